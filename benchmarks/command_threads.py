@@ -28,9 +28,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from dsf.cli.embedded import inspect_embedded
-from dsf.cli.results import decide, write_results
-from dsf.cli.run_model import Options, Prompt, inspect_checkpoint
+from dsf.cli.check import decide
+from dsf.cli.command import Run
+from dsf.cli.demo import inspect_embedded
+from dsf.cli.inspect_model import write_results
+from dsf.cli.options import Inspecting, Prompt, TokenIds
+from dsf.cli.run_model import inspect_checkpoint
 from dsf.cli.threads import ThreadCount
 from dsf.inspection import Inspection
 from dsf.models import NAMES, folder
@@ -70,7 +73,7 @@ class Case:
 
 
 def cases(scratch: Path) -> Iterator[Case]:
-    """What needs no checkpoint, models inside the package, then random weights."""
+    """Models inside the package, then random weights."""
     shown = partial(inspect_embedded, watched=False)
     yield Case("demo", 0, partial(_commands, lambda: shown().inspection, checked=True))
     for name in NAMES:
@@ -111,17 +114,17 @@ def _drawn(settings: transformers.PretrainedConfig, place: Path) -> Path:
 def _of_checkpoint(name: str, place: Path, tokens: int, *, checked: bool) -> Case:
     model = transformers.AutoModelForCausalLM.from_pretrained(place)
     work = tokens * sum(each.numel() for each in model.parameters())
-    prompt = Prompt(None, " ".join(str(k % VOCABULARY) for k in range(tokens)), None)
+    prompt = Prompt(ids=TokenIds(k % VOCABULARY for k in range(tokens)))
 
     def inspection() -> Inspection:
-        return inspect_checkpoint(str(place), prompt, _as_set(), Options(offline=True))
+        return inspect_checkpoint(str(place), prompt, _as_set(), Inspecting(offline=True))
 
     return Case(name, work, partial(_commands, inspection, checked=checked))
 
 
-def _as_set() -> ThreadCount:
+def _as_set() -> Run:
     """The number that is set already, so that the command leaves it alone."""
-    return ThreadCount(torch.get_num_threads(), torch.get_num_threads())
+    return Run(ThreadCount(torch.get_num_threads(), torch.get_num_threads()), is_watched=False)
 
 
 def _commands(inspection: Callable[[], Inspection], *, checked: bool) -> Phases:
@@ -129,7 +132,7 @@ def _commands(inspection: Callable[[], Inspection], *, checked: bool) -> Phases:
         begun = time.perf_counter()
         found = inspection()
         taken = {"up to the layers": time.perf_counter() - begun}
-        write_results(found, Path(out), title=None, facts={}, watched=False)
+        write_results(found, Path(out), watched=False)
         taken["dsf inspect"] = time.perf_counter() - begun
         if checked:
             decide(found, Path(out) / "run", watched=False)

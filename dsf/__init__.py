@@ -41,7 +41,7 @@ _HOME = {
     "report_state": "dsf.report.plot",
     "view": "dsf.report",
     "playground": "dsf.report",
-    "show_versions": "dsf.cli.machine",
+    "show_versions": "dsf.cli.doctor",
 }
 _SUBPACKAGES = {
     "mixers": "dsf.mixers",
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from dsf import jobs, measures, mixers, testing
     from dsf.attribution import stack
     from dsf.certificates import Certificate, Verdict
-    from dsf.cli.machine import show_versions
+    from dsf.cli.doctor import show_versions
     from dsf.evaluate import (
         attention_map,
         chunkwise,

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dsf import models
-from dsf.cli.embedded import SEED
+from dsf.cli.demo import SEED
 from dsf.inspection import InspectedLayer, inspect
 from dsf.loading import load_model
 from dsf.mixers import GatedDeltaNet

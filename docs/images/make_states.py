@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from dsf.cli.embedded import SEED
+from dsf.cli.demo import SEED
 from dsf.inspection import inspect
 from dsf.loading import load_model
 from dsf.models import folder, recall, text

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from dsf.cli.embedded import inspect_embedded
+from dsf.cli.demo import inspect_embedded
 from dsf.inspection import Inspection
 from dsf.properties.run_folder import checked_run
 from dsf.report import write_report

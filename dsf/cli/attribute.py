@@ -1,100 +1,66 @@
 """``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import Checkpoint, Ids, Offline, Revision, Text, TextFile
-from dsf.cli.options import Options
-from dsf.cli.prompt import Prompt, check_position, targets
-from dsf.cli.threads import ThreadCount, Threads
-from dsf.cli.typed_numbers import whole_option
+from dsf.cli.options import (
+    Checkpoint,
+    Loading,
+    Position,
+    Prompt,
+    Top,
+    check_position,
+    target_in_words,
+    targets,
+    whole_number,
+)
+from dsf.report.escaping import escaped
+
+if TYPE_CHECKING:
+    from dsf.attribution import Attribution, Paths
+    from dsf.cli.run_model import Opened
+    from dsf.inspection.results.table import Table
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is attributed, as it was typed."""
-
-    text: str | None
-    ids: str | None
-    file: Path | None
-    target: str
-    against: str | None
-    position: int
-    top: int
-    paths: int
-
-    def check(self, model: str, options: Options) -> None:
-        """Raises what is wrong, as far as it can be told without running the model."""
-        wanted, against = self.tokens
-        if self.top < 1:
-            raise ValueError(f"--top is {self.top}; it is how many rows are shown, at least 1.")
-        if self.paths < 0:
-            raise ValueError(f"--paths is {self.paths}; it is how many are shown, 0 for none.")
-        facts = check_call(model, self.prompt, options)
-        check_position(self.position, self.prompt.length)
-        facts.check_token("--target", wanted)
-        facts.check_token("--against", against)
-
-    @property
-    def prompt(self) -> Prompt:
-        return Prompt(self.text, self.ids, self.file)
-
-    @property
-    def tokens(self) -> tuple[int | str, int | str | None]:
-        """The target, and what it is compared with."""
-        return targets(self.target, self.against, by_number=self.ids is not None)
-
-
-def run(
+def attribute(
     model: Checkpoint,
     *,
-    wanted: Annotated[
+    target: Annotated[
         str,
         typer.Option(
-            "--target",
             help='The token whose logit is explained: its text, such as " Paris" with its space, '
-            "or with --ids its number.",
+            "or with --ids its number."
         ),
     ],
     against: Annotated[
         str | None,
         typer.Option(help="A second token; then the difference of the two logits is explained."),
     ] = None,
-    text: Text = None,
-    ids: Ids = None,
-    file: TextFile = None,
-    position: Annotated[
-        int,
-        whole_option(help="At which token the logits are read, from 0; -1 is the last one."),
-    ] = -1,
-    top: Annotated[int, whole_option(help="How many tokens and how many edges are listed.")] = 10,
+    prompt: Prompt,
+    position: Position = -1,
+    top: Top = 10,
     paths: Annotated[
         int,
-        whole_option(
-            help="Also search for this many of the strongest paths, from a token over edges to the "
-            "logit. Takes longer."
+        whole_number(
+            "Also search for this many of the strongest paths, from a token over edges to the "
+            "logit. Takes longer.",
+            least=0,
         ),
     ] = 0,
     coefficients: Annotated[
         bool,
         typer.Option(
             "--coefficients",
-            help="Also show on which queries, keys, steps or decays of every layer the logit "
-            "hangs: gradients, which are no parts of a sum.",
+            help="Also show by how much every query, key, step or decay of a layer moves the "
+            "logit: gradients, which are no parts of a sum.",
         ),
     ] = False,
-    offline: Offline = False,
-    revision: Revision = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    loading: Loading,
+) -> Work:
     """Share the logit of a token among the input tokens, layers and edges of MODEL.
 
     The shares are exact: those of the tokens and the remainder (biases) sum to the logit in
@@ -108,26 +74,130 @@ def run(
     Example: dsf attribute FOLDER --text "The capital of France is" --target " Paris" --against
     " London"
     """
-    asked = Question(text, ids, file, wanted, against, position, top, paths)
-    options = Options(offline=offline, revision=revision)
+    tokens = targets(target, against, by_number=prompt.ids is not None)
+    facts = check_call(model, prompt, loading)
+    check_position(position, prompt.length)
+    facts.check_targets(tokens)
 
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.attributed import attribute_checkpoint
-        from dsf.cli.loading_notes import with_notes
+    def work(run: Run) -> Answer:
+        from dsf.attribution import stack
+        from dsf.cli.run_model import open_checkpoint
 
-        found = attribute_checkpoint(
-            model, asked.prompt, asked.tokens, position, paths, count, options,
-            coefficients=coefficients,
-        )  # fmt: skip
-        answer = Answer(found.facts(top), lambda: found.show(top))
-        return with_notes(answer, found.opened.loaded.notes)
+        words = [token for token in tokens if isinstance(token, str)]
+        opened = open_checkpoint(model, prompt, run.threads, loading, others=words)
+        at = opened.place(position)
+        made = replace(
+            stack(opened.loaded.model, input_ids=opened.ids), tokenizer=opened.loaded.tokenizer
+        )
+        share = made.attribute(*tokens, position=at)
+        strongest = share.paths(paths) if paths else None
+        gradients = share.coefficients() if coefficients else None
+        name = target_in_words(tokens)
 
-    give(
-        "attribute",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=lambda: asked.check(model, options),
-    )
+        def show() -> None:
+            print(f"{name} after token {opened.token(at)}")
+            _show_shares(share, opened, top)
+            if strongest is not None:
+                _show_paths(strongest, opened)
+            if gradients is not None:
+                _show_coefficients(gradients, top)
+            whole, rest = share.tokens[0].sum().item(), share.remainder[0].item()
+            print(
+                f"tokens {whole:+.4g}, remainder {rest:+.4g}, together {whole + rest:+.4g}; "
+                f"{name} {share.value[0].item():+.4g}, in float64; error {share.error:.0e}"
+            )
+
+        facts = {
+            "model": escaped(opened.loaded.identity),
+            "target": escaped(name),
+            "position": at,
+            **_share_facts(share, opened, top),
+            "paths": None if strongest is None else strongest.to_json(),
+            "coefficients": None if gradients is None else gradients.to_json(),
+        }
+        return Answer(facts=facts, show=show, notes=opened.notes)
+
+    return work
+
+
+def _share_facts(share: "Attribution", opened: "Opened", top: int) -> dict[str, Any]:
+    """Every token and every layer, and the strongest edges."""
+    tokens, direct = share.tokens[0], _direct(share)
+    return {
+        "value": share.value[0].item(),
+        "tokens": [
+            {"position": at, "token": escaped(name), "share": part}
+            for at, (name, part) in enumerate(zip(opened.names[0], tokens.tolist(), strict=True))
+        ],
+        "embedding": share.embedding[0].item(),
+        "layers": [
+            {
+                "name": escaped(name, most=500),
+                "direct": direct.get(name),
+                "total": total[0].item(),
+            }
+            for name, total in share.total.items()
+        ],
+        "edges": share.strongest_edges(top).to_json(),
+        "remainder": share.remainder[0].item(),
+        "sum": tokens.sum().item() + share.remainder[0].item(),
+        "error": share.error,
+    }
+
+
+def _direct(share: "Attribution") -> dict[str, float]:
+    parts = {"embedding": share.embedding, **share.layers}
+    return {name: part[0].item() for name, part in parts.items()}
+
+
+def _show_shares(share: "Attribution", opened: "Opened", top: int) -> None:
+    """Tables of tokens, layers and edges."""
+    from dsf.cli.terminal import print_table
+
+    tokens, direct = share.tokens[0], _direct(share)
+    strongest = tokens.abs().argsort(descending=True, stable=True)[:top].tolist()
+    rows = [(opened.token(at), f"{tokens[at].item():+.4g}") for at in strongest]
+    print_table(("token", "share"), rows)
+    total = {name: part[0].item() for name, part in share.total.items()}
+    layers = [
+        (name, *(f"{part[name]:+.4g}" if name in part else "" for part in (direct, total)))
+        for name in dict.fromkeys((*direct, *total))
+    ]
+    print_table(("layer", "direct", "total"), layers)
+    edges = [
+        (
+            edge["layer"],
+            opened.token(edge["written"]) if "written" in edge else "",
+            opened.token(edge["read"]) if "read" in edge else edge["note"],
+            f"{edge['share']:+.4g}" if "share" in edge else "",
+        )
+        for edge in share.strongest_edges(top)
+    ]
+    print_table(("layer", "written", "read", "share"), edges)
+
+
+def _show_paths(paths: "Paths", opened: "Opened") -> None:
+    from dsf.cli.terminal import print_table
+
+    rows = []
+    for path in paths:
+        over = ", ".join(f"{edge.layer} to {opened.token(edge.written)}" for edge in path.edges)
+        rows.append((opened.token(path.token), over or "the residual stream", f"{path.share:+.4g}"))
+    print_table(("from", "over", "share"), rows)
+    print(f"these paths {paths.covered:+.4g} of {paths.total:+.4g} from all tokens")
+
+
+def _show_coefficients(found: "Table", top: int) -> None:
+    from dsf.cli.terminal import print_table
+
+    rows = [
+        (
+            str(record["layer"]),
+            str(record.get("coefficient", record.get("note"))),
+            f"{record['gradient']:+.4g}" if "gradient" in record else "",
+            f"{record['magnitude']:.4g}" if "magnitude" in record else "",
+        )
+        for record in found[:top]
+    ]
+    print_table(("layer", "coefficient", "gradient", "magnitude"), rows)
+    print("gradients times coefficients, to first order; they do not sum to the logit")

@@ -1,35 +1,41 @@
 """``dsf check``: the properties of every layer with verdicts, or an earlier run's evidence."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.earlier_run import check_not_foreign, check_not_of_another, is_run, known_source
-from dsf.cli.known_names import PROPERTIES, check_known
+from dsf.cli.command import FAILED, LIMIT, WELL, Answer, Run, Work
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import Heads, Ids, Layers, Offline, Text, TextFile
-from dsf.cli.options import Options
-from dsf.cli.output_place import check_folder, check_free
-from dsf.cli.prompt import Prompt
-from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.options import Inspecting, Prompt, check_known, fingerprint, written_place
+from dsf.cli.output_place import (
+    check_folder,
+    check_free,
+    check_not_foreign,
+    check_not_of_another,
+    is_run,
+)
+from dsf.properties.names import IF_NOT
+from dsf.report.escaping import escaped
 
-RUN = Path("dsf-run")
+if TYPE_CHECKING:
+    from dsf.inspection import Inspection
+    from dsf.inspection.results.table import Table
+    from dsf.properties.run_folder import Pages
+
+FOLDER = Path("dsf-run")
 
 
-def run(
+def check(
     model: Annotated[
         str, typer.Argument(help="Folder of a checkpoint, a GGUF file, a hub id, or a run.")
     ],
     *,
-    text: Text = None,
-    ids: Ids = None,
-    file: TextFile = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run.", readable=False)] = RUN,
+    prompt: Prompt,
+    out: Annotated[Path, written_place("Folder of the run.")] = FOLDER,
     require: Annotated[
         list[str] | None,
         typer.Option(help="A property that must hold; exit code 1 if refuted or never decided."),
@@ -37,78 +43,170 @@ def run(
     root: Annotated[
         str | None, typer.Option(help="The root hash that the checked run must have.")
     ] = None,
-    layers: Layers = None,
-    heads: Heads = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
-    offline: Offline = False,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    options: Inspecting,
+) -> Work:
     """Decide every property of every layer of MODEL on one input: PROVED, REFUTED or UNKNOWN.
 
     The run folder holds the evidence; "dsf check RUN" has the checker decide it again, names every
     file that is not as it was written, and prints the root hash. A run that was interrupted
     continues where it stopped.
     """
-
-    asked = cache(lambda: Options(exact=exact, layers=layers, heads=heads, offline=offline))
-    prompt = cache(lambda: Prompt(text, ids, file))
-    again = is_run(Path(model))
-
-    def check() -> None:
-        if again:
-            elsewhere = None if out == RUN else out
-            given = [text, ids, file, layers, heads, require, elsewhere, exact or None]
-            _check_again(root, given=given)
-            return
-        if root is not None:
-            raise ValueError(f"--root is for the folder of a run, but {model} is none.")
-        if not model.strip():
-            raise ValueError("MODEL is empty. Give a folder, a GGUF file, or a hub id owner/name.")
-        check_known("--require", require or (), PROPERTIES)
-        if text is None and ids is None and file is None:
+    if is_run(Path(model)):
+        if not prompt.is_missing or require or out != FOLDER or options != Inspecting():
             raise ValueError(
-                f"{model} is no folder of a run to be checked again, and a model is checked on an "
-                "input. Give the folder that dsf check wrote, or a model and exactly one of "
-                "--text, --ids and --file."
+                "MODEL is the folder of a run, which is checked as it was written. Leave out all "
+                "options but --root, or give the folder of the model."
             )
-        check_call(model, prompt(), asked())
-        check_folder(out, files=["report.html"], models=[model])
-        check_not_foreign(out)
-        check_free(out)
-        check_not_of_another(out, known_source(prompt()))
-
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.loading_notes import notes_of, with_notes
-        from dsf.cli.run_model import inspect_checkpoint
-        from dsf.cli.verdicts import check_again, check_model
-
-        if again:
-            return check_again(Path(model), root)
-        inspection = inspect_checkpoint(model, prompt(), count, asked())
-        answer = check_model(inspection, out, require or [], watched=not (as_json or quiet))
-        return with_notes(answer, notes_of(inspection))
-
-    give(
-        "check",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
-    )
-
-
-def _check_again(root: str | None, given: Sequence[object]) -> None:
-    """Raises ValueError for options that an earlier run has no use for."""
-    if any(each is not None for each in given):
+        if root is not None and not re.fullmatch(r"(sha256 )?[0-9a-fA-F]{64}", root):
+            raise ValueError(f"--root: expected a hash of 64 hexadecimal digits, got {root!r}.")
+        return lambda _: check_again(Path(model), root)
+    if root is not None:
+        raise ValueError(f"--root is for the folder of a run, but {model} is none.")
+    check_known("--require", require or (), IF_NOT)
+    if prompt.is_missing and model.strip():
         raise ValueError(
-            "MODEL is the folder of a run, which is checked as it was written. Leave out what is "
-            "said of the input, of layers and properties, of --exact and --out, or give the folder "
-            "of the model."
+            f"{model} is no folder of a run to be checked again, and a model is checked on an "
+            "input. Give the folder that dsf check wrote, or a model and exactly one of --text, "
+            "--ids and --file."
         )
-    if root is not None and not re.fullmatch(r"(sha256 )?[0-9a-fA-F]{64}", root):
-        raise ValueError(f"--root is {root!r}; a root hash has 64 hexadecimal digits.")
+    check_call(model, prompt, options)
+    check_folder(out, files=["report.html"], models=[model])
+    check_not_foreign(out)
+    check_free(out)
+    check_not_of_another(out, {} if prompt.ids is None else {"input": fingerprint(prompt.ids)})
+
+    def work(run: Run) -> Answer:
+        from dsf.cli.run_model import inspect_checkpoint, notes_of
+        from dsf.cli.terminal import print_table
+        from dsf.properties.run_folder import source_of
+        from dsf.report import write_report
+
+        inspection = inspect_checkpoint(model, prompt, run, options)
+        check_not_of_another(out, source_of(inspection))
+        page = out / "report.html"
+        table = decide(
+            inspection,
+            out,
+            pages=lambda verdicts: [Path(write_report(inspection, page, verdicts=verdicts))],
+            watched=run.is_watched,
+        )
+        code, reasons = judged(table, require or ())
+        root_hash = _root_of(out)
+
+        def show() -> None:
+            print_table(*_counts(table))
+            print("\n".join([*meanings(table), counted(table), *reasons]))
+            print(f"{page}; evidence in {out}, to be checked again with: dsf check {out}")
+            print(f"root hash of the run: sha256 {root_hash}")
+
+        facts = {"model": escaped(inspection.model), "run": str(out), "verdicts": table.to_json()}
+        facts.update(root=root_hash, required=reasons)
+        return Answer(facts=facts, show=show, code=code, notes=notes_of(inspection))
+
+    return work
+
+
+def decide(
+    inspection: "Inspection", folder: Path, *, pages: "Pages | None" = None, watched: bool
+) -> "Table":
+    """Decide every property of every layer, with the evidence in a folder."""
+    from dsf.cli.progress import progress
+    from dsf.properties.run_folder import checked_run
+
+    with progress("deciding", shown=watched) as report:
+        return checked_run(
+            inspection, folder, progress=lambda done, every: report(done / every), pages=pages
+        )
+
+
+def check_again(folder: Path, root: str | None = None) -> Answer:
+    """Check every certificate of a run again, and compare all of its files."""
+    from dsf.properties.run_check import check_run
+    from dsf.properties.run_folder import checker_hash
+
+    found = check_run(folder, root=root)
+    digest = checker_hash()
+
+    def show() -> None:
+        for name, reason in found.faults.items():
+            print(f"{name}: {reason}")
+        accepted = ", ".join(f"{n} {verdict}" for verdict, n in sorted(found.accepted.items()))
+        others = ", ".join(f"{n} {verdict}" for verdict, n in sorted(found.undecided.items()))
+        print(f"accepted by the checker: {accepted or 'nothing'}")
+        print(f"without a certificate: {others or 'nothing'}")
+        print(f"checked by the installed checker.py: sha256 {digest}")
+        print(f"root hash of the run: sha256 {found.root}")
+        sound = "the run is as it was written" if found.is_sound else "THE RUN IS NOT ACCEPTED"
+        print(f"{sound}; {len(found.faults)} faults")
+
+    facts = {
+        "run": str(folder),
+        "root": found.root,
+        "accepted": dict(found.accepted),
+        "undecided": dict(found.undecided),
+        "faults": found.faults,
+        "checker": digest,
+    }
+    return Answer(facts=facts, show=show, code=WELL if found.is_sound else FAILED)
+
+
+def judged(table: "Table", required: Sequence[str]) -> tuple[int, list[str]]:
+    """The exit code that required properties ask for, and why it is not zero."""
+    codes, reasons = [WELL], []
+    for name in dict.fromkeys(required):
+        seen = Counter(record["verdict"] for record in table.where(property=name))
+        if seen["REFUTED"]:
+            codes.append(FAILED)
+            reasons.append(f"--require {name}: refuted {seen['REFUTED']} times")
+        elif not seen["PROVED"]:
+            codes.append(FAILED)
+            reasons.append(f"--require {name}: never decided on this input, so it is not shown")
+        elif seen["UNKNOWN"]:
+            codes.append(LIMIT)
+            reasons.append(f"--require {name}: unknown {seen['UNKNOWN']} times")
+    return (FAILED if FAILED in codes else max(codes)), reasons
+
+
+def meanings(table: "Table") -> list[str]:
+    """The claim behind every property in the table, and what it means if it does not hold."""
+    from dsf.properties.decided import verdict_counts
+
+    lines = ["On this input, for every head of a layer:"]
+    counts = [count for count in verdict_counts(table) if count.proved or count.refuted]
+    for name in dict.fromkeys(count.property for count in counts):
+        of = [count for count in counts if count.property == name]
+        means = f" REFUTED: {IF_NOT[name]}" if any(count.refuted for count in of) else ""
+        lines.append(f"  {name}: {of[0].claim}.{means}")
+    return lines
+
+
+def counted(table: "Table") -> str:
+    """How often each verdict occurs, such as ``46 PROVED, 40 REFUTED``."""
+    counts = Counter(record["verdict"] for record in table)
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+
+
+def _counts(table: "Table") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Heads and rows of the table of verdicts by layer and property."""
+    from dsf.certificates import Verdict
+    from dsf.properties.decided import verdict_counts
+
+    columns = (Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN, Verdict.NOT_APPLICABLE)
+    heads = ("layer", "property", *(verdict.value for verdict in columns), "worst observed")
+    rows = []
+    for count in verdict_counts(table):
+        if not count.proved and not count.refuted and not count.unknown:
+            continue  # a property that this mixer does not have is counted below the table
+        numbers = (count.proved, count.refuted, count.unknown, count.not_applicable)
+        worst = "" if count.observed is None else f"{count.observed:.3g}"
+        rows.append(
+            (count.layer, count.property, *(str(number or "") for number in numbers), worst)
+        )
+    return heads, rows
+
+
+def _root_of(folder: Path) -> str:
+    """The hash of a run's manifest, which holds the hash of every other file."""
+    from dsf.properties.run_folder import MANIFEST, hash_of
+
+    return hash_of(folder / MANIFEST)

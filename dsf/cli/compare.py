@@ -1,62 +1,29 @@
 """``dsf compare``: two models on one input, layer by layer and head by head."""
 
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import Ids, Offline, TextFile
-from dsf.cli.options import Options
+from dsf.cli.options import Inspecting, OtherInput, Prompt, written_place
 from dsf.cli.output_place import check_file
-from dsf.cli.prompt import Prompt
-from dsf.cli.threads import ThreadCount, Threads
+
+if TYPE_CHECKING:
+    from dsf.properties.comparison import Comparison
+
+FIXED = ("layer", "other", "quantity", "first", "second", "difference", "flipped", "other_head")
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The input of both models, as it was typed."""
-
-    text: str | None
-    ids: str | None
-    file: Path | None
-    other_text: str | None
-    other_ids: str | None
-
-    def check(self, models: tuple[str, str], options: Options) -> None:
-        """Raises what is wrong, as far as it can be told without running a model."""
-        for prompt in self.prompts:
-            prompt.check()
-        for model, prompt in zip(models, self.prompts, strict=True):
-            check_call(model, prompt, options)
-
-    @property
-    def prompts(self) -> tuple[Prompt, Prompt]:
-        """The inputs of the first and of the second."""
-        first = Prompt(self.text, self.ids, self.file)
-        if self.other_text is None and self.other_ids is None:
-            return first, first
-        if self.other_text is not None and self.other_ids is not None:
-            raise ValueError("--other-text and --other-ids exclude each other: give one of them.")
-        return first, Prompt(self.other_text, self.other_ids, None)
-
-
-def run(
+def compare(
     model: Annotated[str, typer.Argument(help="The first model: a folder, GGUF file or hub id.")],
     other: Annotated[str, typer.Argument(help="The second; the same one to compare two inputs.")],
     *,
-    text: Annotated[str | None, typer.Option(help="Text for the models' own tokenizers.")] = None,
-    ids: Ids = None,
-    file: TextFile = None,
-    other_text: Annotated[
-        str | None, typer.Option(help="Another text for the second model.")
-    ] = None,
-    other_ids: Annotated[
-        str | None, typer.Option(help="Other token numbers for the second model.")
-    ] = None,
+    prompt: Prompt,
+    second: OtherInput,
     align: Annotated[
         bool,
         typer.Option("--align", help="Match the heads of a pair of layers by their maps."),
@@ -64,20 +31,11 @@ def run(
     no_verdicts: Annotated[
         bool, typer.Option("--no-verdicts", help="Leave out the verdicts of dsf check.")
     ] = False,
-    layers: Annotated[
-        str | None,
-        typer.Option(help='Which layers of both: "0:4", "2,5" or a pattern such as "*.3.*".'),
-    ] = None,
     csv: Annotated[
-        Path | None,
-        typer.Option(help="Write every record to this file, for a spreadsheet.", readable=False),
+        Path | None, written_place("Write every record to this file, for a spreadsheet.")
     ] = None,
-    offline: Offline = False,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    options: Inspecting,
+) -> Work:
     """Compare two checkpoints, fine-tunes or architectures on one input, or one on two inputs.
 
     Layers are paired by name where both models have the same names, and otherwise by depth. Shown
@@ -87,40 +45,72 @@ def run(
 
     Example: dsf compare BASE TUNED --text "The capital of France is" --align
     """
-    inputs = Inputs(text, ids, file, other_text, other_ids)
-    options = cache(lambda: Options(layers=layers, offline=offline))
+    prompt.check()
+    pairs = ((model, prompt), (other, second.prompt() or prompt))
+    for path, given in pairs:
+        check_call(path, given, options)
+    if csv is not None:
+        check_file(csv, "--csv")
 
-    def check() -> None:
-        inputs.check((model, other), options())
-        if csv is not None:
-            check_file(csv, "--csv")
-
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.compared import comparison_facts, show_comparison
-        from dsf.cli.loading_notes import notes_of, with_notes
-        from dsf.cli.run_model import inspect_checkpoint
-        from dsf.properties import compare
+    def work(run: Run) -> Answer:
+        from dsf.cli.run_model import inspect_checkpoint, notes_of
+        from dsf.properties import compare as compare_inspections
         from dsf.runtime.files import write_over
 
-        one, two = (
-            inspect_checkpoint(path, prompt, count, options())
-            for path, prompt in zip((model, other), inputs.prompts, strict=True)
-        )
-        table = compare(one, two, align=align, verdicts=not no_verdicts)
+        one, two = (inspect_checkpoint(path, given, run, options) for path, given in pairs)
+        table = compare_inspections(one, two, align=align, verdicts=not no_verdicts)
         if csv is not None:
             write_over(csv, table.to_csv())
-        facts = {"models": [one.model, two.model], **comparison_facts(table)}
-        answer = Answer(facts, lambda: show_comparison(table))
-        for inspection in (one, two) if model != other else (one,):
-            answer = with_notes(answer, notes_of(inspection), of=inspection.model)
-        return answer
+        return Answer(
+            facts={"models": [one.model, two.model], **_facts(table)},
+            show=lambda: _show(table),
+            notes={found.model: notes_of(found)[""] for found in (one, two)},
+        )
 
-    give(
-        "compare",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
-    )
+    return work
+
+
+def _facts(table: "Comparison") -> dict[str, Any]:
+    partners = [None if each is None else list(each) for each in table.partners]
+    pairs = [
+        {"first": one.name, "second": other.name, "heads": partner}
+        for (one, other), partner in zip(table.pairs, partners, strict=True)
+    ]
+    return {"pairs": pairs, "flips": len(table.flips()), "records": table.to_json()}
+
+
+def _show(table: "Comparison") -> None:
+    """Pairs of layers, means of quantities, verdicts that are not the same."""
+    from dsf.cli.terminal import print_table
+    from dsf.properties.comparison import DISTANCE
+
+    rows, changed = [], table.flips()
+    for (one, other), partner in zip(table.pairs, table.partners, strict=True):
+        records = table.where(layer=one.name, other=other.name)
+        distances = [row.get("first") for row in records.where(quantity=DISTANCE)]
+        known = [each for each in distances if each is not None]
+        shown = f"{fmean(known):.3g}" if known else "different sizes"
+        matched = "as they are" if partner is None else " ".join(map(str, partner))
+        flips = len(changed.where(layer=one.name, other=other.name))
+        rows.append((one.name, other.name, shown, matched, str(flips)))
+    print_table(("layer", "compared with", "distance of maps", "heads", "verdicts changed"), rows)
+    print_table(("quantity", "first", "second", "mean difference"), list(_means(table)))
+    if changed:
+        flipped = []
+        for row in changed:
+            parts = (f"{name} {value}" for name, value in row.items() if name not in FIXED)
+            where = " ".join([row["layer"], *parts])
+            flipped.append((where, row["quantity"], row["first"], row["second"]))
+        print_table(("where", "property", "first", "second"), flipped)
+
+
+def _means(table: "Comparison") -> Iterator[tuple[str, str, str, str]]:
+    """Of every quantity the means over layers and heads, and of the absolute difference."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in table:
+        if row.get("difference") is not None and row["difference"] == row["difference"]:
+            by_name.setdefault(row["quantity"], []).append(row)
+    for name, rows in by_name.items():
+        first, second = (fmean(row[column] for row in rows) for column in ("first", "second"))
+        apart = fmean(abs(row["difference"]) for row in rows)
+        yield name, f"{first:.4g}", f"{second:.4g}", f"{apart:.3g}"

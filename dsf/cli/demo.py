@@ -1,160 +1,313 @@
 """``dsf demo``: the trained models inside the package, or one language model on a text."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.browser import open_page
-from dsf.cli.earlier_run import check_not_foreign, check_not_of_another
+from dsf.cli.check import counted, decide, meanings
+from dsf.cli.command import Answer, Run, Work
+from dsf.cli.inspect_model import layer_facts, show_layers, write_results
 from dsf.cli.model_argument import check_model
-from dsf.cli.output_place import REPORT, check_folder, check_free, check_no_run
-from dsf.cli.progress import stage
-from dsf.cli.threads import ThreadCount, Threads
+from dsf.cli.options import Open, written_place
+from dsf.cli.output_place import (
+    REPORT,
+    check_folder,
+    check_free,
+    check_no_run,
+    check_not_foreign,
+    check_not_of_another,
+)
+from dsf.cli.progress import progress, stage
+
+if TYPE_CHECKING:
+    from dsf.inspection import Inspection
+    from dsf.loading import LoadedModel
 
 RUN = "run"
 """The folder of the evidence, in that of the report."""
-INSIDE = {"weights": "not from a file"}
-"""How the run of the models inside the package is known."""
+SOURCE = {"weights": "not from a file"}
+"""Identifies the run of the models inside the package."""
+SEED = 2024
+SEQUENCES = 256
+TASK = "a key that comes back asks for the value that followed it"
+PLAY = "seven lines of Macbeth, a play that the text models never saw"
+PROMPT = "The capital of France is"
+PARAGRAPH = (
+    "A lighthouse keeper wrote one line in his log every evening: the height of the sea, the "
+    "direction of the wind, and the names of the ships that passed. After thirty years the log "
+    "held eleven thousand lines. When a young sailor asked him which evening had been the most "
+    "beautiful, the lighthouse keeper did not look it up. He said that the height of the sea and "
+    "the direction of the wind had never told him that, and that he remembered the names of the "
+    "ships."
+)
+MAX_NEXT_TOKENS = 5
+MIN_SINK = 0.3
+"""Share of a head's weight on the first token, as in dsf.measures.sink_rate."""
 
 
-def run(
+def demo(
     model: Annotated[
         str | None,
         typer.Option(
             help="A language model to show instead: a folder, a GGUF file, or a hub id owner/name."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for what is written.", readable=False)] = Path(
-        "dsf-demo"
-    ),
-    open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    out: Annotated[Path, written_place("Folder for what is written.")] = Path("dsf-demo"),
+    open_: Open = False,
+) -> Work:
     """Inspect the small models inside the package: on a recall prompt, and on a paragraph of text.
 
     The recall models are checked too. Writes a report, a picture and a run folder with the
     evidence. Needs no network. With --model it continues a prompt, and inspects that model on a
     paragraph of text.
     """
+    if model is not None and check_model(model, offline=False).tokenizer is False:
+        raise ValueError(
+            f"--model: expected a model with a tokenizer, got {model}, which has no tokenizer. "
+            "Give another model, or use dsf inspect with --ids."
+        )
+    check_folder(out, files=REPORT, models=[] if model is None else [model])
+    check_no_run(out)
+    check_free(out)
+    if model is None:
+        check_folder(out / RUN)
+        check_not_foreign(out / RUN)
+        check_not_of_another(out / RUN, SOURCE)
 
-    def check() -> None:
-        if model is not None:
-            facts = check_model(model, offline=False)
-            if facts.tokenizer is False:
-                raise ValueError(
-                    f"{model} has no tokenizer, so it cannot read a paragraph of text. Give "
-                    "another model, or use dsf inspect with --ids."
-                )
-        check_folder(out, files=REPORT, models=[] if model is None else [model])
-        check_no_run(out)
-        check_free(out)
-        if model is None:
-            check_folder(out / RUN)
-            check_not_foreign(out / RUN)
-            check_not_of_another(out / RUN, INSIDE)
-
-    def work(count: ThreadCount) -> Answer:
+    def work(run: Run) -> Answer:
         from dsf.runtime.files import alone_in
 
-        watched = not (as_json or quiet)
         with alone_in(out):
-            if model is None:
-                return _of_package(out, opens=open_, watched=watched)
-            return _of_model(model, out, count, opens=open_, watched=watched)
+            answer = of_package(out, run) if model is None else _of_model(model, out, run)
+        page = Path(answer.facts["files"]["report"])
+        return replace(answer, page=page if open_ else None)
 
-    give(
-        "demo",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
-    )
+    return work
 
 
-def _of_model(model: str, out: Path, count: ThreadCount, *, opens: bool, watched: bool) -> Answer:
-    """The answer about a model of the user's."""
-    from dsf.cli.layers import layer_facts, show_layers
-    from dsf.cli.paragraph import PROMPT, read_paragraph
-    from dsf.cli.results import write_results
-    from dsf.cli.terminal import print_table
-
-    begun = time.perf_counter()
-    stage(f"reading {model}")
-    shown = read_paragraph(model, count)
-    files = write_results(shown.inspection, out, title=None, facts=shown.facts, watched=watched)
-    seconds = time.perf_counter() - begun
-    opening = open_page(Path(files["report"])) if opens else None
-
-    def show() -> None:
-        show_layers(shown.inspection)
-        heads = ("layer", "sinks", "heads", "mean weight on the first token")
-        print_table(heads, [(n, str(a), str(b), f"{c:.0%}") for n, a, b, c in shown.sinks])
-        for name, value in shown.facts.items():
-            print(f"{name}: {value}")
-        print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
-        if opening is not None:
-            print(opening)
-
-    facts = {**layer_facts(shown.inspection), "files": files, "seconds": seconds}
-    facts.update(prompt=PROMPT, continued=shown.continued, sinks=shown.sinks)
-    facts.update({} if opening is None else {"open": opening.facts()})
-    return Answer(facts, show)
+# The models inside the package
 
 
-def _of_package(out: Path, *, opens: bool, watched: bool) -> Answer:
+@dataclass(frozen=True)
+class Embedded:
+    """Embedded models on one input.
+
+    Attributes:
+        inspection: the layers of all models, each name preceded by its model's.
+        tokens: what all models read.
+        scores: by model the share of right answers, or bits per byte of the text.
+        facts: the task and the scores in words.
+    """
+
+    inspection: "Inspection"
+    tokens: list[str]
+    scores: dict[str, float]
+    facts: dict[str, str]
+
+
+def of_package(out: Path, run: Run) -> Answer:
     """The answer about the models inside the package."""
-    from dsf.cli.embedded import inspect_embedded, inspect_text, next_command
-    from dsf.cli.layers import layer_facts, show_layers
-    from dsf.cli.results import decide, write_results
-    from dsf.cli.verdicts import counted, meanings
+    from dsf import models
 
     begun = time.perf_counter()
-    recalled = inspect_embedded(watched=watched)
-    told = inspect_text(watched=watched)
+    recalled = inspect_embedded(watched=run.is_watched)
+    read = inspect_text(watched=run.is_watched)
     evidence = out / RUN
-    verdicts = decide(recalled.inspection, evidence, watched=watched)
+    verdicts = decide(recalled.inspection, evidence, watched=run.is_watched)
     files = write_results(
         recalled.inspection,
         out,
-        title=f"A recall task and a text, {len(told.bits)} architectures",
-        facts={**recalled.facts, **told.facts},
+        title=f"A recall task and a text, {len(read.scores)} architectures",
+        facts={**recalled.facts, **read.facts},
         verdicts=verdicts,
-        beside=[told.inspection],
-        watched=watched,
+        others=[read.inspection],
+        watched=run.is_watched,
     )
     seconds = time.perf_counter() - begun
-    opening = open_page(Path(files["report"])) if opens else None
 
     def show() -> None:
-        print(f"Prompt: {' '.join(recalled.prompt)}")
+        print(f"Prompt: {' '.join(recalled.tokens)}")
         show_layers(recalled.inspection)
-        for name, value in recalled.facts.items():
-            print(f"{name}: {value}")
-        for line in meanings(verdicts):
-            print(line)
+        _show_facts(recalled.facts)
+        print("\n".join(meanings(verdicts)))
         print(f"{counted(verdicts)}; check the evidence again with: dsf check {evidence}\n")
-        for name, value in told.facts.items():
-            print(f"{name}: {value}")
-        show_layers(told.inspection)
+        _show_facts(read.facts)
+        show_layers(read.inspection)
         print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
-        if opening is not None:
-            print(opening)
-        print(f"Next: {next_command()}")
+        folder = models.folder(models.TEXT_NAMES[0])
+        print(f'Next: dsf inspect {folder} --text "To be, or not to be"')
 
     about_text = {
-        **layer_facts(told.inspection),
-        "tokens": told.tokens,
-        "bits_per_byte": told.bits,
+        **layer_facts(read.inspection),
+        "tokens": read.tokens,
+        "bits_per_byte": read.scores,
     }
-    facts = {**layer_facts(recalled.inspection), "recall": recalled.accuracy, "files": files}
-    facts.update(prompt=recalled.prompt, text=about_text, seconds=seconds, run=str(evidence))
-    facts.update({} if opening is None else {"open": opening.facts()})
-    return Answer({**facts, "verdicts": verdicts.to_json()}, show)
+    facts = {
+        **layer_facts(recalled.inspection),
+        "recall": recalled.scores,
+        "files": files,
+        "prompt": recalled.tokens,
+        "text": about_text,
+        "seconds": seconds,
+        "run": str(evidence),
+        "verdicts": verdicts.to_json(),
+    }
+    return Answer(facts=facts, show=show)
+
+
+def inspect_embedded(*, watched: bool) -> Embedded:
+    """Run every recall model on the same prompt, and score it on fresh ones."""
+    import torch
+
+    from dsf import models
+    from dsf.inspection import inspect
+    from dsf.loading import load_model
+    from dsf.models import recall
+
+    rng = torch.Generator().manual_seed(SEED)
+    prompt = recall.draw(rng, 1).tokens
+    fresh = recall.draw(rng, SEQUENCES)
+    spelled = recall.spell(prompt[0])
+    found, accuracy = {}, {}
+    with progress("inspecting", shown=watched) as report:
+        for at, name in enumerate(models.NAMES):
+            report(at / len(models.NAMES))
+            model = load_model(models.folder(name)).model
+            found[name] = inspect(model, input_ids=prompt, tokens=[spelled])
+            accuracy[name] = recall.accuracy(model, fresh)
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracy.items())
+    facts = {"Task": TASK, "Right answers": shares}
+    return Embedded(_together("recall", found), spelled, accuracy, facts)
+
+
+def inspect_text(*, watched: bool) -> Embedded:
+    """Run every model of text on the same paragraph, and score it there."""
+    from dsf import models
+    from dsf.inspection import inspect
+    from dsf.loading import load_model
+    from dsf.models import text
+
+    found, bits = {}, {}
+    with progress("reading a text", shown=watched) as report:
+        for at, name in enumerate(models.TEXT_NAMES):
+            report(at / len(models.TEXT_NAMES))
+            loaded = load_model(models.folder(name))
+            tokens = _token_numbers(loaded, text.PASSAGE)
+            spelled = text.spell(loaded.tokenizer, tokens[0])
+            found[name] = inspect(loaded.model, input_ids=tokens, tokens=[spelled])
+            bits[name] = text.bits_per_byte(loaded.model, loaded.tokenizer, text.PASSAGE)
+    each = ", ".join(f"{name} {value:.2f}" for name, value in bits.items())
+    pairs = text.record()["text"]["passage_bigram_bits_per_byte"]
+    facts = {"Text": PLAY, "Bits per byte": f"{each}; a table of byte pairs {pairs:.2f}"}
+    return Embedded(_together("text", found), spelled, bits, facts)
+
+
+def _together(kind: str, found: "Mapping[str, Inspection]") -> "Inspection":
+    """One inspection of all models that read the same tokens."""
+    first = next(iter(found.values()))
+    return replace(
+        first,
+        layers=tuple(
+            replace(layer, name=f"{name} · {layer.name}")
+            for name, inspection in found.items()
+            for layer in inspection
+        ),
+        unsupported=tuple(
+            replace(missed, name=f"{name} · {missed.name}")
+            for name, inspection in found.items()
+            for missed in inspection.unsupported
+        ),
+        model=f"{kind}: {', '.join(found)}",
+    )
+
+
+# A language model of the user's
+
+
+def _of_model(path: str, out: Path, run: Run) -> Answer:
+    """Continue the prompt and inspect the model on the paragraph.
+
+    Raises:
+        LoadError: if the checkpoint is refused, or has no tokenizer.
+        ValueError: if the model predicts no tokens.
+    """
+    from dsf.cli.terminal import print_table
+    from dsf.inspection import inspect
+    from dsf.loading import LoadError, load_model, token_texts
+
+    begun = time.perf_counter()
+    stage(f"reading {path}")
+    loaded = load_model(path, texts=[PARAGRAPH])
+    if loaded.tokenizer is None:
+        raise LoadError(f"{path}: has no tokenizer, so it cannot read a paragraph of text.")
+    ids = _token_numbers(loaded, PARAGRAPH)
+    run.threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
+    continued = _continued(loaded)
+    texts = token_texts(loaded.tokenizer, ids[0].tolist())
+    inspection = inspect(loaded.model, input_ids=ids, tokens=[texts])
+    sinks = _sinks(inspection)
+    resting, heads = (sum(row[column] for row in sinks) for column in (1, 2))
+    told = {
+        f"Next after {PROMPT!r}": ", ".join(f"{token!r} {share:.0%}" for token, share in continued),
+        "Sinks": f"{resting} of {heads} heads put more than {MIN_SINK:.0%} of their weight on the "
+        "first token",
+    }
+    files = write_results(inspection, out, facts=told, watched=run.is_watched)
+    seconds = time.perf_counter() - begun
+
+    def show() -> None:
+        show_layers(inspection)
+        rows = [(name, str(some), str(all_), f"{mean:.0%}") for name, some, all_, mean in sinks]
+        print_table(("layer", "sinks", "heads", "mean weight on the first token"), rows)
+        _show_facts(told)
+        print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
+
+    facts = {**layer_facts(inspection), "files": files, "seconds": seconds}
+    facts.update(prompt=PROMPT, continued=continued, sinks=sinks)
+    return Answer(facts=facts, show=show)
+
+
+def _token_numbers(loaded: "LoadedModel", text: str) -> Any:
+    import torch
+
+    tokenizer: Any = loaded.tokenizer
+    return torch.tensor([tokenizer(text)["input_ids"]])
+
+
+def _continued(loaded: "LoadedModel") -> list[tuple[str, float]]:
+    """The likeliest next tokens of the prompt and their probabilities, likeliest first."""
+    import torch
+
+    from dsf.loading import token_texts
+
+    ids = _token_numbers(loaded, PROMPT)
+    with torch.no_grad():
+        scores = getattr(loaded.model(input_ids=ids), "logits", None)
+    if scores is None or scores.shape[:2] != ids.shape:
+        raise ValueError(
+            f"{loaded.identity} predicts no tokens ({type(loaded.model).__name__}); pass a "
+            "language model, or use dsf inspect."
+        )
+    shares, tokens = scores[0, -1].double().softmax(dim=-1).topk(MAX_NEXT_TOKENS)
+    return list(zip(token_texts(loaded.tokenizer, tokens.tolist()), shares.tolist(), strict=True))
+
+
+def _sinks(inspection: "Inspection") -> list[tuple[str, int, int, float]]:
+    """By layer: heads that rest on the first token, all heads, and their mean weight on it."""
+    from dsf.measures import sink_mass
+
+    rows = []
+    for layer in inspection:
+        shares = sink_mass(layer.system).flatten()
+        resting = int((shares > MIN_SINK).sum())
+        rows.append((layer.name, resting, shares.numel(), shares.mean().item()))
+    return rows
+
+
+def _show_facts(facts: Mapping[str, str]) -> None:
+    for name, value in facts.items():
+        print(f"{name}: {value}")

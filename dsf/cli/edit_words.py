@@ -1,344 +1,250 @@
 """Edits as a person types them: ``cut layers=*.3.* heads=2 read=5``, or a JSON file of edits.
 
-Both become the records that ``dsf.edits.from_json`` reads. Names and fields are checked here, so
-that a wrong word is told before a model is loaded.
+The names of edits, their fields and what these hold are read off the dataclasses of ``dsf.edits``,
+which also check the values.
 """
 
 import json
+import math
 import shlex
-from collections.abc import Callable
-from math import isfinite
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dsf.cli.prompt import read_text
-from dsf.cli.typed_numbers import real, whole
+from dsf.cli.options import is_empty, read_text, real, whole
+from dsf.inspection.choice import parsed
+from dsf.interventions.edits import KINDS, Chosen, Edit, Reduce, StateFrom, Tokens, from_json
 
-Record = dict[str, Any]
 OTHER = "other"
 """The name of the run on --other-text or --other-ids."""
-
-EVERY = ("layer", "heads", "samples")
-EDITS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "Cut": ((), ("written", "read", "renormalise")),
-    "Scale": (("factor",), ("written", "read")),
-    "Window": (("width",), ("renormalise",)),
-    "Sink": ((), ("keep", "renormalise")),
-    "Negative": ((), ("keep",)),
-    "MapFrom": ((), ("other",)),
-    "ValueFrom": ((), ("other", "tokens")),
-    "StateFrom": (("token",), ("other", "other_token")),
-    "Forget": (("token",), ()),
-    "Reduce": (("order", "token"), ()),
-    "Ablate": ((), ()),
-    "Mean": ((), ("over",)),
-}
-"""Of every edit the fields that it needs and those that it may have, besides ``EVERY``."""
-FROM_OTHER = ("MapFrom", "ValueFrom", "StateFrom")
-"""Edits that always take something from the other run."""
-NUMBERED = ("heads", "samples", "written", "read", "tokens")
+MAX_RUNS = 100_000
+"""Runs that are made of one edit."""
+EXAMPLE = "'cut layers=*.3.* heads=2 read=5'"
 
 
-def typed_edit(words: str) -> Record:
-    """The record of one edit.
+def typed_edit(words: str) -> Edit:
+    """Parse one edit.
 
     Raises:
-        ValueError: if it is no edit, or one of its fields is missing, unknown or no number.
+        ValueError: if it is no edit, or one of its fields is missing, unknown or of another kind.
 
     >>> typed_edit("cut layers=*.3.* heads=2 read=5")
-    {'edit': 'Cut', 'layer': ['*.3.*'], 'heads': [2], 'read': 5}
+    Cut(layer=['*.3.*'], heads=[2], read=5)
     """
+    where = f"--edit {words!r}"
     try:
-        name, *fields = shlex.split(words)
+        name, *parts = shlex.split(words)
     except ValueError:
-        raise ValueError(_form(words, "it is empty or has an open quote")) from None
-    record: Record = {"edit": _kind(name)}
-    for each in fields:
-        field, sign, value = each.partition("=")
+        raise ValueError(
+            f"{where}: expected the name of an edit and its fields, such as {EXAMPLE}, got an open "
+            "quote or nothing."
+        ) from None
+    plain = {kind.lower(): kind for kind in KINDS}
+    kind = plain.get(name.replace("-", "").replace("_", "").lower(), name)
+    record: dict[str, Any] = {"edit": kind}
+    for part in parts:
+        field, sign, value = part.partition("=")
         field = "layer" if field == "layers" else field
-        if not sign:
-            raise ValueError(_form(words, f"{each!r} is no field=value"))
+        if not (sign and value):
+            raise ValueError(f"{where}: expected field=value, got {part!r}.")
         if field in record:
-            raise ValueError(_form(words, f"{_typed(field)} is there twice"))
-        read = READ.get(field)
+            raise ValueError(f"{where}: expected {field!r} once, got it twice.")
+        record[field] = _value(kind, field, value)
+    return _edit(record, where)
+
+
+def _value(kind: str, field: str, word: str) -> Any:
+    """What a word says in a field; the word itself where the field cannot hold it."""
+    holds = {each.name: each.type for each in fields(KINDS[kind])} if kind in KINDS else {}
+    if holds.get(field) in (Chosen, Tokens):
+        several = parsed(word)
+        return several[0] if holds[field] == Tokens and len(several) == 1 else several or word
+    if holds.get(field) is bool:
+        return {"yes": True, "true": True, "no": False, "false": False}.get(word.lower(), word)
+    if holds.get(field) in (int, float, int | None):
         try:
-            record[field] = value if read is None else read(value)
+            return real(word) if holds[field] is float else whole(word)
         except ValueError:
-            wrong = f"{_typed(field)} is {value!r}; it must be {FORMS[read]}"
-            raise ValueError(_form(words, wrong)) from None
-    return checked(record, f"--edit {words!r}")
+            return word
+    return word
 
 
-def filed_edits(path: Path) -> list[Record]:
-    """The records in a file.
+def filed_edits(path: Path, *, lists: bool = False) -> list[list[Edit]]:
+    """Read the edits of every run from a JSON file.
+
+    Args:
+        lists: whether a list of edits inside the list is one run.
 
     Raises:
         OSError, ValueError: if it is no JSON list of edits.
     """
-    return [_filed(path, str(k), each) for k, each in enumerate(_listed(path))]
-
-
-def filed_runs(path: Path) -> list[list[Record]]:
-    """The records in a file, in which a list of several edits is one run.
-
-    Raises:
-        OSError, ValueError: if it is no JSON list of edits or of lists of them.
-    """
-    runs = []
-    for k, run in enumerate(_listed(path)):
-        if isinstance(run, list):
-            runs.append([_filed(path, f"{k}, {at}", each) for at, each in enumerate(run)])
-        else:
-            runs.append([_filed(path, str(k), run)])
-    return runs
-
-
-def _listed(path: Path) -> list[Any]:
-    text = read_text("--edits", path)
+    where = f"--edits {str(path)!r}"
     try:
-        records = json.loads(text, object_pairs_hook=_once)
+        records = json.loads(read_text("--edits", path), object_pairs_hook=_once)
     except RecursionError:
-        raise ValueError(f"--edits {str(path)!r}: it is nested too deeply for edits.") from None
+        raise ValueError(f"{where}: expected a list of edits, got deeper nesting.") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"--edits {str(path)!r}: it is no JSON: {error}.") from None
+        raise ValueError(f"{where}: expected JSON, got {error}.") from None
     except ValueError as error:
-        raise ValueError(f"--edits {str(path)!r}: {error}") from None
-    if not isinstance(records, list):
-        raise _no_list(path)
-    return records
+        raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+    runs = [run if lists and isinstance(run, list) else [run] for run in _listed(records)]
+    if not isinstance(records, list) or not all(isinstance(e, dict) for run in runs for e in run):
+        raise ValueError(
+            f"{where}: expected a list of edits, such as "
+            '[{"edit": "Cut", "layer": "*.3.*", "read": 5}]; with --sweep also lists of edits that '
+            "act together."
+        )
+    return [[_edit(record, f"{where}, edit {k}") for record in run] for k, run in enumerate(runs)]
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of an edit, of which each may be there once.
-
-    Raises:
-        ValueError: if one is there twice, since JSON keeps the last without a word.
-    """
+    """The fields of an edit; JSON would keep the last of two without a word."""
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"the field {name!r} is there twice. Leave one of them out.")
+            raise ValueError(f"expected the field {name!r} once, got it twice.")
     return dict(pairs)
 
 
-def _filed(path: Path, place: str, record: Any) -> Record:
-    if not isinstance(record, dict):
-        raise _no_list(path)
-    return checked(record, f"--edits {str(path)!r}, edit {place}")
-
-
-def _no_list(path: Path) -> ValueError:
-    return ValueError(
-        f"--edits {str(path)!r}: it must hold a list of edits, such as "
-        '[{"edit": "Cut", "layer": "*.3.*", "read": 5}]; with --sweep also lists of edits that act '
-        "together."
-    )
-
-
-def checked(record: Record, where: str) -> Record:
-    """``record``, with the other run named where it is needed.
-
-    Raises:
-        ValueError: if its name or its fields are not those of an edit.
-    """
-    name = record.get("edit")
-    if not isinstance(name, str) or name not in EDITS:
-        raise ValueError(f"{where}: {name!r} is no edit; there are {', '.join(map(_word, EDITS))}.")
-    needed, possible = EDITS[name]
-    for field in (*needed, "layer"):
-        if field not in record:
-            shown = "layers" if field == "layer" else field
-            raise ValueError(f"{where}: {_word(name)} needs {shown}, such as {EXAMPLES[field]}.")
-    known = (*EVERY, *needed, *possible)
-    if odd := [field for field in record if field not in (*known, "edit")]:
-        raise ValueError(
-            f"{where}: {_word(name)} has no field {odd[0]!r}; it has "
-            f"{', '.join(known).replace('layer', 'layers')}."
-        )
-    _check_fields(record, where)
-    return {**record, "other": OTHER} if name in FROM_OTHER else record
-
-
-def _check_fields(record: Record, where: str) -> None:
-    """Raises ValueError if a field holds what no edit can have there."""
-    from dsf.interventions.edits import from_json
-
-    for field in NUMBERED:
-        if not _is_numbered(record.get(field)):
-            raise ValueError(
-                f"{where}: {field} is {record[field]!r}; it must be a whole number, a list of "
-                'them, or a range such as {"from": 0, "to": 4}.'
-            )
+def _edit(record: dict[str, Any], where: str) -> Edit:
+    """The edit of a record, with the other run named where it needs one."""
     try:
-        from_json(record)
+        edit = from_json(record)
     except ValueError as error:
         raise ValueError(f"{where}: {str(error).removeprefix('edits: ')}") from None
-    for field in ("layer", *NUMBERED):
-        if any(map(_is_empty, _listed_in(record.get(field)))):
+    for each in fields(edit):
+        value = getattr(edit, each.name)
+        if any(map(is_empty, _listed(value))):
             raise ValueError(
-                f"{where}: {_typed(field)} has an empty range: the second number is one more than "
+                f"{where}: {each.name!r} has an empty range. Give an end that is one more than "
                 "the last that is wanted, as in 0:4 for the first four."
             )
-    for field in ("other", "over"):
-        if record.get(field, OTHER) != OTHER:
-            raise ValueError(f"{where}: {field} is {record[field]!r}; the other run is {OTHER!r}.")
-    factor = record.get("factor", 0)
-    if isinstance(factor, float) and not isfinite(factor):
-        raise ValueError(f"{where}: factor is {factor}; it must be finite.")
-    for field, least, why in (
-        ("width", 1, "it counts tokens, the own one included"),
-        ("order", 0, "it counts directions"),
-    ):
-        if record.get(field, least) < least:
-            raise ValueError(f"{where}: {field} is {record[field]}, but {why}: at least {least}.")
+        if each.name in ("other", "over") and value not in (None, OTHER):
+            raise ValueError(f"{where}: {each.name!r}: expected {OTHER!r}, got {value!r}.")
+    return replace(edit, other=OTHER) if hasattr(edit, "other") else edit
 
 
-def check_places(record: Record, count: int | None, there: int | None) -> None:
-    """Whether the tokens of an edit are some of the input; ranges may reach beyond it.
+def takes_from_other(edit: Edit) -> bool:
+    """Whether the edit needs another run."""
+    return OTHER in (getattr(edit, "other", None), getattr(edit, "over", None))
+
+
+def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None:
+    """Check that the tokens of an edit are some of the input; ranges may reach beyond it.
 
     Args:
-        count, there: how many tokens the input and that of the other run have; None where that is
-            not known yet.
+        steps, steps_there: numbers of tokens of the input and of that of the other run; None where
+            they are not known yet.
 
     Raises:
         ValueError: if not.
     """
-    sizes = [("samples", 1), ("other_token", there)]
-    sizes += [(field, count) for field in ("written", "read", "token", "tokens")]
-    if record["edit"] == "StateFrom" and "other_token" not in record:
-        sizes.append(("token", there))
+    name = type(edit).__name__
+    sizes = [("samples", 1), ("other_token", steps_there)]
+    sizes += [(field, steps) for field in ("written", "read", "token", "tokens")]
+    if isinstance(edit, StateFrom) and edit.other_token is None:
+        sizes.append(("token", steps_there))
     for field, size in sizes:
-        numbers = [each for each in _listed_in(record.get(field)) if isinstance(each, int)]
+        numbers = [each for each in _listed(getattr(edit, field, None)) if isinstance(each, int)]
         wrong = [each for each in numbers if size is not None and not -size <= each < size]
         if size is not None and wrong:
-            what = "sample" if field == "samples" else "token"
             raise ValueError(
-                f"the edit {_word(record['edit'])} has {field}={wrong[0]}, but there are {size} "
-                f"{what}s, numbered from 0 to {size - 1}."
+                f"the edit {name}: {field!r}: expected a number from 0 to {size - 1}, got "
+                f"{wrong[0]}."
             )
-    if count is None or "token" not in record:
-        return
-    token = record["token"] % count
-    if record["edit"] == "Reduce" and token == 0:
-        raise ValueError("the edit reduce has token=0, before which there is nothing to remember.")
-    if record["edit"] == "StateFrom" and token == count - 1:
+    if steps is not None and isinstance(edit, Reduce) and edit.token % steps == 0:
         raise ValueError(
-            "the edit state-from has the last token, after which no other token reads the state."
+            "the edit Reduce: 'token': expected one after the first, got 0, before which there is "
+            "nothing to remember."
+        )
+    if steps is not None and isinstance(edit, StateFrom) and edit.token % steps == steps - 1:
+        raise ValueError(
+            "the edit StateFrom: 'token': expected one before the last, after which no other token "
+            "reads the state."
         )
 
 
-def _listed_in(value: Any) -> list[Any]:
+def spread_fields(typed: str) -> tuple[str, ...]:
+    """Parse ``--each``: fields that name several things.
+
+    Raises:
+        ValueError: if one names no layers, heads or tokens, or is there twice.
+    """
+    names = [part.strip() for part in typed.split(",")]
+    known = {"layers": "layer", "layer": "layer"}
+    known |= {
+        each.name: each.name
+        for kind in KINDS.values()
+        for each in fields(kind)
+        if each.name != "layer" and each.type in (Chosen, Tokens)
+    }
+    for name in names:
+        if name not in known or names.count(name) > 1:
+            raise ValueError(
+                f"--each: expected some of {', '.join(known)}, each once, got {name!r} in "
+                f"{typed!r}."
+            )
+    return tuple(known[name] for name in names)
+
+
+def spread(run: Sequence[Edit], names: Sequence[str]) -> list[list[Edit]]:
+    """Return one run for every choice of one layer, head or token of each field.
+
+    Several edits of one run that have the field choose the same.
+
+    Raises:
+        ValueError: if no edit has the field, or it does not say how many things it names.
+
+    >>> spread([typed_edit("ablate layers=0,1 heads=2")], ("layer",))
+    [[Ablate(layer=0, heads=[2])], [Ablate(layer=1, heads=[2])]]
+    """
+    choices = [list(_choices(run, name)) for name in names]
+    count = math.prod(map(len, choices))
+    if count > MAX_RUNS:
+        raise _too_many(count)
+    return [
+        [
+            replace(edit, **{
+                name: value
+                for name, value in zip(names, chosen, strict=True)
+                if getattr(edit, name, None) is not None
+            })
+            for edit in run
+        ]
+        for chosen in product(*choices)
+    ]  # fmt: skip
+
+
+def _choices(run: Sequence[Edit], name: str) -> Iterator[int | str]:
+    named = [value for edit in run if (value := getattr(edit, name, None)) is not None]
+    if not named:
+        raise ValueError(
+            f"--each: expected {name!r} in the edit {run[0]!r}, got none. Add it to the edit, such "
+            f"as {name}=0:4, or leave it out of --each."
+        )
+    if any(other != named[0] for other in named):
+        raise ValueError(f"--each: expected one {name!r} in all edits of a run, got several.")
+    for value in _listed(named[0]):
+        if not isinstance(value, slice):
+            yield value
+            continue
+        start, stop = value.start or 0, value.stop
+        if stop is None or start < 0 or stop <= start:
+            raise ValueError(
+                f"--each: expected {name!r} with two ends that count from 0, such as 0:4, got "
+                f"{value!r}."
+            )
+        numbers = range(start, stop, value.step or 1)
+        if len(numbers) > MAX_RUNS:
+            raise _too_many(len(numbers))
+        yield from numbers
+
+
+def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _typed(field: str) -> str:
-    return "layers" if field == "layer" else field
-
-
-def _is_empty(each: Any) -> bool:
-    """Whether a range holds nothing, however many there are to choose from."""
-    if not isinstance(each, dict) or each.get("step") is not None or each.get("to") is None:
-        return False
-    start, stop = each.get("from") or 0, each["to"]
-    return (start < 0) == (stop < 0) and bool(start >= stop)
-
-
-def takes_from_other(record: Record) -> bool:
-    """Whether the edit needs another run."""
-    return record["edit"] in FROM_OTHER or "over" in record
-
-
-def _is_numbered(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(each is not None and _is_numbered(each) for each in value)
-    is_range = isinstance(value, dict) and set(value) <= {"from", "to", "step"}
-    return value is None or is_range or (isinstance(value, int) and not isinstance(value, bool))
-
-
-def _kind(word: str) -> str:
-    plain = word.replace("-", "").replace("_", "").lower()
-    return next((name for name in EDITS if name.lower() == plain), word)
-
-
-def _word(name: str) -> str:
-    """``map-from`` for ``MapFrom``."""
-    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name)[1:]
-
-
-def _form(words: str, wrong: str) -> str:
-    return (
-        f"--edit {words!r}: {wrong}. Write the name of an edit, then its fields, such as "
-        "'cut layers=*.3.* heads=2 read=5'."
-    )
-
-
-def _number(word: str) -> int:
-    return whole(word)
-
-
-def _factor(word: str) -> float:
-    return real(word)
-
-
-def _either(word: str) -> bool:
-    plain = word.lower()
-    if plain not in ("yes", "no", "true", "false"):
-        raise ValueError
-    return plain in ("yes", "true")
-
-
-def _layers(word: str) -> list[Any]:
-    """Numbers, ranges, names and patterns."""
-    found = [_one(part, names=True) for part in word.split(",") if part]
-    if not found:
-        raise ValueError
-    return found
-
-
-def _heads(word: str) -> list[Any]:
-    return [_one(part, names=False) for part in word.split(",")]
-
-
-def _tokens(word: str) -> Any:
-    if ":" in word:
-        return _one(word, names=False)
-    several = [whole(part) for part in word.split(",")]
-    return several if len(several) > 1 else several[0]
-
-
-def _one(word: str, *, names: bool) -> Any:
-    bounds = word.split(":")
-    try:
-        if len(bounds) == 1:
-            return whole(word)
-        start, stop = (whole(bound) if bound else None for bound in bounds)
-    except ValueError:
-        if names:
-            return word
-        raise
-    return {"from": start, "to": stop, "step": None}
-
-
-READ: dict[str, Callable[[str], Any]] = {
-    "layer": _layers,
-    "heads": _heads,
-    **dict.fromkeys(("samples", "written", "read", "tokens"), _tokens),
-    **dict.fromkeys(("width", "order", "token", "other_token"), _number),
-    "factor": _factor,
-    **dict.fromkeys(("renormalise", "keep"), _either),
-}
-FORMS: dict[Callable[[str], Any] | None, str] = {
-    _layers: "numbers, ranges such as 0:4, names or patterns",
-    _heads: "whole numbers with commas between them, or a range such as 0:4",
-    _tokens: "whole numbers with commas between them, or a range such as 0:4",
-    _number: "a whole number",
-    _factor: "a number",
-    _either: "yes or no",
-}
-EXAMPLES = {
-    "layer": "layers=*.3.*",
-    "factor": "factor=0.5",
-    "width": "width=8",
-    "token": "token=5",
-    "order": "order=4",
-}
+def _too_many(count: int) -> ValueError:
+    return ValueError(f"--each: expected at most {MAX_RUNS} runs of one edit, got {count}.")

@@ -6,30 +6,68 @@ import sys
 from contextlib import suppress
 from io import TextIOWrapper
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from dsf.cli import (
-    attribute,
-    audit,
-    check,
-    compare,
-    demo,
-    doctor,
-    heads,
-    inspect_model,
-    intervene,
-    measure,
-    playground,
-    state,
-    support,
+from dsf.cli.attribute import attribute
+from dsf.cli.audit import audit
+from dsf.cli.check import check
+from dsf.cli.command import (
+    FAULT,
+    IN_WORDS,
+    INTERRUPTED,
+    LIMIT,
+    USAGE,
+    WELL,
+    Command,
+    callback,
+    complain,
+    print_error,
+    print_json,
+    unwritten,
 )
-from dsf.cli.answer import complain, interrupted, print_json, tell, unwritten
-from dsf.cli.errors import FAULT, IN_WORDS, INTERRUPTED, LIMIT, USAGE, WELL
-from dsf.cli.given_once import check_given_once
-from dsf.cli.output_place import check_named
+from dsf.cli.compare import compare
+from dsf.cli.demo import demo
+from dsf.cli.doctor import doctor
+from dsf.cli.heads import heads
+from dsf.cli.inspect_model import inspect
+from dsf.cli.intervene import intervene
+from dsf.cli.measure import measure
+from dsf.cli.playground import playground
+from dsf.cli.state import state
+from dsf.cli.support import support
 from dsf.runtime.distribution import VERSION
+
+COMMANDS: dict[Command, str] = {
+    demo: "Eight small models inside the package, side by side.",
+    inspect: "One model on one input: maps and a report.",
+    heads: "What every head looks at, by name, with a control.",
+    intervene: "What it says with edges, heads or states changed.",
+    support: "What the mixers of a model become, without running it.",
+    check: "Properties of every layer, with verdicts and evidence.",
+    measure: "Every layer on many prompts: a job that resumes.",
+    attribute: "Which tokens, layers and edges made it say this.",
+    state: "What the recurrent states hold: decay, or other tokens.",
+    audit: "How far a run lies from its modules in float64.",
+    compare: "Two models on one input: maps, numbers, verdicts.",
+    playground: "One page with sliders, from softmax to the delta rule.",
+    doctor: "What this machine has, and what is missing.",
+}
+
+
+class GivenOnce(TyperCommand):
+    """A command whose options of one value are given once; the parser would keep the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            has_one_value = not (option.multiple or getattr(option, "is_flag", False))
+            if option.param_type_name == "option" and has_one_value and given.count(option) > 1:
+                raise typer.BadParameter("expected one value, got several.", ctx, option)
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     name="dsf",
@@ -40,29 +78,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("demo", short_help="Four small models inside the package, side by side.")(demo.run)
-app.command("inspect", short_help="One model on one input: maps and a report.")(inspect_model.run)
-app.command("heads", short_help="What every head looks at, by name, with a control.")(heads.run)
-app.command("intervene", short_help="What it says with edges, heads or states changed.")(
-    intervene.run
-)
-app.command("support", short_help="What the mixers of a model become, without running it.")(
-    support.run
-)
-app.command("check", short_help="Properties of every layer, with verdicts and evidence.")(check.run)
-app.command("measure", short_help="Every layer on many prompts: a job that resumes.")(measure.run)
-app.command("attribute", short_help="Which tokens, layers and edges made it say this.")(
-    attribute.run
-)
-app.command("state", short_help="What the recurrent states hold: decay, or other tokens.")(
-    state.run
-)
-app.command("audit", short_help="How far a run lies from its modules in float64.")(audit.run)
-app.command("compare", short_help="Two models on one input: maps, numbers, verdicts.")(compare.run)
-app.command("playground", short_help="One page with sliders, from softmax to the delta rule.")(
-    playground.run
-)
-app.command("doctor", short_help="What this machine has, and what is missing.")(doctor.run)
+for _command, _help in COMMANDS.items():
+    _name = _command.__name__
+    app.command(_name, short_help=_help, cls=GivenOnce)(callback(_name, _command))
 
 
 def _show_version(asked: bool) -> bool:
@@ -86,16 +104,23 @@ def main(arguments: list[str] | None = None) -> None:
     # The model library's advice is not an answer; an error still comes through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = sys.argv[1:] if arguments is None else arguments
+    command, as_json = _command_in(given), "--json" in given
     _write_every_letter()
     if sys.stdout is None:  # the shell closed it, as with >&-
         closed = ValueError("standard output is closed. Send the answer to a file or to /dev/null.")
-        complain(_command(given), closed, LIMIT, as_json=False)
+        complain(command, closed, LIMIT, as_json=False)
         sys.exit(LIMIT)
-    code = _code(given) if _has_folder(given) else USAGE
+    try:
+        os.getcwd()
+    except OSError:  # without it, libraries end the process
+        gone = ValueError("the folder that this runs in has been removed. Change to another.")
+        complain(command, gone, USAGE, as_json=as_json)
+        sys.exit(USAGE)
+    code = _code(given, command, as_json=as_json)
     try:
         sys.stdout.flush()
     except OSError as error:
-        code = unwritten(_command(given), error)
+        code = unwritten(command, error)
     sys.exit(code)
 
 
@@ -108,38 +133,18 @@ def _write_every_letter() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _has_folder(arguments: list[str]) -> bool:
-    """Whether the folder that this runs in is there; without it, libraries end the process."""
-    try:
-        os.getcwd()
-    except OSError:
-        gone = ValueError("the folder that this runs in has been removed. Change to another.")
-        complain(_command(arguments), gone, USAGE, as_json="--json" in arguments)
-        return False
-    return True
-
-
-def _code(arguments: list[str]) -> int:
-    command, as_json = _command(arguments), "--json" in arguments
-    parser = typer.main.get_command(app)
-    try:
-        check_named(arguments)
-        chosen = getattr(parser, "commands", {}).get(command)
-        check_given_once(arguments, getattr(chosen, "params", ()))
-    except ValueError as error:
-        complain(command, error, USAGE, as_json=as_json)
-        return USAGE
+def _code(arguments: list[str], command: str, *, as_json: bool) -> int:
     if as_json and not command and "--version" in arguments:
         print_json(command, WELL, {"version": VERSION})
         return WELL
-    stopped = _noting_interrupts()
+    parser, stopped = typer.main.get_command(app), _noting_interrupts()
     try:
         code = int(parser(arguments, prog_name="dsf", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.Exit as exit:  # newer parsers leave in this way when they are interrupted, too
         code = exit.exit_code
-    except OSError as error:  # of the help page: commands tell their own
+    except OSError as error:  # of the help page: commands print their own
         code = unwritten(command, error)
     except Exception as error:
         # What is interrupted while it is being imported may fail in any way.
@@ -149,7 +154,8 @@ def _code(arguments: list[str]) -> int:
     if code == INTERRUPTED:
         if stopped:  # whoever presses the keys again would see libraries fail while they close
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        interrupted(command, as_json=as_json)
+        words = "interrupted. Files that were finished are whole and stay."
+        print_error(command, "KeyboardInterrupt", words, INTERRUPTED, as_json=as_json)
     return code
 
 
@@ -168,19 +174,19 @@ def _noting_interrupts() -> list[int]:
 
 
 def _refused(error: Exception, command: str, *, as_json: bool) -> int:
-    """The exit code of the parser's error, or of a fault of dsf itself."""
+    """Print the parser's error, or a fault of dsf itself, and return its exit code."""
     if not hasattr(error, "show"):  # the parser's errors have moved between its releases
         complain(command, error, FAULT, as_json=as_json)
         return FAULT
-    if as_json:
+    if as_json or command:
         words = str(getattr(error, "format_message", error.__str__)())
-        tell(command, type(error).__name__, words, USAGE, as_json=True)
+        print_error(command, type(error).__name__, words, USAGE, as_json=as_json)
     else:
         error.show()
     return USAGE
 
 
-def _command(arguments: list[str]) -> str:
+def _command_in(arguments: list[str]) -> str:
     """The name of the command among the arguments, empty where there is none."""
-    known = {each.name for each in app.registered_commands}
+    known = {command.__name__ for command in COMMANDS}
     return next((word for word in arguments if word in known), "")

@@ -1,74 +1,35 @@
 """``dsf heads``: what every head of a model looks at, by name."""
 
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import (
-    Checkpoint,
-    Ids,
-    Layers,
-    NumberType,
-    Offline,
-    Revision,
-    Text,
-    TextFile,
-)
-from dsf.cli.options import Options
-from dsf.cli.prompt import Prompt
-from dsf.cli.threads import ThreadCount, Threads
-from dsf.cli.typed_numbers import whole_option
+from dsf.cli.options import MAX_DRAWN, Checkpoint, Inspecting, Prompt, Top, whole_number
+from dsf.report.escaping import escaped
+
+if TYPE_CHECKING:
+    from dsf.inspection import Inspection
+    from dsf.inspection.results.table import Record, Table
+
+NUMBERS = ("value", "net", "control")
 
 
-@dataclass(frozen=True)
-class Sought:
-    """The input and how many heads are shown, as it was typed."""
-
-    text: str | None
-    ids: str | None
-    file: Path | None
-    repeat: int | None
-    top: int
-
-    def check(self, model: str, options: Options) -> None:
-        """Raises what is wrong, as far as it can be told without running the model."""
-        if (self.text, self.ids, self.file, self.repeat) == (None,) * 4:
-            raise ValueError(
-                "needs an input: --text, --ids, --file, or --random-repeat 50 for a random "
-                "sequence that comes twice, which shows induction."
-            )
-        if self.top < 1:
-            raise ValueError(f"--top is {self.top}; it is how many heads are shown, at least 1.")
-        check_call(model, self.prompt, options)
-
-    @property
-    def prompt(self) -> Prompt:
-        return Prompt(self.text, self.ids, self.file, self.repeat)
-
-
-def run(
+def heads(
     model: Checkpoint,
     *,
     random_repeat: Annotated[
         int | None,
-        whole_option(help="The input is N random tokens, and the same N tokens once more."),
+        whole_number(
+            "The input is N random tokens, and the same N tokens once more.",
+            least=2,
+            most=MAX_DRAWN,
+        ),
     ] = None,
-    text: Text = None,
-    ids: Ids = None,
-    file: TextFile = None,
-    layers: Layers = None,
-    top: Annotated[int, whole_option(help="How many heads are listed for each score.")] = 3,
-    dtype: NumberType = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    prompt: Prompt,
+    top: Top = 3,
+    options: Inspecting,
+) -> Work:
     """Score what every head (or channel) of MODEL looks at, and name the strongest of each kind.
 
     \b
@@ -85,27 +46,61 @@ def run(
 
     Example: dsf heads FOLDER --random-repeat 50
     """
-    sought = Sought(text, ids, file, random_repeat, top)
-    asked = cache(lambda: Options(dtype=dtype, layers=layers, offline=offline, revision=revision))
+    given = replace(prompt, repeat=random_repeat)
+    if given.is_missing:
+        raise ValueError(
+            "expected an input, got none. Give --text, --ids, --file, or --random-repeat 50 for a "
+            "random sequence that is repeated, which shows induction."
+        )
+    check_call(model, given, options)
 
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.loading_notes import with_notes
+    def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_opened, open_checkpoint
-        from dsf.cli.scored import head_facts, show_heads
+        from dsf.inspection.results.heads import strongest
 
-        opened = open_checkpoint(model, sought.prompt, count, asked())
-        inspection = inspect_opened(opened, asked())
+        opened = open_checkpoint(model, given, run.threads, options)
+        inspection = inspect_opened(opened, options)
         table = inspection.heads(opened.ids)
-        facts = head_facts(inspection, table)
-        answer = Answer(facts, lambda: show_heads(inspection, table, top))
-        return with_notes(answer, opened.loaded.notes)
+        facts: dict[str, Any] = {
+            "model": escaped(inspection.model),
+            "heads": table.to_json(),
+            "strongest": strongest(table).to_json(),
+            "unsupported": [
+                {"name": escaped(missed.name, most=500), "reason": missed.reason}
+                for missed in inspection.unsupported
+            ],
+        }
+        return Answer(facts=facts, show=lambda: _show(inspection, table, top), notes=opened.notes)
 
-    give(
-        "heads",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=lambda: sought.check(model, asked()),
-    )
+    return work
+
+
+def _show(inspection: "Inspection", table: "Table", top: int) -> None:
+    """The strongest heads of every score, and the one of each that a person would name."""
+    from dsf.cli.terminal import print_table
+    from dsf.inspection.results.heads import excess, strongest
+
+    named = strongest(table)
+    rows = []
+    for best in named:
+        found = [row for row in table.where(score=best["score"]) if row["value"] == row["value"]]
+        found.sort(key=excess, reverse=True)
+        rows += [
+            (row["score"], _where(row), *(f"{row[name]:.3f}" for name in NUMBERS))
+            for row in found[:top]
+        ]
+    print_table(("score", "head", *NUMBERS), rows)
+    for best in named:
+        name = best["score"].replace("_", " ")
+        print(f"{name}: {_where(best)} ({best['value']:.2f}, control {best['control']:.2f})")
+    for row in table:
+        if "note" in row:
+            print(f"no scores: {row['layer']}: {row['note']}")
+    for missed in inspection.unsupported:
+        print(f"not read: {missed.name}: {missed.reason}")
+
+
+def _where(row: "Record") -> str:
+    """``model.layers.1.self_attn head 0``."""
+    fixed = ("layer", "score", *NUMBERS)
+    return " ".join([row["layer"], *(f"{k} {v}" for k, v in row.items() if k not in fixed)])

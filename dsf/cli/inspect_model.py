@@ -1,148 +1,222 @@
 """``dsf inspect``: the layers of one model on one input."""
 
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import cache
+from dataclasses import dataclass
+from math import isfinite, prod
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsf.cli.answer import FAILED, WELL, Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.browser import open_page
+from dsf.cli.command import FAILED, WELL, Answer, Run, Work
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import (
+from dsf.cli.options import (
     Checkpoint,
-    Heads,
-    Ids,
-    Layers,
-    NumberType,
-    Revision,
-    Text,
-    TextFile,
+    Inspecting,
+    Open,
+    Prompt,
+    Tolerance,
+    exclude_each_other,
+    written_place,
 )
-from dsf.cli.options import Options
 from dsf.cli.output_place import REPORT, check_folder, check_free, check_no_run
-from dsf.cli.prompt import Prompt
-from dsf.cli.threads import ThreadCount, Threads
-from dsf.cli.typed_numbers import real_option
+from dsf.report.escaping import escaped
+
+if TYPE_CHECKING:
+    from dsf.inspection import InspectedLayer, Inspection
+    from dsf.inspection.results.table import Table
+
+HEADS = (
+    "layer",
+    "family",
+    "read as",
+    "maps",
+    "tokens",
+    "formula",
+    "rounding",
+    "tolerance",
+    "verdict",
+)
 
 
-def run(
+@dataclass(frozen=True, kw_only=True)
+class Strict(Inspecting):
+    """The options of an inspection whose subject is the difference itself."""
+
+    tolerance: Tolerance = None
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first layer that is not reproduced.")
+    ] = False
+
+
+def inspect(
     model: Checkpoint,
     *,
-    text: Text = None,
-    ids: Ids = None,
-    file: TextFile = None,
-    out: Annotated[
-        Path, typer.Option(help="Folder for report.html and maps.png.", readable=False)
-    ] = Path("dsf-report"),
+    prompt: Prompt,
+    out: Annotated[Path, written_place("Folder for report.html and maps.png.")] = Path(
+        "dsf-report"
+    ),
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Rebuild and compare, and write no files.")
     ] = False,
-    layers: Layers = None,
-    heads: Heads = None,
-    dtype: NumberType = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Run the model in float64.")] = False,
-    tolerance: Annotated[
-        float | None,
-        real_option(
-            help="Largest difference of a rebuilt layer from its module in float64; 1e-12 if left "
-            "out."
-        ),
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first layer that is not reproduced.")
-    ] = False,
-    layerwise: Annotated[
-        bool, typer.Option("--layerwise", help="Load the weights block by block.")
-    ] = False,
-    memory: Annotated[
-        float | None,
-        real_option(
-            help="GB that the inspection may take beyond the model; by default what there is."
-        ),
-    ] = None,
-    offline: Annotated[
-        bool,
-        typer.Option("--offline", help="Make no network connection; folders need none."),
-    ] = False,
-    revision: Revision = None,
-    open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    options: Strict,
+    open_: Open = False,
+) -> Work:
     """Rebuild every token mixer of MODEL on one input, compare, and write a report.
 
     Give the input as --text, --ids or --file. A layer that is not reproduced is listed with the
     reason, and the exit code is 1.
     """
+    exclude_each_other(open=open_, no_report=no_report)
+    check_call(model, prompt, options)
+    if not no_report:
+        check_folder(out, files=REPORT, models=[model])
+        check_no_run(out)
+        check_free(out)
 
-    asked = cache(
-        lambda: Options(
-            exact=exact,
-            dtype=dtype,
-            layers=layers,
-            heads=heads,
-            tolerance=tolerance,
-            strict=strict,
-            layerwise=layerwise,
-            memory=memory,
-            offline=offline,
-            revision=revision,
-        )
-    )
-    prompt = cache(lambda: Prompt(text, ids, file))
-
-    def check() -> None:
-        check_call(model, prompt(), asked())
-        if no_report and open_:
-            raise ValueError("--open and --no-report exclude each other: leave one of them out.")
-        if not no_report:
-            check_folder(out, files=REPORT, models=[model])
-            check_no_run(out)
-            check_free(out)
-
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.layers import layer_facts, show_layers
-        from dsf.cli.loading_notes import notes_of, with_notes
-        from dsf.cli.results import write_results
-        from dsf.cli.run_model import inspect_checkpoint
+    def work(run: Run) -> Answer:
+        from dsf.cli import run_model
         from dsf.runtime.files import alone_in
 
         begun = time.perf_counter()
-        watched = not (as_json or quiet)
         files: dict[str, str] = {}
         with nullcontext() if no_report else alone_in(out):
-            inspection = inspect_checkpoint(
-                model, prompt(), count, asked(), told=watched, reported=not no_report
+            inspection = run_model.inspect_checkpoint(
+                model, prompt, run, options, forecast=True, reported=not no_report
             )
             if not no_report:
-                files = write_results(inspection, out, title=None, facts={}, watched=watched)
+                files = write_results(inspection, out, watched=run.is_watched)
         seconds = time.perf_counter() - begun
-        opening = open_page(Path(files["report"])) if open_ else None
 
         def show() -> None:
             show_layers(inspection)
             written = f"{files['report']} and {files['picture']}, after" if files else "After"
             print(f"{written} {seconds:.1f} s")
-            if opening is not None:
-                print(opening)
 
         failed = any(missed.formula is not None for missed in inspection.unsupported)
-        facts = {**layer_facts(inspection), "files": files, "seconds": seconds}
-        facts.update({} if opening is None else {"open": opening.facts()})
-        answer = Answer(facts, show, code=FAILED if failed else WELL)
-        return with_notes(answer, notes_of(inspection))
+        return Answer(
+            facts={**layer_facts(inspection), "files": files, "seconds": seconds},
+            show=show,
+            code=FAILED if failed else WELL,
+            notes=run_model.notes_of(inspection),
+            page=Path(files["report"]) if open_ else None,
+        )
 
-    give(
-        "inspect",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
-    )
+    return work
+
+
+def write_results(
+    inspection: "Inspection",
+    folder: Path,
+    *,
+    title: str | None = None,
+    facts: Mapping[str, str] | None = None,
+    verdicts: "Table | None" = None,
+    others: Sequence["Inspection"] = (),
+    watched: bool,
+) -> dict[str, str]:
+    """Write ``report.html`` and ``maps.png``, and return their paths by name.
+
+    Args:
+        verdicts: those about ``inspection``.
+        others: further inspections for the page, without verdicts and not in the picture.
+    """
+    from dsf.cli.progress import progress
+    from dsf.report import draw_grid, write_report
+
+    with progress("drawing", shown=watched) as report:
+        page = write_report(
+            [inspection, *others],
+            folder / "report.html",
+            title=title,
+            facts=facts or {},
+            verdicts=[verdicts, *(None for _ in others)],
+            progress=report,
+        )
+        picture = draw_grid(inspection, folder / "maps.png")
+    return {"report": str(page), "picture": str(picture)}
+
+
+def show_layers(inspection: "Inspection") -> None:
+    """Print one line for every layer, then what was not read."""
+    from dsf.cli.terminal import print_table
+
+    rows = [
+        (
+            layer.name,
+            layer.family,
+            type(layer.mixer).__name__,
+            _maps(layer),
+            str(layer.system.steps),
+            f"{layer.formula:.1e}",
+            f"{layer.rounding:.1e}",
+            f"{layer.tolerance:.0e}",
+            f"a part, {layer.share:.0%}" if layer.is_part else "reproduced",
+        )
+        for layer in inspection
+    ]
+    print_table(HEADS, rows)
+    if inspection.unsupported:
+        print_table(
+            ("not read", "class", "reason"),
+            [(missed.name, missed.kind, missed.reason) for missed in inspection.unsupported],
+        )
+
+
+def _maps(layer: "InspectedLayer") -> str:
+    """``4 heads``, with the samples in front where there are several."""
+    batch = tuple(layer.system.batch)
+    if len(layer.axes) != len(batch):
+        return str(prod(batch))
+    shown = [
+        f"{size} {axis}{'s' if size != 1 else ''}"
+        for axis, size in zip(layer.axes, batch, strict=True)
+        if not (axis == "sample" and size == 1)
+    ]
+    return " x ".join(shown) or "1 map"
+
+
+def layer_facts(inspection: "Inspection") -> dict[str, Any]:
+    """The layers of an inspection as JSON."""
+
+    def finite(number: float | None) -> float | None:
+        return number if number is not None and isfinite(number) else None
+
+    return {
+        "model": escaped(inspection.model),
+        "layers": [
+            {
+                "name": escaped(layer.name, most=500),
+                "family": layer.family,
+                "mixer": type(layer.mixer).__name__,
+                "axes": list(layer.axes),
+                "batch": list(layer.system.batch),
+                "tokens": layer.system.steps,
+                "error": layer.error,
+                "formula": layer.formula,
+                "rounding": layer.rounding,
+                "compared_with": escaped(layer.compared_with, most=500),
+                "heads": None if layer.heads is None else list(layer.heads),
+                "tolerance": layer.tolerance,
+                "share": finite(layer.share),
+                "columns": layer.columns,
+                "exact": layer.is_exact,
+                "checks": layer.checks.to_json(),
+            }
+            for layer in inspection
+        ],
+        "checks": inspection.checks.to_json(),
+        "unsupported": [
+            {
+                "name": escaped(missed.name, most=500),
+                "class": missed.kind,
+                "reason": missed.reason,
+                "formula": finite(missed.formula),
+            }
+            for missed in inspection.unsupported
+        ],
+        "environment": inspection.environment,
+        "forecast": None if inspection.forecast is None else inspection.forecast.facts(),
+    }

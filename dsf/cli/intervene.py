@@ -1,20 +1,56 @@
 """``dsf intervene``: what a model says with some of its token mixing changed."""
 
-from functools import cache
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.change import Change
-from dsf.cli.model_options import Checkpoint, Ids, NumberType, Offline, Revision, Text, TextFile
-from dsf.cli.options import Options
-from dsf.cli.threads import ThreadCount, Threads
-from dsf.cli.typed_numbers import whole_option
+from dsf.cli.command import Answer, Run, Work
+from dsf.cli.edit_words import (
+    EXAMPLE,
+    OTHER,
+    check_places,
+    filed_edits,
+    spread,
+    spread_fields,
+    takes_from_other,
+    typed_edit,
+)
+from dsf.cli.model_argument import check_call
+from dsf.cli.options import (
+    Checkpoint,
+    Inspecting,
+    Loading,
+    OtherInput,
+    Position,
+    Prompt,
+    Target,
+    Top,
+    check_position,
+    target_in_words,
+    targets,
+    written_place,
+)
+from dsf.cli.output_place import check_file
+from dsf.interventions.edits import Edit
+from dsf.report.escaping import escaped
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dsf.cli.run_model import Opened
+    from dsf.inspection import Inspection
+    from dsf.interventions import Intervention
+    from dsf.interventions.sweeps import Pace, Swept
+
+ONE_ROW = 2
+"""Axes of a classifier's logits: one row for every sample."""
 
 
-def run(
+def intervene(
     model: Checkpoint,
     *,
     edit: Annotated[
@@ -26,41 +62,27 @@ def run(
     edits: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file with a list of edits, as to_json writes them.", readable=False
+            exists=True,
+            dir_okay=False,
+            help="A JSON file with a list of edits, as to_json writes them.",
         ),
     ] = None,
-    wanted: Annotated[
+    target: Annotated[
         str | None,
         typer.Option(
-            "--target",
             help='A token whose logit is compared: its text, such as " Paris", or with --ids its '
-            "number.",
+            "number."
         ),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="A second token, whose logit is subtracted.")
     ] = None,
-    text: Text = None,
-    ids: Ids = None,
-    file: TextFile = None,
-    other_text: Annotated[
-        str | None, typer.Option(help="The text of another run, for map-from and the like.")
-    ] = None,
-    other_ids: Annotated[
-        str | None, typer.Option(help="The token numbers of another run, in place of its text.")
-    ] = None,
-    position: Annotated[
-        int, whole_option(help="After which token the next one is shown, from 0; -1 is the last.")
-    ] = -1,
-    top: Annotated[
-        int,
-        whole_option(
-            help="How many of the likeliest next tokens are shown, or of the edits of a sweep."
-        ),
-    ] = 5,
+    prompt: Prompt,
+    second: OtherInput,
+    position: Position = -1,
+    top: Top = 5,
     sweep: Annotated[
-        bool,
-        typer.Option("--sweep", help="Try every edit in a run of its own."),
+        bool, typer.Option("--sweep", help="Try every edit in a run of its own.")
     ] = False,
     each: Annotated[
         str | None,
@@ -71,23 +93,16 @@ def run(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            help="With --sweep: a file for finished runs, one a line; goes on where it ended.",
-            readable=False,
+        written_place(
+            "With --sweep: a file for finished runs, one a line; goes on where it ended."
         ),
     ] = None,
-    dtype: NumberType = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    loading: Loading,
+) -> Work:
     """Run MODEL with edited token mixers, and say what changes in its next token.
 
-    Later layers read their coefficients anew from what the edited ones put out. An edit is a name
-    with fields:
+    Later layers compute their coefficients anew from the edited outputs. An edit is a name with
+    fields:
 
     \b
       cut layers=*.3.* heads=2 read=5      no token reads token 5 there
@@ -111,9 +126,9 @@ def run(
     Example: dsf intervene FOLDER --text "The capital of France is" --edit "ablate layers=3 heads=2"
     --target " Paris" --against " London"
 
-    With --sweep every edit has a run of its own, and what is shown is by how much each moves the
-    logit of --target: a heat map over layers, heads or tokens. --each makes many edits of one that
-    names several layers, heads or tokens; a list inside the JSON of --edits acts together.
+    With --sweep every edit has a run of its own, and the answer lists by how much each moves the
+    logit of --target, the strongest first. --each makes many edits of one that names several
+    layers, heads or tokens; a list inside the JSON of --edits acts together.
 
     \b
       --sweep --each layers,heads --edit "ablate layers=0:30 heads=0:9"     270 runs: which head?
@@ -124,32 +139,218 @@ def run(
     safe with --resume sweep.jsonl: stopped, it goes on where it ended, and refuses the file of
     another model, input, target or list of edits.
     """
-    asked = Change(
-        text, ids, file, edit or [], edits, other_text, other_ids, wanted, against, top,
-        each=each, is_sweep=sweep, resume=resume,
-    )  # fmt: skip
-    options = cache(lambda: Options(dtype=dtype, offline=offline, revision=revision))
+    if sweep and target is None:
+        raise ValueError("--sweep compares effects on a logit: expected its token as --target.")
+    if not sweep and (each, resume) != (None, None):
+        raise ValueError("--each and --resume are for a sweep: add --sweep, or leave them out.")
+    if against is not None and target is None:
+        raise ValueError("--against: expected a --target from which it is subtracted, got none.")
+    if resume is not None:
+        check_file(resume, "--resume", makes_folder=True)
+    runs = [[typed_edit(words)] for words in edit or ()]
+    runs += [] if edits is None else filed_edits(edits, lists=sweep)
+    flat = [one for run in runs for one in run]
+    if not flat:
+        raise ValueError(f"expected an edit, got none. Give --edit {EXAMPLE}, or --edits.")
+    runs = [flat] if not sweep else runs
+    if each is not None:
+        runs = [spread_run for run in runs for spread_run in spread(run, spread_fields(each))]
+    tokens = None
+    if target is not None:
+        tokens = targets(target, against, by_number=prompt.ids is not None)
+    other = second.prompt()
+    if any(map(takes_from_other, flat)) != (other is not None):
+        raise ValueError(
+            "--other-text and --other-ids: expected with, and only with, edits that take a map, "
+            "values or a state from another run, such as 'state-from layers=3 token=9'."
+        )
+    facts = check_call(model, prompt, loading)
+    check_position(position, prompt.length)
+    facts.check_targets(tokens)
+    if other is not None:
+        facts.check_input(other)
+    for one in (one for run in runs for one in run):
+        check_places(one, prompt.length, None if other is None else other.length)
 
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.loading_notes import with_notes
+    def work(run: Run) -> Answer:
+        from dsf.cli.run_model import inspect_opened, open_checkpoint
 
-        if sweep:
-            from dsf.cli.swept import sweep_checkpoint
+        texts = [token for token in tokens or () if isinstance(token, str)]
+        texts += () if other is None else other.texts
+        opened = open_checkpoint(model, prompt, run.threads, loading, others=texts)
+        at, sources = opened.place(position), {}
+        if other is not None:
+            options = Inspecting(dtype=loading.dtype)
+            sources[OTHER] = inspect_opened(opened.on(other), options)
+        if sweep and tokens is not None:
+            return _sweep(opened, runs, tokens, at, sources, resume, top)
+        return _intervene(opened, flat, tokens, at, sources, top)
 
-            effects = sweep_checkpoint(model, asked, position, count, options())
-            answer = Answer(effects.facts(), effects.show)
-            return with_notes(answer, effects.opened.loaded.notes)
-        from dsf.cli.intervened import intervene_checkpoint
+    return work
 
-        found = intervene_checkpoint(model, asked, position, count, options())
-        return with_notes(Answer(found.facts(), found.show), found.opened.loaded.notes)
 
-    give(
-        "intervene",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=lambda: asked.check(model, position, options()),
+def _intervene(
+    opened: "Opened",
+    edits: Sequence[Edit],
+    tokens: Target | None,
+    position: int,
+    sources: dict[str, "Inspection"],
+    top: int,
+) -> Answer:
+    """One run with all edits, compared with the clean one."""
+    from dsf.cli.terminal import print_table
+    from dsf.interventions import intervene as run_edited
+
+    loaded = opened.loaded
+    result = run_edited(loaded.model, edits=edits, sources=sources, input_ids=opened.ids)
+    if result.clean.ndim not in (ONE_ROW, ONE_ROW + 1):
+        raise ValueError(
+            f"{loaded.identity}: expected logits, got a tensor of the sizes "
+            f"{tuple(result.clean.shape)}. Use dsf.intervene in Python."
+        )
+    result = replace(result, tokenizer=loaded.tokenizer)
+    clean, changed = (
+        _likeliest(row, opened, position, top) for row in (result.clean, result.output)
     )
+    effect = None if tokens is None else _effect(result, tokens, position)
+
+    def show() -> None:
+        for edit in result.edits:
+            print(edit)
+        print(f"edited: {', '.join(layer.name for layer in result.layers)}")
+        print(f"after token {opened.token(position)}")
+        rows = [
+            tuple(
+                text
+                for token in pair
+                for text in (repr(token["token"]), f"{token['probability']:.3g}")
+            )
+            for pair in zip(clean, changed, strict=True)
+        ]
+        print_table(("clean", "probability", "changed", "probability"), rows)
+        if effect is not None:
+            print(
+                f"{effect['target']}: clean {effect['clean']:+.4g}, changed "
+                f"{effect['changed']:+.4g}, effect {effect['effect']:+.4g}"
+            )
+
+    facts = {
+        "model": escaped(loaded.identity),
+        "edits": [edit.to_json() for edit in result.edits],
+        "edited": [escaped(layer.name, most=500) for layer in result.layers],
+        "position": position,
+        "clean": clean,
+        "changed": changed,
+        "effect": effect,
+    }
+    return Answer(facts=facts, show=show, notes=opened.notes)
+
+
+def _likeliest(logits: "Tensor", opened: "Opened", position: int, top: int) -> list[dict[str, Any]]:
+    """The likeliest next tokens, or classes."""
+    from dsf.loading import token_texts
+
+    tokenizer, is_class = opened.loaded.tokenizer, logits.ndim == ONE_ROW
+    row = logits[0] if is_class else logits[0, position]
+    shares, ids = row.double().softmax(dim=-1).topk(min(top, row.numel()))
+    numbers = ids.tolist()
+    has_names = tokenizer is not None and not is_class
+    names = token_texts(tokenizer, numbers) if has_names else list(map(str, numbers))
+    return [
+        {"token": escaped(name), "id": number, "probability": share}
+        for name, number, share in zip(names, numbers, shares.tolist(), strict=True)
+    ]
+
+
+def _effect(result: "Intervention", tokens: Target, position: int) -> dict[str, Any]:
+    effect = result.effect(*tokens, position=position).item()
+    from_zero = replace(
+        result, output=result.clean, clean=result.clean.new_zeros(()).expand_as(result.clean)
+    )
+    before = from_zero.effect(*tokens, position=position).item()
+    return {
+        "target": escaped(target_in_words(tokens)),
+        "clean": before,
+        "changed": before + effect,
+        "effect": effect,
+    }
+
+
+def _sweep(
+    opened: "Opened",
+    runs: Sequence[Sequence[Edit]],
+    tokens: Target,
+    position: int,
+    sources: dict[str, "Inspection"],
+    resume: Path | None,
+    top: int,
+) -> Answer:
+    """Every edit in a run of its own, by its effect on one logit."""
+    from dsf.cli.progress import part, stage
+    from dsf.interventions.sweeps import Question, swept
+
+    stage(f"running {len(runs)} edits")
+
+    def follow(pace: "Pace") -> None:
+        part(f"{pace.done} of {pace.count} edits, {pace.rate:.2g}/s", pace.done, pace.count)
+
+    found = swept(
+        opened.loaded.model,
+        (),
+        {"input_ids": opened.ids},
+        edits=runs,
+        question=Question(*tokens, position=position),
+        sources=sources,
+        resume=resume,
+        told=follow,
+        tokenizer=opened.loaded.tokenizer,
+    )
+    clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
+    name = target_in_words(tokens)
+    facts = {
+        "model": escaped(opened.loaded.identity),
+        "position": position,
+        "target": escaped(name),
+        "clean": _number(clean),
+        "runs": [
+            {
+                "edits": [edit.to_json() for edit in run],
+                "effect": _number(effect),
+                "changed": _number(clean + effect),
+            }
+            for run, effect in zip(runs, effects, strict=True)
+        ],
+        "made": found.made,
+        "rate": found.rate,
+    }
+
+    def show() -> None:
+        print(f"{name} after token {opened.token(position)}, clean {clean:+.4g}")
+        _show_sweep(found, runs, top)
+
+    return Answer(facts=facts, show=show, notes=opened.notes)
+
+
+def _show_sweep(found: "Swept", runs: Sequence[Sequence[Edit]], top: int) -> None:
+    """The runs with the largest effects, and the rate."""
+    from dsf.cli.terminal import print_table
+
+    clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
+    sizes = [math.inf if math.isnan(effect) else abs(effect) for effect in effects]
+    order = sorted(range(len(runs)), key=lambda at: -sizes[at])[:top]
+    rows = [
+        (f"{effects[at]:+.4g}", f"{clean + effects[at]:+.4g}", "; ".join(map(repr, runs[at])))
+        for at in order
+    ]
+    print_table(("effect", "changed", "edits"), rows)
+    earlier = f", {len(runs) - found.made} of them were in the file"
+    rate = f"{found.rate:.2g} for each second{earlier if found.made < len(runs) else ''}"
+    print(
+        f"{len(runs)} runs, the strongest first; "
+        f"{rate if found.made else 'all of them were in the file'}"
+    )
+
+
+def _number(value: float) -> float | str:
+    """JSON has no number for what is not finite."""
+    return value if math.isfinite(value) else str(value)

@@ -1,33 +1,51 @@
 """``dsf measure``: one model on many prompts, as a job that resumes."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.job_arguments import check_installed, check_job_folder, check_prompts, check_workers
-from dsf.cli.known_names import QUANTITIES, check_known
-from dsf.cli.model_argument import check_model
-from dsf.cli.model_options import Checkpoint, Heads, Layers
-from dsf.cli.options import check_heads, check_layers, check_tolerance
+from dsf.cli.command import Answer, Run, Work
+from dsf.cli.model_argument import ModelFacts, check_model, check_numbers, without_tokenizer
+from dsf.cli.options import (
+    Checkpoint,
+    Heads,
+    Layers,
+    Layerwise,
+    Tolerance,
+    check_known,
+    exclude_each_other,
+    read_text,
+    token_ids,
+    whole_number,
+    written_place,
+)
 from dsf.cli.output_place import check_folder, check_free
-from dsf.cli.threads import ThreadCount, Threads
-from dsf.cli.typed_numbers import real_option, whole_option
+from dsf.inspection.results.quantities import MEASURES
+
+if TYPE_CHECKING:
+    from dsf.inspection.results.table import Table
+
+MAX_WORKERS = 1024
+"""More processes than any machine has cores; the system ends what starts far more."""
+MAX_ROWS = 60
+OWN_NAMES = ("units", "summary.csv")
+MANIFEST = "job.json"
 
 
-def run(
+def measure(
     model: Checkpoint,
     prompts: Annotated[
         Path,
         typer.Argument(
-            help="A UTF-8 file, one prompt a line: text, or with --ids numbers.", readable=False
+            exists=True,
+            dir_okay=False,
+            help="A UTF-8 file, one prompt a line: text, or with --ids numbers.",
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option(help="Folder of this job alone.", readable=False)] = Path(
-        "dsf-job"
-    ),
+    out: Annotated[Path, written_place("Folder of this job alone.")] = Path("dsf-job"),
     ids: Annotated[
         bool, typer.Option("--ids", help='Lines are token numbers, such as "1 2 3".')
     ] = False,
@@ -38,83 +56,126 @@ def run(
             "maps of more than 1,024 tokens."
         ),
     ] = None,
-    batch: Annotated[int, whole_option(help="Neighbours of one length in one forward pass.")] = 1,
-    workers: Annotated[int, whole_option(help="Processes of this machine.")] = 1,
+    batch: Annotated[
+        int, whole_number("Neighbours of one length in one forward pass.", least=1)
+    ] = 1,
+    workers: Annotated[
+        int, whole_number("Processes of this machine.", least=1, most=MAX_WORKERS)
+    ] = 1,
     slurm: Annotated[
-        Path | None,
-        typer.Option(help="Run as Slurm jobs; the folder for their logs.", readable=False),
+        Path | None, written_place("Run as Slurm jobs; the folder for their logs.")
     ] = None,
-    layerwise: Annotated[
-        bool,
-        typer.Option("--layerwise", help="Weights block by block: for models that do not fit."),
-    ] = False,
+    layerwise: Layerwise = False,
     layers: Layers = None,
     heads: Heads = None,
-    tolerance: Annotated[
-        float | None,
-        real_option(help="Largest relative error of a layer; by default what its type allows."),
-    ] = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    tolerance: Tolerance = None,
+) -> Work:
     """Measure every layer and head of MODEL on every line of PROMPTS.
 
     Finished units are files: the same command continues where it was stopped. Every process
     computes on one thread unless --threads gives it more, so that several do not wait for each
     other.
     """
+    check_known("--quantity", quantity or (), MEASURES)
+    exclude_each_other(workers=workers > 1, slurm=slurm)
+    package = "joblib" if workers > 1 else "submitit" if slurm is not None else ""
+    if package and find_spec(package) is None:
+        raise ValueError(
+            f'this needs {package}, which is not installed: pip install "dsf-toolkit[scale]", or '
+            "leave --workers and --slurm out."
+        )
+    facts = check_model(model, offline=False)
+    lines = _prompts(prompts, facts, by_number=ids)
+    check_folder(out, models=[model])
+    foreign = [name for name in OWN_NAMES if (out / name).exists()]
+    if foreign and not (out / MANIFEST).exists():
+        raise ValueError(
+            f"--out {str(out)!r}: expected the folder of a job, got {', '.join(foreign)} and no "
+            f"{MANIFEST}. Give another folder."
+        )
+    check_free(out)
+    if slurm is not None:
+        check_folder(slurm, option="--slurm")
 
-    def check() -> None:
-        check_known("--quantity", quantity or (), QUANTITIES)
-        for option, number in (("--batch", batch), ("--workers", workers)):
-            if number < 1:
-                raise ValueError(f"{option} is {number}; it must be at least 1.")
-        check_workers(workers)
-        if slurm is not None and workers > 1:
-            raise ValueError("--workers and --slurm exclude each other: leave one of them out.")
-        check_tolerance(tolerance)
-        check_layers(layers)
-        check_heads(heads)
-        check_installed("joblib" if workers > 1 else "submitit" if slurm is not None else "")
-        facts = check_model(model, offline=False)
-        check_prompts(prompts, facts, ids=ids)
-        check_folder(out, models=[model])
-        check_job_folder(out)
-        check_free(out)
-        if slurm is not None:
-            check_folder(slurm, option="--slurm")
+    def work(run: Run) -> Answer:
+        from dsf.cli.progress import progress
+        from dsf.cli.run_model import tokenised
+        from dsf.jobs import cluster, in_process, measure_prompts, notes, processes
+        from dsf.loading import read_model_tokenizer
 
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.measured import Work, measure
-
-        each = count.asked or 1
-        return measure(
-            Work(
-                model=model,
-                prompts=prompts,
-                out=out,
-                quantities=tuple(quantity or ()),
+        if ids:
+            numbers = [list(token_ids(line)) for line in lines]
+        else:
+            tokenizer = read_model_tokenizer(model, texts=lines)
+            numbers = [tokenised(line, tokenizer, model) for line in lines]
+        executor = in_process if workers == 1 else processes(workers)
+        with progress(f"prompts of {prompts}", shown=run.is_watched) as report:
+            table = measure_prompts(
+                model,
+                numbers,
+                out,
+                quantities=tuple(quantity or ()) or None,
                 batch=batch,
                 layerwise=layerwise,
+                tolerance=tolerance,
                 layers=layers,
                 heads=heads,
-                tolerance=tolerance,
-                threads=each,
-            ),
-            ids=ids,
-            workers=workers,
-            slurm=slurm,
-            watched=not (as_json or quiet),
+                threads=run.threads.asked or 1,
+                executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
+                progress=lambda done, every: report(done / every),
+            )
+        return Answer(
+            facts={"folder": str(out), "summary": table.to_json()},
+            show=lambda: _show(table, out),
+            notes={"": " ".join(notes(out))},
         )
 
-    give(
-        "measure",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
-    )
+    return work
+
+
+def _prompts(path: Path, facts: ModelFacts, *, by_number: bool) -> list[str]:
+    """The lines of a file that hold a prompt, checked against the model.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it has no prompt, or one that does not suit the model; names its line.
+    """
+    where = f"PROMPTS {str(path)!r}"
+    lines = read_text("PROMPTS", path).splitlines()
+    found = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
+    if not found:
+        raise ValueError(f"{where}: expected one prompt a line, got none.")
+    if not by_number and facts.tokenizer is False:
+        reason = without_tokenizer(facts.name).partition(" Give")[0]
+        raise ValueError(f"{reason} Write the numbers of tokens into the file, and add --ids.")
+    for number, line in found.items() if by_number else ():
+        try:
+            ids = token_ids(line)
+            check_numbers(ids, facts.vocabulary, facts.name)
+            facts.check_length(len(ids))
+        except (typer.BadParameter, ValueError) as error:
+            words = getattr(error, "message", str(error))
+            raise ValueError(f"{where}, line {number}: {words}") from None
+    return list(found.values())
+
+
+def _show(table: "Table", folder: Path) -> None:
+    from dsf.cli.terminal import print_table
+
+    heads = ("layer", "head", "quantity", "prompts", "mean", "deviation", "smallest", "largest")
+    rows = [
+        (
+            record["layer"],
+            str(record.get("head", record.get("channel", ""))),
+            record["quantity"],
+            str(record["count"]),
+            *(f"{record[name]:.4g}" for name in heads[4:]),
+        )
+        for record in table[:MAX_ROWS]
+    ]
+    print_table(heads, rows)
+    notes = (f"{record['quantity']} {record['note']}" for record in table if "note" in record)
+    for note in dict.fromkeys(notes):
+        print(note)
+    left = len(table) - len(rows)
+    print(f"{folder}/summary.csv has all {len(table)} rows" + (f", {left} more" if left else ""))

@@ -1,17 +1,16 @@
-"""What can be told of the model that a person named, and of the input for it, without torch.
+"""What can be known of the model that a person named, and of the input for it, without torch.
 
 The settings of a folder say how many tokens a model knows and how many it reads; the names of its
 files say whether there are weights and a tokenizer. The loader looks again, at everything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dsf.cli.options import Options
-from dsf.cli.prompt import Prompt
+from dsf.cli.options import Loading, Prompt, Target
 from dsf.loading.errors import LoadError, shown
 from dsf.loading.folder import (
     ModelFolder,
@@ -49,42 +48,40 @@ class ModelFacts:
     tokenizer: bool | None = None
 
     def check_input(self, prompt: Prompt) -> None:
-        """Hold an input against the model.
-
-        Raises:
-            ValueError: if the model cannot read it.
-        """
+        """Raise ValueError for an input that the model cannot read."""
         if prompt.texts and self.tokenizer is False:
             raise ValueError(without_tokenizer(self.name))
-        numbers = prompt.numbers
-        if numbers is not None:
-            check_numbers(numbers, self.vocabulary, self.name)
+        if prompt.ids is not None:
+            check_numbers(prompt.ids, self.vocabulary, self.name)
         if prompt.length is not None:
             self.check_length(prompt.length)
 
     def check_length(self, tokens: int) -> None:
-        """Raises ValueError if the model has no positions for so many tokens."""
+        """Raise ValueError if the model has no positions for so many tokens."""
         check_length(tokens, self.positions, self.name)
 
-    def check_token(self, option: str, token: int | str | None) -> None:
-        """Raises ValueError if ``token`` is a number that the model does not know."""
-        if isinstance(token, int) and self.vocabulary is not None and token >= self.vocabulary:
-            raise ValueError(
-                f"{option} is {token}, but {self.name} knows the tokens 0 to {self.vocabulary - 1}."
-            )
+    def check_targets(self, tokens: Target | None) -> None:
+        """Raise ValueError if one of the tokens is a number that the model does not know."""
+        for option, token in zip(("--target", "--against"), tokens or (), strict=False):
+            known = self.vocabulary
+            if isinstance(token, int) and known is not None and token >= known:
+                raise ValueError(
+                    f"{option}: expected a token of {self.name} from 0 to {known - 1}, got {token}."
+                )
 
 
-def check_call(model: str, prompt: Prompt, options: Options) -> ModelFacts:
-    """Everything that can be wrong with a model, its options and its input, without running it.
+def check_call(model: str, prompt: Prompt, options: Loading) -> ModelFacts:
+    """Check a model, its options and its input, without running it.
 
     Raises:
         LoadError: if the model is refused.
         ValueError: if the input does not suit it.
         OSError: if a file cannot be read.
     """
-    prompt.check()
+    if model.strip():
+        prompt.check()
     facts = check_model(model, offline=options.offline, revision=options.revision)
-    if options.layerwise and gguf_file(model) is not None:
+    if getattr(options, "layerwise", False) and gguf_file(model) is not None:
         raise ValueError(f"--layerwise does not load GGUF files such as {model}. Leave it out.")
     facts.check_input(prompt)
     return facts
@@ -93,7 +90,7 @@ def check_call(model: str, prompt: Prompt, options: Options) -> ModelFacts:
 def check_model(
     model: str, *, offline: bool, revision: str | None = None, needs_weights: bool = True
 ) -> ModelFacts:
-    """What the settings and the names of the files say of a model.
+    """Read what the settings and the names of the files say of a model.
 
     Raises:
         LoadError: if it is refused.
@@ -126,14 +123,14 @@ def check_model(
         raise LoadError(f"{model}: is a file, where the folder around it is expected; give that.")
     if path.is_symlink():
         raise LoadError(f"{model}: is a link that leads nowhere. Remove it, or give the folder.")
-    if near := _beside(path):
+    if near := _similar_name(path):
         raise LoadError(f"{shown(model)}: there is no such folder. Did you mean {near}?")
     place = snapshot(model, revision, offline=offline, settings_only=True)
     return _facts(open_folder(place), model, tokenizer=None)
 
 
-def check_numbers(numbers: list[int], vocabulary: int | None, model: str) -> None:
-    """Raises ValueError unless there are numbers, and all of them are tokens of the model."""
+def check_numbers(numbers: Sequence[int], vocabulary: int | None, model: str) -> None:
+    """Raise ValueError unless there are numbers, and all of them are tokens of the model."""
     known = "at least one token"
     if vocabulary is not None:
         known = f"one or more numbers from 0 to {vocabulary - 1}"
@@ -145,7 +142,7 @@ def check_numbers(numbers: list[int], vocabulary: int | None, model: str) -> Non
 
 
 def check_length(tokens: int, most: int | None, model: str) -> None:
-    """Raises ValueError if a model reads fewer tokens."""
+    """Raise ValueError if a model reads fewer tokens."""
     if most is not None and tokens > most:
         raise ValueError(
             f"{model} reads at most {most} tokens, but the input has {tokens}. Give a shorter one."
@@ -155,6 +152,12 @@ def check_length(tokens: int, most: int | None, model: str) -> None:
 def without_tokenizer(model: str) -> str:
     """Why text cannot be read."""
     return f"{model} has no tokenizer, so text cannot be read. Give token numbers: --ids '1 2 3'."
+
+
+def positions(settings: Mapping[str, Any]) -> int | None:
+    """How many tokens a model of these settings reads at most; None where they do not say."""
+    limit = settings.get("n_positions", settings.get("max_position_embeddings"))
+    return _count(limit) if settings.get("model_type") in TABLE_OF_POSITIONS else None
 
 
 def _check_is_model(folder: ModelFolder, model: str) -> None:
@@ -190,20 +193,12 @@ def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelF
     )
 
 
-def positions(settings: Mapping[str, Any]) -> int | None:
-    """How many tokens a model of these settings reads at most; None where they do not say."""
-    limit = settings.get("n_positions", settings.get("max_position_embeddings"))
-    return _count(limit) if settings.get("model_type") in TABLE_OF_POSITIONS else None
-
-
 def _count(value: Any) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _beside(path: Path) -> str:
+def _similar_name(path: Path) -> str:
     """A folder or file that the name of a missing one may have meant."""
-    if not path.parent.is_dir():
-        return ""
     try:
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError:

@@ -1,149 +1,435 @@
-"""How a checkpoint is loaded and looked at, as a person types it; checked before torch is there."""
+"""Options that commands share, and the inputs and settings that are made of them."""
 
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import inf
+from difflib import get_close_matches
+from enum import StrEnum
+from functools import cached_property
+from hashlib import sha256
+from math import inf, nan
+from pathlib import Path
+from typing import Annotated, Any
 
-from dsf.cli.known_names import NUMBER_TYPES, check_known
-from dsf.cli.prompt import check_drawn
-from dsf.cli.typed_numbers import is_count
+import typer
+
 from dsf.inspection.choice import parsed
 
+MAX_TEXT_BYTES = 1 << 26
+MAX_TOKEN = 2**63 - 1
+MAX_DRAWN = 1 << 24
+"""Random tokens: so many take seconds to draw."""
+MAX_SHOWN_LETTERS = 80
 DEVICES = ("cpu", "cuda", "mps", "xpu")
-MOST_DEVICES = 128
+MAX_DEVICES = 128
 """Of one kind; torch keeps the number of a device in one byte."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a checkpoint is loaded and looked at.
+class NumberType(StrEnum):
+    """A number type of weights, by its name in torch."""
 
-    Attributes:
-        exact: run the model in float64.
-        dtype: the number type of the weights; None for the one they were saved for.
-        layers, heads: which to look at, as a person types them; None for all.
-        tolerance, strict: as ``dsf.inspect`` takes them.
-        layerwise: load the weights block by block.
-        memory: GB that the inspection may take beyond the model; None for what there is.
-        offline: make no network connection.
-        revision: branch, tag or commit of a hub id.
-
-    Raises:
-        ValueError: if one of them cannot be meant, or two exclude each other.
-    """
-
-    exact: bool = False
-    dtype: str | None = None
-    layers: str | None = None
-    heads: str | None = None
-    tolerance: float | None = None
-    strict: bool = False
-    layerwise: bool = False
-    memory: float | None = None
-    offline: bool = False
-    revision: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in NUMBER_TYPES:
-            raise ValueError(
-                f"--dtype is {self.dtype!r}; it must be one of {', '.join(NUMBER_TYPES)}, or left "
-                "out for the type that the weights were saved for."
-            )
-        check_tolerance(self.tolerance)
-        if self.memory is not None and not 0 < self.memory < inf:
-            raise ValueError(
-                f"--memory is {self.memory}; it must be more than 0 GB and finite. Leave it out "
-                "for what there is."
-            )
-        beside = [name for name in ("exact", "dtype", "revision") if getattr(self, name)]
-        if self.layerwise and beside:
-            raise ValueError(
-                f"--layerwise and --{beside[0]} exclude each other: leave one of them out."
-            )
-        check_layers(self.layers)
-        check_heads(self.heads)
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float64 = "float64"
 
 
-def check_tolerance(tolerance: float | None) -> None:
-    """Raises ValueError unless it is a relative difference."""
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise ValueError(
-            f"--tolerance is {tolerance}; it is a relative difference between 0 and 1."
-        )
+class Choice(list[int | str | slice]):
+    """Layers or heads that a person chose."""
 
 
-def check_layers(typed: str | None) -> None:
-    """Raises ValueError if ``typed`` chooses no layer, whatever the model is."""
-    if typed is not None:
-        _check_choice("--layers", typed, 'numbers, ranges such as "0:4", names or patterns')
+class TokenIds(list[int]):
+    """Token numbers that a person typed."""
 
 
-def check_heads(typed: str | None) -> None:
-    """Raises ValueError if ``typed`` chooses no head, whatever the model is."""
-    if typed is None:
-        return
+def expected(what: str, got: object, cure: str = "") -> typer.BadParameter:
+    """The error of an option, which the parser names."""
+    return typer.BadParameter(f"expected {what}, got {got!r}.{cure and f' {cure}'}")
+
+
+def whole(word: str) -> int:
+    """Parse plain digits; Python also reads ``1_0`` and ``１０``, which nobody means."""
+    if not re.fullmatch(r"[+-]?[0-9]{1,40}", word.strip(), re.ASCII):
+        raise ValueError(word)
+    return int(word)
+
+
+def whole_number(help: str, *, least: int | None = None, most: int | None = None) -> Any:
+    """An option that takes a whole number."""
+    what = "a whole number" if least is None else f"a whole number of at least {least}"
+    what += "" if most is None else f" and at most {most}"
+
+    def parse(typed: str) -> int:
+        try:
+            number = whole(typed)
+        except ValueError:
+            raise expected(what, typed) from None
+        if (least is not None and number < least) or (most is not None and number > most):
+            raise expected(what, typed)
+        return number
+
+    return typed_by(parse, help, metavar="N")
+
+
+def real(word: str) -> float:
+    """Parse a number in plain digits."""
+    if not word.isascii() or "_" in word:
+        raise ValueError(word)
+    return float(word)
+
+
+def layer_choice(typed: str) -> Choice:
+    """Parse ``--layers``."""
+    return _choice(typed, 'numbers, ranges such as "0:4", names or patterns')
+
+
+def head_choice(typed: str) -> Choice:
+    """Parse ``--heads``."""
     form = 'numbers or ranges, such as "2", "0,5" or "0:4"'
-    _check_choice("--heads", typed, form)
-    for each in parsed(typed):
-        if isinstance(each, str):
-            raise ValueError(f"--heads has {each!r}; it must be {form}. Heads are counted from 0.")
+    chosen = _choice(typed, form)
+    if any(isinstance(each, str) for each in chosen):
+        raise expected(form, typed, "Heads are counted from 0.")
+    return chosen
 
 
-def check_number_types(typed: str) -> None:
-    """Raises ValueError if one of the names with commas between them is no number type."""
-    check_known("--dtypes", (part.strip() for part in typed.split(",")), NUMBER_TYPES)
-
-
-def counted(text: str) -> list[int]:
-    """Numbers of tokens as a person types them: ``512,4k``.
-
-    Raises:
-        ValueError: if one is no such number.
-    """
-    found = []
-    for word in (part.strip().lower() for part in text.split(",")):
-        number = word.removesuffix("k")
-        if not is_count(number) or int(number) < 1:
-            raise ValueError(
-                f"--lengths has {word!r}; it must be whole numbers of tokens such as 512,4k."
-            )
-        length = int(number) * (1024 if word.endswith("k") else 1)
-        check_drawn("--lengths", word, length)
-        found.append(length)
-    return found
-
-
-def check_device(typed: str | None) -> None:
-    """Raises ValueError unless it is the name of a device, whether it is there or not."""
-    if typed is None:
-        return
-    kind, sign, number = typed.partition(":")
-    if kind not in DEVICES or (sign and not _is_place(number)):
-        raise ValueError(
-            f"--device is {typed!r}; it must be one of {', '.join(DEVICES)}, or one by its number "
-            "such as cuda:0."
-        )
-
-
-def _is_place(number: str) -> bool:
-    """Whether torch has a device of this number."""
-    return is_count(number) and int(number) < MOST_DEVICES
-
-
-def _check_choice(option: str, typed: str, form: str) -> None:
-    chosen = parsed(typed)
+def _choice(typed: str, form: str) -> Choice:
+    chosen = Choice(parsed(typed))
     if not chosen:
-        raise ValueError(f"{option} is {typed!r}, which chooses nothing; it must be {form}.")
-    for each in chosen:
-        if isinstance(each, slice) and (each.step == 0 or _is_empty(each)):
-            raise ValueError(
-                f"{option} is {typed!r}, of which a range is empty: the second number is one more "
-                "than the last that is wanted, as in 0:4 for the first four."
-            )
+        raise expected(form, typed)
+    if any(is_empty(each) for each in chosen):
+        raise expected(form, typed, "A range is empty: its end is one more than its last number.")
+    return chosen
 
 
-def _is_empty(each: slice) -> bool:
+def is_empty(each: object) -> bool:
     """Whether a range holds nothing, however many there are to choose from."""
+    if not isinstance(each, slice) or each.step == 0:
+        return isinstance(each, slice)
     if each.step is not None or each.stop is None:
         return False
     start, stop = each.start or 0, each.stop
-    return (start < 0) == (stop < 0) and start >= stop
+    return (start < 0) == (stop < 0) and bool(start >= stop)
+
+
+def token_ids(typed: str) -> TokenIds:
+    """Parse ``--ids``: whole numbers with spaces or commas between them."""
+    form = "whole numbers from 0 with spaces or commas between them"
+    try:
+        ids = TokenIds(map(whole, typed.replace(",", " ").split()))
+    except ValueError:
+        raise expected(form, _short(typed)) from None
+    if any(not 0 <= each <= MAX_TOKEN for each in ids):
+        raise expected(form, _short(typed))
+    return ids
+
+
+def _short(typed: str) -> str:
+    return typed if len(typed) <= MAX_SHOWN_LETTERS else f"{typed[:MAX_SHOWN_LETTERS]}…"
+
+
+def positive_number(typed: str) -> float:
+    """Parse a finite number above 0."""
+    try:
+        number = real(typed)
+    except ValueError:
+        number = nan
+    if not 0 < number < inf:
+        raise expected("a finite number above 0, such as 0.5", typed)
+    return number
+
+
+def small_number(typed: str) -> float:
+    """Parse a relative difference."""
+    if (number := positive_number(typed)) >= 1:
+        raise expected("a relative difference between 0 and 1", typed)
+    return number
+
+
+def device_name(typed: str) -> str:
+    """Parse ``--device``: one that torch may have, whether it is here or not."""
+    kind, sign, number = typed.partition(":")
+    is_number = number.isascii() and number.isdecimal() and len(number) < 4
+    if kind not in DEVICES or (sign and not (is_number and int(number) < MAX_DEVICES)):
+        raise expected(f"one of {', '.join(DEVICES)}, or one by its number such as cuda:0", typed)
+    return typed
+
+
+def place(typed: str) -> Path:
+    """Parse a file or folder that is written."""
+    if not typed:
+        raise expected("a name, or '.' for the folder that this runs in", typed)
+    if typed.startswith("~"):
+        raise expected(
+            "a path", typed, "The shell leaves '~' as it is in quotes and behind '='. Write your "
+            f"home folder out, or './{typed}' for a name that begins so.",
+        )  # fmt: skip
+    return Path(typed)
+
+
+def check_known(option: str, words: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError, with the nearest names or all, for a word that is not known."""
+    names = tuple(known)
+    for word in words:
+        if word not in names:
+            near = get_close_matches(word, names, n=2)
+            cure = f"Did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(
+                f"{option}: expected one of {', '.join(names)}, got {word!r}. {cure}".rstrip()
+            )
+
+
+def exclude_each_other(**given: object) -> None:
+    """Raise ValueError where more than one of these options is given."""
+    options = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(options) > 1:
+        raise ValueError(
+            f"{options[0]} and {options[1]} exclude each other: leave one of them out."
+        )
+
+
+def typed_by(parser: Callable[[str], Any], help: str, *, metavar: str = "TEXT") -> Any:
+    """An option with a parser of its own."""
+
+    def parse(typed: Any) -> Any:  # newer releases of typer pass defaults, too
+        return parser(typed) if isinstance(typed, str) else typed
+
+    return typer.Option(help=help, parser=parse, metavar=metavar)
+
+
+def written_place(help: str, *, metavar: str = "PATH") -> Any:
+    """An option that names a file or folder to write."""
+    return typed_by(place, help, metavar=metavar)
+
+
+Checkpoint = Annotated[
+    str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
+]
+Top = Annotated[int, whole_number("How many rows of each table are shown.", least=1)]
+Exact = Annotated[bool, typer.Option("--exact", help="Run the model in float64.")]
+Open = Annotated[bool, typer.Option("--open", help="Show the page in a browser.")]
+Layers = Annotated[
+    Choice | None,
+    typed_by(layer_choice, 'Which layers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
+]
+Heads = Annotated[
+    Choice | None,
+    typed_by(head_choice, 'Which heads, or channels, of each layer: "2" or "0:4".'),
+]
+Ids = Annotated[
+    TokenIds | None, typed_by(token_ids, 'Token numbers, such as "1 2 3"; for any model.')
+]
+Tolerance = Annotated[
+    float | None,
+    typed_by(
+        small_number,
+        "Largest difference of a rebuilt layer from its module in float64.",
+        metavar="X",
+    ),
+]
+Layerwise = Annotated[
+    bool,
+    typer.Option(
+        "--layerwise", help="Load the weights block by block: for models that do not fit."
+    ),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Make no network connection.")]
+Position = Annotated[
+    int, whole_number("At which token the logits are read, from 0; -1 is the last one.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """Options of loading a checkpoint."""
+
+    dtype: Annotated[
+        NumberType | None,
+        typer.Option(help="Number type of the weights; by default the one they were saved in."),
+    ] = None
+    revision: Revision = None
+    offline: Offline = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspecting(Loading):
+    """Options of loading a checkpoint and reading its layers."""
+
+    layers: Layers = None
+    heads: Heads = None
+    exact: Exact = False
+    memory: Annotated[
+        float | None,
+        typed_by(
+            positive_number,
+            "GB that the inspection may take beyond the model; by default what there is.",
+            metavar="X",
+        ),
+    ] = None
+    layerwise: Layerwise = False
+    tolerance: float | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        beside = {name: getattr(self, name) for name in ("exact", "dtype", "revision")}
+        for name, value in beside.items():
+            exclude_each_other(layerwise=self.layerwise, **{name: value})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """The input of a model: a text, token numbers, a file of text, or a random sequence.
+
+    Attributes:
+        repeat: length of a random sequence, which comes twice.
+    """
+
+    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None
+    ids: Ids = None
+    file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A UTF-8 file to take the text from."),
+    ] = None
+    repeat: int | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether no input was given."""
+        return (self.text, self.ids, self.file, self.repeat) == (None,) * 4
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The text that a tokenizer reads, if there is one."""
+        if self.file is not None:
+            return (read_text("--file", self.file),)
+        return () if self.text is None else (self.text,)
+
+    @property
+    def length(self) -> int | None:
+        """The number of tokens, where it is known without a tokenizer."""
+        if self.repeat is not None:
+            return 2 * self.repeat
+        return None if self.ids is None else len(self.ids)
+
+    def check(self) -> None:
+        """Check what can be known of the input without a model.
+
+        Raises:
+            ValueError: if there is not exactly one input, or its text is none.
+            OSError: if the file cannot be read.
+        """
+        several = (self.text, self.ids, self.file, self.repeat)
+        count = sum(each is not None for each in several)
+        if count != 1:
+            raise ValueError(
+                f"expected exactly one of --text, --ids and --file, got {count}. Give one, such as "
+                "--ids '1 2 3'."
+            )
+        for text in self.texts:
+            if not text:
+                raise ValueError("the text is empty. Give at least one token.")
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    "--text: expected UTF-8, got other bytes. Put the text into a UTF-8 file, and "
+                    "give that as --file."
+                ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherInput:
+    """The input of a second run."""
+
+    other_text: Annotated[str | None, typer.Option(help="The text of a second run.")] = None
+    other_ids: Annotated[
+        TokenIds | None, typed_by(token_ids, "The token numbers of a second run.")
+    ] = None
+
+    def prompt(self) -> Prompt | None:
+        """The input, which is checked; None where none was given."""
+        given = Prompt(text=self.other_text, ids=self.other_ids)
+        if given.is_missing:
+            return None
+        exclude_each_other(
+            other_text=self.other_text is not None, other_ids=self.other_ids is not None
+        )
+        given.check()
+        return given
+
+
+Target = tuple[int | str, int | str | None]
+"""A token of the output, and the one that it is compared with."""
+
+
+def targets(wanted: str, against: str | None, *, by_number: bool) -> Target:
+    """Parse ``--target`` and ``--against``: texts of tokens, or numbers where the input is numbers.
+
+    Raises:
+        ValueError: if one must be a number and is none, or both are the same.
+    """
+
+    def one(option: str, word: str) -> int | str:
+        if not by_number:
+            return word
+        try:
+            return whole(word)
+        except ValueError:
+            raise ValueError(
+                f"{option}: expected the number of a token, since the input is --ids, got "
+                f"{word!r}. Give the input as --text to name tokens by their text."
+            ) from None
+
+    if against is None:
+        return one("--target", wanted), None
+    found = one("--target", wanted), one("--against", against)
+    if found[0] == found[1]:
+        raise ValueError(
+            f"--target and --against: expected two tokens, got {wanted!r} twice. Give the token "
+            "that the model might have said instead as --against."
+        )
+    return found
+
+
+def target_in_words(tokens: Target) -> str:
+    """What is looked at: a logit, or the difference of two."""
+    wanted, against = tokens
+    if against is None:
+        return f"the logit of {wanted!r}"
+    return f"the logit of {wanted!r} less that of {against!r}"
+
+
+def check_position(position: int, steps: int | None) -> None:
+    """Raise ValueError if an input of so many tokens has none at ``position``."""
+    if steps is not None and not -steps <= position < steps:
+        raise ValueError(
+            f"--position: expected a number from 0 to {steps - 1}, or from -1 to -{steps} counted "
+            f"from the end, got {position}: the input has {steps} tokens."
+        )
+
+
+def fingerprint(numbers: list[int]) -> str:
+    """The name of an input of token numbers in the evidence of a run."""
+    return f"sha256 {sha256(str([list(numbers)]).encode()).hexdigest()}"
+
+
+def read_text(option: str, path: Path) -> str:
+    """Read a UTF-8 file that a person named.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it holds no text, or more than any model reads.
+    """
+    where = f"{option} {str(path)!r}: expected a file of UTF-8 text"
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{where}, got no regular file. Copy the text into one.")
+    if (size := path.stat().st_size) > MAX_TEXT_BYTES:
+        raise ValueError(f"{where}, got {size} bytes, more than {MAX_TEXT_BYTES}. Give a part.")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        raise ValueError(f"{where}, got byte {byte} at {error.start}. Convert it first.") from None
+    if "\0" in text:
+        raise ValueError(f"{where}, got bytes of zero. Give a text file.")
+    return text

@@ -1,48 +1,29 @@
 """Where a command will write is tried before anything heavy is imported."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dsf.loading.folder import holds_model
-from dsf.runtime.files import alone, is_special
+from dsf.runtime.files import alone, is_special, read_inside
 
-PLACES = ("--out", "--file", "--csv", "--edits", "--resume", "--slurm")
-"""The options that name a file or a folder."""
 RUN_NAMES = ("manifest.json", "unfinished.json")
-"""By one of which a folder is known as that of a run."""
+"""Either makes a folder that of a run."""
+RUN_FILES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
+SOURCE_KEYS = ("weights", "configuration", "input")
+"""These identify a run; the path of a model may be written in many ways."""
 REPORT = ("report.html", "maps.png")
-"""What a report consists of."""
-
-
-def check_named(arguments: Sequence[str]) -> None:
-    """Whether every option that names a place says one.
-
-    Empty text would be the folder around; and where the shell does not write the home folder for
-    ``~``, as behind ``=``, a folder of this name would be made.
-
-    Raises:
-        ValueError: if not.
-    """
-    pairs = [*pairwise(arguments), *(word.split("=", 1) for word in arguments if "=" in word)]
-    for option, name in pairs:
-        if option in PLACES and not name:
-            raise ValueError(
-                f"{option} is empty. Give a name, or '.' for the folder that this runs in."
-            )
-        if option in PLACES and name.startswith("~"):
-            raise ValueError(
-                f"{option} is {name!r}: the shell leaves '~' as it is in quotes and behind '='. "
-                f"Write your home folder out, or './{name}' for a name that begins so."
-            )
+"""The files of a report."""
+MAX_MANIFEST_BYTES = 64 << 20
 
 
 def check_folder(
     folder: Path, *, files: Iterable[str] = (), models: Iterable[str] = (), option: str = "--out"
 ) -> None:
-    """Whether files can be written to a folder, which need not be there yet.
+    """Check that files can be written to a folder, which need not exist yet.
 
     Args:
         files: names of those that will be written.
@@ -67,7 +48,7 @@ def check_folder(
             )
     if holds_model(folder):
         raise ValueError(
-            f"{where}: holds the files of a model, which nothing is written beside. Give another "
+            f"{where}: holds the files of a model; nothing is written next to them. Give another "
             "folder."
         )
     for name in files:
@@ -77,10 +58,10 @@ def check_folder(
 
 
 def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
-    """Whether a file can be written.
+    """Check that a file can be written.
 
     Args:
-        makes_folder: whether its folder is made where it is not there, and the file is put in its
+        makes_folder: whether its folder is made where it does not exist, and the file is put in its
             place in one step, which no device can be.
 
     Raises:
@@ -107,23 +88,6 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
     _try(file.parent, where)
 
 
-def check_no_run(folder: Path, option: str = "--out") -> None:
-    """Raises ValueError if a run lies in the folder, whose files its manifest binds together."""
-    for name in RUN_NAMES:
-        if (folder / name).exists():
-            raise ValueError(
-                f"{option} {str(folder)!r}: holds a run of dsf check ({name}), whose report would "
-                "no longer be the one that it wrote. Give another folder."
-            )
-
-
-def check_free(folder: Path) -> None:
-    """Raises ValueError if another process is writing into the folder, which may not be there."""
-    if folder.is_dir():
-        with alone(folder):
-            pass
-
-
 def _owner(file: Path) -> str:
     """What a file belongs to, in words; empty where that is nothing of ours."""
     folder = file.parent
@@ -135,7 +99,7 @@ def _owner(file: Path) -> str:
 
 
 def _try(place: Path, where: str) -> None:
-    """A file without a name is made there, and is gone."""
+    """Make a file without a name there, which is gone at once."""
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
@@ -144,3 +108,68 @@ def _try(place: Path, where: str) -> None:
             f"{where}: nothing can be written to {str(place)!r}: {error.strerror}. Give another "
             "folder."
         ) from None
+
+
+def check_free(folder: Path) -> None:
+    """Raise ValueError if another process is writing into the folder, which may not exist."""
+    if folder.is_dir():
+        with alone(folder):
+            pass
+
+
+# Folders of runs
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is one that ``checked_run`` wrote."""
+    return (path / RUN_NAMES[0]).is_file() and (path / "units").is_dir()
+
+
+def check_no_run(folder: Path) -> None:
+    """Raise ValueError if the folder holds a run, whose files its manifest binds together."""
+    for name in RUN_NAMES:
+        if (folder / name).exists():
+            raise ValueError(
+                f"--out {str(folder)!r}: holds a run of dsf check ({name}), whose report would no "
+                "longer be the one that it wrote. Give another folder."
+            )
+
+
+def check_not_foreign(folder: Path) -> None:
+    """Raise ValueError if the folder has what no run wrote, under the names of a run."""
+    if not any((folder / name).exists() for name in RUN_NAMES):
+        foreign = [name for name in RUN_FILES if (folder / name).exists()]
+        if foreign:
+            raise ValueError(
+                f"--out {str(folder)!r}: has {', '.join(foreign)}, but no {RUN_NAMES[0]}, so no "
+                "run wrote them. Give another folder."
+            )
+
+
+def check_not_of_another(folder: Path, source: Mapping[str, str]) -> None:
+    """Raise ValueError if the run in ``folder`` is known to come from something else.
+
+    Args:
+        source: what is known of where the new run comes from: some of ``SOURCE_KEYS``.
+    """
+    there = _source(folder)
+    other = [
+        key for key in SOURCE_KEYS if key in source and there.get(key) not in (None, source[key])
+    ]
+    if other:
+        raise ValueError(
+            f"--out {str(folder)!r}: holds a run with another {' and another '.join(other)}, which "
+            "is not written over. Give another folder, or remove this one first."
+        )
+
+
+def _source(folder: Path) -> dict[str, Any]:
+    """Where the run in the folder comes from; empty where nothing says it."""
+    for name in RUN_NAMES:
+        try:
+            found = json.loads(read_inside(folder, name, MAX_MANIFEST_BYTES))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and isinstance(found.get("source"), dict):
+            return dict(found["source"])
+    return {}

@@ -3,63 +3,40 @@
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
-from dsf.cli.browser import open_page
-from dsf.cli.known_names import meant
+from dsf.cli.command import Answer, Run, Work
+from dsf.cli.options import Open, check_known, written_place
 from dsf.cli.output_place import check_file
-from dsf.cli.threads import ThreadCount, Threads
 
 
-def run(
+def playground(
     preset: Annotated[
         str, typer.Argument(help="The architecture that it opens with.")
     ] = "softmax_attention",
-    out: Annotated[Path, typer.Option(help="The page to write.", readable=False)] = Path(
-        "playground.html"
-    ),
-    open_: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    out: Annotated[Path, written_place("The page to write.")] = Path("playground.html"),
+    open_: Open = False,
+) -> Work:
     """Write one page with sliders for A, B, C, D, decay, step and write strength.
 
     It shows map, state and response of an architecture, token by token, from softmax attention to
     the delta rule. It needs no network.
     """
+    presets = files("dsf.report") / "playground_page" / "presets.json"
+    known = json.loads(presets.read_text(encoding="utf-8"))["presets"]
+    check_known("PRESET", [preset], (each["name"] for each in known))
+    check_file(out, "--out", makes_folder=True)
 
-    def check() -> None:
-        if preset not in (known := _presets()):
-            raise ValueError(f"there is no preset {preset!r}. {meant(preset, known)}")
-        check_file(out, "--out", makes_folder=True)
+    def work(_: Run) -> Answer:
+        from dsf.report import playground as draw_playground
 
-    def work(_: ThreadCount) -> Answer:
-        from dsf.report import playground
+        page = draw_playground(preset).write(out)
+        return Answer(
+            facts={"files": {"playground": str(page)}},
+            show=lambda: print(page),
+            page=page if open_ else None,
+        )
 
-        page = playground(preset).write(out)
-        opening = open_page(page) if open_ else None
-        told = [str(page)] if opening is None else [str(page), str(opening)]
-        facts: dict[str, Any] = {"files": {"playground": str(page)}}
-        facts.update({} if opening is None else {"open": opening.facts()})
-        return Answer(facts, lambda: print("\n".join(told)))
-
-    give(
-        "playground",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
-    )
-
-
-def _presets() -> list[str]:
-    """The names of the architectures that it may open with."""
-    file = files("dsf.report") / "playground_page" / "presets.json"
-    return [each["name"] for each in json.loads(file.read_text(encoding="utf-8"))["presets"]]
+    return work

@@ -11,64 +11,28 @@ from contextvars import ContextVar
 from rich.progress import (
     BarColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from dsf.cli.terminal import console
 from dsf.report.escaping import escaped
 
-Told = Callable[[float], None]
-"""Is told the share that is done, from 0 to 1."""
-STARTING = "starting"
+_BARS: ContextVar[Progress | None] = ContextVar("bars", default=None)
 
 
-def ignored(share: float) -> None:
-    """What a stage that nobody watches is told."""
-    del share
+class UnwrittenError(Exception):
+    """Standard output took no line; ``reason`` is what the system said."""
 
-
-class Display:
-    """Bars on standard error, the last of them in work."""
-
-    def __init__(self, bars: Progress):
-        self._bars = bars
-        self._task: TaskID | None = None
-
-    def begin(self, label: str) -> None:
-        """Show a new stage; the one before is done."""
-        self.end()
-        self._task = self._bars.add_task(escaped(label), total=None)
-
-    def tell(self, share: float, label: str = "") -> None:
-        """Show how much of the stage is done, from 0 to 1, and what it is doing."""
-        if self._task is not None:
-            self._bars.update(self._task, total=1.0, completed=share)
-            if label:
-                self._bars.update(self._task, description=escaped(label))
-
-    def end(self) -> None:
-        """Take the stage away."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-            self._task = None
-
-    def say(self, line: str) -> None:
-        """Print a line to standard output, which may be the same terminal."""
-        self._bars.stop()
-        print(line, flush=True)
-        self._bars.start()
-
-
-_DISPLAY: ContextVar[Display | None] = ContextVar("display", default=None)
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 @contextmanager
 def watching(*, shown: bool) -> Iterator[None]:
-    """Inside, stages are shown, if standard error is a terminal."""
-    from dsf.cli.terminal import console
-
+    """Show stages inside the block, if standard error is a terminal."""
     screen = console(stderr=True)
     if not (shown and screen.is_terminal):
         yield
@@ -81,60 +45,54 @@ def watching(*, shown: bool) -> Iterator[None]:
         TimeRemainingColumn(),
     )
     bars = Progress(*columns, console=screen, transient=True, redirect_stdout=False)
-    display = Display(bars)
     with bars:
-        display.begin(STARTING)
-        token = _DISPLAY.set(display)
+        token = _BARS.set(bars)
+        stage("starting")
         try:
             yield
         finally:
-            _DISPLAY.reset(token)
+            _BARS.reset(token)
 
 
 def stage(label: str) -> None:
-    """From now on the command does this, for an unknown time."""
-    display = _DISPLAY.get()
-    if display is not None:
-        display.begin(label)
+    """Begin a stage of unknown length; the one before is done."""
+    bars = _BARS.get()
+    if bars is not None:
+        for task in bars.task_ids:
+            bars.remove_task(task)
+        bars.add_task(escaped(label), total=None)
 
 
-def part(label: str, done: int, every: int) -> None:
-    """The stage is at its part ``done`` of ``every``, such as a layer."""
-    display = _DISPLAY.get()
-    if display is not None and every:
-        display.tell(done / every, label)
+def part(label: str, done: int | float, every: int) -> None:
+    """Show that the stage is at part ``done`` of ``every``, such as a layer."""
+    bars = _BARS.get()
+    if bars is not None and every:
+        for task in bars.task_ids:
+            bars.update(task, total=every, completed=done, description=escaped(label))
 
 
-class UnwrittenError(Exception):
-    """Standard output took no line; ``reason`` is what the system said."""
-
-    def __init__(self, reason: OSError) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
+@contextmanager
+def progress(label: str, *, shown: bool) -> Iterator[Callable[[float], None]]:
+    """A stage, and a function that shows which share of it is done, from 0 to 1."""
+    if not shown:
+        yield lambda _: None
+        return
+    stage(label)
+    yield lambda share: part(label, share, 1)
 
 
 def say(line: str) -> None:
-    """Print a line before the answer.
+    """Print a line to standard output before the answer.
 
     Raises:
         UnwrittenError: if nobody reads it, or there is no room for it.
     """
-    display = _DISPLAY.get()
+    bars = _BARS.get()
     try:
-        if display is None:
-            print(line, flush=True)
-        else:
-            display.say(line)
+        if bars is not None:  # standard output may be the same terminal
+            bars.stop()
+        print(line, flush=True)
+        if bars is not None:
+            bars.start()
     except OSError as error:
         raise UnwrittenError(error) from error
-
-
-@contextmanager
-def progress(label: str, *, shown: bool) -> Iterator[Told]:
-    """A stage whose share is told."""
-    display = _DISPLAY.get() if shown else None
-    if display is None:
-        yield ignored
-        return
-    display.begin(label)
-    yield display.tell

@@ -1,6 +1,6 @@
 """A checkpoint and a prompt become an inspection."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dsf.cli.known_names import NUMBER_TYPES
+from dsf.cli.command import Run
 from dsf.cli.model_argument import check_length, check_numbers, positions, without_tokenizer
-from dsf.cli.options import Options
+from dsf.cli.options import Inspecting, Loading, Prompt, check_position, fingerprint
 from dsf.cli.progress import part, say, stage
-from dsf.cli.prompt import Prompt, check_position, fingerprint
 from dsf.cli.threads import ThreadCount
 from dsf.evaluate.memory_plan import GB
 from dsf.inspection import (
@@ -25,49 +24,24 @@ from dsf.inspection import (
 )
 from dsf.inspection.capture.environment import environment
 from dsf.inspection.choice import chosen_layers, counts_from_the_start
-from dsf.inspection.choice import parsed as parsed_choice
-from dsf.loading import LoadedModel, load_model, open_piecewise, read_model_tokenizer, token_texts
-
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in NUMBER_TYPES}
+from dsf.loading import (
+    LoadedModel,
+    load_model,
+    open_piecewise,
+    read_model_tokenizer,
+    token_texts,
+)
 
 SEED = 0
 """Of the tokens that --random-repeat draws."""
 
 
 class _OnDisk(NamedTuple):
-    """A model whose weights are still on disk, as far as a prompt has to know it."""
+    """A model whose weights are still on disk, as far as a prompt needs it."""
 
     model: Any
     tokenizer: Any | None
     identity: str
-
-
-def inspect_checkpoint(
-    path: str,
-    prompt: Prompt,
-    threads: ThreadCount,
-    options: Options,
-    *,
-    told: bool = False,
-    reported: bool = False,
-) -> Inspection:
-    """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
-
-    Args:
-        told: say before the run how much memory it will take.
-        reported: whether a report is going to be written, which has to fit as well.
-
-    Raises:
-        InspectionMemoryError: if it will take more memory than there is.
-        MapTooLarge: if the report will.
-        LoadError: if the checkpoint is refused.
-        ValueError: if the prompt or an option does not suit the model.
-        InspectionError: if no layer is reproduced, or none could be read.
-    """
-    if options.layerwise:
-        return _inspect_layerwise(path, prompt, threads, options)
-    opened = open_checkpoint(path, prompt, threads, options)
-    return inspect_opened(opened, options, told=told, reported=reported)
 
 
 @dataclass(frozen=True)
@@ -85,10 +59,9 @@ class Opened:
     names: list[list[str]]
 
     @property
-    def is_spelled(self) -> bool:
-        """Whether the tokenizer knows every token number; a model may have room for more."""
-        tokenizer = self.loaded.tokenizer
-        return tokenizer is not None and int(self.ids.max()) < len(tokenizer)
+    def notes(self) -> Mapping[str, str]:
+        """What was noticed while the checkpoint was loaded."""
+        return {"": " ".join(self.loaded.notes)}
 
     def on(self, prompt: Prompt) -> "Opened":
         """The same model with another input.
@@ -109,12 +82,16 @@ class Opened:
         check_position(position, steps)
         return position % steps
 
+    def token(self, position: int) -> str:
+        """The number and the text of a token, such as ``3 ' France'``."""
+        return f"{position} {self.names[0][position]!r}"
+
 
 def open_checkpoint(
     path: str,
     prompt: Prompt,
     threads: ThreadCount,
-    options: Options,
+    options: Loading,
     *,
     others: Sequence[str] = (),
 ) -> Opened:
@@ -127,13 +104,12 @@ def open_checkpoint(
         LoadError: if the checkpoint is refused.
         ValueError: if the prompt does not suit the model.
     """
-    dtype = None if options.dtype is None else DTYPES[options.dtype]
     stage(f"loading {path}")
     loaded = load_model(
         path,
         revision=options.revision,
         offline=options.offline,
-        dtype=dtype,
+        dtype=None if options.dtype is None else getattr(torch, options.dtype),
         texts=(*prompt.texts, *others),
     )
     ids = _token_numbers(prompt, loaded)
@@ -141,32 +117,63 @@ def open_checkpoint(
     return Opened(loaded, ids, _names(ids, loaded))
 
 
+def inspect_checkpoint(
+    path: str,
+    prompt: Prompt,
+    run: Run,
+    options: Inspecting,
+    *,
+    forecast: bool = False,
+    reported: bool = False,
+) -> Inspection:
+    """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
+
+    Args:
+        forecast: whether to say before the run how much memory it will take, where one watches.
+        reported: whether a report is going to be written, which has to fit as well.
+
+    Raises:
+        InspectionMemoryError: if it will take more memory than there is.
+        MapTooLarge: if the report will.
+        LoadError: if the checkpoint is refused.
+        ValueError: if the prompt or an option does not suit the model.
+        InspectionError: if no layer is reproduced, or none could be read.
+    """
+    if options.layerwise:
+        return _inspect_layerwise(path, prompt, run.threads, options)
+    opened = open_checkpoint(path, prompt, run.threads, options)
+    return inspect_opened(opened, options, forecast=forecast and run.is_watched, reported=reported)
+
+
 def inspect_opened(
-    opened: Opened, options: Options, *, told: bool = False, reported: bool = False
+    opened: Opened, options: Inspecting, *, forecast: bool = False, reported: bool = False
 ) -> Inspection:
     """As ``inspect_checkpoint``, for a model in memory."""
     loaded, ids = opened.loaded, opened.ids
     memory = None if options.memory is None else options.memory * GB
-    expected = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
-    if expected is not None and expected.fits:
-        words = expected.worded()
+    needs = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
+    if needs is not None and needs.fits:
+        words = needs.worded()
         if reported:
             from dsf.report.memory_needs import check_report
 
-            words += f"; the report {check_report(expected) / GB:.1f} GB"
-        if told:
+            words += f"; the report {check_report(needs) / GB:.1f} GB"
+        if forecast:
             say(words)
+    # A model may have room for more tokens than its tokenizer knows.
+    tokenizer = loaded.tokenizer
+    is_spelled = tokenizer is not None and int(ids.max()) < len(tokenizer)
     found = inspect(
         loaded.model,
         input_ids=ids,
-        tokens=loaded.tokenizer if opened.is_spelled else opened.names,
+        tokens=tokenizer if is_spelled else opened.names,
         exact=options.exact,
         tolerance=options.tolerance,
         strict=options.strict,
         memory=memory,
         progress=follow,
-        layers=None if options.layers is None else parsed_choice(options.layers),
-        heads=None if options.heads is None else parsed_choice(options.heads),
+        layers=options.layers,
+        heads=options.heads,
     )
     origin = {
         "revision": loaded.revision or "",
@@ -179,6 +186,11 @@ def inspect_opened(
     return replace(found, model=loaded.identity, environment={**found.environment, **known})
 
 
+def notes_of(inspection: Inspection) -> Mapping[str, str]:
+    """What was noticed while the inspected checkpoint was loaded."""
+    return {"": inspection.environment.get("on loading", "")}
+
+
 def follow(what: str, done: int, every: int) -> None:
     """Show where an inspection is: ``running the model``, or ``layer 7 of 24``."""
     label = f"{what} {done + 1} of {every}" if every > 1 else what
@@ -188,7 +200,7 @@ def follow(what: str, done: int, every: int) -> None:
 
 
 def _inspect_layerwise(
-    path: str, prompt: Prompt, threads: ThreadCount, options: Options
+    path: str, prompt: Prompt, threads: ThreadCount, options: Inspecting
 ) -> Inspection:
     """The same with one block of the model in memory at a time."""
     stage(f"opening {path}")
@@ -197,7 +209,7 @@ def _inspect_layerwise(
     opened = _OnDisk(piecewise.model, tokenizer, path)
     ids = _token_numbers(prompt, opened)
     threads.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
-    wanted = None if options.layers is None else parsed_choice(options.layers)
+    wanted = options.layers
     layers: list[InspectedLayer] = []
     missed: list[Unsupported] = []
 
@@ -211,7 +223,7 @@ def _inspect_layerwise(
         tolerance=options.tolerance,
         strict=options.strict,
         layers=wanted if counts_from_the_start(wanted) else None,
-        heads=None if options.heads is None else parsed_choice(options.heads),
+        heads=options.heads,
         memory=None if options.memory is None else options.memory * GB,
         keeps=True,
         input_ids=ids,
@@ -229,15 +241,16 @@ def _inspect_layerwise(
 
 
 def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tensor, "1 time"]:
-    size = _vocabulary_size(loaded.model)
-    if prompt.numbers is not None:
-        ids = prompt.numbers
+    embedding = loaded.model.get_input_embeddings()
+    vocabulary = getattr(embedding, "num_embeddings", None)
+    if prompt.ids is not None:
+        ids = list(prompt.ids)
     elif prompt.repeat is not None:
-        ids = _repeated(prompt.repeat, size, loaded.identity)
+        ids = _repeated(prompt.repeat, vocabulary, loaded.identity)
     else:
         ids = tokenised(prompt.texts[0], loaded.tokenizer, loaded.identity)
-    check_numbers(ids, size, loaded.identity)
-    check_length(len(ids), positions_of(loaded.model), loaded.identity)
+    check_numbers(ids, vocabulary, loaded.identity)
+    check_length(len(ids), positions(loaded.model.config.to_dict()), loaded.identity)
     return torch.tensor([ids])
 
 
@@ -245,7 +258,7 @@ def _repeated(count: int, vocabulary: int | None, model: str) -> list[int]:
     """``count`` random tokens, no two alike where there are enough, and the same once more."""
     if vocabulary is None:
         raise ValueError(
-            f"{model} has no embedding with numbered tokens, so no random ones can be drawn. "
+            f"{model}: expected an embedding with numbered tokens to draw random ones, got none. "
             "Give --ids."
         )
     rng = torch.Generator().manual_seed(SEED)
@@ -272,13 +285,3 @@ def _names(ids: Int[Tensor, "1 time"], loaded: "LoadedModel | _OnDisk") -> list[
     if loaded.tokenizer is None:
         return [[str(number) for number in numbers]]
     return [token_texts(loaded.tokenizer, numbers)]
-
-
-def positions_of(model: Any) -> int | None:
-    """How many tokens a model in memory reads at most; None where its settings do not say."""
-    return positions(model.config.to_dict())
-
-
-def _vocabulary_size(model: Any) -> int | None:
-    embedding = model.get_input_embeddings()
-    return getattr(embedding, "num_embeddings", None)

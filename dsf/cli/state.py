@@ -1,56 +1,38 @@
 """``dsf state``: what the recurrent states of a model hold, and why they lose the rest."""
 
-from functools import cache
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from dsf.cli.answer import Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
-from dsf.cli.model_options import (
-    Checkpoint,
-    Ids,
-    Layers,
-    NumberType,
-    Offline,
-    Revision,
-    Text,
-    TextFile,
-)
-from dsf.cli.options import Options
+from dsf.cli.options import Checkpoint, Inspecting, Prompt, whole_number, written_place
 from dsf.cli.output_place import check_folder, check_free
-from dsf.cli.prompt import Prompt
-from dsf.cli.threads import ThreadCount, Threads
-from dsf.cli.typed_numbers import whole_option
+
+if TYPE_CHECKING:
+    from dsf.report.plot import StateReport
+
+WHY = {
+    "little": "little is lost",
+    "decays": "it forgets because it decays",
+    "full": "it forgets because it is full",
+}
 
 
-def run(
+def state(
     model: Checkpoint,
     *,
-    text: Text = None,
-    ids: Ids = None,
-    file: TextFile = None,
-    layers: Layers = None,
+    prompt: Prompt,
     maps: Annotated[
-        int, whole_option(help="How many heads or channels of a layer, spread evenly.")
+        int, whole_number("How many heads or channels of a layer, spread evenly.", least=1)
     ] = 32,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write one figure for each layer into this folder.",
-            readable=False,
-        ),
+        written_place("Write one figure for each layer into this folder.", metavar="FOLDER"),
     ] = None,
-    dtype: NumberType = None,
-    offline: Offline = False,
-    revision: Revision = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    options: Inspecting,
+) -> Work:
     """Say what the recurrent state of every layer of MODEL holds after an input.
 
     \b
@@ -64,40 +46,48 @@ def run(
 
     Example: dsf state FOLDER --file book.txt --out figures
     """
-    prompt = cache(lambda: Prompt(text, ids, file))
-    asked = cache(lambda: Options(dtype=dtype, layers=layers, offline=offline, revision=revision))
+    check_call(model, prompt, options)
+    if out is not None:
+        check_folder(out, models=[model])
+        check_free(out)
 
-    def check() -> None:
-        if maps < 1:
-            raise ValueError(f"--maps is {maps}; it is how many are looked at, at least 1.")
-        check_call(model, prompt(), asked())
-        if out is not None:
-            check_folder(out, models=[model])
-            check_free(out)
-
-    def work(count: ThreadCount) -> Answer:
-        from dsf.cli.loading_notes import notes_of, with_notes
-        from dsf.cli.run_model import inspect_checkpoint
-        from dsf.cli.state_table import show_states
+    def work(run: Run) -> Answer:
+        from dsf.cli.run_model import inspect_checkpoint, notes_of
         from dsf.report.plot import report_state
         from dsf.runtime.files import alone_in
 
-        inspection = inspect_checkpoint(model, prompt(), count, asked())
+        inspection = inspect_checkpoint(model, prompt, run, options)
         found = report_state(inspection, maps=maps)
-        written = []
-        if out is not None:
-            with alone_in(out):
-                written = found.save(out)
-        facts = {**found.to_json(), "written": [str(path) for path in written]}
-        answer = Answer(facts, lambda: show_states(found, written))
-        return with_notes(answer, notes_of(inspection))
+        with nullcontext() if out is None else alone_in(out):
+            written = [] if out is None else found.save(out)
+        return Answer(
+            facts={**found.to_json(), "written": [str(path) for path in written]},
+            show=lambda: _show(found, written),
+            notes=notes_of(inspection),
+        )
 
-    give(
-        "state",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
+    return work
+
+
+def _show(report: "StateReport", written: Sequence[Path]) -> None:
+    """One row for each layer, then what has no state and what was written."""
+    from dsf.cli.terminal import print_table
+
+    print_table(
+        ("layer", "states", "kept", "decayed", "taken", "in use", "length", ""),
+        [
+            (
+                layer.name,
+                str(layer.states),
+                *(f"{share:.2f}" for share in layer.shares),
+                f"{layer.occupancy[-1]:.2f}",
+                layer.length,
+                WHY[layer.loss],
+            )
+            for layer in report.layers
+        ],
     )
+    for name, reason in report.without:
+        print(f"no state: {name}: {reason}")
+    for path in written:
+        print(f"wrote {path}")

@@ -4,68 +4,43 @@ from typing import Annotated
 
 import typer
 
-from dsf.cli.answer import LIMIT, WELL, Answer, AsJson, Quiet, Verbose, give
+from dsf.cli.command import LIMIT, WELL, Answer, Run, Work
 from dsf.cli.model_argument import check_model
-from dsf.cli.model_options import Revision
-from dsf.cli.options import check_layers
-from dsf.cli.threads import ThreadCount, Threads
-
-HEADS = ("module", "class", "read as", "exact", "how")
+from dsf.cli.options import Layers, Offline, Revision
+from dsf.report.escaping import escaped
 
 
-def run(
+def support(
     model: Annotated[
         str, typer.Argument(help="Folder with a config.json, or a hub id owner/name.")
     ],
     *,
-    offline: Annotated[
-        bool,
-        typer.Option("--offline", help="Make no network connection; folders need none."),
-    ] = False,
+    layers: Layers = None,
     revision: Revision = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(help='Which mixers: "0:4", "2,5", a name or a pattern such as "*.3.*".'),
-    ] = None,
-    threads: Threads = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
+    offline: Offline = False,
+) -> Work:
     """List every token mixer of MODEL: its class, what it is read as, and whether exactly.
 
     Needs the settings alone: no weights are loaded and nothing is run.
     """
+    check_model(model, offline=offline, revision=revision, needs_weights=False)
 
-    def check() -> None:
-        check_layers(layers)
-        check_model(model, offline=offline, revision=revision, needs_weights=False)
-
-    def work(_: ThreadCount) -> Answer:
+    def work(_: Run) -> Answer:
         from dsf.cli.terminal import print_table
-        from dsf.inspection.choice import parsed
-        from dsf.inspection.support_table import EXACT, NO, support
-        from dsf.report.escaping import escaped
+        from dsf.inspection.support_table import EXACT, NO
+        from dsf.inspection.support_table import support as find_mixers
 
-        wanted = None if layers is None else parsed(layers)
-        found = support(model, layers=wanted, offline=offline, revision=revision)
-        read = [one for one in found if one.exact != NO]
+        found = find_mixers(model, layers=layers, offline=offline, revision=revision)
         exact = [one for one in found if one.exact == EXACT]
 
         def show() -> None:
-            print_table(HEADS, [(x.name, x.kind, x.mixer, x.exact, x.how) for x in found])
+            rows = [(one.name, one.kind, one.mixer, one.exact, one.how) for one in found]
+            print_table(("module", "class", "read as", "exact", "how"), rows)
             print(f"{len(found)} token mixers, {len(exact)} read exactly")
 
         listed = [{name: escaped(part) for name, part in vars(one).items()} for one in found]
+        is_read = any(one.exact != NO for one in found)
         facts = {"model": escaped(model), "mixers": listed}
-        return Answer(facts, show, code=WELL if read else LIMIT)
+        return Answer(facts=facts, show=show, code=WELL if is_read else LIMIT)
 
-    give(
-        "support",
-        work,
-        threads=threads,
-        as_json=as_json,
-        quiet=quiet,
-        verbose=verbose,
-        check=check,
-    )
+    return work

@@ -1,19 +1,19 @@
 """How many threads a command computes with: as many as were asked for, or as its work is worth."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Annotated
 
 import typer
 
-from dsf.cli.interrupts import held_back
-from dsf.cli.typed_numbers import is_count
-
 VARIABLE = "OMP_NUM_THREADS"
-MOST = 1024
-"""More threads than any machine has cores; of 20,000 the system starts none, and torch crashes."""
+MAX_THREADS = 1024
+"""More than any machine has cores; of 20,000 the system starts none, and torch crashes."""
 SMALL_WORK = 5 * 10**9
 """Parameters of the model times tokens, up to which one thread is the default.
 
@@ -24,25 +24,16 @@ and take up to 40 times as long as one.
 """
 
 
-def _number(text: str) -> int:
-    """The value of ``--threads``.
-
-    Raises:
-        typer.BadParameter: if it is not a whole number from 1 to ``MOST``.
-    """
-    count = _counted(text)
-    if count is None:
-        raise typer.BadParameter(f"it must be a whole number of at least 1, but {text!r} came.")
-    if count > MOST:
+def _thread_count(text: str) -> int:
+    """Parse ``--threads``, or the first of the environment's list for nested levels."""
+    word = str(text).partition(",")[0].strip()
+    count = int(word) if word.isascii() and word.isdecimal() and len(word) < 9 else 0
+    if not 1 <= count <= MAX_THREADS:
         raise typer.BadParameter(
-            f"it must be at most {MOST}, but {text!r} came. This machine has {os.cpu_count()} "
-            "cores, and more threads than that wait for each other."
+            f"expected a whole number from 1 to {MAX_THREADS}, got {text!r}. This machine has "
+            f"{os.cpu_count()} cores, and more threads than that wait for each other."
         )
     return count
-
-
-def _counted(text: str) -> int | None:
-    return int(text) if is_count(text.strip()) and int(text) > 0 else None
 
 
 Threads = Annotated[
@@ -50,9 +41,9 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         metavar="N",
-        parser=_number,
-        help=f"Threads to compute with, whatever {VARIABLE} says. By default one, and all cores "
-        "for a large model.",
+        parser=_thread_count,
+        envvar=VARIABLE,
+        help="Threads to compute with. By default one, and all cores for a large model.",
     ),
 ]
 
@@ -88,27 +79,14 @@ class ThreadCount:
 
 
 @contextmanager
-def computing(option: int | None) -> Iterator[ThreadCount]:
-    """Run on as many threads as asked for, else on one; afterwards on as many as before.
-
-    Args:
-        option: the value of ``--threads``.
-
-    Raises:
-        ValueError: if the environment asks for a number that is none.
-    """
+def computing(asked: int | None) -> Iterator[ThreadCount]:
+    """Run on as many threads as asked for, else on one; afterwards on as many as before."""
     with held_back():
         from dsf.runtime.threads import limited_to
 
-    asked = _from_environment() if option is None else option
     count = ThreadCount(asked, every=threads_in_use())
     with limited_to(asked or 1):
         yield count
-
-
-def check_environment() -> None:
-    """Raises ValueError if the environment asks for a number of threads that is none."""
-    _from_environment()
 
 
 def threads_in_use() -> int:
@@ -118,20 +96,26 @@ def threads_in_use() -> int:
     return torch.get_num_threads()
 
 
-def _from_environment() -> int | None:
-    """What ``OMP_NUM_THREADS`` says, of a list for nested levels the first; None if it is unset."""
-    said = os.environ.get(VARIABLE, "").strip()
-    if not said:
-        return None
-    count = _counted(said.partition(",")[0])
-    if count is None:
-        raise ValueError(
-            f"{VARIABLE} must be a whole number of at least 1, but it is {said!r}. Set it to one, "
-            "unset it, or give --threads."
-        )
-    if count > MOST:
-        raise ValueError(
-            f"{VARIABLE} must be at most {MOST}, but it is {said!r}. This machine has "
-            f"{os.cpu_count()} cores: set it to that, unset it, or give --threads."
-        )
-    return count
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let an interrupt in the ``with`` block take effect at its end.
+
+    Inside the import of torch it may end the process with a dump.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    received: list[tuple[int, FrameType | None]] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append((number, frame))
+
+    in_main = threading.current_thread() is threading.main_thread()  # others set no handler
+    if not callable(before) or not in_main:
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        before(*received[0])

@@ -341,8 +341,6 @@ def _exchanged(subject: Subject, edit: Forget | StateFrom, rest: System, signal:
 def _lost(subject: Subject, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:
     """What the weaker directions of the Hankel block at a token pass on to later tokens."""
     (token,) = places("token", edit.token, moving.shape[-3]).tolist()
-    if edit.order < 0:
-        raise InspectionError(f"intervene: Reduce: order={edit.order}, but it counts directions.")
     if token == 0:
         raise InspectionError("intervene: Reduce: before token 0 there is nothing to remember.")
     past = attention_map(system, slice(token, None))[..., : token * moving.shape[-2]]
@@ -398,10 +396,7 @@ def _row_change(
         keep = _factors(columns, factor)
         change = scaled(lambda _: keep, renormalise)
     elif isinstance(edit, Window):
-        width = edit.width
-        if width < 1:
-            raise InspectionError(f"intervene: Window: width={width}, but it counts tokens from 1.")
-        width, columns = min(width, steps + read), torch.arange(read)
+        width, columns = min(edit.width, steps + read), torch.arange(read)
         change = scaled(
             lambda rows: ((rows[:, None] - columns).abs() < width).double(), renormalise
         )

@@ -285,6 +285,13 @@ def _whole(where: str, value: Any) -> int:
     raise TypeError(f"{where} must be a whole number, but it is {value!r}.")
 
 
+def _at_least(least: int, where: str, value: Any) -> int:
+    number = _whole(where, value)
+    if number < least:
+        raise ValueError(f"{where} must be at least {least}, but it is {number}.")
+    return number
+
+
 def _whole_or_none(where: str, value: Any) -> int | None:
     return None if value is None else _whole(where, value)
 
@@ -352,7 +359,9 @@ PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
     "layer": _chosen,
     "heads": _chosen,
     **dict.fromkeys(("samples", "written", "read", "tokens"), _tokens),
-    **dict.fromkeys(("token", "width", "order"), _whole),
+    "token": _whole,
+    "width": partial(_at_least, 1),  # it counts tokens, the own one included
+    "order": partial(_at_least, 0),
     "other_token": _whole_or_none,
     "factor": _factor,
     **dict.fromkeys(("renormalise", "keep"), _flag),

@@ -21,6 +21,7 @@ from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.mixers import DeltaNet, GatedDeltaNet, LinearAttention, SoftmaxAttention
 from dsf.mixers.ingredients import feature_maps
+from dsf.properties.names import IF_NOT
 
 SUM_TOLERANCE = 1e-6
 
@@ -217,28 +218,11 @@ def forgets(part: Part, folder: Where) -> Certificate:
     return certify.decay(logs[part.index], width=logs.shape[-1], most=0.5, folder=folder)
 
 
-PROPERTIES: dict[str, Decide] = {
-    "causal": causal,
-    "nonnegative": nonnegative,
-    "sums_to_one": sums_to_one,
-    "injective": injective,
-    "margin": margin,
-    "nonexpansive": nonexpansive,
-    "forgets": forgets,
+_DECIDE = {
+    decide.__name__: decide
+    for decide in (causal, nonnegative, sums_to_one, injective, margin, nonexpansive, forgets)
 }
-IF_NOT = {
-    "causal": "Some tokens also read later ones, as in every encoder.",
-    "nonnegative": "Some weights subtract, as linear attention, state-space models and delta rules "
-    "can; softmax attention cannot.",
-    "sums_to_one": "Rows are no averages; only attention with a normaliser makes them so.",
-    "injective": "Two different queries share a row, so the head cannot tell them apart.",
-    "margin": "The keys are close to linear dependence.",
-    "nonexpansive": "Some transition makes a state longer.",
-    "forgets": "More than half of the first token is left at the last one: the head keeps a long "
-    "memory.",
-}
-"""What a refutation of each property means; it is a fact about the layer and no failure."""
-
+PROPERTIES: dict[str, Decide] = {name: _DECIDE[name] for name in IF_NOT}
 SOFT_CAP = "a soft cap makes the scores nonlinear, so the rank of the keys does not decide"
 
 

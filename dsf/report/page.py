@@ -15,7 +15,8 @@ from markupsafe import Markup
 from dsf.attribution import Attribution, Paths
 from dsf.inspection.choice import Chosen
 from dsf.interventions import Intervention
-from dsf.properties.decided import IF_NOT, VerdictCount, verdict_counts
+from dsf.properties.decided import VerdictCount, verdict_counts
+from dsf.properties.names import IF_NOT
 from dsf.report.attribution_content import explained
 from dsf.report.content import Grid, content, embedded
 from dsf.report.escaping import escaped

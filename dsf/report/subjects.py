@@ -8,7 +8,7 @@ from typing import Any
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.results.table import Table
-from dsf.properties.decided import IF_NOT
+from dsf.properties.names import IF_NOT
 from dsf.report.escaping import escaped
 from dsf.runtime.shapes import of_kind
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dsf import models
-from dsf.cli.paragraph import PARAGRAPH, PROMPT
+from dsf.cli.demo import PARAGRAPH, PROMPT
 from dsf.loading import load_model
 from dsf.models import text
 from tests.loading.gguf_writing import small_llama, write_gguf
@@ -24,11 +24,11 @@ socket.socket.connect = socket.create_connection = refuse
 import dsf.cli.demo as demo
 from dsf.cli import main
 
-computed, answers = demo._of_package, []
+computed, answers = demo.of_package, []
 def once(*given, **named):
     answers[:] = answers or [computed(*given, **named)]
     return answers[0]
-demo._of_package = once
+demo.of_package = once
 
 for form in ([], ["--json"]):
     try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsf.cli.machine import needed, offered
+from dsf.cli.doctor import needed, offered
 from dsf.runtime.distribution import NAME
 
 
@@ -25,7 +25,7 @@ def test_a_machine_that_runs_the_tests_can_work(run, only_object):
 
 
 def test_a_missing_package_makes_three(run, monkeypatch):
-    monkeypatch.setattr("dsf.cli.machine.requires", lambda _: ["numpy>=9999", 'x>=1; extra == "y"'])
+    monkeypatch.setattr("dsf.cli.doctor.requires", lambda _: ["numpy>=9999", 'x>=1; extra == "y"'])
     done = run("doctor")
     assert done.exit_code == 3
     assert "older than 9999" in done.stdout
@@ -37,12 +37,12 @@ def test_a_missing_package_makes_three(run, monkeypatch):
     ("floor", "verdict"), [("0.0.1", "ok"), (None, "ok"), ("999", "missing"), ("9.9.9", "missing")]
 )
 def test_versions_compare_as_numbers(floor, verdict, monkeypatch):
-    monkeypatch.setattr("dsf.cli.machine.version", lambda _: "9.9.8+local")
+    monkeypatch.setattr("dsf.cli.doctor.version", lambda _: "9.9.8+local")
     assert needed("anything", floor).verdict == verdict
 
 
 def test_ten_is_more_than_nine(monkeypatch):
-    monkeypatch.setattr("dsf.cli.machine.version", lambda _: "10.0")
+    monkeypatch.setattr("dsf.cli.doctor.version", lambda _: "10.0")
     assert needed("anything", "9.9.9").verdict == "ok"
 
 
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_written(run, tmp_path, monkeypatch):
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("dsf.cli.machine.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("dsf.cli.doctor.tempfile.TemporaryFile", refuse)
     done = run("doctor", "--out", tmp_path / "not" / "there")
     assert done.exit_code == 3
     assert "Permission denied" in done.stdout

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 ASK = """
 import json, sys
-from dsf.cli.name_conflicts import name_conflicts
+from dsf.cli.doctor import name_conflicts
 print(json.dumps([[each.what, str(each.place), each.shadows] for each in name_conflicts()]))
 """
 # The working folder comes before everything else where Python starts in it.
@@ -130,7 +130,7 @@ def test_what_lies_in_the_working_folder_is_noticed(ask, tmp_path, name):
 def test_a_distribution_earlier_on_the_path_hides_ours(ask, tmp_path):
     distribution(tmp_path / "first", "dsf", "0.0.38", ["dsf/__init__.py"])
     first = tmp_path / "first"
-    added = f"import dsf.cli.name_conflicts, sys; sys.path.insert(0, {str(first)!r})"
+    added = f"import dsf.cli.doctor, sys; sys.path.insert(0, {str(first)!r})"
     assert conflicts(ask(added + ASK)) == [["dsf 0.0.38", str(first / "dsf"), True]]
 
 

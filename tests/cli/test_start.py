@@ -75,9 +75,9 @@ def test_a_misspelt_command_is_usage(run_alone):
 
 def test_an_interrupt_has_a_code_of_its_own(run_alone):
     script = (
-        "import dsf.cli.machine as machine, dsf.cli\n"
+        "import dsf.cli.doctor as doctor, dsf.cli\n"
         "def stop(*_): raise KeyboardInterrupt\n"
-        "machine.findings = stop\n"
+        "doctor.findings = stop\n"
         "dsf.cli.main(['doctor'])"
     )
     done = run_alone("-c", script)

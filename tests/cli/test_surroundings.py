@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from dsf.cli import entry
-from dsf.cli.output_place import check_file, check_named
+from dsf.cli.output_place import check_file
 from dsf.cli.progress import stage, watching
 from dsf.cli.terminal import console
 
@@ -75,16 +75,6 @@ def test_no_bars_in_the_log_of_a_build_server(monkeypatch, capsys, name):
     assert capsys.readouterr() == ("", "")
     assert not console().is_terminal
     assert console().width == 200
-
-
-@pytest.mark.parametrize("words", [["--out", "~/a"], ["--csv=~b/c"], ["--resume", "~"]])
-def test_a_home_folder_that_the_shell_left_as_it_is(words):
-    with pytest.raises(ValueError, match=r"Write your home folder out, or './~"):
-        check_named(words)
-
-
-def test_names_that_only_hold_a_tilde():
-    check_named(["--out", "./~a", "--csv=a~", "--text", "~", "--text=~"])
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")

@@ -90,7 +90,7 @@ def test_more_than_any_machine_has_are_refused(run, monkeypatch):
     assert done.exit_code == 2
     assert "it must be at most 1024, but '20000' came" in " ".join(done.stderr.split())
     monkeypatch.setenv(threads.VARIABLE, "20000")
-    done = run("doctor")
+    done = run("playground")
     assert done.exit_code == 2
     assert "OMP_NUM_THREADS must be at most 1024" in done.stderr
 
@@ -98,14 +98,14 @@ def test_more_than_any_machine_has_are_refused(run, monkeypatch):
 @pytest.mark.parametrize("came", ["0", "-1", "two", ",2"])
 def test_an_environment_that_says_nothing_is_refused_in_words(run, monkeypatch, only_object, came):
     monkeypatch.setenv(threads.VARIABLE, came)
-    done = run("doctor", "--json")
+    done = run("playground", "--json")
     assert done.exit_code == 2
     told = only_object(done.stdout)["error"]["message"]
     assert told.startswith(
         f"OMP_NUM_THREADS must be a whole number of at least 1, but it is {came!r}"
     )
     assert "or give --threads" in told
-    assert run("doctor", "--threads", 1).exit_code == 0
+    assert run("playground", "--threads", 1).exit_code == 0
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -116,7 +116,7 @@ def test_every_command_has_the_option_and_its_help_says_so(run, name):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("doctor",), ("support", "{checkpoint}")], ids=str
+    "arguments", [("playground"), ("doctor",), ("support", "{checkpoint}")], ids=str
 )
 def test_every_command_says_what_it_used(run, checkpoint, only_object, arguments):
     given = [part.format(checkpoint=checkpoint) for part in arguments]

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
 from docs.wrong_calls import CALLS, PAGE, prepare
-from dsf.cli.errors import IN_WORDS
+from dsf.cli.command import IN_WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 EARLY = [call for call in CALLS if not call.runs]
@@ -115,9 +115,9 @@ def test_a_run_is_not_written_over_by_another_input(run, place, monkeypatch):
 
 def test_a_fault_of_ours_has_a_code_of_its_own(place):
     script = (
-        "import dsf.cli.machine as machine, dsf.cli\n"
+        "import dsf.cli.doctor as doctor, dsf.cli\n"
         "def fail(*_): raise ZeroDivisionError('by nothing')\n"
-        "machine.findings = fail\n"
+        "doctor.findings = fail\n"
         "dsf.cli.main(['doctor'])"
     )
     done = alone(place, "-c", script)
@@ -128,7 +128,7 @@ def test_a_fault_of_ours_has_a_code_of_its_own(place):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["doctor"], ["doctor", "--json"]]
+    "arguments", [["--help"], ["playground", "--quiet"], ["playground", "--json"]]
 )
 def test_an_answer_that_cannot_be_written(place, arguments):
     with open("/dev/full", "w") as full:
@@ -147,7 +147,7 @@ def test_an_answer_that_cannot_be_written(place, arguments):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="closes a descriptor by the shell")
-@pytest.mark.parametrize("arguments", ["--help", "doctor", "doctor --json"])
+@pytest.mark.parametrize("arguments", ["--help", "playground", "doctor --json"])
 def test_a_closed_standard_output(place, arguments):
     """Nothing is begun whose answer could go nowhere."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

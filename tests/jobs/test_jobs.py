@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.cli.errors import code_of
+from dsf.cli.command import code_of
 from dsf.inspection import InspectionMemoryError
 from dsf.inspection.results import measurements
 from dsf.inspection.results.measurements import measured

@@ -13,7 +13,7 @@ from torch import nn
 import dsf
 from dsf.certificates import checker
 from dsf.certificates.certificate import Verdict
-from dsf.cli.verdicts import check_again
+from dsf.cli.check import check_again
 from dsf.properties.run_check import check_run
 from dsf.properties.run_folder import checked_run, text_of
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from dsf import measures
 from dsf.evaluate import MapTooLarge, attention_map
 from dsf.evaluate.memory_plan import free_memory, map_bytes
+from dsf.inspection.results.quantities import BY_ROW, MEASURES, RANK, WINDOW
 from dsf.inspection.results.table import Record, Table
 from dsf.measures.hankel import ranks_from_states
 from dsf.measures.passes import Measured, one_pass, reduced
@@ -20,8 +22,6 @@ from dsf.runtime.threads import MOST, each_in_parallel
 from dsf.systems.composite import Operator
 
 Quantity = Callable[[Any], Tensor]
-WINDOW = 8
-RANK = "middle_hankel_rank"
 LONGEST_FOR_RANKS = 1024
 """Up to so many tokens blocks of maps are factorised for their ranks without being asked by name.
 
@@ -53,10 +53,6 @@ def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
     return mean
 
 
-def _near(map_or_system: Measured) -> Tensor:
-    return measures.window_mass(map_or_system, width=WINDOW)
-
-
 def _middle_rank(map_or_system: Any) -> Tensor:
     is_map = isinstance(map_or_system, Tensor)
     steps = map_or_system.shape[-1] if is_map else map_or_system.steps
@@ -82,22 +78,16 @@ def _quick_middle_rank(map_or_system: Any) -> Tensor:
     return _middle_rank(map_or_system)
 
 
-QUANTITIES: Mapping[str, Quantity] = {
-    "mean_row_sum": _row_mean(measures.row_sums),
-    "row_sum_spread": measures.row_sum_spread,
-    "negative_share": measures.negative_share,
-    "smallest_entry": measures.smallest_entry,
-    "mean_convexity_defect": _row_mean(measures.convexity_defect),
-    f"mean_window_mass_{WINDOW}": _row_mean(_near),
-    "mean_distance": _row_mean(measures.mean_distance),
-    "half_life": measures.half_life,
-    "mean_effective_tokens": _row_mean(measures.effective_tokens),
-    "mean_uniform_share": _row_mean(measures.uniform_share),
-    "sink_mass": measures.sink_mass,
-    "absolute_gain": measures.absolute_gain,
-    "largest_ahead": measures.largest_ahead,
-    RANK: _middle_rank,
-}
+def _quantity(measure: str) -> Quantity:
+    if measure == MEASURES[RANK]:
+        return _middle_rank
+    function = partial(measures.window_mass, width=WINDOW)
+    if measure != "window_mass":
+        function = getattr(measures, measure)
+    return _row_mean(function) if measure in BY_ROW else function
+
+
+QUANTITIES: Mapping[str, Quantity] = {name: _quantity(each) for name, each in MEASURES.items()}
 """All by their names; asked for by name, each is computed however long it takes."""
 
 BY_DEFAULT: Mapping[str, Quantity] = {**QUANTITIES, RANK: _quick_middle_rank}

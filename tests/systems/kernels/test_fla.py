@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.cli import machine
+from dsf.cli import doctor
 from dsf.evaluate import cuda
 from dsf.evaluate.chunks import _run
 from dsf.evaluate.cuda import all_trial_results, by_head, fla_has_passed, recalled_by_fla
@@ -154,7 +154,7 @@ def test_doctor_tells_of_it_where_asked(monkeypatch):
     found = all_trial_results(HERE)
     assert {label: found[label] for label in LABELS} == dict.fromkeys(LABELS, "active")
     monkeypatch.setattr("dsf.evaluate.cuda.all_trial_results", lambda _: found)
-    told = {each.what: each.found for each in machine._kernels_on_cuda()}
+    told = {each.what: each.found for each in doctor._kernels_on_cuda()}
     assert told["cuda: delta rule (fla)"] == "active"
     monkeypatch.delenv("DSF_KERNELS")
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from dsf.cli import machine
+from dsf.cli import doctor
 from dsf.evaluate import cuda
 from dsf.evaluate.chunks import _run
 from dsf.evaluate.cuda import all_trial_results
@@ -111,9 +111,9 @@ def test_doctor_tells_of_every_kernel(monkeypatch):
     monkeypatch.setattr("dsf.systems.kernels.why_off_on_cuda", lambda: "")
     monkeypatch.setattr("dsf.evaluate.cuda.all_trial_results", lambda _: states)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    told = {each.what: (each.found, each.verdict) for each in machine._kernels_on_cuda()}
+    told = {each.what: (each.found, each.verdict) for each in doctor._kernels_on_cuda()}
     assert told["cuda: maps"] == ("off: its relative error is 1e-02", "optional")
     assert told["cuda: delta rules"] == ("active", "ok")
     monkeypatch.setattr("dsf.systems.kernels.why_off_on_cuda", lambda: "no CUDA device")
-    (one,) = machine._kernels_on_cuda()
+    (one,) = doctor._kernels_on_cuda()
     assert (one.found, one.verdict) == ("off: no CUDA device", "optional")

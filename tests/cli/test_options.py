@@ -1,0 +1,115 @@
+"""What a person types becomes numbers, choices and edits, or an error that names the option."""
+
+import math
+
+import pytest
+import torch
+import typer
+
+from dsf.cli import options, output_place
+from dsf.cli.edit_words import OTHER, spread, typed_edit
+from dsf.cli.options import NumberType, is_empty, place, real, whole
+from dsf.inspection.choice import parsed
+from dsf.inspection.results.measurements import QUANTITIES
+from dsf.inspection.results.quantities import BY_ROW, MEASURES
+from dsf.interventions import edits
+from dsf.properties import run_folder
+from dsf.properties.decided import PROPERTIES
+from dsf.properties.names import IF_NOT
+
+SLIPS = ("1_0", "１", "٣", "²", "0x1", "1e", "", " ", "--1", "1 2", "9" * 5000)
+PARSERS = {
+    options.layer_choice: ("", ",", "3:1", "0:4:0"),
+    options.head_choice: ("", "a", "3:1"),
+    options.token_ids: ("1 x", "1.5", "1_0", "１ ２", "[1, 2]", "-1", "9" * 20),
+    options.positive_number: ("0", "-1", "inf", "nan", "1_0", "lots"),
+    options.small_number: ("1", "2", "nan"),
+    options.device_name: ("gpu", "cuda:", "cpu:999", "cuda:٣"),
+    place: ("", "~/a", "~"),
+}
+
+
+@pytest.mark.parametrize(("word", "number"), [("0", 0), ("-3", -3), ("+7", 7), (" 12 ", 12)])
+def test_whole_numbers(word, number):
+    assert whole(word) == number
+
+
+@pytest.mark.parametrize("word", [*SLIPS, "1.0", "nan"])
+def test_what_is_no_whole_number(word):
+    with pytest.raises(ValueError, match=r".*"):
+        whole(word)
+
+
+@pytest.mark.parametrize(("word", "number"), [("-.5", -0.5), ("2.", 2.0), ("inf", math.inf)])
+def test_numbers(word, number):
+    assert real(word) == number
+
+
+@pytest.mark.parametrize(
+    ("parser", "typed"), [(parser, typed) for parser, words in PARSERS.items() for typed in words]
+)
+def test_an_option_refuses_and_shows_what_it_got(parser, typed):
+    with pytest.raises(typer.BadParameter, match="expected"):
+        parser(typed)
+
+
+def test_options_parse():
+    assert options.layer_choice("0:4,*.3.*,-1") == [slice(0, 4), "*.3.*", -1]
+    assert options.head_choice("2,0:4") == [2, slice(0, 4)]
+    assert options.token_ids("1 2,3") == [1, 2, 3]
+    assert options.positive_number("1e-3") == 0.001
+    assert options.device_name("cuda:1") == "cuda:1"
+    assert str(place("./~a")) == "~a"
+
+
+def test_layers_and_heads_are_numbers_in_plain_digits_too():
+    assert parsed("1_0,٣") == ["1_0", "٣"]
+    assert parsed("9" * 5000) == ["9" * 5000]  # Python refuses to read it as a number
+
+
+def test_empty_ranges():
+    assert all(map(is_empty, (slice(3, 1), slice(-1, -2), slice(2, 2), slice(0, 4, 0))))
+    assert not any(map(is_empty, (slice(0, -1), slice(1, None), slice(None, 2), 0, "a")))
+
+
+def test_names_that_need_no_torch_are_those_of_what_they_name():
+    assert list(QUANTITIES) == list(MEASURES)
+    assert set(MEASURES.values()) >= BY_ROW
+    assert list(PROPERTIES) == list(IF_NOT)
+    assert all(isinstance(getattr(torch, name), torch.dtype) for name in NumberType)
+    assert output_place.RUN_FILES == run_folder.OWN_NAMES
+    assert output_place.RUN_NAMES == (run_folder.MANIFEST, run_folder.UNFINISHED)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("cut layers=*.3.* heads=2 read=5", edits.Cut(["*.3.*"], heads=[2], read=5)),
+        ("Cut layers=0:2,-1 written=1,2", edits.Cut([slice(0, 2), -1], written=[1, 2])),
+        ("window layers=1 width=4 renormalise=yes", edits.Window([1], 4, renormalise=True)),
+        ("scale layers=1 factor=-0.5", edits.Scale([1], -0.5)),
+        ("forget layers='a b' token=3 samples=0:1", edits.Forget(["a b"], 3, samples=slice(0, 1))),
+        ("state_from layers=1 token=3", edits.StateFrom([1], 3, OTHER)),
+        ("map-from layers=1", edits.MapFrom([1], OTHER)),
+        ("mean layers=1 over=other", edits.Mean([1], OTHER)),
+        ("reduce layers=1 token=3 order=2", edits.Reduce([1], 2, 3)),
+    ],
+)
+def test_edits(words, expected):
+    assert typed_edit(words) == expected
+
+
+def test_every_edit_can_be_typed():
+    values = {float: "1", int: "1", bool: "no"}
+    for name, kind in edits.KINDS.items():
+        needed = [each for each in edits.fields(kind) if each.default is edits.MISSING]
+        fields = " ".join(f"{each.name}={values.get(each.type, '1')}" for each in needed)
+        assert type(typed_edit(f"{name} {fields}")) is kind
+
+
+def test_an_edit_of_several_things_is_one_for_each():
+    layers = [0, "*.2.*", slice(4, 8, 2)]
+    runs = spread([edits.Cut(layers, read=3), edits.Ablate(layers)], ("layer", "read"))
+    assert [run[0].layer for run in runs] == [0, "*.2.*", 4, 6]
+    assert all(run[1].layer == run[0].layer and run[0].read == 3 for run in runs)
+    assert spread([edits.Cut(layers)], ()) == [[edits.Cut(layers)]]
