@@ -1,7 +1,6 @@
 """Every way to call the command line wrongly that we could think of: what it says, and how soon.
 
-python -m docs.wrong_calls        # runs each as a process of its own and writes wrong_calls.md
-python -m docs.wrong_calls --new  # only those that the page does not have yet
+python -m docs.wrong_calls  # runs each and writes wrong_calls.md
 
 ``tests/cli/test_wrong_calls.py`` runs the same calls and holds the page against them.
 """
@@ -12,14 +11,12 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().with_name("wrong_calls.md")
 ROOT = PAGE.parents[1]
-SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -446,31 +443,51 @@ FILES = {
 }
 
 
+SCRIPT = """
+import contextlib, io, json, sys, time
+from dsf.cli import main
+for arguments in json.load(sys.stdin):
+    out, err, code, begun = io.StringIO(), io.StringIO(), None, time.process_time()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as exit:
+            code = exit.code
+    seconds = time.process_time() - begun
+    heavy = [name for name in ("torch", "transformers") if name in sys.modules]
+    answer = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+    print(json.dumps({**answer, "seconds": seconds, "heavy": heavy}))
+"""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call, as a process of its own."""
+    """The answer to a call.
+
+    Attributes:
+        seconds: processor time of the call, without the start of Python.
+        heavy: packages that take seconds to import and were imported in its process.
+    """
 
     code: int
-    told: str
+    out: str
+    err: str
     seconds: float
+    heavy: list[str]
 
 
-def outcome(call: Call, place: Path) -> Outcome:
-    """Run a call in a folder that ``prepare`` made."""
-    known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    begun = time.perf_counter()
+def outcomes(calls: Iterable[Sequence[str]], place: Path) -> list[Outcome]:
+    """Run calls one after the other in one process, in a folder that ``prepare`` made."""
     done = subprocess.run(
-        [sys.executable, "-m", "dsf", *call.arguments],
+        [sys.executable, "-c", SCRIPT],
         cwd=place,
-        env=known,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        input=json.dumps(list(calls)),
         capture_output=True,
         text=True,
-        timeout=SECONDS,
-        check=False,
+        check=True,
     )
-    seconds = time.perf_counter() - begun
-    told = done.stderr.strip() or done.stdout.strip()
-    return Outcome(done.returncode, told.replace(str(place), "…"), seconds)
+    return [Outcome(**json.loads(line)) for line in done.stdout.splitlines()]
 
 
 def table(rows: Iterable[tuple[Call, Outcome]]) -> Iterator[str]:
@@ -479,8 +496,8 @@ def table(rows: Iterable[tuple[Call, Outcome]]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for call, found in rows:
         yield (
-            f"| `dsf {_cell(call.words)}` | {_cell(_message(found.told))} | {found.code} | "
-            f"{found.seconds:.1f} |"
+            f"| `dsf {_cell(call.words)}` | {_cell(_message(found.err or found.out))} | "
+            f"{found.code} | {found.seconds:.1f} |"
         )
 
 
@@ -492,21 +509,6 @@ def _message(told: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-
-
-def _plain(cell: str) -> str:
-    """The text that ``_cell`` wrote."""
-    return cell.replace("\\*", "*").replace("&lt;", "<").replace("\\|", "|").replace("\\\\", "\\")
-
-
-def known(call: Call, lines: Iterable[str]) -> Outcome | None:
-    """What the page says that came of a call; None if it does not have it."""
-    front = f"| `dsf {_cell(call.words)}` | "
-    line = next((line for line in lines if line.startswith(front)), None)
-    if line is None:
-        return None
-    told, code, seconds = line.removeprefix(front).removesuffix(" |").rsplit(" | ", 2)
-    return Outcome(int(code), _plain(told), float(seconds))
 
 
 def page(rows: dict[str, list[tuple[Call, Outcome]]]) -> str:
@@ -524,10 +526,10 @@ def page(rows: dict[str, list[tuple[Call, Outcome]]]) -> str:
 HEAD = """# Wrong calls
 
 What the command line says to {calls} wrong calls. Everything that can be told without a model is
-told before torch is imported: {early} of them, the slowest after {slowest:.1f} s on one core. With
-`--json` every message comes as `{{"error": {{"kind": ..., "message": ...}}}}` in the one object on
-standard output. This page is written by `python -m docs.wrong_calls`, which runs every call as a
-process of its own; the tests run them, too.
+told before torch is imported: {early} of them, the slowest after {slowest:.1f} s of processor time
+(Python itself starts in about 0.1 s). With `--json` every message comes as
+`{{"error": {{"kind": ..., "message": ...}}}}` in the one object on standard output. This page is
+written by `python -m docs.wrong_calls`, which runs every call; the tests run them, too.
 
 | exit code | says |
 |---|---|
@@ -540,13 +542,20 @@ files with the names of their damage.
 
 
 def main() -> None:
-    """Run every call, or those that are new, and write the page."""
-    lines = PAGE.read_text("utf-8").splitlines() if sys.argv[1:] == ["--new"] else []
+    """Run every call and write the page."""
     with tempfile.TemporaryDirectory(prefix="dsf-") as name:
         place = Path(name)
         prepare(place)
+        found: dict[Call, Outcome] = {}
+        for runs in (False, True):  # with a model last: torch stays imported from there on
+            calls = [call for call in CALLS if call.runs is runs]
+            answers = outcomes([call.arguments for call in calls], place)
+            found.update(zip(calls, answers, strict=True))
         rows = {
-            title: [(call, known(call, lines) or outcome(call, place)) for call in group]
+            title: [
+                (call, replace(found[call], err=found[call].err.replace(name, "…")))
+                for call in group
+            ]
             for title, group in GROUPS.items()
         }
     PAGE.write_text(page(rows), encoding="utf-8")

@@ -127,8 +127,8 @@ def callback(name: str, command: Command) -> Callable[..., None]:
         def of(each: Parameter) -> Any:
             if not is_dataclass(each.annotation):
                 return typed[each.name]
-            names = [option.name for option in _options(each)]
-            return each.annotation(**{name: typed[name] for name in names})
+            group: Any = each.annotation
+            return group(**{option.name: typed[option.name] for option in _options(each)})
 
         common = of(parameters[-1])
         _run(name, lambda: command(**{each.name: of(each) for each in parameters[:-1]}), common)

@@ -250,7 +250,7 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
     texts = token_texts(loaded.tokenizer, ids[0].tolist())
     inspection = inspect(loaded.model, input_ids=ids, tokens=[texts])
     sinks = _sinks(inspection)
-    resting, heads = (sum(row[column] for row in sinks) for column in (1, 2))
+    resting, heads = sum(some for _, some, _, _ in sinks), sum(all_ for _, _, all_, _ in sinks)
     told = {
         f"Next after {PROMPT!r}": ", ".join(f"{token!r} {share:.0%}" for token, share in continued),
         "Sinks": f"{resting} of {heads} heads put more than {MIN_SINK:.0%} of their weight on the "

@@ -123,7 +123,8 @@ def _edit(record: dict[str, Any], where: str) -> Edit:
             )
         if each.name in ("other", "over") and value not in (None, OTHER):
             raise ValueError(f"{where}: {each.name!r}: expected {OTHER!r}, got {value!r}.")
-    return replace(edit, other=OTHER) if hasattr(edit, "other") else edit
+    named: dict[str, Any] = {"other": OTHER} if hasattr(edit, "other") else {}
+    return replace(edit, **named)
 
 
 def takes_from_other(edit: Edit) -> bool:
@@ -204,17 +205,16 @@ def spread(run: Sequence[Edit], names: Sequence[str]) -> list[list[Edit]]:
     count = math.prod(map(len, choices))
     if count > MAX_RUNS:
         raise _too_many(count)
-    return [
-        [
-            replace(edit, **{
-                name: value
-                for name, value in zip(names, chosen, strict=True)
-                if getattr(edit, name, None) is not None
-            })
-            for edit in run
-        ]
-        for chosen in product(*choices)
-    ]  # fmt: skip
+
+    def narrowed(edit: Edit, chosen: Sequence[int | str]) -> Edit:
+        named: dict[str, Any] = {
+            name: value
+            for name, value in zip(names, chosen, strict=True)
+            if getattr(edit, name, None) is not None
+        }
+        return replace(edit, **named)
+
+    return [[narrowed(edit, chosen) for edit in run] for chosen in product(*choices)]
 
 
 def _choices(run: Sequence[Edit], name: str) -> Iterator[int | str]:

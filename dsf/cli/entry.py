@@ -62,6 +62,7 @@ class GivenOnce(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        option: Any
         for option in given:
             has_one_value = not (option.multiple or getattr(option, "is_flag", False))
             if option.param_type_name == "option" and has_one_value and given.count(option) > 1:

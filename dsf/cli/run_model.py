@@ -241,8 +241,8 @@ def _inspect_layerwise(
 
 
 def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tensor, "1 time"]:
-    embedding = loaded.model.get_input_embeddings()
-    vocabulary = getattr(embedding, "num_embeddings", None)
+    model: Any = loaded.model
+    vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if prompt.ids is not None:
         ids = list(prompt.ids)
     elif prompt.repeat is not None:
@@ -250,7 +250,7 @@ def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tenso
     else:
         ids = tokenised(prompt.texts[0], loaded.tokenizer, loaded.identity)
     check_numbers(ids, vocabulary, loaded.identity)
-    check_length(len(ids), positions(loaded.model.config.to_dict()), loaded.identity)
+    check_length(len(ids), positions(model.config.to_dict()), loaded.identity)
     return torch.tensor([ids])
 
 

@@ -72,39 +72,22 @@ def test_what_the_user_says_wins_and_the_option_over_the_environment(used, monke
     assert used() == (EVERY if large else 1)
 
 
-@pytest.mark.parametrize("came", ["0", "-1", "two", "1.5", ""])
-def test_a_number_that_is_none_is_refused_before_any_work(run, monkeypatch, came):
+@pytest.mark.parametrize("typed", ["0", "-1", "two", "1.5", "", "20000"])
+def test_a_number_that_is_none_is_refused_before_any_work(run, monkeypatch, typed):
+    """Of 20,000 threads the system starts none, and torch crashes without a word."""
     monkeypatch.setattr(threads, "computing", pytest.fail)
     for name in COMMANDS:
-        done = run(name, "--threads", came, *["x"] * 2)
+        done = run(name, "--threads", typed, *["x"] * 2)
         assert done.exit_code == 2
-        shown = " ".join(done.stderr.split())
-        assert "--threads" in shown
-        assert f"a whole number of at least 1, but {came!r} came" in shown
+        assert "--threads" in done.stderr
 
 
-def test_more_than_any_machine_has_are_refused(run, monkeypatch):
-    """Of so many the system starts none, and torch crashes without a word."""
-    monkeypatch.setattr(threads, "computing", pytest.fail)
-    done = run("inspect", "--threads", "20000", "x")
-    assert done.exit_code == 2
-    assert "it must be at most 1024, but '20000' came" in " ".join(done.stderr.split())
-    monkeypatch.setenv(threads.VARIABLE, "20000")
+@pytest.mark.parametrize("said", ["0", "-1", "two", ",2", "20000"])
+def test_an_environment_that_says_nothing_is_refused(run, monkeypatch, said):
+    monkeypatch.setenv(threads.VARIABLE, said)
     done = run("playground")
     assert done.exit_code == 2
-    assert "OMP_NUM_THREADS must be at most 1024" in done.stderr
-
-
-@pytest.mark.parametrize("came", ["0", "-1", "two", ",2"])
-def test_an_environment_that_says_nothing_is_refused_in_words(run, monkeypatch, only_object, came):
-    monkeypatch.setenv(threads.VARIABLE, came)
-    done = run("playground", "--json")
-    assert done.exit_code == 2
-    told = only_object(done.stdout)["error"]["message"]
-    assert told.startswith(
-        f"OMP_NUM_THREADS must be a whole number of at least 1, but it is {came!r}"
-    )
-    assert "or give --threads" in told
+    assert threads.VARIABLE in done.stderr
     assert run("playground", "--threads", 1).exit_code == 0
 
 
@@ -112,11 +95,11 @@ def test_an_environment_that_says_nothing_is_refused_in_words(run, monkeypatch, 
 def test_every_command_has_the_option_and_its_help_says_so(run, name):
     shown = " ".join(run(name, "--help").output.split())
     assert "--threads N" in shown
-    assert "whatever OMP_NUM_THREADS says. By default one" in shown
+    assert threads.VARIABLE in shown
 
 
 @pytest.mark.parametrize(
-    "arguments", [("playground"), ("doctor",), ("support", "{checkpoint}")], ids=str
+    "arguments", [("playground",), ("doctor",), ("support", "{checkpoint}")], ids=str
 )
 def test_every_command_says_what_it_used(run, checkpoint, only_object, arguments):
     given = [part.format(checkpoint=checkpoint) for part in arguments]

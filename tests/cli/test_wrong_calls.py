@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -14,28 +13,13 @@ import pytest
 
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
-from docs.wrong_calls import CALLS, PAGE, prepare
+from docs.wrong_calls import CALLS, PAGE, outcomes, prepare
 from dsf.cli.command import IN_WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 EARLY = [call for call in CALLS if not call.runs]
 LATE = [call for call in CALLS if call.runs]
 SECONDS = 1.0  # of work; other programs on the machine do not count
-SCRIPT = """
-import contextlib, io, json, sys, time
-from dsf.cli import main
-for arguments in json.load(sys.stdin):
-    out, err, code, begun = io.StringIO(), io.StringIO(), None, time.process_time()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main(arguments)
-        except SystemExit as exit:
-            code = exit.code
-    seconds = time.process_time() - begun
-    heavy = [name for name in ("torch", "transformers") if name in sys.modules]
-    answer = {"code": code, "out": out.getvalue(), "err": err.getvalue()}
-    print(json.dumps({**answer, "seconds": seconds, "heavy": heavy}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -55,34 +39,28 @@ def alone(place, *arguments, **options):
     )
 
 
-def answers(place, calls):
-    done = alone(place, "-c", SCRIPT, input=json.dumps(calls))
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the calls speak of /proc and /dev")
-def test_what_needs_no_model_is_told_at_once(place):
+def test_what_needs_no_model_is_answered_at_once(place):
     """All in one process, in which nothing heavy is imported from the first call to the last."""
-    found = answers(place, [call.arguments for call in EARLY])
+    found = outcomes([call.arguments for call in EARLY], place)
     for call, answer in zip(EARLY, found, strict=True):
-        assert (answer["code"], answer["heavy"]) == (call.code, []), (call.words, answer)
-        assert call.said in answer["err"], (call.words, answer["err"])
-        assert "Traceback" not in answer["err"]
-        assert not re.search(r"\[Errno|Error\b.*Error", answer["err"]), answer["err"]
-        assert answer["out"] == ""
-        assert answer["seconds"] < SECONDS, call.words
+        assert (answer.code, answer.heavy) == (call.code, []), (call.words, answer)
+        assert call.said in answer.err, (call.words, answer.err)
+        assert "Traceback" not in answer.err
+        assert not re.search(r"\[Errno|Error\b.*Error", answer.err), answer.err
+        assert answer.out == ""
+        assert answer.seconds < SECONDS, call.words
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the calls speak of /proc and /dev")
 def test_the_same_in_json(place):
     calls = [[*call.arguments, "--json"] for call in EARLY]
-    for arguments, answer in zip(calls, answers(place, calls), strict=True):
-        object = json.loads(answer["out"])
-        assert object["exit_code"] == answer["code"] == 2, arguments
-        assert set(object) == {"schema_version", "command", "exit_code", "error"}
-        assert object["error"]["message"]
-        assert answer["err"] == ""
+    for arguments, answer in zip(calls, outcomes(calls, place), strict=True):
+        found = json.loads(answer.out)
+        assert found["exit_code"] == answer.code == 2, arguments
+        assert set(found) == {"schema_version", "command", "exit_code", "error"}
+        assert found["error"]["message"]
+        assert answer.err == ""
 
 
 @pytest.mark.parametrize("call", LATE, ids=lambda call: call.words)
@@ -157,31 +135,6 @@ def test_a_closed_standard_output(place, arguments):
     )
     assert done.returncode == 3
     assert re.fullmatch(r"dsf\b[a-z ]*: standard output is closed\..*/dev/null\.\n", done.stderr)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "inspect modle --file text.txt",
-        "inspect modle --ids 1 --out empty",
-        "check modle --ids 1 --out empty",
-        "state modle --ids 1 --out empty",
-        "compare modle model --ids 1 --csv text.txt",
-        "intervene modle --ids 1 --edits a.jsonl",
-        "intervene modle --ids 1 --edit 'sink layers=0' --target 1 --sweep --resume a.jsonl",
-        "measure modle text.txt",
-        "measure modle text.txt --out empty",
-        "measure modle text.txt --slurm empty",
-        "demo --model modle --out empty",
-    ],
-)
-def test_the_parser_leaves_it_to_us_to_say_what_cannot_be_read(run, place, monkeypatch, arguments):
-    """It would say that a path is not readable, and nothing else."""
-    monkeypatch.chdir(place)
-    monkeypatch.setattr("os.access", lambda *_, **__: False)
-    told = run(*shlex.split(arguments)).output
-    assert "not readable" not in told
-    assert told
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sees that torch is being loaded")
