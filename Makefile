@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: demo test check pipeline extras lint matrix bench sizes releases pretrained trained notebooks docs soundness hostile
-.PHONY: any-code class papers
+.PHONY: any-code class nightly papers
 .PHONY: setup clean
 
 # The Python that makes the environments; the first that is new enough. `make PYTHON=...` decides.
@@ -88,6 +88,10 @@ soundness: setup  ## N thousand certificates, honest and forged, and comparisons
 	$(RUN)/python -m tests.soundness.easy --rounds $(N)
 	$(RUN)/python -m tests.soundness.measures --comparisons $(N)000
 	$(RUN)/python -m tests.soundness.rounding --reductions $(N)00 --enclosures $(N)0
+
+nightly: N := 10
+nightly: extras soundness hostile  ## what `make test` samples, whole: every case, 1,000 draws a law, the fuzzers
+	$(RUN)/python -m pytest -n 2 --dist worksteal -m "nightly or hypothesis" --hypothesis-profile=night
 
 trained: setup  ## seconds and memory on trained models at real length: docs/trained_models.md
 	$(RUN)/python tests/pretrained/fetch.py

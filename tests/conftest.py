@@ -1,12 +1,15 @@
-"""For every test: all mixers, our own error messages, and a table of what was skipped."""
+"""For every test: all mixers, our own errors, what waits for the night, and what was skipped."""
 
+import gc
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from importlib.machinery import PathFinder
+from zlib import crc32
 
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.type_checks import sparing
 
@@ -26,7 +29,40 @@ class Plain:
 sys.meta_path.insert(0, Plain)
 jaxtyping.jaxtyped = sparing(jaxtyping.jaxtyped)  # where the hook finds it
 
+# Where it is found, a checker of JSON compiles 38 grammars of addresses, 5 seconds for nothing.
+sys.modules.setdefault("rfc3987_syntax", None)
+
 import dsf  # noqa: E402
+
+settings.register_profile("ci", settings.get_profile("ci"), max_examples=20, deadline=None)
+settings.register_profile("night", settings.get_profile("ci"), max_examples=1000)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A test marked ``sampled`` keeps by day one case for each value of the parameters it names.
+
+    The case is another one for each value and each test, so that all parameters take their turns.
+    With ``count`` so many cases stay instead of one. The others are left to the night.
+    """
+    tests = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark:
+            value = tuple(str(item.callspec.params[name]) for name in mark.args)
+            tests[item.nodeid.partition("[")[0]][value].append(item)
+    for name, groups in tests.items():
+        for turn, cases in enumerate(groups.values(), crc32(name.encode())):
+            count = min(cases[0].get_closest_marker("sampled").kwargs.get("count", 1), len(cases))
+            by_day = {(turn + n * len(cases) // count) % len(cases) for n in range(count)}
+            for place in {*range(len(cases))} - by_day:
+                cases[place].add_marker("nightly")
+
+
+def pytest_collection_finish():
+    """What was imported stays: the collector of garbage need not look at it before every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=dsf.mixers.ALL, ids=lambda cls: cls.__name__)

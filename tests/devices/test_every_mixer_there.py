@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 import torch
 
 import dsf
@@ -45,6 +46,7 @@ def methods_for(system):
     return (*METHODS, dsf.convolution) if fits else METHODS
 
 
+@pytest.mark.sampled("mixer_class")
 def test_evaluators(here, gone, there):
     system, signal = here.system(), here.signal()
     for method in methods_for(system):
@@ -52,6 +54,7 @@ def test_evaluators(here, gone, there):
         assert_alike(ours, dsf.respond(system, signal), there)
 
 
+@pytest.mark.sampled("mixer_class")
 def test_maps_and_rows(here, gone, there):
     expected = dsf.attention_map(here.system())
     assert_alike(alone(lambda: dsf.attention_map(gone.system())), expected, there)
@@ -71,6 +74,7 @@ def arguments_there(part, there):
     return moved(part, there) if isinstance(part, torch.Tensor) else part
 
 
+@pytest.mark.sampled("mixer_class")
 def test_folds(here, gone, there):
     real = not dsf.attention_map(here.system()).is_complex()
     for measure in FOLDS + (SIGNED if real else []):
@@ -84,6 +88,7 @@ def test_folds(here, gone, there):
         assert ours.device == there
 
 
+@pytest.mark.sampled("mixer_class")
 def test_gradients(here, gone, there):
     def gradient(mixer):
         signal = mixer.signal().detach().requires_grad_()

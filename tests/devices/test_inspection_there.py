@@ -70,6 +70,7 @@ def inspected(name, there):
 SOFTMAX = ("llama", "gpt2", "gpt_oss", "t5")
 
 
+@pytest.mark.sampled("name")
 @pytest.mark.parametrize("name", [*tiny_models.FAMILIES, *SOFTMAX, *OF_TORCH])
 def test_every_family(name, there):
     model, inputs, named = placed(name, there)

@@ -7,6 +7,7 @@ from tests.devices.emulated import SINGLE_ONLY, traffic
 from tests.layers.conftest import CASES
 
 
+@pytest.mark.sampled("name")
 @pytest.mark.parametrize("name", CASES)
 def test_a_layer_runs_and_trains_there(name, there):
     case = CASES[name]

@@ -43,6 +43,7 @@ def draw(structure, kind, *, ports=(2, 3), initial=11, channel=11, steps=STEPS, 
     return system, drawer.tensor(steps, ports[0], channel)
 
 
+@pytest.mark.sampled("structure", count=3)
 @cases
 def test_methods_agree_with_the_loop(structure, before, backward, kind):
     flags = {"reads_before_update": before, "runs_backward": backward}
@@ -54,6 +55,7 @@ def test_methods_agree_with_the_loop(structure, before, backward, kind):
         )
 
 
+@pytest.mark.sampled("structure", count=3)
 @cases
 def test_one_port_and_one_channel_agree_with_the_loop(structure, before, backward, kind):
     """Few columns take another way through a window."""
@@ -64,6 +66,7 @@ def test_one_port_and_one_channel_agree_with_the_loop(structure, before, backwar
         assert_close(ours, literal_response(system, signal)[0])
 
 
+@pytest.mark.sampled("structure", count=3)
 @cases
 def test_the_map_is_made_of_products(structure, before, backward, kind):
     flags = {"reads_before_update": before, "runs_backward": backward}
@@ -78,6 +81,7 @@ def test_the_map_is_made_of_products(structure, before, backward, kind):
         assert blocks[0].read.tolist() == [token for token in range(STEPS) for _ in range(2)]
 
 
+@pytest.mark.sampled("structure", count=3)
 @cases
 def test_the_state_left_behind(structure, before, backward, kind):
     flags = {"reads_before_update": before, "runs_backward": backward}
@@ -86,6 +90,7 @@ def test_the_state_left_behind(structure, before, backward, kind):
     assert_close(state, literal_response(system, signal)[1].to(state.dtype))
 
 
+@pytest.mark.sampled("structure", count=2)
 @forward_cases
 def test_a_stream_of_steps_is_the_response(structure, before, kind):
     system, signal = draw(structure, kind, reads_before_update=before)
@@ -98,6 +103,7 @@ def test_a_stream_of_steps_is_the_response(structure, before, kind):
     assert_close(state, leaving)
 
 
+@pytest.mark.sampled("structure", count=2)
 @forward_cases
 def test_a_window_folds_into_four_matrices(structure, before, kind):
     system, signal = draw(structure, kind, reads_before_update=before)
@@ -111,6 +117,7 @@ def test_a_window_folds_into_four_matrices(structure, before, kind):
     assert_close(panel.carried(system.initial) + panel.write @ columns, leaving)
 
 
+@pytest.mark.sampled("structure", count=3)
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("backward", [False, True])

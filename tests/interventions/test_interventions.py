@@ -118,7 +118,7 @@ def test_a_state_patched_with_its_own_changes_nothing_and_with_anothers_all_that
         model, edits=[replace(own, other="other")], sources=runs, input_ids=tokens
     )
     moved = (result.output - result.clean).abs().amax(dim=-1)
-    assert not moved[:, :8].any()
+    assert moved[:, :8].max() < 1e-9
     assert moved[:, 8:].max() > 1e-3
 
 

@@ -55,6 +55,7 @@ def run(system, path, *, after=0):
     return found, told
 
 
+@pytest.mark.sampled(count=3)
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
 def test_a_stopped_pass_goes_on(make, tmp_path):
     system, path = make(), tmp_path / "kept" / "pass.safetensors"

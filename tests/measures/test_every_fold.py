@@ -54,6 +54,7 @@ def alike(found, expected, scale, measure):
     )
 
 
+@pytest.mark.sampled("one_port_system")
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_map_its_system_and_its_blocks_measure_alike(one_port_system, size):
     map = dsf.attention_map(one_port_system)

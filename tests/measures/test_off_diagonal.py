@@ -25,6 +25,7 @@ def literally(system, steps):
     return torch.tensor(found, dtype=torch.float64)
 
 
+@pytest.mark.sampled("cls")
 @pytest.mark.parametrize("cls", dsf.mixers.ALL, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("turn", [lambda system: system, adjoint], ids=["forward", "adjoint"])
 def test_the_energy_is_that_of_every_weight(cls, turn, monkeypatch):
@@ -69,6 +70,7 @@ REAL = [
 ]
 
 
+@pytest.mark.sampled("name")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", REAL)
 def test_a_compiled_loop_says_the_same(name, dtype, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import dsf
@@ -41,7 +41,6 @@ def test_states_of_softmax_and_linear_attention():
         assert dsf.realise(dsf.attention_map(delta.system())).state_size == states
 
 
-@settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 10_000), order=st.integers(1, 4), steps=st.integers(2, 14))
 def test_reductions_stay_within_their_bound(seed, order, steps):
     system = random_system(seed, steps=steps, states=5, radius=0.4)

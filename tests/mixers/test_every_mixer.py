@@ -68,6 +68,7 @@ def single(part):
     return part.to(torch.complex64 if part.is_complex() else torch.float32)
 
 
+@pytest.mark.sampled("mixer_class", "steps")
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_method_gives_what_the_paper_says(mixer_class, method, steps):
@@ -88,6 +89,7 @@ def test_a_convolution_gives_it_too_or_says_what_changes_with_time(mixer_class, 
             respond(mixer, dsf.convolution)
 
 
+@pytest.mark.sampled("mixer_class", count=3)
 @pytest.mark.parametrize("steps", LENGTHS)
 @pytest.mark.parametrize("size", [1, 4, 64])
 def test_the_map_times_the_signal_is_the_response(mixer_class, steps, size):

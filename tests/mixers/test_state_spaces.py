@@ -133,7 +133,7 @@ def test_s5_with_one_step_for_all_states_and_a_factor_for_every_channel():
         mixer, read=draw(mixers.LRU).read, feedthrough=torch.tensor([1.0, 2, 3]).double()
     )
     matrix = replace(square, feedthrough=torch.diag(square.feedthrough))
-    torch.testing.assert_close(map_of(square), map_of(matrix), rtol=0, atol=0)
+    torch.testing.assert_close(map_of(square), map_of(matrix), **EXACT)
 
 
 @pytest.mark.usefixtures("our_own_errors")

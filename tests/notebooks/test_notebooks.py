@@ -149,6 +149,7 @@ def printed(cell):
     return "".join(part.text for part in cell.outputs if part.output_type == "stream")
 
 
+@pytest.mark.sampled(count=6)
 @pytest.mark.slow
 def test_it_runs_and_its_exercises_are_open_until_they_are_solved(script, capsys):
     """A cell that raises stops the run; an open exercise does not."""

@@ -17,6 +17,7 @@ befores = pytest.mark.parametrize("before", [False, True])
 backwards = pytest.mark.parametrize("backward", [False, True])
 
 
+@pytest.mark.sampled("structure", count=2)
 @structures
 @befores
 @backwards

@@ -24,6 +24,7 @@ befores = pytest.mark.parametrize("before", [False, True])
 backwards = pytest.mark.parametrize("backward", [False, True])
 
 
+@pytest.mark.sampled("structure", count=4)
 @structures
 @befores
 @backwards

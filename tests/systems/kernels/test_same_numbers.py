@@ -43,6 +43,7 @@ def single(mixer):
     )
 
 
+@pytest.mark.sampled("mixer_class", count=2)
 @pytest.mark.parametrize("steps", LENGTHS)
 def test_every_mixer(mixer_class, steps, monkeypatch):
     mixer = draw(mixer_class, steps)

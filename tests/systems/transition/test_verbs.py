@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -21,7 +21,6 @@ sizes = {
     "single": st.booleans(),
     "seed": st.integers(0, 1000),
 }
-law = settings(deadline=None, derandomize=True, max_examples=15)
 
 
 def draw(structure, *, complex, single, seed, **shape):
@@ -39,7 +38,6 @@ def test_dense_is_the_formula_of_the_structure(structure, complex):
 
 @structures
 @given(**sizes)
-@law
 def test_shape_and_kind(structure, **given):
     _, A = draw(structure, **given)
     dense = A.dense()
@@ -49,7 +47,6 @@ def test_shape_and_kind(structure, **given):
 
 @structures
 @given(**sizes, channel=st.integers(1, 3))
-@law
 def test_product_with_a_state(structure, channel, **given):
     drawer, A = draw(structure, **given)
     state = drawer.tensor(*A.shape[:-1], channel)
@@ -58,7 +55,6 @@ def test_product_with_a_state(structure, channel, **given):
 
 @structures
 @given(**sizes, other=st.sampled_from(STRUCTURES))
-@law
 def test_composition_with_any_structure(structure, other, **given):
     drawer, A = draw(structure, **given)
     earlier = drawer.transition(other, batch=A.batch, steps=A.steps, states=A.state_size)
@@ -67,7 +63,6 @@ def test_composition_with_any_structure(structure, other, **given):
 
 @structures
 @given(**sizes, data=st.data())
-@law
 def test_windows(structure, data, **given):
     _, A = draw(structure, **given)
     start = data.draw(st.integers(0, A.steps - 1))
@@ -79,7 +74,6 @@ def test_windows(structure, data, **given):
 
 @structures
 @given(**sizes, lag=st.integers(0, 8))
-@law
 def test_delay_puts_identities_in_front(structure, lag, **given):
     _, A = draw(structure, **given)
     dense, kept = A.dense(), max(A.steps - lag, 0)
@@ -90,7 +84,6 @@ def test_delay_puts_identities_in_front(structure, lag, **given):
 
 @structures
 @given(**sizes)
-@law
 def test_flip_and_transpose(structure, **given):
     _, A = draw(structure, **given)
     assert_close(A.flipped().dense(), A.dense().flip(-3))
@@ -99,7 +92,6 @@ def test_flip_and_transpose(structure, **given):
 
 @structures
 @given(**sizes)
-@law
 def test_diagonal_is_said_only_of_diagonals(structure, **given):
     _, A = draw(structure, **given)
     decay = A.diagonal()
