@@ -1,8 +1,7 @@
-"""A model across its layers: what each token, layer and edge contributes to one number."""
+"""How much each token, layer and edge of a run contributed to a number."""
 
 from dsf.attribution.attribution import Attribution
-from dsf.attribution.entry import stack
 from dsf.attribution.paths import Paths
-from dsf.attribution.stacked import Stack
+from dsf.attribution.stacked import Stack, stack
 
 __all__ = ["Attribution", "Paths", "Stack", "stack"]

@@ -2,18 +2,133 @@
 
 Operations that are linear in the stream are steps; everything else (a gate, the root mean square
 that a norm divides by) is frozen at its value on this run. Replayed on the stream of the run, the
-steps give the hidden states of the model; replayed on a part of it, the contribution of that part.
+steps give the hidden states of the model; replayed on a part of it, the contribution of that part;
+replayed backward, the adjoint of a number.
+
+Which torch functions are linear is said by the tables at the end (``SAME``, ``LAYOUT``, ``ADDING``,
+``MULTIPLYING``, ...). ``pieces`` splits a call into a linear part and a constant; ``secant``,
+``smallest`` and ``NORMS`` give the linear parts of activations, of modules that are not understood,
+and of norms.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, vmap
+from torch.nn import functional
 
-from dsf.attribution.functionals import Functional
-from dsf.attribution.linear_parts import Placewise, Transposable
+Linear = Callable[..., Tensor]
+Function = Callable[..., Any]
+
+PLACED_AXES = 3
+"""Minimum number of axes of a result whose second axis is cut; others are held as a whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Functional:
+    """``<weights, result>``, a linear functional of a result, zero before the place ``start``.
+
+    A logit belongs to one token of the output, and causal layers carry it back to earlier tokens
+    alone. So its numbers are held for the range of places along the second axis (the tokens, as a
+    rule) that it can reach, and steps that treat places separately are passed for these alone.
+
+    Attributes:
+        weights: its numbers, in the axes of the result; along the second for its own places alone.
+        shape: that of the result.
+        start: the first of its places.
+    """
+
+    weights: Shaped[Tensor, "*axes"]
+    shape: torch.Size
+    start: int = 0
+
+    @classmethod
+    def of(cls, weights: Shaped[Tensor, "*axes"]) -> "Functional":
+        """The functional with these numbers everywhere."""
+        return cls(weights, weights.shape)
+
+    @classmethod
+    def where_it_is(cls, weights: Shaped[Tensor, "*axes"]) -> "Functional":
+        """The same, held from the first place to the last at which they are not all zero."""
+        if weights.ndim < PLACED_AXES:
+            return cls.of(weights)
+        places = weights.flatten(2).any(dim=-1).any(dim=0).nonzero()
+        if not len(places):
+            return cls.of(weights)
+        first, last = int(places[0]), int(places[-1])
+        return cls(weights[:, first : last + 1], weights.shape, first)
+
+    @property
+    def places(self) -> slice:
+        """Those at which it is held."""
+        return slice(self.start, self.start + self.weights.shape[1])
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether all places are held."""
+        return self.weights.shape == self.shape
+
+    def dense(self) -> Shaped[Tensor, "*axes"]:
+        """Its numbers at all places."""
+        if self.is_everywhere:
+            return self.weights
+        full = self.weights.new_zeros(self.shape)
+        full[:, self.places] = self.weights
+        return full
+
+    def at_its_places(self, result: Shaped[Tensor, "*axes"]) -> Shaped[Tensor, "*places"]:
+        """What it has of a result, or of one of fewer numbers that is expanded to it."""
+        if self.is_everywhere:
+            return result
+        return result.expand(self.shape)[:, self.places]
+
+    def pair(
+        self, result: Shaped[Tensor, "*axes"], *, absolute: bool = False
+    ) -> Float[Tensor, " sample"]:
+        """The inner product of each sample, or the sum of the absolute values of its terms."""
+        return paired(self.weights, self.at_its_places(result), absolute=absolute)
+
+    def of_sample(self, sample: int) -> "Functional":
+        """The same, zero for all samples but one."""
+        alone = torch.zeros_like(self.weights)
+        alone[sample] = self.weights[sample]
+        return Functional(alone, self.shape, self.start)
+
+    def __add__(self, other: "Functional") -> "Functional":
+        if self.is_everywhere and other.is_everywhere:
+            return Functional.of(self.weights + other.weights)
+        start = min(self.start, other.start)
+        stop = max(self.places.stop, other.places.stop)
+        length = stop - start
+        if length == self.weights.shape[1] == other.weights.shape[1]:
+            return Functional(self.weights + other.weights, self.shape, start)
+        both = self.weights.new_zeros(self.shape[0], length, *self.shape[2:])
+        for part in (self, other):
+            both[:, part.start - start : part.places.stop - start] += part.weights
+        return Functional(both, self.shape, start)
+
+    def carried_to(self, weights: Shaped[Tensor, "*axes"]) -> "Functional":
+        """The adjoint of a step at its source, where nothing is known of the step.
+
+        Places behind the last of this functional are left out where they are zero, as they are
+        behind a causal layer.
+        """
+        stop = self.places.stop
+        if self.is_everywhere or weights.ndim < PLACED_AXES or bool(weights[:, stop:].any()):
+            return Functional.of(weights)
+        return Functional(weights[:, :stop], weights.shape)
+
+
+def paired(
+    weights: Shaped[Tensor, "*axes"], result: Shaped[Tensor, "*axes"], *, absolute: bool = False
+) -> Float[Tensor, " sample"]:
+    """The inner product of each sample, or the sum of the absolute values of its terms."""
+    terms = weights * result
+    return (terms.abs() if absolute else terms).flatten(1).sum(dim=1)
 
 
 @dataclass(eq=False)
@@ -42,14 +157,15 @@ class Step:
 def contributed(
     start: Step, stop: Step, given: Float[Tensor, "front sample *axes"]
 ) -> Float[Tensor, "front sample *axes"]:
-    """What ``given``, as the result of ``start``, adds to the result of ``stop``.
+    """Return what ``given``, as the result of ``start``, adds to the result of ``stop``.
 
     It is linear in ``given``. Paths that reach ``stop`` from before ``start`` without passing
     ``start`` are not included.
     """
     chain, earlier = _between(start, stop)
-    known = {step: given.new_zeros(len(given), *step.shape) for step in earlier}
-    return _replayed(chain, known | {start: given}, stop)
+    known: dict[Step, Tensor | None] = dict.fromkeys(earlier)
+    added = _replayed(chain, known | {start: given}, {stop}, constants=False)[stop]
+    return given.new_zeros(len(given), *stop.shape) if added is None else added
 
 
 def rebuilt(
@@ -59,32 +175,20 @@ def rebuilt(
     root: Step,
     stream: Shaped[Tensor, "*axes"],
 ) -> Shaped[Tensor, "*result"]:
-    """The result of ``stop`` if that of ``start`` is ``given`` and that of ``root`` is ``stream``.
+    """Return the result of ``stop`` if that of ``start`` is ``given``, that of ``root`` ``stream``.
 
     Args:
-        given: None for zero.
+        given: None for zero: what is left comes from biases and from other paths.
         root: the first step of the run.
     """
     chain, earlier = _between(start, stop)
     known: dict[Step, Tensor | None] = {root: stream.unsqueeze(0)}
     for step in earlier:
         if step not in known:
-            known[step] = _affine(_between(root, step)[0], dict(known), step)
+            known |= _replayed(_between(root, step)[0], dict(known), {step}, constants=True)
     known[start] = None if given is None else given.unsqueeze(0)
-    result = _affine(chain, known, stop)
+    result = _replayed(chain, known, {stop}, constants=True)[stop]
     return stream.new_zeros(()).expand(stop.shape) if result is None else result[0]
-
-
-def left_over(
-    start: Step, stop: Step, root: Step, stream: Shaped[Tensor, "*axes"]
-) -> Shaped[Tensor, "*result"]:
-    """The result of ``stop`` if that of ``start`` were zero: from biases and from other paths.
-
-    Args:
-        root: the first step of the run.
-        stream: the result of ``root``.
-    """
-    return rebuilt(start, None, stop, root, stream)
 
 
 def linear_results(
@@ -93,7 +197,7 @@ def linear_results(
     wanted: Collection[Step],
     results: Mapping[Step, Tensor],
 ) -> dict[Step, Tensor]:
-    """The results of the ``wanted`` steps where every constant is zero: what ``stream`` adds there.
+    """Return the results of the ``wanted`` steps where every constant is zero.
 
     Without constants they are the results of the run, of which those at hand are taken.
 
@@ -102,17 +206,47 @@ def linear_results(
         stream: the result of ``root``.
         results: of some steps, in the run.
     """
-    chain = leading_to(wanted, {root})
-    known = {root: stream}
+    chain, known = leading_to(wanted, {root}), {root: stream}
     if all(step.rest is None for step in chain):
         known |= results
         chain = leading_to(wanted, known)
+    front: dict[Step, Tensor | None] = {step: part.unsqueeze(0) for step, part in known.items()}
+    found = _replayed(chain, front, wanted, constants=False)
+    return {step: part[0] for step, part in found.items() if part is not None}
+
+
+def _replayed(
+    chain: Sequence[Step],
+    known: dict[Step, Tensor | None],
+    wanted: Collection[Step],
+    *,
+    constants: bool,
+) -> dict[Step, Tensor | None]:
+    """Return the results of the ``wanted`` steps, with or without what is constant.
+
+    Args:
+        chain: the steps to replay, in order.
+        known: the results that they start from, with one more leading axis; None for zero, which
+            costs nothing. Results are dropped after their last use.
+    """
     kept = {step: known[step] for step in wanted if step in known}
     last_read = {source: step for step in chain for source in step.sources}
     for step in chain:
-        known[step] = _linear(step)(*(known[source].unsqueeze(0) for source in step.sources))[0]
+        given = [known[source] for source in step.sources]
+        some = next((part for part in given if part is not None), None)
+        result = None
+        if some is not None:
+            sized = zip(given, step.sources, strict=True)
+            full = [
+                some.new_zeros(len(some), *of.shape) if part is None else part for part, of in sized
+            ]
+            result = _linear(step)(*full)
+        if constants and step.rest is not None:
+            rest = step.rest.unsqueeze(0)
+            result = rest if result is None else result + rest
+        known[step] = result
         if step in wanted:
-            kept[step] = known[step]
+            kept[step] = result
         for source in step.sources:
             if last_read[source] is step:
                 known.pop(source, None)
@@ -241,34 +375,382 @@ def _between(start: Step, stop: Step) -> tuple[list[Step], list[Step]]:
     return sorted(chain, key=lambda step: step.number), list(earlier)
 
 
-def _replayed(chain: list[Step], known: dict[Step, Tensor], stop: Step) -> Tensor:
-    """The linear part of the run: the result of ``stop`` where every constant is zero."""
-    last_read = {source: step for step in chain for source in step.sources}
-    for step in chain:
-        known[step] = _linear(step)(*(known[source] for source in step.sources))
-        for source in step.sources:
-            if last_read[source] is step:
-                known.pop(source, None)
-    return known[stop]
+@dataclass(frozen=True, eq=False)
+class FunctionCall:
+    """One call of a torch function: its arguments and its output."""
+
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
 
 
-def _affine(
-    chain: list[Step], known: dict[Step, Tensor | None], stop: Step
-) -> Shaped[Tensor, "*result"] | None:
-    """The result of ``stop``, constants included; None for zero, which costs nothing."""
-    last_read = {source: step for step in chain for source in step.sources}
-    for step in chain:
-        rest = None if step.rest is None else step.rest.unsqueeze(0)
-        given = [known[source] for source in step.sources]
-        some = next((part for part in given if part is not None), None)
-        if some is None:
-            known[step] = rest
+@runtime_checkable
+class Transposable(Protocol):
+    """A linear function of tensors whose adjoint needs no run of its own."""
+
+    @property
+    def __call__(self) -> Callable[..., Tensor]:
+        """Its result."""
+
+    def adjoint(self, cotangent: Tensor, /) -> tuple[Tensor, ...]:
+        """By how much each tensor moves the inner product of ``cotangent`` with the result."""
+
+
+@runtime_checkable
+class Placewise(Transposable, Protocol):
+    """One that treats every place of its second axis by itself, and has the axes of its tensors."""
+
+    def at(self, places: slice, axis: int) -> Transposable:
+        """The same for some places alone.
+
+        Args:
+            axis: the second one, counted from the end.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Elementwise:
+    """``x * factor``, where the factor has no more entries than ``x``."""
+
+    factor: Shaped[Tensor, "*axes"]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
+        return (cotangent * self.factor,)
+
+    def at(self, places: slice, axis: int) -> "Elementwise":
+        if self.factor.ndim < -axis or self.factor.shape[axis] == 1:
+            return self
+        some = self.factor.narrow(axis, places.start, places.stop - places.start)
+        return Elementwise(some)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """``x + y`` of one shape."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        return cotangent, cotangent
+
+    def at(self, places: slice, axis: int) -> "Addition":  # noqa: ARG002 (it has nothing of them)
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """``x @ weight.T``."""
+
+    weight: Shaped[Tensor, "output width"]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight)
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
+        return (cotangent @ self.weight,)
+
+    def at(self, places: slice, axis: int) -> "Projection":  # noqa: ARG002 (nor has it)
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What is left of a tensor where others were written into some of its places.
+
+    It is linear in the streams among the two, which it takes in this order.
+
+    Attributes:
+        shape: of the whole tensor.
+        places: for every number that was written, its place in the whole, counted row by row.
+        given: the shape of the value before it was expanded to ``places``.
+        into_stream, of_stream: whether the tensor, and the value, are streams; else constants.
+    """
+
+    shape: torch.Size
+    places: Shaped[Tensor, "*written"]
+    given: torch.Size
+    into_stream: bool
+    of_stream: bool
+
+    def __call__(self, *parts: Tensor) -> Tensor:
+        own = self.shape if self.into_stream else self.given
+        lead = parts[0].shape[: parts[0].ndim - len(own)]
+        places = self.places.flatten()
+        if self.into_stream:
+            whole = parts[0].reshape(*lead, -1).index_fill(-1, places, 0)
         else:
-            sized = zip(given, step.sources, strict=True)
-            full = [some.new_zeros(1, *of.shape) if part is None else part for part, of in sized]
-            result = _linear(step)(*full)
-            known[step] = result if rest is None else result + rest
-        for source in step.sources:
-            if last_read[source] is step:
-                known.pop(source, None)
-    return known[stop]
+            whole = parts[0].new_zeros(*lead, self.shape.numel())
+        if self.of_stream:
+            axes = (1,) * (self.places.ndim - len(self.given))
+            value = parts[-1].reshape(*lead, *axes, *self.given).expand(*lead, *self.places.shape)
+            whole = whole.index_add(-1, places, value.reshape(*lead, -1))
+        return whole.reshape(*lead, *self.shape)
+
+    def rest(self, whole: Tensor) -> Tensor | None:
+        """The numbers of ``whole`` that come from no stream."""
+        written = torch.zeros(self.shape.numel(), dtype=torch.bool, device=whole.device)
+        written = written.index_fill(0, self.places.flatten(), True).reshape(self.shape)
+        kept = torch.where(written, not self.of_stream, not self.into_stream)
+        return unless_zero(torch.where(kept, whole, 0))
+
+
+def places_of(whole: Tensor, index: Any) -> Tensor | None:
+    """The places that an index takes of a tensor, row by row; None where it takes one twice."""
+    found = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)[index]
+    return found if found.unique().numel() == found.numel() else None
+
+
+def pieces(
+    call: FunctionCall, streams: Sequence[Tensor]
+) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
+    """Every output tensor of a call, with its linear dependence on ``streams`` and its constant.
+
+    The function must be affine in ``streams`` together; its other arguments are frozen. What is
+    yielded does not keep the streams alive.
+    """
+    name = name_of(call.func)
+    if name == "linear" and len(streams) == 1 and any(part is streams[0] for part in call.args[:1]):
+        yield call.output, *_projection(call.output, *call.args[1:], **call.kwargs)
+        return
+    if (plain := _plain(name, call, streams)) is not None:
+        yield call.output, plain, None
+        return
+    holes = {id(part): _Hole(k) for k, part in enumerate(streams)}
+    args, kwargs = _mapped((call.args, call.kwargs), lambda leaf: holes.get(id(leaf), _alias(leaf)))
+    again = partial(_filled, call.func, args, kwargs)
+    still = None if name in HOMOGENEOUS else again(*map(torch.zeros_like, streams))
+    if isinstance(call.output, Tensor):
+        yield call.output, _linear_part(again, still), unless_zero(still)
+        return
+    for k, each in enumerate(call.output):
+        part, rest = partial(_part_of, again, k), None if still is None else still[k]
+        yield each, _linear_part(part, rest), unless_zero(rest)
+
+
+def _plain(name: str, call: FunctionCall, streams: Sequence[Tensor]) -> Transposable | None:
+    """A product with one factor, or a sum of two streams of one shape; None for other calls."""
+    tensors = [part for part in call.args if isinstance(part, Tensor)]
+    if call.kwargs or len(call.args) != 2 or len(tensors) != 2 or tensors[0] is tensors[1]:
+        return None
+    others = [part for part in tensors if all(part is not stream for stream in streams)]
+    same = all(call.output.shape == stream.shape for stream in streams)
+    if name == "add" and same and not others:
+        return Addition()
+    if name == "mul" and same and len(others) == len(streams) == 1:
+        return Elementwise(_alias(others[0]))
+    return None
+
+
+def _alias(leaf: Any) -> Any:
+    """The numbers of a tensor without the tensor, which is followed as long as anybody has it."""
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+@dataclass(frozen=True)
+class _Hole:
+    """Stands for the ``k``-th stream among the arguments of a call."""
+
+    k: int
+
+
+def _filled(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *streams: Tensor
+) -> Any:
+    def stream_or_itself(leaf: Any) -> Any:
+        return streams[leaf.k] if isinstance(leaf, _Hole) else leaf
+
+    put, named = _mapped((args, kwargs), stream_or_itself)
+    return func(*put, **named)
+
+
+def _projection(
+    output: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> tuple[Linear, Tensor | None]:
+    return Projection(weight), None if bias is None else bias.expand_as(output)
+
+
+def secant(
+    value: Shaped[Tensor, "*axes"], given: Shaped[Tensor, "*axes"]
+) -> Callable[[Tensor], Tensor]:
+    """Multiplication by ``value / given``, elementwise; both must be zero in the same places."""
+    return Elementwise(torch.where(given == 0, 0, value / torch.where(given == 0, 1, given)))
+
+
+def smallest(
+    value: Shaped[Tensor, "*axes output"], given: Shaped[Tensor, "*axes width"]
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """For each token the matrix of smallest norm that maps ``given`` to ``value``: ``v gᵀ / |g|²``.
+
+    Where ``given`` is zero there is none, and the value becomes the constant that is added.
+    """
+    square = given.square().sum(dim=-1, keepdim=True)
+    along = given / torch.where(square == 0, 1, square)
+    rest = torch.where(square == 0, value, 0)
+    return lambda x: value * (x * along).sum(dim=-1, keepdim=True), unless_zero(rest)
+
+
+def tensors_in(part: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dictionaries."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, tuple | list):
+        for each in part:
+            yield from tensors_in(each)
+    elif isinstance(part, Mapping):
+        for each in part.values():
+            yield from tensors_in(each)
+
+
+def _part_of(call: Callable[..., Any], k: int, *given: Tensor) -> Tensor:
+    part: Tensor = call(*given)[k]
+    return part
+
+
+def _linear_part(call: Callable[..., Tensor], still: Tensor | None) -> Linear:
+    constant = unless_zero(still)
+
+    def linear(*given: Tensor) -> Tensor:
+        result = vmap(call)(*given)
+        return result if constant is None else result - constant
+
+    return linear
+
+
+def unless_zero(part: Tensor | None) -> Tensor | None:
+    """``part``, or None if all its numbers are zero."""
+    return part if part is not None and bool(part.any()) else None
+
+
+def _mapped(part: Any, change: Callable[[Any], Any]) -> Any:
+    """``part`` with every leaf of its tuples, lists and dictionaries changed."""
+    if type(part) in (tuple, list):
+        return type(part)(_mapped(each, change) for each in part)
+    if type(part) is dict:
+        return {name: _mapped(each, change) for name, each in part.items()}
+    return change(part)
+
+
+# The result is the tensor itself, or a copy of it.
+SAME = {
+    "to", "float", "double", "type", "type_as", "contiguous", "clone", "detach", "requires_grad",
+    "dropout", "dropout1d", "alpha_dropout", "feature_dropout", "cpu",
+}  # fmt: skip
+# Made of the numbers of their first tensor alone: another gives its number type or its shape.
+OF_THE_FIRST = SAME | {"expand_as", "view_as", "reshape_as"}
+# Linear in their first tensor, without reference to others.
+LAYOUT = {
+    "view", "reshape", "view_as", "reshape_as", "transpose", "permute", "unsqueeze", "squeeze",
+    "flatten", "unflatten", "expand", "expand_as", "repeat", "repeat_interleave", "getitem",
+    "chunk", "split", "unbind", "tensor_split", "swapaxes", "swapdims", "movedim", "moveaxis",
+    "roll", "flip", "select", "narrow", "index_select", "take_along_dim", "gather", "pad", "t", "T",
+    "mT", "neg", "sum", "mean", "cumsum", "masked_fill", "tril", "triu", "rearrange",
+}  # fmt: skip
+# Linear in all tensors together.
+ADDING: dict[str, Function] = {
+    "add": torch.add,
+    "iadd": torch.add,
+    "radd": torch.add,
+    "sub": torch.sub,
+    "isub": torch.sub,
+    "rsub": torch.rsub,
+    "cat": torch.cat,
+    "concat": torch.cat,
+    "concatenate": torch.cat,
+    "stack": torch.stack,
+    "where": torch.where,
+}
+# Linear in one tensor while the others are frozen.
+MULTIPLYING: dict[str, Function] = {
+    "mul": torch.mul,
+    "imul": torch.mul,
+    "rmul": torch.mul,
+    "matmul": torch.matmul,
+    "bmm": torch.bmm,
+    "mm": torch.mm,
+    "addmm": torch.addmm,
+    "baddbmm": torch.baddbmm,
+    "einsum": torch.einsum,
+    "linear": functional.linear,
+    "conv1d": torch.conv1d,
+    "conv2d": torch.conv2d,
+}
+# Zero where the tensors in which they are linear are zero.
+HOMOGENEOUS = (LAYOUT - {"masked_fill", "pad"}) | {
+    "mul", "matmul", "bmm", "mm", "einsum", "div", "attention",
+}  # fmt: skip
+# Linear in the first tensor while the second is frozen.
+DIVIDING: dict[str, Function] = {
+    "div": torch.div,
+    "idiv": torch.div,
+    "truediv": torch.div,
+    "itruediv": torch.div,
+}
+# These use the shape and dtype of a tensor, not its values.
+BLANK = {
+    "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "zeros_like", "ones_like",
+    "empty_like", "full_like", "rand_like", "randn_like", "shape", "dtype", "device", "size", "dim",
+    "numel", "is_floating_point",
+}  # fmt: skip
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
+    """Fused attention as a matrix times the values; the matrix is its response to unit values."""
+    unit = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device)
+    units = unit.expand(*key.shape[:-1], -1)
+    weights = functional.scaled_dot_product_attention(query, key, units, *args, **named)
+    return weights @ value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
+
+
+# Linear in the third tensor, the values, while queries and keys are frozen.
+MIXING: dict[str, Function] = {"scaled_dot_product_attention": attention}
+REPLAYED = ADDING | MULTIPLYING | DIVIDING | MIXING
+"""The function to call when a step is replayed, which does not write in place."""
+# Elementwise, and zero where their argument is zero.
+ACTIVATIONS = {
+    "silu", "gelu", "relu", "relu6", "tanh", "elu", "celu", "selu", "leaky_relu", "hardswish",
+    "mish", "softsign", "softshrink", "hardtanh", "tanhshrink", "square",
+}  # fmt: skip
+
+
+def name_of(func: Function) -> str:
+    """``add`` for ``torch.add``, ``Tensor.add_`` and ``Tensor.__add__``; a property's own name."""
+    name: str = getattr(func, "__name__", "")
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+    return name.strip("_")
+
+
+def layer_norm(
+    given: Tensor,
+    shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """A layer norm that divides by the deviation of this run: its linear part, and its bias."""
+    axes = tuple(range(-len(shape), 0))
+    factor = (given.var(dim=axes, correction=0, keepdim=True) + eps).rsqrt()
+    factor = factor if weight is None else factor * weight
+    rest = None if bias is None else bias.expand(given.shape)
+    return lambda x: (x - x.mean(dim=axes, keepdim=True)) * factor, rest
+
+
+def rms_norm(
+    given: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None
+) -> tuple[Callable[[Tensor], Tensor], None]:
+    """An RMS norm that divides by the root mean square of this run: its linear part."""
+    axes = tuple(range(-len(shape), 0))
+    least = torch.finfo(given.dtype).eps if eps is None else eps
+    factor = (given.square().mean(dim=axes, keepdim=True) + least).rsqrt()
+    return Elementwise(factor if weight is None else factor * weight), None
+
+
+NORMS: dict[str, Callable[..., tuple[Callable[[Tensor], Tensor], Tensor | None]]] = {
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+}

@@ -1,42 +1,86 @@
 """``Attribution``: how much each token, layer and edge of a run contributed to one number.
 
 The run is affine (:mod:`dsf.attribution.affine_steps`), so that a logit is an inner product with
-the first residual stream plus a remainder. One adjoint pass gives the shares of everything
-in between.
+the first residual stream plus a remainder. One adjoint pass gives the shares of everything between.
+They hold all factors (softmax, gates, norms) and sum to the number. What happens *without* an edge
+or a head is another question: to first order its gradient times what it adds, which is one backward
+pass of the model itself.
 """
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
 
+import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.attribution.affine_steps import (
+    Functional,
     Step,
     adjoint_of,
     adjoints,
     adjoints_and_constant,
-    left_over,
+    paired,
+    rebuilt,
 )
-from dsf.attribution.coefficients import by_coefficients
-from dsf.attribution.functionals import Functional, paired
-from dsf.attribution.mixer_calls import MixerStep
-from dsf.attribution.parts import Part
 from dsf.attribution.paths import Paths, Search
+from dsf.attribution.trace import LiveRun, MixerStep, result_of
+from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import check_room
+from dsf.inspection.choice import chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.head_layout import as_values, width_of
+from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
+from dsf.mixers.base import axes_of
+from dsf.runtime.argument_checks import is_index
+from dsf.runtime.shapes import at_least, of_kind
 
-COMPLETE = 1e-9
-"""By how much all shares may miss their number, relative, where the layers are exact."""
+By = Literal["held", "direct", "gradient"]
+"""How edges and heads are counted, see ``Attribution``."""
+SUM_TOL = 1e-9
+"""Maximum relative difference between all shares and their number, where the layers are exact."""
+MAX_INTEGRATED = 10
+"""Maximum number of edges whose gradient is averaged from cut to whole."""
+MAX_ENTRIES = 2**24
+"""Maximum number of entries of maps that are held at once where edges are summed over channels."""
 
 
-AT_ONCE = 2**24
-"""The number of entries of maps that are held at once where edges are summed over channels."""
+@dataclass(frozen=True, repr=False)
+class Agreement:
+    """How well the shares of edges predict what is lost when they are cut.
+
+    Attributes:
+        edges: for every edge that was cut ``layer``, ``written``, ``read``, its shares ``held`` and
+            ``gradient``, and what was lost without it, ``measured``.
+    """
+
+    edges: Table
+
+    def spearman(self, by: By) -> float:
+        """Return the rank correlation of shares and losses."""
+        from scipy.stats import spearmanr
+
+        return float(spearmanr(*self._both(by)).statistic)
+
+    def pearson(self, by: By) -> float:
+        """Return the linear correlation of shares and losses."""
+        return float(np.corrcoef(*self._both(by))[0, 1])
+
+    def _both(self, by: By) -> tuple[list[float], list[float]]:
+        return [edge[by] for edge in self.edges], [edge["measured"] for edge in self.edges]
+
+    def __repr__(self) -> str:
+        found = "; ".join(
+            f"{by}: rank correlation {self.spearman(by):.2f}, linear {self.pearson(by):.2f}"
+            for by in ("held", "gradient")
+        )
+        return f"Agreement({len(self.edges)} edges cut; {found})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,6 +93,16 @@ class Attribution:
 
     - ``tokens.sum(-1) + remainder == value``
     - ``embedding + sum(layers.values()) + remainder == value``
+
+    Edges and heads are counted in three ways, ``by=``:
+
+    - ``"held"``: their shares, along all paths, with all factors held. They sum to ``total``.
+    - ``"direct"``: the same along residual connections alone. They sum to ``layers``.
+    - ``"gradient"``: what is lost without them, to first order: the gradient of the number, through
+      softmax, gates and norms, times what they add to the response, biases of values included. Use
+      it for questions of the form "what happens without", and :meth:`agreement` for how far it can
+      be trusted. A token that is cut in all layers at once loses another number than the sum of its
+      edges: ``dsf.intervene`` measures it.
 
     Attributes:
         value: the number that is attributed.
@@ -70,10 +124,12 @@ class Attribution:
     embedding: Float[Tensor, " sample"]
     streams: tuple[Float[Tensor, "sample time"], ...]
     remainder: Float[Tensor, " sample"]
-    _mixed: dict[str, "_Mixed"] = field(repr=False)
+    _mixed: dict[str, "MixerShares"] = field(repr=False)
     _size: Float[Tensor, " sample"] = field(repr=False)
     _into: "Decomposition" = field(repr=False)
     _functional: Functional = field(repr=False)
+    _live: LiveRun | None = field(repr=False)
+    _stream: int | None = field(repr=False)
 
     @property
     def error(self) -> float:
@@ -90,32 +146,58 @@ class Attribution:
         missed = (shares.sum(dim=-1) + self.remainder - self.value).abs()
         return (missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max().item()
 
-    def edges(self, layer: str) -> Float[Tensor, "*batch written read"]:
-        """What one edge of a layer contributes: the value of one token, mixed into another.
+    def edges(self, layer: str | int, by: By = "held") -> Float[Tensor, "*batch written read"]:
+        """Return what every edge of a layer contributes: a token's value, mixed into another.
 
         It is ``map[written, read] <adjoint at written, value at read>``, where the adjoint says by
-        how much the mixed value moves the number, along all later paths. Biases are no part of
-        the value here. The sum over all edges of a sample is ``total[layer]``.
+        how much the mixed value moves the number. With ``by="held"`` biases are no part of the
+        value; with ``by="gradient"`` they are, since an edge that is cut takes them along.
+
+        Args:
+            layer: a name, a number in the order in which the layers ran, or a pattern of one layer
+                such as ``"*.3.*"``.
+            by: ``"held"``, ``"direct"`` or ``"gradient"``.
 
         Returns:
             The axes of the layer's map: ``sample head written read``, or channels in place of heads
             for a mixer with a map for each channel.
 
         Raises:
-            KeyError: if no mixer of that name was recorded.
-            InspectionError: if the mixer has no map with one column for each token, or what enters
-                and leaves it is not known as linear maps of the stream.
+            KeyError: if there is no such layer, or it was not recorded as a whole layer.
+            InspectionError: if the mixer has no map with one column for each token, what enters
+                and leaves it is not known as linear maps of the stream, or it adds nothing to the
+                stream directly.
             MapTooLarge: if they would take more than half of the free memory; see ``edge_sums``.
         """
-        return self._of(layer).edges()
+        return self._of(layer).edges(*self._ends(layer, by))
 
-    def edge_sums(self, layer: str) -> Float[Tensor, "sample written read"]:
-        """The sum of the edges over all heads or channels, a few of them at a time.
+    def edge_sums(self, layer: str | int, by: By = "held") -> Float[Tensor, "sample written read"]:
+        """Return the sum of the edges over all heads or channels, a few of them at a time.
 
         Raises:
             KeyError, InspectionError: as for ``edges``.
         """
-        return self._of(layer).edge_sums()
+        return self._of(layer).edge_sums(*self._ends(layer, by))
+
+    def heads(self, by: By = "held") -> Float[Tensor, "sample layer head"]:
+        """Return what every head contributes, layer by layer in the order in which they ran.
+
+        A head of a mixer with a map for each channel is a channel. With ``by="gradient"`` it is
+        what is lost, to first order, where the response of the head is zero.
+
+        Returns:
+            One row for every layer of the inspection: nan where a layer has fewer heads than
+            another, or no shares.
+        """
+        rows = []
+        for name in self._into.names:
+            try:
+                rows.append(self._of(name).heads(*self._ends(name, by)))
+            except (KeyError, InspectionError):
+                rows.append(self.value.new_zeros(len(self.value), 0))
+        heads = max(row.shape[1] for row in rows)
+        filled = [pad(row, (0, heads - row.shape[1]), value=math.nan) for row in rows]
+        return torch.stack(filled, dim=1)
 
     def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample ..."]]:
         """Which coefficients of a layer the number hangs on: their gradients, times their entries.
@@ -173,8 +255,10 @@ class Attribution:
         found.sort(key=lambda record: -record["magnitude"])
         return Table((*found, *without))
 
-    def strongest_edges(self, count: int = 10, *, sample: int = 0) -> Table:
-        """The edges with the largest absolute shares of all mixers, summed over heads or channels.
+    def strongest_edges(
+        self, count: int = 10, *, by: By = "held", sample: int = 0, steps: int = 4
+    ) -> Table:
+        """Return the edges with the largest absolute shares, summed over heads or channels.
 
         Each record has ``layer``, ``written``, ``read`` and ``share``. A mixer without
         edges follows as a record with a ``note``: its channels feed back into each other, or what
@@ -182,19 +266,25 @@ class Attribution:
 
         Args:
             count: how many, at least 1.
+            by: as for ``edges``.
             sample: of which sample.
+            steps: with ``by="gradient"`` the ten strongest have a further number, ``integrated``:
+                the gradient averaged over so many points of the way from the cut edge to the whole
+                one, since a single gradient underestimates strong edges. Every point is a run of
+                the model with a backward pass; 0 leaves it out.
 
         Raises:
-            ValueError: if ``count`` is less than 1.
+            ValueError: if ``count`` is less than 1, or ``steps`` less than 0.
             IndexError: if there is no such sample.
         """
-        _check_count("strongest_edges", "count", count)
+        at_least(1, "strongest_edges", "count", count)
+        at_least(0, "strongest_edges", "steps", steps)
         self._check("strongest_edges", sample)
         found: list[Record] = []
         without: list[Record] = []
         for name in self._mixed:
             try:
-                edges = self.edge_sums(name)[sample]
+                edges = self.edge_sums(name, by)[sample]
             except InspectionError:
                 note = "no edges: its channels feed back into each other"
                 without.append({"layer": name, "note": note})
@@ -206,9 +296,119 @@ class Attribution:
                 share = flat[at].item()
                 found.append({"layer": name, "written": written, "read": read, "share": share})
         found.sort(key=lambda edge: -abs(edge["share"]))
+        if by == "gradient" and steps:
+            for edge in found[: min(count, MAX_INTEGRATED)]:
+                edge["integrated"] = self._integrated(edge, sample, steps)
         note = "no edges: what enters and leaves its mixer is not known as linear maps"
         without += [{"layer": name, "note": note} for name in self._into.not_whole]
         return Table((*found[:count], *without))
+
+    @torch.inference_mode(False)
+    def agreement(self, edits: int = 40, *, sample: int = 0) -> Agreement:
+        """Cut edges one by one, and compare what is lost with their shares.
+
+        Half of the edges are the strongest by gradient, the others are drawn at random among those
+        that can contribute. Every cut is a run of the model in float64.
+
+        Args:
+            edits: how many edges are cut, at least 2.
+            sample: of which sample.
+
+        Raises:
+            ValueError: if ``edits`` is less than 2.
+            IndexError: if there is no such sample.
+        """
+        at_least(2, "agreement", "edits", edits)
+        self._check("agreement", sample)
+        every: list[Record] = []
+        for name in self._mixed:
+            try:
+                sums = {by: self.edge_sums(name, by)[sample] for by in ("held", "gradient")}
+            except InspectionError:
+                continue
+            for written, read in sums["gradient"].nonzero().tolist():
+                shares = {by: each[written, read].item() for by, each in sums.items()}
+                every.append({"layer": name, "written": written, "read": read, **shares})
+        every.sort(key=lambda edge: -abs(edge["gradient"]))
+        rest = every[edits - edits // 2 :]
+        order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0)).tolist()
+        chosen = every[: edits - edits // 2] + [rest[at] for at in order[: edits // 2]]
+        with torch.no_grad():
+            measured = [(self.value - self._without(edge, 1.0, sample))[sample] for edge in chosen]
+        pairs = zip(chosen, measured, strict=True)
+        return Agreement(Table(tuple({**edge, "measured": loss.item()} for edge, loss in pairs)))
+
+    def _integrated(self, edge: Record, sample: int, steps: int) -> float:
+        """The gradient of an edge averaged from cut to whole, at the points of Gauss."""
+        points, weights = np.polynomial.legendre.leggauss(steps)
+        total = 0.0
+        for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
+            with torch.inference_mode(False), torch.enable_grad():
+                cut = self.value.new_tensor(point).requires_grad_()
+                (slope,) = torch.autograd.grad(self._without(edge, cut, sample)[sample], cut)
+            total -= weight * slope.item()
+        return total
+
+    def _without(self, edge: Record, cut: Tensor | float, sample: int) -> Tensor:
+        """The number where a part of an edge of one sample is taken away; 1 for all of it."""
+        mixed, name = self._mixed[edge["layer"]], edge["layer"]
+        changed = mixed.without(edge["written"], edge["read"], cut, sample)
+        return self._functional.pair(self._running.result({name: changed}, self._stream))
+
+    @property
+    def _running(self) -> LiveRun:
+        if self._live is None:
+            raise InspectionError("attribute: the model of this run is not at hand any more.")
+        return self._live
+
+    @cached_property
+    def _gradients(self) -> dict[str, Tensor]:
+        """The gradient of the number at the output of every mixer, by one backward pass."""
+        live = self._running
+        wanted = [mixed.mixer for name, mixed in self._mixed.items() if name in live.places]
+        with torch.inference_mode(False), torch.enable_grad():
+            nothing = {
+                mixer.name: torch.zeros_like(result_of(mixer.whole)).requires_grad_()
+                for mixer in wanted
+            }
+            value = self._functional.pair(live.result(nothing, self._stream))
+            given = [*nothing.values()]
+            found = torch.autograd.grad(value.sum(), given, allow_unused=True)
+        missed = ((value.detach() - self.value).abs() / self._size.clamp_min(1e-300)).max().item()
+        if not missed <= SUM_TOL:
+            raise ReconstructionError(
+                f"attribute: the model gives another number when it runs again, by {missed:.1e} "
+                "relative. Does it draw random numbers, or keep a state between runs?",
+                missed,
+            )
+        return {
+            name: torch.zeros_like(part) if by is None else by
+            for (name, part), by in zip(nothing.items(), found, strict=True)
+        }
+
+    def _ends(self, layer: str | int, by: By) -> tuple[Tensor, Tensor]:
+        """The adjoint at the response of a mixer, and its values, in the axes of the values."""
+        mixed = self._of(layer)
+        name = mixed.mixer.name
+        if by == "held":
+            return mixed.moved(mixed.adjoint), mixed.values()
+        if by == "direct":
+            if mixed.direct is None:
+                raise InspectionError(
+                    f"edges: {name} is inside of another branch, so it adds nothing to the stream "
+                    "directly. Use by='held' or by='gradient'."
+                )
+            return mixed.moved(mixed.direct), mixed.values()
+        if by != "gradient":
+            raise ValueError(
+                f"edges: 'by' must be 'held', 'direct' or 'gradient', but it is {by!r}."
+            )
+        if name not in self._gradients:
+            raise InspectionError(
+                f"edges: the output of {name} is not that of one module, so its gradient is not "
+                "known. Use by='held'."
+            )
+        return mixed.moved_truly(self._gradients[name]), mixed.whole().mixer.value
 
     @torch.inference_mode(False)
     def paths(self, count: int = 10, *, sample: int = 0, most: int = 200) -> Paths:
@@ -235,7 +435,7 @@ class Attribution:
             IndexError: if there is no such sample.
         """
         for name, number in (("count", count), ("most", most)):
-            _check_count("paths", name, number)
+            at_least(1, "paths", name, number)
         self._check("paths", sample)
         root, first = self._into.streams[0]
         search = Search(
@@ -249,24 +449,29 @@ class Attribution:
         return search.strongest(self._into.stop, self._functional, count)
 
     def _check(self, asked: str, sample: int) -> None:
-        _check_whole(asked, "sample", sample)
+        of_kind(asked, "sample", sample, is_index, "a whole number")
         samples = len(self.value)
         if not -samples <= sample < samples:
             raise IndexError(f"{asked}: sample={sample}, but there are {samples} samples.")
 
-    def _of(self, layer: str) -> "_Mixed":
-        if layer in self._into.not_whole:
+    def _of(self, layer: str | int) -> "MixerShares":
+        try:
+            chosen = sorted(chosen_layers(self._into.names, layer))
+        except InspectionError:
+            chosen = []
+        if len(chosen) == 1 and chosen[0] in self._mixed:
+            return self._mixed[chosen[0]]
+        if len(chosen) == 1 and chosen[0] in self._into.not_whole:
             raise InspectionError(
-                f"edges: what enters and leaves the mixer of {layer} is not known as linear maps "
-                "of the stream, so it has neither edges nor shares of its coefficients. Its map is "
-                "stack.inspection[name].map(), and 'layers' has what the modules in it contribute."
+                f"edges: what enters and leaves the mixer of {chosen[0]} is not known as linear "
+                "maps of the stream, so it has neither edges nor shares of its coefficients. Its "
+                "map is stack.inspection[name].map(), and 'layers' has what the modules in it "
+                "contribute."
             )
-        if layer not in self._mixed:
-            raise KeyError(
-                f"no mixer '{layer}' was recorded as a whole layer; there are "
-                f"{', '.join(self._mixed) or 'none'}"
-            )
-        return self._mixed[layer]
+        raise KeyError(
+            f"edges: 'layer' must be one layer, but {layer!r} is {len(chosen)}; there are "
+            f"{', '.join(self._mixed) or 'none'}"
+        )
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -284,33 +489,52 @@ class Attribution:
 
 
 @dataclass(frozen=True, eq=False)
-class _Mixed:
-    """One mixer with what entered it from the tokens, and the adjoint at its output."""
+class MixerShares:
+    """One mixer with what entered it from the tokens, and the adjoints at its output.
+
+    Attributes:
+        given: what the tokens contribute to its input.
+        adjoint: by how much its output moves the number, along all paths.
+        direct: the same along residual connections alone; None inside of another branch.
+    """
 
     mixer: MixerStep
     given: Float[Tensor, "sample time width"]
     adjoint: Float[Tensor, "sample written output"]
+    direct: Float[Tensor, "sample written output"] | None = None
 
     @torch.inference_mode(False)
-    def edges(self) -> Float[Tensor, "*batch written read"]:
-        whole = self._whole()
-        moved, values = self._moved(whole), self._values(whole)
+    def edges(self, moved: Tensor, values: Tensor) -> Float[Tensor, "*batch written read"]:
+        whole = self.whole()
         maps, written, read = whole.map_shape
         check_room("edges", (*maps, written, read), values.dtype, values.device)
         return _weighted(whole.mixing_map(), moved, values)
 
     @torch.inference_mode(False)
-    def edge_sums(self) -> Float[Tensor, "sample written read"]:
-        whole = self._whole()
-        moved, values = self._moved(whole), self._values(whole)
+    def edge_sums(self, moved: Tensor, values: Tensor) -> Float[Tensor, "sample written read"]:
+        whole = self.whole()
         maps, written, read = whole.map_shape
-        rows = max(1, AT_ONCE // (maps.numel() * read))
+        rows = max(1, MAX_ENTRIES // (maps.numel() * read))
         sums = []
         for start in range(0, written, rows):
             block = slice(start, min(start + rows, written))
             edges = _weighted(whole.mixing_map(block), moved[..., block, :], values)
             sums.append(edges.flatten(1, -3).sum(dim=1) if edges.ndim > 3 else edges)
         return torch.cat(sums, dim=1)
+
+    @torch.inference_mode(False)
+    def heads(self, moved: Tensor, values: Tensor) -> Float[Tensor, "sample head"]:
+        """What the response of every head, or channel, contributes."""
+        whole = self.whole()
+        value = whole.mixer.value
+        if values is value:  # all of the response, which is what is lost without the head
+            response = self.response()
+        else:
+            tokens = whole.enter.linear(self.given)
+            response = as_values(whole.mixed(tokens.unsqueeze(0))[0], value)
+        maps, *_ = whole.map_shape
+        each = (moved * response).sum(dim=-2)  # sample head channel, or sample channel
+        return each.reshape(len(each), maps[1] if len(maps) > 1 else 1, -1).sum(dim=-1)
 
     @torch.inference_mode(False)
     def by_coefficients(self) -> dict[str, Tensor]:
@@ -321,9 +545,9 @@ class _Mixed:
                 f"({self.mixer.layer.family}) depend on its own outputs, so there is no gradient "
                 "for each of them with the others held. Use 'total'."
             )
-        return by_coefficients(whole.mixer, self._moved(whole), self._values(whole))
+        return coefficient_gradients(whole.mixer, self.moved(self.adjoint), self.values())
 
-    def _whole(self) -> WholeMixer:
+    def whole(self) -> WholeMixer:
         whole = self.mixer.whole
         if not isinstance(whole, WholeMixer):
             raise InspectionError(
@@ -333,17 +557,57 @@ class _Mixed:
             )
         return whole
 
-    def _values(self, whole: WholeMixer) -> Tensor:
+    def values(self) -> Tensor:
         """What enters the mixer from the tokens, in the axes of its values."""
+        whole = self.whole()
         return as_values(whole.enter.linear(self.given), whole.mixer.value)
 
-    def _moved(self, whole: WholeMixer) -> Tensor:
-        """The adjoint at the response of the mixer, in the axes of its values."""
-        given = self.adjoint if self.mixer.shown is None else self.adjoint * self.mixer.shown
+    def response(self) -> Tensor:
+        """The response of the mixer, in the axes of its values."""
+        mixer = self.whole().mixer
+        return as_values(
+            as_tokens(respond(mixer.system(), mixer.signal()), mixer.value), mixer.value
+        )
+
+    @torch.inference_mode(False)
+    def moved(self, adjoint: Tensor) -> Tensor:
+        """The adjoint at the response of the mixer, the factors behind it held."""
+        whole = self.whole()
+        given = adjoint if self.mixer.shown is None else adjoint * self.mixer.shown
         samples, written, _ = given.shape
         shape = torch.Size((samples, written, width_of(whole.mixer.value)))
         (moved,) = adjoint_of(whole.leave.linear, [shape], given)
         return as_values(moved, whole.mixer.value)
+
+    @torch.inference_mode(False)
+    def moved_truly(self, adjoint: Tensor) -> Tensor:
+        """The gradient at the response of the mixer, through the norms and factors behind it."""
+        whole = self.whole()
+        if whole.leaving is None:
+            return self.moved(adjoint)
+        given = adjoint if self.mixer.shown is None else adjoint * self.mixer.shown
+        with torch.enable_grad():
+            response = _as_width(self.response()).detach().requires_grad_()
+            (moved,) = torch.autograd.grad(whole.leaving(response), response, given)
+        return as_values(moved, whole.mixer.value)
+
+    def without(self, written: int, read: int, cut: Tensor | float, sample: int) -> Tensor:
+        """The change of the output where a part of an edge of one sample is taken away."""
+        whole = self.whole()
+        row = whole.mixing_map(slice(written, written + 1))[sample, ..., 0, read]
+        value = whole.mixer.value[sample, ..., read, :]
+        response = self.response()
+        edge = torch.zeros_like(response)
+        edge[sample, ..., written, :] = (row if row.ndim == value.ndim else row[..., None]) * value
+        response, edge = _as_width(response), _as_width(edge)
+        leaving = whole.leave if whole.leaving is None else whole.leaving
+        change: Tensor = leaving(response - cut * edge) - leaving(response)
+        return change if self.mixer.shown is None else change * self.mixer.shown
+
+
+def _as_width(values: Tensor) -> Tensor:
+    """The axes of heads and channels joined."""
+    return values if values.ndim == 3 else values.transpose(1, 2).flatten(2)
 
 
 def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
@@ -353,25 +617,17 @@ def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
     return map * torch.einsum("...wc,...rc->...wr", moved, values)
 
 
-def _check_whole(asked: str, name: str, number: int) -> None:
-    """Raises TypeError unless it is a whole number, also one of NumPy or torch."""
-    if isinstance(number, bool) or not hasattr(number, "__index__"):
-        raise TypeError(f"{asked}: '{name}' must be a whole number, but it is {number!r}.")
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One branch that adds to the residual stream.
 
-
-def _check_count(asked: str, name: str, number: int) -> None:
-    """Raises TypeError or ValueError unless it counts something."""
-    _check_whole(asked, name, number)
-    if number < 1:
-        raise ValueError(f"{asked}: '{name}' must be at least 1, but it is {number}.")
-
-
-def _by_sample(terms: Shaped[Tensor, "*axes"], samples: int) -> Float[Tensor, " sample"]:
-    """The sums of each sample, also where a module has joined the axes of samples and tokens.
-
-    Where it has put the tokens first, the shares do not sum to the value, which is refused.
+    Attributes:
+        name: the name of its layer, where it is a token mixer; else the path of its module.
+        step: the step whose result it adds.
     """
-    return terms.reshape(samples, -1).sum(dim=1)
+
+    name: str
+    step: Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,7 +640,8 @@ class Decomposition:
         parts, mixers: what adds to the stream, and the token mixers in it.
         from_tokens: what the tokens contribute to the results of the steps of the parts, of the
             mixers, and of their sources.
-        not_whole: the layers of the inspection that are no mixers of the run.
+        names: the layers of the inspection, in the order in which they ran.
+        not_whole: those that are no mixers of the run.
     """
 
     stop: Step
@@ -392,24 +649,33 @@ class Decomposition:
     parts: tuple[Part, ...]
     mixers: tuple[MixerStep, ...]
     from_tokens: dict[Step, Tensor]
+    names: tuple[str, ...] = ()
     not_whole: tuple[str, ...] = ()
 
     @cached_property
     def constant(self) -> Tensor:
         """The result of ``stop`` where the first stream is zero."""
         root, first = self.streams[0]
-        return left_over(root, self.stop, root, first)
+        return rebuilt(root, None, self.stop, root, first)
 
 
-def attributed(
-    functional: Functional, result: Tensor, *, into: Decomposition, tolerance: float
+def shares_of(
+    functional: Functional,
+    result: Tensor,
+    *,
+    into: Decomposition,
+    tolerance: float,
+    live: LiveRun | None,
+    stream: int | None,
 ) -> Attribution:
-    """The shares of ``functional``.
+    """Share a number, the ``functional`` of a result of the run, among its parts.
 
     Args:
         result: the result of ``into.stop``, as the model itself computed it.
         into: what it is shared among.
         tolerance: the largest relative error that the layers of the run were allowed.
+        live: the model, to be run again.
+        stream: the residual stream that the result is; None for the logits.
 
     Raises:
         UnreadableError: if the result has other samples than the first stream.
@@ -435,7 +701,10 @@ def attributed(
     total: dict[str, Tensor] = {}
     for part in into.parts:
         for shares, adjoint in ((layers, direct), (total, along_all)):
-            share = _by_sample(adjoint[part.step] * into.from_tokens[part.step], len(value))
+            # A module may have joined the axes of samples and tokens; where it has put the tokens
+            # first, the shares do not sum to the value, which is refused.
+            terms = adjoint[part.step] * into.from_tokens[part.step]
+            share = terms.reshape(len(value), -1).sum(dim=1)
             shares[part.name] = shares[part.name] + share if part.name in shares else share
     for mixer in into.mixers:  # also those inside of another part
         total[mixer.name] = paired(along_all[mixer.step], into.from_tokens[mixer.step])
@@ -449,14 +718,21 @@ def attributed(
         streams=tuple(streams),
         remainder=remainder,
         _mixed={
-            mixer.name: _Mixed(mixer, into.from_tokens[mixer.source], along_all[mixer.step])
+            mixer.name: MixerShares(
+                mixer,
+                into.from_tokens[mixer.source],
+                along_all[mixer.step],
+                direct.get(mixer.step),
+            )
             for mixer in into.mixers
         },
         _size=functional.pair(result, absolute=True),
         _into=into,
         _functional=functional,
+        _live=live,
+        _stream=stream,
     )
-    if not made.error <= max(COMPLETE, 10 * tolerance):
+    if not made.error <= max(SUM_TOL, 10 * tolerance):
         raise ReconstructionError(
             f"attribute: the shares of the tokens or of the layers, and the remainder, miss the "
             f"value by {made.error:.1e} relative, so they are not its parts. Does the model draw "
@@ -464,3 +740,81 @@ def attributed(
             made.error,
         )
     return made
+
+
+def coefficient_gradients(
+    mixer: Any,
+    moved: Float[Tensor, "sample ..."],
+    values: Float[Tensor, "sample ..."],
+) -> dict[str, Float[Tensor, "sample ..."]]:
+    """For every tensor of a mixer the gradient of ``<moved, response>``, times its entries.
+
+    Args:
+        moved: the adjoint at the response, in the axes of the mixer's values.
+        values: the part of the values that is shared; what is left of them are biases.
+
+    Returns:
+        The axes of the coefficient; with an axis for the sample before them where all samples have
+        the same.
+    """
+    samples = len(moved)
+    given = {
+        field.name: part.detach().requires_grad_()
+        for field in fields(mixer)
+        if isinstance(part := getattr(mixer, field.name), Tensor)
+        and (part.is_floating_point() or part.is_complex())
+    }
+    own = _of_samples(mixer, given, samples)
+    with torch.enable_grad():
+        live = replace(mixer, **given)
+        response = as_tokens(respond(live.system(), live.signal()), live.value)
+        numbers = (as_values(response, live.value) * moved).flatten(1).sum(dim=1)
+        gradients = _gradients(numbers.sum(), {name: given[name] for name in own})
+        alone = {name: part for name, part in given.items() if name not in own}
+        several = [_gradients(number, alone) for number in numbers] if alone else []
+    for name, part in alone.items():
+        stacked = torch.stack([each[name] for each in several])
+        gradients[name] = _joined(stacked) if _is_open(mixer, name, part, samples) else stacked
+    return {
+        name: _times(gradients[name], values if name == "value" else part)
+        for name, part in given.items()
+    }
+
+
+def _gradients(number: Shaped[Tensor, ""], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient in each tensor; zero where the number does not depend on it."""
+    if not given:
+        return {}
+    found = torch.autograd.grad(number, [*given.values()], retain_graph=True, allow_unused=True)
+    return {
+        name: torch.zeros_like(part) if by is None else by
+        for (name, part), by in zip(given.items(), found, strict=True)
+    }
+
+
+def _times(gradient: Tensor, part: Tensor) -> Tensor:
+    """Their product entry by entry; a score of minus infinity, which hides a key, moves nothing."""
+    product = gradient.conj() * torch.where(part.detach().isinf(), 0, part.detach())
+    return product.real if product.is_complex() else product
+
+
+def _of_samples(mixer: Any, given: Mapping[str, Tensor], samples: int) -> Collection[str]:
+    """The coefficients whose first axis counts the samples, as their annotations say."""
+    axes = {field.name: axes_of(field.type) for field in fields(mixer)}
+    return [
+        name
+        for name, part in given.items()
+        if (axes[name] or "").startswith("*batch") and part.shape[:1] == (samples,)
+    ]
+
+
+def _is_open(mixer: Any, name: str, part: Tensor, samples: int) -> bool:
+    """Whether nothing says if the first axis of a coefficient counts the samples."""
+    (annotation,) = (field.type for field in fields(mixer) if field.name == name)
+    return axes_of(annotation) is None and part.shape[:1] == (samples,)
+
+
+def _joined(gradients: Shaped[Tensor, "sample ..."]) -> Shaped[Tensor, "..."]:
+    """The gradients of all samples in one tensor, if each has entries of its own in it."""
+    others = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
+    return gradients if bool(gradients[others].any()) else gradients.sum(dim=0)

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dsf.attribution.affine_steps import Step, adjoints, pulled_back
-from dsf.attribution.functionals import Functional
-from dsf.attribution.mixer_calls import MixerStep
+from dsf.attribution.affine_steps import Functional, Step, adjoints, pulled_back
+from dsf.attribution.trace import MixerStep
 
 
 class Edge(NamedTuple):

@@ -1,27 +1,41 @@
-"""``Stack``: the blocks of a model as one affine network, and what each token contributes."""
+"""``stack`` and ``Stack``: the blocks of a model on one input as one affine network.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+The trunk of the network is the way from the first stream to the output along the residual
+connections. Whatever is added to it is a ``Part``: the call of a token mixer, or another branch
+such as a feed-forward layer.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
-from dsf.attribution.affine_steps import Step, contributed, left_over, linear_results, rebuilt
-from dsf.attribution.attribution import Attribution, Decomposition, attributed
-from dsf.attribution.mixer_calls import MixerStep
-from dsf.attribution.parts import parts_of
-from dsf.attribution.targets import Target, along, functional_of
+from dsf.attribution.affine_steps import Step, contributed, leading_to, linear_results, rebuilt
+from dsf.attribution.attribution import Attribution, Decomposition, Part, shares_of
+from dsf.attribution.targets import Positions, Target, along, functional_of, tokens_shown
+from dsf.attribution.trace import LiveRun, MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
-from dsf.inspection.errors import ReconstructionError, UnreadableError
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.caches import lent
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.precision import guarded, in_float64
+from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
+from dsf.inspection.examine import Question, examine
 from dsf.inspection.rebuild import relative_error
+from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import Inspection
+from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.inspection.whole.affine_layer import TOGETHER
-from dsf.runtime.argument_checks import is_index
+from dsf.inspection.wide_copy import wide_copy
+from dsf.runtime.argument_checks import checked, is_index
 from dsf.runtime.shapes import of_kind
 
 
@@ -47,6 +61,8 @@ class Stack:
         names: for steps that are the output of a module, its path.
         tokenizer: reads targets that are given as text; None where there is none.
         results: of some steps, in the run.
+        live: the model, to be run again.
+        shown: the tokens of the input that are no padding; None for all.
     """
 
     inspection: Inspection
@@ -60,13 +76,15 @@ class Stack:
     names: Mapping[Step, str] = field(default_factory=dict)
     tokenizer: Any | None = None
     results: Mapping[Step, Tensor] = field(default_factory=dict)
+    live: LiveRun | None = None
+    shown: Bool[Tensor, "sample time"] | None = None
 
     @torch.inference_mode(False)
     def attribute(
         self,
         target: Target,
         against: Target | None = None,
-        position: int = -1,
+        position: Positions = -1,
         *,
         stream: int | None = None,
     ) -> Attribution:
@@ -83,8 +101,9 @@ class Stack:
                 function from the logits to one number for each sample, which must be linear; or,
                 with ``stream``, a vector of the width of the residual stream.
             against: a second token whose logit is subtracted, such as a wrong answer.
-            position: at which position of the logits, or of the stream; the last by default. A
-                function of the logits chooses its own, and a classifier's logits have none.
+            position: at which position of the logits, or of the stream, or one for every sample;
+                negative ones count back from the last token that is no padding. A function of the
+                logits chooses its own, and a classifier's logits have none.
             stream: attribute the product of a vector with this residual stream instead of a logit;
                 stream ``k`` is the input of block ``k``, -1 the output of the last block.
 
@@ -112,7 +131,7 @@ class Stack:
                     "a stream: attribute(vector, stream=-1)."
                 )
             stop, shown = self.output, self.logits
-            functional = functional_of(target, against, position, shown, self.tokenizer)
+            functional = functional_of(target, against, position, shown, self.tokenizer, self.shown)
         else:
             number = self._stream(stream)
             stop, shown = self.states[number], self.hidden[number]
@@ -121,12 +140,14 @@ class Stack:
                     "attribute: with 'stream' the target is a vector, a tensor of the width of the "
                     f"stream, without 'against', but it is {type(target).__name__}."
                 )
-            functional = along(target, shown, position)
-        return attributed(
+            functional = along(target, shown, position, self.shown)
+        return shares_of(
             functional,
             shown,
             into=self._decomposed(stop),
             tolerance=self._tolerance,
+            live=self.live,
+            stream=None if stream is None else number,
         )
 
     def _decomposed(self, stop: Step) -> Decomposition:
@@ -145,6 +166,7 @@ class Stack:
                 parts=parts,
                 mixers=tuple(mixers),
                 from_tokens=linear_results(root, first, wanted, self.results),
+                names=tuple(layer.name for layer in self.inspection),
                 not_whole=tuple(one.name for one in self.inspection if one.name not in whole),
             )
         return self._known[stop]
@@ -177,7 +199,8 @@ class Stack:
     ) -> Float[Tensor, "sample time *width"]:
         """The part of stream ``stop`` that does not come from stream ``start``, such as biases."""
         start, stop = self._between(start, stop)
-        return left_over(self.states[start], self.states[stop], self.states[0], self.hidden[0])
+        first, last = self.states[start], self.states[stop]
+        return rebuilt(first, None, last, self.states[0], self.hidden[0])
 
     def rollout(
         self, start: int = 0, stop: int | None = None
@@ -292,3 +315,242 @@ class Stack:
             f"Stack({self.inspection.model}: {len(self.blocks)} blocks, "
             f"{self.hidden[0].shape[1]} tokens{closed}; exact to {magnitude})"
         )
+
+
+@checked
+@torch.inference_mode(False)
+def stack(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    blocks: str | None = None,
+    adapters: Sequence[Adapter] = (),
+    **named: Any,
+) -> Stack:
+    """Compose the token mixers of a model across its layers, on one input.
+
+    A copy of the model runs in float64. Every mixer enters as the whole layer of its inspection.
+    Between the mixers, operations that are linear in the residual stream are recorded as they are.
+    Everything else is frozen at its value on this run:
+
+    - a norm divides by the root mean square or deviation of this run,
+    - an activation is the factor ``act(p) / p``,
+    - of a product of two branches of the stream, the one with an activation is a constant (a gate),
+    - a module with other operations (a mixture of experts) that treats every token by itself is,
+      for each token, the matrix of smallest norm from its input to its output; ``closed`` lists
+      these modules.
+
+    The network is then exactly affine in the stream, and on this input it gives the model's own
+    hidden states. Another input has other factors.
+
+    Args:
+        model: a torch module, the folder of a checkpoint, or a hub id. A module is copied.
+        inputs, named: what the model is called with, such as ``input_ids=...``.
+        blocks: the path of the list of blocks, such as ``model.layers``, where a model has several
+            (an encoder and a decoder).
+        adapters: how to read modules of your own, as for :func:`dsf.inspect`.
+
+    Raises:
+        InspectionError: if the blocks are not found or did not run.
+        UnreadableError: if an operation between the mixers cannot be recorded as affine.
+        ReconstructionError: if a layer is not reproduced. Whether the steps reproduce the hidden
+            states of the model is checked when numbers are asked for.
+
+    Example:
+        >>> import dsf, torch
+        >>> _ = torch.manual_seed(0)
+        >>> layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        >>> model = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        >>> stack = dsf.stack(model, torch.randn(1, 5, 8))
+        >>> stack
+        Stack(TransformerEncoder: 3 blocks, 5 tokens; exact to 1e-15)
+        >>> parts = stack.contributions()  # from the first block's input to the last one's output
+        >>> parts.shape
+        torch.Size([1, 5, 5, 8])
+        >>> whole = parts.sum(dim=2) + stack.remainder()
+        >>> torch.testing.assert_close(whole, stack.hidden[-1])
+    """
+    tokenizer, notes = None, ""
+    if not isinstance(model, nn.Module):
+        from dsf.loading import load_model
+
+        loaded = load_model(model)
+        model, tokenizer, notes = loaded.model, loaded.tokenizer, " ".join(loaded.notes)
+    model = wide_copy(getattr(model, "_orig_mod", model), adapters).requires_grad_(False)
+    inputs, named = in_float64(inputs), in_float64(named)
+    question = Question(inputs=inputs, named=named, adapters=adapters, checks="none")
+    inspection = examine(model, question)
+    if notes:
+        known = {**inspection.environment, "on loading": notes}
+        inspection = replace(inspection, environment=known)
+    found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
+    trace = Trace(model.eval(), list(found), inspection.layers)
+
+    def run(beside: AbstractContextManager[None] | None = None) -> Any:
+        with (
+            torch.random.fork_rng(),
+            plain_experts(model),
+            guarded(model),
+            nullcontext() if beside is None else beside,
+            _attention_as_inspected(model),
+        ):
+            return model(*lent(inputs), **lent(without_cache(model, named)))
+
+    with torch.no_grad():
+        run(trace.recorded())
+        with torch.random.fork_rng(), plain_experts(model), guarded(model):
+            for closed in trace.closed:
+                closed.check()
+    if not trace.is_complete:
+        raise InspectionError(
+            f"stack: the block {list(found)[-1]} did not run. Name other blocks: "
+            "stack(model, ..., blocks='...')."
+        )
+    return Stack(
+        inspection=inspection,
+        blocks=tuple(found),
+        states=tuple(trace.states),
+        hidden=tuple(trace.streams),
+        closed=tuple(closed.name for closed in trace.closed),
+        logits=trace.logits,
+        output=trace.output,
+        mixers=tuple(trace.mixed),
+        names=trace.names,
+        tokenizer=tokenizer,
+        results=trace.results,
+        live=LiveRun(run, model, tuple(found), trace.places),
+        shown=tokens_shown(inputs, named),
+    )
+
+
+def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:
+    """Return the blocks in order, by path: the entries of the list of modules with the mixers.
+
+    Raises:
+        InspectionError: if there is no such list, or there are several and ``wanted`` is None.
+    """
+    lists = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        and any(mixer.startswith(f"{path}." if path else "") for mixer in mixers)
+    }
+    outer = [
+        path
+        for path in lists
+        if not any(path != other and (not other or path.startswith(f"{other}.")) for other in lists)
+    ]
+    if wanted is not None and wanted not in lists:
+        raise InspectionError(
+            f"stack: blocks='{wanted}' is no list of modules with token mixers in it. Name one of: "
+            f"{', '.join(map(repr, lists)) or 'none; this model has no such list'}."
+        )
+    if wanted is None and len(outer) != 1:
+        raise InspectionError(
+            f"stack: needs one list of blocks with token mixers in them, but the model has "
+            f"{', '.join(map(repr, outer)) or 'none'}. Name one: stack(model, ..., blocks='...')."
+        )
+    chosen = outer[0] if wanted is None else wanted
+    front = f"{chosen}." if chosen else ""
+    return {f"{front}{name}": block for name, block in lists[chosen].named_children()}
+
+
+@contextmanager
+def _attention_as_inspected(model: nn.Module) -> Iterator[None]:
+    """Run attention as an inspection does, since other ways give other outputs for padding."""
+    where = ModuleStack(model, claimed=set())
+    with where.followed(), recording_attention(model, where, []):
+        yield
+
+
+def parts_of(
+    stop: Step, root: Step, mixed: Sequence[MixerStep], names: Mapping[Step, str]
+) -> tuple[Part, ...]:
+    """The parts between two steps, in the order in which they ran.
+
+    Where several streams meet, the trunk is the one that goes back to the earliest, since what is
+    added to a stream is computed from it. A mixer without a residual connection around it ends the
+    trunk.
+    """
+    mixer_at = {each.step: each.name for each in mixed}
+    trunk = _trunk(stop, root, mixer_at, names)
+    found = {step: Part(mixer_at[step], step) for step in trunk[-1:] if step in mixer_at}
+    branches = [
+        (source, _name(source, trunk, names, f"step {source.number}"))
+        for step in trunk
+        if step not in mixer_at
+        for source in step.sources
+        if source not in trunk and not _is_trunk_again(source, step, trunk, mixer_at, names)
+    ]
+    while branches:
+        branch, name = branches.pop()
+        if branch in mixer_at:
+            found[branch] = Part(mixer_at[branch], branch)
+        elif _is_one_part(branch, trunk, mixer_at, names):
+            found.setdefault(branch, Part(name, branch))
+        else:
+            branches += [
+                (source, _name(source, trunk, names, name))
+                for source in branch.sources
+                if source not in trunk
+            ]
+    return tuple(sorted(found.values(), key=lambda part: part.step.number))
+
+
+def _name(branch: Step, trunk: Collection[Step], names: Mapping[Step, str], other: str) -> str:
+    """The path of the module that put a branch out, also where a factor comes after it."""
+    step = branch
+    while step not in names and len(step.sources) == 1 and step.sources[0] not in trunk:
+        step = step.sources[0]
+    return names.get(step, other)
+
+
+def _is_trunk_again(
+    branch: Step,
+    step: Step,
+    trunk: Collection[Step],
+    mixers: Collection[Step],
+    names: Collection[Step],
+) -> bool:
+    """Whether a branch is the trunk itself, once more, and not what a layer adds to it.
+
+    So it is where a norm that is written out takes away the mean over the width, one number for all
+    channels, and where a head sets the mean over the tokens beside one of them.
+    """
+    if not branch.shape or not step.shape or branch.shape[-1] >= step.shape[-1]:
+        return False
+    while branch not in trunk:
+        if branch in mixers or branch in names or len(branch.sources) != 1:
+            return False
+        branch = branch.sources[0]
+    return True
+
+
+def _is_one_part(
+    branch: Step, trunk: Collection[Step], mixers: Collection[Step], names: Collection[Step]
+) -> bool:
+    """Whether no mixer is in the branch, and it is a module's output or takes one result."""
+    if set(branch.sources) & set(trunk):
+        return True
+    inside, waiting = set(), [branch]
+    while waiting:
+        step = waiting.pop()
+        if step in trunk or step in inside:
+            continue
+        inside.add(step)
+        waiting.extend(step.sources)
+    return not inside & set(mixers) and (branch in names or len(branch.sources) < 2)
+
+
+def _trunk(stop: Step, root: Step, mixers: Collection[Step], names: Collection[Step]) -> list[Step]:
+    reached: dict[Step, tuple[int, int]] = {}
+    for step in leading_to([stop], {root}):
+        # Where it comes from, past sums, factors and changes of shape, and past how many of these.
+        is_end = step in mixers or step in names or not step.sources
+        earlier = [reached.get(source, (source.number, 0)) for source in step.sources]
+        first, passed = min(earlier, default=(0, 0))
+        reached[step] = (step.number, 0) if is_end else (first, passed + 1)
+    trunk = [stop]
+    while trunk[-1] is not root and trunk[-1] not in mixers and trunk[-1].sources:
+        sources = trunk[-1].sources
+        trunk.append(min(sources, key=lambda step: reached.get(step, (step.number, 0))))
+    return trunk

@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from dsf.attribution.functionals import PLACED, Functional, paired
-from dsf.attribution.linear_parts import tensors_in
+from dsf.attribution.affine_steps import PLACED_AXES, Functional, paired, tensors_in
 
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
-ROWS = 2
-"""The least number of axes of logits: a row of classes for every sample."""
+Positions = int | Sequence[int] | Tensor
+MIN_LOGIT_AXES = 2
+"""Minimum number of axes of logits: a row of classes for every sample."""
 _CURES = {
     True: "Have the model put out logits, with one row for every sample.",
     False: "Give a function that takes one number for every sample from them.",
 }
-LINEAR = 1e-8
-"""The largest relative difference from a linear functional that rounding explains."""
+LINEAR_TOL = 1e-8
+"""Maximum relative difference from a linear functional that rounding explains."""
 
 
 def put_out(result: Any) -> Tensor | None:
@@ -40,20 +40,26 @@ def put_out(result: Any) -> Tensor | None:
 def functional_of(
     target: Target,
     against: Target | None,
-    position: int,
+    position: Positions,
     logits: Float[Tensor, "*axes"],
     tokenizer: Any | None,
+    shown: Bool[Tensor, "sample time"] | None = None,
 ) -> Functional:
-    """The functional of ``target``, minus that of ``against``, at one position of ``logits``.
+    """Return the functional of ``target``, minus that of ``against``, at a position of ``logits``.
+
+    Args:
+        position: one for all samples, or one for each; negative ones count back from the last token
+            that is ``shown``.
+        shown: the tokens that are no padding; None for all.
 
     Raises:
         TypeError, ValueError, IndexError: if the target is not one that ``logits`` have.
     """
-    if logits.ndim < ROWS or (logits.ndim > PLACED and not callable(target)):
+    if logits.ndim < MIN_LOGIT_AXES or (logits.ndim > PLACED_AXES and not callable(target)):
         axes = "'sample class' or 'sample time class'"
         raise ValueError(
             f"attribute: what the model puts out has the sizes {tuple(logits.shape)}, but logits "
-            f"have the axes {axes}. " + _CURES[logits.ndim < ROWS]
+            f"have the axes {axes}. " + _CURES[logits.ndim < MIN_LOGIT_AXES]
         )
     if callable(target):
         if against is not None:
@@ -67,14 +73,49 @@ def functional_of(
             "attribute: 'target' is None, but something has to be attributed: a token's number or "
             "text, or a function of the logits."
         )
-    shown = _position(logits, position)
+    places = _places(logits, position, shown)
     weights = logits.new_zeros(logits.shape[0], logits.shape[-1])
     for sign, tokens in ((1.0, target), (-1.0, against)):
         if tokens is not None:
             ids = _ids(tokens, logits, tokenizer)
             _check_other(ids, weights)
             weights[torch.arange(len(ids), device=logits.device), ids] += sign
-    return Functional.of(weights) if logits.ndim < PLACED else _at(shown, weights, logits)
+    return Functional.of(weights) if logits.ndim < PLACED_AXES else _at(places, weights, logits)
+
+
+def measured(
+    target: Target,
+    against: Target | None,
+    position: Positions,
+    logits: Float[Tensor, "*axes"],
+    tokenizer: Any | None,
+    shown: Bool[Tensor, "sample time"] | None = None,
+) -> Callable[[Tensor], Float[Tensor, " sample"]]:
+    """Return the number of interest as a function of logits, which need not be linear.
+
+    Raises:
+        TypeError, ValueError, IndexError: as for ``functional_of``.
+    """
+    if not callable(target) or against is not None:
+        return functional_of(target, against, position, logits, tokenizer, shown).pair
+    number = target
+
+    def of_logits(changed: Tensor) -> Tensor:
+        value = number(changed)
+        _check_one_for_each(value, len(changed))
+        return value.reshape(-1)
+
+    of_logits(logits)
+    return of_logits
+
+
+def _check_one_for_each(value: Any, samples: int) -> None:
+    if not isinstance(value, Tensor) or value.numel() != samples:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"attribute: a target function must return one number for each of the {samples} "
+            f"samples, but it returned {found}."
+        )
 
 
 def _check_other(ids: Tensor, weights: Tensor) -> None:
@@ -89,7 +130,10 @@ def _check_other(ids: Tensor, weights: Tensor) -> None:
 
 
 def along(
-    vector: Float[Tensor, "*axes"], stream: Float[Tensor, "sample time *width"], position: int
+    vector: Float[Tensor, "*axes"],
+    stream: Float[Tensor, "sample time *width"],
+    position: Positions,
+    shown: Bool[Tensor, "sample time"] | None = None,
 ) -> Functional:
     """The functional ``<vector, stream at one position>``.
 
@@ -111,25 +155,63 @@ def along(
             "attribute: a vector over a stream must be real and finite, but it is not."
         )
     weights = vector.to(stream).expand(stream.shape[0], *width)
-    return _at(_position(stream, position), weights, stream)
+    return _at(_places(stream, position, shown), weights, stream)
 
 
-def _at(position: int, weights: Tensor, result: Tensor) -> Functional:
-    return Functional(weights.unsqueeze(1), result.shape, position)
+def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
+    """The functional with these weights of each sample at a place of its own."""
+    first, last = min(places), max(places)
+    placed = weights.new_zeros(len(weights), last + 1 - first, *weights.shape[1:])
+    placed[torch.arange(len(weights)), torch.tensor(places) - first] = weights
+    return Functional(placed, result.shape, first)
 
 
-def _position(logits: Tensor, position: int) -> int:
-    if isinstance(position, bool) or not hasattr(position, "__index__"):
+def tokens_shown(
+    inputs: Sequence[Any], named: Mapping[str, Any]
+) -> Bool[Tensor, "sample time"] | None:
+    """Return the tokens that an ``attention_mask`` among the inputs of a model shows."""
+    masks = (part.get("attention_mask") for part in (named, *inputs) if isinstance(part, Mapping))
+    mask = next((each for each in masks if isinstance(each, Tensor) and each.ndim == 2), None)
+    return None if mask is None else mask != 0
+
+
+def _places(
+    logits: Tensor, position: Positions, shown: Bool[Tensor, "sample time"] | None
+) -> list[int]:
+    """One position for every sample, counted from the first token."""
+    given = position.tolist() if hasattr(position, "tolist") else position
+    several = list(given) if isinstance(given, Sequence) else [given]
+    odd = [one for one in several if isinstance(one, bool) or not hasattr(one, "__index__")]
+    if odd:
         raise TypeError(f"attribute: position={position!r}, but it is a whole number.")
-    if logits.ndim == 2:  # one row of classes for every sample
-        return 0
-    steps = logits.shape[1]
-    if not -steps <= position < steps:
-        raise IndexError(
-            f"attribute: position={position}, but there are {steps} positions; give one from 0 to "
-            f"{steps - 1}, or from -{steps} to -1 counted from the end."
+    samples = len(logits)
+    if len(several) not in (1, samples):
+        raise ValueError(
+            f"attribute: 'position' must be one, or one for each of the {samples} samples, but "
+            f"there are {len(several)}."
         )
-    return position % steps
+    several = several * samples if len(several) == 1 else several
+    if logits.ndim == 2:  # one row of classes for every sample
+        return [0] * samples
+    steps = logits.shape[1]
+    known = shown is not None and tuple(shown.shape) == tuple(logits.shape[:2])
+    found = []
+    for sample, one in enumerate(several):
+        tokens = shown[sample].nonzero().flatten().tolist() if known else []  # type: ignore[index]
+        stop = tokens[-1] + 1 if tokens else steps
+        place = one + stop if one < 0 else one
+        if not 0 <= place < steps:
+            raise IndexError(
+                f"attribute: position={one}, but there are {steps} positions; give one from 0 to "
+                f"{steps - 1}, or from -{stop} to -1 counted from the end."
+            )
+        if tokens and place not in tokens:
+            raise ValueError(
+                f"attribute: position={one} of sample {sample} is padding. Give one from "
+                f"{tokens[0]} to {tokens[-1]}, or one for each sample: position=[...]."
+            )
+        found.append(place)
+    return found
 
 
 def _of_function(
@@ -142,12 +224,7 @@ def _of_function(
     with torch.inference_mode(False), torch.enable_grad():
         given = logits.detach().clone().requires_grad_()
         value = function(given)
-        if not isinstance(value, Tensor) or value.numel() != logits.shape[0]:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"attribute: a target function must return one number for each of the "
-                f"{logits.shape[0]} samples, but it returned {found}."
-            )
+        _check_one_for_each(value, logits.shape[0])
         functional = None
         if value.requires_grad:
             (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
@@ -161,7 +238,7 @@ def _of_function(
     for tried in (logits, logits.flip(-1).square() + 1):
         expected = paired(functional, tried)
         scale = paired(functional, tried, absolute=True).clamp_min(1e-300)
-        if bool(((function(tried).reshape(-1) - expected).abs() > LINEAR * scale).any()):
+        if bool(((function(tried).reshape(-1) - expected).abs() > LINEAR_TOL * scale).any()):
             raise ValueError(
                 "attribute: the target function is not linear in the logits (it may not take a "
                 "softmax or a logarithm, or add a constant), so its value is no sum of shares. Use "

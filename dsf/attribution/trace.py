@@ -1,102 +1,704 @@
-"""Records one run of a model as affine steps, from the first block to what the model puts out.
+"""Records one run of a model as affine steps, from the first block to the output of the model.
 
-``Trace`` hooks all modules and follows the residual stream between the mixers. A call of a mixer is
-one step, that of its inspected whole layer; a module whose inside cannot be followed is frozen.
+``Follower`` follows the residual stream one torch function at a time. ``Trace`` hooks all modules:
+the call of a token mixer is one step, that of its inspected whole layer; a module that cannot be
+followed but treats every token by itself is frozen (``ClosedModule``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count, groupby
+from typing import Any, TypeAlias
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from dsf.attribution.affine_steps import Step
-from dsf.attribution.closed_modules import Closed, closed
-from dsf.attribution.linear_parts import tensors_in
-from dsf.attribution.mixer_calls import (
-    FollowedCall,
-    InnerMixer,
-    Layers,
-    Mixers,
-    MixerStep,
-    OpenCall,
-    calls_by_module,
-    mixer_call,
-    result_of,
-    settled,
+from dsf.attribution.affine_steps import (
+    ACTIVATIONS,
+    ADDING,
+    BLANK,
+    DIVIDING,
+    LAYOUT,
+    MIXING,
+    MULTIPLYING,
+    NORMS,
+    OF_THE_FIRST,
+    REPLAYED,
+    SAME,
+    FunctionCall,
+    Step,
+    Written,
+    name_of,
+    pieces,
+    places_of,
+    secant,
+    smallest,
+    tensors_in,
+    unless_zero,
 )
-from dsf.attribution.stream_follower import Follower, Frozen, step_of
 from dsf.attribution.targets import put_out
-from dsf.inspection.capture.calls import Call
+from dsf.inspection.capture.calls import copied
 from dsf.inspection.capture.integrity import times_written
-from dsf.inspection.errors import UnreadableError
+from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
-from dsf.runtime.threads import each_in_parallel
+from dsf.inspection.whole.affine_layer import AffineLayer
 
+Function = Callable[..., Any]
+Layers = tuple[InspectedLayer, ...]
+
+SAME_TOKEN_TOL = 1e-10
+"""Maximum relative change of a token's output when other tokens are changed."""
+SAME_RUN_TOL = 1e-10
+"""Maximum relative difference between two runs of one model in float64."""
 TIME_FIRST = ("gru", "lstm", "rnn_tanh", "rnn_relu", "multi_head_attention_forward")
 """Functions of torch's layers, which are followed where the first axis counts samples."""
 
 
-@dataclass(eq=False)
-class _Running:
-    """A module that runs: how many calls and results there were before it, and its own call."""
+@dataclass(frozen=True, eq=False)
+class Frozen:
+    """A value that depends on the stream nonlinearly and is frozen at its value on this run.
+
+    Attributes:
+        why: the function that is not linear.
+        as_step: a function that, given the value, records it as a step after all, by the secant
+            ``act(p) / p`` of an activation; None where there is none. It does not hold the value
+            itself, which is freed when the model no longer needs it.
+    """
+
+    why: str
+    as_step: Callable[[Tensor], Step] | None = None
+
+
+FollowedTensor = tuple[Tensor, Step | Frozen]
+
+
+class Follower(TorchFunctionMode):
+    """Records the torch functions that are applied to the tensors it follows.
+
+    Attributes:
+        resting: while True, nothing is recorded.
+        names: for steps whose result is the output of a module, its path.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resting = False
+        self._numbers = count()
+        # Weak, so that what the model throws away does not stay in memory.
+        self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.names: dict[Step, str] = {}
+        self._name_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not record what is computed inside the ``with`` block."""
+        before, self.resting = self.resting, True
+        try:
+            yield
+        finally:
+            self.resting = before
+
+    def add(
+        self,
+        output: Tensor,
+        sources: Sequence[Step] = (),
+        linear: Callable[..., Tensor] | None = None,
+        rest: Tensor | None = None,
+    ) -> Step:
+        """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
+        step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest)
+        self.follow(output, step)
+        if output in self._name_of:
+            self.names[step] = self._name_of[output]
+        return step
+
+    def name(self, tensor: Tensor, name: str) -> None:
+        """Name the step of a tensor, also if it becomes a step only later."""
+        what = self.find(tensor)
+        if what is not None:
+            self._name_of[tensor] = name
+        if isinstance(what, Step):
+            self.names[what] = name
+
+    def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
+        """From now on follow ``tensor`` as ``what``."""
+        self._followed[tensor] = what
+
+    def forget(self) -> None:
+        """Follow nothing any more: frozen values keep their tensors and this follower alive."""
+        self._followed.clear()
+
+    def find(self, part: Any) -> Step | Frozen | None:
+        """What ``part`` is followed as; None if it does not depend on the stream."""
+        found: Step | Frozen | None = self._followed.get(part) if isinstance(part, Tensor) else None
+        return found
+
+    def __torch_function__(
+        self,
+        func: Function,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        found: dict[int, FollowedTensor] = {}
+        if not self.resting and self._followed:
+            for part in tensors_in((args, kwargs)):
+                if (what := self.find(part)) is not None:
+                    found[id(part)] = part, what
+        into = args[0] if found and args and isinstance(args[0], Tensor) else None
+        before = None if into is None else times_written(into)
+        output = func(*args, **kwargs)
+        if found:
+            self._record(func, args, kwargs, output, list(found.values()))
+            if into is not None and times_written(into) != before:
+                self._written_through(into, name_of(func))
+        return output
+
+    def _record(
+        self,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        found: list[FollowedTensor],
+    ) -> None:
+        name = name_of(func)
+        if name in BLANK:
+            return
+        if name in OF_THE_FIRST and args:  # of others it takes the shape or the number type
+            found = [known for known in found if known[0] is args[0]]
+        if not found:
+            return
+        given, first = found[0]
+        leads = bool(args) and args[0] is given
+        if (out := kwargs.get("out")) is not None:
+            for each in tensors_in(out):
+                self.follow(each, Frozen(name))
+                self._written_through(each, name)
+        elif name == "setitem":
+            self._write(*args)
+        elif name in SAME and leads and isinstance(output, Tensor):
+            self.follow(output, first)
+        elif _is_activation(name, args) and leads and not _has_no_step(first):
+            source = first
+
+            def as_step(value: Tensor) -> Step:
+                return self.add(value, (step_of(source, given),), secant(value, given))
+
+            self.follow(output, Frozen(name, as_step))
+        elif name in NORMS and leads and len(found) == 1 and not _has_no_step(first):
+            self.add(output, (step_of(first, given),), *NORMS[name](*args, **kwargs))
+        elif (streams := _streams(name, args, found, leads=leads)) is not None:
+            replayed: Function = REPLAYED.get(name, func)
+            self._affine(FunctionCall(replayed, args, kwargs, output), streams)
+        else:
+            reasons = [
+                what.why for _, what in found if isinstance(what, Frozen) and _has_no_step(what)
+            ]
+            for each in tensors_in(output):
+                self.follow(each, Frozen(reasons[0] if reasons else name))
+
+    def _written_through(self, view: Tensor, name: str) -> None:
+        """What a view was made of holds from now on what was written into the view."""
+        if view._base is not None:
+            self.follow(view._base, Frozen(name))
+
+    def _write(self, whole: Tensor, index: Any, value: Any) -> None:
+        """Follow a tensor into which ``value`` has just been written."""
+        into, of = self.find(whole), self.find(value)
+        known = all(part is None or isinstance(part, Step) for part in (into, of))
+        by_stream = any(self.find(part) is not None for part in tensors_in(index))
+        given = value.shape if isinstance(value, Tensor) else torch.Size()
+        places = None if by_stream or not known else places_of(whole, index)
+        if places is None or len(given) > places.ndim:
+            self.follow(whole, Frozen("setitem"))
+            return
+        written = Written(whole.shape, places, given, into is not None, of is not None)
+        sources = [part for part in (into, of) if isinstance(part, Step)]
+        self.add(whole, sources, written, written.rest(whole))
+
+    def _affine(self, call: FunctionCall, streams: list[FollowedTensor]) -> None:
+        """Record a call that is affine in ``streams``: as steps, or frozen if all of them are."""
+        tensors, known = [part for part, _ in streams], [what for _, what in streams]
+
+        def sources() -> list[Step]:
+            return [step_of(what, part) for part, what in streams]
+
+        why = next((what.why for what in known if isinstance(what, Frozen)), "")
+        if any(isinstance(what, Step) for what in known):
+            for each, linear, rest in pieces(call, tensors):
+                self.add(each, sources(), linear, rest)
+            return
+        shapes = replace(call, output=tree_map(_without_numbers, call.output))
+        for k, each in enumerate(tensors_in(call.output)):
+
+            def as_step(value: Tensor, k: int = k) -> Step:
+                _, linear, rest = list(pieces(shapes, tensors))[k]
+                return self.add(value, sources(), linear, rest)
+
+            self.follow(each, Frozen(why, as_step))
+
+
+def _without_numbers(part: Any) -> Any:
+    if not isinstance(part, Tensor):
+        return part
+    return torch.empty(part.shape, dtype=part.dtype, device="meta")
+
+
+def step_of(what: Step | Frozen, value: Tensor) -> Step:
+    """The step that gives ``value``, which is followed as ``what``; an activation by its secant.
+
+    Raises:
+        ValueError: if a frozen value has no secant.
+    """
+    if isinstance(what, Step):
+        return what
+    if what.as_step is None:
+        raise ValueError(f"'{what.why}' has no secant")
+    return what.as_step(value)
+
+
+def _has_no_step(what: Step | Frozen) -> bool:
+    return isinstance(what, Frozen) and what.as_step is None
+
+
+def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether ``name`` is elementwise and zero at zero, as powers with exponents from 1 are."""
+    power = args[1] if name == "pow" and len(args) == 2 else None
+    return name in ACTIVATIONS or (isinstance(power, int | float) and power >= 1)
+
+
+def _streams(
+    name: str, args: tuple[Any, ...], found: list[FollowedTensor], *, leads: bool
+) -> list[FollowedTensor] | None:
+    """The tensors in which the function ``name`` is linear; None if it is not.
+
+    A product is linear in one of its factors while the other, such as a gate, is frozen.
+    """
+    able = [(part, what) for part, what in found if not _has_no_step(what)]
+    steps: list[FollowedTensor] = [(part, what) for part, what in able if isinstance(what, Step)]
+    if name in ADDING:
+        return able if len(able) == len(found) else None
+    if name in LAYOUT:
+        return able if leads and len(able) == len(found) == 1 else None
+    if name in MIXING:
+        return [known for known in able if len(args) > 2 and known[0] is args[2]] or None
+    if name in DIVIDING and not leads:
+        return None
+    if name in MULTIPLYING or name in DIVIDING:
+        chosen = steps or able
+        leading = name not in DIVIDING or (bool(chosen) and chosen[0][0] is args[0])
+        return chosen if len(chosen) == 1 and leading else None
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedModule:
+    """A module that is frozen, for each token, as the smallest matrix from input to output.
+
+    Attributes:
+        args, named: the arguments of the call: one stream, and values that are not tensors.
+        output: the output of the call.
+    """
 
     name: str
-    began: int
-    results: int
-    call: Mixers | None = None
+    module: nn.Module
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+    output: Tensor
+
+    def check(self) -> None:
+        """Check, by changing tokens, that no token's output depends on another token.
+
+        For any two tokens some run keeps the one and changes the other, because their positions
+        differ in some binary digit.
+
+        Raises:
+            UnreadableError: if one depends on another.
+        """
+        places = torch.arange(self.output.shape[1], device=self.output.device)
+        for digit in range(len(places).bit_length()):
+            for kept_one in ((places >> digit) % 2 == 0, (places >> digit) % 2 == 1):
+                self._check(kept_one)
+
+    def _check(self, unchanged: Bool[Tensor, " time"]) -> None:
+        def changed(part: Any) -> Any:
+            if not isinstance(part, Tensor):
+                return part
+            return torch.where(unchanged.unsqueeze(-1), part, 0.9 * part.flip(1))
+
+        args = tuple(changed(part) for part in self.args)
+        named = {name: changed(part) for name, part in self.named.items()}
+        again = next(tensors_in(self.module(*args, **named)))[:, unchanged]
+        before = self.output[:, unchanged]
+        if (
+            before.numel()
+            and not (again - before).abs().max() <= SAME_TOKEN_TOL * before.abs().max()
+        ):
+            raise UnreadableError(
+                f"stack: {self.name} mixes tokens, but no adapter read it as a token mixer. Write "
+                "an adapter for it, and pass it as stack(model, ..., adapters=(MINE,))."
+            )
+
+
+def closed(
+    follower: Follower, name: str, module: nn.Module, arguments: Any, output: Any
+) -> ClosedModule | None:
+    """Freeze a module if its one stream is a step and its output cannot be followed."""
+    put_out, given = next(tensors_in(output), None), list(tensors_in(arguments))
+    what = follower.find(put_out)
+    lost = isinstance(what, Frozen) and what.as_step is None
+    if put_out is None or not lost or len(given) != 1 or given[0].ndim != 3:
+        return None
+    source = follower.find(given[0])
+    if not isinstance(source, Step) or given[0].shape != put_out.shape:
+        return None
+    args, named = arguments
+    kept_output = copied(put_out)
+    follower.add(put_out, (source,), *smallest(kept_output, copied(given[0])))
+    return ClosedModule(name, module, copied(args), copied(named), kept_output)
+
+
+@dataclass(frozen=True, eq=False)
+class MixerStep:
+    """One call of a token mixer as a step of the run.
+
+    Attributes:
+        name: the name of the layer in its inspection.
+        layer: the layer.
+        whole: the layer as an affine function of its input.
+        step: the step whose result is the output of the layer, without a stream that it adds.
+        source: the step whose result it takes.
+        shown: the tokens that have keys, ``sample time 1``; None for all. The output of the layer
+            at the others is a constant.
+    """
+
+    name: str
+    layer: InspectedLayer
+    whole: AffineLayer
+    step: Step
+    source: Step
+    shown: Bool[Tensor, "sample time 1"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        follower: Follower,
+        layer: InspectedLayer,
+        whole: AffineLayer,
+        source: Step,
+        own: Tensor,
+    ) -> "MixerStep":
+        """Record a whole layer as the step from ``source`` to its output ``own``."""
+        shown = tokens_with_keys(layer)
+        if shown is None:
+            rest = None if whole.is_linear else unless_zero(whole.remainder)
+        else:
+            rest = torch.where(shown, whole.remainder, own)
+        step = follower.add(own, (source,), Mixing(whole, shown), rest)
+        return cls(layer.name, layer, whole, step, source, shown)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """A whole layer without its constants, for the tokens that have keys."""
+
+    whole: AffineLayer
+    shown: Bool[Tensor, "sample time 1"] | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        mixed = self.whole.linear(x)
+        return mixed if self.shown is None else mixed * self.shown
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
+        given = cotangent if self.shown is None else cotangent * self.shown
+        return (self.whole.adjoint(given),)
+
+
+class MixerCall:
+    """One call of a token mixer, while its module runs: its output is a step of the whole layer."""
+
+    def __init__(self, layer: InspectedLayer, whole: AffineLayer, given: Tensor, arguments: Any):
+        self._layer, self._whole, self._given = layer, whole, given
+        self._streams = _numbers_in(arguments)
+
+    def record(self, follower: Follower, output: Any) -> list[MixerStep]:
+        """Record the output of the module, which has returned, as a step; none without a stream.
+
+        Raises:
+            ReconstructionError: if the output differs from that of the inspected layer.
+        """
+        put_out = next(tensors_in(output))
+        source = _stream_step(follower, self._given, put_out)
+        if source is None:
+            return []
+        added = self._added(put_out)
+        own = put_out if added is None else put_out - added
+        made = MixerStep.of(follower, self._layer, self._whole, source, own)
+        if added is not None:
+            beside = follower.find(added)
+            if beside is None:
+                follower.add(put_out, (made.step,), lambda x: x, added)
+            else:
+                sources = made.step, step_of(beside, added)
+                follower.add(put_out, sources, lambda x, stream: x + stream)
+        return [made]
+
+    def _added(self, put_out: Tensor) -> Tensor | None:
+        """The residual stream, if the module itself adds it to the output of its mixer."""
+        mixed = result_of(self._whole)
+        if is_output(self._layer, mixed, put_out):
+            return None
+        for part in self._streams:
+            if part.shape == put_out.shape and is_output(self._layer, mixed + part, put_out):
+                return part
+        raise _differs(self._layer.name)
+
+
+class InnerMixer:
+    """One call of a token mixer that is only a part of its module, while the module runs.
+
+    Its values come from inside, such as a latent vector of every token, or the module goes on with
+    its output, such as a norm. Both ends are found by their numbers, at the calls of the modules
+    inside, and the operations around them are followed like all others.
+    """
+
+    def __init__(self, layer: InspectedLayer, whole: AffineLayer):
+        self._layer, self._whole = layer, whole
+        self._source: Step | None = None
+        self._is_recorded = False
+
+    def given(self, follower: Follower, arguments: Any) -> None:
+        """Note from which step the mixer is made, if a module inside is given its input."""
+        if self._source is not None:
+            return
+        wanted = self._whole.given
+        for part in _numbers_in(arguments):
+            if part.shape[-1:] != wanted.shape[-1:] or part.numel() != wanted.numel():
+                continue
+            laid_out = part.reshape(wanted.shape)
+            if not _near(laid_out, wanted, _tolerance(self._layer)):
+                continue
+            self._source = _step_in_run(follower, part)
+            if self._source is not None and part.shape != wanted.shape:
+                lay_out = partial(_laid_out, part.ndim, wanted.shape)
+                self._source = follower.add(laid_out, (self._source,), lay_out)
+            return
+
+    def put_out(self, follower: Follower, output: Any) -> list[MixerStep]:
+        """Record the output of a module as a step, if it is that of the mixer."""
+        part = next(tensors_in(output), None)
+        if part is None or self._source is None or self._is_recorded:
+            return []
+        self._is_recorded = is_output(self._layer, result_of(self._whole), part)
+        if not self._is_recorded:
+            return []
+        return [MixerStep.of(follower, self._layer, self._whole, self._source, part)]
+
+
+def _laid_out(axes: int, shape: torch.Size, x: Tensor) -> Tensor:
+    return x.reshape(*x.shape[: x.ndim - axes], *shape)
+
+
+class SeveralMixers:
+    """One call of a module with several mixers: layers on one another, directions side by side.
+
+    Mixers with the same input are side by side, and their outputs, joined, are the input of the
+    next. Which ones these are is found by their numbers.
+    """
+
+    def __init__(self, mixers: Sequence[tuple[InspectedLayer, AffineLayer]], given: Tensor):
+        self._mixers, self._given = mixers, given
+        self._limit = max(_tolerance(layer) for layer, _ in mixers)
+
+    def record(self, follower: Follower, output: Any) -> list[MixerStep]:
+        """Record the output of the module, which has returned, as steps; none without a stream.
+
+        Raises:
+            ReconstructionError: if the output differs from that of the inspected layers.
+        """
+        put_out = next(tensors_in(output))
+        step = _stream_step(follower, self._given, put_out)
+        if step is None:
+            return []
+        made: list[MixerStep] = []
+        joined = self._given
+        while len(made) < len(self._mixers):
+            waiting = self._mixers[len(made) :]
+            beside = []
+            for layer, whole in waiting:
+                if not _near(joined, whole.given, self._limit):
+                    break
+                beside.append((layer, whole, result_of(whole)))
+            if not beside:
+                raise _differs(waiting[0][0].name)
+            for layer, whole, result in beside:
+                rest = None if whole.is_linear else unless_zero(whole.remainder)
+                own = follower.add(result, (step,), Mixing(whole, None), rest)
+                made.append(MixerStep(layer.name, layer, whole, own, step))
+            ends = [mixer.step for mixer in made[-len(beside) :]]
+            joined = torch.cat([result for *_, result in beside], dim=-1)
+            step = follower.add(joined, ends, lambda *parts: torch.cat(parts, dim=-1))
+        if not _near(joined, put_out, self._limit):
+            raise _differs(self._mixers[-1][0].name)
+        follower.add(put_out, (step,), lambda x: x)
+        return made
+
+
+KnownCall: TypeAlias = MixerCall | InnerMixer | SeveralMixers
+
+
+def mixer_call(layers: Layers, arguments: Any) -> KnownCall | None:
+    """Return one call of a module in which these layers ran.
+
+    None if a whole layer is not known: the operations inside the module are then followed.
+    """
+    found = []
+    for layer in layers:
+        try:
+            found.append((layer, layer.with_stages))
+        except ReconstructionError:
+            raise
+        except InspectionError:
+            return None
+    layer, whole = found[0]
+    limit = max(_tolerance(each) for each in layers)
+    parts = (part for part in _numbers_in(arguments) if _near(part, whole.given, limit))
+    given = next(parts, None)
+    if len(found) > 1:
+        return None if given is None else SeveralMixers(found, given)
+    if given is None or not whole.is_all:
+        return InnerMixer(layer, whole)
+    return MixerCall(layer, whole, given, arguments)
+
+
+def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[Layers]]:
+    """Return the layers that ran in each module, by its path: those of every call, in order."""
+    found: dict[str, list[Layers]] = {}
+    for (path, _), several in groupby(layers, key=call_of):
+        found.setdefault(path, []).append(tuple(several))
+    return {path: iter(several) for path, several in found.items()}
+
+
+def call_of(layer: InspectedLayer) -> tuple[str, str]:
+    """Return the path of a layer's module, and which of its calls it is."""
+    path, _, rest = layer.name.partition(" (call ")
+    return path.partition("[")[0], rest.partition(")")[0]
+
+
+def result_of(whole: AffineLayer) -> Tensor:
+    """Return the output of the layer in the run that it was rebuilt from."""
+    return whole(whole.given) if whole.output is None else whole.output
+
+
+def is_output(layer: InspectedLayer, result: Tensor, put_out: Tensor) -> bool:
+    """Whether a tensor is the output of a layer, at the tokens that have keys."""
+    shown = tokens_with_keys(layer)
+    some = slice(None) if shown is None else shown.squeeze(-1)
+    return _near(result, put_out, _tolerance(layer), some)
+
+
+def tokens_with_keys(layer: InspectedLayer) -> Bool[Tensor, "sample time 1"] | None:
+    """Return the tokens with a key in every head; None where these are all."""
+    bias: Float[Tensor, "sample head time read"] | None = getattr(layer.mixer, "bias", None)
+    if bias is None or bias.ndim != 4:
+        return None
+    masked = (bias == -torch.inf).all(dim=-1).any(dim=1)
+    return ~masked.unsqueeze(-1) if bool(masked.any()) else None
+
+
+def _numbers_in(arguments: Any) -> list[Tensor]:
+    return [part for part in tensors_in(arguments) if part.is_floating_point()]
+
+
+def _tolerance(layer: InspectedLayer) -> float:
+    return max(SAME_RUN_TOL, 10 * layer.tolerance)
+
+
+def _stream_step(follower: Follower, given: Tensor, put_out: Tensor) -> Step | None:
+    """The step of the input of a module; None where that is no stream, frozen or not."""
+    source = follower.find(given)
+    if source is not None and _has_no_step(source):
+        follower.follow(put_out, source)
+    return _step_in_run(follower, given)
+
+
+def _step_in_run(follower: Follower, tensor: Tensor) -> Step | None:
+    """The step that gives ``tensor``; None if it does not depend linearly on the streams."""
+    what = follower.find(tensor)
+    return None if what is None or _has_no_step(what) else step_of(what, tensor)
+
+
+def _near(one: Tensor, other: Tensor, limit: float, some: Any = slice(None)) -> bool:
+    if one.shape != other.shape:
+        return False
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
+    one, other = one[some], other[some]
+    return bool((one - other).abs().max() <= limit * other.abs().max())
+
+
+def _differs(name: str) -> ReconstructionError:
+    return ReconstructionError(
+        f"stack: the output of {name} differs from that when it was inspected. Does the model draw "
+        "random numbers, keep a state between runs, or have hooks that change what its layers put "
+        "out?"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RunningModule:
+    """A module that runs, and its call where layers are known in it."""
+
+    name: str
+    call: KnownCall | None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its output is a step by itself, so that nothing inside has to be followed."""
+        return isinstance(self.call, MixerCall | SeveralMixers)
 
 
 class Trace:
     """A run recorded as steps.
 
-    Without ``mixers`` the layers are not rebuilt yet while the model runs: calls of token mixers
-    are left open, and ``settle`` fills them in. What such a trace stumbles over is no error but
-    its ``failure``: with the layers known, the run can be recorded once more.
-
     Args:
         blocks: the paths of the blocks, in order.
-        mixers: the layers that run in each module, by its path; None while they are not known.
-        known: the paths of modules that will be layers, with whether these are known whole.
-        calls: the calls of token mixers that have been recorded so far, in order.
+        layers: the inspected layers of the model on the same input.
 
     Attributes:
         states: the steps that give the input of every block and the output of the last.
         streams: their values.
         closed: modules that are frozen as one matrix for every token.
         mixed: the calls of token mixers that are known as whole layers.
-        logits: what the model puts out: its logits, or the first tensor of its output.
+        logits: the output of the model: its logits, or the first tensor.
         output: the step whose result these are; None if they do not depend linearly on the streams.
-        results: of steps that a module put out, with the shape of the streams.
-        failure: what went wrong while no layers were known.
+        places: by the name of a mixer, the module whose output is its own, and in which call.
+        results: of steps that are the output of a module, with the shape of the streams.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        blocks: Sequence[str],
-        mixers: Mapping[str, Iterator[Layers]] | None,
-        known: Mapping[str, bool] | None = None,
-        calls: Sequence[Call] = (),
-    ):
+    def __init__(self, model: nn.Module, blocks: Sequence[str], layers: Sequence[InspectedLayer]):
         self.states: list[Step] = []
         self.streams: list[Tensor] = []
-        self.closed: list[Closed] = []
+        self.closed: list[ClosedModule] = []
         self.mixed: list[MixerStep] = []
         self.logits: Tensor | None = None
         self.output: Step | None = None
+        self.places: dict[str, tuple[str, int]] = {}
         self.results: dict[Step, Tensor] = {}
-        self.failure: str | None = None
         self.blocks = list(blocks)
-        self._model, self._mixers = model, mixers
-        self._known, self._calls = known or {}, calls
-        self._open: dict[str, list[OpenCall | None]] = {}
-        self._follower = Follower(self._failed if mixers is None else None)
-        self._lent: list[tuple[Tensor, int | None]] = []
-        self._running: list[_Running] = []
-        self._writes = self._times_written()
+        self._model, self._mixers = model, calls_by_module(layers)
+        self._follower = Follower()
+        self._running: list[RunningModule] = []
+        self._calls: Counter[str] = Counter()
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -112,84 +714,35 @@ class Trace:
             hooks.enter_context(self._follower)
             hooks.callback(self._follower.forget)
             yield
-        self._follower.failed = None  # no circle, so that a stack is freed once it is not used
+        for mixed in self.mixed:  # their layers have the same numbers, which are not held twice
+            self.results |= {mixed.source: mixed.whole.given, mixed.step: result_of(mixed.whole)}
 
     @property
     def is_complete(self) -> bool:
         """Whether the last block has returned."""
         return len(self.states) > len(self.blocks)
 
-    def settle(self, layers: Sequence[InspectedLayer]) -> bool:
-        """Fill in the calls that were left open; whether all layers and calls belong together.
-
-        They do not where the model wrote into weights, which were restored after its run, or into
-        results that were to be kept.
-        """
-        lent = any(times_written(part) != before for part, before in self._lent)
-        written = lent or self._writes != self._times_written()
-        if self.failure is not None or not self.is_complete or written:
-            return False
-        mixers = {path: list(several) for path, several in calls_by_module(layers).items()}
-        if {path: len(several) for path, several in mixers.items()} != {
-            path: len(several) for path, several in self._open.items()
-        }:
-            return False
-        calls = [
-            (call, those)
-            for path, several in mixers.items()
-            for call, those in zip(self._open[path], several, strict=True)
-            if call is not None
-        ]
-        done = each_in_parallel(settled, calls)
-        for (call, _), mixed in zip(calls, done, strict=True):
-            if mixed is None:
-                return False
-            self.mixed.append(mixed)
-            # The layer has the same numbers, which need not be held twice.
-            self.results |= {call.source: mixed.whole.given, call.step: result_of(mixed.whole)}
-        self.mixed.sort(key=lambda mixer: mixer.step.number)
-        return True
-
-    def _times_written(self) -> list[int]:
-        parts = (*self._model.parameters(), *self._model.buffers())
-        return [times_written(part) for part in parts]
-
-    def _failed(self, error: Exception) -> None:
-        """Record nothing more: the run is not what was expected of it."""
-        self.failure = repr(error)  # the error itself holds everything that ran
-        self._follower.resting = True
-
-    @contextmanager
-    def _hooked(self) -> Iterator[None]:
-        """Record nothing of what happens inside the ``with`` block, and note what goes wrong."""
-        with self._follower.paused():
-            try:
-                yield
-            except Exception as error:  # of any kind: the model itself is to run on
-                if self._mixers is not None:
-                    raise
-                self.failure = repr(error)
-        if self.failure is not None:
-            self._follower.resting = True
+    @property
+    def names(self) -> dict[Step, str]:
+        """For steps whose result is the output of a module, its path."""
+        return self._follower.names
 
     def _before(self, name: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            self._calls[name] += 1
             if self._follower.resting:
                 return
-            running = _Running(name, len(self._calls), len(self.results))
-            with self._hooked():
+            call = None
+            with self._follower.paused():
                 if name in self.blocks and not self.is_complete:
                     self._add_stream(f"before {name}", (args, named))
                 if self.states:
                     for around in self._inner():
                         around.given(self._follower, (args, named))
-                if self._mixers is not None and self.states:
-                    layers = next(self._mixers.get(name, iter(())), ())
-                    if layers:
-                        running.call = mixer_call(layers, (args, named))
-            self._running.append(running)
-            known = running.call.is_known if running.call is not None else self._known.get(name)
-            self._follower.resting = self._follower.resting or bool(known and self.states)
+                    if layers := next(self._mixers.get(name, iter(())), ()):
+                        call = mixer_call(layers, (args, named))
+            self._running.append(RunningModule(name, call))
+            self._follower.resting = self._running[-1].is_known
 
         return hook
 
@@ -197,102 +750,44 @@ class Trace:
         def hook(
             module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any
         ) -> None:
-            if self.failure is not None or not self._running or self._running[-1].name != name:
+            if not self._running or self._running[-1].name != name:
                 return
-            running = self._running.pop()
             self._follower.resting = False
-            with self._hooked():
-                self._record(running, module, (args, named), output)
+            with self._follower.paused():
+                self._record(module, (args, named), output)
 
         return hook
 
-    def _record(self, running: "_Running", module: nn.Module, given: Any, output: Any) -> None:
-        """Record what a module has put out."""
-        name, call = running.name, running.call
-        for around in (*self._inner(), *([call] if isinstance(call, InnerMixer) else [])):
-            self.mixed += around.put_out(self._follower, output)
-        if call is not None and not isinstance(call, InnerMixer | FollowedCall) and call.is_known:
-            self.mixed += call.record(self._follower, output)
-        elif self._mixers is None and self._is_mixer(running):
-            self._leave_open(running, given, output)
-        elif not self._holds_a_mixer(name):
+    def _record(self, module: nn.Module, given: Any, output: Any) -> None:
+        """Record the output of the innermost module that runs."""
+        made = [one for around in self._inner() for one in around.put_out(self._follower, output)]
+        running = self._running.pop()
+        name, front = running.name, f"{running.name}." if running.name else ""
+        if isinstance(running.call, MixerCall | SeveralMixers):
+            made += running.call.record(self._follower, output)
+        self.mixed += made
+        if len(made) == 1:
+            self.places[made[0].name] = name, self._calls[name]
+        elif not made and not any(path == name or path.startswith(front) for path in self._mixers):
             found = closed(self._follower, name, module, given, output)
             self.closed += [] if found is None else [found]
         if not isinstance(module, nn.Dropout | nn.Identity):
             for part in tensors_in(output):
                 self._follower.name(part, name)
-                self._keep(part)
+                step = self._follower.find(part)
+                if not isinstance(step, Step) or step in self.results or not self.streams:
+                    continue
+                if part.shape == self.streams[0].shape:
+                    self.results[step] = part.detach().clone()
         if name == self.blocks[-1] and not self.is_complete:
             self._add_stream(f"after {name}", output)
         if not name:
             self.logits = put_out(output)
-            self.output = None if self.logits is None else self._step_at(self.logits)
+            self.output = None if self.logits is None else _step_in_run(self._follower, self.logits)
 
     def _inner(self) -> Iterator[InnerMixer]:
         """The mixers that are parts of modules which run now."""
         return (one.call for one in self._running if isinstance(one.call, InnerMixer))
-
-    def _is_mixer(self, running: "_Running") -> bool:
-        """Whether a module is known to be a layer, or an attention was recorded in it."""
-        if running.name in self._known:
-            return True
-        return any(call.name == running.name for call in self._calls[running.began :])
-
-    def _leave_open(self, running: "_Running", given: Any, output: Any) -> None:
-        """Follow what a mixer has put out as a step that is filled in later."""
-        name = running.name
-        calls = self._open.setdefault(name, [])
-        parts = [part for part in tensors_in(given) if part.is_floating_point()]
-        followed = [part for part in parts if self._step_at(part) is not None]
-        found = list({id(part): part for part in followed}.values())
-        if not self.states or not found:
-            calls.append(None)
-            return
-        if len(found) > 1:
-            raise UnreadableError(f"{name} is given {len(found)} streams")
-        made, source = next(tensors_in(output)), self._step_at(found[0])
-        assert source is not None  # noqa: S101  # that is how it was found
-        step = self._follower.add(made, (source,))
-        self._follower.forget_names_in(name)
-        for inside in list(self.results)[running.results :]:
-            del self.results[inside]
-        calls.append(OpenCall(self._kept(found[0]), self._kept(made), source, step))
-
-    def _keep(self, part: Tensor) -> None:
-        step = self._follower.find(part)
-        if not isinstance(step, Step) or step in self.results or not self.streams:
-            return
-        if part.shape == self.streams[0].shape:
-            self.results[step] = self._kept(part)
-
-    def _kept(self, part: Tensor) -> Tensor:
-        """``part`` as it is now. No copy where the run can be repeated if it is written into."""
-        if self._mixers is not None:
-            return part.detach().clone()
-        lent = part.detach()
-        self._lent.append((lent, times_written(lent)))
-        return lent
-
-    @property
-    def names(self) -> dict[Step, str]:
-        """For steps whose result is the output of a module, its path."""
-        return self._follower.names
-
-    def _step_at(self, tensor: Tensor) -> Step | None:
-        """The step that gives ``tensor``; None if it does not depend linearly on the streams."""
-        what = self._follower.find(tensor)
-        if what is None or (isinstance(what, Frozen) and what.as_step is None):
-            return None
-        return step_of(what, tensor)
-
-    def _holds_a_mixer(self, name: str) -> bool:
-        paths = [*self._mixers] if self._mixers is not None else self._paths_so_far
-        front = f"{name}." if name else ""
-        return any(path == name or path.startswith(front) for path in paths)
-
-    @property
-    def _paths_so_far(self) -> list[str]:
-        return [*self._known, *(call.name for call in self._calls)]
 
     def _add_stream(self, where: str, given: Any) -> None:
         """Add the residual stream at this place, which must be a step."""
@@ -303,8 +798,11 @@ class Trace:
                 f"stack: {where} the residual stream must have the axes 'sample time width', but "
                 f"there is {shape}. Call the model with a batch of sequences."
             )
-        what = self._follower.find(stream) if self.states else self._follower.add(stream)
-        if what is None or (isinstance(what, Frozen) and what.as_step is None):
+        if not self.states:
+            self._follower.add(stream)
+        step = _step_in_run(self._follower, stream)
+        if step is None:
+            what = self._follower.find(stream)
             why = what.why if isinstance(what, Frozen) else ""
             reason = f"because of '{why}'" if why else "at all"
             if why in TIME_FIRST:
@@ -314,6 +812,65 @@ class Trace:
                 f"{reason}, so the operations between the mixers cannot be followed. Single layers "
                 "can be read: dsf.inspect(...)[k].whole."
             )
-        step = step_of(what, stream)
         self.states.append(step)
-        self.streams.append(self.results[step] if step in self.results else self._kept(stream))
+        kept = self.results[step] if step in self.results else stream.detach().clone()
+        self.streams.append(kept)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveRun:
+    """The model of a trace, which can be run again with changes to the outputs of its mixers.
+
+    Attributes:
+        run: runs the model on its input; gradients go through where they are enabled.
+        model: the model.
+        blocks: the paths of its blocks, in order.
+        places: by the name of a mixer, the module whose output is its own, and in which call.
+    """
+
+    run: Callable[[], Any]
+    model: nn.Module
+    blocks: tuple[str, ...]
+    places: Mapping[str, tuple[str, int]]
+
+    def result(self, added: Mapping[str, Tensor], stream: int | None = None) -> Tensor:
+        """Return the logits, or one residual stream.
+
+        Args:
+            added: by the names of mixers, what is added to their outputs.
+            stream: stream ``k`` is the input of block ``k``, the last the output of the last block.
+        """
+        wanted = {self.places[name]: part for name, part in added.items()}
+        calls: Counter[str] = Counter()
+        streams: list[Tensor] = []
+
+        def changed(path: str, output: Any) -> Any:
+            calls[path] += 1
+            part, own = wanted.get((path, calls[path])), next(tensors_in(output))
+            if part is None:
+                return None
+            return tree_map(lambda leaf: own + part if leaf is own else leaf, output)
+
+        def seen(given: Any) -> None:
+            streams.append(next(part for part in tensors_in(given) if part.is_floating_point()))
+
+        with ExitStack() as hooks:
+            for path in {path for path, _ in wanted}:
+                hook = self.model.get_submodule(path).register_forward_hook(
+                    lambda _, __, output, path=path: changed(path, output)
+                )
+                hooks.callback(hook.remove)
+            if stream is not None and stream < len(self.blocks):
+                hook = self.model.get_submodule(self.blocks[stream]).register_forward_pre_hook(
+                    lambda _, args, named: seen((args, named)), with_kwargs=True
+                )
+                hooks.callback(hook.remove)
+            elif stream is not None:
+                hook = self.model.get_submodule(self.blocks[-1]).register_forward_hook(
+                    lambda _, __, output: seen(output)
+                )
+                hooks.callback(hook.remove)
+            result = put_out(self.run())
+        found = result if stream is None else streams[0]
+        assert found is not None  # noqa: S101  # the run that was recorded had it
+        return found

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dsf.cli.run_model import Opened
     from dsf.inspection import Inspection
     from dsf.interventions import Intervention
-    from dsf.interventions.sweeps import Pace, Swept
+    from dsf.interventions.sweeps import Pace, SweepResult
 
 ONE_ROW = 2
 """Axes of a classifier's logits: one row for every sample."""
@@ -287,19 +287,19 @@ def _sweep(
 ) -> Answer:
     """Every edit in a run of its own, by its effect on one logit."""
     from dsf.cli.progress import part, stage
-    from dsf.interventions.sweeps import Question, swept
+    from dsf.interventions.sweeps import SweepTarget, run_sweep
 
     stage(f"running {len(runs)} edits")
 
     def follow(pace: "Pace") -> None:
         part(f"{pace.done} of {pace.count} edits, {pace.rate:.2g}/s", pace.done, pace.count)
 
-    found = swept(
+    found = run_sweep(
         opened.loaded.model,
         (),
         {"input_ids": opened.ids},
         edits=runs,
-        question=Question(*tokens, position=position),
+        target=SweepTarget(*tokens, position=position),
         sources=sources,
         resume=resume,
         told=follow,
@@ -331,7 +331,7 @@ def _sweep(
     return Answer(facts=facts, show=show, notes=opened.notes)
 
 
-def _show_sweep(found: "Swept", runs: Sequence[Sequence[Edit]], top: int) -> None:
+def _show_sweep(found: "SweepResult", runs: Sequence[Sequence[Edit]], top: int) -> None:
     """The runs with the largest effects, and the rate."""
     from dsf.cli.terminal import print_table
 

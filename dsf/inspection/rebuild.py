@@ -35,6 +35,7 @@ from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
+from dsf.inspection.whole.stages import Chain
 
 IN_DOUBLE = "its module in float64"
 WITH_HEADS = 4
@@ -521,7 +522,13 @@ def _with_stages(layer: Captured, adapter: Adapter, mixer: Any, response: Tensor
         leave=leave,
         output=_put_out(layer),
         is_all=around is None or around.is_all,
+        leaving=partial(_left, adapter.leave, layer),
     )
+
+
+def _left(leave: Callable[[Captured, Tensor], Chain], layer: Captured, response: Tensor) -> Tensor:
+    """The output of a layer for another response, which some factors of its stages are made of."""
+    return leave(layer, response)(response)
 
 
 def _put_out(layer: Captured) -> Tensor:

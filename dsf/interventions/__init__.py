@@ -11,25 +11,26 @@ if TYPE_CHECKING:
     from dsf.interventions.fewer_states import (
         KeptStates,
         ReducedStates,
+        StateProducts,
         best_states,
         kept_states,
         reduce_states,
+        state_products,
         strongest_states,
     )
     from dsf.interventions.intervention import Intervention, intervene
-    from dsf.interventions.state_gramians import StateProducts, state_products
     from dsf.interventions.sweeps import sweep
 
 _HOMES = {
     "Intervention": "dsf.interventions.intervention",
     "KeptStates": "dsf.interventions.fewer_states",
     "ReducedStates": "dsf.interventions.fewer_states",
-    "StateProducts": "dsf.interventions.state_gramians",
+    "StateProducts": "dsf.interventions.fewer_states",
     "best_states": "dsf.interventions.fewer_states",
     "intervene": "dsf.interventions.intervention",
     "kept_states": "dsf.interventions.fewer_states",
     "reduce_states": "dsf.interventions.fewer_states",
-    "state_products": "dsf.interventions.state_gramians",
+    "state_products": "dsf.interventions.fewer_states",
     "strongest_states": "dsf.interventions.fewer_states",
     "sweep": "dsf.interventions.sweeps",
 }

@@ -53,7 +53,7 @@ Block = Float[Tensor, "*batch rows output read input"]
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EditedMixer:
     """A mixer on the input that it has now, and what its edits refer to.
 
     Attributes:
@@ -119,7 +119,7 @@ class Subject:
 
 
 def edited_response(
-    subject: Subject, edits: Sequence[Edit], plain: Tensor | None = None
+    subject: EditedMixer, edits: Sequence[Edit], plain: Tensor | None = None
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response of a mixer with all ``edits`` applied.
 
@@ -172,7 +172,7 @@ def _constant_signal(mixer: Any) -> Tensor:
     return constant
 
 
-def _chosen(subject: Subject, edit: Edit, shape: Sequence[int]) -> Bool[Tensor, "*batch 1 1 1"]:
+def _chosen(subject: EditedMixer, edit: Edit, shape: Sequence[int]) -> Bool[Tensor, "*batch 1 1 1"]:
     """Which entries of the batch axes an edit changes, with three more axes."""
     chosen = torch.ones(*shape, dtype=torch.bool)
     heads = subject.heads(edit)
@@ -210,7 +210,7 @@ def places(name: str, tokens: Tokens, count: int) -> Tensor:
 # Values and responses
 
 
-def _with_all_values(subject: Subject, edits: Sequence[Edit], signal: Tensor) -> Tensor:
+def _with_all_values(subject: EditedMixer, edits: Sequence[Edit], signal: Tensor) -> Tensor:
     """The signal with the values of other runs; the same object where no edit takes any."""
     for edit in edits:
         subject.check_samples(edit)
@@ -219,7 +219,7 @@ def _with_all_values(subject: Subject, edits: Sequence[Edit], signal: Tensor) ->
     return signal
 
 
-def _with_values(subject: Subject, edit: ValueFrom, signal: Tensor) -> Tensor:
+def _with_values(subject: EditedMixer, edit: ValueFrom, signal: Tensor) -> Tensor:
     other = subject.of(edit.other, edit).mixer.signal()
     steps = signal.shape[-3]
     chosen = places("tokens", edit.tokens, steps)
@@ -246,7 +246,7 @@ def _fits(other: Sequence[int], here: Sequence[int]) -> bool:
     return tuple(other[1:]) == tuple(here[1:]) and tuple(other[:1]) in ((1,), tuple(here[:1]))
 
 
-def _with_response(subject: Subject, edit: ResponseEdit, response: Tensor) -> Tensor:
+def _with_response(subject: EditedMixer, edit: ResponseEdit, response: Tensor) -> Tensor:
     put = torch.zeros_like(response)
     if isinstance(edit, Mean):
         put = put + response.mean(dim=-3, keepdim=True)
@@ -279,7 +279,7 @@ def _is_recurrent(system: Operator) -> bool:
 
 
 def _by_segments(
-    subject: Subject, edits: Sequence[Forget | StateFrom], system: Operator, signal: Tensor
+    subject: EditedMixer, edits: Sequence[Forget | StateFrom], system: Operator, signal: Tensor
 ) -> Tensor:
     """The response where the state is exchanged between tokens, one segment after the other."""
     borders: dict[int, list[Forget | StateFrom]] = {}
@@ -312,7 +312,9 @@ def _by_segments(
     return torch.cat(parts, dim=-3)
 
 
-def _exchanged(subject: Subject, edit: Forget | StateFrom, rest: System, signal: Tensor) -> Tensor:
+def _exchanged(
+    subject: EditedMixer, edit: Forget | StateFrom, rest: System, signal: Tensor
+) -> Tensor:
     """The state before the tokens of ``rest``: cleared, or that of another run."""
     shape = (*rest.batch, rest.state_size, signal.shape[-1])
     dtype = torch.promote_types(rest.dtype, signal.dtype)
@@ -338,7 +340,7 @@ def _exchanged(subject: Subject, edit: Forget | StateFrom, rest: System, signal:
     return torch.where(where.to(now.device), put, now)
 
 
-def _lost(subject: Subject, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:
+def _lost(subject: EditedMixer, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:
     """What the weaker directions of the Hankel block at a token pass on to later tokens."""
     (token,) = places("token", edit.token, moving.shape[-3]).tolist()
     if token == 0:
@@ -373,7 +375,7 @@ class RowChange:
 
 
 def _row_change(
-    subject: Subject, edit: MapEdit | Forget, system: Operator, moving: Tensor
+    subject: EditedMixer, edit: MapEdit | Forget, system: Operator, moving: Tensor
 ) -> RowChange:
     steps, read = system.steps, moving.shape[-3]
     written = torch.arange(steps)
@@ -460,7 +462,9 @@ def _signed(keep: bool) -> Callable[[Block, Tensor], Block]:
     return lambda block, _: block.clamp(max=0) if keep else block.clamp(min=0)
 
 
-def _taken(subject: Subject, edit: MapFrom, system: Operator) -> Callable[[Block, Tensor], Block]:
+def _taken(
+    subject: EditedMixer, edit: MapFrom, system: Operator
+) -> Callable[[Block, Tensor], Block]:
     there = subject.of(edit.other, edit).mixer.system()
     sizes = [_map_sizes(each) for each in (system, there)]
     if sizes[0] != sizes[1] or not _fits(there.batch, system.batch):

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from dsf.attribution.targets import Target, functional_of
+from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.interventions.edits import Edit
-from dsf.interventions.live_model import KeptRun, LiveModel, live_model
-from dsf.interventions.run_facts import RunFacts
+from dsf.interventions.live_model import KeptRun, LiveModel, RunFacts, live_model
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,6 +39,7 @@ class Intervention:
         kept: without edits, what a later intervention on the same input needs of this run.
         notes: what was ignored when the checkpoint was loaded, one sentence each; none where the
             model is a module.
+        shown: the tokens of the input that are no padding; None for all.
     """
 
     output: Shaped[Tensor, "*axes"]
@@ -49,6 +49,7 @@ class Intervention:
     tokenizer: Any | None = None
     kept: KeptRun | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    shown: Bool[Tensor, "sample time"] | None = field(default=None, repr=False)
 
     @property
     def logits(self) -> Shaped[Tensor, "*axes"]:
@@ -56,19 +57,20 @@ class Intervention:
         return self.output
 
     def effect(
-        self, target: Target, against: Target | None = None, position: int = -1
+        self, target: Target, against: Target | None = None, position: Positions = -1
     ) -> Float[Tensor, " sample"]:
-        """By how much the edits change a logit, or the difference of two: changed minus clean.
+        """Return by how much the edits change a logit, or the difference of two.
 
         Args:
-            target, against, position: as for ``Stack.attribute``.
+            target, against, position: as for ``Stack.attribute``. A function of the logits need not
+                be linear: it may be a log-probability, or a distance from the clean logits.
 
         Raises:
             TypeError, ValueError, IndexError: if there is no such target or position.
         """
         clean, changed = self.clean.double(), self.output.double()
-        functional = functional_of(target, against, position, clean, self.tokenizer)
-        return functional.pair(changed) - functional.pair(clean)
+        number = measured(target, against, position, clean, self.tokenizer, self.shown)
+        return number(changed) - number(clean)
 
     def __repr__(self) -> str:
         moved = (self.output - self.clean).abs().max().item()
@@ -97,8 +99,9 @@ def intervene(
     Args:
         model: a torch module, the folder of a checkpoint, or a hub id. A module is left unchanged.
         inputs, named: what the model is called with, such as ``input_ids=...``.
-        edits: what is changed, see :mod:`dsf.edits`. Edits of one layer act together: those of
-            values first, then of the state or the map, then of the response.
+        edits: what is changed, see :mod:`dsf.edits`; they may also come last among ``inputs``.
+            Edits of one layer act together: those of values first, then of the state or the map,
+            then of the response.
         sources: other runs by name, for edits that refer to one by its name.
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
         clean: the result of this call without edits, whose run is taken as the clean one. It holds
@@ -123,6 +126,9 @@ def intervene(
         >>> result.output.shape
         torch.Size([1, 32, 33])
     """
+    if not edits and inputs and (isinstance(inputs[-1], Edit) or _are_edits(inputs[-1])):
+        *inputs, edits = inputs  # type: ignore[assignment]
+        inputs = tuple(inputs)
     wanted = checked_edits(edits)
     module, tokenizer, notes = loaded_model(model)
     given = inputs, named, adapters
@@ -142,7 +148,12 @@ def intervene(
         tokenizer=tokenizer,
         kept=None if wanted else kept,
         notes=notes,
+        shown=tokens_shown(inputs, named),
     )
+
+
+def _are_edits(given: Any) -> bool:
+    return isinstance(given, list | tuple) and bool(given) and isinstance(given[0], Edit)
 
 
 def live_or_kept(

@@ -1,40 +1,428 @@
-"""A model and a run of it, which can be repeated with some of its token mixers edited."""
+"""A model and a run of it, which can be repeated with some of its token mixers edited.
+
+``LiveModel`` runs a model and repeats that run with edits. ``CleanBlocks`` leaves out the blocks
+before the first edit, whose outputs are those of the clean run. ``likely_layers`` guesses which
+modules hold the edited layers, so that only these are kept. ``KeptRun`` takes up a clean run in a
+later call, if ``RunFacts`` shows no difference between the two.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.nn.modules import module as torch_modules
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 from dsf.attribution.targets import put_out
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Exchange, Through
+from dsf.inspection.capture.calls import Call, Exchange, Through, copied
 from dsf.inspection.capture.finite_outputs import FiniteWeights
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.packed_weights import has_own_storage
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.screening import check_finite, check_has_data
-from dsf.inspection.choice import Chosen, chosen_layers
+from dsf.inspection.choice import Chosen, chosen_layers, each_chosen
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.interventions.edited_mixing import Subject, edited_response
+from dsf.inspection.softmax.interface import models_of_library
+from dsf.interventions.edited_mixing import EditedMixer, edited_response
 from dsf.interventions.edits import Edit
-from dsf.interventions.likely_layers import likely_layers
-from dsf.interventions.run_facts import RunFacts
-from dsf.interventions.unedited_blocks import CleanBlocks, Copies, has_hold_of
 
-Key = tuple[Through, str, int]
+CallKey = tuple[Through, str, int]
 """By which way a call was recorded, in which module, and which of its calls it is."""
 HOOKED = (Through.MODULE, Through.INTERFACE)
 """The ways for which nobody has to listen to every call of torch."""
+COMPARED = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.Size)
+"""Classes of inputs beside tensors that are compared with those of a kept run."""
+WORD_BYTES = 8
+"""Number of bytes of the integers that are summed."""
+TORCH_ATTRIBUTES = {"_parameters", "_buffers", "_modules"} | {
+    name for name in vars(nn.Module()) if "hook" in name
+}
+"""Attributes that torch gives to every module."""
+PLAIN_TYPES = {int, float, str, bool, type(None)}
+CONTAINERS = (list, tuple, set, dict)
+INTEGER_OF_BYTES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class RepeatedSamples:
+    """How often a batch holds the samples of another one, all of them before the first again.
+
+    Attributes:
+        samples: how many samples the other batch has.
+    """
+
+    samples: int = 1
+    times: int = 1
+
+    def of(self, part: Any) -> Any:
+        """``part`` with every tensor whose first axis counts the samples repeated along it."""
+
+        def repeated(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor) or leaf.shape[:1] != (self.samples,):
+                return leaf
+            return leaf.repeat(self.times, *(1 for _ in leaf.shape[1:]))
+
+        return part if self.times == 1 else tree_map(repeated, part)
+
+
+class CleanBlocks:
+    """What the blocks of a model put out in its clean run.
+
+    Blocks are the entries of the outermost lists of modules.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._blocks = _entries(model)
+        self._begun: list[str] = []
+        self._ended_before: dict[str, set[str]] = {}
+        self._outputs: dict[str, Any] = {}
+        self._seen: dict[str, list[Any]] = {}
+        self._leaving: set[str] = set()
+        self._awaited: set[str | None] | None = None
+        inside = {id(part) for each in self._blocks.values() for part in each.modules()}
+        self._outside = [part for part in model.modules() if id(part) not in inside]
+
+    @contextmanager
+    def recorded(self, until: Collection[str] | None = None) -> Iterator[None]:
+        """Record what the blocks put out inside the ``with`` block.
+
+        Args:
+            until: modules that may be the first to be edited in a changed run: no block is
+                recorded once those with one of them have all begun.
+        """
+        if until is not None:
+            self._awaited = {_block_of(path, self._blocks) for path in until}
+        with ExitStack() as hooks:
+            for path, block in self._blocks.items():
+                before = block.register_forward_pre_hook(self._before(path), with_kwargs=True)
+                # Hooks of others are called again on what a block that is left out puts out.
+                after = block.register_forward_hook(
+                    self._after(path), with_kwargs=True, prepend=True
+                )
+                hooks.callback(before.remove)
+                hooks.callback(after.remove)
+            yield
+
+    @contextmanager
+    def left_out_before(
+        self, edited: Collection[str], copies: "RepeatedSamples | None" = None
+    ) -> Iterator[None]:
+        """Do not run the blocks that had ended before the first with one of these modules began.
+
+        None is left out where an edited module lies in no block, or in several places.
+
+        Args:
+            copies: how often the changed run has the samples of the clean one.
+        """
+        several = RepeatedSamples() if copies is None else copies
+        with ExitStack() as restored:
+            for path in self._unedited(edited):
+                block, output = self._blocks[path], self._outputs[path]
+                block.forward = lambda *_, output=output, **__: several.of(copied(output))
+                restored.callback(vars(block).pop, "forward")
+            yield
+
+    def _unedited(self, edited: Collection[str]) -> list[str]:
+        around = {path: _block_of(path, self._blocks) for path in edited}
+        first = next((path for path in self._begun if path in around.values()), None)
+        wanted = {self._model.get_submodule(path) for path in edited}
+        every = self._model.named_modules(remove_duplicate=False)
+        is_shared = sum(module in wanted for _, module in every) > len(wanted)
+        if first is None or None in around.values() or is_shared:
+            return []
+        if torch_modules._global_forward_hooks:  # called before ours, and again
+            return []
+        once = {path for path in self._outputs if self._begun.count(path) == 1}
+        once -= self._leaving
+        plain = {path for path in once if "forward" not in vars(self._blocks[path])}
+        return sorted(self._ended_before[first] & plain)
+
+    def _before(self, path: str) -> Any:
+        def hook(block: nn.Module, args: Any, kwargs: Any) -> None:
+            self._ended_before.setdefault(path, set(self._outputs))
+            self._begun.append(path)
+            if self._awaited is not None:
+                self._awaited.discard(path)
+            if self._awaited != set():
+                self._seen[path] = self._around(block, args, kwargs)
+
+        return hook
+
+    def _after(self, path: str) -> Any:
+        def hook(block: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if path not in self._seen:
+                return
+            self._outputs[path] = copied(output)
+            before, after = self._seen.pop(path), self._around(block, args, kwargs)
+            if not is_same(before, after):
+                self._leaving.add(path)
+
+        return hook
+
+    def _around(self, block: nn.Module, args: Any, kwargs: Any) -> list[Any]:
+        """What a block can reach and write into beside its output."""
+        found: list[Any] = []
+        seen: set[int] = set()  # modules share their configuration, into which one look is enough
+        parts = [
+            part
+            for owner in (*block.modules(), *self._outside)
+            for part in (*dict(of_its_own(owner)).values(), *owner._buffers.values())
+        ]
+        parts += [part for part in (*args, *kwargs.values()) if not isinstance(part, Tensor)]
+        for part in parts:
+            if type(part) in PLAIN_TYPES:
+                found.append(part)
+                continue
+            found += [part] if id(part) in seen else traces(part)
+            seen.add(id(part))
+        return found
+
+
+def of_its_own(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module that are not torch's."""
+    return ((name, part) for name, part in vars(module).items() if name not in TORCH_ATTRIBUTES)
+
+
+def traces(part: Any) -> list[Any]:
+    """What would change about an object if something were left in it; it is kept alive."""
+    if type(part) in PLAIN_TYPES:
+        return [part]
+    if isinstance(part, Tensor):
+        return [part, times_written(part)]
+    if isinstance(part, list | tuple | set):
+        return [part, len(part), *(each for each in part if isinstance(each, Tensor))]
+    if isinstance(part, dict):
+        return [part, len(part), *part.values()]
+    if hasattr(part, "__dict__") and not isinstance(part, nn.Module | type):
+        values = vars(part).values()
+        return [part, *values, *(len(each) for each in values if isinstance(each, CONTAINERS))]
+    return [part]
+
+
+def has_hold_of(model: nn.Module, given: Any, tensor: Tensor) -> bool:
+    """Whether a tensor shares its memory with weights, attributes or inputs of a model.
+
+    A later run may write into such a one. One of inference mode takes no part in gradients, and
+    counts as held.
+    """
+    if tensor.is_inference():
+        return True
+    place = tensor.untyped_storage().data_ptr()
+    parts = [*model.parameters(), *model.buffers(), *tree_leaves(given)]
+    seen: set[int] = set()
+    for module in model.modules():
+        for _, part in of_its_own(module):
+            if type(part) in PLAIN_TYPES or id(part) in seen:
+                continue
+            seen.add(id(part))
+            parts += tree_leaves(part) if isinstance(part, list | tuple | dict) else traces(part)
+    held = (part for part in parts if isinstance(part, Tensor))
+    return any(part.untyped_storage().data_ptr() == place for part in held)
+
+
+def is_same(before: Sequence[Any], after: Sequence[Any]) -> bool:
+    """Whether two lists hold the same objects, or equal plain ones."""
+
+    def is_one(one: Any, other: Any) -> bool:
+        plain = int | float | str | bool
+        is_plain = isinstance(one, plain) and isinstance(other, plain)
+        return one is other or (is_plain and bool(one == other))
+
+    return len(before) == len(after) and all(map(is_one, before, after))
+
+
+def _entries(model: nn.Module) -> dict[str, nn.Module]:
+    """The entries of the outermost lists of modules, by path."""
+    found: dict[str, nn.Module] = {}
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop(0)
+        children = [(f"{path}.{name}".lstrip("."), part) for name, part in module.named_children()]
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            scripted = torch.jit.ScriptModule
+            found |= {at: part for at, part in children if not isinstance(part, scripted)}
+        else:
+            waiting += children
+    return found
+
+
+def _block_of(path: str, blocks: Collection[str]) -> str | None:
+    return next((at for at in blocks if path == at or path.startswith(f"{at}.")), None)
+
+
+def likely_layers(model: nn.Module, known: Known, wanted: Sequence[Chosen]) -> set[str] | None:
+    """Paths of modules among which those of the wanted layers are likely to be.
+
+    Args:
+        known: the modules that adapters read.
+        wanted: which layers, as for ``chosen_layers``.
+
+    Returns:
+        The paths; None where only a run can tell.
+    """
+    paths, mixers = [path for path, _ in model.named_modules()], list(_mixers(model, known))
+    found: set[str] = set()
+    try:
+        for each in (one for several in wanted for one in each_chosen(several)):
+            found |= chosen_layers(paths if isinstance(each, str) else mixers, each)
+    except InspectionError:  # perhaps a name of another kind than a path
+        return None
+    return found
+
+
+def _mixers(model: nn.Module, known: Known) -> Iterator[str]:
+    """Modules that mix tokens by their class, where the classes are those of the model library."""
+    if models_of_library(model) != [model]:
+        return
+    attentions = {
+        path for path, part in model.named_modules() if type(part).__name__.endswith("Attention")
+    }
+    outer = {path[:at] for path in attentions for at, sign in enumerate(path) if sign == "."}
+    for path, _ in model.named_modules():
+        if path in known or (path in attentions and path not in outer):
+            yield path
+
+
+@dataclass(frozen=True, eq=False)
+class RunFacts:
+    """What a run depended on.
+
+    Attributes:
+        model: the model that ran.
+        adapters: how modules of the user's own were read.
+        given: the tensors and plain values among the inputs, by where they stand.
+        modules: what can be seen of every module but its weights, by its path.
+        weights: what can be seen of every weight, by its name.
+        buffers: copies of the buffers, by their names.
+    """
+
+    model: nn.Module
+    adapters: tuple[Adapter, ...]
+    given: Mapping[str, Any]
+    modules: Mapping[str, list[Any]]
+    weights: Mapping[str, list[Any]]
+    buffers: Mapping[str, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        named: Mapping[str, Any],
+        adapters: Sequence[Adapter],
+    ) -> "RunFacts":
+        return cls(
+            model,
+            tuple(adapters),
+            {at: copied(part) for at, part in _leaves(inputs, named).items()},
+            _modules(model),
+            {name: _weight(part) for name, part in model.named_parameters()},
+            {name: copied(part) for name, part in model.named_buffers()},
+        )
+
+    def difference(
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        named: Mapping[str, Any],
+        adapters: Sequence[Adapter],
+    ) -> str | None:
+        """What is not the same in a run with these, in words; None if all is."""
+        if model is not self.model:
+            return (
+                f"is a run of another {type(self.model).__name__} in memory; a model that is named "
+                "by its folder is loaded anew by every call"
+            )
+        given = _leaves(inputs, named)
+        kinds = Tensor, *COMPARED
+        odd = next((at for at, part in given.items() if not isinstance(part, kinds)), None)
+        if odd is not None:
+            return f"cannot be told from a run with another {odd}: {type(given[odd]).__name__}"
+        other = _first_other(self.given, given, _is_equal)
+        if other is not None:
+            return f"is a run with other inputs: {other} is not the same"
+        if not is_same(list(self.adapters), list(adapters)):
+            return "is a run with other adapters"
+        other = _first_other(self.modules, _modules(model), is_same)
+        if other is not None:
+            return (
+                f"was run before '{other}' changed: the module was exchanged, or its hooks or "
+                "attributes are not the same"
+            )
+        weights = {name: _weight(part) for name, part in model.named_parameters()}
+        other = _first_other(self.weights, weights, is_same)
+        if other is None:
+            other = _first_other(self.buffers, dict(model.named_buffers()), _is_equal)
+        return None if other is None else f"was run before the weight '{other}' changed"
+
+
+def _first_other(before: Mapping[str, Any], now: Mapping[str, Any], same: Any) -> str | None:
+    """The first name whose parts differ or that only one of them has."""
+    if lacking := [name for name in (*before, *now) if name not in before or name not in now]:
+        return lacking[0]
+    return next((name for name, part in before.items() if not same(part, now[name])), None)
+
+
+def _leaves(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    positional = {f"input {number}": part for number, part in enumerate(inputs)}
+    return {
+        f"{name}{keystr(path)}": leaf
+        for name, part in {**positional, **named}.items()
+        for path, leaf in tree_flatten_with_path(part)[0]
+    }
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return type(one) is type(other) and bool(one == other)
+    alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
+    if not alike or not one.is_floating_point():
+        return alike and torch.equal(one, other)
+    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _modules(model: nn.Module) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        found[path or "the model"] = noted = [module, type(module), len(hooks), *hooks]
+        for name, part in of_its_own(module):
+            if name != "training":  # a run is made in evaluation mode
+                noted += [name, *([part] if id(part) in seen else traces(part))]
+                seen.add(id(part))
+    return found
+
+
+def _weight(part: Tensor) -> list[Any]:
+    return [part, part.data_ptr(), times_written(part), part.dtype, str(part.shape), _sums(part)]
+
+
+def _sums(part: Tensor) -> str:
+    """A hash of the sums of the bits of all rows; empty for weights in a form of their own."""
+    if has_own_storage(part) or part.numel() == 0:
+        return ""
+    plain = torch.view_as_real(part.detach()) if part.is_complex() else part.detach()
+    rows = plain.contiguous().reshape(len(plain) if plain.ndim > 1 else 1, -1)
+    width = rows.shape[1] * rows.element_size()
+    if width % WORD_BYTES == 0 and rows.storage_offset() * rows.element_size() % WORD_BYTES == 0:
+        words = rows.view(torch.int64)
+    else:
+        words = rows.view(INTEGER_OF_BYTES[rows.element_size()])
+    return sha256(words.sum(dim=1, dtype=torch.int64).cpu().numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +463,7 @@ class Planned:
         mixer = self.adapter.read(captured)
         plain = respond(mixer.system(), mixer.signal())
         clean = self.adapter.finished(captured, mixer, plain)
-        subject = Subject(self.name, mixer, self.sources, self.has_samples)
+        subject = EditedMixer(self.name, mixer, self.sources, self.has_samples)
         edited = edited_response(subject, self.edits, plain)
         changed = self.adapter.finished(captured, mixer, edited)
         moved = changed != clean
@@ -98,7 +486,7 @@ class LiveModel:
     _inputs: tuple[Any, ...]
     _named: dict[str, Any]
     _known: Known
-    _found: Sequence[tuple[Call, Adapter, str, Key | None]]
+    _found: Sequence[tuple[Call, Adapter, str, CallKey | None]]
     _blocks: CleanBlocks
     _written: int
 
@@ -121,7 +509,7 @@ class LiveModel:
         with blocks.recorded(until=kept):
             both = None if kept is None else {*kept, *joined}
             calls, clean = _run(model, inputs, named, known, kept=both)
-        count = _Counter()
+        count = CallCounter()
         keys = {id(call): count.key_of(call) for call in calls}
         found = [
             (call, adapter, family, keys.get(id(call)))
@@ -144,7 +532,7 @@ class LiveModel:
         wanted: Sequence[Sequence[Edit]],
         sources: Mapping[str, Inspection],
         keep: Callable[[InspectedLayer], object] = lambda _: None,
-    ) -> list[dict[Key, Planned]]:
+    ) -> list[dict[CallKey, Planned]]:
         """For every changed run which calls are edited and how.
 
         Each layer is rebuilt once, in the order in which they ran, and the edits are tried on it.
@@ -161,13 +549,13 @@ class LiveModel:
         for number, edits in enumerate(wanted):
             with _named(number, edits, wanted):
                 chosen.append([chosen_layers(names, edit.layer) for edit in edits])
-        plans: list[dict[Key, Planned]] = [{} for _ in wanted]
+        plans: list[dict[CallKey, Planned]] = [{} for _ in wanted]
         for call, adapter, family, key in self._found:
-            there = {
-                number: mine
-                for number, (edits, layers) in enumerate(zip(wanted, chosen, strict=True))
-                if (mine := _of_layer(call.name, edits, layers))
-            }
+            there: dict[int, tuple[Edit, ...]] = {}
+            for number, (edits, layers) in enumerate(zip(wanted, chosen, strict=True)):
+                pairs = zip(edits, layers, strict=True)
+                if mine := tuple(edit for edit, those in pairs if call.name in those):
+                    there[number] = mine
             if not there:
                 continue
             layer, place = self._rebuilt(call, adapter, family, key)
@@ -175,7 +563,7 @@ class LiveModel:
             keep(layer)
             for number, mine in there.items():
                 with _named(number, wanted[number], wanted):
-                    edited_response(Subject(call.name, layer.mixer, sources, has_samples), mine)
+                    edited_response(EditedMixer(call.name, layer.mixer, sources, has_samples), mine)
                 plans[number][place] = Planned(
                     name=call.name,
                     mixer=type(layer.mixer),
@@ -192,9 +580,9 @@ class LiveModel:
         return plans
 
     def _rebuilt(
-        self, call: Call, adapter: Adapter, family: str, key: Key | None
-    ) -> tuple[InspectedLayer, Key]:
-        limits = Limits(guarded=self._is_wide)
+        self, call: Call, adapter: Adapter, family: str, key: CallKey | None
+    ) -> tuple[InspectedLayer, CallKey]:
+        limits = Limits(guarded=dtype_of(self._model) is torch.float64)
         layers = [build() for _, build in rebuild(call, adapter, family, limits)]
         if len(layers) != 1 or key is None:
             raise InspectionError(
@@ -221,16 +609,16 @@ class LiveModel:
         )
         return layer.axes[:1] == ("sample",) and found
 
-    def changed(self, plan: Mapping[Key, Planned], times: int = 1) -> Tensor:
+    def changed(self, plan: Mapping[CallKey, Planned], times: int = 1) -> Tensor:
         """What the model puts out where the planned calls are edited.
 
         Args:
             times: how often the run has the samples of the clean one, one after the other.
         """
-        copies = Copies(self.samples, times)
+        copies = RepeatedSamples(self.samples, times)
         if not plan:
             return copies.of(self.clean)
-        count, met, edited = _Counter(), set(), {name for _, name, _ in plan}
+        count, met, edited = CallCounter(), set(), {name for _, name, _ in plan}
         listens = any(through not in HOOKED for through, _, _ in plan)
 
         def exchange(call: Call) -> Tensor | None:
@@ -245,7 +633,7 @@ class LiveModel:
             with self._blocks.left_out_before(edited, copies):
                 _, output = _run(*again, exchange, only=edited, listens=listens)
         except InspectionError:  # a block left something that others need beside its output
-            count, met = _Counter(), set()
+            count, met = CallCounter(), set()
             _, output = _run(*again, exchange, only=edited, listens=listens)
         missed = [planned.name for key, planned in plan.items() if key not in met]
         if missed:
@@ -261,20 +649,9 @@ class LiveModel:
         return output
 
     @property
-    def calls(self) -> Sequence[Key | None]:
+    def calls(self) -> Sequence[CallKey | None]:
         """The calls of the mixers, in the order in which they ran."""
         return [key for *_, key in self._found]
-
-    @property
-    def _is_wide(self) -> bool:
-        return dtype_of(self._model) is torch.float64
-
-
-def _of_layer(
-    name: str, edits: Sequence[Edit], layers: Sequence[Collection[str]]
-) -> tuple[Edit, ...]:
-    """The edits of one layer, given which layers each is of."""
-    return tuple(edit for edit, those in zip(edits, layers, strict=True) if name in those)
 
 
 @contextmanager
@@ -291,13 +668,13 @@ def _named(number: int, edits: Sequence[Edit], wanted: Sequence[object]) -> Iter
         raise InspectionError(f"sweep: number {number} of the edits, {listed}: {error}") from error
 
 
-class _Counter:
+class CallCounter:
     """Numbers the calls of every module."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[Through, str], int] = {}
 
-    def key_of(self, call: Call) -> Key:
+    def key_of(self, call: Call) -> CallKey:
         place = call.through, call.name
         self._seen[place] = self._seen.get(place, 0) + 1
         return *place, self._seen[place]

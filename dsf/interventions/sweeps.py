@@ -4,12 +4,21 @@ Edits act on samples separately, so that runs which edit the same layers in the 
 batch. Whether the samples of a model leave each other alone is asked of it: the first batch of
 every kind holds a sample without edits and one whose run was also made alone, and both have to come
 out the same. Otherwise the runs of that kind are made one after the other.
+
+``SweepRecord`` is the file of a sweep: one JSON object a line, the first of which says what it is a
+sweep of. A run is one line, written at once and flushed to disk, so that a sweep which is stopped
+leaves whole lines. Where a machine lost its power in the middle of one, that line is cut off and
+its run made again.
 """
 
+import json
+import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,8 +27,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.attribution.functionals import Functional, paired
-from dsf.attribution.targets import Target, functional_of
+from dsf.attribution.affine_steps import Functional, paired
+from dsf.attribution.targets import Positions, Target, functional_of, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.inspection.recorded_run import without_logits
@@ -33,19 +42,25 @@ from dsf.interventions.intervention import (
     live_or_kept,
     loaded_model,
 )
-from dsf.interventions.live_model import Key, LiveModel, Planned
-from dsf.interventions.sweep_record import SweepRecord
+from dsf.interventions.live_model import CallKey, LiveModel, Planned
+from dsf.runtime.files import alone, is_special, make_file
 from dsf.runtime.shapes import at_least, of_kind
 
-AT_ONCE = {"cpu": 1024}
-"""The tokens of all samples of a batch, by the kind of device."""
-AT_ONCE_ELSEWHERE = 16384
-MOST = 64
-"""The most runs in one batch."""
-SAME = {torch.float64: 1e-6, torch.float32: 3e-5}
-"""How far a sample may come out in another batch, relative; norms compute in float32."""
-SAME_ELSEWHERE = 5e-2
-Plan = Mapping[Key, Planned]
+MAX_TOKENS = {"cpu": 1024}
+"""Maximum number of tokens of all samples of a batch, by the kind of device."""
+MAX_TOKENS_ELSEWHERE = 16384
+MAX_RUNS = 64
+"""Maximum number of runs in one batch."""
+BATCH_TOL = {torch.float64: 1e-6, torch.float32: 3e-5}
+"""Maximum relative difference of a sample in another batch; norms compute in float32."""
+BATCH_TOL_ELSEWHERE = 5e-2
+SECONDS_BETWEEN_LINES = 10.0
+"""Seconds between two lines of progress where nobody watches a terminal."""
+RECORD_VERSION = 1
+RECORD_TITLE = "dsf_sweep"
+MAX_RECORD_BYTES = 1 << 28
+"""Maximum size of a file that is read."""
+Plan = Mapping[CallKey, Planned]
 Kind = tuple[Any, ...]
 
 
@@ -74,7 +89,7 @@ class Pace:
 
 
 @dataclass(frozen=True, eq=False)
-class Swept:
+class SweepResult:
     """The results of a sweep.
 
     Attributes:
@@ -96,7 +111,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     edits: Sequence[Edit | Sequence[Edit]] | Edit,
     target: Target,
     against: Target | None = None,
-    position: int = -1,
+    position: Positions = -1,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
     clean: Intervention | None = None,
@@ -113,7 +128,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
 
     Args:
         edits: for every run one edit, or several that act together.
-        target, against, position: the number of interest, as for ``Stack.attribute``.
+        target, against, position: the number of interest, as for ``Intervention.effect``.
         together: how many runs at most share a batch; by default as many as suit the length of the
             input and the device. 1 runs one after the other.
         resume: a file of JSON lines, to which every finished run is added. A sweep that was
@@ -140,22 +155,21 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         >>> effects.reshape(2, 2).shape  # layer, head
         torch.Size([2, 2])
     """
-    words = "True, or a function of how many runs are done and how many there are"
-    known = lambda given: given is None or isinstance(given, bool) or callable(given)  # noqa: E731
-    of_kind("sweep", "progress", progress, known, words)
+    if progress is not None and not isinstance(progress, bool):
+        words = "True, or a function of how many runs are done and how many there are"
+        of_kind("sweep", "progress", progress, callable, words)
     if resume is not None:
         of_kind("sweep", "resume", resume, str | Path, "the path of a file")
     told = _printer() if progress is True else None
     if callable(progress):
         tell = progress
         told = lambda pace: tell(pace.done, pace.count)  # noqa: E731
-    question = Question(target, against, position)
-    return swept(
+    return run_sweep(
         model,
         inputs,
         named,
         edits=edits,
-        question=question,
+        target=SweepTarget(target, against, position),
         sources=sources or {},
         adapters=adapters,
         clean=clean,
@@ -166,29 +180,31 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
 
 
 @dataclass(frozen=True)
-class Question:
+class SweepTarget:
     """Which number of a model's output a sweep is about."""
 
     target: Target
     against: Target | None = None
-    position: int = -1
+    position: Positions = -1
 
     def is_last(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
         """Whether the logits after the last token are all that is needed."""
         ids = named.get("input_ids", inputs[0] if inputs else None)
         steps = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
-        at_end = self.position == -1 or (steps is not None and self.position == steps - 1)
-        return at_end and not callable(self.target)
+        place, shown = self.position, tokens_shown(inputs, named)
+        at_end = isinstance(place, int) and (place == -1 or place + 1 == steps)
+        is_padded = shown is not None and not bool(shown[:, -1].all())
+        return at_end and not is_padded and not callable(self.target)
 
 
 @torch.inference_mode(False)
-def swept(  # noqa: PLR0913 (what a sweep is called with)
+def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     model: nn.Module | str | Path,
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     *,
     edits: Sequence[Edit | Sequence[Edit]] | Edit,
-    question: Question,
+    target: SweepTarget,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
     clean: Intervention | None = None,
@@ -196,7 +212,7 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     resume: str | Path | None = None,
     told: Callable[[Pace], None] | None = None,
     tokenizer: Any | None = None,
-) -> Swept:
+) -> SweepResult:
     """The same as ``sweep``, with more of what was found.
 
     Args:
@@ -210,19 +226,21 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
     module, own, _ = loaded_model(model)
     record = None if resume is None else SweepRecord(resume, wanted)
     given = named
-    if clean is None and question.is_last(inputs, named):
+    if clean is None and target.is_last(inputs, named):
         given = without_logits(module, inputs, named)
-        question = question if given is named else replace(question, position=-1)
+        target = target if given is named else replace(target, position=-1)
     opened = live_or_kept(clean, wanted)(module, inputs, given, adapters)
     with nullcontext() if record is None else record, opened as live:
-        asked = Asked.of(question, live.clean, own or tokenizer)
+        asked = Measured.of(target, live.clean, own or tokenizer, tokens_shown(inputs, named))
         plans = live.plans(wanted, known)
         finished: dict[int, list[float]] = {}
         if record is not None:
-            facts = {"model": module, "input": (inputs, named), "target": asked.functional.dense()}
+            facts = {"model": module, "input": (inputs, named), "target": asked.facts(live.clean)}
             unmoved = asked.of_output(live.clean)
             finished = record.begin(facts, known, unmoved, asked.rounding(live.clean))
-        running = _Running(live, plans, asked, together, _Watch(plans, live, set(finished), told))
+        running = SweepRun(
+            live, plans, asked, together, _Progress(plans, live, set(finished), told)
+        )
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
         for at, effect in running.effects(set(finished)):
             rows[at] = effect.cpu()
@@ -231,7 +249,7 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
             running.watch.finished(at)
         before = asked.of_output(live.clean)
     effects = [rows[at].to(before.device) for at in range(len(wanted))]
-    return Swept(
+    return SweepResult(
         effects=torch.stack(effects) if effects else before.new_zeros(0, len(before)),
         clean=before,
         rate=running.watch.rate,
@@ -240,34 +258,53 @@ def swept(  # noqa: PLR0913 (what a sweep is called with)
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """The number that a sweep is about."""
+class Measured:
+    """The number that a sweep is about.
 
-    functional: Functional
+    Attributes:
+        functional: a logit or a difference of two; None for a function of the user's own.
+        function: that function.
+    """
+
+    functional: Functional | None
+    function: Callable[[Tensor], Tensor] | None = None
 
     @classmethod
-    def of(cls, question: Question, clean: Tensor, tokenizer: Any | None) -> "Asked":
-        return cls(
-            functional_of(
-                question.target, question.against, question.position, clean.double(), tokenizer
-            )
-        )
+    def of(
+        cls, asked: SweepTarget, clean: Tensor, tokenizer: Any | None, shown: Tensor | None
+    ) -> "Measured":
+        wanted = asked.target, asked.against, asked.position
+        if callable(asked.target):
+            return cls(None, measured(*wanted, clean.double(), tokenizer, shown))
+        return cls(functional_of(*wanted, clean.double(), tokenizer, shown))
 
     def of_output(self, output: Tensor) -> Float[Tensor, " sample"]:
+        if self.functional is None:
+            assert self.function is not None  # noqa: S101  # one of the two is there
+            return self.function(output.double())
         return paired(self.functional.weights, self.rows(output).double())
 
     def rows(self, output: Tensor) -> Tensor:
         """What is looked at of an output."""
-        return self.functional.at_its_places(output)
+        return output if self.functional is None else self.functional.at_its_places(output)
+
+    def facts(self, clean: Tensor) -> Any:
+        """What tells the number from another one."""
+        if self.functional is not None:
+            return self.functional.dense()
+        return self.of_output(clean), self.of_output(clean.flip(-1))
 
     def rounding(self, clean: Tensor) -> Float[Tensor, " sample"]:
         """By how much the number may differ in another run of the same model."""
-        size = paired(self.functional.weights, self.rows(clean).double(), absolute=True)
-        return 10 * SAME.get(clean.dtype, SAME_ELSEWHERE) * size + 1e-12
+        if self.functional is None:
+            size = self.of_output(clean).abs() + clean.double().abs().max()
+        else:
+            size = paired(self.functional.weights, self.rows(clean).double(), absolute=True)
+        return 10 * BATCH_TOL.get(clean.dtype, BATCH_TOL_ELSEWHERE) * size + 1e-12
 
 
 @dataclass(eq=False)
-class _Watch:
+class _Progress:
     """Counts and times the runs."""
 
     plans: Sequence[Plan]
@@ -280,7 +317,7 @@ class _Watch:
     _last: float | None = None
 
     def __post_init__(self) -> None:
-        self._costs = [_cost(plan, self.live) for plan in self.plans]
+        self._costs = [len(self.live.calls) - _first(plan, self.live) + 1 for plan in self.plans]
         left = (cost for at, cost in enumerate(self._costs) if at not in self.before)
         self._all = sum(left)
 
@@ -300,18 +337,13 @@ class _Watch:
         return self._done / (self._last - self._begun)
 
 
-def _cost(plan: Plan, live: LiveModel) -> int:
-    """How much of the model runs again, in mixers."""
-    return len(live.calls) - _first(plan, live) + 1
-
-
 def _first(plan: Plan, live: LiveModel) -> int:
     """Which mixer is the first that is edited."""
     return min((live.calls.index(key) for key in plan), default=len(live.calls))
 
 
 @dataclass(eq=False)
-class _Running:
+class SweepRun:
     """The runs of a sweep in batches.
 
     Attributes:
@@ -321,9 +353,9 @@ class _Running:
 
     live: LiveModel
     plans: Sequence[Plan]
-    asked: Asked
+    asked: Measured
     together: int | None
-    watch: _Watch
+    watch: _Progress
     joins: dict[Kind, bool] = field(default_factory=dict)
 
     def effects(self, finished: set[int]) -> Iterator[tuple[int, Tensor]]:
@@ -388,7 +420,7 @@ class _Running:
         one, other = self.asked.rows(one), self.asked.rows(other)
         if one.shape != other.shape:
             return False
-        limit = SAME.get(other.dtype, SAME_ELSEWHERE) * other.double().abs().max()
+        limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE) * other.double().abs().max()
         return bool((one.double() - other.double()).abs().max() <= limit)
 
     def _most(self, plan: Plan) -> int:
@@ -396,8 +428,8 @@ class _Running:
         if self.together is not None:
             return self.together
         steps = max((planned.steps for planned in plan.values()), default=1)
-        room = AT_ONCE.get(self.live.clean.device.type, AT_ONCE_ELSEWHERE)
-        return max(1, min(MOST, room // (steps * len(self.live.clean))))
+        room = MAX_TOKENS.get(self.live.clean.device.type, MAX_TOKENS_ELSEWHERE)
+        return max(1, min(MAX_RUNS, room // (steps * len(self.live.clean))))
 
 
 def _kind(plan: Plan) -> Kind | None:
@@ -436,21 +468,14 @@ def _side_by_side(plans: Sequence[Plan], samples: int) -> Plan:
         key: replace(
             planned,
             edits=tuple(
-                replace(edit, samples=_moved(edit, samples, number))
+                replace(edit, samples=(chosen + number * samples).tolist())
                 for number, plan in enumerate(plans)
                 for edit in plan[key].edits
+                for chosen in [places("samples", edit.samples, samples)]
             ),
         )
         for key, planned in plans[0].items()
     }
-
-
-def _moved(edit: Edit, samples: int, number: int) -> list[int]:
-    return [at + number * samples for at in places("samples", edit.samples, samples).tolist()]
-
-
-SHOWN_EVERY = 10.0
-"""Seconds between two lines where nobody watches a terminal."""
 
 
 def _printer() -> Callable[[Pace], None]:
@@ -462,8 +487,191 @@ def _printer() -> Callable[[Pace], None]:
         if watched:
             end = "\n" if pace.done == pace.count else ""
             print(f"\r\033[K{pace}", end=end, file=sys.stderr, flush=True)
-        elif pace.done == pace.count or monotonic() - last > SHOWN_EVERY:
+        elif pace.done == pace.count or monotonic() - last > SECONDS_BETWEEN_LINES:
             last = monotonic()
             print(pace, file=sys.stderr, flush=True)
 
     return tell
+
+
+class SweepRecord:
+    """The file of one sweep.
+
+    Args:
+        path: the file, which may exist already.
+        wanted: the edits of every run.
+
+    Raises:
+        ValueError: if the path is a folder or a device, or an edit holds another run itself and not
+            its name.
+    """
+
+    def __init__(self, path: str | Path, wanted: Sequence[Sequence[Edit]]):
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"sweep: resume={str(path)!r} is a folder. Give the name of a file.")
+        if is_special(self.path):
+            raise ValueError(
+                f"sweep: resume={str(path)!r} is a device or a pipe, which keeps nothing. Give the "
+                "name of a file."
+            )
+        self._held, self._is_held = ExitStack(), False
+        self._edits = [[edit.to_json() for edit in edits] for edits in wanted]
+
+    def __enter__(self) -> "SweepRecord":
+        if self.path.exists():
+            self._hold()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def _hold(self) -> None:
+        """Keep other sweeps away from the file until this one ends."""
+        if not self._is_held:
+            self._held.enter_context(alone(self.path))
+            self._is_held = True
+
+    def begin(
+        self,
+        facts: Mapping[str, Any],
+        sources: Mapping[str, Inspection],
+        clean: Float[Tensor, " sample"],
+        rounding: Float[Tensor, " sample"],
+    ) -> dict[int, list[float]]:
+        """Make the file, or read what is in it: the effects of the finished runs, by number.
+
+        Args:
+            facts: what the sweep is of: by name, anything that holds tensors.
+            sources: the other runs that edits refer to.
+            clean: the number without edits, and by how much it may differ in another process.
+
+        Raises:
+            ValueError: if the file is of another sweep, or of none, or another process is at it.
+        """
+        known = {name: fingerprint(part) for name, part in facts.items()}
+        known |= {f"run {name!r}": fingerprint(run) for name, run in sources.items()}
+        known["edits"] = sha256(json.dumps(self._edits).encode()).hexdigest()
+        self._samples = len(clean)
+        start = {
+            RECORD_TITLE: RECORD_VERSION,
+            "of": known,
+            "edits": len(self._edits),
+            "clean": _out(clean),
+        }
+        made = not self.path.exists() and make_file(self.path, _line(start))
+        self._hold()
+        if made:
+            return {}
+        first, lines, size = self._read()
+        words = {name: name for name in known} | {"edits": "list of edits"}
+        other = [words[name] for name in known if first["of"].get(name) != known[name]]
+        if other:
+            raise self._refusal(f"is of another {' and another '.join(other)}")
+        before = torch.tensor(first["clean"], dtype=torch.float64)
+        same = (
+            before.shape == clean.shape and ((before - clean.cpu()).abs() <= rounding.cpu()).all()
+        )
+        if not bool(same):
+            raise self._refusal(
+                f"was begun with a number of {first['clean']} without edits, where the model now "
+                f"has {_out(clean)}, so something else about it is not the same"
+            )
+        if any(not self._is_run(line) for line in lines):
+            raise self._refusal("has a line that is no run of this sweep")
+        if size < self.path.stat().st_size:
+            os.truncate(self.path, size)
+        return {line["run"]: _numbers(line["effect"]) for line in lines}
+
+    def add(self, number: int, effect: Sequence[float]) -> None:
+        """Add a finished run."""
+        record = {"run": number, "edits": self._edits[number], "effect": _out(effect)}
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("ab") as file:
+                file.write(_line(record).encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.truncate(self.path, size)  # a disk that is full took a part of the line
+            raise
+
+    def _read(self) -> tuple[dict[str, Any], list[Any], int]:
+        """The first line, the others, and how many bytes they have without a torn one."""
+        if self.path.stat().st_size > MAX_RECORD_BYTES:
+            raise self._refusal(f"has more than {MAX_RECORD_BYTES} bytes")
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        try:
+            first, *lines = [json.loads(line) for line in whole.splitlines()]
+            if first[RECORD_TITLE] != RECORD_VERSION or not isinstance(first["of"], dict):
+                raise TypeError
+            first["clean"] = _numbers(first["clean"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise self._refusal("is no record of a sweep") from None
+        return first, lines, len(whole)
+
+    def _is_run(self, line: Any) -> bool:
+        try:
+            number, count = line["run"], len(_numbers(line["effect"]))
+        except (ValueError, KeyError, TypeError):
+            return False
+        known = type(number) is int and 0 <= number < len(self._edits)
+        return known and count == self._samples
+
+    def _refusal(self, reason: str) -> ValueError:
+        return ValueError(
+            f"sweep: resume={str(self.path)!r} {reason}. Name another file for this sweep, or "
+            "delete that one to start again."
+        )
+
+
+def fingerprint(part: Any) -> str:
+    """A hash of all numbers in tensors, modules, inspections and plain containers."""
+    digest = sha256()
+    _feed(digest, part)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, part: Any) -> None:
+    if isinstance(part, Tensor):
+        digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+        plain = part.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(part, nn.Module):
+        digest.update(type(part).__name__.encode())
+        _feed(digest, dict(sorted(part.state_dict().items())))
+    elif isinstance(part, Inspection):
+        for layer in part:
+            _feed(digest, (layer.name, vars(layer.mixer)))
+    elif isinstance(part, Mapping):
+        for name, each in part.items():
+            digest.update(f"{name}:".encode())
+            _feed(digest, each)
+    elif isinstance(part, list | tuple):
+        digest.update(f"{len(part)}:".encode())
+        for each in part:
+            _feed(digest, each)
+    else:
+        digest.update(repr(part).encode())
+
+
+def _out(numbers: Tensor | Sequence[float]) -> list[float | str]:
+    """Numbers as JSON has them; text for those that it does not have."""
+    plain = numbers.tolist() if isinstance(numbers, Tensor) else numbers
+    return [number if math.isfinite(number) else str(number) for number in plain]
+
+
+def _numbers(read: Any) -> list[float]:
+    """The numbers that ``_out`` wrote.
+
+    Raises:
+        ValueError, TypeError: if something else was read.
+    """
+    if not isinstance(read, list):
+        raise TypeError(f"{type(read).__name__} is no list")
+    return [float(number) for number in read]
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -76,7 +76,7 @@ def test_the_first_and_the_last_mixer_of_every_recurrent_family(name):
         size = found["value"].abs().flatten(1).sum(dim=1) + 1e-12
         assert ((summed(found["value"]) - share.total[step.name]).abs() <= 1e-10 * size).all()
         mixed = share._mixed[step.name]
-        moved, values = mixed._moved(step.whole), mixed._values(step.whole)
+        moved, values = mixed.moved(mixed.adjoint), mixed.values()
         literal = by_the_paper(mixer, moved)
         assert set(found) == set(literal)
         for coefficient, slopes in literal.items():

@@ -10,6 +10,8 @@ import dsf
 from dsf.inspection import InspectionError
 from dsf.inspection.results.heads import strongest
 from dsf.inspection.results.table import Table
+from dsf.loading import load_model
+from dsf.models import folder, recall
 
 STEPS = 12
 
@@ -118,3 +120,19 @@ def test_the_strongest_is_found_where_chance_had_nothing_to_look_at():
         for k, (value, control) in enumerate([(0.1, torch.nan), (0.9, torch.nan), (0.4, 0.2)])
     ]
     assert [row["head"] for row in strongest(Table(tuple(rows)))] == [1]
+
+
+def test_padding_is_no_token():
+    """The same sentence alone and padded on either side has the same scores."""
+    model = load_model(folder("llama")).model
+    ids = recall.draw(torch.Generator().manual_seed(0), samples=1, pairs=3, length=STEPS).tokens
+    padding = torch.zeros(1, 4, dtype=torch.long)
+    batch = torch.cat([torch.cat([ids, padding], dim=1), torch.cat([padding, ids], dim=1)])
+    shown = torch.ones_like(batch)
+    shown[0, STEPS:], shown[1, :4] = 0, 0
+    alone = dsf.inspect(model, input_ids=ids, checks="none").heads(ids)
+    padded = dsf.inspect(model, input_ids=batch, attention_mask=shown, checks="none").heads(batch)
+    assert len(padded) == len(alone) > 0
+    for record, expected in zip(padded, alone, strict=True):
+        for name in ("value", "net", "control"):
+            assert record[name] == pytest.approx(expected[name], abs=1e-6, nan_ok=True)

@@ -6,7 +6,7 @@ from torch import nn
 
 import dsf
 from dsf import edits
-from dsf.interventions.run_facts import RunFacts
+from dsf.interventions.live_model import RunFacts
 from tests.inspection.families import tiny_models
 
 transformers = pytest.importorskip("transformers")

@@ -11,7 +11,7 @@ from dsf import edits, mixers
 from dsf.evaluate import final_state
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer
-from dsf.interventions.edited_mixing import Subject, _constant_signal, edited_response
+from dsf.interventions.edited_mixing import EditedMixer, _constant_signal, edited_response
 from dsf.systems.coefficient import TokenSlots
 from dsf.systems.system import System
 
@@ -23,7 +23,7 @@ def drawn(cls, seed=0):
 
 
 def edited(mixer, *several, sources=None):
-    return edited_response(Subject("it", mixer, sources or {}), several)
+    return edited_response(EditedMixer("it", mixer, sources or {}), several)
 
 
 def run_of(mixer):

@@ -13,7 +13,7 @@ from dsf.interventions import (
     state_products,
     strongest_states,
 )
-from dsf.interventions.state_gramians import StatePlaces
+from dsf.interventions.fewer_states import StatePlaces
 from dsf.loading import load_model
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
@@ -140,6 +140,21 @@ def test_the_reads_of_the_others_are_a_least_squares_fit():
     torch.testing.assert_close(kept.takes, expected.reshape(4, 2), rtol=1e-6, atol=1e-6)
     error = (columns @ expected - response).norm() / response.norm()
     assert kept.error == pytest.approx(error.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [8, 13])
+def test_states_that_others_replace_exactly_are_left_out(count):
+    """Two states are multiples of others: without them nothing is lost, so no choice is better."""
+    rng = torch.Generator().manual_seed(0)
+    read, held = drawn((300, count), rng), drawn((300, count), rng)
+    held[:, 1], held[:, 5] = -2 * held[:, 0], 0.5 * held[:, 4]
+    held[:, :2] *= 10  # so that each of the first pair is missed most where nothing replaces it
+    terms = (read[:, :, None] * held[:, None, :]).flatten(1)
+    products = StateProducts(StatePlaces("", "", "", count), terms.mT @ terms)
+    for states in (count - 1, count - 2):
+        chosen = best_states(products, states)
+        assert len(chosen) == states
+        assert kept_states(products, chosen).error < 1e-3
 
 
 def test_of_very_many_choices_the_least_missed_states_are_left_out():

@@ -237,3 +237,28 @@ def test_edits_that_cannot_be_applied_are_refused(linear):
     lstm = nn.LSTM(8, 8, num_layers=2, batch_first=True).double()
     with pytest.raises(InspectionError, match="is not one mixer that is called once"):
         dsf.intervene(lstm, x, edits=[edits.Ablate("*")])
+
+
+def test_an_effect_on_a_number_that_is_not_linear_is_that_of_the_function(linear):
+    """A log-probability and a distance from the clean output; no share has to sum to them."""
+    model, x = linear
+    edit = edits.Ablate(0, heads=[0])
+    result = dsf.intervene(model, x, [edit])  # edits may come last among the inputs
+    assert torch.equal(result.output, dsf.intervene(model, x, edits=edit).output)
+    clean = result.clean.double()
+
+    def log_probability(output):
+        return output[:, -1].log_softmax(dim=-1)[:, 2]
+
+    def divergence(output):
+        ours, theirs = (each[:, -1].log_softmax(dim=-1) for each in (output, clean))
+        return (theirs.exp() * (theirs - ours)).sum(dim=-1)
+
+    for number in (log_probability, divergence):
+        expected = number(result.output.double()) - number(clean)
+        torch.testing.assert_close(result.effect(number), expected)
+        (effect,) = dsf.sweep(model, x, edits=[edit], target=number)
+        torch.testing.assert_close(effect, expected)
+    assert result.effect(divergence).abs().min() > 0
+    with pytest.raises(ValueError, match="one number for each"):
+        result.effect(lambda output: output[0])

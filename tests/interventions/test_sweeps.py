@@ -12,8 +12,7 @@ import dsf
 from dsf import edits
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.interventions.live_model import LiveModel
-from dsf.interventions.sweep_record import fingerprint
-from dsf.interventions.sweeps import Pace, Question, swept
+from dsf.interventions.sweeps import Pace, SweepTarget, fingerprint, run_sweep
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
 
@@ -329,8 +328,8 @@ def test_no_edits_and_numbers_that_are_none(tmp_path):
 def test_rate_and_time_left_are_told(capsys):
     model, x = coupled()
     told = []
-    found = swept(
-        model, (x,), {}, edits=[edits.Cut(k, read=0) for k in (1, 0)], question=Question(2),
+    found = run_sweep(
+        model, (x,), {}, edits=[edits.Cut(k, read=0) for k in (1, 0)], target=SweepTarget(2),
         told=told.append,
     )  # fmt: skip
     assert [(pace.done, pace.count) for pace in told] == [(1, 2), (2, 2)]

@@ -8,7 +8,7 @@ from torch import nn
 
 import dsf
 from dsf import edits
-from dsf.interventions.unedited_blocks import CleanBlocks
+from dsf.interventions.live_model import CleanBlocks
 from tests.inspection.families import tiny_models
 
 transformers = pytest.importorskip("transformers")

@@ -1,13 +1,15 @@
 """What every head looks at, by name, with the score that chance gives beside it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from dsf import measures
+from dsf.evaluate import attention_map
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.measurements import Measurable, indices
 from dsf.inspection.results.table import Record, Table
@@ -35,10 +37,9 @@ def scored_heads(layers: Iterable[Measurable], tokens: Int[Tensor, "sample time"
             "heads: 'tokens' must be the numbers of the tokens, a tensor of whole numbers with the "
             f"axes 'sample time' such as input_ids, but it is {shown}."
         )
-    rng = torch.Generator().manual_seed(0)
-    steps = tokens.shape[1]
-    orders = [torch.randperm(steps, generator=rng) for _ in range(ORDERS)]
-    return Table(tuple(record for layer in layers for record in _of_layer(layer, tokens, orders)))
+    several = tuple(layers)
+    padding = _padding(several, tokens)
+    return Table(tuple(record for layer in several for record in _of_layer(layer, tokens, padding)))
 
 
 def strongest(table: Table) -> Table:
@@ -71,21 +72,61 @@ def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sam
     return torch.tensor([[known.setdefault(text, len(known)) for text in row] for row in tokens])
 
 
-def _of_layer(layer: Measurable, tokens: Tensor, orders: list[Tensor]) -> Iterator[Record]:
+def _padding(layers: Sequence[Measurable], tokens: Tensor) -> Tensor | None:
+    """The tokens that no token may read in any layer with a mask, ``sample time``; None for none.
+
+    The masks of attention say it for the layers without one as well.
+    """
+    biases = (getattr(getattr(layer, "mixer", None), "bias", None) for layer in layers)
+    hidden = [
+        (bias == -math.inf).all(dim=-2).all(dim=1).expand(len(bias), -1)
+        for bias in biases
+        if isinstance(bias, Tensor) and bias.ndim == 4
+    ]
+    fitting = [each for each in hidden if each.shape in (tokens.shape, (1, tokens.shape[1]))]
+    if not fitting:
+        return None
+    padding = torch.stack([each.expand(tokens.shape).cpu() for each in fitting]).all(dim=0)
+    return padding if bool(padding.any()) else None
+
+
+def _of_layer(layer: Measurable, tokens: Tensor, padding: Tensor | None) -> Iterator[Record]:
     system, (samples, steps) = layer.system, tokens.shape
     note = _no_scores(layer, samples, steps)
     if note is not None:
         yield {"layer": layer.name, "note": note}
         return
-    even = _even(system, steps)
-    for name, measure in BY_PLACE.items():
-        value, net = measure(system), measure(system, net=True)
-        control = measure(even).expand_as(value)
+    if padding is None:
+        scores = _scores(system, tokens, _even(system, steps))
+    else:  # every sample without its padding, as it would be scored alone
+        even, maps = _even(system, steps), attention_map(system)
+        alone = []
+        for sample, row in enumerate(tokens):
+            kept = (~padding[sample]).nonzero().flatten()
+            square = (..., kept[:, None], kept)
+            ids = row[kept.to(row.device)].unsqueeze(0)
+            alone.append(_scores(maps[sample : sample + 1][square], ids, even[square]))
+        scores = {
+            name: tuple(map(torch.cat, zip(*(one[name] for one in alone), strict=True)))
+            for name in alone[0]
+        }
+    for name, (value, net, control) in scores.items():
         yield from _records(layer, name, value, net, control)
+
+
+def _scores(map_or_system: Any, tokens: Tensor, even: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    """By name the score of every sample and head, its signed part, and that of chance."""
+    rng = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(tokens.shape[1], generator=rng) for _ in range(ORDERS)]
+    found: dict[str, tuple[Tensor, ...]] = {}
+    for name, measure in BY_PLACE.items():
+        value = measure(map_or_system)
+        found[name] = value, measure(map_or_system, net=True), measure(even).expand_as(value)
     for name, measure in BY_TOKEN.items():
-        value, net = measure(system, tokens), measure(system, tokens, net=True)
-        mixed = torch.stack([measure(system, tokens[:, order]) for order in orders])
-        yield from _records(layer, name, value, net, mixed.nanmean(dim=0))
+        mixed = torch.stack([measure(map_or_system, tokens[:, order]) for order in orders])
+        value, net = measure(map_or_system, tokens), measure(map_or_system, tokens, net=True)
+        found[name] = value, net, mixed.nanmean(dim=0)
+    return found
 
 
 def _no_scores(layer: Measurable, samples: int, steps: int) -> str | None:

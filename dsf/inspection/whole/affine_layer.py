@@ -114,6 +114,8 @@ class WholeMixer(AffineLayer):
         leave: the stages from the response of the mixer to the layer's output.
         output: what the layer put out in the run, where it was compared with that.
         is_all: whether the module puts that out, or adds its input to it.
+        leaving: the output as a function of the response, with the factors that this makes (those
+            of a norm); None where ``leave`` is all that is known.
     """
 
     given: Float[Tensor, "sample time width"]
@@ -122,10 +124,11 @@ class WholeMixer(AffineLayer):
     leave: Chain
     output: Float[Tensor, "sample written output"] | None = None
     is_all: bool = True
+    leaving: Callable[[Tensor], Tensor] | None = None
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The part of the output that is linear in ``x``, without the remainder."""
-        return self.leave.linear(self._mixed(self.enter.linear(x)))
+        return self.leave.linear(self.mixed(self.enter.linear(x)))
 
     @cached_property
     def remainder(self) -> Float[Tensor, "sample written output"]:
@@ -133,7 +136,7 @@ class WholeMixer(AffineLayer):
         if self.is_linear and self.output is not None:
             return torch.zeros_like(self.output)
         constant = respond(self._system, self._signal_of_zero_values)
-        entered = self._mixed(self.enter(torch.zeros_like(self.given)))
+        entered = self.mixed(self.enter(torch.zeros_like(self.given)))
         return self.leave(entered + as_tokens(constant, self.mixer.value))
 
     def map(self, rows: Selection | None = None) -> Float[Tensor, "sample channel rows columns"]:
@@ -185,7 +188,7 @@ class WholeMixer(AffineLayer):
             by_head = as_values(moved, self.mixer.value)
             moved = as_tokens(transposed_rows(rows, by_head), self.mixer.value)
         else:
-            moved = transposed(self._mixed, shape, moved)
+            moved = transposed(self.mixed, shape, moved)
         return self.enter.adjoint(moved)
 
     @cached_property
@@ -205,7 +208,7 @@ class WholeMixer(AffineLayer):
         # Nearly always zero, which need not be held for every token.
         return signal if bool(signal.any()) else signal.new_zeros(()).expand(signal.shape)
 
-    def _mixed(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
+    def mixed(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The mixer's response to ``x`` alone, without its constant inputs and its first state.
 
         Axes before ``sample`` are computed as further columns, which share the coefficients.

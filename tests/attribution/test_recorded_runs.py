@@ -1,4 +1,4 @@
-"""``stack`` records the run of its inspection; where it cannot, a run of its own gives the same."""
+"""How ``stack`` records a run: what it follows and frees, and that a wrong step is an error."""
 
 import gc
 import weakref
@@ -8,12 +8,10 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.attribution import entry
 from dsf.attribution.affine_steps import contributed
-from dsf.attribution.stream_follower import Follower, step_of
+from dsf.attribution.trace import Follower, step_of
 from dsf.inspection.errors import ReconstructionError
 from dsf.models import folder, recall
-from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
 
 transformers = pytest.importorskip("transformers")
@@ -21,49 +19,6 @@ transformers = pytest.importorskip("transformers")
 
 def prompt(samples=2):
     return recall.draw(torch.Generator().manual_seed(0), samples, pairs=4, length=16).tokens
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    """How often a run of its own was needed."""
-    found = []
-    recorded = entry._recorded
-
-    def counted(*args):
-        found.append(args)
-        return recorded(*args)
-
-    monkeypatch.setattr(entry, "_recorded", counted)
-    return found
-
-
-def assert_same(one, other):
-    vector = torch.linspace(-1, 1, one.hidden[-1].shape[-1], dtype=torch.float64)
-    for target, named in (((5, 7), {}), ((vector,), {"stream": -1})):
-        ours, theirs = one.attribute(*target, **named), other.attribute(*target, **named)
-        assert list(ours.layers) == list(theirs.layers)
-        assert list(ours.total) == list(theirs.total)
-        for name in ("value", "tokens", "embedding", "remainder"):
-            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name))
-        for name, share in ours.total.items():
-            torch.testing.assert_close(share, theirs.total[name])
-            torch.testing.assert_close(ours.layers.get(name), theirs.layers.get(name))
-
-
-@pytest.mark.parametrize("name", ["llama", "mamba", "mamba2", "gpt2", "bamba"])
-def test_one_run_is_enough_and_gives_what_a_second_one_does(name, runs, monkeypatch):
-    if name in ("llama", "mamba", "mamba2"):
-        model, given = folder(name), {"input_ids": prompt()}
-    elif name == "bamba":
-        model, given = tiny_models.build(name), tiny_models.inputs(9, padding="left")
-    else:
-        model, given = softmax_models.build(name), softmax_models.inputs(name)
-    once = dsf.stack(model, **given)
-    assert not runs
-    monkeypatch.setattr(entry, "likely_blocks", lambda *_: [])
-    twice = dsf.stack(model, **given)
-    assert len(runs) == 1
-    assert_same(once, twice)
 
 
 class Block(nn.Module):
@@ -140,10 +95,9 @@ def test_a_stack_is_freed_without_the_collector_of_circles(x):
 
 
 @pytest.mark.parametrize("kind", [Bigger, Rescaling, Overwriting])
-def test_where_the_run_is_not_what_was_foretold_there_is_a_second_one(kind, runs, x):
+def test_models_that_write_into_streams_or_weights_are_followed(kind, x):
     torch.manual_seed(0)
     stack = dsf.stack(kind().double(), x)
-    assert len(runs) == 1
     parts = stack.contributions().sum(dim=2) + stack.remainder()
     torch.testing.assert_close(parts, stack.hidden[-1])
 
