@@ -10,9 +10,8 @@ from dsf.attribution import Attribution, Paths
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.report.escaping import escaped
-from dsf.report.map_view import MapView
 from dsf.report.selection import SAMPLES
-from dsf.report.views import View
+from dsf.report.views import MapView, View
 
 EDGES = 12
 

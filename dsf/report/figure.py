@@ -20,15 +20,13 @@ from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.choice import Chosen
 from dsf.report.colours import MASKED_COLOUR, NOT_FINITE, SHADES, ramp, shaded
 from dsf.report.escaping import escaped
-from dsf.report.fonts import families, written
 from dsf.report.layer_picture import LayerPicture, layer_picture
-from dsf.report.map_view import MapView, without_sample
 from dsf.report.memory_needs import at_a_time, within_memory
 from dsf.report.selection import select
-from dsf.report.sheet import LEADING, POINTS, Sheet, broken, width
+from dsf.report.sheet import LEADING, POINTS, Sheet, broken, families, width, written
 from dsf.report.subjects import narrowed_one
 from dsf.report.token_orders import DECODER, has_texts, input_of_texts, why_not_in_order
-from dsf.report.views import views
+from dsf.report.views import MapView, views, without_sample
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
 from dsf.runtime.threads import each_in_parallel

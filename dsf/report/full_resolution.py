@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from dsf.report.exact_windows import exact_windows
-from dsf.report.joined_rows import joined, joined_masks
 from dsf.report.map_bytes import (
     AT_ONCE,
     FAST,
@@ -23,12 +21,12 @@ from dsf.report.map_bytes import (
     SMALL,
     coded,
     decoded,
+    exact_windows,
     packed,
 )
-from dsf.report.map_view import MapView
-from dsf.report.pooling import edges, pool, reduced_runs
+from dsf.report.pooling import edges, joined, joined_masks, pool, reduced_runs
 from dsf.report.selection import Selection, part_of
-from dsf.report.views import views
+from dsf.report.views import MapView, views
 from dsf.runtime.threads import each_in_parallel
 from dsf.systems.kernels import applies
 

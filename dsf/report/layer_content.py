@@ -28,11 +28,10 @@ from dsf.report.escaping import escaped
 from dsf.report.full_resolution import picture_of, shrunk
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.map_bytes import coded, packed
-from dsf.report.map_view import MapView
 from dsf.report.selection import Plan, Selection
 from dsf.report.subjects import Subject
 from dsf.report.token_orders import Orders, input_of_texts, why_not_in_order
-from dsf.report.views import Progress, views
+from dsf.report.views import MapView, Progress, views
 from dsf.runtime.threads import in_parallel
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.system import System

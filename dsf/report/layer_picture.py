@@ -12,10 +12,8 @@ from jaxtyping import Bool, Float
 
 from dsf.inspection import InspectedLayer
 from dsf.inspection.whole.contribution_norms import group_bounds
-from dsf.report.map_view import MapView
-from dsf.report.remembered import remembered
-from dsf.report.selection import SAMPLES, has_channels
-from dsf.report.strongest import Strongest
+from dsf.report.selection import SAMPLES, has_channels, remembered
+from dsf.report.views import MapView, Strongest
 from dsf.systems.composite import ExplicitMap, SystemSum
 
 MOST_WORK = 2**16

@@ -1,10 +1,13 @@
 """Encodes maps as bytes: one 8-bit code for each cell, compressed by deflate.
 
 Codes 0 to 3 stand for masked and non-finite weights. The others are symmetric about zero and grow
-with the square root of the weight, so that small weights keep some digits.
+with the square root of the weight, so that small weights keep some digits. Of a map without
+pooling, the windows with the most weight away from the diagonal and the first key are kept in
+float32 as well, within a number of bytes.
 """
 
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,3 +88,42 @@ def packed(numbers: np.ndarray, *, level: int = FAST) -> bytes:
 def _deflated(data: bytes, level: int, strategy: int) -> bytes:
     deflate = zlib.compressobj(level, strategy=strategy)
     return deflate.compress(data) + deflate.flush()
+
+
+WINDOW = 64
+"""Queries and keys of a window."""
+
+Weights = Float[np.ndarray, "rows columns"]
+
+
+def exact_windows(weights: Weights, masked: Bool[np.ndarray, "rows columns"], most: int) -> Any:
+    """The windows that fit into ``most`` compressed bytes, those with the most weight first.
+
+    Returns:
+        Their first rows and columns, and the numbers of all of them, window after window.
+    """
+    chosen: list[tuple[int, int]] = []
+    parts: list[Weights] = []
+    left = most
+    for top, start in _ordered(weights, masked):
+        part = weights[top : top + WINDOW, start : start + WINDOW].astype(np.float32)
+        left -= len(packed(part))
+        if left < 0:
+            break
+        chosen.append((top, start))
+        parts.append(part.ravel())
+    numbers = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+    return {"side": WINDOW, "at": chosen, "values": packed(numbers)}
+
+
+def _ordered(weights: Weights, masked: Bool[np.ndarray, "rows columns"]) -> list[tuple[int, int]]:
+    """The corners of the windows that are not masked, by the energy of their weights."""
+    energy = np.where(masked | ~np.isfinite(weights), 0, weights) ** 2
+    energy[:, :1] = 0
+    if energy.shape[0] == energy.shape[1]:
+        np.fill_diagonal(energy, 0)
+    tops, starts = (np.arange(0, length, WINDOW) for length in weights.shape)
+    sums = np.add.reduceat(np.add.reduceat(energy, tops, axis=0), starts, axis=1)
+    order = np.argsort(-sums, axis=None, kind="stable")
+    found = [np.unravel_index(at, sums.shape) for at in order if sums.flat[at] > 0]
+    return [(int(tops[row]), int(starts[column])) for row, column in found]

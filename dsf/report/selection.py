@@ -1,13 +1,15 @@
 """Selects the heads or channels of a layer that are drawn, and the size of their pictures.
 
-``select`` takes all maps of a layer, or those of most energy. ``plan`` shares the size
-of the file among all selected maps: how far they are pooled.
+``select`` takes all maps of a layer, or those of most energy. ``plan`` shares the size of the file
+among all selected maps: how far they are pooled. What the page and the picture of one inspection
+both need of a layer is computed once (``remembered``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt, prod
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -17,9 +19,24 @@ from torch import Tensor
 from dsf import measures
 from dsf.evaluate import respond
 from dsf.inspection import InspectedLayer
-from dsf.report.remembered import remembered
 from dsf.systems.coefficient import Coefficient
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+
+Found = TypeVar("Found")
+_KNOWN: WeakKeyDictionary[InspectedLayer, dict[Hashable, object]] = WeakKeyDictionary()
+
+
+def remembered(layer: InspectedLayer, what: Hashable, compute: Callable[[], Found]) -> Found:
+    """What ``compute`` returned for this layer before, as long as the layer lives.
+
+    Args:
+        what: the name of the numbers; two computations of one name are the same.
+    """
+    known = _KNOWN.setdefault(layer, {})
+    if what not in known:
+        known[what] = compute()
+    return known[what]  # type: ignore[return-value]
+
 
 CHANNELS = 8
 HEADS = 64

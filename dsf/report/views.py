@@ -1,24 +1,251 @@
-"""The pictures of one layer, in one pass over blocks of its rows.
+"""The pictures of one layer's maps, in one pass over blocks of its rows.
 
-``View`` takes in the rows: pools them, adds them up and keeps the largest weights. ``views`` runs
-it over the blocks of a layer and returns one ``MapView`` for each map.
+``View`` takes in the rows: pools them, adds them up and keeps the largest weights exactly.
+``views`` runs it over the blocks of a layer and returns one ``MapView`` for each map: the pooled
+picture, its largest weights, and the sums around it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dsf.evaluate import Rows, row_blocks
-from dsf.report.joined_rows import Mask, joined, joined_masks
-from dsf.report.map_view import MapView
-from dsf.report.pooling import Numbers, Pooled, edges, stronger
+from dsf.report.map_bytes import AT_ONCE, NUMBER
+from dsf.report.pooling import Mask, Numbers, Pooled, edges, joined, joined_masks, stronger
 from dsf.report.selection import Selection
-from dsf.report.strongest import KEPT, Link, Strongest, StrongestOfEach
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.kernels import applies
 from dsf.systems.softmax_rows import SoftmaxRows
+
+KEPT = 12
+
+
+@dataclass(frozen=True)
+class Link:
+    """One weight, of the query at token ``written`` on the key at token ``read``."""
+
+    written: int
+    read: int
+    weight: float
+
+
+class Strongest:
+    """The largest finite weights of one map, by magnitude; of equal ones those of first tokens."""
+
+    def __init__(self) -> None:
+        self._links: list[Link] = []
+
+    @property
+    def floor(self) -> float:
+        """The magnitude that a further weight must exceed."""
+        return abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
+
+    def add(
+        self,
+        weights: Float[np.ndarray, "rows columns"],
+        written: Int[np.ndarray, " rows"],
+        read: Int[np.ndarray, " columns"],
+        *,
+        least: float = 0.0,
+    ) -> None:
+        """Add some rows.
+
+        Args:
+            least: a magnitude that enough of the weights are known to reach.
+        """
+        size = np.abs(weights)
+        places = np.flatnonzero((size > self.floor) & (size >= least))  # NaN is not
+        places = places[np.isfinite(size.ravel()[places])]
+        if not len(places):
+            return
+        if len(places) > KEPT:
+            found = size.ravel()[places]
+            enough = found >= np.partition(found, -KEPT)[-KEPT]  # of equal ones the first are kept
+            places = places[enough][np.argsort(-found[enough], kind="stable")[:KEPT]]
+        rows, columns = np.unravel_index(places, weights.shape)
+        links = [
+            Link(int(written[row]), int(read[column]), float(weights[row, column]))
+            for row, column in zip(rows, columns, strict=True)
+        ]
+        self._links = sorted(self._links + links, key=_strength)[:KEPT]
+
+    def links(self) -> list[Link]:
+        """The largest weights, the largest first."""
+        return list(self._links)
+
+
+class StrongestOfEach:
+    """The same of several maps, by compiled loops.
+
+    Args:
+        maps: how many there are.
+    """
+
+    def __init__(self, maps: int) -> None:
+        self._sizes, self._kept = np.zeros((2, maps, KEPT))
+        self._places = np.zeros((maps, KEPT, 2), dtype=int)
+
+    def add(
+        self,
+        weights: Float[np.ndarray, "maps rows columns"],
+        strongest: Float[np.ndarray, "maps down across"],
+        cells: Int[np.ndarray, " rows"],
+        written: Int[np.ndarray, " rows"],
+        read: Int[np.ndarray, " columns"],
+    ) -> None:
+        """Add some rows; ``strongest`` has the largest weights in cells of the rows ``cells``."""
+        from dsf.systems.kernels.picture_cells import keep_largest
+
+        kept = (self._sizes, self._kept, self._places)
+        keep_largest(np.ascontiguousarray(weights), strongest, cells, written, read, *kept)
+
+    def links(self, map: int) -> list[Link]:
+        """The largest weights of one of the maps, the largest first."""
+        count = int((self._sizes[map] > 0).sum())
+        found = zip(self._places[map].tolist(), self._kept[map].tolist(), strict=True)
+        return [Link(row, column, weight) for (row, column), weight in list(found)[:count]]
+
+
+def _strength(link: Link) -> tuple[float, int, int]:
+    return -abs(link.weight), link.written, link.read
+
+
+BRIGHT = 0.98
+FAINTEST = 1 / 16
+EVEN = 0.5
+FEWEST = 10
+
+
+class Brightness(NamedTuple):
+    """How the weights of a map are coloured.
+
+    Attributes:
+        full: the weight from which on a colour is full.
+        largest_apart: the largest finite magnitude of the cells beside the diagonal; that of all
+            cells, if these are 0.
+        uniform: between which magnitudes most cells lie, if these differ by less than a factor of
+            two; else None.
+    """
+
+    full: float
+    largest_apart: float
+    uniform: tuple[float, float] | None
+
+
+@dataclass
+class MapView:
+    """One map as it is drawn.
+
+    Attributes:
+        label: its head or channel.
+        sample: the sample that its tokens belong to.
+        weights, masked: the pooled map, ``rows columns``.
+        strongest: the largest weights, exact.
+        column_sums: the sum of all weights on every key, over all ports.
+        row_sums: the sum of all weights of every query, over all ports.
+        empty_rows: the queries whose weights are all zero.
+        nans, infinities: how many weights are not finite.
+        complex_: whether magnitudes of complex weights are shown.
+        signed: whether any weight is negative.
+    """
+
+    label: str
+    sample: int
+    weights: Float[np.ndarray, "rows columns"]
+    masked: Bool[np.ndarray, "rows columns"]
+    strongest: list[Link]
+    column_sums: Float[np.ndarray, " read"]
+    row_sums: Float[np.ndarray, " written"]
+    empty_rows: list[int]
+    nans: int
+    infinities: int
+    complex_: bool
+    signed: bool
+
+    @property
+    def scale(self) -> float:
+        """The largest finite magnitude; 0 where there is none."""
+        return abs(self.strongest[0].weight) if self.strongest else 0.0
+
+    @property
+    def bright(self) -> float:
+        """The weight from which on a colour is full; see ``brightness``."""
+        return self.brightness.full
+
+    @property
+    def brightness(self) -> Brightness:
+        """From which weight on a colour is full, so that a few cells do not hide the rest.
+
+        Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
+        which often take most of the weight, do not count. It is at least a sixteenth of the largest
+        of those cells, so that noise stays pale beside a few strong weights. Where 98 in 100 also
+        lie above half of it, the map is nearly uniform, and would be full of colour everywhere; it
+        is then up to four times as large, so that the square root of a uniform map is a half.
+        """
+        seen, largest = self._apart()
+        apart = largest or self.scale
+        highest = float(seen.max(initial=0.0))
+        if not highest:
+            return Brightness(self.scale, apart, None)
+        full = min(max(quantile(seen, BRIGHT), highest * FAINTEST), self.scale)
+        if len(seen) < FEWEST or np.count_nonzero(seen < EVEN * full) > (1 - BRIGHT) * len(seen):
+            return Brightness(full, apart, None)
+        least = max(quantile(seen, 1 - BRIGHT), EVEN * full)
+        return Brightness(full * (least / full / EVEN) ** 2, apart, (least, full))
+
+    def _apart(self) -> tuple[Float[np.ndarray, " cells"], float]:
+        """The magnitudes that decide what is bright, and the largest beside the diagonal."""
+        square = self.row_sums.size == self.column_sums.size  # queries and keys are the same tokens
+        if not applies(NUMBER, work=AT_ONCE * self.weights.size):
+            return apart(self.weights, self.masked, square=square)
+        from dsf.systems.kernels.picture_cells import magnitudes_apart
+
+        seen = np.empty(self.weights.size)
+        weights = np.ascontiguousarray(self.weights, dtype=float)
+        count, largest = magnitudes_apart(weights, self.masked, square, seen)
+        return seen[:count], largest
+
+
+def apart(
+    weights: Float[np.ndarray, "rows columns"],
+    masked: Bool[np.ndarray, "rows columns"],
+    *,
+    square: bool,
+) -> tuple[Float[np.ndarray, " cells"], float]:
+    """The same by operations on whole arrays."""
+    size = np.where(np.isfinite(weights), np.abs(weights), np.nan)
+    if square:
+        np.fill_diagonal(size, np.nan)
+    largest = float(np.nanmax(size, initial=0.0))
+    size[:, :1] = np.nan
+    return size[np.isfinite(size) & ~masked], largest
+
+
+def quantile(numbers: Float[np.ndarray, " cells"], share: float) -> float:
+    """The number below which a share of some numbers lies, as by ``np.quantile``, in half the time.
+
+    Between the two numbers next to that place it is interpolated.
+    """
+    place = (len(numbers) - 1) * share
+    below = int(place)
+    above = min(below + 1, len(numbers) - 1)
+    low, high = np.partition(numbers, (below, above))[[below, above]].tolist()
+    beyond = place - below
+    step = high - low
+    return low + step * beyond if 2 * beyond < 1 else high - step * (1 - beyond)
+
+
+def without_sample(label: str, sample: int) -> str:
+    """The label of a map among those of its sample.
+
+    >>> without_sample("sample 1, head 3", 1)
+    'head 3'
+    """
+    return label.removeprefix(f"sample {sample}, ")
 
 
 class View:

@@ -6,9 +6,8 @@ import torch
 
 import dsf
 from dsf.report.layer_content import _map
-from dsf.report.map_view import apart, quantile
 from dsf.report.selection import select
-from dsf.report.views import views
+from dsf.report.views import apart, quantile, views
 from dsf.systems.kernels import availability
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dsf.report.joined_rows import joined, joined_masks, plain
+from dsf.report.pooling import joined, joined_masks, plain
 from dsf.systems.kernels import availability
 
 ROWS, COLUMNS = 7, 23

@@ -13,7 +13,7 @@ import dsf
 from dsf.inspection.results.table import Table
 from dsf.report import write_report
 from dsf.report.content import content, embedded
-from dsf.report.exact_windows import exact_windows
+from dsf.report.map_bytes import exact_windows
 
 FAMILIES = (
     dsf.mixers.SoftmaxAttention,

@@ -8,7 +8,7 @@ import pytest
 import dsf
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.measures import off_diagonal
-from dsf.report import draw_grid, remembered, selection, write_report
+from dsf.report import draw_grid, selection, write_report
 from tests.inspection.families.tiny_models import build, inputs
 
 
@@ -39,9 +39,9 @@ def test_a_layer_of_channels_is_gone_through_once(tmp_path, counted):
 def test_nothing_is_kept_beyond_the_layer(tmp_path):
     inspection = dsf.inspect(build("mamba"), **inputs(9))
     gc.collect()  # layers of other tests
-    before = len(remembered._KNOWN)
+    before = len(selection._KNOWN)
     draw_grid(inspection, tmp_path / "maps.png")
-    assert len(remembered._KNOWN) == before + len(inspection)
+    assert len(selection._KNOWN) == before + len(inspection)
     del inspection
     gc.collect()
-    assert len(remembered._KNOWN) == before
+    assert len(selection._KNOWN) == before

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dsf.report.strongest import KEPT, Strongest, StrongestOfEach
+from dsf.report.views import KEPT, Strongest, StrongestOfEach
 
 
 def sorted_out(weights):

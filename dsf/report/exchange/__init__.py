@@ -1,7 +1,6 @@
 """Converts systems and maps to and from other tools, which are imported only when needed."""
 
-from dsf.report.exchange.arrays import to_npz, to_safetensors, to_xarray
-from dsf.report.exchange.attention_viewers import to_bertviz, to_circuitsvis
+from dsf.report.exchange.maps import to_bertviz, to_circuitsvis, to_npz, to_safetensors, to_xarray
 from dsf.report.exchange.time_invariant import (
     from_control,
     from_scipy,

@@ -1,10 +1,18 @@
 """Draws measured numbers with matplotlib: each function takes numbers and returns axes."""
 
-from dsf.report.plot.bars import histogram, per_map
+from dsf.report.plot.charts import (
+    by_lag,
+    complex_plane,
+    curves,
+    heat_map,
+    heat_maps,
+    histogram,
+    per_map,
+    per_token,
+    rank_profile,
+    spectrum,
+)
 from dsf.report.plot.drawing_style import panels, style
-from dsf.report.plot.heat import heat_map, heat_maps
-from dsf.report.plot.lines import by_lag, curves, per_token, rank_profile, spectrum
-from dsf.report.plot.planes import complex_plane
 from dsf.report.plot.quantities import QUANTITIES, Quantity, draw
 from dsf.report.plot.state_report import StateReport, report_state
 from dsf.report.plot.tables import architectures, layers_and_heads

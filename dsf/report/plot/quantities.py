@@ -7,10 +7,16 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from dsf import measures
-from dsf.report.plot.bars import histogram, per_map
-from dsf.report.plot.heat import heat_map
-from dsf.report.plot.lines import by_lag, per_token, rank_profile, spectrum
-from dsf.report.plot.planes import complex_plane
+from dsf.report.plot.charts import (
+    by_lag,
+    complex_plane,
+    heat_map,
+    histogram,
+    per_map,
+    per_token,
+    rank_profile,
+    spectrum,
+)
 from dsf.runtime.argument_checks import checked
 
 Picture = Callable[..., Axes]

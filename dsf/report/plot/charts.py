@@ -1,0 +1,385 @@
+"""Charts of numbers along an axis, one number for every map, complex numbers, and heat maps."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from matplotlib.axes import Axes
+from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from torch import Tensor
+
+from dsf.report.figure import draw_map
+from dsf.report.plot.drawing_style import array, keyed, lines_of, on, panels, style, worded
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import at_least, of_kind
+
+Numbers = Shaped[Tensor, "..."] | np.ndarray
+
+
+@checked
+def per_token(
+    values: Numbers,
+    *,
+    label: str,
+    labels: Sequence[str] | None = None,
+    target: float | int | None = None,
+    x: str = "token",
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """One number for every token, a line for every batch entry.
+
+    Args:
+        label: the name of the numbers, with the unit in brackets if they have one.
+        labels: a name for each line.
+        target: a reference value, drawn as a horizontal line.
+
+    Raises:
+        ValueError: if the numbers are complex or make more than 12 lines, or ``labels`` has another
+            length.
+
+    Example:
+        >>> import torch
+        >>> axes = per_token(torch.tensor([0.0, 1.0, 1.5]), label="mean distance (tokens)")
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('token', 'mean distance (tokens)')
+    """
+    axes = on(axes)
+    lines, names = lines_of("per_token", values, labels)
+    for line, name in zip(lines, names, strict=True):
+        axes.plot(np.arange(len(line)), line, label=name, marker="." if len(line) <= 40 else None)
+    if target is not None:
+        axes.axhline(target, color="#4a4a4a", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    keyed(axes, labels)
+    return worded(axes, title=title, x=x, y=label)
+
+
+@checked
+def by_lag(
+    mass: Numbers,
+    *,
+    labels: Sequence[str] | None = None,
+    logarithmic: bool = True,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """The mean weight of a map at every lag, the number of tokens from key to query.
+
+    It shows how a layer forgets, independently of the basis of its state: an exponential decay is a
+    straight line, a map that never forgets a horizontal one.
+
+    Args:
+        mass: the result of ``dsf.measures.mass_by_lag``.
+        logarithmic: whether the vertical axis is logarithmic; zeros are not drawn on it.
+
+    Example:
+        >>> import torch
+        >>> axes = by_lag(torch.tensor([1.0, 0.5, 0.25]), labels=["decay 0.5"])
+        >>> axes.get_xlabel(), axes.get_yscale()
+        ('lag (tokens)', 'log')
+    """
+    axes = per_token(
+        mass, label="mean |weight|", labels=labels, x="lag (tokens)", title=title, axes=axes
+    )
+    if logarithmic:
+        axes.set_yscale("log", nonpositive="mask")
+        keyed(axes, labels)  # the lines have moved
+    return axes
+
+
+@checked
+def spectrum(
+    values: Numbers,
+    *,
+    label: str = "Hankel singular value",
+    labels: Sequence[str] | None = None,
+    floor: float | None = None,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """Singular values, largest first, on a logarithmic axis; a line for every batch entry.
+
+    Args:
+        floor: the rounding level, drawn as a horizontal line; values below it are noise.
+
+    Example:
+        >>> import torch
+        >>> axes = spectrum(torch.tensor([1.0, 0.1, 1e-9]), floor=1e-12)
+        >>> axes.get_xlabel(), axes.lines[0].get_xdata().tolist()
+        ('number', [1, 2, 3])
+    """
+    axes = on(axes)
+    lines, names = lines_of("spectrum", values, labels)
+    for line, name in zip(lines, names, strict=True):
+        axes.plot(np.arange(1, len(line) + 1), line, label=name, marker=".")
+    axes.set_yscale("log", nonpositive="mask")
+    if floor is not None:
+        axes.axhline(floor, color="#4a4a4a", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    keyed(axes, labels)
+    return worded(axes, title=title, x="number", y=label)
+
+
+@checked
+def rank_profile(
+    ranks: Numbers,
+    *,
+    labels: Sequence[str] | None = None,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """The number of states that a map needs after each token: the ranks of its Hankel blocks.
+
+    Example:
+        >>> import torch
+        >>> axes = rank_profile(torch.tensor([1, 2, 2, 1]), labels=["softmax"])
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('after token', 'states needed')
+    """
+    axes = on(axes)
+    lines, names = lines_of("rank_profile", ranks, labels)
+    for line, name in zip(lines, names, strict=True):
+        axes.step(np.arange(len(line)), line, where="mid", label=name)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_ylim(bottom=0)
+    keyed(axes, labels)
+    return worded(axes, title=title, x="after token", y="states needed")
+
+
+@checked
+def curves(
+    x: Numbers | Sequence[float | int],
+    lines: Mapping[str, Any],
+    *,
+    x_label: str,
+    y_label: str,
+    logarithmic: str = "",
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """Named curves over one axis, with a marker at every number.
+
+    Args:
+        x_label, y_label: axis labels, with the unit in brackets if there is one.
+        logarithmic: the logarithmic axes: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
+
+    Raises:
+        ValueError: if a curve has another length than ``x``.
+
+    Example:
+        >>> axes = curves([1, 2, 4], {"error": [1, 0.1, 0.001]}, x_label="states",
+        ...               y_label="error", logarithmic="xy")
+        >>> axes.get_xscale(), [text.get_text() for text in axes.get_legend().get_texts()]
+        ('log', ['error'])
+    """
+    axes = on(axes)
+    places = array(x)
+    for name, numbers in lines.items():
+        line = array(numbers)
+        if line.shape != places.shape:
+            raise ValueError(
+                f"curves: '{name}' has the shape {line.shape}, but 'x' has {places.shape}."
+            )
+        axes.plot(places, line, label=name, marker=".")
+    if "x" in logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if "y" in logarithmic:
+        axes.set_yscale("log", nonpositive="mask")
+    keyed(axes, list(lines))
+    return worded(axes, title=title, x=x_label, y=y_label)
+
+
+@checked
+def per_map(
+    values: Numbers | Sequence[float | int] | float | int,
+    *,
+    label: str,
+    labels: Sequence[str] | None = None,
+    target: float | int | None = None,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """One number for every map of a batch, as bars. Two batch axes are numbered together.
+
+    Args:
+        label: the name of the numbers, with the unit in brackets if they have one.
+        labels: a name for each map, such as those of layers or heads.
+        target: a reference value, drawn as a horizontal line.
+
+    Raises:
+        ValueError: if the numbers are complex, or ``labels`` has another length.
+
+    Example:
+        >>> import torch
+        >>> axes = per_map(torch.tensor([3, 7]), label="half-life (tokens)",
+        ...                labels=["head 0", "head 1"])
+        >>> axes.get_ylabel(), [float(bar.get_height()) for bar in axes.patches]
+        ('half-life (tokens)', [3.0, 7.0])
+    """
+    numbers = array(values).reshape(-1)
+    if np.iscomplexobj(numbers):
+        raise ValueError(
+            "per_map: 'values' must be real, but they are complex. Pass their magnitudes."
+        )
+    if labels is not None and len(labels) != len(numbers):
+        raise ValueError(
+            f"per_map: 'labels' must name each of the {len(numbers)} maps, but there are "
+            f"{len(labels)}."
+        )
+    axes = on(axes)
+    axes.bar(np.arange(len(numbers)), numbers, color="#0072B2", width=0.7)
+    if labels is not None:
+        turned = len(numbers) > 4 or max(len(name) for name in labels) > 10
+        rotation, side = (30, "right") if turned else (0, "center")
+        axes.set_xticks(np.arange(len(numbers)), labels, rotation=rotation, ha=side)
+    if target is not None:
+        axes.axhline(target, color="#4a4a4a", linewidth=0.8, linestyle=":")
+    axes.axhline(0, color="#4a4a4a", linewidth=0.8)
+    axes.grid(visible=False, axis="x")
+    return worded(axes, title=title, x="" if labels else "map", y=label)
+
+
+@checked
+def histogram(
+    values: Numbers,
+    *,
+    label: str,
+    counted: str = "pairs",
+    bins: int = 40,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """A histogram of numbers, such as distances of rows, where confused queries are at zero.
+
+    Args:
+        label: the name of the numbers, with the unit in brackets if they have one.
+        counted: what is counted, as the label of the vertical axis.
+
+    Example:
+        >>> import torch
+        >>> axes = histogram(torch.tensor([0.0, 0.0, 1.0]), label="distance of rows", bins=2)
+        >>> axes.get_ylabel(), [float(bar.get_height()) for bar in axes.patches]
+        ('pairs', [2.0, 1.0])
+    """
+    axes = on(axes)
+    axes.hist(array(values).reshape(-1), bins=bins, color="#0072B2", edgecolor="white")
+    return worded(axes, title=title, x=label, y=counted)
+
+
+@checked
+def complex_plane(
+    values: Shaped[Tensor, "..."] | np.ndarray,
+    *,
+    label: str | None = None,
+    title: str = "",
+    axes: Axes | None = None,
+) -> Axes:
+    """Eigenvalues and the unit circle.
+
+    The eigenvalues of A_t depend on the basis of the state. ``by_lag`` and ``spectrum`` show
+    quantities that depend on the map alone.
+
+    Args:
+        label: a name for these points, if several sets share the axes.
+
+    Example:
+        >>> import torch
+        >>> axes = complex_plane(torch.tensor([0.5 + 0.5j, 0.5 - 0.5j]))
+        >>> axes.get_xlabel(), axes.get_ylabel()
+        ('real part', 'imaginary part')
+    """
+    axes = on(axes)
+    numbers = array(values).reshape(-1)
+    if not any(isinstance(patch, Circle) for patch in axes.patches):
+        axes.add_patch(Circle((0, 0), 1, fill=False, color="#4a4a4a", linewidth=0.8))
+    axes.plot(numbers.real, numbers.imag, linestyle="", marker="o", alpha=0.6, label=label)
+    axes.set_aspect("equal", adjustable="datalim")
+    if label is not None:
+        axes.legend()
+    return worded(axes, title=title, x="real part", y="imaginary part")
+
+
+Matrix = Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"]
+
+
+def heat_map(
+    map: Matrix,
+    *,
+    title: str = "",
+    tokens: Sequence[str] | None = None,
+    axes: Axes | None = None,
+    label: str = "weight",
+    x: str = "key",
+    y: str = "query",
+) -> Axes:
+    """One map: rows are queries, columns are keys; blue is negative, white zero, red positive.
+
+    The colour scale is symmetric about zero and reaches the largest magnitude.
+
+    Args:
+        tokens: texts for both axes, drawn for up to 40 tokens.
+        label: the label of the colour bar, with the unit in brackets if it has one.
+        x, y: the labels of the axes.
+
+    Raises:
+        ValueError: if ``map`` is not one real matrix, or has not one token for each text.
+
+    Example:
+        >>> import torch
+        >>> axes = heat_map(torch.tensor([[1.0, 0.0], [-0.5, 1.5]]), title="two tokens")
+        >>> axes.get_xlabel(), axes.images[0].get_clim()
+        ('key', (-1.5, 1.5))
+    """
+    axes = on(axes)
+    image = draw_map(axes, map, title=title, tokens=tokens)
+    axes.grid(visible=False)
+    with style():
+        axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    return worded(axes, title=title, x=x, y=y)
+
+
+@checked
+def heat_maps(
+    maps: Mapping[str, Matrix],
+    *,
+    tokens: Sequence[str] | None = None,
+    columns: int = 4,
+    label: str = "weight",
+) -> list[Axes]:
+    """Several maps in one figure, each with its own colour scale.
+
+    Args:
+        maps: a map for every title.
+        tokens: texts for the axes of the first map.
+        columns: the number of maps in one row.
+        label: the label of the colour bars, beside the last of every row.
+
+    Raises:
+        ValueError: if ``maps`` is empty, or no map stands in a row.
+
+    Example:
+        >>> import torch
+        >>> left, right = heat_maps({"keeps": torch.eye(3), "mixes": torch.ones(3, 3)})
+        >>> left.get_title(), right.get_title()
+        ('keeps', 'mixes')
+    """
+    of_kind("heat_maps", "maps", maps, Mapping, "maps by their titles, as in {'layer 0': map}")
+    at_least(1, "heat_maps", "columns", columns)
+    if not maps:
+        raise ValueError("heat_maps: needs at least one map, but 'maps' is empty.")
+    across = min(columns, len(maps))
+    down = -(-len(maps) // across)
+    places = panels(down, across, size=(2.7 * across + 0.4, 2.5 * down))
+    for place in places[len(maps) :]:
+        place.set_axis_off()
+    drawn = []
+    for number, (title, map) in enumerate(maps.items(), 1):
+        named = tokens if number == 1 else None
+        said = label if number % across == 0 or number == len(maps) else ""
+        drawn.append(heat_map(map, title=title, tokens=named, axes=places[number - 1], label=said))
+    return drawn
