@@ -1,3 +1,26 @@
+// What made the model say this, and what edits change.
+
+// Short names of layers for the margin of the overview: what tells them apart, a number where it is one.
+
+/** For every layer {number, rest}, without what all names begin and end with. */
+function shortNames(names) {
+  const parts = names.map((name) => name.split("."));
+  const least = Math.min(...parts.map((each) => each.length));
+  const alike = (at) => parts.every((each) => each.at(at) === parts[0].at(at));
+  let begin = 0, end = 0;
+  while (begin < least - 1 && alike(begin)) begin += 1;
+  while (end < least - 1 - begin && alike(-1 - end)) end += 1;
+  return parts.map((each) => {
+    const [number, ...rest] = each.slice(begin, each.length - end);
+    return /^\d+$/.test(number) ? { number, rest: rest.join(".") } : { number: "", rest: [number, ...rest].join(".") };
+  });
+}
+
+/** Whether the names are short enough to stand beside the thumbnails. */
+function fitBeside(names) {
+  return names.every(({ number, rest }) => number && rest.length <= 16);
+}
+
 // What made the model say this: tokens shaded by their shares, strongest paths, shares of layers and edges.
 
 const PATHS = { widest: 720, narrowest: 280, line: 34, left: 100, right: 20, top: 22, beside: 5 };
@@ -107,4 +130,32 @@ function pathPart(paths, sample, tokens, available) {
 
 function naturally(one, other) {
   return one.localeCompare(other, "en", { numeric: true });
+}
+
+// An intervention: by how much every output moves, and the last logits, without or with the edits.
+
+function drawEdits(place, { edits, moved, logits }, sample, tokens) {
+  const sizes = moved[sample], most = Math.max(...sizes) || 1;
+  const line = make("div", { tabIndex: 0, role: "region", ariaLabel: "Tokens, coloured by how much the output after them moves" });
+  sizes.forEach((size, token) => {
+    const colour = colourOf(size / most, "root");
+    const element = make("span", { title: `${tokens.shown(token)} (${token}): ${number(size, 3)}` }, tokens.text(token));
+    element.style.backgroundColor = css(colour);
+    element.style.color = inkOn(colour);
+    line.append(element);
+  });
+  const body = make("div", { className: "numbers", role: "status" });
+  const show = (changed) => {
+    run.press(changed ? "changed" : "clean");
+    const at = changed ? 2 : 1, ordered = [...logits[sample]].sort((one, other) => other[at] - one[at]);
+    body.replaceChildren(make("section", {}, table(`Logits after the last token, ${changed ? "with" : "without"} the edits`,
+      ["token", "logit", "changed − clean"],
+      ordered.map(([name, clean, after]) => [name.replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length)), number(changed ? after : clean, 4), number(after - clean, 3)]), 1)));
+  };
+  const run = choices("Run", { clean: "Clean", changed: "Changed" }, (name) => show(name === "changed"));
+  place.replaceChildren(make("h2", {}, "The run with edits"),
+    make("p", { className: "summary" }, `Edits: ${edits.join("; ") || "none"}.`),
+    make("div", { className: "strip shares" }, make("p", {}, `Largest change of the output after each token: 0 (pale) to ${number(most, 3)}, square root.`), line),
+    run, body);
+  show(true);
 }
