@@ -1,5 +1,10 @@
 // The viewer: an overview of all maps beside one or two large ones. A page or a widget starts it.
 
+/** Whether two models read the same tokens, so that their maps can be compared cell by cell. */
+function sameTokens([one, other]) {
+  return String(one.tokens) === String(other.tokens);
+}
+
 class App {
   constructor(root, content) {
     this.root = root;
@@ -11,6 +16,16 @@ class App {
     }));
     this.settings = new Settings(content, (entry) => this.peers(entry));
     this.settings.frame = root;
+    root.addEventListener("keydown", (event) => this.press(event));
+  }
+
+  /** Act on a key of the maps that no element with the focus has a use for. */
+  press(event) {
+    const { active } = this.stage || {};
+    const isTaken = event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea");
+    if (isTaken || !active?.raster || !EVERYWHERE.includes(event.key)) return;
+    active.acts[event.key]();
+    event.preventDefault();
   }
 
   async start() {
@@ -21,7 +36,7 @@ class App {
       open: (entry) => { this.widen(false); return this.open(entry, true); }, widened: () => this.widen(),
     });
     this.stage = new Stage(this.entries, this.settings, {
-      step: (by) => this.step(by), leave: () => this.leave(), fold: () => this.fold(),
+      step: (by) => this.step(by), leave: () => this.leave(), fold: () => this.find(),
       goTo: (layer, written, read) => this.goTo(layer, written, read),
       restyle: () => this.restyle(), shown: () => this.overview.press(this.shown),
     });
@@ -31,7 +46,7 @@ class App {
     await this.overview.load();
     const first = firstMap(this.entries.filter(({ layer }) => layer.model === 0));
     await this.open(first);
-    if (this.content.models.length > 1) {
+    if (this.content.models.length > 1 && sameTokens(this.content.models)) {
       await this.stage.compare(false);
       this.stage.activate(this.stage.panes[0]);
     }
@@ -60,6 +75,17 @@ class App {
     const beside = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];
     const all = beside.includes(entry.map) ? beside : entry.layer.maps;
     return all.filter((map) => kindOf(map) === kindOf(entry.map));
+  }
+
+  /** Hide or show the overview beside the map; where it stands below, go there. */
+  find() {
+    const [maps, stage] = [this.overview, this.stage].map(({ root }) => root.getBoundingClientRect());
+    if (this.overview.root.hidden || maps.top < stage.bottom - 1) {
+      this.fold();
+      return;
+    }
+    this.overview.reach(this.shown.find(({ thumb }) => thumb)).focus({ preventScroll: true });
+    this.overview.root.scrollIntoView();
   }
 
   /** Hide the overview, so that the map has the whole width and fits the window below what stands above it, or show it again. */

@@ -1,6 +1,6 @@
 // What is drawn around and over the cells of a map. All lengths in CSS pixels.
 
-// Token labels beside a map, and lines and numbers in its cells. All lengths in CSS pixels.
+// Token labels beside a map, and lines and numbers in its cells.
 
 const FONT = '12px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const CLOSEST = 13;
@@ -99,9 +99,13 @@ function drawCells(context, { left, top, width, height }, window, raster, shades
     for (let column = Math.floor(window.column); column < window.column + window.columns; column += 1) {
       const code = column < raster.columns ? raster.codes[row * raster.columns + column] : MASKED;
       if (code <= MINUS_INFINITY || code === LEFT_OUT) continue;
+      const cell = raster.origin([row, column]), about = raster.picture.isExact(...cell) ? "" : "≈";
+      const text = `${about}${number(raster.picture.weight(...cell), 2)}`, half = context.measureText(text).width / 2;
+      const x = (column + 0.5 - window.column) * wide, y = (row + 0.5 - window.row) * high;
+      // Labels stand outside of the map, where cells at its edges may reach.
+      if (2 * half > wide - 2 || Math.min(x, width - x) < half || Math.min(y, height - y) < 7) continue;
       context.fillStyle = inkOn(shades.of(code));
-      context.fillText(number(raster.picture.weight(...raster.origin([row, column])), 2),
-        left + (column + 0.5 - window.column) * wide, top + (row + 0.5 - window.row) * high);
+      context.fillText(text, left + x, top + y);
     }
   }
 }

@@ -25,6 +25,9 @@ async function startPage() {
   app.settings.frame = document.documentElement;
   followTheme(app);
   await app.start();
+  document.addEventListener("keydown", (event) => {
+    if (event.target === document.body) app.press(event); // nothing has the focus
+  });
   let resized;
   addEventListener("resize", () => { resized = soon(resized, () => app.fit()); });
   document.documentElement.dataset.ready = "true";

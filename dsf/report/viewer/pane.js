@@ -253,9 +253,12 @@ function bringIntoView(window, [row, column]) {
 
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
+/** Keys that act wherever the focus is in the viewer, or nowhere; a map has further ones. */
+const EVERYWHERE = ["n", "p", "v", "c", "d", "t", "o", "/", "+", "=", "-", "0"];
+
 /** Keys of a map; those that concern more than this map call functions of `ask`. */
 function followKeys(pane) {
-  const acts = {
+  const acts = pane.acts = {
     n: () => pane.ask.step(1), p: () => pane.ask.step(-1), Escape: () => pane.ask.leave(),
     v: () => pane.ask.nextView(), c: () => pane.ask.compare(), d: () => pane.ask.subtract(), t: () => pane.ask.table(),
     o: () => pane.ask.fold(), "/": () => pane.ask.search(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6),
