@@ -33,6 +33,7 @@ _HOME = {
     "compare": "dsf.properties",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
+    "attribute": "dsf.attribution",
     "stack": "dsf.attribution",
     "intervene": "dsf.interventions",
     "sweep": "dsf.interventions",
@@ -77,7 +78,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from dsf import certificates as certify
     from dsf import jobs, measures, mixers, testing
-    from dsf.attribution import stack
+    from dsf.attribution import attribute, stack
     from dsf.certificates import Certificate, Verdict
     from dsf.cli.doctor import show_versions
     from dsf.evaluate import (

@@ -2,6 +2,6 @@
 
 from dsf.attribution.attribution import Attribution
 from dsf.attribution.paths import Paths
-from dsf.attribution.stacked import Stack, stack
+from dsf.attribution.stacked import Stack, attribute, stack
 
-__all__ = ["Attribution", "Paths", "Stack", "stack"]
+__all__ = ["Attribution", "Paths", "Stack", "attribute", "stack"]

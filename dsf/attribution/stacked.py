@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dsf.attribution.affine_steps import Step, contributed, leading_to, linear_results, rebuilt
 from dsf.attribution.attribution import Attribution, Decomposition, Part, shares_of
-from dsf.attribution.targets import Positions, Target, along, functional_of, tokens_shown
+from dsf.attribution.targets import Positions, Target, along, first_two, functional_of, tokens_shown
 from dsf.attribution.trace import LiveRun, MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.adapter import Adapter
@@ -29,6 +29,7 @@ from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded, in_float64
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.examine import Question, examine
+from dsf.inspection.model_input import model_input
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import Inspection
@@ -82,7 +83,7 @@ class Stack:
     @torch.inference_mode(False)
     def attribute(
         self,
-        target: Target,
+        target: Target | None = None,
         against: Target | None = None,
         position: Positions = -1,
         *,
@@ -97,7 +98,8 @@ class Stack:
         since those would then change (``dsf.intervene`` answers it).
 
         Args:
-            target: the number of a token (of a class), its text, or one for every sample; a
+            target: the number of a token (of a class), its text, or one for every sample; by
+                default the token that the model predicts, against the runner-up; a
                 function from the logits to one number for each sample, which must be linear; or,
                 with ``stream``, a vector of the width of the residual stream.
             against: a second token whose logit is subtracted, such as a wrong answer.
@@ -131,6 +133,9 @@ class Stack:
                     "a stream: attribute(vector, stream=-1)."
                 )
             stop, shown = self.output, self.logits
+            if target is None:
+                target, runner_up = first_two(shown, position, self.shown)
+                against = runner_up if against is None else against
             functional = functional_of(target, against, position, shown, self.tokenizer, self.shown)
         else:
             number = self._stream(stream)
@@ -344,7 +349,8 @@ def stack(
 
     Args:
         model: a torch module, the folder of a checkpoint, or a hub id. A module is copied.
-        inputs, named: what the model is called with, such as ``input_ids=...``.
+        inputs, named: a text, a mapping of tensors, or what the model is called with, such as
+            ``input_ids=...``, with the options of :data:`dsf.inspection.model_input.OPTIONS`.
         blocks: the path of the list of blocks, such as ``model.layers``, where a model has several
             (an encoder and a decoder).
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
@@ -369,19 +375,21 @@ def stack(
         >>> whole = parts.sum(dim=2) + stack.remainder()
         >>> torch.testing.assert_close(whole, stack.hidden[-1])
     """
-    tokenizer, notes = None, ""
-    if not isinstance(model, nn.Module):
-        from dsf.loading import load_model
-
-        loaded = load_model(model)
-        model, tokenizer, notes = loaded.model, loaded.tokenizer, " ".join(loaded.notes)
-    model = wide_copy(getattr(model, "_orig_mod", model), adapters).requires_grad_(False)
-    inputs, named = in_float64(inputs), in_float64(named)
-    question = Question(inputs=inputs, named=named, adapters=adapters, checks="none")
+    given = model_input(model, inputs, named, where="stack")
+    model = wide_copy(getattr(given.model, "_orig_mod", given.model), adapters)
+    model.requires_grad_(False)
+    inputs, named = in_float64(given.inputs), in_float64(given.named)
+    question = Question(
+        inputs=inputs,
+        named=named,
+        adapters=adapters,
+        checks="none",
+        tokens=given.tokens,
+        spell=given.spell,
+        name=given.identity,
+    )
     inspection = examine(model, question)
-    if notes:
-        known = {**inspection.environment, "on loading": notes}
-        inspection = replace(inspection, environment=known)
+    inspection = replace(inspection, environment={**inspection.environment, **given.environment})
     found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
     trace = Trace(model.eval(), list(found), inspection.layers)
 
@@ -415,11 +423,45 @@ def stack(
         output=trace.output,
         mixers=tuple(trace.mixed),
         names=trace.names,
-        tokenizer=tokenizer,
+        tokenizer=given.tokenizer,
         results=trace.results,
         live=LiveRun(run, model, tuple(found), trace.places),
         shown=tokens_shown(inputs, named),
     )
+
+
+@torch.inference_mode(False)
+def attribute(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    target: Target | None = None,
+    against: Target | None = None,
+    position: Positions = -1,
+    blocks: str | None = None,
+    adapters: Sequence[Adapter] = (),
+    **named: Any,
+) -> Attribution:
+    """Return what made a model say something: shares of one number, by token, layer and edge.
+
+    The same as ``dsf.stack(model, ...).attribute(target, against, position)``, which is the way to
+    several numbers of one run.
+
+    Args:
+        target, against, position: as for :meth:`Stack.attribute`.
+        model, inputs, blocks, adapters, named: as for :func:`stack`.
+
+    Raises:
+        The errors of :func:`stack` and of :meth:`Stack.attribute`.
+
+    Example:
+        >>> import dsf
+        >>> from dsf.models import folder
+        >>> share = dsf.attribute(folder("text_llama"), "And all our yesterdays")
+        >>> bool((share.value > 0).all())  # the predicted token is ahead of the runner-up
+        True
+    """
+    found = stack(model, *inputs, blocks=blocks, adapters=adapters, **named)
+    return found.attribute(target, against, position)
 
 
 def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:

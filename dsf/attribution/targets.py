@@ -83,6 +83,18 @@ def functional_of(
     return Functional.of(weights) if logits.ndim < PLACED_AXES else _at(places, weights, logits)
 
 
+def first_two(
+    logits: Float[Tensor, "*axes"], position: Positions, shown: Bool[Tensor, "sample time"] | None
+) -> tuple[list[int], list[int]]:
+    """Return the predicted token of every sample, and its runner-up."""
+    rows = logits
+    if logits.ndim >= PLACED_AXES:
+        samples = torch.arange(len(logits), device=logits.device)
+        rows = logits[samples, torch.tensor(_places(logits, position, shown), device=logits.device)]
+    best = rows.topk(2, dim=-1).indices
+    return best[:, 0].tolist(), best[:, 1].tolist()
+
+
 def measured(
     target: Target,
     against: Target | None,

@@ -120,10 +120,7 @@ def inspect(
         progress=progress,
     )
     inspection = examine(found.model, question)
-    if found.notes:
-        known = {**inspection.environment, "on loading": " ".join(found.notes)}
-        inspection = replace(inspection, environment=known)
-    return inspection
+    return replace(inspection, environment={**inspection.environment, **found.environment})
 
 
 def memory_forecast(

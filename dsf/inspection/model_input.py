@@ -69,6 +69,11 @@ class ModelInput:
 
         return lambda numbers: [token_texts(self.tokenizer, row) for row in numbers.tolist()]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What an inspection's environment says of the checkpoint."""
+        return {"on loading": " ".join(self.notes)} if self.notes else {}
+
 
 def model_input(
     model: nn.Module | str | Path, inputs: tuple[Any, ...], named: Mapping[str, Any], *, where: str

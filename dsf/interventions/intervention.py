@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.model_input import model_input
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.interventions.edits import Edit
 from dsf.interventions.live_model import KeptRun, LiveModel, RunFacts, live_model
@@ -98,7 +99,8 @@ def intervene(
 
     Args:
         model: a torch module, the folder of a checkpoint, or a hub id. A module is left unchanged.
-        inputs, named: what the model is called with, such as ``input_ids=...``.
+        inputs, named: a text, a mapping of tensors, or what the model is called with, such as
+            ``input_ids=...``, with the options of :data:`dsf.inspection.model_input.OPTIONS`.
         edits: what is changed, see :mod:`dsf.edits`; they may also come last among ``inputs``.
             Edits of one layer act together: those of values first, then of the state or the map,
             then of the response.
@@ -130,7 +132,9 @@ def intervene(
         *inputs, edits = inputs  # type: ignore[assignment]
         inputs = tuple(inputs)
     wanted = checked_edits(edits)
-    module, tokenizer, notes = loaded_model(model)
+    opened = model_input(model, inputs, named, where="intervene")
+    module = getattr(opened.model, "_orig_mod", opened.model)
+    inputs, named = opened.inputs, opened.named
     given = inputs, named, adapters
     before = [times_written(part) for part in module.parameters()]
     with live_or_kept(clean, [wanted])(module, *given) as live:
@@ -145,9 +149,9 @@ def intervene(
         clean=live.clean,
         edits=wanted,
         layers=tuple(layers),
-        tokenizer=tokenizer,
+        tokenizer=opened.tokenizer,
         kept=None if wanted else kept,
-        notes=notes,
+        notes=opened.notes,
         shown=tokens_shown(inputs, named),
     )
 
@@ -221,15 +225,3 @@ def checked_sources(sources: Mapping[str, Inspection] | None) -> Mapping[str, In
             f"dsf.inspect(model, ...)}}, but there is {type(odd[0]).__name__}."
         )
     return known
-
-
-def loaded_model(
-    model: nn.Module | str | Path,
-) -> tuple[nn.Module, Any | None, tuple[str, ...]]:
-    """The model in memory, the tokenizer of its folder, and what was ignored in there."""
-    if isinstance(model, nn.Module):
-        return getattr(model, "_orig_mod", model), None, ()
-    from dsf.loading import load_model
-
-    loaded = load_model(model)
-    return loaded.model, loaded.tokenizer, loaded.notes

@@ -31,6 +31,7 @@ from dsf.attribution.affine_steps import Functional, paired
 from dsf.attribution.targets import Positions, Target, functional_of, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
+from dsf.inspection.model_input import model_input
 from dsf.inspection.recorded_run import without_logits
 from dsf.inspection.results.layers import Inspection
 from dsf.interventions.edited_mixing import places
@@ -40,7 +41,6 @@ from dsf.interventions.intervention import (
     checked_edits,
     checked_sources,
     live_or_kept,
-    loaded_model,
 )
 from dsf.interventions.live_model import CallKey, LiveModel, Planned
 from dsf.runtime.files import alone, is_special, make_file
@@ -223,7 +223,9 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     of_kind("sweep", "edits", edits, Edit | Iterable, "a list of edits such as dsf.edits.Cut(...)")
     runs = [edits] if isinstance(edits, Edit) else edits
     wanted, known = [checked_edits(each) for each in runs], checked_sources(sources)
-    module, own, _ = loaded_model(model)
+    opening = model_input(model, inputs, named, where="sweep")
+    module, own = getattr(opening.model, "_orig_mod", opening.model), opening.tokenizer
+    inputs, named = opening.inputs, opening.named
     record = None if resume is None else SweepRecord(resume, wanted)
     given = named
     if clean is None and target.is_last(inputs, named):
