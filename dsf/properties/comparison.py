@@ -1,15 +1,17 @@
-"""``compare``: two inspections side by side, layer by layer and head by head."""
+"""``compare``: two models or inspections side by side, layer by layer and head by head."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsf.evaluate import attention_map, row_blocks
+from dsf.inspection import inspect
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import indices, values
@@ -61,7 +63,12 @@ class Comparison(Table):
 
 @checked
 def compare(
-    first: Inspection, second: Inspection, *, align: bool = False, verdicts: bool = True
+    first: Inspection | nn.Module | str | Path,
+    second: Inspection | nn.Module | str | Path,
+    *inputs: Any,
+    align: bool = False,
+    verdicts: bool = True,
+    **named: Any,
 ) -> Comparison:
     """Compare two checkpoints, fine-tunes, number types, prompts or architectures.
 
@@ -71,13 +78,16 @@ def compare(
     norm of the difference of the maps over that of the first; it needs prompts of one length.
 
     Args:
+        first, second: inspections, or models that are inspected on the same input.
+        inputs, named: of the models, as for ``dsf.inspect``.
         align: match the heads of a pair so that the sum of the distances is smallest (an optimal
             assignment), since two trainings may learn the same heads in another order.
         verdicts: compare the verdicts of ``dsf check`` as well.
 
     Raises:
         InspectionError: if one of the two has no layers.
-        TypeError: if one of the two is no inspection.
+        TypeError: if one of the two is neither, or an input goes with inspections alone.
+        The errors of ``dsf.inspect``, for models.
 
     Example:
         >>> import dsf, torch
@@ -89,16 +99,31 @@ def compare(
         >>> max(record["first"] for record in table.where(quantity="map_distance")) < 1e-3
         True
     """
-    for name, inspection in (("first", first), ("second", second)):
-        if not isinstance(inspection, Inspection):
-            raise TypeError(
-                f"compare: '{name}' must be an inspection, dsf.inspect(model, ...), but it is "
-                f"{type(inspection).__name__}."
-            )
-        if not len(inspection):
-            raise InspectionError(
-                f"compare: '{name}' ({inspection.model}) has no layers that were read."
-            )
+    if (inputs or named) and isinstance(first, Inspection) and isinstance(second, Inspection):
+        raise TypeError("compare: expected no input beside two inspections, got one.")
+    one, other = (
+        _inspected(name, given, inputs, named)
+        for name, given in (("first", first), ("second", second))
+    )
+    return _compared(one, other, align=align, verdicts=verdicts)
+
+
+def _inspected(
+    name: str, given: Any, inputs: tuple[Any, ...], named: Mapping[str, Any]
+) -> Inspection:
+    if isinstance(given, nn.Module | str | Path):
+        given = inspect(given, *inputs, **named)
+    if not isinstance(given, Inspection):
+        raise TypeError(
+            f"compare: '{name}' expected an inspection, dsf.inspect(model, ...), or a model, got "
+            f"{type(given).__name__}."
+        )
+    if not len(given):
+        raise InspectionError(f"compare: '{name}' ({given.model}) has no layers that were read.")
+    return given
+
+
+def _compared(first: Inspection, second: Inspection, *, align: bool, verdicts: bool) -> Comparison:
     pairs = _paired(first, second)
     records: list[Record] = []
     partners: list[tuple[int, ...] | None] = []

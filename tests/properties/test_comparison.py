@@ -112,7 +112,20 @@ def test_what_cannot_be_compared_is_refused(inspected):
         dsf.compare(inspected, inspected, verdicts=False).difference_map("nowhere")
 
 
+def test_models_are_inspected_on_one_input():
+    first, second = folder("text_llama"), folder("text_mamba")
+    text = "And all our yesterdays"
+    expected = dsf.compare(dsf.inspect(first, text), dsf.inspect(second, text), verdicts=False)
+    for found in (
+        dsf.compare(first, second, text, verdicts=False),
+        dsf.compare(dsf.inspect(first, text), second, text=text, verdicts=False),
+    ):
+        assert list(found) == list(expected)
+    with pytest.raises(TypeError, match="input"):
+        dsf.compare(dsf.inspect(first, text), dsf.inspect(second, text), text)
+
+
 @pytest.mark.usefixtures("our_own_errors")
 def test_only_inspections_are_compared():
-    with pytest.raises(TypeError, match=r"'second' must be an inspection .* but it is int"):
+    with pytest.raises(TypeError, match="'second'"):
         dsf.compare(dsf.inspect(torch.nn.GRU(3, 4), torch.randn(5, 1, 3)), 3)
