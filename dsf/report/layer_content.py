@@ -19,7 +19,8 @@ from dsf import measures
 from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
-from dsf.inspection.results.measurements import QUANTITIES, RANK, Quantity, measured
+from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
+from dsf.inspection.results.quantities import RANK
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
