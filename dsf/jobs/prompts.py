@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dsf.inspection.choice import Chosen, ChosenAlong
-from dsf.inspection.results.measurements import QUANTITIES
+from dsf.inspection.results.measurements import LONGEST_FOR_RANKS, QUANTITIES
 from dsf.inspection.results.quantities import RANK
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Do, Executor, in_process
