@@ -74,9 +74,7 @@ assert abs(slopes[1] - 3) < 0.1
 
 # %% [markdown]
 # Stopping after the first order with both gates at one is InLine attention of notebook 4; putting
-# the zero order back and all gates at one is softmax. One expansion, three layers:
-#
-# How this is decided: `python -m papers INL-24`.
+# the zero order back and all gates at one is softmax: one expansion, three layers.
 
 # %% [markdown]
 # ## The layer

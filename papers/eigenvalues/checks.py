@@ -63,9 +63,7 @@ AT_ZERO = sympy.Sum(sympy.exp(0), (j, 1, i))
 
 
 @check("EIG-1")
-def spectrum_at_zero(
-    symbolic: sympy.Expr = AT_ZERO, normaliser: Normaliser = defined
-) -> Certificate:
+def spectrum_at_zero(symbolic=AT_ZERO, normaliser=defined):
     """The ratio with symbols, and the first ones as they are computed."""
     eta = symbolic.doit()
     found = spectrum(normaliser(torch.zeros(5, 5, dtype=torch.float64)))
@@ -82,7 +80,7 @@ def spectrum_at_zero(
 
 
 @check("EIG-2")
-def released_formula_is_another(normaliser: Normaliser = released) -> Certificate:
+def released_formula_is_another(normaliser=released):
     """Relative errors of the spectrum on five draws of scores; two tokens by hand."""
     errors = []
     for seed in range(5):
@@ -103,7 +101,7 @@ def released_formula_is_another(normaliser: Normaliser = released) -> Certificat
 
 
 @check("EIG-3")
-def scale_changes_the_histogram(scale: float = 1.0) -> Certificate:
+def scale_changes_the_histogram(scale=1.0):
     """Share of small eigenvalues with and without 1/sqrt(16)."""
     without, kept = (
         float((spectrum(defined(factor * drawn_scores())) < 0.1).double().mean())
@@ -124,7 +122,7 @@ def closed_bins(sizes: np.ndarray) -> np.ndarray:
 
 
 @check("EIG-4")
-def bins_share_edges(count: Callable[[np.ndarray], np.ndarray] = closed_bins) -> Certificate:
+def bins_share_edges(count=closed_bins):
     """Three values, one of them 1.0, which is an edge and can be hit exactly."""
     sizes = np.array([0.3, 0.95, 1.0])
     counts = count(sizes)
@@ -144,9 +142,7 @@ def rescaled_offsets(heads: int) -> Float[np.ndarray, " heads"]:
 
 
 @check("EIG-5")
-def one_head_starts_outside(
-    offsets: Callable[[int], np.ndarray] = rescaled_offsets,
-) -> Certificate:
+def one_head_starts_outside(offsets=rescaled_offsets):
     """Initial offsets of one head and of four."""
     one, four = offsets(1), offsets(4)
     outside = max(float(np.maximum(LOW - part, part - HIGH).max()) for part in (one, four))
@@ -215,14 +211,14 @@ def at_the_output(block: Block, x: Tokens) -> Tokens:
 
 
 @check("EIG-7")
-def taken_at_the_output(place: Callable[[Block, Tokens], Tokens] = at_the_output) -> Certificate:
+def taken_at_the_output(place=at_the_output):
     """The spectrum at norm(x), which the attention sees, and at the place of the analysis."""
     block, x = drawn()
     return _different(block.scores(normed(x)), block.scores(place(block, x)))
 
 
 @check("EIG-8")
-def without_the_convolution(*, convolved: bool = False) -> Certificate:
+def without_the_convolution(*, convolved=False):
     """The spectrum with the convolution of queries and keys, and as the analysis takes it."""
     block, x = drawn(convolution=True)
     return _different(block.scores(normed(x)), block.scores(normed(x), convolved=convolved))
@@ -242,9 +238,7 @@ def as_attended(query: Tokens, key: Tokens) -> Float[Tensor, "time time"]:
 
 
 @check("EIG-9")
-def before_norm_and_rotation(
-    hooked: Callable[[Tokens, Tokens], Tensor] = as_hooked,
-) -> Certificate:
+def before_norm_and_rotation(hooked=as_hooked):
     """The spectrum before and after the norm, the rotation and the window of a layer."""
     block, x = drawn()
     query, key = x @ block.to_query, x @ block.to_key

@@ -1,7 +1,7 @@
 """Checks of MetaLA (arXiv:2411.10741) and of its released code."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, pad
 
 import dsf
-from dsf import Certificate, System, attention_map, layers, measures, mixers
+from dsf import System, attention_map, layers, measures, mixers
 from papers import exact
 from papers.drawn import (
     apart,
@@ -27,15 +27,11 @@ from papers.drawn import (
     uniform,
     weights,
 )
-from papers.meta_linear.experiments.conditions.perturbing import (
-    Draw,
-    classify,
-    drawn,
-    follows_input,
-    through,
-)
-from papers.meta_linear.families import FAMILIES, Family, Form
-from papers.tables import PrintedTable, mean, read_tables
+from papers.meta_linear.experiments.conditions.found import sources
+from papers.meta_linear.experiments.conditions.perturbing import classify
+from papers.meta_linear.experiments.conditions.printed import PRINTED, agrees
+from papers.meta_linear.families import FAMILIES
+from papers.tables import mean, read_tables
 from papers.verdicts import argued, check, held, identical, measured, refuted, shown
 
 ROUNDING = 1e-12
@@ -71,7 +67,7 @@ def unified(*, query: Tensor, key: Tensor, decay: Tensor, value: Tensor) -> Tens
 
 
 @check("MLA-2")
-def every_model(form: Form = unified, families: Mapping[str, Family] = FAMILIES) -> Certificate:
+def every_model(form=unified, families=FAMILIES):
     """The response of every mixer against the unified form with its extra terms."""
     errors = [apart(*family(form)) for family in families.values()]
     return measured(max(errors), within=1e-10)
@@ -87,7 +83,7 @@ def parallel(mixer: mixers.MetaLinearAttention, mask: Mask) -> Float[Tensor, "ti
 
 
 @check("MLA-1")
-def forms_agree(mask: Mask = torch.tril) -> Certificate:
+def forms_agree(mask=torch.tril):
     """128 tokens, 16 channels of key, 8 of value, chunks of 16."""
     mixer = some_mixer(128, 16, 8)
     system, signal = mixer.system(), mixer.signal()
@@ -102,31 +98,12 @@ def forms_agree(mask: Mask = torch.tril) -> Certificate:
     return measured(max(apart(other, expected) for other in others), within=ROUNDING)
 
 
-@check("MLA-20")
-def product_overflows(temperature: float = 16.0) -> Certificate:
-    """Follow A = 2^{-n/16} and K / A in float32 until the quotient is infinite."""
-    passed = torch.exp2(-torch.arange(1, 4000, dtype=torch.float64) / temperature).float()
-    key = 1 - torch.tensor(2.0).pow(-1 / temperature)
-
-    def first(met: Tensor) -> int:
-        """The first token, counted from 1, at which something is so; 0 if it never is."""
-        return int(met.nonzero()[0]) + 1 if bool(met.any()) else 0
-
-    infinite = first(torch.isinf(key / passed))
-    denormal = first(passed < torch.finfo(torch.float32).tiny)
-    return held(
-        {"overflow": infinite == 2121, "denormal": denormal == 2017},
-        observed=float(infinite),
-        figures={"first infinite": infinite, "first denormal": denormal},
-    )
-
-
 def _first_row(map: Tensor) -> list[float]:
     return [round(part, 4) for part in map[0].tolist()]
 
 
 @check("MLA-24")
-def printed_softmax(hide: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> Certificate:
+def printed_softmax(hide=torch.mul):
     """Multiply 8 x 8 logits by the mask, then take the softmax; look at the first row."""
     reach = torch.ones(8, 8, dtype=torch.float64).tril()
     logits = {"drawn": normal(0, 8, 8), "zero": torch.zeros_like(reach)}
@@ -141,7 +118,7 @@ def printed_softmax(hide: Callable[[Tensor, Tensor], Tensor] = torch.mul) -> Cer
 
 
 @check("MLA-25")
-def printed_mask(mask: Mask = torch.triu) -> Certificate:
+def printed_mask(mask=torch.triu):
     """Build the parallel form with ones where row <= column and compare it with the map."""
     mixer = some_mixer(6, 4, 1)
     built, map = parallel(mixer, mask), weights(mixer)
@@ -172,7 +149,7 @@ def _full_state() -> tuple[sympy.Matrix, sympy.Matrix]:
 
 
 @check("MLA-3")
-def what_is_left(step: Step = one_token) -> Certificate:
+def what_is_left(step=one_token):
     """Write one value over a full symbolic state by a fixed, no and a dynamic decay."""
     state, value = _full_state()
     key, fixed = sympy.ones(ROWS, 1), sympy.Symbol("alpha")
@@ -189,7 +166,7 @@ def what_is_left(step: Step = one_token) -> Certificate:
 
 
 @check("MLA-4")
-def only_dynamic_decay(step: Step = one_token) -> Certificate:
+def only_dynamic_decay(step=one_token):
     """Solve for the decay that leaves nothing of the first row; the state is full and arbitrary."""
     state, value = _full_state()
     alpha = sympy.Symbol("alpha")
@@ -207,7 +184,7 @@ def _values(count: int) -> Tensor:
 
 
 @check("MLA-5")
-def others_move(tied: bool = False) -> Certificate:
+def others_move(tied=False):
     """Overwrite the first row by the dynamic decay and look at the others."""
     decay = torch.ones(1, ROWS, dtype=torch.float64)
     decay[0, 0] = 0
@@ -227,7 +204,7 @@ def others_move(tied: bool = False) -> Certificate:
 
 
 @check("MLA-42")
-def delta_rule_overwrites(rate: float = 1.0) -> Certificate:
+def delta_rule_overwrites(rate=1.0):
     """Let a delta rule, which has no decay, write the first key again."""
     key = torch.eye(ROWS, dtype=torch.float64)
     key, rates = torch.cat([key, key[:1]]), torch.ones(ROWS + 1, dtype=torch.float64)
@@ -277,7 +254,7 @@ def weights_of(decays: Sequence[Any]) -> list[Any]:
 
 
 @check("MLA-6")
-def any_row(decay: Decay = share_kept) -> Certificate:
+def any_row(decay=share_kept):
     """Rows of symbols, a row of 64 fractions, one-hot rows; the decays stay between 0 and 1."""
     drawn_row = torch.softmax(3 * normal(0, STEPS), dim=0).tolist()
     whole = sum(map(Fraction, drawn_row))
@@ -304,7 +281,7 @@ def any_row(decay: Decay = share_kept) -> Certificate:
 
 
 @check("MLA-7")
-def any_map(query: Float[Tensor, "time key"] | None = None) -> Certificate:
+def any_map(query=None):
     """One channel for every row: the query selects it, and the key or the decay makes the row."""
     target = softmax_map(STEPS)
     pick = torch.eye(STEPS, dtype=target.dtype) if query is None else query
@@ -324,7 +301,7 @@ def any_map(query: Float[Tensor, "time key"] | None = None) -> Certificate:
 
 
 @check("MLA-10")
-def depends_on_later_rows(third: tuple[float, float, float] = (0.6, 0.1, 0.3)) -> Certificate:
+def depends_on_later_rows(third=(0.6, 0.1, 0.3)):
     """Two maps that agree up to the second token, and the decay that channel 3 has there."""
     rows = ((0.2, 0.3, 0.5), third)
     found = [decays_of(row)[1] for row in rows]
@@ -333,7 +310,7 @@ def depends_on_later_rows(third: tuple[float, float, float] = (0.6, 0.1, 0.3)) -
 
 
 @check("MLA-32")
-def one_is_redundant(factor: sympy.Expr | int = 1) -> Certificate:
+def one_is_redundant(factor=1):
     """Two decays of one channel for one weight; the key makes up for the second."""
     q, k, a, b, c = sympy.symbols("q k alpha beta c", positive=True)
     other = q * (c * a) * b * (k / c) * factor
@@ -341,7 +318,7 @@ def one_is_redundant(factor: sympy.Expr | int = 1) -> Certificate:
 
 
 @check("MLA-11")
-def states_that_it_takes(target: Float[Tensor, "time time"] | None = None) -> Certificate:
+def states_that_it_takes(target=None):
     """The rank of the middle block of a softmax map, exactly; then all blocks, measured.
 
     Without feedthrough the block ``a[t:, :t+1]`` passes through the state after token t. It is the
@@ -400,7 +377,7 @@ def _held_then_erased(*, signed: bool) -> tuple[Tensor, Tensor, float]:
 
 
 @check("MLA-8")
-def without_queries(keys: Rows = KEYS, *, signed: bool = True) -> Certificate:
+def without_queries(keys=KEYS, *, signed=True):
     """Three tokens in exact fractions, then a softmax map of 64 tokens by the recurrence.
 
     Args:
@@ -433,7 +410,7 @@ def without_queries(keys: Rows = KEYS, *, signed: bool = True) -> Certificate:
 
 
 @check("MLA-30")
-def key_and_decay_suffice(*, signed: bool = True) -> Certificate:
+def key_and_decay_suffice(*, signed=True):
     """The construction without queries, its groups, its bounds, and that its decay is dynamic."""
     key, decay, error = _held_then_erased(signed=signed)
     follows = apart(decay[1:], decay[:-1])
@@ -453,7 +430,7 @@ def key_and_decay_suffice(*, signed: bool = True) -> Certificate:
 
 
 @check("MLA-9")
-def never_rises(*, signed: bool = False) -> Certificate:
+def never_rises(*, signed=False):
     """The change of an entry from one row to the next, with symbols; then two random systems."""
     rng = generator()
     key = normal(rng, STEPS, 8)
@@ -481,7 +458,7 @@ def never_rises(*, signed: bool = False) -> Certificate:
 
 
 @check("MLA-33")
-def rows_are_constant(decay: float = 1.0) -> Certificate:
+def rows_are_constant(decay=1.0):
     """Queries alone: keys 1 and no decay."""
     query = normal(0, STEPS, 8)
     one = torch.ones_like(query)
@@ -502,7 +479,7 @@ def rows_are_constant(decay: float = 1.0) -> Certificate:
 
 
 @check("MLA-15")
-def griffin_sums(gain: Callable[[Tensor], Tensor] = torch.ones_like) -> Certificate:
+def griffin_sums(gain=torch.ones_like):
     """200 decays between 0.8 and 0.99; the last row's sum, and the sum of its squares."""
     decay = uniform(generator(), 200, low=0.8, high=0.99).unsqueeze(-1)
     mixer = mixers.RGLRU(value=torch.ones_like(decay), decay=decay, input_gate=gain(decay))
@@ -528,7 +505,7 @@ def exponential(decay: sympy.Expr, lag: sympy.Expr) -> sympy.Expr:
 
 
 @check("MLA-13")
-def key_bound(faded: Faded = exponential) -> Certificate:
+def key_bound(faded=exponential):
     """Solve for the key, and read the faded weights off the map of a retention layer."""
     decay, lag, weight, query = sympy.symbols("alpha lag p C_q", positive=True)
     key = weight / (faded(decay, lag) * query)
@@ -562,9 +539,7 @@ def of_the_layer(x: Tensor) -> Tensor:
 
 
 @check("MLA-21")
-def slow_decay(
-    temperature: int = 16, decay: Callable[[Tensor], Tensor] = of_the_layer
-) -> Certificate:
+def slow_decay(temperature=16, decay=of_the_layer):
     """Exact values of sigmoid(x)^(1/16) at 0 and at -10, and the layer's at 0."""
     at_zero = sympy.Rational(1, 2) ** sympy.Rational(1, temperature)
     at_least = (1 / (1 + sympy.exp(10))) ** sympy.Rational(1, temperature)
@@ -583,7 +558,7 @@ def slow_decay(
 
 
 @check("MLA-40")
-def entries_are_meant(size: int = 6) -> Certificate:
+def entries_are_meant(size=6):
     """The decay that the paper's own proof takes, and its norm."""
     decay = torch.ones(size, dtype=torch.float64)
     decay[0] = 0
@@ -621,7 +596,7 @@ def _layer(kind: str | None, strength: float = 0.0) -> layers.MetaLinearAttentio
 
 
 @check("MLA-16")
-def parallel_form_is_not_the_layer(printed: str = "linear") -> Certificate:
+def parallel_form_is_not_the_layer(printed="linear"):
     """The layer, and the same weights with the augmentation as (A38) prints it."""
     x = normal(2, 1, 32, 16)
     difference = apart(_layer("sigmoid", 1.0)(x), _layer(printed, 1.0)(x))
@@ -630,7 +605,7 @@ def parallel_form_is_not_the_layer(printed: str = "linear") -> Certificate:
 
 
 @check("MLA-18")
-def scaled_query_is_seen(*, augmented: bool = True) -> Certificate:
+def scaled_query_is_seen(*, augmented=True):
     """Multiply q by d_k^{-1/2} in the state's response only, then LayerNorm; the later half."""
     mixer, without = _augmented()
     plain, own = output(without).squeeze(-2), _own_term(mixer).sigmoid()
@@ -648,11 +623,7 @@ def scaled_query_is_seen(*, augmented: bool = True) -> Certificate:
 
 
 @check("MLA-34")
-def only_the_diagonal_moves(
-    without: Callable[[mixers.MetaLinearAttention], mixers.MetaLinearAttention] = lambda mixer: (
-        replace(mixer, augmentation=None)
-    ),
-) -> Certificate:
+def only_the_diagonal_moves(without=lambda mixer: replace(mixer, augmentation=None)):
     """The map of the layer's mixer with and without the augmentation, entry by entry."""
     mixer = _layer("linear", 1.0).mixer(normal(2, 1, 32, 16))
     moved = (weights(mixer) - weights(without(mixer))).abs()
@@ -670,65 +641,19 @@ def only_the_diagonal_moves(
 # ---- The table of models
 
 
-@dataclass(frozen=True)
-class Model:
-    """A row of the paper's table.
-
-    Attributes:
-        draw: the mixer it stands for.
-        computed: the fields that follow the input.
-        printed: C0 to C3 as the paper has them; where it has nothing, as a dot.
-    """
-
-    draw: Draw
-    computed: tuple[str, ...]
-    printed: str
-
-
-def models(meta_linear: layers.Layer | None = None) -> dict[str, Model]:
-    """The rows that a mixer or a layer of the library stands for.
-
-    The form knows the parts of a model that follow the input by name: of RWKV-4 the key, of
-    Griffin the decay, since its gate on the input belongs to the value there.
-    """
-    rows = {
-        "softmax attention": (layers.SoftmaxAttention(8), "nyy."),
-        "Q, K, Λ: RetNet": (mixers.Retention, ("query", "key"), "ynnn"),
-        "Q, K, Λ: S4D": (mixers.DiagonalStateSpace, (), "ynnn"),
-        "Q, K, Λ_t: GLA": (layers.GatedLinearAttention(8), "yyyn"),
-        "Q, K, Λ_t: Mamba": (layers.SelectiveStateSpace(8), "yyyn"),
-        "Q, K: linear Transformer": (layers.LinearAttention(8), "ynyn"),
-        "K, Λ: RWKV-4": (mixers.RWKV4, ("key",), "ynnn"),
-        "K, Λ_t: GLRU": (mixers.QuasiLSTM, ("forget", "input"), "yynn"),
-        "Q, Λ": (mixers.Retention, ("query",), "ynnn"),
-        "Q, Λ_t: MetaLA": (meta_linear or layers.MetaLinearAttention(8), "yyyy"),
-        "Q": (mixers.LinearAttention, ("query",), "ynnn"),
-        "K": (mixers.LinearAttention, ("key",), "ynnn"),
-        "Λ: LRU": (mixers.LRU, (), "ynnn"),
-        "Λ: S5": (mixers.S5, (), "ynnn"),
-        "Λ_t: HGRN": (mixers.HGRN, ("decay",), "yynn"),
-        "Λ_t: Griffin": (mixers.RGLRU, ("decay",), "yynn"),
-    }
-    found = {}
-    for name, (source, *computed, printed) in rows.items():
-        if isinstance(source, layers.Layer):
-            found[name] = Model(through(source), follows_input(source), printed)
-        else:
-            found[name] = Model(drawn(source), computed[0], printed)
-    return found
-
-
-def agrees(found: str, printed: str) -> bool:
-    """Whether the letters are the printed ones, wherever there is a printed one."""
-    return all(b in (a, ".") for a, b in zip(found, printed, strict=True))
-
-
 @check("MLA-41")
-def as_printed(meta_linear: layers.Layer | None = None) -> Certificate:
-    """Find the letters of every row and compare them with the paper's."""
-    rows = models(meta_linear)
-    found = {name: classify(model.draw, model.computed).letters for name, model in rows.items()}
-    same = {name: agrees(found[name], model.printed) for name, model in rows.items()}
+def as_printed(kinds=layers.ALL):
+    """Find the letters of the mixers in the table by perturbation, and compare them with it.
+
+    Args:
+        kinds: the layers through which mixers are looked at, where there is one.
+    """
+    found = {
+        mixer.__name__: classify(source.draw, source.computed).letters
+        for mixer, source in sources(kinds)
+        if mixer.__name__ in PRINTED
+    }
+    same = {name: agrees(found[name], row.letters) for name, row in PRINTED.items()}
     return held(same, observed=sum(same.values()) / len(same), figures=found)
 
 
@@ -736,7 +661,7 @@ def as_printed(meta_linear: layers.Layer | None = None) -> Certificate:
 
 
 @check("MLA-19")
-def counted(build: Callable[[int], nn.Module] = layers.MetaLinearAttention) -> Certificate:
+def counted(build=layers.MetaLinearAttention):
     """Build the layers at two widths and count; RetNet's from the shapes of its projections."""
     widths = (64, 512)
 
@@ -769,7 +694,7 @@ TABLES = read_tables(Path(__file__).with_name("tables.toml"))
 
 
 @check("MLA-26")
-def averages(tables: Mapping[str, PrintedTable] | None = None) -> Certificate:
+def averages(tables=None):
     """Add every row again."""
     whole = {number: table for number, table in TABLES.items() if table.columns == ("average",)}
     off = {
@@ -782,7 +707,7 @@ def averages(tables: Mapping[str, PrintedTable] | None = None) -> Certificate:
 
 
 @check("MLA-27")
-def key_does_not_help(full: str = "MetaLA", other: str = "with key") -> Certificate:
+def key_does_not_help(full="MetaLA", other="with key"):
     """Average and tasks of the ablation with the key, with and without BoolQ."""
     table = TABLES["8"]
     margin, better = table.margin(full, [other]), table.better(other, full)
@@ -805,7 +730,7 @@ def key_does_not_help(full: str = "MetaLA", other: str = "with key") -> Certific
 
 
 @check("MLA-31")
-def additions_help(full: str = "MetaLA", bare: str = "without self-augmentation") -> Certificate:
+def additions_help(full="MetaLA", bare="without self-augmentation"):
     """Averages with and without both additions, and how many tasks are better without."""
     table = TABLES["8"]
     without = [name for name in table.rows if name.startswith("without")]
@@ -840,7 +765,7 @@ LEVELS: Mapping[str, tuple[str, ...]] = {
 
 
 @check("MLA-29")
-def ahead_over_the_tables(numbers: Sequence[str] = ("4", "5")) -> Certificate:
+def ahead_over_the_tables(numbers=("4", "5")):
     """MetaLA's printed averages over so many tables against those of its size and tokens."""
 
     def average(name: str) -> Fraction:
@@ -858,7 +783,7 @@ def ahead_over_the_tables(numbers: Sequence[str] = ("4", "5")) -> Certificate:
 
 
 @check("MLA-35")
-def comparable_on_long_range(method: str = "MetaLA") -> Certificate:
+def comparable_on_long_range(method="MetaLA"):
     """The place of an average in Table 7, and how far the best one is."""
     table = TABLES["7"]
     mine, all_averages = table.at(method), [table.at(name) for name in table.rows]
@@ -876,7 +801,7 @@ def comparable_on_long_range(method: str = "MetaLA") -> Certificate:
 
 
 @check("MLA-36")
-def ahead_on_images(model: str = "MetaLA") -> Certificate:
+def ahead_on_images(model="MetaLA"):
     """Accuracies of the linear models at both sizes."""
     table = TABLES["6"]
     return held(
@@ -886,7 +811,7 @@ def ahead_on_images(model: str = "MetaLA") -> Certificate:
 
 
 @check("MLA-37")
-def best_on_mad(model: str = "MetaLA") -> Certificate:
+def best_on_mad(model="MetaLA"):
     """Averages, and the tasks on which the second best is ahead."""
     table = TABLES["A6"]
     return held(
@@ -900,7 +825,7 @@ def best_on_mad(model: str = "MetaLA") -> Certificate:
 
 
 @check("MLA-38")
-def ahead_on_needle(model: str = "MetaLA") -> Certificate:
+def ahead_on_needle(model="MetaLA"):
     """Both averages of Table A8 at three sizes against the one other linear model."""
     table, other = TABLES["A8"], "HGRN2" if model == "MetaLA" else "MetaLA"
     met, short = {}, {}
@@ -915,7 +840,7 @@ def ahead_on_needle(model: str = "MetaLA") -> Certificate:
 
 
 @check("MLA-39")
-def linear_ahead_of_softmax(linear: str = "MetaLA") -> Certificate:
+def linear_ahead_of_softmax(linear="MetaLA"):
     """One zero-shot table and the long-range arena."""
     zero_shot, long_range = TABLES["4"], TABLES["7"]
     margins = {

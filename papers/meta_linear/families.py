@@ -39,20 +39,13 @@ def linear_transformer(form: Form) -> tuple[Tensor, Tensor]:
     return output(mixer)[0].squeeze(-2), above / below
 
 
-def retention(form: Form, *, features: bool = False) -> tuple[Tensor, Tensor]:
-    """RetNet: a decay λ exp(iθ) that never changes; TransNormer has features besides."""
+def retention(form: Form) -> tuple[Tensor, Tensor]:
+    """RetNet, and TransNormer but for its features: a decay λ exp(iθ) that never changes."""
     mixer = drawn(mixers.Retention)
-    if features:
-        phi = ingredients.elu_plus_one
-        mixer = replace(mixer, query=phi(mixer.query), key=phi(mixer.key))
     mixer = replace(mixer, decay=torch.polar(mixer.decay, torch.full_like(mixer.decay, 0.3)))
     query, key, value = mixer.query[0], mixer.key[0], mixer.value[0]
     expected = form(query=query, key=key, decay=mixer.decay[0].expand(key.shape), value=value)
     return output(mixer)[0].squeeze(-2), expected
-
-
-def trans_normer(form: Form) -> tuple[Tensor, Tensor]:
-    return retention(form, features=True)
 
 
 def gated_linear_attention(form: Form) -> tuple[Tensor, Tensor]:
@@ -82,13 +75,6 @@ def held_input(form: Form) -> tuple[Tensor, Tensor]:
     mixer = replace(mixer, discretise=ingredients.zero_order_hold)
     decay = torch.exp(mixer.step[0] * mixer.pole[0])
     return _invariant(form, mixer, decay, (decay - 1) / mixer.pole[0])
-
-
-def trapezoid(form: Form) -> tuple[Tensor, Tensor]:
-    """S4D by the bilinear rule."""
-    mixer = replace(drawn(mixers.DiagonalStateSpace), discretise=ingredients.bilinear)
-    half = mixer.step[0] * mixer.pole[0] / 2
-    return _invariant(form, mixer, (1 + half) / (1 - half), mixer.step[0] / (1 - half))
 
 
 def _invariant(
@@ -194,11 +180,9 @@ def _constant_decay(form: Form, decay: Tensor, value: Tensor) -> Tensor:
 FAMILIES: dict[str, Family] = {
     "linear Transformer": linear_transformer,
     "RetNet": retention,
-    "TransNormer": trans_normer,
     "GLA": gated_linear_attention,
     "MetaLA": meta_linear_attention,
     "S4D, input held": held_input,
-    "S4D, bilinear": trapezoid,
     "Mamba": mamba,
     "S5": s5,
     "LRU": lru,

@@ -77,6 +77,12 @@ def one_figure_less():
     return {"7": PrintedTable("7", ("average",), rows)}
 
 
+def with_a_fixed_decay():
+    """All layers, MetaLA's with a decay that no token changes."""
+    others = [kind for kind in dsf.layers.ALL if kind is not dsf.layers.MetaLinearAttention]
+    return [partial(dsf.layers.MetaLinearAttention, fixed_decay=True), *others]
+
+
 def keep(probabilities):
     return probabilities
 
@@ -96,9 +102,6 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "DSF-1": partial(fw.forms_agree, reads_late),
     "DSF-2": partial(fw.write_index, lambda normaliser: normaliser),
     "DSF-3": partial(fw.never_reads_ahead, dsf.algebra.reverse),
-    "DSF-4": partial(
-        fw.monomials_approach_softmax, lambda softmax, order: softmax.expansion(max(order - 1, 0))
-    ),
     "DSF-5": partial(fw.no_state_serves_every_length, few_features),
     "DSF-6": partial(fw.prefix_needs_half, partial(mixers.SoftmaxAttention, softcap=1.0)),
     "DSF-11": partial(fw.softplus_is_a_power, 1),
@@ -123,11 +126,10 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "DSF-37": partial(fw.swapped_projection, lambda u, to_key, _to_value: u @ to_key),
     "DSF-38": partial(fw.kernel_is_the_attention_matrix, heads=2),
     "DSF-39": partial(fw.keys_are_input_vectors, steps=(1.0, 0.5) * 6),
-    "CDY-1": partial(cdy.blind_without_decay, (cdy.decaying,)),
+    "CDY-1": partial(cdy.blind_without_decay, (cdy.DECAYING,)),
     "CDY-2": partial(cdy.variance_of_scores, lambda width: 1 / width),
     "CDY-6": partial(cdy.key_transformations, rate=1.0),
     "CDY-7": partial(cdy.feature_maps_do_not_fit, identity),
-    "CDY-8": partial(cdy.square_is_finite, exp),
     "CDY-9": partial(cdy.normalisation_bounds_rows, lambda weights: weights),
     "CDY-10": partial(cdy.softmax_fits, lambda scores: scores.exp().tril()),
     "EIG-1": partial(eig.spectrum_at_zero, symbolic=eig.AT_ZERO + eig.L - eig.i),
@@ -149,14 +151,11 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "INL-9": partial(inl.rows_sum_to_one, lambda scores: scores),
     "INL-10": partial(inl.linear_time_form, lambda scores, value: scores.T * value),
     "INL-11": partial(inl.released_code, lambda scores: inl.released(2 * scores)),
-    "INL-12": partial(inl.first_order, factor=2),
     "INL-14": partial(inl.weights_follow_from_arrows, one_query_moved()),
     "INL-15": partial(inl.figure_uses_the_factors, scale=1.0),
     "INL-17": partial(inl.uniform_mass, Fraction(9, 196)),
-    "INL-18": partial(inl.row_sums_with_residual, lambda _row, _column: True),
     "INL-19": partial(inl.counted, {"InLine-DeiT-T": replace(inl.SIZES["InLine-DeiT-T"], heads=4)}),
     "INL-23": partial(inl.readme_and_figure_differ, figure=inl.README),
-    "INL-24": partial(inl.zero_sum_with_gates, higher=1),
     "INL-25": partial(inl.not_injective_with_relu, identity),
     "MLA-1": partial(mla.forms_agree, mask=lambda weights: weights.tril(-1)),
     "MLA-2": partial(mla.every_model, form=reads_before_update),
@@ -176,7 +175,6 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "MLA-19": partial(
         mla.counted, build=lambda width: dsf.layers.MetaLinearAttention(width, filter_width=None)
     ),
-    "MLA-20": partial(mla.product_overflows, temperature=15.0),
     "MLA-21": partial(mla.slow_decay, temperature=15),
     "MLA-24": partial(
         mla.printed_softmax,
@@ -200,9 +198,7 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "MLA-38": partial(mla.ahead_on_needle, "HGRN2"),
     "MLA-39": partial(mla.linear_ahead_of_softmax, "GLA"),
     "MLA-40": partial(mla.entries_are_meant, size=2),
-    "MLA-41": partial(
-        mla.as_printed, meta_linear=dsf.layers.MetaLinearAttention(8, fixed_decay=True)
-    ),
+    "MLA-41": partial(mla.as_printed, kinds=with_a_fixed_decay()),
     "MLA-42": partial(mla.delta_rule_overwrites, rate=0.9),
     "ZER-1": partial(zer.radial_weights_sum_to_zero, weight=zer.e / zer.E),
     "ZER-2": partial(
@@ -244,7 +240,6 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "ZER-25": partial(zer.algorithm_keeps_three_sums, states=all_states),
     "ZER-27": partial(zer.zero_sums_enlarge, first=0.5, higher=0.5),
     "ZER-28": partial(zer.hull_and_span, share=Fraction(1, 6)),
-    "ZER-29": partial(zer.nothing_is_lost, values=((1.0, 0.0), (0.0, 1.0))),
     "ZER-30": partial(zer.memory_grows_with_the_length, states=last_states),
     "ZER-31": partial(zer.first_rows_differ, kept=False),
     "ZER-32": partial(zer.gates_differ, other=torch.tanh),
@@ -252,12 +247,6 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "ZER-34": partial(zer.uniform_rows_shrink, weight=Fraction(1, 2)),
     "ZER-36": partial(zer.mask_is_multiplied, join=torch.add),
     "ZER-39": partial(zer.output_grows_with_the_logits, first=0.5, higher=0.5),
-    "ZER-40": partial(
-        zer.every_reading_is_exceeded,
-        constant=lambda deviation, _rho: (
-            float(zer.derived_bound(1.0, np.exp(2.0), 1.0, 1.0)) / len(deviation)
-        ),
-    ),
 }
 
 HYPOTHESES = {

@@ -38,7 +38,7 @@ def test_a_statement_with_an_id_is_shown_in_full(run):
 def test_without_ids_there_is_one_line_each(run):
     _, out, _ = run("--paper", "cdy", "--table", "own")
     assert "witness" not in out
-    assert "CDY-8" in out
+    assert "CDY-7" in out
     assert "CDY-4" not in out
 
 

@@ -1,6 +1,6 @@
 """Every mixer of the library, through its layer where there is one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,13 +33,15 @@ class Source:
     computed: tuple[str, ...]
 
 
-def sources() -> Iterator[tuple[type[Mixer], Source]]:
+def sources(
+    kinds: Sequence[Callable[[int], layers.Layer]] = layers.ALL,
+) -> Iterator[tuple[type[Mixer], Source]]:
     """One for every mixer. Of two layers around one mixer the first in the list counts."""
     by_mixer: dict[type[Mixer], Source] = {}
-    for kind in layers.ALL:
+    for kind in kinds:
         layer = kind(MODEL)
         draw = through(layer)
-        source = Source(kind.__name__, draw, follows_input(layer))
+        source = Source(type(layer).__name__, draw, follows_input(layer))
         by_mixer.setdefault(type(draw(STEPS)), source)
     for mixer in mixers.ALL:
         draw = drawn(mixer)

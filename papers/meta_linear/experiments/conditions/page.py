@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.page import table
-from papers.meta_linear.checks import agrees
-from papers.meta_linear.experiments.conditions.printed import PRINTED
+from papers.meta_linear.experiments.conditions.printed import PRINTED, agrees
 
 HEADS = (
     "mixer",

@@ -29,3 +29,8 @@ PRINTED = {
     "SelectiveStateSpace": Printed("Q K Λ_t", "yyyn"),
     "RGLRU": Printed("Λ_t", "yynn"),
 }
+
+
+def agrees(found: str, printed: str) -> bool:
+    """Whether the letters are the printed ones, wherever there is a printed one."""
+    return all(b in (a, ".") for a, b in zip(found, printed, strict=True))
