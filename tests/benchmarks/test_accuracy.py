@@ -6,6 +6,7 @@ from benchmarks.accuracy import LENGTHS, LIMIT, METHODS, PAGE, applies, errors
 from benchmarks.hard_decays import REGIMES, STRUCTURES
 
 
+@pytest.mark.sampled("structure")
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_thousand_tokens(structure, regime):

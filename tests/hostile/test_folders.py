@@ -1,4 +1,4 @@
-"""A few hundred mutated checkpoint folders, and that each kind of fault would be found."""
+"""A hundred mutated checkpoint folders, and that each kind of fault would be found."""
 
 import os
 import sys
@@ -24,13 +24,13 @@ def opened(numbers, seed=1, **options):
 
 
 def test_every_folder_is_refused_in_our_words_or_loads_truly():
-    found = opened(range(200))
+    found = opened(range(96))
     assert [result for result in found if result.is_fault] == []
     assert {result.changes[0] for result in found} == {each.__name__ for each in MUTATIONS}
     counts = summary(found)
     outcomes = [result.outcome for result in found]
-    assert min(outcomes.count("refused"), outcomes.count("loaded")) > 40, counts
-    assert sum(result.tokenizer for result in found) > 20, counts
+    assert min(outcomes.count("refused"), outcomes.count("loaded")) > 20, counts
+    assert sum(result.tokenizer for result in found) > 8, counts
 
 
 def test_the_same_number_is_the_same_folder():
