@@ -92,6 +92,7 @@ def test_three_of_many_alike_are_asked():
     assert other["note"].startswith("as in layers.0, layers.4, layers.8: the same operations")
 
 
+@pytest.mark.sampled(count=2)
 @pytest.mark.parametrize("change", [shifted, permuted, left, hidden, replaced, hooked])
 def test_one_that_does_something_else_is_asked_itself(change, monkeypatch):
     model = drawn(Deep(Mischief))
@@ -157,6 +158,7 @@ WAYS = [torch.clone, behind_torch, by_dlpack, as_bits, as_bytes, in_a_thread]
 DATA = [as_data, as_assigned_data, as_assigned_data_of_a_thread]
 
 
+@pytest.mark.sampled(count=3)
 @pytest.mark.parametrize("way", [*WAYS, *DATA])
 def test_an_answer_is_not_handed_on_where_weights_decide(way):
     """One layer has a path whose weight is zero in all others, which run the same operations."""

@@ -136,6 +136,7 @@ def test_columns_that_are_no_tokens_are_called_slots(kind, is_fused):
     assert "columns: slot" in repr(layer)
 
 
+@pytest.mark.sampled
 @WAYS
 @pytest.mark.parametrize("kind", [modules.Slots, modules.PooledKeys])
 def test_slots_that_are_linear_in_the_tokens_are_in_the_map(kind, is_fused):
@@ -268,6 +269,7 @@ def test_samples_and_heads_may_be_one_axis_of_the_scores(samples):
     agree(layer, module.weights_and_values(x)[0].detach().double())
 
 
+@pytest.mark.nightly
 def test_samples_of_queries_come_in_order_where_keys_are_made_of_merged_ones():
     """LED's encoder merges samples and heads; with as many of either, samples were exchanged."""
     transformers = pytest.importorskip("transformers")

@@ -38,6 +38,7 @@ LEFT = {
 }
 
 
+@pytest.mark.sampled(count=4)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 @pytest.mark.parametrize("taps", [2, 3, 4])
 @pytest.mark.parametrize("way", LEFT)

@@ -92,6 +92,7 @@ class Hybrid:
         return x[:, inner.order] if isinstance(inner, modules.Permuted) else x
 
 
+@pytest.mark.sampled(count=10)
 @pytest.mark.parametrize("seed", range(50))
 def test_a_random_hybrid(seed):
     hybrid = Hybrid(seed)
@@ -109,6 +110,7 @@ def test_a_random_hybrid(seed):
     assert {int(name.split(".")[1]) for name in missed} == places
 
 
+@pytest.mark.sampled(count=3)
 @pytest.mark.parametrize("seed", range(0, 50, 6))
 def test_a_random_hybrid_is_probed(seed):
     """Whatever is called exact moves what its map says; the rest is listed."""

@@ -56,12 +56,12 @@ def test_the_map_is_all_though_its_module_draws_numbers(noise, is_fused):
 
 @pytest.mark.parametrize("noise", [added, dropped])
 def test_numbers_that_are_drawn_mix_no_tokens(noise):
-    with pytest.raises(dsf.inspection.NothingCapturedError, match="No module of it mixes tokens"):
+    with pytest.raises(dsf.inspection.NothingCapturedError, match="No module"):
         dsf.inspect(drawn(OfSingleTokens(noise)), tokens(2, SIZE, WIDTH))
 
 
 def test_a_mixer_of_other_numbers_in_every_pass_is_refused_for_them():
-    with pytest.raises(dsf.inspection.InspectionError, match="draws random numbers, other ones"):
+    with pytest.raises(dsf.inspection.InspectionError, match="random numbers"):
         dsf.inspect(drawn(Summed(dropped)), tokens(2, SIZE, WIDTH))
 
 

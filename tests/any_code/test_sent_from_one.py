@@ -74,6 +74,7 @@ TOKENS = 11
 KINDS = {Sending: "a part", Around: "mixes tokens", ByMatrix: "mixes tokens"}
 
 
+@pytest.mark.sampled(count=8)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("place", [0, 1, WIDTH // 2 + 1, WIDTH - 1])
 @pytest.mark.parametrize("samples", [1, 2 * WIDTH])

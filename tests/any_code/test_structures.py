@@ -23,6 +23,7 @@ class Beside(nn.Module):
         return self.known(x + self.first(x))[0]
 
 
+@pytest.mark.sampled(count=12)
 @pytest.mark.parametrize("checks", ["all", "none"])
 @pytest.mark.parametrize("name", ALL)
 def test_a_stranger_is_read_as_what_it_is(name, checks):
@@ -50,6 +51,7 @@ def test_a_stranger_is_read_as_what_it_is(name, checks):
     )
 
 
+@pytest.mark.sampled(count=8)
 @pytest.mark.parametrize("checks", ["all", "none"])
 @pytest.mark.parametrize("name", ALL_DECOYS)
 def test_a_decoy_is_listed_with_what_it_was_tried_as(name, checks):

@@ -134,6 +134,7 @@ def test_every_recurrent_family(family):
     assert {one.exact for one in told} == {"yes"}
 
 
+@pytest.mark.sampled(count=6)
 @pytest.mark.parametrize("name", softmax_models.BUILT)
 def test_every_softmax_model(name):
     told, layers = compared(softmax_models.build(name), **softmax_models.inputs(name))
@@ -167,6 +168,7 @@ def test_one_mixer_alone(name, answer):
     assert [one.exact for one in told] == answer
 
 
+@pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("seed", range(12))
 def test_a_random_model(seed):
     """What is said holds in the run, and what is made to be read is said and read."""

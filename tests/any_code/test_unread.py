@@ -17,6 +17,7 @@ def listed(model, x):
     return [missed.name for missed in inspection.unsupported]
 
 
+@pytest.mark.sampled(count=14)
 @pytest.mark.parametrize("first", [True, False], ids=["before", "behind"])
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_mixer_beside_an_attention_is_listed(name, first):

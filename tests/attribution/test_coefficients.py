@@ -67,6 +67,7 @@ def by_the_paper(mixer, moved):
     return {name: torch.stack(several) for name, several in found.items()}
 
 
+@pytest.mark.sampled(count=9)
 @pytest.mark.parametrize("name", sorted(tiny_models.FAMILIES))
 def test_the_first_and_the_last_mixer_of_every_recurrent_family(name):
     stack = stack_of_family(name)
@@ -304,11 +305,11 @@ def test_cells_whose_coefficients_are_their_outputs_are_refused():
 
     model, x = nn.Sequential(Cell(), Cell()).double(), torch.randn(2, 5, 4, dtype=torch.float64)
     share = dsf.stack(model, x).attribute(torch.ones(4, dtype=torch.float64), stream=-1)
-    with pytest.raises(InspectionError, match="depend on its own outputs"):
+    with pytest.raises(InspectionError, match="own outputs"):
         share.by_coefficients("0.mix[layer 0]")
     notes = [record["note"] for record in share.coefficients()]
     assert notes == ["its coefficients depend on its outputs"] * 2
-    with pytest.raises(KeyError, match="no mixer 'nowhere' was recorded"):
+    with pytest.raises(KeyError, match="'nowhere'"):
         share.by_coefficients("nowhere")
 
 

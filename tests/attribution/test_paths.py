@@ -162,9 +162,9 @@ def test_paths_have_a_form_for_files(small):
 
 
 def test_wrong_counts_are_refused(small):
-    with pytest.raises(ValueError, match="'count' must be at least 1, but it is 0"):
+    with pytest.raises(ValueError, match="'count'"):
         small[0].paths(0)
-    with pytest.raises(ValueError, match="'most' must be at least 1, but it is 0"):
+    with pytest.raises(ValueError, match="'most'"):
         small[0].paths(most=0)
-    with pytest.raises(IndexError, match="sample=2, but there are 2 samples"):
+    with pytest.raises(IndexError, match="sample="):
         small[0].paths(sample=2)

@@ -130,14 +130,14 @@ def test_a_step_that_is_wrong_is_an_error_wherever_numbers_are_asked_for(x):
     for asked in (stack.contributions, stack.remainder, stack.rollout, stack.chained_rollout):
         with pytest.raises(ReconstructionError, match="would be wrong"):
             asked()
-    with pytest.raises(ReconstructionError, match=r"miss the value by \d"):
+    with pytest.raises(ReconstructionError, match="miss the value"):
         stack.attribute(vector, stream=-1)
 
 
 def test_a_share_of_a_layer_that_is_wrong_is_an_error():
     stack = dsf.stack(folder("llama"), input_ids=prompt())
     stack.results[stack.mixers[0].step].mul_(1.001)
-    with pytest.raises(ReconstructionError, match=r"or of the layers, .* miss the value by"):
+    with pytest.raises(ReconstructionError, match="miss the value"):
         stack.attribute(7)
 
 

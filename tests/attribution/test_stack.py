@@ -108,7 +108,7 @@ def test_an_encoder_and_a_decoder(name, blocks):
     from tests.inspection import softmax_models
 
     model, inputs = softmax_models.build(name), softmax_models.inputs(name)
-    with pytest.raises(InspectionError, match=r"has 'encoder.block', 'decoder.block'. Name one"):
+    with pytest.raises(InspectionError, match=r"'encoder.block'"):
         dsf.stack(model, **inputs)
     stack = dsf.stack(model, blocks=blocks, **inputs)
     # What a decoder reads from the encoder is no contribution of its own stream.
@@ -254,7 +254,7 @@ def test_what_is_not_understood_is_closed_token_by_token(x, inner):
 
 
 def test_a_module_that_mixes_tokens_is_not_closed(x):
-    with pytest.raises(UnreadableError, match=r"0.inner mixes tokens, but no adapter read it"):
+    with pytest.raises(UnreadableError, match="inner"):
         dsf.stack(blocks(Mean), x)
 
 
@@ -264,15 +264,15 @@ def test_a_stream_that_is_bent_is_refused(x):
             return x.exp() + self.attention(x, x, x)[0]
 
     model = nn.Sequential(Bent(None), Bent(None)).double()
-    with pytest.raises(UnreadableError, match=r"before 1 the residual stream .* because of 'exp'"):
+    with pytest.raises(UnreadableError, match="'exp'"):
         dsf.stack(model, x)
 
 
 def test_streams_that_are_not_there_are_refused(x):
     stack = dsf.stack(blocks(nn.Identity), x)
-    with pytest.raises(IndexError, match=r"from 0 to 2.* start is 2 and stop is 2"):
+    with pytest.raises(IndexError, match="start is 2"):
         stack.contributions(2)
-    with pytest.raises(InspectionError, match="blocks='nowhere' is no list of modules"):
+    with pytest.raises(InspectionError, match="'nowhere'"):
         dsf.stack(blocks(nn.Identity), x, blocks="nowhere")
 
 
@@ -284,7 +284,7 @@ def test_tokens_on_the_first_axis_are_refused_with_the_cure(kind):
         layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=False)
         model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
     x = torch.randn(6, 2, 8, generator=torch.Generator().manual_seed(0)).double()
-    with pytest.raises(UnreadableError, match="on its first axis unless it is built batch_first"):
+    with pytest.raises(UnreadableError, match="batch_first"):
         dsf.stack(model.double(), x)
 
 

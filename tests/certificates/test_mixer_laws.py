@@ -195,13 +195,11 @@ def test_a_failure_that_does_not_come_is_an_error():
         dsf.certify.check_mixer(
             GatedLinearAttention, expected_failures={"causality": "it looks ahead"}
         )
-    with pytest.raises(
-        ValueError, match=r"no law 'speed'; the laws are evaluators, map, row blocks"
-    ):
+    with pytest.raises(ValueError, match="'speed'"):
         dsf.certify.check_mixer(GatedLinearAttention, expected_failures={"speed": "slow"})
 
 
 @pytest.mark.parametrize("given", [torch.nn.Linear(2, 2), int, 3])
 def test_what_is_no_mixer_is_refused(given):
-    with pytest.raises(TypeError, match="'mixer_or_class' must be a dataclass with system"):
+    with pytest.raises(TypeError, match="'mixer_or_class'"):
         dsf.certify.check_mixer(given)

@@ -101,7 +101,7 @@ def test_systems_in_other_bases_are_compared_exactly(tmp_path):
 
 def test_what_cannot_be_stored_is_refused_or_left_open():
     retention = dsf.mixers.Retention.draw(torch.Generator().manual_seed(0), steps=4).system()
-    with pytest.raises(ValueError, match=r"batch axes .* Decide one map"):
+    with pytest.raises(ValueError, match="batch axes"):
         certify.nonnegative(retention)
     with pytest.raises(ValueError, match="Reverse it first"):
         certify.nonnegative(dsf.algebra.reverse(first(retention)))
@@ -110,7 +110,7 @@ def test_what_cannot_be_stored_is_refused_or_left_open():
     with pytest.raises(ValueError, match="attention cache"):
         certify.nonnegative(drawn(dsf.mixers.SoftmaxAttention))
     one = first(retention)
-    with pytest.raises(ValueError, match="no claim of level FLOAT"):
+    with pytest.raises(ValueError, match="FLOAT"):
         certify.equivalent(one, one, tolerance=0.0, level=Level.FLOAT)
     long = drawn(dsf.mixers.Retention, steps=1600)
     found = certify.nonnegative(long)

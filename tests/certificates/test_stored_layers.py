@@ -134,9 +134,9 @@ def test_row_sums_on_both_sides_of_their_exact_deviation(tmp_path):
 @pytest.mark.usefixtures("our_own_errors")
 def test_what_no_file_can_hold_is_refused(trained):
     parts = dict(trained["mamba2"].parts)
-    with pytest.raises(ValueError, match="must be one of gated_delta_net"):
+    with pytest.raises(ValueError, match="gated_delta_net"):
         StoredLayer("attention", parts)
-    with pytest.raises(ValueError, match="has the parts A_log, D"):
+    with pytest.raises(ValueError, match="A_log, D"):
         StoredLayer("state_space_duality", {"A_log": parts["A_log"]})
     for part, words in (
         ({"input": parts["input"].repeat(9, 1)}, "takes more work than is allowed"),
@@ -159,7 +159,7 @@ def test_a_module_that_does_more_than_its_kind_is_refused():
     model = AutoModelForCausalLM.from_pretrained(models.folder("mamba2")).eval()
     layer = model.backbone.layers[0].mixer
     layer.time_step_limit = (0.5, 0.6)  # clamps the steps
-    with pytest.raises(ReconstructionError, match="does more than its stored kind"):
+    with pytest.raises(ReconstructionError, match="stored kind"):
         stored_layer(model, "backbone.layers.0.mixer", input_ids=TOKENS)
     with pytest.raises(InspectionError, match="one sample"):
         stored_layer(model, "backbone.layers.0.mixer", input_ids=TOKENS.repeat(2, 1))

@@ -42,7 +42,7 @@ def test_every_call_is_read_and_no_whole_is_claimed(name):
         assert all(layer.error <= limit for layer in layers)
         assert all(layer.map().tril(-1).norm() > 0.3 * layer.map().norm() for layer in layers)
         for layer in layers:
-            with pytest.raises(InspectionError, match="only the mixer is known"):
+            with pytest.raises(InspectionError, match="only the mixer"):
                 _ = layer.whole
 
 
@@ -77,7 +77,7 @@ def test_a_fourier_transform_of_tokens_is_named_and_can_be_driven():
     settings.pop("num_key_value_heads")
     model = AutoModel.from_config(CONFIG_MAPPING["fnet"](**settings)).eval()
     ids = torch.randint(3, VOCABULARY, (1, 5), generator=torch.Generator().manual_seed(0))
-    with pytest.raises(InspectionError, match=r"FourierTransform.*a fixed transform or average"):
+    with pytest.raises(InspectionError, match="FourierTransform"):
         dsf.inspect(model, input_ids=ids, probe=(), checks="none")
     path = "encoder.layer.0.fourier.self"
     (layer,) = dsf.inspect(model, exact=True, probe=(path,), input_ids=ids)

@@ -15,6 +15,7 @@ def drawn(*shape, seed=0):
     return torch.randn(shape, generator=rng, dtype=torch.float64)
 
 
+@pytest.mark.sampled("ahead", count=2)
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("taps", [1, 4])
 @pytest.mark.parametrize("ahead", [0, 2, 3, 5])

@@ -193,7 +193,7 @@ class Blocks(nn.Module):
 
 
 def test_attention_in_blocks_is_refused(x):
-    with pytest.raises(NothingCapturedError, match=r"only a part of its output.*in blocks"):
+    with pytest.raises(NothingCapturedError, match="only a part"):
         dsf.inspect(Blocks(), x)
 
 

@@ -137,7 +137,7 @@ def test_a_hook_behind_an_attention_is_none_of_the_whole_layer(dtype):
     after(attention, lambda x: 1.02 * x)
     inspection = dsf.inspect(model, **IDS)
     assert not inspection[0].is_part
-    with pytest.raises(InspectionError, match="only the mixer is known"):
+    with pytest.raises(InspectionError, match="only the mixer"):
         _ = inspection[0].whole
     assert inspection[1].whole is not None
 
@@ -182,7 +182,7 @@ def test_a_module_that_cannot_be_copied_is_read():
     inspection = dsf.inspect(model, **IDS)
     assert len(inspection) == 2
     assert max(layer.formula for layer in inspection) < 1e-12
-    with pytest.raises(InspectionError, match="cannot be copied, which exact=True asks for"):
+    with pytest.raises(InspectionError, match="exact="):
         dsf.inspect(model, **IDS, exact=True)
 
 

@@ -41,14 +41,14 @@ def test_what_is_wrong_is_said(model, given, words):
 
 
 def test_numbers_of_one_sample_without_its_axis():
-    with pytest.raises(InspectionError, match=r"shape is \(32,\): input_ids\[None\] is one sample"):
+    with pytest.raises(InspectionError, match=r"input_ids\[None\]"):
         dsf.inspect(folder("qwen3_next"), input_ids=IDS[0])
 
 
 def test_other_inputs_are_not_blamed(model):
-    with pytest.raises(InspectionError, match="Try to call the model itself"):
+    with pytest.raises(InspectionError, match="call the model"):
         dsf.inspect(model, inputs_embeds="x")
-    with pytest.raises(InspectionError, match="Try to call the model itself"):
+    with pytest.raises(InspectionError, match="call the model"):
         dsf.inspect(torch.nn.Linear(2, 3), torch.ones(1, 4, 5))
 
 
@@ -65,7 +65,7 @@ def test_two_inputs_are_one_too_many():
 
 @pytest.mark.parametrize("memory", ["1GB", float("nan"), -1, [8]])
 def test_a_memory_that_is_no_number_of_bytes(model, memory):
-    with pytest.raises(ValueError, match="'memory' is a number of bytes such as 8e9"):
+    with pytest.raises(ValueError, match="'memory'"):
         dsf.inspect(model, input_ids=IDS, memory=memory)
 
 

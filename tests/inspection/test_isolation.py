@@ -112,7 +112,7 @@ def test_library_models_when_the_run_fails(name):
     model, given = trained(build(name)), inputs(name)
     given["input_ids"] = torch.full((2, TOKENS), VOCABULARY + 5)
     before, around = state(model), surroundings()
-    with pytest.raises(InspectionError, match="could not be run on its inputs"):
+    with pytest.raises(InspectionError, match="could not be run"):
         dsf.inspect(model, **given)
     assert_same(before, state(model))
     assert_same(around, surroundings())
@@ -134,7 +134,7 @@ def test_what_a_forward_pass_writes_is_undone(fail):
     model.fail = fail
     before, around = state(model), surroundings()
     if fail:
-        with pytest.raises(InspectionError, match=r"RuntimeError: no more ink\. Try to call"):
+        with pytest.raises(InspectionError, match="no more ink"):
             dsf.inspect(model, torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)))
     else:
         x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))

@@ -101,6 +101,7 @@ def library_maps(model, given):
     return list(out.attentions)
 
 
+@pytest.mark.sampled("name")
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 @pytest.mark.parametrize("name", BUILT)
 def test_maps_are_those_of_the_library(name, padding):

@@ -55,6 +55,7 @@ def slopes(module, inputs, order):
     return slope[:, :, 0, 0].movedim((-2, -1), (0, 1))
 
 
+@pytest.mark.sampled("core", count=6)
 @pytest.mark.parametrize("sizes", [SIZES, COINCIDING], ids=["apart", "coinciding"])
 @pytest.mark.parametrize("order", ["bhtd", "bthd", "tbhd", "btd", "tbd"])
 @pytest.mark.parametrize("core", [Softmax, Linear, Decaying])

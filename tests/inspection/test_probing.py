@@ -75,7 +75,7 @@ def test_values_behind_an_activation(x):
     layer = dsf.probe(module, x, value="act", response="out(input)")
     expected = module.double().weights(x.double())
     torch.testing.assert_close(layer.map(), expected, atol=1e-12, rtol=0)
-    with pytest.raises(NothingCapturedError, match=r"not linear in its values: superposition err"):
+    with pytest.raises(NothingCapturedError, match="superposition"):
         dsf.probe(module.float(), x, value="v_proj", response="out(input)")
 
 
@@ -249,7 +249,7 @@ def test_an_output_that_was_altered_once_is_told_of(x):
     module.register_forward_hook(
         lambda _m, _i, out: out if calls.append(0) or len(calls) > 1 else out * 1.01
     )
-    with pytest.warns(RoundingWarning, match=r"differs by 1\.0e-02 relative .* more than float32"):
+    with pytest.warns(RoundingWarning, match=r"1\.0e-02"):
         layer = dsf.inspect(module, x, probe=("",))[0]
     assert layer.formula < 1e-12
     assert 9e-3 < layer.rounding == layer.error < 1.1e-2
@@ -273,9 +273,9 @@ def test_a_port_that_is_not_there(x, ports, words):
 def test_what_is_asked_for_wrongly(x):
     with pytest.raises(InspectionError, match="has no module 'nine'"):
         dsf.inspect(Beside(), x, probe=("nine",))
-    with pytest.raises(TypeError, match=r"for one pass probe=\('mine',\)"):
+    with pytest.raises(TypeError, match="'mine'"):
         dsf.inspect(Beside(), x, probe="mine")
     with pytest.raises(TypeError, match=r"needs a dsf.inspection.Probe"):
         dsf.inspect(Beside(), x, probe={"mine": "v_proj"})
-    with pytest.raises(ValueError, match=r"must be a name such as 'v_proj'"):
+    with pytest.raises(ValueError, match="'v_proj'"):
         Port("v proj")

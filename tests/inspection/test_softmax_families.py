@@ -191,7 +191,7 @@ def test_a_soft_cap_that_fused_attention_leaves_out_is_not_read():
     """The map is of what ran. Newer releases refuse to run such a model fused."""
     model = build("gemma2")
     if not is_older_than("5.16"):
-        with pytest.raises(ValueError, match="does not support an attention implementation"):
+        with pytest.raises(ValueError, match="attention implementation"):
             model.set_attn_implementation("sdpa")
         return
     model.set_attn_implementation("sdpa")

@@ -46,6 +46,7 @@ def masks():
     }
 
 
+@pytest.mark.sampled("options", count=2)
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time first, weights", "batch first"])
 @pytest.mark.parametrize("mask", masks())
 @pytest.mark.parametrize("options", OPTIONS)
@@ -126,5 +127,5 @@ def test_a_query_that_sees_no_key():
     module = with_drawn_weights(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True))
     x = torch.randn(1, READ, WIDTH, dtype=torch.float64)
     everything = torch.ones(1, READ, dtype=torch.bool)
-    with pytest.raises(ReconstructionError, match=r"holds NaN.*a query whose keys are all masked"):
+    with pytest.raises(ReconstructionError, match="masked"):
         dsf.inspect(module, x, x, x, key_padding_mask=everything, need_weights=True)

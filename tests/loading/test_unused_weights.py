@@ -23,12 +23,12 @@ def add(folder, **tensors):
 @pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], ["GPT2Model"], None])
 def test_a_model_is_not_cut_short(change_config, architectures):
     folder = change_config(n_layer=1, architectures=architectures)
-    with pytest.raises(LoadError, match=r"asks for 1 entries of .*h, but the files hold .* of 2"):
+    with pytest.raises(LoadError, match="1 entries of"):
         load_model(folder)
 
 
 def test_a_model_is_not_cut_short_block_by_block(change_config):
-    with pytest.raises(LoadError, match=r"asks for 1 entries of transformer.h.* hold .* of 2"):
+    with pytest.raises(LoadError, match="1 entries of"):
         open_piecewise(change_config(n_layer=1))
 
 
@@ -41,13 +41,13 @@ def test_a_bias_that_the_settings_leave_out_is_missed(tmp_path):
     settings = json.loads((tmp_path / "config.json").read_text()) | {"attention_bias": False}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     for opened in (load_model, open_piecewise):
-        with pytest.raises(LoadError, match=r"q_proj.bias.*LlamaForCausalLM .* does not use such"):
+        with pytest.raises(LoadError, match=r"q_proj\.bias"):
             opened(tmp_path)
 
 
 def test_a_norm_of_another_family_is_missed(folder):
     add(folder, transformer__h__0__attn__q_norm__weight=torch.rand(8))
-    with pytest.raises(LoadError, match=r"'transformer.h.0.attn.q_norm.weight': GPT2LMHeadModel"):
+    with pytest.raises(LoadError, match=r"'transformer.h.0.attn.q_norm.weight'"):
         load_model(folder)
 
 
@@ -112,7 +112,7 @@ def gguf_file(tmp_path):
 
 
 def test_a_gguf_file_is_not_cut_short(gguf_file):
-    with pytest.raises(LoadError, match=r"2 layers.*'blk.2.attn_norm.weight'"):
+    with pytest.raises(LoadError, match=r"'blk.2.attn_norm.weight'"):
         load_model(gguf_file(blk__2__attn_norm__weight=torch.rand(64)))
 
 

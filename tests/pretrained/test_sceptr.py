@@ -114,6 +114,7 @@ def receptors(model):
     return tokens(RECEPTORS, len(model.loops) - 1)
 
 
+@pytest.mark.sampled(count=4)
 def test_every_layer_is_exact(model, receptors):
     inspection = dsf.inspect(model, receptors)
     assert len(inspection) == len(model.stack.layers)
@@ -148,6 +149,7 @@ def attended(x, state, at):
     return maps, mixed + state[f"{at}.out_proj.bias"]
 
 
+@pytest.mark.sampled(count=4)
 def test_maps_are_those_of_the_formula(model, receptors):
     """NumPy in float64 on one receptor without its empty places, from the weights of the file."""
     longest = int((receptors[..., 0] != EMPTY).sum(-1).argmax())

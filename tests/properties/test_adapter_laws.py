@@ -222,7 +222,7 @@ def test_a_whole_of_its_own_is_measured(monkeypatch):
 
 
 def test_a_model_without_such_modules(call):
-    with pytest.raises(InspectionError, match=r"Linear holds no module of the adapter's classes"):
+    with pytest.raises(InspectionError, match="Linear"):
         dsf.check_adapter(RIGHT, nn.Linear(2, 2), torch.ones(2, 2))
-    with pytest.raises(InspectionError, match="none of the inputs has an axis 1 that counts tok"):
+    with pytest.raises(InspectionError, match="axis 1"):
         dsf.check_adapter(RIGHT, call[0])

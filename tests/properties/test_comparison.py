@@ -101,14 +101,14 @@ def test_architectures_are_paired_by_depth(inspected):
     assert {r["note"] for r in table.where(quantity="map_distance")} == {
         "the maps have different sizes"
     }
-    with pytest.raises(ValueError, match="Compare runs on prompts of one length"):
+    with pytest.raises(ValueError, match="one length"):
         table.difference_map(first(inspected))
 
 
 def test_what_cannot_be_compared_is_refused(inspected):
-    with pytest.raises(InspectionError, match=r"'second' .* has no layers that were read"):
+    with pytest.raises(InspectionError, match="'second'"):
         dsf.compare(inspected, dsf.Inspection(layers=()))
-    with pytest.raises(KeyError, match="no compared layer is called 'nowhere'"):
+    with pytest.raises(KeyError, match="'nowhere'"):
         dsf.compare(inspected, inspected, verdicts=False).difference_map("nowhere")
 
 

@@ -42,6 +42,7 @@ def path(tmp_path_factory):
     return write_report(found, page, title="GPT-2 124M, 512 tokens")
 
 
+@pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
     ("width", "height", "least"),

@@ -50,6 +50,7 @@ def test_a_comparison_closed_before_it_opened_leaves_the_map(hasty, opened):
     assert headings(hasty("c", "c", headings=1)) == [before]
 
 
+@pytest.mark.sampled(count=2)
 @pytest.mark.parametrize("act", ["v", "Zoom in", "Whole map", "t", "/", "n"])
 def test_what_concerns_the_shown_map_waits_for_no_other(hasty, act):
     hasty("c", act, headings=2)

@@ -65,6 +65,7 @@ def test_maps_of_few_queries_or_keys_have_room_for_their_positions(
     check_texts(page)
 
 
+@pytest.mark.sampled(count=2)
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize(
     "words", [None, ["wide letter", *["e\u0301" * 8] * 6]], ids=["positions", "accents"]

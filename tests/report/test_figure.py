@@ -68,7 +68,7 @@ def test_chosen_layers_are_drawn(inspected, tmp_path):
     alone = draw_grid(inspection[:1], tmp_path / "alone.png")
     whole = draw_grid(inspection, tmp_path / "whole.png")
     assert chosen.read_bytes() == alone.read_bytes() != whole.read_bytes()
-    with pytest.raises(dsf.inspection.InspectionError, match="none of the 2 layers"):
+    with pytest.raises(dsf.inspection.InspectionError, match="2 layers"):
         draw_grid(inspection, tmp_path / "none.png", layers=7)
 
 
@@ -123,9 +123,9 @@ def test_all_heads_of_a_layer_fill_lines(of, tmp_path, drawn):
     assert [words.text for words in titles] == [f"head {k}" for k in range(7)]
     heights = [words.y for words in titles]
     assert heights[0] == heights[2] < heights[3] == heights[5] < heights[6]
-    with pytest.raises(ValueError, match="'across' must be at least 1"):
+    with pytest.raises(ValueError, match="'across'"):
         draw_grid(of([mixer]), tmp_path / "maps.png", across=0)
-    with pytest.raises(ValueError, match="'most' must be at least 1"):
+    with pytest.raises(ValueError, match="'most'"):
         draw_grid(of([mixer]), tmp_path / "maps.png", most=0)
 
 

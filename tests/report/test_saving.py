@@ -41,7 +41,7 @@ def test_nothing_is_written_when_a_map_cannot_be_made(inspected, tmp_path, monke
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(IsADirectoryError, match="Give the name of a file in it"):
+    with pytest.raises(IsADirectoryError, match="name of a file"):
         replace_file(tmp_path, Path.touch)
 
 

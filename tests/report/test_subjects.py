@@ -49,9 +49,9 @@ def test_what_cannot_be_shown_is_refused_with_the_cure(inspected):
     inspection = inspected(dsf.mixers.DeltaNet)
     with pytest.raises(ValueError, match="empty list"):
         content([])
-    with pytest.raises(TypeError, match="'inspection' must be what dsf"):
+    with pytest.raises(TypeError, match="'inspection'"):
         content([inspection[0]])
-    with pytest.raises(ValueError, match="one table for each inspection, but 1 came for 2"):
+    with pytest.raises(ValueError, match="table"):
         content([inspection, inspection], verdicts=Table(()))
-    with pytest.raises(ValueError, match=r"\(4, 4\) has 16 patches and the layers have \[9\] keys"):
+    with pytest.raises(ValueError, match="16 patches"):
         content(inspection, grid=(4, 4))

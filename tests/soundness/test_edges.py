@@ -23,12 +23,14 @@ def said(tmp_path_factory):
     return found
 
 
+@pytest.mark.nightly
 def test_both_checkers_say_the_same(said):
     assert [
         (number, bent.content, one, other) for number, bent, one, other in said if one != other
     ] == []
 
 
+@pytest.mark.nightly
 def test_every_claim_is_met_from_both_sides(said):
     decided = {(bent.content["claim"]["name"], answer) for _, bent, answer, _ in said}
     for name, claim in checker.CLAIMS.items():

@@ -43,6 +43,7 @@ def test_a_float32_model_is_rebuilt_and_its_layers_mix(family):
     assert min(off_diagonal_share(layer) for layer in recurrent) > 0.1
 
 
+@pytest.mark.sampled("family")
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_a_float64_model_is_rebuilt_to_rounding(family, padding):
     inspection = dsf.inspect(build(family).double(), strict=True, **inputs(padding=padding))
@@ -51,6 +52,7 @@ def test_a_float64_model_is_rebuilt_to_rounding(family, padding):
     assert max(layer.tolerance for layer in inspection) <= limit
 
 
+@pytest.mark.sampled(count=9)
 def test_axes_name_the_batch_of_the_system_and_their_number_is_foretold(family):
     model = build(family)
     expected = memory_forecast(model, **inputs(5))
@@ -65,6 +67,7 @@ def test_axes_name_the_batch_of_the_system_and_their_number_is_foretold(family):
         assert batch[0] == 2
 
 
+@pytest.mark.sampled(count=9)
 def test_the_exact_switch_needs_no_float64_model(family):
     model = build(family)
     inspection = dsf.inspect(model, exact=True, **inputs())

