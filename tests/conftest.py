@@ -65,6 +65,10 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    gc.unfreeze()  # or libraries that count their objects at the end find all of them
+
+
 @pytest.fixture(params=dsf.mixers.ALL, ids=lambda cls: cls.__name__)
 def mixer_class(request):
     """Every architecture in turn."""
