@@ -79,7 +79,7 @@ def test_the_strongest_exceeds_its_control_by_most():
 def test_without_numbers_equal_texts_are_equal_tokens(inspection, tokens):
     texts = tuple(tuple(map(str, row)) for row in tokens.tolist())
     assert replace(inspection, tokens=texts).heads() == inspection.heads(tokens)
-    with pytest.raises(InspectionError, match=r"heads: this inspection has no tokens.*input_ids"):
+    with pytest.raises(InspectionError, match="heads"):
         inspection.heads()
 
 

@@ -23,6 +23,7 @@ def times_run(model):
     return runs
 
 
+@pytest.mark.sampled(count=9)
 @pytest.mark.usefixtures("our_own_errors")  # checks of shapes would take most of the time
 @pytest.mark.parametrize("name", sorted({*tiny_models.FAMILIES} - WRITING))
 def test_every_family_gives_the_same_bits_from_a_clean_run_that_was_made_before(name):
@@ -47,9 +48,7 @@ def test_a_model_that_writes_into_its_weights_as_it_runs_is_refused():
     for name in WRITING:
         model, given = tiny_models.build(name), tiny_models.inputs(9)
         clean = dsf.intervene(model, **given)
-        with pytest.raises(
-            ValueError, match="'clean' is a run of a model that writes into its own"
-        ):
+        with pytest.raises(ValueError, match=r"'clean' .*writes"):
             dsf.intervene(model, edits=edits.Ablate(0), clean=clean, **given)
 
 
@@ -164,34 +163,34 @@ def test_a_run_on_other_inputs_is_refused(attending):
     clean = dsf.intervene(model, x, masks=[None, 2])
     again(model, x.clone(), clean, masks=[None, 2])
     for other in (x + 1e-6, x.double(), x[:, :5]):
-        with pytest.raises(ValueError, match="'clean' is a run with other inputs: input 0 is not"):
+        with pytest.raises(ValueError, match=r"'clean' .*inputs"):
             again(model, other, clean, masks=[None, 2])
-    with pytest.raises(ValueError, match=r"is a run with other inputs: masks\[1\] is not"):
+    with pytest.raises(ValueError, match=r"masks\[1\]"):
         again(model, x, clean, masks=[None, 3])
-    with pytest.raises(ValueError, match=r"is a run with other inputs: masks\[0\] is not"):
+    with pytest.raises(ValueError, match=r"masks\[0\]"):
         again(model, x, clean)
-    with pytest.raises(ValueError, match=r"cannot be told from a run with another masks: object"):
+    with pytest.raises(ValueError, match="masks: object"):
         again(model, x, clean, masks=object())
     x += 1  # what the clean run was given is not what this tensor holds now
-    with pytest.raises(ValueError, match="'clean' is a run with other inputs: input 0 is not"):
+    with pytest.raises(ValueError, match=r"'clean' .*inputs"):
         again(model, x, clean, masks=[None, 2])
 
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_what_is_no_clean_run_of_this_model_is_refused(attending):
     model, x = attending
-    with pytest.raises(TypeError, match="'clean' must be the result of an intervention without"):
+    with pytest.raises(TypeError, match="'clean' must be"):
         again(model, x, model(x))
     edited = dsf.intervene(model, x, edits=CUT)
-    with pytest.raises(ValueError, match="'clean' is an intervention with edits, which keeps"):
+    with pytest.raises(ValueError, match=r"'clean' .*edits"):
         again(model, x, edited)
     clean = dsf.intervene(model, x)
-    with pytest.raises(ValueError, match="'clean' is a run of another Attending in memory"):
+    with pytest.raises(ValueError, match=r"'clean' .*Attending"):
         again(Attending(), x, clean)
-    with pytest.raises(ValueError, match="'clean' is a run with other adapters"):
+    with pytest.raises(ValueError, match=r"'clean' .*adapters"):
         again(model, x, clean, adapters=(object(),))
     clean.clean.zero_()
-    with pytest.raises(ValueError, match="'clean' had its output written into"):
+    with pytest.raises(ValueError, match=r"'clean' .*written"):
         again(model, x, clean)
 
 
@@ -239,5 +238,5 @@ def test_an_output_that_the_next_run_writes_into_is_copied_or_told(attending):
     result = dsf.intervene(model, x, edits=CUT)
     torch.testing.assert_close(result.clean, model(x).detach())
     assert not torch.equal(result.output, result.clean)
-    with pytest.raises(dsf.inspection.InspectionError, match="into the tensor of its run before"):
+    with pytest.raises(dsf.inspection.InspectionError, match="run before"):
         dsf.intervene(Elsewhere(), x, edits=CUT)

@@ -134,7 +134,7 @@ def test_heads_and_samples_that_are_not_chosen_stay(mixer):
         assert not response[:, -1].any()
         torch.testing.assert_close(response[:, :-1], plain[:, :-1])
     else:
-        with pytest.raises(InspectionError, match="has one map for all of its channels"):
+        with pytest.raises(InspectionError, match="all of its channels"):
             edited(mixer, edits.Ablate("it", heads=[0]))
 
 
@@ -165,7 +165,7 @@ def test_the_state_of_another_run(mixer):
     system, signal = mixer.system(), mixer.signal()
     edit, sources = edits.StateFrom("it", 4, "own"), {"own": run_of(mixer)}
     if not isinstance(system, System) or isinstance(system.B, TokenSlots):
-        with pytest.raises(InspectionError, match="has no recurrent state that goes on from"):
+        with pytest.raises(InspectionError, match="recurrent state"):
             edited(mixer, edit, sources=sources)
         return
     plain = dsf.respond(system, signal)
@@ -212,27 +212,25 @@ def test_renormalised_weights_are_those_of_masked_scores():
     expected = (weights @ mixer.value).unsqueeze(-2)
     response = edited(mixer, edits.Cut("it", read=1, renormalise=True))
     assert_close(response[..., 2:, :, :], expected[..., 2:, :, :])
-    with pytest.raises(
-        InspectionError, match="masks the scores of a softmax, but it is a Selective"
-    ):
+    with pytest.raises(InspectionError, match="softmax"):
         edited(drawn(mixers.SelectiveStateSpace), edits.Cut("it", read=1, renormalise=True))
 
 
 def test_edits_that_do_not_fit_are_refused():
     mixer = drawn(mixers.GatedDeltaNet)
-    with pytest.raises(InspectionError, match=r"written=9 is none of the 9, .* from 0 to 8"):
+    with pytest.raises(InspectionError, match="written="):
         edited(mixer, edits.Cut("it", written=9))
     with pytest.raises(ValueError, match="'width'"):
         edits.Window("it", 0)
     with pytest.raises(ValueError, match="'order'"):
         edits.Reduce("it", -1, 4)
-    with pytest.raises(InspectionError, match="refers to the run 'b', but 'sources' has a"):
+    with pytest.raises(InspectionError, match="'b'"):
         edited(mixer, edits.MapFrom("it", "b"), sources={"a": run_of(mixer)})
-    with pytest.raises(InspectionError, match="MapFrom needs another run"):
+    with pytest.raises(InspectionError, match="MapFrom"):
         edited(mixer, edits.MapFrom("it"))
     with pytest.raises(InspectionError, match="after the last token"):
         edited(mixer, edits.StateFrom("it", -1, "a"), sources={"a": run_of(mixer)})
-    with pytest.raises(InspectionError, match="whose common meaning is not defined"):
+    with pytest.raises(InspectionError, match="meaning"):
         edited(mixer, edits.Window("it", 2), edits.Reduce("it", 2, 4))
 
 
@@ -253,11 +251,11 @@ def test_edits_have_a_form_in_files(edit):
 
 
 def test_broken_edits_in_files_are_refused():
-    with pytest.raises(ValueError, match="'Paint' is no edit; there are Cut"):
+    with pytest.raises(ValueError, match="'Paint'"):
         edits.from_json({"edit": "Paint"})
-    with pytest.raises(ValueError, match="Cut has no field 'color'"):
+    with pytest.raises(ValueError, match="'color'"):
         edits.from_json({"edit": "Cut", "layer": "a", "color": 1})
-    with pytest.raises(ValueError, match="Window is not complete"):
+    with pytest.raises(ValueError, match="Window"):
         edits.from_json({"edit": "Window", "layer": "a"})
-    with pytest.raises(ValueError, match="Give the name of a run"):
+    with pytest.raises(ValueError, match="name of a run"):
         edits.Mean("a", over=dsf.Inspection(layers=())).to_json()
