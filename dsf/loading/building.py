@@ -1,14 +1,16 @@
 """Builds models from their settings, with the model library's own classes only.
 
 ``blueprint`` finds the configuration and model class that settings name. ``build`` makes the model
-with given weights, ``skeleton`` its modules on the meta device, without weights.
+with given weights, ``skeleton`` its modules on the meta device, without weights. The library draws
+missing weights at random, drops weights without a place, and allocates whatever the settings ask
+for: each is an error here.
 """
 
 import copy
 import re
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -32,7 +34,7 @@ class Blueprint(NamedTuple):
 
 
 def blueprint(values: dict[str, Any], where: str) -> Blueprint:
-    """The configuration object and the model class that settings name.
+    """Return the configuration object and the model class that settings name.
 
     Without ``architectures`` it is the base model of the family, without a head.
 
@@ -100,19 +102,21 @@ def _is_own(kind: Any) -> bool:
 def build(
     plan: Blueprint, weights: dict[str, Tensor], where: str, dtype: torch.dtype | None
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """The model with these weights, in evaluation mode.
+    """Return the model with these weights, in evaluation mode.
 
-    The library is given tensors and no path, so that it opens no file and uses no network.
+    The library gets tensors and no path, so that it opens no file and uses no network.
 
     Returns:
-        The model, the names of weights that it does not use, and what is to be told about weights
-        that it takes from others.
+        The model, the names of weights that it does not use, and notes about weights that it takes
+        from others.
 
     Raises:
         LoadError: the settings ask for weights that are missing, of another shape or no floating
             point numbers, for a model that is far larger than the weights, or for a part of it.
     """
-    empty = checked_skeleton(plan, Held.of(weights.values()), where)
+    numbers = sum(weight.numel() for weight in weights.values())
+    size = sum(weight.nbytes for weight in weights.values())
+    empty = checked_skeleton(plan, Held(len(weights), numbers, size), where)
     _check_names(empty, plan.model.base_model_prefix, weights, where)
     with undisturbed():
         try:
@@ -207,32 +211,26 @@ class Held(NamedTuple):
     numbers: int
     bytes: int
 
-    @classmethod
-    def of(cls, tensors: Collection[Tensor]) -> "Held":
-        """What these tensors are."""
-        numbers = sum(tensor.numel() for tensor in tensors)
-        return cls(len(tensors), numbers, sum(tensor.nbytes for tensor in tensors))
 
-
-_MOST_GROWTH = 4
-_MOST_BUFFER_BYTES = 1024**3
+_MAX_GROWTH = 4
+_MAX_BUFFER_BYTES = 1024**3
 _MODULES_A_TENSOR = 64
-_MOST_MODULES = 200_000  # where no weights say how many there are
+_MAX_MODULES = 200_000  # where no weights say how many there are
 
 
 def checked_skeleton(plan: Blueprint, held: Held, where: str) -> nn.Module:
-    """The modules without weights, if settings do not ask for far more than the files hold.
+    """Return the modules without weights, if settings do not ask for far more than the files hold.
 
     Nothing of the size that the settings ask for is allocated before.
 
     Raises:
         LoadError: they ask for far more modules, weights or bytes of buffers.
     """
-    most = min(_MOST_MODULES, 1_000 + _MODULES_A_TENSOR * held.tensors)
+    most = min(_MAX_MODULES, 1_000 + _MODULES_A_TENSOR * held.tensors)
     empty = skeleton(plan, where, most_modules=most)
     asked = sum(parameter.numel() for parameter in empty.parameters())
     beside = sum(buffer.nbytes for buffer in empty.buffers())
-    if asked > _MOST_GROWTH * held.numbers or beside > _MOST_BUFFER_BYTES + 4 * held.bytes:
+    if asked > _MAX_GROWTH * held.numbers or beside > _MAX_BUFFER_BYTES + 4 * held.bytes:
         raise LoadError(
             f"{where}: config.json asks for {asked} weights and {beside} bytes of buffers, but the "
             f"files hold {held.numbers} weights; use the config.json that belongs to these weights."
@@ -240,8 +238,8 @@ def checked_skeleton(plan: Blueprint, held: Held, where: str) -> nn.Module:
     return empty
 
 
-def skeleton(plan: Blueprint, where: str, *, most_modules: int = _MOST_MODULES) -> nn.Module:
-    """The modules of a model on the meta device, without weights, in evaluation mode.
+def skeleton(plan: Blueprint, where: str, *, most_modules: int = _MAX_MODULES) -> nn.Module:
+    """Return the modules of a model on the meta device, without weights, in evaluation mode.
 
     Raises:
         LoadError: the class refuses the settings, or they ask for more than ``most_modules``
@@ -349,7 +347,7 @@ def check_unused(
 
 
 def named_unused(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Which names in the files no weight of a model bears, but for those that its class expects."""
+    """Return the names in the files that no weight of a model bears, nor its class expects."""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     own = model.state_dict().keys()
     return [

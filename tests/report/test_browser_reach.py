@@ -73,3 +73,12 @@ def test_models_of_other_inputs_are_not_compared_unasked(visited, of, softmax, t
     same = [of([softmax(torch.zeros(5, 5))], words=list("abcde")) for _ in range(2)]
     page = visited(write_report(same, tmp_path / "s.html"))
     assert page.locator(".pane").count() == 2
+
+
+def test_the_map_that_opens_first_is_read_at_a_glance(visited, of, softmax, tmp_path):
+    """Of a map whose queries spread over all keys and one whose queries read one, the latter."""
+    one_key = torch.zeros(12, 12)
+    one_key[torch.arange(4, 12), torch.arange(4, 12) - 3] = 20.0
+    layers = [softmax(torch.zeros(12, 12)), softmax(one_key), softmax(torch.zeros(12, 12))]
+    page = visited(write_report(of(layers), tmp_path / "r.html"))
+    assert "layers.1." in page.locator(".pane h2").inner_text()

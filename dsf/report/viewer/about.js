@@ -53,14 +53,20 @@ function strongestWithin(picture, pooled, [row, column]) {
   return best;
 }
 
-/** The map to show first: with the most weight away from the diagonal and the first key.
-    A layer of channels shows all of them together before single ones. */
+/** The map to show first: the one whose queries each read one key, away from the diagonal and the
+    first key, since that is read at a glance. A layer of channels shows all of them together before single ones. */
 function firstMap(entries) {
   const grouped = new Set(entries.filter(({ map }) => map.together).map(({ layer }) => layer));
   const merit = ({ small }) => {
     let sum = 0;
     for (let row = 3; row < small.rows; row += 1) {
-      for (let column = 1; column < row - 1; column += 1) sum += shareOf(small.code(row, column)) ** 2;
+      let all = 0, most = 0;
+      for (let column = 1; column < row - 1; column += 1) {
+        const square = shareOf(small.code(row, column)) ** 2;
+        all += square;
+        most = Math.max(most, square);
+      }
+      if (all) sum += most ** 2 / all;
     }
     return sum;
   };
