@@ -11,11 +11,11 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.issuing import (
-    CheckerRefused,
     Proposal,
     Where,
     issued,
     on_the_processor,
+    where_conclusive,
     written,
 )
 from dsf.runtime.argument_checks import checked
@@ -93,13 +93,8 @@ def locality(
         found |= {"verdict": Verdict.REFUTED, "witness": witness, "limits": {}}
     elif tree is not None:
         found |= {"verdict": Verdict.PROVED, "evidence": {"tree": tree}, "limits": {}}
-    decided = replace(proposal, **found)
-    try:
-        return issued(decided, folder)
-    except CheckerRefused as error:
-        limits = {"boxes": boxes, "enclosure": str(error)}
-        undecided = replace(proposal, observed=found["observed"], limits=limits)
-        return issued(undecided, folder)
+    undecided = replace(proposal, observed=found["observed"])
+    return where_conclusive(replace(proposal, **found), undecided, folder)
 
 
 @dataclass

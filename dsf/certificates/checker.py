@@ -18,7 +18,7 @@ import re
 import stat
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -31,8 +31,10 @@ LARGEST_CERTIFICATE = 16 << 20
 LARGEST_TENSORS = 256 << 20
 LARGEST_HEADER = 64 << 10
 LONGEST_INTEGER = 4000  # digits
+LONGEST_PARAMETER = 210  # characters of a number that a claim names
 DEEPEST = 200  # objects and lists within each other
-WIDEST = 1024  # columns of a matrix whose rank is decided
+MOST_WORK = 1 << 34  # operations times bits, of one step of a decision
+BITS_OF_EXP = 1 << 17  # what an enclosed exponential costs, as bits of one operation
 MOST_PRODUCTS = 1 << 20  # of one tree of boxes: leaves times stored numbers of the keys
 BITS = 160  # of every enclosure
 WIDE = 256  # of the integers that it is computed in
@@ -174,6 +176,24 @@ def is_float(value: Fraction) -> bool:
         return Fraction(float(value)) == value
     except OverflowError:
         return False
+
+
+def parameter(text: Any) -> Fraction:
+    """A number that a claim names, which nobody has to read over several lines."""
+    if len(word(text)) > LONGEST_PARAMETER:
+        raise Rejected(f"a parameter has more than {LONGEST_PARAMETER} characters")
+    return number(text)
+
+
+def affordable(operations: int, bits: int = 64) -> None:
+    """Reject what takes more than the budget of operations times bits."""
+    if not is_affordable(operations, bits):
+        raise Rejected("the claim takes more work than is allowed")
+
+
+def is_affordable(operations: int, bits: int) -> bool:
+    """Whether a step of a decision stays within the budget of operations times bits."""
+    return operations * bits <= MOST_WORK
 
 
 def whole(value: Any) -> int:
@@ -546,23 +566,70 @@ def injective(case: Case) -> str:
         if row < first:
             raise Rejected("the witness lies outside the rows of the claim")
         null = several(case.witness["null"], whole)
-        if not null:
-            return _too_few(row, width)
-        if len(null) != key.columns + 1 or not any(null[:-1]) or (sink and null[-1]):
-            raise Rejected("the witness is no direction of the query")
-        for index in range(row + 1):
-            ints, unit = key.scaled(index)
-            if sum(map(int.__mul__, ints, null)) + null[-1] * unit != 0:
-                raise Rejected(f"the witness moves the score of key {index}")
-        return "REFUTED"
+        return _unseen(key, range(row + 1), null, sink) if null else _too_few(row, width)
     rows = increasing(case.evidence["rows"], first + 1)
     if len(rows) != width:
         raise Rejected(f"{width} different rows are needed")
-    if width > WIDEST:
-        raise Rejected(f"more than {WIDEST} columns")
+    affordable(width**3, BITS_OF_PRIMES)
     if not nonsingular([key.scaled(index, extra)[0] for index in rows]):
         raise Rejected("the rows are dependent")
     return "PROVED"
+
+
+def injective_masked(case: Case) -> str:
+    """The same for the keys that each row of a stored mask shows, in rows that show enough."""
+    key, mask = case.subject["key"], case.subject["mask"]
+    sink, least = case.parameters["sink"], case.parameters["least"]
+    _rank(key, 2, "key")
+    _rank(mask, 2, "mask")
+    width = key.columns if sink else key.columns + 1
+    if mask.columns != key.rows or least < width:
+        raise Rejected("the mask does not fit the keys, or rows with too few keys are claimed")
+    if case.verdict == "REFUTED":
+        seen = _shown(mask, place(case.witness["row"], mask.rows, "row"))
+        null = several(case.witness["null"], whole)
+        if len(seen) < least:
+            raise Rejected("the witness lies outside the rows of the claim")
+        return _unseen(key, seen, null, sink)
+    sets = several(case.evidence["sets"], lambda rows: increasing(rows, key.rows))
+    chosen = several(case.evidence["chosen"], whole)
+    if any(len(rows) != width for rows in sets) or len(chosen) != mask.rows:
+        raise Rejected(f"sets of {width} keys are needed, and one of them for every row")
+    affordable(len(sets) * width**3, BITS_OF_PRIMES)
+    extra = () if sink else (1,)
+    for rows in sets:
+        if not nonsingular([key.scaled(index, extra)[0] for index in rows]):
+            raise Rejected("the keys of a set are dependent")
+    decided = 0
+    for row, number_of_set in enumerate(chosen):
+        seen = _shown(mask, row)
+        if len(seen) >= least:
+            decided += 1
+            if not seen.issuperset(sets[place(number_of_set, len(sets), "set")]):
+                raise Rejected(f"row {row} does not show all keys of its set")
+    if not decided:
+        raise Rejected("no row shows enough keys")
+    return "PROVED"
+
+
+def _shown(mask: Tensor, row: int) -> set[int]:
+    """The keys that a row of a mask shows: those with a one."""
+    values = mask.finite(row)
+    if not set(values) <= {0.0, 1.0}:
+        raise Rejected("a mask has a number that is neither zero nor one")
+    return {index for index, value in enumerate(values) if value}
+
+
+def _unseen(key: Tensor, seen: Collection[int], null: list[int], sink: bool) -> str:
+    """Refuted by a direction of the query along which no score of the keys moves."""
+    if len(null) != key.columns + 1 or not any(null[:-1]) or (sink and null[-1]):
+        raise Rejected("the witness is no direction of the query")
+    affordable(len(seen) * len(null), 64 + max(map(int.bit_length, null)))
+    for index in seen:
+        ints, unit = key.scaled(index)
+        if sum(map(int.__mul__, ints, null)) + null[-1] * unit != 0:
+            raise Rejected(f"the witness moves the score of key {index}")
+    return "REFUTED"
 
 
 def _too_few(row: int, columns: int) -> str:
@@ -573,15 +640,12 @@ def _too_few(row: int, columns: int) -> str:
 
 
 PRIMES = ((1 << 61) - 1, (1 << 89) - 1)
+BITS_OF_PRIMES = 89
 
 
 def nonsingular(matrix: list[list[int]]) -> bool:
-    """Whether the determinant of a square matrix of integers is not zero.
-
-    It is not zero if it is not zero modulo a prime; where it is zero modulo both primes, it is
-    computed exactly.
-    """
-    return any(_full_rank(matrix, prime) for prime in PRIMES) or determinant(matrix) != 0
+    """Whether the determinant of a square matrix of integers is not zero modulo a prime."""
+    return any(_full_rank(matrix, prime) for prime in PRIMES)
 
 
 def _full_rank(matrix: list[list[int]], prime: int) -> bool:
@@ -601,26 +665,6 @@ def _full_rank(matrix: list[list[int]], prime: int) -> bool:
                     for a, b in zip(row[column:], lead[column:], strict=True)
                 ]
     return True
-
-
-def determinant(matrix: list[list[int]]) -> Fraction:
-    """The determinant up to its sign, by elimination in fractions."""
-    rows = [[Fraction(value) for value in row] for row in matrix]
-    found = Fraction(1)
-    for column in range(len(rows)):
-        pivot = next((k for k in range(column, len(rows)) if rows[k][column]), None)
-        if pivot is None:
-            return Fraction(0)
-        rows[column], rows[pivot] = rows[pivot], rows[column]
-        lead = rows[column]
-        found *= lead[column]
-        for row in rows[column + 1 :]:
-            factor = row[column] / lead[column]
-            if factor:
-                row[column:] = [
-                    a - factor * b for a, b in zip(row[column:], lead[column:], strict=True)
-                ]
-    return found
 
 
 FEATURES: dict[str, Callable[[Fraction], Fraction | None]] = {
@@ -717,8 +761,9 @@ def _residual(case: Case, bound: Fraction) -> tuple[Fraction, Fraction]:
     width = key.columns + 1
     if factor.shape != (width, width):
         raise Rejected("the factor has the wrong size")
-    if width > WIDEST or len(rows) * width * width > 1 << 27 or not rows:
-        raise Rejected("there are no rows, or too many")
+    if not rows:
+        raise Rejected("there are no rows")
+    affordable(len(rows) * width * width)
     gram, unit = _gram([key.scaled(index, (1,)) for index in rows], width)
     other, other_unit = _gram([factor.scaled(index) for index in range(width)], width)
     shift = number(case.evidence["shift"])
@@ -998,6 +1043,7 @@ def nonexpansive_decayed(case: Case) -> str:
     decays = case.subject["log_decay"]
     if decays.shape != (len(rates),):
         raise Rejected("one logarithm of a decay for every key is needed")
+    affordable(len(rates), BITS_OF_EXP)
     logs = decays.row(0)
 
     def gain(token: int) -> Fraction:
@@ -1046,6 +1092,8 @@ def decay(case: Case) -> str:
     width, most = case.parameters["width"], case.parameters["most"]
     if width > logs.columns or most <= 0:
         raise Rejected("the window does not fit the sequence, or the bound is not above zero")
+    affordable(logs.rows, BITS_OF_EXP)
+    affordable(logs.rows * logs.columns, 1 << 10)
     if case.verdict == "REFUTED":
         row = _flat(several(case.witness["batch"], whole), logs.shape[:-1])
         first = place(case.witness["token"], logs.columns - width + 1, "token")
@@ -1130,6 +1178,8 @@ def locality(case: Case) -> str:
     if not 0 <= start < stop <= key.rows or not 0 < share < 1 or len(lower) != key.columns:
         raise Rejected("the window, the share or the box is out of range")
     near = range(start, stop)
+    affordable(key.rows * key.columns, 1 << 12)
+    affordable(key.rows, BITS_OF_EXP)
     keys = [[scale * part for part in key.row(index)] for index in range(key.rows)]
     odds = (1 - share) / share
     if case.verdict == "REFUTED":
@@ -1664,42 +1714,50 @@ MAP, BOX = ("map",), ("lower", "upper")
 CLAIMS = {
     "causal": Claim(causal, MAP, {}, (), ROW, "every weight above the diagonal is exactly zero"),
     "decay": Claim(
-        decay, ("log_decay",), {"most": number, "width": positive}, (), ("batch", "token"),
+        decay, ("log_decay",), {"most": parameter, "width": positive}, (), ("batch", "token"),
         "every product of decays over {width} tokens is at most {most}",
     ),
     "decay_box": Claim(
         decay_box, ("bias", "lower", "rate", "upper", "weight"),
-        {"box": pair(number), "most": number, "width": positive}, (), ("input",),
+        {"box": pair(parameter), "most": parameter, "width": positive}, (), ("input",),
         "for every input of the stored box, whose coordinates lie between {box[0]} and {box[1]},"
         " the decay over {width} tokens is at most {most}",
     ),
     "injective": Claim(
         injective, ("key",), {"first_row": whole, "sink": flag}, ("rows",), ("null", "row"),
-        "in exact arithmetic, different queries get different softmax rows from row {first_row}"
-        " on, {sink}",
+        "in exact arithmetic, for every scale but zero, different queries get different softmax"
+        " rows from row {first_row} on, {sink}",
+    ),
+    "injective_masked": Claim(
+        injective_masked, ("key", "mask"), {"least": positive, "sink": flag},
+        ("chosen", "sets"), ("null", "row"),
+        "in exact arithmetic, for every scale but zero, different queries get different softmax"
+        " rows in every row of the stored mask that shows at least {least} keys, {sink}",
     ),
     "injective_within": Claim(
-        injective_within, ("factor", "key"), {"distance": number, "first_row": whole},
+        injective_within, ("factor", "key"), {"distance": parameter, "first_row": whole},
         ("rows", "shift"), ("null", "row"),
-        "in exact arithmetic, different queries get different softmax rows from row {first_row}"
-        " on, for all keys within {distance} of the stored ones in Frobenius norm",
+        "in exact arithmetic, for every scale but zero, different queries get different softmax"
+        " rows from row {first_row} on, for all keys within {distance} of the stored ones in"
+        " Frobenius norm",
         level="real", for_proof=("factor",),
     ),
     "linear_injective": Claim(
         linear_injective, ("key",), {"feature_map": word}, None, ("other", "query", "row"),
         "in exact arithmetic, different queries get different rows of normalised linear attention"
-        " with features {feature_map}",
+        " with features {feature_map} and without an epsilon",
     ),
     "locality": Claim(
         locality, ("key", "lower", "upper"),
-        {"box": pair(number), "scale": number, "share": number, "window": pair(whole)},
+        {"box": pair(parameter), "scale": parameter, "share": parameter, "window": pair(whole)},
         ("tree",), ("query",),
         "for every query of the stored box, whose coordinates lie between {box[0]} and {box[1]},"
         " at least {share} of the softmax row (scale {scale}) lies on the keys from {window[0]} up"
         " to, but not including, {window[1]}",
     ),
     "margin": Claim(
-        margin, ("factor", "key"), {"bound": number, "first_row": whole}, ("rows", "shift"), None,
+        margin, ("factor", "key"), {"bound": parameter, "first_row": whole}, ("rows", "shift"),
+        None,
         "the smallest singular value of [keys, 1] up to row {first_row} is at least {bound}",
     ),
     "nonexpansive": Claim(
@@ -1712,12 +1770,12 @@ CLAIMS = {
     ),
     "nonnegative": Claim(nonnegative, MAP, {}, (), ROW, "no weight is below zero"),
     "row_sums": Claim(
-        row_sums, MAP, {"target": number, "tolerance": number}, (), ROW,
+        row_sums, MAP, {"target": parameter, "tolerance": parameter}, (), ROW,
         "every row sums to {target} within {tolerance}",
     ),
     "same_system": Claim(
         same_system, tuple(sorted((*SYSTEM, *(f"other_{role}" for role in SYSTEM)))),
-        {"other_read": reading, "read": reading, "tolerance": number}, (), ("energy",),
+        {"other_read": reading, "read": reading, "tolerance": parameter}, (), ("energy",),
         "in exact arithmetic, the map of the stored system, read {read} its update, and that of the"
         " other one, read {other_read} its update, differ by at most {tolerance} in Frobenius norm",
         level="real",
@@ -1729,18 +1787,18 @@ CLAIMS = {
         level="real",
     ),
     "system_row_sums": Claim(
-        system_row_sums, SYSTEM, {"read": reading, "target": number, "tolerance": number}, (),
+        system_row_sums, SYSTEM, {"read": reading, "target": parameter, "tolerance": parameter}, (),
         ("row",),
         "in exact arithmetic, every row of the map of the stored system, read {read} its update,"
         " sums to {target} within {tolerance}",
         level="real",
     ),
     "same_map": Claim(
-        same_map, ("map", "other"), {"tolerance": number}, (), ("energy",),
+        same_map, ("map", "other"), {"tolerance": parameter}, (), ("energy",),
         "the two maps differ by at most {tolerance} in Frobenius norm",
     ),
     "window_mass": Claim(
-        window_mass, MAP, {"share": number, "width": positive}, (), ROW,
+        window_mass, MAP, {"share": parameter, "width": positive}, (), ROW,
         "at least {share} of every row's absolute weight lies on its last {width} tokens",
     ),
 }  # fmt: skip
@@ -1771,13 +1829,13 @@ def _layer_claims(kind: str) -> dict[str, Claim]:
             "every weight of the map of {} on a token {{width}} or more tokens back is zero",
         ),
         "row_sums": real(
-            layer_row_sums, {"target": number, "tolerance": number}, (), ("row",),
+            layer_row_sums, {"target": parameter, "tolerance": parameter}, (), ("row",),
             "every row of the map of {} sums to {{target}} within {{tolerance}}",
         ),
     }  # fmt: skip
     if kind != "softmax_attention":
         found["decay"] = real(
-            layer_decay, {"most": number, "width": positive}, (), ("state", "token"),
+            layer_decay, {"most": parameter, "width": positive}, (), ("state", "token"),
             "every product of decays of {} over {{width}} tokens is at most {{most}}",
         )  # fmt: skip
     return {f"{kind}_{name}": claim for name, claim in found.items()}
@@ -1810,13 +1868,21 @@ def _said(value: Any) -> Any:
 
 
 class Accepted(NamedTuple):
-    """What a file proves: ``verdict`` on ``sentence``; what it states beyond that is unchecked."""
+    """What a file proves: ``verdict`` on ``sentence``, which is ``claim`` with its parameters.
+
+    What it states beyond that, ``provenance`` and ``observed``, is unchecked.
+    """
 
     verdict: str
     sentence: str
     level: str
     identity: str
     provenance: dict[str, str]
+    claim: str
+    parameters: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    digests: dict[str, str]
+    observed: Fraction | None
 
 
 def check(path: Path) -> str:
@@ -1878,7 +1944,19 @@ def _examined(path: Path) -> Accepted:
     derived = claim.decide(case)
     if derived != verdict:
         raise Rejected(f"states {verdict}, but the evidence gives {derived}")
-    return Accepted(verdict, stated["sentence"], claim.level, content["identity"], provenance)
+    observed = content["unchecked"]["observed"]
+    return Accepted(
+        verdict,
+        stated["sentence"],
+        claim.level,
+        content["identity"],
+        provenance,
+        stated["name"],
+        case.parameters,
+        {role: part.shape for role, part in case.subject.items()},
+        {entry["role"]: entry["sha256"] for entry in content["subject"]},
+        None if observed is None else number(observed),
+    )
 
 
 def _unchecked(content: Any) -> dict[str, str]:

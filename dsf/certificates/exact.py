@@ -2,56 +2,59 @@
 
 from fractions import Fraction
 from importlib.util import find_spec
-from math import gcd, isqrt
+from math import gcd
 
+import numpy as np
 from torch import Tensor
 
-PRIME = (1 << 61) - 1
+PRIME = (1 << 31) - 1
+"""Products of two residues fit into 64 bits."""
 LARGER_PRIME = (1 << 521) - 1
 
 
 def fractions_of(row: Tensor) -> list[Fraction]:
-    """The numbers of a vector as the fractions they store."""
+    """Return the numbers of a vector as the fractions they store."""
     return [Fraction(*value.as_integer_ratio()) for value in row.double().tolist()]
 
 
 def integer_row(row: Tensor, extra: tuple[int, ...] = ()) -> list[int]:
-    """A vector followed by ``extra``, as integers over a common power of two."""
+    """Return a vector followed by ``extra``, as integers over a common power of two."""
     parts = [value.as_integer_ratio() for value in row.double().tolist()]
     unit = max([below for _, below in parts], default=1)
     return [above * (unit // below) for above, below in parts] + [unit * value for value in extra]
 
 
 def independent_rows(rows: list[list[int]], wanted: int, prime: int = PRIME) -> list[int]:
-    """Indices of the first rows that are independent modulo a prime, at most ``wanted``.
+    """Return the indices of the first rows that are independent modulo a prime, at most ``wanted``.
 
-    Computed by python-flint where it is installed (the extra ``proof``) and the prime is small
-    enough for it, else in Python.
+    Rows that are independent modulo a prime are independent; the converse fails rarely.
     """
-    if prime == PRIME and find_spec("flint") is not None:
-        return _pivots(rows)[:wanted]
-    return [index for index, _, _ in _eliminated(rows, wanted, prime)]
+    return [index for index, _ in _eliminated(rows, wanted, prime)]
 
 
-def _pivots(rows: list[list[int]]) -> list[int]:
-    """Rows that are independent of the ones before: pivots of the transposed echelon form."""
-    from flint import nmod_mat
-
-    entries = [value % PRIME for column in zip(*rows, strict=True) for value in column]
-    echelon, rank = nmod_mat(len(rows[0]), len(rows), entries, PRIME).rref()
-    found, column = [], 0
-    for row in range(rank):
-        while int(echelon[row, column]) == 0:
-            column += 1
-        found.append(column)
-    return found
+def _eliminated(rows: list[list[int]], wanted: int, prime: int) -> list[tuple[int, int]]:
+    """Indices and leading columns of the first rows that are independent modulo ``prime``."""
+    dtype = np.int64 if prime <= PRIME else object
+    basis: list[tuple[int, int]] = []
+    reduced = []
+    for index, row in enumerate(rows):
+        rest = np.array([value % prime for value in row], dtype=dtype)
+        for (_, lead), other in zip(basis, reduced, strict=True):
+            if rest[lead]:
+                rest = (rest - rest[lead] * other) % prime
+        leads = np.flatnonzero(rest)
+        if len(leads):
+            basis.append((index, int(leads[0])))
+            reduced.append(rest * pow(int(rest[leads[0]]), -1, prime) % prime)
+        if len(basis) == wanted:
+            break
+    return basis
 
 
 def null_vector(rows: list[list[int]]) -> list[int] | None:
-    """A non-zero integer vector that is orthogonal to every row; None if none was found.
+    """Return a non-zero integer vector that is orthogonal to every row, or None.
 
-    One unknown is set to one and the others are solved from independent rows: by python-flint where
-    it is installed, else by lifting a solution modulo a prime to powers of it (Dixon 1982). It is
+    One unknown is set to one and the others are solved from independent rows. The vector is
     returned only if it is exactly orthogonal to every row, so the result does not depend on the
     prime.
     """
@@ -59,17 +62,14 @@ def null_vector(rows: list[list[int]]) -> list[int] | None:
     basis = _eliminated(rows, width, PRIME)
     if len(basis) == width:
         return None
-    leads = [lead for _, lead, _ in basis]
+    leads = [lead for _, lead in basis]
     free = next(column for column in range(width) if column not in set(leads))
-    matrix = [[rows[index][lead] for lead in leads] for index, _, _ in basis]
-    target = [-rows[index][free] for index, _, _ in basis]
-    solved = _solved_by_flint if find_spec("flint") is not None else solved_by_lifting
-    found = solved(matrix, target) if matrix else ([], 1)
-    if found is None:
-        return None
+    matrix = [[rows[index][lead] for lead in leads] for index, _ in basis]
+    target = [-rows[index][free] for index, _ in basis]
+    numerators, denominator = _solved(matrix, target)
     direction = [0] * width
-    direction[free] = found[1]
-    for lead, part in zip(leads, found[0], strict=True):
+    direction[free] = denominator
+    for lead, part in zip(leads, numerators, strict=True):
         direction[lead] = part
     common = gcd(*direction)
     direction = [part // common for part in direction]
@@ -77,85 +77,30 @@ def null_vector(rows: list[list[int]]) -> list[int] | None:
     return direction if fits else None
 
 
-Solution = tuple[list[int], int]
+def _solved(matrix: list[list[int]], target: list[int]) -> tuple[list[int], int]:
+    """Solve ``matrix x = d target`` for integers x and d; the matrix is invertible.
 
-
-def _solved_by_flint(matrix: list[list[int]], target: list[int]) -> Solution:
-    from flint import fmpz_mat
-
+    By python-flint where it is installed (the extra ``proof``), which is faster for wide matrices,
+    else by elimination without fractions (Bareiss 1968), whose divisions leave no remainder.
+    """
     size = len(target)
-    left = fmpz_mat(size, size, [value for row in matrix for value in row])
-    found = left.solve(fmpz_mat(size, 1, target)).numer_denom()
-    return [int(part) for part in found[0].entries()], int(found[1])
+    if size and find_spec("flint") is not None:
+        from flint import fmpz_mat
 
-
-def solved_by_lifting(matrix: list[list[int]], target: list[int]) -> Solution | None:
-    """x and d with ``matrix x = d target`` for a matrix that is invertible modulo the prime."""
-    size = len(target)
-    inverse = _inverse(matrix)
-    # by Hadamard's bound and Cramer's rule no term of a solution is longer than this
-    sizes = (sum(v * v for v in [*row, b]) for row, b in zip(matrix, target, strict=True))
-    bits = sum(size.bit_length() // 2 + 1 for size in sizes)
-    power, rest, digits = 1, list(target), [0] * size
-    while power.bit_length() < 2 * bits + 2:
-        digit = [sum(map(int.__mul__, row, rest)) % PRIME for row in inverse]
-        digits = [total + power * part for total, part in zip(digits, digit, strict=True)]
-        rest = [
-            (value - sum(map(int.__mul__, row, digit))) // PRIME
-            for row, value in zip(matrix, rest, strict=True)
-        ]
-        power *= PRIME
-    return _read_back(digits, power)
-
-
-def _inverse(matrix: list[list[int]]) -> list[list[int]]:
-    """The inverse modulo the prime, by elimination."""
-    size = len(matrix)
-    rows = [
-        [value % PRIME for value in row] + [int(k == i) for k in range(size)]
-        for i, row in enumerate(matrix)
-    ]
+        left = fmpz_mat(size, size, [value for row in matrix for value in row])
+        found = left.solve(fmpz_mat(size, 1, target)).numer_denom()
+        return [int(part) for part in found[0].entries()], int(found[1])
+    rows = [[*row, value] for row, value in zip(matrix, target, strict=True)]
+    last = 1
     for column in range(size):
         pivot = next(k for k in range(column, size) if rows[k][column])
         rows[column], rows[pivot] = rows[pivot], rows[column]
-        scale = pow(rows[column][column], -1, PRIME)
-        lead = rows[column] = [value * scale % PRIME for value in rows[column]]
+        lead = rows[column]
         for k, row in enumerate(rows):
-            factor = row[column]
-            if factor and k != column:
-                rows[k] = [(a - factor * b) % PRIME for a, b in zip(row, lead, strict=True)]
-    return [row[size:] for row in rows]
-
-
-def _read_back(residues: list[int], modulus: int) -> Solution | None:
-    """Fractions over one common denominator, reconstructed from residues."""
-    limit, denominator = isqrt(modulus // 2), 1
-    for residue in residues:
-        (a, s), (b, t) = (modulus, 0), (residue * denominator % modulus, 1)
-        while b > limit:
-            (a, s), (b, t) = (b, t), (a % b, s - a // b * t)
-        denominator *= abs(t)
-        if not 0 < denominator <= limit:
-            return None
-    half = modulus // 2
-    numerators = [(part * denominator + half) % modulus - half for part in residues]
-    return numerators, denominator
-
-
-def _eliminated(rows: list[list[int]], wanted: int, prime: int) -> list[tuple[int, int, list[int]]]:
-    """(index, leading column, reduced row) of the first rows independent modulo ``prime``."""
-    basis: list[tuple[int, int, list[int]]] = []
-    for index, row in enumerate(rows):
-        rest = [value % prime for value in row]
-        for _, lead, other in basis:
-            factor = rest[lead]
-            if factor:
-                rest = [(a - factor * b) % prime for a, b in zip(rest, other, strict=True)]
-        first = next((column for column, value in enumerate(rest) if value), -1)
-        if first < 0:
-            continue
-        inverse = pow(rest[first], -1, prime)
-        basis.append((index, first, [value * inverse % prime for value in rest]))
-        if len(basis) == wanted:
-            break
-    return basis
+            if k != column:
+                factor = row[column]
+                rows[k] = [
+                    (lead[column] * a - factor * b) // last for a, b in zip(row, lead, strict=True)
+                ]
+        last = lead[column]
+    return [row[-1] for row in rows], last

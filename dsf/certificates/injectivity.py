@@ -10,9 +10,10 @@ from fractions import Fraction
 
 import scipy.linalg
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import (
     LARGER_PRIME,
@@ -21,7 +22,13 @@ from dsf.certificates.exact import (
     integer_row,
     null_vector,
 )
-from dsf.certificates.issuing import Proposal, Where, issued, on_the_processor
+from dsf.certificates.issuing import (
+    Proposal,
+    Where,
+    issued,
+    on_the_processor,
+    where_conclusive,
+)
 from dsf.runtime.argument_checks import checked
 
 ROWS = 512
@@ -202,6 +209,7 @@ def injective(
     *,
     first_row: int | None = None,
     sink: bool = False,
+    shown: Bool[Tensor, "rows tokens"] | None = None,
     level: Level = Level.DATA,
     uncertainty: float = 0.0,
     folder: Where = None,
@@ -209,9 +217,12 @@ def injective(
     """Certify that from ``first_row`` on different queries get different softmax rows.
 
     Row i over the keys 0 ... i is injective in its query exactly when ``[keys, 1]`` has full column
-    rank; with a sink, when the keys have. Scale, additive bias and a common rotation of all queries
-    change nothing. Rows with too few keys cannot be injective; the default is the first row that
-    can be, ``key width`` (one less with a sink). For full attention take ``first_row=tokens - 1``.
+    rank; with a sink, when the keys have. A scale other than zero, an additive bias and a common
+    rotation of all queries change nothing. ``shown`` marks the keys that each row reads where it is
+    not the keys up to its own, as under a mask or a window: then every row with as many keys as
+    columns is decided. Rows with too few keys cannot be injective; the default is the first row
+    that can be, ``key width`` (one less with a sink). For full attention take
+    ``first_row=tokens - 1``.
 
     PROVED by rows whose determinant is not zero, REFUTED by an exact integer direction
     of the query that changes no weight. This is about the stored numbers only: a low-rank product
@@ -226,15 +237,20 @@ def injective(
     Source: InLine attention, arXiv:2412.06590; the condition is sharp.
 
     Raises:
-        ValueError: if ``first_row`` lies outside the tokens, ``uncertainty`` is below zero, or
-            ``level`` is ``Level.FLOAT``: large queries saturate a floating-point softmax, so two of
-            them give the same row.
+        ValueError: if ``first_row`` lies outside the tokens, ``uncertainty`` is below zero, no row
+            of ``shown`` has as many keys as columns, ``shown`` comes with ``first_row`` or at
+            another level, or ``level`` is ``Level.FLOAT``: large queries saturate a floating-point
+            softmax, so two of them give the same row.
     """
     if level is Level.FLOAT:
         raise ValueError(
             "injective: 'level' cannot be FLOAT, since a floating-point softmax saturates and "
             "gives two large queries the same row. Use Level.DATA or Level.REAL."
         )
+    if shown is not None:
+        if level is not Level.DATA or first_row is not None:
+            raise ValueError("injective: 'shown' is decided row by row, at Level.DATA only.")
+        return _masked(key, shown, sink, folder)
     if level is Level.REAL:
         if not uncertainty >= 0:
             raise ValueError(
@@ -261,7 +277,52 @@ def injective(
     if row + 1 < needed and needed > WIDE:
         return issued(_refuted(proposal, row, []), folder)
     rows = [integer_row(part, extra) for part in key[: row + 1]]
-    return issued(_by_rank(proposal, rows, row, sink), folder)
+    return where_conclusive(_by_rank(proposal, rows, row, sink), proposal, folder)
+
+
+def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificate:
+    """One set of independent keys for every row that shows enough; sets serve many rows."""
+    needed = key.shape[-1] + (not sink)
+    if shown.shape[-1] != len(key) or not bool((shown.sum(dim=-1) >= needed).any()):
+        raise ValueError(
+            f"injective: 'shown' must have a column for each of the {len(key)} keys, and a row "
+            f"with at least {needed} of them, but its shape is {tuple(shown.shape)}."
+        )
+    proposal = Proposal(
+        name="injective_masked",
+        verdict=Verdict.UNKNOWN,
+        tensors={"key": key, "mask": shown.to(torch.float16)},
+        method="keys of full rank for every row, or an exact null vector",
+        parameters={"least": needed, "sink": sink},
+    )
+    if not bool(key.isfinite().all()):
+        return issued(proposal, folder)
+    rows = [integer_row(part, () if sink else (1,)) for part in key]
+    sets: list[list[int]] = []
+    chosen = []
+    for number, row in enumerate(shown):
+        seen = row.nonzero().flatten().tolist()
+        if len(seen) < needed:
+            chosen.append(-1)
+            continue
+        if not sets or not set(seen).issuperset(sets[-1]):
+            latest = seen[::-1]  # a window that moves on shows them longest
+            found = independent_rows([rows[place] for place in latest], needed)
+            if len(found) < needed:
+                null = null_vector([rows[place] for place in seen])
+                if null is None or max(map(int.bit_length, null)) > LONGEST:
+                    limits = {"row": f"no verdict on the keys of row {number}"}
+                    return issued(replace(proposal, limits=limits), folder)
+                refuted = _refuted(proposal, number, [*null, 0] if sink else null)
+                return where_conclusive(refuted, proposal, folder)
+            sets.append(sorted(latest[place] for place in found))
+            if not checker.is_affordable(len(sets) * needed**3, checker.BITS_OF_PRIMES):
+                limits = {"rows": "the rows show too many different sets of keys"}
+                return issued(replace(proposal, limits=limits), folder)
+        chosen.append(len(sets) - 1)
+    evidence = {"sets": sets, "chosen": chosen}
+    proved = replace(proposal, verdict=Verdict.PROVED, evidence=evidence)
+    return where_conclusive(proved, proposal, folder)
 
 
 def _by_rank(proposal: Proposal, rows: list[list[int]], row: int, sink: bool) -> Proposal:

@@ -124,6 +124,14 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
         return _written(proposal, place, _Folder(Path(temporary), _write_once), data)
 
 
+def where_conclusive(decided: Proposal, undecided: Proposal, where: Where = None) -> Certificate:
+    """Issue a verdict, or UNKNOWN where the checker's enclosures or its budget do not show it."""
+    try:
+        return issued(decided, where)
+    except CheckerRefused as error:
+        return issued(replace(undecided, limits={"enclosure": str(error)}), where)
+
+
 class _Folder(NamedTuple):
     """A folder, and how files are written there: to disk at once, or not if it is temporary."""
 

@@ -1,6 +1,5 @@
 """Certificates on state transitions: delta steps that do not expand, and bounds on decays."""
 
-from dataclasses import replace
 from fractions import Fraction
 from math import exp, inf
 
@@ -12,13 +11,13 @@ from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.exact import fractions_of, integer_row
 from dsf.certificates.issuing import (
-    CheckerRefused,
     Proposal,
     Where,
     certifiable,
     issued,
     on_the_processor,
     settled,
+    where_conclusive,
     written,
 )
 from dsf.certificates.stored_layers import StoredLayer, layer_decay
@@ -89,7 +88,7 @@ def nonexpansive(
     order = [worst, *range(len(rate))]
     broken = next(filter(expands, order), None)
     witness = None if broken is None else {"token": broken}
-    return _tried(settled(proposal, witness), proposal, folder)
+    return where_conclusive(settled(proposal, witness), proposal, folder)
 
 
 def _step(key: Tensor, rate: Tensor) -> Fraction:
@@ -148,7 +147,7 @@ def decay(
     )
     above = exact is not None and checker.exp_below(exact) > Fraction(most)
     witness = {"batch": batch, "token": token} if above else None
-    return _tried(settled(proposal, witness), proposal, folder)
+    return where_conclusive(settled(proposal, witness), proposal, folder)
 
 
 def _largest_window(log_decay: Tensor, width: int) -> tuple[int, Fraction | None]:
@@ -235,13 +234,4 @@ def decay_box(
     if not all(bool(t.isfinite().all()) for t in proposal.tensors.values()):
         return issued(proposal, folder)
     witness = {"input": corner.tolist()} if largest > most else None
-    return _tried(settled(proposal, witness), proposal, folder)
-
-
-def _tried(decided: Proposal, undecided: Proposal, folder: Where) -> Certificate:
-    """The certificate of a float64 verdict, or UNKNOWN where intervals are not conclusive."""
-    try:
-        return issued(decided, folder)
-    except CheckerRefused as error:
-        limits = {"enclosure": str(error)}
-        return issued(replace(undecided, limits=limits), folder)
+    return where_conclusive(settled(proposal, witness), proposal, folder)

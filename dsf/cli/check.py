@@ -136,7 +136,11 @@ def check_again(folder: Path, root: str | None = None) -> Answer:
         print(f"without a certificate: {others or 'nothing'}")
         print(f"checked by the installed checker.py: sha256 {digest}")
         print(f"root hash of the run: sha256 {found.root}")
-        sound = "the run is as it was written" if found.is_sound else "THE RUN IS NOT ACCEPTED"
+        sound = "THE RUN IS NOT ACCEPTED"
+        if found.is_sound and found.is_known:
+            sound = "the run is the one with the given root hash"
+        elif found.is_sound:
+            sound = "the run is consistent in itself; --root shows that it is the one you mean"
         print(f"{sound}; {len(found.faults)} faults")
 
     facts = {
@@ -169,14 +173,14 @@ def judged(table: "Table", required: Sequence[str]) -> tuple[int, list[str]]:
 
 def meanings(table: "Table") -> list[str]:
     """The claim behind every property in the table, and what it means if it does not hold."""
-    from dsf.properties.decided import verdict_counts
+    from dsf.properties.decided import stated, verdict_counts
 
     lines = ["On this input, for every head of a layer:"]
     counts = [count for count in verdict_counts(table) if count.proved or count.refuted]
     for name in dict.fromkeys(count.property for count in counts):
         of = [count for count in counts if count.property == name]
         means = f" REFUTED: {IF_NOT[name]}" if any(count.refuted for count in of) else ""
-        lines.append(f"  {name}: {of[0].claim}.{means}")
+        lines.append(f"  {name}: {stated(table.where(property=name))}.{means}")
     return lines
 
 

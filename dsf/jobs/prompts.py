@@ -14,7 +14,7 @@ from dsf.inspection.results.quantities import RANK
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Do, Executor, in_process
 from dsf.jobs.plan import Plan, claim
-from dsf.jobs.storage import is_finished, remove_unfinished
+from dsf.jobs.storage import is_kept, remove_unfinished
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
@@ -133,7 +133,7 @@ def _finish(
         JobError: if some failed, after all others are finished.
     """
     units = plan.units
-    missing = [unit for unit in units if not is_finished(place, unit)]
+    missing = [unit for unit in units if not is_kept(place, unit)]
     check_first(plan, missing, loads=executor is in_process)
     done, failed = len(units) - len(missing), {}
     for unit, trouble in executor(do, missing):

@@ -6,6 +6,7 @@ A unit is finished once its marker file ``finished.json`` exists.
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,16 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Unsupported
-from dsf.jobs.plan import Unit, malformed, read_record
-from dsf.runtime.files import LeadsOutside, names_inside, read_inside, remove_drafts, write_inside
+from dsf.jobs.plan import MANIFEST, Unit, malformed, read_record
+from dsf.runtime.files import (
+    LeadsOutside,
+    fits,
+    names_inside,
+    read_inside,
+    remove_drafts,
+    seal,
+    write_inside,
+)
 
 UNITS, FINISHED = "units", "finished.json"
 _FACTS = "layer"
@@ -71,6 +80,30 @@ def is_finished(folder: Path, unit: Unit) -> bool:
     return FINISHED in names_inside(folder, f"{UNITS}/{unit.name}")
 
 
+def is_kept(folder: Path, unit: Unit) -> bool:
+    """Whether the unit is finished and bears the seal of this user: numbers have no evidence.
+
+    Raises:
+        ValueError: if the marker file is not as ``finish`` writes it.
+    """
+    if not is_finished(folder, unit):
+        return False
+    marker = read_record(folder, f"{UNITS}/{unit.name}/{FINISHED}", _LARGEST_MARKER)
+    stated = marker.pop("seal", None)
+    try:
+        return fits(stated, _sealed(folder, unit, marker))
+    except (FileNotFoundError, KeyError, TypeError):  # a layer is missing, or not counted
+        return False
+
+
+def _sealed(folder: Path, unit: Unit, marker: Mapping[str, Any]) -> bytes:
+    """The job, the marker without its seal, and every layer of a unit, by their hashes."""
+    names = [MANIFEST, *(_layer_name(unit, number) for number in range(marker["layers"]))]
+    files = [read_inside(folder, name, _LARGEST_LAYER) for name in names]
+    hashes = [sha256(data).hexdigest() for data in files]
+    return json.dumps([unit.name, marker, hashes], sort_keys=True).encode()
+
+
 def write_layer(
     folder: Path, unit: Unit, number: int, facts: LayerFacts, values: Mapping[str, Tensor]
 ) -> None:
@@ -98,12 +131,13 @@ def finish(
         unsupported: the layers that could not be read.
         notes: what was ignored when the checkpoint was loaded, one sentence each.
     """
-    content = {
+    content: dict[str, Any] = {
         "prompts": list(unit.prompts),
         "layers": layers,
         "unsupported": [asdict(each) for each in unsupported],
         "notes": list(notes),
     }
+    content["seal"] = seal(_sealed(folder, unit, content))
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     write_inside(folder, f"{UNITS}/{unit.name}/{FINISHED}", text.encode())
 

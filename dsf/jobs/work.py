@@ -13,7 +13,7 @@ from dsf.inspection.piecewise import check_memory
 from dsf.inspection.results.measurements import BY_DEFAULT, QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.plan import Plan, Unit
-from dsf.jobs.storage import LayerFacts, finish, is_finished, write_layer
+from dsf.jobs.storage import LayerFacts, finish, is_kept, write_layer
 from dsf.loading import LoadedModel, LoadError, PiecewiseModel, load_model, open_piecewise
 from dsf.runtime.threads import limited_to
 
@@ -25,7 +25,7 @@ def work(plan: Plan, folder: Path, unit: Unit, *, threads: int = 1) -> Outcome:
 
     Any exception becomes text, so that a prompt which cannot be measured does not stop the others.
     """
-    if is_finished(folder, unit):
+    if is_kept(folder, unit):
         return unit, None
     try:
         with limited_to(threads):

@@ -1,12 +1,15 @@
 """Decides the properties of inspected layers, as ``dsf check`` prints them.
 
-``findings`` decides every property in ``PROPERTIES`` for every head, each with a certificate.
-``verdicts`` lists them as a table, and ``verdict_counts`` counts them by layer and property.
+``PROPERTIES`` says of each property how it is decided, and which claims a certificate of it may
+make; ``dsf.properties.names`` says what a refutation means. ``findings`` decides them for every
+head; ``verdicts`` lists the findings as a table, and ``verdict_counts`` counts them.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +19,16 @@ from torch import Tensor
 
 from dsf import certificates as certify
 from dsf.certificates import Certificate, Level, Verdict
+from dsf.certificates.checker import Accepted
 from dsf.certificates.issuing import INPUT, Destination, Where
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.mixers import DeltaNet, GatedDeltaNet, LinearAttention, SoftmaxAttention
+from dsf.mixers.base import axes_of
 from dsf.mixers.ingredients import feature_maps
-from dsf.properties.names import IF_NOT
 
 SUM_TOLERANCE = 1e-6
+MOST_LEFT = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,29 @@ class Part:
 
 
 Decide = Callable[[Part, Where], Certificate]
+Parameters = Callable[[Accepted], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property of a head, or of a layer.
+
+    Attributes:
+        decide: issues a certificate about a part.
+        claims: the claims that a certificate of this property may make, each with the parameters
+            that it must name, as a function of what the checker accepted.
+    """
+
+    decide: Decide
+    claims: Mapping[str, Parameters]
+
+    def __call__(self, part: Part, where: Where) -> Certificate:
+        return self.decide(part, where)
+
+    def is_claimed_by(self, found: Accepted) -> bool:
+        """Whether a certificate that the checker accepted is about this property."""
+        wanted = self.claims.get(found.claim)
+        return wanted is not None and wanted(found).items() <= found.parameters.items()
 
 
 def findings(
@@ -86,10 +114,10 @@ def findings(
         head = layer.place(index)
         place = dict(zip(layer.axes, head, strict=False))
         part = Part(layer, head, weights[index])
-        for name, decide in PROPERTIES.items():
+        for name, one in PROPERTIES.items():
             told = {"input": "the input of this run", **(source or {}), "layer": layer.name}
             told |= {"family": layer.family, "part": in_words(place), "property": name}
-            certificate = decide(part, Destination(folder, told))
+            certificate = one.decide(part, Destination(folder, told))
             yield Finding(layer.name, layer.family, place, name, certificate)
 
 
@@ -100,27 +128,26 @@ def in_words(part: Mapping[str, int]) -> str:
 
 def verdicts(found: list[Finding]) -> Table:
     """One record for every finding."""
-    records = []
-    for finding in found:
-        certificate = finding.certificate
-        records.append(
-            {
-                "layer": finding.layer,
-                "family": finding.family,
-                **finding.part,
-                "property": finding.property,
-                "verdict": certificate.verdict.value,
-                "level": certificate.level.value,
-                "scope": certificate.scope,
-                "bound": certificate.bound,
-                "observed": certificate.observed,
-                "claim": certificate.claim,
-                "limits": "; ".join(f"{k}: {v}" for k, v in certificate.limits.items()),
-                "certificate": certificate.file,
-                "identity": certificate.identity,
-            }
-        )
-    return Table(tuple(records))
+    return Table(tuple(_record(finding) for finding in found))
+
+
+def _record(finding: Finding) -> dict[str, Any]:
+    certificate = finding.certificate
+    return {
+        "layer": finding.layer,
+        "family": finding.family,
+        **finding.part,
+        "property": finding.property,
+        "verdict": certificate.verdict.value,
+        "level": certificate.level.value,
+        "scope": certificate.scope,
+        "bound": certificate.bound,
+        "observed": certificate.observed,
+        "claim": certificate.claim,
+        "limits": "; ".join(f"{k}: {v}" for k, v in certificate.limits.items()),
+        "certificate": certificate.file,
+        "identity": certificate.identity,
+    }
 
 
 def parts_of(layer: InspectedLayer) -> list[dict[str, int]]:
@@ -141,134 +168,202 @@ def square(layer: InspectedLayer) -> bool:
     return reads == system.steps and system.input_size == system.output_size == 1
 
 
-def causal(part: Part, folder: Where) -> Certificate:
-    """No weight on a later token, for square maps."""
-    if not square(part.layer):
-        return _not_applicable("no token reads a later one", "rows and columns are not tokens")
-    return certify.causal(part.weights, folder=folder)
+def causal(part: Part, where: Where) -> Certificate:
+    """No weight on a later token, for maps whose rows and columns are the same tokens in order."""
+    claim = "no token reads a later one"
+    if not square(part.layer) or getattr(part.layer, "columns", "token") == "slot":
+        return _not_applicable(claim, "rows and columns are not tokens")
+    numbers = [getattr(part.layer, name, None) for name in ("row_tokens", "column_tokens")]
+    given = [each for each in numbers if each is not None]
+    if not all(map(_increases, given)) or (len(given) == 2 and not torch.equal(*given)):
+        return _unknown(claim, "rows and columns do not follow the order of the same tokens")
+    return certify.causal(part.weights, folder=where)
 
 
-def nonnegative(part: Part, folder: Where) -> Certificate:
+def _increases(tokens: Tensor) -> bool:
+    """Whether the tokens of a map, -1 for none, are in order."""
+    rows = tokens.reshape(-1, tokens.shape[-1])
+    return all(bool((row[row >= 0].diff() > 0).all()) for row in rows)
+
+
+def nonnegative(part: Part, where: Where) -> Certificate:
     """No negative weight."""
-    return certify.nonnegative(part.weights, folder=folder)
+    return certify.nonnegative(part.weights, folder=where)
 
 
-def sums_to_one(part: Part, folder: Where) -> Certificate:
+def sums_to_one(part: Part, where: Where) -> Certificate:
     """Every row sums to one, up to float32 rounding; a row of zeros does not."""
-    return certify.row_sums(part.weights, tolerance=SUM_TOLERANCE, folder=folder)
+    return certify.row_sums(part.weights, tolerance=SUM_TOLERANCE, folder=where)
 
 
 DIFFERENT_ROWS = "different queries get different rows"
 
 
-def injective(part: Part, folder: Where) -> Certificate:
+def injective(part: Part, where: Where) -> Certificate:
     """Different queries have different rows, for softmax and normalised linear attention.
 
-    Keys that a bias hides, because the map has a zero there, do not count: where some are hidden,
-    the claim is about the last row and the keys that it shows.
+    Of softmax attention every row is decided that shows as many keys as a rank needs, on the keys
+    that it shows: those that neither the order of the tokens nor the bias hides.
     """
-    mixer, index = part.layer.mixer, part.index
-    if isinstance(mixer, LinearAttention):
-        return _linear(mixer, index, folder)
-    if not isinstance(mixer, SoftmaxAttention):
-        return _not_applicable(DIFFERENT_ROWS, "this mixer has no queries and keys of attention")
-    if mixer.softcap is not None:
-        return _unknown(DIFFERENT_ROWS, SOFT_CAP)
-    keys = shown_keys(part)
-    sink = mixer.sink is not None
-    needed = keys.key.shape[-1] + (not sink)
-    if len(keys.key) < needed:
-        return _not_applicable(DIFFERENT_ROWS, keys.too_few(needed))
-    first = None if mixer.causal and not keys.hidden else len(keys.key) - 1
-    return certify.injective(keys.key, first_row=first, sink=sink, folder=keys.told(folder))
-
-
-def margin(part: Part, folder: Where) -> Certificate:
-    """How far the keys of softmax attention are from linear dependence."""
-    claim = "the smallest singular value of [keys, 1] has a lower bound"
-    mixer = part.layer.mixer
-    if not isinstance(mixer, SoftmaxAttention):
-        return _not_applicable(claim, "this mixer has no keys of softmax attention")
-    if mixer.softcap is not None:
-        return _not_applicable(claim, SOFT_CAP)
-    keys = shown_keys(part)
-    needed = keys.key.shape[-1] + 1
-    if len(keys.key) < needed:
-        return _not_applicable(claim, keys.too_few(needed))
-    return certify.margin(keys.key, folder=keys.told(folder))
-
-
-def nonexpansive(part: Part, folder: Where) -> Certificate:
-    """No transition of a delta rule expands the state, its decay included."""
-    mixer, index = part.layer.mixer, part.index
-    if isinstance(mixer, GatedDeltaNet):
-        logs = mixer.log_decay[index]
-        return certify.nonexpansive(mixer.key[index], mixer.rate[index], logs, folder=folder)
-    if isinstance(mixer, DeltaNet):
-        return certify.nonexpansive(mixer.key[index], mixer.rate[index], folder=folder)
-    return _not_applicable("no transition expands", "this mixer has no delta rule")
-
-
-def forgets(part: Part, folder: Where) -> Certificate:
-    """The decay over the whole sequence is at most a half, for one decay per token."""
-    logs = getattr(part.layer.mixer, "log_decay", None)
-    if not isinstance(logs, Tensor) or logs[part.index].ndim != 1:
-        claim = "the decay over the whole sequence is at most a half"
-        return _not_applicable(claim, "this mixer has no single decay per token")
-    return certify.decay(logs[part.index], width=logs.shape[-1], most=0.5, folder=folder)
-
-
-_DECIDE = {
-    decide.__name__: decide
-    for decide in (causal, nonnegative, sums_to_one, injective, margin, nonexpansive, forgets)
-}
-PROPERTIES: dict[str, Decide] = {name: _DECIDE[name] for name in IF_NOT}
-SOFT_CAP = "a soft cap makes the scores nonlinear, so the rank of the keys does not decide"
-
-
-class ShownKeys(NamedTuple):
-    """The keys that a head shows: all of them, or those with a weight in its last row.
-
-    ``hidden`` counts the keys that a bias keeps from the last row.
-    """
-
-    key: Tensor
-    hidden: int
-
-    def too_few(self, needed: int) -> str:
-        """Why a rank of ``needed`` cannot be reached."""
-        behind = f", since a mask hides {self.hidden}" if self.hidden else ""
-        return f"{len(self.key)} keys are shown{behind}, but {needed} are needed"
-
-    def told(self, folder: Where) -> Where:
-        """The destination, with what was left out."""
-        if not self.hidden or not isinstance(folder, Destination):
-            return folder
-        keys = f"those that the last row shows; a mask hides {self.hidden}"
-        return replace(folder, provenance={**folder.provenance, "keys": keys})
-
-
-def shown_keys(part: Part) -> ShownKeys:
-    """The keys whose weights the map of a softmax head shows."""
     mixer: Any = part.layer.mixer
-    key = mixer.key[part.index]
+    if type(mixer) is LinearAttention:
+        return _linear_injective(mixer, part.index, where)
+    if type(mixer) is not SoftmaxAttention:
+        return _not_applicable(DIFFERENT_ROWS, "decided for softmax and linear attention only")
+    obstacle = _obstacle(part)
+    return _unknown(DIFFERENT_ROWS, obstacle) if obstacle else _softmax_injective(part, where)
+
+
+def _softmax_injective(part: Part, where: Where) -> Certificate:
+    mixer: Any = part.layer.mixer
+    allowed, shown = _read_keys(part)
+    key = mixer.key[part.index].cpu()
+    sink = mixer.sink is not None and float(mixer.sink[part.index]) > -math.inf
+    most, needed = int(shown.sum(dim=-1).max()), key.shape[-1] + (not sink)
+    if most < needed:
+        return _not_applicable(
+            DIFFERENT_ROWS, f"no row shows more than {most} keys, but {needed} are needed"
+        )
+    if mixer.causal and torch.equal(shown, torch.ones_like(shown).tril()):
+        return certify.injective(key, sink=sink, folder=where)
+    if torch.equal(shown, allowed):
+        return certify.injective(key, shown=shown, sink=sink, folder=where)
+    # Further keys can only raise the rank: a proof stands, a refutation has to hold with them.
+    for keys, wanted in ((shown, Verdict.PROVED), (allowed, Verdict.REFUTED)):
+        if certify.injective(key, shown=keys, sink=sink).verdict is wanted:
+            return certify.injective(key, shown=keys, sink=sink, folder=where)
+    return _unknown(DIFFERENT_ROWS, "some weights are zero by rounding alone")
+
+
+def _obstacle(part: Part) -> str:
+    """Why the rank of the keys does not decide on a head of softmax attention, or nothing."""
+    mixer: Any = part.layer.mixer
+    if mixer.softcap is not None:
+        return "a soft cap makes the scores nonlinear, so the rank of the keys does not decide"
+    if mixer.scale is not None and not 0 < abs(mixer.scale) < math.inf:
+        return f"the scale of the scores is {mixer.scale}"
+    extra = [each[part.index] for each in (mixer.bias, mixer.sink) if each is not None]
+    if not all(bool((each < math.inf).all()) for each in (part.weights, *extra)):
+        return "a weight, a bias or a sink is not finite"
+    return ""
+
+
+def _read_keys(part: Part) -> tuple[Tensor, Tensor]:
+    """The keys that every row may read, and those of them with a weight in the map.
+
+    A bias of -10000 hides a key as well as -inf does; without a bias all that may be read counts.
+    """
+    mixer: Any = part.layer.mixer
+    allowed = torch.ones_like(part.weights, dtype=torch.bool, device="cpu")
+    if mixer.causal:
+        allowed = allowed.tril()
     if mixer.bias is None:
-        return ShownKeys(key, 0)
-    reach = torch.ones_like(part.weights, dtype=torch.bool)
-    zeros = (part.weights == 0) & (reach.tril() if mixer.causal else reach)
-    if not bool(zeros.any()):
-        return ShownKeys(key, 0)
-    shown = part.weights[-1] != 0
-    return ShownKeys(key[shown.to(key.device)], int((~shown).sum()))
+        return allowed, allowed
+    allowed = allowed & ~mixer.bias[part.index].isneginf().cpu()
+    return allowed, allowed & (part.weights.cpu() != 0)
 
 
-def _linear(mixer: LinearAttention, index: tuple[int, ...], folder: Where) -> Certificate:
+def _linear_injective(mixer: LinearAttention, index: tuple[int, ...], where: Where) -> Certificate:
     if not mixer.normalised:
         return _not_applicable(DIFFERENT_ROWS, "its rows have no normaliser")
+    if mixer.epsilon != 0:
+        return _unknown(DIFFERENT_ROWS, "an epsilon in the normaliser tells q and 2 q apart")
     for name in ("identity", "relu", "elu_plus_one"):
         if mixer.feature_map is getattr(feature_maps, name, None):
-            return certify.linear_injective(mixer.key[index], feature_map=name, folder=folder)
+            return certify.linear_injective(mixer.key[index], feature_map=name, folder=where)
     return _unknown(DIFFERENT_ROWS, "no collision is known for this feature map")
+
+
+def margin(part: Part, where: Where) -> Certificate:
+    """How far the keys of softmax attention are from linear dependence, where a row shows all."""
+    claim = "the smallest singular value of [keys, 1] has a lower bound"
+    mixer: Any = part.layer.mixer
+    if type(mixer) is not SoftmaxAttention:
+        return _not_applicable(claim, "decided for softmax attention only")
+    key, obstacle = mixer.key[part.index], _obstacle(part)
+    if obstacle:
+        return _unknown(claim, obstacle)
+    if len(key) <= key.shape[-1]:
+        return _not_applicable(
+            claim, f"there are {len(key)} keys, but {key.shape[-1] + 1} are needed"
+        )
+    _, shown = _read_keys(part)
+    if not bool(shown.all(dim=-1).any()):
+        return _unknown(claim, "no row shows all keys")
+    return certify.margin(key, folder=where)
+
+
+def nonexpansive(part: Part, where: Where) -> Certificate:
+    """No transition of a delta rule expands the state, its decay included."""
+    claim = "no transition expands"
+    mixer: Any = part.layer.mixer
+    if type(mixer) not in (DeltaNet, GatedDeltaNet):
+        return _not_applicable(claim, "decided for delta rules with one decay per token only")
+    parts = [mixer.key[part.index], mixer.rate[part.index]]
+    if type(mixer) is GatedDeltaNet:
+        parts.append(mixer.log_decay[part.index])
+    if any(tensor.is_complex() for tensor in parts):
+        return _unknown(claim, "its coefficients are complex")
+    return certify.nonexpansive(*parts, folder=where)
+
+
+def forgets(part: Part, where: Where) -> Certificate:
+    """The decays over the whole sequence multiply to at most a half, for one decay per token."""
+    claim = "the decay over the whole sequence is at most a half"
+    mixer: Any = part.layer.mixer
+    logs = getattr(mixer, "log_decay", None)
+    if not isinstance(logs, Tensor) or _axes(mixer, "log_decay") != "*batch time":
+        return _not_applicable(claim, "this mixer has no single decay per token")
+    if logs.is_complex():
+        return _unknown(claim, "its decays are complex")
+    logs = logs[part.index]
+    return certify.decay(logs, width=logs.shape[-1], most=MOST_LEFT, folder=where)
+
+
+def _axes(mixer: Any, name: str) -> str:
+    """The axes of a field by name, as the mixer's class declares them."""
+    field = type(mixer).__dataclass_fields__.get(name)
+    return "" if field is None else axes_of(field.type) or ""
+
+
+def _no_parameters(_found: Accepted) -> Mapping[str, Any]:
+    return {}
+
+
+def _needed_keys(found: Accepted) -> int:
+    """The number of keys from which a row can be injective."""
+    return found.shapes["key"][-1] + (not found.parameters["sink"])
+
+
+PROPERTIES: dict[str, Property] = {
+    "causal": Property(causal, {"causal": _no_parameters}),
+    "nonnegative": Property(nonnegative, {"nonnegative": _no_parameters}),
+    "sums_to_one": Property(
+        sums_to_one,
+        {"row_sums": lambda _: {"target": Fraction(1), "tolerance": Fraction(SUM_TOLERANCE)}},
+    ),
+    "injective": Property(
+        injective,
+        {
+            "injective": lambda found: {"first_row": _needed_keys(found) - 1},
+            "injective_masked": lambda found: {"least": _needed_keys(found)},
+            "linear_injective": _no_parameters,
+        },
+    ),
+    "margin": Property(margin, {"margin": lambda found: {"first_row": found.shapes["key"][0] - 1}}),
+    "nonexpansive": Property(
+        nonexpansive, {"nonexpansive": _no_parameters, "nonexpansive_decayed": _no_parameters}
+    ),
+    "forgets": Property(
+        forgets,
+        {
+            "decay": lambda found: {
+                "width": found.shapes["log_decay"][-1],
+                "most": Fraction(MOST_LEFT),
+            }
+        },
+    ),
+}
 
 
 def _unknown(claim: str, reason: str) -> Certificate:
@@ -294,7 +389,7 @@ class VerdictCount(NamedTuple):
     """The numbers of heads or layers with each verdict on one property.
 
     ``observed`` is the worst measured value: the largest by magnitude, for a margin the smallest;
-    None where nothing was measured. ``claim`` is the sentence of the first head that was decided.
+    None where nothing was measured. ``claim`` says what was decided, as ``stated`` does.
     """
 
     layer: str
@@ -327,17 +422,42 @@ def _counted(layer: str, name: str, part: Table) -> VerdictCount:
         not_applicable=counts["NOT APPLICABLE"],
         observed=_worst(name, [record["observed"] for record in part]),
         reason=next((record["limits"] for record in part if record["limits"]), ""),
-        claim=_claim(part),
+        claim=stated(part),
     )
 
 
-DECIDED = ("PROVED", "REFUTED")
+DECIDED, UNDECIDED = ("PROVED", "REFUTED"), ("UNKNOWN", "NOT APPLICABLE")
+MAX_SENTENCES = 3
 
 
-def _claim(part: Table) -> str:
-    """The sentence of the first head that was decided, or of the first head."""
-    decided = [record for record in part if record["verdict"] in DECIDED]
-    return str((decided or part)[0].get("claim") or "")
+def stated(records: Table) -> str:
+    """What the certificates of one property say.
+
+    It is their sentence where all say the same, the weakest bound with its head where the bounds
+    differ, and else every sentence with the number of its heads.
+    """
+    decided = [record for record in records if record["verdict"] in DECIDED] or list(records)[:1]
+    counts = Counter(str(record["claim"] or "") for record in decided)
+    if len(counts) == 1:
+        return next(iter(counts))
+    bounded = [record for record in decided if record["bound"] is not None]
+    if len(bounded) == len(decided):
+        weakest = min(bounded, key=lambda record: record["bound"])
+        return f"{weakest['claim']} (the weakest, {weakest['layer']}, {part_of(weakest)})"
+    listed = [f"{claim} ({count} times)" for claim, count in counts.most_common(MAX_SENTENCES)]
+    more = len(counts) - len(listed)
+    return "; ".join([*listed, *([f"and {more} more sentences"] if more else [])])
+
+
+BESIDE_THE_PART = {
+    "layer", "family", "property", "verdict", "level", "scope", "bound", "observed", "claim",
+    "limits", "certificate", "identity",
+}  # fmt: skip
+
+
+def part_of(record: Mapping[str, Any]) -> str:
+    """The head that a record of verdicts is about, in words."""
+    return in_words({k: v for k, v in record.items() if k not in BESIDE_THE_PART})
 
 
 def _worst(name: str, observed: list[Any]) -> float | None:

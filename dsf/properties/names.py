@@ -8,7 +8,7 @@ IF_NOT = {
     "injective": "Two different queries share a row, so the head cannot tell them apart.",
     "margin": "The keys are close to linear dependence.",
     "nonexpansive": "Some transition makes a state longer.",
-    "forgets": "More than half of the first token is left at the last one: the head keeps a long "
-    "memory.",
+    "forgets": "The decays alone leave more than half of a state over this sequence; what else "
+    "erases, as a delta rule does, is not counted.",
 }
 """What a refutation of each property means; it is a fact about the layer and no failure."""

@@ -6,31 +6,50 @@ file. ``run_check`` checks a run again.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dsf.certificates import checker
+from dsf.certificates.issuing import INPUT
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table
 from dsf.loading.folder import check_holds_no_model
-from dsf.properties.decided import PROPERTIES, findings, in_words, parts_of, square, verdicts
-from dsf.properties.resume_key import fits, seal
+from dsf.properties.decided import (
+    DECIDED,
+    PROPERTIES,
+    UNDECIDED,
+    findings,
+    in_words,
+    part_of,
+    parts_of,
+    square,
+    verdicts,
+)
 from dsf.runtime.files import (
     LeadsOutside,
     alone,
+    fits,
     names_inside,
     read_inside,
     remove_drafts,
     remove_inside,
+    seal,
     write_inside,
 )
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 OWN_NAMES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
+MEMBER = re.compile(
+    r"(metrics|verdicts)\.(csv|json)"
+    r"|units/\d{4,}/(unit\.json|certificates/[\w-]+\.json|tensors/[0-9a-f]{32}\.safetensors)"
+    r"|[\w.-]+\.(html|png|svg|pdf)"
+)
+"""The names of files that a run writes, pages included."""
 LARGEST_MANIFEST = 64 << 20
 Progress = Callable[[int, int], None]
 Pages = Callable[[Table], Iterable[Path]]
@@ -143,27 +162,9 @@ def _manifest(
         ],
         "properties": list(PROPERTIES),
         "unsupported": [vars(missed) for missed in inspection.unsupported],
-        "expected": [
-            {"unit": unit_name(number), "layer": record["layer"], "part": part_of(record),
-             "property": record["property"], "verdict": record["verdict"],
-             "certificate": record["certificate"], "identity": record["identity"]}
-            for number, unit in enumerate(units)
-            for record in unit["verdicts"]
-        ],
         "members": dict(members),
         "checker": checker_hash(),
     }  # fmt: skip
-
-
-BESIDE_THE_PART = {
-    "layer", "family", "property", "verdict", "level", "scope", "bound", "observed", "claim",
-    "limits", "certificate", "identity",
-}  # fmt: skip
-
-
-def part_of(record: Mapping[str, Any]) -> str:
-    """The head that a record of verdicts is about, in words."""
-    return in_words({k: v for k, v in record.items() if k not in BESIDE_THE_PART})
 
 
 def _prepare(folder: Path, source: Mapping[str, str]) -> dict[str, str]:
@@ -216,7 +217,8 @@ def _earlier(folder: Path) -> dict[str, str] | None:
 def _remove_stale(folder: Path, earlier: Mapping[str, str], members: Mapping[str, str]) -> None:
     """Remove files of an earlier run that are as it wrote them and no part of this one."""
     for name, digest in earlier.items():
-        if name not in members and _has(folder, name, partial(_hashes_to, digest)):
+        written = MEMBER.fullmatch(name) is not None and name not in members
+        if written and _has(folder, name, partial(_hashes_to, digest)):
             remove_inside(folder, name)
 
 
@@ -313,20 +315,37 @@ def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[s
 
 
 def is_shown(place: Path, record: Mapping[str, Any]) -> bool:
-    """Whether a record of verdicts says what its certificate in a unit's folder proves.
+    """Whether a record of verdicts says what its certificate in a unit's folder proves."""
+    return shown_by(place, record)[1]
+
+
+def shown_by(place: Path, record: Mapping[str, Any]) -> tuple[checker.Accepted | None, bool]:
+    """The certificate of a record of verdicts, and whether the record says what it proves.
+
+    Only UNKNOWN and NOT APPLICABLE have no certificate.
 
     Raises:
         checker.Rejected: if the checker rejects the certificate.
     """
-    if record["verdict"] not in ("PROVED", "REFUTED"):
-        return record["identity"] == record["certificate"] == ""
+    if record["verdict"] not in DECIDED:
+        without = record["identity"] == record["certificate"] == ""
+        return None, without and record["verdict"] in UNDECIDED
     found = checker.examine(checker.inside(place, record["certificate"]))
-    stated = record["verdict"], record["claim"], record["level"], record["identity"]
-    told = record["layer"], part_of(record), record["property"]
-    known = found.provenance
-    return stated == (found.verdict, found.sentence, found.level, found.identity) and told == (
-        known.get("layer"), known.get("part"), known.get("property"),
-    )  # fmt: skip
+    bound, observed = found.parameters.get("bound"), found.observed
+    stated = {
+        "verdict": found.verdict,
+        "level": found.level,
+        "scope": INPUT,
+        "bound": None if bound is None else float(bound),
+        "observed": None if observed is None else float(observed),
+        "claim": found.sentence,
+        "limits": "",
+        "identity": found.identity,
+    }
+    known = {name: found.provenance.get(name) for name in ("layer", "family", "part", "property")}
+    same = stated.items() <= record.items()
+    same = same and known.items() <= {**record, "part": part_of(record)}.items()
+    return found, same and PROPERTIES[record["property"]].is_claimed_by(found)
 
 
 def _fingerprint(layer: InspectedLayer, source: Mapping[str, str]) -> str:

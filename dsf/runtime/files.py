@@ -5,6 +5,7 @@
 followed where it is a link.
 """
 
+import hmac
 import os
 import re
 import secrets
@@ -226,3 +227,44 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+KEY_BYTES = 32
+
+
+def seal(content: bytes) -> str:
+    """Return the seal of ``content`` in hexadecimal; empty where no key can be kept.
+
+    A folder of results may come from anybody, and measured numbers have no evidence: they are only
+    stated. What is kept from an interrupted run or job bears a seal, made with a key in the user's
+    own folder, so that it is known whether this user wrote it on this machine.
+    """
+    key = _key()
+    return hmac.digest(key, content, "sha256").hex() if key else ""
+
+
+def fits(stated: object, content: bytes) -> bool:
+    """Whether ``stated`` is the seal of ``content``."""
+    wanted = seal(content)
+    return (
+        bool(wanted)
+        and isinstance(stated, str)
+        and hmac.compare_digest(stated.encode("utf-8", "replace"), wanted.encode())
+    )
+
+
+def _key() -> bytes:
+    """The key of this user, made when it is first needed; empty where that cannot be done."""
+    given = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA")
+    try:
+        home = Path(given) if given else Path.home() / ".local" / "state"
+        path = home / "dsf" / "resume.key"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(secrets.token_bytes(KEY_BYTES))
+        key = path.read_bytes()
+    except (OSError, RuntimeError):  # no folder of one's own, or none that can be written
+        return b""
+    return key if len(key) == KEY_BYTES else b""

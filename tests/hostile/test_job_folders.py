@@ -6,7 +6,8 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import dsf
 from dsf.jobs import gather, measure_prompts, summary
@@ -156,3 +157,43 @@ def test_a_missing_or_damaged_layer_is_named(job):
     layer(job).unlink()
     with pytest.raises(ValueError, match="missing"):
         gather(job)
+
+
+def forge(job, *, marker):
+    """Other numbers in a finished unit, with or without a marker that fits them."""
+    path = layer(job)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(
+        {name: value * 0 + 12345.0 for name, value in load_file(path).items()}, path, metadata
+    )
+    if marker == "sealed by another":
+        content = json.loads((job / UNIT / "finished.json").read_text())
+        (job / UNIT / "finished.json").write_text(json.dumps(content | {"seal": "0" * 64}))
+    elif marker == "without a seal":
+        content = json.loads((job / UNIT / "finished.json").read_text())
+        content.pop("seal")
+        (job / UNIT / "finished.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("marker", ["as it was", "sealed by another", "without a seal"])
+def test_numbers_that_this_user_did_not_write_are_measured_anew(job, made, marker):
+    forge(job, marker=marker)
+    measure(job)
+    assert content(job) == content(made)
+
+
+def test_a_unit_of_another_job_is_not_kept(job, made, tmp_path):
+    """It bears this user's seal, but for another model, prompt or list of quantities."""
+    other = tmp_path / "other"
+    measure_prompts(MODEL, [[1, 2, 4]], other, quantities=("mean_row_sum",))
+    for name in (f"{UNIT}/0000.safetensors", f"{UNIT}/finished.json"):
+        shutil.copy(other / name, job / name)
+    measure(job)
+    assert content(job) == content(made)
+
+
+def test_ones_own_units_are_kept(job):
+    stamp = layer(job).stat().st_mtime_ns
+    measure(job)
+    assert layer(job).stat().st_mtime_ns == stamp

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.properties import resume_key
 from dsf.properties.run_check import check_run
 from dsf.properties.run_folder import checked_run, text_of
+from dsf.runtime import files
 from dsf.runtime.files import LeadsOutside
 
 
@@ -169,8 +169,8 @@ def test_a_received_run_is_decided_anew_and_ones_own_is_kept(attention, run, tmp
 def test_without_a_home_nothing_is_kept(attention, run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    assert resume_key.seal(b"x") == ""
-    assert not resume_key.fits("", b"x")
+    assert files.seal(b"x") == ""
+    assert not files.fits("", b"x")
     checked_run(attention, run)
     assert json.loads((run / "units/0000/unit.json").read_text())["seal"] == ""
     assert check_run(run).is_sound
@@ -179,11 +179,11 @@ def test_without_a_home_nothing_is_kept(attention, run, tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name == "nt", reason="modes of files are others there")
 def test_the_key_is_for_its_owner_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    stated = resume_key.seal(b"x")
-    assert resume_key.fits(stated, b"x")
-    assert not resume_key.fits(stated, b"y")
-    assert not resume_key.fits("é", b"x")
-    assert not resume_key.fits(None, b"x")
+    stated = files.seal(b"x")
+    assert files.fits(stated, b"x")
+    assert not files.fits(stated, b"y")
+    assert not files.fits("é", b"x")
+    assert not files.fits(None, b"x")
     assert (tmp_path / "dsf" / "resume.key").stat().st_mode & 0o777 == 0o600
 
 
@@ -197,8 +197,8 @@ def test_a_folder_of_somebody_else_is_no_run(attention, tmp_path, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", "[" * 100_000, '{"schema_version": 2}', '{"schema_version": 2, "members": 3}',
-     '{"schema_version": "2", "members": {}}', "\u00ff", '{"schema_version": 1, "members": {}}'],
+    ["", "[]", "{", "[" * 100_000, '{"schema_version": 3}', '{"schema_version": 3, "members": 3}',
+     '{"schema_version": "3", "members": {}}', "\u00ff", '{"schema_version": 1, "members": {}}'],
 )  # fmt: skip
 def test_a_malformed_manifest_is_named(attention, run, text):
     (run / "manifest.json").write_bytes(text.encode("latin-1"))
@@ -225,6 +225,19 @@ def test_members_that_lead_outside_remove_nothing(attention, run):
     (run / "manifest.json").write_text(text_of(manifest))
     checked_run(attention, run)
     assert (outside / "a.txt").read_text() == "theirs"
+
+
+def test_only_files_that_a_run_writes_are_removed_as_stale(attention, run):
+    """The manifest may list anything, with its hash."""
+    names = ("LICENSE", "src/main.py", "units/0000/notes.json", "units/0000/tensors/a.safetensors")
+    manifest = json.loads((run / "manifest.json").read_text())
+    for name in names:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("mine")
+        manifest["members"][name] = hashlib.sha256(b"mine").hexdigest()
+    (run / "manifest.json").write_text(text_of(manifest))
+    checked_run(attention, run)
+    assert [(run / name).read_text() for name in names] == ["mine"] * 4
 
 
 def test_evidence_that_is_no_evidence_is_not_overwritten(attention, run):

@@ -58,6 +58,8 @@ def test_a_run_as_it_was_written_is_accepted(run):
     assert found.root == hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
     assert check_run(run, root=found.root).is_sound
     assert check_run(run, root=f"sha256 {found.root}").is_sound
+    assert check_run(run, root=found.root.upper()).is_known
+    assert not check_run(run).is_known
     other = check_run(run, root="0" * 64)
     assert "root hash" in other.faults["manifest.json"]
     assert "report.html" in members(run)
@@ -121,110 +123,6 @@ def test_every_change_of_every_member_is_named(run):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("swap", "swapped with"),
-        ("copy", "a copy of"),
-        ("rename", "renamed from"),
-        ("add", "not listed"),
-    ],
-)
-def test_what_happened_is_said(run, change, words):
-    one, other = sorted((run / "units/0000/certificates").iterdir())[:2]
-    a, b = one.read_bytes(), other.read_bytes()
-    if change == "swap":
-        one.write_bytes(b)
-        other.write_bytes(a)
-    elif change == "copy":
-        one.with_name("x.json").write_bytes(a)
-    elif change == "rename":
-        one.rename(one.with_name("x.json"))
-    else:
-        (run / "note.txt").write_text("hello")
-    assert any(words in reason for reason in check_run(run).faults.values())
-
-
-def resealed(run, change):
-    """A manifest that was changed by somebody who also fits the hashes of all members."""
-    manifest = json.loads((run / "manifest.json").read_text())
-    change(manifest)
-    manifest["members"] = {
-        name: hashlib.sha256((run / name).read_bytes()).hexdigest()
-        for name in members(run)
-        if name != "manifest.json"
-    }
-    (run / "manifest.json").write_text(text_of(manifest))
-
-
-def delete_refutations(run):
-    def change(manifest):
-        for entry in manifest["expected"]:
-            if entry["verdict"] == "REFUTED":
-                (run / entry["unit"] / entry["certificate"]).unlink()
-        manifest["expected"] = [e for e in manifest["expected"] if e["verdict"] != "REFUTED"]
-
-    return change
-
-
-def rewrite_the_table(run):
-    def change(_manifest):
-        path = run / "verdicts.csv"
-        path.write_text(path.read_text().replace("REFUTED", "PROVED"))
-
-    return change
-
-
-def one_proof_for_all(run):
-    """The certificate of one head, under the names of both."""
-
-    def change(manifest):
-        first, second = (e for e in manifest["expected"] if e["property"] == "nonnegative")
-        second.update(certificate=first["certificate"], identity=first["identity"])
-        unit = run / "units/0000/unit.json"
-        content = json.loads(unit.read_text())
-        one, two = (r for r in content["verdicts"] if r["property"] == "nonnegative")
-        two.update(certificate=one["certificate"], identity=one["identity"])
-        unit.write_text(text_of(content))
-
-    return change
-
-
-def flip_in_the_unit(run):
-    def change(manifest):
-        unit = run / "units/0000/unit.json"
-        unit.write_text(unit.read_text().replace('"REFUTED"', '"PROVED"'))
-        for entry in manifest["expected"]:
-            entry["verdict"] = entry["verdict"].replace("REFUTED", "PROVED")
-
-    return change
-
-
-def hide_behind_not_applicable(run):
-    def change(manifest):
-        unit = run / "units/0000/unit.json"
-        content = json.loads(unit.read_text())
-        for record in (*content["verdicts"], *manifest["expected"]):
-            if record["verdict"] == "REFUTED":
-                record.update(verdict="NOT APPLICABLE", certificate="", identity="")
-        unit.write_text(text_of(content))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    "forge",
-    [delete_refutations, rewrite_the_table, one_proof_for_all, flip_in_the_unit,
-     hide_behind_not_applicable],
-)  # fmt: skip
-def test_a_forger_who_fits_the_hashes_is_found_by_what_the_run_says(run, forge):
-    before = check_run(run)
-    resealed(run, forge(run))
-    found = check_run(run)
-    assert not found.is_sound, forge
-    assert found.root != before.root
-
-
-@pytest.mark.parametrize(
     "text", ["", "{}", "[1]", "nan", "[" * 10_000, '{"schema_version": 1}', '{"a": 1, "a": 2}']
 )
 def test_a_manifest_that_is_none_is_a_fault_and_no_traceback(run, text):
@@ -235,7 +133,7 @@ def test_a_manifest_that_is_none_is_a_fault_and_no_traceback(run, text):
 def test_a_manifest_of_other_kinds_is_a_fault(run):
     whole = json.loads((run / "manifest.json").read_text())
     for name in whole:
-        for value in (None, 3, "x", [], {}, [None], {"a": None}):
+        for value in (None, 7, "x", [], {}, [None], {"a": None}):
             (run / "manifest.json").write_text(text_of({**whole, name: value}))
             found = check_run(run)
             unbound = {"model", "source", "environment", "tokens", "unsupported", "checker"}
@@ -269,11 +167,12 @@ def test_what_an_earlier_run_left_is_no_member(attention, run):
 
 def test_every_certificate_says_where_its_numbers_come_from(run):
     manifest = json.loads((run / "manifest.json").read_text())
-    for entry in manifest["expected"]:
+    for entry in json.loads((run / "verdicts.json").read_text()):
         if entry["certificate"]:
-            path = run / entry["unit"] / entry["certificate"]
+            path = run / "units/0000" / entry["certificate"]
             stated = json.loads(path.read_text())["unchecked"]["provenance"]
-            assert (stated["layer"], stated["part"]) == (entry["layer"], entry["part"])
+            part = f"sample {entry['sample']}, head {entry['head']}"
+            assert (stated["layer"], stated["part"]) == (entry["layer"], part)
             assert stated["property"] == entry["property"]
             assert {"model", "weights", "configuration", "input", "dtype"} <= stated.keys()
     (layer,) = manifest["layers"]

@@ -157,14 +157,32 @@ def same_system(sentence, arrays, _content):
     return sum((a - b) ** 2 for a, b in pairs) <= read(found[3]) ** 2
 
 
+ROWS = "in exact arithmetic, for every scale but zero, different queries get different softmax rows"
+
+
 def injective(sentence, arrays, _content):
-    start = "in exact arithmetic, different queries get different softmax rows from row "
-    found = re.fullmatch(start + r"(-?\d+) on, (with|without) a sink", sentence)
+    found = re.fullmatch(ROWS + r" from row (-?\d+) on, (with|without) a sink", sentence)
     first, constant = int(found[1]), found[2] == "without"
     key = arrays["key"]
     assert 0 <= first < len(key)
     matrix = augmented(key, first + 1, constant)
     return rank(matrix) == key.shape[1] + constant
+
+
+def injective_masked(sentence, arrays, _content):
+    found = re.fullmatch(
+        ROWS + r" in every row of the stored mask that shows at least (\d+) keys,"
+        " (with|without) a sink",
+        sentence,
+    )
+    least, constant = int(found[1]), found[2] == "without"
+    key = arrays["key"]
+    shown = [line for line in arrays["mask"].bool() if line.sum() >= least]
+    assert shown
+    assert least >= key.shape[1] + constant
+    return all(
+        rank(augmented(key[line], len(key), constant)) == key.shape[1] + constant for line in shown
+    )
 
 
 def smallest_singular(key, rows: int):
@@ -182,8 +200,7 @@ def margin(sentence, arrays, _content):
 
 def injective_within(sentence, arrays, _content):
     first, distance = said(
-        "in exact arithmetic, different queries get different softmax rows from row # on, for all"
-        " keys within # of the stored ones in Frobenius norm",
+        f"{ROWS} from row # on, for all keys within # of the stored ones in Frobenius norm",
         sentence,
     )
     matrix = augmented(arrays["key"], int(first) + 1, True)
@@ -196,7 +213,7 @@ def injective_within(sentence, arrays, _content):
 
 def linear_injective(sentence, arrays, content):
     start = "in exact arithmetic, different queries get different rows of normalised linear"
-    found = re.fullmatch(start + r" attention with features (\w+)", sentence)
+    found = re.fullmatch(start + r" attention with features (\w+) and without an epsilon", sentence)
     feature = {
         "identity": lambda x: x,
         "relu": lambda x: max(x, mpmath.mpf(0)),
@@ -473,9 +490,9 @@ KINDS = ("gated_delta_net", "selective_state_space", "softmax_attention", "state
 JUDGES = {
     judge.__name__: judge
     for judge in (
-        causal, decay, decay_box, injective, injective_within, linear_injective, locality, margin,
-        nonexpansive, nonexpansive_decayed, nonnegative, row_sums, same_map, same_system,
-        system_nonnegative, system_row_sums, window_mass,
+        causal, decay, decay_box, injective, injective_masked, injective_within, linear_injective,
+        locality, margin, nonexpansive, nonexpansive_decayed, nonnegative, row_sums, same_map,
+        same_system, system_nonnegative, system_row_sums, window_mass,
     )
 }  # fmt: skip
 JUDGES |= {

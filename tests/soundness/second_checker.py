@@ -467,29 +467,8 @@ def beyond(x: Fraction, bound: Fraction) -> bool:
 
 
 def invertible(matrix: list[list[int]]) -> bool:
-    """Whether a square matrix of integers has a determinant other than zero.
-
-    By elimination without fractions (Bareiss): every entry stays a minor of the matrix. A large
-    matrix is tried modulo a prime first.
-    """
-    return (len(matrix) > 80 and modular(matrix, (1 << 107) - 1)) or fraction_free(matrix) != 0
-
-
-def fraction_free(matrix: list[list[int]]) -> int:
-    """The determinant up to its sign."""
-    rest = [list(row) for row in matrix]
-    last = 1
-    while rest:
-        pivot = next((row for row in rest if row[0]), None)
-        if pivot is None:
-            return 0
-        rest.remove(pivot)
-        rest = [
-            [(pivot[0] * b - row[0] * a) // last for a, b in zip(pivot[1:], row[1:], strict=True)]
-            for row in rest
-        ]
-        last = pivot[0]
-    return last
+    """Whether a determinant is other than zero modulo one of the two primes of the format."""
+    return any(modular(matrix, (1 << bits) - 1) for bits in (61, 89))
 
 
 def modular(matrix: list[list[int]], prime: int) -> bool:
@@ -807,7 +786,7 @@ def injective(stated: Stated) -> None:
     if stated.proved:
         (places,) = stated.proof("rows")
         columns = width if sink else width + 1
-        need(columns <= 1024, "too many columns")
+        need(columns**3 * 89 <= 1 << 34, "too much work")
         lines = chosen(places, first + 1)
         need(len(lines) == columns, "another number of rows is needed")
         need(invertible([extended(key, line, not sink) for line in lines]), "dependent rows")
@@ -821,6 +800,49 @@ def injective(stated: Stated) -> None:
     need(len(direction) == width + 1 and any(direction[:width]), "no direction of the query")
     need(not sink or direction[width] == 0, "a sink admits no constant")
     for line in range(last + 1):
+        moved = zip(extended(key, line, True), direction, strict=True)
+        need(sum(a * b for a, b in moved) == 0, "the witness moves a score")
+
+
+def injective_masked(stated: Stated) -> None:
+    """The rank of the keys that each row of the mask shows, in rows that show enough."""
+    key, mask = stated.key(), stated.subject["mask"]
+    tokens, width = key.shape
+    need(len(mask.shape) == 2 and mask.shape[1] == tokens, "the mask does not fit the keys")
+    sink, least = stated.parameters["sink"], integer(stated.parameters["least"], 1)
+    need(isinstance(sink, bool), "sink is neither true nor false")
+    columns = width if sink else width + 1
+    need(least >= columns, "rows with too few keys are claimed")
+    bits = [mask.exact(line) for line in range(mask.shape[0])]
+
+    def shows(line: int) -> list[int]:
+        need(all(bit in (0, 1) for bit in bits[line]), "a mask holds zeros and ones")
+        return [place for place, bit in enumerate(bits[line]) if bit]
+
+    if stated.proved:
+        sets, numbers = stated.proof("sets", "chosen")
+        bases = [chosen(places, tokens) for places in listed(sets)]
+        need(all(len(base) == columns for base in bases), "a set has another size")
+        need(len(bases) * columns**3 * 89 <= 1 << 34, "too much work")
+        for base in bases:
+            need(invertible([extended(key, line, not sink) for line in base]), "dependent keys")
+        need(len(listed(numbers)) == mask.shape[0], "one set for every row is needed")
+        shown = [shows(line) for line in range(mask.shape[0])]
+        claimed = [line for line in range(mask.shape[0]) if len(shown[line]) >= least]
+        need(bool(claimed), "no row shows enough keys")
+        for line, number_ in enumerate(numbers):
+            integer(number_)
+            if line in claimed:
+                base = bases[integer(number_, 0, len(bases))]
+                need(set(base) <= set(shown[line]), "a row hides a key of its set")
+        return
+    row, null = stated.case("row", "null")
+    seen = shows(integer(row, 0, mask.shape[0]))
+    direction = [integer(part) for part in listed(null)]
+    need(len(seen) >= least, "the row is not claimed")
+    need(len(direction) == width + 1 and any(direction[:width]), "no direction of the query")
+    need(not sink or direction[width] == 0, "a sink admits no constant")
+    for line in seen:
         moved = zip(extended(key, line, True), direction, strict=True)
         need(sum(a * b for a, b in moved) == 0, "the witness moves a score")
 
@@ -887,7 +909,7 @@ def residual(stated: Stated, bound: Fraction) -> tuple[Fraction, Fraction]:
     lines, moved = chosen(places, first + 1), number(shift)
     size = width + 1
     need(factor.shape == [size, size], "the factor has another size")
-    need(size <= 1024 and 0 < len(lines) * size * size <= 1 << 27, "no rows, or too many")
+    need(0 < len(lines) * size * size * 64 <= 1 << 34, "no rows, or too many")
     columns, unit = aligned([(extended(key, line, True), key.integers(line)[1]) for line in lines])
     others, other_unit = aligned([factor.integers(line) for line in range(size)])
     energy = Fraction(0)
@@ -1612,18 +1634,24 @@ CLAIMS: dict[str, tuple[Callable[[Stated], None], str, str, str]] = {
     ),
     "injective": (
         injective, "key", "first_row sink",
-        "in exact arithmetic, different queries get different softmax rows from row {first_row} on,"
-        " {sink} a sink",
+        "in exact arithmetic, for every scale but zero, different queries get different softmax"
+        " rows from row {first_row} on, {sink} a sink",
+    ),
+    "injective_masked": (
+        injective_masked, "key mask", "least sink",
+        "in exact arithmetic, for every scale but zero, different queries get different softmax"
+        " rows in every row of the stored mask that shows at least {least} keys, {sink} a sink",
     ),
     "injective_within": (
         injective_within, "factor key", "distance first_row",
-        "in exact arithmetic, different queries get different softmax rows from row {first_row} on,"
-        " for all keys within {distance} of the stored ones in Frobenius norm",
+        "in exact arithmetic, for every scale but zero, different queries get different softmax"
+        " rows from row {first_row} on, for all keys within {distance} of the stored ones in"
+        " Frobenius norm",
     ),
     "linear_injective": (
         linear_injective, "key", "feature_map",
         "in exact arithmetic, different queries get different rows of normalised linear attention"
-        " with features {feature_map}",
+        " with features {feature_map} and without an epsilon",
     ),
     "locality": (
         locality, "key lower upper", "box scale share window",
@@ -1677,7 +1705,7 @@ def in_words(name: str, value: Any) -> dict[str, str]:
     """What stands in the sentence for a parameter."""
     if name == "box":
         ends = listed(value)
-        need(len(ends) == 2, "a box has two ends")
+        need(len(ends) == 2 and all(len(text(end)) <= 210 for end in ends), "no two short ends")
         return {"box": decimal(number(ends[0])), "end": decimal(number(ends[1]))}
     if name == "window":
         ends = listed(value)
@@ -1688,7 +1716,12 @@ def in_words(name: str, value: Any) -> dict[str, str]:
         return {"sink": "with" if value else "without"}
     if name in ("feature_map", "read", "other_read"):
         return {name: text(value)}
-    return {name: str(integer(value)) if name in ("width", "first_row") else decimal(number(value))}
+    need(not isinstance(value, str) or len(value) <= 210, "a parameter is too long")
+    return {
+        name: str(integer(value))
+        if name in ("width", "first_row", "least")
+        else decimal(number(value))
+    }
 
 
 def decimal(value: Fraction) -> str:
