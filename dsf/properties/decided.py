@@ -196,6 +196,7 @@ def sums_to_one(part: Part, where: Where) -> Certificate:
     return certify.row_sums(part.weights, tolerance=SUM_TOLERANCE, folder=where)
 
 
+SEVERAL = "several maps at once are not decided"
 DIFFERENT_ROWS = "different queries get different rows"
 
 
@@ -206,6 +207,8 @@ def injective(part: Part, where: Where) -> Certificate:
     that it shows: those that neither the order of the tokens nor the bias hides.
     """
     mixer: Any = part.layer.mixer
+    if isinstance(mixer, LinearAttention | SoftmaxAttention) and mixer.key[part.index].ndim > 2:
+        return _unknown(DIFFERENT_ROWS, SEVERAL)
     if type(mixer) is LinearAttention:
         return _linear_injective(mixer, part.index, where)
     if type(mixer) is not SoftmaxAttention:
@@ -280,7 +283,8 @@ def margin(part: Part, where: Where) -> Certificate:
     mixer: Any = part.layer.mixer
     if type(mixer) is not SoftmaxAttention:
         return _not_applicable(claim, "decided for softmax attention only")
-    key, obstacle = mixer.key[part.index], _obstacle(part)
+    key = mixer.key[part.index]
+    obstacle = SEVERAL if key.ndim > 2 else _obstacle(part)
     if obstacle:
         return _unknown(claim, obstacle)
     if len(key) <= key.shape[-1]:
@@ -302,8 +306,8 @@ def nonexpansive(part: Part, where: Where) -> Certificate:
     parts = [mixer.key[part.index], mixer.rate[part.index]]
     if type(mixer) is GatedDeltaNet:
         parts.append(mixer.log_decay[part.index])
-    if any(tensor.is_complex() for tensor in parts):
-        return _unknown(claim, "its coefficients are complex")
+    if parts[0].ndim > 2 or any(tensor.is_complex() for tensor in parts):
+        return _unknown(claim, "several maps, or complex coefficients, are not decided")
     return certify.nonexpansive(*parts, folder=where)
 
 

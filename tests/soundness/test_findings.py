@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, load_file
 from torch import nn
 
 import dsf
@@ -427,16 +427,18 @@ def test_a_finite_mask_hides_keys(fill, hidden, tmp_path):
     for layer in inspection:
         for found in findings(layer, folder=tmp_path):
             verdicts.setdefault(found.property, []).append(found.certificate)
-    for name in ("injective", "margin"):
-        seen = {one.verdict for one in verdicts[name]}
-        assert seen == {Verdict.NOT_APPLICABLE if hidden == 9 else PROVED}, (name, seen)
-    first = verdicts["margin"][0]
+    for found in verdicts["injective"]:
+        assert found.verdict is (Verdict.NOT_APPLICABLE if hidden == 9 else PROVED)
+    for found in verdicts["margin"]:
+        assert found.verdict is (Verdict.UNKNOWN if hidden else PROVED)
+    first = verdicts["injective"][0]
     if hidden == 9:
-        assert "3 keys are shown, since a mask hides 9, but 5 are needed" in str(first)
-    else:
+        assert "no row shows more than 3 keys, but 5 are needed" in str(first)
+    elif hidden:
         content = json.loads((tmp_path / first.file).read_text())
-        assert content["subject"][1]["shape"] == [12 - hidden, 4]
-        assert ("keys" in content["unchecked"]["provenance"]) == (hidden > 0)
+        mask = load_file(tmp_path / content["subject"][1]["file"])["mask"]
+        assert not mask[-1, :hidden].any()
+        assert mask[-1, hidden:].all()
 
 
 def test_a_whole_transition_is_decided_with_its_decay():
@@ -564,26 +566,17 @@ def test_deep_nesting_is_refused_by_both(tmp_path):
     assert "deep" in refused(deep)
 
 
-def test_a_determinant_that_every_prime_divides_is_computed(tmp_path):
-    """A matrix whose determinant is the product of the primes that the checkers use first."""
-    primes = [2**61 - 1, 2**89 - 1, 2**107 - 1]
-    matrix = [[0] * 6 for _ in range(6)]
+def test_a_determinant_that_every_prime_divides_proves_nothing():
+    """It is not zero, but nobody has to compute it exactly."""
+    primes = [2**61 - 1, 2**89 - 1]
+    matrix = [[0] * 4 for _ in range(4)]
     for k, prime in enumerate(primes):
         matrix[2 * k][2 * k : 2 * k + 2] = [prime + 1, 1]
         matrix[2 * k + 1][2 * k : 2 * k + 2] = [1, 1]
-    assert not any(checker._full_rank(matrix, prime) for prime in checker.PRIMES)
-    assert not second_checker.modular(matrix, 2**107 - 1)
-    assert checker.nonsingular(matrix)
-    assert second_checker.invertible(matrix)
-    assert (
-        abs(checker.determinant(matrix))
-        == abs(second_checker.fraction_free(matrix))
-        == math.prod(primes)
-    )
+    assert not checker.nonsingular(matrix)
+    assert not second_checker.invertible(matrix)
     key = torch.tensor(matrix, dtype=F64)
-    found = certify.injective(key, sink=True, first_row=5, folder=tmp_path)
-    assert found.verdict is PROVED
-    assert second_checker.verdict(tmp_path / found.file) == "PROVED"
+    assert certify.injective(key, sink=True, first_row=3).verdict is Verdict.UNKNOWN
 
 
 def test_exact_ties_are_decided_by_both(tmp_path):
