@@ -31,7 +31,7 @@ LARGEST_CERTIFICATE = 16 << 20
 LARGEST_TENSORS = 256 << 20
 LARGEST_HEADER = 64 << 10
 LONGEST_INTEGER = 4000  # digits
-LONGEST_PARAMETER = 210  # characters of a number that a claim names
+LONGEST_PARAMETER = 2200  # characters of a number that a claim names
 DEEPEST = 200  # objects and lists within each other
 MOST_WORK = 1 << 34  # operations times bits, of one step of a decision
 BITS_OF_EXP = 1 << 17  # what an enclosed exponential costs, as bits of one operation
@@ -1178,7 +1178,8 @@ def locality(case: Case) -> str:
     if not 0 <= start < stop <= key.rows or not 0 < share < 1 or len(lower) != key.columns:
         raise Rejected("the window, the share or the box is out of range")
     near = range(start, stop)
-    affordable(key.rows * key.columns, 1 << 12)
+    digits = scale.numerator.bit_length() + scale.denominator.bit_length()
+    affordable(key.rows * key.columns, 64 * (64 + digits))
     affordable(key.rows, BITS_OF_EXP)
     keys = [[scale * part for part in key.row(index)] for index in range(key.rows)]
     odds = (1 - share) / share

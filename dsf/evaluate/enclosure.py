@@ -100,6 +100,12 @@ def enclosed_rows(system: System | ExplicitMap) -> Iterator[tuple[Tensor, Tensor
         yield from _followed(system)
 
 
+def has_enclosure(system: System | ExplicitMap) -> bool:
+    """Whether ``enclosed_rows`` knows the source of the rows, if they have one."""
+    rows = system.rows if isinstance(system, ExplicitMap) else kept_rows(system)
+    return rows is None or isinstance(rows, StoredRows | SoftmaxRows)
+
+
 def _known(midpoint: Tensor, radius: Tensor) -> Tensor:
     return torch.where(midpoint.isfinite() & radius.isfinite(), radius, torch.inf)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsf.evaluate import attention_map, row_blocks
 from dsf.evaluate.cache import kept_rows
-from dsf.evaluate.enclosure import enclosed_rows
+from dsf.evaluate.enclosure import enclosed_rows, has_enclosure
 from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
 from dsf.evaluate.scaled_norms import norm
 from dsf.evaluate.windows import fold
@@ -205,7 +205,9 @@ def reduce(
     those that carry most from unit signals in the past to later responses.
 
     Args:
-        map_or_system: a causal map, or a causal system (for an attention cache its map is used).
+        map_or_system: a causal map, or a causal system. For an attention cache its map is used,
+            and where no enclosure of that is known, the bound is on the distance from the map as
+            computed.
         order: keep at most this many states.
         tolerance: instead, drop singular values below this fraction of the map's Frobenius norm.
 
@@ -216,7 +218,7 @@ def reduce(
     if isinstance(map_or_system, ExplicitMap) or (
         isinstance(map_or_system, System) and kept_rows(map_or_system) is not None
     ):
-        original = enclosed_rows(map_or_system)
+        original = enclosed_rows(map_or_system) if has_enclosure(map_or_system) else None
         map_or_system = attention_map(map_or_system)
     else:
         original = None

@@ -34,7 +34,21 @@ from dsf.loading.gguf_files import GgufFile
 from dsf.loading.library_versions import model_library
 from dsf.loading.tokenizer_child import open_tokenizer, texts
 
-_DROPPED = {"auto_map", "chat_template", "custom_code", "name_or_path", "trust_remote_code"}
+# The settings that are kept, by name. Any other may name code or a file outside the folder, as
+# vocab, merges_file, fast_tokenizer_files, sp_model_kwargs and mecab_kwargs do.
+_SETTINGS = {
+    "add_dummy_prefix_space", "add_prefix_space", "added_tokens_decoder", "backend",
+    "clean_up_tokenization_spaces", "continuing_subword_prefix", "do_basic_tokenize",
+    "do_lower_case", "end_of_word_suffix", "errors", "keep_accents", "legacy", "max_length",
+    "model_input_names", "model_max_length", "never_split", "pad_to_multiple_of",
+    "pad_token_type_id", "padding_side", "remove_space", "return_token_type_ids",
+    "spaces_between_special_tokens", "split_special_tokens", "src_lang", "stride",
+    "strip_accents", "tgt_lang", "tokenize_chinese_chars", "tokenizer_class", "trim_offsets",
+    "truncation_side", "truncation_strategy", "use_default_system_prompt", "use_fast",
+    "wordpieces_prefix",
+}  # fmt: skip
+_TOKEN_SETTINGS = ("_token", "_tokens", "_token_id")
+_SPECIAL_TOKENS = "special_tokens_map.json"
 _MOST_BYTES = 128 * 1024**2
 _MOST_SETTINGS_BYTES = 8 * 1024**2
 _PROGRAM = str(tokenizer_child.__file__)
@@ -233,9 +247,14 @@ def _copy(path: Path, target: Path) -> None:
         raise LoadError(
             f"{path}: larger than {_MOST_BYTES} bytes; check that this is the right file."
         )
-    if path.name != TOKENIZER_SETTINGS:
+    if path.name not in (TOKENIZER_SETTINGS, _SPECIAL_TOKENS):
         shutil.copyfile(path, target / path.name)
         return
     settings = read_object(path, most_bytes=_MOST_SETTINGS_BYTES)
-    kept = {name: value for name, value in settings.items() if name not in _DROPPED}
-    (target / TOKENIZER_SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
+    known = _SETTINGS if path.name == TOKENIZER_SETTINGS else ()
+    kept = {
+        name: value
+        for name, value in settings.items()
+        if name in known or name.endswith(_TOKEN_SETTINGS)
+    }
+    (target / path.name).write_text(json.dumps(kept), encoding="utf-8")

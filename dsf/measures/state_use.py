@@ -118,10 +118,12 @@ def forgetting(
     found = []
     for lag in wanted:
         reached = [write for write in followed if write + lag < steps]  # the first of them
-        pairs = [(sizes[write], sizes[write + lag]) for write in reached]
-        shares = [left[..., k] / written[..., k] for k, (written, left) in enumerate(pairs)]
-        nothing = torch.full_like(sizes[0][..., :1].sum(dim=-1), torch.nan)
-        found.append(torch.stack(shares or [nothing], dim=-1).nanmean(dim=-1))  # 0 / 0: no write
+        total = count = torch.zeros_like(sizes[0][..., :1].sum(dim=-1))
+        for k, write in enumerate(reached):
+            written, left = sizes[write][..., k], sizes[write + lag][..., k]
+            total = total + torch.where(written == 0, 0, left / written)
+            count = count + (written != 0)
+        found.append(total / count)
     return torch.stack(found, dim=-1)
 
 
@@ -138,6 +140,12 @@ def _followed(steps: int, writes: Sequence[int] | None) -> list[int]:
     return [token % steps for token in writes]
 
 
+def _units(parts: Shaped[Tensor, "*batch rows columns"]) -> Shaped[Tensor, "*batch rows columns"]:
+    """The parts over their largest numbers, so that no square leaves the range."""
+    largest = parts.abs().amax(dim=(-2, -1), keepdim=True)
+    return parts / torch.where(largest > 0, largest, 1)
+
+
 def _sizes(system: System, followed: Sequence[int]) -> list[Shaped[Tensor, "*batch writes"]]:
     """After every token the norm of what each of the ``followed`` ones left, if it came before."""
     size = (*system.batch, system.state_size, 0)
@@ -145,7 +153,7 @@ def _sizes(system: System, followed: Sequence[int]) -> list[Shaped[Tensor, "*bat
     found = []
     for start in range(0, system.steps, TOGETHER):
         part = system.window(start, min(start + TOGETHER, system.steps))
-        write = dense_of(part.B).to(system.dtype)
+        write = _units(dense_of(part.B).to(system.dtype))
         for token in range(part.steps):
             if left.shape[-1]:
                 moved = part.A.window(token, token + 1) @ left.unsqueeze(-3)
@@ -230,7 +238,7 @@ def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor
     ordered, last = forward_form(plain), at % system.steps
     last = system.steps - 1 - last if system.runs_backward else last
     ports = ordered.input_size
-    left = fold(ordered, 0, last + 1).write  # *batch state (token port)
+    left = _units(fold(ordered, 0, last + 1).write)  # *batch state (token port)
     gram = left @ left.mH
     sizes, directions = torch.linalg.eigh(gram)
     floor = noise**2 * sizes[..., -1:].clamp(min=torch.finfo(sizes.dtype).tiny)

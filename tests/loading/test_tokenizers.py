@@ -145,3 +145,33 @@ def test_it_is_the_tokenizer_of_the_library(spoiled):
     other = read_model_tokenizer(spoiled(normalizer=None))
     text = "Out, out, brief candle!"
     torch.testing.assert_close(own(text)["input_ids"], other(text)["input_ids"])
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "fast_tokenizer_files",
+     "spm_file", "sp_model_kwargs", "mecab_kwargs", "gguf_file", "tokenizer_object"],
+)  # fmt: skip
+def test_no_setting_names_a_file_outside_the_folder(spoiled, tmp_path, file, name):
+    """The lines of such a file became tokens, and stood in reports."""
+    secret = tmp_path / "secret"
+    secret.write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\nPRIVATE\n")
+    folder = spoiled()
+    expected = read_model_tokenizer(folder).get_vocab()
+    path = folder / file
+    settings = json.loads(path.read_text()) if path.exists() else {}
+    value = {"model_file": str(secret)} if "kwargs" in name else str(secret)
+    path.write_text(json.dumps(settings | {name: value}))
+    assert read_model_tokenizer(folder).get_vocab() == expected
+
+
+def test_a_class_whose_vocabulary_is_a_setting_reads_no_file(spoiled, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\nPRIVATE\n")
+    folder = spoiled()
+    (folder / "merges.txt").write_text("x\n")
+    settings = {"tokenizer_class": "BertTokenizer", "vocab": str(secret)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(LoadError, match=r"Missing .UNK. token"):
+        read_model_tokenizer(folder)

@@ -91,3 +91,16 @@ def test_what_cannot_be_realised_is_refused():
         dsf.reduce(torch.eye(3).double())
     with pytest.raises(ValueError, match="at least 1"):
         dsf.reduce(torch.eye(3).double(), order=0)
+
+
+def test_every_mixer_that_runs_forward_can_be_reduced(mixer):
+    """Rows without an enclosure are reduced as they were computed."""
+    system = mixer.system()
+    if getattr(system, "runs_backward", False) or not hasattr(system, "steps"):
+        pytest.skip("it runs backward")
+    map = dsf.attention_map(system)
+    if map.shape[-1] != map.shape[-2]:
+        pytest.skip("it reads another sequence")
+    reduction = dsf.reduce(system, order=2)
+    apart = torch.linalg.matrix_norm(dsf.attention_map(reduction.system) - map)
+    assert bool((apart <= reduction.bound * (1 + 1e-9) + 1e-12).all())

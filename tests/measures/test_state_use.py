@@ -11,6 +11,7 @@ from dsf import measures
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.coefficient import TokenSlots, dense_of
 from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 NOISE = 1e-3
 
@@ -213,3 +214,27 @@ def test_wrong_arguments_are_refused_in_words():
         measures.state_norm(system, torch.ones(9, 1, 1), at=[9])
     with pytest.raises(ShapeError, match="time"):
         measures.state_norm(system, torch.ones(8, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("share", [-0.5, -0.3, 0.3, 0.6])
+def test_shares_do_not_depend_on_the_scale(dtype, share):
+    """The squares of the written numbers leave the range of their type."""
+    largest = torch.finfo(dtype).max
+    scale = largest**share if share > 0 else torch.finfo(dtype).tiny ** -share
+    one = torch.ones(9, 1, dtype=dtype)
+    plain, scaled = (
+        dsf.System.from_write_and_read(Diagonal(one / 2), one * factor, one)
+        for factor in (1.0, scale)
+    )
+    for measure in (measures.retained, measures.interference, measures.forgetting):
+        torch.testing.assert_close(measure(scaled), measure(plain))
+
+
+def test_a_share_that_is_not_known_is_not_hidden():
+    decay = torch.full((9, 1), 0.5, dtype=torch.float64)
+    decay[4] = torch.nan
+    one = torch.ones(9, 1, dtype=torch.float64)
+    system = dsf.System.from_write_and_read(Diagonal(decay), one, one)
+    assert measures.forgetting(system, lags=[1, 2]).isnan().all()
+    assert measures.forgetting(system, lags=[1], writes=[0, 1, 5]).isfinite().all()

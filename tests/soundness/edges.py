@@ -181,6 +181,39 @@ def ranks() -> Iterator[Bent]:
                        witness={"row": 1, "null": null}, first_row=1)  # fmt: skip
 
 
+def masks() -> Iterator[Bent]:
+    """Rows that show one key too few, sets that a row hides a key of, numbers that are no bits."""
+    key, name = ((4, 1), [1.0, 2.0, 2.0, 5.0]), "injective_masked"
+    rows = [1.0, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1]
+    shown = {"key": key, "mask": ((3, 4), rows)}
+    few = {"key": key, "mask": ((3, 4), [1.0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1])}
+    others = (
+        {"key": key, "mask": ((3, 4), [1.0, 1, 0, 0, 0, 0.5, 0, 0, 0, 0, 1, 1])},
+        {"key": key, "mask": ((3, 4), [1.0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 1, 1])},
+        {"key": key, "mask": ((4, 3), rows)},
+        {"key": key, "mask": ((12,), rows)},
+        {"key": ((4,), key[1]), "mask": ((3, 4), rows)},
+    )
+    sets = ([[0, 1], [2, 3]], [[0, 1], [1, 2]], [[0, 1]], [[1, 0], [2, 3]], [[0, 1, 2], [2, 3]], [],
+            [[0, 1], [2, 4]], [[0, 1], [0, 3]], [[True, 1], [2, 3]], None)  # fmt: skip
+    numbers = ([0, -1, 1], [0, 0, 1], [0, 1, 1], [0, -1, 2], [0, 1], [0, -1, 1, 0], [0, None, 1])
+    for parts in (shown, few, *others):
+        for each in sets:
+            for chosen in numbers:
+                evidence = {"sets": each, "chosen": chosen}
+                for least in (1, 2, 3):
+                    yield made(name, "PROVED", parts, evidence=evidence, least=least, sink=False)
+        for sink in (False, True):
+            single = {"sets": [[0], [1], [3]], "chosen": [0, 1, 2]}
+            yield made(name, "PROVED", parts, evidence=single, least=1, sink=sink)
+        for null in ([1, -2], [1, -1], [0, 0], [0, 1], [1, 0], [2, -4], [1], []):
+            for place in (0, 1, 2, 3, -1, True):
+                for least in (2, 3):
+                    witness = {"row": place, "null": null}
+                    yield made(name, "REFUTED", parts, witness=witness, least=least, sink=False)
+                    yield made(name, "REFUTED", parts, witness=witness, least=1, sink=True)
+
+
 def margins() -> Iterator[Bent]:
     """Residuals that leave exactly the stated bound."""
     key = ((2, 1), [1.0, -1.0])
@@ -806,6 +839,6 @@ def large_layers() -> Iterator[Bent]:
 
 def edges() -> Iterator[Bent]:
     """All of them."""
-    for group in (maps, differences, ranks, margins, collisions, delta_rules, decays, boxes, trees,
-                  systems, layers, numbers, containers, spellings):  # fmt: skip
+    for group in (maps, differences, ranks, masks, margins, collisions, delta_rules, decays, boxes,
+                  trees, systems, layers, numbers, containers, spellings):  # fmt: skip
         yield from group()

@@ -242,7 +242,7 @@ def systematic(file: Bent, chance: random.Random) -> Iterator[Bent]:
 LIMITS = {
     "checker": {
         "LARGEST_CERTIFICATE": 16 << 20, "LARGEST_TENSORS": 256 << 20, "LARGEST_HEADER": 64 << 10,
-        "LONGEST_INTEGER": 4000, "LONGEST_PARAMETER": 210, "DEEPEST": 200,
+        "LONGEST_INTEGER": 4000, "LONGEST_PARAMETER": 2200, "DEEPEST": 200,
         "MOST_WORK": 1 << 34, "BITS_OF_EXP": 1 << 17, "MOST_PRODUCTS": 1 << 20,
         "FAR": 1 << 14, "LONGEST_LAYER": 64, "LARGEST_LAYER": 1 << 19, "WIDEST_LAYER": 1 << 11,
         "DEEPEST_LAYER": 1 << 14, "MOST_TAPS": 16, "LAYER_FAR": 1 << 12, "SIZE_OF_NUMBERS": 256,

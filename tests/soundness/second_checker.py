@@ -1705,7 +1705,7 @@ def in_words(name: str, value: Any) -> dict[str, str]:
     """What stands in the sentence for a parameter."""
     if name == "box":
         ends = listed(value)
-        need(len(ends) == 2 and all(len(text(end)) <= 210 for end in ends), "no two short ends")
+        need(len(ends) == 2 and all(len(text(end)) <= 2200 for end in ends), "no two short ends")
         return {"box": decimal(number(ends[0])), "end": decimal(number(ends[1]))}
     if name == "window":
         ends = listed(value)
@@ -1716,7 +1716,7 @@ def in_words(name: str, value: Any) -> dict[str, str]:
         return {"sink": "with" if value else "without"}
     if name in ("feature_map", "read", "other_read"):
         return {name: text(value)}
-    need(not isinstance(value, str) or len(value) <= 210, "a parameter is too long")
+    need(not isinstance(value, str) or len(value) <= 2200, "a parameter is too long")
     return {
         name: str(integer(value))
         if name in ("width", "first_row", "least")
