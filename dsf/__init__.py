@@ -29,7 +29,7 @@ _HOME = {
     "inspect": "dsf.inspection",
     "probe": "dsf.inspection",
     "support": "dsf.inspection",
-    "check_adapter": "dsf.properties",
+    "check_adapter": "dsf.testing",
     "compare": "dsf.properties",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
@@ -96,9 +96,10 @@ if TYPE_CHECKING:
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
     from dsf.interventions import edits, intervene, reduce_states, sweep
     from dsf.mixers import ingredients
-    from dsf.properties import check_adapter, compare
+    from dsf.properties import compare
     from dsf.report import exchange, playground, plot, view, write_report
     from dsf.report.plot import report_state
     from dsf.systems import algebra, transition
     from dsf.systems.composite import ExplicitMap, SystemSum
     from dsf.systems.system import System
+    from dsf.testing import check_adapter

@@ -1,15 +1,50 @@
-"""For the tests of models and kernels written elsewhere: a layer is exact, or the test fails."""
+"""Tests of models, kernels and adapters that were written elsewhere.
 
+- ``assert_layer_exact``: one layer, or every layer of a model, in a test.
+- ``check_adapter``: the laws that every adapter has to keep, measured on a model, one call of it
+  and its variants (a ``Subject``): other parameters, lengths, samples or padding.
+- ``audit``: for fast kernels; a model at several lengths and in several number types, every layer
+  compared with the same module in float64.
+"""
+
+import copy
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
-from torch import nn
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
 
-from dsf.inspection import Adapter, Inspection, Probe, ReconstructionError, RoundingWarning, inspect
+from dsf.certificates import Certificate, Verdict
+from dsf.certificates.mixer_laws import Case, Law, difference
+from dsf.inspection import (
+    Adapter,
+    InspectedLayer,
+    Inspection,
+    InspectionError,
+    Probe,
+    ReconstructionError,
+    RoundingWarning,
+    Unsupported,
+    inspect,
+)
+from dsf.inspection.capture.precision import TOLERANCE, expected_rounding
+from dsf.inspection.choice import Chosen
+from dsf.inspection.examine import Question, examine
+from dsf.inspection.families.registry import known_modules
+from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.probe import FAMILY
+from dsf.inspection.rebuild import whole_and_error
+from dsf.inspection.whole.affine_layer import WholeMixer
+from dsf.inspection.whole.head_layout import width_of
+from dsf.inspection.whole.stages import Scale
 from dsf.runtime.argument_checks import checked
 
-__all__ = ["assert_layer_exact"]
+__all__ = ["assert_layer_exact", "audit", "check_adapter"]
 
 
 @checked
@@ -66,3 +101,527 @@ def assert_layer_exact(
     if faults:
         raise AssertionError("; ".join(faults))
     return found
+
+
+# Parameters drawn from these ranges make states decay within a few to some dozens of tokens.
+RANGES = {
+    "A_log": (math.log(0.05), math.log(2.0)),
+    "recurrent_param": (-6.0, -3.0),
+    "time_decay": (-3.0, 0.5),
+    "time_mix_key": (0.0, 1.0),
+    "time_mix_value": (0.0, 1.0),
+    "time_mix_receptance": (0.0, 1.0),
+}
+
+
+@torch.no_grad()
+def redraw(model: nn.Module, rng: torch.Generator) -> None:
+    """Draw every parameter anew, so that states last for some tokens and no part is zero.
+
+    Matrices keep the scale of what they multiply. Biases of step sizes and parameters of decays,
+    recognised by their usual names, are drawn from the ranges above.
+    """
+    for name, part in model.named_parameters():
+        part.copy_(_drawn(name, part, rng))
+
+
+def _drawn(name: str, part: Tensor, rng: torch.Generator) -> Tensor:
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(part.shape, generator=rng)
+
+    normal = torch.randn(part.shape, generator=rng)
+    last = name.rsplit(".", maxsplit=1)[-1]
+    if last in ("dt_bias", "dt_proj_bias") or name.endswith("dt_proj.bias"):
+        return uniform(math.log(0.02), math.log(0.5)).exp().expm1().log()
+    if last in RANGES:
+        return uniform(*RANGES[last])
+    if name.endswith("fgate_preact.bias"):
+        return 2 + normal
+    if part.ndim > 1:
+        return normal / math.sqrt(part[0].numel() if part.ndim != 3 else part.shape[-1])
+    if "norm" in name and last == "weight":
+        return 1 + 0.2 * normal
+    return 0.3 * normal
+
+
+MASK = "attention_mask"
+PADDED = 3
+"""One token in this many is made padding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model whose modules an adapter reads, and one call of it.
+
+    Attributes:
+        time: the axis of the inputs that counts tokens.
+        label: how it differs from the model and call as given, for a witness.
+    """
+
+    adapter: Adapter
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    named: Mapping[str, Any]
+    time: int = 1
+    label: Mapping[str, Any] = field(default_factory=dict)
+    _exact: list[list[InspectedLayer]] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of the modules that the adapter reads."""
+        return list(self._known)
+
+    @property
+    def family(self) -> str:
+        """The family of the first of these modules."""
+        return next(iter(self._known.values()))
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        known = known_modules(self.model, (self.adapter,))
+        return {path: family for path, (one, family) in known.items() if one is self.adapter}
+
+    @property
+    def steps(self) -> int:
+        """The number of tokens of the call."""
+        sizes = [part.shape[self.time] for part in self._tensors() if part.ndim > self.time]
+        if not sizes:
+            raise InspectionError(
+                f"check_adapter: none of the inputs has an axis {self.time} that counts tokens. "
+                "Pass the inputs of the model, and time=... if tokens are on another axis."
+            )
+        return sizes[0]
+
+    def exact_layers(self) -> list[InspectedLayer]:
+        """The layers of the adapter's modules in float64, of any error; computed once."""
+        if not self._exact:
+            self._exact.append(self.layers(exact=True))
+        return self._exact[0]
+
+    def layers(
+        self, *, exact: bool, probe: Mapping[str, Probe] | None = None
+    ) -> list[InspectedLayer]:
+        """The layers of the adapter's modules, of any error."""
+        question = Question(
+            inputs=self.inputs,
+            named=dict(self.named),
+            exact=exact,
+            tolerance=float("inf"),
+            adapters=(self.adapter,),
+            probe=probe or {},
+        )
+        names = [path or type(self.model).__name__ for path in self.paths]
+        return [layer for layer in examine(self.model, question) if _is_of(layer.name, names)]
+
+    def redrawn(self, seed: int) -> "Subject":
+        """The same with parameters drawn anew, so that it mixes tokens."""
+        model = copy.deepcopy(self.model)
+        redraw(model, torch.Generator().manual_seed(seed))
+        return self._changed({"parameters": "drawn anew"}, model=model)
+
+    def lengths(self) -> Iterator["Subject"]:
+        """The same with the first tokens only, in several lengths down to one."""
+        for steps in sorted({1, 2, self.steps // 2 + 1, self.steps}):
+            yield self._cut(slice(0, steps), self.time, self.steps, {"tokens": steps})
+
+    def samples(self) -> Iterator["Subject"]:
+        """The same with every sample alone."""
+        axis = 0 if self.time else 1
+        count = next(iter(self._tensors())).shape[axis]
+        for k in range(count):
+            yield self._cut(slice(k, k + 1), axis, count, {"sample": k})
+
+    def padded(self) -> Iterator["Subject"]:
+        """The same with padding before or after the first sample, if it has an attention mask."""
+        mask = self.named.get(MASK)
+        if isinstance(mask, Tensor) and mask.ndim == 2 and self.steps >= PADDED:
+            some = self.steps // PADDED
+            for side, tokens in (("left", slice(0, some)), ("right", slice(-some, None))):
+                changed = mask.clone()
+                changed[0, tokens] = 0
+                yield self._changed({"padding": side}, named={**self.named, MASK: changed})
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for part in (*self.inputs, *self.named.values()):
+            if isinstance(part, Tensor):
+                yield part
+
+    def _cut(self, kept: slice, axis: int, size: int, label: Mapping[str, Any]) -> "Subject":
+        def cut(part: Any) -> Any:
+            has = isinstance(part, Tensor) and part.ndim > axis and part.shape[axis] == size
+            return part.movedim(axis, 0)[kept].movedim(0, axis) if has else part
+
+        named = {name: cut(part) for name, part in self.named.items()}
+        return self._changed(label, inputs=tuple(map(cut, self.inputs)), named=named)
+
+    def _changed(self, label: Mapping[str, Any], **changes: Any) -> "Subject":
+        return replace(self, label={**self.label, **label}, _exact=[], **changes)
+
+
+def _is_of(name: str, modules: list[str]) -> bool:
+    """Whether a layer is one of the modules, one call of it, or a part of it."""
+    return any(name == path or name.startswith((f"{path}[", f"{path} (call")) for path in modules)
+
+
+ELSEWHERE = (
+    "the ports that were found may enclose more or less than the mixer: name them (value=..., "
+    "response=...)"
+)
+
+
+def probing(owner: str, subject: Subject, how: Probe) -> Certificate:
+    """Compare the adapter's map with the one measured by unit values, where that is possible.
+
+    A difference refutes the adapter only if the ports were named.
+    """
+    law = Law(owner, "probing", "unit values give the map", subject.adapter.tolerance)
+    cases, reasons = _probed_cases(subject, how)
+    found = law.judged(cases, method=f"unit values; {dict(subject.label) or 'as given'}")
+    if found.verdict is Verdict.REFUTED and how.value is None:
+        limits = {"reason": f"difference {found.observed}, but {ELSEWHERE}"}
+        return replace(found, verdict=Verdict.UNKNOWN, witness=None, limits=limits)
+    if found.verdict is Verdict.UNKNOWN and reasons:
+        return replace(found, limits={"reason": "; ".join(reasons)})
+    return found
+
+
+def _probed_cases(subject: Subject, how: Probe) -> tuple[list[Case], list[str]]:
+    known = _known(subject)
+    cases: list[Case] = []
+    reasons: list[str] = []
+    for path in subject.paths:
+        name = path or type(subject.model).__name__
+        try:
+            layers = subject.layers(exact=True, probe={path: how})
+        except InspectionError as error:
+            reasons.append(str(error))
+            continue
+        one = [layer for layer in known if layer.name == name]
+        probed = [layer for layer in layers if layer.name == name and layer.family == FAMILY]
+        if len(one) == len(probed) == 1 and probed[0].axes[-1] != "input":
+            case = {"module": path, **subject.label}
+            cases.append((case, partial(_apart, probed[0], one[0])))
+        else:
+            reasons.append(f"{name}: its channels mix, or its values cannot be replaced")
+    return cases, reasons
+
+
+def _known(subject: Subject) -> list[InspectedLayer]:
+    try:
+        return subject.exact_layers()
+    except InspectionError:  # the other laws report it
+        return []
+
+
+def _apart(layer: InspectedLayer, known: InspectedLayer) -> float:
+    """The relative difference between the probed map of ``layer`` and that of the adapter.
+
+    It is the smallest over the maps between which the ports may lie: the mixer's map, the same with
+    its output gate, that of the whole layer, and that of values after the mixer's input gate.
+    """
+    probed, map = by_channel(layer), by_channel(known)
+    expected = [map]
+    gated = _gated(probed, known)
+    build_whole: Any = known.shell
+    if build_whole is not None and build_whole.args[1].enter is not None:
+        whole = known.whole
+        stages = tuple(whole.leave.before_projection()) if isinstance(whole, WholeMixer) else ()
+        factors = [stage.factor for stage in stages if isinstance(stage, Scale)]
+        if len(factors) == len(stages):
+            expected.append(_scaled(map, factors))
+        expected.append(known.mixer_map())
+    nearest = min(difference(probed, each) for each in expected)
+    return nearest if gated is None else min(nearest, difference(gated, map))
+
+
+def _gated(
+    probed: Float[Tensor, "sample channel time read"], known: InspectedLayer
+) -> Float[Tensor, "sample channel time read"] | None:
+    """``probed`` times the input gate, for a mixer with one state for every channel."""
+    gate = getattr(known.system, "B", None)
+    if known.axes[-1] != "channel" or gate is None or gate.shape[-2:] != (1, 1):
+        return None
+    return probed * gate.flatten(-3).unsqueeze(-2)
+
+
+def _scaled(
+    map: Float[Tensor, "sample channel time read"], factors: list[Tensor]
+) -> Float[Tensor, "sample channel time read"]:
+    for factor in factors:
+        map = factor.expand(map.shape[0], map.shape[2], map.shape[1]).mT.unsqueeze(-1) * map
+    return map
+
+
+def by_channel(layer: InspectedLayer) -> Shaped[Tensor, "sample channel time read"]:
+    """The map for every channel, without the columns of constant inputs."""
+    ports = layer.mixer.signal().shape[-2]
+    map = layer.map().unflatten(-1, (-1, ports))[..., 0]
+    map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
+    value = getattr(layer.mixer, "value", None)
+    width = width_of(value) if isinstance(value, Tensor) and value.ndim > 2 else map.shape[1]
+    return map.repeat_interleave(max(width // map.shape[1], 1), dim=1)
+
+
+LEAST_MIXING = 0.1
+METHOD = "measured on the model as given and with its parameters drawn anew"
+
+Figure = Callable[[Subject], float]
+
+
+@checked
+def check_adapter(
+    adapter: Adapter,
+    model: nn.Module,
+    *inputs: Any,
+    value: str | Port | None = None,
+    response: str | Port | None = None,
+    time: int = 1,
+    redraw: bool = True,
+    seed: int = 0,
+    **named: Any,
+) -> tuple[Certificate, ...]:
+    """Check an adapter of your own against the laws that every adapter of ``dsf`` keeps.
+
+    A law that is broken raises nothing: its certificate is REFUTED, and the witness names the case.
+    UNKNOWN states what was missing to measure a law, such as ports for unit values.
+
+    Args:
+        adapter: how to read modules of your classes.
+        model: one of your modules, or a model that contains some; its state is restored.
+        inputs, named: what the model is called with: at least two samples of some ten tokens. If
+            there is an ``attention_mask``, padding is checked, too.
+        value, response: ports where values enter and the response leaves (see ``dsf.probe``).
+        time: the axis of the inputs that counts tokens; the other of the first two counts samples.
+        redraw: also check with parameters drawn anew, since newly initialised ones hardly mix
+            tokens.
+        seed: the seed of the new parameters.
+
+    Raises:
+        InspectionError: if the model contains no module of the adapter's classes.
+    """
+    given = Subject(adapter, model, inputs, named, time)
+    if not given.paths:
+        raise InspectionError(
+            f"check_adapter: {type(model).__name__} holds no module of the adapter's classes, "
+            f"{', '.join(adapter.families) or 'none'}. A class path is "
+            "f'{Class.__module__}.{Class.__qualname__}'."
+        )
+    subjects = [given, given.redrawn(seed)] if redraw else [given]
+    owner = given.family
+    found = [
+        Law(owner, name, sentence, figure, from_below).judged(cases, method=METHOD)
+        for name, sentence, figure, from_below, cases in _laws(subjects)
+    ]
+    return (*found, probing(owner, subjects[-1], Probe(value=value, response=response)))
+
+
+def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iterator[Case]]]:
+    exact, single = subjects[0].adapter.tolerance, TOLERANCE[torch.float32]
+    cut = [part for subject in subjects for part in subject.lengths()]
+    alone = [part for subject in subjects for part in subject.samples()]
+    padded = [part for subject in subjects for part in subject.padded()]
+    double = partial(_error, exact=True)
+    yield "trace", "the model is unchanged by a run", 0.0, False, _cases(subjects, _trace)
+    yield "axes", "every batch axis has a name", 0.0, False, _cases(subjects, _misnamed)
+    yield "single precision", "a float32 model is rebuilt", single, False, _cases(cut, _error)
+    yield (
+        "double precision",
+        "a float64 model is rebuilt",
+        exact,
+        False,
+        _cases(cut + alone, double),
+    )
+    if MASK in subjects[0].named:
+        yield "padding", "padding is rebuilt", exact, False, _cases(padded, double)
+    yield "mixing", "the map mixes tokens", LEAST_MIXING, True, _cases(subjects[-1:], _off_diagonal)
+    if subjects[0].adapter.enter is not None or subjects[0].adapter.whole is not None:
+        yield "whole", "the whole layer is rebuilt", exact, False, _cases(cut + padded, _whole)
+
+
+def _cases(subjects: list[Subject], figure: Figure) -> Iterator[Case]:
+    for subject in subjects:
+        yield {"parameters": "as given", **subject.label}, partial(figure, subject)
+
+
+def _error(subject: Subject, *, exact: bool = False) -> float:
+    return max(layer.error for layer in _read(subject, exact=exact))
+
+
+def _read(subject: Subject, *, exact: bool) -> list[InspectedLayer]:
+    layers = subject.exact_layers() if exact else subject.layers(exact=False)
+    if not layers:
+        raise InspectionError("the adapter gave no layer for its modules")
+    return layers
+
+
+def _misnamed(subject: Subject) -> float:
+    return float(sum(len(x.axes) != len(x.system.batch) for x in _read(subject, exact=True)))
+
+
+def _off_diagonal(subject: Subject) -> float:
+    """The share of the Frobenius norm off the diagonal, for the map where it is smallest."""
+    shares = []
+    for layer in _read(subject, exact=True):
+        map = by_channel(layer)
+        own = torch.diagonal(map, dim1=-2, dim2=-1).square().sum()
+        shares.append(float((1 - own / map.square().sum()).clamp(min=0).sqrt()))
+    return min(shares)
+
+
+def _whole(subject: Subject) -> float:
+    builders = [layer.shell for layer in _read(subject, exact=True)]
+    known = [build.args[:3] for build in builders if isinstance(build, partial)]
+    return max(whole_and_error(*parts)[1] for parts in known)
+
+
+def _trace(subject: Subject) -> float:
+    """The number of parameters, buffers and modules that an inspection changes."""
+    before = _state(subject.model)
+    with torch.enable_grad():
+        maps = [layer.map() for layer in _read(subject, exact=False)]
+    after = _state(subject.model)
+    changed = sum(not _same(before.get(name), after.get(name)) for name in {**before, **after})
+    return float(changed + sum(map.requires_grad for map in maps))
+
+
+def _state(model: nn.Module) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for name, part in (*model.named_parameters(), *model.named_buffers()):
+        state[name] = part.detach().clone()
+        state[f"{name}, gradient"] = part.requires_grad, part.grad is None
+    for name, module in model.named_modules():
+        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+        state[f"{name}, module"] = module.training, hooks, sorted(vars(module))
+    return state
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return bool(one == other)
+
+
+EXACT, ROUNDED, WRONG, NOT_READ = "exact", "rounded too much", "not reproduced", "not read"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One layer at one length in one number type.
+
+    Attributes:
+        dtype, tokens: of the run.
+        layer, family: as inspected; the family is empty where the layer was not reproduced.
+        formula: difference of the rebuilt layer from its module in float64, relative.
+        rounding: difference of the run from that module, relative.
+        expected: what the number type and the length explain of it.
+        verdict: ``exact``; ``rounded too much``, where the run lies further from its module in
+            float64 than expected; ``not reproduced``; ``not read``, where nothing was compared.
+        reason: in words, where the verdict is not ``exact``.
+    """
+
+    dtype: str
+    tokens: int
+    layer: str
+    family: str
+    formula: float | None
+    rounding: float | None
+    expected: float
+    verdict: str
+    reason: str = ""
+
+
+def audit(
+    model: nn.Module,
+    *,
+    lengths: Sequence[int],
+    dtypes: Sequence[torch.dtype],
+    vocabulary: int,
+    layers: Chosen = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> list[AuditRow]:
+    """Run a model on random tokens at every length in every number type, and compare its layers.
+
+    Args:
+        model: a model that takes ``input_ids``; it is copied for every number type.
+        lengths: numbers of tokens.
+        dtypes: number types of the weights.
+        vocabulary: token ids are drawn from 0 to ``vocabulary - 1``.
+        layers: which layers to compare, as ``dsf.inspect`` takes them. What cannot be read has a
+            row all the same.
+        device: where the copies run; by default where the model is.
+        progress: called with the number of finished runs and that of all runs.
+
+    Raises:
+        InspectionError: if the model cannot be run, or has no layer that can be read.
+    """
+    rows: list[AuditRow] = []
+    done, every = 0, len(lengths) * len(dtypes)
+    for dtype in dtypes:
+        twin = copy.deepcopy(model).to(dtype=dtype, device=device)
+        for tokens in lengths:
+            rng = torch.Generator().manual_seed(0)
+            ids = torch.randint(vocabulary, (1, tokens), generator=rng)
+            rows += _rows(twin, ids.to(next(twin.parameters()).device), dtype, layers)
+            done += 1
+            if progress is not None:
+                progress(done, every)
+    return rows
+
+
+def _rows(
+    model: nn.Module, ids: Int[Tensor, "1 time"], dtype: torch.dtype, layers: Chosen
+) -> Iterator[AuditRow]:
+    expected = expected_rounding(dtype, ids.shape[1])
+    run: dict[str, Any] = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "tokens": ids.shape[1],
+        "expected": expected,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RoundingWarning)  # the rows say it
+            found = inspect(model, input_ids=ids, layers=layers)
+    except InspectionError as error:
+        formula = getattr(error, "formula", None)
+        if formula is None:
+            raise
+        yield AuditRow(**run, **_failed("every layer", str(error), formula))
+        return
+    for layer in found:
+        yield AuditRow(**run, **_compared(layer, expected))
+    for missed in found.unsupported:
+        yield AuditRow(**run, **_missed(missed))
+
+
+def _compared(layer: InspectedLayer, expected: float) -> dict[str, Any]:
+    within = layer.rounding <= expected
+    return {
+        "layer": layer.name,
+        "family": layer.family,
+        "formula": layer.formula,
+        "rounding": layer.rounding,
+        "verdict": EXACT if within else ROUNDED,
+        "reason": ""
+        if within
+        else f"the run lies {layer.rounding / expected:.0f} times further from its module in "
+        "float64 than its number type and length explain",
+    }
+
+
+def _missed(missed: Unsupported) -> dict[str, Any]:
+    if missed.formula is not None:
+        return _failed(missed.name, missed.reason, missed.formula)
+    return _failed(missed.name, missed.reason, None) | {"verdict": NOT_READ}
+
+
+def _failed(layer: str, reason: str, formula: float | None) -> dict[str, Any]:
+    return {
+        "layer": layer,
+        "family": "",
+        "formula": formula,
+        "rounding": None,
+        "verdict": WRONG,
+        "reason": reason,
+    }

@@ -1,5 +1,10 @@
-"""``report_state``: what the recurrent state of every layer holds, with one figure for each."""
+"""What the recurrent state of every layer of an inspection holds, and how it grows.
 
+``report_state``: what the recurrent state of every layer holds, with one figure for each.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,14 +13,197 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from dsf.inspection import Inspection
+from dsf import measures
+from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.measures.state_use import NOISE
-from dsf.properties.recurrent_state import LayerState, states_of
 from dsf.report.plot.drawing_style import style
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import at_least
+from dsf.systems.algebra import select
+from dsf.systems.coefficient import TokenSlots
+from dsf.systems.composite import Operator, SystemSum
+from dsf.systems.system import System, time_reversed
+
+POSITIONS = 8
+"""After how many tokens the occupancy is computed."""
+LITTLE = 0.25
+"""The largest share of the tokens' signals whose loss counts as little."""
+STEADY = 0.25
+"""The largest exponent of growth, in absolute value, that counts as a plateau."""
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What the state of one layer holds; numbers are means over its heads or channels.
+
+    Attributes:
+        name, family: of the layer.
+        states: the states of one channel.
+        maps: how many heads or channels were looked at, of how many.
+        lags, left: after so many tokens this share of a write is left: the median over heads or
+            channels, and the quartiles below and above.
+        kept, decayed, taken: for each age in tokens, from 0 for the last token, the share of a
+            token's signal that can be read off the last state, that has decayed, and that is lost
+            to other tokens. Their sum is one.
+        positions, occupancy: after which tokens, and the share of the states in use there.
+        norms: the norm of the state after each token, the geometric mean.
+        growth: the exponent of the norm over the second half of the tokens: 0 for a plateau, 0.5
+            for a sum of independent writes, 1 for a sum of equal ones.
+        length: ``grows``, ``plateau``, ``fades``, or ``overflow`` where the state is not finite or
+            its norm leaves the range of the number type.
+        loss: ``little`` where three quarters of all tokens' signals can still be read; else what
+            takes more of them: ``decays``, or ``full`` for other tokens.
+    """
+
+    name: str
+    family: str
+    states: int
+    maps: tuple[int, int]
+    lags: tuple[int, ...]
+    left: tuple[tuple[float, float, float], ...]
+    kept: tuple[float, ...]
+    decayed: tuple[float, ...]
+    taken: tuple[float, ...]
+    positions: tuple[int, ...]
+    occupancy: tuple[float, ...]
+    norms: tuple[float, ...]
+    growth: float
+    length: str
+    loss: str
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Kept, decayed and taken, the mean over all tokens."""
+        tokens = len(self.kept)
+        return sum(self.kept) / tokens, sum(self.decayed) / tokens, sum(self.taken) / tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, strings and lists."""
+        record = dict(vars(self))
+        record["shares"] = dict(zip(("kept", "decayed", "taken"), self.shares, strict=True))
+        return {name: _plain(value) for name, value in record.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def states_of(
+    inspection: Inspection, *, maps: int, noise: float, dtype: torch.dtype
+) -> tuple[list[LayerState], list[tuple[str, str]]]:
+    """What every recurrent layer holds, and the other layers with the reason.
+
+    Args:
+        maps: how many heads or channels of a layer are looked at, spread evenly.
+        noise: as for ``measures.retained``.
+        dtype: whose range the state must not leave.
+    """
+    found, without = [], []
+    for layer in inspection:
+        parts = list(_recurrent_parts(layer))
+        if not parts:
+            without.append((layer.name, _why_none(layer.system)))
+        for name, system in parts:
+            found.append(_state_of(name, layer, system, maps, noise, dtype))
+    return found, without
+
+
+def _recurrent_parts(layer: InspectedLayer) -> Iterator[tuple[str, System]]:
+    """The system of a layer, or those of its sum, as far as they carry a state of fixed size."""
+    system = layer.system
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    for number, part in enumerate(parts, start=1):
+        if isinstance(part, System) and not isinstance(part.B, TokenSlots) and part.steps > 2:
+            yield layer.name if len(parts) == 1 else f"{layer.name} (scan {number})", part
+
+
+def _why_none(system: Operator) -> str:
+    if system.steps <= 2:
+        return "three tokens at least are needed"
+    return "attention keeps every token: it has no state of fixed size"
+
+
+def _state_of(
+    name: str,
+    layer: InspectedLayer,
+    system: System,
+    maps: int,
+    noise: float,
+    dtype: torch.dtype,
+) -> LayerState:
+    count = system.batch.numel()
+    chosen = torch.tensor([k * count // min(maps, count) for k in range(min(maps, count))])
+    index = torch.unravel_index(chosen, tuple(system.batch)) if system.batch else ()
+    system, signal = select(system, index), layer.signal[index]
+    if system.runs_backward:
+        system, signal = time_reversed(system), signal.flip(-3)
+    lags = [2**k for k in range((system.steps - 1).bit_length())]
+    left = measures.forgetting(system, lags=lags).reshape(-1, len(lags))
+    quarters = left.nanquantile(left.new_tensor([0.5, 0.25, 0.75]), dim=0).T
+    kept = _by_age(measures.retained(system, noise=noise))
+    taken = _by_age(measures.interference(system, noise=noise))
+    positions = sorted({(k + 1) * (system.steps - 1) // (POSITIONS + 1) for k in range(POSITIONS)})
+    used = measures.occupancy(system, positions=positions).reshape(-1, len(positions))
+    norms = measures.state_norm(system, signal).reshape(-1, system.steps)
+    mean = norms.log().mean(dim=0).exp()
+    growth = _exponent(mean)
+    return LayerState(
+        name=name,
+        family=layer.family,
+        states=system.state_size,
+        maps=(len(chosen), count),
+        lags=tuple(lags),
+        left=tuple(_three(each) for each in quarters.tolist()),
+        kept=tuple(kept.tolist()),
+        decayed=tuple((1 - kept - taken).tolist()),
+        taken=tuple(taken.tolist()),
+        positions=tuple(positions),
+        occupancy=tuple(used.nanmean(dim=0).tolist()),
+        norms=tuple(mean.tolist()),
+        growth=growth,
+        length=_in_words(norms, growth, dtype),
+        loss=_loss(kept, taken),
+    )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    middle, low, high = values
+    return middle, low, high
+
+
+def _by_age(shares: Tensor) -> Tensor:
+    return shares.reshape(-1, shares.shape[-1]).mean(dim=0).flip(0)
+
+
+def _exponent(norms: Tensor) -> float:
+    """The slope of log norm over log length by least squares, over the second half."""
+    length = torch.arange(1, len(norms) + 1, dtype=norms.dtype, device=norms.device)
+    half = slice(len(norms) // 2, None)
+    x, y = length[half].log(), norms[half].log()
+    x, y = x - x.mean(), y - y.mean()
+    return ((x * y).sum() / x.square().sum()).item()
+
+
+def _loss(kept: Tensor, taken: Tensor) -> str:
+    if 1 - kept.mean() <= LITTLE:
+        return "little"
+    return "full" if taken.sum() > (1 - kept - taken).sum() else "decays"
+
+
+def _in_words(norms: Tensor, growth: float, dtype: torch.dtype) -> str:
+    if not bool(norms.isfinite().all()) or norms.max() > torch.finfo(dtype).max:
+        return "overflow"
+    if math.isnan(growth) or abs(growth) <= STEADY:  # a state of zeros has no exponent
+        return "plateau"
+    return "grows" if growth > 0 else "fades"
+
 
 COLOURS = {"kept": "#3879b5", "taken": "#d65430", "decayed": "#d8d4c8"}
 

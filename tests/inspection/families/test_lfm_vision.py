@@ -6,7 +6,7 @@ import transformers
 
 import dsf
 from dsf.inspection.families.lfm_vision import GridConvolution
-from dsf.properties.adapter_laws import redraw
+from dsf.testing import redraw
 
 GRIDS = [[1, 4, 6], [1, 6, 4], [2, 2, 4]]
 
