@@ -30,7 +30,7 @@ _HOME = {
     "probe": "dsf.inspection",
     "support": "dsf.inspection",
     "check_adapter": "dsf.testing",
-    "compare": "dsf.properties",
+    "compare": "dsf.report.comparison",
     "Adapter": "dsf.inspection",
     "Inspection": "dsf.inspection",
     "attribute": "dsf.attribution",
@@ -96,8 +96,8 @@ if TYPE_CHECKING:
     from dsf.inspection import Adapter, Inspection, inspect, probe, support
     from dsf.interventions import edits, intervene, reduce_states, sweep
     from dsf.mixers import ingredients
-    from dsf.properties import compare
     from dsf.report import exchange, playground, plot, view, write_report
+    from dsf.report.comparison import compare
     from dsf.report.plot import report_state
     from dsf.systems import algebra, transition
     from dsf.systems.composite import ExplicitMap, SystemSum

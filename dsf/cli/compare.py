@@ -13,7 +13,7 @@ from dsf.cli.options import Inspecting, OtherInput, Prompt, written_place
 from dsf.cli.output_place import check_file
 
 if TYPE_CHECKING:
-    from dsf.properties.comparison import Comparison
+    from dsf.report.comparison import Comparison
 
 FIXED = ("layer", "other", "quantity", "first", "second", "difference", "flipped", "other_head")
 
@@ -54,7 +54,7 @@ def compare(
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_checkpoint, notes_of
-        from dsf.properties import compare as compare_inspections
+        from dsf.report.comparison import compare as compare_inspections
         from dsf.runtime.files import write_over
 
         one, two = (inspect_checkpoint(path, given, run, options) for path, given in pairs)
@@ -82,7 +82,7 @@ def _facts(table: "Comparison") -> dict[str, Any]:
 def _show(table: "Comparison") -> None:
     """Pairs of layers, means of quantities, verdicts that are not the same."""
     from dsf.cli.terminal import print_table
-    from dsf.properties.comparison import DISTANCE
+    from dsf.report.comparison import DISTANCE
 
     rows, changed = [], table.flips()
     for (one, other), partner in zip(table.pairs, table.partners, strict=True):
