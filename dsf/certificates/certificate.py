@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -34,10 +34,6 @@ class Level(Enum):
     DATA = "data"
     REAL = "real"
     FLOAT = "float"
-
-
-SEAL = object()
-"""Passed by ``issuing`` alone, for files that the checker has accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +71,13 @@ class Certificate:
     limits: Mapping[str, Any] = field(default_factory=dict)
     identity: str = ""
     file: str = ""
-    seal: InitVar[object] = None
 
-    def __post_init__(self, seal: object) -> None:
-        if seal is not SEAL and (self.verdict is Verdict.PROVED or self.identity):
+    def __post_init__(self) -> None:
+        if self.verdict is Verdict.PROVED and not self.identity:
             raise ValueError(
-                f"Certificate: PROVED and an identity are given by dsf.certify alone, once the "
-                f"checker has accepted the file, but '{self.claim}' was built by hand. Use ARGUED "
-                f"for an argument or an identity, HOLDS_NUMERICALLY for what was measured."
+                f"Certificate: PROVED needs the 'identity' of a file that the checker accepted, "
+                f"which '{self.claim}' has not. Use ARGUED for an argument, HOLDS_NUMERICALLY for "
+                f"what was measured."
             )
         if self.verdict is Verdict.REFUTED and not self.witness:
             raise ValueError(

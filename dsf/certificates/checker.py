@@ -273,7 +273,7 @@ class Tensor:
         self.rows = prod(self.shape[:-1])
 
     def floats(self, index: int) -> tuple[float, ...]:
-        """One row as it is stored; the methods below refuse what is not finite."""
+        """One row as it is stored; ``load`` refused what is not finite."""
         width = SIZES[self.kind] * self.columns
         raw: bytes | memoryview = self.data[index * width : (index + 1) * width]
         if self.kind == "BF16":
@@ -292,16 +292,9 @@ class Tensor:
         rows = map(self.floats, range(self.rows))
         return all(value < float("inf") for row in rows for value in row)
 
-    def finite(self, index: int) -> tuple[float, ...]:
-        """One row, all of whose numbers are finite."""
-        values = self.floats(index)
-        if not all(map(isfinite, values)):
-            raise Rejected("a stored number is not finite")
-        return values
-
     def row(self, index: int) -> list[Fraction]:
         """One row as fractions."""
-        return [Fraction(value) for value in self.finite(index)]
+        return [Fraction(value) for value in self.floats(index)]
 
     def all_numbers(self) -> list[Fraction]:
         """All rows, one after the other."""
@@ -309,17 +302,14 @@ class Tensor:
 
     def scaled(self, index: int, extra: Sequence[int] = ()) -> tuple[list[int], int]:
         """One row followed by ``extra``, as integers over a common power of two."""
-        parts = [value.as_integer_ratio() for value in self.finite(index)]
+        parts = [value.as_integer_ratio() for value in self.floats(index)]
         unit = max(below for _, below in parts)
         found = [above * (unit // below) for above, below in parts]
         return found + [value * unit for value in extra], unit
 
     def log_decays(self, index: int) -> list[Fraction | None]:
         """One row of logarithms of decays; None for minus infinity, a decay of zero."""
-        values = self.floats(index)
-        if not all(value < float("inf") for value in values):
-            raise Rejected("a stored logarithm is NaN or plus infinity")
-        return [Fraction(value) if isfinite(value) else None for value in values]
+        return [Fraction(value) if isfinite(value) else None for value in self.floats(index)]
 
 
 def read_file(path: Path, largest: int) -> bytes:
@@ -614,7 +604,7 @@ def injective_masked(case: Case) -> str:
 
 def _shown(mask: Tensor, row: int) -> set[int]:
     """The keys that a row of a mask shows: those with a one."""
-    values = mask.finite(row)
+    values = mask.floats(row)
     if not set(values) <= {0.0, 1.0}:
         raise Rejected("a mask has a number that is neither zero nor one")
     return {index for index, value in enumerate(values) if value}
@@ -804,14 +794,14 @@ def row_sums(case: Case) -> str:
 def nonnegative(case: Case) -> str:
     """No stored weight is below zero."""
     weights = case.subject["map"]
-    return _each_row(case, weights, lambda row: min(weights.finite(row)) < 0)
+    return _each_row(case, weights, lambda row: min(weights.floats(row)) < 0)
 
 
 def causal(case: Case) -> str:
     """Every stored weight above the diagonal is exactly zero."""
     weights = case.subject["map"]
     steps = _square(weights)
-    return _each_row(case, weights, lambda row: any(weights.finite(row)[row % steps + 1 :]))
+    return _each_row(case, weights, lambda row: any(weights.floats(row)[row % steps + 1 :]))
 
 
 def window_mass(case: Case) -> str:

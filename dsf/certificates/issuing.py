@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, ParamSpec
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from dsf.certificates import checker
-from dsf.certificates.certificate import SEAL, Certificate, Level, Verdict
+from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.files import LeadsOutside, read_inside, remove_inside, write_inside
 from dsf.runtime.shapes import has_axes
@@ -119,9 +119,9 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
         limits = {"data": f"more than the {checker.LARGEST_TENSORS >> 20} MiB that can be checked"}
         return _unknown(proposal, place, limits)
     if place.folder is not None:
-        return _written(proposal, place, _Folder(place.folder, _write_evidence), data)
+        return _written(proposal, place, place.folder, data)
     with tempfile.TemporaryDirectory(prefix="dsf-") as temporary:
-        return _written(proposal, place, _Folder(Path(temporary), _write_once), data)
+        return _written(proposal, place, Path(temporary), data)
 
 
 def where_conclusive(decided: Proposal, undecided: Proposal, where: Where = None) -> Certificate:
@@ -130,19 +130,6 @@ def where_conclusive(decided: Proposal, undecided: Proposal, where: Where = None
         return issued(decided, where)
     except CheckerRefused as error:
         return issued(replace(undecided, limits={"enclosure": str(error)}), where)
-
-
-class _Folder(NamedTuple):
-    """A folder, and how files are written there: to disk at once, or not if it is temporary."""
-
-    path: Path
-    write: Callable[[Path, str, bytes], object]
-
-
-def _write_once(folder: Path, name: str, data: bytes) -> None:
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(data)
 
 
 def _write_evidence(folder: Path, name: str, data: bytes) -> None:
@@ -222,17 +209,21 @@ def _scope(proposal: Proposal, place: Destination) -> str:
     return INPUT if "input" in place.provenance else STORED
 
 
-def _written(proposal: Proposal, place: Destination, folder: _Folder, data: bytes) -> Certificate:
+def _written(proposal: Proposal, place: Destination, folder: Path, data: bytes) -> Certificate:
     """Files are named by what they hold, so none is written over another one."""
     stored = f"tensors/{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
     content = _content(proposal, place, stored)
     file = f"certificates/{proposal.name}-{content['identity'][:16]}.json"
-    folder.write(folder.path, stored, data)
-    folder.write(folder.path, file, checker.canonical(content).encode("ascii"))
+    for name, part in ((stored, data), (file, checker.canonical(content).encode("ascii"))):
+        if place.folder is None:  # a temporary folder, which is not written to disk at once
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(part)
+        else:
+            _write_evidence(folder, name, part)
     try:
-        accepted = checker.examine(folder.path / file)
+        accepted = checker.examine(folder / file)
     except checker.Rejected as error:
-        remove_inside(folder.path, file)
+        remove_inside(folder, file)
         raise CheckerRefused(f"{proposal.name}: {error}") from None
     return Certificate(
         claim=accepted.sentence,
@@ -248,7 +239,6 @@ def _written(proposal: Proposal, place: Destination, folder: _Folder, data: byte
         limits=proposal.limits,
         identity=accepted.identity,
         file=file,
-        seal=SEAL,
     )
 
 

@@ -120,7 +120,7 @@ def unit_name(number: int) -> str:
 
 def hash_of(path: Path) -> str:
     """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return _sha(path.read_bytes())
 
 
 def checker_hash() -> str:
@@ -217,8 +217,11 @@ def _earlier(folder: Path) -> dict[str, str] | None:
 def _remove_stale(folder: Path, earlier: Mapping[str, str], members: Mapping[str, str]) -> None:
     """Remove files of an earlier run that are as it wrote them and no part of this one."""
     for name, digest in earlier.items():
-        written = MEMBER.fullmatch(name) is not None and name not in members
-        if written and _has(folder, name, partial(_hashes_to, digest)):
+        if (
+            name not in members
+            and MEMBER.fullmatch(name)
+            and _has(folder, name, lambda data, digest=digest: _sha(data) == digest)
+        ):
             remove_inside(folder, name)
 
 
@@ -228,10 +231,6 @@ def _has(folder: Path, name: str, wanted: Callable[[bytes], bool]) -> bool:
         return wanted(read_inside(folder, name, checker.LARGEST_TENSORS))
     except (checker.Rejected, OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-
-
-def _hashes_to(digest: str, data: bytes) -> bool:
-    return _sha(data) == digest
 
 
 def _sha(data: bytes) -> str:
@@ -305,18 +304,13 @@ def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[s
             return None
         pairs = [(part_of(record), record["property"]) for record in unit["verdicts"]]
         every = [(in_words(part), name) for part in parts_of(layer) for name in PROPERTIES]
-        shown = all(is_shown(folder / name, record) for record in unit["verdicts"])
+        shown = all(shown_by(folder / name, record)[1] for record in unit["verdicts"])
     except LeadsOutside:
         raise
     except (checker.Rejected, OSError, ValueError, TypeError, KeyError, AttributeError,
             RecursionError):  # fmt: skip
         return None
     return unit if pairs == every and shown else None
-
-
-def is_shown(place: Path, record: Mapping[str, Any]) -> bool:
-    """Whether a record of verdicts says what its certificate in a unit's folder proves."""
-    return shown_by(place, record)[1]
 
 
 def shown_by(place: Path, record: Mapping[str, Any]) -> tuple[checker.Accepted | None, bool]:
@@ -350,20 +344,14 @@ def shown_by(place: Path, record: Mapping[str, Any]) -> tuple[checker.Accepted |
 
 def _fingerprint(layer: InspectedLayer, source: Mapping[str, str]) -> str:
     """A hash of the layer's name, of where it comes from, and of every number of its mixer."""
-    named = [
-        layer.name,
-        layer.family,
-        type(layer.mixer).__name__,
-        sorted(source.items()),
-        layer.heads,
-    ]
+    kind = type(layer.mixer).__name__
+    named = [layer.name, layer.family, kind, sorted(source.items()), layer.heads]
     digest = hashlib.sha256(json.dumps(named).encode())
     for name, part in sorted(vars(layer.mixer).items()):
         digest.update(name.encode())
-        plain = (
-            part.detach().cpu().contiguous().numpy().tobytes() if hasattr(part, "detach") else None
-        )
-        digest.update(plain if plain is not None else repr(part).encode())
+        is_tensor = hasattr(part, "detach")
+        digest.update(part.detach().cpu().contiguous().numpy().tobytes() if is_tensor
+                      else repr(part).encode())  # fmt: skip
     return digest.hexdigest()
 
 
