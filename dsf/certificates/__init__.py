@@ -3,7 +3,6 @@
 from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.injectivity import injective, linear_injective, margin
-from dsf.certificates.mixer_laws import check_mixer
 from dsf.certificates.stored_layers import StoredLayer, reach
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
 from dsf.certificates.weights import (
@@ -23,7 +22,6 @@ __all__ = [
     "StoredLayer",
     "Verdict",
     "causal",
-    "check_mixer",
     "decay",
     "decay_box",
     "equivalent",

@@ -18,7 +18,7 @@ from dsf.cli.options import (
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
-    from dsf.testing import AuditRow
+    from dsf.testing.models import AuditRow
 
 HEADS = ("number type", "tokens", "layer", "formula", "rounding", "expected", "verdict")
 
@@ -82,7 +82,7 @@ def audit(
 
         from dsf.cli.progress import progress
         from dsf.loading import load_model
-        from dsf.testing import audit as audit_runs
+        from dsf.testing.models import audit as audit_runs
 
         if device is not None:
             _check_here(device)
@@ -132,7 +132,7 @@ def _check_here(device: str) -> None:
 
 def _code_of(rows: Sequence["AuditRow"]) -> int:
     """The exit code: of a layer that was not read nothing is known."""
-    from dsf.testing import NOT_READ, ROUNDED, WRONG
+    from dsf.testing.models import NOT_READ, ROUNDED, WRONG
 
     verdicts = {row.verdict for row in rows}
     if verdicts & {ROUNDED, WRONG}:
@@ -143,7 +143,7 @@ def _code_of(rows: Sequence["AuditRow"]) -> int:
 def _show(rows: Sequence["AuditRow"]) -> None:
     """One line for every layer, length and number type, then the reasons and what is not known."""
     from dsf.cli.terminal import print_table
-    from dsf.testing import NOT_READ
+    from dsf.testing.models import NOT_READ
 
     def shown(number: float | None) -> str:
         return "" if number is None else f"{number:.1e}"

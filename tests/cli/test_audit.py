@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
-from dsf.testing import EXACT, NOT_READ, ROUNDED, WRONG, AuditRow
+from dsf.testing.models import EXACT, NOT_READ, ROUNDED, WRONG, AuditRow
 
 
 def test_a_number_that_there_is_not_is_null_in_json(run, only_object, checkpoint, monkeypatch):

@@ -156,5 +156,5 @@ def test_certificates(name, there):
 def test_the_laws_of_a_mixer(cls):
     """With double precision, which they compare with."""
     mixer = mixer_there(draw(cls, STEPS), torch.device(KIND, 0))
-    found = certify.check_mixer(mixer)
+    found = dsf.testing.check_mixer(mixer)
     assert [law.claim for law in found if law.verdict is Verdict.REFUTED] == []

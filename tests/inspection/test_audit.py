@@ -5,7 +5,7 @@ import torch
 
 import dsf
 from dsf.inspection import RoundingWarning
-from dsf.testing import EXACT, NOT_READ, ROUNDED, WRONG, audit
+from dsf.testing.models import EXACT, NOT_READ, ROUNDED, WRONG, audit
 
 transformers = pytest.importorskip("transformers")
 LONG, SHORT = 160, 40

@@ -9,7 +9,7 @@ from torch.nn.functional import multi_head_attention_forward, scaled_dot_product
 
 import dsf
 from dsf.inspection import RoundingWarning
-from dsf.testing import EXACT, ROUNDED, audit
+from dsf.testing.models import EXACT, ROUNDED, audit
 
 WIDTH, HEADS, TOKENS = 8, 2, 7
 X = torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))

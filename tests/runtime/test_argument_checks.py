@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("our_own_errors")
 
 OTHERS = (
     dsf.testing.assert_layer_exact,
+    dsf.testing.check_mixer,
     dsf.jobs.gather,
     dsf.jobs.summary,
     dsf.jobs.processes,

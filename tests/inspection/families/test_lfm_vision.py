@@ -6,7 +6,7 @@ import transformers
 
 import dsf
 from dsf.inspection.families.lfm_vision import GridConvolution
-from dsf.testing import redraw
+from dsf.testing.models import redraw
 
 GRIDS = [[1, 4, 6], [1, 6, 4], [2, 2, 4]]
 
@@ -65,6 +65,6 @@ def test_unit_values_give_the_same(model, call):
 def test_its_mixer_keeps_the_laws():
     """It reads both ways; of nine taps six meet nothing in a single row of patches."""
     expected = {"causality": "it reads both ways"}
-    found = dsf.certify.check_mixer(GridConvolution, expected_failures=expected)
+    found = dsf.testing.check_mixer(GridConvolution, expected_failures=expected)
     refuted = [one.witness["law"] for one in found if one.verdict is dsf.Verdict.REFUTED]
     assert refuted == ["causality"]

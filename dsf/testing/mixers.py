@@ -1,7 +1,7 @@
 """Laws that every mixer must satisfy, measured on stated cases; also for user-defined mixers.
 
 - ``Law``: a statement with a limit, and the certificate from its measured cases.
-- ``Subject``: the mixer that is tested, as a class with random instances or as one instance.
+- ``MixerUnderTest``: the mixer that is tested, as a class with random instances or as one instance.
 - ``check_mixer``: all laws, followed by the functions that measure the cases of each.
 """
 
@@ -140,7 +140,7 @@ def bent(part: Shaped[Tensor, "*axes"], rng: torch.Generator) -> Shaped[Tensor, 
 LENGTHS = (1, 2, 9, 65)
 
 
-class Subject:
+class MixerUnderTest:
     """The mixer under test: a class with random instances of any length, or one instance."""
 
     def __init__(self, mixer_or_class: Any, seed: int):
@@ -249,10 +249,10 @@ def check_mixer(
         ValueError: if a law that is expected to fail holds, or has an unknown name.
 
     >>> import dsf
-    >>> for certificate in dsf.certify.check_mixer(dsf.mixers.DeltaNet):
+    >>> for certificate in dsf.testing.check_mixer(dsf.mixers.DeltaNet):
     ...     assert certificate.verdict is dsf.Verdict.HOLDS_NUMERICALLY, certificate.witness
     """
-    subject = Subject(mixer_or_class, seed)
+    subject = MixerUnderTest(mixer_or_class, seed)
     laws = [
         ("evaluators", "every evaluator gives the same response", tolerance, _evaluators),
         ("map", "the map times the signal is the response", tolerance, _map),
@@ -284,7 +284,7 @@ def _answer(mixer: Any, method: Any = None) -> Tensor:
     return respond(mixer.system(), mixer.signal(), method=method)
 
 
-def _making(subject: Subject) -> Iterator[Case]:
+def _making(subject: MixerUnderTest) -> Iterator[Case]:
     def flaw(steps: int) -> float:
         return 0.0 * _answer(subject.mixer(steps)).numel()
 
@@ -292,7 +292,7 @@ def _making(subject: Subject) -> Iterator[Case]:
         yield subject.label(steps), partial(flaw, steps)
 
 
-def _evaluators(subject: Subject) -> Iterator[Case]:
+def _evaluators(subject: MixerUnderTest) -> Iterator[Case]:
     for steps in subject.lengths:
 
         def apart(method: Any, steps: int = steps) -> float:
@@ -313,7 +313,7 @@ def _evaluators(subject: Subject) -> Iterator[Case]:
         yield subject.label(steps, evaluator="convolution"), transformed
 
 
-def _map(subject: Subject) -> Iterator[Case]:
+def _map(subject: MixerUnderTest) -> Iterator[Case]:
     def apart(steps: int) -> float:
         mixer = subject.mixer(steps)
         system, signal, response = mixer.system(), mixer.signal(), _answer(mixer)
@@ -326,7 +326,7 @@ def _map(subject: Subject) -> Iterator[Case]:
         yield subject.label(steps), partial(apart, steps)
 
 
-def _row_blocks(subject: Subject) -> Iterator[Case]:
+def _row_blocks(subject: MixerUnderTest) -> Iterator[Case]:
     def apart(steps: int, size: int) -> float:
         system = subject.mixer(steps).system()
         blocks = [block.weights for block in row_blocks(system, size=size)]
@@ -337,7 +337,7 @@ def _row_blocks(subject: Subject) -> Iterator[Case]:
             yield subject.label(steps, size=size), partial(apart, steps, size)
 
 
-def _causality(subject: Subject) -> Iterator[Case]:
+def _causality(subject: MixerUnderTest) -> Iterator[Case]:
     def of_the_map() -> float:
         mixer = subject.mixer(USUAL)
         signal, response, weights = mixer.signal(), _answer(mixer), attention_map(mixer.system())
@@ -363,7 +363,7 @@ def _causality(subject: Subject) -> Iterator[Case]:
     yield {"of": "the response, when later parts change"}, of_the_parts
 
 
-def _gradients(subject: Subject) -> Iterator[Case]:
+def _gradients(subject: MixerUnderTest) -> Iterator[Case]:
     def apart(name: str) -> float:
         mixer = subject.mixer(SHORT)
         part, rng = floating(mixer)[name], torch.Generator().manual_seed(2)
@@ -385,7 +385,7 @@ def _gradients(subject: Subject) -> Iterator[Case]:
         yield subject.label(SHORT, part=name), partial(apart, name)
 
 
-def _number_type(subject: Subject) -> Iterator[Case]:
+def _number_type(subject: MixerUnderTest) -> Iterator[Case]:
     def apart() -> float:
         mixer = subject.mixer(USUAL)
         wide, small = _answer(mixer), _answer(as_type(mixer, torch.float32))
@@ -396,7 +396,7 @@ def _number_type(subject: Subject) -> Iterator[Case]:
     yield subject.label(USUAL), apart
 
 
-def _device(subject: Subject) -> Iterator[Case]:
+def _device(subject: MixerUnderTest) -> Iterator[Case]:
     """With another default device, tensors that are created without a device cause an error."""
 
     def apart() -> float:
@@ -409,7 +409,7 @@ def _device(subject: Subject) -> Iterator[Case]:
     yield subject.label(USUAL), apart
 
 
-def _parts(subject: Subject) -> Iterator[Case]:
+def _parts(subject: MixerUnderTest) -> Iterator[Case]:
     def moved(name: str) -> float:
         mixer = subject.mixer(USUAL)
         part = bent(floating(mixer)[name], torch.Generator().manual_seed(3))
@@ -419,7 +419,7 @@ def _parts(subject: Subject) -> Iterator[Case]:
         yield subject.label(USUAL, part=name), partial(moved, name)
 
 
-def _reference(subject: Subject, reference: Reference) -> Iterator[Case]:
+def _reference(subject: MixerUnderTest, reference: Reference) -> Iterator[Case]:
     def apart(steps: int) -> float:
         mixer = subject.mixer(steps)
         expected, response = reference(mixer), _answer(mixer)

@@ -2,7 +2,7 @@
 
 - ``assert_layer_exact``: one layer, or every layer of a model, in a test.
 - ``check_adapter``: the laws that every adapter has to keep, measured on a model, one call of it
-  and its variants (a ``Subject``): other parameters, lengths, samples or padding.
+  and its variants (a ``ModelUnderTest``): other parameters, lengths, samples or padding.
 - ``audit``: for fast kernels; a model at several lengths and in several number types, every layer
   compared with the same module in float64.
 """
@@ -20,7 +20,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from dsf.certificates import Certificate, Verdict
-from dsf.certificates.mixer_laws import Case, Law, difference
 from dsf.inspection import (
     Adapter,
     InspectedLayer,
@@ -43,6 +42,7 @@ from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.head_layout import width_of
 from dsf.inspection.whole.stages import Scale
 from dsf.runtime.argument_checks import checked
+from dsf.testing.mixers import Case, Law, difference
 
 __all__ = ["assert_layer_exact", "audit", "check_adapter"]
 
@@ -150,7 +150,7 @@ PADDED = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ModelUnderTest:
     """A model whose modules an adapter reads, and one call of it.
 
     Attributes:
@@ -213,25 +213,25 @@ class Subject:
         names = [path or type(self.model).__name__ for path in self.paths]
         return [layer for layer in examine(self.model, question) if _is_of(layer.name, names)]
 
-    def redrawn(self, seed: int) -> "Subject":
+    def redrawn(self, seed: int) -> "ModelUnderTest":
         """The same with parameters drawn anew, so that it mixes tokens."""
         model = copy.deepcopy(self.model)
         redraw(model, torch.Generator().manual_seed(seed))
         return self._changed({"parameters": "drawn anew"}, model=model)
 
-    def lengths(self) -> Iterator["Subject"]:
+    def lengths(self) -> Iterator["ModelUnderTest"]:
         """The same with the first tokens only, in several lengths down to one."""
         for steps in sorted({1, 2, self.steps // 2 + 1, self.steps}):
             yield self._cut(slice(0, steps), self.time, self.steps, {"tokens": steps})
 
-    def samples(self) -> Iterator["Subject"]:
+    def samples(self) -> Iterator["ModelUnderTest"]:
         """The same with every sample alone."""
         axis = 0 if self.time else 1
         count = next(iter(self._tensors())).shape[axis]
         for k in range(count):
             yield self._cut(slice(k, k + 1), axis, count, {"sample": k})
 
-    def padded(self) -> Iterator["Subject"]:
+    def padded(self) -> Iterator["ModelUnderTest"]:
         """The same with padding before or after the first sample, if it has an attention mask."""
         mask = self.named.get(MASK)
         if isinstance(mask, Tensor) and mask.ndim == 2 and self.steps >= PADDED:
@@ -246,7 +246,7 @@ class Subject:
             if isinstance(part, Tensor):
                 yield part
 
-    def _cut(self, kept: slice, axis: int, size: int, label: Mapping[str, Any]) -> "Subject":
+    def _cut(self, kept: slice, axis: int, size: int, label: Mapping[str, Any]) -> "ModelUnderTest":
         def cut(part: Any) -> Any:
             has = isinstance(part, Tensor) and part.ndim > axis and part.shape[axis] == size
             return part.movedim(axis, 0)[kept].movedim(0, axis) if has else part
@@ -254,7 +254,7 @@ class Subject:
         named = {name: cut(part) for name, part in self.named.items()}
         return self._changed(label, inputs=tuple(map(cut, self.inputs)), named=named)
 
-    def _changed(self, label: Mapping[str, Any], **changes: Any) -> "Subject":
+    def _changed(self, label: Mapping[str, Any], **changes: Any) -> "ModelUnderTest":
         return replace(self, label={**self.label, **label}, _exact=[], **changes)
 
 
@@ -269,7 +269,7 @@ ELSEWHERE = (
 )
 
 
-def probing(owner: str, subject: Subject, how: Probe) -> Certificate:
+def probing(owner: str, subject: ModelUnderTest, how: Probe) -> Certificate:
     """Compare the adapter's map with the one measured by unit values, where that is possible.
 
     A difference refutes the adapter only if the ports were named.
@@ -285,7 +285,7 @@ def probing(owner: str, subject: Subject, how: Probe) -> Certificate:
     return found
 
 
-def _probed_cases(subject: Subject, how: Probe) -> tuple[list[Case], list[str]]:
+def _probed_cases(subject: ModelUnderTest, how: Probe) -> tuple[list[Case], list[str]]:
     known = _known(subject)
     cases: list[Case] = []
     reasons: list[str] = []
@@ -306,7 +306,7 @@ def _probed_cases(subject: Subject, how: Probe) -> tuple[list[Case], list[str]]:
     return cases, reasons
 
 
-def _known(subject: Subject) -> list[InspectedLayer]:
+def _known(subject: ModelUnderTest) -> list[InspectedLayer]:
     try:
         return subject.exact_layers()
     except InspectionError:  # the other laws report it
@@ -365,7 +365,7 @@ def by_channel(layer: InspectedLayer) -> Shaped[Tensor, "sample channel time rea
 LEAST_MIXING = 0.1
 METHOD = "measured on the model as given and with its parameters drawn anew"
 
-Figure = Callable[[Subject], float]
+Figure = Callable[[ModelUnderTest], float]
 
 
 @checked
@@ -399,7 +399,7 @@ def check_adapter(
     Raises:
         InspectionError: if the model contains no module of the adapter's classes.
     """
-    given = Subject(adapter, model, inputs, named, time)
+    given = ModelUnderTest(adapter, model, inputs, named, time)
     if not given.paths:
         raise InspectionError(
             f"check_adapter: {type(model).__name__} holds no module of the adapter's classes, "
@@ -415,7 +415,7 @@ def check_adapter(
     return (*found, probing(owner, subjects[-1], Probe(value=value, response=response)))
 
 
-def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iterator[Case]]]:
+def _laws(subjects: list[ModelUnderTest]) -> Iterator[tuple[str, str, float, bool, Iterator[Case]]]:
     exact, single = subjects[0].adapter.tolerance, TOLERANCE[torch.float32]
     cut = [part for subject in subjects for part in subject.lengths()]
     alone = [part for subject in subjects for part in subject.samples()]
@@ -438,27 +438,27 @@ def _laws(subjects: list[Subject]) -> Iterator[tuple[str, str, float, bool, Iter
         yield "whole", "the whole layer is rebuilt", exact, False, _cases(cut + padded, _whole)
 
 
-def _cases(subjects: list[Subject], figure: Figure) -> Iterator[Case]:
+def _cases(subjects: list[ModelUnderTest], figure: Figure) -> Iterator[Case]:
     for subject in subjects:
         yield {"parameters": "as given", **subject.label}, partial(figure, subject)
 
 
-def _error(subject: Subject, *, exact: bool = False) -> float:
+def _error(subject: ModelUnderTest, *, exact: bool = False) -> float:
     return max(layer.error for layer in _read(subject, exact=exact))
 
 
-def _read(subject: Subject, *, exact: bool) -> list[InspectedLayer]:
+def _read(subject: ModelUnderTest, *, exact: bool) -> list[InspectedLayer]:
     layers = subject.exact_layers() if exact else subject.layers(exact=False)
     if not layers:
         raise InspectionError("the adapter gave no layer for its modules")
     return layers
 
 
-def _misnamed(subject: Subject) -> float:
+def _misnamed(subject: ModelUnderTest) -> float:
     return float(sum(len(x.axes) != len(x.system.batch) for x in _read(subject, exact=True)))
 
 
-def _off_diagonal(subject: Subject) -> float:
+def _off_diagonal(subject: ModelUnderTest) -> float:
     """The share of the Frobenius norm off the diagonal, for the map where it is smallest."""
     shares = []
     for layer in _read(subject, exact=True):
@@ -468,13 +468,13 @@ def _off_diagonal(subject: Subject) -> float:
     return min(shares)
 
 
-def _whole(subject: Subject) -> float:
+def _whole(subject: ModelUnderTest) -> float:
     builders = [layer.shell for layer in _read(subject, exact=True)]
     known = [build.args[:3] for build in builders if isinstance(build, partial)]
     return max(whole_and_error(*parts)[1] for parts in known)
 
 
-def _trace(subject: Subject) -> float:
+def _trace(subject: ModelUnderTest) -> float:
     """The number of parameters, buffers and modules that an inspection changes."""
     before = _state(subject.model)
     with torch.enable_grad():

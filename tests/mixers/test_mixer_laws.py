@@ -23,7 +23,7 @@ HOLDS, REFUTED = dsf.Verdict.HOLDS_NUMERICALLY, dsf.Verdict.REFUTED
 
 def broken(mixer_or_class, *args, **options):
     """The laws that are refuted, with their witnesses."""
-    found = dsf.certify.check_mixer(mixer_or_class, *args, **options)
+    found = dsf.testing.check_mixer(mixer_or_class, *args, **options)
     assert {one.verdict for one in found} <= {HOLDS, REFUTED}
     return {one.witness["law"]: one.witness for one in found if one.verdict is REFUTED}
 
@@ -34,7 +34,7 @@ def reference(cls):
 
 @pytest.mark.parametrize("cls", dsf.mixers.ALL)
 def test_every_mixer_keeps_every_law(cls):
-    found = dsf.certify.check_mixer(cls, reference(cls))
+    found = dsf.testing.check_mixer(cls, reference(cls))
     assert [one.claim for one in found if one.verdict is not HOLDS] == []
     assert len(found) == 10
     assert all(one.observed is not None for one in found)
@@ -70,7 +70,7 @@ def test_a_map_without_a_system_is_a_mixer_too():
     assert broken(Both, causal=False) == {}
     assert broken(Both).keys() == {"causality"}
     reason = "it reads both ways"
-    found = dsf.certify.check_mixer(Both, expected_failures={"causality": reason})
+    found = dsf.testing.check_mixer(Both, expected_failures={"causality": reason})
     (failed,) = [one for one in found if one.verdict is REFUTED]
     assert (failed.witness["law"], failed.limits) == ("causality", {"expected": reason})
 
@@ -192,14 +192,14 @@ def test_a_failure_that_does_not_come_is_an_error():
         r"verdict is HO"
     )
     with pytest.raises(ValueError, match=words):
-        dsf.certify.check_mixer(
+        dsf.testing.check_mixer(
             GatedLinearAttention, expected_failures={"causality": "it looks ahead"}
         )
     with pytest.raises(ValueError, match="'speed'"):
-        dsf.certify.check_mixer(GatedLinearAttention, expected_failures={"speed": "slow"})
+        dsf.testing.check_mixer(GatedLinearAttention, expected_failures={"speed": "slow"})
 
 
 @pytest.mark.parametrize("given", [torch.nn.Linear(2, 2), int, 3])
 def test_what_is_no_mixer_is_refused(given):
     with pytest.raises(TypeError, match="'mixer_or_class'"):
-        dsf.certify.check_mixer(given)
+        dsf.testing.check_mixer(given)
