@@ -179,6 +179,8 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
     thin = torch.cat([normal(tokens, width), torch.zeros(tokens, 1, dtype=F64)], -1)
     thin[:, -1] = 2 * thin[:, 0]
     wide = normal(3, 25).float()  # fewer keys than columns
+    apart = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    window = (apart >= 0) & (apart < width + 2)  # of a row with as many keys as columns, or more
     map = normal(2, 4, 4).softmax(-1).tril()
     map = (map / map.sum(-1, keepdim=True)).to(kind)
     bent = map.clone()
@@ -216,6 +218,10 @@ def honest(seed: int, folder: Path) -> Iterator[Bent]:
         lambda f: certify.injective(key, sink=True, folder=f),
         lambda f: certify.injective(thin, folder=f),
         lambda f: certify.injective(thin, sink=True, folder=f),
+        lambda f: certify.injective(key, shown=window, folder=f),
+        lambda f: certify.injective(key, shown=window, sink=True, folder=f),
+        lambda f: certify.injective(thin, shown=window, folder=f),
+        lambda f: certify.injective(thin, shown=window, sink=True, folder=f),
         lambda f: certify.margin(key.double(), folder=f),
         lambda f: certify.injective(key.double(), level=REAL, uncertainty=1e-6, folder=f),
         lambda f: certify.injective(key.double(), level=REAL, uncertainty=1e3, folder=f),
