@@ -11,7 +11,7 @@ from dsf.testing.models import EXACT, NOT_READ, ROUNDED, WRONG, AuditRow
 
 def test_a_number_that_there_is_not_is_null_in_json(run, only_object, checkpoint, monkeypatch):
     row = AuditRow("float32", 4, "layer", "", math.nan, None, math.inf, WRONG, "nothing compared")
-    monkeypatch.setattr("dsf.properties.audit.audit", lambda *_, **__: [row])
+    monkeypatch.setattr("dsf.testing.models.audit", lambda *_, **__: [row])
     done = run("audit", checkpoint, "--lengths", "4", "--dtypes", "float32", "--json")
     assert done.exit_code == 1
     (told,) = only_object(done.stdout)["rows"]
@@ -40,7 +40,7 @@ def test_a_layer_that_was_not_read_is_no_success_and_in_the_last_line(
         AuditRow("float32", 4, f"layer.{verdict}", "", 0.0, 0.0, 1e-6, verdict, "as planted")
         for verdict in verdicts
     ]
-    monkeypatch.setattr("dsf.properties.audit.audit", lambda *_, **__: rows)
+    monkeypatch.setattr("dsf.testing.models.audit", lambda *_, **__: rows)
     done = run("audit", checkpoint, "--lengths", "4", "--dtypes", "float32")
     assert done.exit_code == code
     last = done.stdout.strip().splitlines()[-1]

@@ -9,7 +9,7 @@ from torch import nn
 
 import dsf
 from dsf.certificates import Verdict
-from dsf.cli.verdicts import meanings
+from dsf.cli.check import meanings
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.mixers import RWKV4, GatedDeltaNet, LinearAttention, SoftmaxAttention
 from dsf.mixers.ingredients import feature_maps
