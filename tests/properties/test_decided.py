@@ -14,6 +14,7 @@ from dsf.inspection.results.layers import InspectedLayer
 from dsf.mixers import RWKV4, GatedDeltaNet, LinearAttention, SoftmaxAttention
 from dsf.mixers.ingredients import feature_maps
 from dsf.properties.decided import PROPERTIES, Part, findings, verdict_counts, verdicts
+from dsf.properties.names import IF_NOT
 from dsf.properties.run_folder import checked_run
 
 
@@ -232,7 +233,7 @@ def test_a_delta_rule_may_erase_what_its_decays_keep():
     )
     assert one(mixer, "forgets")["verdict"] == "REFUTED"
     assert dsf.attention_map(mixer.system())[0, -1, 0] == 0
-    assert "a delta rule" in PROPERTIES["forgets"].if_not
+    assert "a delta rule" in IF_NOT["forgets"]
 
 
 def test_complex_coefficients_are_not_decided():

@@ -70,6 +70,13 @@ CASES = {
         witness(null=[2, 0, 0, -1, 1]),
         "no direction",
     ),
+    "another direction under a mask": (
+        lambda f: certify.injective(
+            DEPENDENT, shown=torch.ones(9, len(DEPENDENT)).bool(), folder=f
+        ),
+        witness(null=[1, 0, 0, 1, 0]),
+        "moves the score",
+    ),
     "a row before the claim": (
         lambda f: certify.injective(DEPENDENT, first_row=8, folder=f),
         witness(row=5),
