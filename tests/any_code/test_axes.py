@@ -137,7 +137,6 @@ def test_columns_that_are_no_tokens_are_called_slots(kind, is_fused):
 
 
 @pytest.mark.sampled
-@pytest.mark.sampled
 @WAYS
 @pytest.mark.parametrize("kind", [modules.Slots, modules.PooledKeys])
 def test_slots_that_are_linear_in_the_tokens_are_in_the_map(kind, is_fused):

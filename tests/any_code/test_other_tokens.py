@@ -84,7 +84,6 @@ def is_all(model, x):
 
 
 @pytest.mark.sampled
-@pytest.mark.sampled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", [Interleaved, OneAfterAnother])
 def test_a_map_of_some_tokens_or_heads_is_not_all(kind, dtype):
@@ -97,7 +96,6 @@ def test_a_map_of_one_sample_is_not_all():
     assert layer.map().shape[0] == 3
 
 
-@pytest.mark.sampled
 @pytest.mark.sampled
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("beside", [running_mean, neighbours])
