@@ -47,6 +47,8 @@ def pytest_collection_modifyitems(items):
     """
     tests = defaultdict(lambda: defaultdict(list))
     for item in items:
+        if {"browser", "chromium", "weights"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("pipeline")
         mark = item.get_closest_marker("sampled")
         if mark:
             value = tuple(str(item.callspec.params[name]) for name in mark.args)

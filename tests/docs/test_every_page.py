@@ -10,7 +10,7 @@ import pytest
 import dsf
 import papers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src"}
 
 

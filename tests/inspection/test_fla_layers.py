@@ -15,6 +15,7 @@ PACKAGES = Path(__file__).parents[2] / ".fla"
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its kernels run on the graphics card")
 @pytest.mark.skipif(
     find_spec("triton") is None or not PACKAGES.exists(),

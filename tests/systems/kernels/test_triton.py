@@ -17,6 +17,7 @@ INTERPRETED = Path(__file__).with_name("test_triton_interpreted.py")
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_in_the_interpreter():
     """A process of its own: Triton decides when it is imported whether it interprets."""
     pytest.importorskip("triton", reason="triton is not installed")

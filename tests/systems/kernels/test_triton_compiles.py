@@ -18,6 +18,7 @@ from dsf.evaluate.output_buffers import FreshRows
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.pipeline,
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled"),
     pytest.mark.filterwarnings("ignore"),  # of compilers
 ]
