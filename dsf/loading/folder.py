@@ -210,7 +210,7 @@ def opened_safetensors(path: Path, framework: str) -> Iterator[Any]:
 
 
 def holds_model(folder: Path) -> bool:
-    """Return whether the files of a model lie in a folder, whole or not."""
+    """Return whether a folder holds files of a model, complete or not."""
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
@@ -220,16 +220,15 @@ def holds_model(folder: Path) -> bool:
 
 
 def check_holds_no_model(folder: Path, what: str) -> None:
-    """Raise ValueError if a model lies where ``what``, such as a run, is to be written."""
+    """Raise ValueError if a folder for ``what``, such as a run, holds a model."""
     if holds_model(folder):
         raise ValueError(
-            f"{folder} holds the files of a model, which no {what} is written beside. Choose "
-            "another folder."
+            f"{folder} holds the files of a model. Choose another folder for the {what}."
         )
 
 
 def gguf_file(path_or_id: str | Path) -> Path | None:
-    """Return the GGUF file that is meant by a path, or None where it leads to none.
+    """Return the GGUF file at a path, or None where there is none.
 
     A folder without a ``config.json`` stands for the one GGUF file in it.
 
@@ -239,8 +238,8 @@ def gguf_file(path_or_id: str | Path) -> Path | None:
     """
     if not isinstance(path_or_id, str | PathLike):
         raise LoadError(
-            "a model is a torch module, the folder of a checkpoint, a GGUF file or a hub id, but "
-            f"what came is {type(path_or_id).__name__}."
+            "a model is a torch module, the folder of a checkpoint, a GGUF file or a hub id, got "
+            f"{type(path_or_id).__name__}."
         )
     given = Path(path_or_id)
     if given.is_file():
@@ -277,8 +276,8 @@ def snapshot(
         raise LoadError(f"{shown(model_id)}: there is no such file; check the path.")
     if model_id.startswith("~"):
         raise LoadError(
-            f"{shown(model_id)}: there is no such folder. Write your home folder out: what stands "
-            "in quotes or behind '=' is left as it is."
+            f"{shown(model_id)}: there is no such folder. Write your home folder out: the shell "
+            "does not expand '~' in quotes or after '='."
         )
     if not _ID.fullmatch(model_id):
         raise LoadError(
