@@ -9,6 +9,7 @@ pass of the model itself.
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NoReturn
@@ -455,10 +456,10 @@ class Attribution:
             raise IndexError(f"{asked}: sample={sample}, but there are {samples} samples.")
 
     def _of(self, layer: str | int) -> "MixerShares":
-        try:
-            chosen = sorted(chosen_layers(self._into.names, layer))
-        except InspectionError:
-            chosen = []
+        chosen = [layer] if layer in self._into.names else []  # and not its further calls
+        if not chosen:
+            with suppress(InspectionError):
+                chosen = sorted(chosen_layers(self._into.names, layer))
         if len(chosen) == 1 and chosen[0] in self._mixed:
             return self._mixed[chosen[0]]
         if len(chosen) == 1 and chosen[0] in self._into.not_whole:
