@@ -43,6 +43,14 @@ VERDICTS = {
     "confirmed": "of a misprint or a slip of the pen: the check sees it. It decides nothing about "
     "the paper",
 }
+WORDS = {
+    "ARGUED": "holds, argument",
+    "HOLDS_NUMERICALLY": "holds, measured",
+    "REFUTED": "does not hold",
+    "UNKNOWN": "open",
+    "confirmed": "confirmed",
+}
+"""How a verdict is shown to a reader."""
 FILTER = """
 <style>
 .statements { width: 100%; border-collapse: collapse; font-size: 0.8rem; }
@@ -98,7 +106,7 @@ def page(outcomes: Sequence[Outcome]) -> str:
         counts(outcomes),
         "```{raw} html\n" + FILTER + filters() + rows(outcomes) + "\n```",
         "## Verdicts\n",
-        "\n".join(f"`{word}`\n: {meaning}.\n" for word, meaning in VERDICTS.items()),
+        "\n".join(f"{WORDS[word]}\n: `{word}`: {meaning}.\n" for word, meaning in VERDICTS.items()),
         "## How it is known that somebody says so\n",
         "\n".join(f"`{standing}`\n: {meaning}.\n" for standing, meaning in MEANINGS.items()),
         "## The texts\n",
@@ -131,7 +139,7 @@ def headline(outcomes: Sequence[Outcome]) -> str:
 def counts(outcomes: Iterable[Outcome]) -> str:
     """Return the table of verdicts by voice."""
     found = Counter((outcome.statement.table, outcome.word) for outcome in outcomes)
-    heads = ["whose", *(f"`{word}`" for word in VERDICTS), "rows"]
+    heads = ["whose", *WORDS.values(), "rows"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for table, voice in TABLES.items():
         many = [found[table, word] for word in VERDICTS]
@@ -144,7 +152,9 @@ def filters() -> str:
     """Return the three choices over the table."""
 
     def select(name: str, words: Iterable[str]) -> str:
-        options = "".join(f"<option>{word}</option>" for word in words)
+        options = "".join(
+            f'<option value="{word}">{WORDS.get(word, word)}</option>' for word in words
+        )
         return (
             f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select>'
             "</label>"
@@ -163,7 +173,7 @@ def rows(outcomes: Sequence[Outcome]) -> str:
             f'<tr id="{statement.id}" data-paper="{statement.paper}" '
             f'data-table="{statement.table}" data-verdict="{outcome.word}">'
             f'<td><a href="#{statement.id}">{statement.id}</a></td>'
-            f"<td>{outcome.word.replace('_', ' ')}</td>"
+            f"<td>{WORDS[outcome.word]}</td>"
             f"<td><details><summary>{escape(statement.statement)}</summary>{details(outcome)}"
             f"</details></td></tr>"
         )

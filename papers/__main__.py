@@ -13,7 +13,6 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from papers.statements import (
@@ -52,25 +51,17 @@ def main() -> int:
     """Decide or list the chosen statements and return the exit code."""
     parser = Parser(prog="python -m papers", description=__doc__)
     parser.add_argument("ids", nargs="*", help='statements to show in full: "MLA-8 ZER-17"')
-    parser.add_argument("--paper", help=f"only this paper: {', '.join(PAPERS)}")
-    parser.add_argument("--table", help=f"only this table: {', '.join(Table)}")
+    parser.add_argument("--paper", type=str.upper, choices=list(PAPERS), help="only this paper")
+    parser.add_argument("--table", type=str.lower, choices=list(map(str, Table)), help="only this")
     parser.add_argument("--list", action="store_true", help="show the statements, decide none")
     parser.add_argument("--threads", type=int, metavar="N", help="threads to compute with")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quiet", "-q", action="store_true", help="print only errors")
+    parser.add_argument("--verbose", "-v", action="store_true", help="show each in full")
     asked = parser.parse_args()
-    for option, given, known in (
-        ("--paper", asked.paper and asked.paper.upper(), PAPERS),
-        ("--table", asked.table and asked.table.lower(), list(Table)),
-    ):
-        if given is None:
-            continue
-        if asked.ids:
+    for option, given in (("--paper", asked.paper), ("--table", asked.table)):
+        if asked.ids and given is not None:
             parser.error(f"expected ids or {option}, got both: leave one of the two out.")
-        if given not in known:
-            near = get_close_matches(given, map(str, known), n=1)
-            cure = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(known)}."
-            parser.error(f"{option}: got '{given}'. {cure}")
     if asked.threads is not None and asked.threads < 1:
         parser.error(f"--threads: expected at least 1, got {asked.threads}.")
     try:
@@ -104,7 +95,7 @@ def _decide(statements: Sequence[Statement], asked: argparse.Namespace) -> int:
             },
         )
     elif not asked.quiet:
-        if asked.ids:
+        if asked.ids or asked.verbose:
             for outcome in outcomes:
                 print("\n".join(_everything(outcome)), end="\n\n")
         else:

@@ -7,7 +7,7 @@ results of this project. An id never changes and is never used again.
 import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -91,9 +91,7 @@ class Statement:
 
     Attributes:
         id: paper and number, such as ``INL-9``.
-        table: whose voice it is.
         statement: what the check decides, as a sentence.
-        standing: how it is known that somebody says so.
         expected: the verdict on record. The check does not see it. Of a slip it is the verdict on
             the sentence that the slip is there, and is never shown.
         quote: at most one sentence, word for word. Of a row of the tables ``CODE`` and ``OWN`` it
@@ -108,8 +106,7 @@ class Statement:
         open: of a statement without a check, what deciding it would take.
 
     Raises:
-        ValueError: if a statement of a paper is refuted without its sentence, its place, its
-            hypotheses and what stands; if a row of another table is refuted.
+        ValueError: if a row is refuted that is no paper's, or lacks sentence, place or what stands.
     """
 
     id: str
@@ -152,20 +149,8 @@ class Statement:
 
     def facts(self) -> dict[str, Any]:
         """Return what is said, by whom and where, and the verdict on record, for JSON."""
-        return {
-            "id": self.id,
-            "paper": self.paper,
-            "table": self.table.value,
-            "statement": self.statement,
-            "quote": self.quote,
-            "place": self.place,
-            "hypotheses": list(self.hypotheses),
-            "added": list(self.added),
-            "standing": self.standing.value,
-            "expected": None if self.table is Table.SLIP else self.expected,
-            "stands": self.stands,
-            "note": self.note,
-        }
+        expected = None if self.table is Table.SLIP else self.expected
+        return {"paper": self.paper, **asdict(self), "expected": expected}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,12 +237,7 @@ ALL: tuple[Statement, ...] = tuple(row for _, rows in _READ for row in rows)
 def chosen(
     *, ids: tuple[str, ...] = (), paper: str | None = None, table: str | None = None
 ) -> tuple[Statement, ...]:
-    """Return the statements with these ids, of this paper, in this table; by default all.
-
-    Args:
-        ids: such as ``INL-9``; any case.
-        paper: the letters in front of the number, such as ``INL``; any case.
-        table: whose voice, such as ``paper`` or ``own``; any case.
+    """Return the statements with these ids, of this paper, in this table, in any case; or all.
 
     Raises:
         ValueError: for an id, a paper or a table that does not exist.
@@ -308,14 +288,7 @@ def decide(statement: Statement) -> Outcome:
 
 
 def decide_all(statements: tuple[Statement, ...] = ALL) -> Iterator[Outcome]:
-    """Decide one statement after the other.
-
-    Example:
-        >>> import papers
-        >>> for outcome in papers.decide_all(papers.chosen(ids=("INL-9",))):
-        ...     print(outcome.statement.id, outcome.certificate.verdict.value, outcome.as_recorded)
-        INL-9 ARGUED True
-    """
+    """Decide one statement after the other."""
     return map(decide, statements)
 
 

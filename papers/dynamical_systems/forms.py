@@ -42,9 +42,7 @@ class Form:
     projection: Float[Tensor, "channel input"] | None = None
 
 
-def stacked(
-    system: System, *, channels: int, projection: Float[Tensor, "channel input"] | None = None
-) -> System:
+def stacked(system: System, *, channels: int, projection: Tensor | None = None) -> System:
     """Give the channels of every head states of their own.
 
     Args:
@@ -65,11 +63,7 @@ def stacked(
 
 
 def separable(
-    read: Float[Tensor, "*batch time state"],
-    write: Float[Tensor, "*batch time state"],
-    normaliser: Float[Tensor, "*batch time"],
-    *,
-    divisor: Float[Tensor, "*batch time"] | None = None,
+    read: Tensor, write: Tensor, normaliser: Tensor, *, divisor: Tensor | None = None
 ) -> System:
     """A_i = (η_{i-1}/η_i) I, B_i = ψ_i/divisor_i, C_i = φ_i; the divisor is η_i when absent."""
     ratios = normaliser[..., :-1] / normaliser[..., 1:]

@@ -1,7 +1,6 @@
 """Checks of InLine attention (Han et al. 2024, arXiv:2412.06590) and of its released code."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import product
@@ -18,8 +17,8 @@ import dsf
 from dsf import Verdict, ingredients, measures, mixers
 from papers import exact
 from papers.drawn import apart, generator, normal, output, weights
-from papers.in_line.figure_one import PANELS, SOFTMAX_SCALE, largest_differences
-from papers.verdicts import argued, check, held, measured, shown
+from papers.in_line.experiments.digits.figure_one import PANELS, SOFTMAX_SCALE, largest_differences
+from papers.verdicts import argued, check, held, shown
 
 NEAR, RECOVERED = 1e-12, 1e-9
 TOKENS, WIDTH = 40, 8
@@ -97,7 +96,7 @@ def injective_iff_full_rank(condition=full_rank):
         keys = whole.clone()
         keys[:, -1] = level - keys[:, :-1].sum(dim=-1)
         cases.append(keys)
-    agrees, returned, colliding, in_line = True, 0.0, 0.0, 0.0
+    agrees, returned, colliding = True, 0.0, 0.0
     for key in cases:
         query = drawn(1)[0]
         certificate = dsf.certify.injective(key, first_row=len(key) - 1)
@@ -112,7 +111,6 @@ def injective_iff_full_rank(condition=full_rank):
             largest = max(map(abs, null))
             other = query + 3 * query.new_tensor([entry / largest for entry in null[:-1]])
             colliding = max(colliding, apart(softmax_rows(query, key), softmax_rows(other, key)))
-            in_line = max(in_line, apart(in_line_rows(query, key), in_line_rows(other, key)))
     return argued(
         {
             "log w_1/w_2 = s_1 - s_2, with symbols": residual == 0,
@@ -121,7 +119,7 @@ def injective_iff_full_rank(condition=full_rank):
             "without it the exact null direction moves no weight": colliding <= NEAR,
         },
         observed=colliding,
-        figures={"query recovered within": returned, "InLine rows along it": in_line},
+        figures={"query recovered within": returned},
     )
 
 
@@ -133,11 +131,7 @@ def first_rank_follows(needed=3):
     redundant = sum(exact.rank(keys) == 2 for keys in enough)
     return argued(
         {"all small keys with rank [K, 1] = 3 have rank K = 2": redundant == len(enough)},
-        figures={
-            "keys tried, three in the plane": len(tried),
-            "with rank [K, 1] = 3": len(enough),
-            "of these with rank K = 2": redundant,
-        },
+        figures={"keys tried, with rank 3": [len(tried), len(enough)]},
     )
 
 
@@ -394,10 +388,7 @@ def rows_sum_to_one(row=in_line_row):
             "negative weights occur": min(negative) > 0,
         },
         observed=off,
-        figures={
-            "negative at scale 1": negative[0],
-            "negative at scale d^-1/2 / N": negative[1],
-        },
+        figures={"share of negative weights at scale 1 and d^-1/2 / N": negative},
     )
 
 
@@ -435,66 +426,42 @@ def uniform_mass(printed=Fraction(9, 197)):
 # ---- Figure 1, and sizes of the released models
 
 
-@check("INL-14")
-def weights_follow_from_arrows(panel=PANELS["a"]):
-    """The largest distance of a weight of panel (a) from its printed number."""
-    return measured(max(largest_differences(panel).values()), within=0.01)
-
-
 @check("INL-15")
 def figure_uses_the_factors(scale=SOFTMAX_SCALE):
     """Weights of panel (a) with ``scale`` on every score, and with scale 1."""
-    off, bare = (
-        {
-            "softmax": found["softmax"],
-            "InLine": found["in_line"],
-        }
-        for found in (
-            largest_differences(PANELS["a"], softmax_scale=scale, in_line_scale=scale / 4),
-            largest_differences(PANELS["a"], softmax_scale=1.0, in_line_scale=1.0),
-        )
-    )
+
+    def distances(softmax: float, in_line: float) -> list[float]:
+        found = largest_differences(PANELS["a"], softmax_scale=softmax, in_line_scale=in_line)
+        return [found["softmax"], found["in_line"]]
+
+    off, bare = distances(scale, scale / 4), distances(1.0, 1.0)
     return held(
         {
-            "with the factors the weights are the printed ones": max(off.values()) <= 0.01,
-            "without they are not": min(bare.values()) > 0.01,
+            "with the factors the weights are the printed ones": max(off) <= 0.01,
+            "without they are not": min(bare) > 0.01,
         },
-        observed=max(off.values()),
-        figures={
-            "distance from the printed weights with the factors": off,
-            "distance without": bare,
-        },
+        observed=max(off),
+        figures={"distance of softmax and InLine with the factors": off, "without": bare},
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """One model of the family, and its parameters as the README rounds them, in millions."""
-
-    model_size: int
-    heads: int
-    image: int
-    stated: float
 
 
 SIZES = {
-    "InLine-DeiT-T": Size(model_size=192, heads=6, image=224, stated=6.5),
-    "InLine-DeiT-S": Size(model_size=320, heads=10, image=288, stated=16.7),
-    "InLine-DeiT-B": Size(model_size=384, heads=12, image=448, stated=23.8),
+    "InLine-DeiT-T": {"width": 192, "heads": 6, "image": 224, "stated": 6.5},
+    "InLine-DeiT-S": {"width": 320, "heads": 10, "image": 288, "stated": 16.7},
+    "InLine-DeiT-B": {"width": 384, "heads": 12, "image": 448, "stated": 23.8},
 }
+"""The models of the family, and their parameters as the README rounds them, in millions."""
 
 
-def vision_transformer(size: Size) -> nn.Module:
+def vision_transformer(*, width: int, heads: int, image: int) -> nn.Module:
     """The parameters of a vision transformer with InLine attention; it is counted, never run."""
-    width, side = size.model_size, size.image // 16
+    side = image // 16
 
     def block() -> list[nn.Module]:
-        residual = dsf.layers.LocalResidual(
-            width, heads=size.heads, grid=(side, side), class_token=True
-        )
+        residual = dsf.layers.LocalResidual(width, heads=heads, grid=(side, side), class_token=True)
         return [
             nn.LayerNorm(width),
-            dsf.layers.InLineAttention(width, heads=size.heads, causal=False, residual=residual),
+            dsf.layers.InLineAttention(width, heads=heads, causal=False, residual=residual),
             nn.LayerNorm(width),
             nn.Linear(width, 4 * width),
             nn.Linear(4 * width, width),
@@ -510,24 +477,15 @@ def vision_transformer(size: Size) -> nn.Module:
 @check("INL-19")
 def counted(sizes=SIZES):
     """Build the three models without memory, count, and round as the README does."""
-
-    def parameters(*modules: nn.Module) -> int:
-        return sum(part.numel() for module in modules for part in module.parameters())
-
-    whole, local = {}, {}
+    counts, met = {}, {}
     for name, size in sizes.items():
+        parts = dict(size)
+        stated = parts.pop("stated")
         with torch.device("meta"):
-            model = vision_transformer(size)
-        whole[name] = parameters(model)
-        residuals = [part for part in model.modules() if isinstance(part, dsf.layers.LocalResidual)]
-        local[name] = parameters(*residuals)
-    return argued(
-        {
-            f"{name} rounds to {size.stated} million": round(whole[name] / 1e6, 1) == size.stated
-            for name, size in sizes.items()
-        },
-        figures={"parameters": whole, "of these in local residuals": local},
-    )
+            model = vision_transformer(**parts)
+        counts[name] = sum(part.numel() for part in model.parameters())
+        met[f"{name} rounds to {stated} million"] = round(counts[name] / 1e6, 1) == stated
+    return argued(met, figures={"parameters": counts})
 
 
 README = {"CSwin-T": 25, "CSwin-S": 43, "CSwin-B": 96}

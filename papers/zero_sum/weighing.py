@@ -30,11 +30,7 @@ def drawn_mixer(*, steps: int, width: int, heads: int) -> mixers.ZeroSumAttentio
     )
 
 
-def radial(
-    logits: Float[Tensor, "*batch time"],
-    first: Float[Tensor, "*batch time"],
-    higher: Float[Tensor, "*batch time"],
-) -> mixers.ZeroSumAttention:
+def radial(logits: Tensor, first: Tensor, higher: Tensor) -> mixers.ZeroSumAttention:
     """Zero-sum attention without the angle between query and key; its values are zero."""
     return mixers.ZeroSumAttention(
         value=torch.zeros_like(logits).unsqueeze(-1),
@@ -56,9 +52,7 @@ def last_row(logits: Float[Tensor, " time"], first: float, higher: float) -> Flo
     return dsf.respond(dsf.algebra.adjoint(system), unit[:, None, None]).flatten()
 
 
-def defined_row(
-    logits: Float[Tensor, " time"], first: float, higher: float
-) -> Float[Tensor, " time"]:
+def defined_row(logits: Tensor, first: float, higher: float) -> Float[Tensor, " time"]:
     """The same weights from their definition; nothing is shared with the system."""
     tokens = len(logits)
     deviation = (logits - logits.mean()) / tokens
@@ -66,9 +60,7 @@ def defined_row(
     return first * deviation + higher * rest
 
 
-def from_probabilities(
-    logits: Float[Tensor, " time"], first: float, higher: float
-) -> Float[Tensor, " time"]:
+def from_probabilities(logits: Tensor, first: float, higher: float) -> Tensor:
     """SequenceLab's path without a scan: its first order deviates in softmax(s), not in s."""
     tokens = len(logits)
     share = torch.softmax(logits, dim=-1)
@@ -76,9 +68,7 @@ def from_probabilities(
     return first * (share - share.mean()) / tokens + higher * (share - 1 / tokens - deviation)
 
 
-def causal_map(
-    mixer: mixers.ZeroSumAttention, weigh: Weigh = defined_row
-) -> Float[Tensor, "*batch rows columns"]:
+def causal_map(mixer: mixers.ZeroSumAttention, weigh: Weigh = defined_row) -> Tensor:
     """Every row of the map of ``mixer`` by ``weigh``, times the cosine where it has directions."""
     steps = mixer.logit.shape[-1]
     rows = mixer.logit.new_zeros(mixer.logit[..., 0].numel(), steps, steps)
@@ -115,11 +105,7 @@ def largest_of_all(logits: Float[Tensor, " time"]) -> Float[Tensor, ""]:
     return logits.max()
 
 
-def stabilised_outputs(
-    logits: Float[Tensor, " time"],
-    values: Float[Tensor, "time channel"],
-    stabiliser: Stabiliser,
-) -> Float[Tensor, "time channel"]:
+def stabilised_outputs(logits: Tensor, values: Tensor, stabiliser: Stabiliser) -> Tensor:
     """The scan without the angle at gates 1/2, in the number type of its arguments."""
     tokens = torch.arange(1, len(logits) + 1, dtype=logits.dtype).unsqueeze(-1)
     raised = (logits - stabiliser(logits)).exp().unsqueeze(-1)
@@ -150,9 +136,7 @@ def last_states(raised: Tensor, logits: Tensor, key: Tensor, value: Tensor) -> t
 # ---- SequenceLab's layer around it
 
 
-def interleaved_and_halved(
-    x: Float[Tensor, "time key"], position: Float[Tensor, " time"]
-) -> Float[Tensor, "time key"]:
+def interleaved_and_halved(x: Tensor, position: Tensor) -> Float[Tensor, "time key"]:
     """Angles laid out for neighbouring pairs, signs and partners for split halves."""
     width = x.shape[-1]
     speed = 10_000.0 ** (-torch.arange(0, width, 2, dtype=x.dtype) / width)
@@ -161,9 +145,7 @@ def interleaved_and_halved(
     return x * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
 
 
-def mean_by_own_place(
-    u: Float[Tensor, "time width"], prior: Float[Tensor, " width"]
-) -> Float[Tensor, "time width"]:
+def mean_by_own_place(u: Tensor, prior: Tensor) -> Float[Tensor, "time width"]:
     """The sum over all tokens, divided by the number of tokens so far, of the encoder form."""
     number = torch.arange(1, len(u) + 1, dtype=u.dtype).unsqueeze(-1)
     return (prior + u.sum(dim=0)) / (1 + number)

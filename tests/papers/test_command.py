@@ -75,8 +75,8 @@ def test_a_paper_can_be_chosen_and_listed(run):
         (("FOO-1",), "the papers are DSF, CDY"),
         (("",), "no statement is called ''"),
         (("MLA-1", "--paper", "DSF"), "leave one of the two out"),
-        (("--paper", "MLB"), "Did you mean MLA?"),
-        (("--table", "red"), "Choose from paper, slip"),
+        (("--paper", "MLB"), "argument --paper: invalid choice: 'MLB'"),
+        (("--table", "red"), "argument --table: invalid choice: 'red'"),
         (("--threads", "0"), "--threads"),
     ],
 )

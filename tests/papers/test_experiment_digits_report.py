@@ -8,8 +8,7 @@ import torch
 
 pytest.importorskip("sklearn")
 
-from papers.in_line import figure_one
-from papers.in_line.experiments.digits import expansion, report, speed, summary, tables
+from papers.in_line.experiments.digits import expansion, figure_one, report, speed, summary, tables
 
 README = Path(report.__file__).with_name("README.md")
 

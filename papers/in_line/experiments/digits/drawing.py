@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from papers.in_line import figure_one
-from papers.in_line.figure_one import KEYS, PANELS, Panel
+from papers.in_line.experiments.digits import figure_one
+from papers.in_line.experiments.digits.figure_one import KEYS, PANELS, Panel
 
 SHADES = ("#c4dbec", "#7daed5", "#3879b5", "#103e78")
 """Of the four queries of figure 1."""

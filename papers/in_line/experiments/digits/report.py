@@ -16,8 +16,7 @@ import torch
 
 from dsf.measures import uniform_neighbourhood
 from experiments.training.sweep import Result, gather, replace_file, write_json
-from papers.in_line import figure_one
-from papers.in_line.experiments.digits import drawing, expansion, tables
+from papers.in_line.experiments.digits import drawing, expansion, figure_one, tables
 from papers.in_line.experiments.digits.digits import GRID
 from papers.in_line.experiments.digits.settings import COMPARED, settings
 from papers.in_line.experiments.digits.summary import Summary, summaries

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from papers.in_line import figure_one
+from papers.in_line.experiments.digits import figure_one
 from papers.in_line.experiments.digits.settings import ATTENTIONS, COMPARED
 from papers.in_line.experiments.digits.summary import Summary
 
