@@ -14,6 +14,7 @@ from dsf.certificates import Verdict
 
 PROVED, REFUTED = Verdict.PROVED, Verdict.REFUTED
 CASES = range(60)
+pytestmark = pytest.mark.sampled(count=6)
 
 
 def generator(case):
