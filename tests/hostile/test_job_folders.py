@@ -87,7 +87,7 @@ def test_a_folder_of_somebody_else_is_no_job(tmp_path, name):
 def test_malformed_files_are_named(job, name, text):
     (job / name).write_bytes(text.encode("latin-1"))
     for read in (measure, gather, summary):
-        with pytest.raises(ValueError, match=r"is not as a job writes it.*to start anew"):
+        with pytest.raises(ValueError, match="not as a job writes it"):
             read(job)
 
 

@@ -60,7 +60,7 @@ def test_a_broken_tokenizer_is_an_error_of_ours(spoiled, parts, said):
 
 def test_without_its_tokenizer_the_model_loads(spoiled):
     folder = spoiled(normalizer=precompiled("AAAA"))
-    with pytest.raises(LoadError, match="its tokenizer cannot be read"):
+    with pytest.raises(LoadError, match="tokenizer"):
         load_model(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
