@@ -73,6 +73,26 @@ class Intervention:
         number = measured(target, against, position, clean, self.tokenizer, self.shown)
         return number(changed) - number(clean)
 
+    def rounding(
+        self, target: Target, against: Target | None = None, position: Positions = -1
+    ) -> Float[Tensor, " sample"]:
+        """Return by how much rounding of the output alone may move the number of an effect.
+
+        Every logit is taken off by half a digit of its number type, in the direction that moves the
+        number most. In bfloat16 this is as large as many effects: run the model in float32 to see
+        those. What is rounded inside the model comes on top.
+
+        Args:
+            target, against, position: as for ``effect``.
+        """
+        clean = self.clean.double()
+        number = measured(target, against, position, clean, self.tokenizer, self.shown)
+        with torch.enable_grad():
+            given = clean.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(number(given).sum(), given)
+        digit = torch.finfo(self.output.dtype).eps / 2
+        return (slope * clean).abs().flatten(1).sum(dim=1) * digit
+
     def __repr__(self) -> str:
         moved = (self.output - self.clean).abs().max().item()
         listed = "; ".join(map(repr, self.edits)) or "no edits"

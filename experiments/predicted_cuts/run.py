@@ -23,9 +23,6 @@ PROMPTS = (
     "And all our yesterdays have lighted fools",
     "The king is dead, long live the",
     "What light through yonder window breaks",
-    "To be, or not to be, that is the",
-    "Friends, Romans, countrymen, lend me your",
-    "Now is the winter of our",
 )
 WAYS = ("held", "gradient")
 
@@ -99,9 +96,12 @@ def draw(results, path):
 
 def main():
     paths = sys.argv[1:] or [str(folder(name)) for name in MODELS]
-    results = {Path(path).name: edges_into_the_last_token(path) for path in paths}
-    table = {name: correlations(found) for name, found in results.items()}
-    print(json.dumps(table, indent=2))
+    results, table = {}, {}
+    for path in paths:
+        name = Path(path).name
+        results[name] = edges_into_the_last_token(path)
+        table[name] = correlations(results[name])
+        print(name, json.dumps(table[name]), flush=True)
     if not sys.argv[1:]:
         here = Path(__file__).parent
         (here / "results.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
