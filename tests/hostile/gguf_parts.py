@@ -9,7 +9,7 @@ from torch import Tensor
 
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, LIST = 8, 9
-F32, F16, Q8_0 = 0, 1, 8
+F32, F16, Q4_0, Q8_0, BF16 = 0, 1, 2, 8, 30
 ALIGNMENT = 32
 
 
@@ -116,6 +116,14 @@ def _numbers(data: bytes, shape: list[int], kind: int) -> Tensor:
         blocks = np.frombuffer(data, np.dtype([("d", "<f2"), ("q", "i1", 32)]), count // 32)
         with np.errstate(invalid="ignore"):  # a scale that is infinite, times zero
             flat = blocks["d"].astype("<f8")[:, None] * blocks["q"].astype("<f8")
+    elif kind == Q4_0:
+        blocks = np.frombuffer(data, np.dtype([("d", "<f2"), ("q", "u1", 16)]), count // 32)
+        levels = np.concatenate([blocks["q"] & 15, blocks["q"] >> 4], axis=1).astype("<f8") - 8
+        with np.errstate(invalid="ignore"):
+            flat = blocks["d"].astype("<f8")[:, None] * levels
+    elif kind == BF16:
+        halves = np.frombuffer(data, "<u2", count).astype("<u4") << 16
+        flat = halves.view("<f4").astype("<f8")
     else:
         flat = np.frombuffer(data, {F32: "<f4", F16: "<f2"}[kind], count).astype("<f8")
     return torch.from_numpy(flat.reshape(shape).copy())
