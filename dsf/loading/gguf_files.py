@@ -34,23 +34,15 @@ _MAX_ITEMS = 4_000_000  # in all lists together: vocabularies have some 300,000 
 _MAX_NAME_BYTES = 65_535
 _MAX_AXES = 4
 _STRING, _ARRAY = 8, 9
-_FORMATS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+_TYPES = {
+    0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4",
+    6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8",
+}  # fmt: skip
+"""The types of numbers in settings, as NumPy names them."""
 
 
 class Field(NamedTuple):
-    """A setting in the form of ``gguf.ReaderField``: numbers as tuples of one, texts as bytes."""
+    """A setting in the form of ``gguf.ReaderField``: numbers as rows of one, texts as bytes."""
 
     types: list[int]
     parts: Sequence[Any]
@@ -159,16 +151,15 @@ class _Header:
             )
         return self.text().decode("utf-8")
 
-    def numbers(self, kind: int, count: int) -> list[tuple[Any, ...]]:
-        letter = _FORMATS[kind]
-        begin = self.take(count * struct.calcsize(letter))
-        return [
-            (number,) for number in struct.unpack_from(f"<{count}{letter}", self.content, begin)
-        ]
+    def numbers(self, kind: int, count: int) -> np.ndarray:
+        """Return numbers as rows of one, of which ``gguf`` makes its parts."""
+        dtype = np.dtype(_TYPES[kind])
+        begin = self.take(count * dtype.itemsize)
+        return np.frombuffer(self.content[begin : self.at], dtype).reshape(-1, 1)
 
     def field(self) -> Field:
         kind = self.number("I")
-        if kind in _FORMATS:
+        if kind in _TYPES:
             return Field([kind], self.numbers(kind, 1))
         if kind == _STRING:
             return Field([kind], [self.text()])
@@ -181,7 +172,7 @@ class _Header:
                 f"{self.path}: its lists have more than {_MAX_ITEMS} entries, which no vocabulary "
                 "needs; check that this is the right file."
             )
-        if kind in _FORMATS:
+        if kind in _TYPES:
             return Field([_ARRAY, kind], self.numbers(kind, count))
         if kind != _STRING:
             raise LoadError(f"{self.path}: has a list of type {kind}; convert the model again.")
@@ -222,7 +213,7 @@ def _read(header: _Header) -> GgufFile:
             "file first (llama-gguf-split --merge)."
         )
     alignment = fields.get("general.alignment", Field([4], [(32,)]))
-    (step,) = alignment.parts[0] if alignment.types == [4] else (0,)
+    step = int(alignment.parts[0][0]) if alignment.types == [4] else 0
     if step < 1 or step & (step - 1):
         raise LoadError(f"{path}: an alignment of {step} bytes; convert the model again.")
     claimed = [_tensor(header) for _ in range(tensors)]

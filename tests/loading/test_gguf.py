@@ -77,7 +77,7 @@ def test_token_numbers_are_told_as_text(file, llama):
     tokenizer = read_model_tokenizer(file)
     assert dsf.inspect(llama, input_ids=ids, tokens=tokenizer).tokens == told
     assert dsf.inspect(llama, ids, tokens=tokenizer).tokens == told
-    with pytest.raises(dsf.inspection.InspectionError, match="'tokens'"):
+    with pytest.raises(dsf.inspection.InspectionError, match="'tokenizer'"):
         dsf.inspect(llama, inputs_embeds=torch.zeros(1, 3, 8), tokens=tokenizer)
 
 
