@@ -3,13 +3,19 @@
 The annotation of a parameter already says what is expected: ``checked`` reads it once and words the
 error, so that no function repeats it. What an annotation cannot say, such as a range, stays in the
 function.
+
+Why beartype with jaxtyping does not do this (0.23 and 0.3.11, tried): it takes True for a whole
+number, refuses whole numbers of NumPy and converts neither; it looks at one entry of a list, chosen
+at random; it takes tensors that are sparse, empty or without numbers; for sizes that differ its ten
+lines of message name neither the axis nor the other tensor; it knows no cure. Its import takes
+0.15 s; a call of four arguments 10 to 23 µs, here 28.
 """
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache, wraps
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -45,16 +51,20 @@ WORDS = {
 }
 """How a class is told; ``""`` stands for one that only the library itself passes on."""
 NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
-UNCOMPARED = (None,)
 LONG = 60  # characters of a value in an error
 SEVERAL = {"a whole number": "whole numbers", "a text": "texts", "a number": "numbers"}
 
 
-def checked(function: Callable[P, Result]) -> Callable[P, Result]:
-    """The function, which first compares its arguments with their annotations.
+def checked(function: Callable[P, Result], *, compares_sizes: bool = True) -> Callable[P, Result]:
+    """Return the function, which first compares its arguments with their annotations.
 
     Tensors are compared in their number type, in their axes, and in the sizes of those that bear
-    the same name.
+    the same name. Numbers of NumPy and of torch become those of Python.
+
+    The function then raises:
+        TypeError: for another kind of value or another number type.
+        ShapeError: for other axes, sizes that differ, or a tensor without an entry.
+        ValueError: for a value that is not one of those allowed, NaN, or a tensor without numbers.
 
     >>> @checked
     ... def window(width: int) -> int:
@@ -63,96 +73,68 @@ def checked(function: Callable[P, Result]) -> Callable[P, Result]:
     Traceback (most recent call last):
     TypeError: window: 'width' must be a whole number, but it is 'a'.
     """
+    owner = function.__qualname__.rpartition("<locals>.")[-1]
 
     @wraps(function)
     def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
-        given, named = checked_call(function, args, kwargs)
-        return function(*given, **named)
+        call, rules = _plan(function)
+        try:
+            bound = call.bind_partial(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # Python names what is unknown or there twice
+        tensors: list[tuple[str, str, Tensor]] = []
+        for argument in rules:
+            if argument.name in bound.arguments:
+                given = bound.arguments[argument.name]
+                values = given if argument.many else (given,)
+                plain = tuple(argument.rule.check(owner, argument.name, each) for each in values)
+                bound.arguments[argument.name] = plain if argument.many else plain[0]
+                tensors += [found for each in values for found in argument.with_axes(each)]
+        if compares_sizes and len(tensors) > 1:
+            _agree(owner, tensors)
+        return function(*bound.args, **bound.kwargs)
 
     return with_checks
 
 
 def kinds_checked(function: Callable[P, Result]) -> Callable[P, Result]:
     """The same for a function that compares all sizes itself, with those of a system."""
-
-    @wraps(function)
-    def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
-        given, named = checked_call(function, args, kwargs, compares_sizes=False)
-        return function(*given, **named)
-
-    return with_checks
-
-
-def checked_call(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    compares_sizes: bool = True,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, if each is what ``function`` says it takes.
-
-    Numbers of NumPy and of torch become those of Python.
-
-    Raises:
-        TypeError: for another kind of value or another number type.
-        ShapeError: for other axes, sizes that differ, or a tensor without an entry.
-        ValueError: for a value that is not one of those allowed, NaN, or a tensor without numbers.
-    """
-    owner, plan = function.__qualname__.rpartition("<locals>.")[-1], _plan(function)
-    tensors: list[tuple[str, str, Tensor]] = []
-    given, named = list(args), kwargs
-    for argument in plan:
-        places = argument.places(len(given))
-        values = [given[k] for k in places]
-        is_named = argument.name in named and not argument.many
-        if is_named:
-            values = [named[argument.name]]
-        for k, value in enumerate(values):
-            plain = argument.rule.check(owner, argument.name, value)
-            if argument.axes != UNCOMPARED:
-                tensors += _with_axes(argument, value)
-            if is_named:
-                named[argument.name] = plain
-            else:
-                given[places[k]] = plain
-    if compares_sizes and len(tensors) > 1:
-        _agree(owner, tensors)
-    return tuple(given), named
+    return checked(function, compares_sizes=False)
 
 
 class _Argument(NamedTuple):
+    """A parameter with a rule.
+
+    Attributes:
+        many: whether it takes any number of arguments.
+        axes: those of the tensor, or of each of a tuple of tensors, whose sizes are compared.
+    """
+
     name: str
-    position: int
-    by_position: bool
     many: bool
     rule: "Rule"
-    axes: tuple[str | None, ...]  # of the tensor, or of each of a tuple of tensors
+    axes: tuple[str | None, ...]
 
-    def places(self, count: int) -> range:
-        """Where among ``count`` arguments that are given by position this one stands."""
-        if not self.by_position:
-            return range(0)
-        return range(self.position, count if self.many else min(count, self.position + 1))
+    def with_axes(self, value: Any) -> list[tuple[str, str, Tensor]]:
+        """The tensors among a value, each with its name and the names of its axes."""
+        parts = value if isinstance(value, tuple | list) else (value,)
+        return [
+            (self.name if len(self.axes) == 1 else f"{self.name}[{k}]", axes, part)
+            for k, (axes, part) in enumerate(zip(self.axes, parts, strict=False))
+            if axes is not None and isinstance(part, Tensor)
+        ]
 
 
 @cache
-def _plan(function: Callable[..., Any]) -> tuple[_Argument, ...]:
-    found = []
-    for position, parameter in enumerate(signature(function).parameters.values()):
+def _plan(function: Callable[..., Any]) -> tuple[Signature, tuple[_Argument, ...]]:
+    """How a function is called, and its parameters with a rule."""
+    call, found = signature(function), []
+    for name, parameter in call.parameters.items():
         rule = rule_of(parameter.annotation)
         if rule is not None and parameter.kind is not Parameter.VAR_KEYWORD:
-            found.append(
-                _Argument(
-                    parameter.name,
-                    position,
-                    parameter.kind is not Parameter.KEYWORD_ONLY,
-                    parameter.kind is Parameter.VAR_POSITIONAL,
-                    rule,
-                    _compared_axes(parameter.annotation),
-                )
-            )
-    return tuple(found)
+            many = parameter.kind is Parameter.VAR_POSITIONAL
+            found.append(_Argument(name, many, rule, _compared_axes(parameter.annotation)))
+    return call, tuple(found)
 
 
 def _agree(owner: str, tensors: list[tuple[str, str, Tensor]]) -> None:
@@ -171,17 +153,6 @@ def _compared_axes(annotation: Any) -> tuple[str | None, ...]:
     arrays = [each for each in _members(annotation) if _is_array(each)]
     axes = arrays[0].dim_str if len(arrays) == 1 else "..."
     return (None if "..." in axes or "#" in axes else axes,)
-
-
-def _with_axes(argument: _Argument, value: Any) -> list[tuple[str, str, Tensor]]:
-    """The tensors of an argument, each with its name and the names of its axes."""
-    parts = value if isinstance(value, tuple | list) else (value,)
-    whole = len(argument.axes) == 1
-    return [
-        (argument.name if whole else f"{argument.name}[{k}]", axes, part)
-        for k, (axes, part) in enumerate(zip(argument.axes, parts, strict=False))
-        if axes is not None and isinstance(part, Tensor)
-    ]
 
 
 @dataclass(frozen=True)
