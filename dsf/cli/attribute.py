@@ -18,6 +18,7 @@ from dsf.cli.options import (
     targets,
     whole_number,
 )
+from dsf.cli.terminal import print_table
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
@@ -152,8 +153,6 @@ def _direct(share: "Attribution") -> dict[str, float]:
 
 def _show_shares(share: "Attribution", opened: "Opened", top: int) -> None:
     """Tables of tokens, layers and edges."""
-    from dsf.cli.terminal import print_table
-
     tokens, direct = share.tokens[0], _direct(share)
     strongest = tokens.abs().argsort(descending=True, stable=True)[:top].tolist()
     rows = [(opened.token(at), f"{tokens[at].item():+.4g}") for at in strongest]
@@ -177,8 +176,6 @@ def _show_shares(share: "Attribution", opened: "Opened", top: int) -> None:
 
 
 def _show_paths(paths: "Paths", opened: "Opened") -> None:
-    from dsf.cli.terminal import print_table
-
     rows = []
     for path in paths:
         over = ", ".join(f"{edge.layer} to {opened.token(edge.written)}" for edge in path.edges)
@@ -188,8 +185,6 @@ def _show_paths(paths: "Paths", opened: "Opened") -> None:
 
 
 def _show_coefficients(found: "Table", top: int) -> None:
-    from dsf.cli.terminal import print_table
-
     rows = [
         (
             str(record["layer"]),

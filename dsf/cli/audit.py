@@ -15,6 +15,7 @@ from dsf.cli.options import (
     expected,
     typed_by,
 )
+from dsf.cli.terminal import print_table, progress
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
@@ -80,7 +81,6 @@ def audit(
     def work(run: Run) -> Answer:
         import torch
 
-        from dsf.cli.progress import progress
         from dsf.loading import load_model
         from dsf.testing.models import audit as audit_runs
 
@@ -142,7 +142,6 @@ def _code_of(rows: Sequence["AuditRow"]) -> int:
 
 def _show(rows: Sequence["AuditRow"]) -> None:
     """One line for every layer, length and number type, then the reasons and what is not known."""
-    from dsf.cli.terminal import print_table
     from dsf.testing.models import NOT_READ
 
     def shown(number: float | None) -> str:

@@ -18,6 +18,7 @@ from dsf.cli.output_place import (
     check_not_of_another,
     is_run,
 )
+from dsf.cli.terminal import print_table, progress
 from dsf.properties.names import IF_NOT
 from dsf.report.escaping import escaped
 
@@ -77,7 +78,6 @@ def check(
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_checkpoint, notes_of
-        from dsf.cli.terminal import print_table
         from dsf.properties.run_folder import source_of
         from dsf.report import write_report
 
@@ -110,7 +110,6 @@ def decide(
     inspection: "Inspection", folder: Path, *, pages: "Pages | None" = None, watched: bool
 ) -> "Table":
     """Decide every property of every layer, with the evidence in a folder."""
-    from dsf.cli.progress import progress
     from dsf.properties.run_folder import checked_run
 
     with progress("deciding", shown=watched) as report:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from dsf.cli.browser import open_page
-from dsf.cli.progress import UnwrittenError, watching
+from dsf.cli.terminal import UnwrittenError, watching
 from dsf.cli.threads import ThreadCount, Threads, computing, threads_in_use
 from dsf.report.escaping import escaped
 

@@ -11,6 +11,7 @@ from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import Inspecting, OtherInput, Prompt, written_place
 from dsf.cli.output_place import check_file
+from dsf.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from dsf.report.comparison import Comparison
@@ -81,7 +82,6 @@ def _facts(table: "Comparison") -> dict[str, Any]:
 
 def _show(table: "Comparison") -> None:
     """Pairs of layers, means of quantities, verdicts that are not the same."""
-    from dsf.cli.terminal import print_table
     from dsf.report.comparison import DISTANCE
 
     rows, changed = [], table.flips()

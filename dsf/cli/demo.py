@@ -1,8 +1,10 @@
 """``dsf demo``: the trained models inside the package, or one language model on a text."""
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,16 +14,17 @@ from dsf.cli.check import counted, decide, meanings
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.inspect_model import layer_facts, show_layers, write_results
 from dsf.cli.model_argument import check_model
-from dsf.cli.options import Open, written_place
+from dsf.cli.options import Open, check_known, exclude_each_other, written_place
 from dsf.cli.output_place import (
     REPORT,
+    check_file,
     check_folder,
     check_free,
     check_no_run,
     check_not_foreign,
     check_not_of_another,
 )
-from dsf.cli.progress import progress, stage
+from dsf.cli.terminal import print_table, progress, stage
 
 if TYPE_CHECKING:
     from dsf.inspection import Inspection
@@ -56,35 +59,70 @@ def demo(
             help="A language model to show instead: a folder, a GGUF file, or a hub id owner/name."
         ),
     ] = None,
-    out: Annotated[Path, written_place("Folder for what is written.")] = Path("dsf-demo"),
+    playground: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET",
+            help="Write a page with sliders for A, B, C, D, decay and write strength instead; "
+            "it opens with this architecture, such as softmax_attention or delta_net.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, written_place("Folder for what is written; with --playground the page.")
+    ] = None,
     open_: Open = False,
 ) -> Work:
     """Inspect the small models inside the package: on a recall prompt, and on a paragraph of text.
 
     The recall models are checked too. Writes a report, a picture and a run folder with the
     evidence. Needs no network. With --model it continues a prompt, and inspects that model on a
-    paragraph of text.
+    paragraph of text. With --playground it writes a page that shows map, state and response of an
+    architecture token by token, from softmax attention to the delta rule.
     """
+    exclude_each_other(model=model, playground=playground)
+    if playground is not None:
+        return _playground(playground, out or Path("playground.html"), opens=open_)
+    folder = out or Path("dsf-demo")
     if model is not None and check_model(model, offline=False).tokenizer is False:
         raise ValueError(
             f"--model: expected a model with a tokenizer, got {model}, which has no tokenizer. "
             "Give another model, or use dsf inspect with --ids."
         )
-    check_folder(out, files=REPORT, models=[] if model is None else [model])
-    check_no_run(out)
-    check_free(out)
+    check_folder(folder, files=REPORT, models=[] if model is None else [model])
+    check_no_run(folder)
+    check_free(folder)
     if model is None:
-        check_folder(out / RUN)
-        check_not_foreign(out / RUN)
-        check_not_of_another(out / RUN, SOURCE)
+        check_folder(folder / RUN)
+        check_not_foreign(folder / RUN)
+        check_not_of_another(folder / RUN, SOURCE)
 
     def work(run: Run) -> Answer:
         from dsf.runtime.files import alone_in
 
-        with alone_in(out):
-            answer = of_package(out, run) if model is None else _of_model(model, out, run)
+        with alone_in(folder):
+            answer = of_package(folder, run) if model is None else _of_model(model, folder, run)
         page = Path(answer.facts["files"]["report"])
         return replace(answer, page=page if open_ else None)
+
+    return work
+
+
+def _playground(preset: str, page: Path, *, opens: bool) -> Work:
+    """Write the page with sliders."""
+    presets = files("dsf.report") / "playground_page" / "presets.json"
+    known = json.loads(presets.read_text(encoding="utf-8"))["presets"]
+    check_known("--playground", [preset], (each["name"] for each in known))
+    check_file(page, "--out", makes_folder=True)
+
+    def work(_: Run) -> Answer:
+        from dsf.report import playground
+
+        written = playground(preset).write(page)
+        return Answer(
+            facts={"files": {"playground": str(written)}},
+            show=lambda: print(written),
+            page=written if opens else None,
+        )
 
     return work
 
@@ -118,7 +156,7 @@ def of_package(out: Path, run: Run) -> Answer:
     read = inspect_text(watched=run.is_watched)
     evidence = out / RUN
     verdicts = decide(recalled.inspection, evidence, watched=run.is_watched)
-    files = write_results(
+    written = write_results(
         recalled.inspection,
         out,
         title=f"A recall task and a text, {len(read.scores)} architectures",
@@ -137,7 +175,7 @@ def of_package(out: Path, run: Run) -> Answer:
         print(f"{counted(verdicts)}; check the evidence again with: dsf check {evidence}\n")
         _show_facts(read.facts)
         show_layers(read.inspection)
-        print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
+        print(f"{written['report']} and {written['picture']}, after {seconds:.1f} s")
         folder = models.folder(models.TEXT_NAMES[0])
         print(f'Next: dsf inspect {folder} --text "To be, or not to be"')
 
@@ -149,7 +187,7 @@ def of_package(out: Path, run: Run) -> Answer:
     facts = {
         **layer_facts(recalled.inspection),
         "recall": recalled.scores,
-        "files": files,
+        "files": written,
         "prompt": recalled.tokens,
         "text": about_text,
         "seconds": seconds,
@@ -235,7 +273,6 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
         LoadError: if the checkpoint is refused, or has no tokenizer.
         ValueError: if the model predicts no tokens.
     """
-    from dsf.cli.terminal import print_table
     from dsf.inspection import inspect
     from dsf.loading import LoadError, load_model, token_texts
 
@@ -256,7 +293,7 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
         "Sinks": f"{resting} of {heads} heads put more than {MIN_SINK:.0%} of their weight on the "
         "first token",
     }
-    files = write_results(inspection, out, facts=told, watched=run.is_watched)
+    written = write_results(inspection, out, facts=told, watched=run.is_watched)
     seconds = time.perf_counter() - begun
 
     def show() -> None:
@@ -264,9 +301,9 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
         rows = [(name, str(some), str(all_), f"{mean:.0%}") for name, some, all_, mean in sinks]
         print_table(("layer", "sinks", "heads", "mean weight on the first token"), rows)
         _show_facts(told)
-        print(f"{files['report']} and {files['picture']}, after {seconds:.1f} s")
+        print(f"{written['report']} and {written['picture']}, after {seconds:.1f} s")
 
-    facts = {**layer_facts(inspection), "files": files, "seconds": seconds}
+    facts = {**layer_facts(inspection), "files": written, "seconds": seconds}
     facts.update(prompt=PROMPT, continued=continued, sinks=sinks)
     return Answer(facts=facts, show=show)
 

@@ -25,6 +25,7 @@ from typing import Annotated, Literal
 from dsf.cli.browser import for_pictures, has_display
 from dsf.cli.command import LIMIT, WELL, Answer, Run, Work
 from dsf.cli.options import written_place
+from dsf.cli.terminal import print_table
 from dsf.runtime.distribution import NAME, VERSION
 
 IMPORTED_AS = "dsf"
@@ -48,8 +49,6 @@ def doctor(
         raise ValueError(f"--out {str(out)!r}: is a file, and a folder is expected.")
 
     def work(run: Run) -> Answer:
-        from dsf.cli.terminal import print_table
-
         found = findings(out, str(run.threads))
         missing = sum(each.verdict == "missing" for each in found)
         warnings = sum(each.verdict == "warning" for each in found)

@@ -35,24 +35,20 @@ from dsf.cli.heads import heads
 from dsf.cli.inspect_model import inspect
 from dsf.cli.intervene import intervene
 from dsf.cli.measure import measure
-from dsf.cli.playground import playground
 from dsf.cli.state import state
-from dsf.cli.support import support
 from dsf.runtime.distribution import VERSION
 
 COMMANDS: dict[Command, str] = {
-    demo: "Eight small models inside the package, side by side.",
+    demo: "Eight small models inside the package, or a page with sliders.",
     inspect: "One model on one input: maps and a report.",
     heads: "What every head looks at, by name, with a control.",
     intervene: "What it says with edges, heads or states changed.",
-    support: "What the mixers of a model become, without running it.",
     check: "Properties of every layer, with verdicts and evidence.",
     measure: "Every layer on many prompts: a job that resumes.",
     attribute: "Which tokens, layers and edges made it say this.",
     state: "What the recurrent states hold: decay, or other tokens.",
     audit: "How far a run lies from its modules in float64.",
     compare: "Two models on one input: maps, numbers, verdicts.",
-    playground: "One page with sliders, from softmax to the delta rule.",
     doctor: "What this machine has, and what is missing.",
 }
 

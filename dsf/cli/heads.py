@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import MAX_DRAWN, Checkpoint, Inspecting, Prompt, Top, whole_number
+from dsf.cli.terminal import print_table
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ def heads(
 
 def _show(inspection: "Inspection", table: "Table", top: int) -> None:
     """The strongest heads of every score, and the one of each that a person would name."""
-    from dsf.cli.terminal import print_table
     from dsf.inspection.results.heads import excess, strongest
 
     named = strongest(table)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dsf.cli.command import FAILED, WELL, Answer, Run, Work
-from dsf.cli.model_argument import check_call
+from dsf.cli.command import FAILED, LIMIT, WELL, Answer, Run, Work
+from dsf.cli.model_argument import check_call, check_model
 from dsf.cli.options import (
     Checkpoint,
     Inspecting,
@@ -22,6 +22,7 @@ from dsf.cli.options import (
     written_place,
 )
 from dsf.cli.output_place import REPORT, check_folder, check_free, check_no_run
+from dsf.cli.terminal import print_table, progress
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
@@ -61,15 +62,26 @@ def inspect(
     no_report: Annotated[
         bool, typer.Option("--no-report", help="Rebuild and compare, and write no files.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="List what each mixer would be read as, by the settings alone: no weights are "
+            "loaded and nothing is run.",
+        ),
+    ] = False,
     options: Strict,
     open_: Open = False,
 ) -> Work:
     """Rebuild every token mixer of MODEL on one input, compare, and write a report.
 
     Give the input as --text, --ids or --file. A layer that is not reproduced is listed with the
-    reason, and the exit code is 1.
+    reason, and the exit code is 1. With --dry-run no input is needed.
     """
     exclude_each_other(open=open_, no_report=no_report)
+    if dry_run:
+        check_model(model, offline=options.offline, revision=options.revision, needs_weights=False)
+        return lambda _: _expected_mixers(model, options)
     check_call(model, prompt, options)
     if not no_report:
         check_folder(out, files=REPORT, models=[model])
@@ -107,6 +119,26 @@ def inspect(
     return work
 
 
+def _expected_mixers(model: str, options: Inspecting) -> Answer:
+    """What each mixer of a model would be read as, and whether exactly."""
+    from dsf.inspection.support_table import EXACT, NO, support
+
+    found = support(
+        model, layers=options.layers, offline=options.offline, revision=options.revision
+    )
+
+    def show() -> None:
+        rows = [(one.name, one.kind, one.mixer, one.exact, one.how) for one in found]
+        print_table(("module", "class", "read as", "exact", "how"), rows)
+        exact = sum(one.exact == EXACT for one in found)
+        print(f"{len(found)} token mixers, {exact} read exactly")
+
+    listed = [{name: escaped(part) for name, part in vars(one).items()} for one in found]
+    is_read = any(one.exact != NO for one in found)
+    facts = {"model": escaped(model), "mixers": listed}
+    return Answer(facts=facts, show=show, code=WELL if is_read else LIMIT)
+
+
 def write_results(
     inspection: "Inspection",
     folder: Path,
@@ -123,7 +155,6 @@ def write_results(
         verdicts: those about ``inspection``.
         others: further inspections for the page, without verdicts and not in the picture.
     """
-    from dsf.cli.progress import progress
     from dsf.report import draw_grid, write_report
 
     with progress("drawing", shown=watched) as report:
@@ -141,8 +172,6 @@ def write_results(
 
 def show_layers(inspection: "Inspection") -> None:
     """Print one line for every layer, then what was not read."""
-    from dsf.cli.terminal import print_table
-
     rows = [
         (
             layer.name,

@@ -35,6 +35,7 @@ from dsf.cli.options import (
     written_place,
 )
 from dsf.cli.output_place import check_file
+from dsf.cli.terminal import part, print_table, stage
 from dsf.interventions.edits import Edit
 from dsf.report.escaping import escaped
 
@@ -198,7 +199,6 @@ def _intervene(
     top: int,
 ) -> Answer:
     """One run with all edits, compared with the clean one."""
-    from dsf.cli.terminal import print_table
     from dsf.interventions import intervene as run_edited
 
     loaded = opened.loaded
@@ -286,7 +286,6 @@ def _sweep(
     top: int,
 ) -> Answer:
     """Every edit in a run of its own, by its effect on one logit."""
-    from dsf.cli.progress import part, stage
     from dsf.interventions.sweeps import SweepTarget, run_sweep
 
     stage(f"running {len(runs)} edits")
@@ -333,8 +332,6 @@ def _sweep(
 
 def _show_sweep(found: "SweepResult", runs: Sequence[Sequence[Edit]], top: int) -> None:
     """The runs with the largest effects, and the rate."""
-    from dsf.cli.terminal import print_table
-
     clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
     sizes = [math.inf if math.isnan(effect) else abs(effect) for effect in effects]
     order = sorted(range(len(runs)), key=lambda at: -sizes[at])[:top]

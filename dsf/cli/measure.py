@@ -22,6 +22,7 @@ from dsf.cli.options import (
     written_place,
 )
 from dsf.cli.output_place import check_folder, check_free
+from dsf.cli.terminal import print_table, progress
 from dsf.inspection.results.quantities import MEASURES
 
 if TYPE_CHECKING:
@@ -98,7 +99,6 @@ def measure(
         check_folder(slurm, option="--slurm")
 
     def work(run: Run) -> Answer:
-        from dsf.cli.progress import progress
         from dsf.cli.run_model import tokenised
         from dsf.jobs import cluster, in_process, measure_prompts, notes, processes
         from dsf.loading import read_model_tokenizer
@@ -160,8 +160,6 @@ def _prompts(path: Path, facts: ModelFacts, *, by_number: bool) -> list[str]:
 
 
 def _show(table: "Table", folder: Path) -> None:
-    from dsf.cli.terminal import print_table
-
     heads = ("layer", "head", "quantity", "prompts", "mean", "deviation", "smallest", "largest")
     rows = [
         (

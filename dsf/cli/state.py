@@ -9,6 +9,7 @@ from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import Checkpoint, Inspecting, Prompt, whole_number, written_place
 from dsf.cli.output_place import check_folder, check_free
+from dsf.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from dsf.report.plot import StateReport
@@ -71,8 +72,6 @@ def state(
 
 def _show(report: "StateReport", written: Sequence[Path]) -> None:
     """One row for each layer, then what has no state and what was written."""
-    from dsf.cli.terminal import print_table
-
     print_table(
         ("layer", "states", "kept", "decayed", "taken", "in use", "length", ""),
         [

@@ -1,20 +1,28 @@
-"""Text and tables on a terminal; nothing that comes from a model is ever taken for markup."""
+"""Tables and progress on a terminal; nothing from a model is ever taken for markup."""
 
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from dsf.report.escaping import escaped
 
-UNBOUNDED = 200
-LONGEST_CELL = 400
-NARROWEST_PROSE = 40
+UNBOUNDED_WIDTH = 200
+MAX_CELL_LETTERS = 400
 
 
 class _Screen(Console):
@@ -39,36 +47,107 @@ def console(*, stderr: bool = False) -> Console:
         force_terminal=stream is not None and stream.isatty(),
     )
     if not made.is_terminal:
-        made.width = UNBOUNDED
+        made.width = UNBOUNDED_WIDTH
     return made
 
 
-def print_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", prose: bool = False
-) -> None:
-    """A table where it fits, otherwise one line for every cell.
-
-    Args:
-        prose: the last column holds sentences, which may run over several lines.
-    """
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table where it fits, otherwise one line for every cell."""
     screen = console()
-    cells = [[escaped(cell, most=LONGEST_CELL) for cell in row] for row in rows]
+    cells = [[escaped(cell, most=MAX_CELL_LETTERS) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    if prose:
-        widths[-1] = min(widths[-1], NARROWEST_PROSE)
     if sum(widths) + 2 * len(widths) > screen.width:
-        _print_lines(screen, heads, cells)
+        for row in cells:
+            screen.print(Text(row[0]), style="bold")
+            for head, cell in zip(heads[1:], row[1:], strict=True):
+                screen.print(Text(f"  {head}: {cell}"))
         return
-    table = Table(box=SIMPLE_HEAD, title=title or None, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in heads:
-        table.add_column(head, no_wrap=not (prose and head == heads[-1]))
+        table.add_column(head, no_wrap=True)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     screen.print(table)
 
 
-def _print_lines(screen: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for row in rows:
-        screen.print(Text(row[0]), style="bold")
-        for head, cell in zip(heads[1:], row[1:], strict=True):
-            screen.print(Text(f"  {head}: {cell}"))
+# Progress: what a command is doing, on standard error while a person watches. The display begins
+# before torch is imported, which itself takes seconds, and is gone when the answer is printed.
+
+
+_BARS: ContextVar[Progress | None] = ContextVar("bars", default=None)
+
+
+class UnwrittenError(Exception):
+    """Standard output took no line; ``reason`` is what the system said."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+@contextmanager
+def watching(*, shown: bool) -> Iterator[None]:
+    """Show stages inside the block, if standard error is a terminal."""
+    screen = console(stderr=True)
+    if not (shown and screen.is_terminal):
+        yield
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    bars = Progress(*columns, console=screen, transient=True, redirect_stdout=False)
+    with bars:
+        token = _BARS.set(bars)
+        stage("starting")
+        try:
+            yield
+        finally:
+            _BARS.reset(token)
+
+
+def stage(label: str) -> None:
+    """Begin a stage of unknown length; the one before is done."""
+    bars = _BARS.get()
+    if bars is not None:
+        for task in bars.task_ids:
+            bars.remove_task(task)
+        bars.add_task(escaped(label), total=None)
+
+
+def part(label: str, done: int | float, every: int) -> None:
+    """Show that the stage is at part ``done`` of ``every``, such as a layer."""
+    bars = _BARS.get()
+    if bars is not None and every:
+        for task in bars.task_ids:
+            bars.update(task, total=every, completed=done, description=escaped(label))
+
+
+@contextmanager
+def progress(label: str, *, shown: bool) -> Iterator[Callable[[float], None]]:
+    """A stage, and a function that shows which share of it is done, from 0 to 1."""
+    if not shown:
+        yield lambda _: None
+        return
+    stage(label)
+    yield lambda share: part(label, share, 1)
+
+
+def say(line: str) -> None:
+    """Print a line to standard output before the answer.
+
+    Raises:
+        UnwrittenError: if nobody reads it, or there is no room for it.
+    """
+    bars = _BARS.get()
+    try:
+        if bars is not None:  # standard output may be the same terminal
+            bars.stop()
+        print(line, flush=True)
+        if bars is not None:
+            bars.start()
+    except OSError as error:
+        raise UnwrittenError(error) from error

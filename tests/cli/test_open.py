@@ -7,7 +7,7 @@ import sys
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-COMMAND = ("-m", "dsf", "playground", "--open")
+COMMAND = ("-m", "dsf", "demo", "--playground", "delta_net", "--open")
 ALONE = (
     "from pathlib import Path; from dsf.cli.browser import open_page; print(open_page(Path('a')))"
 )

@@ -28,6 +28,9 @@ def found(model, given):
     }
 
 
+DRY = ("inspect", "--dry-run")
+
+
 @pytest.mark.parametrize("family", RECURRENT)
 def test_what_is_told_is_found_in_every_recurrent_family(family):
     model = tiny_models.build(family)
@@ -82,10 +85,10 @@ def test_the_command_needs_the_settings_alone(run, only_object, tmp_path):
     settings = tiny_models.build("jamba").config.to_dict()
     settings["architectures"] = ["JambaForCausalLM"]
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    done = run("support", tmp_path)
+    done = run(*DRY, tmp_path)
     assert done.exit_code == 0, done.output
     assert "3 token mixers, 3 read exactly" in done.stdout
-    answer = only_object(run("support", tmp_path, "--json").stdout)
+    answer = only_object(run(*DRY, tmp_path, "--json").stdout)
     assert [(one["name"], one["mixer"]) for one in answer["mixers"]] == [
         ("model.layers.0.mamba", "SelectiveStateSpace"),
         ("model.layers.1.self_attn", "SoftmaxAttention"),
@@ -94,16 +97,16 @@ def test_the_command_needs_the_settings_alone(run, only_object, tmp_path):
 
 
 def test_the_command_refuses_in_words(run, tmp_path):
-    assert run("support", tmp_path).exit_code == 2
+    assert run(*DRY, tmp_path).exit_code == 2
     (tmp_path / "config.json").write_text('{"model_type": "no_such_family"}')
-    done = run("support", tmp_path)
+    done = run(*DRY, tmp_path)
     assert done.exit_code == 2
     assert "no family 'no_such_family'" in done.stderr or 'no family "no_such' in done.stderr
 
 
 def test_only_some_mixers(run, checkpoint, only_object):
-    everything = only_object(run("support", checkpoint, "--json").stdout)["mixers"]
-    some = only_object(run("support", checkpoint, "--layers", "1:", "--json").stdout)["mixers"]
+    everything = only_object(run(*DRY, checkpoint, "--json").stdout)["mixers"]
+    some = only_object(run(*DRY, checkpoint, "--layers", "1:", "--json").stdout)["mixers"]
     assert some == everything[1:]
-    refused = run("support", checkpoint, "--layers", "99")
+    refused = run(*DRY, checkpoint, "--layers", "99")
     assert (refused.exit_code, "99 is none of the" in refused.output) == (2, True)

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from dsf.cli import entry
 from dsf.cli.output_place import check_file
-from dsf.cli.progress import stage, watching
-from dsf.cli.terminal import console
+from dsf.cli.terminal import console, stage, watching
 
 
 def shell(run_alone, words):
@@ -37,7 +36,7 @@ def test_closed_standard_error(run_alone):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the folder")
-@pytest.mark.parametrize("command", ["doctor", "playground", "inspect model --ids 1"])
+@pytest.mark.parametrize("command", ["doctor", "demo", "inspect model --ids 1"])
 def test_a_folder_that_was_removed(run_alone, command):
     """Without it torch ends the process, with a message of its own."""
     done = shell(run_alone, f"mkdir gone && cd gone && rmdir ../gone && $DSF {command}")

@@ -28,7 +28,7 @@ def test_no_colour_without_a_terminal(capsys, monkeypatch):
 
 @pytest.mark.parametrize("width", [20, 200])
 def test_a_narrow_terminal_loses_nothing(width, capsys, monkeypatch):
-    monkeypatch.setattr("dsf.cli.terminal.UNBOUNDED", width)
+    monkeypatch.setattr("dsf.cli.terminal.UNBOUNDED_WIDTH", width)
     print_table(("layer", "reason"), [("model.layers.0", "because it is so")])
     shown = " ".join(capsys.readouterr().out.split())
     assert "model.layers.0" in shown

@@ -10,6 +10,7 @@ from dsf.jobs import work
 
 COMMANDS = typer.main.get_command(app).commands
 EVERY = 3
+PAGE = ("demo", "--playground", "delta_net")
 
 
 @pytest.fixture(autouse=True)
@@ -85,10 +86,10 @@ def test_a_number_that_is_none_is_refused_before_any_work(run, monkeypatch, type
 @pytest.mark.parametrize("said", ["0", "-1", "two", ",2", "20000"])
 def test_an_environment_that_says_nothing_is_refused(run, monkeypatch, said):
     monkeypatch.setenv(threads.VARIABLE, said)
-    done = run("playground")
+    done = run(*PAGE)
     assert done.exit_code == 2
     assert threads.VARIABLE in done.stderr
-    assert run("playground", "--threads", 1).exit_code == 0
+    assert run(*PAGE, "--threads", 1).exit_code == 0
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -99,7 +100,7 @@ def test_every_command_has_the_option_and_its_help_says_so(run, name):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("playground",), ("doctor",), ("support", "{checkpoint}")], ids=str
+    "arguments", [PAGE, ("doctor",), ("inspect", "--dry-run", "{checkpoint}")], ids=str
 )
 def test_every_command_says_what_it_used(run, checkpoint, only_object, arguments):
     given = [part.format(checkpoint=checkpoint) for part in arguments]

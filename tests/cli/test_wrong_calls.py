@@ -105,14 +105,14 @@ def test_a_fault_of_ours_has_a_code_of_its_own(place):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [["--help"], ["doctor"], ["playground", "--json"]])
+@pytest.mark.parametrize("arguments", ["--help", "doctor", "demo --playground delta_net --json"])
 def test_an_answer_that_cannot_be_written(place, arguments):
     with open("/dev/full", "w") as full:
         done = alone(
             place,
             "-m",
             "dsf",
-            *arguments,
+            *arguments.split(),
             capture_output=False,
             stdout=full,
             stderr=subprocess.PIPE,
@@ -123,7 +123,7 @@ def test_an_answer_that_cannot_be_written(place, arguments):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="closes a descriptor by the shell")
-@pytest.mark.parametrize("arguments", ["--help", "playground", "doctor --json"])
+@pytest.mark.parametrize("arguments", ["--help", "demo", "doctor --json"])
 def test_a_closed_standard_output(place, arguments):
     """Nothing is begun whose answer could go nowhere."""
     known = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
