@@ -1,12 +1,30 @@
-"""``dsf inspect``: one model, one input, a report; refusals in one sentence."""
+"""Commands that open a model: reports, JSON, exit codes, and refusals in one sentence.
+
+``dsf inspect``: one model, one input, a report; refusals in one sentence.
+
+``support`` says before a run what an inspection finds, without weights.
+
+``dsf audit``: what it prints where nothing could be compared, and where there is no device.
+
+``dsf measure``: prompts from a file, the summary, what is refused.
+
+``playground`` writes one page and says where.
+"""
 
 import json
 import os
 import re
 from pathlib import Path
-
 import pytest
-
+import torch
+from torch import nn
+import dsf
+from dsf.inspection.support_table import WHEN_RUN
+from tests.inspection import softmax_models
+from tests.inspection.families import tiny_models
+import math
+from dsf.testing.models import (EXACT, NOT_READ, ROUNDED, WRONG, AuditRow)
+import csv
 
 def test_a_checkpoint_becomes_a_report(run, checkpoint, tmp_path):
     done = run("inspect", checkpoint, "--ids", "1 2,3 4", "--out", "here")
@@ -208,3 +226,195 @@ def test_text_goes_through_the_models_own_tokenizer(run, checkpoint, tmp_path, o
     content = page.split('id="content">')[1].split("</script>")[0]
     tokens = json.loads(content)["models"][0]["tokens"]
     assert tokens == [["[red]</script>", "\\x1b[31mk", "=cmd", "<unk>"]]
+
+
+RECURRENT = ("zamba", "falcon_h1", "nemotron_h", "kimi_linear", "recurrent_gemma", "rwkv", "lfm2")
+SOFTMAX = ("llama", "gemma2", "gpt_oss", "bert", "t5", "vit")
+
+
+def told(model):
+    return {(one.name, one.mixer, one.exact) for one in dsf.support(model)}
+
+
+def found(model, given):
+    layers = dsf.inspect(model, **given)
+    # RWKV-4's feed-forward layers shift tokens, which only a run shows.
+    assert all("feed_forward" in each.name for each in layers.unsupported)
+    return {
+        (layer.name.partition(" (call")[0], type(layer.mixer).__name__, "yes") for layer in layers
+    }
+
+
+DRY = ("inspect", "--dry-run")
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_what_is_told_is_found_in_every_recurrent_family(family):
+    model = tiny_models.build(family)
+    assert told(model) == found(model, tiny_models.inputs(4))
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_what_is_told_is_found_in_softmax_models(name):
+    model = softmax_models.build(name)
+    assert told(model) == found(model, softmax_models.inputs(name))
+
+
+def test_a_model_without_weights_is_told_alike():
+    model = tiny_models.build("qwen3_next")
+    with torch.device("meta"):
+        empty = type(model)(model.config)
+    assert told(empty) == told(model)
+
+
+class OwnSoftmax(nn.Module):
+    def forward(self, x):
+        return (x @ x.mT).softmax(dim=-1) @ x
+
+
+class OwnAttention(OwnSoftmax):
+    pass
+
+
+class StrangeMixer(nn.Module):
+    def forward(self, x):
+        return x.cumsum(dim=1)
+
+
+def test_what_only_a_run_can_tell_and_what_nobody_knows():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.mixer, self.memory = (
+                OwnAttention(),
+                StrangeMixer(),
+                nn.GRUCell(2, 2),
+            )
+
+    one, other, cell = dsf.support(nn.ModuleList([Block()]))
+    assert (one.name, one.mixer, one.exact) == ("0.attention", "SoftmaxAttention", WHEN_RUN)
+    assert (other.name, other.mixer, other.exact) == ("0.mixer", "", WHEN_RUN)
+    assert "probes it where it is linear in its values" in other.how
+    assert (cell.name, cell.mixer, cell.exact) == ("0.memory", "GRU", "yes")
+
+
+def test_the_command_needs_the_settings_alone(run, only_object, tmp_path):
+    settings = tiny_models.build("jamba").config.to_dict()
+    settings["architectures"] = ["JambaForCausalLM"]
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    done = run(*DRY, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "3 token mixers, 3 read exactly" in done.stdout
+    answer = only_object(run(*DRY, tmp_path, "--json").stdout)
+    assert [(one["name"], one["mixer"]) for one in answer["mixers"]] == [
+        ("model.layers.0.mamba", "SelectiveStateSpace"),
+        ("model.layers.1.self_attn", "SoftmaxAttention"),
+        ("model.layers.2.mamba", "SelectiveStateSpace"),
+    ]
+
+
+def test_the_command_refuses_in_words(run, tmp_path):
+    assert run(*DRY, tmp_path).exit_code == 2
+    (tmp_path / "config.json").write_text('{"model_type": "no_such_family"}')
+    done = run(*DRY, tmp_path)
+    assert done.exit_code == 2
+    assert "no family 'no_such_family'" in done.stderr or 'no family "no_such' in done.stderr
+
+
+def test_only_some_mixers(run, checkpoint, only_object):
+    everything = only_object(run(*DRY, checkpoint, "--json").stdout)["mixers"]
+    some = only_object(run(*DRY, checkpoint, "--layers", "1:", "--json").stdout)["mixers"]
+    assert some == everything[1:]
+    refused = run(*DRY, checkpoint, "--layers", "99")
+    assert (refused.exit_code, "99 is none of the" in refused.output) == (2, True)
+
+
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
+
+
+
+def test_a_number_that_there_is_not_is_null_in_json(run, only_object, checkpoint, monkeypatch):
+    row = AuditRow("float32", 4, "layer", "", math.nan, None, math.inf, WRONG, "nothing compared")
+    monkeypatch.setattr("dsf.testing.models.audit", lambda *_, **__: [row])
+    done = run("audit", checkpoint, "--lengths", "4", "--dtypes", "float32", "--json")
+    assert done.exit_code == 1
+    (told,) = only_object(done.stdout)["rows"]
+    assert told["formula"] is told["expected"] is None
+    assert told["reason"] == "nothing compared"
+
+
+def test_a_device_that_is_not_there_is_told_in_words(run, only_object, checkpoint):
+    """Torch itself ends in an AssertionError."""
+    done = run("audit", checkpoint, "--lengths", "4", "--device", "xpu:7", "--json")
+    assert done.exit_code == 3
+    told = only_object(done.stdout)["error"]["message"]
+    assert "--device" in told
+    assert "'xpu:7'" in told
+    assert run("audit", checkpoint, "--lengths", "4", "--device", "cpu").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [([EXACT], 0), ([EXACT, NOT_READ], 3), ([NOT_READ, ROUNDED], 1), ([WRONG, NOT_READ], 1)],
+)
+def test_a_layer_that_was_not_read_is_no_success_and_in_the_last_line(
+    run, checkpoint, monkeypatch, verdicts, code
+):
+    rows = [
+        AuditRow("float32", 4, f"layer.{verdict}", "", 0.0, 0.0, 1e-6, verdict, "as planted")
+        for verdict in verdicts
+    ]
+    monkeypatch.setattr("dsf.testing.models.audit", lambda *_, **__: rows)
+    done = run("audit", checkpoint, "--lengths", "4", "--dtypes", "float32")
+    assert done.exit_code == code
+    last = done.stdout.strip().splitlines()[-1]
+    told = last == "Not read, so nothing is known about 1: layer.not read."
+    assert told == (NOT_READ in verdicts)
+
+
+def test_a_file_of_prompts_is_measured_and_goes_on(run, checkpoint, tmp_path, only_object):
+    (tmp_path / "prompts.txt").write_text("1 2 3\n\n4, 5, 6\n")
+    asked = ("measure", checkpoint, "prompts.txt", "--ids", "--quantity", "negative_share")
+    result = run(*asked, "--batch", 2, "--json")
+    assert result.exit_code == 0, result.output
+    facts = only_object(result.stdout)
+    written = (tmp_path / "dsf-job" / "summary.csv").read_text()
+    rows = list(csv.DictReader(written.splitlines()))
+    assert len(facts["summary"]) == len(rows) > 0
+    assert {row["count"] for row in rows} == {"2"}
+    assert {row["quantity"] for row in rows} == {"negative_share"}
+    again = run(*asked, "--batch", 2)
+    assert again.exit_code == 0
+    assert "summary.csv has all" in again.stdout
+
+
+def test_what_makes_no_sense_is_refused(run, checkpoint, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "words.txt").write_text("some words\n")
+    for arguments, words in (
+        (("empty.txt", "--ids"), "PROMPTS"),
+        (("words.txt",), "has no tokenizer"),
+        (("words.txt", "--ids"), "line 1"),
+        (("words.txt", "--ids", "--workers", 2, "--slurm", "logs"), "exclude each other"),
+    ):
+        result = run("measure", checkpoint, *arguments)
+        assert result.exit_code == 2, result.output
+        assert words in result.stderr
+
+
+def test_it_writes_the_page(run, tmp_path):
+    done = run("demo", "--playground", "delta_net", "--out", "here.html")
+    assert (done.exit_code, done.stdout) == (0, "here.html\n")
+    assert (tmp_path / "here.html").read_text("utf-8") == dsf.playground("delta_net").html
+
+
+def test_it_speaks_json(run, only_object):
+    told = only_object(run("demo", "--playground", "delta_net", "--json").stdout)
+    assert told["files"] == {"playground": "playground.html"}
+
+
+def test_an_unknown_architecture_is_refused(run, tmp_path):
+    done = run("demo", "--playground", "mamba")
+    assert done.exit_code == 2
+    assert "--playground" in done.stderr
+    assert list(tmp_path.iterdir()) == []
