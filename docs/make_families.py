@@ -25,7 +25,8 @@ This page lists the recurrent, linear and short-convolution [families](glossary.
 transformers {release}. Each is rebuilt from a small model whose parameters are drawn so that its
 layers mix, on two samples of {tokens} tokens. Softmax attention is read through the library's own
 interface in every family that uses it. `dsf inspect MODEL --dry-run` says what is read of one
-particular model. The page is written by `python -m docs.make_families`; nothing in it is typed by hand.
+particular model. The page is written by `python -m docs.make_families`; nothing in it is typed by
+hand.
 
 Special cases, each covered by a test: diffllama calls its attention twice per layer, once for each
 half of the values; the map of its output head h, before its norm, is that of head h minus λ times

@@ -5,14 +5,17 @@
 Other packages called ``dsf``: real folders of metadata, looked at by a process of its own.
 """
 
-import pytest
-from dsf.cli.doctor import (needed, offered)
-from dsf.runtime.distribution import NAME
 import json
 import shutil
 import sysconfig
 from pathlib import Path
+
+import pytest
+
+from dsf.cli.doctor import needed, offered
+from dsf.runtime.distribution import NAME
 from tests.cli.conftest import ROOT
+
 
 def test_a_machine_that_runs_the_tests_can_work(run, only_object):
     done = run("doctor", "--json")

@@ -11,20 +11,23 @@
 ``playground`` writes one page and says where.
 """
 
+import csv
 import json
+import math
 import os
 import re
 from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+
 import dsf
 from dsf.inspection.support_table import WHEN_RUN
+from dsf.testing.models import EXACT, NOT_READ, ROUNDED, WRONG, AuditRow
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
-import math
-from dsf.testing.models import (EXACT, NOT_READ, ROUNDED, WRONG, AuditRow)
-import csv
+
 
 def test_a_checkpoint_becomes_a_report(run, checkpoint, tmp_path):
     done = run("inspect", checkpoint, "--ids", "1 2,3 4", "--out", "here")
@@ -330,7 +333,6 @@ def test_only_some_mixers(run, checkpoint, only_object):
 
 
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
-
 
 
 def test_a_number_that_there_is_not_is_null_in_json(run, only_object, checkpoint, monkeypatch):

@@ -11,20 +11,21 @@ Tables on a terminal: what a model calls things is never taken for markup or con
 ``--open`` says what it did: to a real browser, to one that fails, and where there is none.
 """
 
+import io
+import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
+
 import pytest
-import dsf
-import io
-import os
 from rich.console import Console
+
+import dsf
 from dsf.cli import entry
 from dsf.cli.output_place import check_file
-from dsf.cli.terminal import (console, stage, watching)
-from dsf.cli.terminal import print_table
-import json
-import shutil
+from dsf.cli.terminal import console, print_table, stage, watching
 
 HEAVY = ("torch", "transformers", "matplotlib", "numba", "numpy", "sympy", "jinja2")
 
@@ -265,7 +266,7 @@ ALONE = (
     "from pathlib import Path; from dsf.cli.browser import open_page; print(open_page(Path('a')))"
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="displays are those of Linux")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="displays are those of Linux")
 
 
 @pytest.fixture
@@ -278,6 +279,7 @@ def asked(run_alone):
     return ask
 
 
+@on_linux
 def test_without_a_display_it_says_so_and_where_the_page_is(asked, tmp_path):
     page = (tmp_path / "playground.html").as_uri()
     done = asked(*COMMAND, browser="")
@@ -285,6 +287,7 @@ def test_without_a_display_it_says_so_and_where_the_page_is(asked, tmp_path):
     assert (done.returncode, done.stdout.splitlines()) == (0, ["playground.html", told])
 
 
+@on_linux
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
 def test_chromium_without_a_display_draws_the_page(asked, tmp_path):
@@ -297,12 +300,14 @@ def test_chromium_without_a_display_draws_the_page(asked, tmp_path):
     assert drawn.stat().st_size > 10_000  # a blank page has 3,000
 
 
+@on_linux
 def test_a_browser_that_prints_does_not_disturb_the_answer(asked, tmp_path):
     done = asked("-c", ALONE, browser="echo printed %s")
     assert "printed" not in done.stdout
     assert f"printed {(tmp_path / 'a').as_uri()}" in done.stderr
 
 
+@on_linux
 @pytest.mark.parametrize(
     ("browser", "reason"),
     [
@@ -316,6 +321,7 @@ def test_a_browser_that_does_not_show_it_is_named(asked, browser, reason):
     assert told.startswith(f"not opened: {reason}. Open file://")
 
 
+@on_linux
 def test_the_browser_is_named_and_a_missing_window_is_spoken_of(asked, tmp_path):
     """A display that is set and not there is found out by the browser, after the command ended."""
     told = asked("-c", ALONE, browser="true %s", display=":987").stdout
