@@ -11,6 +11,7 @@ from dsf.cli.options import (
     Layers,
     NumberType,
     Offline,
+    Revision,
     device_name,
     expected,
     typed_by,
@@ -68,6 +69,7 @@ def audit(
         str | None,
         typed_by(device_name, "Where the model runs, such as cuda; the processor if left out."),
     ] = None,
+    revision: Revision = None,
     offline: Offline = False,
 ) -> Work:
     """Compare the layers of MODEL with their modules in float64, by length and number type.
@@ -76,7 +78,7 @@ def audit(
     module in float64 than its number type and length explain, as after a mistake in a kernel. Exit
     code 3: nothing of the kind, but a layer was not read, so that nothing is known about it.
     """
-    check_model(model, offline=offline).check_length(max(lengths))
+    check_model(model, offline=offline, revision=revision).check_length(max(lengths))
 
     def work(run: Run) -> Answer:
         import torch
@@ -86,7 +88,7 @@ def audit(
 
         if device is not None:
             _check_here(device)
-        loaded = load_model(model, offline=offline)
+        loaded = load_model(model, offline=offline, revision=revision)
         module: Any = loaded.model
         vocabulary = getattr(module.get_input_embeddings(), "num_embeddings", None)
         if vocabulary is None:
