@@ -284,7 +284,11 @@ def complain(
 def print_error(command: str, kind: str, words: str, code: int, *, as_json: bool) -> None:
     """Print why there is no answer."""
     if as_json:
-        print_json(command, code, {"error": {"kind": kind, "message": words}})
+        try:
+            print_json(command, code, {"error": {"kind": kind, "message": words}})
+            sys.stdout.flush()
+        except OSError as error:
+            sys.exit(unwritten(command, error))
     else:
         once = words.removeprefix(f"{command}: ")  # some errors begin with the function's name
         with suppress(OSError):  # a log that is full does not change the exit code

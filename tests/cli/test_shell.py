@@ -189,11 +189,11 @@ def test_no_bars_in_the_log_of_a_build_server(monkeypatch, capsys, name):
 def test_pipes_and_links_are_no_place_for_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "astray").symlink_to(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="is a device or a pipe"):
+    with pytest.raises(ValueError, match="pipe"):
         check_file(tmp_path / "pipe", "--out", makes_folder=True)
     check_file(tmp_path / "pipe", "--csv")  # is written into, as it is
     for replaced in (True, False):
-        with pytest.raises(ValueError, match="is a link that leads nowhere"):
+        with pytest.raises(ValueError, match="link"):
             check_file(tmp_path / "astray", "--out", makes_folder=replaced)
 
 

@@ -105,7 +105,9 @@ def test_a_fault_of_ours_has_a_code_of_its_own(place):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", ["--help", "doctor", "demo --playground delta_net --json"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "doctor", "demo --playground delta_net --json", "inspect --json"]
+)
 def test_an_answer_that_cannot_be_written(place, arguments):
     with open("/dev/full", "w") as full:
         done = alone(
