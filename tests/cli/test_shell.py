@@ -289,6 +289,7 @@ def test_without_a_display_it_says_so_and_where_the_page_is(asked, tmp_path):
 
 @on_linux
 @pytest.mark.slow
+@pytest.mark.pipeline
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
 def test_chromium_without_a_display_draws_the_page(asked, tmp_path):
     """A browser that the user names is asked, also where there is no display."""
