@@ -20,10 +20,10 @@ from dsf.certificates.issuing import (
 )
 from dsf.runtime.argument_checks import checked
 
-BOXES = 2000
-STEPS = 20
-CLIMBS = 60
-LARGEST = 700.0  # the largest exponent that a float takes, rounded down
+MAX_BOXES = 2000
+MAX_CORNER_STEPS = 20
+MAX_CLIMBS = 60
+MAX_EXPONENT = 700.0  # the largest exponent that a float takes, rounded down
 DYADIC = 1 << 40
 
 
@@ -36,7 +36,7 @@ def locality(
     window: tuple[int, int],
     share: float,
     scale: float | None = None,
-    boxes: int = BOXES,
+    boxes: int = MAX_BOXES,
     folder: Where = None,
 ) -> Certificate:
     """Certify that at least ``share`` of the softmax row lies on the keys ``window[0]`` to
@@ -87,7 +87,7 @@ def locality(
         tree, centre = search.tree(lower, upper, boxes)
         if centre is not None:
             worst, query = float(search.odds(centre)), centre
-    found: dict[str, Any] = {"observed": 1 / (1 + exp(min(worst, LARGEST)))}
+    found: dict[str, Any] = {"observed": 1 / (1 + exp(min(worst, MAX_EXPONENT)))}
     if worst > search.goal:
         witness = {"query": query.tolist()}
         found |= {"verdict": Verdict.REFUTED, "witness": witness, "limits": {}}
@@ -126,7 +126,7 @@ class _Search:
         query = lower + shares.unsqueeze(-1) * (upper - lower)
         odds, step = self._many(query), torch.ones(len(query), 1, dtype=query.dtype)
         width = (upper - lower).max()
-        for _ in range(CLIMBS):
+        for _ in range(MAX_CLIMBS):
             moving = query.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self._many(moving).sum(), moving)
             size = gradient.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(query.dtype).tiny)
@@ -146,7 +146,7 @@ class _Search:
         """The query with the largest odds that sign-gradient steps from corner to corner find."""
         query = (lower + upper) / 2
         worst, best = float(self.odds(query)), query
-        for _ in range(STEPS):
+        for _ in range(MAX_CORNER_STEPS):
             moving = query.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.odds(moving), moving)
             query = torch.where(gradient > 0, upper, lower)

@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FORMAT, FORMAT_VERSION = "dsf-certificate", 2
-LARGEST_CERTIFICATE = 16 << 20
-LARGEST_TENSORS = 256 << 20
-LARGEST_HEADER = 64 << 10
-LONGEST_INTEGER = 4000  # digits
-LONGEST_PARAMETER = 2200  # characters of a number that a claim names
-DEEPEST = 200  # objects and lists within each other
-MOST_WORK = 1 << 34  # operations times bits, of one step of a decision
+MAX_CERTIFICATE_BYTES = 16 << 20
+MAX_TENSOR_BYTES = 256 << 20
+MAX_HEADER_BYTES = 64 << 10
+MAX_INTEGER_DIGITS = 4000  # digits
+MAX_PARAMETER_CHARACTERS = 2200  # characters of a number that a claim names
+MAX_DEPTH = 200  # objects and lists within each other
+MAX_WORK_BITS = 1 << 34  # operations times bits, of one step of a decision
 BITS_OF_EXP = 1 << 17  # what an enclosed exponential costs, as bits of one operation
-MOST_PRODUCTS = 1 << 20  # of one tree of boxes: leaves times stored numbers of the keys
+MAX_TREE_PRODUCTS = 1 << 20  # of one tree of boxes: leaves times stored numbers of the keys
 BITS = 160  # of every enclosure
 WIDE = 256  # of the integers that it is computed in
 KEYS = {
@@ -80,8 +80,8 @@ def parse(text: str) -> dict[str, Any]:
     _exactly(content, KEYS, "the certificate")
     if not _is_canonical(content, text):
         raise Rejected("the text is not canonical")
-    if "\n" + " " * (DEEPEST + 1) in text:
-        raise Rejected(f"objects lie more than {DEEPEST} deep within each other")
+    if "\n" + " " * (MAX_DEPTH + 1) in text:
+        raise Rejected(f"objects lie more than {MAX_DEPTH} deep within each other")
     if identity(content) != content["identity"]:
         raise Rejected("the identity does not fit the content")
     return content
@@ -100,8 +100,8 @@ def decoded(text: str) -> Any:
         raise Rejected(f"numbers with a point or an exponent, such as {shown(text)}, are refused")
 
     def integer(text: str) -> int:
-        if len(text) > LONGEST_INTEGER or text == "-0":
-            raise Rejected(f"an integer has more than {LONGEST_INTEGER} digits, or is -0")
+        if len(text) > MAX_INTEGER_DIGITS or text == "-0":
+            raise Rejected(f"an integer has more than {MAX_INTEGER_DIGITS} digits, or is -0")
         return int(text)
 
     try:
@@ -159,7 +159,7 @@ def number(text: Any) -> Fraction:
             return Fraction(value)
     elif type(text) is str and FRACTION.fullmatch(text):
         above, below = text.split("/")
-        if max(len(above), len(below)) <= LONGEST_INTEGER and not _is_zero_led(above, below):
+        if max(len(above), len(below)) <= MAX_INTEGER_DIGITS and not _is_zero_led(above, below):
             top, bottom = int(above), int(below)
             if bottom > 0 and gcd(top, bottom) == 1 and not is_float(Fraction(top, bottom)):
                 return Fraction(top, bottom)
@@ -180,8 +180,8 @@ def is_float(value: Fraction) -> bool:
 
 def parameter(text: Any) -> Fraction:
     """A number that a claim names, which nobody has to read over several lines."""
-    if len(word(text)) > LONGEST_PARAMETER:
-        raise Rejected(f"a parameter has more than {LONGEST_PARAMETER} characters")
+    if len(word(text)) > MAX_PARAMETER_CHARACTERS:
+        raise Rejected(f"a parameter has more than {MAX_PARAMETER_CHARACTERS} characters")
     return number(text)
 
 
@@ -193,7 +193,7 @@ def affordable(operations: int, bits: int = 64) -> None:
 
 def is_affordable(operations: int, bits: int) -> bool:
     """Whether a step of a decision stays within the budget of operations times bits."""
-    return operations * bits <= MOST_WORK
+    return operations * bits <= MAX_WORK_BITS
 
 
 def whole(value: Any) -> int:
@@ -366,7 +366,7 @@ def load(folder: Path, entries: Any, roles: Sequence[str]) -> dict[str, Tensor]:
         _exactly(entry, ENTRY, "an entry of the subject")
         name = word(entry["file"])
         if name not in files:
-            files[name] = stored_tensors(read_file(inside(folder, name), LARGEST_TENSORS))
+            files[name] = stored_tensors(read_file(inside(folder, name), MAX_TENSOR_BYTES))
         stored = files[name].get(word(entry["tensor"]))
         if stored is None:
             raise Rejected(f"{name} holds no tensor {shown(entry['tensor'])}")
@@ -392,7 +392,7 @@ def stored_tensors(raw: bytes) -> dict[str, tuple[str, list[int], memoryview]]:
     else in the header.
     """
     length = int.from_bytes(raw[:8], "little")
-    if len(raw) < 8 or length > min(len(raw) - 8, LARGEST_HEADER):
+    if len(raw) < 8 or length > min(len(raw) - 8, MAX_HEADER_BYTES):
         raise Rejected("a file of tensors has no safetensors header")
     try:
         text = raw[8 : 8 + length].decode("ascii")
@@ -424,7 +424,7 @@ def stored_tensors(raw: bytes) -> dict[str, tuple[str, list[int], memoryview]]:
 
 # --- enclosures ------------------------------------------------------------------------------
 
-FAR = 1 << 14  # e^FAR is beyond every number that can be written in a certificate
+MAX_EXPONENT = 1 << 14  # e^MAX_EXPONENT is beyond every number that can be written in a certificate
 
 
 def down(value: Fraction) -> Fraction:
@@ -447,14 +447,14 @@ def _rounded(value: Fraction, *, up: bool) -> Fraction:
 
 def exp_below(x: Fraction) -> Fraction:
     """A number at most e^x."""
-    return Fraction(0) if x < -FAR else _exp(min(x, Fraction(FAR)))[0]
+    return Fraction(0) if x < -MAX_EXPONENT else _exp(min(x, Fraction(MAX_EXPONENT)))[0]
 
 
 def exp_above(x: Fraction) -> Fraction:
     """A number at least e^x."""
-    if x > FAR:
+    if x > MAX_EXPONENT:
         raise Rejected("an exponent is too large to enclose")
-    return _exp(max(x, Fraction(-FAR)))[1]
+    return _exp(max(x, Fraction(-MAX_EXPONENT)))[1]
 
 
 def _exp(x: Fraction) -> tuple[Fraction, Fraction]:
@@ -503,7 +503,7 @@ def _dyadic(value: int, exponent: int) -> Fraction:
 
 def softplus_below(x: Fraction) -> Fraction:
     """A number at most log(1 + e^x): its tangent at a few points, the best of them."""
-    if x > FAR // 2:
+    if x > MAX_EXPONENT // 2:
         return x
     raised = exp_below(x)
     best = max(Fraction(0), x, raised / (1 + raised))
@@ -517,7 +517,7 @@ def softplus_below(x: Fraction) -> Fraction:
 
 def softplus_above(x: Fraction) -> Fraction:
     """A number at least log(1 + e^x): Newton's steps from above stay above, since e^y is convex."""
-    if x > FAR // 2:
+    if x > MAX_EXPONENT // 2:
         return x + Fraction(1, 1 << BITS)
     raised = exp_above(x)
     best = max(x, Fraction(0)) + 1
@@ -897,7 +897,7 @@ def _system(case: Case, prefix: str, read: str) -> tuple[int, int, Entries]:
         raise Rejected("C or D does not fit B")
     moving, each = _transitions(case, prefix, A, steps, states)
     work = steps * inputs * (sum(len(row) for token in moving for row in token) + outputs * states)
-    if work > LARGEST_WORK or steps * each > LARGEST_POWER:
+    if work > MAX_SYSTEM_PRODUCTS or steps * each > MAX_SYSTEM_BITS:
         raise Rejected("the map takes more work than is allowed")
     (write, b), (gain, c), (through, d) = (_whole_tensor(part) for part in (B, C, D))
     found: Entries = {}
@@ -936,7 +936,7 @@ def _transitions(
         raise Rejected("A does not fit B")
     if len(left.shape) != 3 or left.shape[:2] != (steps, states) or left.shape != right.shape:
         raise Rejected("left or right does not fit A")
-    if steps * states * states * left.columns > LARGEST_WORK:
+    if steps * states * states * left.columns > MAX_SYSTEM_PRODUCTS:
         raise Rejected("the transitions take more work than is allowed")
     (own, a), (one, p), (other, q) = (_whole_tensor(part) for part in (A, left, right))
     each = max(a, p + q)
@@ -957,8 +957,8 @@ def _transitions(
     return moving, each
 
 
-LARGEST_WORK = 1 << 22
-LARGEST_POWER = 1 << 17
+MAX_SYSTEM_PRODUCTS = 1 << 22
+MAX_SYSTEM_BITS = 1 << 17
 
 
 def reading(value: Any) -> str:
@@ -1044,7 +1044,7 @@ def nonexpansive_decayed(case: Case) -> str:
         return exp_below(logs[token]) * gain(token) > 1
 
     def keeps(token: int) -> bool:
-        return exp_above(min(logs[token], Fraction(FAR))) * gain(token) <= 1
+        return exp_above(min(logs[token], Fraction(MAX_EXPONENT))) * gain(token) <= 1
 
     return _each_token(case, len(rates), expands, keeps)
 
@@ -1093,7 +1093,7 @@ def decay(case: Case) -> str:
         return "REFUTED"
     for row in range(logs.rows):
         worst = _largest_sum(logs.log_decays(row), width)
-        if worst is not None and exp_above(min(worst, Fraction(FAR))) > most:
+        if worst is not None and exp_above(min(worst, Fraction(MAX_EXPONENT))) > most:
             raise Rejected(f"row {row} is not shown to keep the claim")
     return "PROVED"
 
@@ -1191,7 +1191,7 @@ Box = tuple[list[Fraction], list[Fraction]]
 
 def _leaves(tree: Any, box: Box, keys: list[list[Fraction]], near: range, odds: Fraction) -> None:
     """Check all leaves of a split tree, which cover the box by construction."""
-    waiting, left = [(tree, box)], MOST_PRODUCTS
+    waiting, left = [(tree, box)], MAX_TREE_PRODUCTS
     while waiting:
         node, (low, high) = waiting.pop()
         if isinstance(node, dict) and "axis" in node:
@@ -1203,7 +1203,7 @@ def _leaves(tree: Any, box: Box, keys: list[list[Fraction]], near: range, odds: 
             continue
         left -= len(keys) * len(low)
         if left < 0:
-            raise Rejected(f"the leaves need more than {MOST_PRODUCTS} products")
+            raise Rejected(f"the leaves need more than {MAX_TREE_PRODUCTS} products")
         _exactly(node, {"log_p", "p"}, "a leaf of the tree")
         _tangent(node, (low, high), keys, near, odds)
 
@@ -1237,13 +1237,13 @@ def _tangent(leaf: Any, box: Box, keys: list[list[Fraction]], near: range, odds:
 
 # --- layers ----------------------------------------------------------------------------------
 
-LONGEST_LAYER = 64  # tokens
-LARGEST_LAYER = 1 << 19  # tokens times stored numbers
-WIDEST_LAYER = 1 << 11  # tokens times the rows of a projection
-DEEPEST_LAYER = 1 << 14  # squared tokens times states
-MOST_TAPS = 16  # of a convolution
-LAYER_FAR = 1 << 12  # of all exponents
-SIZE_OF_NUMBERS = 256  # bits before and behind the point of stored numbers
+MAX_LAYER_TOKENS = 64  # tokens
+MAX_LAYER_NUMBERS = 1 << 19  # tokens times stored numbers
+MAX_LAYER_ROWS = 1 << 11  # tokens times the rows of a projection
+MAX_LAYER_STATES = 1 << 14  # squared tokens times states
+MAX_TAPS = 16  # of a convolution
+MAX_LAYER_EXPONENT = 1 << 12  # of all exponents
+MAX_LAYER_BITS = 256  # bits before and behind the point of stored numbers
 
 Interval = tuple[Fraction, Fraction]
 Vector = list[Interval]
@@ -1289,8 +1289,8 @@ def dot(a: Vector, b: Vector) -> Interval:
 
 def within_reach(x: Interval) -> Interval:
     """``x`` itself, an exponent that can be enclosed."""
-    if x[0] < -LAYER_FAR or x[1] > LAYER_FAR:
-        raise Rejected(f"an exponent lies beyond {LAYER_FAR}")
+    if x[0] < -MAX_LAYER_EXPONENT or x[1] > MAX_LAYER_EXPONENT:
+        raise Rejected(f"an exponent lies beyond {MAX_LAYER_EXPONENT}")
     return x
 
 
@@ -1335,10 +1335,10 @@ def shaped(part: Tensor, *shape: int) -> Tensor:
         raise Rejected(f"a tensor has the shape {list(part.shape)} instead of {list(shape)}")
     for index in range(part.rows):
         ints, unit = part.scaled(index)
-        if unit.bit_length() > SIZE_OF_NUMBERS + 1 or any(
-            abs(value) >= unit << SIZE_OF_NUMBERS for value in ints
+        if unit.bit_length() > MAX_LAYER_BITS + 1 or any(
+            abs(value) >= unit << MAX_LAYER_BITS for value in ints
         ):
-            raise Rejected(f"a number has more than {SIZE_OF_NUMBERS} bits on a side of its point")
+            raise Rejected(f"a number has more than {MAX_LAYER_BITS} bits on a side of its point")
     return part
 
 
@@ -1355,10 +1355,10 @@ def stored_input(parts: dict[str, Tensor], states: int, *projections: Tensor) ->
     stored = sum(prod(part.shape) for part in parts.values())
     rows = max(part.shape[0] for part in projections)
     if (
-        tokens > LONGEST_LAYER
-        or tokens * stored > LARGEST_LAYER
-        or tokens * rows > WIDEST_LAYER
-        or tokens * tokens * states > DEEPEST_LAYER
+        tokens > MAX_LAYER_TOKENS
+        or tokens * stored > MAX_LAYER_NUMBERS
+        or tokens * rows > MAX_LAYER_ROWS
+        or tokens * tokens * states > MAX_LAYER_STATES
     ):
         raise Rejected("the layer takes more work than is allowed")
     return shaped(inputs, *inputs.shape)
@@ -1384,8 +1384,8 @@ def convolved(
 ) -> list[list[Fraction]]:
     """Every channel convolved with its taps, the last of which meets the present token; exact."""
     channels = len(values[0])
-    if taps.columns > MOST_TAPS:
-        raise Rejected(f"a convolution has more than {MOST_TAPS} taps")
+    if taps.columns > MAX_TAPS:
+        raise Rejected(f"a convolution has more than {MAX_TAPS} taps")
     shaped(taps, channels, taps.columns)
     by_channel = [taps.row(channel) for channel in range(channels)]
     start = [ZERO] * channels if bias is None else shaped(bias, channels).row(0)
@@ -1900,7 +1900,7 @@ def examine(path: Path) -> Accepted:
 
 
 def _examined(path: Path) -> Accepted:
-    content = parse(read_file(path, LARGEST_CERTIFICATE).decode("ascii"))
+    content = parse(read_file(path, MAX_CERTIFICATE_BYTES).decode("ascii"))
     stated = content["claim"]
     _exactly(stated, {"name", "parameters", "sentence"}, "the claim")
     claim = CLAIMS.get(word(stated["name"]))

@@ -31,10 +31,14 @@ from dsf.certificates.issuing import (
 )
 from dsf.runtime.argument_checks import checked
 
-ROWS = 512
-ROW_WORK = 1 << 22  # rows times squared columns of a Gram matrix, in integers within a second
-WIDE = 24  # columns from which a null vector of generic keys is too long to be worth naming
-LONGEST = 13_000  # bits of an integer that a certificate can hold
+MIN_ROWS = 512
+MAX_GRAM_PRODUCTS = (
+    1 << 22
+)  # rows times squared columns of a Gram matrix, in integers within a second
+MAX_NAMED_COLUMNS = (
+    24  # columns from which a null vector of generic keys is too long to be worth naming
+)
+MAX_NULL_BITS = 13_000  # bits of an integer that a certificate can hold
 DIRECTIONS = 1 << 40  # the unit of the entries of a direction that was found in float64
 
 
@@ -93,7 +97,7 @@ def _margin(key: Tensor, row: int) -> Proposal:
 def _spanning(matrix: Tensor) -> list[int]:
     """Rows that span most, one for every column, and others spread over all of them."""
     tokens, columns = matrix.shape
-    most = max(ROWS, columns, ROW_WORK // columns**2)
+    most = max(MIN_ROWS, columns, MAX_GRAM_PRODUCTS // columns**2)
     spread = torch.linspace(0, tokens - 1, min(tokens, most)).long().tolist()
     if len(spread) == tokens:
         return spread
@@ -274,7 +278,7 @@ def injective(
     if not bool(key.isfinite().all()):
         return issued(proposal, folder)
     extra = () if sink else (1,)
-    if row + 1 < needed and needed > WIDE:
+    if row + 1 < needed and needed > MAX_NAMED_COLUMNS:
         return issued(_refuted(proposal, row, []), folder)
     rows = [integer_row(part, extra) for part in key[: row + 1]]
     return where_conclusive(_by_rank(proposal, rows, row, sink), proposal, folder)
@@ -310,7 +314,7 @@ def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificat
             found = independent_rows([rows[place] for place in latest], needed)
             if len(found) < needed:
                 null = null_vector([rows[place] for place in seen])
-                if null is None or max(map(int.bit_length, null)) > LONGEST:
+                if null is None or max(map(int.bit_length, null)) > MAX_NULL_BITS:
                     limits = {"row": f"no verdict on the keys of row {number}"}
                     return issued(replace(proposal, limits=limits), folder)
                 refuted = _refuted(proposal, number, [*null, 0] if sink else null)
@@ -332,12 +336,12 @@ def _by_rank(proposal: Proposal, rows: list[list[int]], row: int, sink: bool) ->
     if len(chosen) == needed:
         return _proved(proposal, chosen)
     null = null_vector(rows)
-    if null is not None and max(map(int.bit_length, null)) <= LONGEST:
+    if null is not None and max(map(int.bit_length, null)) <= MAX_NULL_BITS:
         return _refuted(proposal, row, [*null, 0] if sink else null)
     if row + 1 < needed:
         return _refuted(proposal, row, [])
     if null is not None:
-        return replace(proposal, limits={"null vector": f"more than {LONGEST} bits"})
+        return replace(proposal, limits={"null vector": f"more than {MAX_NULL_BITS} bits"})
     chosen = independent_rows(rows, needed, LARGER_PRIME)
     return _proved(proposal, chosen) if len(chosen) == needed else proposal
 

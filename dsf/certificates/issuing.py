@@ -115,8 +115,8 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
     if proposal.verdict is Verdict.UNKNOWN:
         return _unknown(proposal, place, proposal.limits)
     data = save({role: _plain_tensor(part) for role, part in proposal.tensors.items()})
-    if len(data) > checker.LARGEST_TENSORS:
-        limits = {"data": f"more than the {checker.LARGEST_TENSORS >> 20} MiB that can be checked"}
+    if len(data) > checker.MAX_TENSOR_BYTES:
+        limits = {"data": f"more than the {checker.MAX_TENSOR_BYTES >> 20} MiB that can be checked"}
         return _unknown(proposal, place, limits)
     if place.folder is not None:
         return _written(proposal, place, place.folder, data)

@@ -28,7 +28,7 @@ from dsf.mixers.base import axes_of
 from dsf.mixers.ingredients import feature_maps
 
 SUM_TOLERANCE = 1e-6
-MOST_LEFT = 0.5
+MAX_LEFT = 0.5
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ def forgets(part: Part, where: Where) -> Certificate:
     if logs.is_complex():
         return _unknown(claim, "its decays are complex")
     logs = logs[part.index]
-    return certify.decay(logs, width=logs.shape[-1], most=MOST_LEFT, folder=where)
+    return certify.decay(logs, width=logs.shape[-1], most=MAX_LEFT, folder=where)
 
 
 def _axes(mixer: Any, name: str) -> str:
@@ -363,7 +363,7 @@ PROPERTIES: dict[str, Property] = {
         {
             "decay": lambda found: {
                 "width": found.shapes["log_decay"][-1],
-                "most": Fraction(MOST_LEFT),
+                "most": Fraction(MAX_LEFT),
             }
         },
     ),

@@ -19,8 +19,8 @@ from dsf.certificates import checker
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import PROPERTIES, part_of
 from dsf.properties.run_folder import (
-    LARGEST_MANIFEST,
     MANIFEST,
+    MAX_MANIFEST_BYTES,
     MEMBER,
     SCHEMA,
     shown_by,
@@ -28,7 +28,7 @@ from dsf.properties.run_folder import (
     unit_name,
 )
 
-LARGEST_MEMBER = 1 << 30
+MAX_MEMBER_BYTES = 1 << 30
 
 
 @dataclass
@@ -67,7 +67,7 @@ def check_run(folder: Path, *, root: str | None = None) -> RunCheck:
     """
     found = RunCheck()
     try:
-        raw = checker.read_file(folder / MANIFEST, LARGEST_MANIFEST)
+        raw = checker.read_file(folder / MANIFEST, MAX_MANIFEST_BYTES)
         manifest = _manifest(raw)
     except checker.Rejected as error:
         found.fault(MANIFEST, str(error))
@@ -116,7 +116,7 @@ def _members(folder: Path, members: Mapping[str, str], found: RunCheck) -> None:
             found.fault(name, "added: not listed in the manifest, or no file of a run")
             continue
         try:
-            data = checker.read_file(path, LARGEST_MEMBER)
+            data = checker.read_file(path, MAX_MEMBER_BYTES)
         except checker.Rejected as error:
             found.fault(name, str(error))
             continue
@@ -193,7 +193,7 @@ def _decided(place: Path, name: str, records: list[dict[str, Any]], found: RunCh
 
 def _text(folder: Path, name: str) -> str:
     try:
-        return checker.read_file(checker.inside(folder, name), LARGEST_MANIFEST).decode()
+        return checker.read_file(checker.inside(folder, name), MAX_MANIFEST_BYTES).decode()
     except (checker.Rejected, UnicodeDecodeError) as error:
         raise ValueError(f"{name} {error}") from None
 

@@ -50,7 +50,7 @@ MEMBER = re.compile(
     r"|[\w.-]+\.(html|png|svg|pdf)"
 )
 """The names of files that a run writes, pages included."""
-LARGEST_MANIFEST = 64 << 20
+MAX_MANIFEST_BYTES = 64 << 20
 Progress = Callable[[int, int], None]
 Pages = Callable[[Table], Iterable[Path]]
 
@@ -194,7 +194,7 @@ def _is_there(path: Path) -> bool:
 def _earlier(folder: Path) -> dict[str, str] | None:
     """The members that the manifest in the folder lists, or None where there is none."""
     try:
-        manifest = json.loads(read_inside(folder, MANIFEST, LARGEST_MANIFEST))
+        manifest = json.loads(read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
@@ -228,7 +228,7 @@ def _remove_stale(folder: Path, earlier: Mapping[str, str], members: Mapping[str
 def _has(folder: Path, name: str, wanted: Callable[[bytes], bool]) -> bool:
     """Whether there is a plain file of this name, with such content."""
     try:
-        return wanted(read_inside(folder, name, checker.LARGEST_TENSORS))
+        return wanted(read_inside(folder, name, checker.MAX_TENSOR_BYTES))
     except (checker.Rejected, OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
@@ -271,7 +271,7 @@ def _files_of(folder: Path, name: str, unit: Mapping[str, Any]) -> list[str]:
     for record in unit["verdicts"]:
         if record["certificate"]:
             file = f"{name}/{record['certificate']}"
-            content = json.loads(read_inside(folder, file, checker.LARGEST_CERTIFICATE))
+            content = json.loads(read_inside(folder, file, checker.MAX_CERTIFICATE_BYTES))
             names += [file, *(f"{name}/{entry['file']}" for entry in content["subject"])]
     return names
 
@@ -297,7 +297,7 @@ def _remove_left_evidence(folder: Path, name: str, used: Iterable[str]) -> None:
 def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[str, Any] | None:
     """An earlier unit of the same numbers, if this user wrote it and its evidence is accepted."""
     try:
-        stored = json.loads(read_inside(folder, f"{name}/unit.json", LARGEST_MANIFEST))
+        stored = json.loads(read_inside(folder, f"{name}/unit.json", MAX_MANIFEST_BYTES))
         stated = stored.pop("seal")
         unit: dict[str, Any] = stored
         if not fits(stated, _sealed(unit)) or unit["fingerprint"] != wanted:

@@ -50,15 +50,23 @@ def test_softplus_is_enclosed_from_above_too(x):
     assert exact(above) - value <= value * mp.mpf(2) ** -20 + mp.mpf(2) ** -80
 
 
-@pytest.mark.parametrize("x", [checker.FAR, checker.FAR // 2 + 1, 10**30])
+@pytest.mark.parametrize("x", [checker.MAX_EXPONENT, checker.MAX_EXPONENT // 2 + 1, 10**30])
 def test_what_is_far_away_keeps_its_side(x):
     x = Fraction(x)
-    assert checker.exp_below(-x - checker.FAR) == 0
-    assert 0 < checker.exp_above(-10 * x - checker.FAR) == checker.exp_above(Fraction(-checker.FAR))
-    assert checker.exp_below(x + checker.FAR) == checker.exp_below(Fraction(checker.FAR)) > 10**4000
+    assert checker.exp_below(-x - checker.MAX_EXPONENT) == 0
+    assert (
+        0
+        < checker.exp_above(-10 * x - checker.MAX_EXPONENT)
+        == checker.exp_above(Fraction(-checker.MAX_EXPONENT))
+    )
+    assert (
+        checker.exp_below(x + checker.MAX_EXPONENT)
+        == checker.exp_below(Fraction(checker.MAX_EXPONENT))
+        > 10**4000
+    )
     assert checker.softplus_below(x) == x < checker.softplus_above(x) < x + 1
     with pytest.raises(checker.Rejected, match="too large"):
-        checker.exp_above(Fraction(checker.FAR + 1))
+        checker.exp_above(Fraction(checker.MAX_EXPONENT + 1))
 
 
 @given(st.fractions(max_denominator=10**30))

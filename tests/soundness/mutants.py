@@ -241,12 +241,14 @@ def systematic(file: Bent, chance: random.Random) -> Iterator[Bent]:
 
 LIMITS = {
     "checker": {
-        "LARGEST_CERTIFICATE": 16 << 20, "LARGEST_TENSORS": 256 << 20, "LARGEST_HEADER": 64 << 10,
-        "LONGEST_INTEGER": 4000, "LONGEST_PARAMETER": 2200, "DEEPEST": 200,
-        "MOST_WORK": 1 << 34, "BITS_OF_EXP": 1 << 17, "MOST_PRODUCTS": 1 << 20,
-        "FAR": 1 << 14, "LONGEST_LAYER": 64, "LARGEST_LAYER": 1 << 19, "WIDEST_LAYER": 1 << 11,
-        "DEEPEST_LAYER": 1 << 14, "MOST_TAPS": 16, "LAYER_FAR": 1 << 12, "SIZE_OF_NUMBERS": 256,
-        "LARGEST_WORK": 1 << 22, "LARGEST_POWER": 1 << 17,
+        "MAX_CERTIFICATE_BYTES": 16 << 20, "MAX_TENSOR_BYTES": 256 << 20,
+        "MAX_HEADER_BYTES": 64 << 10,
+        "MAX_INTEGER_DIGITS": 4000, "MAX_PARAMETER_CHARACTERS": 2200, "MAX_DEPTH": 200,
+        "MAX_WORK_BITS": 1 << 34, "BITS_OF_EXP": 1 << 17, "MAX_TREE_PRODUCTS": 1 << 20,
+        "MAX_EXPONENT": 1 << 14, "MAX_LAYER_TOKENS": 64, "MAX_LAYER_NUMBERS": 1 << 19,
+        "MAX_LAYER_ROWS": 1 << 11, "MAX_LAYER_STATES": 1 << 14, "MAX_TAPS": 16,
+        "MAX_LAYER_EXPONENT": 1 << 12, "MAX_LAYER_BITS": 256, "MAX_SYSTEM_PRODUCTS": 1 << 22,
+        "MAX_SYSTEM_BITS": 1 << 17,
     },
     "second_checker": {
         "MIB": 1 << 20, "DIGITS": 4000, "DEPTH": 200, "REACH": 1 << 14, "FARTHEST": 1 << 12,
@@ -352,7 +354,7 @@ REASONS: dict[str, dict[str, str]] = {
         r"is not finite|len\(a\) != len\(b\)": EARLIER,
         r"any\(null\[:-1\]\)": "no witness of the corpus is such a direction",
         r"Fraction\(1, 1 << BITS\)|above \+ 1|BITS = 160|step > best|outward\(a\[0\]": SLACK,
-        r"x > FAR // 2": SLACK,
+        r"x > MAX_EXPONENT // 2": SLACK,
         r"any\(_full_rank|rows\[column \+ 1 :\]": PRIMES,
         r"len\(values\[0\]\)": SAME,
         r"bottom > 0|expected is None|verdict not in|isinstance\(content, dict\)": LATER,
