@@ -3,6 +3,7 @@
 from fractions import Fraction
 from importlib.util import find_spec
 from math import gcd
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -36,7 +37,7 @@ def _eliminated(rows: list[list[int]], wanted: int, prime: int) -> list[tuple[in
     """Indices and leading columns of the first rows that are independent modulo ``prime``."""
     dtype = np.int64 if prime <= PRIME else object
     basis: list[tuple[int, int]] = []
-    reduced = []
+    reduced: list[Any] = []
     for index, row in enumerate(rows):
         rest = np.array([value % prime for value in row], dtype=dtype)
         for (_, lead), other in zip(basis, reduced, strict=True):
