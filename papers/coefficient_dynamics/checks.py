@@ -14,7 +14,7 @@ from torch import Tensor
 import dsf
 from dsf import mixers
 from papers.drawn import apart, generator, normal, output, uniform, weights
-from papers.verdicts import argued, check, held, measured, shown
+from papers.verdicts import argued, check, held, measured
 
 NEAR = 1e-12
 STEPS, STATES = 16, 3
@@ -138,23 +138,6 @@ def normalisation_bounds_rows(normalise=by_the_sum):
         },
         observed=grown,
         figures={"tokens": lengths, "with": with_eta, "without": without},
-    )
-
-
-@check("CDY-7")
-def feature_maps_do_not_fit(feature_map=dsf.ingredients.elu_plus_one):
-    """Two keys with one product q.k, and the weights that linear attention gives them."""
-    query = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).double()
-    key = torch.tensor([[1.0, 0.0], [1.0, 3.0]]).double()
-    mixer = mixers.LinearAttention(
-        query=query, key=key, value=key, feature_map=feature_map, normalised=False, causal=False
-    )
-    products, row = (key @ query[0]).tolist(), weights(mixer)[0].tolist()
-    case = {"query": query[0].tolist(), "keys": key.tolist()}
-    return shown(
-        abs(row[0] - row[1]) if products[0] == products[1] else 0.0,
-        beyond=NEAR,
-        case=case | {"products q.k": products, "weights": row},
     )
 
 

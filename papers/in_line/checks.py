@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 import dsf
 from dsf import Verdict, ingredients, measures, mixers
-from papers import exact
 from papers.drawn import apart, generator, normal, output, weights
 from papers.in_line.experiments.digits.figure_one import PANELS, SOFTMAX_SCALE, largest_differences
 from papers.verdicts import argued, check, held, shown
@@ -120,18 +119,6 @@ def injective_iff_full_rank(condition=full_rank):
         },
         observed=colliding,
         figures={"query recovered within": returned},
-    )
-
-
-@check("INL-2")
-def first_rank_follows(needed=3):
-    """Count keys with rank [K, 1] = d + 1 and rank K = d among all small ones; d = 2."""
-    tried = [((a, b), (c, d), (e, f)) for a, b, c, d, e, f in product((-1, 0, 1), repeat=6)]
-    enough = [keys for keys in tried if exact.rank([[*row, 1] for row in keys]) >= needed]
-    redundant = sum(exact.rank(keys) == 2 for keys in enough)
-    return argued(
-        {"all small keys with rank [K, 1] = 3 have rank K = 2": redundant == len(enough)},
-        figures={"keys tried, with rank 3": [len(tried), len(enough)]},
     )
 
 

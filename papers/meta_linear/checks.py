@@ -274,7 +274,7 @@ def any_row(decay=share_kept):
     )
 
 
-@check("MLA-7")
+@check("MLA-7", "MLA-43")
 def any_map(query=None):
     """One channel for every row: the query selects it, and the key or the decay makes the row."""
     target = softmax_map(STEPS)

@@ -1,5 +1,6 @@
 """Checks of ZeroS (arXiv:2602.05230) and of its released code, SequenceLab."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -17,7 +18,7 @@ from torch.nn.functional import normalize
 import dsf
 from dsf import Verdict, attention_map, measures, mixers
 from papers.drawn import apart, generator, normal, output, uniform, weights
-from papers.verdicts import argued, check, held, identical, refuted, shown
+from papers.verdicts import argued, check, held, identical, measured, refuted, shown
 from papers.zero_sum.weighing import (
     all_states,
     causal_map,
@@ -31,6 +32,7 @@ from papers.zero_sum.weighing import (
     mean_by_own_place,
     radial,
     read_factors,
+    rotated,
     stabilised_outputs,
 )
 
@@ -716,19 +718,44 @@ def algorithm_keeps_three_sums(states=last_states):
     )
 
 
-@check("ZER-22")
-def embedding_is_no_rotation(turn=interleaved_and_halved):
-    """One query and one key at every place, two tokens apart.
-
-    Args:
-        turn: from vectors and their positions to the turned vectors.
-    """
+def products_at_lag_two(turn: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """One query and one key at every place, two tokens apart, turned by their positions."""
     rng, position = generator(), torch.arange(24, dtype=torch.float64)
     query, key = (turn(normal(rng, 8).expand(24, 8), position) for _ in range(2))
-    products, norms = (query[2:] * key[:-2]).sum(dim=-1), query.norm(dim=-1)
+    return (query[2:] * key[:-2]).sum(dim=-1)
+
+
+@check("ZER-22")
+def embedding_is_no_rotation(turn=interleaved_and_halved):
+    """Products at one lag differ from place to place."""
+    products = products_at_lag_two(turn)
     spread = float(products.max() - products.min())
-    case = {"product at lag 2 varies by": spread, "norm by": float(norms.max() / norms.min())}
-    return shown(spread, beyond=1e-6, case=case)
+    return shown(spread, beyond=1e-6, case={"product at lag 2 varies by": spread})
+
+
+@check("ZER-45")
+def rotary_cosine_is_of_the_lag(turn=rotated):
+    """Products at one lag are the same at every place."""
+    products = products_at_lag_two(turn)
+    return measured(float(products.max() - products.min()), within=1e-12)
+
+
+@check("ZER-44")
+def orders_are_not_orthogonal(orders=16):
+    """The largest cosine of first and higher orders among 1,000 draws of eight logits.
+
+    Args:
+        orders: where the exponential series ends; at 2, symmetric logits make them orthogonal.
+    """
+    logits = normal(0, 1000, 8)
+    if orders == 2:
+        logits = torch.cat([logits, -logits], dim=-1)
+    first = logits - logits.mean(dim=-1, keepdim=True)
+    higher = sum(first**k / math.factorial(k) for k in range(2, orders + 1))
+    higher = higher - higher.mean(dim=-1, keepdim=True)
+    cosine = torch.nn.functional.cosine_similarity(first, higher, dim=-1)
+    case = {"cosines from, to": [float(cosine.min()), float(cosine.max())]}
+    return shown(float(cosine.abs().max()), beyond=0.1, case=case)
 
 
 @check("ZER-24")

@@ -145,6 +145,14 @@ def interleaved_and_halved(x: Tensor, position: Tensor) -> Float[Tensor, "time k
     return x * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
 
 
+def rotated(x: Tensor, position: Tensor) -> Float[Tensor, "time key"]:
+    """A rotation: angles and partners of split halves."""
+    speed = 10_000.0 ** (-torch.arange(0, x.shape[-1], 2, dtype=x.dtype) / x.shape[-1])
+    angle = (position.unsqueeze(-1) * speed).repeat(1, 2)
+    first, second = x.chunk(2, dim=-1)
+    return x * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
+
+
 def mean_by_own_place(u: Tensor, prior: Tensor) -> Float[Tensor, "time width"]:
     """The sum over all tokens, divided by the number of tokens so far, of the encoder form."""
     number = torch.arange(1, len(u) + 1, dtype=u.dtype).unsqueeze(-1)

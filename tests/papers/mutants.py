@@ -76,14 +76,6 @@ def keep(probabilities):
     return probabilities
 
 
-def rotated(x, position):
-    """A rotation: angles and partners of split halves."""
-    speed = 10_000.0 ** (-torch.arange(0, 8, 2, dtype=x.dtype) / 8)
-    angle = (position.unsqueeze(-1) * speed).repeat(1, 2)
-    first, second = x.chunk(2, dim=-1)
-    return x * angle.cos() + torch.cat([-second, first], dim=-1) * angle.sin()
-
-
 a, b, c = zer.SCAN
 KEY_1_UP = (("0.8", "-0.5", "0.8"), *mla.KEYS[1:])
 
@@ -118,7 +110,6 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "CDY-1": partial(cdy.blind_without_decay, (cdy.DECAYING,)),
     "CDY-2": partial(cdy.variance_of_scores, lambda width: 1 / width),
     "CDY-6": partial(cdy.key_transformations, rate=1.0),
-    "CDY-7": partial(cdy.feature_maps_do_not_fit, identity),
     "CDY-9": partial(cdy.normalisation_bounds_rows, lambda weights: weights),
     "CDY-10": partial(cdy.softmax_fits, lambda scores: scores.exp().tril()),
     "EIG-1": partial(eig.spectrum_at_zero, symbolic=eig.AT_ZERO + eig.L - eig.i),
@@ -131,7 +122,6 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "INL-1": partial(
         inl.injective_iff_full_rank, lambda key: int(torch.linalg.matrix_rank(key)) == key.shape[-1]
     ),
-    "INL-2": partial(inl.first_rank_follows, needed=2),
     "INL-3": partial(inl.never_injective_up_to_width, lambda q, _: q + 1),
     "INL-4": partial(inl.more_features_can_be_injective, identity),
     "INL-6": partial(inl.injective_with_such_features, ((relu, identity),)),
@@ -187,6 +177,7 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "MLA-40": partial(mla.entries_are_meant, size=2),
     "MLA-41": partial(mla.as_printed, kinds=with_a_fixed_decay()),
     "MLA-42": partial(mla.delta_rule_overwrites, rate=0.9),
+    "MLA-43": partial(mla.any_map, query=torch.eye(64, dtype=torch.float64).roll(1, 0)),
     "ZER-1": partial(zer.radial_weights_sum_to_zero, weight=zer.e / zer.E),
     "ZER-2": partial(
         zer.residuals_shrink_by_their_order,
@@ -218,7 +209,7 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "ZER-18": partial(zer.first_row_is_zero, weight=zer.RADIAL + zer.zero / zer.t),
     "ZER-19": partial(zer.difference_is_in_reach, first=0.5, higher=0.5),
     "ZER-21": partial(zer.paths_differ, weigh=zer.defined_row),
-    "ZER-22": partial(zer.embedding_is_no_rotation, turn=rotated),
+    "ZER-22": partial(zer.embedding_is_no_rotation, turn=zer.rotated),
     "ZER-23": partial(zer.scan_sees_later_tokens, stabiliser=lambda logits: logits[0]),
     "ZER-24": partial(
         zer.encoder_means_are_too_large,
@@ -233,6 +224,8 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "ZER-34": partial(zer.uniform_rows_shrink, weight=Fraction(1, 2)),
     "ZER-36": partial(zer.mask_is_multiplied, join=torch.add),
     "ZER-39": partial(zer.output_grows_with_the_logits, first=0.5, higher=0.5),
+    "ZER-44": partial(zer.orders_are_not_orthogonal, orders=2),
+    "ZER-45": partial(zer.rotary_cosine_is_of_the_lag, turn=zer.interleaved_and_halved),
 }
 
 HYPOTHESES = {
@@ -299,6 +292,7 @@ HYPOTHESES = {
     "ZER-28": "the point of the hull has weights of sum 1",
     "ZER-33": "values are centred",
     "ZER-34": "weights are 1/t",
+    "ZER-45": "the embedding is a rotation",
 }
 """Of every statement of a paper, which hypothesis or formula its changed case breaks."""
 

@@ -36,10 +36,10 @@ def test_a_statement_with_an_id_is_shown_in_full(run):
 
 
 def test_without_ids_there_is_one_line_each(run):
-    _, out, _ = run("--paper", "cdy", "--table", "own")
+    _, out, _ = run("--paper", "eig", "--table", "own")
     assert "witness" not in out
-    assert "CDY-7" in out
-    assert "CDY-4" not in out
+    assert "EIG-1" in out
+    assert "EIG-6" not in out
 
 
 def test_one_object_for_machines(run):
