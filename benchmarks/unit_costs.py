@@ -19,8 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from dsf.inspection import inspect
 from dsf.inspection.results.measurements import QUANTITIES, values
-from dsf.jobs.plan import Unit
-from dsf.jobs.storage import LayerFacts, write_layer
+from dsf.jobs.storage import LayerFacts, Unit, write_layer
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "unit_costs.json"
 # The library sums log decays in single precision over 256 tokens: poles as they are drawn, down to

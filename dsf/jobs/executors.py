@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dsf.jobs.plan import Unit
+from dsf.jobs.storage import Unit
 from dsf.runtime.argument_checks import checked
 
 Outcome = tuple[Unit, str | None]

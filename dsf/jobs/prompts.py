@@ -13,8 +13,7 @@ from dsf.inspection.results.measurements import LONGEST_FOR_RANKS, QUANTITIES
 from dsf.inspection.results.quantities import RANK
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Do, Executor, in_process
-from dsf.jobs.plan import Plan, claim
-from dsf.jobs.storage import is_kept, remove_unfinished
+from dsf.jobs.storage import Plan, claim, is_kept, remove_unfinished
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes

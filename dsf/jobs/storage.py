@@ -1,9 +1,12 @@
-"""Stores units as files: a folder for each unit, a file for each layer, and a final marker file.
+"""The folder of a job: its plan, divided into units, and what each unit has found.
 
-A unit is finished once its marker file ``finished.json`` exists.
+A unit has a folder with one file for each layer and a final marker, ``finished.json``: it is
+finished once that exists. The folder may come from anywhere, so that whatever is read there is
+held against what a job writes.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -16,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Unsupported
-from dsf.jobs.plan import MANIFEST, Unit, malformed, read_record
+from dsf.inspection.choice import Chosen, written
 from dsf.runtime.files import (
     LeadsOutside,
     fits,
@@ -27,9 +30,179 @@ from dsf.runtime.files import (
     write_inside,
 )
 
+SCHEMA = 3
+MANIFEST = "job.json"
+OWN_NAMES = ("units", "summary.csv")
+MAX_MANIFEST_BYTES = 64 << 20
+MAX_UNIT_PROMPTS = 1 << 16
+UNIT_NAME = re.compile(r"(\d{8,15})\+(\d{1,6})")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Prompts of one length that run together; the smallest piece of work that can be resumed."""
+
+    prompts: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """A name that depends on the prompts alone and sorts in their order."""
+        return f"{self.prompts[0]:08d}+{len(self.prompts)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that determines the results; equal plans are the same job.
+
+    Attributes:
+        model: the folder of a checkpoint, or a hub id.
+        weights, configuration: SHA-256 of its files.
+        prompts: token ids.
+        quantities: names among ``dsf.inspection.results.measurements.QUANTITIES``.
+        left_out: those of them that are left out where they take longer than all others.
+        batch: the largest number of prompts in a unit.
+        layerwise: whether the weights are loaded block by block.
+        tolerance: the largest relative error of a layer; None for one that suits its dtype.
+        layers, heads: which are looked at, as for ``dsf.inspect``; None for all.
+    """
+
+    model: str
+    weights: str
+    configuration: str
+    prompts: tuple[tuple[int, ...], ...]
+    quantities: tuple[str, ...]
+    batch: int
+    layerwise: bool = False
+    tolerance: float | None = None
+    layers: Chosen = None
+    heads: Chosen = None
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """Consecutive prompts of one length, at most ``batch`` in each unit."""
+        return tuple(_grouped(self.prompts, self.batch))
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The content of the manifest, which is fixed before the first unit runs."""
+        prompts = json.dumps(self.prompts, separators=(",", ":"))
+        return {
+            "schema_version": SCHEMA,
+            "model": self.model,
+            "weights": self.weights,
+            "configuration": self.configuration,
+            "prompts": len(self.prompts),
+            "prompts_hash": sha256(prompts.encode()).hexdigest(),
+            "quantities": list(self.quantities),
+            "batch": self.batch,
+            "layerwise": self.layerwise,
+            "tolerance": self.tolerance,
+            "layers": written(self.layers),
+            "heads": written(self.heads),
+            "units": [unit.name for unit in self.units],
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
+        }
+
+
+def claim(folder: Path, plan: Plan) -> None:
+    """Write the manifest of this job into ``folder``, or check that it is there.
+
+    Raises:
+        ValueError: if the folder holds another job, or something that is no job under its names.
+    """
+    try:
+        found = read_manifest(folder)
+    except FileNotFoundError:
+        foreign = [name for name in OWN_NAMES if (folder / name).exists()]
+        if foreign:
+            raise ValueError(
+                f"{folder} has {', '.join(foreign)}, but no {MANIFEST}, so no job wrote them. "
+                "Choose another folder."
+            ) from None
+        text = json.dumps(plan.described, indent=1, sort_keys=True) + "\n"
+        write_inside(folder, MANIFEST, text.encode())
+        return
+    ours = plan.described
+    other = sorted(key for key in {*ours, *found} if found.get(key) != ours.get(key))
+    if other:
+        raise ValueError(
+            f"{folder} holds another job: {', '.join(other)} differ. Choose another folder, or "
+            "remove this one to start anew."
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the job in a folder, which may come from anywhere.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no manifest of a job.
+    """
+    return read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
+
+
+def read_record(folder: Path, name: str, largest: int) -> dict[str, Any]:
+    """The JSON object in a file of a job.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is larger than ``largest``, a link, or no JSON object.
+    """
+    data = read_inside(folder, name, largest)
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        found = f"({type(error).__name__})"
+    if not isinstance(found, dict):
+        raise malformed(folder, name, f"no JSON object, but {str(found)[:40]!r}")
+    return found
+
+
+def malformed(folder: Path, name: str, what: str) -> ValueError:
+    """The error that a file of a job is not as a job writes it."""
+    return ValueError(
+        f"{folder / name} is not as a job writes it: {what}. Remove this folder to start anew, or "
+        "ask whoever sent it for a whole one."
+    )
+
+
+def units_of(folder: Path, described: dict[str, Any]) -> list[Unit]:
+    """The units that a manifest lists: consecutive prompts, all of them.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    names, prompts = described.get("units"), described.get("prompts")
+    if not isinstance(names, list) or type(prompts) is not int:
+        raise malformed(folder, MANIFEST, "it lists no units")
+    units, first = [], 0
+    for name in names:
+        match = UNIT_NAME.fullmatch(name) if isinstance(name, str) else None
+        count = int(match[2]) if match else 0
+        if match is None or int(match[1]) != first or not 0 < count <= MAX_UNIT_PROMPTS:
+            raise malformed(folder, MANIFEST, f"{str(name)[:40]!r} does not follow {first} prompts")
+        units.append(Unit(tuple(range(first, first + count))))
+        first += count
+    if first != prompts:
+        raise malformed(folder, MANIFEST, f"its units have {first} prompts of {prompts}")
+    return units
+
+
+def _grouped(prompts: Sequence[Sequence[int]], batch: int) -> Iterator[Unit]:
+    waiting: list[int] = []
+    for number, prompt in enumerate(prompts):
+        if waiting and (len(waiting) == batch or len(prompts[waiting[0]]) != len(prompt)):
+            yield Unit(tuple(waiting))
+            waiting = []
+        waiting.append(number)
+    if waiting:
+        yield Unit(tuple(waiting))
+
+
 UNITS, FINISHED = "units", "finished.json"
 _FACTS = "layer"
-_LARGEST_MARKER, _LARGEST_LAYER, _MOST_LAYERS = 16 << 20, 1 << 30, 10_000
+_MAX_MARKER_BYTES, _MAX_LAYER_BYTES, _MAX_LAYERS = 16 << 20, 1 << 30, 10_000
 
 
 @dataclass(frozen=True)
@@ -88,7 +261,7 @@ def is_kept(folder: Path, unit: Unit) -> bool:
     """
     if not is_finished(folder, unit):
         return False
-    marker = read_record(folder, f"{UNITS}/{unit.name}/{FINISHED}", _LARGEST_MARKER)
+    marker = read_record(folder, f"{UNITS}/{unit.name}/{FINISHED}", _MAX_MARKER_BYTES)
     stated = marker.pop("seal", None)
     try:
         return fits(stated, _sealed(folder, unit, marker))
@@ -99,7 +272,7 @@ def is_kept(folder: Path, unit: Unit) -> bool:
 def _sealed(folder: Path, unit: Unit, marker: Mapping[str, Any]) -> bytes:
     """The job, the marker without its seal, and every layer of a unit, by their hashes."""
     names = [MANIFEST, *(_layer_name(unit, number) for number in range(marker["layers"]))]
-    files = [read_inside(folder, name, _LARGEST_LAYER) for name in names]
+    files = [read_inside(folder, name, _MAX_LAYER_BYTES) for name in names]
     hashes = [sha256(data).hexdigest() for data in files]
     return json.dumps([unit.name, marker, hashes], sort_keys=True).encode()
 
@@ -149,8 +322,8 @@ def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str
         ValueError: if a file is not as ``write_layer`` and ``finish`` write it.
     """
     marker = f"{UNITS}/{unit.name}/{FINISHED}"
-    count = read_record(folder, marker, _LARGEST_MARKER).get("layers")
-    if type(count) is not int or not 0 <= count <= _MOST_LAYERS:
+    count = read_record(folder, marker, _MAX_MARKER_BYTES).get("layers")
+    if type(count) is not int or not 0 <= count <= _MAX_LAYERS:
         raise malformed(folder, marker, f"the number of layers is {str(count)[:40]!r}")
     for number in range(count):
         yield _layer(folder, unit, _layer_name(unit, number))
@@ -163,7 +336,7 @@ def read_notes(folder: Path, unit: Unit) -> tuple[str, ...]:
         ValueError: if the marker file is not as ``finish`` writes it.
     """
     marker = f"{UNITS}/{unit.name}/{FINISHED}"
-    found = read_record(folder, marker, _LARGEST_MARKER).get("notes", [])
+    found = read_record(folder, marker, _MAX_MARKER_BYTES).get("notes", [])
     if not isinstance(found, list) or not all(isinstance(note, str) for note in found):
         raise malformed(folder, marker, f"its notes are {str(found)[:40]!r}")
     return tuple(found)
@@ -171,7 +344,7 @@ def read_notes(folder: Path, unit: Unit) -> tuple[str, ...]:
 
 def _layer(folder: Path, unit: Unit, name: str) -> tuple[LayerFacts, dict[str, Tensor]]:
     try:
-        data = read_inside(folder, name, _LARGEST_LAYER)
+        data = read_inside(folder, name, _MAX_LAYER_BYTES)
         values = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         facts = _facts(json.loads(header["__metadata__"][_FACTS]))

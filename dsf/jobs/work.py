@@ -12,8 +12,7 @@ from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewi
 from dsf.inspection.piecewise import check_memory
 from dsf.inspection.results.measurements import BY_DEFAULT, QUANTITIES, values
 from dsf.jobs.executors import Outcome
-from dsf.jobs.plan import Plan, Unit
-from dsf.jobs.storage import LayerFacts, finish, is_kept, write_layer
+from dsf.jobs.storage import LayerFacts, Plan, Unit, finish, is_kept, write_layer
 from dsf.loading import LoadedModel, LoadError, PiecewiseModel, load_model, open_piecewise
 from dsf.runtime.threads import limited_to
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import dsf
 from dsf.jobs import gather, measure_prompts, summary
-from dsf.jobs.plan import MANIFEST
+from dsf.jobs.storage import MANIFEST
 from dsf.models import folder
 from dsf.runtime.files import LeadsOutside
 

@@ -14,7 +14,7 @@ from dsf.cli.command import code_of
 from dsf.inspection import InspectionMemoryError
 from dsf.inspection.results import measurements
 from dsf.inspection.results.measurements import measured
-from dsf.jobs import plan, prompts, storage, work
+from dsf.jobs import prompts, storage, work
 from dsf.models import folder
 
 MODEL = folder("qwen3_next")
@@ -87,10 +87,10 @@ def test_memory_that_runs_out_in_every_failed_unit_is_told_apart(tmp_path, monke
 
 
 def test_neighbours_of_one_length_share_a_unit():
-    units = plan._grouped(PROMPTS, batch=2)
+    units = storage._grouped(PROMPTS, batch=2)
     assert [unit.prompts for unit in units] == [(0, 1), (2,), (3,)]
-    assert [unit.prompts for unit in plan._grouped(PROMPTS, batch=1)] == [(0,), (1,), (2,), (3,)]
-    assert [len(unit.prompts) for unit in plan._grouped([[1]] * 7, batch=3)] == [3, 3, 1]
+    assert [unit.prompts for unit in storage._grouped(PROMPTS, batch=1)] == [(0,), (1,), (2,), (3,)]
+    assert [len(unit.prompts) for unit in storage._grouped([[1]] * 7, batch=3)] == [3, 3, 1]
 
 
 def test_the_numbers_are_those_of_an_inspection(finished):
@@ -179,10 +179,10 @@ def test_a_prompt_that_fails_is_told_after_all_others_and_tried_again(tmp_path):
 
 
 def test_another_job_in_the_folder_is_refused(finished):
-    before = (finished / plan.MANIFEST).read_bytes()
+    before = (finished / storage.MANIFEST).read_bytes()
     with pytest.raises(ValueError, match="prompts, prompts_hash, units"):
         measure(finished, PROMPTS[:2], batch=2)
-    assert (finished / plan.MANIFEST).read_bytes() == before
+    assert (finished / storage.MANIFEST).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
 
 
 def test_the_manifest_says_what_was_measured(finished):
-    held = json.loads((finished / plan.MANIFEST).read_text())
+    held = json.loads((finished / storage.MANIFEST).read_text())
     assert held["units"] == ["00000000+2", "00000002+1", "00000003+1"]
     assert (held["prompts"], held["quantities"]) == (4, list(QUANTITIES))
     assert len(held["weights"]) == 64
