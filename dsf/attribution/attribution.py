@@ -269,10 +269,10 @@ class Attribution:
             count: how many, at least 1.
             by: as for ``edges``.
             sample: of which sample.
-            steps: with ``by="gradient"`` the ten strongest have a further number, ``integrated``:
-                the gradient averaged over so many points of the way from the cut edge to the whole
-                one, since a single gradient underestimates strong edges. Every point is a run of
-                the model with a backward pass; 0 leaves it out.
+            steps: with ``by="gradient"`` the ten strongest have a further number, ``integrated``,
+                by which they are sorted: the gradient averaged over so many points of the way from
+                the cut edge to the whole one, since a single gradient underestimates strong edges.
+                Every point is a run of the model with a backward pass; 0 leaves it out.
 
         Raises:
             ValueError: if ``count`` is less than 1, or ``steps`` less than 0.
@@ -296,13 +296,45 @@ class Attribution:
                 written, read = divmod(at, edges.shape[1])
                 share = flat[at].item()
                 found.append({"layer": name, "written": written, "read": read, "share": share})
-        found.sort(key=lambda edge: -abs(edge["share"]))
-        if by == "gradient" and steps:
-            for edge in found[: min(count, MAX_INTEGRATED)]:
-                edge["integrated"] = self._integrated(edge, sample, steps)
+        found = self._ranked(found, count, by, sample, steps)
         note = "no edges: what enters and leaves its mixer is not known as linear maps"
         without += [{"layer": name, "note": note} for name in self._into.not_whole]
-        return Table((*found[:count], *without))
+        return Table((*found, *without))
+
+    def strongest_heads(
+        self, count: int = 10, *, by: By = "held", sample: int = 0, steps: int = 4
+    ) -> Table:
+        """Return the heads, or channels, with the largest absolute shares of all mixers.
+
+        Each record has ``layer``, ``head`` and ``share``.
+
+        Args:
+            count, by, sample, steps: as for ``strongest_edges``.
+
+        Raises:
+            ValueError, IndexError: as for ``strongest_edges``.
+        """
+        at_least(1, "strongest_heads", "count", count)
+        at_least(0, "strongest_heads", "steps", steps)
+        self._check("strongest_heads", sample)
+        shares = self.heads(by)[sample]
+        found: list[Record] = [
+            {"layer": self._into.names[row], "head": head, "share": shares[row, head].item()}
+            for row, head in (~shares.isnan()).nonzero().tolist()
+        ]
+        return Table(tuple(self._ranked(found, count, by, sample, steps)))
+
+    def _ranked(
+        self, found: list[Record], count: int, by: By, sample: int, steps: int
+    ) -> list[Record]:
+        """The largest edges or heads; by gradient the first of them with what is integrated."""
+        found = sorted(found, key=lambda one: -abs(one["share"]))[:count]
+        if by != "gradient" or not steps:
+            return found
+        first, rest = found[:MAX_INTEGRATED], found[MAX_INTEGRATED:]
+        for one in first:
+            one["integrated"] = self._integrated(one, sample, steps)
+        return [*sorted(first, key=lambda one: -abs(one["integrated"])), *rest]
 
     @torch.inference_mode(False)
     def agreement(self, edits: int = 40, *, sample: int = 0) -> Agreement:
@@ -339,21 +371,25 @@ class Attribution:
         pairs = zip(chosen, measured, strict=True)
         return Agreement(Table(tuple({**edge, "measured": loss.item()} for edge, loss in pairs)))
 
-    def _integrated(self, edge: Record, sample: int, steps: int) -> float:
-        """The gradient of an edge averaged from cut to whole, at the points of Gauss."""
+    def _integrated(self, part: Record, sample: int, steps: int) -> float:
+        """The gradient of an edge or head averaged from cut to whole, at the points of Gauss."""
         points, weights = np.polynomial.legendre.leggauss(steps)
         total = 0.0
         for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
             with torch.inference_mode(False), torch.enable_grad():
                 cut = self.value.new_tensor(point).requires_grad_()
-                (slope,) = torch.autograd.grad(self._without(edge, cut, sample)[sample], cut)
+                (slope,) = torch.autograd.grad(self._without(part, cut, sample)[sample], cut)
             total -= weight * slope.item()
         return total
 
-    def _without(self, edge: Record, cut: Tensor | float, sample: int) -> Tensor:
-        """The number where a part of an edge of one sample is taken away; 1 for all of it."""
-        mixed, name = self._mixed[edge["layer"]], edge["layer"]
-        changed = mixed.without(edge["written"], edge["read"], cut, sample)
+    def _without(self, part: Record, cut: Tensor | float, sample: int) -> Tensor:
+        """The number where an edge or head of one sample is taken away in part; 1 for all of it."""
+        mixed, name = self._mixed[part["layer"]], part["layer"]
+        if "head" in part:
+            lost = mixed.of_head(part["head"], sample)
+        else:
+            lost = mixed.of_edge(part["written"], part["read"], sample)
+        changed = mixed.without(cut * lost)
         return self._functional.pair(self._running.result({name: changed}, self._stream))
 
     @property
@@ -592,17 +628,32 @@ class MixerShares:
             (moved,) = torch.autograd.grad(whole.leaving(response), response, given)
         return as_values(moved, whole.mixer.value)
 
-    def without(self, written: int, read: int, cut: Tensor | float, sample: int) -> Tensor:
-        """The change of the output where a part of an edge of one sample is taken away."""
+    def of_edge(self, written: int, read: int, sample: int) -> Tensor:
+        """What an edge of one sample adds to the response, in the axes of the values."""
         whole = self.whole()
         row = whole.mixing_map(slice(written, written + 1))[sample, ..., 0, read]
         value = whole.mixer.value[sample, ..., read, :]
-        response = self.response()
-        edge = torch.zeros_like(response)
-        edge[sample, ..., written, :] = (row if row.ndim == value.ndim else row[..., None]) * value
-        response, edge = _as_width(response), _as_width(edge)
+        part = torch.zeros_like(self.response())
+        part[sample, ..., written, :] = (row if row.ndim == value.ndim else row[..., None]) * value
+        return part
+
+    def of_head(self, head: int, sample: int) -> Tensor:
+        """What a head, or channel, of one sample adds to the response."""
+        response, (maps, *_) = self.response(), self.whole().map_shape
+        part = torch.zeros_like(response)
+        if response.ndim == 4:
+            part[sample, head] = response[sample, head]
+        elif len(maps) > 1:
+            part[sample, :, head] = response[sample, :, head]
+        else:  # one map for all channels
+            part[sample] = response[sample]
+        return part
+
+    def without(self, lost: Tensor) -> Tensor:
+        """The change of the output where this is taken away from the response."""
+        whole, response = self.whole(), _as_width(self.response())
         leaving = whole.leave if whole.leaving is None else whole.leaving
-        change: Tensor = leaving(response - cut * edge) - leaving(response)
+        change: Tensor = leaving(response - _as_width(lost)) - leaving(response)
         return change if self.mixer.shown is None else change * self.mixer.shown
 
 

@@ -105,7 +105,7 @@ def main():
     if not sys.argv[1:]:
         here = Path(__file__).parent
         (here / "results.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        draw(results, here / "predicted_cuts.svg")
+        draw(results, here / "predicted_cuts.png")
 
 
 if __name__ == "__main__":

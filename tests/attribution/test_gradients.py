@@ -132,6 +132,9 @@ def test_an_integrated_gradient_is_what_is_lost(name):
     measured = lost(model, ids, cut).item()
     assert abs(edge["integrated"] - measured) < 0.1 * abs(edge["share"] - measured)
     assert "integrated" not in share.strongest_edges(1, by="gradient", steps=0)[0]
+    (head,) = share.strongest_heads(1, by="gradient", steps=12)
+    measured = lost(model, ids, edits.Ablate(head["layer"], heads=[head["head"]])).item()
+    assert abs(head["integrated"] - measured) < 0.1 * abs(head["share"] - measured)
 
 
 def test_a_number_of_a_stream_has_gradients_too():
