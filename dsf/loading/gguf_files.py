@@ -13,7 +13,7 @@ import math
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -45,7 +45,7 @@ class Field(NamedTuple):
     """A setting in the form of ``gguf.ReaderField``: numbers as rows of one, texts as bytes."""
 
     types: list[int]
-    parts: Sequence[Any]
+    parts: list[Any] | np.ndarray
 
     @property
     def data(self) -> range:
