@@ -1,5 +1,6 @@
 """Both checkers say the same at the borders of every rule, and what the rules say."""
 
+import time
 from fractions import Fraction
 
 import pytest
@@ -72,3 +73,27 @@ def test_limits_and_far_exponentials_are_those_of_the_page(name):
     assert mutants.keeps_limits(module, name)
     assert mutants.is_bounded(module, name)
     assert mutants.encloses(module, name)
+
+
+ZEROS = {"key": ((601, 600), [0.0] * 601 * 600)}
+POINT = {"key": ((4000, 4), [3.0, 5.0, 7.0, 9.0] * 4000), "lower": ((4,), [0.0] * 4),
+         "upper": ((4,), [0.0] * 4)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "bent",
+    [
+        made("injective", "PROVED", ZEROS, evidence={"rows": list(range(601))}, first_row=600,
+             sink=False),
+        made("locality", "REFUTED", POINT, witness={"query": [Fraction(0)] * 4},
+             window=[0, 1], scale=Fraction(3**1500, 2**3000), share=Fraction(9, 10),
+             box=[Fraction(0)] * 2),
+    ],
+    ids=["a wide determinant", "a long scale"],
+)  # fmt: skip
+def test_a_small_file_takes_little_work(bent, tmp_path):
+    """Minutes of elimination, or kilobytes for every stored number, are refused beforehand."""
+    path = bent.written(tmp_path)
+    begin = time.process_time()
+    mutants.answer(checker.check, path)
+    assert time.process_time() - begin < 5
