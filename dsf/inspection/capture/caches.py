@@ -1,10 +1,12 @@
-"""Caches of keys, values and states: models write into them, so every run is given its own."""
+"""Caches and other objects with tensors: models write into them, so every run has its own."""
 
 import copy
 from collections import UserDict
 from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -34,9 +36,9 @@ def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
         return type(part)(_lent(each, known, inside=True) for each in part)
     if type(part) is dict:
         return {name: _lent(each, known, inside=True) for name, each in part.items()}
-    if not hasattr(part, "__dict__") or isinstance(part, PackedSequence | nn.Module | type):
+    if not _has_parts(part):
         return part
-    held = _tensors_held(part, set())
+    held = tensors_held(part)
     for each in held:
         _cloned_once(each, known)
     try:
@@ -57,20 +59,84 @@ def _cloned_once(tensor: Tensor, known: dict[int, Any]) -> Tensor:
     return found
 
 
-def _tensors_held(part: Any, seen: set[int]) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors in tuples, lists, dictionaries and objects that are no caches, in order."""
+    found: list[Tensor] = []
+    _add_tensors(value, found)
+    return found
+
+
+def _add_tensors(value: Any, found: list[Tensor]) -> None:
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, PackedSequence):
+        found.append(value.data)
+    elif isinstance(value, tuple | list | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _add_tensors(part, found)
+    elif is_holder(value):
+        found += tensors_held(value)
+
+
+def tensors_held(part: Any) -> list[Tensor]:
     """The tensors in the attributes of an object, and in those of what they hold."""
-    if isinstance(part, Tensor):
-        return [part]
-    if id(part) in seen or isinstance(part, nn.Module | type):
+    return [one for one in _held(part, set()) if isinstance(one, Tensor)]
+
+
+def _held(part: Any, seen: set[int]) -> list[Tensor | nn.Module]:
+    """The tensors and modules in an object, each once."""
+    if id(part) in seen:
         return []
     seen.add(id(part))
+    if isinstance(part, Tensor | nn.Module):
+        return [part]
+    if isinstance(part, PLAIN):
+        return []
     if isinstance(part, Mapping):
         inside = list(part.values())
     elif isinstance(part, tuple | list):
         inside = list(part)
     else:
-        inside = list(vars(part).values()) if hasattr(part, "__dict__") else []
-    return [each for one in inside for each in _tensors_held(one, seen)]
+        inside = _attributes(part)
+    return [each for one in inside for each in _held(one, seen)]
+
+
+PLAIN: tuple[type, ...] = (str, bytes, int, float, type(None), type, torch.dtype, torch.device)
+PLAIN = (*PLAIN, FunctionType, MethodType, ModuleType, BuiltinFunctionType)
+"""What is no container of tensors, whatever it refers to."""
+
+
+def _attributes(part: Any) -> list[Any]:
+    slots = (name for cls in type(part).__mro__ for name in getattr(cls, "__slots__", ()))
+    found = [getattr(part, name) for name in slots if name != "__weakref__" and hasattr(part, name)]
+    return found + list(getattr(part, "__dict__", {}).values())
+
+
+def _has_parts(part: Any) -> bool:
+    """Whether a value is an object of its own, such as a dataclass or a batch of a graph."""
+    if (
+        isinstance(part, (*PLAIN, nn.Module, Tensor, PackedSequence, tuple, list))
+        or type(part) is dict
+    ):
+        return False
+    return hasattr(part, "__dict__") or any(
+        getattr(cls, "__slots__", ()) for cls in type(part).__mro__
+    )
+
+
+def is_holder(value: Any) -> bool:
+    """Whether a value is an object that is no cache, with tensors in it."""
+    return _has_parts(value) and not is_cache(value) and bool(tensors_held(value))
+
+
+def with_tensors(holder: Any, each: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of an object with ``each`` of its tensors; the object itself if it has no copy."""
+    inside = _held(holder, set())
+    known = {id(one): each(one) if isinstance(one, Tensor) else one for one in inside}
+    try:
+        return copy.deepcopy(holder, known)
+    except Exception:  # an object of somebody else, such as a handle of a file
+        return holder
 
 
 def is_cache(value: Any) -> bool:
@@ -94,11 +160,13 @@ def copied_cache(cache: Any, each: Callable[[Tensor], Tensor]) -> Any:
 
 
 def own_caches(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
-    """Arguments with a copy of every cache among them, of ``each`` of its tensors."""
+    """Arguments with a copy of every cache and object among them, of ``each`` of its tensors."""
     if isinstance(value, Tensor):
         return value
     if is_cache(value):
         return copied_cache(value, each)
+    if is_holder(value):
+        return with_tensors(value, each)
     if type(value) in (tuple, list):
         return type(value)(own_caches(part, each) for part in value)
     if type(value) is dict:

@@ -17,12 +17,18 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dsf.inspection.capture.caches import copied_cache, is_cache
+from dsf.inspection.capture.caches import (
+    copied_cache,
+    is_cache,
+    is_holder,
+    tensors_in,
+    with_tensors,
+)
 from dsf.inspection.capture.copies import Copies, copied_once
 from dsf.inspection.capture.disk_store import DiskStore, Stored
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.made_weights import made_weight, made_weights
-from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings
+from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings, attributes_of
 from dsf.inspection.capture.packed_weights import packed_modules, unpacked
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.products import Products
@@ -56,7 +62,9 @@ class Invocation:
         began, ended: when it ran, by the clock of the run.
         given: from which tokens the tensors among ``args`` and ``kwargs`` are made, in order.
         output: what it put out, copied, where the stack of modules keeps outputs.
-        made: from which tokens the tensors in ``output`` are made, in order.
+        attributes: the tensors that it left in attributes of its module, by name, copied.
+        written: what it wrote into tensors that it was given, by their place among these, copied.
+        made: from which tokens the tensors are made that it put out, left, and wrote, in order.
         is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
             was given them.
         is_spoiled: whether the module or a hook had written into them when they were copied, so
@@ -73,16 +81,30 @@ class Invocation:
     ended: int = 0
     given: list[Any] = field(default_factory=list)
     output: Any = None
+    attributes: dict[str, Tensor] = field(default_factory=dict)
+    written: dict[int, Tensor] = field(default_factory=dict)
     made: list[Any] = field(default_factory=list)
     is_prepared: bool = False
     is_spoiled: bool = False
 
-    def finish(self, output: Any, where: ModuleStack) -> None:
-        """Note what the forward pass put out."""
+    def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
+        """Note what the forward pass put out, and what it left elsewhere."""
         self.ended = where.tick()
         self.output = copied(output) if where.keeps_outputs else None
-        if where.tracker is not None:
-            self.made = [where.tracker.of(part) for part in tensors_in(output)]
+        if where.tracker is None:
+            return
+        attributes: dict[str, Tensor] = {}
+        written: dict[int, Tensor] = {}
+        if frame is not None:
+            attributes, written = _left_in(self.module, frame), frame.written_into()
+        everything = (*tensors_in(output), *attributes.values(), *written.values())
+        self.made = [where.tracker.of(part) for part in everything]
+        self.attributes, self.written = copied(attributes), copied(written)
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """What it put out, left in attributes and wrote into what it was given, in order."""
+        return [*tensors_in(self.output), *self.attributes.values(), *self.written.values()]
 
     def check_weights(self, name: str) -> None:
         """Raise unless the weights of the module are still those that it ran with.
@@ -96,6 +118,16 @@ class Invocation:
                 "by a hook or by the model itself, so nothing can be said about the layer of this "
                 "run. Inspect the model without what changes its weights."
             )
+
+
+def _left_in(module: nn.Module, frame: Frame) -> dict[str, Tensor]:
+    """The tensors that a forward pass has put into attributes of its module, or written there."""
+    now, before = attributes_of(module), frame.attributes
+    return {
+        name: part
+        for name, (part, writes) in now.items()
+        if name not in before or before[name][0] is not part or before[name][1] != writes
+    }
 
 
 @dataclass(eq=False)
@@ -205,29 +237,9 @@ def call_output(output: Any) -> Any:
     return output
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in tuples, lists and dictionaries, in order."""
-    found: list[Tensor] = []
-    _add_tensors(value, found)
-    return found
-
-
 def first_numbers(value: Any) -> Tensor | None:
     """The first of the tensors in a value that holds no whole numbers; None if there is none."""
     return next((one for one in tensors_in(value) if one.is_floating_point()), None)
-
-
-def _add_tensors(value: Any, found: list[Tensor]) -> None:
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, PackedSequence):
-        found.append(value.data)
-    elif isinstance(value, _SEVERAL):
-        for part in value.values() if isinstance(value, dict) else value:
-            _add_tensors(part, found)
-
-
-_SEVERAL = (tuple, list, dict)
 
 
 class CallLog(list[Call]):
@@ -292,7 +304,7 @@ def given_to(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return bound(module.forward, args, kwargs)
 
 
-def copied(value: Any, known: Copies | None = None) -> Any:
+def copied(value: Any, known: Copies | None = None) -> Any:  # noqa: PLR0911 (one for each kind)
     """``value`` with every tensor copied, since later code may write into the original.
 
     Args:
@@ -309,6 +321,8 @@ def copied(value: Any, known: Copies | None = None) -> Any:
         return {name: copied(part, known) for name, part in value.items()}
     if is_cache(value):
         return copied_cache(value, lambda part: copied(part, known))
+    if is_holder(value):
+        return with_tensors(value, lambda part: copied(part, known))
     return value
 
 

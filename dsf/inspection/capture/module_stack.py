@@ -20,7 +20,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from dsf.inspection.capture.caches import own_caches
+from dsf.inspection.capture.caches import own_caches, tensors_in
 from dsf.inspection.capture.copies import copied_once
 from dsf.inspection.capture.integrity import times_written
 from dsf.inspection.capture.packed_weights import is_packed
@@ -91,6 +91,7 @@ class Frame:
         began: when it began, by the clock of the stack.
         products: how many stacks of matrices were multiplied in it, outside of other modules.
         writes: how often every tensor that it was called with had been written into then.
+        attributes: the tensors in attributes of the module then, where a run is followed.
     """
 
     module: nn.Module
@@ -102,27 +103,30 @@ class Frame:
     callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
     products: int = 0
     writes: list[int] = field(default_factory=list)
+    attributes: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     @property
     def is_spoiled(self) -> bool:
         """Whether something was written since into what the module was called with."""
         return self.writes != _writes(self.args, self.kwargs)
 
+    def written_into(self) -> dict[int, Tensor]:
+        """The tensors that the module was called with and that were written into since."""
+        given = tensors_in((self.args, self.kwargs))
+        if len(given) != len(self.writes):
+            return {}
+        pairs = enumerate(zip(given, self.writes, strict=True))
+        return {k: part for k, (part, writes) in pairs if times_written(part) != writes}
+
+
+def attributes_of(module: nn.Module) -> dict[str, tuple[Tensor, int]]:
+    """The tensors in plain attributes of a module, and how often each was written into."""
+    plain = {name: part for name, part in vars(module).items() if isinstance(part, Tensor)}
+    return {name: (part, times_written(part)) for name, part in plain.items()}
+
 
 def _writes(*given: Any) -> list[int]:
-    found: list[int] = []
-    for part in given:
-        if isinstance(part, Tensor):
-            found.append(times_written(part))
-        elif type(part) in (tuple, list):
-            found += _writes(*part)
-        elif type(part) is dict:
-            found += _writes(*part.values())
-        elif part is None or isinstance(part, int | float | str):
-            found.append(0)
-        else:
-            found += [times_written(leaf) for leaf in tree_flatten(part)[0]]
-    return found
+    return list(map(times_written, tensors_in(given)))
 
 
 class ModuleStack:
@@ -345,6 +349,8 @@ class ModuleStack:
 
     def _enter(self, module: nn.Module, _: Any) -> None:
         self._running.append(Frame(module, began=self.tick()))
+        if self.tracker is not None:
+            self._running[-1].attributes = attributes_of(module)
         self._inside = None
         if self.tracker is not None and self._names.get(module) in self._watched:
             self.tracker.pause()
@@ -379,7 +385,7 @@ class ModuleStack:
             self.tracker.settle(frame)
             self.tracker.check_output(frame, output)
         if frame.invocation is not None:
-            frame.invocation.finish(output, self)
+            frame.invocation.finish(output, self, frame)
         for ran, callback in frame.callbacks:
             callback(frame, ran, given, output)
 

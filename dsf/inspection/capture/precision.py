@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from dsf.inspection.capture.caches import copied_cache, is_cache
+from dsf.inspection.capture.caches import copied_cache, is_cache, is_holder, with_tensors
 from dsf.runtime.number_types import has_double
 
 TOLERANCE = {
@@ -127,7 +127,7 @@ def in_float64(value: Any) -> Any:
     return _converted(value, {})
 
 
-def _converted(value: Any, known: dict[int, Tensor]) -> Any:
+def _converted(value: Any, known: dict[int, Tensor]) -> Any:  # noqa: PLR0911 (one for each kind)
     if isinstance(value, Tensor):
         if id(value) not in known:  # one tensor in several places stays one
             near = value.detach().to(home(value.device))
@@ -141,6 +141,8 @@ def _converted(value: Any, known: dict[int, Tensor]) -> Any:
         return {name: _converted(part, known) for name, part in value.items()}
     if is_cache(value):  # which a module writes into
         return copied_cache(value, lambda part: _converted(part, {}).clone())
+    if is_holder(value):
+        return with_tensors(value, lambda part: _converted(part, known))
     return value
 
 

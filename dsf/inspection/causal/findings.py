@@ -79,8 +79,7 @@ class Finding:
     def is_listed(self) -> bool:
         """Whether the inspection lists the module beside the layers that it read."""
         if self.is_read:
-            mixes = self.mixes is True or self.attentions > 1 or self.has_slots
-            return mixes or not self.is_finite
+            return self.mixes is not False or self.attentions > 1 or self.has_slots
         return self.mixes is True or (self.mixes is None and bool(self.how))
 
     @property
@@ -135,8 +134,8 @@ class Findings:
         """How much of what a token moves in its module the maps of a call explain."""
         if call in self.shares:
             return self.shares[call]
-        if call.through is Through.MODULE:
-            return 1.0 if self.asked else math.nan
+        if call.through is Through.MODULE:  # whose whole output the adapter makes
+            return 1.0
         found = (one for one in self.modules if one.module is call.module)
         finding = next(found, None)
         return math.nan if finding is None or finding.mixes is None else finding.share
@@ -525,6 +524,11 @@ def unread_reason(finding: Finding, *, is_tried: bool = False) -> str:
         return (
             "what it puts out is not finite (NaN or infinite), though its maps are, so that it was "
             "not told whether they are all of it. Look for an overflow of the number type"
+        )
+    if finding.is_read and finding.mixes is None:
+        return (
+            f"it is not known whether the maps that were read in it are all that it does to tokens"
+            f"{how}: {finding.note}"
         )
     if finding.is_read and finding.mixes is not True and finding.has_slots:
         return (

@@ -4,18 +4,19 @@ The token mixers that were read keep what they put out, but for the replaced tok
 another token of the module's output moves, the module has a second path by which tokens mix.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection.capture.caches import own_caches
-from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
+from dsf.inspection.capture.caches import is_holder, own_caches, tensors_in, with_tensors
+from dsf.inspection.capture.calls import Call, Invocation, Through
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small
@@ -30,9 +31,6 @@ Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 SEED, DRAWS, ROUNDING = 0, 16, 16
 DRAWN = 8
 """How many draws of half of the tokens are by chance; those after them go by their places."""
-SINGLE_LIMIT = ROUNDING * torch.finfo(torch.float32).eps
-"""What counts as rounding in single precision. In half precision a mistake of one percent is less
-than rounding; where more than this moved, the answer is looked for in float64."""
 UNIT = 1e-2
 """How far the sum of a row of a softmax may be from one, in half precision, too."""
 
@@ -67,9 +65,9 @@ class Moved:
     """What a replaced token moved.
 
     Attributes:
-        elsewhere: largest change at other tokens, relative to the largest number of the output.
+        elsewhere: largest change at other tokens, relative to the scale of what changed.
         limit: what of it is rounding.
-        difference: the change of the output at other tokens; zero at the replaced one.
+        difference: the change of all outputs at other tokens, in one row; zero at the replaced.
         spilled: how much of what moves in the values and inputs of the mixers that are held lies at
             other tokens, 0 to 1: tokens met before they came there.
         largest_spill: the largest change there, relative, which may be rounding.
@@ -92,7 +90,7 @@ class Moved:
 
         NaN is clear as well: what is not finite in one type is not asked about in another.
         """
-        return self.mixes or not max(self.elsewhere, self.largest_spill) > SINGLE_LIMIT
+        return self.mixes or not max(self.elsewhere, self.largest_spill) > 0
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def moved(
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
     found = _moved(invocation, held, run, draw, of_tokens=of_tokens)
-    if found.limit <= SINGLE_LIMIT or found.is_clear or not can_be_widened(invocation.module):
+    if found.is_clear or not can_be_widened(invocation.module):
         return found
     with widened(invocation.module):
         try:
@@ -178,29 +176,108 @@ def _moved(
         from_a_pass: compare with another pass, in which no token is replaced, and not with the run.
     """
     cells = cells_drawn(invocation, draw)
-    output, made = _first(invocation.output, invocation.made)
-    kept = _kept(made, cells, output)
-    if of_tokens and made is not None:
-        kept = kept | _of_none(made).to(kept.device)
     held_before = _Before()
+    before: Sequence[Tensor | None] = invocation.outputs
     if from_a_pass:
-        output = repeated(invocation, (), held, run, before=held_before, draw=draw)
+        before = outputs_repeated(invocation, (), held, run, before=held_before, draw=draw)
     spills: list[Spill] = []
-    again = repeated(invocation, cells, held, run, spills, before=held_before, draw=draw)
+    after = outputs_repeated(invocation, cells, held, run, spills, before=held_before, draw=draw)
     if held_before.has_drawn and not from_a_pass:  # the run drew other ones
         return _moved(invocation, held, run, draw, from_a_pass=True, of_tokens=of_tokens)
-    if made is None and not torch.equal(again, output):
-        raise UnclearError("it is not known where the tokens are in its output")
-    if again.shape != output.shape:
-        raise UnclearError("its output has another size when a token is replaced")
-    exact = output.double() if not output.is_complex() else output.to(torch.complex128)
-    difference = (again.to(exact.dtype) - exact).masked_fill(kept, 0)
-    largest = exact.abs().max().item() if exact.numel() else 0.0
-    elsewhere = difference.abs().max().item() / (largest or 1.0) if exact.numel() else 0.0
-    limit = ROUNDING * torch.finfo(output.dtype).eps
+    changes = list(_changes(invocation, cells, before, after, of_tokens=of_tokens))
+    if not changes:
+        raise NoNumbersError(NO_NUMBERS)
+    elsewhere = max(one.size for one in changes)
+    if any(math.isnan(one.size) for one in changes):
+        elsewhere = math.nan
+    limit = ROUNDING * max(torch.finfo(one.dtype).eps for one in changes)
     spilled = max((one.share for one in spills if one.size > limit), default=0.0)
     largest_spill = max((one.size for one in spills), default=0.0)
+    difference = torch.cat([one.difference.flatten() for one in changes])
     return Moved(elsewhere, limit, difference, spilled, largest_spill)
+
+
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """How one of the outputs of a forward pass changed at other tokens than the replaced ones.
+
+    Attributes:
+        size: the largest change, relative to the scale of its entry.
+        difference: the change; zero at the replaced tokens.
+    """
+
+    size: float
+    difference: Tensor
+    dtype: torch.dtype
+
+
+def _changes(
+    invocation: Invocation,
+    cells: Sequence[Cell],
+    before: Sequence[Tensor | None],
+    after: Sequence[Tensor | None],
+    *,
+    of_tokens: bool,
+) -> Iterator[_Change]:
+    """The change of the first output that holds numbers, and of all others that hold tokens.
+
+    Raises:
+        UnclearError: if what changed cannot be told from what belongs to the replaced tokens.
+    """
+    is_first = True
+    for old, new, made in zip(before, after, invocation.made, strict=False):
+        if not _has_numbers(old) or (made is not None and made.columns):  # such as a map
+            continue
+        if not _has_numbers(new) or old.shape != new.shape:
+            if is_first or (_has_numbers(new) and own(made, cells) is not None):
+                raise UnclearError("its output has another size when a token is replaced")
+            continue
+        size = sizes_moved(old, new)
+        inside = own(made, cells)
+        if made is None and bool(size.any()):
+            raise UnclearError("it is not known where the tokens are in its output")
+        if not is_first and (inside is None or not bool(inside.any())):
+            continue  # of all tokens together, such as a state
+        is_first = False
+        kept = _kept(made, cells, old)
+        if of_tokens and made is not None:
+            kept = kept | _of_none(made).to(kept.device)
+        exact = torch.promote_types(old.dtype, torch.float64)
+        difference = torch.where(size == 0, 0, new.to(exact) - old.to(exact)).masked_fill(kept, 0)
+        largest = size.masked_fill(kept, 0).max().item() if size.numel() else 0.0
+        yield _Change(largest, difference, old.dtype)
+
+
+def _has_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
+    return part is not None and (part.is_floating_point() or part.is_complex())
+
+
+LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e3, 2**16
+"""A number larger than so many times what nearly all others exceed says nothing about these."""
+
+
+def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
+    """By how much every number of a tensor changed, relative to its own scale; nan stays nan.
+
+    The scale of a number is its size, or that of ordinary numbers in the tensor if that is more: a
+    mask of -1e9, an infinity or a time stamp in it hides nothing of the others.
+    """
+    exact = torch.promote_types(before.dtype, torch.float64)
+    old, new = before.to(exact), after.to(exact)
+    if not old.numel() or torch.equal(old, new):
+        nothing = torch.zeros(old.shape, dtype=torch.float64, device=old.device)
+        return nothing.masked_fill(old.isnan(), math.nan)
+    large = old.abs()
+    numbers = large[large.isfinite() & (large > 0)]
+    numbers = numbers[:: max(1, numbers.numel() // MAX_SAMPLED)]
+    ordinary = 0.0
+    if numbers.numel():
+        among = numbers[numbers <= OUTLIERS * numbers.quantile(LEAST_QUANTILE)]
+        ordinary = among.square().mean().sqrt().item()
+    scale = torch.maximum(large, new.abs()).clamp(min=ordinary or 1.0)
+    change = (new - old).abs() / scale
+    change = torch.where(old.isfinite() == new.isfinite(), change, 1.0)  # infinite over infinite
+    return torch.where(old == new, 0.0, change)
 
 
 def changed_by(
@@ -361,8 +438,7 @@ def _of_none(made: Coordinates) -> Tensor:
 
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     """Whether some of what a module puts out belongs to the replaced tokens alone."""
-    _, made = _first(invocation.output, invocation.made)
-    inside = own(made, cells)
+    inside = own(_first_made(invocation), cells)
     return inside is not None and bool(inside.any())
 
 
@@ -372,19 +448,38 @@ def in_a_pass(invocation: Invocation, held: Held) -> Invocation:
     Raises:
         UnclearError: if it cannot be repeated.
     """
-    _, made = _first(invocation.output, invocation.made)
-    return replace(invocation, output=repeated(invocation, (), held), made=[made])
+    output, made = repeated(invocation, (), held), _first_made(invocation)
+    return replace(invocation, output=output, made=[made], attributes={}, written={})
 
 
-def _first(output: Any, made: Sequence[Coordinates | None]) -> tuple[Tensor, Coordinates | None]:
-    """The first output that holds numbers, and its coordinates."""
-    for tensor, coordinates in zip(tensors_in(output), made, strict=True):
-        if tensor.is_floating_point() or tensor.is_complex():
-            return tensor, coordinates
-    raise NoNumbersError("it puts out no numbers, so that tokens only choose what others see")
+NO_NUMBERS = "it puts out no numbers, so that tokens only choose what others see"
 
 
-def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is noted)
+def _first_made(invocation: Invocation) -> Coordinates | None:
+    """The coordinates of the first output that holds numbers."""
+    pairs = zip(invocation.outputs, invocation.made, strict=False)
+    found = next(((made,) for part, made in pairs if _has_numbers(part)), None)
+    if found is None:
+        raise NoNumbersError(NO_NUMBERS)
+    return found[0]
+
+
+def repeated(
+    invocation: Invocation, cells: Sequence[Cell], held: Held | None, run: Run = plainly, **how: Any
+) -> Tensor:
+    """The first numbers among ``outputs_repeated``.
+
+    Raises:
+        UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
+        NoNumbersError: if it puts out no numbers.
+    """
+    found = next(filter(_has_numbers, outputs_repeated(invocation, cells, held, run, **how)), None)
+    if found is None:
+        raise NoNumbersError(NO_NUMBERS)
+    return found
+
+
+def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is noted)
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
@@ -394,8 +489,11 @@ def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is note
     *,
     before: "_Before | None" = None,
     draw: int = 0,
-) -> Tensor:
-    """The first numbers that a module puts out where the ``cells`` of its input are replaced.
+) -> list[Tensor | None]:
+    """What a module puts out where the ``cells`` of its input are replaced, as in the run.
+
+    The outputs first, then what it leaves in attributes and writes into what it is given; None for
+    each that it does not put out now.
 
     Args:
         run: how the module is called.
@@ -407,7 +505,6 @@ def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is note
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
-        NoNumbersError: if it puts out no numbers.
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
@@ -419,7 +516,7 @@ def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is note
 
     def exchanged(part: Any) -> Any:
         if not isinstance(part, Tensor):
-            return own_caches(part, Tensor.clone)
+            return own_caches(part, exchanged)
         if id(part) not in copies:
             copies[id(part)] = new_of(part)
         return copies[id(part)]
@@ -450,10 +547,27 @@ def repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is note
                 raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
             raise UnclearError(f"it cannot be repeated ({reason})") from error
-    found = [one for one in tensors_in(output) if one.is_floating_point() or one.is_complex()]
-    if not found:
-        raise NoNumbersError("it puts out no numbers, so that tokens only choose what others see")
-    return found[0]
+    given = tensors_in((args, kwargs))
+    return [
+        *_in_place_of(invocation.output, output),
+        *(vars(invocation.module).get(name) for name in invocation.attributes),
+        *(given[k] if k < len(given) else None for k in invocation.written),
+    ]
+
+
+def _in_place_of(recorded: Any, now: Any) -> list[Tensor | None]:
+    """The tensors of an output in the places of those of a recorded one; all if none is."""
+    if recorded is None:
+        return [*tensors_in(now)]
+    if isinstance(recorded, Tensor):
+        return [now if isinstance(now, Tensor) else None]
+    before, after = tensors_in(recorded), tensors_in(now)
+    if len(before) == len(after):
+        return [*after]
+    if type(recorded) in (tuple, list) and type(now) is type(recorded):
+        pairs = zip(recorded, (*now, *[None] * len(recorded)), strict=False)
+        return [one for pair in pairs for one in _in_place_of(*pair)]
+    return [*after, *[None] * len(before)][: len(before)]
 
 
 SINGLE = 4
@@ -570,8 +684,8 @@ def _differ(before: Any, after: Any) -> bool:
         return False
     if before.shape != after.shape or not before.is_floating_point():
         return True
-    limit = ROUNDING * torch.finfo(after.dtype).eps * before.abs().max()
-    return before.numel() > 0 and bool((after.double() - before.double()).abs().max() > limit)
+    limit = ROUNDING * torch.finfo(after.dtype).eps
+    return before.numel() > 0 and bool((sizes_moved(before, after) > limit).any())
 
 
 def _note_spill(
@@ -589,7 +703,8 @@ def _note_spill(
     change = (after.double() - before.double()).abs().reshape(seen.shape)
     inside = own(seen, cells)
     far = change if inside is None else change.masked_fill(inside, 0)
-    size = far.max().item() / (before.abs().max().item() or 1.0)
+    moved_by = sizes_moved(before, after).reshape(seen.shape)
+    size = (moved_by if inside is None else moved_by.masked_fill(inside, 0)).max().item()
     if size > ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps:
         spills.append(Spill(size, (far.norm() / change.norm()).item()))
 
@@ -649,7 +764,7 @@ def _keeping(outputs: Recorded, cells: Sequence[Cell]) -> Callable[..., Any]:
 
         def kept(part: Any) -> Any:
             if not isinstance(part, Tensor):
-                return part
+                return with_tensors(part, kept) if is_holder(part) else part
             old = next(olds, None)
             if old is None or old.shape != part.shape:
                 return part

@@ -314,9 +314,10 @@ class InspectedLayer:
     def is_exact(self) -> bool:
         """Whether the layer is reproduced and its map is all of the module's mixing of tokens.
 
-        Where the run was not asked (``checks="none"``) the second is taken for granted.
+        False where the second is not known: its ``share`` is nan, as with ``checks="none"`` where
+        no adapter reads the whole module.
         """
-        return self.is_reproduced and not self.is_part
+        return self.is_reproduced and self.share >= ALL
 
     @property
     def seal(self) -> Fingerprint | None:
