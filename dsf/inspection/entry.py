@@ -64,7 +64,8 @@ def inspect(
             process may still take. What is recorded and kept goes to a temporary file where it
             would not fit beside the rest; ``inspection.forecast`` says what was expected.
         tokens: the text of every token, one sequence for each sample, where there is no tokenizer;
-            a tokenizer here is the same as ``tokenizer``.
+            a tokenizer here is the same as ``tokenizer``. Or the number of the axis of the inputs
+            that holds tokens, where the model treats two axes alike.
         adapters: how to read modules of your own; they take precedence over those of dsf.
         probe: ``"auto"`` probes with unit values what the run shows to mix tokens and nothing
             reads (see ``dsf.probe``), with at most 1,024 forward passes of single modules for
@@ -100,6 +101,7 @@ def inspect(
     """
     if is_tokenizer(tokens) and named.get("tokenizer") is None:
         tokens, named = None, {**named, "tokenizer": tokens}
+    token_axis, tokens = (tokens, None) if isinstance(tokens, int) else (None, tokens)
     found = model_input(model, inputs, named, where="inspect")
     _check_texts(tokens, found.numbers)
     question = Question(
@@ -112,6 +114,7 @@ def inspect(
         heads=heads,
         memory=known_memory(memory),
         tokens=found.tokens if tokens is None else tokens,
+        token_axis=token_axis,
         spell=found.spell,
         name=found.identity,
         adapters=adapters,

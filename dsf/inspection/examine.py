@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter, alone, one_layer
+from dsf.inspection.capture.caches import lent
 from dsf.inspection.capture.calls import Call, CallLog, Through, let_go
 from dsf.inspection.capture.disk_store import DiskStore
 from dsf.inspection.capture.environment import described, environment
@@ -18,11 +19,17 @@ from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, guarded, in_float64
 from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.causal.findings import Finding, Findings, judged, settle_slots
+from dsf.inspection.causal.findings import Finding, Findings, judged, settle_slots, silent_reason
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, ChosenAlong, chosen_heads, chosen_layers
 from dsf.inspection.decoder_tokens import Spell, decoder_texts, with_decoder_tokens
-from dsf.inspection.errors import NothingCapturedError, ReconstructionError, UnreadableError
+from dsf.inspection.errors import (
+    InspectionError,
+    InspectionMemoryError,
+    NothingCapturedError,
+    ReconstructionError,
+    UnreadableError,
+)
 from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tried
 from dsf.inspection.memory_needs import forecast
@@ -74,6 +81,7 @@ class Question:
         tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
             by default that of its adapter.
         tokens: the text of every token, one sequence for each sample.
+        token_axis: the axis of tokens of the inputs, where the user has said it.
         spell: the texts of token numbers, where a tokenizer is known.
         name: the name of the model; by default that of its class.
         strict: whether a layer that is not reproduced ends the inspection; otherwise it is listed.
@@ -92,6 +100,7 @@ class Question:
     exact: bool = False
     tolerance: float | None = None
     tokens: Sequence[Sequence[str]] | None = None
+    token_axis: int | None = None
     spell: Spell | None = None
     name: str | None = None
     strict: bool = False
@@ -144,12 +153,18 @@ def examine(model: nn.Module, question: Question) -> Inspection:
                 )
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
-        calls, tracker = _followed(recorded, asks=asks)
+        calls, tracker, unfollowed = _followed(
+            recorded,
+            partial(_runs_alone, model, inputs, named),
+            asks=asks,
+            tokens=question.token_axis,
+        )
         further = asked_for(model, listener.where, asked)
         further.add(tried(model, listener.where, possible, limits))
         calls = _with_further(calls, further)
         with _as_it_ran(model):
             calls, found = _asked(tracker, calls, further, partial(_probed, question, limits))
+            unfollowed = unfollowed or _beside(tracker, calls, found, further)
         known |= further.known
         rebuilding = _Rebuilding(
             limits,
@@ -173,6 +188,8 @@ def examine(model: nn.Module, question: Question) -> Inspection:
             *(part for _, part in made.refused),
             *_unread(model, _paths(model, calls), set(known), found, further),
         )
+        if unfollowed:
+            missed = (*missed, Unsupported(type(model).__name__, described(model), unfollowed))
         _let_go(calls, tracker)
     layers = tuple(layer for _, layer in made.layers)
     if not layers:
@@ -191,16 +208,69 @@ def examine(model: nn.Module, question: Question) -> Inspection:
 
 
 def _followed(
-    recorded: Callable[[Tracker | None], list[Call]], *, asks: bool
-) -> tuple[list[Call], Tracker | None]:
-    """The calls of a run, and what followed it; the run is repeated where it took a wrong axis."""
-    tracker = Tracker() if asks else None
-    calls = recorded(tracker)
-    if tracker is not None and tracker.disputed:
-        _let_go(calls, tracker)
-        tracker = Tracker(tracker.disputed)
+    recorded: Callable[[Tracker | None], list[Call]],
+    runs_alone: Callable[[], bool],
+    *,
+    asks: bool,
+    tokens: int | None = None,
+) -> tuple[list[Call], Tracker | None, str]:
+    """The calls of a run, what followed it, and why nothing could.
+
+    The run is repeated where it took a wrong axis, and without following where that stopped it.
+
+    Args:
+        runs_alone: whether the model runs while nothing is recorded.
+
+    Raises:
+        InspectionError: if the model cannot be run, or an axis may be that of tokens or channels.
+    """
+    if not asks:
+        return recorded(None), None, ""
+    tracker = Tracker(tokens=tokens)
+    try:
         calls = recorded(tracker)
-    return calls, tracker
+        if tracker.disputed:
+            _let_go(calls, tracker)
+            tracker = Tracker(tracker.disputed, tokens)
+            calls = recorded(tracker)
+    except InspectionMemoryError:
+        raise
+    except InspectionError as error:
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}".partition("\n")[0].rstrip(". ")
+        try:
+            calls = recorded(None)  # what the model itself raises is raised once more
+        except InspectionError:
+            if not runs_alone():
+                raise
+            raise InspectionError(
+                f"inspect: the model runs on its inputs, but not while its operations are recorded "
+                f"({reason}), as with nested tensors. Give it padded tensors, or parts of it alone."
+            ) from error
+        return (
+            calls,
+            None,
+            (
+                f"its run could not be followed ({reason}), so that it is not known whether its "
+                "maps are all that it does to tokens"
+            ),
+        )
+    if tracker.tied is not None:
+        _let_go(calls, tracker)
+        name, low, high = tracker.tied
+        raise InspectionError(
+            f"inspect: it cannot be told which axis of {name} holds tokens: weights of the model "
+            f"sum over axis {low} as often as over axis {high}. Pass tokens={low} or tokens={high}."
+        )
+    return calls, tracker, ""
+
+
+def _runs_alone(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    try:
+        model(*lent(inputs), **lent(named))
+    except Exception:
+        return False
+    return True
 
 
 def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
@@ -251,6 +321,18 @@ def _asked(
     calls = _in_order([*kept, *(one for one in further.calls if one not in kept)])
     settle_slots(found, tracker.run, calls)
     return calls, found
+
+
+def _beside(
+    tracker: Tracker | None, calls: Sequence[Call], found: Findings, further: Further
+) -> str:
+    """What the model does to tokens beside what is read or listed, in words; empty if nothing."""
+    if tracker is None or tracker.run is None or not calls:
+        return ""
+    name_of = tracker.where.name_of
+    listed = [one for one in found.modules if further.reason(name_of(one.module), one)]
+    rest = found.rest_of(tracker.run, calls, listed)
+    return "" if rest is None else silent_reason(rest)
 
 
 def _probed(
@@ -341,7 +423,12 @@ def examine_part(
             return run(model, watched, inputs, named, part=part, tracker=tracker)
 
         asks = question.checks != "none" and _can_be_asked(part)
-        calls, tracker = _followed(recorded, asks=asks)
+        calls, tracker, _ = _followed(
+            recorded,
+            partial(_runs_alone, part, inputs, named),
+            asks=asks,
+            tokens=question.token_axis,
+        )
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
         further = Further()
         with _as_it_ran(model):
@@ -488,6 +575,9 @@ class _Rebuilding:
                 self._add(made, call, replace(self.further.layers[call], name=call.name))
                 return made
             call.fetch()
+            if call.beside:
+                reason = f"its map was read, but {call.beside}"
+                made.refused.append((call, Unsupported(call.name, described(call.module), reason)))
             for name, build in rebuild(call, adapter, family, self.limits):
                 if wanted is None or name in wanted:
                     with _refusing(made.refused, call, question, name):
@@ -508,20 +598,33 @@ class _Rebuilding:
 def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:
     """The layer with what the run said about it."""
     records = found.records(call, layer.name)
-    maps, share = call.maps, found.share_of(call)
+    maps, share = call.maps, math.nan if call.beside else found.share_of(call)
     if maps is None:
-        return replace(layer, share=share, checks=records)
+        layer = replace(layer, share=share, checks=records)
+        return layer if call.tokens is None else _with_order(layer, call.tokens)
     rows, columns = maps.tokens()
     return replace(
         layer,
         share=share,
         checks=records,
         columns=maps.columns,
-        row_tokens=rows,
-        column_tokens=columns,
+        row_order=rows,
+        column_order=columns,
         row_input=maps.row_input,
         column_input=maps.column_input,
     )
+
+
+def _with_order(layer: InspectedLayer, tokens: Tensor) -> InspectedLayer:
+    """A recurrent layer with the tokens of its steps, ``sample time``, where not in their order."""
+    batch, steps = layer.system.batch, layer.system.steps
+    if not batch or tokens.shape != (batch[0], steps):
+        return layer
+    if bool((tokens == torch.arange(steps, device=tokens.device)).all()):
+        return layer
+    order = tokens.reshape(batch[0], *[1] * (len(batch) - 1), steps).expand(*batch, steps)
+    columns = "token or padding" if bool((tokens < 0).any()) else layer.columns
+    return replace(layer, row_order=order, column_order=order, columns=columns)
 
 
 @contextmanager

@@ -302,7 +302,7 @@ def _probe(
         layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
         if not driven.has_own_rows:
             rows = torch.full((*layer.system.batch, layer.system.steps), -1)
-            layer = replace(layer, row_tokens=rows)
+            layer = replace(layer, row_order=rows)
     found.known[call.name] = adapter, FAMILY
     found.calls.append(call)
     found.layers[call], found.shares[call] = layer, share

@@ -29,7 +29,7 @@ class Orders:
 
     def of(self, place: tuple[int, ...]) -> dict[str, int]:
         """Of one map which of the orders its rows and its keys have; empty where they are plain."""
-        tokens = {"row_order": self._layer.row_tokens, "key_order": self._layer.column_tokens}
+        tokens = {"row_order": self._layer.row_order, "key_order": self._layer.column_order}
         return {
             name: self._number(each[self._layer.place(place)])
             for name, each in tokens.items()
@@ -72,7 +72,7 @@ def has_texts(layer: InspectedLayer, source: str, named: str) -> bool:
 
 def same_tokens(layer: InspectedLayer) -> bool:
     """Whether row k and column k of every map are one token."""
-    rows, keys, system = layer.row_tokens, layer.column_tokens, layer.system
+    rows, keys, system = layer.row_order, layer.column_order, layer.system
     if getattr(system, "read_steps", system.steps) != system.steps or layer.columns == "slot":
         return False
     if layer.row_input != layer.column_input:
@@ -88,4 +88,4 @@ def why_not_in_order(layer: InspectedLayer) -> str:
         return "columns are slots and not tokens"
     if not same_tokens(layer):
         return "the queries are other tokens than the keys"
-    return "" if layer.row_tokens is None else "its tokens do not follow one another in the input"
+    return "" if layer.row_order is None else "its tokens do not follow one another in the input"

@@ -106,7 +106,7 @@ def test_the_map_is_that_of_the_formula(name):
     assert layer.is_exact
     expected = FORMULAS[name](model.other, given_to(model, "other", x))
     torch.testing.assert_close(layer.map(), expected, atol=2e-6, rtol=1e-6)
-    assert layer.row_tokens is None
+    assert layer.row_order is None
 
 
 def test_every_mixer_of_the_list_is_probed_or_listed():
@@ -359,7 +359,6 @@ def test_tokens_read_another_sequence_by_sums():
         q, k = module.q(x).sigmoid().double(), module.k(y).sigmoid().double()
     torch.testing.assert_close(layer.map().squeeze(1), q @ k.mT, atol=1e-5, rtol=1e-6)
     assert layer.is_exact
-    assert layer.row_tokens is not None
     assert bool((layer.row_tokens == -1).all())
 
 

@@ -34,7 +34,7 @@ def windows(of, softmax):
     )
     found = of([both, both], axes=("window", "head"))
     rows = WINDOWS[:, None]
-    layers = [replace(layer, row_tokens=rows, column_tokens=rows) for layer in found]
+    layers = [replace(layer, row_order=rows, column_order=rows) for layer in found]
     return replace(found, layers=tuple(layers), tokens=(tuple(WORDS),))
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 from operator import is_
 from typing import Any
 
+import torch
 from jaxtyping import Inexact
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -67,6 +68,8 @@ class Invocation:
         made: from which tokens the tensors are made that it put out, left, and wrote, in order.
         is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
             was given them.
+        autocast: the devices on which ``torch.autocast`` was enabled when it began, each with the
+            number type that operations were cast to.
         is_spoiled: whether the module or a hook had written into them when they were copied, so
             that it cannot be repeated.
     """
@@ -86,6 +89,7 @@ class Invocation:
     made: list[Any] = field(default_factory=list)
     is_prepared: bool = False
     is_spoiled: bool = False
+    autocast: tuple[tuple[str, torch.dtype], ...] = ()
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
         """Note what the forward pass put out, and what it left elsewhere."""
@@ -146,6 +150,9 @@ class Call:
         time: when it ended, by the clock of the run.
         seen: from which tokens its queries, values and output are made, where that was followed.
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
+        further: from which tokens its further outputs are made, in order.
+        beside: why its map is not all that its module does to tokens, where that is known at once.
+        tokens: the token of every step and sample, where a run was followed.
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
         weights_by: the module in which a softmax made the weights, where that was seen.
@@ -170,6 +177,9 @@ class Call:
     time: int = 0
     seen: dict[str, Any] = field(default_factory=dict)
     made_of: dict[str, list[Any]] = field(default_factory=dict)
+    further: list[Any] = field(default_factory=list)
+    beside: str = ""
+    tokens: Tensor | None = None
     maps: Any = None
     weights_by: nn.Module | None = None
     product: int = 0
@@ -271,7 +281,14 @@ def storage_of(module: nn.Module) -> list[tuple[int, int]]:
     packed = packed_modules(module).values()
     inside = {id(weight) for part in packed for weight in part.parameters()}
     weights = (part for part in module.parameters() if id(part) not in inside)
-    return [(part.data_ptr(), times_written(part)) for part in weights]
+    return [(_place_of(part), times_written(part)) for part in weights]
+
+
+def _place_of(part: Tensor) -> int:
+    try:
+        return part.data_ptr()
+    except RuntimeError:  # inside of torch.vmap a weight has no storage of its own
+        return id(part)
 
 
 def bound(
@@ -341,6 +358,7 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
         module = frame.module
         args, kwargs = copied(frame.args, where.copies), copied(frame.kwargs, where.copies)
         made = Invocation(module, args, kwargs, storage_of(module), began=frame.began)
+        made.autocast = frame.autocast
         made.is_spoiled = frame.is_spoiled
         if where.tracker is not None:
             given = tensors_in((frame.args, frame.kwargs))
@@ -436,6 +454,11 @@ def recording(
 
     def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         begun[module][-1].prepare(module, args, kwargs)
+        begin_whole(module)
+
+    def begin_whole(module: nn.Module, *_: Any) -> None:
+        if where is not None:
+            where.begin_whole(module)
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(
@@ -454,6 +477,7 @@ def recording(
             if where is not None:
                 call.time = where.tick()
                 call.seen = where.coordinates(output=call_output(output))
+                call.further = where.made_of(output)[1:]
                 call.made_of = {name: where.made_of(part) for name, part in originals.items()}
             invocation.calls.append(call)
             calls.append(call)
@@ -471,6 +495,7 @@ def recording(
     try:
         for name, module in modules.items():
             if where is not None and not where.keeps(name):
+                handles.append(module.register_forward_pre_hook(begin_whole))
                 handles.append(module.register_forward_hook(naming(name)))
                 continue
             first, last = {"prepend": True, "with_kwargs": True}, {"with_kwargs": True}
@@ -540,7 +565,7 @@ class Weights(Mapping[str, Tensor]):
     """
 
     def __init__(self, module: nn.Module, *, copied: bool = False):
-        self._packed = packed_modules(module)
+        self._module, self._packed = module, packed_modules(module)
         self._unpacked: dict[str, nn.Linear] = {}
         named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         plain = {name: part for name, part in named.items() if not self._is_inside(name)}
@@ -554,6 +579,8 @@ class Weights(Mapping[str, Tensor]):
         path, _, kind = name.rpartition(".")
         if path in self._packed and kind in ("weight", "bias"):
             return self._written_out(path, kind)
+        if name not in self._parts:
+            return in_float64(self._attribute(path, kind))
         part = self._parts[name]
         if times_written(part) != self._versions[name]:
             raise InspectionError(
@@ -561,6 +588,16 @@ class Weights(Mapping[str, Tensor]):
                 "longer that of the run. Inspect the model again."
             )
         return in_float64(part)
+
+    def _attribute(self, path: str, name: str) -> Tensor:
+        """A tensor that is no parameter, such as the ``weight`` of a pruned module."""
+        try:
+            found = vars(self._module.get_submodule(path)).get(name)
+        except AttributeError:
+            found = None
+        if not isinstance(found, Tensor):
+            raise KeyError(f"{path}.{name}" if path else name)
+        return found
 
     def _written_out(self, path: str, kind: str) -> Tensor:
         if path not in self._unpacked:

@@ -1,12 +1,21 @@
 """Runs a model and restores its modes, attributes, buffers, weights and the random state."""
 
+import copy
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from operator import is_not
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from dsf.inspection.capture.caches import PLAIN, tensors_in
+from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.errors import InspectionError
 
 
 @contextmanager
@@ -14,7 +23,11 @@ def isolated(model: nn.Module) -> Iterator[None]:
     """Run the ``with`` block in evaluation mode, without gradients or compiled code.
 
     Afterwards, also when the run fails, the model is restored: whatever a forward pass wrote into
-    attributes, buffers or (in place) into weights is undone.
+    attributes, into what they hold (lists, dictionaries, objects), into buffers or (in place, also
+    through views) into weights is undone.
+
+    Raises:
+        InspectionError: if a weight was written into in a way that could not be undone.
     """
     with (
         torch.random.fork_rng(devices=_gpus(model)),
@@ -22,12 +35,79 @@ def isolated(model: nn.Module) -> Iterator[None]:
         torch.no_grad(),
         _attributes_restored(model),
         _weights_restored(model),
+        _flex_attention_not_compiled(),
         ExitStack() as compiled,
     ):
-        if any(_is_compiled(module) for module in model.modules()):
+        if "torch._dynamo" in sys.modules or any(map(_is_compiled, model.modules())):
             compiled.enter_context(torch.compiler.set_stance("force_eager"))
         model.eval()
         yield
+
+
+@contextmanager
+def _flex_attention_not_compiled() -> Iterator[None]:
+    """torch's ``flex_attention`` without its compiler, which fails where functions are followed."""
+    module: Any = sys.modules.get("torch.nn.attention.flex_attention")
+    before = getattr(module, FLEX_SWITCH, None)
+    if before is None:
+        yield
+        return
+    setattr(module, FLEX_SWITCH, True)
+    try:
+        yield
+    finally:
+        setattr(module, FLEX_SWITCH, before)
+
+
+FLEX_SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+MAX_HELD = 100_000
+"""Most containers in attributes of a model that are restored."""
+
+
+class _Contents:
+    """What the lists, dictionaries, sets and objects in the attributes of a model hold."""
+
+    def __init__(self, model: nn.Module):
+        self.tensors: list[Tensor] = []
+        self._before: list[tuple[Any, Any]] = []
+        self._seen: set[int] = set()
+        waiting = [part for module in model.modules() for part in vars(module).values()]
+        while waiting and len(self._before) < MAX_HELD:
+            waiting += self._note(waiting.pop())
+
+    def _note(self, part: Any) -> list[Any]:
+        """Note what a container holds now; the parts that may be containers themselves."""
+        if id(part) in self._seen or isinstance(part, (*PLAIN, nn.Module)):
+            return []
+        self._seen.add(id(part))
+        if isinstance(part, Tensor):
+            self.tensors.append(part)
+            return []
+        if isinstance(part, list | set | deque | bytearray):
+            self._before.append((part, copy.copy(part)))
+            return [] if isinstance(part, bytearray) else [*part]
+        if isinstance(part, dict):
+            self._before.append((part, dict(part)))
+            return [*part.values()]
+        if isinstance(part, tuple):
+            return [*part]
+        inside = getattr(part, "__dict__", None)
+        return [inside] if isinstance(inside, dict) else []
+
+    def restore(self) -> None:
+        """Put back what was in every container."""
+        for part, before in self._before:
+            if isinstance(part, dict | set):
+                if part != before or (isinstance(part, dict) and _differs(part, before)):
+                    part.clear()
+                    part.update(before)
+            elif len(part) != len(before) or any(map(is_not, part, before)):
+                part.clear()
+                part.extend(before)
+
+
+def _differs(part: dict[Any, Any], before: dict[Any, Any]) -> bool:
+    return any(part[name] is not one for name, one in before.items())
 
 
 @contextmanager
@@ -51,22 +131,32 @@ def _attributes_restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _weights_restored(model: nn.Module) -> Iterator[None]:
-    backup = _WeightBackup([*model.parameters(), *model.buffers()])
+    contents = _Contents(model)
+    backup = _WeightBackup([*model.parameters(), *model.buffers(), *contents.tensors])
     try:
         with backup:
             yield
     finally:
-        for part, before in backup.before.values():
-            part.copy_(before)
+        contents.restore()
+        lost = backup.restore()
+    if lost:
+        raise InspectionError(
+            f"{type(model).__name__}: its forward pass wrote into {lost} of its weights or buffers "
+            "past torch's functions, so that they could not be restored. Load the model again."
+        )
 
 
 class _WeightBackup(TorchFunctionMode):
-    """Copies a weight before a torch function writes into it in place."""
+    """Copies a weight before a torch function writes into it in place, or into a view of it."""
 
     def __init__(self, parts: Sequence[Tensor]):
         super().__init__()
-        self._watched = {id(part) for part in parts}
-        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._parts = {id(part): part for part in parts}
+        self._versions = {key: times_written(part) for key, part in self._parts.items()}
+        self._stored: dict[int, list[int]] = {}
+        for key, part in self._parts.items():
+            self._stored.setdefault(_memory_of(part), []).append(key)
+        self._before: dict[int, Tensor] = {}
 
     def __torch_function__(
         self,
@@ -75,19 +165,44 @@ class _WeightBackup(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        name = getattr(func, "__name__", "")
-        if (
-            args
-            and id(args[0]) in self._watched
-            and _writes(name)
-            and id(args[0]) not in self.before
-        ):
-            self.before[id(args[0])] = (args[0], args[0].detach().clone())
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if _writes(getattr(func, "__name__", "")) or kwargs.get("inplace") or "out" in kwargs:
+            first = args[0] if args else None
+            written = (first, kwargs.get("out"), kwargs.get("input"), kwargs.get("self"))
+            for part in tensors_in(written):
+                self._keep(part)
+        return func(*args, **kwargs)
+
+    def _keep(self, written: Tensor) -> None:
+        with torch._C.DisableTorchFunction():
+            keys = [id(written)] if id(written) in self._parts else []
+            for key in keys or self._stored.get(_memory_of(written), ()):
+                if key not in self._before:
+                    self._before[key] = self._parts[key].detach().clone()
+
+    def restore(self) -> int:
+        """Put back what was written over; how many parts were written into in another way."""
+        changed = [k for k, part in self._parts.items() if times_written(part) != self._versions[k]]
+        for key, before in self._before.items():
+            self._parts[key].copy_(before)
+        return sum(key not in self._before for key in changed)
 
 
+def _memory_of(part: Tensor) -> int:
+    try:
+        return part.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):  # as a sparse or packed tensor
+        return id(part)
+
+
+@cache
 def _writes(name: str) -> bool:
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name not in NOT_IN_PLACE)
+    return name.endswith("_")
+
+
+NOT_IN_PLACE = {"__index__", "__int__", "__init__", "__invert__", "__iter__", "__instancecheck__"}
 
 
 def _is_compiled(module: nn.Module) -> bool:

@@ -92,6 +92,8 @@ class Frame:
         products: how many stacks of matrices were multiplied in it, outside of other modules.
         writes: how often every tensor that it was called with had been written into then.
         attributes: the tensors in attributes of the module then, where a run is followed.
+        autocast: the devices on which ``torch.autocast`` was enabled then, each with its type.
+        is_whole: whether the module is read as a whole and its operations are not followed.
     """
 
     module: nn.Module
@@ -104,6 +106,8 @@ class Frame:
     products: int = 0
     writes: list[int] = field(default_factory=list)
     attributes: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
+    autocast: tuple[tuple[str, torch.dtype], ...] = ()
+    is_whole: bool = False
 
     @property
     def is_spoiled(self) -> bool:
@@ -117,6 +121,12 @@ class Frame:
             return {}
         pairs = enumerate(zip(given, self.writes, strict=True))
         return {k: part for k, (part, writes) in pairs if times_written(part) != writes}
+
+
+def autocast_now() -> tuple[tuple[str, torch.dtype], ...]:
+    """The devices on which ``torch.autocast`` is enabled, each with its number type."""
+    enabled = (one for one in ("cpu", "cuda") if torch.is_autocast_enabled(one))
+    return tuple((one, torch.get_autocast_dtype(one)) for one in enabled)
 
 
 def attributes_of(module: nn.Module) -> dict[str, tuple[Tensor, int]]:
@@ -351,8 +361,13 @@ class ModuleStack:
         self._running.append(Frame(module, began=self.tick()))
         if self.tracker is not None:
             self._running[-1].attributes = attributes_of(module)
+            self._running[-1].autocast = autocast_now()
         self._inside = None
-        if self.tracker is not None and self._names.get(module) in self._watched:
+
+    def begin_whole(self, module: nn.Module) -> None:
+        """Follow no operation of a module that is read as a whole: its hooks have run."""
+        if self.tracker is not None and self._running and self._running[-1].module is module:
+            self._running[-1].is_whole = True
             self.tracker.pause()
 
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
@@ -379,8 +394,8 @@ class ModuleStack:
             return
         frame = self._running.pop()
         self._inside = None
-        if self.tracker is not None and self._names.get(module) in self._watched:
-            self.tracker.resume((frame.args, frame.kwargs), output)
+        if self.tracker is not None and frame.is_whole:
+            self.tracker.resume(frame, output)
         elif self.tracker is not None and module in self._names:
             self.tracker.settle(frame)
             self.tracker.check_output(frame, output)

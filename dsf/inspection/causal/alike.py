@@ -14,10 +14,8 @@ from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Invocation, Through
 from dsf.inspection.causal.done import Done
-from dsf.inspection.causal.operations import Meeting
+from dsf.inspection.causal.operations import Meeting, Way
 
-ATTENTION = "attention"
-"""How tokens meet in a fused attention, in words."""
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
@@ -99,7 +97,7 @@ def chosen(
 def _kind(one: Invocation, meetings: Sequence[Meeting], steps: Steps) -> Hashable | None:
     attentions = [call for call in one.calls if call.through is not Through.MODULE]
     axes = tuple(meeting.axis for meeting in meetings)
-    is_fused = all(meeting.how == ATTENTION and meeting.is_known for meeting in meetings)
+    is_fused = all(meeting.way is Way.ATTENTION and meeting.is_known for meeting in meetings)
     if len(attentions) != 1 or not axes or not is_fused or _is_changed(one.module):
         return None
     ran = steps.of(one)

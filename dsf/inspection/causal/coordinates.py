@@ -5,12 +5,14 @@ along that axis that each element belongs to. Scores of attention belong to two:
 query, and in ``columns`` that of their key.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Size, Tensor
 
+IMAGE_AXES = 3
+"""Least axes of bytes that are an image; of wider whole numbers, which may be ids, one more."""
 NONE, MANY = -1.0, -2.0
 """An element that comes from no index of an axis, and one that is made of several."""
 
@@ -23,16 +25,24 @@ class Source:
         name: of the argument, or of the module.
         channels: the axis of its channels, which projections sum over; None until one has.
         summed: how often projections summed over each of its axes.
+        normed: the axes that norms and convolutions took for that of channels.
+        rank: how many axes it has.
         before: the axes that the positions were made from.
-        kind: ``input``; ``ids`` for whole numbers, which have no channels; or what the new
-            positions are.
+        kind: ``input``; ``ids`` for whole numbers that are no image, which have no channels; or
+            what the new positions are.
+        is_embedded: whether numbers of it chose rows of an embedding.
+        slots: axes of slots that were made of axes of it, by what, where and how many they are.
     """
 
     name: str
     channels: "InputAxis | None" = None
     summed: dict["InputAxis", int] = field(default_factory=dict)
+    normed: set["InputAxis"] = field(default_factory=set)
+    rank: int = 0
     before: frozenset["InputAxis"] = frozenset()
     kind: str = "input"
+    is_embedded: bool = False
+    slots: dict[Hashable, "InputAxis"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +106,12 @@ def _equal(one: Planes, other: Planes) -> bool:
 
 def numbered(tensor: Tensor, name: str) -> Coordinates:
     """The coordinates of an input."""
-    numbers = tensor.is_floating_point() or tensor.is_complex()
-    kind = "input" if numbers and tensor.ndim > 1 else "ids"
-    source, shape, planes = Source(name, kind=kind), tensor.shape, {}
+    if tensor.is_floating_point() or tensor.is_complex():
+        kind = "input" if tensor.ndim > 1 else "ids"
+    else:
+        fewest = IMAGE_AXES if tensor.dtype is torch.uint8 else IMAGE_AXES + 1
+        kind = "input" if tensor.ndim >= fewest else "ids"
+    source, shape, planes = Source(name, kind=kind, rank=tensor.ndim), tensor.shape, {}
     for number, size in enumerate(shape):
         index = torch.arange(size, dtype=torch.float32, device=tensor.device)
         spread = index.reshape(-1, *[1] * (len(shape) - number - 1)).expand(shape)

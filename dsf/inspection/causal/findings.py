@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
-from dsf.inspection.causal.alike import ATTENTION, chosen
+from dsf.inspection.causal.alike import chosen
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
-from dsf.inspection.causal.operations import FIXED, JOINS, SOFTMAX, SUMS, all_before, is_place
+from dsf.inspection.causal.operations import Way, all_before, is_place
 from dsf.inspection.causal.replay import (
     DRAWN,
     Held,
@@ -115,6 +115,38 @@ class Findings:
     channels: dict[str, int] = field(default_factory=dict)
     front: tuple[str, ...] = ()
 
+    def rest_of(
+        self, run: Invocation, calls: Sequence[Call], listed: Sequence[Finding]
+    ) -> Finding | None:
+        """What the model does to tokens beside all that was read or is listed; None if nothing.
+
+        Its run is repeated while every mixer that was read and every module that is listed puts
+        out what it did. Whatever then moves at other tokens went by a way that nobody saw.
+
+        Args:
+            calls: the token mixers that were read.
+            listed: the modules that are listed already.
+        """
+        name, nothing = type(run.module).__name__, Held((), ())
+        if any(one.module is run.module for one in (*calls, *listed)):
+            return None
+        held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
+        finding = Finding(
+            run.module, name, None, ("in a place that was not seen",), runs=((run, nothing),)
+        )
+        try:
+            for draw in range(CHOICES + 1):
+                self.passes += 1
+                rest = moved(run, held, draw=draw, of_model=True)
+                if rest.mixes:
+                    moved_by = max(rest.elsewhere, rest.spilled)
+                    return replace(finding, mixes=True, elsewhere=moved_by)
+        except NoNumbersError:
+            return None
+        except UnclearError as error:
+            return replace(finding, note=str(error))
+        return None
+
     @property
     def table(self) -> Table:
         """One record for every module in which tokens meet."""
@@ -168,7 +200,7 @@ def judged(
     found.channels = {one.name: one.channels.number for one in sources if one.channels}
     mixings = [one for one in tracker.mixings if not is_read_at(one.time)]
     slots = _slots_of(calls)
-    relevant = _relevant(mixings, calls, slots)
+    relevant = _relevant(mixings, calls, slots, tracker.run)
     kept = set(map(id, relevant))
     before = [one.module for one in mixings if id(one) not in kept and is_place(one.meeting.axis)]
     found.front = tuple(dict.fromkeys(where.name_of(one) or type(one).__name__ for one in before))
@@ -263,12 +295,14 @@ def _draws(mixings: Sequence[Mixing], is_read: bool, attentions: int) -> int:
     choices = [one for one in meetings if one.chooses]
     if choices:
         return CHOICES if all(one.is_known for one in choices) else NUMBERS
-    beside = [one for one in meetings if not is_read or JOINS in one.how or one.how == FIXED]
+    others = {Way.JOINS, Way.FIXED}
+    beside = [one for one in meetings if not is_read or one.way in others]
     sends = any(one.is_known for one in beside)
-    sums = sum(one.how == SUMS for one in meetings)  # one in every attention that is not fused
+    sums = sum(one.way is Way.SUMS for one in meetings)  # one in every attention that is not fused
     if sends or (is_read and sums > attentions):
         return SENDERS
-    further = any(one.how not in {SUMS, SOFTMAX, ATTENTION} for one in meetings)
+    of_attention = {Way.SUMS, Way.SOFTMAX, Way.ATTENTION}
+    further = any(one.way not in of_attention for one in meetings)
     return HALVES if is_read and further else 0
 
 
@@ -462,29 +496,38 @@ def _makes(one: Mixing, sources: set[Source]) -> bool:
     return bool(sources & those_in(one.invocation.made) - those_in(one.invocation.given))
 
 
-def _relevant(mixings: Sequence[Mixing], calls: Sequence[Call], slots: set[Source]) -> list[Mixing]:
+def _relevant(
+    mixings: Sequence[Mixing],
+    calls: Sequence[Call],
+    slots: set[Source],
+    run: Invocation | None,
+) -> list[Mixing]:
     """Without those of channels, and without the front end that makes tokens of finer ones.
+
+    A front end are convolutions over an input, up to those that make its first tokens, where the
+    places of the input do not come back in what the model puts out. What else mixes these places
+    before tokens are made of them, such as a norm, a recurrence or an attention, does so for all
+    tokens; and so does what mixes tokens of which coarser ones are made.
 
     Args:
         slots: positions made of tokens that an attention reads beside them; these are no front end.
     """
-    remade: set[InputAxis] = set()
-    for one in mixings:
-        if "makes new tokens" in one.meeting.how:
-            remade.add(one.meeting.axis)
+    remade = {one.meeting.axis for one in mixings if one.meeting.way is Way.REMAKES}
+    put_out = [made for made in (run.made if run is not None else ()) if made is not None]
     read: set[InputAxis] = set()
     for call in calls:
         for seen in call.seen.values():
             if seen is not None:
                 read.update(seen.planes)
-    front = remade - read
-    return [
-        one
-        for one in mixings
-        if is_place(one.meeting.axis)
-        and one.meeting.axis not in front
-        and ("makes new tokens" not in one.meeting.how or _makes(one, slots))
-    ]
+    front = remade - read - {axis for made in put_out for axis in made.planes}
+
+    def is_front(one: Mixing) -> bool:
+        if one.meeting.way is Way.REMAKES:
+            return not _makes(one, slots)
+        is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
+        return is_first and one.meeting.way is Way.NEIGHBOURS
+
+    return [one for one in mixings if is_place(one.meeting.axis) and not is_front(one)]
 
 
 def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
@@ -513,6 +556,37 @@ def part_reason(finding: Finding, share: float) -> str:
     )
 
 
+def silent_reason(finding: Finding) -> str:
+    """Why the model itself is listed, beside what was read or listed in it."""
+    if finding.mixes is None:
+        return (
+            "it could not be followed what it does to tokens beside the mixers that were read: "
+            f"{finding.note}"
+        )
+    return (
+        "tokens also meet in a place that was not seen: while every mixer that was read or listed "
+        f"puts out what it did, a replaced token still moves others by {finding.elsewhere:.0e}"
+    )
+
+
+def _open_reason(finding: Finding, how: str) -> str:
+    """Why a module is listed that was read, and in which no other tokens moved."""
+    if finding.mixes is None:
+        return (
+            "it is not known whether the maps that were read in it are all that it does to tokens"
+            f"{how}: {finding.note}"
+        )
+    if finding.has_slots:
+        return (
+            f"the columns of its maps are no tokens: each is made of several{how}, and that is in "
+            "no map. The maps have an axis of slots instead of one of tokens"
+        )
+    return (
+        f"its output is made of {finding.attentions} attentions together, so that the map of "
+        "each, which was read, is a part; how they are combined is in no map"
+    )
+
+
 def unread_reason(finding: Finding, *, is_tried: bool = False) -> str:
     """Why a module is listed that mixes tokens and was not read.
 
@@ -525,21 +599,8 @@ def unread_reason(finding: Finding, *, is_tried: bool = False) -> str:
             "what it puts out is not finite (NaN or infinite), though its maps are, so that it was "
             "not told whether they are all of it. Look for an overflow of the number type"
         )
-    if finding.is_read and finding.mixes is None:
-        return (
-            f"it is not known whether the maps that were read in it are all that it does to tokens"
-            f"{how}: {finding.note}"
-        )
-    if finding.is_read and finding.mixes is not True and finding.has_slots:
-        return (
-            f"the columns of its maps are no tokens: each is made of several{how}, and that is in "
-            "no map. The maps have an axis of slots instead of one of tokens"
-        )
     if finding.is_read and finding.mixes is not True:
-        return (
-            f"its output is made of {finding.attentions} attentions together, so that the map of "
-            "each, which was read, is a part; how they are combined is in no map"
-        )
+        return _open_reason(finding, how)
     if finding.is_read:
         share = f"{finding.share:.0%}" if finding.share == finding.share else "a part"
         return (

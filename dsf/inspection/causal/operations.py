@@ -7,6 +7,7 @@ element of several indices along an axis.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cache, partial
 from typing import Any
 
@@ -28,20 +29,40 @@ from dsf.inspection.causal.coordinates import (
 )
 
 
+class Way(Enum):
+    """What an operation does in which tokens meet."""
+
+    SUMS = "a product sums over tokens"
+    SOFTMAX = "a softmax over tokens"
+    FIXED = "fixed weights sum over tokens"
+    ATTENTION = "attention"
+    JOINS = "joins different tokens"
+    NEIGHBOURS = "sums over neighbouring tokens"
+    REMAKES = "makes new tokens of groups"
+    OTHER = "other"
+
+
 @dataclass(frozen=True)
 class Meeting:
     """In one operation several indices along an axis met in one element.
 
     Attributes:
-        how: in words, what the operation does to them.
+        way: what the operation does to them.
+        words: the same in more words; those of ``way`` where there are none.
         is_known: whether there is a rule for the operation; if not, they may not meet at all.
         chooses: whether they decide about one another alone, as the largest of them does.
     """
 
     axis: InputAxis
-    how: str
+    way: Way = Way.OTHER
+    words: str = ""
     is_known: bool = True
     chooses: bool = False
+
+    @property
+    def how(self) -> str:
+        """What the operation does to them, in words."""
+        return self.words or self.way.value
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +85,14 @@ def is_place(axis: InputAxis) -> bool:
 @cache
 def name_of(func: Any) -> str:
     """The name of an operation of torch, without that of its library."""
-    return str(func._schema.name.partition("::")[2])
+    schema = getattr(func, "_schema", None)  # operators of higher order have none
+    return str(func if schema is None else schema.name.partition("::")[2])
 
 
 @cache
 def is_view(func: Any) -> bool:
     """Whether an operation returns a view of its first argument."""
-    returns = func._schema.returns
+    returns = getattr(getattr(func, "_schema", None), "returns", ())
     alias = returns[0].alias_info if returns else None
     return alias is not None and not alias.is_write
 
@@ -78,7 +100,7 @@ def is_view(func: Any) -> bool:
 @cache
 def is_written(func: Any) -> bool:
     """Whether an operation writes into its first argument."""
-    arguments = func._schema.arguments
+    arguments = getattr(getattr(func, "_schema", None), "arguments", ())
     alias = arguments[0].alias_info if arguments else None
     return alias is not None and alias.is_write
 
@@ -87,7 +109,11 @@ def is_written(func: Any) -> bool:
 def is_pointwise(func: Any) -> bool:
     """Whether an operation works on elements one by one, its in-place form too."""
     name = name_of(func)
-    if torch.Tag.pointwise in func.tags or name.rstrip("_") in ("addcmul", "addcdiv", "lerp"):
+    if torch.Tag.pointwise in getattr(func, "tags", ()) or name.rstrip("_") in (
+        "addcmul",
+        "addcdiv",
+        "lerp",
+    ):
         return True
     if not name.endswith("_"):
         return False
@@ -118,11 +144,7 @@ def tensors_in(args: Sequence[Any]) -> list[Tensor]:
 
 # --- elements one by one
 
-JOINS = "joins different tokens"
-SUMS = "a product sums over tokens"
-SOFTMAX = "a softmax over tokens"
-FIXED = "fixed weights sum over tokens"
-"""What an operation does that takes one token's numbers together with another's, in words."""
+MANY_AND_ONE = "what is made of many tokens meets single ones"
 
 
 def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
@@ -141,11 +163,11 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 continue
             found = merged(planes[axis], plane.expand(shape), columns.get(axis))
             if found.meet or found.spread or found.weighed:
-                meetings[axis] = Meeting(axis, how)
+                meetings[axis] = Meeting(axis, Way.JOINS, how)
             planes[axis] = found.plane.expand(shape)
     _settle_slots(parts, planes, meetings, how)
     for axis in _made_and_unmade(parts):
-        meetings.setdefault(axis, Meeting(axis, "tokens meet groups that were made of them"))
+        meetings.setdefault(axis, Meeting(axis, words="tokens meet groups that were made of them"))
     return Followed((Coordinates(shape, planes, columns),), tuple(meetings.values()))
 
 
@@ -180,7 +202,7 @@ def _settle_slots(
         if made_of is None:
             continue
         if not bool((small(planes[axis]) == small(planes[made_of])).all()):
-            meetings[made_of] = Meeting(made_of, how)
+            meetings[made_of] = Meeting(made_of, Way.JOINS, how)
         del planes[axis]
 
 
@@ -190,7 +212,7 @@ def pointwise(
     parts = [c for each in tensors_in((*args, *kwargs.values())) if (c := find(each)) is not None]
     if not parts:
         return Followed((None,) * len(out))
-    made = together(parts, out[0].shape, f"'{name.strip('_')}' {JOINS}")
+    made = together(parts, out[0].shape, f"'{name.strip('_')}' {Way.JOINS.value}")
     return Followed(made.outputs * len(out), made.meetings)
 
 
@@ -383,14 +405,15 @@ class Projections:
 
     Args:
         settled: the number of the axis of channels by the name of the source, where that is known.
+        tokens: the axis of tokens of every input, where the user has said it.
 
     Attributes:
         asked: the axes about which it was asked so far, in order.
         known: of how many sources it is decided which axis holds channels.
     """
 
-    def __init__(self, settled: Mapping[str, int] | None = None):
-        self._settled = settled or {}
+    def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None):
+        self._settled, self._tokens = settled or {}, tokens
         self._sources: dict[Source, None] = {}
         self.asked: list[InputAxis] = []
         self.known = 0
@@ -399,18 +422,54 @@ class Projections:
         """By source the axis that more projections sum over than that which came first."""
         found = {}
         for source in self._sources:
-            most = max(source.summed, key=lambda axis: source.summed[axis])
+            votes = source.summed
+            most = max(votes, key=lambda axis: (axis in source.normed, votes[axis]))
             first = source.channels
-            if first is not None and source.summed[most] > source.summed.get(first, 0):
+            if first is not None and most is not first and self._outvotes(most, first):
                 found[source.name] = most.number
         return found
 
-    def are_channels(self, axis: InputAxis) -> bool:
-        """Whether an axis over which a projection sums holds the channels of its source."""
+    @staticmethod
+    def _outvotes(most: InputAxis, first: InputAxis) -> bool:
+        source = most.source
+        if (most in source.normed) is not (first in source.normed):
+            return most in source.normed
+        return source.summed[most] > source.summed.get(first, 0)
+
+    def tied(self) -> tuple[str, int, int] | None:
+        """An input of which two axes are summed over alike, and these; None if there is none.
+
+        By custom channels lie last, in a convolution second: what sums over them first is no tie.
+        """
+        for source in self._sources:
+            first, votes = source.channels, source.summed
+            if first is None or self._is_said(source) or source.name in self._settled:
+                continue
+            if first.number == source.rank - 1 or first in source.normed:
+                continue
+            for axis in votes:
+                if axis is not first and axis.number > 0 and votes[axis] == votes[first]:
+                    low, high = sorted((first.number, axis.number))
+                    return source.name, low, high
+        return None
+
+    def _is_said(self, source: Source) -> bool:
+        return self._tokens is not None and source.rank > 1 and self._tokens % source.rank > 0
+
+    def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
+        """Whether an axis over which a projection sums holds the channels of its source.
+
+        Args:
+            in_norm: whether it is a norm that sums over it.
+        """
         source: Source = axis.source
         self.asked.append(axis)
         source.summed[axis] = source.summed.get(axis, 0) + 1
+        if in_norm:
+            source.normed.add(axis)
         self._sources[source] = None
+        if self._tokens is not None and source.rank and self._tokens % source.rank == axis.number:
+            return False
         if source.channels is None and source.kind == "input":
             settled = self._settled.get(source.name, axis.number)
             if settled == axis.number:
@@ -430,8 +489,8 @@ class _Contracted:
     meetings: list[Meeting] = field(default_factory=list)
     slots: dict[int, list[InputAxis]] = field(default_factory=dict)
 
-    def meet(self, axis: InputAxis, how: str) -> None:
-        self.meetings.append(Meeting(axis, how))
+    def meet(self, axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
+        self.meetings.append(Meeting(axis, way, words))
 
     def outer(self, axis: InputAxis, row: Tensor | None, read: Tensor | None) -> None:
         """An axis over which the product does not sum."""
@@ -444,11 +503,11 @@ class _Contracted:
         if not found.meet:
             self.planes[axis] = found.plane.expand(self.shape)
             if found.spread:
-                self.meet(axis, "what is made of many tokens meets single ones")
+                self.meet(axis, words=MANY_AND_ONE)
             return
         if not reduced(row, [-2])[1] and not reduced(read, [-1])[1]:  # no scores: one of each
             self.planes[axis] = found.plane.expand(self.shape)
-            self.meet(axis, "a product joins different tokens")
+            self.meet(axis, Way.JOINS, "a product joins different tokens")
             return
         self.planes[axis], self.columns[axis] = row.expand(self.shape), read.expand(self.shape)
 
@@ -466,15 +525,15 @@ class _Contracted:
         other = -1 if dim == -2 else -2
         if kept is not None and bool((kept >= 0).any()):
             self.planes[axis] = kept.expand(self.shape)
-            self.meet(axis, SUMS)
+            self.meet(axis, Way.SUMS)
         elif reduced(lost, [other])[1]:  # channels of different tokens
             self.planes[axis] = small(lost).amax(dim=dim, keepdim=True).expand(self.shape)
-            self.meet(axis, "a projection sums channels of different tokens")
+            self.meet(axis, words="a projection sums channels of different tokens")
         elif fixed and self.are_channels(axis):
             return
         elif fixed:
             self.slots.setdefault(dim, []).append(axis)
-            self.meet(axis, FIXED)
+            self.meet(axis, Way.FIXED)
         else:
             self.planes[axis] = torch.full((), MANY, device=lost.device).expand(self.shape)
 
@@ -492,16 +551,18 @@ def product(
     grouped = _groups(left, shape) if left is not None and right is None else None
     for axis in dict.fromkeys((*rows, *reads)):
         if grouped is not None and axis in grouped.axes:
-            made.meet(axis, "a projection makes new tokens of disjoint groups")
+            made.meet(axis, Way.REMAKES, "a projection makes new tokens of disjoint groups")
             continue
         one, other = rows.get(axis), reads.get(axis)
+        if has_many_and_one(one, -1) or has_many_and_one(other, -2):
+            made.meet(axis, words=MANY_AND_ONE)
         row, many_rows = reduced(one, [-1]) if one is not None else (None, False)
         read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
         device = (other if one is None else one).device  # type: ignore[union-attr]
         if many_rows and many_reads:  # sums over both: a product of channels, or a pool
             if axis.source.channels is not axis:
                 made.planes[axis] = torch.full((), MANY, device=device).expand(shape)
-                made.meet(axis, SUMS)
+                made.meet(axis, Way.SUMS)
         elif many_rows and one is not None:
             made.inner(axis, one, read, dim=-1, fixed=right is None)
         elif many_reads and other is not None:
@@ -559,15 +620,45 @@ def _numbered(planes: Planes, axes: Sequence[InputAxis], shape: Size) -> Tensor:
     return number.expand(shape).reshape(-1, shape[-1])
 
 
+def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
+    """Whether what is made of many tokens lies beside single ones along what is summed over."""
+    if plane is None:
+        return False
+    short = small(plane)
+    if short.shape[dim] == 1:
+        return False
+    many, single = (short == MANY).any(dim), (short >= 0).any(dim)
+    return bool((many & single).any())
+
+
 def slots_of(
     axes: Sequence[InputAxis], dim: int, shape: Size, device: torch.device | None
 ) -> dict[InputAxis, Tensor]:
     """New positions along ``dim``, each a sum over the tokens along ``axes``."""
-    source = Source("slots", before=frozenset(axes), kind="slots")
     size, dim = shape[dim], dim % len(shape)
     index = torch.arange(size, dtype=torch.float32, device=device)
     spread = index.reshape(-1, *[1] * (len(shape) - dim - 1)).expand(shape)
-    return {InputAxis(source, dim, size): spread}
+    return {_slot_axis(axes, dim, size): spread}
+
+
+def _slot_axis(axes: Sequence[InputAxis], dim: int, size: int) -> InputAxis:
+    """The axis of slots that are made of these tokens: one for all layers that make such slots.
+
+    Slots of slots are made of the tokens of these, so that the number of axes does not grow.
+    """
+    roots = frozenset(
+        each for axis in axes for each in (axis.source.before if _is_slot(axis) else (axis,))
+    )
+    first = min(roots, key=lambda axis: (axis.source.name, axis.number, axis.size))
+    known = first.source.slots
+    if (roots, dim, size) not in known:
+        source = Source("slots", before=roots, kind="slots")
+        known[roots, dim, size] = InputAxis(source, dim, size)
+    return known[roots, dim, size]
+
+
+def _is_slot(axis: InputAxis) -> bool:
+    return axis.source.kind == "slots"
 
 
 # --- convolutions
@@ -618,11 +709,14 @@ def convolved(
     places, sizes, name = len(shape) - 2, window.sizes, window.name
     for axis, plane in given.planes.items():
         apart = None if window.depthwise else _by_group(plane, window.groups, shape[1])
+        if not window.depthwise and has_many_and_one(plane, 1):
+            meetings.append(Meeting(axis, words=MANY_AND_ONE))
         if varies(plane, 1):
             if are_channels(axis):
+                axis.source.normed.add(axis)
                 continue
             if not window.depthwise and apart is None:
-                meetings.append(Meeting(axis, f"'{name}' sums over tokens as channels"))
+                meetings.append(Meeting(axis, words=f"'{name}' sums over tokens as channels"))
                 planes |= slots_of([axis], 1, shape, plane.device)
                 continue
         first = plane if window.depthwise and plane.shape[1] == shape[1] else plane.narrow(1, 0, 1)
@@ -639,12 +733,14 @@ def convolved(
         if window.keeps_places:
             offsets = [_tap(first, k, window) if k in wide else 0 for k in range(places)]
             planes[axis] = _shifted(first, offsets, shape)
-            meetings.append(Meeting(axis, f"'{name}' sums over neighbouring tokens"))
+            how = f"'{name}' {Way.NEIGHBOURS.value}"
+            meetings.append(Meeting(axis, Way.NEIGHBOURS, how))
             continue
         remade[axis] = spatial[0]
         overlaps = any(sizes[k] > window.stride[k] for k in spatial)
         words = "overlapping" if overlaps else "disjoint"
-        meetings.append(Meeting(axis, f"'{name}' makes new tokens of {words} groups"))
+        how = f"'{name}' makes new tokens of {words} groups"
+        meetings.append(Meeting(axis, Way.REMAKES, how))
     if remade:
         planes |= new_positions(remade, shape, name, next(iter(given.planes.values())).device)
     return Followed((Coordinates(shape, planes),), tuple(meetings))

@@ -134,6 +134,7 @@ def moved(
     *,
     draw: int = 0,
     of_tokens: bool = False,
+    of_model: bool = False,
 ) -> Moved:
     """Repeat a forward pass with one token replaced.
 
@@ -141,6 +142,7 @@ def moved(
         run: how the module is called.
         of_tokens: leave out what belongs to no token, as beyond the end of a sequence, where
             something does.
+        of_model: replace tokens of sequences alone, and leave out outputs without tokens.
         draw: which tokens are replaced, and by what. That of draw 0 is a single one; in others they
             are half of all along every axis, for what one seldom changes, such as which of them is
             the largest. Draws after the first eight separate any two tokens, see ``separating``.
@@ -150,13 +152,22 @@ def moved(
     Raises:
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
-    found = _moved(invocation, held, run, draw, of_tokens=of_tokens)
+    try:
+        found = _moved(invocation, held, run, draw, of_tokens=of_tokens, of_model=of_model)
+    except UnclearError:
+        raise
+    except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise UnclearError(f"its tensors cannot be compared ({reason})") from error
     if found.is_clear or not can_be_widened(invocation.module):
         return found
     with widened(invocation.module):
         try:
             again = wide(invocation)
-            return _moved(again, held, run, draw, from_a_pass=True, of_tokens=of_tokens)
+            of = {"of_tokens": of_tokens, "of_model": of_model}
+            return _moved(again, held, run, draw, from_a_pass=True, **of)
         except UnclearError:  # its code runs in its own number type alone
             return found
 
@@ -169,13 +180,14 @@ def _moved(
     *,
     from_a_pass: bool = False,
     of_tokens: bool = False,
+    of_model: bool = False,
 ) -> Moved:
     """The same in one number type.
 
     Args:
         from_a_pass: compare with another pass, in which no token is replaced, and not with the run.
     """
-    cells = cells_drawn(invocation, draw)
+    cells = cells_drawn(invocation, draw, of_model=of_model)
     held_before = _Before()
     before: Sequence[Tensor | None] = invocation.outputs
     if from_a_pass:
@@ -183,8 +195,12 @@ def _moved(
     spills: list[Spill] = []
     after = outputs_repeated(invocation, cells, held, run, spills, before=held_before, draw=draw)
     if held_before.has_drawn and not from_a_pass:  # the run drew other ones
-        return _moved(invocation, held, run, draw, from_a_pass=True, of_tokens=of_tokens)
-    changes = list(_changes(invocation, cells, before, after, of_tokens=of_tokens))
+        of = {"of_tokens": of_tokens, "of_model": of_model}
+        return _moved(invocation, held, run, draw, from_a_pass=True, **of)
+    of = {"of_tokens": of_tokens, "of_model": of_model}
+    changes = list(_changes(invocation, cells, before, after, **of))
+    if not changes and of_model:  # no output has tokens
+        changes = [_Change(0.0, torch.zeros(0), torch.float32)]
     if not changes:
         raise NoNumbersError(NO_NUMBERS)
     elsewhere = max(one.size for one in changes)
@@ -218,13 +234,14 @@ def _changes(
     after: Sequence[Tensor | None],
     *,
     of_tokens: bool,
+    of_model: bool,
 ) -> Iterator[_Change]:
     """The change of the first output that holds numbers, and of all others that hold tokens.
 
     Raises:
         UnclearError: if what changed cannot be told from what belongs to the replaced tokens.
     """
-    is_first = True
+    is_first = not of_model
     for old, new, made in zip(before, after, invocation.made, strict=False):
         if not _has_numbers(old) or (made is not None and made.columns):  # such as a map
             continue
@@ -322,13 +339,19 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
     return [found[axes] for axes in whole]
 
 
-def cells_drawn(invocation: Invocation, draw: int) -> Sequence[Cell]:
+def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) -> Sequence[Cell]:
     """The tokens that a draw replaces, see ``moved``.
 
     Raises:
         UnclearError: if nothing that the module is given comes from tokens.
     """
     cells = cells_of(invocation)
+    if of_model:
+        embedded = [cell for cell in cells if all(axis.source.is_embedded for axis in cell)]
+        given = zip(_tensors(invocation), invocation.given, strict=True)
+        has_numbers = any(one.is_floating_point() and made is not None for one, made in given)
+        cells = cells if has_numbers or not embedded else embedded
+        cells = [cell for cell in cells if len(cell) > 1] or cells
     return [_widened(cell, draw) for cell in cells] if draw else cells
 
 
@@ -539,7 +562,9 @@ def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what
     noted = _Noted([] if spills is None else spills, [] if changed is None else changed, before)
     with _holding(invocation, cells, held, rng, noted):
         try:
-            with same_numbers(invocation.module) as has_drawn:
+            with same_numbers(invocation.module) as has_drawn, ExitStack() as as_it_ran:
+                for device, dtype in invocation.autocast:
+                    as_it_ran.enter_context(torch.autocast(device, dtype))
                 output = run(invocation.module, args, kwargs)
                 before.has_drawn |= has_drawn()
         except Exception as error:
@@ -744,7 +769,7 @@ def _children(held: Held, invocation: Invocation) -> dict[nn.Module, Recorded]:
     found: dict[nn.Module, Recorded] = {}
     for call in held.calls:
         if call.through is Through.MODULE and call.module is not invocation.module:
-            made = [call.seen.get("output")]
+            made = [call.seen.get("output"), *call.further]
             found.setdefault(call.module, []).append((call.output, made))
     for one in held.invocations:
         if one.module is not invocation.module:

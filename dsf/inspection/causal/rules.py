@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dsf.inspection.causal import operations as ops
-from dsf.inspection.causal.alike import ATTENTION
 from dsf.inspection.causal.coordinates import (
     MANY,
     NONE,
@@ -20,7 +19,7 @@ from dsf.inspection.causal.coordinates import (
 )
 from dsf.inspection.causal.done import Done
 from dsf.inspection.causal.known_tensors import KnownTensors
-from dsf.inspection.causal.operations import SOFTMAX, Followed, Meeting, is_place
+from dsf.inspection.causal.operations import Followed, Meeting, Way, is_place
 from dsf.inspection.causal.remembered import Remembered
 
 
@@ -106,7 +105,7 @@ class Rules:
         for axis, plane in self._deciding(done):
             others = [one.planes.get(axis) for one in taken if one is not None] or [None]
             if is_place(axis) and any(ops.is_others_choice(plane, one) for one in others):
-                meetings[axis] = Meeting(axis, "tokens choose one another", chooses=True)
+                meetings[axis] = Meeting(axis, words="tokens choose one another", chooses=True)
         return tuple(meetings.values())
 
     def _kept(self, done: Done) -> Followed:
@@ -131,6 +130,8 @@ class Rules:
         ids, shape = self._known.of(done.args[1]), done.outs[0].shape
         if ids is None:
             return Followed((None,))
+        for axis in ids.planes:
+            axis.source.is_embedded = True
         return Followed((ids.moved(lambda p: p.unsqueeze(-1).expand(shape), shape),))
 
     def _attention(self, done: Done) -> Followed:
@@ -138,7 +139,7 @@ class Rules:
         if first is None:
             return self._read_by_weights(done)
         made = first.moved(lambda p: p[..., :1].expand(shape), shape)
-        inner = [Meeting(a, ATTENTION) for a in first.planes if varies(first.planes[a], -2)]
+        inner = [Meeting(a, Way.ATTENTION) for a in first.planes if varies(first.planes[a], -2)]
         return Followed((made,) + (None,) * (len(done.outs) - 1), tuple(inner))
 
     def _read_by_weights(self, done: Done) -> Followed:
@@ -151,7 +152,7 @@ class Rules:
             line, several = reduced(plane, [-2, -1])
             planes[axis] = line[..., :1, :1].expand(out.shape)
             if several and not self._projections.are_channels(axis):
-                meetings.append(Meeting(axis, ATTENTION))
+                meetings.append(Meeting(axis, Way.ATTENTION))
         nothing = (None,) * (len(done.outs) - 1)
         return Followed((Coordinates(out.shape, planes), *nothing), tuple(meetings))
 
@@ -169,10 +170,11 @@ class Rules:
         return self._normalised(done.first, range(1, done.outs[0].ndim), done.outs)
 
     def _softmax(self, done: Done) -> Followed:
-        return self._along(done.first, [done.args[1]], done.outs, SOFTMAX)
+        return self._along(done.first, [done.args[1]], done.outs, Way.SOFTMAX)
 
     def _running_total(self, done: Done) -> Followed:
-        return self._along(done.first, [done.args[1]], done.outs, f"'{done.plain}' over tokens")
+        words = f"'{done.plain}' over tokens"
+        return self._along(done.first, [done.args[1]], done.outs, words=words)
 
     def _sorted(self, done: Done) -> Followed:
         if done.first is None or len(done.outs) != 2:
@@ -182,7 +184,7 @@ class Rules:
         made = done.first.moved(lambda p: p.gather(dim, places), values.shape)
         order = ops.summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
         meetings = [
-            Meeting(axis, f"'{done.plain}' orders tokens", chooses=True)
+            Meeting(axis, words=f"'{done.plain}' orders tokens", chooses=True)
             for axis, plane in done.first.planes.items()
             if varies(plane, dim)
         ]
@@ -283,7 +285,7 @@ class Rules:
         if changed:
             planes |= ops.new_positions(changed, shape, done.plain, done.outs[0].device)
         how = f"'{done.plain.strip('_')}' makes new tokens of groups"
-        meetings = tuple(Meeting(axis, how) for axis in changed)
+        meetings = tuple(Meeting(axis, Way.REMAKES, how) for axis in changed)
         return Followed((Coordinates(shape, planes),), meetings)
 
     def _normalised(
@@ -295,19 +297,26 @@ class Rules:
         meetings = []
         for axis, plane in given.planes.items():
             if reduced(plane, [dim % plane.ndim for dim in dims])[1] and not (
-                self._projections.are_channels(axis)
+                self._projections.are_channels(axis, in_norm=True)
             ):
-                meetings.append(Meeting(axis, "a norm over tokens"))
+                meetings.append(Meeting(axis, words="a norm over tokens"))
+            elif is_place(axis) and any(ops.has_many_and_one(plane, dim) for dim in dims):
+                meetings.append(Meeting(axis, words=ops.MANY_AND_ONE))
         return Followed((given, *nothing), tuple(meetings))
 
     def _along(
-        self, given: Coordinates | None, dims: Sequence[int], outs: list[Tensor], how: str
+        self,
+        given: Coordinates | None,
+        dims: Sequence[int],
+        outs: list[Tensor],
+        way: Way = Way.OTHER,
+        words: str = "",
     ) -> Followed:
         """An operation that keeps the shape and lets elements along ``dims`` meet."""
         if given is None:
             return Followed((None,) * len(outs))
         meetings = [
-            Meeting(axis, how)
+            Meeting(axis, way, words)
             for axis, plane in given.planes.items()
             if reduced(plane, [dim % plane.ndim for dim in dims])[1]
         ]
@@ -327,7 +336,7 @@ class Rules:
                 planes[axis] = index.reshape(-1, *behind).expand(out.shape)
                 continue
             if any(varies(plane, dim) for dim in dims):
-                meetings.append(Meeting(axis, "a Fourier transform over tokens"))
+                meetings.append(Meeting(axis, words="a Fourier transform over tokens"))
                 same = plane.shape == out.shape
                 planes[axis] = (
                     plane if same else torch.full((), MANY, device=out.device).expand(out.shape)
@@ -386,7 +395,9 @@ class Rules:
                     under = there.read(before)
                     several = (landed != new) | ((under >= 0) & (landed >= 0) & (under != landed))
                     if bool(several.any()):
-                        meetings.append(Meeting(axis, f"'{name}' sums what lands in one place"))
+                        meetings.append(
+                            Meeting(axis, words=f"'{name}' sums what lands in one place")
+                        )
                         given = [*args]
                         given[0], given[place] = torch.zeros_like(full), several.to(full)
                         full = torch.where(done.func(*given, **kwargs) > 0, MANY, full)
@@ -405,7 +416,7 @@ class Rules:
         parts = [c for each in ops.tensors_in(args) if (c := self._known.of(each)) is not None]
         same = next((c for c in parts if c.shape == outs[0].shape), None)
         meetings = [
-            Meeting(axis, f"'{name}', which is not known", is_known=False)
+            Meeting(axis, words=f"'{name}', which is not known", is_known=False)
             for part in parts
             for axis in part.planes
             if part.planes[axis].max() > part.planes[axis].min()

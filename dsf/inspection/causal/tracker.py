@@ -14,14 +14,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of, tensors_in
-from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal import operations as ops
 from dsf.inspection.causal.alike import Steps
 from dsf.inspection.causal.coordinates import Coordinates, numbered, varies
 from dsf.inspection.causal.done import Done
 from dsf.inspection.causal.known_tensors import KnownTensors
 from dsf.inspection.causal.operations import Followed, Meeting, is_place
-from dsf.inspection.causal.replay import UnclearError, cells_of, repeated
+from dsf.inspection.causal.replay import cells_of, repeated
 from dsf.inspection.causal.rules import Rules, is_made_anew
 
 
@@ -41,6 +41,24 @@ class Mixing:
     meeting: Meeting
     time: int
     invocation: Any
+
+
+def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coordinates | None:
+    """The coordinates of the state that a recurrence of torch leaves: those of its last token.
+
+    Args:
+        like: the coordinates of what it was given.
+    """
+    if len(like.shape) != len(shape):  # packed sequences
+        return None
+    time = 1 if module.batch_first and len(shape) == 3 else 0
+    ends = (-1, 0) if module.bidirectional else (-1,)
+    planes = {}
+    for axis, plane in like.planes.items():
+        if not varies(plane, -1):
+            lines = [plane.select(time, end)[..., :1] for end in ends]
+            planes[axis] = torch.stack(lines * (shape[0] // len(ends))).expand(shape)
+    return Coordinates(shape, planes)
 
 
 class _Leaving(TorchFunctionMode):
@@ -67,6 +85,7 @@ class Tracker(TorchDispatchMode):
 
     Args:
         settled: the number of the axis of channels by the name of an input, where that is known.
+        tokens: the axis of tokens of every input, where the user has said it.
 
     What it does never changes what the model computes; where it fails, it forgets the coordinates
     of that result.
@@ -78,11 +97,13 @@ class Tracker(TorchDispatchMode):
         steps: its operations.
     """
 
-    def __init__(self, settled: Mapping[str, int] | None = None) -> None:
+    supports_higher_order_operators = True  # as flex_attention is one
+
+    def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._where: ModuleStack | None = None
         self._known = KnownTensors()
-        self._projections = ops.Projections(settled)
+        self._projections = ops.Projections(settled, tokens)
         self._rules = Rules(self._known, self._projections)
         self.mixings: list[Mixing] = []
         self._waiting: list[tuple[Any, Mixing]] = []
@@ -108,13 +129,14 @@ class Tracker(TorchDispatchMode):
             self._number(part, name)
         given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
+        self.run.autocast = autocast_now()
         self.steps.know((*model.buffers(), *tensors_in((inputs, dict(named)))))
         with self, _Leaving(self._leaves, self._assigned):
             yield
 
     def finish(self, output: Any) -> None:
-        """Note what the model put out, for a run in which no tokens were seen to meet."""
-        if self.run is not None and not self.mixings:
+        """Note what the model put out."""
+        if self.run is not None:
             self.run.finish(output, self.where)
 
     @contextmanager
@@ -149,6 +171,11 @@ class Tracker(TorchDispatchMode):
         return self._projections.disputed()
 
     @property
+    def tied(self) -> tuple[str, int, int] | None:
+        """An input of which two axes may be that of tokens, and these; None if there is none."""
+        return self._projections.tied()
+
+    @property
     def unknown(self) -> set[str]:
         """Names of operations without a rule, which were taken for ones that mix."""
         return self._rules.unknown
@@ -168,8 +195,9 @@ class Tracker(TorchDispatchMode):
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._paused += 1
 
-    def resume(self, given: Any, output: Any) -> None:
+    def resume(self, frame: Frame, output: Any) -> None:
         """Go on: that module has returned, and put out its tokens in the order it was given."""
+        given = frame.args, frame.kwargs
         self._paused -= 1
         if self._paused == 0:
             self.__enter__()  # type: ignore[no-untyped-call]
@@ -182,6 +210,9 @@ class Tracker(TorchDispatchMode):
         for part in tensors_in(output):
             if part.is_floating_point():
                 self._known.know(part, None if like is None else ops.same_places(like, part.shape))
+        if like is not None and isinstance(frame.module, nn.RNNBase):
+            for state in tensors_in(output)[1:]:
+                self._known.know(state, state_left(frame.module, like, state.shape))
 
     def check_output(self, frame: Any, output: Any) -> None:
         """Note a module that puts out numbers of which it is not known what they are made of.
@@ -202,11 +233,14 @@ class Tracker(TorchDispatchMode):
         ]
         if not lost or where.has_read_in(frame):
             return
-        invocation = begun(frame, where)
+        try:
+            invocation = begun(frame, where)
+        except RuntimeError:  # inside of a vectorising transform nothing can be copied
+            return
         if self._is_constant(invocation):
             return
         how = "what it computes could not be followed"
-        meeting = Meeting(next(iter(axes)), how, is_known=False)
+        meeting = Meeting(next(iter(axes)), words=how, is_known=False)
         name = type(frame.module).__name__
         self.mixings.append(Mixing(frame.module, name, meeting, where.tick(), invocation))
         for part in lost:
@@ -222,7 +256,7 @@ class Tracker(TorchDispatchMode):
                 # Both passes are repeated, since casts inside of them are not guarded here.
                 before = repeated(invocation, (), None)
                 again = repeated(invocation, cells_of(invocation), None)
-        except UnclearError:
+        except Exception:  # as inside of torch.vmap, where nothing is repeated
             return False
         finally:
             self.is_asking = False
@@ -280,7 +314,7 @@ class Tracker(TorchDispatchMode):
         parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
         axes = dict.fromkeys(axis for c in parts for axis in c.planes if ops.is_place(axis))
         how = f"'{name}' could not be followed"
-        self._note(name, [Meeting(axis, how, is_known=False) for axis in axes][:1])
+        self._note(name, [Meeting(axis, words=how, is_known=False) for axis in axes][:1])
 
     def _follow(self, done: Done) -> None:
         name, func, args, outs = done.name, done.func, done.args, done.outs
@@ -325,7 +359,7 @@ class Tracker(TorchDispatchMode):
         found = [c for one in tensors if known.decides(one) and (c := known.of(one)) is not None]
         axes = dict.fromkeys(axis for c in found for axis in c.planes if is_place(axis))
         how = "what it does with numbers that it takes out of torch could not be followed"
-        made = [Meeting(axis, how, is_known=False, chooses=True) for axis in axes]
+        made = [Meeting(axis, words=how, is_known=False, chooses=True) for axis in axes]
         if not self._paused:
             self._note("item", made[:1])
 
@@ -346,7 +380,7 @@ class Tracker(TorchDispatchMode):
         parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
         lost = [axis for c in parts for axis in c.planes if ops.is_place(axis)]
         how = f"'{plain}' could not be followed"
-        return tuple(Meeting(axis, how, is_known=False) for axis in lost[:1])
+        return tuple(Meeting(axis, words=how, is_known=False) for axis in lost[:1])
 
     def _note(self, name: str, meetings: Sequence[Meeting]) -> None:
         where = self._where

@@ -21,6 +21,8 @@ from dsf.evaluate.maps import Selection
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation
 from dsf.inspection.capture.precision import home, in_float64
+from dsf.inspection.causal.coordinates import MANY, NONE, Coordinates, reduced, varies
+from dsf.inspection.causal.operations import is_place
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.stages import Tokens
@@ -240,7 +242,9 @@ def join_steps(calls: Sequence[Call]) -> list[Call]:
             sequences.append([call])
         else:
             before.append(call)
-    return _refused(sequences) or [_one_call(sequence) for sequence in sequences]
+    return _refused(sequences) or [
+        _with_tokens(_one_call(sequence), sequence) for sequence in sequences
+    ]
 
 
 CHANGED = (
@@ -261,6 +265,70 @@ def _refused(sequences: Sequence[Sequence[Call]]) -> list[Call]:
 
 def _begins_with_tokens(call: Call) -> bool:
     return any(made is not None and made.planes for made in call.made_of.get("hx", []))
+
+
+BEGINS = (
+    "the state that it begins with is made of tokens, which reach all of its own tokens; no map "
+    "has them"
+)
+TURNED = (
+    "its features are tokens and its steps are something else, so that its map is none of tokens. "
+    "Give it its tokens along time"
+)
+
+
+def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
+    """The call of a sequence with the token of every step, and what its map leaves out."""
+    first = sequence[0]
+    states = [made for made in first.made_of.get("hx", []) if made is not None]
+    if any(map(_is_one_of_many, states)):
+        call.beside = BEGINS
+    given = [made for one in sequence for made in one.made_of.get("input", [])[:1]]
+    if len(given) != len(sequence) or any(made is None or not made.planes for made in given):
+        return call
+    if any(is_place(axis) and varies(p, -1) for made in given for axis, p in made.planes.items()):
+        call.refused = TURNED
+        return call
+    call.tokens = _tokens_of(first, given)
+    return call
+
+
+def _is_one_of_many(state: Coordinates) -> bool:
+    """Whether a state is made of tokens of a sequence, and not of its sample alone."""
+    for axis, plane in state.planes.items():
+        is_one = plane.numel() > 0 and bool((plane >= 0).all() & (plane == plane.max()).all())
+        if is_place(axis) and axis.size > 1 and (is_one or bool((plane == MANY).any())):
+            return True
+    return False
+
+
+def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
+    """The token of every step, ``sample time``; -1 where it is none or not a single one."""
+    module, shape = first.module, given[0].shape
+    is_cell = isinstance(module, nn.RNNCellBase)
+    if (not is_cell and len(shape) < 2) or any(made.shape != shape for made in given):
+        return None
+    time = None if is_cell else (1 if module.batch_first and len(shape) == 3 else 0)
+    number: Tensor | None = None
+    axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
+    for axis in filter(is_place, axes):
+        lines = [
+            reduced(made.planes.get(axis, torch.tensor(NONE).expand(shape)), [-1])[0][..., 0]
+            for made in given
+        ]
+        steps = [line if is_cell else line.expand(shape[:-1]) for line in lines]
+        whole = (
+            torch.stack([one.expand(shape[:-1]) for one in steps], dim=-1)
+            if is_cell
+            else (torch.cat([one.movedim(time or 0, -1) for one in steps], dim=-1))
+        )
+        whole = whole.reshape(-1, whole.shape[-1])
+        if not varies(whole, -1):
+            continue
+        joint = (number if number is not None else torch.zeros_like(whole)) * axis.size + whole
+        bad = (whole < 0) | ((number < 0) if number is not None else False)
+        number = torch.where(bad, NONE, joint)
+    return None if number is None else number.long()
 
 
 def _goes_on(call: Call, last: Call) -> bool:
@@ -322,7 +390,9 @@ def join(calls: Sequence[Call]) -> list[Call]:
             sequences.append([call])
         else:
             before.append(call)
-    return _refused(sequences) or [_merged(sequence) for sequence in sequences]
+    return _refused(sequences) or [
+        _with_tokens(_merged(sequence), sequence) for sequence in sequences
+    ]
 
 
 def _continues(call: Call, last: Call) -> bool:

@@ -63,9 +63,9 @@ class InspectedLayer:
             to this map: 1 for all of it, less for a part, nan where the run was not asked.
         columns: what a column of the map is: ``token``; ``slot`` where each is made of several
             tokens; ``token or padding``.
-        row_tokens, column_tokens: the token of the model that every row and column belongs to,
-            ``*batch rows`` and ``*batch columns``, with -1 for none. None where row i and column i
-            belong to token i, or where that is not known.
+        row_order, column_order: the token of the model that every row and column belongs to,
+            ``*batch rows`` and ``*batch columns``, with -1 for none; None where row i and column i
+            belong to token i. ``row_tokens`` and ``column_tokens`` have them in any case.
         row_input, column_input: the input of the model whose tokens these are, such as
             ``input_ids``; empty where that is not known.
         checks: what the run was asked about this layer, and what it answered.
@@ -86,8 +86,8 @@ class InspectedLayer:
     stored: Stored | None = None
     share: float = math.nan
     columns: str = "token"
-    row_tokens: Tensor | None = None
-    column_tokens: Tensor | None = None
+    row_order: Tensor | None = None
+    column_order: Tensor | None = None
     row_input: str = ""
     column_input: str = ""
     checks: Table = field(default_factory=lambda: Table(()))
@@ -107,6 +107,26 @@ class InspectedLayer:
         """
         self._check_unaltered()
         return self._system if self.stored is None else self._made_system()
+
+    @property
+    def row_tokens(self) -> Int[Tensor, "*batch rows"]:
+        """The token of the model that every row of the map belongs to, -1 for none."""
+        return self._tokens(self.row_order, self.system.steps)
+
+    @property
+    def column_tokens(self) -> Int[Tensor, "*batch columns"]:
+        """The token of the model that every column of the map belongs to, -1 for none.
+
+        So is every slot, which is made of several tokens.
+        """
+        steps = getattr(self.system, "read_steps", self.system.steps)
+        return self._tokens(self.column_order, steps, in_order=self.columns != "slot")
+
+    def _tokens(self, order: Tensor | None, steps: int, *, in_order: bool = True) -> Tensor:
+        if order is not None:
+            return order
+        plain = torch.arange(steps) if in_order else torch.full((steps,), -1)
+        return plain.expand(*self.system.batch, steps)
 
     @property
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
