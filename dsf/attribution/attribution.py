@@ -37,7 +37,7 @@ from dsf.inspection.choice import chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
+from dsf.inspection.whole.stages import as_tokens, as_values, width_of
 from dsf.mixers.base import axes_of
 from dsf.runtime.argument_checks import is_index
 from dsf.runtime.shapes import at_least, of_kind

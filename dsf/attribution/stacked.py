@@ -24,11 +24,11 @@ from dsf.attribution.targets import Positions, Target, along, first_two, functio
 from dsf.attribution.trace import LiveRun, MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.caches import lent
+from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded, in_float64
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
-from dsf.inspection.examine import Question, examine
+from dsf.inspection.examine import Examination, examine
 from dsf.inspection.model_input import model_input
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.recorded_run import without_cache
@@ -379,7 +379,7 @@ def stack(
     model = wide_copy(getattr(given.model, "_orig_mod", given.model), adapters)
     model.requires_grad_(False)
     inputs, named = in_float64(given.inputs), in_float64(given.named)
-    question = Question(
+    question = Examination(
         inputs=inputs,
         named=named,
         adapters=adapters,

@@ -45,7 +45,7 @@ from dsf.attribution.affine_steps import (
 )
 from dsf.attribution.targets import put_out
 from dsf.inspection.capture.calls import copied
-from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.containers import times_written
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer

@@ -22,7 +22,7 @@ from dsf.inspection import (
     inspect_piecewise,
     memory_forecast,
 )
-from dsf.inspection.capture.environment import environment
+from dsf.inspection.capture.precision import environment
 from dsf.inspection.choice import chosen_layers, counts_from_the_start
 from dsf.loading import (
     LoadedModel,

@@ -31,15 +31,15 @@ __all__ = [
 
 _HOMES = {
     "Adapter": "dsf.inspection.adapter",
-    "Forecast": "dsf.inspection.results.memory_forecast",
+    "Forecast": "dsf.inspection.results.memory",
     "InspectedLayer": "dsf.inspection.results.layers",
     "Inspection": "dsf.inspection.results.layers",
     "InspectionError": "dsf.inspection.errors",
     "InspectionMemoryError": "dsf.inspection.errors",
-    "MapsForecast": "dsf.inspection.results.map_needs",
+    "MapsForecast": "dsf.inspection.results.memory",
     "NonFiniteWeightsError": "dsf.inspection.errors",
     "NothingCapturedError": "dsf.inspection.errors",
-    "Port": "dsf.inspection.probing.ports",
+    "Port": "dsf.inspection.probing.driven",
     "Probe": "dsf.inspection.probing.probe",
     "ReconstructionError": "dsf.inspection.errors",
     "RoundingWarning": "dsf.inspection.errors",
@@ -47,10 +47,10 @@ _HOMES = {
     "Unsupported": "dsf.inspection.results.layers",
     "inspect": "dsf.inspection.entry",
     "inspect_piecewise": "dsf.inspection.piecewise",
-    "maps_forecast": "dsf.inspection.results.map_needs",
+    "maps_forecast": "dsf.inspection.results.memory",
     "memory_forecast": "dsf.inspection.entry",
     "probe": "dsf.inspection.entry",
-    "stored_layer": "dsf.inspection.stored_weights",
+    "stored_layer": "dsf.inspection.piecewise",
     "support": "dsf.inspection.support_table",
 }
 
@@ -67,11 +67,9 @@ if TYPE_CHECKING:
         ReconstructionError,
         RoundingWarning,
     )
-    from dsf.inspection.piecewise import inspect_piecewise
-    from dsf.inspection.probing.ports import Port
+    from dsf.inspection.piecewise import inspect_piecewise, stored_layer
+    from dsf.inspection.probing.driven import Port
     from dsf.inspection.probing.probe import Probe
     from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
-    from dsf.inspection.results.map_needs import MapsForecast, maps_forecast
-    from dsf.inspection.results.memory_forecast import Forecast
-    from dsf.inspection.stored_weights import stored_layer
+    from dsf.inspection.results.memory import Forecast, MapsForecast, maps_forecast
     from dsf.inspection.support_table import Support, support

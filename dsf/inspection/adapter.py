@@ -9,8 +9,7 @@ from torch import Tensor
 from dsf.certificates import StoredLayer
 from dsf.inspection.capture.calls import Call, Captured
 from dsf.inspection.whole.affine_layer import AffineLayer
-from dsf.inspection.whole.head_layout import as_tokens
-from dsf.inspection.whole.stages import Chain
+from dsf.inspection.whole.stages import Chain, as_tokens
 from dsf.mixers import Mixer
 
 Parts = Iterable[Captured]

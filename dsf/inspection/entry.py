@@ -12,14 +12,14 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.examine import Progress, Question, examine, silent
+from dsf.inspection.examine import Examination, Progress, examine, silent
 from dsf.inspection.families.registry import known_modules
-from dsf.inspection.memory_needs import forecast
 from dsf.inspection.model_input import is_tokenizer, model_input
-from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.driven import Port
 from dsf.inspection.probing.probe import Probe
 from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.inspection.results.memory_forecast import Forecast
+from dsf.inspection.results.memory import Forecast
+from dsf.inspection.support_table import forecast
 
 
 @torch.inference_mode(False)
@@ -104,7 +104,7 @@ def inspect(
     token_axis, tokens = (tokens, None) if isinstance(tokens, int) else (None, tokens)
     found = model_input(model, inputs, named, where="inspect")
     _check_texts(tokens, found.numbers)
-    question = Question(
+    question = Examination(
         inputs=found.inputs,
         named=found.named,
         exact=exact,
@@ -208,7 +208,7 @@ def probe(
             f"probe: 'module' must be a torch module, but it is {type(module).__name__}. The mixer "
             "of a checkpoint is probed by dsf.inspect(folder, ..., probe=(path,))."
         )
-    question = Question(
+    question = Examination(
         inputs=inputs,
         named=named,
         exact=exact,

@@ -11,18 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter, alone, one_layer
-from dsf.inspection.capture.caches import lent
-from dsf.inspection.capture.calls import Call, CallLog, Through, let_go
-from dsf.inspection.capture.disk_store import DiskStore
-from dsf.inspection.capture.environment import described, environment
+from dsf.inspection.capture.calls import Call, CallLog, DiskStore, Through, let_go
+from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.capture.precision import dtype_of, guarded, in_float64
-from dsf.inspection.capture.screening import check_runnable
-from dsf.inspection.causal.findings import Finding, Findings, judged, settle_slots, silent_reason
+from dsf.inspection.capture.precision import described, dtype_of, environment, guarded, in_float64
+from dsf.inspection.capture.weights import check_runnable
+from dsf.inspection.causal.findings import (
+    Findings,
+    ModuleFinding,
+    judged,
+    settle_slots,
+    silent_reason,
+)
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, ChosenAlong, chosen_heads, chosen_layers
-from dsf.inspection.decoder_tokens import Spell, decoder_texts, with_decoder_tokens
 from dsf.inspection.errors import (
     InspectionError,
     InspectionMemoryError,
@@ -32,7 +35,7 @@ from dsf.inspection.errors import (
 )
 from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tried
-from dsf.inspection.memory_needs import forecast
+from dsf.inspection.model_input import Spell, decoder_texts, with_decoder_tokens
 from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.recorded_run import run, without_logits, without_loss
@@ -40,7 +43,7 @@ from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupporte
 from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.softmax.interface import plain_experts
-from dsf.inspection.support_table import THE_MODEL, not_read
+from dsf.inspection.support_table import THE_MODEL, forecast, not_read
 from dsf.inspection.wide_copy import wide_copy
 from dsf.runtime.number_types import has_double
 from dsf.runtime.threads import MOST, each_in_parallel
@@ -72,7 +75,7 @@ def alone_in_its_run(_known: Known, _calls: Sequence[Call]) -> AbstractContextMa
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class Examination:
     """What a model is called with, and the options of its inspection.
 
     Attributes:
@@ -114,7 +117,7 @@ class Question:
     beside: Beside = alone_in_its_run
 
 
-def examine(model: nn.Module, question: Question) -> Inspection:
+def examine(model: nn.Module, question: Examination) -> Inspection:
     """Run ``model`` once and rebuild every token mixer that it applies.
 
     Afterwards the model is in the state it had before the run.
@@ -164,7 +167,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
         calls = _with_further(calls, further)
         with _as_it_ran(model):
             calls, found = _asked(tracker, calls, further, partial(_probed, question, limits))
-            unfollowed = unfollowed or _beside(tracker, calls, found, further)
+            rest = _beside(tracker, calls, found, further)
         known |= further.known
         rebuilding = _Rebuilding(
             limits,
@@ -188,8 +191,7 @@ def examine(model: nn.Module, question: Question) -> Inspection:
             *(part for _, part in made.refused),
             *_unread(model, _paths(model, calls), set(known), found, further),
         )
-        if unfollowed:
-            missed = (*missed, Unsupported(type(model).__name__, described(model), unfollowed))
+        missed = (*missed, *_of_model(model, unfollowed, rest, is_open=not missed))
         _let_go(calls, tracker)
     layers = tuple(layer for _, layer in made.layers)
     if not layers:
@@ -280,7 +282,7 @@ def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
         tracker.where.tracker = None
 
 
-def _chosen(question: Question) -> "Choose | None":
+def _chosen(question: Examination) -> "Choose | None":
     return None if question.layers is None else partial(chosen_layers, wanted=question.layers)
 
 
@@ -292,7 +294,7 @@ def _as_it_ran(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _called_with(model: nn.Module, question: Question) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _called_with(model: nn.Module, question: Examination) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of the run, where no logits but the last are asked for if nobody needs them."""
     inputs, named = question.inputs, without_loss(model, question.named)
     if question.beside is alone_in_its_run:
@@ -304,7 +306,7 @@ def _asked(
     tracker: Tracker | None,
     calls: list[Call],
     further: Further,
-    probe: Callable[[Tracker, Sequence[Finding]], Further],
+    probe: Callable[[Tracker, Sequence[ModuleFinding]], Further],
 ) -> tuple[list[Call], Findings]:
     """The calls with those that were probed, and what a run that was followed says of them all.
 
@@ -325,23 +327,36 @@ def _asked(
 
 def _beside(
     tracker: Tracker | None, calls: Sequence[Call], found: Findings, further: Further
-) -> str:
-    """What the model does to tokens beside what is read or listed, in words; empty if nothing."""
+) -> ModuleFinding | None:
+    """What the model does to tokens beside what is read or listed; None if nothing."""
     if tracker is None or tracker.run is None or not calls:
-        return ""
+        return None
     name_of = tracker.where.name_of
     listed = [one for one in found.modules if further.reason(name_of(one.module), one)]
-    rest = found.rest_of(tracker.run, calls, listed)
-    return "" if rest is None else silent_reason(rest)
+    return found.rest_of(tracker.run, calls, listed)
+
+
+def _of_model(
+    model: nn.Module, unfollowed: str, rest: ModuleFinding | None, *, is_open: bool
+) -> Iterator[Unsupported]:
+    """The model itself, where it does more to tokens than is read or listed, or may do so.
+
+    Args:
+        is_open: whether nothing else is listed, so that something would seem to be all.
+    """
+    if rest is not None and (rest.mixes or is_open):
+        unfollowed = silent_reason(rest)
+    if unfollowed:
+        yield Unsupported(type(model).__name__, described(model), unfollowed)
 
 
 def _probed(
-    question: Question, limits: Limits, tracker: Tracker, findings: Sequence[Finding]
+    question: Examination, limits: Limits, tracker: Tracker, findings: Sequence[ModuleFinding]
 ) -> Further:
     return probed(findings, tracker.where, limits) if question.probe == AUTO else Further()
 
 
-def _is_refused(finding: Finding, found: Findings) -> bool:
+def _is_refused(finding: ModuleFinding, found: Findings) -> bool:
     """Whether the maps of an attention in a module are known to be none of tokens."""
     return any(call.module is finding.module for call in found.refused)
 
@@ -394,7 +409,7 @@ def examine_part(
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     *,
-    question: Question,
+    question: Examination,
     chosen: ChosenAlong | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...], Table]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
@@ -535,7 +550,7 @@ class _Rebuilding:
     """
 
     limits: Limits
-    question: Question
+    question: Examination
     asked: Findings
     further: Further
     choose: Choose | None = None
@@ -629,7 +644,7 @@ def _with_order(layer: InspectedLayer, tokens: Tensor) -> InspectedLayer:
 
 @contextmanager
 def _refusing(
-    refused: list[tuple[Call, Unsupported]], call: Call, question: Question, name: str
+    refused: list[tuple[Call, Unsupported]], call: Call, question: Examination, name: str
 ) -> Iterator[None]:
     """Inside, a layer that cannot be read or is not reproduced is added to ``refused``."""
     try:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, copied, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal.findings import HALVES, Finding, part_reason, unread_reason
+from dsf.inspection.causal.findings import HALVES, ModuleFinding, part_reason, unread_reason
 from dsf.inspection.causal.replay import (
     ROUNDING,
     Held,
@@ -34,11 +34,11 @@ from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
 from dsf.inspection.families.structure import Structure
-from dsf.inspection.probing.driven_tape import DrivenTape, Ports
+from dsf.inspection.probing.driven import DrivenTape, Ports
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
 from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.results.layers import ALL, InspectedLayer
-from dsf.inspection.widened import can_be_widened, is_half, wide, widened
+from dsf.inspection.wide_copy import can_be_widened, is_half, wide, widened
 
 Candidates = Mapping[str, tuple[Structure, ...]]
 EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25
@@ -106,7 +106,7 @@ class Further:
             for path, words in other.failed.items()
         }
 
-    def reason(self, path: str, finding: Finding) -> str:
+    def reason(self, path: str, finding: ModuleFinding) -> str:
         """Why a module is listed in which tokens meet; empty if it is not."""
         shares = [share for call, share in self.shares.items() if call.module is finding.module]
         tried = self.failed.get(path)
@@ -218,7 +218,7 @@ def _fitting(
 
 
 def probed(
-    findings: Sequence[Finding],
+    findings: Sequence[ModuleFinding],
     where: ModuleStack,
     limits: Limits,
     *,
@@ -274,7 +274,7 @@ def probed(
     return found
 
 
-def _is_probed(one: Finding, instead_of: Sequence[Call]) -> bool:
+def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
     if isinstance(one.module, torch.jit.ScriptModule):
         return False
     if not instead_of:

@@ -1,11 +1,29 @@
-"""Rebuilds a layer from a captured call and compares it with the output that was captured."""
+"""Modules whose hooks exchange what they are called with before ``forward`` sees it.
+
+The response of attention by rows of its map, as the map is shown.
+
+Softmax attention without bias responds by a fused kernel that never forms the rows. Its module in
+float64 calls the same kernel, so a comparison of the two says nothing about the map. Therefore the
+response that is compared is the rows of the map times the values: all rows of short sequences, and
+of long ones a sample in windows spread evenly from the first row to the last. The other rows are
+not computed at all where the kernel would be what computes them.
+
+The forward pass of one module again, in float64: what a rebuilt layer is compared with.
+
+The module is copied with its weights in float64 and called on what it was called with, while
+whatever asks for float32 gets float64. So a formula is compared with the module's own code, and
+not with what the number type of the run left of it.
+
+Rebuilds a layer from a captured call and compares it with the output that was captured.
+"""
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,15 +31,40 @@ from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from dsf.evaluate import respond
+from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.memory_plan import is_out_of_memory
+from dsf.evaluate.rows import blocks_between
 from dsf.inspection.adapter import Adapter, one_layer
-from dsf.inspection.capture.caches import is_cache
-from dsf.inspection.capture.calls import Call, Captured, Through, Weights, first_numbers
-from dsf.inspection.capture.disk_store import DiskStore, Stored
-from dsf.inspection.capture.environment import described
-from dsf.inspection.capture.integrity import Fingerprint
-from dsf.inspection.capture.packed_weights import kinds
-from dsf.inspection.capture.precision import TOLERANCE, expected_rounding, home, in_float64
+from dsf.inspection.capture.calls import (
+    Call,
+    Captured,
+    DiskStore,
+    Invocation,
+    Stored,
+    Through,
+    Weights,
+    bound,
+    copied,
+    first_numbers,
+    given_to,
+)
+from dsf.inspection.capture.containers import Fingerprint, is_cache
+from dsf.inspection.capture.isolation import random_state
+from dsf.inspection.capture.module_stack import (
+    ModuleStack,
+    Products,
+    RememberedProducts,
+    Surroundings,
+)
+from dsf.inspection.capture.precision import (
+    TOLERANCE,
+    described,
+    expected_rounding,
+    home,
+    in_double,
+    in_float64,
+)
+from dsf.inspection.capture.weights import double_copy, kinds
 from dsf.inspection.errors import (
     InspectionError,
     ReconstructionError,
@@ -29,13 +72,326 @@ from dsf.inspection.errors import (
     UnreadableError,
     memory_ran_out,
 )
-from dsf.inspection.explicit_rows import compared_tokens, leaves_out, response_by_rows
-from dsf.inspection.prepared_calls import check_tokens_stay_apart
-from dsf.inspection.reference_run import NoReferenceError, reference_call
 from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
+from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
-from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
-from dsf.inspection.whole.stages import Chain
+from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
+from dsf.inspection.wide_copy import can_be_widened, widened
+from dsf.systems.composite import PANEL, ExplicitMap, Operator
+from dsf.systems.softmax_rows import PairRows, SoftmaxRows
+from dsf.systems.system import System
+
+ROUNDING = 1e-12
+"""What may move by rounding in float64, relative."""
+
+
+class _PreparedError(Exception):
+    """Ends a forward pass before it begins, when its hooks have run."""
+
+
+def check_tokens_stay_apart(call: Call, takes: str) -> None:
+    """Raise if hooks of a module mix tokens before its ``forward``, which is what a map is of.
+
+    Args:
+        takes: the name of the argument that holds the tokens, ``sample time channel``.
+
+    Raises:
+        UnreadableError: if so, or if that cannot be told.
+    """
+    invocation = call.invocation
+    if invocation is None or not invocation.is_prepared:
+        return
+    args, kwargs = in_float64((invocation.args, invocation.kwargs))
+    tokens = bound(call.module.forward, args, kwargs).get(takes)
+    twin = double_copy(call.module)
+    if not isinstance(tokens, Tensor) or tokens.ndim < 3 or tokens.shape[1] < 2:
+        return
+    before = _prepared(twin, args, kwargs).get(takes)
+    place = tokens.shape[1] // 2
+    new = tokens.clone()
+    new[:, place] += tokens.abs().mean() + 1
+    swap = {id(tokens): new}
+    args = tuple(swap.get(id(part), part) for part in args)
+    kwargs = {name: swap.get(id(part), part) for name, part in kwargs.items()}
+    after = _prepared(twin, args, kwargs).get(takes)
+    if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == tokens.shape:
+        moved = (after - before).abs()
+        moved[:, place] = 0
+        if moved.max() <= ROUNDING * before.abs().max():
+            return
+    raise UnreadableError(
+        f"{call.name}: hooks mix tokens before its forward pass is given them, so that the map of "
+        "the module is only a part of what it does to tokens. Inspect the model without these "
+        "hooks, or pass probe=... with the path of the module"
+    )
+
+
+def _prepared(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the hooks of a module make of what it is called with, by the names of arguments."""
+    found: dict[str, Any] = {}
+
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.update(bound(module.forward, args, kwargs))
+        raise _PreparedError
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad(), in_double():
+            module(*args, **kwargs)
+    except _PreparedError:
+        return found
+    finally:
+        handle.remove()
+    return found
+
+
+EVERY = 256
+"""So many rows are all multiplied out."""
+WINDOWS, ROWS = 8, 8
+"""Of more rows so many windows of so many rows are."""
+
+
+def response_by_rows(
+    system: Operator, signal: Shaped[Tensor, "*batch read input channel"], *, whole: bool = True
+) -> Shaped[Tensor, "*batch time output channel"]:
+    """The response of a system, where its map is made of scores by rows of the map.
+
+    Args:
+        whole: whether the other rows are computed too; they are NaN where a fused kernel would be
+            all that computes them.
+    """
+    source = _source(system)
+    if not isinstance(source, PairRows) or _remembers(system):
+        return respond(system, signal)
+    values, found = signal.squeeze(-2), None
+    if system.steps > EVERY:
+        found = (
+            respond(system, signal) if whole or not leaves_out(system) else _unknown(system, signal)
+        )
+    spans = [*sampled_rows(system.steps)]
+    rows = torch.cat(_windows(system, spans), dim=-2)
+    dtype = torch.promote_types(rows.dtype, values.dtype)
+    mixed = (rows.to(dtype) @ values.to(dtype)).unsqueeze(-2)
+    if found is None:
+        return mixed
+    done = 0
+    for start, stop in spans:
+        found[..., start:stop, :, :] = mixed[..., done : done + stop - start, :, :]
+        done += stop - start
+    return found
+
+
+def _windows(
+    system: Operator, spans: Sequence[tuple[int, int]]
+) -> list[Shaped[Tensor, "*batch rows read"]]:
+    """Some windows of the rows of a map; what they have in common is asked of the system once."""
+    source = whole_rows(system)
+    if source is not None:
+        return [source.window(*span).squeeze(-2) for span in spans]
+    return [block.weights for span in spans for block in blocks_between(system, *span, size=PANEL)]
+
+
+def leaves_out(system: Operator) -> bool:
+    """Whether rows are left out that a fused kernel would compute as the module itself does."""
+    source = _source(system)
+    return (
+        isinstance(source, SoftmaxRows)
+        and source.is_fused
+        and not _remembers(system)
+        and system.steps > EVERY
+    )
+
+
+def compared_tokens(length: int) -> Int[Tensor, " some"]:
+    """The tokens whose rows are compared, in order."""
+    return torch.cat([torch.arange(*span) for span in sampled_rows(length)])
+
+
+def _source(system: Operator) -> object:
+    return system.rows if isinstance(system, ExplicitMap) else getattr(system, "C", None)
+
+
+def _unknown(system: Operator, signal: Tensor) -> Tensor:
+    dtype = torch.promote_types(system.dtype, signal.dtype)
+    shape = (*system.batch, system.steps, 1, signal.shape[-1])
+    return torch.full(shape, math.nan, dtype=dtype, device=signal.device)
+
+
+def _remembers(system: Operator) -> bool:
+    return isinstance(system, System) and system.initial is not None
+
+
+def sampled_rows(length: int) -> Iterator[tuple[int, int]]:
+    """First rows and ends of windows, in order, the first and the last row among them."""
+    if length <= EVERY:
+        for start in range(0, length, PANEL):
+            yield start, min(start + PANEL, length)
+        return
+    for number in range(WINDOWS):
+        start = number * (length - ROWS) // (WINDOWS - 1)
+        yield start, start + ROWS
+
+
+_ONE_AT_A_TIME = Lock()
+"""Layers are rebuilt side by side, and two of them may have one module."""
+
+
+class NoReferenceError(InspectionError):
+    """A module cannot be run alone in float64 as it ran in its model."""
+
+
+def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> Call:
+    """``call`` as it is where its module runs in float64.
+
+    Args:
+        hastened: whether the adapter may change how the copy computes.
+
+    Raises:
+        NoReferenceError: if the module does not run alone in float64, or does something else then.
+    """
+    if adapter.repeat is not None:
+        return _repeated(call, adapter.repeat)
+    if call.invocation is None:
+        raise NoReferenceError("what its module was called with is not known")
+    if call.invocation.is_spoiled:
+        raise NoReferenceError("what its module was called with was written into while it ran")
+    if call.through is Through.MODULE:
+        changes = (adapter.renew, adapter.hasten if hastened else None)
+        return _of_module(call, call.invocation, [each for each in changes if each is not None])
+    return _of_attention(call, call.invocation)
+
+
+def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Call:
+    arguments = in_float64(dict(call.arguments))
+    with in_double():
+        output = repeat(double_copy(call.module), arguments)
+    return _changed(call, arguments, output, call.surroundings)
+
+
+def _of_module(
+    call: Call, invocation: Invocation, changes: Sequence[Callable[[Any], None]]
+) -> Call:
+    try:
+        return _run_again(call, invocation, _copy_of(call.module), changes)
+    except NoReferenceError:  # such as a forward pass that knows its module by a closure
+        if changes or not can_be_widened(call.module):
+            raise
+        with _ONE_AT_A_TIME, widened(call.module):
+            return _run_again(call, invocation, call.module, ())
+
+
+def _run_again(
+    call: Call,
+    invocation: Invocation,
+    twin: nn.Module,
+    changes: Sequence[Callable[[Any], None]],
+) -> Call:
+    """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
+    products = Products()
+    with in_double():
+        for change in changes:
+            change(twin)
+    prepared: dict[str, Any] = {}
+    if invocation.is_prepared:  # hooks of the copy prepare it again, in float64
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            prepared.update(in_float64(copied(given_to(twin, args, kwargs))))
+
+        handle = twin.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        output, draws = _run(twin, invocation, RememberedProducts(twin, products))
+    finally:
+        if invocation.is_prepared:
+            handle.remove()
+    arguments = prepared or in_float64(dict(call.arguments))
+    again = _changed(call, arguments, output, call.surroundings)
+    return replace(again, products=products, draws=draws)
+
+
+def _of_attention(call: Call, invocation: Invocation) -> Call:
+    try:
+        return _attended(call, invocation, _copy_of(call.module))
+    except NoReferenceError:  # such as a forward pass that knows its module by a closure
+        if not can_be_widened(call.module):
+            raise
+        with _ONE_AT_A_TIME, widened(call.module):
+            return _attended(call, invocation, call.module)
+
+
+def _copy_of(module: nn.Module) -> nn.Module:
+    try:
+        return double_copy(module)
+    except InspectionError:
+        raise
+    except Exception as error:  # whatever a module holds beside weights, such as a lock
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise NoReferenceError(f"its module cannot be copied ({reason})") from error
+
+
+def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
+    """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
+    calls: list[Call] = []
+    unnormalised = {one.product for one in invocation.calls if UNNORMALISED in one.arguments}
+
+    def expects(where: ModuleStack, _weights: Tensor, _response: Tensor) -> bool:
+        return where.module is twin and where.products in unnormalised
+
+    where = ModuleStack(twin, claimed=set(), expects=expects, keeps_passes=False)
+    with (
+        recording_softmax(where, calls),
+        recording_attention_in(twin, call.implementation, where, calls),
+    ):
+        put_out, draws = _run(twin, invocation)
+    place = invocation.calls.index(call)
+    again = [one for one in calls if one.module is twin and one.through is call.through]
+    if len(again) != len(invocation.calls) or not _alike(call, again[place]):
+        raise NoReferenceError("alone and in float64 its module attends in another way")
+    found = again[place]
+    around = _at_home(found.surroundings, twin, call.module)
+    made = _changed(call, found.arguments, found.output, around)
+    return replace(made, draws=draws, around=first_numbers(put_out))
+
+
+def _run(
+    twin: nn.Module, invocation: Invocation, products: RememberedProducts | None = None
+) -> tuple[Any, bool]:
+    """What the module puts out, and whether random numbers were drawn meanwhile."""
+    args, kwargs = in_float64((invocation.args, invocation.kwargs))
+    try:
+        with in_double(), products or nullcontext():
+            before = random_state(twin)
+            output = twin(*args, **kwargs)
+            return output, not torch.equal(before, random_state(twin))
+    except Exception as error:  # whatever a module's code does where it is not used to float64
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise NoReferenceError(f"its module does not run alone in float64 ({reason})") from error
+
+
+def _alike(call: Call, again: Call) -> bool:
+    one, other = call.first_output, again.first_output
+    return one.shape == other.shape and set(call.arguments) == set(again.arguments)
+
+
+def _changed(call: Call, arguments: Any, output: Any, around: Surroundings | None) -> Call:
+    return replace(call, arguments=arguments, output=output, surroundings=around)
+
+
+def _at_home(
+    around: Surroundings | None, twin: nn.Module, module: nn.Module
+) -> Surroundings | None:
+    """The same with the modules of the model, so that the copy is not kept alive."""
+    if around is None:
+        return None
+    path_of = {part: path for path, part in twin.named_modules()}
+    source = module.get_submodule(path_of[around.source])
+    out = None if around.out is None else module.get_submodule(path_of[around.out])
+    return replace(around, source=source, out=out)
+
 
 IN_DOUBLE = "its module in float64"
 WITH_HEADS = 4
@@ -102,7 +458,7 @@ def _comparisons(
     *,
     hastened: bool,
     repeats: bool = True,
-) -> "list[Comparison]":
+) -> "list[LayerComparison]":
     """What is compared of a call.
 
     Args:
@@ -120,12 +476,12 @@ def _comparisons(
         outputs = _outputs(call, adapter, family) if reference is not call else []
         outputs = outputs or [layer.output for layer in layers]
 
-    def again(number: int, *, repeats: bool = True) -> Comparison:
+    def again(number: int, *, repeats: bool = True) -> LayerComparison:
         made = _comparisons(call, adapter, family, limits, hastened=False, repeats=repeats)
         return made[number]
 
     return [
-        Comparison(
+        LayerComparison(
             call,
             adapter,
             layer,
@@ -186,7 +542,7 @@ def _explained(call: Call, family: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class LayerComparison:
     """One layer of a captured call, and what it is held against.
 
     Attributes:
@@ -207,8 +563,8 @@ class Comparison:
     compared_with: str
     tolerance: float
     around: tuple[Tensor, Tensor] | None = None
-    again: "Callable[[], Comparison] | None" = None
-    drawn: "Callable[..., Comparison] | None" = None
+    again: "Callable[[], LayerComparison] | None" = None
+    drawn: "Callable[..., LayerComparison] | None" = None
 
     def layer(self) -> InspectedLayer:
         """The layer, rebuilt and compared."""
@@ -233,7 +589,7 @@ class Comparison:
             _warn_of_rounding(self.captured, found.rounding, expected, dtype)
         return found
 
-    def _is_random(self, other: "Comparison") -> bool:
+    def _is_random(self, other: "LayerComparison") -> bool:
         """Whether the module puts out something else with other random numbers."""
         other.captured.products.close()
         pairs = [(self.captured.output, other.captured.output)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.containers import times_written
 from dsf.inspection.model_input import model_input
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.interventions.edits import Edit

@@ -21,12 +21,10 @@ from dsf.attribution.targets import put_out
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Exchange, Through, copied
-from dsf.inspection.capture.finite_outputs import FiniteWeights
-from dsf.inspection.capture.integrity import times_written
-from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.packed_weights import has_own_storage
+from dsf.inspection.capture.containers import times_written
+from dsf.inspection.capture.isolation import FiniteWeights, isolated
 from dsf.inspection.capture.precision import dtype_of
-from dsf.inspection.capture.screening import check_finite, check_has_data
+from dsf.inspection.capture.weights import check_finite, check_has_data, has_own_storage
 from dsf.inspection.choice import Chosen, chosen_layers, each_chosen
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences

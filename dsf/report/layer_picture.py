@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dsf.inspection import InspectedLayer
-from dsf.inspection.whole.contribution_norms import group_bounds
+from dsf.inspection.whole.affine_layer import group_bounds
 from dsf.report.selection import SAMPLES, has_channels, remembered
 from dsf.report.views import MapView, Strongest
 from dsf.systems.composite import ExplicitMap, SystemSum

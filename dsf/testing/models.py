@@ -33,14 +33,13 @@ from dsf.inspection import (
 )
 from dsf.inspection.capture.precision import TOLERANCE, expected_rounding
 from dsf.inspection.choice import Chosen
-from dsf.inspection.examine import Question, examine
+from dsf.inspection.examine import Examination, examine
 from dsf.inspection.families.registry import known_modules
-from dsf.inspection.probing.ports import Port
+from dsf.inspection.probing.driven import Port
 from dsf.inspection.probing.probe import FAMILY
 from dsf.inspection.rebuild import whole_and_error
 from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.head_layout import width_of
-from dsf.inspection.whole.stages import Scale
+from dsf.inspection.whole.stages import Scale, width_of
 from dsf.runtime.argument_checks import checked
 from dsf.testing.mixers import Case, Law, difference
 
@@ -202,7 +201,7 @@ class ModelUnderTest:
         self, *, exact: bool, probe: Mapping[str, Probe] | None = None
     ) -> list[InspectedLayer]:
         """The layers of the adapter's modules, of any error."""
-        question = Question(
+        question = Examination(
             inputs=self.inputs,
             named=dict(self.named),
             exact=exact,

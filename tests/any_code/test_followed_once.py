@@ -7,7 +7,8 @@ from torch.nn.functional import layer_norm
 
 import dsf
 from dsf.inspection import examine
-from dsf.inspection.causal import remembered, replay, rules
+from dsf.inspection.causal import coordinates as remembered
+from dsf.inspection.causal import replay, rules
 from dsf.inspection.causal.coordinates import numbered
 from tests.any_code import modules
 from tests.any_code.modules import WIDTH, drawn, tokens

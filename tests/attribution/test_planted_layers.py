@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf.inspection.errors import ReconstructionError
-from dsf.inspection.explicit_rows import EVERY, compared_tokens
+from dsf.inspection.rebuild import EVERY, compared_tokens
 from dsf.inspection.softmax import attention
 from dsf.inspection.whole.stages import Chain, Project
 

@@ -87,7 +87,7 @@ def test_a_sound_module_is_none(name):
 
 def test_it_is_found_where_layers_are_kept_on_disk(monkeypatch):
     pytest.importorskip("transformers")
-    from dsf.inspection.results.memory_forecast import Forecast
+    from dsf.inspection.results.memory import Forecast
 
     monkeypatch.setattr(Forecast, "uses_disk", True)
     with pytest.warns(RoundingWarning, match=r"layers\.1\.self_attn"):

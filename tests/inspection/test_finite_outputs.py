@@ -7,8 +7,8 @@ from torch import nn
 import dsf
 from dsf import edits
 from dsf.inspection import NonFiniteWeightsError
-from dsf.inspection.capture import finite_outputs
-from dsf.inspection.capture.finite_outputs import FiniteWeights
+from dsf.inspection.capture import isolation as finite_outputs
+from dsf.inspection.capture.isolation import FiniteWeights
 from tests.inspection.families import tiny_models
 
 transformers = pytest.importorskip("transformers")

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import Mamba2Config, Mamba2Model
 
 import dsf
-from dsf.inspection.capture.products import Products
+from dsf.inspection.capture.module_stack import Products
 from dsf.inspection.errors import ReconstructionError
 from dsf.inspection.families import mamba2
 

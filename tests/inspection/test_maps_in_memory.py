@@ -65,7 +65,7 @@ def test_maps_that_fit_one_by_one_only(monkeypatch):
     assert {name: map.shape for name, map in found.maps().items()} == dict.fromkeys(
         names, (1, 4, 6, 6)
     )
-    monkeypatch.setattr("dsf.inspection.results.map_needs.free_memory", lambda _: 3 * one)
+    monkeypatch.setattr("dsf.inspection.results.memory.free_memory", lambda _: 3 * one)
     with pytest.raises(MapTooLarge, match=r"Take one layer at a time \(layer\.map\(\)\)"):
         found.maps()
     assert found.maps(rows=-1)[names[0]].shape == (1, 4, 1, 6)
@@ -95,7 +95,7 @@ import resource, sys, torch, dsf
 from dsf.evaluate import MapTooLarge, memory_plan
 from tests.inspection.test_maps_in_memory import mamba_layer
 from dsf.inspection import Inspection
-import dsf.report.memory_needs, dsf.inspection.results.map_needs as needs, dsf.report.content
+import dsf.report.memory_needs, dsf.inspection.results.memory as needs, dsf.report.content
 from dsf.report import draw_grid
 layer = mamba_layer(channels=64, tokens=2048)
 mamba_layer(channels=64, tokens=256).map()  # loads and compiles what is needed

@@ -13,8 +13,7 @@ from torch import nn
 import dsf
 from dsf.evaluate import memory_plan
 from dsf.inspection import InspectionMemoryError, memory_forecast
-from dsf.inspection.capture.calls import Call, Invocation
-from dsf.inspection.capture.disk_store import DiskStore
+from dsf.inspection.capture.calls import Call, DiskStore, Invocation
 from dsf.models import folder, recall
 
 MODELS = ("mamba", "qwen3_next", "llama")

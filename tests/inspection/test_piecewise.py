@@ -13,7 +13,7 @@ from dsf.inspection import (
     ReconstructionError,
     inspect_piecewise,
 )
-from dsf.inspection.results.memory_forecast import Forecast
+from dsf.inspection.results.memory import Forecast
 from dsf.loading import LoadError, open_piecewise
 from dsf.models import NAMES, folder
 

@@ -261,7 +261,7 @@ def test_memory_that_runs_out_is_called_that(monkeypatch, where, error):
         raise error
 
     if where == "rebuild":
-        monkeypatch.setattr("dsf.inspection.explicit_rows.respond", fails)
+        monkeypatch.setattr("dsf.inspection.rebuild.respond", fails)
     elif where == "reference":
         model.layers[0].mixer.register_forward_hook(
             lambda _m, _i, out: fails() if out.dtype is torch.float64 else out

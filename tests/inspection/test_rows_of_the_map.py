@@ -12,7 +12,7 @@ import torch
 from transformers.integrations import sdpa_attention
 
 import dsf
-from dsf.inspection.explicit_rows import EVERY, sampled_rows
+from dsf.inspection.rebuild import EVERY, sampled_rows
 from dsf.inspection.softmax import torch_module
 from dsf.systems.softmax_rows import SoftmaxRows
 from tests.inspection.softmax_models import BUILT, VOCABULARY
@@ -134,7 +134,7 @@ def test_no_row_comes_from_the_kernel_that_the_module_itself_calls(model, monkey
     def unwanted(*_):
         raise AssertionError("the kernel was called")
 
-    monkeypatch.setattr("dsf.inspection.explicit_rows.respond", unwanted)
+    monkeypatch.setattr("dsf.inspection.rebuild.respond", unwanted)
     assert dsf.inspect(model, **inputs(EVERY + 70), checks="none")[0].formula < 1e-13
 
 

@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import dsf
 from dsf import measures
-from dsf.inspection.explicit_rows import EVERY, ROWS, WINDOWS
+from dsf.inspection.rebuild import EVERY, ROWS, WINDOWS
 from dsf.properties.run_folder import checked_run
 from dsf.report import write_report
 from dsf.report.layer_content import Walk, quantities_of

@@ -1,8 +1,14 @@
-"""Runs float64 models without float32 inside, and the error that each dtype allows."""
+"""What a run depends on: package versions, dtype and device.
+
+Runs float64 models without float32 inside, and the error that each dtype allows.
+"""
 
 import math
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from threading import Lock
 from typing import Any
@@ -12,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from dsf.inspection.capture.caches import copied_cache, is_cache, is_holder, with_tensors
+from dsf.inspection.capture.containers import copied_cache, is_cache, is_holder, with_tensors
+from dsf.runtime.distribution import VERSION
 from dsf.runtime.number_types import has_double
 
 TOLERANCE = {
@@ -152,3 +159,37 @@ def dtype_of(model: nn.Module) -> torch.dtype:
         if part.is_floating_point():
             return part.dtype
     return torch.get_default_dtype()
+
+
+def environment(model: nn.Module) -> dict[str, str]:
+    """The facts that another machine needs to repeat the run of ``model``."""
+    facts = {
+        "dsf": VERSION,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": release("transformers"),
+        "dtype": str(dtype_of(model)).removeprefix("torch."),
+        "device": str(next((part.device for part in model.parameters()), "cpu")),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+@cache
+def release(package: str) -> str:
+    """The installed version of ``package``, empty where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def class_path(cls: type) -> str:
+    """``package.module.Class``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def described(module: nn.Module) -> str:
+    """``package.module.Class, package 1.2``: how error messages name ``module``."""
+    kind = class_path(type(module))
+    package = kind.partition(".")[0]
+    return f"{kind}, {package} {release(package)}" if release(package) else kind

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
-from dsf.inspection.causal.alike import chosen
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
 from dsf.inspection.causal.operations import Way, all_before, is_place
 from dsf.inspection.causal.replay import (
@@ -24,7 +23,7 @@ from dsf.inspection.causal.replay import (
     share_explained,
 )
 from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
-from dsf.inspection.causal.tracker import Mixing, Tracker
+from dsf.inspection.causal.tracker import TokenMixing, Tracker, chosen
 from dsf.inspection.results.table import Table
 
 CHOICES, NUMBERS = 2, 6
@@ -43,7 +42,7 @@ APART = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class ModuleFinding:
     """One module in which tokens meet.
 
     Attributes:
@@ -106,7 +105,7 @@ class Findings:
             is read.
     """
 
-    modules: list[Finding] = field(default_factory=list)
+    modules: list[ModuleFinding] = field(default_factory=list)
     maps: dict[Call, Maps | None] = field(default_factory=dict)
     refused: dict[Call, str] = field(default_factory=dict)
     shares: dict[Call, float] = field(default_factory=dict)
@@ -116,8 +115,8 @@ class Findings:
     front: tuple[str, ...] = ()
 
     def rest_of(
-        self, run: Invocation, calls: Sequence[Call], listed: Sequence[Finding]
-    ) -> Finding | None:
+        self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
+    ) -> ModuleFinding | None:
         """What the model does to tokens beside all that was read or is listed; None if nothing.
 
         Its run is repeated while every mixer that was read and every module that is listed puts
@@ -131,11 +130,11 @@ class Findings:
         if any(one.module is run.module for one in (*calls, *listed)):
             return None
         held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
-        finding = Finding(
+        finding = ModuleFinding(
             run.module, name, None, ("in a place that was not seen",), runs=((run, nothing),)
         )
         try:
-            for draw in range(CHOICES + 1):
+            for draw in (1, 2):  # every token is replaced in one of both
                 self.passes += 1
                 rest = moved(run, held, draw=draw, of_model=True)
                 if rest.mixes:
@@ -173,7 +172,7 @@ class Findings:
         return math.nan if finding is None or finding.mixes is None else finding.share
 
 
-def _record(one: Finding) -> dict[str, Any]:
+def _record(one: ModuleFinding) -> dict[str, Any]:
     asked = "is the map all of it?" if one.is_read else "does it mix tokens?"
     return {
         "module": one.name,
@@ -209,7 +208,7 @@ def judged(
     mixed_axes = {meeting.axis for meeting in certain}
     for call in calls:
         _arrange(call, mixed_axes, found)
-    own: dict[Invocation, list[Mixing]] = {}
+    own: dict[Invocation, list[TokenMixing]] = {}
     for one in mixings:
         if one.invocation is not None:
             own.setdefault(one.invocation, []).append(one)
@@ -226,7 +225,7 @@ def judged(
         tracker.steps,
     )
     asked: dict[Invocation, _Asked] = {}
-    results: dict[Invocation, Finding] = {}
+    results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
         name = where.name_of(invocation.module) or type(invocation.module).__name__
@@ -270,10 +269,10 @@ def judged(
 
 
 def _by_module(
-    asked: "Mapping[Invocation, _Asked]", results: Mapping[Invocation, Finding]
-) -> dict[nn.Module, Finding]:
+    asked: "Mapping[Invocation, _Asked]", results: Mapping[Invocation, ModuleFinding]
+) -> dict[nn.Module, ModuleFinding]:
     """One finding for every module, with all of its forward passes that were asked."""
-    seen: dict[nn.Module, Finding] = {}
+    seen: dict[nn.Module, ModuleFinding] = {}
     for invocation, asking in asked.items():
         finding, before = results[invocation], seen.get(invocation.module)
         read_here = frozenset(c for c in asking.held.calls if c.invocation is invocation)
@@ -285,7 +284,7 @@ def _by_module(
     return seen
 
 
-def _draws(mixings: Sequence[Mixing], is_read: bool, attentions: int) -> int:
+def _draws(mixings: Sequence[TokenMixing], is_read: bool, attentions: int) -> int:
     """How often many tokens are replaced where a single one moves no other.
 
     Args:
@@ -306,7 +305,7 @@ def _draws(mixings: Sequence[Mixing], is_read: bool, attentions: int) -> int:
     return HALVES if is_read and further else 0
 
 
-def _unseen(run: Invocation, found: Findings) -> list[Finding]:
+def _unseen(run: Invocation, found: Findings) -> list[ModuleFinding]:
     """The model itself, if a replaced token moves others although none was seen to meet another."""
     nothing = Held((), ())
     name, how = type(run.module).__name__, ("in an operation that was not followed",)
@@ -342,7 +341,7 @@ class _Asked:
     is_read: bool = False
     draws: int = 0
 
-    def alike(self, others: Sequence[Finding]) -> Finding | None:
+    def alike(self, others: Sequence[ModuleFinding]) -> ModuleFinding | None:
         """The answer of others that did the same, where the map of each is all that it does."""
         outputs = tensors_in(self.invocation.output)
         if not others or not all(map(_is_finite, outputs)):
@@ -351,7 +350,7 @@ class _Asked:
             return None
         names = ", ".join(dict.fromkeys(one.name for one in others))
         note = f"as in {names}: the same operations on the same tokens, so it was not repeated"
-        return Finding(
+        return ModuleFinding(
             self.invocation.module,
             self.name,
             False,
@@ -362,7 +361,7 @@ class _Asked:
             attentions=others[0].attentions,
         )
 
-    def judged(self, found: Findings) -> Finding:
+    def judged(self, found: Findings) -> ModuleFinding:
         """What came of it; what each of several attentions moves of it is added to ``found``."""
         invocation, is_read, share, draw = self.invocation, self.is_read, 1.0, 0
         module, name, held = invocation.module, self.name, self.held
@@ -371,7 +370,7 @@ class _Asked:
             rest = moved(invocation, held)
             if is_read and math.isnan(rest.elsewhere):
                 note = "what it puts out is not finite"
-                return Finding(
+                return ModuleFinding(
                     module, name, None, self.how, note=note, is_read=True, is_finite=False
                 )
             draws = self.draws + (separating(invocation) if self.draws == SENDERS else 0)
@@ -394,10 +393,10 @@ class _Asked:
             if len(parts) > 1:
                 _apart(invocation, parts, held, share, found)
         except NoNumbersError as error:
-            return Finding(module, name, None, (), note=str(error), is_read=is_read)
+            return ModuleFinding(module, name, None, (), note=str(error), is_read=is_read)
         except UnclearError as error:
-            return Finding(module, name, None, self.how, note=str(error), is_read=is_read)
-        return Finding(
+            return ModuleFinding(module, name, None, self.how, note=str(error), is_read=is_read)
+        return ModuleFinding(
             module,
             name,
             rest.mixes,
@@ -485,7 +484,7 @@ def _slots_of(calls: Sequence[Call]) -> set[Source]:
     return found
 
 
-def _makes(one: Mixing, sources: set[Source]) -> bool:
+def _makes(one: TokenMixing, sources: set[Source]) -> bool:
     """Whether positions of one of some kinds are put out by a module that is not given them."""
     if one.invocation is None:
         return False
@@ -497,11 +496,11 @@ def _makes(one: Mixing, sources: set[Source]) -> bool:
 
 
 def _relevant(
-    mixings: Sequence[Mixing],
+    mixings: Sequence[TokenMixing],
     calls: Sequence[Call],
     slots: set[Source],
     run: Invocation | None,
-) -> list[Mixing]:
+) -> list[TokenMixing]:
     """Without those of channels, and without the front end that makes tokens of finer ones.
 
     A front end are convolutions over an input, up to those that make its first tokens, where the
@@ -521,7 +520,7 @@ def _relevant(
                 read.update(seen.planes)
     front = remade - read - {axis for made in put_out for axis in made.planes}
 
-    def is_front(one: Mixing) -> bool:
+    def is_front(one: TokenMixing) -> bool:
         if one.meeting.way is Way.REMAKES:
             return not _makes(one, slots)
         is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
@@ -547,7 +546,7 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
         found.refused[call] = str(error)
 
 
-def part_reason(finding: Finding, share: float) -> str:
+def part_reason(finding: ModuleFinding, share: float) -> str:
     """Why a module is listed whose map was probed, and is a part of what it does to tokens."""
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
     return (
@@ -556,7 +555,7 @@ def part_reason(finding: Finding, share: float) -> str:
     )
 
 
-def silent_reason(finding: Finding) -> str:
+def silent_reason(finding: ModuleFinding) -> str:
     """Why the model itself is listed, beside what was read or listed in it."""
     if finding.mixes is None:
         return (
@@ -569,7 +568,7 @@ def silent_reason(finding: Finding) -> str:
     )
 
 
-def _open_reason(finding: Finding, how: str) -> str:
+def _open_reason(finding: ModuleFinding, how: str) -> str:
     """Why a module is listed that was read, and in which no other tokens moved."""
     if finding.mixes is None:
         return (
@@ -587,7 +586,7 @@ def _open_reason(finding: Finding, how: str) -> str:
     )
 
 
-def unread_reason(finding: Finding, *, is_tried: bool = False) -> str:
+def unread_reason(finding: ModuleFinding, *, is_tried: bool = False) -> str:
     """Why a module is listed that mixes tokens and was not read.
 
     Args:

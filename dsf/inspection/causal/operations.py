@@ -3,12 +3,14 @@
 One rule for every kind of torch operation: those that move elements, that work on them one by one,
 that reduce axes, and that sum products over an axis. ``Meeting`` states that an operation made one
 element of several indices along an axis.
+
+``Done``: an operation of torch that ran.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -665,7 +667,7 @@ def _is_slot(axis: InputAxis) -> bool:
 
 
 @dataclass(frozen=True)
-class Window:
+class SlidingWindow:
     """The window of a convolution or a pool: one number for each axis behind the second."""
 
     name: str
@@ -687,7 +689,7 @@ class Window:
         transposed: bool = False,
         depthwise: bool,
         groups: int = 1,
-    ) -> "Window":
+    ) -> "SlidingWindow":
         """A window from torch's stride, padding and dilation, where one number stands for all."""
         count = len(sizes)
         stride, padding, dilation = (tuple((list(part) * count)[:count]) for part in steps)
@@ -700,7 +702,10 @@ class Window:
 
 
 def convolved(
-    given: Coordinates, window: Window, shape: Size, are_channels: Callable[[InputAxis], bool]
+    given: Coordinates,
+    window: SlidingWindow,
+    shape: Size,
+    are_channels: Callable[[InputAxis], bool],
 ) -> Followed:
     """A convolution or pool over the axes behind the second, which holds channels."""
     planes: Planes = {}
@@ -775,7 +780,7 @@ def new_positions(
     return planes
 
 
-def _tap(plane: Tensor, place: int, window: Window) -> int:
+def _tap(plane: Tensor, place: int, window: SlidingWindow) -> int:
     """By how much the token of an output is shifted from its index: the tap that is its own."""
     dim, padding = place + 2, window.padding[place]
     reach = (window.sizes[place] - 1) * window.dilation[place]
@@ -814,3 +819,45 @@ def _shifted(plane: Tensor, offsets: Sequence[int], shape: Size) -> Tensor:
         line = outside.reshape(-1, *[1] * (plane.ndim - dim - 1))
         plane = torch.where(line, NONE, taken)
     return plane.expand(shape)
+
+
+class Done:
+    """An operation that ran: its function, arguments and outputs.
+
+    Attributes:
+        given, outs: the tensors of the arguments, and those of ``out``.
+        made_of: the coordinates of the tensors in ``given``, once they are looked up.
+        first: the coordinates of its first argument.
+    """
+
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        self.func, self.args, self.kwargs, self.out = func, args, kwargs, out
+        self.given = tensors_in((*args, *kwargs.values()) if kwargs else args)
+        self.outs: list[Tensor] = []
+        if isinstance(out, Tensor):
+            self.outs = [out]
+        elif isinstance(out, tuple | list):
+            self.outs = tensors_in(out)
+        self.made_of: tuple[Coordinates | None, ...] = ()
+        self.first: Coordinates | None = None
+
+    @cached_property
+    def kind(self) -> Hashable:
+        """What it does, but for numbers: its function, shapes of tensors and other arguments."""
+        args, kwargs = self.args, self.kwargs
+        return self.func, *map(plain, args), *map(plain, kwargs.items())
+
+    @property
+    def name(self) -> str:
+        """The name of the operation in torch."""
+        return name_of(self.func)
+
+    @property
+    def plain(self) -> str:
+        """The same for its form that writes in place."""
+        return self.name.rstrip("_")
+
+    @property
+    def has_numbers_alone(self) -> bool:
+        """Whether no tensor of it holds truth values or whole numbers, such as an index."""
+        return all(one.is_floating_point() or one.is_complex() for one in (*self.given, *self.outs))

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection.capture.caches import is_holder, own_caches, tensors_in, with_tensors
 from dsf.inspection.capture.calls import Call, Invocation, Through
+from dsf.inspection.capture.containers import is_holder, own_caches, tensors_in, with_tensors
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small
-from dsf.inspection.softmax.follower import UNNORMALISED
+from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
 from dsf.inspection.softmax.interface import recording_attention_in
-from dsf.inspection.softmax.listener import recording_softmax
-from dsf.inspection.widened import can_be_widened, wide, widened
+from dsf.inspection.wide_copy import can_be_widened, wide, widened
 
 Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""

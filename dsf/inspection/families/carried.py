@@ -6,8 +6,8 @@ another way are not read: their layers are refused, since they do not start from
 
 from torch import Tensor
 
-from dsf.inspection.capture.caches import is_cache
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.containers import is_cache
 from dsf.inspection.capture.precision import in_float64
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.environment import class_path
+from dsf.inspection.capture.precision import class_path
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import (
     diagonal_spaces,
@@ -37,7 +37,7 @@ from dsf.inspection.families import (
     xlstm,
     zamba,
 )
-from dsf.inspection.families.structure import Held, Structure
+from dsf.inspection.families.structure import Structure, StructureWeights
 from dsf.inspection.softmax import torch_module
 
 GROUP = "dsf.adapters"
@@ -122,11 +122,11 @@ STRUCTURES: tuple[Structure, ...] = (
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:
     """By its path every module that no adapter names, with the families that it may be one of."""
     found = {}
-    of_alike: dict[Held, tuple[Structure, ...]] = {}
+    of_alike: dict[StructureWeights, tuple[Structure, ...]] = {}
     for path, module in model.named_modules():
         if any(path == other or not other or path.startswith(f"{other}.") for other in known):
             continue
-        held = Held(module)
+        held = StructureWeights(module)
         if held not in of_alike:
             of_alike[held] = tuple(one for one in STRUCTURES if one.sizes(held) is not None)
         if of_alike[held]:

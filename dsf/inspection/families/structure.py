@@ -27,7 +27,7 @@ def _as_they_are(_module: nn.Module, _sizes: Sizes) -> Iterable[Settings]:
     return ({},)
 
 
-class Held:
+class StructureWeights:
     """The shapes of a module's parameters and buffers, by name; modules alike hold the same.
 
     Those that have none before a lazy module runs are left out.
@@ -47,7 +47,7 @@ class Held:
         }
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Held) and self.shapes == other.shapes
+        return isinstance(other, StructureWeights) and self.shapes == other.shapes
 
     def __hash__(self) -> int:
         return hash(frozenset(self.shapes.items()))
@@ -77,7 +77,7 @@ class Structure:
     settings: Callable[[nn.Module, Sizes], Iterable[Settings]] = _as_they_are
     called: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def sizes(self, held: Held) -> Sizes | None:
+    def sizes(self, held: StructureWeights) -> Sizes | None:
         """The sizes of the axes in a module; None where it is not made like this."""
         names = self._names(held)
         shapes: list[tuple[str, int]] = []
@@ -97,7 +97,7 @@ class Structure:
         fits = all(_evaluated(word, known) == size for word, size in shapes)
         return known if fits else None
 
-    def _names(self, held: Held) -> Mapping[str, str]:
+    def _names(self, held: StructureWeights) -> Mapping[str, str]:
         """By the name that the adapter knows the one that some parameters have here."""
         return {
             path: next((each for each in (path, *others) if each in held.paths), path)
@@ -106,7 +106,7 @@ class Structure:
 
     def readings(self, module: nn.Module) -> Iterator[Adapter]:
         """The adapters by which a module is tried, the likeliest first."""
-        held = Held(module)
+        held = StructureWeights(module)
         sizes = self.sizes(held)
         if sizes is None:
             return

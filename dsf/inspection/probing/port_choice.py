@@ -1,4 +1,20 @@
-"""Chooses the places of a module between which its values are mixed, by trying them.
+"""Where the values of a module enter and where its response leaves: searched by name and by trial.
+
+A call of a module as a tape: in float64 where it runs so, else in the module's number type.
+
+Which input of a module holds its values, and along which axis, where no projection tells.
+
+A module that is given queries, keys and values, or the numbers of a scan, is affine from its values
+to its response, and exchanging one of their entries moves others along the axis of tokens alone:
+along the axes of samples, heads and channels none. Along tokens only later ones move, or the map is
+the same for several channels, which come behind. Neither holds of queries, whose channels alone are
+mixed, nor of the input of a linear layer.
+
+Searches an unknown module by names for ports where its values may enter and its response leave.
+
+For modules that cannot be followed operation by operation.
+
+Chooses the places of a module between which its values are mixed, by trying them.
 
 A tensor is taken for the values of a mixer if the module is affine from it to a later place, other
 tokens move there when one of its tokens is exchanged, and everything made before it is left as it
@@ -10,26 +26,384 @@ passes and says the most.
 
 import inspect as signatures
 import math
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection.capture.calls import Captured
-from dsf.inspection.causal.coordinates import Coordinates
-from dsf.inspection.errors import UnreadableError
-from dsf.inspection.probing.driven_module import as_called
-from dsf.inspection.probing.driven_tape import Exchange, Ports
-from dsf.inspection.probing.layouts import Layout, rows_beside
-from dsf.inspection.probing.ports import Port, as_it_is
-from dsf.inspection.probing.tape import GIVEN, OUTPUT, Exchanging, Record, Spot, Tape, Use
-from dsf.inspection.probing.unit_values import PAIRED, random_values
+from dsf.inspection.capture.calls import Captured, tensors_in
+from dsf.inspection.capture.precision import dtype_of, in_double
+from dsf.inspection.capture.weights import double_copy
+from dsf.inspection.causal.coordinates import Coordinates, Source, numbered
+from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.probing.driven import (
+    PAIRED,
+    ROUNDING,
+    Driven,
+    Exchange,
+    Port,
+    Ports,
+    Repeated,
+    as_called,
+    as_it_is,
+    mixes,
+    random_values,
+    superposition,
+)
+from dsf.inspection.probing.tape import (
+    GIVEN,
+    OUTPUT,
+    Exchanging,
+    Layout,
+    Record,
+    Spot,
+    Tape,
+    Use,
+    layout_of,
+    rows_beside,
+)
 from dsf.inspection.results.layers import ALL
+
+ROUNDINGS = 256
+"""So many units of the last place of a number type count as rounding."""
+Given = list[Coordinates | None]
+Result = TypeVar("Result")
+
+
+def recorded(layer: Captured, told: Collection[Source] = ()) -> tuple[Tape, Record, float]:
+    """A call that can be repeated, its operations, and what counts as rounding in it, relative.
+
+    Args:
+        told: as for ``Tape.recorded``.
+    """
+    return taped(layer, lambda tape, given, _: tape.recorded(given, told=told))
+
+
+def taped(
+    layer: Captured, work: Callable[[Tape, Given, float], Result]
+) -> tuple[Tape, Result, float]:
+    """A call that can be repeated, what was found of it, and what counts as rounding, relative.
+
+    Args:
+        work: is given the tape, the coordinates of its tensors, and what counts as rounding.
+    """
+    module, made_of = layer.module, layer.made_of
+    args, kwargs = as_called(module, dict(layer.arguments))
+    known = {
+        id(tensor): made
+        for name, part in layer.arguments.items()
+        for tensor, made in zip(tensors_in(part), made_of.get(name, []), strict=False)
+    }
+    try:
+        tape = Tape(double_copy(module), args, kwargs, guard=in_double)
+        return tape, work(tape, _given(tape, known), ROUNDING), ROUNDING
+    except UnreadableError:
+        raise
+    except Exception as error:  # whatever the code of a module does in float64
+        if is_out_of_memory(error):
+            raise
+    kind = dtype_of(module)
+    leaves, tree = tree_flatten((args, kwargs))
+    cast = {id(leaf): _cast(leaf, kind) for leaf in leaves}  # one tensor in two places stays one
+    own = [cast[id(leaf)] for leaf in leaves]
+    known |= {
+        id(new): known[id(old)] for new, old in zip(own, leaves, strict=True) if id(old) in known
+    }
+    args, kwargs = tree_unflatten(own, tree)
+    tape, rounding = Tape(module, args, kwargs), ROUNDINGS * torch.finfo(kind).eps
+    return tape, work(tape, _given(tape, known), rounding), rounding
+
+
+def _given(tape: Tape, known: Mapping[int, Coordinates | None]) -> Given:
+    return [
+        known.get(id(tensor)) or numbered(tensor, f"input {place}")
+        for place, tensor in enumerate(tape.tensors)
+    ]
+
+
+def _cast(leaf: Any, kind: torch.dtype) -> Any:
+    is_wide = isinstance(leaf, Tensor) and leaf.dtype is torch.float64
+    return leaf.to(kind) if is_wide else leaf
+
+
+FEWEST_AXES = 3
+"""Samples or heads, tokens and channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class ValueInput:
+    """An input that holds the values, and the layouts of all inputs and of the output."""
+
+    ports: Ports
+    record: Record
+
+
+def value_among(
+    tape: Tape,
+    given: Given,
+    rounding: float,
+    names: list[str],
+    *,
+    wanted: str | None = None,
+    fewest: int = 1,
+) -> ValueInput | None:
+    """The input that holds the values; None where there is none.
+
+    Args:
+        given: the coordinates of the inputs.
+        rounding: the largest relative difference taken for rounding.
+        names: of the arguments that they are.
+        wanted: the name of the only one that is looked at.
+        fewest: the least number of inputs with axes for tokens.
+    """
+    places = [place for place, found in enumerate(given) if _is_plain(found)]
+    if len(places) < fewest:
+        return None
+    plain = tape.run(Exchanging())
+    if not plain.is_floating_point():
+        return None
+    looked_at = [place for place in places if wanted in {None, names[place]}]
+    found = {place: _found(tape, place, plain, rounding) for place in looked_at}
+    values = {place: one for place, one in found.items() if one is not None}
+    if not values:
+        return None
+    best = min(values, key=lambda place: values[place].rank)
+    inputs = tuple(values[best].columns if k == best else None for k in range(len(given)))
+    words = f"({names[best]})", "the output"
+    ports = Ports(Spot(GIVEN, best), frozenset(), OUTPUT, words)
+    return ValueInput(ports, Record(given=inputs, output=values[best].rows))
+
+
+def _is_plain(found: Coordinates | None) -> bool:
+    """Whether a tensor is an input as it came: its axes are those of a source of its own."""
+    if found is None or found.columns or len(found.shape) < FEWEST_AXES:
+        return False
+    axes = list(found.planes)
+    return (
+        {axis.source.kind for axis in axes} == {"input"}
+        and len({axis.source for axis in axes}) == 1
+        and [axis.number for axis in axes] == list(range(len(found.shape)))
+        and [axis.size for axis in axes] == list(found.shape)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """An input that may hold values.
+
+    Attributes:
+        columns, rows: the layouts of the input and of the output.
+        is_one_sided: whether tokens move later ones only, or earlier ones.
+    """
+
+    columns: Layout
+    rows: Layout
+    is_one_sided: bool
+
+    @property
+    def rank(self) -> tuple[bool, bool]:
+        """Smaller is better: an initial state has not the tokens of the output."""
+        return self.columns is not self.rows, not self.is_one_sided
+
+
+def _found(tape: Tape, place: int, plain: Tensor, rounding: float) -> _Values | None:
+    """An input if it may hold values."""
+    value = tape.tensors[place]
+    if value.ndim != plain.ndim or not value.is_floating_point():
+        return None
+    other = [axis for axis in range(value.ndim) if value.shape[axis] != plain.shape[axis]]
+    trial = _Trial(tape, place, plain, rounding)
+    if len(other) > 1 or not trial.is_affine():
+        return None
+    reach = {axis: trial.reach(axis) for axis in range(value.ndim) if axis not in other}
+    mixed = [*other, *(axis for axis, moves in reach.items() if any(moves))]
+    if len(mixed) != 1:
+        return None
+    (tokens,) = mixed
+    is_one_sided = not other and reach[tokens][0] != reach[tokens][1]
+    may_be_linear = tokens == value.ndim - 1  # a linear layer mixes channels, the same for all
+    columns, rows = _layout(value, tokens), _layout(plain, tokens)
+    if columns is None or rows is None:
+        return None
+    if not is_one_sided and (may_be_linear or not trial.is_shared(tokens)):
+        return None
+    return _Values(columns, rows if other else columns, is_one_sided)
+
+
+class _Trial:
+    """How the output moves when an input is exchanged."""
+
+    def __init__(self, tape: Tape, place: int, plain: Tensor, rounding: float):
+        self._tape, self._place, self._plain = tape, place, plain
+        self._step = random_values(tape.tensors[place], seed=0)
+        self._rounding, self._limit = rounding, rounding * plain.abs().max()
+
+    def _moved(self, by: Tensor) -> Tensor:
+        mode = Exchanging(Spot(GIVEN, self._place), lambda old: old + by.to(old))
+        return self._tape.run(mode) - self._plain
+
+    def is_affine(self) -> bool:
+        """Whether the output is moved, and by as many times as much as the input is."""
+        first = self._moved(self._step)
+        size = first.abs().max()
+        bent = (self._moved(-PAIRED * self._step) + PAIRED * first).abs().max()
+        return bool(size > self._limit) and bool(bent <= PAIRED * self._rounding * size)
+
+    def reach(self, axis: int) -> tuple[bool, bool]:
+        """Whether the first entry along an axis moves others, and whether the last does."""
+        found = []
+        for entry in (0, -1):
+            alone = torch.zeros_like(self._step)
+            alone.select(axis, entry).copy_(self._step.select(axis, entry))
+            change = self._moved(alone)
+            change.select(axis, entry).zero_()
+            found.append(bool((change.abs() > self._limit).any()))
+        return found[0], found[1]
+
+    def is_shared(self, tokens: int) -> bool:
+        """Whether equal numbers along an axis beside that of tokens are answered by equal ones."""
+        for axis, size in enumerate(self._step.shape):
+            if axis == tokens or size == 1:
+                continue
+            alike = self._moved(self._step.narrow(axis, 0, 1).expand_as(self._step))
+            if bool(((alike - alike.narrow(axis, 0, 1)).abs() <= self._limit).all()):
+                return True
+        return False
+
+
+def _layout(tensor: Tensor, tokens: int) -> Layout | None:
+    """Of the axes beside that of tokens the first holds samples, the others heads and channels."""
+    found = numbered(tensor, "values")
+    axes = list(found.planes)
+    return layout_of(found, frozenset({axes[tokens]}), frozenset(axes))
+
+
+CALLED_VALUE = re.compile(r"(^|[._])(to_|w_|w|c_|in_)?(v|value|values)(_|$)", re.IGNORECASE)
+VALUE_ARGUMENTS = ("value", "values", "v")
+
+
+@dataclass(frozen=True)
+class Passed:
+    """One call of a submodule that has no submodules: its name, input and output."""
+
+    name: str
+    given: Tensor | None
+    argument: str
+    output: Any
+
+
+def as_port(given: str | Port) -> Port:
+    """A port by its name, or as it is."""
+    return Port(given) if isinstance(given, str) else given
+
+
+def first_linear(call: Repeated, response: Port | None) -> Driven:
+    """The first pair of ports between which a module is linear.
+
+    Args:
+        response: the port of the response where that is known.
+
+    Raises:
+        UnreadableError: if there is none.
+    """
+    tried: dict[str, float] = {}
+    for value, found in pairs(call):
+        driven = Driven(call, value, found if response is None else response)
+        try:
+            values, _, _ = driven.original()
+            if not mixes(driven, values):
+                continue
+            bent = superposition(driven, values)
+        except InspectionError:  # not called, or of another shape
+            continue
+        if bent <= ROUNDING:
+            return Driven(call, value, driven.response)
+        tried[" to ".join(driven.names)] = bent
+    raise UnreadableError(_unfound(tried))
+
+
+def _unfound(tried: Mapping[str, float]) -> str:
+    if not tried:
+        return (
+            "no values were found in it: name the port where they enter (value='v_proj', or "
+            "value='function(argument)')"
+        )
+    where = min(tried, key=lambda name: tried[name])
+    return (
+        f"it is not linear in its values: superposition error {tried[where]:.1e} from {where}; "
+        "if it is linear between other ports, name them (value=..., response=...)"
+    )
+
+
+def pairs(call: Repeated) -> Iterator[tuple[Port, Port]]:
+    """Candidate pairs of a value port and a response port, the likeliest first.
+
+    Candidates for the values: the output of a submodule whose name means values, or of the
+    submodule that is given that output; then an argument named like values of a function in the
+    file that defines the class; then the module's input. Candidates for the response, for each of
+    the first: the inputs of later submodules, the last one first; then the module's output.
+    """
+    passed = _leaves(call)
+    values: list[Tensor] = []
+    for place, leaf in enumerate(passed):
+        passed_on = any(leaf.given is one for one in values)
+        if (CALLED_VALUE.search(leaf.name) or passed_on) and _tokens(leaf.output):
+            value = Port(leaf.name)
+            values.append(leaf.output)
+            for other in reversed(passed[place + 1 :]):
+                if _tokens(other.given) == _tokens(leaf.output):
+                    yield value, Port(f"{other.name}({other.argument})")
+            yield value, Port()
+    for port in _functions(call.module):
+        yield port, Port(port.name)
+    for name, part in call.arguments.items():
+        if isinstance(part, Tensor) and part.is_floating_point() and part.ndim == 3:
+            yield Port(f"({name})"), Port()
+            return
+
+
+def _leaves(call: Repeated) -> list[Passed]:
+    passed: list[Passed] = []
+
+    def hook_for(name: str, module: nn.Module) -> Any:
+        argument = next(iter(signatures.signature(module.forward).parameters), "input")
+
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            given = args[0] if args and isinstance(args[0], Tensor) else None
+            passed.append(Passed(name, given, argument, output))
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name, inner in call.module.named_modules():
+            if name and next(inner.children(), None) is None:
+                hooks.enter_context(inner.register_forward_hook(hook_for(name, inner)))
+        call()
+    return passed
+
+
+def _tokens(part: Any) -> tuple[int, ...]:
+    """The sizes of sample and time of a ``sample time width`` tensor; empty for anything else."""
+    if isinstance(part, Tensor) and part.ndim == 3 and part.is_floating_point():
+        return tuple(part.shape[:2])
+    return ()
+
+
+def _functions(module: nn.Module) -> Iterator[Port]:
+    file = sys.modules.get(type(module).__module__)
+    for name, function in list(vars(file).items()) if file else ():
+        if signatures.isfunction(function) and function.__module__ == type(module).__module__:
+            taken = signatures.signature(function).parameters
+            yield from (Port(f"{name}({one})") for one in VALUE_ARGUMENTS if one in taken)
+
 
 MOST_UNKNOWN = 64
 """So many of the last places of unknown layout are looked at."""
@@ -43,7 +417,7 @@ Worth = Callable[["Ports"], float]
 Rows = Callable[[Spot, Layout], dict[Use, Layout]]
 
 
-class Read(dict[Use, Tensor]):
+class TensorsByUse(dict[Use, Tensor]):
     """What was read in one run, by its place.
 
     Attributes:
@@ -271,9 +645,9 @@ class PortSearch:
         self._placed |= found
         return found
 
-    def _raw(self, spot: Spot, layout: Layout, uses: Iterable[Use], new: Exchange) -> Read:
+    def _raw(self, spot: Spot, layout: Layout, uses: Iterable[Use], new: Exchange) -> TensorsByUse:
         """What is read at ``uses`` as it is, and what was in the place of the values."""
-        found = Read()
+        found = TensorsByUse()
 
         def exchange(tensor: Tensor) -> Tensor:
             found.before = tensor
@@ -339,7 +713,7 @@ class PortSearch:
         kept: frozenset[Use],
         places: dict[Use, Layout],
         exchanged: tuple[Layout, Tensor, Tensor],
-        base: Read,
+        base: TensorsByUse,
     ) -> dict[Use, Layout]:
         """The places where other tokens move when one is exchanged.
 
@@ -370,7 +744,7 @@ class PortSearch:
         kept: frozenset[Use],
         places: dict[Use, Layout],
         values: Tensor,
-        base: Read,
+        base: TensorsByUse,
     ) -> list[Found]:
         """The places by the passes that the map from the values to them takes.
 
@@ -411,11 +785,11 @@ class PortSearch:
         kept: frozenset[Use],
         places: dict[Use, Layout],
         new: Exchange,
-    ) -> Read:
+    ) -> TensorsByUse:
         """What is read at ``places`` with values that ``new`` makes from the original ones."""
         layout = self._record.layout_of(spot)
         assert layout is not None  # noqa: S101  # only such are tried
-        found = Read()
+        found = TensorsByUse()
 
         def exchange(tensor: Tensor) -> Tensor:
             found.before = layout.arranged(tensor)

@@ -18,22 +18,32 @@ from dsf.inspection.capture.calls import Captured, tensors_in
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.causal.coordinates import Source
 from dsf.inspection.errors import InspectionError, UnreadableError
-from dsf.inspection.probing.driven_module import Driven, Repeated
-from dsf.inspection.probing.driven_tape import DrivenTape, Ports
-from dsf.inspection.probing.exchanged_inputs import Told, value_among
-from dsf.inspection.probing.port_choice import PortSearch, named
-from dsf.inspection.probing.port_search import as_port, first_linear
-from dsf.inspection.probing.ports import Port, as_it_is
-from dsf.inspection.probing.repeated_call import Given, recorded, taped
-from dsf.inspection.probing.tape import Tape
-from dsf.inspection.probing.unit_values import (
+from dsf.inspection.probing.driven import (
     MOST_PASSES,
     ROUNDING,
+    Driven,
+    DrivenTape,
     Linear,
+    Port,
+    Ports,
+    Repeated,
+    as_it_is,
     by_head,
     read_off,
     superposition,
 )
+from dsf.inspection.probing.port_choice import (
+    Given,
+    PortSearch,
+    ValueInput,
+    as_port,
+    first_linear,
+    named,
+    recorded,
+    taped,
+    value_among,
+)
+from dsf.inspection.probing.tape import Tape
 from dsf.mixers import Mixer
 from dsf.systems.composite import ExplicitMap, StoredRows
 
@@ -239,7 +249,7 @@ class Prober:
     ) -> tuple[DrivenTape, float] | None:
         """The function from an input to the output, if exchanging the inputs tells which."""
 
-        def among(tape: Tape, given: Given, rounding: float) -> Told | None:
+        def among(tape: Tape, given: Given, rounding: float) -> ValueInput | None:
             names = _names(layer, tape)
             return value_among(tape, given, rounding, names, wanted=wanted, fewest=fewest)
 

@@ -15,19 +15,18 @@ from torch import Tensor
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import check_room, naming_out_of_memory
-from dsf.inspection.capture.disk_store import Stored
-from dsf.inspection.capture.integrity import Fingerprint
+from dsf.inspection.capture.calls import Stored
+from dsf.inspection.capture.containers import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
-from dsf.inspection.results.map_needs import INSTEAD_OF_MAPS, map_size, maps_forecast
+from dsf.inspection.results.memory import INSTEAD_OF_MAPS, map_size, maps_forecast
 from dsf.inspection.results.table import Table
-from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
-from dsf.inspection.whole.contribution_norms import Contributions
+from dsf.inspection.whole.affine_layer import AffineLayer, Contributions, WholeMixer
 from dsf.mixers import Mixer
 from dsf.systems.algebra import select
 from dsf.systems.composite import Operator
 
 if TYPE_CHECKING:
-    from dsf.inspection.results.memory_forecast import Forecast
+    from dsf.inspection.results.memory import Forecast
 
 ALL = 0.999
 """A share above this counts as all."""
@@ -349,7 +348,7 @@ class InspectedLayer:
         return f"InspectedLayer({self.name}: {self.family} as {mixer}, {_worded(self)})"
 
     def _repr_html_(self) -> str:
-        from dsf.inspection.results.notebook_tables import layer_table
+        from dsf.inspection.results.table import layer_table
 
         return layer_table(self)
 
@@ -505,6 +504,6 @@ class Inspection(Sequence[InspectedLayer]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from dsf.inspection.results.notebook_tables import inspection_table
+        from dsf.inspection.results.table import inspection_table
 
         return inspection_table(self)

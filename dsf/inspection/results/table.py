@@ -1,9 +1,12 @@
-"""``Table``: measured numbers, one record for every layer, batch index and quantity."""
+"""``Table``: measured numbers, one record for every layer, batch index and quantity.
+
+The HTML tables by which a notebook displays an inspection; they need no script.
+"""
 
 import csv
 import io
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
@@ -306,3 +309,45 @@ def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
     text = text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+HEAD = ("layer", "family", "mixer", "maps", "tokens", "formula", "rounding", "tolerance")
+
+
+def inspection_table(inspection: Any) -> str:
+    """A table with one row for each layer, and a list of the mixers that were not read."""
+    facts = ", ".join(f"{name} {fact}" for name, fact in inspection.environment.items())
+    rows = [_row("td", _html_cells(layer)) for layer in inspection]
+    missed = [
+        f"<li><code>{escape(part.name)}</code>: {escape(part.reason)}</li>"
+        for part in inspection.unsupported
+    ]
+    listed = f"<p>Not read:</p><ul>{''.join(missed)}</ul>" if missed else ""
+    return (
+        f"<p><b>{escape(inspection.model)}</b>: {len(inspection)} layers read"
+        f"<br><small>{escape(facts)}</small></p>"
+        f"<table>{_row('th', HEAD)}{''.join(rows)}</table>{listed}"
+    )
+
+
+def layer_table(layer: Any) -> str:
+    """A table with the facts of one layer."""
+    return f"<table>{_row('th', HEAD)}{_row('td', _html_cells(layer))}</table>"
+
+
+def _html_cells(layer: Any) -> Iterable[str]:
+    counted = zip(layer.axes, layer.system.batch, strict=False)
+    return (
+        layer.name,
+        layer.family,
+        type(layer.mixer).__name__,
+        " × ".join(f"{size} {axis}{'s' if size != 1 else ''}" for axis, size in counted) or "1",
+        str(layer.system.steps),
+        f"{layer.formula:.1e}",
+        f"{layer.rounding:.1e}",
+        f"{layer.tolerance:.0e}",
+    )
+
+
+def _row(kind: str, cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in cells)}</tr>"

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Through, add_call, add_name, copied
-from dsf.inspection.capture.integrity import times_written
+from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.attention import as_bias

@@ -1,23 +1,49 @@
-"""Whole layers as affine functions of their input, frozen at one run, and their maps."""
+"""Whole layers as affine functions of their input, frozen at one run, and their maps.
+
+How strongly every token acts on every other through a whole layer, all channels together.
+
+A layer with hundreds of channels has hundreds of maps, and none of them is what the layer does.
+Here the channels are put together as the layer itself does it: what token j contributes to the
+output of token i is the vector
+
+    sum over channels c of   map_c[i, j]  value_c[j]  gate_c[i]  W[:, c]
+
+with the output gate (or norm) frozen at this run and the columns of the output projection W. Its
+length is one number for every pair of tokens. The maps of all channels are never in memory at once.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise, product
 from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from dsf.evaluate import attention_map, respond
+from dsf.evaluate import attention_map, final_state, respond, step
 from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.maps import Selection
-from dsf.evaluate.memory_plan import check_room
-from dsf.inspection.whole.head_layout import as_tokens, as_values, width_of
-from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale, Stage, Tokens
+from dsf.evaluate.memory_plan import block_bytes, check_room
+from dsf.inspection.whole.stages import (
+    Centre,
+    Chain,
+    Filter,
+    Project,
+    Scale,
+    Stage,
+    Tokens,
+    as_tokens,
+    as_values,
+    width_of,
+)
+from dsf.systems.algebra import select
 from dsf.systems.composite import PANEL, Operator, RowSource, SystemSum, at_rest
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal, ScaledIdentity, Transition
 
 TOGETHER = 64
 """The number of tokens whose contributions are computed in one batch."""
@@ -280,3 +306,267 @@ def _factor(
             f"for each channel, but the adapter gave a {type(stage).__name__}."
         )
     return stage.factor.expand(weights.shape[0], steps, weights.shape[1]).mT
+
+
+ROOM = 2**26
+"""Bytes that the maps of some channels, and the vectors of some rows, may take at a time."""
+
+MOST_ROWS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Contributions:
+    """The values of a mixer, its maps, and what its layer does with the response.
+
+    The memory in use is a few times ``ROOM``, or what one row of vectors takes if that is more.
+
+    Attributes:
+        system: its batch axes count samples, if ``has_samples``, then heads or channels.
+        signal: the values of this run.
+        leave: the stages from the response to the layer's output; None where these are not known,
+            and then the contributions are to the response of the mixer.
+        has_samples: whether the first batch axis counts samples.
+        numbers: which heads or channels of the layer those of ``system`` are.
+        total: how many the layer has.
+    """
+
+    system: Operator
+    signal: Shaped[Tensor, "*batch read input channel"]
+    leave: Chain | None
+    has_samples: bool
+    numbers: Int[Tensor, " entries"]
+    total: int
+
+    def norms(self, rows: Selection | None = None) -> Float[Tensor, "sample rows columns"]:
+        """The length of the vector that token j (column) contributes to token i (row).
+
+        Raises:
+            MapTooLarge: if these numbers take more than half of the free memory.
+            IndexError: if ``rows`` selects no token.
+        """
+        written = _chosen(rows, self.system.steps)
+        size = (self._samples, len(written), self._reads)
+        check_room("contribution_norms", size, torch.float64, self.system.device)
+        found = self.signal.real.new_zeros(size)
+        at_once = max(1, min(MOST_ROWS, ROOM // (8 * self._reads * self._output_width)))
+        spans = pairwise([*range(0, len(written), at_once), len(written)])
+        for sample, (first, last) in product(range(self._samples), spans):
+            found[sample, first:last] = self._norms(sample, written[first:last], None)
+        return found
+
+    def norms_of_groups(self, most: int) -> Float[Tensor, "sample rows columns"]:
+        """The same for neighbouring tokens taken together, in at most ``most`` groups.
+
+        A column stands for what all tokens of its group contribute together, a row for the last
+        token of its group. With as many groups as tokens these are the numbers of ``norms``. For
+        a system that runs forward it takes one pass along the sequence and no map.
+
+        Raises:
+            ValueError: if there are more keys (columns) than queries (rows), or fewer.
+        """
+        steps = self.system.steps
+        if self._reads != steps:
+            raise ValueError(
+                f"contribution_norms: groups of tokens need as many keys (columns) as queries "
+                f"(rows), but there are {self._reads} and {steps}. Leave 'groups' out."
+            )
+        bounds = group_bounds(steps, most)
+        ends = [stop - 1 for stop in bounds[1:]]
+        return torch.stack([self._norms(k, ends, bounds) for k in range(self._samples)])
+
+    @property
+    def _samples(self) -> int:
+        return self.system.batch[0] if self.has_samples else 1
+
+    @property
+    def _reads(self) -> int:
+        return getattr(self.system, "read_steps", self.system.steps)
+
+    @property
+    def _places(self) -> list[tuple[int, ...]]:
+        """Where the heads or channels of a sample lie on the batch axes after that of samples."""
+        left = self.system.batch[1:] if self.has_samples else self.system.batch
+        return list(product(*(range(size) for size in left)))
+
+    @property
+    def _width(self) -> int:
+        """How many numbers one head or channel adds to the response of a token."""
+        return self.signal.shape[-1] * self.system.output_size
+
+    @property
+    def _output_width(self) -> int:
+        project = next((each for each in self.leave or () if isinstance(each, Project)), None)
+        return self._width if project is None else project.weight.shape[0]
+
+    def _norms(
+        self, sample: int, written: Sequence[int], bounds: Sequence[int] | None
+    ) -> Float[Tensor, "rows columns"]:
+        """The lengths for some rows; with ``bounds`` the columns of a group are taken together."""
+        inner, project, outer = _halves(self.leave)
+        together: Tensor | None = None
+        for span in self._spans(sample, len(written), bounds):
+            vectors, place = self._vectors(sample, span, written, bounds), self._place(span)
+            for stage in inner:
+                vectors = self._narrowed(stage, sample, written, place).linear(vectors)
+            if project is None:
+                added = vectors.abs().square().sum(dim=-1)
+            else:
+                added = Project(project.weight[:, place]).linear(vectors)
+            together = added if together is None else together.add_(added)
+        total = torch.as_tensor(together)
+        if project is None:
+            return total.sqrt()
+        for stage in outer:
+            total = self._narrowed(stage, sample, written, None).linear(total)
+        return torch.linalg.vector_norm(total, dim=-1)
+
+    def _spans(
+        self, sample: int, rows: int, bounds: Sequence[int] | None
+    ) -> Iterator[tuple[int, int]]:
+        """Heads or channels, so many at a time that what they need takes no more than ``ROOM``."""
+        count, one = len(self._places), self._part(sample, (0, 1))
+        columns = self._reads if bounds is None else len(bounds) - 1
+        needed = rows * columns * self._width * 8
+        if bounds is not None and isinstance(one, System) and not one.runs_backward:
+            longest = max(stop - start for start, stop in pairwise(bounds))
+            needed += 8 * one.state_size * (3 * columns * self.signal.shape[-1] + 4 * longest)
+        else:
+            needed += block_bytes(one, rows)
+        inner, *_ = _halves(self.leave)
+        centred = [each.heads for each in inner if isinstance(each, Centre)]
+        unit = max(1, self.total // min(centred)) if centred else 1
+        size = max(1, ROOM // needed // unit) * unit
+        return pairwise([*range(0, count, size), count])
+
+    def _part(self, sample: int, span: tuple[int, int]) -> Operator:
+        return select(self.system, self._index(sample, span)) if self.system.batch else self.system
+
+    def _index(self, sample: int, span: tuple[int, int]) -> tuple[slice | Tensor, ...]:
+        """An index of the batch axes that leaves one of them: heads or channels of one sample."""
+        there = self.system.device
+        axes = tuple(
+            torch.tensor(axis, device=there)
+            for axis in zip(*self._places[slice(*span)], strict=True)
+        )
+        if not self.has_samples:
+            return axes
+        return (torch.full_like(axes[0], sample), *axes) if axes else (slice(sample, sample + 1),)
+
+    def _place(self, span: tuple[int, int]) -> Int[Tensor, " width"]:
+        """Where some heads or channels lie in the width of the response."""
+        first = self.numbers[slice(*span)] * self._width
+        place = (first.unsqueeze(-1) + torch.arange(self._width, device=first.device)).flatten()
+        return place.to(self.system.device)
+
+    def _narrowed(
+        self, stage: Stage, sample: int, written: Sequence[int], place: Tensor | None
+    ) -> Stage:
+        """A stage for vectors of ``rows columns width``: some tokens, and some channels."""
+        if isinstance(stage, Scale):
+            width = self.total * self._width if place is not None else stage.factor.shape[-1]
+            factor = stage.factor.expand(self._samples, self.system.steps, width)[sample]
+            factor = factor[torch.tensor(written, device=factor.device)]
+            return Scale((factor if place is None else factor[:, place]).unsqueeze(1))
+        if isinstance(stage, Centre) and place is not None:
+            return Centre(len(place) * stage.heads // (self.total * self._width))
+        if isinstance(stage, Project):
+            return stage
+        raise TypeError(
+            f"contribution_norms: behind a mixer only Project, Scale and Centre stages act on "
+            f"every token alone, but the adapter gave a {type(stage).__name__}."
+        )
+
+    def _vectors(
+        self,
+        sample: int,
+        span: tuple[int, int],
+        written: Sequence[int],
+        bounds: Sequence[int] | None,
+    ) -> Float[Tensor, "rows columns width"]:
+        """What every token, or group, adds to the response of some heads or channels."""
+        part = self._part(sample, span)
+        signal = self.signal[self._index(sample, span)] if self.system.batch else self.signal
+        if bounds is not None and isinstance(part, System) and not part.runs_backward:
+            answers = _by_group(part, signal, bounds)
+        else:
+            answers = _by_token(part, signal, written)
+            if bounds is not None:
+                spans = [answers[..., slice(*pair), :] for pair in pairwise(bounds)]
+                answers = torch.stack([each.sum(dim=-2) for each in spans], dim=-2)
+        answers = answers if part.batch else answers.unsqueeze(0)
+        return answers.permute(1, 3, 0, 2, 4).flatten(-3)
+
+
+def group_bounds(steps: int, most: int) -> list[int]:
+    """Where at most ``most`` groups of nearly equal length begin, and the end of the last."""
+    groups = min(most, steps)
+    return [k * steps // groups for k in range(groups + 1)]
+
+
+def _by_token(
+    part: Operator, signal: Tensor, written: Sequence[int]
+) -> Shaped[Tensor, "*entry rows output columns channel"]:
+    """The map of every entry times its values, one column for every token."""
+    follow = list(written) == list(range(written[0], written[-1] + 1))
+    spans = [slice(written[0], written[-1] + 1)] if follow else written
+    weights = torch.cat([attention_map(part, rows) for rows in spans], dim=-2)
+    weights = weights.unflatten(-1, (-1, part.input_size)).unflatten(-3, (-1, part.output_size))
+    return torch.einsum("... r o t m, ... t m p -> ... r o t p", weights, signal.to(weights.dtype))
+
+
+def _by_group(
+    system: System, signal: Tensor, bounds: Sequence[int]
+) -> Shaped[Tensor, "*entry rows output columns channel"]:
+    """The same for groups of tokens, whose states are carried along the sequence side by side.
+
+    Before a group its column is zero. The tokens of the group write into that column alone, and
+    take all others along.
+    """
+    groups, channels = len(bounds) - 1, signal.shape[-1]
+    dtype = torch.promote_types(system.dtype, signal.dtype)
+    size = (*system.batch, system.state_size, groups, channels)
+    states, rows = torch.zeros(size, dtype=dtype, device=system.device), []
+    for group, (start, stop) in enumerate(pairwise(bounds)):
+        if stop - start > 1:
+            few = system.window(start, stop - 1)
+            states = _carried(few.A, states.flatten(-2)).unflatten(-1, (groups, channels))
+            states[..., group, :] = final_state(few, signal[..., start : stop - 1, :, :])
+        own = signal.new_zeros(*system.batch, signal.shape[-2], groups, channels)
+        own[..., group, :] = signal[..., stop - 1, :, :]
+        row, after = step(system, stop - 1, states.flatten(-2), own.flatten(-2))
+        rows.append(row.unflatten(-1, (groups, channels)))
+        states = after.to(dtype).unflatten(-1, (groups, channels))
+    return torch.stack(rows, dim=-4)
+
+
+def _carried(A: Transition, states: Tensor) -> Tensor:
+    """States taken through all tokens of a window."""
+    if isinstance(A, Diagonal):
+        return A.decay.prod(dim=-2).unsqueeze(-1) * states
+    if isinstance(A, ScaledIdentity):
+        return A.decay.prod(dim=-1)[..., None, None] * states
+    for token in range(A.steps):
+        states = (A.window(token, token + 1) @ states.unsqueeze(-3)).squeeze(-3)
+    return states
+
+
+def _chosen(rows: Selection | None, steps: int) -> range:
+    if isinstance(rows, int) and not -steps <= rows < steps:
+        raise IndexError(
+            f"contribution_norms: row {rows} is outside the sequence of {steps} tokens."
+        )
+    if isinstance(rows, int):
+        return range(rows % steps, rows % steps + 1)
+    written = range(steps)[rows or slice(None)]
+    if not written:
+        raise IndexError(f"contribution_norms: rows {rows} select no token of {steps}.")
+    return written
+
+
+def _halves(leave: Chain | None) -> tuple[list[Stage], Project | None, list[Stage]]:
+    """The stages before the first projection, that projection, and those after it."""
+    stages = list(leave or ())
+    for at, stage in enumerate(stages):
+        if isinstance(stage, Project):
+            return stages[:at], stage, stages[at + 1 :]
+    return stages, None, []

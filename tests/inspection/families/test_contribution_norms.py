@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dsf
-from dsf.inspection.whole import contribution_norms
-from dsf.inspection.whole.head_layout import as_tokens
+from dsf.inspection.whole import affine_layer as contribution_norms
+from dsf.inspection.whole.stages import as_tokens
 from tests.inspection.families.tiny_models import FAMILIES, build, inputs, skip_a_known_defect
 
 

@@ -1,19 +1,35 @@
-"""Weights that are stored in another form than they are used in: quantised, packed or in 8 bits.
+"""Weights as they are stored: packed, made of others when a module runs, or not finite.
+
+Weights that are stored in another form than they are used in: quantised, packed or in 8 bits.
 
 Such a module is read through its own dequantisation: that of its weight, that of the module, or the
 one in its forward pass, which the identity matrix shows. What was read has to reproduce the module
 on other inputs; otherwise the module is refused.
+
+Copies of modules in float64, with packed weights written out.
+
+Weights that a module makes of others when it runs: parametrisations, weight norms and such.
+
+Refuses models that cannot be run or whose weights are missing, NaN or infinite.
 """
 
-from collections.abc import Iterator
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
-from dsf.inspection.capture.environment import class_path
-from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.errors import UnreadableError
+from dsf.inspection.capture.precision import class_path, in_double, in_float64
+from dsf.inspection.errors import (
+    InspectionError,
+    NonFiniteWeightsError,
+    NothingCapturedError,
+    UnreadableError,
+)
 
 # Activations in 8 bits leave a hundredth; a transposed or scaled weight leaves more than a tenth.
 LIMIT = 0.03
@@ -189,3 +205,153 @@ def _refused(module: nn.Module, path: str, reason: str) -> UnreadableError:
         f"through the module itself: {reason}. Dequantise the model before inspecting it (in "
         "transformers: model.dequantize()), or load it without quantisation."
     )
+
+
+def double_copy(module: nn.Module) -> nn.Module:
+    """A copy with floating parameters and buffers in float64; settings are copied, too.
+
+    It lies where the module does, or on the processor if that has no float64.
+
+    Raises:
+        UnreadableError: if it has packed weights that cannot be read through their module.
+    """
+    packed = packed_modules(module)
+    if "" in packed:
+        return unpacked(module, "")
+    known: dict[int, Any] = {id(part): unpacked(part, path) for path, part in packed.items()}
+    inside = {id(one) for part in packed.values() for one in (*part.parameters(), *part.buffers())}
+    for part in (*module.parameters(), *module.buffers()):
+        if id(part) in inside:
+            continue
+        wide = part.detach().to(torch.complex128) if part.is_complex() else in_float64(part)
+        wide = wide.clone() if wide.data_ptr() == part.data_ptr() else wide
+        is_weight = isinstance(part, nn.Parameter)
+        known[id(part)] = nn.Parameter(wide, requires_grad=False) if is_weight else wide
+    for each in module.modules():  # such as the product of a weight norm, which cannot be copied
+        for kept in vars(each).values():
+            if isinstance(kept, torch.Tensor) and not kept.is_leaf and id(kept) not in known:
+                known[id(kept)] = in_float64(kept).clone()
+    return copy.deepcopy(module, known)
+
+
+def made_weights(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """By the path of such a weight the module that makes it, and what that calls it."""
+    found: dict[str, tuple[nn.Module, str]] = {}
+    for path, part in module.named_modules():
+        names = list(part.parametrizations) if is_parametrized(part) else []
+        for name in (*names, *(hook.name for hook in _makers(part))):
+            found[f"{path}.{name}" if path else name] = part, name
+    return found
+
+
+@torch.no_grad()
+def made_weight(module: nn.Module, name: str) -> Tensor:
+    """The weight as the module makes it in float64."""
+    twin = double_copy(module)
+    with in_double():
+        for hook in _makers(twin):
+            if hook.name == name:
+                is_spectral = hasattr(hook, "n_power_iterations")
+                once = {"do_power_iteration": False} if is_spectral else {}
+                return in_float64(hook.compute_weight(twin, **once))
+        return in_float64(getattr(twin, name))
+
+
+def _makers(module: nn.Module) -> list[Any]:
+    """The hooks of torch's older weight norm and spectral norm, which make a weight each."""
+    hooks = module._forward_pre_hooks.values()
+    return [one for one in hooks if hasattr(one, "compute_weight") and hasattr(one, "name")]
+
+
+SHOWN = 5
+
+
+def check_runnable(model: nn.Module, path: str = "") -> None:
+    """Raise unless ``model`` can be run and all of its weights are finite.
+
+    Args:
+        model: a model, or the module of a model at ``path``.
+        path: the prefix of the names of its weights.
+
+    Raises:
+        NothingCapturedError: for TorchScript, which takes no hooks.
+        InspectionError: if weights have no data (on the meta device, or not initialised).
+        NonFiniteWeightsError: if a weight is NaN or infinite.
+    """
+    check_has_data(model, path)
+    check_finite(model, path)
+
+
+def check_has_data(model: nn.Module, path: str = "") -> None:
+    """Raise unless ``model`` takes hooks and all of its weights have data.
+
+    Raises:
+        NothingCapturedError: for TorchScript, which takes no hooks.
+        InspectionError: if weights have no data.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NothingCapturedError(
+            f"the model is TorchScript ({model.original_name}), which takes no hooks, so no token "
+            "mixer could be read. Build the plain module (such as torch.nn.LSTM), load this one's "
+            "state_dict() into it and inspect that."
+        )
+    parts = _named(model, path)
+    empty = [name for name, part in parts if is_lazy(part) or part.is_meta]
+    if empty:
+        raise InspectionError(
+            f"the model has weights without data: {_listed(empty)}. They are on the meta device, "
+            "as offloaded weights are, or not initialised: load the checkpoint without offloading "
+            "(device_map='cpu' or none; where it does not fit into memory, on the command line "
+            "--layerwise), and run a lazy module once."
+        )
+
+
+def check_finite(
+    model: nn.Module, path: str = "", besides: Callable[[Tensor], bool] = lambda _: False
+) -> None:
+    """Raise unless all weights are finite.
+
+    Args:
+        besides: which of them are not looked at.
+
+    Raises:
+        NonFiniteWeightsError: if one is NaN or infinite.
+    """
+    _refuse_non_finite([(name, part) for name, part in _named(model, path) if not besides(part)])
+
+
+def _named(model: nn.Module, path: str) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(prefix=path), *model.named_buffers(prefix=path)]
+
+
+def check_open_weights(model: nn.Module) -> None:
+    """Raise unless all weights that are not on the meta device are finite.
+
+    Raises:
+        NonFiniteWeightsError: if one is NaN or infinite.
+    """
+    parts = (*model.named_parameters(), *model.named_buffers())
+    _refuse_non_finite([(name, part) for name, part in parts if not part.is_meta])
+
+
+def _refuse_non_finite(parts: Iterable[tuple[str, Tensor]]) -> None:
+    bad = [name for name, part in parts if "mask" not in name and not _is_finite(part)]
+    if bad:
+        raise NonFiniteWeightsError(
+            f"the model holds weights that are NaN or infinite: {_listed(bad)}. No statement about "
+            "its layers would mean anything; load another checkpoint or repair these tensors."
+        )
+
+
+def _is_finite(part: Tensor) -> bool:
+    if not part.is_floating_point() or has_own_storage(part):
+        return True  # packed weights are looked at when they are written out
+    if part.dtype.itemsize == 1:  # isfinite is missing for eight-bit types
+        part = part.to(torch.float32)
+    # A sum is quicker than a comparison of every number, but it may itself overflow.
+    return math.isfinite(part.detach().sum()) or bool(part.isfinite().all())
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,16 +1,87 @@
-"""Caches and other objects with tensors: models write into them, so every run has its own."""
+"""Tensors in containers, caches and objects: found, copied, and counted how often written.
+
+Detects whether a mixer was changed after it was compared with its layer.
+
+Copies of tensors that later code may write into, made once for each state of a tensor.
+
+Caches and other objects with tensors: models write into them, so every run has its own.
+"""
 
 import copy
 from collections import UserDict
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.errors import InspectionError
+from dsf.mixers import Mixer
+
+
+class Fingerprint:
+    """The fields of a mixer when it was compared: the same objects, unchanged since.
+
+    In-place changes are detected by torch's version counters. A copy or pickle of an intact
+    fingerprint is intact for the copied fields.
+    """
+
+    def __init__(self, mixer: Mixer):
+        self._parts = _parts(mixer)
+        self._versions = [times_written(part) for part in self._parts]
+
+    def matches(self, mixer: Mixer) -> bool:
+        """Whether ``mixer`` has the same fields as when it was compared."""
+        parts = _parts(mixer)
+        same = len(parts) == len(self._parts)
+        return same and self._intact() and all(map(_is, parts, self._parts))
+
+    def _intact(self) -> bool:
+        return [times_written(part) for part in self._parts] == self._versions
+
+    def __getstate__(self) -> tuple[list[Any], bool]:
+        return self._parts, self._intact()
+
+    def __setstate__(self, state: tuple[list[Any], bool]) -> None:
+        self._parts, intact = state
+        self._versions = [times_written(part) if intact else -1 for part in self._parts]
+
+
+def _parts(mixer: Mixer) -> list[Any]:
+    return [type(mixer), *(getattr(mixer, field.name) for field in fields(mixer))]
+
+
+def times_written(part: Any) -> int:
+    """How often torch wrote into a tensor in place; 0 for tensors of inference mode."""
+    if not isinstance(part, Tensor):
+        return 0
+    with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
+        return 0 if part.is_inference() else part._version
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other or (not isinstance(one, Tensor) and one == other)
+
+
+Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
+"""By the identity of a tensor: a reference to it, how often it was written into, and its copy."""
+
+
+def copied_once(tensor: Tensor, known: Copies) -> Tensor:
+    """A copy of a tensor; the one in ``known`` if nothing was written into the tensor since."""
+    original, writes, copy = known.get(id(tensor), (lambda: None, -1, tensor))
+    if original() is tensor and writes == times_written(tensor):
+        return copy
+    copy = tensor.detach().clone()
+    for gone in [at for at, (original, *_) in known.items() if original() is None]:
+        del known[gone]
+    known[id(tensor)] = ref(tensor), times_written(tensor), copy
+    return copy
+
 
 NAME = "Cache"
 
