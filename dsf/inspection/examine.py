@@ -15,8 +15,15 @@ from dsf.inspection.capture.calls import Call, CallLog, DiskStore, Through, let_
 from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.capture.precision import described, dtype_of, environment, guarded, in_float64
-from dsf.inspection.capture.weights import check_runnable
+from dsf.inspection.capture.precision import (
+    described,
+    dtype_of,
+    environment,
+    guarded,
+    in_double,
+    in_float64,
+)
+from dsf.inspection.capture.weights import check_runnable, double_copy
 from dsf.inspection.causal.findings import (
     Findings,
     ModuleFinding,
@@ -44,7 +51,6 @@ from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, followed, fused, torch_module
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.inspection.support_table import THE_MODEL, forecast, not_read
-from dsf.inspection.wide_copy import wide_copy
 from dsf.runtime.number_types import has_double
 from dsf.runtime.threads import MOST, each_in_parallel
 
@@ -209,6 +215,28 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
     )
 
 
+def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
+    """A copy of ``model`` in float64.
+
+    Buffers that modules computed from others in float32 are computed anew.
+
+    Raises:
+        InspectionError: if something in it cannot be copied.
+    """
+    try:
+        twin = double_copy(model)
+    except (TypeError, AttributeError) as error:  # such as a lock
+        raise InspectionError(
+            f"{type(model).__name__} cannot be copied, which exact=True asks for: {error}. Leave "
+            "out exact: its layers are compared with their modules in float64 one at a time."
+        ) from error
+    with in_double():
+        for path, (adapter, _) in known_modules(twin, adapters).items():
+            if adapter.renew is not None:
+                adapter.renew(twin.get_submodule(path))
+    return twin
+
+
 def _followed(
     recorded: Callable[[Tracker | None], list[Call]],
     runs_alone: Callable[[], bool],
@@ -318,7 +346,9 @@ def _asked(
         return calls, Findings()
     found = judged(tracker, calls, further.covers)
     settle_slots(found, tracker.run, calls)
-    further.add(probe(tracker, [one for one in found.modules if not _is_refused(one, found)]))
+    known = {call.module for call in calls if call.through is Through.MODULE}
+    asked = [one for one in found.modules if not _is_refused(one, found)]
+    further.add(probe(tracker, [one for one in asked if one.module not in known]))
     kept = [one for one in calls if not further.replaces(one)]
     calls = _in_order([*kept, *(one for one in further.calls if one not in kept)])
     settle_slots(found, tracker.run, calls)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, copied, tensors_in
+from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, copied
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.findings import HALVES, ModuleFinding, part_reason, unread_reason
 from dsf.inspection.causal.replay import (
@@ -38,7 +39,7 @@ from dsf.inspection.probing.driven import DrivenTape, Ports
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
 from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.results.layers import ALL, InspectedLayer
-from dsf.inspection.wide_copy import can_be_widened, is_half, wide, widened
+from dsf.inspection.widened import can_be_widened, is_half, wide, widened
 
 Candidates = Mapping[str, tuple[Structure, ...]]
 EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25

@@ -77,7 +77,7 @@ from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
-from dsf.inspection.wide_copy import can_be_widened, widened
+from dsf.inspection.widened import can_be_widened, widened
 from dsf.systems.composite import PANEL, ExplicitMap, Operator
 from dsf.systems.softmax_rows import PairRows, SoftmaxRows
 from dsf.systems.system import System

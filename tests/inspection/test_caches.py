@@ -86,7 +86,7 @@ def test_a_model_may_keep_a_cache_while_it_is_inspected():
 
 def test_a_recurrent_layer_that_continues_an_unknown_cache_is_refused_with_the_cause(monkeypatch):
     """As in releases that keep recurrent states in another way."""
-    monkeypatch.setattr("dsf.inspection.families.carried.is_cache", lambda _: False)
+    monkeypatch.setattr("dsf.inspection.families.shared.is_cache", lambda _: False)
     config = transformers.BambaConfig(
         **SIZES, attn_layer_indices=[1], mamba_n_heads=4, mamba_d_head=8, mamba_d_state=4
     )

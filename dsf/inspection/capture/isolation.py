@@ -184,7 +184,7 @@ class _WeightBackup(TorchFunctionMode):
     def _keep(self, written: Tensor) -> None:
         with torch._C.DisableTorchFunction():
             keys = [id(written)] if id(written) in self._parts else []
-            for key in keys or self._stored.get(_memory_of(written), ()):
+            for key in keys or self._stored.get(_memory_of(written), []):
                 if key not in self._before:
                     self._before[key] = self._parts[key].detach().clone()
 

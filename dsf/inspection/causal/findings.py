@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Call, Invocation, Through, tensors_in
+from dsf.inspection.capture.calls import Call, Invocation, Through
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
 from dsf.inspection.causal.operations import Way, all_before, is_place
 from dsf.inspection.causal.replay import (
@@ -127,7 +128,8 @@ class Findings:
             listed: the modules that are listed already.
         """
         name, nothing = type(run.module).__name__, Held((), ())
-        if any(one.module is run.module for one in (*calls, *listed)):
+        modules = [one.module for one in calls] + [one.module for one in listed]
+        if any(module is run.module for module in modules):
             return None
         held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
         finding = ModuleFinding(
@@ -263,7 +265,7 @@ def judged(
     seen = _by_module(asked, results)
     began = {one.module: one.began for one in reversed(order)}
     found.modules = sorted(seen.values(), key=lambda one: began[one.module])
-    if not seen and not calls and tracker.run is not None:
+    if not seen and not calls and not tracker.mixings and tracker.run is not None:
         found.modules = _unseen(tracker.run, found)
     return found
 
@@ -503,8 +505,9 @@ def _relevant(
 ) -> list[TokenMixing]:
     """Without those of channels, and without the front end that makes tokens of finer ones.
 
-    A front end are convolutions over an input, up to those that make its first tokens, where the
-    places of the input do not come back in what the model puts out. What else mixes these places
+    A front end are convolutions over an input, and norms over what becomes one token, up to those
+    that make its first tokens, where the places of the input do not come back in what the model
+    puts out. What else mixes these places
     before tokens are made of them, such as a norm, a recurrence or an attention, does so for all
     tokens; and so does what mixes tokens of which coarser ones are made.
 
@@ -524,7 +527,7 @@ def _relevant(
         if one.meeting.way is Way.REMAKES:
             return not _makes(one, slots)
         is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
-        return is_first and one.meeting.way is Way.NEIGHBOURS
+        return is_first and one.meeting.way in (Way.NEIGHBOURS, Way.GROUPS)
 
     return [one for one in mixings if is_place(one.meeting.axis) and not is_front(one)]
 

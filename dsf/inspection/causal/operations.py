@@ -40,6 +40,7 @@ class Way(Enum):
     ATTENTION = "attention"
     JOINS = "joins different tokens"
     NEIGHBOURS = "sums over neighbouring tokens"
+    GROUPS = "a norm over disjoint groups of tokens"
     REMAKES = "makes new tokens of groups"
     OTHER = "other"
 
@@ -550,7 +551,7 @@ def product(
     rows = left.planes if left is not None else {}
     reads = right.planes if right is not None else {}
     made, device = _Contracted(shape, are_channels), None
-    grouped = _groups(left, shape) if left is not None and right is None else None
+    grouped = groups_of(left, shape) if left is not None and right is None else None
     for axis in dict.fromkeys((*rows, *reads)):
         if grouped is not None and axis in grouped.axes:
             made.meet(axis, Way.REMAKES, "a projection makes new tokens of disjoint groups")
@@ -586,7 +587,7 @@ class _Groups:
     planes: Planes
 
 
-def _groups(given: Coordinates, shape: Size) -> _Groups | None:
+def groups_of(given: Coordinates, shape: Size) -> _Groups | None:
     """The groups that a projection makes one token each: its rows, where none shares a token.
 
     None where rows hold single tokens, or where a token is in several rows.

@@ -22,7 +22,7 @@ from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small
 from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
 from dsf.inspection.softmax.interface import recording_attention_in
-from dsf.inspection.wide_copy import can_be_widened, wide, widened
+from dsf.inspection.widened import can_be_widened, wide, widened
 
 Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""

@@ -380,7 +380,15 @@ class Rules:
         return Followed((Coordinates(out.shape, planes), *nothing), tuple(meetings))
 
     def _norm(self, done: Done) -> Followed:
-        return self._normalised(done.first, range(-len(done.args[1]), 0), done.outs)
+        found = self._normalised(done.first, range(-len(done.args[1]), 0), done.outs)
+        if not found.meetings or len(done.args[1]) != 1 or done.first is None:
+            return found
+        groups = ops.groups_of(done.first, done.first.shape)
+        inside = groups.axes if groups is not None else ()
+        meetings = (
+            Meeting(one.axis, Way.GROUPS) if one.axis in inside else one for one in found.meetings
+        )
+        return Followed(found.outputs, tuple(meetings))
 
     def _batch_norm(self, done: Done) -> Followed:
         """With stored statistics every element by itself; else all that share a channel."""

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of, tensors_in
+from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal import operations as ops
 from dsf.inspection.causal.coordinates import Coordinates, numbered, varies

@@ -5,7 +5,7 @@ Every part sees a blend of its token with the one before. In rwkv6 the blend is 
 first layer.
 
 rwkv6: log decay = -exp(w)      output = o_proj(GroupNorm(scan) ⊙ act(g))
-rwkv7: rate = σ(a), removal = k_k k of unit length, otherwise as in ``rwkv7_recurrence``
+rwkv7: rate = σ(a), removal = k_k k of unit length, otherwise as in ``rwkv7``
 
 Padding is set to zero before anything else and writes nothing.
 
@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.fla_shared import TOLERANCE, hidden, known_by
-from dsf.inspection.families.rwkv7_recurrence import own_values, recurrence
+from dsf.inspection.families.rwkv7 import own_values, recurrence
 from dsf.inspection.families.shared import (
     ACTIVATIONS,
     by_head,

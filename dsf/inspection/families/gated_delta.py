@@ -18,7 +18,6 @@ from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.shared import (
     LONE_PADDING,
     UNIT_EPSILON,
@@ -30,6 +29,7 @@ from dsf.inspection.families.shared import (
     masking,
     rms_factor,
     some_rows,
+    state_before,
     unit_length,
 )
 from dsf.inspection.families.structure import Settings, Sizes, Structure, key_heads

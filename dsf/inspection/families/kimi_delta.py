@@ -13,7 +13,6 @@ from torch.nn.functional import softplus
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.shared import (
     activation,
     by_head,
@@ -22,6 +21,7 @@ from dsf.inspection.families.shared import (
     masked,
     masking,
     rms_factor,
+    state_before,
     unit_length,
 )
 from dsf.inspection.whole.stages import Chain, Scale, secant

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.carried import gated_before
-from dsf.inspection.families.shared import LONE_PADDING, masked, masking, some_rows
+from dsf.inspection.families.shared import LONE_PADDING, gated_before, masked, masking, some_rows
 from dsf.inspection.whole.stages import Chain
 from dsf.mixers import ShortConvolution
 

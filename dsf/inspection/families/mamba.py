@@ -17,7 +17,6 @@ from torch.nn.functional import silu, softplus
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.fla_shared import TOLERANCE
 from dsf.inspection.families.shared import (
     activation,
@@ -27,6 +26,7 @@ from dsf.inspection.families.shared import (
     masking,
     rms_normalised,
     some_rows,
+    state_before,
 )
 from dsf.inspection.families.structure import Structure
 from dsf.inspection.whole.stages import Chain, Scale, Stage, secant

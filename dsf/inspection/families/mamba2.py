@@ -19,7 +19,6 @@ from torch.nn.functional import silu, softplus
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.fla_shared import TOLERANCE
 from dsf.inspection.families.shared import (
     LONE_PADDING,
@@ -31,6 +30,7 @@ from dsf.inspection.families.shared import (
     masking,
     rms_factor,
     some_rows,
+    state_before,
 )
 from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.inspection.whole.stages import Chain, Scale, secant

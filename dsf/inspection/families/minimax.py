@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.carried import state_before
 from dsf.inspection.families.shared import (
     by_head,
     epsilon_of,
@@ -22,6 +21,7 @@ from dsf.inspection.families.shared import (
     masking,
     rms_factor,
     some_rows,
+    state_before,
 )
 from dsf.inspection.whole.stages import Chain, Scale, secant
 from dsf.mixers import Retention

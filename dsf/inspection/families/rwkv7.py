@@ -1,4 +1,11 @@
-"""Reads RWKV-7's time mixing by its parameters; the model library has no class of it.
+"""RWKV-7's recurrence from the parts that a layer computes, under whatever names it stores them.
+
+log decay = -exp(-1/2) σ(decay)      key = k (1 + k_a (rate - 1))
+output = output((GroupNorm(scan) + (query · r_k key) value) ⊙ gate)
+
+Source: Peng et al. 2025, arXiv:2503.14456.
+
+Reads RWKV-7's time mixing by its parameters; the model library has no class of it.
 
 Every part sees a blend of its token with the one before; the values are blended with those of the
 first layer.
@@ -9,19 +16,61 @@ gate = σ(g) g2
 Source: Peng et al. 2025, arXiv:2503.14456; the names are those of the authors' code (x070).
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import UnreadableError
-from dsf.inspection.families.rwkv7_recurrence import own_values, recurrence
 from dsf.inspection.families.shared import by_head, earlier, group_normalised, side_by_side
 from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.mixers import RWKV7
+
+SLOWEST = -math.exp(-0.5)
+"""The log decay lies between this and zero."""
+
+Tokens = Float[Tensor, "sample time model"]
+
+
+def recurrence(
+    *,
+    query: Tokens,
+    key: Tokens,
+    value: Tokens,
+    decay: Tokens,
+    rate: Tokens,
+    key_rate: Float[Tensor, "*ones model"],
+    removal: Float[Tensor, "sample head time key"],
+) -> RWKV7:
+    """The recurrence of all heads.
+
+    Args:
+        key: before it is scaled by the rate.
+        decay: before its sigmoid.
+        rate: of replacement, 0 to 1.
+        key_rate: how far the rate scales the key, ``k_a``.
+        removal: the key that is removed, of unit length.
+    """
+    heads = removal.shape[1]
+    return RWKV7(
+        query=by_head(query, heads),
+        key=by_head(key * (1 + key_rate * (rate - 1)), heads),
+        value=by_head(value, heads),
+        log_decay=SLOWEST * by_head(decay.sigmoid(), heads),
+        removal=-removal,
+        replacement=removal * by_head(rate, heads),
+    )
+
+
+def own_values(mixer: RWKV7, r_k: Float[Tensor, "head key"]) -> Tokens:
+    """What every token adds of its own value: ``(query · r_k key) value``."""
+    own = (mixer.query * r_k.unsqueeze(1) * mixer.key).sum(dim=-1, keepdim=True)
+    return side_by_side(own * mixer.value)
 
 
 def read(layer: Captured) -> RWKV7:

@@ -286,7 +286,8 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
     given = [made for one in sequence for made in one.made_of.get("input", [])[:1]]
     if len(given) != len(sequence) or any(made is None or not made.planes for made in given):
         return call
-    if any(is_place(axis) and varies(p, -1) for made in given for axis, p in made.planes.items()):
+    lines = [(axis, p) for made in given if len(made.shape) > 1 for axis, p in made.planes.items()]
+    if any(is_place(axis) and varies(plane, -1) for axis, plane in lines):
         call.refused = TURNED
         return call
     call.tokens = _tokens_of(first, given)
@@ -312,6 +313,8 @@ def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
     number: Tensor | None = None
     axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
     for axis in filter(is_place, axes):
+        if any(varies(made.planes.get(axis), -1) for made in given):
+            continue  # channels of single tokens
         lines = [
             reduced(made.planes.get(axis, torch.tensor(NONE).expand(shape)), [-1])[0][..., 0]
             for made in given

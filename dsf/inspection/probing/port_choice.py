@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection.capture.calls import Captured, tensors_in
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.causal.coordinates import Coordinates, Source, numbered

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Captured, tensors_in
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.causal.coordinates import Source
 from dsf.inspection.errors import InspectionError, UnreadableError

@@ -2,11 +2,9 @@
 
 What is known about a run is known by its modules, so that a copy would have to be introduced to all
 of it. The weights of the module are exchanged instead, and come back as they were.
-
-``wide_copy``: a model in float64, also in what its modules computed when they were built.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,12 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dsf.evaluate.memory_plan import free_memory
-from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Invocation
 from dsf.inspection.capture.precision import in_double, in_float64
-from dsf.inspection.capture.weights import double_copy, packed_modules
-from dsf.inspection.errors import InspectionError
-from dsf.inspection.families.registry import known_modules
+from dsf.inspection.capture.weights import packed_modules
 from dsf.inspection.softmax.interface import plain_experts_in
 from dsf.runtime.number_types import has_double
 
@@ -69,25 +64,3 @@ def _narrow(module: nn.Module) -> list[Tensor]:
     parts = (*module.parameters(), *module.buffers())
     narrow = (part for part in parts if part.is_floating_point())
     return [part for part in narrow if part.dtype is not torch.float64]
-
-
-def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
-    """A copy of ``model`` in float64.
-
-    Buffers that modules computed from others in float32 are computed anew.
-
-    Raises:
-        InspectionError: if something in it cannot be copied.
-    """
-    try:
-        twin = double_copy(model)
-    except (TypeError, AttributeError) as error:  # such as a lock
-        raise InspectionError(
-            f"{type(model).__name__} cannot be copied, which exact=True asks for: {error}. Leave "
-            "out exact: its layers are compared with their modules in float64 one at a time."
-        ) from error
-    with in_double():
-        for path, (adapter, _) in known_modules(twin, adapters).items():
-            if adapter.renew is not None:
-                adapter.renew(twin.get_submodule(path))
-    return twin
