@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Call, Invocation, Through
+from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
 from dsf.inspection.causal.operations import Way, all_before, is_place
@@ -131,6 +131,10 @@ class Findings:
         modules = [one.module for one in calls] + [one.module for one in listed]
         if any(module is run.module for module in modules):
             return None
+        if storage_of(run.module) != run.weights:  # one more run would write into them once more
+            is_whole = all(call.through is Through.MODULE for call in calls)
+            words = "it writes into its own weights while it runs"
+            return None if is_whole else ModuleFinding(run.module, name, None, (), note=words)
         held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
         finding = ModuleFinding(
             run.module, name, None, ("in a place that was not seen",), runs=((run, nothing),)
