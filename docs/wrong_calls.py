@@ -135,7 +135,7 @@ OPTIONS = (
     Call("inspect model --ids '1 2' --layers 3:1", 2, "'--layers'"),
     Call("inspect model --ids '1 2' --layers 0:4:0", 2, "'--layers'"),
     Call("inspect model --ids '1 2' --dtype float31", 2, "'--dtype'"),
-    Call("inspect model --ids '1 2' --tolerance 2", 2, "between 0 and 1"),
+    Call("inspect model --ids '1 2' --tolerance 2", 2, "'--tolerance'"),
     Call("inspect model --ids '1 2' --memory 0", 2, "'--memory'"),
     Call("inspect model --ids '1 2' --memory inf", 2, "'--memory'"),
     Call("inspect model --ids '1 2' --layerwise --exact", 2, "exclude each other"),

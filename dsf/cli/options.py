@@ -44,7 +44,10 @@ class TokenIds(list[int]):
 
 def expected(what: str, got: object, cure: str = "") -> typer.BadParameter:
     """The error of an option, which the parser names."""
-    return typer.BadParameter(f"expected {what}, got {got!r}.{cure and f' {cure}'}")
+    shown = (
+        repr(got) if len(repr(got)) <= MAX_SHOWN_LETTERS else f"{repr(got)[:MAX_SHOWN_LETTERS]}…"
+    )
+    return typer.BadParameter(f"expected {what}, got {shown}.{cure and f' {cure}'}")
 
 
 def whole(word: str) -> int:
@@ -76,6 +79,22 @@ def real(word: str) -> float:
     if not word.isascii() or "_" in word:
         raise ValueError(word)
     return float(word)
+
+
+def real_number(help: str, *, below: float) -> Any:
+    """An option that takes a number above 0."""
+    what = "a finite number above 0" if below == inf else f"a number above 0 and below {below}"
+
+    def parse(typed: str) -> float:
+        try:
+            number = real(typed)
+        except ValueError:
+            number = nan
+        if not 0 < number < below:
+            raise expected(what, typed)
+        return number
+
+    return typed_by(parse, help, metavar="X")
 
 
 def layer_choice(typed: str) -> Choice:
@@ -113,36 +132,13 @@ def is_empty(each: object) -> bool:
 
 def token_ids(typed: str) -> TokenIds:
     """Parse ``--ids``: whole numbers with spaces or commas between them."""
-    form = "whole numbers from 0 with spaces or commas between them"
     try:
         ids = TokenIds(map(whole, typed.replace(",", " ").split()))
     except ValueError:
-        raise expected(form, _short(typed)) from None
+        ids = TokenIds([-1])
     if any(not 0 <= each <= MAX_TOKEN for each in ids):
-        raise expected(form, _short(typed))
+        raise expected("whole numbers from 0 with spaces or commas between them", typed)
     return ids
-
-
-def _short(typed: str) -> str:
-    return typed if len(typed) <= MAX_SHOWN_LETTERS else f"{typed[:MAX_SHOWN_LETTERS]}…"
-
-
-def positive_number(typed: str) -> float:
-    """Parse a finite number above 0."""
-    try:
-        number = real(typed)
-    except ValueError:
-        number = nan
-    if not 0 < number < inf:
-        raise expected("a finite number above 0, such as 0.5", typed)
-    return number
-
-
-def small_number(typed: str) -> float:
-    """Parse a relative difference."""
-    if (number := positive_number(typed)) >= 1:
-        raise expected("a relative difference between 0 and 1", typed)
-    return number
 
 
 def device_name(typed: str) -> str:
@@ -220,11 +216,7 @@ Ids = Annotated[
 ]
 Tolerance = Annotated[
     float | None,
-    typed_by(
-        small_number,
-        "Largest difference of a rebuilt layer from its module in float64.",
-        metavar="X",
-    ),
+    real_number("Largest difference of a rebuilt layer from its module in float64.", below=1.0),
 ]
 Layerwise = Annotated[
     bool,
@@ -260,10 +252,9 @@ class Inspecting(Loading):
     exact: Exact = False
     memory: Annotated[
         float | None,
-        typed_by(
-            positive_number,
+        real_number(
             "GB that the inspection may take beyond the model; by default what there is.",
-            metavar="X",
+            below=inf,
         ),
     ] = None
     layerwise: Layerwise = False

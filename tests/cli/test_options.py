@@ -22,8 +22,9 @@ PARSERS = {
     options.layer_choice: ("", ",", "3:1", "0:4:0"),
     options.head_choice: ("", "a", "3:1"),
     options.token_ids: ("1 x", "1.5", "1_0", "１ ２", "[1, 2]", "-1", "9" * 20),
-    options.positive_number: ("0", "-1", "inf", "nan", "1_0", "lots"),
-    options.small_number: ("1", "2", "nan"),
+    options.real_number("", below=math.inf).parser: ("0", "-1", "inf", "nan", "1_0", "lots"),
+    options.real_number("", below=1.0).parser: ("1", "2", "nan"),
+    options.whole_number("", least=1, most=5).parser: ("0", "6", "1.0", "1_0", "two"),
     options.device_name: ("gpu", "cuda:", "cpu:999", "cuda:٣"),
     place: ("", "~/a", "~"),
 }
@@ -57,7 +58,7 @@ def test_options_parse():
     assert options.layer_choice("0:4,*.3.*,-1") == [slice(0, 4), "*.3.*", -1]
     assert options.head_choice("2,0:4") == [2, slice(0, 4)]
     assert options.token_ids("1 2,3") == [1, 2, 3]
-    assert options.positive_number("1e-3") == 0.001
+    assert options.real_number("", below=1.0).parser("1e-3") == 0.001
     assert options.device_name("cuda:1") == "cuda:1"
     assert str(place("./~a")) == "~a"
 
