@@ -16,7 +16,8 @@ def sources() -> dict[Path, Path]:
     found = {ROOT / name: Path(name.lower()) for name in ("CHANGELOG.md", "CONTRIBUTING.md")}
     found |= {
         path: Path("experiments") / path.parent.name / f"{path.stem.lower()}.md"
-        for path in sorted(ROOT.glob("experiments/*/*.md"))
+        for pattern in ("experiments/*/*.md", "papers/*/experiments/*/*.md")
+        for path in sorted(ROOT.glob(pattern))
     }
     found |= {
         path: Path("notebooks") / path.name
