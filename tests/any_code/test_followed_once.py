@@ -94,6 +94,7 @@ def described(coordinates):
     return [[(of_axis(axis), plane.tolist()) for axis, plane in one.items()] for one in several]
 
 
+@pytest.mark.sampled(count=6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_remembered_changes_nothing(kind, monkeypatch):
     model, x = drawn(Layers(kind)), tokens()

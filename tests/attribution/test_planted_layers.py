@@ -74,7 +74,7 @@ def test_one_weight_that_is_off_is_told(parts, model, ids, monkeypatch):
     assert TOKENS > EVERY
     dsf.stack(model, input_ids=ids)
     planted(monkeypatch, **parts)
-    with pytest.raises(ReconstructionError, match="the rebuilt layer differs by"):
+    with pytest.raises(ReconstructionError, match="differs"):
         dsf.stack(model, input_ids=ids)
 
 
@@ -91,7 +91,7 @@ def test_a_row_that_nobody_compared_is_told_by_the_shares(model, ids, monkeypatc
 
     planted(monkeypatch, read=query_off)
     stack = dsf.stack(model, input_ids=ids)
-    with pytest.raises(ReconstructionError, match="miss the value by"):
+    with pytest.raises(ReconstructionError, match="miss the value"):
         stack.attribute(7, position=place)
     with pytest.raises(ReconstructionError, match="contributions would be wrong"):
         stack.contributions()

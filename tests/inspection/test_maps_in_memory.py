@@ -52,7 +52,7 @@ def test_all_maps_of_a_mamba_layer_are_refused_before_anything_is_allocated():
         layer.map()
     inspection = Inspection((layer, layer), model="big")
     assert maps_forecast(inspection, memory=1e9).largest == 8 * CHANNELS * TOKENS**2
-    with NothingLarge(), pytest.raises(MapTooLarge, match=r"big: all maps of .* layers take"):
+    with NothingLarge(), pytest.raises(MapTooLarge, match="big"):
         inspection.maps()
     assert layer.map(-1).shape == (1, CHANNELS, 1, TOKENS)
 
@@ -66,7 +66,7 @@ def test_maps_that_fit_one_by_one_only(monkeypatch):
         names, (1, 4, 6, 6)
     )
     monkeypatch.setattr("dsf.inspection.results.memory.free_memory", lambda _: 3 * one)
-    with pytest.raises(MapTooLarge, match=r"Take one layer at a time \(layer\.map\(\)\)"):
+    with pytest.raises(MapTooLarge, match=r"layer\.map"):
         found.maps()
     assert found.maps(rows=-1)[names[0]].shape == (1, 4, 1, 6)
 
@@ -81,9 +81,9 @@ def test_a_report_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch, t
 
     monkeypatch.setattr("dsf.report.content.select", drawn)
     monkeypatch.setattr("dsf.report.figure.layer_picture", drawn)
-    with pytest.raises(MapTooLarge, match=r"write_report: drawing layers\.0.*full_resolution=0"):
+    with pytest.raises(MapTooLarge, match="full_resolution=0"):
         dsf.write_report(inspection, tmp_path / "report.html")
-    with pytest.raises(MapTooLarge, match=r"draw_grid: drawing layers\.0.*--layers"):
+    with pytest.raises(MapTooLarge, match="draw_grid"):
         dsf.report.draw_grid(inspection, tmp_path / "maps.png")
     assert not list(tmp_path.iterdir())
 
@@ -130,7 +130,7 @@ def test_memory_that_runs_out_under_a_limit_of_the_process_is_named(tmp_path):
 
 def test_what_runs_out_inside_keeps_its_own_words():
     with (
-        pytest.raises(MapTooLarge, match=r"^here: .* ran out \(MemoryError\)\. Do less\.$"),
+        pytest.raises(MapTooLarge, match=r"here: .*MemoryError"),
         memory_plan.naming_out_of_memory("here", cure="Do less."),
     ):
         raise MemoryError

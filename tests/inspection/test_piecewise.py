@@ -126,16 +126,16 @@ def test_a_layer_that_there_is_not_is_an_error(wanted, words):
 
 @pytest.mark.parametrize("name", ["llama", "mamba2"])
 def test_where_no_layer_is_reproduced_the_error_is_that_of_the_whole_model(name):
-    with pytest.raises(ReconstructionError, match="above the tolerance of 1e-30"):
+    with pytest.raises(ReconstructionError, match="1e-30"):
         dsf.inspect(folder(name), input_ids=IDS, tolerance=1e-30)
-    with pytest.raises(ReconstructionError, match="above the tolerance of 1e-30"):
+    with pytest.raises(ReconstructionError, match="1e-30"):
         layers_of(open_piecewise(folder(name)), input_ids=IDS, tolerance=1e-30)
 
 
 def test_what_does_not_fit_is_refused_before_a_block_is_read(monkeypatch):
     piecewise = open_piecewise(folder("llama"))
     monkeypatch.setattr(piecewise, "opened", lambda _: pytest.fail("a block was read"))
-    with pytest.raises(InspectionMemoryError, match=r"on 12 tokens takes .* GB are available"):
+    with pytest.raises(InspectionMemoryError, match="12 tokens"):
         layers_of(piecewise, input_ids=IDS, memory=1e6)
 
 
@@ -146,7 +146,7 @@ def test_layers_that_are_kept_have_to_fit_together(monkeypatch):
     piecewise = open_piecewise(folder("llama"))
     assert layers_of(piecewise, input_ids=IDS, memory=9e8)
     assert layers_of(piecewise, input_ids=IDS, memory=9e8, keeps=True, layers=0)
-    with pytest.raises(InspectionMemoryError, match=r"what all layers keep 1\.0 GB\. .*--layers"):
+    with pytest.raises(InspectionMemoryError, match=r"1\.0 GB"):
         layers_of(piecewise, input_ids=IDS, memory=9e8, keeps=True)
 
 

@@ -30,6 +30,7 @@ def driven(layer, tokens):
     return layer.whole.leave.linear(response)
 
 
+@pytest.mark.sampled(count=9)
 @pytest.mark.matrix
 @pytest.mark.parametrize("family", FAMILIES)
 def test_of_every_family(family):
@@ -196,7 +197,7 @@ def test_a_mixer_alone(of_channels):
 @pytest.mark.usefixtures("our_own_errors")
 def test_what_cannot_be_asked_for(of_channels):
     layer = of_channels(steps=6, channels=3)
-    with pytest.raises(IndexError, match="row 6 is outside the sequence of 6"):
+    with pytest.raises(IndexError, match="row 6"):
         layer.contribution_norms(6)
     with pytest.raises(IndexError, match="select no token"):
         layer.contribution_norms(slice(3, 3))
