@@ -29,6 +29,7 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch, capsys
     pytest.importorskip("transformers", reason="pages inspect models of transformers")
     matplotlib.use("agg")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(DOCS.parent / "notebooks")  # as beside the notebooks
     assert run(page) == len(blocks(page)) > 0
     told = capsys.readouterr().out.split()
     said = " ".join(SAID.findall(page.read_text("utf-8"))).split()
