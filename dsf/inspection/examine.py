@@ -374,7 +374,7 @@ def _of_model(
     Args:
         is_open: whether nothing else is listed, so that something would seem to be all.
     """
-    if rest is not None and (rest.mixes or is_open):
+    if rest is not None and (rest.mixes or rest.is_lost or is_open):
         unfollowed = silent_reason(rest)
     if unfollowed:
         yield Unsupported(type(model).__name__, described(model), unfollowed)

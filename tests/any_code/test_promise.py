@@ -88,7 +88,7 @@ class Slotted:
 @pytest.mark.parametrize(
     ("held", "enter"),
     [
-        (collections.UserDict(x=X), lambda batch: batch["x"]),
+        (collections.UserDict(tokens=X), lambda batch: batch["tokens"]),
         (types.SimpleNamespace(x=X), lambda batch: batch.x),
         (Batch(X), lambda batch: batch.x),
         (Slotted(X), lambda batch: batch.x),

@@ -16,6 +16,7 @@ from dsf.inspection.causal.replay import (
     DRAWN,
     Held,
     NoNumbersError,
+    NotFollowedError,
     UnclearError,
     cells_of,
     changed_by,
@@ -60,6 +61,7 @@ class ModuleFinding:
         has_slots: whether columns of its maps are no tokens but made of several.
         runs: its forward passes in which tokens met, each with what other mixers in it put out.
         is_finite: whether what it put out is, where a token mixer in it was read.
+        is_lost: whether none of its tokens could be followed.
     """
 
     module: nn.Module
@@ -74,6 +76,7 @@ class ModuleFinding:
     has_slots: bool = False
     runs: tuple[tuple[Invocation, Held], ...] = ()
     is_finite: bool = True
+    is_lost: bool = False
 
     @property
     def is_listed(self) -> bool:
@@ -149,7 +152,8 @@ class Findings:
         except NoNumbersError:
             return None
         except UnclearError as error:
-            return replace(finding, note=str(error))
+            is_lost = isinstance(error, NotFollowedError)
+            return replace(finding, note=str(error), is_lost=is_lost)
         return None
 
     @property

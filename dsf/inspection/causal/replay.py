@@ -38,6 +38,10 @@ class UnclearError(Exception):
     """What moves cannot be told: the module cannot be repeated, or its tokens are not known."""
 
 
+class NotFollowedError(UnclearError):
+    """Nothing that a module is given comes from tokens that could be followed."""
+
+
 class NoNumbersError(UnclearError):
     """A module puts out whole numbers or truth values only."""
 
@@ -334,7 +338,7 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
                 found[frozenset(cell)] = cell
     whole = [axes for axes in found if not any(axes < other for other in found)]
     if not whole:
-        raise UnclearError("nothing that it is given comes from single tokens of the input")
+        raise NotFollowedError("nothing that it is given comes from single tokens of the input")
     return [found[axes] for axes in whole]
 
 
