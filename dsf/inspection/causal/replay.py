@@ -272,7 +272,7 @@ def _has_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
     return part is not None and (part.is_floating_point() or part.is_complex())
 
 
-LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e3, 2**16
+LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e6, 2**16
 """A number larger than so many times what nearly all others exceed says nothing about these."""
 
 
