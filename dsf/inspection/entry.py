@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError
@@ -104,6 +105,12 @@ def inspect(
     token_axis, tokens = (tokens, None) if isinstance(tokens, int) else (None, tokens)
     found = model_input(model, inputs, named, where="inspect")
     _check_texts(tokens, found.numbers)
+    ranks = [part.ndim for part in tensors_in((found.inputs, found.named))]
+    if token_axis is not None and not any(-rank <= token_axis < rank for rank in ranks):
+        raise InspectionError(
+            f"inspect: 'tokens' must be an axis of the inputs, which have {ranks} axes, but it is "
+            f"{token_axis}; or the text of every token."
+        )
     question = Examination(
         inputs=found.inputs,
         named=found.named,
