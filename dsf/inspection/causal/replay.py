@@ -209,7 +209,7 @@ def _moved(
     elsewhere = max(one.size for one in changes)
     if any(math.isnan(one.size) for one in changes):
         elsewhere = math.nan
-    limit = ROUNDING * max(torch.finfo(one.dtype).eps for one in changes)
+    limit = ENTRY_ROUNDING * max(torch.finfo(one.dtype).eps for one in changes)
     spilled = max((one.share for one in spills if one.size > limit), default=0.0)
     largest_spill = max((one.size for one in spills), default=0.0)
     difference = torch.cat([one.difference.flatten() for one in changes])
@@ -272,6 +272,8 @@ def _has_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
     return part is not None and (part.is_floating_point() or part.is_complex())
 
 
+ENTRY_ROUNDING = 64
+"""Most rounding of a number, in steps of its type, relative to ordinary numbers of its tensor."""
 LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e6, 2**16
 """A number larger than so many times what nearly all others exceed says nothing about these."""
 
@@ -733,7 +735,7 @@ def _note_spill(
     far = change if inside is None else change.masked_fill(inside, 0)
     moved_by = sizes_moved(before, after).reshape(seen.shape)
     size = (moved_by if inside is None else moved_by.masked_fill(inside, 0)).max().item()
-    if size > ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps:
+    if size > ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps:
         spills.append(Spill(size, (far.norm() / change.norm()).item()))
 
 
