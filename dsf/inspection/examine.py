@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -60,7 +60,6 @@ FEW = 3
 Each = TypeVar("Each")
 Progress = Callable[[str, int, int], None]
 """Is told what an inspection does, how much of it is done, and how much there is."""
-Beside = Callable[[Known, Sequence[Call]], AbstractContextManager[None]]
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
@@ -73,11 +72,6 @@ SOFTMAX = {
 def silent(what: str, done: int, every: int) -> None:
     """Say nothing about the progress."""
     del what, done, every
-
-
-def alone_in_its_run(_known: Known, _calls: Sequence[Call]) -> AbstractContextManager[None]:
-    """Nothing else records the run of an inspection."""
-    return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +94,6 @@ class Examination:
         probe: modules that are probed with unit values instead of being read by an adapter;
             ``"auto"`` for those that mix tokens and are not read.
         progress: is told what the inspection does.
-        beside: what else records the run, given the modules that are known and the calls of token
-            mixers as they are recorded; the run then computes all logits.
     """
 
     inputs: tuple[Any, ...] = ()
@@ -120,7 +112,6 @@ class Examination:
     probe: Mapping[str, Probe] | Sequence[str] = AUTO
     checks: str = "all"
     progress: Progress = silent
-    beside: Beside = alone_in_its_run
 
 
 def examine(model: nn.Module, question: Examination) -> Inspection:
@@ -156,10 +147,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
 
         def recorded(tracker: Tracker | None) -> list[Call]:
             log = CallLog(store, partial(_stands_alone, known))
-            with question.beside(known, log):
-                return run(
-                    model, watched, inputs, named, calls=log, tracker=tracker, listener=listener
-                )
+            return run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
         calls, tracker, unfollowed = _followed(
@@ -324,9 +312,8 @@ def _as_it_ran(model: nn.Module) -> Iterator[None]:
 
 def _called_with(model: nn.Module, question: Examination) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of the run, where no logits but the last are asked for if nobody needs them."""
-    inputs, named = question.inputs, without_loss(model, question.named)
-    if question.beside is alone_in_its_run:
-        named = without_logits(model, inputs, named)
+    inputs = question.inputs
+    named = without_logits(model, inputs, without_loss(model, question.named))
     return (in_float64(inputs), in_float64(named)) if question.exact else (inputs, named)
 
 
