@@ -220,9 +220,13 @@ def _remove_stale(folder: Path, earlier: Mapping[str, str], members: Mapping[str
         if (
             name not in members
             and MEMBER.fullmatch(name)
-            and _has(folder, name, lambda data, digest=digest: _sha(data) == digest)
+            and _has(folder, name, partial(_has_digest, digest))
         ):
             remove_inside(folder, name)
+
+
+def _has_digest(digest: str, data: bytes) -> bool:
+    return _sha(data) == digest
 
 
 def _has(folder: Path, name: str, wanted: Callable[[bytes], bool]) -> bool:
