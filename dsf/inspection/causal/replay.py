@@ -6,7 +6,7 @@ another token of the module's output moves, the module has a second path by whic
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
@@ -536,6 +536,34 @@ def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
+    given = invocation, cells, held, run, spills, changed, before or _Before(), draw
+    try:
+        return _outputs_repeated(*given, replacement=_ordinary)
+    except _RefusedNumbersError as error:
+        if not cells:
+            raise
+        # Numbers of another kind, such as ids in a tensor of floats: those of other tokens are.
+        with suppress(_RefusedNumbersError):
+            return _outputs_repeated(*given, replacement=_of_other_tokens)
+        raise error from error.__cause__
+
+
+class _RefusedNumbersError(UnclearError):
+    """The module raised an error where it was repeated."""
+
+
+def _outputs_repeated(  # noqa: PLR0913, PLR0917 (see ``outputs_repeated``)
+    invocation: Invocation,
+    cells: Sequence[Cell],
+    held: Held | None,
+    run: Run,
+    spills: "list[Spill] | None",
+    changed: list[Call] | None,
+    before: "_Before",
+    draw: int,
+    *,
+    replacement: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+) -> list[Tensor | None]:
     rng = torch.Generator().manual_seed(SEED + 1 + draw)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
@@ -555,14 +583,13 @@ def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what
         copy = part.detach().clone()
         if inside is not None and bool(inside.any()) and _is_whole(known[id(part)], cells):
             replaced = True
-            copy[inside] = _ordinary(part, inside, rng)
+            copy[inside] = replacement(part, inside, rng)
         return copy
 
     leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    before = before or _Before()
     before.is_noting = not cells
     noted = _Noted([] if spills is None else spills, [] if changed is None else changed, before)
     with _holding(invocation, cells, held, rng, noted):
@@ -576,7 +603,7 @@ def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what
             if is_out_of_memory(error):
                 raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-            raise UnclearError(f"it cannot be repeated ({reason})") from error
+            raise _RefusedNumbersError(f"it cannot be repeated ({reason})") from error
     given = tensors_in((args, kwargs))
     return [
         *_in_place_of(invocation.output, output),
@@ -623,6 +650,13 @@ def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     size = real.square().mean().sqrt().clamp(min=1e-3)
     drawn = torch.randn(count, generator=rng, dtype=torch.float64).to(size.dtype).to(part.device)
     return (size * drawn).to(part.dtype)
+
+
+def _of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
+    """What replaces a token: the numbers of another one, each in its own channel."""
+    rows = part.flatten(0, -2) if part.ndim > 1 else part
+    shift = 1 + int(torch.randint(max(len(rows) - 1, 1), (1,), generator=rng))
+    return rows.roll(shift, dims=0).reshape(part.shape)[inside]
 
 
 @dataclass(frozen=True)
