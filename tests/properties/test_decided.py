@@ -254,9 +254,9 @@ def test_complex_coefficients_are_not_decided():
     [
         ({}, "PROVED"),
         ({"columns": "slot"}, "NOT APPLICABLE"),
-        ({"row_tokens": PLACE[None], "column_tokens": PLACE[None]}, "PROVED"),
-        ({"row_tokens": PLACE.flip(0)[None], "column_tokens": PLACE.flip(0)[None]}, "UNKNOWN"),
-        ({"row_tokens": PLACE[None], "column_tokens": PLACE[None] + 1}, "UNKNOWN"),
+        ({"row_order": PLACE[None], "column_order": PLACE[None]}, "PROVED"),
+        ({"row_order": PLACE.flip(0)[None], "column_order": PLACE.flip(0)[None]}, "UNKNOWN"),
+        ({"row_order": PLACE[None], "column_order": PLACE[None] + 1}, "UNKNOWN"),
     ],
 )
 def test_later_tokens_are_those_of_the_model(options, verdict):
