@@ -385,7 +385,6 @@ def stack(
         checks="none",
         tokens=given.tokens,
         spell=given.spell,
-        name=given.identity,
     )
     inspection = examine(model, question)
     inspection = replace(inspection, environment={**inspection.environment, **given.environment})
@@ -450,7 +449,8 @@ def attribute(
         model, inputs, blocks, adapters, named: as for :func:`stack`.
 
     Raises:
-        The errors of :func:`stack` and of :meth:`Stack.attribute`.
+        InspectionError, UnreadableError, ReconstructionError: as for :func:`stack`.
+        TypeError, ValueError, IndexError: as for :meth:`Stack.attribute`.
 
     Example:
         >>> import dsf

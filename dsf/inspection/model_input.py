@@ -177,7 +177,9 @@ def model_input(
     """
     options = {name: named[name] for name in OPTIONS if named.get(name) is not None}
     named = {name: value for name, value in named.items() if name not in OPTIONS}
-    text, inputs, named = _first_place(model, options.pop("text", None), inputs, named, where)
+    has_tokenizer = options.get("tokenizer") is not None
+    text = options.pop("text", None)
+    text, inputs, named = _first_place(model, text, inputs, named, has_tokenizer, where)
     messages = options.pop("messages", None)
     _check_sources(text, messages, inputs, named, where)
     device, dtype = options.get("device"), _dtype(options.get("dtype"), where)
@@ -260,10 +262,15 @@ def _is_text(value: Any) -> bool:
 
 
 def _first_place(
-    model: Any, text: Any, inputs: tuple[Any, ...], named: dict[str, Any], where: str
+    model: Any,
+    text: Any,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    has_tokenizer: bool,
+    where: str,
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """A text or a mapping of tensors in the first place, as ``text`` and as named arguments."""
-    if inputs and _is_text(inputs[0]):
+    if inputs and _is_text(inputs[0]) and (has_tokenizer or _has_ids(model)):
         if text is not None:
             raise InspectionError(
                 f"{where}: 'text' expected one text, got two: one by its name and one in the first "
@@ -283,6 +290,11 @@ def _first_place(
             f"{where}: 'text' expected a text that is not empty, or several, got {text!r}."
         )
     return text, inputs, named
+
+
+def _has_ids(model: Any) -> bool:
+    """Whether the model takes token numbers: other modules may read a text themselves."""
+    return not isinstance(model, nn.Module) or getattr(model, "main_input_name", None) == IDS
 
 
 def _takes(model: Any, mapping: Mapping[Any, Any]) -> bool:

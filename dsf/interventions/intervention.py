@@ -121,7 +121,7 @@ def intervene(
         model: a torch module, the folder of a checkpoint, or a hub id. A module is left unchanged.
         inputs, named: a text, a mapping of tensors, or what the model is called with, such as
             ``input_ids=...``, with the options of :data:`dsf.inspection.model_input.OPTIONS`.
-        edits: what is changed, see :mod:`dsf.edits`; they may also come last among ``inputs``.
+        edits: what is changed, see ``dsf.edits``; they may also come last among ``inputs``.
             Edits of one layer act together: those of values first, then of the state or the map,
             then of the response.
         sources: other runs by name, for edits that refer to one by its name.

@@ -85,9 +85,8 @@ def compare(
         verdicts: compare the verdicts of ``dsf check`` as well.
 
     Raises:
-        InspectionError: if one of the two has no layers.
+        InspectionError: if one of the two has no layers, or a model cannot be inspected.
         TypeError: if one of the two is neither, or an input goes with inspections alone.
-        The errors of ``dsf.inspect``, for models.
 
     Example:
         >>> import dsf, torch

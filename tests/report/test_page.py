@@ -345,6 +345,7 @@ def test_verdicts_have_words_and_their_text_stays_text(inspected, reading, tmp_p
         return {
             "layer": reading.hostile[0],
             "property": "causal",
+            "claim": "causal",
             "verdict": verdict,
             "observed": 0.25,
             "limits": limits,

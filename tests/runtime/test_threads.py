@@ -17,9 +17,9 @@ found = numerical_ranks(matrices, 1e-10)
 assert found.tolist() == [256] * 6, found
 """
 BASES = """
-from dsf.algebra import change_of_basis
+from dsf.systems.algebra import change_of_basis
 from dsf.systems.system import System
-from dsf.transition import Dense
+from dsf.systems.transition import Dense
 steps = torch.zeros(5, 256, 256, dtype=torch.float64)
 ones = torch.ones(5, 1, 256, dtype=torch.float64)
 system = System(A=Dense(steps), B=ones.mT, C=ones)

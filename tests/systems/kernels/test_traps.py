@@ -186,7 +186,7 @@ def exponentials(tree):
 
 def test_no_inner_loop_calls_an_exponential():
     """Decays go through ``exponentials.py``; once a row is no matter."""
-    files = trees((PACKAGE / "kernels").glob("*.py"))
+    files = trees((PACKAGE / "systems" / "kernels").glob("*.py"))
     loops = [loop for tree in files.values() for loop in compiled_loops(tree)]
     assert len(loops) > 20
     assert [
