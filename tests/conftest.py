@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.type_checks import sparing
+from tests import type_checks
 
 
 class Plain:
@@ -27,7 +27,7 @@ class Plain:
 
 
 sys.meta_path.insert(0, Plain)
-jaxtyping.jaxtyped = sparing(jaxtyping.jaxtyped)  # where the hook finds it
+jaxtyping.jaxtyped = type_checks.sparing(jaxtyping.jaxtyped)  # where the hook finds it
 
 # Where it is found, a checker of JSON compiles 38 grammars of addresses, 5 seconds for nothing.
 sys.modules.setdefault("rfc3987_syntax", None)
@@ -65,6 +65,10 @@ def pytest_collection_finish():
     """What was imported stays: the collector of garbage need not look at it before every test."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_runtest_setup():
+    type_checks.begin()
 
 
 def pytest_unconfigure():
