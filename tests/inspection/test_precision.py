@@ -8,6 +8,8 @@ import dsf
 from dsf.inspection.capture.precision import guarded
 from tests.any_code.modules import Attention, drawn, merged, tokens
 
+SEEN = []  # no attribute of the model, which is as it was afterwards
+
 
 class Casts(nn.Module):
     """Rounds to narrower types in every way that models do."""
@@ -31,18 +33,18 @@ class Casts(nn.Module):
         return [x.half().dtype, x.bfloat16().dtype, x.to(torch.bfloat16).dtype]
 
     def forward(self, x):
-        self.seen.append([*self.types(x), *self.halves(x)])
+        SEEN.append([*self.types(x), *self.halves(x)])
         return self.mixer(x)
 
 
 def test_what_a_model_sees_inside():
     model, x = Casts(), torch.randn(1, 5, 3)
-    model.seen = seen = []
+    SEEN.clear()
     dsf.inspect(model, x, checks="none")
     dsf.inspect(model.double(), x.double(), checks="none")
     halves = [torch.float16, torch.bfloat16, torch.bfloat16]
     assert model.halves(x.double()) == halves
-    assert seen == [[torch.float32] * 7 + halves, [torch.float64] * 10]
+    assert [[torch.float32] * 7 + halves, [torch.float64] * 10] == SEEN
     assert model.types(x.double()) == [torch.float32] * 7
 
 

@@ -123,5 +123,4 @@ def test_targets_and_positions_that_are_none(attention):
             result.effect(wrong)
     with pytest.raises(TypeError, match="position="):
         result.effect(1, position=1.5)
-    with pytest.raises(ValueError, match="logits"):
-        result.effect(lambda _: torch.ones(2))
+    assert result.effect(lambda _: torch.ones(2)).tolist() == [0, 0]  # any number of the logits

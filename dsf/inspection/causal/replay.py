@@ -19,7 +19,7 @@ from dsf.inspection.capture.calls import Call, Invocation, Through
 from dsf.inspection.capture.containers import is_holder, own_caches, tensors_in, with_tensors
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small
+from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small, varies
 from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
 from dsf.inspection.softmax.interface import recording_attention_in
 from dsf.inspection.widened import can_be_widened, wide, widened
@@ -248,6 +248,8 @@ def _changes(
     for old, new, made in zip(before, after, invocation.made, strict=False):
         if not _has_numbers(old) or (made is not None and made.columns):  # such as a map
             continue
+        if not is_first and not of_model and made is not None and _is_of_pairs(made):
+            continue  # the weights of a cross attention, between tokens of two inputs
         if not _has_numbers(new) or old.shape != new.shape:
             if is_first or (_has_numbers(new) and own(made, cells) is not None):
                 raise UnclearError("its output has another size when a token is replaced")
@@ -266,6 +268,13 @@ def _changes(
         difference = torch.where(size == 0, 0, new.to(exact) - old.to(exact)).masked_fill(kept, 0)
         largest = size.masked_fill(kept, 0).max().item() if size.numel() else 0.0
         yield _Change(largest, difference, old.dtype)
+
+
+def _is_of_pairs(made: Coordinates) -> bool:
+    """Whether the last axis counts tokens of one input, and another one those of another input."""
+    last = {axis.source for axis in _positions(made) if varies(made.planes[axis], -1)}
+    others = {axis.source for axis in _positions(made) if not varies(made.planes[axis], -1)}
+    return bool(last) and bool(others - last)
 
 
 def _has_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
