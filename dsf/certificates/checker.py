@@ -835,7 +835,8 @@ def _each_row(case: Case, weights: Tensor, fails: Callable[[int], bool]) -> str:
     if len(weights.shape) < 2:
         raise Rejected("a map has at least two axes")
     if case.verdict == "REFUTED":
-        row = _flat([*case.witness["batch"], case.witness["row"]], weights.shape[:-1])
+        batch = several(case.witness["batch"], whole)
+        row = _flat([*batch, case.witness["row"]], weights.shape[:-1])
         if not fails(row):
             raise Rejected(f"row {row} keeps the claim")
         return "REFUTED"
@@ -1892,7 +1893,7 @@ def examine(path: Path) -> Accepted:
         Rejected: as ``check``.
     """
     try:
-        return _examined(path)
+        return _examined(path.absolute())  # "c.json" alone has no parent folder to look into
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError) as error:
         raise Rejected(f"malformed: {type(error).__name__}: {shown(str(error))}") from None
     except (RecursionError, MemoryError, OverflowError, ZeroDivisionError) as error:

@@ -42,7 +42,8 @@ def need(condition: bool, reason: str) -> None:
 # --- canonical JSON --------------------------------------------------------------------------
 
 STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\nrtfb]|\\u[0-9a-f]{4})*)"')
-ESCAPE = re.compile(r'\\(?:u([0-9a-f]{4})|(["\\nrtfb]))')
+HEADER_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\nrtfb]|\\u[0-9a-fA-F]{4})*)"')
+ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\nrtfb]))')
 INTEGER = re.compile(r"-?(?:0|[1-9][0-9]*)")
 PLAIN = {'"': '"', "\\": "\\", "n": "\n", "r": "\r", "t": "\t", "f": "\f", "b": "\b"}
 WORDS = {"null": None, "true": True, "false": False}
@@ -138,8 +139,8 @@ class Reader:
         self.place += len(expected)
 
     def string(self) -> str:
-        """A string, in which only what must be is escaped."""
-        found = STRING.match(self.text, self.place)
+        """A string; in a certificate only what must be is escaped."""
+        found = (STRING if self.spaced else HEADER_STRING).match(self.text, self.place)
         if found is None:
             raise Refused(f"no canonical string at character {self.place}")
         self.place = found.end()
@@ -151,7 +152,8 @@ class Reader:
             return PLAIN[found[2]]
         code = int(found[1], 16)
         must = code < 0x20 or code >= 0x7F
-        need(must and chr(code) not in PLAIN.values(), "an escape that is not canonical")
+        is_canonical = must and chr(code) not in PLAIN.values()
+        need(is_canonical or not self.spaced, "an escape that is not canonical")
         return chr(code)
 
 
@@ -1750,7 +1752,7 @@ def verdict(path: Path) -> str:
         Refused: if it proves neither.
     """
     try:
-        return _verdict(path)
+        return _verdict(path.absolute())
     except (RecursionError, MemoryError) as error:
         raise Refused(f"too large: {type(error).__name__}") from None
 

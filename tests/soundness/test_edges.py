@@ -2,6 +2,7 @@
 
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,23 @@ def test_every_claim_is_met_from_both_sides(tmp_path):
 @pytest.mark.parametrize("check", [checker.check, second_checker.verdict])
 def test_a_bound_that_is_met_exactly(tmp_path, bent, verdict, check):
     assert mutants.answer(check, bent.written(tmp_path)) == verdict
+
+
+NEGATIVE = {"map": ((2, 2), [1.0, 0.0, -1.0, 1.0])}
+
+
+@pytest.mark.parametrize("batch", [{}, "", None, 0, False])
+@pytest.mark.parametrize("check", [checker.check, second_checker.verdict])
+def test_the_axes_of_a_witness_are_a_list(tmp_path, check, batch):
+    bent = made("nonnegative", "REFUTED", NEGATIVE, witness={"batch": batch, "row": 1})
+    assert mutants.answer(check, bent.written(tmp_path)) == "rejected"
+
+
+@pytest.mark.parametrize("check", [checker.check, second_checker.verdict])
+def test_a_certificate_named_from_inside_its_folder(tmp_path, monkeypatch, check):
+    path = made("nonnegative", "REFUTED", NEGATIVE, witness=row(1)).written(tmp_path)
+    monkeypatch.chdir(path.parent)
+    assert mutants.answer(check, Path(path.name)) == "REFUTED"
 
 
 @pytest.mark.parametrize("name", list(mutants.MODULES))

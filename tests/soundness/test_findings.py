@@ -331,6 +331,16 @@ def test_the_rules_of_safetensors_hold_in_full(name, tmp_path):
             load(raw)
 
 
+@pytest.mark.parametrize("name", [r"\u006dap", r"m\u0061p", r"\u006Dap"])
+def test_a_header_may_escape_any_character(name):
+    """Headers of tensors are JSON of other libraries; only certificates have one written form."""
+    text = f'{{"{name}": {{"dtype": "F64", "shape": [1, 1], "data_offsets": [0, 8]}}}}'
+    raw = len(text).to_bytes(8, "little") + text.encode() + bytes(8)
+    assert (
+        {*checker.stored_tensors(raw)} == {*second_checker.tensors_of(raw)} == {*json.loads(text)}
+    )
+
+
 def test_files_are_named_by_content_and_never_overwritten(tmp_path):
     """F12: after one file was removed the next one was written over another one."""
     certify.nonnegative(EYE, folder=tmp_path)
