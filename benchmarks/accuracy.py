@@ -43,16 +43,16 @@ def _loops(system: dsf.System, signal: Tensor) -> Tensor:
 
 def _by_rows(system: dsf.System, signal: Tensor) -> Tensor:
     """The response from the map, a block of rows at a time."""
-    columns, blocks = signal.squeeze(-2).double(), dsf.row_blocks(system, overwrites=True)
+    columns, blocks = signal.squeeze(-2).double(), dsf.evaluate.row_blocks(system, overwrites=True)
     return torch.cat([rows.weights.double() @ columns for rows in blocks], dim=-2).unsqueeze(-2)
 
 
 RESPONSES: dict[str, Method] = {
-    "recurrent": dsf.recurrent,
-    "scan": dsf.scan,
-    "chunkwise": dsf.chunkwise,
-    "chunkwise, one column": lambda system, signal: dsf.chunkwise(system, signal[..., :1]),
-    "convolution": dsf.convolution,
+    "recurrent": dsf.evaluate.recurrent,
+    "scan": dsf.evaluate.scan,
+    "chunkwise": dsf.evaluate.chunkwise,
+    "chunkwise, one column": lambda system, signal: dsf.evaluate.chunkwise(system, signal[..., :1]),
+    "convolution": dsf.evaluate.convolution,
     "compiled": _loops,
     "row blocks": _by_rows,
     "row blocks, compiled": _by_rows,
@@ -73,7 +73,7 @@ def applies(name: str, structure: str) -> bool:
 def errors(structure: str, regime: str, steps: int) -> Iterator[tuple[str, float]]:
     """Every method that applies and its relative error; nan if a number of its result is."""
     system, signal = drawn(structure, regime, steps)
-    expected, few = exact(system, signal), dsf.algebra.select(system, FEW)
+    expected, few = exact(system, signal), dsf.systems.algebra.select(system, FEW)
     last = exact_rows(few, ROWS)
     for name in METHODS:
         if not applies(name, structure):

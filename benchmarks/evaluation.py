@@ -102,7 +102,7 @@ def gated_linear(tokens: int, *, heads: int = 4, keys: int = 128, width: int = 2
 def compared(case: str, mixer: Any, works: Works, limit: Needs | None) -> list[Row]:
     """Rows of one case: dsf, the others, and the limit."""
     system, signal = mixer.system(), mixer.signal()
-    exact = dsf.respond(dsf.algebra.converted(system, dtype=torch.float64), signal.double())
+    exact = dsf.respond(dsf.systems.algebra.converted(system, dtype=torch.float64), signal.double())
     out = dsf.respond(system, signal)
     ours = {
         "dsf": lambda: dsf.respond(system, signal, out=out),

@@ -31,7 +31,7 @@ def invariant(tokens: int, *, channels: int = 256, modes: int = 32) -> list[Row]
     given, value = kernel.float(), mixer.value[..., 0]
     works: dict[str, Callable[[], Tensor]] = {
         "dsf": lambda: dsf.respond(system, signal),
-        "dsf, convolution": lambda: dsf.respond(system, signal, method=dsf.convolution),
+        "dsf, convolution": lambda: dsf.respond(system, signal, method="convolution"),
         "scipy, oaconvolve, kernel given": lambda: torch.from_numpy(
             oaconvolve(given.numpy(), value.numpy(), axes=-1)[:, :tokens]
         ),

@@ -81,12 +81,12 @@ def _complex(*size: int) -> Tensor:
 
 def _compared(case: str, mixer: Mixer, limit: Needs | None = None) -> list[Row]:
     system, signal = mixer.system(), mixer.signal()
-    wide = dsf.algebra.converted(system, dtype=torch.float64)
-    exact = dsf.respond(wide, signal.double(), method=dsf.chunkwise)
+    wide = dsf.systems.algebra.converted(system, dtype=torch.float64)
+    exact = dsf.respond(wide, signal.double(), method="chunkwise")
     out = dsf.respond(system, signal)
     works: dict[str, Callable[[], Tensor]] = {
         "dsf": lambda: dsf.respond(system, signal, out=out),
         "dsf, fresh memory": lambda: dsf.respond(system, signal),
-        "without the loop": lambda: dsf.respond(system, signal, method=dsf.chunkwise),
+        "without the loop": lambda: dsf.respond(system, signal, method="chunkwise"),
     }
     return measured(case, works, exact.flatten(-2), limit)

@@ -44,7 +44,7 @@ class Case:
     def exact(self) -> Tensor:
         """In double precision, by the plain path."""
         with kernels("0"):
-            return self.work(dsf.algebra.converted(self.system, dtype=torch.float64))
+            return self.work(dsf.systems.algebra.converted(self.system, dtype=torch.float64))
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def kernels(word: str):
 @cache
 def compiled_path() -> Callable[..., Tensor]:
     """The plain path through torch's compiler."""
-    return torch.compile(partial(dsf.respond, method=dsf.chunkwise))
+    return torch.compile(partial(dsf.respond, method="chunkwise"))
 
 
 def response(mixer: Mixer, device: str) -> Case:

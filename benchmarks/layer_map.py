@@ -40,14 +40,14 @@ def in_this_process() -> dict:
     torch.set_num_threads(1)
     system = layer().system()
     begun = process_time()
-    blocks = dsf.row_blocks(system, overwrites=True)
+    blocks = dsf.evaluate.row_blocks(system, overwrites=True)
     sums = torch.cat([block.weights.sum(dim=-1) for block in blocks], dim=-1)
     seconds = process_time() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     exact = measures.row_sums(system)
     return {
         "case": f"S6 maps {CHANNELS} x {TOKENS} by row blocks",
-        "method": "dsf.row_blocks",
+        "method": "dsf.evaluate.row_blocks",
         "seconds": seconds,
         "error": ((sums - exact).abs().max() / exact.abs().max()).item(),
         "ratio": 1.0,

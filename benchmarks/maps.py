@@ -167,7 +167,7 @@ def by_blocks(channels: int, tokens: int) -> list[dict]:
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     before = memory("VmRSS")
     begun = process_time()
-    seen = sum(len(block.written) for block in dsf.row_blocks(system, overwrites=True))
+    seen = sum(len(block.written) for block in dsf.evaluate.row_blocks(system, overwrites=True))
     taken = process_time() - begun
     assert seen == tokens
     return [

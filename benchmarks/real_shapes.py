@@ -133,7 +133,7 @@ def _rows(shape: str, tokens: int) -> list[Row]:
             page = Path(folder) / "report.html"
             phases |= {
                 "dsf, measures": inspection.measure,
-                "dsf, report": lambda: dsf.write_report(inspection, page),
+                "dsf, report": lambda: dsf.show(inspection, page),
             }
             if shape in SOFTMAX:
                 phases["library, output_attentions"] = attentions
@@ -182,8 +182,8 @@ def compared(shape: str, tokens: int, *, long: bool = False) -> dict[str, Any]:
         found["measure"] = seconds(inspection.measure)[0] / plain
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "report.html"
-            dsf.write_report(short, page)
-            report = seconds(lambda: dsf.write_report(inspection, page))[0]
+            dsf.show(short, page)
+            report = seconds(lambda: dsf.show(inspection, page))[0]
         found["report"] = report / plain
     gc.collect()
     return found

@@ -26,7 +26,7 @@ from PIL import Image
 
 from benchmarks.real_shapes import model_of
 from dsf.inspection import inspect
-from dsf.report import write_report
+from dsf.report import show
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs" / "viewer.json", ROOT / "docs" / "viewer.md"
@@ -90,7 +90,7 @@ def page_of(case: str, folder: Path) -> Path:
         model = model_of(shape)
         draw = torch.Generator().manual_seed(0)
         named = {"input_ids": torch.randint(0, 1000, (1, tokens), generator=draw)}
-    return write_report(inspect(model, checks="none", **named), path, title=case)
+    return show(inspect(model, checks="none", **named), path, title=case)
 
 
 def measured(browser: Any, case: str, page: Path, pictures: Path | None) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def sheet(pictures: Path, stem: str, into: Path = SHEETS) -> Path:
 
 HEAD = """# The page at real size
 
-What a page of `dsf.write_report` is like at the size of published checkpoints:
+What a page of `dsf.show` is like at the size of published checkpoints:
 `python -m benchmarks.viewer` inspects every case, opens its page in Chromium at 1440 x 900 pixels,
 and writes this table. SmolLM2 has its trained weights and reads pages of this documentation; the
 others have random weights, so that their maps show noise. *Map* is the width of the first map as

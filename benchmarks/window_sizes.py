@@ -82,7 +82,9 @@ def drawn(
 
 def measured(system: dsf.System, signal: Tensor) -> list[float]:
     """Seconds by size."""
-    works = {str(size): partial(dsf.chunkwise, system, signal, size=size) for size in SIZES}
+    works = {
+        str(size): partial(dsf.evaluate.chunkwise, system, signal, size=size) for size in SIZES
+    }
     return list(interleaved(works, rounds=ROUNDS).values())
 
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 import dsf
+from dsf.inspection import Inspection
 from tests.inspection.families.planted_mistakes import MISTAKES
 from tests.inspection.families.test_probing_every_family import PROBES, by_channel, factors
 from tests.inspection.families.tiny_models import FAMILIES, build, inputs, off_diagonal_share
@@ -91,7 +92,7 @@ def mistakes() -> Iterator[str]:
         yield f"| {one.what} | {one.family} | {one.error():.1e} |"
 
 
-def exact(model: torch.nn.Module, padding: str = "none") -> dsf.Inspection:
+def exact(model: torch.nn.Module, padding: str = "none") -> Inspection:
     """An inspection in float64."""
     return dsf.inspect(model, exact=True, **inputs(TOKENS, padding=padding))
 

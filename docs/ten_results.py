@@ -115,7 +115,9 @@ def spectrum() -> str:
     """DSF-17."""
     ones, eta = torch.ones(3, 1).double(), torch.tensor([1.0, 4.0, 2.0]).double()
     system = separable(ones, ones, eta)
-    same = dsf.algebra.change_of_basis(system, torch.cat([eta[:1], eta])[:, None, None].clone())
+    same = dsf.systems.algebra.change_of_basis(
+        system, torch.cat([eta[:1], eta])[:, None, None].clone()
+    )
     map = dsf.attention_map(system)
     assert torch.equal(map, dsf.attention_map(same))
     first, second = (each.A.dense().flatten().tolist() for each in (system, same))
@@ -171,8 +173,8 @@ def lengths() -> str:
     """INL-3 and INL-4."""
     key = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 2.0]]).double()
     asked = torch.tensor([[1.0, 2.0], [2.0, 4.0]]).double()
-    linear = linear_rows(asked, key, feature_map=dsf.ingredients.relu)
-    centred = in_line_rows(asked, key, feature_map=dsf.ingredients.relu, scale=1 / 12)
+    linear = linear_rows(asked, key, feature_map=dsf.mixers.ingredients.relu)
+    centred = in_line_rows(asked, key, feature_map=dsf.mixers.ingredients.relu, scale=1 / 12)
     return rf"""## 7. Linear attention does not see how long a query is
 
 Queries (1, 2) and (2, 4), ReLU features, keys (1, 0), (0, 1), (1, 2):

@@ -12,55 +12,33 @@ __version__ = VERSION
 
 _HOME = {
     "System": "dsf.systems.system",
-    "ExplicitMap": "dsf.systems.composite",
-    "SystemSum": "dsf.systems.composite",
     "respond": "dsf.evaluate",
     "attention_map": "dsf.evaluate",
-    "row_blocks": "dsf.evaluate",
-    "recurrent": "dsf.evaluate",
-    "scan": "dsf.evaluate",
-    "chunkwise": "dsf.evaluate",
-    "convolution": "dsf.evaluate",
-    "step": "dsf.evaluate",
-    "realise": "dsf.evaluate.realisation",
-    "reduce": "dsf.evaluate.realisation",
-    "Certificate": "dsf.certificates",
-    "Verdict": "dsf.certificates",
     "inspect": "dsf.inspection",
     "probe": "dsf.inspection",
-    "support": "dsf.inspection",
-    "check_adapter": "dsf.testing",
-    "compare": "dsf.report.comparison",
     "Adapter": "dsf.inspection",
-    "Inspection": "dsf.inspection",
     "attribute": "dsf.attribution",
     "stack": "dsf.attribution",
     "intervene": "dsf.interventions",
     "sweep": "dsf.interventions",
-    "reduce_states": "dsf.interventions",
-    "write_report": "dsf.report",
-    "report_state": "dsf.report.plot",
-    "view": "dsf.report",
-    "playground": "dsf.report",
-    "show_versions": "dsf.cli.doctor",
+    "compare": "dsf.report.comparison",
+    "show": "dsf.report.page_or_widget",
 }
 _SUBPACKAGES = {
+    "systems": "dsf.systems",
+    "evaluate": "dsf.evaluate",
     "mixers": "dsf.mixers",
-    "layers": "dsf.layers",
-    "algebra": "dsf.systems.algebra",
-    "transition": "dsf.systems.transition",
-    "ingredients": "dsf.mixers.ingredients",
     "measures": "dsf.measures",
-    "exchange": "dsf.report.exchange",
-    "scans": "dsf.evaluate.scans",
     "certify": "dsf.certificates",
+    "layers": "dsf.layers",
+    "models": "dsf.models",
     "edits": "dsf.interventions.edits",
+    "report": "dsf.report",
     "jobs": "dsf.jobs",
-    "plot": "dsf.report.plot",
     "testing": "dsf.testing",
 }
 
-__all__ = ["__version__", *_HOME, *_SUBPACKAGES]
+__all__ = [*_HOME, *_SUBPACKAGES]
 
 
 def __getattr__(name: str) -> Any:
@@ -77,29 +55,11 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from dsf import certificates as certify
-    from dsf import jobs, measures, mixers, testing
+    from dsf import evaluate, jobs, layers, measures, mixers, models, report, systems, testing
     from dsf.attribution import attribute, stack
-    from dsf.certificates import Certificate, Verdict
-    from dsf.cli.doctor import show_versions
-    from dsf.evaluate import (
-        attention_map,
-        chunkwise,
-        convolution,
-        recurrent,
-        respond,
-        row_blocks,
-        scan,
-        scans,
-        step,
-    )
-    from dsf.evaluate.realisation import realise, reduce
-    from dsf.inspection import Adapter, Inspection, inspect, probe, support
-    from dsf.interventions import edits, intervene, reduce_states, sweep
-    from dsf.mixers import ingredients
-    from dsf.report import exchange, playground, plot, view, write_report
+    from dsf.evaluate import attention_map, respond
+    from dsf.inspection import Adapter, inspect, probe
+    from dsf.interventions import edits, intervene, sweep
     from dsf.report.comparison import compare
-    from dsf.report.plot import report_state
-    from dsf.systems import algebra, transition
-    from dsf.systems.composite import ExplicitMap, SystemSum
+    from dsf.report.page_or_widget import show
     from dsf.systems.system import System
-    from dsf.testing import check_adapter

@@ -25,7 +25,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -102,13 +103,13 @@ plt.show()
 # %% tags=["proved"]
 certificate = dsf.certify.causal(map)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% tags=["refuted"]
 certificate = dsf.certify.nonnegative(map)
 print(certificate)
 print("witness:", dict(certificate.witness))
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # "Causal" is proved for these stored numbers, every entry above the diagonal being exactly zero.
@@ -156,8 +157,8 @@ plt.show()
 
 # %%
 signal = s4d.signal()
-as_filter = dsf.respond(invariant, signal, method=dsf.convolution)
-as_recurrence = dsf.respond(invariant, signal, method=dsf.recurrent)
+as_filter = dsf.respond(invariant, signal, method="convolution")
+as_recurrence = dsf.respond(invariant, signal, method="recurrent")
 torch.testing.assert_close(as_filter, as_recurrence)
 print("filter and recurrence differ by", (as_filter - as_recurrence).abs().max().item())
 
@@ -167,7 +168,7 @@ print("filter and recurrence differ by", (as_filter - as_recurrence).abs().max()
 
 # %%
 try:
-    dsf.respond(system, retention.signal(), method=dsf.convolution)
+    dsf.respond(system, retention.signal(), method="convolution")
 except ValueError as error:
     print(error)
 
@@ -194,7 +195,7 @@ plt.show()
 # %%
 answers = {
     method.__name__: dsf.respond(system, retention.signal(), method=method)
-    for method in (dsf.recurrent, dsf.scan, dsf.chunkwise)
+    for method in (dsf.evaluate.recurrent, dsf.evaluate.scan, dsf.evaluate.chunkwise)
 }
 for name, answer in answers.items():
     print(f"{name:10}", (answer.squeeze(-2) - by_hand).abs().max().item())
@@ -207,7 +208,7 @@ for name, answer in answers.items():
 # two ways to each response. Then choose "A, B, C, D by hand" and find out what $|A| > 1$ does.
 
 # %%
-dsf.playground("retention", decay=0.9)
+dsf.report.playground("retention", decay=0.9)
 
 # %% [markdown]
 # And the maps of a *trained* model, here a small Mamba-2 on a recall task: click a map to enlarge it,
@@ -221,7 +222,7 @@ from dsf.models import folder, recall
 transformers.logging.set_verbosity_error()
 prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
 trained = dsf.inspect(folder("mamba2"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
-dsf.view(trained)
+dsf.show(trained)
 
 # %% [markdown]
 # ## Exercises

@@ -20,7 +20,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 
@@ -64,7 +65,7 @@ plt.show()
 # \operatorname{rank} H_t \le N .$$
 #
 # Conversely a system with $\operatorname{rank} H_t$ states after token $t$ exists, and
-# `dsf.realise` builds it. So the ranks of the Hankel blocks are *the* number of states. They do not
+# `dsf.evaluate.realise` builds it. So the ranks of the Hankel blocks are *the* number of states. They do not
 # depend on any choice of coordinates.
 
 # %%
@@ -74,18 +75,20 @@ plot.rank_profile(ranks, labels=["softmax", "linear attention, 3 features"])
 plt.show()
 
 assert measures.hankel_ranks(map).max() == 12  # floor(24 / 2)
-smallest = dsf.realise(map)
+smallest = dsf.evaluate.realise(map)
 print(smallest)
-assert dsf.certify.equivalent(system, smallest, tolerance=1e-10).verdict is dsf.Verdict.PROVED
+assert (
+    dsf.certify.equivalent(system, smallest, tolerance=1e-10).verdict is dsf.certify.Verdict.PROVED
+)
 
 # %% [markdown]
 # One state fewer is too few:
 
 # %% tags=["refuted"]
-fewer = dsf.reduce(map, order=11).system
+fewer = dsf.evaluate.reduce(map, order=11).system
 certificate = dsf.certify.equivalent(system, fewer, tolerance=1e-6)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # A triangle: the block at $t$ has $t$ columns and $T - t$ rows, and generic softmax blocks have
@@ -125,7 +128,7 @@ for order in orders:
 scores = attention.query @ attention.key.mT / math.sqrt(3)
 for order in orders:
     series = sum(scores**p / math.factorial(p) for p in range(order + 1))
-    bound = dsf.ingredients.series_error(scores, order)
+    bound = dsf.mixers.ingredients.series_error(scores, order)
     assert ((series - scores.exp()).abs() <= bound * (1 + 1e-12) + 1e-13).all()
 
 # %% [markdown]
@@ -143,12 +146,12 @@ for order in (2, 3):
 #
 # The series is good for all small scores. Given *one* map, the best system with $n$ states is found
 # from the singular values of the Hankel blocks: no system of $n$ states is nearer to a block, in
-# spectral norm, than its singular value $\sigma_{n+1}$ (Eckart-Young). `dsf.reduce` keeps the
+# spectral norm, than its singular value $\sigma_{n+1}$ (Eckart-Young). `dsf.evaluate.reduce` keeps the
 # leading directions at every token; its error comes with a proven bound, rounding included.
 
 # %%
 states = [1, 2, 3, 4, 6, 8, 10]
-reductions = [dsf.reduce(map, order=n) for n in states]
+reductions = [dsf.evaluate.reduce(map, order=n) for n in states]
 reduced = [float(each.error / each.size) for each in reductions]
 bounds = [float(each.bound / each.size) for each in reductions]
 small = [
@@ -176,7 +179,7 @@ assert all(error <= bound for error, bound in zip(reduced, bounds, strict=True))
 # %% tags=["proved"]
 certificate = dsf.certify.reduction_error(map, order=6)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # ### Sharp attention needs more states
@@ -221,7 +224,7 @@ def states_of_order(width, order):
 
 # %% tags=["check"]
 for width, order in ((1, 5), (3, 2), (4, 3), (6, 0)):
-    counted = dsf.ingredients.monomials(order)(torch.zeros(width)).shape[-1]
+    counted = dsf.mixers.ingredients.monomials(order)(torch.zeros(width)).shape[-1]
     answer = states_of_order(width, order)
     assert close(answer, counted), f"for width {width} and order {order}"
 print("exercise 1: right")
@@ -246,7 +249,7 @@ def cache(map):
 
 # %% tags=["check"]
 A, B, C = cache(map[:5, :5])
-built = dsf.System(dsf.transition.Dense(A), B, C)
+built = dsf.System(dsf.systems.transition.Dense(A), B, C)
 assert built.state_size == 5, f"a cache of 5 tokens has 5 states, yours {built.state_size}"
 assert close(dsf.attention_map(built), map[:5, :5]), "your system has another map"
 assert close(A, torch.eye(5).expand(5, -1, -1)), "a cache forgets nothing: every A is I"

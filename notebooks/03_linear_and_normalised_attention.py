@@ -18,8 +18,9 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
 from dsf.mixers.ingredients import elu_plus_one
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -64,7 +65,7 @@ for certificate in (
     dsf.certify.nonnegative(map),
 ):
     print(certificate)
-    assert certificate.verdict is dsf.Verdict.PROVED
+    assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # ## Two ways to place the normaliser
@@ -78,12 +79,12 @@ for certificate in (
 eta = (read * write.cumsum(dim=0)).sum(dim=-1)
 ratio = torch.cat([torch.ones(1), eta[:-1] / eta[1:]])
 separable = dsf.System.from_write_and_read(
-    dsf.transition.ScaledIdentity(ratio, N), write / eta[:, None], read
+    dsf.systems.transition.ScaledIdentity(ratio, N), write / eta[:, None], read
 )
 print("ratios from", ratio.min().item(), "to", ratio.max().item())
 certificate = dsf.certify.equivalent(system, separable, tolerance=1e-12)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # One equation of the paper prints $\eta_{t-1}$ instead of $\eta_t$ in $B_t$, a misprint; its
@@ -92,11 +93,11 @@ assert certificate.verdict is dsf.Verdict.PROVED
 # %% tags=["refuted"]
 before = torch.cat([eta[:1], eta[:-1]])
 printed = dsf.System.from_write_and_read(
-    dsf.transition.ScaledIdentity(ratio, N), write / before[:, None], read
+    dsf.systems.transition.ScaledIdentity(ratio, N), write / before[:, None], read
 )
 certificate = dsf.certify.equivalent(system, printed, tolerance=0.01)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # How this is decided: `python -m papers DSF-2`.
@@ -236,7 +237,9 @@ def separable_form(query, key, normaliser):
 
 # %% tags=["check"]
 decays, writes, reads = separable_form(query, key, x.exp())
-form = dsf.System.from_write_and_read(dsf.transition.ScaledIdentity(decays, N), writes, reads)
+form = dsf.System.from_write_and_read(
+    dsf.systems.transition.ScaledIdentity(decays, N), writes, reads
+)
 expected = dsf.attention_map(normalised.system())
 assert close(dsf.attention_map(form), expected), "which index has the normaliser in B?"
 assert not close(decays, torch.ones(T)), "the decays have to be ratios of normalisers"

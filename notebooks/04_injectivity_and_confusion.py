@@ -21,8 +21,9 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
 from dsf.mixers.ingredients import elu_plus_one, identity, relu
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -61,7 +62,7 @@ def in_line_row(q, phi=identity):
 certificate = dsf.certify.injective(key, first_row=N - 1)
 print(certificate)
 print("evidence, rows:", certificate.evidence["rows"])
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # ## Linear attention: always confused
@@ -90,7 +91,7 @@ certificate = dsf.certify.linear_injective(key, feature_map="elu_plus_one")
 print(certificate)
 print("a pair of queries as exact fractions:", certificate.witness["query"][0], "...")
 print("                                 and:", certificate.witness["other"][0], "...")
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # The proof needs *at most $d$ features*. With more it can be otherwise: the positive features
@@ -170,8 +171,8 @@ early = dsf.certify.injective(key, first_row=2)
 late = dsf.certify.injective(key)
 print(early)
 print(late)
-assert early.verdict is dsf.Verdict.REFUTED
-assert late.verdict is dsf.Verdict.PROVED
+assert early.verdict is dsf.certify.Verdict.REFUTED
+assert late.verdict is dsf.certify.Verdict.PROVED
 *direction, _ = map(float, early.witness["null"])
 direction = torch.tensor(direction) / max(abs(value) for value in direction)
 seen = key[:3] @ direction
@@ -194,8 +195,8 @@ meant = dsf.certify.injective(
 )
 print(stored)
 print(meant)
-assert stored.verdict is dsf.Verdict.PROVED
-assert meant.verdict is dsf.Verdict.UNKNOWN
+assert stored.verdict is dsf.certify.Verdict.PROVED
+assert meant.verdict is dsf.certify.Verdict.UNKNOWN
 
 # %% [markdown]
 # ## Exercises

@@ -21,7 +21,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -93,7 +94,7 @@ map = dsf.attention_map(radial.system())
 # %% tags=["proved"]
 certificate = dsf.certify.zero_sums(map, tolerance=1e-14)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # How this is decided: `python -m papers ZER-1`.
@@ -116,7 +117,7 @@ full = dsf.mixers.ZeroSumAttention(
 full_map = dsf.attention_map(full.system())
 certificate = dsf.certify.zero_sums(full_map, tolerance=0.01)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # How this is decided: `python -m papers ZER-17`.

@@ -23,8 +23,9 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
 from dsf.mixers.ingredients import bilinear, zero_order_hold
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -105,7 +106,9 @@ s4 = dsf.mixers.S4(
 )
 half = torch.eye(N) - 0.05 * hippo
 dense = dsf.System(
-    dsf.transition.Dense(torch.linalg.solve(half, torch.eye(N) + 0.05 * hippo).expand(T, -1, -1)),
+    dsf.systems.transition.Dense(
+        torch.linalg.solve(half, torch.eye(N) + 0.05 * hippo).expand(T, -1, -1)
+    ),
     B=torch.linalg.solve(half, 0.1 * root)[:, None].expand(T, -1, -1),
     C=read[None].expand(T, -1, -1),
 )
@@ -114,7 +117,7 @@ dense = dsf.System(
 print(s4.system())
 certificate = dsf.certify.equivalent(s4.system(), dense, tolerance=1e-10)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # The states as they follow one impulse: polynomials in a warped time. Each one remembers the past
@@ -183,7 +186,7 @@ assert share > 0.75
 # %% tags=["refuted"]
 certificate = dsf.certify.same_map(*maps.values(), tolerance=0.1)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ### For every input, not for this one
@@ -199,7 +202,7 @@ certificate = dsf.certify.decay_box(
     weight, bias, rate=torch.tensor(0.2), box=box, width=64, most=0.5
 )
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # S6's decay is a forget gate in another form. With $\Delta = \mathrm{softplus}(z)$,
@@ -257,7 +260,7 @@ assert measures.hankel_ranks(map).max() == N
 # do.
 
 # %%
-dsf.playground("selective_state_space", step=1.0)
+dsf.report.playground("selective_state_space", step=1.0)
 
 # %% [markdown]
 # A trained Mamba on a recall task. Its channels have a map each, so the view opens with all of them
@@ -271,7 +274,7 @@ from dsf.models import folder, recall
 transformers.logging.set_verbosity_error()
 prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
 trained = dsf.inspect(folder("mamba"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
-dsf.view(trained)
+dsf.show(trained)
 
 # %% [markdown]
 # ## Exercises

@@ -21,7 +21,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -44,7 +45,7 @@ query = torch.stack([a, b, a, a, b])
 value = torch.tensor([[1.0], [2.0], [5.0], [0.0], [0.0]])
 delta = dsf.mixers.DeltaNet(query=query, key=key, value=value, rate=torch.ones(5))
 adding = dsf.mixers.LinearAttention(
-    query=query, key=key, value=value, feature_map=dsf.ingredients.identity, normalised=False
+    query=query, key=key, value=value, feature_map=dsf.mixers.ingredients.identity, normalised=False
 )
 for name, mixer in (("delta rule", delta), ("adding", adding)):
     answer = dsf.respond(mixer.system(), mixer.signal()).flatten()
@@ -92,7 +93,7 @@ key = torch.randn(T, N, generator=rng)
 rate = 1.99 * torch.rand(T, generator=rng)
 certificate = dsf.certify.nonexpansive(unit(key), rate)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # Keys that nobody normalised break it, and the witness is the token:
@@ -101,7 +102,7 @@ assert certificate.verdict is dsf.Verdict.PROVED
 certificate = dsf.certify.nonexpansive(key, rate)
 print(certificate)
 print("witness:", dict(certificate.witness))
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %%
 query, value = torch.randn(T, N, generator=rng), torch.randn(T, 2, generator=rng)
@@ -152,7 +153,7 @@ positive = dsf.mixers.DeltaNet(
 )
 certificate = dsf.certify.nonnegative(dsf.attention_map(positive.system()))
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ## Forgetting as well
@@ -204,7 +205,7 @@ assert torch.equal(sign, (1 - 2 * parity).double())
 # to 2 and look at the state at every write. Then compare with linear attention, which only adds.
 
 # %%
-dsf.playground("delta_net", rate=1.0)
+dsf.report.playground("delta_net", rate=1.0)
 
 # %% [markdown]
 # A trained model with the gated delta rule (two of its three layers). Cool cells subtract.
@@ -217,7 +218,7 @@ from dsf.models import folder, recall
 transformers.logging.set_verbosity_error()
 prompt = recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
 trained = dsf.inspect(folder("qwen3_next"), input_ids=prompt, tokens=[recall.spell(prompt[0])])
-dsf.view(trained)
+dsf.show(trained)
 
 # %% [markdown]
 # ## Exercises

@@ -21,7 +21,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 _ = torch.manual_seed(0)  # torch.nn draws its weights from the global generator
@@ -74,7 +75,7 @@ other_x = torch.randn(1, T, M, generator=rng)
 other = dsf.mixers.ElmanRNN.from_module(elman, other_x)
 certificate = dsf.certify.equivalent(system, other.system(), tolerance=1e-6)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 wrong = dsf.respond(system, other.signal()).squeeze(-1)
 print(
@@ -164,7 +165,7 @@ plt.show()
 forget = cells.system().A.dense()[0, ..., 0, 0].detach()
 certificate = dsf.certify.decay(forget.log(), width=16, most=0.75)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # ## Gates without the state

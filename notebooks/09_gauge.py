@@ -20,7 +20,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 from dsf.systems.algebra import change_of_basis
 
 torch.set_default_dtype(torch.float64)
@@ -64,7 +65,7 @@ plt.show()
 for each in (scrambled, undone):
     certificate = dsf.certify.equivalent(system, each, tolerance=1e-10)
     print(certificate)
-    assert certificate.verdict is dsf.Verdict.PROVED
+    assert certificate.verdict is dsf.certify.Verdict.PROVED
 assert torch.allclose(undone.A.dense(), torch.eye(N).expand(T, -1, -1))
 
 # %% [markdown]
@@ -86,7 +87,7 @@ assert torch.equal(
 )
 certificate = dsf.certify.equivalent(system, other.system(), tolerance=0.1)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ## Nor is $|A_t| < 1$ a criterion of stability
@@ -196,7 +197,7 @@ def regauged(A, B, C, gauge):
 # %% tags=["check"]
 parts = system.A.dense(), torch.as_tensor(system.B), torch.as_tensor(system.C)
 A, B, C = (torch.as_tensor(part) for part in regauged(*parts, random_gauge))
-rebuilt = dsf.System(dsf.transition.Dense(A), B, C)
+rebuilt = dsf.System(dsf.systems.transition.Dense(A), B, C)
 assert close(dsf.attention_map(rebuilt), map), "the map changes: which T belongs to h_{t-1}?"
 assert not close(A, parts[0]), "the coefficients have to change"
 print("exercise 1: right")

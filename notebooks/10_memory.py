@@ -15,7 +15,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -37,7 +38,7 @@ decay = torch.tensor([0.98, 0.9, 0.9, 0.6, 0.3])
 write = torch.tensor([0.3, 1.0, 0.02, 1.0, 1.0])  # the third state is hardly written
 read = torch.tensor([0.3, 1.0, 1.0, 1.0, 0.02])  # the fifth is hardly read
 system = dsf.System.from_write_and_read(
-    dsf.transition.Diagonal(decay.expand(T, N)),
+    dsf.systems.transition.Diagonal(decay.expand(T, N)),
     write * (1 + 0.3 * torch.randn(T, N, generator=rng)),
     read * (1 + 0.3 * torch.randn(T, N, generator=rng)),
 )
@@ -70,7 +71,7 @@ torch.testing.assert_close(values, from_map)
 torch.testing.assert_close(product, values, rtol=1e-6, atol=1e-9)
 
 gauge = torch.randn(N, N, generator=rng)
-turned = dsf.algebra.change_of_basis(system, gauge)
+turned = dsf.systems.algebra.change_of_basis(system, gauge)
 torch.testing.assert_close(
     measures.hankel_singular_values(turned, positions=[t])[0], values, rtol=1e-8, atol=1e-10
 )
@@ -81,14 +82,14 @@ torch.testing.assert_close(
 #
 # ## Taking states away
 #
-# `dsf.reduce` goes through the tokens once and keeps, after each, the directions of the state that
+# `dsf.evaluate.reduce` goes through the tokens once and keeps, after each, the directions of the state that
 # contribute most to later responses. What it drops at different tokens is orthogonal, so the
 # squared errors add up exactly: the error is known before the maps are compared (`dropped`). The
 # bound is proven after that, with everything that rounding may have done.
 
 # %%
 orders = [1, 2, 3, 4, 5]
-found = [dsf.reduce(system, order=order) for order in orders]
+found = [dsf.evaluate.reduce(system, order=order) for order in orders]
 for order, each in zip(orders, found, strict=True):
     error, bound = (float(part / each.size) for part in (each.error, each.bound))
     print(f"{order} states: error {error:.2e}, proven to be at most {bound:.2e}")
@@ -160,7 +161,7 @@ assert (needed == recall.PAIRS).all()
 sizes = [1, 2, 3, 4, 5, 6, 8]
 scores, errors = [], []
 for size in sizes:
-    reduction = dsf.reduce(maps, order=size)
+    reduction = dsf.evaluate.reduce(maps, order=size)
     scores.append(recalled(dsf.attention_map(reduction.system)))
     errors.append(float((reduction.error / reduction.size).max()))
 plot.curves(
@@ -197,17 +198,17 @@ assert all(abs(states - pairs) <= 1 for pairs, states in by_pairs.items())
 # %% tags=["proved"]
 certificate = dsf.certify.reduction_error(maps[0, 0], order=5)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # "Four states would do as well, within five per cent" is refuted by the exact distance. Moreover
 # *no* system with four states would: the Hankel block forbids it (exercise 3).
 
 # %% tags=["refuted"]
-four = dsf.attention_map(dsf.reduce(maps[0, 0], order=4).system)
+four = dsf.attention_map(dsf.evaluate.reduce(maps[0, 0], order=4).system)
 certificate = dsf.certify.same_map(maps[0, 0], four, tolerance=0.05 * maps[0, 0].norm().item())
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ## Play
@@ -217,10 +218,10 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 # 10, ... for queries of two entries, and compare how far the map still is from softmax.
 
 # %%
-dsf.view(inspection)
+dsf.show(inspection)
 
 # %%
-dsf.playground("taylor", order=2)
+dsf.report.playground("taylor", order=2)
 
 # %% [markdown]
 # ## Exercises
@@ -247,7 +248,7 @@ def controllability(decay, write):
 # %% tags=["check"]
 decays = torch.rand(9, 3, generator=rng)
 writes = torch.randn(9, 3, generator=rng)
-tested = dsf.System.from_write_and_read(dsf.transition.Diagonal(decays), writes, writes)
+tested = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(decays), writes, writes)
 expected = measures.controllability_gramians(tested)[-1]
 found_ = torch.as_tensor(controllability(decays, writes))
 assert found_.shape == expected.shape, f"needs {tuple(expected.shape)}, not {tuple(found_.shape)}"
@@ -302,7 +303,7 @@ def lower_bound(map, order):
 # %% tags=["check"]
 head = maps[0, 0]
 bound = lower_bound(head, 4)
-best = float(dsf.reduce(head, order=4).error)
+best = float(dsf.evaluate.reduce(head, order=4).error)
 assert bound <= best, f"your bound {bound:.3f} is above an error that is reached, {best:.3f}"
 assert bound > 0.05 * head.norm(), f"{bound:.3f} does not exclude five per cent"
 assert close(lower_bound(head, 31), 0), "with as many states as tokens nothing is excluded"

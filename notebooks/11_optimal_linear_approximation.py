@@ -25,7 +25,8 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -103,7 +104,7 @@ plt.show()
 # %% tags=["proved"]
 certificate = dsf.certify.same_map(found, target, tolerance=1e-12)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # ## Three questions about the argument
@@ -241,7 +242,9 @@ def hold_then_erase(target):
 key, decays = (torch.as_tensor(part) for part in hold_then_erase(target))
 assert key.shape == decays.shape == (16, 16), "one channel for each of the 16 tokens"
 assert key.abs().max() <= 1, "differences of probabilities stay within one"
-built = dsf.System.from_write_and_read(dsf.transition.Diagonal(decays), key, torch.ones(16, 16))
+built = dsf.System.from_write_and_read(
+    dsf.systems.transition.Diagonal(decays), key, torch.ones(16, 16)
+)
 assert close(dsf.attention_map(built), target), "your system has another map"
 print("exercise 2: right")
 

@@ -32,8 +32,9 @@ import torch
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
 from dsf.certificates import checker
+from dsf.report import plot
 
 torch.set_default_dtype(torch.float64)
 rng = torch.Generator().manual_seed(0)
@@ -57,12 +58,12 @@ query, key, value = torch.randn(3, 24, 4, generator=rng)
 map = dsf.attention_map(dsf.mixers.SoftmaxAttention(query=query, key=key, value=value).system())
 exactly = dsf.certify.row_sums(map)
 print(exactly)
-assert exactly.verdict is dsf.Verdict.REFUTED
+assert exactly.verdict is dsf.certify.Verdict.REFUTED
 
 # %% tags=["proved"]
 nearly = dsf.certify.row_sums(map, tolerance=1e-15)
 print(nearly)
-assert nearly.verdict is dsf.Verdict.PROVED
+assert nearly.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # Both verdicts are right, they are about different sentences. Hence the **level** of a claim:
@@ -167,8 +168,8 @@ plt.show()
 # %% tags=["proved"]
 small = dsf.certify.locality(keys, (centre - 0.05, centre + 0.05), window=(48, 64), share=0.6)
 print(small)
-assert small.verdict is dsf.Verdict.PROVED
-assert verdicts[-1] is dsf.Verdict.REFUTED
+assert small.verdict is dsf.certify.Verdict.PROVED
+assert verdicts[-1] is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # With too few boxes the honest answer is `UNKNOWN`, with the limit that was hit. A time-out proves
@@ -179,7 +180,7 @@ tight = dsf.certify.locality(
     keys, (centre - 0.2, centre + 0.2), window=(48, 64), share=shares[1] - 1e-4, boxes=1
 )
 print(tight)
-assert tight.verdict is dsf.Verdict.UNKNOWN
+assert tight.verdict is dsf.certify.Verdict.UNKNOWN
 
 # %% [markdown]
 # ## How published statements fail
@@ -214,9 +215,9 @@ margin = dsf.certify.margin(thin, first_row=29)
 print("exact:    ", exact.verdict.value, "of full rank 7")
 print("numerical:", numerical.rank.item(), "of 7, smallest singular value", numerical.margin.item())
 print("certified:", margin)
-assert exact.verdict is dsf.Verdict.PROVED
+assert exact.verdict is dsf.certify.Verdict.PROVED
 assert numerical.rank == 3
-assert margin.verdict is dsf.Verdict.UNKNOWN
+assert margin.verdict is dsf.certify.Verdict.UNKNOWN
 
 # %% [markdown]
 # ## Exercises

@@ -24,8 +24,9 @@ from exercises import close
 from torch import nn
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
 from dsf.models import folder, recall
+from dsf.report import plot
 
 transformers.logging.set_verbosity_error()
 drawn = recall.draw(torch.Generator().manual_seed(0), samples=2)
@@ -107,13 +108,13 @@ plt.show()
 # arrow keys, press `/` and look for a token.
 
 # %%
-dsf.view(read["qwen3_next"])
+dsf.show(read["qwen3_next"])
 
 # %% [markdown]
 # Which A, B, C and D make such maps? The gated delta rule with sliders:
 
 # %%
-dsf.playground("gated_delta_net", decay=0.8)
+dsf.report.playground("gated_delta_net", decay=0.8)
 
 # %% [markdown]
 # ## Measure
@@ -163,13 +164,13 @@ for certificate in (
     dsf.certify.row_sums(attention, tolerance=1e-6),
 ):
     print(certificate)
-    assert certificate.verdict is dsf.Verdict.PROVED
+    assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% tags=["refuted"]
 certificate = dsf.certify.nonnegative(delta.map()[0, 0])
 print(certificate)
 print("witness:", dict(certificate.witness))
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # On the command line `dsf check FOLDER --ids "..."` decides all of them for every layer, and keeps
@@ -182,7 +183,7 @@ assert certificate.verdict is dsf.Verdict.REFUTED
 
 # %%
 page = Path(tempfile.mkdtemp()) / "report.html"
-dsf.write_report(read["qwen3_next"], page)
+dsf.show(read["qwen3_next"], page)
 print(f"{page.stat().st_size / 1e6:.1f} MB")
 assert page.stat().st_size > 10_000
 
@@ -237,7 +238,7 @@ plt.show()
 slip = replace(mixer, log_decay=mixer.log_decay.roll(1, dims=-1))
 certificate = dsf.certify.equivalent(mixer.system(), slip.system(), tolerance=1e-6)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ## Exercises

@@ -17,8 +17,8 @@ import transformers
 from exercises import close
 
 import dsf
-from dsf import plot
 from dsf.models import folder, recall
+from dsf.report import plot
 
 transformers.logging.set_verbosity_error()
 drawn = recall.draw(torch.Generator().manual_seed(0), samples=1)
@@ -57,7 +57,7 @@ certificate = dsf.certify.row_sums(
     torch.cat([parts, -share.value])[None], target=0.0, tolerance=1e-9
 )
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # ## Layers: direct and total
@@ -100,7 +100,7 @@ plt.show()
 # %%
 prompt = dsf.inspect(folder("llama"), input_ids=drawn.tokens, tokens=[words], checks="none")
 target = f"{words[source]} against {words[9]}"
-dsf.view(prompt, attribution=share, target=target, paths=share.paths(3))
+dsf.show(prompt, attribution=share, target=target, paths=share.paths(3))
 
 # %% [markdown]
 # The map of the last layer is full; one edge carries the answer. Are all shares positive, so that they
@@ -110,7 +110,7 @@ dsf.view(prompt, attribution=share, target=target, paths=share.paths(3))
 certificate = dsf.certify.nonnegative(share.tokens)
 print(certificate)
 print("witness:", dict(certificate.witness))
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ## A model without attention

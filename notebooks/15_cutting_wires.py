@@ -63,7 +63,7 @@ assert right(control.output) > 0.9
 moved = (cut.output - cut.clean)[0, : asked[0]].abs()
 certificate = dsf.certify.row_sums(moved, target=0.0, tolerance=1e-12)
 print(certificate)
-assert certificate.verdict is dsf.Verdict.PROVED
+assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # The viewer switches between the two runs: *Edits* shades every token by how much the output after it moves,
@@ -73,7 +73,7 @@ assert certificate.verdict is dsf.Verdict.PROVED
 first = ids[:1, : asked[0] + 1]
 wired = Cut(last, written=[asked[0]], read=[sources[0]])
 shown = dsf.inspect(llama, input_ids=first, tokens=[recall.spell(first[0])], checks="none")
-dsf.view(shown, intervention=dsf.intervene(llama, edits=[wired], input_ids=first))
+dsf.show(shown, intervention=dsf.intervene(llama, edits=[wired], input_ids=first))
 
 # %% [markdown]
 # Does the cut only lower the right logit, so that nothing else gains? No: other logits rise.
@@ -82,7 +82,7 @@ dsf.view(shown, intervention=dsf.intervene(llama, edits=[wired], input_ids=first
 certificate = dsf.certify.nonnegative((cut.clean - cut.output)[0, asked[0]][None])
 print(certificate)
 print("witness:", dict(certificate.witness))
-assert certificate.verdict is dsf.Verdict.REFUTED
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ## A memory

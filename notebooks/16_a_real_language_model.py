@@ -22,9 +22,10 @@ import transformers
 from exercises import close
 
 import dsf
-from dsf import measures, plot
+from dsf import measures
 from dsf.loading import load_model, token_texts
 from dsf.models import folder
+from dsf.report import plot
 
 transformers.logging.set_verbosity_error()
 here = Path.cwd()
@@ -105,7 +106,7 @@ for certificate in (
     dsf.certify.row_sums(resting, tolerance=1e-6),
 ):
     print(certificate)
-    assert certificate.verdict is dsf.Verdict.PROVED
+    assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
 # Without the first token hardly anything is left of this head. How little it says about the text is
@@ -115,7 +116,7 @@ for certificate in (
 certificate = dsf.certify.row_sums(resting[1:, 1:], tolerance=0.5)
 print(certificate)
 print("witness:", dict(certificate.witness or {}))
-assert not real or certificate.verdict is dsf.Verdict.REFUTED
+assert not real or certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %% [markdown]
 # ## One token back, and once before

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # lists and wrong calls answer before torch is imported
-    from dsf import Certificate
+    from dsf.certificates import Certificate
 
 HERE = Path(__file__).resolve().parent
 FOLDERS = (

@@ -14,7 +14,7 @@ import sympy
 from sympy.logic.boolalg import BooleanAtom
 
 import dsf
-from dsf import Certificate, Verdict
+from dsf.certificates import Certificate, Verdict
 
 FLOAT, REAL = dsf.certify.Level.FLOAT, dsf.certify.Level.REAL
 Check = TypeVar("Check", bound=Callable[[], Certificate])

@@ -121,7 +121,7 @@ def both_ways(drawer, system):
     other = drawer.system(
         "diagonal", steps=system.steps, ports=(system.input_size, system.output_size)
     )
-    return SystemSum((system, dsf.algebra.reverse(other)))
+    return SystemSum((system, dsf.systems.algebra.reverse(other)))
 
 
 def written(A):  # noqa: PLR0911 (one for each structure)

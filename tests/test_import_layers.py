@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import dsf
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "dsf"
 
@@ -194,3 +196,8 @@ def test_extras_and_groups_are_the_same_sets():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
     assert extras == {name: groups[name] for name in extras}
+
+
+def test_public_names_are_few_and_found():
+    assert len(dsf.__all__) <= 28
+    assert all(getattr(dsf, name) is not None for name in dsf.__all__)

@@ -34,6 +34,9 @@ def pages() -> Iterator[tuple[str, str]]:
     """Paths and texts."""
     parts = {name: import_module(place) for name, place in dsf._SUBPACKAGES.items()}
     parts |= {"inspection": import_module("dsf.inspection")}
+    for name, part in tuple(parts.items()):
+        inside = {each: getattr(part, each) for each in part.__all__}
+        parts |= {f"{name}.{each}": it for each, it in inside.items() if isinstance(it, ModuleType)}
     listed = "\n   ".join(("package", *parts))
     yield "api/index.rst", INDEX.format(pages=listed)
     names = {name: getattr(dsf, name) for name in dsf._HOME}

@@ -14,8 +14,8 @@ HEAD = """# Measures
 A measure is a function from a [map](../glossary.md#map) or a [system](../glossary.md#system) to
 numbers. Given a system it computes the map a few rows at a time, so that it also works at lengths
 at which the whole map does not fit into memory. {py:mod}`dsf.measures` has definitions, ranges,
-edge cases and sources; `dsf.plot.draw(measure, numbers)` plots the result of any measure, with its
-unit.
+edge cases and sources; `dsf.report.plot.draw(measure, numbers)` plots the result of any measure,
+with its unit.
 
 """
 

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 import dsf
 from docs.building.pictures import file_of, one
-from dsf import measures, plot
+from dsf import measures
+from dsf.report import plot
 from dsf.systems.algebra import change_of_basis
 
 STEPS = 16
@@ -83,7 +84,7 @@ def memory() -> Figure:
     plot.rank_profile(ranks, labels=labels, axes=left, title="States that any system needs")
     map = one(dsf.attention_map(softmax))
     orders = list(range(1, 8))
-    found = [dsf.reduce(map, order=order) for order in orders]
+    found = [dsf.evaluate.reduce(map, order=order) for order in orders]
     errors = [float(each.error / each.size) for each in found]
     plot.curves(
         orders,

@@ -29,5 +29,5 @@ def write(place: Path) -> None:
     inspection = dsf.inspect(
         folder("qwen3_next"), input_ids=prompt, tokens=[recall.spell(prompt[0])]
     )
-    dsf.write_report(inspection, place / "report.html")
-    dsf.playground().write(place / "playground.html")
+    dsf.show(inspection, place / "report.html")
+    dsf.report.playground().write(place / "playground.html")

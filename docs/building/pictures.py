@@ -1,4 +1,4 @@
-"""The pictures of the gallery, drawn by ``dsf.plot``. The same system gives the same bytes."""
+"""The pictures of the gallery, drawn by ``dsf.report.plot``: same system, same bytes."""
 
 from io import BytesIO
 
@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 import dsf
-from dsf import measures, plot
-from dsf.report import draw_map
+from dsf import measures
+from dsf.report import draw_map, plot
 
 mpl.use("agg")
 DPI = 90

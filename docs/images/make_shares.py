@@ -44,7 +44,7 @@ def write(path: Path) -> Path:
     edges = share.strongest_edges(50).to_json()
     edge = next(each for each in edges if each["written"] != each["read"])
     cut = dsf.edits.Cut(edge["layer"], written=[edge["written"]], read=[edge["read"]])
-    return dsf.write_report(
+    return dsf.show(
         inspection,
         path,
         title=PROMPT,

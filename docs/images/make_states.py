@@ -3,7 +3,7 @@
     python docs/images/make_states.py
 
 The recall model reads one of its prompts, the text model the passage that comes with the package.
-Of each the first layer is drawn as ``dsf.report_state`` draws it.
+Of each the first layer is drawn as ``dsf.report.report_state`` draws it.
 """
 
 import sys

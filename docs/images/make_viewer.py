@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, sync_playwright
 from dsf.cli.demo import inspect_embedded
 from dsf.inspection import Inspection
 from dsf.properties.run_folder import checked_run
-from dsf.report import write_report
+from dsf.report import show
 
 HERE = Path(__file__).resolve().parent
 SIZE = {"width": 1440, "height": 980}
@@ -28,9 +28,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         verdicts = checked_run(shown.inspection, Path(folder) / "run")
         one, two = Path(folder) / "one.html", Path(folder) / "two.html"
-        write_report(shown.inspection, one, title=shown.title, facts=shown.facts, verdicts=verdicts)
+        show(shown.inspection, one, title=shown.title, facts=shown.facts, verdicts=verdicts)
         beside = [of_model(shown.inspection, name) for name in BESIDE]
-        write_report(beside, two, title="Two models, one prompt", verdicts=[verdicts, verdicts])
+        show(beside, two, title="Two models, one prompt", verdicts=[verdicts, verdicts])
         with sync_playwright() as running:
             browser = running.chromium.launch(executable_path=shutil.which("chromium"))
             photograph(browser, one, HERE / "viewer-light.png", "light")

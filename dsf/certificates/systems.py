@@ -158,11 +158,11 @@ def _decidable(system: System) -> None:
     cures = {
         f"the batch axes {tuple(system.batch)}": (
             len(system.batch) > 0,
-            "Decide one map at a time: dsf.algebra.select(system, index).",
+            "Decide one map at a time: dsf.systems.algebra.select(system, index).",
         ),
         "tokens that run backward": (
             system.runs_backward,
-            "Reverse it first: dsf.algebra.reverse(system).",
+            "Reverse it first: dsf.systems.algebra.reverse(system).",
         ),
         "an initial state, which is not part of the map": (
             system.initial is not None,

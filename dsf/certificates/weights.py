@@ -323,8 +323,9 @@ def reduction_error(
 ) -> Certificate:
     """Certify that the reduction of ``map`` to ``order`` states is within its error bound.
 
-    The map of ``dsf.reduce(map, order=order)`` is compared with the original exactly. ``observed``
-    is the distance; the tolerance of the claim is the bound, known before the maps are compared.
+    The map of ``dsf.evaluate.reduce(map, order=order)`` is compared with the original exactly.
+    ``observed`` is the distance; the tolerance of the claim is the bound, known before the maps are
+    compared.
 
     Raises:
         ValueError: if ``order`` is below 1, or the map is not square, finite and causal.

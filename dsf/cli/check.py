@@ -79,7 +79,7 @@ def check(
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_checkpoint, notes_of
         from dsf.properties.run_folder import source_of
-        from dsf.report import write_report
+        from dsf.report import show
 
         inspection = inspect_checkpoint(model, prompt, run, options)
         check_not_of_another(out, source_of(inspection))
@@ -87,13 +87,13 @@ def check(
         table = decide(
             inspection,
             out,
-            pages=lambda verdicts: [Path(write_report(inspection, page, verdicts=verdicts))],
+            pages=lambda verdicts: [Path(show(inspection, page, verdicts=verdicts))],
             watched=run.is_watched,
         )
         code, reasons = judged(table, require or ())
         root_hash = _root_of(out)
 
-        def show() -> None:
+        def print_answer() -> None:
             print_table(*_counts(table))
             print("\n".join([*meanings(table), counted(table), *reasons]))
             print(f"{page}; evidence in {out}, to be checked again with: dsf check {out}")
@@ -101,7 +101,7 @@ def check(
 
         facts = {"model": escaped(inspection.model), "run": str(out), "verdicts": table.to_json()}
         facts.update(root=root_hash, required=reasons)
-        return Answer(facts=facts, show=show, code=code, notes=notes_of(inspection))
+        return Answer(facts=facts, show=print_answer, code=code, notes=notes_of(inspection))
 
     return work
 

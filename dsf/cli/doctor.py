@@ -94,19 +94,6 @@ def findings(out: Path, threads: str) -> list[Finding]:
     ]
 
 
-def show_versions() -> None:
-    """Print what an issue report needs: versions of Python, dsf and what it uses, and the machine.
-
-    >>> show_versions()
-    python...
-    """
-    import torch
-
-    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
-    for finding in (*_packages(), *_import_name(), *_hardware(threads)):
-        print(f"{finding.what:20} {finding.found}")
-
-
 def _packages() -> Iterator[Finding]:
     yield Finding("python", platform.python_version())
     try:

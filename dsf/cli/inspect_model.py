@@ -155,10 +155,10 @@ def write_results(
         verdicts: those about ``inspection``.
         others: further inspections for the page, without verdicts and not in the picture.
     """
-    from dsf.report import draw_grid, write_report
+    from dsf.report import draw_grid, show
 
     with progress("drawing", shown=watched) as report:
-        page = write_report(
+        page = show(
             [inspection, *others],
             folder / "report.html",
             title=title,

@@ -1,5 +1,6 @@
 """Evaluators: the response of a system to a signal, and the attention map of a system."""
 
+from dsf.evaluate import scans
 from dsf.evaluate.chunks import chunkwise, final_state
 from dsf.evaluate.dispatch import Method, respond
 from dsf.evaluate.enclosure import Enclosure
@@ -7,6 +8,7 @@ from dsf.evaluate.fourier import convolution, impulse_response
 from dsf.evaluate.maps import attention_map
 from dsf.evaluate.memory_plan import MapTooLarge
 from dsf.evaluate.prefix import scan
+from dsf.evaluate.realisation import realise, reduce
 from dsf.evaluate.rows import MapOrSystem, Rows, row_blocks
 from dsf.evaluate.stepwise import recurrent, step
 from dsf.evaluate.windows import Panel, fold
@@ -24,9 +26,12 @@ __all__ = [
     "final_state",
     "fold",
     "impulse_response",
+    "realise",
     "recurrent",
+    "reduce",
     "respond",
     "row_blocks",
     "scan",
+    "scans",
     "step",
 ]

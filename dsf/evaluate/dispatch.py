@@ -9,13 +9,22 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import check_signal
 from dsf.evaluate.cache import applied, kept_response, kept_rows
-from dsf.evaluate.chunks import by_default
+from dsf.evaluate.chunks import by_default, chunkwise
+from dsf.evaluate.fourier import convolution
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
+from dsf.evaluate.prefix import scan
+from dsf.evaluate.stepwise import recurrent
 from dsf.runtime.shapes import ShapeError, of_kind
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.system import System
 
 Method = Callable[[System, Tensor], Tensor]
+METHODS: dict[str, Method] = {
+    "recurrent": recurrent,
+    "scan": scan,
+    "chunkwise": chunkwise,
+    "convolution": convolution,
+}
 
 # For signals of at least so many numbers the free memory is checked first.
 LARGE = 2**24
@@ -29,7 +38,7 @@ def respond(
     system: Operator,
     signal: Shaped[Tensor, "*batch time input channel"],
     *,
-    method: Method | None = None,
+    method: Method | str | None = None,
     out: Shaped[Tensor, "*batch written output channel"] | None = None,
 ) -> Shaped[Tensor, "*batch written output channel"]:
     """The response of ``system`` to ``signal``. Every ``method`` gives the same, to rounding.
@@ -37,11 +46,11 @@ def respond(
     Args:
         system: a system, a sum of systems, or an explicit map.
         signal: ``*batch time input channel``; ``channel`` columns share A, B, C, D.
-        method: ``dsf.recurrent``, ``dsf.scan``, ``dsf.chunkwise`` or ``dsf.convolution``, or any
-            function of a system and a signal. By default the one that suits the system: fused
-            attention for an attention cache; a compiled loop where one applies (real numbers on a
-            CPU, no gradients, enough work to pay for loading the compiler); else
-            ``dsf.chunkwise``.
+        method: ``"recurrent"``, ``"scan"``, ``"chunkwise"`` or ``"convolution"`` (functions of
+            ``dsf.evaluate``), or any function of a system and a signal. By default the one that
+            suits the system: fused attention for an attention cache; a compiled loop where one
+            applies (real numbers on a CPU, no gradients, enough work to pay for loading the
+            compiler); else chunks.
         out: an earlier response, which is overwritten and returned: allocating fresh memory takes
             about as long as writing it ten times. It may share no memory with the arguments.
 
@@ -54,18 +63,23 @@ def respond(
         A state with decay 0.5, driven by a unit impulse:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
         >>> unit = torch.tensor([1.0, 0, 0]).reshape(3, 1, 1)  # time, input, channel
         >>> dsf.respond(system, unit).flatten()
         tensor([1.0000, 0.5000, 0.2500])
-        >>> dsf.respond(system, unit, method=dsf.recurrent).flatten()
+        >>> dsf.respond(system, unit, method="recurrent").flatten()
         tensor([1.0000, 0.5000, 0.2500])
     """
     check_signal(system, signal)
+    if isinstance(method, str) and method in METHODS:
+        method = METHODS[method]
     if method is not None and not callable(method):
-        raise TypeError(
-            f"respond: 'method' must be a function such as dsf.recurrent, but it is {method!r}."
+        kind = ValueError if isinstance(method, str) else TypeError
+        raise kind(
+            f"respond: expected 'method' to be one of {', '.join(METHODS)}, or a function of a "
+            f"system and a signal, got {method!r}."
         )
     if isinstance(system, System) and out is None and signal.numel() >= LARGE:
         needed = respond_bytes(system, signal.shape[-1])

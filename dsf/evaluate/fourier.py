@@ -49,7 +49,7 @@ def _run(system: System, signal: Tensor) -> Tensor:
     if name is not None:
         raise ValueError(
             f"convolution: needs a time-invariant system, but {name} changes with time. "
-            f"Use method=dsf.chunkwise, which takes any coefficients."
+            f"Use method='chunkwise', which takes any coefficients."
         )
     if system.takes_real_part:
         signal = signal.real

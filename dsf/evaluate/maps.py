@@ -68,8 +68,9 @@ def attention_map(
         A state with decay 0.5:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
         >>> dsf.attention_map(system)
         tensor([[1.0000, 0.0000, 0.0000],
                 [0.5000, 1.0000, 0.0000],

@@ -110,8 +110,8 @@ def _left_of_group() -> int | None:
 
 
 SOME_ROWS = (
-    "Ask for some rows (rows=slice(0, 64)), or fold over dsf.row_blocks(system): the measures do "
-    "that by themselves."
+    "Ask for some rows (rows=slice(0, 64)), or fold over dsf.evaluate.row_blocks(system): the "
+    "measures do that by themselves."
 )
 
 
@@ -158,7 +158,7 @@ def map_bytes(system: Operator) -> int:
 
 
 def block_bytes(system: Operator, size: int) -> int:
-    """Peak memory of a pass over ``dsf.row_blocks`` of ``size`` tokens, in bytes."""
+    """Peak memory of a pass over ``dsf.evaluate.row_blocks`` of ``size`` tokens, in bytes."""
     block = _row_bytes(system) * size
     if isinstance(system, System) and compiles(system, system.steps):
         return block + _carried_bytes(system)

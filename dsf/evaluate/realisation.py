@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
 
-from dsf.evaluate import attention_map, row_blocks
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.enclosure import enclosed_rows, has_enclosure
 from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
+from dsf.evaluate.maps import attention_map
+from dsf.evaluate.rows import row_blocks
 from dsf.evaluate.scaled_norms import norm
 from dsf.evaluate.windows import fold
 from dsf.runtime.argument_checks import checked
@@ -254,7 +255,7 @@ def _plain(system: System) -> System:
     if system.runs_backward:
         raise ValueError(
             "reduce: needs a causal system, but this one runs backward. "
-            "Reverse it first: dsf.algebra.reverse(system)."
+            "Reverse it first: dsf.systems.algebra.reverse(system)."
         )
     return with_conjugates(system) if system.takes_real_part else system
 

@@ -67,9 +67,10 @@ def row_blocks(
 
     Example:
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
-        >>> for block in dsf.row_blocks(system, size=2):
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> for block in dsf.evaluate.row_blocks(system, size=2):
         ...     print(block.written.tolist(), block.weights.sum(dim=-1).tolist())
         [0, 1] [1.0, 1.5]
         [2] [1.75]
@@ -149,7 +150,7 @@ def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterato
             f"row_blocks: 'map_or_system' must have as many queries as keys{ports}: a tensor must "
             f"be square in its last two axes if it has one port. But its shape is "
             f"{tuple(weights.shape)}. Name the ports of a map that has several: "
-            f"dsf.row_blocks(map, outputs=..., inputs=...). Pass a part of a map as "
+            f"dsf.evaluate.row_blocks(map, outputs=..., inputs=...). Pass a part of a map as "
             f"dsf.evaluate.Rows, which names its query and key tokens."
         )
     token = torch.arange(tokens, device=weights.device)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from dsf.evaluate import respond
+from dsf.evaluate.dispatch import respond
 from dsf.runtime.shapes import agree
 from dsf.systems.algebra import adjoint, converted, select
 from dsf.systems.composite import ExplicitMap, Operator, RowSource, StoredRows, SystemSum
@@ -203,8 +203,9 @@ def scanned(*scans: Scan) -> ExplicitMap:
         A state that halves, scanned both ways; the token itself is counted twice:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(4, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
         >>> forward, backward = ScanOrder.forward(4), ScanOrder.backward(4)
         >>> both = scanned((system, forward), (system, backward))
         >>> dsf.attention_map(both)

@@ -59,11 +59,12 @@ def step(
         A state with decay 0.5:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
         >>> state = torch.zeros(1, 1)
         >>> for token, value in enumerate([1.0, 0.0, 4.0]):
-        ...     response, state = dsf.step(system, token, state, torch.tensor([[value]]))
+        ...     response, state = dsf.evaluate.step(system, token, state, torch.tensor([[value]]))
         ...     print(response.item())
         1.0
         0.5

@@ -467,7 +467,7 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
     if system.runs_backward:
         raise ValueError(
             "fold: needs a system that runs forward, but this one runs backward. "
-            "Reverse it first: dsf.algebra.reverse(system)."
+            "Reverse it first: dsf.systems.algebra.reverse(system)."
         )
     return _panel(_written_out(system, start, stop, dtype or working_dtype(system.dtype)))
 

@@ -38,8 +38,8 @@ class Adapter:
     """How the modules of one class, or of a few closely related classes, are read.
 
     Write one for modules of your own: pass it as ``dsf.inspect(model, ..., adapters=(MINE,))``, or
-    name it under the entry point group ``dsf.adapters`` of your package. ``dsf.check_adapter``
-    checks whether it is right.
+    name it under the entry point group ``dsf.adapters`` of your package.
+    ``dsf.testing.check_adapter`` checks whether it is right.
 
     Attributes:
         families: the family name of every class path, such as

@@ -57,9 +57,9 @@ def inspect(
         strict: raise for the first layer that is not reproduced. By default it is listed under
             ``unsupported`` with the reason, and the other layers are read.
         layers: which layers to rebuild and keep: numbers in the order in which they run (that of
-            ``dsf.support`` is the order in which the model defines them), slices, names, paths of
-            modules that hold them, patterns such as ``"*.3.*"``, or several of these; all by
-            default.
+            ``dsf.inspection.support`` is the order in which the model defines them), slices,
+            names, paths of modules that hold them, patterns such as ``"*.3.*"``, or several of
+            these; all by default.
         heads: which heads of each, or channels where a layer has those: numbers or slices.
         memory: how many bytes the inspection may take beyond the model; by default what this
             process may still take. What is recorded and kept goes to a temporary file where it

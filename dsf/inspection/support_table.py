@@ -180,8 +180,9 @@ def support(
     Raises:
         LoadError: if the configuration is refused.
 
-    >>> import dsf, torch
-    >>> dsf.support(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LSTM(3, 4)))
+    >>> import torch
+    >>> from dsf.inspection import support
+    >>> support(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LSTM(3, 4)))
     (Support(name='1', kind='torch.nn.modules.rnn.LSTM', mixer='LSTM', exact='yes',
              how="adapter 'lstm'"),)
     """

@@ -277,12 +277,13 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
             rows of its parameters alone.
 
     Example:
-        >>> import dsf, torch
+        >>> import torch
+        >>> from dsf.interventions import reduce_states
         >>> from dsf.loading import load_model
         >>> from dsf.models import folder, recall
         >>> model = load_model(folder("mamba")).model
         >>> prompts = recall.draw(torch.Generator().manual_seed(0), samples=4).tokens
-        >>> smaller = dsf.reduce_states(model, [prompts], states=8)
+        >>> smaller = reduce_states(model, [prompts], states=8)
         >>> smaller.model.config.state_size
         8
         >>> smaller.error < 0.2
@@ -444,7 +445,7 @@ def _selective(inspection: Inspection) -> dict[str, list[InspectedLayer]]:
         raise InspectionError(
             f"reduce_states: {inspection.model} has no layer with a state for each channel whose "
             "steps, writes and reads are chosen by the input, as Mamba's have: "
-            f"{'; '.join(others[:3])}. dsf.reduce reduces any system on one input."
+            f"{'; '.join(others[:3])}. dsf.evaluate.reduce reduces any system on one input."
         )
     return found
 

@@ -22,8 +22,8 @@ class NormalisedAttention(Layer):
         key_size: n, the width of all queries together; by default d.
         heads: h, the number of heads, which share both widths.
         normaliser: the function from a linear projection, one for every head, to the divisor,
-            which must be positive. The paper has ``dsf.ingredients.exp``,
-            ``dsf.ingredients.softplus`` and ``torch.sigmoid``.
+            which must be positive. The paper has ``dsf.mixers.ingredients.exp``,
+            ``dsf.mixers.ingredients.softplus`` and ``torch.sigmoid``.
 
     Raises:
         ShapeError: if a width is no multiple of ``heads``.

@@ -40,8 +40,8 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
     for rows in _blocks(widened(map_or_system), overwrites):
         if not isinstance(rows, Rows):
             raise TypeError(
-                "measures: a map is a tensor, a system or blocks of rows (dsf.row_blocks), but it "
-                f"is {type(map_or_system).__name__}."
+                "measures: a map is a tensor, a system or blocks of rows "
+                f"(dsf.evaluate.row_blocks), but it is {type(map_or_system).__name__}."
             )
         _measurable(rows.weights)
         yield rows._replace(weights=_wide(rows.weights).resolve_conj().resolve_neg())

@@ -64,7 +64,7 @@ def hankel_singular_values(
     if system.runs_backward:
         raise ValueError(
             "hankel_singular_values: needs a causal system, but this one runs backward. "
-            "Reverse it first: dsf.algebra.reverse(system)."
+            "Reverse it first: dsf.systems.algebra.reverse(system)."
         )
     return _of_system(system, chosen)
 
@@ -237,8 +237,8 @@ def states_needed(map_or_system: Map | Operator, *, error: float) -> Int[Tensor,
     """The smallest number of states that approximates the map to a relative ``error``.
 
     The error is in Frobenius norm, relative to that of the map; one number for every map of the
-    batch. Computed from the Hankel singular values; ``dsf.reduce(map, order=...)`` with that order
-    stays within its bound.
+    batch. Computed from the Hankel singular values; ``dsf.evaluate.reduce(map, order=...)`` with
+    that order stays within its bound.
 
     Raises:
         ValueError: if ``error`` is not above 0, or the map holds NaN or infinite numbers.

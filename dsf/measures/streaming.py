@@ -72,9 +72,10 @@ def streamed(
 
     Example:
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> from dsf import measures
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
         >>> seen = measures.streamed(system, measures.absolute_gain, measures.mean_distance)
         >>> seen.values
         (tensor(1.7500), tensor([0.0000, 0.3333, 0.5714]))

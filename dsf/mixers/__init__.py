@@ -1,5 +1,6 @@
 """Mixers: published architectures as systems, one file for each."""
 
+from dsf.mixers import ingredients
 from dsf.mixers.base import Mixer
 from dsf.mixers.bounded_memory_attention import BoundedMemoryAttention
 from dsf.mixers.comba import Comba
@@ -99,4 +100,4 @@ ALL: tuple[type[Mixer], ...] = (
     ElmanRNN,
 )
 
-__all__ = ["ALL", "Mixer", *(mixer.__name__ for mixer in ALL)]
+__all__ = ["ALL", "Mixer", "ingredients", *(mixer.__name__ for mixer in ALL)]

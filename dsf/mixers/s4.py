@@ -34,7 +34,7 @@ class S4(Mixer):
         write, read: b and c; c is not conjugated.
         step: time per token, above zero.
         feedthrough: d.
-        discretise: only :func:`dsf.ingredients.bilinear` keeps diagonal plus rank one.
+        discretise: only :func:`dsf.mixers.ingredients.bilinear` keeps diagonal plus rank one.
 
     Raises:
         ValueError: for another ``discretise``.
@@ -56,8 +56,9 @@ class S4(Mixer):
         super().__post_init__()
         if self.discretise is not bilinear:
             raise ValueError(
-                "S4: 'discretise' must be dsf.ingredients.bilinear, the one rule that keeps a "
-                "diagonal plus rank one. For another rule diagonalise A and use DiagonalStateSpace."
+                "S4: 'discretise' must be dsf.mixers.ingredients.bilinear, the one rule that keeps "
+                "a diagonal plus rank one. For another rule diagonalise A and use "
+                "DiagonalStateSpace."
             )
 
     def system(self) -> System:

@@ -83,8 +83,8 @@ class SoftmaxAttention(Mixer):
         """The same attention with the exponential series truncated at ``order``: a finite state.
 
         It has ``C(key + order, order)`` states, so keep both small. The error of ``exp(score)`` is
-        at most ``dsf.ingredients.series_error(score, order)``. At odd orders the sum of a row can
-        be zero or close to it, and the weights then become arbitrarily large.
+        at most ``dsf.mixers.ingredients.series_error(score, order)``. At odd orders the sum of a
+        row can be zero or close to it, and the weights then become arbitrarily large.
 
         Raises:
             ValueError: if ``order`` is negative, or this attention has a bias, a soft cap or a

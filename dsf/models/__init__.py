@@ -9,6 +9,12 @@ that their maps show words. They are run by classes of transformers, which
 from importlib.resources import files
 from pathlib import Path
 
+from dsf.runtime.first_use import finding
+
+__all__ = ["NAMES", "TEXT_NAMES", "folder", "recall", "text"]
+
+__getattr__ = finding(__name__, {name: f"{__name__}.{name}" for name in ("recall", "text")})
+
 NAMES = ("llama", "mamba", "mamba2", "qwen3_next")
 """The models that recall."""
 

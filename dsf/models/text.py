@@ -15,6 +15,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+__all__ = ["bits_per_byte", "record", "spell"]
+
 CONTEXT = 256
 """Tokens that the models predicted in one window of training."""
 

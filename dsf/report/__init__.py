@@ -1,24 +1,36 @@
-"""Shows the result of an inspection: as an HTML page, as a notebook widget, or as a picture."""
+"""Shows results: as an HTML page, in a notebook, as a picture, or in formats of other tools."""
 
 from typing import TYPE_CHECKING
 
 from dsf.runtime.first_use import finding
 
-__all__ = ["Playground", "draw_grid", "draw_map", "playground", "view", "write_report"]
+__all__ = [
+    "Playground",
+    "draw_grid",
+    "draw_map",
+    "exchange",
+    "playground",
+    "plot",
+    "report_state",
+    "show",
+]
 
 _HOMES = {
     "Playground": "dsf.report.playground_page",
     "draw_grid": "dsf.report.figure",
     "draw_map": "dsf.report.figure",
+    "exchange": "dsf.report.exchange",
     "playground": "dsf.report.playground_page",
-    "view": "dsf.report.widget",
-    "write_report": "dsf.report.page",
+    "plot": "dsf.report.plot",
+    "report_state": "dsf.report.plot.state_report",
+    "show": "dsf.report.page_or_widget",
 }
 
 __getattr__ = finding(__name__, _HOMES)
 
 if TYPE_CHECKING:
+    from dsf.report import exchange, plot
     from dsf.report.figure import draw_grid, draw_map
-    from dsf.report.page import write_report
+    from dsf.report.page_or_widget import show
     from dsf.report.playground_page import Playground, playground
-    from dsf.report.widget import view
+    from dsf.report.plot.state_report import report_state

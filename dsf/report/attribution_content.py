@@ -80,13 +80,13 @@ def explained(
         )
     if not isinstance(inspection, Inspection):
         raise ValueError(
-            "'attribution' is of one model, but 'inspection' is a list. Pass a single inspection."
+            "'attribution' is of one model, but 'result' is a list. Pass a single inspection."
         )
     counts = {layer.system.steps for layer in inspection}
     tokens = share.tokens.shape[1]
     if tokens not in counts:
         raise ValueError(
-            f"'attribution' is of {tokens} tokens, but the layers of 'inspection' have "
+            f"'attribution' is of {tokens} tokens, but the layers of 'result' have "
             f"{sorted(counts)}. Attribute and inspect on the same input."
         )
     return Explained(share, target, paths)

@@ -198,9 +198,9 @@ def _check_grid(grid: Grid | None, drawn: list[Selection]) -> None:
     if grid is None:
         return
     is_pair = lambda given: isinstance(given, list | tuple) and len(given) == 2  # noqa: E731
-    of_kind("write_report", "grid", grid, is_pair, "a height and a width, such as (14, 14)")
+    of_kind("show", "grid", grid, is_pair, "a height and a width, such as (14, 14)")
     for size in grid:
-        at_least(1, "write_report", "grid", size, " token")
+        at_least(1, "show", "grid", size, " token")
     counts = {getattr(each.system, "read_steps", each.system.steps) for each in drawn}
     if max(counts, default=0) < grid[0] * grid[1]:
         raise ValueError(

@@ -152,7 +152,7 @@ def draw_grid(
             all heads, of more than 64 those of the strongest response.
         across: how many maps stand side by side before the next line begins.
         layers, heads: which layers to draw, and which heads or channels of each, as for
-            ``write_report``; all by default.
+            ``show``; all by default.
 
     Raises:
         InspectionError: if there is no such layer or head.

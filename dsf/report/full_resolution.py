@@ -89,7 +89,7 @@ def add_full_maps(
         return ""
     return (
         f"Of {len(found)} pooled maps this page keeps {kept} without pooling, within "
-        f"{most_bytes / 2**20:.3g} MiB; write_report(full_resolution=...) keeps more, and layers= "
+        f"{most_bytes / 2**20:.3g} MiB; show(full_resolution=...) keeps more, and layers= "
         "and heads= choose."
     )
 

@@ -85,13 +85,13 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
     """
     inspections = _listed(shown)
     words = "what dsf check and dsf.properties give, or a list with one for each inspection"
-    of_kind("write_report", "verdicts", verdicts, Table | list | tuple | None, words)
+    of_kind("show", "verdicts", verdicts, Table | list | tuple | None, words)
     tables = [verdicts] if verdicts is None or isinstance(verdicts, Table) else list(verdicts)
     for table in tables:
-        of_kind("write_report", "verdicts", table, Table | None, words)
+        of_kind("show", "verdicts", table, Table | None, words)
     if not inspections:
         raise ValueError(
-            "'inspection' is an empty list, so there is nothing to show. Pass an inspection."
+            "'result' is an empty list, so there is nothing to show. Pass an inspection."
         )
     if verdicts is None:
         tables = [None] * len(inspections)
@@ -115,7 +115,7 @@ def _listed(shown: Any) -> list[Inspection]:
     others = [each for each in inspections if not isinstance(each, Inspection)]
     if others:
         raise TypeError(
-            f"'inspection' must be what dsf.inspect returns, or a list of them, but it holds "
+            f"'result' must be what dsf.inspect returns, or a list of them, but it holds "
             f"{type(others[0]).__name__}."
         )
     return inspections

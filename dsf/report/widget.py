@@ -1,4 +1,4 @@
-"""``view``: the maps of an inspection as a notebook widget, as in the page of a report.
+"""The maps of an inspection as a notebook widget, as in the page of a report.
 
 A saved notebook shows thumbnails of all maps (``static_picture``) in place of the widget.
 """
@@ -13,18 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from dsf.attribution import Attribution, Paths
-from dsf.inspection.choice import Chosen
-from dsf.interventions import Intervention
-from dsf.report.attribution_content import explained
 from dsf.report.colours import shaded
-from dsf.report.content import Grid, content
 from dsf.report.map_bytes import MASKED, decoded
 from dsf.report.sheet import Sheet, broken, written
-from dsf.report.subjects import Decided, Shown, narrowed
 from dsf.report.viewer import EXPLORER, module_of, style_of
-from dsf.report.views import Progress, ignored, without_sample
-from dsf.runtime.shapes import of_kind
+from dsf.report.views import without_sample
 
 ACROSS = 8
 SIDE, NAMES, ABOVE = 0.9, 2.4, 0.25  # inches
@@ -71,70 +64,21 @@ def _lines(layer: Mapping[str, Any]) -> list[tuple[list[str], list[Thumbnail]]]:
     ]
 
 
-def view(  # noqa: PLR0913  # each is a word of the viewer or of the choice
-    inspection: Shown,
-    *,
-    verdicts: Decided = None,
-    grid: Grid | None = None,
-    layers: Chosen = None,
-    heads: Chosen = None,
-    attribution: Attribution | None = None,
-    target: str = "the logit",
-    paths: Paths | None = None,
-    intervention: Intervention | None = None,
-    progress: Progress = ignored,
-) -> Any:
-    """Show an inspection in a notebook: the viewer of ``write_report`` as a widget.
-
-    It needs no network. A saved notebook keeps a picture of all maps, which is shown where widgets
-    do not run.
-
-    Args:
-        inspection: the result of ``dsf.inspect``, or a list of them to compare models.
-        verdicts: the verdicts about the layers; see ``write_report``.
-        grid: height and width of a picture whose patches are the last tokens.
-        layers, heads: which to show, as for ``write_report``; all by default.
-        attribution: what ``dsf.stack(model, ...).attribute(...)`` returned for the same input. The
-            tokens are shaded by their shares, and every layer begins with the shares of its edges.
-        target: words for the number that is attributed, such as ``"the logit of Paris"``.
-        paths: ``attribution.paths(...)``, to be drawn.
-        intervention: what ``dsf.intervene`` returned for the same input: by how much the output
-            moves after every token, and the last logits of the clean or the changed run.
-        progress: called with the finished share, from 0 to 1.
-
-    Returns:
-        An ``anywidget.AnyWidget``, which a notebook displays.
+@cache
+def explorer() -> Any:
+    """Return the class of the widget: an ``anywidget.AnyWidget`` made of a ``content``.
 
     Raises:
         ModuleNotFoundError: if ``anywidget`` is not installed.
-        InspectionError, TypeError, ValueError: as ``write_report`` does.
     """
-    of_kind("view", "target", target, str, "words such as 'the logit of Paris'")
-    of_kind("view", "progress", progress, callable, "a function of the finished share")
-    kind = _kind()
-    inspection = narrowed(inspection, layers, heads)
-    return kind(
-        content=content(
-            inspection,
-            verdicts=verdicts,
-            grid=grid,
-            explained=explained(inspection, attribution, target, paths),
-            intervention=intervention,
-            progress=progress,
-        )
-    )
-
-
-@cache
-def _kind() -> Any:
     try:
         import anywidget
         import traitlets
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"dsf.view needs a widget library that is not installed ({error}). "
+            f"show: without a 'path' it needs a widget library that is not installed ({error}). "
             'Install it with: pip install "dsf-toolkit[notebooks]"; '
-            "or write a page with dsf.write_report."
+            "or write a page: dsf.show(result, path)."
         ) from error
 
     class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # untyped where not installed

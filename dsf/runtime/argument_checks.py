@@ -240,7 +240,7 @@ def _tuple(inner: tuple[Any, ...]) -> Rule | None:
 def _iterable(inner: tuple[Any, ...]) -> Rule:
     """One that is stored is looked into; one that can be gone through once is not touched."""
     one = rule_of(inner[0])
-    said = "blocks of rows (dsf.row_blocks)" if "Rows" in str(inner) else "a list"
+    said = "blocks of rows (dsf.evaluate.row_blocks)" if "Rows" in str(inner) else "a list"
 
     def fits(value: Any) -> bool:
         if not isinstance(value, Iterable) or _is_whole(value):

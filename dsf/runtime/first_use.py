@@ -13,7 +13,7 @@ def finding(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a module-level ``__getattr__`` for the public names of ``package``.
 
     Args:
-        homes: the module that defines each name.
+        homes: the module that defines each name; a submodule of ``package`` is its own home.
 
     Raises:
         AttributeError: from the returned function, for a name that is not in ``homes``.
@@ -22,6 +22,7 @@ def finding(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        return getattr(import_module(homes[name]), name)
+        home = import_module(homes[name])
+        return home if homes[name] == f"{package}.{name}" else getattr(home, name)
 
     return find

@@ -1,1 +1,22 @@
 """The system and its parts: transitions, coefficients, sums, solvers, compiled loops, algebra."""
+
+from typing import TYPE_CHECKING
+
+from dsf.runtime.first_use import finding
+
+__all__ = ["ExplicitMap", "System", "SystemSum", "algebra", "transition"]
+
+_HOMES = {
+    "ExplicitMap": "dsf.systems.composite",
+    "System": "dsf.systems.system",
+    "SystemSum": "dsf.systems.composite",
+    "algebra": "dsf.systems.algebra",
+    "transition": "dsf.systems.transition",
+}
+
+__getattr__ = finding(__name__, _HOMES)
+
+if TYPE_CHECKING:
+    from dsf.systems import algebra, transition
+    from dsf.systems.composite import ExplicitMap, SystemSum
+    from dsf.systems.system import System

@@ -56,9 +56,10 @@ class System:
         Two states, one with decay 0.5 and one that does not decay; the output is their sum:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> decay = torch.tensor([[0.5, 1.0]]).expand(3, 2)
         >>> one = torch.ones(3, 2)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(decay), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(decay), one, one)
         >>> system
         System(3 tokens, 2 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
         >>> dsf.attention_map(system)
@@ -193,8 +194,9 @@ class System:
 
         Example:
             >>> import dsf, torch
+            >>> from dsf.systems import transition
             >>> one = torch.ones(3, 1)
-            >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+            >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
             >>> system.states(torch.ones(3, 1, 1), at=[0, -1]).flatten()
             tensor([1.0000, 1.7500])
         """
@@ -301,8 +303,9 @@ class System:
     def _check_kinds(self) -> None:
         if not isinstance(self.A, Transition):
             raise TypeError(
-                f"System: A must be a structure of dsf.transition, but it is "
-                f"{type(self.A).__name__}. Matrices written out are dsf.transition.Dense(matrix)."
+                f"System: A must be a structure of dsf.systems.transition, but it is "
+                f"{type(self.A).__name__}. Matrices written out are "
+                f"dsf.systems.transition.Dense(matrix)."
             )
         for name in ("A", "B", "C", "D", "initial"):
             part = getattr(self, name)

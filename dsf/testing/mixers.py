@@ -250,7 +250,7 @@ def check_mixer(
 
     >>> import dsf
     >>> for certificate in dsf.testing.check_mixer(dsf.mixers.DeltaNet):
-    ...     assert certificate.verdict is dsf.Verdict.HOLDS_NUMERICALLY, certificate.witness
+    ...     assert certificate.verdict is dsf.certify.Verdict.HOLDS_NUMERICALLY, certificate.witness
     """
     subject = MixerUnderTest(mixer_or_class, seed)
     laws = [

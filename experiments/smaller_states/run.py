@@ -19,8 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
-import dsf
-from dsf.interventions import StateProducts, best_states, state_products, strongest_states
+from dsf.interventions import (
+    StateProducts,
+    best_states,
+    reduce_states,
+    state_products,
+    strongest_states,
+)
 from experiments.page import put_into, table
 from experiments.smaller_states.models import RecallModel, Subject, TagModel
 from experiments.training.sweep import write_json
@@ -58,7 +63,7 @@ def smaller_model(
     projected: bool,
 ) -> tuple[nn.Module, list[float]]:
     """A model of the same class with ``order`` states, and the predicted error of every layer."""
-    smaller = dsf.reduce_states(
+    smaller = reduce_states(
         subject.model,
         (),
         states=order,

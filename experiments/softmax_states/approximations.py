@@ -31,7 +31,7 @@ def least_errors(map: Float[Tensor, "head time time"], states: Iterable[int]) ->
 
 
 def reduced_errors(map: Float[Tensor, "head time time"], states: Iterable[int]) -> Errors:
-    """Those of the system that ``dsf.reduce`` finds."""
+    """Those of the system that ``dsf.evaluate.reduce`` finds."""
     return torch.stack([_relative(map, n) for n in states])
 
 

@@ -19,7 +19,7 @@ from papers.verdicts import argued, check, held, measured
 NEAR = 1e-12
 STEPS, STATES = 16, 3
 Phi = Callable[[Tensor], Tensor]
-identity, relu = dsf.ingredients.identity, dsf.ingredients.relu
+identity, relu = dsf.mixers.ingredients.identity, dsf.mixers.ingredients.relu
 
 # ---- Whether coefficients see in which order the past came
 
@@ -148,9 +148,11 @@ def key_transformations(rate=2.0):
     pace, paces = (uniform(rng, *size, low=0.5, high=1) for size in ((5,), (5, 4)))
     directions = normal(rng, 5, 4)
     unit = (directions / directions.norm(dim=-1, keepdim=True)).unsqueeze(-1)
-    mirrors = dsf.transition.DiagonalPlusLowRank(torch.ones(5, 4).double(), -rate * unit, unit)
-    scalar = _product(dsf.transition.ScaledIdentity(pace, 4))
-    diagonal, once = _product(dsf.transition.Diagonal(paces)), mirrors.dense()[0]
+    mirrors = dsf.systems.transition.DiagonalPlusLowRank(
+        torch.ones(5, 4).double(), -rate * unit, unit
+    )
+    scalar = _product(dsf.systems.transition.ScaledIdentity(pace, 4))
+    diagonal, once = _product(dsf.systems.transition.Diagonal(paces)), mirrors.dense()[0]
     one = torch.ones(4).double()
     signs = torch.tensor([-1.0, 1, 1, 1]).double()
     near = {
@@ -167,7 +169,7 @@ def key_transformations(rate=2.0):
     return held({name: off <= NEAR for name, off in near.items()})
 
 
-def _product(A: dsf.transition.Transition) -> Tensor:
+def _product(A: dsf.systems.transition.Transition) -> Tensor:
     whole = A.window(0, 1)
     for t in range(1, A.steps):
         whole = A.window(t, t + 1).compose(whole)

@@ -27,7 +27,7 @@ from papers.dynamical_systems.forms import (
 from papers.verdicts import argued, check, held, identical, measured, shown
 
 ROUNDING = 1e-12
-elu_plus_one = dsf.ingredients.elu_plus_one
+elu_plus_one = dsf.mixers.ingredients.elu_plus_one
 Normaliser = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -65,7 +65,7 @@ def never_reads_ahead(changed=lambda system: system):
             query=query, key=key, value=value, normaliser=eta.exp().squeeze(-1)
         )
         system = changed(mixer.system())
-        return dsf.respond(system, mixer.signal(), method=dsf.recurrent).squeeze(-2)
+        return dsf.respond(system, mixer.signal(), method="recurrent").squeeze(-2)
 
     return argued(
         {
@@ -85,7 +85,7 @@ def _is_lower(system: System) -> bool:
 
 
 def _response(system: System, u: Tensor) -> Tensor:
-    return dsf.respond(system, u.unsqueeze(-1), method=dsf.recurrent).squeeze(-1)
+    return dsf.respond(system, u.unsqueeze(-1), method="recurrent").squeeze(-1)
 
 
 def _keeps_the_past(outputs: Callable[[Tensor], Tensor], u: Tensor) -> bool:
@@ -123,7 +123,7 @@ def keys_are_input_vectors(steps=(1.0,) * 12):
         query=read,
         key=write,
         value=value,
-        feature_map=dsf.ingredients.identity,
+        feature_map=dsf.mixers.ingredients.identity,
         normalised=False,
     )
     same = torch.equal(selective.system().C[0], linear.system().C)
@@ -420,7 +420,7 @@ def prefix_needs_half(mixer=mixers.SoftmaxAttention):
     cache = mixer(query=query, key=key, value=value, scale=2.0).system()
     scores = (2.0 * query @ key.T).exp().tril()
     map = scores / scores.sum(dim=-1, keepdim=True)
-    small = dsf.realise(map, tolerance=1e-10)
+    small = dsf.evaluate.realise(map, tolerance=1e-10)
     errors = [apart(attention_map(each), map) for each in (cache, small)]
     return held(
         {
@@ -462,7 +462,7 @@ def spectrum_depends_on_the_basis(bases=random_bases):
     system = separable(read, write, eta)
     one = torch.eye(system.state_size, dtype=eta.dtype)
     turned, still = (
-        dsf.algebra.change_of_basis(system, to)
+        dsf.systems.algebra.change_of_basis(system, to)
         for to in (
             bases(system.steps, system.state_size),
             torch.cat([eta[:1], eta])[:, None, None] * one,

@@ -52,9 +52,11 @@ def stacked(system: System, *, channels: int, projection: Tensor | None = None) 
     """
     (entries,) = system.batch
     copies = [
-        dsf.algebra.select(system, entry) for entry in range(entries) for _ in range(channels)
+        dsf.systems.algebra.select(system, entry)
+        for entry in range(entries)
+        for _ in range(channels)
     ]
-    joint = dsf.algebra.direct_sum(*copies)
+    joint = dsf.systems.algebra.direct_sum(*copies)
     assert isinstance(joint, System)
     if projection is None:
         return joint
@@ -69,7 +71,7 @@ def separable(
     ratios = normaliser[..., :-1] / normaliser[..., 1:]
     kept = torch.cat([torch.ones_like(normaliser[..., :1]), ratios], dim=-1)
     divisor = normaliser if divisor is None else divisor
-    A = dsf.transition.ScaledIdentity(kept, write.shape[-1])
+    A = dsf.systems.transition.ScaledIdentity(kept, write.shape[-1])
     return System.from_write_and_read(A, write / divisor.unsqueeze(-1), read)
 
 
@@ -95,8 +97,11 @@ def attention_forms(head_counts: Sequence[int] = (1, 2, 4)) -> Iterator[Form]:
         tokens = {"query": query, "key": key, "value": value}
         softmax = mixers.SoftmaxAttention(**tokens)
         linear = mixers.LinearAttention(**tokens)
-        bare = replace(linear, feature_map=dsf.ingredients.identity, normalised=False)
-        features = dsf.ingredients.elu_plus_one(query), dsf.ingredients.elu_plus_one(key)
+        bare = replace(linear, feature_map=dsf.mixers.ingredients.identity, normalised=False)
+        features = (
+            dsf.mixers.ingredients.elu_plus_one(query),
+            dsf.mixers.ingredients.elu_plus_one(key),
+        )
         exponentials = (query @ key.mT / query.shape[-1] ** 0.5).exp().tril()
         rows = exponentials / exponentials.sum(dim=-1, keepdim=True)
         forms = {

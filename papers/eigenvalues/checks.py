@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import conv1d, layer_norm, pad, rms_norm
 
-from dsf import Certificate
+from dsf.certificates import Certificate
 from papers.drawn import apart, causal_softmax
 from papers.verdicts import argued, check, shown
 

@@ -14,7 +14,9 @@ from sympy.matrices.expressions.matexpr import MatrixExpr
 from torch import Tensor, nn
 
 import dsf
-from dsf import Verdict, ingredients, measures, mixers
+from dsf import measures, mixers
+from dsf.certificates import Verdict
+from dsf.mixers import ingredients
 from papers.drawn import apart, generator, normal, output, weights
 from papers.in_line.experiments.digits.figure_one import PANELS, SOFTMAX_SCALE, largest_differences
 from papers.verdicts import argued, check, held, shown

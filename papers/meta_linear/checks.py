@@ -87,12 +87,12 @@ def forms_agree(mask=torch.tril):
     """128 tokens, 16 channels of key, 8 of value, chunks of 16."""
     mixer = some_mixer(128, 16, 8)
     system, signal = mixer.system(), mixer.signal()
-    expected = dsf.respond(system, signal, method=dsf.recurrent).squeeze(-2)
-    chunks = partial(dsf.chunkwise, size=16)
+    expected = dsf.respond(system, signal, method="recurrent").squeeze(-2)
+    chunks = partial(dsf.evaluate.chunkwise, size=16)
     others = (
         parallel(mixer, mask) @ mixer.value,
         dsf.respond(system, signal, method=chunks).squeeze(-2),
-        dsf.respond(system, signal, method=dsf.scan).squeeze(-2),
+        dsf.respond(system, signal, method="scan").squeeze(-2),
         attention_map(system) @ mixer.value,
     )
     return measured(max(apart(other, expected) for other in others), within=ROUNDING)
@@ -192,7 +192,7 @@ def others_move(tied=False):
     old = torch.stack(old)
     moved = {}
     for name, key in (("key 1", torch.ones_like(decay)), ("key 1 - α", 1 - decay)):
-        A = dsf.transition.Diagonal(decay)
+        A = dsf.systems.transition.Diagonal(decay)
         system = System(A, key.unsqueeze(-1), key.unsqueeze(-2), initial=old)
         after = system.states(new.expand(1, 1, ROWS), at=[-1])[0]
         moved[name] = float((after[1:] - old[1:]).norm(dim=-1).max() / new.norm())
@@ -359,7 +359,7 @@ def hold_then_erase(target: Float[Tensor, "time time"]) -> tuple[Tensor, Tensor]
 
 
 def map_without_queries(key: Tensor, decay: Tensor) -> Tensor:
-    A = dsf.transition.Diagonal(decay)
+    A = dsf.systems.transition.Diagonal(decay)
     return attention_map(System.from_write_and_read(A, key, torch.ones_like(key)))
 
 
@@ -454,7 +454,7 @@ def rows_are_constant(decay=1.0):
     """Queries alone: keys 1 and no decay."""
     query = normal(0, STEPS, 8)
     one = torch.ones_like(query)
-    A = dsf.transition.Diagonal(decay * one)
+    A = dsf.systems.transition.Diagonal(decay * one)
     map = attention_map(System.from_write_and_read(A, one, query))
     spread = max(float(map[t, : t + 1].max() - map[t, : t + 1].min()) for t in range(STEPS))
     entries = {sum(part * sympy.Integer(1) for part in sympy.symbols("q1:4")) for _ in range(3)}

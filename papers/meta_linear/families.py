@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dsf import ingredients, mixers
+from dsf import mixers
+from dsf.mixers import ingredients
 from papers.drawn import output
 
 Form = Callable[..., Tensor]

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import dsf
-from dsf import Verdict, attention_map, measures, mixers
+from dsf import attention_map, measures, mixers
+from dsf.certificates import Verdict
 from papers.drawn import apart, generator, normal, output, uniform, weights
 from papers.verdicts import argued, check, held, identical, measured, refuted, shown
 from papers.zero_sum.weighing import (
@@ -163,7 +164,7 @@ def scan_equals_weights(weigh=defined_row):
     """The parallel scan of the library against the weights times the values."""
     mixer = drawn_mixer(steps=24, width=8, heads=2)
     expected = causal_map(mixer, weigh) @ mixer.value
-    scanned = dsf.respond(mixer.system(), mixer.signal(), method=dsf.scan).squeeze(-2)
+    scanned = dsf.respond(mixer.system(), mixer.signal(), method="scan").squeeze(-2)
     error = float((scanned - expected).norm() / expected.norm())
     met = {"the scan gives what the explicit weights give": error <= 1e-10}
     return argued(met, observed=error)

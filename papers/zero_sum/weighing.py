@@ -49,7 +49,7 @@ def last_row(logits: Float[Tensor, " time"], first: float, higher: float) -> Flo
     system = radial(logits, first * ones, higher * ones).system()
     unit = torch.zeros_like(logits)
     unit[-1] = 1
-    return dsf.respond(dsf.algebra.adjoint(system), unit[:, None, None]).flatten()
+    return dsf.respond(dsf.systems.algebra.adjoint(system), unit[:, None, None]).flatten()
 
 
 def defined_row(logits: Tensor, first: float, higher: float) -> Float[Tensor, " time"]:

@@ -1,4 +1,4 @@
-"""What ``dsf.support`` says before a run holds in the run, for every family and random modules."""
+"""What ``support`` says before a run holds in the run, for every family and random modules."""
 
 import random
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection import NothingCapturedError
+from dsf.inspection import NothingCapturedError, support
 from tests.any_code import modules, structures
 from tests.any_code.modules import KEEP_APART, MIXERS, WIDTH, drawn, merged, tokens
 from tests.inspection import softmax_models
@@ -106,7 +106,7 @@ def compared(model, *given, **named):
         for layer in inspection:
             name = layer.name.partition(" (call")[0].partition("[")[0]
             layers.setdefault(name, []).append(layer)
-    told = dsf.support(model)
+    told = support(model)
     for one in told:
         if one.exact == "yes":
             kinds = {type(layer.mixer).__name__ for layer in layers[one.name]}

@@ -17,7 +17,7 @@ F64 = torch.float64
 
 def first(system):
     for _ in system.batch:
-        system = dsf.algebra.select(system, 0)
+        system = dsf.systems.algebra.select(system, 0)
     return system
 
 
@@ -90,7 +90,7 @@ def test_systems_in_other_bases_are_compared_exactly(tmp_path):
     place = tmp_path / "equal"
     found = certify.equivalent(system, whole, tolerance=0.0, level=Level.REAL, folder=place)
     assert both(found, place) is Verdict.REFUTED  # A was rounded when it was written out
-    reduced = dsf.reduce(system, order=2)
+    reduced = dsf.evaluate.reduce(system, order=2)
     place = tmp_path / "reduced"
     bound = float(reduced.bound)
     found = certify.equivalent(
@@ -104,7 +104,7 @@ def test_what_cannot_be_stored_is_refused_or_left_open():
     with pytest.raises(ValueError, match="batch axes"):
         certify.nonnegative(retention)
     with pytest.raises(ValueError, match="Reverse it first"):
-        certify.nonnegative(dsf.algebra.reverse(first(retention)))
+        certify.nonnegative(dsf.systems.algebra.reverse(first(retention)))
     with pytest.raises(ValueError, match="initial state"):
         certify.row_sums(drawn(dsf.mixers.LSTM))
     with pytest.raises(ValueError, match="attention cache"):
@@ -127,6 +127,6 @@ def test_a_trained_layer_is_decided_on_its_coefficients(model, tmp_path):
     inspection = dsf.inspect(models.folder(model), input_ids=tokens[:, :12])
     systems = (each.system for each in inspection if isinstance(each.system, dsf.System))
     system = next(each for each in systems if not isinstance(each.C, RowSource))
-    system = first(dsf.algebra.converted(system, dtype=F64))
+    system = first(dsf.systems.algebra.converted(system, dtype=F64))
     found = certify.nonnegative(system, folder=tmp_path)
     assert both(found, tmp_path) in (Verdict.PROVED, Verdict.REFUTED)

@@ -11,12 +11,12 @@ from dsf.certificates import Verdict
 @pytest.fixture
 def system():
     rng = torch.Generator().manual_seed(0)
-    return dsf.algebra.select(dsf.mixers.DeltaNet.draw(rng, steps=8).system(), 0)
+    return dsf.systems.algebra.select(dsf.mixers.DeltaNet.draw(rng, steps=8).system(), 0)
 
 
 def test_a_change_of_basis_is_the_same_map(system):
     rng = torch.Generator().manual_seed(1)
-    turned = dsf.algebra.change_of_basis(
+    turned = dsf.systems.algebra.change_of_basis(
         system, torch.randn(4, 4, generator=rng, dtype=torch.float64)
     )
     found = certify.equivalent(system, turned, tolerance=1e-10)
@@ -25,14 +25,14 @@ def test_a_change_of_basis_is_the_same_map(system):
 
 
 def test_another_system_is_another_map(system):
-    other = dsf.algebra.reverse(system)
+    other = dsf.systems.algebra.reverse(system)
     found = certify.equivalent(system, other, tolerance=1e-3)
     assert found.verdict is Verdict.REFUTED
     assert found.observed > 1e-3
 
 
 def test_a_realised_map_is_the_same_map(system):
-    realised = dsf.realise(dsf.attention_map(system))
+    realised = dsf.evaluate.realise(dsf.attention_map(system))
     assert certify.equivalent(system, realised, tolerance=1e-12).verdict is Verdict.PROVED
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.support_table import WHEN_RUN
+from dsf.inspection.support_table import WHEN_RUN, support
 from dsf.testing.models import EXACT, NOT_READ, ROUNDED, WRONG, AuditRow
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
@@ -236,7 +236,7 @@ SOFTMAX = ("llama", "gemma2", "gpt_oss", "bert", "t5", "vit")
 
 
 def told(model):
-    return {(one.name, one.mixer, one.exact) for one in dsf.support(model)}
+    return {(one.name, one.mixer, one.exact) for one in support(model)}
 
 
 def found(model, given):
@@ -294,7 +294,7 @@ def test_what_only_a_run_can_tell_and_what_nobody_knows():
                 nn.GRUCell(2, 2),
             )
 
-    one, other, cell = dsf.support(nn.ModuleList([Block()]))
+    one, other, cell = support(nn.ModuleList([Block()]))
     assert (one.name, one.mixer, one.exact) == ("0.attention", "SoftmaxAttention", WHEN_RUN)
     assert (other.name, other.mixer, other.exact) == ("0.mixer", "", WHEN_RUN)
     assert "probes it where it is linear in its values" in other.how
@@ -407,7 +407,7 @@ def test_what_makes_no_sense_is_refused(run, checkpoint, tmp_path):
 def test_it_writes_the_page(run, tmp_path):
     done = run("demo", "--playground", "delta_net", "--out", "here.html")
     assert (done.exit_code, done.stdout) == (0, "here.html\n")
-    assert (tmp_path / "here.html").read_text("utf-8") == dsf.playground("delta_net").html
+    assert (tmp_path / "here.html").read_text("utf-8") == dsf.report.playground("delta_net").html
 
 
 def test_it_speaks_json(run, only_object):

@@ -13,7 +13,13 @@ from tests.devices.conftest import moved
 from tests.devices.emulated import SINGLE_ONLY, traffic
 from tests.measures.test_every_fold import FOLDS, SIGNED
 
-METHODS = (None, dsf.recurrent, dsf.scan, dsf.chunkwise, partial(dsf.chunkwise, size=4))
+METHODS = (
+    None,
+    dsf.evaluate.recurrent,
+    dsf.evaluate.scan,
+    dsf.evaluate.chunkwise,
+    partial(dsf.evaluate.chunkwise, size=4),
+)
 # Of some hundred operations, relative to the largest number.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
 
@@ -43,7 +49,7 @@ def methods_for(system):
     if isinstance(system, ExplicitMap):
         return METHODS[:1]
     fits = isinstance(system, dsf.System) and varying(system) is None
-    return (*METHODS, dsf.convolution) if fits else METHODS
+    return (*METHODS, dsf.evaluate.convolution) if fits else METHODS
 
 
 @pytest.mark.sampled("mixer_class")
@@ -61,7 +67,9 @@ def test_maps_and_rows(here, gone, there):
     rows = slice(2, 5)
     some = alone(lambda: dsf.attention_map(gone.system(), rows))
     assert_alike(some, dsf.attention_map(here.system(), rows), there)
-    blocks = alone(lambda: [rows.weights.clone() for rows in dsf.row_blocks(gone.system(), size=4)])
+    blocks = alone(
+        lambda: [rows.weights.clone() for rows in dsf.evaluate.row_blocks(gone.system(), size=4)]
+    )
     assert_alike(torch.cat(blocks, dim=-2), expected, there)
 
 

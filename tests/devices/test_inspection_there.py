@@ -104,7 +104,7 @@ def test_what_follows_an_inspection(name, there, tmp_path):
         whole = other.mixer_map()
         torch.testing.assert_close(layer.mixer_map().cpu(), whole, rtol=1e-3, atol=1e-4)
     report = tmp_path / "report.html"
-    dsf.write_report(inspection, report)
+    dsf.show(inspection, report)
     assert report.stat().st_size > 0
 
 

@@ -37,8 +37,6 @@ OF_SYSTEMS = {
     "forgetting": partial(measures.forgetting, lags=[1, 3]),
     "retained": partial(measures.retained, noise=0.1),
     "interference": partial(measures.interference, noise=0.1),
-    "overwritten": partial(measures.overwritten, noise=0.1),
-    "erased_by": measures.erased_by,
     "state_norm": lambda system: measures.state_norm(system, unit_signal(system)),
     "memory_horizon": measures.memory_horizon,
     "lyapunov_exponents": measures.lyapunov_exponents,
@@ -115,7 +113,10 @@ def test_smaller_systems(there):
     map = dsf.attention_map(mixer_there(mixer, there).system())
     expected = dsf.attention_map(mixer.system())
     tolerance = 1e-5 if there.index == SINGLE_ONLY else 1e-10
-    small = dsf.realise(map, tolerance=tolerance), dsf.reduce(map, order=STEPS).system
+    small = (
+        dsf.evaluate.realise(map, tolerance=tolerance),
+        dsf.evaluate.reduce(map, order=STEPS).system,
+    )
     for each in small:
         again = dsf.attention_map(each)
         assert again.device == there

@@ -101,7 +101,9 @@ def test_the_page_of_systems_has_a_row_and_a_picture_for_every_structure():
         return type(gallery.drawn(kind).system().A)
 
     shown = {name: structure(kind) for name, kind in concepts.STRUCTURES.items()}
-    sampled = {dsf.transition.SampledDiagonal: dsf.transition.Diagonal}  # the same matrices
+    sampled = {
+        dsf.systems.transition.SampledDiagonal: dsf.systems.transition.Diagonal
+    }  # the same matrices
     used = {structure(kind) for kind in dsf.mixers.ALL}
     assert {sampled.get(each, each) for each in used} == set(shown.values())
     page = (ROOT / "docs" / "concepts" / "systems.md").read_text("utf-8")

@@ -13,10 +13,10 @@ from dsf.evaluate import final_state, fold, row_blocks
 from tests.drawn import STRUCTURES, Drawer, literal_map, literal_response
 
 METHODS = {
-    "recurrent": dsf.recurrent,
-    "scan": dsf.scan,
-    "chunkwise": dsf.chunkwise,
-    **{f"chunks of {size}": partial(dsf.chunkwise, size=size) for size in (1, 4)},
+    "recurrent": dsf.evaluate.recurrent,
+    "scan": dsf.evaluate.scan,
+    "chunkwise": dsf.evaluate.chunkwise,
+    **{f"chunks of {size}": partial(dsf.evaluate.chunkwise, size=size) for size in (1, 4)},
 }
 KINDS = ("real", "complex", "real part")
 STEPS = 9
@@ -61,7 +61,11 @@ def test_one_port_and_one_channel_agree_with_the_loop(structure, before, backwar
     """Few columns take another way through a window."""
     flags = {"reads_before_update": before, "runs_backward": backward}
     system, signal = draw(structure, kind, ports=(1, 1), initial=1, channel=1, **flags)
-    for method in (dsf.recurrent, dsf.scan, partial(dsf.chunkwise, size=4)):
+    for method in (
+        dsf.evaluate.recurrent,
+        dsf.evaluate.scan,
+        partial(dsf.evaluate.chunkwise, size=4),
+    ):
         ours = dsf.respond(system, signal, method=method)
         assert_close(ours, literal_response(system, signal)[0])
 
@@ -96,7 +100,7 @@ def test_a_stream_of_steps_is_the_response(structure, before, kind):
     system, signal = draw(structure, kind, reads_before_update=before)
     state, out = system.initial, []
     for token in range(system.steps):
-        response, state = dsf.step(system, token, state, signal[token])
+        response, state = dsf.evaluate.step(system, token, state, signal[token])
         out.append(response)
     expected, leaving = literal_response(system, signal)
     assert_close(torch.stack(out), expected)
@@ -132,15 +136,15 @@ def test_convolution_of_what_does_not_change(structure, kind, backward, before):
             for name in ("B", "C", "D")
         },
     )
-    ours = dsf.respond(still, signal, method=dsf.convolution)
-    assert_close(ours, dsf.respond(still, signal, method=dsf.recurrent))
+    ours = dsf.respond(still, signal, method="convolution")
+    assert_close(ours, dsf.respond(still, signal, method="recurrent"))
 
 
 def held(A):
     """The first map of A, for all its tokens."""
-    if isinstance(A, dsf.transition.Shift):
+    if isinstance(A, dsf.systems.transition.Shift):
         return A
-    return dsf.transition.Dense(A.dense()[:1].expand(A.shape))
+    return dsf.systems.transition.Dense(A.dense()[:1].expand(A.shape))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -176,7 +180,7 @@ def test_batch_entries_do_not_meet(structure, backward):
     for method in METHODS.values():
         ours = dsf.respond(system, signal, method=method)
         for index in product(range(2), range(3)):
-            alone = dsf.algebra.select(system, index)
+            alone = dsf.systems.algebra.select(system, index)
             assert_close(ours[index], literal_response(alone, signal[index])[0])
             assert_close(dsf.attention_map(system)[index], literal_map(alone))
 
@@ -189,7 +193,7 @@ def test_strided_parts_and_signals(structure):
     signal = drawer.tensor(2, 18, 5, 1).mT[:, ::2]
     strided = replace(system, C=drawer.tensor(1, 9, 1, 3).expand(2, 9, 1, 3))
     plain = replace(strided, C=strided.C.clone())
-    expected = dsf.respond(plain, signal.contiguous(), method=dsf.recurrent)
+    expected = dsf.respond(plain, signal.contiguous(), method="recurrent")
     assert not signal.is_contiguous()
     for method in METHODS.values():
         assert_close(dsf.respond(strided, signal, method=method), expected)
@@ -208,7 +212,11 @@ def test_gradients_agree_between_methods(structure, kind):
     if structure == "scalar_low_rank":
         stored["decay"] = stored["decay"][:, :1].expand_as(stored["decay"])
     found = []
-    for method in (dsf.recurrent, dsf.scan, partial(dsf.chunkwise, size=4)):
+    for method in (
+        dsf.evaluate.recurrent,
+        dsf.evaluate.scan,
+        partial(dsf.evaluate.chunkwise, size=4),
+    ):
         again = replace(system, A=replace(system.A, **stored), **learnt)
         response = dsf.respond(again, signal, method=method)
         found.append(torch.autograd.grad(response.abs().square().sum(), inputs))

@@ -14,7 +14,12 @@ from dsf.systems.composite import ExplicitMap, StoredRows
 from tests.drawn import STRUCTURES, Drawer, both_ways, literal_response, sampled
 
 ours = pytest.mark.usefixtures("our_own_errors")
-METHODS = (dsf.recurrent, dsf.scan, dsf.chunkwise, dsf.convolution)
+METHODS = (
+    dsf.evaluate.recurrent,
+    dsf.evaluate.scan,
+    dsf.evaluate.chunkwise,
+    dsf.evaluate.convolution,
+)
 methods = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 
 
@@ -23,7 +28,7 @@ def constant(drawer, **flags):
     system = drawer.system("diagonal", batch=(2,), steps=4, ports=(2, 3), initial=5, **flags)
     parts = {name: getattr(system, name)[:, :1].expand_as(getattr(system, name)) for name in "BCD"}
     decay = system.A.decay[:, :1].expand_as(system.A.decay)
-    return replace(system, A=dsf.transition.Diagonal(decay), **parts)
+    return replace(system, A=dsf.systems.transition.Diagonal(decay), **parts)
 
 
 @ours
@@ -68,7 +73,7 @@ def test_what_is_no_system_and_no_signal():
 def test_an_explicit_map_has_no_methods():
     shown = ExplicitMap(StoredRows(torch.ones(3, 4)))
     with pytest.raises(ValueError, match="'method'"):
-        dsf.respond(shown, torch.ones(4, 1, 1), method=dsf.recurrent)
+        dsf.respond(shown, torch.ones(4, 1, 1), method="recurrent")
     with pytest.raises(ShapeError, match="'time'"):
         dsf.respond(shown, torch.ones(3, 1, 1))
 
@@ -92,20 +97,20 @@ def test_convolution_names_what_changes(part):
     }
     signal = drawer.tensor(2, 4, 2, 5)
     with pytest.raises(ValueError, match=f"{part} changes with time"):
-        dsf.respond(replace(system, **{part: moving[part]}), signal, method=dsf.convolution)
+        dsf.respond(replace(system, **{part: moving[part]}), signal, method="convolution")
 
 
 def test_convolution_names_what_is_sampled():
     with pytest.raises(ValueError, match="A changes with time"):
-        dsf.convolution(sampled(), Drawer(5).tensor(4, 6, 1, 1))
+        dsf.evaluate.convolution(sampled(), Drawer(5).tensor(4, 6, 1, 1))
 
 
 def test_impulse_responses_are_columns_of_the_map():
     system = constant(Drawer(6))
     column = dsf.attention_map(system)[..., :2].unflatten(-2, (4, 3))
     assert_close(impulse_response(system), column)
-    assert_close(impulse_response(dsf.algebra.reverse(system)), column)
-    single = dsf.algebra.converted(system, dtype=torch.float32)
+    assert_close(impulse_response(dsf.systems.algebra.reverse(system)), column)
+    single = dsf.systems.algebra.converted(system, dtype=torch.float32)
     assert impulse_response(single).dtype == torch.float64
 
 
@@ -123,9 +128,9 @@ def test_one_part_of_a_wider_number_type_widens_all(structure, wide):
     else:
         system = replace(system, **{wide: turned.tensor(*getattr(system, wide).shape)})
     expected = literal_response(system, signal)[0].to(torch.complex128)
-    for method in (dsf.recurrent, dsf.scan, dsf.chunkwise):
+    for method in (dsf.evaluate.recurrent, dsf.evaluate.scan, dsf.evaluate.chunkwise):
         assert_close(dsf.respond(system, signal, method=method), expected)
-        single = dsf.algebra.converted(system, dtype=torch.float32)
+        single = dsf.systems.algebra.converted(system, dtype=torch.float32)
         mixed = dsf.respond(single, signal, method=method)
         assert mixed.dtype == torch.complex128
         assert_close(mixed, expected, rtol=1e-4, atol=1e-5)
@@ -138,21 +143,21 @@ def test_a_stream_refuses_what_it_cannot_do():
     system = drawer.system("diagonal", batch=(2,), ports=(3, 1))
     state, signal = drawer.tensor(2, 3, 4), drawer.tensor(2, 3, 4)
     with pytest.raises(ValueError, match="whole sequence"):
-        dsf.step(dsf.algebra.reverse(system), 0, state, signal)
+        dsf.evaluate.step(dsf.systems.algebra.reverse(system), 0, state, signal)
     for token in (-1, 5):
         with pytest.raises(ValueError, match="'token'"):
-            dsf.step(system, token, state, signal)
+            dsf.evaluate.step(system, token, state, signal)
     with pytest.raises(ShapeError, match=r"step: .*'batch'"):
-        dsf.step(system, 0, state[:1], signal)
+        dsf.evaluate.step(system, 0, state[:1], signal)
     with pytest.raises(ShapeError, match=r"step: .*'state'"):
-        dsf.step(system, 0, state[:, :2], signal)
+        dsf.evaluate.step(system, 0, state[:, :2], signal)
     with pytest.raises(ShapeError, match=r"step: .*'input'"):
-        dsf.step(system, 0, state, signal[:, :2])
+        dsf.evaluate.step(system, 0, state, signal[:, :2])
     with pytest.raises(ShapeError, match=r"step: .*'channel'"):
-        dsf.step(system, 0, state, signal[..., :1])
+        dsf.evaluate.step(system, 0, state, signal[..., :1])
     turned = replace(system, takes_real_part=True)
     with pytest.raises(ValueError, match="real"):
-        dsf.step(turned, 0, state, signal * 1j)
+        dsf.evaluate.step(turned, 0, state, signal * 1j)
 
 
 @ours
@@ -160,9 +165,9 @@ def test_windows_need_a_token_and_a_direction():
     drawer = Drawer(10)
     system = drawer.system("diagonal")
     with pytest.raises(ValueError, match="'size'"):
-        dsf.chunkwise(system, drawer.tensor(5, 1, 1), size=0)
+        dsf.evaluate.chunkwise(system, drawer.tensor(5, 1, 1), size=0)
     with pytest.raises(ValueError, match="backward"):
-        fold(dsf.algebra.reverse(system), 0, 2)
+        fold(dsf.systems.algebra.reverse(system), 0, 2)
 
 
 def test_a_method_is_any_function():

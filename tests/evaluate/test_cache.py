@@ -55,11 +55,15 @@ def test_a_cache_answers_as_its_coefficients_written_out(system):
     plain = replace(system, B=system.B.dense(), C=system.C.dense())
     assert kept_rows(plain) is None
     signal = Drawer(2).tensor(STEPS, 1, 2)
-    assert_close(dsf.respond(system, signal), dsf.respond(plain, signal, method=dsf.recurrent))
+    assert_close(dsf.respond(system, signal), dsf.respond(plain, signal, method="recurrent"))
     assert_close(dsf.attention_map(system), dsf.attention_map(plain))
-    for method in (dsf.recurrent, dsf.scan, partial(dsf.chunkwise, size=4)):
+    for method in (
+        dsf.evaluate.recurrent,
+        dsf.evaluate.scan,
+        partial(dsf.evaluate.chunkwise, size=4),
+    ):
         ours = dsf.respond(system, signal, method=method)
-        assert_close(ours, dsf.respond(plain, signal, method=dsf.recurrent))
+        assert_close(ours, dsf.respond(plain, signal, method="recurrent"))
 
 
 @every_cache
@@ -69,8 +73,8 @@ def test_a_cache_takes_every_number_type(system):
     signal = drawer.tensor(STEPS, 1, width)
     response = dsf.respond(system, signal)
     assert response.dtype == torch.complex128
-    assert_close(response, dsf.respond(system, signal, method=dsf.recurrent))
-    single = dsf.algebra.converted(system, dtype=torch.float32)
+    assert_close(response, dsf.respond(system, signal, method="recurrent"))
+    single = dsf.systems.algebra.converted(system, dtype=torch.float32)
     real = signal.real.contiguous()
     assert dsf.respond(single, real).dtype == torch.float64
     assert dsf.respond(system, real.float()).dtype == torch.float64
@@ -115,7 +119,7 @@ def test_long_attention_never_holds_its_map(monkeypatch):
 
 def test_token_slots_of_more_slots_than_tokens_are_no_shortcut():
     """A window of a cache still has the slots of the whole sequence."""
-    front, back = dsf.algebra.split_at(attention(steps=STEPS), 4)
+    front, back = dsf.systems.algebra.split_at(attention(steps=STEPS), 4)
     assert back.B.slots == STEPS
     assert isinstance(back.B, TokenSlots)
     assert kept_rows(front) is None

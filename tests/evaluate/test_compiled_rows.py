@@ -71,7 +71,7 @@ def test_maps_are_those_of_the_plain_path(steps, monkeypatch):
 def test_rows_may_begin_anywhere_in_a_line_of_the_cache(steps, dtype, monkeypatch):
     """Whole lines go to memory by themselves."""
     for system in systems(steps):
-        few = dsf.algebra.converted(system, dtype=dtype)
+        few = dsf.systems.algebra.converted(system, dtype=dtype)
         wanted = plain(few, monkeypatch)
         for skipped in range(3):
             memory = torch.full((skipped + wanted.numel() + 1,), torch.nan, dtype=dtype)
@@ -172,7 +172,7 @@ def test_gradients_and_other_kinds_take_the_plain_path():
     for other in (
         drawer.system("diagonal", ports=(2, 1)),
         drawer.system("low_rank"),
-        dsf.algebra.reverse(drawer.system("diagonal")),
+        dsf.systems.algebra.reverse(drawer.system("diagonal")),
         Drawer(7, complex=True).system("diagonal"),
     ):
         assert not compiles(other, other.steps)

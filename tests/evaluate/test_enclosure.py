@@ -20,7 +20,7 @@ KNOWN = [cls for cls in dsf.mixers.ALL if cls.__name__ not in UNKNOWN]
 
 def first(system):
     for _ in range(len(system.batch)):
-        system = dsf.algebra.select(system, 0)
+        system = dsf.systems.algebra.select(system, 0)
     return system
 
 
@@ -73,7 +73,7 @@ SYSTEMS = [
 def test_the_exact_map_of_every_system_is_inside(cls):
     system = drawn(cls)
     with mpmath.workdps(60):
-        for each in (system, dsf.algebra.reverse(system)):
+        for each in (system, dsf.systems.algebra.reverse(system)):
             enclosed = dsf.attention_map(each, enclosed=True)
             assert inside(enclosed, true_map(each))
             assert enclosed.radius.max() <= 1e-11 * enclosed.midpoint.abs().max()
@@ -81,7 +81,7 @@ def test_the_exact_map_of_every_system_is_inside(cls):
 
 def test_sums_and_stored_maps_are_inside():
     system = drawn(dsf.mixers.GatedDeltaNet)
-    both = SystemSum((system, dsf.algebra.reverse(system)))
+    both = SystemSum((system, dsf.systems.algebra.reverse(system)))
     with mpmath.workdps(60):
         exact = true_map(both.parts[0]) + true_map(both.parts[1])
         assert inside(dsf.attention_map(both, enclosed=True), exact)
@@ -132,6 +132,6 @@ def test_what_cannot_be_enclosed_is_refused():
     part = dsf.attention_map(drawn(dsf.mixers.LSTM), slice(1, None, 2), enclosed=True)
     whole = dsf.attention_map(drawn(dsf.mixers.LSTM), enclosed=True)
     assert part.radius.equal(whole.radius[1::2])
-    overflown = dsf.realise(torch.eye(2).double() * 1e308)
-    overflown = dsf.algebra.series(overflown, overflown)
+    overflown = dsf.evaluate.realise(torch.eye(2).double() * 1e308)
+    overflown = dsf.systems.algebra.series(overflown, overflown)
     assert dsf.attention_map(overflown, enclosed=True).radius[0, 0] == torch.inf

@@ -151,7 +151,7 @@ def test_pieces_pass_gradients_on(monkeypatch):
 def test_the_last_piece_holds_what_is_left(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     decay, write, read = (torch.rand(5, 3, 2, generator=rng) for _ in range(3))
-    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(decay), write, read)
+    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(decay), write, read)
     signal = torch.randn(5, 3, 1, 1, generator=rng)
     whole = dsf.respond(system, signal)
     monkeypatch.setattr(windows, "CACHED", 12)
@@ -163,7 +163,7 @@ def test_the_last_piece_holds_what_is_left(monkeypatch):
 def test_what_is_no_batch_stays_whole(monkeypatch):
     monkeypatch.setattr(windows, "CACHED", 1)
     one = torch.ones(3, 2)
-    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(one / 2), one, one)
     assert dsf.respond(system, torch.ones(3, 1, 1)).flatten().tolist() == [2, 3, 3.5]
 
 

@@ -22,10 +22,10 @@ def operators():
     plain = drawer.system("low_rank", steps=STEPS, ports=(3, 2))
     return {
         "system": plain,
-        "backward": dsf.algebra.reverse(plain),
+        "backward": dsf.systems.algebra.reverse(plain),
         "sum": both_ways(drawer, plain),
         "attention": attention(steps=STEPS),
-        "backward attention": dsf.algebra.reverse(attention(steps=STEPS)),
+        "backward attention": dsf.systems.algebra.reverse(attention(steps=STEPS)),
         "rectangular": ExplicitMap(StoredRows(drawer.tensor(STEPS, 4))),
         "sampled": sampled(steps=STEPS),
     }
@@ -108,7 +108,12 @@ def test_the_real_part_is_taken_in_maps_as_in_responses():
     rows = StoredRows(drawer.tensor(6, 6))
     cache = replace(attention(), C=rows, takes_real_part=True)
     signal = Drawer(4).tensor(STEPS, 1, 2)
-    for operator in (system, dsf.algebra.reverse(system), cache, dsf.algebra.reverse(cache)):
+    for operator in (
+        system,
+        dsf.systems.algebra.reverse(system),
+        cache,
+        dsf.systems.algebra.reverse(cache),
+    ):
         map = dsf.attention_map(operator)
         assert map.dtype == torch.float64
         values = signal[: operator.steps]
@@ -121,7 +126,7 @@ def test_a_map_too_large_is_refused_before_it_is_made(monkeypatch):
     """Said in GB, with the way around; some of its rows are still to be had."""
     monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 16_000)
     one = torch.ones(100, 1)
-    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
+    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(one), one, one)
     with pytest.raises(MapTooLarge, match=r"\(100, 100\).*rows=slice\(0, 64\)"):
         dsf.attention_map(system)
     assert dsf.attention_map(system, rows=slice(0, 20)).shape == (20, 100)
@@ -131,7 +136,7 @@ def test_a_map_too_large_is_refused_before_it_is_made(monkeypatch):
 
 def test_a_map_of_a_million_tokens_is_refused():
     one = torch.ones(()).expand(2**21, 1)
-    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
+    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(one), one, one)
     with pytest.raises(MapTooLarge, match=r"17592\.2 GB"):
         dsf.attention_map(system)
 
@@ -164,8 +169,8 @@ def test_rows_far_back_cost_no_rows_in_front_of_them():
 def test_a_sum_of_different_number_types():
     drawer = Drawer(5)
     system = drawer.system("diagonal", steps=STEPS)
-    single = dsf.algebra.converted(system, dtype=torch.float32)
-    both = SystemSum((single, dsf.algebra.reverse(system)))
+    single = dsf.systems.algebra.converted(system, dtype=torch.float32)
+    both = SystemSum((single, dsf.systems.algebra.reverse(system)))
     wanted = literal_map(system) + literal_map(system).flip(0, 1)
     assert_close(dsf.attention_map(both), wanted, rtol=1e-5, atol=1e-6)
     signal = drawer.tensor(STEPS, 1, 2)

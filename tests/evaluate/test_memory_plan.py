@@ -56,7 +56,7 @@ def selective(channels, steps):
     return SelectiveStateSpace(value=value, step=step, pole=pole, write=vectors[0], read=vectors[1])
 
 def fold(system):
-    for block in dsf.row_blocks(system, overwrites=True):
+    for block in dsf.evaluate.row_blocks(system, overwrites=True):
         block.weights[..., 0].sum()
 
 heads, channels = duality(8, 2048).system(), selective(64, 1024).system()
@@ -71,15 +71,15 @@ one = normal(64, 50_000, 1, 1)
 cases = {
     "map, one decay": (memory_plan.map_bytes(heads), lambda: dsf.attention_map(heads)),
     "map, diagonal": (memory_plan.map_bytes(channels), lambda: dsf.attention_map(channels)),
-    "blocks": (memory_plan.block_bytes(long, 64), lambda: next(dsf.row_blocks(long))),
+    "blocks": (memory_plan.block_bytes(long, 64), lambda: next(dsf.evaluate.row_blocks(long))),
     "blocks, diagonal": (memory_plan.block_bytes(channels, 64), lambda: fold(channels)),
     "respond": (memory_plan.respond_bytes(wide, 16), lambda: dsf.respond(wide, signal)),
-    "windows": (memory_plan.respond_bytes(long, 16), lambda: dsf.chunkwise(long, shorter)),
+    "windows": (memory_plan.respond_bytes(long, 16), lambda: dsf.evaluate.chunkwise(long, shorter)),
     "windows, diagonal": (
-        memory_plan.respond_bytes(many, 1), lambda: dsf.chunkwise(many, one)
+        memory_plan.respond_bytes(many, 1), lambda: dsf.evaluate.chunkwise(many, one)
     ),
     "windows, delta rule": (
-        memory_plan.respond_bytes(delta, 16), lambda: dsf.chunkwise(delta, shorter[:8])
+        memory_plan.respond_bytes(delta, 16), lambda: dsf.evaluate.chunkwise(delta, shorter[:8])
     ),
     "statistics": (
         memory_plan.statistics_bytes(long, 4),

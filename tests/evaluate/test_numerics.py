@@ -76,9 +76,9 @@ def error(response, expected):
 def test_windows_and_steps_lose_no_digits(structure, regime):
     system, signal, moved = draw(structure, regime, 1024)
     expected = loop(system, signal, moved)
-    assert error(dsf.recurrent(system, signal), expected) < LIMIT
-    assert error(dsf.chunkwise(system, signal), expected) < LIMIT
-    few = dsf.chunkwise(system, signal[..., :1])
+    assert error(dsf.evaluate.recurrent(system, signal), expected) < LIMIT
+    assert error(dsf.evaluate.chunkwise(system, signal), expected) < LIMIT
+    few = dsf.evaluate.chunkwise(system, signal[..., :1])
     assert error(few, expected[:, :1]) < LIMIT
 
 
@@ -88,8 +88,8 @@ def test_sixteen_thousand_tokens_lose_no_digits(structure, regime):
     """Errors add up where nothing is forgotten; a running sum in single precision has 9e-5 here."""
     system, signal, moved = draw(structure, REGIMES[regime], 16384)
     expected = loop(system, signal, moved)
-    assert error(dsf.chunkwise(system, signal), expected) < LIMIT
-    few = dsf.chunkwise(system, signal[..., :1])
+    assert error(dsf.evaluate.chunkwise(system, signal), expected) < LIMIT
+    few = dsf.evaluate.chunkwise(system, signal[..., :1])
     assert error(few, expected[:, :1]) < LIMIT
 
 
@@ -97,7 +97,7 @@ def test_sixteen_thousand_tokens_lose_no_digits(structure, regime):
 @regimes
 def test_the_scan_loses_no_digits(structure, regime):
     system, signal, moved = draw(structure, regime, 2048)
-    assert error(dsf.scan(system, signal), loop(system, signal, moved)) < LIMIT
+    assert error(dsf.evaluate.scan(system, signal), loop(system, signal, moved)) < LIMIT
 
 
 @structures
@@ -116,7 +116,7 @@ def test_a_convolution_of_single_precision_is_calculated_in_double():
     system = dsf.System.from_write_and_read(A, write[:1].expand_as(write), read[:1].expand_as(read))
     exact = decay.double().numpy()[:, None]
     expected = loop(system, signal.unsqueeze(-2), lambda _, state: exact * state)
-    assert error(dsf.convolution(system, signal.unsqueeze(-2)), expected) < 1e-7
+    assert error(dsf.evaluate.convolution(system, signal.unsqueeze(-2)), expected) < 1e-7
 
 
 ZEROS = ("none", "one", "two", "all")
@@ -141,7 +141,7 @@ def test_gradients_of_zero_decays_are_exact(which, complex, channels):
     signal = drawer.tensor(7, 1, channels)
 
     decay = decay_with_zeros(drawer, which, 7, 2).requires_grad_()
-    for method in (dsf.chunkwise, dsf.recurrent, dsf.scan):
+    for method in (dsf.evaluate.chunkwise, dsf.evaluate.recurrent, dsf.evaluate.scan):
 
         def response(decay, method=method):
             return method(dsf.System.from_write_and_read(Diagonal(decay), write, read), signal)
@@ -164,7 +164,7 @@ def test_gradients_of_zero_decays_in_every_structure(which):
 
         def response(decay, transition=transition):
             system = dsf.System.from_write_and_read(transition(decay), write, read)
-            return dsf.chunkwise(system, signal)
+            return dsf.evaluate.chunkwise(system, signal)
 
         assert torch.autograd.gradcheck(response, decay, fast_mode=True)
 
@@ -176,7 +176,7 @@ def test_gradients_stay_finite_where_products_underflow(structure):
     name = "decay"
     decay = getattr(system.A, name).clone().requires_grad_()
     again = dsf.System(type(system.A)(**{**vars(system.A), name: decay}), system.B, system.C)
-    response = dsf.chunkwise(again, signal)
+    response = dsf.evaluate.chunkwise(again, signal)
     (gradient,) = torch.autograd.grad(response.square().sum(), decay)
     assert bool(gradient.isfinite().all())
 
@@ -186,9 +186,9 @@ def test_gradients_stay_finite_where_products_underflow(structure):
 def test_half_precision_is_calculated_in_single_and_rounded_once(dtype, structure):
     system = Drawer(16, dtype=dtype).system(structure, steps=100)
     signal = Drawer(17, dtype=dtype).tensor(100, 1, 12)
-    single = dsf.algebra.converted(system, dtype=torch.float32)
+    single = dsf.systems.algebra.converted(system, dtype=torch.float32)
     expected = dsf.respond(single, signal.float()).to(dtype)
-    for method in (dsf.chunkwise, dsf.recurrent, dsf.scan):
+    for method in (dsf.evaluate.chunkwise, dsf.evaluate.recurrent, dsf.evaluate.scan):
         response = dsf.respond(system, signal, method=method)
         assert response.dtype == dtype
         torch.testing.assert_close(response, expected, rtol=1e-2, atol=1e-4)

@@ -54,7 +54,7 @@ def test_memory_of_any_order_and_systems_that_run_backward(worth, monkeypatch):
     monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", worth)
     mixer = mamba_2()
     system, signal = mixer.system(), mixer.signal()
-    for each in (system, dsf.algebra.reverse(system)):
+    for each in (system, dsf.systems.algebra.reverse(system)):
         expected = dsf.respond(each, signal)
         out = torch.full_like(expected.mT.contiguous(), torch.nan).mT
         torch.testing.assert_close(dsf.respond(each, signal, out=out), expected)
@@ -67,7 +67,7 @@ def test_a_sum_and_a_method():
     both = SystemSum((system, system))
     out = torch.empty_like(signal)
     torch.testing.assert_close(dsf.respond(both, signal, out=out), dsf.respond(both, signal))
-    found = dsf.respond(system, signal, method=dsf.recurrent, out=out)
+    found = dsf.respond(system, signal, method="recurrent", out=out)
     torch.testing.assert_close(found, dsf.respond(system, signal))
     assert found is out
 

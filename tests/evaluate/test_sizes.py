@@ -129,10 +129,10 @@ def test_windows_at_once_or_one_by_one(structure, complex, before, monkeypatch):
     for at_once in (1, 2, 100):
         monkeypatch.setattr("dsf.evaluate.chunks.windows_at_once", lambda *_, k=at_once: k)
         monkeypatch.setattr("dsf.evaluate.chunks.window_size", lambda *_: 4)
-        response = dsf.chunkwise(system, signal)
+        response = dsf.evaluate.chunkwise(system, signal)
         gradients = torch.autograd.grad(response.abs().square().sum(), parts)
         found.append((response, final_state(system, signal), *gradients))
-    expected = dsf.recurrent(system, signal)
+    expected = dsf.evaluate.recurrent(system, signal)
     for each in found:
         assert_close(each[0], expected)
         assert_close(each, found[0])
@@ -152,8 +152,8 @@ def test_systems_that_do_not_change_in_windows_of_their_own_size():
         **{name: drawer.tensor(1, *size).expand(100, *size) for name, size in SHAPES.items()},
     )
     signal = drawer.tensor(100, 1, 6)
-    expected = dsf.recurrent(still, signal)
-    for method in (dsf.chunkwise, partial(dsf.chunkwise, size=32)):
+    expected = dsf.evaluate.recurrent(still, signal)
+    for method in (dsf.evaluate.chunkwise, partial(dsf.evaluate.chunkwise, size=32)):
         assert_close(method(still, signal), expected)
 
 

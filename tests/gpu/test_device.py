@@ -15,12 +15,17 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
 ]
-METHODS = (dsf.recurrent, dsf.scan, dsf.chunkwise, partial(dsf.chunkwise, size=4))
+METHODS = (
+    dsf.evaluate.recurrent,
+    dsf.evaluate.scan,
+    dsf.evaluate.chunkwise,
+    partial(dsf.evaluate.chunkwise, size=4),
+)
 STEPS = 70
 
 
 def there(operator):
-    return dsf.algebra.converted(operator, device="cuda")
+    return dsf.systems.algebra.converted(operator, device="cuda")
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -39,7 +44,7 @@ def test_methods_agree_across_devices(structure, complex, backward, before):
         reads_before_update=before,
     )
     signal = drawer.tensor(2, STEPS, 2, 4)
-    expected = dsf.respond(system, signal, method=dsf.recurrent)
+    expected = dsf.respond(system, signal, method="recurrent")
     for method in METHODS:
         response = dsf.respond(there(system), signal.cuda(), method=method)
         assert response.is_cuda
@@ -51,7 +56,11 @@ def test_methods_agree_across_devices(structure, complex, backward, before):
 @pytest.mark.parametrize("operator", [sampled(steps=STEPS), attention(steps=STEPS)], ids=str)
 def test_lazy_parts_and_attention(operator):
     signal = Drawer(2).tensor(*operator.batch, STEPS, 1, 1)
-    for each in (operator, dsf.algebra.adjoint(operator), dsf.algebra.reverse(operator)):
+    for each in (
+        operator,
+        dsf.systems.algebra.adjoint(operator),
+        dsf.systems.algebra.reverse(operator),
+    ):
         assert_close(dsf.respond(there(each), signal.cuda()).cpu(), dsf.respond(each, signal))
         assert_close(dsf.attention_map(there(each)).cpu(), dsf.attention_map(each))
 
@@ -75,7 +84,7 @@ def test_streams_and_gradients(structure):
     signal = drawer.tensor(9, 1, 6).cuda().requires_grad_()
     state, out = system.initial, []
     for token in range(9):
-        response, state = dsf.step(system, token, state, signal[token])
+        response, state = dsf.evaluate.step(system, token, state, signal[token])
         out.append(response)
     assert_close(torch.stack(out), dsf.respond(system, signal))
     (gradient,) = torch.autograd.grad(dsf.respond(system, signal).square().sum(), signal)
@@ -86,10 +95,10 @@ def test_streams_and_gradients(structure):
 def test_convolution_on_the_device():
     drawer = Drawer(5)
     write, read = (drawer.tensor(1, 3).expand(STEPS, 3) for _ in range(2))
-    A = dsf.transition.Diagonal(drawer.decay(1, 3).expand(STEPS, 3))
+    A = dsf.systems.transition.Diagonal(drawer.decay(1, 3).expand(STEPS, 3))
     system = dsf.System.from_write_and_read(A, write, read)
     signal = drawer.tensor(STEPS, 1, 2)
-    ours = dsf.respond(there(system), signal.cuda(), method=dsf.convolution)
+    ours = dsf.respond(there(system), signal.cuda(), method="convolution")
     assert_close(ours.cpu(), dsf.respond(system, signal))
 
 
@@ -98,13 +107,13 @@ def test_single_precision_without_shortened_products():
     drawer = Drawer(6, dtype=torch.float32)
     system = drawer.system("scaled_identity", steps=512, states=64)
     signal = drawer.tensor(512, 1, 64)
-    exact = dsf.respond(dsf.algebra.converted(system, dtype=torch.float64), signal.double())
+    exact = dsf.respond(dsf.systems.algebra.converted(system, dtype=torch.float64), signal.double())
     ours = dsf.respond(there(system), signal.cuda()).cpu().double()
     assert (ours - exact).norm() < 1e-6 * exact.norm()
 
 
 def test_a_map_too_large_for_the_device():
     one = torch.ones((), device="cuda").expand(2**21, 1)
-    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one), one, one)
+    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(one), one, one)
     with pytest.raises(dsf.evaluate.MapTooLarge, match="GB"):
         dsf.attention_map(system)

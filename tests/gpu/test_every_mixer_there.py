@@ -21,7 +21,13 @@ pytestmark = [
 ]
 THERE = "cuda"
 STEPS = 70
-METHODS = (None, dsf.recurrent, dsf.scan, dsf.chunkwise, partial(dsf.chunkwise, size=4))
+METHODS = (
+    None,
+    dsf.evaluate.recurrent,
+    dsf.evaluate.scan,
+    dsf.evaluate.chunkwise,
+    partial(dsf.evaluate.chunkwise, size=4),
+)
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
 # Of single precision, relative to the largest number: what rounding does to the plain path as well.
 SINGLE = 1e-5
@@ -60,7 +66,9 @@ def test_maps_and_rows(mixer):
     assert_close(dsf.attention_map(there, out=torch.full_like(found, 7.0)), found, **EXACT)
     rows = slice(5, 69)
     assert_close(dsf.attention_map(there, rows).cpu(), dsf.attention_map(system, rows), **EXACT)
-    blocks = [rows.weights.clone() for rows in dsf.row_blocks(there, size=33, overwrites=True)]
+    blocks = [
+        rows.weights.clone() for rows in dsf.evaluate.row_blocks(there, size=33, overwrites=True)
+    ]
     assert_close(torch.cat(blocks, dim=-2).cpu(), expected, **EXACT)
 
 

@@ -42,7 +42,7 @@ def test_responses_and_states(structure, steps):
     system = draw.system(structure, states=64, steps=steps, before=False)
     system = replace(system, initial=draw.normal(*system.batch, 64, 48))
     signal = draw.normal(*system.batch, steps, 1, 48)
-    exact = dsf.algebra.converted(system, dtype=torch.float64)
+    exact = dsf.systems.algebra.converted(system, dtype=torch.float64)
     wanted = dsf.respond(exact, signal.double()), final_state(exact, signal.double())
     assert answered_by_fla(system, signal, structure) is not None
     found = dsf.respond(system, signal), final_state(system, signal)

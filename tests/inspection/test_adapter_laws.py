@@ -22,9 +22,9 @@ from tests.inspection.families.tiny_models import build, inputs, is_older_than
 pytestmark = pytest.mark.usefixtures("our_own_errors")
 
 HOLDS, REFUTED, UNKNOWN = (
-    dsf.Verdict.HOLDS_NUMERICALLY,
-    dsf.Verdict.REFUTED,
-    dsf.Verdict.UNKNOWN,
+    dsf.certify.Verdict.HOLDS_NUMERICALLY,
+    dsf.certify.Verdict.REFUTED,
+    dsf.certify.Verdict.UNKNOWN,
 )
 WIDTH, HEADS = 12, 3
 # Each drives its values at a port of another kind.
@@ -85,7 +85,7 @@ def call():
 def judged(adapter, module, **named):
     return {
         one.claim.split(": ")[0].removeprefix("mine, "): one
-        for one in dsf.check_adapter(adapter, module, **named)
+        for one in dsf.testing.check_adapter(adapter, module, **named)
     }
 
 
@@ -199,7 +199,7 @@ def test_ours_keep_them_too(family):
     model, ports = build(family), PROBES[family]
     known = known_modules(model).values()
     adapter = next(one for one, name in known if name == family)
-    found = dsf.check_adapter(
+    found = dsf.testing.check_adapter(
         adapter,
         model,
         value=ports.value,
@@ -212,7 +212,7 @@ def test_ours_keep_them_too(family):
 
 def test_a_whole_of_its_own_is_measured(monkeypatch):
     def whole():
-        found = dsf.check_adapter(torch_recurrent.ADAPTER, module, torch.randn(2, 9, 3))
+        found = dsf.testing.check_adapter(torch_recurrent.ADAPTER, module, torch.randn(2, 9, 3))
         return next(one.verdict for one in found if one.claim.startswith("lstm, whole"))
 
     module = nn.LSTM(3, 4, batch_first=True)
@@ -223,6 +223,6 @@ def test_a_whole_of_its_own_is_measured(monkeypatch):
 
 def test_a_model_without_such_modules(call):
     with pytest.raises(InspectionError, match="Linear"):
-        dsf.check_adapter(RIGHT, nn.Linear(2, 2), torch.ones(2, 2))
+        dsf.testing.check_adapter(RIGHT, nn.Linear(2, 2), torch.ones(2, 2))
     with pytest.raises(InspectionError, match="axis 1"):
-        dsf.check_adapter(RIGHT, call[0])
+        dsf.testing.check_adapter(RIGHT, call[0])

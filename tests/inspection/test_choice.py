@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection import Inspection, InspectionError
+from dsf.inspection import Inspection, InspectionError, support
 from dsf.inspection.choice import chosen_heads, chosen_layers, parsed
 from dsf.models import folder, recall
 
@@ -134,8 +134,8 @@ def test_support_counts_modules_as_they_are_defined_and_says_so():
             return self.later(self.sooner(x)[0])[0]
 
     model = Crossed()
-    (found,) = dsf.support(model, layers=0)
+    (found,) = support(model, layers=0)
     (layer,) = dsf.inspect(model, torch.randn(1, 5, 4), layers=0)
     assert (found.name, layer.name) == ("later", "sooner[layer 0]")
     with pytest.raises(InspectionError, match="order"):
-        dsf.support(model, layers=2)
+        support(model, layers=2)

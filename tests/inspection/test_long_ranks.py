@@ -73,5 +73,7 @@ def test_of_states_they_are_never_left_out():
 
 def test_of_states_that_run_backward_the_blocks_are_factorised_and_left_out():
     mixer = dsf.mixers.LinearAttention.draw(torch.Generator().manual_seed(0), steps=LONG)
-    (rank,) = measured([Recurrent(dsf.algebra.reverse(mixer.system()))]).where(quantity=RANK)
+    (rank,) = measured([Recurrent(dsf.systems.algebra.reverse(mixer.system()))]).where(
+        quantity=RANK
+    )
     assert "left out" in rank["note"]

@@ -82,7 +82,7 @@ def test_a_report_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch, t
     monkeypatch.setattr("dsf.report.content.select", drawn)
     monkeypatch.setattr("dsf.report.figure.layer_picture", drawn)
     with pytest.raises(MapTooLarge, match="full_resolution=0"):
-        dsf.write_report(inspection, tmp_path / "report.html")
+        dsf.show(inspection, tmp_path / "report.html")
     with pytest.raises(MapTooLarge, match="draw_grid"):
         dsf.report.draw_grid(inspection, tmp_path / "maps.png")
     assert not list(tmp_path.iterdir())
@@ -104,7 +104,7 @@ for room in (memory_plan, dsf.report.memory_needs, needs):
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 60 * 2**20,) * 2)
 inspection = Inspection((layer,), model="one")
-for what in (layer.map, inspection.maps, lambda: dsf.write_report(inspection, sys.argv[1])):
+for what in (layer.map, inspection.maps, lambda: dsf.show(inspection, sys.argv[1])):
     try:
         what()
     except MapTooLarge as error:

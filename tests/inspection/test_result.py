@@ -141,12 +141,12 @@ def test_tokens_are_as_many_as_the_numbers_that_are_read():
 @pytest.mark.usefixtures("our_own_errors")
 def test_who_is_given_something_else_than_an_inspection_says_so(inspection, tmp_path):
     for wrong in (3, None, inspection[0]):
+        with pytest.raises(TypeError, match="'result'"):
+            dsf.show(wrong, tmp_path / "report.html")
         with pytest.raises(TypeError, match="'inspection'"):
-            dsf.write_report(wrong, tmp_path / "report.html")
-        with pytest.raises(TypeError, match="'inspection'"):
-            dsf.report_state(wrong)
+            dsf.report.report_state(wrong)
         with pytest.raises(TypeError, match="'table'"):
-            dsf.plot.layers_and_heads(wrong, "half_life")
+            dsf.report.plot.layers_and_heads(wrong, "half_life")
     for wrong in ([[1, 2]], torch.tensor([1, 2]), torch.rand(2, 5)):
         with pytest.raises(InspectionError, match="'tokens'"):
             inspection.heads(wrong)

@@ -71,7 +71,7 @@ def test_the_same_layers_measures_and_page(name, ids, tmp_path):
         with limited_to(threads):
             inspection = dsf.inspect(model, input_ids=ids)
             table = inspection.measure()
-            page = dsf.write_report(inspection, tmp_path / f"{threads}.html")
+            page = dsf.show(inspection, tmp_path / f"{threads}.html")
         found.append((inspection, table, page))
     (one, by_one, first), (other, by_several, second) = found
     assert [layer.name for layer in one] == [layer.name for layer in other]

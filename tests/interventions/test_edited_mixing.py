@@ -10,7 +10,7 @@ import dsf
 from dsf import edits, mixers
 from dsf.evaluate import final_state
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.interventions.edited_mixing import EditedMixer, _constant_signal, edited_response
 from dsf.systems.coefficient import TokenSlots
 from dsf.systems.system import System
@@ -29,7 +29,7 @@ def edited(mixer, *several, sources=None):
 def run_of(mixer):
     """Another run of the same layer, as an inspection would hold it."""
     layer = InspectedLayer("it", "drawn", mixer, ("sample", "head"), error=0.0, tolerance=1.0)
-    return dsf.Inspection(layers=(layer,))
+    return Inspection(layers=(layer,))
 
 
 def by_matrix(mixer, change):
@@ -174,10 +174,10 @@ def test_the_state_of_another_run(mixer):
     edit = edits.StateFrom("it", 4, "other", other_token=2)
     taken = edited(mixer, edit, sources={"other": run_of(other)})
     assert_close(taken[..., :5, :, :], plain[..., :5, :, :])
-    rest = dsf.algebra.split_at(system, 5)[1]
-    front = dsf.algebra.split_at(other.system(), 3)[0]
+    rest = dsf.systems.algebra.split_at(system, 5)[1]
+    front = dsf.systems.algebra.split_at(other.system(), 3)[0]
     state = final_state(front, other.signal()[..., :3, :, :])
-    expected = dsf.recurrent(replace(rest, initial=state), signal[..., 5:, :, :])
+    expected = dsf.evaluate.recurrent(replace(rest, initial=state), signal[..., 5:, :, :])
     assert_close(taken[..., 5:, :, :], expected)
 
 
@@ -258,4 +258,4 @@ def test_broken_edits_in_files_are_refused():
     with pytest.raises(ValueError, match="Window"):
         edits.from_json({"edit": "Window", "layer": "a"})
     with pytest.raises(ValueError, match="name of a run"):
-        edits.Mean("a", over=dsf.Inspection(layers=())).to_json()
+        edits.Mean("a", over=Inspection(layers=())).to_json()

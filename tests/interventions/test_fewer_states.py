@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-import dsf
 from dsf.inspection.errors import InspectionError
 from dsf.interventions import (
     StateProducts,
     best_states,
     kept_states,
+    reduce_states,
     state_products,
     strongest_states,
 )
@@ -81,7 +81,7 @@ def case(request):
 @pytest.mark.parametrize("choose", [best_states, strongest_states])
 def test_the_predicted_error_is_that_of_the_working_layer(case, choose, projected):
     model, data, build, (path, outer), states, found = case
-    made = dsf.reduce_states(
+    made = reduce_states(
         model, (), states=states, build=build, choose=choose, projected=projected, products=found
     )
     whole, changed = (weighted_response(each, data[0], path, outer) for each in (model, made.model))
@@ -94,12 +94,12 @@ def test_the_predicted_error_is_that_of_the_working_layer(case, choose, projecte
 def test_all_states_are_the_model_itself(case):
     model, data, build, _, _, found = case
     every = next(iter(found.values())).states
-    same = dsf.reduce_states(model, (), states=every, build=build, projected=False, products=found)
+    same = reduce_states(model, (), states=every, build=build, projected=False, products=found)
     assert same.error < 1e-9
     before = model.state_dict()
     assert list(same.state_dict) == list(before)
     assert all(torch.equal(same.state_dict[name], part) for name, part in before.items())
-    again = dsf.reduce_states(model, (), states=every, build=build, products=found)
+    again = reduce_states(model, (), states=every, build=build, products=found)
     with torch.no_grad():
         ours, theirs = (each(data[0]) for each in (again.model, model))
     ours, theirs = (
@@ -176,7 +176,7 @@ def test_a_smaller_model_loads_into_its_class_and_still_answers(tmp_path):
     def wrong(of):
         return (of(judged.tokens).logits.argmax(-1) != judged.targets)[asked].double().mean().item()
 
-    smaller = dsf.reduce_states(model, data, states=8, loss=wrong)
+    smaller = reduce_states(model, data, states=8, loss=wrong)
     smaller.model.save_pretrained(tmp_path)
     again = load_model(tmp_path).model.eval()
     assert again.config.state_size == 8
@@ -203,7 +203,7 @@ REFUSED = {
 def test_other_layers_are_refused_with_the_reason(name):
     model, given = tiny_models.build(name), tiny_models.inputs(9)
     with pytest.raises(InspectionError, match=REFUSED[name]):
-        dsf.reduce_states(model, [given], states=2)
+        reduce_states(model, [given], states=2)
 
 
 @pytest.mark.usefixtures("our_own_errors")
@@ -214,28 +214,26 @@ def test_what_cannot_be_done_is_told():
         with pytest.raises(
             ValueError, match=f"states={states}, but backbone.layers.0.mixer has 16"
         ):
-            dsf.reduce_states(model, (), states=states, products=found)
+            reduce_states(model, (), states=states, products=found)
     with pytest.raises(ValueError, match="'batches' is empty"):
-        dsf.reduce_states(model, [], states=4)
+        reduce_states(model, [], states=4)
     for kept in ((), (1, 1), (16,)):
         with pytest.raises(ValueError, match="different states"):
-            dsf.reduce_states(
-                model, (), states=2, products=found, choose=lambda *_, kept=kept: kept
-            )
+            reduce_states(model, (), states=2, products=found, choose=lambda *_, kept=kept: kept)
     with pytest.raises(ValueError, match="2 states"):
-        dsf.reduce_states(model, (), states=2, products=found, choose=lambda *_: (3,))
+        reduce_states(model, (), states=2, products=found, choose=lambda *_: (3,))
     for states in (2.5, True):
         with pytest.raises(TypeError, match=f"'states' must be a whole number, but it is {states}"):
-            dsf.reduce_states(model, data, states=states)
+            reduce_states(model, data, states=states)
     for batches in (data[0], {"input_ids": data[0]}, None):
         with pytest.raises(TypeError, match=r"\[batch\]"):
-            dsf.reduce_states(model, batches, states=2)
+            reduce_states(model, batches, states=2)
     with pytest.raises(TypeError, match="str"):
-        dsf.reduce_states("mamba", data, states=2)
+        reduce_states("mamba", data, states=2)
     tagger, texts, adapters = tagging()
     with pytest.raises(ValueError, match="state_size"):
-        dsf.reduce_states(tagger, texts, states=2, adapters=adapters, loss=lambda _: 0.0)
-    assert dsf.reduce_states(tagger, texts, states=2, adapters=adapters).model is None
+        reduce_states(tagger, texts, states=2, adapters=adapters, loss=lambda _: 0.0)
+    assert reduce_states(tagger, texts, states=2, adapters=adapters).model is None
 
 
 def test_the_pole_is_told_by_its_numbers_and_two_of_them_are_refused():
@@ -247,4 +245,4 @@ def test_the_pole_is_told_by_its_numbers_and_two_of_them_are_refused():
     for mixer in model.mixers:
         mixer.twice = nn.Parameter(mixer.A_log.detach().clone())
     with pytest.raises(InspectionError, match="exponential"):
-        dsf.reduce_states(model, texts, states=2, adapters=adapters)
+        reduce_states(model, texts, states=2, adapters=adapters)

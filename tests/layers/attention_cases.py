@@ -4,7 +4,8 @@ from functools import partial
 
 import torch
 
-from dsf import ingredients, layers
+from dsf import layers
+from dsf.mixers import ingredients
 from tests.layers import literal_attention as literal
 from tests.layers import literal_zero_sum
 from tests.layers.drawn import MODEL, Case

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection import support
 from dsf.loading import (
     LoadError,
     file_hashes,
@@ -131,7 +132,7 @@ def test_another_number_type(file):
 def test_what_it_becomes_is_told_without_weights(file):
     skeleton = load_skeleton(file)
     assert {part.device.type for part in skeleton.parameters()} == {"meta"}
-    assert [found.mixer for found in dsf.support(file)] == ["SoftmaxAttention"] * 2
+    assert [found.mixer for found in support(file)] == ["SoftmaxAttention"] * 2
 
 
 def test_hashes_follow_the_file(llama, file, tmp_path):

@@ -104,4 +104,4 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no checkpoint"):
         go(heads(), *ASKED)
     with pytest.raises(ValueError, match="'resume'"):
-        go(dsf.row_blocks(heads()), *ASKED, path=tmp_path / "new")
+        go(dsf.evaluate.row_blocks(heads()), *ASKED, path=tmp_path / "new")

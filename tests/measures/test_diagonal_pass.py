@@ -23,7 +23,7 @@ def always(monkeypatch):
 def diagonal(**flags):
     drawer = Drawer(6)
     system = drawer.system("diagonal", batch=(2, 2), steps=STEPS, **flags)
-    A = dsf.transition.Diagonal(system.A.decay.abs().clamp(0.3, 0.97))
+    A = dsf.systems.transition.Diagonal(system.A.decay.abs().clamp(0.3, 0.97))
     return dsf.System(A, system.B, system.C, system.D, reads_before_update=bool(flags))
 
 
@@ -31,7 +31,7 @@ CASES = {
     "sampled": lambda: sampled(steps=STEPS),
     "written out": diagonal,
     "read before": lambda: diagonal(reads_before_update=True),
-    "alone": lambda: dsf.algebra.select(diagonal(), (0, 1)),
+    "alone": lambda: dsf.systems.algebra.select(diagonal(), (0, 1)),
 }
 
 

@@ -58,7 +58,7 @@ def alike(found, expected, scale, measure):
 @pytest.mark.parametrize("size", [1, 4])
 def test_a_map_its_system_and_its_blocks_measure_alike(one_port_system, size):
     map = dsf.attention_map(one_port_system)
-    blocks = list(dsf.row_blocks(one_port_system, size=size))
+    blocks = list(dsf.evaluate.row_blocks(one_port_system, size=size))
     for measure in FOLDS:
         expected = measure(map)
         scale = expected.abs().nan_to_num(0.0).max().clamp(min=1.0).item()
@@ -91,7 +91,7 @@ def test_row_sums_are_the_response_to_ones(mixer):
 
 
 def test_folds_keep_the_number_type(real_system):
-    single = dsf.algebra.converted(real_system, dtype=torch.float32)
+    single = dsf.systems.algebra.converted(real_system, dtype=torch.float32)
     assert measures.window_mass(single, width=2).dtype is torch.float32
     assert measures.row_entropy(real_system).dtype is torch.float64
 

@@ -52,7 +52,7 @@ def test_energy_gain_of_sums_and_of_more_inputs_than_outputs():
     wide = drawn(dsf.mixers.GatedDeltaProduct, 1, seed=31)
     torch.testing.assert_close(measures.energy_gain(wide), norm_of(dsf.attention_map(wide)))
     forward = drawn(dsf.mixers.Retention, 60)
-    both = SystemSum((forward, dsf.algebra.reverse(forward)))
+    both = SystemSum((forward, dsf.systems.algebra.reverse(forward)))
     torch.testing.assert_close(
         measures.energy_gain(both), norm_of(dsf.attention_map(both)), rtol=1e-6, atol=0
     )
@@ -64,7 +64,7 @@ def test_a_map_is_causal_as_a_whole_whatever_the_blocks(size):
     map = torch.rand(130, 130, generator=rng, dtype=DOUBLE).tril()
     map[:5, :5] = torch.rand(5, 5, generator=rng, dtype=DOUBLE)
     map = map - 0.3 * (map > 0)
-    blocks = list(dsf.row_blocks(map, size=size))
+    blocks = list(dsf.evaluate.row_blocks(map, size=size))
     whole = (map < 0).double().mean()
     torch.testing.assert_close(measures.negative_entries(blocks), whole)
     row = map[100]
@@ -91,7 +91,7 @@ def test_backward_systems_are_followed_from_their_last_token():
 
 def test_backward_and_forward_agree_when_tokens_are_reversed():
     forward = drawn(dsf.mixers.DeltaNet)
-    back = dsf.algebra.reverse(forward)
+    back = dsf.systems.algebra.reverse(forward)
     for measure in (measures.product_norms, measures.lyapunov_exponents):
         flip = measure is measures.product_norms
         wanted = measure(forward)
@@ -127,8 +127,8 @@ def test_scales_change_norms_and_nothing_else(scale, dtype):
         assert (measures.row_entropy(source) >= 0).all()
     if dtype.itemsize >= 4:
         assert measures.states_needed(map, error=0.1) == 1
-        torch.testing.assert_close(dsf.attention_map(dsf.realise(map)), map)
-        torch.testing.assert_close(dsf.attention_map(dsf.reduce(map, order=1).system), map)
+        torch.testing.assert_close(dsf.attention_map(dsf.evaluate.realise(map)), map)
+        torch.testing.assert_close(dsf.attention_map(dsf.evaluate.reduce(map, order=1).system), map)
 
 
 def test_scaled_systems_with_compiled_loops_keep_their_norms():
@@ -237,10 +237,10 @@ def test_a_map_with_several_ports_measures_as_its_system(cls):
     ports = {"outputs": system.output_size, "inputs": system.input_size}
     map = dsf.attention_map(system)
     for measure in (measures.mean_distance, measures.half_life, measures.largest_ahead):
-        torch.testing.assert_close(measure(dsf.row_blocks(map, **ports)), measure(system))
-    assert (measures.largest_ahead(dsf.row_blocks(map, **ports)) == 0).all()
+        torch.testing.assert_close(measure(dsf.evaluate.row_blocks(map, **ports)), measure(system))
+    assert (measures.largest_ahead(dsf.evaluate.row_blocks(map, **ports)) == 0).all()
     with pytest.raises(ValueError, match="ports"):
-        dsf.row_blocks(system, outputs=2)
+        dsf.evaluate.row_blocks(system, outputs=2)
 
 
 def test_an_inspection_measures_the_system_where_the_map_does_not_know_its_ports():
@@ -255,7 +255,7 @@ def test_an_inspection_measures_the_system_where_the_map_does_not_know_its_ports
 
 def test_the_bound_of_a_reduction_holds_where_rounding_rules():
     rng = torch.Generator().manual_seed(4)
-    delta = dsf.algebra.select(drawn(dsf.mixers.DeltaNet, seed=4), 0)
+    delta = dsf.systems.algebra.select(drawn(dsf.mixers.DeltaNet, seed=4), 0)
     left, right = (
         torch.linalg.qr(torch.randn(13, 4, 4, generator=rng, dtype=DOUBLE))[0] for _ in range(2)
     )
@@ -270,12 +270,12 @@ def test_the_bound_of_a_reduction_holds_where_rounding_rules():
     read = torch.tensor([1e12, 1e12, 1.0], dtype=DOUBLE).view(1, 1, 3).expand(24, 1, 3)
     cases.append(dsf.System(Diagonal(decay), write, read))
     for case in cases:
-        reduction = dsf.reduce(case, order=4 if case.state_size == 4 else 3)
+        reduction = dsf.evaluate.reduce(case, order=4 if case.state_size == 4 else 3)
         maps = [oracle.followed(coefficients_of(each, ())) for each in (case, reduction.system)]
         pairs = zip(*map(oracle.everything, maps), strict=True)
         true = oracle.length([a - b for a, b in pairs])
         assert true <= reduction.bound.item()
         assert reduction.bound <= 1.01 * float(true) + 1e-10 * reduction.size
     tiny = torch.ones(4, 4, dtype=DOUBLE).tril() * 1e-200 + torch.eye(4, dtype=DOUBLE) * 1e-200
-    reduction = dsf.reduce(tiny, order=1)
+    reduction = dsf.evaluate.reduce(tiny, order=1)
     assert 0 < reduction.bound < 1e-12 * reduction.size

@@ -202,7 +202,7 @@ def test_gramians_are_those_of_python_control(rng):
     control = pytest.importorskip("control", reason="python-control is not installed")
     A, B, C = stable(rng, 4)
     system = constant(A, B, C, 150)
-    theirs = dsf.exchange.to_control(system)
+    theirs = dsf.report.exchange.to_control(system)
     P = control.dlyap(theirs.A, theirs.B @ theirs.B.T)
     Q = control.dlyap(theirs.A.T, theirs.C.T @ theirs.C)
     ours = measures.controllability_gramians(system)[-1].numpy()

@@ -54,7 +54,7 @@ def test_few_states_need_no_rows(monkeypatch):
 
 def test_of_complex_states():
     mixer = dsf.mixers.S5.draw(torch.Generator().manual_seed(0), steps=9)
-    system = dsf.algebra.with_conjugates(mixer.system())
+    system = dsf.systems.algebra.with_conjugates(mixer.system())
     assert system.dtype.is_complex
     found = measures.off_diagonal_energy(system)
     torch.testing.assert_close(found.flatten(), literally(system, 9), rtol=1e-9, atol=1e-12)
@@ -81,7 +81,7 @@ def test_a_compiled_loop_says_the_same(name, dtype, monkeypatch):
         off_diagonal, "_add_compiled", lambda *parts, into: used.append(add(*parts, into=into))
     )
     mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(0), steps=19)
-    system = dsf.algebra.converted(mixer.system(), dtype=dtype)
+    system = dsf.systems.algebra.converted(mixer.system(), dtype=dtype)
     plain = measures.off_diagonal_energy(system)
     assert not used
     monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)

@@ -34,7 +34,7 @@ def test_bounds_of_reductions_hold():
 
 
 def test_a_bound_without_its_rounding_is_seen(monkeypatch):
-    right = dsf.reduce
+    right = dsf.evaluate.reduce
 
     def without_rounding(system, **named):
         found = right(system, **named)

@@ -21,7 +21,7 @@ def random_system(seed, *, steps, states, radius):
 
 def test_a_realised_map_is_the_map_with_as_many_states_as_its_rank(one_port_system):
     map = dsf.attention_map(one_port_system)
-    realised = dsf.realise(map)
+    realised = dsf.evaluate.realise(map)
     scale = map.abs().max().item()
     torch.testing.assert_close(dsf.attention_map(realised), map, rtol=0, atol=1e-12 * scale)
     ranks = measures.hankel_ranks(map, tolerance=1e-11)
@@ -32,19 +32,19 @@ def test_states_of_softmax_and_linear_attention():
     rng = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(17, 3, generator=rng, dtype=torch.float64) for _ in range(3))
     softmax = dsf.mixers.SoftmaxAttention(query=3 * query, key=key, value=value).system()
-    assert dsf.realise(dsf.attention_map(softmax)).state_size == 17 // 2
+    assert dsf.evaluate.realise(dsf.attention_map(softmax)).state_size == 17 // 2
     unit = key / key.norm(dim=-1, keepdim=True)
     for rate, states in ((0.7, 3), (1.0, 2)):  # a rate of one erases a direction before it writes
         delta = dsf.mixers.DeltaNet(
             query=query, key=unit, value=value, rate=torch.full((17,), rate).double()
         )
-        assert dsf.realise(dsf.attention_map(delta.system())).state_size == states
+        assert dsf.evaluate.realise(dsf.attention_map(delta.system())).state_size == states
 
 
 @given(seed=st.integers(0, 10_000), order=st.integers(1, 4), steps=st.integers(2, 14))
 def test_reductions_stay_within_their_bound(seed, order, steps):
     system = random_system(seed, steps=steps, states=5, radius=0.4)
-    reduction = dsf.reduce(system, order=order)
+    reduction = dsf.evaluate.reduce(system, order=order)
     assert reduction.order <= order
     assert reduction.error <= reduction.bound
     values = measures.hankel_singular_values(system)[:, order:]
@@ -54,7 +54,7 @@ def test_reductions_stay_within_their_bound(seed, order, steps):
 
 def test_bound_and_error_meet():
     """Drops at different tokens are orthogonal, so the bound is attained."""
-    reduction = dsf.reduce(random_system(4, steps=30, states=6, radius=0.4), order=2)
+    reduction = dsf.evaluate.reduce(random_system(4, steps=30, states=6, radius=0.4), order=2)
     torch.testing.assert_close(reduction.error, reduction.bound, rtol=1e-6, atol=0)
     torch.testing.assert_close(reduction.dropped, reduction.error, rtol=1e-9, atol=0)
     assert reduction.error > 1e-3 * reduction.size
@@ -62,16 +62,16 @@ def test_bound_and_error_meet():
 
 def test_a_tolerance_keeps_what_matters():
     system = random_system(5, steps=30, states=6, radius=0.4)
-    exact = dsf.reduce(system, tolerance=0.0)
+    exact = dsf.evaluate.reduce(system, tolerance=0.0)
     assert exact.error <= 1e-12 * exact.size
-    rough = dsf.reduce(system, tolerance=0.3)
+    rough = dsf.evaluate.reduce(system, tolerance=0.3)
     assert rough.order < exact.order
 
 
 def test_states_needed_keeps_its_promise(one_port_system):
     map = dsf.attention_map(one_port_system)
     order = int(measures.states_needed(map, error=0.1).max())
-    reduction = dsf.reduce(map, order=max(order, 1))
+    reduction = dsf.evaluate.reduce(map, order=max(order, 1))
     assert (reduction.error <= 0.1 * reduction.size * (1 + 1e-9)).all()
 
 
@@ -84,13 +84,13 @@ def test_states_needed_refuses_a_map_with_nan():
 
 def test_what_cannot_be_realised_is_refused():
     with pytest.raises(ValueError, match=r"\(0, 1\)"):
-        dsf.realise(torch.ones(2, 2).double())
+        dsf.evaluate.realise(torch.ones(2, 2).double())
     with pytest.raises(ValueError, match="NaN"):
-        dsf.realise(torch.full((2, 2), torch.nan).double())
+        dsf.evaluate.realise(torch.full((2, 2), torch.nan).double())
     with pytest.raises(ValueError, match="only one"):
-        dsf.reduce(torch.eye(3).double())
+        dsf.evaluate.reduce(torch.eye(3).double())
     with pytest.raises(ValueError, match="at least 1"):
-        dsf.reduce(torch.eye(3).double(), order=0)
+        dsf.evaluate.reduce(torch.eye(3).double(), order=0)
 
 
 def test_every_mixer_that_runs_forward_can_be_reduced(mixer):
@@ -101,6 +101,6 @@ def test_every_mixer_that_runs_forward_can_be_reduced(mixer):
     map = dsf.attention_map(system)
     if map.shape[-1] != map.shape[-2]:
         pytest.skip("it reads another sequence")
-    reduction = dsf.reduce(system, order=2)
+    reduction = dsf.evaluate.reduce(system, order=2)
     apart = torch.linalg.matrix_norm(dsf.attention_map(reduction.system) - map)
     assert bool((apart <= reduction.bound * (1 + 1e-9) + 1e-12).all())

@@ -144,7 +144,7 @@ def test_the_norm_of_the_state_is_that_of_a_loop(recurrent):
 
 def one_state(decay, steps=9):
     one = torch.ones(steps, 1, dtype=torch.float64)
-    return System.from_write_and_read(dsf.transition.Diagonal(one * decay), one, one)
+    return System.from_write_and_read(dsf.systems.transition.Diagonal(one * decay), one, one)
 
 
 def test_a_sum_forgets_nothing_and_is_full():
@@ -161,7 +161,7 @@ def test_a_sum_forgets_nothing_and_is_full():
 
 def test_a_delay_line_of_its_own_for_every_token_loses_none():
     eye = torch.eye(9, dtype=torch.float64)
-    still = dsf.transition.Diagonal(torch.ones(9, 9, dtype=torch.float64))
+    still = dsf.systems.transition.Diagonal(torch.ones(9, 9, dtype=torch.float64))
     system = System.from_write_and_read(still, eye, torch.ones(9, 9, dtype=torch.float64))
     torch.testing.assert_close(measures.retained(system, noise=1e-6), torch.ones(9).double())
     assert measures.interference(system, noise=1e-6).abs().max() < 1e-9
@@ -178,7 +178,9 @@ def test_a_fast_decay_loses_by_decay():
 
 def test_writes_of_zero_are_left_out_of_the_mean():
     write = torch.tensor([[1.0], [0.0], [1.0]], dtype=torch.float64)
-    decay = dsf.transition.Diagonal(torch.tensor([[0.5], [0.5], [0.25]], dtype=torch.float64))
+    decay = dsf.systems.transition.Diagonal(
+        torch.tensor([[0.5], [0.5], [0.25]], dtype=torch.float64)
+    )
     system = System.from_write_and_read(decay, write, torch.ones(3, 1, dtype=torch.float64))
     assert measures.forgetting(system, lags=[0, 1, 2]).tolist() == [1.0, 0.5, 0.125]
     assert measures.forgetting(system, lags=[1], writes=[1]).isnan().all()
@@ -187,7 +189,7 @@ def test_writes_of_zero_are_left_out_of_the_mean():
 def test_long_sequences_cross_the_borders_of_windows():
     rng = torch.Generator().manual_seed(0)
     decay, write, read = torch.rand(3, 150, 2, generator=rng, dtype=torch.float64)
-    system = System.from_write_and_read(dsf.transition.Diagonal(decay), write, read)
+    system = System.from_write_and_read(dsf.systems.transition.Diagonal(decay), write, read)
     signal = torch.randn(150, 1, 3, generator=rng, dtype=torch.float64)
     states = system.states(signal)
     torch.testing.assert_close(measures.state_norm(system, signal), states.norm(dim=(-2, -1)))

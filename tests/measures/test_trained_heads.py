@@ -21,7 +21,7 @@ def inspection(request):
 @pytest.mark.parametrize("order", [1, 4])
 def test_reductions_of_trained_heads_stay_within_their_bound(inspection, order):
     for layer in inspection:
-        reduction = dsf.reduce(layer.map().flatten(0, -3), order=order)
+        reduction = dsf.evaluate.reduce(layer.map().flatten(0, -3), order=order)
         assert (reduction.error <= reduction.bound).all()
         assert reduction.order <= order
 
@@ -31,7 +31,7 @@ def test_states_needed_by_trained_heads(inspection):
         map = layer.map().flatten(0, -3)[:16]
         order = measures.states_needed(map, error=0.05)
         assert (order <= map.shape[-1] // 2).all()
-        worst = dsf.reduce(map, order=max(int(order.max()), 1))
+        worst = dsf.evaluate.reduce(map, order=max(int(order.max()), 1))
         assert (worst.error <= 0.05 * worst.size * (1 + 1e-9)).all()
 
 

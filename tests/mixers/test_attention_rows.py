@@ -63,7 +63,7 @@ def test_forgetting_everything_starts_afresh():
 @pytest.mark.parametrize("size", [1, 5, 12])
 def test_forgetting_adds_up_alike_in_every_window(size):
     fading = draw(mixers.ForgettingAttention)
-    blocks = [block.weights for block in dsf.row_blocks(fading.system(), size=size)]
+    blocks = [block.weights for block in dsf.evaluate.row_blocks(fading.system(), size=size)]
     torch.testing.assert_close(torch.cat(blocks, dim=-2), map_of(fading), **EXACT)
 
 
@@ -97,7 +97,7 @@ def test_attention_over_the_whole_sequence_gives_what_the_paper_says(cls, option
     else:
         expected = scores / scores.sum(dim=-1, keepdim=True) if mixer.normalised else scores
     torch.testing.assert_close(map_of(mixer), expected, **EXACT)
-    for method in (None, dsf.recurrent, dsf.scan, dsf.chunkwise):
+    for method in (None, dsf.evaluate.recurrent, dsf.evaluate.scan, dsf.evaluate.chunkwise):
         response = dsf.respond(mixer.system(), mixer.signal(), method=method)
         torch.testing.assert_close(response.squeeze(-2), expected @ mixer.value, **EXACT)
 

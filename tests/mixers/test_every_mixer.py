@@ -14,11 +14,11 @@ from tests.mixers.mixer_fields import axes_of, draw, snake, tensors
 
 METHODS = {
     "default": None,
-    "recurrent": dsf.recurrent,
-    "scan": dsf.scan,
-    "chunks of 1": partial(dsf.chunkwise, size=1),
-    "chunks of 4": partial(dsf.chunkwise, size=4),
-    "chunks of 64": partial(dsf.chunkwise, size=64),
+    "recurrent": dsf.evaluate.recurrent,
+    "scan": dsf.evaluate.scan,
+    "chunks of 1": partial(dsf.evaluate.chunkwise, size=1),
+    "chunks of 4": partial(dsf.evaluate.chunkwise, size=4),
+    "chunks of 64": partial(dsf.evaluate.chunkwise, size=64),
 }
 LENGTHS = [1, 2, 9, 65]
 # Double precision: a few hundred additions of numbers of one size.
@@ -83,10 +83,10 @@ def test_a_convolution_gives_it_too_or_says_what_changes_with_time(mixer_class, 
     mixer, expected = drawn_and_expected(mixer_class, steps)
     part = varying(mixer.system())
     if part is None:
-        assert_close(as_tokens(respond(mixer, dsf.convolution), expected), expected, EXACT)
+        assert_close(as_tokens(respond(mixer, dsf.evaluate.convolution), expected), expected, EXACT)
     else:
         with pytest.raises(ValueError, match=f"{part} changes"):
-            respond(mixer, dsf.convolution)
+            respond(mixer, dsf.evaluate.convolution)
 
 
 @pytest.mark.sampled("mixer_class", count=3)
@@ -95,7 +95,7 @@ def test_a_convolution_gives_it_too_or_says_what_changes_with_time(mixer_class, 
 def test_the_map_times_the_signal_is_the_response(mixer_class, steps, size):
     mixer, expected = drawn_and_expected(mixer_class, steps)
     system, signal = mixer.system(), mixer.signal()
-    blocks = list(dsf.row_blocks(system, size=size))
+    blocks = list(dsf.evaluate.row_blocks(system, size=size))
     weights = torch.cat([block.weights for block in blocks], dim=-2)
     assert_close(weights, dsf.attention_map(system), EXACT)
     mixed = weights @ signal.flatten(-3, -2).to(weights.dtype)
@@ -155,7 +155,7 @@ def test_a_stream_of_tokens_gives_the_same(mixer):
     state = torch.zeros(*system.batch, system.state_size, signal.shape[-1], dtype=dtype)
     state = state if system.initial is None else system.initial
     for t in range(system.steps):
-        response, state = dsf.step(system, t, state, signal[..., t, :, :])
+        response, state = dsf.evaluate.step(system, t, state, signal[..., t, :, :])
         assert_close(response, whole[..., t, :, :], 1e-11)
 
 

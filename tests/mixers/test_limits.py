@@ -129,7 +129,12 @@ def test_a_complex_decay_turns_and_fades():
     lag = torch.arange(STEPS)[:, None] - torch.arange(STEPS)
     powers = torch.where(lag >= 0, gamma[:, None, None] ** lag.clamp(min=0), 0)
     torch.testing.assert_close(map_of(turning), powers, **EXACT)
-    for method in (dsf.recurrent, dsf.scan, dsf.chunkwise, dsf.convolution):
+    for method in (
+        dsf.evaluate.recurrent,
+        dsf.evaluate.scan,
+        dsf.evaluate.chunkwise,
+        dsf.evaluate.convolution,
+    ):
         response = dsf.respond(turning.system(), turning.signal(), method=method)
         torch.testing.assert_close(response[..., 0, 0], powers.sum(dim=-1), **EXACT)
 

@@ -18,7 +18,7 @@ from tests.mixers.mixer_fields import snake
 # The laws run each mixer some two hundred times: without a shape check at every call.
 pytestmark = pytest.mark.usefixtures("our_own_errors")
 
-HOLDS, REFUTED = dsf.Verdict.HOLDS_NUMERICALLY, dsf.Verdict.REFUTED
+HOLDS, REFUTED = dsf.certify.Verdict.HOLDS_NUMERICALLY, dsf.certify.Verdict.REFUTED
 
 
 def broken(mixer_or_class, *args, **options):

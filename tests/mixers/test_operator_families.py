@@ -227,7 +227,7 @@ def test_rows_and_memories_go_on_across_panels(cls):
     expected = reference_for(mixer)(mixer)
     scale = expected.abs().max()
     response = dsf.respond(mixer.system(), mixer.signal()).squeeze(-2)
-    blocks = dsf.row_blocks(mixer.system(), size=37)
+    blocks = dsf.evaluate.row_blocks(mixer.system(), size=37)
     mixed = torch.cat([block.weights for block in blocks], dim=-2) @ mixer.value
     assert (response - expected).abs().max() <= 1e-12 * scale
     assert (mixed - expected).abs().max() <= 1e-12 * scale

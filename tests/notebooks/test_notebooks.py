@@ -156,7 +156,7 @@ def test_it_runs_and_its_exercises_are_open_until_they_are_solved(script, capsys
     text = script.read_text(encoding="utf-8")
     if "dsf.models" in text:
         pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
-    if "dsf.view(" in text:
+    if "dsf.show(" in text:
         pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
     if '"smollm2"' in text and fetched("smollm2") is None:
         pytest.skip("needs a trained model: python tests/pretrained/fetch.py smollm2")

@@ -10,7 +10,9 @@ import sympy
 import torch
 
 import dsf
-from dsf import Certificate, ingredients, mixers
+from dsf import mixers
+from dsf.certificates import Certificate
+from dsf.mixers import ingredients
 from papers.coefficient_dynamics import checks as cdy
 from papers.dynamical_systems import checks as fw
 from papers.eigenvalues import checks as eig
@@ -82,7 +84,7 @@ KEY_1_UP = (("0.8", "-0.5", "0.8"), *mla.KEYS[1:])
 MUTANTS: dict[str, Callable[[], Certificate]] = {
     "DSF-1": partial(fw.forms_agree, reads_late),
     "DSF-2": partial(fw.write_index, lambda normaliser: normaliser),
-    "DSF-3": partial(fw.never_reads_ahead, dsf.algebra.reverse),
+    "DSF-3": partial(fw.never_reads_ahead, dsf.systems.algebra.reverse),
     "DSF-5": partial(fw.no_state_serves_every_length, few_features),
     "DSF-6": partial(fw.prefix_needs_half, partial(mixers.SoftmaxAttention, softcap=1.0)),
     "DSF-11": partial(fw.softplus_is_a_power, 1),

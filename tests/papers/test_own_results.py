@@ -52,7 +52,7 @@ def test_no_reduction_is_below_the_discarded_singular_value():
     map = softmax_weights(32, scale=0.5)
     values = measures.hankel_singular_values(map, positions=[15])[0]
     for states in (2, 4, 8):
-        small = attention_map(dsf.reduce(map, order=states).system)
+        small = attention_map(dsf.evaluate.reduce(map, order=states).system)
         error = float(torch.linalg.matrix_norm((map - small)[16:, :16], ord=2))
         assert error >= float(values[states]) * (1 - 1e-10)
     assert int((values > 1e-2 * values[0]).sum()) < 16
@@ -81,7 +81,7 @@ def test_states_of_attention_and_of_the_duality():
 
 def test_a_token_wise_ratio_of_normalisers_is_a_step():
     tokens = projected()
-    read, write = (dsf.ingredients.elu_plus_one(tokens[name]) for name in ("query", "key"))
+    read, write = (dsf.mixers.ingredients.elu_plus_one(tokens[name]) for name in ("query", "key"))
     ratio = uniform(generator(), 20, low=0.3, high=1.0)
     eta, step = 1 / ratio.cumprod(dim=0), -ratio.log()
     duality = duality_map(step, write / (eta * step).unsqueeze(-1), read, rate=1.0)
@@ -106,7 +106,11 @@ def test_squared_scores_have_finitely_many_states():
     factor = (2 - (i == j).double()).sqrt()
     read, write = (part[:, i] * part[:, j] * factor for part in (query, key))
     linear = mixers.LinearAttention(
-        query=read, key=write, value=key, feature_map=dsf.ingredients.identity, normalised=False
+        query=read,
+        key=write,
+        value=key,
+        feature_map=dsf.mixers.ingredients.identity,
+        normalised=False,
     )
     assert apart(weights(linear), (query @ key.T).square().tril()) < 1e-12
     assert hankel_rank((query @ key.T).square().tril()) == 6
@@ -143,7 +147,7 @@ def test_causal_in_line_has_one_state_more_than_keys():
 def test_ranks_of_the_jacobian(name):
     """d for softmax and InLine attention, d - 1 for linear attention with d features."""
     query, key = drawn(1)
-    feature_map = getattr(dsf.ingredients, name)
+    feature_map = getattr(dsf.mixers.ingredients, name)
 
     def rank(rows):
         return int(measures.jacobian_rank(lambda single: rows(single.unsqueeze(0))[0], query)[0])
@@ -156,7 +160,7 @@ def test_ranks_of_the_jacobian(name):
 def test_features_of_both_signs():
     """They leave the weights of linear attention unbounded, those of InLine attention not."""
     query, key = drawn(1000)
-    identity = dsf.ingredients.identity
+    identity = dsf.mixers.ingredients.identity
     assert float(linear_rows(query, key, feature_map=identity).abs().max()) > 10
     assert float(in_line_rows(query, key, scale=8**-0.5 / 40).abs().max()) < 1
 
@@ -216,7 +220,7 @@ def test_the_uniform_part_of_linear_attention_does_not_grow():
     shares = []
     for tokens in (64, 1024, 16384):
         query, key = torch.from_numpy(rng.standard_normal((2, tokens, 8)))
-        phi = dsf.ingredients.elu_plus_one
+        phi = dsf.mixers.ingredients.elu_plus_one
         row = phi(key) @ phi(query[-1])
         shares.append(float(row.sum().square() / (tokens * row.square().sum())))
     assert min(shares) > 0.5

@@ -124,14 +124,12 @@ def test_a_tensor_is_no_witness():
 
 def public(name):
     """Whether ``name`` is a public name of the library, such as dsf.mixers.LinearAttention."""
-    parts = name.split(".")[1:]
-    if not parts:
-        return True
-    first, *rest = parts
-    if first not in dsf.__all__ or not rest:
-        return first in dsf.__all__
-    home = getattr(dsf, first)
-    return len(rest) == 1 and rest[0] in getattr(home, "__all__", ())
+    home = dsf
+    for part in name.replace("dsf.certificates", "dsf.certify").split(".")[1:]:
+        if part not in getattr(home, "__all__", ()):
+            return False
+        home = getattr(home, part)
+    return True
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "papers").rglob("*.py")), ids=lambda p: p.stem)

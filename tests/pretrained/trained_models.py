@@ -212,7 +212,7 @@ def read(case: Case) -> dict[str, Any]:
             "on disk": partial(inspect, memory=GB),
             "measure": inspection.measure,
             "ranks": lambda: inspection.measure(RANK),
-            "report": lambda: dsf.write_report(inspection, page),
+            "report": lambda: dsf.show(inspection, page),
         }
         taken, passes = {}, []
         for name, step in steps.items():

@@ -14,7 +14,7 @@ import torch
 
 import dsf
 from dsf.inspection.results.table import Table
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.drawn import HOSTILE, of_mixers
 
 # What fits itself to the window does so when the first frames are drawn.
@@ -167,7 +167,7 @@ def hostile(tmp_path_factory):
         for verdict in ("PROVED", "REFUTED", "UNKNOWN")
     ]
     path = tmp_path_factory.mktemp("page") / "r.html"
-    return write_report(
+    return show(
         inspection,
         path,
         title=words[0],

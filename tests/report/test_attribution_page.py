@@ -8,7 +8,7 @@ import torch
 
 import dsf
 from dsf.models import folder, recall
-from dsf.report import write_report
+from dsf.report import show
 from dsf.report.content import embedded
 from tests.report.drawn import HOSTILE
 
@@ -35,7 +35,7 @@ class Explained:
             "paths": self.paths,
             "intervention": self.edited(model, drawn.tokens),
         }
-        self.path = write_report(self.inspection, place / "r.html", **self.shown)
+        self.path = show(self.inspection, place / "r.html", **self.shown)
 
     def edited(self, model, ids):
         cut = dsf.edits.Cut(LAYER, heads=[0])
@@ -77,11 +77,11 @@ def test_the_edges_of_a_layer_are_its_first_picture(made, reading):
 def test_an_attribution_of_other_tokens_is_refused(made, tmp_path):
     short = dsf.inspect(folder("llama"), input_ids=torch.arange(5)[None], checks="none")
     with pytest.raises(ValueError, match="'attribution'"):
-        write_report(short, tmp_path / "r.html", attribution=made.share)
-    with pytest.raises(ValueError, match="'inspection'"):
-        write_report([made.inspection], tmp_path / "r.html", attribution=made.share)
+        show(short, tmp_path / "r.html", attribution=made.share)
+    with pytest.raises(ValueError, match="'result'"):
+        show([made.inspection], tmp_path / "r.html", attribution=made.share)
     with pytest.raises(TypeError, match="attribution"):
-        write_report(made.inspection, tmp_path / "r.html", attribution=made.share.tokens)
+        show(made.inspection, tmp_path / "r.html", attribution=made.share.tokens)
     assert not list(tmp_path.iterdir())
 
 
@@ -89,14 +89,14 @@ def test_an_intervention_on_other_tokens_is_refused(made, tmp_path):
     ids = torch.arange(5)[None]
     short = dsf.intervene(folder("llama"), input_ids=ids, edits=[])
     with pytest.raises(ValueError, match="'intervention'"):
-        write_report(made.inspection, tmp_path / "r.html", intervention=short)
+        show(made.inspection, tmp_path / "r.html", intervention=short)
     with pytest.raises(TypeError, match="intervention"):
-        write_report(made.inspection, tmp_path / "r.html", intervention=short.output)
+        show(made.inspection, tmp_path / "r.html", intervention=short.output)
     assert not list(tmp_path.iterdir())
 
 
 def test_of_chosen_layers_the_edges_are_shown_and_all_shares(made, tmp_path, reading):
-    path = write_report(made.inspection, tmp_path / "r.html", layers=[LAYER], **made.shown)
+    path = show(made.inspection, tmp_path / "r.html", layers=[LAYER], **made.shown)
     data = reading.content(path.read_text(encoding="utf-8"))
     assert [layer["name"] for layer in data["layers"]] == [LAYER]
     whole = reading.content(made.path.read_text(encoding="utf-8"))
@@ -106,13 +106,13 @@ def test_of_chosen_layers_the_edges_are_shown_and_all_shares(made, tmp_path, rea
 
 def test_a_notebook_shows_what_the_page_does(made, reading):
     pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
-    view = dsf.view(made.inspection, **made.shown)
+    view = dsf.show(made.inspection, **made.shown)
     page = reading.content(made.path.read_text(encoding="utf-8"))
     assert json.loads(embedded(view.content)) == page
-    with pytest.raises(ValueError, match="'inspection'"):
-        dsf.view([made.inspection], attribution=made.share)
+    with pytest.raises(ValueError, match="'result'"):
+        dsf.show([made.inspection], attribution=made.share)
     with pytest.raises(TypeError, match="intervention"):
-        dsf.view(made.inspection, intervention=made.share)
+        dsf.show(made.inspection, intervention=made.share)
 
 
 @pytest.mark.slow
@@ -145,7 +145,7 @@ def test_the_shares_are_seen_by_keys_alone_and_open_the_edges(made, visited, sch
 
 
 def test_the_page_is_the_same_without_an_attribution(made, tmp_path, reading):
-    path = write_report(made.inspection, tmp_path / "r.html")
+    path = show(made.inspection, tmp_path / "r.html")
     data = reading.content(path.read_text(encoding="utf-8"))
     assert data["attribution"] is None
     assert all("share" not in map for layer in data["layers"] for map in layer["maps"])
@@ -181,7 +181,7 @@ def test_paths_are_shown_in_their_own_sample(tmp_path, visited):
     shown = dsf.inspect(model, input_ids=drawn.tokens, checks="none")
     found = share.paths(3, sample=-1)
     assert found.to_json()["sample"] == found.sample == 1
-    page = visited(write_report(shown, tmp_path / "r.html", attribution=share, paths=found))
+    page = visited(show(shown, tmp_path / "r.html", attribution=share, paths=found))
     page.locator(".thumb[title$='sample 0, edges']").first.click()
     page.get_by_role("button", name="Shares", exact=True).click()
     page.locator(".state", has_text="They were searched for in sample 1.").wait_for()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.controls import open_menu
 from tests.report.drawn import HOSTILE
 
@@ -104,7 +104,7 @@ def test_one_negative_link_among_many_tokens_is_seen_and_is_cool(browser, of, tm
         normalised=False,
     )
     page = browser.new_page(viewport={"width": 360, "height": 700})
-    page.goto(write_report(of([mixer]), tmp_path / "r.html").as_uri())
+    page.goto(show(of([mixer]), tmp_path / "r.html").as_uri())
     page.wait_for_selector("html[data-ready]")
     cool = page.locator(".canvases canvas").first.evaluate(
         """(canvas) => {
@@ -157,7 +157,7 @@ def test_every_control_and_picture_has_a_name(opened):
 
 
 def test_an_old_browser_gets_a_sentence(browser, inspected, tmp_path):
-    path = write_report(inspected(dsf.mixers.DeltaNet), tmp_path / "r.html")
+    path = show(inspected(dsf.mixers.DeltaNet), tmp_path / "r.html")
     context = browser.new_context()
     context.add_init_script("delete globalThis.DecompressionStream")
     page = context.new_page()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.conftest import SETTLED
 from tests.report.controls import MAP
 from tests.report.drawn import of_mixers
@@ -39,7 +39,7 @@ def path(tmp_path_factory):
     words = [f" w{k % 50}" for k in range(STEPS)]
     found = of_mixers([attention(0), attention(1)], words=words, axes=("sample", "head"))
     page = tmp_path_factory.mktemp("page") / "r.html"
-    return write_report(found, page, title="GPT-2 124M, 512 tokens")
+    return show(found, page, title="GPT-2 124M, 512 tokens")
 
 
 @pytest.mark.sampled(count=4)
@@ -65,9 +65,7 @@ def test_the_whole_map_is_in_the_window(visited, path, width, height, least, sch
 def test_thumbnails_get_what_the_map_leaves_free(visited, tmp_path, width, height, beside):
     """SmolLM2's nine heads left 150 pixels beside the map empty."""
     found = of_mixers([attention(0, heads=9)], axes=("sample", "head"))
-    page = visited(
-        write_report(found, tmp_path / "r.html"), viewport={"width": width, "height": height}
-    )
+    page = visited(show(found, tmp_path / "r.html"), viewport={"width": width, "height": height})
     canvas = page.locator(".canvases canvas").first
     assert canvas.evaluate(MAP)["wide"] >= (640 if height == 900 else 800)
     free = page.locator(".canvases").evaluate(

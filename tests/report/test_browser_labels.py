@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def test_maps_of_few_queries_or_keys_have_room_for_their_positions(
         query=torch.zeros(1, rows, 1), key=torch.zeros(1, columns, 1),
         value=torch.ones(1, columns, 2), bias=bias, causal=False,
     )  # fmt: skip
-    path = write_report(of([mixer]), tmp_path / "r.html")
+    path = show(of([mixer]), tmp_path / "r.html")
     page = visited(path, viewport={"width": width, "height": 800})
     check_texts(page)
 
@@ -73,6 +73,6 @@ def test_maps_of_few_queries_or_keys_have_room_for_their_positions(
 def test_no_text_is_cut_or_lies_over_another(visited, of, softmax, tmp_path, words, width):
     """Positions are narrower than the word above them; accents are characters without a width."""
     scores = torch.randn(7, 7, generator=torch.Generator().manual_seed(0))
-    path = write_report(of([softmax(scores)], words=words), tmp_path / "r.html")
+    path = show(of([softmax(scores)], words=words), tmp_path / "r.html")
     page = visited(path, viewport={"width": width, "height": 800})
     check_texts(page)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.drawn import of_mixers
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ def path(tmp_path_factory):
     mixers = [dsf.mixers.SelectiveStateSpace.draw(rng, steps=6) for _ in range(2)]
     assert mixers[0].system().batch[0] == 2
     found = of_mixers(mixers, axes=("sample", "channel"))
-    return write_report(found, tmp_path_factory.mktemp("page") / "r.html")
+    return show(found, tmp_path_factory.mktemp("page") / "r.html")
 
 
 def focused(page):

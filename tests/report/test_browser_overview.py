@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.drawn import of_mixers
 
 pytestmark = pytest.mark.slow
@@ -27,14 +27,14 @@ def heads(*batch, steps=16):
 def windows(tmp_path_factory):
     """Two layers of attention in windows, as Swin has it."""
     found = of_mixers([heads(16, 3), heads(4, 6)], axes=("sample", "window", "head"))
-    return write_report(found, tmp_path_factory.mktemp("page") / "r.html")
+    return show(found, tmp_path_factory.mktemp("page") / "r.html")
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     """Two layers of 32 heads, which take four rows of eight each where there is room."""
     found = of_mixers([heads(32), heads(32)], axes=("sample", "head"))
-    return write_report(found, tmp_path_factory.mktemp("page") / "r.html")
+    return show(found, tmp_path_factory.mktemp("page") / "r.html")
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.test_browser_labels import WATCH, lie_over_each_other
 
 pytestmark = pytest.mark.slow
@@ -17,7 +17,7 @@ def path(of, softmax, tmp_path, monkeypatch):
     monkeypatch.setattr("dsf.report.selection.EXACT_CELLS", 0)
     rng = torch.Generator().manual_seed(0)
     layers = [softmax(torch.randn(40, 40, generator=rng)) for _ in range(2)]
-    return write_report(of(layers, words=[f"w{k}" for k in range(40)]), tmp_path / "r.html")
+    return show(of(layers, words=[f"w{k}" for k in range(40)]), tmp_path / "r.html")
 
 
 def test_numbers_of_cells_keep_off_the_labels(visited, path):
@@ -68,10 +68,10 @@ def test_the_overview_is_found_where_it_lies_below(visited, path, width):
 
 def test_models_of_other_inputs_are_not_compared_unasked(visited, of, softmax, tmp_path):
     both = [of([softmax(torch.zeros(n, n))], words=[f"w{k}" for k in range(n)]) for n in (5, 7)]
-    page = visited(write_report(both, tmp_path / "r.html"))
+    page = visited(show(both, tmp_path / "r.html"))
     assert page.locator(".pane").count() == 1
     same = [of([softmax(torch.zeros(5, 5))], words=list("abcde")) for _ in range(2)]
-    page = visited(write_report(same, tmp_path / "s.html"))
+    page = visited(show(same, tmp_path / "s.html"))
     assert page.locator(".pane").count() == 2
 
 
@@ -80,5 +80,5 @@ def test_the_map_that_opens_first_is_read_at_a_glance(visited, of, softmax, tmp_
     one_key = torch.zeros(12, 12)
     one_key[torch.arange(4, 12), torch.arange(4, 12) - 3] = 20.0
     layers = [softmax(torch.zeros(12, 12)), softmax(one_key), softmax(torch.zeros(12, 12))]
-    page = visited(write_report(of(layers), tmp_path / "r.html"))
+    page = visited(show(of(layers), tmp_path / "r.html"))
     assert "layers.1." in page.locator(".pane h2").inner_text()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.controls import MAP, open_menu
 from tests.report.drawn import of_mixers
 
@@ -36,7 +36,7 @@ def sinking(seed):
 def path(tmp_path_factory):
     mixers = [sinking(seed) for seed in range(3)]
     found = of_mixers(mixers, words=WORDS, axes=("sample", "head"))
-    return write_report(found, tmp_path_factory.mktemp("page") / "r.html")
+    return show(found, tmp_path_factory.mktemp("page") / "r.html")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_beside_a_sink_the_other_weights_are_seen_and_linear_is_one_choice_away(
 
 def test_the_diagonal_can_be_hidden(visited, of, softmax, tmp_path):
     scores = torch.full((40, 40), -9.0).fill_diagonal_(0)
-    page = visited(write_report(of([softmax(scores)]), tmp_path / "r.html"))
+    page = visited(show(of([softmax(scores)]), tmp_path / "r.html"))
     open_menu(page)
     page.get_by_label("Colour scale").select_option("linear")
     under = page.locator(".canvases canvas").first
@@ -131,7 +131,7 @@ def test_samples_are_named_once_over_their_thumbnails(visited, tmp_path):
         for name in ("query", "key", "value")
     }
     mixers = [dsf.mixers.SoftmaxAttention(**parts) for _ in range(2)]
-    page = visited(write_report(of_mixers(mixers), tmp_path / "r.html"))
+    page = visited(show(of_mixers(mixers), tmp_path / "r.html"))
     named = ["sample 0", "sample 1"] * 2
     assert page.locator(".lines p.sample").all_text_contents() == named
     assert page.locator(".lines .thumb").all_text_contents() == [""] * 48

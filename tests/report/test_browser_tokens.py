@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 import dsf
 from dsf.inspection import Inspection
-from dsf.report import draw_grid, write_report
+from dsf.report import draw_grid, show
 from tests.report.controls import open_menu
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def windows(of, softmax):
 @pytest.fixture
 def shown(visited, tmp_path):
     def visit(inspection: Inspection, **options):
-        return visited(write_report(inspection, tmp_path / "r.html", **options))
+        return visited(show(inspection, tmp_path / "r.html", **options))
 
     return visit
 

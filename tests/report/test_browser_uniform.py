@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.controls import open_menu
 from tests.report.drawn import of_mixers
 
@@ -34,7 +34,7 @@ def head(spread):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     found = of_mixers([head(0.0), head(0.01), head(3.0)])
-    return write_report(found, tmp_path_factory.mktemp("page") / "r.html")
+    return show(found, tmp_path_factory.mktemp("page") / "r.html")
 
 
 def blues(thumb):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from tests.report.controls import open_menu
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def shown(visited, tmp_path):
     """Opens a page about an inspection."""
 
     def visit(inspection, **options):
-        return visited(write_report(inspection, tmp_path / "r.html", **options))
+        return visited(show(inspection, tmp_path / "r.html", **options))
 
     return visit
 

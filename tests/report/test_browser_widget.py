@@ -38,7 +38,7 @@ def drawn():
         dsf.mixers.DeltaNet.draw(rng, steps=9),
         dsf.mixers.SoftmaxAttention.draw(rng, steps=9),
     ]
-    return dsf.view(of_mixers(mixers, words=[*HOSTILE, "k01"]))
+    return dsf.show(of_mixers(mixers, words=[*HOSTILE, "k01"]))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_the_widget_shows_shares_paths_and_the_changed_run(cell, light):
     )
     page = cell(
         light=light,
-        made=dsf.view(
+        made=dsf.show(
             replace(stack.inspection, tokens=(tuple(words),)),
             layers=[layer],
             attribution=share,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection import Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.models import folder, recall
 
@@ -107,7 +108,7 @@ def test_architectures_are_paired_by_depth(inspected):
 
 def test_what_cannot_be_compared_is_refused(inspected):
     with pytest.raises(InspectionError, match="'second'"):
-        dsf.compare(inspected, dsf.Inspection(layers=()))
+        dsf.compare(inspected, Inspection(layers=()))
     with pytest.raises(KeyError, match="'nowhere'"):
         dsf.compare(inspected, inspected, verdicts=False).difference_map("nowhere")
 

@@ -11,7 +11,7 @@ import torch
 
 import dsf
 from dsf.inspection.results.table import Table
-from dsf.report import write_report
+from dsf.report import show
 from dsf.report.content import content, embedded
 from dsf.report.map_bytes import exact_windows
 
@@ -31,7 +31,7 @@ def page(inspected, reading, tmp_path):
         *FAMILIES, words=words, unsupported=[(reading.hostile[0], "Odd", "<b>not linear</b>")]
     )
     facts = {reading.hostile[0]: reading.hostile[0]}
-    path = write_report(inspection, tmp_path / "r.html", title=reading.hostile[0], facts=facts)
+    path = show(inspection, tmp_path / "r.html", title=reading.hostile[0], facts=facts)
     return path.read_text(encoding="utf-8")
 
 
@@ -180,14 +180,14 @@ def test_layers_and_heads_of_a_page_are_chosen(of, tmp_path, reading):
     first, second = (of_channels(of, channels=40)[0] for _ in range(2))
     second = replace(second, name="another", heads=(3, 20, 31))
     inspection = replace(of_channels(of), layers=(first, second))
-    path = write_report(inspection, tmp_path / "r.html", layers="another", heads=slice(1, None))
+    path = show(inspection, tmp_path / "r.html", layers="another", heads=slice(1, None))
     (layer,) = reading.content(path.read_text(encoding="utf-8"))["layers"]
     labels = [map["label"] for map in layer["maps"]]
     assert labels == ["all 2 chosen channels", "channel 20", "channel 31"]
     with pytest.raises(dsf.inspection.InspectionError, match="2 layers"):
-        write_report(inspection, path, layers=7)
+        show(inspection, path, layers=7)
     with pytest.raises(dsf.inspection.InspectionError, match="40"):
-        write_report(inspection, path, heads=99)
+        show(inspection, path, heads=99)
 
 
 def test_tokens_of_a_wide_layer_are_taken_in_groups(of, reading, monkeypatch):
@@ -211,7 +211,7 @@ def test_tokens_of_a_wide_layer_are_taken_in_groups(of, reading, monkeypatch):
 
 
 def test_one_token(inspected, reading, tmp_path):
-    path = write_report(inspected(*FAMILIES, steps=1, words=["only"]), tmp_path / "r.html")
+    path = show(inspected(*FAMILIES, steps=1, words=["only"]), tmp_path / "r.html")
     layers = reading.content(path.read_text(encoding="utf-8"))["layers"]
     assert [layer["maps"][0]["view"]["rows"] for layer in layers] == [1] * 4
 
@@ -251,7 +251,7 @@ def test_a_long_map_is_there_token_by_token_within_the_size(steps, limit, of, tm
     rng = torch.Generator().manual_seed(0)
     make = lambda width: torch.randn(1, steps, width, generator=rng)  # noqa: E731
     mixer = dsf.mixers.SoftmaxAttention(query=3 * make(8), key=make(8), value=make(1))
-    path = write_report(of([mixer]), tmp_path / "long.html")
+    path = show(of([mixer]), tmp_path / "long.html")
     assert path.stat().st_size < limit * 2**20
     map = reading.content(path.read_text(encoding="utf-8"))["layers"][0]["maps"][0]
     assert (map["whole"]["rows"], map["view"]["rows"]) == (steps, 256)
@@ -266,7 +266,7 @@ def test_many_heads_stay_small(of, tmp_path):
     heads, steps = 36, 512
     make = lambda width: torch.randn(heads, steps, width, generator=rng)  # noqa: E731
     mixer = dsf.mixers.SoftmaxAttention(query=make(4), key=make(4), value=make(1))
-    path = write_report(of([mixer]), tmp_path / "many.html")
+    path = show(of([mixer]), tmp_path / "many.html")
     assert path.stat().st_size < 6 * 2**20 * heads / 144 + 2**20
 
 
@@ -308,7 +308,7 @@ def test_the_content_has_this_form(inspected):
 
 def test_progress_ends_at_one(inspected, tmp_path):
     told = []
-    write_report(inspected(*FAMILIES), tmp_path / "r.html", progress=told.append)
+    show(inspected(*FAMILIES), tmp_path / "r.html", progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1
 
@@ -352,7 +352,7 @@ def test_verdicts_have_words_and_their_text_stays_text(inspected, reading, tmp_p
         }
 
     verdicts = Table((record("PROVED"), record("PROVED"), record("UNKNOWN", "<b>time</b>")))
-    path = write_report(inspected(dsf.mixers.DeltaNet), tmp_path / "r.html", verdicts=verdicts)
+    path = show(inspected(dsf.mixers.DeltaNet), tmp_path / "r.html", verdicts=verdicts)
     page = path.read_text(encoding="utf-8")
     assert "✓ 2 PROVED" in page
     assert "? 1 UNKNOWN" in page

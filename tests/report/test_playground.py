@@ -27,7 +27,7 @@ PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimat
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    return dsf.playground().write(tmp_path_factory.mktemp("playground") / "p.html")
+    return dsf.report.playground().write(tmp_path_factory.mktemp("playground") / "p.html")
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_rows_that_sum_to_one_are_said_to(page):
 
 @pytest.mark.slow
 def test_a_wrong_number_of_the_page_would_be_seen(visited, tmp_path):
-    told = dsf.playground("delta_net", rate=0.5).html
+    told = dsf.report.playground("delta_net", rate=0.5).html
     wrong = told.replace("decays[t] * (", "decays[t] * 0.999 * (")
     assert wrong != told
     path = tmp_path / "wrong.html"
@@ -192,7 +192,7 @@ class Frame(HTMLParser):
 
 
 def test_a_notebook_shows_the_page_in_a_frame_that_reaches_nothing_else():
-    page = dsf.playground("retention", decay=0.5)
+    page = dsf.report.playground("retention", decay=0.5)
     frame = Frame()
     frame.feed(page._repr_html_())
     assert frame.given["srcdoc"] == page.html
@@ -219,18 +219,18 @@ def test_a_notebook_shows_the_page_in_a_frame_that_reaches_nothing_else():
 @pytest.mark.usefixtures("our_own_errors")
 def test_a_wrong_start_is_refused_in_words(preset, settings, said):
     with pytest.raises(ValueError, match=said):
-        dsf.playground(preset, **settings)
+        dsf.report.playground(preset, **settings)
 
 
 @pytest.mark.parametrize("half", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5)], ids=repr)
 @pytest.mark.usefixtures("our_own_errors")
 def test_a_number_of_any_library_is_a_start(half):
-    page = dsf.playground("retention", decay=half)
-    assert page == dsf.playground("retention", decay=0.5)
+    page = dsf.report.playground("retention", decay=half)
+    assert page == dsf.report.playground("retention", decay=0.5)
     assert '"settings":{"decay":0.5}' in page.html
-    assert '"settings":{"order":3}' in dsf.playground("taylor", order=np.int64(3)).html
+    assert '"settings":{"order":3}' in dsf.report.playground("taylor", order=np.int64(3)).html
 
 
 def test_the_docstring_names_every_preset():
     for name in PRESETS:
-        assert f"``{name}``" in dsf.playground.__doc__
+        assert f"``{name}``" in dsf.report.playground.__doc__

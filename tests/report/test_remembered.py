@@ -8,7 +8,7 @@ import pytest
 import dsf
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.measures import off_diagonal
-from dsf.report import draw_grid, selection, write_report
+from dsf.report import draw_grid, selection, show
 from tests.inspection.families.tiny_models import build, inputs
 
 
@@ -31,7 +31,7 @@ def counted(monkeypatch):
 
 def test_a_layer_of_channels_is_gone_through_once(tmp_path, counted):
     inspection = dsf.inspect(build("mamba"), **inputs(9))
-    write_report(inspection, tmp_path / "report.html")
+    show(inspection, tmp_path / "report.html")
     draw_grid(inspection, tmp_path / "maps.png")
     assert counted == {"energies": len(inspection), "norms": len(inspection)}
 

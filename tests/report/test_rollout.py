@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report import write_report
+from dsf.report import show
 from dsf.report.rollout_content import LayersTogether
 from dsf.runtime.threads import limited_to
 from tests.report.drawn import of_mixers
@@ -20,7 +20,7 @@ SOFT, SIGNED, CHANNELS = (
 
 def page_of(place, reading, mixers, **options):
     shown = of_mixers(mixers, **options)
-    path = write_report(shown, place / "r.html")
+    path = show(shown, place / "r.html")
     return path, reading.content(path.read_text(encoding="utf-8"))
 
 
@@ -61,7 +61,7 @@ def test_layers_are_multiplied_on_one_thread_beside_those_that_form_maps(tmp_pat
 
     monkeypatch.setattr(LayersTogether, "add", noted)
     with limited_to(2):
-        write_report(of_mixers(drawn(SOFT, SOFT, SOFT)), tmp_path / "r.html")
+        show(of_mixers(drawn(SOFT, SOFT, SOFT)), tmp_path / "r.html")
         assert torch.get_num_threads() == 2
     assert threads == [1, 1, 1]
 
@@ -111,7 +111,7 @@ def test_of_channels_the_lengths_of_contributions_are_multiplied(tmp_path, readi
     if heads is not None:
         chosen = tuple(replace(layer, heads=heads) for layer in whole)
         shown = replace(shown, layers=chosen)
-    data = reading.content(write_report(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
+    data = reading.content(show(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
     (rollout,) = data["rollouts"]
     assert len(rollout["maps"]) == 6
     last = [map for map in rollout["maps"] if "all 3 layers" in map["label"]]
@@ -133,7 +133,7 @@ def test_of_a_hybrid_each_layer_counts_as_its_maps_do(tmp_path, reading):
     mixers = [*drawn(SIGNED), one, *drawn(SOFT)]
     axes = [("head",), ("sample", "channel"), ("head",)]
     shown = named(of_mixers(mixers), axes)
-    data = reading.content(write_report(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
+    data = reading.content(show(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
     map = data["rollouts"][0]["maps"][-1]
     values = reading.unpacked(map["view"]["values"], np.float32, (STEPS, STEPS))
     np.testing.assert_allclose(values, of_lengths(mixers, 0), rtol=1e-5, atol=1e-7)
@@ -175,7 +175,7 @@ def test_a_weight_that_is_not_finite_ends_it(tmp_path, reading, softmax, of):
     broken = softmax(torch.zeros(4, 4))
     broken.bias[0, 2, 1] = torch.nan
     shown = of([softmax(torch.zeros(4, 4)), broken])
-    data = reading.content(write_report(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
+    data = reading.content(show(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
     (rollout,) = data["rollouts"]
     assert rollout["reason"] == "a weight of model.layers.1.mixer is not finite"
 
@@ -216,7 +216,7 @@ def test_a_sink_does_not_hide_the_other_tokens(tmp_path, reading, softmax, of):
     scores = torch.zeros(12, 12)
     scores[:, 0] = 9
     shown = of([softmax(scores) for _ in range(24)])
-    data = reading.content(write_report(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
+    data = reading.content(show(shown, tmp_path / "r.html").read_text(encoding="utf-8"))
     map = data["rollouts"][0]["maps"][-1]
     _, codes = reading.weights(map["view"], map["scale"])
     values = reading.unpacked(map["view"]["values"], np.float32, (12, 12))

@@ -8,7 +8,7 @@ import dsf
 from dsf import measures
 from dsf.inspection.rebuild import EVERY, ROWS, WINDOWS
 from dsf.properties.run_folder import checked_run
-from dsf.report import write_report
+from dsf.report import show
 from dsf.report.layer_content import Walk, quantities_of
 from dsf.report.selection import select
 from dsf.report.views import views
@@ -52,7 +52,7 @@ def test_each_question_forms_every_row_once(inspection, tmp_path, monkeypatch, l
     assert 1 <= formed.since() <= 1.5  # for the rank the rows of the later half once more
     checked_run(inspection, tmp_path / "run")
     assert formed.since() == 1
-    write_report(inspection, tmp_path / "report.html")
+    show(inspection, tmp_path / "report.html")
     assert formed.since() == 1
 
 
@@ -71,7 +71,7 @@ def test_a_page_that_shows_no_measures_of_rows_computes_none(inspection, tmp_pat
     monkeypatch.setattr("dsf.report.layer_content.MOST_STATE_CELLS", 0)
     monkeypatch.setattr("dsf.measures.whole_rows._compiled", pytest.fail)
     monkeypatch.setattr(availability, "WORTH", 0)
-    assert write_report(inspection, tmp_path / "report.html").exists()
+    assert show(inspection, tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(EVERY, EVERY), (2 * EVERY, WINDOWS * ROWS)])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dsf.report import draw_grid, write_report
+from dsf.report import draw_grid, show
 from dsf.runtime.files import replace_file
 
 
@@ -35,7 +35,7 @@ def test_nothing_is_written_when_a_map_cannot_be_made(inspected, tmp_path, monke
 
     monkeypatch.setattr("dsf.report.layer_content.views", fail)
     with pytest.raises(MemoryError, match="no room"):
-        write_report(inspection, path)
+        show(inspection, path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["page.html"]
 

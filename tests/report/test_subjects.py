@@ -5,7 +5,7 @@ import torch
 
 import dsf
 from dsf.inspection.results.table import Table
-from dsf.report import write_report
+from dsf.report import show
 from dsf.report.content import content
 
 
@@ -29,7 +29,7 @@ def test_two_models_stand_in_one_page_under_different_names(of, reading, tmp_pat
     rng = torch.Generator().manual_seed(0)
     shown = [of([cls.draw(rng, steps=5)]) for cls in (dsf.mixers.DeltaNet, dsf.mixers.S5)]
     tables = [None, Table((record(),))]
-    path = write_report(shown, tmp_path / "r.html", verdicts=tables)
+    path = show(shown, tmp_path / "r.html", verdicts=tables)
     page = path.read_text(encoding="utf-8")
     data = reading.content(page)
     assert [model["name"] for model in data["models"]] == ["drawn/model (1)", "drawn/model (2)"]
@@ -49,7 +49,7 @@ def test_what_cannot_be_shown_is_refused_with_the_cure(inspected):
     inspection = inspected(dsf.mixers.DeltaNet)
     with pytest.raises(ValueError, match="empty list"):
         content([])
-    with pytest.raises(TypeError, match="'inspection'"):
+    with pytest.raises(TypeError, match="'result'"):
         content([inspection[0]])
     with pytest.raises(ValueError, match="table"):
         content([inspection, inspection], verdicts=Table(()))

@@ -22,7 +22,7 @@ def shown(inspected):
 def test_maps_travel_as_bytes_beside_the_state_and_come_back(shown):
     from ipywidgets.widgets.widget import _put_buffers, _remove_buffers
 
-    made = dsf.view(shown)
+    made = dsf.show(shown)
     state, paths, buffers = _remove_buffers(made.get_state())
     layers = [*made.content["layers"], *made.content["rollouts"]]
     maps = sum(len(layer["maps"]) for layer in layers)
@@ -33,12 +33,12 @@ def test_maps_travel_as_bytes_beside_the_state_and_come_back(shown):
 
 
 def test_chosen_layers_are_shown(shown):
-    assert dsf.view(shown, layers=-1).content["layers"] == content(shown[1:])["layers"]
+    assert dsf.show(shown, layers=-1).content["layers"] == content(shown[1:])["layers"]
 
 
 def test_the_module_is_all_there_is(shown):
     """One export, nothing fetched, every part of the page in it."""
-    module = dsf.view(shown)._esm
+    module = dsf.show(shown)._esm
     assert module.count("export default") == 1
     assert not re.search(r"https?:|\bimport\b|innerHTML|\beval\(", module)
     code = [line.strip() for name in EXPLORER for line in file_of(f"{name}.js").splitlines()]
@@ -47,7 +47,7 @@ def test_the_module_is_all_there_is(shown):
 
 
 def test_a_saved_notebook_keeps_a_picture(shown):
-    bundle, _ = dsf.view(shown)._repr_mimebundle_()
+    bundle, _ = dsf.show(shown)._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG")
     assert "application/vnd.jupyter.widget-view+json" in bundle
 
@@ -70,6 +70,6 @@ def test_the_picture_shows_what_the_map_holds(of, softmax):
 
 def test_without_the_library_the_cure_is_named(shown, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "anywidget", None)
-    widget._kind.cache_clear()
+    widget.explorer.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r'pip install "dsf-toolkit\[notebooks\]"'):
-        dsf.view(shown)
+        dsf.show(shown)

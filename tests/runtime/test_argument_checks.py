@@ -23,10 +23,19 @@ OTHERS = (
     dsf.jobs.summary,
     dsf.jobs.processes,
     dsf.jobs.cluster,
-    *(getattr(dsf.plot, name) for name in ("by_lag", "complex_plane", "curves", "histogram")),
-    *(getattr(dsf.plot, name) for name in ("per_map", "per_token", "rank_profile", "spectrum")),
-    *(getattr(dsf.plot, name) for name in ("heat_maps", "layers_and_heads", "panels", "draw")),
-    dsf.plot.report_state,
+    *(
+        getattr(dsf.report.plot, name)
+        for name in ("by_lag", "complex_plane", "curves", "histogram")
+    ),
+    *(
+        getattr(dsf.report.plot, name)
+        for name in ("per_map", "per_token", "rank_profile", "spectrum")
+    ),
+    *(
+        getattr(dsf.report.plot, name)
+        for name in ("heat_maps", "layers_and_heads", "panels", "draw")
+    ),
+    dsf.report.plot.report_state,
 )
 UNSAID = {
     ("select", "index"),
@@ -43,16 +52,21 @@ UNSAID = {
 
 def public() -> Iterable[tuple[str, Callable[..., Any], str]]:
     """Every argument of every function of these packages."""
-    for package in (dsf.measures, dsf.algebra, dsf.exchange, dsf.certify):
+    for package in (dsf.measures, dsf.systems.algebra, dsf.report.exchange, dsf.certify):
         for name in package.__all__:
             function = getattr(package, name)
             if inspect.isfunction(function):
                 for argument in inspect.signature(function).parameters:
                     yield f"{package.__name__}.{name}", function, argument
-    for function in (dsf.realise, dsf.reduce, dsf.row_blocks, dsf.step):
+    for function in (
+        dsf.evaluate.realise,
+        dsf.evaluate.reduce,
+        dsf.evaluate.row_blocks,
+        dsf.evaluate.step,
+    ):
         for argument in inspect.signature(function).parameters:
             yield f"dsf.{function.__name__}", function, argument
-    for function in (dsf.stack, dsf.compare, dsf.check_adapter, *OTHERS):
+    for function in (dsf.stack, dsf.compare, dsf.testing.check_adapter, *OTHERS):
         for argument, said in inspect.signature(function).parameters.items():
             if said.kind is not said.VAR_KEYWORD and said.annotation is not Any:
                 yield f"dsf.{function.__name__}", function, argument
@@ -198,6 +212,6 @@ def test_what_has_a_system_is_told_how():
     mixer = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=4)
     with pytest.raises(TypeError, match=r"mixer\.system\(\)"):
         dsf.measures.product_norms(mixer)
-    two = dsf.SystemSum((mixer.system(), mixer.system()))
+    two = dsf.systems.SystemSum((mixer.system(), mixer.system()))
     with pytest.raises(TypeError, match="SystemSum"):
         dsf.measures.product_norms(two)

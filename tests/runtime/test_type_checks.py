@@ -7,8 +7,8 @@ from beartype import beartype
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf import plot
 from dsf.inspection.probing.driven import random_values
+from dsf.report import plot
 from dsf.runtime.shapes import at_least
 from tests.type_checks import names_a_shape
 

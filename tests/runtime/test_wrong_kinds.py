@@ -32,13 +32,13 @@ def found():
         ("grid", "ab"),
         ("grid", (1.5, 2)),
         ("path", 3),
-        ("inspection", 3),
+        ("result", 3),
     ],
 )
 def test_a_report(found, tmp_path, argument, value):
-    asked = {"inspection": found, "path": tmp_path / "a.html", argument: value}
+    asked = {"result": found, "path": tmp_path / "a.html", argument: value}
     with pytest.raises(TypeError, match=f"'{argument}'"):
-        dsf.write_report(**asked)
+        dsf.show(**asked)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -46,22 +46,22 @@ def test_a_report(found, tmp_path, argument, value):
 def test_a_view(found, argument, value):
     pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
     with pytest.raises(TypeError, match=f"'{argument}'"):
-        dsf.view(found, **{argument: value})
+        dsf.show(found, **{argument: value})
 
 
 @pytest.mark.parametrize(
     ("call", "argument"),
     [
-        (lambda: dsf.plot.heat_map(MAP, title=3), "title"),
-        (lambda: dsf.plot.heat_map(MAP, tokens="abc"), "tokens"),
-        (lambda: dsf.plot.heat_map(MAP, tokens=3), "tokens"),
-        (lambda: dsf.plot.heat_map(MAP, tokens=[1, 2, 3]), "tokens"),
-        (lambda: dsf.plot.heat_map(MAP, axes=3), "axes"),
-        (lambda: dsf.plot.heat_maps([MAP]), "maps"),
-        (lambda: dsf.plot.heat_maps({"a": MAP}, columns="a"), "columns"),
+        (lambda: dsf.report.plot.heat_map(MAP, title=3), "title"),
+        (lambda: dsf.report.plot.heat_map(MAP, tokens="abc"), "tokens"),
+        (lambda: dsf.report.plot.heat_map(MAP, tokens=3), "tokens"),
+        (lambda: dsf.report.plot.heat_map(MAP, tokens=[1, 2, 3]), "tokens"),
+        (lambda: dsf.report.plot.heat_map(MAP, axes=3), "axes"),
+        (lambda: dsf.report.plot.heat_maps([MAP]), "maps"),
+        (lambda: dsf.report.plot.heat_maps({"a": MAP}, columns="a"), "columns"),
         (lambda: draw_grid(3, "a.png"), "inspection"),
-        (lambda: dsf.realise(3), "map"),
-        (lambda: dsf.realise(MAP, tolerance="a"), "tolerance"),
+        (lambda: dsf.evaluate.realise(3), "map"),
+        (lambda: dsf.evaluate.realise(MAP, tolerance="a"), "tolerance"),
         (lambda: dsf.mixers.DeltaNet.draw(3, steps=5), "rng"),
         (lambda: dsf.sweep(models.folder("llama"), edits=3, target=3, input_ids=IDS), "edits"),
         (
@@ -93,18 +93,20 @@ def test_as_many_texts_as_tokens():
     axes = Figure().subplots()
     for tokens in (["a"], ["a"] * 41):
         with pytest.raises(ValueError, match="3 tokens"):
-            dsf.plot.heat_map(MAP, tokens=tokens, axes=axes)
+            dsf.report.plot.heat_map(MAP, tokens=tokens, axes=axes)
         with pytest.raises(ValueError, match="3 tokens"):
-            dsf.plot.heat_maps({"one": MAP, "two": MAP}, tokens=tokens)
+            dsf.report.plot.heat_maps({"one": MAP, "two": MAP}, tokens=tokens)
     with pytest.raises(ValueError, match="rows"):
-        dsf.plot.heat_map(MAP[:, :2], tokens=["a", "b", "c"], axes=axes)
-    assert dsf.plot.heat_map(MAP, tokens=["a", "b", "c"]).get_xticklabels()[1].get_text() == "b"
+        dsf.report.plot.heat_map(MAP[:, :2], tokens=["a", "b", "c"], axes=axes)
+    assert (
+        dsf.report.plot.heat_map(MAP, tokens=["a", "b", "c"]).get_xticklabels()[1].get_text() == "b"
+    )
 
 
 @pytest.mark.parametrize("tolerance", [-1, 1, float("nan")])
 def test_a_tolerance_is_a_share(tolerance):
     with pytest.raises(ValueError, match="'tolerance'"):
-        dsf.realise(MAP, tolerance=tolerance)
+        dsf.evaluate.realise(MAP, tolerance=tolerance)
 
 
 def test_a_logit_less_itself():

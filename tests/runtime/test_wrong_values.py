@@ -61,16 +61,16 @@ BEYOND = 10**400
         (lambda: measures.row_sums([]), "blocks"),
         (lambda: measures.effective_rank(iter([])), "blocks"),
         (lambda: measures.row_sums([MAP]), "map_or_system"),
-        (lambda: dsf.algebra.select(SYSTEM, 2), "index"),
-        (lambda: dsf.algebra.select(SYSTEM, "a"), "index"),
-        (lambda: dsf.algebra.select(SYSTEM, np.eye(2)), "index"),
-        (lambda: dsf.algebra.select(SYSTEM, True), "index"),
-        (lambda: dsf.algebra.converted(SYSTEM, device="a"), "device"),
-        (lambda: dsf.exchange.from_state_space("a", 1, 1, 1, steps=2), "A"),
-        (lambda: dsf.exchange.from_state_space(1, 1, 1, np.ones((1, 1, 1)), steps=2), "D"),
-        (lambda: dsf.exchange.from_scipy(3, steps=2), "system"),
-        (lambda: dsf.exchange.from_control(3, steps=2), "system"),
-        (lambda: dsf.exchange.from_transformer_lens(3), "cache"),
+        (lambda: dsf.systems.algebra.select(SYSTEM, 2), "index"),
+        (lambda: dsf.systems.algebra.select(SYSTEM, "a"), "index"),
+        (lambda: dsf.systems.algebra.select(SYSTEM, np.eye(2)), "index"),
+        (lambda: dsf.systems.algebra.select(SYSTEM, True), "index"),
+        (lambda: dsf.systems.algebra.converted(SYSTEM, device="a"), "device"),
+        (lambda: dsf.report.exchange.from_state_space("a", 1, 1, 1, steps=2), "A"),
+        (lambda: dsf.report.exchange.from_state_space(1, 1, 1, np.ones((1, 1, 1)), steps=2), "D"),
+        (lambda: dsf.report.exchange.from_scipy(3, steps=2), "system"),
+        (lambda: dsf.report.exchange.from_control(3, steps=2), "system"),
+        (lambda: dsf.report.exchange.from_transformer_lens(3), "cache"),
         (lambda: dsf.certify.decay(-MAP[0], width=2, most=float("inf")), "most"),
         (
             lambda: dsf.certify.locality(
@@ -84,9 +84,9 @@ BEYOND = 10**400
             ),
             r"box\[0\]",
         ),
-        (lambda: dsf.realise(MAP.half()), "map"),
-        (lambda: dsf.step(SYSTEM, 6, torch.zeros(2, 4, 3), SIGNAL[:, 0]), "token"),
-        (lambda: dsf.chunkwise(SYSTEM, SIGNAL, size=2.5), "size"),
+        (lambda: dsf.evaluate.realise(MAP.half()), "map"),
+        (lambda: dsf.evaluate.step(SYSTEM, 6, torch.zeros(2, 4, 3), SIGNAL[:, 0]), "token"),
+        (lambda: dsf.evaluate.chunkwise(SYSTEM, SIGNAL, size=2.5), "size"),
         (lambda: dsf.respond(SYSTEM, SIGNAL.to("meta")), "signal"),
         (lambda: dsf.respond(SYSTEM, SIGNAL.to_sparse()), "signal"),
         (lambda: dsf.attention_map(SYSTEM, out=3), "out"),
@@ -113,7 +113,7 @@ def test_what_means_nothing(call, argument):
         (SIGNAL, "'signal'"),
     ],
 )
-@pytest.mark.parametrize("method", [None, dsf.scan])
+@pytest.mark.parametrize("method", [None, dsf.evaluate.scan])
 def test_a_response_is_not_begun_where_it_cannot_be_stored(out, words, method):
     before = SIGNAL.clone()
 
@@ -128,7 +128,7 @@ def test_a_response_is_not_begun_where_it_cannot_be_stored(out, words, method):
 def test_a_response_is_stored_beside_its_signal():
     room = torch.zeros(2, *SIGNAL.shape, dtype=torch.float64)
     room[0] = SIGNAL
-    expected = dsf.respond(SYSTEM, SIGNAL, method=dsf.recurrent)
+    expected = dsf.respond(SYSTEM, SIGNAL, method="recurrent")
     torch.testing.assert_close(dsf.respond(SYSTEM, room[0], out=room[1]), expected)
     torch.testing.assert_close(room[1], expected)
 

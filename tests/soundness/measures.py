@@ -101,7 +101,7 @@ def _system(chance: random.Random, rng: torch.Generator) -> tuple[str, dsf.Syste
 
 def coefficients_of(system: dsf.System, index: tuple[int, ...]) -> dict[str, Any]:
     """The numbers of one entry of the batch as plain lists, exactly."""
-    system = dsf.algebra.converted(system, dtype=torch.float64)
+    system = dsf.systems.algebra.converted(system, dtype=torch.float64)
     parts = {"A": system.A.dense(), "B": system.B, "C": system.C, "D": system.feedthrough}
     found = {
         name: torch.as_tensor(part).expand(*system.batch, system.steps, -1, -1)[index]
@@ -133,7 +133,7 @@ def drawn(seed: int) -> Drawn:
         return Drawn(name, system, [oracle.followed(each) for each in plain], plain)
     if kind < 0.72:
         name, first = _system(chance, rng)
-        second = dsf.algebra.reverse(first)
+        second = dsf.systems.algebra.reverse(first)
         both = SystemSum((first, second))
         maps = [
             oracle.added(*(oracle.followed(coefficients_of(part, index)) for part in both.parts))
@@ -188,7 +188,7 @@ def _sources(case: Drawn) -> Iterator[tuple[str, Any]]:
     if getattr(case.operator, "read_steps", case.operator.steps) == case.operator.steps:
         map = dsf.attention_map(case.operator)
         ports = {"outputs": case.operator.output_size, "inputs": case.operator.input_size}
-        yield "map", list(dsf.row_blocks(map, **ports))
+        yield "map", list(dsf.evaluate.row_blocks(map, **ports))
 
 
 def compare(case: Drawn, tally: Tally) -> None:
@@ -226,7 +226,7 @@ def _of_operators(case: Drawn, tally: Tally) -> None:
     _judged(case, "operator", "map_distance", same, truth, tally)
     if getattr(operator, "read_steps", operator.steps) == operator.steps:
         ports = {"outputs": operator.output_size, "inputs": operator.input_size}
-        twice = list(dsf.row_blocks(2 * dsf.attention_map(operator), **ports))
+        twice = list(dsf.evaluate.row_blocks(2 * dsf.attention_map(operator), **ports))
         doubled = [
             oracle.Map([[2 * v for v in row] for row in map.rows], map.written, map.read)
             for map in exact

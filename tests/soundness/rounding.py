@@ -81,7 +81,7 @@ def case(seed: int) -> tuple[str, dsf.System, int]:
         C, D = C * scale, D * scale
     system = dsf.System(Dense(A), B, C, D, reads_before_update=bool(seed % 2))
     if kind == "float32":
-        system = dsf.algebra.converted(system, dtype=torch.float32)
+        system = dsf.systems.algebra.converted(system, dtype=torch.float32)
     return kind, system, order
 
 
@@ -90,7 +90,7 @@ def reduced(count: int, first: int = 0) -> Bounds:
     found = Bounds()
     for seed in range(first, first + count):
         kind, system, order = case(seed)
-        reduction = dsf.reduce(system, order=order)
+        reduction = dsf.evaluate.reduce(system, order=order)
         maps = [oracle.followed(coefficients_of(each, ())) for each in (system, reduction.system)]
         pairs = zip(oracle.everything(maps[0]), oracle.everything(maps[1]), strict=True)
         true = oracle.length([a - b for a, b in pairs])

@@ -25,8 +25,8 @@ BOX = (-torch.ones(4).double(), torch.ones(4).double())
 SMALLEST = float(torch.linalg.svdvals(torch.cat([KEY, torch.ones(12, 1).double()], -1))[-1])
 ONE = torch.tensor(1.0, dtype=torch.float64)
 PORTS = torch.ones(3, 1, 1, dtype=torch.float64)
-SYSTEM = dsf.System(dsf.transition.Diagonal(PORTS[..., 0] / 2), PORTS, PORTS)
-TURNED = dsf.System(dsf.transition.Diagonal(PORTS[..., 0] / 2), PORTS, -PORTS)
+SYSTEM = dsf.System(dsf.systems.transition.Diagonal(PORTS[..., 0] / 2), PORTS, PORTS)
+TURNED = dsf.System(dsf.systems.transition.Diagonal(PORTS[..., 0] / 2), PORTS, -PORTS)
 
 
 def verdict(to):

@@ -54,7 +54,7 @@ def test_the_last_state_is_where_the_next_part_starts(mixer):
 def test_long_sequences_cross_the_borders_of_windows(backward):
     rng = torch.Generator().manual_seed(0)
     decay, write, read = torch.rand(3, 150, 2, generator=rng, dtype=torch.float64)
-    A = dsf.transition.Diagonal(decay)
+    A = dsf.systems.transition.Diagonal(decay)
     system = replace(System.from_write_and_read(A, write, read), runs_backward=backward)
     signal = torch.randn(150, 1, 3, generator=rng, dtype=torch.float64)
     states = system.states(signal, at=slice(60, 70))
@@ -63,7 +63,7 @@ def test_long_sequences_cross_the_borders_of_windows(backward):
 
 def test_tokens_and_signals_that_do_not_fit_are_refused():
     one = torch.ones(5, 1)
-    system = System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+    system = System.from_write_and_read(dsf.systems.transition.Diagonal(one / 2), one, one)
     with pytest.raises(IndexError, match="token 5"):
         system.states(torch.ones(5, 1, 1), at=[5])
     with pytest.raises(IndexError, match="'at'"):
@@ -75,7 +75,7 @@ def test_tokens_and_signals_that_do_not_fit_are_refused():
 @pytest.mark.usefixtures("our_own_errors")
 def test_tokens_are_whole_numbers_of_any_library():
     one = torch.ones(3, 1)
-    system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(one / 2), one, one)
     signal = torch.ones(3, 1, 1)
     for at in (torch.tensor([0, -1]), np.array([0, 2]), (0, 2), range(0, 3, 2)):
         assert torch.equal(system.states(signal, at=at), system.states(signal, at=[0, 2]))

@@ -36,7 +36,7 @@ def test_a_system_is_a_value(system):
 def test_the_number_type_holds_every_part(system, name):
     widened = replace(system, **{name: getattr(system, name).to(torch.complex128)})
     assert widened.dtype == torch.complex128
-    single = dsf.algebra.converted(system, dtype=torch.float32)
+    single = dsf.systems.algebra.converted(system, dtype=torch.float32)
     mixed = replace(single, **{name: getattr(system, name)})
     assert mixed.dtype == torch.float64
 

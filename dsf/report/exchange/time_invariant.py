@@ -39,8 +39,8 @@ def state_space(system: System) -> Four:
     if system.batch or system.runs_backward or system.takes_real_part:
         raise ValueError(
             "state_space: needs one causal system without batch axes whose output is not the real "
-            "part of a complex state; pick one with dsf.algebra.select, reverse time with "
-            "dsf.algebra.reverse, or use dsf.algebra.with_conjugates first."
+            "part of a complex state; pick one with dsf.systems.algebra.select, reverse time with "
+            "dsf.systems.algebra.reverse, or use dsf.systems.algebra.with_conjugates first."
         )
     token = system.window(0, 1)
     A = token.A.dense()[0]

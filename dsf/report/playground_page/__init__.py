@@ -28,7 +28,7 @@ HEIGHT = 900
 
 @dataclass(frozen=True)
 class Playground:
-    """The page of ``dsf.playground``; a notebook shows it in a frame.
+    """The page of ``dsf.report.playground``; a notebook shows it in a frame.
 
     Attributes:
         preset: the architecture that it opens with.
@@ -75,7 +75,7 @@ def playground(preset: str = "softmax_attention", **settings: float | int) -> Pl
 
     Example:
         >>> import dsf
-        >>> dsf.playground("delta_net", rate=0.5)
+        >>> dsf.report.playground("delta_net", rate=0.5)
         Playground(preset='delta_net', settings={'rate': 0.5})
     """
     sliders = _sliders(preset)

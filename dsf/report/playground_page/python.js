@@ -9,7 +9,7 @@ const complex = (re, im, brackets = 1) => `torch.tensor(${"[".repeat(brackets)}c
 
 const CALLS = {
   system: ({ A, B, C, D }) => [["one = torch.ones_like(value)"], "System.from_write_and_read",
-    [`dsf.transition.Diagonal(${A} * one)`, `write=${B} * one`, `read=${C} * one`, `feedthrough=${D} * one[:, 0]`]],
+    [`dsf.systems.transition.Diagonal(${A} * one)`, `write=${B} * one`, `read=${C} * one`, `feedthrough=${D} * one[:, 0]`]],
   softmax_attention: (s) => [[], "mixers.SoftmaxAttention", [...attending(s), "scale=1.0"]],
   linear_attention: (s) => [[], "mixers.LinearAttention", attending(s)],
   taylor: (s) => [[], "mixers.SoftmaxAttention", [...attending(s), "scale=1.0"], `.expansion(order=${s.order})`],

@@ -41,8 +41,8 @@ def on(axes: Axes | None) -> Axes:
 def panels(down: int, across: int, *, size: tuple[float, float] | None = None) -> list[Axes]:
     """New axes of one figure in the style of this package, row by row; ``size`` in inches.
 
-    Every function of ``dsf.plot`` takes ``axes``, so that pictures can share a figure. Figures that
-    are no longer needed should be closed with ``plt.close``.
+    Every function of ``dsf.report.plot`` takes ``axes``, so that pictures can share a figure.
+    Figures that are no longer needed should be closed with ``plt.close``.
 
     >>> left, right = panels(1, 2, size=(8.0, 3.0))
     >>> left.figure is right.figure

@@ -36,10 +36,11 @@ def change_of_basis(system: System, T: Shaped[Tensor, "*leading state state"]) -
         Two equal states; the new coordinates are their mean and their difference:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> decay, one = torch.full((3, 2), 0.5), torch.ones(3, 2)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(decay), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(decay), one, one)
         >>> T = torch.tensor([[0.5, 0.5], [1.0, -1.0]])
-        >>> other = dsf.algebra.change_of_basis(system, T)
+        >>> other = dsf.systems.algebra.change_of_basis(system, T)
         >>> other.B[0].flatten(), other.C[0].flatten()
         (tensor([1., 0.]), tensor([2., 0.]))
         >>> dsf.attention_map(other).equal(dsf.attention_map(system))
@@ -106,9 +107,9 @@ def with_conjugates(system: System) -> System:
 
         >>> import dsf, torch
         >>> one = torch.ones(5, 1, dtype=torch.complex64)
-        >>> A = dsf.transition.Diagonal(1j * one)
+        >>> A = dsf.systems.transition.Diagonal(1j * one)
         >>> system = dsf.System.from_write_and_read(A, one, one, takes_real_part=True)
-        >>> plain = dsf.algebra.with_conjugates(system)
+        >>> plain = dsf.systems.algebra.with_conjugates(system)
         >>> dsf.attention_map(plain, rows=-1).real
         tensor([[ 1.,  0., -1.,  0.,  1.]])
     """

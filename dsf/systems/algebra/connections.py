@@ -43,10 +43,10 @@ def series(first: System, second: System) -> System:
 
         >>> import dsf, torch
         >>> like = torch.zeros(())
-        >>> A = dsf.transition.Shift.register(like, batch=torch.Size(), steps=4, size=2)
+        >>> A = dsf.systems.transition.Shift.register(like, batch=torch.Size(), steps=4, size=2)
         >>> first, last = torch.tensor([1.0, 0]).expand(4, 2), torch.tensor([0, 1.0]).expand(4, 2)
         >>> delay = dsf.System.from_write_and_read(A, write=first, read=last)
-        >>> dsf.attention_map(dsf.algebra.series(delay, delay)).diagonal(-2)
+        >>> dsf.attention_map(dsf.systems.algebra.series(delay, delay)).diagonal(-2)
         tensor([1., 1.])
     """
     same_sequence("series", [first, second])
@@ -127,12 +127,13 @@ def parallel(*systems: System | SystemSum) -> System | SystemSum:
         A state that decays slowly and one that decays fast, both driven by the same signal:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
         >>> slow, fast = (
-        ...     dsf.System.from_write_and_read(dsf.transition.Diagonal(decay * one), one, one)
+        ...     dsf.System.from_write_and_read(transition.Diagonal(decay * one), one, one)
         ...     for decay in (0.5, 0.25)
         ... )
-        >>> both = dsf.algebra.parallel(slow, fast)
+        >>> both = dsf.systems.algebra.parallel(slow, fast)
         >>> both
         System(3 tokens, 2 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
         >>> dsf.attention_map(both, rows=-1)
@@ -165,12 +166,13 @@ def direct_sum(*systems: System) -> System | SystemSum:
         Two tokens and two ports, each with its own decay:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(2, 1)
         >>> slow, fast = (
-        ...     dsf.System.from_write_and_read(dsf.transition.Diagonal(decay * one), one, one)
+        ...     dsf.System.from_write_and_read(transition.Diagonal(decay * one), one, one)
         ...     for decay in (0.5, 0.25)
         ... )
-        >>> dsf.attention_map(dsf.algebra.direct_sum(slow, fast), rows=-1)
+        >>> dsf.attention_map(dsf.systems.algebra.direct_sum(slow, fast), rows=-1)
         tensor([[0.5000, 0.0000, 1.0000, 0.0000],
                 [0.0000, 0.2500, 0.0000, 1.0000]])
     """

@@ -35,9 +35,10 @@ def converted(
 
     Example:
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
-        >>> dsf.algebra.converted(system, dtype=torch.float64)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> dsf.systems.algebra.converted(system, dtype=torch.float64)
         System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float64 on cpu)
     """
     if dtype is not None and not dtype.is_floating_point:
@@ -85,11 +86,12 @@ def select(system: Kind, index: Any) -> Kind:
 
     Example:
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(8, 3, 1)  # eight heads
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
-        >>> dsf.algebra.select(system, slice(2, 4))
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> dsf.systems.algebra.select(system, slice(2, 4))
         System(3 tokens, 1 states, 1 in, 1 out, batch (2,); A: Diagonal; float32 on cpu)
-        >>> dsf.algebra.select(system, 5)
+        >>> dsf.systems.algebra.select(system, 5)
         System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
     """
     index = _without_ellipsis(index, len(system.batch))

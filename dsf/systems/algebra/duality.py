@@ -27,9 +27,10 @@ def reverse(system: Operator) -> Operator:
         A state that halves, from the last token to the first:
 
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
-        >>> dsf.attention_map(dsf.algebra.reverse(system))
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> dsf.attention_map(dsf.systems.algebra.reverse(system))
         tensor([[1.0000, 0.5000, 0.2500],
                 [0.0000, 1.0000, 0.5000],
                 [0.0000, 0.0000, 1.0000]])
@@ -57,9 +58,10 @@ def adjoint(system: Operator, *, conjugate: bool = False) -> Operator:
         Where the map reads token j for token i, the adjoint reads token i for token j:
 
         >>> import dsf, torch
+        >>> from dsf.systems import algebra, transition
         >>> one = torch.ones(3, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
-        >>> dsf.attention_map(dsf.algebra.adjoint(system)).equal(dsf.attention_map(system).mT)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> dsf.attention_map(algebra.adjoint(system)).equal(dsf.attention_map(system).mT)
         True
     """
     if isinstance(system, SystemSum):

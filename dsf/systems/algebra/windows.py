@@ -26,10 +26,11 @@ def split_at(system: System, token: int) -> tuple[System, System]:
     Example:
         >>> from dataclasses import replace
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(5, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
         >>> signal = torch.ones(5, 1, 1)
-        >>> front, back = dsf.algebra.split_at(system, 3)
+        >>> front, back = dsf.systems.algebra.split_at(system, 3)
         >>> state = dsf.evaluate.final_state(front, signal[:3])
         >>> dsf.respond(replace(back, initial=state), signal[3:]).flatten()
         tensor([1.8750, 1.9375])
@@ -73,9 +74,10 @@ def concatenated(front: System, back: System) -> System:
 
     Example:
         >>> import dsf, torch
+        >>> from dsf.systems import transition
         >>> one = torch.ones(5, 1)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(one / 2), one, one)
-        >>> again = dsf.algebra.concatenated(*dsf.algebra.split_at(system, 2))
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> again = dsf.systems.algebra.concatenated(*dsf.systems.algebra.split_at(system, 2))
         >>> dsf.attention_map(again).equal(dsf.attention_map(system))
         True
     """

@@ -66,9 +66,6 @@ class DiagonalPlusLowRank(Transition):
     def transposed(self) -> "DiagonalPlusLowRank":
         return DiagonalPlusLowRank(self.decay, self.right, self.left)
 
-    def decays(self) -> Shaped[Tensor, "*batch time state"]:
-        return self.decay
-
     @property
     def is_constant(self) -> bool:
         return (

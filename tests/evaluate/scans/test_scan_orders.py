@@ -99,7 +99,7 @@ def test_a_quasi_separable_mixer():
     def late(order):
         """What was there after the token before."""
         c, a, b = (order.scanned(part, axis=0) for part in (read, decay, write))
-        A = dsf.transition.ScaledIdentity(a, 4)
+        A = dsf.systems.transition.ScaledIdentity(a, 4)
         return dsf.System.from_write_and_read(
             A, b, c.roll(1, 0), order.scanned(own, axis=0)[:, 0] / 2, reads_before_update=True
         ), order
@@ -120,10 +120,12 @@ def test_a_quasi_separable_mixer():
 def test_fewer_channels_and_another_precision(mixers, orders):
     together = scanned(*((m.system(), order) for m, order in zip(mixers, orders, strict=True)))
     map = dsf.attention_map(together)
-    torch.testing.assert_close(dsf.attention_map(dsf.algebra.select(together, (0, 1))), map[0, 1])
-    single = dsf.attention_map(dsf.algebra.converted(together, dtype=torch.float32))
+    torch.testing.assert_close(
+        dsf.attention_map(dsf.systems.algebra.select(together, (0, 1))), map[0, 1]
+    )
+    single = dsf.attention_map(dsf.systems.algebra.converted(together, dtype=torch.float32))
     torch.testing.assert_close(single, map.float(), rtol=1e-4, atol=1e-5)
-    turned = dsf.attention_map(dsf.algebra.reverse(together))
+    turned = dsf.attention_map(dsf.systems.algebra.reverse(together))
     torch.testing.assert_close(turned, map.flip(-1, -2))
 
 

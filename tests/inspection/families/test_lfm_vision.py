@@ -66,5 +66,5 @@ def test_its_mixer_keeps_the_laws():
     """It reads both ways; of nine taps six meet nothing in a single row of patches."""
     expected = {"causality": "it reads both ways"}
     found = dsf.testing.check_mixer(GridConvolution, expected_failures=expected)
-    refuted = [one.witness["law"] for one in found if one.verdict is dsf.Verdict.REFUTED]
+    refuted = [one.witness["law"] for one in found if one.verdict is dsf.certify.Verdict.REFUTED]
     assert refuted == ["causality"]

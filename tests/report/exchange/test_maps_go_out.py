@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import dsf
-from dsf import exchange
 from dsf.models import folder, recall
+from dsf.report import exchange
 
 TOKENS = recall.draw(torch.Generator().manual_seed(0), 2, pairs=3, length=10).tokens
 

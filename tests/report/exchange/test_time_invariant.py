@@ -6,7 +6,7 @@ import scipy.signal
 import torch
 
 import dsf
-from dsf import exchange
+from dsf.report import exchange
 from dsf.systems.transition import Dense
 
 

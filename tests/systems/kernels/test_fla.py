@@ -141,7 +141,7 @@ def test_without_the_library_it_says_so_and_goes_on(monkeypatch):
     system, signal = drawn()
     with pytest.warns(RuntimeWarning, match="ModuleNotFoundError"):
         response, _ = cuda.answered_on_cuda(system, signal)
-    assert_close(response, dsf.respond(system, signal, method=dsf.recurrent))
+    assert_close(response, dsf.respond(system, signal, method="recurrent"))
 
 
 def test_doctor_tells_of_it_where_asked(monkeypatch):

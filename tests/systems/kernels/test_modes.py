@@ -76,7 +76,7 @@ def test_columns_share_their_modes(rung):
     several = torch.cat([signal, -2 * signal, signal.flip(-3)], dim=-1)
     response = dsf.respond(system, several)
     assert rung == [(18, 9)]
-    torch.testing.assert_close(response, dsf.recurrent(system, several))
+    torch.testing.assert_close(response, dsf.evaluate.recurrent(system, several))
     out = torch.full_like(response, torch.nan)
     assert torch.equal(dsf.respond(system, several, out=out), response)
 
@@ -88,7 +88,7 @@ def test_what_the_loop_does_not_know_goes_another_way(rung, case):
     if case == "begun":
         system = replace(system, initial=system.B[..., 0, :, :])
     elif case == "backward":
-        system = dsf.algebra.reverse(system)
+        system = dsf.systems.algebra.reverse(system)
     elif case == "wanted":
         signal = signal.requires_grad_(True)
     elif case == "complex":
@@ -98,4 +98,4 @@ def test_what_the_loop_does_not_know_goes_another_way(rung, case):
         system = replace(system, C=system.C * weight)
     response = dsf.respond(system, signal)
     assert rung == []
-    torch.testing.assert_close(response, dsf.recurrent(system, signal))
+    torch.testing.assert_close(response, dsf.evaluate.recurrent(system, signal))

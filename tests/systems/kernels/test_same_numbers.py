@@ -131,7 +131,7 @@ structures = pytest.mark.parametrize("structure", STRUCTURES)
 def test_hard_decays_in_single_precision(structure, regime, monkeypatch):
     """Against the plain path in double precision over the same numbers."""
     system, signal = drawn(structure, regime, Drawer(3, dtype=torch.float32), steps=1024)
-    exact = dsf.algebra.converted(system, dtype=torch.float64)
+    exact = dsf.systems.algebra.converted(system, dtype=torch.float64)
     expected = without_kernels(monkeypatch, lambda: dsf.respond(exact, signal.double()))
     response, state = compiled(system, signal)
     assert error(response.double(), expected) < SINGLE
@@ -149,7 +149,7 @@ def test_slow_sums_over_sixteen_thousand_tokens(structure):
         B = system.B
         write = B.write[:1].abs().expand_as(B.write)
         system = replace(system, B=replace(B, write=write))
-    exact, _ = compiled(dsf.algebra.converted(system, dtype=torch.float64), signal.double())
+    exact, _ = compiled(dsf.systems.algebra.converted(system, dtype=torch.float64), signal.double())
     assert error(compiled(system, signal)[0].double(), exact) < SINGLE
 
 
@@ -213,7 +213,9 @@ def test_growth_is_growth():
     system, signal = drawn("selective", lambda decay, _: decay, drawer, steps=40)
     system = replace(system, A=replace(system.A, pole=-system.A.pole))
     response, _ = compiled(system, signal)
-    exact = dsf.chunkwise(dsf.algebra.converted(system, dtype=torch.float64), signal.double())
+    exact = dsf.evaluate.chunkwise(
+        dsf.systems.algebra.converted(system, dtype=torch.float64), signal.double()
+    )
     assert error(response.double(), exact) < 2 * SINGLE  # growth multiplies what rounding did
     system = replace(system, A=replace(system.A, pole=1e3 * system.A.pole))
     response, _ = compiled(system, signal)

@@ -54,7 +54,7 @@ def test_responses(structure, before, steps, monkeypatch):
     signal = signal[..., :20]
     held = drawer.tensor(*system.batch, system.state_size, signal.shape[-1])
     system = replace(system, initial=held, reads_before_update=before)
-    exact = dsf.algebra.converted(system, dtype=torch.float64)
+    exact = dsf.systems.algebra.converted(system, dtype=torch.float64)
     response, state = answered(system, signal)
     wanted = without_kernels(monkeypatch, lambda: dsf.respond(exact, signal.double()))
     left = without_kernels(monkeypatch, lambda: dsf.evaluate.final_state(exact, signal.double()))
@@ -75,7 +75,7 @@ def test_responses(structure, before, steps, monkeypatch):
 def test_maps(structure, steps, before):
     system, _ = drawn(structure, DECAYS["violent"], Drawer(2, dtype=torch.float32), steps=steps)
     system = replace(system, reads_before_update=before)
-    exact = dsf.algebra.converted(system, dtype=torch.float64)
+    exact = dsf.systems.algebra.converted(system, dtype=torch.float64)
     borders = [0, steps] if steps < 70 else [5, 60, 70, steps]
     rows = torch.cat(list(cuda.rows_on_cuda(system, borders, FreshRows())), dim=-2)
     wanted = torch.cat(list(forward_rows(exact, borders)), dim=-2)

@@ -5,7 +5,8 @@ from functools import partial
 
 import torch
 
-from dsf import ingredients, layers
+from dsf import layers
+from dsf.mixers import ingredients
 
 META = partial(layers.MetaLinearAttention, filter_width=None)
 

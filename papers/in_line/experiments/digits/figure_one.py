@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf import ingredients, mixers
+from dsf import mixers
+from dsf.mixers import ingredients
 from papers.drawn import apart, weights
 
 _PRINTED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf import ingredients
 from dsf.layers import InLineAttention, LinearAttention, SoftmaxAttention
+from dsf.mixers import ingredients
 from papers.in_line.experiments.digits.vision import HEADS, WIDTH, Attention, VisionTransformer
 
 SEEDS = (0, 1, 2)

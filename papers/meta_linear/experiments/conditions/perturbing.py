@@ -249,5 +249,5 @@ def _spliced(before: System, after: System, at: int) -> System:
         torch.where(here, getattr(new, name), getattr(old, name))
         for name in ("B", "C", "feedthrough")
     )
-    A = dsf.transition.Dense(torch.where(here, new.A.dense(), old.A.dense()))
+    A = dsf.systems.transition.Dense(torch.where(here, new.A.dense(), old.A.dense()))
     return replace(old, A=A, B=B, C=C, D=D)

@@ -40,7 +40,7 @@ def dilution() -> Result:
     return {"tokens": list(lengths), "uniform_share": shares, "limit": float(np.exp(-1.0))}
 
 
-def softmax_row(logits: Float[Tensor, " time"]) -> dsf.ExplicitMap:
+def softmax_row(logits: Float[Tensor, " time"]) -> dsf.systems.ExplicitMap:
     """The explicit map of one query over all keys."""
     key, one = logits.unsqueeze(-1), torch.ones(1, 1, dtype=logits.dtype)
     return dsf.mixers.SoftmaxAttention(query=one, key=key, value=key, causal=False).system()
