@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 WHY = {
     "little": "little is lost",
     "decays": "it forgets because it decays",
+    "overwrites": "it forgets because it is overwritten",
     "full": "it forgets because it is full",
 }
 
@@ -39,6 +40,7 @@ def state(
     \b
       kept      share of the tokens' signals that can be read off the last state
       decayed   share that has decayed
+      removed   share that later tokens overwrote
       taken     share that cannot be told from what other tokens left (the state is full)
       length    whether the norm of the state grows, fades or stays over the second half
 
@@ -73,7 +75,7 @@ def state(
 def _show(report: "StateReport", written: Sequence[Path]) -> None:
     """One row for each layer, then what has no state and what was written."""
     print_table(
-        ("layer", "states", "kept", "decayed", "taken", "in use", "length", ""),
+        ("layer", "states", "kept", "decayed", "removed", "taken", "in use", "length", ""),
         [
             (
                 layer.name,

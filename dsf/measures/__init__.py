@@ -1,6 +1,7 @@
 """Measures: numbers that describe a map or a system, one file for each question."""
 
 from dsf.measures.distance import largest_difference, map_distance
+from dsf.measures.erasers import erased_by
 from dsf.measures.gain import absolute_gain, column_norms, energy_gain, row_norms
 from dsf.measures.gramians import controllability_gramians, observability_gramians
 from dsf.measures.hankel import hankel_ranks, hankel_singular_values, states_needed
@@ -51,7 +52,14 @@ from dsf.measures.stability import (
     product_norms,
     transition_eigenvalues,
 )
-from dsf.measures.state_use import forgetting, interference, occupancy, retained, state_norm
+from dsf.measures.state_use import (
+    forgetting,
+    interference,
+    occupancy,
+    overwritten,
+    retained,
+    state_norm,
+)
 from dsf.measures.streaming import Streamed, streamed
 from dsf.measures.sums import column_sums, largest_ahead, row_sum_spread, row_sums
 
@@ -70,6 +78,7 @@ __all__ = [
     "effective_rank",
     "effective_tokens",
     "energy_gain",
+    "erased_by",
     "first_token",
     "forgetting",
     "half_life",
@@ -94,6 +103,7 @@ __all__ = [
     "observability_gramians",
     "occupancy",
     "off_diagonal_energy",
+    "overwritten",
     "previous_token",
     "product_norms",
     "retained",

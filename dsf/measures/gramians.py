@@ -28,7 +28,7 @@ def controllability_gramians(system: System) -> Shaped[Tensor, "*batch time stat
     for t in range(whole.steps):
         token = whole.window(t, t + 1)
         write = _at(token.B, whole.dtype)
-        state = _through(token, state) + write @ write.mH
+        state = gram_after(token, state) + write @ write.mH
         found.append(state)
     return _by_token(found, system)
 
@@ -44,13 +44,7 @@ def observability_gramians(system: System) -> Shaped[Tensor, "*batch time state 
     state = _zero(whole)
     found = [state]
     for t in range(whole.steps - 1, 0, -1):
-        token = whole.window(t, t + 1)
-        read = _at(token.C, whole.dtype)
-        seen = read.mH @ read
-        if whole.reads_before_update:
-            state = seen + _back(token, state)
-        else:
-            state = _back(token, state + seen)
+        state = gram_before(whole.window(t, t + 1), state)
         found.append(state)
     return _by_token(found[::-1], system)
 
@@ -60,13 +54,32 @@ def _by_token(found: list[Tensor], system: System) -> Tensor:
     return torch.stack(found[::-1] if system.runs_backward else found, dim=-3)
 
 
-def _through(token: System, gram: Tensor) -> Tensor:
-    """A P Aᴴ."""
+def gram_after(
+    token: System, gram: Shaped[Tensor, "*batch state state"]
+) -> Shaped[Tensor, "*batch state state"]:
+    """A P Aᴴ: the energy of the states after a token, of what was there before it."""
     half = (token.A @ gram.unsqueeze(-3)).squeeze(-3)
     return (token.A @ half.mH.unsqueeze(-3)).squeeze(-3)
 
 
-def _back(token: System, gram: Tensor) -> Tensor:
+def gram_before(
+    token: System, gram: Shaped[Tensor, "*batch state state"]
+) -> Shaped[Tensor, "*batch state state"]:
+    """Energy that the reads from a token on take of the state before it."""
+    if token.reads_before_update:
+        return seen_at(token) + pulled_back(token, gram)
+    return pulled_back(token, gram + seen_at(token))
+
+
+def seen_at(token: System) -> Shaped[Tensor, "*batch state state"]:
+    """Cᴴ C: the energy that one token reads."""
+    read = _at(token.C, token.dtype)
+    return read.mH @ read
+
+
+def pulled_back(
+    token: System, gram: Shaped[Tensor, "*batch state state"]
+) -> Shaped[Tensor, "*batch state state"]:
     """Aᴴ Q A, by the conjugate of (Aᵀ conj(Q) conj(A))."""
     A = token.A.transposed()
     half = (A @ gram.conj().unsqueeze(-3)).squeeze(-3).conj()

@@ -1,7 +1,8 @@
 """What the state holds: how much of it is in use, and what becomes of each token in it.
 
-``h_t`` is the sum of what every token left in it. A token may be lost for two reasons: what it
-left has decayed, or it cannot be told from what other tokens left (the state is full). The numbers
+``h_t`` is the sum of what every token left in it. A token may be lost for three reasons: what it
+left has decayed, a later token has overwritten it, or it cannot be told from what other tokens left
+(the state is full). The numbers
 of ``occupancy`` do not depend on the basis of the states; the others do, and are meant in the basis
 in which a model stores them.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 from dsf.evaluate import fold
 from dsf.evaluate.arguments import check_signal, forward_form
 from dsf.evaluate.cache import kept_rows
+from dsf.measures.erasers import overwriting_shares
 from dsf.measures.fold import Map
 from dsf.measures.hankel import hankel_singular_values
 from dsf.runtime.argument_checks import checked
@@ -178,8 +180,8 @@ def retained(
     rounding of relative size ``noise`` (the mean over input ports). Between 0 and 1. The shares of
     all tokens sum to at most the number of states.
 
-    The rest has been lost for two reasons: ``1 - retained - interference`` by decay, and
-    :func:`interference` to other tokens.
+    The rest has been lost for three reasons: :func:`interference` of other tokens,
+    :func:`overwritten`, and ``1 - retained - interference - overwritten`` by decay.
 
     Args:
         at: after which token of the recurrence; tokens after it have the share 0.
@@ -198,6 +200,39 @@ def retained(
     """
     together, _ = _readable("retained", system, at, noise)
     return together
+
+
+@checked
+def overwritten(
+    system: System, *, at: int = -1, noise: float = NOISE
+) -> Shaped[Tensor, "*batch time"]:
+    """Share of each token's signal that is lost since later tokens removed it from the state.
+
+    Of what could not be read off the state after the token ``at`` even if this token alone had
+    written, the part that ``overwriting`` took of the energy of its trace (``erased_by``); the
+    other part has decayed. Between 0 and 1, and 0 for diagonal transitions.
+
+    Args:
+        at, noise: as for :func:`retained`.
+
+    Raises:
+        IndexError, ValueError: as :func:`retained`.
+
+    Example:
+        >>> import dsf, torch
+        >>> key = torch.ones(1, 2, 1)  # the second token writes to the same key
+        >>> mixer = dsf.mixers.DeltaNet(query=key, key=key, value=key, rate=torch.ones(1, 2))
+        >>> overwritten(mixer.system(), noise=1e-6)
+        tensor([[1., 0.]])
+    """
+    _, alone = _readable("overwritten", system, at, noise)
+    plain = with_conjugates(system) if system.takes_real_part else system
+    last = at % system.steps
+    last = system.steps - 1 - last if system.runs_backward else last
+    share = overwriting_shares(forward_form(plain), last)
+    share = torch.nn.functional.pad(share, (0, system.steps - last - 1))
+    lost = torch.where(share > 0, 1 - alone, 0)  # tokens after ``at`` have lost nothing
+    return lost * (share.flip(-1) if system.runs_backward else share)
 
 
 @checked

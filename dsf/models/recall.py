@@ -77,6 +77,60 @@ def draw(
     return Recall(tokens, targets)
 
 
+def draw_long(
+    generator: torch.Generator,
+    samples: int,
+    *,
+    lag: int,
+    pairs: int = PAIRS,
+    distractors: int = 0,
+    queries: int = 1,
+    spread: int = 32,
+) -> Recall:
+    """Draw sequences in which every query comes at least ``lag`` tokens after the last pair.
+
+    ``distractors`` further pairs, of keys that are never asked for, come at random places between
+    the asked pairs and the end, each with a random value; a key may come again with another value.
+    They write into the state that holds the asked pairs. Each asked key comes ``queries`` times in
+    the last ``spread`` tokens. The length is ``2 * pairs + lag + spread``.
+
+    Raises:
+        ValueError: if ``lag`` or ``spread`` is odd, no key is left for distractors, or queries and
+            distractors do not fit.
+    """
+    slots, first = (lag + spread) // 2, lag // 2
+    if lag % 2 or spread % 2 or not 1 <= pairs < min(KEYS, VALUES):
+        raise ValueError(
+            f"draw_long: expected even 'lag' and 'spread' and 'pairs' from 1 to "
+            f"{min(KEYS, VALUES) - 1}, got lag {lag}, spread {spread}, pairs {pairs}."
+        )
+    asked = pairs * queries
+    if asked > slots - first or distractors + asked > slots:
+        raise ValueError(
+            f"draw_long: {asked} queries and {distractors} distractors do not fit into a lag of "
+            f"{lag} and a spread of {spread} tokens. Draw fewer or longer."
+        )
+    order = 1 + _choose(generator, samples, KEYS, among=KEYS)
+    keys, others = order[:, :pairs], order[:, pairs:]
+    values = 1 + KEYS + _choose(generator, samples, pairs, among=VALUES)
+    places = torch.rand(samples, slots, generator=generator)
+    late = places.clone()
+    late[:, :first] = 2  # after every number that is drawn
+    query = late.argsort(dim=-1)[:, :asked]
+    between = places.scatter(1, query, 2).argsort(dim=-1)[:, :distractors]
+    which = torch.randint(others.shape[1], (samples, distractors), generator=generator)
+    other_values = torch.randint(VALUES, (samples, distractors), generator=generator)
+    tokens = torch.full((samples, 2 * (pairs + slots)), BLANK)
+    tokens[:, 0 : 2 * pairs : 2] = keys
+    tokens[:, 1 : 2 * pairs : 2] = values
+    tokens.scatter_(1, 2 * (pairs + between), others.gather(1, which))
+    tokens.scatter_(1, 2 * (pairs + between) + 1, 1 + KEYS + other_values)
+    query = 2 * (pairs + query)
+    tokens.scatter_(1, query, keys.repeat(1, queries))
+    targets = torch.full_like(tokens, SILENT).scatter_(1, query, values.repeat(1, queries))
+    return Recall(tokens, targets)
+
+
 def accuracy(model: nn.Module, recall: Recall) -> float:
     """Share of the queries, 0 to 1, whose most likely next token is the right value.
 

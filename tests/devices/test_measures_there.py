@@ -37,6 +37,8 @@ OF_SYSTEMS = {
     "forgetting": partial(measures.forgetting, lags=[1, 3]),
     "retained": partial(measures.retained, noise=0.1),
     "interference": partial(measures.interference, noise=0.1),
+    "overwritten": partial(measures.overwritten, noise=0.1),
+    "erased_by": measures.erased_by,
     "state_norm": lambda system: measures.state_norm(system, unit_signal(system)),
     "memory_horizon": measures.memory_horizon,
     "lyapunov_exponents": measures.lyapunov_exponents,

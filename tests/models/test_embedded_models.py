@@ -112,3 +112,29 @@ def test_impossible_sequences_are_refused():
 def test_tokens_are_spelled():
     assert recall.spell(torch.tensor([0, 1, 16, 17, 32])) == ["·", "k00", "k15", "v00", "v15"]
     assert len(recall.VOCABULARY) == 33
+
+
+@pytest.mark.parametrize(("lag", "distractors", "queries"), [(0, 0, 1), (64, 30, 1), (40, 12, 3)])
+def test_long_recall_asks_late_for_what_was_shown_first(lag, distractors, queries):
+    tokens, targets = recall.draw_long(
+        seeded(0), 20, lag=lag, pairs=4, distractors=distractors, queries=queries
+    )
+    assert tokens.shape == (20, 8 + lag + 32)
+    for sequence, answers in zip(tokens.tolist(), targets.tolist(), strict=True):
+        shown = dict(zip(sequence[0:8:2], sequence[1:8:2], strict=True))
+        asked = [place for place, answer in enumerate(answers) if answer != recall.SILENT]
+        assert len(asked) == 4 * queries
+        assert min(asked) >= 8 + lag
+        assert all(answers[place] == shown[sequence[place]] for place in asked)
+        assert all(sequence[place + 1] == recall.BLANK for place in asked)
+        keys = [t for t in sequence[8:] if 0 < t <= recall.KEYS and t not in shown]
+        assert len(keys) == distractors
+        assert sum(token > recall.KEYS for token in sequence[8:]) == distractors
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"), [({"lag": 3}, "lag"), ({"lag": 2, "distractors": 90}, "distractors")]
+)
+def test_long_recall_that_does_not_fit_is_refused(wrong, name):
+    with pytest.raises(ValueError, match=name):
+        recall.draw_long(seeded(0), 1, **wrong)

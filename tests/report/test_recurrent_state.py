@@ -10,7 +10,7 @@ import torch
 import dsf
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.mixers import ScalarGatedAttention, SoftmaxAttention
+from dsf.mixers import DeltaNet, ScalarGatedAttention, SoftmaxAttention
 from tests.inspection.families import tiny_models
 
 STEPS = 64
@@ -47,7 +47,8 @@ def test_a_sum_in_one_state_is_full_and_grows_as_fast_as_it_can():
     assert (layer.loss, layer.length) == ("full", "grows")
     assert layer.growth == pytest.approx(1)
     assert layer.norms == pytest.approx(range(1, STEPS + 1))
-    kept, decayed, taken = layer.shares
+    kept, decayed, overwritten, taken = layer.shares
+    assert overwritten == 0
     assert (kept, taken) == pytest.approx((1 / STEPS, 1 - 1 / STEPS), abs=1e-3)
     assert decayed < 1e-3
     assert layer.left == ((1.0, 1.0, 1.0),) * 6
@@ -60,6 +61,19 @@ def test_a_fast_decay_is_a_plateau_that_forgets():
     assert layer.decayed[10] > 0.99
     assert layer.left[0][0] == pytest.approx(0.01)
     assert layer.norms[-1] == pytest.approx(1 / 0.99)
+
+
+def test_a_delta_rule_without_decay_is_overwritten():
+    rng = torch.Generator().manual_seed(0)
+    which = torch.randint(0, 4, (STEPS,), generator=rng)
+    key = torch.eye(16, dtype=torch.float64)[:4][which][None, None]
+    value = torch.randn(1, 1, STEPS, 4, generator=rng, dtype=torch.float64)
+    rate = torch.ones(1, 1, STEPS, dtype=torch.float64)
+    layer = state_of(DeltaNet(query=key, key=key, value=value, rate=rate))
+    assert layer.loss == "overwrites"
+    assert layer.shares == pytest.approx((4 / STEPS, 0, 60 / STEPS, 0), abs=1e-3)
+    assert sum(layer.erased_by_overwriting) == pytest.approx(1)
+    assert not any(layer.erased_by_decay)
 
 
 def test_a_place_for_every_token_loses_little():
@@ -82,7 +96,7 @@ def test_a_state_that_shrinks_fades():
 
 def test_shares_of_every_age_sum_to_one():
     layer = state_of(ScalarGatedAttention.draw(torch.Generator().manual_seed(0), steps=40))
-    for parts in zip(layer.kept, layer.decayed, layer.taken, strict=True):
+    for parts in zip(layer.kept, layer.decayed, layer.overwritten, layer.taken, strict=True):
         assert sum(parts) == pytest.approx(1)
         assert min(parts) >= -1e-12
 
@@ -113,13 +127,15 @@ def test_a_report_is_saved_and_has_a_form_for_files(tmp_path):
 def test_the_figure_shows_the_numbers():
     matplotlib.use("agg")
     report = dsf.report.report_state(inspection_of(memory(ONE, 0.5)))
-    write, tokens, used, norm = report.figure("layers.0").axes
+    write, tokens, used, norm, eraser = report.figure("layers.0").axes
     layer = report.layers[0]
     assert list(norm.lines[0].get_ydata()) == list(layer.norms)
     assert list(write.lines[0].get_ydata()) == [middle for middle, _, _ in layer.left]
     assert list(used.lines[0].get_ydata()) == list(layer.occupancy)
-    assert len(tokens.collections) == 3
+    assert len(tokens.collections) == 4
     assert norm.get_title().startswith("plateau")
+    heights = [bar.get_height() for bar in eraser.patches]
+    assert heights == pytest.approx([*layer.erased_by_decay, *layer.erased_by_overwriting])
 
 
 def test_wrong_options_are_refused():

@@ -27,6 +27,7 @@ from dsf.systems.composite import Operator
 
 if TYPE_CHECKING:
     from dsf.inspection.results.memory import Forecast
+    from dsf.measures.erasers import Eraser
 
 ALL = 0.999
 """A share above this counts as all."""
@@ -250,6 +251,29 @@ class InspectedLayer:
                 "and at least one group."
             )
         return self._contributions.norms_of_groups(groups)
+
+    def erasers(
+        self, *, query: int, key: int, head: int = 0, sample: int = 0
+    ) -> "tuple[Eraser, ...]":
+        """Return what every token between ``key`` and ``query`` erased of the key, in their order.
+
+        Records with ``token, decay, overwriting, total``. The totals sum to the map's entry less
+        what it would be had nothing come between, ``C_i Phi(i, j) B_j - C_i B_j``; negative where a
+        token weakens what the query reads. Attention erases nothing: see ``Eraser.moved_on``.
+
+        Args:
+            query, key: tokens of the model, the later and the earlier one; negative numbers count
+                from the end.
+            head: the head (or channel), numbered as in the model.
+            sample: the sample of the batch.
+
+        Raises:
+            IndexError: if there is no such token, head or sample.
+            ValueError: if the query does not read the key.
+        """
+        from dsf.inspection.results.erasers import erasers_of
+
+        return erasers_of(self, query=query, key=key, head=head, sample=sample)
 
     @property
     def contributes_to(self) -> str:
@@ -489,6 +513,23 @@ class Inspection(Sequence[InspectedLayer]):
         from dsf.inspection.results.heads import scored_heads, text_numbers
 
         return scored_heads(self.layers, text_numbers(self.tokens) if tokens is None else tokens)
+
+    def erasers(self, *, query: int = -1, count: int = 20) -> "Table":
+        """Return the strongest losses of one query: which token erased which, in any layer.
+
+        One record for each loss, the largest first: ``layer``, the batch axes such as ``head``,
+        ``query``, ``key`` (what was erased), ``token`` (the eraser), ``share``, ``decay`` and
+        ``overwriting``. The last three are norms of what is missing in the mixer's response at the
+        query, relative to the norm of that response: how much larger or smaller the contribution
+        of ``key`` would be had ``token`` not come. Layers without a state erase nothing.
+
+        Raises:
+            IndexError: if there is no such token.
+            ValueError: if ``count`` is below 1.
+        """
+        from dsf.inspection.results.erasers import strongest_erasers
+
+        return strongest_erasers(self.layers, query=query, count=count)
 
     def __repr__(self) -> str:
         path = PurePath(self.model)

@@ -71,6 +71,8 @@ QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
     measures.energy_gain: Quantity("gain, energy to energy", per_map),
     measures.forgetting: Quantity("share of a write left", per_token, x="lag, one of those asked"),
     measures.interference: Quantity("lost to other tokens", per_token),
+    measures.overwritten: Quantity("overwritten by later tokens", per_token),
+    measures.erased_by: Quantity("energy erased of all before", per_token),
     measures.occupancy: Quantity("share of the states in use", per_token),
     measures.retained: Quantity("share that can be read", per_token),
     measures.state_norm: Quantity("norm of the state", per_token),

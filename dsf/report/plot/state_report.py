@@ -45,9 +45,12 @@ class LayerState:
         maps: how many heads or channels were looked at, of how many.
         lags, left: after so many tokens this share of a write is left: the median over heads or
             channels, and the quartiles below and above.
-        kept, decayed, taken: for each age in tokens, from 0 for the last token, the share of a
-            token's signal that can be read off the last state, that has decayed, and that is lost
-            to other tokens. Their sum is one.
+        kept, decayed, overwritten, taken: for each age in tokens, from 0 for the last token, the
+            share of a token's signal that can be read off the last state, that has decayed, that
+            later tokens removed, and that cannot be told from what other tokens left. Their sum is
+            one.
+        erased_by_decay, erased_by_overwriting: for each token the energy that it erased of all
+            before (``measures.erased_by``), as shares of all that is erased.
         positions, occupancy: after which tokens, and the share of the states in use there.
         norms: the norm of the state after each token, the geometric mean.
         growth: the exponent of the norm over the second half of the tokens: 0 for a plateau, 0.5
@@ -55,7 +58,7 @@ class LayerState:
         length: ``grows``, ``plateau``, ``fades``, or ``overflow`` where the state is not finite or
             its norm leaves the range of the number type.
         loss: ``little`` where three quarters of all tokens' signals can still be read; else what
-            takes more of them: ``decays``, or ``full`` for other tokens.
+            takes most of them: ``decays``, ``overwrites``, or ``full`` for other tokens.
     """
 
     name: str
@@ -66,7 +69,10 @@ class LayerState:
     left: tuple[tuple[float, float, float], ...]
     kept: tuple[float, ...]
     decayed: tuple[float, ...]
+    overwritten: tuple[float, ...]
     taken: tuple[float, ...]
+    erased_by_decay: tuple[float, ...]
+    erased_by_overwriting: tuple[float, ...]
     positions: tuple[int, ...]
     occupancy: tuple[float, ...]
     norms: tuple[float, ...]
@@ -75,15 +81,16 @@ class LayerState:
     loss: str
 
     @property
-    def shares(self) -> tuple[float, float, float]:
-        """Kept, decayed and taken, the mean over all tokens."""
-        tokens = len(self.kept)
-        return sum(self.kept) / tokens, sum(self.decayed) / tokens, sum(self.taken) / tokens
+    def shares(self) -> tuple[float, float, float, float]:
+        """Kept, decayed, overwritten and taken, the mean over all tokens."""
+        parts = (self.kept, self.decayed, self.overwritten, self.taken)
+        kept, decayed, overwritten, taken = (sum(part) / len(part) for part in parts)
+        return kept, decayed, overwritten, taken
 
     def to_json(self) -> dict[str, Any]:
         """Numbers, strings and lists."""
         record = dict(vars(self))
-        record["shares"] = dict(zip(("kept", "decayed", "taken"), self.shares, strict=True))
+        record["shares"] = dict(zip(COLOURS, self.shares, strict=True))
         return {name: _plain(value) for name, value in record.items()}
 
 
@@ -149,6 +156,13 @@ def _state_of(
     quarters = left.nanquantile(left.new_tensor([0.5, 0.25, 0.75]), dim=0).T
     kept = _by_age(measures.retained(system, noise=noise))
     taken = _by_age(measures.interference(system, noise=noise))
+    removed = _by_age(measures.overwritten(system, noise=noise))
+    erased = [
+        measures.erased_by(system, signal, part=part).reshape(-1, system.steps)
+        for part in ("decay", "overwriting")
+    ]
+    whole = sum(part.abs().sum(dim=-1, keepdim=True) for part in erased)
+    by_decay, by_overwriting = ((part / whole).nanmean(dim=0).nan_to_num() for part in erased)
     positions = sorted({(k + 1) * (system.steps - 1) // (POSITIONS + 1) for k in range(POSITIONS)})
     used = measures.occupancy(system, positions=positions).reshape(-1, len(positions))
     norms = measures.state_norm(system, signal).reshape(-1, system.steps)
@@ -162,14 +176,17 @@ def _state_of(
         lags=tuple(lags),
         left=tuple(_three(each) for each in quarters.tolist()),
         kept=tuple(kept.tolist()),
-        decayed=tuple((1 - kept - taken).tolist()),
+        decayed=tuple((1 - kept - taken - removed).tolist()),
+        overwritten=tuple(removed.tolist()),
         taken=tuple(taken.tolist()),
+        erased_by_decay=tuple(by_decay.tolist()),
+        erased_by_overwriting=tuple(by_overwriting.tolist()),
         positions=tuple(positions),
         occupancy=tuple(used.nanmean(dim=0).tolist()),
         norms=tuple(mean.tolist()),
         growth=growth,
         length=_in_words(norms, growth, dtype),
-        loss=_loss(kept, taken),
+        loss=_loss(kept, removed, taken),
     )
 
 
@@ -191,10 +208,15 @@ def _exponent(norms: Tensor) -> float:
     return ((x * y).sum() / x.square().sum()).item()
 
 
-def _loss(kept: Tensor, taken: Tensor) -> str:
+def _loss(kept: Tensor, overwritten: Tensor, taken: Tensor) -> str:
     if 1 - kept.mean() <= LITTLE:
         return "little"
-    return "full" if taken.sum() > (1 - kept - taken).sum() else "decays"
+    lost = {
+        "full": taken.sum(),
+        "overwrites": overwritten.sum(),
+        "decays": (1 - kept - overwritten - taken).sum(),
+    }
+    return max(lost, key=lambda reason: float(lost[reason]))
 
 
 def _in_words(norms: Tensor, growth: float, dtype: torch.dtype) -> str:
@@ -205,7 +227,13 @@ def _in_words(norms: Tensor, growth: float, dtype: torch.dtype) -> str:
     return "grows" if growth > 0 else "fades"
 
 
-COLOURS = {"kept": "#3879b5", "taken": "#d65430", "decayed": "#d8d4c8"}
+COLOURS = {
+    "kept": "#3879b5",
+    "decayed": "#d8d4c8",
+    "overwritten": "#e0a030",
+    "taken": "#d65430",
+}
+"""What becomes of a token, and its colour."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -224,7 +252,7 @@ class StateReport:
 
     @property
     def saturated(self) -> tuple[LayerState, ...]:
-        """The layers whose state is full: more is lost to other tokens than to decay."""
+        """The layers whose state is full: most is lost to what other tokens left there."""
         return tuple(layer for layer in self.layers if layer.loss == "full")
 
     def figure(self, layer: str) -> Figure:
@@ -275,13 +303,13 @@ def report_state(
     noise: float = NOISE,
     dtype: torch.dtype = torch.float16,
 ) -> StateReport:
-    """What the recurrent state of every layer holds: does it forget by decay, or is it full?
+    """What the recurrent state of every layer holds: does it decay, is it overwritten, or full?
 
     For every layer: how much of a write is left after some tokens (``measures.forgetting``), what
     can be read of each token off the last state (``retained``) and why the rest cannot
-    (``interference``, or decay), how many of the states are in use (``occupancy``), and how the
-    norm of the state goes on with the length (``state_norm``). All is of this run: decays and write
-    strengths keep their values.
+    (``interference``, ``overwritten``, or decay), which tokens erased it (``erased_by``), how many
+    of the states are in use (``occupancy``), and how the norm of the state goes on with the length
+    (``state_norm``). All is of this run: decays and write strengths keep their values.
 
     Args:
         inspection: of a model with recurrent layers.
@@ -315,8 +343,8 @@ def report_state(
 
 def _drawn(layer: LayerState) -> Figure:
     with style():
-        figure = Figure(figsize=(11, 2.9), layout="constrained")
-        write, tokens, used, norm = figure.subplots(1, 4)
+        figure = Figure(figsize=(13.5, 2.9), layout="constrained")
+        write, tokens, used, norm, eraser = figure.subplots(1, 5)
         _draw_write(write, layer)
         _draw_tokens(tokens, layer)
         used.plot([at + 1 for at in layer.positions], layer.occupancy, marker=".")
@@ -324,6 +352,18 @@ def _drawn(layer: LayerState) -> Figure:
         norm.loglog(range(1, len(layer.norms) + 1), layer.norms)
         norm.set(xlabel="tokens", ylabel="norm of the state")
         norm.set_title(f"{layer.length}, exponent {layer.growth:.2f}", fontsize=9)
+        places = range(len(layer.erased_by_decay))
+        eraser.bar(places, layer.erased_by_decay, width=1, color=COLOURS["decayed"], label="decay")
+        eraser.bar(
+            places,
+            layer.erased_by_overwriting,
+            width=1,
+            bottom=layer.erased_by_decay,
+            color=COLOURS["overwritten"],
+            label="overwriting",
+        )
+        eraser.set(xlabel="token", ylabel="share of all that it erased")
+        eraser.legend(loc="upper right", fontsize=7, frameon=True)
         figure.suptitle(
             f"{layer.name} ({layer.family}), {layer.states} states", fontsize=10, parse_math=False
         )
@@ -339,8 +379,8 @@ def _draw_write(axes: Axes, layer: LayerState) -> None:
 
 def _draw_tokens(axes: Axes, layer: LayerState) -> None:
     ages = range(1, len(layer.kept) + 1)
-    parts = {"kept": layer.kept, "taken": layer.taken, "decayed": layer.decayed}
-    axes.stackplot(ages, *parts.values(), labels=list(parts), colors=COLOURS.values())
+    parts = {name: getattr(layer, name) for name in ("kept", "taken", "overwritten", "decayed")}
+    axes.stackplot(ages, *parts.values(), labels=list(parts), colors=[COLOURS[n] for n in parts])
     axes.set(xscale="log", ylim=(0, 1), xlim=(1, len(ages)))
     axes.set(xlabel="tokens ago, from 1", ylabel="share of a token")
     axes.legend(loc="upper right", fontsize=7, frameon=True)

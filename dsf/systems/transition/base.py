@@ -106,6 +106,15 @@ class Transition(ABC):
         """The diagonals if the structure is diagonal, else None."""
         return None
 
+    def decays(self) -> Shaped[Tensor, "*batch time state"]:
+        """The factor by which each state keeps itself: the diagonal part of the structure.
+
+        What is left of A_t removes what is stored or moves it to other states: the low-rank part of
+        a delta rule, the entries off the diagonal of a dense matrix.
+        """
+        own = self.diagonal()
+        return self.dense().diagonal(dim1=-2, dim2=-1) if own is None else own
+
     @property
     @abstractmethod
     def is_constant(self) -> bool:

@@ -68,6 +68,9 @@ class Kronecker(Transition):
     def transposed(self) -> "Kronecker":
         return Kronecker(self.small.mT, self.size)
 
+    def decays(self) -> Shaped[Tensor, "*batch time state"]:
+        return self.small.diagonal(dim1=-2, dim2=-1).repeat_interleave(self.size, dim=-1)
+
     @property
     def is_constant(self) -> bool:
         return is_constant(self.small, axis=-3)

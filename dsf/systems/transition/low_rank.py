@@ -66,6 +66,9 @@ class DiagonalPlusLowRank(Transition):
     def transposed(self) -> "DiagonalPlusLowRank":
         return DiagonalPlusLowRank(self.decay, self.right, self.left)
 
+    def decays(self) -> Shaped[Tensor, "*batch time state"]:
+        return self.decay
+
     @property
     def is_constant(self) -> bool:
         return (

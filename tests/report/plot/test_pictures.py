@@ -27,6 +27,8 @@ OTHERS = {
     "states_needed": lambda m, _: measures.states_needed(m, error=0.1),
     "forgetting": lambda _, s: measures.forgetting(s),
     "retained": lambda _, s: measures.retained(s),
+    "overwritten": lambda _, s: measures.overwritten(s),
+    "erased_by": lambda _, s: measures.erased_by(s),
     "interference": lambda _, s: measures.interference(s),
     "state_norm": lambda _, s: measures.state_norm(s, torch.ones(*s.batch, 9, 1, 3)),
     "key_rank": lambda m, _: measures.key_rank(m[0]),

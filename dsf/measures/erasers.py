@@ -1,0 +1,418 @@
+r"""Which later token erased what a token had written: an exact account, token by token.
+
+What the query i would read of token j had nothing come between, less what it does read, is shared
+among the tokens between them:
+
+    C_i Phi(i, j) B_j - C_i B_j  =  sum over s = j+1 ... i of  C_i (A_s - I) Phi(s-1, j) B_j
+
+with Phi(s, j) the product of the transitions after j up to s. The share of token s is negative
+where it weakens what is there. ``A_s - I`` is split by structure: **decay** is its diagonal part
+(``transition.decays() - 1``), **overwriting** the rest, such as the removal of a delta rule.
+
+The shares follow the order of the tokens: a key that is written twice again was erased by the first
+of the two. What would be read if s alone had let the trace pass is another question, whose answers
+do not sum up: ``spared = -C_i Phi(i, s) (A_s - I) Phi(s-1, j) B_j``.
+
+Softmax attention erases nothing (A_s = I): there attention moves on. ``moved_on`` is by how many
+nats the weight of j falls when the key s enters the normaliser.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Inexact, Shaped
+from torch import Tensor
+
+from dsf.evaluate.arguments import check_operator, check_signal, forward_form
+from dsf.evaluate.cache import kept_rows
+from dsf.measures.gramians import gram_after, gram_before, pulled_back, seen_at
+from dsf.runtime.argument_checks import checked
+from dsf.systems.algebra import with_conjugates
+from dsf.systems.coefficient import dense_of
+from dsf.systems.composite import ExplicitMap, Operator, RowSource, SystemSum
+from dsf.systems.system import System
+from dsf.systems.transition import Transition
+
+SPAN = 64
+"""Number of tokens whose transitions are written out at a time."""
+MAX_SUM = 1 + 1e-6
+"""Largest sum of a row that counts as shares of attention."""
+Part = Literal["total", "decay", "overwriting"]
+Norm = Literal["reads", "state"]
+
+
+@dataclass(frozen=True)
+class Eraser:
+    """What one token did to what a query reads of an earlier token.
+
+    Attributes:
+        token: the token s between key and query, the query included.
+        decay: its share by decay, negative where it weakens.
+        overwriting: its share by removing or moving what is stored.
+        total: ``decay + overwriting``. Totals of all tokens sum to what the query reads of the key,
+            less what it would read had nothing come between.
+        spared: what the query would read more had this token alone let the trace pass unchanged.
+        moved_on: fall of the logarithm of the weight, in nats and at least 0, by this token's key
+            in the normaliser of a softmax; 0 for a layer with a state.
+
+    Numbers are floats, and matrices ``output input`` for a system with several ports.
+    """
+
+    token: int
+    decay: float | Tensor
+    overwriting: float | Tensor
+    total: float | Tensor
+    spared: float | Tensor
+    moved_on: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class QueryErasers:
+    """The shares of all tokens in what one query no longer reads, for every earlier token.
+
+    Attributes:
+        decay, overwriting: ``*batch output token key input``; zero where the token does not come
+            between the key and the query.
+    """
+
+    decay: Inexact[Tensor, "*batch output token key input"]
+    overwriting: Inexact[Tensor, "*batch output token key input"]
+
+
+def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
+    """Return what every token between ``key`` and ``query`` erased of the key, in their order.
+
+    Takes time and memory in proportion to the tokens between.
+
+    Args:
+        system: without batch axes: one head, see ``dsf.systems.algebra.select``.
+        query, key: tokens counted from 0. A system that runs backward erases from later keys.
+
+    Raises:
+        IndexError: if there is no such token.
+        ValueError: if the query does not read the key, or the system has batch axes.
+    """
+    check_operator("erasers", system)
+    if system.batch:
+        raise ValueError(
+            f"erasers: expected a 'system' without batch axes, got {tuple(system.batch)}. Choose "
+            "one entry: dsf.systems.algebra.select(system, (0, 0))."
+        )
+    _check_square("erasers", system)
+    query, key = (
+        _token("erasers", name, token, system.steps)
+        for name, token in (("query", query), ("key", key))
+    )
+    rows = _rows_of(system)
+    if rows is not None:
+        return _moved_on(rows, query, key)
+    found: dict[int, Eraser] = {}
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    reading = [part for part in parts if isinstance(part, System) and _reads(part, query, key)]
+    if not reading:
+        raise ValueError(
+            f"erasers: expected a 'query' that reads the 'key', got query {query} and key {key}. "
+            "Give a later query (an earlier one where the recurrence runs backward)."
+        )
+    for part in reading:
+        for one in _of_one_key(part, query, key):
+            old = found.get(one.token)
+            found[one.token] = one if old is None else _added(old, one)
+    return tuple(found.values())
+
+
+def _added(first: Eraser, second: Eraser) -> Eraser:
+    """The shares of one token in two systems that are added."""
+    return Eraser(
+        first.token,
+        first.decay + second.decay,
+        first.overwriting + second.overwriting,
+        first.total + second.total,
+        first.spared + second.spared,
+    )
+
+
+def _reads(part: System, query: int, key: int) -> bool:
+    lag = key - query if part.runs_backward else query - key
+    return lag > 0 or (lag == 0 and not part.reads_before_update)
+
+
+def _check_square(owner: str, system: Operator) -> None:
+    columns = getattr(system, "read_steps", system.steps)
+    if columns != system.steps:
+        raise ValueError(
+            f"{owner}: expected a 'system' that reads the tokens that it writes, got "
+            f"{system.steps} queries and {columns} keys. Cross attention erases nothing."
+        )
+
+
+def _token(owner: str, name: str, token: int, steps: int) -> int:
+    if not -steps <= token < steps:
+        raise IndexError(
+            f"{owner}: expected '{name}' from 0 to {steps - 1}, got {token}. Choose one of the "
+            f"{steps} tokens."
+        )
+    return token % steps
+
+
+def _rows_of(system: Operator) -> RowSource | None:
+    """The rows of a mixer that keeps every token: attention."""
+    if isinstance(system, ExplicitMap):
+        return system.rows
+    return kept_rows(system) if isinstance(system, System) else None
+
+
+def _moved_on(rows: RowSource, query: int, key: int) -> tuple[Eraser, ...]:
+    """Attention: the keys between enter the normaliser one after the other."""
+    if key > query and rows.is_causal:
+        raise ValueError(
+            f"erasers: expected a 'key' that the query reads, got key {key} after query {query}. "
+            "Give an earlier key."
+        )
+    between = range(key + 1, query + 1) if key <= query else range(key - 1, query - 1, -1)
+    weights = rows.window(query, query + 1).flatten()
+    lost = [0.0] * len(between)
+    are_shares = not weights.is_complex() and bool((weights >= 0).all())
+    if are_shares and between and weights[key] > 0 and float(weights.sum()) <= MAX_SUM:
+        entering = weights[list(between)]
+        whole = (1 - entering.sum().clamp(max=1) + entering.cumsum(0)).clamp(min=weights[key])
+        before = (whole - entering).clamp(min=weights[key])
+        lost = torch.log(whole / before).clamp(min=0).tolist()
+    return tuple(
+        Eraser(token, 0.0, 0.0, 0.0, 0.0, nats) for token, nats in zip(between, lost, strict=True)
+    )
+
+
+def _of_one_key(system: System, query: int, key: int) -> list[Eraser]:
+    """The account of one key in one system, by vectors from the key on and from the query back."""
+    ordered, steps = forward_form(system), system.steps
+    first, last = (steps - 1 - key, steps - 1 - query) if system.runs_backward else (key, query)
+    read = dense_of(ordered.window(last, last + 1).C).squeeze(-3).to(ordered.dtype)
+    last -= int(system.reads_before_update)  # the query reads the state before its own token
+    dtype = ordered.dtype
+    trace = dense_of(ordered.window(first, first + 1).B).squeeze(-3).to(dtype)
+    passed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    moves: list[Transition] = []
+    for move in _transitions(ordered, first + 1, last + 1):
+        after = _applied(move, trace)
+        kept = move.decays().squeeze(-2).unsqueeze(-1) * trace
+        change = read @ (kept - trace)
+        other = read @ (after - kept) if move.diagonal() is None else torch.zeros_like(change)
+        passed.append((change, other, trace, after))
+        moves.append(move)
+        trace = after
+    found = []
+    back = read
+    for offset in range(len(moves) - 1, -1, -1):
+        decay, overwriting, before, after = passed[offset]
+        spared = back @ (before - after)
+        back = _applied(moves[offset].transposed(), back.mT).mT
+        at = first + 1 + offset
+        token = steps - 1 - at if system.runs_backward else at
+        numbers = [
+            _plain(each, system.takes_real_part)
+            for each in (decay, overwriting, decay + overwriting, spared)
+        ]
+        found.append(Eraser(token, numbers[0], numbers[1], numbers[2], numbers[3]))
+    return found[::-1]
+
+
+def _transitions(system: System, start: int, stop: int) -> Iterator[Transition]:
+    """The transitions of the tokens ``start`` to ``stop - 1``, one at a time."""
+    for begin in range(start, stop, SPAN):
+        part = system.A.cut(begin, min(begin + SPAN, stop)).to(dtype=system.dtype)
+        part = part.window(0, part.steps)
+        for token in range(part.steps):
+            yield part.window(token, token + 1)
+
+
+def _applied(move: Transition, state: Tensor) -> Tensor:
+    return (move @ state.unsqueeze(-3)).squeeze(-3)
+
+
+def _plain(matrix: Tensor, takes_real_part: bool) -> float | Tensor:
+    matrix = matrix.real if takes_real_part else matrix
+    if matrix.numel() > 1 or matrix.is_complex():
+        return matrix
+    return matrix.item()
+
+
+def query_erasers(system: System, *, query: int) -> QueryErasers:
+    """Return the shares of all tokens in what one query no longer reads of every earlier one.
+
+    Time in proportion to the tokens squared; memory to the tokens, beyond the result. Tokens are in
+    the order of the recurrence for a system that runs backward.
+    """
+    ordered = forward_form(system)
+    last = system.steps - 1 - query if system.runs_backward else query
+    read = dense_of(ordered.window(last, last + 1).C).squeeze(-3).to(ordered.dtype)
+    last -= int(system.reads_before_update)
+    ports = ordered.input_size
+    dtype, batch = ordered.dtype, ordered.batch
+    shape = (*batch, ordered.output_size, last + 1, last + 1, ports)
+    decay = torch.zeros(shape, dtype=dtype, device=ordered.device)
+    overwriting = torch.zeros_like(decay)
+    traces = torch.zeros(*batch, ordered.state_size, 0, dtype=dtype, device=ordered.device)
+    for start in range(0, last + 1, SPAN):
+        stop = min(start + SPAN, last + 1)
+        writes = dense_of(ordered.window(start, stop).B).to(dtype)
+        for token, move in enumerate(_transitions(ordered, start, stop), start):
+            if token:
+                after = _applied(move, traces)
+                kept = move.decays().squeeze(-2).unsqueeze(-1) * traces
+                lost = read @ (kept - traces)
+                decay[..., token, :token, :] = lost.unflatten(-1, (-1, ports))
+                if move.diagonal() is None:
+                    moved = read @ (after - kept)
+                    overwriting[..., token, :token, :] = moved.unflatten(-1, (-1, ports))
+                traces = after
+            traces = torch.cat([traces, writes[..., token - start, :, :]], dim=-1)
+    if system.takes_real_part:
+        decay, overwriting = decay.real, overwriting.real
+    return QueryErasers(decay, overwriting)
+
+
+@checked
+def erased_by(
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"] | None = None,
+    *,
+    part: Part = "total",
+    norm: Norm = "reads",
+) -> Float[Tensor, "*batch time"]:
+    r"""Energy that each token erases of all that was written before it.
+
+    With W the energy in the state before token s (``controllability_gramians``) and M that which
+    the reads from s on take of the state after s, it is :math:`tr M W - tr M A_s W A_s^H`: what the
+    queries from s on would have read of all before, had s let it pass, less what they do read.
+    Negative where a token strengthens what is there. A change of basis of the states, the same at
+    all tokens, leaves the total as it is. ``decay`` is the part by which the diagonal of A_s alone
+    lowers that energy, ``overwriting`` the rest.
+
+    Streamed: takes time in proportion to the tokens, and memory for some of the Gramians.
+
+    Args:
+        signal: weighs each write, for example ``layer.signal``; unit signals by default.
+        part: ``total``, ``decay`` or ``overwriting``; the first is the sum of the others.
+        norm: ``reads``, or ``state`` for the energy of the states themselves, in the basis in which
+            the model stores them.
+
+    Raises:
+        ValueError: for another part or norm, or a signal that does not fit.
+
+    Example:
+        >>> import dsf, torch
+        >>> from dsf.systems import transition
+        >>> one = torch.ones(3, 1)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> erased_by(system, norm="state")  # three quarters of 1, then of 1.25
+        tensor([0.0000, 0.7500, 0.9375])
+    """
+    for name, given, known in (
+        ("part", part, ("total", "decay", "overwriting")),
+        ("norm", norm, ("reads", "state")),
+    ):
+        if given not in known:
+            raise ValueError(
+                f"erased_by: expected '{name}' to be one of {', '.join(known)}, got {given!r}. "
+                "Choose one of them."
+            )
+    if signal is not None:
+        check_signal(system, signal)
+    decay, overwriting = _energies(system, signal, norm)
+    return {"total": decay + overwriting, "decay": decay, "overwriting": overwriting}[part]
+
+
+def _energies(system: System, signal: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+    plain = with_conjugates(system) if system.takes_real_part else system
+    ordered = forward_form(plain)
+    given = signal.flip(-3) if signal is not None and system.runs_backward else signal
+    size = (*ordered.batch, ordered.state_size, ordered.state_size)
+    written = torch.zeros(size, dtype=ordered.dtype, device=ordered.device)
+    unit = torch.eye(size[-1], dtype=ordered.dtype, device=ordered.device)
+    starts = range(0, ordered.steps, SPAN)
+    behind = _read_after(ordered, starts) if norm == "reads" else [None] * len(starts)
+    decays, overwritings = [], []
+    for start, read_later in zip(starts, behind, strict=True):
+        stop = min(start + SPAN, ordered.steps)
+        window = ordered.window(start, stop)
+        reads = None if read_later is None else _reads_in(window, read_later)
+        for token in range(window.steps):
+            one = window.window(token, token + 1)
+            kept = one.A.decays()
+            stored, left = written, gram_after(one, written)
+            by_decay = kept.mT * written * kept.conj()
+            weigh = unit if reads is None else reads[token]
+            traces = [(weigh.mT * each).sum(dim=(-2, -1)).real for each in (stored, by_decay, left)]
+            decays.append(traces[0] - traces[1])
+            overwritings.append(
+                traces[1] - traces[2] if one.A.diagonal() is None else torch.zeros_like(traces[0])
+            )
+            write = dense_of(one.B).squeeze(-3).to(written.dtype)
+            if given is not None:
+                write = write @ given[..., start + token, :, :].to(written.dtype)
+            written = left + write @ write.mH
+    found = [torch.stack(each, dim=-1) for each in (decays, overwritings)]
+    if system.runs_backward:
+        found = [each.flip(-1) for each in found]
+    return found[0], found[1]
+
+
+def _read_after(system: System, starts: range) -> list[Tensor]:
+    """The energy that is read after each window, by one pass from the last token back."""
+    size = (*system.batch, system.state_size, system.state_size)
+    later = torch.zeros(size, dtype=system.dtype, device=system.device)
+    found = []
+    for start in reversed(starts):
+        found.append(later)
+        window = system.window(start, min(start + SPAN, system.steps))
+        for token in range(window.steps - 1, -1, -1):
+            later = gram_before(window.window(token, token + 1), later)
+    return found[::-1]
+
+
+def _reads_in(window: System, later: Tensor) -> list[Tensor]:
+    """For every token of a window the energy that reads from it on take of the state after it."""
+    found = []
+    for token in range(window.steps - 1, -1, -1):
+        one = window.window(token, token + 1)
+        found.append(later if window.reads_before_update else later + seen_at(one))
+        later = gram_before(one, later)
+    return found[::-1]
+
+
+def overwriting_shares(ordered: System, last: int) -> Float[Tensor, "*batch time"]:
+    """Of what each token's trace lost of its energy up to ``last``, the share by overwriting.
+
+    In the basis of the states; 0 where nothing was lost. By one pass from ``last`` back, with
+    memory for two matrices of the states.
+    """
+    if ordered.A.cut(0, 1).window(0, 1).diagonal() is not None:
+        shape = (*ordered.batch, last + 1)
+        return torch.zeros(shape, dtype=ordered.dtype.to_real(), device=ordered.device)
+    size = (*ordered.batch, ordered.state_size, ordered.state_size)
+    identity = torch.eye(size[-1], dtype=ordered.dtype, device=ordered.device)
+    left, decayed = identity.expand(size), torch.zeros_like(identity).expand(size)
+    found = []
+    for begin in range(last // SPAN * SPAN, -1, -SPAN):
+        window = ordered.window(begin, min(begin + SPAN, last + 1))
+        for token in range(window.steps - 1, -1, -1):
+            one = window.window(token, token + 1)
+            write = dense_of(one.B).squeeze(-3).to(ordered.dtype)
+            energy = [
+                (write.conj() * (form @ write)).real.sum(dim=(-2, -1))
+                for form in (identity, left, decayed)
+            ]
+            by_decay = energy[2].clamp(min=0)
+            other = (energy[0] - energy[1] - energy[2]).clamp(min=0)
+            lost = by_decay + other
+            # A share of rounding is none: nothing was lost.
+            is_lost = lost > 1e-9 * energy[0]
+            found.append(torch.where(is_lost, other / torch.where(is_lost, lost, 1), 0))
+            kept = one.A.decays().squeeze(-2)
+            held = torch.diag_embed((1 - kept.abs().square()).to(ordered.dtype))
+            decayed = held + pulled_back(one, decayed)
+            left = pulled_back(one, left)
+    return torch.stack(found[::-1], dim=-1)
