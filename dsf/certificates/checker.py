@@ -2,7 +2,7 @@
 
     python -I -S checker.py FILE...
 
-A certificate is a JSON file beside the tensors it speaks about (safetensors). This file reads
+A certificate is a JSON file with the tensors that it is about (safetensors). This file reads
 both, derives the verdict anew from the stored bytes and the evidence, and rejects what differs. It
 imports nothing of the library that wrote the certificate, and decides in integers and fractions
 only: a finite float is the fraction it stores. Exit status 0 if at least one file is given and all
@@ -70,7 +70,7 @@ def parse(text: str) -> dict[str, Any]:
     """The content of a certificate, once its text is canonical and its identity is correct."""
     content = decoded(text)
     if not isinstance(content, dict):
-        raise Rejected("the file is no certificate")
+        raise Rejected("the file is not a certificate")
     found = content.get("format"), content.get("format_version")
     if found != (FORMAT, FORMAT_VERSION) or type(found[1]) is not int:
         raise Rejected(
@@ -163,7 +163,7 @@ def number(text: Any) -> Fraction:
             top, bottom = int(above), int(below)
             if bottom > 0 and gcd(top, bottom) == 1 and not is_float(Fraction(top, bottom)):
                 return Fraction(top, bottom)
-    raise Rejected(f"{shown(repr(text))} is no number in its only written form")
+    raise Rejected(f"{shown(repr(text))} is not a number in its canonical form")
 
 
 def _is_zero_led(*parts: str) -> bool:
@@ -199,7 +199,7 @@ def is_affordable(operations: int, bits: int) -> bool:
 def whole(value: Any) -> int:
     """An integer."""
     if type(value) is not int:
-        raise Rejected(f"{shown(repr(value))} is no integer")
+        raise Rejected(f"{shown(repr(value))} is not an integer")
     return value
 
 
@@ -220,7 +220,7 @@ def flag(value: Any) -> bool:
 def word(value: Any) -> str:
     """Text."""
     if type(value) is not str:
-        raise Rejected(f"{shown(repr(value))} is no text")
+        raise Rejected(f"{shown(repr(value))} is not a string")
     return value
 
 
@@ -234,7 +234,7 @@ def place(value: Any, size: int, what: str) -> int:
 def several(value: Any, read: Callable[[Any], Any]) -> list[Any]:
     """A list, each part read by ``read``."""
     if type(value) is not list:
-        raise Rejected(f"{shown(repr(value))} is no list")
+        raise Rejected(f"{shown(repr(value))} is not a list")
     return [read(part) for part in value]
 
 
@@ -313,7 +313,7 @@ class Tensor:
 
 
 def read_file(path: Path, largest: int) -> bytes:
-    """The bytes of a regular file of at most ``largest`` bytes that is no link.
+    """Return the bytes of a regular file, not a link, of at most ``largest`` bytes.
 
     Raises:
         Rejected: for anything else, and for a missing file.
@@ -349,7 +349,7 @@ def inside(folder: Path, name: Any) -> Path:
     """The path of a member of ``folder``, no part of which is a link."""
     parts = word(name).split("/")
     if len(name) > 1000 or not all(PART.fullmatch(part) for part in parts):
-        raise Rejected(f"{shown(name)} is no plain path inside the folder")
+        raise Rejected(f"{shown(name)} is not a plain path inside the folder")
     path = folder
     for part in parts:
         path = path / part
@@ -406,7 +406,7 @@ def stored_tensors(raw: bytes) -> dict[str, tuple[str, list[int], memoryview]]:
     spans = []
     for name, entry in header.items():
         if not PART.fullmatch(name):
-            raise Rejected(f"{shown(name)} is no name of a tensor")
+            raise Rejected(f"{shown(name)} is not the name of a tensor")
         _exactly(entry, {"dtype", "shape", "data_offsets"}, f"the header of tensor {name}")
         kind, shape = word(entry["dtype"]), several(entry["shape"], positive)
         start, stop = pair(whole)(entry["data_offsets"])
@@ -613,7 +613,7 @@ def _shown(mask: Tensor, row: int) -> set[int]:
 def _unseen(key: Tensor, seen: Collection[int], null: list[int], sink: bool) -> str:
     """Refuted by a direction of the query along which no score of the keys moves."""
     if len(null) != key.columns + 1 or not any(null[:-1]) or (sink and null[-1]):
-        raise Rejected("the witness is no direction of the query")
+        raise Rejected("the witness is not a direction of the query")
     affordable(len(seen) * len(null), 64 + max(map(int.bit_length, null)))
     for index in seen:
         ints, unit = key.scaled(index)
@@ -732,7 +732,7 @@ def _singular_nearby(case: Case, distance: Fraction) -> str:
     if not null:
         return _too_few(row, key.columns + 1)
     if len(null) != key.columns + 1 or not any(null[:-1]):
-        raise Rejected("the witness is no direction of the query")
+        raise Rejected("the witness is not a direction of the query")
     moved = Fraction(0)
     for index in range(row + 1):
         ints, unit = key.scaled(index)
@@ -752,7 +752,7 @@ def _residual(case: Case, bound: Fraction) -> tuple[Fraction, Fraction]:
     if factor.shape != (width, width):
         raise Rejected("the factor has the wrong size")
     if not rows:
-        raise Rejected("there are no rows")
+        raise Rejected("no rows")
     affordable(len(rows) * width * width)
     gram, unit = _gram([key.scaled(index, (1,)) for index in rows], width)
     other, other_unit = _gram([factor.scaled(index) for index in range(width)], width)
@@ -1923,7 +1923,7 @@ def _examined(path: Path) -> Accepted:
     if not proved:
         _exactly(content["witness"], set(expected), "the witness")
     elif content["witness"] is not None:
-        raise Rejected("a witness stands beside PROVED")
+        raise Rejected("PROVED has a witness")
     roles = tuple(role for role in claim.roles if proved or role not in claim.for_proof)
     folder = path.parent.parent if path.parent.name == "certificates" else path.parent
     case = Case(

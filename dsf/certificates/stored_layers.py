@@ -145,7 +145,7 @@ def reach(layer: StoredLayer, *, width: int, folder: Where = None) -> Certificat
     The witness is the largest such weight. UNKNOWN if none is shown to differ from zero.
 
     Raises:
-        TypeError: if ``layer`` is no stored layer.
+        TypeError: if ``layer`` is not a stored layer.
         ValueError: if ``width`` is below 1, or no row reads so far back.
     """
     if not isinstance(layer, StoredLayer):

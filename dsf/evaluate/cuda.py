@@ -101,7 +101,7 @@ def by_batch(
     return response.unsqueeze(-2), leaving.reshape(*system.batch, *leaving.shape[-2:])
 
 
-# Two sequences of three heads; numbers of tokens and states are no multiples of the tile sizes.
+# Two sequences of three heads; numbers of tokens and states are not multiples of the tile sizes.
 BATCH, STEPS, LONG = (2, 3), 75, 150
 BORDERS = [5, 70, LONG]
 SINGLE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are

@@ -1,6 +1,6 @@
 """Maps with a rigorous bound on their rounding: a midpoint and a radius for every entry.
 
-The recurrence of a system is followed token by token in float64. Beside every state stand two
+The recurrence of a system is followed token by token in float64. Every state carries two
 bounds on what rounding has added to it so far: one for every entry, which grows by the absolute
 transition, and one for its l2 norm, which grows by a proven bound of the spectral norm of the
 transition. The first is tight for decays, the second for transitions that turn the state, such as
@@ -137,7 +137,7 @@ def _product(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 BOUNDED = (Dense, DiagonalPlusLowRank, Shift)
-"""The structures with a bound of their own beside the diagonal ones; others are written out."""
+"""Structures with a bound of their own, besides the diagonal ones; others become dense."""
 
 
 class _Moved:

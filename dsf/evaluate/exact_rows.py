@@ -40,8 +40,8 @@ class Whole:
         pairs = zip(self.over(places), other.over(places), strict=True)
         return Whole([list(map(int.__add__, a, b)) for a, b in pairs], places)
 
-    def beside(self, other: "Whole") -> "Whole":
-        """Both matrices side by side."""
+    def joined(self, other: "Whole") -> "Whole":
+        """Return both matrices side by side."""
         places = max(self.places, other.places)
         pairs = zip(self.over(places), other.over(places), strict=True)
         return Whole([a + b for a, b in pairs], places)
@@ -91,10 +91,10 @@ def exact_rows(system: System, index: tuple[int, ...]) -> Iterator[Whole]:
         A, B, C, D = (whole(plain[name][t]) for name in "ABCD")
         if update is not None:
             A = A + whole(update[0][t]) @ whole(update[1][t].mT)
-        moved = (A @ state).beside(B) if t else B
+        moved = (A @ state).joined(B) if t else B
         seen = C @ (state if system.reads_before_update else moved) if t else None
         if system.reads_before_update:
-            yield D if seen is None else seen.beside(D)
+            yield D if seen is None else seen.joined(D)
         else:
             yield _with_own(C @ moved, D)
         state = moved

@@ -78,10 +78,10 @@ def measure_prompts(
         TypeError: if ``layers`` or ``heads`` holds neither numbers, names nor slices, or a prompt
             something else than token numbers.
         ValueError: if an argument is out of range, the folder holds another job, a model, a link,
-            or something that is no job under the names of one, or another process is writing there.
+            or files with a job's names that no job wrote, or another process is writing there.
         LoadError: if the checkpoint is refused.
-        InspectionMemoryError: if the largest unit would take more memory than there is; told
-            before the first one runs.
+        InspectionMemoryError: if the largest unit would take more memory than there is;
+            raised before the first one runs.
         JobError: if some units failed, after all others are finished; ``JobMemoryError`` where all
             of these ran out of memory.
 
@@ -144,10 +144,10 @@ def _finish(
     if failed:
         reasons = "; ".join(f"{name}: {trouble}" for name, trouble in list(failed.items())[:SHOWN])
         more = f" and {len(failed) - SHOWN} more" if len(failed) > SHOWN else ""
-        told = f"{len(failed)} of {len(units)} units failed. {reasons}{more}"
+        message = f"{len(failed)} of {len(units)} units failed. {reasons}{more}"
         if all(trouble.startswith(OUT_OF_MEMORY) for trouble in failed.values()):
-            raise JobMemoryError(told)
-        raise JobError(told)
+            raise JobMemoryError(message)
+        raise JobError(message)
     remove_unfinished(place, units)
 
 
@@ -156,7 +156,7 @@ def _check_numbers(prompts: object) -> None:
     if not isinstance(prompts, Sequence | Tensor) or isinstance(prompts, str):
         raise TypeError(
             "measure_prompts: prompts must be a list with the token numbers of every prompt, such "
-            f"as [[1, 2], [3]], but what came is {type(prompts).__name__}."
+            f"as [[1, 2], [3]], got {type(prompts).__name__}."
         )
     for number, prompt in enumerate(prompts):
         tokens = prompt.tolist() if isinstance(prompt, Tensor) else prompt
@@ -187,7 +187,7 @@ def _plan(
     _check_numbers(prompts)
     empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
     if not prompts or empty:
-        what = f"prompt {empty[0]} has no token" if empty else "there are no prompts"
+        what = f"prompt {empty[0]} has no token" if empty else "got no prompts"
         raise ValueError(f"measure_prompts: {what}; pass at least one token id for each prompt.")
     unknown = sorted(set(quantities) - set(QUANTITIES))
     if unknown or not quantities:

@@ -109,7 +109,7 @@ def claim(folder: Path, plan: Plan) -> None:
     """Write the manifest of this job into ``folder``, or check that it is there.
 
     Raises:
-        ValueError: if the folder holds another job, or something that is no job under its names.
+        ValueError: if the folder holds another job, or files with a job's names that no job wrote.
     """
     try:
         found = read_manifest(folder)
@@ -137,7 +137,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no manifest of a job.
+        ValueError: if it is not the manifest of a job.
     """
     return read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
 
@@ -207,7 +207,7 @@ _MAX_MARKER_BYTES, _MAX_LAYER_BYTES, _MAX_LAYERS = 16 << 20, 1 << 30, 10_000
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """The facts about a layer that are stored beside its numbers.
+    """Facts about a layer, stored with its numbers.
 
     Attributes:
         name, family, axes: those of the inspected layer; the first axis counts the prompts.
@@ -374,12 +374,12 @@ def _facts(read: dict[str, Any]) -> LayerFacts:
     texts = (read["name"], read["family"], *read["axes"], *read["unmeasured"].values())
     numbers = [read[name] for name in ("error", "formula", "rounding", "tolerance")]
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a name is no text")
+        raise TypeError("a name is not a string")
     if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError("an error is no number")
+        raise TypeError("an error is not a number")
     heads = read["heads"]
     if heads is not None and not all(type(head) is int and head >= 0 for head in heads):
-        raise TypeError("a head is no number")
+        raise TypeError("a head is not a number")
     listed = {"axes": tuple(read["axes"]), "heads": None if heads is None else tuple(heads)}
     return LayerFacts(**read | listed)
 

@@ -27,7 +27,7 @@ class DeltaNet(Layer):
         filter_width: K, the taps of the short convolution; None for none.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Yang et al. 2024, arXiv:2406.06484.
 

@@ -25,7 +25,7 @@ class GatedLinearAttention(Layer):
         heads: the number of heads, which share both widths.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Yang et al. 2023, arXiv:2312.06635; this parametrisation: Chou et al. 2024,
     arXiv:2411.10741.

@@ -35,7 +35,7 @@ class InLineAttention(Layer):
             tokens.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
         ValueError: if a causal layer is given a residual.
 
     Source: Han et al. 2024, arXiv:2412.06590.

@@ -21,7 +21,7 @@ class Layer(nn.Module, ABC):
     """A token mixer with its projections: ``(batch, time, model)`` to the same shape.
 
     Tokens are mixed by a mixer of ``dsf.mixers``; a layer adds weights before it (``mixer``) and
-    after it (``finish``). There is no dropout of attention weights, since a map with dropout is not
+    after it (``finish``). Attention weights have no dropout, since a map with dropout is not
     the map of the layer.
 
     Attributes:

@@ -27,7 +27,7 @@ class LinearAttention(Layer):
         causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Katharopoulos et al. 2020, arXiv:2006.16236; this parametrisation: Sieber et al. 2024,
     arXiv:2405.15731.

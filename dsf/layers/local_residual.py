@@ -24,7 +24,7 @@ class LocalResidual(nn.Module):
         class_token: whether the sequence begins with a token outside the grid, which gets no term.
 
     Raises:
-        ShapeError: if ``model_size`` is no multiple of ``heads``, or a side of the grid is below 1.
+        ShapeError: if ``model_size`` is not a multiple of ``heads``, or a grid side is below 1.
 
     Source: Han et al. 2024, arXiv:2412.06590.
 

@@ -40,7 +40,7 @@ class MetaLinearAttention(Layer):
         fixed_decay: whether the decay of each key channel is trained and the same for all tokens.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
         ValueError: if ``augmentation`` is none of these, or linear together with ``with_key``.
 
     Source: Chou et al. 2024, arXiv:2411.10741.

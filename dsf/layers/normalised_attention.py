@@ -26,7 +26,7 @@ class NormalisedAttention(Layer):
             ``dsf.mixers.ingredients.softplus`` and ``torch.sigmoid``.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Sieber et al. 2024, arXiv:2405.15731.
 

@@ -25,7 +25,7 @@ class SoftmaxAttention(Layer):
         causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; this parametrisation: Sieber et al. 2024,
     arXiv:2405.15731.

@@ -38,7 +38,7 @@ class ZeroSumAttention(Layer):
         zero_order: add ``tanh(.) / i`` to every weight: the paper has it at most in a first layer.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``, or the key width of a head is odd and
+        ShapeError: if a width is not a multiple of ``heads``, or a head's key width is odd and
             ``rotary`` is set.
 
     Source: Lu et al. 2025, arXiv:2602.05230.

@@ -32,7 +32,7 @@ class ZeroSumSoftmaxAttention(Layer):
         causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
 
     Raises:
-        ShapeError: if a width is no multiple of ``heads``.
+        ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Lu et al. 2025, arXiv:2602.05230 (there ZeroS-SM).
 

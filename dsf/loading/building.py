@@ -89,7 +89,7 @@ def _model_class(transformers: Any, names: Any, config: Any, where: str) -> Any:
         )
     if not issubclass(type(config), chosen.config_class or ()):
         raise LoadError(
-            f"{where}: {shown(name)} is no model of the family {shown(config.model_type)}; "
+            f"{where}: {shown(name)} is not a model of the family {shown(config.model_type)}; "
             "correct 'architectures' or 'model_type'."
         )
     return chosen
@@ -229,11 +229,12 @@ def checked_skeleton(plan: Blueprint, held: Held, where: str) -> nn.Module:
     most = min(_MAX_MODULES, 1_000 + _MODULES_A_TENSOR * held.tensors)
     empty = skeleton(plan, where, most_modules=most)
     asked = sum(parameter.numel() for parameter in empty.parameters())
-    beside = sum(buffer.nbytes for buffer in empty.buffers())
-    if asked > _MAX_GROWTH * held.numbers or beside > _MAX_BUFFER_BYTES + 4 * held.bytes:
+    buffer_bytes = sum(buffer.nbytes for buffer in empty.buffers())
+    if asked > _MAX_GROWTH * held.numbers or buffer_bytes > _MAX_BUFFER_BYTES + 4 * held.bytes:
         raise LoadError(
-            f"{where}: config.json asks for {asked} weights and {beside} bytes of buffers, but the "
-            f"files hold {held.numbers} weights; use the config.json that belongs to these weights."
+            f"{where}: config.json asks for {asked} weights and {buffer_bytes} bytes of buffers, "
+            f"but the files hold {held.numbers} weights; use the config.json that belongs to these "
+            "weights."
         )
     return empty
 

@@ -74,7 +74,7 @@ class ModelFolder:
             return None
         if not path.is_file():
             raise LoadError(
-                f"{self.path}: {shown(name)} is no regular file; put a copy of one in its place."
+                f"{self.path}: {shown(name)} is not a regular file; put a copy of one in its place."
             )
         return path
 
@@ -134,7 +134,7 @@ def _shards(folder: ModelFolder, index: Path, suffix: str) -> list[Path]:
     names = sorted(set(table.values()))
     if wrong := [name for name in names if not name.endswith(suffix)]:
         raise LoadError(
-            f"{index}: names {shown(wrong[0])}, which is no {suffix} file; download it again."
+            f"{index}: names {shown(wrong[0])}, which is not a {suffix} file; download it again."
         )
     return [folder.required(name, "download the missing part of the weights") for name in names]
 

@@ -165,7 +165,8 @@ def gguf_tokenizer(file: GgufFile, given: Sequence[str] = ()) -> Iterator[Callab
     if not file.has_tokenizer:
         yield lambda: None
         return
-    with tempfile.TemporaryDirectory(prefix="dsf-") as alone:  # so that no file beside it is opened
+    # Alone in a folder, so that no file next to it is opened.
+    with tempfile.TemporaryDirectory(prefix="dsf-") as alone:
         place = Path(alone) / "model.gguf"
         try:
             os.symlink(file.path, place)
@@ -213,7 +214,7 @@ def _tried(
                 return open_tokenizer(request["folder"], request["settings"], request["gguf"])
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException as error:  # a panic of compiled code is no Exception
+            except BaseException as error:  # a panic in compiled code is not an Exception
                 raise LoadError(f"{where} cannot be read ({_line(str(error))}); {cure}.") from None
 
     try:
@@ -235,7 +236,7 @@ def token_texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
     """The text of every token, with the spaces that belong to it.
 
     Tokenizers that work on bytes write them in an alphabet of their own, in which a space is ``Ġ``.
-    A token of theirs becomes the text that it stands for; bytes that are no whole character are
+    Such a token is decoded to the text it represents; bytes that are not a whole character are
     written as ``\\xe2``. The ``▁`` of SentencePiece becomes a space where the tokenizer decodes it
     as one. Other tokens are returned as they are, such as ``[CLS]`` and ``##ing``.
     """

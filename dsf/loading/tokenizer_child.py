@@ -85,7 +85,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             tokenizer.decode(numbers)
             for number in set(tokenizer.encode(text, add_special_tokens=False)):
                 tokenizer.decode([number])
-    except BaseException as error:  # a panic of compiled code is no Exception
+    except BaseException as error:  # a panic in compiled code is not an Exception
         return {"refused": f"{type(error).__name__}: {error}"}
     return {"opened": True}
 

@@ -52,7 +52,7 @@ class Checkpoint:
         """Restore the pass from the file; the next block, and whether the pass is finished.
 
         Raises:
-            ValueError: if the file belongs to another pass, or is no checkpoint.
+            ValueError: if the file belongs to another pass, or is not a checkpoint.
         """
         self.facts["pass"] = type(row_pass).__name__
         if not self.path.exists():
@@ -63,7 +63,7 @@ class Checkpoint:
                 self._check(facts)
                 row_pass.resume({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except SafetensorError as reason:
-            raise self._refusal(f"is no checkpoint of a pass ({reason})") from reason
+            raise self._refusal(f"is not a checkpoint of a pass ({reason})") from reason
         return facts["block"], facts["finished"]
 
     def write(self, row_pass: RowPass, block: int, *, finished: bool) -> None:
@@ -77,7 +77,7 @@ class Checkpoint:
 
     def _check(self, facts: dict[str, Any]) -> None:
         if not facts:
-            raise self._refusal("is no checkpoint of a pass")
+            raise self._refusal("is not a checkpoint of a pass")
         for name, own in self.facts.items():
             if facts.get(name) != own:
                 seen = "" if name == "system" else f": {facts.get(name)} instead of {own}"

@@ -33,7 +33,7 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
     is False. Numbers of 16 and 8 bits are widened to float32, in which sums of their squares fit.
 
     Raises:
-        TypeError: if the weights are whole numbers or truth values, or it is no map.
+        TypeError: if the weights are integers or booleans, or it is not a map.
         ValueError: if the map has no rows or no columns.
     """
     rows = None
@@ -46,7 +46,7 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
         _measurable(rows.weights)
         yield rows._replace(weights=_wide(rows.weights).resolve_conj().resolve_neg())
     if rows is None:
-        raise ValueError("measures: there are no blocks of rows, so there is nothing to measure.")
+        raise ValueError("measures: got no blocks of rows. Pass at least one.")
 
 
 def _blocks(map_or_system: MapOrSystem, overwrites: bool) -> Iterator[Rows]:

@@ -145,7 +145,7 @@ def copying(
 
     Raises:
         ShapeError: if the axes of ``effects`` are not the first of the map, or its columns.
-        TypeError: if ``effects`` are no real numbers.
+        TypeError: if ``effects`` are not real numbers.
 
     >>> map = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
     >>> copying(map, torch.tensor([-3.0, 1.0]))

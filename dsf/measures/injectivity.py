@@ -14,7 +14,7 @@ from dsf.runtime.shapes import a_share, above_zero
 Row = Callable[[Tensor], Tensor]
 FACTOR = 2.5
 SINGLE = 4  # bytes of a number for which torch has decompositions and distances
-FAR_BELOW = -40.0  # e^q is nothing beside 1 in float64
+FAR_BELOW = -40.0  # 1 + e^q rounds to 1 in float64
 
 
 class KeyRank(NamedTuple):

@@ -37,7 +37,7 @@ from dsf.systems.system import System
 Measured = MapOrSystem | Reduced | Requested
 
 # Reductions that need no pass over the map: linear in it, or independent of it.
-BESIDE = ("on", "written", "behind", "columns")
+NO_PASS = ("on", "written", "behind", "columns")
 # Of causal rows these are known beforehand.
 OF_CAUSAL = ("ahead", "behind", "columns", "written")
 # Reductions that only passes over whole rows find, and for which nothing may be left out.
@@ -98,7 +98,7 @@ def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float)
         source.device,
         cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
     )
-    return HeadPass(heads, [each for each in wanted if each.name not in BESIDE], error=error)
+    return HeadPass(heads, [each for each in wanted if each.name not in NO_PASS], error=error)
 
 
 def _is_enough(scores: ExponentialRows, wanted: Sequence[RowReduction]) -> bool:

@@ -70,9 +70,9 @@ COLUMNS = RowReduction("columns", _counted(lambda rows: torch.ones_like(rows.lag
 
 
 def in_reach(ahead: Tensor, behind: Tensor, columns: Tensor) -> Tensor:
-    """How many keys every query may read: those up to its own if the whole map is causal, or all.
+    """Return how many keys each query may read: up to its own if the map is causal, else all.
 
-    A map is causal if none of its rows has weight on later tokens: this is not told row by row.
+    A map is causal if none of its rows has weight on later tokens; single rows do not decide it.
     """
     is_causal = (ahead == 0).all(dim=-1, keepdim=True)
     return torch.where(is_causal, behind, columns)

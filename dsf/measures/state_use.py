@@ -1,10 +1,9 @@
 """What the state holds: how much of it is in use, and what becomes of each token in it.
 
 ``h_t`` is the sum of what every token left in it. A token may be lost for three reasons: what it
-left has decayed, a later token has overwritten it, or it cannot be told from what other tokens left
-(the state is full). The numbers
-of ``occupancy`` do not depend on the basis of the states; the others do, and are meant in the basis
-in which a model stores them.
+left has decayed, a later token has overwritten it, or it cannot be separated from what other tokens
+left (the state is full). The numbers of ``occupancy`` do not depend on the basis of the states; the
+others do, and hold in the basis in which a model stores them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -239,11 +238,11 @@ def overwritten(
 def interference(
     system: System, *, at: int = -1, noise: float = NOISE
 ) -> Shaped[Tensor, "*batch time"]:
-    """Share of each token's signal that is lost since other tokens lie in the state as well.
+    """Share of each token's signal that is lost to other tokens in the same state.
 
     What could be read off the state after the token ``at`` if this token alone had written, less
     what can be (:func:`retained`). Between 0 and 1. Large where the state is full: what was written
-    has not decayed, but cannot be told from the rest.
+    has not decayed, but cannot be separated from the rest.
 
     Args:
         at, noise: as for :func:`retained`.

@@ -107,7 +107,7 @@ def findings(
     Args:
         weights: the map of the layer, where it was computed before.
         source: where the numbers come from, such as the model and the hash of its weights; written
-            into every certificate beside the layer, the head and the property.
+            into every certificate, together with the layer, the head and the property.
     """
     weights = layer.map() if weights is None else weights
     for index in _indices(layer):
@@ -115,9 +115,9 @@ def findings(
         place = dict(zip(layer.axes, head, strict=False))
         part = Part(layer, head, weights[index])
         for name, one in PROPERTIES.items():
-            told = {"input": "the input of this run", **(source or {}), "layer": layer.name}
-            told |= {"family": layer.family, "part": in_words(place), "property": name}
-            certificate = one.decide(part, Destination(folder, told))
+            provenance = {"input": "the input of this run", **(source or {}), "layer": layer.name}
+            provenance |= {"family": layer.family, "part": in_words(place), "property": name}
+            certificate = one.decide(part, Destination(folder, provenance))
             yield Finding(layer.name, layer.family, place, name, certificate)
 
 

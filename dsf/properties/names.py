@@ -4,7 +4,7 @@ IF_NOT = {
     "causal": "Some tokens also read later ones, as in every encoder.",
     "nonnegative": "Some weights subtract, as linear attention, state-space models and delta rules "
     "can; softmax attention cannot.",
-    "sums_to_one": "Rows are no averages; only attention with a normaliser makes them so.",
+    "sums_to_one": "Rows are not averages; only attention with a normaliser makes them so.",
     "injective": "Two different queries share a row, so the head cannot tell them apart.",
     "margin": "The keys are close to linear dependence.",
     "nonexpansive": "Some transition makes a state longer.",

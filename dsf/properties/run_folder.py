@@ -62,10 +62,10 @@ def checked_run(
     progress: Progress | None = None,
     pages: Pages | None = None,
 ) -> Table:
-    """Decide every property of every layer, and write measures and evidence to ``folder``.
+    """Decide every property of every layer; write measures and evidence to ``folder``.
 
     Writes ``units/`` (one file for every finished layer, with ``certificates/`` and ``tensors/``
-    beside it), ``metrics.csv``, ``metrics.json``, ``verdicts.csv``, ``verdicts.json``, and last
+    next to it), ``metrics.csv``, ``metrics.json``, ``verdicts.csv``, ``verdicts.json``, and last
     ``manifest.json``, which lists what had to be decided and the hash of every file. A layer whose
     unit this user wrote on this machine, from the same numbers, is not decided again, so that an
     interrupted run can be resumed; its certificates have to be accepted by the checker now.
@@ -77,8 +77,8 @@ def checked_run(
         pages: writes further files into ``folder``, such as a report, and gives their paths.
 
     Raises:
-        ValueError: if the folder holds a model, a run of another schema, something that is no run
-            under the names of one, or a link, or another process is writing a run there.
+        ValueError: if the folder holds a model, a run of another schema, files with a run's names
+            that no run wrote, or a link, or another process is writing a run there.
     """
     check_holds_no_model(folder, "run")
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,8 +201,8 @@ def _earlier(folder: Path) -> dict[str, str] | None:
         if isinstance(error, LeadsOutside):
             raise
         raise ValueError(
-            f"{folder / MANIFEST} is no manifest of a run: {checker.shown(str(error))}. Choose "
-            "another folder."
+            f"{folder / MANIFEST} is not the manifest of a run: {checker.shown(str(error))}. "
+            "Choose another folder."
         ) from None
     schema = manifest.get("schema_version") if isinstance(manifest, dict) else None
     members = manifest.get("members") if isinstance(manifest, dict) else None

@@ -99,7 +99,7 @@ def compare(
         True
     """
     if (inputs or named) and isinstance(first, Inspection) and isinstance(second, Inspection):
-        raise TypeError("compare: expected no input beside two inspections, got one.")
+        raise TypeError("compare: expected no input with two inspections, got one.")
     one, other = (
         _inspected(name, given, inputs, named)
         for name, given in (("first", first), ("second", second))

@@ -49,7 +49,7 @@ def intervention_content(
     clean, changed = result.clean.double(), result.output.double()
     if clean.ndim != 3:
         raise ValueError(
-            "'intervention' must be of a model that puts out (sample, time, logits), but its "
+            "'intervention' must be of a model that returns (sample, time, logits), but its "
             f"output has the shape {tuple(clean.shape)}."
         )
     counts = {layer.system.steps for each in inspections for layer in each}
@@ -106,7 +106,7 @@ def content(
         progress: called with the finished share, from 0 to 1.
 
     Raises:
-        TypeError: if ``intervention`` is no intervention.
+        TypeError: if ``intervention`` is not an intervention.
         ValueError: if no layer has as many tokens as ``grid`` has patches, or ``intervention`` is
             of other tokens.
     """

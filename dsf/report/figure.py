@@ -111,7 +111,7 @@ Labels = tuple[list[str], float]
 
 
 def _labels(tokens: Sequence[str]) -> Labels:
-    """Texts of tokens as they can be drawn beside their cells, and the size of their font."""
+    """Return the token labels of a map and their font size."""
     texts = [written(escaped(token), most=LONGEST_LABEL) for token in tokens]
     return texts, min(6.0, 140 / len(texts))
 
@@ -150,7 +150,7 @@ def draw_grid(
         most: how many maps of one sample of a layer to draw; if it has more, the heads of the
             strongest response or the channels with the most energy off the diagonal. None draws
             all heads, of more than 64 those of the strongest response.
-        across: how many maps stand side by side before the next line begins.
+        across: number of maps in one line.
         layers, heads: which layers to draw, and which heads or channels of each, as for
             ``show``; all by default.
 
@@ -158,7 +158,7 @@ def draw_grid(
         InspectionError: if there is no such layer or head.
         MapTooLarge: if drawing one of the layers would take more memory than there is.
         ValueError: if the inspection has no layer, ``most`` or ``across`` is less than 1, or the
-            ending is no known format.
+            ending is not a known format.
     """
     of_kind("draw_grid", "inspection", inspection, Inspection, "what dsf.inspect returns")
     if not inspection.layers:
@@ -291,7 +291,7 @@ def _draw_bar(sheet: Sheet, view: MapView, reach: float, left: float, top: float
 
 
 def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
-    """The texts of all tokens beside and below a map; the room that they take."""
+    """Write the token labels to the left of and below a map; return the room they take."""
     texts, size = labels
     for k, text in enumerate(texts):
         middle = (k + 0.5) * MAP / len(texts)
@@ -301,7 +301,7 @@ def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
 
 
 def _name(line: _Line) -> list[str]:
-    """What stands to the left of a line."""
+    """Return the text to the left of a line."""
     layer = line.layer
     found = [
         *broken(layer.name, NAME),
@@ -311,6 +311,6 @@ def _name(line: _Line) -> list[str]:
     if line.several:
         found.append(f"sample {line.maps[0].sample}")
     if line.picture is not None:
-        told = f"First: length of what a token contributes to {line.picture.onto}, in its unit"
-        found += wrap(told, NAME + 4)
+        legend = f"First: length of what a token contributes to {line.picture.onto}, in its unit"
+        found += wrap(legend, NAME + 4)
     return found

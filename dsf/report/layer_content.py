@@ -366,12 +366,12 @@ def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
 
 
 def _shares(seen: list[MapView], target: str, *, exact: bool) -> list[dict[str, Any]]:
-    """What the edges of a layer contribute to a number, in the form of its maps."""
+    """Return what the edges of a layer contribute to a number, in the form of its maps."""
     return bare_maps(seen, exact=exact, share={"target": escaped(target)})
 
 
 def bare_maps(seen: list[MapView], *, exact: bool, **kind: Any) -> list[dict[str, Any]]:
-    """Pictures that are no map of a layer, in the form of its maps; ``kind`` says what they are."""
+    """Return pictures other than a layer's maps in the same form; ``kind`` says what they are."""
     bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", **kind}
     return [{**_map(view, exact=exact), **bare} for view in seen]
 

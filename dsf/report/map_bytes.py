@@ -67,7 +67,7 @@ FAST = 1  # of deflate: a tenth more bytes than by default, in a sixth of the ti
 SMALL = 6
 STRATEGIES = zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY
 SAMPLE = 2**13
-"""Bytes from the middle by which it is told how the others are compressed."""
+"""Number of bytes from the middle on which the compression strategy is chosen."""
 
 
 def packed(numbers: np.ndarray, *, level: int = FAST) -> bytes:

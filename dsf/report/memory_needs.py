@@ -1,4 +1,4 @@
-"""How much memory a page or a picture takes, told before the first map is drawn."""
+"""Forecast the memory of a page or a picture before the first map is drawn."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ CURE = (
 
 
 def report_bytes(*, steps: int, maps: int, samples: int, width: int, whole: bool = True) -> int:
-    """The peak of writing a page, beyond the inspection itself, about.
+    """Return about how many bytes writing a page takes at its peak, beyond the inspection.
 
     Args:
         steps: tokens of a sample.
@@ -44,10 +44,10 @@ def report_bytes(*, steps: int, maps: int, samples: int, width: int, whole: bool
 
 
 def check_report(expected: Forecast) -> int:
-    """The bytes that a report of an inspection is going to take, before that runs.
+    """Return the bytes that a report is going to take, before its inspection runs.
 
     Raises:
-        MapTooLarge: if that is more than there will be beside what the layers keep.
+        MapTooLarge: if that is more than what the layers leave free.
     """
     steps = expected.tokens // expected.samples
     needed = report_bytes(
@@ -59,7 +59,7 @@ def check_report(expected: Forecast) -> int:
     kept = 0 if expected.uses_disk else expected.kept
     if expected.available is not None and needed + kept > expected.available:
         raise MapTooLarge(
-            f"the report takes about {needed / GB:.1f} GB at its peak beside {kept / GB:.1f} GB "
+            f"the report takes about {needed / GB:.1f} GB at its peak, plus {kept / GB:.1f} GB "
             f"that the layers keep, but {expected.available / GB:.1f} GB are available. {CURE}"
         )
     return needed

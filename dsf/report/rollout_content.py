@@ -60,7 +60,7 @@ class LayersTogether:
             self._rollout = MapRollout(self._samples, drawn.system.steps, self._starts)
 
     def of_layer(self, layer: InspectedLayer, drawn: Selection) -> "RowsTogether":
-        """Takes the rows of one layer, which may be drawn beside others."""
+        """Return the rows of one layer, which may be drawn at the same time as others."""
         return RowsTogether(drawn, wanted=not self.reason and not has_channels(layer))
 
     def add(self, rows: "RowsTogether", *, signed: bool) -> None:

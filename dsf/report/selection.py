@@ -177,7 +177,7 @@ class Plan:
 
     Attributes:
         side: the largest number of cells along each side of a pooled view.
-        exact: whether views hold every weight as float32 beside its 8-bit code.
+        exact: whether views hold every weight as float32 as well as its 8-bit code.
     """
 
     side: int

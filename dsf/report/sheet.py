@@ -152,7 +152,7 @@ class Sheet:
         """Write the sheet; the ending of ``path`` selects the format.
 
         Raises:
-            ValueError: if it is no known format.
+            ValueError: if the format is not known.
         """
         if path.suffix[1:].lower() in PIXELS:
             picture = self.picture()
@@ -242,7 +242,7 @@ def width(text: str, size: float, dpi: int) -> float:
 
 
 def broken(name: str, most: int) -> list[str]:
-    """A name of dotted parts in lines of at most so many characters, as it can be drawn.
+    """Break a dotted name into lines of at most ``most`` characters, as it can be drawn.
 
     The name of a model before that of its layer has lines of its own.
 
@@ -250,9 +250,9 @@ def broken(name: str, most: int) -> list[str]:
     ['decoder.block.0.layer.1.', 'EncDecAttention']
     """
     lines: list[str] = []
-    for told in written(escaped(name)).split(" · "):
+    for piece_of_name in written(escaped(name)).split(" · "):
         lines.append("")
-        for part in re.findall(r"[^.]*\.?", told):
+        for part in re.findall(r"[^.]*\.?", piece_of_name):
             for piece in wrap(part, most):
                 if len(lines[-1]) + len(piece) > most:
                     lines.append("")

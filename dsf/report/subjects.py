@@ -1,4 +1,4 @@
-"""``Subject``: one inspection that is shown, alone or beside others, with its verdicts."""
+"""``Subject``: one inspection to show, alone or next to others, with its verdicts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -125,7 +125,7 @@ class Brightness(NamedTuple):
 
     Attributes:
         full: the weight from which on a colour is full.
-        largest_apart: the largest finite magnitude of the cells beside the diagonal; that of all
+        largest_apart: the largest finite magnitude of the cells off the diagonal; that of all
             cells, if these are 0.
         uniform: between which magnitudes most cells lie, if these differ by less than a factor of
             two; else None.
@@ -182,7 +182,7 @@ class MapView:
 
         Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
         which often take most of the weight, do not count. It is at least a sixteenth of the largest
-        of those cells, so that noise stays pale beside a few strong weights. Where 98 in 100 also
+        of those cells, so that noise stays pale next to a few strong weights. Where 98 in 100 also
         lie above half of it, the map is nearly uniform, and would be full of colour everywhere; it
         is then up to four times as large, so that the square root of a uniform map is a half.
         """
@@ -198,7 +198,7 @@ class MapView:
         return Brightness(full * (least / full / EVEN) ** 2, apart, (least, full))
 
     def _apart(self) -> tuple[Float[np.ndarray, " cells"], float]:
-        """The magnitudes that decide what is bright, and the largest beside the diagonal."""
+        """The magnitudes that decide what is bright, and the largest off the diagonal."""
         square = self.row_sums.size == self.column_sums.size  # queries and keys are the same tokens
         if not applies(NUMBER, work=AT_ONCE * self.weights.size):
             return apart(self.weights, self.masked, square=square)

@@ -49,7 +49,7 @@ WORDS = {
     "Adapter": "an adapter (dsf.Adapter)",
     "Axes": "axes of matplotlib",
 }
-"""How a class is told; ``""`` stands for one that only the library itself passes on."""
+"""Words for a class in an error; ``""`` for one that only the library itself passes on."""
 NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
 LONG = 60  # characters of a value in an error
 SEVERAL = {"a whole number": "whole numbers", "a text": "texts", "a number": "numbers"}
@@ -157,12 +157,12 @@ def _compared_axes(annotation: Any) -> tuple[str | None, ...]:
 
 @dataclass(frozen=True)
 class Rule:
-    """What one kind of value is called, how it is told, and what is wrong within the kind."""
+    """Words, test and range check for one kind of argument."""
 
     words: str
     fits: Callable[[Any], bool]
     judge: Judge | None = None
-    is_written: bool = False  # whether a value is told as it is written
+    is_written: bool = False  # whether an error shows the value as source code
 
     def check(self, owner: str, name: str, value: Any) -> Any:
         """``value``, if it is of this kind and nothing is wrong with it; numbers as Python's."""

@@ -18,11 +18,11 @@ _DRAFT = re.compile(r"\.dsf-[0-9a-f]{32}\.draft(\.[\w.]*)?")
 
 
 class LeadsOutside(ValueError):
-    """A part of a folder is a link or nothing plain; nothing was read or written there."""
+    """A part of a folder is a link or a special file; nothing was read or written there."""
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
-    """Let ``write`` create a file beside ``path``, then move it to ``path`` in one step.
+    """Let ``write`` create a file in the folder of ``path``, then move it to ``path`` in one step.
 
     If anything fails before that step, the old file is unchanged. A link at ``path`` is replaced by
     the file; where it leads, nothing changes.
@@ -82,7 +82,7 @@ def write_over(path: Path, text: str) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Return whether there is something at ``path`` that is no file, no folder and no link."""
+    """Return whether ``path`` exists and is neither a file nor a folder nor a link."""
     try:
         mode = os.lstat(path).st_mode
     except (OSError, ValueError):
@@ -183,7 +183,7 @@ def _place(folder: Path, name: str, *, make: bool = False) -> Path:
     """Return the path of a name such as ``units/0000/unit.json``, of which no part is a link."""
     parts = name.split("/")
     if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
-        raise LeadsOutside(f"{name!r} is no plain name of a file inside {folder}.")
+        raise LeadsOutside(f"{name!r} is not the plain name of a file in {folder}.")
     if make:
         folder.mkdir(parents=True, exist_ok=True)
     path = folder

@@ -64,7 +64,7 @@ def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -
     """``value``, if it is a whole number of at least ``least``.
 
     Raises:
-        TypeError: if it is no whole number.
+        TypeError: if it is not an integer.
         ValueError: if it is smaller.
 
     >>> at_least(1, "window_mass", "width", 4)

@@ -79,15 +79,15 @@ def in_parallel(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
 def each_in_parallel(
     work: Callable[[Piece], Result], pieces: Sequence[Piece], *, most: int = MOST
 ) -> Generator[Result, None, None]:
-    """What ``work`` returns for each of independent pieces, in their order, as soon as it is done.
+    """Yield what ``work`` returns for each independent piece, in order, as soon as it is done.
 
     For work that calls torch: several threads gain little in short operations, and much in whole
-    pieces of work. So the threads of torch are shared out among the pieces that are worked on at a
-    time. That takes a millisecond for each call. Results that nobody has taken yet are few. Where
-    OpenMP cannot be told how many threads to take, one piece is done after the other.
+    pieces of work. So the threads of torch are divided among the pieces that run at the same time,
+    which takes a millisecond a call. Few results wait to be consumed. Where the number of OpenMP
+    threads cannot be set, the pieces run one after the other.
 
     Args:
-        most: so many pieces are worked on at a time at most.
+        most: maximum number of pieces that run at the same time.
     """
     every = torch.get_num_threads()
     workers = min(every, len(pieces), most)
@@ -102,7 +102,7 @@ def each_in_parallel(
             return work(piece)
 
     pool = ThreadPoolExecutor(workers, initializer=_take, initargs=(every // workers,))
-    told = _was_told()
+    is_set = _has_set_threads()
     waiting: deque[Future[Result]] = deque()
     try:
         for piece in pieces:
@@ -113,25 +113,25 @@ def each_in_parallel(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        if told:  # new threads of the user take what torch was told last
+        if is_set:  # new threads of the user take the number that was set last
             torch.set_num_threads(every)
 
 
 def _take(count: int) -> bool:
-    """Let this thread compute with so many threads; whether that is so now."""
+    """Let this thread compute with ``count`` threads; return whether it does now."""
     torch.get_num_threads()  # sets that of a new thread
     library = _openmp()
     if library is not None:
         library.omp_set_num_threads(count)
     if torch.get_num_threads() != count:
         return False
-    if (_of_mkl() or 0) > count:  # torch was told before, which holds for MKL
+    if (_of_mkl() or 0) > count:  # a number set in torch before also holds for MKL
         torch.set_num_threads(count)
     return True
 
 
 def _of_mkl() -> int | None:
-    """The threads that MKL takes; None where torch has no MKL, or the environment says how many."""
+    """Number of threads of MKL; None if torch has no MKL or the environment sets the number."""
     if "MKL_NUM_THREADS" in os.environ:
         return None
     found = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
@@ -140,7 +140,7 @@ def _of_mkl() -> int | None:
 
 @cache
 def _openmp() -> Any | None:
-    """The library that starts the threads of torch, if it is loaded under a name that we know."""
+    """The OpenMP library of torch, if it is loaded under one of the names in ``OPENMP``."""
     loaded = getattr(os, "RTLD_NOLOAD", 0) | getattr(os, "RTLD_NOW", 0)
     for name in OPENMP:
         try:
@@ -152,8 +152,8 @@ def _openmp() -> Any | None:
     return None
 
 
-def _was_told() -> bool:
-    """Whether torch was told its number of threads, so that MKL does not follow OpenMP."""
+def _has_set_threads() -> bool:
+    """Return whether torch's number of threads was set, so that MKL does not follow OpenMP."""
     with ThreadPoolExecutor(1) as alone:
         return alone.submit(_differs).result()
 

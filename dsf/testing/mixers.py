@@ -149,7 +149,7 @@ class MixerUnderTest:
         needed = ("system", "signal", "draw") if self._drawn else ("system", "signal")
         missing = [name for name in needed if not hasattr(mixer_or_class, name)]
         if missing or not is_dataclass(mixer_or_class):
-            lacking = f"has no {', '.join(missing)}" if missing else "is no dataclass"
+            lacking = f"has no {', '.join(missing)}" if missing else "is not a dataclass"
             raise TypeError(
                 f"check_mixer: 'mixer_or_class' must be a dataclass with system() and signal(), "
                 f"and for a class also draw(rng, steps=...), but {mixer_or_class!r} {lacking}. "
@@ -245,7 +245,7 @@ def check_mixer(
             recorded in its certificate.
 
     Raises:
-        TypeError: if it is no such class or instance.
+        TypeError: if it is not such a class or instance.
         ValueError: if a law that is expected to fail holds, or has an unknown name.
 
     >>> import dsf

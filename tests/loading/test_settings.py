@@ -78,7 +78,7 @@ def test_another_weight_file_named_in_the_settings_is_not_opened(folder, change_
         ({"architectures": ["PreTrainedModel"]}, "no model 'PreTrainedModel'"),
         ({"architectures": ["Trainer"]}, "no model 'Trainer'"),
         ({"architectures": [7]}, "no model '7'|Validation error"),
-        ({"architectures": ["BertModel"]}, "'BertModel' is no model of the family 'gpt2'"),
+        ({"architectures": ["BertModel"]}, "'BertModel' is not a model of the family 'gpt2'"),
         ({"n_layer": 10_001}, "'n_layer' is '10001'"),
         ({"n_layer": "two"}, "correct the file|cannot be built"),
         ({"dtype": "load"}, "'dtype' is 'load'"),

@@ -65,10 +65,10 @@ def from_state_space(A: Any, B: Any, C: Any, D: Any, *, steps: int) -> System:
 
 
 def _matrix(name: str, part: Any) -> "NDArray[Any]":
-    """One of the four as an array.
+    """Return one of the four matrices as an array.
 
     Raises:
-        TypeError: if it is no matrix of numbers.
+        TypeError: if it is not a matrix of numbers.
     """
     found = np.array(part, ndmin=2)
     if found.dtype.kind not in "fciu" or found.ndim > 2:

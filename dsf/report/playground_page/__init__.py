@@ -32,7 +32,7 @@ class Playground:
 
     Attributes:
         preset: the architecture that it opens with.
-        settings: sliders that do not stand where the preset has them.
+        settings: sliders that differ from the preset.
     """
 
     preset: str
@@ -40,7 +40,7 @@ class Playground:
 
     @property
     def html(self) -> str:
-        """The page as text: no file beside it, no network."""
+        """The page as one self-contained text, which needs no network."""
         start = {"preset": self.preset, "settings": dict(self.settings)}
         return _rendered({**_content(), "start": start})
 

@@ -18,7 +18,7 @@ function pieces(text) {
 
 const MOST_SHOWN = 3;
 
-/** A matrix of numbers between brackets; one that is too large is told by its size. */
+/** A matrix of numbers between brackets; of one that is too large, only its size. */
 function matrix(rows, name) {
   const columns = rows[0].length;
   if (rows.length === 1 && columns === 1) return make("b", { className: "lone" }, number(rows[0][0], 3));

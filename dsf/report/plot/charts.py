@@ -357,7 +357,7 @@ def heat_maps(
         maps: a map for every title.
         tokens: texts for the axes of the first map.
         columns: the number of maps in one row.
-        label: the label of the colour bars, beside the last of every row.
+        label: the label of the colour bars, to the right of the last map of every row.
 
     Raises:
         ValueError: if ``maps`` is empty, or no map stands in a row.

@@ -62,7 +62,7 @@ def worded(axes: Axes, *, title: str, x: str, y: str) -> Axes:
 
 
 def keyed(axes: Axes, labels: Sequence[str] | None) -> None:
-    """Add a legend if there are labels: beside the picture where it would cover a line."""
+    """Add a legend if there are labels, outside the axes where it would cover a line."""
     if not labels:
         return
     with style():

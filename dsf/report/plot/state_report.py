@@ -319,7 +319,7 @@ def report_state(
 
     Raises:
         ValueError: if ``maps`` is less than 1 or ``noise`` is not above 0.
-        TypeError: if it is no inspection.
+        TypeError: if it is not an inspection.
 
     Example:
         >>> import dsf, torch

@@ -34,7 +34,7 @@ def layers_and_heads(
 
     Raises:
         ValueError: if the table has no such quantity, or nothing of it has heads or channels.
-        TypeError: if it is no table.
+        TypeError: if it is not a table.
 
     Example:
         >>> from dsf.inspection.results.table import Table
@@ -87,12 +87,12 @@ def architectures(
     Args:
         models: inspections, or tables that ``measure`` returned, by the names of the legend.
         quantities: what is compared; one name or several of ``Inspection.measure``.
-        columns: how many panels stand side by side.
+        columns: number of panels in one row.
 
     Raises:
         ValueError: if there is no model or quantity, a quantity is not known, or a table does not
             have it.
-        TypeError: if models is no dictionary of inspections and tables.
+        TypeError: if models is not a dictionary of inspections and tables.
 
     Example:
         >>> import dsf, torch
@@ -139,7 +139,7 @@ def architectures(
         with style():
             places[len(quantities)].legend(lines, names, loc="upper left")
     else:
-        keyed(places[across - 1], list(tables))  # beside the last of the row, where it needs room
+        keyed(places[across - 1], list(tables))  # at the last of the row, where it needs room
     return places[: len(quantities)]
 
 

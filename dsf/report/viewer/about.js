@@ -1,6 +1,6 @@
 // The description of a map, and which cell and which map are shown first.
 
-/** What the numbers of a map are: weights of one head or channel, or one of the kinds beside these. */
+/** What the numbers of a map are: weights of one head or channel, or one of the other kinds. */
 function kindOf({ together, share, rollout }) {
   return together ? "together" : share ? "share" : rollout ? "rollout" : "";
 }
@@ -218,12 +218,12 @@ function codeOf(weight, scale) {
 /** The weights at which colours are full, as views.py has them for maps of the file. */
 function brightness(picture) {
   const counts = new Float64Array(LEVELS + 1), { codes, columns } = picture;
-  let all = 0, top = 0, beside = 0;
+  let all = 0, top = 0, apart = 0;
   codes.forEach((code, at) => {
     const onDiagonal = picture.square && at % (columns + 1) === 0;
     if (code <= MINUS_INFINITY || onDiagonal) return;
     const level = Math.abs(code - ZERO);
-    beside = Math.max(beside, level);
+    apart = Math.max(apart, level);
     if (at % columns === 0) return;
     counts[level] += 1;
     all += 1;
@@ -238,7 +238,7 @@ function brightness(picture) {
   const [low, high] = [0.02, 0.98].map((share) => weight(levelAt(share)));
   const full = top ? Math.max(high, weight(top) / 16) : picture.scale;
   const uniform = all >= 10 && low > full / 2 ? [low, full] : null;
-  return { bright: uniform ? full * (2 * low / full) ** 2 : full, largest_apart: weight(beside) || picture.scale, uniform };
+  return { bright: uniform ? full * (2 * low / full) ** 2 : full, largest_apart: weight(apart) || picture.scale, uniform };
 }
 
 /** The twelve cells of largest magnitude, as [query, key, weight]. */

@@ -1,4 +1,4 @@
-// The viewer: an overview of all maps beside one or two large ones. A page or a widget starts it.
+// The viewer: an overview of all maps, next to one or two large ones. A page or a widget starts it.
 
 /** Whether two models read the same tokens, so that their maps can be compared cell by cell. */
 function sameTokens([one, other]) {
@@ -42,7 +42,7 @@ class App {
     });
     this.root.replaceChildren(this.overview.root, this.stage.root);
     this.root.hidden = false;
-    this.root.style.setProperty("--beside", `${this.overview.width}px`);
+    this.root.style.setProperty("--overview-width", `${this.overview.width}px`);
     await this.overview.load();
     const first = firstMap(this.entries.filter(({ layer }) => layer.model === 0));
     await this.open(first);
@@ -55,12 +55,12 @@ class App {
     await new Promise(requestAnimationFrame);
   }
 
-  /** Give the overview what a map as high as the window leaves free beside it. */
+  /** Give the overview the width that a map as high as the window leaves free. */
   fit() {
     const { overview: { width, widest }, stage } = this;
-    this.root.style.setProperty("--beside", `${width}px`);
+    this.root.style.setProperty("--overview-width", `${width}px`);
     const free = Math.min(stage.free, widest - width);
-    if (free > 0) this.root.style.setProperty("--beside", `${width + free}px`);
+    if (free > 0) this.root.style.setProperty("--overview-width", `${width + free}px`);
     stage.restyle();
   }
 
@@ -70,14 +70,14 @@ class App {
     return [active, ...panes.filter((pane) => pane !== active)].map((pane) => pane.entry);
   }
 
-  /** The maps that share a scale with one: those shown beside it, else those of its layer. */
+  /** The maps that share a scale with one: those shown next to it, else those of its layer. */
   peers(entry) {
-    const beside = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];
-    const all = beside.includes(entry.map) ? beside : entry.layer.maps;
+    const others = this.stage.panes.length > 1 ? this.shown.filter(Boolean).map(({ map }) => map) : [];
+    const all = others.includes(entry.map) ? others : entry.layer.maps;
     return all.filter((map) => kindOf(map) === kindOf(entry.map));
   }
 
-  /** Hide or show the overview beside the map; where it stands below, go there. */
+  /** Hide or show the overview next to the map; where it is below the map, scroll to it. */
   find() {
     const [maps, stage] = [this.overview, this.stage].map(({ root }) => root.getBoundingClientRect());
     if (this.overview.root.hidden || maps.top < stage.bottom - 1) {
@@ -99,7 +99,7 @@ class App {
     this.stage.restyle();
   }
 
-  /** Give the overview the whole width, or its place beside the map. */
+  /** Give the overview the whole width, or its place next to the map. */
   widen(wide = !this.root.classList.contains("wide")) {
     this.root.classList.toggle("wide", wide);
     this.overview.wide.setAttribute("aria-pressed", String(wide));

@@ -94,7 +94,7 @@ class Search {
   }
 }
 
-// One row of controls; those for which there is no room wait in a menu at its end.
+// One row of controls; those that do not fit are in a menu at its end.
 
 class Toolbar {
   /** `always` stay in the row; of the groups in `foldable` the last goes into the menu first. */

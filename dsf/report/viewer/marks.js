@@ -1,22 +1,22 @@
 // What is drawn around and over the cells of a map. All lengths in CSS pixels.
 
-// Token labels beside a map, and lines and numbers in its cells.
+// Token labels of a map, and lines and numbers in its cells.
 
 const FONT = '12px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const CLOSEST = 13;
 const WIDEST = 92;
 const BAND = 40;
 
-/** The margins that labels need beside and below the map, and bars above and beside it.
+/** The margins that labels need left of and below the map, and bars above and right of it.
     Texts of tokens take more room than positions, and are shown where cells are large enough. */
 function marginOf(context, raster, window, available) {
   context.font = FONT;
   const band = raster.bands ? BAND : 0, { written, read } = raster.picture;
-  const beside = raster.bands ? context.measureText(raster.bandName).width + 7 : 0;
+  const bandWidth = raster.bands ? context.measureText(raster.bandName).width + 7 : 0;
   const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - band)) === 1;
   const width = (cells, per, count, widest) => Math.ceil(Math.min(
     named(cells, per) ? widest(context) : context.measureText(String(count)).width, WIDEST)) + 26;
-  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, written, (on) => raster.widestRow(on)), beside)),
+  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, written, (on) => raster.widestRow(on)), bandWidth)),
     bottom: width(window.columns, raster.perColumn, read, (on) => raster.widestColumn(on)), top: band, right: band };
 }
 
@@ -220,11 +220,11 @@ function legendWords(shades, largest) {
 function uniformWords([least, most]) {
   const [low, high] = [number(least, 3), number(most, 3)];
   const where = low === high ? `are ${low}` : `lie between ${low} and ${high}, a ratio of ${(most / least).toFixed(2)}`;
-  return `Nearly uniform: beside the diagonal and the first key most weights ${where}; `
+  return `Nearly uniform: off the diagonal and the first key most weights ${where}; `
     + "colours are paler for it, and percentiles are not drawn.";
 }
 
-// Bars above a map for the chosen query and beside it for the chosen key; by lag, the mean weight.
+// Bars above a map for the chosen query and to its right for the chosen key; by lag, the mean weight.
 
 const SPACE = 5;
 

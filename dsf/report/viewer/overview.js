@@ -19,7 +19,7 @@ class Overview {
     });
   }
 
-  /** How wide the overview would like to be beside a map. */
+  /** Preferred width of the overview next to a map. */
   get width() {
     const across = Math.max(...this.content.layers.map((layer) => acrossOf(layer)));
     const thumb = across > 6 ? THUMB : ROOMY - 4 * across;
@@ -34,26 +34,26 @@ class Overview {
 
   /** One line for every layer; what is the same for all of them is said once. */
   lines(layers, open) {
-    const names = shortNames(layers.map(({ name }) => name)), beside = fitBeside(names);
-    const facts = layers.map(aboutDrawn), told = beside ? toldOnce(names, facts) : [...new Set(facts)].slice(0, 2);
-    const once = beside ? told.length > 0 : told.length === 1;
-    const label = !beside ? 0 : names.some(({ rest }) => rest) ? LONG_LABEL : LABEL;
+    const names = shortNames(layers.map(({ name }) => name)), onTheLeft = fitOnTheLeft(names);
+    const facts = layers.map(aboutDrawn), common = onTheLeft ? commonFacts(names, facts) : [...new Set(facts)].slice(0, 2);
+    const once = onTheLeft ? common.length > 0 : common.length === 1;
+    const label = !onTheLeft ? 0 : names.some(({ rest }) => rest) ? LONG_LABEL : LABEL;
     this.label = Math.max(this.label || 0, label);
     const columns = columnNames(layers);
     const head = columns && make("div", { className: "columns", ariaHidden: "true" }, ...columns.map((name) => make("span", {}, name)));
     const lines = layers.map((layer, k) => {
       const thumbs = this.thumbs(layer, open, columns);
       const { number, rest } = names[k];
-      const name = beside ? [make("b", {}, number), ...(rest ? [make("span", {}, rest)] : [])] : [layer.name];
+      const name = onTheLeft ? [make("b", {}, number), ...(rest ? [make("span", {}, rest)] : [])] : [layer.name];
       const line = make("section", { className: "layer" }, make("h3", { title: layer.name }, ...name),
         ...(once ? [] : [make("p", { title: layer.chosen }, facts[k])]), ...thumbs);
       line.style.setProperty("--across", acrossOf(layer));
       return line;
     });
-    const group = make("div", { className: `lines ${beside ? "beside" : ""} ${columns ? "named" : ""}` }, ...(head ? [head] : []), ...lines);
+    const group = make("div", { className: `lines ${onTheLeft ? "name-left" : ""} ${columns ? "named" : ""}` }, ...(head ? [head] : []), ...lines);
     group.style.setProperty("--label", `${label}px`);
     group.style.setProperty("--across", acrossOf(layers[0]));
-    return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, told.join("; "))] : []), group];
+    return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, common.join("; "))] : []), group];
   }
 
   /** The rollout over the layers of a model, or why there is none. */
@@ -78,11 +78,11 @@ class Overview {
     });
   }
 
-  thumb(entry, open, beside, columns) {
+  thumb(entry, open, siblings, columns) {
     const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: across, height: rows });
     const label = withoutSample(map);
-    const brief = map.rollout ? label.replace(/ layers$/, "") : beside.length > 4 ? numbersOf(label) : label;
+    const brief = map.rollout ? label.replace(/ layers$/, "") : siblings.length > 4 ? numbersOf(label) : label;
     const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
     const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1 },
       canvas, ...caption);
@@ -189,7 +189,7 @@ function columnNames(layers) {
 }
 
 /** What is said of the layers, once for each kind of name in the margin; nothing where one name has several meanings. */
-function toldOnce(names, facts) {
+function commonFacts(names, facts) {
   const of = new Map(names.map(({ rest }, k) => [rest, facts[k]]));
   if (names.some(({ rest }, k) => of.get(rest) !== facts[k])) return [];
   return new Set(facts).size === 1 ? [facts[0]] : [...of].map(([rest, fact]) => `${rest}: ${fact}`);

@@ -16,14 +16,14 @@ function shortNames(names) {
   });
 }
 
-/** Whether the names are short enough to stand beside the thumbnails. */
-function fitBeside(names) {
+/** Whether the names are short enough to fit to the left of the thumbnails. */
+function fitOnTheLeft(names) {
   return names.every(({ number, rest }) => number && rest.length <= 16);
 }
 
 // What made the model say this: tokens shaded by their shares, strongest paths, shares of layers and edges.
 
-const PATHS = { widest: 720, narrowest: 280, line: 34, left: 100, right: 20, top: 22, beside: 5 };
+const PATHS = { widest: 720, narrowest: 280, line: 34, left: 100, right: 20, top: 22, apart: 5 };
 
 /** `go(layer, written, read)` opens the edges of a layer at a cell. */
 function drawShares(place, attribution, sample, tokens, go) {
@@ -93,7 +93,7 @@ function pathPart(paths, sample, tokens, available) {
   if (paths.sample !== sample) return make("section", {}, make("h3", {}, "Strongest paths"), make("p", {}, `They were searched for in sample ${paths.sample}.`));
   const found = paths.paths.slice(0, 8), layers = [...new Set(found.flatMap(({ edges }) => edges.map(({ layer }) => layer)))].sort(naturally);
   const places = [...new Set(found.flatMap(({ token, edges }) => [token, ...edges.flatMap(({ written, read }) => [written, read])]))].sort((a, b) => a - b);
-  const { widest, narrowest, line, left, right, top, beside } = PATHS, width = Math.min(Math.max(available || widest, narrowest), widest);
+  const { widest, narrowest, line, left, right, top, apart } = PATHS, width = Math.min(Math.max(available || widest, narrowest), widest);
   const height = top + line * (layers.length + 1) + 64;
   const x = (token) => left + (places.indexOf(token) + 0.5) * (width - left - right) / places.length;
   const y = (level) => height - 64 - line * level;
@@ -104,7 +104,7 @@ function pathPart(paths, sample, tokens, available) {
     shape("text", { x: left - 8, y: y(k + 1) + 4, "text-anchor": "end" }, names[k]),
   ]);
   const lines = found.map(({ token, edges, share }, k) => {
-    const aside = beside * (k - (found.length - 1) / 2);
+    const aside = apart * (k - (found.length - 1) / 2);
     const stops = [[x(token), y(0)]];
     for (const { layer, written, read } of edges) {
       const level = layers.indexOf(layer) + 1;

@@ -1,7 +1,7 @@
-// The large maps, one or two side by side, with the controls above and the tables beside them.
+// The large maps, one or two side by side, with the controls above and the tables to their right.
 
-// CSS pixels: how wide the stage with its padding must be for numbers beside the map, and for a sentence in one line.
-const BESIDE = 1086, ONE_LINE = 786;
+// CSS pixels: how wide the stage with its padding must be for numbers next to the map, and for a sentence in one line.
+const SIDE_BY_SIDE = 1086, ONE_LINE = 786;
 
 class Stage {
   /** `entries` are all maps; `ask` has the functions `step(by)`, `leave()`, `restyle()`, `shown()`. */
@@ -49,8 +49,8 @@ class Stage {
   get free() {
     if (this.panes.length > 1 || !this.active.isPicture) return 0;
     this.active.draw();
-    const beside = this.details.getBoundingClientRect().left > this.place.getBoundingClientRect().right;
-    return Math.floor(Math.min(this.active.spare, this.root.clientWidth - (beside ? BESIDE : ONE_LINE)));
+    const isBeside = this.details.getBoundingClientRect().left > this.place.getBoundingClientRect().right;
+    return Math.floor(Math.min(this.active.spare, this.root.clientWidth - (isBeside ? SIDE_BY_SIDE : ONE_LINE)));
   }
 
   add() {
@@ -110,7 +110,7 @@ class Stage {
     this.share(this.active);
   }
 
-  /** A second map beside the first, or one alone again. */
+  /** Show a second map next to the first, or one alone again. */
   async compare(focus = true) {
     const { active, panes } = this;
     this.both.setAttribute("aria-pressed", String(panes.length < 2));

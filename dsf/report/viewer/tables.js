@@ -1,4 +1,4 @@
-// The numbers beside a map.
+// The numbers next to a map.
 
 // The verdicts about a map, each with a word and a sign, so that colour is not needed.
 
@@ -23,7 +23,7 @@ function drawVerdicts(verdicts) {
   return [make("section", {}, make("h3", {}, "Properties"), ...items)];
 }
 
-// Tables beside a map: its largest weights, exact; the keys with the largest sums; its measures.
+// Tables next to a map: its largest weights, exact; the keys with the largest sums; its measures.
 
 /** Verdicts and tables of the active pane, with one column of measures for each shown pane. */
 function drawNumbers(place, panes, active) {
@@ -62,9 +62,9 @@ function measured(panes, letters) {
     return reason ? [make("p", {}, panes.length > 1 ? `${letters[k]}: ${reason}` : reason)] : [];
   });
   if (!labels.length) return [make("section", {}, make("h3", {}, "Measures"), ...missing)];
-  const told = (value) => (value === null ? "not defined" : number(value, 4));
+  const written = (value) => (value === null ? "not defined" : number(value, 4));
   const rows = labels.map((quantity) => [quantity,
-    ...found.map((each) => (each.has(quantity) ? told(each.get(quantity)) : "–"))]);
+    ...found.map((each) => (each.has(quantity) ? written(each.get(quantity)) : "–"))]);
   return [make("section", {}, table("Measures", ["quantity", ...letters], rows, 1), ...missing)];
 }
 

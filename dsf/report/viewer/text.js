@@ -51,7 +51,7 @@ class Tokens {
     return this.kind === "token" ? "key" : "column";
   }
 
-  /** Its position in the input; a dash where it is no token of the input. */
+  /** Its position in the input; a dash where it is not a token of the input. */
   position(token) {
     const at = this.numbers ? this.numbers[token] : token;
     return at < 0 ? "–" : String(at);

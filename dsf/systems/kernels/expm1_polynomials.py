@@ -2,7 +2,7 @@
 
 With adapted coefficients, polynomials of degree four and six take two and three products instead of
 four and six, and four or seven sums (Knuth, The Art of Computer Programming, volume 2, section
-4.6.4). Multiplications limit the speed of the loop; additions run beside them. Arguments are in
+4.6.4). Multiplications limit the speed of the loop; additions overlap with them. Arguments are in
 units in which the highest coefficient is one, ``UNIT * x``.
 """
 
