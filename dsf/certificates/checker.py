@@ -163,7 +163,7 @@ def number(text: Any) -> Fraction:
             top, bottom = int(above), int(below)
             if bottom > 0 and gcd(top, bottom) == 1 and not is_float(Fraction(top, bottom)):
                 return Fraction(top, bottom)
-    raise Rejected(f"{shown(repr(text))} is not a number in its canonical form")
+    raise Rejected(f"{shown(repr(text))} is not a number in its only written form")
 
 
 def _is_zero_led(*parts: str) -> bool:

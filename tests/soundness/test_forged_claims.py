@@ -63,12 +63,12 @@ CASES = {
     "a direction that is none": (
         lambda f: certify.injective(DEPENDENT, folder=f),
         witness(null=[0, 0, 0, 0, 0]),
-        "no direction",
+        "direction of the query",
     ),
     "a direction with a constant under a sink": (
         lambda f: certify.injective(DEPENDENT, sink=True, folder=f),
         witness(null=[2, 0, 0, -1, 1]),
-        "no direction",
+        "direction of the query",
     ),
     "another direction under a mask": (
         lambda f: certify.injective(
