@@ -38,9 +38,12 @@ from dsf.inspection.errors import InspectionError, ReconstructionError, Unreadab
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.stages import as_tokens, as_values, width_of
+from dsf.measures.erasers import spared_pairs
 from dsf.mixers.base import axes_of
 from dsf.runtime.argument_checks import is_index
 from dsf.runtime.shapes import at_least, of_kind
+from dsf.systems.coefficient import TokenSlots
+from dsf.systems.system import System
 
 By = Literal["held", "direct", "gradient"]
 """How edges and heads are counted, see ``Attribution``."""
@@ -324,6 +327,44 @@ class Attribution:
         ]
         return Table(tuple(self._ranked(found, count, by, sample, steps)))
 
+    @torch.inference_mode(False)
+    def forgotten(self, count: int = 10, *, sample: int = 0) -> Table:
+        """Return what the number lacks most since one token erased what an earlier one had written.
+
+        Each record has ``layer``, ``key`` (the token that was erased), ``token`` (the eraser),
+        ``share`` (what the number would gain, to first order, had the token let the trace of the
+        key pass unchanged) and its parts ``decay`` and ``overwriting``, summed over heads or
+        channels. ``dsf.edits.Protect(layer, key=key, from_=token)`` measures it. Tokens are those
+        of the mixer, behind any short convolution. Layers without a state erase nothing.
+
+        Raises:
+            ValueError: if ``count`` is less than 1.
+            IndexError: if there is no such sample.
+        """
+        at_least(1, "forgotten", "count", count)
+        self._check("forgotten", sample)
+        found: list[Record] = []
+        without: list[Record] = []
+        for name, mixed in self._mixed.items():
+            try:
+                moved, _ = self._ends(name, "gradient")
+                parts = mixed.forgotten(moved)
+            except InspectionError:
+                note = "no gradient at its response: its channels feed back into each other"
+                without.append({"layer": name, "note": note})
+                continue
+            if parts is None:
+                continue
+            decay, overwriting = (part[sample] for part in parts)
+            gains = (decay + overwriting).flatten()
+            for at in gains.abs().topk(min(count, gains.numel())).indices.tolist():
+                token, key = divmod(at, decay.shape[1])
+                record = {"layer": name, "key": key, "token": token, "share": gains[at].item()}
+                split = {"decay": decay[token, key], "overwriting": overwriting[token, key]}
+                found.append({**record, **{part: value.item() for part, value in split.items()}})
+        found.sort(key=lambda record: -abs(record["share"]))
+        return Table((*found[:count], *without))
+
     def _ranked(
         self, found: list[Record], count: int, by: By, sample: int, steps: int
     ) -> list[Record]:
@@ -572,6 +613,16 @@ class MixerShares:
         maps, *_ = whole.map_shape
         each = (moved * response).sum(dim=-2)  # sample head channel, or sample channel
         return each.reshape(len(each), maps[1] if len(maps) > 1 else 1, -1).sum(dim=-1)
+
+    def forgotten(self, moved: Tensor) -> tuple[Tensor, Tensor] | None:
+        """For all pairs of an eraser and a key what the number would gain; None without a state."""
+        mixer = self.whole().mixer
+        system = mixer.system()
+        if not isinstance(system, System) or isinstance(system.B, TokenSlots):
+            return None
+        has_channels = len(system.batch) == moved.ndim - 2  # that share their coefficients
+        adjoint = moved.unsqueeze(-2) if has_channels else moved.mT[..., None, None]
+        return spared_pairs(system, mixer.signal(), adjoint)
 
     @torch.inference_mode(False)
     def by_coefficients(self) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ def typed_edit(words: str) -> Edit:
     record: dict[str, Any] = {"edit": kind}
     for part in parts:
         field, sign, value = part.partition("=")
-        field = "layer" if field == "layers" else field
+        field = {"layers": "layer", "from": "from_"}.get(field, field)
         if not (sign and value):
             raise ValueError(f"{where}: expected field=value, got {part!r}.")
         if field in record:
@@ -144,7 +144,7 @@ def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None
     """
     name = type(edit).__name__
     sizes = [("samples", 1), ("other_token", steps_there)]
-    sizes += [(field, steps) for field in ("written", "read", "token", "tokens")]
+    sizes += [(field, steps) for field in ("written", "read", "token", "tokens", "key", "from_")]
     if isinstance(edit, StateFrom) and edit.other_token is None:
         sizes.append(("token", steps_there))
     for field, size in sizes:

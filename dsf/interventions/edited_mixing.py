@@ -7,6 +7,7 @@ kind act in the order in which they are given.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from dsf.interventions.edits import (
     MapFrom,
     Mean,
     Negative,
+    Protect,
     Reduce,
     ResponseEdit,
     Scale,
@@ -39,7 +41,7 @@ from dsf.interventions.edits import (
 )
 from dsf.mixers import SoftmaxAttention
 from dsf.systems.algebra import split_at
-from dsf.systems.coefficient import TokenSlots
+from dsf.systems.coefficient import TokenSlots, dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
 
@@ -152,6 +154,9 @@ def edited_response(
         response = respond(system, signal)
     else:
         response = plain
+    protections = [edit for edit in edits if isinstance(edit, Protect)]
+    for key, tokens, where in _protected(subject, protections, system, is_exchanged=bool(states)):
+        response = response + torch.where(where, _spared(system, signal, key, tokens), 0)
     for edit in reductions:
         response = response - _lost(subject, edit, system, moving)
     if rows:
@@ -338,6 +343,72 @@ def _exchanged(
         put = taken.expand_as(now).to(now)
     where = _chosen(subject, edit, rest.batch).squeeze(-1)
     return torch.where(where.to(now.device), put, now)
+
+
+def _protected(
+    subject: EditedMixer, edits: Sequence[Protect], system: Operator, *, is_exchanged: bool
+) -> list[tuple[int, set[int], Tensor]]:
+    """Keys, the tokens that spare each of them, and in which entries of the batch axes."""
+    if edits and is_exchanged:
+        raise InspectionError(
+            f"intervene: {subject.name} has edits that exchange its state and a 'Protect', whose "
+            "common meaning is not defined. Give them in separate calls."
+        )
+    if edits and not _is_recurrent(system):
+        raise InspectionError(
+            f"intervene: Protect: {subject.name} has no recurrent state, so nothing is erased "
+            "there. Attention moves on to later keys: Scale or Cut those edges."
+        )
+    found: list[tuple[int, set[int], Tensor]] = []
+    for edit in edits:
+        (key,) = places("key", edit.key, system.steps).tolist()
+        (start,) = places("from_", edit.from_, system.steps).tolist()
+        until = start + 1 if edit.until is None else edit.until
+        stop = min(until if until >= 0 else until + system.steps, system.steps)
+        if not key < start < stop:
+            raise InspectionError(
+                f"intervene: Protect: expected key < from_ < until, got key {key}, from_ {start}, "
+                f"until {stop}. What a token left can be spared by later tokens only."
+            )
+        tokens, where = set(range(start, stop)), _chosen(subject, edit, system.batch)
+        alike = [each for each in found if each[0] == key and torch.equal(each[2], where)]
+        if alike:
+            alike[0][1].update(tokens)
+        elif any(each[0] == key and bool((each[2] & where).any()) for each in found):
+            raise InspectionError(
+                f"intervene: Protect: the key {key} of {subject.name} is protected twice, for "
+                "heads or samples that overlap. Give the same heads and samples."
+            )
+        else:
+            found.append((key, tokens, where.to(system.device)))
+    return found
+
+
+def _spared(system: Operator, signal: Tensor, key: int, tokens: set[int]) -> Tensor:
+    """What the response gains where the trace of one token passes some tokens unchanged."""
+    assert isinstance(system, System)  # noqa: S101  # asked by ``_protected``
+    alone = torch.zeros_like(signal)
+    alone[..., key, :, :] = signal[..., key, :, :]
+    start = min(tokens)
+    before, rest = split_at(replace(system, initial=None), start)
+    trace = final_state(before, alone[..., :start, :, :])
+    erased = respond(replace(rest, initial=trace), torch.zeros_like(signal[..., start:, :, :]))
+    borders = [t for t in range(start + 1, system.steps) if (t in tokens) != (t - 1 in tokens)]
+    parts = [torch.zeros_like(erased[..., :1, :, :]).expand(
+        *erased.shape[:-3], start, *erased.shape[-2:])]  # fmt: skip
+    for first, stop in pairwise([start, *borders, system.steps]):
+        last = stop == system.steps
+        here, rest = (rest, rest) if last else split_at(rest, stop - first)
+        if first in tokens:
+            kept = dense_of(here.window(0, here.steps).C).to(trace.dtype) @ trace.unsqueeze(-3)
+            parts.append(kept.real if system.takes_real_part else kept)
+        else:
+            nothing = torch.zeros_like(signal[..., first:stop, :, :])
+            parts.append(respond(replace(here, initial=trace), nothing))
+            trace = trace if last else final_state(replace(here, initial=trace), nothing)
+    gained = torch.cat(parts, dim=-3)
+    gained[..., start:, :, :] -= erased
+    return gained
 
 
 def _lost(subject: EditedMixer, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:

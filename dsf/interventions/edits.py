@@ -20,6 +20,7 @@ __all__ = [
     "MapFrom",
     "Mean",
     "Negative",
+    "Protect",
     "Reduce",
     "Scale",
     "Sink",
@@ -173,6 +174,20 @@ class Forget(Edit):
 
 
 @dataclass(frozen=True, repr=False)
+class Protect(Edit):
+    """What the token ``key`` left in the state passes the tokens from ``from_`` on unchanged.
+
+    The state is a sum of traces, one of each token; only that of ``key`` is spared, and its decay
+    and overwriting go on at the token ``until``. By default one token, ``from_``, is kept from
+    erasing it.
+    """
+
+    key: int = field(kw_only=True)
+    from_: int = field(kw_only=True)
+    until: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True, repr=False)
 class Reduce(Edit):
     """What passes from the tokens before ``token`` to later ones keeps ``order`` directions.
 
@@ -201,13 +216,13 @@ class Mean(Edit):
 
 
 MapEdit = Cut | Scale | Window | Sink | Negative | MapFrom
-StateEdit = StateFrom | Forget | Reduce
+StateEdit = StateFrom | Forget | Protect | Reduce
 ResponseEdit = Ablate | Mean
 KINDS: Mapping[str, type[Edit]] = {
     each.__name__: each
     for each in (
-        Cut, Scale, Window, Sink, Negative, MapFrom, ValueFrom, StateFrom, Forget, Reduce, Ablate,
-        Mean,
+        Cut, Scale, Window, Sink, Negative, MapFrom, ValueFrom, StateFrom, Forget, Protect, Reduce,
+        Ablate, Mean,
     )
 }  # fmt: skip
 
@@ -359,10 +374,10 @@ PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
     "layer": _chosen,
     "heads": _chosen,
     **dict.fromkeys(("samples", "written", "read", "tokens"), _tokens),
-    "token": _whole,
+    **dict.fromkeys(("token", "key", "from_"), _whole),
     "width": partial(_at_least, 1),  # it counts tokens, the own one included
     "order": partial(_at_least, 0),
-    "other_token": _whole_or_none,
+    **dict.fromkeys(("other_token", "until"), _whole_or_none),
     "factor": _factor,
     **dict.fromkeys(("renormalise", "keep"), _flag),
 }

@@ -35,7 +35,16 @@ from dsf.inspection.model_input import model_input
 from dsf.inspection.recorded_run import without_logits
 from dsf.inspection.results.layers import Inspection
 from dsf.interventions.edited_mixing import places
-from dsf.interventions.edits import Edit, Forget, MapEdit, MapFrom, Reduce, StateFrom, ValueFrom
+from dsf.interventions.edits import (
+    Edit,
+    Forget,
+    MapEdit,
+    MapFrom,
+    Protect,
+    Reduce,
+    StateFrom,
+    ValueFrom,
+)
 from dsf.interventions.intervention import (
     Intervention,
     checked_edits,
@@ -457,6 +466,8 @@ def _acting(edit: Edit) -> str | None:
         return "reduction"
     if isinstance(edit, Forget | StateFrom):
         return "state"
+    if isinstance(edit, Protect):
+        return "protection"
     return "map" if isinstance(edit, MapEdit) else None
 
 

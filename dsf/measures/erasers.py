@@ -274,6 +274,77 @@ def query_erasers(system: System, *, query: int) -> QueryErasers:
     return QueryErasers(decay, overwriting)
 
 
+def spared_pairs(
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    adjoint: Shaped[Tensor, "*batch time output channel"],
+) -> tuple[Float[Tensor, "first token key"], Float[Tensor, "first token key"]]:
+    """Return what a number would gain had one token spared the trace of one key, for all pairs.
+
+    Summed over all batch axes but the first. Linear: the inner product of ``adjoint`` with the
+    change of the response. Exact for one pair at a time; the effects of several do not add up.
+
+    Args:
+        signal: the input of the system.
+        adjoint: the gradient of the number at the response.
+
+    Returns:
+        The parts by decay and by overwriting, zero where the key does not come before the token.
+    """
+    ordered, steps = forward_form(system), system.steps
+    if system.runs_backward:
+        signal, adjoint = signal.flip(-3), adjoint.flip(-3)
+    dtype = torch.promote_types(ordered.dtype, signal.dtype)
+    signal, adjoint = signal.to(dtype), adjoint.to(dtype)
+    by_state = _adjoint_states(ordered, adjoint)
+    first = ordered.batch[0] if ordered.batch else 1
+    found = signal.new_zeros(2, first, steps, steps, dtype=dtype.to_real())
+    traces = signal.new_zeros(*ordered.batch, ordered.state_size, 0)
+    for start in range(0, steps, SPAN):
+        writes = dense_of(ordered.window(start, min(start + SPAN, steps)).B).to(dtype)
+        stop = min(start + SPAN, steps)
+        for token, move in enumerate(_transitions(ordered, start, stop), start):
+            if token:
+                kept = move.decays().squeeze(-2).unsqueeze(-1)
+                ahead = by_state[..., token, :, :]
+                by_decay = (1 - kept) * ahead
+                both = by_decay
+                if move.diagonal() is None:
+                    both = ahead - _applied(move.transposed(), ahead)
+                values = signal[..., :token, :, :].flatten(-3, -2)  # token port, channel
+                for part, pulled in enumerate((by_decay, both - by_decay)):
+                    gains = ((traces.mT @ pulled) * values).sum(dim=-1).real
+                    gains = gains.unflatten(-1, (token, -1)).sum(dim=-1)
+                    found[part, :, token, :token] = gains.reshape(first, -1, token).sum(dim=1)
+                traces = _applied(move, traces)
+            traces = torch.cat([traces, writes[..., token - start, :, :]], dim=-1)
+    if system.runs_backward:
+        found = found.flip((-2, -1))
+    return found[0], found[1]
+
+
+def _adjoint_states(
+    ordered: System, adjoint: Tensor
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """The gradient of a number at the state after every token, given that at the response."""
+    steps = ordered.steps
+    shape = (*ordered.batch, steps, ordered.state_size, adjoint.shape[-1])
+    found = adjoint.new_zeros(shape)
+    later = adjoint.new_zeros((*ordered.batch, ordered.state_size, adjoint.shape[-1]))
+    for begin in reversed(range(0, steps, SPAN)):
+        window = ordered.window(begin, min(begin + SPAN, steps))
+        read = dense_of(window.C).to(adjoint.dtype)
+        for at in range(window.steps - 1, -1, -1):
+            seen = read[..., at, :, :].mT @ adjoint[..., begin + at, :, :]
+            after = later if ordered.reads_before_update else later + seen
+            found[..., begin + at, :, :] = after
+            move = window.A.to(dtype=adjoint.dtype).window(at, at + 1).transposed()
+            later = _applied(move, after)
+            if ordered.reads_before_update:
+                later = later + seen
+    return found
+
+
 @checked
 def erased_by(
     system: System,

@@ -12,7 +12,8 @@ from dsf.evaluate import final_state
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.interventions.edited_mixing import EditedMixer, _constant_signal, edited_response
-from dsf.systems.coefficient import TokenSlots
+from dsf.measures.erasers import spared_pairs
+from dsf.systems.coefficient import TokenSlots, dense_of
 from dsf.systems.system import System
 
 STEPS = 9
@@ -181,6 +182,79 @@ def test_the_state_of_another_run(mixer):
     assert_close(taken[..., 5:, :, :], expected)
 
 
+def spared_by_loop(system, signal, key, tokens):
+    """The state without the trace of the key, and that trace, which some tokens let pass."""
+    A, B, C, D = (dense_of(each) for each in (system.A.dense(), system.B, system.C, system.D))
+    rest = torch.zeros(*system.batch, system.state_size, signal.shape[-1], dtype=A.dtype)
+    rest = rest if system.initial is None else system.initial.to(A.dtype) + rest
+    own, found = torch.zeros_like(rest), []
+    for t in range(STEPS):
+        before = rest + own
+        rest = A[..., t, :, :] @ rest
+        own = own if t in tokens else A[..., t, :, :] @ own
+        written = B[..., t, :, :].to(A.dtype) @ signal[..., t, :, :].to(A.dtype)
+        rest, own = (rest, own + written) if t == key else (rest + written, own)
+        state = before if system.reads_before_update else rest + own
+        through = D[..., t, :, :].to(A.dtype) @ signal[..., t, :, :].to(A.dtype)
+        found.append(C[..., t, :, :].to(A.dtype) @ state + through)
+    response = torch.stack(found, dim=-3)
+    return response.real if system.takes_real_part else response
+
+
+def test_a_protected_trace_passes_unchanged(mixer):
+    system, signal = mixer.system(), mixer.signal()
+    one = edits.Protect("it", key=2, from_=4)
+    recurrent = isinstance(system, System) and not isinstance(system.B, TokenSlots)
+    if not recurrent or system.runs_backward:
+        with pytest.raises(InspectionError, match="Protect"):
+            edited(mixer, one)
+        return
+    assert_close(edited(mixer, one), spared_by_loop(system, signal, 2, {4}))
+    several = edits.Protect("it", key=2, from_=4, until=6), edits.Protect("it", key=2, from_=7)
+    assert_close(edited(mixer, *several), spared_by_loop(system, signal, 2, {4, 5, 7}))
+    always = edits.Protect("it", key=-7, from_=3, until=STEPS)
+    assert_close(edited(mixer, always), spared_by_loop(system, signal, 2, set(range(3, STEPS))))
+
+
+def test_what_a_protection_changes_is_predicted_by_the_adjoint(mixer):
+    system, signal = mixer.system(), mixer.signal()
+    if not isinstance(system, System) or isinstance(system.B, TokenSlots):
+        return
+    plain = dsf.respond(system, signal)
+    rng = torch.Generator().manual_seed(1)
+    adjoint = torch.randn(plain.shape, generator=rng, dtype=torch.float64).to(plain.dtype)
+    decay, overwriting = spared_pairs(system, signal, adjoint)
+    if system.runs_backward:
+        reverse = dsf.algebra.reverse(system)
+        pair = spared_pairs(reverse, signal.flip(-3), adjoint.flip(-3))
+        torch.testing.assert_close(decay, pair[0].flip((-2, -1)))
+        torch.testing.assert_close(overwriting, pair[1].flip((-2, -1)))
+        return
+    for key, token in ((0, 1), (2, 4), (3, 8)):
+        changed = edited(mixer, edits.Protect("it", key=key, from_=token)) - plain
+        measured = (adjoint * changed).real.flatten(1).sum(dim=1)
+        predicted = (decay + overwriting)[:, token, key]
+        if len(predicted) == len(measured):
+            torch.testing.assert_close(predicted, measured, atol=1e-9, rtol=1e-9)
+    assert not torch.triu(decay).any()
+
+
+def test_protections_that_do_not_fit_are_refused():
+    mixer = drawn(mixers.GatedDeltaNet)
+    for wrong in ({"key": 4, "from_": 4}, {"key": 2, "from_": 4, "until": 3}):
+        with pytest.raises(InspectionError, match="from_"):
+            edited(mixer, edits.Protect("it", **wrong))
+    with pytest.raises(InspectionError, match="key="):
+        edited(mixer, edits.Protect("it", key=9, from_=4))
+    twice = [edits.Protect("it", key=1, from_=t, samples=n) for t, n in ((3, None), (5, [0]))]
+    with pytest.raises(InspectionError, match="overlap"):
+        edited(mixer, *twice)
+    with pytest.raises(InspectionError, match="meaning"):
+        edited(mixer, edits.Protect("it", key=1, from_=3), edits.Forget("it", 5))
+    apart = [edits.Protect("it", key=1, from_=3, samples=[n]) for n in (0, 1)]
+    assert_close(edited(mixer, *apart), edited(mixer, edits.Protect("it", key=1, from_=3)))
+
+
 def test_a_reduced_memory_is_the_best_of_its_rank(mixer):
     if dsf.attention_map(mixer.system()).is_complex():
         return
@@ -241,6 +315,7 @@ def test_edits_that_do_not_fit_are_refused():
         edits.Scale(3, 0.5, written=slice(1, None), samples=[0]),
         edits.StateFrom("a", 4, "other"),
         edits.Reduce("a", 2, 4),
+        edits.Protect("a", key=1, from_=4, until=9),
         edits.Mean("a"),
     ],
     ids=repr,
