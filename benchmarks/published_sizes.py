@@ -254,7 +254,7 @@ def page(record: Mapping[str, Any]) -> str:
 INTRODUCTION = f"""# Published widths
 
 Each recurrent family with the widths, heads and states of a published checkpoint: two layers, random
-weights as the library draws them, {TOKENS:,} random tokens. `formula` is how far the rebuilt layers lie
+weights as the library draws them, {TOKENS:,} random tokens. `formula` is how far the rebuilt layers are
 from their own modules in float64, `rounding` how far the runs do, both relative and the largest of the
 layers. Written by `make sizes`.
 
@@ -263,7 +263,7 @@ layers. Written by `make sizes`.
 """  # noqa: E501
 NOTE = """
 
-The limit of every layer is 1e-12. A dash stands where the library itself does not run the model in
+The limit of every layer is 1e-12. A dash: the library itself does not run the model in
 that number type.
 """
 

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is no warning of ours
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is not our warning
 
 import dsf  # noqa: E402
 
@@ -51,7 +51,7 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autosummary_generate = False
 napoleon_use_ivar = True
-napoleon_attr_annotations = False  # an annotation is no markup: its stars would be
+napoleon_attr_annotations = False  # an annotation is not markup: its stars would be
 copybutton_prompt_text = ">>> "
 
 smartquotes_action = "qe"  # two hyphens are an option of a command, and no dash

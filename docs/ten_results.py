@@ -29,7 +29,7 @@ WIDTH = 100
 PICTURES = Path(__file__).resolve().parent / "images" / "papers"
 HEAD = """# Ten results worth knowing
 
-Each with an example small enough for a blackboard, what falls, and what stands when it does. Ids
+Each with an example small enough for a blackboard, what fails, and what still holds. Ids
 lead to [the page of the papers](papers.md).
 """
 
@@ -57,8 +57,8 @@ $$P = {matrix(meta_linear.MAP)}, \qquad
 K = {matrix(meta_linear.KEYS)}, \qquad
 \alpha = {matrix(meta_linear.DECAYS)}$$
 
-The weights come out exactly, in fractions (`MLA-8`). *What falls:* “{_quote("MLA-8")}”
-*What stands:* {BY_ID["MLA-8"].stands}
+The weights come out exactly, in fractions (`MLA-8`). *What fails:* “{_quote("MLA-8")}”
+*What holds:* {BY_ID["MLA-8"].stands}
 """
 
 
@@ -76,7 +76,7 @@ row {_fractions(row)} needs the decays {_fractions(decays)}, since the last weig
 and the
 first {decays[2]}·{decays[1]} = {decays[2] * decays[1]}. This is MetaLA's, and it holds
 (`MLA-6`).
-*What stands:* a decay for every row of a map depends on rows to come (`MLA-10`), so
+*What holds:* a decay for every row of a map depends on rows to come (`MLA-10`), so
 this shows which maps exist and not which layers learn them. The paper does not promise the latter:
 "our theory studies functions of LinAttMap, but not whether these functions will be successfully
 learned" (A2.4).
@@ -105,7 +105,7 @@ def softmax_states() -> str:
 
 With features of one token each, infinitely many. The paper says so, it holds, and two tokens
 are
-enough to see it (`DSF-5`, `DSF-30`). *What stands:* where coefficients may see the
+enough to see it (`DSF-5`, `DSF-30`). *What holds:* where coefficients may see the
 prefix, half the length is enough at one length, 10 states for 20 tokens in the picture, and no
 finite number serves every length (`DSF-6`, `DSF-5`).
 """
@@ -129,7 +129,7 @@ $${matrix(map.tolist())}$$
 
 with the transitions {_list(first)}, and also with {_list(second)}: the state is measured in
 other units
-(`DSF-17`). *What stands:* everything computed from the map, such as Hankel singular
+(`DSF-17`). *What holds:* everything computed from the map, such as Hankel singular
 values;
 and the paper's own remark that attention gets its stability from the normaliser and not from its
 eigenvalues (`DSF-19`).
@@ -147,7 +147,7 @@ $${matrix([[int(part) for part in row] for row in map.tolist()])}$$
 
 has rank {int(torch.linalg.matrix_rank(map))} and needs {needed} state, a running sum (`DSF-21`):
 the mask
-alone makes the rank. *What stands:* the ranks of the blocks below the diagonal count states.
+alone makes the rank. *What holds:* the ranks of the blocks below the diagonal count states.
 """
 
 
@@ -164,7 +164,7 @@ $$\text{{two keys in reach: }} {matrix(rows[2])}, \qquad
 \text{{all three: }} {matrix(rows[3])}$$
 
 Two keys in the plane cannot tell the two queries apart, three can. The paper's theorem, known
-here by a restatement, needs keys with rank [K, 1] = d + 1, and holds (`INL-1`). *What stands beside
+here by a restatement, needs keys with rank [K, 1] = d + 1, and holds (`INL-1`). *What else holds
 it:* in a decoder row t reads t keys, so the first d rows are not injective (`INL-8`).
 """
 
@@ -184,7 +184,7 @@ $$\text{{linear: }} {matrix(linear.tolist())}, \qquad
 
 Proportional features give one row; InLine attention subtracts instead of dividing and tells the
 two
-apart. The paper proves it for d features (`INL-3`). *What stands:* with more features
+apart. The paper proves it for d features (`INL-3`). *What holds:* with more features
 than
 d, such as [e^x, e^-x], linear attention can be injective (`INL-4`), and InLine attention with
 ReLU is
@@ -230,9 +230,9 @@ def hulls() -> str:
 
 {picture}
 
-*What falls:* “{_quote("ZER-8")}” The weights of a softmax row are not negative, so 2 v₁ - v₂ is
+*What fails:* “{_quote("ZER-8")}” The weights of a softmax row are not negative, so 2 v₁ - v₂ is
 out
-of reach (`ZER-8`). *What stands:* {BY_ID["ZER-8"].stands}
+of reach (`ZER-8`). *What holds:* {BY_ID["ZER-8"].stands}
 """
 
 
@@ -248,7 +248,7 @@ def cosines() -> str:
 | cos θ | {" | ".join(map(str, cosine))} | |
 | r cos θ | {" | ".join(map(str, parts))} | {sum(parts)} |
 
-*What falls:* “{_quote("ZER-17")}” (`ZER-17`). *What stands:* {BY_ID["ZER-17"].stands}
+*What fails:* “{_quote("ZER-17")}” (`ZER-17`). *What holds:* {BY_ID["ZER-17"].stands}
 """
 
 

@@ -505,9 +505,10 @@ def table(rows: Iterable[tuple[Call, Outcome]]) -> Iterator[str]:
         )
 
 
-def _message(told: str) -> str:
+def _message(output: str) -> str:
     """The message without the usage lines that the parser prints around it."""
-    lines = [line for line in told.splitlines() if line and not line.startswith(("Usage", "Try "))]
+    every = output.splitlines()
+    lines = [line for line in every if line and not line.startswith(("Usage", "Try "))]
     return " ".join(lines).removeprefix("Error: ")
 
 
@@ -529,9 +530,9 @@ def page(rows: dict[str, list[tuple[Call, Outcome]]]) -> str:
 
 HEAD = """# Wrong calls
 
-What the command line says to {calls} wrong calls. Everything that can be told without a model is
-told before torch is imported: {early} of them, the slowest after {slowest:.1f} s of processor time
-(Python itself starts in about 0.1 s). With `--json` every message comes as
+What the command line says to {calls} wrong calls. Errors that need no model
+are raised before torch is imported: {early} of them, the slowest after {slowest:.1f} s of processor time
+(Python itself starts in about 0.1 s). With `--json` every message is
 `{{"error": {{"kind": ..., "message": ...}}}}` in the one object on standard output. This page is
 written by `python -m docs.wrong_calls`, which runs every call; the tests run them, too.
 

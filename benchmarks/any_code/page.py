@@ -15,10 +15,10 @@ would call it: nothing is named by hand, no adapter is passed, no port is given.
 `make any-code`, which installs the packages of a pinned list into an environment of their own, runs
 every model in a process of its own, in a small configuration with a fixed seed, and judges every
 answer with code that shares nothing with dsf. Initial weights that hide what a module does (zeros,
-factors near zero) are replaced by ordinary ones. All numbers are in `any_code.json` beside this
-page.
+factors near zero) are replaced by ordinary ones. All numbers are in `any_code.json`, next to
+this page.
 
-## What the words mean
+## Outcomes
 
 A model is counted by its mixers: those that were read, those that dsf lists with a reason and that
 ran, and those that the judge found and dsf did not.
@@ -39,7 +39,7 @@ ran, and those that the judge found and dsf did not.
 numbers that dsf calls the values of a map, wherever they lie in whatever order. There, the value of
 one token in one head is replaced, and what that changes in the response is compared with the column
 of the map, for three columns of every map drawn by chance. The column *compared* counts the maps
-for which this was possible; where values or response are no tensor of the run (inside of torch's
+for which this was possible; where values or response are not a tensor of the run (inside of torch's
 own LSTM, or of a recurrence that is written in another form) there is nothing to replace.
 
 *Are the columns tokens?* Tokens of the model's first sample are replaced one after the other, with
@@ -49,7 +49,7 @@ the latter is asked: `layer.map()` begins behind it, `layer.whole` in front of i
 
 *Is a mixer missing?* The responses of all maps that were called exact are held as they were, and so
 are the outputs of all modules that dsf lists. Two tokens that are replaced in turn must then never
-move the same number, whatever a module of the model is given or puts out, up to the place where
+move the same number, whatever enters or leaves a module of the model, up to the place where
 the model pools its tokens or makes fewer of them.
 """
 

@@ -13,7 +13,7 @@ HEAD = """# Families and releases of transformers
 This page says which releases of transformers were tried with which families, and how exactly each
 was read. It is written by `make releases`, which makes an environment for every release and
 inspects the smallest model of every family in it. Nothing in it is typed by hand, and every single
-number is in `releases.json` beside this page.
+number is in `releases.json`, next to this page.
 
 The two numbers of a cell are the largest difference between a rebuilt layer and the layer's own
 output, over the largest number of that output: first for a float32 model, then for one that is

@@ -75,7 +75,7 @@ def _list(kind: str, places: list[Path]) -> str:
 
 
 def _relinked(found: re.Match[str], path: Path, place: Path, places: dict[Path, Path]) -> str:
-    """A link from the new place to the same thing, or its words alone where that is no page."""
+    """A link from the new place to the same thing, or its words alone if that is not a page."""
     picture, words, target, anchor = found.groups()
     meant = (path.parent / target).resolve()
     if meant in places:

@@ -33,8 +33,8 @@ def with_literal_blocks(lines: list[str]) -> list[str]:
     for k, line in enumerate(lines):
         starts = bool(line.strip()) and k > 0 and not lines[k - 1].strip()
         doctest = line.lstrip().startswith(">>>")
-        told = before.rstrip().endswith(SECTION) or before.lstrip().startswith((">>>", "- "))
-        if starts and not doctest and not told and _margin(line) > _margin(before):
+        continues = before.rstrip().endswith(SECTION) or before.lstrip().startswith((">>>", "- "))
+        if starts and not doctest and not continues and _margin(line) > _margin(before):
             found += [" " * _margin(before) + "::", ""]
         found.append(line)
         before = line if line.strip() else before

@@ -277,8 +277,8 @@ def _letters(mixer: Mixer) -> Iterator[str]:
             yield f"| {name} | zero | {rows} × {columns} | |"
         else:
             same = bool((numbers == numbers[..., :1, :, :]).all())
-            told = "the same at every token" if same else "changes from token to token"
-            yield f"| {name} | {form} | {rows} × {columns} | {told} |"
+            varies = "the same at every token" if same else "changes from token to token"
+            yield f"| {name} | {form} | {rows} × {columns} | {varies} |"
 
 
 def _facts(mixer: Mixer) -> str:
@@ -286,15 +286,15 @@ def _facts(mixer: Mixer) -> str:
     system, signal = mixer.system(), mixer.signal()
     count = " × ".join(map(str, system.batch))
     systems = f"{count} systems" if count else "one system"
-    told = [
+    facts = [
         f"The instance has {systems} (one for each sample, head or channel); columns of the signal "
         f"for each: {signal.shape[-1]}."
     ]
     if system.reads_before_update:
-        told.append("The state is read before it is updated.")
+        facts.append("The state is read before it is updated.")
     if system.takes_real_part:
-        told.append("Coefficients are complex; the response is the real part.")
-    return " ".join(told)
+        facts.append("Coefficients are complex; the response is the real part.")
+    return " ".join(facts)
 
 
 def _field(field: Field) -> str:

@@ -27,7 +27,7 @@ def _write(app: Sphinx) -> None:
 
 def _keep(path: Path, content: str | bytes) -> None:
     """Leave a file alone whose content is the same already: Sphinx rereads what is newer."""
-    told = content.encode() if isinstance(content, str) else content
-    if not path.exists() or path.read_bytes() != told:
+    encoded = content.encode() if isinstance(content, str) else content
+    if not path.exists() or path.read_bytes() != encoded:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(told)
+        path.write_bytes(encoded)

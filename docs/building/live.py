@@ -1,4 +1,4 @@
-"""Pages that the library writes, beside those of Sphinx: a report and the playground."""
+"""Pages that the library writes, in addition to those of Sphinx: a report and the playground."""
 
 from pathlib import Path
 

@@ -33,4 +33,4 @@ def _drawn(latex: str, *, display: str) -> str:
     try:
         return convert(latex, display=display)
     except Exception as error:
-        raise ExtensionError(f"{latex!r} is no formula that latex2mathml reads: {error}") from error
+        raise ExtensionError(f"{latex!r}: expected a formula of LaTeX: {error}") from error

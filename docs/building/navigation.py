@@ -1,4 +1,4 @@
-"""The tree of pages beside every page, made in a fraction of the time.
+"""The tree of pages in the sidebar of every page, made in a fraction of the time.
 
 The tree names pages, and none of their sections. For each page Sphinx copies the sections of all
 others before it drops them; here they are dropped once.

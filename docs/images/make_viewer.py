@@ -20,7 +20,7 @@ from dsf.report import show
 
 HERE = Path(__file__).resolve().parent
 SIZE = {"width": 1440, "height": 980}
-BESIDE = ("llama", "qwen3_next")
+COMPARED = ("llama", "qwen3_next")
 
 
 def main() -> None:
@@ -29,8 +29,8 @@ def main() -> None:
         verdicts = checked_run(shown.inspection, Path(folder) / "run")
         one, two = Path(folder) / "one.html", Path(folder) / "two.html"
         show(shown.inspection, one, title=shown.title, facts=shown.facts, verdicts=verdicts)
-        beside = [of_model(shown.inspection, name) for name in BESIDE]
-        show(beside, two, title="Two models, one prompt", verdicts=[verdicts, verdicts])
+        compared = [of_model(shown.inspection, name) for name in COMPARED]
+        show(compared, two, title="Two models, one prompt", verdicts=[verdicts, verdicts])
         with sync_playwright() as running:
             browser = running.chromium.launch(executable_path=shutil.which("chromium"))
             photograph(browser, one, HERE / "viewer-light.png", "light")

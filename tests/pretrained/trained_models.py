@@ -366,7 +366,7 @@ EXACT = """# Trained models
 
 ## Every layer against its own module
 
-`formula` is how far the rebuilt layers lie from their own modules in float64, `rounding` how far
+`formula` is how far the rebuilt layers are from their own modules in float64, `rounding` how far
 the runs do, both relative and the largest of the layers. The last column is what the tests hold
 against the package itself or its file.
 
@@ -375,7 +375,7 @@ against the package itself or its file.
 {exact}
 """
 TIMES = """
-## Time and memory beside the forward pass
+## Time and memory compared with the forward pass
 
 Seconds on {threads} threads of a processor, in brackets as a multiple of the model's own forward
 pass in the same process, the better of two runs; that of the pass is taken again between the

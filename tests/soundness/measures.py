@@ -177,9 +177,9 @@ class Tally:
         return self.agreed.total() + self.explained.total() + len(self.unexplained)
 
 
-OUTSIDE = "the exact number lies outside the range of the number type"
+OUTSIDE = "the exact number is outside the range of the number type"
 TIE = "a count at a tie that rounding decides"
-REFUSED = "refused in words: the measure is not defined here"
+REFUSED = "raises an error: the measure is not defined here"
 
 
 def _sources(case: Drawn) -> Iterator[tuple[str, Any]]:
