@@ -531,8 +531,8 @@ def page(rows: dict[str, list[tuple[Call, Outcome]]]) -> str:
 HEAD = """# Wrong calls
 
 What the command line says to {calls} wrong calls. Errors that need no model
-are raised before torch is imported: {early} of them, the slowest after {slowest:.1f} s of processor time
-(Python itself starts in about 0.1 s). With `--json` every message is
+are raised before torch is imported: {early} of them, the slowest after {slowest:.1f} s of
+processor time (Python itself starts in about 0.1 s). With `--json` every message is
 `{{"error": {{"kind": ..., "message": ...}}}}` in the one object on standard output. This page is
 written by `python -m docs.wrong_calls`, which runs every call; the tests run them, too.
 
