@@ -80,7 +80,7 @@ torch.testing.assert_close(whole, share.value)
 
 # %%
 for edge in share.strongest_edges(4):
-    written, read = words[edge["written"]], words[edge["read"]]
+    written, read = words[edge["query"]], words[edge["key"]]
     print(f"{edge['layer']:26} {written} reads {read}: {edge['share']:+.2f}")
 last = "model.layers.1.self_attn"
 plot.heat_maps(
@@ -123,7 +123,7 @@ other = dsf.stack(folder("mamba2"), input_ids=drawn.tokens)
 told = other.attribute(answer, against=wrong, position=asked)
 print(told)
 for edge in told.strongest_edges(3):
-    written, read = edge["written"], edge["read"]
+    written, read = edge["query"], edge["key"]
     print(f"{edge['layer']:26} {written} {words[written]} reads {read} {words[read]}")
 torch.testing.assert_close(told.tokens.sum(-1) + told.remainder, told.value)
 

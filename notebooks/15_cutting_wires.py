@@ -42,10 +42,8 @@ def right(output):
 # %%
 last = "model.layers.1.self_attn"
 places = list(zip(asked, sources, strict=True))
-carrying = [Cut(last, samples=[k], written=[i], read=[j]) for k, (i, j) in enumerate(places)]
-beside = [
-    Cut(last, samples=[k], written=[i], read=[(j + 4) % 10]) for k, (i, j) in enumerate(places)
-]
+carrying = [Cut(last, samples=[k], query=[i], key=[j]) for k, (i, j) in enumerate(places)]
+beside = [Cut(last, samples=[k], query=[i], key=[(j + 4) % 10]) for k, (i, j) in enumerate(places)]
 cut = dsf.intervene(llama, edits=carrying, input_ids=ids)
 control = dsf.intervene(llama, edits=beside, input_ids=ids)
 print(f"clean {right(cut.clean):.0%}, carrying edge cut {right(cut.output):.0%}, ", end="")
@@ -71,7 +69,7 @@ assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %%
 first = ids[:1, : asked[0] + 1]
-wired = Cut(last, written=[asked[0]], read=[sources[0]])
+wired = Cut(last, query=[asked[0]], key=[sources[0]])
 shown = dsf.inspect(llama, input_ids=first, tokens=[recall.spell(first[0])], checks="none")
 dsf.show(shown, intervention=dsf.intervene(llama, edits=[wired], input_ids=first))
 
@@ -133,7 +131,7 @@ for edit, effect in zip(heads, effects[:, 0].tolist(), strict=True):
 # %% tags=["solution"]
 def blind(place):
     """The edit that cuts every edge from an earlier token into ``place``, in all layers."""
-    return Cut("*", written=[place], read=slice(0, place))
+    return Cut("*", query=[place], key=slice(0, place))
 
 
 # %% tags=["check"]
@@ -161,7 +159,7 @@ def effect_of(edit, target, place):
 
 
 # %% tags=["check"]
-wire = Cut(last, written=[asked[0]], read=[sources[0]])
+wire = Cut(last, query=[asked[0]], key=[sources[0]])
 found = effect_of(wire, answers[0], asked[0])
 expected = (cut.output - cut.clean)[0, asked[0], answers[0]].item()
 assert abs(found - expected) < 1e-3, f"the effect is {expected:.3f}, not {found:.3f}"

@@ -42,8 +42,8 @@ def write(path: Path) -> Path:
     inspection = dsf.inspect(loaded.model, input_ids=ids, tokens=words, checks="none")
     share = dsf.stack(weights, input_ids=ids).attribute(TARGET, against=AGAINST)
     edges = share.strongest_edges(50).to_json()
-    edge = next(each for each in edges if each["written"] != each["read"])
-    cut = dsf.edits.Cut(edge["layer"], written=[edge["written"]], read=[edge["read"]])
+    edge = next(each for each in edges if each["query"] != each["key"])
+    cut = dsf.edits.Cut(edge["layer"], query=[edge["query"]], key=[edge["key"]])
     return dsf.show(
         inspection,
         path,

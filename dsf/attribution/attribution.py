@@ -60,7 +60,7 @@ class Agreement:
     """How well the shares of edges predict what is lost when they are cut.
 
     Attributes:
-        edges: for every edge that was cut ``layer``, ``written``, ``read``, its shares ``held`` and
+        edges: for every edge that was cut ``layer``, ``query``, ``key``, its shares ``held`` and
             ``gradient``, and what was lost without it, ``measured``.
     """
 
@@ -153,7 +153,7 @@ class Attribution:
     def edges(self, layer: str | int, by: By = "held") -> Float[Tensor, "*batch written read"]:
         """Return what every edge of a layer contributes: a token's value, mixed into another.
 
-        It is ``map[written, read] <adjoint at written, value at read>``, where the adjoint says by
+        It is ``map[query, key] <adjoint at query, value at key>``, where the adjoint says by
         how much the mixed value moves the number. With ``by="held"`` biases are no part of the
         value; with ``by="gradient"`` they are, since an edge that is cut takes them along.
 
@@ -163,7 +163,7 @@ class Attribution:
             by: ``"held"``, ``"direct"`` or ``"gradient"``.
 
         Returns:
-            The axes of the layer's map: ``sample head written read``, or channels in place of heads
+            The axes of the layer's map: ``sample head query key``, or channels in place of heads
             for a mixer with a map for each channel.
 
         Raises:
@@ -264,7 +264,7 @@ class Attribution:
     ) -> Table:
         """Return the edges with the largest absolute shares, summed over heads or channels.
 
-        Each record has ``layer``, ``written``, ``read`` and ``share``. A mixer without
+        Each record has ``layer``, ``query``, ``key`` and ``share``. A mixer without
         edges follows as a record with a ``note``: its channels feed back into each other, or what
         enters and leaves it is not known as linear maps of the stream.
 
@@ -296,9 +296,9 @@ class Attribution:
             flat = edges.flatten()
             largest = flat.abs().topk(min(count, flat.numel())).indices.tolist()
             for at in largest:
-                written, read = divmod(at, edges.shape[1])
+                query, key = divmod(at, edges.shape[1])
                 share = flat[at].item()
-                found.append({"layer": name, "written": written, "read": read, "share": share})
+                found.append({"layer": name, "query": query, "key": key, "share": share})
         found = self._ranked(found, count, by, sample, steps)
         note = "no edges: what enters and leaves its mixer is not known as linear maps"
         without += [{"layer": name, "note": note} for name in self._into.not_whole]
@@ -400,9 +400,9 @@ class Attribution:
                 sums = {by: self.edge_sums(name, by)[sample] for by in ("held", "gradient")}
             except InspectionError:
                 continue
-            for written, read in sums["gradient"].nonzero().tolist():
-                shares = {by: each[written, read].item() for by, each in sums.items()}
-                every.append({"layer": name, "written": written, "read": read, **shares})
+            for query, key in sums["gradient"].nonzero().tolist():
+                shares = {by: each[query, key].item() for by, each in sums.items()}
+                every.append({"layer": name, "query": query, "key": key, **shares})
         every.sort(key=lambda edge: -abs(edge["gradient"]))
         rest = every[edits - edits // 2 :]
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0)).tolist()
@@ -429,7 +429,7 @@ class Attribution:
         if "head" in part:
             lost = mixed.of_head(part["head"], sample)
         else:
-            lost = mixed.of_edge(part["written"], part["read"], sample)
+            lost = mixed.of_edge(part["query"], part["key"], sample)
         changed = mixed.without(cut * lost)
         return self._functional.pair(self._running.result({name: changed}, self._stream))
 

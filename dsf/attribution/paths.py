@@ -23,12 +23,12 @@ class Edge(NamedTuple):
 
     Attributes:
         layer: the name of its mixer.
-        written, read: the token it writes to and the token it reads.
+        query, key: the token it writes to and the token it reads.
     """
 
     layer: str
-    written: int
-    read: int
+    query: int
+    key: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _End:
         token: the token there.
         share: the share of all paths with this end.
         adjoint: the adjoint there, along this end alone.
-        later: the mixers that it passes after this one, each with the token that is written.
+        later: the mixers that it passes after this one, each with its query.
     """
 
     rank: float
@@ -120,10 +120,9 @@ class _End:
 
     def path(self) -> Path:
         """The path, which has come to the first residual stream."""
-        tokens = (self.token, *(written for _, written in self.later))
+        tokens = (self.token, *(query for _, query in self.later))
         edges = tuple(
-            Edge(layer, written, read)
-            for (layer, written), read in zip(self.later, tokens, strict=False)
+            Edge(layer, query, key) for (layer, query), key in zip(self.later, tokens, strict=False)
         )
         return Path(self.token, edges, self.share)
 

@@ -166,19 +166,19 @@ def _show_shares(share: "Attribution", opened: "Opened", top: int) -> None:
     edges = [
         (
             edge["layer"],
-            opened.token(edge["written"]) if "written" in edge else "",
-            opened.token(edge["read"]) if "read" in edge else edge["note"],
+            opened.token(edge["query"]) if "query" in edge else "",
+            opened.token(edge["key"]) if "key" in edge else edge["note"],
             f"{edge['share']:+.4g}" if "share" in edge else "",
         )
         for edge in share.strongest_edges(top)
     ]
-    print_table(("layer", "written", "read", "share"), edges)
+    print_table(("layer", "query", "key", "share"), edges)
 
 
 def _show_paths(paths: "Paths", opened: "Opened") -> None:
     rows = []
     for path in paths:
-        over = ", ".join(f"{edge.layer} to {opened.token(edge.written)}" for edge in path.edges)
+        over = ", ".join(f"{edge.layer} to {opened.token(edge.query)}" for edge in path.edges)
         rows.append((opened.token(path.token), over or "the residual stream", f"{path.share:+.4g}"))
     print_table(("from", "over", "share"), rows)
     print(f"these paths {paths.covered:+.4g} of {paths.total:+.4g} from all tokens")

@@ -1,4 +1,4 @@
-"""Edits as a person types them: ``cut layers=*.3.* heads=2 read=5``, or a JSON file of edits.
+"""Edits as a person types them: ``cut layers=*.3.* heads=2 key=5``, or a JSON file of edits.
 
 The names of edits, their fields and what these hold are read off the dataclasses of ``dsf.edits``,
 which also check the values.
@@ -21,7 +21,7 @@ OTHER = "other"
 """The name of the run on --other-text or --other-ids."""
 MAX_RUNS = 100_000
 """Runs that are made of one edit."""
-EXAMPLE = "'cut layers=*.3.* heads=2 read=5'"
+EXAMPLE = "'cut layers=*.3.* heads=2 key=5'"
 
 
 def typed_edit(words: str) -> Edit:
@@ -30,8 +30,8 @@ def typed_edit(words: str) -> Edit:
     Raises:
         ValueError: if it is no edit, or one of its fields is missing, unknown or of another kind.
 
-    >>> typed_edit("cut layers=*.3.* heads=2 read=5")
-    Cut(layer=['*.3.*'], heads=[2], read=5)
+    >>> typed_edit("cut layers=*.3.* heads=2 key=5")
+    Cut(layer=['*.3.*'], heads=[2], key=5)
     """
     where = f"--edit {words!r}"
     try:
@@ -93,7 +93,7 @@ def filed_edits(path: Path, *, lists: bool = False) -> list[list[Edit]]:
     if not isinstance(records, list) or not all(isinstance(e, dict) for run in runs for e in run):
         raise ValueError(
             f"{where}: expected a list of edits, such as "
-            '[{"edit": "Cut", "layer": "*.3.*", "read": 5}]; with --sweep also lists of edits that '
+            '[{"edit": "Cut", "layer": "*.3.*", "key": 5}]; with --sweep also lists of edits that '
             "act together."
         )
     return [[_edit(record, f"{where}, edit {k}") for record in run] for k, run in enumerate(runs)]
@@ -144,7 +144,7 @@ def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None
     """
     name = type(edit).__name__
     sizes = [("samples", 1), ("other_token", steps_there)]
-    sizes += [(field, steps) for field in ("written", "read", "token", "tokens", "key", "from_")]
+    sizes += [(field, steps) for field in ("query", "key", "token", "tokens", "from_")]
     if isinstance(edit, StateFrom) and edit.other_token is None:
         sizes.append(("token", steps_there))
     for field, size in sizes:

@@ -57,7 +57,7 @@ def intervene(
     edit: Annotated[
         list[str] | None,
         typer.Option(
-            help='A change, such as "cut layers=*.3.* heads=2 read=5"; may be given several times.'
+            help='A change, such as "cut layers=*.3.* heads=2 key=5"; may be given several times.'
         ),
     ] = None,
     edits: Annotated[
@@ -106,9 +106,9 @@ def intervene(
     fields:
 
     \b
-      cut layers=*.3.* heads=2 read=5      no token reads token 5 there
-      cut layers=3 written=9 read=0:4      token 9 does not read tokens 0 to 3
-      scale layers=3 factor=0.5            edges times a factor; also written=, read=
+      cut layers=*.3.* heads=2 key=5       no token reads token 5 there
+      cut layers=3 query=9 key=0:4        token 9 does not read tokens 0 to 3
+      scale layers=3 factor=0.5            edges times a factor; also query=, key=
       window layers=3 width=8              only the last 8 tokens are read
       sink layers=3                        the first token is not read
       negative layers=3                    negative weights are zero
@@ -134,7 +134,7 @@ def intervene(
     \b
       --sweep --each layers,heads --edit "ablate layers=0:30 heads=0:9"     270 runs: which head?
       --sweep --each layers --edit "window layers=0:30 width=8"             30 runs: which layer?
-      --sweep --each read --edit "cut layers=*.3.* read=0:40"               40 runs: which token?
+      --sweep --each key --edit "cut layers=*.3.* key=0:40"                40 runs: which token?
 
     Blocks before an edit do not run again, and short inputs share batches. A sweep of an hour is
     safe with --resume sweep.jsonl: stopped, it goes on where it ended, and refuses the file of

@@ -462,9 +462,9 @@ def _row_change(
         written = written[token:]
         change = scaled(lambda _: (torch.arange(read) >= token).double(), False)
     elif isinstance(edit, Cut | Scale):
-        written = places("written", edit.written, steps)
+        written = places("query", edit.query, steps)
         columns = torch.zeros(read, dtype=torch.bool)
-        columns[places("read", edit.read, read)] = True
+        columns[places("key", edit.key, read)] = True
         factor = edit.factor if isinstance(edit, Scale) else 0.0
         keep = _factors(columns, factor)
         change = scaled(lambda _: keep, renormalise)

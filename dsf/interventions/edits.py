@@ -61,10 +61,10 @@ class Edit:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if each.name in PLAIN:
+            of_kind = PLAIN.get(f"{type(self).__name__}.{each.name}", PLAIN.get(each.name))
+            if of_kind is not None:
                 where = f"{type(self).__name__}: '{each.name}'"
-                plain = PLAIN[each.name](where, getattr(self, each.name))
-                object.__setattr__(self, each.name, plain)
+                object.__setattr__(self, each.name, of_kind(where, getattr(self, each.name)))
 
     def __repr__(self) -> str:
         """As it is written: fields that keep their default are left out."""
@@ -88,14 +88,14 @@ class Edit:
 
 @dataclass(frozen=True, repr=False)
 class Cut(Edit):
-    """These edges are zero: what the tokens ``written`` get from the tokens ``read``; None for all.
+    """These edges are zero: what the tokens ``query`` get from the tokens ``key``; None for all.
 
     With ``renormalise`` the scores of a softmax are masked instead, so that the other weights of
     the row grow.
     """
 
-    written: Tokens = None
-    read: Tokens = None
+    query: Tokens = None
+    key: Tokens = None
     renormalise: bool = False
 
 
@@ -104,8 +104,8 @@ class Scale(Edit):
     """These edges are multiplied by ``factor``."""
 
     factor: float
-    written: Tokens = None
-    read: Tokens = None
+    query: Tokens = None
+    key: Tokens = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -236,7 +236,7 @@ def from_json(record: Mapping[str, Any]) -> Edit:
     """
     if not isinstance(record, Mapping):
         raise ValueError(
-            "edits: an edit is a dictionary such as {'edit': 'Cut', 'layer': 0, 'read': 5}, but it "
+            "edits: an edit is a dictionary such as {'edit': 'Cut', 'layer': 0, 'key': 5}, but it "
             f"is {record!r}."
         )
     given = {name: _from_plain(value) for name, value in record.items()}
@@ -373,12 +373,12 @@ def _flag(where: str, value: Any) -> bool:
 PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
     "layer": _chosen,
     "heads": _chosen,
-    **dict.fromkeys(("samples", "written", "read", "tokens"), _tokens),
-    **dict.fromkeys(("token", "key", "from_"), _whole),
+    **dict.fromkeys(("samples", "query", "key", "tokens"), _tokens),
+    **dict.fromkeys(("token", "from_", "Protect.key"), _whole),
     "width": partial(_at_least, 1),  # it counts tokens, the own one included
     "order": partial(_at_least, 0),
     **dict.fromkeys(("other_token", "until"), _whole_or_none),
     "factor": _factor,
     **dict.fromkeys(("renormalise", "keep"), _flag),
 }
-"""By the name of a field what makes plain data of it, and refuses what it may not hold."""
+"""What makes plain data of a field, by its name or by its class and name; refuses other values."""

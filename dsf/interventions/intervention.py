@@ -143,7 +143,7 @@ def intervene(
         >>> import dsf, torch
         >>> from dsf.models import folder, recall
         >>> prompts = recall.draw(torch.Generator().manual_seed(0), samples=1)
-        >>> cut = dsf.edits.Cut("*.1.self_attn", written=[-1])
+        >>> cut = dsf.edits.Cut("*.1.self_attn", query=[-1])
         >>> result = dsf.intervene(folder("llama"), edits=[cut], input_ids=prompts.tokens)
         >>> result.output.shape
         torch.Size([1, 32, 33])

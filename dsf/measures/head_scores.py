@@ -101,29 +101,28 @@ def induction(
 
 @checked
 def needle(
-    map_or_system: MapOrSystem, *, written: int, read: int, net: bool = False
+    map_or_system: MapOrSystem, *, query: int, key: int, net: bool = False
 ) -> Shaped[Tensor, "*batch"]:
-    """Share of the weight of token ``written`` that it puts on token ``read``, 0 to 1.
+    """Share of the weight of token ``query`` that it puts on token ``key``, 0 to 1.
 
     On a device, from which nothing is fetched, it is NaN where the map has no such tokens.
 
     Raises:
         IndexError: if the map has no such tokens, which are counted from 0.
     """
-    written = a_token("needle", "written", written, None)
-    read = a_token("needle", "read", read, map_or_system)
+    query = a_token("needle", "query", query, None)
+    key = a_token("needle", "key", key, map_or_system)
     found = []
 
     def place(rows: Rows) -> Tensor:
-        there = (rows.written[:, None] == written) & (rows.read == read)
+        there = (rows.written[:, None] == query) & (rows.read == key)
         found.append(there.any())
         return there
 
     share = _mean_share("needle", map_or_system, place, net)
     if share.device.type == "cpu" and not any(found):
         raise IndexError(
-            f"needle: the map has no tokens written={written} and read={read}; they are counted "
-            "from 0."
+            f"needle: the map has no tokens query={query} and key={key}; they are counted from 0."
         )
     return share
 

@@ -106,7 +106,7 @@ def _view(edges: np.ndarray, sample: int, samples: int, side: int) -> MapView:
 def _edges(share: Attribution, sample: int) -> list[list[Any]]:
     found = share.strongest_edges(EDGES, sample=sample).to_json()
     return [
-        [escaped(edge["layer"]), edge["written"], edge["read"], edge["share"]]
+        [escaped(edge["layer"]), edge["query"], edge["key"], edge["share"]]
         for edge in found
         if edge.get("share") is not None
     ]

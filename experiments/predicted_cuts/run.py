@@ -43,7 +43,7 @@ def edges_into_the_last_token(path, prompts=PROMPTS):
             way: torch.cat([share.edge_sums(name, way)[0, -1] for name in names]) for way in WAYS
         }
         for name in names:
-            edits += [dsf.edits.Cut(name, written=-1, read=read) for read in range(ids.shape[1])]
+            edits += [dsf.edits.Cut(name, query=-1, key=read) for read in range(ids.shape[1])]
         effects = dsf.sweep(model, input_ids=ids, edits=edits, target=first, against=second)
         found.append({way: each.tolist() for way, each in shares.items()})
         found[-1]["measured"] = (-effects[:, 0]).tolist()

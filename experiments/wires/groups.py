@@ -51,7 +51,7 @@ def ranked(stack: Stack, given: Prompts, width: int) -> tuple[list[int], list[in
 def broken(model: Any, stack: Stack, given: Prompts, tokens: list[int], width: int) -> Tensor:
     """Which of the right answers are no longer right without the edge from these tokens."""
     cuts = [
-        Cut(mixer.name, written=[place], read=list(range(token, token + width)), samples=[sample])
+        Cut(mixer.name, query=[place], key=list(range(token, token + width)), samples=[sample])
         for sample, (token, place) in enumerate(zip(tokens, given.place.tolist(), strict=True))
         for mixer in stack.mixers
     ]

@@ -146,7 +146,7 @@ def right_without(model: Any, given: Prompts, edges: list[list[Edge]]) -> Tensor
         for name, written, read in several:
             rows_cut.setdefault((name, written), []).append(read)
         cuts += [
-            Cut(name, written=[written], read=reads, samples=[sample])
+            Cut(name, query=[written], key=reads, samples=[sample])
             for (name, written), reads in rows_cut.items()
         ]
     result = dsf.intervene(model, edits=cuts, input_ids=given.tokens)

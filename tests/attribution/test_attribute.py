@@ -46,7 +46,7 @@ def test_texts_of_unequal_length_are_each_as_alone(loaded):
 
 def test_edits_take_a_text_too(loaded):
     numbers = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"]
-    cut = dsf.edits.Cut(0, read=[1])
+    cut = dsf.edits.Cut(0, key=[1])
     plain = dsf.intervene(loaded.model, edits=[cut], input_ids=numbers)
     for given in ((loaded.model, TEXT), (loaded.identity, TEXT)):
         named = {} if given[0] is loaded.identity else {"tokenizer": loaded.tokenizer}

@@ -374,7 +374,7 @@ def test_a_sample_that_there_is_not_is_refused(classified):
 def test_whatever_the_caller_does_about_gradients(around, name):
     expected = dsf.stack(folder(name), input_ids=prompt()).attribute(7, against=9)
     layer = next(iter(expected.total))
-    cut = dsf.edits.Cut(layer, read=3)
+    cut = dsf.edits.Cut(layer, key=3)
     with around():
         stack = dsf.stack(folder(name), input_ids=prompt())
         share = stack.attribute(lambda logits: logits[:, -1, 7] - logits[:, -1, 9])

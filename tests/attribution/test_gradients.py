@@ -51,7 +51,7 @@ def test_an_edge_by_gradient_is_the_derivative_in_its_factor(attributed):
     for mixer in stack.mixers:
         sums = share.edge_sums(mixer.name, by="gradient")
         for written, read in ((11, 2), (5, 5)):
-            expected = slope(model, ids, mixer.name, written=written, read=read)
+            expected = slope(model, ids, mixer.name, query=written, key=read)
             torch.testing.assert_close(sums[:, written, read], expected, rtol=1e-5, atol=1e-8)
         edges = share.edges(mixer.name, by="gradient")
         total = edges.flatten(1, -3).sum(dim=1) if edges.ndim > 3 else edges
@@ -98,7 +98,7 @@ def test_what_is_predicted_is_what_is_measured_where_all_behind_is_linear(linear
     share = dsf.stack(model, input_ids=ids).attribute(7, against=9)
     predicted = share.edge_sums(-1, by="gradient")
     for read in (0, 4, 11):
-        cut = edits.Cut(-1, written=-1, read=read)
+        cut = edits.Cut(-1, query=-1, key=read)
         torch.testing.assert_close(
             predicted[:, -1, read], lost(model, ids, cut), rtol=1e-9, atol=1e-9
         )
@@ -112,11 +112,11 @@ def test_an_agreement_has_the_losses_that_edited_runs_have(attributed):
     found = share.agreement(edits=6)
     assert len(found.edges) == 6
     for edge in (found.edges[0], found.edges[5]):
-        cut = edits.Cut(edge["layer"], written=edge["written"], read=edge["read"])
+        cut = edits.Cut(edge["layer"], query=edge["query"], key=edge["key"])
         assert edge["measured"] == pytest.approx(lost(model, ids, cut).item(), abs=1e-10)
         for by in ("held", "gradient"):
             sums = share.edge_sums(edge["layer"], by)
-            assert edge[by] == sums[0, edge["written"], edge["read"]].item()
+            assert edge[by] == sums[0, edge["query"], edge["key"]].item()
     for by in ("held", "gradient"):
         assert -1 <= found.spearman(by) <= 1
         assert -1 <= found.pearson(by) <= 1
@@ -128,7 +128,7 @@ def test_an_integrated_gradient_is_what_is_lost(name):
     model, ids = model_of(name), prompt()
     share = dsf.stack(model, input_ids=ids).attribute(7, against=9)
     (edge,) = share.strongest_edges(1, by="gradient", steps=12)
-    cut = edits.Cut(edge["layer"], written=edge["written"], read=edge["read"])
+    cut = edits.Cut(edge["layer"], query=edge["query"], key=edge["key"])
     measured = lost(model, ids, cut).item()
     assert abs(edge["integrated"] - measured) < 0.1 * abs(edge["share"] - measured)
     assert "integrated" not in share.strongest_edges(1, by="gradient", steps=0)[0]

@@ -144,7 +144,7 @@ def test_paths_that_write_last_to_a_token_sum_to_the_edges_there(name):
     sums = torch.zeros(4, dtype=torch.float64)
     for path in paths:
         if path.edges and path.edges[-1].layer == last:
-            sums[path.edges[-1].written] += path.share
+            sums[path.edges[-1].query] += path.share
     torch.testing.assert_close(sums, share.edge_sums(last)[0].sum(dim=-1))
 
 
@@ -156,7 +156,7 @@ def test_paths_have_a_form_for_files(small):
     first = record["paths"][0]
     assert first["token"] == paths[0].token
     assert first["edges"] == [
-        {"layer": edge.layer, "written": edge.written, "read": edge.read} for edge in paths[0].edges
+        {"layer": edge.layer, "query": edge.query, "key": edge.key} for edge in paths[0].edges
     ]
     assert repr(paths).startswith("Paths(2 with ")
 

@@ -27,7 +27,7 @@ def asked():
         "position": place,
         "target": answer,
         "against": tokens[1] if tokens[1] != answer else tokens[3],
-        "read": tokens.index(answer),
+        "key": tokens.index(answer),
     }
 
 
@@ -58,14 +58,14 @@ def test_shares_sum_to_the_models_own_logits(run, asked, only_object):
     direct = sum(row["direct"] for row in found["layers"] if row["direct"] is not None)
     assert direct + found["embedding"] + found["remainder"] == pytest.approx(whole, rel=1e-10)
     strongest = found["edges"][0]
-    assert (strongest["written"], strongest["read"]) == (asked["position"], asked["read"])
+    assert (strongest["query"], strongest["key"]) == (asked["position"], asked["key"])
     assert len(found["edges"]) == 10
 
 
 def test_a_person_reads_tokens_layers_edges_and_the_sum(run, asked):
     shown = run("attribute", asked["model"], *options(asked), "--top", 2).stdout
     assert "after token 22" in shown
-    assert f"{asked['read']} '{asked['target']}'" in shown
+    assert f"{asked['key']} '{asked['target']}'" in shown
     assert "model.layers.1.mlp" in shown
     assert "remainder +0, together" in shown
 
@@ -76,7 +76,7 @@ def test_paths_lead_from_tokens_to_the_logit(run, asked, only_object):
     )
     strongest = found["paths"]["paths"]
     assert len(strongest) == 3
-    assert strongest[0]["edges"][-1]["written"] == asked["position"]
+    assert strongest[0]["edges"][-1]["query"] == asked["position"]
     whole = sum(row["share"] for row in found["tokens"])
     assert found["paths"]["total"] == pytest.approx(whole, rel=1e-12)
     shown = run("attribute", asked["model"], *options(asked), "--paths", 3).stdout
@@ -111,11 +111,11 @@ def test_text_names_tokens(run, only_object):
 
 
 def test_the_edge_that_carries_the_answer_is_cut(run, asked, only_object):
-    edge = f"cut layers=*.1.self_attn written={asked['position']} read={asked['read']}"
+    edge = f"cut layers=*.1.self_attn query={asked['position']} key={asked['key']}"
     done = run("intervene", asked["model"], *options(asked), "--edit", edge, "--json")
     found = only_object(done.stdout)
     assert found["edits"] == [
-        {"edit": "Cut", "layer": ["*.1.self_attn"], "written": 22, "read": asked["read"]}
+        {"edit": "Cut", "layer": ["*.1.self_attn"], "query": 22, "key": asked["key"]}
     ]
     assert found["edited"] == ["model.layers.1.self_attn"]
     assert found["clean"][0]["id"] == asked["target"]
@@ -166,7 +166,7 @@ def test_every_head_has_a_run_of_its_own_and_a_file_keeps_them(run, asked, only_
 
 
 def test_lists_in_a_file_of_edits_act_together(run, checkpoint, only_object, tmp_path):
-    cut, ablate = {"edit": "Cut", "layer": 1, "read": 0}, {"edit": "Ablate", "layer": 0}
+    cut, ablate = {"edit": "Cut", "layer": 1, "key": 0}, {"edit": "Ablate", "layer": 0}
     (tmp_path / "edits.json").write_text(json.dumps([cut, [cut, ablate]]))
     sweep = ("intervene", checkpoint, "--ids", "1 2 3", "--target", 4, "--sweep")
     found = only_object(run(*sweep, "--edits", "edits.json", "--json").stdout)
@@ -232,7 +232,7 @@ def test_what_does_not_suit_the_model_is_usage(run, checkpoint, command, given, 
 
 @pytest.mark.parametrize(
     "content", ["{", '{"edit": "Cut"}', '[{"edit": "Snip", "layer": 1}]',
-                '[{"edit": "Cut", "layer": 1, "read": "x"}]',
+                '[{"edit": "Cut", "layer": 1, "key": "x"}]',
                 '[{"edit": "Mean", "layer": 1, "over": "x"}]',
                 '[{"edit": "Scale", "layer": 1, "factor": NaN}]', "[" * 100_000, ""],
 )  # fmt: skip
@@ -244,10 +244,10 @@ def test_a_file_that_holds_no_edits_is_refused(run, tmp_path, content):
 
 def test_a_file_of_edits_is_read_as_other_texts_are(run, checkpoint, only_object, tmp_path):
     file = tmp_path / "edits.json"
-    file.write_bytes(b'\xef\xbb\xbf[{"edit": "Cut", "layer": 0, "read": 1}]')  # as editors save it
+    file.write_bytes(b'\xef\xbb\xbf[{"edit": "Cut", "layer": 0, "key": 1}]')  # as editors save it
     asked = ("intervene", checkpoint, "--ids", "1 2 3", "--edits", "edits.json")
     found = only_object(run(*asked, "--json").stdout)
-    assert found["edits"] == [{"edit": "Cut", "layer": 0, "read": 1}]
+    assert found["edits"] == [{"edit": "Cut", "layer": 0, "key": 1}]
     file.write_bytes(b'[{"edit": "Cut", "layer": "\xe9"}]')
     assert "--edits" in run(*asked).stderr
     file.unlink()

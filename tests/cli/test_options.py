@@ -85,8 +85,8 @@ def test_names_that_need_no_torch_are_those_of_what_they_name():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("cut layers=*.3.* heads=2 read=5", edits.Cut(["*.3.*"], heads=[2], read=5)),
-        ("Cut layers=0:2,-1 written=1,2", edits.Cut([slice(0, 2), -1], written=[1, 2])),
+        ("cut layers=*.3.* heads=2 key=5", edits.Cut(["*.3.*"], heads=[2], key=5)),
+        ("Cut layers=0:2,-1 query=1,2", edits.Cut([slice(0, 2), -1], query=[1, 2])),
         ("window layers=1 width=4 renormalise=yes", edits.Window([1], 4, renormalise=True)),
         ("scale layers=1 factor=-0.5", edits.Scale([1], -0.5)),
         ("forget layers='a b' token=3 samples=0:1", edits.Forget(["a b"], 3, samples=slice(0, 1))),
@@ -110,7 +110,7 @@ def test_every_edit_can_be_typed():
 
 def test_an_edit_of_several_things_is_one_for_each():
     layers = [0, "*.2.*", slice(4, 8, 2)]
-    runs = spread([edits.Cut(layers, read=3), edits.Ablate(layers)], ("layer", "read"))
+    runs = spread([edits.Cut(layers, key=3), edits.Ablate(layers)], ("layer", "key"))
     assert [run[0].layer for run in runs] == [0, "*.2.*", 4, 6]
-    assert all(run[1].layer == run[0].layer and run[0].read == 3 for run in runs)
+    assert all(run[1].layer == run[0].layer and run[0].key == 3 for run in runs)
     assert spread([edits.Cut(layers)], ()) == [[edits.Cut(layers)]]

@@ -33,7 +33,7 @@ def test_every_family_gives_the_same_bits_from_a_clean_run_that_was_made_before(
     clean = dsf.intervene(model, **given)
     assert len(runs) == 1
     assert torch.equal(clean.output, clean.clean)
-    for case in (edits.Ablate(0), edits.Cut(-1, read=3), edits.Scale(0, 0.5), ()):
+    for case in (edits.Ablate(0), edits.Cut(-1, key=3), edits.Scale(0, 0.5), ()):
         before = len(runs)
         ours = dsf.intervene(model, edits=case, clean=clean, **given)
         assert len(runs) == before + bool(case)
@@ -77,7 +77,7 @@ def attending():
         return Attending(), torch.randn(1, 6, 8)
 
 
-CUT = edits.Cut(0, read=[1])
+CUT = edits.Cut(0, key=[1])
 
 
 def again(model, x, clean, **named):

@@ -29,19 +29,19 @@ pytestmark = pytest.mark.usefixtures("our_own_errors")
     ids=repr,
 )
 def test_numbers_of_other_libraries_become_plain(given, plain):
-    edit = edits.Cut(torch.tensor(0), heads=given, read=given)
-    assert (edit.layer, edit.heads, edit.read) == (0, plain, plain)
+    edit = edits.Cut(torch.tensor(0), heads=given, key=given)
+    assert (edit.layer, edit.heads, edit.key) == (0, plain, plain)
     assert edits.from_json(json.loads(json.dumps(edit.to_json()))) == edit
     assert edits.Scale(0, torch.tensor(2.0)) == edits.Scale(0, 2)
 
 
 WRONG = [
-    (lambda: edits.Cut(0, read=1.5), r"Cut: 'read' must be whole numbers, .* it has 1\.5"),
-    (lambda: edits.Cut(0, written=[1.5]), r"'written' must be whole numbers, .* it has 1\.5"),
-    (lambda: edits.Cut(0, read="1"), "'read' must be whole numbers, .* it has '1'"),
-    (lambda: edits.Cut(0, read=True), "'read' must be whole numbers, .* it has True"),
-    (lambda: edits.Cut(0, read={"a": 3}), "'read' must be whole numbers"),
-    (lambda: edits.Cut(0, read=slice(0.5, None)), "'read' must be a whole number"),
+    (lambda: edits.Cut(0, key=1.5), r"Cut: 'key' must be whole numbers, .* it has 1\.5"),
+    (lambda: edits.Cut(0, query=[1.5]), r"'query' must be whole numbers, .* it has 1\.5"),
+    (lambda: edits.Cut(0, key="1"), "'key' must be whole numbers, .* it has '1'"),
+    (lambda: edits.Cut(0, key=True), "'key' must be whole numbers, .* it has True"),
+    (lambda: edits.Cut(0, key={"a": 3}), "'key' must be whole numbers"),
+    (lambda: edits.Cut(0, key=slice(0.5, None)), "'key' must be a whole number"),
     (lambda: edits.Cut(0, samples=0.5), "'samples' must be whole numbers"),
     (lambda: edits.Cut(0, heads=0.5), "'heads' must be numbers, names or slices"),
     (lambda: edits.Cut(1.0), r"'layer' must be numbers, names or slices, but it has 1\.0"),
@@ -68,7 +68,7 @@ def test_what_a_field_may_not_hold_is_refused(wrong, said):
         (3, "an edit is a dictionary such as .* but it is 3"),
         ({"edit": ["Cut"]}, r"\['Cut'\] is no edit"),
         ({"edit": "Cut"}, "Cut is not complete: it needs 'layer'"),
-        ({"edit": "Cut", "layer": 0, "read": {"a": 3}}, "a range is written as .* one has 'a'"),
+        ({"edit": "Cut", "layer": 0, "key": {"a": 3}}, "a range is written as .* one has 'a'"),
         ({"edit": "Window", "layer": 0, "width": 2.5}, "'width' must be a whole number"),
     ],
     ids=repr,
@@ -103,7 +103,7 @@ def test_other_runs_are_inspections(attention):
 def test_a_choice_of_no_token_changes_nothing(attention):
     model, x = attention
     own = dsf.inspect(model, x)
-    for nothing in (edits.Cut(0, read=[]), edits.ValueFrom(0, own, tokens=[])):
+    for nothing in (edits.Cut(0, key=[]), edits.ValueFrom(0, own, tokens=[])):
         result = dsf.intervene(model, x, edits=[nothing])
         assert torch.equal(result.output, result.clean)
 

@@ -69,7 +69,7 @@ def test_a_column_cut_is_its_signal_zero(mixer):
     signal = mixer.signal().clone()
     signal[..., 3, :, :] = _constant_signal(mixer)[..., 3, :, :]
     expected = dsf.respond(mixer.system(), signal)
-    assert_close(edited(mixer, edits.Cut("it", read=3)), expected)
+    assert_close(edited(mixer, edits.Cut("it", key=3)), expected)
 
 
 def test_edges_windows_sinks_and_signs_are_factors_of_the_map(mixer):
@@ -81,8 +81,8 @@ def test_edges_windows_sinks_and_signs_are_factors_of_the_map(mixer):
     inside = ((row == 6) | (row == 7)) & (column >= 1) & (column < 3)
     of_row = torch.where(row == 5, -2.0, 1.0).double().expand(STEPS, len(column))
     cases = [
-        (edits.Cut("it", written=[-2, 6], read=slice(1, 3)), 1.0 - inside.double()),
-        (edits.Scale("it", -2.0, written=5), of_row),
+        (edits.Cut("it", query=[-2, 6], key=slice(1, 3)), 1.0 - inside.double()),
+        (edits.Scale("it", -2.0, query=5), of_row),
         (edits.Window("it", 3), ((row - column).abs() < 3).double()),
         (edits.Sink("it"), (column > 0).double().expand(STEPS, -1)),
         (edits.Sink("it", keep=True), ((column == 0) | (column == row)).double()),
@@ -96,7 +96,7 @@ def test_edges_windows_sinks_and_signs_are_factors_of_the_map(mixer):
 
 
 def test_several_edits_multiply(mixer):
-    both = edited(mixer, edits.Scale("it", 3.0, read=2), edits.Window("it", 4))
+    both = edited(mixer, edits.Scale("it", 3.0, key=2), edits.Window("it", 4))
     row, column = torch.arange(STEPS)[:, None], torch.arange(mixer.signal().shape[-3])
     factor = ((row - column).abs() < 4) * torch.where(column == 2, 3.0, 1.0).double()
     expected = by_matrix(mixer, lambda blocks: blocks * factor[:, None, :, None])
@@ -225,7 +225,7 @@ def test_what_a_protection_changes_is_predicted_by_the_adjoint(mixer):
     adjoint = torch.randn(plain.shape, generator=rng, dtype=torch.float64).to(plain.dtype)
     decay, overwriting = spared_pairs(system, signal, adjoint)
     if system.runs_backward:
-        reverse = dsf.algebra.reverse(system)
+        reverse = dsf.systems.algebra.reverse(system)
         pair = spared_pairs(reverse, signal.flip(-3), adjoint.flip(-3))
         torch.testing.assert_close(decay, pair[0].flip((-2, -1)))
         torch.testing.assert_close(overwriting, pair[1].flip((-2, -1)))
@@ -284,16 +284,16 @@ def test_renormalised_weights_are_those_of_masked_scores():
         scores = torch.cat([scores, sink], dim=-1)
     weights = scores.softmax(dim=-1)[..., :STEPS].nan_to_num()
     expected = (weights @ mixer.value).unsqueeze(-2)
-    response = edited(mixer, edits.Cut("it", read=1, renormalise=True))
+    response = edited(mixer, edits.Cut("it", key=1, renormalise=True))
     assert_close(response[..., 2:, :, :], expected[..., 2:, :, :])
     with pytest.raises(InspectionError, match="softmax"):
-        edited(drawn(mixers.SelectiveStateSpace), edits.Cut("it", read=1, renormalise=True))
+        edited(drawn(mixers.SelectiveStateSpace), edits.Cut("it", key=1, renormalise=True))
 
 
 def test_edits_that_do_not_fit_are_refused():
     mixer = drawn(mixers.GatedDeltaNet)
-    with pytest.raises(InspectionError, match="written="):
-        edited(mixer, edits.Cut("it", written=9))
+    with pytest.raises(InspectionError, match="query="):
+        edited(mixer, edits.Cut("it", query=9))
     with pytest.raises(ValueError, match="'width'"):
         edits.Window("it", 0)
     with pytest.raises(ValueError, match="'order'"):
@@ -311,8 +311,8 @@ def test_edits_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     "edit",
     [
-        edits.Cut("*.mixer", written=[7], read=range(3), heads=[2], renormalise=True),
-        edits.Scale(3, 0.5, written=slice(1, None), samples=[0]),
+        edits.Cut("*.mixer", query=[7], key=range(3), heads=[2], renormalise=True),
+        edits.Scale(3, 0.5, query=slice(1, None), samples=[0]),
         edits.StateFrom("a", 4, "other"),
         edits.Reduce("a", 2, 4),
         edits.Protect("a", key=1, from_=4, until=9),

@@ -39,11 +39,11 @@ def cache_of(model, ids):
 
 def test_a_cache_that_is_given_is_what_every_run_starts_from(llama):
     """Oracle: the same tokens without a cache."""
-    past, cut = cache_of(llama, IDS[:, :4]), edits.Cut(1, read=6)
+    past, cut = cache_of(llama, IDS[:, :4]), edits.Cut(1, key=6)
     given = {"input_ids": IDS[:, 4:], **past}
     expected = dsf.intervene(llama, edits=cut, input_ids=IDS).effect(3)
     torch.testing.assert_close(dsf.intervene(llama, edits=cut, **given).effect(3), expected)
-    cuts = [edits.Cut(1, read=5), cut]
+    cuts = [edits.Cut(1, key=5), cut]
     torch.testing.assert_close(dsf.sweep(llama, edits=cuts, target=3, **given)[1], expected)
     share = dsf.stack(llama, **given).attribute(3)
     torch.testing.assert_close(share.value, dsf.stack(llama, input_ids=IDS).attribute(3).value)
@@ -68,7 +68,7 @@ def test_an_input_that_cannot_be_copied_is_passed_on_or_refused(llama):
             assert isinstance(extra, Locked)
             return self.model(input_ids=input_ids).logits
 
-    cut = edits.Cut(0, read=1)
+    cut = edits.Cut(0, key=1)
     dsf.intervene(Wrapped(), edits=cut, input_ids=IDS, extra=Locked())
     with pytest.raises(InspectionError, match="Locked"):
         dsf.intervene(Wrapped(), edits=cut, input_ids=IDS, extra=Locked(state=torch.ones(2)))
@@ -141,7 +141,7 @@ def test_runs_with_other_samples_heads_or_widths_are_refused():
 def test_a_factor_has_all_digits_of_float64():
     mixer = drawn(mixers.SoftmaxAttention)
     for factor in (0.1, 1e300):
-        response = edited(mixer, edits.Scale("it", factor, read=2))
+        response = edited(mixer, edits.Scale("it", factor, key=2))
         column = torch.ones(mixer.key.shape[-2], dtype=torch.float64)
         column[2] = factor
         expected = by_matrix(mixer, lambda blocks, by=column: blocks * by[None, None, :, None])
@@ -158,7 +158,7 @@ def test_renormalised_weights_keep_their_digits_where_little_is_left():
     hidden[..., 1] = -torch.inf
     masked = replace(mixer, bias=hidden)
     expected = dsf.respond(masked.system(), masked.signal())
-    response = edited(mixer, edits.Cut("it", read=1, renormalise=True))
+    response = edited(mixer, edits.Cut("it", key=1, renormalise=True))
     torch.testing.assert_close(response, expected, rtol=1e-12, atol=1e-12)
     width = edits.Window("it", 10**30, renormalise=True)
     assert_close(edited(mixer, width), dsf.respond(mixer.system(), mixer.signal()))
@@ -169,11 +169,11 @@ def test_renormalised_weights_keep_their_digits_where_little_is_left():
     [
         (lambda: edits.Scale(0, float("nan")), "Scale: 'factor' must be finite, but it is nan"),
         (lambda: edits.Scale(0, float("inf")), "must be finite"),
-        (lambda: edits.Cut(0, read=slice(0, 4, 0)), "must have a step of at least 1"),
+        (lambda: edits.Cut(0, key=slice(0, 4, 0)), "must have a step of at least 1"),
         (lambda: edits.Cut(0, heads=[slice(None, None, -1)]), "must have a step of at least 1"),
         (lambda: edits.from_json({"edit": "MapFrom", "layer": 0, "other": 3}), "the name of a run"),
         (lambda: edits.from_json({"edit": "Scale", "layer": 0, "factor": 1e999}), "be finite"),
-        (lambda: edits.from_json({"edit": "Cut", "layer": 0, "read": {1: 2, "a": 3}}), "has 1"),
+        (lambda: edits.from_json({"edit": "Cut", "layer": 0, "key": {1: 2, "a": 3}}), "has 1"),
     ],
 )
 def test_values_that_no_edit_has_are_refused(wrong, said):
@@ -210,17 +210,17 @@ class Puts(nn.Module):
 
 def test_outputs_that_are_no_logits(llama):
     with_loss = Puts(llama, lambda logits: (logits.sum(), logits))
-    expected = dsf.intervene(llama, input_ids=IDS, edits=edits.Cut(0, read=1)).effect(3)
-    result = dsf.intervene(with_loss, input_ids=IDS, edits=edits.Cut(0, read=1))
+    expected = dsf.intervene(llama, input_ids=IDS, edits=edits.Cut(0, key=1)).effect(3)
+    result = dsf.intervene(with_loss, input_ids=IDS, edits=edits.Cut(0, key=1))
     torch.testing.assert_close(result.effect(3), expected)
     alone = Puts(llama, lambda logits: logits.sum())
-    result = dsf.intervene(alone, input_ids=IDS, edits=edits.Cut(0, read=1))
+    result = dsf.intervene(alone, input_ids=IDS, edits=edits.Cut(0, key=1))
     assert result.output.shape == ()
     rows = Puts(llama, lambda logits: logits[:, -1, 3])
     codes = Puts(llama, lambda logits: logits.unflatten(-1, (4, 5)))
     for model in (alone, rows, codes):
         stack = dsf.stack(model, input_ids=IDS)
-        result = dsf.intervene(model, input_ids=IDS, edits=edits.Cut(0, read=1))
+        result = dsf.intervene(model, input_ids=IDS, edits=edits.Cut(0, key=1))
         for asked in (stack.attribute, result.effect):
             with pytest.raises(ValueError, match="logits"):
                 asked(3)

@@ -82,7 +82,7 @@ def test_a_value_cut_in_a_llama_is_the_library_without_it():
         return output
 
     expected = with_hook(attention.v_proj, without, model, input_ids=prompt())
-    cut = edits.Cut("model.layers.0.self_attn", read=4)
+    cut = edits.Cut("model.layers.0.self_attn", key=4)
     result = dsf.intervene(model, edits=[cut], input_ids=prompt())
     assert close(result.output, expected, within=1e-6)  # its norms and softmax compute in float32
     assert not close(result.output, result.clean, within=1e-2)
@@ -96,7 +96,7 @@ def test_renormalised_cuts_are_the_librarys_mask():
     mask[:, :, 9:, [2, 5]] = -torch.inf
     with torch.no_grad():
         expected = model(input_ids=prompt(), attention_mask=mask).logits
-    cut = edits.Cut("*", written=slice(9, None), read=[2, 5], renormalise=True)
+    cut = edits.Cut("*", query=slice(9, None), key=[2, 5], renormalise=True)
     result = dsf.intervene(model, edits=[cut], input_ids=prompt())
     assert close(result.output, expected, within=1e-6)
 
@@ -124,7 +124,7 @@ def test_a_state_patched_with_its_own_changes_nothing_and_with_anothers_all_that
 
 def test_one_sample_is_edited_and_the_other_keeps_every_bit():
     for name in NAMES:
-        cut = edits.Cut("*", read=2, samples=[1])
+        cut = edits.Cut("*", key=2, samples=[1])
         result = dsf.intervene(folder(name), edits=[cut], input_ids=prompt())
         assert torch.equal(result.output[0], result.clean[0])
         both = [replace(cut, samples=None)]
@@ -142,7 +142,7 @@ def test_every_recurrent_family_can_be_edited(name):
     first = inspection[0].name
     nothing = dsf.intervene(model, edits=[edits.Scale(first, 1.0)], **given)
     assert torch.equal(nothing.output, nothing.clean)
-    cut = dsf.intervene(model, edits=[edits.Cut(first, read=3, samples=[1])], **given)
+    cut = dsf.intervene(model, edits=[edits.Cut(first, key=3, samples=[1])], **given)
     moved = (cut.output - cut.clean).abs().amax(dim=-1)
     assert not moved[0].any()
     assert not moved[1, :3].any()
@@ -177,7 +177,7 @@ def test_the_share_of_an_edge_is_what_is_lost_without_it(linear):
     model.blocks[0].in_proj_bias.data[16:] = 0  # a bias of the values is no part of an edge
     share = dsf.stack(model, x).attribute(2, against=0, position=4)
     edge = share.edges("blocks.0")[:, 1, 4, 3]
-    cut = edits.Cut("blocks.0", heads=[1], written=[4], read=[3])
+    cut = edits.Cut("blocks.0", heads=[1], query=[4], key=[3])
     effect = dsf.intervene(model, x, edits=[cut]).effect(2, against=0, position=4)
     torch.testing.assert_close(effect, -edge)
     assert edge.abs().min() > 1e-4
@@ -185,7 +185,7 @@ def test_the_share_of_an_edge_is_what_is_lost_without_it(linear):
 
 def test_a_sweep_is_its_runs_one_by_one(linear):
     model, x = linear
-    cuts = [edits.Cut(0, read=read) for read in range(3)] + [[edits.Ablate(0), edits.Cut(0)], []]
+    cuts = [edits.Cut(0, key=read) for read in range(3)] + [[edits.Ablate(0), edits.Cut(0)], []]
     done = []
     effects = dsf.sweep(model, x, edits=cuts, target=1, progress=lambda k, of: done.append((k, of)))
     for effect, each in zip(effects, cuts, strict=True):
@@ -207,7 +207,7 @@ def test_modules_that_attend_by_their_own_products_are_edited(linear):
 
     _, x = linear
     model = Own().double()
-    cut = edits.Cut(0, heads=[1], read=[2])
+    cut = edits.Cut(0, heads=[1], key=[2])
     result = dsf.intervene(model, x, edits=[cut])
 
     def without(_, __, output):

@@ -116,7 +116,7 @@ def test_layers_are_chosen_in_every_way_and_several_times(dtype, implementation,
     model.set_attn_implementation(implementation)
     ways = [2, -1, "model.layers.1", "*.3.self_attn", [0, "*.2.*"], slice(1, 3), NAMES[0], None]
     twice = [
-        edits.Cut(1, read=3, samples=[1]),
+        edits.Cut(1, key=3, samples=[1]),
         edits.Ablate("*.1.*", heads=[0]),
         edits.Scale(2, 2.0),
     ]

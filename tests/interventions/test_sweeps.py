@@ -61,9 +61,9 @@ def close(ours, theirs, *, within=1e-4):
 def kinds_of(first, last):
     return [
         [],
-        *(edits.Cut(first, read=at) for at in (1, 4, 7)),
-        *(edits.Scale(last, 1.5, written=at, samples=[1]) for at in (3, -1)),
-        *([edits.Cut(first, read=at), edits.Ablate(last)] for at in (2, 3)),
+        *(edits.Cut(first, key=at) for at in (1, 4, 7)),
+        *(edits.Scale(last, 1.5, query=at, samples=[1]) for at in (3, -1)),
+        *([edits.Cut(first, key=at), edits.Ablate(last)] for at in (2, 3)),
         *(edits.Forget(last, token) for token in (3, 6)),
         edits.Reduce(last, 1, 4),
         edits.Mean(first),
@@ -160,7 +160,7 @@ def test_samples_that_move_each_other_are_not_put_together(runs):
 
 def test_a_batch_for_which_memory_does_not_suffice_is_halved(monkeypatch, runs):
     model, given = model_of("llama"), {"input_ids": prompt()}
-    cases = [edits.Cut(1, read=at) for at in range(12)]
+    cases = [edits.Cut(1, key=at) for at in range(12)]
     expected, noted = one_by_one(model, cases, **given), LiveModel.changed
 
     def changed(self, plan, times=1):
@@ -195,7 +195,7 @@ def test_a_wrong_edit_is_refused_before_the_first_changed_run(runs):
 # The file
 
 
-CASES = [edits.Cut(1, read=at) for at in range(6)] + [[], [edits.Ablate(0), edits.Cut(1, read=0)]]
+CASES = [edits.Cut(1, key=at) for at in range(6)] + [[], [edits.Ablate(0), edits.Cut(1, key=0)]]
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_rate_and_time_left_are_told(capsys):
     model, x = coupled()
     told = []
     found = run_sweep(
-        model, (x,), {}, edits=[edits.Cut(k, read=0) for k in (1, 0)], target=SweepTarget(2),
+        model, (x,), {}, edits=[edits.Cut(k, key=0) for k in (1, 0)], target=SweepTarget(2),
         told=told.append,
     )  # fmt: skip
     assert [(pace.done, pace.count) for pace in told] == [(1, 2), (2, 2)]

@@ -88,7 +88,7 @@ class Cached(Ladder):
 def test_blocks_are_left_out_however_they_are_wired(kind, saved, whole):
     torch.manual_seed(0)
     model, x = kind().double(), torch.randn(1, 6, 8, dtype=torch.float64)
-    cut = edits.Cut("blocks.2.attention", read=[1])
+    cut = edits.Cut("blocks.2.attention", key=[1])
 
     def edited():
         before, Block.ran = Block.ran, 0
@@ -141,7 +141,7 @@ class Noting(Ladder):
 def test_what_a_block_leaves_elsewhere_is_there(way, whole):
     torch.manual_seed(0)
     model, x = Noting(way).double(), torch.randn(1, 6, 8, dtype=torch.float64)
-    cut = edits.Cut("blocks.3.attention", read=[1])
+    cut = edits.Cut("blocks.3.attention", key=[1])
     ours = dsf.intervene(model, x, edits=cut)
     theirs = whole(lambda: dsf.intervene(model, x, edits=cut))
     torch.testing.assert_close(ours.output, theirs.output)
@@ -151,7 +151,7 @@ def test_what_a_block_leaves_elsewhere_is_there(way, whole):
 def test_hooks_of_others_change_what_a_block_puts_out_once(whole):
     torch.manual_seed(0)
     model, x = Ladder().double(), torch.randn(1, 6, 8, dtype=torch.float64)
-    cut = edits.Cut("blocks.3.attention", read=[1])
+    cut = edits.Cut("blocks.3.attention", key=[1])
     model.blocks[0].register_forward_hook(lambda _, __, output: output.add_(1))
     model.blocks[1].register_forward_hook(lambda _, __, output: 2 * output)
 
@@ -177,7 +177,7 @@ def test_hooks_of_others_change_what_a_block_puts_out_once(whole):
 def test_every_run_of_a_sweep_leaves_out_what_is_before_its_own_edit():
     torch.manual_seed(0)
     model, x = Ladder().double(), torch.randn(1, 6, 8, dtype=torch.float64)
-    cuts = [edits.Cut(f"blocks.{k}.attention", read=[1]) for k in range(4)]
+    cuts = [edits.Cut(f"blocks.{k}.attention", key=[1]) for k in range(4)]
     Block.ran = 0
     effects = dsf.sweep(model, x, edits=cuts, target=lambda out: out.sum((1, 2)), together=1)
     assert Block.ran == 4 + 4 + 3 + 2 + 1

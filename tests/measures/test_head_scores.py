@@ -53,7 +53,7 @@ def test_scores_are_mean_shares(map, name, net):
 
 
 def test_the_weight_of_one_token_on_another(map):
-    found = measures.needle(map, written=6, read=2)
+    found = measures.needle(map, query=6, key=2)
     torch.testing.assert_close(found, map[..., 6, 2].abs() / map[..., 6, :].abs().sum(-1))
 
 
@@ -125,6 +125,6 @@ def test_maps_tokens_and_places_that_are_none():
         with pytest.raises(TypeError, match="'effects'"):
             measures.copying(map, wrong)
     for written, read in ((4, 0), (0, 4), (-1, 0)):
-        with pytest.raises(IndexError, match=r"(written|read)"):
-            measures.needle(map, written=written, read=read)
-    assert measures.needle(map, written=3, read=1) == 0.25
+        with pytest.raises(IndexError, match=r"(query|key)"):
+            measures.needle(map, query=written, key=read)
+    assert measures.needle(map, query=3, key=1) == 0.25

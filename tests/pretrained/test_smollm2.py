@@ -219,7 +219,7 @@ def test_the_head_and_the_edge_that_carry_the_answer_come_first_by_gradient(load
     heads = share.strongest_heads(3, by="gradient", steps=0)
     assert (layer, 4) in [(head["layer"], head["head"]) for head in heads]
     (edge,) = share.strongest_edges(1, by="gradient", steps=0)
-    assert (edge["layer"], edge["written"], edge["read"]) == (layer, 4, 3)
+    assert (edge["layer"], edge["query"], edge["key"]) == (layer, 4, 3)
 
 
 def test_induction_and_previous_token_heads_are_found(repeated):

@@ -57,9 +57,7 @@ def test_the_page_holds_the_shares(made, reading):
     total = {name: whole[0] for name, _, whole in told["layers"]}
     assert total[LAYER] == pytest.approx(made.share.total[LAYER].item())
     strongest = made.share.strongest_edges(1).to_json()[0]
-    assert told["edges"][0][0] == [
-        strongest[name] for name in ("layer", "written", "read", "share")
-    ]
+    assert told["edges"][0][0] == [strongest[name] for name in ("layer", "query", "key", "share")]
 
 
 def test_the_edges_of_a_layer_are_its_first_picture(made, reading):

@@ -90,9 +90,7 @@ def test_the_widget_shows_shares_paths_and_the_changed_run(cell, light):
     words, layer = recall.spell(tokens[0]), "model.layers.1.self_attn"
     stack = dsf.stack(folder("llama"), input_ids=tokens)
     share = stack.attribute(7)
-    cut = dsf.intervene(
-        folder("llama"), input_ids=tokens, edits=[dsf.edits.Cut(layer, written=[31])]
-    )
+    cut = dsf.intervene(folder("llama"), input_ids=tokens, edits=[dsf.edits.Cut(layer, query=[31])])
     page = cell(
         light=light,
         made=dsf.show(

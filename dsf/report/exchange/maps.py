@@ -44,7 +44,7 @@ def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = tor
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     stored = numpy.load(to_npz(inspection, f"{folder}/maps.npz"))
         ...     stored["LSTM[layer 0]"].shape, json.loads(str(stored["about"]))["layers"][0]["axes"]
-        ((1, 4, 6, 6), ['sample', 'channel', 'written', 'read'])
+        ((1, 4, 6, 6), ['sample', 'channel', 'query', 'key'])
     """
     arrays = {name: map.numpy(force=True) for name, map in _maps(inspection, dtype).items()}
     arrays[ABOUT] = np.array(_about(inspection))
@@ -97,8 +97,8 @@ def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> 
         >>> tree = to_xarray(inspection)
         >>> map = tree["LSTM[layer 0]"]["map"]
         >>> map.dims
-        ('sample', 'channel', 'written', 'read')
-        >>> map.sel(channel=2, written=5).sum("read").shape
+        ('sample', 'channel', 'query', 'key')
+        >>> map.sel(channel=2, query=5).sum("key").shape
         (1,)
     """
     try:
@@ -113,7 +113,7 @@ def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> 
         coordinates: dict[str, Any] = {
             axis: np.arange(size) for axis, size in zip(axes, map.shape, strict=True)
         }
-        for axis in ("written", "read"):
+        for axis in ("query", "key"):
             fitting = _fitting(inspection, map, axes, axis)
             if fitting is not None:
                 coordinates[f"{axis}_token"] = (("sample", axis), fitting)
@@ -137,8 +137,8 @@ def _maps(inspection: Inspection, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def _axes(layer: InspectedLayer) -> list[str]:
     system = layer.system
-    written = ["written", "output"] if system.output_size > 1 else ["written"]
-    read = ["read", "input"] if system.input_size > 1 else ["read"]
+    written = ["query", "output"] if system.output_size > 1 else ["query"]
+    read = ["key", "input"] if system.input_size > 1 else ["key"]
     return [*layer.axes, *written, *read]
 
 

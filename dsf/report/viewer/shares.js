@@ -25,7 +25,7 @@ function fitOnTheLeft(names) {
 
 const PATHS = { widest: 720, narrowest: 280, line: 34, left: 100, right: 20, top: 22, apart: 5 };
 
-/** `go(layer, written, read)` opens the edges of a layer at a cell. */
+/** `go(layer, query, key)` opens the edges of a layer at a cell. */
 function drawShares(place, attribution, sample, tokens, go) {
   const shares = attribution.tokens[sample], most = Math.max(...shares.map(Math.abs)) || 1;
   const sum = shares.reduce((all, each) => all + each, 0);
@@ -80,10 +80,10 @@ function sharedTokens(shares, most, tokens, target) {
 }
 
 function edgeTable(edges, tokens, go) {
-  return table("Edges with the largest shares", ["edge", "share"], edges.map(([layer, written, read, share]) => {
-    const open = button(number(share, 4), `Show the edges of ${layer}`, () => go(layer, written, read), { className: "link" });
+  return table("Edges with the largest shares", ["edge", "share"], edges.map(([layer, query, key, share]) => {
+    const open = button(number(share, 4), `Show the edges of ${layer}`, () => go(layer, query, key), { className: "link" });
     open.removeAttribute("aria-label");
-    const words = make("span", {}, tokens.named(written), " reads ", tokens.named(read), make("br"), make("small", {}, layer));
+    const words = make("span", {}, tokens.named(query), " reads ", tokens.named(key), make("br"), make("small", {}, layer));
     return [words, open];
   }));
 }
@@ -92,7 +92,7 @@ function edgeTable(edges, tokens, go) {
 function pathPart(paths, sample, tokens, available) {
   if (paths.sample !== sample) return make("section", {}, make("h3", {}, "Strongest paths"), make("p", {}, `They were searched for in sample ${paths.sample}.`));
   const found = paths.paths.slice(0, 8), layers = [...new Set(found.flatMap(({ edges }) => edges.map(({ layer }) => layer)))].sort(naturally);
-  const places = [...new Set(found.flatMap(({ token, edges }) => [token, ...edges.flatMap(({ written, read }) => [written, read])]))].sort((a, b) => a - b);
+  const places = [...new Set(found.flatMap(({ token, edges }) => [token, ...edges.flatMap(({ query, key }) => [query, key])]))].sort((a, b) => a - b);
   const { widest, narrowest, line, left, right, top, apart } = PATHS, width = Math.min(Math.max(available || widest, narrowest), widest);
   const height = top + line * (layers.length + 1) + 64;
   const x = (token) => left + (places.indexOf(token) + 0.5) * (width - left - right) / places.length;
@@ -106,9 +106,9 @@ function pathPart(paths, sample, tokens, available) {
   const lines = found.map(({ token, edges, share }, k) => {
     const aside = apart * (k - (found.length - 1) / 2);
     const stops = [[x(token), y(0)]];
-    for (const { layer, written, read } of edges) {
+    for (const { layer, query, key } of edges) {
       const level = layers.indexOf(layer) + 1;
-      stops.push([x(read), y(level - 0.5)], [x(written), y(level)]);
+      stops.push([x(key), y(level - 0.5)], [x(query), y(level)]);
     }
     stops.push([stops.at(-1)[0], y(layers.length + 0.6)]);
     const path = stops.map(([px, py], at) => `${at ? "L" : "M"}${(px + aside).toFixed(1)} ${py.toFixed(1)}`).join("");
@@ -123,7 +123,7 @@ function pathPart(paths, sample, tokens, available) {
     + `together ${number(paths.covered, 3)} of ${number(paths.total, 3)}. Dashed ones lower it.`;
   const drawing = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": says }, ...parts, ...lines, ...below);
   const list = make("ol", {}, ...paths.paths.map(({ token, edges, share }) => make("li", {}, tokens.named(token),
-    ...edges.flatMap(({ layer, written }) => [` → `, tokens.named(written), ` in ${layer}`]), `: ${number(share, 4)}`)));
+    ...edges.flatMap(({ layer, query }) => [` → `, tokens.named(query), ` in ${layer}`]), `: ${number(share, 4)}`)));
   return make("figure", { className: "chart paths" }, make("h3", {}, "Strongest paths"), drawing,
     make("figcaption", {}, says), make("details", {}, make("summary", {}, "As text"), list));
 }

@@ -48,12 +48,12 @@ def test_a_file_holds_every_map_and_says_what_it_is(write, inspection, with_port
     for layer, record in zip(inspection, about["layers"], strict=True):
         assert np.array_equal(arrays[layer.name], layer.map().numpy())
         assert record["name"] == layer.name
-        assert record["axes"] == ["sample", "head", "written", "read"]
+        assert record["axes"] == ["sample", "head", "query", "key"]
         assert record["error"] == layer.error
     assert about["tokens"][1] == list(inspection.tokens[1])
     arrays, about = stored(write, with_ports, tmp_path)
     (layer,), (record,) = with_ports, about["layers"]
-    assert record["axes"] == ["sample", "written", "output", "read", "input"]
+    assert record["axes"] == ["sample", "query", "output", "key", "input"]
     by_hand = layer.map().reshape(2, 5, 4, 5, 4).float().numpy()
     assert np.array_equal(arrays[layer.name], by_hand)
 
@@ -63,10 +63,10 @@ def test_xarray_knows_tokens_by_name(inspection, with_ports):
     tree = exchange.to_xarray(inspection, dtype=torch.float64)
     for layer in inspection:
         map = tree[layer.name]["map"]
-        assert map.dims == ("sample", "head", "written", "read")
+        assert map.dims == ("sample", "head", "query", "key")
         assert np.array_equal(map.values, layer.map().numpy())
         assert map.attrs["error"] == layer.error
-        assert map["read_token"].sel(sample=1).values.tolist() == list(inspection.tokens[1])
+        assert map["key_token"].sel(sample=1).values.tolist() == list(inspection.tokens[1])
     assert exchange.to_xarray(with_ports)["RNN[layer 0]"]["map"].sizes["input"] == 4
 
 

@@ -16,7 +16,7 @@ NAMES = [name for name in measures.__all__ if name.lower() != "streamed"]
 OTHERS = {
     "largest_difference": lambda m, _: measures.largest_difference(m, m.mT),
     "map_distance": lambda m, _: measures.map_distance(m, m.mT),
-    "needle": lambda m, _: measures.needle(m, written=5, read=2),
+    "needle": lambda m, _: measures.needle(m, query=5, key=2),
     "duplicate_token": lambda m, _: measures.duplicate_token(m, torch.arange(9) % 3),
     "induction": lambda m, _: measures.induction(m, torch.arange(9) % 3),
     "copying": lambda m, _: measures.copying(m, torch.linspace(-1, 2, 9, dtype=m.dtype)),
