@@ -42,7 +42,7 @@ class Certificate:
 
     Attributes:
         claim: the statement as a sentence, with what it quantifies over.
-        verdict: what is known; PROVED comes from ``dsf.certify`` alone, once the checker has
+        verdict: what is known; only ``dsf.certify`` returns PROVED, once the checker has
             accepted the file.
         level: what the claim is about; a verdict at one level is not a verdict at another.
         scope: of what the verdict speaks: of the stored numbers, of one input, of a box of inputs.
@@ -55,7 +55,7 @@ class Certificate:
         limits: for UNKNOWN, what ended the search: boxes, seconds, missing libraries, bad data; for
             NOT_APPLICABLE the reason.
         identity: SHA-256 of the file that the checker has accepted; empty if it has seen none.
-        file: where that file lies inside its folder.
+        file: path of that file inside its folder.
     """
 
     claim: str

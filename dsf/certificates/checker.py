@@ -179,7 +179,7 @@ def is_float(value: Fraction) -> bool:
 
 
 def parameter(text: Any) -> Fraction:
-    """A number that a claim names, which nobody has to read over several lines."""
+    """Return a number of a claim; its length is limited, so that it can be read."""
     if len(word(text)) > MAX_PARAMETER_CHARACTERS:
         raise Rejected(f"a parameter has more than {MAX_PARAMETER_CHARACTERS} characters")
     return number(text)
@@ -623,7 +623,7 @@ def _unseen(key: Tensor, seen: Collection[int], null: list[int], sink: bool) -> 
 
 
 def _too_few(row: int, columns: int) -> str:
-    """Fewer equations than unknowns have a solution other than zero, which nobody has to name."""
+    """Fewer equations than unknowns have a solution other than zero; no witness is needed."""
     if row + 1 >= columns:
         raise Rejected(f"{row + 1} keys are not fewer than the {columns} columns")
     return "REFUTED"
@@ -1028,7 +1028,7 @@ def nonexpansive(case: Case) -> str:
 def nonexpansive_decayed(case: Case) -> str:
     """e^g (I - b k kᵀ) never expands: e^g max(1, |1 - b |k|²|) <= 1 at every token.
 
-    The 1 stands for the directions that the key does not touch; keys of width one have none.
+    The 1 is for the directions that the key does not touch; keys of width one have none.
     """
     key, rates = _delta_steps(case)
     decays = case.subject["log_decay"]

@@ -182,7 +182,7 @@ def certifiable(role: str, part: Tensor) -> None:
 
 
 def _readable(proposal: Proposal, part: Tensor) -> bool:
-    """Whether the checker reads all numbers; in a decay, minus infinity stands for zero."""
+    """Whether the checker reads all numbers; in a decay, minus infinity means zero."""
     fine = part.isfinite()
     if proposal.name == "decay":
         fine = fine | part.isneginf()

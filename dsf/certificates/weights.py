@@ -51,7 +51,7 @@ def row_sums(
 
     Of a stored map, at level data; or at level real, of the map of a system, in exact arithmetic on
     its coefficients, or of a stored layer, enclosed from its weights and input, where UNKNOWN means
-    that a sum lies too near the tolerance (a tolerance of zero is never shown to be kept).
+    that a sum is too near the tolerance (a tolerance of zero is never shown to be kept).
 
     The witness is the row with the largest deviation, which is ``observed``; ``batch`` holds its
     indices along the batch axes.

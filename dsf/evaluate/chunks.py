@@ -37,7 +37,7 @@ Window = Callable[[System, int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 FEW_WINDOWS = 2
 # Up to these limits the recurrence inside a window took less time than forming its map, measured
 # with 1, 16 and 128 states: columns for a diagonal, columns times states for a scaled identity.
-# Only for so many sequences or more: for fewer, many windows are folded at once.
+# Only for at least this many sequences: for fewer, many windows are folded at once.
 FEW_COLUMNS = 4
 FEW_NUMBERS = 32
 MANY_SEQUENCES = 8

@@ -26,7 +26,7 @@ METHODS: dict[str, Method] = {
     "convolution": convolution,
 }
 
-# For signals of at least so many numbers the free memory is checked first.
+# For signals of at least this many numbers the free memory is checked first.
 LARGE = 2**24
 SMALLER = (
     "Process fewer entries of the batch or fewer channels at a time, or split the sequence: "
@@ -141,11 +141,11 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 def _written(response: Tensor, out: Tensor) -> Tensor:
     """``out``, with the response copied into it unless the evaluator has already written there."""
-    expected, came = ((tuple(each.shape), each.dtype, each.device) for each in (response, out))
-    if expected != came:
+    expected, got = ((tuple(each.shape), each.dtype, each.device) for each in (response, out))
+    if expected != got:
         raise ShapeError(
             f"respond: 'out' must have the shape {expected[0]}, the type {expected[1]} and be on "
-            f"{expected[2]}, but it has the shape {came[0]}, the type {came[1]} and is on "
-            f"{came[2]}. Pass an earlier response of the same sizes."
+            f"{expected[2]}, but it has the shape {got[0]}, the type {got[1]} and is on "
+            f"{got[2]}. Pass an earlier response of the same sizes."
         )
     return out if response.data_ptr() == out.data_ptr() else out.copy_(response)

@@ -36,7 +36,7 @@ WINDOW = 32
 
 @dataclass(frozen=True, eq=False)
 class Enclosure:
-    """A map whose every entry lies within ``radius`` of ``midpoint``, in float64.
+    """A map whose every entry is within ``radius`` of ``midpoint``, in float64.
 
     The entries are those of the real (or complex) numbers that the stored coefficients define. For
     complex maps the radius is that of a disc. ``inf`` where nothing is known.
@@ -56,7 +56,7 @@ class Enclosure:
         return -_down(-self._real() - self.radius, self.radius)
 
     def contains(self, map: Shaped[Tensor, "*batch rows columns"]) -> Bool[Tensor, "*batch"]:
-        """Whether every entry of a stored map lies within the radius."""
+        """Return whether every entry of a stored map is within the radius."""
         away = (map.to(self.midpoint.dtype) - self.midpoint).abs()
         return (away <= self.radius).all(dim=(-2, -1))
 

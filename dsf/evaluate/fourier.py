@@ -20,7 +20,7 @@ def convolution(
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response of a time-invariant system by one fast Fourier transform.
 
-    Impulse response and transform are computed in double precision whatever the number type.
+    Impulse response and transform are computed in double precision for every number type.
 
     Raises:
         ValueError: if any of A, B, C, D changes with time (names it).

@@ -39,7 +39,7 @@ BLOCK = 2**17
 """Numbers of a block: drives, or states, of some tokens and sequences, which stay in the cache."""
 
 SPAN = 128
-"""Tokens of a block, where it has room for so many."""
+"""Maximum number of tokens of a block."""
 
 
 def complex_response(

@@ -140,12 +140,12 @@ def _fits(out: Tensor, shape: tuple[int, ...] | None, system: Operator) -> None:
         )
     real = getattr(system, "takes_real_part", False)
     dtype = system.dtype.to_real() if real else system.dtype
-    wanted, came = (shape, dtype, system.device), (tuple(out.shape), out.dtype, out.device)
-    if wanted != came:
+    expected, got = (shape, dtype, system.device), (tuple(out.shape), out.dtype, out.device)
+    if expected != got:
         raise ShapeError(
-            f"attention_map: 'out' must have the shape {wanted[0]}, the type {wanted[1]} and be on "
-            f"{wanted[2]}, but it has {came[0]}, {came[1]} and is on {came[2]}. Make it with "
-            f"torch.empty({wanted[0]}, dtype={wanted[1]}, device={str(wanted[2])!r})."
+            f"attention_map: 'out' must have the shape {expected[0]}, the type {expected[1]} and "
+            f"be on {expected[2]}, but it has {got[0]}, {got[1]} and is on {got[2]}. Make it with "
+            f"torch.empty({expected[0]}, dtype={expected[1]}, device={str(expected[2])!r})."
         )
 
 

@@ -111,7 +111,7 @@ def _left_of_group() -> int | None:
 
 SOME_ROWS = (
     "Ask for some rows (rows=slice(0, 64)), or fold over dsf.evaluate.row_blocks(system): the "
-    "measures do that by themselves."
+    "measures do that automatically."
 )
 
 

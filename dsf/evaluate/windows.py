@@ -462,7 +462,7 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
             raised to single.
 
     Raises:
-        ValueError: if the system runs backward, or the tokens do not lie in the sequence.
+        ValueError: if the system runs backward, or the tokens are outside the sequence.
     """
     if system.runs_backward:
         raise ValueError(
@@ -524,7 +524,7 @@ def _panel(part: System) -> Panel:
 
 
 def _is_absent(feedthrough: Matrices) -> bool:
-    """Whether this is the one zero that stands for an absent feedthrough."""
+    """Return whether this is the zero that represents an absent feedthrough."""
     part = dense_of(feedthrough)
     return not any(part.stride()) and not bool(part.flatten()[:1].any())
 

@@ -1,7 +1,7 @@
 """The folder of a job: its plan, divided into units, and what each unit has found.
 
 A unit has a folder with one file for each layer and a final marker, ``finished.json``: it is
-finished once that exists. The folder may come from anywhere, so that whatever is read there is
+finished once that exists. The folder is not trusted, so that whatever is read there is
 held against what a job writes.
 """
 
@@ -133,7 +133,7 @@ def claim(folder: Path, plan: Plan) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the job in a folder, which may come from anywhere.
+    """Return the manifest of the job in a folder, which is not trusted.
 
     Raises:
         FileNotFoundError: if there is none.

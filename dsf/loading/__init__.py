@@ -1,6 +1,6 @@
 """Loads models from untrusted checkpoints: weight files and configurations are opened here only.
 
-No code that comes with a checkpoint runs.
+No code of a checkpoint runs.
 """
 
 from typing import TYPE_CHECKING

@@ -23,7 +23,7 @@ from dsf.loading.library_versions import model_library
 
 _SAFE_ATTENTION = {None, "eager", "sdpa"}
 _NONE = torch.empty(0)
-_CURE = "only the library's own models are built, since others come with code"
+_CURE = "only the library's own models are built, since others need code of the checkpoint"
 
 
 class Blueprint(NamedTuple):
@@ -159,7 +159,7 @@ def _check_complete(plan: Blueprint, found: dict[str, Any], where: str) -> None:
 
 
 def _check_names(empty: nn.Module, prefix: str, weights: dict[str, Tensor], where: str) -> None:
-    """Raise if a weight stands twice, with and without the name of the base model."""
+    """Raise if a weight is stored twice, with and without the name of the base model."""
     own = empty.state_dict()
     for name in weights:
         longer = f"{prefix}.{name}"
@@ -171,7 +171,7 @@ def _check_names(empty: nn.Module, prefix: str, weights: dict[str, Tensor], wher
 
 
 def _check_kinds(empty: nn.Module, used: dict[str, Tensor], where: str) -> None:
-    """Raise if whole numbers or complex ones stand where the model has floating point weights."""
+    """Raise if integers or complex numbers are stored for floating point weights."""
     whole = [name for name, buffer in empty.named_buffers() if not buffer.is_floating_point()]
     for name, tensor in used.items():
         if tensor.is_floating_point() or is_causal_mask(tensor):
@@ -186,7 +186,7 @@ def _check_kinds(empty: nn.Module, used: dict[str, Tensor], where: str) -> None:
 
 
 def _ends_alike(name: str, other: str) -> bool:
-    """Whether two names differ at most by what stands before them."""
+    """Return whether one name ends with the other."""
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
@@ -398,6 +398,6 @@ def _is_computed(module: nn.Module, rest: list[str], tensor: Tensor) -> bool:
 
 
 def is_causal_mask(tensor: Tensor) -> bool:
-    """Whether ones stand at and below the diagonal, and zeros above."""
+    """Return whether a tensor is one at and below the diagonal, and zero above."""
     square = tensor.ndim >= 2 and tensor.shape[-1] == tensor.shape[-2] > 1
     return square and bool(torch.equal(tensor, torch.ones_like(tensor).tril()))

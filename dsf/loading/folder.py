@@ -230,7 +230,7 @@ def check_holds_no_model(folder: Path, what: str) -> None:
 def gguf_file(path_or_id: str | Path) -> Path | None:
     """Return the GGUF file at a path, or None where there is none.
 
-    A folder without a ``config.json`` stands for the one GGUF file in it.
+    A folder without a ``config.json`` means the one GGUF file in it.
 
     Raises:
         LoadError: a folder with several of them, or with a link in the place of one; something else

@@ -1,8 +1,8 @@
 """Reads GGUF files, which hold a model's settings, tokenizer and often quantised weights in one.
 
 The readers of the ``gguf`` package and of the model library trust every count, length and offset in
-the header, and need seconds for a vocabulary. ``read_gguf`` reads the header once, holds it against
-the size of the file, and stands in for their reader: the model library maps names and settings to
+the header, and need seconds for a vocabulary. ``read_gguf`` reads the header once, compares it
+with the size of the file, and replaces their reader: the model library maps names and settings to
 its own, and ``gguf`` expands the weights.
 """
 
@@ -253,7 +253,7 @@ def _tensor(header: _Header) -> StoredTensor:
 
 
 def _check_places(tensors: list[StoredTensor], begin: int, size: int, path: Path) -> None:
-    """Raise unless the tensors have names of their own and lie in the file, one after the other."""
+    """Raise unless the tensors have distinct names and follow each other inside the file."""
     names = Counter(tensor.name for tensor in tensors)
     if twice := [name for name, count in names.items() if count > 1]:
         raise LoadError(f"{path}: has the tensor {shown(twice[0])} twice; convert the model again.")
@@ -269,7 +269,7 @@ def _check_places(tensors: list[StoredTensor], begin: int, size: int, path: Path
 
 
 def gguf_blueprint(file: GgufFile) -> tuple[Blueprint, Settings]:
-    """Return the classes and settings that a GGUF file stands for.
+    """Return the classes and settings for a GGUF file.
 
     A language model gets its head, of which GGUF files say nothing.
 

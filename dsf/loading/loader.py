@@ -56,7 +56,7 @@ def load_model(
 ) -> LoadedModel:
     """Build the model in a folder or GGUF file, or of a hub id, from the model library's classes.
 
-    No code that comes with a model runs: settings that select code are dropped, weights are read
+    No code of a model runs: settings that select code are dropped, weights are read
     from safetensors, and the model library is given tensors instead of files. The header of a GGUF
     file is checked against the file before another library reads it, and its quantised weights
     are expanded to float32. A tokenizer is opened in a child process with limits of time and memory

@@ -3,7 +3,7 @@
 A stranger's tokenizer is opened in a child process first, with limits of time and memory: the
 compiled libraries behind tokenizers can end a process on a damaged file. What the child opened and
 used is then opened here, from the same copy of the files. The child works while the weights are
-read. The tokenizers that come with this package need no child.
+read. The tokenizers inside this package need no child.
 """
 
 import contextlib

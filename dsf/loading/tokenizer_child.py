@@ -108,7 +108,7 @@ def _limit_this_process(bytes_of_memory: int, seconds: int) -> None:
 
 if __name__ == "__main__":
     request = json.load(sys.stdin)
-    # What libraries print must not stand in the answer.
+    # What libraries print must not end up in the answer.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     json.dump(answer(request), channel)

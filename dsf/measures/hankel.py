@@ -33,7 +33,7 @@ ROWS = 64
 WINDOW = 64
 """Tokens that are folded at once where a system has few states: their own map is formed with it."""
 GATHERED = 4
-"""So many times as many writes or reads as states are gathered before they are made triangular."""
+"""Writes or reads gathered, as a multiple of the states, before they are made triangular."""
 
 
 @checked

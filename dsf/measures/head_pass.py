@@ -19,7 +19,7 @@ from dsf.measures.truncation import Limit, limit
 MOST = 16  # tiles of a chunk of columns: its 64 x 1024 scores fit the cache
 
 ENTRY = 0.6e-9  # seconds for one entry of one map, all measures together
-LONG = 60.0  # a warning is logged if the work takes longer than so many seconds
+LONG = 60.0  # seconds of work from which a warning is logged
 
 logger = logging.getLogger(__name__)
 

@@ -179,7 +179,7 @@ def _mean_share(
     net: bool,
     tokens: Tensor | None = None,
 ) -> Tensor:
-    """The mean over rows with a candidate of the share of the weight that lies on candidates."""
+    """Return the mean share of weight on candidates, over rows that have a candidate."""
 
     def share(rows: Rows) -> Tensor:
         weights = real(rows, measure)

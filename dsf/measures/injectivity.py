@@ -190,10 +190,10 @@ def _one_row(row: Row) -> Row:
     def checked_row(query: Tensor) -> Tensor:
         found = row(query)
         if not isinstance(found, Tensor) or found.ndim != 1:
-            came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise TypeError(
                 f"jacobian_rank: 'row' must give a tensor with one axis, the weights of one query, "
-                f"but it gave {came}."
+                f"got {got}."
             )
         return found
 

@@ -147,7 +147,7 @@ def mass_by_lag(map_or_system: Measured) -> Shaped[Tensor, "*batch time"]:
 
 @checked
 def half_life(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
-    """The smallest lag, in tokens, up to which half of the mass by lag lies.
+    """The smallest lag, in tokens, that covers half of the mass by lag.
 
     From 0 (half of the weight on the token itself) to time - 1; -1 if a mass is ``nan``.
 

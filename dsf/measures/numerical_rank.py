@@ -25,7 +25,7 @@ SMALL = 128
 WIDTH = 16
 """Columns of a block; a wider one is taken where more singular values lie below the threshold."""
 SPARE = 6
-"""So many columns a block has more than the values that it has to find."""
+"""Columns of a block beyond the number of values that it has to find."""
 STEPS = 16
 """Blocks of a space at most: their polynomials tell values apart that differ by 5 %."""
 EARLY = 2
@@ -34,7 +34,7 @@ CLOSE = 1.03
 DOUBT = 1e-12
 """The probability with which the random columns may be so bad that a bound from above fails."""
 SPREAD = 1e6
-"""How far apart two values may lie, so that the square of the smaller keeps its digits."""
+"""Maximum ratio of two values for which the square of the smaller keeps its digits."""
 TOGETHER = 1 << 21
 """Numbers of matrices that are factorised at once: memory of that size is not asked for anew."""
 NEAR_ONE = 1e6

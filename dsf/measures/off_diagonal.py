@@ -1,4 +1,4 @@
-"""How much of a map lies off its diagonal: what tokens do to other tokens."""
+"""How much of a map is off its diagonal: what tokens do to other tokens."""
 
 from typing import TypeGuard
 

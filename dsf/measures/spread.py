@@ -90,7 +90,7 @@ def uniformity_gap(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
 
 @checked
 def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
-    """Share of a row's energy that lies in its uniform part: (row sum)² / (n |row|²).
+    """Share of a row's energy in its uniform part: (row sum)² / (n |row|²).
 
     Between 0 and 1: 1 for uniform weights, 0 for rows that sum to zero, ``nan`` for a row of zeros.
     n counts the tokens up to the query's own in a causal map, otherwise all of them.

@@ -29,9 +29,9 @@ from dsf.systems.system import System
 NOISE = 2.0**-8
 """The size of rounding in bfloat16, relative."""
 FOLLOWED = 32
-"""How many writes are followed where none are named."""
+"""Default number of writes to follow."""
 TOGETHER = 64
-"""How many tokens are gone through at a time."""
+"""Number of tokens per block."""
 
 
 @checked
@@ -149,7 +149,7 @@ def _units(parts: Shaped[Tensor, "*batch rows columns"]) -> Shaped[Tensor, "*bat
 
 
 def _sizes(system: System, followed: Sequence[int]) -> list[Shaped[Tensor, "*batch writes"]]:
-    """After every token the norm of what each of the ``followed`` ones left, if it came before."""
+    """Yield, after every token, the norm of what each earlier ``followed`` token left."""
     size = (*system.batch, system.state_size, 0)
     left = torch.zeros(size, dtype=system.dtype, device=system.device)
     found = []

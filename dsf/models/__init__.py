@@ -1,4 +1,4 @@
-"""Eight small trained models that come with the package, each as configuration and weights.
+"""Eight small trained models inside the package, each as configuration and weights.
 
 Four solve the recall task of :mod:`dsf.models.recall`, so that their maps show trained structure
 with a known answer. Four predict the text of :mod:`dsf.models.text`, and come with a tokenizer, so
@@ -26,7 +26,7 @@ def folder(name: str) -> Path:
     """The folder of one embedded model, for ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
-        ValueError: if no model of that name comes with the package.
+        ValueError: if the package has no model of that name.
     """
     if name not in NAMES + TEXT_NAMES:
         raise ValueError(

@@ -36,7 +36,7 @@ The way to dusty death. Out, out, brief candle!
 def bits_per_byte(model: nn.Module, tokenizer: Any, text: str, *, context: int = CONTEXT) -> float:
     """Bits that ``model`` needs for each byte (UTF-8) of ``text``; 8 is what a guess needs.
 
-    The text stands behind one line break, which is not counted. It is read in windows of
+    The text is preceded by one line break, which is not counted. It is read in windows of
     ``context`` tokens that do not overlap, so that a token is predicted from at most ``context``
     tokens before it, and the first of a window from one. The tokens must spell the whole text, as
     byte-level tokens do.

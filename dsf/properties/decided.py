@@ -231,7 +231,7 @@ def _softmax_injective(part: Part, where: Where) -> Certificate:
         return certify.injective(key, sink=sink, folder=where)
     if torch.equal(shown, allowed):
         return certify.injective(key, shown=shown, sink=sink, folder=where)
-    # Further keys can only raise the rank: a proof stands, a refutation has to hold with them.
+    # Further keys can only raise the rank: a proof remains valid, a refutation must hold with them.
     for keys, wanted in ((shown, Verdict.PROVED), (allowed, Verdict.REFUTED)):
         if certify.injective(key, shown=keys, sink=sink).verdict is wanted:
             return certify.injective(key, shown=keys, sink=sink, folder=where)

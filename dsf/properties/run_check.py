@@ -1,7 +1,7 @@
 """``check_run``: whether a run folder is consistent in itself, and what its evidence proves.
 
-Every file is named that was removed, added or edited. If none was, the checker decides every
-certificate, each has to make a claim of its property, and the tables have to say what it says.
+Every file that was removed, added or edited is named. If none was, the checker decides every
+certificate; each has to make a claim of its property, and the tables have to agree with it.
 Whoever knows the root hash from elsewhere knows that this is the same run; without it, what is
 measured and what stayed UNKNOWN is only stated.
 """
@@ -60,7 +60,7 @@ class RunCheck:
 
 
 def check_run(folder: Path, *, root: str | None = None) -> RunCheck:
-    """Check a run that ``checked_run`` wrote; the folder may come from anywhere.
+    """Check a run that ``checked_run`` wrote; the folder is not trusted.
 
     Args:
         root: the root hash that the run must have, in letters of either case.

@@ -70,7 +70,7 @@ def checked_run(
     unit this user wrote on this machine, from the same numbers, is not decided again, so that an
     interrupted run can be resumed; its certificates have to be accepted by the checker now.
 
-    The folder may come from anywhere: no link inside it is followed, and only files are replaced or
+    The folder is not trusted: no link inside it is followed, and only files are replaced or
     removed that a run wrote there.
 
     Args:
@@ -170,7 +170,7 @@ def _manifest(
 def _prepare(folder: Path, source: Mapping[str, str]) -> dict[str, str]:
     """The members of an earlier run in the folder, which this one may replace.
 
-    A folder is known as one of a run by its manifest, or by a file that stands there until the
+    A folder is recognised as that of a run by its manifest, or by a file that is there until the
     manifest is written.
     """
     earlier = _earlier(folder)

@@ -73,7 +73,7 @@ def compare(
     """Compare two checkpoints, fine-tunes, number types, prompts or architectures.
 
     Layers are paired by name where both have the same names, and otherwise by depth. For each pair
-    every quantity of ``Inspection.measure`` stands side by side, for every head where both have the
+    every quantity of ``Inspection.measure`` is side by side, for every head where both have the
     same samples and heads, and otherwise as the mean over them. ``map_distance`` is the Frobenius
     norm of the difference of the maps over that of the first; it needs prompts of one length.
 

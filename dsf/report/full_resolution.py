@@ -31,7 +31,7 @@ from dsf.runtime.threads import each_in_parallel
 from dsf.systems.kernels import applies
 
 FULL_BYTES = 2**20
-"""By default so many compressed bytes of maps without pooling; in a page they take a third more."""
+"""Default bytes of compressed maps without pooling; in a page they take a third more."""
 
 MOST_BYTES = 13 * 2**18
 """The largest size of one of them: that of softmax attention over 4096 tokens."""
@@ -52,7 +52,7 @@ def add_full_maps(
     *,
     at_a_time: int = 1,
 ) -> str:
-    """Add ``whole`` to the maps that are kept without pooling; what was kept, in words.
+    """Add ``whole`` to the maps that are kept without pooling; return a sentence on them.
 
     The first is kept in any case, if ``most_bytes`` is above 0.
 
@@ -107,7 +107,7 @@ def _is_added(map: Mapping[str, Any]) -> bool:
 
 
 def _added(layer: Mapping[str, Any]) -> int:
-    """How many pictures come before the maps."""
+    """Return the number of pictures before the maps."""
     return sum(_is_added(each) for each in layer["maps"])
 
 

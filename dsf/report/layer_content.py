@@ -46,7 +46,7 @@ WORDS = {
     "negative_share": "negative share of the weight",
     "sink_mass": "share of later queries' weight on the first key",
     "mean_distance": "mean distance from query to key, tokens",
-    "half_life": "half of the weight lies within this lag, tokens",
+    "half_life": "half of the weight is within this lag, tokens",
     "mean_effective_tokens": "effective number of keys per query",
     "absolute_gain": "largest row sum of absolute weights",
     RANK: "Hankel rank at the middle token",

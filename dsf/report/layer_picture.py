@@ -110,7 +110,7 @@ def _view(
 
 
 def _hidden(layer: InspectedLayer, groups: int) -> Bool[np.ndarray, "_ _"]:
-    """Where nothing is contributed whatever the coefficients: to tokens before, or after."""
+    """Return where contributions are zero for all coefficients: to tokens before, or after."""
     system = layer.system
     parts = system.parts if isinstance(system, SystemSum) else (system,)
     ways = {bool(getattr(part, "runs_backward", False)) for part in parts}

@@ -1,6 +1,6 @@
 """Encodes maps as bytes: one 8-bit code for each cell, compressed by deflate.
 
-Codes 0 to 3 stand for masked and non-finite weights. The others are symmetric about zero and grow
+Codes 0 to 3 mean masked and non-finite weights. The others are symmetric about zero and grow
 with the square root of the weight, so that small weights keep some digits. Of a map without
 pooling, the windows with the most weight away from the diagonal and the first key are kept in
 float32 as well, within a number of bytes.
@@ -21,7 +21,7 @@ LEVELS = 125
 
 NUMBER = torch.zeros(1, dtype=torch.float64)
 AT_ONCE = 64
-"""About so many pictures are made in a row, so that compiling is worth it for smaller ones."""
+"""Typical number of pictures made in a row: from so many on, compiling pays for small ones."""
 
 
 def coded(

@@ -53,7 +53,7 @@ class Selection:
         samples: the sample that each belongs to.
         system: the operator of the selected maps alone, with one batch axis.
         total: how many maps the layer has.
-        chosen: how they were selected, in words; empty if all are.
+        chosen: a sentence on how they were selected; empty if all are.
     """
 
     places: list[tuple[int, ...]]

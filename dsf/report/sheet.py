@@ -24,7 +24,7 @@ from PIL import Image
 from dsf.report.colours import WHITE, Colours, palette
 from dsf.report.escaping import escaped
 
-FIRST = "DejaVu Sans"  # comes with matplotlib
+FIRST = "DejaVu Sans"  # part of matplotlib
 FURTHER = (
     "Noto Sans CJK JP",
     "Noto Sans CJK SC",
@@ -63,7 +63,7 @@ def _characters() -> frozenset[int]:
 
 
 def written(text: str, *, most: int | None = None) -> str:
-    r"""``text`` as it can be drawn, of at most so many characters.
+    r"""Return ``text`` as it can be drawn, shortened to ``most`` characters.
 
     >>> written("a\u0378b")
     'aU+0378b'
@@ -81,7 +81,7 @@ def written(text: str, *, most: int | None = None) -> str:
 
 POINTS = 72  # of an inch
 LEADING = 1.2  # from one line to the next, in sizes of the font
-HALF = 0.36  # of the size of a font, from the middle of its letters down to the line they stand on
+HALF = 0.36  # share of the font size, from the middle of letters down to their baseline
 PACKED = 3  # level of deflate: a tenth more bytes than by default, in half of the time
 PIXELS = ("png", "jpg", "jpeg", "tif", "tiff", "webp")
 BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0}
@@ -111,7 +111,7 @@ class Words:
 
 
 class Sheet:
-    """A sheet of so many inches."""
+    """A sheet, sizes in inches."""
 
     def __init__(self, wide: float, high: float, *, dpi: int) -> None:
         self.wide, self.high, self.dpi = wide, high, dpi
@@ -226,7 +226,7 @@ class Sheet:
 
 @lru_cache(1024)
 def inked(text: str, size: float, dpi: int) -> tuple[UInt8[np.ndarray, "high wide"], int]:
-    """The greys of one line of text, and the row on which its letters stand."""
+    """Return the greys of one line of text, and the row of its baseline."""
     em = size / POINTS * dpi
     base = ceil(1.2 * em)
     drawing: Any = RendererAgg(ceil((len(text) + 1) * em), 2 * base, dpi)  # type: ignore[no-untyped-call]

@@ -97,7 +97,7 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
         tables = [None] * len(inspections)
     if len(tables) != len(inspections):
         raise ValueError(
-            f"'verdicts' must hold one table for each inspection, but {len(tables)} came for "
+            f"'verdicts' must hold one table for each inspection, got {len(tables)} for "
             f"{len(inspections)}. Pass None for an inspection without verdicts."
         )
     names = _different([_name(each.model) for each in inspections])

@@ -14,7 +14,7 @@ DECODER = "decoder_input_ids"
 
 
 class Orders:
-    """The tokens of rows and columns where these do not stand in order, as in windows of a picture.
+    """Return the tokens of rows and columns that are not in order, as in windows of a picture.
 
     Many maps have the same, which is written once for the layer.
 

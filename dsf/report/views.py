@@ -124,7 +124,7 @@ class Brightness(NamedTuple):
     """How the weights of a map are coloured.
 
     Attributes:
-        full: the weight from which on a colour is full.
+        full: the weight from which colours are full.
         largest_apart: the largest finite magnitude of the cells off the diagonal; that of all
             cells, if these are 0.
         uniform: between which magnitudes most cells lie, if these differ by less than a factor of
@@ -178,7 +178,7 @@ class MapView:
 
     @property
     def brightness(self) -> Brightness:
-        """From which weight on a colour is full, so that a few cells do not hide the rest.
+        """The weight from which colours are full, so that a few cells do not hide the rest.
 
         Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
         which often take most of the weight, do not count. It is at least a sixteenth of the largest
@@ -226,7 +226,7 @@ def apart(
 
 
 def quantile(numbers: Float[np.ndarray, " cells"], share: float) -> float:
-    """The number below which a share of some numbers lies, as by ``np.quantile``, in half the time.
+    """Return a quantile of some numbers, as ``np.quantile``, in half the time.
 
     Between the two numbers next to that place it is interpolated.
     """
@@ -359,7 +359,7 @@ def _reached(largest: Float[np.ndarray, "*cells"]) -> float:
 
 
 def masked(operator: Operator, rows: Rows) -> Mask:
-    """Weights that are zero whatever the coefficients: of later keys, or hidden by a mask."""
+    """Return where weights are zero for all coefficients: later keys, or hidden by a mask."""
     token, read = rows.written[:, None], rows.read
     source = operator.rows if isinstance(operator, ExplicitMap) else getattr(operator, "C", None)
     hidden = torch.zeros(rows.weights.shape[-2:], dtype=torch.bool, device=read.device)

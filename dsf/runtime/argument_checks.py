@@ -98,7 +98,7 @@ def checked(function: Callable[P, Result], *, compares_sizes: bool = True) -> Ca
 
 
 def kinds_checked(function: Callable[P, Result]) -> Callable[P, Result]:
-    """The same for a function that compares all sizes itself, with those of a system."""
+    """As ``checked``, for a function that compares sizes itself, with those of a system."""
     return checked(function, compares_sizes=False)
 
 
@@ -127,7 +127,7 @@ class _Argument(NamedTuple):
 
 @cache
 def _plan(function: Callable[..., Any]) -> tuple[Signature, tuple[_Argument, ...]]:
-    """How a function is called, and its parameters with a rule."""
+    """Return the signature of a function and those of its parameters that have a rule."""
     call, found = signature(function), []
     for name, parameter in call.parameters.items():
         rule = rule_of(parameter.annotation)
@@ -147,7 +147,7 @@ def _agree(owner: str, tensors: list[tuple[str, str, Tensor]]) -> None:
 
 
 def _compared_axes(annotation: Any) -> tuple[str | None, ...]:
-    """The names of the axes whose sizes are compared with those of other arguments."""
+    """Return the axes whose sizes are compared with those of other arguments."""
     if get_origin(annotation) is tuple:
         return tuple(axes for each in get_args(annotation) for axes in _compared_axes(each))
     arrays = [each for each in _members(annotation) if _is_array(each)]
@@ -165,7 +165,7 @@ class Rule:
     is_written: bool = False  # whether an error shows the value as source code
 
     def check(self, owner: str, name: str, value: Any) -> Any:
-        """``value``, if it is of this kind and nothing is wrong with it; numbers as Python's."""
+        """Return ``value`` if it passes, numbers as Python's; raise if it does not."""
         if not self.fits(value):
             raise TypeError(
                 f"{owner}: '{name}' must be {self.words}, but it is "
@@ -175,7 +175,7 @@ class Rule:
 
 
 def rule_of(annotation: Any) -> Rule | None:
-    """The rule that an annotation states; None for one that says nothing checkable."""
+    """Return the rule for an annotation; None if it cannot be checked."""
     members = _members(annotation)
     if len(members) > 1:
         return _any_of([_of_one(each) for each in members])
@@ -238,7 +238,7 @@ def _tuple(inner: tuple[Any, ...]) -> Rule | None:
 
 
 def _iterable(inner: tuple[Any, ...]) -> Rule:
-    """One that is stored is looked into; one that can be gone through once is not touched."""
+    """Check the entries of a stored iterable; leave an iterator alone, since that consumes it."""
     one = rule_of(inner[0])
     said = "blocks of rows (dsf.evaluate.row_blocks)" if "Rows" in str(inner) else "a list"
 
@@ -251,7 +251,7 @@ def _iterable(inner: tuple[Any, ...]) -> Rule:
 
 
 def is_index(value: object) -> bool:
-    """Whether a value is a whole number, also of NumPy or torch, and no truth value."""
+    """Return whether a value is an integer, also of NumPy or torch, and not a boolean."""
     try:
         operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -288,7 +288,7 @@ _SIMPLE: dict[Any, Rule] = {
 
 
 def _is_whole(value: object) -> bool:
-    """Whether it can be gone through and is still one thing."""
+    """Return whether an iterable is treated as a scalar, such as a str or a Tensor."""
     return isinstance(value, str | bytes | Mapping | Tensor | np.ndarray | torch.nn.Module)
 
 
@@ -310,10 +310,10 @@ def _sequence(inner: tuple[Any, ...]) -> Rule:
         plain = []
         for value in values:
             if not one.fits(value):
-                came = shown(value, one.is_written)
+                entry = shown(value, one.is_written)
                 raise TypeError(
                     f"{owner}: '{name}' must be {said}, but it is {shown(values, False)} that "
-                    f"holds {came}."
+                    f"holds {entry}."
                 )
             plain.append(one.check(owner, name, value))
         same = all(a is b for a, b in zip(plain, values, strict=True))
@@ -422,7 +422,7 @@ def _has_entries(owner: str, name: str, shape: tuple[int, ...], axes: str) -> No
 
 
 def shown(value: object, is_written: bool) -> str:
-    """What a value is, in a few words: as it is written where that helps, or its class."""
+    """Describe a value in a few words: its source code where that helps, or its class."""
     if isinstance(value, str) or (is_written and isinstance(value, bytes | int | float | complex)):
         text = repr(value)
         return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
@@ -432,7 +432,7 @@ def shown(value: object, is_written: bool) -> str:
 
 
 def _cure(words: str, value: object) -> str:
-    """How what came becomes what is expected, where that is known."""
+    """Return how to turn ``value`` into what is expected, where that is known."""
     takes_tensor, takes_system = "torch tensor" in words, "System" in words
     is_alone = type(value).__name__ in ("SystemSum", "ExplicitMap") and takes_system
     cures = {

@@ -1,6 +1,6 @@
-"""What this package is called where packages are installed from, and its release.
+"""Name of this distribution on the package index, and its version.
 
-It is imported as ``dsf``, and so is its command; among distributions that name is somebody else's.
+It is imported as ``dsf``, and so is its command; on the index that name belongs to another project.
 """
 
 NAME = "dsf-toolkit"

@@ -1,7 +1,7 @@
 """Files written whole: under a temporary name, then ``os.replace``; and one lock for who writes.
 
 ``replace_file`` writes where a path leads that its user gave. ``write_inside``, ``read_inside`` and
-``remove_inside`` stay inside a folder that may come from anywhere: no part of a name below it is
+``remove_inside`` stay inside a folder that is not trusted: no part of a name below it is
 followed where it is a link.
 """
 
@@ -206,13 +206,13 @@ def _place(folder: Path, name: str, *, make: bool = False) -> Path:
 
 
 def _draft_beside(path: Path) -> Path:
-    """Return a name that nobody can have put there before, and that no other file bears."""
+    """Return a file name that cannot exist yet and cannot be guessed."""
     return path.with_name(f".dsf-{secrets.token_hex(16)}.draft{path.suffix}")
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in an error of the system, as of a full disk, which names none by itself."""
+    """Add the file's name to errors of the system that lack one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -235,9 +235,9 @@ KEY_BYTES = 32
 def seal(content: bytes) -> str:
     """Return the seal of ``content`` in hexadecimal; empty where no key can be kept.
 
-    A folder of results may come from anybody, and measured numbers have no evidence: they are only
-    stated. What is kept from an interrupted run or job bears a seal, made with a key in the user's
-    own folder, so that it is known whether this user wrote it on this machine.
+    A folder of results is not trusted, and measured numbers have no evidence. What an interrupted
+    run or job stored therefore has a seal, made with a key in the user's own folder: it shows
+    whether this user wrote it on this machine.
     """
     key = _key()
     return hmac.digest(key, content, "sha256").hex() if key else ""

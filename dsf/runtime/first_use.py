@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use, so that its light files stay light.
+"""Public names of a package that are imported on first use, so that its light files stay light.
 
 The command line checks what a person typed before anything heavy is imported; what it needs for
 that is in files of packages whose other files import torch.

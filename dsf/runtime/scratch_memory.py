@@ -1,4 +1,4 @@
-"""Memory that one block of rows after another is computed in."""
+"""Scratch memory for computations block by block."""
 
 from math import prod
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 class WorkMemory:
-    """Memory by names, kept from block to block: new pages take ten times as long to write."""
+    """Named scratch buffers, reused between blocks: new pages take ten times as long to write."""
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
 
     def take(self, name: str, like: Tensor, shape: tuple[int, ...], *, most: int = 0) -> Tensor:
-        """A contiguous tensor of any content, in the memory that the last of this name had.
+        """Return a contiguous, uninitialised tensor in the buffer of this name.
 
         Args:
             like: a tensor of its number type and device.
-            most: the entries of the largest that is going to be asked for, if that is known.
+            most: number of entries of the largest tensor to come, if that is known.
         """
         size, held = prod(shape), self._held.get(name)
         fits = held is not None and held.numel() >= size

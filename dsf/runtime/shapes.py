@@ -28,7 +28,7 @@ def agree(owner: str, axis: str, **sizes: Size) -> None:
 def has_axes(owner: str, part: str, shape: tuple[int, ...], axes: str) -> None:
     """Raise ShapeError unless ``shape`` has as many axes as ``axes`` names.
 
-    ``axes`` is a list of names separated by spaces. A name with a star, such as ``*batch``, stands
+    ``axes`` is a list of names separated by spaces. A name with a star, such as ``*batch``, means
     for any number of axes.
     """
     words = axes.split()
@@ -61,7 +61,7 @@ def named_sizes(part: str, axes: str, shape: tuple[int, ...]) -> Iterator[tuple[
 
 
 def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -> int:
-    """``value``, if it is a whole number of at least ``least``.
+    """Return ``value`` if it is an integer of at least ``least``.
 
     Raises:
         TypeError: if it is not an integer.
@@ -82,7 +82,7 @@ def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -
 
 
 def a_share(owner: str, name: str, value: float) -> float:
-    """``value`` as a float, if it lies from 0 to below 1.
+    """Return ``value`` as a float if it is at least 0 and below 1.
 
     Raises:
         ValueError: if it does not.
@@ -95,7 +95,7 @@ def a_share(owner: str, name: str, value: float) -> float:
 
 
 def above_zero(owner: str, name: str, value: float) -> float:
-    """``value`` as a float, if it is finite and above 0.
+    """Return ``value`` as a float if it is finite and above 0.
 
     Raises:
         ValueError: if it is not.
@@ -106,7 +106,7 @@ def above_zero(owner: str, name: str, value: float) -> float:
 
 
 def a_seed(owner: str, value: int) -> int:
-    """``value``, if a generator of torch takes it as a seed.
+    """Return ``value`` if a generator of torch accepts it as a seed.
 
     Raises:
         ValueError: if it is too large or too small.
@@ -120,7 +120,7 @@ def a_seed(owner: str, value: int) -> int:
 
 
 def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None:
-    """Raise unless ``value`` is of a class, one of several, or of what a function says of it.
+    """Raise unless ``value`` is an instance of a class or union, or passes a function.
 
     Args:
         words: what is expected, with an example.
@@ -134,7 +134,7 @@ def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None
 
 
 def are_texts(owner: str, name: str, values: object, count: int) -> None:
-    """Raise unless ``values`` are ``count`` texts in a list.
+    """Raise unless ``values`` is a list of ``count`` strings.
 
     Raises:
         TypeError: if they are something else.

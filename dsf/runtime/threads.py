@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 import torch
 
 MOST = 8
-"""Workers at most; beyond, each gets more threads of torch, since all share one interpreter."""
+"""Maximum number of workers; the rest of torch's threads are divided among them."""
 
 OPENMP = ("libgomp.so.1", "libomp.so", "libiomp5.so", "libomp.dylib", "libiomp5.dylib")
 AHEAD = 2
-"""So many pieces for each worker are begun or done before the result of the first is taken."""
+"""Maximum number of pieces per worker that wait to be consumed."""
 
 _AT_WORK: ContextVar[object] = ContextVar("at_work", default=None)
 
@@ -46,7 +46,7 @@ def limited_to(count: int) -> Iterator[None]:
 
 
 def compute_with(count: int) -> None:
-    """Let this thread compute with so many threads of torch."""
+    """Let torch compute with ``count`` threads in this thread."""
     if not _take(count):
         torch.set_num_threads(count)
 
@@ -167,22 +167,22 @@ def _differs() -> bool:
 
 @cache
 def _can_be_shared() -> bool:
-    """Whether a thread can be given another number of threads than torch has, by trying."""
+    """Return whether a thread can use another number of threads than torch, found by trial."""
     every = torch.get_num_threads()
     with ThreadPoolExecutor(1) as alone:
         return alone.submit(_take, every + 1).result()
 
 
 def at_work() -> object:
-    """Which piece of ``each_in_parallel`` this code works on; None outside, in whatever thread.
+    """Return the piece of ``each_in_parallel`` that this code works on; None outside of one.
 
-    What is registered for all threads, such as hooks for all modules, tells by it what is its own.
+    Code registered for all threads, such as hooks of all modules, recognises its own calls by it.
     """
     return _AT_WORK.get()
 
 
 def shares(count: int) -> list[slice]:
-    """Nearly equal parts of so many pieces, one for every thread."""
+    """Divide ``count`` pieces into nearly equal slices, one for every thread."""
     parts = min(torch.get_num_threads(), count)
     bounds = [k * count // parts for k in range(parts + 1)] if parts else []
     return [slice(*each) for each in pairwise(bounds)]

@@ -19,7 +19,7 @@ class Coefficient(ABC):
     """Matrices B_t, C_t or D_t of every token, computed when they are needed.
 
     Behaves like a tensor of shape ``(*batch, time, rows, columns)``: indexing, ``@`` and torch
-    functions compute all of it, ``window`` computes only the tokens it is asked for.
+    functions compute all of it, ``window`` computes only the requested tokens.
     """
 
     @property

@@ -68,7 +68,7 @@ def doubling(
     return state, state[..., -1, :, :]
 
 
-# Drives of at most so many numbers are converted to double precision as a whole; for larger ones
+# Drives of at most this many numbers are converted to double precision as a whole; for larger ones
 # converting one token at a time took less time.
 FEW = 2**17
 

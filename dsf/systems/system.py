@@ -159,7 +159,7 @@ class System:
         With ``dtype``, in that number type: lazily sampled coefficients are computed in it.
 
         Raises:
-            ValueError: if the tokens do not lie in the sequence.
+            ValueError: if the tokens are outside the sequence.
         """
         self.check_span(start, stop)
         return replace(
@@ -248,7 +248,7 @@ class System:
         return chosen
 
     def check_span(self, start: int, stop: int) -> None:
-        """Raise ValueError unless the tokens ``start`` to ``stop - 1`` lie in the sequence."""
+        """Raise ValueError unless the tokens ``start`` to ``stop - 1`` are in the sequence."""
         for name, token in (("start", start), ("stop", stop)):
             if type(token) is not int:
                 at_least(0, "System.window", name, token)

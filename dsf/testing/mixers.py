@@ -167,7 +167,7 @@ class MixerUnderTest:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Numbers of tokens of the instances; 0 stands for a single given instance."""
+        """Numbers of tokens of the instances; 0 for a single instance that was passed."""
         return LENGTHS if self._drawn else (0,)
 
     def mixer(self, steps: int) -> Any:

@@ -130,7 +130,7 @@ def test_maps_that_are_not_finite_are_counted_and_kept_out_of_the_json(of, readi
     assert map["nans"] > 0
     assert map["scale"] == 0
     assert map["state"].pop("unmeasured") == "since a weight is not finite"
-    assert dict(map["measures"])["half of the weight lies within this lag, tokens"] is None
+    assert dict(map["measures"])["half of the weight is within this lag, tokens"] is None
     assert map["links"] == []
     assert map["row_sums"] == [None, None]
     assert map["state"] == {"states": 4}
@@ -326,7 +326,7 @@ def test_measures_by_hand(softmax, of):
     """Uniform causal rows: n tokens are read evenly, none negative, 1/2 and 1/3 on the first."""
     map = content(of([softmax(torch.zeros(3, 3))]))["layers"][0]["maps"][0]
     found = dict(map["measures"])
-    assert found["half of the weight lies within this lag, tokens"] == 1
+    assert found["half of the weight is within this lag, tokens"] == 1
     assert found["negative share of the weight"] == 0
     assert found["share of later queries' weight on the first key"] == pytest.approx(5 / 12)
     assert found["effective number of keys per query"] == pytest.approx(2)

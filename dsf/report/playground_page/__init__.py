@@ -68,7 +68,7 @@ def playground(preset: str = "softmax_attention", **settings: float | int) -> Pl
             ``zero_sum_attention``, ``retention``, ``gated_linear_attention``,
             ``diagonal_state_space``, ``lru``, ``selective_state_space``, ``delta_net`` or
             ``gated_delta_net``.
-        settings: where its sliders stand, such as ``rate=0.5`` or ``order=4``.
+        settings: positions of its sliders, such as ``rate=0.5`` or ``order=4``.
 
     Raises:
         ValueError: if there is no such preset or slider, or a slider does not reach so far.

@@ -360,7 +360,7 @@ def heat_maps(
         label: the label of the colour bars, to the right of the last map of every row.
 
     Raises:
-        ValueError: if ``maps`` is empty, or no map stands in a row.
+        ValueError: if ``maps`` is empty, or ``columns`` is below 1.
 
     Example:
         >>> import torch

@@ -43,11 +43,11 @@ class LayerState:
         name, family: of the layer.
         states: the states of one channel.
         maps: how many heads or channels were looked at, of how many.
-        lags, left: after so many tokens this share of a write is left: the median over heads or
-            channels, and the quartiles below and above.
+        lags, left: after ``lags`` tokens the share ``left`` of a write remains: median over heads
+            or channels, and the quartiles below and above.
         kept, decayed, overwritten, taken: for each age in tokens, from 0 for the last token, the
             share of a token's signal that can be read off the last state, that has decayed, that
-            later tokens removed, and that cannot be told from what other tokens left. Their sum is
+            later tokens removed, and that cannot be separated from what others left. Their sum is
             one.
         erased_by_decay, erased_by_overwriting: for each token the energy that it erased of all
             before (``measures.erased_by``), as shares of all that is erased.
@@ -308,7 +308,7 @@ def report_state(
     For every layer: how much of a write is left after some tokens (``measures.forgetting``), what
     can be read of each token off the last state (``retained``) and why the rest cannot
     (``interference``, ``overwritten``, or decay), which tokens erased it (``erased_by``), how many
-    of the states are in use (``occupancy``), and how the norm of the state goes on with the length
+    of the states are in use (``occupancy``), and how the norm of the state grows with the length
     (``state_norm``). All is of this run: decays and write strengths keep their values.
 
     Args:

@@ -105,7 +105,7 @@ def architectures(
     """
     _check_models(models)
     if not isinstance(columns, int) or columns < 1:
-        raise ValueError(f"architectures: columns is {columns}, but at least 1 stands in a row.")
+        raise ValueError(f"architectures: expected 'columns' of at least 1, got {columns}.")
     quantities = (quantities,) if isinstance(quantities, str) else tuple(quantities)
     if not models or not quantities:
         raise ValueError("architectures: needs at least one model and one quantity.")

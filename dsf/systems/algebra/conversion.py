@@ -155,7 +155,7 @@ def _is_index(part: Any) -> bool:
 
 
 def _without_ellipsis(index: Any, axes: int) -> Any:
-    """An ellipsis replaced by the batch axes it stands for, so it cannot include the time axis."""
+    """Expand an ellipsis to batch axes, so that it cannot include the time axis."""
     parts = index if isinstance(index, tuple) else (index,)
     if any(part is None for part in parts):
         raise IndexError("select: an index of None would add an axis; take entries only.")

@@ -36,7 +36,7 @@ class ComplexStates:
     """The coefficients of some sequences, as the loop takes them, and the states they have reached.
 
     Attributes:
-        width: the number of states with padding: real parts of so many states, then imaginary ones.
+        width: number of states with padding; real parts come first, then imaginary parts.
     """
 
     def __init__(

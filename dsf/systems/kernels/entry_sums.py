@@ -1,4 +1,4 @@
-"""Row reductions of rows of a map that lie in memory, all in one pass over their entries."""
+"""Row reductions of map rows in memory, all in one pass over their entries."""
 
 from typing import no_type_check
 

@@ -17,7 +17,7 @@ class SampledDiagonal(Transition):
     """The selective diagonal of Mamba, stored as step sizes and poles.
 
     Written out it would take ``time x channel x state`` numbers; ``window`` computes only the
-    tokens it is asked for.
+    requested tokens.
     """
 
     step: Shaped[Tensor, "*batch time"]
