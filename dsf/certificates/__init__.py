@@ -2,6 +2,7 @@
 
 from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
+from dsf.certificates.horizon import HeadHorizon, Horizon, horizon
 from dsf.certificates.injectivity import injective, linear_injective, margin
 from dsf.certificates.stored_layers import StoredLayer, reach
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
@@ -18,6 +19,8 @@ from dsf.certificates.weights import (
 
 __all__ = [
     "Certificate",
+    "HeadHorizon",
+    "Horizon",
     "Level",
     "StoredLayer",
     "Verdict",
@@ -25,6 +28,7 @@ __all__ = [
     "decay",
     "decay_box",
     "equivalent",
+    "horizon",
     "injective",
     "linear_injective",
     "locality",
