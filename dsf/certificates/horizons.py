@@ -112,7 +112,8 @@ def horizon(
     Example:
         >>> import dsf, torch
         >>> half = torch.full((9, 2), 0.5, dtype=torch.float64)
-        >>> system = dsf.System.from_write_and_read(dsf.transition.Diagonal(half), half, half)
+        >>> A = dsf.systems.transition.Diagonal(half)
+        >>> system = dsf.System.from_write_and_read(A, half, half)
         >>> found = dsf.certify.horizon(system, 0.1)
         >>> found.width, found.verdict.value
         (4, 'PROVED')
