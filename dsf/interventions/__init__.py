@@ -1,4 +1,4 @@
-"""Edited runs of a model and models with fewer states.
+"""Edited runs of a model, and models with fewer states or a smaller cache.
 
 Names are imported on first use: the command line reads ``edits``, which needs no torch.
 """
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
         strongest_states,
     )
     from dsf.interventions.intervention import Intervention, intervene
+    from dsf.interventions.linearisation import LinearisationPlan, PlanRow, linearise
     from dsf.interventions.sweeps import sweep
 
 _HOMES = {
     "Intervention": "dsf.interventions.intervention",
     "KeptStates": "dsf.interventions.fewer_states",
+    "LinearisationPlan": "dsf.interventions.linearisation",
+    "PlanRow": "dsf.interventions.linearisation",
     "ReducedStates": "dsf.interventions.fewer_states",
     "StateProducts": "dsf.interventions.fewer_states",
     "best_states": "dsf.interventions.fewer_states",
     "intervene": "dsf.interventions.intervention",
     "kept_states": "dsf.interventions.fewer_states",
+    "linearise": "dsf.interventions.linearisation",
     "reduce_states": "dsf.interventions.fewer_states",
     "state_products": "dsf.interventions.fewer_states",
     "strongest_states": "dsf.interventions.fewer_states",
@@ -38,11 +42,14 @@ _HOMES = {
 __all__ = [
     "Intervention",
     "KeptStates",
+    "LinearisationPlan",
+    "PlanRow",
     "ReducedStates",
     "StateProducts",
     "best_states",
     "intervene",
     "kept_states",
+    "linearise",
     "reduce_states",
     "state_products",
     "strongest_states",

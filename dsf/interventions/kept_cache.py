@@ -1,0 +1,263 @@
+"""Runs a model whose attention keeps a part of its keys: its cache, and a copy without weights.
+
+The copy shares every weight with the model that it was made of. Its softmax attention is reached
+through transformers' attention interface; a cache layer hands itself to the attention in place of
+the keys, since what a query reads differs from group to group.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.cache_utils import CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from dsf.interventions.kept_keys import KeptForm, KeptGroups, StateFeatures
+
+NAME = "dsf_linearised"
+"""Name under which the attention is registered with transformers."""
+ATTENTION = "dsf_attention"
+"""Attribute of a module whose attention is replaced: a function with the interface's arguments."""
+UNREAD = ("sliding_window", "softcap", "s_aux", "position_bias")
+"""Options of the attention interface that change the map in ways which no form has."""
+
+GroupForms = Sequence[tuple[KeptForm, StateFeatures | None]]
+"""For every group of a layer its form, with the features of its state if it has one."""
+
+
+class LinearisedLayer(CacheLayerMixin):
+    """The cache of one softmax layer: one part for all groups of the same form.
+
+    Attributes:
+        parts: the groups of each form.
+    """
+
+    is_sliding = False
+    is_croppable = False
+
+    def __init__(self, forms: GroupForms) -> None:
+        super().__init__()
+        self.parts = []
+        for form in dict.fromkeys(form for form, _ in forms):
+            groups = [number for number, (other, _) in enumerate(forms) if other == form]
+            features = [each for _, each in (forms[group] for group in groups) if each is not None]
+            self.parts.append(
+                KeptGroups(form, groups, StateFeatures.stacked(features) if features else None)
+            )
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory behind what the layer keeps."""
+        return sum(part.bytes for part in self.parts)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: every part takes its device and number type from the first keys."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Any, Tensor]:
+        """Return the new keys with this layer, for the attention of the copy, and the values."""
+        self.is_initialized = True
+        return (self, key_states), value_states
+
+    def read(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Return the response of every query head, with the axes (sample, time, head, value)."""
+        shared = query.shape[1] // key.shape[1]
+        grouped = query.unflatten(1, (key.shape[1], shared))
+        if len(self.parts) == 1:
+            response = self.parts[0].read(grouped, key, value, scale)
+        else:
+            response = value.new_empty(*grouped.shape[:-1], value.shape[-1])
+            for part in self.parts:
+                of = list(part.groups)
+                response[:, of] = part.read(grouped[:, of], key[:, of], value[:, of], scale)
+        return response.flatten(1, 2).transpose(1, 2)
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens that were read, kept or not."""
+        return self.parts[0].seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the number of columns of a mask over all tokens, and its first."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Return -1: any number of tokens can be read."""
+        return -1
+
+    get_max_cache_shape = get_max_length
+
+    def reset(self) -> None:
+        """Forget every token."""
+        self.is_initialized = False
+        for part in self.parts:
+            part.tensors, part.seen = {}, 0
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
+        for part in self.parts:
+            part.tensors = {name: change(each) for name, each in part.tensors.items()}
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Reorder the samples for a beam search."""
+        self._each(lambda each: each.index_select(0, beam_idx.to(each.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sample."""
+        self._each(lambda each: each.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these samples only."""
+        self._each(lambda each: each[indices])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raise an error: what was forgotten does not come back."""
+        raise ValueError(
+            f"crop: expected a cache that keeps all tokens, got a linearised one and "
+            f"{tokens_to_remove} tokens to remove. Read the shorter text anew."
+        )
+
+
+class LinearisedCache(DynamicCache):
+    """The cache of a linearised model.
+
+    Attributes:
+        layers: of softmax layers in the plan a :class:`LinearisedLayer`, of others those of
+            transformers.
+    """
+
+    def __init__(self, config: Any, forms: Mapping[int, GroupForms]) -> None:
+        super().__init__(config=config)
+        for number, each in forms.items():
+            self.layers[number] = LinearisedLayer(each)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory behind all tensors of the cache."""
+        return cache_bytes(self)
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of memory behind all tensors that a cache of transformers holds."""
+    return sum(
+        layer.bytes
+        if isinstance(layer, LinearisedLayer)
+        else sum(
+            each.untyped_storage().nbytes()
+            for each in vars(layer).values()
+            if isinstance(each, Tensor) and each.ndim > 2
+        )
+        for layer in cache.layers
+    )
+
+
+class PlannedAttention:
+    """The attention of a module under a plan; without a cache it reads into one of its own."""
+
+    def __init__(self, path: str, forms: GroupForms) -> None:
+        self.path, self.forms = path, forms
+
+    def __call__(
+        self,
+        _: nn.Module,
+        query: Tensor,
+        key: Any,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float | None = None,
+        **__: Any,
+    ) -> tuple[Tensor, None]:
+        """Return the response, with the axes (sample, time, head, value), and no map."""
+        if mask is not None and not bool(mask[..., -1, :].all()):
+            raise ValueError(
+                f"{self.path}: 'attention_mask' expected texts without padding, got a mask that "
+                "hides tokens. Run texts of different lengths one by one."
+            )
+        if isinstance(key, Tensor):
+            layer = LinearisedLayer(self.forms)
+            if key.shape[-2] != query.shape[-2]:
+                raise TypeError(
+                    f"{self.path}: 'cache' expected a LinearisedCache, got one with keys of its "
+                    "own. Leave it out: the first call makes one."
+                )
+        else:
+            layer, key = key
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return layer.read(query, key, value, scale), None
+
+
+def _attention(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    replaced = getattr(module, ATTENTION, None)
+    if replaced is None:
+        result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, *inputs, **options)
+        return result
+    response: tuple[Tensor, Tensor | None] = replaced(module, *inputs, **options)
+    return response
+
+
+class _FreshCache:
+    """Hook before a forward pass: a linearised cache where the model would make its own."""
+
+    def __init__(self, model: Any, forms: Mapping[int, GroupForms]) -> None:
+        parameters = signature(model.forward).parameters
+        self.name = "cache" if "cache" in parameters else "past_key_values"
+        self.config, self.forms = model.config, forms
+
+    def __call__(
+        self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        names = [name for name in ("cache", "past_key_values") if named.get(name) is not None]
+        cache = named.get(names[0]) if names else None
+        uses = named.get("use_cache")
+        uses = getattr(self.config, "use_cache", False) if uses is None else uses
+        if isinstance(cache, LinearisedCache) or (cache is None and not uses):
+            return inputs, named
+        if cache is not None and cache.get_seq_length() > 0:
+            raise TypeError(
+                f"linearised model: '{names[0]}' expected a LinearisedCache, got "
+                f"{type(cache).__name__} with tokens in it. Read the text from its beginning."
+            )
+        name = names[0] if names else self.name
+        return inputs, {**named, name: LinearisedCache(self.config, self.forms)}
+
+
+def twin(model: Any, attentions: Mapping[str, Any]) -> Any:
+    """Return a copy of a model that shares its weights and has other attentions.
+
+    Args:
+        attentions: by the path of a module the function that computes its attention; None of the
+            others changes.
+    """
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    shared = {id(each): each for each in model.parameters()}
+    made = copy.deepcopy(model, shared).eval()
+    for path, attention in attentions.items():
+        setattr(made.get_submodule(path), ATTENTION, attention)
+    configs = {id(module.config): module.config for module in made.modules() if _has_config(module)}
+    for config in configs.values():
+        config._attn_implementation = NAME
+    return made
+
+
+def _has_config(module: nn.Module) -> bool:
+    return hasattr(getattr(module, "config", None), "_attn_implementation")
+
+
+def linearised(model: Any, forms: Mapping[str, GroupForms]) -> Any:
+    """Return a copy of a model that shares its weights and keeps what the forms keep.
+
+    Args:
+        forms: by the path of a softmax layer the forms of its groups.
+    """
+    made = twin(model, {path: PlannedAttention(path, each) for path, each in forms.items()})
+    numbered = {made.get_submodule(path).layer_idx: each for path, each in forms.items()}
+    made.register_forward_pre_hook(_FreshCache(made, numbered), with_kwargs=True)
+    # its cache is what the copy is made for, also where the model was trained without one
+    for config in (made.config, getattr(made, "generation_config", None)):
+        if config is not None:
+            config.use_cache = True
+    return made

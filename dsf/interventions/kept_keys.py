@@ -1,0 +1,290 @@
+"""What an attention keeps of its keys and values, and how queries read it.
+
+A key-value group (the query heads that share their keys and values) keeps one of four forms:
+
+    keep                      every key and value
+    Window(w)                 the last w, that of the query included
+    SinkWindow(s, w)          the first s and the last w
+    SinkWindowState(s, w, r)  the same, and a state of r features for the keys between them
+
+The state is linear attention: a key between the first s and the last w counts as the nearest of r
+fixed anchors a_c, so that ``exp(q k)`` becomes ``exp(q a_c) scale_c``. Feature c of the query is
+``exp(q a_c)``, that of a key is ``scale_c`` for its own anchor and 0 for the others. For every
+anchor the state holds the sum of the values and their number, decayed by a constant factor per
+token. Read as r more keys, with the mean of the values as value and the logarithm of the number as
+bias, it needs no exponential outside of the softmax.
+
+Keys carry their rotation with them, so that their order in memory is free: a full window is a ring.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import one_hot, scaled_dot_product_attention
+
+ROWS_AT_ONCE = 512
+"""Number of queries that read their keys together; bounds the memory of masks."""
+_PATTERNS = {
+    "keep": re.compile(r"keep"),
+    "Window": re.compile(r"Window\((?P<window>\d+)\)"),
+    "SinkWindow": re.compile(r"SinkWindow\((?P<sinks>\d+), ?(?P<window>\d+)\)"),
+    "SinkWindowState": re.compile(
+        r"SinkWindowState\((?P<sinks>\d+), ?(?P<window>\d+), ?(?P<features>\d+)\)"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class KeptForm:
+    """Which keys of a group stay in memory.
+
+    Attributes:
+        window: number of latest keys that are kept, the query's own included; None for all.
+        sinks: number of first keys that are kept as well.
+        features: size of the state that replaces the keys between them; 0 for none.
+    """
+
+    window: int | None = None
+    sinks: int = 0
+    features: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> "KeptForm":
+        """Return the form with this name, such as ``SinkWindow(4, 128)``.
+
+        Raises:
+            ValueError: if it is no such name, or its window is empty.
+        """
+        for pattern in _PATTERNS.values():
+            if match := pattern.fullmatch(text.strip()):
+                form = cls(**{name: int(number) for name, number in match.groupdict().items()})
+                if form.window != 0:
+                    return form
+        raise ValueError(
+            "linearise: a form is keep, Window(w), SinkWindow(s, w) or SinkWindowState(s, w, r) "
+            f"with whole numbers and w above 0, got {text!r}."
+        )
+
+    def __str__(self) -> str:
+        if self.window is None:
+            return "keep"
+        if self.features:
+            return f"SinkWindowState({self.sinks}, {self.window}, {self.features})"
+        return (
+            f"SinkWindow({self.sinks}, {self.window})" if self.sinks else f"Window({self.window})"
+        )
+
+    def held(self, tokens: int) -> int:
+        """Number of keys in memory after so many tokens."""
+        return tokens if self.window is None else min(tokens, self.sinks + self.window)
+
+    def numbers(self, tokens: int, key_size: int, value_size: int) -> int:
+        """Number of numbers in memory after so many tokens, for one sample."""
+        state = self.features * (value_size + 1) if self.held(tokens) < tokens else 0
+        return self.held(tokens) * (key_size + value_size) + state
+
+
+@dataclass(frozen=True, eq=False)
+class StateFeatures:
+    """The fixed features of states, for one or several groups.
+
+    Attributes:
+        anchors: the keys that stand for all keys next to them.
+        log_scale: logarithm of the weight of each anchor.
+        log_decay: logarithm of the factor by which a group forgets per token, at most 0.
+    """
+
+    anchors: Float[Tensor, "group feature key"]
+    log_scale: Float[Tensor, "group feature"]
+    log_decay: Float[Tensor, " group"]
+
+    def nearest(self, key: Float[Tensor, "*batch group time key"]) -> Tensor:
+        """Return the number of the nearest anchor of every key."""
+        half = self.anchors.square().sum(dim=-1) / 2
+        return (key @ self.anchors.mT - half.unsqueeze(-2)).argmax(dim=-1)
+
+    def to(self, like: Tensor) -> "StateFeatures":
+        """Return them on the device and in the number type of ``like``."""
+        return StateFeatures(
+            *(each.to(like) for each in (self.anchors, self.log_scale, self.log_decay))
+        )
+
+    @classmethod
+    def stacked(cls, several: Sequence["StateFeatures"]) -> "StateFeatures":
+        """Join the features of several groups."""
+        return cls(
+            torch.cat([each.anchors for each in several]),
+            torch.cat([each.log_scale for each in several]),
+            torch.cat([each.log_decay for each in several]),
+        )
+
+
+class KeptGroups:
+    """Keys and values of the groups of one layer that have the same form.
+
+    Attributes:
+        form: what they keep.
+        groups: their numbers within the layer.
+        seen: number of tokens that were read so far.
+    """
+
+    def __init__(
+        self, form: KeptForm, groups: Sequence[int], features: StateFeatures | None = None
+    ) -> None:
+        self.form, self.groups, self.features, self.seen = form, tuple(groups), features, 0
+        self.tensors: dict[str, Tensor] = {}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of memory behind what is kept."""
+        return sum(each.untyped_storage().nbytes() for each in self.tensors.values())
+
+    def read(
+        self,
+        query: Float[Tensor, "sample group head time key"],
+        key: Float[Tensor, "sample group time key"],
+        value: Float[Tensor, "sample group time value"],
+        scale: float,
+    ) -> Float[Tensor, "sample group head time value"]:
+        """Add new keys and values, let their queries read, and forget what the form does not keep.
+
+        Args:
+            query, key: of the same tokens, which follow those seen so far; rotated by position.
+            scale: factor of the scores.
+        """
+        if self.features is not None:
+            self.features = self.features.to(key)
+        parts = []
+        for first in range(0, key.shape[-2], ROWS_AT_ONCE):
+            some = slice(first, first + ROWS_AT_ONCE)
+            step = self._ring_step if self._is_ring_step(key[:, :, some]) else self._chunk
+            parts.append(step(query[..., some, :], key[:, :, some], value[:, :, some], scale))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+    def _is_ring_step(self, key: Tensor) -> bool:
+        """Whether one token replaces the oldest of a full window, without a copy."""
+        window = self.form.window
+        is_full = window is not None and self.seen >= self.form.sinks + window
+        return is_full and key.shape[-2] == 1 and not key.requires_grad and not self.features
+
+    def _ring_step(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        window = self.form.window or 1
+        slot = self.form.sinks + (self.seen - self.form.sinks) % window
+        self.tensors["key"][:, :, slot] = key[:, :, 0]
+        self.tensors["value"][:, :, slot] = value[:, :, 0]
+        self.seen += 1
+        return _attended(query, self.tensors["key"], self.tensors["value"], None, scale)
+
+    def _chunk(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        steps = key.shape[-2]
+        rows = torch.arange(self.seen, self.seen + steps, device=key.device)
+        columns = torch.cat([self._positions(self.seen, key.device), rows])
+        if self.tensors:
+            key = torch.cat([self.tensors["key"], key], dim=-2)
+            value = torch.cat([self.tensors["value"], value], dim=-2)
+        age = rows.unsqueeze(-1) - columns
+        visible = age >= 0
+        if self.form.window is not None:
+            visible &= (age < self.form.window) | (columns < self.form.sinks)
+        keys, values, bias = key, value, None
+        if self.features is not None:
+            keys, values, bias = self._with_state(key, value, visible, age)
+        elif not bool(visible.all()):
+            bias = visible
+        response = _attended(query, keys, values, bias, scale)
+        self._keep(key, value, columns, self.seen + steps)
+        return response
+
+    def _positions(self, seen: int, device: torch.device) -> Tensor:
+        """Positions of the tokens in memory, slot by slot, after so many tokens."""
+        slots = torch.arange(self.form.held(seen), device=device)
+        window, sinks = self.form.window, self.form.sinks
+        if window is None or seen <= sinks + window:
+            return slots
+        latest = seen - 1 - (seen - 1 - slots) % window
+        return torch.where(slots < sinks, slots, latest)
+
+    def _keep(self, key: Tensor, value: Tensor, columns: Tensor, seen: int) -> None:
+        """Keep what the form keeps of these keys; the others go into the state."""
+        place = torch.zeros(seen, dtype=torch.long, device=key.device)
+        place[columns] = torch.arange(len(columns), device=key.device)
+        kept = place[self._positions(seen, key.device)]
+        if self.features is not None and len(kept) < len(columns):
+            gone = torch.ones_like(columns, dtype=torch.bool)
+            gone[kept] = False
+            self._absorb(key[:, :, gone], value[:, :, gone], columns[gone], seen)
+        if len(kept) < len(columns):
+            key, value = key[:, :, kept], value[:, :, kept]
+        elif not self.tensors:
+            # a view would keep the memory of a larger tensor
+            key, value = (
+                each.clone(memory_format=torch.contiguous_format) for each in (key, value)
+            )
+        self.tensors.update(key=key, value=value)
+        self.seen = seen
+
+    def _absorb(self, key: Tensor, value: Tensor, columns: Tensor, seen: int) -> None:
+        """Add keys that leave the window to the state, as the query of the last token sees it."""
+        features, window = self._features(), self.form.window or 0
+        count = features.log_scale.shape[-1]
+        weight = (features.log_decay[:, None] * (seen - 1 - window - columns)).exp()
+        chosen = one_hot(features.nearest(key), count).to(value)
+        chosen = (chosen * weight.unsqueeze(-1)).mT
+        number, total = chosen.sum(dim=-1), chosen @ value
+        if "number" in self.tensors:
+            faded = (features.log_decay * (seen - self.seen)).exp()
+            number = number + self.tensors["number"] * faded[:, None]
+            total = total + self.tensors["total"] * faded[:, None, None]
+        self.tensors.update(number=number, total=total)
+
+    def _features(self) -> StateFeatures:
+        if self.features is None:
+            raise ValueError(f"linearise: {self.form} needs the features of its state.")
+        return self.features
+
+    def _with_state(
+        self, key: Tensor, value: Tensor, visible: Tensor, age: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and biases of what is visible, of what is between, and of the state."""
+        features, window = self._features(), self.form.window or 0
+        group = torch.arange(len(features.anchors), device=key.device).unsqueeze(-1)
+        nearest = features.nearest(key)
+        decay = features.log_decay[:, None, None]
+        between = features.log_scale[group, nearest].unsqueeze(-2) + decay * (age - window)
+        between = between.masked_fill(visible | (age < 0), -torch.inf)
+        own = torch.zeros_like(between).masked_fill(~visible, -torch.inf)
+        keys, values, bias = [key, features.anchors[group, nearest]], [value, value], [own, between]
+        if "number" in self.tensors:
+            number = self.tensors["number"]
+            past = features.log_scale + number.log()
+            # the state is as the token before this chunk saw it
+            since = torch.arange(1, len(age) + 1, device=key.device).unsqueeze(-1)
+            keys.append(features.anchors.expand(len(key), -1, -1, -1))
+            values.append(self.tensors["total"] / number.clamp_min(1e-30).unsqueeze(-1))
+            bias.append(past.unsqueeze(-2) + decay * since)
+        return torch.cat(keys, dim=-2), torch.cat(values, dim=-2), torch.cat(bias, dim=-1)
+
+
+def _attended(
+    query: Float[Tensor, "sample group head time key"],
+    key: Float[Tensor, "sample group column key"],
+    value: Float[Tensor, "sample group column value"],
+    bias: Tensor | None,
+    scale: float,
+) -> Float[Tensor, "sample group head time value"]:
+    """Softmax attention; the heads of a group are more rows, so that no key is copied for them.
+
+    Args:
+        bias: added to the scores, or where they count, with the axes (time, column) last.
+    """
+    heads, steps = query.shape[2:4]
+    if bias is not None:
+        bias = bias.repeat(*(1 for _ in bias.shape[:-2]), heads, 1)
+    response = scaled_dot_product_attention(
+        query.flatten(2, 3), key, value, attn_mask=bias, scale=scale
+    )
+    return response.unflatten(2, (heads, steps))

@@ -1,0 +1,742 @@
+"""``linearise``: which keys a trained softmax model needs, what the others cost, and a plan.
+
+Memory is kept by key-value group: the query heads of a group share their keys. For every group and
+every candidate form the change of the response is contracted with the gradient of the loss: the
+derivative of the loss along a gate that leads from the whole map to the map of the form. All
+candidates of a row come from two running sums over its keys, of the exponentials and of their
+products with the gradient, so that their number costs little.
+
+The signs of the changes differ from text to text, and a choice by signed sums fits the noise. A
+prediction is therefore the mean over texts of magnitudes, in nats per token, which is the relative
+change of the perplexity while it is small. The plan minimises their sum within a number of bytes,
+or the bytes within a sum, along the lower convex hulls of the groups (a Lagrangian relaxation).
+
+A derivative at the whole model says little of large moves: a model that is sure of its answer has
+hardly any. The derivatives are therefore taken once more half of the way to the first plan, where
+the other groups have changed as well, and a plan for a budget of harm is run on the texts and taken
+back step by step until the harm is within the budget.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from math import exp, log1p
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot, pad, scaled_dot_product_attention
+
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.model_input import IDS, MASK, model_input
+from dsf.inspection.results.table import Table
+from dsf.interventions.kept_keys import KeptForm, StateFeatures
+
+WINDOWS = tuple(2**power for power in range(1, 13))
+"""Windows of the default candidates, as far as they are shorter than the texts."""
+SINKS = 4
+"""First keys of the default candidates."""
+FEATURES = 16
+"""Features of the states of the default candidates."""
+DECAYS = (1.0, 0.998, 0.98)
+"""Factors of forgetting per token among which a state's is chosen."""
+MAX_CENTRED = 4096
+"""Maximum number of keys of a group from which anchors are made."""
+ROUNDS = 10
+"""Rounds of Lloyd's algorithm."""
+FIT_ROWS = 128
+"""Number of rows of each text from which the scales of a state are fitted."""
+MAX_EXPONENT = 300.0
+"""Maximum exponent of an entry of a state, relative to the largest score of its row."""
+BLOCK_ENTRIES = 2**22
+"""Number of entries of a block of rows of the maps of a group."""
+LABELS, IGNORED = "labels", -100
+"""Name of the labels, and the one that marks tokens that do not count, as in transformers."""
+PLAN, STATES = "plan.json", "plan.safetensors"
+"""Names of the files of a stored plan."""
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """What the plan keeps of one key-value group.
+
+    Attributes:
+        layer: path of the attention module.
+        head: number of the group's key-value head within the layer.
+        form: ``keep``, ``Window(w)``, ``SinkWindow(s, w)`` or ``SinkWindowState(s, w, r)``.
+        predicted: predicted harm, in nats per token.
+        bytes: of cache at the length of the texts, for one sample.
+        distance: bound on the distance of every row of the map from that of the whole one, in total
+            variation (0 to 1), over the rows of the texts and the query heads of the group.
+        heads: numbers of the query heads of the group.
+    """
+
+    layer: str
+    head: int
+    form: str
+    predicted: float
+    bytes: int
+    distance: float
+    heads: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearisationPlan:
+    """What every key-value group keeps, and what that is predicted to cost.
+
+    Attributes:
+        rows: for each group the form that was chosen.
+        candidates: for each group, in the same order, a row for each form that was measured.
+        tokens: length of the texts, at which bytes are counted.
+        states: for the groups and forms with a state their features, by ``layer head form``.
+        measured: relative rise of the perplexity of the texts under the plan; None where the plan
+            was not run.
+    """
+
+    rows: tuple[PlanRow, ...]
+    candidates: tuple[tuple[PlanRow, ...], ...]
+    tokens: int
+    states: Mapping[str, StateFeatures] = field(default_factory=dict)
+    measured: float | None = None
+
+    @property
+    def predicted(self) -> float:
+        """Predicted relative rise of the perplexity."""
+        return exp(sum(row.predicted for row in self.rows)) - 1
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the cache of one sample, at the length of the texts."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of the cache that keeps everything, at the length of the texts."""
+        return sum(max(row.bytes for row in rows) for rows in self.candidates)
+
+    def within(
+        self, *, harm: float | None = None, bytes: int | float | None = None
+    ) -> "LinearisationPlan":
+        """Return the plan for another budget, from the same predictions.
+
+        Args:
+            harm, bytes: as for :func:`linearise`; the plan is not run.
+        """
+        _check_budget(harm, bytes)
+        *_, last = _path(self.candidates, harm, _whole_number(bytes, self.whole_bytes))
+        return replace(self, rows=last, measured=None)
+
+    def applied(self, model: nn.Module) -> Any:
+        """Return a model of the same class that keeps only what the plan keeps.
+
+        It shares its weights with ``model``, which is not changed. Called with ``use_cache``, or by
+        ``generate``, it makes a cache whose attribute ``bytes`` counts its memory. A long prompt is
+        read in chunks with ``generate(..., prefill_chunk_size=512)``.
+
+        Raises:
+            ValueError: if the model has not the layers and groups of the plan.
+        """
+        from dsf.interventions.kept_cache import linearised
+
+        modules, forms = dict(model.named_modules()), self.forms()
+        for layer in forms:
+            if not hasattr(modules.get(layer), "layer_idx"):
+                raise ValueError(
+                    f"applied: 'model' expected an attention {layer}, got {type(model).__name__} "
+                    "without. Apply the plan to the model it was made of."
+                )
+        return linearised(model, forms)
+
+    def forms(self) -> dict[str, list[tuple[KeptForm, StateFeatures | None]]]:
+        """Return the forms of the groups of every layer, with the features of their states."""
+        found: dict[str, list[tuple[KeptForm, StateFeatures | None]]] = {}
+        for row in self.rows:
+            form = (KeptForm.parse(row.form), self.states.get(_state_name(row)))
+            found.setdefault(row.layer, []).append(form)
+        return found
+
+    def table(self) -> Table:
+        """Return one record for each group."""
+        return Table(tuple(asdict(row) for row in self.rows))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan without the features of its states, as plain data."""
+        return {
+            "tokens": self.tokens,
+            "measured": self.measured,
+            "rows": [asdict(row) for row in self.rows],
+            "candidates": [[asdict(row) for row in rows] for rows in self.candidates],
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``plan.json`` and, if there are states, their features as ``plan.safetensors``."""
+        from safetensors.torch import save_file
+
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / PLAN).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        if self.states:
+            tensors = {
+                f"{name}/{part}": each.clone()
+                for name, features in self.states.items()
+                for part, each in vars(features).items()
+            }
+            save_file(tensors, place / STATES)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "LinearisationPlan":
+        """Read a plan that :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        from safetensors.torch import load_file
+
+        place = Path(folder)
+        data = json.loads((place / PLAN).read_text(encoding="utf-8"))
+        tensors = load_file(place / STATES) if (place / STATES).exists() else {}
+        names = dict.fromkeys(name.rpartition("/")[0] for name in tensors)
+        states = {
+            name: StateFeatures(
+                tensors[f"{name}/anchors"],
+                tensors[f"{name}/log_scale"],
+                tensors[f"{name}/log_decay"],
+            )
+            for name in names
+        }
+        rows = tuple(map(_row_of, data["rows"]))
+        candidates = tuple(tuple(map(_row_of, each)) for each in data["candidates"])
+        return cls(rows, candidates, data["tokens"], states, data["measured"])
+
+    def figure(self) -> Any:
+        """Return a matplotlib figure: layers by key-value heads, coloured by form."""
+        from matplotlib.figure import Figure
+
+        layers = list(dict.fromkeys(row.layer for row in self.rows))
+        by_size = sorted({(row.bytes, row.form) for rows in self.candidates for row in rows})
+        names = list(dict.fromkeys(form for _, form in by_size))
+        used = [name for name in names if name in {row.form for row in self.rows}]
+        heads = max(row.head for row in self.rows) + 1
+        shades = torch.full((heads, len(layers)), float("nan"))
+        for row in self.rows:
+            shades[row.head, layers.index(row.layer)] = names.index(row.form)
+        figure = Figure(figsize=(max(5.0, 0.3 * len(layers)), 1.6 + 0.3 * heads))
+        axes = figure.subplots()
+        image = axes.imshow(
+            shades.numpy(), cmap="viridis", vmin=0, vmax=max(1, len(names) - 1), aspect="auto"
+        )
+        axes.set(xlabel="layer", ylabel="key-value head", yticks=range(heads))
+        patches = [
+            axes.scatter([], [], color=image.to_rgba(names.index(name)), marker="s", label=name)
+            for name in used
+        ]
+        figure.legend(handles=patches, loc="outside upper center", ncols=4, fontsize="small")
+        figure.tight_layout(rect=(0, 0, 1, 0.82))
+        return figure
+
+    def __repr__(self) -> str:
+        measured = "" if self.measured is None else f", measured {100 * self.measured:.2g} %"
+        return (
+            f"{self.table()!r}\n{self.bytes:,} of {self.whole_bytes:,} bytes of cache at "
+            f"{self.tokens} tokens; rise of the perplexity: predicted {100 * self.predicted:.2g} %"
+            f"{measured}"
+        )
+
+
+def linearise(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    harm: float | None = None,
+    bytes: int | float | None = None,
+    candidates: Sequence[str] | None = None,
+    rounds: int = 1,
+    **named: Any,
+) -> LinearisationPlan:
+    """Plan which keys every group of a softmax model keeps, within a budget of harm or memory.
+
+    The texts should have the length that is meant: what a window costs grows with it. Several
+    texts, better from several sources, keep the plan from fitting one of them.
+
+    Args:
+        model: a causal language model, or its folder or hub id.
+        inputs, named: texts, ``input_ids`` and the other options of :func:`dsf.inspect`. Every
+            sample is one text. With ``labels``, only the tokens count whose label is not -100.
+        harm: allowed rise of the perplexity, predicted and measured, such as 0.02 for 2 %.
+        bytes: allowed bytes of cache for one sample at the length of the longest text, as a whole
+            number; or their share of the whole cache, as a float up to 1.
+        candidates: names of the forms that may replace ``keep``; by default windows without and
+            with four first keys, and windows with a state.
+        rounds: how often the derivatives are taken once more half of the way to the plan.
+
+    Returns:
+        A plan with ``rows`` (layer, head, form, predicted, bytes), to be ``applied`` to the model.
+
+    Raises:
+        ValueError: if not exactly one budget is passed, it is out of range, or a candidate is no
+            form.
+        InspectionError: if the model has no causal softmax attention that is reached through
+            transformers' attention interface.
+
+    Example:
+        >>> import dsf, torch
+        >>> from dsf.loading import load_model
+        >>> from dsf.models import folder, recall
+        >>> model = load_model(folder("llama")).model
+        >>> ids = recall.draw(torch.Generator().manual_seed(0), samples=4).tokens
+        >>> plan = dsf.linearise(model, input_ids=ids, harm=0.02)
+        >>> plan.bytes < plan.whole_bytes
+        True
+        >>> small = plan.applied(model)
+        >>> small.generate(input_ids=ids[:, :16], max_new_tokens=2).shape
+        torch.Size([4, 18])
+    """
+    _check_budget(harm, bytes)
+    given = model_input(model, inputs, named, where="linearise")
+    texts = _texts(given.numbers, given.named)
+    longest = max(len(text) for text, _ in texts)
+    forms = _forms(candidates, longest)
+    runs = [_recorded(given.model, *text) for text in texts]
+    states: dict[str, StateFeatures] = {}
+    found = []
+    for path, first in runs[0].items():
+        for group in range(len(first.key)):
+            maps = [run[path].of(group) for run in runs]
+            found.append(_measured(path, group, maps, forms, longest, states))
+    plan = LinearisationPlan((), tuple(found), longest, states).within(harm=harm, bytes=bytes)
+    for number in range(rounds):
+        runs = [_recorded(given.model, *text, plan) for text in texts]
+        found = [
+            _averaged(rows, [run[rows[0].layer].of(rows[0].head) for run in runs], states, number)
+            for rows in plan.candidates
+        ]
+        plan = replace(plan, candidates=tuple(found)).within(harm=harm, bytes=bytes)
+    if harm is None:
+        return plan
+    path = list(_path(plan.candidates, harm, None))
+    return _run_within(plan, path, given.model, texts, harm)
+
+
+def _run_within(
+    plan: LinearisationPlan,
+    path: Sequence[tuple[PlanRow, ...]],
+    model: Any,
+    texts: Sequence[tuple[Tensor, Tensor]],
+    harm: float,
+) -> LinearisationPlan:
+    """The last plan of a path whose measured harm is within the budget, found by bisection."""
+    whole = _loss(model, texts)
+
+    def run(number: int) -> LinearisationPlan:
+        tried = replace(plan, rows=path[number])
+        return replace(tried, measured=exp(_loss(tried.applied(model), texts) - whole) - 1)
+
+    best, worst = replace(plan, rows=path[0], measured=0.0), len(path)
+    number, good = len(path) - 1, 0
+    while good < worst - 1:
+        tried = run(number)
+        if tried.measured is not None and tried.measured <= harm:
+            best, good = tried, number
+        else:
+            worst = number
+        number = (good + worst) // 2
+    return best
+
+
+def _loss(model: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Mean over texts of the loss per token that counts."""
+    losses = []
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for text, labels in texts:
+            logits = model(input_ids=text.unsqueeze(0), use_cache=False).logits[0, :-1]
+            losses.append(cross_entropy(_full(logits), labels[1:], ignore_index=IGNORED).item())
+    model.train(was_training)
+    return sum(losses) / len(losses)
+
+
+def _check_budget(harm: float | None, bytes: int | float | None) -> None:
+    if (harm is None) == (bytes is None):
+        raise ValueError("linearise: expected one of 'harm' and 'bytes'. Pass exactly one of them.")
+    if harm is not None and not harm >= 0:
+        raise ValueError(f"linearise: 'harm' expected a rise of at least 0, got {harm}.")
+    if bytes is not None and (bytes < 0 or (isinstance(bytes, float) and bytes > 1)):
+        raise ValueError(
+            "linearise: 'bytes' expected a whole number of bytes, or a share from 0.0 to 1.0, got "
+            f"{bytes}."
+        )
+
+
+def _full(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _whole_number(bytes: int | float | None, whole: int) -> int | None:
+    return int(bytes * whole) if isinstance(bytes, float) else bytes
+
+
+def _texts(ids: Any, named: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """The texts and their labels, one by one and without padding."""
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+        raise ValueError(
+            "linearise: 'input_ids' expected whole numbers with the axes (sample, time), got "
+            f"{tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__}."
+        )
+    if others := sorted(named.keys() - {IDS, MASK, LABELS}):
+        raise ValueError(f"linearise: expected texts or input_ids, got '{others[0]}' as well.")
+    mask, labels = named.get(MASK, torch.ones_like(ids)).bool(), named.get(LABELS, ids)
+    texts = [(row[seen], wanted[seen]) for row, wanted, seen in zip(ids, labels, mask, strict=True)]
+    if not texts or any(not bool((wanted[1:] != IGNORED).any()) for _, wanted in texts):
+        raise ValueError(
+            "linearise: 'input_ids' expected texts with at least one token to predict, got one "
+            "without."
+        )
+    return texts
+
+
+def _forms(candidates: Sequence[str] | None, longest: int) -> list[KeptForm]:
+    """The forms to compare, ``keep`` among them, smallest first."""
+    if candidates is None:
+        forms = [
+            KeptForm(window, sinks, features)
+            for window in WINDOWS
+            for sinks, features in ((0, 0), (SINKS, 0), (SINKS, FEATURES))
+            if sinks + window + features < longest
+        ]
+    else:
+        forms = [KeptForm.parse(each) for each in candidates]
+    unique = dict.fromkeys([*forms, KeptForm()])
+    return sorted(unique, key=lambda form: form.numbers(longest, 1, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Maps:
+    """Scaled queries and keys of one layer or group on one text, and what the loss makes of them.
+
+    Attributes:
+        adjoint: the gradient of the loss with respect to the response of every head.
+    """
+
+    query: Float[Tensor, "*group head time key"]
+    key: Float[Tensor, "*group time key"]
+    value: Float[Tensor, "*group time value"]
+    adjoint: Float[Tensor, "*group head time value"]
+
+    def of(self, group: int) -> "_Maps":
+        return _Maps(self.query[group], self.key[group], self.value[group], self.adjoint[group])
+
+    def blocks(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        """Blocks of rows: their positions, their scores, and the derivative along each entry."""
+        steps = self.key.shape[-2]
+        size = max(1, BLOCK_ENTRIES // (steps * len(self.query)))
+        for rows in torch.arange(steps, device=self.key.device).split(size):
+            ahead = torch.arange(steps, device=self.key.device) > rows.unsqueeze(-1)
+            scores = (self.query[:, rows] @ self.key.mT).masked_fill_(ahead, -torch.inf)
+            yield rows, scores, self.adjoint[:, rows] @ self.value.mT
+
+
+def _recorded(
+    model: Any, text: Tensor, labels: Tensor, plan: LinearisationPlan | None = None
+) -> dict[str, _Maps]:
+    """Run the model on one text, half of the way to a plan, and return what its layers did."""
+    from dsf.interventions.kept_cache import UNREAD, LinearisedLayer, twin
+
+    planned = {} if plan is None else plan.forms()
+
+    found: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def recorder(path: str) -> Callable[..., tuple[Tensor, None]]:
+        def attention(
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            mask: Tensor | None,
+            scaling: float | None = None,
+            **options: Any,
+        ) -> tuple[Tensor, None]:
+            if any(options.get(name) is not None for name in UNREAD) or mask is not None:
+                return fallback(module, query, key, value, mask, scaling=scaling, **options)
+            if path in found or not getattr(module, "is_causal", True):
+                raise InspectionError(
+                    f"linearise: {path} expected one causal call for a text, got another. Such a "
+                    "layer cannot keep a part of its keys."
+                )
+            shared = query.shape[1] // key.shape[1]
+            response = scaled_dot_product_attention(
+                query,
+                key.repeat_interleave(shared, dim=1),
+                value.repeat_interleave(shared, dim=1),
+                is_causal=True,
+                scale=scaling,
+            )
+            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+            if path in planned:
+                under_plan = LinearisedLayer(planned[path]).read(query, key, value, scale)
+                response = (response + under_plan.transpose(1, 2)) / 2
+            gate = torch.zeros_like(response, requires_grad=True)
+            grouped = (query[0] * scale).detach().unflatten(0, (key.shape[1], shared))
+            found[path] = (grouped, key[0].detach(), value[0].detach(), gate)
+            return (response + gate).transpose(1, 2), None
+
+        return attention
+
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward as fallback
+
+    paths = [name for name, module in model.named_modules() if hasattr(module, "layer_idx")]
+    copied = twin(model, {path: recorder(path) for path in paths})
+    with torch.inference_mode(False), torch.enable_grad():
+        logits = copied(input_ids=text[None].clone(), use_cache=False).logits[0]
+        if not found:
+            raise InspectionError(
+                f"linearise: expected softmax attention through transformers' attention interface, "
+                f"got {type(model).__name__} without. dsf.reduce_states is for recurrent layers."
+            )
+        loss = cross_entropy(_full(logits[:-1]), labels[1:], ignore_index=IGNORED)
+        gradients = torch.autograd.grad(loss, [gate for *_, gate in found.values()])
+    return {
+        path: _Maps(query, key, value, gradient[0].unflatten(0, query.shape[:2]))
+        for (path, (query, key, value, _)), gradient in zip(found.items(), gradients, strict=True)
+    }
+
+
+def _measured(
+    path: str,
+    group: int,
+    maps: Sequence[_Maps],
+    forms: Sequence[KeptForm],
+    longest: int,
+    states: dict[str, StateFeatures],
+) -> tuple[PlanRow, ...]:
+    """One row for each form of one group; the features of states are added to ``states``."""
+    heads, key = len(maps[0].query), maps[0].key
+    counts = dict.fromkeys(form.features for form in forms if form.features)
+    anchors = {count: _anchors(maps, count) for count in counts}
+    features = {
+        form: _fitted(form, maps, anchors[form.features]) for form in forms if form.features
+    }
+    changes = torch.zeros(len(forms), len(maps), dtype=torch.float64)
+    distances = torch.zeros(len(forms), dtype=torch.float64)
+    for number, one in enumerate(maps):
+        change, distance = _compared(one, forms, features)
+        changes[:, number] = change.cpu()
+        distances = distances.maximum(distance.cpu())
+    rows = []
+    for number, form in enumerate(forms):
+        row = PlanRow(
+            layer=path,
+            head=group,
+            form=str(form),
+            predicted=changes[number].abs().mean().item(),
+            bytes=form.numbers(longest, key.shape[-1], maps[0].value.shape[-1])
+            * key.element_size(),
+            distance=distances[number].item(),
+            heads=tuple(range(group * heads, (group + 1) * heads)),
+        )
+        rows.append(row)
+        if form.features:
+            states[_state_name(row)] = features[form]
+    return tuple(rows)
+
+
+def _averaged(
+    rows: Sequence[PlanRow],
+    maps: Sequence[_Maps],
+    states: Mapping[str, StateFeatures],
+    earlier: int,
+) -> tuple[PlanRow, ...]:
+    """The rows of a group with one more round in the mean of their predictions."""
+    forms = [KeptForm.parse(row.form) for row in rows]
+    features = {
+        form: states[name]
+        for form, row in zip(forms, rows, strict=True)
+        if (name := _state_name(row)) in states
+    }
+    changes = torch.stack([_compared(one, forms, features)[0] for one in maps]).abs().mean(dim=0)
+    return tuple(
+        replace(row, predicted=(row.predicted * (earlier + 1) + change) / (earlier + 2))
+        for row, change in zip(rows, changes.tolist(), strict=True)
+    )
+
+
+def _compared(
+    maps: _Maps, forms: Sequence[KeptForm], features: Mapping[KeptForm, StateFeatures]
+) -> tuple[Float[Tensor, " form"], Float[Tensor, " form"]]:
+    """The derivative of the loss along the gate to every form, and the largest distance of a row.
+
+    The sums run in float64: a window is the difference of two running sums.
+    """
+    changes = torch.zeros(len(forms), dtype=torch.float64, device=maps.key.device)
+    distances = torch.zeros_like(changes)
+    # rounding of scores, exponentials and sums, far above what float32 does to a row
+    slack = 8 * torch.finfo(maps.key.dtype).eps * len(maps.key)
+    for rows, scores, signal in maps.blocks():
+        top = scores.amax(dim=-1, keepdim=True)
+        mass = scores.sub_(top).exp_()
+        sums = [_running(mass), _running(mass * signal)]
+        total, whole = sums[0][..., -1], sums[1][..., -1] / sums[0][..., -1]
+        for number, form in enumerate(forms):
+            if form.window is None:
+                continue
+            spans = [_kept(each, rows, form) for each in sums]
+            if form in features:
+                replaced = _between(maps, features[form], form, rows, top)
+                entries = torch.cat([spans[0].unsqueeze(-1), replaced], dim=-1).sum(dim=-1)
+                weighted = spans[1] + (replaced * signal).sum(dim=-1)
+                change = weighted / entries - whole
+                apart = replaced / entries.unsqueeze(-1) - mass / total.unsqueeze(-1)
+                apart = apart.abs() * _is_between(rows, form, len(maps.key))
+                kept = spans[0] * (1 / entries - 1 / total).abs()
+                distance = (apart.sum(dim=-1) + kept) / 2
+            else:
+                change = spans[1] / spans[0] - whole
+                distance = 1 - spans[0] / total
+            changes[number] += change.sum()
+            distances[number] = distances[number].maximum((distance.max() + slack).clamp(max=1))
+    return changes, distances
+
+
+def _running(entries: Tensor) -> Tensor:
+    """Sums of the first 0, 1, 2, ... entries of every row."""
+    return pad(entries.cumsum(dim=-1, dtype=torch.float64), (1, 0))
+
+
+def _kept(sums: Tensor, rows: Tensor, form: KeptForm) -> Tensor:
+    """Sum over what a form keeps of every row, from running sums."""
+    first = (rows + 1 - (form.window or 0)).clamp_min(0)
+    ends = sums.gather(-1, (rows + 1).expand(sums.shape[:-1]).unsqueeze(-1))
+    begins = sums.gather(-1, first.expand(sums.shape[:-1]).unsqueeze(-1))
+    sinks = sums.gather(-1, first.clamp_max(form.sinks).expand(sums.shape[:-1]).unsqueeze(-1))
+    return (ends - begins + sinks).squeeze(-1)
+
+
+def _is_between(rows: Tensor, form: KeptForm, steps: int) -> Tensor:
+    """Which keys of every row are behind the first ones and before the window."""
+    columns = torch.arange(steps, device=rows.device)
+    return (columns >= form.sinks) & (columns <= rows.unsqueeze(-1) - (form.window or 0))
+
+
+def _between(
+    maps: _Maps, features: StateFeatures, form: KeptForm, rows: Tensor, top: Tensor
+) -> Float[Tensor, "head row column"]:
+    """What a state makes of the entries between, relative to the largest score of each row."""
+    nearest = features.nearest(maps.key.unsqueeze(0))[0]
+    scores = (maps.query[:, rows] @ features.anchors[0].mT)[..., nearest]
+    age = rows.unsqueeze(-1) - (form.window or 0) - torch.arange(len(nearest), device=rows.device)
+    bias = features.log_scale[0, nearest] + features.log_decay[0] * age
+    # an anchor may lie far above every key of a row; its square is still a number
+    entries = (scores - top + bias).double().clamp_max_(MAX_EXPONENT)
+    return entries.masked_fill_(~_is_between(rows, form, len(nearest)), -torch.inf).exp_()
+
+
+def _anchors(maps: Sequence[_Maps], count: int) -> Float[Tensor, "feature key"]:
+    """Centres of the keys of all texts, by Lloyd's algorithm."""
+    keys = torch.cat([one.key for one in maps])
+    keys = keys[:: -(-len(keys) // MAX_CENTRED)]
+    anchors = keys[torch.linspace(0, len(keys) - 1, count).long()].clone()
+    for _ in range(ROUNDS):
+        half = anchors.square().sum(dim=-1) / 2
+        nearest = (keys @ anchors.mT - half).argmax(dim=-1)
+        chosen = one_hot(nearest, count).to(keys)
+        number = chosen.sum(dim=0).unsqueeze(-1)
+        anchors = torch.where(number > 0, chosen.mT @ keys / number.clamp_min(1), anchors)
+    return anchors
+
+
+def _fitted(
+    form: KeptForm, maps: Sequence[_Maps], anchors: Float[Tensor, "feature key"]
+) -> StateFeatures:
+    """The features of a state with these anchors: scales and decay by least squares.
+
+    The scale of an anchor is that by which its part of every normalised row is met best. The parts
+    are sums of positive numbers, and so the scales are positive.
+    """
+    best: tuple[float, StateFeatures] | None = None
+    for decay in DECAYS:
+        plain = StateFeatures(
+            anchors.unsqueeze(0),
+            torch.zeros(1, form.features).to(anchors),
+            torch.tensor([decay]).log().to(anchors),
+        )
+        own = torch.zeros(form.features, dtype=torch.float64, device=anchors.device)
+        square, target = own.clone(), 0.0
+        for one in maps:
+            rows = torch.linspace(0, len(one.key) - 1, min(FIT_ROWS, len(one.key))).long()
+            rows = rows.to(anchors.device)
+            scores = one.query[:, rows] @ one.key.mT
+            scores = scores.masked_fill(
+                torch.arange(len(one.key), device=rows.device) > rows.unsqueeze(-1), -torch.inf
+            )
+            top = scores.amax(dim=-1, keepdim=True)
+            mass = (scores - top).double().exp()
+            total = mass.sum(dim=-1, keepdim=True)
+            chosen = one_hot(plain.nearest(one.key.unsqueeze(0))[0], form.features).double()
+            made = _between(one, plain, form, rows, top) / total @ chosen
+            true = mass * _is_between(rows, form, len(one.key)) / total @ chosen
+            own += (made * true).sum(dim=(0, 1))
+            square += (made * made).sum(dim=(0, 1))
+            target += true.square().sum().item()
+        scale = (own / square.clamp_min(1e-300)).clamp(1e-6, 1e6)
+        error = target - (2 * scale * own - scale.square() * square).sum().item()
+        if best is None or error < best[0]:
+            log_scale = scale.log().unsqueeze(0).to(anchors)
+            best = (error, StateFeatures(plain.anchors, log_scale, plain.log_decay))
+    assert best is not None  # noqa: S101 (DECAYS is not empty)
+    return best[1]
+
+
+def _path(
+    candidates: Sequence[Sequence[PlanRow]], harm: float | None, bytes: int | None
+) -> Iterable[tuple[PlanRow, ...]]:
+    """Plans from ``keep`` on, each a step smaller, as far as the predicted harm or the bytes go.
+
+    The step that saves most bytes for its harm is taken, along the lower convex hull of each group:
+    every such plan has the least predicted harm of all with no more bytes.
+    """
+    chosen = [max(rows, key=lambda row: row.bytes) for rows in candidates]
+    steps = [
+        (cost, number, row) for number, rows in enumerate(candidates) for cost, row in _hull(rows)
+    ]
+    spent, held = sum(row.predicted for row in chosen), sum(row.bytes for row in chosen)
+    yield tuple(chosen)
+    for _, number, row in sorted(steps, key=lambda step: step[:2]):
+        if bytes is not None and held <= bytes:
+            return
+        more = row.predicted - chosen[number].predicted
+        if harm is not None and spent + more > log1p(harm):
+            return
+        spent, held = spent + more, held + row.bytes - chosen[number].bytes
+        chosen[number] = row
+        yield tuple(chosen)
+    if bytes is not None and held > bytes:
+        raise ValueError(
+            f"linearise: 'bytes' expected at least {held:,}, which the smallest candidates need, "
+            f"got {bytes:,}. Pass smaller candidates."
+        )
+
+
+def _hull(rows: Sequence[PlanRow]) -> list[tuple[float, PlanRow]]:
+    """The rows on the lower convex hull of harm over bytes, from large to small, behind the first.
+
+    Each with its harm per byte saved; along a hull these grow, so that steps keep their order.
+    """
+    here, found = max(rows, key=lambda row: row.bytes), []
+    while smaller := [row for row in rows if row.bytes < here.bytes]:
+        now = here
+
+        def cost(row: PlanRow, now: PlanRow = now) -> float:
+            return (row.predicted - now.predicted) / (now.bytes - row.bytes)
+
+        here = min(smaller, key=lambda row: (cost(row), row.bytes))
+        found.append((cost(here), here))
+    return found
+
+
+def _state_name(row: PlanRow) -> str:
+    return f"{row.layer} {row.head} {row.form}"
+
+
+def _row_of(data: Mapping[str, Any]) -> PlanRow:
+    return PlanRow(**{**data, "heads": tuple(data["heads"])})
