@@ -29,7 +29,7 @@ GroupForms = Sequence[tuple[KeptForm, StateFeatures | None]]
 """For every group of a layer its form, with the features of its state if it has one."""
 
 
-class LinearisedLayer(CacheLayerMixin):
+class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
     """The cache of one softmax layer: one part for all groups of the same form.
 
     Attributes:
@@ -121,7 +121,7 @@ class LinearisedLayer(CacheLayerMixin):
         )
 
 
-class LinearisedCache(DynamicCache):
+class LinearisedCache(DynamicCache):  # type: ignore[misc]
     """The cache of a linearised model.
 
     Attributes:

@@ -48,7 +48,7 @@ ROUNDS = 10
 """Rounds of Lloyd's algorithm."""
 FIT_ROWS = 128
 """Number of rows of each text from which the scales of a state are fitted."""
-MAX_EXPONENT = 300.0
+MAX_EXPONENT = 60.0
 """Maximum exponent of an entry of a state, relative to the largest score of its row."""
 BLOCK_ENTRIES = 2**22
 """Number of entries of a block of rows of the maps of a group."""
@@ -93,6 +93,7 @@ class LinearisationPlan:
         states: for the groups and forms with a state their features, by ``layer head form``.
         measured: relative rise of the perplexity of the texts under the plan; None where the plan
             was not run.
+        rounds: how often the derivatives were taken again.
     """
 
     rows: tuple[PlanRow, ...]
@@ -100,6 +101,7 @@ class LinearisationPlan:
     tokens: int
     states: Mapping[str, StateFeatures] = field(default_factory=dict)
     measured: float | None = None
+    rounds: int = 0
 
     @property
     def predicted(self) -> float:
@@ -166,6 +168,7 @@ class LinearisationPlan:
         return {
             "tokens": self.tokens,
             "measured": self.measured,
+            "rounds": self.rounds,
             "rows": [asdict(row) for row in self.rows],
             "candidates": [[asdict(row) for row in rows] for rows in self.candidates],
         }
@@ -208,7 +211,7 @@ class LinearisationPlan:
         }
         rows = tuple(map(_row_of, data["rows"]))
         candidates = tuple(tuple(map(_row_of, each)) for each in data["candidates"])
-        return cls(rows, candidates, data["tokens"], states, data["measured"])
+        return cls(rows, candidates, data["tokens"], states, data["measured"], data["rounds"])
 
     def figure(self) -> Any:
         """Return a matplotlib figure: layers by key-value heads, coloured by form."""
@@ -229,7 +232,9 @@ class LinearisationPlan:
         )
         axes.set(xlabel="layer", ylabel="key-value head", yticks=range(heads))
         patches = [
-            axes.scatter([], [], color=image.to_rgba(names.index(name)), marker="s", label=name)
+            axes.scatter(
+                [], [], color=image.cmap(image.norm(names.index(name))), marker="s", label=name
+            )
             for name in used
         ]
         figure.legend(handles=patches, loc="outside upper center", ncols=4, fontsize="small")
@@ -252,6 +257,7 @@ def linearise(
     bytes: int | float | None = None,
     candidates: Sequence[str] | None = None,
     rounds: int = 1,
+    begin: LinearisationPlan | None = None,
     **named: Any,
 ) -> LinearisationPlan:
     """Plan which keys every group of a softmax model keeps, within a budget of harm or memory.
@@ -269,6 +275,7 @@ def linearise(
         candidates: names of the forms that may replace ``keep``; by default windows without and
             with four first keys, and windows with a state.
         rounds: how often the derivatives are taken once more half of the way to the plan.
+        begin: an earlier plan for the same model, which the rounds start from; its candidates stay.
 
     Returns:
         A plan with ``rows`` (layer, head, form, predicted, bytes), to be ``applied`` to the model.
@@ -297,25 +304,27 @@ def linearise(
     texts = _texts(given.numbers, given.named)
     longest = max(len(text) for text, _ in texts)
     forms = _forms(candidates, longest)
-    runs = [_recorded(given.model, *text) for text in texts]
-    states: dict[str, StateFeatures] = {}
-    found = []
-    for path, first in runs[0].items():
-        for group in range(len(first.key)):
-            maps = [run[path].of(group) for run in runs]
-            found.append(_measured(path, group, maps, forms, longest, states))
-    plan = LinearisationPlan((), tuple(found), longest, states).within(harm=harm, bytes=bytes)
-    for number in range(rounds):
+    if begin is None:
+        runs = [_recorded(given.model, *text) for text in texts]
+        states: dict[str, StateFeatures] = {}
+        found = []
+        for path, first in runs[0].items():
+            for group in range(len(first.key)):
+                maps = [run[path].of(group) for run in runs]
+                found.append(_measured(path, group, maps, forms, longest, states))
+        begin = LinearisationPlan((), tuple(found), longest, states)
+    plan = begin.within(harm=harm, bytes=bytes)
+    for _ in range(rounds):
         runs = [_recorded(given.model, *text, plan) for text in texts]
         found = [
-            _averaged(rows, [run[rows[0].layer].of(rows[0].head) for run in runs], states, number)
+            _averaged(rows, [run[rows[0].layer].of(rows[0].head) for run in runs], plan)
             for rows in plan.candidates
         ]
-        plan = replace(plan, candidates=tuple(found)).within(harm=harm, bytes=bytes)
+        plan = replace(plan, candidates=tuple(found), rounds=plan.rounds + 1)
+        plan = plan.within(harm=harm, bytes=bytes)
     if harm is None:
         return plan
-    path = list(_path(plan.candidates, harm, None))
-    return _run_within(plan, path, given.model, texts, harm)
+    return _run_within(plan, list(_path(plan.candidates, harm, None)), given.model, texts, harm)
 
 
 def _run_within(
@@ -544,19 +553,18 @@ def _measured(
 def _averaged(
     rows: Sequence[PlanRow],
     maps: Sequence[_Maps],
-    states: Mapping[str, StateFeatures],
-    earlier: int,
+    plan: LinearisationPlan,
 ) -> tuple[PlanRow, ...]:
     """The rows of a group with one more round in the mean of their predictions."""
     forms = [KeptForm.parse(row.form) for row in rows]
     features = {
-        form: states[name]
+        form: plan.states[name]
         for form, row in zip(forms, rows, strict=True)
-        if (name := _state_name(row)) in states
+        if (name := _state_name(row)) in plan.states
     }
     changes = torch.stack([_compared(one, forms, features)[0] for one in maps]).abs().mean(dim=0)
     return tuple(
-        replace(row, predicted=(row.predicted * (earlier + 1) + change) / (earlier + 2))
+        replace(row, predicted=row.predicted + (change - row.predicted) / (plan.rounds + 2))
         for row, change in zip(rows, changes.tolist(), strict=True)
     )
 
@@ -583,13 +591,14 @@ def _compared(
             spans = [_kept(each, rows, form) for each in sums]
             if form in features:
                 replaced = _between(maps, features[form], form, rows, top)
-                entries = torch.cat([spans[0].unsqueeze(-1), replaced], dim=-1).sum(dim=-1)
-                weighted = spans[1] + (replaced * signal).sum(dim=-1)
-                change = weighted / entries - whole
-                apart = replaced / entries.unsqueeze(-1) - mass / total.unsqueeze(-1)
-                apart = apart.abs() * _is_between(rows, form, len(maps.key))
+                entries = spans[0] + replaced.sum(dim=-1, dtype=torch.float64)
+                weighted = (replaced * signal).sum(dim=-1, dtype=torch.float64)
+                change = (spans[1] + weighted) / entries - whole
+                here, there = ((1 / each).to(mass).unsqueeze(-1) for each in (entries, total))
+                apart = replaced.mul_(here).sub_(mass * there).abs_()
+                apart = apart.masked_fill_(~_is_between(rows, form, len(maps.key)), 0)
                 kept = spans[0] * (1 / entries - 1 / total).abs()
-                distance = (apart.sum(dim=-1) + kept) / 2
+                distance = (apart.sum(dim=-1, dtype=torch.float64) + kept) / 2
             else:
                 change = spans[1] / spans[0] - whole
                 distance = 1 - spans[0] / total
@@ -626,8 +635,8 @@ def _between(
     scores = (maps.query[:, rows] @ features.anchors[0].mT)[..., nearest]
     age = rows.unsqueeze(-1) - (form.window or 0) - torch.arange(len(nearest), device=rows.device)
     bias = features.log_scale[0, nearest] + features.log_decay[0] * age
-    # an anchor may lie far above every key of a row; its square is still a number
-    entries = (scores - top + bias).double().clamp_max_(MAX_EXPONENT)
+    # an anchor may lie far above every key of a row
+    entries = scores.sub_(top).add_(bias).clamp_max_(MAX_EXPONENT)
     return entries.masked_fill_(~_is_between(rows, form, len(nearest)), -torch.inf).exp_()
 
 
@@ -673,7 +682,7 @@ def _fitted(
             mass = (scores - top).double().exp()
             total = mass.sum(dim=-1, keepdim=True)
             chosen = one_hot(plain.nearest(one.key.unsqueeze(0))[0], form.features).double()
-            made = _between(one, plain, form, rows, top) / total @ chosen
+            made = _between(one, plain, form, rows, top).double() / total @ chosen
             true = mass * _is_between(rows, form, len(one.key)) / total @ chosen
             own += (made * true).sum(dim=(0, 1))
             square += (made * made).sum(dim=(0, 1))

@@ -1,0 +1,335 @@
+"""What a smaller cache costs SmolLM2-135M: plans of ``dsf.linearise`` against five baselines.
+
+Texts are Shakespeare's plays (experiments/text_models), cut to 2,048 tokens: plans are made on
+plays of the training part, everything is measured on plays that are held out. Every measurement
+is kept in a file and not repeated, so that the script can be stopped and run again.
+
+    python -m experiments.smaller_caches.run             # all, hours on one slow core
+    python -m experiments.smaller_caches.run curve speed # some of the parts
+"""
+
+import json
+import random
+import sys
+import time
+from dataclasses import replace
+from math import exp
+from pathlib import Path
+
+import torch
+from scipy.stats import spearmanr
+from torch.nn.functional import cross_entropy
+
+import dsf
+from dsf.interventions.kept_cache import cache_bytes
+from dsf.interventions.kept_keys import KeptForm
+from dsf.interventions.linearisation import LinearisationPlan
+from dsf.loading import load_model
+from experiments.text_models import text
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+MODEL = ROOT / ".pretrained" / "smollm2"
+KEPT = ROOT / ".pretrained" / "smaller_caches"
+TOKENS = 2048
+PLAN_AT = (200_000, 2_500_000)
+HELD_OUT_AT = (20_000, 200_000)
+FORMS = (
+    *(f"SinkWindow(4, {window})" for window in (64, 128, 256, 512, 1024)),
+    *(f"SinkWindowState(4, {window}, 16)" for window in (64, 256)),
+)
+SHARES = (0.5, 0.3, 0.7)
+PARTS = ("curve", "speed", "heads", "recall")
+SINGLE = 20
+"""Number of single groups whose harm is measured."""
+
+
+def model_and_tokenizer():
+    loaded = load_model(MODEL)
+    return loaded.model.eval(), loaded.tokenizer
+
+
+def tokens(tokenizer, plays, at, count=TOKENS):
+    """The tokens of a text from a place on."""
+    return torch.tensor(tokenizer.encode(plays[at : at + 8 * count])[:count])
+
+
+class Results:
+    """Measurements in a file, each under its name, written as soon as it is there."""
+
+    def __init__(self, path):
+        self.path = path
+        self.found = json.loads(path.read_text()) if path.exists() else {}
+
+    def get(self, name, measure):
+        if name not in self.found:
+            begin = time.perf_counter()
+            self.found[name] = measure()
+            self.path.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
+            print(f"{time.perf_counter() - begin:6.0f} s", name, self.found[name], flush=True)
+        return self.found[name]
+
+
+def both_plans(model, tokenizer):
+    """The plan from derivatives at the whole model, and the one with another round; made once."""
+    places = [KEPT / "first", KEPT / "second"]
+    plays = text.read().train
+    ids = torch.stack([tokens(tokenizer, plays, at) for at in PLAN_AT])
+    if not (places[0] / "plan.json").exists():
+        dsf.linearise(model, input_ids=ids, bytes=0.5, candidates=FORMS, rounds=0).save(places[0])
+        print("first plan", time.process_time(), flush=True)
+    first = LinearisationPlan.load(places[0])
+    if not (places[1] / "plan.json").exists():
+        dsf.linearise(model, input_ids=ids[1:], bytes=0.5, begin=first).save(places[1])
+        print("second plan", time.process_time(), flush=True)
+    return first, LinearisationPlan.load(places[1])
+
+
+def by(plan, score):
+    """The same candidates under another score in place of the predicted harm."""
+    candidates = tuple(
+        tuple(replace(row, predicted=0.0 if row.form == "keep" else score(row)) for row in rows)
+        for rows in plan.candidates
+    )
+    return replace(plan, candidates=candidates)
+
+
+def uniform(plan, share, sinks):
+    """One window for all groups, as large as the bytes allow."""
+    window = int(share * TOKENS) - sinks
+    name = str(KeptForm(window, sinks))
+    keep = [max(rows, key=lambda row: row.bytes) for rows in plan.candidates]
+    size = [row.bytes // TOKENS * (window + sinks) for row in keep]
+    rows = [replace(row, form=name, bytes=held) for row, held in zip(keep, size, strict=True)]
+    return replace(plan, rows=tuple(rows))
+
+
+def plans(plan, first, share, mass, norm):
+    """The plan of each way of choosing, at the same share of the bytes."""
+    drawn = random.Random(0)
+    noise = {(row.layer, row.head): drawn.random() for row in plan.rows}
+    return {
+        "dsf": plan.within(bytes=share),
+        "dsf, one round": first.within(bytes=share),
+        "dsf without states": without_states(plan).within(bytes=share),
+        "uniform window": uniform(plan, share, 0),
+        "sink and window": uniform(plan, share, 4),
+        "distant mass": by(plan, mass).within(bytes=share),
+        "map difference": by(plan, norm).within(bytes=share),
+        "random": by(
+            plan, lambda row: noise[row.layer, row.head] * (1 - row.bytes / plan.whole_bytes * 90)
+        ).within(bytes=share),
+    }
+
+
+def without_states(plan):
+    rows = tuple(tuple(row for row in rows if "State" not in row.form) for rows in plan.candidates)
+    return replace(plan, candidates=rows)
+
+
+def map_scores(model, tokenizer, plan):
+    """Mean distant mass and Frobenius norm of the map difference, by group and form."""
+    path = KEPT / "map_scores.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    from dsf.interventions import linearisation
+
+    ids = tokens(tokenizer, text.read().train, PLAN_AT[0])
+    runs = linearisation._recorded(model, ids, ids)
+    found = {}
+    for rows in plan.candidates:
+        maps = runs[rows[0].layer].of(rows[0].head)
+        sums = {row.form: [0.0, 0.0] for row in rows}
+        for positions, scores, _ in maps.blocks():
+            whole = scores.softmax(dim=-1)
+            for row in rows:
+                form = KeptForm.parse(row.form)
+                if form.window is None:
+                    continue
+                between = linearisation._is_between(positions, form, len(maps.key))
+                if form.features:
+                    features = plan.states[f"{row.layer} {row.head} {row.form}"]
+                    top = scores.amax(dim=-1, keepdim=True)
+                    state = linearisation._between(maps, features, form, positions, top)
+                    small = torch.where(between, state.float(), (scores - top).exp())
+                    small = small / small.sum(dim=-1, keepdim=True)
+                else:
+                    small = scores.masked_fill(between, -torch.inf).softmax(dim=-1)
+                sums[row.form][0] += (whole * between).sum().item()
+                sums[row.form][1] += (small - whole).norm(dim=-1).sum().item()
+        for form, pair in sums.items():
+            found[f"{rows[0].layer} {rows[0].head} {form}"] = [each / TOKENS for each in pair]
+    path.write_text(json.dumps(found))
+    return found
+
+
+@torch.no_grad()
+def judged(model, whole, ids):
+    """Perplexity and agreement of the most probable token with the whole model."""
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+    loss = cross_entropy(logits, ids[1:]).item()
+    late = cross_entropy(logits[-512:], ids[-512:]).item()
+    best = logits.argmax(dim=-1)
+    return loss, late, best, (1.0 if whole is None else (best == whole).float().mean().item())
+
+
+def curve(results, model, tokenizer, plan, first):
+    """Perplexity and agreement on held-out text against the share of the bytes."""
+    plays = text.read().held_out
+    scores = map_scores(model, tokenizer, plan)
+
+    def score(which):
+        return lambda row: scores[f"{row.layer} {row.head} {row.form}"][which]
+
+    for number, at in enumerate(HELD_OUT_AT):
+        ids = tokens(tokenizer, plays, at)
+        best = {}
+
+        def whole(ids=ids, best=best):
+            loss, late, top, _ = judged(model, None, ids)
+            best["top"] = top.tolist()
+            return {"loss": loss, "late": late, "top": best["top"]}
+
+        top = torch.tensor(results.get(f"whole {number}", whole)["top"])
+        for share in SHARES:
+            for name, chosen in plans(plan, first, share, score(0), score(1)).items():
+                if name == "dsf, one round" and share != 0.5:
+                    continue
+
+                def measure(chosen=chosen, top=top, ids=ids):
+                    loss, late, _, agreement = judged(chosen.applied(model), top, ids)
+                    return {
+                        "loss": loss,
+                        "late": late,
+                        "agreement": agreement,
+                        "bytes": chosen.bytes / chosen.whole_bytes,
+                        "predicted": chosen.predicted,
+                    }
+
+                results.get(f"{name} {share} {number}", measure)
+
+
+def recall(results, model, tokenizer, plan, first):
+    """Needle and induction: the loss and accuracy at tokens that only the far past tells."""
+    plays = text.read().held_out
+    scores = map_scores(model, tokenizer, plan)
+    ways = plans(
+        plan,
+        first,
+        0.5,
+        lambda row: scores[f"{row.layer} {row.head} {row.form}"][0],
+        lambda row: scores[f"{row.layer} {row.head} {row.form}"][1],
+    )
+    ways = {"whole": None, **{name: ways[name] for name in ways if name != "dsf, one round"}}
+    drawn = random.Random(1)
+    prompts = {}
+    for number in range(2):
+        code = "".join(str(drawn.randrange(10)) for _ in range(6))
+        hay = tokens(tokenizer, plays, 60_000 + 100_000 * number, 1500).tolist()
+        needle = tokenizer.encode(f"\n\nThe secret code is {code}. Remember it.\n\n")
+        place = 150 + 500 * number
+        asked = tokenizer.encode("\n\nThe secret code is ")
+        answer = tokenizer.encode(code)
+        prompts[f"needle {number}"] = (
+            [*hay[:place], *needle, *hay[place:], *asked, *answer],
+            len(answer),
+        )
+    generator = torch.Generator().manual_seed(0)
+    block = torch.randint(1000, 40000, (384,), generator=generator).tolist()
+    prompts["induction"] = ([*block, *block], 383)
+    for name, chosen in ways.items():
+        small = model if chosen is None else chosen.applied(model)
+        for task, (ids, answers) in prompts.items():
+
+            @torch.no_grad()
+            def measure(small=small, ids=ids, answers=answers):
+                ids = torch.tensor(ids)
+                logits = small(input_ids=ids[None], use_cache=False).logits[0, -answers - 1 : -1]
+                right = (logits.argmax(dim=-1) == ids[-answers:]).float().mean().item()
+                return {"loss": cross_entropy(logits, ids[-answers:]).item(), "right": right}
+
+            results.get(f"recall {task} {name}", measure)
+
+
+def speed(results, model, tokenizer, plan, _):
+    """Bytes of the cache and tokens per second of decoding behind 512 and 2,048 tokens."""
+    ids = tokens(tokenizer, text.read().held_out, HELD_OUT_AT[0])
+    small = plan.within(bytes=0.5).applied(model)
+    for length in (2048, 512):
+
+        @torch.no_grad()
+        def measure(length=length):
+            caches, times, found = {}, {"whole": [], "dsf": []}, {}
+            models = {"whole": model, "dsf": small}
+            for name, each in models.items():
+                output = each(input_ids=ids[None, :length], use_cache=True, logits_to_keep=1)
+                caches[name] = output.cache
+                found[f"{name} bytes"] = cache_bytes(output.cache)
+            token = ids[None, -1:]
+            # in turns, so that both meet the same load of the machine; the processor time counts
+            for _ in range(24):
+                for name, each in models.items():
+                    begin = time.process_time()
+                    each(input_ids=token, cache=caches[name], use_cache=True)
+                    times[name].append(time.process_time() - begin)
+            for name, each in times.items():
+                found[f"{name} tokens per second"] = 1 / sorted(each)[len(each) // 2]
+            return found
+
+        results.get(f"speed {length}", measure)
+
+
+def heads(results, model, tokenizer, _, first):
+    """Predicted and measured harm of single groups, on the texts of the plan and held out."""
+    drawn = random.Random(2)
+    plays = text.read()
+    texts = {
+        "plan": tokens(tokenizer, plays.train, PLAN_AT[0]),
+        "held out": tokens(tokenizer, plays.held_out, HELD_OUT_AT[0]),
+    }
+    forms = ("SinkWindow(4, 256)", "SinkWindow(4, 64)", "SinkWindowState(4, 64, 16)")
+    numbers = drawn.sample(range(len(first.candidates)), SINGLE)
+    keep = tuple(max(rows, key=lambda row: row.bytes) for rows in first.candidates)
+    for at, number in enumerate(numbers):
+        row = next(r for r in first.candidates[number] if r.form == forms[at % len(forms)])
+        alone = replace(first, rows=(*keep[:number], row, *keep[number + 1 :]))
+        for name, ids in texts.items():
+
+            def measure(ids=ids, alone=alone):
+                return judged(alone.applied(model), None, ids)[0]
+
+            whole = results.get(f"head whole {name}", lambda ids=ids: judged(model, None, ids)[0])
+            loss = results.get(f"head {name} {row.layer} {row.head} {row.form}", measure)
+            results.get(
+                f"pair {name} {number}", lambda p=row.predicted, c=loss - whole: {"pair": [p, c]}
+            )
+
+
+def correlations(found):
+    """Rank correlation of predicted harm with the size of the measured one."""
+    for name in ("plan", "held out"):
+        pairs = [each["pair"] for key, each in found.items() if key.startswith(f"pair {name}")]
+        if len(pairs) > 2:
+            rank = spearmanr([p for p, _ in pairs], [abs(c) for _, c in pairs]).statistic
+            yield name, len(pairs), float(rank)
+
+
+def main():
+    torch.set_num_threads(1)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    parts = sys.argv[1:] or PARTS
+    results = Results(KEPT / "results.json")
+    model, tokenizer = model_and_tokenizer()
+    first, plan = both_plans(model, tokenizer)
+    order = {"curve": curve, "recall": recall, "speed": speed, "heads": heads}
+    for name in parts:
+        if name in order:
+            order[name](results, model, tokenizer, plan, first)
+    for name in ("whole 0", "whole 1"):
+        if name in results.found:
+            print(name, exp(results.found[name]["loss"]))
+    print(*correlations(results.found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
