@@ -22,6 +22,7 @@ _HOME = {
     "intervene": "dsf.interventions",
     "sweep": "dsf.interventions",
     "linearise": "dsf.interventions",
+    "reduce_states": "dsf.interventions",
     "compare": "dsf.report.comparison",
     "show": "dsf.report.page_or_widget",
 }
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from dsf.attribution import attribute, stack
     from dsf.evaluate import attention_map, respond
     from dsf.inspection import Adapter, inspect, probe
-    from dsf.interventions import edits, intervene, linearise, sweep
+    from dsf.interventions import edits, intervene, linearise, reduce_states, sweep
     from dsf.report.comparison import compare
     from dsf.report.page_or_widget import show
     from dsf.systems.system import System
