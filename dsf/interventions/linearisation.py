@@ -215,6 +215,7 @@ class LinearisationPlan:
 
     def figure(self) -> Any:
         """Return a matplotlib figure: layers by key-value heads, coloured by form."""
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
 
         layers = list(dict.fromkeys(row.layer for row in self.rows))
@@ -227,9 +228,8 @@ class LinearisationPlan:
             shades[row.head, layers.index(row.layer)] = names.index(row.form)
         figure = Figure(figsize=(max(5.0, 0.3 * len(layers)), 1.6 + 0.3 * heads))
         axes = figure.subplots()
-        image = axes.imshow(
-            shades.numpy(), cmap="viridis", vmin=0, vmax=max(1, len(names) - 1), aspect="auto"
-        )
+        last = max(1, len(names) - 1)
+        axes.imshow(shades.numpy(), cmap="viridis", vmin=0, vmax=last, aspect="auto")
         axes.set(xlabel="layer", ylabel="key-value head", yticks=range(heads))
         patches = [
             axes.scatter(
