@@ -96,7 +96,7 @@ plt.show()
 
 # %% [markdown]
 # Blue entries are negative: token $i$ *subtracts* the value of token $j$. Softmax attention cannot
-# do that. It is tempting to stop at the picture, but a picture is no proof. `dsf.certify` returns
+# do that. It is tempting to stop at the picture, but a picture is not a proof. `dsf.certify` returns
 # one of three verdicts, and an independent checker has to accept the evidence before it returns
 # `PROVED` or `REFUTED`.
 
@@ -259,7 +259,7 @@ first = [part[0] for part in (drawn.A.dense(), torch.as_tensor(drawn.B), torch.a
 expected = dsf.attention_map(drawn)[0]
 found = map_of(*first)
 assert found.shape == (7, 7), f"the map of 7 tokens is 7 x 7, yours is {tuple(found.shape)}"
-assert close(found, expected), "between j and i stand A_{j+1} to A_i, the later ones on the left"
+assert close(found, expected), "between j and i are A_{j+1} to A_i, the later ones on the left"
 print("exercise 1: right")
 
 # %% [markdown]

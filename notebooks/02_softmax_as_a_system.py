@@ -132,7 +132,7 @@ for order in orders:
     assert ((series - scores.exp()).abs() <= bound * (1 + 1e-12) + 1e-13).all()
 
 # %% [markdown]
-# At odd orders the truncated series takes negative values, so a denominator may come near zero and
+# At odd orders the truncated series takes negative values, so a denominator may get near zero and
 # the weights explode. Always look at the sign before trusting such a map.
 
 # %%

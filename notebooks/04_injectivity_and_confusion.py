@@ -273,7 +273,7 @@ for number in range(3):
     wanted = torch.randn(D, generator=rng)
     found = query_of(in_line_row(wanted))
     assert found.shape == (D,), f"a query has {D} entries, not {tuple(found.shape)}"
-    assert close(found, wanted), f"query {number} comes back as another"
+    assert close(found, wanted), f"query {number} is recovered as another"
 print("exercise 3: right")
 
 # %% [markdown]
@@ -283,7 +283,7 @@ print("exercise 3: right")
 #   token $d + 1$ on only.
 # - Normalised linear attention with at most $d$ features confuses queries, always; more features
 #   may save it.
-# - Injective in $q$ is not injective in the token: a projection that narrows confuses by itself.
+# - Injective in $q$ is not injective in the token: a projection to fewer dimensions also confuses.
 #
 # **Further reading:** Han et al. 2024, *Bridging the divide: reconsidering softmax and linear
 # attention* (arXiv:2412.06590).

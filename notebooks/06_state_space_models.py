@@ -256,7 +256,7 @@ assert measures.hankel_ranks(map).max() == N
 # ## Play
 #
 # Mamba's scan with sliders: make the step small, and most tokens are passed over; make it large, and
-# each one resets the past. S4D is beside it: its map stays the same along every diagonal whatever you
+# each one resets the past. S4D is next to it: its map stays the same along every diagonal whatever you
 # do.
 
 # %%

@@ -127,7 +127,7 @@ for numbers in (hankel, mass):
     torch.testing.assert_close(numbers[1:], numbers[:1].expand_as(numbers[1:]))
 
 # %% [markdown]
-# The three curves lie on each other. Compare them with the three spectra above.
+# The three curves coincide. Compare them with the three spectra above.
 #
 # ## When eigenvalues do mean something
 #
@@ -231,7 +231,7 @@ print("exercise 2: right")
 
 # %% [markdown]
 # **3.** Compute a gauge-free half-life from the map alone: the smallest lag up to which at least
-# half of the mass by lag lies.
+# half of the mass by lag is found.
 
 # %% [markdown] tags=["hints"]
 # - The mass at a lag is the mean magnitude along one diagonal:
@@ -266,4 +266,4 @@ print("exercise 3: right")
 # - If a picture depends on the choice of states, its caption has to name that choice.
 #
 # **Further reading:** Rickenbach et al. 2025, *Task-level insights from eigenvalues*
-# (arXiv:2510.09379), with this notebook beside it; Sieber et al. 2024 (arXiv:2405.15731).
+# (arXiv:2510.09379), together with this notebook; Sieber et al. 2024 (arXiv:2405.15731).

@@ -99,7 +99,7 @@ assert found[2].error / found[2].size < 0.02
 # %% [markdown]
 # ## A trained model
 #
-# `dsf` comes with small models that solve *recall*: five (key, value) pairs, then each key comes
+# `dsf` comes with small models that solve *recall*: five (key, value) pairs, then each key appears
 # back and the model has to name its value. The answer is nowhere but in the sequence, so something
 # in the model has to remember it. We read the two softmax layers of the tiny llama.
 
@@ -213,7 +213,7 @@ assert certificate.verdict is dsf.certify.Verdict.REFUTED
 # %% [markdown]
 # ## Play
 #
-# The view *State* of the trained heads (press `v` until it comes) has the same Hankel singular values.
+# The view *State* of the trained heads (press `v` until it appears) has the same Hankel singular values.
 # In the playground, count the numbers of state while you raise the order of the expansion: 1, 3, 6,
 # 10, ... for queries of two entries, and compare how far the map still is from softmax.
 
@@ -230,7 +230,7 @@ dsf.report.playground("taylor", order=2)
 # limit: the coefficients change).
 
 # %% [markdown] tags=["hints"]
-# - The equation stands at the top of the notebook: decay what is there, then add what is
+# - The equation is at the top of the notebook: decay what is there, then add what is
 #   written.
 # - With a diagonal $A$, $A P A^\top$ is `a[:, None] * P * a`; the write adds `torch.outer(b,
 #   b)`.
@@ -253,7 +253,7 @@ expected = measures.controllability_gramians(tested)[-1]
 found_ = torch.as_tensor(controllability(decays, writes))
 assert found_.shape == expected.shape, f"needs {tuple(expected.shape)}, not {tuple(found_.shape)}"
 assert close(found_, found_.mT), "a Gramian is symmetric"
-assert close(found_, expected), "does the last write come after the last decay?"
+assert close(found_, expected), "does the last write follow the last decay?"
 print("exercise 1: right")
 
 # %% [markdown]

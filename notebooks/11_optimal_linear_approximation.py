@@ -110,8 +110,8 @@ assert certificate.verdict is dsf.certify.Verdict.PROVED
 # ## Three questions about the argument
 #
 # **Who knows the decay?** Channel $c$ uses row $c$ of the map for *all* tokens up to $c$: the decay
-# at token $j$ depends on queries that have not come yet. The paper lets the parameters depend on
-# the map, so this is no objection to its theorem; but no parameters serve all maps in this way.
+# at token $j$ depends on later queries. The paper lets the parameters depend on
+# the map, so this does not contradict its theorem; but no parameters serve all maps in this way.
 #
 # How this is decided: `python -m papers MLA-10`.
 
@@ -124,7 +124,7 @@ assert certificate.verdict is dsf.certify.Verdict.PROVED
 # How this is decided: `python -m papers MLA-8`.
 
 # %% [markdown]
-# What stands: with $q = 1$ and keys that are *not negative* a weight never increases from one row
+# What holds: with $q = 1$ and keys that are *not negative* a weight never increases from one row
 # to the next, and most softmax maps do increase somewhere.
 #
 # How this is decided: `python -m papers MLA-9`.

@@ -12,7 +12,7 @@
 # | `REFUTED` | false | a **witness**, evaluated exactly |
 # | `UNKNOWN` | no proof, no witness within the limits | says which limit was hit |
 #
-# (Claims of papers may also come back as `HOLDS_NUMERICALLY`: measured on stated cases, no more.)
+# (Claims of papers may also be `HOLDS_NUMERICALLY`: measured on the stated cases only.)
 #
 # **You will learn** to read a claim for its quantifier and its level, why floats are exact, how a
 # small checker can be trusted when a large search cannot, and the ways in which published claims
@@ -197,7 +197,7 @@ assert tight.verdict is dsf.certify.Verdict.UNKNOWN
 # | ZER-17 | a product of two centred things |
 #
 # `python -m papers MLA-8 ZER-8 ZER-17` prints each with its sentence, the case that anybody can
-# recompute, and what stands.
+# recompute, and what still holds.
 #
 # A refuted sentence rarely refutes its paper. These are close to true ones: for keys that are not
 # negative, for the convex hull, without the cosine. A witness shows how to correct the sentence.
@@ -269,9 +269,9 @@ def attack(keys, lower, upper, window):
 lower, upper = centre - 1.0, centre + 1.0
 witness, share = attack(keys, lower, upper, (48, 64))
 witness = torch.as_tensor(witness)
-slack = 1e-6  # a corner in float32 is no corner in float64
+slack = 1e-6  # a corner in float32 is not a corner in float64
 assert ((witness >= lower - slack) & (witness <= upper + slack)).all(), (
-    "your query lies outside the box"
+    "your query is outside the box"
 )
 really = torch.softmax(keys @ witness.to(keys) / 2, dim=0)[48:64].sum().item()
 assert close(share, really), "the share of your query is another one"
@@ -308,7 +308,7 @@ for width in (0.0, 0.05, 0.3):
     bound = certified_share(keys, centre, width, (48, 64))
     drawn = centre + width * (2 * torch.rand(2000, 4, generator=rng) - 1)
     seen = torch.softmax(drawn @ keys.mT / 2, dim=-1)[:, 48:64].sum(dim=-1).min().item()
-    assert bound <= seen + 1e-6, f"width {width}: {bound:.3f} is no bound, {seen:.3f} was found"
+    assert bound <= seen + 1e-6, f"width {width}: {bound:.3f} is not a bound, {seen:.3f} was found"
     assert width > 0 or close(bound, inside), "a box of one point has nothing to lose"
 assert certified_share(keys, centre, 0.05, (48, 64)) > 0.9 * inside, "that is far too careful"
 print("exercise 3: right; the library's tangent bound is tighter, and encloses its rounding")

@@ -2,10 +2,10 @@
 # # 13. Inspect your own model, end to end
 #
 # The last notebook takes models from files, reads their mixers, checks the reading, measures,
-# decides properties, and writes a report. The models are four tiny ones that come with the package;
+# decides properties, and writes a report. The models are four tiny ones inside the package;
 # replace `folder(...)` by the folder of your own checkpoint, or by a module in memory.
 #
-# They all solve **recall**: five (key, value) pairs, then every key comes back once among blanks,
+# They all solve **recall**: five (key, value) pairs, then every key is repeated once among blanks,
 # and the model names the value that followed it.
 #
 # **You will learn** to go from a checkpoint to a verdict, to compare architectures by what their
@@ -39,7 +39,7 @@ print(" ".join(words[0]))
 # `dsf.inspect` runs the model once, captures the input and output of every token mixer, rebuilds
 # each one in float64 from its parameters, and **compares** it with its own module, run in float64
 # on the same input: that is `formula`. A layer above 1e-12 is refused, so a map that does not
-# reproduce its layer is never shown. `rounding` is how far the run lies from that module.
+# reproduce its layer is never shown. `rounding` is how far the run is from that module.
 
 # %%
 names = ("llama", "mamba2", "qwen3_next")
@@ -89,7 +89,7 @@ assert best[labels.index("llama 1")] > 0.9
 
 # %% [markdown]
 # In the llama the second layer attends to the answer in one step. The recurrent layers divide the
-# work: a short convolution in front of them has already put a key beside its value, so the token to
+# work: a short convolution in front of them has already put a key next to its value, so the token to
 # attend to is another one, and the map of the mixer *alone* is only part of the layer. For such
 # layers `layer.mixer_map()` includes convolution, activation, gate and norm in one map per channel.
 

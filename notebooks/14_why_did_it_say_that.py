@@ -4,7 +4,7 @@
 # A map shows what a layer reads. It does not show what for. This notebook takes one answer of a model
 # and shares its logit among tokens, layers and edges, so that the shares **sum** to the logit.
 #
-# The model solves recall: keys, each followed by its value; then every key comes back, and the model
+# The model solves recall: keys, each followed by its value; then every key is repeated, and the model
 # names its value.
 #
 # **You will learn** to attribute a logit, to check that nothing is missing, to find the edge that
@@ -120,12 +120,12 @@ assert certificate.verdict is dsf.certify.Verdict.REFUTED
 
 # %%
 other = dsf.stack(folder("mamba2"), input_ids=drawn.tokens)
-told = other.attribute(answer, against=wrong, position=asked)
-print(told)
-for edge in told.strongest_edges(3):
+other_share = other.attribute(answer, against=wrong, position=asked)
+print(other_share)
+for edge in other_share.strongest_edges(3):
     written, read = edge["query"], edge["key"]
     print(f"{edge['layer']:26} {written} {words[written]} reads {read} {words[read]}")
-torch.testing.assert_close(told.tokens.sum(-1) + told.remainder, told.value)
+torch.testing.assert_close(other_share.tokens.sum(-1) + other_share.remainder, other_share.value)
 
 # %% [markdown]
 # ## What a share does not say
@@ -152,7 +152,7 @@ def missing(share):
 
 
 # %% tags=["check"]
-for each in (share, told):
+for each in (share, other_share):
     found = missing(each)
     assert 0 <= found < 1e-5, f"the layers of {each} sum to the value, but you find {found:.1e}"
 assert missing(stack.attribute(answer, position=asked)) < 1e-5, "another target has another sum"

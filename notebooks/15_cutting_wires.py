@@ -43,9 +43,11 @@ def right(output):
 last = "model.layers.1.self_attn"
 places = list(zip(asked, sources, strict=True))
 carrying = [Cut(last, samples=[k], query=[i], key=[j]) for k, (i, j) in enumerate(places)]
-beside = [Cut(last, samples=[k], query=[i], key=[(j + 4) % 10]) for k, (i, j) in enumerate(places)]
+elsewhere = [
+    Cut(last, samples=[k], query=[i], key=[(j + 4) % 10]) for k, (i, j) in enumerate(places)
+]
 cut = dsf.intervene(llama, edits=carrying, input_ids=ids)
-control = dsf.intervene(llama, edits=beside, input_ids=ids)
+control = dsf.intervene(llama, edits=elsewhere, input_ids=ids)
 print(f"clean {right(cut.clean):.0%}, carrying edge cut {right(cut.output):.0%}, ", end="")
 print(f"another edge cut {right(control.output):.0%}")
 print(carrying[0])

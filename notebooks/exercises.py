@@ -46,7 +46,7 @@ def close(found: Any, expected: Any) -> bool:
     Numbers, lists and tensors of any number type; sizes have to agree.
 
     Returns:
-        True if every entry lies within 1e-5 of the largest expected number (1e-6 where that is
+        True if every entry is within 1e-5 of the largest expected number (1e-6 where that is
         zero).
 
     Example:

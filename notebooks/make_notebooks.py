@@ -1,4 +1,4 @@
-"""The notebooks of students and of teachers, from the scripts beside this one.
+"""The notebooks of students and of teachers, from the scripts in this folder.
 
     python notebooks/make_notebooks.py
 
@@ -9,7 +9,7 @@ taken out. What the tags of cells mean:
 ``solution``: functions that a student writes.
 
 ``check``: assertions about an answer. In both notebooks they run inside ``exercises.exercise``, so
-that an open exercise is told and stops nothing. Each folder has its own copy of ``exercises.py``.
+that an open exercise is reported and stops nothing. Each folder has its own copy of ``exercises.py``.
 
 ``hints``: a list, from a nudge to nearly the line of code. In both notebooks its items are closed
 until they are clicked.
@@ -148,7 +148,7 @@ KINDS = {"students": for_students, "teachers": for_teachers}
 
 
 def place(script: Path, kind: str) -> Path:
-    """Where the notebook of ``script`` lies for these readers."""
+    """Return the path of the notebook of ``script`` for these readers."""
     return HERE / kind / f"{script.stem}.ipynb"
 
 

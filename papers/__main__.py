@@ -1,6 +1,6 @@
 """``python -m papers``: what the founding papers say, and what is said about them, decided.
 
-Each statement comes back ARGUED (by symbols or by an argument with checked hypotheses), REFUTED
+Each statement is decided: ARGUED (by symbols or by an argument with checked hypotheses), REFUTED
 with a witness, HOLDS_NUMERICALLY on the cases it states, or UNKNOWN with what it would take; a
 misprint is confirmed or not. Exit code 0 if every verdict is the one on record, else 1; 2 for a
 wrong call.

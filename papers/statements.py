@@ -99,14 +99,14 @@ class Statement:
         place: where the quote is found, or which file of which commit was read.
         hypotheses: the conditions that go with the quote in its text.
         added: conditions and readings of ours, under which the check decides.
-        stands: of a refuted statement, what stands when the sentence falls.
+        stands: of a refuted statement, what still holds.
         note: what a reader should know: what the case shows, what is out of reach and why.
         method: how the check decides.
         argument: what an ARGUED verdict rests on, since no program read it.
         open: of a statement without a check, what deciding it would take.
 
     Raises:
-        ValueError: if a row is refuted that is no paper's, or lacks sentence, place or what stands.
+        ValueError: if a refuted row is not a paper's, or lacks sentence, place or what still holds.
     """
 
     id: str
@@ -302,7 +302,7 @@ def plain(value: Any) -> Any:
     """Return ``value`` in the types that JSON has.
 
     Raises:
-        TypeError: for a tensor, an array or anything else that is no plain value.
+        TypeError: for a tensor, an array or anything else that is not a plain value.
     """
     if isinstance(value, dict):
         return {str(name): plain(part) for name, part in value.items()}

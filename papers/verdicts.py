@@ -101,7 +101,7 @@ def identical(residual: sympy.Expr | int) -> Certificate:
     """ARGUED if the symbolic ``residual`` is zero. Another one may be zero in disguise: UNKNOWN.
 
     Raises:
-        TypeError: if the residual is a truth value, which is no difference of two expressions.
+        TypeError: if the residual is a boolean, which is not a difference of two expressions.
     """
     if isinstance(residual, (bool, BooleanAtom)):
         raise TypeError(

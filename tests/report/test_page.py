@@ -80,7 +80,7 @@ def test_every_layer_stands_with_its_error_and_what_was_not_read(page):
         assert number in page
     assert "model.layers.3.mixer" in page
     assert "&lt;b&gt;not linear&lt;/b&gt;" in page
-    assert "linear in the values, given its coefficients" in page
+    assert "Exact for this prompt." in page
 
 
 @pytest.mark.parametrize("cls", FAMILIES, ids=lambda cls: cls.__name__)

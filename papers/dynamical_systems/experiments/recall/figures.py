@@ -26,7 +26,7 @@ PANELS = {
         "metala fixed decay",
     ),
 }
-"""Softmax stands in every panel, to compare with."""
+"""Softmax is in every panel, for comparison."""
 
 
 def draw(seen: Summary, folder: Path) -> None:

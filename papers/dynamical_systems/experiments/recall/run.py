@@ -2,7 +2,7 @@
 
     python -m papers.dynamical_systems.experiments.recall.run [--workers 2]
 
-Run from the repository. Finished runs are kept in ``runs`` beside this file; what is there is not
+Run from the repository. Finished runs are kept in ``runs`` next to this file; what is there is not
 done again, so an interrupted sweep goes on where it stopped. Remove the folder to start anew.
 """
 

@@ -1,4 +1,4 @@
-"""The findings as a table in Markdown, beside what the paper prints."""
+"""The findings as a table in Markdown, next to what the paper prints."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -157,7 +157,7 @@ def settings(seeds: tuple[int, ...]) -> dict[str, Setting]:
 
 
 def run(setting: Setting, *, steps: int = STEPS) -> Result:
-    """Train one head, and its error on tokens that it has not seen, beside the floors."""
+    """Train one head, and its error on tokens that it has not seen, with the floors."""
     torch.manual_seed(setting.seed)
     head = HEADS[setting.head]()
     weights = torch.tensor(TARGETS[setting.target])

@@ -2,7 +2,7 @@
 
     nohup nice python -m papers.zero_sum.experiments.ablation.run &
 
-Run from the repository. Finished runs are kept in ``runs`` beside this file; what is there is not
+Run from the repository. Finished runs are kept in ``runs`` next to this file; what is there is not
 done again, so an interrupted run goes on where it stopped. Remove the folder to start anew.
 """
 

@@ -19,7 +19,7 @@ SOLVED = 0.9
 
 
 def fill(page: Path, results: Mapping[str, Any]) -> None:
-    """Replace what stands between ``<!-- name -->`` and ``<!-- end -->``.
+    """Replace what is between ``<!-- name -->`` and ``<!-- end -->``.
 
     Raises:
         ValueError: if the page lacks one of the marks.
