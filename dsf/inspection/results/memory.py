@@ -192,27 +192,37 @@ class Forecast:
         """
         if self.fits:
             return
+        fewer = (
+            f"Give at most about {self.longest} tokens, or more" if self.longest else "Give more"
+        )
         raise InspectionMemoryError(
             f"{owner}: inspecting {self.layers} layers on {self.tokens} tokens takes "
             f"{_gb(self.peak_on_disk)} at its peak, also where what is kept goes to disk, but "
             f"{_gb(self.available or 0)} are available. The model's own run takes "
             f"{_gb(self.run)}, one layer in float64 {_gb(self.in_float64)}, rebuilding it "
-            f"{_gb(self.rebuilt)}. Give at most about {self.longest} tokens, or more memory "
-            "(memory=..., on the command line --memory, is the limit that is assumed); fewer "
+            f"{_gb(self.rebuilt)}. {fewer} memory (memory=..., "
+            "on the command line --memory, is the limit that is assumed); fewer "
             "layers or heads take as much, since they are worked on one at a time."
         )
 
     def worded(self) -> str:
-        """One line for a person."""
+        """Return one line for a person, without parts that round to nothing."""
         there = "" if self.available is None else f" of {_gb(self.available)}"
         peak = self.peak_on_disk if self.uses_disk else self.peak
         where = "on disk" if self.uses_disk else "in memory"
-        return (
-            f"memory: about {_gb(peak)}{there} at the peak (the model's run {_gb(self.run)}, one "
-            f"layer in float64 {_gb(self.in_float64)}; {_gb(self.recorded)} recorded and "
-            f"{_gb(self.kept)} kept, {where}); maps, where they are asked for: up to "
-            f"{_gb(self.largest_maps)} of one layer, {_gb(self.all_maps)} of all"
+        parts = {
+            "the model's run": self.run,
+            "one layer in float64": self.in_float64,
+            f"recorded {where}": self.recorded,
+            f"kept {where}": self.kept,
+        }
+        shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if _is_shown(size))
+        maps = (
+            f"; all maps would take {_gb(self.all_maps)}, up to {_gb(self.largest_maps)} a layer"
+            if _is_shown(self.all_maps)
+            else ""
         )
+        return f"memory: about {_gb(peak)}{there} at the peak{f' ({shown})' if shown else ''}{maps}"
 
     def facts(self) -> dict[str, Any]:
         """The same as JSON, in bytes."""
@@ -222,6 +232,10 @@ class Forecast:
             "peak_on_disk": self.peak_on_disk,
             "uses_disk": self.uses_disk,
         }
+
+
+def _is_shown(size: int) -> bool:
+    return _gb(size) != _gb(0)
 
 
 def _gb(numbers: int) -> str:
