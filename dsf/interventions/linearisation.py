@@ -231,11 +231,10 @@ class LinearisationPlan:
         last = max(1, len(names) - 1)
         axes.imshow(shades.numpy(), cmap="viridis", vmin=0, vmax=last, aspect="auto")
         axes.set(xlabel="layer", ylabel="key-value head", yticks=range(heads))
+        colours = {name: colormaps["viridis"](names.index(name) / last) for name in used}
         patches = [
-            axes.scatter(
-                [], [], color=image.cmap(image.norm(names.index(name))), marker="s", label=name
-            )
-            for name in used
+            axes.scatter([], [], color=[colour], marker="s", label=name)
+            for name, colour in colours.items()
         ]
         figure.legend(handles=patches, loc="outside upper center", ncols=4, fontsize="small")
         figure.tight_layout(rect=(0, 0, 1, 0.82))
