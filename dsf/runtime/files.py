@@ -196,7 +196,7 @@ def _place(folder: Path, name: str, *, make: bool = False) -> Path:
         with suppress(FileNotFoundError):
             mode = os.lstat(path).st_mode
             if not (stat.S_ISREG(mode) if is_file else stat.S_ISDIR(mode)):
-                kind = "no plain file" if is_file else "no folder"
+                kind = "not a plain file" if is_file else "not a folder"
                 kind = "a link" if stat.S_ISLNK(mode) else kind
                 raise LeadsOutside(
                     f"{path} is {kind}, and only plain files and folders inside the given one are "

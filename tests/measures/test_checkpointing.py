@@ -101,7 +101,7 @@ def test_other_files_are_refused(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="'pass'"):
             go(heads(), *ASKED)
     path.write_text("something else")
-    with pytest.raises(ValueError, match="no checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint"):
         go(heads(), *ASKED)
     with pytest.raises(ValueError, match="'resume'"):
         go(dsf.evaluate.row_blocks(heads()), *ASKED, path=tmp_path / "new")

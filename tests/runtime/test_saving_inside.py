@@ -70,9 +70,9 @@ def file_for_folder(run):
     [
         (linked_folder, "a link"),
         (linked_file, "a link"),
-        (pipe, "no plain file"),
-        (folder_for_file, "no plain file"),
-        (file_for_folder, "no folder"),
+        (pipe, "not a plain file"),
+        (folder_for_file, "not a plain file"),
+        (file_for_folder, "not a folder"),
     ],
 )
 def test_only_plain_files_and_folders(run, plant, kind):

@@ -184,7 +184,7 @@ def test_heads_are_no_list_of_keys(tmp_path):
 def test_a_field_is_checked_or_stands_under_unchecked(change, tmp_path):
     """F06: bound, observed, method, provenance and extra parameters were free text."""
     path = forged(tmp_path, lambda f: certify.nonnegative(EYE, folder=f), change)
-    assert re.search("exactly the fields|a witness stands", refused(path))
+    assert re.search("exactly the fields|has a witness", refused(path))
 
 
 @pytest.mark.parametrize("energy", ["0x0.0p+0", "0x1.8000000000000p+3", 9, None])
