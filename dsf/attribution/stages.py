@@ -1,0 +1,232 @@
+"""Which layer and stage of a model a node of its run belongs to.
+
+The stages inside a mixer are found by their numbers: an operation whose result is a coefficient of
+the inspected mixer is where that coefficient is made. What leads to a gate or step is ``gates``,
+what leads to the other coefficients ``projection``, ``rotary`` or ``convolution``, what follows
+until the response ``state``, or ``read-out`` where a query or feedthrough takes part, and what
+comes behind the response ``norm`` or ``output``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsf.attribution.trace import call_of
+from dsf.attribution.two_runs import Node, Operation, Walk
+from dsf.evaluate import respond
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.results.layers import InspectedLayer
+
+READING = ("query", "read", "feedthrough")
+SIGNAL = ("query", "read", "key", "write", "value", "inputs")
+"""Fields of mixers that are no gates."""
+NO_STAGE = ("bias", "initial", "earlier", "start")
+SAME_TOL = 1e-7
+"""Maximum relative difference of two signatures of the same numbers."""
+
+Signature = Tensor
+Place = tuple[str, str]
+"""A layer and a stage."""
+
+
+def signature_of(part: Tensor) -> Signature:
+    """Return moments of the entries, which neither layout nor repeated heads change."""
+    numbers = (part.detach().abs() if part.is_complex() else part.detach()).double()
+    return torch.stack(
+        [numbers.mean(), numbers.square().mean(), numbers.pow(3).mean(), numbers.abs().amax()]
+    )
+
+
+class Stages:
+    """Names the layer and stage of every node, from one clean run of the reference."""
+
+    def __init__(self, model: nn.Module, walk: Walk, layers: Sequence[InspectedLayer]):
+        self._model, self._walk = model, walk
+        self._modules = dict(model.named_modules())
+        self._blocks = {
+            f"{path}.{name}".lstrip(".")
+            for path, module in self._modules.items()
+            if isinstance(module, nn.ModuleList)
+            for name, _ in module.named_children()
+        }
+        self._wanted: dict[str, dict[str, Signature]] = {}
+        for layer in layers:
+            path, call = call_of(layer)
+            if not call or call == "1":
+                self._wanted.setdefault(path, {}).update(_signatures(layer.mixer))
+        self._found: dict[str, dict[str, set[Node]]] = {path: {} for path in self._wanted}
+        self._before: dict[Node, frozenset[Node]] = {}
+        self._places: dict[Node, Place] = {}
+
+    @property
+    def mixers(self) -> list[str]:
+        """The paths of the mixers whose coefficients are known."""
+        return list(self._wanted)
+
+    def meet(self, node: Node, value: Tensor) -> None:
+        """Find out whether a value is a coefficient or the response of its mixer."""
+        mixer = self._mixer_of(node.path)
+        wanted = self._wanted.get(mixer, {}) if mixer is not None else {}
+        if wanted and value.numel() > 1 and not node.port.startswith("in"):
+            self._compare(mixer, wanted, node, value)  # type: ignore[arg-type]
+
+    def note_weights(self) -> None:
+        """Find the coefficients that are weights, such as a feedthrough."""
+        for name, part in self._model.named_parameters():
+            path, _, last = name.rpartition(".")
+            self.meet(Node(path, 0, f"weight {last}"), part)
+
+    def _compare(
+        self, mixer: str, wanted: Mapping[str, Signature], node: Node, value: Tensor
+    ) -> None:
+        own = signature_of(value)
+        scale = own.abs().clamp_min(1e-300)
+        for name, signature in wanted.items():
+            if bool(((own - signature).abs() <= SAME_TOL * scale).all()):
+                self._found[mixer].setdefault(name, set()).add(node)
+
+    def _mixer_of(self, path: str) -> str | None:
+        known = [each for each in self._wanted if path == each or path.startswith(f"{each}.")]
+        return max(known, key=len, default=None)
+
+    def is_around(self, node: Node) -> bool:
+        """Whether a node is no part of a mixer's inside: a port of it, or of a module elsewhere."""
+        if node.port.startswith("op"):
+            return False
+        mixer = self._mixer_of(node.path)
+        return mixer is None or mixer == node.path
+
+    def before(self, node: Node) -> frozenset[Node]:
+        """Return a node and all of which it was made, back to the ports of modules around it."""
+        if node not in self._before:
+            self._before[node] = frozenset({node})  # a loop over tokens may lead back to it
+            sources = self.sources(node)
+            parts = [self.before(source) for source in sources]
+            self._before[node] = frozenset({node}).union(*parts)
+        return self._before[node]
+
+    def sources(self, node: Node) -> tuple[Node, ...]:
+        """Return the nodes of which this one was made directly."""
+        if node.port.startswith("op"):
+            return self._operation(node).sources
+        producer = self._walk.producers.get(node)
+        if producer is not None:
+            return () if producer == node else (producer,)
+        if node.port.startswith("out"):  # the result of a layer of torch
+            start = (node.path, node.call)
+            return tuple(
+                each
+                for each in self._walk.producers
+                if each[:2] == start and each.port.startswith("in")
+            )
+        return ()
+
+    def _operation(self, node: Node) -> Operation:
+        return self._walk.operations[node[:2]][int(node.port.partition(" ")[2])]
+
+    def place(self, node: Node) -> Place:
+        """Return the layer and the stage of a node."""
+        if node not in self._places:
+            self._places[node] = self._placed(node)
+        return self._places[node]
+
+    def _placed(self, node: Node) -> Place:
+        if not node.port.startswith("op"):
+            producer = self._walk.producers.get(node)
+            if producer is not None and producer != node and not producer.port.startswith("in"):
+                return self.place(producer)
+        mixer = self._mixer_of(node.path)
+        if mixer is not None:
+            return mixer, self._stage(mixer, node)
+        return self._outside(node)
+
+    def _stage(self, mixer: str, node: Node) -> str:
+        found, module = self._found[mixer], self._modules[node.path]
+        is_port = not node.port.startswith("op")
+        if is_port and "position_emb" in node.port:
+            return "rotary"
+        if is_port and node.path != mixer:
+            if any("Conv" in type(part).__name__ for part in module.modules()):
+                return "convolution"
+            if _is_norm(module):
+                return "norm"
+        before = self.before(node)
+        response = found.get("response", set())
+        if response and before & response and node not in response:
+            return "norm" if _is_norm(module) else "output"
+        if is_port and isinstance(module, nn.Linear):
+            return "projection"
+        reading = set().union(*(found.get(name, set()) for name in READING))
+        signal = set().union(*(found.get(name, set()) for name in SIGNAL))
+        gates = {
+            each
+            for name, nodes in found.items()
+            if name not in SIGNAL and name != "response"
+            for each in nodes
+        }
+        to_gate = any(node in self.before(each) for each in gates)
+        to_signal = any(node in self.before(each) for each in signal)
+        if to_gate and not to_signal:
+            return "gates"
+        if to_signal:
+            return self._on_the_way(node)
+        if not found:
+            return "mixer"
+        return "read-out" if before & reading else "state"
+
+    def _on_the_way(self, node: Node) -> str:
+        before = self.before(node)
+        if any("position_emb" in each.port for each in before):
+            return "rotary"
+        modules = {self._modules[each.path] for each in before if each.port.startswith("out")}
+        return (
+            "convolution"
+            if any("Conv" in type(module).__name__ for module in modules)
+            else "projection"
+        )
+
+    def _outside(self, node: Node) -> Place:
+        module = self._modules[node.path]
+        if node.path in self._blocks:
+            return node.path, "addition"
+        block = max(
+            (each for each in self._blocks if node.path.startswith(f"{each}.")),
+            key=len,
+            default=None,
+        )
+        layer = node.path
+        if block is not None:
+            child = node.path.removeprefix(f"{block}.").partition(".")[0]
+            layer = f"{block}.{child}"
+        top = self._modules[layer]
+        if isinstance(top, nn.Embedding):
+            return layer, "embedding"
+        if "rotary" in layer.lower():
+            return layer, "rotary"
+        if _is_norm(top):
+            return layer, "norm"
+        if block is not None:
+            return layer, "feed-forward"
+        return layer, "head" if isinstance(module, nn.Linear) else "model"
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weights = list(module.parameters())
+    named = "norm" in type(module).__name__.lower()
+    return named and all(part.ndim <= 1 for part in weights)
+
+
+def _signatures(mixer: Any) -> dict[str, Signature]:
+    found: dict[str, Signature] = {}
+    for each in fields(mixer):
+        part = getattr(mixer, each.name)
+        if isinstance(part, Tensor) and part.numel() > 1 and each.name not in NO_STAGE:
+            found[each.name] = signature_of(part)
+    try:
+        found["response"] = signature_of(respond(mixer.system(), mixer.signal()))
+    except (InspectionError, ValueError, RuntimeError, TypeError):
+        pass
+    return found

@@ -1,0 +1,454 @@
+"""Two runs of one model, compared at every value that both compute.
+
+A *node* is a tensor that a run passes on: what a module takes or returns, and, inside the modules
+of ``scopes``, the result of one torch function. The run under suspicion is recorded at its nodes.
+The reference is then run with every node replaced by the recorded one as soon as it is computed, so
+that it computes each node from what the suspect had there: the difference is the node's *own*. If
+the owns are added to the nodes of a clean reference, with a factor that grows from 0 to 1, its
+output moves from that of the reference to that of the suspect. By the fundamental theorem of
+calculus the change of a number is the sum over nodes of ``<own, mean adjoint>``, without a
+remainder.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_with_path
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from dsf.attribution.affine_steps import name_of
+
+CASTS = {"to", "float", "half", "bfloat16", "double", "type", "type_as"}
+"""Functions that change the number type; they are nodes, since they round."""
+LAYOUT = {
+    *("view", "reshape", "transpose", "permute", "contiguous", "flatten", "unflatten", "squeeze"),
+    *("unsqueeze", "expand", "expand_as", "chunk", "split", "unbind", "narrow", "select", "clone"),
+    *("getitem", "detach", "movedim", "swapaxes", "view_as", "mT", "T", "H", "mH", "tensor_split"),
+    *("requires_grad", "data", "real", "imag", "numpy", "item", "set", "setitem", "copy", "fill"),
+    *("zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty", "grad"),
+}
+"""Functions whose results hold the numbers of their first argument, or of no tensor."""
+MAX_EDITS = 800
+"""Maximum number of operations that one of two calls has and the other has not."""
+MIN_ALIKE = 0.8
+"""Minimum share of common operations for which every pair of them is trusted."""
+MAX_OWN = 0.5
+"""Maximum own, relative, of a pair of operations of calls that are less alike."""
+MASKING = 1e30
+"""Minimum magnitude of numbers that hide a key, which have no difference."""
+GAUSS = {
+    1: ((0.5, 1.0),),
+    2: ((0.2113248654051871, 0.5), (0.7886751345948129, 0.5)),
+    4: (
+        (0.06943184420297371, 0.17392742256872693),
+        (0.33000947820757187, 0.32607257743127307),
+        (0.6699905217924281, 0.32607257743127307),
+        (0.9305681557970263, 0.17392742256872693),
+    ),
+}
+"""Points and weights of Gauss and Legendre on the way from 0 to 1."""
+
+
+class Node(NamedTuple):
+    """A place in a run: a port (``in ...``, ``out ...``) of a call of a module, or ``op number``.
+
+    Attributes:
+        path: the module.
+        call: which of its calls.
+    """
+
+    path: str
+    call: int
+    port: str
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One call of a torch function inside of a module.
+
+    Attributes:
+        name: that of the function.
+        numel: the size of the result, for each token of the outer call.
+        sources: the nodes of which its arguments were made, layout apart.
+    """
+
+    name: str
+    numel: float
+    sources: tuple[Node, ...]
+
+
+Meet = Callable[[Node, Tensor], Tensor | None]
+"""What is done at a node; a tensor that is returned replaces it."""
+
+
+class Walk(TorchFunctionMode):
+    """Meets the nodes of runs of a model in the order in which they are computed.
+
+    Attributes:
+        meet: what is done there.
+        operations: those of every call of the scopes, in order.
+        producers: for every port the node of which its tensor was made, layout apart.
+        made_by: the same for every tensor.
+    """
+
+    def __init__(self, model: nn.Module, scopes: Collection[str], meet: Meet):
+        super().__init__()
+        self._model, self._scopes = model, scopes
+        self._stack: list[tuple[str, int]] = []
+        self._calls: Counter[str] = Counter()
+        self._resting = False
+        self.meet = meet
+        self.tokens = 1
+        self.operations: dict[tuple[str, int], list[Operation]] = {}
+        self.producers: dict[Node, Node] = {}
+        self.made_by: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        for name, part in model.named_parameters():
+            path, _, last = name.rpartition(".")
+            self.made_by[part] = Node(path, 0, f"weight {last}")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Meet the nodes of what runs inside the ``with`` block."""
+        with ExitStack() as hooks:
+            for path, module in self._model.named_modules():
+                before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
+                after = module.register_forward_hook(self._after)
+                hooks.callback(before.remove)
+                hooks.callback(after.remove)
+            hooks.enter_context(self)
+            yield
+
+    def start(self, tokens: int) -> None:
+        """Begin a further run, with so many tokens."""
+        self._stack, self._calls, self.tokens = [], Counter(), tokens
+        self.operations = {}
+
+    def _before(self, path: str) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            call = self._calls[path]
+            self._calls[path] += 1
+            self._stack.append((path, call))
+            changed, replaced = self._ports(path, call, "in", (args, kwargs))
+            return replaced if changed else None
+
+        return hook
+
+    def _after(self, _: nn.Module, __: Any, output: Any) -> Any:
+        path, call = self._stack.pop()
+        changed, replaced = self._ports(path, call, "out", output)
+        return replaced if changed else None
+
+    def _ports(self, path: str, call: int, kind: str, value: Any) -> tuple[bool, Any]:
+        self._resting = True
+        replaced: dict[int, Tensor] = {}
+        for at, part in tree_flatten_with_path(value)[0]:
+            if _has_numbers(part) and id(part) not in replaced:
+                node = Node(path, call, f"{kind} {keystr(at)}")
+                if part in self.made_by:
+                    self.producers[node] = self.made_by[part]
+                met = self.meet(node, part)
+                replaced[id(part)] = part if met is None else met
+                self.made_by[replaced[id(part)]] = node
+        changed = {key for key, part in replaced.items() if id(part) != key}
+        if changed:
+            value = tree_map_with_path(lambda _, part: replaced.get(id(part), part), value)
+        self._resting = False
+        return bool(changed), value
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if self._resting or not self._stack or self._stack[-1][0] not in self._scopes:
+            return output
+        self._resting = True
+        try:
+            return self._operation(func, args, kwargs or {}, output)
+        finally:
+            self._resting = False
+
+    def _operation(self, func: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+        name = name_of(func)
+        parts = [part for _, part in tree_flatten_with_path((args, kwargs))[0]]
+        sources = tuple(
+            self.made_by[part]
+            for part in parts
+            if isinstance(part, Tensor) and part in self.made_by
+        )
+        written = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if name in LAYOUT or written or "out" in kwargs or not isinstance(output, Tensor):
+            for part in output if isinstance(output, tuple | list) else [output]:
+                if isinstance(part, Tensor) and sources:
+                    self.made_by[part] = sources[-1 if name in ("setitem", "copy") else 0]
+            if name in ("setitem", "copy") and sources and isinstance(args[0], Tensor):
+                self.made_by[args[0]] = sources[-1]
+            return output
+        if not _has_numbers(output) or output.numel() < 2:
+            return output
+        path, call = self._stack[-1]
+        known = self.operations.setdefault((path, call), [])
+        node = Node(path, call, f"op {len(known)}")
+        known.append(Operation(name, output.numel() / self.tokens, sources))
+        met = self.meet(node, output)
+        output = output if met is None else met
+        self.made_by[output] = node
+        return output
+
+
+def _has_numbers(part: Any) -> bool:
+    return isinstance(part, Tensor) and (part.is_floating_point() or part.is_complex())
+
+
+def scopes_of(model: nn.Module) -> set[str]:
+    """Return the modules whose operations are nodes: those that are no layers of torch itself."""
+    return {
+        path
+        for path, module in model.named_modules()
+        if not type(module).__module__.startswith("torch.nn")
+        and (list(module.children()) or len(list(module.parameters(recurse=False))) > 1)
+    }
+
+
+@dataclass(eq=False)
+class Recording:
+    """The nodes of a run, which may be several calls of a model one after the other.
+
+    Attributes:
+        calls: the values of every call of the model, by node.
+        operations: its operations, for every call of the model.
+        output: what the model returned, its calls joined.
+    """
+
+    calls: list[dict[Node, Tensor]] = field(default_factory=list)
+    operations: list[dict[tuple[str, int], list[Operation]]] = field(default_factory=list)
+    output: Any = None
+    _renamed: list[dict[Node, Node]] = field(default_factory=list)
+
+    def aligned_with(
+        self, reference: Mapping[tuple[str, int], Sequence[Operation]]
+    ) -> dict[tuple[str, int], float]:
+        """Number the operations as those of a reference; return how alike each scope is.
+
+        A cast that only this run has rounds the node that it was applied to.
+        """
+        alike: dict[tuple[str, int], float] = {}
+        self._renamed = []
+        for values, operations in zip(self.calls, self.operations, strict=True):
+            renamed: dict[Node, Node] = {}
+            for scope, own in operations.items():
+                other = reference.get(scope, ())
+                pairs = common(
+                    [(each.name, each.numel) for each in other],
+                    [(each.name, each.numel) for each in own],
+                )
+                matched = {mine for _, mine in pairs}
+                share = 2 * len(pairs) / max(1, len(own) + len(other))
+                alike[scope] = min(alike.get(scope, 1.0), share)
+                for theirs, mine in pairs:
+                    renamed[Node(*scope, f"op {theirs}")] = Node(*scope, f"op {mine}")
+                for mine, operation in enumerate(own):
+                    if mine not in matched and operation.name in CASTS:
+                        _round_source(values, operation, Node(*scope, f"op {mine}"))
+            self._renamed.append(renamed)
+        return alike
+
+    def value(self, node: Node, shape: torch.Size) -> Tensor | None:
+        """Return the value of a node of the reference; None where this run has none like it."""
+        found = []
+        for values, renamed in zip(self.calls, self._renamed, strict=True):
+            own = renamed.get(node) if node.port.startswith("op") else node
+            if own is not None and own in values:
+                found.append(values[own])
+        if not found:
+            return None
+        if len(found) == 1:
+            return found[0] if found[0].shape == shape else None
+        return joined(found, shape)
+
+
+def joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
+    """Join parts along the axis on which they add up to ``shape``; None if there is none."""
+    if any(part.ndim != len(shape) for part in parts):
+        return None
+    for axis, size in enumerate(shape):
+        rest = [[*part.shape[:axis], *part.shape[axis + 1 :]] for part in parts]
+        if (
+            all(each == [*shape[:axis], *shape[axis + 1 :]] for each in rest)
+            and sum(part.shape[axis] for part in parts) == size
+        ):
+            return torch.cat(list(parts), dim=axis)
+    return None
+
+
+def _round_source(values: dict[Node, Tensor], operation: Operation, cast: Node) -> None:
+    """Give the node that was cast the number type of the cast, as far as numbers go."""
+    result = values.get(cast)
+    if result is None or not operation.sources:
+        return
+    source = operation.sources[0]
+    before = values.get(source)
+    if before is not None and before.numel() == result.numel():
+        values[source] = before.to(result.dtype).to(before.dtype)
+
+
+def common(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[int, int]]:
+    """Return the pairs of a longest common subsequence; none where too much differs (Myers)."""
+    start = 0
+    while start < min(len(one), len(other)) and one[start] == other[start]:
+        start += 1
+    stop = 0
+    while stop < min(len(one), len(other)) - start and one[-1 - stop] == other[-1 - stop]:
+        stop += 1
+    front = [(k, k) for k in range(start)]
+    back = [(len(one) - k, len(other) - k) for k in range(stop, 0, -1)]
+    a, b = one[start : len(one) - stop], other[start : len(other) - stop]
+    middle = [(start + i, start + j) for i, j in _middle(a, b)] if a and b else []
+    return front + middle + back
+
+
+def _middle(a: Sequence[Any], b: Sequence[Any]) -> list[tuple[int, int]]:
+    ends = {1: 0}
+    history: list[dict[int, int]] = []
+    for edits in range(min(len(a) + len(b), MAX_EDITS) + 1):
+        history.append(dict(ends))
+        for diagonal in range(-edits, edits + 1, 2):
+            down = diagonal == -edits or (
+                diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1]
+            )
+            x = ends[diagonal + 1] if down else ends[diagonal - 1] + 1
+            while x < len(a) and x - diagonal < len(b) and a[x] == b[x - diagonal]:
+                x += 1
+            ends[diagonal] = x
+            if x >= len(a) and x - diagonal >= len(b):
+                return _traced(history, len(a), len(b))
+    return []
+
+
+def _traced(history: Sequence[Mapping[int, int]], x: int, y: int) -> list[tuple[int, int]]:
+    pairs = []
+    for edits in range(len(history) - 1, -1, -1):
+        ends, diagonal = history[edits], x - y
+        down = diagonal == -edits or (
+            diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1]
+        )
+        before = diagonal + 1 if down else diagonal - 1
+        from_x = ends[before] if edits else 0
+        from_y = from_x - before if edits else 0
+        while x > from_x and y > from_y:
+            x, y = x - 1, y - 1
+            pairs.append((x, y))
+        x, y = from_x, from_y
+    return pairs[::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """What a run added at a node by itself, whatever it was given there.
+
+    Attributes:
+        change: in float64, in the axes of the node.
+        size: the norm of the node's value.
+        tokens: the relative own of every token; of everything where no axis counts tokens.
+    """
+
+    change: Tensor
+    size: float
+    tokens: Float[Tensor, " token"]
+
+    @property
+    def relative(self) -> float:
+        return float(self.change.abs().square().sum().sqrt()) / self.size if self.size else 0.0
+
+
+def token_axis(shape: Sequence[int], tokens: int) -> int | None:
+    """Return the axis that counts tokens, which is none of the first where another one does."""
+    axes = [axis for axis, size in enumerate(shape) if size == tokens]
+    later = [axis for axis in axes if axis]
+    return later[0] if later else axes[0] if axes and len(shape) == 1 else None
+
+
+def by_token(values: Tensor, tokens: int) -> Float[Tensor, " token"]:
+    """Return sums over all axes but that of the tokens."""
+    axis = token_axis(values.shape, tokens)
+    return values.sum().reshape(1) if axis is None else values.movedim(axis, 0).flatten(1).sum(1)
+
+
+class Force:
+    """Replaces the nodes of a reference by those of a suspect, and keeps the owns.
+
+    Args:
+        only: the nodes that are replaced; None for all that both runs have.
+
+    Attributes:
+        owns: those that are not zero.
+        met: every node that was compared, and the number type in which the suspect has it.
+    """
+
+    def __init__(
+        self,
+        suspect: Recording,
+        alike: Mapping[tuple[str, int], float],
+        tokens: int,
+        only: Collection[Node] | None = None,
+    ) -> None:
+        self._suspect, self._alike, self._tokens, self._only = suspect, alike, tokens, only
+        self.owns: dict[Node, Own] = {}
+        self.met: dict[Node, torch.dtype] = {}
+
+    def __call__(self, node: Node, computed: Tensor) -> Tensor | None:
+        if self._only is not None and node not in self._only:
+            return None
+        found = self._suspect.value(node, computed.shape)
+        if found is None:
+            return None
+        value = found.to(computed)
+        change = value - computed
+        if not bool((value.abs() < MASKING).all() & (computed.abs() < MASKING).all()):
+            return None
+        size = float(computed.abs().square().sum().sqrt())
+        if not bool(change.any()):
+            self.met[node] = found.dtype
+            return None
+        tokens = by_token(change.abs().square(), self._tokens)
+        sizes = by_token(computed.abs().square(), self._tokens)
+        typical = sizes.mean().clamp_min(torch.finfo(sizes.dtype).tiny)
+        own = Own(change, size, (tokens / torch.maximum(sizes, typical)).sqrt())
+        loose = node.port.startswith("op") and self._alike.get(node[:2], 0.0) < MIN_ALIKE
+        loose = loose and self._only is None
+        if loose and not own.relative <= MAX_OWN:
+            return None
+        self.met[node] = found.dtype
+        self.owns[node] = own
+        return value
+
+
+class Inject:
+    """Adds the owns to the nodes of a reference, times a factor; keeps what they move.
+
+    Attributes:
+        shares: what every own moves, by token, once a number was differentiated.
+    """
+
+    def __init__(self, owns: Mapping[Node, Own], tokens: int, factor: Tensor) -> None:
+        self._owns, self._tokens, self._factor = owns, tokens, factor
+        self.shares: dict[Node, Float[Tensor, " token"]] = {}
+
+    def __call__(self, node: Node, computed: Tensor) -> Tensor | None:
+        own = self._owns.get(node)
+        if own is None or own.change.shape != computed.shape:
+            return None
+        moved = computed + self._factor * own.change
+
+        def note(adjoint: Tensor) -> None:
+            product = (adjoint.conj() * own.change).real
+            self.shares[node] = by_token(product, self._tokens).detach()
+
+        moved.register_hook(note)
+        return moved
