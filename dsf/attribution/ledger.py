@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,7 +31,6 @@ from dsf.attribution.targets import (
     tokens_shown,
 )
 from dsf.attribution.two_runs import (
-    GAUSS,
     Force,
     Inject,
     Node,
@@ -51,12 +51,15 @@ from dsf.runtime.argument_checks import checked
 
 CACHES = ("cache", "past_key_values", "cache_params", "state")
 """Names under which a model takes its cache, and returns it."""
-RESIDUAL_TOL = 1e-3
-"""Maximum residual, relative to the change, that needs no further points."""
-MAX_RATIO = 8
-"""Maximum ratio of an own to that of a healthy run in the same number type."""
-MAX_ROUNDINGS = 4
-"""Maximum own of a single operation, in roundings of its number type."""
+POINTS = ((1, 1e-3), (2, 1e-3), (4, 1e-2), (8, 1e-2), (16, 0.0))
+"""Numbers of points of the way, each with the relative residual that needs no further ones."""
+MAX_RATIO = {torch.bfloat16: 2.0, torch.float16: 2.0}
+"""Maximum ratio of an own to that of a healthy run in a half type, where results are rounded last;
+in others, where sums are made in another order, ``OTHER_RATIO``."""
+OTHER_RATIO = 8.0
+MAX_ROUNDINGS = {torch.bfloat16: 0.5, torch.float16: 0.5}
+"""Maximum own of a single operation, in units of the last place; in others ``OTHER_ROUNDINGS``."""
+OTHER_ROUNDINGS = 4.0
 FIRST_SHARE = 0.5
 """Share of an accusation's threshold from which a token counts as the first."""
 MIN_CHANGE = 1e-11
@@ -365,7 +368,9 @@ def _kind(
         raise ValueError(f"audit: 'dtype' expected a number type such as bfloat16, got {dtype!r}.")
     if recorded is not None:
         return _Kind(f"recorded outputs {recorded}", lambda module: module, 0, Path(recorded))
-    words = ["the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"]
+    words = [
+        "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
+    ]
     if kind is not None:
         words.append(str(kind).removeprefix("torch."))
     if chunk is not None:
@@ -429,9 +434,7 @@ class _Subject:
             return shapes[0] if shapes else 1
         return int(ids.shape[1])
 
-    def called(
-        self, model: nn.Module, walk: Walk | None = None, *, exact: bool = False
-    ) -> Any:
+    def called(self, model: nn.Module, walk: Walk | None = None, *, exact: bool = False) -> Any:
         """Run a model on the whole input at once."""
         inputs, named = self._like(model, exact)
         if walk is not None:
@@ -577,11 +580,11 @@ def _audited(
 
     points, shares = 0, {}
     if forced.owns:
-        for points in GAUSS:
+        for points, enough in POINTS:
             shares = _shares(subject, reference, scopes, forced.owns, of, points)
             passes += 3 * points
             total = sum(float(share.sum()) for share in shares.values())
-            if abs(actual - total) <= RESIDUAL_TOL * abs(actual):
+            if abs(actual - total) <= enough * abs(actual):
                 break
     rounding = expected_rounding(dtype_of(module), steps)
     if kind.healthy:
@@ -652,15 +655,16 @@ def _shares(
 ) -> dict[Node, Float[Tensor, " token"]]:
     """The share of every own, by token, averaged over points of the way between the runs."""
     found: dict[Node, Tensor] = {}
-    for at, weight in GAUSS[points]:
+    places, weights = np.polynomial.legendre.leggauss(points)
+    for at, weight in zip((1 + places) / 2, weights / 2, strict=True):
         with torch.enable_grad():
-            factor = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+            factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
             inject = Inject(owns, subject.tokens, factor)
             out = put_out(subject.called(reference, Walk(reference, scopes, inject), exact=True))
             assert out is not None
             of.pair(out).sum().backward()
         for node, share in inject.shares.items():
-            found[node] = found[node] + weight * share if node in found else weight * share
+            found[node] = found.get(node, 0) + float(weight) * share
     return found
 
 
@@ -683,9 +687,10 @@ class _Law:
             return self.rounding
         if self.healthy is None or node not in self.healthy.met:
             return MIN_CHANGE
-        own = self.healthy.owns.get(node)
-        roundings = MAX_ROUNDINGS * torch.finfo(self.healthy.met[node]).eps
-        return max(MAX_RATIO * (0.0 if own is None else own.relative), roundings, MIN_CHANGE)
+        own, kind = self.healthy.owns.get(node), self.healthy.met[node]
+        roundings = MAX_ROUNDINGS.get(kind, OTHER_ROUNDINGS) * torch.finfo(kind).eps
+        ratio = MAX_RATIO.get(kind, OTHER_RATIO)
+        return max(ratio * (0.0 if own is None else own.relative), roundings, MIN_CHANGE)
 
 
 def _beyond(stages: Stages, coarse: Force, rounding: float) -> dict[str, Own]:
@@ -749,7 +754,7 @@ def _by_token(parts: Sequence[Tensor]) -> tuple[float, ...]:
 
 
 def _place(stages: Stages, forced: Force, node: Node) -> Place:
-    """The layer and stage of a node, or of the earliest operation before it without a partner."""
+    """The layer and stage of a node, or of the operations before it that have no partner."""
     missing: list[Node] = []
     waiting, seen = [*stages.sources(node)], set()
     while waiting:
@@ -760,10 +765,14 @@ def _place(stages: Stages, forced: Force, node: Node) -> Place:
         if source.port.startswith("op"):
             missing.append(source)
         waiting += stages.sources(source)
-    if missing:
-        first = min(missing, key=lambda each: (each.path, int(each.port.partition(" ")[2])))
-        return stages.place(first)
-    return stages.place(node)
+    places = [stages.place(each) for each in sorted(missing, key=_order)]
+    # Another algorithm has other operations throughout: what it computes is the state.
+    states = [place for place in places if place[1] == "state"]
+    return (*states, *places, stages.place(node))[0]
+
+
+def _order(node: Node) -> tuple[str, int]:
+    return node.path, int(node.port.partition(" ")[2])
 
 
 def _read(folder: Path, output: Tensor) -> Recording:
@@ -782,7 +791,9 @@ def _read(folder: Path, output: Tensor) -> Recording:
         try:
             loaded = load_file(file)
         except SafetensorError as error:
-            raise InspectionError(f"audit: 'recorded' {file.name} cannot be read: {error}") from None
+            raise InspectionError(
+                f"audit: 'recorded' {file.name} cannot be read: {error}"
+            ) from None
         for name, part in loaded.items():
             if name == "logits":
                 logits = part

@@ -70,7 +70,7 @@ class Stages:
         """Find out whether a value is a coefficient or the response of its mixer."""
         mixer = self._mixer_of(node.path)
         wanted = self._wanted.get(mixer, {}) if mixer is not None else {}
-        if wanted and value.numel() > 1 and not node.port.startswith("in"):
+        if wanted and value.numel() > 1 and (node.path != mixer or not node.port.startswith("in")):
             self._compare(mixer, wanted, node, value)  # type: ignore[arg-type]
 
     def note_weights(self) -> None:
@@ -83,6 +83,8 @@ class Stages:
         self, mixer: str, wanted: Mapping[str, Signature], node: Node, value: Tensor
     ) -> None:
         own = signature_of(value)
+        if not bool(own.isfinite().all()):
+            return
         scale = own.abs().clamp_min(1e-300)
         for name, signature in wanted.items():
             if bool(((own - signature).abs() <= SAME_TOL * scale).all()):
@@ -149,7 +151,7 @@ class Stages:
         if is_port and "position_emb" in node.port:
             return "rotary"
         if is_port and node.path != mixer:
-            if any("Conv" in type(part).__name__ for part in module.modules()):
+            if self._is_convolution(node):
                 return "convolution"
             if _is_norm(module):
                 return "norm"
@@ -181,12 +183,12 @@ class Stages:
         before = self.before(node)
         if any("position_emb" in each.port for each in before):
             return "rotary"
-        modules = {self._modules[each.path] for each in before if each.port.startswith("out")}
-        return (
-            "convolution"
-            if any("Conv" in type(module).__name__ for module in modules)
-            else "projection"
-        )
+        return "convolution" if any(map(self._is_convolution, before)) else "projection"
+
+    def _is_convolution(self, node: Node) -> bool:
+        if node.port.startswith("op"):
+            return self._operation(node).name.startswith("conv")
+        return node.port.startswith("out") and "Conv" in type(self._modules[node.path]).__name__
 
     def _outside(self, node: Node) -> Place:
         module = self._modules[node.path]

@@ -32,6 +32,7 @@ LAYOUT = {
     *("unsqueeze", "expand", "expand_as", "chunk", "split", "unbind", "narrow", "select", "clone"),
     *("getitem", "detach", "movedim", "swapaxes", "view_as", "mT", "T", "H", "mH", "tensor_split"),
     *("requires_grad", "data", "real", "imag", "numpy", "item", "set", "setitem", "copy", "fill"),
+    *("pad", "repeat", "repeat_interleave", "cat", "stack", "roll", "flip", "triu", "tril"),
     *("zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty", "grad"),
 }
 """Functions whose results hold the numbers of their first argument, or of no tensor."""
@@ -43,17 +44,6 @@ MAX_OWN = 0.5
 """Maximum own, relative, of a pair of operations of calls that are less alike."""
 MASKING = 1e30
 """Minimum magnitude of numbers that hide a key, which have no difference."""
-GAUSS = {
-    1: ((0.5, 1.0),),
-    2: ((0.2113248654051871, 0.5), (0.7886751345948129, 0.5)),
-    4: (
-        (0.06943184420297371, 0.17392742256872693),
-        (0.33000947820757187, 0.32607257743127307),
-        (0.6699905217924281, 0.32607257743127307),
-        (0.9305681557970263, 0.17392742256872693),
-    ),
-}
-"""Points and weights of Gauss and Legendre on the way from 0 to 1."""
 
 
 class Node(NamedTuple):
@@ -105,13 +95,9 @@ class Walk(TorchFunctionMode):
         self._calls: Counter[str] = Counter()
         self._resting = False
         self.meet = meet
-        self.tokens = 1
         self.operations: dict[tuple[str, int], list[Operation]] = {}
         self.producers: dict[Node, Node] = {}
-        self.made_by: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        for name, part in model.named_parameters():
-            path, _, last = name.rpartition(".")
-            self.made_by[part] = Node(path, 0, f"weight {last}")
+        self.start(1)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -129,6 +115,10 @@ class Walk(TorchFunctionMode):
         """Begin a further run, with so many tokens."""
         self._stack, self._calls, self.tokens = [], Counter(), tokens
         self.operations = {}
+        self.made_by: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        for name, part in self._model.named_parameters():
+            path, _, last = name.rpartition(".")
+            self.made_by[part] = Node(path, 0, f"weight {last}")
 
     def _before(self, path: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -253,9 +243,13 @@ class Recording:
                 alike[scope] = min(alike.get(scope, 1.0), share)
                 for theirs, mine in pairs:
                     renamed[Node(*scope, f"op {theirs}")] = Node(*scope, f"op {mine}")
-                for mine, operation in enumerate(own):
-                    if mine not in matched and operation.name in CASTS:
-                        _round_source(values, operation, Node(*scope, f"op {mine}"))
+                extra = {
+                    Node(*scope, f"op {mine}"): operation.sources
+                    for mine, operation in enumerate(own)
+                    if mine not in matched and operation.name in CASTS
+                }
+                for cast in extra:
+                    _round_source(values, cast, extra)
             self._renamed.append(renamed)
         return alike
 
@@ -287,14 +281,15 @@ def joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
     return None
 
 
-def _round_source(values: dict[Node, Tensor], operation: Operation, cast: Node) -> None:
-    """Give the node that was cast the number type of the cast, as far as numbers go."""
-    result = values.get(cast)
-    if result is None or not operation.sources:
-        return
-    source = operation.sources[0]
-    before = values.get(source)
-    if before is not None and before.numel() == result.numel():
+def _round_source(
+    values: dict[Node, Tensor], cast: Node, extra: Mapping[Node, tuple[Node, ...]]
+) -> None:
+    """Give the node that was cast, perhaps several times, the number type of the cast."""
+    source = cast
+    while source in extra and extra[source]:
+        source = extra[source][0]
+    before, result = values.get(source), values.get(cast)
+    if before is not None and result is not None and before.numel() == result.numel():
         values[source] = before.to(result.dtype).to(before.dtype)
 
 
@@ -335,9 +330,7 @@ def _traced(history: Sequence[Mapping[int, int]], x: int, y: int) -> list[tuple[
     pairs = []
     for edits in range(len(history) - 1, -1, -1):
         ends, diagonal = history[edits], x - y
-        down = diagonal == -edits or (
-            diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1]
-        )
+        down = diagonal == -edits or (diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1])
         before = diagonal + 1 if down else diagonal - 1
         from_x = ends[before] if edits else 0
         from_y = from_x - before if edits else 0
