@@ -18,6 +18,7 @@ _HOME = {
     "probe": "dsf.inspection",
     "Adapter": "dsf.inspection",
     "attribute": "dsf.attribution",
+    "audit": "dsf.attribution",
     "stack": "dsf.attribution",
     "intervene": "dsf.interventions",
     "sweep": "dsf.interventions",
@@ -58,7 +59,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from dsf import certificates as certify
     from dsf import evaluate, jobs, layers, measures, mixers, models, report, systems, testing
-    from dsf.attribution import attribute, stack
+    from dsf.attribution import attribute, audit, stack
     from dsf.evaluate import attention_map, respond
     from dsf.inspection import Adapter, inspect, probe
     from dsf.interventions import edits, intervene, linearise, reduce_states, sweep

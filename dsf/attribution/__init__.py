@@ -1,7 +1,8 @@
 """How much each token, layer and edge of a run contributed to a number."""
 
 from dsf.attribution.attribution import Attribution
+from dsf.attribution.ledger import Ledger, audit
 from dsf.attribution.paths import Paths
 from dsf.attribution.stacked import Stack, attribute, stack
 
-__all__ = ["Attribution", "Paths", "Stack", "attribute", "stack"]
+__all__ = ["Attribution", "Ledger", "Paths", "Stack", "attribute", "audit", "stack"]

@@ -1,7 +1,7 @@
 """``audit``: which layer, and which stage of it, made a run differ from the model in float64.
 
-What a part of the model adds by itself (``own``), times what one unit of it moves the number, is its
-share of the change (:mod:`dsf.attribution.two_runs`). The shares sum to the change.
+What a part of the model adds by itself (``own``), times what one unit of it moves the number, is
+its share of the change (:mod:`dsf.attribution.two_runs`). The shares sum to the change.
 """
 
 import copy
@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -62,6 +63,10 @@ MAX_ROUNDINGS = {torch.bfloat16: 0.5, torch.float16: 0.5}
 OTHER_ROUNDINGS = 4.0
 FIRST_SHARE = 0.5
 """Share of an accusation's threshold from which a token counts as the first."""
+FIRST_RATIO = 1.5
+"""Maximum ratio of a token's own to the largest of a healthy run."""
+FIRST_OF_LARGEST = 0.05
+"""The same, as a share of the largest own of any token."""
 MIN_CHANGE = 1e-11
 """Maximum own, relative, of two runs that are the same."""
 
@@ -228,8 +233,11 @@ class Ledger:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the ledger: ``.json``, ``.xml`` (JUnit) or ``.txt``, by the ending."""
+        """Write the ledger, by the ending: ``.json``, ``.xml`` (JUnit), ``.txt``, or a figure."""
         path = Path(path)
+        if path.suffix in (".png", ".svg", ".pdf"):
+            self.figure().savefig(path)
+            return
         texts: dict[str, Callable[[], str]] = {
             ".json": lambda: json.dumps(self.to_json(), indent=1),
             ".xml": self.to_junit,
@@ -276,7 +284,7 @@ def _in_words(layer: str) -> str:
 
 
 @checked
-def audit(
+def audit(  # noqa: PLR0913 (one for each kind of run)
     model: nn.Module | str | Path,
     *inputs: Any,
     suspect: nn.Module | str | None = None,
@@ -379,8 +387,7 @@ def _kind(
         words.append(f"the last {decode} token{'s' * (decode > 1)} one at a time")
 
     def make(module: nn.Module) -> nn.Module:
-        made = module if suspect is None else suspect
-        assert isinstance(made, nn.Module)
+        made = suspect if isinstance(suspect, nn.Module) else module
         if kind is not None or chunk is not None:
             made = copy.deepcopy(made)
         if kind is not None:
@@ -453,7 +460,7 @@ class _Subject:
             named = {IDS: inputs[0], **named}
         outputs, cache = [], {}
         bounds = [0, *range(steps - last, steps + 1)]
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             part = {name: _between(name, each, start, stop, steps) for name, each in named.items()}
             walk.start(stop - start)
             out = _run(model, (), {**part, **cache, "use_cache": True}, walk)
@@ -587,17 +594,16 @@ def _audited(
             if abs(actual - total) <= enough * abs(actual):
                 break
     rounding = expected_rounding(dtype_of(module), steps)
-    if kind.healthy:
-        law = _Law(rounding, healthy)
-    else:
-        around = [node for node in forced.met if stages.is_around(node)]
-        coarse = _forced(subject, reference, scopes, recording, operations, around)
-        passes += 1
-        law = _Law(rounding, None, _beyond(stages, coarse, rounding))
+    around = [node for node in forced.met if stages.is_around(node)]
+    coarse = _forced(subject, reference, scopes, recording, operations, around)
+    passes += 1
+    law = _Law(
+        rounding, healthy, coarse, None if kind.healthy else _beyond(stages, coarse, rounding)
+    )
     rows = _rows(stages, forced, shares, law)
     return Ledger(
         rows=rows,
-        total=sum(row.share for row in rows),
+        total=math.fsum(row.share for row in rows),
         actual=actual,
         reference=before,
         suspect=after,
@@ -660,8 +666,9 @@ def _shares(
         with torch.enable_grad():
             factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
             inject = Inject(owns, subject.tokens, factor)
-            out = put_out(subject.called(reference, Walk(reference, scopes, inject), exact=True))
-            assert out is not None
+            out: Any = put_out(
+                subject.called(reference, Walk(reference, scopes, inject), exact=True)
+            )
             of.pair(out).sum().backward()
         for node, share in inject.shares.items():
             found[node] = found.get(node, 0) + float(weight) * share
@@ -675,12 +682,14 @@ class _Law:
     Attributes:
         rounding: what the number type and the length explain of a layer.
         healthy: a healthy run in the same number type, forced at the same nodes.
+        coarse: the suspect, forced at the modules around and outside of mixers alone.
         beyond: without a healthy run, what each layer as a whole added beyond what is explained.
     """
 
     rounding: float
     healthy: Force | None
-    beyond: Mapping[str, Own] | None = None
+    coarse: Force
+    beyond: Mapping[str, Own] | None
 
     def limit(self, node: Node) -> float:
         if self.beyond is not None:
@@ -692,12 +701,18 @@ class _Law:
         ratio = MAX_RATIO.get(kind, OTHER_RATIO)
         return max(ratio * (0.0 if own is None else own.relative), roundings, MIN_CHANGE)
 
+    def first_limit(self, node: Node) -> float:
+        """What the own of a single token is expected to be at most."""
+        well = None if self.healthy is None else self.healthy.owns.get(node)
+        most = 0.0 if well is None else FIRST_RATIO * float(well.tokens.max())
+        return max(most, FIRST_SHARE * self.limit(node))
+
 
 def _beyond(stages: Stages, coarse: Force, rounding: float) -> dict[str, Own]:
     """The layers that as a whole added more than ``rounding``, and what they added."""
     found: dict[str, Own] = {}
     for node, own in coarse.owns.items():
-        layer, _ = stages.place(node)
+        layer = stages.layer_of(node)
         if own.relative > max(rounding, found[layer].relative if layer in found else 0.0):
             found[layer] = own
     return found
@@ -711,12 +726,15 @@ def _rows(
         places.setdefault(_place(stages, forced, node), []).append(node)
     rows, cumulative = [], 0.0
     for (layer, stage), nodes in places.items():
-        share = sum(float(shares[node].sum()) for node in nodes if node in shares)
+        share = math.fsum(float(shares[node].sum()) for node in nodes if node in shares)
         cumulative += share
         limits = {node: law.limit(node) for node in nodes}
         worst = max(nodes, key=lambda node: forced.owns[node].relative / limits[node])
         own, limit = forced.owns[worst], limits[worst]
-        accused = law.beyond is None and own.relative > limit
+        blamed = [node for node in nodes if forced.owns[node].relative > limits[node]]
+        accused = law.beyond is None and bool(blamed)
+        firsts = [_first(forced.owns[node], law.first_limit(node)) for node in blamed]
+        known = [first for first in firsts if first is not None]
         rows.append(
             LedgerRow(
                 layer=layer,
@@ -725,7 +743,9 @@ def _rows(
                 expected=limit,
                 share=share,
                 cumulative=cumulative,
-                first=_first(own, limit) if accused else None,
+                first=(min(known) if known else _first_of_layer(stages, law, layer))
+                if accused
+                else None,
                 accused=accused,
                 tokens=_by_token([shares[node] for node in nodes if node in shares]),
             )
@@ -734,7 +754,7 @@ def _rows(
         of_layer = [at for at, row in enumerate(rows) if row.layer == layer]
         if of_layer:
             at = max(of_layer, key=lambda at: abs(rows[at].share))
-            first = _first(own, law.rounding)
+            first = _first_of_layer(stages, law, layer)
             rows[at] = replace(rows[at], own=own.relative, accused=True, first=first)
     rows.sort(key=lambda row: (not row.accused, -abs(row.share)))
     return tuple(rows)
@@ -743,8 +763,18 @@ def _rows(
 def _first(own: Own, limit: float) -> int | None:
     if len(own.tokens) < 2:
         return None
-    beyond = (own.tokens > FIRST_SHARE * limit).nonzero().flatten()
+    beyond = (own.tokens > limit).nonzero().flatten()
     return int(beyond[0]) if len(beyond) else None
+
+
+def _first_of_layer(stages: Stages, law: _Law, layer: str) -> int | None:
+    """The first token at which a layer as a whole adds what it adds at most at any."""
+    owns = [own for node, own in law.coarse.owns.items() if stages.layer_of(node) == layer]
+    owns = [own for own in owns if len(own.tokens) > 1]
+    if not owns:
+        return None
+    own = max(owns, key=lambda each: each.relative)
+    return _first(own, FIRST_OF_LARGEST * float(own.tokens.max()))
 
 
 def _by_token(parts: Sequence[Tensor]) -> tuple[float, ...]:

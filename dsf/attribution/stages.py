@@ -8,6 +8,7 @@ comes behind the response ``norm`` or ``output``.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
@@ -58,7 +59,8 @@ class Stages:
             if not call or call == "1":
                 self._wanted.setdefault(path, {}).update(_signatures(layer.mixer))
         self._found: dict[str, dict[str, set[Node]]] = {path: {} for path in self._wanted}
-        self._before: dict[Node, frozenset[Node]] = {}
+        self._marked: dict[Node, frozenset[str]] = {}
+        self._leading: dict[str, tuple[set[Node], set[Node]]] = {}
         self._places: dict[Node, Place] = {}
 
     @property
@@ -101,14 +103,51 @@ class Stages:
         mixer = self._mixer_of(node.path)
         return mixer is None or mixer == node.path
 
-    def before(self, node: Node) -> frozenset[Node]:
-        """Return a node and all of which it was made, back to the ports of modules around it."""
-        if node not in self._before:
-            self._before[node] = frozenset({node})  # a loop over tokens may lead back to it
-            sources = self.sources(node)
-            parts = [self.before(source) for source in sources]
-            self._before[node] = frozenset({node}).union(*parts)
-        return self._before[node]
+    def layer_of(self, node: Node) -> str:
+        """Return the layer to which the own of a node belongs where mixers are not looked into."""
+        mixer = self._mixer_of(node.path)
+        return self.place(node)[0] if mixer is None else mixer
+
+    def before(self, node: Node) -> set[Node]:
+        """Return a node and all of which it was made, back to what its mixer takes."""
+        found, waiting = {node}, [node]
+        while waiting:
+            new = {source for source in self._inside(waiting.pop()) if source not in found}
+            found |= new
+            waiting += new
+        return found
+
+    def _marks(self, node: Node) -> frozenset[str]:
+        """What a node was made of: coefficients, ``response``, ``rotary``, ``convolution``."""
+        waiting = [node]
+        while waiting:
+            last = waiting[-1]
+            missing = [each for each in self._inside(last) if each not in self._marked]
+            self._marked.setdefault(last, self._own_marks(last))  # a loop leads back to it
+            if missing:
+                waiting += missing
+                continue
+            waiting.pop()
+            parts = [self._marked[each] for each in self._inside(last)]
+            self._marked[last] = self._own_marks(last).union(*parts)
+        return self._marked[node]
+
+    def _own_marks(self, node: Node) -> frozenset[str]:
+        found = {name for name, nodes in self._found_in(node.path).items() if node in nodes}
+        if "position_emb" in node.port:
+            found.add("rotary")
+        if self._is_convolution(node):
+            found.add("convolution")
+        return frozenset(found)
+
+    def _found_in(self, path: str) -> dict[str, set[Node]]:
+        mixer = self._mixer_of(path)
+        return {} if mixer is None else self._found[mixer]
+
+    def _inside(self, node: Node) -> tuple[Node, ...]:
+        """The sources of a node, none of what a mixer takes."""
+        is_input = node.path in self._wanted and node.port.startswith("in")
+        return () if is_input else self.sources(node)
 
     def sources(self, node: Node) -> tuple[Node, ...]:
         """Return the nodes of which this one was made directly."""
@@ -118,12 +157,7 @@ class Stages:
         if producer is not None:
             return () if producer == node else (producer,)
         if node.port.startswith("out"):  # the result of a layer of torch
-            start = (node.path, node.call)
-            return tuple(
-                each
-                for each in self._walk.producers
-                if each[:2] == start and each.port.startswith("in")
-            )
+            return self._walk.inputs.get(node[:2], ())
         return ()
 
     def _operation(self, node: Node) -> Operation:
@@ -145,45 +179,42 @@ class Stages:
             return mixer, self._stage(mixer, node)
         return self._outside(node)
 
-    def _stage(self, mixer: str, node: Node) -> str:
+    def _stage(self, mixer: str, node: Node) -> str:  # noqa: PLR0911 (one for each stage)
         found, module = self._found[mixer], self._modules[node.path]
         is_port = not node.port.startswith("op")
-        if is_port and "position_emb" in node.port:
+        if "position_emb" in node.port:
             return "rotary"
         if is_port and node.path != mixer:
             if self._is_convolution(node):
                 return "convolution"
             if _is_norm(module):
                 return "norm"
-        before = self.before(node)
-        response = found.get("response", set())
-        if response and before & response and node not in response:
+        marks = self._marks(node)
+        if "response" in marks and node not in found["response"]:
             return "norm" if _is_norm(module) else "output"
         if is_port and isinstance(module, nn.Linear):
             return "projection"
-        reading = set().union(*(found.get(name, set()) for name in READING))
-        signal = set().union(*(found.get(name, set()) for name in SIGNAL))
-        gates = {
-            each
-            for name, nodes in found.items()
-            if name not in SIGNAL and name != "response"
-            for each in nodes
-        }
-        to_gate = any(node in self.before(each) for each in gates)
-        to_signal = any(node in self.before(each) for each in signal)
+        if mixer not in self._leading:
+            self._leading[mixer] = self._leading_to(found)
+        to_gate, to_signal = (node in nodes for nodes in self._leading[mixer])
         if to_gate and not to_signal:
             return "gates"
         if to_signal:
-            return self._on_the_way(node)
+            ways = [way for way in ("rotary", "convolution") if way in marks]
+            return ways[0] if ways else "projection"
         if not found:
             return "mixer"
-        return "read-out" if before & reading else "state"
+        return "read-out" if marks & set(READING) else "state"
 
-    def _on_the_way(self, node: Node) -> str:
-        before = self.before(node)
-        if any("position_emb" in each.port for each in before):
-            return "rotary"
-        return "convolution" if any(map(self._is_convolution, before)) else "projection"
+    def _leading_to(self, found: Mapping[str, set[Node]]) -> tuple[set[Node], set[Node]]:
+        """What leads to a gate, and what leads to another coefficient."""
+        to_gate: set[Node] = set()
+        to_signal: set[Node] = set()
+        for name, nodes in found.items():
+            if name != "response":
+                into = to_signal if name in SIGNAL else to_gate
+                into.update(*(self.before(node) for node in nodes))
+        return to_gate, to_signal
 
     def _is_convolution(self, node: Node) -> bool:
         if node.port.startswith("op"):
@@ -227,8 +258,6 @@ def _signatures(mixer: Any) -> dict[str, Signature]:
         part = getattr(mixer, each.name)
         if isinstance(part, Tensor) and part.numel() > 1 and each.name not in NO_STAGE:
             found[each.name] = signature_of(part)
-    try:
+    with suppress(InspectionError, ValueError, RuntimeError, TypeError):
         found["response"] = signature_of(respond(mixer.system(), mixer.signal()))
-    except (InspectionError, ValueError, RuntimeError, TypeError):
-        pass
     return found

@@ -32,7 +32,7 @@ LAYOUT = {
     *("unsqueeze", "expand", "expand_as", "chunk", "split", "unbind", "narrow", "select", "clone"),
     *("getitem", "detach", "movedim", "swapaxes", "view_as", "mT", "T", "H", "mH", "tensor_split"),
     *("requires_grad", "data", "real", "imag", "numpy", "item", "set", "setitem", "copy", "fill"),
-    *("pad", "repeat", "repeat_interleave", "cat", "stack", "roll", "flip", "triu", "tril"),
+    *("pad", "repeat", "repeat_interleave", "roll", "flip", "triu", "tril"),
     *("zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty", "grad"),
 }
 """Functions whose results hold the numbers of their first argument, or of no tensor."""
@@ -84,6 +84,7 @@ class Walk(TorchFunctionMode):
     Attributes:
         meet: what is done there.
         operations: those of every call of the scopes, in order.
+        inputs: the ports of every call of a module by which it takes tensors.
         producers: for every port the node of which its tensor was made, layout apart.
         made_by: the same for every tensor.
     """
@@ -97,6 +98,7 @@ class Walk(TorchFunctionMode):
         self.meet = meet
         self.operations: dict[tuple[str, int], list[Operation]] = {}
         self.producers: dict[Node, Node] = {}
+        self.inputs: dict[tuple[str, int], tuple[Node, ...]] = {}
         self.start(1)
 
     @contextmanager
@@ -143,6 +145,8 @@ class Walk(TorchFunctionMode):
                 node = Node(path, call, f"{kind} {keystr(at)}")
                 if part in self.made_by:
                     self.producers[node] = self.made_by[part]
+                if kind == "in":
+                    self.inputs[path, call] = (*self.inputs.get((path, call), ()), node)
                 met = self.meet(node, part)
                 replaced[id(part)] = part if met is None else met
                 self.made_by[replaced[id(part)]] = node
@@ -166,11 +170,8 @@ class Walk(TorchFunctionMode):
 
     def _operation(self, func: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         name = name_of(func)
-        parts = [part for _, part in tree_flatten_with_path((args, kwargs))[0]]
         sources = tuple(
-            self.made_by[part]
-            for part in parts
-            if isinstance(part, Tensor) and part in self.made_by
+            self.made_by[part] for part in _tensors(args, kwargs) if part in self.made_by
         )
         written = func.__name__.endswith("_") and not func.__name__.endswith("__")
         if name in LAYOUT or written or "out" in kwargs or not isinstance(output, Tensor):
@@ -190,6 +191,14 @@ class Walk(TorchFunctionMode):
         output = output if met is None else met
         self.made_by[output] = node
         return output
+
+
+def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments of a torch function, which may be in a list."""
+    for part in (*args, *kwargs.values()):
+        for each in part if isinstance(part, list | tuple) else (part,):
+            if isinstance(each, Tensor):
+                yield each
 
 
 def _has_numbers(part: Any) -> bool:
@@ -286,7 +295,7 @@ def _round_source(
 ) -> None:
     """Give the node that was cast, perhaps several times, the number type of the cast."""
     source = cast
-    while source in extra and extra[source]:
+    while extra.get(source):
         source = extra[source][0]
     before, result = values.get(source), values.get(cast)
     if before is not None and result is not None and before.numel() == result.numel():

@@ -1,172 +1,124 @@
-"""``dsf audit``: how far the runs of a model lie from its modules in float64."""
+"""``dsf audit``: which layer and stage made a run differ from the model in float64."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
 
-from dsf.cli.command import FAILED, LIMIT, WELL, Answer, MissingHereError, Run, Work
-from dsf.cli.model_argument import check_model
+import typer
+
+from dsf.cli.command import FAILED, WELL, Answer, Run, Work
+from dsf.cli.model_argument import check_call, check_model
 from dsf.cli.options import (
-    MAX_DRAWN,
     Checkpoint,
-    Layers,
-    NumberType,
-    Offline,
-    Revision,
-    device_name,
-    expected,
-    typed_by,
+    Loading,
+    Position,
+    Prompt,
+    check_position,
+    exclude_each_other,
+    targets,
+    whole_number,
+    written_place,
 )
-from dsf.cli.terminal import print_table, progress
-from dsf.report.escaping import escaped
 
-if TYPE_CHECKING:
-    from dsf.testing.models import AuditRow
-
-HEADS = ("number type", "tokens", "layer", "formula", "rounding", "expected", "verdict")
-
-
-class Lengths(list[int]):
-    """Numbers of tokens."""
-
-
-class Dtypes(list[str]):
-    """Names of number types."""
-
-
-def token_counts(typed: str) -> Lengths:
-    """Parse ``512,4k``; k is 1024."""
-    found = Lengths()
-    for word in (part.strip().lower() for part in typed.split(",")):
-        number = word.removesuffix("k")
-        length = 0
-        if number.isascii() and number.isdecimal():
-            length = int(number) * (1024 if word.endswith("k") else 1)
-        if not 1 <= length <= MAX_DRAWN:
-            raise expected(f"whole numbers of tokens such as 512,4k, at most {MAX_DRAWN}", typed)
-        found.append(length)
-    return found
-
-
-def number_types(typed: str) -> Dtypes:
-    """Parse names of number types with commas between them."""
-    found = Dtypes(part.strip() for part in typed.split(","))
-    if not set(found) <= set(NumberType):
-        raise expected(f"some of {', '.join(NumberType)}, with commas between them", typed)
-    return found
+ENDINGS = (".json", ".xml", ".txt", ".png", ".svg", ".pdf")
+"""Endings of files that a ledger is written to."""
 
 
 def audit(
     model: Checkpoint,
     *,
-    lengths: Annotated[
-        Lengths, typed_by(token_counts, 'Numbers of tokens, such as "512,4k,32k"; k is 1024.')
-    ] = "512,2k",  # type: ignore[assignment]  # the parser reads it
-    dtypes: Annotated[
-        Dtypes, typed_by(number_types, "Number types of the weights, with commas between them.")
-    ] = "float32,bfloat16",  # type: ignore[assignment]
-    layers: Layers = None,
-    device: Annotated[
+    prompt: Prompt,
+    suspect: Annotated[
         str | None,
-        typed_by(device_name, "Where the model runs, such as cuda; the processor if left out."),
+        typer.Option(help="Another checkpoint with the same parts, such as a quantised copy."),
     ] = None,
-    revision: Revision = None,
-    offline: Offline = False,
+    decode: Annotated[
+        int | None,
+        whole_number("Run the last N tokens one at a time, with the model's cache.", least=1),
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        whole_number("Tokens in a chunk, for mixers that compute in chunks.", least=1),
+    ] = None,
+    recorded: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Outputs of another engine: a folder of safetensors files, or one."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The token whose logit is explained; by default the predicted one, less its "
+            "runner-up."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A second token; then the difference is explained.")
+    ] = None,
+    position: Position = -1,
+    out: Annotated[
+        Path | None,
+        written_place("Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."),
+    ] = None,
+    loading: Loading,
 ) -> Work:
-    """Compare the layers of MODEL with their modules in float64, by length and number type.
+    """Name the layer and stage that made a run of MODEL differ from the same model in float64.
 
-    The tokens are random. Exit code 1: a layer was not reproduced, or a run lies further from its
-    module in float64 than its number type and length explain, as after a mistake in a kernel. Exit
-    code 3: nothing of the kind, but a layer was not read, so that nothing is known about it.
+    The run is that of the model as it is saved, in another number type (--dtype), with its last
+    tokens decoded one at a time (--decode), with other chunks (--chunk), of another checkpoint
+    (--suspect), or of another engine (--recorded). What every stage adds by itself, times what that
+    moves the logit, is its share; the shares sum to the change.
+
+    Exit code 1: a stage added more than its number type and length, or a healthy run, explain.
+
+    Example: dsf audit FOLDER --text "The capital of France is" --dtype bfloat16 --decode 3
     """
-    check_model(model, offline=offline, revision=revision).check_length(max(lengths))
+    exclude_each_other(suspect=suspect, recorded=recorded)
+    for option, value in (("decode", decode), ("chunk", chunk), ("dtype", loading.dtype)):
+        exclude_each_other(recorded=recorded, **{option: value})
+    if target is None and against is not None:
+        raise ValueError("--against: expected --target as well, got none. Give both.")
+    if out is not None and out.suffix not in ENDINGS:
+        raise ValueError(f"--out: expected a name that ends in {', '.join(ENDINGS)}, got {out}.")
+    tokens = None if target is None else targets(target, against, by_number=prompt.ids is not None)
+    facts = check_call(model, prompt, loading)
+    if suspect is not None:
+        check_model(suspect, offline=loading.offline)
+    check_position(position, prompt.length)
+    if tokens is not None:
+        facts.check_targets(tokens)
 
     def work(run: Run) -> Answer:
-        import torch
-
+        from dsf.attribution.ledger import audit as find_culprit
+        from dsf.cli.run_model import open_checkpoint
         from dsf.loading import load_model
-        from dsf.testing.models import audit as audit_runs
 
-        if device is not None:
-            _check_here(device)
-        loaded = load_model(model, offline=offline, revision=revision)
-        module: Any = loaded.model
-        vocabulary = getattr(module.get_input_embeddings(), "num_embeddings", None)
-        if vocabulary is None:
-            raise ValueError(
-                f"{model}: expected a table of token embeddings to draw random tokens for, got "
-                "none. dsf.testing.audit takes a model and its vocabulary."
-            )
-        run.threads.suit(sum(part.numel() for part in module.parameters()) * sum(lengths))
-        with progress(model, shown=run.is_watched) as report:
-            rows = audit_runs(
-                module,
-                lengths=lengths,
-                dtypes=[getattr(torch, name) for name in dtypes],
-                vocabulary=vocabulary,
-                layers=layers,
-                device=device,
-                progress=lambda done, every: report(done / every),
-            )
+        kind = None if loading.dtype is None else str(loading.dtype)
+        as_saved = replace(loading, dtype=None)
+        words = [token for token in tokens or () if isinstance(token, str)]
+        opened = open_checkpoint(model, prompt, run.threads, as_saved, others=words)
+        other: Any = None if suspect is None else load_model(suspect, offline=loading.offline).model
+        ledger = find_culprit(
+            opened.loaded.model,
+            input_ids=opened.ids,
+            tokenizer=opened.loaded.tokenizer,
+            suspect=other,
+            decode=decode,
+            dtype=kind,
+            chunk=chunk,
+            recorded=recorded,
+            target=None if tokens is None else tokens[0],
+            against=None if tokens is None else tokens[1],
+            position=opened.place(position),
+        )
+        if out is not None:
+            ledger.save(out)
         return Answer(
-            facts={"model": model, "rows": [vars(row) for row in rows]},
-            show=lambda: _show(rows),
-            code=_code_of(rows),
-            notes={"": " ".join(loaded.notes)},
+            facts={"model": model, **ledger.to_json()},
+            show=lambda: print(ledger),
+            code=WELL if ledger.is_healthy else FAILED,
+            notes=opened.notes,
         )
 
     return work
-
-
-def _check_here(device: str) -> None:
-    """Raise MissingHereError if this machine has no such device."""
-    import torch
-
-    asked = torch.device(device)
-    there = 1 if asked.type == "cpu" else getattr(torch, asked.type).device_count()
-    if there <= (asked.index or 0):
-        found = f"{there} of this kind" if there else "none of this kind"
-        raise MissingHereError(
-            f"--device: expected a device of this machine, got {device!r}: torch "
-            f"{torch.__version__} finds {found} on this machine. Leave --device out to run on the "
-            "processor; 'dsf doctor' lists what there is."
-        )
-
-
-def _code_of(rows: Sequence["AuditRow"]) -> int:
-    """The exit code: of a layer that was not read nothing is known."""
-    from dsf.testing.models import NOT_READ, ROUNDED, WRONG
-
-    verdicts = {row.verdict for row in rows}
-    if verdicts & {ROUNDED, WRONG}:
-        return FAILED
-    return LIMIT if NOT_READ in verdicts else WELL
-
-
-def _show(rows: Sequence["AuditRow"]) -> None:
-    """One line for every layer, length and number type, then the reasons and what is not known."""
-    from dsf.testing.models import NOT_READ
-
-    def shown(number: float | None) -> str:
-        return "" if number is None else f"{number:.1e}"
-
-    print_table(
-        HEADS,
-        [
-            (
-                row.dtype,
-                str(row.tokens),
-                row.layer,
-                shown(row.formula),
-                shown(row.rounding),
-                f"{row.expected:.0e}",
-                row.verdict,
-            )
-            for row in rows
-        ],
-    )
-    for row in rows:
-        if row.reason:
-            print(f"{row.dtype}, {row.tokens} tokens, {escaped(row.layer)}: {row.reason}")
-    unread = dict.fromkeys(escaped(row.layer) for row in rows if row.verdict == NOT_READ)
-    if unread:
-        print(f"Not read, so nothing is known about {len(unread)}: {', '.join(unread)}.")

@@ -47,7 +47,7 @@ COMMANDS: dict[Command, str] = {
     measure: "Every layer on many prompts: a job that resumes.",
     attribute: "Which tokens, layers and edges made it say this.",
     state: "What the recurrent states hold: decay, or other tokens.",
-    audit: "How far a run lies from its modules in float64.",
+    audit: "Which layer made a run differ from float64.",
     compare: "Two models on one input: maps, numbers, verdicts.",
     doctor: "What this machine has, and what is missing.",
 }

@@ -3,8 +3,6 @@
 - ``assert_layer_exact``: one layer, or every layer of a model, in a test.
 - ``check_adapter``: the laws that every adapter has to keep, measured on a model, one call of it
   and its variants (a ``ModelUnderTest``): other parameters, lengths, samples or padding.
-- ``audit``: for fast kernels; a model at several lengths and in several number types, every layer
-  compared with the same module in float64.
 """
 
 import copy
@@ -16,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf.certificates import Certificate, Verdict
@@ -28,11 +26,9 @@ from dsf.inspection import (
     Probe,
     ReconstructionError,
     RoundingWarning,
-    Unsupported,
     inspect,
 )
-from dsf.inspection.capture.precision import TOLERANCE, expected_rounding
-from dsf.inspection.choice import Chosen
+from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.examine import Examination, examine
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.probing.driven import Port
@@ -43,7 +39,7 @@ from dsf.inspection.whole.stages import Scale, width_of
 from dsf.runtime.argument_checks import checked
 from dsf.testing.mixers import Case, Law, difference
 
-__all__ = ["assert_layer_exact", "audit", "check_adapter"]
+__all__ = ["assert_layer_exact", "check_adapter"]
 
 
 @checked
@@ -498,129 +494,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
     return bool(one == other)
-
-
-EXACT, ROUNDED, WRONG, NOT_READ = "exact", "rounded too much", "not reproduced", "not read"
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class AuditRow:
-    """One layer at one length in one number type.
-
-    Attributes:
-        dtype, tokens: of the run.
-        layer, family: as inspected; the family is empty where the layer was not reproduced.
-        formula: difference of the rebuilt layer from its module in float64, relative.
-        rounding: difference of the run from that module, relative.
-        expected: what the number type and the length explain of it.
-        verdict: ``exact``; ``rounded too much``, where the run lies further from its module in
-            float64 than expected; ``not reproduced``; ``not read``, where nothing was compared.
-        reason: in words, where the verdict is not ``exact``.
-    """
-
-    dtype: str
-    tokens: int
-    layer: str
-    family: str
-    formula: float | None
-    rounding: float | None
-    expected: float
-    verdict: str
-    reason: str = ""
-
-
-def audit(
-    model: nn.Module,
-    *,
-    lengths: Sequence[int],
-    dtypes: Sequence[torch.dtype],
-    vocabulary: int,
-    layers: Chosen = None,
-    device: torch.device | str | None = None,
-    progress: Progress | None = None,
-) -> list[AuditRow]:
-    """Run a model on random tokens at every length in every number type, and compare its layers.
-
-    Args:
-        model: a model that takes ``input_ids``; it is copied for every number type.
-        lengths: numbers of tokens.
-        dtypes: number types of the weights.
-        vocabulary: token ids are drawn from 0 to ``vocabulary - 1``.
-        layers: which layers to compare, as ``dsf.inspect`` takes them. What cannot be read has a
-            row all the same.
-        device: where the copies run; by default where the model is.
-        progress: called with the number of finished runs and that of all runs.
-
-    Raises:
-        InspectionError: if the model cannot be run, or has no layer that can be read.
-    """
-    rows: list[AuditRow] = []
-    done, every = 0, len(lengths) * len(dtypes)
-    for dtype in dtypes:
-        twin = copy.deepcopy(model).to(dtype=dtype, device=device)
-        for tokens in lengths:
-            rng = torch.Generator().manual_seed(0)
-            ids = torch.randint(vocabulary, (1, tokens), generator=rng)
-            rows += _rows(twin, ids.to(next(twin.parameters()).device), dtype, layers)
-            done += 1
-            if progress is not None:
-                progress(done, every)
-    return rows
-
-
-def _rows(
-    model: nn.Module, ids: Int[Tensor, "1 time"], dtype: torch.dtype, layers: Chosen
-) -> Iterator[AuditRow]:
-    expected = expected_rounding(dtype, ids.shape[1])
-    run: dict[str, Any] = {
-        "dtype": str(dtype).removeprefix("torch."),
-        "tokens": ids.shape[1],
-        "expected": expected,
-    }
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RoundingWarning)  # the rows say it
-            found = inspect(model, input_ids=ids, layers=layers)
-    except InspectionError as error:
-        formula = getattr(error, "formula", None)
-        if formula is None:
-            raise
-        yield AuditRow(**run, **_failed("every layer", str(error), formula))
-        return
-    for layer in found:
-        yield AuditRow(**run, **_compared(layer, expected))
-    for missed in found.unsupported:
-        yield AuditRow(**run, **_missed(missed))
-
-
-def _compared(layer: InspectedLayer, expected: float) -> dict[str, Any]:
-    within = layer.rounding <= expected
-    return {
-        "layer": layer.name,
-        "family": layer.family,
-        "formula": layer.formula,
-        "rounding": layer.rounding,
-        "verdict": EXACT if within else ROUNDED,
-        "reason": ""
-        if within
-        else f"the run lies {layer.rounding / expected:.0f} times further from its module in "
-        "float64 than its number type and length explain",
-    }
-
-
-def _missed(missed: Unsupported) -> dict[str, Any]:
-    if missed.formula is not None:
-        return _failed(missed.name, missed.reason, missed.formula)
-    return _failed(missed.name, missed.reason, None) | {"verdict": NOT_READ}
-
-
-def _failed(layer: str, reason: str, formula: float | None) -> dict[str, Any]:
-    return {
-        "layer": layer,
-        "family": "",
-        "formula": formula,
-        "rounding": None,
-        "verdict": WRONG,
-        "reason": reason,
-    }

@@ -4,7 +4,7 @@
 
 ``support`` says before a run what an inspection finds, without weights.
 
-``dsf audit``: what it prints where nothing could be compared, and where there is no device.
+``dsf audit``: the exit code, and the files that it writes.
 
 ``dsf measure``: prompts from a file, the summary, what is refused.
 
@@ -13,9 +13,9 @@
 
 import csv
 import json
-import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,6 @@ from torch import nn
 
 import dsf
 from dsf.inspection.support_table import WHEN_RUN, support
-from dsf.testing.models import EXACT, NOT_READ, ROUNDED, WRONG, AuditRow
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
 
@@ -335,43 +334,29 @@ def test_only_some_mixers(run, checkpoint, only_object):
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
 
-def test_a_number_that_there_is_not_is_null_in_json(run, only_object, checkpoint, monkeypatch):
-    row = AuditRow("float32", 4, "layer", "", math.nan, None, math.inf, WRONG, "nothing compared")
-    monkeypatch.setattr("dsf.testing.models.audit", lambda *_, **__: [row])
-    done = run("audit", checkpoint, "--lengths", "4", "--dtypes", "float32", "--json")
-    assert done.exit_code == 1
-    (told,) = only_object(done.stdout)["rows"]
-    assert told["formula"] is told["expected"] is None
-    assert told["reason"] == "nothing compared"
+def test_an_audit_of_a_healthy_model_accuses_nobody(run, checkpoint, only_object):
+    done = run("audit", checkpoint, "--ids", "1 2 3 4", "--decode", "2", "--json")
+    assert done.exit_code == 0, done.output
+    ledger = only_object(done.stdout)
+    assert ledger["healthy"]
+    assert abs(ledger["residual"]) <= 0.01 * abs(ledger["actual"])
+    assert {"layer", "stage", "own", "share"} <= ledger["rows"][0].keys()
 
 
-def test_a_device_that_is_not_there_is_told_in_words(run, only_object, checkpoint):
-    """Torch itself ends in an AssertionError."""
-    done = run("audit", checkpoint, "--lengths", "4", "--device", "xpu:7", "--json")
-    assert done.exit_code == 3
-    told = only_object(done.stdout)["error"]["message"]
-    assert "--device" in told
-    assert "'xpu:7'" in told
-    assert run("audit", checkpoint, "--lengths", "4", "--device", "cpu").exit_code == 0
+def test_an_audit_ends_with_1_where_a_stage_is_accused(run, checkpoint, tmp_path):
+    from safetensors.torch import load_file, save_file
 
-
-@pytest.mark.parametrize(
-    ("verdicts", "code"),
-    [([EXACT], 0), ([EXACT, NOT_READ], 3), ([NOT_READ, ROUNDED], 1), ([WRONG, NOT_READ], 1)],
-)
-def test_a_layer_that_was_not_read_is_no_success_and_in_the_last_line(
-    run, checkpoint, monkeypatch, verdicts, code
-):
-    rows = [
-        AuditRow("float32", 4, f"layer.{verdict}", "", 0.0, 0.0, 1e-6, verdict, "as planted")
-        for verdict in verdicts
-    ]
-    monkeypatch.setattr("dsf.testing.models.audit", lambda *_, **__: rows)
-    done = run("audit", checkpoint, "--lengths", "4", "--dtypes", "float32")
-    assert done.exit_code == code
-    last = done.stdout.strip().splitlines()[-1]
-    told = last == "Not read, so nothing is known about 1: layer.not read."
-    assert told == (NOT_READ in verdicts)
+    shutil.copytree(checkpoint, "spoiled")
+    weights = load_file("spoiled/model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"] *= 1.01
+    save_file(weights, "spoiled/model.safetensors", metadata={"format": "pt"})
+    asked = ("audit", checkpoint, "--ids", "1 2 3 4", "--suspect", "spoiled", "--out")
+    for name in ("ledger.xml", "ledger.png"):
+        done = run(*asked, name)
+        assert done.exit_code == 1, done.output
+        assert done.stdout.startswith("layer 1 self_attn, output: explains")
+        assert (tmp_path / name).stat().st_size
+    assert 'failures="1"' in (tmp_path / "ledger.xml").read_text()
 
 
 def test_a_file_of_prompts_is_measured_and_goes_on(run, checkpoint, tmp_path, only_object):

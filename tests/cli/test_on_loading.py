@@ -18,7 +18,7 @@ CALLS = {
     "attribute": (*IDS, "--target", "3"),
     "intervene": (*IDS, *EDIT),
     "sweep": (*IDS, *EDIT, "--sweep"),
-    "audit": ("--lengths", "8", "--dtypes", "float32"),
+    "audit": IDS,
     "measure": ("prompts.txt", "--ids", "--quantity", "negative_share"),
 }
 

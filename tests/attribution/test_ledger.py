@@ -1,0 +1,183 @@
+"""The ledger names the layer, stage and token that made a run differ."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+import dsf
+from dsf.attribution.two_runs import common
+from dsf.models import folder
+from tests.attribution.planted_faults import DECODED, FAULTS, PADDED, planted
+
+transformers = pytest.importorskip("transformers")
+TOKENS, DECODE, PAD = 40, 6, 5
+_MODELS = {}
+
+
+def model_of(family):
+    if family not in _MODELS:
+        from dsf.loading import load_model
+
+        _MODELS[family] = load_model(folder(f"text_{family}")).model
+    return _MODELS[family]
+
+
+def inputs_of(run, tokens=TOKENS):
+    ids = torch.randint(1000, (1, tokens), generator=torch.Generator().manual_seed(1))
+    if run == PADDED:
+        mask = torch.ones_like(ids)
+        mask[:, :PAD] = 0
+        return {"input_ids": ids, "attention_mask": mask}
+    return {"input_ids": ids, "decode": DECODE} if run == DECODED else {"input_ids": ids}
+
+
+def layer_of(path):
+    return path.removesuffix(".norm") if path.endswith("linear_attn.norm") else path
+
+
+BY_DAY = ("mamba2 step rounded", "qwen3_next state rounded", "llama cache dropped")
+CASES = [
+    pytest.param(
+        fault[0],
+        *fault[2:],
+        id=f"{fault[0]} {fault[1]}",
+        marks=() if f"{fault[0]} {fault[1]}" in BY_DAY else pytest.mark.nightly,
+    )
+    for fault in FAULTS
+]
+
+
+@pytest.mark.parametrize(("family", "path", "plant", "run", "stages", "first"), CASES)
+def test_a_planted_fault_is_named_first(family, path, plant, run, stages, first):
+    model = model_of(family)
+    fork = planted(model, path, plant, torch.float32)
+    ledger = dsf.audit(model, **inputs_of(run), suspect=fork)
+    culprit = ledger.rows[0]
+    assert culprit.accused
+    assert culprit.layer == layer_of(path)
+    assert culprit.stage in stages
+    assert culprit.first == first
+    assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+    assert str(ledger).startswith(ledger.sentence)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "llama",
+        "qwen3_next",
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("mamba", "mamba2")),
+    ],
+)
+def test_a_healthy_model_accuses_nobody(family):
+    for options in ({"dtype": "bfloat16"}, {"dtype": torch.bfloat16, "decode": DECODE}):
+        ledger = dsf.audit(model_of(family), **inputs_of("", 24), **options)
+        assert ledger.is_healthy, ledger.sentence
+        assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+
+
+def test_the_share_of_the_head_is_its_own_rounding_and_the_change_that_of_the_logits():
+    model, ids = model_of("llama"), inputs_of("", 12)["input_ids"]
+    ledger = dsf.audit(model, input_ids=ids, dtype="bfloat16", target=5, against=6)
+    wide, half = copy.deepcopy(model).double(), copy.deepcopy(model).to(torch.bfloat16)
+    head = {}
+    half.lm_head.register_forward_hook(
+        lambda _m, given, out: head.update(given=given[0][0, -1], out=out[0, -1])
+    )
+    with torch.no_grad():
+        plain, after = (each(ids, use_cache=False).logits[0, -1].double() for each in (wide, half))
+    change, own = after - plain, head["out"] - wide.lm_head.weight @ head["given"].double()
+    (row,) = [row for row in ledger.rows if row.layer == "lm_head"]
+    assert ledger.actual == pytest.approx(float(change[5] - change[6]), rel=1e-4)
+    assert ledger.total == pytest.approx(sum(row.share for row in ledger.rows))
+    assert row.share == pytest.approx(float(own[5] - own[6]), rel=1e-6)
+    assert row.cumulative == pytest.approx(ledger.total)  # it ran last
+
+
+def test_two_equal_runs_have_no_rows():
+    ledger = dsf.audit(model_of("llama"), **inputs_of("", 8), dtype=torch.float64)
+    assert abs(ledger.actual) < 1e-12
+    assert ledger.is_healthy
+
+
+def test_another_engine_is_read_from_its_outputs(tmp_path):
+    from safetensors.torch import save_file
+
+    model, ids = model_of("llama"), inputs_of("", 10)["input_ids"]
+    found = {}
+    hooks = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: found.update(
+                {name: (out[0] if isinstance(out, tuple) else out).clone()}
+            )
+        )
+        for name in ("model.layers.0", "model.layers.1.self_attn", "model.layers.1")
+    ]
+    spoil = model.model.layers[1].mlp.register_forward_hook(lambda _m, _i, out: out * 1.05)
+    with torch.no_grad():
+        found["logits"] = model(ids).logits
+    for hook in (*hooks, spoil):
+        hook.remove()
+    save_file({name: part.contiguous() for name, part in found.items()}, tmp_path / "a.safetensors")
+    ledger = dsf.audit(model, input_ids=ids, recorded=tmp_path)
+    assert ledger.rows[0].layer.startswith("model.layers.1")
+    assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+    del found["logits"]
+    save_file(found, tmp_path / "a.safetensors")
+    with pytest.raises(dsf.inspection.InspectionError, match="logits"):
+        dsf.audit(model, input_ids=ids, recorded=tmp_path)
+
+
+def test_a_ledger_in_other_forms(tmp_path):
+    ledger = dsf.audit(model_of("llama"), **inputs_of("", 8), dtype="bfloat16")
+    assert json.loads(json.dumps(ledger.to_json()))["rows"][0]["layer"] == ledger.rows[0].layer
+    assert list(ledger.to_pandas()["stage"]) == [row.stage for row in ledger.rows]
+    ledger.save(tmp_path / "ledger.xml")
+    assert 'failures="0"' in (tmp_path / "ledger.xml").read_text()
+    assert ledger.figure().axes
+    with pytest.raises(ValueError, match="path"):
+        ledger.save(tmp_path / "ledger.doc")
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"suspect": "decoded"}, "suspect"),
+        ({"decode": 0}, "decode"),
+        ({"decode": 99}, "decode"),
+        ({"dtype": "float8"}, "dtype"),
+        ({"chunk": 0}, "chunk"),
+        ({"recorded": "nowhere", "decode": 1}, "recorded"),
+    ],
+)
+def test_wrong_options_are_refused(options, name):
+    with pytest.raises(ValueError, match=f"'{name}'"):
+        dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], **options)
+
+
+def test_a_model_without_chunks_has_none_to_change():
+    with pytest.raises(dsf.inspection.InspectionError, match="'chunk'"):
+        dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], chunk=4)
+
+
+def test_common_subsequences_are_the_longest():
+    def longest(one, other):
+        table = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+        for i, a in enumerate(one):
+            for j, b in enumerate(other):
+                best = max(table[i][j + 1], table[i + 1][j])
+                table[i + 1][j + 1] = table[i][j] + 1 if a == b else best
+        return table[-1][-1]
+
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        one, other = (
+            torch.randint(3, (int(torch.randint(9, (), generator=rng)),), generator=rng).tolist()
+            for _ in range(2)
+        )
+        pairs = common(one, other)
+        assert all(one[i] == other[j] for i, j in pairs)
+        assert pairs == sorted(pairs)
+        assert len(pairs) == longest(one, other)
