@@ -88,7 +88,7 @@ def test_the_share_of_the_head_is_its_own_rounding_and_the_change_that_of_the_lo
     )
     with torch.no_grad():
         plain, after = (each(ids, use_cache=False).logits[0, -1].double() for each in (wide, half))
-    change, own = after - plain, head["out"] - wide.lm_head.weight @ head["given"].double()
+    change, own = after - plain, head["out"] - wide.lm_head.weight.detach() @ head["given"].double()
     (row,) = [row for row in ledger.rows if row.layer == "lm_head"]
     assert ledger.actual == pytest.approx(float(change[5] - change[6]), rel=1e-4)
     assert ledger.total == pytest.approx(sum(row.share for row in ledger.rows))
