@@ -324,7 +324,7 @@ OTHERS = (
     Call("audit model --ids '1 2' --dtype float8", 2, "'--dtype'"),
     Call("audit model --ids '1 2' --recorded nowhere", 2, "'--recorded'"),
     Call("audit model --ids '1 2' --recorded empty --decode 1", 2, "exclude each other"),
-    Call("audit model --ids '1 2' --suspect nowhere", 2, "nowhere"),
+    Call("audit model --ids '1 2' --suspect broken", 2, "broken"),
     Call("audit model --ids '1 2' --against 3", 2, "--against"),
     Call("audit model --ids '1 2' --out ledger.doc", 2, "--out"),
     Call("demo --playground delta_nett", 2, "Did you mean delta_net"),

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
 from itertools import pairwise
@@ -47,6 +47,7 @@ from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarde
 from dsf.inspection.examine import Examination, examine, wide_copy
 from dsf.inspection.model_input import IDS, MASK, model_input
 from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.results.table import Table
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.runtime.argument_checks import checked
 
@@ -211,10 +212,8 @@ class Ledger:
 
     def to_pandas(self) -> Any:
         """Return the rows as a data frame, without the shares by token."""
-        import pandas as pd
-
-        rows = [asdict(row) for row in self.rows]
-        return pd.DataFrame(rows).drop(columns="tokens", errors="ignore")
+        names = [each.name for each in fields(LedgerRow) if each.name != "tokens"]
+        return Table(tuple({name: row[name] for name in names} for row in self.rows)).to_pandas()
 
     def to_junit(self) -> str:
         """Return the stages as test cases of JUnit's XML: an accused one has failed."""
@@ -458,7 +457,8 @@ class _Subject:
         inputs, named = self._like(model, False)
         if inputs:
             named = {IDS: inputs[0], **named}
-        outputs, cache = [], {}
+        outputs: list[Any] = []
+        cache: dict[str, Any] = {}
         bounds = [0, *range(steps - last, steps + 1)]
         for start, stop in pairwise(bounds):
             part = {name: _between(name, each, start, stop, steps) for name, each in named.items()}
