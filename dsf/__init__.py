@@ -16,6 +16,7 @@ _HOME = {
     "attention_map": "dsf.evaluate",
     "inspect": "dsf.inspection",
     "probe": "dsf.inspection",
+    "attentions": "dsf.inspection",
     "Adapter": "dsf.inspection",
     "attribute": "dsf.attribution",
     "audit": "dsf.attribution",
@@ -23,7 +24,6 @@ _HOME = {
     "intervene": "dsf.interventions",
     "sweep": "dsf.interventions",
     "linearise": "dsf.interventions",
-    "reduce_states": "dsf.interventions",
     "compare": "dsf.report.comparison",
     "show": "dsf.report.page_or_widget",
 }
@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     from dsf import evaluate, jobs, layers, measures, mixers, models, report, systems, testing
     from dsf.attribution import attribute, audit, stack
     from dsf.evaluate import attention_map, respond
-    from dsf.inspection import Adapter, inspect, probe
-    from dsf.interventions import edits, intervene, linearise, reduce_states, sweep
+    from dsf.inspection import Adapter, attentions, inspect, probe
+    from dsf.interventions import edits, intervene, linearise, sweep
     from dsf.report.comparison import compare
     from dsf.report.page_or_widget import show
     from dsf.systems.system import System

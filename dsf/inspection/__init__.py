@@ -20,6 +20,7 @@ __all__ = [
     "RoundingWarning",
     "Support",
     "Unsupported",
+    "attentions",
     "inspect",
     "inspect_piecewise",
     "maps_forecast",
@@ -45,6 +46,7 @@ _HOMES = {
     "RoundingWarning": "dsf.inspection.errors",
     "Support": "dsf.inspection.support_table",
     "Unsupported": "dsf.inspection.results.layers",
+    "attentions": "dsf.inspection.seen_attentions",
     "inspect": "dsf.inspection.entry",
     "inspect_piecewise": "dsf.inspection.piecewise",
     "maps_forecast": "dsf.inspection.results.memory",
@@ -72,4 +74,5 @@ if TYPE_CHECKING:
     from dsf.inspection.probing.probe import Probe
     from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
     from dsf.inspection.results.memory import Forecast, MapsForecast, maps_forecast
+    from dsf.inspection.seen_attentions import attentions
     from dsf.inspection.support_table import Support, support

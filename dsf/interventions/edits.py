@@ -12,6 +12,8 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
+from dsf.runtime.first_use import finding
+
 __all__ = [
     "Ablate",
     "Cut",
@@ -27,8 +29,11 @@ __all__ = [
     "StateFrom",
     "ValueFrom",
     "Window",
+    "applied",  # noqa: F822  # found on first use: it needs torch
     "from_json",
 ]
+
+__getattr__ = finding(__name__, {"applied": "dsf.interventions.applied"})
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 """Numbers, names, patterns and slices, as ``dsf.inspect(layers=..., heads=...)`` takes them."""

@@ -500,7 +500,8 @@ def _recorded(
         if not found:
             raise InspectionError(
                 f"linearise: expected softmax attention through transformers' attention interface, "
-                f"got {type(model).__name__} without. dsf.reduce_states is for recurrent layers."
+                f"got {type(model).__name__} without. For recurrent layers there is "
+                f"dsf.interventions.reduce_states."
             )
         loss = cross_entropy(_full(logits[:-1]), labels[1:], ignore_index=IGNORED)
         gradients = torch.autograd.grad(loss, [gate for *_, gate in found.values()])

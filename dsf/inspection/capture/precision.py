@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
@@ -127,10 +128,25 @@ def home(device: torch.device) -> torch.device:
     return device if has_double(device) else torch.device("cpu")
 
 
+_READS_IN: ContextVar[torch.dtype] = ContextVar("reads_in", default=torch.float64)
+
+
+@contextmanager
+def reading_in(dtype: torch.dtype) -> Iterator[None]:
+    """Inside the ``with`` block layers are read in ``dtype``: faster, and not to be verified."""
+    before = _READS_IN.set(dtype)
+    try:
+        yield
+    finally:
+        _READS_IN.reset(before)
+
+
 def in_float64(value: Any) -> Any:
-    """Floating tensors in float64 and detached, also in tuples, lists, dictionaries, caches and
-    packed sequences; everything else as it is. From a device without float64 to the processor. What
-    is one tensor in several places stays one."""
+    """Floating tensors in float64 (or what ``reading_in`` says) and detached.
+
+    Also in tuples, lists, dictionaries, caches and packed sequences; everything else as it is. From
+    a device without float64 to the processor. What is one tensor in several places stays one.
+    """
     return _converted(value, {})
 
 
@@ -138,7 +154,7 @@ def _converted(value: Any, known: dict[int, Tensor]) -> Any:  # noqa: PLR0911 (o
     if isinstance(value, Tensor):
         if id(value) not in known:  # one tensor in several places stays one
             near = value.detach().to(home(value.device))
-            known[id(value)] = near.to(torch.float64) if near.is_floating_point() else near
+            known[id(value)] = near.to(_READS_IN.get()) if near.is_floating_point() else near
         return known[id(value)]
     if isinstance(value, PackedSequence):
         return value._replace(data=_converted(value.data, known))

@@ -1,0 +1,81 @@
+"""The maps that a model returns under ``dsf.attentions`` are those of ``dsf.inspect``."""
+
+import pytest
+import torch
+from torch.nn.functional import pad
+
+import dsf
+from dsf.inspection import InspectionError
+from dsf.loading import load_model
+from dsf.models import folder
+
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
+
+TEXT = "And all our yesterdays have lighted"
+NAMES = ["mamba", "qwen3_next"]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def opened(request):
+    loaded = load_model(folder(f"text_{request.param}"))
+    ids = torch.tensor([loaded.tokenizer.encode(TEXT)])
+    return loaded.model, ids
+
+
+def continued(model, ids, **options):
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, **options}
+    return model.generate(ids, use_cache=True, **options)
+
+
+def close(found, expected):
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-6)
+
+
+@torch.no_grad()
+def test_every_layer_has_the_map_of_its_inspection(opened):
+    model, ids = opened
+    plain = model(input_ids=ids).logits
+    before = dict(vars(model))
+    with dsf.attentions(model) as seen:
+        output = model(input_ids=ids)
+    assert vars(model) == before
+    assert output.logits.equal(plain)
+    inspection = dsf.inspect(model, input_ids=ids, checks="none")
+    assert list(seen.maps) == [layer.name for layer in inspection]
+    for map, layer in zip(output.attentions, inspection, strict=True):
+        assert map.shape == seen.maps[layer.name].shape == (1, map.shape[1], *2 * ids.shape[1:])
+        assert map.dtype == torch.float32
+        close(map, layer.map())
+
+
+@torch.no_grad()
+def test_a_prompt_and_its_continuation_are_one_sequence(opened):
+    model, ids = opened
+    plain = continued(model, ids)
+    with dsf.attentions(model) as seen:
+        found = continued(model, ids, return_dict_in_generate=True, output_attentions=True)
+    assert found.sequences.equal(plain)
+    inspection = dsf.inspect(model, input_ids=plain[:, :-1], checks="none")
+    for number, layer in enumerate(inspection):
+        close(seen.maps[layer.name], layer.map())
+        rows = [step[number] for step in found.attentions]
+        assert [row.shape[-2] for row in rows] == [ids.shape[1], 1, 1, 1, 1]
+        padded = [pad(row, (0, len(rows) - 1 - k)) for k, row in enumerate(rows)]
+        close(torch.cat(padded, dim=-2), layer.map())
+    again = seen.inspection
+    assert again[0].map().equal(dsf.inspect(model, input_ids=plain[:, :-1])[0].map())
+
+
+@pytest.mark.usefixtures("our_own_errors")
+@torch.no_grad()
+def test_what_cannot_be_followed_is_an_error(opened):
+    model, ids = opened
+    output = model(input_ids=ids, use_cache=True)
+    field = "past_key_values" if "past_key_values" in output else "cache_params"
+    with dsf.attentions(model) as seen:
+        with pytest.raises(InspectionError, match="with"):
+            seen.maps  # noqa: B018  # nothing was called yet
+        with pytest.raises(InspectionError, match="cache"):
+            model(input_ids=ids[:, :1], **{field: output[field]})
+    with pytest.raises(TypeError, match="'model'"), dsf.attentions("folder"):
+        pass
