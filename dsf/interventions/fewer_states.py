@@ -9,6 +9,8 @@ and a change of rows of parameters, so that the result loads into the same class
 The products are the sums over the data of all products of terms ``read_k h_l``, weighted by what
 the layer does with the response: the Gramian of the states as they are reached on the data, seen
 through the reads. Which row of which parameter makes a state is asked of the run, not of names.
+
+Layers whose states have a row for every channel of a key are in ``fewer_keys.py``.
 """
 
 import copy
@@ -33,6 +35,16 @@ from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.stages import Project, Scale
+from dsf.interventions.fewer_keys import (
+    ChooseKeys,
+    KeyChannels,
+    best_keys,
+    fewer_key_weights,
+    key_channels,
+    key_layers,
+    output_errors,
+    refit_outputs,
+)
 from dsf.runtime.shapes import of_kind
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.composite import ExplicitMap, SystemSum
@@ -124,7 +136,8 @@ class ReducedStates:
         layers: by the path of each selective layer what it keeps.
         model: the model with these weights; None where nothing was said of how it is built.
         loss: the loss of the model as it was, and of the one with fewer states; None without one.
-        products: of the states on the data, for further calls with other numbers of states.
+        products: of the states or key channels on the data, for further calls with other numbers
+            of states.
     """
 
     states: int
@@ -132,7 +145,7 @@ class ReducedStates:
     layers: Mapping[str, KeptStates]
     model: nn.Module | None
     loss: tuple[float, float] | None
-    products: Mapping[str, StateProducts] = field(repr=False)
+    products: Mapping[str, Any] = field(repr=False)
 
     @property
     def error(self) -> float:
@@ -245,14 +258,16 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
     choose: Choose = best_states,
     projected: bool = True,
     adapters: Sequence[Adapter] = (),
-    products: Mapping[str, StateProducts] | None = None,
+    products: Mapping[str, Any] | None = None,
 ) -> ReducedStates:
     """The same model with fewer states in every selective layer, without training.
 
-    For layers like Mamba's, whose states are the same for every channel in all but their pole.
-    Which states stay, and what they read in place of the others, is chosen by what the states
-    contribute on data. The result is a set of weights for the same class with fewer states. Try it:
-    it pays on some models and not on others, and only ``loss`` tells.
+    For layers like Mamba's, whose states are the same for every channel in all but their pole, and
+    for Mamba-2, gated delta and Kimi delta layers, whose states have a row for every channel of a
+    key. Kimi delta layers of the model library have as many value channels, so that the keys that
+    go stay as zeros. Which states stay, and what they read in place of the others, is chosen by
+    what the states contribute on data. The result is a set of weights for the same class with fewer
+    states. Try it: it pays on some models and not on others, and only ``loss`` tells.
 
     Args:
         model: a model in memory; it is not changed.
@@ -263,8 +278,10 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
         build: makes a model of weights and a number of states; by default that of the model
             library, with another ``state_size`` in its configuration.
         choose: which states of a layer are kept; see :func:`best_states`, which is the default, and
-            :func:`strongest_states`.
-        projected: whether the kept states read for the others what the data make best.
+            :func:`strongest_states`. With key channels it gets a
+            :class:`~dsf.interventions.fewer_keys.KeyChannels` and returns a tensor ``head kept``.
+        projected: whether the kept states read for the others what the data make best; with key
+            channels, whether the output projections are fitted to the original outputs.
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
         products: those of an earlier result on the same model and data, in place of ``batches``.
 
@@ -291,6 +308,13 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
     """
     if isinstance(states, bool) or not isinstance(states, int):
         raise TypeError(f"reduce_states: 'states' must be a whole number, but it is {states!r}.")
+    if isinstance(model, nn.Module) and key_layers(model):
+        calls = [_as_call(batch) for batch in _checked_batches(batches)]
+        if not calls:
+            raise ValueError("reduce_states: 'batches' is empty. Give inputs of the model.")
+        held: Mapping[str, KeyChannels] = products or key_channels(model, calls, adapters)
+        by: Any = best_keys if choose is best_states else choose
+        return _with_fewer_keys(model, calls, states, held, by, loss, projected=projected)
     for name, given in (("loss", loss), ("build", build)):
         if given is not None:
             of_kind("reduce_states", name, given, callable, "a function")
@@ -386,13 +410,8 @@ def state_products(
             "reduce_states: 'model' must be a model in memory, such as "
             f"dsf.loading.load_model(folder).model, but it is {type(model).__name__}."
         )
-    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
-        raise TypeError(
-            "reduce_states: 'batches' must hold the inputs of several calls, but it is a single "
-            f"{type(batches).__name__}. Put it into a list: [batch]."
-        )
     found: dict[str, StateProducts] = {}
-    for inputs, named in map(_as_call, batches):
+    for inputs, named in map(_as_call, _checked_batches(batches)):
         inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
         selective = _selective(inspection)
         modules = {path: model.get_submodule(path) for path in selective}
@@ -408,6 +427,57 @@ def state_products(
     if not found:
         raise ValueError("reduce_states: 'batches' is empty. Give inputs of the model.")
     return found
+
+
+def _checked_batches(batches: Any) -> Iterable[Any]:
+    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
+        raise TypeError(
+            "reduce_states: 'batches' must hold the inputs of several calls, but it is a single "
+            f"{type(batches).__name__}. Put it into a list: [batch]."
+        )
+    return batches
+
+
+def _with_fewer_keys(
+    model: Any,
+    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+    states: int,
+    channels: Mapping[str, KeyChannels],
+    choose: ChooseKeys,
+    loss: Callable[[nn.Module], float] | None,
+    *,
+    projected: bool,
+) -> ReducedStates:
+    """The same model with fewer key channels in every layer that has them."""
+    short = next((each for each in channels.values() if not 1 <= states <= each.states), None)
+    if short is not None:
+        raise ValueError(
+            f"reduce_states: 'states' expected 1 to {short.states}, the key channels of "
+            f"{short.layer}, got {states}."
+        )
+    kept = {path: choose(each, states) for path, each in channels.items()}
+    for path, chosen in kept.items():
+        if chosen.shape != (len(channels[path].gram), states):
+            raise ValueError(
+                f"reduce_states: 'choose' expected {states} channels for each key head of {path}, "
+                f"got the axes {tuple(chosen.shape)}."
+            )
+    config = copy.deepcopy(model.config)
+    for setting in {each.setting for each in channels.values()} - {None}:
+        setattr(config, str(setting), states)
+    made: nn.Module = type(model)(config).to(next(model.parameters())).eval()
+    made.load_state_dict(fewer_key_weights(model, channels, kept))
+    if projected:
+        refit_outputs(model, made, channels, calls)
+    errors = output_errors(model, made, channels, calls)
+    layers = {}
+    for path, each in channels.items():
+        numbers = (kept[path] + each.states * torch.arange(len(kept[path]))[:, None]).flatten()
+        takes = torch.eye(each.gram.shape[0] * each.states, dtype=torch.float64)[:, numbers]
+        layers[path] = KeptStates(tuple(numbers.tolist()), takes, errors[path])
+    losses = None if loss is None else (_judged(loss, model), _judged(loss, made))
+    weights = {name: each.detach().clone() for name, each in made.state_dict().items()}
+    return ReducedStates(states, weights, layers, made, losses, channels)
 
 
 def _as_call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -193,9 +193,7 @@ REFUSED = {
     "falcon_mamba": "are not the last outputs of one linear map in it",
     "jamba": "are not the last outputs of one linear map in it",
     "zamba": "are not the last outputs of one linear map in it",
-    "mamba2": NO_LAYER,
     "rwkv": NO_LAYER,
-    "qwen3_next": NO_LAYER,
 }
 
 

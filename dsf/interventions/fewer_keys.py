@@ -1,0 +1,298 @@
+"""Fewer key channels for Mamba-2, gated delta and Kimi delta layers, made of their own parameters.
+
+A state of these layers has one row for every channel of its keys (of its write vectors, in
+Mamba-2). A change of basis of the channels commutes with the recurrence, but the channels come out
+of a short convolution and an activation, one by one: no weights of the same class hold a mixture.
+So channels are dropped, the same ones for queries and keys, and what the others can make good is
+left to the output projection: least squares of the original outputs on what the smaller layer
+gives to its projection, layer after layer in the smaller model.
+
+Which channels a key head keeps is chosen by what they contribute on data: the response is a sum
+over channels, ``sum_k q_k S_k``, and the Gram matrix of its terms says what any set of them is
+missed by. For a delta rule, whose later writes correct what is missing, that is an estimate.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dsf.inspection import inspect
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.errors import InspectionError
+
+REFIT_RIDGE = 1e-4
+"""Ridge of the least squares for an output projection, relative to the mean of the diagonal."""
+CACHES = ("cache", "cache_params", "past_key_values")
+"""Arguments of a layer by which it would go on from earlier tokens."""
+HEADS = {"state_size": "n_groups", "linear_key_head_dim": "num_k_heads", None: "num_heads"}
+"""Attribute of a layer with its number of key heads, by its setting."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeyChannels:
+    """The key channels of one layer: the rows of parameters that make them, and what they give.
+
+    Attributes:
+        layer: path of its module.
+        rows: for every parameter that makes channels the numbers of its rows, for queries or keys.
+        setting: name of the number of channels in the model's configuration; None where values
+            have as many, so that dropped channels stay as zeros.
+        output: name of the projection behind the mixer.
+        gram: for every key head the sum over data of products of the channels' terms of the
+            response, relative to the response of each value head.
+        keys: rows of keys on the data, scaled by the same weights.
+    """
+
+    layer: str
+    rows: tuple[tuple[str, Tensor], ...]
+    setting: str | None
+    output: str
+    gram: Float[Tensor, "head channel channel"]
+    keys: Float[Tensor, "head sample channel"]
+
+    @property
+    def states(self) -> int:
+        """Number of channels of a key head."""
+        return self.gram.shape[-1]
+
+
+ChooseKeys = Callable[[KeyChannels, int], Int[Tensor, "head kept"]]
+"""Which channels every key head of a layer keeps, in rising order."""
+
+
+def best_keys(channels: KeyChannels, states: int) -> Int[Tensor, "head kept"]:
+    """Return channels without which the response on the data changes least, as far as was found.
+
+    The one that is missed least goes, again and again; then pairs are exchanged while that helps.
+    """
+    return torch.stack([_least_missed(gram, states) for gram in channels.gram])
+
+
+def _least_missed(gram: Float[Tensor, "channel channel"], states: int) -> Int[Tensor, " kept"]:
+    gone: list[int] = []
+    while len(gone) < len(gram) - states:
+        more = gram.diagonal() + 2 * gram[:, gone].sum(dim=-1)
+        more[gone] = torch.inf
+        gone.append(int(more.argmin()))
+    for _ in range(len(gram)):
+        kept = [k for k in range(len(gram)) if k not in gone]
+        if not gone or not kept:
+            break
+        missed = gram[:, gone].sum(dim=-1)
+        # of an exchange: the change of the sum over all pairs that are gone
+        comes = gram.diagonal()[kept] + 2 * missed[kept]
+        goes = gram.diagonal()[gone] - 2 * missed[gone]
+        change = comes.unsqueeze(-1) + goes - 2 * gram[kept][:, gone]
+        place = int(change.argmin())
+        if change.flatten()[place] >= -1e-12 * gram.diagonal().sum():
+            break
+        gone[place % len(gone)] = kept[place // len(gone)]
+    return torch.tensor([k for k in range(len(gram)) if k not in gone])
+
+
+def key_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of a model whose key channels can be dropped, by path."""
+    return {path: module for path, module in model.named_modules() if _rows(module) is not None}
+
+
+def _rows(module: nn.Module) -> tuple[dict[str, Tensor], str | None, str] | None:
+    """Rows of queries' and keys' channels by parameter, their setting, and the output projection.
+
+    Published parameter names decide; the order of rows is that of the model library.
+    """
+    parameters = dict(module.named_parameters())
+    own: Any = module
+    if {"in_proj.weight", "conv1d.weight", "A_log"} <= parameters.keys() and hasattr(
+        own, "n_groups"
+    ):
+        heads, count, inner = own.n_groups, own.ssm_state_size, own.intermediate_size
+        write = inner + _numbered(heads, count)
+        rows = {
+            f"conv1d.{kind}": torch.cat([write, write + heads * count])
+            for kind in ("weight", "bias")
+        }
+        rows["in_proj.weight"] = rows["in_proj.bias"] = inner + rows["conv1d.weight"]
+        found, setting, output = rows, "state_size", "out_proj"
+    elif {"conv1d.weight", "A_log"} <= parameters.keys() and hasattr(own, "head_k_dim"):
+        heads, count = own.num_k_heads, own.head_k_dim
+        query = _numbered(heads, count)
+        both = torch.cat([query, query + heads * count])
+        found, setting, output = {"conv1d.weight": both}, "linear_key_head_dim", "out_proj"
+        if "in_proj_qkvz.weight" in parameters:
+            stride = len(parameters["in_proj_qkvz.weight"]) // heads
+            first = stride * torch.arange(heads).unsqueeze(-1) + torch.arange(count)
+            found["in_proj_qkvz.weight"] = torch.cat([first, first + count])
+        elif "in_proj_qkv.weight" in parameters:
+            found["in_proj_qkv.weight"] = both
+        else:
+            return None
+    elif {"q_proj.weight", "k_proj.weight", "conv1d.weight", "forget_gate.A_log"} <= set(
+        parameters
+    ):
+        query = _numbered(own.num_heads, own.head_dim)
+        both = torch.cat([query, query + own.num_heads * own.head_dim])
+        found = {"q_proj.weight": query, "k_proj.weight": query, "conv1d.weight": both}
+        setting, output = None, "o_proj"
+    else:
+        return None
+    return {name: each for name, each in found.items() if name in parameters}, setting, output
+
+
+def _numbered(heads: int, count: int) -> Int[Tensor, "head channel"]:
+    return torch.arange(heads * count).reshape(heads, count)
+
+
+def key_channels(
+    model: nn.Module,
+    batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+    adapters: Sequence[Adapter] = (),
+) -> dict[str, KeyChannels]:
+    """Return the key channels of all layers that have them, with what they contribute on data.
+
+    Raises:
+        InspectionError: if such a layer cannot be read.
+    """
+    found: dict[str, KeyChannels] = {}
+    paths = key_layers(model)
+    for inputs, named in batches:
+        inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
+        layers = {layer.name: layer for layer in inspection}
+        for path, module in paths.items():
+            rows = _rows(module)
+            if path not in layers or rows is None:
+                raise InspectionError(
+                    f"reduce_states: {path} expected to be read as one mixer, got none. See "
+                    "dsf.inspect(...).unsupported."
+                )
+            system: Any = layers[path].system
+            read, states = system.C.squeeze(-2), system.states(layers[path].signal)
+            terms = (read.unsqueeze(-1) * states).double()
+            size = terms.sum(dim=-2).square().sum(dim=(0, 2, 3)).clamp_min(1e-300)
+            gram = torch.einsum("shtkc,shtlc->hkl", terms, terms) / size[:, None, None]
+            mixer: Any = layers[path].mixer
+            key = (mixer.write if hasattr(mixer, "write") else mixer.key).double().transpose(0, 1)
+            heads = getattr(module, HEADS[rows[1]])
+            gram = gram.unflatten(0, (heads, -1)).sum(dim=1)
+            key = key.flatten(1, 2).unflatten(0, (heads, -1))[:, 0]
+            new = KeyChannels(path, tuple(rows[0].items()), rows[1], rows[2], gram, key)
+            if path in found:
+                new = replace(
+                    new,
+                    gram=found[path].gram + gram,
+                    keys=torch.cat([found[path].keys, key], dim=1),
+                )
+            found[path] = new
+    return found
+
+
+def fewer_key_weights(
+    model: nn.Module,
+    channels: Mapping[str, KeyChannels],
+    kept: Mapping[str, Int[Tensor, "head kept"]],
+) -> dict[str, Tensor]:
+    """Return the weights of a model whose layers keep these key channels.
+
+    Args:
+        kept: by the path of every layer the channels of each key head.
+    """
+    weights = {name: each.detach().clone() for name, each in model.state_dict().items()}
+    for path, layer in channels.items():
+        for name, rows in layer.rows:
+            heads = len(layer.gram)
+            dropped = torch.ones_like(rows, dtype=torch.bool)
+            # rows of queries and of keys follow each other
+            chosen = kept[path].repeat(len(rows) // heads, 1)
+            dropped.scatter_(1, chosen, torch.zeros_like(chosen, dtype=torch.bool))
+            part = weights[f"{path}.{name}"]
+            stays = torch.ones(len(part), dtype=torch.bool)
+            stays[rows[dropped]] = False
+            if layer.setting is None:
+                part[~stays] = 0
+            else:
+                weights[f"{path}.{name}"] = part[stays]
+    return weights
+
+
+def refit_outputs(
+    model: nn.Module,
+    smaller: nn.Module,
+    channels: Mapping[str, KeyChannels],
+    batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+) -> None:
+    """Fit the output projections of a smaller model to the outputs of the original, in order.
+
+    Args:
+        smaller: changed in place.
+    """
+    for path, layer in channels.items():
+        gram, cross = None, None
+        projection: Any = smaller.get_submodule(f"{path}.{layer.output}")
+        for inputs, named in batches:
+            wanted = _seen(model, path, inputs, named)[1]
+            given = _seen(smaller, f"{path}.{layer.output}", inputs, named)[0]
+            if projection.bias is not None:
+                wanted = wanted - projection.bias.double()
+            square, product = given.mT @ given, given.mT @ wanted
+            gram = square if gram is None else gram + square
+            cross = product if cross is None else cross + product
+        assert gram is not None  # noqa: S101 (batches are checked to be there)
+        assert cross is not None  # noqa: S101
+        ridge = REFIT_RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
+        before = projection.weight.detach().double().mT
+        after = torch.linalg.solve(gram + ridge, cross + ridge @ before).mT
+        with torch.no_grad():
+            projection.weight.copy_(after)
+
+
+def output_errors(
+    model: nn.Module,
+    smaller: nn.Module,
+    channels: Mapping[str, KeyChannels],
+    batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+) -> dict[str, float]:
+    """Return the error of every layer's output on its original input, relative to its norm."""
+    errors = {}
+    for path in channels:
+        apart = size = 0.0
+        for inputs, named in batches:
+            with _noted(model.get_submodule(path)) as calls, isolated(model):
+                model(*inputs, **named)
+            for args, kwargs, output in calls:
+                alone = {name: each for name, each in kwargs.items() if name not in CACHES}
+                with isolated(smaller):
+                    other = smaller.get_submodule(path)(*args, **alone)
+                other = other[0] if isinstance(other, tuple) else other
+                apart += (other - output).double().square().sum().item()
+                size += output.double().square().sum().item()
+        errors[path] = (apart / size) ** 0.5
+    return errors
+
+
+@contextmanager
+def _noted(module: nn.Module) -> Iterator[list[tuple[Any, Any, Tensor]]]:
+    """The arguments and the output of every call of a module inside the ``with`` block."""
+    calls: list[tuple[Any, Any, Tensor]] = []
+
+    def note(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        calls.append((args, kwargs, output[0] if isinstance(output, tuple) else output))
+
+    handle = module.register_forward_hook(note, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def _seen(model: nn.Module, path: str, inputs: Any, named: Any) -> tuple[Tensor, Tensor]:
+    """Input and output of a module in a run of the model, as rows in float64."""
+    with _noted(model.get_submodule(path)) as calls, isolated(model):
+        model(*inputs, **named)
+    (args, kwargs, output), *_ = calls
+    given = args[0] if args else next(iter(kwargs.values()))
+    return given.double().flatten(0, -2), output.double().flatten(0, -2)

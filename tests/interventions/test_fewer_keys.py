@@ -1,0 +1,130 @@
+"""Fewer key channels: contributions against the layer itself, weights that load, and refusals."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+import dsf
+from dsf.interventions.fewer_keys import KeyChannels, best_keys
+from dsf.loading import load_model
+from dsf.models import folder, recall
+from tests.inspection.families import tiny_models
+
+pytest.importorskip("transformers")
+MODELS = {"mamba2": ("state_size", 16), "qwen3_next": ("linear_key_head_dim", 8)}
+
+
+def drawn(samples=6, seed=1):
+    return recall.draw(torch.Generator().manual_seed(seed), samples)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reduced(request):
+    model = load_model(folder(request.param)).model.eval()
+    setting, states = MODELS[request.param]
+    smaller = dsf.reduce_states(model, [drawn().tokens], states=states, projected=False)
+    return model, smaller, setting, states
+
+
+def test_half_of_the_channels_load_into_the_same_class_and_recall_stays(reduced):
+    model, smaller, setting, states = reduced
+    assert type(smaller.model) is type(model)
+    assert getattr(smaller.model.config, setting) == states == getattr(model.config, setting) // 2
+    again = type(model)(smaller.model.config)
+    again.load_state_dict(smaller.state_dict)
+    held_out = drawn(64, seed=2)
+    assert recall.accuracy(again.eval(), held_out) > 0.98
+    assert smaller.error < 0.4
+
+
+def test_all_channels_change_nothing(reduced):
+    model, smaller, *_ = reduced
+    count = next(iter(smaller.products.values())).states
+    whole = dsf.reduce_states(model, [drawn().tokens], states=count, projected=False)
+    with torch.no_grad():
+        one, other = (each(input_ids=drawn().tokens).logits for each in (model, whole.model))
+    assert torch.equal(one, other)
+    assert whole.error == 0
+
+
+def test_errors_are_those_of_the_layers_on_their_own_input(reduced):
+    model, smaller, *_ = reduced
+    path = list(smaller.layers)[-1]
+    seen = {}
+
+    def note(_, args, kwargs, output):
+        seen["given"], seen["output"] = (args or (kwargs["hidden_states"],))[0], output
+
+    handle = model.get_submodule(path).register_forward_hook(note, with_kwargs=True)
+    with torch.no_grad():
+        model(input_ids=drawn().tokens)
+        handle.remove()
+        other = smaller.model.get_submodule(path)(seen["given"])
+    expected = (other - seen["output"]).norm() / seen["output"].norm()
+    assert smaller.layers[path].error == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_contributions_say_by_how_much_the_response_of_mamba2_changes():
+    model = load_model(folder("mamba2")).model.double().eval()
+    tokens = drawn().tokens
+    smaller = dsf.reduce_states(model, [tokens], states=20, projected=False)
+    path, layer = next(iter(smaller.layers.items()))
+    # its norms run in float32, so that the first layers of both models meet the same input
+    before, after = (dsf.inspect(each, tokens, checks="none")[0] for each in (model, smaller.model))
+    feedthrough = before.system.D @ before.signal
+    pair = [dsf.respond(each.system, each.signal) - feedthrough for each in (before, after)]
+    apart = [each.square().sum(dim=(0, 2, 3, 4)) for each in (pair[0] - pair[1], pair[0])]
+    gone = [k for k in range(32) if k not in layer.kept]
+    missed = smaller.products[path].gram[0][gone][:, gone].sum()
+    assert missed.item() == pytest.approx((apart[0] / apart[1]).sum().item(), rel=1e-5)
+
+
+def test_fitted_projections_bring_outputs_nearer(reduced):
+    model, smaller, _, states = reduced
+    path = next(iter(smaller.layers))
+    fitted = dsf.reduce_states(model, [drawn().tokens], states=states, products=smaller.products)
+    assert fitted.layers[path].error < smaller.layers[path].error
+    assert fitted.layers[path].kept == smaller.layers[path].kept
+
+
+def test_no_exchange_of_channels_is_better():
+    terms = torch.randn(3, 40, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gram = terms.mT @ terms
+    found = best_keys(KeyChannels("", (), None, "", gram, terms), 4)
+    for one, kept in zip(gram, found.tolist(), strict=True):
+        assert kept == sorted(set(kept))
+
+        def missed(kept, one=one):
+            gone = [k for k in range(8) if k not in kept]
+            return one[gone][:, gone].sum().item()
+
+        nearby = [each for each in combinations(range(8), 4) if len({*each} - {*kept}) == 1]
+        assert missed(kept) <= min(map(missed, nearby)) + 1e-9
+
+
+def test_kimi_delta_layers_keep_their_shape_with_zeros():
+    model = tiny_models.build("kimi_linear").eval()
+    inputs = tiny_models.inputs()
+    smaller = dsf.reduce_states(model, [inputs], states=3, projected=False)
+    path = next(iter(smaller.layers))
+    kept, module = smaller.layers[path].kept, smaller.model.get_submodule(path)
+    empty = (module.k_proj.weight == 0).all(dim=1)
+    assert [k for k, each in enumerate(empty.tolist()) if not each] == list(kept)
+    assert 0 < smaller.error < 2
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"states": 0}, "states"),
+        ({"states": 33}, "states"),
+        ({"states": 4, "choose": lambda *_: torch.zeros(1, 3, dtype=torch.long)}, "choose"),
+    ],
+)
+def test_wrong_arguments_are_errors(options, name):
+    model = load_model(folder("mamba2")).model
+    with pytest.raises(ValueError, match=name):
+        dsf.reduce_states(model, [drawn(1).tokens], **options)
+    with pytest.raises(TypeError, match="batches"):
+        dsf.reduce_states(model, drawn(1).tokens, states=4)
