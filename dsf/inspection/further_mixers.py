@@ -18,28 +18,36 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, copied
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.causal.coordinates import Coordinates
 from dsf.inspection.causal.findings import HALVES, ModuleFinding, part_reason, unread_reason
 from dsf.inspection.causal.replay import (
     ROUNDING,
+    SEED,
+    Cell,
     Held,
+    Moved,
     UnclearError,
     cells_drawn,
-    changed_by,
-    in_a_pass,
     moved,
+    moved_between,
+    ordinary,
+    outputs_held,
     puts_out_tokens,
-    repeated,
     share_of,
+    with_other_tokens,
 )
+from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
 from dsf.inspection.families.structure import Structure
-from dsf.inspection.probing.driven import DrivenTape, Ports
+from dsf.inspection.probing.driven import Driven, Exchanges, Ports
+from dsf.inspection.probing.port_choice import ROUNDINGS
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
 from dsf.inspection.rebuild import Limits, rebuild
+from dsf.inspection.recording import Exchanged, Recording, Value, values_in
 from dsf.inspection.results.layers import ALL, InspectedLayer
-from dsf.inspection.widened import can_be_widened, is_half, wide, widened
 
 Candidates = Mapping[str, tuple[Structure, ...]]
 EACH, TOGETHER, NUMBERS = 1024, 8192, 2**25
@@ -257,9 +265,7 @@ def probed(
         here, failed = Further(), ""
         for invocation, held in one.runs:
             call = call_of(path, invocation)
-            prober = Prober(
-                Probe(), budget, ports, is_by_name=False, worth=partial(share_of_probed, call, held)
-            )
+            prober = Prober(Probe(), budget, ports, worth=partial(share_of_probed, call, held))
             least = ALL if one.is_read else LEAST
             try:
                 _probe(call, held, prober, limits, here, least=least)
@@ -289,7 +295,7 @@ def _probe(
     adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
     (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
     driven = prober.driven
-    share = share_of_probed(call, held, driven) if isinstance(driven, DrivenTape) else math.nan
+    share = math.nan if driven is None else share_of_probed(call, held, driven)
     if math.isnan(share):
         raise UnreadableError(
             "it could not be told how much of what a token moves its map explains"
@@ -299,7 +305,7 @@ def _probe(
         raise UnreadableError(
             f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )
-    if isinstance(driven, DrivenTape):
+    if driven is not None:
         layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
         if not driven.has_own_rows:
             rows = torch.full((*layer.system.batch, layer.system.steps), -1)
@@ -307,53 +313,41 @@ def _probe(
     found.known[call.name] = adapter, FAMILY
     found.calls.append(call)
     found.layers[call], found.shares[call] = layer, share
-    if isinstance(driven, DrivenTape) and call.invocation is not None:
+    if driven is not None and call.invocation is not None:
         behind = _behind(call.invocation, held, driven)
         found.beside |= behind
         found.shares |= dict.fromkeys(behind, 1.0)
 
 
-def _behind(invocation: Invocation, held: Held, driven: DrivenTape) -> set[Call]:
+def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:
     """The attentions of a forward pass that work on the response of a map that is probed."""
-    rng = torch.Generator().manual_seed(0)
+    recording, rng = driven.recording, torch.Generator().manual_seed(0)
 
     def other(now: Tensor) -> Tensor:
-        drawn = torch.randn(now.shape, generator=rng, dtype=torch.float64).to(now)
-        return drawn * now.square().mean().sqrt()
+        return now + now.square().mean().sqrt() * torch.randn(now.shape, generator=rng).to(now)
 
-    if not held.free:
-        return set()
     try:
-        alone = replace(held, free=frozenset())
-        changed = changed_by(invocation, (), alone, driven.watching([], held=other))
-        return {call for call in changed if call in held.free}
+        values = {call: value_of(recording, call.arguments["value"]) for call in held.free}
+        holding = kept_in(recording, invocation, replace(held, free=frozenset()), ())
+        new = [*holding, *driven.with_response(other)]
+        found = recording.replay(new, values.values())
+        return {
+            call
+            for call, value in values.items()
+            if not torch.allclose(found[value], recording.tensor(value))
+        }
     except (UnclearError, UnreadableError):
         return set()
 
 
-def share_of_probed(call: Call, held: Held, driven: DrivenTape) -> float:
-    """How much of what a token moves a map that is probed explains; nan if that is unclear."""
+def share_of_probed(call: Call, held: Held, driven: Driven) -> float:
+    """How much of what a token moves a map that is probed explains; nan if that is unclear.
+
+    That of one token; where that is all, also of many, which may meet elsewhere.
+    """
     invocation = call.invocation
     if invocation is None:
         return math.nan
-    if is_half(call.first_output.dtype) and can_be_widened(invocation.module):
-        with widened(invocation.module):
-            share = _share_in_a_pass(wide(invocation), held, driven)
-        if not math.isnan(share):
-            return share
-    return _least_share(invocation, held, driven)
-
-
-def _share_in_a_pass(invocation: Invocation, held: Held, driven: DrivenTape) -> float:
-    """The share where a pass is compared with another one, and not with the run."""
-    try:
-        return _least_share(in_a_pass(invocation, held), held, driven)
-    except UnclearError:
-        return math.nan
-
-
-def _least_share(invocation: Invocation, held: Held, driven: DrivenTape) -> float:
-    """The share for one token; where that is all, also for many, which may meet elsewhere."""
     share, draw = _share_of_probed(invocation, held, driven), 0
     while share >= ALL and draw < HALVES:
         draw += 1
@@ -362,37 +356,132 @@ def _least_share(invocation: Invocation, held: Held, driven: DrivenTape) -> floa
     return share
 
 
-def _share_of_probed(
-    invocation: Invocation, held: Held, driven: DrivenTape, *, draw: int = 0
-) -> float:
+def _share_of_probed(invocation: Invocation, held: Held, driven: Driven, *, draw: int = 0) -> float:
     try:
-        cells = cells_drawn(invocation, draw)
-        own = driven.own(cells).unsqueeze(-1)
-        if not puts_out_tokens(invocation, cells):
-            own = torch.zeros_like(own)
-        seen: list[Tensor] = []
-        values: list[Tensor] = []
-        repeated(invocation, (), held, driven.watching(seen, values=values))
-        repeated(invocation, (), held, driven.watching(seen, zero=True))
-        again = driven.watching(seen, zero=True, values=values)
-        repeated(invocation, cells, held, again, draw=draw)
-        response, rest, other_rest = seen
-        before, after = values
-        spilled = _elsewhere(before, after, driven.own_values(cells))
-
-        def kept(now: Tensor) -> Tensor:
-            """The response of the recorded values, with what other tokens add past them."""
-            return torch.where(own.to(now.device), now, response + other_rest - rest)
-
-        of_tokens = draw > 0  # what a single token moves beyond them counts
-        run = driven.watching([], held=kept)
-        left = moved(invocation, held, run, draw=draw, of_tokens=of_tokens)
-        every = moved(invocation, held, draw=draw, of_tokens=of_tokens)
-        if draw and not every.difference.any():  # all that they move is themselves
-            return math.nan
-        return min(share_of(every, left), 1 - spilled)
+        return _share_in_replays(invocation, held, driven, draw)
     except (UnclearError, UnreadableError):
         return math.nan
+
+
+def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: int) -> float:
+    recording = driven.recording
+    cells = cells_drawn(invocation, draw)
+    outputs = outputs_of(recording, invocation)
+    there = [one for one in outputs if one is not None]
+    recorded = [None if one is None else recording.tensor(one) for one in outputs]
+
+    def moved_with(exchanged: Exchanges) -> Moved:
+        now = recording.replay(exchanged, there)
+        after = [None if one is None else now[one] for one in outputs]
+        of_tokens = draw > 0  # what a single token moves beyond them counts
+        return moved_between(invocation, cells, recorded, after, of_tokens=of_tokens)
+
+    new = other_tokens(recording, cells, draw)
+    new = [*new, *kept_in(recording, invocation, held, cells)]
+    every = moved_with(new)
+    if recording.leaving(recording.given):  # what the program makes of these is held in a replay
+        real = moved(invocation, held, draw=draw, of_tokens=draw > 0).difference.to(
+            every.difference
+        )
+        if not (real - every.difference).norm() <= LEAST_ALIKE * real.norm():
+            return math.nan
+    values, response, _ = driven.original()
+    rest = driven.response_to([], torch.zeros_like)
+    other_rest = driven.response_to(new, torch.zeros_like)
+    spilled = _elsewhere(values, driven.values_in(new), driven.own_values(cells))
+    own = driven.own(cells).unsqueeze(-1)
+    if not puts_out_tokens(invocation, cells):
+        own = torch.zeros_like(own)
+
+    def kept(now: Tensor) -> Tensor:
+        """The response of the recorded values, with what other tokens add past them."""
+        return torch.where(own.to(now.device), now, response + other_rest - rest)
+
+    left = moved_with([*new, *driven.with_response(kept)])
+    if draw and not every.difference.any():  # all that they move is themselves
+        return math.nan
+    return min(share_of(every, left), 1 - spilled)
+
+
+LEAST_ALIKE = 1e-2
+"""How far a replay may be from the module itself, whose numbers are rounded to its number type."""
+
+
+def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exchanges:
+    """What puts other numbers in the place of tokens of what a module was given.
+
+    Raises:
+        UnclearError: if none of them could be replaced.
+    """
+    rng = torch.Generator().manual_seed(SEED + 1 + draw)
+    found: list[Exchanged] = []
+    for value in dict.fromkeys(recording.given):
+        given = recording.tensor(value)
+        new = with_other_tokens(given, recording.seen[value], cells, rng, ordinary)
+        if new is not None:
+            found.append(Exchanged(value, partial(_instead, new)))
+    if not found:
+        raise UnclearError("none of its tokens could be replaced")
+    return found
+
+
+def _instead(new: Tensor, _now: Tensor) -> Tensor:
+    return new
+
+
+def outputs_of(recording: Recording, invocation: Invocation) -> list[Value | None]:
+    """The values in the places of ``invocation.outputs``; None for each that there is not."""
+    count = len(tensors_in(invocation.output))
+    put_out = [*values_in(recording.output), *[None] * count][:count]
+    attributes = (recording.attributes.get(name) for name in invocation.attributes)
+    written = (recording.left[k] if k < len(recording.left) else None for k in invocation.written)
+    return [*put_out, *attributes, *written]
+
+
+def kept_in(
+    recording: Recording, invocation: Invocation, held: Held, cells: Sequence[Cell]
+) -> Exchanges:
+    """What keeps the outputs of held mixers as they were, but for the replaced tokens."""
+    paths = {module: path for path, module in invocation.module.named_modules()}
+    found: list[Exchanged] = []
+    for module, several in outputs_held(held, invocation).items():
+        calls = [call for call in recording.calls if call.name == paths.get(module)]
+        for call, (_, made) in zip(calls, several, strict=False):
+            for value, seen in zip(values_in(call.output), made, strict=False):
+                found.append(_keeping(recording, value, seen, cells))
+    for one in held.calls:
+        if one.through is not Through.MODULE and one not in held.free:
+            value = value_of(recording, one.first_output)
+            found.append(_keeping(recording, value, one.seen.get("output"), cells))
+    return found
+
+
+def _keeping(
+    recording: Recording, value: Value, seen: Coordinates | None, cells: Sequence[Cell]
+) -> Exchanged:
+    inside = own_elements(seen, cells)
+    if inside is None or inside.numel() != value.shape.numel():
+        return Exchanged(value, partial(_instead, recording.tensor(value)))
+    is_own = inside.reshape(value.shape)
+    return Exchanged(
+        value, lambda now: torch.where(is_own.to(now.device), now, recording.tensor(value))
+    )
+
+
+def value_of(recording: Recording, numbers: Tensor) -> Value:
+    """The first value of a recording that holds some numbers of the run, up to rounding.
+
+    Raises:
+        UnclearError: if there is none.
+    """
+    wanted = in_float64(numbers).flatten()
+    limit = min(ROUNDINGS * torch.finfo(numbers.dtype).eps, LEAST_ALIKE) * wanted.abs().max()
+    for value in recording.seen:
+        if value.dtype.is_floating_point and value.shape.numel() == wanted.numel():
+            found = recording.tensor(value).flatten().to(wanted)
+            if bool((found - wanted).abs().max() <= limit):
+                return value
+    raise UnclearError("an attention in it was not found again where its call was recorded")
 
 
 def _elsewhere(before: Tensor, after: Tensor, own: Tensor) -> float:

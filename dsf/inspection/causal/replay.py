@@ -7,7 +7,7 @@ another token of the module's output moves, the module has a second path by whic
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
@@ -26,7 +26,7 @@ from dsf.inspection.widened import can_be_widened, wide, widened
 
 Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""
-Run = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+Replacement = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 SEED, DRAWS, ROUNDING = 0, 16, 16
 DRAWN = 8
 """How many draws of half of the tokens are by chance; those after them go by their places."""
@@ -125,15 +125,9 @@ class _Before:
         return self._values.get(one, recorded)
 
 
-def plainly(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a module puts out, called as it is."""
-    return module(*args, **kwargs)
-
-
 def moved(
     invocation: Invocation,
     held: Held | None,
-    run: Run = plainly,
     *,
     draw: int = 0,
     of_tokens: bool = False,
@@ -142,7 +136,6 @@ def moved(
     """Repeat a forward pass with one token replaced.
 
     Args:
-        run: how the module is called.
         of_tokens: leave out what belongs to no token, as beyond the end of a sequence, where
             something does.
         of_model: replace tokens of sequences alone, and leave out outputs without tokens.
@@ -156,7 +149,7 @@ def moved(
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
     try:
-        found = _moved(invocation, held, run, draw, of_tokens=of_tokens, of_model=of_model)
+        found = _moved(invocation, held, draw, of_tokens=of_tokens, of_model=of_model)
     except UnclearError:
         raise
     except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
@@ -170,7 +163,7 @@ def moved(
         try:
             again = wide(invocation)
             of = {"of_tokens": of_tokens, "of_model": of_model}
-            return _moved(again, held, run, draw, from_a_pass=True, **of)
+            return _moved(again, held, draw, from_a_pass=True, **of)
         except UnclearError:  # its code runs in its own number type alone
             return found
 
@@ -178,7 +171,6 @@ def moved(
 def _moved(
     invocation: Invocation,
     held: Held | None,
-    run: Run,
     draw: int,
     *,
     from_a_pass: bool = False,
@@ -194,12 +186,27 @@ def _moved(
     held_before = _Before()
     before: Sequence[Tensor | None] = invocation.outputs
     if from_a_pass:
-        before = outputs_repeated(invocation, (), held, run, before=held_before, draw=draw)
+        before = outputs_repeated(invocation, (), held, before=held_before, draw=draw)
     spills: list[Spill] = []
-    after = outputs_repeated(invocation, cells, held, run, spills, before=held_before, draw=draw)
+    after = outputs_repeated(invocation, cells, held, spills, before=held_before, draw=draw)
     if held_before.has_drawn and not from_a_pass:  # the run drew other ones
         of = {"of_tokens": of_tokens, "of_model": of_model}
-        return _moved(invocation, held, run, draw, from_a_pass=True, **of)
+        return _moved(invocation, held, draw, from_a_pass=True, **of)
+    of = {"of_tokens": of_tokens, "of_model": of_model}
+    return moved_between(invocation, cells, before, after, spills, **of)
+
+
+def moved_between(
+    invocation: Invocation,
+    cells: Sequence[Cell],
+    before: Sequence[Tensor | None],
+    after: Sequence[Tensor | None],
+    spills: Sequence[Spill] = (),
+    *,
+    of_tokens: bool = False,
+    of_model: bool = False,
+) -> Moved:
+    """What moved between two passes, from what each put out."""
     of = {"of_tokens": of_tokens, "of_model": of_model}
     changes = list(_changes(invocation, cells, before, after, **of))
     if not changes and of_model:  # no output has tokens
@@ -311,21 +318,18 @@ def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
     return torch.where(old == new, 0.0, change)
 
 
-def changed_by(
-    invocation: Invocation, cells: Sequence[Cell], held: Held, run: Run = plainly
-) -> list[Call]:
+def changed_by(invocation: Invocation, cells: Sequence[Cell], held: Held) -> list[Call]:
     """Of the attentions in a forward pass those whose values change where it is repeated.
 
     Args:
         cells: the tokens that are replaced; may be none.
         held: what else is exchanged, and what keeps its output.
-        run: how the module is called.
 
     Raises:
         UnclearError: if it cannot be repeated.
     """
     found: list[Call] = []
-    repeated(invocation, cells, held, run, changed=found)
+    repeated(invocation, cells, held, changed=found)
     return found
 
 
@@ -479,16 +483,6 @@ def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     return inside is not None and bool(inside.any())
 
 
-def in_a_pass(invocation: Invocation, held: Held) -> Invocation:
-    """A forward pass with what its module puts out now: in float64 while it is widened.
-
-    Raises:
-        UnclearError: if it cannot be repeated.
-    """
-    output, made = repeated(invocation, (), held), _first_made(invocation)
-    return replace(invocation, output=output, made=[made], attributes={}, written={})
-
-
 NO_NUMBERS = "it puts out no numbers, so that tokens only choose what others see"
 
 
@@ -502,7 +496,7 @@ def _first_made(invocation: Invocation) -> Coordinates | None:
 
 
 def repeated(
-    invocation: Invocation, cells: Sequence[Cell], held: Held | None, run: Run = plainly, **how: Any
+    invocation: Invocation, cells: Sequence[Cell], held: Held | None, **how: Any
 ) -> Tensor:
     """The first numbers among ``outputs_repeated``.
 
@@ -510,17 +504,16 @@ def repeated(
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
         NoNumbersError: if it puts out no numbers.
     """
-    found = next(filter(_has_numbers, outputs_repeated(invocation, cells, held, run, **how)), None)
+    found = next(filter(_has_numbers, outputs_repeated(invocation, cells, held, **how)), None)
     if found is None:
         raise NoNumbersError(NO_NUMBERS)
     return found
 
 
-def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what is noted)
+def outputs_repeated(
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
-    run: Run = plainly,
     spills: "list[Spill] | None" = None,
     changed: list[Call] | None = None,
     *,
@@ -533,7 +526,6 @@ def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what
     each that it does not put out now.
 
     Args:
-        run: how the module is called.
         spills: a list to which is added how much of what moves in the values and inputs of held
             mixers lies at other tokens.
         changed: a list to which the attentions are added whose values are not those of the run.
@@ -545,15 +537,15 @@ def outputs_repeated(  # noqa: PLR0913 (what is replaced, what is held, and what
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
-    given = invocation, cells, held, run, spills, changed, before or _Before(), draw
+    given = invocation, cells, held, spills, changed, before or _Before(), draw
     try:
-        return _outputs_repeated(*given, replacement=_ordinary)
+        return _outputs_repeated(*given, replacement=ordinary)
     except _RefusedNumbersError as error:
         if not cells:
             raise
         # Numbers of another kind, such as ids in a tensor of floats: those of other tokens are.
         with suppress(_RefusedNumbersError):
-            return _outputs_repeated(*given, replacement=_of_other_tokens)
+            return _outputs_repeated(*given, replacement=of_other_tokens)
         raise error from error.__cause__
 
 
@@ -561,17 +553,16 @@ class _RefusedNumbersError(UnclearError):
     """The module raised an error where it was repeated."""
 
 
-def _outputs_repeated(  # noqa: PLR0913, PLR0917 (see ``outputs_repeated``)
+def _outputs_repeated(  # noqa: PLR0913 (see ``outputs_repeated``)
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
-    run: Run,
     spills: "list[Spill] | None",
     changed: list[Call] | None,
     before: "_Before",
     draw: int,
     *,
-    replacement: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+    replacement: Replacement,
 ) -> list[Tensor | None]:
     rng = torch.Generator().manual_seed(SEED + 1 + draw)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
@@ -588,12 +579,9 @@ def _outputs_repeated(  # noqa: PLR0913, PLR0917 (see ``outputs_repeated``)
 
     def new_of(part: Tensor) -> Tensor:
         nonlocal replaced
-        inside = own(known.get(id(part)), cells)
-        copy = part.detach().clone()
-        if inside is not None and bool(inside.any()) and _is_whole(known[id(part)], cells):
-            replaced = True
-            copy[inside] = replacement(part, inside, rng)
-        return copy
+        new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement)
+        replaced |= new is not None
+        return part.detach().clone() if new is None else new
 
     leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
@@ -606,7 +594,7 @@ def _outputs_repeated(  # noqa: PLR0913, PLR0917 (see ``outputs_repeated``)
             with same_numbers(invocation.module) as has_drawn, ExitStack() as as_it_ran:
                 for device, dtype in invocation.autocast:
                     as_it_ran.enter_context(torch.autocast(device, dtype))
-                output = run(invocation.module, args, kwargs)
+                output = invocation.module(*args, **kwargs)
                 before.has_drawn |= has_drawn()
         except Exception as error:
             if is_out_of_memory(error):
@@ -636,6 +624,22 @@ def _in_place_of(recorded: Any, now: Any) -> list[Tensor | None]:
     return [*after, *[None] * len(before)][: len(before)]
 
 
+def with_other_tokens(
+    part: Tensor,
+    made: Coordinates | None,
+    cells: Sequence[Cell],
+    rng: torch.Generator,
+    replacement: Replacement,
+) -> Tensor | None:
+    """A copy of a tensor with other numbers at its replaced tokens; None if it has none."""
+    inside = own(made, cells)
+    if made is None or inside is None or not bool(inside.any()) or not _is_whole(made, cells):
+        return None
+    copy = part.detach().clone()
+    copy[inside] = replacement(part, inside, rng)
+    return copy
+
+
 SINGLE = 4
 """The bytes of a number in single precision; smaller types overflow where they are squared."""
 
@@ -644,7 +648,7 @@ def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
     return any(all(axis in given.planes for axis in cell) for cell in cells)
 
 
-def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
+def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     """What replaces a token: numbers as large as those of the tensor; another id for an id."""
     count = int(inside.sum())
     if not (part.is_floating_point() or part.is_complex()):
@@ -661,7 +665,7 @@ def _ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     return (size * drawn).to(part.dtype)
 
 
-def _of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
+def of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     """What replaces a token: the numbers of another one, each in its own channel."""
     rows = part.flatten(0, -2) if part.ndim > 1 else part
     shift = 1 + int(torch.randint(max(len(rows) - 1, 1), (1,), generator=rng))
@@ -713,7 +717,7 @@ def _holding(
             noted.changed.append(kept)
         if kept in held.replaced:
             whole = torch.ones_like(kept.first_output, dtype=torch.bool)
-            return _ordinary(kept.first_output, whole, rng).reshape(whole.shape)
+            return ordinary(kept.first_output, whole, rng).reshape(whole.shape)
         if kept in held.free:
             return None
         before = noted.before.of(kept, before, after)
@@ -725,7 +729,7 @@ def _holding(
             new = new.reshape(seen.shape)
         inside = own(seen, cells) if seen is not None and seen.shape == new.shape else None
         if inside is not None and bool(inside.any()):
-            new[inside] = _ordinary(new, inside, rng)
+            new[inside] = ordinary(new, inside, rng)
         return new
 
     whole = {call.module for call in held.calls if call.through is Through.MODULE}
@@ -743,7 +747,7 @@ def _holding(
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
         stack.enter_context(recording_attention_in(module, implementation, where, calls))
-        for child, outputs in _children(held, invocation).items():
+        for child, outputs in outputs_held(held, invocation).items():
             stack.callback(child.register_forward_hook(_keeping(outputs, cells)).remove)
         for child, several in _given_to(held, invocation).items():
             hook = _comparing(several, cells, noted)
@@ -812,7 +816,7 @@ def _comparing(
 Recorded = list[tuple[Any, list[Coordinates | None]]]
 
 
-def _children(held: Held, invocation: Invocation) -> dict[nn.Module, Recorded]:
+def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, Recorded]:
     """By module what its forward passes put out in the run, in running order."""
     found: dict[nn.Module, Recorded] = {}
     for call in held.calls:

@@ -9,7 +9,7 @@ same, so it is asked of some of them by repeating these, and the others are take
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of
@@ -30,6 +29,7 @@ from dsf.inspection.causal.coordinates import Coordinates, numbered, varies
 from dsf.inspection.causal.operations import Done, Followed, Meeting, Way, is_place
 from dsf.inspection.causal.replay import cells_of, repeated
 from dsf.inspection.causal.rules import KnownTensors, Rules, is_made_anew
+from dsf.inspection.recording import Leaving
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -167,25 +167,6 @@ def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coor
     return Coordinates(shape, planes)
 
 
-class _Leaving(TorchFunctionMode):
-    """Tells of what is no operation: numbers handed over, and ``tensor.data = ...``."""
-
-    def __init__(
-        self, note: Callable[[Tensor], None], assigned: Callable[[Tensor, Tensor], None]
-    ) -> None:
-        super().__init__()
-        self._note, self._assigned = note, assigned
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func in _HANDED_OVER:
-            self._note(args[0])
-        if func == _SET_DATA:
-            self._assigned(*args)
-        return func(*args, **(kwargs or {}))
-
-
 class Tracker(TorchDispatchMode):
     """Follows coordinates from the inputs of a model through all operations of its run.
 
@@ -214,6 +195,7 @@ class Tracker(TorchDispatchMode):
         self.mixings: list[TokenMixing] = []
         self._waiting: list[tuple[Any, TokenMixing]] = []
         self._paused = 0
+        self._repeats = True
         self.is_asking = False
         self.run: Invocation | None = None
         self.steps = Steps()
@@ -237,7 +219,7 @@ class Tracker(TorchDispatchMode):
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
         self.run.autocast = autocast_now()
         self.steps.know((*model.buffers(), *tensors_in((inputs, dict(named)))))
-        with self, _Leaving(self._leaves, self._assigned):
+        with self, Leaving(self._leaves, self._assigned):
             yield
 
     def finish(self, output: Any) -> None:
@@ -249,8 +231,11 @@ class Tracker(TorchDispatchMode):
     def following_on(
         self, where: ModuleStack, tensors: Sequence[Tensor], made: Sequence[Coordinates | None]
     ) -> Iterator[None]:
-        """Follow what a module makes of these tensors, whose coordinates are known."""
-        self._where = where
+        """Follow what a module makes of these tensors, whose coordinates are known.
+
+        No module is repeated meanwhile: what cannot be followed counts as mixing.
+        """
+        self._where, self._repeats = where, False
         for tensor, coordinates in zip(tensors, made, strict=True):
             self._known.know(tensor, coordinates)
         with self:
@@ -343,7 +328,7 @@ class Tracker(TorchDispatchMode):
             invocation = begun(frame, where)
         except RuntimeError:  # inside of a vectorising transform nothing can be copied
             return
-        if self._is_constant(invocation):
+        if self._repeats and self._is_constant(invocation):
             return
         how = "what it computes could not be followed"
         meeting = Meeting(next(iter(axes)), words=how, is_known=False)
@@ -517,9 +502,6 @@ class Tracker(TorchDispatchMode):
             mixing.invocation = begun(frame, self._where)
 
 
-_HANDED_OVER = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
-_HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
-_SET_DATA = vars(torch._C.TensorBase)["data"].__set__
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _WHOLE_NUMBERS = ops.MOVES | ops.RESHAPES | {"cat", "stack", "clone", "constant_pad_nd", "copy_"}
 

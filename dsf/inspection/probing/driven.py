@@ -7,35 +7,26 @@ as a head has channels, each token in a channel of its own: ceil(T / width) pass
 consecutive heads may read the values of one. Where every channel has its own map it takes T passes,
 and where channels mix, one pass for every token and channel.
 
-``Port``: a place inside a running module where a tensor is read or replaced.
-
-A module as a function of its values, with everything else frozen at its value on one call.
-
-``Repeated`` repeats a captured call with a float64 copy of the module. ``Driven`` is the function
-from the values, written in at one port of that call, to the response read at another.
-
-The function from values to response between two places of a recorded call.
+``Port`` names a place inside of a module. ``Driven`` is the function from the values at one place
+of a recorded call to the response at another: everything that is not made of the values is held,
+since a replay computes nothing but what lies between.
 """
 
 import inspect as signatures
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.inspection.capture.isolation import isolated
-from dsf.inspection.capture.precision import in_double, in_float64
-from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.causal.coordinates import InputAxis
 from dsf.inspection.errors import InspectionError, UnreadableError
-from dsf.inspection.probing.tape import Arranged, Exchanging, Layout, Record, Spot, Tape, Use
+from dsf.inspection.probing.layouts import Arranged, Layout, Layouts
+from dsf.inspection.recording import Exchanged, Recording, Value, values_in
 
 Function = Callable[[Tensor], Tensor]
 ROUNDING = 1e-9
@@ -84,19 +75,6 @@ def superposition(function: Function, like: Float[Tensor, "sample read input"]) 
         return 0.0
     apart = (both - 2 * first + 3 * second).abs().max() / 5
     return (torch.maximum(apart, (scaled - 50 * first).abs().max() / 50) / size).item()
-
-
-def mixes(function: Function, like: Float[Tensor, "sample read input"]) -> bool:
-    """Whether the first or the last token changes the response at any other token."""
-    values, rest = random_values(like, seed=0), function(torch.zeros_like(like))
-    if like.shape[1] == 1 or rest.shape[1] != like.shape[1]:
-        return True
-    for token, others in ((0, slice(1, None)), (-1, slice(0, -1))):
-        alone = torch.zeros_like(values)
-        alone[:, token] = values[:, token]
-        if bool((function(alone) - rest)[:, others].any()):
-            return True
-    return False
 
 
 def read_off(
@@ -193,7 +171,6 @@ def _by_impulses(part: Function, like: Tensor) -> Float[Tensor, "sample output i
     return stacked.permute(2, 4, 0, 3, 1)
 
 
-Touch = Callable[[Tensor], None]
 WHERE = re.compile(r"(?P<name>[\w.]*)(\((?P<argument>\w+)\))?")
 
 
@@ -236,192 +213,6 @@ class Port:
         return self.where.partition("(")[2].rstrip(")") or None
 
 
-@contextmanager
-def tapped(module: nn.Module, port: Port, touch: Touch) -> Iterator[None]:
-    """Inside the ``with`` block, pass tensors at ``port`` to ``touch``, which may write to it.
-
-    Raises:
-        InspectionError: if the module has no such submodule, function or argument.
-    """
-    inner = dict(module.named_modules()).get(port.name)
-    if inner is not None:
-        handle = _hooked(inner, port, touch)
-        try:
-            yield
-        finally:
-            handle.remove()
-        return
-    owner, name = _function(module, port)
-    plain, was_own = getattr(owner, name), name in vars(owner)
-    setattr(owner, name, _wrapped(plain, port, touch))
-    try:
-        yield
-    finally:
-        if was_own:
-            setattr(owner, name, plain)
-        else:
-            delattr(owner, name)
-
-
-def _hooked(inner: nn.Module, port: Port, touch: Touch) -> Any:
-    if port.argument is None:
-        return inner.register_forward_hook(lambda *call: _touched(call[-1], port, touch))
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _exchanged(inner.forward, args, kwargs, port, touch)
-
-    return inner.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _wrapped(function: Callable[..., Any], port: Port, touch: Touch) -> Callable[..., Any]:
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if port.argument is None:
-            return _touched(function(*args, **kwargs), port, touch)
-        args, kwargs = _exchanged(function, args, kwargs, port, touch)
-        return function(*args, **kwargs)
-
-    return call
-
-
-def _exchanged(
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    port: Port,
-    touch: Touch,
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, where that of ``port`` is replaced by a copy passed to ``touch``."""
-    named = signatures.signature(function).bind_partial(*args, **kwargs)
-    given = named.arguments.get(str(port.argument))
-    if not isinstance(given, Tensor):
-        raise InspectionError(
-            f"Port '{port.where}': '{port.name}' was not given a tensor '{port.argument}'. Name "
-            f"one that it was given: {', '.join(named.arguments) or 'there is none'}."
-        )
-    new = _touched(given, port, touch)
-    for name, part in named.arguments.items():
-        if part is given:  # under every name that it was given by
-            named.arguments[name] = new
-    return named.args, named.kwargs
-
-
-def _touched(output: Any, port: Port, touch: Touch) -> Any:
-    """A copy passed to ``touch``, so that the original stays unchanged; of several the first."""
-    if isinstance(output, tuple | list):
-        return type(output)((_touched(output[0], port, touch), *output[1:]))
-    copy = output.clone()
-    touch(port.view(copy))
-    return copy
-
-
-def _function(module: nn.Module, port: Port) -> tuple[Any, str]:
-    """The object whose attribute the method or function is, and its name there."""
-    *path, name = port.name.split(".")
-    inner = dict(module.named_modules()).get(".".join(path))
-    if inner is not None and callable(getattr(inner, name, None)):
-        return inner, name
-    for cls in type(module).__mro__:
-        file = sys.modules.get(cls.__module__)
-        if not path and callable(getattr(file, name, None)):
-            return file, name
-    raise InspectionError(
-        f"Port '{port.where}': {type(module).__name__} has no submodule or method '{port.name}', "
-        "and the file that defines its class has no such function. Name one of those."
-    )
-
-
-Values = Float[Tensor, "sample read width"]
-Response = Float[Tensor, "sample time output"]
-
-
-class Repeated:
-    """A call of a module that can be repeated, by a copy of the module in float64."""
-
-    def __init__(self, module: nn.Module, arguments: Mapping[str, Any]):
-        self.module = double_copy(module)
-        self.arguments = in_float64(dict(arguments))
-
-    def __call__(self) -> Tensor:
-        """The module's output; of several the first. Attributes that the call set are restored."""
-        args, kwargs = as_called(self.module, self.arguments)
-        with isolated(self.module), in_double():
-            output = self.module(*args, **kwargs)
-        while isinstance(output, tuple | list):
-            output = output[0]
-        return in_float64(output)
-
-
-@dataclass(eq=False)
-class Driven:
-    """The function from values to response between two ports of a call.
-
-    Where several tensors pass a port in one call, their channels are concatenated.
-
-    Attributes:
-        call: the call that is repeated.
-        value, response: the ports where the values enter and the response leaves.
-        passes: the number of forward passes so far.
-    """
-
-    call: Repeated
-    value: Port
-    response: Port
-    passes: int = 0
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """The ports in words."""
-        return self.value.where, self.response.where or "the output"
-
-    def original(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The values, response and output of the original call.
-
-        Raises:
-            InspectionError: if no tensor passes one of the ports.
-        """
-        values: list[Tensor] = []
-        response, output = self._run(
-            lambda seen: values.append(in_float64(seen).clone().flatten(2))
-        )
-        return torch.cat(values, dim=2), response, output
-
-    def __call__(self, values: Values) -> Response:
-        """The response to the given values."""
-        self.passes += 1
-        return self._run(_writing(values))[0]
-
-    def output(self, response: Response) -> Tensor:
-        """The module's output when its response is replaced by the given one."""
-        write = _writing(response)
-        with tapped(self.call.module, self.response, lambda s: write(with_axes(s, self.response))):
-            return self.call()
-
-    def _run(self, touch: Touch) -> tuple[Tensor, Tensor]:
-        found: list[Tensor] = []
-        passed: list[bool] = []
-
-        def enter(seen: Tensor) -> None:
-            passed.append(True)
-            touch(with_axes(seen, self.value))
-
-        def leave(seen: Tensor) -> None:
-            found.append(with_axes(in_float64(seen).clone(), self.response).flatten(2))
-
-        with (
-            tapped(self.call.module, self.value, enter),
-            tapped(self.call.module, self.response, leave),
-        ):
-            output = self.call()
-        missed = self.value if not passed else self.response if not found else None
-        if missed is not None:
-            raise InspectionError(
-                f"Port '{missed.where}': no tensor passed it in this call. Name a submodule or "
-                "function that the module calls."
-            )
-        return torch.cat(found, dim=2), output
-
-
 def as_called(
     module: nn.Module, arguments: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -441,131 +232,154 @@ def as_called(
     return tuple(args), rest
 
 
-def _writing(whole: Tensor) -> Touch:
-    """A function that writes the channels of ``whole``, in turn, into the tensors it is given."""
-    place = 0
+def owner_of(module: nn.Module, port: Port) -> tuple[Any, str]:
+    """The object whose attribute the method or function of a port is, and its name there.
 
-    def write(seen: Tensor) -> None:
-        nonlocal place
-        width = seen.shape[2:].numel()
-        seen.copy_(whole[:, :, place : place + width].reshape(seen.shape))
-        place += width
+    Raises:
+        InspectionError: if there is none.
+    """
+    *path, name = port.name.split(".")
+    inner = dict(module.named_modules()).get(".".join(path))
+    if inner is not None and callable(getattr(inner, name, None)):
+        return inner, name
+    for cls in type(module).__mro__:
+        file = sys.modules.get(cls.__module__)
+        if not path and callable(getattr(file, name, None)):
+            return file, name
+    raise InspectionError(
+        f"Port '{port.where}': {type(module).__name__} has no submodule or method '{port.name}', "
+        "and the file that defines its class has no such function. Name one of those."
+    )
 
-    return write
+
+def passing(recording: Recording, port: Port) -> dict[Value, frozenset[int]]:
+    """The tensors that pass a port of a submodule or function, first to last.
+
+    Each with the operations that read it but are no part of the call whose argument it is.
+
+    Raises:
+        InspectionError: if there are none.
+    """
+    found: dict[Value, frozenset[int]] = {}
+    for call in recording.calls:
+        if call.name != port.name:
+            continue
+        if port.argument is None:
+            found |= dict.fromkeys(values_in(call.output)[:1], frozenset())
+            continue
+        named = signatures.signature(call.function).bind_partial(*call.args, **call.kwargs)
+        given = named.arguments.get(port.argument)
+        if not isinstance(given, Value):
+            raise InspectionError(
+                f"Port '{port.where}': '{port.name}' was not given a tensor '{port.argument}'. "
+                f"Name one that it was given: {', '.join(named.arguments) or 'there is none'}."
+            )
+        inside = range(call.began, call.ended)
+        found[given] = frozenset(one for one in recording.readers(given) if one not in inside)
+    if not found:
+        raise InspectionError(
+            f"Port '{port.where}': no tensor passed it in this call. Name a submodule or function "
+            "that the module calls."
+        )
+    return found
 
 
-def with_axes(seen: Tensor, port: Port) -> Tensor:
-    """``seen``, if it has the axes ``sample time channel`` or ``sample time head channel``.
+def viewed(value: Value, port: Port) -> Layout:
+    """The layout of a tensor of which its port says what its axes are.
 
     Raises:
         InspectionError: if it has another number of axes.
     """
+    index = torch.arange(value.shape.numel()).reshape(value.shape)
+    seen = port.view(index)
     if seen.ndim not in (3, 4):
         raise InspectionError(
             f"Port '{port.where}': its view must be sample, time, channel, or sample, time, head, "
             f"channel, but it has the shape {tuple(seen.shape)}. Give Port a view=... that has "
             "these axes."
         )
-    return seen
+    samples, tokens = (tuple((k,) for k in range(size)) for size in seen.shape[:2])
+    sizes = (len(samples), len(tokens), seen.shape[2:].numel())
+    return Layout(value.shape, seen.flatten(), sizes, (), (), samples, tokens)
 
 
 Exchange = Callable[[Tensor], Tensor]
+Exchanges = Sequence[Exchanged]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ports:
     """Where the values of a module enter and where its response leaves.
 
     Attributes:
-        value: the tensor that holds the values.
-        kept: places that are given the original values all the same.
-        response: the place where the response is read.
+        values, responses: the tensors that hold them; of several the channels are concatenated.
+        kept: operations that are given the original values all the same.
         names: the two in words.
-        layout: that of the response where only exchanged tokens showed it.
+        layouts: of these tensors, where not the run shows them.
     """
 
-    value: Spot
-    kept: frozenset[Use]
-    response: Use
+    values: tuple[Value, ...]
+    responses: tuple[Value, ...]
+    kept: frozenset[int] = frozenset()
     names: tuple[str, str] = ("", "")
-    layout: Layout | None = None
+    layouts: Mapping[Value, Layout] = field(default_factory=dict)
 
 
-class DrivenTape:
-    """The function from values to response between two places of a call.
+class Driven:
+    """The function from values to response between two places of a recorded call.
 
     Attributes:
+        recording: the call.
         ports: the places.
-        tape: the call.
+        passes: how often the map was asked for a response, and once for the original one.
     """
 
-    def __init__(self, tape: Tape, record: Record, ports: Ports):
-        value = record.layout_of(ports.value)
-        response = ports.layout or record.place_of(ports.response)
-        if value is None or response is None:
-            raise UnreadableError("its values or its response have no tokens")
-        self.tape, self.ports = tape, ports
-        self._value, self._response = value, response
-        self._before = tape.passes
+    def __init__(self, recording: Recording, layouts: Layouts, ports: Ports):
+        def seats(values: Sequence[Value]) -> dict[Value, Layout]:
+            found = {one: ports.layouts.get(one) or layouts.of(one) for one in values}
+            known = {one: layout for one, layout in found.items() if layout is not None}
+            if len(known) < len(found):
+                raise UnreadableError("its values or its response have no tokens")
+            return known
 
-    @property
-    def passes(self) -> int:
-        """The number of forward passes that measured the map."""
-        return self.tape.passes - self._before
+        self.recording, self.ports, self.passes = recording, ports, 0
+        self._values, self._responses = seats(ports.values), seats(ports.responses)
+        self._value = next(iter(self._values.values()))
+        self._response = next(iter(self._responses.values()))
 
     def original(self) -> tuple[Tensor, Tensor, Tensor]:
         """The values, response and output of the original call."""
-        seen: list[Tensor] = []
-
-        def look(tensor: Tensor) -> Tensor:
-            seen.append(self._value.arranged(tensor))
-            return tensor
-
-        response, output = self._run(look)
-        return seen[0], response, output
+        self.passes += 1
+        output = self.recording.tensor(self.recording.first_output)
+        values, response = (
+            torch.cat([layout.arranged(self.recording.tensor(one)) for one, layout in part], dim=2)
+            for part in (self._values.items(), self._responses.items())
+        )
+        return values, response, output
 
     def __call__(self, values: Arranged) -> Float[Tensor, "sample written output"]:
         """The response to the given values."""
-        return self._run(lambda old: self._value.laid_out(values, old))[0]
+        self.passes += 1
+        return self.response_to([], lambda _: values)
+
+    def response_to(self, exchanged: Exchanges, values: Exchange) -> Arranged:
+        """The response where other tensors of the call are exchanged, too."""
+        new = _laid_out(self._values, values, self.recording, self.ports.kept)
+        found = self.recording.replay([*exchanged, *new], self._responses)
+        return self._arranged(self._responses, found)
+
+    def values_in(self, exchanged: Exchanges) -> Arranged:
+        """The values where other tensors of the call are exchanged."""
+        return self._arranged(self._values, self.recording.replay(exchanged, self._values))
+
+    def with_response(self, response: Exchange) -> Exchanges:
+        """What puts another response, made from its own, in its place."""
+        return _laid_out(self._responses, response, self.recording)
 
     def output(self, response: Arranged) -> Tensor:
         """The module's output when its response is replaced by the given one."""
-        reader = {self.ports.response: lambda old: self._response.laid_out(response, old)}
-        return self.tape.run(Exchanging(readers=reader))
-
-    def watching(
-        self,
-        seen: list[Tensor],
-        *,
-        zero: bool = False,
-        held: Exchange | None = None,
-        values: list[Tensor] | None = None,
-    ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Tensor]:
-        """A function that calls the module and adds its response to ``seen``.
-
-        Args:
-            zero: whether the values are zero.
-            held: what takes the place of the response, made from it.
-            values: a list to which the values are added.
-        """
-
-        def read(old: Tensor) -> Tensor | None:
-            now = self._response.arranged(old)
-            seen.append(now.clone())
-            return None if held is None else self._response.laid_out(held(now), old)
-
-        def exchange(old: Tensor) -> Tensor:
-            now = self._value.arranged(old)
-            if values is not None:
-                values.append(now.clone())
-            return self._value.laid_out(torch.zeros_like(now), old) if zero else old
-
-        def call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-            kept = self.ports.kept if zero else frozenset[Use]()
-            mode = Exchanging(self.ports.value, exchange, kept, {self.ports.response: read})
-            return mode.through(module, args, kwargs)
-
-        return call
+        wanted = self.recording.first_output
+        return self.recording.replay(self.with_response(lambda _: response), [wanted])[wanted]
 
     @property
     def names(self) -> tuple[str, str]:
@@ -619,14 +433,31 @@ class DrivenTape:
         """Which tokens of the values, ``sample time``, belong to one of some cells."""
         return self._value.own(cells)
 
-    def _run(self, new: Exchange) -> tuple[Arranged, Tensor]:
-        found: list[Tensor] = []
+    @staticmethod
+    def _arranged(seats: Mapping[Value, Layout], found: Mapping[Value, Tensor]) -> Arranged:
+        return torch.cat([layout.arranged(found[one]) for one, layout in seats.items()], dim=2)
 
-        def read(tensor: Tensor) -> None:
-            found.append(self._response.arranged(tensor.clone()))
 
-        readers = {self.ports.response: read}
-        output = self.tape.run(Exchanging(self.ports.value, new, self.ports.kept, readers))
-        if not found:
-            raise UnreadableError("the code of the module takes another path with other values")
-        return found[0], output
+def _laid_out(
+    seats: Mapping[Value, Layout],
+    new: Exchange,
+    recording: Recording,
+    kept: frozenset[int] = frozenset(),
+) -> list[Exchanged]:
+    """For each of several tensors what puts its channels of other numbers into it."""
+    widths = [layout.sizes[2] for layout in seats.values()]
+    starts = [sum(widths[:k]) for k in range(len(widths))]
+
+    def exchange(value: Value, start: int) -> Exchange:
+        layout = seats[value]
+
+        def laid_out(old: Tensor) -> Tensor:
+            own = {one: recording.tensor(one) for one in seats} | {value: old}
+            whole = torch.cat([seats[one].arranged(own[one]) for one in seats], dim=2)
+            part = new(whole)[..., start : start + layout.sizes[2]]
+            return layout.laid_out(part, old)
+
+        return laid_out
+
+    pairs = zip(seats, starts, strict=True)
+    return [Exchanged(value, exchange(value, start), kept) for value, start in pairs]

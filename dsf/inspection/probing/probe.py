@@ -12,39 +12,30 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.causal.coordinates import Source
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven import (
     MOST_PASSES,
-    ROUNDING,
     Driven,
-    DrivenTape,
     Linear,
     Port,
     Ports,
-    Repeated,
     as_it_is,
     by_head,
     read_off,
     superposition,
 )
 from dsf.inspection.probing.port_choice import (
-    Given,
+    FollowedCall,
     PortSearch,
-    ValueInput,
     as_port,
-    first_linear,
+    followed,
     named,
-    recorded,
-    taped,
     value_among,
 )
-from dsf.inspection.probing.tape import Tape
 from dsf.mixers import Mixer
 from dsf.systems.composite import ExplicitMap, StoredRows
 
@@ -154,7 +145,6 @@ class Prober:
         probe: which ports are named.
         budget: how many passes may be spent.
         known: by the class of a module the ports that were found in one before, tried first.
-        is_by_name: whether ports are also searched by their names.
         worth: how much of what a token moves in the module the map of a function explains; of the
             functions that are found one that explains all comes first.
 
@@ -168,14 +158,12 @@ class Prober:
         budget: Budget | None = None,
         known: dict[type, Ports] | None = None,
         *,
-        is_by_name: bool = True,
-        worth: Callable[[DrivenTape], float] | None = None,
+        worth: Callable[[Driven], float] | None = None,
     ):
         self._probe, self._worth = probe, worth
         self._budget = Budget() if budget is None else budget
         self._known: dict[type, Ports] = {} if known is None else known
-        self._is_by_name = is_by_name
-        self.driven: Driven | DrivenTape | None = None
+        self.driven: Driven | None = None
 
     def read(self, layer: Captured) -> StoredMap:
         """The map of the module, measured."""
@@ -208,106 +196,83 @@ class Prober:
         assert self.driven is not None  # noqa: S101  # what was read is finished
         return self.driven.output(response + self._linear.rest)
 
-    def _chosen(self, layer: Captured) -> tuple[Driven | DrivenTape, float]:
+    def _chosen(self, layer: Captured) -> tuple[Driven, float]:
         """The function between the named or found ports, and what counts as rounding."""
-        if self._probe.value is not None:
-            value = as_port(self._probe.value)
-            usual = value.name if value.argument else ""
-            wanted = self._probe.response
-            response = Port(usual) if wanted is None else as_port(wanted)
-            are_whole = value.view is response.view is as_it_is and not response.where
-            is_input = are_whole and not value.name
-            told = self._told(layer, wanted=value.argument) if is_input else None
-            placed = told or self._placed(layer, value, response)
-            if placed is not None:
-                return placed
-            return Driven(Repeated(layer.module, layer.arguments), value, response), ROUNDING
-        if self._probe.response is not None:
-            call = Repeated(layer.module, layer.arguments)
-            return first_linear(call, as_port(self._probe.response)), ROUNDING
-        return self._sought(layer)
+        value, response = (
+            None if port is None else as_port(port)
+            for port in (self._probe.value, self._probe.response)
+        )
+        call = followed(layer, [port for port in (value, response) if port and port.name])
+        if value is None:
+            return self._sought(layer, call, response), call.rounding
+        response = Port(value.name if value.argument else "") if response is None else response
+        are_whole = value.view is response.view is as_it_is and not response.where
+        told = None
+        if are_whole and not value.name:
+            told = value_among(call, wanted=value.argument)
+        return _driven(call, told or named(call, value, response)), call.rounding
 
-    def _sought(self, layer: Captured) -> tuple[Driven | DrivenTape, float]:
+    def _sought(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
         """The function between places that nobody named."""
-        told = self._told(layer, fewest=2) if self._worth is None else None
+        is_alone = self._worth is None and response is None
+        told = value_among(call, fewest=2) if is_alone else None
         if told is not None:
-            return told
+            return _driven(call, told)
         try:
-            return self._found(layer)
-        except UnreadableError as error:
-            told = self._told(layer) if self._worth is None else None
-            if told is not None:
-                return told
-            if not self._is_by_name:
-                raise
-            try:  # by names, where nothing could be followed
-                return first_linear(Repeated(layer.module, layer.arguments), None), ROUNDING
-            except Exception:  # whatever the code of a module raises; the first reason counts
-                raise error from None
-
-    def _told(
-        self, layer: Captured, *, wanted: str | None = None, fewest: int = 1
-    ) -> tuple[DrivenTape, float] | None:
-        """The function from an input to the output, if exchanging the inputs tells which."""
-
-        def among(tape: Tape, given: Given, rounding: float) -> ValueInput | None:
-            names = _names(layer, tape)
-            return value_among(tape, given, rounding, names, wanted=wanted, fewest=fewest)
-
-        try:
-            tape, found, rounding = taped(layer, among)
-        except Exception as error:  # whatever the code of a module does with other numbers
-            if is_out_of_memory(error):
-                raise
-            return None
-        return None if found is None else (DrivenTape(tape, found.record, found.ports), rounding)
-
-    def _placed(
-        self, layer: Captured, value: Port, response: Port
-    ) -> tuple[DrivenTape, float] | None:
-        """The function between named ports, with the axes that the run showed; None if unknown."""
-        try:
-            tape, record, rounding = recorded(layer)
+            return self._found(layer, call, response)
         except UnreadableError:
-            return None
-        ports = named(layer, record, value, response)
-        return None if ports is None else (DrivenTape(tape, record, ports), rounding)
+            told = value_among(call) if is_alone else None
+            if told is None:
+                raise
+            return _driven(call, told)
 
-    def _found(self, layer: Captured, *, told: Sequence[Source] = ()) -> tuple[DrivenTape, float]:
+    def _found(
+        self,
+        layer: Captured,
+        call: FollowedCall,
+        response: Port | None,
+        told: Sequence[Source] = (),
+    ) -> Driven:
         """The function between the places that a search finds.
 
         Args:
             told: inputs of which a search before this one told that channels come last.
         """
-        tape, record, rounding = recorded(layer, told)
         before = self._known.get(type(layer.module))
         if before is not None:
             try:
-                driven = DrivenTape(tape, record, before)
+                driven = Driven(call.recording, call.layouts(told), before)
                 values, _, _ = driven.original()
-                if superposition(driven, values) <= rounding:
-                    return driven, rounding
+                if superposition(driven, values) <= call.rounding:
+                    return driven
             except Exception:  # noqa: S110  # other operations than in the module before
                 pass
-        weigh = self._worth
-        worth = None if weigh is None else lambda ports: weigh(DrivenTape(tape, record, ports))
+        weigh, start = self._worth, call.recording.replays
+        search = PortSearch(call, told, response)
+        worth = None
+        if weigh is not None:
+            worth = lambda ports: weigh(Driven(call.recording, search.layouts, ports))  # noqa: E731
         try:
-            search = PortSearch(tape, record, rounding=rounding)
             found = search.best(worth, most=self._budget.each)
         finally:
-            self._budget.spent += tape.passes
-        driven = DrivenTape(tape, record, found.ports)
+            self._budget.spent += call.recording.replays - start
+        driven = Driven(call.recording, search.layouts, found.ports)
         if self._worth is None and not told:
-            axes = driven.unmixed(rounding)
+            axes = driven.unmixed(call.rounding)
             for axis in axes:
                 axis.source.channels = axis
             if axes:
-                return self._found(layer, told=[axis.source for axis in axes])
+                again = followed(layer)  # with these channels known
+                return self._found(layer, again, response, [axis.source for axis in axes])
         samples, tokens, channels = driven.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
         self._budget.check(found.cost, samples * tokens * tokens * maps)
         self._known[type(layer.module)] = found.ports
-        return driven, rounding
+        return driven
+
+
+def _driven(call: FollowedCall, ports: Ports) -> Driven:
+    return Driven(call.recording, call.layouts(), ports)
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
@@ -332,14 +297,6 @@ def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dic
     return {path: how.adapter() for path, how in given.items()}
 
 
-def _names(layer: Captured, tape: Tape) -> list[str]:
-    """For every tensor of a call the name of the argument that it is or lies in."""
-    inside = {
-        id(tensor): name for name, part in layer.arguments.items() for tensor in tensors_in(part)
-    }
-    return [inside.get(id(tensor), "") for tensor in tape.tensors]
-
-
 def _arranged(values: Tensor, linear: Linear) -> Tensor:
     """The values in the axes of the map."""
     if linear.width == 0:
@@ -349,19 +306,19 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
     return by_head(values, linear.weights, linear.width)
 
 
-def _mixes(driven: Driven | DrivenTape, linear: Linear, rounding: float) -> bool:
+def _mixes(driven: Driven, linear: Linear, rounding: float) -> bool:
     """Whether a map has weights beside those of every token for itself."""
     steps, reads = linear.weights.shape[-2:]
-    if reads == 1 or steps != reads or (isinstance(driven, DrivenTape) and not driven.has_own_rows):
+    if reads == 1 or steps != reads or not driven.has_own_rows:
         return True
     weights = linear.weights.abs()
     others = weights.masked_fill(torch.eye(steps, dtype=torch.bool, device=weights.device), 0)
     return bool(others.max() > rounding * weights.max())
 
 
-def _label(driven: Driven | DrivenTape, linear: Linear, rounding: float) -> str:
+def _label(driven: Driven, linear: Linear, rounding: float) -> str:
     steps, reads = linear.weights.shape[-2:]
-    is_square = steps == reads and (isinstance(driven, Driven) or driven.has_own_rows)
+    is_square = steps == reads and driven.has_own_rows
     causal = _sight(linear.ahead, rounding) if is_square else ""
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
     return (

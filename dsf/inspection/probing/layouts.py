@@ -1,0 +1,315 @@
+"""Which elements of the tensors of a recorded call belong to which sample and token.
+
+``Layout`` arranges one tensor as ``sample time channel``. ``Layouts`` finds those of all values of
+a recording, from what was followed while it was made.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsf.inspection.causal.coordinates import (
+    MANY,
+    Coordinates,
+    InputAxis,
+    Planes,
+    Source,
+    small,
+)
+from dsf.inspection.causal.operations import is_place
+from dsf.inspection.recording import Recording, Value
+
+Arranged = Float[Tensor, "sample time channel"]
+Places = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which element of a tensor belongs to which sample and token.
+
+    Attributes:
+        order: the elements sorted by sample, then token; what is left is channels. Elements that
+            belong to no token, such as padding, are left out.
+        sizes: samples, tokens and channels.
+        sample_axes, token_axes: the axes of the model's inputs that they are counted along.
+        samples, tokens: the place of each of them along these axes.
+    """
+
+    shape: torch.Size
+    order: Tensor
+    sizes: tuple[int, int, int]
+    sample_axes: tuple[InputAxis, ...]
+    token_axes: tuple[InputAxis, ...]
+    samples: Places
+    tokens: Places
+
+    def arranged(self, tensor: Tensor) -> Arranged:
+        """The tensor as ``sample time channel``."""
+        return tensor.flatten()[self.order].reshape(self.sizes)
+
+    def laid_out(self, arranged: Arranged, like: Tensor) -> Tensor:
+        """The inverse of ``arranged``; what belongs to no token is as in ``like``."""
+        flat = like.detach().clone().flatten()
+        flat[self.order] = arranged.flatten().to(like.dtype)
+        return flat.reshape(like.shape)
+
+    def fits(self, other: "Layout") -> bool:
+        """Whether two tensors have the same samples and tokens, along the axes that both have."""
+        mine, others = self.token_axes, other.token_axes
+        if not set(mine) & set(others) and (mine or others):
+            return False
+        samples = _common(self.sample_axes, self.samples, other.sample_axes)
+        tokens = _common(mine, self.tokens, others)
+        return samples == _common(
+            other.sample_axes, other.samples, self.sample_axes
+        ) and tokens == _common(others, other.tokens, mine)
+
+    def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
+        """Which tokens of which samples, ``sample time``, belong to one of some cells."""
+        found = torch.zeros(self.sizes[:2], dtype=torch.bool)
+        for cell in cells:
+            if not any(axis in cell for axis in self.token_axes):
+                continue
+            rows = torch.tensor([_is_in(one, self.sample_axes, cell) for one in self.samples])
+            columns = torch.tensor([_is_in(one, self.token_axes, cell) for one in self.tokens])
+            found |= rows[:, None] & columns
+        return found
+
+    def placed(self, shape: torch.Size, sample: int | None, token: int) -> "Layout":
+        """The layout of another tensor with these samples and tokens.
+
+        Args:
+            sample: its axis of samples, which may hold heads inside of each; None for one sample.
+            token: its axis of tokens.
+        """
+        samples, tokens, _ = self.sizes
+        order = torch.arange(shape.numel()).reshape(shape)
+        if sample is None:
+            order = order.movedim(token, 0)
+        else:
+            order = order.unflatten(sample, (samples, -1))
+            order = order.movedim((sample, token + int(token > sample)), (0, 1))
+        order = order.flatten()
+        sizes = (samples, tokens, len(order) // (samples * tokens))
+        return replace(self, shape=shape, order=order, sizes=sizes)
+
+    def is_plain(self) -> bool:
+        """Whether no other axis has as many entries as there are tokens, or samples."""
+        samples, tokens, _ = self.sizes
+        sizes = [size for size in self.shape if size > 1]
+        return sizes.count(tokens) == 1 and (samples == 1 or sizes.count(samples) == 1)
+
+
+def _common(axes: Sequence[InputAxis], places: Places, others: Sequence[InputAxis]) -> Places:
+    """Places along those axes alone that are among others."""
+    chosen = [k for k, axis in enumerate(axes) if axis in others]
+    return tuple(tuple(place[k] for k in chosen) for place in places)
+
+
+def _is_in(
+    place: tuple[int, ...], axes: Sequence[InputAxis], cell: Mapping[InputAxis, int | Tensor]
+) -> bool:
+    """Whether a place is in a cell, which may have several along an axis."""
+    pairs = ((cell.get(axis, at), at) for axis, at in zip(axes, place, strict=True))
+    return all(bool(torch.any(torch.as_tensor(index) == at)) for index, at in pairs)
+
+
+def layout_of(
+    found: Coordinates | None,
+    along: frozenset[InputAxis],
+    beside: frozenset[InputAxis] = frozenset(),
+) -> Layout | None:
+    """The layout of a tensor; None unless each of its elements belongs to one token.
+
+    Args:
+        along: the axes of the inputs that count tokens; further axes of places count samples, but
+            for one that holds channels.
+        beside: axes of which only the first that counts no tokens counts samples, the others heads.
+    """
+    if found is None or not found.shape.numel():
+        return None
+    planes = by_tokens(found)
+    tokens = tuple(axis for axis in _sorted(planes) if axis in along)
+    if any(bool((planes[axis] >= 0).any()) for axis in tokens):  # what is summed up is no place
+        tokens = tuple(axis for axis in tokens if not bool((small(planes[axis]) == MANY).all()))
+    if not tokens:
+        return None
+    is_token = torch.ones((), dtype=torch.bool)
+    for axis in tokens:
+        if bool((planes[axis] == MANY).any()):
+            return None
+        is_token = is_token & (planes[axis] >= 0)
+    chosen = is_token.expand(found.shape).flatten().nonzero().flatten()
+    heads = sorted((axis for axis in beside - along), key=lambda axis: axis.number)[1:]
+    unseen = _channels_unseen(planes, along) | set(heads)
+    samples = tuple(
+        axis
+        for axis in _sorted(planes)
+        if axis not in along
+        and axis not in unseen
+        and is_place(axis)
+        and bool((planes[axis].flatten()[chosen] >= 0).all())
+    )
+    made = _laid_out(found.shape, planes, chosen, samples, tokens)
+    return None if made is None or len(made.tokens) < 2 else made
+
+
+def _channels_unseen(axes: Iterable[InputAxis], along: frozenset[InputAxis]) -> set[InputAxis]:
+    """Axes of inputs that hold channels by their place, where no projection shows which do.
+
+    Beside samples and tokens they come last, as in ``(sample, token, channel)``, ``(sample,
+    channel, token)`` and ``(token, sample, channel)``; without samples behind the tokens.
+    """
+    found: set[InputAxis] = set()
+    by_source: dict[Source, list[InputAxis]] = {}
+    for axis in axes:
+        if axis.source.kind == "input" and axis.source.channels is None:
+            by_source.setdefault(axis.source, []).append(axis)
+    for own in by_source.values():
+        counted = [axis.number for axis in own if axis in along]
+        others = sorted((axis for axis in own if axis not in along), key=lambda one: one.number)
+        is_last = len(others) == 1 and others[0].number > max(counted, default=len(own))
+        if len(others) == 2 or is_last:
+            found.add(others[-1])
+    return found
+
+
+def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
+    """The layout of a tensor with the samples of some values and rows that are not their tokens.
+
+    The rows are the other positions that its elements belong to, such as tokens of another
+    sequence or groups; there is one where they belong to none. None where its elements belong to
+    single tokens of the values, or not to single samples.
+    """
+    if found is None or not found.shape.numel():
+        return None
+    planes = {axis: plane for axis, plane in found.planes.items() if is_place(axis)}
+    if any(bool((planes[a] >= 0).any()) for a in values.token_axes if a in planes):
+        return None
+    if any(axis not in planes for axis in values.sample_axes):
+        return None
+    others = [axis for axis in _sorted(planes) if axis not in values.sample_axes]
+    rows = tuple(axis for axis in others if bool((planes[axis] >= 0).any()))
+    chosen_in = torch.ones((), dtype=torch.bool)
+    for axis in (*values.sample_axes, *rows):
+        chosen_in = chosen_in & (planes[axis] >= 0)
+    chosen = chosen_in.expand(found.shape).flatten().nonzero().flatten()
+    samples = values.sample_axes
+    sample, _ = _numbered([planes[axis] for axis in samples], samples, chosen)
+    alike = tuple(axis for axis in rows if _follows(planes[axis].flatten()[chosen], sample))
+    rows = tuple(axis for axis in rows if axis not in alike)
+    samples = (*samples, *alike)
+    made = _laid_out(found.shape, planes, chosen, samples, rows)
+    if made is None:
+        return None
+    known = tuple(place[: len(values.sample_axes)] for place in made.samples)
+    return made if known == values.samples else None
+
+
+def _laid_out(
+    shape: torch.Size,
+    planes: Planes,
+    chosen: Tensor,
+    samples: tuple[InputAxis, ...],
+    tokens: tuple[InputAxis, ...],
+) -> Layout | None:
+    """The layout of some elements; None where there are none, or more in one place than another."""
+    if not len(chosen):
+        return None
+    time, at_time = _numbered([planes[axis] for axis in tokens], tokens, chosen)
+    sample, at_sample = _numbered([planes[axis] for axis in samples], samples, chosen)
+    cells = sample * len(at_time) + time
+    counts = torch.bincount(cells, minlength=len(at_sample) * len(at_time))
+    if bool((counts != counts[0]).any()):
+        return None
+    return Layout(
+        shape=shape,
+        order=chosen[cells.argsort(stable=True)],
+        sizes=(len(at_sample), len(at_time), int(counts[0])),
+        sample_axes=samples,
+        token_axes=tokens,
+        samples=at_sample,
+        tokens=at_time,
+    )
+
+
+def _follows(index: Tensor, sample: Tensor) -> bool:
+    """Whether an index is the same everywhere in a sample, as that of a second batch is."""
+    pairs = torch.stack([index.long(), sample], dim=1).unique(dim=0)
+    return len(pairs) == len(sample.unique())
+
+
+def _before(axis: InputAxis) -> InputAxis:
+    """The axis whose tokens weights sum up to as many: each stands where one of them stood."""
+    before = list(axis.source.before)
+    is_same = axis.source.kind == "slots" and len(before) == 1 and before[0].size == axis.size
+    return before[0] if is_same else axis
+
+
+def by_tokens(found: Coordinates) -> Planes:
+    """The planes of a tensor, where sums over tokens stand in the places of tokens."""
+    planes = {_before(axis): plane for axis, plane in found.planes.items()}
+    return planes | {axis: plane for axis, plane in found.planes.items() if axis in planes}
+
+
+def _sorted(axes: Iterable[InputAxis]) -> list[InputAxis]:
+    return sorted(axes, key=lambda axis: (axis.source.name, axis.number))
+
+
+def _numbered(
+    planes: Sequence[Tensor], axes: Sequence[InputAxis], chosen: Tensor
+) -> tuple[Tensor, Places]:
+    """For every chosen element the number of its group, and the place of every group."""
+    keys = torch.zeros_like(chosen)
+    for plane, axis in zip(planes, axes, strict=True):
+        keys = keys * axis.size + plane.flatten()[chosen].long()
+    groups, numbers = torch.unique(keys, return_inverse=True)
+    places = []
+    for key in groups.tolist():
+        place, rest = [], key
+        for axis in reversed(axes):
+            rest, index = divmod(rest, axis.size)
+            place.append(index)
+        places.append(tuple(reversed(place)))
+    return numbers, tuple(places)
+
+
+class Layouts:
+    """The layouts of the values of a recording.
+
+    Args:
+        along: the axes of the inputs that count tokens.
+        told: inputs with channels in the last axis: of what is left beside tokens, the first axis
+            counts samples, others heads.
+    """
+
+    def __init__(
+        self, recording: Recording, along: frozenset[InputAxis], told: Sequence[Source] = ()
+    ):
+        self._recording, self._along = recording, along
+        axes = (axis for one in recording.given for axis in self._planes(one))
+        self._beside = frozenset(axis for axis in axes if axis.source in told)
+        self._found: dict[Value, Layout | None] = {}
+        self._least = 0
+        given = (self.of(one) for one in recording.given)
+        self._least = min((one.sizes[0] * one.sizes[1] for one in given if one), default=0)
+
+    def _planes(self, value: Value) -> Planes:
+        found = self.coordinates(value)
+        return {} if found is None else found.planes
+
+    def coordinates(self, value: Value) -> Coordinates | None:
+        """From which places of the inputs the elements of a value come."""
+        found: Coordinates | None = self._recording.seen.get(value)
+        return found if value.dtype.is_floating_point else None
+
+    def of(self, value: Value) -> Layout | None:
+        """The layout of a value; None unless each of its elements belongs to one token."""
+        if value.shape.numel() < self._least:
+            return None
+        if value not in self._found:
+            self._found[value] = layout_of(self.coordinates(value), self._along, self._beside)
+        return self._found[value]

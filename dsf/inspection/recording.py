@@ -1,0 +1,643 @@
+"""One call of a module as a program: its ATen operations on memory of one time.
+
+``recorded`` runs a module on real tensors. A ``Value`` is a tensor at one time: a view of one
+version of some memory. An operation that writes in place makes a new version, so that the program
+is functional: of views and aliases nothing more need be known, and views are no operations.
+``Recording.replay`` computes values with other numbers in the place of some, and runs nothing but
+the operations between; everything else keeps its numbers because it is not computed anew.
+
+Numbers that leave torch (``item``, ``tolist``, NumPy) are noted: what the program made of them
+afterwards stays as it was in a replay, and ``Recording.leaving`` says which operations these are.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial, wraps
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
+
+from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.errors import UnreadableError
+
+MAX_OPERATIONS = 200_000
+"""A module that runs more ATen operations than this in one call is not recorded."""
+Memory = UntypedStorage | Tensor
+"""Where numbers lie; a tensor without memory of its own, such as a sparse one, is its own."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor at one time.
+
+    Attributes:
+        memory: the number of the version of the memory that it is a view of.
+        is_conjugated, is_negated: whether torch is still to do that to the numbers in memory.
+    """
+
+    memory: int
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...] = ()
+    offset: int = 0
+    is_conjugated: bool = False
+    is_negated: bool = False
+
+    def within(self, memory: Memory) -> Tensor:
+        """The tensor, where a version of its memory lies."""
+        if isinstance(memory, Tensor):
+            return memory
+        empty = torch.empty(0, dtype=self.dtype, device=memory.device)
+        found = empty.set_(memory, self.offset, self.shape, self.stride)
+        found = torch._conj(found) if self.is_conjugated else found
+        return torch._neg_view(found) if self.is_negated else found
+
+    @cached_property
+    def region(self) -> tuple[Any, ...]:
+        """The same for views of the same elements, whatever the order of their axes."""
+        pairs = zip(self.stride, self.shape, strict=False)
+        axes: list[tuple[int, int]] = []
+        for stride, size in sorted(((a, b) for a, b in pairs if b > 1), reverse=True):
+            if axes and axes[-1][0] == stride * size:
+                axes[-1] = stride, axes[-1][1] * size
+            else:
+                axes.append((stride, size))
+        return self.memory, self.dtype, self.offset, tuple(axes)
+
+    def overlaps(self, other: "Value") -> bool:
+        """Whether two values have elements in common."""
+        if self.memory != other.memory:
+            return False
+        if self.dtype != other.dtype or not self.stride or not other.stride:
+            return True
+        ends = [
+            one.offset + sum((n - 1) * s for n, s in zip(one.shape, one.stride, strict=True)) + 1
+            for one in (self, other)
+        ]
+        mine = torch.zeros(max(ends), dtype=torch.bool)
+        mine.as_strided(self.shape, self.stride, self.offset).fill_(True)
+        return bool(mine.as_strided(other.shape, other.stride, other.offset).any())
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One ATen operation of the call.
+
+    Attributes:
+        func: the operation; None for numbers that leave torch.
+        leaves, tree: its arguments, with values in the places of tensors.
+        reads, outs: the values that it is given, and those that it puts out.
+        writes: by the version of memory that it writes into the version that it leaves.
+        makes: the versions of memory that it makes, these among them.
+        place: ``file:line`` of the code that called it.
+        path: of the innermost module that was running.
+        random: the state of the generator before it, if it draws.
+    """
+
+    func: Any
+    name: str
+    leaves: Sequence[Any]
+    tree: TreeSpec
+    reads: tuple[Value, ...]
+    outs: tuple[Value, ...]
+    writes: Mapping[int, int]
+    makes: tuple[int, ...]
+    place: str
+    path: str
+    random: Tensor | None
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it puts out numbers of Python and no tensors."""
+        return not self.outs and not self.writes
+
+
+@dataclass(frozen=True, eq=False)
+class Exchanged:
+    """A value in the place of which other numbers are put.
+
+    Attributes:
+        new: a function from its numbers to those that take their place.
+        kept: operations that are still given the numbers from before.
+    """
+
+    value: Value
+    new: Callable[[Tensor], Tensor]
+    kept: frozenset[int] = frozenset()
+
+
+@dataclass(eq=False)
+class Passed:
+    """One call of a submodule or function: its arguments and output, values for tensors.
+
+    Attributes:
+        began, ended: the numbers of operations before it and at its end.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    began: int
+    ended: int = 0
+    output: Any = None
+
+
+def values_in(part: Any) -> list[Value]:
+    """The values in the output or the arguments of a call."""
+    return [leaf for leaf in tree_flatten(part)[0] if isinstance(leaf, Value)]
+
+
+@dataclass(eq=False)
+class Recording:
+    """The program of one call.
+
+    Attributes:
+        operations: in running order.
+        given: the tensors of the call.
+        output: what it put out, values for tensors.
+        left: those of ``given``, as they were afterwards.
+        attributes: the tensors in attributes of the module afterwards.
+        calls: of submodules and functions, in the order in which they began.
+        seen: what was known of a tensor when it was first seen, by its value.
+        replays: how often it was replayed.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    given: list[Value] = field(default_factory=list)
+    output: Any = None
+    left: list[Value] = field(default_factory=list)
+    attributes: dict[str, Value] = field(default_factory=dict)
+    calls: list[Passed] = field(default_factory=list)
+    seen: dict[Value, Any] = field(default_factory=dict)
+    replays: int = 0
+    numbers: dict[int, Memory] = field(default_factory=dict)
+    made_at: dict[int, int] = field(default_factory=dict)
+    _needed: dict[frozenset[int], list[int]] = field(default_factory=dict)
+
+    @property
+    def first_output(self) -> Value:
+        """The first tensor that the call put out.
+
+        Raises:
+            UnreadableError: if there is none.
+        """
+        found = values_in(self.output)
+        if not found:
+            raise UnreadableError("it puts out no tensor")
+        return found[0]
+
+    def tensor(self, value: Value) -> Tensor:
+        """A copy of the numbers of a value."""
+        return value.within(self.numbers[value.memory]).clone()
+
+    def readers(self, value: Value) -> list[int]:
+        """The operations that read elements of a value."""
+        overlap = cache(value.overlaps)
+        return [
+            number
+            for number, operation in enumerate(self.operations)
+            if operation.makes and any(map(overlap, operation.reads))
+        ]
+
+    def made_of(self, values: Iterable[Value]) -> set[int]:
+        """The versions of memory that some values and what is computed of them lie in."""
+        found = {value.memory for value in values}
+        for operation in self.operations:
+            if any(read.memory in found for read in operation.reads):
+                found.update(operation.makes)
+        return found
+
+    def leaving(self, values: Iterable[Value]) -> list[Operation]:
+        """The operations by which numbers that are made of some values leave torch."""
+        made = self.made_of(values)
+        leaving = (one for one in self.operations if one.is_leaving)
+        return [one for one in leaving if any(read.memory in made for read in one.reads)]
+
+    def replay(
+        self, exchanged: Iterable[Exchanged], wanted: Iterable[Value]
+    ) -> dict[Value, Tensor]:
+        """The numbers of values where others are exchanged.
+
+        Raises:
+            UnreadableError: if an operation puts out a tensor of another shape than before.
+        """
+        self.replays += 1
+        wanted = list(wanted)
+        waiting: dict[int, list[Exchanged]] = {}
+        for one in exchanged:
+            waiting.setdefault(one.value.memory, []).append(one)
+        now: dict[int, Memory] = {}
+        before: dict[int, tuple[frozenset[int], Memory]] = {}
+
+        def exchange(memory: int) -> None:
+            for one in waiting.get(memory, ()):
+                old = now.get(memory, self.numbers[memory])
+                if one.kept:
+                    before[memory] = one.kept, old
+                now[memory] = _copied(old)
+                there = one.value.within(now[memory])
+                there.copy_(one.new(there.clone()))
+
+        with torch.no_grad(), _unseen():
+            for memory in waiting:
+                if memory not in self.made_at:
+                    exchange(memory)
+            for number in self._needed_for(frozenset(value.memory for value in wanted)):
+                operation = self.operations[number]
+                old_ones = {at: old for at, (users, old) in before.items() if number in users}
+                there = {**now, **old_ones} if old_ones else now
+                if any(read.memory in there for read in operation.reads):
+                    now |= self._run(operation, there)
+                for memory in operation.makes:
+                    exchange(memory)
+            memories = ((v, now.get(v.memory, self.numbers[v.memory])) for v in wanted)
+            return {value: value.within(memory).clone() for value, memory in memories}
+
+    def _needed_for(self, memories: frozenset[int]) -> list[int]:
+        """The operations that some versions of memory are made by, in running order."""
+        if memories not in self._needed:
+            needed, found = set(memories), []
+            for number in range(len(self.operations) - 1, -1, -1):
+                operation = self.operations[number]
+                if not needed.isdisjoint(operation.makes):
+                    found.append(number)
+                    needed.update(read.memory for read in operation.reads)
+            self._needed[memories] = found[::-1]
+        return self._needed[memories]
+
+    def _run(self, operation: Operation, now: Mapping[int, Memory]) -> dict[int, Memory]:
+        """The versions of memory that an operation makes of others."""
+
+        def memory(number: int) -> Memory:
+            return now.get(number, self.numbers[number])
+
+        own = {number: _copied(memory(number)) for number in operation.writes}
+        leaves = [
+            leaf.within(own.get(leaf.memory, memory(leaf.memory)))
+            if isinstance(leaf, Value)
+            else leaf
+            for leaf in operation.leaves
+        ]
+        args, kwargs = tree_unflatten(leaves, operation.tree)
+        with ExitStack() as drawing:
+            if operation.random is not None:
+                drawing.enter_context(torch.random.fork_rng(devices=[]))
+                torch.set_rng_state(operation.random)
+            out = operation.func(*args, **kwargs)
+        made = {operation.writes[number]: storage for number, storage in own.items()}
+        for value, tensor in zip(operation.outs, _tensors(out), strict=True):
+            if value.memory in operation.makes and value.memory not in made:
+                made[value.memory] = _as_recorded(value, tensor)
+        return made
+
+
+def _copied(memory: Memory) -> Memory:
+    return memory.clone()
+
+
+def _as_recorded(value: Value, tensor: Tensor) -> Memory:
+    """The memory of a tensor that an operation puts out, laid out as it was."""
+    if tensor.shape != value.shape:
+        raise UnreadableError("its code puts out tensors of another shape for other numbers")
+    if not value.stride and value.shape:
+        return tensor
+    if (tensor.stride(), tensor.storage_offset()) == (value.stride, value.offset):
+        return tensor.untyped_storage()
+    last = sum((n - 1) * s for n, s in zip(value.shape, value.stride, strict=True))
+    size = (value.offset + last + 1) * tensor.element_size()
+    memory = UntypedStorage(size, device=tensor.device)
+    value.within(memory).copy_(tensor)
+    return memory
+
+
+def _tensors(part: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(part)[0] if isinstance(leaf, Tensor)]
+
+
+HANDED_OVER = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
+HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
+"""What gives the numbers of a tensor to code that torch does not see."""
+_SET_DATA = vars(torch._C.TensorBase)["data"].__set__
+
+
+class Leaving(TorchFunctionMode):
+    """Tells of what is no operation: numbers handed over, and ``tensor.data = ...``."""
+
+    def __init__(
+        self,
+        note: Callable[[Tensor], None],
+        assigned: Callable[[Tensor, Tensor], None] = lambda _old, _new: None,
+    ) -> None:
+        super().__init__()
+        self._note, self._assigned = note, assigned
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in HANDED_OVER:
+            self._note(args[0])
+        if func == _SET_DATA:
+            self._assigned(*args)
+        return func(*args, **(kwargs or {}))
+
+
+_NOTHING = tree_flatten(())[1]
+_NO_WRITES: Mapping[int, int] = MappingProxyType({})
+_EMPTY = {
+    torch.ops.aten.empty.memory_format,
+    torch.ops.aten.empty_like.default,
+    torch.ops.aten.empty_strided.default,
+    torch.ops.aten.new_empty.default,
+    torch.ops.aten.new_empty_strided.default,
+}
+
+
+class _Calling(Leaving):
+    """Tells a recorder which line of code calls torch; it is called before all other modes."""
+
+    def __init__(self, recorder: "Recorder"):
+        super().__init__(recorder.leaves)
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self._recorder.place = _caller()
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
+
+
+class Recorder(TorchDispatchMode):
+    """Notes the operations that run while it is active.
+
+    Args:
+        known: what is known of a tensor, noted when it is first seen.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, known: Callable[[Tensor], Any] = lambda _: None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recording = Recording()
+        self.running: list[str] = []
+        self.place = ""  # of the code that called torch last
+        self._known = known
+        self._version: dict[Any, int] = {}
+        self._own: set[int] = set()  # memory that was made in the call
+        self._shared: dict[int, UntypedStorage] = {}  # of what code past torch may write into
+        self._kept_alive: list[Any] = []
+
+    def value(self, tensor: Tensor) -> Value:
+        """A tensor as it is now."""
+        try:
+            storage: Any = tensor.untyped_storage()
+        except (NotImplementedError, RuntimeError):  # as of a sparse tensor
+            number = self._number(id(tensor), tensor)
+            found = Value(number, tensor.dtype, tensor.shape)
+        else:
+            key = _key(storage)
+            number = self._number(key, storage)
+            if key in self._shared and not _same_bytes(self._shared[key], storage):
+                self.recording.numbers[number] = self._shared[key]
+                number = self._new_version(key, storage)
+                self._shared[key] = storage.clone()
+            found = Value(
+                number,
+                tensor.dtype,
+                tensor.shape,
+                tensor.stride(),
+                tensor.storage_offset(),
+                tensor.is_conj(),
+                tensor.is_neg(),
+            )
+        if found not in self.recording.seen:
+            self.recording.seen[found] = self._known(tensor)
+        return found
+
+    def values(self, part: Any) -> Any:
+        """Arguments or outputs with values in the places of tensors."""
+        with _unseen():
+            return tree_map_only(Tensor, self.value, part)
+
+    def _number(self, key: Any, memory: Memory) -> int:
+        return self._version[key] if key in self._version else self._new_version(key, memory)
+
+    def _new_version(self, key: Any, memory: Memory) -> int:
+        number = self._version[key] = len(self.recording.numbers)
+        self._kept_alive.append(memory)  # so that no other memory is taken for it
+        self.recording.numbers[number] = memory
+        return number
+
+    def leaves(self, tensor: Tensor) -> None:
+        """Note a tensor whose numbers code past torch is given, and may write over."""
+        if _is_ours():
+            return
+        with _unseen():
+            value = self.value(tensor)
+            self._add(None, "numbers that leave torch", [value], ())
+            if isinstance(self.recording.numbers[value.memory], UntypedStorage):
+                storage = tensor.untyped_storage()
+                self._shared.setdefault(_key(storage), storage.clone())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        leaves, tree = tree_flatten((args, kwargs))
+        with _unseen():
+            noted = [self.value(one) if isinstance(one, Tensor) else one for one in leaves]
+            written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
+            for number, one in written.items():
+                self.recording.numbers[number] = one.untyped_storage().clone()
+            draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+            random = torch.get_rng_state() if draws else None
+        out = func(*args, **kwargs)
+        with _unseen():
+            first = len(self.recording.numbers)
+            writes = {number: self._rewritten(one) for number, one in written.items()}
+            outs = _tensors(out)
+            values = tuple(map(self.value, outs))
+            for one, value in zip(outs, values, strict=True):
+                if value.memory >= first and value.memory not in writes.values():
+                    self._made_here(one, is_empty=func in _EMPTY)
+            makes = tuple(range(first, len(self.recording.numbers)))
+            name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
+            self._add(func, name, noted, values, tree, writes, makes, random)
+        return out
+
+    def _rewritten(self, tensor: Tensor) -> int:
+        """The version of the memory that an operation has written into."""
+        storage = tensor.untyped_storage()
+        key = _key(storage)
+        number = self._new_version(key, storage)
+        if key not in self._own:  # such as that of a weight, which is restored after the call
+            self.recording.numbers[number] = storage.clone()
+        if key in self._shared:
+            self._shared[key] = storage.clone()
+        return number
+
+    def _made_here(self, tensor: Tensor, *, is_empty: bool) -> None:
+        try:
+            storage = tensor.untyped_storage()
+        except (NotImplementedError, RuntimeError):
+            return
+        self._own.add(_key(storage))
+        if is_empty:  # a kernel may write into it
+            self._shared[_key(storage)] = storage.clone()
+
+    def _add(  # noqa: PLR0913, PLR0917 (the fields of an operation)
+        self,
+        func: Any,
+        name: str,
+        leaves: Sequence[Any],
+        outs: tuple[Value, ...],
+        tree: TreeSpec = _NOTHING,
+        writes: Mapping[int, int] = _NO_WRITES,
+        makes: tuple[int, ...] = (),
+        random: Tensor | None = None,
+    ) -> None:
+        operations = self.recording.operations
+        if len(operations) >= MAX_OPERATIONS:
+            raise UnreadableError(
+                f"one call of it runs more than {MAX_OPERATIONS} torch operations: inspect a "
+                "smaller module or a shorter input"
+            )
+        reads = tuple(leaf for leaf in leaves if isinstance(leaf, Value))
+        self.recording.made_at |= dict.fromkeys(makes, len(operations))
+        path, place = self.running[-1] if self.running else "", self.place
+        operations.append(
+            Operation(func, name, leaves, tree, reads, outs, writes, makes, place, path, random)
+        )
+
+    @contextmanager
+    def noting(self, module: nn.Module, functions: Mapping[str, tuple[Any, str]]) -> Iterator[None]:
+        """Note the calls of submodules, and of functions as for ``recorded``."""
+        started: list[Passed] = []
+
+        def begin(name: str, function: Any, args: Any, kwargs: Any) -> None:
+            args, kwargs = self.values((args, kwargs))
+            began = len(self.recording.operations)
+            started.append(Passed(name, function, args, kwargs, began))
+            self.recording.calls.append(started[-1])
+
+        def end(output: Any) -> None:
+            call = started.pop()
+            call.output, call.ended = self.values(output), len(self.recording.operations)
+
+        def enter(name: str, inner: nn.Module, args: Any, kwargs: Any) -> None:
+            begin(name, inner.forward, args, kwargs)
+            self.running.append(name)
+
+        def leave(_inner: nn.Module, _args: Any, output: Any) -> None:
+            self.running.pop()
+            end(output)
+
+        def wrapped(name: str, plain: Any) -> Any:
+            @wraps(plain)
+            def call(*args: Any, **kwargs: Any) -> Any:
+                begin(name, plain, args, kwargs)
+                output = plain(*args, **kwargs)
+                end(output)
+                return output
+
+            return call
+
+        with ExitStack() as stack:
+            for path, inner in module.named_modules():
+                if path and not isinstance(inner, torch.jit.ScriptModule):
+                    hook = partial(enter, path)
+                    hooked = inner.register_forward_pre_hook(hook, with_kwargs=True)
+                    stack.callback(hooked.remove)
+                    stack.callback(inner.register_forward_hook(leave).remove)
+            for called, (owner, name) in functions.items():
+                plain, is_own = getattr(owner, name), name in vars(owner)
+                setattr(owner, name, wrapped(called, plain))
+                put_back = partial(setattr, owner, name, plain) if is_own else None
+                stack.callback(put_back or partial(delattr, owner, name))
+            yield
+
+
+def recorded(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    functions: Mapping[str, tuple[Any, str]] = MappingProxyType({}),
+    known: Callable[[Tensor], Any] = lambda _: None,
+) -> Recording:
+    """The program of one call of a module, which is restored afterwards.
+
+    Args:
+        functions: by name further functions whose calls are noted, each as the object whose
+            attribute it is, and its name there.
+        known: what is known of a tensor, noted when it is first seen.
+    """
+    recorder = Recorder(known)
+    recording, given = recorder.recording, _tensors((args, kwargs))
+    with isolated(module), recorder.noting(module, functions):
+        recording.given = recorder.values(given)
+        with _Calling(recorder), recorder:
+            output = module(*args, **kwargs)
+        recording.output, recording.left = recorder.values((output, given))
+        tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}
+        recording.attributes = recorder.values(tensors)
+    return recording
+
+
+def _key(storage: UntypedStorage) -> int:
+    return storage.data_ptr() or storage._cdata
+
+
+def _same_bytes(one: UntypedStorage, other: UntypedStorage) -> bool:
+    first, second = (
+        torch.empty(0, dtype=torch.uint8, device=part.device).set_(part) for part in (one, other)
+    )
+    return torch.equal(first, second)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The arguments that an operation writes into."""
+    arguments = getattr(getattr(func, "_schema", None), "arguments", ())
+    found = []
+    for place, argument in enumerate(arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found.append(args[place] if place < len(args) else kwargs.get(argument.name))
+    return _tensors(found)
+
+
+PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")
+"""Folders of code that calls torch for that of a module."""
+
+
+def _is_ours() -> bool:
+    """Whether the inspection itself asks for numbers, and not the module."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and (
+        frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename
+    ):
+        frame = frame.f_back
+    return frame is not None and "/dsf/inspection/" in frame.f_code.co_filename
+
+
+def _caller() -> str:
+    """``file:line`` of the innermost code outside of these folders and of this file."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path != __file__ and not any(folder in path for folder in PASSED_THROUGH):
+            return f"{path.rpartition('/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
