@@ -826,11 +826,6 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
     return whole
 
 
-def is_known_whole(adapter: Adapter) -> bool:
-    """Whether an adapter knows more of a module than its mixer."""
-    return adapter.whole is not None or None not in (adapter.enter, adapter.leave)
-
-
 def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[AffineLayer, float]:
     """The whole layer and the relative error of its output.
 

@@ -215,6 +215,12 @@ class Recording:
                 found.update(operation.makes)
         return found
 
+    def making(self, value: Value) -> set[int]:
+        """The versions of memory that a value is made of, with its own."""
+        needed = self._needed_for(frozenset((value.memory,)))
+        read = {read.memory for number in needed for read in self.operations[number].reads}
+        return {value.memory, *read}
+
     def leaving(self, values: Iterable[Value]) -> list[Operation]:
         """The operations by which numbers that are made of some values leave torch."""
         made = self.made_of(values)
@@ -419,7 +425,7 @@ class Recorder(TorchDispatchMode):
                 tensor.dtype,
                 tensor.shape,
                 tensor.stride(),
-                tensor.storage_offset(),
+                int(tensor.storage_offset()),
                 tensor.is_conj(),
                 tensor.is_neg(),
             )

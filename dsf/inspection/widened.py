@@ -55,11 +55,6 @@ def wide(invocation: Invocation) -> Invocation:
     return replace(invocation, args=args, kwargs=kwargs)
 
 
-def is_half(dtype: torch.dtype) -> bool:
-    """Whether numbers of a type are so coarse that a mistake of one percent may be rounding."""
-    return dtype.is_floating_point and dtype.itemsize < torch.float32.itemsize
-
-
 def _narrow(module: nn.Module) -> list[Tensor]:
     parts = (*module.parameters(), *module.buffers())
     narrow = (part for part in parts if part.is_floating_point())

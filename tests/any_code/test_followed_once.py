@@ -120,13 +120,13 @@ def test_a_deeper_model_needs_no_further_rules(monkeypatch):
 
 
 def test_equal_layers_of_fused_attention_are_repeated_three_times_in_all(monkeypatch):
-    passes, repeated = [], replay.outputs_repeated
+    passes, repeated = [], replay.repetition
 
     def counted(invocation, *given, **named):
         passes.append(invocation.module)
         return repeated(invocation, *given, **named)
 
-    monkeypatch.setattr(replay, "outputs_repeated", counted)
+    monkeypatch.setattr(replay, "repetition", counted)
     for depth in (3, 9):
         passes.clear()
         dsf.inspect(drawn(Layers(modules.Attention, depth)), tokens())

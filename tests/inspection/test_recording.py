@@ -116,8 +116,11 @@ def test_a_replay_is_the_mixer_of_a_library(name):
     kinds = ("Attention", "Mixer", "DeltaNet")
     mixer = next(part for part in model.modules() if type(part).__name__.endswith(kinds)).double()
     calls = []
-    with torch.no_grad(), mixer.register_forward_pre_hook(
-        lambda _module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    with (
+        torch.no_grad(),
+        mixer.register_forward_pre_hook(
+            lambda _module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+        ),
     ):
         model.double()(**given, use_cache=False)
     args, kwargs = tree_map_only(torch.Tensor, torch.Tensor.clone, calls[0])

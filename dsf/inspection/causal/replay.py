@@ -7,7 +7,7 @@ another token of the module's output moves, the module has a second path by whic
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 import torch
@@ -109,20 +109,30 @@ class Spill:
     share: float
 
 
-class _Before:
-    """What held mixers were given when no token was replaced: in the run, or in a pass since."""
+@dataclass(eq=False)
+class Repetition:
+    """One more forward pass of a module.
 
-    def __init__(self) -> None:
-        self._values: dict[Any, Any] = {}
-        self.is_noting = False
-        self.has_drawn = False  # random numbers, in a pass since
+    Attributes:
+        like: an earlier one without replaced tokens, in whose place the run is; None for the run.
+        outputs: what it put out, left in attributes and wrote into what it was given, in the places
+            of those of the run; None for each that it does not put out now.
+        spills: of the values and inputs of held mixers that moved at other tokens.
+        changed: the attentions whose values are not those of the run.
+        given: what held mixers were given, where no token was replaced.
+        has_drawn: whether it drew random numbers.
+    """
 
-    def of(self, one: Any, recorded: Any, now: Any) -> Any:
-        """What ``one`` was given; that of this pass, while it is noted."""
-        if self.is_noting:
-            self._values[one] = now
-            return now
-        return self._values.get(one, recorded)
+    like: "Repetition | None" = None
+    outputs: list[Tensor | None] = field(default_factory=list)
+    spills: list[Spill] = field(default_factory=list)
+    changed: list[Call] = field(default_factory=list)
+    given: dict[Any, Any] = field(default_factory=dict)
+    has_drawn: bool = False
+
+    def before(self, one: Any, recorded: Any) -> Any:
+        """What a held mixer was given when no token was replaced."""
+        return recorded if self.like is None else self.like.given.get(one, recorded)
 
 
 def moved(
@@ -148,8 +158,9 @@ def moved(
     Raises:
         UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
+    of = {"of_tokens": of_tokens, "of_model": of_model}
     try:
-        found = _moved(invocation, held, draw, of_tokens=of_tokens, of_model=of_model)
+        found = _moved(invocation, held, draw, **of)
     except UnclearError:
         raise
     except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
@@ -161,9 +172,7 @@ def moved(
         return found
     with widened(invocation.module):
         try:
-            again = wide(invocation)
-            of = {"of_tokens": of_tokens, "of_model": of_model}
-            return _moved(again, held, draw, from_a_pass=True, **of)
+            return _moved(wide(invocation), held, draw, from_a_pass=True, **of)
         except UnclearError:  # its code runs in its own number type alone
             return found
 
@@ -174,8 +183,8 @@ def _moved(
     draw: int,
     *,
     from_a_pass: bool = False,
-    of_tokens: bool = False,
-    of_model: bool = False,
+    of_model: bool,
+    of_tokens: bool,
 ) -> Moved:
     """The same in one number type.
 
@@ -183,17 +192,13 @@ def _moved(
         from_a_pass: compare with another pass, in which no token is replaced, and not with the run.
     """
     cells = cells_drawn(invocation, draw, of_model=of_model)
-    held_before = _Before()
-    before: Sequence[Tensor | None] = invocation.outputs
-    if from_a_pass:
-        before = outputs_repeated(invocation, (), held, before=held_before, draw=draw)
-    spills: list[Spill] = []
-    after = outputs_repeated(invocation, cells, held, spills, before=held_before, draw=draw)
-    if held_before.has_drawn and not from_a_pass:  # the run drew other ones
-        of = {"of_tokens": of_tokens, "of_model": of_model}
-        return _moved(invocation, held, draw, from_a_pass=True, **of)
     of = {"of_tokens": of_tokens, "of_model": of_model}
-    return moved_between(invocation, cells, before, after, spills, **of)
+    like = repetition(invocation, (), held, draw=draw) if from_a_pass else None
+    after = repetition(invocation, cells, held, draw=draw, like=like)
+    if after.has_drawn and not from_a_pass:  # the run drew other ones
+        return _moved(invocation, held, draw, from_a_pass=True, **of)
+    before = invocation.outputs if like is None else like.outputs
+    return moved_between(invocation, cells, before, after.outputs, after.spills, **of)
 
 
 def moved_between(
@@ -208,7 +213,8 @@ def moved_between(
 ) -> Moved:
     """What moved between two passes, from what each put out."""
     of = {"of_tokens": of_tokens, "of_model": of_model}
-    changes = list(_changes(invocation, cells, before, after, **of))
+    with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
+        changes = list(_changes(invocation, cells, before, after, **of))
     if not changes and of_model:  # no output has tokens
         changes = [_Change(0.0, torch.zeros(0), torch.float32)]
     if not changes:
@@ -290,7 +296,7 @@ def _has_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
 
 ENTRY_ROUNDING = 64
 """Most rounding of a number, in steps of its type, relative to ordinary numbers of its tensor."""
-LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e6, 2**16
+LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e6, 2**12
 """A number larger than so many times what nearly all others exceed says nothing about these."""
 
 
@@ -310,7 +316,8 @@ def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
     numbers = numbers[:: max(1, numbers.numel() // MAX_SAMPLED)]
     ordinary = 0.0
     if numbers.numel():
-        among = numbers[numbers <= OUTLIERS * numbers.quantile(LEAST_QUANTILE)]
+        least = numbers.kthvalue(1 + int(LEAST_QUANTILE * (numbers.numel() - 1))).values
+        among = numbers[numbers <= OUTLIERS * least]
         ordinary = among.square().mean().sqrt().item()
     scale = torch.maximum(large, new.abs()).clamp(min=ordinary or 1.0)
     change = (new - old).abs() / scale
@@ -328,9 +335,7 @@ def changed_by(invocation: Invocation, cells: Sequence[Cell], held: Held) -> lis
     Raises:
         UnclearError: if it cannot be repeated.
     """
-    found: list[Call] = []
-    repeated(invocation, cells, held, changed=found)
-    return found
+    return repetition(invocation, cells, held).changed
 
 
 def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
@@ -495,57 +500,46 @@ def _first_made(invocation: Invocation) -> Coordinates | None:
     return found[0]
 
 
-def repeated(
-    invocation: Invocation, cells: Sequence[Cell], held: Held | None, **how: Any
-) -> Tensor:
-    """The first numbers among ``outputs_repeated``.
+def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -> Tensor:
+    """The first numbers among the outputs of a repetition.
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
         NoNumbersError: if it puts out no numbers.
     """
-    found = next(filter(_has_numbers, outputs_repeated(invocation, cells, held, **how)), None)
+    found = next(filter(_has_numbers, repetition(invocation, cells, held).outputs), None)
     if found is None:
         raise NoNumbersError(NO_NUMBERS)
     return found
 
 
-def outputs_repeated(
+def repetition(
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
-    spills: "list[Spill] | None" = None,
-    changed: list[Call] | None = None,
     *,
-    before: "_Before | None" = None,
     draw: int = 0,
-) -> list[Tensor | None]:
-    """What a module puts out where the ``cells`` of its input are replaced, as in the run.
-
-    The outputs first, then what it leaves in attributes and writes into what it is given; None for
-    each that it does not put out now.
+    like: Repetition | None = None,
+) -> Repetition:
+    """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
-        spills: a list to which is added how much of what moves in the values and inputs of held
-            mixers lies at other tokens.
-        changed: a list to which the attentions are added whose values are not those of the run.
-        before: what held mixers were given in a pass since; where none is replaced, it is noted.
         draw: which numbers are put in place of tokens.
+        like: an earlier repetition that it is compared with, in the place of the run.
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
-    given = invocation, cells, held, spills, changed, before or _Before(), draw
     try:
-        return _outputs_repeated(*given, replacement=ordinary)
+        return _repetition(invocation, cells, held, draw, like, ordinary)
     except _RefusedNumbersError as error:
         if not cells:
             raise
         # Numbers of another kind, such as ids in a tensor of floats: those of other tokens are.
         with suppress(_RefusedNumbersError):
-            return _outputs_repeated(*given, replacement=of_other_tokens)
+            return _repetition(invocation, cells, held, draw, like, of_other_tokens)
         raise error from error.__cause__
 
 
@@ -553,17 +547,14 @@ class _RefusedNumbersError(UnclearError):
     """The module raised an error where it was repeated."""
 
 
-def _outputs_repeated(  # noqa: PLR0913 (see ``outputs_repeated``)
+def _repetition(
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
-    spills: "list[Spill] | None",
-    changed: list[Call] | None,
-    before: "_Before",
     draw: int,
-    *,
+    like: Repetition | None,
     replacement: Replacement,
-) -> list[Tensor | None]:
+) -> Repetition:
     rng = torch.Generator().manual_seed(SEED + 1 + draw)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
@@ -587,26 +578,26 @@ def _outputs_repeated(  # noqa: PLR0913 (see ``outputs_repeated``)
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    before.is_noting = not cells
-    noted = _Noted([] if spills is None else spills, [] if changed is None else changed, before)
-    with _holding(invocation, cells, held, rng, noted):
+    found = Repetition(like)
+    with _holding(invocation, cells, held, rng, found):
         try:
             with same_numbers(invocation.module) as has_drawn, ExitStack() as as_it_ran:
                 for device, dtype in invocation.autocast:
                     as_it_ran.enter_context(torch.autocast(device, dtype))
                 output = invocation.module(*args, **kwargs)
-                before.has_drawn |= has_drawn()
+                found.has_drawn = has_drawn()
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
             raise _RefusedNumbersError(f"it cannot be repeated ({reason})") from error
     given = tensors_in((args, kwargs))
-    return [
+    found.outputs = [
         *_in_place_of(invocation.output, output),
         *(vars(invocation.module).get(name) for name in invocation.attributes),
         *(given[k] if k < len(given) else None for k in invocation.written),
     ]
+    return found
 
 
 def _in_place_of(recorded: Any, now: Any) -> list[Tensor | None]:
@@ -672,27 +663,18 @@ def of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tenso
     return rows.roll(shift, dims=0).reshape(part.shape)[inside]
 
 
-@dataclass(frozen=True)
-class _Noted:
-    """What is noted of a pass: spills, changed attentions, and what mixers were given before."""
-
-    spills: list[Spill]
-    changed: list[Call]
-    before: _Before
-
-
 @contextmanager
 def _holding(
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held | None,
     rng: torch.Generator,
-    noted: _Noted,
+    found: Repetition,
 ) -> Iterator[None]:
     if held is None:
         yield
         return
-    module, spills = invocation.module, noted.spills
+    module = invocation.module
     attentions = [call for call in held.calls if call.through is not Through.MODULE]
     waiting = list(attentions)
 
@@ -714,14 +696,16 @@ def _holding(
             return None
         before, after = kept.arguments.get("value"), call.arguments.get("value")
         if _differ(before, after):
-            noted.changed.append(kept)
+            found.changed.append(kept)
         if kept in held.replaced:
             whole = torch.ones_like(kept.first_output, dtype=torch.bool)
             return ordinary(kept.first_output, whole, rng).reshape(whole.shape)
         if kept in held.free:
             return None
-        before = noted.before.of(kept, before, after)
-        _note_spill(before, after, kept.seen.get("value"), cells, spills)
+        if not cells:
+            found.given[kept] = after
+        before = found.before(kept, before)
+        _note_spill(before, after, kept.seen.get("value"), cells, found.spills)
         recorded = kept.first_output
         dtype = after.dtype if isinstance(after, Tensor) else recorded.dtype
         seen, new = kept.seen.get("output"), recorded.to(dtype, copy=True)
@@ -750,7 +734,7 @@ def _holding(
         for child, outputs in outputs_held(held, invocation).items():
             stack.callback(child.register_forward_hook(_keeping(outputs, cells)).remove)
         for child, several in _given_to(held, invocation).items():
-            hook = _comparing(several, cells, noted)
+            hook = _comparing(several, cells, found)
             stack.callback(child.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield
 
@@ -797,7 +781,7 @@ def _given_to(held: Held, invocation: Invocation) -> dict[nn.Module, list[Invoca
 
 
 def _comparing(
-    several: Sequence[Invocation], cells: Sequence[Cell], noted: _Noted
+    several: Sequence[Invocation], cells: Sequence[Cell], found: Repetition
 ) -> Callable[..., None]:
     waiting = iter(several)
 
@@ -805,10 +789,12 @@ def _comparing(
         one = next(waiting, None)
         if one is not None:
             now = tensors_in((args, kwargs))
-            parts = zip(noted.before.of(one, _tensors(one), now), now, one.given, strict=False)
+            if not cells:
+                found.given[one] = now
+            parts = zip(found.before(one, _tensors(one)), now, one.given, strict=False)
             with torch._C.DisableTorchFunction():  # no function of the module itself
                 for before, after, seen in parts:
-                    _note_spill(before, after, seen, cells, noted.spills)
+                    _note_spill(before, after, seen, cells, found.spills)
 
     return hook
 

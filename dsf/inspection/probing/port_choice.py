@@ -74,7 +74,7 @@ class FollowedCall:
     """
 
     recording: Recording
-    made_of: list[Coordinates | None]
+    made_of: Sequence[Coordinates | None]
     names: list[str]
     rounding: float
     along: frozenset[InputAxis]
@@ -385,6 +385,7 @@ class PortSearch:
         output = self._recording.first_output
         self._read_at = {one: at for one, at in read.items() if one.region != output.region}
         self._read_at[output] = math.inf
+        self._put_out = self._recording.making(output)
         if response is not None:
             wanted = {one.region for one in values_at(call, response)}
             self._read_at = {one: at for one, at in self._read_at.items() if one.region in wanted}
@@ -447,9 +448,9 @@ class PortSearch:
                 yield value, layout
 
     def _later(self, value: Value) -> list[Value]:
-        """The tensors made of a value, in the order in which they are read."""
-        made = self._recording.made_of([value])
-        return [one for one in self._read_at if one.memory in made and one.memory != value.memory]
+        """The tensors between a value and the output, in the order in which they are read."""
+        made = self._recording.made_of([value]) - {value.memory}
+        return [one for one in self._read_at if one.memory in made & self._put_out]
 
     def _same_rows(self, value: Value, layout: Layout) -> Places:
         """Later tensors with the samples and tokens of a value."""
