@@ -1,0 +1,127 @@
+"""Half of the key channels: what the choice costs the embedded Mamba-2 and the hybrid.
+
+    python -m experiments.smaller_states.keys
+
+Channels are chosen on 100 sequences and judged on 500 others, by the loss at the answers and by the
+share of right ones. Baselines: the norms of the rows that make a channel, column-pivoted QR of the
+keys (rank-revealing QR, after arXiv:2602.04852), and chance, each with and without fitted output
+projections.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import scipy.linalg
+import torch
+from torch.nn.functional import cross_entropy
+
+import dsf
+from dsf.interventions.fewer_keys import best_keys
+from dsf.loading import load_model
+from dsf.models import folder, recall
+from experiments.page import table
+
+FOLDER = Path(__file__).parent
+MODELS = {"mamba2": (24, 16, 8), "qwen3_next": (12, 8, 4)}
+SEEDS = 5
+
+
+def magnitude(model, channels, states):
+    """Channels whose rows of parameters have the largest products of norms."""
+    weight = 1.0
+    for name, rows in channels.rows:
+        part = model.get_submodule(channels.layer).get_parameter(name).detach()
+        norms = part.reshape(len(part), -1).norm(dim=-1)[rows]
+        weight = weight * norms.unflatten(0, (-1, len(channels.gram))).prod(dim=0)
+    return weight.topk(states, dim=-1).indices.sort(dim=-1).values
+
+
+def pivoted(channels, states):
+    """The first pivots of a QR decomposition of the keys of each head."""
+    pivots = [
+        scipy.linalg.qr(keys.numpy(), mode="r", pivoting=True)[1][:states] for keys in channels.keys
+    ]
+    return torch.stack([torch.as_tensor(each).long().sort().values for each in pivots])
+
+
+def drawn(channels, states, *, seed):
+    """Channels at random."""
+    rng = torch.Generator().manual_seed(seed)
+    return torch.stack(
+        [
+            torch.randperm(channels.states, generator=rng)[:states].sort().values
+            for _ in channels.gram
+        ]
+    )
+
+
+@torch.no_grad()
+def loss(model, judged):
+    """Loss per answer."""
+    logits = model(input_ids=judged.tokens).logits
+    return cross_entropy(logits.flatten(0, 1), judged.targets.flatten()).item()
+
+
+def measured(name):
+    """Loss, right answers and largest error of a layer for every number of channels and way."""
+    model = load_model(folder(name)).model.eval()
+    data = [recall.draw(torch.Generator().manual_seed(1), 100).tokens]
+    judged = recall.draw(torch.Generator().manual_seed(2), 500)
+    ways = {
+        "contributions": [best_keys],
+        "magnitude": [partial(magnitude, model)],
+        "pivoted QR": [pivoted],
+        "random": [partial(drawn, seed=seed) for seed in range(SEEDS)],
+    }
+    found = [{"model": name, "way": "whole", "loss": loss(model, judged)}]
+    found[0]["right"] = recall.accuracy(model, judged)
+    products = None
+    for states in MODELS[name]:
+        for way, several in ways.items():
+            for fitted in (False, True):
+                runs = []
+                for choose in several:
+                    smaller = dsf.reduce_states(
+                        model,
+                        data,
+                        states=states,
+                        choose=choose,
+                        projected=fitted,
+                        products=products,
+                    )
+                    products = smaller.products
+                    score = loss(smaller.model, judged), recall.accuracy(smaller.model, judged)
+                    runs.append((*score, smaller.error))
+                mean = [sum(each) / len(runs) for each in zip(*runs, strict=True)]
+                row = dict(zip(("loss", "right", "error"), mean, strict=True))
+                found.append({"model": name, "states": states, "way": way, "fitted": fitted, **row})
+                print(found[-1], flush=True)
+    return found
+
+
+def main():
+    torch.set_num_threads(1)
+    rows = [row for name in MODELS for row in measured(name)]
+    (FOLDER / "keys.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(
+        table(
+            ("model", "channels", "chosen by", "outputs fitted", "loss", "right", "error"),
+            (
+                [
+                    row["model"],
+                    str(row.get("states", "all")),
+                    row["way"],
+                    {True: "yes", False: "no"}.get(row.get("fitted"), ""),
+                    f"{row['loss']:.4f}",
+                    f"{100 * row['right']:.1f} %",
+                    f"{row.get('error', 0):.2f}",
+                ]
+                for row in rows
+            ),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
