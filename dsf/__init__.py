@@ -27,6 +27,8 @@ _HOME = {
     "compare": "dsf.report.comparison",
     "show": "dsf.report.page_or_widget",
 }
+_UNLISTED = {"reduce_states": "dsf.interventions"}
+"""Names that are found here as well, and listed by their subpackage alone."""
 _SUBPACKAGES = {
     "systems": "dsf.systems",
     "evaluate": "dsf.evaluate",
@@ -45,8 +47,8 @@ __all__ = [*_HOME, *_SUBPACKAGES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
+    if home := {**_HOME, **_UNLISTED}.get(name):
+        return getattr(import_module(home), name)
     if name in _SUBPACKAGES:
         return import_module(_SUBPACKAGES[name])
     raise AttributeError(f"module 'dsf' has no attribute '{name}'")
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from dsf.attribution import attribute, audit, stack
     from dsf.evaluate import attention_map, respond
     from dsf.inspection import Adapter, attentions, inspect, probe
-    from dsf.interventions import edits, intervene, linearise, sweep
+    from dsf.interventions import edits, intervene, linearise, reduce_states, sweep
     from dsf.report.comparison import compare
     from dsf.report.page_or_widget import show
     from dsf.systems.system import System
