@@ -17,6 +17,7 @@ _HOME = {
     "inspect": "dsf.inspection",
     "probe": "dsf.inspection",
     "attentions": "dsf.inspection",
+    "load": "dsf.inspection",
     "Adapter": "dsf.inspection",
     "attribute": "dsf.attribution",
     "audit": "dsf.attribution",
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from dsf import evaluate, jobs, layers, measures, mixers, models, report, systems, testing
     from dsf.attribution import attribute, audit, stack
     from dsf.evaluate import attention_map, respond
-    from dsf.inspection import Adapter, attentions, inspect, probe
+    from dsf.inspection import Adapter, attentions, inspect, load, probe
     from dsf.interventions import edits, intervene, linearise, reduce_states, sweep
     from dsf.report.comparison import compare
     from dsf.report.page_or_widget import show

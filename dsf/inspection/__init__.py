@@ -23,6 +23,7 @@ __all__ = [
     "attentions",
     "inspect",
     "inspect_piecewise",
+    "load",
     "maps_forecast",
     "memory_forecast",
     "probe",
@@ -49,6 +50,7 @@ _HOMES = {
     "attentions": "dsf.inspection.seen_attentions",
     "inspect": "dsf.inspection.entry",
     "inspect_piecewise": "dsf.inspection.piecewise",
+    "load": "dsf.inspection.results.saving",
     "maps_forecast": "dsf.inspection.results.memory",
     "memory_forecast": "dsf.inspection.entry",
     "probe": "dsf.inspection.entry",
@@ -74,5 +76,6 @@ if TYPE_CHECKING:
     from dsf.inspection.probing.probe import Probe
     from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
     from dsf.inspection.results.memory import Forecast, MapsForecast, maps_forecast
+    from dsf.inspection.results.saving import load
     from dsf.inspection.seen_attentions import attentions
     from dsf.inspection.support_table import Support, support

@@ -22,6 +22,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.containers import times_written
 from dsf.inspection.model_input import model_input
 from dsf.inspection.results.layers import InspectedLayer, Inspection
+from dsf.inspection.results.saving import save
 from dsf.interventions.edits import Edit
 from dsf.interventions.live_model import KeptRun, LiveModel, RunFacts, live_model
 
@@ -92,6 +93,10 @@ class Intervention:
             (slope,) = torch.autograd.grad(number(given).sum(), given)
         digit = torch.finfo(self.output.dtype).eps / 2
         return (slope * clean).abs().flatten(1).sum(dim=1) * digit
+
+    def save(self, folder: str | Path) -> Path:
+        """Write this result into a folder, from which ``dsf.load`` reads it without the model."""
+        return save(self, folder)
 
     def __repr__(self) -> str:
         moved = (self.output - self.clean).abs().max().item()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -19,6 +19,7 @@ from dsf.inspection.capture.calls import Stored
 from dsf.inspection.capture.containers import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.results.memory import INSTEAD_OF_MAPS, map_size, maps_forecast
+from dsf.inspection.results.saving import Returns, save
 from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import AffineLayer, Contributions, WholeMixer
 from dsf.mixers import Mixer
@@ -334,6 +335,15 @@ class InspectedLayer:
             return tuple(index)
         return (*index[:-1], self.heads[index[-1]])
 
+    def to_save(self) -> dict[str, Any]:
+        """What a saved layer has in place of fields that need the model: its known stages."""
+        self._check_unaltered()
+        try:
+            whole = None if self.shell is None else self.with_stages
+        except InspectionError:  # only the mixer is known
+            whole = None
+        return {"mixer": self.mixer, "shell": None if whole is None else Returns(whole)}
+
     def _check_unaltered(self) -> None:
         if self.fingerprint is not None and not self.fingerprint.matches(self.mixer):
             raise ReconstructionError(
@@ -451,6 +461,14 @@ class Inspection(Sequence[InspectedLayer]):
             listed = ", ".join(layer.name for layer in self.layers)
             raise KeyError(f"no layer is called '{name}'; there are {listed}")
         return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Write this inspection into a folder, from which ``dsf.load`` reads it without the model.
+
+        Maps, measures and reports of the loaded one are the same; so are the stages around every
+        mixer, where they are known. The weights of these are part of what is written.
+        """
+        return save(self, folder)
 
     def __contains__(self, wanted: object) -> bool:
         """Whether there is this layer, or one of this name."""

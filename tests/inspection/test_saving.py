@@ -1,0 +1,62 @@
+"""A saved result is the same without the model: maps, measures, and the report byte for byte."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import dsf
+from dsf.inspection import InspectionError
+from dsf.models import folder, recall
+
+pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
+
+ELSEWHERE = """
+import sys, dsf
+found = dsf.load(sys.argv[1])
+assert "transformers" not in sys.modules
+dsf.show(found, sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    return recall.draw(torch.Generator().manual_seed(0), samples=1).tokens
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", pytest.param("mamba", marks=pytest.mark.nightly)])
+def test_a_report_from_another_process_is_byte_equal(name, prompt, tmp_path):
+    found = dsf.inspect(folder(name), input_ids=prompt, checks="none")
+    saved = found.save(tmp_path / "saved")
+    code = [sys.executable, "-c", ELSEWHERE, saved, tmp_path / "other.html"]
+    subprocess.run(list(map(str, code)), check=True)
+    page = dsf.show(found, tmp_path / "page.html")
+    assert page.read_bytes() == (tmp_path / "other.html").read_bytes()
+    again = dsf.load(saved)
+    assert again.measure().to_json() == found.measure().to_json()
+    assert repr(again) == repr(found)
+    for one, other in zip(found, again, strict=True):
+        assert one.map().equal(other.map())
+        assert one.whole.output.equal(other.whole.output)
+
+
+def test_an_intervention_keeps_its_effects(prompt, tmp_path):
+    cut = dsf.edits.Cut(-1, query=[4, -1], key=slice(0, 3))
+    result = dsf.intervene(folder("llama"), input_ids=prompt, edits=cut)
+    again = dsf.load(result.save(tmp_path))
+    assert again.effect(3, against=4).equal(result.effect(3, against=4))
+    assert again.edits == result.edits
+
+
+def test_only_results_of_this_package_are_read(prompt, tmp_path):
+    dsf.inspect(folder("llama"), input_ids=prompt, checks="none").save(tmp_path)
+    file = tmp_path / "result.json"
+    tree = json.loads(file.read_text("utf-8"))
+    for kind in ("subprocess:Popen", "dsf.inspection.results.saving:save", "dsf.mixers:Nothing"):
+        file.write_text(json.dumps({**tree, "result": {**tree["result"], "class": kind}}))
+        with pytest.raises(InspectionError, match="load"):
+            dsf.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        dsf.load(tmp_path / "nothing")
