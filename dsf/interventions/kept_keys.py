@@ -82,10 +82,15 @@ class KeptForm:
         """Number of keys in memory after so many tokens."""
         return tokens if self.window is None else min(tokens, self.sinks + self.window)
 
-    def numbers(self, tokens: int, key_size: int, value_size: int) -> int:
-        """Number of numbers in memory after so many tokens, for one sample."""
+    def bytes(self, tokens: int, key_size: int, value_size: int, item: int) -> int:
+        """Bytes of one sample in memory after so many tokens; a state has at least 4 for a number.
+
+        Args:
+            key_size, value_size: numbers of a key and of a value.
+            item: bytes of each of them.
+        """
         state = self.features * (value_size + 1) if self.held(tokens) < tokens else 0
-        return self.held(tokens) * (key_size + value_size) + state
+        return self.held(tokens) * (key_size + value_size) * item + state * max(item, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,12 +236,15 @@ class KeptGroups:
         """Add keys that leave the window to the state, as the query of the last token sees it."""
         features, window = self._features(), self.form.window or 0
         count = features.log_scale.shape[-1]
-        weight = (features.log_decay[:, None] * (seen - 1 - window - columns)).exp()
-        chosen = one_hot(features.nearest(key), count).to(value)
+        # in bfloat16 a number of keys would not grow beyond 256
+        exact = torch.promote_types(value.dtype, torch.float32)
+        log_decay = features.log_decay.to(exact)
+        weight = (log_decay[:, None] * (seen - 1 - window - columns)).exp()
+        chosen = one_hot(features.nearest(key), count).to(exact)
         chosen = (chosen * weight.unsqueeze(-1)).mT
-        number, total = chosen.sum(dim=-1), chosen @ value
+        number, total = chosen.sum(dim=-1), chosen @ value.to(exact)
         if "number" in self.tensors:
-            faded = (features.log_decay * (seen - self.seen)).exp()
+            faded = (log_decay * (seen - self.seen)).exp()
             number = number + self.tensors["number"] * faded[:, None]
             total = total + self.tensors["total"] * faded[:, None, None]
         self.tensors.update(number=number, total=total)
@@ -264,8 +272,9 @@ class KeptGroups:
             # the state is as the token before this chunk saw it
             since = torch.arange(1, len(age) + 1, device=key.device).unsqueeze(-1)
             keys.append(features.anchors.expand(len(key), -1, -1, -1))
-            values.append(self.tensors["total"] / number.clamp_min(1e-30).unsqueeze(-1))
-            bias.append(past.unsqueeze(-2) + decay * since)
+            mean = self.tensors["total"] / number.clamp_min(1e-30).unsqueeze(-1)
+            values.append(mean.to(value))
+            bias.append((past.unsqueeze(-2) + decay * since).to(own))
         return torch.cat(keys, dim=-2), torch.cat(values, dim=-2), torch.cat(bias, dim=-1)
 
 

@@ -416,7 +416,7 @@ def _forms(candidates: Sequence[str] | None, longest: int) -> list[KeptForm]:
     else:
         forms = [KeptForm.parse(each) for each in candidates]
     unique = dict.fromkeys([*forms, KeptForm()])
-    return sorted(unique, key=lambda form: form.numbers(longest, 1, 1))
+    return sorted(unique, key=lambda form: form.bytes(longest, 1, 1, 4))
 
 
 @dataclass(frozen=True, eq=False)
@@ -539,8 +539,7 @@ def _measured(
             head=group,
             form=str(form),
             predicted=changes[number].abs().mean().item(),
-            bytes=form.numbers(longest, key.shape[-1], maps[0].value.shape[-1])
-            * key.element_size(),
+            bytes=form.bytes(longest, key.shape[-1], maps[0].value.shape[-1], key.element_size()),
             distance=distances[number].item(),
             heads=tuple(range(group * heads, (group + 1) * heads)),
         )

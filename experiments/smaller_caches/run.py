@@ -5,7 +5,7 @@ plays of the training part, everything is measured on plays that are held out. E
 is kept in a file and not repeated, so that the script can be stopped and run again.
 
     python -m experiments.smaller_caches.run             # all, hours on one slow core
-    python -m experiments.smaller_caches.run curve speed # some of the parts
+    python -m experiments.smaller_caches.run half speed  # some of the parts
 """
 
 import json
@@ -39,8 +39,8 @@ FORMS = (
     *(f"SinkWindowState(4, {window}, 16)" for window in (64, 256)),
 )
 SHARES = (0.5, 0.3, 0.7)
-PARTS = ("curve", "speed", "heads", "recall")
-SINGLE = 20
+PARTS = ("half", "speed", "baselines", "heads", "recall", "curve")
+SINGLE = 16
 """Number of single groups whose harm is measured."""
 
 
@@ -104,21 +104,34 @@ def uniform(plan, share, sinks):
     return replace(plan, rows=tuple(rows))
 
 
-def plans(plan, first, share, mass, norm):
-    """The plan of each way of choosing, at the same share of the bytes."""
+def plans(plan, first, share):
+    """The plan of each way of choosing that needs no maps, at the same share of the bytes."""
     drawn = random.Random(0)
     noise = {(row.layer, row.head): drawn.random() for row in plan.rows}
+    whole = plan.whole_bytes / len(plan.rows)
+
+    def chance(row):
+        return noise[row.layer, row.head] * (1 - row.bytes / whole)
+
     return {
         "dsf": plan.within(bytes=share),
-        "dsf, one round": first.within(bytes=share),
-        "dsf without states": without_states(plan).within(bytes=share),
         "uniform window": uniform(plan, share, 0),
         "sink and window": uniform(plan, share, 4),
-        "distant mass": by(plan, mass).within(bytes=share),
-        "map difference": by(plan, norm).within(bytes=share),
-        "random": by(
-            plan, lambda row: noise[row.layer, row.head] * (1 - row.bytes / plan.whole_bytes * 90)
-        ).within(bytes=share),
+        "dsf without states": without_states(plan).within(bytes=share),
+        "random": by(plan, chance).within(bytes=share),
+        "dsf, first round": first.within(bytes=share),
+    }
+
+
+def plans_by_maps(plan, scores, share):
+    """The plans chosen by distant mass and by the size of the difference of the maps."""
+
+    def score(which):
+        return lambda row: scores[f"{row.layer} {row.head} {row.form}"][which]
+
+    return {
+        "distant mass": by(plan, score(0)).within(bytes=share),
+        "map difference": by(plan, score(1)).within(bytes=share),
     }
 
 
@@ -128,37 +141,38 @@ def without_states(plan):
 
 
 def map_scores(model, tokenizer, plan):
-    """Mean distant mass and Frobenius norm of the map difference, by group and form."""
+    """Mean distant mass and norm of the map difference, by group and form, over every 8th row."""
     path = KEPT / "map_scores.json"
     if path.exists():
         return json.loads(path.read_text())
     from dsf.interventions import linearisation
 
     ids = tokens(tokenizer, text.read().train, PLAN_AT[0])
-    runs = linearisation._recorded(model, ids, ids)
+    run = linearisation._recorded(model, ids, ids)
+    rows = torch.arange(7, TOKENS, 8)
+    ahead = torch.arange(TOKENS) > rows.unsqueeze(-1)
     found = {}
-    for rows in plan.candidates:
-        maps = runs[rows[0].layer].of(rows[0].head)
-        sums = {row.form: [0.0, 0.0] for row in rows}
-        for positions, scores, _ in maps.blocks():
-            whole = scores.softmax(dim=-1)
-            for row in rows:
-                form = KeptForm.parse(row.form)
-                if form.window is None:
-                    continue
-                between = linearisation._is_between(positions, form, len(maps.key))
-                if form.features:
-                    features = plan.states[f"{row.layer} {row.head} {row.form}"]
-                    top = scores.amax(dim=-1, keepdim=True)
-                    state = linearisation._between(maps, features, form, positions, top)
-                    small = torch.where(between, state.float(), (scores - top).exp())
-                    small = small / small.sum(dim=-1, keepdim=True)
-                else:
-                    small = scores.masked_fill(between, -torch.inf).softmax(dim=-1)
-                sums[row.form][0] += (whole * between).sum().item()
-                sums[row.form][1] += (small - whole).norm(dim=-1).sum().item()
-        for form, pair in sums.items():
-            found[f"{rows[0].layer} {rows[0].head} {form}"] = [each / TOKENS for each in pair]
+    for group in plan.candidates:
+        maps = run[group[0].layer].of(group[0].head)
+        scores = (maps.query[:, rows] @ maps.key.mT).masked_fill(ahead, -torch.inf)
+        whole = scores.softmax(dim=-1)
+        for row in group:
+            form = KeptForm.parse(row.form)
+            name = f"{row.layer} {row.head} {row.form}"
+            if form.window is None:
+                found[name] = [0.0, 0.0]
+                continue
+            between = linearisation._is_between(rows, form, TOKENS)
+            small = scores.masked_fill(between, -torch.inf)
+            if form.features:
+                top = scores.amax(dim=-1, keepdim=True)
+                state = linearisation._between(maps, plan.states[name], form, rows, top)
+                small = torch.where(between, state.log() + top, small)
+            small = small.softmax(dim=-1)
+            found[name] = [
+                (whole * between).sum(dim=-1).mean().item(),
+                (small - whole).norm(dim=-1).mean().item(),
+            ]
     path.write_text(json.dumps(found))
     return found
 
@@ -173,54 +187,60 @@ def judged(model, whole, ids):
     return loss, late, best, (1.0 if whole is None else (best == whole).float().mean().item())
 
 
-def curve(results, model, tokenizer, plan, first):
-    """Perplexity and agreement on held-out text against the share of the bytes."""
-    plays = text.read().held_out
+def judge(results, model, ids, number, ways, share):
+    """Perplexity and agreement of several plans on one text."""
+
+    def whole():
+        loss, late, top, _ = judged(model, None, ids)
+        return {"loss": loss, "late": late, "top": top.tolist()}
+
+    top = torch.tensor(results.get(f"whole {number}", whole)["top"])
+    for name, chosen in ways.items():
+
+        def measure(chosen=chosen):
+            loss, late, _, agreement = judged(chosen.applied(model), top, ids)
+            return {
+                "loss": loss,
+                "late": late,
+                "agreement": agreement,
+                "bytes": chosen.bytes / chosen.whole_bytes,
+                "predicted": chosen.predicted,
+            }
+
+        results.get(f"{name} {share} {number}", measure)
+
+
+def half(results, model, tokenizer, plan, first):
+    """Half of the bytes on the first held-out text."""
+    ids = tokens(tokenizer, text.read().held_out, HELD_OUT_AT[0])
+    judge(results, model, ids, 0, plans(plan, first, 0.5), 0.5)
+
+
+def baselines(results, model, tokenizer, plan, _):
+    """The choices by maps, at half of the bytes on the first held-out text."""
+    ids = tokens(tokenizer, text.read().held_out, HELD_OUT_AT[0])
     scores = map_scores(model, tokenizer, plan)
+    judge(results, model, ids, 0, plans_by_maps(plan, scores, 0.5), 0.5)
 
-    def score(which):
-        return lambda row: scores[f"{row.layer} {row.head} {row.form}"][which]
 
+def curve(results, model, tokenizer, plan, first):
+    """All shares on both held-out texts."""
     for number, at in enumerate(HELD_OUT_AT):
-        ids = tokens(tokenizer, plays, at)
-        best = {}
-
-        def whole(ids=ids, best=best):
-            loss, late, top, _ = judged(model, None, ids)
-            best["top"] = top.tolist()
-            return {"loss": loss, "late": late, "top": best["top"]}
-
-        top = torch.tensor(results.get(f"whole {number}", whole)["top"])
+        ids = tokens(tokenizer, text.read().held_out, at)
         for share in SHARES:
-            for name, chosen in plans(plan, first, share, score(0), score(1)).items():
-                if name == "dsf, one round" and share != 0.5:
-                    continue
-
-                def measure(chosen=chosen, top=top, ids=ids):
-                    loss, late, _, agreement = judged(chosen.applied(model), top, ids)
-                    return {
-                        "loss": loss,
-                        "late": late,
-                        "agreement": agreement,
-                        "bytes": chosen.bytes / chosen.whole_bytes,
-                        "predicted": chosen.predicted,
-                    }
-
-                results.get(f"{name} {share} {number}", measure)
+            ways = plans(plan, first, share)
+            if share != 0.5:
+                ways.pop("dsf, first round")
+            judge(results, model, ids, number, ways, share)
+            scores = map_scores(model, tokenizer, plan)
+            judge(results, model, ids, number, plans_by_maps(plan, scores, share), share)
 
 
 def recall(results, model, tokenizer, plan, first):
     """Needle and induction: the loss and accuracy at tokens that only the far past tells."""
     plays = text.read().held_out
-    scores = map_scores(model, tokenizer, plan)
-    ways = plans(
-        plan,
-        first,
-        0.5,
-        lambda row: scores[f"{row.layer} {row.head} {row.form}"][0],
-        lambda row: scores[f"{row.layer} {row.head} {row.form}"][1],
-    )
-    ways = {"whole": None, **{name: ways[name] for name in ways if name != "dsf, one round"}}
+    ways = {"whole": None, **plans(plan, first, 0.5)}
+    ways = {name: ways[name] for name in ("whole", "dsf", "sink and window", "uniform window")}
     drawn = random.Random(1)
     prompts = {}
     for number in range(2):
@@ -237,12 +257,12 @@ def recall(results, model, tokenizer, plan, first):
     generator = torch.Generator().manual_seed(0)
     block = torch.randint(1000, 40000, (384,), generator=generator).tolist()
     prompts["induction"] = ([*block, *block], 383)
-    for name, chosen in ways.items():
-        small = model if chosen is None else chosen.applied(model)
-        for task, (ids, answers) in prompts.items():
+    for task, (ids, answers) in prompts.items():
+        for name, chosen in ways.items():
 
             @torch.no_grad()
-            def measure(small=small, ids=ids, answers=answers):
+            def measure(chosen=chosen, ids=ids, answers=answers):
+                small = model if chosen is None else chosen.applied(model)
                 ids = torch.tensor(ids)
                 logits = small(input_ids=ids[None], use_cache=False).logits[0, -answers - 1 : -1]
                 right = (logits.argmax(dim=-1) == ids[-answers:]).float().mean().item()
@@ -252,10 +272,10 @@ def recall(results, model, tokenizer, plan, first):
 
 
 def speed(results, model, tokenizer, plan, _):
-    """Bytes of the cache and tokens per second of decoding behind 512 and 2,048 tokens."""
+    """Bytes of the cache and tokens per second of decoding behind 2,048 tokens."""
     ids = tokens(tokenizer, text.read().held_out, HELD_OUT_AT[0])
     small = plan.within(bytes=0.5).applied(model)
-    for length in (2048, 512):
+    for length in (2048,):
 
         @torch.no_grad()
         def measure(length=length):
@@ -267,7 +287,7 @@ def speed(results, model, tokenizer, plan, _):
                 found[f"{name} bytes"] = cache_bytes(output.cache)
             token = ids[None, -1:]
             # in turns, so that both meet the same load of the machine; the processor time counts
-            for _ in range(24):
+            for _ in range(16):
                 for name, each in models.items():
                     begin = time.process_time()
                     each(input_ids=token, cache=caches[name], use_cache=True)
@@ -321,10 +341,10 @@ def main():
     results = Results(KEPT / "results.json")
     model, tokenizer = model_and_tokenizer()
     first, plan = both_plans(model, tokenizer)
-    order = {"curve": curve, "recall": recall, "speed": speed, "heads": heads}
-    for name in parts:
-        if name in order:
-            order[name](results, model, tokenizer, plan, first)
+    every = (half, speed, baselines, heads, recall, curve)
+    for part in every:
+        if part.__name__ in parts:
+            part(results, model, tokenizer, plan, first)
     for name in ("whole 0", "whole 1"):
         if name in results.found:
             print(name, exp(results.found[name]["loss"]))

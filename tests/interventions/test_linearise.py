@@ -200,6 +200,24 @@ def test_generation_equals_the_run_token_by_token(shared):
     assert torch.equal(cached, small.generate(input_ids=ids, use_cache=False, **beams))
 
 
+def test_states_count_many_keys_in_bfloat16():
+    model = load_model(folder("llama")).model.bfloat16().eval()
+    ids = torch.randint(0, 33, (1, 700), generator=torch.Generator().manual_seed(0))
+    forms = ["SinkWindowState(0, 4, 1)"]
+    plan = dsf.linearise(model, input_ids=ids, candidates=forms, bytes=0.05, rounds=0)
+    small = plan.applied(model)
+    with torch.no_grad():
+        caches = [small(input_ids=ids[:, :698], use_cache=True).cache]
+        for token in (698, 699):
+            small(input_ids=ids[:, token : token + 1], cache=caches[0])
+    assert caches[0].bytes == plan.bytes
+    first = caches[0].layers[0].parts[0]
+    kept = torch.arange(696).flip(0) * first.features.log_decay.float()[:, None]
+    assert first.tensors["number"][0, :, 0].tolist() == pytest.approx(
+        kept.exp().sum(dim=-1).tolist(), rel=1e-3
+    )
+
+
 def test_long_chunks_are_split_without_a_difference(shared, monkeypatch):
     model, ids, plan = shared
     small = mixed(plan).applied(model)
