@@ -357,7 +357,8 @@ class Attribution:
                 continue
             decay, overwriting = (part[sample] for part in parts)
             gains = (decay + overwriting).flatten()
-            for at in gains.abs().topk(min(count, gains.numel())).indices.tolist():
+            erased = int((gains != 0).sum())  # a token erases earlier ones only
+            for at in gains.abs().topk(min(count, erased)).indices.tolist():
                 token, key = divmod(at, decay.shape[1])
                 record = {"layer": name, "key": key, "token": token, "share": gains[at].item()}
                 split = {"decay": decay[token, key], "overwriting": overwriting[token, key]}

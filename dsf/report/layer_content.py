@@ -6,7 +6,7 @@ of its state. ``layer_content`` puts these together with the pooled maps, as byt
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from math import isfinite
 from typing import Any
 
@@ -21,6 +21,7 @@ from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
 from dsf.inspection.results.quantities import RANK
+from dsf.measures.erasers import query_erasers
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
@@ -34,6 +35,7 @@ from dsf.report.subjects import Subject
 from dsf.report.token_orders import Orders, input_of_texts, why_not_in_order
 from dsf.report.views import MapView, Progress, views
 from dsf.runtime.threads import in_parallel
+from dsf.systems.algebra import select
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.system import System
 
@@ -182,7 +184,8 @@ def states_of(
     ``hankel`` holds ``[token, singular values]`` after a quarter, a half and three quarters of the
     tokens, or ``unmeasured`` the one reason for which there are none; ``exponents`` the growth of
     each direction in nats per token; ``left`` the norm that remains of the largest unit state, and
-    ``horizon`` the tokens until that is one half; ``lags`` the mean absolute weight by lag.
+    ``horizon`` the tokens until that is one half; ``erased`` what the last token no longer reads,
+    as ``[key, eraser, decay, overwriting]``; ``lags`` the mean absolute weight by lag.
     ``states`` is the number of states, None where every token is kept.
 
     Args:
@@ -271,10 +274,31 @@ def _add_decay(found: list[dict[str, Any]], system: System) -> None:
     exponents = _by_map(measures.lyapunov_exponents, system)
     norms = _by_map(measures.product_norms, system)
     horizon = _by_map(measures.memory_horizon, system)
+    erased = _erased(system) if system.input_size == system.output_size == 1 else []
     for k, facts in enumerate(found):
         facts["exponents"] = _short(exponents[k][:POINTS])
         facts["left"] = [(at + 1).tolist(), _short(norms[k][at])]
         facts["horizon"] = int(horizon[k])
+        if erased:
+            facts["erased"] = erased[k]
+
+
+def _erased(system: System) -> list[list[list[int | float | None]]]:
+    """For every map what the last token reads least of: key, eraser, decay and overwriting."""
+    found = []
+    for index in product(*map(range, system.batch)):
+        there = query_erasers(select(system, index), query=system.steps - 1)
+        parts = torch.stack([part[0, ..., 0].real for part in (there.decay, there.overwriting)])
+        losses = parts.sum(dim=0)
+        largest = losses.flatten().abs().topk(min(ERASERS_LISTED, losses.numel())).indices
+        found.append(
+            [
+                [key, token, *_short(parts[:, token, key].numpy(force=True))]
+                for token, key in (divmod(int(at), losses.shape[-1]) for at in largest)
+                if bool(losses[token, key])
+            ]
+        )
+    return found
 
 
 def _points(count: int) -> Int[np.ndarray, " points"]:
@@ -298,6 +322,7 @@ def _short(numbers: np.ndarray) -> list[float | None]:
 
 THUMBNAIL = 48
 COLUMNS_LISTED = 8
+ERASERS_LISTED = 10
 EMPTY_ROWS_LISTED = 64
 
 

@@ -41,6 +41,15 @@ def test_one_halving_state_by_hand(of):
         assert value == pytest.approx(math.sqrt(read * written), rel=1e-3)
 
 
+def test_what_the_last_token_lost_is_listed_with_its_eraser(of):
+    """Every token halves what is there: the first after a key takes the most, by decay."""
+    erased = state_of(of([halving()]))["erased"]
+    assert len(erased) == 10
+    assert erased[0][1:] == [erased[0][0] + 1, -0.5, 0]
+    assert [size for _, _, size, _ in erased] == [-0.5] * 8 + [-0.25] * 2
+    assert all(size == -(0.5 ** (token - key)) for key, token, size, _ in erased)
+
+
 def test_softmax_keeps_every_token_and_has_a_spectrum(softmax, of):
     scores = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     inspection = of([softmax(scores)])

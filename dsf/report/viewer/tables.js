@@ -50,7 +50,24 @@ function drawNumbers(place, panes, active) {
   const save = make("a", { href: asCsv(entry.map, written, read), download: "strongest-links.csv" },
     "Save these weights as CSV");
   place.replaceChildren(...drawVerdicts(entry.map.verdicts), ...measured(panes, letters),
-    make("section", {}, links, save), make("section", {}, columns));
+    make("section", {}, links, save), make("section", {}, columns), ...erased(active));
+}
+
+/** What the last query no longer reads, and the token that erased it; a link shows that cell. */
+function erased(pane) {
+  const { entry: { map }, written, read, picture } = pane;
+  const found = map.state && map.state.erased;
+  if (!found || !found.length) return [];
+  const rows = found.map(([key, token, decay, overwriting]) => {
+    const go = button(read.named(key), "Show the weight of the last query on this key", () => {
+      pane.fixed = true;
+      pane.choose([picture.rows - 1, picture.columnOf(key)]);
+    }, { className: "link" });
+    go.removeAttribute("aria-label");
+    return [go, written.named(token), number(decay, 4), number(overwriting, 4)];
+  });
+  return [make("section", {}, table("Erased before the last query: change of its weight on a key",
+    ["key", "by token", "decay", "overwriting"], rows, 2))];
 }
 
 function measured(panes, letters) {
