@@ -114,6 +114,24 @@ def test_tokens_are_spelled():
     assert len(recall.VOCABULARY) == 33
 
 
+@pytest.mark.parametrize(
+    "lag",
+    [
+        512,
+        pytest.param(1024, marks=pytest.mark.nightly),
+        pytest.param(2048, marks=pytest.mark.nightly),
+    ],
+)
+@pytest.mark.parametrize("name", models.LONG_NAMES)
+def test_long_models_recall_between_distractors(name, lag):
+    transformers = pytest.importorskip("transformers")
+    folder = models.folder(name)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 3_000_000
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    drawn = recall.draw_long(seeded(77), 4, lag=lag, distractors=24)
+    assert recall.accuracy(model, drawn) >= 0.95
+
+
 @pytest.mark.parametrize(("lag", "distractors", "queries"), [(0, 0, 1), (64, 30, 1), (40, 12, 3)])
 def test_long_recall_asks_late_for_what_was_shown_first(lag, distractors, queries):
     tokens, targets = recall.draw_long(
