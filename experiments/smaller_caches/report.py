@@ -1,0 +1,111 @@
+"""Table and figure of what ``run.py`` has measured so far.
+
+python -m experiments.smaller_caches.report
+"""
+
+import json
+from math import exp
+
+from dsf.interventions.linearisation import LinearisationPlan
+from experiments.page import put_into, table
+from experiments.smaller_caches.run import HERE, KEPT, SHARES, correlations
+
+WAYS = (
+    "dsf",
+    "dsf, first round",
+    "dsf without states",
+    "sink and window",
+    "uniform window",
+    "distant mass",
+    "map difference",
+    "random",
+)
+
+
+def rise(found, name, number, part="loss"):
+    """Relative rise of the perplexity."""
+    return exp(found[name][part] - found[f"whole {number}"][part]) - 1
+
+
+def curve_rows(found):
+    """One row for every share and way of choosing, over the texts that were measured."""
+    for share in sorted(SHARES):
+        for way in WAYS:
+            numbers = [n for n in (0, 1) if f"{way} {share} {n}" in found]
+            if not numbers:
+                continue
+            names = [f"{way} {share} {number}" for number in numbers]
+            rises = [
+                [rise(found, name, n, part) for name, n in zip(names, numbers, strict=True)]
+                for part in ("loss", "late")
+            ]
+            agreement = sum(found[name]["agreement"] for name in names) / len(names)
+            yield [
+                way,
+                f"{100 * found[names[0]]['bytes']:.1f} %",
+                *(", ".join(f"{100 * each:+.1f} %" for each in row) for row in rises),
+                f"{100 * agreement:.1f} %",
+            ]
+
+
+def recall_rows(found):
+    """One row for every task and way."""
+    for name, each in found.items():
+        if name.startswith("recall "):
+            task = next(one for one in ("needle 0", "needle 1", "induction") if one in name)
+            way = name.removeprefix(f"recall {task} ")
+            yield [task, way, f"{each['loss']:.3f}", f"{100 * each['right']:.0f} %"]
+
+
+def draw(found, path):
+    """Draw rise of the perplexity against the share of the bytes, one line for each way."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4))
+    for way in WAYS:
+        points = [
+            (found[name]["bytes"], 100 * rise(found, name, 0))
+            for share in sorted(SHARES)
+            if (name := f"{way} {share} 0") in found
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", label=way)
+    axes.set(xlabel="share of the bytes", ylabel="rise of the perplexity (%)", yscale="symlog")
+    axes.axhline(2, color="0.7", linewidth=1)
+    axes.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main():
+    found = json.loads((KEPT / "results.json").read_text())
+    parts = [
+        table(
+            ("chosen by", "bytes", "perplexity", "last 512 tokens", "same first token"),
+            curve_rows(found),
+        ),
+        table(("task", "chosen by", "loss", "right"), recall_rows(found)),
+        *(
+            f"Harm of single groups on the text of the {name}: rank correlation of predicted and "
+            f"measured size {rank:.2f} over {count} groups."
+            for name, count, rank in correlations(found)
+        ),
+    ]
+    if speed := found.get("speed 2048"):
+        rows = [
+            (name, f"{speed[f'{name} bytes']:,}", f"{speed[f'{name} tokens per second']:.1f}")
+            for name in ("whole", "dsf")
+        ]
+        parts.append(table(("cache", "bytes at 2,048 tokens", "tokens per second"), rows))
+    put_into(HERE / "README.md", "\n\n".join(parts))
+    kept = {name: each for name, each in found.items() if not name.startswith("whole")}
+    kept |= {
+        f"whole {n}": {**found[f"whole {n}"], "top": None} for n in (0, 1) if f"whole {n}" in found
+    }
+    (HERE / "results.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    draw(found, HERE / "curve.png")
+    LinearisationPlan.load(KEPT / "second").figure().savefig(HERE / "plan.png")
+
+
+if __name__ == "__main__":
+    main()
