@@ -1,10 +1,8 @@
 """``linearise``: which keys a trained softmax model needs, what the others cost, and a plan.
 
 Memory is kept by key-value group: the query heads of a group share their keys. For every group and
-every candidate form the change of the response is contracted with the gradient of the loss: the
-derivative of the loss along a gate that leads from the whole map to the map of the form. All
-candidates of a row come from two running sums over its keys, of the exponentials and of their
-products with the gradient, so that their number costs little.
+every candidate form ``map_harm.py`` has the derivative of the loss along a gate that leads from the
+whole map to the map of the form.
 
 The signs of the changes differ from text to text, and a choice by signed sums fits the noise. A
 prediction is therefore the mean over texts of magnitudes, in nats per token, which is the relative
@@ -18,21 +16,28 @@ back step by step until the harm is within the budget.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import exp, log1p
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot, pad, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy
 
-from dsf.inspection.errors import InspectionError
 from dsf.inspection.model_input import IDS, MASK, model_input
 from dsf.inspection.results.table import Table
 from dsf.interventions.kept_keys import KeptForm, StateFeatures
+from dsf.interventions.map_harm import (
+    IGNORED,
+    Maps,
+    anchors_of,
+    compared,
+    fitted,
+    full_precision,
+    recorded,
+)
 
 WINDOWS = tuple(2**power for power in range(1, 13))
 """Windows of the default candidates, as far as they are shorter than the texts."""
@@ -40,20 +45,8 @@ SINKS = 4
 """First keys of the default candidates."""
 FEATURES = 16
 """Features of the states of the default candidates."""
-DECAYS = (1.0, 0.998, 0.98)
-"""Factors of forgetting per token among which a state's is chosen."""
-MAX_CENTRED = 4096
-"""Maximum number of keys of a group from which anchors are made."""
-ROUNDS = 10
-"""Rounds of Lloyd's algorithm."""
-FIT_ROWS = 128
-"""Number of rows of each text from which the scales of a state are fitted."""
-MAX_EXPONENT = 60.0
-"""Maximum exponent of an entry of a state, relative to the largest score of its row."""
-BLOCK_ENTRIES = 2**22
-"""Number of entries of a block of rows of the maps of a group."""
-LABELS, IGNORED = "labels", -100
-"""Name of the labels, and the one that marks tokens that do not count, as in transformers."""
+LABELS = "labels"
+"""Name of the labels, as in transformers."""
 PLAN, STATES = "plan.json", "plan.safetensors"
 """Names of the files of a stored plan."""
 
@@ -304,7 +297,7 @@ def linearise(
     longest = max(len(text) for text, _ in texts)
     forms = _forms(candidates, longest)
     if begin is None:
-        runs = [_recorded(given.model, *text) for text in texts]
+        runs = [recorded(given.model, *text) for text in texts]
         states: dict[str, StateFeatures] = {}
         found = []
         for path, first in runs[0].items():
@@ -314,7 +307,7 @@ def linearise(
         begin = LinearisationPlan((), tuple(found), longest, states)
     plan = begin.within(harm=harm, bytes=bytes)
     for _ in range(rounds):
-        runs = [_recorded(given.model, *text, plan) for text in texts]
+        runs = [recorded(given.model, *text, plan.forms()) for text in texts]
         found = [
             _averaged(rows, [run[rows[0].layer].of(rows[0].head) for run in runs], plan)
             for rows in plan.candidates
@@ -360,7 +353,9 @@ def _loss(model: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> float:
     with torch.no_grad():
         for text, labels in texts:
             logits = model(input_ids=text.unsqueeze(0), use_cache=False).logits[0, :-1]
-            losses.append(cross_entropy(_full(logits), labels[1:], ignore_index=IGNORED).item())
+            losses.append(
+                cross_entropy(full_precision(logits), labels[1:], ignore_index=IGNORED).item()
+            )
     model.train(was_training)
     return sum(losses) / len(losses)
 
@@ -375,10 +370,6 @@ def _check_budget(harm: float | None, bytes: int | float | None) -> None:
             "linearise: 'bytes' expected a whole number of bytes, or a share from 0.0 to 1.0, got "
             f"{bytes}."
         )
-
-
-def _full(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _whole_number(bytes: int | float | None, whole: int) -> int | None:
@@ -419,102 +410,10 @@ def _forms(candidates: Sequence[str] | None, longest: int) -> list[KeptForm]:
     return sorted(unique, key=lambda form: form.bytes(longest, 1, 1, 4))
 
 
-@dataclass(frozen=True, eq=False)
-class _Maps:
-    """Scaled queries and keys of one layer or group on one text, and what the loss makes of them.
-
-    Attributes:
-        adjoint: the gradient of the loss with respect to the response of every head.
-    """
-
-    query: Float[Tensor, "*group head time key"]
-    key: Float[Tensor, "*group time key"]
-    value: Float[Tensor, "*group time value"]
-    adjoint: Float[Tensor, "*group head time value"]
-
-    def of(self, group: int) -> "_Maps":
-        return _Maps(self.query[group], self.key[group], self.value[group], self.adjoint[group])
-
-    def blocks(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-        """Blocks of rows: their positions, their scores, and the derivative along each entry."""
-        steps = self.key.shape[-2]
-        size = max(1, BLOCK_ENTRIES // (steps * len(self.query)))
-        for rows in torch.arange(steps, device=self.key.device).split(size):
-            ahead = torch.arange(steps, device=self.key.device) > rows.unsqueeze(-1)
-            scores = (self.query[:, rows] @ self.key.mT).masked_fill_(ahead, -torch.inf)
-            yield rows, scores, self.adjoint[:, rows] @ self.value.mT
-
-
-def _recorded(
-    model: Any, text: Tensor, labels: Tensor, plan: LinearisationPlan | None = None
-) -> dict[str, _Maps]:
-    """Run the model on one text, half of the way to a plan, and return what its layers did."""
-    from dsf.interventions.kept_cache import UNREAD, LinearisedLayer, twin
-
-    planned = {} if plan is None else plan.forms()
-
-    found: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-
-    def recorder(path: str) -> Callable[..., tuple[Tensor, None]]:
-        def attention(
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            mask: Tensor | None,
-            scaling: float | None = None,
-            **options: Any,
-        ) -> tuple[Tensor, None]:
-            if any(options.get(name) is not None for name in UNREAD) or mask is not None:
-                return fallback(module, query, key, value, mask, scaling=scaling, **options)
-            if path in found or not getattr(module, "is_causal", True):
-                raise InspectionError(
-                    f"linearise: {path} expected one causal call for a text, got another. Such a "
-                    "layer cannot keep a part of its keys."
-                )
-            shared = query.shape[1] // key.shape[1]
-            response = scaled_dot_product_attention(
-                query,
-                key.repeat_interleave(shared, dim=1),
-                value.repeat_interleave(shared, dim=1),
-                is_causal=True,
-                scale=scaling,
-            )
-            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            if path in planned:
-                under_plan = LinearisedLayer(planned[path]).read(query, key, value, scale)
-                response = (response + under_plan.transpose(1, 2)) / 2
-            gate = torch.zeros_like(response, requires_grad=True)
-            grouped = (query[0] * scale).detach().unflatten(0, (key.shape[1], shared))
-            found[path] = (grouped, key[0].detach(), value[0].detach(), gate)
-            return (response + gate).transpose(1, 2), None
-
-        return attention
-
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward as fallback
-
-    paths = [name for name, module in model.named_modules() if hasattr(module, "layer_idx")]
-    copied = twin(model, {path: recorder(path) for path in paths})
-    with torch.inference_mode(False), torch.enable_grad():
-        logits = copied(input_ids=text[None].clone(), use_cache=False).logits[0]
-        if not found:
-            raise InspectionError(
-                f"linearise: expected softmax attention through transformers' attention interface, "
-                f"got {type(model).__name__} without. For recurrent layers there is "
-                f"dsf.interventions.reduce_states."
-            )
-        loss = cross_entropy(_full(logits[:-1]), labels[1:], ignore_index=IGNORED)
-        gradients = torch.autograd.grad(loss, [gate for *_, gate in found.values()])
-    return {
-        path: _Maps(query, key, value, gradient[0].unflatten(0, query.shape[:2]))
-        for (path, (query, key, value, _)), gradient in zip(found.items(), gradients, strict=True)
-    }
-
-
 def _measured(
     path: str,
     group: int,
-    maps: Sequence[_Maps],
+    maps: Sequence[Maps],
     forms: Sequence[KeptForm],
     longest: int,
     states: dict[str, StateFeatures],
@@ -522,14 +421,12 @@ def _measured(
     """One row for each form of one group; the features of states are added to ``states``."""
     heads, key = len(maps[0].query), maps[0].key
     counts = dict.fromkeys(form.features for form in forms if form.features)
-    anchors = {count: _anchors(maps, count) for count in counts}
-    features = {
-        form: _fitted(form, maps, anchors[form.features]) for form in forms if form.features
-    }
+    anchors = {count: anchors_of(maps, count) for count in counts}
+    features = {form: fitted(form, maps, anchors[form.features]) for form in forms if form.features}
     changes = torch.zeros(len(forms), len(maps), dtype=torch.float64)
     distances = torch.zeros(len(forms), dtype=torch.float64)
     for number, one in enumerate(maps):
-        change, distance = _compared(one, forms, features)
+        change, distance = compared(one, forms, features)
         changes[:, number] = change.cpu()
         distances = distances.maximum(distance.cpu())
     rows = []
@@ -551,7 +448,7 @@ def _measured(
 
 def _averaged(
     rows: Sequence[PlanRow],
-    maps: Sequence[_Maps],
+    maps: Sequence[Maps],
     plan: LinearisationPlan,
 ) -> tuple[PlanRow, ...]:
     """The rows of a group with one more round in the mean of their predictions."""
@@ -561,138 +458,11 @@ def _averaged(
         for form, row in zip(forms, rows, strict=True)
         if (name := _state_name(row)) in plan.states
     }
-    changes = torch.stack([_compared(one, forms, features)[0] for one in maps]).abs().mean(dim=0)
+    changes = torch.stack([compared(one, forms, features)[0] for one in maps]).abs().mean(dim=0)
     return tuple(
         replace(row, predicted=row.predicted + (change - row.predicted) / (plan.rounds + 2))
         for row, change in zip(rows, changes.tolist(), strict=True)
     )
-
-
-def _compared(
-    maps: _Maps, forms: Sequence[KeptForm], features: Mapping[KeptForm, StateFeatures]
-) -> tuple[Float[Tensor, " form"], Float[Tensor, " form"]]:
-    """The derivative of the loss along the gate to every form, and the largest distance of a row.
-
-    The sums run in float64: a window is the difference of two running sums.
-    """
-    changes = torch.zeros(len(forms), dtype=torch.float64, device=maps.key.device)
-    distances = torch.zeros_like(changes)
-    # rounding of scores, exponentials and sums, far above what float32 does to a row
-    slack = 8 * torch.finfo(maps.key.dtype).eps * len(maps.key)
-    for rows, scores, signal in maps.blocks():
-        top = scores.amax(dim=-1, keepdim=True)
-        mass = scores.sub_(top).exp_()
-        sums = [_running(mass), _running(mass * signal)]
-        total, whole = sums[0][..., -1], sums[1][..., -1] / sums[0][..., -1]
-        for number, form in enumerate(forms):
-            if form.window is None:
-                continue
-            spans = [_kept(each, rows, form) for each in sums]
-            if form in features:
-                replaced = _between(maps, features[form], form, rows, top)
-                entries = spans[0] + replaced.sum(dim=-1, dtype=torch.float64)
-                weighted = (replaced * signal).sum(dim=-1, dtype=torch.float64)
-                change = (spans[1] + weighted) / entries - whole
-                here, there = ((1 / each).to(mass).unsqueeze(-1) for each in (entries, total))
-                apart = replaced.mul_(here).sub_(mass * there).abs_()
-                apart = apart.masked_fill_(~_is_between(rows, form, len(maps.key)), 0)
-                kept = spans[0] * (1 / entries - 1 / total).abs()
-                distance = (apart.sum(dim=-1, dtype=torch.float64) + kept) / 2
-            else:
-                change = spans[1] / spans[0] - whole
-                distance = 1 - spans[0] / total
-            changes[number] += change.sum()
-            distances[number] = distances[number].maximum((distance.max() + slack).clamp(max=1))
-    return changes, distances
-
-
-def _running(entries: Tensor) -> Tensor:
-    """Sums of the first 0, 1, 2, ... entries of every row."""
-    return pad(entries.cumsum(dim=-1, dtype=torch.float64), (1, 0))
-
-
-def _kept(sums: Tensor, rows: Tensor, form: KeptForm) -> Tensor:
-    """Sum over what a form keeps of every row, from running sums."""
-    first = (rows + 1 - (form.window or 0)).clamp_min(0)
-    ends = sums.gather(-1, (rows + 1).expand(sums.shape[:-1]).unsqueeze(-1))
-    begins = sums.gather(-1, first.expand(sums.shape[:-1]).unsqueeze(-1))
-    sinks = sums.gather(-1, first.clamp_max(form.sinks).expand(sums.shape[:-1]).unsqueeze(-1))
-    return (ends - begins + sinks).squeeze(-1)
-
-
-def _is_between(rows: Tensor, form: KeptForm, steps: int) -> Tensor:
-    """Which keys of every row are behind the first ones and before the window."""
-    columns = torch.arange(steps, device=rows.device)
-    return (columns >= form.sinks) & (columns <= rows.unsqueeze(-1) - (form.window or 0))
-
-
-def _between(
-    maps: _Maps, features: StateFeatures, form: KeptForm, rows: Tensor, top: Tensor
-) -> Float[Tensor, "head row column"]:
-    """What a state makes of the entries between, relative to the largest score of each row."""
-    nearest = features.nearest(maps.key.unsqueeze(0))[0]
-    scores = (maps.query[:, rows] @ features.anchors[0].mT)[..., nearest]
-    age = rows.unsqueeze(-1) - (form.window or 0) - torch.arange(len(nearest), device=rows.device)
-    bias = features.log_scale[0, nearest] + features.log_decay[0] * age
-    # an anchor may lie far above every key of a row
-    entries = scores.sub_(top).add_(bias).clamp_max_(MAX_EXPONENT)
-    return entries.masked_fill_(~_is_between(rows, form, len(nearest)), -torch.inf).exp_()
-
-
-def _anchors(maps: Sequence[_Maps], count: int) -> Float[Tensor, "feature key"]:
-    """Centres of the keys of all texts, by Lloyd's algorithm."""
-    keys = torch.cat([one.key for one in maps])
-    keys = keys[:: -(-len(keys) // MAX_CENTRED)]
-    anchors = keys[torch.linspace(0, len(keys) - 1, count).long()].clone()
-    for _ in range(ROUNDS):
-        half = anchors.square().sum(dim=-1) / 2
-        nearest = (keys @ anchors.mT - half).argmax(dim=-1)
-        chosen = one_hot(nearest, count).to(keys)
-        number = chosen.sum(dim=0).unsqueeze(-1)
-        anchors = torch.where(number > 0, chosen.mT @ keys / number.clamp_min(1), anchors)
-    return anchors
-
-
-def _fitted(
-    form: KeptForm, maps: Sequence[_Maps], anchors: Float[Tensor, "feature key"]
-) -> StateFeatures:
-    """The features of a state with these anchors: scales and decay by least squares.
-
-    The scale of an anchor is that by which its part of every normalised row is met best. The parts
-    are sums of positive numbers, and so the scales are positive.
-    """
-    best: tuple[float, StateFeatures] | None = None
-    for decay in DECAYS:
-        plain = StateFeatures(
-            anchors.unsqueeze(0),
-            torch.zeros(1, form.features).to(anchors),
-            torch.tensor([decay]).log().to(anchors),
-        )
-        own = torch.zeros(form.features, dtype=torch.float64, device=anchors.device)
-        square, target = own.clone(), 0.0
-        for one in maps:
-            rows = torch.linspace(0, len(one.key) - 1, min(FIT_ROWS, len(one.key))).long()
-            rows = rows.to(anchors.device)
-            scores = one.query[:, rows] @ one.key.mT
-            scores = scores.masked_fill(
-                torch.arange(len(one.key), device=rows.device) > rows.unsqueeze(-1), -torch.inf
-            )
-            top = scores.amax(dim=-1, keepdim=True)
-            mass = (scores - top).double().exp()
-            total = mass.sum(dim=-1, keepdim=True)
-            chosen = one_hot(plain.nearest(one.key.unsqueeze(0))[0], form.features).double()
-            made = _between(one, plain, form, rows, top).double() / total @ chosen
-            true = mass * _is_between(rows, form, len(one.key)) / total @ chosen
-            own += (made * true).sum(dim=(0, 1))
-            square += (made * made).sum(dim=(0, 1))
-            target += true.square().sum().item()
-        scale = (own / square.clamp_min(1e-300)).clamp(1e-6, 1e6)
-        error = target - (2 * scale * own - scale.square() * square).sum().item()
-        if best is None or error < best[0]:
-            log_scale = scale.log().unsqueeze(0).to(anchors)
-            best = (error, StateFeatures(plain.anchors, log_scale, plain.log_decay))
-    assert best is not None  # noqa: S101 (DECAYS is not empty)
-    return best[1]
 
 
 def _path(
