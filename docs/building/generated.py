@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from docs.building import api, catalogue, concepts, copies, gallery
+from docs.building import api, catalogue, concepts, copies, gallery, inputs
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -16,7 +16,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
 def _write(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "_generated"
     made = set()
-    for make in (api, catalogue, concepts, copies, gallery):
+    for make in (api, catalogue, concepts, copies, gallery, inputs):
         for path, content in make.pages():
             _keep(folder / path, content)
             made.add(folder / path)

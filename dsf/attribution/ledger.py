@@ -328,8 +328,7 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
         (True, True)
     """
     given = model_input(model, inputs, named, where="audit")
-    module = getattr(given.model, "_orig_mod", given.model)
-    subject = _Subject(module, given.inputs, dict(given.named), tuple(adapters))
+    subject = _Subject(given.model, given.inputs, dict(given.named), tuple(adapters))
     kind = _kind(suspect, decode, dtype, chunk, recorded)
     return _audited(subject, kind, (target, against, position), given.tokenizer)
 

@@ -375,7 +375,7 @@ def stack(
         >>> torch.testing.assert_close(whole, stack.hidden[-1])
     """
     given = model_input(model, inputs, named, where="stack")
-    model = wide_copy(getattr(given.model, "_orig_mod", given.model), adapters)
+    model = wide_copy(given.model, adapters)
     model.requires_grad_(False)
     inputs, named = in_float64(given.inputs), in_float64(given.named)
     question = Examination(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from dsf.attribution.affine_steps import PLACED_AXES, Functional, paired, tensors_in
 
@@ -106,7 +107,8 @@ def measured(
     """Return the number of interest as a function of logits, which need not be linear.
 
     Raises:
-        TypeError, ValueError, IndexError: as for ``functional_of``.
+        TypeError, ValueError, IndexError: as for ``functional_of``; ValueError also for a function
+            that does not look at the logits.
     """
     if not callable(target) or against is not None:
         return functional_of(target, against, position, logits, tokenizer, shown).pair
@@ -117,8 +119,34 @@ def measured(
         _check_one_for_each(value, len(changed))
         return value.reshape(-1)
 
-    of_logits(logits)
+    reads = _Reads(logits)
+    with reads:
+        of_logits(logits)
+    if not reads.done:
+        raise ValueError(
+            "'target' expected a function of the logits, got one that does not look at them, so "
+            "that nothing moves its number. Compute it from its argument."
+        )
     return of_logits
+
+
+class _Reads(TorchFunctionMode):
+    """While active, notes whether a tensor is computed with; its sizes do not count."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__()
+        self._tensor, self.done = tensor, False
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        is_size = getattr(func, "__name__", "") in ("__get__", "__len__", "size", "dim", "numel")
+        self.done |= not is_size and any(part is self._tensor for part in args)
+        return func(*args, **(kwargs or {}))
 
 
 def _check_one_for_each(value: Any, samples: int) -> None:

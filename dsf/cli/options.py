@@ -241,6 +241,10 @@ class Loading:
     ] = None
     revision: Revision = None
     offline: Offline = False
+    device: Annotated[
+        str | None,
+        typed_by(device_name, 'Where the model runs: "cpu", "cuda", "cuda:1"; by default the CPU.'),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +266,8 @@ class Inspecting(Loading):
     strict: bool = False
 
     def __post_init__(self) -> None:
-        beside = {name: getattr(self, name) for name in ("exact", "dtype", "revision")}
+        others = ("exact", "dtype", "revision", "device")
+        beside = {name: getattr(self, name) for name in others}
         for name, value in beside.items():
             exclude_each_other(layerwise=self.layerwise, **{name: value})
 

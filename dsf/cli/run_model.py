@@ -114,7 +114,27 @@ def open_checkpoint(
     )
     ids = _token_numbers(prompt, loaded)
     threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
-    return Opened(loaded, ids, _names(ids, loaded))
+    names = _names(ids, loaded)
+    if options.device is not None:
+        loaded.model.to(_there(options.device))
+        ids = ids.to(options.device)
+    return Opened(loaded, ids, names)
+
+
+def _there(device: str) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        ValueError: if this machine has none of this name.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device: expected a device of this machine, got {device!r} ({reason}). Leave it out."
+        ) from None
+    return torch.device(device)
 
 
 def inspect_checkpoint(

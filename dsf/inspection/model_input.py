@@ -123,7 +123,8 @@ class ModelInput:
     """A model in memory and what it is called with.
 
     Attributes:
-        model: the module itself; a copy where another device or number type was asked for.
+        model: the module itself, or what torch.compile wrapped; a copy where another device or
+            number type was asked for.
         inputs, named: its arguments.
         tokenizer: the one that was passed, or that of the folder; None where there is none.
         tokens: the text of every token of each sample, padding included; None without a tokenizer
@@ -192,6 +193,7 @@ def model_input(
             f"{type(tokenizer).__name__}."
         )
     if isinstance(model, nn.Module):
+        model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
         if "revision" in options:
             raise InspectionError(
                 f"{where}: 'revision' expected a hub id as the model, got a module."

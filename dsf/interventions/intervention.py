@@ -158,8 +158,7 @@ def intervene(
         inputs = tuple(inputs)
     wanted = checked_edits(edits)
     opened = model_input(model, inputs, named, where="intervene")
-    module = getattr(opened.model, "_orig_mod", opened.model)
-    inputs, named = opened.inputs, opened.named
+    module, inputs, named = opened.model, opened.inputs, opened.named
     given = inputs, named, adapters
     before = [times_written(part) for part in module.parameters()]
     with live_or_kept(clean, [wanted])(module, *given) as live:

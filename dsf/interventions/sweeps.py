@@ -233,7 +233,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     runs = [edits] if isinstance(edits, Edit) else edits
     wanted, known = [checked_edits(each) for each in runs], checked_sources(sources)
     opening = model_input(model, inputs, named, where="sweep")
-    module, own = getattr(opening.model, "_orig_mod", opening.model), opening.tokenizer
+    module, own = opening.model, opening.tokenizer
     inputs, named = opening.inputs, opening.named
     record = None if resume is None else SweepRecord(resume, wanted)
     given = named

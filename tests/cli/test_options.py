@@ -6,7 +6,7 @@ import pytest
 import torch
 import typer
 
-from dsf.cli import options, output_place
+from dsf.cli import entry, options, output_place
 from dsf.cli.edit_words import OTHER, spread, typed_edit
 from dsf.cli.options import NumberType, is_empty, place, real, whole
 from dsf.inspection.choice import parsed
@@ -114,3 +114,31 @@ def test_an_edit_of_several_things_is_one_for_each():
     assert [run[0].layer for run in runs] == [0, "*.2.*", 4, 6]
     assert all(run[1].layer == run[0].layer and run[0].key == 3 for run in runs)
     assert spread([edits.Cut(layers)], ()) == [[edits.Cut(layers)]]
+
+
+LOADING = {"--dtype", "--device", "--revision", "--offline"}
+READING = LOADING | {"--layers", "--heads"}
+TAKEN = {
+    **dict.fromkeys(("inspect", "heads", "check", "state", "compare"), READING),
+    **dict.fromkeys(("attribute", "audit", "intervene"), LOADING),
+    "measure": {"--layers", "--heads"},
+}
+
+
+@pytest.mark.parametrize("command", TAKEN)
+def test_every_command_that_takes_a_model_has_the_options_of_loading(command):
+    found = typer.main.get_command(entry.app).commands[command]
+    names = {name for option in found.params for name in option.opts}
+    assert TAKEN[command] <= names
+
+
+def test_the_commands_are_few():
+    assert len(entry.COMMANDS) <= 11
+
+
+def test_a_device_that_is_not_here_is_named(run, checkpoint):
+    ids = "heads", checkpoint, "--ids", "1 2 3"
+    assert run(*ids, "--device", "cpu").exit_code == 0
+    found = run(*ids, "--device", "xpu:77")
+    assert found.exit_code == 2
+    assert "--device" in found.output

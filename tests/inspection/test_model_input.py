@@ -9,7 +9,9 @@ from dsf.inspection import InspectionError
 from dsf.loading import load_model
 from dsf.models import folder
 
-TEXT, SHORT = "And all our yesterdays have lighted", "And all our"
+inputs = pytest.importorskip("docs.building.inputs", reason="needs the checkout")
+FORMS, FUNCTIONS, TEXT = inputs.FORMS, inputs.FUNCTIONS, inputs.TEXT
+SHORT = "And all our"
 MODELS = ("text_llama", "text_mamba2", "text_qwen3_next")
 
 
@@ -22,37 +24,22 @@ def maps(inspection):
     return [layer.map() for layer in inspection]
 
 
-FORMS = {
-    "module and text": lambda one: ((one.model, TEXT), {"tokenizer": one.tokenizer}),
-    "text by its name": lambda one: ((one.model,), {"text": TEXT, "tokenizer": one.tokenizer}),
-    "a list of one text": lambda one: ((one.model, [TEXT]), {"tokenizer": one.tokenizer}),
-    "tokenizer as tokens": lambda one: ((one.model, TEXT), {"tokens": one.tokenizer}),
-    "what a tokenizer returns": lambda one: (
-        (one.model, one.tokenizer(TEXT, return_tensors="pt")),
-        {},
-    ),
-    "a plain mapping": lambda one: (
-        (one.model, dict(one.tokenizer(TEXT, return_tensors="pt"))),
-        {},
-    ),
-    "a mapping by its names": lambda one: (
-        (one.model,),
-        dict(one.tokenizer(TEXT, return_tensors="pt")),
-    ),
-    "folder and text": lambda one: ((one.identity, TEXT), {}),
-    "folder and numbers": lambda one: (
-        (one.identity,),
-        {"input_ids": one.tokenizer(TEXT, return_tensors="pt")["input_ids"]},
-    ),
-}
-
-
+@pytest.mark.sampled("form")
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_one_input_gives_the_same_maps(loaded, form):
-    args, named = FORMS[form](loaded)
-    numbers = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"]
-    expected = maps(dsf.inspect(loaded.model, input_ids=numbers))
-    assert_close(maps(dsf.inspect(*args, **named)), expected)
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_function_takes_every_form(name, function, form):
+    one = load_model(folder(name))
+    numbers = one.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    found = FUNCTIONS[function][1]
+    args, named = FORMS[form][1](one)
+    assert_close(found(*args, **named), found(one.model, input_ids=numbers))
+
+
+def test_the_page_lists_every_form_and_function():
+    ((_, page),) = inputs.pages()
+    assert all(f"`dsf.{code}`" in page for code, _ in FORMS.values())
+    assert all(f"`dsf.{name}`" in page for name in FUNCTIONS)
 
 
 def test_texts_of_unequal_length_are_each_as_alone(loaded):

@@ -123,4 +123,10 @@ def test_targets_and_positions_that_are_none(attention):
             result.effect(wrong)
     with pytest.raises(TypeError, match="position="):
         result.effect(1, position=1.5)
-    assert result.effect(lambda _: torch.ones(2)).tolist() == [0, 0]  # any number of the logits
+    for ignoring in (lambda _: torch.ones(2), lambda logits: torch.ones(len(logits))):
+        with pytest.raises(ValueError, match="'target'"):
+            result.effect(ignoring)
+        with pytest.raises(ValueError, match="'target'"):
+            dsf.sweep(model, x, edits=edits.Ablate(0), target=ignoring)
+    clean, changed = (part.flatten(1).argmax(dim=-1) for part in (result.clean, result.output))
+    assert result.effect(lambda logits: logits.flatten(1).argmax(-1)).equal(changed - clean)
