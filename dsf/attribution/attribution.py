@@ -154,7 +154,7 @@ class Attribution:
         """Return what every edge of a layer contributes: a token's value, mixed into another.
 
         It is ``map[query, key] <adjoint at query, value at key>``, where the adjoint says by
-        how much the mixed value moves the number. With ``by="held"`` biases are no part of the
+        how much the mixed value moves the number. With ``by="held"`` biases are not part of the
         value; with ``by="gradient"`` they are, since an edge that is cut takes them along.
 
         Args:
@@ -204,10 +204,10 @@ class Attribution:
         return torch.stack(filled, dim=1)
 
     def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample ..."]]:
-        """Which coefficients of a layer the number hangs on: their gradients, times their entries.
+        """Return which coefficients of a layer matter: their gradients, times their entries.
 
         The other shares hold the coefficients of this run and say whose values reach the number.
-        Here the same adjoint goes on into the coefficients: through the softmax into queries, keys
+        Here the same adjoint continues into coefficients: through the softmax into queries, keys
         and the bias, through the recurrence into step, decay, pole, write and read vectors. An
         entry is the change of the number, to first order, for each unit by which that entry of the
         coefficient grows relative to itself; minus that is the first guess of what is lost without
@@ -217,7 +217,7 @@ class Attribution:
         Two sums are exact. Those of ``"value"``, in which the number is linear, are the share of
         the layer: ``total[layer]``. Those of a coefficient in which the response is linear (the
         read vector of a recurrence without feedthrough, the query of a linear attention) are the
-        share of all that the layer's mixer puts out, what comes from biases of its values included.
+        share of all that the layer's mixer returns, what comes from biases of its values included.
 
         Returns:
             By the names of the mixer's fields, in their axes (such as ``sample head time key``); a
@@ -745,7 +745,7 @@ class Decomposition:
         from_tokens: what the tokens contribute to the results of the steps of the parts, of the
             mixers, and of their sources.
         names: the layers of the inspection, in the order in which they ran.
-        not_whole: those that are no mixers of the run.
+        not_whole: those that are not mixers of the run.
     """
 
     stop: Step
@@ -790,7 +790,7 @@ def shares_of(
         raise UnreadableError(
             f"attribute: the numbers that are attributed have the sizes {tuple(result.shape)}, but "
             f"the first residual stream {tuple(first.shape)}: both must have the samples on the "
-            "first axis. Give the model inputs with the samples first, or have it put out its "
+            "first axis. Give the model inputs with the samples first, or have it return its "
             "logits so."
         )
     steps = [part.step for part in into.parts]
@@ -799,7 +799,7 @@ def shares_of(
     everywhere = {*steps, *mixed, *(step for step, _ in into.streams)}
     along_all, constant = adjoints_and_constant(into.stop, functional, everywhere)
     value = functional.pair(result)
-    # With one sample the adjoint pass has the remainder; several are told apart by a run from zero.
+    # With one sample the adjoint pass has the remainder; several are separated by a run from zero.
     remainder = constant.unsqueeze(0) if len(value) == 1 else functional.pair(into.constant)
     layers: dict[str, Tensor] = {}
     total: dict[str, Tensor] = {}

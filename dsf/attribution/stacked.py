@@ -54,7 +54,7 @@ class Stack:
         closed: paths of the modules that are frozen as one matrix for every token, that of smallest
             norm.
         states: for every stream, the step whose result it is.
-        logits: what the model puts out: its logits, or the first tensor of its output.
+        logits: what the model returns: its logits, or the first tensor of its output.
         output: the step whose result the logits are; None if they do not depend linearly on the
             streams of this run.
         mixers: the calls of token mixers as steps.
@@ -62,7 +62,7 @@ class Stack:
         tokenizer: reads targets that are given as text; None where there is none.
         results: of some steps, in the run.
         live: the model, to be run again.
-        shown: the tokens of the input that are no padding; None for all.
+        shown: the tokens of the input that are not padding; None for all.
     """
 
     inspection: Inspection
@@ -103,7 +103,7 @@ class Stack:
                 with ``stream``, a vector of the width of the residual stream.
             against: a second token whose logit is subtracted, such as a wrong answer.
             position: at which position of the logits, or of the stream, or one for every sample;
-                negative ones count back from the last token that is no padding. A function of the
+                negative ones count back from the last token that is not padding. A function of the
                 logits chooses its own, and a classifier's logits have none.
             stream: attribute the product of a vector with this residual stream instead of a logit;
                 stream ``k`` is the input of block ``k``, -1 the output of the last block.
@@ -127,8 +127,8 @@ class Stack:
         if stream is None:
             if self.logits is None or self.output is None:
                 raise UnreadableError(
-                    f"attribute: what {self.inspection.model} puts out does not depend linearly on "
-                    "its residual streams, so its logits are no sum of shares. Give a vector over "
+                    f"attribute: what {self.inspection.model} returns does not depend linearly on "
+                    "its residual streams, so its logits are not a sum of shares. Pass a vector on "
                     "a stream: attribute(vector, stream=-1)."
                 )
             stop, shown = self.output, self.logits
@@ -391,12 +391,12 @@ def stack(
     found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
     trace = Trace(model.eval(), list(found), inspection.layers)
 
-    def run(beside: AbstractContextManager[None] | None = None) -> Any:
+    def run(inside: AbstractContextManager[None] | None = None) -> Any:
         with (
             torch.random.fork_rng(),
             plain_experts(model),
             guarded(model),
-            nullcontext() if beside is None else beside,
+            nullcontext() if inside is None else inside,
             _attention_as_inspected(model),
         ):
             return model(*lent(inputs), **lent(without_cache(model, named)))
@@ -482,7 +482,7 @@ def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> di
     ]
     if wanted is not None and wanted not in lists:
         raise InspectionError(
-            f"stack: blocks='{wanted}' is no list of modules with token mixers in it. Name one of: "
+            f"stack: blocks='{wanted}' is not a list of modules with token mixers. Name one of: "
             f"{', '.join(map(repr, lists)) or 'none; this model has no such list'}."
         )
     if wanted is None and len(outer) != 1:
@@ -555,7 +555,7 @@ def _is_trunk_again(
     """Whether a branch is the trunk itself, once more, and not what a layer adds to it.
 
     So it is where a norm that is written out takes away the mean over the width, one number for all
-    channels, and where a head sets the mean over the tokens beside one of them.
+    channels, and where a head sets the mean over the tokens next to one of them.
     """
     if not branch.shape or not step.shape or branch.shape[-1] >= step.shape[-1]:
         return False

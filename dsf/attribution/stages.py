@@ -23,7 +23,7 @@ from dsf.inspection.results.layers import InspectedLayer
 
 READING = ("query", "read", "feedthrough")
 SIGNAL = ("query", "read", "key", "write", "value", "inputs")
-"""Fields of mixers that are no gates."""
+"""Fields of mixers that are not gates."""
 NO_STAGE = ("bias", "initial", "earlier", "start")
 SAME_TOL = 1e-7
 """Maximum relative difference of two signatures of the same numbers."""
@@ -97,7 +97,7 @@ class Stages:
         return max(known, key=len, default=None)
 
     def is_around(self, node: Node) -> bool:
-        """Whether a node is no part of a mixer's inside: a port of it, or of a module elsewhere."""
+        """Whether a node is outside of a mixer: a port of it, or of a module elsewhere."""
         if node.port.startswith("op"):
             return False
         mixer = self._mixer_of(node.path)

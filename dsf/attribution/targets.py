@@ -19,7 +19,7 @@ Positions = int | Sequence[int] | Tensor
 MIN_LOGIT_AXES = 2
 """Minimum number of axes of logits: a row of classes for every sample."""
 _CURES = {
-    True: "Have the model put out logits, with one row for every sample.",
+    True: "Have the model return logits, with one row for every sample.",
     False: "Give a function that takes one number for every sample from them.",
 }
 LINEAR_TOL = 1e-8
@@ -51,7 +51,7 @@ def functional_of(
     Args:
         position: one for all samples, or one for each; negative ones count back from the last token
             that is ``shown``.
-        shown: the tokens that are no padding; None for all.
+        shown: the tokens that are not padding; None for all.
 
     Raises:
         TypeError, ValueError, IndexError: if the target is not one that ``logits`` have.
@@ -59,7 +59,7 @@ def functional_of(
     if logits.ndim < MIN_LOGIT_AXES or (logits.ndim > PLACED_AXES and not callable(target)):
         axes = "'sample class' or 'sample time class'"
         raise ValueError(
-            f"attribute: what the model puts out has the sizes {tuple(logits.shape)}, but logits "
+            f"attribute: what the model returns has the sizes {tuple(logits.shape)}, but logits "
             f"have the axes {axes}. " + _CURES[logits.ndim < MIN_LOGIT_AXES]
         )
     if callable(target):
@@ -273,7 +273,7 @@ def _of_function(
     if not bool(functional.isfinite().all()):
         raise ValueError(
             "attribute: the target function has a slope in the logits that is not finite, so its "
-            "value is no sum of shares."
+            "value is not a sum of shares."
         )
     for tried in (logits, logits.flip(-1).square() + 1):
         expected = paired(functional, tried)
@@ -281,7 +281,7 @@ def _of_function(
         if bool(((function(tried).reshape(-1) - expected).abs() > LINEAR_TOL * scale).any()):
             raise ValueError(
                 "attribute: the target function is not linear in the logits (it may not take a "
-                "softmax or a logarithm, or add a constant), so its value is no sum of shares. Use "
+                "softmax or a logarithm, or add a constant), so shares cannot sum to it. Use "
                 "a logit or a difference of logits."
             )
     return Functional.where_it_is(functional)

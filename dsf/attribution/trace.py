@@ -444,11 +444,11 @@ class MixerCall:
         own = put_out if added is None else put_out - added
         made = MixerStep.of(follower, self._layer, self._whole, source, own)
         if added is not None:
-            beside = follower.find(added)
-            if beside is None:
+            stream = follower.find(added)
+            if stream is None:
                 follower.add(put_out, (made.step,), lambda x: x, added)
             else:
-                sources = made.step, step_of(beside, added)
+                sources = made.step, step_of(stream, added)
                 follower.add(put_out, sources, lambda x, stream: x + stream)
         return [made]
 
@@ -466,7 +466,7 @@ class MixerCall:
 class InnerMixer:
     """One call of a token mixer that is only a part of its module, while the module runs.
 
-    Its values come from inside, such as a latent vector of every token, or the module goes on with
+    Its values come from inside, such as a latent vector of every token, or the module uses
     its output, such as a norm. Both ends are found by their numbers, at the calls of the modules
     inside, and the operations around them are followed like all others.
     """
@@ -533,19 +533,19 @@ class SeveralMixers:
         joined = self._given
         while len(made) < len(self._mixers):
             waiting = self._mixers[len(made) :]
-            beside = []
+            parallel = []
             for layer, whole in waiting:
                 if not _near(joined, whole.given, self._limit):
                     break
-                beside.append((layer, whole, result_of(whole)))
-            if not beside:
+                parallel.append((layer, whole, result_of(whole)))
+            if not parallel:
                 raise _differs(waiting[0][0].name)
-            for layer, whole, result in beside:
+            for layer, whole, result in parallel:
                 rest = None if whole.is_linear else unless_zero(whole.remainder)
                 own = follower.add(result, (step,), Mixing(whole, None), rest)
                 made.append(MixerStep(layer.name, layer, whole, own, step))
-            ends = [mixer.step for mixer in made[-len(beside) :]]
-            joined = torch.cat([result for *_, result in beside], dim=-1)
+            ends = [mixer.step for mixer in made[-len(parallel) :]]
+            joined = torch.cat([result for *_, result in parallel], dim=-1)
             step = follower.add(joined, ends, lambda *parts: torch.cat(parts, dim=-1))
         if not _near(joined, put_out, self._limit):
             raise _differs(self._mixers[-1][0].name)
@@ -624,7 +624,7 @@ def _tolerance(layer: InspectedLayer) -> float:
 
 
 def _stream_step(follower: Follower, given: Tensor, put_out: Tensor) -> Step | None:
-    """The step of the input of a module; None where that is no stream, frozen or not."""
+    """The step of the input of a module; None where that is not a stream, frozen or not."""
     source = follower.find(given)
     if source is not None and _has_no_step(source):
         follower.follow(put_out, source)

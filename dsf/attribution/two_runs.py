@@ -206,7 +206,7 @@ def _has_numbers(part: Any) -> bool:
 
 
 def scopes_of(model: nn.Module) -> set[str]:
-    """Return the modules whose operations are nodes: those that are no layers of torch itself."""
+    """Return the modules whose operations are nodes: those that are not layers of torch itself."""
     return {
         path
         for path, module in model.named_modules()

@@ -57,7 +57,7 @@ def attribute(
         typer.Option(
             "--coefficients",
             help="Also show by how much every query, key, step or decay of a layer moves the "
-            "logit: gradients, which are no parts of a sum.",
+            "logit: gradients, which are not parts of a sum.",
         ),
     ] = False,
     loading: Loading,

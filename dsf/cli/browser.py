@@ -1,4 +1,4 @@
-"""Showing a page in a browser, and saying what came of it."""
+"""Show a page in a browser, and report the outcome."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ WITHOUT_A_WINDOW = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 @dataclass(frozen=True)
 class Opening:
-    """What came of an attempt to show a page.
+    """Outcome of an attempt to show a page.
 
     Attributes:
         page: its address.
@@ -62,7 +62,7 @@ def open_page(path: Path) -> Opening:
 
 @contextmanager
 def _standard_output_to_errors() -> Iterator[None]:
-    """What a browser prints is no part of the answer, which may be JSON."""
+    """What a browser prints is not part of the answer, which may be JSON."""
     sys.stdout.flush()
     kept = os.dup(1)
     try:

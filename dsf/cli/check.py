@@ -66,7 +66,7 @@ def check(
     check_known("--require", require or (), IF_NOT)
     if prompt.is_missing and model.strip():
         raise ValueError(
-            f"{model} is no folder of a run to be checked again, and a model is checked on an "
+            f"{model} is not a folder of a run to be checked again, and a model is checked on an "
             "input. Give the folder that dsf check wrote, or a model and exactly one of --text, "
             "--ids and --file."
         )

@@ -36,7 +36,7 @@ SOURCE = {"weights": "not from a file"}
 """Identifies the run of the models inside the package."""
 SEED = 2024
 SEQUENCES = 256
-TASK = "a key that comes back asks for the value that followed it"
+TASK = "a repeated key asks for the value that followed it"
 PLAY = "seven lines of Macbeth, a play that the text models never saw"
 PROMPT = "The capital of France is"
 PARAGRAPH = (
@@ -288,19 +288,19 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
     inspection = inspect(loaded.model, input_ids=ids, tokens=[texts])
     sinks = _sinks(inspection)
     resting, heads = sum(some for _, some, _, _ in sinks), sum(all_ for _, _, all_, _ in sinks)
-    told = {
+    headline = {
         f"Next after {PROMPT!r}": ", ".join(f"{token!r} {share:.0%}" for token, share in continued),
         "Sinks": f"{resting} of {heads} heads put more than {MIN_SINK:.0%} of their weight on the "
         "first token",
     }
-    written = write_results(inspection, out, facts=told, watched=run.is_watched)
+    written = write_results(inspection, out, facts=headline, watched=run.is_watched)
     seconds = time.perf_counter() - begun
 
     def show() -> None:
         show_layers(inspection)
         rows = [(name, str(some), str(all_), f"{mean:.0%}") for name, some, all_, mean in sinks]
         print_table(("layer", "sinks", "heads", "mean weight on the first token"), rows)
-        _show_facts(told)
+        _show_facts(headline)
         print(f"{written['report']} and {written['picture']}, after {seconds:.1f} s")
 
     facts = {**layer_facts(inspection), "files": written, "seconds": seconds}

@@ -28,7 +28,7 @@ def typed_edit(words: str) -> Edit:
     """Parse one edit.
 
     Raises:
-        ValueError: if it is no edit, or one of its fields is missing, unknown or of another kind.
+        ValueError: if it is not an edit, or a field is missing, unknown or of another kind.
 
     >>> typed_edit("cut layers=*.3.* heads=2 key=5")
     Cut(layer=['*.3.*'], heads=[2], key=5)
@@ -78,7 +78,7 @@ def filed_edits(path: Path, *, lists: bool = False) -> list[list[Edit]]:
         lists: whether a list of edits inside the list is one run.
 
     Raises:
-        OSError, ValueError: if it is no JSON list of edits.
+        OSError, ValueError: if it is not a JSON list of edits.
     """
     where = f"--edits {str(path)!r}"
     try:
@@ -100,7 +100,7 @@ def filed_edits(path: Path, *, lists: bool = False) -> list[list[Edit]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of an edit; JSON would keep the last of two without a word."""
+    """The fields of an edit; JSON would silently keep the last of two."""
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:

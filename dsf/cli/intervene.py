@@ -95,7 +95,7 @@ def intervene(
     resume: Annotated[
         Path | None,
         written_place(
-            "With --sweep: a file for finished runs, one a line; goes on where it ended."
+            "With --sweep: a file for finished runs, one a line; continues where it ended."
         ),
     ] = None,
     loading: Loading,
@@ -128,7 +128,7 @@ def intervene(
     --target " Paris" --against " London"
 
     With --sweep every edit has a run of its own, and the answer lists by how much each moves the
-    logit of --target, the strongest first. --each makes many edits of one that names several
+    logit of --target, strongest first. --each makes many edits of one that names several
     layers, heads or tokens; a list inside the JSON of --edits acts together.
 
     \b
@@ -137,7 +137,7 @@ def intervene(
       --sweep --each key --edit "cut layers=*.3.* key=0:40"                40 runs: which token?
 
     Blocks before an edit do not run again, and short inputs share batches. A sweep of an hour is
-    safe with --resume sweep.jsonl: stopped, it goes on where it ended, and refuses the file of
+    safe with --resume sweep.jsonl: stopped, it continues where it ended, and refuses the file of
     another model, input, target or list of edits.
     """
     if sweep and target is None:
@@ -301,7 +301,7 @@ def _sweep(
         target=SweepTarget(*tokens, position=position),
         sources=sources,
         resume=resume,
-        told=follow,
+        report=follow,
         tokenizer=opened.loaded.tokenizer,
     )
     clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
@@ -341,9 +341,9 @@ def _show_sweep(found: "SweepResult", runs: Sequence[Sequence[Edit]], top: int) 
     ]
     print_table(("effect", "changed", "edits"), rows)
     earlier = f", {len(runs) - found.made} of them were in the file"
-    rate = f"{found.rate:.2g} for each second{earlier if found.made < len(runs) else ''}"
+    rate = f"{found.rate:.2g} a second{earlier if found.made < len(runs) else ''}"
     print(
-        f"{len(runs)} runs, the strongest first; "
+        f"{len(runs)} runs, strongest first; "
         f"{rate if found.made else 'all of them were in the file'}"
     )
 

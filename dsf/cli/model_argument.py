@@ -110,7 +110,9 @@ def check_model(
             if not file.stat().st_size:
                 raise LoadError(f"{model}: is empty; download it again.")
             if opened.read(len(GGUF)) != GGUF:
-                raise LoadError(f"{model}: is no GGUF file: it does not begin with these letters.")
+                raise LoadError(
+                    f"{model}: is not a GGUF file: it does not begin with these letters."
+                )
         return ModelFacts(name=model)
     if path.is_dir():
         folder = open_folder(path)

@@ -267,8 +267,8 @@ class Inspecting(Loading):
 
     def __post_init__(self) -> None:
         others = ("exact", "dtype", "revision", "device")
-        beside = {name: getattr(self, name) for name in others}
-        for name, value in beside.items():
+        single = {name: getattr(self, name) for name in others}
+        for name, value in single.items():
             exclude_each_other(layerwise=self.layerwise, **{name: value})
 
 

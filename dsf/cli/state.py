@@ -41,7 +41,7 @@ def state(
       kept      share of the tokens' signals that can be read off the last state
       decayed   share that has decayed
       removed   share that later tokens overwrote
-      taken     share that cannot be told from what other tokens left (the state is full)
+      taken     share that cannot be distinguished from what other tokens left (the state is full)
       length    whether the norm of the state grows, fades or stays over the second half
 
     The shares are means over tokens and heads, for a state that is known up to the rounding of

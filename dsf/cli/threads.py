@@ -19,8 +19,8 @@ SMALL_WORK = 5 * 10**9
 
 By ``benchmarks/command_threads.py`` on two cores: up to here ``dsf inspect`` takes at most 1.1
 times as long on one thread as on both, since most of it is drawing; with three times the work it
-takes 1.3 times as long. Beside processes that keep both cores busy, two threads wait for each other
-and take up to 40 times as long as one.
+takes 1.3 times as long. While other processes keep both cores busy, two threads wait for each
+other and take up to 40 times as long as one.
 """
 
 

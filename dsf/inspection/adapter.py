@@ -29,7 +29,7 @@ def _no_more(_module: Any, _tokens: int) -> int:
 
 
 def alone(calls: Sequence[Call]) -> Sequence[Call]:
-    """Calls that stand for themselves."""
+    """Calls that are layers on their own."""
     return calls
 
 
@@ -52,14 +52,14 @@ class Adapter:
             convolution, activation). With it the whole layer is known, from input to output.
         takes: the name of the argument that ``enter`` starts from.
         finish: instead of ``leave``, a function from the mixer's response, in the mixer's axes, to
-            the captured output. For modules where that is no chain of stages, or where the captured
-            output is not the module's output.
+            the captured output. For modules where that is not a chain of stages, or where the
+            captured output is not the module's output.
         whole: instead of ``enter`` and ``leave``, a function from the mixer to the whole layer.
         overlooked: the padding tokens whose output the module computes in another way than the
             mixer, as a boolean mask ``sample time``; None if there are none.
         idle: the rows of the captured output whose keys are all masked, as a boolean mask of its
             axes but the last; None if there are none. What stands there is no number of the layer,
-            so that it is no rounding either.
+            so that it is not rounding either.
         axes: what the batch axes of the mixer's system count.
         split: for a module that holds several mixers (the layers and directions of an LSTM): one
             captured call for each of them.
@@ -77,7 +77,7 @@ class Adapter:
         run_numbers: how many numbers the module's own forward pass holds at its peak beyond its
             projections, given the module and the number of tokens of all samples; by default none.
         stored: the weights behind the map of one head or channel, given the module, the arguments
-            of its call and the number of the head; None where that is no kind of ``StoredLayer``.
+            of its call and the number of the head; None if ``StoredLayer`` has no such kind.
         tolerance: the largest relative error allowed when the model runs in float64 throughout.
         advice: for each family with a known defect, what to do when its output is not reproduced.
     """

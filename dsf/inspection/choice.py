@@ -23,7 +23,7 @@ def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> s
             None for all.
 
     Raises:
-        InspectionError: if one of them is no layer of this run.
+        InspectionError: if one of them is not a layer of this run.
         TypeError: if it is something else.
     """
     if wanted is None:
@@ -77,7 +77,7 @@ class ChosenAlong:
         return found
 
     def check(self) -> None:
-        """Raise, once all blocks have run, if something that is wanted is no layer.
+        """Raise, once all blocks have run, if something that is wanted is not a layer.
 
         Raises:
             InspectionError: if so.

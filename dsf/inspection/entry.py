@@ -63,7 +63,7 @@ def inspect(
         heads: which heads of each, or channels where a layer has those: numbers or slices.
         memory: how many bytes the inspection may take beyond the model; by default what this
             process may still take. What is recorded and kept goes to a temporary file where it
-            would not fit beside the rest; ``inspection.forecast`` says what was expected.
+            would not fit; ``inspection.forecast`` says what was expected.
         tokens: the text of every token, one sequence for each sample, where there is no tokenizer;
             a tokenizer here is the same as ``tokenizer``. Or the number of the axis of the inputs
             that holds tokens, where the model treats two axes alike.
@@ -144,7 +144,7 @@ def memory_forecast(
     """The memory that ``dsf.inspect`` of a model on these inputs takes, without running it.
 
     An estimate from the sizes of its token mixers; of plain torch code that holds more than its
-    projections (Mamba's scan) that, too. Maps are no part of its peak: they are computed when asked
+    projections (Mamba's scan) that, too. Its peak excludes maps: they are computed when asked
     for, and refused where they do not fit; ``largest_maps`` and ``all_maps`` say what they take.
 
     Args:
@@ -228,10 +228,10 @@ def probe(
 
 
 def known_checks(checks: str) -> str:
-    """What was given as ``checks``.
+    """Return ``checks`` if it is one of the known words.
 
     Raises:
-        ValueError: if it is no such word.
+        ValueError: if it is not such a word.
     """
     if checks not in ("all", "none"):
         raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
@@ -239,7 +239,7 @@ def known_checks(checks: str) -> str:
 
 
 def known_tolerance(tolerance: float | None) -> float | None:
-    """``tolerance``, if it is none or a number that an error can be held against.
+    """Return ``tolerance`` if it is None or a valid limit of errors.
 
     Raises:
         ValueError: if not.
@@ -253,7 +253,7 @@ def known_tolerance(tolerance: float | None) -> float | None:
 
 
 def known_memory(memory: float | None) -> float | None:
-    """``memory``, if it is none or a number of bytes.
+    """Return ``memory`` if it is None or a number of bytes.
 
     Raises:
         ValueError: if not.

@@ -56,10 +56,10 @@ from dsf.runtime.threads import MOST, each_in_parallel
 
 AUTO = "auto"
 FEW = 3
-"""So many names of modules are told where there are many."""
+"""Maximum number of module names in a message."""
 Each = TypeVar("Each")
 Progress = Callable[[str, int, int], None]
-"""Is told what an inspection does, how much of it is done, and how much there is."""
+"""Progress callback: (stage, done, total)."""
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
@@ -70,7 +70,7 @@ SOFTMAX = {
 
 
 def silent(what: str, done: int, every: int) -> None:
-    """Say nothing about the progress."""
+    """Ignore the progress."""
     del what, done, every
 
 
@@ -93,7 +93,7 @@ class Examination:
         adapters: further adapters, which take precedence over all others.
         probe: modules that are probed with unit values instead of being read by an adapter;
             ``"auto"`` for those that mix tokens and are not read.
-        progress: is told what the inspection does.
+        progress: callback for (stage, done, total).
     """
 
     inputs: tuple[Any, ...] = ()
@@ -180,7 +180,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             further.add(more)
             known |= more.known
             instead = replace(rebuilding, store=None).of(more.calls, known)
-            made = made.beside(instead, further)
+            made = made.joined(instead, further)
         missed = (
             *(part for _, part in made.refused),
             *_unread(model, _paths(model, calls), set(known), found, further),
@@ -277,7 +277,7 @@ def _followed(
         _let_go(calls, tracker)
         name, low, high = tracker.tied
         raise InspectionError(
-            f"inspect: it cannot be told which axis of {name} holds tokens: weights of the model "
+            f"inspect: it is not known which axis of {name} holds tokens: weights of the model "
             f"sum over axis {low} as often as over axis {high}. Pass tokens={low} or tokens={high}."
         )
     return calls, tracker, ""
@@ -292,7 +292,7 @@ def _runs_alone(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
 
 
 def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
-    """Nothing is asked of a run any more: part those that know each other, so that all is freed."""
+    """Break the reference cycles of a finished run, so that its memory is freed."""
     let_go(calls)
     if tracker is not None:
         tracker.where.tracker = None
@@ -345,7 +345,7 @@ def _asked(
 def _beside(
     tracker: Tracker | None, calls: Sequence[Call], found: Findings, further: Further
 ) -> ModuleFinding | None:
-    """What the model does to tokens beside what is read or listed; None if nothing."""
+    """What the model does to tokens besides what is read or listed; None if nothing."""
     if tracker is None or tracker.run is None or not calls:
         return None
     name_of = tracker.where.name_of
@@ -413,7 +413,7 @@ def _can_be_asked(model: nn.Module) -> bool:
 
 
 def _stands_alone(known: Known, call: Call) -> bool:
-    """Whether a call is one layer by itself, so that it may be put away before the run ends."""
+    """Whether a call is a layer on its own, which may be stored before the run ends."""
     if call.through is not Through.MODULE:
         return True
     adapter, _ = known[call.name]
@@ -532,7 +532,7 @@ class _Rebuilt:
     layers: list[tuple[int, InspectedLayer]] = field(default_factory=list)
     refused: list[tuple[Call, Unsupported]] = field(default_factory=list)
 
-    def beside(self, other: "_Rebuilt", further: Further) -> "_Rebuilt":
+    def joined(self, other: "_Rebuilt", further: Further) -> "_Rebuilt":
         """Both together, without what others of the forward pass take the place of."""
         kept = [pair for pair in self.refused if not further.replaces(pair[0])]
         layers = sorted([*self.layers, *other.layers], key=lambda pair: pair[0])
@@ -607,8 +607,8 @@ class _Rebuilding:
                 self._add(made, call, replace(self.further.layers[call], name=call.name))
                 return made
             call.fetch()
-            if call.beside:
-                reason = f"its map was read, but {call.beside}"
+            if call.besides:
+                reason = f"its map was read, but {call.besides}"
                 made.refused.append((call, Unsupported(call.name, described(call.module), reason)))
             for name, build in rebuild(call, adapter, family, self.limits):
                 if wanted is None or name in wanted:
@@ -630,7 +630,7 @@ class _Rebuilding:
 def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:
     """The layer with what the run said about it."""
     records = found.records(call, layer.name)
-    maps, share = call.maps, math.nan if call.beside else found.share_of(call)
+    maps, share = call.maps, math.nan if call.besides else found.share_of(call)
     if maps is None:
         layer = replace(layer, share=share, checks=records)
         return layer if call.tokens is None else _with_order(layer, call.tokens)

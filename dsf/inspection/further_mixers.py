@@ -60,7 +60,7 @@ LEAST = 0.5
 
 @contextmanager
 def noting(modules: Mapping[str, nn.Module], where: ModuleStack) -> Iterator[None]:
-    """Keep what these modules are called with and put out, inside the ``with`` block."""
+    """Keep what these modules are called with and return, inside the ``with`` block."""
     running: list[Invocation | None] = []
 
     def begin(module: nn.Module, _: object) -> None:
@@ -93,7 +93,7 @@ class Further:
         layers: what was built of a call already, so that it need not be built again.
         shares: of a call that was probed, how much of what a token moves its map explains.
         failed: by the path of a module that is not read, what it was tried as, in words.
-        beside: attentions that work on what a probed part of their module puts out.
+        on_probed: attentions that work on what a probed part of their module returns.
     """
 
     known: Known = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Further:
     layers: dict[Call, InspectedLayer] = field(default_factory=dict)
     shares: dict[Call, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    beside: set[Call] = field(default_factory=set)
+    on_probed: set[Call] = field(default_factory=set)
 
     def add(self, other: "Further") -> None:
         """Take over what became of other modules."""
@@ -109,7 +109,7 @@ class Further:
         self.calls += other.calls
         self.layers |= other.layers
         self.shares |= other.shares
-        self.beside |= other.beside
+        self.on_probed |= other.on_probed
         self.failed |= {
             path: f"{self.failed[path]}. {words}" if path in self.failed else words
             for path, words in other.failed.items()
@@ -130,7 +130,7 @@ class Further:
         """Whether another map of the forward pass in which a call ran takes its place."""
         return (
             call not in self.calls
-            and call not in self.beside
+            and call not in self.on_probed
             and any(
                 call.invocation is not None and call.invocation is one.invocation
                 for one in self.calls
@@ -297,9 +297,7 @@ def _probe(
     driven = prober.driven
     share = math.nan if driven is None else share_of_probed(call, held, driven)
     if math.isnan(share):
-        raise UnreadableError(
-            "it could not be told how much of what a token moves its map explains"
-        )
+        raise UnreadableError("it is not known which share of a token's effect its map explains")
     if share < least:
         value, response = ("", "") if driven is None else driven.names
         raise UnreadableError(
@@ -315,7 +313,7 @@ def _probe(
     found.layers[call], found.shares[call] = layer, share
     if driven is not None and call.invocation is not None:
         behind = _behind(call.invocation, held, driven)
-        found.beside |= behind
+        found.on_probed |= behind
         found.shares |= dict.fromkeys(behind, 1.0)
 
 

@@ -1,8 +1,8 @@
 """The tokens that an encoder-decoder model makes for its decoder itself, as an input of their own.
 
 BART shifts the tokens of the encoder, or those of ``labels``, by one place where it is given none
-for its decoder. What is shifted is no input any more, so that maps of the decoder would bear the
-texts of the encoder's tokens. The model is asked which tokens its decoder gets, and given them.
+for its decoder. What is shifted is not an input any more, so that maps of the decoder would bear
+the texts of the encoder's tokens. The model is asked which tokens its decoder gets, and given them.
 
 One way in: a model and a text, messages, a mapping of tensors or token numbers, as one call.
 
@@ -41,8 +41,8 @@ def with_decoder_tokens(
 ) -> dict[str, Any]:
     """The named arguments of a run, with the decoder's tokens among them.
 
-    They are as they came for a model without a decoder beside its encoder, and for one that cannot
-    be run on them, which the run itself is going to tell.
+    They are as they came for a model without a decoder besides its encoder, and for one that cannot
+    be run on them, which the run itself will report.
     """
     given = dict(named)
     config = getattr(model, "config", None)
@@ -62,7 +62,7 @@ def with_decoder_tokens(
         return given
     handle = decoder.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        # what is wrong is told by the run itself
+        # the run itself raises what is wrong
         with torch.no_grad(), torch.random.fork_rng(devices=[]), suppress(Exception):
             model(*inputs, **given)
     finally:
@@ -106,7 +106,7 @@ def _texts_by_number(ids: Any, tokens: Sequence[Sequence[str]] | None) -> dict[i
 
 IDS, MASK = "input_ids", "attention_mask"
 OPTIONS = ("text", "messages", "tokenizer", "device", "dtype", "revision", "generate")
-"""Arguments of every function that takes a model, beside those of the model itself:
+"""Arguments of every function that takes a model, besides those of the model itself:
 
 - ``text``: a text or several, which may also stand in the first place. Shorter ones are padded on
   the right, under an attention mask.

@@ -50,7 +50,7 @@ def stored_layer(
 
     Raises:
         KeyError: if the inspection has no layer of that name.
-        InspectionError: if the layer is no kind that a certificate can hold.
+        InspectionError: if the layer is not a kind that a certificate can hold.
         ReconstructionError: if the map of the result is another one than that of the layer.
 
     >>> import dsf, torch
@@ -157,7 +157,7 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
         LoadError: if a weight is missing.
         InspectionMemoryError: if it would take more memory than there is; known before the run.
         InspectionError: if the model cannot be run on these inputs, has no list of blocks, or has
-            no such layer; the last is told once all blocks have run.
+            no such layer; the last is raised once all blocks have run.
         NonFiniteWeightsError: if a weight is NaN or infinite.
         ReconstructionError: if a rebuilt layer does not reproduce its output.
         NothingCapturedError: if no layer could be read.
@@ -202,7 +202,7 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
 
 
 def _nothing_read(name: str, missed: Sequence[Unsupported]) -> InspectionError:
-    """What is told where no layer of any block was read: why, if that is known."""
+    """Return the error for a model of which no layer was read, with the reason if it is known."""
     words = "; ".join(part.reason for part in missed)
     wrong = [part.formula for part in missed if part.formula is not None]
     if wrong:
@@ -228,13 +228,13 @@ def check_memory(
     kept = expected.kept if keeps else 0
     if weights + one + kept <= there:
         return
-    told = f", what all layers keep {kept / GB:.1f} GB" if keeps else ""
+    more = f", what all layers keep {kept / GB:.1f} GB" if keeps else ""
     fewer = "fewer layers (layers=..., on the command line --layers), " if keeps else ""
     raise InspectionMemoryError(
         f"{type(model).__name__}: inspecting it block by block on {expected.tokens} tokens takes "
         f"{(weights + one + kept) / GB:.1f} GB at its peak, but {there / GB:.1f} GB are available. "
         f"The weights of one block and of what lies around all of them take {weights / GB:.1f} GB, "
-        f"one layer with its run {one / GB:.1f} GB{told}. Give fewer tokens, {fewer}or more memory "
+        f"one layer with its run {one / GB:.1f} GB{more}. Give fewer tokens, {fewer}or more memory "
         "(memory=..., on the command line --memory, is the limit that is assumed)."
     )
 

@@ -97,7 +97,7 @@ def check_tokens_stay_apart(call: Call, takes: str) -> None:
         takes: the name of the argument that holds the tokens, ``sample time channel``.
 
     Raises:
-        UnreadableError: if so, or if that cannot be told.
+        UnreadableError: if so, or if that is not known.
     """
     invocation = call.invocation
     if invocation is None or not invocation.is_prepared:
@@ -324,7 +324,7 @@ def _copy_of(module: nn.Module) -> nn.Module:
         return double_copy(module)
     except InspectionError:
         raise
-    except Exception as error:  # whatever a module holds beside weights, such as a lock
+    except Exception as error:  # whatever a module holds besides weights, such as a lock
         if is_out_of_memory(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
@@ -358,7 +358,7 @@ def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
 def _run(
     twin: nn.Module, invocation: Invocation, products: RememberedProducts | None = None
 ) -> tuple[Any, bool]:
-    """What the module puts out, and whether random numbers were drawn meanwhile."""
+    """What the module returns, and whether random numbers were drawn meanwhile."""
     args, kwargs = in_float64((invocation.args, invocation.kwargs))
     try:
         with in_double(), products or nullcontext():
@@ -400,7 +400,7 @@ SAME_VALUES = 1e-14
 """The largest relative difference between values that were computed twice in the same way."""
 DRAWS = (
     "its module draws random numbers, other ones in every pass, so that what is read in one is "
-    "not what another puts out. Let it draw none in evaluation mode, as dropout does that is given "
+    "not the output of another. Let it draw none in evaluation mode, like dropout with "
     "training=self.training"
 )
 """Why a layer is not read whose module is random."""
@@ -497,7 +497,7 @@ def _comparisons(
 
 
 def _put_out_around(call: Call, reference: Call) -> tuple[Tensor, Tensor] | None:
-    """What the module of an attention put out as a whole: in the run, and again in float64.
+    """What the module of an attention returned as a whole: in the run, and again in float64.
 
     None where that is not known.
     """
@@ -508,7 +508,7 @@ def _put_out_around(call: Call, reference: Call) -> tuple[Tensor, Tensor] | None
 
 
 def _outputs(call: Call, adapter: Adapter, family: str) -> list[Tensor]:
-    """What the layers of a call put out in the run of the model."""
+    """What the layers of a call returned in the run of the model."""
     if adapter.split is one_layer:
         return [in_float64(call.first_output)]
     return [layer.output for layer in captured_layers(call, adapter, family)]
@@ -516,7 +516,7 @@ def _outputs(call: Call, adapter: Adapter, family: str) -> list[Tensor]:
 
 @contextmanager
 def _explained(call: Call, family: str) -> Iterator[None]:
-    """Inside, whatever an adapter stumbles over is an error that says what was read and how."""
+    """Wrap an adapter's exception with the layer's name, and what was read."""
     try:
         yield
     except InspectionError:
@@ -547,9 +547,9 @@ class LayerComparison:
 
     Attributes:
         captured: what the adapter reads, of the run that the layer is compared with.
-        output: what the module put out in the run of the model.
+        output: what the module returned in the run of the model.
         compared_with: what the layer is compared with, in words.
-        around: what the module of an attention put out as a whole, in the run and again; None for
+        around: what the module of an attention returned as a whole, in the run and again; None for
             other layers.
         again: the same with the module as it is, where its copy was hastened.
         drawn: where the module drew random numbers when it ran again: the same with others, or
@@ -590,7 +590,7 @@ class LayerComparison:
         return found
 
     def _is_random(self, other: "LayerComparison") -> bool:
-        """Whether the module puts out something else with other random numbers."""
+        """Whether the module returns something else with other random numbers."""
         other.captured.products.close()
         pairs = [(self.captured.output, other.captured.output)]
         if self.around is not None and other.around is not None:
@@ -636,7 +636,7 @@ class LayerComparison:
         return max(relative_error(output, layer.output), self._rounding_around(idle))
 
     def _rounding_around(self, idle: Tensor | None) -> float:
-        """The same of what the module of an attention put out, behind it."""
+        """The same of what the module of an attention returned, behind it."""
         if self.around is None:
             return 0.0
         ran, again = self.around
@@ -725,7 +725,7 @@ def _warn_of_rounding(
             "difference."
         )
     warnings.warn(
-        f"{_who(layer)}: what it put out in this run differs by {rounding:.1e} relative from its "
+        f"{_who(layer)}: its output in this run differs by {rounding:.1e} relative from its "
         f"module in float64 on the same input, more than {kind} explains ({expected:.0e}). Its map "
         f"is that of the module in float64; {cause}",
         RoundingWarning,
@@ -768,7 +768,7 @@ def _wrapped(module: nn.Module, error: Exception) -> str | None:
 def _itself(call: Call, reason: str) -> str:
     """What a layer is compared with where its module does not run again, in words."""
     dtype = str(call.first_output.dtype).removeprefix("torch.")
-    return f"what it put out in {dtype}: {reason}"
+    return f"its output in {dtype}: {reason}"
 
 
 def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:
@@ -854,9 +854,9 @@ def _check_stages_are_known(layer: Captured, adapter: Adapter, mixer: Any) -> No
         )
     if mixer.value.ndim > WITH_HEADS:
         raise InspectionError(
-            f"{layer.name}: only the mixer is known, since its maps count windows beside samples "
-            "and heads, and how the windows lie in the module's input is not known. layer.map() "
-            "gives the maps."
+            f"{layer.name}: only the mixer is known, since its maps count windows as "
+            "well as samples and heads, and how the windows lie in the module's input is not "
+            "known. layer.map() gives the maps."
         )
 
 
@@ -883,7 +883,7 @@ def _left(leave: Callable[[Captured, Tensor], Chain], layer: Captured, response:
 
 
 def _put_out(layer: Captured) -> Tensor:
-    """What the module put out, of which an attention is a part."""
+    """Return the output of the enclosing module."""
     return layer.output if layer.surroundings is None else in_float64(layer.surroundings.output)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the inputs of a model, where that can be told.
+"""What is wrong with the inputs of a model, where that is known.
 
 Runs a model once and records the calls of its token mixers and attention functions.
 """
@@ -110,8 +110,8 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
 
     Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
     torch's fused attention, and of softmax between two matrix products. With ``part`` only that
-    module is called, as the model would call it. With ``exchange`` recorded calls put out what it
-    says instead of their own output. With ``only`` the calls of the modules at these paths alone
+    module is called, as the model would call it. With ``exchange`` the outputs of recorded calls
+    are replaced by what it returns. With ``only`` the calls of the modules at these paths alone
     are recorded, without what is needed to repeat them. With ``kept`` the calls of other modules
     than those at these paths are recorded by their names alone, where these are all that there is
     to know before a layer is rebuilt. Unless it ``listens`` to every call of torch, attention is
@@ -230,7 +230,7 @@ def without_logits(
 
     No token mixer comes after the language head, which takes a fifth to a third of a small model's
     forward pass, and whose logits may be the largest tensor of it. With ``labels``, as where they
-    are measured, all are needed. A model whose inner part is told the number as well, as that of
+    are measured, all are needed. A model whose inner part gets the number as well, as that of
     gemma4, leaves out other tokens of its last layers, too: it is called as it is.
     """
     if interface.models_of_library(model) != [model]:
@@ -243,7 +243,7 @@ def without_logits(
 
 
 def _is_told_inside(model: nn.Module) -> bool:
-    """Whether a part of a model that puts out no logits takes the number of those to compute."""
+    """Whether a part of a model that returns no logits takes the number of those to compute."""
     inner: list[Any] = [part for part in model.modules() if hasattr(part, "get_output_embeddings")]
     return any(
         KEEP in signatures.signature(part.forward).parameters

@@ -2,7 +2,7 @@
 
 ``recorded`` runs a module on real tensors. A ``Value`` is a tensor at one time: a view of one
 version of some memory. An operation that writes in place makes a new version, so that the program
-is functional: of views and aliases nothing more need be known, and views are no operations.
+is functional: of views and aliases nothing more need be known, and views are not operations.
 ``Recording.replay`` computes values with other numbers in the place of some, and runs nothing but
 the operations between; everything else keeps its numbers because it is not computed anew.
 
@@ -93,7 +93,7 @@ class Operation:
     Attributes:
         func: the operation; None for numbers that leave torch.
         leaves, tree: its arguments, with values in the places of tensors.
-        reads, outs: the values that it is given, and those that it puts out.
+        reads, outs: the values that it is given, and those that it returns.
         writes: by the version of memory that it writes into the version that it leaves.
         makes: the versions of memory that it makes, these among them.
         place: ``file:line`` of the code that called it.
@@ -115,7 +115,7 @@ class Operation:
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it puts out numbers of Python and no tensors."""
+        """Whether it returns numbers of Python and no tensors."""
         return not self.outs and not self.writes
 
 
@@ -162,7 +162,7 @@ class Recording:
     Attributes:
         operations: in running order.
         given: the tensors of the call.
-        output: what it put out, values for tensors.
+        output: what it returned, values for tensors.
         left: those of ``given``, as they were afterwards.
         attributes: the tensors in attributes of the module afterwards.
         calls: of submodules and functions, in the order in which they began.
@@ -184,14 +184,14 @@ class Recording:
 
     @property
     def first_output(self) -> Value:
-        """The first tensor that the call put out.
+        """The first tensor that the call returned.
 
         Raises:
             UnreadableError: if there is none.
         """
         found = values_in(self.output)
         if not found:
-            raise UnreadableError("it puts out no tensor")
+            raise UnreadableError("it returns no tensor")
         return found[0]
 
     def tensor(self, value: Value) -> Tensor:
@@ -233,7 +233,7 @@ class Recording:
         """The numbers of values where others are exchanged.
 
         Raises:
-            UnreadableError: if an operation puts out a tensor of another shape than before.
+            UnreadableError: if an operation returns a tensor of another shape than before.
         """
         self.replays += 1
         wanted = list(wanted)
@@ -310,9 +310,9 @@ def _copied(memory: Memory) -> Memory:
 
 
 def _as_recorded(value: Value, tensor: Tensor) -> Memory:
-    """The memory of a tensor that an operation puts out, laid out as it was."""
+    """The memory of a tensor that an operation returns, laid out as it was."""
     if tensor.shape != value.shape:
-        raise UnreadableError("its code puts out tensors of another shape for other numbers")
+        raise UnreadableError("its code returns tensors of another shape for other numbers")
     if not value.stride and value.shape:
         return tensor
     if (tensor.stride(), tensor.storage_offset()) == (value.stride, value.offset):
@@ -335,7 +335,7 @@ _SET_DATA = vars(torch._C.TensorBase)["data"].__set__
 
 
 class Leaving(TorchFunctionMode):
-    """Tells of what is no operation: numbers handed over, and ``tensor.data = ...``."""
+    """Tells of what is not an operation: numbers handed over, and ``tensor.data = ...``."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How much memory an inspection will take, told before the model runs.
+"""Forecast of the memory of an inspection, before the model runs.
 
 It counts the model's own forward pass, as far as the sizes of its modules and what is known of
 their code tell it; what is recorded of every token mixer; the run of one layer at a time in
@@ -393,7 +393,7 @@ def _attentions(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _all_mixers(model: nn.Module, known: Known) -> list[nn.Module]:
-    """The modules that adapters read, and attentions beside them: the softmax layers of hybrids."""
+    """The modules that adapters read, and the softmax layers of hybrids."""
     inside = {part for path in known for part in model.get_submodule(path).modules()}
     found = [model.get_submodule(path) for path in known]
     return [*found, *(each for each in _attentions(model) if each not in inside)]

@@ -71,7 +71,7 @@ class EditedMixer:
     has_samples: bool = True
 
     def check_samples(self, edit: Edit) -> None:
-        """Raise InspectionError where samples are chosen and cannot be told apart."""
+        """Raise InspectionError where samples are chosen and cannot be distinguished."""
         if edit.samples is not None and not self.has_samples:
             count = self.mixer.system().batch[:1].numel()
             raise InspectionError(
@@ -169,7 +169,7 @@ def edited_response(
 
 
 def _constant_signal(mixer: Any) -> Tensor:
-    """The part of the signal that is no value: the constant inputs of affine terms."""
+    """The part of the signal that is not a value: the constant inputs of affine terms."""
     value = getattr(mixer, "value", None)
     if value is None:
         return torch.zeros_like(mixer.signal())
@@ -275,7 +275,7 @@ def _with_response(subject: EditedMixer, edit: ResponseEdit, response: Tensor) -
 
 
 def _is_recurrent(system: Operator) -> bool:
-    """Whether a state goes on from token to token, unlike in an attention cache."""
+    """Whether a state continues from token to token, unlike in an attention cache."""
     return (
         isinstance(system, System)
         and not system.runs_backward

@@ -56,7 +56,7 @@ class Edit:
     one that is read from its JSON.
 
     Raises:
-        TypeError: if a field is none of what it may be, such as a token that is no whole number.
+        TypeError: if a field is none of what it may be, such as a token that is not a whole number.
         ValueError: if a factor is not finite, or a slice goes backward.
     """
 
@@ -236,7 +236,7 @@ def from_json(record: Mapping[str, Any]) -> Edit:
     """The edit that ``to_json`` wrote.
 
     Raises:
-        ValueError: if it is no edit, or has fields that the edit does not have, or contents that
+        ValueError: if it is not an edit, or has fields that the edit does not have, or values that
             these cannot have.
     """
     if not isinstance(record, Mapping):
@@ -247,7 +247,7 @@ def from_json(record: Mapping[str, Any]) -> Edit:
     given = {name: _from_plain(value) for name, value in record.items()}
     name = given.pop("edit", None)
     if not isinstance(name, str) or name not in KINDS:
-        raise ValueError(f"edits: {name!r} is no edit; there are {', '.join(KINDS)}.")
+        raise ValueError(f"edits: {name!r} is not an edit; there are {', '.join(KINDS)}.")
     known = {each.name for each in fields(KINDS[name])}
     if odd := set(given) - known:
         raise ValueError(

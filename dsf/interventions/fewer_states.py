@@ -151,7 +151,7 @@ class ReducedStates:
     def error(self) -> float:
         """The largest predicted error of a layer's response.
 
-        Layers are judged one by one: it is no bound on what later layers make of it.
+        Layers are judged one by one: it is not a bound on what later layers make of it.
         """
         return max(layer.error for layer in self.layers.values())
 
@@ -222,7 +222,7 @@ def kept_states(
     """These states, which read for the others what the data make best, or nothing.
 
     Raises:
-        ValueError: if they are no different states of the layer.
+        ValueError: if they are not different states of the layer.
     """
     count = products.states
     chosen = tuple(kept)
@@ -286,7 +286,7 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
         products: those of an earlier result on the same model and data, in place of ``batches``.
 
     Raises:
-        TypeError: if ``model`` is no module, ``states`` no whole number, or ``batches`` a single
+        TypeError: if ``model`` is not a module, ``states`` not an integer, or ``batches`` a single
             one.
         ValueError: if there are not so many states, no batches, the model cannot be built, or
             ``choose`` names other states than it may.
@@ -400,7 +400,7 @@ def state_products(
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
 
     Raises:
-        TypeError: if ``model`` is no module, or ``batches`` a single one.
+        TypeError: if ``model`` is not a module, or ``batches`` a single one.
         ValueError: if there are no batches.
         InspectionError: if the model has no selective layer, or the states of one are not made by
             rows of its parameters alone.
@@ -488,7 +488,7 @@ def _as_call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def _linear_maps(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """What the linear maps in some modules put out inside the ``with`` block, call by call."""
+    """What the linear maps in some modules return inside the ``with`` block, call by call."""
     outputs: dict[nn.Module, list[Tensor]] = {}
 
     def keep(module: nn.Module, _: Any, output: Tensor) -> None:

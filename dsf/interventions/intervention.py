@@ -1,7 +1,7 @@
 """``intervene``: runs a model with some of its token mixers edited, and compares it with itself.
 
 An edited layer reads its coefficients from the input that it has in the changed run, its system is
-edited, and the response goes on through the rest of the layer and of the model. Later layers
+edited, and the response continues through the rest of the layer and of the model. Later layers
 compute their own coefficients anew. Layers without an edit run as they are, and blocks before the
 first edit are not run again.
 """
@@ -32,7 +32,7 @@ class Intervention:
     """A model's output with and without edits.
 
     Attributes:
-        output: what the model puts out with the edits: its logits, or the first tensor of its
+        output: what the model returns with the edits: its logits, or the first tensor of its
             output. In the number type of the model.
         clean: the same without edits, from the model as it is.
         edits: the edits.
@@ -41,7 +41,7 @@ class Intervention:
         kept: without edits, what a later intervention on the same input needs of this run.
         notes: what was ignored when the checkpoint was loaded, one sentence each; none where the
             model is a module.
-        shown: the tokens of the input that are no padding; None for all.
+        shown: the tokens of the input that are not padding; None for all.
     """
 
     output: Shaped[Tensor, "*axes"]
@@ -132,12 +132,12 @@ def intervene(
         sources: other runs by name, for edits that refer to one by its name.
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
         clean: the result of this call without edits, whose run is taken as the clean one. It holds
-            what all layers were given and put out, about as much as ``dsf.inspect`` holds of them,
+            what all layers received and returned, about as much as ``dsf.inspect`` holds of them,
             for as long as you keep it. The numbers are the same.
 
     Raises:
-        TypeError, ValueError: if ``clean`` is no such result, or inputs, weights or modules are not
-            those of its run.
+        TypeError, ValueError: if ``clean`` is not such a result, or inputs, weights or modules are
+            not those of its run.
         InspectionError: if an edit is of a layer, head, token or run that there is not, or does not
             fit its layer, or the layer cannot be read; before the changed run where possible.
         ReconstructionError: if an edited layer is not reproduced from its coefficients.
@@ -193,7 +193,7 @@ def live_or_kept(
         wanted: the edits of every changed run that is to follow. Anew, only their layers are kept.
 
     Raises:
-        TypeError, ValueError: if it is no such result.
+        TypeError, ValueError: if it is not such a result.
     """
     if clean is None:
         return partial(live_model, wanted=wanted)
@@ -214,7 +214,7 @@ def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
     """The edits of one run.
 
     Raises:
-        TypeError: if one is no edit.
+        TypeError: if one is not an edit.
     """
     if not isinstance(edits, Edit | Iterable):
         raise TypeError(

@@ -57,7 +57,7 @@ class KeptForm:
         """Return the form with this name, such as ``SinkWindow(4, 128)``.
 
         Raises:
-            ValueError: if it is no such name, or its window is empty.
+            ValueError: if it is not such a name, or its window is empty.
         """
         for pattern in _PATTERNS.values():
             if match := pattern.fullmatch(text.strip()):

@@ -39,9 +39,9 @@ from dsf.interventions.edits import Edit
 CallKey = tuple[Through, str, int]
 """By which way a call was recorded, in which module, and which of its calls it is."""
 HOOKED = (Through.MODULE, Through.INTERFACE)
-"""The ways for which nobody has to listen to every call of torch."""
+"""Ways of recording that need no interception of torch functions."""
 COMPARED = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.Size)
-"""Classes of inputs beside tensors that are compared with those of a kept run."""
+"""Classes of inputs besides tensors that are compared with those of a kept run."""
 WORD_BYTES = 8
 """Number of bytes of the integers that are summed."""
 TORCH_ATTRIBUTES = {"_parameters", "_buffers", "_modules"} | {
@@ -76,7 +76,7 @@ class RepeatedSamples:
 
 
 class CleanBlocks:
-    """What the blocks of a model put out in its clean run.
+    """What the blocks of a model returned in its clean run.
 
     Blocks are the entries of the outermost lists of modules.
     """
@@ -95,7 +95,7 @@ class CleanBlocks:
 
     @contextmanager
     def recorded(self, until: Collection[str] | None = None) -> Iterator[None]:
-        """Record what the blocks put out inside the ``with`` block.
+        """Record what the blocks return inside the ``with`` block.
 
         Args:
             until: modules that may be the first to be edited in a changed run: no block is
@@ -106,7 +106,7 @@ class CleanBlocks:
         with ExitStack() as hooks:
             for path, block in self._blocks.items():
                 before = block.register_forward_pre_hook(self._before(path), with_kwargs=True)
-                # Hooks of others are called again on what a block that is left out puts out.
+                # Hooks of others are called again on what a block that is left out returns.
                 after = block.register_forward_hook(
                     self._after(path), with_kwargs=True, prepend=True
                 )
@@ -171,7 +171,7 @@ class CleanBlocks:
         return hook
 
     def _around(self, block: nn.Module, args: Any, kwargs: Any) -> list[Any]:
-        """What a block can reach and write into beside its output."""
+        """What a block can reach and write into besides its output."""
         found: list[Any] = []
         seen: set[int] = set()  # modules share their configuration, into which one look is enough
         parts = [
@@ -348,7 +348,7 @@ class RunFacts:
         kinds = Tensor, *COMPARED
         odd = next((at for at, part in given.items() if not isinstance(part, kinds)), None)
         if odd is not None:
-            return f"cannot be told from a run with another {odd}: {type(given[odd]).__name__}"
+            return f"cannot be compared with another {odd}: {type(given[odd]).__name__}"
         other = _first_other(self.given, given, _is_equal)
         if other is not None:
             return f"is a run with other inputs: {other} is not the same"
@@ -432,7 +432,7 @@ class Planned:
         mixer: what its mixer is.
         samples: how many samples the clean run has.
         has_samples: whether the first batch axis of the mixer's system counts them.
-        is_batch: whether they are also the first axis of what the model puts out.
+        is_batch: whether they are also the first axis of what the model returns.
         steps: how many tokens it mixes.
         adapter, family: how it is read.
         heads: for an attention that a module computes itself, its number of heads.
@@ -453,7 +453,7 @@ class Planned:
     sources: Mapping[str, Inspection]
 
     def put_out(self, call: Call) -> Tensor:
-        """What the module, or its attention, puts out with the edits; unmoved numbers stay."""
+        """What the module, or its attention, returns with the edits; unmoved numbers stay."""
         call.name = self.name
         if call.through is Through.FOLLOWED:
             call.arguments["heads"] = self.heads
@@ -476,7 +476,7 @@ class LiveModel:
     """A model and a run of it, which can be repeated with some mixers edited.
 
     Attributes:
-        clean: what it puts out without edits.
+        clean: what it returns without edits.
     """
 
     clean: Tensor
@@ -591,7 +591,7 @@ class LiveModel:
 
     @property
     def samples(self) -> int:
-        """How many samples the clean run has, if what it puts out has one row for each."""
+        """How many samples the clean run has, if what it returns has one row for each."""
         return len(self.clean) if self.clean.ndim else 1
 
     def _has_samples(self, layer: InspectedLayer) -> bool:
@@ -608,7 +608,7 @@ class LiveModel:
         return layer.axes[:1] == ("sample",) and found
 
     def changed(self, plan: Mapping[CallKey, Planned], times: int = 1) -> Tensor:
-        """What the model puts out where the planned calls are edited.
+        """What the model returns where the planned calls are edited.
 
         Args:
             times: how often the run has the samples of the clean one, one after the other.
@@ -630,7 +630,7 @@ class LiveModel:
         try:
             with self._blocks.left_out_before(edited, copies):
                 _, output = _run(*again, exchange, only=edited, listens=listens)
-        except InspectionError:  # a block left something that others need beside its output
+        except InspectionError:  # a block left something that others need besides its output
             count, met = CallCounter(), set()
             _, output = _run(*again, exchange, only=edited, listens=listens)
         missed = [planned.name for key, planned in plan.items() if key not in met]
@@ -641,8 +641,8 @@ class LiveModel:
             )
         if times_written(self.clean) != self._written:
             raise InspectionError(
-                "intervene: the model writes what it puts out into the tensor of its run before, "
-                "so that the two cannot be compared. Have it put out a tensor of its own."
+                "intervene: the model writes its output into the tensor of its run before, "
+                "so that the two cannot be compared. Have it return a tensor of its own."
             )
         return output
 
@@ -689,8 +689,8 @@ def live_model(
     """Run ``model`` once, and again as often as wanted inside the ``with`` block.
 
     Args:
-        wanted: the edits of every changed run that is to follow, so that what their layers were
-            given and put out is kept; without any, that of all layers.
+        wanted: the edits of every changed run that is to follow, so that what their layers received
+            and returned is kept; without any, that of all layers.
 
     Raises:
         InspectionError: if the model cannot be run on these inputs.
@@ -794,7 +794,7 @@ def _run(  # noqa: PLR0913 (what a run is called with, and what is kept of it)
     output = put_out(results[-1])
     if output is None:
         raise InspectionError(
-            f"intervene: {type(model).__name__} puts out no tensor but "
+            f"intervene: {type(model).__name__} returns no tensor but "
             f"{type(results[-1]).__name__}, so nothing can be compared."
         )
     output = output.detach()

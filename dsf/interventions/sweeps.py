@@ -80,7 +80,7 @@ class Pace:
     Attributes:
         done: how many runs are finished, those of an earlier call included.
         count: how many there are.
-        rate: runs finished for each second of this call.
+        rate: runs a second of this call.
         left: the seconds that are left, if the rest takes as long as what is done; a run with a
             later edit has fewer blocks to run.
     """
@@ -92,8 +92,7 @@ class Pace:
 
     def __str__(self) -> str:
         return (
-            f"{self.done} of {self.count} edits, {self.rate:.2g} for each second, "
-            f"{self.left:.0f} s left"
+            f"{self.done} of {self.count} edits, {self.rate:.2g} a second, {self.left:.0f} s left"
         )
 
 
@@ -104,7 +103,7 @@ class SweepResult:
     Attributes:
         effects: by how much each run moved the number.
         clean: the number without edits.
-        rate: runs for each second of this call; 0 where there was none to make.
+        rate: runs a second of this call; 0 where there was none to make.
         made: how many runs this call made; the others were in the file already.
     """
 
@@ -141,7 +140,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         together: how many runs at most share a batch; by default as many as suit the length of the
             input and the device. 1 runs one after the other.
         resume: a file of JSON lines, to which every finished run is added. A sweep that was
-            interrupted goes on there; a file of another model, input, target or list of edits is
+            interrupted continues there; a file of another model, input, target or list of edits is
             refused, and so is one that another process is writing. Lines are whole whenever the
             program is stopped.
         progress: is called after every run with how many are done and how many there are; True
@@ -153,7 +152,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         InspectionError, ReconstructionError: as for :func:`intervene`; all edits are checked
             before the first changed run.
         TypeError, ValueError: if ``together`` is less than 1, the file is of another sweep, or
-            ``clean`` is no run without edits of this model on this input.
+            ``clean`` is not a run without edits of this model on this input.
 
     Example:
         >>> import dsf, torch
@@ -169,10 +168,10 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         of_kind("sweep", "progress", progress, callable, words)
     if resume is not None:
         of_kind("sweep", "resume", resume, str | Path, "the path of a file")
-    told = _printer() if progress is True else None
+    report = _printer() if progress is True else None
     if callable(progress):
         tell = progress
-        told = lambda pace: tell(pace.done, pace.count)  # noqa: E731
+        report = lambda pace: tell(pace.done, pace.count)  # noqa: E731
     return run_sweep(
         model,
         inputs,
@@ -184,7 +183,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         clean=clean,
         together=together,
         resume=resume,
-        told=told,
+        report=report,
     ).effects
 
 
@@ -219,7 +218,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     clean: Intervention | None = None,
     together: int | None = None,
     resume: str | Path | None = None,
-    told: Callable[[Pace], None] | None = None,
+    report: Callable[[Pace], None] | None = None,
     tokenizer: Any | None = None,
 ) -> SweepResult:
     """The same as ``sweep``, with more of what was found.
@@ -250,7 +249,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
             unmoved = asked.of_output(live.clean)
             finished = record.begin(facts, known, unmoved, asked.rounding(live.clean))
         running = SweepRun(
-            live, plans, asked, together, _Progress(plans, live, set(finished), told)
+            live, plans, asked, together, _Progress(plans, live, set(finished), report)
         )
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
         for at, effect in running.effects(set(finished)):
@@ -321,7 +320,7 @@ class _Progress:
     plans: Sequence[Plan]
     live: LiveModel
     before: set[int]
-    told: Callable[[Pace], None] | None
+    report: Callable[[Pace], None] | None
     _begun: float = field(default_factory=monotonic)
     _done: int = 0
     _cost: int = 0
@@ -336,10 +335,10 @@ class _Progress:
         self._done += 1
         self._cost += self._costs[at]
         self._last = monotonic()
-        if self.told is not None:
+        if self.report is not None:
             each = (self._last - self._begun) / self._cost
             done, left = len(self.before) + self._done, self._all - self._cost
-            self.told(Pace(done, len(self.plans), self.rate, max(0.0, left * each)))
+            self.report(Pace(done, len(self.plans), self.rate, max(0.0, left * each)))
 
     @property
     def rate(self) -> float:
@@ -398,7 +397,7 @@ class SweepRun:
         return self.asked.of_output(output) - self._before
 
     def _joined(self, batch: list[int], kind: Kind) -> list[Tensor] | None:
-        """What the runs put out, made in one batch; None where they may not be."""
+        """Return the outputs of the runs, made in one batch; None where they may not be."""
         plans = [self.plans[at] for at in batch]
         if _anywhere(kind) in self.joins:
             return self._several(plans)
@@ -423,7 +422,7 @@ class SweepRun:
             self.together = half
             return [*self._several(plans[:half]), *self._several(plans[half:])]
         if len(output) != len(plans) * len(self.live.clean):
-            raise InspectionError("sweep: the model does not put out the samples of its input.")
+            raise InspectionError("sweep: the model does not return the samples of its input.")
         return list(output.chunk(len(plans)))
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
@@ -591,7 +590,7 @@ class SweepRecord:
                 f"has {_out(clean)}, so something else about it is not the same"
             )
         if any(not self._is_run(line) for line in lines):
-            raise self._refusal("has a line that is no run of this sweep")
+            raise self._refusal("has a line that is not a run of this sweep")
         if size < self.path.stat().st_size:
             os.truncate(self.path, size)
         return {line["run"]: _numbers(line["effect"]) for line in lines}
@@ -621,7 +620,7 @@ class SweepRecord:
                 raise TypeError
             first["clean"] = _numbers(first["clean"])
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise self._refusal("is no record of a sweep") from None
+            raise self._refusal("is not a record of a sweep") from None
         return first, lines, len(whole)
 
     def _is_run(self, line: Any) -> bool:
@@ -682,7 +681,7 @@ def _numbers(read: Any) -> list[float]:
         ValueError, TypeError: if something else was read.
     """
     if not isinstance(read, list):
-        raise TypeError(f"{type(read).__name__} is no list")
+        raise TypeError(f"{type(read).__name__} is not a list")
     return [float(number) for number in read]
 
 

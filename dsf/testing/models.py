@@ -77,7 +77,7 @@ def assert_layer_exact(
     True
     """
     options: dict[str, Any] = {"tolerance": tolerance, "adapters": adapters, "probe": probe}
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RoundingWarning)
         try:
             found = inspect(module, *inputs, **options, **named)
@@ -85,7 +85,7 @@ def assert_layer_exact(
             raise AssertionError(str(error)) from error
     faults = [f"{missed.name}: {missed.reason}" for missed in found.unsupported]
     if rounding is None:
-        faults += [str(each.message) for each in told if each.category is RoundingWarning]
+        faults += [str(each.message) for each in caught if each.category is RoundingWarning]
     else:
         faults += [
             f"{layer.name}: the run differs by {layer.rounding:.1e} relative from its module in "

@@ -132,7 +132,7 @@ def test_columns_that_are_no_tokens_are_called_slots(kind, is_fused):
     inspection = dsf.inspect(drawn(kind(is_fused=is_fused)), tokens(), probe=())
     (layer,), (listed,) = inspection, inspection.unsupported
     assert layer.columns == "slot"
-    assert "columns of its maps are no tokens" in listed.reason
+    assert "columns of its maps are not tokens" in listed.reason
     assert "columns: slot" in repr(layer)
 
 
@@ -187,7 +187,7 @@ def test_slots_that_something_else_makes_too_are_listed():
     module = drawn(Induced(is_fused=True, forgets=False))
     inspection = dsf.inspect(module, tokens(), probe=())
     listed = {missed.name: missed.reason for missed in inspection.unsupported}
-    assert "columns of its maps are no tokens" in listed["second"]
+    assert "columns of its maps are not tokens" in listed["second"]
 
 
 @WAYS

@@ -302,7 +302,7 @@ def test_an_attention_whose_module_puts_out_nan_is_listed(token):
     model.get_submodule(name).o_proj.register_forward_hook(spoiled)
     inspection = dsf.inspect(model, **given)
     (missed,) = (one for one in inspection.unsupported if one.name == name)
-    assert "what it puts out is not finite" in missed.reason
+    assert "its output is not finite" in missed.reason
     assert math.isnan(missed.formula)
     assert not inspection[name].is_exact or math.isnan(inspection[name].share)
 

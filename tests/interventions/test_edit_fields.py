@@ -66,7 +66,7 @@ def test_what_a_field_may_not_hold_is_refused(wrong, said):
     ("record", "said"),
     [
         (3, "an edit is a dictionary such as .* but it is 3"),
-        ({"edit": ["Cut"]}, r"\['Cut'\] is no edit"),
+        ({"edit": ["Cut"]}, r"\['Cut'\] is not an edit"),
         ({"edit": "Cut"}, "Cut is not complete: it needs 'layer'"),
         ({"edit": "Cut", "layer": 0, "key": {"a": 3}}, "a range is written as .* one has 'a'"),
         ({"edit": "Window", "layer": 0, "width": 2.5}, "'width' must be a whole number"),

@@ -282,17 +282,23 @@ def test_files_that_are_none_are_refused(question, tmp_path):
     first, *lines = file.read_text().splitlines()
     run = json.loads(lines[0])
     for content, words in (
-        ("", "is no record"),
-        ("a letter to my aunt\n", "is no record"),
-        ("[]\n", "is no record"),
-        ("7\n", "is no record"),
-        ('{"dsf_sweep": 2}\n', "is no record"),
-        (f"{first}\nhello\n", "is no record"),
-        (f"{first}\n7\n", "has a line that is no run"),
-        (f"{first}\n{json.dumps({**run, 'run': 99})}\n", "has a line that is no run of this"),
-        (f"{first}\n{json.dumps({**run, 'run': True})}\n", "has a line that is no run of this"),
-        (f"{first}\n{json.dumps({**run, 'effect': [1.0]})}\n", "has a line that is no run of this"),
-        (f"{first}\n{json.dumps({**run, 'effect': ['much', 1.0]})}\n", "has a line that is no run"),
+        ("", "is not a record"),
+        ("a letter to my aunt\n", "is not a record"),
+        ("[]\n", "is not a record"),
+        ("7\n", "is not a record"),
+        ('{"dsf_sweep": 2}\n', "is not a record"),
+        (f"{first}\nhello\n", "is not a record"),
+        (f"{first}\n7\n", "has a line that is not a run"),
+        (f"{first}\n{json.dumps({**run, 'run': 99})}\n", "has a line that is not a run of this"),
+        (f"{first}\n{json.dumps({**run, 'run': True})}\n", "has a line that is not a run of this"),
+        (
+            f"{first}\n{json.dumps({**run, 'effect': [1.0]})}\n",
+            "has a line that is not a run of this",
+        ),
+        (
+            f"{first}\n{json.dumps({**run, 'effect': ['much', 1.0]})}\n",
+            "has a line that is not a run",
+        ),
     ):
         file.write_text(content)
         with pytest.raises(ValueError, match=f"{words}.*Name another file"):
@@ -331,7 +337,7 @@ def test_rate_and_time_left_are_told(capsys):
     told = []
     found = run_sweep(
         model, (x,), {}, edits=[edits.Cut(k, key=0) for k in (1, 0)], target=SweepTarget(2),
-        told=told.append,
+        report=told.append,
     )  # fmt: skip
     assert [(pace.done, pace.count) for pace in told] == [(1, 2), (2, 2)]
     assert told[0].left > 0 == told[1].left
@@ -339,7 +345,7 @@ def test_rate_and_time_left_are_told(capsys):
     assert (found.made, found.clean.shape) == (2, (2,))
     dsf.sweep(model, x, edits=[edits.Cut(0)], target=2, progress=True)
     assert capsys.readouterr().err.startswith("1 of 1 edits, ")
-    assert str(Pace(3, 9, 2.0, 3.2)) == "3 of 9 edits, 2 for each second, 3 s left"
+    assert str(Pace(3, 9, 2.0, 3.2)) == "3 of 9 edits, 2 a second, 3 s left"
 
 
 def test_fingerprints_differ_where_numbers_names_or_order_do():

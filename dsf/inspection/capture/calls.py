@@ -54,7 +54,7 @@ from dsf.inspection.whole.stages import Project
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor lies in the file, and what it is to be again."""
+    """Position of a tensor in the file, and how to restore it."""
 
     offset: int
     numbers: int
@@ -114,7 +114,7 @@ class DiskStore:
 
     @property
     def written(self) -> int:
-        """How many bytes lie on disk."""
+        """How many bytes are on disk."""
         return self._end
 
     def _write(self, tensor: Tensor) -> _Place:
@@ -152,14 +152,14 @@ class DiskStore:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            "an inspection whose layers lie on disk cannot be pickled or copied. Take what is "
+            "an inspection whose layers are on disk cannot be pickled or copied. Take what is "
             "needed out of it (maps, measures, mixers), or inspect with more memory=..."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A value whose tensors lie on disk."""
+    """A value whose tensors are on disk."""
 
     store: DiskStore
     tree: Any
@@ -191,7 +191,7 @@ def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 
 Exchange = Callable[["Call"], Tensor | None]
-"""From a recorded call to what its mixer is to put out instead; None to leave its output."""
+"""Function from a recorded call to the output that replaces its own; None keeps it."""
 
 
 class Through(Enum):
@@ -213,13 +213,13 @@ class Invocation:
         args, kwargs: what it was called with, copied.
         weights: where each weight lay when it began, and how often it had been written into.
         calls: the token mixers that ran in it, first to last; the module itself, or attentions.
-        stored: ``args``, ``kwargs`` and ``output`` where these lie on disk.
+        stored: ``args``, ``kwargs`` and ``output`` where these are on disk.
         began, ended: when it ran, by the clock of the run.
         given: from which tokens the tensors among ``args`` and ``kwargs`` are made, in order.
-        output: what it put out, copied, where the stack of modules keeps outputs.
+        output: what it returned, copied, where the stack of modules keeps outputs.
         attributes: the tensors that it left in attributes of its module, by name, copied.
         written: what it wrote into tensors that it was given, by their place among these, copied.
-        made: from which tokens the tensors are made that it put out, left, and wrote, in order.
+        made: from which tokens the tensors are made that it returned, left, and wrote, in order.
         is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
             was given them.
         autocast: the devices on which ``torch.autocast`` was enabled when it began, each with the
@@ -246,7 +246,7 @@ class Invocation:
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
-        """Note what the forward pass put out, and what it left elsewhere."""
+        """Note what the forward pass returned, and what it left elsewhere."""
         self.ended = where.tick()
         self.output = copied(output) if where.keeps_outputs else None
         if where.tracker is None:
@@ -264,7 +264,7 @@ class Invocation:
 
     @property
     def outputs(self) -> list[Tensor]:
-        """What it put out, left in attributes and wrote into what it was given, in order."""
+        """What it returned, left in attributes and wrote into what it was given, in order."""
         return [*tensors_in(self.output), *self.attributes.values(), *self.written.values()]
 
     def check_weights(self, name: str) -> None:
@@ -303,21 +303,21 @@ class Call:
         surroundings: what the module of an attention computes before and after it, where that was
             recognised.
         products: of the module's projections in this call, where they are remembered.
-        stored: arguments, output and surroundings where these lie on disk.
+        stored: arguments, output and surroundings where these are on disk.
         time: when it ended, by the clock of the run.
         seen: from which tokens its queries, values and output are made, where that was followed.
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
         further: from which tokens its further outputs are made, in order.
-        beside: why its map is not all that its module does to tokens, where that is known at once.
+        besides: why its map is not all that its module does to tokens, where that is known at once.
         tokens: the token of every step and sample, where a run was followed.
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
         weights_by: the module in which a softmax made the weights, where that was seen.
         product: which of the products of its module's forward pass made the response, from 1; 0
             where none of them did.
-        refused: why the calls of its module are no sequences, where joining them showed that.
+        refused: why the calls of its module are not sequences, where joining them showed that.
         draws: whether its module drew random numbers when it ran again.
-        around: where an attention ran again in float64, what its whole module put out then.
+        around: where an attention ran again in float64, what its whole module returned then.
     """
 
     name: str
@@ -335,7 +335,7 @@ class Call:
     seen: dict[str, Any] = field(default_factory=dict)
     made_of: dict[str, list[Any]] = field(default_factory=dict)
     further: list[Any] = field(default_factory=list)
-    beside: str = ""
+    besides: str = ""
     tokens: Tensor | None = None
     maps: Any = None
     weights_by: nn.Module | None = None
@@ -370,7 +370,7 @@ class Call:
                 self.invocation.output = output
 
     def forget(self) -> None:
-        """Keep nothing in memory that lies on disk."""
+        """Keep nothing in memory that is on disk."""
         if self.stored is not None:
             self.arguments, self.output = {}, None
         if self.invocation is not None and self.invocation.stored is not None:
@@ -387,9 +387,9 @@ class Call:
 
 
 def let_go(calls: Iterable[Call]) -> None:
-    """Part the calls of a run from their forward passes, when nothing is asked of them any more.
+    """Break the cycles between calls and their forward passes when the run is not needed any more.
 
-    They know each other, so their tensors would stay in memory until Python looks for cycles.
+    They refer to each other, so their tensors would stay in memory until cycles are collected.
     """
     for call in calls:
         if call.invocation is not None:
@@ -526,7 +526,7 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
 
 
 def add_name(calls: list[Call], module: nn.Module, through: Through, where: ModuleStack) -> None:
-    """Append a call of a mixer without what it was given and put out."""
+    """Append a call of a mixer without what it received and returned."""
     call = Call(where.name_of(module), module, {}, None, len(calls), through)
     call.time = where.last_call = where.tick()
     calls.append(call)
@@ -536,7 +536,7 @@ def add_call(calls: list[Call], call: Call, where: ModuleStack, output: Any) -> 
     """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in.
 
     Returns:
-        ``output``, or what the mixer is to put out instead.
+        ``output``, or what the mixer is to return instead.
     """
     call.invocation = invocation_of(where, call.module)
     config = getattr(call.module, "config", None)
@@ -599,7 +599,7 @@ def recording(
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block.
 
     Args:
-        exchange: what a call is to put out instead of its own output.
+        exchange: what a call is to return instead of its own output.
         where: with it a call also has its time, and from which tokens its output is made; of
             modules whose calls it does not keep only the name is recorded.
     """
@@ -747,7 +747,7 @@ class Weights(Mapping[str, Tensor]):
         return in_float64(part)
 
     def _attribute(self, path: str, name: str) -> Tensor:
-        """A tensor that is no parameter, such as the ``weight`` of a pruned module."""
+        """A tensor that is not a parameter, such as the ``weight`` of a pruned module."""
         try:
             found = vars(self._module.get_submodule(path)).get(name)
         except AttributeError:

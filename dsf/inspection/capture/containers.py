@@ -131,7 +131,7 @@ def _cloned_once(tensor: Tensor, known: dict[int, Any]) -> Tensor:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in tuples, lists, dictionaries and objects that are no caches, in order."""
+    """The tensors in tuples, lists, dictionaries and objects that are not caches, in order."""
     found: list[Tensor] = []
     _add_tensors(value, found)
     return found
@@ -174,7 +174,7 @@ def _held(part: Any, seen: set[int]) -> list[Tensor | nn.Module]:
 
 PLAIN: tuple[type, ...] = (str, bytes, int, float, type(None), type, torch.dtype, torch.device)
 PLAIN = (*PLAIN, FunctionType, MethodType, ModuleType, BuiltinFunctionType)
-"""What is no container of tensors, whatever it refers to."""
+"""What is not a container of tensors, whatever it refers to."""
 
 
 def _attributes(part: Any) -> list[Any]:
@@ -196,7 +196,7 @@ def _has_parts(part: Any) -> bool:
 
 
 def is_holder(value: Any) -> bool:
-    """Whether a value is an object that is no cache, with tensors in it."""
+    """Whether a value is an object that is not a cache, with tensors in it."""
     return _has_parts(value) and not is_cache(value) and bool(tensors_held(value))
 
 
@@ -225,7 +225,7 @@ def is_cache(value: Any) -> bool:
 def copied_cache(cache: Any, each: Callable[[Tensor], Tensor]) -> Any:
     """A cache in the state that it is in now, with ``each`` of its tensors.
 
-    What it holds beside tensors, lists and further caches, such as a configuration, it shares.
+    What it holds besides tensors, lists and further caches, such as a configuration, it shares.
     """
     return _copied(cache, each, {})
 

@@ -1,6 +1,6 @@
 """Runs a model and restores its modes, attributes, buffers, weights and the random state.
 
-Weights of linear maps that are known to be finite by what the maps put out.
+Weights of linear maps that are known to be finite by what the maps return.
 
 Every number of such a weight is a factor in one number of each token's output. A factor that is NaN
 or infinite makes that number NaN or infinite, whatever the input is, so that one finite token shows
@@ -275,7 +275,7 @@ class FiniteWeights:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look at what the large linear maps put out inside the ``with`` block."""
+        """Look at what the large linear maps return inside the ``with`` block."""
         handles = [part.register_forward_hook(self._look) for part in self._maps]
         try:
             yield

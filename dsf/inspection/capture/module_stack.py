@@ -125,8 +125,8 @@ class Surroundings:
         gate: the output gate that the response was multiplied by, ``sample time width``; None if
             there is none.
         out: the output projection; None where the response is the module's output.
-        output: the module's output, or that of the output projection where the module goes on with
-            it, ``sample time model``.
+        output: the module's output, or that of the output projection where the module uses
+            it further, ``sample time model``.
         clamped: the lowest and the highest number to which the module clamped the values after
             their projection; None where it did not.
         is_all: whether the module puts ``output`` out, perhaps plus one of its inputs; else it goes
@@ -233,7 +233,7 @@ class ModuleStack:
         tracker: follows during the run from which tokens every tensor is made; None if nothing is.
         invocations: the forward passes of which something was copied, first to last.
         last_call: when the last token mixer was recorded, by the clock of the stack.
-        keeps_outputs: whether the forward passes also keep what they put out.
+        keeps_outputs: whether the forward passes also keep their outputs.
     """
 
     def __init__(  # noqa: PLR0913 (what is listened to, and what is kept of it)
@@ -321,7 +321,7 @@ class ModuleStack:
         return self._only is None or name in self._only
 
     def keeps(self, name: str) -> bool:
-        """Whether a recorded call of the module at a path keeps what it was given and put out."""
+        """Whether a recorded call of the module at a path keeps what it received and returned."""
         return self._kept is None or name in self._kept
 
     def claim(self, name: str) -> None:
@@ -391,7 +391,7 @@ class ModuleStack:
     def followed(self) -> Iterator[None]:
         """Keep track of the running modules inside the ``with`` block.
 
-        Not of those that run for other pieces of work, on threads beside this one.
+        Not of those that run for other pieces of work, on other threads.
         """
         self._piece = at_work()
         enter, leave = self._of_this_piece(self._enter), self._of_this_piece(self._leave)
@@ -403,7 +403,7 @@ class ModuleStack:
             register_module_forward_hook(project),
             register_module_forward_hook(elsewhere, always_call=True),
         ]
-        # A hook for all modules is not told keywords, and runs before those of single modules.
+        # A hook for all modules does not get keywords, and runs before those of single modules.
         # What hooks of others make of arguments and output is part of the module: it is called
         # before the first of them, and left after the last.
         for module in filter(_takes_hooks, self._names):
@@ -534,7 +534,7 @@ def surroundings(
     fitting = [call for call in after if call.given.shape == mixed.shape]
     behind = next((call for call in fitting if _ends(call.output, added, output)), None)
     is_all = behind is not None
-    if behind is None:  # the module goes on with the one projection of the response
+    if behind is None:  # the module continues with the one projection of the response
         taking = [call for call in fitting if torch.equal(call.given, mixed)]
         behind = taking[0] if len(taking) == 1 else None
     if behind is None or behind.output.ndim != 3:

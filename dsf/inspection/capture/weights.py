@@ -48,7 +48,7 @@ def is_packed(module: nn.Module) -> bool:
 
 
 def has_own_storage(part: Tensor) -> bool:
-    """Whether the tensor knows itself what it stands for: one of a package for quantisation."""
+    """Whether the tensor stores what it represents, as those of quantisation packages do."""
     return part.is_quantized or type(part).dequantize is not Tensor.dequantize
 
 

@@ -31,7 +31,7 @@ class Source:
         normed: the axes that norms and convolutions took for that of channels.
         rank: how many axes it has.
         before: the axes that the positions were made from.
-        kind: ``input``; ``ids`` for whole numbers that are no image, which have no channels; or
+        kind: ``input``; ``ids`` for integers that are not an image, which have no channels; or
             what the new positions are.
         is_embedded: whether numbers of it chose rows of an embedding.
         slots: axes of slots that were made of axes of it, by what, where and how many they are.

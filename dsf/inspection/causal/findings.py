@@ -50,17 +50,17 @@ class ModuleFinding:
     Attributes:
         module, name: the module and its path.
         mixes: whether a replaced token moves others while the mixers that were read are held; None
-            where that could not be told.
+            where that is not known.
         how: the operations in which tokens met, in words.
         share: how much of what a token moves the maps that were read explain, 0 to 1; nan where
             that is not known.
         elsewhere: how far other tokens moved, relative to the largest number of the output.
-        note: why it could not be told.
+        note: why it is not known.
         is_read: whether a token mixer in it was read.
         attentions: how many attentions make its output together.
-        has_slots: whether columns of its maps are no tokens but made of several.
-        runs: its forward passes in which tokens met, each with what other mixers in it put out.
-        is_finite: whether what it put out is, where a token mixer in it was read.
+        has_slots: whether columns of its maps are not tokens but made of several.
+        runs: its forward passes in which tokens met, each with what other mixers in it returned.
+        is_finite: whether its output is finite, where a token mixer in it was read.
         is_lost: whether none of its tokens could be followed.
     """
 
@@ -80,7 +80,7 @@ class ModuleFinding:
 
     @property
     def is_listed(self) -> bool:
-        """Whether the inspection lists the module beside the layers that it read."""
+        """Whether the inspection lists the module besides the layers that it read."""
         if self.is_read:
             return self.mixes is not False or self.attentions > 1 or self.has_slots
         return self.mixes is True or (self.mixes is None and bool(self.how))
@@ -101,7 +101,7 @@ class Findings:
 
     Attributes:
         modules: what was found of every module in which tokens meet, in running order.
-        calls: by the call of an attention what its axes count, or why it is no token mixer.
+        calls: by the call of an attention what its axes count, or why it is not a token mixer.
         passes: forward passes of single modules that were repeated.
         asked: whether the run was followed at all.
         channels: by input of the model the axis that was taken for that of channels.
@@ -121,7 +121,7 @@ class Findings:
     def rest_of(
         self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
     ) -> ModuleFinding | None:
-        """What the model does to tokens beside all that was read or is listed; None if nothing.
+        """What the model does to tokens besides all that was read or is listed; None if nothing.
 
         Its run is repeated while every mixer that was read and every module that is listed puts
         out what it did. Whatever then moves at other tokens went by a way that nobody saw.
@@ -305,8 +305,8 @@ def _draws(mixings: Sequence[TokenMixing], is_read: bool, attentions: int) -> in
     if choices:
         return CHOICES if all(one.is_known for one in choices) else NUMBERS
     others = {Way.JOINS, Way.FIXED}
-    beside = [one for one in meetings if not is_read or one.way in others]
-    sends = any(one.is_known for one in beside)
+    remaining = [one for one in meetings if not is_read or one.way in others]
+    sends = any(one.is_known for one in remaining)
     sums = sum(one.way is Way.SUMS for one in meetings)  # one in every attention that is not fused
     if sends or (is_read and sums > attentions):
         return SENDERS
@@ -372,14 +372,14 @@ class _Asked:
         )
 
     def judged(self, found: Findings) -> ModuleFinding:
-        """What came of it; what each of several attentions moves of it is added to ``found``."""
+        """The outcome; what each of several attentions moves of it is added to ``found``."""
         invocation, is_read, share, draw = self.invocation, self.is_read, 1.0, 0
         module, name, held = invocation.module, self.name, self.held
         try:
             found.passes += 1
             rest = moved(invocation, held)
             if is_read and math.isnan(rest.elsewhere):
-                note = "what it puts out is not finite"
+                note = "its output is not finite"
                 return ModuleFinding(
                     module, name, None, self.how, note=note, is_read=True, is_finite=False
                 )
@@ -389,7 +389,7 @@ class _Asked:
                 draw += 1
                 rest = moved(invocation, held, draw=draw)
             if is_read and self.others and rest.spilled:
-                # perhaps by another mixer, which is told by itself
+                # perhaps by another mixer, reported separately
                 found.passes += 1
                 again = moved(invocation, Held(held.calls, self.others), draw=draw)
                 rest = replace(rest, spilled=again.spilled)
@@ -443,7 +443,7 @@ def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> boo
 def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call]) -> None:
     """Tell the slots apart that only mixers which are read make of tokens.
 
-    Where these keep what they put out, and a token of the model's input is replaced, the values of
+    Where these keep their outputs, and a token of the model's input is replaced, the values of
     an attention over such slots do not change: then its map is all that its module does.
 
     Args:
@@ -482,7 +482,7 @@ def _apart(
 
 
 def _slots_of(calls: Sequence[Call]) -> set[Source]:
-    """What makes the positions that an attention reads beside tokens of which they are made."""
+    """What makes the positions that an attention reads besides tokens of which they are made."""
     found: set[Source] = set()
     for call in calls:
         query, value = call.seen.get("query"), call.seen.get("value")
@@ -495,7 +495,7 @@ def _slots_of(calls: Sequence[Call]) -> set[Source]:
 
 
 def _makes(one: TokenMixing, sources: set[Source]) -> bool:
-    """Whether positions of one of some kinds are put out by a module that is not given them."""
+    """Whether a module returns positions of some kinds that it does not receive."""
     if one.invocation is None:
         return False
 
@@ -515,12 +515,12 @@ def _relevant(
 
     A front end are convolutions over an input, and norms over what becomes one token, up to those
     that make its first tokens, where the places of the input do not come back in what the model
-    puts out. What else mixes these places
+    returns. What else mixes these places
     before tokens are made of them, such as a norm, a recurrence or an attention, does so for all
     tokens; and so does what mixes tokens of which coarser ones are made.
 
     Args:
-        slots: positions made of tokens that an attention reads beside them; these are no front end.
+        slots: positions made of tokens that an attention also reads; these are not a front end.
     """
     remade = {one.meeting.axis for one in mixings if one.meeting.way is Way.REMAKES}
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
@@ -567,15 +567,15 @@ def part_reason(finding: ModuleFinding, share: float) -> str:
 
 
 def silent_reason(finding: ModuleFinding) -> str:
-    """Why the model itself is listed, beside what was read or listed in it."""
+    """Why the model itself is listed, besides what was read or listed in it."""
     if finding.mixes is None:
         return (
-            "it could not be followed what it does to tokens beside the mixers that were read: "
+            "it could not be followed what it does to tokens besides the mixers that were read: "
             f"{finding.note}"
         )
     return (
         "tokens also meet in a place that was not seen: while every mixer that was read or listed "
-        f"puts out what it did, a replaced token still moves others by {finding.elsewhere:.0e}"
+        f"keeps its output, a replaced token still moves others by {finding.elsewhere:.0e}"
     )
 
 
@@ -588,7 +588,7 @@ def _open_reason(finding: ModuleFinding, how: str) -> str:
         )
     if finding.has_slots:
         return (
-            f"the columns of its maps are no tokens: each is made of several{how}, and that is in "
+            f"the columns of its maps are not tokens: each is made of several{how}, and that is in "
             "no map. The maps have an axis of slots instead of one of tokens"
         )
     return (
@@ -606,8 +606,8 @@ def unread_reason(finding: ModuleFinding, *, is_tried: bool = False) -> str:
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
     if not finding.is_finite:
         return (
-            "what it puts out is not finite (NaN or infinite), though its maps are, so that it was "
-            "not told whether they are all of it. Look for an overflow of the number type"
+            "its output is not finite (NaN or infinite), though its maps are, so that it is "
+            "not known whether they are all of it. Look for an overflow of the number type"
         )
     if finding.is_read and finding.mixes is not True:
         return _open_reason(finding, how)
@@ -620,8 +620,8 @@ def unread_reason(finding: ModuleFinding, *, is_tried: bool = False) -> str:
         )
     if finding.mixes is None:
         return (
-            f"tokens meet in it{how}, and no adapter reads it; {finding.note}, so that it was not "
-            "told how far they move"
+            f"tokens meet in it{how}, and no adapter reads it; {finding.note}, so that the "
+            "size of the effect is unknown"
         )
     advice = "" if is_tried else ". If it is linear in its values, pass probe=... to read it"
     return (

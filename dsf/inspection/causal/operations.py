@@ -259,7 +259,7 @@ KEEPS |= {"_native_batch_norm_legit_no_training", "_batch_norm_no_update", "nan_
 def moved(
     find: Find, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> Any:
-    """The coordinates of what an operation that moves elements puts out."""
+    """The coordinates of what an operation that moves elements returns."""
     given = find(args[0])
     if given is None:
         return None
@@ -327,7 +327,7 @@ class ChosenPlaces:
     """A tensor that says which elements of another are taken or written into.
 
     Attributes:
-        laid: lays what is known of its elements beside the elements that they name.
+        laid: adds what is known of its elements to the elements that they name.
     """
 
     tensor: Tensor
@@ -442,7 +442,7 @@ class Projections:
     def tied(self) -> tuple[str, int, int] | None:
         """An input of which two axes are summed over alike, and these; None if there is none.
 
-        By custom channels lie last, in a convolution second: what sums over them first is no tie.
+        By custom channels lie last, in a convolution second: summing over them first is not a tie.
         """
         for source in self._sources:
             first, votes = source.channels, source.summed
@@ -624,7 +624,7 @@ def _numbered(planes: Planes, axes: Sequence[InputAxis], shape: Size) -> Tensor:
 
 
 def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
-    """Whether what is made of many tokens lies beside single ones along what is summed over."""
+    """Whether what is made of many tokens is next to single ones along what is summed over."""
     if plane is None:
         return False
     short = small(plane)
@@ -800,7 +800,7 @@ def _tap(plane: Tensor, place: int, window: SlidingWindow) -> int:
 
     options = {before + reach // 2: 1, before + reach: 0}
     if count > int((line >= 0).sum()):
-        # A window of even size has two taps in its middle. Where it puts out more than there are
+        # A window of even size has two taps in its middle. Where it returns more than there are
         # tokens, the last of that is cut off as a rule, so that the first is of the first token.
         options[before + (reach + 1) // 2] = 2
     return max(options, key=lambda shift: (seen(shift), options[shift]))

@@ -1,6 +1,6 @@
 """Repeats one forward pass of a module with one token replaced, and says what moved.
 
-The token mixers that were read keep what they put out, but for the replaced token itself. If
+The token mixers that were read keep their outputs, but for the replaced token itself. If
 another token of the module's output moves, the module has a second path by which tokens mix.
 """
 
@@ -35,7 +35,7 @@ UNIT = 1e-2
 
 
 class UnclearError(Exception):
-    """What moves cannot be told: the module cannot be repeated, or its tokens are not known."""
+    """It is unknown what moves: the module cannot be repeated, or its tokens are not known."""
 
 
 class NotFollowedError(UnclearError):
@@ -43,7 +43,7 @@ class NotFollowedError(UnclearError):
 
 
 class NoNumbersError(UnclearError):
-    """A module puts out whole numbers or truth values only."""
+    """A module returns whole numbers or truth values only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Held:
         calls: the token mixers that were read and ran in it, in running order.
         invocations: forward passes of modules in it that mix tokens and were not read.
         free: of the calls those that are computed anew.
-        replaced: of the calls those that put out random numbers instead.
+        replaced: of the calls those that return random numbers instead.
     """
 
     calls: Sequence[Call]
@@ -115,8 +115,8 @@ class Repetition:
 
     Attributes:
         like: an earlier one without replaced tokens, in whose place the run is; None for the run.
-        outputs: what it put out, left in attributes and wrote into what it was given, in the places
-            of those of the run; None for each that it does not put out now.
+        outputs: what it returned, left in attributes and wrote into what it was given, in the
+            places of those of the run; None for each that it does not return now.
         spills: of the values and inputs of held mixers that moved at other tokens.
         changed: the attentions whose values are not those of the run.
         given: what held mixers were given, where no token was replaced.
@@ -211,7 +211,7 @@ def moved_between(
     of_tokens: bool = False,
     of_model: bool = False,
 ) -> Moved:
-    """What moved between two passes, from what each put out."""
+    """What moved between two passes, from what each returned."""
     of = {"of_tokens": of_tokens, "of_model": of_model}
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
         changes = list(_changes(invocation, cells, before, after, **of))
@@ -255,7 +255,7 @@ def _changes(
     """The change of the first output that holds numbers, and of all others that hold tokens.
 
     Raises:
-        UnclearError: if what changed cannot be told from what belongs to the replaced tokens.
+        UnclearError: if changes cannot be separated from those of the replaced tokens.
     """
     is_first = not of_model
     for old, new, made in zip(before, after, invocation.made, strict=False):
@@ -467,7 +467,7 @@ def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
 
 def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Tensor:
     inside = own(made, cells)
-    if inside is None:  # it puts out no single tokens
+    if inside is None:  # it returns no single tokens
         return torch.zeros(output.shape, dtype=torch.bool, device=output.device)
     return inside.expand(output.shape)
 
@@ -483,12 +483,12 @@ def _of_none(made: Coordinates) -> Tensor:
 
 
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
-    """Whether some of what a module puts out belongs to the replaced tokens alone."""
+    """Whether some of what a module returns belongs to the replaced tokens alone."""
     inside = own(_first_made(invocation), cells)
     return inside is not None and bool(inside.any())
 
 
-NO_NUMBERS = "it puts out no numbers, so that tokens only choose what others see"
+NO_NUMBERS = "it returns no numbers, so that tokens only choose what others see"
 
 
 def _first_made(invocation: Invocation) -> Coordinates | None:
@@ -505,7 +505,7 @@ def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -
 
     Raises:
         UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
-        NoNumbersError: if it puts out no numbers.
+        NoNumbersError: if it returns no numbers.
     """
     found = next(filter(_has_numbers, repetition(invocation, cells, held).outputs), None)
     if found is None:
@@ -725,7 +725,7 @@ def _holding(
         keeps_passes=False,
         looks_around=False,
     )
-    where.instead = exchange  # an attention that puts out what it is told is not computed
+    where.instead = exchange  # an attention whose output is replaced is not computed
     implementation = next((c.implementation for c in attentions if c.implementation), "")
     calls: list[Call] = []
     with ExitStack() as stack:
@@ -803,7 +803,7 @@ Recorded = list[tuple[Any, list[Coordinates | None]]]
 
 
 def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, Recorded]:
-    """By module what its forward passes put out in the run, in running order."""
+    """By module what its forward passes returned in the run, in running order."""
     found: dict[nn.Module, Recorded] = {}
     for call in held.calls:
         if call.through is Through.MODULE and call.module is not invocation.module:

@@ -1,4 +1,4 @@
-"""Which axis of an attention carries tokens, samples, heads: told by where its values come from."""
+"""Which axis of an attention carries tokens, samples or heads, found from its values."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Turned = tuple[int, int, int]
 
 
 class NoTokensError(Exception):
-    """An attention that does not mix tokens, or whose axes cannot be told; the message says why."""
+    """An attention that does not mix tokens, or whose axes are not known; the message says why."""
 
 
 def _flat(part: Tensor, batch: Size, kept: int) -> Tensor:
@@ -138,7 +138,7 @@ def maps_of(
         mixed_axes: axes of the inputs along which some module mixes.
 
     Raises:
-        NoTokensError: if the maps mix no tokens, or if samples and heads cannot be told apart.
+        NoTokensError: if the maps mix no tokens, or if samples and heads cannot be distinguished.
     """
     if value is None or not _positions(value):
         return None
@@ -175,7 +175,7 @@ def maps_of(
         if len(sizes) != 1:
             raise NoTokensError(
                 "its samples have different numbers of maps, so that samples and heads cannot be "
-                "told apart"
+                "distinguished"
             )
     heads = sizes.pop()
     order = [m for s in range(len(samples)) for w in range(len(windows)) for m in places[s, w]]
@@ -310,8 +310,8 @@ def _is_one_token(axes: Collection[InputAxis]) -> bool:
     first: dict[object, InputAxis] = {}
     for axis in sorted(axes, key=lambda axis: axis.number):
         first.setdefault(axis.source, axis)
-    beside = [axis for axis in axes if axis is not first[axis.source]] or axes
-    return all(axis.size == 1 for axis in beside)
+    others = [axis for axis in axes if axis is not first[axis.source]] or axes
+    return all(axis.size == 1 for axis in others)
 
 
 def _ordered(windows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

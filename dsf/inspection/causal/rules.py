@@ -73,7 +73,7 @@ class KnownTensors:
     Views share the coordinates of the memory that they look at, so a write into one is seen in all.
 
     Attributes:
-        is_looking: whether coordinates are moved right now: what that computes is no step of a run.
+        is_looking: whether coordinates are moved right now, which is not a step of a run.
     """
 
     def __init__(self) -> None:

@@ -37,8 +37,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 class Steps:
     """The operations of a run in order: the time of each, and what it did, but for numbers.
 
-    A tensor that none of them put out, and that is no weight, is foreign: it may have been computed
-    on another thread or outside of torch, from tokens, and nothing of that was seen.
+    A tensor that none of them returned, and that is not a weight, is foreign: it may have been
+    computed on another thread or outside of torch, from tokens, and nothing of that was seen.
     """
 
     def __init__(self) -> None:
@@ -223,7 +223,7 @@ class Tracker(TorchDispatchMode):
             yield
 
     def finish(self, output: Any) -> None:
-        """Note what the model put out."""
+        """Note what the model returned."""
         if self.run is not None:
             self.run.finish(output, self.where)
 
@@ -287,7 +287,7 @@ class Tracker(TorchDispatchMode):
         self._paused += 1
 
     def resume(self, frame: Frame, output: Any) -> None:
-        """Go on: that module has returned, and put out its tokens in the order it was given."""
+        """Go on: that module has returned, and returned its tokens in the order it was given."""
         given = frame.args, frame.kwargs
         self._paused -= 1
         if self._paused == 0:
@@ -306,7 +306,7 @@ class Tracker(TorchDispatchMode):
                 self._known.know(state, state_left(frame.module, like, state.shape))
 
     def check_output(self, frame: Any, output: Any) -> None:
-        """Note a module that puts out numbers of which it is not known what they are made of.
+        """Note a module that returns numbers of which it is not known what they are made of.
 
         It may compute them past torch, or from its weights alone; a repeated pass will show it.
         """
@@ -339,7 +339,7 @@ class Tracker(TorchDispatchMode):
             self._known.know(part, like)
 
     def _is_constant(self, invocation: Any) -> bool:
-        """Whether a module puts out the same when a token of what it is given is replaced."""
+        """Whether a module returns the same when a token of what it is given is replaced."""
         self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.is_asking = True
         try:

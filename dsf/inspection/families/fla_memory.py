@@ -7,7 +7,7 @@ bound, output = o_proj(w ⊙ RMS(scan) ⊙ SiLU(gate)), the norm over one head
 
 The kernels of mesa_net do not solve for the query: they make some steps of conjugate gradients,
 with 1e-5 added to what they divide by, which is about 1e-3 from the solution. The same steps are
-made here, so that the layer is read as attention with one decay whose query they put out.
+made here, so that the layer is read as attention with one decay whose query they returned.
 
 Source: flash-linear-attention 0.6.0, ``fla/layers/{gsa,mesa_net}.py``,
 ``fla/ops/mesa_net/chunk_cg_solver_fwd.py``.

@@ -66,8 +66,8 @@ class Structure:
             them such as ``rank+2*state``; every name stands alone somewhere.
         called: by name the other names under which a parameter, or the module that holds some, is
             known elsewhere, such as ``"key": ("k_proj",)``.
-        settings: attributes that the adapter looks up in a module of the family, told from a module
-            and the sizes of its axes; of several the first that fits.
+        settings: attributes that the adapter looks up in a module of the family, computed from a
+            module and the sizes of its axes; of several the first that fits.
     """
 
     title: str

@@ -282,7 +282,7 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
     first = sequence[0]
     states = [made for made in first.made_of.get("hx", []) if made is not None]
     if any(map(_is_one_of_many, states)):
-        call.beside = BEGINS
+        call.besides = BEGINS
     given = [made for one in sequence for made in one.made_of.get("input", [])[:1]]
     if len(given) != len(sequence) or any(made is None or not made.planes for made in given):
         return call
@@ -419,7 +419,7 @@ def _merged(sequence: list[Call]) -> Call:
 
 
 def repeat(cell: Any, arguments: Mapping[str, Any]) -> Tensor:
-    """What the cell puts out at every token, each state handed on to the next."""
+    """What the cell returns at every token, each state handed on to the next."""
     state, outputs = arguments.get("hx"), []
     for token in arguments["input"]:
         state = cell(token, state)

@@ -255,7 +255,7 @@ def owner_of(module: nn.Module, port: Port) -> tuple[Any, str]:
 def passing(recording: Recording, port: Port) -> dict[Value, frozenset[int]]:
     """The tensors that pass a port of a submodule or function, first to last.
 
-    Each with the operations that read it but are no part of the call whose argument it is.
+    Each with the operations that read it but are not part of the call whose argument it is.
 
     Raises:
         InspectionError: if there are none.
@@ -399,7 +399,7 @@ class Driven:
     def unmixed(self, rounding: float) -> list[InputAxis]:
         """The last axes of inputs, if they count as tokens and nothing is mixed along them.
 
-        Products of queries and keys sum over such an axis, and no projection told that it holds
+        Products of queries and keys sum over such an axis, and no projection showed that it holds
         channels.
         """
         value, axes = self._value, self._value.token_axes
@@ -408,8 +408,8 @@ class Driven:
         values, plain, _ = self.original()
         found = []
         for place, axis in enumerate(axes):
-            beside = (one for one in (*axes, *value.sample_axes) if one.source is axis.source)
-            is_last = axis.number == max(one.number for one in beside)
+            siblings = (one for one in (*axes, *value.sample_axes) if one.source is axis.source)
+            is_last = axis.number == max(one.number for one in siblings)
             if not is_last or axis.source.kind != "input" or axis.source.channels is not None:
                 continue
             first = torch.tensor([at[place] == 0 for at in value.tokens])

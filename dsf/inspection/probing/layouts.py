@@ -120,20 +120,20 @@ def _is_in(
 def layout_of(
     found: Coordinates | None,
     along: frozenset[InputAxis],
-    beside: frozenset[InputAxis] = frozenset(),
+    with_heads: frozenset[InputAxis] = frozenset(),
 ) -> Layout | None:
     """The layout of a tensor; None unless each of its elements belongs to one token.
 
     Args:
         along: the axes of the inputs that count tokens; further axes of places count samples, but
             for one that holds channels.
-        beside: axes of which only the first that counts no tokens counts samples, the others heads.
+        with_heads: axes of which only the first without tokens counts samples, the others heads.
     """
     if found is None or not found.shape.numel():
         return None
     planes = by_tokens(found)
     tokens = tuple(axis for axis in _sorted(planes) if axis in along)
-    if any(bool((planes[axis] >= 0).any()) for axis in tokens):  # what is summed up is no place
+    if any(bool((planes[axis] >= 0).any()) for axis in tokens):  # what is summed up is not a place
         tokens = tuple(axis for axis in tokens if not bool((small(planes[axis]) == MANY).all()))
     if not tokens:
         return None
@@ -143,7 +143,7 @@ def layout_of(
             return None
         is_token = is_token & (planes[axis] >= 0)
     chosen = is_token.expand(found.shape).flatten().nonzero().flatten()
-    heads = sorted((axis for axis in beside - along), key=lambda axis: axis.number)[1:]
+    heads = sorted((axis for axis in with_heads - along), key=lambda axis: axis.number)[1:]
     unseen = _channels_unseen(planes, along) | set(heads)
     samples = tuple(
         axis
@@ -160,7 +160,7 @@ def layout_of(
 def _channels_unseen(axes: Iterable[InputAxis], along: frozenset[InputAxis]) -> set[InputAxis]:
     """Axes of inputs that hold channels by their place, where no projection shows which do.
 
-    Beside samples and tokens they come last, as in ``(sample, token, channel)``, ``(sample,
+    After samples and tokens they come last, as in ``(sample, token, channel)``, ``(sample,
     channel, token)`` and ``(token, sample, channel)``; without samples behind the tokens.
     """
     found: set[InputAxis] = set()
@@ -282,16 +282,19 @@ class Layouts:
 
     Args:
         along: the axes of the inputs that count tokens.
-        told: inputs with channels in the last axis: of what is left beside tokens, the first axis
-            counts samples, others heads.
+        channels_last: inputs whose last axis holds channels; of their other axes that are not
+            tokens the first counts samples, others heads.
     """
 
     def __init__(
-        self, recording: Recording, along: frozenset[InputAxis], told: Sequence[Source] = ()
+        self,
+        recording: Recording,
+        along: frozenset[InputAxis],
+        channels_last: Sequence[Source] = (),
     ):
         self._recording, self._along = recording, along
         axes = (axis for one in recording.given for axis in self._planes(one))
-        self._beside = frozenset(axis for axis in axes if axis.source in told)
+        self._with_heads = frozenset(axis for axis in axes if axis.source in channels_last)
         self._found: dict[Value, Layout | None] = {}
         self._least = 0
         given = (self.of(one) for one in recording.given)
@@ -311,5 +314,5 @@ class Layouts:
         if value.shape.numel() < self._least:
             return None
         if value not in self._found:
-            self._found[value] = layout_of(self.coordinates(value), self._along, self._beside)
+            self._found[value] = layout_of(self.coordinates(value), self._along, self._with_heads)
         return self._found[value]

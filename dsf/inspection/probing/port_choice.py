@@ -79,9 +79,9 @@ class FollowedCall:
     rounding: float
     along: frozenset[InputAxis]
 
-    def layouts(self, told: Sequence[Source] = ()) -> Layouts:
+    def layouts(self, channels_last: Sequence[Source] = ()) -> Layouts:
         """The layouts of its tensors."""
-        return Layouts(self.recording, self.along, told)
+        return Layouts(self.recording, self.along, channels_last)
 
 
 def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
@@ -271,7 +271,7 @@ class _Trial:
         return found[0], found[1]
 
     def is_shared(self, tokens: int) -> bool:
-        """Whether equal numbers along an axis beside that of tokens are answered by equal ones."""
+        """Whether equal numbers along an axis besides that of tokens are answered by equal ones."""
         for axis, size in enumerate(self._step.shape):
             if axis == tokens or size == 1:
                 continue
@@ -282,7 +282,7 @@ class _Trial:
 
 
 def _layout(tensor: Tensor, tokens: int) -> Layout | None:
-    """Of the axes beside that of tokens the first holds samples, the others heads and channels."""
+    """Of the axes besides that of tokens the first holds samples, the others heads and channels."""
     found = numbered(tensor, "values")
     axes = list(found.planes)
     return layout_of(found, frozenset({axes[tokens]}), frozenset(axes))
@@ -345,9 +345,9 @@ def named(call: FollowedCall, value: Port, response: Port) -> Ports:
     are_whole = value.view is response.view is as_it_is and len(values) == len(responses) == 1
     if are_whole and enters is not None and leaves is not None and enters.fits(leaves):
         return Ports(values, responses, kept[values[0]], names)
-    told = {one: viewed(one, value) for one in values}
-    told |= {one: viewed(one, response) for one in responses}
-    return Ports(values, responses, frozenset().union(*kept.values()), names, told)
+    views = {one: viewed(one, value) for one in values}
+    views |= {one: viewed(one, response) for one in responses}
+    return Ports(values, responses, frozenset().union(*kept.values()), names, views)
 
 
 def values_at(call: FollowedCall, port: Port) -> dict[Value, frozenset[int]]:
@@ -372,15 +372,15 @@ class PortSearch:
     """The search for the ports of one call.
 
     Args:
-        told: inputs of which a search before this one told that channels come last.
+        channels_last: inputs whose last axis holds channels, as an earlier search found.
         response: where the response is, if that is known.
     """
 
     def __init__(
-        self, call: FollowedCall, told: Sequence[Source] = (), response: Port | None = None
+        self, call: FollowedCall, channels_last: Sequence[Source] = (), response: Port | None = None
     ):
         self._recording, self._rounding = call.recording, call.rounding
-        self.layouts = call.layouts(told)
+        self.layouts = call.layouts(channels_last)
         read = _read(self._recording)
         output = self._recording.first_output
         self._read_at = {one: at for one, at in read.items() if one.region != output.region}
@@ -396,7 +396,7 @@ class PortSearch:
 
         Args:
             worth: how much of what a token moves in the module the map between two places explains,
-                nan where that cannot be told; a pair that explains all comes before others.
+                nan where that is not known; a pair that explains all comes before others.
             most: pairs whose map takes more passes than this come last.
 
         Raises:
@@ -496,9 +496,9 @@ class PortSearch:
         for one in self._later(value):
             place = self.layouts.of(one)
             if place is None:
-                beside = rows_beside(self.layouts.coordinates(one), layout)
-                if beside is not None:
-                    found[one] = beside
+                rows = rows_beside(self.layouts.coordinates(one), layout)
+                if rows is not None:
+                    found[one] = rows
                 continue
             is_other = not set(place.token_axes) & set(layout.token_axes)
             alike = (place.sample_axes, place.samples) == (layout.sample_axes, layout.samples)
@@ -646,7 +646,7 @@ class PortSearch:
             return "its input"
         operations = self._recording.operations
         made = next(one for one in operations if any(o.region == value.region for o in one.outs))
-        return f"what '{made.name}' puts out in {made.place}"
+        return f"what '{made.name}' returns in {made.place}"
 
     def _worded_place(self, value: Value) -> str:
         if self._read_at[value] == math.inf:

@@ -81,7 +81,7 @@ class Probe:
     Attributes:
         value: by default a tensor in which the module is linear, found by trying.
         response: by default the last place up to which the module is linear in its values; or, for
-            values that are an argument of a function, what that function puts out.
+            values that are an argument of a function, what that function returns.
     """
 
     value: str | Port | None = None
@@ -207,48 +207,48 @@ class Prober:
             return self._sought(layer, call, response), call.rounding
         response = Port(value.name if value.argument else "") if response is None else response
         are_whole = value.view is response.view is as_it_is and not response.where
-        told = None
+        direct = None
         if are_whole and not value.name:
-            told = value_among(call, wanted=value.argument)
-        return _driven(call, told or named(call, value, response)), call.rounding
+            direct = value_among(call, wanted=value.argument)
+        return _driven(call, direct or named(call, value, response)), call.rounding
 
     def _sought(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
         """The function between places that nobody named."""
         is_alone = self._worth is None and response is None
-        told = value_among(call, fewest=2) if is_alone else None
-        if told is not None:
-            return _driven(call, told)
+        direct = value_among(call, fewest=2) if is_alone else None
+        if direct is not None:
+            return _driven(call, direct)
         try:
             return self._found(layer, call, response)
         except UnreadableError:
-            told = value_among(call) if is_alone else None
-            if told is None:
+            direct = value_among(call) if is_alone else None
+            if direct is None:
                 raise
-            return _driven(call, told)
+            return _driven(call, direct)
 
     def _found(
         self,
         layer: Captured,
         call: FollowedCall,
         response: Port | None,
-        told: Sequence[Source] = (),
+        channels_last: Sequence[Source] = (),
     ) -> Driven:
         """The function between the places that a search finds.
 
         Args:
-            told: inputs of which a search before this one told that channels come last.
+            channels_last: inputs whose last axis holds channels, as an earlier search found.
         """
         before = self._known.get(type(layer.module))
         if before is not None:
             try:
-                driven = Driven(call.recording, call.layouts(told), before)
+                driven = Driven(call.recording, call.layouts(channels_last), before)
                 values, _, _ = driven.original()
                 if superposition(driven, values) <= call.rounding:
                     return driven
             except Exception:  # noqa: S110  # other operations than in the module before
                 pass
         weigh, start = self._worth, call.recording.replays
-        search = PortSearch(call, told, response)
+        search = PortSearch(call, channels_last, response)
         worth = None
         if weigh is not None:
             worth = lambda ports: weigh(Driven(call.recording, search.layouts, ports))  # noqa: E731
@@ -257,7 +257,7 @@ class Prober:
         finally:
             self._budget.spent += call.recording.replays - start
         driven = Driven(call.recording, search.layouts, found.ports)
-        if self._worth is None and not told:
+        if self._worth is None and not channels_last:
             axes = driven.unmixed(call.rounding)
             for axis in axes:
                 axis.source.channels = axis
@@ -307,7 +307,7 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
 
 
 def _mixes(driven: Driven, linear: Linear, rounding: float) -> bool:
-    """Whether a map has weights beside those of every token for itself."""
+    """Whether a map has weights besides those of every token for itself."""
     steps, reads = linear.weights.shape[-2:]
     if reads == 1 or steps != reads or not driven.has_own_rows:
         return True

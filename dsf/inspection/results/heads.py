@@ -1,4 +1,4 @@
-"""What every head looks at, by name, with the score that chance gives beside it."""
+"""What every head looks at, by name, next to the score that chance gives."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -44,21 +44,21 @@ class InspectedLayer:
         mixer: the coefficients, in float64.
         axes: what the batch axes of the system count, such as ``("sample", "head")``.
         error: the larger of ``formula`` and ``rounding``: how far the rebuilt layer may lie from
-            what the module put out in this run.
-        tolerance: what ``formula`` was held against.
+            what the module returned in this run.
+        tolerance: the limit of ``formula``.
         fingerprint: of the mixer when it was compared, to detect later changes; None to skip that.
         shell: a function that builds the whole layer around the mixer; None where only the mixer
             is known.
         formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
             largest number there. Within ``tolerance``; by default ``error``. Softmax attention
             of more than 256 tokens is rebuilt by 64 rows of its map, and compared there.
-        rounding: how far what the module put out in this run lies from the module in float64,
+        rounding: how far what the module returned in this run lies from the module in float64,
             relative: what the number type and the kernels of the run did to it.
         compared_with: what ``formula`` was measured against: the module itself in float64, or why
             that was not possible and what stood in for it.
         heads: which heads, or channels, of the layer are looked at; None for all. ``system``,
             ``signal`` and ``map`` are of these alone.
-        stored: the mixer and what the whole layer is built from, where these lie on disk; then
+        stored: the mixer and what the whole layer is built from, where these are on disk; then
             ``mixer`` reads them anew.
         share: how much of what a replaced token moves at other tokens of the module's output is due
             to this map: 1 for all of it, less for a part, nan where the run was not asked.
@@ -165,8 +165,8 @@ class InspectedLayer:
         tokens (see ``formula``).
 
         Raises:
-            InspectionError: if only the mixer of this layer is known, or its module goes on with
-                what the projection behind the mixer puts out.
+            InspectionError: if only the mixer of this layer is known, or its module continues with
+                what the projection behind the mixer returns.
             ReconstructionError: if the whole layer does not reproduce the captured output.
         """
         found = self.with_stages
@@ -182,7 +182,7 @@ class InspectedLayer:
     def with_stages(self) -> AffineLayer:
         """The mixer with those of the stages around it that are known: the whole layer, if all are.
 
-        Where its module goes on with what the projection behind the mixer puts out (``is_all`` is
+        Where its module continues with what the projection behind the mixer returns (``is_all`` is
         False), as with a norm, it ends there.
 
         Raises:
@@ -360,7 +360,7 @@ class InspectedLayer:
 
     @property
     def is_part(self) -> bool:
-        """Whether the module mixes tokens in other ways beside this map."""
+        """Whether the module mixes tokens in other ways besides this map."""
         return self.share < ALL
 
     @property
@@ -419,7 +419,7 @@ class Inspection(Sequence[InspectedLayer]):
         tokens: the text of every token of every sample, where known.
         decoder_tokens: the same of ``decoder_input_ids``, which the model may have made itself.
         environment: versions, dtype, device and settings the run depends on.
-        forecast: the memory that was expected before the run; None where that was not told.
+        forecast: the memory that was expected before the run; None where there is none.
         checks: what the run was asked about every module in which tokens meet, and what it
             answered.
     """
@@ -486,7 +486,7 @@ class Inspection(Sequence[InspectedLayer]):
         """The maps of all layers by their names, or some rows of each.
 
         Raises:
-            MapTooLarge: if all of them together would take more than half of the free memory; told
+            MapTooLarge: if all of them together would take more than half of the free memory,
                 before the first is computed. See ``dsf.inspection.maps_forecast``.
             ReconstructionError: if a mixer was altered after it was compared with its layer.
         """
@@ -512,7 +512,7 @@ class Inspection(Sequence[InspectedLayer]):
         return measured(self.layers, chosen(quantities))
 
     def heads(self, tokens: Int[Tensor, "sample time"] | None = None) -> "Table":
-        """What every head (or channel) looks at: scores by name, with those of chance beside them.
+        """What every head (or channel) looks at: scores by name, next to those of chance.
 
         ``previous_token``, ``first_token``, ``self_token``, ``duplicate_token`` and ``induction``
         of :mod:`dsf.measures`, each the mean over the samples that have it: one in which no token

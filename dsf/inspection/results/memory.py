@@ -1,4 +1,4 @@
-"""How much memory the maps of inspected layers take, told before one is computed.
+"""Forecast of the memory of the maps of inspected layers, before one is computed.
 
 ``Forecast``: the memory that an inspection will take, its parts and whether it fits.
 """
@@ -115,7 +115,7 @@ class Forecast:
         tokens: of all samples together.
         layers: how many token mixers are looked at.
         run: the model's forward pass.
-        recorded: what all mixers were given and put out.
+        recorded: what all mixers received and returned.
         in_float64: the run of the largest mixer in float64, one at a time.
         rebuilt: the largest layer while it is rebuilt and compared.
         kept: what all rebuilt layers keep.

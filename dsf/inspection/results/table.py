@@ -98,12 +98,12 @@ class Table(Sequence[Record]):
 
     def _counted(self) -> str:
         """How many records there are, and of how many layers, heads and quantities."""
-        told = f"{len(self):,} record{'s' * (len(self) != 1)}"
+        counted = f"{len(self):,} record{'s' * (len(self) != 1)}"
         if len(self) <= SHOWN:
-            return told
+            return counted
         kinds = {name: len(self._values(name)) for name in self.columns if name not in NUMBERS}
         several = [f"{name} {count}" for name, count in kinds.items() if count > 1]
-        return f"{told}; different ones: {', '.join(several)}" if several else told
+        return f"{counted}; different ones: {', '.join(several)}" if several else counted
 
     def _values(self, column: str) -> tuple[Any, ...]:
         """What is in a column, in the order in which it first appears."""
@@ -113,7 +113,7 @@ class Table(Sequence[Record]):
         return [row[column] for row in self.records if column in row]
 
     def _has(self, asked: str, column: Any) -> None:
-        """Refuse what is no column; ``asked`` says who asks and for what."""
+        """Refuse what is not a column; ``asked`` says who asks and for what."""
         if column not in self.columns:
             raise ValueError(f"{asked} {column!r}, but the columns are {', '.join(self.columns)}.")
 
@@ -134,7 +134,7 @@ class Table(Sequence[Record]):
         for name, value in wanted.items():
             if name not in self.columns:
                 raise ValueError(
-                    f"where: {name!r} is no column of this table; the columns are "
+                    f"where: {name!r} is not a column of this table; the columns are "
                     f"{', '.join(self.columns)}."
                 )
             if not _can_be_equal(value, self._cells(name)):

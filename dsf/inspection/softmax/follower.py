@@ -369,7 +369,7 @@ class Follower:
     def heard(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
-        """The output of a torch function that ran, or what an attention is to put out instead."""
+        """The output of a torch function that ran, or what an attention is to return instead."""
         name = getattr(func, "__name__", "").strip("_")
         if name not in STARTS and not self._followed:
             return output
@@ -389,7 +389,7 @@ class Follower:
         return output
 
     def _multiplied(self, made: Product, output: Tensor) -> Tensor:
-        """Record a product; its result, or what the attention is to put out instead."""
+        """Record a product; its result, or what the attention is to return instead."""
         self._where.count_product()
         for each in (made, made.transposed):
             weights = self._find(each.sources[0])

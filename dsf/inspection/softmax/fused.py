@@ -27,7 +27,7 @@ class FusedCalls:
         self._where, self._calls = where, calls
 
     def recorded(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
-        """Record a call; its output, or what the attention is to put out instead."""
+        """Record a call; its output, or what the attention is to return instead."""
         module = self._where.module
         if module is None or not self._where.records(self._where.name_of(module)):
             return output

@@ -211,15 +211,15 @@ class _Recorder:
         tensors: tuple[Tensor | None, ...],
         options: dict[str, Any],
     ) -> tuple[Tensor, Tensor | None]:
-        """What the attention is told to put out; computed only where it is told nothing."""
+        """Return the replacement of an attention's output, or compute it if there is none."""
         name, (query, _, value) = self._where.name_of(module), tensors[:3]
         self._where.claim(name)
         call = Call(name, module, {"value": value}, None, 0, Through.INTERFACE)
-        told = None if self._where.instead is None else self._where.instead(call)
-        if told is None or query is None or value is None:
+        instead = None if self._where.instead is None else self._where.instead(call)
+        if instead is None or query is None or value is None:
             return attention(module, *tensors, **options)
         samples, heads, steps, _ = query.shape
-        return told.to(query).reshape(samples, steps, heads, value.shape[-1]), None
+        return instead.to(query).reshape(samples, steps, heads, value.shape[-1]), None
 
     def _run(
         self,

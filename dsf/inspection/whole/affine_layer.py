@@ -57,9 +57,9 @@ class AffineLayer(ABC):
 
     given: Float[Tensor, "sample time width"]
     output: Float[Tensor, "sample written output"] | None = None
-    """What the layer put out in the run, where it was compared with that."""
+    """What the layer returned in the run, where it was compared with that."""
     is_all: bool = True
-    """Whether the module puts that out, or adds its input to it. Else it goes on with it."""
+    """Whether the module puts that out, or adds its input to it. Else it continues with it."""
 
     @abstractmethod
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
@@ -138,7 +138,7 @@ class WholeMixer(AffineLayer):
         enter: the stages from the layer's input to the values of the mixer.
         mixer: the mixer with the coefficients of this run.
         leave: the stages from the response of the mixer to the layer's output.
-        output: what the layer put out in the run, where it was compared with that.
+        output: what the layer returned in the run, where it was compared with that.
         is_all: whether the module puts that out, or adds its input to it.
         leaving: the output as a function of the response, with the factors that this makes (those
             of a norm); None where ``leave`` is all that is known.
