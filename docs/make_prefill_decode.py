@@ -13,6 +13,7 @@ import transformers
 
 import dsf
 from dsf.inspection import InspectionError
+from dsf.inspection.softmax.interface import plain_experts
 from dsf.loading import load_model
 from dsf.models import folder
 from tests.inspection.families.tiny_models import FAMILIES, build, inputs
@@ -39,16 +40,17 @@ QWEN = {
 
 HEAD = """# Prefill and decode
 
-A model reads a prompt at once (prefill) and continues it one token at a time (decode). In exact arithmetic
-both give the same logits. This page compares them for a small model of every recurrent family: the last
-{decoded} of {tokens} tokens are decoded with the model's own cache, and `dsf.audit` says what made the
-result differ from the model in float64. It is written by `python -m docs.make_prefill_decode`; nothing in it
-is typed by hand. transformers {transformers}, torch {torch}, on a CPU, kernels of plain torch.
+A model reads a prompt at once (prefill) and continues it one token at a time (decode). In exact
+arithmetic both give the same logits. This page compares them for a small model of every recurrent
+family: the last {decoded} of {tokens} tokens are decoded with the model's own cache, and
+`dsf.audit` says what made the result differ from the model in float64. It is written by `python
+-m docs.make_prefill_decode`; nothing in it is typed by hand. transformers {transformers}, torch
+{torch}, on a CPU, kernels of plain torch.
 
-*Apart* is the largest difference between decode and prefill at the decoded tokens, relative to the largest
-output. *Rounding* means that no layer is accused: every stage adds what the same stage of the prefill adds
-in the same number type. *Explained* is the part of the change (decode against float64) that the shares of
-the ledger sum to.
+*Apart* is the largest difference between decode and prefill at the decoded tokens, relative to
+the largest output. *Rounding* means that no layer is accused: every stage adds what the same
+stage of the prefill adds in the same number type. *Explained* is the part of the change (decode
+against float64) that the shares of the ledger sum to.
 
 | family | number type | apart | verdict | largest share | explained |
 |---|---|---:|---|---|---:|
@@ -94,13 +96,19 @@ def decoded_apart(model: Any, ids: torch.Tensor, last: int) -> float:
     """The largest difference between decode and prefill, relative to the largest output."""
     from inspect import signature
 
-    whole = _logits(model(input_ids=ids, use_cache=False)).double()
-    taken = next(name for name in CACHES if name in signature(model.forward).parameters)
+    takes = signature(model.forward).parameters
+    taken = next(name for name in CACHES if name in takes)
     steps, cache, found = ids.shape[1], {}, []
+    places = torch.arange(steps)[None]
     for start, stop in [(0, steps - last), *((at, at + 1) for at in range(steps - last, steps))]:
-        out = model(input_ids=ids[:, start:stop], use_cache=True, **cache)
+        if "position_ids" in takes:  # as generate passes them
+            cache["position_ids"] = places[:, start:stop]
+        with plain_experts(model):
+            out = model(input_ids=ids[:, start:stop], use_cache=True, **cache)
         cache = {taken: next(out[name] for name in CACHES if name in out)}
         found.append(_logits(out).double())
+    with plain_experts(model):
+        whole = _logits(model(input_ids=ids, use_cache=False)).double()
     apart = torch.cat(found, dim=1)[:, -last:] - whole[:, -last:]
     return float(apart.abs().max() / whole.abs().max())
 
@@ -139,10 +147,13 @@ def qwen() -> Iterator[str]:
                 verdict = (
                     "rounding" if ledger.is_healthy else f"**{ledger.sentence.partition(':')[0]}**"
                 )
-                shares = "; ".join(
-                    f"{row.layer.rpartition('layers.')[2]}, {row.stage} {row.share:+.3f}"
-                    for row in strongest
-                ) + f" of {ledger.actual:+.3f}"
+                shares = (
+                    "; ".join(
+                        f"{row.layer.rpartition('layers.')[2]}, {row.stage} {row.share:+.3f}"
+                        for row in strongest
+                    )
+                    + f" of {ledger.actual:+.3f}"
+                )
             yield (
                 f"| {tokens} | {str(kind).removeprefix('torch.')} | {apart * largest:.1e} | "
                 f"{largest:.2f} | {verdict} | {shares} |"

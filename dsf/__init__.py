@@ -23,6 +23,7 @@ _HOME = {
     "audit": "dsf.attribution",
     "stack": "dsf.attribution",
     "intervene": "dsf.interventions",
+    "plan_state": "dsf.interventions",
     "sweep": "dsf.interventions",
     "linearise": "dsf.interventions",
     "compare": "dsf.report.comparison",
@@ -65,7 +66,14 @@ if TYPE_CHECKING:
     from dsf.attribution import attribute, audit, stack
     from dsf.evaluate import attention_map, respond
     from dsf.inspection import Adapter, attentions, inspect, load, probe
-    from dsf.interventions import edits, intervene, linearise, reduce_states, sweep
+    from dsf.interventions import (
+        edits,
+        intervene,
+        linearise,
+        plan_state,
+        reduce_states,
+        sweep,
+    )
     from dsf.report.comparison import compare
     from dsf.report.page_or_widget import show
     from dsf.systems.system import System

@@ -203,6 +203,17 @@ class Attribution:
         filled = [pad(row, (0, heads - row.shape[1]), value=math.nan) for row in rows]
         return torch.stack(filled, dim=1)
 
+    def adjoint(self, layer: str | int, by: By = "gradient") -> Tensor:
+        """Return the derivative of the number by the response of a layer's mixer.
+
+        Returns:
+            The axes of the mixer's values.
+
+        Raises:
+            KeyError, InspectionError: as for ``edges``.
+        """
+        return self._ends(layer, by)[0]
+
     def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample ..."]]:
         """Return which coefficients of a layer matter: their gradients, times their entries.
 

@@ -53,6 +53,8 @@ from dsf.runtime.argument_checks import checked
 
 CACHES = ("cache", "past_key_values", "cache_params", "state")
 """Names under which a model takes its cache, and returns it."""
+POSITIONS = "position_ids"
+"""Passed to a model that decodes, as ``generate`` does: not every cache knows its length."""
 POINTS = ((1, 1e-3), (2, 1e-3), (4, 1e-2), (8, 1e-2), (16, 0.0))
 """Numbers of points of the way, each with the relative residual that needs no further ones."""
 MAX_RATIO = {torch.bfloat16: 2.0, torch.float16: 2.0}
@@ -459,6 +461,9 @@ class _Subject:
         outputs: list[Any] = []
         cache: dict[str, Any] = {}
         bounds = [0, *range(steps - last, steps + 1)]
+        if POSITIONS in signature(model.forward).parameters and POSITIONS not in named:
+            ids = named[IDS]
+            named = {POSITIONS: torch.arange(steps, device=ids.device).expand_as(ids), **named}
         for start, stop in pairwise(bounds):
             part = {name: _between(name, each, start, stop, steps) for name, each in named.items()}
             walk.start(stop - start)
@@ -550,7 +555,7 @@ def _audited(
     target, against, position = number
     reference = wide_copy(subject.model, subject.adapters).eval().requires_grad_(False)
     scopes, steps = scopes_of(reference), subject.tokens
-    stages, operations, output = _clean(subject, reference, scopes)
+    stages, clean, output = _clean(subject, reference, scopes)
     passes = 2
 
     if kind.recorded is None:
@@ -560,7 +565,7 @@ def _audited(
     else:
         module = subject.model
         recording = _read(kind.recorded, output)
-    forced = _forced(subject, reference, scopes, recording, operations)
+    forced = _forced(subject, reference, scopes, recording, clean)
     passes += 1
     if not forced.met:
         raise InspectionError(
@@ -573,7 +578,7 @@ def _audited(
         if dtype_of(twin) is not dtype_of(module):
             twin = copy.deepcopy(twin).to(dtype_of(module))
         well = _recorded(subject, twin, 0, scopes)
-        healthy = _forced(subject, reference, scopes, well, operations, forced.met)
+        healthy = _forced(subject, reference, scopes, well, clean, forced.met)
         passes += 2
 
     shown = tokens_shown(subject.inputs, subject.named)
@@ -594,7 +599,7 @@ def _audited(
                 break
     rounding = expected_rounding(dtype_of(module), steps)
     around = [node for node in forced.met if stages.is_around(node)]
-    coarse = _forced(subject, reference, scopes, recording, operations, around)
+    coarse = _forced(subject, reference, scopes, recording, clean, around)
     passes += 1
     law = _Law(
         rounding, healthy, coarse, None if kind.healthy else _beyond(stages, coarse, rounding)
@@ -614,7 +619,7 @@ def _audited(
 
 def _clean(
     subject: _Subject, reference: nn.Module, scopes: set[str]
-) -> tuple[Stages, dict[Any, Any], Tensor]:
+) -> tuple[Stages, Walk, Tensor]:
     """Run the reference as it is, and find the stages of its nodes."""
     question = Examination(
         inputs=in_float64(subject.inputs),
@@ -633,7 +638,7 @@ def _clean(
         output = put_out(subject.called(reference, walk, exact=True))
     if output is None:
         raise InspectionError("audit: the model returns no tensor.")
-    return stages, dict(walk.operations), output
+    return stages, walk, output
 
 
 def _forced(
@@ -641,10 +646,15 @@ def _forced(
     reference: nn.Module,
     scopes: set[str],
     recording: Recording,
-    operations: Mapping[Any, Any],
+    clean: Walk,
     only: Collection[Node] | None = None,
 ) -> Force:
-    force = Force(recording, recording.aligned_with(operations), subject.tokens, only)
+    force = Force(
+        recording,
+        recording.aligned_with(clean.operations, {path for path, _ in clean.unordered}),
+        subject.tokens,
+        only,
+    )
     with torch.no_grad():
         subject.called(reference, Walk(reference, scopes, force), exact=True)
     return force

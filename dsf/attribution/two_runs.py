@@ -36,6 +36,8 @@ LAYOUT = {
     *("zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty", "grad"),
 }
 """Functions whose results hold the numbers of their first argument, or of no tensor."""
+BY_DATA = {"nonzero", "argwhere", "masked_select", "bincount", "where"}
+"""Functions whose results have sizes that depend on numbers; of ``where`` with one argument."""
 MAX_EDITS = 800
 """Maximum number of operations that one of two calls has and the other has not."""
 MIN_ALIKE = 0.8
@@ -84,6 +86,8 @@ class Walk(TorchFunctionMode):
     Attributes:
         meet: what is done there.
         operations: those of every call of the scopes, in order.
+        unordered: the calls of scopes that choose tokens by their numbers, as routers do: their
+            operations have tokens in an order of their own.
         inputs: the ports of every call of a module by which it takes tensors.
         producers: for every port the node of which its tensor was made, layout apart.
         made_by: the same for every tensor.
@@ -117,6 +121,7 @@ class Walk(TorchFunctionMode):
         """Begin a further run, with so many tokens."""
         self._stack, self._calls, self.tokens = [], Counter(), tokens
         self.operations = {}
+        self.unordered: set[tuple[str, int]] = set()
         self.made_by: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         for name, part in self._model.named_parameters():
             path, _, last = name.rpartition(".")
@@ -174,6 +179,8 @@ class Walk(TorchFunctionMode):
             self.made_by[part] for part in _tensors(args, kwargs) if part in self.made_by
         )
         written = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if name in BY_DATA and (name != "where" or len(args) + len(kwargs) == 1):
+            self.unordered.add(self._stack[-1])
         if name in LAYOUT or written or "out" in kwargs or not isinstance(output, Tensor):
             for part in output if isinstance(output, tuple | list) else [output]:
                 if isinstance(part, Tensor) and sources:
@@ -229,20 +236,27 @@ class Recording:
     operations: list[dict[tuple[str, int], list[Operation]]] = field(default_factory=list)
     output: Any = None
     _renamed: list[dict[Node, Node]] = field(default_factory=list)
+    _inside: tuple[str, ...] = ()
 
     def aligned_with(
-        self, reference: Mapping[tuple[str, int], Sequence[Operation]]
+        self,
+        reference: Mapping[tuple[str, int], Sequence[Operation]],
+        unordered: Collection[str] = (),
     ) -> dict[tuple[str, int], float]:
         """Number the operations as those of a reference; return how alike each scope is.
+
+        Args:
+            unordered: modules that choose tokens by their numbers: nothing inside is compared.
 
         A cast that only this run has rounds the node that it was applied to.
         """
         alike: dict[tuple[str, int], float] = {}
         self._renamed = []
+        self._inside = tuple(f"{path}." for path in unordered)
         for values, operations in zip(self.calls, self.operations, strict=True):
             renamed: dict[Node, Node] = {}
             for scope, own in operations.items():
-                other = reference.get(scope, ())
+                other = () if scope[0] in unordered else reference.get(scope, ())
                 pairs = common(
                     [(each.name, each.numel) for each in other],
                     [(each.name, each.numel) for each in own],
@@ -265,6 +279,8 @@ class Recording:
     def value(self, node: Node, shape: torch.Size) -> Tensor | None:
         """Return the value of a node of the reference; None where this run has none like it."""
         found = []
+        if node.path.startswith(self._inside):
+            return None
         for values, renamed in zip(self.calls, self._renamed, strict=True):
             own = renamed.get(node) if node.port.startswith("op") else node
             if own is not None and own in values:
@@ -452,5 +468,6 @@ class Inject:
             product = (adjoint.conj() * own.change).real
             self.shares[node] = by_token(product, self._tokens).detach()
 
-        moved.register_hook(note)
+        if moved.requires_grad:  # a model may choose something without gradients
+            moved.register_hook(note)
         return moved

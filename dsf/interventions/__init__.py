@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from dsf.interventions.intervention import Intervention, intervene
     from dsf.interventions.linearisation import LinearisationPlan, PlanRow, linearise
+    from dsf.interventions.state_plan import StatePlan, plan_state
     from dsf.interventions.sweeps import sweep
 
 _HOMES = {
@@ -28,11 +29,13 @@ _HOMES = {
     "LinearisationPlan": "dsf.interventions.linearisation",
     "PlanRow": "dsf.interventions.linearisation",
     "ReducedStates": "dsf.interventions.fewer_states",
+    "StatePlan": "dsf.interventions.state_plan",
     "StateProducts": "dsf.interventions.fewer_states",
     "best_states": "dsf.interventions.fewer_states",
     "intervene": "dsf.interventions.intervention",
     "kept_states": "dsf.interventions.fewer_states",
     "linearise": "dsf.interventions.linearisation",
+    "plan_state": "dsf.interventions.state_plan",
     "reduce_states": "dsf.interventions.fewer_states",
     "state_products": "dsf.interventions.fewer_states",
     "strongest_states": "dsf.interventions.fewer_states",
@@ -45,11 +48,13 @@ __all__ = [
     "LinearisationPlan",
     "PlanRow",
     "ReducedStates",
+    "StatePlan",
     "StateProducts",
     "best_states",
     "intervene",
     "kept_states",
     "linearise",
+    "plan_state",
     "reduce_states",
     "state_products",
     "strongest_states",

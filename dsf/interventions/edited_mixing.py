@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -31,6 +31,7 @@ from dsf.interventions.edits import (
     Protect,
     Reduce,
     ResponseEdit,
+    RoundState,
     Scale,
     Sink,
     Source,
@@ -39,6 +40,7 @@ from dsf.interventions.edits import (
     ValueFrom,
     Window,
 )
+from dsf.interventions.state_budget import MIN_BITS, rounded_run
 from dsf.mixers import SoftmaxAttention
 from dsf.systems.algebra import split_at
 from dsf.systems.coefficient import TokenSlots, dense_of
@@ -120,7 +122,7 @@ class EditedMixer:
             ) from error
 
 
-def edited_response(
+def edited_response(  # noqa: PLR0912 (one for each kind of edit)
     subject: EditedMixer, edits: Sequence[Edit], plain: Tensor | None = None
 ) -> Shaped[Tensor, "*batch time output channel"]:
     """The response of a mixer with all ``edits`` applied.
@@ -134,7 +136,7 @@ def edited_response(
     system, given = subject.mixer.system(), subject.mixer.signal()
     signal = _with_all_values(subject, edits, given)
     moving = signal - _constant_signal(subject.mixer)
-    recurrent = _is_recurrent(system)
+    recurrent = is_recurrent(system)
     rows: list[MapEdit | Forget] = []
     states: list[Forget | StateFrom] = []
     for edit in edits:
@@ -143,12 +145,15 @@ def edited_response(
         elif isinstance(edit, Forget | StateFrom):
             states.append(edit)
     reductions = [edit for edit in edits if isinstance(edit, Reduce)]
-    if bool(rows) + bool(states) + len(reductions) > 1:
+    rounds = [edit for edit in edits if isinstance(edit, RoundState)]
+    if bool(rows) + bool(states) + bool(rounds) + len(reductions) > 1:
         raise InspectionError(
             f"intervene: {subject.name} has edits of its state and of its map, or several with a "
             "'Reduce' among them, whose common meaning is not defined. Give them in separate calls."
         )
-    if states:
+    if rounds:
+        response = _rounded(subject, rounds, system, signal)
+    elif states:
         response = _by_segments(subject, states, system, signal)
     elif plain is None or signal is not given:
         response = respond(system, signal)
@@ -274,13 +279,31 @@ def _with_response(subject: EditedMixer, edit: ResponseEdit, response: Tensor) -
 # The state
 
 
-def _is_recurrent(system: Operator) -> bool:
-    """Whether a state continues from token to token, unlike in an attention cache."""
+def is_recurrent(system: Operator) -> TypeGuard[System]:
+    """Return whether a state continues from token to token, unlike in an attention cache."""
     return (
         isinstance(system, System)
         and not system.runs_backward
         and not isinstance(system.B, TokenSlots)
     )
+
+
+def _rounded(
+    subject: EditedMixer, edits: Sequence[RoundState], system: Operator, signal: Tensor
+) -> Tensor:
+    """The response where the state of each head is rounded; others keep theirs."""
+    if not is_recurrent(system):
+        raise InspectionError(
+            f"intervene: RoundState: {subject.name} has no recurrent state that goes on from "
+            "token to token. Choose other layers."
+        )
+    bits = torch.zeros(system.batch, dtype=signal.dtype)
+    for edit in edits:
+        where = _chosen(subject, edit, system.batch)[..., 0, 0, 0]
+        bits = torch.where(where, float(edit.bits), bits)
+    rounded, _ = rounded_run(system, signal, bits.clamp_min(MIN_BITS))
+    kept = (bits == 0)[..., None, None, None]
+    return torch.where(kept, respond(system, signal), rounded) if bool(kept.any()) else rounded
 
 
 def _by_segments(
@@ -291,7 +314,7 @@ def _by_segments(
     for edit in edits:
         (token,) = places("token", edit.token, signal.shape[-3]).tolist()
         borders.setdefault(token if isinstance(edit, Forget) else token + 1, []).append(edit)
-    if not isinstance(system, System) or not _is_recurrent(system):
+    if not isinstance(system, System) or not is_recurrent(system):
         raise InspectionError(
             f"intervene: StateFrom: {subject.name} has no recurrent state that goes on from "
             "token to token. For attention, take over values (ValueFrom) or maps (MapFrom)."
@@ -331,7 +354,7 @@ def _exchanged(
         there, given = layer.mixer.system(), layer.mixer.signal()
         chosen = edit.token if edit.other_token is None else edit.other_token
         (token,) = places("other_token", chosen, there.steps).tolist()
-        if not isinstance(there, System) or not _is_recurrent(there):
+        if not isinstance(there, System) or not is_recurrent(there):
             raise InspectionError(f"intervene: StateFrom: {layer.name} has no state there.")
         before = there if token + 1 == there.steps else split_at(there, token + 1)[0]
         taken = final_state(before, given[..., : token + 1, :, :])
@@ -354,7 +377,7 @@ def _protected(
             f"intervene: {subject.name} has edits that exchange its state and a 'Protect', whose "
             "common meaning is not defined. Give them in separate calls."
         )
-    if edits and not _is_recurrent(system):
+    if edits and not is_recurrent(system):
         raise InspectionError(
             f"intervene: Protect: {subject.name} has no recurrent state, so nothing is erased "
             "there. Attention moves on to later keys: Scale or Cut those edges."

@@ -24,6 +24,7 @@ __all__ = [
     "Negative",
     "Protect",
     "Reduce",
+    "RoundState",
     "Scale",
     "Sink",
     "StateFrom",
@@ -205,6 +206,16 @@ class Reduce(Edit):
 
 
 @dataclass(frozen=True, repr=False)
+class RoundState(Edit):
+    """The state is rounded after every token to numbers of ``bits`` bits.
+
+    All numbers of one head share a scale, their largest magnitude.
+    """
+
+    bits: int = field(kw_only=True)
+
+
+@dataclass(frozen=True, repr=False)
 class Ablate(Edit):
     """The response of these heads is zero."""
 
@@ -221,13 +232,13 @@ class Mean(Edit):
 
 
 MapEdit = Cut | Scale | Window | Sink | Negative | MapFrom
-StateEdit = StateFrom | Forget | Protect | Reduce
+StateEdit = StateFrom | Forget | Protect | Reduce | RoundState
 ResponseEdit = Ablate | Mean
 KINDS: Mapping[str, type[Edit]] = {
     each.__name__: each
     for each in (
         Cut, Scale, Window, Sink, Negative, MapFrom, ValueFrom, StateFrom, Forget, Protect, Reduce,
-        Ablate, Mean,
+        RoundState, Ablate, Mean,
     )
 }  # fmt: skip
 
@@ -382,6 +393,7 @@ PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("token", "from_", "Protect.key"), _whole),
     "width": partial(_at_least, 1),  # it counts tokens, the own one included
     "order": partial(_at_least, 0),
+    "bits": partial(_at_least, 2),
     **dict.fromkeys(("other_token", "until"), _whole_or_none),
     "factor": _factor,
     **dict.fromkeys(("renormalise", "keep"), _flag),

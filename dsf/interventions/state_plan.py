@@ -1,0 +1,233 @@
+"""``plan_state``: with how many bits to store the state of every head under a budget of bytes."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsf.attribution import stack
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.results.table import Table
+from dsf.interventions.edited_mixing import is_recurrent
+from dsf.interventions.edits import RoundState
+from dsf.interventions.state_budget import MAX_BITS, MIN_BITS, levels, noise_weight
+from dsf.runtime.shapes import at_least
+from dsf.systems.system import System
+
+CHOICES = (2, 3, 4, 5, 6, 8, 12, 16)
+"""Numbers of bits that a plan chooses from."""
+SCALE_BYTES = 2
+"""Bytes of the scale of one head's state."""
+POSITIONS = 4
+"""Number of positions at which the loss is forecast."""
+
+
+@dataclass(frozen=True)
+class StateRow:
+    """The state of one head, or channel.
+
+    Attributes:
+        entries: how many numbers the state has.
+        bits: with how many each is stored.
+        bytes: of the state and its scale.
+        noise: the variance of the logits for a step of the state's magnitude.
+    """
+
+    layer: str
+    head: int
+    entries: int
+    bits: int
+    bytes: int
+    noise: float
+
+    @property
+    def forecast(self) -> float:
+        """The variance of the logits that its roundings are going to cause."""
+        return self.noise / float(levels(torch.tensor(float(self.bits)))) ** 2
+
+
+@dataclass(frozen=True)
+class StatePlan:
+    """With how many bits the state of every head is stored.
+
+    Attributes:
+        rows: one for each head.
+    """
+
+    rows: tuple[StateRow, ...]
+
+    @property
+    def bytes(self) -> int:
+        """The memory of all states of one sample."""
+        return sum(row.bytes for row in self.rows)
+
+    @property
+    def forecast(self) -> float:
+        """The standard deviation of the logits that is forecast."""
+        return sum(row.forecast for row in self.rows) ** 0.5
+
+    @property
+    def edits(self) -> tuple[RoundState, ...]:
+        """The plan as edits, for ``dsf.intervene`` and ``dsf.edits.applied``."""
+        groups: dict[tuple[str, int], list[int]] = {}
+        for row in self.rows:
+            groups.setdefault((row.layer, row.bits), []).append(row.head)
+        return tuple(
+            RoundState(layer, bits=bits, heads=heads) for (layer, bits), heads in groups.items()
+        )
+
+    def uniform(self, bits: int) -> "StatePlan":
+        """Return the plan that stores every state with the same number of bits."""
+        return StatePlan(tuple(_with_bits(row, bits) for row in self.rows))
+
+    def within(self, bytes: int) -> "StatePlan":
+        """Return the plan of the smallest forecast under another budget.
+
+        The forecast falls by less for every further bit, so that adding bits where a byte helps
+        most is the best choice.
+
+        Raises:
+            ValueError: if the smallest number of bits does not fit.
+        """
+        rows = [_with_bits(row, CHOICES[0]) for row in self.rows]
+        left = bytes - sum(row.bytes for row in rows)
+        if left < 0:
+            raise ValueError(
+                f"plan_state: 'bytes' expected at least {bytes - left}, which {CHOICES[0]} bits "
+                f"take everywhere, got {bytes}."
+            )
+        waiting = [entry for at, row in enumerate(rows) for entry in _next(at, row)]
+        heapq.heapify(waiting)
+        while waiting:
+            _, at, bits = heapq.heappop(waiting)
+            more = _with_bits(rows[at], bits)
+            if more.bytes - rows[at].bytes <= left:
+                left -= more.bytes - rows[at].bytes
+                rows[at] = more
+                for entry in _next(at, more):
+                    heapq.heappush(waiting, entry)
+        return StatePlan(tuple(rows))
+
+    def applied(self, model: nn.Module) -> "RoundedModel":
+        """Return a module that runs ``model`` with its states rounded as planned."""
+        return RoundedModel(model, self.edits)
+
+    def table(self) -> Table:
+        """Return one record for each head."""
+        return Table(tuple(asdict(row) | {"forecast": row.forecast} for row in self.rows))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the rows as plain data."""
+        return [asdict(row) for row in self.rows]
+
+    @classmethod
+    def from_json(cls, rows: Sequence[dict[str, Any]]) -> "StatePlan":
+        """Return the plan that ``to_json`` wrote."""
+        return cls(tuple(StateRow(**row) for row in rows))
+
+    def __repr__(self) -> str:
+        several = sorted({row.bits for row in self.rows})
+        return (
+            f"StatePlan({len(self.rows)} heads with {several[0]} to {several[-1]} bits, "
+            f"{self.bytes} bytes; forecast {self.forecast:.2e})"
+        )
+
+
+class RoundedModel(nn.Module):
+    """A model whose recurrent states are rounded after every token."""
+
+    def __init__(self, model: nn.Module, edits: Sequence[RoundState]):
+        super().__init__()
+        self.model, self.edits = model, tuple(edits)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Call the model."""
+        from dsf.interventions.applied import applied
+
+        with applied(self.model, self.edits):
+            return self.model(*inputs, **named)
+
+
+@torch.inference_mode(False)
+def plan_state(
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    bytes: int,
+    **named: Any,
+) -> StatePlan:
+    """Choose with how many bits to store the recurrent state of every head.
+
+    The loss is the variance of the logits (of the predicted token minus that of its runner-up, at
+    a few positions of the text). It is forecast without a rounded run: roundings are white noise
+    of the size of a step, which reaches the logits through the recurrence and the gradient of the
+    rest of the model.
+
+    Args:
+        model, inputs, named: a model and a text, as for ``dsf.attribute``.
+        bytes: of all states of one sample, with their scales.
+
+    Raises:
+        InspectionError: if the model has no recurrent state.
+        ValueError: if two bits for every number take more than ``bytes``.
+
+    Example:
+        >>> import dsf
+        >>> plan = dsf.plan_state(
+        ...     dsf.models.folder("text_mamba2"), "And all our yesterdays", bytes=30_000
+        ... )
+        >>> plan.bytes <= 30_000
+        True
+    """
+    at_least(1, "plan_state", "bytes", bytes)
+    found = stack(model, *inputs, **named)
+    steps = found.hidden[0].shape[1]
+    places = sorted({max(0, steps * part // POSITIONS - 1) for part in range(1, POSITIONS + 1)})
+    layers = [layer for layer in found.inspection if is_recurrent(layer.mixer.system())]
+    if not layers:
+        raise InspectionError(
+            f"plan_state: 'model' expected a model with recurrent states, got "
+            f"{found.inspection.model}, which has none."
+        )
+    noise: dict[str, Tensor] = {}
+    for place in places:
+        share = found.attribute(position=place)
+        for layer in layers:
+            weight = _weight(layer, share.adjoint(layer.name))
+            noise[layer.name] = noise.get(layer.name, torch.zeros_like(weight)) + weight
+    rows = tuple(row for layer in layers for row in _rows(layer, noise[layer.name] / len(places)))
+    return StatePlan(rows).within(bytes)
+
+
+def _weight(layer: InspectedLayer, adjoint: Tensor) -> Tensor:
+    mixer: Any = layer.mixer
+    system, signal = mixer.system(), mixer.signal()
+    shaped = adjoint.reshape(*signal.shape[:-2], -1, signal.shape[-1])
+    weight = noise_weight(system, signal, shaped)
+    return weight.sum(dim=0) if weight.ndim > 1 else weight.sum().reshape(1)
+
+
+def _rows(layer: InspectedLayer, noise: Tensor) -> Iterator[StateRow]:
+    mixer: Any = layer.mixer
+    system: System = mixer.system()
+    entries = system.state_size * mixer.signal().shape[-1]
+    for head, each in enumerate(noise.flatten().tolist()):
+        yield _with_bits(StateRow(layer.name, head, entries, MIN_BITS, 0, each), MAX_BITS)
+
+
+def _with_bits(row: StateRow, bits: int) -> StateRow:
+    return replace(row, bits=bits, bytes=-(-row.entries * bits // 8) + SCALE_BYTES)
+
+
+def _next(at: int, row: StateRow) -> list[tuple[float, int, int]]:
+    """By how much the next number of bits lowers the forecast for each byte, as a heap's entry."""
+    more = [bits for bits in CHOICES if bits > row.bits]
+    if not more:
+        return []
+    larger = _with_bits(row, more[0])
+    gain = (row.forecast - larger.forecast) / (larger.bytes - row.bytes)
+    return [(-gain, at, more[0])]

@@ -1,0 +1,114 @@
+"""What rounding the state of a recurrence does: replay, forecast, bound and plan."""
+
+import pytest
+import torch
+
+import dsf
+from dsf.interventions.state_budget import (
+    bound,
+    forecast,
+    noise_weight,
+    replayed,
+    rounded,
+    rounded_run,
+)
+from dsf.interventions.state_plan import CHOICES, StatePlan, StateRow
+from dsf.systems import System, transition
+from experiments.state_budget.run import drawn_case, violations
+
+DOUBLE = torch.float64
+
+
+def long_case(steps=60):
+    rng = torch.Generator().manual_seed(3)
+
+    def normal(*shape):
+        return torch.randn(1, 2, *shape, generator=rng, dtype=DOUBLE)
+
+    decay = 0.5 + 0.5 * torch.rand(1, 2, steps, 4, generator=rng, dtype=DOUBLE)
+    system = System(transition.Diagonal(decay), normal(steps, 4, 1), normal(steps, 1, 4))
+    return system, normal(steps, 1, 3)
+
+
+def test_rounded_states_are_whole_multiples_of_a_step_and_nearest():
+    states = torch.tensor([[[3.0, -1.2], [0.4, 0.0]]], dtype=DOUBLE)
+    found = rounded(states, torch.tensor([3.0], dtype=DOUBLE))  # 3 levels, a step of 1
+    assert found.tolist() == [[[3.0, -1.0], [0.0, 0.0]]]
+    assert rounded(torch.zeros(1, 2, 2, dtype=DOUBLE), torch.tensor([3.0])).tolist() == (
+        torch.zeros(1, 2, 2).tolist()
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rounded_run_is_a_loop_and_its_replay_is_exact(seed):
+    system, signal = drawn_case(torch.Generator().manual_seed(seed))
+    bits = torch.tensor([4.0], dtype=DOUBLE)
+    response, errors = rounded_run(system, signal, bits)
+    state = torch.zeros(system.state_size, signal.shape[-1], dtype=DOUBLE)
+    a, b, c = system.A.dense()[0], system.B, system.C
+    for t in range(system.steps):
+        state = a[t] @ state + torch.as_tensor(b)[0, t] @ signal[0, t]
+        step = state.abs().max() / 7
+        state = torch.round(state / step) * step
+        torch.testing.assert_close(response[0, t], torch.as_tensor(c)[0, t] @ state)
+    apart = response - dsf.respond(system, signal)
+    torch.testing.assert_close(replayed(system, errors), apart, rtol=1e-10, atol=1e-13)
+
+
+def test_forecasts_of_heads_are_within_a_factor_of_two():
+    system, signal = long_case()
+    bits = torch.full((1, 2), 8.0, dtype=DOUBLE)
+    apart = rounded_run(system, signal, bits)[0] - dsf.respond(system, signal)
+    measured = apart.square().sum(dim=(-3, -2, -1)).sqrt()
+    ratio = forecast(system, signal, bits).sum(dim=-1).sqrt() / measured
+    assert bool(((ratio > 0.5) & (ratio < 2)).all())
+    adjoint = torch.zeros_like(apart)
+    adjoint[..., -1, 0, 0] = 1  # one entry of the response: its forecast variance
+    weight = noise_weight(system, signal, adjoint) / 127.0**2
+    torch.testing.assert_close(weight, forecast(system, signal, bits)[..., -1] / 3)
+
+
+def test_no_error_exceeds_its_bound():
+    assert violations(30) == 0
+    system, signal = long_case(20)
+    bits = torch.full((1, 2), 3.0, dtype=DOUBLE)
+    assert bool((bound(system, signal, bits + 5) < bound(system, signal, bits)).all())
+
+
+def test_a_plan_is_the_best_of_all_choices():
+    rows = tuple(StateRow("a", head, 8, 16, 0, noise) for head, noise in enumerate((1.0, 100.0)))
+    plan = StatePlan(rows).uniform(16)
+    found = plan.within(14)
+    every = [
+        (first.forecast + second.forecast)
+        for b, c in ((b, c) for b in CHOICES for c in CHOICES)
+        for first, second in [(plan.uniform(b).rows[0], plan.uniform(c).rows[1])]
+        if first.bytes + second.bytes <= 14
+    ]
+    assert found.forecast**2 == pytest.approx(min(every))
+    assert found.rows[1].bits > found.rows[0].bits
+    assert StatePlan.from_json(found.to_json()) == found
+    with pytest.raises(ValueError, match="'bytes'"):
+        plan.within(3)
+
+
+def test_a_model_runs_with_the_planned_states():
+    pytest.importorskip("transformers")
+    from dsf.loading import load_model
+
+    model = load_model(dsf.models.folder("mamba2")).model.double()
+    ids = torch.arange(1, 13)[None] % 8
+    plan = dsf.plan_state(model, input_ids=ids, bytes=10**6)
+    clean = model(input_ids=ids).logits
+    coarse, fine = (
+        (plan.uniform(bits).applied(model)(input_ids=ids).logits - clean).abs().max()
+        for bits in (3, 16)
+    )
+    assert 0 < fine < 1e-2 * coarse
+    edit = plan.edits[0]
+    assert dsf.edits.from_json(edit.to_json()) == edit
+    llama = load_model(dsf.models.folder("llama")).model
+    with pytest.raises(dsf.inspection.InspectionError, match="'model'"):
+        dsf.plan_state(llama, input_ids=ids, bytes=10**6)
+    with pytest.raises(dsf.inspection.InspectionError, match="RoundState"):
+        dsf.intervene(llama, input_ids=ids, edits=dsf.edits.RoundState(0, bits=4))
