@@ -17,9 +17,9 @@ Softmax attention erases nothing (A_s = I): there attention moves on. ``moved_on
 nats the weight of j falls when the key s enters the normaliser.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Inexact, Shaped
@@ -68,17 +68,22 @@ class Eraser:
     moved_on: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class QueryErasers:
-    """The shares of all tokens in what one query no longer reads, for every earlier token.
+class Loss(NamedTuple):
+    """What one token took of what a query reads of one key, in one entry of the batch axes.
 
     Attributes:
-        decay, overwriting: ``*batch output token key input``; zero where the token does not come
-            between the key and the query.
+        size: by which the losses are ranked.
+        entry: the place on the batch axes.
+        token, key: in the order of the recurrence.
+        decay, overwriting: the two parts of the change.
     """
 
-    decay: Inexact[Tensor, "*batch output token key input"]
-    overwriting: Inexact[Tensor, "*batch output token key input"]
+    size: float
+    entry: tuple[int, ...]
+    token: int
+    key: int
+    decay: Inexact[Tensor, "output input"]
+    overwriting: Inexact[Tensor, "output input"]
 
 
 def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
@@ -239,22 +244,19 @@ def _plain(matrix: Tensor, takes_real_part: bool) -> float | Tensor:
     return matrix.item()
 
 
-def query_erasers(system: System, *, query: int) -> QueryErasers:
-    """Return the shares of all tokens in what one query no longer reads of every earlier one.
+def query_losses(system: System, *, query: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Iterate over the tokens before a query: what each took of all earlier keys.
 
-    Time in proportion to the tokens squared; memory to the tokens, beyond the result. Tokens are in
-    the order of the recurrence for a system that runs backward.
+    Yields the token and the parts by decay and by overwriting, ``*batch output key input``. Tokens
+    are in the order of the recurrence for a system that runs backward. Time grows with the tokens
+    squared, memory with the tokens.
     """
     ordered = forward_form(system)
     last = system.steps - 1 - query if system.runs_backward else query
     read = dense_of(ordered.window(last, last + 1).C).squeeze(-3).to(ordered.dtype)
     last -= int(system.reads_before_update)
-    ports = ordered.input_size
-    dtype, batch = ordered.dtype, ordered.batch
-    shape = (*batch, ordered.output_size, last + 1, last + 1, ports)
-    decay = torch.zeros(shape, dtype=dtype, device=ordered.device)
-    overwriting = torch.zeros_like(decay)
-    traces = torch.zeros(*batch, ordered.state_size, 0, dtype=dtype, device=ordered.device)
+    dtype, ports = ordered.dtype, ordered.input_size
+    traces = torch.zeros(*ordered.batch, ordered.state_size, 0, dtype=dtype, device=ordered.device)
     for start in range(0, last + 1, SPAN):
         stop = min(start + SPAN, last + 1)
         writes = dense_of(ordered.window(start, stop).B).to(dtype)
@@ -262,16 +264,44 @@ def query_erasers(system: System, *, query: int) -> QueryErasers:
             if token:
                 after = _applied(move, traces)
                 kept = move.decays().squeeze(-2).unsqueeze(-1) * traces
-                lost = read @ (kept - traces)
-                decay[..., token, :token, :] = lost.unflatten(-1, (-1, ports))
+                decay = read @ (kept - traces)
+                other = torch.zeros_like(decay)
                 if move.diagonal() is None:
-                    moved = read @ (after - kept)
-                    overwriting[..., token, :token, :] = moved.unflatten(-1, (-1, ports))
+                    other = read @ (after - kept)
+                if system.takes_real_part:
+                    decay, other = decay.real, other.real
+                yield token, decay.unflatten(-1, (-1, ports)), other.unflatten(-1, (-1, ports))
                 traces = after
             traces = torch.cat([traces, writes[..., token - start, :, :]], dim=-1)
-    if system.takes_real_part:
-        decay, overwriting = decay.real, overwriting.real
-    return QueryErasers(decay, overwriting)
+
+
+def largest_losses(
+    system: System,
+    *,
+    query: int,
+    count: int,
+    size: Callable[[Tensor], Float[Tensor, "*batch key"]] | None = None,
+) -> list[Loss]:
+    """Return the largest losses of one query over all entries of the batch, the largest first.
+
+    Args:
+        size: of changes ``*batch output key input``, by which they are ranked; their norms by
+            default.
+    """
+    found: list[Loss] = []
+    for token, decay, overwriting in query_losses(system, query=query):
+        total = decay + overwriting
+        sizes = torch.linalg.vector_norm(total, dim=(-3, -1)) if size is None else size(total)
+        best = sizes.flatten().topk(min(count, sizes.numel()))
+        least = found[-1].size if len(found) == count else 0.0
+        for value, number in zip(best.values.tolist(), best.indices, strict=True):
+            if value <= least:
+                break
+            *entry, key = (int(each) for each in torch.unravel_index(number, sizes.shape))
+            parts = [part[tuple(entry)][:, key] for part in (decay, overwriting)]
+            found.append(Loss(value, tuple(entry), token, key, parts[0], parts[1]))
+        found = sorted(found, key=lambda loss: -loss.size)[:count]
+    return found
 
 
 def spared_pairs(

@@ -21,7 +21,7 @@ from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
 from dsf.inspection.results.quantities import RANK
-from dsf.measures.erasers import query_erasers
+from dsf.measures.erasers import largest_losses
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
@@ -285,17 +285,13 @@ def _add_decay(found: list[dict[str, Any]], system: System) -> None:
 
 def _erased(system: System) -> list[list[list[int | float | None]]]:
     """For every map what the last token reads least of: key, eraser, decay and overwriting."""
-    found = []
+    last, found = system.steps - 1, []
     for index in product(*map(range, system.batch)):
-        there = query_erasers(select(system, index), query=system.steps - 1)
-        parts = torch.stack([part[0, ..., 0].real for part in (there.decay, there.overwriting)])
-        losses = parts.sum(dim=0)
-        largest = losses.flatten().abs().topk(min(ERASERS_LISTED, losses.numel())).indices
+        losses = largest_losses(select(system, index), query=last, count=ERASERS_LISTED)
         found.append(
             [
-                [key, token, *_short(parts[:, token, key].numpy(force=True))]
-                for token, key in (divmod(int(at), losses.shape[-1]) for at in largest)
-                if bool(losses[token, key])
+                [one.key, one.token, *_short(torch.cat([one.decay, one.overwriting])[:, 0].numpy())]
+                for one in losses
             ]
         )
     return found

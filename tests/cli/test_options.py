@@ -94,6 +94,7 @@ def test_names_that_need_no_torch_are_those_of_what_they_name():
         ("map-from layers=1", edits.MapFrom([1], OTHER)),
         ("mean layers=1 over=other", edits.Mean([1], OTHER)),
         ("reduce layers=1 token=3 order=2", edits.Reduce([1], 2, 3)),
+        ("protect layers=1 key=2 from=4 until=9", edits.Protect([1], key=2, from_=4, until=9)),
     ],
 )
 def test_edits(words, expected):

@@ -6,7 +6,7 @@ import torch
 
 import dsf
 from dsf import measures, mixers
-from dsf.measures.erasers import erasers, query_erasers
+from dsf.measures.erasers import erasers, largest_losses, query_losses
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import ExplicitMap, SystemSum
@@ -135,21 +135,29 @@ def test_softmax_erases_nothing_and_moves_on_by_the_shares_of_later_keys():
 @pytest.mark.parametrize("query", [7, 4])
 def test_all_keys_of_a_query_are_those_of_each(mixer, query):
     for part in recurrent_parts(mixer.system()):
-        there = query_erasers(part, query=query)
         index = (0,) * len(part.batch)
         one = select(part, index)
-        for key in range(9):
-            at, last = (8 - key, 8 - query) if part.runs_backward else (key, query)
-            if at >= last:
-                continue
-            for each in erasers(one, query=query, key=key):
-                s = 8 - each.token if part.runs_backward else each.token
-                for whole, number in (
-                    (there.decay, each.decay),
-                    (there.overwriting, each.overwriting),
-                ):
-                    entry = whole[index][:, s, at, :].numpy()
+        for token, *losses in query_losses(part, query=query):
+            for key in range(token):
+                s, j = (8 - token, 8 - key) if part.runs_backward else (token, key)
+                (each,) = [e for e in erasers(one, query=query, key=j) if e.token == s]
+                for whole, number in zip(losses, (each.decay, each.overwriting), strict=True):
+                    entry = whole[index][:, key].numpy()
                     np.testing.assert_allclose(entry, matrix(number, entry), atol=1e-12)
+
+
+def test_the_largest_losses_are_those_of_all(mixer):
+    for part in recurrent_parts(mixer.system()):
+        every = []
+        for token, decay, overwriting in query_losses(part, query=5):
+            sizes = torch.linalg.vector_norm(decay + overwriting, dim=(-3, -1))
+            every += [(size, token) for size in sizes.flatten().tolist()]
+        found = largest_losses(part, query=5, count=7)
+        expected = sorted((size for size, _ in every if size), reverse=True)[:7]
+        assert [loss.size for loss in found] == pytest.approx(expected)
+        for loss in found:
+            both = (loss.decay + loss.overwriting).abs().square().sum().sqrt()
+            assert both.item() == pytest.approx(loss.size)
 
 
 PLANTED = ("DeltaNet", "GatedDeltaNet", "RWKV7")
@@ -255,7 +263,7 @@ def test_energies_erased_are_those_of_loops(structure, flags):
 
 
 def test_long_sequences_are_erased_alike_window_by_window():
-    system = Drawer(4).system("low_rank", steps=150, states=3)
+    system = Drawer(4).system("low_rank", steps=80, states=3)
     whole = measures.erased_by(system, norm="state")
     P = measures.controllability_gramians(system)
     B = dense_of(system.B)

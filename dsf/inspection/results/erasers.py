@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.inspection.results.table import Table
-from dsf.measures.erasers import Eraser, erasers, query_erasers
+from dsf.measures.erasers import Eraser, erasers, largest_losses
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import TokenSlots
@@ -114,39 +114,37 @@ def _strongest_of(
             f"{steps} tokens of {layer.name}."
         )
     row = query % steps
-    there = query_erasers(part, query=row)
     values = signal.flip(-3) if part.runs_backward else signal
-    size = torch.linalg.vector_norm(response[..., row, :, :], dim=(-2, -1))
+    norms = torch.linalg.vector_norm(response[..., row, :, :], dim=(-2, -1))
+    norms = torch.where(norms > 0, norms, 1)
 
-    def shares(entries: Tensor) -> Tensor:
-        """Norms of what is lost of the response, by entry of the batch, eraser and key."""
-        lost = torch.einsum(
-            "...oski,...kic->...skoc", entries, values[..., : entries.shape[-2], :, :].to(entries)
-        )
-        norms = torch.linalg.vector_norm(lost, dim=(-2, -1))
-        return norms / torch.where(size > 0, size, 1)[..., None, None]
+    def share(change: Tensor) -> Tensor:
+        """Norms of what is missing in the response, relative to it, for every key."""
+        here = values[..., : change.shape[-2], :, :].to(change)
+        missing = torch.einsum("...oki,...kic->...koc", change, here)
+        return torch.linalg.vector_norm(missing, dim=(-2, -1)) / norms.unsqueeze(-1)
 
-    total, decay, overwriting = map(
-        shares, (there.decay + there.overwriting, there.decay, there.overwriting)
-    )
-    best = total.flatten().topk(min(count, total.numel()))
     records: list[dict[str, object]] = []
-    for share, number in zip(best.values.tolist(), best.indices, strict=True):
-        place = tuple(int(each) for each in torch.unravel_index(number, total.shape))
-        *entry, eraser, key = place
-        columns = layer.column_tokens[tuple(entry)].tolist()
-        tokens = [columns[steps - 1 - at if part.runs_backward else at] for at in (key, eraser)]
-        if share > 0:
-            records.append(
-                {
-                    "layer": layer.name,
-                    **dict(zip(layer.axes, layer.place(entry), strict=False)),
-                    "query": row,
-                    "key": tokens[0],
-                    "token": tokens[1],
-                    "share": share,
-                    "decay": decay[place].item(),
-                    "overwriting": overwriting[place].item(),
-                }
-            )
+    for loss in largest_losses(part, query=row, count=count, size=share):
+        columns = layer.column_tokens[loss.entry].tolist()
+        key, eraser = (
+            columns[steps - 1 - at if part.runs_backward else at] for at in (loss.key, loss.token)
+        )
+        value, norm = values[loss.entry][loss.key], norms[loss.entry]
+        by_decay, by_overwriting = (
+            (torch.linalg.vector_norm(each @ value.to(each)) / norm).item()
+            for each in (loss.decay, loss.overwriting)
+        )
+        records.append(
+            {
+                "layer": layer.name,
+                **dict(zip(layer.axes, layer.place(loss.entry), strict=False)),
+                "query": row,
+                "key": key,
+                "token": eraser,
+                "share": loss.size,
+                "decay": by_decay,
+                "overwriting": by_overwriting,
+            }
+        )
     return records
