@@ -159,7 +159,7 @@ def test_every_head_has_a_run_of_its_own_and_a_file_keeps_them(run, asked, only_
     shown = run(*sweep, *edit, "--top", 2).stdout
     strongest = max(found["runs"], key=lambda each: abs(each["effect"]))
     assert f"{strongest['effect']:+.4g}" in shown
-    assert "4 runs, the strongest first; all of them were in the file" in shown
+    assert "4 runs, strongest first; all of them were in the file" in shown
     other = run(*sweep, "--edit", "ablate layers=0:2 heads=1,0", *edit[2:])
     assert other.exit_code == 2
     assert "is of another list of edits. Name another file" in other.stderr

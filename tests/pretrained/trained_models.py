@@ -402,7 +402,7 @@ without it and from the edited layer on with it: for the first layer these are t
 Further interventions on the same input can share the run without edits: made once (clean) and
 passed as `clean=`, it leaves the passes from the edited layer on (again). A sweep of {sweep} edits,
 each of one head, goes through all layers and runs the blocks from the edited one on (`dsf.sweep`,
-once); its rate is in edits for each second. MB are those of all steps in this order; what the clean
+once); its rate is in edits a second. MB are those of all steps in this order; what the clean
 run keeps is held by the later ones and not counted there.
 
 {explained}
