@@ -47,7 +47,7 @@ def inspect(
             restored to the state it had before the run.
         inputs, named: a text or several (also ``text=...``), the output of a tokenizer or another
             mapping of tensors, or what the model is called with, such as ``input_ids=...``. Models
-            of transformers run with ``use_cache=False`` unless it is given; where ``position_ids``
+            of transformers run with ``use_cache=False`` unless you pass it; where ``position_ids``
             start again within a row, they keep the packed sequences apart in this case alone.
             Further options are ``messages``, ``tokenizer``, ``device``, ``dtype``, ``revision``
             and ``generate``: see :data:`dsf.inspection.model_input.OPTIONS`.
@@ -71,14 +71,14 @@ def inspect(
         probe: ``"auto"`` probes with unit values what the run shows to mix tokens and nothing
             reads (see ``dsf.probe``), with at most 1,024 forward passes of single modules for
             each and 8,192 for all; the others are listed with the reason. Paths of modules are
-            probed whatever it takes, and only these; a mapping from paths to
+            probed without these limits, and only these; a mapping from paths to
             ``dsf.inspection.Probe`` also names the ports. ``()`` probes nothing.
-        checks: ``"all"`` also asks the run which modules mix tokens, what the axes of every map
+        checks: ``"all"`` also tests on the run which modules mix tokens, what the axes of every map
             count, and whether a map is all that its module does to tokens; see
-            ``Inspection.checks``. It repeats single modules, and is left out where weights lie on
+            ``Inspection.checks``. It repeats single modules, and is left out where weights are on
             several devices or on one without float64, or where calls are kept on disk. ``"none"``
             leaves it out.
-        progress: called with what is done, as in ``("layer", 6, 24)`` before the seventh layer.
+        progress: a callback, called with ``("layer", 6, 24)`` before the seventh of 24 layers.
 
     Raises:
         LoadError: if a checkpoint is refused.
@@ -177,7 +177,7 @@ def probe(
 ) -> InspectedLayer:
     """The exact map of a mixer that no adapter reads, measured by replacing its values.
 
-    Whatever makes the weights of the map (queries, keys, decays) is frozen at its value on these
+    What makes the weights of the map (queries, keys, decays) is frozen at its value on these
     inputs. Only the values are replaced, by unit values, in ceil(T / head width) forward passes
     where the channels of a head share a map. It is checked that the module is linear from the
     values to the response; the label of the mixer states the superposition error, whether a token
@@ -189,8 +189,8 @@ def probe(
             ``dsf.inspect(model, ..., probe=(path,))``.
         inputs, named: what the module is called with.
         value, response: where the values enter and where the response leaves, such as
-            ``"v_proj"`` and ``"out_proj(input)"``; see ``dsf.inspection.Port``. Where they are
-            not given, they are searched for by name and by trial.
+            ``"v_proj"`` and ``"out_proj(input)"``; see ``dsf.inspection.Port``. By default they
+            are searched for by name and by trial.
         exact: run a copy in float64 throughout.
         tolerance: the largest relative error of the module's output when it is rebuilt.
         heads: which heads or channels to keep: numbers or slices; all by default.

@@ -43,7 +43,7 @@ class InspectedLayer:
         family: the family that it was read as, such as ``mamba2``.
         mixer: the coefficients, in float64.
         axes: what the batch axes of the system count, such as ``("sample", "head")``.
-        error: the larger of ``formula`` and ``rounding``: how far the rebuilt layer may lie from
+        error: the larger of ``formula`` and ``rounding``: how far the rebuilt layer may be from
             what the module returned in this run.
         tolerance: the limit of ``formula``.
         fingerprint: of the mixer when it was compared, to detect later changes; None to skip that.
@@ -52,10 +52,10 @@ class InspectedLayer:
         formula: largest difference of the rebuilt layer from ``compared_with``, relative to the
             largest number there. Within ``tolerance``; by default ``error``. Softmax attention
             of more than 256 tokens is rebuilt by 64 rows of its map, and compared there.
-        rounding: how far what the module returned in this run lies from the module in float64,
+        rounding: how far what the module returned in this run is from the module in float64,
             relative: what the number type and the kernels of the run did to it.
         compared_with: what ``formula`` was measured against: the module itself in float64, or why
-            that was not possible and what stood in for it.
+            that was not possible and what replaced it.
         heads: which heads, or channels, of the layer are looked at; None for all. ``system``,
             ``signal`` and ``map`` are of these alone.
         stored: the mixer and what the whole layer is built from, where these are on disk; then
