@@ -318,7 +318,7 @@ def _id(token: Any, tokenizer: Any | None) -> int:
     if tokenizer is None:
         raise ValueError(
             f"attribute: the target {token!r} is a text, but there is no tokenizer to read it. "
-            "Give the token's number, or stack(...) a folder that has a tokenizer."
+            "Give the token's number, pass tokenizer=..., or a folder that has a tokenizer."
         )
     found = tokenizer.encode(token, add_special_tokens=False)
     if len(found) != 1:

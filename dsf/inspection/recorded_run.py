@@ -23,12 +23,17 @@ from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.follower import recording_softmax
 
 NUMBERS = "input_ids"
-OURS = (
-    "adapters", "against", "blocks", "checks", "clean", "edits", "exact", "heads", "layers",
-    "memory", "position", "probe", "progress", "resume", "sources", "strict", "target", "text",
-    "together", "tolerance", "tokens",
-)  # fmt: skip
-"""Arguments of ``dsf.inspect``, ``dsf.stack``, ``dsf.intervene`` and ``dsf.sweep``."""
+OURS = {
+    **dict.fromkeys(("against", "position", "target"), "dsf.attribute, dsf.sweep and dsf.audit"),
+    "blocks": "dsf.stack",
+    "together": "dsf.sweep",
+    **dict.fromkeys(("clean", "edits", "sources"), "dsf.intervene and dsf.sweep"),
+    **dict.fromkeys(("exact", "heads", "layers", "memory", "probe", "checks"), "dsf.inspect"),
+    **dict.fromkeys(("progress", "strict", "tolerance", "tokens"), "dsf.inspect"),
+    **dict.fromkeys(("adapters", "text"), "all functions that take a model"),
+    "resume": "dsf.sweep",
+}
+"""By an argument of ours the functions that have it."""
 AS_GOOD_AS = 0.85
 
 
@@ -46,8 +51,7 @@ def check_names(model: nn.Module, named: Iterable[str]) -> None:
         if near:
             raise InspectionError(
                 f"{name}: no input of {type(model).__name__} is called so, which would ignore it "
-                f"without a word. Did you mean '{near[0]}' of dsf.inspect, dsf.intervene or "
-                "dsf.sweep?"
+                f"without a word. Did you mean '{near[0]}', an argument of {OURS[near[0]]}?"
             )
 
 
