@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
@@ -42,6 +43,7 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, forms: GroupForms) -> None:
         super().__init__()
         self.parts = []
+        self.order: tuple[Tensor, Tensor] | None = None
         for form in dict.fromkeys(form for form, _ in forms):
             groups = [number for number, (other, _) in enumerate(forms) if other == form]
             features = [each for _, each in (forms[group] for group in groups) if each is not None]
@@ -71,10 +73,21 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
         if len(self.parts) == 1:
             response = self.parts[0].read(grouped, key, value, scale)
         else:
-            response = value.new_empty(*grouped.shape[:-1], value.shape[-1])
-            for part in self.parts:
-                of = list(part.groups)
-                response[:, of] = part.read(grouped[:, of], key[:, of], value[:, of], scale)
+            if self.order is None or self.order[0].device != key.device:
+                order = torch.tensor([each for part in self.parts for each in part.groups])
+                self.order = (order.to(key.device), order.argsort().to(key.device))
+            order, back = self.order
+            sizes = [len(part.groups) for part in self.parts]
+            sorted_by_part = (
+                each.index_select(1, order).split(sizes, dim=1) for each in (grouped, key, value)
+            )
+            response = torch.cat(
+                [
+                    part.read(*given, scale)
+                    for part, *given in zip(self.parts, *sorted_by_part, strict=True)
+                ],
+                dim=1,
+            ).index_select(1, back)
         return response.flatten(1, 2).transpose(1, 2)
 
     def get_seq_length(self) -> int:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot, scaled_dot_product_attention
+from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 
 ROWS_AT_ONCE = 512
 """Number of queries that read their keys together; bounds the memory of masks."""
@@ -161,28 +161,64 @@ class KeptGroups:
             query, key: of the same tokens, which follow those seen so far; rotated by position.
             scale: factor of the scores.
         """
-        if self.features is not None:
+        if self.features is not None and (
+            (self.features.anchors.dtype, self.features.anchors.device) != (key.dtype, key.device)
+        ):
             self.features = self.features.to(key)
+        if key.shape[-2] == 1 and self._can_step(key):
+            return self._step(query, key, value, scale)
         parts = []
         for first in range(0, key.shape[-2], ROWS_AT_ONCE):
             some = slice(first, first + ROWS_AT_ONCE)
-            step = self._ring_step if self._is_ring_step(key[:, :, some]) else self._chunk
-            parts.append(step(query[..., some, :], key[:, :, some], value[:, :, some], scale))
+            parts.append(
+                self._chunk(query[..., some, :], key[:, :, some], value[:, :, some], scale)
+            )
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
 
-    def _is_ring_step(self, key: Tensor) -> bool:
-        """Whether one token replaces the oldest of a full window, without a copy."""
-        window = self.form.window
-        is_full = window is not None and self.seen >= self.form.sinks + window
-        return is_full and key.shape[-2] == 1 and not key.requires_grad and not self.features
+    def _can_step(self, key: Tensor) -> bool:
+        """Whether what is kept may be written into."""
+        kept = self.tensors.get("key")
+        if kept is None or key.requires_grad or kept.requires_grad:
+            return False
+        return not kept.is_inference() or torch.is_inference_mode_enabled()
 
-    def _ring_step(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        window = self.form.window or 1
-        slot = self.form.sinks + (self.seen - self.form.sinks) % window
-        self.tensors["key"][:, :, slot] = key[:, :, 0]
-        self.tensors["value"][:, :, slot] = value[:, :, 0]
+    def _step(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Read one token: all that is kept is visible to it, so that no mask is needed."""
+        tensors, form = self.tensors, self.form
+        if form.window is None or self.seen < form.sinks + form.window:
+            tensors["key"] = torch.cat([tensors["key"], key], dim=-2)
+            tensors["value"] = torch.cat([tensors["value"], value], dim=-2)
+        else:
+            slot = form.sinks + (self.seen - form.sinks) % form.window
+            oldest = slice(slot, slot + 1)
+            if self.features is not None:
+                self._add(tensors["key"][:, :, oldest], tensors["value"][:, :, oldest])
+            tensors["key"][:, :, oldest] = key
+            tensors["value"][:, :, oldest] = value
         self.seen += 1
-        return _attended(query, self.tensors["key"], self.tensors["value"], None, scale)
+        keys, values, bias = tensors["key"], tensors["value"], None
+        if self.features is not None and "number" in tensors:
+            number = tensors["number"]
+            mean = tensors["total"] / number.clamp_min(1e-30).unsqueeze(-1)
+            bias = pad(self.features.log_scale + number.log(), (keys.shape[-2], 0))
+            bias = bias.unsqueeze(-2).to(query)
+            keys = torch.cat([keys, self.features.anchors.expand(len(key), -1, -1, -1)], dim=-2)
+            values = torch.cat([values, mean.to(value)], dim=-2)
+        return _attended(query, keys, values, bias, scale)
+
+    def _add(self, key: Tensor, value: Tensor) -> None:
+        """Let the state fade by one token, and add a key that leaves the window."""
+        if "number" not in self.tensors:
+            columns = torch.tensor([self.seen - (self.form.window or 0)], device=key.device)
+            self._absorb(key, value, columns, self.seen + 1)
+            return
+        features = self._features()
+        number, total = self.tensors["number"], self.tensors["total"]
+        faded = features.log_decay.to(number).exp()
+        nearest = features.nearest(key)
+        number.mul_(faded[:, None]).scatter_add_(-1, nearest, torch.ones_like(number[..., :1]))
+        where = nearest.unsqueeze(-1).expand(-1, -1, -1, total.shape[-1])
+        total.mul_(faded[:, None, None]).scatter_add_(-2, where, value.to(total))
 
     def _chunk(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         steps = key.shape[-2]

@@ -11,8 +11,9 @@ or the bytes within a sum, along the lower convex hulls of the groups (a Lagrang
 
 A derivative at the whole model says little of large moves: a model that is sure of its answer has
 hardly any. The derivatives are therefore taken once more half of the way to the first plan, where
-the other groups have changed as well, and a plan for a budget of harm is run on the texts and taken
-back step by step until the harm is within the budget.
+the other groups have changed as well. What is run on the texts decides: a plan for a budget of harm
+is taken back step by step until the harm is within it, and of plans for a number of bytes the one
+with the least loss is returned.
 """
 
 import json
@@ -306,6 +307,7 @@ def linearise(
                 found.append(_measured(path, group, maps, forms, longest, states))
         begin = LinearisationPlan((), tuple(found), longest, states)
     plan = begin.within(harm=harm, bytes=bytes)
+    tried = [plan]
     for _ in range(rounds):
         runs = [recorded(given.model, *text, plan.forms()) for text in texts]
         found = [
@@ -314,9 +316,21 @@ def linearise(
         ]
         plan = replace(plan, candidates=tuple(found), rounds=plan.rounds + 1)
         plan = plan.within(harm=harm, bytes=bytes)
-    if harm is None:
-        return plan
-    return _run_within(plan, list(_path(plan.candidates, harm, None)), given.model, texts, harm)
+        tried.append(plan)
+    whole = _loss(given.model, texts)
+    if harm is not None:
+        steps = list(_path(plan.candidates, harm, None))
+        return _run_within(plan, steps, given.model, texts, harm, whole)
+    # another round is an estimate as well: what is run decides
+    tried = [replace(each, measured=_rise(each, given.model, texts, whole)) for each in tried]
+    return min(tried, key=lambda each: each.measured or 0.0)
+
+
+def _rise(
+    plan: LinearisationPlan, model: Any, texts: Sequence[tuple[Tensor, Tensor]], whole: float
+) -> float:
+    """Relative rise of the perplexity of the texts under a plan."""
+    return exp(_loss(plan.applied(model), texts) - whole) - 1
 
 
 def _run_within(
@@ -325,13 +339,13 @@ def _run_within(
     model: Any,
     texts: Sequence[tuple[Tensor, Tensor]],
     harm: float,
+    whole: float,
 ) -> LinearisationPlan:
     """The last plan of a path whose measured harm is within the budget, found by bisection."""
-    whole = _loss(model, texts)
 
     def run(number: int) -> LinearisationPlan:
         tried = replace(plan, rows=path[number])
-        return replace(tried, measured=exp(_loss(tried.applied(model), texts) - whole) - 1)
+        return replace(tried, measured=_rise(tried, model, texts, whole))
 
     best, worst = replace(plan, rows=path[0], measured=0.0), len(path)
     number, good = len(path) - 1, 0

@@ -13,7 +13,6 @@ import random
 import sys
 import time
 from dataclasses import replace
-from math import exp
 from pathlib import Path
 
 import torch
@@ -33,15 +32,16 @@ MODEL = ROOT / ".pretrained" / "smollm2"
 KEPT = ROOT / ".pretrained" / "smaller_caches"
 TOKENS = 2048
 PLAN_AT = (200_000, 2_500_000)
-HELD_OUT_AT = (20_000, 200_000)
+PLACE, OTHER = 20_000, 200_000
+HELD_OUT_AT = (PLACE, OTHER)
 FORMS = (
     *(f"SinkWindow(4, {window})" for window in (64, 128, 256, 512, 1024)),
     *(f"SinkWindowState(4, {window}, 16)" for window in (64, 256)),
 )
 SHARES = (0.5, 0.3, 0.7)
-PARTS = ("half", "speed", "baselines", "heads", "recall", "curve")
-SINGLE = 16
-"""Number of single groups whose harm is measured."""
+PARTS = ("heads", "half", "speed", "baselines", "recall", "curve")
+SINGLE, HEAD_TOKENS = 24, 512
+"""Number of single groups whose harm is measured, and on how many tokens."""
 
 
 def model_and_tokenizer():
@@ -96,10 +96,10 @@ def by(plan, score):
 
 def uniform(plan, share, sinks):
     """One window for all groups, as large as the bytes allow."""
-    window = int(share * TOKENS) - sinks
+    window = int(share * plan.tokens) - sinks
     name = str(KeptForm(window, sinks))
     keep = [max(rows, key=lambda row: row.bytes) for rows in plan.candidates]
-    size = [row.bytes // TOKENS * (window + sinks) for row in keep]
+    size = [row.bytes // plan.tokens * (window + sinks) for row in keep]
     rows = [replace(row, form=name, bytes=held) for row, held in zip(keep, size, strict=True)]
     return replace(plan, rows=tuple(rows))
 
@@ -182,7 +182,7 @@ def judged(model, whole, ids):
     """Perplexity and agreement of the most probable token with the whole model."""
     logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
     loss = cross_entropy(logits, ids[1:]).item()
-    late = cross_entropy(logits[-512:], ids[-512:]).item()
+    late = cross_entropy(logits[-512:], ids[1:][-512:]).item()
     best = logits.argmax(dim=-1)
     return loss, late, best, (1.0 if whole is None else (best == whole).float().mean().item())
 
@@ -299,30 +299,50 @@ def speed(results, model, tokenizer, plan, _):
         results.get(f"speed {length}", measure)
 
 
-def heads(results, model, tokenizer, _, first):
-    """Predicted and measured harm of single groups, on the texts of the plan and held out."""
-    drawn = random.Random(2)
+def heads(model, tokenizer):
+    """Predicted and measured harm of single groups, at 512 tokens, in a file of its own."""
+    results = Results(KEPT / "heads.json")
     plays = text.read()
-    texts = {
-        "plan": tokens(tokenizer, plays.train, PLAN_AT[0]),
-        "held out": tokens(tokenizer, plays.held_out, HELD_OUT_AT[0]),
-    }
-    forms = ("SinkWindow(4, 256)", "SinkWindow(4, 64)", "SinkWindowState(4, 64, 16)")
-    numbers = drawn.sample(range(len(first.candidates)), SINGLE)
-    keep = tuple(max(rows, key=lambda row: row.bytes) for rows in first.candidates)
+    ids = tokens(tokenizer, plays.train, PLAN_AT[0], HEAD_TOKENS)
+    texts = {"plan": ids, "held out": tokens(tokenizer, plays.held_out, PLACE, HEAD_TOKENS)}
+    forms = ("SinkWindow(4, 64)", "SinkWindow(4, 16)", "SinkWindowState(4, 64, 16)")
+    place = KEPT / "heads"
+    if not (place / "plan.json").exists():
+        options = {"candidates": forms, "bytes": 1.0, "rounds": 0}
+        dsf.linearise(model, input_ids=ids[None], **options).save(place)
+    plan = LinearisationPlan.load(place)
+    drawn = random.Random(2)
+    numbers = drawn.sample(range(len(plan.candidates)), SINGLE)
     for at, number in enumerate(numbers):
-        row = next(r for r in first.candidates[number] if r.form == forms[at % len(forms)])
-        alone = replace(first, rows=(*keep[:number], row, *keep[number + 1 :]))
-        for name, ids in texts.items():
+        row = next(r for r in plan.candidates[number] if r.form == forms[at % len(forms)])
+        alone = replace(plan, rows=(*plan.rows[:number], row, *plan.rows[number + 1 :]))
+        for name, each in texts.items():
 
-            def measure(ids=ids, alone=alone):
-                return judged(alone.applied(model), None, ids)[0]
+            def measure(each=each, alone=alone):
+                return judged(alone.applied(model), None, each)[0]
 
-            whole = results.get(f"head whole {name}", lambda ids=ids: judged(model, None, ids)[0])
-            loss = results.get(f"head {name} {row.layer} {row.head} {row.form}", measure)
-            results.get(
-                f"pair {name} {number}", lambda p=row.predicted, c=loss - whole: {"pair": [p, c]}
-            )
+            whole = results.get(f"whole {name}", lambda each=each: judged(model, None, each)[0])
+            loss = results.get(f"loss {name} {number}", measure)
+            pair = [row.predicted, loss - whole]
+            results.get(f"pair {name} {number}", lambda pair=pair: {"pair": pair})
+
+
+def embedded():
+    """Right answers of the embedded Llama on held-out sequences, by share of the bytes."""
+    from dsf.models import folder, recall
+
+    model = load_model(folder("llama")).model.eval()
+    drawn = recall.draw(torch.Generator().manual_seed(0), 16)
+    judged_on = recall.draw(torch.Generator().manual_seed(1), 500)
+    options = {"input_ids": drawn.tokens, "labels": drawn.targets.roll(1, dims=1), "bytes": 1.0}
+    first = dsf.linearise(model, rounds=0, **options)
+    found = {"whole": recall.accuracy(model, judged_on)}
+    for share in (0.8, 0.7, 0.6, 0.5):
+        second = dsf.linearise(model, begin=first, **{**options, "bytes": share})
+        for name, chosen in plans(second, first, share).items():
+            small = chosen.applied(model)
+            found[f"{name} {share}"] = recall.accuracy(small, judged_on)
+    return found
 
 
 def correlations(found):
@@ -338,17 +358,15 @@ def main():
     torch.set_num_threads(1)
     KEPT.mkdir(parents=True, exist_ok=True)
     parts = sys.argv[1:] or PARTS
-    results = Results(KEPT / "results.json")
     model, tokenizer = model_and_tokenizer()
+    if "heads" in parts:
+        heads(model, tokenizer)
+    results = Results(KEPT / "results.json")
     first, plan = both_plans(model, tokenizer)
-    every = (half, speed, baselines, heads, recall, curve)
+    every = (half, speed, baselines, recall, curve)
     for part in every:
         if part.__name__ in parts:
             part(results, model, tokenizer, plan, first)
-    for name in ("whole 0", "whole 1"):
-        if name in results.found:
-            print(name, exp(results.found[name]["loss"]))
-    print(*correlations(results.found), sep="\n")
 
 
 if __name__ == "__main__":
