@@ -1,6 +1,7 @@
 """``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
 
 from dataclasses import replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
     from dsf.inspection.results.table import Table
 
 
+class By(StrEnum):
+    """How edges are counted."""
+
+    held = "held"
+    direct = "direct"
+    gradient = "gradient"
+
+
 def attribute(
     model: Checkpoint,
     *,
@@ -44,6 +53,20 @@ def attribute(
     prompt: Prompt,
     position: Position = -1,
     top: Top = 10,
+    by: Annotated[
+        By,
+        typer.Option(
+            help="How edges are counted: with all factors held (these sum to the logit), along "
+            "residual connections alone, or by gradient: what is lost without them, to first order."
+        ),
+    ] = By.held,
+    agreement: Annotated[
+        bool,
+        typer.Option(
+            "--agreement",
+            help="Also cut some edges, and say how well their shares predicted what was lost.",
+        ),
+    ] = False,
     paths: Annotated[
         int,
         whole_number(
@@ -93,15 +116,18 @@ def attribute(
         share = made.attribute(*tokens, position=at)
         strongest = share.paths(paths) if paths else None
         gradients = share.coefficients() if coefficients else None
+        predicted = share.agreement() if agreement else None
         name = target_in_words(tokens)
 
         def show() -> None:
             print(f"{name} after token {opened.token(at)}")
-            _show_shares(share, opened, top)
+            _show_shares(share, opened, top, by)
             if strongest is not None:
                 _show_paths(strongest, opened)
             if gradients is not None:
                 _show_coefficients(gradients, top)
+            if predicted is not None:
+                print(predicted)
             whole, rest = share.tokens[0].sum().item(), share.remainder[0].item()
             print(
                 f"tokens {whole:+.4g}, remainder {rest:+.4g}, together {whole + rest:+.4g}; "
@@ -112,16 +138,19 @@ def attribute(
             "model": escaped(opened.loaded.identity),
             "target": escaped(name),
             "position": at,
-            **_share_facts(share, opened, top),
+            **_share_facts(share, opened, top, by),
             "paths": None if strongest is None else strongest.to_json(),
             "coefficients": None if gradients is None else gradients.to_json(),
+            "agreement": None
+            if predicted is None
+            else {way: predicted.spearman(way) for way in ("held", "gradient")},
         }
         return Answer(facts=facts, show=show, notes=opened.notes)
 
     return work
 
 
-def _share_facts(share: "Attribution", opened: "Opened", top: int) -> dict[str, Any]:
+def _share_facts(share: "Attribution", opened: "Opened", top: int, by: By) -> dict[str, Any]:
     """Every token and every layer, and the strongest edges."""
     tokens, direct = share.tokens[0], _direct(share)
     return {
@@ -139,7 +168,7 @@ def _share_facts(share: "Attribution", opened: "Opened", top: int) -> dict[str, 
             }
             for name, total in share.total.items()
         ],
-        "edges": share.strongest_edges(top).to_json(),
+        "edges": share.strongest_edges(top, by=by.value).to_json(),
         "remainder": share.remainder[0].item(),
         "sum": tokens.sum().item() + share.remainder[0].item(),
         "error": share.error,
@@ -151,7 +180,7 @@ def _direct(share: "Attribution") -> dict[str, float]:
     return {name: part[0].item() for name, part in parts.items()}
 
 
-def _show_shares(share: "Attribution", opened: "Opened", top: int) -> None:
+def _show_shares(share: "Attribution", opened: "Opened", top: int, by: By) -> None:
     """Tables of tokens, layers and edges."""
     tokens, direct = share.tokens[0], _direct(share)
     strongest = tokens.abs().argsort(descending=True, stable=True)[:top].tolist()
@@ -170,7 +199,7 @@ def _show_shares(share: "Attribution", opened: "Opened", top: int) -> None:
             opened.token(edge["key"]) if "key" in edge else edge["note"],
             f"{edge['share']:+.4g}" if "share" in edge else "",
         )
-        for edge in share.strongest_edges(top)
+        for edge in share.strongest_edges(top, by=by.value)
     ]
     print_table(("layer", "query", "key", "share"), edges)
 

@@ -98,7 +98,9 @@ def audit(
         as_saved = replace(loading, dtype=None)
         words = [token for token in tokens or () if isinstance(token, str)]
         opened = open_checkpoint(model, prompt, run.threads, as_saved, others=words)
-        other: Any = None if suspect is None else load_model(suspect, offline=loading.offline).model
+        other: Any = None
+        if suspect is not None:
+            other = load_model(suspect, offline=loading.offline).model.to(opened.ids.device)
         ledger = find_culprit(
             opened.loaded.model,
             input_ids=opened.ids,

@@ -19,7 +19,7 @@ from dsf.interventions.state_budget import MAX_BITS, MIN_BITS, levels, noise_wei
 from dsf.runtime.shapes import at_least
 from dsf.systems.system import System
 
-CHOICES = (2, 3, 4, 5, 6, 8, 12, 16)
+CHOICES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 """Numbers of bits that a plan chooses from."""
 SCALE_BYTES = 2
 """Bytes of the scale of one head's state."""

@@ -102,7 +102,7 @@ def test_edits(words, expected):
 
 
 def test_every_edit_can_be_typed():
-    values = {float: "1", int: "1", bool: "no"}
+    values = {float: "1", int: "2", bool: "no"}
     for name, kind in edits.KINDS.items():
         needed = [each for each in edits.fields(kind) if each.default is edits.MISSING]
         fields = " ".join(f"{each.name}={values.get(each.type, '1')}" for each in needed)

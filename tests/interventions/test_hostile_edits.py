@@ -188,7 +188,7 @@ def test_an_edit_of_no_kind_is_refused(llama):
 
 @pytest.mark.parametrize("name", edits.KINDS)
 def test_every_edit_comes_back_from_its_file(name):
-    needed = {"factor": -0.5, "width": 3, "token": -2, "order": 2}
+    needed = {"factor": -0.5, "width": 3, "token": -2, "order": 2, "bits": 4, "key": 1, "from_": 2}
     kind = edits.KINDS[name]
     own = {field: value for field, value in needed.items() if field in kind.__dataclass_fields__}
     edit = kind(["*.1.*", slice(0, 4, 2)], heads=[0, slice(1, 3)], samples=slice(None, 2), **own)
