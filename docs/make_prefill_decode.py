@@ -23,6 +23,7 @@ TOKENS, DECODED = 24, 8
 KINDS = (torch.float32, torch.bfloat16)
 CACHES = ("cache", "past_key_values", "cache_params", "state")
 EMBEDDED = ("text_llama", "text_mamba", "text_mamba2", "text_qwen3_next")
+NO_LIMIT: dict[str, Any] = {"time_step_limit": (0.0, float("inf")), "time_step_min": 1e-6}
 QWEN = {
     "vocab_size": 2048,
     "hidden_size": 1024,
@@ -89,6 +90,24 @@ def _compared(model: Any, ids: torch.Tensor, kind: torch.dtype) -> tuple[str, ..
         f"{most.layer.rpartition('layers.')[2]}, {most.stage}",
         f"{100 * explained:.2f} %",
     )
+
+
+def limits() -> Iterator[str]:
+    """The families whose steps are limited, without the limit."""
+    yield (
+        "\n## Steps with a limit\n\n"
+        "These families can limit the step dt (`time_step_limit`, or `time_step_min`), and the "
+        "small models above do. The chunked scan of the prefill clamps dt, and the recurrence of the decode does not, so "
+        "that the two differ wherever the limit is met. The same models without the limit:\n\n"
+        "| family | number type | apart | verdict | largest share | explained |\n"
+        "|---|---|---:|---|---|---:|"
+    )
+    for name, family in FAMILIES.items():
+        limited = [limit for limit in NO_LIMIT if limit in family.settings]
+        if limited:
+            model = build(name, **{limit: NO_LIMIT[limit] for limit in limited})
+            row = _compared(model, inputs(TOKENS)["input_ids"][:1], torch.float32)
+            yield f"| {name} | float32 | {' | '.join(row)} |"
 
 
 @torch.no_grad()
@@ -217,7 +236,7 @@ def main() -> None:
             torch=torch.__version__,
         ).rstrip("\n")
     ]
-    for part in (rows(), qwen(), implementations()):
+    for part in (rows(), limits(), qwen(), implementations()):
         for line in part:
             print(line, flush=True)
             lines.append(line)

@@ -280,3 +280,15 @@ def test_a_target_that_breaks_the_tokenizer_is_tried_by_the_child(run, tmp_path)
         assert done.exit_code != 0
         assert "its tokenizer cannot be read" in done.output
         assert "PanicException" in done.output
+
+
+def test_edges_are_counted_by_gradient_where_that_is_asked_for(run, checkpoint, only_object):
+    asked = ("attribute", checkpoint, "--ids", "1 2 3 4", "--target", "3", "--json")
+    held = only_object(run(*asked).stdout)
+    done = run(*asked, "--by", "gradient", "--agreement")
+    assert done.exit_code == 0, done.output
+    found = only_object(done.stdout)
+    assert held["agreement"] is None
+    assert found["agreement"]["gradient"] > 0.5
+    assert found["edges"] != held["edges"]
+    assert all("integrated" in edge for edge in found["edges"] if "share" in edge)
