@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal, NoReturn
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -30,11 +31,13 @@ from dsf.attribution.affine_steps import (
     rebuilt,
 )
 from dsf.attribution.paths import Paths, Search
+from dsf.attribution.saved import SavedAttribution, parts
 from dsf.attribution.trace import LiveRun, MixerStep, result_of
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.choice import chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
+from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.stages import as_tokens, as_values, width_of
@@ -563,11 +566,44 @@ class Attribution:
             f"{', '.join(self._mixed) or 'none'}"
         )
 
+    def to_pandas(self) -> Any:
+        """Return the shares of tokens and layers as a data frame: see ``SavedAttribution``.
+
+        Raises:
+            ModuleNotFoundError: if pandas is not installed.
+        """
+        return parts(self).to_pandas()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the numbers of this attribution into a folder; ``dsf.load`` returns them.
+
+        Kept are the shares of tokens, layers and heads, and the edges summed over heads. Paths and
+        the edges of single heads are computed from the run, which is not kept.
+        """
+        sums: dict[str, dict[str, Tensor]] = {}
+        for by in get_args(By):
+            sums[by] = {}
+            for name in self._mixed:
+                with suppress(KeyError, InspectionError):
+                    sums[by][name] = self.edge_sums(name, by)
+        kept = SavedAttribution(
+            value=self.value,
+            tokens=self.tokens,
+            layers=self.layers,
+            total=self.total,
+            embedding=self.embedding,
+            streams=self.streams,
+            remainder=self.remainder,
+            names=tuple(self._mixed),
+            by_head={by: self.heads(by) for by in get_args(By)},
+            sums=sums,
+        )
+        return save(kept, folder)
+
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "an Attribution cannot be pickled or copied: its edges and paths are computed from the "
-            "run when they are asked for. Save its numbers, such as share.tokens, share.layers, "
-            "share.total, share.edge_sums(layer) and share.paths().to_json()."
+            "run when they are asked for. Save its numbers by share.save(folder), such as share.tokens."
         )
 
     def __repr__(self) -> str:

@@ -23,6 +23,7 @@ from dsf.inspection.capture.containers import times_written
 from dsf.inspection.model_input import model_input
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
+from dsf.inspection.results.table import Table
 from dsf.interventions.edits import Edit
 from dsf.interventions.live_model import KeptRun, LiveModel, RunFacts, live_model
 
@@ -93,6 +94,24 @@ class Intervention:
             (slope,) = torch.autograd.grad(number(given).sum(), given)
         digit = torch.finfo(self.output.dtype).eps / 2
         return (slope * clean).abs().flatten(1).sum(dim=1) * digit
+
+    def to_pandas(self) -> Any:
+        """Return what moved as a data frame: one row for each sample and token of the output.
+
+        Columns are ``sample``, ``token`` and ``moved``, the largest change of a number there.
+
+        Raises:
+            ModuleNotFoundError: if pandas is not installed.
+        """
+        moved = (self.output - self.clean).abs().flatten(2 if self.output.ndim > 2 else 1)
+        moved = moved.amax(dim=-1).reshape(len(self.output), -1)
+        return Table(
+            tuple(
+                {"sample": sample, "token": token, "moved": number}
+                for sample, row in enumerate(moved.tolist())
+                for token, number in enumerate(row)
+            )
+        ).to_pandas()
 
     def save(self, folder: str | Path) -> Path:
         """Write this result into a folder, from which ``dsf.load`` reads it without the model."""

@@ -48,6 +48,24 @@ def test_an_intervention_keeps_its_effects(prompt, tmp_path):
     again = dsf.load(result.save(tmp_path))
     assert again.effect(3, against=4).equal(result.effect(3, against=4))
     assert again.edits == result.edits
+    assert again.to_pandas()["moved"].max() == (result.output - result.clean).abs().max().item()
+
+
+def test_an_attribution_keeps_its_numbers(prompt, tmp_path):
+    share = dsf.attribute(folder("qwen3_next"), input_ids=prompt)
+    again = dsf.load(share.save(tmp_path))
+    assert again.value.equal(share.value)
+    for by in ("held", "direct", "gradient"):
+        assert again.edge_sums(-1, by).equal(share.edge_sums(-1, by))
+        torch.testing.assert_close(again.heads(by), share.heads(by), equal_nan=True)
+    found, expected = (each.strongest_edges(5).to_json() for each in (again, share))
+    assert found == expected[:5]
+    table, other = share.to_pandas(), again.to_pandas()
+    assert table.equals(other)
+    whole = table.groupby("part")["share"].sum()
+    number = pytest.approx(share.value.item())
+    assert whole["token"] + whole["remainder"] == number
+    assert whole["layer"] + whole["embedding"] + whole["remainder"] == number
 
 
 def test_only_results_of_this_package_are_read(prompt, tmp_path):
