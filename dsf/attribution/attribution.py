@@ -603,7 +603,8 @@ class Attribution:
     def __reduce__(self) -> NoReturn:
         raise TypeError(
             "an Attribution cannot be pickled or copied: its edges and paths are computed from the "
-            "run when they are asked for. Save its numbers by share.save(folder), such as share.tokens."
+            "run when they are asked for. Save its numbers, such as share.tokens, by "
+            "share.save(folder)."
         )
 
     def __repr__(self) -> str:
