@@ -20,7 +20,7 @@ Rebuilds a layer from a captured call and compares it with the output that was c
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -53,8 +53,8 @@ from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import (
     ModuleStack,
     Products,
-    RememberedProducts,
     Surroundings,
+    remembering,
 )
 from dsf.inspection.capture.precision import (
     TOLERANCE,
@@ -300,7 +300,8 @@ def _run_again(
 
         handle = twin.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        output, draws = _run(twin, invocation, RememberedProducts(twin, products))
+        with remembering(twin, products):
+            output, draws = _run(twin, invocation)
     finally:
         if invocation.is_prepared:
             handle.remove()
@@ -355,13 +356,11 @@ def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
     return replace(made, draws=draws, around=first_numbers(put_out))
 
 
-def _run(
-    twin: nn.Module, invocation: Invocation, products: RememberedProducts | None = None
-) -> tuple[Any, bool]:
+def _run(twin: nn.Module, invocation: Invocation) -> tuple[Any, bool]:
     """What the module returns, and whether random numbers were drawn meanwhile."""
     args, kwargs = in_float64((invocation.args, invocation.kwargs))
     try:
-        with in_double(), products or nullcontext():
+        with in_double():
             before = random_state(twin)
             output = twin(*args, **kwargs)
             return output, not torch.equal(before, random_state(twin))

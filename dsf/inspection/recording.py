@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.errors import UnreadableError
@@ -92,7 +92,7 @@ class Operation:
 
     Attributes:
         func: the operation; None for numbers that leave torch.
-        leaves, tree: its arguments, with values in the places of tensors.
+        args, kwargs: its arguments, with values in the places of tensors.
         reads, outs: the values that it is given, and those that it returns.
         writes: by the version of memory that it writes into the version that it leaves.
         makes: the versions of memory that it makes, these among them.
@@ -103,8 +103,8 @@ class Operation:
 
     func: Any
     name: str
-    leaves: Sequence[Any]
-    tree: TreeSpec
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
     reads: tuple[Value, ...]
     outs: tuple[Value, ...]
     writes: Mapping[int, int]
@@ -181,6 +181,7 @@ class Recording:
     numbers: dict[int, Memory] = field(default_factory=dict)
     made_at: dict[int, int] = field(default_factory=dict)
     _needed: dict[frozenset[int], list[int]] = field(default_factory=dict)
+    _held: dict[Value, Tensor] = field(default_factory=dict)
 
     @property
     def first_output(self) -> Value:
@@ -282,17 +283,20 @@ class Recording:
     def _run(self, operation: Operation, now: Mapping[int, Memory]) -> dict[int, Memory]:
         """The versions of memory that an operation makes of others."""
 
-        def memory(number: int) -> Memory:
-            return now.get(number, self.numbers[number])
+        own = {at: _copied(now.get(at, self.numbers[at])) for at in operation.writes}
 
-        own = {number: _copied(memory(number)) for number in operation.writes}
-        leaves = [
-            leaf.within(own.get(leaf.memory, memory(leaf.memory)))
-            if isinstance(leaf, Value)
-            else leaf
-            for leaf in operation.leaves
-        ]
-        args, kwargs = tree_unflatten(leaves, operation.tree)
+        def argument(part: Any) -> Any:
+            if not isinstance(part, Value):
+                return list(map(argument, part)) if type(part) is list else part
+            memory = own.get(part.memory, now.get(part.memory))
+            if memory is not None:
+                return part.within(memory)
+            if part not in self._held:
+                self._held[part] = part.within(self.numbers[part.memory])
+            return self._held[part]
+
+        args = map(argument, operation.args)
+        kwargs = {name: argument(part) for name, part in operation.kwargs.items()}
         with ExitStack() as drawing:
             if operation.random is not None:
                 drawing.enter_context(torch.random.fork_rng(devices=[]))
@@ -325,6 +329,8 @@ def _as_recorded(value: Value, tensor: Tensor) -> Memory:
 
 
 def _tensors(part: Any) -> list[Tensor]:
+    if isinstance(part, Tensor):
+        return [part]
     return [leaf for leaf in tree_flatten(part)[0] if isinstance(leaf, Tensor)]
 
 
@@ -355,8 +361,6 @@ class Leaving(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_NOTHING = tree_flatten(())[1]
-_NO_WRITES: Mapping[int, int] = MappingProxyType({})
 _EMPTY = {
     torch.ops.aten.empty.memory_format,
     torch.ops.aten.empty_like.default,
@@ -438,6 +442,11 @@ class Recorder(TorchDispatchMode):
         with _unseen():
             return tree_map_only(Tensor, self.value, part)
 
+    def _noted(self, part: Any) -> Any:
+        if type(part) in (list, tuple):
+            return list(map(self._noted, part))
+        return self.value(part) if isinstance(part, Tensor) else part
+
     def _number(self, key: Any, memory: Memory) -> int:
         return self._version[key] if key in self._version else self._new_version(key, memory)
 
@@ -453,7 +462,7 @@ class Recorder(TorchDispatchMode):
             return
         with _unseen():
             value = self.value(tensor)
-            self._add(None, "numbers that leave torch", [value], ())
+            self._add(None, "numbers that leave torch", [value], {}, ())
             if isinstance(self.recording.numbers[value.memory], UntypedStorage):
                 storage = tensor.untyped_storage()
                 self._shared.setdefault(_key(storage), storage.clone())
@@ -462,9 +471,9 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        leaves, tree = tree_flatten((args, kwargs))
         with _unseen():
-            noted = [self.value(one) if isinstance(one, Tensor) else one for one in leaves]
+            noted = list(map(self._noted, args))
+            named = {name: self._noted(part) for name, part in kwargs.items()}
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
             for number, one in written.items():
                 self.recording.numbers[number] = one.untyped_storage().clone()
@@ -481,7 +490,7 @@ class Recorder(TorchDispatchMode):
                     self._made_here(one, is_empty=func in _EMPTY)
             makes = tuple(range(first, len(self.recording.numbers)))
             name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
-            self._add(func, name, noted, values, tree, writes, makes, random)
+            self._add(func, name, noted, named, values, writes, makes, random)
         return out
 
     def _rewritten(self, tensor: Tensor) -> int:
@@ -508,10 +517,10 @@ class Recorder(TorchDispatchMode):
         self,
         func: Any,
         name: str,
-        leaves: Sequence[Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
         outs: tuple[Value, ...],
-        tree: TreeSpec = _NOTHING,
-        writes: Mapping[int, int] = _NO_WRITES,
+        writes: Mapping[int, int] = MappingProxyType({}),
         makes: tuple[int, ...] = (),
         random: Tensor | None = None,
     ) -> None:
@@ -521,11 +530,11 @@ class Recorder(TorchDispatchMode):
                 f"one call of it runs more than {MAX_OPERATIONS} torch operations: inspect a "
                 "smaller module or a shorter input"
             )
-        reads = tuple(leaf for leaf in leaves if isinstance(leaf, Value))
+        reads = tuple(values_in((args, dict(kwargs))))
         self.recording.made_at |= dict.fromkeys(makes, len(operations))
         path, place = self.running[-1] if self.running else "", self.place
         operations.append(
-            Operation(func, name, leaves, tree, reads, outs, writes, makes, place, path, random)
+            Operation(func, name, args, kwargs, reads, outs, writes, makes, place, path, random)
         )
 
     @contextmanager

@@ -11,8 +11,8 @@ The modules that are running, and the linear maps around an attention that one o
 the output projection.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,9 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import linear
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
@@ -74,29 +72,23 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
-class RememberedProducts(TorchFunctionMode):
-    """While active, products with the projections of ``module`` are added to ``products``."""
+@contextmanager
+def remembering(module: nn.Module, products: Products) -> Iterator[None]:
+    """Add to ``products`` those with the projections of a module inside the ``with`` block.
 
-    def __init__(self, module: nn.Module, products: Products) -> None:
-        super().__init__()
-        self._products = products
-        self._name_of = {id(part): name for name, part in module.named_parameters()}
+    Not of a projection that has hooks of others, which may put out something else.
+    """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is linear and not kwargs and len(args) > 1:
-            given, weight, bias = (*args, None)[:3]
-            name, _, kind = self._name_of.get(id(weight), "").rpartition(".")
-            wanted = f"{name}.bias" if f"{name}.bias" in self._name_of.values() else None
-            if kind == "weight" and self._name_of.get(id(bias)) == wanted:
-                self._products.add(name, given, result)
-        return result
+    def note(name: str, _part: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        if len(given) == 1:
+            products.add(name, given[0], output)
+
+    with ExitStack() as stack:
+        for name, part in module.named_modules():
+            if type(part) is nn.Linear and not part._forward_hooks and "forward" not in vars(part):
+                hook = part.register_forward_hook(partial(note, name))
+                stack.callback(hook.remove)
+        yield
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,6 +75,11 @@ class Coordinates:
     planes: Planes
     columns: Planes = field(default_factory=dict)
 
+    @property
+    def positions(self) -> list[InputAxis]:
+        """Its axes that count places, such as tokens and samples, and not channels."""
+        return [axis for axis in self.planes if axis.source.channels is not axis]
+
     def moved(self, move: Move, shape: Size) -> "Coordinates":
         """Those of a tensor that ``move`` makes by moving elements."""
         planes = {axis: move(plane) for axis, plane in self.planes.items()}

@@ -285,8 +285,8 @@ def _changes(
 
 def _is_of_pairs(made: Coordinates) -> bool:
     """Whether the last axis counts tokens of one input, and another one those of another input."""
-    last = {axis.source for axis in _positions(made) if varies(made.planes[axis], -1)}
-    others = {axis.source for axis in _positions(made) if not varies(made.planes[axis], -1)}
+    last = {axis.source for axis in made.positions if varies(made.planes[axis], -1)}
+    others = {axis.source for axis in made.positions if not varies(made.planes[axis], -1)}
     return bool(last) and bool(others - last)
 
 
@@ -351,7 +351,7 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
     for tensor, given in numbers or pairs:  # whole numbers are ids only where nothing else is given
         if given is None or not tensor.numel():
             continue
-        axes = frozenset(_positions(given))
+        axes = frozenset(given.positions)
         if axes and axes not in found:
             cell = _drawn(given, rng)
             if cell:
@@ -382,13 +382,9 @@ def _tensors(invocation: Invocation) -> list[Tensor]:
     return tensors_in((invocation.args, invocation.kwargs))
 
 
-def _positions(given: Coordinates) -> list[InputAxis]:
-    return [axis for axis in given.planes if axis.source.channels is not axis]
-
-
 def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
     """A token of a tensor, by chance, and not at an end of its sequence where that can be."""
-    axes = _positions(given)
+    axes = given.positions
     best: dict[InputAxis, int] = {}
     for _ in range(DRAWS):
         place = tuple(int(torch.randint(size, (1,), generator=rng)) for size in given.shape)
@@ -475,7 +471,7 @@ def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Te
 def _of_none(made: Coordinates) -> Tensor:
     """Which elements of a tensor are beyond all tokens along an axis, each of which has others."""
     found = torch.zeros((), dtype=torch.bool)
-    for axis in _positions(made):
+    for axis in made.positions:
         plane = small(made.planes[axis])
         if len(plane[plane >= 0].unique()) == axis.size:
             found = found | (plane == NONE)

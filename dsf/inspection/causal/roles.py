@@ -140,10 +140,10 @@ def maps_of(
     Raises:
         NoTokensError: if the maps mix no tokens, or if samples and heads cannot be distinguished.
     """
-    if value is None or not _positions(value):
+    if value is None or not value.positions:
         return None
-    across = [axis for axis in _positions(value) if varies(value.planes[axis], -1)]
-    along = [axis for axis in _positions(value) if varies(value.planes[axis], -2)]
+    across = [axis for axis in value.positions if varies(value.planes[axis], -1)]
+    along = [axis for axis in value.positions if varies(value.planes[axis], -2)]
     tokens = [axis for axis in across if axis not in along]
     if tokens and not along:
         raise NoTokensError(
@@ -152,8 +152,8 @@ def maps_of(
             "weights"
         )
     count = batch.numel()
-    columns = {axis: _of_maps(value, axis, batch, -2) for axis in _positions(value)}
-    rows = {axis: _of_maps(query, axis, batch, -2) for axis in _positions(query)} if query else {}
+    columns = {axis: _of_maps(value, axis, batch, -2) for axis in value.positions}
+    rows = {axis: _of_maps(query, axis, batch, -2) for axis in query.positions} if query else {}
     turned = _turning(rows, columns, batch)
     if turned is not None:
         rows = {axis: _turned(line, turned) for axis, line in rows.items()}
@@ -220,7 +220,7 @@ def _moving(given: Coordinates | None) -> set[str]:
     """The names of the inputs whose index changes from token to token."""
     if given is None:
         return set()
-    return {axis.source.name for axis in _positions(given) if varies(given.planes[axis], -2)}
+    return {axis.source.name for axis in given.positions if varies(given.planes[axis], -2)}
 
 
 def _moving_in(rows: dict[InputAxis, Tensor]) -> set[str]:
@@ -238,10 +238,6 @@ def _made_of(axis: InputAxis, others: Collection[InputAxis]) -> bool:
     return any(
         each in before or _made_of(each, others) for each in before if each in others
     ) or any(_made_of(each, others) for each in before)
-
-
-def _positions(given: Coordinates) -> list[InputAxis]:
-    return [axis for axis in given.planes if axis.source.channels is not axis]
 
 
 def _of_maps(given: Coordinates, axis: InputAxis, batch: Size, dim: int) -> Tensor:

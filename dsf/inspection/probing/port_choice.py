@@ -95,9 +95,10 @@ def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
     """
     args, kwargs = as_called(layer.module, dict(layer.arguments))
     inside = {
-        id(tensor): (name, made)
+        id(tensor): (name, next(made, None))
         for name, part in layer.arguments.items()
-        for tensor, made in _paired(tensors_in(part), layer.made_of.get(name, []))
+        for made in (iter(layer.made_of.get(name, ())),)
+        for tensor in tensors_in(part)
     }
     leaves, tree = tree_flatten((args, kwargs))
     known = [inside.get(id(leaf), ("", None)) for leaf in leaves if isinstance(leaf, Tensor)]
@@ -113,11 +114,6 @@ def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
     given = tree_unflatten([cast[id(leaf)] for leaf in leaves], tree)
     rounding = ROUNDINGS * torch.finfo(kind).eps
     return _followed(layer.module, given, known, ports, nullcontext, rounding)
-
-
-def _paired(tensors: list[Tensor], made: Sequence[Any]) -> Iterator[tuple[Tensor, Any]]:
-    for k, tensor in enumerate(tensors):
-        yield tensor, made[k] if k < len(made) else None
 
 
 def _cast(leaf: Any, kind: torch.dtype) -> Any:
