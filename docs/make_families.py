@@ -31,8 +31,8 @@ hand.
 
 Special cases, each covered by a test: diffllama calls its attention twice per layer, once for each
 half of the values; the map of its output head h, before its norm, is that of head h minus λ times
-that of head h + H / 2, and is probed as one. zaya mixes values with those of the token before: the
-map is that of the softmax alone; the whole layer has no map. fnet transforms its tokens without any
+that of head h + H / 2. zaya mixes values with those of the token before: the map is that of the
+softmax alone; the whole layer has no map. fnet transforms its tokens without any
 values; `dsf.probe` reads it.
 
 The columns are errors and shares:

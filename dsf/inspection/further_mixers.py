@@ -285,7 +285,10 @@ def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
     if isinstance(one.module, torch.jit.ScriptModule):
         return False
     if not instead_of:
-        return one.is_listed and one.mixes is not None
+        of_library = any(
+            call.through is Through.INTERFACE for _, held in one.runs for call in held.free
+        )
+        return one.is_listed and one.mixes is not None and not of_library  # whose heads stay heads
     return any(run is call.invocation for run, _ in one.runs for call in instead_of)
 
 

@@ -49,9 +49,7 @@ def test_every_call_is_read_and_no_whole_is_claimed(name):
 def test_differential_attention_is_a_difference_of_the_maps_of_two_heads():
     """Its output from its maps: head h less lambda times head h + H / 2, then norm, projection."""
     model, given = build("diffllama")
-    layers = list(dsf.inspect(model, exact=True, probe=(), **given))[:2]
-    (whole, _), module = dsf.inspect(model, exact=True, **given), model.layers[0].self_attn
-    assert whole.is_exact
+    layers, module = list(dsf.inspect(model, exact=True, **given))[:2], model.layers[0].self_attn
     outputs = []
     with torch.no_grad(), CastGuard():
         model.double()
@@ -68,7 +66,6 @@ def test_differential_attention_is_a_difference_of_the_maps_of_two_heads():
             shared, second_values = layer.mixer.value.chunk(2, dim=1)
             torch.testing.assert_close(shared, second_values)
             parts.append((first - factor * second) @ shared)
-            torch.testing.assert_close(whole.map(), first - factor * second, rtol=0, atol=1e-12)
         mixed = module.groupnorm(torch.cat(parts, dim=-1)) * (1 - module.lambda_init)
         rebuilt = module.o_proj(mixed.transpose(1, 2).flatten(2))
     seen = given["attention_mask"].bool()

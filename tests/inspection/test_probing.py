@@ -240,6 +240,7 @@ def test_a_library_model_is_read_like_its_attention_interface(name):
     probed = dsf.inspect(model, probe={known.name: LIBRARY[name]}, **given)
     driven = next(layer for layer in probed if layer.name == known.name)
     torch.testing.assert_close(driven.map(), known.map(), atol=1e-12, rtol=0)
+    assert probed.unsupported == ()
     assert driven.axes == ("sample", "head")
 
 

@@ -687,8 +687,10 @@ def _holding(
         return sums_to_one or UNNORMALISED in kept.arguments
 
     def exchange(call: Call) -> Tensor | None:
-        kept = waiting.pop(0) if waiting else None
-        if kept is None or kept.through is not call.through:
+        if not waiting or waiting[0].module is not call.module:
+            return None  # such as an attention inside of a module that is held as a whole
+        kept = waiting.pop(0)
+        if kept.through is not call.through:
             return None
         before, after = kept.arguments.get("value"), call.arguments.get("value")
         if _differ(before, after):
