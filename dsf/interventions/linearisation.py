@@ -1,8 +1,8 @@
 """``linearise``: which keys a trained softmax model needs, what the others cost, and a plan.
 
 Memory is kept by key-value group: the query heads of a group share their keys. For every group and
-every candidate form ``map_harm.py`` has the derivative of the loss along a gate that leads from the
-whole map to the map of the form.
+every candidate form ``map_harm.py`` has the first and second order of what the loss gains along a
+gate that leads from the whole map to the map of the form.
 
 The signs of the changes differ from text to text, and a choice by signed sums fits the noise. A
 prediction is therefore the mean over texts of magnitudes, in nats per token, which is the relative

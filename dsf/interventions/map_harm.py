@@ -1,9 +1,10 @@
 """What a smaller memory of keys does to a loss: derivatives along a gate between two maps.
 
 For a key-value group and a form the change of the response is contracted with the gradient of the
-loss: the derivative of the loss along a gate that leads from the whole map to the map of the form.
-All forms of a row come from two running sums over its keys, of the exponentials and of their
-products with the gradient, so that the number of forms costs little.
+loss, token by token: the derivatives of the loss along a gate that leads from the whole map to the
+map of the form. Their sum is the first order of the harm, their squares are the second (an
+empirical Fisher information). All forms of a row come from two running sums over its keys, of the
+exponentials and of their products with the gradient, so that the number of forms costs little.
 
 The features of states are fitted to the same maps.
 """
@@ -42,15 +43,23 @@ class Maps:
 
     Attributes:
         adjoint: the gradient of the loss with respect to the response of every head.
+        counted: number of tokens of which the loss is the mean.
     """
 
     query: Float[Tensor, "*group head time key"]
     key: Float[Tensor, "*group time key"]
     value: Float[Tensor, "*group time value"]
     adjoint: Float[Tensor, "*group head time value"]
+    counted: int
 
     def of(self, group: int) -> "Maps":
-        return Maps(self.query[group], self.key[group], self.value[group], self.adjoint[group])
+        return Maps(
+            self.query[group],
+            self.key[group],
+            self.value[group],
+            self.adjoint[group],
+            self.counted,
+        )
 
     def blocks(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Blocks of rows: their positions, their scores, and the derivative along each entry."""
@@ -127,8 +136,9 @@ def recorded(
             )
         loss = cross_entropy(full_precision(logits[:-1]), labels[1:], ignore_index=IGNORED)
         gradients = torch.autograd.grad(loss, [gate for *_, gate in found.values()])
+    counted = int((labels[1:] != IGNORED).sum())
     return {
-        path: Maps(query, key, value, gradient[0].unflatten(0, query.shape[:2]))
+        path: Maps(query, key, value, gradient[0].unflatten(0, query.shape[:2]), counted)
         for (path, (query, key, value, _)), gradient in zip(found.items(), gradients, strict=True)
     }
 
@@ -136,8 +146,10 @@ def recorded(
 def compared(
     maps: Maps, forms: Sequence[KeptForm], features: Mapping[KeptForm, StateFeatures]
 ) -> tuple[Float[Tensor, " form"], Float[Tensor, " form"]]:
-    """The derivative of the loss along the gate to every form, and the largest distance of a row.
+    """The predicted harm of every form, and the largest distance of a row of its maps.
 
+    The harm is the derivative of the loss along the gate, and the half of a second one: of the
+    Fisher information, with the squares of the tokens' derivatives in place of their expectations.
     The sums run in float64: a window is the difference of two running sums.
     """
     changes = torch.zeros(len(forms), dtype=torch.float64, device=maps.key.device)
@@ -166,7 +178,8 @@ def compared(
             else:
                 change = spans[1] / spans[0] - whole
                 distance = 1 - spans[0] / total
-            changes[number] += change.sum()
+            by_token = change.sum(dim=0)
+            changes[number] += by_token.sum() + maps.counted / 2 * by_token.square().sum()
             distances[number] = distances[number].maximum((distance.max() + slack).clamp(max=1))
     return changes, distances
 
