@@ -55,7 +55,7 @@ CACHES = ("cache", "past_key_values", "cache_params", "state")
 """Names under which a model takes its cache, and returns it."""
 POSITIONS = "position_ids"
 """Passed to a model that decodes, as ``generate`` does: not every cache knows its length."""
-POINTS = ((1, 1e-3), (2, 1e-3), (4, 1e-2), (8, 1e-2), (16, 0.0))
+POINTS = ((1, 5e-3), (2, 5e-3), (4, 1e-2), (8, 1e-2), (16, 0.0))
 """Numbers of points of the way, each with the relative residual that needs no further ones."""
 MAX_RATIO = {torch.bfloat16: 2.0, torch.float16: 2.0}
 """Maximum ratio of an own to that of a healthy run in a half type, where results are rounded last;
