@@ -24,6 +24,7 @@ from dsf.certificates.transitions import decay, nonexpansive
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.cache import kept_rows
 from dsf.mixers import GatedDeltaNet
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import select
 from dsf.systems.composite import Operator
@@ -86,6 +87,7 @@ class Horizon:
         return min((head.verdict for head in self.heads), key=order.index)
 
 
+@checked
 def horizon(
     layer: Any,
     eps: float,

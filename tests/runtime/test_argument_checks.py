@@ -46,6 +46,7 @@ UNSAID = {
     ("from_scipy", "system"),
     ("from_control", "system"),
     ("check_mixer", "mixer_or_class"),
+    ("horizon", "layer"),
 }
 """Arguments of no one kind, which their functions look at themselves."""
 
