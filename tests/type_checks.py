@@ -15,7 +15,7 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 from jaxtyping import config
 
-READS_FRAMES = ("dsf.inspection.probing.tape",)
+READS_FRAMES = ("dsf.inspection.recording",)
 """What looks for the code that called it leaves out jaxtyping's calls, and would find ours."""
 CHECKED = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 CALLS_CHECKED = 3  # of one function in one test
