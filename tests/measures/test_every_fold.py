@@ -37,7 +37,7 @@ SIGNED = [
     measures.previous_token,
     measures.first_token,
     measures.self_token,
-    partial(measures.needle, written=4, read=2),
+    partial(measures.needle, query=4, key=2),
     partial(measures.duplicate_token, tokens=TOKENS),
     partial(measures.induction, tokens=TOKENS),
     partial(measures.copying, effects=torch.linspace(-1, 2, 9, dtype=torch.float64)),

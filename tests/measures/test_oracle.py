@@ -41,7 +41,7 @@ def test_a_bound_without_its_rounding_is_seen(monkeypatch):
         object.__setattr__(found, "bound", found.dropped)
         return found
 
-    monkeypatch.setattr(dsf, "reduce", without_rounding)
+    monkeypatch.setattr(dsf.evaluate, "reduce", without_rounding)
     assert reduced(12).faults
 
 
