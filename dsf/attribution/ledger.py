@@ -804,7 +804,8 @@ def _place(stages: Stages, forced: Force, node: Node) -> Place:
         if source.port.startswith("op"):
             missing.append(source)
         waiting += stages.sources(source)
-    places = [stages.place(each) for each in sorted(missing, key=_order)]
+    work = [each for each in missing if not stages.is_cast(each)] or missing
+    places = [stages.place(each) for each in sorted(work, key=_order)]
     # Another algorithm has other operations throughout: what it computes is the state.
     states = [place for place in places if place[1] == "state"]
     return (*states, *places, stages.place(node))[0]

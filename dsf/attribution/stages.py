@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.attribution.trace import call_of
-from dsf.attribution.two_runs import Node, Operation, Walk
+from dsf.attribution.two_runs import CASTS, Node, Operation, Walk
 from dsf.evaluate import respond
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer
@@ -162,6 +162,10 @@ class Stages:
 
     def _operation(self, node: Node) -> Operation:
         return self._walk.operations[node[:2]][int(node.port.partition(" ")[2])]
+
+    def is_cast(self, node: Node) -> bool:
+        """Whether a node is a change of the number type."""
+        return node.port.startswith("op") and self._operation(node).name in CASTS
 
     def place(self, node: Node) -> Place:
         """Return the layer and the stage of a node."""
