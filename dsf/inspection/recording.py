@@ -287,7 +287,7 @@ class Recording:
 
         def argument(part: Any) -> Any:
             if not isinstance(part, Value):
-                return list(map(argument, part)) if type(part) is list else part
+                return type(part)(map(argument, part)) if type(part) in (list, tuple) else part
             memory = own.get(part.memory, now.get(part.memory))
             if memory is not None:
                 return part.within(memory)
@@ -444,7 +444,7 @@ class Recorder(TorchDispatchMode):
 
     def _noted(self, part: Any) -> Any:
         if type(part) in (list, tuple):
-            return list(map(self._noted, part))
+            return type(part)(map(self._noted, part))
         return self.value(part) if isinstance(part, Tensor) else part
 
     def _number(self, key: Any, memory: Memory) -> int:
