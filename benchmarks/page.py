@@ -46,8 +46,8 @@ GROUPS = (
         "RWKV-7 and time-invariant systems with complex states",
         "Response of RWKV-7 with 12 heads of width 64, S4 with 256 channels of 64 states, S5 with "
         "512 channels and 256 states, and the linear recurrent unit with 256 channels and 256 "
-        "states. *Without the loop* is what dsf computes where numba is not installed. No limit is "
-        "told of the last three, since a Fourier transform needs fewer operations.",
+        "states. *Without the loop* is what dsf computes where numba is not installed. The last "
+        "three have no limit, since a Fourier transform needs fewer operations.",
     ),
     Group(
         ("Time-invariant,", "Impulse response,"),
