@@ -412,9 +412,8 @@ class Recorder(TorchDispatchMode):
 
     def value(self, tensor: Tensor) -> Value:
         """A tensor as it is now."""
-        try:
-            storage: Any = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):  # as of a sparse tensor
+        storage = _storage(tensor)
+        if storage is None:
             number = self._number(id(tensor), tensor)
             found = Value(number, tensor.dtype, tensor.shape)
         else:
@@ -476,7 +475,12 @@ class Recorder(TorchDispatchMode):
             named = {name: self._noted(part) for name, part in kwargs.items()}
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
             for number, one in written.items():
-                self.recording.numbers[number] = one.untyped_storage().clone()
+                if (storage := _storage(one)) is None:
+                    raise UnreadableError(
+                        f"it writes in place into a tensor without memory of its own "
+                        f"({type(one).__name__}), whose views cannot be followed"
+                    )
+                self.recording.numbers[number] = storage.clone()
             draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
             random = torch.get_rng_state() if draws else None
         out = func(*args, **kwargs)
@@ -505,9 +509,8 @@ class Recorder(TorchDispatchMode):
         return number
 
     def _made_here(self, tensor: Tensor, *, is_empty: bool) -> None:
-        try:
-            storage = tensor.untyped_storage()
-        except (NotImplementedError, RuntimeError):
+        storage = _storage(tensor)
+        if storage is None:
             return
         self._own.add(_key(storage))
         if is_empty:  # a kernel may write into it
@@ -610,6 +613,16 @@ def recorded(
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}
         recording.attributes = recorder.values(tensors)
     return recording
+
+
+def _storage(tensor: Tensor) -> UntypedStorage | None:
+    """The memory of a tensor; None of a sparse one, and of one that wraps others."""
+    try:
+        storage = tensor.untyped_storage()
+        storage.data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
+    return storage
 
 
 def _key(storage: UntypedStorage) -> int:

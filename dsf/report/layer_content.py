@@ -290,7 +290,11 @@ def _erased(system: System) -> list[list[list[int | float | None]]]:
         losses = largest_losses(select(system, index), query=last, count=ERASERS_LISTED)
         found.append(
             [
-                [one.key, one.token, *_short(torch.cat([one.decay, one.overwriting])[:, 0].numpy())]
+                [
+                    one.key,
+                    one.token,
+                    *_short(torch.cat([one.decay, one.overwriting])[:, 0].numpy(force=True)),
+                ]
                 for one in losses
             ]
         )
