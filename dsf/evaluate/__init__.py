@@ -1,13 +1,12 @@
 """Evaluators: the response of a system to a signal, and the attention map of a system."""
 
 from dsf.evaluate import scans
-from dsf.evaluate.chunks import chunkwise, final_state
+from dsf.evaluate.chunks import chunkwise, final_state, scan
 from dsf.evaluate.dispatch import Method, respond
 from dsf.evaluate.enclosure import Enclosure
 from dsf.evaluate.fourier import convolution, impulse_response
 from dsf.evaluate.maps import attention_map
 from dsf.evaluate.memory_plan import MapTooLarge
-from dsf.evaluate.prefix import scan
 from dsf.evaluate.realisation import realise, reduce
 from dsf.evaluate.rows import MapOrSystem, Rows, row_blocks
 from dsf.evaluate.stepwise import recurrent, step

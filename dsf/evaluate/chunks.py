@@ -1,4 +1,7 @@
-"""The chunkwise evaluator: matrix products inside windows of tokens, a recurrence between them."""
+"""The chunkwise evaluator: matrix products inside windows of tokens, a recurrence between them.
+
+``scan`` is the parallel-scan evaluator: a prefix scan over one window, the whole sequence.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,9 +13,9 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import state_at_start, with_checked_arguments
 from dsf.evaluate.compiled import compiled
-from dsf.evaluate.equations import advance
 from dsf.evaluate.invariant import begun, folded_once, varying
 from dsf.evaluate.loops import modes_response
+from dsf.evaluate.stepwise import advance
 from dsf.evaluate.windows import (
     SIZES,
     cached,
@@ -27,7 +30,7 @@ from dsf.evaluate.windows import (
 )
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import at_least
-from dsf.systems.solve import continued, states_before
+from dsf.systems.solve import continued, doubling, states_before
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity, Shift
 
@@ -200,3 +203,20 @@ def _folded_together(
     before = states_before(state, left).to(entering.dtype)
     response = panel.local @ entering + panel.reach @ before
     return response.unflatten(-2, (size, system.output_size)).flatten(-4, -3), leaving
+
+
+def scan(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+) -> Shaped[Tensor, "*batch time output channel"]:
+    """The response by a parallel prefix scan: a logarithmic number of large operations.
+
+    Stores all coefficients and all states at once; transitions become dense where their structure
+    is not closed under products: ``time x state x state`` numbers. Meant for highly parallel
+    devices and short sequences.
+    """
+    return with_checked_arguments(_scanned, system, signal)
+
+
+def _scanned(system: System, signal: Tensor) -> Tensor:
+    whole = cut(system, 0, system.steps, dtype=signal.dtype)
+    return advance(whole, signal, state_at_start(system, signal), solve=doubling)[0]

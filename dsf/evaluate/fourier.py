@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import forward_form, with_checked_arguments
 from dsf.evaluate.chunks import chunkwise
-from dsf.evaluate.equations import applied
 from dsf.evaluate.invariant import lags, varying
+from dsf.evaluate.stepwise import applied
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.system import System
 

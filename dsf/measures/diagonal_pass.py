@@ -16,8 +16,8 @@ from torch import Tensor
 from dsf.evaluate import Rows
 from dsf.evaluate.rows import blocks_between
 from dsf.measures.fold import ENTRIES
+from dsf.measures.head_pass import Limit, limit
 from dsf.measures.row_reductions import DISTANCE, MASS, Reduced, RowPass, RowReduction, name_of
-from dsf.measures.truncation import Limit, limit
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import cut_of, dense_of
 from dsf.systems.system import System

@@ -1,10 +1,14 @@
 """Row reductions of systems with one scalar decay a token, by compiled loops.
 
 Exact, or truncated where a bound on all earlier columns is small enough.
+
+``limit`` says how much of a row may be left out for a given error.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,7 +18,31 @@ from torch import Tensor
 from dsf.evaluate.heads import TILE, Heads
 from dsf.measures.fold import all_safe
 from dsf.measures.row_reductions import KINDS, Reduced, RowPass, RowReduction, name_of
-from dsf.measures.truncation import Limit, limit
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What truncation of a row may leave out.
+
+    Attributes:
+        share: of the absolute weight of the row.
+        tokens: change of its mean distance, in tokens.
+    """
+
+    share: float
+    tokens: float
+
+
+def limit(error: float, steps: int) -> Limit:
+    """The limit for which shares, distances and entropies have an error of at most ``error``.
+
+    Leaving out a share p changes the entropy of a row of n tokens by at most ``p log n + h(p)``,
+    with ``h(p) <= p (1 + log 1/p)`` the binary entropy of p.
+    """
+    if error == 0:
+        return Limit(0.0, 0.0)
+    return Limit(error / (2 * (1 + math.log(1 / error) + math.log(steps + 1))), error)
+
 
 MOST = 16  # tiles of a chunk of columns: its 64 x 1024 scores fit the cache
 
