@@ -194,6 +194,7 @@ def test_the_playground_shows_its_map_when_it_opens(site, chromium, size):
 def test_the_front_page_shows_a_live_report(site, chromium):
     tab = chromium.new_page(viewport=WIDE)
     tab.goto((site / "index.html").as_uri())
+    tab.locator("iframe.live").scroll_into_view_if_needed()  # where it loads
     frame = tab.frame_locator("iframe.live")
     frame.locator("html[data-ready]").wait_for(state="attached")
     assert frame.locator(".thumb").count() > 3

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 import dsf
 from dsf.inspection import InspectionError
@@ -40,6 +41,31 @@ def test_a_report_from_another_process_is_byte_equal(name, prompt, tmp_path):
     for one, other in zip(found, again, strict=True):
         assert one.map().equal(other.map())
         assert one.whole.output.equal(other.whole.output)
+
+
+class RunningMean(nn.Module):
+    def forward(self, x):
+        return x.cumsum(dim=1) / torch.arange(1, x.shape[1] + 1)[:, None]
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before, self.mean = nn.Linear(4, 4), RunningMean()
+        self.recurrent = nn.GRU(4, 4, batch_first=True, bidirectional=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        y = self.recurrent(self.mean(self.before(x)))[0]
+        return self.attention(y, y, y)[0]
+
+
+def test_probed_layers_and_cells_of_torch_are_loaded_as_they_were(tmp_path):
+    """Their mixers and systems are not among the published architectures."""
+    saved = dsf.inspect(Mixed().eval(), torch.randn(1, 6, 4))
+    assert {layer.family for layer in saved} == {"probed", "gru", "multihead"}
+    for before, after in zip(saved, dsf.load(saved.save(tmp_path)), strict=True):
+        assert torch.equal(before.map(), after.map())
 
 
 def test_an_intervention_keeps_its_effects(prompt, tmp_path):

@@ -23,10 +23,14 @@ from dsf.runtime.files import replace_file
 TREE, NUMBERS, FORMAT = "result.json", "tensors.safetensors", 1
 PACKAGES = (
     "dsf.attribution",
+    "dsf.inspection.families",
+    "dsf.inspection.probing",
     "dsf.inspection.results",
+    "dsf.inspection.softmax",
     "dsf.inspection.whole",
     "dsf.interventions",
     "dsf.mixers",
+    "dsf.systems",
 )
 """Packages whose data classes a saved result may hold."""
 LEFT_OUT = (
