@@ -74,9 +74,13 @@ def _entry(path: str, thing: object) -> str:
 
 
 def _anchors(path: str, thing: object) -> str:
-    """The other name of a thing, public or of its subpackage: pages of source link to either."""
-    name = path.rpartition(".")[2]
-    other = dsf._HOME.get(name, "dsf")
+    """Other names of a thing, public or of its subpackages: pages of source link to any of them."""
+    *packages, name = path.split(".")
+    above = [".".join(packages[:depth]) for depth in range(1, len(packages))]
     parts = [each for each in vars(thing) if each[0] != "_"] if isinstance(thing, type) else []
-    ids = [f"{other}.{name}", *(f"{other}.{name}.{part}" for part in parts)]
+    ids = [
+        f"{other}.{each}"
+        for other in (*above, *([dsf._HOME[name]] if name in dsf._HOME else []))
+        for each in (name, *(f"{name}.{part}" for part in parts))
+    ]
     return ".. raw:: html\n\n   " + "".join(f'<span id="{each}"></span>' for each in ids) + "\n"

@@ -117,7 +117,7 @@ def test_words_that_people_use_find_their_page(site, chromium):
         ("attention map of Mamba", "SelectiveStateSpace"),
         ("RetNet", "Retention"),
         ("ZeroS", "ZeroSumAttention"),
-        ("delta rule state", "Does my Mamba forget because it decays or because it is full?"),
+        ("delta rule state", "Does my Mamba forget because it decays, is overwritten, or full?"),
         ("which token caused", "Which tokens and layers made the model say this?"),
         ("which token caused the prediction", "Which tokens and layers made the model say this?"),
         ("gain", "Measures"),
