@@ -38,7 +38,7 @@ def test_shards(saved_model, folder):
         ("..\\outside.safetensors", "leads out of the folder"),
         ("C:outside.safetensors", "leads out of the folder"),
         ("three.safetensors", "has no file 'three.safetensors'"),
-        ("one.bin", "no .safetensors file"),
+        ("one.bin", ".safetensors file"),
         (7, "no 'weight_map' from names to files"),
     ],
 )
