@@ -1,6 +1,5 @@
 """``dsf doctor``: what this machine has, what is missing, and what else is called ``dsf``."""
 
-import os
 import platform
 import re
 import shutil
