@@ -11,16 +11,16 @@ import json
 import math
 import platform
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from dsf import models
 from dsf.models import recall
 from experiments.embedded_models import configurations
 from experiments.embedded_models.fit import Progress, Schedule, fit
+from experiments.training.storing import store
 
 RESULTS = Path(__file__).with_name("results.json")
 RECORD = models.folder("llama").parent / "recall.json"
@@ -56,7 +56,7 @@ def train(name: str) -> dict[str, object]:
     model = configurations.start(getattr(configurations, name)(), seed=schedule.seed)
     for progress in fit(model, schedule):
         print(_line(name, progress), flush=True)
-    _store(model, models.folder(name))
+    store(model, models.folder(name))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "bytes": sum(file.stat().st_size for file in models.folder(name).iterdir()),
@@ -70,22 +70,6 @@ def train(name: str) -> dict[str, object]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-
-
-def _store(model: PreTrainedModel, folder: Path) -> None:
-    """Keep the weights and what is needed to build the model, nothing about this machine.
-
-    The limit on step sizes is the library's own, whose upper end JSON has no number for.
-    """
-    folder.mkdir(exist_ok=True)
-    with TemporaryDirectory() as scratch:
-        model.save_pretrained(scratch)
-        weights = Path(scratch, "model.safetensors").read_bytes()
-        configuration = json.loads(Path(scratch, "config.json").read_text())
-    for machine_or_infinite in ("_name_or_path", "time_step_limit"):
-        configuration.pop(machine_or_infinite, None)
-    (folder / "model.safetensors").write_bytes(weights)
-    (folder / "config.json").write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")
 
 
 def _stored_accuracy(name: str) -> float:

@@ -12,16 +12,16 @@ import json
 import math
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 import transformers
 from torch import nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from dsf import models
 from dsf.models import recall
+from experiments.training.storing import store
 from experiments.training.weight_decay import matrices_decay
 
 RESULTS = Path(__file__).with_name("results.json")
@@ -82,7 +82,7 @@ def train(name: str) -> None:
         seconds = time.process_time() - started
         reached = {str(lag): accuracy(model, lag) for lag in TEST_LAGS}
         print(f"{name}: after lag {lag}: {reached}", flush=True)
-        _store(model, MODELS / name)
+        store(model, MODELS / name)
         _record(
             name,
             {
@@ -134,19 +134,6 @@ def _factor(step: int, total: int) -> float:
     if step < WARM_UP:
         return (step + 1) / WARM_UP
     return 0.55 + 0.45 * math.cos(math.pi * (step - WARM_UP) / (total - WARM_UP))
-
-
-def _store(model: PreTrainedModel, folder: Path) -> None:
-    """Keep weights and configuration, nothing about this machine."""
-    folder.mkdir(exist_ok=True)
-    with TemporaryDirectory() as scratch:
-        model.save_pretrained(scratch)
-        weights = Path(scratch, "model.safetensors").read_bytes()
-        configuration = json.loads(Path(scratch, "config.json").read_text())
-    for machine_or_infinite in ("_name_or_path", "time_step_limit"):
-        configuration.pop(machine_or_infinite, None)
-    (folder / "model.safetensors").write_bytes(weights)
-    (folder / "config.json").write_text(json.dumps(configuration, indent=2, sort_keys=True) + "\n")
 
 
 def _record(name: str, result: dict[str, object]) -> None:
