@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter, alone, one_layer
 from dsf.inspection.capture.calls import Call, CallLog, DiskStore, Through, let_go
 from dsf.inspection.capture.containers import lent
-from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.isolation import isolated, uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import (
     described,
@@ -125,7 +125,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         ReconstructionError: if a rebuilt layer does not reproduce its output.
         NothingCapturedError: if no layer could be read.
     """
-    model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
+    model = uncompiled(model)
     check_runnable(model)
     inputs, named = _called_with(model, question)
     model = wide_copy(model, question.adapters) if question.exact else model

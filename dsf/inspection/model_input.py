@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.errors import InspectionError
 
 NAME = "decoder_input_ids"
@@ -193,7 +194,7 @@ def model_input(
             f"{type(tokenizer).__name__}."
         )
     if isinstance(model, nn.Module):
-        model = getattr(model, "_orig_mod", model)  # the module that torch.compile wrapped
+        model = uncompiled(model)
         if "revision" in options:
             raise InspectionError(
                 f"{where}: 'revision' expected a hub id as the model, got a module."

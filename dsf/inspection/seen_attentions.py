@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dsf.evaluate import attention_map
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, call_output
+from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.capture.precision import reading_in
 from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError
@@ -196,7 +197,7 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
             f"attentions: 'model' expected a torch module, got {type(model).__name__}. Load a "
             "checkpoint first: dsf.loading.load_model(folder).model."
         )
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     known = known_modules(model, adapters)
     generating = [0]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, call_output
+from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.own_calls import CallKey, Exchange, Followed, following, joined
 from dsf.inspection.results.layers import Inspection
@@ -69,7 +70,7 @@ def applied(
             f"applied: 'model' expected a torch module, got {type(model).__name__}. Load a "
             "checkpoint first: dsf.loading.load_model(folder).model."
         )
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
 
     def begin(sequence: Followed) -> Exchange | None:
         return _exchange(sequence, wanted, others, adapters) if wanted else None

@@ -213,6 +213,11 @@ def _writes(name: str) -> bool:
 NOT_IN_PLACE = {"__index__", "__int__", "__init__", "__invert__", "__iter__", "__instancecheck__"}
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that ``torch.compile`` wrapped, or ``model`` if it wrapped none."""
+    return getattr(model, "_orig_mod", model)
+
+
 def _is_compiled(module: nn.Module) -> bool:
     return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
