@@ -13,6 +13,7 @@ from torch.nn.functional import layer_norm
 from dsf import mixers
 from dsf.layers.heads import divide, merge, split
 from dsf.layers.layer import Layer, Memory, advanced, tokens_so_far
+from dsf.mixers.ingredients.matrix_memories import total_in_reach
 from dsf.runtime.shapes import ShapeError
 
 BASE = 10_000.0
@@ -47,10 +48,11 @@ class ZeroSumAttention(Layer):
 
     u is a projection, τ and μ are trained, and the first and higher order are sigmoids of
     projections of the query's token, one for each head. The response is normalised per head
-    (LayerNorm without weights), so the first token, whose response is always zero, stays zero. It
-    is always causal. With ``d = model_size = key_size`` and h heads it has
-    ``5 (d^2 + d) + 3 h (d + 1) + d + h`` parameters. Without ``zero_order``, h (d + 1) of them (the
-    last third of ``orders``) have no effect, and without ``angle`` also d (the bias of ``value``).
+    (LayerNorm without weights), so the first token of a causal layer, whose response is always
+    zero, stays zero. In the encoder form all sums run over the whole sequence. With
+    ``d = model_size = key_size`` and h heads it has ``5 (d^2 + d) + 3 h (d + 1) + d + h``
+    parameters. Without ``zero_order``, h (d + 1) of them (the last third of ``orders``) have no
+    effect, and without ``angle`` also d (the bias of ``value``).
 
     Args:
         model_size: d.
@@ -60,6 +62,7 @@ class ZeroSumAttention(Layer):
             zero; rows with angles may have any sum.
         rotary: apply rotary position embedding to query and key.
         zero_order: add ``tanh(.) / i`` to every weight: the paper has it at most in a first layer.
+        causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
 
     Raises:
         ShapeError: if a width is not a multiple of ``heads``, or a head's key width is odd and
@@ -85,6 +88,7 @@ class ZeroSumAttention(Layer):
         angle: bool = True,
         rotary: bool = True,
         zero_order: bool = False,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         key_size = model_size if key_size is None else key_size
@@ -95,6 +99,7 @@ class ZeroSumAttention(Layer):
                 f"{key_size // heads}. Make it even, or set rotary=False."
             )
         self.heads, self.angle, self.rotary, self.zero_order = heads, angle, rotary, zero_order
+        self.causal = causal
         if angle:
             self.query = nn.Linear(model_size, key_size)
             self.key = nn.Linear(model_size, key_size)
@@ -120,6 +125,7 @@ class ZeroSumAttention(Layer):
             zero_order=zero.tanh() if self.zero_order else None,
             query=query,
             key=key,
+            causal=self.causal,
         )
 
     def finish(
@@ -142,7 +148,9 @@ class ZeroSumAttention(Layer):
 
     def _logits(self, x: Tensor, count: Tensor, memory: Memory | None) -> Tensor:
         u = split(self.logit(x), self.heads).to(count)
-        total = u.cumsum(dim=-2)
+        total = total_in_reach(u, causal=self.causal)
+        if not self.causal:
+            count = count[-1:]
         if memory is not None:
             total = total + memory.get("logit_total", torch.zeros_like(total[..., :1, :]))
             memory["logit_total"] = total[..., -1:, :]

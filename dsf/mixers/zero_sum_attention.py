@@ -3,8 +3,9 @@ r"""Zero-sum attention: softmax weights without their zero-order term, so that r
     w_ij = first_i δ_ij / n_i + higher_i ε_ij (+ zero_i / n_i)        o_i = Σ_j w_ij (q̂_i.k̂_j) v_j
     δ_ij = s_j - mean s        ε_ij = softmax(s)_j - 1/n_i - δ_ij / n_i
 
-s is one logit for every token, the sums run over the n_i = i tokens up to i, q̂ and k̂ have length
-one. The state holds the sums of e^s k̂, s k̂ and k̂, the first one scaled by its running maximum.
+s is one logit for every token, the sums run over the n_i tokens that a query reads (the i tokens up
+to i, or all), q̂ and k̂ have length one. The state holds the sums of e^s k̂, s k̂ and k̂, the first
+one scaled by its running maximum.
 
 Source: Lu et al. 2025, arXiv:2602.05230.
 """
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.ingredients.matrix_memories import accumulator
+from dsf.systems.composite import SystemSum
 from dsf.systems.solve import recurrence
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, ScaledIdentity
@@ -32,6 +35,8 @@ class ZeroSumAttention(Mixer):
         logit: s.
         first_order, higher_order: factors of the query (row).
         zero_order: adds ``zero_order_i / n_i`` to every weight, so that rows sum to it (radial).
+        causal: token i reads tokens 0 ... i. Otherwise every token reads all, as the sum of a
+            forward and a backward system.
 
     Raises:
         ValueError: if only one of ``query`` and ``key`` is given.
@@ -44,6 +49,7 @@ class ZeroSumAttention(Mixer):
     query: Float[Tensor, "*batch time key"] | None = None
     key: Float[Tensor, "*batch time key"] | None = None
     zero_order: Float[Tensor, "*batch time"] | None = None
+    causal: bool = True
 
     source: ClassVar[str] = "arXiv:2602.05230"
 
@@ -54,11 +60,22 @@ class ZeroSumAttention(Mixer):
                 "ZeroSumAttention: give both 'query' and 'key', or neither for radial weights."
             )
 
-    def system(self) -> System:
-        return self.following({})
+    def system(self) -> System | SystemSum:
+        if self.causal:
+            return self.following({})
+        tokens = self.logit.shape[-1]
+        deviation = self.logit - self.logit.mean(dim=-1, keepdim=True)
+        ones = torch.ones_like(deviation)
+        constant = (0.0 if self.zero_order is None else self.zero_order) - self.higher_order
+        first = self.first_order - self.higher_order
+        read = torch.stack([self.higher_order, first / tokens, constant / tokens], dim=-1)
+        write = torch.stack([self.logit.softmax(dim=-1), deviation, ones], dim=-1)
+        return accumulator(
+            self._by_key(write, self.key), self._by_key(read, self.query), causal=False
+        )
 
     def following(self, sums: dict[str, Tensor]) -> System:
-        """The system on tokens that continue an earlier sequence.
+        """The causal system on tokens that continue an earlier sequence.
 
         Args:
             sums: the running sums of the earlier tokens, by name; empty at the start. They are

@@ -132,6 +132,12 @@ CASES = {
         literal=partial(literal_zero_sum.scanned, heads=H, rotary=False, zero_order=True),
         parameters=ZERO_SUM,
     ),
+    "ZeroSumAttention, every token": Case(
+        build=partial(layers.ZeroSumAttention, D, heads=H, causal=False),
+        literal=partial(literal_zero_sum.scanned, heads=H, causal=False),
+        parameters=ZERO_SUM,
+        idle=H * (D + 1),
+    ),
     # Weights that sum to zero take no notice of the value's bias.
     "ZeroSumAttention, radial": Case(
         build=partial(layers.ZeroSumAttention, D, heads=H, angle=False),

@@ -26,13 +26,14 @@ def turned(x, position):
     return torch.cat([moved.real, moved.imag], dim=-1)
 
 
-def token_logits(weights, x, head, heads):
+def token_logits(weights, x, head, heads, *, causal=True):
     u = heads_of(linear(weights, "logit", x), heads)[head]
     prior = heads_of(weights["prior"], heads)[head]
     weight = torch.exp(weights["log_weight"][head])
     logits = []
     for i in range(x.shape[1]):
-        mean = (weight * prior + u[:, : i + 1].sum(dim=1)) / (weight + i + 1)
+        reach = i + 1 if causal else x.shape[1]
+        mean = (weight * prior + u[:, :reach].sum(dim=1)) / (weight + reach)
         logits.append(-(u[:, i] * mean).sum(dim=-1) / math.sqrt(u.shape[-1]))
     return torch.stack(logits, dim=1)
 
@@ -49,29 +50,30 @@ def orders(weights, x, i, head, heads, *, zero_order):
     return torch.sigmoid(raw[:, head]), torch.sigmoid(raw[:, heads + head]), zero
 
 
-def scanned(weights, x, *, heads, angle=True, rotary=True, zero_order=False):
+def scanned(weights, x, *, heads, angle=True, rotary=True, zero_order=False, causal=True):
     values = heads_of(linear(weights, "value", x), heads)
     merged = []
     for head in range(heads):
-        logits = token_logits(weights, x, head, heads)
+        logits = token_logits(weights, x, head, heads, causal=causal)
         out = []
         for i in range(x.shape[1]):
+            reach = i + 1 if causal else x.shape[1]
             factors = orders(weights, x, i, head, heads, zero_order=zero_order)
-            row = reweighted(logits[:, : i + 1], *factors)
+            row = reweighted(logits[:, :reach], *factors)
             if angle:
-                row = row * cosines(weights, x, i, head, heads, rotary)
-            out.append(torch.einsum("bj,bjc->bc", row, values[head][:, : i + 1]))
+                row = row * cosines(weights, x, i, head, heads, rotary, reach)
+            out.append(torch.einsum("bj,bjc->bc", row, values[head][:, :reach]))
         merged.append(normed(torch.stack(out, dim=1)))
     return linear(weights, "out", torch.cat(merged, dim=-1))
 
 
-def cosines(weights, x, i, head, heads, rotary):
+def cosines(weights, x, i, head, heads, rotary, reach):
     query = heads_of(linear(weights, "query", x), heads)[head][:, i]
     keys = heads_of(linear(weights, "key", x), heads)[head]
     if rotary:
         query = turned(query, i)
-        keys = torch.stack([turned(keys[:, j], j) for j in range(i + 1)], dim=1)
-    return torch.nn.functional.cosine_similarity(query[:, None], keys[:, : i + 1], dim=-1)
+        keys = torch.stack([turned(keys[:, j], j) for j in range(reach)], dim=1)
+    return torch.nn.functional.cosine_similarity(query[:, None], keys[:, :reach], dim=-1)
 
 
 def paired(weights, x, *, heads, causal=True, zero_order=False):

@@ -16,6 +16,7 @@ from dsf.mixers.ingredients import (
     softplus,
     squares,
 )
+from tests.references.zero_sum_attention import reference
 
 STEPS = 12
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -171,3 +172,14 @@ def test_mlstm_ignores_its_stabiliser_while_the_recall_is_large():
     )
     louder = replace(mixer, input_gate=mixer.input_gate + 500)
     torch.testing.assert_close(map_of(louder), map_of(mixer), **EXACT)
+
+
+@pytest.mark.parametrize("fields", [{}, {"query": None, "key": None}, {"zero_order": None}])
+def test_zero_sum_attention_over_the_whole_sequence_is_its_definition(fields):
+    mixer = replace(draw(mixers.ZeroSumAttention, steps=9), causal=False, **fields)
+    expected = reference(mixer)
+    for method in (None, dsf.evaluate.recurrent, dsf.evaluate.scan, dsf.evaluate.chunkwise):
+        response = dsf.respond(mixer.system(), mixer.signal(), method=method)
+        torch.testing.assert_close(response.squeeze(-2), expected, **EXACT)
+    if mixer.query is None:
+        torch.testing.assert_close(map_of(mixer).sum(dim=-1), mixer.zero_order, **EXACT)

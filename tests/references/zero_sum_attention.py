@@ -6,7 +6,7 @@ import torch
 def reference(m):
     out = []
     for i in range(m.value.shape[-2]):
-        n = i + 1
+        n = i + 1 if m.causal else m.value.shape[-2]
         logits = m.logit[..., :n]
         deviation = logits - logits.mean(dim=-1, keepdim=True)
         rest = torch.softmax(logits, dim=-1) - 1 / n - deviation / n
