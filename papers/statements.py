@@ -212,19 +212,18 @@ class Outcome:
 
 
 def _read(folder: str) -> tuple[Paper, list[Statement]]:
+    """The paper and its rows: a row is a paper's own sentence unless it names its table."""
     data = tomllib.loads((HERE / folder / "statements.toml").read_text(encoding="utf-8"))
-    statements = [
-        Statement(
-            **row
-            | {
-                "table": Table(row["table"]),
-                "standing": Standing(row["standing"]),
-                "hypotheses": tuple(row.get("hypotheses", ())),
-                "added": tuple(row.get("added", ())),
-            }
-        )
-        for row in data["statement"]
-    ]
+    sentences = tomllib.loads((HERE / folder / "sentences.toml").read_text(encoding="utf-8"))
+    statements = []
+    for row in data["statement"]:
+        table = Table(row.get("table", Table.PAPER))
+        standing = Standing.OWN if table is Table.OWN else Standing.STATED
+        found = sentences.get(row["id"], {})
+        quoted = {"quote": found["sentence"], "place": found["place"]} if found else {}
+        parts = {name: tuple(row.get(name, ())) for name in ("hypotheses", "added")}
+        kind = {"table": table, "standing": Standing(row.get("standing", standing))}
+        statements.append(Statement(**quoted | row | parts | kind))
     return Paper(folder=folder, **data["paper"]), statements
 
 

@@ -21,8 +21,6 @@ STEPS, STATES = 16, 3
 Phi = Callable[[Tensor], Tensor]
 identity, relu = dsf.mixers.ingredients.identity, dsf.mixers.ingredients.relu
 
-# ---- Whether coefficients see in which order the past came
-
 Build = Callable[[Tensor, Tensor, Tensor], mixers.Mixer]
 
 
@@ -75,9 +73,6 @@ def _moved_by_permutation(a: sympy.Expr) -> bool:
 
     plain = output((0, 1, 2))
     return any(output(order) != plain for order in permutations(range(3)))
-
-
-# ---- Scale, normaliser, and which attention fits the form
 
 
 @check("CDY-2")

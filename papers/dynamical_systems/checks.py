@@ -31,9 +31,6 @@ elu_plus_one = dsf.mixers.ingredients.elu_plus_one
 Normaliser = Callable[[Tensor, Tensor], Tensor]
 
 
-# ---- One form for all architectures
-
-
 @check("DSF-1")
 def forms_agree(changed=lambda system: system):
     """Compare map and recurrence with the formula, relative to the largest output."""
@@ -135,9 +132,6 @@ def keys_are_input_vectors(steps=(1.0,) * 12):
             ),
         }
     )
-
-
-# ---- Separable attention: where the normaliser belongs, and when it is a state-space duality
 
 
 def projected_tokens() -> tuple[Tensor, Tensor, Tensor]:
@@ -324,9 +318,6 @@ def channels_have_maps_of_their_own(rates=((1.0, 2.0, 3.0), (0.5, 1.0, 4.0))):
     )
 
 
-# ---- Softmax attention: features, series, states
-
-
 def one_over_factorial(powers: tuple[int, ...]) -> sympy.Rational:
     """The square of the factor of a monomial feature."""
     return sympy.Rational(1, math.prod(map(math.factorial, powers)))
@@ -444,9 +435,6 @@ def rank_is_not_the_state(*, causal=True):
     return shown(float(abs(rank - needed)), beyond=0.0, case=case)
 
 
-# ---- What belongs to the map, and what to the coordinates of the state
-
-
 def random_bases(steps: int, states: int) -> Tensor:
     """An invertible matrix between any two tokens: the identity plus a Gaussian part."""
     drawn = normal(0, steps + 1, states, states)
@@ -540,9 +528,6 @@ def normaliser_is_a_gate(gate=lambda normaliser: 1 / normaliser):
     )
 
 
-# ---- More states contain fewer
-
-
 @check("DSF-16")
 def zero_padding(entry=0):
     """Add a state that is fed ``entry`` times the input, with any decay and any read: symbols."""
@@ -599,9 +584,6 @@ def wider_layer(weight=0.0):
         observed=kept,
         figures={"change of the map of elu + 1, by weight": positive},
     )
-
-
-# ---- Decays: S6 and the quasi-LSTM
 
 
 @check("DSF-11")
@@ -667,9 +649,6 @@ def first_steps(executed=dsf.layers.as_executed):
         observed=float(mixer.step.mean()),
         figures={"intended steps from, to": from_to},
     )
-
-
-# ---- Counts in the paper and its README
 
 
 @check("DSF-26")

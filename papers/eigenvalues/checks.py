@@ -95,8 +95,6 @@ def scale_changes_the_histogram(scale=1.0):
     return shown(abs(without - kept), beyond=0.01, case=case)
 
 
-# ---- Histogram of the released code, written down again from its lines
-
 EDGES = (0.0, 0.1, 0.5, 0.9, 1.0, 10.0, 100.0)
 
 
@@ -113,8 +111,6 @@ def bins_share_edges(count=closed_bins):
     case = {"sizes": sizes.tolist(), "edges": list(EDGES), "counts": counts.tolist()}
     return shown(float(abs(counts.sum() - len(sizes))), beyond=0.5, case=case)
 
-
-# ---- At which place of a network the released analyses take queries and keys
 
 TOKENS, TAPS, WINDOW = 48, 4, 8
 Tokens = Float[Tensor, "time model"]

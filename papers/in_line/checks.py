@@ -26,8 +26,6 @@ TOKENS, WIDTH = 40, 8
 FeatureMap = Callable[[Tensor], Tensor]
 identity, relu, elu_plus_one = ingredients.identity, ingredients.relu, ingredients.elu_plus_one
 
-# ---- Rows of weights of any number of queries over the same keys
-
 
 def drawn(
     queries: int, *, tokens: int = TOKENS, width: int = WIDTH
@@ -72,9 +70,6 @@ def _rows(mixer: Callable[..., Any], query: Tensor, key: Tensor) -> Tensor:
         causal=False,
     )
     return weights(built).flatten(0, 1)[: len(query)]
-
-
-# ---- When softmax rows tell queries apart
 
 
 def full_rank(key: Float[Tensor, "tokens key"]) -> bool:
@@ -148,8 +143,6 @@ def early_causal_rows_collide(tokens=3):
         },
     )
 
-
-# ---- When linear rows do
 
 MAPS: dict[str, FeatureMap] = {
     "identity": identity,
@@ -229,9 +222,6 @@ def more_features_can_be_injective(feature_map=both_exponentials):
     )
 
 
-# ---- When InLine rows do
-
-
 def undone_elu(y: Tensor) -> Tensor:
     """The inverse of elu + 1."""
     return torch.where(y > 1, y - 1, y.clamp(max=1).log())
@@ -278,8 +268,6 @@ def not_injective_with_relu(feature_map=relu):
         },
     )
 
-
-# ---- One map in several forms, with symbols for any number of tokens
 
 N = Symbol("n", integer=True, positive=True)
 ONES = OneMatrix(N, 1)
@@ -356,8 +344,6 @@ def released_code(row=released):
     )
 
 
-# ---- Sums, signs and sizes of rows
-
 OFFICIAL_SCALE = WIDTH**-0.5 / TOKENS
 
 
@@ -379,9 +365,6 @@ def rows_sum_to_one(row=in_line_row):
         observed=off,
         figures={"share of negative weights at scale 1 and d^-1/2 / N": negative},
     )
-
-
-# ---- The local residual and the window around a patch
 
 
 @check("INL-17")
@@ -410,9 +393,6 @@ def uniform_mass(printed=Fraction(9, 197)):
         },
         figures={"interior": inside, "mean over all windows": float(mean)},
     )
-
-
-# ---- Figure 1, and sizes of the released models
 
 
 @check("INL-15")

@@ -49,9 +49,6 @@ def some_mixer(steps: int, key: int, channels: int) -> mixers.MetaLinearAttentio
     return mixers.MetaLinearAttention(query=query, decay=decay, value=normal(rng, steps, channels))
 
 
-# ---- The unified form, and the forms of one layer
-
-
 def unified(*, query: Tensor, key: Tensor, decay: Tensor, value: Tensor) -> Tensor:
     """S_t = diag(α_t) S_{t-1} + k_tᵀ v_t and o_t = q_t S_t, one number at a time."""
     keys, channels = query.shape[1], value.shape[1]
@@ -129,8 +126,6 @@ def printed_mask(mask=torch.triu):
     }
     return shown(apart(built, map), beyond=1e-9, case=case)
 
-
-# ---- Overwriting: row i of a full state holds v_i, and a new v arrives
 
 ROWS = 6
 Step = Callable[[sympy.Matrix, sympy.Matrix, sympy.Matrix, sympy.Matrix], sympy.Matrix]
@@ -220,8 +215,6 @@ def delta_rule_overwrites(rate=1.0):
         case={"rate": rate, "old row left": left, "other rows moved": moved},
     )
 
-
-# ---- Softmax maps with the key 1 - α
 
 Decay = Callable[[Any, Any], Any]
 """α_s from the sums of the row up to the token before and up to this one, in any number type."""
@@ -336,8 +329,6 @@ def states_that_it_takes(target=None):
         observed=float(largest(map)),
     )
 
-
-# ---- Maps without queries: what q = 1 can and cannot do
 
 Rows = Sequence[Sequence[str]]
 MAP: Rows = (("1", "0", "0"), ("0.2", "0.8", "0"), ("0.7", "0.1", "0.2"))
@@ -467,9 +458,6 @@ def rows_are_constant(decay=1.0):
     )
 
 
-# ---- Sums of rows when the key is 1 - α
-
-
 @check("MLA-15")
 def griffin_sums(gain=torch.ones_like):
     """200 decays between 0.8 and 0.99; the last row's sum, and the sum of its squares."""
@@ -485,8 +473,6 @@ def griffin_sums(gain=torch.ones_like):
     }
     return shown(abs(float(row.sum()) - expected), beyond=1e-9, case=case)
 
-
-# ---- Decays in numbers
 
 Faded = Callable[[sympy.Expr, sympy.Expr], sympy.Expr]
 
@@ -549,9 +535,6 @@ def entries_are_meant(size=6):
     norm = float(decay.norm())
     between = bool(((decay >= 0) & (decay <= 1)).all())
     return argued({"entries between 0 and 1": between, "norm above 1": norm > 1}, observed=norm)
-
-
-# ---- The self-augmentation
 
 
 def _augmented() -> tuple[mixers.MetaLinearAttention, mixers.MetaLinearAttention]:
@@ -622,9 +605,6 @@ def only_the_diagonal_moves(without=lambda mixer: replace(mixer, augmentation=No
     )
 
 
-# ---- The table of models
-
-
 @check("MLA-41")
 def as_printed(kinds=layers.ALL):
     """Find the letters of the mixers in the table by perturbation, and compare them with it.
@@ -639,9 +619,6 @@ def as_printed(kinds=layers.ALL):
     }
     same = {name: agrees(found[name], row.letters) for name, row in PRINTED.items()}
     return held(same, observed=sum(same.values()) / len(same), figures=found)
-
-
-# ---- How many numbers a layer trains
 
 
 @check("MLA-19")
@@ -664,22 +641,7 @@ def counted(build=layers.MetaLinearAttention):
     return argued({name: holds(64) and holds(512) for name, holds in formulas.items()})
 
 
-# ---- The result tables, in decimal fractions
-
 TABLES = read_tables(Path(__file__).with_name("tables.toml"))
-
-
-@check("MLA-26")
-def averages(tables=None):
-    """Add every row again."""
-    whole = {number: table for number, table in TABLES.items() if table.columns == ("average",)}
-    off = {
-        f"Table {number}, {name}": abs(mean(table.tasks(name)) - table.at(name))
-        for number, table in (whole if tables is None else tables).items()
-        for name in table.rows
-    }
-    met = {name: error <= Fraction("0.011") for name, error in off.items()}
-    return argued(met, observed=float(max(off.values())))
 
 
 @check("MLA-27")
@@ -807,3 +769,17 @@ def linear_ahead_of_softmax(linear="MetaLA"):
         "Table 7": long_range.margin("MetaLA", ["Transformer"]),
     }
     return held({name: margin > 0 for name, margin in margins.items()})
+
+
+@check("MLA-45")
+def first_in_both(model="MetaLA"):
+    """Averages of Table A9, its three sizes apart, and accuracies of Table A7 against Mamba."""
+    recall, names = TABLES["A7"], list(TABLES["A9"].rows)
+    met = {}
+    for three in (names[start : start + 3] for start in range(0, len(names), 3)):
+        (ours,) = (name for name in three if name.startswith(model))
+        met[ours] = TABLES["A9"].margin(ours, three) > 0
+    for width in recall.columns:
+        met[f"Mamba at {width}"] = recall.margin("MetaLA", ["Mamba"], column=width) > 0
+        met[f"attention at {width}"] = recall.margin("MetaLA", ["Transformer"], column=width) < 0
+    return held(met)

@@ -156,9 +156,6 @@ def mask_is_multiplied(join=torch.mul):
     return shown(float(undefined.sum()), beyond=0.5, case=case)
 
 
-# ---- As a scan and as a system, and how fast the orders shrink
-
-
 @check("ZER-3")
 def scan_equals_weights(weigh=defined_row):
     """The parallel scan of the library against the weights times the values."""
@@ -431,9 +428,6 @@ def difference_is_in_reach(first=0.9, higher=0.1):
     )
 
 
-# ---- Bounds on weights and on outputs
-
-
 def all_weights_at_the_largest(row: list[Fraction], value: Fraction) -> Fraction:
     """(B t max|w|)², with B² = ``value``."""
     return value * (len(row) * max(map(abs, row))) ** 2
@@ -533,8 +527,6 @@ def output_is_lipschitz(row=lambda logits: defined_row(logits, 0.7, 0.4), factor
     )
 
 
-# ---- Growth with the length of the row, and with the logits
-
 LENGTHS = (16, 64, 256, 1024, 4096)
 
 
@@ -601,8 +593,6 @@ def output_grows_with_the_logits(first=0.8, higher=0.3):
     return shown(norms[-1] - 1, beyond=1.0, case=case)
 
 
-# ---- What averages do to values that are independent of the weights
-
 SIGNS = (-1, 1)
 
 
@@ -645,9 +635,6 @@ def uniform_rows_shrink(weight=None):
     return argued(
         {f"E o² = 1/{t} at {t} tokens": square == Fraction(1, t) for t, square in squares.items()}
     )
-
-
-# ---- The released scan and layer
 
 
 @check("ZER-21")

@@ -18,7 +18,6 @@ from papers.dynamical_systems import checks as fw
 from papers.eigenvalues import checks as eig
 from papers.in_line import checks as inl
 from papers.meta_linear import checks as mla
-from papers.tables import PrintedTable
 from papers.zero_sum import checks as zer
 from papers.zero_sum.weighing import all_states, from_probabilities, last_states
 
@@ -61,11 +60,6 @@ def reads_before_update(*, query, key, decay, value):
     """The unified form with a read one token early."""
     held = mla.unified(query=query.roll(-1, 0), key=key, decay=decay, value=value)
     return torch.cat([torch.zeros_like(held[:1]), held[:-1]])
-
-
-def one_figure_less():
-    rows = {"Mamba": (*mla.TABLES["7"].rows["Mamba"][:-2], mla.TABLES["7"].at("Mamba"))}
-    return {"7": PrintedTable("7", ("average",), rows)}
 
 
 def with_a_fixed_decay():
@@ -160,7 +154,6 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
         hide=lambda logits, reach: logits.masked_fill(reach == 0, -torch.inf),
     ),
     "MLA-25": partial(mla.printed_mask, mask=torch.tril),
-    "MLA-26": partial(mla.averages, one_figure_less()),
     "MLA-27": partial(mla.key_does_not_help, "with key", "MetaLA"),
     "MLA-29": partial(mla.ahead_over_the_tables, ("5",)),
     "MLA-30": partial(mla.key_and_decay_suffice, signed=False),
@@ -179,6 +172,7 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "MLA-40": partial(mla.entries_are_meant, size=2),
     "MLA-41": partial(mla.as_printed, kinds=with_a_fixed_decay()),
     "MLA-42": partial(mla.delta_rule_overwrites, rate=0.9),
+    "MLA-45": partial(mla.first_in_both, "LLaMA2"),
     "MLA-43": partial(mla.any_map, query=torch.eye(64, dtype=torch.float64).roll(1, 0)),
     "ZER-1": partial(zer.radial_weights_sum_to_zero, weight=zer.e / zer.E),
     "ZER-2": partial(
