@@ -4,6 +4,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import sympy
@@ -19,6 +20,7 @@ from dsf.certificates import Verdict
 from dsf.mixers import ingredients
 from papers.drawn import apart, generator, normal, output, weights
 from papers.in_line.experiments.digits.figure_one import PANELS, SOFTMAX_SCALE, largest_differences
+from papers.tables import read_tables
 from papers.verdicts import argued, check, held, shown
 
 NEAR, RECOVERED = 1e-12, 1e-9
@@ -470,3 +472,15 @@ def readme_and_figure_differ(readme=README, figure=FIGURE):
         beyond=1.0,
         case={"README, millions": dict(readme), "figure, millions": dict(figure)},
     )
+
+
+@check("INL-28")
+def ahead_of_softmax(ours="InLine-", theirs=""):
+    """Both columns of every pair."""
+    table = read_tables(Path(__file__).with_name("tables.toml"))["classification"]
+    met = {}
+    for name in (row for row in table.rows if row.startswith("CSwin")):
+        pair = f"{ours}{name}", [f"{theirs}{name}"]
+        met[f"{name}, accuracy"] = table.margin(*pair, column="accuracy") > 0
+        met[f"{name}, fewer parameters"] = table.margin(*pair, column="millions") < 0
+    return held(met)

@@ -129,6 +129,7 @@ MUTANTS: dict[str, Callable[[], Certificate]] = {
     "INL-17": partial(inl.uniform_mass, Fraction(9, 196)),
     "INL-19": partial(inl.counted, {"InLine-DeiT-T": inl.SIZES["InLine-DeiT-T"] | {"heads": 4}}),
     "INL-23": partial(inl.readme_and_figure_differ, figure=inl.README),
+    "INL-28": partial(inl.ahead_of_softmax, ours="", theirs="InLine-"),
     "INL-25": partial(inl.not_injective_with_relu, identity),
     "MLA-1": partial(mla.forms_agree, mask=lambda weights: weights.tril(-1)),
     "MLA-2": partial(mla.every_model, form=reads_before_update),
