@@ -1113,6 +1113,93 @@ def _largest_sum(values: list[Fraction | None], width: int) -> Fraction | None:
     return worst
 
 
+def product_norm(case: Case) -> str:
+    """No product of ``width`` stored transitions in a row has a norm of more than ``most``.
+
+    Products are rounded to integers over a power of two, with a bound on the Frobenius norm of all
+    that was rounded. Those of a window are the last tokens of one block of ``width``, times the
+    first ones of the next, so that every token is multiplied twice.
+    """
+    A, width, most = case.subject["A"], case.parameters["width"], case.parameters["most"]
+    if len(A.shape) not in (2, 3) or most <= 0:
+        raise Rejected("A must have two or three axes, and the bound be above zero")
+    steps, states = A.shape[:2]
+    if width > steps:
+        raise Rejected("the window does not fit the sequence")
+    affordable(3 * steps * states**3, WIDE)
+    rows, each = _transitions(case, "", A, steps, states)
+    moving = [[[dict(row).get(n, 0) for n in range(states)] for row in token] for token in rows]
+    sizes = [_size(token) for token in moving]
+    growth = max(0, max(sizes).bit_length() - each)
+    power = BITS + width * growth
+    affordable(3 * steps * states**3, power + each)
+    unit = [[(m == n) << power for n in range(states)] for m in range(states)]
+
+    def blocks(tokens: Iterable[int], *, before: bool) -> list[tuple[list[list[int]], int]]:
+        """Products of more and more transitions, and bounds on their errors, over 2^power."""
+        found, product, error = [], unit, 0
+        for token in tokens:
+            pair = (product, moving[token]) if before else (moving[token], product)
+            product = [[value >> each for value in row] for row in _matrix_product(*pair)]
+            error = (sizes[token] * error >> each) + 1 + states
+            found.append((product, error))
+        return found
+
+    for first in range(0, steps - width + 1, width):
+        later = [
+            (unit, 0),
+            *blocks(range(first + width, min(first + 2 * width, steps)), before=False),
+        ]
+        earlier = blocks(range(first + width - 1, first - 1, -1), before=True)[::-1]
+        for number, (right, wrong) in enumerate(earlier):
+            if first + number + width > steps:
+                break
+            left, off = later[number]
+            error = _size(left) * wrong + off * (_size(right) + wrong)
+            if not _is_short(_matrix_product(left, right), error, 2 * power, most):
+                token = first + number
+                raise Rejected(f"the product from token {token} on is not shown to keep the claim")
+    return "PROVED"
+
+
+def _matrix_product(left: list[list[int]], right: list[list[int]]) -> list[list[int]]:
+    columns = list(zip(*right, strict=True))
+    return [[sum(map(int.__mul__, row, column)) for column in columns] for row in left]
+
+
+def _size(matrix: list[list[int]]) -> int:
+    """A bound from above on the Frobenius norm."""
+    return isqrt(sum(value * value for row in matrix for value in row)) + 1
+
+
+def _is_short(matrix: list[list[int]], error: int, power: int, most: Fraction) -> bool:
+    """Whether a matrix over 2^power, off by at most ``error``, is shown to stretch at most so far.
+
+    Its largest singular value is below b if all leading minors of b^2 - M^T M are above zero.
+    """
+    less = power - BITS
+    rounded = [[value >> less for value in row] for row in matrix]
+    bound = (most.numerator << BITS) // most.denominator - (error >> less) - 1 - len(matrix)
+    if bound <= 0:
+        return False
+    if _size(rounded) <= bound:
+        return True
+    columns = list(zip(*rounded, strict=True))
+    left = [[-sum(map(int.__mul__, one, other)) for other in columns] for one in columns]
+    for n in range(len(left)):
+        left[n][n] += bound * bound
+    before = 1
+    for k in range(len(left)):  # elimination without fractions: the pivots are the minors
+        pivot = left[k][k]
+        if pivot <= 0:
+            return False
+        for i in range(k + 1, len(left)):
+            for j in range(k + 1, len(left)):
+                left[i][j] = (left[i][j] * pivot - left[i][k] * left[k][j]) // before
+        before = pivot
+    return True
+
+
 def decay_box(case: Case) -> str:
     """exp(-rate softplus(w.x + b)) over ``width`` tokens is at most ``most`` for all x in a box."""
     lower, upper = _box(case)
@@ -1761,6 +1848,12 @@ CLAIMS = {
         "no transition e^g (I - b k k^T) expands, its decay e^g included",
     ),
     "nonnegative": Claim(nonnegative, MAP, {}, (), ROW, "no weight is below zero"),
+    "product_norm": Claim(
+        product_norm, ("A", "left", "right"), {"most": parameter, "width": positive}, (), None,
+        "in exact arithmetic, no product of {width} stored transitions in a row stretches a state"
+        " by more than {most}",
+        level="real",
+    ),
     "row_sums": Claim(
         row_sums, MAP, {"target": parameter, "tolerance": parameter}, (), ROW,
         "every row sums to {target} within {tolerance}",

@@ -4,9 +4,10 @@ The states of two runs that agree on the tokens t - W + 1 ... t differ after tok
 ``Phi(t, t - W)`` times their difference after token t - W, with Phi the product of the W
 transitions between. The horizon is the least W with a norm of at most eps for every t of this run.
 
-Diagonal transitions are decided by the checker. Products of others are formed in float64, with a
-bound on all rounding; where each step of a delta rule is certified not to expand, its decays alone
-give a horizon, perhaps a longer one, that the checker accepts as well.
+The width is found in float64, with a bound on all rounding, and decided by the checker: from sums
+of logarithms of diagonal transitions, from products of others in exact arithmetic. Sequences that
+take more work than the checker allows stay argued; where each step of a delta rule is certified not
+to expand, its decays alone give a horizon, perhaps a longer one, that the checker accepts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.issuing import Where
+from dsf.certificates.issuing import CheckerRefused, Proposal, Where, issued, written
+from dsf.certificates.systems import stored_transitions
 from dsf.certificates.transitions import decay, nonexpansive
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.cache import kept_rows
@@ -158,27 +160,40 @@ def _of_entry(
     if own is not None:
         logs = _above(own.abs()).log()
         return _of_decays(_above(logs).mT.contiguous(), index, eps, longest, folder)
-    certificates: tuple[Certificate, ...] = ()
-    checked = None
+    width = _by_products(A, eps, longest)
+    argued: tuple[Certificate, ...] = ()
+    if width is not None:
+        proposal = Proposal(
+            name="product_norm",
+            verdict=Verdict.PROVED,
+            tensors=stored_transitions(A, paired=A.dtype.is_complex),
+            method="products in exact arithmetic, from the stored coefficients",
+            parameters={"width": width, "most": written(eps)},
+        )
+        try:
+            return HeadHorizon(index, width, width, (issued(proposal, folder),))
+        except CheckerRefused as refusal:
+            reason = str(refusal)
+        argued = (
+            Certificate(
+                claim=f"the product of any {width} transitions has a norm of at most {eps}",
+                verdict=Verdict.ARGUED,
+                level=Level.DATA,
+                method="products in float64, with a bound on all rounding",
+                bound=eps,
+                limits={"checker": reason},
+            ),
+        )
     if type(mixer) is GatedDeltaNet and not system.runs_backward:
         steps = nonexpansive(mixer.key[index], mixer.rate[index], folder=folder)
         alone = _of_decays(mixer.log_decay[index][None, 1:], index, eps, longest, folder)
         if steps.verdict is Verdict.PROVED and alone.checked is not None:
-            checked, certificates = alone.checked, (steps, *alone.certificates)
-    width = _by_products(A, eps, longest if checked is None else checked - 1)
-    if width is None and checked is None:
+            known = alone.checked if width is None else width
+            return HeadHorizon(index, known, alone.checked, (steps, *alone.certificates, *argued))
+    if width is None:
         reason = f"no product of up to {longest} transitions is small at every token"
         return HeadHorizon(index, None, None, (_unknown(eps, reason),))
-    if width is None:
-        return HeadHorizon(index, checked, checked, certificates)
-    argued = Certificate(
-        claim=f"the product of any {width} transitions has a norm of at most {eps}",
-        verdict=Verdict.ARGUED,
-        level=Level.DATA,
-        method="products in float64, with a bound on all rounding",
-        bound=eps,
-    )
-    return HeadHorizon(index, width, checked, (*certificates, argued))
+    return HeadHorizon(index, width, None, argued)
 
 
 def _above(values: Tensor) -> Tensor:

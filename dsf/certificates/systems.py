@@ -17,7 +17,7 @@ from dsf.certificates.issuing import CheckerRefused, Proposal, Where, certifiabl
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
 from dsf.systems.system import System
-from dsf.systems.transition import DiagonalPlusLowRank
+from dsf.systems.transition import DiagonalPlusLowRank, Transition
 
 Number = float | Fraction
 SLACK = Fraction((1 << 20) - 1, 1 << 20)
@@ -110,43 +110,47 @@ def _stored(system: System) -> dict[str, Tensor]:
     """The coefficients as the format has them; complex states as pairs of real ones."""
     _decidable(system)
     whole = system.window(0, system.steps, dtype=torch.float64)
-    steps, states = system.steps, system.state_size
+    steps = system.steps
     B, C, D = (
         torch.as_tensor(part).expand(steps, *part.shape[-2:])
         for part in (whole.B, whole.C, whole.feedthrough)
     )
-    left = right = torch.zeros(steps, states, 1, dtype=B.dtype)
-    A = whole.A
+    is_complex = any(part.is_complex() for part in (B, C, D)) or whole.A.dtype.is_complex
+    found = {**stored_transitions(whole.A, paired=is_complex), "B": B, "C": C, "D": D}
+    if is_complex:
+        B, C, D = (part.to(torch.complex128) for part in (B, C, D))
+        found |= {
+            "B": torch.cat([B.real, B.imag], dim=-2),
+            "C": torch.cat([C.real, -C.imag], dim=-1),
+            "D": D.real,
+        }
+    return {role: part.cpu().contiguous() for role, part in found.items()}
+
+
+def stored_transitions(A: Transition, *, paired: bool) -> dict[str, Tensor]:
+    """Transitions as the format has them.
+
+    Args:
+        paired: write complex states as pairs of real ones, which keeps all singular values.
+    """
+    steps = A.steps
+    left = right = torch.zeros(steps, A.state_size, 1, dtype=A.dtype)
     if isinstance(A, DiagonalPlusLowRank):
         left, right = (part.expand(steps, -1, -1) for part in (A.left, A.right))
         own = A.decay.expand(steps, -1)
     else:
         decay = A.diagonal()
         own = A.dense().expand(steps, -1, -1) if decay is None else decay.expand(steps, -1)
-    found = {"A": own, "B": B, "C": C, "D": D, "left": left, "right": right}
-    if any(part.is_complex() for part in found.values()):
-        found = _real_pairs(found)
-    return {role: part.cpu().contiguous() for role, part in found.items()}
-
-
-def _real_pairs(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The system of real and imaginary parts, whose response is the real part."""
+    if not paired:
+        return {"A": own, "left": left, "right": right}
 
     def turned(part: Tensor) -> Tensor:
         part = part.to(torch.complex128)
         rows = torch.cat([part.real, -part.imag], dim=-1)
         return torch.cat([rows, torch.cat([part.imag, part.real], dim=-1)], dim=-2)
 
-    A = parts["A"]
-    B, C, D = (parts[role].to(torch.complex128) for role in "BCD")
-    return {
-        "A": turned(torch.diag_embed(A) if A.ndim == 2 else A),
-        "B": torch.cat([B.real, B.imag], dim=-2),
-        "C": torch.cat([C.real, -C.imag], dim=-1),
-        "D": D.real,
-        "left": turned(parts["left"]),
-        "right": turned(parts["right"].conj()),
-    }
+    whole = torch.diag_embed(own) if own.ndim == 2 else own
+    return {"A": turned(whole), "left": turned(left), "right": turned(right.conj())}
 
 
 def _decidable(system: System) -> None:

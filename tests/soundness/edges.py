@@ -313,6 +313,21 @@ def decays() -> Iterator[Bent]:
             yield from both("decay", values, witness, width=1, most=Fraction(1, 2))
 
 
+def products() -> Iterator[Bent]:
+    """Products of two-by-two transitions whose norms are known, at, below and above them."""
+    turn, half = [0.0, -1.0, 1.0, 0.0], [0.5, 0.0, 0.0, 0.5]
+    none = ((3, 2, 1), [0.0] * 6)
+    whole = {"A": ((3, 2, 2), [*half, *turn, *half]), "left": none, "right": none}
+    column = ((3, 2, 1), [1.0, 0.0] * 3)
+    away = {"A": ((3, 2), [0.5] * 6), "left": column, "right": ((3, 2, 1), [-0.5, 0.0] * 3)}
+    for tensors, size in ((whole, Fraction(1, 2)), (away, Fraction(1, 4))):
+        for most in (size, size + Fraction(1, 2**40), size - Fraction(1, 2**40), Fraction(-1)):
+            for width in (1, 2, 3, 4):
+                yield from both("product_norm", tensors, {"token": 0}, width=width, most=most)
+    for role, odd in (("A", ((3,), [0.5] * 3)), ("left", ((3, 2), [0.0] * 6))):
+        yield made("product_norm", "PROVED", whole | {role: odd}, width=2, most=Fraction(1))
+
+
 def boxes() -> Iterator[Bent]:
     """Corners with weights of both signs, bounds just beside the exact decay."""
     weight, lower, upper = [1.0, -2.0, 0.0], [-1.0, 0.5, -4.0], [2.0, 3.0, -4.0]
@@ -839,6 +854,7 @@ def large_layers() -> Iterator[Bent]:
 
 def edges() -> Iterator[Bent]:
     """All of them."""
-    for group in (maps, differences, ranks, masks, margins, collisions, delta_rules, decays, boxes,
-                  trees, systems, layers, numbers, containers, spellings):  # fmt: skip
+    for group in (maps, differences, ranks, masks, margins, collisions, delta_rules, decays,
+                  products, boxes, trees, systems, layers, numbers, containers,
+                  spellings):  # fmt: skip
         yield from group()

@@ -157,6 +157,28 @@ def same_system(sentence, arrays, _content):
     return sum((a - b) ** 2 for a, b in pairs) <= read(found[3]) ** 2
 
 
+def product_norm(sentence, arrays, _content):
+    start = (
+        r"in exact arithmetic, no product of (\d+) stored transitions in a row stretches a state"
+    )
+    found = re.fullmatch(start + f" by more than {NUMBER}", sentence)
+    width, most = int(found[1]), read(found[2])
+    moving = []
+    for own, left, right in zip(*(arrays[role] for role in ("A", "left", "right")), strict=True):
+        whole, one, other = (
+            mpmath.matrix(part.tolist())
+            for part in (own if own.ndim == 2 else torch.diag(own), left, right)
+        )
+        moving.append(whole + one * other.T)
+    for first in range(len(moving) - width + 1):
+        through = moving[first]
+        for later in moving[first + 1 : first + width]:
+            through = later * through
+        if max(mpmath.svd_r(through, compute_uv=False)) > high(most):
+            return False
+    return True
+
+
 ROWS = "in exact arithmetic, for every scale but zero, different queries get different softmax rows"
 
 
@@ -491,8 +513,8 @@ JUDGES = {
     judge.__name__: judge
     for judge in (
         causal, decay, decay_box, injective, injective_masked, injective_within, linear_injective,
-        locality, margin, nonexpansive, nonexpansive_decayed, nonnegative, row_sums, same_map,
-        same_system, system_nonnegative, system_row_sums, window_mass,
+        locality, margin, nonexpansive, nonexpansive_decayed, nonnegative, product_norm,
+        row_sums, same_map, same_system, system_nonnegative, system_row_sums, window_mass,
     )
 }  # fmt: skip
 JUDGES |= {

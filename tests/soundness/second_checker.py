@@ -1037,6 +1037,47 @@ def window_sum(pairs: list[tuple[int, int] | None]) -> Fraction | None:
     return sum(m << (e - least) for m, e in kept) * Fraction(2) ** least
 
 
+def product_norm(stated: Stated) -> None:
+    """Products of transitions in fractions, window by window."""
+    stated.proof()
+    (own, a), (one, p), (other, q) = (
+        scaled_whole(stated.subject[name]) for name in ("A", "left", "right")
+    )
+    shape, width, most = (
+        stated.subject["A"].shape,
+        integer(stated.parameters["width"], 1),
+        number(stated.parameters["most"]),
+    )
+    need(len(shape) in (2, 3) and most > 0, "no transitions, or no bound")
+    steps, states = shape[:2]
+    need(tuple(shape[2:]) in ((), (states,)) and width <= steps, "the window does not fit")
+    for name in ("left", "right"):
+        part = stated.subject[name].shape
+        need(len(part) == 3 and tuple(part[:2]) == (steps, states), f"{name} does not fit A")
+    need(stated.subject["left"].shape == stated.subject["right"].shape, "left is not as right")
+    need(3 * steps * states**3 * 256 <= 1 << 34, "too much work")
+    span = range(states)
+
+    def moved(t: int, m: int, n: int) -> Fraction:
+        full = len(shape) == 3
+        value = own[t * states + m][n] if full else own[t][m] if m == n else 0
+        update = sum(x * y for x, y in zip(one[t * states + m], other[t * states + n], strict=True))
+        return value * Fraction(2) ** a + update * Fraction(2) ** (p + q)
+
+    moving = [[[moved(t, m, n) for n in span] for m in span] for t in range(steps)]
+    for first in range(steps - width + 1):
+        whole = moving[first]
+        for t in range(first + 1, first + width):
+            whole = [[sum(moving[t][m][k] * whole[k][n] for k in span) for n in span] for m in span]
+        gram = [[sum(whole[k][m] * whole[k][n] for k in span) for n in span] for m in span]
+        left = [[most**2 * (m == n) - gram[m][n] for n in span] for m in span]
+        for k in span:  # pivots of a symmetric matrix
+            need(left[k][k] > 0, f"the product from token {first} on is too large")
+            for i in range(k + 1, states):
+                part = left[i][k] / left[k][k]
+                left[i] = [x - part * y for x, y in zip(left[i], left[k], strict=True)]
+
+
 def decay_box(stated: Stated) -> None:
     """The decay at the worst corner, or at a point of the box."""
     weight, bias, rate = (stated.subject[name] for name in ("weight", "bias", "rate"))
@@ -1671,6 +1712,11 @@ CLAIMS: dict[str, tuple[Callable[[Stated], None], str, str, str]] = {
         "no transition e^g (I - b k k^T) expands, its decay e^g included",
     ),
     "nonnegative": (nonnegative, "map", "", "no weight is below zero"),
+    "product_norm": (
+        product_norm, "A left right", "most width",
+        "in exact arithmetic, no product of {width} stored transitions in a row stretches a state"
+        " by more than {most}",
+    ),
     "row_sums": (
         row_sums, "map", "target tolerance", "every row sums to {target} within {tolerance}",
     ),
@@ -1736,7 +1782,7 @@ def decimal(value: Fraction) -> str:
 # --- the decision ----------------------------------------------------------------------------
 
 REAL = {
-    "injective_within", "same_system", "system_nonnegative", "system_row_sums",
+    "injective_within", "product_norm", "same_system", "system_nonnegative", "system_row_sums",
     *(name for name, _ in layer_claims()),
 }  # fmt: skip
 FIELDS = (

@@ -28,6 +28,12 @@ PORTS = torch.ones(3, 1, 1, dtype=torch.float64)
 SYSTEM = dsf.System(dsf.systems.transition.Diagonal(PORTS[..., 0] / 2), PORTS, PORTS)
 TURNED = dsf.System(dsf.systems.transition.Diagonal(PORTS[..., 0] / 2), PORTS, -PORTS)
 
+TURNING = dsf.System(
+    dsf.systems.transition.Dense(torch.tensor([[0.6, 0.2], [-0.2, 0.6]]).double().expand(9, 2, 2)),
+    PORTS.new_ones(9, 2, 1),
+    PORTS.new_ones(9, 1, 2),
+)
+
 
 def verdict(to):
     return lambda content: content.update(verdict=to, witness=None)
@@ -165,6 +171,16 @@ CASES = {
         lambda f: certify.decay(
             LOGS, width=3, most=float(LOGS.unfold(-1, 3, 1).sum(-1).max().exp()) * 1.01, folder=f
         ),
+        stated(width=1),
+        "not shown to keep",
+    ),
+    "products that are shorter than they are": (
+        lambda f: certify.horizon(TURNING, 0.5, folder=f),
+        stated(most=(0.01).hex()),
+        "not shown to keep",
+    ),
+    "products of fewer tokens": (
+        lambda f: certify.horizon(TURNING, 0.1, folder=f),
         stated(width=1),
         "not shown to keep",
     ),
