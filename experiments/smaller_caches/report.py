@@ -85,18 +85,18 @@ def main():
             curve_rows(found),
         ),
         table(("task", "chosen by", "loss", "right"), recall_rows(found)),
-        *(
-            f"Harm of single groups at 512 tokens, {name} text: rank correlation of predicted and "
-            f"measured size {rank:.2f} over {count} groups."
-            for name, count, rank in correlations(json.loads((KEPT / "heads.json").read_text()))
+        table(
+            ("single groups at 512 tokens", "groups", "rank correlation"),
+            correlations(json.loads((KEPT / "heads.json").read_text())),
         ),
     ]
-    if speed := found.get("speed 2048"):
-        rows = [
-            (name, f"{speed[f'{name} bytes']:,}", f"{speed[f'{name} tokens per second']:.1f}")
-            for name in ("whole", "dsf")
-        ]
-        parts.append(table(("cache", "bytes at 2,048 tokens", "tokens per second"), rows))
+    rows = [
+        (name, length, f"{each[f'{name} bytes']:,}", f"{each[f'{name} tokens per second']:.1f}")
+        for length in ("512", "2048")
+        if (each := found.get(f"speed {length}"))
+        for name in ("whole", "dsf")
+    ]
+    parts.append(table(("cache", "tokens", "bytes", "tokens per second"), rows))
     put_into(HERE / "README.md", "\n\n".join(parts))
     kept = {name: each for name, each in found.items() if not name.startswith("whole")}
     kept |= {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from scipy.stats import spearmanr
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 import dsf
 from dsf.interventions.kept_cache import cache_bytes
@@ -275,7 +275,7 @@ def speed(results, model, tokenizer, plan, _):
     """Bytes of the cache and tokens per second of decoding behind 2,048 tokens."""
     ids = tokens(tokenizer, text.read().held_out, HELD_OUT_AT[0])
     small = plan.within(bytes=0.5).applied(model)
-    for length in (2048,):
+    for length in (512, 2048):
 
         @torch.no_grad()
         def measure(length=length):
@@ -311,20 +311,31 @@ def heads(model, tokenizer):
         options = {"candidates": forms, "bytes": 1.0, "rounds": 0}
         dsf.linearise(model, input_ids=ids[None], **options).save(place)
     plan = LinearisationPlan.load(place)
-    drawn = random.Random(2)
-    numbers = drawn.sample(range(len(plan.candidates)), SINGLE)
+    with torch.no_grad():
+        whole = {
+            name: model(input_ids=each[None], use_cache=False).logits[0, :-1]
+            for name, each in texts.items()
+        }
+    numbers = random.Random(2).sample(range(len(plan.candidates)), SINGLE)
     for at, number in enumerate(numbers):
         row = next(r for r in plan.candidates[number] if r.form == forms[at % len(forms)])
         alone = replace(plan, rows=(*plan.rows[:number], row, *plan.rows[number + 1 :]))
         for name, each in texts.items():
 
-            def measure(each=each, alone=alone):
-                return judged(alone.applied(model), None, each)[0]
+            @torch.no_grad()
+            def measure(each=each, alone=alone, row=row, whole=whole[name]):
+                logits = alone.applied(model)(input_ids=each[None], use_cache=False).logits[0, :-1]
+                apart = kl_div(
+                    logits.log_softmax(-1), whole.log_softmax(-1), log_target=True, reduction="sum"
+                )
+                change = cross_entropy(logits, each[1:]) - cross_entropy(whole, each[1:])
+                return {
+                    "predicted": row.predicted,
+                    "change": change.item(),
+                    "divergence": apart.item() / len(logits),
+                }
 
-            whole = results.get(f"whole {name}", lambda each=each: judged(model, None, each)[0])
-            loss = results.get(f"loss {name} {number}", measure)
-            pair = [row.predicted, loss - whole]
-            results.get(f"pair {name} {number}", lambda pair=pair: {"pair": pair})
+            results.get(f"group {name} {number}", measure)
 
 
 def embedded():
@@ -346,12 +357,27 @@ def embedded():
 
 
 def correlations(found):
-    """Rank correlation of predicted harm with the size of the measured one."""
-    for name in ("plan", "held out"):
-        pairs = [each["pair"] for key, each in found.items() if key.startswith(f"pair {name}")]
-        if len(pairs) > 2:
-            rank = spearmanr([p for p, _ in pairs], [abs(c) for _, c in pairs]).statistic
-            yield name, len(pairs), float(rank)
+    """Rank correlations of what is predicted or measured on the texts, by what they compare.
+
+    What the harm measured on the plan text says of that on the held-out one is what any prediction
+    from the plan text can hope for.
+    """
+    numbers = [key.split()[-1] for key in found if key.startswith("group held out")]
+
+    def column(name, part):
+        return [abs(found[f"group {name} {number}"][part]) for number in numbers]
+
+    compared = {
+        "predicted and measured size, plan text": ("plan", "predicted", "plan", "change"),
+        "predicted and divergence, plan text": ("plan", "predicted", "plan", "divergence"),
+        "predicted and measured size, held-out text": ("plan", "predicted", "held out", "change"),
+        "predicted and divergence, held-out text": ("plan", "predicted", "held out", "divergence"),
+        "measured size, both texts": ("plan", "change", "held out", "change"),
+        "divergence, both texts": ("plan", "divergence", "held out", "divergence"),
+    }
+    for words, (one, part, other, against) in compared.items():
+        rank = spearmanr(column(one, part), column(other, against)).statistic
+        yield [words, len(numbers), f"{rank:.2f}"]
 
 
 def main():
