@@ -10,7 +10,7 @@ on one thread divided by the time on all: above 1 where more threads help.
 The last column, seconds on the clock by seconds of the processor on one thread, tells how much of
 the machine this process had: the ratios of the first kind mean something where it is close to 1
 (short runs are above it, as they wait for the disk). Starting Python and importing is left out.
-``dsf.cli.threads.SMALL_WORK`` was chosen from these figures.
+``dsf.cli.command.SMALL_WORK`` was chosen from these figures.
 """
 
 import argparse
@@ -29,12 +29,11 @@ import torch
 import transformers
 
 from dsf.cli.check import decide
-from dsf.cli.command import Run
+from dsf.cli.command import Run, ThreadCount
 from dsf.cli.demo import inspect_embedded
 from dsf.cli.inspect_model import write_results
 from dsf.cli.options import Inspecting, Prompt, TokenIds
 from dsf.cli.run_model import inspect_checkpoint
-from dsf.cli.threads import ThreadCount
 from dsf.inspection import Inspection
 from dsf.models import NAMES, folder
 from dsf.runtime.threads import limited_to

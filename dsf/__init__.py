@@ -27,7 +27,7 @@ _HOME = {
     "sweep": "dsf.interventions",
     "linearise": "dsf.interventions",
     "compare": "dsf.report.comparison",
-    "show": "dsf.report.page_or_widget",
+    "show": "dsf.report.page",
 }
 _UNLISTED = {"reduce_states": "dsf.interventions"}
 """Names that are found here as well, and listed by their subpackage alone."""
@@ -75,5 +75,5 @@ if TYPE_CHECKING:
         sweep,
     )
     from dsf.report.comparison import compare
-    from dsf.report.page_or_widget import show
+    from dsf.report.page import show
     from dsf.systems.system import System

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
 
 from dsf.evaluate import Rows
-from dsf.systems.kernels import applies
 
 
 class MapRollout:
@@ -87,24 +85,10 @@ def mixing_rows(rows: Rows, samples: Sequence[int], *, read: int) -> MixingRows:
     found = []
     for sample in sorted(set(samples)):
         of_sample = [k for k, each in enumerate(samples) if each == sample]
-        sums = _summed(maps, of_sample, work=read**2 * len(samples))
+        sums = maps[of_sample].abs().float().sum(dim=0).numpy(force=True)
         of_ports = sums.reshape(tokens.stop - tokens.start, -1, read, sums.shape[1] // read)
         found.append(of_ports.sum(axis=(1, 3)))
     return _scaled(np.stack(found), tokens)
-
-
-def _summed(
-    maps: Shaped[Tensor, "maps rows columns"], some: list[int], *, work: int
-) -> Float[np.ndarray, "rows columns"]:
-    """The magnitudes of some maps added up; compiled where so many weights are worth it."""
-    if maps.is_complex() or not applies(maps, work=work):
-        magnitudes: np.ndarray = maps[some].abs().float().sum(dim=0).numpy(force=True)
-        return magnitudes
-    from dsf.systems.kernels.picture_cells import add_magnitudes
-
-    sums = np.zeros(maps.shape[1:], dtype=np.float32)
-    add_magnitudes(maps.detach().numpy(), np.array(some), sums)
-    return sums
 
 
 def mixing_of(lengths: Float[np.ndarray, "sample written read"]) -> MixingRows:

@@ -20,10 +20,9 @@ from importlib.metadata import (
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dsf.cli.browser import for_pictures, has_display
 from dsf.cli.command import LIMIT, WELL, Answer, Run, Work
 from dsf.cli.options import written_place
-from dsf.cli.terminal import print_table
+from dsf.cli.terminal import for_pictures, has_display, print_table
 from dsf.runtime.distribution import NAME, VERSION
 
 IMPORTED_AS = "dsf"

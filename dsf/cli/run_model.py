@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dsf.cli.command import Run
+from dsf.cli.command import Run, ThreadCount
 from dsf.cli.model_argument import check_length, check_numbers, positions, without_tokenizer
 from dsf.cli.options import Inspecting, Loading, Prompt, check_position, fingerprint
 from dsf.cli.terminal import part, say, stage
-from dsf.cli.threads import ThreadCount
 from dsf.evaluate.memory_plan import GB
 from dsf.inspection import (
     InspectedLayer,

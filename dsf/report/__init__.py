@@ -23,7 +23,7 @@ _HOMES = {
     "playground": "dsf.report.playground_page",
     "plot": "dsf.report.plot",
     "report_state": "dsf.report.plot.state_report",
-    "show": "dsf.report.page_or_widget",
+    "show": "dsf.report.page",
 }
 
 __getattr__ = finding(__name__, _HOMES)
@@ -31,6 +31,6 @@ __getattr__ = finding(__name__, _HOMES)
 if TYPE_CHECKING:
     from dsf.report import exchange, plot
     from dsf.report.figure import draw_grid, draw_map
-    from dsf.report.page_or_widget import show
+    from dsf.report.page import show
     from dsf.report.playground_page import Playground, playground
     from dsf.report.plot.state_report import report_state

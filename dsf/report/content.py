@@ -11,14 +11,13 @@ import torch
 from dsf.inspection import Inspection
 from dsf.interventions import Intervention
 from dsf.loading import token_texts
-from dsf.report.attribution_content import Explained
 from dsf.report.escaping import escaped
-from dsf.report.full_resolution import FULL_BYTES, add_full_maps
 from dsf.report.layer_content import layer_content
+from dsf.report.layer_picture import Explained
+from dsf.report.map_bytes import FULL_BYTES, add_full_maps
 from dsf.report.memory_needs import at_a_time
 from dsf.report.rollout_content import LARGEST, LayersTogether, RowsTogether
-from dsf.report.selection import SAMPLES, Selection, plan, select
-from dsf.report.subjects import Decided, Shown, Subject, subjects
+from dsf.report.selection import SAMPLES, Decided, Selection, Shown, Subject, plan, select, subjects
 from dsf.report.views import Progress, ignored
 from dsf.runtime.shapes import at_least, of_kind
 from dsf.runtime.threads import each_in_parallel, one_thread

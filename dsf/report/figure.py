@@ -18,14 +18,31 @@ from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.choice import Chosen
-from dsf.report.colours import MASKED_COLOUR, NOT_FINITE, SHADES, ramp, shaded
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import LayerPicture, layer_picture
 from dsf.report.memory_needs import at_a_time, within_memory
-from dsf.report.selection import select
-from dsf.report.sheet import LEADING, POINTS, Sheet, broken, families, width, written
-from dsf.report.subjects import narrowed_one
-from dsf.report.token_orders import DECODER, has_texts, input_of_texts, why_not_in_order
+from dsf.report.selection import (
+    DECODER,
+    has_texts,
+    input_of_texts,
+    narrowed_one,
+    select,
+    why_not_in_order,
+)
+from dsf.report.sheet import (
+    LEADING,
+    MASKED_COLOUR,
+    NOT_FINITE,
+    POINTS,
+    SHADES,
+    Sheet,
+    broken,
+    families,
+    ramp,
+    shaded,
+    width,
+    written,
+)
 from dsf.report.views import MapView, views, without_sample
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import agree, are_texts, at_least, of_kind

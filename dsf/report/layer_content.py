@@ -25,14 +25,10 @@ from dsf.measures.erasers import largest_losses
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
-from dsf.report.attribution_content import Explained
 from dsf.report.escaping import escaped
-from dsf.report.full_resolution import picture_of, shrunk
-from dsf.report.layer_picture import LayerPicture, layer_picture
-from dsf.report.map_bytes import coded, packed
-from dsf.report.selection import Plan, Selection
-from dsf.report.subjects import Subject
-from dsf.report.token_orders import Orders, input_of_texts, why_not_in_order
+from dsf.report.layer_picture import Explained, LayerPicture, layer_picture
+from dsf.report.map_bytes import coded, packed, picture_of, shrunk
+from dsf.report.selection import Orders, Plan, Selection, Subject, input_of_texts, why_not_in_order
 from dsf.report.views import MapView, Progress, views
 from dsf.runtime.threads import in_parallel
 from dsf.systems.algebra import select

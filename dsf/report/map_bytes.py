@@ -1,37 +1,33 @@
 """Encodes maps as bytes: one 8-bit code for each cell, compressed by deflate.
 
 Codes 0 to 3 mean masked and non-finite weights. The others are symmetric about zero and grow
-with the square root of the weight, so that small weights keep some digits. Of a map without
-pooling, the windows with the most weight away from the diagonal and the first key are kept in
-float32 as well, within a number of bytes.
+with the square root of the weight, so that small weights keep some digits. Maps longer than their
+picture are kept without pooling as well, those with the most weight away from the diagonal and the
+first key first, and their strongest windows in float32, within a number of bytes.
 """
 
 import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 
-from dsf.systems.kernels import applies
+from dsf.report.selection import Selection, part_of
+from dsf.report.views import MapView, all_masked, edges, pooled, views
+from dsf.runtime.threads import each_in_parallel
 
 MASKED, NAN, PLUS_INFINITY, MINUS_INFINITY = 0, 1, 2, 3
 ZERO = 129
 LEVELS = 125
-
-NUMBER = torch.zeros(1, dtype=torch.float64)
-AT_ONCE = 64
-"""Typical number of pictures made in a row: from so many on, compiling pays for small ones."""
 
 
 def coded(
     weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
 ) -> UInt8[np.ndarray, "*size"]:
     """The code of every weight; ``scale`` is the largest finite magnitude."""
-    if applies(NUMBER, work=AT_ONCE * weights.size):
-        found = _compiled(weights, masked, scale)
-        if found is not None:
-            return found
     share = (weights / (scale or 1)).astype(np.float32)  # at most 1 in magnitude, where finite
     odd = ~np.isfinite(share)
     levels = np.sqrt(np.abs(np.where(odd, 0, share) if odd.any() else share))
@@ -42,18 +38,6 @@ def coded(
         codes[share == np.inf] = PLUS_INFINITY
         codes[share == -np.inf] = MINUS_INFINITY
     return codes
-
-
-def _compiled(
-    weights: Float[np.ndarray, "*size"], masked: Bool[np.ndarray, "*size"], scale: float
-) -> UInt8[np.ndarray, "*size"] | None:
-    """The codes by a compiled loop; None where a weight is not finite."""
-    from dsf.systems.kernels.picture_cells import code_cells
-
-    codes = np.empty(weights.shape, dtype=np.uint8)
-    flat = (np.ascontiguousarray(each).reshape(-1) for each in (weights, masked))
-    scales = (float(scale or 1), float(ZERO), float(LEVELS))
-    return codes if code_cells(*flat, *scales, MASKED, codes.reshape(-1)) else None
 
 
 def decoded(codes: UInt8[np.ndarray, "*size"], scale: float) -> Float[np.ndarray, "*size"]:
@@ -127,3 +111,146 @@ def _ordered(weights: Weights, masked: Bool[np.ndarray, "rows columns"]) -> list
     order = np.argsort(-sums, axis=None, kind="stable")
     found = [np.unravel_index(at, sums.shape) for at in order if sums.flat[at] > 0]
     return [(int(tops[row]), int(starts[column])) for row, column in found]
+
+
+FULL_BYTES = 2**20
+"""Default bytes of compressed maps without pooling; in a page they take a third more."""
+
+MOST_BYTES = 13 * 2**18
+"""The largest size of one of them: that of softmax attention over 4096 tokens."""
+
+LONGEST = 4096
+
+EXACT_SHARE = 4
+"""Up to a quarter of the bytes of maps without pooling hold windows of them exactly."""
+
+Weights = Float[np.ndarray, "rows columns"]
+Mask = Bool[np.ndarray, "rows columns"]
+
+
+def add_full_maps(
+    layers: Sequence[dict[str, Any]],
+    drawn: Sequence[Selection],
+    most_bytes: int,
+    *,
+    at_a_time: int = 1,
+) -> str:
+    """Add ``whole`` to the maps that are kept without pooling; return a sentence on them.
+
+    The first is kept in any case, if ``most_bytes`` is above 0.
+
+    Args:
+        at_a_time: how many may be formed side by side, on several threads.
+    """
+    found = [
+        (merit, at, k)
+        for at, layer in enumerate(layers)
+        for k, merit in enumerate(_merits(layer))
+        if _is_pooled(layer["maps"][k], layer)
+    ]
+    order = [(at, k) for _, at, k in sorted(found, reverse=True)] if most_bytes > 0 else []
+    spent = kept = 0
+    exact = most_bytes // EXACT_SHARE
+
+    def formed(place: tuple[int, int]) -> tuple[MapView, dict[str, Any]]:
+        at, k = place
+        view = _unpooled(drawn[at], k - _added(layers[at]))
+        return view, _full(view)
+
+    with closing(each_in_parallel(formed, order, most=at_a_time)) as pictures:
+        for (at, k), (view, picture) in zip(order, pictures, strict=True):
+            if picture["rows"] == len(view.weights):
+                size = min(len(picture["codes"]) // 2, exact)
+                picture["exact"] = exact_windows(view.weights, view.masked, size)
+                exact -= len(picture["exact"]["values"])
+            spent += len(picture["codes"]) + len(picture.get("exact", {}).get("values", b""))
+            if spent > most_bytes and kept:
+                break
+            layers[at]["maps"][k]["whole"] = picture
+            kept += 1
+    if len(found) == kept:
+        return ""
+    return (
+        f"Of {len(found)} pooled maps this page keeps {kept} without pooling, within "
+        f"{most_bytes / 2**20:.3g} MiB; show(full_resolution=...) keeps more, and layers= "
+        "and heads= choose."
+    )
+
+
+def _is_pooled(map: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
+    """Whether a map has fewer cells than weights, and could be kept whole."""
+    long = max(layer["written"], layer["read"])
+    cells = max(map["view"]["rows"], map["view"]["columns"])
+    return not _is_added(map) and cells < long <= LONGEST
+
+
+def _is_added(map: Mapping[str, Any]) -> bool:
+    """Whether it shows all channels together, or the edges of an attribution."""
+    return "together" in map or "share" in map
+
+
+def _added(layer: Mapping[str, Any]) -> int:
+    """Return the number of pictures before the maps."""
+    return sum(_is_added(each) for each in layer["maps"])
+
+
+def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
+    """The squares of the weights of every thumbnail, away from the diagonal and the first key."""
+    small = layer["thumbnails"]
+    codes: UInt8[np.ndarray, "maps rows columns"] = np.frombuffer(
+        zlib.decompress(small["codes"]), np.uint8
+    ).reshape(-1, small["rows"], small["columns"])
+    shares = np.where(codes > MINUS_INFINITY, decoded(codes, 1.0), 0) ** 2
+    away = np.tri(small["rows"], small["columns"], -2, dtype=bool)
+    away[:, :1] = False
+    sums: Float[np.ndarray, " maps"] = (shares * away).sum(axis=(1, 2))
+    return sums
+
+
+def _unpooled(drawn: Selection, k: int) -> MapView:
+    """One map with a cell for every weight."""
+    alone = replace(
+        drawn,
+        places=drawn.places[k : k + 1],
+        labels=drawn.labels[k : k + 1],
+        samples=drawn.samples[k : k + 1],
+        system=part_of(drawn.system, [(k,)]) if drawn.system.batch else drawn.system,
+    )
+    longest = max(drawn.system.steps, getattr(drawn.system, "read_steps", 1))
+    return views(alone, side=longest)[0]
+
+
+def _full(view: MapView) -> dict[str, Any]:
+    """One map, pooled only as far as its size requires."""
+    weights, masked = view.weights, view.masked
+    longest = max(weights.shape)
+    while True:
+        picture = picture_of(
+            replace(view, weights=weights, masked=masked), exact=False, level=SMALL
+        )
+        if len(picture["codes"]) <= MOST_BYTES:
+            return picture
+        longest //= 2
+        weights, masked = (each[0] for each in shrunk(weights[None], masked[None], longest))
+
+
+def picture_of(view: MapView, *, exact: bool, level: int = FAST) -> dict[str, Any]:
+    """The codes of a view, compressed, and its weights in float32 if ``exact``."""
+    picture = {
+        "rows": view.weights.shape[0],
+        "columns": view.weights.shape[1],
+        "codes": packed(coded(view.weights, view.masked, view.scale), level=level),
+    }
+    if exact:
+        picture["values"] = packed(view.weights.astype(np.float32))
+    return picture
+
+
+def shrunk(
+    weights: Float[np.ndarray, "maps rows columns"],
+    masked: Bool[np.ndarray, "maps rows columns"],
+    side: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and masks of some maps pooled once more, to at most ``side`` cells along a side."""
+    rows, columns = (edges(size, min(size, side)) for size in weights.shape[1:])
+    return pooled(weights, rows, columns), all_masked(masked, rows, columns)

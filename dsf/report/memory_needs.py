@@ -6,7 +6,7 @@ from math import prod
 
 from dsf.evaluate.memory_plan import GB, MapTooLarge, free_memory, naming_out_of_memory
 from dsf.inspection import Forecast, InspectedLayer, Inspection
-from dsf.report.full_resolution import LONGEST
+from dsf.report.map_bytes import LONGEST
 from dsf.report.selection import CHANNELS, HEADS, SAMPLES
 from dsf.report.views import BLOCK_BYTES
 from dsf.runtime.threads import MOST

@@ -18,10 +18,8 @@ from dsf.report.escaping import escaped
 from dsf.report.layer_content import bare_maps, thumbnails
 from dsf.report.layer_picture import groups_of, lengths_of
 from dsf.report.map_bytes import packed
-from dsf.report.pooling import edges
-from dsf.report.selection import Selection, has_channels
-from dsf.report.token_orders import same_tokens, why_not_in_order
-from dsf.report.views import MapView, Strongest
+from dsf.report.selection import Selection, has_channels, same_tokens, why_not_in_order
+from dsf.report.views import MapView, Strongest, edges
 
 QUARTERS = 4
 LARGEST = 128

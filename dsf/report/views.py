@@ -14,11 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from dsf.evaluate import Rows, row_blocks
-from dsf.report.map_bytes import AT_ONCE, NUMBER
-from dsf.report.pooling import Mask, Numbers, Pooled, edges, joined, joined_masks, stronger
 from dsf.report.selection import Selection
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
-from dsf.systems.kernels import applies
 from dsf.systems.softmax_rows import SoftmaxRows
 
 KEPT = 12
@@ -39,31 +36,19 @@ class Strongest:
     def __init__(self) -> None:
         self._links: list[Link] = []
 
-    @property
-    def floor(self) -> float:
-        """The magnitude that a further weight must exceed."""
-        return abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
-
     def add(
         self,
         weights: Float[np.ndarray, "rows columns"],
         written: Int[np.ndarray, " rows"],
         read: Int[np.ndarray, " columns"],
-        *,
-        least: float = 0.0,
     ) -> None:
-        """Add some rows.
-
-        Args:
-            least: a magnitude that enough of the weights are known to reach.
-        """
-        size = np.abs(weights)
-        places = np.flatnonzero((size > self.floor) & (size >= least))  # NaN is not
-        places = places[np.isfinite(size.ravel()[places])]
-        if not len(places):
-            return
+        """Add some rows."""
+        size = np.abs(weights).ravel()
+        floor = abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
+        places = np.flatnonzero(size > floor)  # NaN is not
+        places = places[np.isfinite(size[places])]
         if len(places) > KEPT:
-            found = size.ravel()[places]
+            found = size[places]
             enough = found >= np.partition(found, -KEPT)[-KEPT]  # of equal ones the first are kept
             places = places[enough][np.argsort(-found[enough], kind="stable")[:KEPT]]
         rows, columns = np.unravel_index(places, weights.shape)
@@ -76,38 +61,6 @@ class Strongest:
     def links(self) -> list[Link]:
         """The largest weights, the largest first."""
         return list(self._links)
-
-
-class StrongestOfEach:
-    """The same of several maps, by compiled loops.
-
-    Args:
-        maps: how many there are.
-    """
-
-    def __init__(self, maps: int) -> None:
-        self._sizes, self._kept = np.zeros((2, maps, KEPT))
-        self._places = np.zeros((maps, KEPT, 2), dtype=int)
-
-    def add(
-        self,
-        weights: Float[np.ndarray, "maps rows columns"],
-        strongest: Float[np.ndarray, "maps down across"],
-        cells: Int[np.ndarray, " rows"],
-        written: Int[np.ndarray, " rows"],
-        read: Int[np.ndarray, " columns"],
-    ) -> None:
-        """Add some rows; ``strongest`` has the largest weights in cells of the rows ``cells``."""
-        from dsf.systems.kernels.picture_cells import keep_largest
-
-        kept = (self._sizes, self._kept, self._places)
-        keep_largest(np.ascontiguousarray(weights), strongest, cells, written, read, *kept)
-
-    def links(self, map: int) -> list[Link]:
-        """The largest weights of one of the maps, the largest first."""
-        count = int((self._sizes[map] > 0).sum())
-        found = zip(self._places[map].tolist(), self._kept[map].tolist(), strict=True)
-        return [Link(row, column, weight) for (row, column), weight in list(found)[:count]]
 
 
 def _strength(link: Link) -> tuple[float, int, int]:
@@ -186,57 +139,21 @@ class MapView:
         lie above half of it, the map is nearly uniform, and would be full of colour everywhere; it
         is then up to four times as large, so that the square root of a uniform map is a half.
         """
-        seen, largest = self._apart()
-        apart = largest or self.scale
+        size = np.where(np.isfinite(self.weights), np.abs(self.weights), np.nan)
+        if self.row_sums.size == self.column_sums.size:  # queries and keys are the same tokens
+            np.fill_diagonal(size, np.nan)
+        apart = float(np.nanmax(size, initial=0.0)) or self.scale
+        size[:, :1] = np.nan
+        seen = size[np.isfinite(size) & ~self.masked]
         highest = float(seen.max(initial=0.0))
         if not highest:
             return Brightness(self.scale, apart, None)
-        full = min(max(quantile(seen, BRIGHT), highest * FAINTEST), self.scale)
+        least, full = np.quantile(seen, (1 - BRIGHT, BRIGHT)).tolist()
+        full = min(max(full, highest * FAINTEST), self.scale)
         if len(seen) < FEWEST or np.count_nonzero(seen < EVEN * full) > (1 - BRIGHT) * len(seen):
             return Brightness(full, apart, None)
-        least = max(quantile(seen, 1 - BRIGHT), EVEN * full)
+        least = max(least, EVEN * full)
         return Brightness(full * (least / full / EVEN) ** 2, apart, (least, full))
-
-    def _apart(self) -> tuple[Float[np.ndarray, " cells"], float]:
-        """The magnitudes that decide what is bright, and the largest off the diagonal."""
-        square = self.row_sums.size == self.column_sums.size  # queries and keys are the same tokens
-        if not applies(NUMBER, work=AT_ONCE * self.weights.size):
-            return apart(self.weights, self.masked, square=square)
-        from dsf.systems.kernels.picture_cells import magnitudes_apart
-
-        seen = np.empty(self.weights.size)
-        weights = np.ascontiguousarray(self.weights, dtype=float)
-        count, largest = magnitudes_apart(weights, self.masked, square, seen)
-        return seen[:count], largest
-
-
-def apart(
-    weights: Float[np.ndarray, "rows columns"],
-    masked: Bool[np.ndarray, "rows columns"],
-    *,
-    square: bool,
-) -> tuple[Float[np.ndarray, " cells"], float]:
-    """The same by operations on whole arrays."""
-    size = np.where(np.isfinite(weights), np.abs(weights), np.nan)
-    if square:
-        np.fill_diagonal(size, np.nan)
-    largest = float(np.nanmax(size, initial=0.0))
-    size[:, :1] = np.nan
-    return size[np.isfinite(size) & ~masked], largest
-
-
-def quantile(numbers: Float[np.ndarray, " cells"], share: float) -> float:
-    """Return a quantile of some numbers, as ``np.quantile``, in half the time.
-
-    Between the two numbers next to that place it is interpolated.
-    """
-    place = (len(numbers) - 1) * share
-    below = int(place)
-    above = min(below + 1, len(numbers) - 1)
-    low, high = np.partition(numbers, (below, above))[[below, above]].tolist()
-    beyond = place - below
-    step = high - low
-    return low + step * beyond if 2 * beyond < 1 else high - step * (1 - beyond)
 
 
 def without_sample(label: str, sample: int) -> str:
@@ -246,6 +163,77 @@ def without_sample(label: str, sample: int) -> str:
     'head 3'
     """
     return label.removeprefix(f"sample {sample}, ")
+
+
+Numbers = Float[np.ndarray, "maps rows columns"]
+Pooled = Float[np.ndarray, "maps down across"]
+Mask = Bool[np.ndarray, "masks rows columns"]
+
+
+def edges(size: int, bins: int) -> Int[np.ndarray, " bins"]:
+    """The starts of ``bins`` nearly equal runs of ``size`` cells, for ``bins`` up to ``size``."""
+    return np.arange(bins) * size // bins
+
+
+def stronger(
+    one: Float[np.ndarray, "*size"], other: Float[np.ndarray, "*size"]
+) -> Float[np.ndarray, "*size"]:
+    """Of two numbers the one of larger magnitude; NaN takes precedence."""
+    return np.where(np.isnan(one) | (np.abs(other) <= np.abs(one)), one, other)
+
+
+def pooled(
+    weights: Numbers, firsts: Int[np.ndarray, " down"], starts: Int[np.ndarray, " across"]
+) -> Pooled:
+    """The strongest weight of every cell, with its sign.
+
+    Args:
+        firsts, starts: the first row and the first column of every cell.
+    """
+    for axis, runs in ((1, firsts), (2, starts)):
+        if len(runs) < weights.shape[axis]:
+            highest = reduced_runs(np.maximum, weights, runs, axis=axis)
+            if (weights < 0).any():
+                lowest = reduced_runs(np.minimum, weights, runs, axis=axis)
+                highest = stronger(highest, lowest)
+            weights = highest
+    return weights
+
+
+SHORT = 16
+
+
+def reduced_runs(
+    join: np.ufunc, numbers: np.ndarray, starts: Int[np.ndarray, " bins"], *, axis: int
+) -> np.ndarray:
+    """Each run of numbers along ``axis`` joined to one.
+
+    Runs of rows are joined one by one, along whole rows. Short runs of columns are joined by their
+    first numbers, their second ones and so on, the last again where a run has fewer. Both are
+    several times faster than ``reduceat``.
+    """
+    if len(starts) == numbers.shape[axis]:
+        return numbers
+    ends = np.append(starts[1:], numbers.shape[axis])
+    along = np.moveaxis(numbers, axis, -1)
+    if axis % numbers.ndim != numbers.ndim - 1:
+        runs = [join.reduce(along[..., a:b], axis=-1) for a, b in zip(starts, ends, strict=True)]
+        return np.stack(runs, axis=axis)
+    longest = int((ends - starts).max())
+    if longest > SHORT:
+        return join.reduceat(numbers, starts, axis=axis)
+    found = numbers[..., starts]
+    for k in range(1, longest):
+        found = join(found, numbers[..., np.minimum(starts + k, ends - 1)])
+    return found
+
+
+def all_masked(
+    masked: Mask, firsts: Int[np.ndarray, " down"], starts: Int[np.ndarray, " across"]
+) -> Bool[np.ndarray, "masks down across"]:
+    """Where whole cells are masked."""
+    rows = reduced_runs(np.logical_and, masked, firsts, axis=1)
+    return reduced_runs(np.logical_and, rows, starts, axis=2)
 
 
 class View:
@@ -261,13 +249,10 @@ class View:
         self.columns = edges(read, min(side, read))
         self.weights = np.zeros((maps, len(self.rows), len(self.columns)))
         self.masked = np.ones((maps, len(self.rows), len(self.columns)), dtype=bool)
-        self._work = maps * written * read
         self._row_sums, self._column_sums = np.zeros((maps, written)), np.zeros((maps, read))
         self._filled = np.zeros((maps, written), dtype=bool)
         self._signed = np.zeros(maps, dtype=bool)
         self._nans, self._infinities = np.zeros((2, maps), dtype=int)
-        self._compiled = applies(torch.from_numpy(self.weights), work=self._work)
-        self._largest = StrongestOfEach(maps) if self._compiled else None
         self._strongest = [Strongest() for _ in range(maps)]
 
     def add(
@@ -285,45 +270,24 @@ class View:
         cells = np.searchsorted(self.rows, written, side="right") - 1
         firsts = np.flatnonzero(np.diff(cells, prepend=-1))
         starts, into = np.searchsorted(read, self.columns), slice(cells[0], cells[-1] + 1)
-        hidden, reach = joined_masks(masked, firsts, starts, compiled=self._compiled)
-        found = joined(weights, reach, firsts, starts, work=self._work)
+        strongest = pooled(weights, firsts, starts)
         begun = self.weights[:, cells[0]].copy()  # by the last rows that were added
-        self.weights[:, into] = found.strongest
-        self.weights[:, cells[0]] = stronger(begun, found.strongest[:, 0])
-        self.masked[:, into] &= hidden
+        self.weights[:, into] = strongest
+        self.weights[:, cells[0]] = stronger(begun, strongest[:, 0])
+        self.masked[:, into] &= all_masked(masked, firsts, starts)
         count = int(written[-1] - written[0]) + 1
         tokens = slice(written[0], written[0] + count)
-        self._row_sums[:, tokens] = _by_token(found.row_sums, count)
-        self._column_sums += _by_token(found.column_sums, self._column_sums.shape[1])
-        self._filled[:, tokens] = _by_token(found.filled, count) > 0
-        self._signed |= found.signed
-        if not np.isfinite(found.row_sums).all():
+        with np.errstate(invalid="ignore"):  # infinities of either sign
+            self._row_sums[:, tokens] = _by_token(weights.sum(axis=2), count)
+            columns = weights.sum(axis=1)
+            self._column_sums += _by_token(columns, self._column_sums.shape[1])
+        self._filled[:, tokens] = _by_token((weights != 0).any(axis=2), count) > 0
+        self._signed |= np.logical_or.reduce(weights < 0, axis=(1, 2))
+        if not np.isfinite(columns).all():
             self._nans += np.isnan(weights).sum(axis=(1, 2))
             self._infinities += np.isinf(weights).sum(axis=(1, 2))
-        if self._largest is not None:
-            self._largest.add(weights, found.strongest, cells - cells[0], written, read)
-            return
-        self._keep_strongest(weights, np.abs(found.strongest), cells - cells[0], written, read)
-
-    def _keep_strongest(
-        self,
-        weights: Numbers,
-        strongest: Pooled,
-        cells: Int[np.ndarray, " rows"],
-        written: Int[np.ndarray, " rows"],
-        read: Int[np.ndarray, " columns"],
-    ) -> None:
-        """Look for the largest weights in rows whose cells have one that is large enough."""
-        for k, bounds in enumerate(strongest.max(axis=2)):
-            links, map = self._strongest[k], weights[k]
-            enough = bounds if len(bounds) >= KEPT else strongest[k]
-            least = 0.0 if links.floor else _reached(enough)
-            rows = (~(bounds <= links.floor) & ~(bounds < least))[cells]  # NaN is neither
-            if rows.any():
-                links.add(map[rows], written[rows], read, least=least)
-
-    def _links(self, k: int) -> list[Link]:
-        return self._strongest[k].links() if self._largest is None else self._largest.links(k)
+        for map, links in zip(weights, self._strongest, strict=True):
+            links.add(map, written, read)
 
     def maps(
         self, labels: Sequence[str], samples: Sequence[int], *, complex_: bool = False
@@ -335,7 +299,7 @@ class View:
                 sample=samples[k],
                 weights=self.weights[k],
                 masked=self.masked[k],
-                strongest=self._links(k),
+                strongest=self._strongest[k].links(),
                 column_sums=self._column_sums[k],
                 row_sums=self._row_sums[k],
                 empty_rows=np.flatnonzero(~self._filled[k]).tolist(),
@@ -350,12 +314,6 @@ class View:
 
 def _by_token(sums: np.ndarray, tokens: int) -> np.ndarray:
     return sums.reshape(len(sums), tokens, -1).sum(axis=2)
-
-
-def _reached(largest: Float[np.ndarray, "*cells"]) -> float:
-    """A magnitude that as many weights reach as are kept, by the largest of different cells."""
-    finite = largest[np.isfinite(largest)]
-    return float(np.partition(finite, -KEPT)[-KEPT]) if len(finite) >= KEPT else 0.0
 
 
 def masked(operator: Operator, rows: Rows) -> Mask:

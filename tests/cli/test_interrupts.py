@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dsf.cli.threads import held_back
+from dsf.cli.command import held_back
 
 
 @pytest.fixture(autouse=True)

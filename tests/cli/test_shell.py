@@ -263,7 +263,7 @@ def test_who_stops_reading_before_the_table_is_told_no_failure(checkpoint, tmp_p
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 COMMAND = ("-m", "dsf", "demo", "--playground", "delta_net", "--open")
 ALONE = (
-    "from pathlib import Path; from dsf.cli.browser import open_page; print(open_page(Path('a')))"
+    "from pathlib import Path; from dsf.cli.terminal import open_page; print(open_page(Path('a')))"
 )
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="displays are those of Linux")

@@ -4,7 +4,7 @@ import pytest
 import torch
 import typer
 
-from dsf.cli import threads
+from dsf.cli import command as threads
 from dsf.cli.entry import app
 from dsf.jobs import work
 

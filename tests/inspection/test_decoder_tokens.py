@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report.token_orders import has_texts, input_of_texts
+from dsf.report.selection import has_texts, input_of_texts
 
 transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2]])

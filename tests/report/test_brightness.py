@@ -7,8 +7,7 @@ import torch
 import dsf
 from dsf.report.layer_content import _map
 from dsf.report.selection import select
-from dsf.report.views import apart, quantile, views
-from dsf.systems.kernels import availability
+from dsf.report.views import views
 
 
 def view_of(of, softmax, weights):
@@ -110,25 +109,3 @@ def test_a_map_is_signed_if_one_weight_is_negative(of, sign, told):
     view = views(select(of([mixer])[0]), side=8)[0]
     assert view.signed is told
     assert _map(view, exact=True)["signed"] is told
-
-
-@pytest.mark.parametrize("square", [True, False])
-def test_compiled_loops_see_the_same_weights(of, softmax, square, monkeypatch):
-    view = view_of(of, softmax, sink(12, 0.5))
-    view.weights = np.random.default_rng(0).normal(size=(12, 12))
-    view.weights[5, 2], view.weights[6, 2] = np.nan, -np.inf
-    if not square:
-        view.column_sums = np.zeros(24)
-    seen, largest = apart(view.weights, view.masked, square=square)
-    monkeypatch.setattr(availability, "WORTH", 0)
-    found = view._apart()
-    np.testing.assert_array_equal(found[0], seen)
-    assert found[1] == largest
-    assert len(seen) == (12 * 11) // 2 - 11 - 2 + (0 if square else 11)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 50, 51, 101, 4096])
-def test_a_quantile_is_that_of_numpy(count):
-    numbers = np.random.default_rng(count).random(count) ** 8
-    for share in (0.0, 0.3, 0.98, 1.0):
-        assert quantile(numbers.copy(), share) == np.quantile(numbers, share)

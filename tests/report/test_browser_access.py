@@ -10,7 +10,7 @@ import dsf
 from dsf.report.content import content
 from dsf.report.map_bytes import packed
 from dsf.report.page import rendered
-from dsf.report.subjects import subjects
+from dsf.report.selection import subjects
 from tests.report.drawn import of_mixers
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 import dsf
 from dsf.report import draw_grid, draw_map
-from dsf.report.colours import LEVELS, MASKED, MASKED_COLOUR, NOT_FINITE, ZERO
-from dsf.report.sheet import Sheet
+from dsf.report.sheet import LEVELS, MASKED, MASKED_COLOUR, NOT_FINITE, ZERO, Sheet
 
 
 def pixels(map, masked=None):

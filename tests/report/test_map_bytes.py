@@ -1,13 +1,10 @@
 """Eight bits: symmetric about zero, within two percent of the scale's root, odd cells apart."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsf.report import map_bytes
 from dsf.report.map_bytes import MASKED, MINUS_INFINITY, NAN, PLUS_INFINITY, ZERO, coded
-from dsf.systems.kernels import availability
 
 
 def decoded(codes, scale):
@@ -33,22 +30,3 @@ def test_what_has_no_number_has_a_code_of_its_own():
 
 def test_a_map_of_zeros_has_no_scale():
     assert coded(np.zeros(3), np.zeros(3, dtype=bool), 0.0).tolist() == [ZERO] * 3
-
-
-@pytest.mark.parametrize("kind", ["signed", "positive", "odd", "zero"])
-def test_compiled_loops_give_the_codes_of_whole_arrays(kind, monkeypatch):
-    weights = np.random.default_rng(0).normal(size=(300, 400)) ** 3
-    if kind == "positive":
-        weights = abs(weights)
-    masked = np.random.default_rng(1).random(weights.shape) < 0.3
-    weights[masked] = 0
-    if kind == "odd":
-        weights[3, 4] = np.nan
-    if kind == "zero":
-        weights[:] = 0
-    scale = float(np.nanmax(abs(weights)))
-    monkeypatch.setattr(availability, "WORTH", 0)
-    assert (map_bytes._compiled(weights, masked, scale) is None) == (kind == "odd")
-    compiled = coded(weights, masked, scale)
-    monkeypatch.setattr(availability, "WORTH", 2**60)
-    np.testing.assert_array_equal(compiled, coded(weights, masked, scale))

@@ -217,7 +217,7 @@ def test_one_token(inspected, reading, tmp_path):
 
 
 def test_a_long_map_that_takes_too_much_room_is_pooled_by_halves(softmax, of, reading, monkeypatch):
-    monkeypatch.setattr("dsf.report.full_resolution.MOST_BYTES", 20_000)
+    monkeypatch.setattr("dsf.report.map_bytes.MOST_BYTES", 20_000)
     rng = torch.Generator().manual_seed(0)
     inspection = of([softmax(torch.randn(300, 300, generator=rng))])
     map = content(inspection)["layers"][0]["maps"][0]

@@ -6,20 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dsf.report.pooling import edges, reduced_runs, stronger
-from dsf.report.views import View
-from dsf.systems.kernels import availability
+from dsf.report.views import View, edges, reduced_runs, stronger
 
 small = arrays(np.float64, (2, 7, 11), elements=st.floats(-9, 9))
-
-
-@pytest.fixture(
-    params=[0, availability.WORTH], ids=["compiled", "arrays"], autouse=True, scope="module"
-)
-def _both_ways(request):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(availability, "WORTH", request.param)
-        yield
 
 
 def by_hand(map, cells):

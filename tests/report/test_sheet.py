@@ -11,9 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import FuncNorm
 from PIL import Image
 
-from dsf.report.colours import MASKED, MASKED_COLOUR, NOT_FINITE, ODD, palette, shaded
 from dsf.report.figure import SIGNED
-from dsf.report.sheet import Sheet, broken
+from dsf.report.sheet import MASKED, MASKED_COLOUR, NOT_FINITE, ODD, Sheet, broken, palette, shaded
 
 
 @pytest.fixture

@@ -3,17 +3,13 @@
 import numpy as np
 import pytest
 
-from dsf.report import full_resolution
-from dsf.report.full_resolution import shrunk
+from dsf.report.map_bytes import shrunk
 
 SIDE = 48
 
 
-@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("odd", [None, np.nan, -np.inf])
-def test_a_cell_has_its_strongest_weight(monkeypatch, compiled, odd):
-    if not compiled:
-        monkeypatch.setattr(full_resolution, "applies", lambda *_, **__: False)
+def test_a_cell_has_its_strongest_weight(odd):
     weights = np.random.default_rng(0).normal(size=(3, 250, 231))
     if odd is not None:
         weights[1, 7, 9] = odd

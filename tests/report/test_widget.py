@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import dsf
-from dsf.report import widget
+from dsf.report import page as widget
 from dsf.report.content import content
+from dsf.report.page import static_picture
 from dsf.report.viewer import EXPLORER, file_of
-from dsf.report.widget import static_picture
 
 anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
 

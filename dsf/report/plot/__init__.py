@@ -7,15 +7,15 @@ from dsf.report.plot.charts import (
     heat_map,
     heat_maps,
     histogram,
+    panels,
     per_map,
     per_token,
     rank_profile,
     spectrum,
+    style,
 )
-from dsf.report.plot.drawing_style import panels, style
-from dsf.report.plot.quantities import QUANTITIES, Quantity, draw
 from dsf.report.plot.state_report import StateReport, report_state
-from dsf.report.plot.tables import architectures, layers_and_heads
+from dsf.report.plot.tables import QUANTITIES, Quantity, architectures, draw, layers_and_heads
 
 __all__ = [
     "QUANTITIES",

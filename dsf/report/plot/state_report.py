@@ -18,7 +18,7 @@ from torch import Tensor
 from dsf import measures
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.measures.state_use import NOISE
-from dsf.report.plot.drawing_style import style
+from dsf.report.plot.charts import style
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import at_least
