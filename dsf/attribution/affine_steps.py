@@ -20,21 +20,21 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, vmap
 from torch.nn import functional
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 Linear = Callable[..., Tensor]
 Function = Callable[..., Any]
 
 PLACED_AXES = 3
-"""Minimum number of axes of a result whose second axis is cut; others are held as a whole."""
+"""Minimum number of axes of a result of which a functional may hold some places alone."""
 
 
 @dataclass(frozen=True, eq=False)
 class Functional:
     """``<weights, result>``, a linear functional of a result, zero before the place ``start``.
 
-    A logit belongs to one token of the output, and causal layers carry it back to earlier tokens
-    alone. So its numbers are held for the range of places along the second axis (the tokens, as a
-    rule) that it can reach, and steps that treat places separately are passed for these alone.
+    A logit belongs to one token of the output, so its numbers are held for a range of places along
+    the second axis (the tokens, as a rule).
 
     Attributes:
         weights: its numbers, in the axes of the result; along the second for its own places alone.
@@ -98,30 +98,6 @@ class Functional:
         alone[sample] = self.weights[sample]
         return Functional(alone, self.shape, self.start)
 
-    def __add__(self, other: "Functional") -> "Functional":
-        if self.is_everywhere and other.is_everywhere:
-            return Functional.of(self.weights + other.weights)
-        start = min(self.start, other.start)
-        stop = max(self.places.stop, other.places.stop)
-        length = stop - start
-        if length == self.weights.shape[1] == other.weights.shape[1]:
-            return Functional(self.weights + other.weights, self.shape, start)
-        both = self.weights.new_zeros(self.shape[0], length, *self.shape[2:])
-        for part in (self, other):
-            both[:, part.start - start : part.places.stop - start] += part.weights
-        return Functional(both, self.shape, start)
-
-    def carried_to(self, weights: Shaped[Tensor, "*axes"]) -> "Functional":
-        """The adjoint of a step at its source, where nothing is known of the step.
-
-        Places behind the last of this functional are left out where they are zero, as they are
-        behind a causal layer.
-        """
-        stop = self.places.stop
-        if self.is_everywhere or weights.ndim < PLACED_AXES or bool(weights[:, stop:].any()):
-            return Functional.of(weights)
-        return Functional(weights[:, :stop], weights.shape)
-
 
 def paired(
     weights: Shaped[Tensor, "*axes"], result: Shaped[Tensor, "*axes"], *, absolute: bool = False
@@ -145,6 +121,8 @@ class Step:
         linear: a function from the results of the sources to its own result, all with one more
             leading axis.
         rest: the constant it adds, without that axis; None for zero.
+        is_gate: whether activations made it, by their secants, so that a product with another
+            step is linear in that one.
     """
 
     number: int
@@ -152,6 +130,7 @@ class Step:
     sources: tuple["Step", ...] = field(default=(), repr=False)
     linear: Callable[..., Tensor] | None = None
     rest: Tensor | None = None
+    is_gate: bool = False
 
 
 def contributed(
@@ -162,9 +141,7 @@ def contributed(
     It is linear in ``given``. Paths that reach ``stop`` from before ``start`` without passing
     ``start`` are not included.
     """
-    chain, earlier = _between(start, stop)
-    known: dict[Step, Tensor | None] = dict.fromkeys(earlier)
-    added = _replayed(chain, known | {start: given}, {stop}, constants=False)[stop]
+    added = _replayed({start: given}, [stop], constants=False)[stop]
     return given.new_zeros(len(given), *stop.shape) if added is None else added
 
 
@@ -181,13 +158,9 @@ def rebuilt(
         given: None for zero: what is left comes from biases and from other paths.
         root: the first step of the run.
     """
-    chain, earlier = _between(start, stop)
     known: dict[Step, Tensor | None] = {root: stream.unsqueeze(0)}
-    for step in earlier:
-        if step not in known:
-            known |= _replayed(_between(root, step)[0], dict(known), {step}, constants=True)
     known[start] = None if given is None else given.unsqueeze(0)
-    result = _replayed(chain, known, {stop}, constants=True)[stop]
+    result = _replayed(known, [stop], constants=True)[stop]
     return stream.new_zeros(()).expand(stop.shape) if result is None else result[0]
 
 
@@ -206,29 +179,25 @@ def linear_results(
         stream: the result of ``root``.
         results: of some steps, in the run.
     """
-    chain, known = leading_to(wanted, {root}), {root: stream}
-    if all(step.rest is None for step in chain):
+    known = {root: stream}
+    if all(step.rest is None for step in leading_to(wanted, known)):
         known |= results
-        chain = leading_to(wanted, known)
     front: dict[Step, Tensor | None] = {step: part.unsqueeze(0) for step, part in known.items()}
-    found = _replayed(chain, front, wanted, constants=False)
+    found = _replayed(front, wanted, constants=False)
     return {step: part[0] for step, part in found.items() if part is not None}
 
 
 def _replayed(
-    chain: Sequence[Step],
-    known: dict[Step, Tensor | None],
-    wanted: Collection[Step],
-    *,
-    constants: bool,
+    known: dict[Step, Tensor | None], wanted: Collection[Step], *, constants: bool
 ) -> dict[Step, Tensor | None]:
     """Return the results of the ``wanted`` steps, with or without what is constant.
 
     Args:
-        chain: the steps to replay, in order.
-        known: the results that they start from, with one more leading axis; None for zero, which
-            costs nothing. Results are dropped after their last use.
+        known: the results to start from, with one more leading axis; None for zero, which costs
+            nothing. The first stream is zero where it is not among them. Results are dropped after
+            their last use.
     """
+    chain = leading_to(wanted, known)
     kept = {step: known[step] for step in wanted if step in known}
     last_read = {source: step for step in chain for source in step.sources}
     for step in chain:
@@ -253,15 +222,9 @@ def _replayed(
     return kept
 
 
-def pulled_back(step: Step, given: Functional) -> tuple[Functional, ...]:
+def pulled_back(step: Step, given: Tensor) -> tuple[Tensor, ...]:
     """The adjoint of a step: by how much the results it takes move ``<given, its result>``."""
-    linear, shapes = _linear(step), [source.shape for source in step.sources]
-    if not given.is_everywhere and isinstance(linear, Placewise):
-        moved = linear.at(given.places, 1 - len(step.shape)).adjoint(given.weights)
-        return tuple(
-            Functional(by, shape, given.start) for by, shape in zip(moved, shapes, strict=True)
-        )
-    return tuple(given.carried_to(by) for by in adjoint_of(linear, shapes, given.dense()))
+    return adjoint_of(_linear(step), [source.shape for source in step.sources], given)
 
 
 def adjoint_of(
@@ -292,10 +255,8 @@ def adjoints(
         The functional of each wanted step, with the shape of its result; zero where it does not
         depend on that step.
     """
-    found = {}
-    for step, given in _carried_back(stop, functional, ends):
-        if step in wanted:
-            found[step] = given.dense()
+    carried = _carried_back(stop, functional, ends)
+    found = {step: given for step, given in carried if step in wanted}
     return _or_zero(found, wanted, functional)
 
 
@@ -309,9 +270,9 @@ def adjoints_and_constant(
     found, constant = {}, functional.weights.new_zeros(())
     for step, given in _carried_back(stop, functional):
         if step in wanted:
-            found[step] = given.dense()
+            found[step] = given
         if step.rest is not None:
-            constant = constant + (given.weights * given.at_its_places(step.rest)).sum()
+            constant = constant + (given * step.rest).sum()
     return _or_zero(found, wanted, functional), constant
 
 
@@ -324,9 +285,9 @@ def _or_zero(
 
 def _carried_back(
     stop: Step, functional: Functional, ends: Collection[Step] = ()
-) -> Iterator[tuple[Step, Functional]]:
+) -> Iterator[tuple[Step, Tensor]]:
     """The functional of every step that ``stop`` depends on, last to first, up to ``ends``."""
-    waiting = {stop: functional}
+    waiting = {stop: functional.dense()}
     while waiting:
         step = max(waiting, key=lambda step: step.number)
         given = waiting.pop(step)
@@ -358,33 +319,6 @@ def _linear(step: Step) -> Callable[..., Tensor]:
     return step.linear
 
 
-def _between(start: Step, stop: Step) -> tuple[list[Step], list[Step]]:
-    """The steps from ``start`` to ``stop`` in order, and the earlier steps that they need."""
-    chain: dict[Step, None] = {}
-    earlier: dict[Step, None] = {}
-    waiting = [stop]
-    while waiting:
-        step = waiting.pop()
-        if step is start or step in chain or step in earlier:
-            continue
-        if step.number < start.number:
-            earlier[step] = None
-            continue
-        chain[step] = None
-        waiting.extend(step.sources)
-    return sorted(chain, key=lambda step: step.number), list(earlier)
-
-
-@dataclass(frozen=True, eq=False)
-class FunctionCall:
-    """One call of a torch function: its arguments and its output."""
-
-    func: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any
-
-
 @runtime_checkable
 class Transposable(Protocol):
     """A linear function of tensors whose adjoint needs no run of its own."""
@@ -395,18 +329,6 @@ class Transposable(Protocol):
 
     def adjoint(self, cotangent: Tensor, /) -> tuple[Tensor, ...]:
         """By how much each tensor moves the inner product of ``cotangent`` with the result."""
-
-
-@runtime_checkable
-class Placewise(Transposable, Protocol):
-    """One that treats every place of its second axis by itself, and has the axes of its tensors."""
-
-    def at(self, places: slice, axis: int) -> Transposable:
-        """The same for some places alone.
-
-        Args:
-            axis: the second one, counted from the end.
-        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -421,12 +343,6 @@ class Elementwise:
     def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
         return (cotangent * self.factor,)
 
-    def at(self, places: slice, axis: int) -> "Elementwise":
-        if self.factor.ndim < -axis or self.factor.shape[axis] == 1:
-            return self
-        some = self.factor.narrow(axis, places.start, places.stop - places.start)
-        return Elementwise(some)
-
 
 @dataclass(frozen=True)
 class Addition:
@@ -437,9 +353,6 @@ class Addition:
 
     def adjoint(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         return cotangent, cotangent
-
-    def at(self, places: slice, axis: int) -> "Addition":  # noqa: ARG002 (it has nothing of them)
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -452,93 +365,100 @@ class Projection:
         return functional.linear(x, self.weight)
 
     def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
-        return (cotangent @ self.weight,)
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
+        some = rows.any(dim=-1)  # a logit belongs to one token: nearly all rows of a head are zero
+        moved = rows.new_zeros(len(rows), self.weight.shape[-1])
+        moved[some] = rows[some] @ self.weight
+        return (moved.reshape(*cotangent.shape[:-1], -1),)
 
-    def at(self, places: slice, axis: int) -> "Projection":  # noqa: ARG002 (nor has it)
-        return self
 
+def writing(
+    whole: Tensor, index: Any, value: Any, is_stream: tuple[bool, bool]
+) -> tuple[Linear, Tensor | None] | None:
+    """``whole[index] = value``, which has been run, as a linear function and a constant.
 
-@dataclass(frozen=True, eq=False)
-class Written:
-    """What is left of a tensor where others were written into some of its places.
+    None where an entry is written twice.
 
-    It is linear in the streams among the two, which it takes in this order.
-
-    Attributes:
-        shape: of the whole tensor.
-        places: for every number that was written, its place in the whole, counted row by row.
-        given: the shape of the value before it was expanded to ``places``.
-        into_stream, of_stream: whether the tensor, and the value, are streams; else constants.
+    Args:
+        is_stream: whether ``whole`` and ``value`` are streams, which the function takes in this
+            order; what is not is constant.
     """
+    places = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)[index]
+    value = torch.as_tensor(value, dtype=whole.dtype, device=whole.device)
+    if places.unique().numel() != places.numel() or value.ndim > places.ndim:
+        return None
 
-    shape: torch.Size
-    places: Shaped[Tensor, "*written"]
-    given: torch.Size
-    into_stream: bool
-    of_stream: bool
+    def written(whole: Tensor, value: Tensor) -> Tensor:
+        given = value.expand(places.shape).flatten()
+        return whole.flatten().scatter(0, places.flatten(), given).reshape(whole.shape)
 
-    def __call__(self, *parts: Tensor) -> Tensor:
-        own = self.shape if self.into_stream else self.given
-        lead = parts[0].shape[: parts[0].ndim - len(own)]
-        places = self.places.flatten()
-        if self.into_stream:
-            whole = parts[0].reshape(*lead, -1).index_fill(-1, places, 0)
-        else:
-            whole = parts[0].new_zeros(*lead, self.shape.numel())
-        if self.of_stream:
-            axes = (1,) * (self.places.ndim - len(self.given))
-            value = parts[-1].reshape(*lead, *axes, *self.given).expand(*lead, *self.places.shape)
-            whole = whole.index_add(-1, places, value.reshape(*lead, -1))
-        return whole.reshape(*lead, *self.shape)
+    parts = whole, value
+    none = [part.new_zeros(()).expand(part.shape) for part in parts]
+    still = (
+        zero if follows else part
+        for part, zero, follows in zip(parts, none, is_stream, strict=True)
+    )
 
-    def rest(self, whole: Tensor) -> Tensor | None:
-        """The numbers of ``whole`` that come from no stream."""
-        written = torch.zeros(self.shape.numel(), dtype=torch.bool, device=whole.device)
-        written = written.index_fill(0, self.places.flatten(), True).reshape(self.shape)
-        kept = torch.where(written, not self.of_stream, not self.into_stream)
-        return unless_zero(torch.where(kept, whole, 0))
+    def of_streams(*streams: Tensor) -> Tensor:
+        given = iter(streams)
+        return written(
+            *(
+                next(given) if follows else zero
+                for zero, follows in zip(none, is_stream, strict=True)
+            )
+        )
 
-
-def places_of(whole: Tensor, index: Any) -> Tensor | None:
-    """The places that an index takes of a tensor, row by row; None where it takes one twice."""
-    found = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)[index]
-    return found if found.unique().numel() == found.numel() else None
+    return vmap(of_streams), unless_zero(written(*still))
 
 
 def pieces(
-    call: FunctionCall, streams: Sequence[Tensor]
+    func: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
+    streams: Sequence[Tensor],
 ) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
     """Every output tensor of a call, with its linear dependence on ``streams`` and its constant.
 
     The function must be affine in ``streams`` together; its other arguments are frozen. What is
     yielded does not keep the streams alive.
     """
-    name = name_of(call.func)
-    if name == "linear" and len(streams) == 1 and any(part is streams[0] for part in call.args[:1]):
-        yield call.output, *_projection(call.output, *call.args[1:], **call.kwargs)
+    name = name_of(func)
+    if name == "linear" and len(streams) == 1 and args and args[0] is streams[0]:
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        yield output, Projection(weight), None if bias is None else bias.expand_as(output)
         return
-    if (plain := _plain(name, call, streams)) is not None:
-        yield call.output, plain, None
+    if not kwargs and (plain := _plain(name, args, output, streams)) is not None:
+        yield output, plain, None
         return
-    holes = {id(part): _Hole(k) for k, part in enumerate(streams)}
-    args, kwargs = _mapped((call.args, call.kwargs), lambda leaf: holes.get(id(leaf), _alias(leaf)))
-    again = partial(_filled, call.func, args, kwargs)
+    leaves, tree = tree_flatten((args, kwargs))
+    at = [next((k for k, part in enumerate(streams) if part is leaf), None) for leaf in leaves]
+    frozen = [None if k is not None else _alias(leaf) for leaf, k in zip(leaves, at, strict=True)]
+
+    def again(*given: Tensor) -> Any:
+        filled = [leaf if k is None else given[k] for leaf, k in zip(frozen, at, strict=True)]
+        args, kwargs = tree_unflatten(filled, tree)
+        return func(*args, **kwargs)
+
     still = None if name in HOMOGENEOUS else again(*map(torch.zeros_like, streams))
-    if isinstance(call.output, Tensor):
-        yield call.output, _linear_part(again, still), unless_zero(still)
+    if isinstance(output, Tensor):
+        yield output, _linear_part(again, still), unless_zero(still)
         return
-    for k, each in enumerate(call.output):
+    for k, each in enumerate(output):
         part, rest = partial(_part_of, again, k), None if still is None else still[k]
         yield each, _linear_part(part, rest), unless_zero(rest)
 
 
-def _plain(name: str, call: FunctionCall, streams: Sequence[Tensor]) -> Transposable | None:
+def _plain(
+    name: str, args: tuple[Any, ...], output: Any, streams: Sequence[Tensor]
+) -> Transposable | None:
     """A product with one factor, or a sum of two streams of one shape; None for other calls."""
-    tensors = [part for part in call.args if isinstance(part, Tensor)]
-    if call.kwargs or len(call.args) != 2 or len(tensors) != 2 or tensors[0] is tensors[1]:
+    tensors = [part for part in args if isinstance(part, Tensor)]
+    if len(args) != 2 or len(tensors) != 2 or tensors[0] is tensors[1]:
         return None
     others = [part for part in tensors if all(part is not stream for stream in streams)]
-    same = all(call.output.shape == stream.shape for stream in streams)
+    same = all(output.shape == stream.shape for stream in streams)
     if name == "add" and same and not others:
         return Addition()
     if name == "mul" and same and len(others) == len(streams) == 1:
@@ -549,29 +469,6 @@ def _plain(name: str, call: FunctionCall, streams: Sequence[Tensor]) -> Transpos
 def _alias(leaf: Any) -> Any:
     """The numbers of a tensor without the tensor, which is followed as long as anybody has it."""
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
-
-
-@dataclass(frozen=True)
-class _Hole:
-    """Stands for the ``k``-th stream among the arguments of a call."""
-
-    k: int
-
-
-def _filled(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *streams: Tensor
-) -> Any:
-    def stream_or_itself(leaf: Any) -> Any:
-        return streams[leaf.k] if isinstance(leaf, _Hole) else leaf
-
-    put, named = _mapped((args, kwargs), stream_or_itself)
-    return func(*put, **named)
-
-
-def _projection(
-    output: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> tuple[Linear, Tensor | None]:
-    return Projection(weight), None if bias is None else bias.expand_as(output)
 
 
 def secant(
@@ -624,15 +521,6 @@ def _linear_part(call: Callable[..., Tensor], still: Tensor | None) -> Linear:
 def unless_zero(part: Tensor | None) -> Tensor | None:
     """``part``, or None if all its numbers are zero."""
     return part if part is not None and bool(part.any()) else None
-
-
-def _mapped(part: Any, change: Callable[[Any], Any]) -> Any:
-    """``part`` with every leaf of its tuples, lists and dictionaries changed."""
-    if type(part) in (tuple, list):
-        return type(part)(_mapped(each, change) for each in part)
-    if type(part) is dict:
-        return {name: _mapped(each, change) for name, each in part.items()}
-    return change(part)
 
 
 # The result is the tensor itself, or a copy of it.

@@ -167,12 +167,11 @@ class Search:
                 found.append(end)
                 continue
             continued += 1
-            given = end.adjoint.new_zeros(len(self.from_tokens[end.at.step]), 1, *end.adjoint.shape)
-            given[self.sample, 0] = end.adjoint
-            written = Functional(given, end.at.step.shape, end.token)
-            (moved,) = pulled_back(end.at.step, written)
+            given = end.adjoint.new_zeros(end.at.step.shape)
+            given[self.sample, end.token] = end.adjoint
+            (moved,) = pulled_back(end.at.step, given)
             later = ((end.at.name, end.token), *end.later)
-            for each in self._back(end.at.source, moved, later, kept, numbers):
+            for each in self._back(end.at.source, Functional.of(moved), later, kept, numbers):
                 heapq.heappush(waiting, each)
         is_settled = len(found) == count or not waiting
         complete = found + [end for end in waiting if end.at is None]

@@ -6,12 +6,12 @@ followed but treats every token by itself is frozen (``ClosedModule``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from itertools import count, groupby
-from typing import Any, TypeAlias
+from itertools import count, groupby, takewhile
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,16 +32,16 @@ from dsf.attribution.affine_steps import (
     OF_THE_FIRST,
     REPLAYED,
     SAME,
-    FunctionCall,
+    Addition,
+    Linear,
     Step,
-    Written,
     name_of,
     pieces,
-    places_of,
     secant,
     smallest,
     tensors_in,
     unless_zero,
+    writing,
 )
 from dsf.attribution.targets import put_out
 from dsf.inspection.capture.calls import copied
@@ -67,13 +67,9 @@ class Frozen:
 
     Attributes:
         why: the function that is not linear.
-        as_step: a function that, given the value, records it as a step after all, by the secant
-            ``act(p) / p`` of an activation; None where there is none. It does not hold the value
-            itself, which is freed when the model no longer needs it.
     """
 
     why: str
-    as_step: Callable[[Tensor], Step] | None = None
 
 
 FollowedTensor = tuple[Tensor, Step | Frozen]
@@ -94,7 +90,6 @@ class Follower(TorchFunctionMode):
         # Weak, so that what the model throws away does not stay in memory.
         self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.names: dict[Step, str] = {}
-        self._name_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -111,21 +106,13 @@ class Follower(TorchFunctionMode):
         sources: Sequence[Step] = (),
         linear: Callable[..., Tensor] | None = None,
         rest: Tensor | None = None,
+        *,
+        is_gate: bool = False,
     ) -> Step:
         """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
-        step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest)
+        step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest, is_gate)
         self.follow(output, step)
-        if output in self._name_of:
-            self.names[step] = self._name_of[output]
         return step
-
-    def name(self, tensor: Tensor, name: str) -> None:
-        """Name the step of a tensor, also if it becomes a step only later."""
-        what = self.find(tensor)
-        if what is not None:
-            self._name_of[tensor] = name
-        if isinstance(what, Step):
-            self.names[what] = name
 
     def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
         """From now on follow ``tensor`` as ``what``."""
@@ -187,24 +174,26 @@ class Follower(TorchFunctionMode):
             self._write(*args)
         elif name in SAME and leads and isinstance(output, Tensor):
             self.follow(output, first)
-        elif _is_activation(name, args) and leads and not _has_no_step(first):
-            source = first
-
-            def as_step(value: Tensor) -> Step:
-                return self.add(value, (step_of(source, given),), secant(value, given))
-
-            self.follow(output, Frozen(name, as_step))
-        elif name in NORMS and leads and len(found) == 1 and not _has_no_step(first):
-            self.add(output, (step_of(first, given),), *NORMS[name](*args, **kwargs))
+        elif _is_activation(name, args) and leads and isinstance(first, Step):
+            self.add(output, (first,), secant(output, given), is_gate=True)
+        elif name in NORMS and leads and len(found) == 1 and isinstance(first, Step):
+            self.add(output, (first,), *NORMS[name](*args, **kwargs))
         elif (streams := _streams(name, args, found, leads=leads)) is not None:
-            replayed: Function = REPLAYED.get(name, func)
-            self._affine(FunctionCall(replayed, args, kwargs, output), streams)
+            sources = [step for _, step in streams]
+            tensors = [part for part, _ in streams]
+            self._add_all(pieces(REPLAYED.get(name, func), args, kwargs, output, tensors), sources)
         else:
-            reasons = [
-                what.why for _, what in found if isinstance(what, Frozen) and _has_no_step(what)
-            ]
+            reasons = [what.why for _, what in found if isinstance(what, Frozen)]
             for each in tensors_in(output):
                 self.follow(each, Frozen(reasons[0] if reasons else name))
+
+    def _add_all(
+        self, pieces: Iterable[tuple[Tensor, Linear, Tensor | None]], sources: Sequence[Step]
+    ) -> None:
+        """Follow tensors that are affine in the same steps, which may all be gates."""
+        is_gate = all(step.is_gate for step in sources)
+        for output, linear, rest in pieces:
+            self.add(output, sources, linear, rest, is_gate=is_gate)
 
     def _written_through(self, view: Tensor, name: str) -> None:
         """What a view was made of holds from now on what was written into the view."""
@@ -213,61 +202,16 @@ class Follower(TorchFunctionMode):
 
     def _write(self, whole: Tensor, index: Any, value: Any) -> None:
         """Follow a tensor into which ``value`` has just been written."""
-        into, of = self.find(whole), self.find(value)
-        known = all(part is None or isinstance(part, Step) for part in (into, of))
+        followed = [self.find(part) for part in (whole, value)]
+        known = all(part is None or isinstance(part, Step) for part in followed)
         by_stream = any(self.find(part) is not None for part in tensors_in(index))
-        given = value.shape if isinstance(value, Tensor) else torch.Size()
-        places = None if by_stream or not known else places_of(whole, index)
-        if places is None or len(given) > places.ndim:
+        into, of = (part is not None for part in followed)
+        written = writing(whole, index, value, (into, of)) if known and not by_stream else None
+        if written is None:
             self.follow(whole, Frozen("setitem"))
             return
-        written = Written(whole.shape, places, given, into is not None, of is not None)
-        sources = [part for part in (into, of) if isinstance(part, Step)]
-        self.add(whole, sources, written, written.rest(whole))
-
-    def _affine(self, call: FunctionCall, streams: list[FollowedTensor]) -> None:
-        """Record a call that is affine in ``streams``: as steps, or frozen if all of them are."""
-        tensors, known = [part for part, _ in streams], [what for _, what in streams]
-
-        def sources() -> list[Step]:
-            return [step_of(what, part) for part, what in streams]
-
-        why = next((what.why for what in known if isinstance(what, Frozen)), "")
-        if any(isinstance(what, Step) for what in known):
-            for each, linear, rest in pieces(call, tensors):
-                self.add(each, sources(), linear, rest)
-            return
-        shapes = replace(call, output=tree_map(_without_numbers, call.output))
-        for k, each in enumerate(tensors_in(call.output)):
-
-            def as_step(value: Tensor, k: int = k) -> Step:
-                _, linear, rest = list(pieces(shapes, tensors))[k]
-                return self.add(value, sources(), linear, rest)
-
-            self.follow(each, Frozen(why, as_step))
-
-
-def _without_numbers(part: Any) -> Any:
-    if not isinstance(part, Tensor):
-        return part
-    return torch.empty(part.shape, dtype=part.dtype, device="meta")
-
-
-def step_of(what: Step | Frozen, value: Tensor) -> Step:
-    """The step that gives ``value``, which is followed as ``what``; an activation by its secant.
-
-    Raises:
-        ValueError: if a frozen value has no secant.
-    """
-    if isinstance(what, Step):
-        return what
-    if what.as_step is None:
-        raise ValueError(f"'{what.why}' has no secant")
-    return what.as_step(value)
-
-
-def _has_no_step(what: Step | Frozen) -> bool:
-    return isinstance(what, Frozen) and what.as_step is None
+        sources = [part for part in followed if isinstance(part, Step)]
+        self._add_all([(whole, *written)], sources)
 
 
 def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
@@ -278,23 +222,22 @@ def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
 
 def _streams(
     name: str, args: tuple[Any, ...], found: list[FollowedTensor], *, leads: bool
-) -> list[FollowedTensor] | None:
+) -> list[tuple[Tensor, Step]] | None:
     """The tensors in which the function ``name`` is linear; None if it is not.
 
     A product is linear in one of its factors while the other, such as a gate, is frozen.
     """
-    able = [(part, what) for part, what in found if not _has_no_step(what)]
-    steps: list[FollowedTensor] = [(part, what) for part, what in able if isinstance(what, Step)]
+    steps = [(part, what) for part, what in found if isinstance(what, Step)]
     if name in ADDING:
-        return able if len(able) == len(found) else None
+        return steps if len(steps) == len(found) else None
     if name in LAYOUT:
-        return able if leads and len(able) == len(found) == 1 else None
+        return steps if leads and len(steps) == len(found) == 1 else None
     if name in MIXING:
-        return [known for known in able if len(args) > 2 and known[0] is args[2]] or None
+        return [known for known in steps if len(args) > 2 and known[0] is args[2]] or None
     if name in DIVIDING and not leads:
         return None
     if name in MULTIPLYING or name in DIVIDING:
-        chosen = steps or able
+        chosen = [(part, step) for part, step in steps if not step.is_gate] or steps
         leading = name not in DIVIDING or (bool(chosen) and chosen[0][0] is args[0])
         return chosen if len(chosen) == 1 and leading else None
     return None
@@ -355,11 +298,10 @@ def closed(
     """Freeze a module if its one stream is a step and its output cannot be followed."""
     put_out, given = next(tensors_in(output), None), list(tensors_in(arguments))
     what = follower.find(put_out)
-    lost = isinstance(what, Frozen) and what.as_step is None
-    if put_out is None or not lost or len(given) != 1 or given[0].ndim != 3:
+    if put_out is None or not isinstance(what, Frozen) or len(given) != 1 or given[0].ndim != 3:
         return None
     source = follower.find(given[0])
-    if not isinstance(source, Step) or given[0].shape != put_out.shape:
+    if not isinstance(source, Step) or source.is_gate or given[0].shape != put_out.shape:
         return None
     args, named = arguments
     kept_output = copied(put_out)
@@ -424,43 +366,76 @@ class Mixing:
 
 
 class MixerCall:
-    """One call of a token mixer, while its module runs: its output is a step of the whole layer."""
+    """One call of a module whose output is that of whole layers, while it runs.
 
-    def __init__(self, layer: InspectedLayer, whole: AffineLayer, given: Tensor, arguments: Any):
-        self._layer, self._whole, self._given = layer, whole, given
+    Several are layers on one another, or directions side by side: those with the same input are
+    side by side, and their outputs, joined, are the input of the next. Which ones these are is
+    found by their numbers.
+    """
+
+    def __init__(
+        self, mixers: Sequence[tuple[InspectedLayer, AffineLayer]], given: Tensor, arguments: Any
+    ):
+        self._mixers, self._given = mixers, given
         self._streams = _numbers_in(arguments)
+        self._limit = max(_tolerance(layer) for layer, _ in mixers)
 
     def record(self, follower: Follower, output: Any) -> list[MixerStep]:
-        """Record the output of the module, which has returned, as a step; none without a stream.
+        """Record the output of the module, which has returned, as steps; none without a stream.
 
         Raises:
-            ReconstructionError: if the output differs from that of the inspected layer.
+            ReconstructionError: if the output differs from that of the inspected layers.
         """
         put_out = next(tensors_in(output))
-        source = _stream_step(follower, self._given, put_out)
-        if source is None:
+        step = follower.find(self._given)
+        if isinstance(step, Frozen):
+            follower.follow(put_out, step)
+        if not isinstance(step, Step):
             return []
-        added = self._added(put_out)
-        own = put_out if added is None else put_out - added
-        made = MixerStep.of(follower, self._layer, self._whole, source, own)
-        if added is not None:
-            stream = follower.find(added)
-            if stream is None:
-                follower.add(put_out, (made.step,), lambda x: x, added)
-            else:
-                sources = made.step, step_of(stream, added)
-                follower.add(put_out, sources, lambda x, stream: x + stream)
-        return [made]
+        if len(self._mixers) == 1:
+            return [self._alone(follower, step, put_out)]
+        made: list[MixerStep] = []
+        joined = self._given
+        while len(made) < len(self._mixers):
+            waiting = self._mixers[len(made) :]
+            same = takewhile(partial(self._takes, joined), waiting)
+            parallel = [
+                MixerStep.of(follower, layer, whole, step, result_of(whole))
+                for layer, whole in same
+            ]
+            if not parallel:
+                raise _differs(waiting[0][0].name)
+            made += parallel
+            joined = torch.cat([result_of(mixer.whole) for mixer in parallel], dim=-1)
+            ends = [mixer.step for mixer in parallel]
+            step = follower.add(joined, ends, lambda *parts: torch.cat(parts, dim=-1))
+        if not _near(joined, put_out, self._limit):
+            raise _differs(self._mixers[-1][0].name)
+        follower.add(put_out, (step,), lambda x: x)
+        return made
 
-    def _added(self, put_out: Tensor) -> Tensor | None:
-        """The residual stream, if the module itself adds it to the output of its mixer."""
-        mixed = result_of(self._whole)
-        if is_output(self._layer, mixed, put_out):
-            return None
-        for part in self._streams:
-            if part.shape == put_out.shape and is_output(self._layer, mixed + part, put_out):
-                return part
-        raise _differs(self._layer.name)
+    def _takes(self, given: Tensor, mixer: tuple[InspectedLayer, AffineLayer]) -> bool:
+        return _near(given, mixer[1].given, self._limit)
+
+    def _alone(self, follower: Follower, source: Step, put_out: Tensor) -> MixerStep:
+        """The step of the only mixer, to whose output the module itself may add a stream."""
+        ((layer, whole),) = self._mixers
+        mixed = result_of(whole)
+        if is_output(layer, mixed, put_out):
+            return MixerStep.of(follower, layer, whole, source, put_out)
+        shaped = (part for part in self._streams if part.shape == put_out.shape)
+        added = next((part for part in shaped if is_output(layer, mixed + part, put_out)), None)
+        if added is None:
+            raise _differs(layer.name)
+        made = MixerStep.of(follower, layer, whole, source, put_out - added)
+        stream = follower.find(added)
+        if stream is None:
+            follower.add(put_out, (made.step,), lambda x: x, added)
+        elif isinstance(stream, Step):
+            follower.add(put_out, (made.step, stream), Addition())
+        else:
+            follower.follow(put_out, stream)
+        return made
 
 
 class InnerMixer:
@@ -487,10 +462,13 @@ class InnerMixer:
             laid_out = part.reshape(wanted.shape)
             if not _near(laid_out, wanted, _tolerance(self._layer)):
                 continue
-            self._source = _step_in_run(follower, part)
-            if self._source is not None and part.shape != wanted.shape:
+            source = follower.find(part)
+            if not isinstance(source, Step):
+                return
+            self._source = source
+            if part.shape != wanted.shape:
                 lay_out = partial(_laid_out, part.ndim, wanted.shape)
-                self._source = follower.add(laid_out, (self._source,), lay_out)
+                self._source = follower.add(laid_out, (source,), lay_out)
             return
 
     def put_out(self, follower: Follower, output: Any) -> list[MixerStep]:
@@ -508,55 +486,7 @@ def _laid_out(axes: int, shape: torch.Size, x: Tensor) -> Tensor:
     return x.reshape(*x.shape[: x.ndim - axes], *shape)
 
 
-class SeveralMixers:
-    """One call of a module with several mixers: layers on one another, directions side by side.
-
-    Mixers with the same input are side by side, and their outputs, joined, are the input of the
-    next. Which ones these are is found by their numbers.
-    """
-
-    def __init__(self, mixers: Sequence[tuple[InspectedLayer, AffineLayer]], given: Tensor):
-        self._mixers, self._given = mixers, given
-        self._limit = max(_tolerance(layer) for layer, _ in mixers)
-
-    def record(self, follower: Follower, output: Any) -> list[MixerStep]:
-        """Record the output of the module, which has returned, as steps; none without a stream.
-
-        Raises:
-            ReconstructionError: if the output differs from that of the inspected layers.
-        """
-        put_out = next(tensors_in(output))
-        step = _stream_step(follower, self._given, put_out)
-        if step is None:
-            return []
-        made: list[MixerStep] = []
-        joined = self._given
-        while len(made) < len(self._mixers):
-            waiting = self._mixers[len(made) :]
-            parallel = []
-            for layer, whole in waiting:
-                if not _near(joined, whole.given, self._limit):
-                    break
-                parallel.append((layer, whole, result_of(whole)))
-            if not parallel:
-                raise _differs(waiting[0][0].name)
-            for layer, whole, result in parallel:
-                rest = None if whole.is_linear else unless_zero(whole.remainder)
-                own = follower.add(result, (step,), Mixing(whole, None), rest)
-                made.append(MixerStep(layer.name, layer, whole, own, step))
-            ends = [mixer.step for mixer in made[-len(parallel) :]]
-            joined = torch.cat([result for *_, result in parallel], dim=-1)
-            step = follower.add(joined, ends, lambda *parts: torch.cat(parts, dim=-1))
-        if not _near(joined, put_out, self._limit):
-            raise _differs(self._mixers[-1][0].name)
-        follower.add(put_out, (step,), lambda x: x)
-        return made
-
-
-KnownCall: TypeAlias = MixerCall | InnerMixer | SeveralMixers
-
-
-def mixer_call(layers: Layers, arguments: Any) -> KnownCall | None:
+def mixer_call(layers: Layers, arguments: Any) -> MixerCall | InnerMixer | None:
     """Return one call of a module in which these layers ran.
 
     None if a whole layer is not known: the operations inside the module are then followed.
@@ -573,11 +503,9 @@ def mixer_call(layers: Layers, arguments: Any) -> KnownCall | None:
     limit = max(_tolerance(each) for each in layers)
     parts = (part for part in _numbers_in(arguments) if _near(part, whole.given, limit))
     given = next(parts, None)
-    if len(found) > 1:
-        return None if given is None else SeveralMixers(found, given)
-    if given is None or not whole.is_all:
-        return InnerMixer(layer, whole)
-    return MixerCall(layer, whole, given, arguments)
+    if given is not None and (len(found) > 1 or whole.is_all):
+        return MixerCall(found, given, arguments)
+    return InnerMixer(layer, whole) if len(found) == 1 else None
 
 
 def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[Layers]]:
@@ -623,20 +551,6 @@ def _tolerance(layer: InspectedLayer) -> float:
     return max(SAME_RUN_TOL, 10 * layer.tolerance)
 
 
-def _stream_step(follower: Follower, given: Tensor, put_out: Tensor) -> Step | None:
-    """The step of the input of a module; None where that is not a stream, frozen or not."""
-    source = follower.find(given)
-    if source is not None and _has_no_step(source):
-        follower.follow(put_out, source)
-    return _step_in_run(follower, given)
-
-
-def _step_in_run(follower: Follower, tensor: Tensor) -> Step | None:
-    """The step that gives ``tensor``; None if it does not depend linearly on the streams."""
-    what = follower.find(tensor)
-    return None if what is None or _has_no_step(what) else step_of(what, tensor)
-
-
 def _near(one: Tensor, other: Tensor, limit: float, some: Any = slice(None)) -> bool:
     if one.shape != other.shape:
         return False
@@ -652,19 +566,6 @@ def _differs(name: str) -> ReconstructionError:
         "random numbers, keep a state between runs, or have hooks that change what its layers put "
         "out?"
     )
-
-
-@dataclass(frozen=True, eq=False)
-class RunningModule:
-    """A module that runs, and its call where layers are known in it."""
-
-    name: str
-    call: KnownCall | None
-
-    @property
-    def is_known(self) -> bool:
-        """Whether its output is a step by itself, so that nothing inside has to be followed."""
-        return isinstance(self.call, MixerCall | SeveralMixers)
 
 
 class Trace:
@@ -697,7 +598,7 @@ class Trace:
         self.blocks = list(blocks)
         self._model, self._mixers = model, calls_by_module(layers)
         self._follower = Follower()
-        self._running: list[RunningModule] = []
+        self._running: list[tuple[str, MixerCall | InnerMixer | None]] = []  # and its own call
         self._calls: Counter[str] = Counter()
 
     @contextmanager
@@ -741,8 +642,8 @@ class Trace:
                         around.given(self._follower, (args, named))
                     if layers := next(self._mixers.get(name, iter(())), ()):
                         call = mixer_call(layers, (args, named))
-            self._running.append(RunningModule(name, call))
-            self._follower.resting = self._running[-1].is_known
+            self._running.append((name, call))
+            self._follower.resting = isinstance(call, MixerCall)  # which is a step by itself
 
         return hook
 
@@ -750,7 +651,7 @@ class Trace:
         def hook(
             module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any
         ) -> None:
-            if not self._running or self._running[-1].name != name:
+            if not self._running or self._running[-1][0] != name:
                 return
             self._follower.resting = False
             with self._follower.paused():
@@ -761,10 +662,10 @@ class Trace:
     def _record(self, module: nn.Module, given: Any, output: Any) -> None:
         """Record the output of the innermost module that runs."""
         made = [one for around in self._inner() for one in around.put_out(self._follower, output)]
-        running = self._running.pop()
-        name, front = running.name, f"{running.name}." if running.name else ""
-        if isinstance(running.call, MixerCall | SeveralMixers):
-            made += running.call.record(self._follower, output)
+        name, call = self._running.pop()
+        front = f"{name}." if name else ""
+        if isinstance(call, MixerCall):
+            made += call.record(self._follower, output)
         self.mixed += made
         if len(made) == 1:
             self.places[made[0].name] = name, self._calls[name]
@@ -773,21 +674,23 @@ class Trace:
             self.closed += [] if found is None else [found]
         if not isinstance(module, nn.Dropout | nn.Identity):
             for part in tensors_in(output):
-                self._follower.name(part, name)
                 step = self._follower.find(part)
-                if not isinstance(step, Step) or step in self.results or not self.streams:
+                if not isinstance(step, Step):
                     continue
-                if part.shape == self.streams[0].shape:
+                self._follower.names[step] = name
+                is_kept = step in self.results or step.is_gate or not self.streams
+                if not is_kept and part.shape == self.streams[0].shape:
                     self.results[step] = part.detach().clone()
         if name == self.blocks[-1] and not self.is_complete:
             self._add_stream(f"after {name}", output)
         if not name:
             self.logits = put_out(output)
-            self.output = None if self.logits is None else _step_in_run(self._follower, self.logits)
+            output = self._follower.find(self.logits)
+            self.output = output if isinstance(output, Step) else None
 
     def _inner(self) -> Iterator[InnerMixer]:
         """The mixers that are parts of modules which run now."""
-        return (one.call for one in self._running if isinstance(one.call, InnerMixer))
+        return (call for _, call in self._running if isinstance(call, InnerMixer))
 
     def _add_stream(self, where: str, given: Any) -> None:
         """Add the residual stream at this place, which must be a step."""
@@ -800,10 +703,9 @@ class Trace:
             )
         if not self.states:
             self._follower.add(stream)
-        step = _step_in_run(self._follower, stream)
-        if step is None:
-            what = self._follower.find(stream)
-            why = what.why if isinstance(what, Frozen) else ""
+        step = self._follower.find(stream)
+        if not isinstance(step, Step):
+            why = "" if step is None else step.why
             reason = f"because of '{why}'" if why else "at all"
             if why in TIME_FIRST:
                 reason += ", which has tokens on its first axis unless it is built batch_first=True"

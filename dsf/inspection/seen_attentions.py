@@ -1,13 +1,19 @@
-"""``attentions``: the maps of all token mixers, while a user calls a model or has it generate.
+"""The calls that a user makes of a model: followed, joined, and returned with their maps.
 
-The library fills ``output.attentions`` for softmax attention alone, and only where it computes
-every weight. Here every mixer has its map, of the shape that an attention's has. The maps are read
-from what the mixers were given, as ``dsf.inspect`` does, without its repetition in float64.
+A model that generates is called with the prompt first and with one token after another then. What
+a mixer was given in these calls, one behind the other, is one call on the whole sequence: its maps
+are those of the sequence, and an edit of it reaches every new token.
+
+``attentions``: the library fills ``output.attentions`` for softmax attention alone, and only where
+it computes every weight. Here every mixer has its map, of the shape that an attention's has. The
+maps are read from what the mixers were given, as ``dsf.inspect`` does, without its repetition in
+float64.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property, partial
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial, wraps
 from typing import Any, overload
 
 import torch
@@ -16,18 +22,287 @@ from torch import Tensor, nn
 
 from dsf.evaluate import attention_map
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, call_output
+from dsf.inspection.capture.calls import Call, Through, call_output, recording
+from dsf.inspection.capture.containers import is_cache, tensors_held
 from dsf.inspection.capture.isolation import uncompiled
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import reading_in
 from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
-from dsf.inspection.model_input import MASK
-from dsf.inspection.own_calls import Followed, following
+from dsf.inspection.model_input import IDS, MASK
 from dsf.inspection.rebuild import captured_layers
 from dsf.inspection.results.layers import Inspection
+from dsf.inspection.softmax import interface
+from dsf.inspection.softmax.attention import causal_bias
+from dsf.inspection.softmax.follower import recording_softmax
 from dsf.systems.composite import Operator
+
+CallKey = tuple[Through, str, int]
+"""By which way a call was recorded, in which module, and which of its calls it is."""
+Exchange = Callable[[CallKey, Call], Tensor | None]
+"""From a joined call to what its mixer is to return instead; None to leave its output."""
+
+
+@dataclass
+class Followed:
+    """One sequence as the model was called on it: at once, or a prompt and what continues it.
+
+    Attributes:
+        model: the model.
+        inputs, named: of the first call.
+        ids: the token numbers of all calls, joined; None where the model reads none.
+        steps: how many tokens every call added.
+        calls: of every mixer its calls, one for each call of the model.
+    """
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    named: dict[str, Any]
+    ids: Tensor | None = None
+    steps: list[int] = field(default_factory=list)
+    calls: dict[CallKey, list[Call]] = field(default_factory=dict)
+    caches: list[Any] = field(default_factory=list)
+
+    def joined(self, calls: int | None = None) -> Iterator[Call]:
+        """Of every mixer one call on the sequence, after so many calls of the model; all if None.
+
+        A mixer that did not run in the first call, or in a later one, has those that it has.
+        """
+        for several in self.calls.values():
+            yield joined(several[:calls])
+
+    @property
+    def numbers(self) -> Any:
+        """The token numbers of the first call, if it was given any."""
+        return self.named.get(IDS, self.inputs[0] if self.inputs else None)
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether a cache was continued."""
+        return len(self.steps) > 1
+
+    def is_continued_by(self, named: Mapping[str, Any]) -> bool:
+        """Whether a call with these arguments continues a cache of this sequence.
+
+        Raises:
+            InspectionError: if it continues a cache from another place than its end.
+        """
+        given = [part for part in named.values() if is_cache(part)]
+        if not any(part is cache for part in given for cache in self.caches):
+            return False
+        lengths = {length for part in given if (length := _length(part))}
+        if lengths and lengths != {sum(self.steps)}:
+            raise InspectionError(
+                f"the cache holds {lengths.pop()} tokens, but {sum(self.steps)} were followed. "
+                "Beams, assistants and caches of a fixed size cannot be followed: generate "
+                "greedily or by sampling."
+            )
+        return True
+
+
+def _tensors(cache: Any) -> list[Tensor]:
+    """The tensors of a cache, whole numbers left out: they count."""
+    return [part for part in tensors_held(cache) if part.is_floating_point()]
+
+
+def _length(cache: Any) -> int:
+    """How many tokens a cache holds; 0 where it does not say."""
+    try:
+        return int(cache.get_seq_length())
+    except Exception:  # a cache without attention, or of another library
+        return 0
+
+
+@contextmanager
+def following(
+    model: nn.Module,
+    adapters: Sequence[Adapter],
+    *,
+    begin: Callable[[Followed], Exchange | None] = lambda _: None,
+    finish: Callable[[Followed, Any], Any] = lambda _, output: output,
+) -> Iterator[list[Followed]]:
+    """Follow every call of ``model`` inside the ``with`` block.
+
+    Args:
+        begin: called when a sequence begins; what it returns exchanges outputs of mixers in all
+            calls of this sequence.
+        finish: called after every call with what the model returned; returns what the user gets.
+
+    Yields:
+        The latest sequence, in a list that is empty before the first call.
+    """
+    known = known_modules(model, adapters)
+    inside = vars(model).get("forward")
+    original = model.forward
+    latest: list[Followed] = []
+    exchanges: list[Exchange | None] = [None]
+    busy = [False]
+    listens = not (
+        interface.models_of_library(model) == [model]
+        and getattr(model, "_supports_attention_backend", True)
+    )
+
+    @wraps(original)
+    def forward(*inputs: Any, **named: Any) -> Any:
+        if busy[0]:
+            return original(*inputs, **named)
+        busy[0] = True
+        try:
+            if not latest or not latest[0].is_continued_by(named):
+                held = [one for part in named.values() if is_cache(part) for one in _tensors(part)]
+                if any(bool(one.any()) for one in held):
+                    raise InspectionError(
+                        "the cache holds tokens that were not followed. Call the model on them "
+                        "inside the 'with' block, too."
+                    )
+                latest[:] = [Followed(model, inputs, dict(named))]
+                exchanges[0] = begin(latest[0])
+            sequence, exchange = latest[0], exchanges[0]
+            output = _followed(sequence, known, exchange, original, inputs, named, listens)
+            return finish(sequence, output)
+        finally:
+            busy[0] = False
+
+    model.forward = forward
+    try:
+        yield latest
+    finally:
+        if inside is None:
+            del model.forward
+        else:
+            model.forward = inside
+
+
+def _followed(
+    sequence: Followed,
+    known: Mapping[str, Any],
+    exchange: Exchange | None,
+    original: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    listens: bool,
+) -> Any:
+    """Call the model once, and add what its mixers were given to the sequence."""
+    counts: dict[tuple[Through, str], int] = {}
+    calls: list[Call] = []
+    ids = named.get(IDS, inputs[0] if inputs else None)
+    if isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point():
+        sequence.ids = ids if sequence.ids is None else torch.cat([sequence.ids, ids], dim=1)
+    sequence.steps.append(ids.shape[1] if isinstance(ids, Tensor) and ids.ndim > 1 else 0)
+
+    def note(call: Call) -> Tensor | None:
+        place = call.through, call.name
+        counts[place] = counts.get(place, 0) + 1
+        key = *place, counts[place]
+        sequence.calls.setdefault(key, []).append(call)
+        return None if exchange is None else exchange(key, call)
+
+    where = ModuleStack(
+        sequence.model, claimed=set(known), exchange=note, keeps_passes=False, looks_around=False
+    )
+    watched = {path: sequence.model.get_submodule(path) for path in known}
+    with (
+        recording_softmax(where, calls) if listens else nullcontext(),
+        interface.recording_attention(sequence.model, where, calls),
+        recording(watched, calls, note, where),
+    ):
+        output = original(*inputs, **named)
+    found = [output] if is_cache(output) else []
+    parts = output.values() if isinstance(output, Mapping) else named.values()
+    found += [part for part in (*parts, *named.values()) if is_cache(part)]
+    sequence.caches = found
+    return output
+
+
+def joined(calls: Sequence[Call]) -> Call:
+    """One call on the whole sequence, of the calls on its parts.
+
+    Raises:
+        InspectionError: if they cannot be joined.
+    """
+    if len(calls) == 1:
+        return replace(calls[0], arguments=dict(calls[0].arguments))
+    first = calls[0]
+    if first.through is Through.INTERFACE:
+        arguments = _joined_attention(calls)
+    elif first.through is Through.MODULE:
+        arguments = _joined_arguments(calls)
+    else:
+        raise InspectionError(
+            f"{first.name}: its attention was found as {first.through.value}, and a continued "
+            "cache can be followed only through hooks or the library's attention interface. Call "
+            "the model on the whole sequence."
+        )
+    output = torch.cat([call_output(call.output) for call in calls], dim=1)
+    return replace(first, arguments=arguments, output=output)
+
+
+def _joined_attention(calls: Sequence[Call]) -> dict[str, Any]:
+    """Queries of all calls, keys and values of all tokens, and the rows of all masks."""
+    given = [call.arguments for call in calls]
+    queries = [one["query"] for one in given]
+    steps = [part.shape[-2] for part in queries]
+    found = {**given[-1], "query": torch.cat(queries, dim=-2)}
+    is_cross = not getattr(calls[0].module, "is_causal", True)
+    if is_cross:
+        if any(one.get("attention_mask") is not None for one in given):
+            pairs = zip(given, steps, strict=True)
+            masks = [one["attention_mask"].expand(-1, -1, n, -1) for one, n in pairs]
+            found["attention_mask"] = torch.cat(masks, dim=-2)
+        return found
+    before = given[0]["key"].shape[-2] - steps[0]
+    for name in ("key", "value"):
+        parts = [one[name][..., -n:, :] for one, n in zip(given[1:], steps[1:], strict=True)]
+        found[name] = torch.cat([given[0][name], *parts], dim=-2)
+    total = found["key"].shape[-2]
+    rows, end = [], before
+    for one, n in zip(given, steps, strict=True):
+        end += n
+        keys = one["key"].shape[-2]
+        mask = one.get("attention_mask")
+        if mask is None:
+            plain = torch.zeros(1, 1, n, keys, dtype=torch.float64, device=queries[0].device)
+            ahead = causal_bias((n, keys), plain.device) if one["is_causal"] and n > 1 else plain
+            mask = ahead
+        mask = mask[..., :keys].expand(-1, -1, n, -1)
+        row = mask.new_full((*mask.shape[:-1], total), -torch.inf)
+        row[..., end - keys : end] = mask
+        rows.append(row)
+    samples, heads = (max(row.shape[axis] for row in rows) for axis in (0, 1))
+    whole = torch.cat([row.expand(samples, heads, -1, -1) for row in rows], dim=-2)
+    return {**found, "attention_mask": whole, "is_causal": False}
+
+
+def _joined_arguments(calls: Sequence[Call]) -> dict[str, Any]:
+    """Arguments of a module, joined along their tokens; its state is that before the first call."""
+    steps = [call_output(call.output).shape[1] for call in calls]
+    given = [call.arguments for call in calls]
+    return {name: _joined([one.get(name) for one in given], steps) for name in given[0]}
+
+
+def _joined(parts: Sequence[Any], steps: Sequence[int]) -> Any:
+    first = parts[0]
+    if type(first) in (tuple, list) and all(type(part) is type(first) for part in parts):
+        return type(first)(_joined(each, steps) for each in zip(*parts, strict=True))
+    at = 1 if isinstance(first, Tensor) and first.ndim > 1 else 0
+    if not isinstance(first, Tensor) or first.shape[at : at + 1] != (steps[0],):
+        return first
+    fit = all(
+        isinstance(part, Tensor) and part.ndim == first.ndim and part.shape[at] == n
+        for part, n in zip(parts, steps, strict=True)
+    )
+    if fit:
+        return torch.cat(list(parts), dim=at)
+    last = parts[-1]
+    if isinstance(last, Tensor) and last.ndim == first.ndim and last.shape[at] == sum(steps):
+        return last  # a mask of all tokens
+    if first.ndim == 2 and all(part is None for part in parts[1:]):
+        more = first.new_ones(first.shape[0], sum(steps[1:]))  # a mask of the prompt alone
+        return torch.cat([first, more], dim=1)
+    return first
+
 
 FIELD, CROSS, ENCODER, DECODER = (
     "attentions",

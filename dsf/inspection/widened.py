@@ -15,7 +15,7 @@ from dsf.evaluate.memory_plan import free_memory
 from dsf.inspection.capture.calls import Invocation
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.capture.weights import packed_modules
-from dsf.inspection.softmax.interface import plain_experts_in
+from dsf.inspection.softmax.interface import plain_experts
 from dsf.runtime.number_types import has_double
 
 MOST = 0.5
@@ -42,7 +42,7 @@ def widened(module: nn.Module) -> Iterator[None]:
     try:
         for part, data in before:
             part.data = in_float64(data)
-        with in_double(), plain_experts_in(module):
+        with in_double(), plain_experts(module):
             yield
     finally:
         for part, data in before:

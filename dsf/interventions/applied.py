@@ -17,8 +17,8 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, call_output
 from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.own_calls import CallKey, Exchange, Followed, following, joined
 from dsf.inspection.results.layers import Inspection
+from dsf.inspection.seen_attentions import CallKey, Exchange, Followed, following, joined
 from dsf.interventions.edits import Cut, Edit, MapFrom, Mean, Reduce
 from dsf.interventions.intervention import checked_edits, checked_sources
 from dsf.interventions.live_model import Planned, live_model

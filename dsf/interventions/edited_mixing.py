@@ -18,7 +18,7 @@ from dsf.evaluate import attention_map, final_state, respond
 from dsf.inspection.choice import chosen_heads
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.inspection.softmax.follower import GivenWeights
+from dsf.inspection.softmax.attention import GivenWeights
 from dsf.interventions.edits import (
     Ablate,
     Cut,

@@ -53,15 +53,15 @@ def planted(monkeypatch, **parts):
 
 
 def values_off(layer):
-    return with_one_weight_off(attention.enter(layer))
+    return with_one_weight_off(attention.ADAPTER.enter(layer))
 
 
 def output_off(layer, response):
-    return with_one_weight_off(attention.leave(layer, response))
+    return with_one_weight_off(attention.ADAPTER.leave(layer, response))
 
 
 def scores_off(layer):
-    mixer = attention.read(layer)
+    mixer = attention.ADAPTER.read(layer)
     return replace(mixer, scale=mixer.scale * SLIGHTLY)
 
 
@@ -84,7 +84,7 @@ def test_a_row_that_nobody_compared_is_told_by_the_shares(model, ids, monkeypatc
     place = next(token for token in range(100, TOKENS) if token not in compared)
 
     def query_off(layer):
-        mixer = attention.read(layer)
+        mixer = attention.ADAPTER.read(layer)
         query = mixer.query.clone()
         query[:, :, place] *= SLIGHTLY
         return replace(mixer, query=query)

@@ -9,7 +9,7 @@ from torch import nn
 
 import dsf
 from dsf.attribution.affine_steps import contributed
-from dsf.attribution.trace import Follower, step_of
+from dsf.attribution.trace import Follower
 from dsf.inspection.errors import ReconstructionError
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
@@ -112,7 +112,7 @@ def test_a_run_that_is_followed_frees_what_the_model_frees(x):
         del gate, factor
         assert held() is None
         direct = nn.functional.silu(x * 2)
-    step = step_of(follower.find(direct), direct)
+    step = follower.find(direct)
     assert follower.find(product).linear is not None
     torch.testing.assert_close(contributed(step.sources[0], step, 2 * x.unsqueeze(0))[0], direct)
 

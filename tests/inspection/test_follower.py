@@ -7,7 +7,7 @@ from torch import nn
 import dsf
 from dsf.inspection import NothingCapturedError
 from dsf.inspection.capture.precision import guarded
-from dsf.inspection.softmax.follower import GivenWeights
+from dsf.inspection.softmax.attention import GivenWeights
 from dsf.mixers import SoftmaxAttention
 
 EXACT, HEADS, WIDTH, TOKENS, SAMPLES = 1e-13, 2, 8, 7, 3

@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, AutoModel
 
 import dsf
 from dsf.inspection.capture.precision import CastGuard
-from dsf.inspection.softmax.follower import GivenWeights
+from dsf.inspection.softmax.attention import GivenWeights
 from dsf.mixers import SoftmaxAttention
 
 SINGLE, EXACT, VOCABULARY, HEADS, WINDOW = 3e-6, 1e-12, 97, 4, 5

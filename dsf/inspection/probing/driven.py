@@ -132,13 +132,18 @@ def _widths(part: Function, like: Tensor, expected: Tensor, rounding: float) -> 
     if expected.shape[-1] % channels:
         return [0]
     alike = part(random_values(like[..., :1], seed=3).expand_as(like).contiguous())
-    limit = rounding * alike.abs().max()
+    width = head_width(alike, channels, rounding * alike.abs().max())
+    return [width, 1, 0] if width > 1 else [1, 0]
+
+
+def head_width(alike: Tensor, channels: int, limit: Tensor) -> int:
+    """The width of heads whose channels answer alike to equal values."""
     for width in range(channels, 1, -1):
         if channels % width == 0:
             heads = alike.unflatten(-1, (-1, width))
-            if (heads - heads[..., :1]).abs().max() <= limit:
-                return [width, 1, 0]
-    return [1, 0]
+            if bool((heads - heads[..., :1]).abs().max() <= limit):
+                return width
+    return 1
 
 
 def _by_units(part: Function, like: Tensor, width: int) -> Float[Tensor, "sample head time read"]:

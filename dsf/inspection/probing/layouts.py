@@ -96,12 +96,6 @@ class Layout:
         sizes = (samples, tokens, len(order) // (samples * tokens))
         return replace(self, shape=shape, order=order, sizes=sizes)
 
-    def is_plain(self) -> bool:
-        """Whether no other axis has as many entries as there are tokens, or samples."""
-        samples, tokens, _ = self.sizes
-        sizes = [size for size in self.shape if size > 1]
-        return sizes.count(tokens) == 1 and (samples == 1 or sizes.count(samples) == 1)
-
 
 def _common(axes: Sequence[InputAxis], places: Places, others: Sequence[InputAxis]) -> Places:
     """Places along those axes alone that are among others."""

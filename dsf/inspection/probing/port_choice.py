@@ -21,9 +21,9 @@ mixed, nor of the input of a linear layer.
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -48,6 +48,7 @@ from dsf.inspection.probing.driven import (
     Ports,
     as_called,
     as_it_is,
+    head_width,
     owner_of,
     passing,
     random_values,
@@ -158,20 +159,19 @@ def value_among(call: FollowedCall, *, wanted: str | None = None, fewest: int = 
         wanted: the name of the only one that is looked at.
         fewest: the least number of inputs with axes for tokens.
     """
-    recording = call.recording
-    places = [place for place, found in enumerate(call.made_of) if _is_plain(found)]
-    if len(places) < fewest or not recording.first_output.dtype.is_floating_point:
+    given, output = call.recording.given, call.recording.first_output
+    places = [place for place, made in enumerate(call.made_of) if _is_plain(made)]
+    if len(places) < fewest or not output.dtype.is_floating_point:
         return None
-    looked_at = [place for place in places if wanted in {None, call.names[place]}]
-    found = {place: _found(call, recording.given[place]) for place in looked_at}
-    values = {place: one for place, one in found.items() if one is not None}
-    if not values:
+    search, tried = PortSearch(call), {}
+    for place in places:
+        if wanted in {None, call.names[place]}:
+            tried[place] = search.direct(given[place])
+    found = {place: one for place, one in tried.items() if one is not None}
+    if not found:
         return None
-    best = min(values, key=lambda place: values[place].rank)
-    given, output = recording.given[best], recording.first_output
-    layouts = {given: values[best].columns, output: values[best].rows}
-    words = f"({call.names[best]})", "the output"
-    return Ports((given,), (output,), names=words, layouts=layouts)
+    best = min(found, key=lambda place: found[place][0])
+    return replace(found[best][1], names=(f"({call.names[best]})", "the output"))
 
 
 def _is_plain(found: Coordinates | None) -> bool:
@@ -185,96 +185,6 @@ def _is_plain(found: Coordinates | None) -> bool:
         and [axis.number for axis in axes] == list(range(len(found.shape)))
         and [axis.size for axis in axes] == list(found.shape)
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Values:
-    """An input that may hold values.
-
-    Attributes:
-        columns, rows: the layouts of the input and of the output.
-        is_one_sided: whether tokens move later ones only, or earlier ones.
-    """
-
-    columns: Layout
-    rows: Layout
-    is_one_sided: bool
-
-    @property
-    def rank(self) -> tuple[bool, bool]:
-        """Smaller is better: an initial state has not the tokens of the output."""
-        return self.columns is not self.rows, not self.is_one_sided
-
-
-def _found(call: FollowedCall, given: Value) -> _Values | None:
-    """An input if it may hold values."""
-    if (
-        len(given.shape) != len(call.recording.first_output.shape)
-        or not given.dtype.is_floating_point
-    ):
-        return None
-    trial = _Trial(call, given)
-    value, plain = call.recording.tensor(given), trial.plain
-    other = [axis for axis in range(value.ndim) if value.shape[axis] != plain.shape[axis]]
-    if len(other) > 1 or not trial.is_affine():
-        return None
-    reach = {axis: trial.reach(axis) for axis in range(value.ndim) if axis not in other}
-    mixed = [*other, *(axis for axis, moves in reach.items() if any(moves))]
-    if len(mixed) != 1:
-        return None
-    (tokens,) = mixed
-    is_one_sided = not other and reach[tokens][0] != reach[tokens][1]
-    may_be_linear = tokens == value.ndim - 1  # a linear layer mixes channels, the same for all
-    columns, rows = _layout(value, tokens), _layout(plain, tokens)
-    if columns is None or rows is None:
-        return None
-    if not is_one_sided and (may_be_linear or not trial.is_shared(tokens)):
-        return None
-    return _Values(columns, rows if other else columns, is_one_sided)
-
-
-class _Trial:
-    """How the output moves when an input is exchanged."""
-
-    def __init__(self, call: FollowedCall, given: Value):
-        self._recording, self._given = call.recording, given
-        self._step = random_values(call.recording.tensor(given), seed=0)
-        self.plain = call.recording.tensor(call.recording.first_output)
-        self._rounding, self._limit = call.rounding, call.rounding * self.plain.abs().max()
-
-    def _moved(self, by: Tensor) -> Tensor:
-        output = self._recording.first_output
-        new = Exchanged(self._given, lambda old: old + by)
-        found = self._recording.replay([new], [output])
-        return found[output] - self.plain
-
-    def is_affine(self) -> bool:
-        """Whether the output is moved, and by as many times as much as the input is."""
-        first = self._moved(self._step)
-        size = first.abs().max()
-        bent = (self._moved(-PAIRED * self._step) + PAIRED * first).abs().max()
-        return bool(size > self._limit) and bool(bent <= PAIRED * self._rounding * size)
-
-    def reach(self, axis: int) -> tuple[bool, bool]:
-        """Whether the first entry along an axis moves others, and whether the last does."""
-        found = []
-        for entry in (0, -1):
-            alone = torch.zeros_like(self._step)
-            alone.select(axis, entry).copy_(self._step.select(axis, entry))
-            change = self._moved(alone)
-            change.select(axis, entry).zero_()
-            found.append(bool((change.abs() > self._limit).any()))
-        return found[0], found[1]
-
-    def is_shared(self, tokens: int) -> bool:
-        """Whether equal numbers along an axis besides that of tokens are answered by equal ones."""
-        for axis, size in enumerate(self._step.shape):
-            if axis == tokens or size == 1:
-                continue
-            alike = self._moved(self._step.narrow(axis, 0, 1).expand_as(self._step))
-            if bool(((alike - alike.narrow(axis, 0, 1)).abs() <= self._limit).all()):
-                return True
-        return False
 
 
 def _layout(tensor: Tensor, tokens: int) -> Layout | None:
@@ -419,6 +329,40 @@ class PortSearch:
         whole = next((one for one in in_order if is_all(one)), None)
         known = {one: share for one, share in shares.items() if not math.isnan(share)}
         return whole or max(in_order, key=lambda one: known.get(one, -1.0))
+
+    def direct(self, given: Value) -> tuple[tuple[bool, bool], Ports] | None:
+        """An input and the output, if the input may hold values; with the rank of the pair.
+
+        Tokens are its only axis along which an entry moves others. Smaller ranks are better: an
+        initial state has not the tokens of the output, and one that moves later entries only, or
+        earlier ones, holds tokens for sure. A linear layer mixes channels, which are the last axis.
+        """
+        output = self._recording.first_output
+        if len(given.shape) != len(output.shape) or not given.dtype.is_floating_point:
+            return None
+        pairs = zip(given.shape, output.shape, strict=True)
+        other = [axis for axis, (size, rows) in enumerate(pairs) if size != rows]
+        if len(other) > 1:
+            return None
+        found = []
+        for axis in other or range(len(given.shape)):
+            columns, rows = (_layout(self._recording.tensor(one), axis) for one in (given, output))
+            if columns is None or rows is None:
+                continue
+            places = {output: rows if other else columns}
+            trial = _Exchanged(self._recording, given, columns, frozenset())
+            ends = [self._mixing(trial, places, [end]) for end in (0, columns.sizes[1] - 1)]
+            if any(ends):
+                found.append((axis, columns, places, ends[0] != ends[1] and not other))
+        if len(found) != 1:
+            return None
+        ((axis, columns, places, is_one_sided),) = found
+        best = next(iter(self._pairs(given, columns, frozenset(), places) or ()), None)
+        is_last = axis == len(given.shape) - 1
+        if best is None or (not is_one_sided and (is_last or not best.is_apart)):
+            return None
+        rank = bool(other), not is_one_sided
+        return rank, replace(best.ports, layouts={given: columns, **places})
 
     def _all_tried(self, rows: Rows) -> Iterator[list[Found]]:
         """The pairs from every tensor, to the places that ``rows`` gives for it."""
@@ -571,17 +515,17 @@ class PortSearch:
                 self._bent[f"{self._worded(value)} to {self._worded_place(response)}"] = bent
         if not affine:
             return None if moved else []
-        mixing = self._mixing(trial, affine, step, base)
+        steps = layout.sizes[1]
+        mixing = self._mixing(trial, affine, dict.fromkeys((0, steps // 2, steps - 1)))
         return self._ranked(trial, mixing, base) if mixing else None
 
-    def _mixing(
-        self, trial: "_Exchanged", places: Places, step: Tensor, base: Mapping[Value, Tensor]
-    ) -> Places:
-        """The places where other tokens move when ``step`` is added to one."""
+    def _mixing(self, trial: "_Exchanged", places: Places, tokens: Iterable[int]) -> Places:
+        """The places where others move when one of some tokens is exchanged."""
+        base = {one: place.arranged(self._recording.tensor(one)) for one, place in places.items()}
+        step = random_values(trial.values, seed=0)
         found: Places = {}
-        steps = step.shape[1]
-        for token in dict.fromkeys((0, steps // 2, steps - 1)):
-            alone = trial.values.clone()
+        for token in tokens:
+            alone = trial.values
             alone[:, token] += step[:, token]
             seen = trial.seen(alone, places)
             for one, place in places.items():
@@ -613,7 +557,7 @@ class PortSearch:
             cost, is_apart = steps * channels, False
             if place.sizes[2] % channels == 0 and channels > 1:
                 limit = self._rounding * base[one].abs().max()
-                width = _width(alike[one] - base[one], channels, limit)
+                width = head_width(alike[one] - base[one], channels, limit)
                 others = (alone[one] - base[one]).abs()[..., place.sizes[2] // channels :]
                 is_apart = width > 1 or not bool((others > limit).any())
                 cost = math.ceil(steps / width) if is_apart else cost
@@ -730,13 +674,3 @@ def _blocks(moved: Tensor, count: int) -> set[int]:
         if count > 1 and size % count == 0 and bool((places < size // count).all()):
             found.add(axis)
     return found
-
-
-def _width(alike: Tensor, channels: int, limit: Tensor) -> int:
-    """The width of heads whose channels answer alike to equal values."""
-    for width in range(channels, 1, -1):
-        if channels % width == 0:
-            heads = alike.unflatten(-1, (-1, width))
-            if bool((heads - heads[..., :1]).abs().max() <= limit):
-                return width
-    return 1

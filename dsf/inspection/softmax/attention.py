@@ -1,17 +1,16 @@
-"""The stored weights behind softmax attention with rotary positions and plain projections.
-
-Reads softmax attention that goes through the model library's attention interface.
+"""Reads softmax attention, in one form for all ways by which a call of it is recorded.
 
 Order of operations: scaled product of query and key, soft cap, position bias, mask, sink, softmax.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
@@ -21,6 +20,8 @@ from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.stages import Chain, Project, Scale
 from dsf.mixers import SoftmaxAttention
+from dsf.mixers.base import Mixer
+from dsf.systems.composite import ExplicitMap, StoredRows
 
 
 def stored_rotary_attention(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
@@ -107,128 +108,188 @@ def hides_the_future(bias: Float[Tensor, "*batch time read"]) -> bool:
     return bool(((bias == -torch.inf) | ~ahead).all())
 
 
-def read(layer: Captured) -> SoftmaxAttention:
-    """The mixer with query, key and value of the interface; grouped heads are repeated."""
-    query, key, value = (layer.arguments[name] for name in ("query", "key", "value"))
-    heads = query.shape[1]
-    scale = layer.arguments.get("scaling")
-    sink = layer.arguments.get("s_aux")
-    if sink is not None:
-        sink = in_float64(sink).reshape(1, -1).expand(query.shape[0], heads)
-    key, value = _repeated(key, heads), _repeated(value, heads)
-    bias = _bias(layer)
-    if layer.maps is not None and not layer.maps.is_usual:
-        batch = query.shape[:-2]
-        query = layer.maps.arranged(query, batch, has_rows=True)
-        key, value = (layer.maps.arranged(part, batch) for part in (key, value))
-        bias = None if bias is None else layer.maps.arranged(bias, batch, has_rows=True)
-        sink = None if sink is None else layer.maps.arranged(sink[..., None, None], batch)
-        sink = None if sink is None else sink[..., 0, 0]
-    plain = attention(
-        query,
-        key,
-        value,
-        bias,
-        scale=float(scale) if scale is not None else query.shape[-1] ** -0.5,
-        causal=_is_causal(layer) and query.shape[-2] == key.shape[-2],
-    )
-    return replace(plain, softcap=layer.arguments.get("softcap"), sink=sink)
-
-
-def finish(
-    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
-) -> Shaped[Tensor, "*axes"]:
-    """The interface's output: ``sample time head channel``.
-
-    For a query whose keys are all masked the library has a uniform row and our map a row of zeros.
-    Such queries are padding; their output is copied from the captured one.
-    """
-    response = mixed.squeeze(-2)
-    if layer.maps is not None:
-        response = layer.maps.restored(response).reshape(*layer.arguments["query"].shape[:-1], -1)
-    response = response.transpose(1, 2)
-    bias = _bias(layer)
-    if bias is None:
-        return response
-    fully_masked = (bias == -torch.inf).all(dim=-1).transpose(1, 2).unsqueeze(-1)
-    return torch.where(fully_masked, layer.output, response)
-
-
-def _bias(layer: Captured) -> Tensor | None:
-    """Position bias plus mask, cut to the number of keys."""
-    keys = layer.arguments["key"].shape[-2]
-    mask, position = (layer.arguments.get(name) for name in ("attention_mask", "position_bias"))
-    if position is not None:
-        position = as_bias(position)[..., :keys]
-    steps = layer.arguments["query"].shape[-2]
-    if mask is None and position is None and _is_causal(layer) and steps != keys:
-        return causal_bias((steps, keys), layer.arguments["query"].device)
-    if mask is None or position is None:
-        return position if mask is None else mask[..., :keys]
-    return mask[..., :keys] + position
-
-
-def _is_causal(layer: Captured) -> bool:
-    return bool(layer.arguments["is_causal"]) and layer.arguments["query"].shape[-2] > 1
-
-
 def causal_bias(size: tuple[int, int], device: torch.device) -> Float[Tensor, "1 1 time read"]:
     """The mask of a causal map that need not be square, aligned at the first tokens as in torch."""
     seen = torch.ones(size, dtype=torch.bool, device=device).tril()
     return as_bias(seen)[None, None]
 
 
-def _repeated(part: Tensor, heads: int) -> Tensor:
-    """Keys or values repeated so that query head h has head h // (heads per group)."""
-    return part.repeat_interleave(heads // part.shape[1], dim=1)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GivenWeights(Mixer):
+    """An attention map that was recorded as such, and the values it was multiplied with.
+
+    Attributes:
+        weights: row t holds the weights of query t.
+    """
+
+    weights: Float[Tensor, "*batch time read"]
+    value: Float[Tensor, "*batch read channel"]
+
+    source: ClassVar[str] = "the module's own run"
+
+    def system(self) -> ExplicitMap:
+        return ExplicitMap(StoredRows(self.weights))
+
+    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
+        return self.value.unsqueeze(-2)
+
+    @classmethod
+    def draw(cls, rng: torch.Generator, *, steps: int) -> "GivenWeights":
+        weights = torch.randn(2, steps, steps, generator=rng, dtype=torch.float64).tril()
+        value = torch.randn(2, steps, 3, generator=rng, dtype=torch.float64)
+        return cls(weights=weights, value=value)
 
 
-def enter(layer: Captured) -> Chain:
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What one attention was called with and returned, in the axes ``*batch time width``.
+
+    Attributes:
+        query, key: None where something else made the weights.
+        value: perhaps of fewer heads than the output, as ``key`` is.
+        output: what it returned.
+        bias: what is added to the scores, ``-inf`` where a key is masked; broadcasts.
+        weights: the map, where queries, keys and bias do not explain it.
+        scale: by default ``width ** -0.5``.
+        heads_last: whether the call itself returned ``sample time head channel``.
+    """
+
+    query: Tensor | None
+    key: Tensor | None
+    value: Tensor
+    output: Tensor
+    bias: Tensor | None = None
+    weights: Tensor | None = None
+    scale: float | None = None
+    is_causal: bool = False
+    softcap: float | None = None
+    sink: Tensor | None = None
+    heads_last: bool = False
+
+    @property
+    def masked(self) -> Tensor | None:
+        """Queries whose keys are all masked; None where none is."""
+        return None if self.bias is None else (self.bias == -torch.inf).all(dim=-1)
+
+
+Route = Callable[[Captured], AttentionCall]
+"""From what was recorded of a call by one way to the same form for all ways."""
+
+
+def adapter_of(called: Route, **further: Any) -> Adapter:
+    """The adapter of attentions that were recorded by one way."""
+    return Adapter(
+        families={},
+        read=partial(_read, called),
+        finish=partial(_finish, called),
+        enter=partial(_enter, called),
+        leave=_leave,
+        overlooked=partial(_overlooked, called),
+        **further,
+    )
+
+
+def _read(called: Route, layer: Captured) -> SoftmaxAttention | GivenWeights:
+    """The mixer; grouped heads are repeated."""
+    given = called(layer)
+    batch = given.output.shape[:-2]
+    arranged = partial(_arranged, layer, batch)
+    if given.weights is not None or given.query is None or given.key is None:
+        weights = torch.as_tensor(given.weights)
+        return GivenWeights(weights=arranged(weights, has_rows=True), value=arranged(given.value))
+    query = given.query.expand(*batch, *given.query.shape[-2:])
+    key, value = (_repeated(part, batch) for part in (given.key, given.value))
+    bias, sink = given.bias, given.sink
+    if sink is not None:
+        sink = in_float64(sink).reshape(-1, 1, 1).expand(*batch, 1, 1)
+        sink = arranged(sink)[..., 0, 0]
+    found = attention(
+        arranged(query, has_rows=True),
+        arranged(key),
+        arranged(value),
+        None if bias is None else arranged(bias, has_rows=True),
+        scale=query.shape[-1] ** -0.5 if given.scale is None else float(given.scale),
+        causal=given.is_causal and query.shape[-2] == key.shape[-2],
+    )
+    return replace(found, softcap=given.softcap, sink=sink)
+
+
+def _repeated(part: Tensor, batch: Size) -> Tensor:
+    """Keys or values of which query head h reads head ``h // (heads per group)``."""
+    if part.ndim > 2 and part.shape[-3] not in (1, batch[-1]):
+        part = part.repeat_interleave(batch[-1] // part.shape[-3], dim=-3)
+    return part.expand(*batch, *part.shape[-2:])
+
+
+def _arranged(layer: Captured, batch: Size, part: Tensor, *, has_rows: bool = False) -> Tensor:
+    """A part in the axes of samples and heads, as the run showed them; else as they are usual."""
+    maps = layer.maps
+    if len(batch) == 2 and (maps is None or (maps.is_usual and tuple(batch) == maps.sizes)):
+        return part
+    part = part.expand(*batch, *part.shape[-2:])
+    if maps is not None:
+        return maps.arranged(part, batch, has_rows=has_rows)
+    return part.reshape(-1, 1, *part.shape[-2:]) if len(batch) < 2 else part.flatten(0, -4)
+
+
+def _finish(
+    called: Route, layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
+    """What the call returned.
+
+    For a query whose keys are all masked libraries have a uniform row and our map a row of zeros.
+    Such queries are padding; their output is copied from the captured one.
+    """
+    given, response = called(layer), mixed.squeeze(-2)
+    if layer.maps is not None:
+        response = layer.maps.restored(response)
+    response = response.reshape(given.output.shape)
+    if given.masked is not None:
+        response = torch.where(given.masked.unsqueeze(-1), given.output, response)
+    return response.transpose(1, 2) if given.heads_last else response.reshape(layer.output.shape)
+
+
+def _overlooked(called: Route, layer: Captured) -> Tensor | None:
+    """Tokens whose keys are all masked in some head: ``sample time``."""
+    given = called(layer)
+    if given.masked is None:
+        return None
+    masked = given.masked.expand(given.output.shape[:-1])
+    return masked if masked.ndim == 2 else masked.flatten(0, -3).any(dim=1)
+
+
+def _enter(called: Route, layer: Captured) -> Chain:
     """The value projection, repeated for every query head of a group.
 
     Raises:
         InspectionError: if the projection was not recognised.
     """
-    found = around(layer)
-    value, heads = layer.arguments["value"], layer.arguments["query"].shape[-3]
-    places = in_float64(found.places).unflatten(-1, value.shape[-3:-2] + value.shape[-1:])
-    places = places.repeat_interleave(heads // value.shape[-3], dim=0).flatten()
-    weight, bias = linear_map(found.source)
+    found, given = _around(layer), called(layer)
+    groups, _, width = given.value.shape[-3:]
+    places = in_float64(found.places).unflatten(-1, (groups, width))
+    places = places.repeat_interleave(given.output.shape[-3] // groups, dim=0).flatten()
+    weight, bias = _linear_map(found.source)
     project = Project(weight[places], None if bias is None else bias[places])
-    return Chain((project, *clamping(found, project)))
-
-
-def clamping(found: Surroundings, project: Project) -> tuple[Scale, ...]:
-    """A stage that takes the projected values to where the module clamped them; else no stage."""
     if found.clamped is None:
-        return ()
+        return Chain((project,))
     low, high = found.clamped
     values = project(in_float64(found.given))
     factor = values.clamp(low, high) / torch.where(values == 0, 1, values)
-    return (Scale(factor),)
+    return Chain((project, Scale(factor)))
 
 
-def leave(layer: Captured, _: Tensor) -> Chain:
+def _leave(layer: Captured, _: Tensor) -> Chain:
     """The output gate and the output projection, each if there is one.
 
     Raises:
         InspectionError: if they were not recognised.
     """
-    found = around(layer)
+    found = _around(layer)
     gate = () if found.gate is None else (Scale(found.gate),)
-    return Chain(gate if found.out is None else (*gate, Project(*linear_map(found.out))))
+    return Chain(gate if found.out is None else (*gate, Project(*_linear_map(found.out))))
 
 
-def overlooked(layer: Captured) -> Tensor | None:
-    """Tokens whose keys are all masked, where the library has a uniform row: ``sample time``."""
-    bias = _bias(layer)
-    if bias is None:
-        return None
-    fully_masked = (bias == -torch.inf).all(dim=-1).any(dim=1)
-    return fully_masked.expand(layer.arguments["query"].shape[0], -1)
-
-
-def around(layer: Captured) -> Surroundings:
+def _around(layer: Captured) -> Surroundings:
     """What the module computes before and after its attention.
 
     Raises:
@@ -242,18 +303,39 @@ def around(layer: Captured) -> Surroundings:
     return layer.surroundings
 
 
-def linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """The weight of a linear map, laid out ``output width``, and its bias."""
     weights = Weights(module)
     weight = weights["weight"]
     return weight.mT if is_transposed(module) else weight, weights.get("bias")
 
 
-ADAPTER = Adapter(
-    families={},
-    read=read,
-    finish=finish,
-    enter=enter,
-    leave=leave,
-    overlooked=overlooked,
-)
+def _by_interface(layer: Captured) -> AttentionCall:
+    """A call through the interface, whose mask is already a bias; it and a position bias are cut
+    to the number of keys.
+    """
+    given = layer.arguments
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    steps, keys = query.shape[-2], key.shape[-2]
+    mask, position = given.get("attention_mask"), given.get("position_bias")
+    parts = [mask, None if position is None else as_bias(position)]
+    there = [part[..., :keys] for part in parts if part is not None]
+    bias: Tensor | None = sum(there[1:], start=there[0]) if there else None
+    is_causal = bool(given["is_causal"]) and steps > 1
+    if bias is None and is_causal and steps != keys:
+        bias = causal_bias((steps, keys), query.device)
+    return AttentionCall(
+        query,
+        key,
+        value,
+        layer.output.transpose(1, 2),
+        bias,
+        scale=given.get("scaling"),
+        is_causal=is_causal,
+        softcap=given.get("softcap"),
+        sink=given.get("s_aux"),
+        heads_last=True,
+    )
+
+
+ADAPTER = adapter_of(_by_interface)

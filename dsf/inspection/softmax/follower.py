@@ -1,24 +1,15 @@
-"""Finds queries, keys, scale and bias in the products, sums and masks that a module computes.
-
-``product`` recognises a torch call that multiplies two stacks of matrices. ``changed`` follows the
-``Scores`` of such a product, or the ``Normalised`` output of a softmax, through later torch calls.
-``explained`` gives query, key, scale and bias that reproduce the weights, or the weights themselves
-where something else was done to the scores.
-
-Records softmax attention that a module computes itself, from the scores to the values.
+"""Listens to all torch functions of a run for softmax attention, fused or written out.
 
 Many modelling files multiply queries and keys, add a mask or bias to the scores, call softmax and
-multiply the values. A torch function mode sees these calls in any module; between them a tensor is
-followed by its identity. If an operation on the scores or the weights is not understood, the
+multiply the values. ``product`` recognises a torch call that multiplies two stacks of matrices;
+between these calls tensors are followed by their identity: ``changed`` follows the ``Scores`` of a
+product, or the ``Normalised`` output of a softmax. ``explained`` gives query, key, scale and bias
+that reproduce the weights. If an operation on the scores or the weights is not understood, the
 weights are recorded instead, which are the map. A softmax of anything but a product of two tensors
 (experts, residual streams, additive attention) is not recorded.
 
 ``record_heads`` adds to a recorded call the number of heads and what the module computes before and
 after the attention, which are known only once the module has returned.
-
-Listens to all torch functions of a run for softmax attention, fused or written out.
-
-``ADAPTER`` reads what was recorded, as of bloom, mpt, falcon and gpt_neo.
 """
 
 import math
@@ -26,7 +17,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -35,25 +27,20 @@ from torch import Size, Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Through, add_call
+from dsf.inspection.capture.calls import Call, Captured, Through, add_call, add_name, copied
 from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import UnreadableError
-from dsf.inspection.softmax import attention
-from dsf.inspection.softmax.attention import as_bias
-from dsf.inspection.softmax.fused import FusedCalls
-from dsf.inspection.softmax.torch_module import FUNCTION, call_tensors, functional_call
-from dsf.inspection.whole.stages import Chain, Project
-from dsf.mixers import SoftmaxAttention
-from dsf.mixers.base import Mixer
-from dsf.systems.composite import ExplicitMap, StoredRows
+from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias, causal_bias
+from dsf.inspection.softmax.torch_module import FUNCTION, functional_call
 
 PLAIN = {"matmul", "bmm"}
 PRODUCTS = {*PLAIN, "baddbmm", "einsum"}
 EQUATION = re.compile(r"^([\w.]+),([\w.]+)->([\w.]+)$")
 SPARE = "ZYXWVUTSRQPONMLKJIHGFEDCBA"
+POSITIONAL = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+"""Arguments of ``torch.nn.functional.scaled_dot_product_attention``, in order."""
 STACK = 3
 """The least number of axes of a stack of matrices; a tensor with two is taken for a weight."""
 
@@ -366,29 +353,46 @@ def _heads(mixed: Tensor, tokens: Size) -> int | None:
     return heads if fits else None
 
 
-class Follower:
-    """Appends to ``calls`` every softmax between two products."""
+@contextmanager
+def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
+    """Append to ``calls`` every fused attention, and every softmax between two products.
+
+    Not those in modules that are claimed.
+    """
+    with where.followed(), SoftmaxListener(where, calls):
+        yield
+
+
+class SoftmaxListener(TorchFunctionMode):
+    """One mode for all, since every mode that is active costs time at every call of torch."""
 
     def __init__(self, where: ModuleStack, calls: list[Call]):
+        super().__init__()
         self._where, self._calls = where, calls
         # The tensors are kept alive, so that no other tensor gets the same id.
         self._followed: dict[int, tuple[Tensor, Scores | Normalised]] = {}
         self._unused: list[Scores] = []
 
-    def heard(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """The output of a torch function that ran, or what an attention is to return instead."""
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if self._where.is_claimed():
+            return output
+        if func is scaled_dot_product_attention:
+            output = fused_recorded(self._where, self._calls, args, kwargs, output)
         name = getattr(func, "__name__", "").strip("_")
         if name not in STARTS and not self._followed:
             return output
         if func is FUNCTION:
             call = functional_call(self._where, args, kwargs, output, len(self._calls))
-            if call is not None:
-                given = call_tensors(args, kwargs)
-                call.seen = self._where.coordinates(**given, output=output[0])
-                return add_call(self._calls, call, self._where, output)
-        elif isinstance(output, Tensor) and output.ndim >= STACK:
+            return output if call is None else add_call(self._calls, call, self._where, output)
+        if isinstance(output, Tensor) and output.ndim >= STACK:
             if name == "softmax":
                 self._normalised(args, kwargs, output)
             elif (made := product(name, args, kwargs, output)) is not None:
@@ -499,81 +503,71 @@ class Follower:
         return output
 
 
-@contextmanager
-def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append to ``calls`` every fused attention, and every softmax between two products.
-
-    Not those in modules that are claimed.
-    """
-    with where.followed(), _SoftmaxListener(where, calls):
-        yield
-
-
-class _SoftmaxListener(TorchFunctionMode):
-    """One mode for both, since every mode that is active costs time at every call of torch."""
-
-    def __init__(self, where: ModuleStack, calls: list[Call]):
-        super().__init__()
-        self._where = where
-        self._fused, self._follower = FusedCalls(where, calls), Follower(where, calls)
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        if self._where.is_claimed():
-            return output
-        if func is scaled_dot_product_attention:
-            output = self._fused.recorded(args, kwargs, output)
-        return self._follower.heard(func, args, kwargs, output)
+def fused_recorded(
+    where: ModuleStack,
+    calls: list[Call],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Tensor,
+) -> Any:
+    """Append a call of the function to ``calls``; its output, or what it is to return instead."""
+    module = where.module
+    if module is None or not where.records(where.name_of(module)):
+        return output
+    if not where.keeps(where.name_of(module)):
+        add_name(calls, module, Through.FUSED, where)
+        return output
+    given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
+    arguments = {name: copied(part) for name, part in given.items()}
+    name = where.name_of(module)
+    call = Call(name, module, arguments, copied(output), len(calls), Through.FUSED)
+    call.seen = where.coordinates(query=given.get("query"), value=given.get("value"), output=output)
+    put_out = add_call(calls, call, where, output)
+    if output.ndim == 4:
+        mixed = output.transpose(1, 2).flatten(-2)
+        keep = partial(setattr, call, "surroundings")
+        where.pass_surroundings(module, arguments["value"], mixed, keep)
+    return put_out
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class GivenWeights(Mixer):
-    """An attention map that was recorded as such, and the values it was multiplied with.
-
-    Attributes:
-        weights: row t holds the weights of query t.
-    """
-
-    weights: Float[Tensor, "*batch time read"]
-    value: Float[Tensor, "*batch read channel"]
-
-    source: ClassVar[str] = "the module's own run"
-
-    def system(self) -> ExplicitMap:
-        return ExplicitMap(StoredRows(self.weights))
-
-    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
-        return self.value.unsqueeze(-2)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GivenWeights":
-        weights = torch.randn(2, steps, steps, generator=rng, dtype=torch.float64).tril()
-        value = torch.randn(2, steps, 3, generator=rng, dtype=torch.float64)
-        return cls(weights=weights, value=value)
-
-
-def read(layer: Captured) -> SoftmaxAttention | GivenWeights:
-    """Softmax attention where queries, keys and a bias explain the scores; else the weights."""
+def _fused(layer: Captured) -> AttentionCall:
+    """A call of the function; a causal map that is not square is aligned at the first tokens."""
     given = layer.arguments
-    if given.get("heads") is None and layer.maps is None:
+    if given.get("dropout_p"):
+        raise UnreadableError(
+            "it calls fused attention with dropout, also in evaluation mode: its weights are "
+            "random. Pass dropout_p=0.0 when the module is not training"
+        )
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    if query.is_nested:
+        raise UnreadableError(
+            "it calls fused attention on a nested tensor. Pass a padded batch instead"
+        )
+    mask, is_causal = given.get("attn_mask"), bool(given.get("is_causal"))
+    bias = None if mask is None else as_bias(mask)
+    size = query.shape[-2], key.shape[-2]
+    if bias is None and is_causal and size[0] != size[1]:
+        bias = causal_bias(size, query.device)
+    scale = given.get("scale")
+    return AttentionCall(query, key, value, layer.output, bias, scale=scale, is_causal=is_causal)
+
+
+def _followed(layer: Captured) -> AttentionCall:
+    """A call that was followed: queries, keys and a bias where these explain it; else weights."""
+    given, heads = layer.arguments, layer.arguments.get("heads")
+    if heads is None and layer.maps is None:
         raise UnreadableError(
             "it multiplies the output of a softmax with values, but that is only a part of its "
             "output (attention in blocks, several streams, or a further branch), so this would not "
             "be its map"
         )
-    value = _in_heads(layer, "value")
-    if "weights" in given:
-        return GivenWeights(weights=_in_heads(layer, "weights"), value=value)
-    bias = None if given["bias"] is None else _in_heads(layer, "bias")
-    query, key = _in_heads(layer, "query"), _in_heads(layer, "key")
-    return attention.attention(query, key, value, bias, scale=given["scale"])
+
+    def in_heads(part: Tensor | None) -> Tensor | None:
+        return part if part is None or heads is None else part.unflatten(0, (-1, heads))
+
+    names = ("query", "key", "value", "bias", "weights")
+    parts = {name: in_heads(given.get(name)) for name in names}
+    return AttentionCall(**parts, output=in_heads(layer.output), scale=given.get("scale"))
 
 
 def join(calls: Sequence[Call]) -> Sequence[Call]:
@@ -586,56 +580,10 @@ def join(calls: Sequence[Call]) -> Sequence[Call]:
     return parts[:1] or calls
 
 
-def finish(
-    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
-) -> Shaped[Tensor, "map row channel"]:
-    """The response; that of a query whose keys are all masked (padding) is the captured one."""
-    response = mixed.squeeze(-2)
-    response = response.flatten(0, 1) if layer.maps is None else layer.maps.restored(response)
-    masked = _fully_masked(layer)
-    return response if masked is None else torch.where(masked.unsqueeze(-1), layer.output, response)
-
-
-def enter(layer: Captured) -> Chain:
-    """The value projection.
-
-    Raises:
-        InspectionError: if it was not recognised.
-    """
-    found = attention.around(layer)
-    weight, bias = attention.linear_map(found.source)
-    places = in_float64(found.places)
-    return Chain((Project(weight[places], None if bias is None else bias[places]),))
-
-
-def overlooked(layer: Captured) -> Tensor | None:
-    """Tokens whose keys are all masked: ``sample time``."""
-    masked = _fully_masked(layer)
-    if masked is None:
-        return None
-    return rearrange(masked, "(s h) t -> s h t", h=layer.arguments["heads"]).any(dim=1)
-
-
 def _fully_masked(layer: Captured) -> Tensor | None:
     bias = layer.arguments.get("bias")
     return None if bias is None else (bias == -torch.inf).all(dim=-1)
 
 
-def _in_heads(layer: Captured, name: str) -> Tensor:
-    part = layer.arguments[name]
-    if layer.maps is not None:
-        has_rows = name in ("query", "bias", "weights")
-        return layer.maps.arranged(part, part.shape[:1], has_rows=has_rows)
-    return part.unflatten(0, (-1, layer.arguments["heads"]))
-
-
-ADAPTER = Adapter(
-    families={},
-    read=read,
-    finish=finish,
-    enter=enter,
-    leave=attention.leave,
-    overlooked=overlooked,
-    idle=_fully_masked,
-    join=join,
-)
+FUSED = adapter_of(_fused)
+FOLLOWED = adapter_of(_followed, idle=_fully_masked, join=join)

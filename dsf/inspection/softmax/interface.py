@@ -9,6 +9,7 @@ fused attention keeps using it, so that its output stays the same bit for bit an
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import cache, partial
 from inspect import signature, unwrap
 from threading import Lock
@@ -21,7 +22,6 @@ from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.attention import as_bias
-from dsf.runtime.threads import at_work
 
 EAGER = "dsf_recorded"
 FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
@@ -62,15 +62,10 @@ class RecordedAs(str):
 
 def models_of_library(model: nn.Module) -> list[Any]:
     """The outermost modules of ``model`` that are models of transformers."""
-    if _belongs(model):
+    files = (cls.__module__ for cls in type(model).__mro__)
+    if hasattr(model, "set_attn_implementation") and any(f.startswith(LIBRARY) for f in files):
         return [model]
     return [found for child in model.children() for found in models_of_library(child)]
-
-
-def _belongs(module: nn.Module) -> bool:
-    return hasattr(module, "set_attn_implementation") and any(
-        cls.__module__.startswith(LIBRARY) for cls in type(module).__mro__
-    )
 
 
 @contextmanager
@@ -83,14 +78,20 @@ def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call])
     with ExitStack() as stack:
         stack.enter_context(_registered(_Recorder(where, calls)))
         stack.enter_context(_settings_restored(model))
-        for host in filter(_can_be_set, hosts):
-            _record(host)
+        for host in hosts:
+            asks = getattr(host, "_can_set_attn_implementation", None)
+            if asks is None or asks():  # if not, the library only warns
+                _record(host)
         yield
 
 
 def _record(host: Any) -> None:
-    """Have the library call the recording functions: it takes their names, not what these equal."""
-    route = _route(host)
+    """Have the library call the recording functions: it takes their names, not what these equal.
+
+    Fused attention stays fused if every part of the model runs it.
+    """
+    now = {config._attn_implementation_internal for config in _configs(host)}
+    route = RecordedAs(FUSED, "sdpa") if now == {"sdpa"} else RecordedAs(EAGER, "eager")
     host.set_attn_implementation(str(route))
     for config in _configs(host):
         if config._attn_implementation_internal == str(route):
@@ -115,32 +116,10 @@ def recording_attention_in(
 def plain_experts(model: nn.Module) -> Iterator[None]:
     """Run mixtures of experts without grouped kernels, which do not support float64."""
     with _settings_restored(model):
-        for host in models_of_library(model):
-            if hasattr(host, "set_experts_implementation"):
-                host.set_experts_implementation("eager")
-        yield
-
-
-@contextmanager
-def plain_experts_in(part: nn.Module) -> Iterator[None]:
-    """The same for a part of a library model that runs alone."""
-    with _settings_restored(part):
-        for config in _configs(part):
+        for config in _configs(model):
             if hasattr(config, EXPERTS):
                 setattr(config, EXPERTS, "eager")
         yield
-
-
-def _can_be_set(host: Any) -> bool:
-    """Whether the attention of ``host`` can be set; if not, the library only warns."""
-    asks = getattr(host, "_can_set_attn_implementation", None)
-    return asks is None or bool(asks())
-
-
-def _route(host: Any) -> RecordedAs:
-    """The recording name to set: fused if every part of the model now runs fused attention."""
-    now = {config._attn_implementation_internal for config in _configs(host)}
-    return RecordedAs(FUSED, "sdpa") if now == {"sdpa"} else RecordedAs(EAGER, "eager")
 
 
 @contextmanager
@@ -287,36 +266,21 @@ def _eager_names(cls: type) -> tuple[str, ...]:
     return tuple(name for name in code.co_names if name.endswith(OWN[0])) if code else ()
 
 
-class _Recorders:
-    """Those that record now, each for a piece of work: several may be done side by side."""
-
-    def __init__(self) -> None:
-        self._lock, self._found = Lock(), list[tuple[object, _Recorder]]()
-
-    def enter(self, recorder: _Recorder) -> bool:
-        """Add the recorder of this piece of work; whether it is the only one."""
-        with self._lock:
-            self._found.append((at_work(), recorder))
-            return len(self._found) == 1
-
-    def leave(self, recorder: _Recorder) -> bool:
-        """Take it away; whether none is left."""
-        with self._lock:
-            self._found = [one for one in self._found if one[1] is not recorder]
-            return not self._found
-
-    def here(self) -> _Recorder:
-        """The latest of this piece of work."""
-        return next(one for piece, one in reversed(self._found) if piece is at_work())
-
-    def eager(self, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        return self.here().eager(*given, **options)
-
-    def fused(self, *given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        return self.here().fused(*given, **options)
+_RECORDER: ContextVar[_Recorder] = ContextVar("recorder")
+"""Each piece of work that is done side by side with others has its own."""
 
 
-_RECORDERS = _Recorders()
+def _eager(*given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    return _RECORDER.get().eager(*given, **options)
+
+
+def _fused(*given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    return _RECORDER.get().fused(*given, **options)
+
+
+_RECORDING: list[_Recorder] = []
+"""Those of all pieces of work; the library knows the names of our functions while there is one."""
+_LOCK = Lock()
 
 
 @contextmanager
@@ -324,15 +288,19 @@ def _registered(recorder: _Recorder) -> Iterator[None]:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask, sdpa_mask
 
-    entries = ((EAGER, _RECORDERS.eager, eager_mask), (FUSED, _RECORDERS.fused, sdpa_mask))
-    if _RECORDERS.enter(recorder):
+    entries = ((EAGER, _eager, eager_mask), (FUSED, _fused, sdpa_mask))
+    with _LOCK:
+        _RECORDING.append(recorder)
         for name, attention, mask in entries:
             AttentionInterface.register(name, attention)
             AttentionMaskInterface.register(name, mask)
+    token = _RECORDER.set(recorder)
     try:
         yield
     finally:
-        if _RECORDERS.leave(recorder):
-            for name, _, _ in entries:
+        _RECORDER.reset(token)
+        with _LOCK:
+            _RECORDING.remove(recorder)
+            for name, _, _ in entries if not _RECORDING else ():
                 AttentionInterface._global_mapping.pop(name, None)
                 AttentionMaskInterface._global_mapping.pop(name, None)

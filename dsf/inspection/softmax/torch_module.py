@@ -140,15 +140,13 @@ def functional_call(
     module = where.module
     if module is None or not where.records(where.name_of(module)):
         return None
-    arguments = {name: copied(part) for name, part in bound(FUNCTION, args, kwargs).items()}
+    given = bound(FUNCTION, args, kwargs)
+    arguments = {name: copied(part) for name, part in given.items()}
     name = where.name_of(module)
-    return Call(name, module, arguments, copied(output), place, Through.FUNCTIONAL)
-
-
-def call_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The queries and values that the function was called with."""
-    named = bound(FUNCTION, args, kwargs)
-    return {"query": named.get("query"), "value": named.get("value")}
+    call = Call(name, module, arguments, copied(output), place, Through.FUNCTIONAL)
+    given = {"query": given.get("query"), "value": given.get("value"), "output": output[0]}
+    call.seen = where.coordinates(**given)
+    return call
 
 
 def read_functional(layer: Captured) -> SoftmaxAttention:

@@ -12,6 +12,7 @@ with the output gate (or norm) frozen at this run and the columns of the output 
 length is one number for every pair of tokens. The maps of all channels are never in memory at once.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -89,9 +90,7 @@ class AffineLayer(ABC):
         """The output for the input ``x``, with the factors of this run."""
         return self.linear(x) + self.remainder
 
-    def contributions(
-        self, rows: slice = slice(None)
-    ) -> Float[Tensor, "sample written read output"]:
+    def contributions(self) -> Float[Tensor, "sample written read output"]:
         """The vector that each input token adds to each output token.
 
         Their sum over ``read``, plus the remainder, is the layer's output.
@@ -100,8 +99,7 @@ class AffineLayer(ABC):
             MapTooLarge: if they would take more than half of the free memory.
         """
         samples, steps, _ = self.given.shape
-        written = len(range(*rows.indices(self.remainder.shape[1])))
-        size = (samples, written, steps, self.remainder.shape[-1])
+        size = (samples, self.remainder.shape[1], steps, self.remainder.shape[-1])
         check_room("contributions", size, self.given.dtype, self.given.device)
         parts = []
         for start in range(0, steps, TOGETHER):
@@ -109,24 +107,8 @@ class AffineLayer(ABC):
             alone = self.given.new_zeros(stop - start, *self.given.shape)
             for token in range(start, stop):
                 alone[token - start, :, token] = self.given[:, token]
-            parts.append(self.linear(alone)[:, :, rows])
+            parts.append(self.linear(alone))
         return rearrange(torch.cat(parts), "read sample written w -> sample written read w")
-
-    def shares(self) -> Float[Tensor, "sample written read"]:
-        """The signed share of each output token that comes from each input token.
-
-        It is the inner product of the contribution with the output, over the output's squared
-        length, so that a row sums to one minus the share of the remainder. A contribution that
-        points against the output has a negative share. Rows of a zero output are nan.
-        """
-        output = self(self.given)
-        along = output / output.square().sum(dim=-1, keepdim=True)
-        blocks = []
-        for start in range(0, output.shape[1], TOGETHER):
-            rows = slice(start, start + TOGETHER)
-            parts = self.contributions(rows)
-            blocks.append(torch.einsum("s w r d, s w d -> s w r", parts, along[:, rows]))
-        return torch.cat(blocks, dim=1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -383,10 +365,9 @@ class Contributions:
         return getattr(self.system, "read_steps", self.system.steps)
 
     @property
-    def _places(self) -> list[tuple[int, ...]]:
-        """Where the heads or channels of a sample lie on the batch axes after that of samples."""
-        left = self.system.batch[1:] if self.has_samples else self.system.batch
-        return list(product(*(range(size) for size in left)))
+    def _left(self) -> tuple[int, ...]:
+        """The batch axes after that of samples, which count heads or channels."""
+        return tuple(self.system.batch[1:] if self.has_samples else self.system.batch)
 
     @property
     def _width(self) -> int:
@@ -424,7 +405,7 @@ class Contributions:
         self, sample: int, rows: int, bounds: Sequence[int] | None
     ) -> Iterator[tuple[int, int]]:
         """Heads or channels, so many at a time that what they need takes no more than ``ROOM``."""
-        count, one = len(self._places), self._part(sample, (0, 1))
+        count, one = math.prod(self._left), self._part(sample, (0, 1))
         columns = self._reads if bounds is None else len(bounds) - 1
         needed = rows * columns * self._width * 8
         if bounds is not None and isinstance(one, System) and not one.runs_backward:
@@ -443,11 +424,8 @@ class Contributions:
 
     def _index(self, sample: int, span: tuple[int, int]) -> tuple[slice | Tensor, ...]:
         """An index of the batch axes that leaves one of them: heads or channels of one sample."""
-        there = self.system.device
-        axes = tuple(
-            torch.tensor(axis, device=there)
-            for axis in zip(*self._places[slice(*span)], strict=True)
-        )
+        entries = torch.arange(*span, device=self.system.device)
+        axes = torch.unravel_index(entries, self._left) if self._left else ()
         if not self.has_samples:
             return axes
         return (torch.full_like(axes[0], sample), *axes) if axes else (slice(sample, sample + 1),)

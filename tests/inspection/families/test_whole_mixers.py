@@ -62,16 +62,6 @@ def between_projections(whole):
     return Chain((*own, *centred)).linear(whole.given)
 
 
-@pytest.mark.sampled(count=9)
-def test_shares_add_up(layer):
-    whole = layer.whole
-    output = whole(whole.given)
-    kept = output.abs().amax(dim=-1) > 0
-    rest = (whole.remainder * output).sum(dim=-1) / output.square().sum(dim=-1)
-    total = whole.shares().sum(dim=-1) + rest
-    torch.testing.assert_close(total[kept], torch.ones_like(total[kept]))
-
-
 @pytest.mark.parametrize("part", ["enter", "leave"])
 def test_a_mistake_around_the_mixer_is_found(part):
     """Another gate or another activation than the layer's leaves the mixer as it was."""
