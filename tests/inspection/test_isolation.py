@@ -45,6 +45,7 @@ def surroundings():
         "random": torch.get_rng_state(),
         "default type": torch.get_default_dtype(),
         "attention functions": set(AttentionInterface._global_mapping),
+        "attention interface": AttentionInterface.get_interface,
         "mask functions": set(AttentionMaskInterface._global_mapping),
         "known masks": len(ALL_MASK_ATTENTION_FUNCTIONS),
     }

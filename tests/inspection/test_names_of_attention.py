@@ -1,7 +1,6 @@
 """Models that ask for the name of their attention, as those that hide all but the best keys do."""
 
 import copy
-import pickle
 import sys
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 
 import dsf
 from dsf.inspection.capture.precision import CastGuard
-from dsf.inspection.softmax.interface import EAGER, FUSED, RecordedAs
 
 transformers = pytest.importorskip("transformers")
 TOKENS, SEEN = 9, 4
@@ -103,18 +101,6 @@ def test_the_run_without_edits_and_the_stack_are_those_of_the_model(name):
         torch.testing.assert_close(ran, logits, rtol=0, atol=1e-12)
     value = dsf.stack(model, input_ids=IDS).attribute(5, position=-1).value
     torch.testing.assert_close(value, logits[:, -1, 5], rtol=0, atol=1e-12)
-
-
-def test_a_recording_name_is_found_by_itself_and_equals_what_it_records():
-    name = RecordedAs(FUSED, "sdpa")
-    assert name in ("eager", "sdpa")
-    assert name == FUSED
-    assert name not in ("eager", EAGER)
-    assert [each for each in (FUSED, "sdpa", "eager") if each != name] == ["eager"]
-    assert {"sdpa": 1, FUSED: 2}[name] == 2
-    for again in (copy.deepcopy(name), pickle.loads(pickle.dumps(name))):
-        assert again == "sdpa"
-        assert again == FUSED
 
 
 def test_a_model_that_was_inspected_has_its_own_name_again():

@@ -125,7 +125,8 @@ def layout_of(
     """
     if found is None or not found.shape.numel():
         return None
-    planes = by_tokens(found)
+    planes = {_before(axis): plane for axis, plane in found.planes.items()}
+    planes |= {axis: plane for axis, plane in found.planes.items() if axis in planes}
     tokens = tuple(axis for axis in _sorted(planes) if axis in along)
     if any(bool((planes[axis] >= 0).any()) for axis in tokens):  # what is summed up is not a place
         tokens = tuple(axis for axis in tokens if not bool((small(planes[axis]) == MANY).all()))
@@ -243,12 +244,6 @@ def _before(axis: InputAxis) -> InputAxis:
     return before[0] if is_same else axis
 
 
-def by_tokens(found: Coordinates) -> Planes:
-    """The planes of a tensor, where sums over tokens stand in the places of tokens."""
-    planes = {_before(axis): plane for axis, plane in found.planes.items()}
-    return planes | {axis: plane for axis, plane in found.planes.items() if axis in planes}
-
-
 def _sorted(axes: Iterable[InputAxis]) -> list[InputAxis]:
     return sorted(axes, key=lambda axis: (axis.source.name, axis.number))
 
@@ -287,16 +282,13 @@ class Layouts:
         channels_last: Sequence[Source] = (),
     ):
         self._recording, self._along = recording, along
-        axes = (axis for one in recording.given for axis in self._planes(one))
+        known = (self.coordinates(one) for one in recording.given)
+        axes = (axis for found in known if found is not None for axis in found.planes)
         self._with_heads = frozenset(axis for axis in axes if axis.source in channels_last)
         self._found: dict[Value, Layout | None] = {}
         self._least = 0
         given = (self.of(one) for one in recording.given)
         self._least = min((one.sizes[0] * one.sizes[1] for one in given if one), default=0)
-
-    def _planes(self, value: Value) -> Planes:
-        found = self.coordinates(value)
-        return {} if found is None else found.planes
 
     def coordinates(self, value: Value) -> Coordinates | None:
         """From which places of the inputs the elements of a value come."""

@@ -111,15 +111,11 @@ def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
         if is_out_of_memory(error):
             raise
     kind = dtype_of(layer.module)
-    cast = {id(leaf): _cast(leaf, kind) for leaf in leaves}  # one tensor in two places stays one
-    given = tree_unflatten([cast[id(leaf)] for leaf in leaves], tree)
+    wide = {id(x): x for x in leaves if isinstance(x, Tensor) and x.dtype is torch.float64}
+    cast = {at: tensor.to(kind) for at, tensor in wide.items()}  # one in two places stays one
+    given = tree_unflatten([cast.get(id(leaf), leaf) for leaf in leaves], tree)
     rounding = ROUNDINGS * torch.finfo(kind).eps
     return _followed(layer.module, given, known, ports, nullcontext, rounding)
-
-
-def _cast(leaf: Any, kind: torch.dtype) -> Any:
-    is_wide = isinstance(leaf, Tensor) and leaf.dtype is torch.float64
-    return leaf.to(kind) if is_wide else leaf
 
 
 def _followed(

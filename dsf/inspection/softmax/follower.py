@@ -28,7 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, add_name, copied
-from dsf.inspection.capture.containers import times_written
+from dsf.inspection.capture.containers import tensors_in, times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import UnreadableError
@@ -305,7 +305,7 @@ def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
     """
 
     def record(frame: Frame, ran: int, given: Any, output: Any) -> None:
-        put_out = first_tensor(output)
+        put_out = next(iter(tensors_in(output)), None)
         behind = [one.given.shape[-1] for one in frame.projected[ran:]]
         heads = None if put_out is None else heads_of(mixed, put_out, behind)
         call.arguments["heads"] = heads
@@ -315,13 +315,6 @@ def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
             call.surroundings = around(frame, ran, value, merged, given, output)
 
     where.after_call(call.module, record)
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The first tensor in a module's output; None if there is none."""
-    while isinstance(output, tuple | list | dict) and output:
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output if isinstance(output, Tensor) else None
 
 
 def heads_of(mixed: Tensor, output: Tensor, behind: Sequence[int] = ()) -> int | None:

@@ -1,17 +1,15 @@
-"""Records softmax attention through the model library's attention and mask interfaces.
+"""Records softmax attention through the model library's attention interface.
 
-A recording function is registered under a name of our own, together with a mask function of that
-name; without the latter a causal model would silently attend to later tokens. The recording
-function calls the library's own attention and records its inputs and output. A model that runs on
-fused attention keeps using it, so that its output stays the same bit for bit and no map is formed.
+Inside a block the interface hands out the attention that a module asks for with a recorder around
+it, which notes what this is given and returns. The names in configurations stay as they are, since
+masks and modules go by them; only what is neither plain nor fused runs as plain attention.
 """
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, partial
-from inspect import signature, unwrap
+from functools import cache, partial, wraps
+from inspect import signature
 from threading import Lock
 from typing import Any
 
@@ -20,44 +18,13 @@ from torch import Tensor, nn
 from dsf.inspection.capture.calls import Call, Through, add_call, add_name, copied
 from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax.attention import as_bias
 
-EAGER = "dsf_recorded"
-FUSED = "dsf_recorded_sdpa"  # the library looks for "sdpa" in the name
+EAGER, FUSED = "eager", "sdpa"
 LIBRARY = "transformers."
 EXPERTS = "_experts_implementation_internal"
 SETTINGS = ("_attn_implementation_internal", EXPERTS)
-OWN = ("eager_attention_forward", "simple_eager_attention_forward")
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
-
-
-class RecordedAs(str):
-    """The name of a recording function, which also equals the name of what it records.
-
-    It is looked up by itself. Modules that ask for a name, as those with sparse attention do before
-    they hide keys (``if config._attn_implementation in ("eager", "sdpa")``), go on as they would.
-    """
-
-    __slots__ = ("recorded",)
-    recorded: str
-
-    def __new__(cls, name: str, recorded: str) -> "RecordedAs":
-        made = super().__new__(cls, name)
-        made.recorded = recorded
-        return made
-
-    def __eq__(self, other: object) -> bool:
-        return str.__eq__(self, other) is True or str.__eq__(self.recorded, other) is True
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return str.__hash__(self)
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (str(self), self.recorded)
 
 
 def models_of_library(model: nn.Module) -> list[Any]:
@@ -75,27 +42,13 @@ def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call])
     if not hosts:
         yield
         return
-    with ExitStack() as stack:
-        stack.enter_context(_registered(_Recorder(where, calls)))
-        stack.enter_context(_settings_restored(model))
+    with _handed_out(_Recorder(where, calls)), _settings_restored(model):
         for host in hosts:
             asks = getattr(host, "_can_set_attn_implementation", None)
-            if asks is None or asks():  # if not, the library only warns
-                _record(host)
+            for config in _configs(host) if asks is None or asks() else ():
+                if config._attn_implementation_internal not in {EAGER, FUSED, None}:
+                    config._attn_implementation_internal = EAGER
         yield
-
-
-def _record(host: Any) -> None:
-    """Have the library call the recording functions: it takes their names, not what these equal.
-
-    Fused attention stays fused if every part of the model runs it.
-    """
-    now = {config._attn_implementation_internal for config in _configs(host)}
-    route = RecordedAs(FUSED, "sdpa") if now == {"sdpa"} else RecordedAs(EAGER, "eager")
-    host.set_attn_implementation(str(route))
-    for config in _configs(host):
-        if config._attn_implementation_internal == str(route):
-            config._attn_implementation_internal = route
 
 
 @contextmanager
@@ -106,7 +59,7 @@ def recording_attention_in(
     if not implementation:
         yield
         return
-    with _registered(_Recorder(where, calls)), _settings_restored(part):
+    with _handed_out(_Recorder(where, calls)), _settings_restored(part):
         for config in _configs(part):
             config._attn_implementation_internal = implementation
         yield
@@ -158,27 +111,29 @@ class _Recorder:
         self._where, self._calls = where, calls
         self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def eager(
-        self, module: nn.Module, *tensors: Tensor | None, **options: Any
+    def attend(
+        self,
+        attention: Attention,
+        name: str,
+        module: nn.Module,
+        /,
+        *tensors: Tensor | None,
+        **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Run the modelling file's own attention, where no mask means that no key is masked."""
-        return self._run(_own_attention(module), False, module, tensors, options)
+        """Run an attention and record it.
 
-    def fused(
-        self, module: nn.Module, *tensors: Tensor | None, **options: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run fused attention, where no mask means a causal one if the module is causal.
-
-        Options that it ignores, such as a soft cap in some releases, are not recorded.
+        Without a mask plain attention masks no key, and fused attention those of later tokens if
+        the module is causal. Options that fused attention ignores, such as a soft cap in some
+        releases, are not recorded.
         """
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
+        if name == EAGER:
+            return self._run(attention, False, module, tensors, options)
         asked = options.get("is_causal")
         causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-        used = _named_by(sdpa_attention_forward)
+        used = _named_by(attention)
         ignored = {name: part for name, part in options.items() if name not in used}
         heard = {name: part for name, part in options.items() if name in used}
-        run = partial(sdpa_attention_forward, **ignored)
+        run = partial(attention, **ignored)
         if self._where.instead is not None:
             return self._told(run, module, tensors, heard)
         return self._run(run, causal, module, tensors, heard)
@@ -246,54 +201,23 @@ def _named_by(function: Attention) -> frozenset[str]:
     return frozenset(signature(function).parameters)
 
 
-def _own_attention(module: nn.Module) -> Attention:
-    """The eager function that the forward pass of a module names, or else that of its file."""
-    for cls in type(module).__mro__:
-        parts = vars(sys.modules[cls.__module__])
-        for name in (*_eager_names(cls), *OWN):
-            if name in parts:
-                return parts[name]
-    raise InspectionError(
-        f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so its "
-        "attention cannot be recorded. Build the model with attn_implementation='sdpa'."
-    )
-
-
-@cache
-def _eager_names(cls: type) -> tuple[str, ...]:
-    """The names of eager attention that the forward pass of a class holds."""
-    code = getattr(unwrap(vars(cls).get("forward", cls)), "__code__", None)
-    return tuple(name for name in code.co_names if name.endswith(OWN[0])) if code else ()
-
-
 _RECORDER: ContextVar[_Recorder] = ContextVar("recorder")
 """Each piece of work that is done side by side with others has its own."""
-
-
-def _eager(*given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    return _RECORDER.get().eager(*given, **options)
-
-
-def _fused(*given: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    return _RECORDER.get().fused(*given, **options)
-
-
 _RECORDING: list[_Recorder] = []
-"""Those of all pieces of work; the library knows the names of our functions while there is one."""
+"""Those of all pieces of work; the interface is as it was while there is none."""
 _LOCK = Lock()
 
 
 @contextmanager
-def _registered(recorder: _Recorder) -> Iterator[None]:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask, sdpa_mask
+def _handed_out(recorder: _Recorder) -> Iterator[None]:
+    """Have the interface hand out attention with this recorder around it."""
+    from transformers import AttentionInterface
 
-    entries = ((EAGER, _eager, eager_mask), (FUSED, _fused, sdpa_mask))
     with _LOCK:
+        if not _RECORDING:
+            plain = AttentionInterface.get_interface
+            AttentionInterface.get_interface = _recorded(plain)  # type: ignore[method-assign]
         _RECORDING.append(recorder)
-        for name, attention, mask in entries:
-            AttentionInterface.register(name, attention)
-            AttentionMaskInterface.register(name, mask)
     token = _RECORDER.set(recorder)
     try:
         yield
@@ -301,6 +225,17 @@ def _registered(recorder: _Recorder) -> Iterator[None]:
         _RECORDER.reset(token)
         with _LOCK:
             _RECORDING.remove(recorder)
-            for name, _, _ in entries if not _RECORDING else ():
-                AttentionInterface._global_mapping.pop(name, None)
-                AttentionMaskInterface._global_mapping.pop(name, None)
+            if not _RECORDING:
+                plain = vars(AttentionInterface.get_interface)["__wrapped__"]
+                AttentionInterface.get_interface = plain  # type: ignore[method-assign]
+
+
+def _recorded(get_interface: Callable[..., Attention]) -> Callable[..., Attention]:
+    @wraps(get_interface)
+    def hand_out(interface: Any, name: str, default: Attention) -> Attention:
+        found, recorder = get_interface(interface, name, default), _RECORDER.get(None)
+        if recorder is None or name not in {EAGER, FUSED}:
+            return found
+        return partial(recorder.attend, found, name)
+
+    return hand_out

@@ -162,7 +162,9 @@ class WholeMixer(AffineLayer):
         written = torch.arange(steps, device=self.given.device)[chosen]
         size = (*self.given.shape[:1], width_of(self.mixer.value), len(written), steps)
         check_room("mixer_map", size, self.given.dtype, self.given.device)
-        weights = self._scan_map(chosen)
+        weights = self.mixing_map(chosen)  # the same for every channel of a head
+        weights = weights.flatten(1, -3) if weights.ndim > 3 else weights.unsqueeze(1)
+        weights = weights.repeat_interleave(size[1] // weights.shape[1], dim=1)
         for stage in reversed(self.enter.behind_projections().stages):
             weights = _before(weights, stage)
         for stage in self.leave.before_projection():
@@ -241,12 +243,6 @@ class WholeMixer(AffineLayer):
         """The mixer's own map, or some of its rows, without the columns of constant inputs."""
         ports = self.mixer.signal().shape[-2]
         return attention_map(self._system, rows).unflatten(-1, (-1, ports))[..., 0]
-
-    def _scan_map(self, rows: slice) -> Tensor:
-        """The same for every channel."""
-        map = self.mixing_map(rows)
-        map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
-        return map.repeat_interleave(width_of(self.mixer.value) // map.shape[1], dim=1)
 
 
 def transposed(linear: Callable[[Tensor], Tensor], shape: torch.Size, cotangent: Tensor) -> Tensor:
@@ -330,7 +326,9 @@ class Contributions:
         size = (self._samples, len(written), self._reads)
         check_room("contribution_norms", size, torch.float64, self.system.device)
         found = self.signal.real.new_zeros(size)
-        at_once = max(1, min(MOST_ROWS, ROOM // (8 * self._reads * self._output_width)))
+        _, project, _ = _halves(self.leave)
+        width = self._width if project is None else project.weight.shape[0]
+        at_once = max(1, min(MOST_ROWS, ROOM // (8 * self._reads * width)))
         spans = pairwise([*range(0, len(written), at_once), len(written)])
         for sample, (first, last) in product(range(self._samples), spans):
             found[sample, first:last] = self._norms(sample, written[first:last], None)
@@ -373,11 +371,6 @@ class Contributions:
     def _width(self) -> int:
         """How many numbers one head or channel adds to the response of a token."""
         return self.signal.shape[-1] * self.system.output_size
-
-    @property
-    def _output_width(self) -> int:
-        project = next((each for each in self.leave or () if isinstance(each, Project)), None)
-        return self._width if project is None else project.weight.shape[0]
 
     def _norms(
         self, sample: int, written: Sequence[int], bounds: Sequence[int] | None
