@@ -555,12 +555,13 @@ def _followed(layer: Captured) -> AttentionCall:
             "be its map"
         )
 
-    def in_heads(part: Tensor | None) -> Tensor | None:
+    def in_heads(part: Any) -> Any:
         return part if part is None or heads is None else part.unflatten(0, (-1, heads))
 
     names = ("query", "key", "value", "bias", "weights")
-    parts = {name: in_heads(given.get(name)) for name in names}
-    return AttentionCall(**parts, output=in_heads(layer.output), scale=given.get("scale"))
+    query, key, value, bias, weights = (in_heads(given.get(name)) for name in names)
+    output, scale = in_heads(layer.output), given.get("scale")
+    return AttentionCall(query, key, value, output, bias, weights, scale)
 
 
 def join(calls: Sequence[Call]) -> Sequence[Call]:

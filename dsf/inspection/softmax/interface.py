@@ -216,7 +216,7 @@ def _handed_out(recorder: _Recorder) -> Iterator[None]:
     with _LOCK:
         if not _RECORDING:
             plain = AttentionInterface.get_interface
-            AttentionInterface.get_interface = _recorded(plain)  # type: ignore[method-assign]
+            AttentionInterface.get_interface = _recorded(plain)
         _RECORDING.append(recorder)
     token = _RECORDER.set(recorder)
     try:
@@ -227,7 +227,7 @@ def _handed_out(recorder: _Recorder) -> Iterator[None]:
             _RECORDING.remove(recorder)
             if not _RECORDING:
                 plain = vars(AttentionInterface.get_interface)["__wrapped__"]
-                AttentionInterface.get_interface = plain  # type: ignore[method-assign]
+                AttentionInterface.get_interface = plain
 
 
 def _recorded(get_interface: Callable[..., Attention]) -> Callable[..., Attention]:
