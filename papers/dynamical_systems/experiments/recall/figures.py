@@ -24,7 +24,9 @@ PANELS = {
         "metala",
         "metala with key",
         "metala fixed decay",
+        "metala plain",
     ),
+    "gates of the input": ("softmax", "s6", "quasi-lstm", "quasi-lstm reversed"),
 }
 """Softmax is in every panel, for comparison."""
 
@@ -35,7 +37,7 @@ def draw(seen: Summary, folder: Path) -> None:
         ("accuracy_by_state", STATES, 0, "state expansion n, at width 64"),
         ("accuracy_by_width", WIDTHS, 1, "width of the model, at n = 16"),
     ):
-        figure = Figure(figsize=(12, 4.2), layout="constrained")
+        figure = Figure(figsize=(15, 4.2), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True)
         for axes, (title, mixers) in zip(panels, PANELS.items(), strict=True):
             _panel(axes, seen, mixers, sizes, of)

@@ -21,6 +21,7 @@ KEYED: dict[str, Callable[..., layers.Layer]] = {
     "metala": META,
     "metala with key": partial(META, with_key=True),
     "metala fixed decay": partial(META, fixed_decay=True),
+    "metala plain": partial(META, augmentation=None),
     "zeros": layers.ZeroSumAttention,
 }
 STATED: dict[str, Callable[..., layers.Layer]] = {
@@ -28,11 +29,19 @@ STATED: dict[str, Callable[..., layers.Layer]] = {
     "s6": layers.SelectiveStateSpace,
 }
 
-NAMES = (*KEYED, *STATED)
+CELLS: dict[str, Callable[..., layers.Layer]] = {
+    "quasi-lstm": partial(layers.QuasiLSTM, filter_width=1),
+    "quasi-lstm reversed": partial(layers.QuasiLSTM, filter_width=1, transition="reversed"),
+}
+"""Two states for each channel of the model, whatever n is."""
+
+NAMES = (*KEYED, *STATED, *CELLS)
 
 
 def layer(name: str, *, width: int, n: int) -> layers.Layer:
     """The layer ``name``: ``n`` is the width of its keys, or its states for each channel."""
+    if name in CELLS:
+        return CELLS[name](width)
     if name in STATED:
         return STATED[name](width, state_size=n)
     return KEYED[name](width, key_size=n)

@@ -50,10 +50,17 @@ class Block(nn.Module):
 class Recaller(nn.Module):
     """Embedding, learned positions, blocks, norm, and the embedding again as the output."""
 
-    def __init__(self, width: int, mixer: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self,
+        width: int,
+        mixer: Callable[[], nn.Module],
+        *,
+        vocabulary: int = queries.VOCABULARY,
+        length: int = queries.LENGTH,
+    ) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(queries.VOCABULARY, width)
-        self.positions = nn.Embedding(queries.LENGTH, width)
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(length, width)
         self.blocks = nn.Sequential(*(Block(width, mixer()) for _ in range(DEPTH)))
         self.norm = nn.LayerNorm(width)
         for embedding in (self.tokens, self.positions):

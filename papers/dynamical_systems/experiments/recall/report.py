@@ -50,6 +50,13 @@ ORDERS = (
         ("metala with key",),
     ),
     ("the decay has to follow the input", "", "metala", ("metala fixed decay",)),
+    ("self-augmentation helps", "MetaLA, Sec. 6, of language models", "metala", ("metala plain",)),
+    (
+        "the reversed transition is ahead of the original one",
+        "DSF, Sec. 4.3",
+        "quasi-lstm reversed",
+        ("quasi-lstm",),
+    ),
 )
 """Orders of mixers: the words, the paper that states it, if one does, who is ahead, and of whom."""
 
