@@ -32,8 +32,10 @@ from dsf.report.selection import Orders, Plan, Selection, Subject, input_of_text
 from dsf.report.views import MapView, Progress, views
 from dsf.runtime.threads import in_parallel
 from dsf.systems.algebra import select
+from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.system import System
+from dsf.systems.transition import DiagonalPlusLowRank
 
 MOST_CELLS = 2**25
 LONGEST_RANKED_IN_A_PAGE = 256
@@ -181,7 +183,8 @@ def states_of(
     tokens, or ``unmeasured`` the one reason for which there are none; ``exponents`` the growth of
     each direction in nats per token; ``left`` the norm that remains of the largest unit state, and
     ``horizon`` the tokens until that is one half; ``erased`` what the last token no longer reads,
-    as ``[key, eraser, decay, overwriting]``; ``lags`` the mean absolute weight by lag.
+    as ``[key, eraser, decay, overwriting]``; ``traces`` the coefficients of short systems, by which
+    the page computes the erasers of any cell; ``lags`` the mean absolute weight by lag.
     ``states`` is the number of states, None where every token is kept.
 
     Args:
@@ -270,13 +273,16 @@ def _add_decay(found: list[dict[str, Any]], system: System) -> None:
     exponents = _by_map(measures.lyapunov_exponents, system)
     norms = _by_map(measures.product_norms, system)
     horizon = _by_map(measures.memory_horizon, system)
-    erased = _erased(system) if system.input_size == system.output_size == 1 else []
+    has_one_port = system.input_size == system.output_size == 1
+    erased, traces = (_erased(system), _traces(system)) if has_one_port else ([], [])
     for k, facts in enumerate(found):
         facts["exponents"] = _short(exponents[k][:POINTS])
         facts["left"] = [(at + 1).tolist(), _short(norms[k][at])]
         facts["horizon"] = int(horizon[k])
         if erased:
             facts["erased"] = erased[k]
+        if traces:
+            facts["traces"] = traces[k]
 
 
 def _erased(system: System) -> list[list[list[int | float | None]]]:
@@ -295,6 +301,34 @@ def _erased(system: System) -> list[list[list[int | float | None]]]:
             ]
         )
     return found
+
+
+def _traces(system: System) -> list[dict[str, Any]]:
+    """The coefficients of every map, token by token; none of long or dense or complex systems."""
+    is_split = system.A.cut(0, 1).window(0, 1).diagonal() is not None
+    found: list[dict[str, Any]] = []
+    for index in product(*map(range, system.batch)):
+        one = select(system, index)
+        whole = one.window(0, one.steps, dtype=torch.float64)
+        if whole.A.dtype.is_complex or not (is_split or isinstance(whole.A, DiagonalPlusLowRank)):
+            return []
+        parts = {
+            "decay": whole.A.decays(),
+            "write": dense_of(whole.B).squeeze(-1),
+            "read": dense_of(whole.C).squeeze(-2),
+        }
+        if isinstance(whole.A, DiagonalPlusLowRank):
+            parts |= {"left": whole.A.left.mT, "right": whole.A.right.mT}
+        parts = {name: part.expand(one.steps, *part.shape[1:]) for name, part in parts.items()}
+        if sum(part.numel() for part in parts.values()) * system.batch.numel() > MAX_TRACES:
+            return []
+        found.append({name: _nested(part.tolist()) for name, part in parts.items()})
+        found[-1]["before"] = one.reads_before_update
+    return found
+
+
+def _nested(numbers: Any) -> Any:
+    return [_nested(each) if isinstance(each, list) else float(f"{each:.5g}") for each in numbers]
 
 
 def _points(count: int) -> Int[np.ndarray, " points"]:
@@ -319,6 +353,8 @@ def _short(numbers: np.ndarray) -> list[float | None]:
 THUMBNAIL = 48
 COLUMNS_LISTED = 8
 ERASERS_LISTED = 10
+MAX_TRACES = 2**15
+"""Maximum number of coefficients of a layer's maps that a page holds for the erasers of a cell."""
 EMPTY_ROWS_LISTED = 64
 
 

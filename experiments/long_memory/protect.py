@@ -109,24 +109,35 @@ def _protected(
     named = [one for one in own if one["share"] > max(least, 0)]
     others = [one for one in own if one not in named][-len(named) :]
 
-    def run(erasers: list[dict]) -> dsf.interventions.Intervention:
-        protections = [
-            edits.Protect(one["layer"], key=one["key"], from_=one["token"]) for one in erasers
-        ]
-        return dsf.intervene(model, input_ids=ids, edits=protections)
+    def spared(erasers: list[dict]) -> list[edits.Edit]:
+        return [edits.Protect(one["layer"], key=one["key"], from_=one["token"]) for one in erasers]
 
-    outcome = {
-        kind: int(run(erasers).output[0, last].argmax()) == right
-        for kind, erasers in (
-            ("strongest", named[:1]), ("five", named[:5]), ("named", named), ("control", others)
-        )
-        if erasers
-    }  # fmt: skip
-    effects = [
-        (one["share"], run([one]).effect(right, against, position=last).item())
-        for one in named[:PREDICTED]
+    layers = {one["layer"] for one in own}
+    nothing_erased = [
+        edits.Protect(layer, key=token, from_=token + 1, until=last + 1)
+        for layer in sorted(layers)
+        for token in trace
     ]
-    return outcome, effects
+    others_read = [token for token in range(last - PAIRS_OF_TRACE + 1) if token not in trace]
+    alone = [edits.Cut(layer, query=[last], key=others_read) for layer in sorted(layers)]
+    tried = {
+        "strongest": spared(named[:1]),
+        "five": spared(named[:5]),
+        "named": spared(named),
+        "control": spared(others),
+        "nothing_erased": nothing_erased,
+        "nothing_else_read": [*nothing_erased, *alone],
+    }
+    outcome = {}
+    for kind, protections in tried.items():
+        changed = dsf.intervene(model, input_ids=ids, edits=protections)
+        outcome[kind] = int(changed.output[0, last].argmax()) == right
+    single = [spared([one]) for one in named[:PREDICTED]]
+    seen = dsf.sweep(
+        model, input_ids=ids, edits=single, target=right, against=against, position=last
+    )
+    predicted = [one["share"] for one in named[:PREDICTED]]
+    return outcome, list(zip(predicted, seen[:, 0].tolist(), strict=True))
 
 
 if __name__ == "__main__":

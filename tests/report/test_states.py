@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dsf
+from dsf import mixers
 from dsf.report import layer_content
 from dsf.report.content import content
 
@@ -48,6 +49,33 @@ def test_what_the_last_token_lost_is_listed_with_its_eraser(of):
     assert erased[0][1:] == [erased[0][0] + 1, -0.5, 0]
     assert [size for _, _, size, _ in erased] == [-0.5] * 8 + [-0.25] * 2
     assert all(size == -(0.5 ** (token - key)) for key, token, size, _ in erased)
+
+
+@pytest.mark.parametrize("mixer", [mixers.GatedDeltaNet, mixers.RWKV7, mixers.GatedLinearAttention])
+def test_a_page_holds_what_the_erasers_of_every_cell_follow_from(mixer, of):
+    """As the page computes them, in plain loops on the numbers that it holds."""
+    inspection = of([mixer.draw(torch.Generator().manual_seed(0), steps=7)])
+    layer = inspection[0]
+    traces = content(inspection)["layers"][0]["maps"][0]["state"]["traces"]
+    parts = {name: np.array(part) for name, part in traces.items()}
+    for query, key in ((6, 0), (5, 3)):
+        trace = parts["write"][key]
+        expected = {each.token: each for each in layer.erasers(query=query, key=key, head=0)}
+        for token in range(key + 1, query + 1 - traces["before"]):
+            kept = parts["decay"][token] * trace
+            moved = 0 * trace
+            for left, right in zip(
+                parts.get("left", [[]] * 7)[token], parts.get("right", [[]] * 7)[token], strict=True
+            ):
+                moved = moved + left * (right @ trace)
+            read = parts["read"][query]
+            assert read @ (kept - trace) == pytest.approx(expected[token].decay, abs=1e-3)
+            assert read @ moved == pytest.approx(expected[token].overwriting, abs=1e-3)
+            trace = kept + moved
+    long = of([mixer.draw(torch.Generator().manual_seed(0), steps=7)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layer_content, "MAX_TRACES", 8)
+        assert "traces" not in state_of(long)
 
 
 def test_softmax_keeps_every_token_and_has_a_spectrum(softmax, of):
@@ -93,3 +121,21 @@ def test_a_long_curve_is_given_at_some_places_with_both_ends(of):
     lags, mass = state_of(of([halving(steps=300)]))["lags"]
     assert len(lags) == len(mass) == layer_content.POINTS
     assert (lags[0], lags[-1]) == (0, 299)
+
+
+def test_a_chosen_cell_shows_who_erased_it(of, visited, tmp_path):
+    inspection = of([mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=9)])
+    page = visited(dsf.show(inspection, tmp_path / "page.html"))
+    erased = page.locator("table", has_text="Erased before the last query")
+    key = erased.locator(".link").first
+    name = key.inner_text()
+    key.click()
+    shown = page.locator(".erasers figure")
+    assert shown.locator("h3").inner_text() == f"Who erased {name.replace('token', 'key')}?"
+    first, by_decay, by_overwriting = (
+        erased.locator("tbody tr").first.locator("td").nth(k).inner_text() for k in (1, 2, 3)
+    )
+    assert by_decay == "0"
+    values = shown.locator("details p").nth(1).text_content().replace("−", "-")
+    assert f"{by_overwriting[:5]}".replace("−", "-") in values
+    assert first

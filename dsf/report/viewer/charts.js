@@ -138,6 +138,31 @@ function summary({ state, together, difference, share, rollout }, layer) {
   return parts.join(" ");
 }
 
+/** What each token between took of the weight of a query on a key, by decay and by overwriting:
+    C (A - 1) x, with x the trace of the key as that token finds it. */
+function eraserChart({ traces }, query, key, written) {
+  if (!traces || key >= query) return null;
+  const { decay, left, right, write, read, before } = traces, dot = (a, b) => a.reduce((sum, x, n) => sum + x * b[n], 0);
+  const parts = [[], []];
+  let trace = write[key];
+  for (let token = key + 1; token <= query - (before ? 1 : 0); token += 1) {
+    const kept = trace.map((x, n) => x * (decay[token].length > 1 ? decay[token][n] : decay[token][0]));
+    const moved = (right ? right[token] : []).reduce((sum, row, r) => {
+      const size = dot(row, trace);
+      return sum.map((x, n) => x + size * left[token][r][n]);
+    }, trace.map(() => 0));
+    parts[0].push([token, dot(read[query], kept) - dot(read[query], trace)]);
+    parts[1].push([token, dot(read[query], moved)]);
+    trace = kept.map((x, n) => x + moved[n]);
+  }
+  const at = dot(read[query], write[key]), total = parts.flat().reduce((sum, [, x]) => sum + x, 0);
+  return chart({ title: `Who erased key ${written.position(key)}?`,
+    says: `Had nothing come between, query ${written.position(query)} would have the weight ${number(at, 4)} on it. `
+      + `Each token between changes that; the changes add up to ${number(total, 4)}.`,
+    axes: ["token →", "change of the weight"],
+    curves: ["decay", "overwriting"].map((name, k) => ({ name, points: parts[k], stems: true })) });
+}
+
 function hankelChart({ hankel }) {
   if (!hankel) return null;
   const floor = ROUNDING * Math.max(...hankel.flatMap(([, values]) => values));

@@ -13,7 +13,8 @@ class Pane {
     this.readout = make("p", { className: "readout", role: "status" });
     this.legend = make("div", { className: "legend" });
     this.strip = make("div", { className: "strip" });
-    this.pictureParts = [this.readout, this.canvases, this.legend, this.strip, this.about];
+    this.erasers = make("div", { className: "erasers" });
+    this.pictureParts = [this.readout, this.canvases, this.legend, this.strip, this.erasers, this.about];
     this.statePart = make("div", { className: "state", hidden: true, tabIndex: -1 });
     this.root = make("article", { className: "pane" }, this.heading,
       ...this.pictureParts, this.statePart);
@@ -164,6 +165,9 @@ class Pane {
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map),
       this.fixed ? " The cell is fixed: press Enter or click to release it." : "",
       this.instead ? ` ${this.instead}` : "");
+    const { state, together } = this.entry.map, [query, key] = this.chosenTokens;
+    const erasers = state && !together && picture.sameTokens ? eraserChart(state, query, key, written) : null;
+    this.erasers.replaceChildren(...(erasers ? [erasers] : []));
     this.strips = soon(this.strips, () => drawStrip(this.strip, this, new Set(keys),
       (token) => this.choose(picture.sameTokens ? [picture.rowOf(token), cell[1]] : [cell[0], picture.columnOf(token)])));
   }
