@@ -11,24 +11,25 @@ to expand, its decays alone give a horizon, perhaps a longer one, that the check
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.issuing import CheckerRefused, Proposal, Where, issued, written
 from dsf.certificates.systems import stored_transitions
 from dsf.certificates.transitions import decay, nonexpansive
+from dsf.evaluate import respond
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.cache import kept_rows
 from dsf.mixers import GatedDeltaNet
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
-from dsf.systems.algebra import select
+from dsf.systems.algebra import select, split_at
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
 
@@ -87,6 +88,37 @@ class Horizon:
         """The weakest of all heads."""
         order = (Verdict.UNKNOWN, Verdict.ARGUED, Verdict.PROVED)
         return min((head.verdict for head in self.heads), key=order.index)
+
+    def replay(
+        self, system: System, signal: Shaped[Tensor, "*batch time input channel"], start: int
+    ) -> Shaped[Tensor, "*batch later output channel"]:
+        """Return the response from token ``start`` on, run from ``width`` tokens before it.
+
+        For a cache that was lost, or a part of a sequence that another machine has the beginning
+        of: earlier tokens are not read. The state before ``start`` is off by at most ``eps`` times
+        the norm of the state ``width`` tokens earlier.
+
+        Args:
+            system, signal: those of the layer whose horizon this is, from its first token on.
+
+        Raises:
+            ValueError: if a head keeps what came before, the system runs backward, or there is no
+                token ``start``.
+        """
+        if self.width is None:
+            raise ValueError(
+                "replay: expected heads that forget, got one without a horizon. Run the whole "
+                "sequence, or find the horizon with a larger 'longest'."
+            )
+        if system.runs_backward or not 0 <= start < system.steps:
+            raise ValueError(
+                f"replay: expected a 'system' that runs forward and a 'start' from 0 to "
+                f"{system.steps - 1}, got start {start}. Reverse the system first if it runs "
+                "backward."
+            )
+        first = max(0, start - self.width)
+        late = split_at(replace(system, initial=None), first)[1] if first else system
+        return respond(late, signal[..., first:, :, :])[..., start - first :, :, :]
 
 
 @checked

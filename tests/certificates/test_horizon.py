@@ -93,6 +93,28 @@ def test_the_mean_decay_misleads():
     assert lost == 1
 
 
+def test_a_replay_reads_the_last_tokens_alone_and_keeps_the_bound():
+    drawn = mixers.GatedDeltaNet.draw(torch.Generator().manual_seed(0), steps=60)
+    system, signal = drawn.system(), drawn.signal()
+    found = certify.horizon(system, 1e-3)
+    assert found.width < 45
+    whole, start = dsf.respond(system, signal), 50
+    hidden = signal.clone()
+    hidden[..., : start - found.width, :, :] = torch.nan
+    late = found.replay(system, hidden, start)
+    before = system.states(signal)[..., start - found.width - 1, :, :].norm(dim=(-2, -1))
+    reads = system.window(start, start + 1).C.norm(dim=(-2, -1)).squeeze(-1)
+    off = (late - whole[..., start:, :, :])[..., 0, :, :].norm(dim=(-2, -1))
+    assert (off <= 1e-3 * reads * before).all()
+    assert off.max() > 0
+    early = found.replay(system, signal, 3)
+    torch.testing.assert_close(early, whole[..., 3:, :, :])
+    with pytest.raises(ValueError, match="start"):
+        found.replay(system, signal, 60)
+    with pytest.raises(ValueError, match="longest"):
+        certify.horizon(system, 1e-9, longest=1).replay(system, signal, 3)
+
+
 def test_heads_that_keep_are_unknown():
     one = torch.ones(9, 1, dtype=torch.float64)
     keeps = certify.horizon(System.from_write_and_read(Diagonal(one), one, one), 0.5)
