@@ -5,7 +5,9 @@
 Takes queries that a model answers wrongly where many pairs come between, although it answers them
 where blanks take the place of these pairs. ``forgotten`` names the tokens that erased the trace of
 the asked pair; that trace is protected from the strongest of them, from all of them, and, as a
-control, from as many other tokens. Writes ``protect.json``.
+control, from as many other tokens. Where it passes every token unchanged and the answer is still
+wrong, nothing was lost by erasure: what the query reads of other pairs is in the way, which is cut
+as well. Writes ``protect.json``.
 """
 
 import argparse
@@ -82,6 +84,9 @@ def measured(name: str, cases: int) -> dict[str, float]:
         "tried": min(cases, len(failed)),
         "remembered_without_pairs_between": remembered,
         **{f"restored_{kind}": float(np.mean(hits)) for kind, hits in restored.items()},
+        "restored_named_of_erased": float(
+            np.mean(np.array(restored["named"])[np.array(restored["nothing_erased"])])
+        ),
         "correlation": float(np.corrcoef(predicted, seen)[0, 1]),
         "effects": len(effects),
     }
