@@ -4,12 +4,15 @@
 
 Channels are chosen on 100 sequences and judged on 500 others, by the loss at the answers and by the
 share of right ones. Baselines: the norms of the rows that make a channel, column-pivoted QR of the
-keys (rank-revealing QR, after arXiv:2602.04852), and chance, each with and without fitted output
-projections.
+keys (rank-revealing QR, after arXiv:2602.04852), the same of the states, whose pivots have the
+largest norm apart from those before (rank and norm together, after arXiv:2602.02195), energy of
+the states times that of the reads (balanced by forward statistics, after GHOST: arXiv:2602.11408),
+and chance, each with and without fitted output projections. What ``keys.json`` has is not repeated.
 """
 
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import scipy.linalg
@@ -45,6 +48,33 @@ def pivoted(channels, states):
     return torch.stack([torch.as_tensor(each).long().sort().values for each in pivots])
 
 
+def observed(model, tokens):
+    """Reads and states of every layer on data, with the axes (value head, sample, channel)."""
+    found = {}
+    for layer in dsf.inspect(model, input_ids=tokens, checks="none"):
+        if hasattr(layer.system, "states"):
+            read = layer.system.C.squeeze(-2).transpose(0, 1).flatten(1, 2)
+            held = layer.system.states(layer.signal).transpose(0, 1).mT
+            found[layer.name] = read, held.flatten(1, 3)
+    return found
+
+
+def balanced(seen, channels, states):
+    """Channels with the largest products of the energies of their reads and of their states."""
+    read, held = (part.square().mean(dim=1) for part in seen[channels.layer])
+    score = (read * held).unflatten(0, (len(channels.gram), -1)).sum(dim=1)
+    return score.topk(states, dim=-1).indices.sort(dim=-1).values
+
+
+def independent(seen, channels, states):
+    """The first pivots of a QR decomposition of the states of each key head."""
+    heads = seen[channels.layer][1].unflatten(0, (len(channels.gram), -1)).flatten(1, 2)
+    pivots = [
+        scipy.linalg.qr(each[::7].numpy(), mode="r", pivoting=True)[1][:states] for each in heads
+    ]
+    return torch.stack([torch.as_tensor(each).long().sort().values for each in pivots])
+
+
 def drawn(channels, states, *, seed):
     """Channels at random."""
     rng = torch.Generator().manual_seed(seed)
@@ -63,47 +93,56 @@ def loss(model, judged):
     return cross_entropy(logits.flatten(0, 1), judged.targets.flatten()).item()
 
 
-def measured(name):
-    """Loss, right answers and largest error of a layer for every number of channels and way."""
+def measured(name, known):
+    """Loss, right answers and largest error of a layer for every number of channels and way.
+
+    Args:
+        known: rows that were measured before.
+    """
     model = load_model(folder(name)).model.eval()
     data = [recall.draw(torch.Generator().manual_seed(1), 100).tokens]
     judged = recall.draw(torch.Generator().manual_seed(2), 500)
+    seen = observed(model, data[0])
     ways = {
         "contributions": [best_keys],
         "magnitude": [partial(magnitude, model)],
         "pivoted QR": [pivoted],
+        "rank and norm": [partial(independent, seen)],
+        "balanced": [partial(balanced, seen)],
         "random": [partial(drawn, seed=seed) for seed in range(SEEDS)],
     }
-    found = [{"model": name, "way": "whole", "loss": loss(model, judged)}]
-    found[0]["right"] = recall.accuracy(model, judged)
+    old = {(row.get("states"), row["way"], row.get("fitted")): row for row in known}
+    whole = {"model": name, "way": "whole"}
+    if (None, "whole", None) not in old:
+        whole |= {"loss": loss(model, judged), "right": recall.accuracy(model, judged)}
+    found = [old.get((None, "whole", None), whole)]
     products = None
-    for states in MODELS[name]:
-        for way, several in ways.items():
-            for fitted in (False, True):
-                runs = []
-                for choose in several:
-                    smaller = dsf.reduce_states(
-                        model,
-                        data,
-                        states=states,
-                        choose=choose,
-                        projected=fitted,
-                        products=products,
-                    )
-                    products = smaller.products
-                    score = loss(smaller.model, judged), recall.accuracy(smaller.model, judged)
-                    runs.append((*score, smaller.error))
-                mean = [sum(each) / len(runs) for each in zip(*runs, strict=True)]
-                row = dict(zip(("loss", "right", "error"), mean, strict=True))
-                found.append({"model": name, "states": states, "way": way, "fitted": fitted, **row})
-                print(found[-1], flush=True)
+    for states, way, fitted in product(MODELS[name], ways, (False, True)):
+        if (states, way, fitted) in old:
+            found.append(old[states, way, fitted])
+            continue
+        runs = []
+        for choose in ways[way]:
+            options = {"states": states, "choose": choose, "projected": fitted}
+            smaller = dsf.reduce_states(model, data, products=products, **options)
+            products = smaller.products
+            score = loss(smaller.model, judged), recall.accuracy(smaller.model, judged)
+            runs.append((*score, smaller.error))
+        mean = [sum(each) / len(runs) for each in zip(*runs, strict=True)]
+        row = dict(zip(("loss", "right", "error"), mean, strict=True))
+        found.append({"model": name, "states": states, "way": way, "fitted": fitted, **row})
+        print(found[-1], flush=True)
     return found
 
 
 def main():
     torch.set_num_threads(1)
-    rows = [row for name in MODELS for row in measured(name)]
-    (FOLDER / "keys.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    path = FOLDER / "keys.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rows = []
+    for name in MODELS:
+        rows += measured(name, [row for row in known if row["model"] == name])
+    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(
         table(
             ("model", "channels", "chosen by", "outputs fitted", "loss", "right", "error"),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.interventions import (
+from dsf.interventions.fewer_states import (
     StateProducts,
     best_states,
     reduce_states,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsf.interventions import state_products
+from dsf.interventions.fewer_states import state_products
 from dsf.models import recall
 from experiments.smaller_states import models, run
 

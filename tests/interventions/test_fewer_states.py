@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from dsf.inspection.errors import InspectionError
-from dsf.interventions import (
+from dsf.interventions.fewer_states import (
+    StatePlaces,
     StateProducts,
     best_states,
     kept_states,
@@ -13,7 +14,6 @@ from dsf.interventions import (
     state_products,
     strongest_states,
 )
-from dsf.interventions.fewer_states import StatePlaces
 from dsf.loading import load_model
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
