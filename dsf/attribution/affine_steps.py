@@ -22,6 +22,9 @@ from torch import Tensor, vmap
 from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from dsf.inspection.whole.affine_layer import transposed
+from dsf.inspection.whole.stages import Project, Scale
+
 Linear = Callable[..., Tensor]
 Function = Callable[..., Any]
 
@@ -232,15 +235,10 @@ def adjoint_of(
 ) -> tuple[Tensor, ...]:
     """The adjoint of a function that is linear in tensors of ``shapes`` with one more axis."""
     if isinstance(linear, Transposable):
-        return linear.adjoint(cotangent)
-    with torch.inference_mode(False), torch.enable_grad():
-        given = [cotangent.new_zeros(1, *shape, requires_grad=True) for shape in shapes]
-        result = linear(*given)
-        moved = torch.autograd.grad(result, given, cotangent.unsqueeze(0), allow_unused=True)
-    return tuple(
-        part.new_zeros(part.shape[1:]) if by is None else by[0]
-        for part, by in zip(given, moved, strict=True)
-    )
+        moved = linear.adjoint(cotangent)
+        return moved if isinstance(moved, tuple) else (moved,)
+    front = [torch.Size((1, *shape)) for shape in shapes]
+    return tuple(by[0] for by in transposed(linear, front, cotangent.unsqueeze(0)))
 
 
 def adjoints(
@@ -327,21 +325,8 @@ class Transposable(Protocol):
     def __call__(self) -> Callable[..., Tensor]:
         """Its result."""
 
-    def adjoint(self, cotangent: Tensor, /) -> tuple[Tensor, ...]:
-        """By how much each tensor moves the inner product of ``cotangent`` with the result."""
-
-
-@dataclass(frozen=True, eq=False)
-class Elementwise:
-    """``x * factor``, where the factor has no more entries than ``x``."""
-
-    factor: Shaped[Tensor, "*axes"]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return x * self.factor
-
-    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
-        return (cotangent * self.factor,)
+    def adjoint(self, cotangent: Tensor, /) -> Tensor | tuple[Tensor, ...]:
+        """By how much the tensor, or each, moves the product of ``cotangent`` with the result."""
 
 
 @dataclass(frozen=True)
@@ -353,23 +338,6 @@ class Addition:
 
     def adjoint(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         return cotangent, cotangent
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """``x @ weight.T``."""
-
-    weight: Shaped[Tensor, "output width"]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight)
-
-    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
-        rows = cotangent.reshape(-1, cotangent.shape[-1])
-        some = rows.any(dim=-1)  # a logit belongs to one token: nearly all rows of a head are zero
-        moved = rows.new_zeros(len(rows), self.weight.shape[-1])
-        moved[some] = rows[some] @ self.weight
-        return (moved.reshape(*cotangent.shape[:-1], -1),)
 
 
 def writing(
@@ -427,7 +395,7 @@ def pieces(
     if name == "linear" and len(streams) == 1 and args and args[0] is streams[0]:
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
         weight = args[1] if len(args) > 1 else kwargs["weight"]
-        yield output, Projection(weight), None if bias is None else bias.expand_as(output)
+        yield output, Project(weight), None if bias is None else bias.expand_as(output)
         return
     if not kwargs and (plain := _plain(name, args, output, streams)) is not None:
         yield output, plain, None
@@ -462,7 +430,7 @@ def _plain(
     if name == "add" and same and not others:
         return Addition()
     if name == "mul" and same and len(others) == len(streams) == 1:
-        return Elementwise(_alias(others[0]))
+        return Scale(_alias(others[0]))
     return None
 
 
@@ -475,7 +443,7 @@ def secant(
     value: Shaped[Tensor, "*axes"], given: Shaped[Tensor, "*axes"]
 ) -> Callable[[Tensor], Tensor]:
     """Multiplication by ``value / given``, elementwise; both must be zero in the same places."""
-    return Elementwise(torch.where(given == 0, 0, value / torch.where(given == 0, 1, given)))
+    return Scale(torch.where(given == 0, 0, value / torch.where(given == 0, 1, given)))
 
 
 def smallest(
@@ -635,7 +603,7 @@ def rms_norm(
     axes = tuple(range(-len(shape), 0))
     least = torch.finfo(given.dtype).eps if eps is None else eps
     factor = (given.square().mean(dim=axes, keepdim=True) + least).rsqrt()
-    return Elementwise(factor if weight is None else factor * weight), None
+    return Scale(factor if weight is None else factor * weight), None
 
 
 NORMS: dict[str, Callable[..., tuple[Callable[[Tensor], Tensor], Tensor | None]]] = {

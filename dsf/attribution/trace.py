@@ -360,9 +360,8 @@ class Mixing:
         mixed = self.whole.linear(x)
         return mixed if self.shown is None else mixed * self.shown
 
-    def adjoint(self, cotangent: Tensor) -> tuple[Tensor]:
-        given = cotangent if self.shown is None else cotangent * self.shown
-        return (self.whole.adjoint(given),)
+    def adjoint(self, cotangent: Tensor) -> Tensor:
+        return self.whole.adjoint(cotangent if self.shown is None else cotangent * self.shown)
 
 
 class MixerCall:

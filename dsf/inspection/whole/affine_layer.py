@@ -84,7 +84,7 @@ class AffineLayer(ABC):
         self, cotangent: Float[Tensor, "sample written output"]
     ) -> Float[Tensor, "sample time width"]:
         """By how much the input moves the inner product of ``cotangent`` with the output."""
-        return transposed(self.linear, self.given.shape, cotangent)
+        return transposed(self.linear, [self.given.shape], cotangent)[0]
 
     def __call__(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
         """The output for the input ``x``, with the factors of this run."""
@@ -198,7 +198,7 @@ class WholeMixer(AffineLayer):
             by_head = as_values(moved, self.mixer.value)
             moved = as_tokens(transposed_rows(rows, by_head), self.mixer.value)
         else:
-            moved = transposed(self.mixed, shape, moved)
+            (moved,) = transposed(self.mixed, [shape], moved)
         return self.enter.adjoint(moved)
 
     @cached_property
@@ -245,12 +245,15 @@ class WholeMixer(AffineLayer):
         return attention_map(self._system, rows).unflatten(-1, (-1, ports))[..., 0]
 
 
-def transposed(linear: Callable[[Tensor], Tensor], shape: torch.Size, cotangent: Tensor) -> Tensor:
-    """The adjoint of a function that is linear in a tensor of this shape."""
+def transposed(
+    linear: Callable[..., Tensor], shapes: Sequence[torch.Size], cotangent: Tensor
+) -> tuple[Tensor, ...]:
+    """The adjoint of a function that is linear in tensors of these shapes."""
     with torch.inference_mode(False), torch.enable_grad():
-        given = cotangent.new_zeros(shape, requires_grad=True)
-        (moved,) = torch.autograd.grad(linear(given), given, cotangent)
-    return moved
+        given = [cotangent.new_zeros(shape, requires_grad=True) for shape in shapes]
+        moved = torch.autograd.grad(linear(*given), given, cotangent, allow_unused=True)
+    pairs = zip(given, moved, strict=True)
+    return tuple(torch.zeros_like(part) if by is None else by for part, by in pairs)
 
 
 def transposed_rows(

@@ -32,7 +32,11 @@ class Project:
         return linear(x, self.weight)
 
     def adjoint(self, cotangent: Tokens) -> Tokens:
-        return cotangent @ self.weight
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
+        some = rows.any(dim=-1)  # a logit belongs to one token: nearly all rows of a head are zero
+        moved = rows.new_zeros(len(rows), self.weight.shape[-1])
+        moved[some] = rows[some] @ self.weight
+        return moved.reshape(*cotangent.shape[:-1], -1)
 
     @property
     def is_linear(self) -> bool:
