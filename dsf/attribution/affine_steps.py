@@ -253,47 +253,32 @@ def adjoints(
         The functional of each wanted step, with the shape of its result; zero where it does not
         depend on that step.
     """
-    carried = _carried_back(stop, functional, ends)
-    found = {step: given for step, given in carried if step in wanted}
-    return _or_zero(found, wanted, functional)
+    return adjoints_and_constant(stop, functional, wanted, ends=ends)[0]
 
 
 def adjoints_and_constant(
-    stop: Step, functional: Functional, wanted: Set[Step]
+    stop: Step, functional: Functional, wanted: Set[Step], *, ends: Collection[Step] = ()
 ) -> tuple[dict[Step, Tensor], Shaped[Tensor, ""]]:
     """The adjoints, and what the constants of all steps add to ``functional`` of ``stop``.
 
     The constants are summed over all samples: a step need not have an axis of them.
     """
     found, constant = {}, functional.weights.new_zeros(())
-    for step, given in _carried_back(stop, functional):
-        if step in wanted:
-            found[step] = given
-        if step.rest is not None:
-            constant = constant + (given * step.rest).sum()
-    return _or_zero(found, wanted, functional), constant
-
-
-def _or_zero(
-    found: dict[Step, Tensor], wanted: Set[Step], functional: Functional
-) -> dict[Step, Tensor]:
-    lacking = [step for step in wanted if step not in found]
-    return found | {step: functional.weights.new_zeros(step.shape) for step in lacking}
-
-
-def _carried_back(
-    stop: Step, functional: Functional, ends: Collection[Step] = ()
-) -> Iterator[tuple[Step, Tensor]]:
-    """The functional of every step that ``stop`` depends on, last to first, up to ``ends``."""
     waiting = {stop: functional.dense()}
     while waiting:
         step = max(waiting, key=lambda step: step.number)
         given = waiting.pop(step)
-        yield step, given
+        if step in wanted:
+            found[step] = given
+        if step.rest is not None:
+            constant = constant + (given * step.rest).sum()
         if step in ends or step.linear is None:
             continue
         for source, by in zip(step.sources, pulled_back(step, given), strict=True):
             waiting[source] = waiting[source] + by if source in waiting else by
+    lacking = [step for step in wanted if step not in found]
+    zeros = {step: functional.weights.new_zeros(step.shape) for step in lacking}
+    return found | zeros, constant
 
 
 def leading_to(wanted: Collection[Step], known: Collection[Step]) -> list[Step]:

@@ -63,11 +63,6 @@ class Stages:
         self._leading: dict[str, tuple[set[Node], set[Node]]] = {}
         self._places: dict[Node, Place] = {}
 
-    @property
-    def mixers(self) -> list[str]:
-        """The paths of the mixers whose coefficients are known."""
-        return list(self._wanted)
-
     def meet(self, node: Node, value: Tensor) -> None:
         """Find out whether a value is a coefficient or the response of its mixer."""
         mixer = self._mixer_of(node.path)
@@ -133,16 +128,14 @@ class Stages:
         return self._marked[node]
 
     def _own_marks(self, node: Node) -> frozenset[str]:
-        found = {name for name, nodes in self._found_in(node.path).items() if node in nodes}
+        mixer = self._mixer_of(node.path)
+        known = {} if mixer is None else self._found[mixer]
+        found = {name for name, nodes in known.items() if node in nodes}
         if "position_emb" in node.port:
             found.add("rotary")
         if self._is_convolution(node):
             found.add("convolution")
         return frozenset(found)
-
-    def _found_in(self, path: str) -> dict[str, set[Node]]:
-        mixer = self._mixer_of(path)
-        return {} if mixer is None else self._found[mixer]
 
     def _inside(self, node: Node) -> tuple[Node, ...]:
         """The sources of a node, none of what a mixer takes."""

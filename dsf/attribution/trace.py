@@ -761,14 +761,13 @@ class LiveRun:
                     lambda _, __, output, path=path: changed(path, output)
                 )
                 hooks.callback(hook.remove)
-            if stream is not None and stream < len(self.blocks):
-                hook = self.model.get_submodule(self.blocks[stream]).register_forward_pre_hook(
-                    lambda _, args, named: seen((args, named)), with_kwargs=True
-                )
+            if stream == len(self.blocks):
+                last = self.model.get_submodule(self.blocks[-1])
+                hook = last.register_forward_hook(lambda _, __, output: seen(output))
                 hooks.callback(hook.remove)
             elif stream is not None:
-                hook = self.model.get_submodule(self.blocks[-1]).register_forward_hook(
-                    lambda _, __, output: seen(output)
+                hook = self.model.get_submodule(self.blocks[stream]).register_forward_pre_hook(
+                    lambda _, args, named: seen((args, named)), with_kwargs=True
                 )
                 hooks.callback(hook.remove)
             result = put_out(self.run())

@@ -349,19 +349,19 @@ def share_of_probed(call: Call, held: Held, driven: Driven) -> float:
     invocation = call.invocation
     if invocation is None:
         return math.nan
-    share, draw = _share_of_probed(invocation, held, driven), 0
+
+    def of_draw(draw: int) -> float:
+        try:
+            return _share_in_replays(invocation, held, driven, draw)
+        except (UnclearError, UnreadableError):
+            return math.nan
+
+    share, draw = of_draw(0), 0
     while share >= ALL and draw < HALVES:
         draw += 1
-        of_many = _share_of_probed(invocation, held, driven, draw=draw)
+        of_many = of_draw(draw)
         share = share if math.isnan(of_many) else min(share, of_many)
     return share
-
-
-def _share_of_probed(invocation: Invocation, held: Held, driven: Driven, *, draw: int = 0) -> float:
-    try:
-        return _share_in_replays(invocation, held, driven, draw)
-    except (UnclearError, UnreadableError):
-        return math.nan
 
 
 def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: int) -> float:

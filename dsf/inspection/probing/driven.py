@@ -53,10 +53,6 @@ class Linear:
     rest: Float[Tensor, "sample time output"]
     superposition: float
 
-    def __call__(self, values: Float[Tensor, "sample read input"]) -> Tensor:
-        """The response to ``values``."""
-        return applied(self.weights, values, self.width) + self.rest
-
     @property
     def ahead(self) -> float:
         """The largest weight on a later token, relative to the largest of all."""

@@ -194,7 +194,10 @@ def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
     chosen = chosen_in.expand(found.shape).flatten().nonzero().flatten()
     samples = values.sample_axes
     sample, _ = _numbered([planes[axis] for axis in samples], samples, chosen)
-    alike = tuple(axis for axis in rows if _follows(planes[axis].flatten()[chosen], sample))
+    places = {axis: planes[axis].flatten()[chosen].long() for axis in rows}
+    pairs = {axis: torch.stack([place, sample], dim=1) for axis, place in places.items()}
+    count = len(sample.unique())  # the same everywhere in a sample, as that of a second batch is
+    alike = tuple(axis for axis in rows if len(pairs[axis].unique(dim=0)) == count)
     rows = tuple(axis for axis in rows if axis not in alike)
     samples = (*samples, *alike)
     made = _laid_out(found.shape, planes, chosen, samples, rows)
@@ -229,12 +232,6 @@ def _laid_out(
         samples=at_sample,
         tokens=at_time,
     )
-
-
-def _follows(index: Tensor, sample: Tensor) -> bool:
-    """Whether an index is the same everywhere in a sample, as that of a second batch is."""
-    pairs = torch.stack([index.long(), sample], dim=1).unique(dim=0)
-    return len(pairs) == len(sample.unique())
 
 
 def _before(axis: InputAxis) -> InputAxis:
