@@ -492,45 +492,23 @@ LAYOUT = {
     "mT", "neg", "sum", "mean", "cumsum", "masked_fill", "tril", "triu", "rearrange",
 }  # fmt: skip
 # Linear in all tensors together.
-ADDING: dict[str, Function] = {
-    "add": torch.add,
-    "iadd": torch.add,
-    "radd": torch.add,
-    "sub": torch.sub,
-    "isub": torch.sub,
-    "rsub": torch.rsub,
-    "cat": torch.cat,
-    "concat": torch.cat,
-    "concatenate": torch.cat,
-    "stack": torch.stack,
-    "where": torch.where,
-}
+ADDING = {"add", "sub", "rsub", "cat", "stack", "where"}
 # Linear in one tensor while the others are frozen.
-MULTIPLYING: dict[str, Function] = {
-    "mul": torch.mul,
-    "imul": torch.mul,
-    "rmul": torch.mul,
-    "matmul": torch.matmul,
-    "bmm": torch.bmm,
-    "mm": torch.mm,
-    "addmm": torch.addmm,
-    "baddbmm": torch.baddbmm,
-    "einsum": torch.einsum,
-    "linear": functional.linear,
-    "conv1d": torch.conv1d,
-    "conv2d": torch.conv2d,
-}
+MULTIPLYING = {
+    "mul", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "linear", "conv1d", "conv2d",
+}  # fmt: skip
 # Zero where the tensors in which they are linear are zero.
 HOMOGENEOUS = (LAYOUT - {"masked_fill", "pad"}) | {
     "mul", "matmul", "bmm", "mm", "einsum", "div", "attention",
 }  # fmt: skip
 # Linear in the first tensor while the second is frozen.
-DIVIDING: dict[str, Function] = {
-    "div": torch.div,
-    "idiv": torch.div,
-    "truediv": torch.div,
-    "itruediv": torch.div,
-}
+DIVIDING = {"div"}
+# Linear in the third tensor, the values, while queries and keys are frozen.
+MIXING = {"scaled_dot_product_attention"}
+SYNONYMS = {
+    "iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "idiv": "div",
+    "truediv": "div", "itruediv": "div", "concat": "cat", "concatenate": "cat",
+}  # fmt: skip
 # These use the shape and dtype of a tensor, not its values.
 BLANK = {
     "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "zeros_like", "ones_like",
@@ -547,10 +525,16 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: An
     return weights @ value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
 
 
-# Linear in the third tensor, the values, while queries and keys are frozen.
-MIXING: dict[str, Function] = {"scaled_dot_product_attention": attention}
-REPLAYED = ADDING | MULTIPLYING | DIVIDING | MIXING
-"""The function to call when a step is replayed, which does not write in place."""
+def replayed(name: str, func: Function) -> Function:
+    """The function to call when a step is replayed, which does not write in place."""
+    if name in MIXING:
+        return attention
+    if name not in ADDING | MULTIPLYING | DIVIDING:
+        return func
+    found: Function = getattr(torch, name, None) or getattr(functional, name)
+    return found
+
+
 # Elementwise, and zero where their argument is zero.
 ACTIVATIONS = {
     "silu", "gelu", "relu", "relu6", "tanh", "elu", "celu", "selu", "leaky_relu", "hardswish",

@@ -30,13 +30,14 @@ from dsf.attribution.affine_steps import (
     MULTIPLYING,
     NORMS,
     OF_THE_FIRST,
-    REPLAYED,
     SAME,
+    SYNONYMS,
     Addition,
     Linear,
     Step,
     name_of,
     pieces,
+    replayed,
     secant,
     smallest,
     tensors_in,
@@ -157,7 +158,7 @@ class Follower(TorchFunctionMode):
         output: Any,
         found: list[FollowedTensor],
     ) -> None:
-        name = name_of(func)
+        name = SYNONYMS.get(name_of(func), name_of(func))
         if name in BLANK:
             return
         if name in OF_THE_FIRST and args:  # of others it takes the shape or the number type
@@ -181,7 +182,7 @@ class Follower(TorchFunctionMode):
         elif (streams := _streams(name, args, found, leads=leads)) is not None:
             sources = [step for _, step in streams]
             tensors = [part for part, _ in streams]
-            self._add_all(pieces(REPLAYED.get(name, func), args, kwargs, output, tensors), sources)
+            self._add_all(pieces(replayed(name, func), args, kwargs, output, tensors), sources)
         else:
             reasons = [what.why for _, what in found if isinstance(what, Frozen)]
             for each in tensors_in(output):
