@@ -368,8 +368,8 @@ class SeenAttentions:
 
     Attributes:
         maps: by the name of each mixer its map over the latest sequence, ``sample head query key``
-            (channels in place of heads where a mixer has those), computed when it is looked up. A
-            prompt and what was generated from it are one sequence.
+            (channels, or channels of heads, in place of heads where a mixer has those), computed
+            when it is looked up. A prompt and what was generated from it are one sequence.
     """
 
     def __init__(self, latest: Sequence[Followed], known: Known):
@@ -436,7 +436,7 @@ def _map_of(call: Call, adapter: Adapter, family: str, last: int | None) -> Tens
 def _rows(system: Operator, last: int | None) -> Tensor:
     rows = None if last is None else slice(system.steps - last, system.steps)
     found = attention_map(system, rows=rows)
-    return found.unsqueeze(1) if found.ndim == 3 else found
+    return found.unsqueeze(1) if found.ndim == 3 else found.flatten(1, -3)  # heads of channels
 
 
 @contextmanager
