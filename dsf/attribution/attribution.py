@@ -35,7 +35,7 @@ from dsf.attribution.saved import SavedAttribution, parts
 from dsf.attribution.trace import LiveRun, MixerStep, result_of
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import check_room
-from dsf.inspection.choice import chosen_layers
+from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Record, Table
@@ -137,6 +137,8 @@ class Attribution:
     _functional: Functional = field(repr=False)
     _live: LiveRun | None = field(repr=False)
     _stream: int | None = field(repr=False)
+    _chosen: tuple[Chosen, Chosen] = field(repr=False, default=(None, None))
+    _unit: str = field(repr=False, default="")
 
     @property
     def error(self) -> float:
@@ -178,13 +180,19 @@ class Attribution:
         """
         return self._of(layer).edges(*self._ends(layer, by))
 
-    def edge_sums(self, layer: str | int, by: By = "held") -> Float[Tensor, "sample written read"]:
-        """Return the sum of the edges over all heads or channels, a few of them at a time.
+    def edge_sums(
+        self, layer: str | int, by: By = "held", heads: Chosen = None
+    ) -> Float[Tensor, "sample written read"]:
+        """Return the sum of the edges over all heads or channels, a few rows at a time.
+
+        Args:
+            heads: which heads or channels are summed, as for ``dsf.inspect``; all by default.
 
         Raises:
-            KeyError, InspectionError: as for ``edges``.
+            KeyError, InspectionError: as for ``edges``; InspectionError also for a head that the
+                layer does not have.
         """
-        return self._of(layer).edge_sums(*self._ends(layer, by))
+        return self._of(layer).edge_sums(*self._ends(layer, by), heads)
 
     def heads(self, by: By = "held") -> Float[Tensor, "sample layer head"]:
         """Return what every head contributes, layer by layer in the order in which they ran.
@@ -280,7 +288,8 @@ class Attribution:
 
         Each record has ``layer``, ``query``, ``key`` and ``share``. A mixer without
         edges follows as a record with a ``note``: its channels feed back into each other, or what
-        enters and leaves it is not known as linear maps of the stream.
+        enters and leaves it is not known as linear maps of the stream. Edges are those of the
+        layers and heads that ``dsf.attribute`` was called with.
 
         Args:
             count: how many, at least 1.
@@ -298,12 +307,16 @@ class Attribution:
         at_least(1, "strongest_edges", "count", count)
         at_least(0, "strongest_edges", "steps", steps)
         self._check("strongest_edges", sample)
+        layers, heads = self._chosen
+        names = chosen_layers(list(self._into.names), layers)
         found: list[Record] = []
         without: list[Record] = []
-        for name in self._mixed:
+        for name in (each for each in self._mixed if each in names):
             try:
-                edges = self.edge_sums(name, by)[sample]
+                edges = self.edge_sums(name, by, heads)[sample]
             except InspectionError:
+                if heads is not None:  # perhaps there is no such head
+                    raise
                 note = "no edges: its channels feed back into each other"
                 without.append({"layer": name, "note": note})
                 continue
@@ -313,9 +326,10 @@ class Attribution:
                 query, key = divmod(at, edges.shape[1])
                 share = flat[at].item()
                 found.append({"layer": name, "query": query, "key": key, "share": share})
-        found = self._ranked(found, count, by, sample, steps)
+        # What is integrated is of an edge in all heads.
+        found = self._ranked(found, count, by, sample, 0 if heads is not None else steps)
         note = "no edges: what enters and leaves its mixer is not known as linear maps"
-        without += [{"layer": name, "note": note} for name in self._into.not_whole]
+        without += [{"layer": name, "note": note} for name in self._into.not_whole if name in names]
         return Table((*found, *without))
 
     def strongest_heads(
@@ -610,8 +624,8 @@ class Attribution:
     def __repr__(self) -> str:
         values = ", ".join(f"{value:.4g}" for value in self.value.tolist())
         return (
-            f"Attribution(value {values}; {self.tokens.shape[1]} tokens, {len(self.layers)} parts; "
-            f"complete to {self.error:.0e})"
+            f"Attribution({self._unit}value {values}; {self.tokens.shape[1]} tokens, "
+            f"{len(self.layers)} parts; complete to {self.error:.0e})"
         )
 
 
@@ -638,14 +652,18 @@ class MixerShares:
         return _weighted(whole.mixing_map(), moved, values)
 
     @torch.inference_mode(False)
-    def edge_sums(self, moved: Tensor, values: Tensor) -> Float[Tensor, "sample written read"]:
+    def edge_sums(
+        self, moved: Tensor, values: Tensor, heads: Chosen = None
+    ) -> Float[Tensor, "sample written read"]:
         whole = self.whole()
         maps, written, read = whole.map_shape
+        taken = chosen_heads(self.mixer.name, maps[1] if len(maps) > 1 else 1, heads)
         rows = max(1, MAX_ENTRIES // (maps.numel() * read))
         sums = []
         for start in range(0, written, rows):
             block = slice(start, min(start + rows, written))
             edges = _weighted(whole.mixing_map(block), moved[..., block, :], values)
+            edges = edges if taken is None or edges.ndim == 3 else edges[:, list(taken)]
             sums.append(edges.flatten(1, -3).sum(dim=1) if edges.ndim > 3 else edges)
         return torch.cat(sums, dim=1)
 

@@ -7,6 +7,7 @@ its share of the change (:mod:`dsf.attribution.two_runs`). The shares sum to the
 import copy
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -44,9 +45,11 @@ from dsf.attribution.two_runs import (
 from dsf.inspection import Adapter, InspectionError
 from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarded, in_float64
+from dsf.inspection.choice import Chosen, chosen_layers, each_chosen
 from dsf.inspection.examine import Examination, examine, wide_copy
 from dsf.inspection.model_input import IDS, MASK, model_input
 from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Table
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.runtime.argument_checks import checked
@@ -70,6 +73,8 @@ FIRST_RATIO = 1.5
 """Maximum ratio of a token's own to the largest of a healthy run."""
 FIRST_OF_LARGEST = 0.05
 """The same, as a share of the largest own of any token."""
+NUMBERED = re.compile(r"(?:[^.]+\.)*?(\d+)(?![^.])")
+"""The path of a block: up to its first part that is a number."""
 MIN_CHANGE = 1e-11
 """Maximum own, relative, of two runs that are the same."""
 
@@ -138,6 +143,30 @@ class Ledger:
     def accused(self) -> tuple[LedgerRow, ...]:
         """The stages that did more than is expected of them."""
         return tuple(row for row in self.rows if row.accused)
+
+    def of_layers(self, layers: Chosen) -> "Ledger":
+        """Return the ledger with the rows of all other layers as one, so that the sum is the same.
+
+        Args:
+            layers: names of modules that hold the stages, patterns, or numbers of blocks.
+
+        Raises:
+            InspectionError: if there is no such layer.
+        """
+        names = list(dict.fromkeys(row.layer for row in self.rows))
+        numbered = {m[0]: int(m[1]) for name in names if (m := NUMBERED.match(name))}
+        blocks, chosen = sorted(numbered, key=numbered.__getitem__), set[str]()
+        for each in each_chosen(layers):
+            paths = chosen_layers(names if isinstance(each, str) else blocks, each)
+            inside = tuple(f"{path}." for path in paths)
+            chosen |= {name for name in names if f"{name}.".startswith(inside)}
+        kept = [row for row in self.rows if row.layer in chosen]
+        rest = [row for row in self.rows if row.layer not in chosen]
+        if rest:
+            share = math.fsum(row.share for row in rest)
+            worst = max(rest, key=lambda row: (row.accused, row.own))
+            kept.append(replace(worst, layer="other layers", stage="all", share=share, tokens=()))
+        return replace(self, rows=tuple(sorted(kept, key=_by_weight)))
 
     @property
     def is_healthy(self) -> bool:
@@ -233,12 +262,17 @@ class Ledger:
             f'failures="{len(self.accused)}">\n{body}\n</testsuite>\n'
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write the ledger, by the ending: ``.json``, ``.xml`` (JUnit), ``.txt``, or a figure."""
+    def save(self, path: str | Path) -> Path:
+        """Write the ledger, by the ending: ``.json``, ``.xml`` (JUnit), ``.txt``, or a figure.
+
+        Without an ending it is written into a folder, from which ``dsf.load`` reads it.
+        """
         path = Path(path)
+        if not path.suffix or path.is_dir():
+            return save(self, path)
         if path.suffix in (".png", ".svg", ".pdf"):
             self.figure().savefig(path)
-            return
+            return path
         texts: dict[str, Callable[[], str]] = {
             ".json": lambda: json.dumps(self.to_json(), indent=1),
             ".xml": self.to_junit,
@@ -249,6 +283,7 @@ class Ledger:
                 f"Ledger.save: 'path' expected an ending of {', '.join(texts)}, got {path.name!r}."
             )
         path.write_text(texts[path.suffix](), encoding="utf-8")
+        return path
 
     def figure(self) -> Any:
         """Return a figure of matplotlib: shares over depth, and over tokens."""
@@ -296,6 +331,7 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
     target: Target | None = None,
     against: Target | None = None,
     position: Positions = -1,
+    layers: Chosen = None,
     adapters: Sequence[Adapter] = (),
     **named: Any,
 ) -> Ledger:
@@ -316,6 +352,8 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
             by the names of the modules, such as ``model.layers.0``, and its ``logits``.
         target, against, position: the number whose change is explained, as for ``dsf.attribute``:
             by default the logit of the predicted token minus that of its runner-up.
+        layers: whose rows are listed: numbers of blocks, names of modules, patterns, or several of
+            these; the others become one row. All by default.
         adapters: how to read modules of your own, as for ``dsf.inspect``.
 
     Raises:
@@ -332,7 +370,8 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
     given = model_input(model, inputs, named, where="audit")
     subject = _Subject(given.model, given.inputs, dict(given.named), tuple(adapters))
     kind = _kind(suspect, decode, dtype, chunk, recorded)
-    return _audited(subject, kind, (target, against, position), given.tokenizer)
+    found = _audited(subject, kind, (target, against, position), given.tokenizer)
+    return found if layers is None else found.of_layers(layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -765,8 +804,11 @@ def _rows(
             at = max(of_layer, key=lambda at: abs(rows[at].share))
             first = _first_of_layer(stages, law, layer)
             rows[at] = replace(rows[at], own=own.relative, accused=True, first=first)
-    rows.sort(key=lambda row: (not row.accused, -abs(row.share)))
-    return tuple(rows)
+    return tuple(sorted(rows, key=_by_weight))
+
+
+def _by_weight(row: LedgerRow) -> tuple[bool, float]:
+    return not row.accused, -abs(row.share)
 
 
 def _first(own: Own, limit: float) -> int | None:

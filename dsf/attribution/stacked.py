@@ -27,6 +27,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded, in_float64
+from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.examine import Examination, examine, wide_copy
 from dsf.inspection.model_input import model_input
@@ -63,6 +64,7 @@ class Stack:
         results: of some steps, in the run.
         live: the model, to be run again.
         shown: the tokens of the input that are not padding; None for all.
+        has_head: whether the output is logits, and not the hidden units of a model without a head.
     """
 
     inspection: Inspection
@@ -78,6 +80,7 @@ class Stack:
     results: Mapping[Step, Tensor] = field(default_factory=dict)
     live: LiveRun | None = None
     shown: Bool[Tensor, "sample time"] | None = None
+    has_head: bool = True
 
     @torch.inference_mode(False)
     def attribute(
@@ -97,7 +100,8 @@ class Stack:
         since those would then change (``dsf.intervene`` answers it).
 
         Args:
-            target: the number of a token (of a class), its text, or one for every sample; by
+            target: the number of a token (of a class; of a hidden unit, where the model has no
+                head), its text, or one for every sample; by
                 default the token that the model predicts, against the runner-up; a
                 function from the logits to one number for each sample, which must be linear; or,
                 with ``stream``, a vector of the width of the residual stream.
@@ -131,6 +135,12 @@ class Stack:
                     "its residual streams, so its logits are not a sum of shares. Pass a vector on "
                     "a stream: attribute(vector, stream=-1)."
                 )
+            if not self.has_head and (target is None or isinstance(target, str)):
+                raise ValueError(
+                    f"attribute: 'target' expected the number of a hidden unit, got {target!r}: "
+                    f"{self.inspection.model} has no head, so that it predicts no token. Give a "
+                    "number, or load the model with its head."
+                )
             stop, shown = self.output, self.logits
             if target is None:
                 target, runner_up = first_two(shown, position, self.shown)
@@ -145,7 +155,7 @@ class Stack:
                     f"stream, without 'against', but it is {type(target).__name__}."
                 )
             functional = along(target, shown, position, self.shown)
-        return shares_of(
+        made = shares_of(
             functional,
             shown,
             into=self._decomposed(stop),
@@ -153,6 +163,9 @@ class Stack:
             live=self.live,
             stream=None if stream is None else number,
         )
+        if self.has_head or stream is not None or callable(target):
+            return made
+        return replace(made, _unit=f"hidden unit {target} at the output, ")
 
     def _decomposed(self, stop: Step) -> Decomposition:
         """What adds to the stream before ``stop``; the same for every target there."""
@@ -425,17 +438,20 @@ def stack(
         results=trace.results,
         live=LiveRun(run, model, tuple(found), trace.places),
         shown=tokens_shown(inputs, named),
+        has_head=trace.has_head,
     )
 
 
 @torch.inference_mode(False)
-def attribute(
+def attribute(  # noqa: PLR0913 (which number, of which part)
     model: nn.Module | str | Path,
     *inputs: Any,
     target: Target | None = None,
     against: Target | None = None,
     position: Positions = -1,
     blocks: str | None = None,
+    layers: Chosen = None,
+    heads: Chosen = None,
     adapters: Sequence[Adapter] = (),
     **named: Any,
 ) -> Attribution:
@@ -446,6 +462,8 @@ def attribute(
 
     Args:
         target, against, position: as for :meth:`Stack.attribute`.
+        layers, heads: whose edges ``strongest_edges`` lists, as for :func:`dsf.inspect`; all by
+            default. Shares do not depend on it.
         model, inputs, blocks, adapters, named: as for :func:`stack`.
 
     Raises:
@@ -460,7 +478,8 @@ def attribute(
         True
     """
     found = stack(model, *inputs, blocks=blocks, adapters=adapters, **named)
-    return found.attribute(target, against, position)
+    chosen_layers([layer.name for layer in found.inspection], layers)
+    return replace(found.attribute(target, against, position), _chosen=(layers, heads))
 
 
 def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:

@@ -592,6 +592,7 @@ class Trace:
         self.closed: list[ClosedModule] = []
         self.mixed: list[MixerStep] = []
         self.logits: Tensor | None = None
+        self.has_head = True
         self.output: Step | None = None
         self.places: dict[str, tuple[str, int]] = {}
         self.results: dict[Step, Tensor] = {}
@@ -685,6 +686,7 @@ class Trace:
             self._add_stream(f"after {name}", output)
         if not name:
             self.logits = put_out(output)
+            self.has_head = not isinstance(output, Mapping) or output.get("logits") is not None
             output = self._follower.find(self.logits)
             self.output = output if isinstance(output, Step) else None
 

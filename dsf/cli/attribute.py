@@ -1,6 +1,5 @@
 """``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
 
-from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,8 @@ from dsf.cli.command import Answer, Run, Work
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import (
     Checkpoint,
+    Heads,
+    Layers,
     Loading,
     Position,
     Prompt,
@@ -83,6 +84,8 @@ def attribute(
             "logit: gradients, which are not parts of a sum.",
         ),
     ] = False,
+    layers: Layers = None,
+    heads: Heads = None,
     loading: Loading,
 ) -> Work:
     """Share the logit of a token among the input tokens, layers and edges of MODEL.
@@ -91,6 +94,8 @@ def attribute(
     float64, and so do those of the embedding, the layers and the remainder. An edge is what one
     token reads from another in one layer. All is of this run, with attention weights, decays,
     gates and norms held; "dsf intervene" asks what happens without an edge.
+
+    --layers and --heads choose the edges that are listed; the shares are the same.
 
     A difference says more than a logit: give the token that the model might have said instead as
     --against.
@@ -104,16 +109,22 @@ def attribute(
     facts.check_targets(tokens)
 
     def work(run: Run) -> Answer:
-        from dsf.attribution import stack
+        from dsf.attribution import attribute as find_shares
         from dsf.cli.run_model import open_checkpoint
 
         words = [token for token in tokens if isinstance(token, str)]
         opened = open_checkpoint(model, prompt, run.threads, loading, others=words)
         at = opened.place(position)
-        made = replace(
-            stack(opened.loaded.model, input_ids=opened.ids), tokenizer=opened.loaded.tokenizer
+        share = find_shares(
+            opened.loaded.model,
+            input_ids=opened.ids,
+            tokenizer=opened.loaded.tokenizer,
+            target=tokens[0],
+            against=tokens[1],
+            position=at,
+            layers=layers,
+            heads=heads,
         )
-        share = made.attribute(*tokens, position=at)
         strongest = share.paths(paths) if paths else None
         gradients = share.coefficients() if coefficients else None
         predicted = share.agreement() if agreement else None

@@ -10,6 +10,7 @@ from dsf.cli.command import FAILED, WELL, Answer, Run, Work
 from dsf.cli.model_argument import check_call, check_model
 from dsf.cli.options import (
     Checkpoint,
+    Layers,
     Loading,
     Position,
     Prompt,
@@ -61,6 +62,7 @@ def audit(
         Path | None,
         written_place("Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."),
     ] = None,
+    layers: Layers = None,
     loading: Loading,
 ) -> Work:
     """Name the layer and stage that made a run of MODEL differ from the same model in float64.
@@ -68,7 +70,8 @@ def audit(
     The run is that of the model as it is saved, in another number type (--dtype), with its last
     tokens decoded one at a time (--decode), with other chunks (--chunk), of another checkpoint
     (--suspect), or of another engine (--recorded). What every stage adds by itself, times what that
-    moves the logit, is its share; the shares sum to the change.
+    moves the logit, is its share; the shares sum to the change. With --layers the others are one
+    row.
 
     Exit code 1: a stage added more than its number type and length, or a healthy run, explain.
 
@@ -113,6 +116,7 @@ def audit(
             target=None if tokens is None else tokens[0],
             against=None if tokens is None else tokens[1],
             position=opened.place(position),
+            layers=layers,
         )
         if out is not None:
             ledger.save(out)

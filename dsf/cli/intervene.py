@@ -22,7 +22,9 @@ from dsf.cli.edit_words import (
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import (
     Checkpoint,
+    Heads,
     Inspecting,
+    Layers,
     Loading,
     OtherInput,
     Position,
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dsf.cli.run_model import Opened
-    from dsf.inspection import Inspection
     from dsf.interventions import Intervention
     from dsf.interventions.sweeps import Pace, SweepResult
 
@@ -98,6 +99,8 @@ def intervene(
             "With --sweep: a file for finished runs, one a line; continues where it ended."
         ),
     ] = None,
+    layers: Layers = None,
+    heads: Heads = None,
     loading: Loading,
 ) -> Work:
     """Run MODEL with edited token mixers, and say what changes in its next token.
@@ -122,7 +125,8 @@ def intervene(
 
     \b
     layers= takes numbers, ranges, names and patterns. For softmax attention renormalise=yes masks
-    the scores instead, so that the other weights of the row grow.
+    the scores instead, so that the other weights of the row grow. --layers keeps all edits to
+    these layers, and --heads to these heads where they name none.
 
     Example: dsf intervene FOLDER --text "The capital of France is" --edit "ablate layers=3 heads=2"
     --target " Paris" --against " London"
@@ -183,9 +187,10 @@ def intervene(
         if other is not None:
             options = Inspecting(dtype=loading.dtype)
             sources[OTHER] = inspect_opened(opened.on(other), options)
+        where = {"layers": layers, "heads": heads, "sources": sources}
         if sweep and tokens is not None:
-            return _sweep(opened, runs, tokens, at, sources, resume, top)
-        return _intervene(opened, flat, tokens, at, sources, top)
+            return _sweep(opened, runs, tokens, at, {"resume": resume, **where}, top)
+        return _intervene(opened, flat, tokens, at, where, top)
 
     return work
 
@@ -195,14 +200,14 @@ def _intervene(
     edits: Sequence[Edit],
     tokens: Target | None,
     position: int,
-    sources: dict[str, "Inspection"],
+    where: dict[str, Any],
     top: int,
 ) -> Answer:
     """One run with all edits, compared with the clean one."""
     from dsf.interventions import intervene as run_edited
 
     loaded = opened.loaded
-    result = run_edited(loaded.model, edits=edits, sources=sources, input_ids=opened.ids)
+    result = run_edited(loaded.model, edits=edits, input_ids=opened.ids, **where)
     if result.clean.ndim not in (ONE_ROW, ONE_ROW + 1):
         raise ValueError(
             f"{loaded.identity}: expected logits, got a tensor of the sizes "
@@ -281,8 +286,7 @@ def _sweep(
     runs: Sequence[Sequence[Edit]],
     tokens: Target,
     position: int,
-    sources: dict[str, "Inspection"],
-    resume: Path | None,
+    options: dict[str, Any],
     top: int,
 ) -> Answer:
     """Every edit in a run of its own, by its effect on one logit."""
@@ -299,8 +303,7 @@ def _sweep(
         {"input_ids": opened.ids},
         edits=runs,
         target=SweepTarget(*tokens, position=position),
-        sources=sources,
-        resume=resume,
+        **options,
         report=follow,
         tokenizer=opened.loaded.tokenizer,
     )

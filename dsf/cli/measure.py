@@ -13,6 +13,7 @@ from dsf.cli.options import (
     Heads,
     Layers,
     Layerwise,
+    Loading,
     Tolerance,
     check_known,
     exclude_each_other,
@@ -70,6 +71,7 @@ def measure(
     layers: Layers = None,
     heads: Heads = None,
     tolerance: Tolerance = None,
+    loading: Loading,
 ) -> Work:
     """Measure every layer and head of MODEL on every line of PROMPTS.
 
@@ -79,13 +81,15 @@ def measure(
     """
     check_known("--quantity", quantity or (), MEASURES)
     exclude_each_other(workers=workers > 1, slurm=slurm)
+    for name in ("dtype", "revision", "device"):
+        exclude_each_other(layerwise=layerwise, **{name: getattr(loading, name)})
     package = "joblib" if workers > 1 else "submitit" if slurm is not None else ""
     if package and find_spec(package) is None:
         raise ValueError(
             f'this needs {package}, which is not installed: pip install "dsf-toolkit[scale]", or '
             "leave --workers and --slurm out."
         )
-    facts = check_model(model, offline=False)
+    facts = check_model(model, offline=loading.offline, revision=loading.revision)
     lines = _prompts(prompts, facts, by_number=ids)
     check_folder(out, models=[model])
     foreign = [name for name in OWN_NAMES if (out / name).exists()]
@@ -106,7 +110,9 @@ def measure(
         if ids:
             numbers = [list(token_ids(line)) for line in lines]
         else:
-            tokenizer = read_model_tokenizer(model, texts=lines)
+            tokenizer = read_model_tokenizer(
+                model, revision=loading.revision, offline=loading.offline, texts=lines
+            )
             numbers = [tokenised(line, tokenizer, model) for line in lines]
         executor = in_process if workers == 1 else processes(workers)
         with progress(f"prompts of {prompts}", shown=run.is_watched) as report:
@@ -120,6 +126,9 @@ def measure(
                 tolerance=tolerance,
                 layers=layers,
                 heads=heads,
+                dtype=None if loading.dtype is None else str(loading.dtype),
+                device=loading.device,
+                revision=loading.revision,
                 threads=run.threads.asked or 1,
                 executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
                 progress=lambda done, every: report(done / every),

@@ -184,7 +184,7 @@ def model_input(
     text, inputs, named = _first_place(model, text, inputs, named, has_tokenizer, where)
     messages = options.pop("messages", None)
     _check_sources(text, messages, inputs, named, where)
-    device, dtype = options.get("device"), _dtype(options.get("dtype"), where)
+    device, dtype = options.get("device"), number_type(options.get("dtype"), where)
     identity: str | None = None
     notes: tuple[str, ...] = ()
     tokenizer: Any = options.get("tokenizer")
@@ -322,8 +322,12 @@ def _check_sources(text: Any, messages: Any, inputs: Any, named: Any, where: str
         )
 
 
-def _dtype(dtype: Any, where: str) -> torch.dtype | None:
-    """A number type by itself or by its name, such as "bfloat16"."""
+def number_type(dtype: Any, where: str) -> torch.dtype | None:
+    """Return a number type that may be given by its name, such as "bfloat16".
+
+    Raises:
+        InspectionError: if it is none.
+    """
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found is not None and not isinstance(found, torch.dtype):
         found = None

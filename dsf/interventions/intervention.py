@@ -7,7 +7,7 @@ first edit are not run again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.choice import Chosen
 from dsf.inspection.model_input import model_input
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
@@ -123,6 +124,8 @@ def intervene(
     model: nn.Module | str | Path,
     *inputs: Any,
     edits: Sequence[Edit] | Edit = (),
+    layers: Chosen = None,
+    heads: Chosen = None,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
     **named: Any,
@@ -138,6 +141,8 @@ def intervene(
         edits: what is changed, see ``dsf.edits``; they may also come last among ``inputs``.
             Edits of one layer act together: those of values first, then of the state or the map,
             then of the response.
+        layers, heads: where the edits act, as for :func:`dsf.inspect`: in these layers of those
+            that they name, and on these heads where they name none; everywhere by default.
         sources: other runs by name, for edits that refer to one by its name.
         adapters: how to read modules of your own, as for :func:`dsf.inspect`.
 
@@ -160,18 +165,18 @@ def intervene(
     if not edits and inputs and (isinstance(inputs[-1], Edit) or _are_edits(inputs[-1])):
         *inputs, edits = inputs  # type: ignore[assignment]
         inputs = tuple(inputs)
-    wanted = checked_edits(edits)
+    wanted = checked_edits(edits, heads)
     opened = model_input(model, inputs, named, where="intervene")
     module, inputs, named = opened.model, opened.inputs, opened.named
     with live_model(module, inputs, named, adapters, wanted=[wanted]) as live:
-        layers: list[InspectedLayer] = []
-        (plan,) = live.plans([wanted], checked_sources(sources), layers.append)
+        edited: list[InspectedLayer] = []
+        (plan,) = live.plans([wanted], checked_sources(sources), edited.append, layers)
         output = live.changed(plan)
     return Intervention(
         output=output,
         clean=live.clean,
         edits=wanted,
-        layers=tuple(layers),
+        layers=tuple(edited),
         tokenizer=opened.tokenizer,
         notes=opened.notes,
         shown=tokens_shown(inputs, named),
@@ -182,8 +187,8 @@ def _are_edits(given: Any) -> bool:
     return isinstance(given, list | tuple) and bool(given) and isinstance(given[0], Edit)
 
 
-def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
-    """The edits of one run.
+def checked_edits(edits: Sequence[Edit] | Edit, heads: Chosen = None) -> tuple[Edit, ...]:
+    """The edits of one run, on ``heads`` where they name none.
 
     Raises:
         TypeError: if one is not an edit.
@@ -200,7 +205,9 @@ def checked_edits(edits: Sequence[Edit] | Edit) -> tuple[Edit, ...]:
             f"intervene: 'edits' must hold edits such as dsf.edits.Cut(...), but one is "
             f"{type(odd[0]).__name__}."
         )
-    return several
+    if heads is None:
+        return several
+    return tuple(each if each.heads is not None else replace(each, heads=heads) for each in several)
 
 
 def checked_sources(sources: Mapping[str, Inspection] | None) -> Mapping[str, Inspection]:

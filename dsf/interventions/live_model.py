@@ -394,6 +394,7 @@ class LiveModel:
         wanted: Sequence[Sequence[Edit]],
         sources: Mapping[str, Inspection],
         keep: Callable[[InspectedLayer], object] = lambda _: None,
+        within: Chosen = None,
     ) -> list[dict[CallKey, Planned]]:
         """For every changed run which calls are edited and how.
 
@@ -401,16 +402,17 @@ class LiveModel:
 
         Args:
             keep: is given every layer that is edited, as it is in the clean run.
+            within: the layers in which edits act; all by default.
 
         Raises:
             InspectionError: if an edit does not fit.
             ReconstructionError: if a layer is not reproduced from its coefficients.
         """
         names = [call.name for call, *_ in self._found]
-        chosen = []
+        inside, chosen = chosen_layers(names, within), []
         for number, edits in enumerate(wanted):
             with _named(number, edits, wanted):
-                chosen.append([chosen_layers(names, edit.layer) for edit in edits])
+                chosen.append([chosen_layers(names, edit.layer) & inside for edit in edits])
         plans: list[dict[CallKey, Planned]] = [{} for _ in wanted]
         for call, adapter, family, key in self._found:
             there: dict[int, tuple[Edit, ...]] = {}

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.choice import Chosen, written
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.inspection.model_input import model_input
 from dsf.inspection.recorded_run import without_logits
@@ -105,6 +106,19 @@ class SweepResult:
     rate: float
     made: int
 
+    @classmethod
+    def read(cls, path: Path) -> "SweepResult":
+        """Read the file that ``sweep(resume=path)`` wrote; runs that were not made are nan.
+
+        Raises:
+            ValueError: if it is not the record of a sweep.
+        """
+        first, lines, _ = SweepRecord(path, ())._read()
+        effects = torch.full((first["edits"], len(first["clean"])), math.nan, dtype=torch.float64)
+        for line in lines:
+            effects[line["run"]] = torch.tensor(_numbers(line["effect"]))
+        return cls(effects, torch.tensor(first["clean"], dtype=torch.float64), 0.0, 0)
+
 
 def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     model: nn.Module | str | Path,
@@ -113,6 +127,8 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     target: Target,
     against: Target | None = None,
     position: Positions = -1,
+    layers: Chosen = None,
+    heads: Chosen = None,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
     together: int | None = None,
@@ -137,7 +153,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
             program is stopped.
         progress: is called after every run with how many are done and how many there are; True
             shows that, the rate and the time left on standard error.
-        model, inputs, sources, adapters, named: as for :func:`intervene`.
+        model, inputs, layers, heads, sources, adapters, named: as for :func:`intervene`.
 
     Raises:
         InspectionError, ReconstructionError: as for :func:`intervene`; all edits are checked
@@ -168,6 +184,8 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         named,
         edits=edits,
         target=SweepTarget(target, against, position),
+        layers=layers,
+        heads=heads,
         sources=sources or {},
         adapters=adapters,
         together=together,
@@ -202,6 +220,8 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     *,
     edits: Sequence[Edit | Sequence[Edit]] | Edit,
     target: SweepTarget,
+    layers: Chosen = None,
+    heads: Chosen = None,
     sources: Mapping[str, Inspection] | None = None,
     adapters: Sequence[Adapter] = (),
     together: int | None = None,
@@ -218,7 +238,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
         at_least(1, "sweep", "together", together)
     of_kind("sweep", "edits", edits, Edit | Iterable, "a list of edits such as dsf.edits.Cut(...)")
     runs = [edits] if isinstance(edits, Edit) else edits
-    wanted, known = [checked_edits(each) for each in runs], checked_sources(sources)
+    wanted, known = [checked_edits(each, heads) for each in runs], checked_sources(sources)
     opening = model_input(model, inputs, named, where="sweep")
     module, own = opening.model, opening.tokenizer
     inputs, named = opening.inputs, opening.named
@@ -233,13 +253,15 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
         clean = live.clean.double()
         number = measured(*asked, clean, own or tokenizer, tokens_shown(inputs, named))
         before = number(clean)
-        plans = live.plans(wanted, known)
+        plans = live.plans(wanted, known, within=layers)
         finished: dict[int, list[float]] = {}
         if record is not None:
             # two targets are one if they agree on numbers at random
             noise = torch.rand(2, *clean.shape, generator=torch.Generator().manual_seed(0))
             drawn = [number(each).cpu() for each in noise.to(clean)]
             facts = {"model": module, "input": (inputs, named), "target": drawn}
+            if layers is not None:
+                facts["choice of layers"] = written(layers)
             tolerance = 10 * BATCH_TOL.get(live.clean.dtype, BATCH_TOL_ELSEWHERE)
             rounding = tolerance * (before.abs() + clean.abs().max()) + 1e-12
             finished = record.begin(facts, known, before, rounding)

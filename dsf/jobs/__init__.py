@@ -1,6 +1,6 @@
 """Measures a model on many prompts, in units that any executor runs and that can be resumed."""
 
-from dsf.jobs.executors import cluster, in_process, processes
+from dsf.jobs.executors import cluster, in_process, joblib_backend, processes
 from dsf.jobs.prompts import JobError, JobMemoryError, measure_prompts
 from dsf.jobs.summaries import gather, notes, summary
 
@@ -10,6 +10,7 @@ __all__ = [
     "cluster",
     "gather",
     "in_process",
+    "joblib_backend",
     "measure_prompts",
     "notes",
     "processes",

@@ -46,6 +46,34 @@ def processes(workers: int) -> Executor:
 
 
 @checked
+def joblib_backend(name: str, *, jobs: int = -1, **parameters: Any) -> Executor:
+    """Run units through a backend of joblib, such as ``"dask"`` or ``"ray"``.
+
+    For a cluster without Slurm. The backend's own package, its client and its workers are yours;
+    every worker needs this package, the checkpoint and the folder of the job under the same paths.
+
+        from dask.distributed import Client
+        Client("scheduler:8786")
+        dsf.jobs.measure_prompts(model, prompts, folder, executor=dsf.jobs.joblib_backend("dask"))
+
+    Args:
+        name: of a backend that is known to joblib; Ray's is registered by ``register_ray()``.
+        jobs: how many units run at the same time; -1 for as many as the backend has workers.
+        parameters: for ``joblib.parallel_config``.
+
+    Raises:
+        ImportError: if joblib is not installed.
+    """
+    joblib = _needed("joblib")
+
+    def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
+        with joblib.parallel_config(name, n_jobs=jobs, **parameters):
+            yield from joblib.Parallel(batch_size=1)(joblib.delayed(do)(unit) for unit in units)
+
+    return run
+
+
+@checked
 def cluster(
     folder: str | Path, *, units_per_job: int = 64, cluster: str | None = None, **parameters: Any
 ) -> Executor:

@@ -13,7 +13,7 @@ from dsf.inspection.results.measurements import LONGEST_FOR_RANKS, QUANTITIES
 from dsf.inspection.results.quantities import RANK
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Do, Executor, in_process
-from dsf.jobs.storage import Plan, claim, is_kept, remove_unfinished
+from dsf.jobs.storage import Plan, Running, claim, is_kept, remove_unfinished
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
@@ -45,6 +45,9 @@ def measure_prompts(
     threads: int = 1,
     layers: Chosen = None,
     heads: Chosen = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    revision: str | None = None,
     executor: Executor = in_process,
     progress: Progress | None = None,
 ) -> Table:
@@ -67,14 +70,17 @@ def measure_prompts(
         threads: of a worker. With more than one, files are equal to rounding, not byte for byte.
         layers, heads: which layers to measure, and which heads or channels of each, as for
             ``dsf.inspect``; all by default. With ``layerwise`` numbers count from the first layer.
-        executor: ``in_process``, ``processes(n)`` or ``cluster(...)``.
+        dtype, device, revision: as for ``dsf.inspect``, by their names such as ``"bfloat16"``; not
+            with ``layerwise``.
+        executor: ``in_process``, ``processes(n)``, ``joblib_backend(...)`` or ``cluster(...)``.
         progress: called with the number of finished units and that of all units.
 
     Returns:
         ``summary(folder)``.
 
     Raises:
-        InspectionError: if ``layers`` counts from the last layer and ``layerwise`` is set.
+        InspectionError: if ``layers`` counts from the last layer and ``layerwise`` is set, or there
+            is no number type ``dtype``.
         TypeError: if ``layers`` or ``heads`` holds neither numbers, names nor slices, or a prompt
             something else than token numbers.
         ValueError: if an argument is out of range, the folder holds another job, a model, a link,
@@ -100,10 +106,16 @@ def measure_prompts(
     of_kind("measure_prompts", "executor", executor, callable, "a function such as in_process")
     if progress is not None:
         of_kind("measure_prompts", "progress", progress, callable, "a function of two numbers")
+    how = Running(dtype=dtype, device=device, revision=revision)
     if layerwise:
         ChosenAlong(layers)
+        if how != Running():
+            raise ValueError(
+                "measure_prompts: 'layerwise' expected no dtype, device or revision. Leave them "
+                "out."
+            )
     names = tuple(QUANTITIES if quantities is None else quantities)
-    plan = _plan(str(model), prompts, names, batch, layerwise, tolerance)
+    plan = _plan(str(model), how, prompts, names, batch, layerwise, tolerance)
     is_long = max(map(len, plan.prompts)) > LONGEST_FOR_RANKS
     left_out = (RANK,) if quantities is None and is_long else ()
     plan = replace(plan, layers=layers, heads=heads, left_out=left_out)
@@ -171,6 +183,7 @@ def _check_numbers(prompts: object) -> None:
 
 def _plan(
     model: str,
+    how: Running,
     prompts: Sequence[Sequence[int]],
     quantities: tuple[str, ...],
     batch: int,
@@ -195,9 +208,10 @@ def _plan(
             f"measure_prompts: quantities has {unknown or 'no entry'}; choose among "
             f"{', '.join(QUANTITIES)}."
         )
-    configuration, weights = file_hashes(model)
+    configuration, weights = file_hashes(model, revision=how.revision)
     return Plan(
         model=model,
+        how=how,
         weights=weights,
         configuration=configuration,
         prompts=tuple(tuple(int(token) for token in prompt) for prompt in prompts),

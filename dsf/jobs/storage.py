@@ -51,11 +51,21 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a model is loaded and where it runs, by names; None for what ``load_model`` does."""
+
+    dtype: str | None = None
+    device: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that determines the results; equal plans are the same job.
 
     Attributes:
         model: the folder of a checkpoint, or a hub id.
+        how: number type, device and revision.
         weights, configuration: SHA-256 of its files.
         prompts: token ids.
         quantities: names among ``dsf.inspection.results.measurements.QUANTITIES``.
@@ -77,6 +87,7 @@ class Plan:
     layers: Chosen = None
     heads: Chosen = None
     left_out: tuple[str, ...] = ()
+    how: Running = Running()
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -102,6 +113,7 @@ class Plan:
             "heads": written(self.heads),
             "units": [unit.name for unit in self.units],
             **({"left_out": list(self.left_out)} if self.left_out else {}),
+            **{name: value for name, value in asdict(self.how).items() if value is not None},
         }
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise, memory_forecast
+from dsf.inspection.model_input import number_type
 from dsf.inspection.piecewise import check_memory
 from dsf.inspection.results.measurements import BY_DEFAULT, QUANTITIES, values
 from dsf.jobs.executors import Outcome
-from dsf.jobs.storage import LayerFacts, Plan, Unit, finish, is_kept, write_layer
+from dsf.jobs.storage import LayerFacts, Plan, Running, Unit, finish, is_kept, write_layer
 from dsf.loading import LoadedModel, LoadError, PiecewiseModel, load_model, open_piecewise
 from dsf.runtime.threads import limited_to
 
@@ -59,8 +60,8 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
             input_ids=ids,
         )
     else:
-        loaded = _loaded(plan.model)
-        notes = loaded.notes
+        loaded = _loaded(plan.model, plan.how)
+        notes, ids = loaded.notes, ids.to(plan.how.device)
         found = inspect(
             loaded.model,
             tolerance=plan.tolerance,
@@ -83,9 +84,13 @@ def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, 
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str) -> LoadedModel:
+def _loaded(model: str, how: Running) -> LoadedModel:
     """The model, loaded once in every worker."""
-    return load_model(model)
+    loaded = load_model(
+        model, revision=how.revision, dtype=number_type(how.dtype, "measure_prompts")
+    )
+    loaded.model.to(how.device)
+    return loaded
 
 
 @lru_cache(maxsize=1)
@@ -115,7 +120,7 @@ def check_first(plan: Plan, units: Sequence[Unit], *, loads: bool) -> None:
         check_memory(_opened(plan.model), {"input_ids": ids}, memory=None, keeps=False)
         return
     try:
-        model = _loaded(plan.model).model if loads else _opened(plan.model).model
+        model = _loaded(plan.model, plan.how).model if loads else _opened(plan.model).model
     except LoadError:
         if loads:
             raise

@@ -102,26 +102,33 @@ def load_model(
     )
 
 
-def file_hashes(path_or_id: str | Path, *, offline: bool | None = None) -> tuple[str, str]:
+def file_hashes(
+    path_or_id: str | Path, *, revision: str | None = None, offline: bool | None = None
+) -> tuple[str, str]:
     """``config_hash`` and ``weights_hash`` of a model, without building it.
 
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
     if (file := gguf_file(path_or_id)) is not None:
+        _check_unversioned(file, revision)
         return read_gguf(file).header_hash, fingerprint([file])
-    folder = found(path_or_id, None, bool(offline), False)
+    folder = found(path_or_id, revision, bool(offline), False)
     files = weight_files(folder, allow_pickle_archive=False)
     return _hash_of_settings(folder), fingerprint(files)
 
 
 def read_model_tokenizer(
-    path_or_id: str | Path, *, offline: bool | None = None, texts: Sequence[str] = ()
+    path_or_id: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool | None = None,
+    texts: Sequence[str] = (),
 ) -> Any | None:
     """The tokenizer of a model, without building the model; None where it has none.
 
     Args:
-        path_or_id, offline, texts: as for ``load_model``.
+        path_or_id, revision, offline, texts: as for ``load_model``.
 
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
@@ -129,7 +136,7 @@ def read_model_tokenizer(
     if (file := gguf_file(path_or_id)) is not None:
         with gguf_tokenizer(read_gguf(file), texts) as opened:
             return opened()
-    folder = found(path_or_id, None, bool(offline), False)
+    folder = found(path_or_id, revision, bool(offline), False)
     settings = read_settings(folder, allow_quantized=True)
     blueprint(settings.values, f"{folder.path / 'config.json'}")
     with folder_tokenizer(folder, settings.values, texts) as opened:

@@ -1,5 +1,7 @@
 """A share of a logit in one call: every form of input, and the next token by default."""
 
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -61,3 +63,46 @@ def test_a_target_as_text_is_read_by_the_tokenizer_that_was_passed(loaded):
         pytest.skip("the token is no text of its own")
     share = dsf.attribute(loaded.model, TEXT, target=token, tokenizer=loaded.tokenizer)
     assert_close(share.value, dsf.attribute(loaded.identity, TEXT, target=5).value)
+
+
+def test_layers_and_heads_choose_the_edges_that_are_listed(loaded, expected):
+    ids = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    share = dsf.attribute(loaded.model, input_ids=ids, layers=[-1], heads=[0, 2])
+    assert_close(share.tokens, expected.tokens)
+    edges = expected.edges(-1)[0, [0, 2]].sum(dim=0)
+    row = share.strongest_edges(1)[0]
+    assert row["share"] == pytest.approx(edges[row["query"], row["key"]].item())
+    assert abs(row["share"]) == pytest.approx(edges.abs().max().item())
+    with pytest.raises(dsf.inspection.InspectionError, match="layers"):
+        dsf.attribute(loaded.model, input_ids=ids, layers=[9])
+    with pytest.raises(dsf.inspection.InspectionError, match="heads"):
+        dsf.attribute(loaded.model, input_ids=ids, heads=[99]).strongest_edges()
+
+
+def test_a_model_without_a_head_has_hidden_units_and_no_tokens(loaded):
+    ids = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    body = copy.deepcopy(loaded.model.get_decoder())
+    with torch.no_grad():
+        hidden = body.double()(ids).last_hidden_state[0, -1]
+    share = dsf.attribute(body, input_ids=ids, target=5)
+    assert_close(share.value, hidden[5:6])
+    assert "hidden unit 5" in repr(share)
+    for target in (None, " fools"):
+        with pytest.raises(ValueError, match="'target'"):
+            dsf.attribute(body, input_ids=ids, target=target)
+
+
+def test_layers_and_heads_limit_where_edits_act(loaded, tmp_path):
+    ids = loaded.tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    every, one = dsf.edits.Ablate("*"), dsf.edits.Ablate(1, heads=[0])
+    found = dsf.intervene(loaded.model, input_ids=ids, edits=every, layers=1, heads=[0])
+    expected = dsf.intervene(loaded.model, input_ids=ids, edits=one)
+    assert len(found.layers) == 1
+    assert found.output.equal(expected.output)
+    place = tmp_path / "sweep.jsonl"
+    given = {"input_ids": ids, "target": 5, "resume": place}
+    effects = dsf.sweep(loaded.model, edits=[every, one], layers=1, heads=[0], **given)
+    assert effects[0].equal(effects[1])
+    assert dsf.load(place).effects.equal(effects)
+    with pytest.raises(ValueError, match="layers"):
+        dsf.sweep(loaded.model, edits=[every, one], layers=2, heads=[0], **given)

@@ -137,6 +137,12 @@ def test_a_ledger_in_other_forms(tmp_path):
     ledger.save(tmp_path / "ledger.xml")
     assert 'failures="0"' in (tmp_path / "ledger.xml").read_text()
     assert ledger.figure().axes
+    assert dsf.load(ledger.save(tmp_path / "ledger")) == ledger
+    part = ledger.of_layers([1, "lm_head"])
+    assert {row.layer.split(".")[2] for row in part.rows if "." in row.layer} == {"1"}
+    assert sum(row.share for row in part.rows) == pytest.approx(ledger.total)
+    with pytest.raises(dsf.inspection.InspectionError, match="layers"):
+        ledger.of_layers(7)
     with pytest.raises(ValueError, match="path"):
         ledger.save(tmp_path / "ledger.doc")
 

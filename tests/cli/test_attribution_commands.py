@@ -292,3 +292,16 @@ def test_edges_are_counted_by_gradient_where_that_is_asked_for(run, checkpoint, 
     assert found["agreement"]["gradient"] > 0.5
     assert found["edges"] != held["edges"]
     assert all("integrated" in edge for edge in found["edges"] if "share" in edge)
+
+
+def test_layers_and_heads_are_options_of_the_commands(run, asked, only_object):
+    chosen = ("--layers", "1", "--heads", "0", "--json")
+    edges = only_object(run("attribute", asked["model"], *options(asked), *chosen).stdout)["edges"]
+    assert {edge["layer"] for edge in edges} == {"model.layers.1.self_attn"}
+    cut = ("--edit", "ablate layers=*")
+    few = only_object(run("intervene", asked["model"], *options(asked), *cut, *chosen).stdout)
+    cut = ("--edit", "ablate layers=1 heads=0", "--json")
+    one = only_object(run("intervene", asked["model"], *options(asked), *cut).stdout)
+    assert few["effect"] == one["effect"]
+    done = run("audit", asked["model"], "--ids", "1 2 3", *("--dtype", "bfloat16"), *chosen[:2])
+    assert (done.exit_code, "other layers" in done.stdout) == (0, True)

@@ -170,6 +170,26 @@ def test_executors_make_the_same_files(finished, tmp_path, name):
     assert equal_trees(finished, place)
 
 
+def test_a_dask_cluster_makes_the_same_files(finished, tmp_path):
+    needs = 'needs pip install "dsf-toolkit[scale]"'
+    distributed = pytest.importorskip("distributed", reason=needs)
+    with distributed.Client(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ):
+        measure(tmp_path, batch=2, executor=dsf.jobs.joblib_backend("dask"))
+    assert equal_trees(finished, tmp_path)
+
+
+def test_a_model_can_be_measured_in_another_number_type(tmp_path):
+    table = measure(tmp_path, PROMPTS[:1], dtype="float64", device="cpu")
+    ids = torch.tensor(PROMPTS[:1])
+    found = dsf.inspect(MODEL, input_ids=ids, dtype="float64").measure(*QUANTITIES)
+    expected = [row["value"] for row in found if row["quantity"] == QUANTITIES[1]]
+    assert [row["mean"] for row in table.where(quantity=QUANTITIES[1])] == expected
+    with pytest.raises(ValueError, match="dtype"):
+        measure(tmp_path, PROMPTS[:1])  # another job
+
+
 def test_a_prompt_that_fails_is_told_after_all_others_and_tried_again(tmp_path):
     with pytest.raises(dsf.jobs.JobError, match=r"1 of 2 units.*00000000\+1"):
         measure(tmp_path, [[10**6], [1, 2]])

@@ -1,4 +1,4 @@
-"""Under ``dsf.attentions`` every family returns, for every layer, the map that ``inspect`` finds."""
+"""Under ``dsf.attentions`` every layer of every family has the map that ``inspect`` finds."""
 
 import pytest
 import torch
