@@ -5,8 +5,9 @@
 # **SmolLM2-135M-Instruct** has 30 layers of 9 heads and 135 million weights. It fits in a file of
 # 98 MB, most weights rounded to 16 levels in blocks of 32 (GGUF, Q4_1), with its tokenizer inside.
 #
-# **You will learn** to read a GGUF file, to find attention sinks and heads that look one token back,
-# and to find heads that continue what they have read before: *induction heads*.
+# **You will learn** to read a GGUF file, to ask why a model said something and what it says without
+# that, to find attention sinks and heads that look one token back, and to find heads that continue
+# what they have read before: *induction heads*.
 #
 # The file is not part of the package. In a checkout, `make pretrained` fetches it together with other
 # trained models (250 MB), and `python tests/pretrained/fetch.py smollm2` fetches it alone. Without it
@@ -57,6 +58,39 @@ shares, likeliest = scores.softmax(dim=-1).topk(4)
 for token, share in zip(token_texts(loaded.tokenizer, likeliest.tolist()), shares, strict=True):
     print(f"{token!r:10} {share:.0%}")
 assert not real or loaded.tokenizer.decode(likeliest[0]) == " Paris"
+
+# %% [markdown]
+# ## Why did it say that, and what if it could not?
+#
+# The model writes twenty tokens. The seventh is shared among the edges of all layers: what one token
+# reads from another. The strongest edge is cut, and the model writes again. The cut holds in every
+# step, also for the tokens that come later. The same ten lines serve a hybrid of softmax attention
+# and gated delta rules, where softmax attention is one layer of three.
+
+# %%
+twenty = {"max_new_tokens": 20, "min_new_tokens": 20, "do_sample": False, "use_cache": True}
+hybrid = load_model(folder("text_qwen3_next"))
+for each, text in ((loaded, "The capital of France is"), (hybrid, "To-morrow, and to-morrow")):
+    ids = each.tokenizer(text, return_tensors="pt").input_ids
+    with dsf.attentions(each.model) as seen:
+        said = each.model.generate(ids, **twenty)
+    before = said[:, : ids.shape[1] + 6]
+    edge = dsf.attribute(each.model, input_ids=before).strongest_edges(1)[0]
+    cut = dsf.edits.Cut(edge["layer"], query=edge["query"], key=edge["key"])
+    with dsf.edits.applied(each.model, cut):
+        logits, now = each.model(input_ids=before).logits, each.model.generate(ids, **twenty)
+    assert logits.equal(dsf.intervene(each.model, input_ids=before, edits=cut).output)
+    print(each.tokenizer.batch_decode([said[0], now[0]]), edge)
+
+    whole = dsf.inspect(each.model, input_ids=said[:, :-1], checks="none")
+    apart = max((seen.maps[layer.name] - layer.map()).abs().max().item() for layer in whole)
+    print(f"the maps of {len(whole)} layers, prompt and steps joined: {apart:.0e} from one run's\n")
+    assert apart < 1e-5
+
+# %% [markdown]
+# Logits under the cut are those of `dsf.intervene`, bit for bit. The maps that were seen while the
+# model wrote differ from those of one run over the whole text by the rounding of the run itself:
+# single precision adds up one query in another order than twenty.
 
 # %% [markdown]
 # Now a text that says everything twice. All 30 layers are rebuilt, and each is compared with its own
