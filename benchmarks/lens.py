@@ -91,11 +91,17 @@ def raced(
         with torch.no_grad():
             return model(input_ids=prompt, use_cache=False)
 
+    def seen() -> list[Tensor]:
+        with dsf.attentions(model) as maps:
+            run()
+        return list(maps.maps.values())
+
     mixers = [layer.name for layer in dsf.inspect(model, input_ids=prompt, checks="none")]
     again = mixers_in_float64(model, mixers, run)
     works = {
         "dsf": lambda: ours(checks="none"),
         "TransformerLens": lambda: theirs(bridge, prompt, scaled=scaled),
+        "dsf.attentions": seen,
         "dsf, with checks": ours,
         "the run, and its mixers in float64": lambda: (run(), again()),
     }

@@ -1,4 +1,4 @@
-"""What all commands share: options, threads, one answer, one exit code, errors in words.
+"""What all commands share: options of the call, threads, one answer, one exit code, errors in words.
 
 A command is a function of its options. It looks at everything that can be known without a model and
 returns the work; only then is anything heavy imported. A parameter that is a dataclass stands for
