@@ -141,3 +141,25 @@ def test_a_file_with_several_eager_functions_runs_the_one_that_its_module_names(
     assert len(inspection) == len(expected) == 2
     for layer, weights in zip(inspection, expected, strict=True):
         torch.testing.assert_close(layer.map(), weights, rtol=0, atol=1e-13)
+
+
+def test_attention_that_is_looked_up_by_its_name_is_recorded(monkeypatch):
+    """As in files of older releases, which call their own function for plain attention."""
+    from transformers.models.llama import modeling_llama
+
+    class LookedUp:
+        def get_interface(self, name, default):
+            return default if name == "eager" else every[name]
+
+    every = modeling_llama.ALL_ATTENTION_FUNCTIONS
+    sizes = {"vocab_size": 23, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=2, attn_implementation="sdpa")
+    model = transformers.LlamaForCausalLM(config).eval()
+    maps = []
+    for _ in range(2):
+        with dsf.attentions(model) as seen:
+            model(input_ids=IDS)
+        maps += seen.maps.values()
+        monkeypatch.setattr(modeling_llama, "ALL_ATTENTION_FUNCTIONS", LookedUp())
+    torch.testing.assert_close(*maps)

@@ -205,6 +205,9 @@ _RECORDER: ContextVar[_Recorder] = ContextVar("recorder")
 """Each piece of work that is done side by side with others has its own."""
 _RECORDING: list[_Recorder] = []
 """Those of all pieces of work; the interface is as it was while there is none."""
+HANDS_OUT = ("get_interface", "__getitem__")
+"""Methods of the interface by which modules ask for attention; older files use the second."""
+_PLAIN: dict[str, Any] = {}
 _LOCK = Lock()
 
 
@@ -215,8 +218,9 @@ def _handed_out(recorder: _Recorder) -> Iterator[None]:
 
     with _LOCK:
         if not _RECORDING:
-            plain = AttentionInterface.get_interface
-            AttentionInterface.get_interface = _recorded(plain)
+            for name in HANDS_OUT:
+                _PLAIN[name] = vars(AttentionInterface).get(name)
+                setattr(AttentionInterface, name, _recorded(getattr(AttentionInterface, name)))
         _RECORDING.append(recorder)
     token = _RECORDER.set(recorder)
     try:
@@ -225,17 +229,21 @@ def _handed_out(recorder: _Recorder) -> Iterator[None]:
         _RECORDER.reset(token)
         with _LOCK:
             _RECORDING.remove(recorder)
-            if not _RECORDING:
-                plain = vars(AttentionInterface.get_interface)["__wrapped__"]
-                AttentionInterface.get_interface = plain
+            for name in () if _RECORDING else HANDS_OUT:
+                plain = _PLAIN.pop(name)
+                if plain is None:  # inherited
+                    delattr(AttentionInterface, name)
+                else:
+                    setattr(AttentionInterface, name, plain)
 
 
-def _recorded(get_interface: Callable[..., Attention]) -> Callable[..., Attention]:
-    @wraps(get_interface)
-    def hand_out(interface: Any, name: str, default: Attention) -> Attention:
-        found, recorder = get_interface(interface, name, default), _RECORDER.get(None)
+def _recorded(hand_out: Callable[..., Attention]) -> Callable[..., Attention]:
+    @wraps(hand_out)
+    def handed(interface: Any, name: str, *default: Attention) -> Attention:
+        found, recorder = hand_out(interface, name, *default), _RECORDER.get(None)
         if recorder is None or name not in {EAGER, FUSED}:
             return found
-        return partial(recorder.attend, found, name)
+        is_recorded = getattr(found, "func", None) == recorder.attend
+        return found if is_recorded else partial(recorder.attend, found, name)
 
-    return hand_out
+    return handed
