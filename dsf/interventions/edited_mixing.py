@@ -475,7 +475,7 @@ def _row_change(
     written = torch.arange(steps)
     renormalise = bool(getattr(edit, "renormalise", False))
     scaled = partial(_multiplied, has_sink=getattr(subject.mixer, "sink", None) is not None)
-    if renormalise and not isinstance(subject.mixer, NORMALISED):
+    if renormalise and type(subject.mixer) not in NORMALISED:
         raise InspectionError(
             f"intervene: renormalise masks the scores of a softmax, but {subject.name} is a "
             f"{type(subject.mixer).__name__}. Leave it out: the edges are then set to zero."

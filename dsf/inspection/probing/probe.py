@@ -7,9 +7,10 @@ responses are the columns of its exact map.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
@@ -36,36 +37,22 @@ from dsf.inspection.probing.port_choice import (
     named,
     value_among,
 )
-from dsf.mixers import Mixer
-from dsf.systems.composite import ExplicitMap, StoredRows
+from dsf.inspection.softmax.attention import GivenWeights
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class StoredMap(Mixer):
-    """A map stored entry by entry, and the values it was applied to.
+class StoredMap(GivenWeights):
+    """A map that was measured entry by entry, and the values it was applied to.
 
     Attributes:
         axes: what the batch axes count.
         label: how the map was measured, in words: ports, forward passes, superposition error.
     """
 
-    weights: Float[Tensor, "*batch time read"]
-    value: Float[Tensor, "*batch read channel"]
+    source: ClassVar[str] = "replays of the module's own run"
+
     axes: tuple[str, ...] = ("sample", "head")
     label: str = ""
-
-    def system(self) -> ExplicitMap:
-        return ExplicitMap(StoredRows(self.weights))
-
-    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
-        return self.value.unsqueeze(-2)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "StoredMap":
-        def normal(*size: int) -> Tensor:
-            return torch.randn(*size, generator=rng, dtype=torch.float64)
-
-        return cls(weights=normal(2, steps, steps), value=normal(2, steps, 3))
 
 
 FAMILY = "probed"
