@@ -11,7 +11,6 @@ __all__ = [
     "Inspection",
     "InspectionError",
     "InspectionMemoryError",
-    "MapsForecast",
     "NonFiniteWeightsError",
     "NothingCapturedError",
     "Port",
@@ -24,7 +23,6 @@ __all__ = [
     "inspect",
     "inspect_piecewise",
     "load",
-    "maps_forecast",
     "memory_forecast",
     "probe",
     "stored_layer",
@@ -38,7 +36,6 @@ _HOMES = {
     "Inspection": "dsf.inspection.results.layers",
     "InspectionError": "dsf.inspection.errors",
     "InspectionMemoryError": "dsf.inspection.errors",
-    "MapsForecast": "dsf.inspection.results.memory",
     "NonFiniteWeightsError": "dsf.inspection.errors",
     "NothingCapturedError": "dsf.inspection.errors",
     "Port": "dsf.inspection.probing.driven",
@@ -51,7 +48,6 @@ _HOMES = {
     "inspect": "dsf.inspection.entry",
     "inspect_piecewise": "dsf.inspection.piecewise",
     "load": "dsf.inspection.results.saving",
-    "maps_forecast": "dsf.inspection.results.memory",
     "memory_forecast": "dsf.inspection.entry",
     "probe": "dsf.inspection.entry",
     "stored_layer": "dsf.inspection.piecewise",
@@ -75,7 +71,7 @@ if TYPE_CHECKING:
     from dsf.inspection.probing.driven import Port
     from dsf.inspection.probing.probe import Probe
     from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
-    from dsf.inspection.results.memory import Forecast, MapsForecast, maps_forecast
+    from dsf.inspection.results.memory import Forecast
     from dsf.inspection.results.saving import load
     from dsf.inspection.seen_attentions import attentions
     from dsf.inspection.support_table import Support, support

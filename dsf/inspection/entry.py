@@ -115,11 +115,11 @@ def inspect(
         inputs=found.inputs,
         named=found.named,
         exact=exact,
-        tolerance=known_tolerance(tolerance),
+        tolerance=_not_negative("tolerance", tolerance, "1e-12"),
         strict=strict,
         layers=layers,
         heads=heads,
-        memory=known_memory(memory),
+        memory=_not_negative("memory", memory, "8e9 (bytes)"),
         tokens=found.tokens if tokens is None else tokens,
         token_axis=token_axis,
         spell=found.spell,
@@ -219,7 +219,7 @@ def probe(
         inputs=inputs,
         named=named,
         exact=exact,
-        tolerance=known_tolerance(tolerance),
+        tolerance=_not_negative("tolerance", tolerance, "1e-12"),
         strict=True,
         heads=heads,
         probe={"": Probe(value=value, response=response)},
@@ -238,30 +238,11 @@ def known_checks(checks: str) -> str:
     return checks
 
 
-def known_tolerance(tolerance: float | None) -> float | None:
-    """Return ``tolerance`` if it is None or a valid limit of errors.
-
-    Raises:
-        ValueError: if not.
-    """
-    if tolerance is None or (isinstance(tolerance, int | float) and tolerance >= 0):
-        return tolerance
+def _not_negative(name: str, value: float | None, example: str) -> float | None:
+    if value is None or (isinstance(value, int | float) and value >= 0):
+        return value
     raise ValueError(
-        f"inspect: 'tolerance' is a relative difference such as 1e-12, or left out, but it is "
-        f"{tolerance!r}."
-    )
-
-
-def known_memory(memory: float | None) -> float | None:
-    """Return ``memory`` if it is None or a number of bytes.
-
-    Raises:
-        ValueError: if not.
-    """
-    if memory is None or (isinstance(memory, int | float) and memory >= 0):
-        return memory
-    raise ValueError(
-        f"inspect: 'memory' is a number of bytes such as 8e9, or left out, but it is {memory!r}."
+        f"inspect: '{name}' is a number such as {example}, or left out, but it is {value!r}."
     )
 
 

@@ -76,23 +76,14 @@ def silent(what: str, done: int, every: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What a model is called with, and the options of its inspection.
+    """What a model is called with, and the options of ``dsf.inspect``.
 
     Attributes:
         inputs, named: what the model is called with.
-        exact: run a copy of the model in float64 throughout, with tolerances near 1e-12.
-        tolerance: the largest difference of a rebuilt layer from its module in float64, relative;
-            by default that of its adapter.
         tokens: the text of every token, one sequence for each sample.
         token_axis: the axis of tokens of the inputs, where the user has said it.
         spell: the texts of token numbers, where a tokenizer is known.
         name: the name of the model; by default that of its class.
-        strict: whether a layer that is not reproduced ends the inspection; otherwise it is listed.
-        layers, heads: which are looked at; None for all.
-        memory: how many bytes the inspection may take beyond the model; None for what there is.
-        adapters: further adapters, which take precedence over all others.
-        probe: modules that are probed with unit values instead of being read by an adapter;
-            ``"auto"`` for those that mix tokens and are not read.
         progress: callback for (stage, done, total).
     """
 
@@ -399,7 +390,6 @@ def _with_further(calls: list[Call], further: Further) -> list[Call]:
 
 
 def _in_order(calls: list[Call]) -> list[Call]:
-    """The calls in the order in which they ended."""
     found = sorted(calls, key=lambda call: call.time)
     for place, call in enumerate(found):
         call.place = place
@@ -479,14 +469,12 @@ def _within(root: str, path: str) -> bool:
 
 
 def _outside(known: dict[str, Each], roots: Collection[str]) -> dict[str, Each]:
-    """``known`` without the modules at or inside of some paths."""
     return {
         path: each for path, each in known.items() if not any(_within(root, path) for root in roots)
     }
 
 
 def _paths(model: nn.Module, calls: Sequence[Call]) -> set[str]:
-    """The paths of the modules that were read."""
     path_of = {module: path for path, module in model.named_modules()}
     return {path_of.get(call.module, call.name) for call in calls}
 
@@ -628,7 +616,6 @@ class _Rebuilding:
 
 
 def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:
-    """The layer with what the run said about it."""
     records = found.records(call, layer.name)
     maps, share = call.maps, math.nan if call.besides else found.share_of(call)
     if maps is None:
@@ -677,14 +664,12 @@ def _refusing(
 
 
 def _wanted(found: Sequence[tuple[Call, Adapter, str]], choose: Choose) -> list[set[str]]:
-    """For every call the names of those of its layers that are looked at."""
     names = [layer_names(call, adapter, family) for call, adapter, family in found]
     chosen = choose([name for several in names for name in several])
     return [chosen.intersection(several) for several in names]
 
 
 def _with_heads(layer: InspectedLayer, wanted: Chosen) -> InspectedLayer:
-    """The layer with some of its heads; of channels where it has these instead."""
     if wanted is None:
         return layer
     count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1

@@ -1,13 +1,11 @@
-"""The tokens that an encoder-decoder model makes for its decoder itself, as an input of their own.
-
-BART shifts the tokens of the encoder, or those of ``labels``, by one place where it is given none
-for its decoder. What is shifted is not an input any more, so that maps of the decoder would bear
-the texts of the encoder's tokens. The model is asked which tokens its decoder gets, and given them.
-
-One way in: a model and a text, messages, a mapping of tensors or token numbers, as one call.
+"""One way in: a model and a text, messages, a mapping of tensors or token numbers, as one call.
 
 Every public function that takes a model reads its arguments here, so that all of them accept the
 same forms and refuse the same mistakes.
+
+The tokens that an encoder-decoder model makes for its decoder itself become an input of their own:
+BART shifts the tokens of the encoder, or ``labels``, by one place where it is given none, and maps
+of the decoder would bear the texts of the encoder's tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -339,7 +337,6 @@ def number_type(dtype: Any, where: str) -> torch.dtype | None:
 
 
 def _texts(text: Any, messages: Any) -> list[str]:
-    """The texts that a tokenizer is going to read."""
     if isinstance(messages, Sequence):
         return [str(each.get("content", "")) for each in messages if isinstance(each, Mapping)]
     return [text] if isinstance(text, str) else list(text or ())
@@ -379,7 +376,6 @@ def _encoded(tokenizer: Any, text: Any, messages: Any, where: str) -> dict[str, 
 
 
 def _on(value: Any, device: Any) -> Any:
-    """``value`` with its tensors on ``device``."""
     if device is None:
         return value
     if isinstance(value, Tensor):

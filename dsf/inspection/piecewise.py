@@ -3,7 +3,7 @@
 ``inspect_piecewise``: inspects a model larger than the memory, one block at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
@@ -77,16 +77,7 @@ def stored_layer(
     finally:
         hook.remove()
     found = inspect(model, *inputs, layers=name, checks="none", **named)[name]
-    stored = _stored(model, name, module, seen[0], head)
-    _compared(name, stored, found.map().flatten(0, -3)[head].cpu(), stored.parts["input"].dtype)
-    return stored
-
-
-def _stored(
-    model: nn.Module, name: str, module: nn.Module, arguments: Mapping[str, Any], head: int
-) -> StoredLayer:
-    known = known_modules(model)
-    hidden = arguments.get("hidden_states")
+    known, hidden = known_modules(model), seen[0].get("hidden_states")
     if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden.shape[0] != 1:
         raise InspectionError(
             f"{name}: a stored layer needs one sample of hidden states with the axes 'sample time "
@@ -98,17 +89,16 @@ def _stored(
             f"{name}: no certificate from stored weights is offered for the family "
             f"'{known[name][1]}'. certify.nonnegative(layer.map()) speaks of the formed map."
         )
-    return read(module, arguments, head)
-
-
-def _compared(name: str, stored: StoredLayer, map: Tensor, dtype: torch.dtype) -> None:
-    """The map of the layer was rebuilt in float64, from queries in the number type of the run."""
+    stored = read(module, seen[0], head)
+    # The map of the layer was rebuilt in float64, from queries in the number type of the run.
+    map = found.map().flatten(0, -3)[head].cpu()
     apart = float((stored.map() - map).abs().max() / map.abs().max())
-    if not apart <= 64 * torch.finfo(dtype).eps:
+    if not apart <= 64 * torch.finfo(stored.parts["input"].dtype).eps:
         raise ReconstructionError(
             f"{name}: the map of the stored weights and that of the inspected layer differ by "
             f"{apart:.1e}, so the layer does more than its stored kind, {stored.kind}, says."
         )
+    return stored
 
 
 Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]

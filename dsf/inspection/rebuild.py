@@ -1,20 +1,13 @@
-"""Modules whose hooks exchange what they are called with before ``forward`` sees it.
-
-The response of attention by rows of its map, as the map is shown.
-
-Softmax attention without bias responds by a fused kernel that never forms the rows. Its module in
-float64 calls the same kernel, so a comparison of the two says nothing about the map. Therefore the
-response that is compared is the rows of the map times the values: all rows of short sequences, and
-of long ones a sample in windows spread evenly from the first row to the last. The other rows are
-not computed at all where the kernel would be what computes them.
-
-The forward pass of one module again, in float64: what a rebuilt layer is compared with.
+"""Rebuilds a layer from a captured call and compares it with its module in float64.
 
 The module is copied with its weights in float64 and called on what it was called with, while
 whatever asks for float32 gets float64. So a formula is compared with the module's own code, and
 not with what the number type of the run left of it.
 
-Rebuilds a layer from a captured call and compares it with the output that was captured.
+Softmax attention without bias responds by a fused kernel that never forms the rows of the map, and
+its module in float64 calls the same kernel. Therefore rows of the map times the values are what is
+compared: all rows of short sequences, and of long ones a sample in windows spread evenly from the
+first to the last.
 """
 
 import math
@@ -256,29 +249,23 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
         raise NoReferenceError("what its module was called with is not known")
     if call.invocation.is_spoiled:
         raise NoReferenceError("what its module was called with was written into while it ran")
-    if call.through is Through.MODULE:
-        changes = (adapter.renew, adapter.hasten if hastened else None)
-        return _of_module(call, call.invocation, [each for each in changes if each is not None])
-    return _of_attention(call, call.invocation)
+    again = _run_again if call.through is Through.MODULE else _attended
+    wanted = (adapter.renew, adapter.hasten if hastened else None)
+    changes = [change for change in wanted if change is not None]
+    try:
+        return again(call, call.invocation, _copy_of(call.module), changes)
+    except NoReferenceError:  # such as a forward pass that knows its module by a closure
+        if changes or not can_be_widened(call.module):
+            raise
+        with _ONE_AT_A_TIME, widened(call.module):
+            return again(call, call.invocation, call.module, ())
 
 
 def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Call:
     arguments = in_float64(dict(call.arguments))
     with in_double():
         output = repeat(double_copy(call.module), arguments)
-    return _changed(call, arguments, output, call.surroundings)
-
-
-def _of_module(
-    call: Call, invocation: Invocation, changes: Sequence[Callable[[Any], None]]
-) -> Call:
-    try:
-        return _run_again(call, invocation, _copy_of(call.module), changes)
-    except NoReferenceError:  # such as a forward pass that knows its module by a closure
-        if changes or not can_be_widened(call.module):
-            raise
-        with _ONE_AT_A_TIME, widened(call.module):
-            return _run_again(call, invocation, call.module, ())
+    return replace(call, arguments=arguments, output=output)
 
 
 def _run_again(
@@ -306,18 +293,7 @@ def _run_again(
         if invocation.is_prepared:
             handle.remove()
     arguments = prepared or in_float64(dict(call.arguments))
-    again = _changed(call, arguments, output, call.surroundings)
-    return replace(again, products=products, draws=draws)
-
-
-def _of_attention(call: Call, invocation: Invocation) -> Call:
-    try:
-        return _attended(call, invocation, _copy_of(call.module))
-    except NoReferenceError:  # such as a forward pass that knows its module by a closure
-        if not can_be_widened(call.module):
-            raise
-        with _ONE_AT_A_TIME, widened(call.module):
-            return _attended(call, invocation, call.module)
+    return replace(call, arguments=arguments, output=output, products=products, draws=draws)
 
 
 def _copy_of(module: nn.Module) -> nn.Module:
@@ -328,11 +304,12 @@ def _copy_of(module: nn.Module) -> nn.Module:
     except Exception as error:  # whatever a module holds besides weights, such as a lock
         if is_out_of_memory(error):
             raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-        raise NoReferenceError(f"its module cannot be copied ({reason})") from error
+        raise NoReferenceError(f"its module cannot be copied ({_in_a_line(error)})") from error
 
 
-def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
+def _attended(
+    call: Call, invocation: Invocation, twin: nn.Module, _: Sequence[Callable[[Any], None]]
+) -> Call:
     """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
     calls: list[Call] = []
     unnormalised = {one.product for one in invocation.calls if UNNORMALISED in one.arguments}
@@ -348,12 +325,22 @@ def _attended(call: Call, invocation: Invocation, twin: nn.Module) -> Call:
         put_out, draws = _run(twin, invocation)
     place = invocation.calls.index(call)
     again = [one for one in calls if one.module is twin and one.through is call.through]
-    if len(again) != len(invocation.calls) or not _alike(call, again[place]):
+    found = again[place] if len(again) == len(invocation.calls) else None
+    if (
+        found is None
+        or found.first_output.shape != call.first_output.shape
+        or set(found.arguments) != set(call.arguments)
+    ):
         raise NoReferenceError("alone and in float64 its module attends in another way")
-    found = again[place]
     around = _at_home(found.surroundings, twin, call.module)
-    made = _changed(call, found.arguments, found.output, around)
-    return replace(made, draws=draws, around=first_numbers(put_out))
+    return replace(
+        call,
+        arguments=found.arguments,
+        output=found.output,
+        surroundings=around,
+        draws=draws,
+        around=first_numbers(put_out),
+    )
 
 
 def _run(twin: nn.Module, invocation: Invocation) -> tuple[Any, bool]:
@@ -367,17 +354,12 @@ def _run(twin: nn.Module, invocation: Invocation) -> tuple[Any, bool]:
     except Exception as error:  # whatever a module's code does where it is not used to float64
         if is_out_of_memory(error):
             raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        reason = _in_a_line(error)
         raise NoReferenceError(f"its module does not run alone in float64 ({reason})") from error
 
 
-def _alike(call: Call, again: Call) -> bool:
-    one, other = call.first_output, again.first_output
-    return one.shape == other.shape and set(call.arguments) == set(again.arguments)
-
-
-def _changed(call: Call, arguments: Any, output: Any, around: Surroundings | None) -> Call:
-    return replace(call, arguments=arguments, output=output, surroundings=around)
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
 
 
 def _at_home(
@@ -507,7 +489,6 @@ def _put_out_around(call: Call, reference: Call) -> tuple[Tensor, Tensor] | None
 
 
 def _outputs(call: Call, adapter: Adapter, family: str) -> list[Tensor]:
-    """What the layers of a call returned in the run of the model."""
     if adapter.split is one_layer:
         return [in_float64(call.first_output)]
     return [layer.output for layer in captured_layers(call, adapter, family)]
@@ -589,7 +570,6 @@ class LayerComparison:
         return found
 
     def _is_random(self, other: "LayerComparison") -> bool:
-        """Whether the module returns something else with other random numbers."""
         other.captured.products.close()
         pairs = [(self.captured.output, other.captured.output)]
         if self.around is not None and other.around is not None:
@@ -882,7 +862,6 @@ def _left(leave: Callable[[Captured, Tensor], Chain], layer: Captured, response:
 
 
 def _put_out(layer: Captured) -> Tensor:
-    """Return the output of the enclosing module."""
     return layer.output if layer.surroundings is None else in_float64(layer.surroundings.output)
 
 

@@ -1,16 +1,12 @@
-"""Forecast of the memory of an inspection, before the model runs.
-
-It counts the model's own forward pass, as far as the sizes of its modules and what is known of
-their code tell it; what is recorded of every token mixer; the run of one layer at a time in
-float64; and what the rebuilt layers keep. Where these do not fit together, what is recorded and
-kept goes to disk. Where one part alone does not fit, the inspection is refused before it starts.
-
-Which token mixers of a model are supported, before a run, and which were not read, after it.
+"""Which token mixers of a model are supported, and the memory of an inspection, before a run.
 
 ``support`` lists the token mixers of a model without running it, with the mixer of ``dsf.mixers``
-that it becomes. ``not_read`` lists, after a run, the modules that look like token mixers and were
-not read, with the reason. Both go by the same pattern of class names; ``support`` also knows
-attention by what its ``forward`` calls.
+that it becomes; ``not_read``, after a run, those that look like one and were not read, with the
+reason. Both go by the same pattern of class names.
+
+``forecast`` counts the model's own forward pass, as far as the sizes of its modules and what is
+known of their code tell it; what is recorded of every token mixer; the run of one layer at a time
+in float64; and what the rebuilt layers keep.
 """
 
 import inspect as signatures
@@ -219,7 +215,6 @@ def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
 
 
 def _inside(path: str, others: Any) -> bool:
-    """Whether a module sits inside one of the others."""
     return any(path.startswith(f"{other}.") if other else bool(path) for other in others)
 
 
@@ -294,7 +289,6 @@ def forecast(
     named: Mapping[str, Any],
     *,
     wide: bool,
-    layers: int | None = None,
     memory: float | None = None,
 ) -> Forecast | None:
     """What an inspection of ``model`` on these inputs takes; None where its inputs have no tokens.
@@ -302,7 +296,6 @@ def forecast(
     Args:
         known: the modules that adapters read.
         wide: whether the model runs in float64 throughout.
-        layers: how many layers are looked at; all by default.
         memory: the bytes to assume as available; by default what the process may still take.
     """
     tokens = _tokens((*inputs, *named.values()))
@@ -317,21 +310,20 @@ def forecast(
     double = max((_run(model, known, each, tokens, DOUBLE) for each in mixers), default=0)
     ends = [sum(_ends(each)) * tokens for each in mixers]
     widths = [_width(each) * tokens for each in mixers]
-    share = 1.0 if layers is None else min(1.0, layers / len(mixers))
     stream = _width_of_stream(model) * tokens * size
     device = next(iter(model.parameters()), torch.empty(0)).device
     return Forecast(
         tokens=tokens,
-        layers=len(mixers) if layers is None else layers,
+        layers=len(mixers),
         run=running + 4 * stream,
         recorded=sum(ends) * size,
         in_float64=0 if wide else double,
         rebuilt=REBUILT * max(widths) * DOUBLE // 2,
-        kept=int(share * (sum(ends) + sum(widths) // 2) * DOUBLE),
+        kept=(sum(ends) + sum(widths) // 2) * DOUBLE,
         available=free_memory(device) if memory is None else int(memory),
         samples=samples,
         largest_maps=max(maps),
-        all_maps=int(share * sum(maps)),
+        all_maps=sum(maps),
     )
 
 
@@ -400,7 +392,6 @@ def _all_mixers(model: nn.Module, known: Known) -> list[nn.Module]:
 
 
 def _matrices(module: nn.Module) -> list[tuple[int, int]]:
-    """Inputs and outputs of every projection in a module."""
     return [
         (part.in_features, part.out_features)
         for part in module.modules()
@@ -409,13 +400,11 @@ def _matrices(module: nn.Module) -> list[tuple[int, int]]:
 
 
 def _ends(module: nn.Module) -> tuple[int, int]:
-    """The widths of what a module takes and gives."""
     matrices = _matrices(module)
     return (matrices[0][0], matrices[-1][1]) if matrices else (0, 0)
 
 
 def _width(module: nn.Module) -> int:
-    """The outputs of all projections of a module together."""
     return sum(outputs for _, outputs in _matrices(module))
 
 

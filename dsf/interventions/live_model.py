@@ -20,9 +20,9 @@ from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Exchange, Through, copied
 from dsf.inspection.capture.containers import times_written
-from dsf.inspection.capture.isolation import FiniteWeights, isolated
+from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
-from dsf.inspection.capture.weights import check_finite, check_has_data
+from dsf.inspection.capture.weights import check_runnable
 from dsf.inspection.choice import Chosen, chosen_layers, each_chosen
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
@@ -561,18 +561,12 @@ def live_model(
     Raises:
         InspectionError: if the model cannot be run on these inputs.
     """
-    check_has_data(model)
+    check_runnable(model)
     known = known_modules(model, adapters)
     layers = [edit.layer for edits in wanted for edit in edits]
     kept = likely_layers(model, known, layers) if layers else None
-    finite = FiniteWeights(model)
-    check_finite(model, besides=finite.expects)
     with isolated(model):
-        try:
-            with finite.watched():
-                live = LiveModel.of_run(model, inputs, named, known, kept)
-        finally:  # also where that is why the model could not be run
-            check_finite(model, besides=lambda part: part in finite or not finite.expects(part))
+        live = LiveModel.of_run(model, inputs, named, known, kept)
         needed = live.modules_of(layers)
         if kept is not None and not needed <= kept:
             live = LiveModel.of_run(model, inputs, named, known, needed)

@@ -8,7 +8,7 @@ from transformers import Mamba2Config, Mamba2Model
 import dsf
 from dsf.inspection.capture.module_stack import Products
 from dsf.inspection.errors import ReconstructionError
-from dsf.inspection.families import mamba2
+from dsf.inspection.families import selective_scans
 
 TOKENS = 130
 
@@ -48,12 +48,12 @@ def test_chunks_are_shortened_and_the_model_keeps_its_own(model):
     assert model.layers[0].mixer.chunk_size == 256
     module = nn.Module()
     module.chunk_size = 256
-    mamba2.hasten(module)
-    assert module.chunk_size == mamba2.CHUNK == 64
+    selective_scans.hasten(module)
+    assert module.chunk_size == selective_scans.CHUNK == 64
 
 
 def test_where_short_chunks_differ_the_module_decides(model):
-    altered(model, lambda size: size == mamba2.CHUNK)
+    altered(model, lambda size: size == selective_scans.CHUNK)
     layer = inspect(model)
     assert layer.formula <= 1e-12
     assert layer.rounding < 1e-5

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import dsf
 from dsf.evaluate import MapTooLarge, memory_plan
-from dsf.inspection import InspectedLayer, Inspection, maps_forecast, memory_forecast
+from dsf.inspection import InspectedLayer, Inspection, memory_forecast
 from dsf.mixers import SelectiveStateSpace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,6 @@ def test_all_maps_of_a_mamba_layer_are_refused_before_anything_is_allocated():
     with NothingLarge(), pytest.raises(MapTooLarge, match=words):
         layer.map()
     inspection = Inspection((layer, layer), model="big")
-    assert maps_forecast(inspection, memory=1e9).largest == 8 * CHANNELS * TOKENS**2
     with NothingLarge(), pytest.raises(MapTooLarge, match="big"):
         inspection.maps()
     assert layer.map(-1).shape == (1, CHANNELS, 1, TOKENS)
@@ -61,7 +60,6 @@ def test_maps_that_fit_one_by_one_only(monkeypatch):
     found = dsf.inspect(torch.nn.LSTM(3, 4, num_layers=2), torch.ones(6, 1, 3))
     names = [layer.name for layer in found]
     one = 4 * 6 * 6 * 8
-    assert maps_forecast(found, memory=1e9).by_layer == dict.fromkeys(names, one)
     assert {name: map.shape for name, map in found.maps().items()} == dict.fromkeys(
         names, (1, 4, 6, 6)
     )

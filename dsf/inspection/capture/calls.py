@@ -1,14 +1,9 @@
-"""Tensors on disk instead of in memory, in one file that no crash leaves behind.
-
-``DiskStore.put`` takes a value apart: its tensors are written into a temporary file without a name,
-which the operating system removes when the process ends, however it ends. ``Stored.read`` puts the
-value together again, with tensors of the same bits and strides.
-
-One call of one module: recorded by hooks during the run, and read in float64 afterwards.
+"""Calls of modules: recorded by hooks during the run, and read in float64 afterwards.
 
 ``recording`` hooks modules and appends a ``Call``, with bound arguments and output as the model had
-them, for every call. ``Captured`` is what an adapter gets to read later: the same arguments and
-output in float64, and ``Weights``, which converts a parameter only when it is looked up.
+them, for every call. ``Captured`` is what an adapter gets to read later: the same in float64, and
+``Weights``, which converts a parameter only when it is looked up. ``DiskStore`` keeps calls and
+layers in one temporary file without a name, which no crash leaves behind.
 """
 
 import copy
@@ -19,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
+from functools import partial
 from operator import is_
 from threading import Lock
 from typing import Any, NoReturn, cast
@@ -27,17 +23,13 @@ from weakref import finalize
 import torch
 from jaxtyping import Inexact
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.capture.containers import (
     Copies,
-    copied_cache,
     copied_once,
-    is_cache,
-    is_holder,
+    mapped,
     tensors_in,
     times_written,
-    with_tensors,
 )
 from dsf.inspection.capture.module_stack import (
     Frame,
@@ -478,26 +470,14 @@ def given_to(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return bound(module.forward, args, kwargs)
 
 
-def copied(value: Any, known: Copies | None = None) -> Any:  # noqa: PLR0911 (one for each kind)
+def copied(value: Any, known: Copies | None = None) -> Any:
     """``value`` with every tensor copied, since later code may write into the original.
 
     Args:
         known: copies that were made before; a tensor that was not written into since has its copy
             there, so that a mask which all layers are given is copied once.
     """
-    if isinstance(value, Tensor):
-        return value.detach().clone() if known is None else copied_once(value, known)
-    if isinstance(value, PackedSequence):
-        return value._replace(data=copied(value.data, known))
-    if type(value) in (tuple, list):
-        return type(value)(copied(part, known) for part in value)
-    if type(value) is dict:
-        return {name: copied(part, known) for name, part in value.items()}
-    if is_cache(value):
-        return copied_cache(value, lambda part: copied(part, known))
-    if is_holder(value):
-        return with_tensors(value, lambda part: copied(part, known))
-    return value
+    return mapped(value, partial(copied_once, known={} if known is None else known))
 
 
 def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:

@@ -1,10 +1,6 @@
 """Tensors in containers, caches and objects: found, copied, and counted how often written.
 
-Detects whether a mixer was changed after it was compared with its layer.
-
-Copies of tensors that later code may write into, made once for each state of a tensor.
-
-Caches and other objects with tensors: models write into them, so every run has its own.
+Models write into what they are given, so every run has its own.
 """
 
 import copy
@@ -222,30 +218,37 @@ def is_cache(value: Any) -> bool:
     return any(NAME in cls.__name__ for cls in type(value).__mro__)
 
 
-def copied_cache(cache: Any, each: Callable[[Tensor], Tensor]) -> Any:
-    """A cache in the state that it is in now, with ``each`` of its tensors.
+def mapped(
+    value: Any, each: Callable[[Tensor], Tensor], inside: Callable[[Tensor], Tensor] | None = None
+) -> Any:
+    """``value`` with ``each`` of its tensors, in containers, packed sequences, caches and objects.
 
-    What it holds besides tensors, lists and further caches, such as a configuration, it shares.
+    Args:
+        inside: instead of ``each`` for the tensors of caches and objects.
     """
-    return _copied(cache, each, {})
+    if isinstance(value, Tensor):
+        return each(value)
+    if isinstance(value, PackedSequence):
+        return value._replace(data=each(value.data))
+    if type(value) in (tuple, list):
+        return type(value)(mapped(part, each, inside) for part in value)
+    if type(value) is dict:
+        return {name: mapped(part, each, inside) for name, part in value.items()}
+    if is_cache(value):
+        return _copied(value, inside or each, {})
+    return with_tensors(value, inside or each) if is_holder(value) else value
 
 
 def own_caches(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
     """Arguments with a copy of every cache and object among them, of ``each`` of its tensors."""
-    if isinstance(value, Tensor):
-        return value
-    if is_cache(value):
-        return copied_cache(value, each)
-    if is_holder(value):
-        return with_tensors(value, each)
-    if type(value) in (tuple, list):
-        return type(value)(own_caches(part, each) for part in value)
-    if type(value) is dict:
-        return {name: own_caches(part, each) for name, part in value.items()}
-    return value
+    return mapped(value, lambda part: part, each)
 
 
 def _copied(part: Any, each: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:
+    """A cache in the state that it is in now.
+
+    What it holds besides tensors, lists and further caches, such as a configuration, it shares.
+    """
     if id(part) in known:
         return known[id(part)]
     made: Any = part

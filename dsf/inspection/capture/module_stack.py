@@ -1,19 +1,15 @@
-"""Remembers products with the weights of one module, which its run and its adapter both need.
-
-A product with the same weight and the same numbers is the same product, bit for bit, so it is
-computed once.
-
-The modules that are running, and the linear maps around an attention that one of them calls.
+"""The modules that are running, and the linear maps around an attention that one of them calls.
 
 ``ModuleStack`` follows, by global hooks, which modules of a model are running, and records in each
 ``Frame`` the calls of linear maps. Once a module that called an attention has returned,
 ``surroundings`` compares numbers to find the projection that made the values, the output gate and
-the output projection.
+the output projection. ``Products`` are kept of one module that its run and its adapter both need: a
+product with the same weight and the same numbers is the same, bit for bit.
 """
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -517,24 +513,32 @@ def surroundings(
     clamped = _clamped(source, places)
     if clamped is not None and not clamped[0] <= 0 <= clamped[1]:
         return None
-    given = source.given.reshape(value.shape[0], value.shape[2], -1)
+    gate, behind, is_all = None, None, True
     if not after:
-        same = output.shape == mixed.shape and torch.equal(output, mixed)
-        alone = _kept(given, source, places, None, None, output)
-        return replace(alone, clamped=clamped) if same else None
-    # The projection of an output gate may run between the attention and the output projection.
-    fitting = [call for call in after if call.given.shape == mixed.shape]
-    behind = next((call for call in fitting if _ends(call.output, added, output)), None)
-    is_all = behind is not None
-    if behind is None:  # the module continues with the one projection of the response
-        taking = [call for call in fitting if torch.equal(call.given, mixed)]
-        behind = taking[0] if len(taking) == 1 else None
-    if behind is None or behind.output.ndim != 3:
-        return None
-    equal = torch.equal(behind.given, mixed)
-    gate = None if equal else _ratio(behind.given, mixed)
-    found_around = _kept(given, source, places, gate, behind, behind.output)
-    return replace(found_around, clamped=clamped, is_all=is_all)
+        if output.shape != mixed.shape or not torch.equal(output, mixed):
+            return None
+    else:
+        # The projection of an output gate may run between the attention and the output projection.
+        fitting = [call for call in after if call.given.shape == mixed.shape]
+        behind = next((call for call in fitting if _ends(call.output, added, output)), None)
+        is_all = behind is not None
+        if behind is None:  # the module continues with the one projection of the response
+            taking = [call for call in fitting if torch.equal(call.given, mixed)]
+            behind = taking[0] if len(taking) == 1 else None
+        if behind is None or behind.output.ndim != 3:
+            return None
+        gate = None if torch.equal(behind.given, mixed) else _ratio(behind.given, mixed)
+        output = behind.output
+    return Surroundings(  # with copied tensors, since later code may write into the originals
+        given=source.given.reshape(value.shape[0], value.shape[2], -1).detach().clone(),
+        source=source.module,
+        places=places,
+        gate=gate,
+        out=None if behind is None else behind.module,
+        output=output.detach().clone(),
+        clamped=clamped,
+        is_all=is_all,
+    )
 
 
 def _clamped(source: Projected, places: Int[Tensor, " width"]) -> tuple[float, float] | None:
@@ -558,25 +562,6 @@ def _ends(last: Tensor, added: tuple[Any, ...], output: Tensor) -> bool:
     streams = (part for part in added if isinstance(part, Tensor) and part.shape == last.shape)
     sums = (stream + last for stream in streams if stream.is_floating_point())
     return torch.equal(last, output) or any(torch.equal(each, output) for each in sums)
-
-
-def _kept(
-    given: Tensor,
-    source: Projected,
-    places: Tensor,
-    gate: Tensor | None,
-    behind: Projected | None,
-    output: Tensor,
-) -> Surroundings:
-    """The surroundings with copied tensors, since later code may write into the originals."""
-    return Surroundings(
-        given=given.detach().clone(),
-        source=source.module,
-        places=places,
-        gate=gate,
-        out=None if behind is None else behind.module,
-        output=output.detach().clone(),
-    )
 
 
 def _ratio(product: Tensor, factor: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""What a run depends on: package versions, dtype and device.
-
-Runs float64 models without float32 inside, and the error that each dtype allows.
-"""
+"""What a run depends on, and float64: its guard against casts, and the error of each dtype."""
 
 import math
 import platform
@@ -16,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
-from dsf.inspection.capture.containers import copied_cache, is_cache, is_holder, with_tensors
+from dsf.inspection.capture.containers import mapped
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.number_types import has_double
 
@@ -147,26 +143,16 @@ def in_float64(value: Any) -> Any:
     Also in tuples, lists, dictionaries, caches and packed sequences; everything else as it is. From
     a device without float64 to the processor. What is one tensor in several places stays one.
     """
-    return _converted(value, {})
+    known: dict[int, Tensor] = {}
 
+    def converted(part: Tensor) -> Tensor:
+        if id(part) not in known:
+            near = part.detach().to(home(part.device))
+            known[id(part)] = near.to(_READS_IN.get()) if near.is_floating_point() else near
+        return known[id(part)]
 
-def _converted(value: Any, known: dict[int, Tensor]) -> Any:  # noqa: PLR0911 (one for each kind)
-    if isinstance(value, Tensor):
-        if id(value) not in known:  # one tensor in several places stays one
-            near = value.detach().to(home(value.device))
-            known[id(value)] = near.to(_READS_IN.get()) if near.is_floating_point() else near
-        return known[id(value)]
-    if isinstance(value, PackedSequence):
-        return value._replace(data=_converted(value.data, known))
-    if type(value) in (tuple, list):
-        return type(value)(_converted(part, known) for part in value)
-    if isinstance(value, dict):
-        return {name: _converted(part, known) for name, part in value.items()}
-    if is_cache(value):  # which a module writes into
-        return copied_cache(value, lambda part: _converted(part, {}).clone())
-    if is_holder(value):
-        return with_tensors(value, lambda part: _converted(part, known))
-    return value
+    value = dict(value) if isinstance(value, dict) else value
+    return mapped(value, converted, lambda part: converted(part).clone())  # modules write into it
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

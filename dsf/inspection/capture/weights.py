@@ -1,21 +1,13 @@
 """Weights as they are stored: packed, made of others when a module runs, or not finite.
 
-Weights that are stored in another form than they are used in: quantised, packed or in 8 bits.
-
-Such a module is read through its own dequantisation: that of its weight, that of the module, or the
-one in its forward pass, which the identity matrix shows. What was read has to reproduce the module
-on other inputs; otherwise the module is refused.
-
-Copies of modules in float64, with packed weights written out.
-
-Weights that a module makes of others when it runs: parametrisations, weight norms and such.
-
-Refuses models that cannot be run or whose weights are missing, NaN or infinite.
+A module whose weights are quantised or packed is read through its own dequantisation: that of its
+weight, that of the module, or the one in its forward pass, which the identity matrix shows. What
+was read has to reproduce the module on other inputs; otherwise the module is refused.
 """
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -278,24 +270,13 @@ def check_runnable(model: nn.Module, path: str = "") -> None:
         InspectionError: if weights have no data (on the meta device, or not initialised).
         NonFiniteWeightsError: if a weight is NaN or infinite.
     """
-    check_has_data(model, path)
-    check_finite(model, path)
-
-
-def check_has_data(model: nn.Module, path: str = "") -> None:
-    """Raise unless ``model`` takes hooks and all of its weights have data.
-
-    Raises:
-        NothingCapturedError: for TorchScript, which takes no hooks.
-        InspectionError: if weights have no data.
-    """
     if isinstance(model, torch.jit.ScriptModule):
         raise NothingCapturedError(
             f"the model is TorchScript ({model.original_name}), which takes no hooks, so no token "
             "mixer could be read. Build the plain module (such as torch.nn.LSTM), load this one's "
             "state_dict() into it and inspect that."
         )
-    parts = _named(model, path)
+    parts = [*model.named_parameters(prefix=path), *model.named_buffers(prefix=path)]
     empty = [name for name, part in parts if is_lazy(part) or part.is_meta]
     if empty:
         raise InspectionError(
@@ -304,24 +285,7 @@ def check_has_data(model: nn.Module, path: str = "") -> None:
             "(device_map='cpu' or none; where it does not fit into memory, on the command line "
             "--layerwise), and run a lazy module once."
         )
-
-
-def check_finite(
-    model: nn.Module, path: str = "", besides: Callable[[Tensor], bool] = lambda _: False
-) -> None:
-    """Raise unless all weights are finite.
-
-    Args:
-        besides: which of them are not looked at.
-
-    Raises:
-        NonFiniteWeightsError: if one is NaN or infinite.
-    """
-    _refuse_non_finite([(name, part) for name, part in _named(model, path) if not besides(part)])
-
-
-def _named(model: nn.Module, path: str) -> list[tuple[str, Tensor]]:
-    return [*model.named_parameters(prefix=path), *model.named_buffers(prefix=path)]
+    _refuse_non_finite(parts)
 
 
 def check_open_weights(model: nn.Module) -> None:

@@ -12,7 +12,6 @@ Source: Orvieto et al. 2023, arXiv:2303.06349; Smith et al. 2022, arXiv:2208.049
 arXiv:2206.11893.
 """
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -23,14 +22,14 @@ from torch.nn.functional import gelu, glu
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.families.structure import Settings, Sizes, Structure
+from dsf.inspection.families.structure import Structure, combinations
 from dsf.mixers import LRU, S5, DiagonalStateSpace
 from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
 
 RULES = {"zero_order_hold": zero_order_hold, "bilinear": bilinear}
 
 
-def read_lru(layer: Captured) -> LRU:
+def _read_lru(layer: Captured) -> LRU:
     """The recurrence; the mixer scales its writes by the radius, the module by a parameter."""
     weights = layer.weights
     radius, phase = weights["nu_log"].flatten(), weights["theta_log"].flatten()
@@ -47,7 +46,7 @@ def read_lru(layer: Captured) -> LRU:
     )
 
 
-def read_s5(layer: Captured) -> S5:
+def _read_s5(layer: Captured) -> S5:
     """The state space; under the trapezoidal rule as the one of the same decays and gains."""
     weights, module = layer.weights, layer.module
     pole, step = _complex(layer, "Lambda").flatten(), weights["log_step"].flatten().exp()
@@ -67,8 +66,7 @@ def read_s5(layer: Captured) -> S5:
     )
 
 
-def read_s4d(layer: Captured) -> DiagonalStateSpace:
-    """The state spaces, one for every channel."""
+def _read_s4d(layer: Captured) -> DiagonalStateSpace:
     weights, x = layer.weights, layer.arguments["x"]
     value = x if layer.module.is_channel_second else x.mT
     pole = torch.complex(-weights["log_A_real"].exp(), weights["A_imag"])
@@ -84,7 +82,7 @@ def read_s4d(layer: Captured) -> DiagonalStateSpace:
     )
 
 
-def finish_s4d(layer: Captured, mixed: Tensor) -> Tensor:
+def _finish_s4d(layer: Captured, mixed: Tensor) -> Tensor:
     """GELU and the gated linear unit, in the layout of the input."""
     response = gelu(mixed.squeeze((-2, -1)).mT)
     if "output_linear.0.weight" in layer.weights:
@@ -94,8 +92,7 @@ def finish_s4d(layer: Captured, mixed: Tensor) -> Tensor:
     return response.mT if layer.module.is_channel_second else response
 
 
-def finish(_layer: Captured, mixed: Tensor) -> Tensor:
-    """The response of all channels, ``sample time channel``."""
+def _finish(_layer: Captured, mixed: Tensor) -> Tensor:
     return mixed.squeeze(-1)
 
 
@@ -111,49 +108,30 @@ def _complex(layer: Captured, name: str) -> Tensor:
     return torch.view_as_complex(part.contiguous())
 
 
-def _settings(_module: Any, _sizes: Sizes) -> Iterator[Settings]:
-    for factor, rule in product((1, 2), RULES):
-        yield {"real_factor": factor, "rule": rule}
-
-
-def _settings_lru(_module: Any, _sizes: Sizes) -> Iterator[Settings]:
-    yield from ({"real_factor": factor} for factor in (1, 2))
-
-
-def _settings_s4d(_module: Any, _sizes: Sizes) -> Iterator[Settings]:
-    for second, rule in product((True, False), RULES):
-        yield {"is_channel_second": second, "rule": rule}
-
-
 def _adapter(read: Any, **others: Any) -> Adapter:
-    return Adapter(families={}, read=read, takes="x", **{"finish": finish, **others})
+    return Adapter(families={}, read=read, takes="x", **{"finish": _finish, **others})
 
 
 RADII = {"nu_log": "state", "theta_log": "state"}
 FORMS = (
     {"B": "state input", "C": "output state"},
     {"B": "state input 2", "C": "output state 2"},
-    {
-        "B_re": "state input",
-        "B_im": "state input",
-        "C_re": "output state",
-        "C_im": "output state",
-    },
+    {f"B_{part}": "state input" for part in ("re", "im")}
+    | {f"C_{part}": "output state" for part in ("re", "im")},
 )
 """The ways in which complex write and read vectors are stored."""
 POLES = ({"Lambda": "state"}, {"Lambda_re": "state", "Lambda_im": "state"})
 STEPS = ({"log_step": "state"}, {"log_step": "state 1"})
-WRITTEN_OUT = {f"{name}_{half}": (f"{name}_{half}al",) for name in "BC" for half in ("re",)} | {
-    f"{name}_im": (f"{name}_imag",) for name in "BC"
-}
+HALVES = {"re": "real", "im": "imag"}
+WRITTEN_OUT = {f"{name}_{half}": (f"{name}_{HALVES[half]}",) for name in "BC" for half in HALVES}
 
 LRUS = tuple(
     Structure(
         "LRU",
         "lru",
-        _adapter(read_lru, axes=("sample",)),
+        _adapter(_read_lru, axes=("sample",)),
         RADII | form,
-        _settings_lru,
+        combinations(real_factor=(1, 2)),
         called=WRITTEN_OUT,
     )
     for form in FORMS
@@ -162,9 +140,9 @@ S5S = tuple(
     Structure(
         "S5",
         "s5",
-        _adapter(read_s5, axes=("sample",)),
+        _adapter(_read_s5, axes=("sample",)),
         pole | form | step,
-        _settings,
+        combinations(real_factor=(1, 2), rule=RULES),
         called={
             name: (f"seq.{name}", f"ssm.{name}")
             for name in ("Lambda", "Lambda_re", "Lambda_im", "B", "C", "D", "log_step")
@@ -175,7 +153,7 @@ S5S = tuple(
 S4D = Structure(
     "S4D",
     "s4d",
-    _adapter(read_s4d, finish=finish_s4d, axes=("sample", "channel")),
+    _adapter(_read_s4d, finish=_finish_s4d, axes=("sample", "channel")),
     {
         "log_dt": "width",
         "log_A_real": "width state",
@@ -183,7 +161,7 @@ S4D = Structure(
         "C": "width state 2",
         "D": "width",
     },
-    _settings_s4d,
+    combinations(is_channel_second=(True, False), rule=RULES),
     called={name: (f"kernel.{name}",) for name in ("log_dt", "log_A_real", "A_imag", "C")},
 )
 STRUCTURES = (*LRUS, *S5S, S4D)

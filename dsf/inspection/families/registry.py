@@ -10,32 +10,14 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import class_path
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import (
+    convolutions,
+    delta_rules,
     diagonal_spaces,
-    fla_comba,
-    fla_delta,
-    fla_delta_product,
-    fla_hgrn,
-    fla_linear,
-    fla_log_linear,
-    fla_memory,
-    fla_rwkv,
-    fla_softmax,
-    gated_delta,
-    kimi_delta,
-    lfm,
-    lfm_vision,
-    mamba,
-    mamba2,
-    min_gru,
-    min_lstm,
-    minimax,
-    recurrent_gemma,
+    fla,
+    recurrences,
     rwkv,
-    rwkv6,
-    rwkv7,
+    selective_scans,
     torch_recurrent,
-    xlstm,
-    zamba,
 )
 from dsf.inspection.families.structure import Structure, StructureWeights
 from dsf.inspection.softmax import torch_module
@@ -54,67 +36,42 @@ def installed() -> tuple[Adapter, ...]:
 
 
 def _loaded(point: EntryPoint) -> tuple[Adapter, ...]:
+    package = point.dist.name if point.dist is not None else point.module
     try:
         entry = point.load()
     except Exception as error:  # whatever the package does when it is imported
         raise InspectionError(
-            f"{_package(point)}: its adapter '{point.name}' ({point.value}) could not be loaded: "
+            f"{package}: its adapter '{point.name}' ({point.value}) could not be loaded: "
             f"{type(error).__name__}: {error}. Repair or uninstall that package."
         ) from error
     found = entry if isinstance(entry, tuple) else (entry,)
     if not all(isinstance(part, Adapter) for part in found):
         raise InspectionError(
-            f"{_package(point)}: its entry '{point.name}' ({point.value}) must be a "
+            f"{package}: its entry '{point.name}' ({point.value}) must be a "
             f"dsf.inspection.Adapter or a tuple of them, but it is {type(entry).__name__}."
         )
     return found
 
 
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else point.module
-
-
 Known = dict[str, tuple[Adapter, str]]
 
 ADAPTERS: tuple[Adapter, ...] = (
-    mamba.ADAPTER,
-    zamba.ADAPTER,
-    mamba2.ADAPTER,
-    gated_delta.ADAPTER,
-    kimi_delta.ADAPTER,
-    recurrent_gemma.ADAPTER,
-    rwkv.ADAPTER,
-    xlstm.ADAPTER,
-    minimax.ADAPTER,
-    lfm.ADAPTER,
-    fla_linear.ADAPTER,
-    fla_delta.ADAPTER,
-    fla_delta_product.ADAPTER,
-    fla_comba.ADAPTER,
-    fla_hgrn.ADAPTER,
-    fla_rwkv.ADAPTER,
-    fla_memory.ADAPTER,
-    fla_softmax.ADAPTER,
-    fla_log_linear.ADAPTER,
-    mamba.FLA,
-    mamba2.FLA,
-    lfm_vision.ADAPTER,
+    *selective_scans.ADAPTERS,
+    *delta_rules.ADAPTERS,
+    *recurrences.ADAPTERS,
+    *rwkv.ADAPTERS,
+    *convolutions.ADAPTERS,
+    *fla.ADAPTERS,
     torch_recurrent.ADAPTER,
     torch_recurrent.CELLS,
     torch_module.ADAPTER,
 )
 
 STRUCTURES: tuple[Structure, ...] = (
-    mamba.STRUCTURE,
-    mamba2.STRUCTURE,
-    *min_gru.STRUCTURES,
-    *min_lstm.STRUCTURES,
-    gated_delta.STRUCTURE,
-    fla_delta.STRUCTURE,
-    recurrent_gemma.STRUCTURE,
-    rwkv.STRUCTURE,
-    rwkv6.STRUCTURE,
-    rwkv7.STRUCTURE,
+    *selective_scans.STRUCTURES,
+    *recurrences.STRUCTURES,
+    *delta_rules.STRUCTURES,
+    *rwkv.STRUCTURES,
     *diagonal_spaces.STRUCTURES,
 )
 

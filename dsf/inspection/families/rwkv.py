@@ -1,38 +1,68 @@
-"""Reads RWKV-4's time mixing: token shift, projections, then the scan.
+"""Reads the time mixing of RWKV-4, 6 and 7, whoever wrote it.
 
-The token shift blends each token with the one before it.
+RWKV-4: output = output(σ(receptance) ⊙ scan), where every part sees a fixed blend of its token with
+the one before. Padding masks are ignored. The library rescales ``output`` at its first forward pass
+in evaluation mode, so that weights are copied for the run they belong to.
 
-output = output(σ(receptance) ⊙ scan)
+RWKV-6: every part sees a blend that is computed from both tokens: μ + W₂ tanh(W₁ blend).
+log decay = -exp(w)      output = output(GroupNorm(scan) ⊙ act(gate))
 
-The module ignores padding masks. The library rescales ``output`` at its first forward pass in
-evaluation mode, so that weights are copied for the run they belong to.
+RWKV-7: the blends are parameters; values are blended with those of the first layer.
+log decay = -exp(-1/2) σ(decay)      rate = σ(a)      key = k (1 + k_a (rate - 1))
+removal = k_k k of unit length
+output = output((GroupNorm(scan) + (query · r_k key) value) ⊙ gate)
+
+The ``fla`` package has classes of the last two; the authors' own code (x060, x070) is known by its
+parameters. Padding is set to zero before anything else, and writes nothing.
+
+Source: Peng et al. 2024, arXiv:2404.05892; Peng et al. 2025, arXiv:2503.14456;
+flash-linear-attention 0.6.0, ``fla/layers/{rwkv6,rwkv7}.py``.
 """
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, silu
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.families.structure import Structure
+from dsf.inspection.errors import UnreadableError
+from dsf.inspection.families.shared import (
+    ACTIVATIONS,
+    by_head,
+    earlier,
+    epsilon_of,
+    fla_adapter,
+    hidden,
+    known_by,
+    masked,
+    side_by_side,
+    unit_length,
+)
+from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.inspection.whole.stages import Chain, Filter, Scale
-from dsf.mixers import RWKV4
+from dsf.mixers import RWKV4, RWKV6, RWKV7
+
+SLOWEST = -math.exp(-0.5)
+"""The log decay of RWKV-7 lies between this and zero, in nats per token."""
 
 
-def read(layer: Captured) -> RWKV4:
-    """The scan this layer ran."""
+def _read4(layer: Captured) -> RWKV4:
     return RWKV4(
-        key=_projected(layer, "key"),
-        value=_projected(layer, "value"),
+        key=_projected4(layer, "key"),
+        value=_projected4(layer, "value"),
         log_decay=-layer.weights["time_decay"].exp(),
         bonus=layer.weights["time_first"],
-        **_before(layer),
+        **_before4(layer),
     )
 
 
-def _before(layer: Captured) -> dict[str, Tensor]:
+def _before4(layer: Captured) -> dict[str, Tensor]:
     """The sums that the state of the call holds of earlier tokens; empty without one."""
     state = layer.arguments.get("state")
     if state is None:
@@ -42,57 +72,256 @@ def _before(layer: Captured) -> dict[str, Tensor]:
     return {name: in_float64(part[..., place]) for name, part in zip(names, state[2:], strict=True)}
 
 
-def enter(layer: Captured) -> Chain:
-    """The token shift, then the projection of the values."""
-    return _blended(layer, "value")
+def _enter4(layer: Captured) -> Chain:
+    return _blended4(layer, "value")
 
 
-def leave(layer: Captured, _: Tensor) -> Chain:
-    """The output gate, then the output projection."""
-    gate = _projected(layer, "receptance").sigmoid()
+def _leave4(layer: Captured, _: Tensor) -> Chain:
+    gate = _projected4(layer, "receptance").sigmoid()
     return Chain((Scale(gate), layer.projection("output")))
 
 
-def _projected(layer: Captured, name: str) -> Tensor:
-    return _blended(layer, name)(layer.arguments["hidden"])
+def _projected4(layer: Captured, name: str) -> Tensor:
+    return _blended4(layer, name)(layer.arguments["hidden"])
 
 
-def _blended(layer: Captured, name: str) -> Chain:
+def _blended4(layer: Captured, name: str) -> Chain:
     now = layer.weights[f"time_mix_{name}"].flatten()
     taps, state = torch.stack([1 - now, now], dim=-1), layer.arguments.get("state")
-    earlier = None if state is None else in_float64(state[1][..., layer.module.layer_id])
-    shift = Filter(taps, earlier=None if earlier is None else earlier.unsqueeze(-2))
+    before = None if state is None else in_float64(state[1][..., layer.module.layer_id])
+    shift = Filter(taps, earlier=None if before is None else before.unsqueeze(-2))
     return Chain((shift, layer.projection(name)))
 
 
-ADAPTER = Adapter(
+def _recurrence6(parts: Mapping[str, Tensor], bonus: Tensor) -> RWKV6:
+    """The recurrence of all heads from its parts r, k, v and w, ``sample time (head channel)``."""
+    query, key, value, decay = (by_head(parts[name], len(bonus)) for name in "rkvw")
+    return RWKV6(
+        query=query,
+        key=key,
+        value=value,
+        log_decay=-decay.exp(),
+        bonus=bonus.expand(len(query), *bonus.shape),
+    )
+
+
+def _blends6(x: Tensor, low: Tensor, back: Tensor, own: Tensor) -> Tensor:
+    """What every part sees: ``part sample time model``.
+
+    Args:
+        low: the factors of all parts, ``sample time (part rank)``.
+        back: what takes them back, ``part rank model``.
+        own: the fixed share of every part, ``part model``.
+    """
+    shares = torch.einsum("stnr,nrc->nstc", low.tanh().unflatten(-1, (len(own), -1)), back)
+    return x + (earlier(x) - x) * (own[:, None, None] + shares)
+
+
+def _parts6(layer: Captured) -> dict[str, Tensor]:
+    x, weights = layer.arguments["x"], layer.weights
+    low = (x + (earlier(x) - x) * weights["time_maa_x"]) @ weights["time_maa_w1"]
+    own = torch.stack([weights[f"time_maa_{name}"].flatten() for name in "wkvrg"])
+    w, k, v, r, g = _blends6(x, low, weights["time_maa_w2"], own)
+    return {
+        "r": layer.project("receptance", r),
+        "k": layer.project("key", k),
+        "v": layer.project("value", v),
+        "w": weights["time_decay"]
+        + (w @ weights["time_decay_w1"]).tanh() @ weights["time_decay_w2"],
+        "g": layer.project("gate", g),
+    }
+
+
+def _read6(layer: Captured) -> RWKV6:
+    return _recurrence6(_parts6(layer), layer.weights["time_faaaa"])
+
+
+def _finish6(layer: Captured, mixed: Tensor) -> Tensor:
+    response = _normalised(layer, "ln_x", mixed)
+    return layer.project("output", response * silu(_parts6(layer)["g"]))
+
+
+def _parts6_of_fla(layer: Captured) -> dict[str, Tensor]:
+    x, weights = hidden(layer), layer.weights
+    low = layer.project("x_proj.0.linear", x + (earlier(x) - x) * weights["x_proj.0.mu"])
+    back = weights["x_proj.2.weight"].unflatten(-1, (len(weights["x_bias"]), -1)).permute(1, 2, 0)
+    found = {}
+    for name, seen in zip("rwkvg", _blends6(x, low, back, weights["x_bias"]), strict=True):
+        path = f"{name}_proj.linear"
+        is_low = f"{path}.weight" not in weights
+        found[name] = _low_rank(layer, path, seen, "tanh") if is_low else layer.project(path, seen)
+    return found | {"v": masked(layer, found["v"])}
+
+
+def _read6_of_fla(layer: Captured) -> RWKV6:
+    return _recurrence6(_parts6_of_fla(layer), layer.weights["bonus"])
+
+
+def _finish6_of_fla(layer: Captured, mixed: Tensor) -> Tensor:
+    act = ACTIVATIONS[known_by(layer.module.gate_fn)]
+    response = _normalised(layer, "g_norm", mixed)
+    return layer.project("o_proj", response * act(_parts6_of_fla(layer)["g"]))
+
+
+NAMES7 = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+"""By the authors' name of a projection that of fla."""
+
+
+def _read7(layer: Captured) -> RWKV7:
+    weights = layer.weights
+    heads, key = len(weights["r_k"]), _projected7(layer, "key", _blended7(layer, "k"))
+    rate = _low7(layer, "a").sigmoid()
+    removal = by_head(key * weights["k_k"], heads)
+    fused = getattr(layer.module, "fuse_norm", False)
+    removal = unit_length(removal) if fused else normalize(removal, dim=-1)
+    return RWKV7(
+        query=by_head(_projected7(layer, "receptance", _blended7(layer, "r")), heads),
+        key=by_head(key * (1 + weights["k_a"] * (rate - 1)), heads),
+        value=by_head(_values7(layer), heads),
+        log_decay=SLOWEST * by_head(_low7(layer, "w", "tanh").sigmoid(), heads),
+        removal=-removal,
+        replacement=removal * by_head(rate, heads),
+    )
+
+
+def _finish7(layer: Captured, mixed: Tensor) -> Tensor:
+    """The norm of every head, what the token adds of its own value, output gate and projection."""
+    mixer = _read7(layer)
+    own = (mixer.query * layer.weights["r_k"].unsqueeze(1) * mixer.key).sum(dim=-1, keepdim=True)
+    norm = "g_norm" if "g_norm.weight" in layer.weights else "ln_x"
+    both = _normalised(layer, norm, mixed) + side_by_side(own * mixer.value)
+    return _projected7(layer, "output", both * _low7(layer, "g", "sigmoid"))
+
+
+def _values7(layer: Captured) -> Tensor:
+    """The values; behind the first layer blended with those of the first."""
+    module, value = layer.module, _projected7(layer, "value", _blended7(layer, "v"))
+    if getattr(module, "blends_values", getattr(module, "layer_idx", 0) != 0):
+        several = {"v_first": None, **layer.arguments}
+        found = (
+            part
+            for name, part in several.items()
+            if name not in ("x", "hidden_states")
+            and isinstance(part, Tensor)
+            and part.shape == value.shape
+        )
+        first = next(found, None)
+        if first is None:
+            raise UnreadableError("it was not called with the values of the first layer")
+        value = value.lerp(first, _low7(layer, "v").sigmoid())
+    return masked(layer, value)
+
+
+def _projected7(layer: Captured, name: str, x: Tensor) -> Tensor:
+    return layer.project(name if f"{name}.weight" in layer.weights else NAMES7[name], x)
+
+
+def _low7(layer: Captured, part: str, act: str = "linear") -> Tensor:
+    """The blend of a part through two factors of low rank, with ``act`` between them."""
+    x, weights = _blended7(layer, part), layer.weights
+    if f"{part}1" not in weights:
+        return _low_rank(layer, f"{part}_lora", x, act)
+    found = ACTIVATIONS[act](x @ weights[f"{part}1"]) @ weights[f"{part}2"]
+    return found + weights[f"{part}0"] if f"{part}0" in weights else found
+
+
+def _blended7(layer: Captured, name: str) -> Tensor:
+    x = layer.arguments["x"] if "x" in layer.arguments else hidden(layer)
+    return x + (earlier(x) - x) * layer.weights[f"x_{name}"]
+
+
+def _low_rank(layer: Captured, path: str, x: Tensor, act: str) -> Tensor:
+    return layer.project(f"{path}.lora.2", ACTIVATIONS[act](layer.project(f"{path}.lora.0", x)))
+
+
+def _normalised(layer: Captured, name: str, mixed: Tensor) -> Tensor:
+    """The mixer's response through a group norm with a group for every head: all heads."""
+    split = mixed.squeeze(-2).transpose(1, 2)
+    spread = split.var(dim=-1, correction=0, keepdim=True)
+    epsilon = epsilon_of(layer.module.get_submodule(name))
+    flat = ((split - split.mean(dim=-1, keepdim=True)) * (spread + epsilon).rsqrt()).flatten(-2)
+    weight, bias = (layer.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
+    flat = flat if weight is None else weight * flat
+    return flat if bias is None else flat + bias
+
+
+_ADAPTER4 = Adapter(
     families={"transformers.models.rwkv.modeling_rwkv.RwkvSelfAttention": "rwkv"},
-    read=read,
-    enter=enter,
-    leave=leave,
+    read=_read4,
+    enter=_enter4,
+    leave=_leave4,
     takes="hidden",
     rewrites_weights=True,
     axes=("sample", "channel"),
 )
+ADAPTERS = (
+    _ADAPTER4,
+    fla_adapter("rwkv6.RWKV6Attention", "rwkv6", _read6_of_fla, finish=_finish6_of_fla),
+    fla_adapter("rwkv7.RWKV7Attention", "rwkv7", _read7, finish=_finish7),
+)
 
-STRUCTURE = Structure(
-    title="RWKV-4",
-    family="rwkv",
-    adapter=replace(ADAPTER, rewrites_weights=False),
-    parameters={
-        "time_decay": "inner",
-        "time_first": "inner",
-        "time_mix_key": "1 1 model",
-        "time_mix_value": "1 1 model",
-        "time_mix_receptance": "1 1 model",
-        "key.weight": "inner model",
-        "value.weight": "inner model",
-        "receptance.weight": "inner model",
-        "output.weight": "model inner",
-    },
-    called={
-        "time_mix_key": ("time_mix_k",),
-        "time_mix_value": ("time_mix_v",),
-        "time_mix_receptance": ("time_mix_r",),
-    },
+
+def _settings7(module: Any, _sizes: Sizes) -> Iterator[Settings]:
+    if hasattr(module, "v0"):
+        yield {"blends_values": True}
+    yield {"blends_values": False}
+
+
+STRUCTURES = (
+    Structure(
+        title="RWKV-4",
+        family="rwkv",
+        adapter=replace(_ADAPTER4, rewrites_weights=False),
+        parameters={
+            "time_decay": "inner",
+            "time_first": "inner",
+            **{f"time_mix_{name}": "1 1 model" for name in ("key", "value", "receptance")},
+            **{f"{name}.weight": "inner model" for name in ("key", "value", "receptance")},
+            "output.weight": "model inner",
+        },
+        called={
+            "time_mix_key": ("time_mix_k",),
+            "time_mix_value": ("time_mix_v",),
+            "time_mix_receptance": ("time_mix_r",),
+        },
+    ),
+    Structure(
+        title="RWKV-6",
+        family="rwkv6",
+        adapter=Adapter(families={}, read=_read6, finish=_finish6, takes="x"),
+        parameters={
+            **{f"time_maa_{name}": "1 1 model" for name in "xwkvrg"},
+            "time_maa_w1": "model 5*low",
+            "time_maa_w2": "5 low model",
+            "time_decay": "1 1 inner",
+            "time_decay_w1": "model rank",
+            "time_decay_w2": "rank inner",
+            "time_faaaa": "heads size",
+            **{f"{name}.weight": "inner model" for name in ("receptance", "key", "value", "gate")},
+            "output.weight": "model inner",
+            "ln_x.weight": "inner",
+        },
+    ),
+    Structure(
+        title="RWKV-7",
+        family="rwkv7",
+        adapter=Adapter(families={}, read=_read7, finish=_finish7, takes="x"),
+        parameters={
+            **{f"x_{name}": "1 1 model" for name in "rwkvag"},
+            "w0": "1 1 model",
+            "w1": "model decays",
+            "w2": "decays model",
+            "a0": "1 1 model",
+            "a1": "model rates",
+            "a2": "rates model",
+            "g1": "model outputs",
+            "g2": "outputs model",
+            "k_k": "1 1 model",
+            "k_a": "1 1 model",
+            "r_k": "heads size",
+            **{f"{name}.weight": "model model" for name in NAMES7},
+            "ln_x.weight": "model",
+        },
+        settings=_settings7,
+    ),
 )

@@ -1,12 +1,15 @@
-"""Projections, convolutions, masks, norms and activations that the adapters of families share.
+"""Steps that several families share: projections, convolutions, masks, norms, heads and caches.
 
-What a cache of the model library holds of earlier tokens: convolved inputs and states.
+Layers of transformers that continue a cache begin with what it holds of earlier tokens. Releases
+whose caches are kept in another way are not read: their layers do not start from rest.
 
-Layers of the same library that continue a cache start from these. Releases whose caches are kept in
-another way are not read: their layers are refused, since they do not start from rest.
+The second half is for layers of the ``fla`` package (flash-linear-attention 0.6.0, ``fla/layers``).
+It removes padding before most layers run and fills it with zeros afterwards, so that a sequence
+begins at its first token and padding writes nothing into the state.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,46 +17,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
+from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.containers import is_cache
 from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.whole.stages import Filter, Project, Scale
-
-
-def convolved_before(layer: Captured, channels: slice, taps: int) -> Tensor | None:
-    """The inputs of a convolution before the first token, ``sample before width``, the latest last.
-
-    None where the layer continues no cache.
-    """
-    held = _asked(layer, "get_conv_state")
-    if held is None or taps < 2:
-        return None
-    return held.mT[..., -(taps - 1) :, channels]
-
-
-def gated_before(layer: Captured, taps: int) -> Tensor | None:
-    """The inputs that a convolution holds of earlier tokens, ``sample channel taps``."""
-    held = _asked(layer, "get_conv_state")
-    return None if held is None else held[..., -taps:]
-
-
-def state_before(layer: Captured, question: str = "get_recurrent_state") -> Tensor | None:
-    """The recurrent state before the first token, as the cache lays it out; None from rest.
-
-    Args:
-        question: the method of the cache that returns the state of a layer.
-    """
-    return _asked(layer, question)
-
-
-def _asked(layer: Captured, question: str) -> Tensor | None:
-    cache = next((part for part in layer.arguments.values() if is_cache(part)), None)
-    place = getattr(layer.module, "layer_idx", None)
-    if place is None or not hasattr(cache, question):
-        return None
-    held = getattr(cache, question)(place)
-    return in_float64(held) if isinstance(held, Tensor) else None
-
+from dsf.inspection.errors import UnreadableError
+from dsf.inspection.whole.stages import Chain, Filter, Project, Scale, Stage, secant
 
 LONE_PADDING = (
     "Releases of transformers before 5.16 let padding through in a batch of one: leave it out, or "
@@ -70,6 +39,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "linear": lambda x: x,
 }
+
+
+def state_before(layer: Captured, question: str = "get_recurrent_state") -> Tensor | None:
+    """What the cache of a call holds of earlier tokens, as it lays it out; None from rest.
+
+    Args:
+        question: the method of the cache that returns it for one layer.
+    """
+    cache = next((part for part in layer.arguments.values() if is_cache(part)), None)
+    place = getattr(layer.module, "layer_idx", None)
+    if place is None or not hasattr(cache, question):
+        return None
+    held = getattr(cache, question)(place)
+    return in_float64(held) if isinstance(held, Tensor) else None
 
 
 def activation(layer: Captured, part: str = "") -> Callable[[Tensor], Tensor]:
@@ -89,9 +72,7 @@ def activation(layer: Captured, part: str = "") -> Callable[[Tensor], Tensor]:
 
 def masked(layer: Captured, x: Tensor) -> Tensor:
     """``x``, ``sample time width``, with padding tokens set to zero if there is a 2-D mask."""
-    for stage in masking(layer, x):
-        x = stage(x)
-    return x
+    return Chain(masking(layer, x))(x)
 
 
 def masking(layer: Captured, like: Tensor) -> tuple[Scale, ...]:
@@ -106,10 +87,25 @@ def masking(layer: Captured, like: Tensor) -> tuple[Scale, ...]:
     return (Scale(mask[:, -like.shape[1] :].to(like.dtype).unsqueeze(-1)),)
 
 
+def activated(
+    stages: Iterable[Stage], act: Callable[[Tensor], Tensor], x: Tensor, after: Iterable[Stage] = ()
+) -> Chain:
+    """Stages from ``x`` to an activation, the factor that it is in this run, and those after it."""
+    linear = Chain(tuple(stages))
+    return Chain((*linear, Scale(secant(act, linear(x))), *after))
+
+
 def some_rows(layer: Captured, name: str, pick: Callable[[Tensor], Tensor]) -> Project:
     """The projection ``name``, limited to those outputs that ``pick`` takes along the last axis."""
     whole = layer.projection(name)
     return Project(pick(whole.weight.mT).mT, None if whole.bias is None else pick(whole.bias))
+
+
+def through(layer: Captured, x: Tensor, name: str, *factors: str) -> Tensor:
+    """``x`` through the projection ``name``, or through its low-rank factors where it has none."""
+    for each in (name,) if f"{name}.weight" in layer.weights else factors:
+        x = layer.project(each, x)
+    return x
 
 
 def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Filter:
@@ -120,7 +116,8 @@ def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Fi
     """
     bias = layer.weights.get(f"{name}.bias")
     kernel = layer.weights[f"{name}.weight"].squeeze(1)
-    earlier = convolved_before(layer, channels, kernel.shape[-1])
+    held, before = state_before(layer, "get_conv_state"), kernel.shape[-1] - 1
+    earlier = None if held is None or before < 1 else held.mT[..., -before:, channels]
     return Filter(kernel[channels], None if bias is None else bias[channels], earlier=earlier)
 
 
@@ -132,6 +129,19 @@ def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:
 def rms_factor(x: Tensor, *, epsilon: float) -> Tensor:
     """One over the root mean square along the last axis, which stays with size one."""
     return (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()
+
+
+def head_norm(layer: Captured, norm: str, x: Tensor, heads: int) -> Tensor:
+    """The factor that the RMS norm ``norm`` is at ``x``, ``sample time width``, head by head.
+
+    Args:
+        heads: how many groups of neighbouring channels are normalised, each on its own.
+    """
+    split = x.unflatten(-1, (heads, -1))
+    epsilon = epsilon_of(layer.module.get_submodule(norm))
+    factor = rms_factor(split, epsilon=epsilon).expand_as(split).flatten(-2)
+    weight = layer.weights.get(f"{norm}.weight")
+    return factor if weight is None else weight.repeat(x.shape[-1] // len(weight)) * factor
 
 
 def epsilon_of(norm: Any) -> float:
@@ -152,17 +162,6 @@ def earlier(x: Tensor) -> Tensor:
     return functional.pad(x, (0, 0, 1, -1))
 
 
-def group_normalised(layer: Captured, name: str, x: Tensor, *, heads: int) -> Tensor:
-    """``x``, ``sample time width``, through the group norm ``name`` with a group for every head."""
-    split = x.unflatten(-1, (heads, -1))
-    spread = split.var(dim=-1, correction=0, keepdim=True)
-    epsilon = epsilon_of(layer.module.get_submodule(name))
-    flat = ((split - split.mean(dim=-1, keepdim=True)) * (spread + epsilon).rsqrt()).flatten(-2)
-    weight, bias = (layer.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
-    flat = flat if weight is None else weight * flat
-    return flat if bias is None else flat + bias
-
-
 def by_head(x: Tensor, heads: int) -> Tensor:
     """``sample time (head channel)`` split into ``sample head time channel``."""
     return rearrange(x, "sample time (head channel) -> sample head time channel", head=heads)
@@ -171,3 +170,143 @@ def by_head(x: Tensor, heads: int) -> Tensor:
 def side_by_side(x: Tensor) -> Tensor:
     """The inverse of ``by_head``."""
     return rearrange(x, "sample head time channel -> sample time (head channel)")
+
+
+def shared_by(part: Tensor, heads: int) -> Tensor:
+    """Queries or keys, ``sample head time key``, repeated for each of ``heads`` value heads."""
+    return part.repeat_interleave(heads // part.shape[1], dim=1)
+
+
+TOLERANCE = 1e-5
+"""The kernels of fla sum in float32, whatever the dtype of the model."""
+PADDED = {"hgrn", "rwkv6", "rwkv7", "simple_gla"}
+"""Families that run padding through the layer: it writes nothing, but its output is not zero."""
+VALUES = {"v", "i"}
+
+
+def fla_adapter(path: str, family: str, read: Callable[[Captured], Any], **others: Any) -> Adapter:
+    """The adapter of one class below ``fla.layers``."""
+    families = {f"fla.layers.{path}": family}
+    return Adapter(families=families, read=read, tolerance=TOLERANCE, **others)
+
+
+def stream(layer: Captured, part: str, *, bare: str = "linear", then: str = "linear") -> Tensor:
+    """Queries, keys or values as they reach the kernel, in heads.
+
+    Args:
+        bare: the activation where there is no convolution, which has its own.
+        then: a further activation.
+    """
+    return by_head(convolved(layer, part, bare=bare, then=then), _heads_of(layer, part))
+
+
+def convolved(layer: Captured, part: str, *, bare: str = "linear", then: str = "linear") -> Tensor:
+    """A projection of the input, through its convolution if any and activation: all heads."""
+    x = _act(layer, part, bare, then)(_linear(layer, part)(given(layer)))
+    return masked(layer, x) if layer.family not in PADDED or part in VALUES else x
+
+
+def entering(
+    layer: Captured, part: str = "v", *, bare: str = "linear", then: str = "linear"
+) -> Chain:
+    """The stages from the layer's input to the values."""
+    x = given(layer)
+    return activated(_linear(layer, part), _act(layer, part, bare, then), x, masking(layer, x))
+
+
+def leaving(
+    layer: Captured, response: Tensor, *, norm: str | None, heads: int, gate: str | None
+) -> Chain:
+    """The norm of every head if any, the output gate if any, the output projection.
+
+    Args:
+        gate: the activation of ``g_proj``; None where there is no output gate.
+    """
+    x = hidden(layer) if layer.family not in PADDED else given(layer)
+    factors = [] if norm is None else [head_norm(layer, norm, response, heads)]
+    if gate is not None:
+        factors.append(ACTIVATIONS[gate](through(layer, x, "g_proj", "g_proj.0", "g_proj.1")))
+    return Chain((*map(Scale, factors), *put_out(layer, x)))
+
+
+def put_out(layer: Captured, x: Tensor) -> tuple[Stage, ...]:
+    """The output projection, and where padding is left out of the layer a mask."""
+    mask = () if layer.family in PADDED else masking(layer, x)
+    return layer.projection("o_proj"), *mask
+
+
+def hidden(layer: Captured) -> Tensor:
+    """The layer's input, with padding set to zero.
+
+    Raises:
+        UnreadableError: for packed sequences, a running cache, or padding between tokens.
+    """
+    return masked(layer, given(layer))
+
+
+def given(layer: Captured) -> Tensor:
+    """The layer's input as it is.
+
+    Raises:
+        UnreadableError: for packed sequences, a running cache, or padding between tokens.
+    """
+    arguments, mask = layer.arguments, layer.arguments.get("attention_mask")
+    if arguments.get("cu_seqlens") is not None:
+        raise UnreadableError(
+            "it was given packed sequences (cu_seqlens): pass one sequence for each sample"
+        )
+    cache = arguments.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise UnreadableError("it continues a cache: run the whole sequence with use_cache=False")
+    if isinstance(mask, Tensor) and bool((mask.bool().int().diff(dim=-1) == 1).sum(-1).gt(1).any()):
+        raise UnreadableError("its mask has padding between tokens: pad on one side")
+    x: Tensor = arguments["hidden_states"]
+    return x
+
+
+def known_by(function: Callable[..., Tensor]) -> str:
+    """The name under which the package lists an activation.
+
+    Raises:
+        UnreadableError: if it is not listed in ``ACTIVATIONS``.
+    """
+    listed = vars(sys.modules["fla.modules.activations"])["ACT2FN"]
+    name = next((each for each, known in listed.items() if known is function), "")
+    if name not in ACTIVATIONS:
+        raise UnreadableError(f"its activation '{name or function}' is not known to this adapter")
+    return name
+
+
+def _linear(layer: Captured, part: str) -> Chain:
+    """Mask, projection and, if set, convolution; grouped heads are repeated."""
+    rows = layer.projection(f"{part}_proj")
+    bias = None if rows.bias is None else _shared(layer, part, rows.bias)
+    stages: list[Stage] = [Project(_shared(layer, part, rows.weight), bias)]
+    if f"{part}_conv1d.weight" in layer.weights:
+        filtered = convolution(layer, f"{part}_conv1d")
+        bias = None if filtered.bias is None else _shared(layer, part, filtered.bias)
+        stages.append(Filter(_shared(layer, part, filtered.kernel), bias))
+    is_masked = layer.family not in PADDED or len(stages) > 1  # convolutions are given a mask
+    mask = masking(layer, layer.arguments["hidden_states"]) if is_masked else ()
+    return Chain((*mask, *stages))
+
+
+def _act(layer: Captured, part: str, bare: str, then: str) -> Callable[[Tensor], Tensor]:
+    found = getattr(layer.module, f"{part}_conv1d", None)
+    first = ACTIVATIONS[bare if found is None else getattr(found, "activation", "silu") or "linear"]
+    return first if then == "linear" else lambda x: ACTIVATIONS[then](first(x))
+
+
+def _heads_of(layer: Captured, part: str) -> int:
+    several = getattr(layer.module, "num_v_heads", None) if part == "v" else None
+    heads: int = several or layer.module.num_heads
+    return heads
+
+
+def _shared(layer: Captured, part: str, rows: Tensor) -> Tensor:
+    """Rows of keys or values repeated for every query head that reads them."""
+    own = getattr(layer.module, "num_kv_heads", None) if part in "kv" else None
+    if own is None:
+        return rows
+    times = layer.module.num_heads // own
+    return rows.unflatten(0, (own, -1)).repeat_interleave(times, dim=0).flatten(0, 1)

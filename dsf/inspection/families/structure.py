@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,8 +24,14 @@ TOKENS = 3
 """The axes of an input that holds tokens: sample, time, width."""
 
 
-def _as_they_are(_module: nn.Module, _sizes: Sizes) -> Iterable[Settings]:
-    return ({},)
+def combinations(**choices: Iterable[Any]) -> Callable[[nn.Module, Sizes], Iterator[Settings]]:
+    """A function that returns the settings with every combination of some choices."""
+
+    def settings(_module: nn.Module, _sizes: Sizes) -> Iterator[Settings]:
+        for values in product(*choices.values()):
+            yield dict(zip(choices, values, strict=True))
+
+    return settings
 
 
 class StructureWeights:
@@ -53,6 +60,9 @@ class StructureWeights:
         return hash(frozenset(self.shapes.items()))
 
 
+AS_THEY_ARE = combinations()
+
+
 @dataclass(frozen=True)
 class Structure:
     """What a family's modules are made of, wherever they were written.
@@ -74,7 +84,7 @@ class Structure:
     family: str
     adapter: Adapter
     parameters: Mapping[str, str]
-    settings: Callable[[nn.Module, Sizes], Iterable[Settings]] = _as_they_are
+    settings: Callable[[nn.Module, Sizes], Iterable[Settings]] = AS_THEY_ARE
     called: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def sizes(self, held: StructureWeights) -> Sizes | None:

@@ -148,36 +148,41 @@ def finish(
     return mixed.squeeze(-1)
 
 
+KINDS = ((nn.LSTM, nn.LSTMCell), (nn.GRU, nn.GRUCell), (nn.RNN, nn.RNNCell))
+
+
 def twin(module: Any, layer: int, weights: Mapping[str, Tensor]) -> Any:
-    """One layer of ``module`` as a module of its own, batch first, in float64.
+    """One layer of ``module``, or a cell, as a layer of its own, batch first, in float64.
 
     Args:
-        weights: those in float64, also what the module makes of others when it runs.
+        weights: those in float64, also what the module makes of others when it runs. One that is
+            neither held nor made, as a pruned one, is as it was left.
     """
-    kind = next(cls for cls in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, cls))
-    directions = module.bidirectional + 1
-    width = module.proj_size or module.hidden_size
-    settings = {"nonlinearity": module.nonlinearity} if kind is nn.RNN else {}
-    if module.proj_size:
-        settings["proj_size"] = module.proj_size
+    kind = next(kind for kind, cell in KINDS if isinstance(module, kind | cell))
+    is_cell, projected = _is_cell(module), 0
+    settings: dict[str, Any] = {} if is_cell else {"bidirectional": module.bidirectional}
+    if kind is nn.RNN:
+        settings["nonlinearity"] = module.nonlinearity
+    if kind is nn.LSTM and not is_cell:
+        projected = settings["proj_size"] = module.proj_size
+    width = (projected or module.hidden_size) * (settings.get("bidirectional", False) + 1)
     alone = kind(
-        module.input_size if layer == 0 else directions * width,
+        module.input_size if layer == 0 else width,
         module.hidden_size,
         bias=module.bias,
-        bidirectional=module.bidirectional,
         batch_first=True,
         dtype=torch.float64,
         device=home(next(module.parameters()).device),
         **settings,
     ).requires_grad_(False)
     for name, weight in alone.named_parameters():
-        weight.copy_(_weight(module, name.replace("_l0", f"_l{layer}"), weights))
+        own = name.replace("_l0", "" if is_cell else f"_l{layer}")
+        weight.copy_(weights[own] if own in weights else in_float64(getattr(module, own)))
     return alone
 
 
-def _weight(module: Any, name: str, weights: Mapping[str, Tensor]) -> Tensor:
-    """A weight in float64; one that is neither held nor made, as a pruned one, as it was left."""
-    return weights[name] if name in weights else in_float64(getattr(module, name))
+def _is_cell(module: nn.Module) -> bool:
+    return isinstance(module, nn.RNNCellBase)
 
 
 def _sequences(whole: Captured) -> Iterator[Sequences]:
@@ -185,7 +190,7 @@ def _sequences(whole: Captured) -> Iterator[Sequences]:
 
     A reverse direction then starts at the last token of its own sample.
     """
-    given, starts = whole.arguments["input"], _starts(whole.arguments.get("hx"))
+    given, starts = whole.arguments["input"], _states(whole.arguments.get("hx"))
     if isinstance(given, PackedSequence):
         inputs, lengths = pad_packed_sequence(given, batch_first=True)
         outputs, _ = pad_packed_sequence(given._replace(data=whole.output), batch_first=True)
@@ -209,12 +214,6 @@ def _sequences(whole: Captured) -> Iterator[Sequences]:
         yield Sequences("", given.transpose(0, 1), whole.output.transpose(0, 1), starts)
 
 
-def _starts(given: Any) -> tuple[Tensor, ...]:
-    if given is None:
-        return ()
-    return (given,) if isinstance(given, Tensor) else tuple(given)
-
-
 def _as_torch_wants(starts: tuple[Tensor, ...]) -> Any:
     if len(starts) == 2:
         return tuple(part.contiguous() for part in starts)
@@ -229,21 +228,22 @@ def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
     return f"[{', '.join([*parts, suffix] if suffix else parts)}]"
 
 
-def join_steps(calls: Sequence[Call]) -> list[Call]:
-    """Join calls of a layer into sequences, where each begins with the state that another left.
+def join(calls: Sequence[Call]) -> list[Call]:
+    """Join calls into sequences, where each begins with the state that another left.
 
-    Where a later sequence begins with a state that is made of tokens in another way, the first call
-    alone is returned, with the reason why there is no map.
+    Input and output of joined calls of a cell get a leading time axis. Where a later sequence
+    begins with a state that is made of tokens in another way, the first call alone is returned,
+    with the reason why there is no map.
     """
     sequences: list[list[Call]] = []
     for call in calls:
-        before = next((one for one in reversed(sequences) if _goes_on(call, one[-1])), None)
+        before = next((one for one in reversed(sequences) if _continues(call, one[-1])), None)
         if before is None:
             sequences.append([call])
         else:
             before.append(call)
     return _refused(sequences) or [
-        _with_tokens(_one_call(sequence), sequence) for sequence in sequences
+        _with_tokens(_joined(sequence), sequence) for sequence in sequences
     ]
 
 
@@ -306,56 +306,61 @@ def _is_one_of_many(state: Coordinates) -> bool:
 def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
     """The token of every step, ``sample time``; -1 where it is none or not a single one."""
     module, shape = first.module, given[0].shape
-    is_cell = isinstance(module, nn.RNNCellBase)
+    is_cell = _is_cell(module)
     if (not is_cell and len(shape) < 2) or any(made.shape != shape for made in given):
         return None
-    time = None if is_cell else (1 if module.batch_first and len(shape) == 3 else 0)
+    time = int(not is_cell and module.batch_first and len(shape) == 3)
     number: Tensor | None = None
     axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
     for axis in filter(is_place, axes):
         if any(varies(made.planes.get(axis), -1) for made in given):
             continue  # channels of single tokens
-        lines = [
-            reduced(made.planes.get(axis, torch.tensor(NONE).expand(shape)), [-1])[0][..., 0]
-            for made in given
-        ]
-        steps = [line if is_cell else line.expand(shape[:-1]) for line in lines]
-        whole = (
-            torch.stack([one.expand(shape[:-1]) for one in steps], dim=-1)
-            if is_cell
-            else (torch.cat([one.movedim(time or 0, -1) for one in steps], dim=-1))
-        )
+        planes = [made.planes.get(axis, torch.tensor(NONE).expand(shape)) for made in given]
+        lines = [reduced(plane, [-1])[0][..., 0].expand(shape[:-1]) for plane in planes]
+        if is_cell:
+            whole = torch.stack(lines, dim=-1)
+        else:
+            whole = torch.cat([line.movedim(time, -1) for line in lines], dim=-1)
         whole = whole.reshape(-1, whole.shape[-1])
-        if not varies(whole, -1):
-            continue
-        joint = (number if number is not None else torch.zeros_like(whole)) * axis.size + whole
-        bad = (whole < 0) | ((number < 0) if number is not None else False)
-        number = torch.where(bad, NONE, joint)
+        if varies(whole, -1):
+            before = torch.zeros_like(whole) if number is None else number
+            is_one = (whole >= 0) & (before >= 0)
+            number = torch.where(is_one, before * axis.size + whole, NONE)
     return None if number is None else number.long()
 
 
-def _goes_on(call: Call, last: Call) -> bool:
-    if isinstance(call.arguments.get("input"), PackedSequence) or call.module.bidirectional:
-        return False
-    given, left = _states(call.arguments.get("hx")), _states(last.output[1])
-    if not given or len(given) != len(left):
-        return False
-    pairs = zip(given, left, strict=True)
-    return all(now.shape == before.shape and torch.equal(now, before) for now, before in pairs)
+def _continues(call: Call, last: Call) -> bool:
+    module, left = call.module, last.output
+    if not _is_cell(module):
+        left = left[1]
+        if isinstance(call.arguments.get("input"), PackedSequence) or module.bidirectional:
+            return False
+    given, left = _states(call.arguments.get("hx")), _states(left)
+    return len(given) == len(left) and all(map(torch.equal, given, left))
 
 
-def _one_call(sequence: list[Call]) -> Call:
+def _states(part: Any) -> tuple[Tensor, ...]:
+    if part is None:
+        return ()
+    return (part,) if isinstance(part, Tensor) else tuple(part)
+
+
+def _joined(sequence: list[Call]) -> Call:
     first, last = sequence[0], sequence[-1]
+    inputs = [call.arguments["input"] for call in sequence]
+    outputs = [call.first_output for call in sequence]
+    if _is_cell(first.module):
+        arguments = first.arguments | {"input": torch.stack(inputs)}
+        return Call(first.name, first.module, arguments, torch.stack(outputs), first.place)
     if len(sequence) == 1:
         return first
-    given = [call.arguments["input"] for call in sequence]
-    time = 1 if first.module.batch_first and given[0].ndim == 3 else 0
-    inputs = torch.cat(given, dim=time)
-    outputs = torch.cat([call.first_output for call in sequence], dim=time)
-    arguments = first.arguments | {"input": inputs}
+    time = 1 if first.module.batch_first and inputs[0].ndim == 3 else 0
+    whole, output = torch.cat(inputs, dim=time), torch.cat(outputs, dim=time)
     weights = [] if first.invocation is None else first.invocation.weights
-    invocation = Invocation(first.module, (inputs, first.arguments.get("hx")), {}, weights)
-    joined = replace(first, arguments=arguments, output=(outputs, last.output[1]))
+    invocation = Invocation(first.module, (whole, first.arguments.get("hx")), {}, weights)
+    joined = replace(
+        first, arguments=first.arguments | {"input": whole}, output=(output, last.output[1])
+    )
     joined.invocation = invocation
     invocation.calls.append(joined)
     return joined
@@ -372,50 +377,8 @@ ADAPTER = Adapter(
     axes=AXES,
     split=split,
     whole=WholeCell.around,
-    join=join_steps,
+    join=join,
 )
-
-
-KINDS = ((nn.LSTMCell, nn.LSTM), (nn.GRUCell, nn.GRU), (nn.RNNCell, nn.RNN))
-
-
-def join(calls: Sequence[Call]) -> list[Call]:
-    """Join the calls of a cell into sequences, one call for each.
-
-    A call whose initial state is the output of an earlier one is the next token of that sequence.
-    In the joined call input and output get a leading time axis. Sequences that hand on tokens in
-    another way are refused, as those of a layer are.
-    """
-    sequences: list[list[Call]] = []
-    for call in calls:
-        before = next((one for one in reversed(sequences) if _continues(call, one[-1])), None)
-        if before is None:
-            sequences.append([call])
-        else:
-            before.append(call)
-    return _refused(sequences) or [
-        _with_tokens(_merged(sequence), sequence) for sequence in sequences
-    ]
-
-
-def _continues(call: Call, last: Call) -> bool:
-    given, left = _states(call.arguments.get("hx")), _states(last.output)
-    if len(given) != len(left):
-        return False
-    return all(torch.equal(now, before) for now, before in zip(given, left, strict=True))
-
-
-def _states(part: Any) -> tuple[Tensor, ...]:
-    if part is None:
-        return ()
-    return (part,) if isinstance(part, Tensor) else tuple(part)
-
-
-def _merged(sequence: list[Call]) -> Call:
-    first = sequence[0]
-    inputs = torch.stack([call.arguments["input"] for call in sequence])
-    outputs = torch.stack([call.first_output for call in sequence])
-    return Call(first.name, first.module, first.arguments | {"input": inputs}, outputs, first.place)
 
 
 def repeat(cell: Any, arguments: Mapping[str, Any]) -> Tensor:
@@ -429,30 +392,13 @@ def repeat(cell: Any, arguments: Mapping[str, Any]) -> Tensor:
 
 def as_one_layer(whole: Captured) -> Iterator[Captured]:
     """The joined call of a cell as that of a layer on the whole sequence, batch first."""
-    alone, starts = _as_layer(whole.module, whole.weights), _states(whole.arguments.get("hx"))
+    alone, starts = twin(whole.module, 0, whole.weights), _states(whole.arguments.get("hx"))
     inputs, output = whole.arguments["input"], whole.output
     if inputs.ndim == 2:
         inputs, output = inputs.unsqueeze(1), output.unsqueeze(1)
         starts = tuple(part.unsqueeze(0) for part in starts)
     arguments = {"inputs": inputs.transpose(0, 1), "starts": starts, "reverse": False}
     yield whole.replaced(module=alone, arguments=arguments, output=output.transpose(0, 1))
-
-
-def _as_layer(cell: Any, weights: Mapping[str, Tensor]) -> Any:
-    kind = next(layer for single, layer in KINDS if isinstance(cell, single))
-    settings = {"nonlinearity": cell.nonlinearity} if kind is nn.RNN else {}
-    alone = kind(
-        cell.input_size,
-        cell.hidden_size,
-        bias=cell.bias,
-        batch_first=True,
-        dtype=torch.float64,
-        device=home(cell.weight_ih.device),
-        **settings,
-    ).requires_grad_(False)
-    for name, weight in alone.named_parameters():
-        weight.copy_(_weight(cell, name.removesuffix("_l0"), weights))
-    return alone
 
 
 CELLS = Adapter(

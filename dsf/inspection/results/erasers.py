@@ -9,34 +9,28 @@ import torch
 from torch import Tensor
 
 from dsf.evaluate import respond
+from dsf.inspection.results.measurements import Measurable
 from dsf.inspection.results.table import Table
 from dsf.measures.erasers import Eraser, erasers, largest_losses
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import TokenSlots
-from dsf.systems.composite import Operator, SystemSum
+from dsf.systems.composite import SystemSum
 from dsf.systems.system import System
 
 
 @runtime_checkable
-class ErasableLayer(Protocol):
+class ErasableLayer(Measurable, Protocol):
     """A layer of an inspection, as far as erasers are concerned."""
 
     @property
-    def name(self) -> str: ...
-    @property
-    def axes(self) -> tuple[str, ...]: ...
-    @property
     def heads(self) -> tuple[int, ...] | None: ...
-    @property
-    def system(self) -> Operator: ...
     @property
     def signal(self) -> Tensor: ...
     @property
     def row_tokens(self) -> Tensor: ...
     @property
     def column_tokens(self) -> Tensor: ...
-    def place(self, index: Sequence[int]) -> tuple[int, ...]: ...
 
 
 def erasers_of(

@@ -130,7 +130,6 @@ def _scores(map_or_system: Any, tokens: Tensor, even: Tensor) -> dict[str, tuple
 
 
 def _no_scores(layer: Measurable, samples: int, steps: int) -> str | None:
-    """Why the layer has no scores; None if it has."""
     system = layer.system
     reads = getattr(system, "read_steps", system.steps)
     if layer.axes[:1] != ("sample",) or system.batch[0] != samples:

@@ -18,7 +18,7 @@ from dsf.evaluate.memory_plan import check_room, naming_out_of_memory
 from dsf.inspection.capture.calls import Stored
 from dsf.inspection.capture.containers import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
-from dsf.inspection.results.memory import INSTEAD_OF_MAPS, map_size, maps_forecast
+from dsf.inspection.results.memory import INSTEAD_OF_MAPS, check_maps_fit, map_size
 from dsf.inspection.results.saving import Returns, save
 from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import AffineLayer, Contributions, WholeMixer
@@ -372,11 +372,6 @@ class InspectedLayer:
         """
         return self.is_reproduced and self.share >= ALL
 
-    @property
-    def seal(self) -> Fingerprint | None:
-        """The former name of ``fingerprint``."""
-        return self.fingerprint
-
     def __repr__(self) -> str:
         mixer = type(self.mixer).__name__
         return f"InspectedLayer({self.name}: {self.family} as {mixer}, {_worded(self)})"
@@ -487,11 +482,12 @@ class Inspection(Sequence[InspectedLayer]):
 
         Raises:
             MapTooLarge: if all of them together would take more than half of the free memory,
-                before the first is computed. See ``dsf.inspection.maps_forecast``.
+                before the first is computed.
             ReconstructionError: if a mixer was altered after it was compared with its layer.
         """
         if rows is None:
-            maps_forecast(self).check(self.model or "inspection.maps")
+            systems = {layer.name: layer.system for layer in self}
+            check_maps_fit(self.model or "inspection.maps", systems)
         return {layer.name: layer.map(rows) for layer in self}
 
     def measure(self, *quantities: str) -> Table:

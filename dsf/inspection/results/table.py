@@ -280,7 +280,6 @@ def _can_be_equal(value: Any, cells: Sequence[Any]) -> bool:
 
 
 def _means(records: Sequence[Record], numbers: Sequence[str]) -> Record:
-    """The mean of every column of numbers, and how many the first is of."""
     found: Record = {}
     counts = []
     for name in numbers:

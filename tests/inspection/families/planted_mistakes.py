@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import silu
 
 import dsf
-from dsf.inspection.families import gated_delta, kimi_delta, mamba, mamba2, rwkv, shared, zamba
-from dsf.inspection.families.shared import by_head, rms_factor
+from dsf.inspection.families import delta_rules, rwkv, selective_scans, shared
+from dsf.inspection.families.shared import by_head
 from dsf.mixers import RWKV4, KimiDeltaAttention
 from dsf.systems.transition import DiagonalPlusLowRank
 from tests.inspection.families.tiny_models import build, inputs
@@ -37,11 +37,12 @@ class DecaysLast(KimiDeltaAttention):
 
 
 def norm_before_gate(layer, response, z):
-    return layer.weights["norm.weight"] * mamba2._norm_factor(layer, response) * silu(z)
+    groups = selective_scans._norm_groups(layer, response)
+    return shared.head_norm(layer, "norm", response, groups) * silu(z)
 
 
-def whole_width(layer, x):
-    return rms_factor(x, epsilon=layer.module.norm.variance_epsilon)
+def whole_width(*_):
+    return 1
 
 
 def no_factor(x, **_):
@@ -99,25 +100,31 @@ class Mistake:
 
 
 MISTAKES = [
-    Mistake("no unit length", "qwen3_next", gated_delta, "unit_length", as_it_is),
-    Mistake("no unit length", "kimi_linear", kimi_delta, "unit_length", as_it_is),
-    Mistake("key heads interleaved", "qwen3_5", gated_delta, "_shared", interleaved),
-    Mistake("no norm", "olmo_hybrid", gated_delta, "rms_factor", no_factor),
-    Mistake("a gate of another kind", "qwen4_exp", gated_delta, "activation", lambda *_: silu),
-    Mistake("norm before gate", "mamba2", mamba2, "_gate_over_norm", norm_before_gate),
-    Mistake("norm over the whole width", "nemotron_h", mamba2, "_norm_factor", whole_width),
-    Mistake("no limit of the step", "mamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
-    Mistake("no limit of the step", "zamba2", mamba2, "_limits", lambda _: (0.0, torch.inf)),
-    Mistake("padding ignored", "mamba", mamba, "masked", unmasked),
-    Mistake("padding ignored", "mamba2", mamba2, "masked", unmasked),
-    Mistake("padding ignored", "qwen3_next", gated_delta, "masked", unmasked),
-    Mistake("padding ignored", "kimi_linear", kimi_delta, "masked", unmasked),
-    Mistake("no norms", "falcon_mamba", mamba, "rms_normalised", as_it_is),
-    Mistake("no norms", "jamba", mamba, "rms_normalised", as_it_is),
-    Mistake("halves instead of alternate rows", "zamba", zamba, "_alternating", halves),
-    Mistake("the other order", "kimi_linear", kimi_delta, "KimiDeltaAttention", DecaysLast),
+    Mistake("no unit length", "qwen3_next", delta_rules, "unit_length", as_it_is),
+    Mistake("no unit length", "kimi_linear", delta_rules, "unit_length", as_it_is),
+    Mistake("key heads interleaved", "qwen3_5", delta_rules, "_shared", interleaved),
+    Mistake("no norm", "olmo_hybrid", shared, "rms_factor", no_factor),
+    Mistake("a gate of another kind", "qwen4_exp", delta_rules, "activation", lambda *_: silu),
+    Mistake("norm before gate", "mamba2", selective_scans, "_gate_over_norm", norm_before_gate),
+    Mistake(
+        "norm over the whole width", "nemotron_h", selective_scans, "_norm_groups", whole_width
+    ),
+    Mistake(
+        "no limit of the step", "mamba2", selective_scans, "_limits", lambda _: (0.0, torch.inf)
+    ),
+    Mistake(
+        "no limit of the step", "zamba2", selective_scans, "_limits", lambda _: (0.0, torch.inf)
+    ),
+    Mistake("padding ignored", "mamba", selective_scans, "masked", unmasked),
+    Mistake("padding ignored", "mamba2", selective_scans, "masked", unmasked),
+    Mistake("padding ignored", "qwen3_next", delta_rules, "masked", unmasked),
+    Mistake("padding ignored", "kimi_linear", delta_rules, "masked", unmasked),
+    Mistake("no norms", "falcon_mamba", selective_scans, "rms_normalised", as_it_is),
+    Mistake("no norms", "jamba", selective_scans, "rms_normalised", as_it_is),
+    Mistake("halves instead of alternate rows", "zamba", selective_scans, "_alternating", halves),
+    Mistake("the other order", "kimi_linear", delta_rules, "KimiDeltaAttention", DecaysLast),
     Mistake("read after the update", "rwkv", rwkv, "RWKV4", ReadsAfterUpdate),
-    Mistake("taps in the other order", "mamba", mamba, "convolution", latest_first),
-    Mistake("taps in the other order", "qwen3_next", gated_delta, "convolution", latest_first),
-    Mistake("no 1e-6 under a length", "qwen3_next", gated_delta, "unit_length", no_epsilon, True),
+    Mistake("taps in the other order", "mamba", selective_scans, "convolution", latest_first),
+    Mistake("taps in the other order", "qwen3_next", delta_rules, "convolution", latest_first),
+    Mistake("no 1e-6 under a length", "qwen3_next", delta_rules, "unit_length", no_epsilon, True),
 ]

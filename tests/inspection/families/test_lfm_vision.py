@@ -5,7 +5,7 @@ import torch
 import transformers
 
 import dsf
-from dsf.inspection.families.lfm_vision import GridConvolution
+from dsf.inspection.families.convolutions import GridConvolution
 from dsf.testing.models import redraw
 
 GRIDS = [[1, 4, 6], [1, 6, 4], [2, 2, 4]]

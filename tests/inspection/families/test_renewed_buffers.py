@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection.families import minimax
+from dsf.inspection.families import recurrences
 from dsf.mixers import Retention
 from tests.inspection.families import tiny_models
 
@@ -21,10 +21,10 @@ def test_one_percent_in_a_coefficient_of_minimax_is_refused(dtype, field):
     assert max(layer.formula for layer in sound) <= max(layer.tolerance for layer in sound) == 1e-12
 
     def off(layer):
-        mixer = minimax.read(layer)
+        mixer = recurrences.read_minimax(layer)
         return replace(mixer, **{field: 1.01 * getattr(mixer, field)})
 
-    wrong = replace(minimax.ADAPTER, read=off)
+    wrong = replace(recurrences.MINIMAX, read=off)
     spoiled = dsf.inspect(model, adapters=(wrong,), **given)
     assert {missed.name for missed in spoiled.unsupported} == {layer.name for layer in sound}
 

@@ -65,9 +65,9 @@ def between_projections(whole):
 @pytest.mark.parametrize("part", ["enter", "leave"])
 def test_a_mistake_around_the_mixer_is_found(part):
     """Another gate or another activation than the layer's leaves the mixer as it was."""
-    from dsf.inspection.families import mamba
+    from dsf.inspection.families import selective_scans
 
-    right = mamba.ADAPTER
+    right = selective_scans.MAMBA
     inspection = dsf.inspect(build("mamba").double(), **inputs(9))
     chain = getattr(right, part)
 
@@ -83,9 +83,9 @@ def test_a_mistake_around_the_mixer_is_found(part):
 
 
 def test_a_layer_whose_surroundings_are_unknown_says_so():
-    from dsf.inspection.families import mamba
+    from dsf.inspection.families import selective_scans
 
-    without = replace(mamba.ADAPTER, enter=None)
+    without = replace(selective_scans.MAMBA, enter=None)
     inspection = dsf.inspect(build("mamba"), adapters=(without,), **inputs(9))
     with pytest.raises(InspectionError, match="only the mixer"):
         inspection[0].mixer_map()

@@ -1,11 +1,11 @@
-"""Reads the gated convolution over patches in the vision tower of lfm3_vl.
+"""Reads the gated short convolution of lfm2, lfm2_moe and lfm3, and that over patches in lfm3_vl.
 
 [write gate|read gate|value] = in_proj h
-output = out_proj(read gate ⊙ filter(write gate ⊙ value))
+output = out_proj(read gate ⊙ (filter(write gate ⊙ value) + b))
 
-Every channel has its own filter over the grid of a frame. The patches of a frame are ordered block
-by block, and frames do not mix. No recurrence with a state of fixed size gives this map, so it is
-stored explicitly, by its taps.
+In the vision tower every channel has its own filter over the grid of a frame. The patches of a
+frame are ordered block by block, and frames do not mix. No recurrence with a state of fixed size
+gives this map, so it is stored explicitly, by its taps.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,33 @@ from torch.nn.functional import pad
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.mixers import Mixer
+from dsf.inspection.families.shared import LONE_PADDING, masked, masking, some_rows, state_before
+from dsf.inspection.whole.stages import Chain
+from dsf.mixers import Mixer, ShortConvolution
 from dsf.systems.composite import ExplicitMap, RowSource
+
+
+def _read_short(layer: Captured) -> ShortConvolution:
+    hidden, kernel = masked(layer, layer.arguments["hidden_states"]), layer.weights["conv.weight"]
+    write_gate, read_gate, value = layer.project("in_proj", hidden).chunk(3, dim=-1)
+    held = state_before(layer, "get_conv_state")  # sample channel taps
+    return ShortConvolution(
+        value=value,
+        kernel=kernel.squeeze(1),
+        bias=layer.weights.get("conv.bias"),
+        write_gate=write_gate,
+        read_gate=read_gate,
+        earlier=None if held is None else held[..., -kernel.shape[-1] :],
+    )
+
+
+def _enter_short(layer: Captured) -> Chain:
+    values = some_rows(layer, "in_proj", lambda rows: rows.chunk(3, dim=-1)[2])
+    return Chain((*masking(layer, layer.arguments["hidden_states"]), values))
+
+
+def _leave_short(layer: Captured, _: Tensor) -> Chain:
+    return Chain((layer.projection("out_proj"),))
 
 
 @dataclass(frozen=True)
@@ -89,13 +114,13 @@ class GridConvolution(Mixer):
             return torch.randn(*size, generator=rng, dtype=torch.float64)
 
         gates, value = normal(2, 2, steps), normal(2, steps)
-        reads = neighbours([(1, 1, steps)], side=3, block=1)
+        reads = _neighbours([(1, 1, steps)], side=3, block=1)
         return cls(
             kernel=normal(2, 9), reads=reads, write_gate=gates[0], read_gate=gates[1], value=value
         )
 
 
-def neighbours(
+def _neighbours(
     grids: list[tuple[int, int, int]], *, side: int, block: int
 ) -> Int[Tensor, "time taps"]:
     """The token that each tap of a square filter reads, for tokens ordered block by block."""
@@ -113,14 +138,13 @@ def neighbours(
     return torch.cat(found)
 
 
-def read(layer: Captured) -> GridConvolution:
-    """The filter this layer applied, with both gates."""
+def _read_grid(layer: Captured) -> GridConvolution:
     kernel = layer.weights["spatial_conv.weight"].squeeze(1)
-    projected = layer.project("in_proj", layer.arguments["hidden_states"]).mT
-    write_gate, read_gate, value = projected.chunk(3)
+    write_gate, read_gate, value = layer.project(
+        "in_proj", layer.arguments["hidden_states"]
+    ).mT.chunk(3)
     grids = [tuple(grid) for grid in layer.arguments["grid_thw"]]
-    block = layer.module.spatial_merge_size
-    reads = neighbours(grids, side=kernel.shape[-1], block=block)
+    reads = _neighbours(grids, side=kernel.shape[-1], block=layer.module.spatial_merge_size)
     return GridConvolution(
         kernel=kernel.flatten(1),
         reads=reads.to(value.device),
@@ -130,14 +154,27 @@ def read(layer: Captured) -> GridConvolution:
     )
 
 
-def finish(layer: Captured, mixed: Shaped[Tensor, "channel time 1 1"]) -> Tensor:
-    """The module's output: the response through the output projection."""
+def _finish_grid(layer: Captured, mixed: Shaped[Tensor, "channel time 1 1"]) -> Tensor:
     return layer.project("out_proj", mixed.squeeze((-2, -1)).mT)
 
 
-ADAPTER = Adapter(
-    families={"transformers.models.lfm3_vl.modeling_lfm3_vl.Lfm3VlVisionShortConv": "lfm3_vl"},
-    read=read,
-    finish=finish,
-    axes=("channel",),
+ADAPTERS = (
+    Adapter(
+        families={
+            "transformers.models.lfm2.modeling_lfm2.Lfm2ShortConv": "lfm2",
+            "transformers.models.lfm2_moe.modeling_lfm2_moe.Lfm2MoeShortConv": "lfm2_moe",
+            "transformers.models.lfm3.modeling_lfm3.Lfm3ShortConv": "lfm3",
+        },
+        read=_read_short,
+        enter=_enter_short,
+        leave=_leave_short,
+        axes=("sample", "channel"),
+        advice=dict.fromkeys(("lfm2", "lfm2_moe"), LONE_PADDING),
+    ),
+    Adapter(
+        families={"transformers.models.lfm3_vl.modeling_lfm3_vl.Lfm3VlVisionShortConv": "lfm3_vl"},
+        read=_read_grid,
+        finish=_finish_grid,
+        axes=("channel",),
+    ),
 )

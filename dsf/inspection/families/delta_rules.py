@@ -1,0 +1,460 @@
+"""Reads delta rules: the gated one, Kimi's, and those of the ``fla`` package.
+
+query = q / |q| / √dk      key = k / |k|      rate = σ(b), twice that for negative eigenvalues
+log decay = -exp(A_log) softplus(a + dt_bias), one for each head, in Kimi's rule (with f for a) one
+for each key channel, or bound · σ(exp(A_log) (f + dt_bias))
+output = out_proj(w ⊙ RMS(scan) ⊙ act(gate)), the norm over one head
+
+Consecutive value heads share one key head. In gated DeltaProduct every token has several keys,
+values and rates, and decays before the first. In Comba what is erased is compared with the state
+before it decays: removal = σ(decay) k of unit length, query = (q - D σ(decay) k) of unit length.
+
+Source: transformers; flash-linear-attention 0.6.0, ``fla/layers/{delta_net,gated_deltanet,kda,
+gated_deltaproduct,comba}.py``, ``fla/ops/comba/fused_recurrent.py``.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn.functional import elu, softplus
+
+from dsf.certificates import StoredLayer
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.errors import InspectionError
+from dsf.inspection.families.shared import (
+    LONE_PADDING,
+    UNIT_EPSILON,
+    activated,
+    activation,
+    by_head,
+    convolution,
+    convolved,
+    entering,
+    fla_adapter,
+    head_norm,
+    hidden,
+    leaving,
+    masked,
+    masking,
+    shared_by,
+    side_by_side,
+    some_rows,
+    state_before,
+    stream,
+    through,
+    unit_length,
+)
+from dsf.inspection.families.structure import Settings, Sizes, Structure, key_heads
+from dsf.inspection.whole.stages import Chain, Scale, Stage
+from dsf.mixers import Comba, DeltaNet, GatedDeltaNet, GatedDeltaProduct, KimiDeltaAttention
+
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+PREFIXES = {
+    "qwen3_next": "Qwen3Next",
+    "qwen3_5": "Qwen3_5",
+    "qwen3_5_moe": "Qwen3_5Moe",
+    "qwen4_exp": "Qwen4ExpText",
+    "lara_mini": "LaraMini",
+    "olmo_hybrid": "OlmoHybrid",
+}
+KIMI_CLASSES = {
+    "kimi_linear": "KimiLinearDeltaAttention",
+    "bailing_hybrid": "BailingHybridDeltaAttention",
+    "glm5_next": "Glm5NextTextLinearAttention",
+}
+
+
+def _read_gated(layer: Captured) -> GatedDeltaNet:
+    module, weights = layer.module, layer.weights
+    qkv, _, b, a = _projected(layer)
+    qkv = activation(layer)(_convolved(layer, qkv))
+    query, key, value = qkv.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
+    rate = b.sigmoid() * (2 if getattr(module, "allow_neg_eigval", False) else 1)
+    epsilon = getattr(module, "unit_epsilon", UNIT_EPSILON)
+    return GatedDeltaNet(
+        query=unit_length(_shared(layer, query), epsilon=epsilon) * module.head_k_dim**-0.5,
+        key=unit_length(_shared(layer, key), epsilon=epsilon),
+        value=by_head(value, module.num_v_heads),
+        rate=rate.mT,
+        log_decay=(-weights["A_log"].exp() * softplus(a + weights["dt_bias"])).mT,
+        initial=state_before(layer),
+    )
+
+
+def _shared(layer: Captured, part: Tensor) -> Tensor:
+    return shared_by(by_head(part, layer.module.num_k_heads), layer.module.num_v_heads)
+
+
+def _enter_gated(layer: Captured) -> Chain:
+    x, linear = layer.arguments["hidden_states"], _values(layer)
+    return activated((*masking(layer, x), *linear), activation(layer), x)
+
+
+def _values(layer: Captured) -> tuple[Stage, ...]:
+    keys = 2 * layer.module.key_dim
+    if "v_conv1d.weight" in layer.weights:
+        return layer.projection("v_proj"), convolution(layer, "v_conv1d")
+    if layer.family == "qwen3_next":
+        rows = some_rows(layer, "in_proj_qkvz", lambda qkvz: _by_kind(layer, qkvz)[2])
+    elif layer.family == "olmo_hybrid":
+        rows = layer.projection("v_proj")
+    else:
+        rows = some_rows(layer, "in_proj_qkv", lambda qkv: qkv[..., keys:])
+    return rows, convolution(layer, "conv1d", slice(keys, None))
+
+
+def _leave_gated(layer: Captured, response: Tensor) -> Chain:
+    x = masked(layer, layer.arguments["hidden_states"])
+    if layer.family == "qwen3_next":
+        gate = _by_kind(layer, layer.project("in_proj_qkvz", x))[3]
+    else:
+        gate = layer.project("g_proj" if layer.family == "olmo_hybrid" else "in_proj_z", x)
+    names = ("o_norm", "o_proj") if layer.family == "olmo_hybrid" else ("norm", "out_proj")
+    return _gated(layer, response, gate, *names, heads=layer.module.num_v_heads)
+
+
+def _gated(
+    layer: Captured, response: Tensor, gate: Tensor, norm: str, out: str, *, heads: int
+) -> Chain:
+    factor = head_norm(layer, norm, response, heads) * activation(layer, norm)(gate)
+    return Chain((Scale(factor), layer.projection(out)))
+
+
+def _projected(layer: Captured) -> Inputs:
+    """The input of the convolution (all queries, all keys, all values), then z, b and a.
+
+    The projection of qwen3_next is ordered by key head: q, k, then v and z.
+    """
+    x = masked(layer, layer.arguments["hidden_states"])
+    if layer.family == "qwen3_next":
+        q, k, v, z = _by_kind(layer, layer.project("in_proj_qkvz", x))
+        ba = layer.project("in_proj_ba", x).unflatten(-1, (layer.module.num_k_heads, 2, -1))
+        b, a = (part.flatten(-2) for part in ba.unbind(-2))
+        return torch.cat([q, k, v], dim=-1), z, b, a
+    if layer.family == "olmo_hybrid":
+        qkv, rest = _joined(layer, x), [f"{part}_proj" for part in "gba"]
+    else:
+        qkv, rest = layer.project("in_proj_qkv", x), [f"in_proj_{part}" for part in "zba"]
+    z, b, a = (layer.project(name, x) for name in rest)
+    return qkv, z, b, a
+
+
+def _joined(layer: Captured, x: Tensor) -> Tensor:
+    return torch.cat([layer.project(f"{part}_proj", x) for part in "qkv"], dim=-1)
+
+
+def _by_kind(layer: Captured, qkvz: Tensor) -> Inputs:
+    module = layer.module
+    heads, keys = module.num_k_heads, module.head_k_dim
+    values = module.value_dim // heads
+    parts = qkvz.unflatten(-1, (heads, -1)).split([keys, keys, values, values], dim=-1)
+    q, k, v, z = (part.flatten(-2) for part in parts)
+    return q, k, v, z
+
+
+def _convolved(layer: Captured, qkv: Tensor) -> Tensor:
+    """Queries, keys and values convolved: by one convolution, in olmo_hybrid until 5.8 by three."""
+    if "conv1d.weight" in layer.weights:
+        return convolution(layer, "conv1d")(qkv)
+    module = layer.module
+    parts = qkv.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
+    named = zip("qkv", parts, strict=True)
+    return torch.cat([convolution(layer, f"{n}_conv1d")(x) for n, x in named], dim=-1)
+
+
+def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
+    """The weights behind the map of one value head of qwen3_next.
+
+    Raises:
+        InspectionError: for the other families, whose projections lie elsewhere.
+    """
+    weights = {name: part.detach() for name, part in module.named_parameters()}
+    if "in_proj_qkvz.weight" not in weights:
+        raise InspectionError(
+            f"{type(module).__name__}: a stored layer of a gated delta rule is offered for "
+            "qwen3_next alone. certify.nonnegative(layer.map()) speaks of the formed map."
+        )
+    shared, width = module.num_k_heads, module.head_k_dim
+    group, place = divmod(head, module.num_v_heads // shared)
+    rows = weights["in_proj_qkvz.weight"].unflatten(0, (shared, -1))[group]
+    rate, step = weights["in_proj_ba.weight"].unflatten(0, (shared, 2, -1))[group, :, place]
+    taps = weights["conv1d.weight"].squeeze(1)[: 2 * module.key_dim].unflatten(0, (2, shared, -1))
+    numbers = {"epsilon": UNIT_EPSILON, "scale": width**-0.5}
+    return StoredLayer(
+        "gated_delta_net",
+        {
+            "A_log": weights["A_log"][head : head + 1],
+            "input": arguments["hidden_states"][0].detach(),
+            "rate_weight": rate,
+            "read_convolution": taps[0, group],
+            "read_weight": rows[:width],
+            "step_bias": weights["dt_bias"][head : head + 1],
+            "step_weight": step,
+            "write_convolution": taps[1, group],
+            "write_weight": rows[width : 2 * width],
+        }
+        | {name: torch.tensor([x], dtype=torch.float64) for name, x in numbers.items()},
+    )
+
+
+GATED = Adapter(
+    families={
+        f"transformers.models.{family}.modeling_{family}.{prefix}GatedDeltaNet": family
+        for family, prefix in PREFIXES.items()
+    },
+    read=_read_gated,
+    enter=_enter_gated,
+    leave=_leave_gated,
+    advice=dict.fromkeys(PREFIXES, LONE_PADDING),
+    stored=_stored,
+)
+
+
+def _read_kimi(layer: Captured) -> KimiDeltaAttention:
+    module, x = layer.module, masked(layer, layer.arguments["hidden_states"])
+    qkv = activation(layer)(convolution(layer, "conv1d")(_joined(layer, x)))
+    query, key, value = (by_head(part, module.num_heads) for part in qkv.chunk(3, dim=-1))
+    raw = through(layer, x, "forget_gate.f_proj", "forget_gate.f_a_proj", "forget_gate.f_b_proj")
+    raw = by_head(raw + layer.weights["forget_gate.dt_bias"], module.num_heads)
+    gate = module.forget_gate
+    if layer.family == "bailing_hybrid":
+        bound = gate.lower_bound if gate.safe_gate else None
+    else:
+        bound = getattr(gate, "safe_gate_lower_bound", None)
+    return KimiDeltaAttention(
+        query=unit_length(query) * module.head_dim**-0.5,
+        key=unit_length(key),
+        value=value,
+        rate=layer.project("b_proj", x).sigmoid().mT,
+        log_decay=_decay_of_channels(raw, layer.weights["forget_gate.A_log"], bound),
+        initial=state_before(layer),
+    )
+
+
+def _decay_of_channels(raw: Tensor, log_speed: Tensor, bound: float | None) -> Tensor:
+    """The log decay of every key channel, above ``bound`` (in nats per token) if there is one."""
+    speed = log_speed.exp().view(-1, 1, 1)
+    return -speed * softplus(raw) if bound is None else bound * (speed * raw).sigmoid()
+
+
+def _enter_kimi(layer: Captured) -> Chain:
+    x, rows = layer.arguments["hidden_states"], layer.projection("v_proj")
+    filtered = convolution(layer, "conv1d", slice(-rows.weight.shape[0], None))
+    return activated((*masking(layer, x), rows, filtered), activation(layer), x)
+
+
+def _leave_kimi(layer: Captured, response: Tensor) -> Chain:
+    x = masked(layer, layer.arguments["hidden_states"])
+    gate = through(layer, x, "g_proj", "g_a_proj", "g_b_proj")
+    return _gated(layer, response, gate, "o_norm", "o_proj", heads=layer.module.num_heads)
+
+
+KIMI = Adapter(
+    families={
+        f"transformers.models.{family}.modeling_{family}.{name}": family
+        for family, name in KIMI_CLASSES.items()
+    },
+    read=_read_kimi,
+    enter=_enter_kimi,
+    leave=_leave_kimi,
+)
+
+
+def _delta_net(layer: Captured) -> DeltaNet:
+    return DeltaNet(**_parts(layer))
+
+
+def _gated_deltanet(layer: Captured) -> GatedDeltaNet:
+    return GatedDeltaNet(log_decay=_decay_of_heads(layer), **_parts(layer))
+
+
+def _kda(layer: Captured) -> KimiDeltaAttention:
+    raw = through(layer, hidden(layer), "f_proj", "f_proj.0", "f_proj.1")
+    raw = by_head(raw + layer.weights["dt_bias"], _value_heads(layer))
+    log_decay = _decay_of_channels(raw, layer.weights["A_log"], layer.module.lower_bound)
+    return KimiDeltaAttention(log_decay=log_decay, **_parts(layer))
+
+
+def _parts(layer: Captured) -> dict[str, Tensor]:
+    """Query, key, value and rate of a layer of fla; delta_net has further settings."""
+    module, heads, x = layer.module, _value_heads(layer), hidden(layer)
+    kind = getattr(module, "qk_activation", "silu")
+    bare = "silu" if kind == "silu" else "linear"
+    pair = [shared_by(stream(layer, part, bare=bare), heads) for part in "qk"]
+    if kind == "relu":
+        pair = [part.relu() for part in pair]
+    elif kind == "elu":
+        pair = [elu(part) + 1 for part in pair]
+    if getattr(module, "qk_norm", "l2") == "sum":
+        query, key = (part / part.sum(-1, keepdim=True) for part in pair)
+    else:
+        epsilon = getattr(module, "unit_epsilon", UNIT_EPSILON)
+        query, key = (unit_length(part, epsilon=epsilon) for part in pair)
+    if getattr(module, "use_beta", True):
+        rate = layer.project("b_proj", x).sigmoid().mT
+    else:
+        rate = torch.ones(len(x), module.num_heads, x.shape[1], dtype=x.dtype, device=x.device)
+    return {
+        "query": query * module.head_k_dim**-0.5,
+        "key": key,
+        "value": stream(layer, "v", bare="silu"),
+        "rate": 2 * rate if module.allow_neg_eigval else rate,
+    }
+
+
+def _decay_of_heads(layer: Captured) -> Tensor:
+    raw = layer.project("a_proj", hidden(layer)) + layer.weights["dt_bias"]
+    return (-layer.weights["A_log"].exp() * softplus(raw)).mT
+
+
+def _value_heads(layer: Captured) -> int:
+    heads: int = getattr(layer.module, "num_v_heads", layer.module.num_heads)
+    return heads
+
+
+def _leave_fla(layer: Captured, response: Tensor) -> Chain:
+    module, named = layer.module, ("use_gate", "use_output_gate")
+    gated = next((getattr(module, name) for name in named if hasattr(module, name)), True)
+    gate = getattr(module.o_norm, "activation", "silu") if gated else None
+    return leaving(layer, response, norm="o_norm", heads=_value_heads(layer), gate=gate)
+
+
+def _comba(layer: Captured) -> Comba:
+    x, module, weights = hidden(layer), layer.module, layer.weights
+    query, key = stream(layer, "q", bare="silu"), stream(layer, "k", bare="silu")
+    removal = key
+    if module.use_inner_decay:
+        removal = weights["decay"].sigmoid()[:, None, None] * key
+    if module.use_output_correction:
+        query = query - weights["D"][:, None, None] * removal
+    query, key, removal = (
+        shared_by(unit_length(part), module.num_v_heads) for part in (query, key, removal)
+    )
+    log_decay = _decay_of_heads(layer)
+    return Comba(
+        query=query * module.head_k_dim**-0.5,
+        key=key,
+        removal=removal * (-log_decay).exp().unsqueeze(-1),
+        value=stream(layer, "v", bare="silu"),
+        rate=layer.project("b_proj", x).sigmoid().mT,
+        log_decay=log_decay,
+    )
+
+
+def _delta_product(layer: Captured) -> GatedDeltaProduct:
+    module, values = layer.module, layer.module.num_v_heads
+    rate = layer.project("b_proj", hidden(layer)).sigmoid() * (2 if module.allow_neg_eigval else 1)
+    query = unit_length(stream(layer, "q", bare="silu"))
+    key = unit_length(_micro(layer, convolved(layer, "k", bare="silu"), module.num_heads))
+    return GatedDeltaProduct(
+        query=shared_by(query, values) * module.head_k_dim**-0.5,
+        key=shared_by(key, values),
+        value=_micro(layer, convolved(layer, "v", bare="silu"), values),
+        rate=_micro(layer, rate, values).squeeze(-1),
+        log_decay=_decay_of_heads(layer) if module.use_forget_gate else None,
+    )
+
+
+def _micro(layer: Captured, x: Tensor, heads: int) -> Tensor:
+    """``x`` by head and rule: ``sample head time micro channel``."""
+    shape = "sample time (micro head channel) -> sample head time micro channel"
+    return rearrange(x, shape, head=heads, micro=layer.module.num_householder)
+
+
+def _finish_product(layer: Captured, mixed: Tensor) -> Tensor:
+    response = side_by_side(mixed.squeeze(-2))
+    return _leave_fla(layer, response)(response)
+
+
+_ENDS = {"enter": partial(entering, bare="silu"), "leave": _leave_fla}
+GATED_DELTANET = fla_adapter(
+    "gated_deltanet.GatedDeltaNet", "gated_deltanet", _gated_deltanet, **_ENDS
+)
+ADAPTERS = (
+    GATED,
+    KIMI,
+    fla_adapter("delta_net.DeltaNet", "delta_net", _delta_net, **_ENDS),
+    GATED_DELTANET,
+    fla_adapter("kda.KimiDeltaAttention", "kda", _kda, **_ENDS),
+    fla_adapter("comba.Comba", "comba", _comba, **_ENDS),
+    fla_adapter(
+        "gated_deltaproduct.GatedDeltaProduct",
+        "gated_deltaproduct",
+        _delta_product,
+        finish=_finish_product,
+    ),
+)
+
+
+def _settings_joined(module: Any, sizes: Sizes) -> Iterator[Settings]:
+    """Heads of a module that was written elsewhere, and how it makes keys of unit length."""
+    keys, rest = divmod(sizes["mixed"] - sizes["values"], 2)
+    if rest or keys <= 0:
+        return
+    heads = key_heads(module, sizes["heads"], keys)
+    for shared, epsilon in product(heads, (UNIT_EPSILON, 0.0)):
+        yield {
+            "num_k_heads": shared,
+            "num_v_heads": sizes["heads"],
+            "head_k_dim": keys // shared,
+            "key_dim": keys,
+            "value_dim": sizes["values"],
+            "unit_epsilon": epsilon,
+        }
+
+
+def _settings_apart(module: Any, sizes: Sizes) -> Iterator[Settings]:
+    heads = key_heads(module, sizes["heads"], sizes["keys"])
+    negative = getattr(module, "allow_neg_eigval", None)
+    doubled = (False, True) if negative is None else (bool(negative),)
+    for shared, twice, epsilon in product(heads, doubled, (UNIT_EPSILON, 0.0)):
+        yield {
+            "num_heads": shared,
+            "num_v_heads": sizes["heads"],
+            "head_k_dim": sizes["keys"] // shared,
+            "use_gate": hasattr(module, "g_proj"),
+            "allow_neg_eigval": twice,
+            "unit_epsilon": epsilon,
+        }
+
+
+_DECAY = {"A_log": "heads", "dt_bias": "heads"}
+STRUCTURES = (
+    Structure(
+        title="a gated delta rule",
+        family="qwen3_next",
+        adapter=GATED,
+        parameters={
+            "in_proj_qkvz.weight": "mixed+values model",
+            "in_proj_ba.weight": "heads+heads model",
+            "conv1d.weight": "mixed 1 taps",
+            **_DECAY,
+            "norm.weight": "width",
+            "out_proj.weight": "model values",
+        },
+        settings=_settings_joined,
+    ),
+    Structure(
+        title="a gated delta rule",
+        family="gated_deltanet",
+        adapter=replace(GATED_DELTANET, tolerance=Adapter.tolerance),
+        parameters={
+            "q_proj.weight": "keys model",
+            "k_proj.weight": "keys model",
+            "v_proj.weight": "values model",
+            "a_proj.weight": "heads model",
+            "b_proj.weight": "heads model",
+            **_DECAY,
+            "o_norm.weight": "width",
+            "o_proj.weight": "model values",
+        },
+        settings=_settings_apart,
+    ),
+)

@@ -1,0 +1,309 @@
+"""Reads lightning attention, the matrix LSTM, the RG-LRU, and minGRU and minLSTM.
+
+minimax: [q|k|v] = act(qkv_proj h), head by head      decay = exp(-slope_rate), one for each head
+output = out_proj(σ(output_gate h) ⊙ w ⊙ RMS(scan)), the norm over all heads
+xlstm: query = q / √d      gates = cap tanh(· / cap)
+output = out_proj(σ(o) ⊙ (w LayerNorm(scan) + b)), the norm over one head
+recurrent_gemma: value = conv(linear_x h) + b      r, input gate = σ(value W + c), block by block
+log decay = -8 r softplus(recurrent_param)      output = linear_out(scan ⊙ act(linear_y h))
+minGRU: update = σ(W_z h)      value = candidate(W_h h)      output = to_out(scan)
+minLSTM: forget = σ(W_f h)     input = σ(W_i h)     value = candidate(W_h h)
+
+In minimax padding is set to zero after the activation; older releases do so for the values only,
+which changes the output of padding tokens alone. The other modules ignore padding masks. The state
+of a cache is an argument of xlstm. In recurrent_gemma a token at position 0 starts a document and
+resets the state. The candidate of minGRU and minLSTM is the projection itself, its tanh, or, where
+the states are kept positive, ``x + 0.5`` for ``x >= 0`` and ``σ(x)`` below; both gates of minLSTM
+may be divided by their sum; some write one projection for all.
+
+Source: transformers; Feng et al. 2024, arXiv:2410.01201, sections 3 and B.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, softplus
+
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.shared import (
+    activated,
+    by_head,
+    convolution,
+    head_norm,
+    masked,
+    masking,
+    side_by_side,
+    some_rows,
+    state_before,
+)
+from dsf.inspection.families.structure import Structure, combinations
+from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale
+from dsf.mixers import MLSTM, RGLRU, MinGRU, MinLSTM, Retention
+
+
+def read_minimax(layer: Captured) -> Retention:
+    """The retention of a layer of minimax."""
+    qkv = layer.module.act_fn(layer.project("qkv_proj", layer.arguments["hidden_states"]))
+    slope, kept = layer.weights["slope_rate"].flatten(), masked(layer, qkv)
+    # Releases with that function set queries and keys of padding to zero as well.
+    file = sys.modules[type(layer.module).__module__]
+    whole = kept if hasattr(file, "apply_mask_to_padding_states") else qkv
+    query, key, _ = by_head(whole, len(slope)).chunk(3, dim=-1)
+    return Retention(
+        query=query,
+        key=key,
+        value=by_head(kept, len(slope)).chunk(3, dim=-1)[2],
+        decay=(-slope).exp().expand(query.shape[:-2]),
+        initial=state_before(layer, "get_linear_cache"),
+    )
+
+
+def _enter_minimax(layer: Captured) -> Chain:
+    x, heads = layer.arguments["hidden_states"], layer.weights["slope_rate"].numel()
+
+    def values(qkv: Tensor) -> Tensor:
+        return qkv.unflatten(-1, (heads, 3, -1))[..., 2, :].flatten(-2)
+
+    rows = some_rows(layer, "qkv_proj", values)
+    return activated((rows,), layer.module.act_fn, x, masking(layer, x))
+
+
+def _leave_minimax(layer: Captured, response: Tensor) -> Chain:
+    gate = layer.project("output_gate", layer.arguments["hidden_states"]).sigmoid()
+    factor = gate * head_norm(layer, "norm", response, heads=1)
+    return Chain((Scale(factor), layer.projection("out_proj")))
+
+
+def _renew_minimax(module: Any) -> None:
+    """Compute the decays between tokens of a block, which the module keeps, from its slopes."""
+    decays = module.decay_factors(module.slope_rate)
+    module.query_decay, module.key_decay, module.diagonal_decay = decays
+
+
+MINIMAX = Adapter(
+    families={"transformers.models.minimax.modeling_minimax.MiniMaxLightningAttention": "minimax"},
+    read=read_minimax,
+    enter=_enter_minimax,
+    leave=_leave_minimax,
+    renew=_renew_minimax,
+)
+
+
+def _read_xlstm(layer: Captured) -> MLSTM:
+    config = layer.module.config
+    query, key, value = (by_head(part, config.num_heads) for part in _projected(layer)[:3])
+    cap = config.gate_soft_cap
+    input_gate, forget_gate = (cap * (part / cap).tanh() for part in _gates(layer))
+    state, before = layer.arguments.get("state"), {}
+    if state is not None and any(part.any() for part in state):
+        memory, total, peak = state
+        before = {"start": memory, "start_total": total, "start_peak": peak.squeeze(-1)}
+    return MLSTM(
+        query=query * query.shape[-1] ** -0.5,
+        key=key,
+        value=value,
+        input_gate=input_gate.mT,
+        forget_gate=forget_gate.mT,
+        epsilon=config.eps,
+        **before,
+    )
+
+
+def _enter_xlstm(layer: Captured) -> Chain:
+    """The projection of the values, less the mean over a head, which the later norm subtracts."""
+    config = layer.module.config
+    if config.weight_mode == "fused":
+        keys, values = layer.module.qk_dim, layer.module.v_dim
+        rows = slice(2 * keys, 2 * keys + values)
+        project = some_rows(layer, "qkv_opreact", lambda whole: whole[..., rows])
+    else:
+        project = layer.projection("v")
+    return Chain((project, Centre(config.num_heads)))
+
+
+def _leave_xlstm(layer: Captured, response: Tensor) -> Chain:
+    heads, norm = layer.module.config.num_heads, layer.module.multihead_norm
+    spread = response.unflatten(-1, (heads, -1)).var(dim=-1, correction=0, keepdim=True)
+    inverse = (spread + norm.eps).rsqrt().expand(*spread.shape[:-1], response.shape[-1] // heads)
+    factor = layer.weights["multihead_norm.weight"] * inverse.flatten(-2)
+    normalise = Scale(factor, layer.weights.get("multihead_norm.bias"))
+    gate = Scale(_projected(layer)[3].sigmoid())
+    return Chain((Centre(heads), normalise, gate, layer.projection("out_proj")))
+
+
+def _projected(layer: Captured) -> tuple[Tensor, ...]:
+    """Query, key, value and the output gate before its sigmoid."""
+    x = layer.arguments["x"]
+    if layer.module.config.weight_mode == "fused":
+        keys, values = layer.module.qk_dim, layer.module.v_dim
+        return layer.project("qkv_opreact", x).split([keys, keys, values, values], dim=-1)
+    return tuple(layer.project(name, x) for name in ("q", "k", "v", "ogate_preact"))
+
+
+def _gates(layer: Captured) -> tuple[Tensor, ...]:
+    """Input and forget gate before their soft caps."""
+    x = layer.arguments["x"]
+    if layer.module.config.weight_mode == "fused":
+        return layer.project("ifgate_preact", x).chunk(2, dim=-1)
+    return tuple(layer.project(name, x) for name in ("igate_preact", "fgate_preact"))
+
+
+_XLSTM = Adapter(
+    families={"transformers.models.xlstm.modeling_xlstm.xLSTMLayer": "xlstm"},
+    read=_read_xlstm,
+    enter=_enter_xlstm,
+    leave=_leave_xlstm,
+    takes="x",
+)
+
+SHARPNESS = 8.0
+
+
+def _read_griffin(layer: Captured) -> RGLRU:
+    x = _enter_griffin(layer)(layer.arguments["input_states"])
+    forgetting = softplus(layer.weights["rg_lru.recurrent_param"])
+    log_decay = -SHARPNESS * _gate(layer, "recurrent_gate", x) * forgetting
+    return RGLRU(
+        value=x,
+        decay=log_decay.exp(),
+        input_gate=_gate(layer, "input_gate", x),
+        reset=_reset(layer, x),
+    )
+
+
+def _enter_griffin(layer: Captured) -> Chain:
+    if layer.weights["conv_1d.weight"].ndim > 2:
+        filtered = convolution(layer, "conv_1d")
+    else:  # elsewhere the kernel lies ``taps width``
+        filtered = Filter(layer.weights["conv_1d.weight"].mT, layer.weights["conv_1d.bias"])
+    return Chain((layer.projection("linear_x"), filtered))
+
+
+def _reset(layer: Captured, x: Tensor) -> Tensor | None:
+    """Where a document starts; at the first token, or nowhere, where no positions are given."""
+    first = getattr(layer.module, "first_position", "position_ids")
+    if first in layer.arguments:
+        return (layer.arguments[first] == 0).expand(x.shape[:-1])
+    if not layer.module.resets:
+        return None
+    return (torch.arange(x.shape[1], device=x.device) == 0).expand(x.shape[:-1])
+
+
+def _leave_griffin(layer: Captured, _: Tensor) -> Chain:
+    act = getattr(layer.module, "act_fn", None) or partial(gelu, approximate="tanh")
+    gate = act(layer.project("linear_y", layer.arguments["input_states"]))
+    return Chain((Scale(gate), layer.projection("linear_out")))
+
+
+def _gate(layer: Captured, name: str, x: Tensor) -> Tensor:
+    weight, bias = (layer.weights[f"rg_lru.{name}_{part}"] for part in ("weight", "bias"))
+    blocks = by_head(x, weight.shape[0])
+    return side_by_side((blocks @ weight + bias.unsqueeze(-2)).sigmoid())
+
+
+_GRIFFIN = Adapter(
+    families={
+        "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
+        ".RecurrentGemmaRecurrentBlock": "recurrent_gemma"
+    },
+    read=_read_griffin,
+    enter=_enter_griffin,
+    leave=_leave_griffin,
+    takes="input_states",
+    axes=("sample", "channel"),
+)
+
+ADAPTERS = (MINIMAX, _XLSTM, _GRIFFIN)
+
+
+CANDIDATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "positive": lambda x: torch.where(x >= 0, x + 0.5, x.sigmoid()),
+    "plain": lambda x: x,
+    "tanh": torch.tanh,
+}
+JOINED = "to_hidden_and_gate"
+"""One projection for the candidate and all gates."""
+
+
+def _read_min_gru(layer: Captured) -> MinGRU:
+    hidden, update = _candidate_and_gates(layer, "z")
+    return MinGRU(value=hidden, update=update)
+
+
+def _read_min_lstm(layer: Captured) -> MinLSTM:
+    hidden, forget, input_gate = _candidate_and_gates(layer, "fi")
+    normalised = layer.module.is_normalised
+    return MinLSTM(value=hidden, forget=forget, input=input_gate, normalised=normalised)
+
+
+def _candidate_and_gates(layer: Captured, gates: str) -> list[Tensor]:
+    """The candidate, and every gate after its sigmoid."""
+    x, module = layer.arguments["x"], layer.module
+    if f"{JOINED}.weight" in layer.weights:
+        parts = layer.project(JOINED, x).chunk(1 + len(gates), dim=-1)
+        named = dict(zip(module.order, parts, strict=True))
+    else:
+        named = {name: layer.project(f"linear_{name}", x) for name in f"h{gates}"}
+    return [CANDIDATES[module.candidate](named["h"]), *(named[gate].sigmoid() for gate in gates)]
+
+
+def _leave_min(layer: Captured, _: Tensor) -> Chain:
+    return Chain((layer.projection("to_out"),) if "to_out.weight" in layer.weights else ())
+
+
+def _minimal(
+    title: str, family: str, read: Any, orders: tuple[str, ...], **others: tuple[Any, ...]
+) -> Iterator[Structure]:
+    """A family with one projection for all, in one of several orders, and with one for each."""
+    adapter = Adapter(
+        families={}, read=read, leave=_leave_min, takes="x", axes=("sample", "channel")
+    )
+    called = {
+        JOINED: ("to_hidden_and_f_i_gate", "to_hidden_and_gates") if len(orders[0]) > 2 else (),
+        "linear_f": ("to_f", "W_f", "forget_gate"),
+        "linear_i": ("to_i", "W_i", "input_gate"),
+        "linear_h": ("to_h", "W_h", "candidate"),
+    }
+
+    every = combinations(candidate=CANDIDATES, order=orders, **others)
+    first = combinations(candidate=CANDIDATES, order=orders[:1], **others)
+    joined = {f"{JOINED}.weight": f"{'+'.join(['inner'] * len(orders[0]))} model"}
+    apart = {f"linear_{name}.weight": "inner model" for name in orders[0]}
+    yield Structure(title, family, adapter, joined, every, called)
+    yield Structure(title, family, adapter, apart, first, called)
+
+
+STRUCTURES = (
+    Structure(
+        title="the recurrent block of Griffin",
+        family="recurrent_gemma",
+        adapter=_GRIFFIN,
+        parameters={
+            "linear_x.weight": "inner model",
+            "linear_y.weight": "inner model",
+            "linear_out.weight": "model inner",
+            "conv_1d.weight": "taps inner",
+            "conv_1d.bias": "inner",
+            "rg_lru.recurrent_param": "inner",
+            **{f"rg_lru.{gate}_gate_weight": "blocks size size" for gate in ("input", "recurrent")},
+            **{f"rg_lru.{gate}_gate_bias": "blocks size" for gate in ("input", "recurrent")},
+        },
+        settings=combinations(resets=(True, False), first_position=("segment_pos",)),
+        called={
+            "conv_1d.weight": ("conv_1d.w",),
+            "conv_1d.bias": ("conv_1d.b",),
+            "rg_lru.recurrent_param": ("rg_lru.a_param",),
+            "rg_lru.input_gate_weight": ("rg_lru.input_gate.w", "rg_lru.input_gate.weight"),
+            "rg_lru.input_gate_bias": ("rg_lru.input_gate.b", "rg_lru.input_gate.bias"),
+            "rg_lru.recurrent_gate_weight": ("rg_lru.a_gate.w", "rg_lru.a_gate.weight"),
+            "rg_lru.recurrent_gate_bias": ("rg_lru.a_gate.b", "rg_lru.a_gate.bias"),
+        },
+    ),
+    *_minimal("minGRU", "min_gru", _read_min_gru, ("hz", "zh")),
+    *_minimal("minLSTM", "min_lstm", _read_min_lstm, ("hfi", "fih"), is_normalised=(True, False)),
+)

@@ -1,0 +1,475 @@
+"""Reads the selective scans of Mamba and Mamba-2, by transformers and by the ``fla`` package.
+
+Mamba: [x|z] = in_proj h      x' = act(conv x + b)      [τ|write|read] = x_proj x'
+step = softplus(W_dt τ + b_dt)      output = out_proj((scan + D x') ⊙ SiLU(z))
+Zamba: the same with projections for every head; x and z alternate among the outputs of ``in_proj``
+Mamba-2: [z|x|write|read|dt] = in_proj h      [x|write|read] = act(conv · + b)
+step = clamp(softplus(dt + dt_bias))      output = out_proj(norm(scan + D x, z))
+log-linear Mamba-2: level scales besides, softplus(L dl) with dl behind dt; on graphics cards only
+
+Padding is set to zero before ``in_proj`` and after the convolution. In Mamba, releases of
+transformers up to 5.8 zero x after ``in_proj``, which differs where that has a bias, and gate with
+``act``. The norm of Mamba-2 multiplies by the output gate first and then divides by the root mean
+square of each group; falcon_h1 may divide first or have no norm.
+
+Source: transformers; flash-linear-attention 0.6.0, ``fla/layers/log_linear_mamba2.py``.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from math import inf
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from dsf.certificates import StoredLayer
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Captured
+from dsf.inspection.families.shared import (
+    LONE_PADDING,
+    TOLERANCE,
+    activated,
+    activation,
+    by_head,
+    convolution,
+    epsilon_of,
+    fla_adapter,
+    head_norm,
+    hidden,
+    masked,
+    masking,
+    rms_normalised,
+    shared_by,
+    some_rows,
+    state_before,
+)
+from dsf.inspection.families.structure import Settings, Sizes, Structure
+from dsf.inspection.whole.stages import Chain, Scale
+from dsf.mixers import LogLinearAttention, SelectiveStateSpace, StateSpaceDuality
+
+Halves = Callable[[Tensor], tuple[Tensor, ...]]
+NORMS = (
+    ("dt_layernorm", "b_layernorm", "c_layernorm"),
+    ("dt_layernorm", "B_layernorm", "C_layernorm"),
+)
+
+
+def _halves(both: Tensor) -> tuple[Tensor, ...]:
+    return both.chunk(2, dim=-1)
+
+
+def _alternating(both: Tensor) -> tuple[Tensor, ...]:
+    return both[..., 0::2], both[..., 1::2]
+
+
+def _read_mamba(layer: Captured) -> SelectiveStateSpace:
+    x, states = _entered(layer, _halves), layer.weights["A_log"].shape[-1]
+    parts = layer.project("x_proj", x).tensor_split([-2 * states, -states], dim=-1)
+    tau, write, read_out = _normalised(layer, parts)
+    return SelectiveStateSpace(
+        value=x,
+        step=softplus(layer.project("dt_proj", tau)),
+        pole=-layer.weights["A_log"].exp(),
+        write=write,
+        read=read_out,
+        feedthrough=layer.weights["D"],
+        initial=_first_state(layer),
+    )
+
+
+def _normalised(layer: Captured, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Step, write and read after their norms: falcon_mamba's without weights, jamba's with them."""
+    if layer.family == "falcon_mamba":
+        return tuple(rms_normalised(part, epsilon=layer.module.rms_eps) for part in parts)
+    for norms in NORMS:
+        if all(f"{norm}.weight" in layer.weights for norm in norms):
+            return tuple(
+                layer.weights[f"{norm}.weight"]
+                * rms_normalised(part, epsilon=epsilon_of(getattr(layer.module, norm)))
+                for norm, part in zip(norms, parts, strict=True)
+            )
+    return parts
+
+
+def _read_zamba(layer: Captured) -> SelectiveStateSpace:
+    weights = layer.weights
+    x = by_head(_entered(layer, _alternating), heads=weights["A_log"].shape[0])
+    states = weights["A_log"].shape[-1]
+    raw = x @ weights["x_proj_weight"].mT
+    tau, write, read_out = raw.tensor_split([-2 * states, -states], dim=-1)
+    bias = weights["dt_proj_bias"].unsqueeze(-2)
+    return SelectiveStateSpace(
+        value=x,
+        step=softplus(tau @ weights["dt_proj_weight"].mT + bias),
+        pole=-weights["A_log"].exp(),
+        write=write,
+        read=read_out,
+        feedthrough=weights["D"],
+        initial=_first_state(layer),
+    )
+
+
+def _first_state(layer: Captured) -> Tensor | None:
+    """The state that a cache holds of earlier tokens; None from rest.
+
+    The library takes it up for a single token only: it scans several from rest.
+    """
+    state, steps = state_before(layer), layer.arguments["hidden_states"].shape[1]
+    return state.unsqueeze(-1) if state is not None and steps == 1 else None
+
+
+def _enter_mamba(layer: Captured, halves: Halves) -> Chain:
+    x, mask = layer.arguments["hidden_states"], masking(layer, layer.arguments["hidden_states"])
+    rows = some_rows(layer, "in_proj", lambda both: halves(both)[0])
+    before = (rows, *mask) if _is_old(layer) else (*mask, rows)
+    return activated((*before, convolution(layer, "conv1d")), activation(layer), x, mask)
+
+
+def _entered(layer: Captured, halves: Halves) -> Tensor:
+    x = halves(_x_and_z(layer))[0]
+    x = masked(layer, x) if _is_old(layer) else x
+    return masked(layer, activation(layer)(convolution(layer, "conv1d")(x)))
+
+
+def _leave_mamba(layer: Captured, _: Tensor, halves: Halves) -> Chain:
+    gate = activation(layer) if _is_old(layer) else silu
+    return Chain((Scale(gate(halves(_x_and_z(layer))[1])), layer.projection("out_proj")))
+
+
+def _x_and_z(layer: Captured) -> Tensor:
+    x = layer.arguments["hidden_states"]
+    return layer.project("in_proj", x if _is_old(layer) else masked(layer, x))
+
+
+def _is_old(layer: Captured) -> bool:
+    return hasattr(layer.module, "slow_forward")
+
+
+def _run_numbers(module: Any, tokens: int) -> int:
+    """Decays, sampled write vectors and driven states of all tokens: what plain torch code holds.
+
+    A fused kernel holds none of them; whether one runs is not known before.
+    """
+    return 3 * tokens * module.A_log.numel()
+
+
+def _stored_channel(module: Any, arguments: Mapping[str, Any], channel: int) -> StoredLayer:
+    weights = {name: part.detach() for name, part in module.named_parameters()}
+    inner, states = weights["A_log"].shape
+    step_down, write, read_out = weights["x_proj.weight"].tensor_split([-2 * states, -states])
+    taps = weights["conv1d.weight"].squeeze(1)
+    return StoredLayer(
+        "selective_state_space",
+        {
+            "A_log": weights["A_log"][channel],
+            "D": weights["D"][channel : channel + 1],
+            "convolution_bias": weights.get("conv1d.bias", taps.new_zeros(inner)),
+            "convolution_weight": taps,
+            "input": arguments["hidden_states"][0].detach(),
+            "input_weight": weights["in_proj.weight"][:inner],
+            "read_weight": read_out,
+            "step_bias": weights["dt_proj.bias"][channel : channel + 1],
+            "step_down_weight": step_down,
+            "step_up_weight": weights["dt_proj.weight"][channel],
+            "write_weight": write,
+        },
+    )
+
+
+MAMBA = Adapter(
+    families={
+        "transformers.models.mamba.modeling_mamba.MambaMixer": "mamba",
+        "transformers.models.falcon_mamba.modeling_falcon_mamba.FalconMambaMixer": "falcon_mamba",
+        "transformers.models.jamba.modeling_jamba.JambaMambaMixer": "jamba",
+    },
+    read=_read_mamba,
+    enter=partial(_enter_mamba, halves=_halves),
+    leave=partial(_leave_mamba, halves=_halves),
+    axes=("sample", "channel"),
+    run_numbers=_run_numbers,
+    stored=_stored_channel,
+)
+ZAMBA = Adapter(
+    families={"transformers.models.zamba.modeling_zamba.ZambaMambaMixer": "zamba"},
+    read=_read_zamba,
+    enter=partial(_enter_mamba, halves=_alternating),
+    leave=partial(_leave_mamba, halves=_alternating),
+    axes=("sample", "head", "channel"),
+)
+
+CLAMPS_AT_THE_MINIMUM = {"nemotron_h", "zamba2"}
+STEPS_ALONE = "mamba2_selective_state_update"
+"""The function by which newer releases of transformers take a single token on from a cache."""
+WRONG_BEFORE_5_16 = (
+    "Releases of transformers before 5.16 get this layer wrong on a CPU as soon as a sequence is "
+    "longer than one chunk, and up to 5.0 where there is padding: upgrade transformers."
+)
+
+
+def _read_mamba2(layer: Captured) -> StateSpaceDuality:
+    module = layer.module
+    _, mixed, step = _projected(layer)
+    mixed = masked(layer, activation(layer)(convolution(layer, "conv1d")(mixed)))
+    width, shared = _width(layer), module.n_groups * module.ssm_state_size
+    x, write, read_out = mixed.split([width, shared, shared], dim=-1)
+    low, high = _limits(layer)
+    step = softplus(step + layer.weights["dt_bias"]).clamp(low, high)
+    return StateSpaceDuality(
+        value=by_head(x, module.num_heads),
+        step=step.mT,
+        pole=-layer.weights["A_log"].exp(),
+        write=by_head(write, module.n_groups),
+        read=by_head(read_out, module.n_groups),
+        feedthrough=layer.weights["D"],
+        initial=None if (state := state_before(layer)) is None else state.mT,
+    )
+
+
+def _enter_mamba2(layer: Captured) -> Chain:
+    x, width = layer.arguments["hidden_states"], _width(layer)
+    gate, mask = layer.weights["in_proj.weight"].shape[0] - _rest(layer), masking(layer, x)
+    rows = some_rows(layer, "in_proj", lambda rows: rows[..., gate : gate + width])
+    tuned = layer.weights.get("mup_vector")
+    after = () if tuned is None else (Scale(tuned.flatten()[gate : gate + width]),)
+    factor = Scale(x.new_tensor(getattr(layer.module, "ssm_in_multiplier", 1.0)))
+    linear = (*mask, factor, rows, *after, convolution(layer, "conv1d", slice(width)))
+    return activated(linear, activation(layer), x, mask)
+
+
+def _leave_mamba2(layer: Captured, response: Tensor) -> Chain:
+    factor = _gate_over_norm(layer, response, _projected(layer)[0])
+    return Chain((Scale(factor), layer.projection("out_proj")))
+
+
+def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
+    """z, the input of the convolution, and the step size before its softplus."""
+    x = masked(layer, layer.arguments["hidden_states"])
+    if (factor := getattr(layer.module, "ssm_in_multiplier", 1.0)) != 1.0:
+        x = x * factor
+    projected = layer.project("in_proj", x)
+    if "mup_vector" in layer.weights:
+        projected = projected * layer.weights["mup_vector"]
+    heads, rest = layer.module.num_heads, _rest(layer)
+    z, mixed, step = projected.split([projected.shape[-1] - rest, rest - heads, heads], dim=-1)
+    return z, mixed, step
+
+
+def _rest(layer: Captured) -> int:
+    """The number of outputs of ``in_proj`` that are not z."""
+    return layer.weights["conv1d.weight"].shape[0] + layer.module.num_heads
+
+
+def _width(layer: Captured) -> int:
+    shared = layer.module.n_groups * layer.module.ssm_state_size
+    return layer.weights["conv1d.weight"].shape[0] - 2 * shared
+
+
+def _limits(layer: Captured) -> tuple[float, float]:
+    """The limits of the step size; older releases of two families name the lower one otherwise.
+
+    Where a single token continues a cache, newer releases do not limit its step.
+    """
+    tokens = layer.arguments["hidden_states"].shape[-2]
+    file = vars(sys.modules[type(layer.module).__module__])
+    if tokens == 1 and STEPS_ALONE in file and state_before(layer) is not None:
+        return -inf, inf
+    if layer.family in CLAMPS_AT_THE_MINIMUM and hasattr(layer.module, "time_step_min"):
+        return layer.module.time_step_min, inf
+    low, high = getattr(layer.module, "time_step_limit", None) or layer.module.dt_limit
+    return low, high
+
+
+def _gate_over_norm(layer: Captured, response: Tensor, z: Tensor) -> Tensor:
+    gate = silu(z)
+    if "norm.weight" not in layer.weights:
+        return gate
+    norm = layer.module.norm
+    first = getattr(norm, "norm_before_gate", getattr(layer.module, "norm_before_gate", False))
+    x = response if first else response * gate
+    return gate * head_norm(layer, "norm", x, _norm_groups(layer, x))
+
+
+def _norm_groups(layer: Captured, x: Tensor) -> int:
+    """The groups of the norm; before 5.16 most families have one of the whole width."""
+    norm, width = layer.module.norm, x.shape[-1]
+    groups: int = getattr(norm, "n_groups", None) or width // getattr(norm, "group_size", width)
+    return groups
+
+
+def _stored_head(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
+    """The weights behind the map of one head; its group's rows write and read."""
+    weights = {name: part.detach() for name, part in module.named_parameters()}
+    heads, groups, states = module.num_heads, module.n_groups, module.ssm_state_size
+    taps = weights["conv1d.weight"].squeeze(1)
+    bias = weights.get("conv1d.bias", taps.new_zeros(len(taps)))
+    rows, steps = weights["in_proj.weight"][-len(taps) - heads :].split([len(taps), heads])
+    first = len(taps) - 2 * groups * states + head // (heads // groups) * states
+    write, read_out = (slice(at, at + states) for at in (first, first + groups * states))
+    return StoredLayer(
+        "state_space_duality",
+        {
+            "A_log": weights["A_log"][head : head + 1],
+            "D": weights["D"][head : head + 1],
+            "input": arguments["hidden_states"][0].detach(),
+            "read_bias": bias[read_out],
+            "read_convolution": taps[read_out],
+            "read_weight": rows[read_out],
+            "step_bias": weights["dt_bias"][head : head + 1],
+            "step_weight": steps[head],
+            "write_bias": bias[write],
+            "write_convolution": taps[write],
+            "write_weight": rows[write],
+        },
+    )
+
+
+CHUNK = 64  # the library's path on a processor takes work and memory in proportion to its chunks
+
+
+def hasten(module: Any) -> None:
+    """Shorten the chunks of a module of Mamba-2, on which its scan does not depend."""
+    if getattr(module, "chunk_size", 0) > CHUNK:
+        module.chunk_size = CHUNK
+
+
+MAMBA2 = Adapter(
+    families={
+        "transformers.models.mamba2.modeling_mamba2.Mamba2Mixer": "mamba2",
+        "transformers.models.bamba.modeling_bamba.BambaMixer": "bamba",
+        "transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer": "falcon_h1",
+        "transformers.models.granitemoehybrid.modeling_granitemoehybrid"
+        ".GraniteMoeHybridMambaLayer": "granitemoehybrid",
+        "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": "nemotron_h",
+        "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer": "zamba2",
+    },
+    read=_read_mamba2,
+    enter=_enter_mamba2,
+    leave=_leave_mamba2,
+    hasten=hasten,
+    stored=_stored_head,
+    advice={
+        **dict.fromkeys(("mamba2", "bamba", "falcon_h1", "granitemoehybrid"), LONE_PADDING),
+        **dict.fromkeys(("nemotron_h", "zamba2"), WRONG_BEFORE_5_16),
+    },
+)
+
+
+def _read_log_linear(layer: Captured) -> LogLinearAttention:
+    module, weights = layer.module, layer.weights
+    _, mixed, raw, levels = _with_levels(layer)
+    mixed = masked(layer, silu(convolution(layer, "conv1d")(masked(layer, mixed))))
+    shared = module.n_groups * module.ssm_state_size
+    x, write, query = mixed.split([module.intermediate_size, shared, shared], dim=-1)
+    step = softplus(raw + weights["dt_bias"]).mT
+    key, query = (
+        shared_by(by_head(part, module.n_groups), module.num_heads) for part in (write, query)
+    )
+    return LogLinearAttention(
+        query=query,
+        key=step.unsqueeze(-1) * key,
+        value=by_head(x, module.num_heads),
+        log_decay=-weights["A_log"].exp().unsqueeze(-1) * step,
+        level_scale=softplus(weights["L"].unsqueeze(1) * by_head(levels, module.num_heads)),
+        feedthrough=weights["D"].expand(len(x), -1),
+    )
+
+
+def _enter_log_linear(layer: Captured) -> Chain:
+    x, width = hidden(layer), layer.module.intermediate_size
+    mask = masking(layer, x)
+    rows = some_rows(layer, "in_proj", lambda both: both[..., width : 2 * width])
+    linear = (*mask, rows, *mask, convolution(layer, "conv1d", slice(width)))
+    return activated(linear, silu, x, mask)
+
+
+def _leave_log_linear(layer: Captured, response: Tensor) -> Chain:
+    factor = silu(_with_levels(layer)[0])
+    if "norm.weight" in layer.weights:
+        seen = response if layer.module.norm.norm_before_gate else factor * response
+        factor = factor * head_norm(layer, "norm", seen, layer.module.n_groups)
+    return Chain((Scale(factor), layer.projection("out_proj")))
+
+
+def _with_levels(layer: Captured) -> tuple[Tensor, ...]:
+    """z, the input of the convolution, the step before its softplus, the levels before theirs."""
+    module = layer.module
+    heads, width = module.num_heads, module.intermediate_size
+    sizes = [width, module.conv_dim, heads, heads * module.num_lambda_dims]
+    return layer.project("in_proj", hidden(layer)).split(sizes, dim=-1)
+
+
+ADAPTERS = (
+    MAMBA,
+    ZAMBA,
+    MAMBA2,
+    replace(MAMBA, families={"fla.layers.mamba.Mamba": "mamba"}, tolerance=TOLERANCE),
+    replace(MAMBA2, families={"fla.layers.mamba2.Mamba2": "mamba2"}, tolerance=TOLERANCE),
+    fla_adapter(
+        "log_linear_mamba2.LogLinearMamba2",
+        "log_linear_mamba2",
+        _read_log_linear,
+        enter=_enter_log_linear,
+        leave=_leave_log_linear,
+    ),
+)
+
+
+def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
+    """Heads, groups and limits of a module of Mamba-2 that was written elsewhere.
+
+    Of groups and states only the product is known from the parameters, and not whether the norm
+    comes before the output gate.
+    """
+    shared, rest = divmod(sizes["mixed"] - sizes["inner"], 2)
+    if rest or shared <= 0 or sizes["inner"] % sizes["heads"]:
+        return
+    named = [getattr(module, name, None) for name in ("ngroups", "n_groups", "num_groups")]
+    groups = [each for each in named if isinstance(each, int)] or [1]
+    groups += [each for each in range(1, shared + 1) if shared % each == 0]
+    for each in dict.fromkeys(groups):
+        if sizes["heads"] % each or shared % each:
+            continue
+        for first in (False, True):
+            yield {
+                "num_heads": sizes["heads"],
+                "n_groups": each,
+                "ssm_state_size": shared // each,
+                "time_step_limit": getattr(module, "dt_limit", (0.0, inf)),
+                "norm_before_gate": first,
+            }
+
+
+STRUCTURES = (
+    Structure(
+        title="Mamba",
+        family="mamba",
+        adapter=MAMBA,
+        parameters={
+            "in_proj.weight": "2*inner model",
+            "conv1d.weight": "inner 1 taps",
+            "x_proj.weight": "rank+2*state inner",
+            "dt_proj.weight": "inner rank",
+            "A_log": "inner state",
+            "D": "inner",
+            "out_proj.weight": "model inner",
+        },
+    ),
+    Structure(
+        title="Mamba-2",
+        family="mamba2",
+        adapter=MAMBA2,
+        parameters={
+            "in_proj.weight": "inner+mixed+heads model",
+            "conv1d.weight": "mixed 1 taps",
+            "A_log": "heads",
+            "dt_bias": "heads",
+            "D": "heads",
+            "norm.weight": "inner",
+            "out_proj.weight": "model inner",
+        },
+        settings=_settings,
+    ),
+)
