@@ -149,9 +149,13 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         )
         further = asked_for(model, listener.where, asked)
         further.add(tried(model, listener.where, possible, limits))
-        calls = _with_further(calls, further)
+        if further.calls:  # of modules that are read as a whole instead of what ran in them
+            outside = (call for call in calls if not further.covers(call.time))
+            calls = _in_order([*outside, *further.calls])
         with _as_it_ran(model):
-            calls, found = _asked(tracker, calls, further, partial(_probed, question, limits))
+            calls, found = _asked(
+                tracker, calls, further, limits if question.probe == AUTO else None
+            )
             rest = _beside(tracker, calls, found, further)
         known |= further.known
         rebuilding = _Rebuilding(
@@ -159,7 +163,6 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             question,
             found,
             further,
-            choose=_chosen(question),
             store=store,
             at_a_time=MOST if expected is None else expected.at_a_time,
         )
@@ -289,10 +292,6 @@ def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
         tracker.where.tracker = None
 
 
-def _chosen(question: Examination) -> "Choose | None":
-    return None if question.layers is None else partial(chosen_layers, wanted=question.layers)
-
-
 @contextmanager
 def _as_it_ran(model: nn.Module) -> Iterator[None]:
     """Inside, modules that are repeated compute as they did in the run of the model."""
@@ -312,21 +311,24 @@ def _asked(
     tracker: Tracker | None,
     calls: list[Call],
     further: Further,
-    probe: Callable[[Tracker, Sequence[ModuleFinding]], Further],
+    limits: Limits | None,
 ) -> tuple[list[Call], Findings]:
     """The calls with those that were probed, and what a run that was followed says of them all.
 
     Args:
         further: what was read by trying; what is probed is added to it.
-        probe: probes modules of some findings.
+        limits: of what is probed; None where nothing is.
     """
     if tracker is None:
         return calls, Findings()
     found = judged(tracker, calls, further.covers)
     settle_slots(found, tracker.run, calls)
-    known = {call.module for call in calls if call.through is Through.MODULE}
-    asked = [one for one in found.modules if not _is_refused(one, found)]
-    further.add(probe(tracker, [one for one in asked if one.module not in known]))
+    if limits is not None:
+        # Of an attention that was refused it is known that its maps are none of tokens.
+        known = {call.module for call in calls if call.through is Through.MODULE}
+        known |= {call.module for call in found.refused}
+        asked = [one for one in found.modules if one.module not in known]
+        further.add(probed(asked, tracker.where, limits))
     kept = [one for one in calls if not further.replaces(one)]
     calls = _in_order([*kept, *(one for one in further.calls if one not in kept)])
     settle_slots(found, tracker.run, calls)
@@ -358,17 +360,6 @@ def _of_model(
         yield Unsupported(type(model).__name__, described(model), unfollowed)
 
 
-def _probed(
-    question: Examination, limits: Limits, tracker: Tracker, findings: Sequence[ModuleFinding]
-) -> Further:
-    return probed(findings, tracker.where, limits) if question.probe == AUTO else Further()
-
-
-def _is_refused(finding: ModuleFinding, found: Findings) -> bool:
-    """Whether the maps of an attention in a module are known to be none of tokens."""
-    return any(call.module is finding.module for call in found.refused)
-
-
 class _Listener:
     """Keeps the forward passes of modules that are to be tried, and the stack of modules."""
 
@@ -381,12 +372,6 @@ class _Listener:
         self.where, where.keeps_outputs = where, where.keeps_outputs or bool(self._modules)
         with noting(self._modules, where):
             yield
-
-
-def _with_further(calls: list[Call], further: Further) -> list[Call]:
-    """The calls with those of modules that are read as a whole instead of what ran in them."""
-    outside = [call for call in calls if not further.covers(call.time)]
-    return _in_order([*outside, *further.calls]) if further.calls else calls
 
 
 def _in_order(calls: list[Call]) -> list[Call]:
@@ -454,7 +439,7 @@ def examine_part(
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
         further = Further()
         with _as_it_ran(model):
-            calls, found = _asked(tracker, calls, further, lambda *_: Further())
+            calls, found = _asked(tracker, calls, further, None)
         choose = None if chosen is None else chosen.of_block
         made = _Rebuilding(limits, question, found, further, choose=choose).of(calls, known)
     missed = _unread(model, _paths(model, calls), set(known), found, further)
@@ -549,7 +534,7 @@ class _Rebuilding:
     """How recorded calls are rebuilt.
 
     Attributes:
-        choose: which of the layers are looked at; None for all.
+        choose: which of the layers are looked at; None for those of the question.
         store: where rebuilt layers are kept, if not in memory.
         at_a_time: how many calls are rebuilt at a time at most.
     """
@@ -565,7 +550,10 @@ class _Rebuilding:
     def of(self, calls: list[Call], known: Known) -> _Rebuilt:
         """The layers of all calls, on several threads."""
         made, found = _Rebuilt(), sequences(calls, known)
-        wanted = None if self.choose is None else _wanted(found, self.choose)
+        choose, layers = self.choose, self.question.layers
+        if choose is None and layers is not None:
+            choose = partial(chosen_layers, wanted=layers)
+        wanted = None if choose is None else _wanted(found, choose)
         done = each_in_parallel(
             lambda number: self._of_call(
                 *found[number], None if wanted is None else wanted[number]

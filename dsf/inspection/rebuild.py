@@ -159,11 +159,20 @@ def response_by_rows(
         return respond(system, signal)
     values, found = signal.squeeze(-2), None
     if system.steps > EVERY:
-        found = (
-            respond(system, signal) if whole or not leaves_out(system) else _unknown(system, signal)
-        )
+        if whole or not leaves_out(system):
+            found = respond(system, signal)
+        else:
+            dtype = torch.promote_types(system.dtype, signal.dtype)
+            shape = (*system.batch, system.steps, 1, signal.shape[-1])
+            found = torch.full(shape, math.nan, dtype=dtype, device=signal.device)
     spans = [*sampled_rows(system.steps)]
-    rows = torch.cat(_windows(system, spans), dim=-2)
+    of_map = whole_rows(system)  # what windows have in common is asked of the system once
+    if of_map is not None:
+        windows = [of_map.window(*span).squeeze(-2) for span in spans]
+    else:
+        blocks = (blocks_between(system, *span, size=PANEL) for span in spans)
+        windows = [block.weights for several in blocks for block in several]
+    rows = torch.cat(windows, dim=-2)
     dtype = torch.promote_types(rows.dtype, values.dtype)
     mixed = (rows.to(dtype) @ values.to(dtype)).unsqueeze(-2)
     if found is None:
@@ -173,16 +182,6 @@ def response_by_rows(
         found[..., start:stop, :, :] = mixed[..., done : done + stop - start, :, :]
         done += stop - start
     return found
-
-
-def _windows(
-    system: Operator, spans: Sequence[tuple[int, int]]
-) -> list[Shaped[Tensor, "*batch rows read"]]:
-    """Some windows of the rows of a map; what they have in common is asked of the system once."""
-    source = whole_rows(system)
-    if source is not None:
-        return [source.window(*span).squeeze(-2) for span in spans]
-    return [block.weights for span in spans for block in blocks_between(system, *span, size=PANEL)]
 
 
 def leaves_out(system: Operator) -> bool:
@@ -203,12 +202,6 @@ def compared_tokens(length: int) -> Int[Tensor, " some"]:
 
 def _source(system: Operator) -> object:
     return system.rows if isinstance(system, ExplicitMap) else getattr(system, "C", None)
-
-
-def _unknown(system: Operator, signal: Tensor) -> Tensor:
-    dtype = torch.promote_types(system.dtype, signal.dtype)
-    shape = (*system.batch, system.steps, 1, signal.shape[-1])
-    return torch.full(shape, math.nan, dtype=dtype, device=signal.device)
 
 
 def _remembers(system: Operator) -> bool:
@@ -454,8 +447,12 @@ def _comparisons(
         )
         tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
         layers = list(captured_layers(reference, adapter, family))
-        outputs = _outputs(call, adapter, family) if reference is not call else []
-        outputs = outputs or [layer.output for layer in layers]
+        if reference is call:
+            outputs = [layer.output for layer in layers]
+        elif adapter.split is one_layer:
+            outputs = [in_float64(call.first_output)]
+        else:
+            outputs = [layer.output for layer in captured_layers(call, adapter, family)]
 
     def again(number: int, *, repeats: bool = True) -> LayerComparison:
         made = _comparisons(call, adapter, family, limits, hastened=False, repeats=repeats)
@@ -486,12 +483,6 @@ def _put_out_around(call: Call, reference: Call) -> tuple[Tensor, Tensor] | None
     if ran is None or reference.around is None:
         return None
     return in_float64(ran), in_float64(reference.around)
-
-
-def _outputs(call: Call, adapter: Adapter, family: str) -> list[Tensor]:
-    if adapter.split is one_layer:
-        return [in_float64(call.first_output)]
-    return [layer.output for layer in captured_layers(call, adapter, family)]
 
 
 @contextmanager
@@ -764,11 +755,6 @@ def axes_of(layer: Captured, mixer: Any, adapter: Adapter) -> tuple[str, ...]:
     return tuple(getattr(mixer, "axes", adapter.axes))
 
 
-def is_usual(maps: Any) -> bool:
-    """Whether the maps of an attention lie in the order of samples and heads."""
-    return maps is None or maps.is_usual
-
-
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
     """What the adapter is given: one captured call for every layer in ``call``."""
     whole = Captured(
@@ -778,7 +764,7 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         weights=Weights(call.module, copied=adapter.rewrites_weights),
         arguments=in_float64(dict(call.arguments)),
         output=in_float64(call.first_output),
-        surroundings=call.surroundings if is_usual(call.maps) else None,
+        surroundings=call.surroundings if call.maps is None or call.maps.is_usual else None,
         products=call.products,
         maps=call.maps,
         made_of=call.made_of,

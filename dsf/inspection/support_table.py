@@ -308,9 +308,11 @@ def forecast(
     maps = [square * _maps(known, model, each) for each in _all_mixers(model, known)]
     running = max((_run(model, known, each, tokens, size) for each in mixers), default=0)
     double = max((_run(model, known, each, tokens, DOUBLE) for each in mixers), default=0)
-    ends = [sum(_ends(each)) * tokens for each in mixers]
+    matrices = [_matrices(each) or [(0, 0)] for each in mixers]
+    ends = [(each[0][0] + each[-1][1]) * tokens for each in matrices]  # what goes in and out
     widths = [_width(each) * tokens for each in mixers]
-    stream = _width_of_stream(model) * tokens * size
+    config = getattr(model, "config", None)
+    stream = int(getattr(config, "hidden_size", 0) or 0) * tokens * size
     device = next(iter(model.parameters()), torch.empty(0)).device
     return Forecast(
         tokens=tokens,
@@ -399,15 +401,5 @@ def _matrices(module: nn.Module) -> list[tuple[int, int]]:
     ] or [(part.shape[1], part.shape[0]) for part in module.parameters() if part.ndim == 2]
 
 
-def _ends(module: nn.Module) -> tuple[int, int]:
-    matrices = _matrices(module)
-    return (matrices[0][0], matrices[-1][1]) if matrices else (0, 0)
-
-
 def _width(module: nn.Module) -> int:
     return sum(outputs for _, outputs in _matrices(module))
-
-
-def _width_of_stream(model: nn.Module) -> int:
-    config = getattr(model, "config", None)
-    return int(getattr(config, "hidden_size", 0) or 0)

@@ -346,3 +346,19 @@ def test_where_an_axis_is_taken_for_channels_the_cure_is_named():
         dsf.inspect(module, x=x)
     weights = module.weights.detach().double().softmax(-1).expand(2, 1, 6, 6)
     torch.testing.assert_close(dsf.probe(module, x).map(), weights)
+
+
+def test_edited_runs_refuse_weights_that_are_not_finite():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    model, x = Attends(), torch.ones(1, 2, 4)
+    dsf.intervene(model, x, edits=dsf.edits.Ablate(0))
+    model.attention.out_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(NonFiniteWeightsError, match=r"out_proj\.weight"):
+        dsf.intervene(model, x, edits=dsf.edits.Ablate(0))

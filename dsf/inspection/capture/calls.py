@@ -246,7 +246,12 @@ class Invocation:
         attributes: dict[str, Tensor] = {}
         written: dict[int, Tensor] = {}
         if frame is not None:
-            attributes, written = _left_in(self.module, frame), frame.written_into()
+            written, known = frame.written_into(), frame.attributes
+            attributes = {
+                name: part
+                for name, (part, writes) in attributes_of(self.module).items()
+                if name not in known or known[name][0] is not part or known[name][1] != writes
+            }
         put_out = {id(part) for part in tensors_in(output)}
         attributes = {name: one for name, one in attributes.items() if id(one) not in put_out}
         written = {k: one for k, one in written.items() if id(one) not in put_out}
@@ -271,16 +276,6 @@ class Invocation:
                 "by a hook or by the model itself, so nothing can be said about the layer of this "
                 "run. Inspect the model without what changes its weights."
             )
-
-
-def _left_in(module: nn.Module, frame: Frame) -> dict[str, Tensor]:
-    """The tensors that a forward pass has put into attributes of its module, or written there."""
-    now, before = attributes_of(module), frame.attributes
-    return {
-        name: part
-        for name, (part, writes) in now.items()
-        if name not in before or before[name][0] is not part or before[name][1] != writes
-    }
 
 
 @dataclass(eq=False)

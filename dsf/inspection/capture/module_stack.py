@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,20 +27,11 @@ from dsf.inspection.capture.weights import is_packed
 from dsf.runtime.threads import at_work
 
 
-class ComputedProduct(NamedTuple):
-    """One product, and how often its input and its result had been written into then."""
-
-    name: str
-    given: Tensor
-    result: Tensor
-    versions: tuple[int, int]
-
-
 class Products:
     """The products with projections of one module, by the names of these."""
 
     def __init__(self) -> None:
-        self._known: list[ComputedProduct] = []
+        self._known: list[tuple[str, Tensor, Tensor, tuple[int, int]]] = []
         self._closed = False
 
     def add(self, name: str, given: Tensor, result: Tensor) -> None:
@@ -48,24 +39,21 @@ class Products:
         if self._closed:
             return
         versions = times_written(given), times_written(result)
-        self._known.append(ComputedProduct(name, given.detach(), result.detach(), versions))
+        self._known.append((name, given.detach(), result.detach(), versions))
 
     def find(self, name: str, given: Tensor) -> Tensor | None:
         """The product of the projection ``name`` with the same numbers, if there was one."""
-        for known in self._known:
-            unchanged = known.versions == (times_written(known.given), times_written(known.result))
-            if known.name == name and unchanged and _same(known.given, given):
-                return known.result
+        for known, before, result, versions in self._known:
+            unchanged = versions == (times_written(before), times_written(result))
+            same = before.dtype == given.dtype and before.device == given.device
+            if known == name and unchanged and same and torch.equal(before, given):
+                return result
         return None
 
     def close(self) -> None:
         """Let go of all of them, and take no more."""
         self._known.clear()
         self._closed = True
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 @contextmanager

@@ -339,7 +339,7 @@ def _adapter(
     read: Any,
     leave: Any,
     axes: tuple[str, ...] = Adapter.axes,
-    **values: str,
+    **values: Any,
 ) -> Adapter:
     enter = partial(entering, **values) if values else entering
     return fla_adapter(path, family, read, enter=enter, leave=leave, axes=axes)

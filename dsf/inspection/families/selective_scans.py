@@ -16,9 +16,8 @@ Source: transformers; flash-linear-attention 0.6.0, ``fla/layers/log_linear_mamb
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -47,37 +46,47 @@ from dsf.inspection.families.shared import (
     state_before,
 )
 from dsf.inspection.families.structure import Settings, Sizes, Structure
-from dsf.inspection.whole.stages import Chain, Scale
+from dsf.inspection.whole.stages import Chain, Scale, Stage
 from dsf.mixers import LogLinearAttention, SelectiveStateSpace, StateSpaceDuality
 
-Halves = Callable[[Tensor], tuple[Tensor, ...]]
 NORMS = (
     ("dt_layernorm", "b_layernorm", "c_layernorm"),
     ("dt_layernorm", "B_layernorm", "C_layernorm"),
 )
 
 
-def _halves(both: Tensor) -> tuple[Tensor, ...]:
-    return both.chunk(2, dim=-1)
-
-
-def _alternating(both: Tensor) -> tuple[Tensor, ...]:
-    return both[..., 0::2], both[..., 1::2]
-
-
 def _read_mamba(layer: Captured) -> SelectiveStateSpace:
-    x, states = _entered(layer, _halves), layer.weights["A_log"].shape[-1]
-    parts = layer.project("x_proj", x).tensor_split([-2 * states, -states], dim=-1)
+    weights, x = layer.weights, _entered(layer)
+    states = weights["A_log"].shape[-1]
+    if _is_zamba(layer):
+        x = by_head(x, heads=len(weights["A_log"]))
+        raw = x @ weights["x_proj_weight"].mT
+    else:
+        raw = layer.project("x_proj", x)
+    parts = raw.tensor_split([-2 * states, -states], dim=-1)
     tau, write, read_out = _normalised(layer, parts)
+    if _is_zamba(layer):
+        step = tau @ weights["dt_proj_weight"].mT + weights["dt_proj_bias"].unsqueeze(-2)
+    else:
+        step = layer.project("dt_proj", tau)
     return SelectiveStateSpace(
         value=x,
-        step=softplus(layer.project("dt_proj", tau)),
-        pole=-layer.weights["A_log"].exp(),
+        step=softplus(step),
+        pole=-weights["A_log"].exp(),
         write=write,
         read=read_out,
-        feedthrough=layer.weights["D"],
+        feedthrough=weights["D"],
         initial=_first_state(layer),
     )
+
+
+def _is_zamba(layer: Captured) -> bool:
+    return "x_proj_weight" in layer.weights
+
+
+def _x_and_z(layer: Captured, both: Tensor) -> tuple[Tensor, ...]:
+    """x and z among the outputs of ``in_proj``, along the last axis."""
+    return (both[..., 0::2], both[..., 1::2]) if _is_zamba(layer) else both.chunk(2, dim=-1)
 
 
 def _normalised(layer: Captured, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -94,24 +103,6 @@ def _normalised(layer: Captured, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...
     return parts
 
 
-def _read_zamba(layer: Captured) -> SelectiveStateSpace:
-    weights = layer.weights
-    x = by_head(_entered(layer, _alternating), heads=weights["A_log"].shape[0])
-    states = weights["A_log"].shape[-1]
-    raw = x @ weights["x_proj_weight"].mT
-    tau, write, read_out = raw.tensor_split([-2 * states, -states], dim=-1)
-    bias = weights["dt_proj_bias"].unsqueeze(-2)
-    return SelectiveStateSpace(
-        value=x,
-        step=softplus(tau @ weights["dt_proj_weight"].mT + bias),
-        pole=-weights["A_log"].exp(),
-        write=write,
-        read=read_out,
-        feedthrough=weights["D"],
-        initial=_first_state(layer),
-    )
-
-
 def _first_state(layer: Captured) -> Tensor | None:
     """The state that a cache holds of earlier tokens; None from rest.
 
@@ -121,25 +112,26 @@ def _first_state(layer: Captured) -> Tensor | None:
     return state.unsqueeze(-1) if state is not None and steps == 1 else None
 
 
-def _enter_mamba(layer: Captured, halves: Halves) -> Chain:
+def _enter_mamba(layer: Captured) -> Chain:
     x, mask = layer.arguments["hidden_states"], masking(layer, layer.arguments["hidden_states"])
-    rows = some_rows(layer, "in_proj", lambda both: halves(both)[0])
-    before = (rows, *mask) if _is_old(layer) else (*mask, rows)
+    rows = some_rows(layer, "in_proj", lambda both: _x_and_z(layer, both)[0])
+    before: tuple[Stage, ...] = (rows, *mask) if _is_old(layer) else (*mask, rows)
     return activated((*before, convolution(layer, "conv1d")), activation(layer), x, mask)
 
 
-def _entered(layer: Captured, halves: Halves) -> Tensor:
-    x = halves(_x_and_z(layer))[0]
+def _entered(layer: Captured) -> Tensor:
+    x = _x_and_z(layer, _projected_both(layer))[0]
     x = masked(layer, x) if _is_old(layer) else x
     return masked(layer, activation(layer)(convolution(layer, "conv1d")(x)))
 
 
-def _leave_mamba(layer: Captured, _: Tensor, halves: Halves) -> Chain:
+def _leave_mamba(layer: Captured, _: Tensor) -> Chain:
     gate = activation(layer) if _is_old(layer) else silu
-    return Chain((Scale(gate(halves(_x_and_z(layer))[1])), layer.projection("out_proj")))
+    z = _x_and_z(layer, _projected_both(layer))[1]
+    return Chain((Scale(gate(z)), layer.projection("out_proj")))
 
 
-def _x_and_z(layer: Captured) -> Tensor:
+def _projected_both(layer: Captured) -> Tensor:
     x = layer.arguments["hidden_states"]
     return layer.project("in_proj", x if _is_old(layer) else masked(layer, x))
 
@@ -186,18 +178,17 @@ MAMBA = Adapter(
         "transformers.models.jamba.modeling_jamba.JambaMambaMixer": "jamba",
     },
     read=_read_mamba,
-    enter=partial(_enter_mamba, halves=_halves),
-    leave=partial(_leave_mamba, halves=_halves),
+    enter=_enter_mamba,
+    leave=_leave_mamba,
     axes=("sample", "channel"),
     run_numbers=_run_numbers,
     stored=_stored_channel,
 )
-ZAMBA = Adapter(
+ZAMBA = replace(
+    MAMBA,
     families={"transformers.models.zamba.modeling_zamba.ZambaMambaMixer": "zamba"},
-    read=_read_zamba,
-    enter=partial(_enter_mamba, halves=_alternating),
-    leave=partial(_leave_mamba, halves=_alternating),
     axes=("sample", "head", "channel"),
+    stored=None,
 )
 
 CLAMPS_AT_THE_MINIMUM = {"nemotron_h", "zamba2"}
@@ -381,7 +372,7 @@ def _enter_log_linear(layer: Captured) -> Chain:
     x, width = hidden(layer), layer.module.intermediate_size
     mask = masking(layer, x)
     rows = some_rows(layer, "in_proj", lambda both: both[..., width : 2 * width])
-    linear = (*mask, rows, *mask, convolution(layer, "conv1d", slice(width)))
+    linear: tuple[Stage, ...] = (*mask, rows, *mask, convolution(layer, "conv1d", slice(width)))
     return activated(linear, silu, x, mask)
 
 

@@ -309,7 +309,7 @@ def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
     is_cell = _is_cell(module)
     if (not is_cell and len(shape) < 2) or any(made.shape != shape for made in given):
         return None
-    time = int(not is_cell and module.batch_first and len(shape) == 3)
+    time = 1 if not is_cell and module.batch_first and len(shape) == 3 else 0
     number: Tensor | None = None
     axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
     for axis in filter(is_place, axes):

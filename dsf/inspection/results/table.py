@@ -79,12 +79,7 @@ class Table(Sequence[Record]):
 
     def _repr_html_(self) -> str:
         """The same for a notebook, without a script; nothing in it is taken for markup."""
-        head, rows = self._shown()
-        lines = [
-            f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in row)}</tr>"
-            for kind, row in (("th", head), *(("td", row) for row in rows))
-        ]
-        return f"<table>{''.join(lines)}</table><p>{escape(self._counted())}</p>"
+        return f"{_html(*self._shown())}<p>{escape(self._counted())}</p>"
 
     def _shown(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         columns = self.columns
@@ -316,7 +311,6 @@ HEAD = ("layer", "family", "mixer", "maps", "tokens", "formula", "rounding", "to
 def inspection_table(inspection: Any) -> str:
     """A table with one row for each layer, and a list of the mixers that were not read."""
     facts = ", ".join(f"{name} {fact}" for name, fact in inspection.environment.items())
-    rows = [_row("td", _html_cells(layer)) for layer in inspection]
     missed = [
         f"<li><code>{escape(part.name)}</code>: {escape(part.reason)}</li>"
         for part in inspection.unsupported
@@ -325,13 +319,13 @@ def inspection_table(inspection: Any) -> str:
     return (
         f"<p><b>{escape(inspection.model)}</b>: {len(inspection)} layers read"
         f"<br><small>{escape(facts)}</small></p>"
-        f"<table>{_row('th', HEAD)}{''.join(rows)}</table>{listed}"
+        f"{_html(HEAD, map(_html_cells, inspection))}{listed}"
     )
 
 
 def layer_table(layer: Any) -> str:
     """A table with the facts of one layer."""
-    return f"<table>{_row('th', HEAD)}{_row('td', _html_cells(layer))}</table>"
+    return _html(HEAD, [_html_cells(layer)])
 
 
 def _html_cells(layer: Any) -> Iterable[str]:
@@ -348,5 +342,9 @@ def _html_cells(layer: Any) -> Iterable[str]:
     )
 
 
-def _row(kind: str, cells: Iterable[str]) -> str:
-    return f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in cells)}</tr>"
+def _html(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = (
+        f"<tr>{''.join(f'<{kind}>{escape(cell)}</{kind}>' for cell in row)}</tr>"
+        for kind, row in (("th", head), *(("td", row) for row in rows))
+    )
+    return f"<table>{''.join(lines)}</table>"

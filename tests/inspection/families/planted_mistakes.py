@@ -54,7 +54,7 @@ def interleaved(layer, part):
     return by_head(part, heads).repeat(1, layer.module.num_v_heads // heads, 1, 1)
 
 
-def halves(both):
+def halves(_, both):
     return both.chunk(2, dim=-1)
 
 
@@ -121,7 +121,7 @@ MISTAKES = [
     Mistake("padding ignored", "kimi_linear", delta_rules, "masked", unmasked),
     Mistake("no norms", "falcon_mamba", selective_scans, "rms_normalised", as_it_is),
     Mistake("no norms", "jamba", selective_scans, "rms_normalised", as_it_is),
-    Mistake("halves instead of alternate rows", "zamba", selective_scans, "_alternating", halves),
+    Mistake("halves instead of alternate rows", "zamba", selective_scans, "_x_and_z", halves),
     Mistake("the other order", "kimi_linear", delta_rules, "KimiDeltaAttention", DecaysLast),
     Mistake("read after the update", "rwkv", rwkv, "RWKV4", ReadsAfterUpdate),
     Mistake("taps in the other order", "mamba", selective_scans, "convolution", latest_first),
