@@ -1,11 +1,14 @@
 """``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
 
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsf.cli.command import Answer, Run, Work
+from dsf.cli.heads import MIN_SINK, sinks
 from dsf.cli.model_argument import check_call
 from dsf.cli.options import (
     Checkpoint,
@@ -14,19 +17,28 @@ from dsf.cli.options import (
     Loading,
     Position,
     Prompt,
+    Target,
     Top,
-    check_position,
     target_in_words,
     targets,
     whole_number,
+    written_place,
 )
-from dsf.cli.terminal import print_table
+from dsf.cli.output_place import check_file
+from dsf.cli.terminal import part, print_table, stage
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
-    from dsf.attribution import Attribution, Paths
+    from dsf.attribution import Attribution, Paths, Stack
     from dsf.cli.run_model import Opened
+    from dsf.inspection import Inspection
     from dsf.inspection.results.table import Table
+
+
+MAX_CUTS = 10
+"""Maximum number of tokens that are cut, each in a run of its own."""
+MIN_RESTING = 0.1
+"""Share of the attention heads that rest on the first token from which it is called a sink."""
 
 
 class By(StrEnum):
@@ -86,6 +98,10 @@ def attribute(
     ] = False,
     layers: Layers = None,
     heads: Heads = None,
+    out: Annotated[
+        Path | None,
+        written_place("Write a report that opens on these shares.", metavar="PAGE"),
+    ] = None,
     loading: Loading,
 ) -> Work:
     """Share the logit of a token among the input tokens, layers and edges of MODEL.
@@ -93,7 +109,8 @@ def attribute(
     The shares are exact: those of the tokens and the remainder (biases) sum to the logit in
     float64, and so do those of the embedding, the layers and the remainder. An edge is what one
     token reads from another in one layer. All is of this run, with attention weights, decays,
-    gates and norms held; "dsf intervene" asks what happens without an edge.
+    gates and norms held. What the logit is without a token is another question: the column "cut"
+    has by how much it moves where no layer reads the token, for the ten strongest.
 
     --layers and --heads choose the edges that are listed; the shares are the same.
 
@@ -105,34 +122,44 @@ def attribute(
     """
     tokens = targets(target, against, by_number=prompt.ids is not None)
     facts = check_call(model, prompt, loading)
-    check_position(position, prompt.length)
+    prompt.check_position(position)
     facts.check_targets(tokens)
+    facts.check_choice(layers, heads)
+    if out is not None:
+        check_file(out, "--out", makes_folder=True)
 
     def work(run: Run) -> Answer:
-        from dsf.attribution import attribute as find_shares
+        from dsf.attribution import stack
         from dsf.cli.run_model import open_checkpoint
+        from dsf.inspection.choice import chosen_layers
 
         words = [token for token in tokens if isinstance(token, str)]
         opened = open_checkpoint(model, prompt, run.threads, loading, others=words)
         at = opened.place(position)
-        share = find_shares(
-            opened.loaded.model,
-            input_ids=opened.ids,
-            tokenizer=opened.loaded.tokenizer,
-            target=tokens[0],
-            against=tokens[1],
-            position=at,
-            layers=layers,
-            heads=heads,
+        made = replace(
+            stack(opened.loaded.model, input_ids=opened.ids), tokenizer=opened.loaded.tokenizer
         )
+        chosen_layers([layer.name for layer in made.inspection], layers)
+        share = replace(made.attribute(*tokens, position=at), _chosen=(layers, heads))
         strongest = share.paths(paths) if paths else None
         gradients = share.coefficients() if coefficients else None
         predicted = share.agreement() if agreement else None
         name = target_in_words(tokens)
+        asked = _Asked(tokens, at, share, opened)
+        chances = asked.probabilities(made)
+        sink = _sink(made.inspection)
+        cuts = asked.cuts()
+        said = ", ".join(f"{token!r} {chance:.2%}" for token, chance in chances.items())
+        if out is not None:
+            head = {"After token": opened.token(at), "Probability": said, "Target": name}
+            asked.write(made.inspection, out, head, strongest)
 
         def show() -> None:
-            print(f"{name} after token {opened.token(at)}")
-            _show_shares(share, opened, top, by)
+            print(f"after token {opened.token(at)}: {said}")
+            print(f"{name}: {share.value[0].item():+.4g}")
+            _show_shares(share, opened, top, by, cuts)
+            if sink:
+                print(f"token {opened.token(0)} is an attention sink: {sink}")
             if strongest is not None:
                 _show_paths(strongest, opened)
             if gradients is not None:
@@ -144,12 +171,17 @@ def attribute(
                 f"tokens {whole:+.4g}, remainder {rest:+.4g}, together {whole + rest:+.4g}; "
                 f"{name} {share.value[0].item():+.4g}, in float64; error {share.error:.0e}"
             )
+            if out is not None:
+                print(out)
 
         facts = {
             "model": escaped(opened.loaded.identity),
             "target": escaped(name),
             "position": at,
-            **_share_facts(share, opened, top, by),
+            "probabilities": chances,
+            "sink": sink,
+            **_share_facts(share, opened, top, by, cuts),
+            "page": None if out is None else str(out),
             "paths": None if strongest is None else strongest.to_json(),
             "coefficients": None if gradients is None else gradients.to_json(),
             "agreement": None
@@ -161,13 +193,97 @@ def attribute(
     return work
 
 
-def _share_facts(share: "Attribution", opened: "Opened", top: int, by: By) -> dict[str, Any]:
-    """Every token and every layer, and the strongest edges."""
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """The logit that is explained: its tokens, where it is read, and its shares."""
+
+    tokens: Target
+    position: int
+    share: "Attribution"
+    opened: "Opened"
+
+    def probabilities(self, made: "Stack") -> dict[str, float]:
+        """The probability of every token that was asked about, as the model has it."""
+        logits: Any = made.logits
+        row = logits[0, self.position] if logits.ndim > 2 else logits[0]
+        chances, tokenizer = row.double().softmax(dim=-1), self.opened.loaded.tokenizer
+        asked = [token for token in self.tokens if token is not None]
+        numbers = [
+            token
+            if isinstance(token, int) or tokenizer is None
+            else tokenizer.encode(token, add_special_tokens=False)[0]
+            for token in asked
+        ]
+        return {
+            escaped(str(token)): chances[number].item()
+            for token, number in zip(asked, numbers, strict=True)
+        }
+
+    def cuts(self) -> dict[int, float]:
+        """By how much the logit moves where no layer reads a token, for the strongest tokens.
+
+        Empty where an edit does not suit the model, such as one that mixes no tokens by a map.
+        """
+        from dsf.inspection.errors import InspectionError
+        from dsf.interventions.edits import Cut
+        from dsf.interventions.sweeps import Pace, SweepTarget, run_sweep
+
+        def follow(pace: Pace) -> None:
+            part("cutting tokens", pace.done, pace.count)
+
+        stage("cutting tokens")
+        order = _strongest(self.share)[:MAX_CUTS]
+        try:
+            found = run_sweep(
+                self.opened.loaded.model,
+                (),
+                {"input_ids": self.opened.ids},
+                edits=[Cut("*", key=token) for token in order],
+                target=SweepTarget(*self.tokens, position=self.position),
+                report=follow,
+                tokenizer=self.opened.loaded.tokenizer,
+            )
+        except InspectionError:
+            return {}
+        return dict(zip(order, found.effects[:, 0].tolist(), strict=True))
+
+    def write(
+        self, inspection: "Inspection", page: Path, facts: dict[str, str], paths: "Paths | None"
+    ) -> None:
+        """Write the report, which opens on the shares."""
+        from dsf.report import show
+
+        names = tuple(map(tuple, self.opened.names))
+        known = replace(inspection, model=self.opened.loaded.identity, tokens=names)
+        target = target_in_words(self.tokens)
+        show(known, page, facts=facts, attribution=self.share, target=target, paths=paths)
+
+
+def _strongest(share: "Attribution") -> list[int]:
+    order: list[int] = share.tokens[0].abs().argsort(descending=True, stable=True).tolist()
+    return order
+
+
+def _sink(inspection: "Inspection") -> str:
+    """How many heads rest on the first token, in words; empty where they are few."""
+    from dsf.mixers import SoftmaxAttention
+
+    attention = [layer for layer in inspection if isinstance(layer.mixer, SoftmaxAttention)]
+    found = sinks(replace(inspection, layers=tuple(attention)))
+    resting, heads = sum(some for _, some, _, _ in found), sum(every for _, _, every, _ in found)
+    if not resting or resting < MIN_RESTING * heads:
+        return ""
+    return f"{resting} of {heads} heads rest on it, with more than {MIN_SINK:.0%} of their weight"
+
+
+def _share_facts(
+    share: "Attribution", opened: "Opened", top: int, by: By, cuts: dict[int, float]
+) -> dict[str, Any]:
     tokens, direct = share.tokens[0], _direct(share)
     return {
         "value": share.value[0].item(),
         "tokens": [
-            {"position": at, "token": escaped(name), "share": part}
+            {"position": at, "token": escaped(name), "share": part, "cut": cuts.get(at)}
             for at, (name, part) in enumerate(zip(opened.names[0], tokens.tolist(), strict=True))
         ],
         "embedding": share.embedding[0].item(),
@@ -191,18 +307,25 @@ def _direct(share: "Attribution") -> dict[str, float]:
     return {name: part[0].item() for name, part in parts.items()}
 
 
-def _show_shares(share: "Attribution", opened: "Opened", top: int, by: By) -> None:
-    """Tables of tokens, layers and edges."""
+def _show_shares(
+    share: "Attribution", opened: "Opened", top: int, by: By, cuts: dict[int, float]
+) -> None:
+    """Tables of tokens, layers and edges, each from the largest magnitude on."""
     tokens, direct = share.tokens[0], _direct(share)
-    strongest = tokens.abs().argsort(descending=True, stable=True)[:top].tolist()
-    rows = [(opened.token(at), f"{tokens[at].item():+.4g}") for at in strongest]
-    print_table(("token", "share"), rows)
+    rows = [
+        (opened.token(at), f"{tokens[at].item():+.4g}", f"{cuts[at]:+.4g}" if at in cuts else "")
+        for at in _strongest(share)[:top]
+    ]
+    print_table(("token", "share", "cut"), rows)
     total = {name: part[0].item() for name, part in share.total.items()}
+    sizes = {name: abs(total.get(name, direct.get(name, 0.0))) for name in {**direct, **total}}
     layers = [
         (name, *(f"{part[name]:+.4g}" if name in part else "" for part in (direct, total)))
-        for name in dict.fromkeys((*direct, *total))
+        for name in sorted(sizes, key=lambda name: -sizes[name])[:top]
     ]
     print_table(("layer", "direct", "total"), layers)
+    if len(sizes) > top:
+        print(f"{len(sizes) - top} more layers: --top, or --json for all")
     edges = [
         (
             edge["layer"],

@@ -14,7 +14,6 @@ from dsf.cli.options import (
     Loading,
     Position,
     Prompt,
-    check_position,
     exclude_each_other,
     targets,
     whole_number,
@@ -88,7 +87,7 @@ def audit(
     facts = check_call(model, prompt, loading)
     if suspect is not None:
         check_model(suspect, offline=loading.offline)
-    check_position(position, prompt.length)
+    prompt.check_position(position)
     if tokens is not None:
         facts.check_targets(tokens)
 

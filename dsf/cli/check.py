@@ -190,7 +190,6 @@ def counted(table: "Table") -> str:
 
 
 def _counts(table: "Table") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Heads and rows of the table of verdicts by layer and property."""
     from dsf.certificates import Verdict
     from dsf.properties.decided import verdict_counts
 
@@ -209,7 +208,6 @@ def _counts(table: "Table") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
 
 
 def _root_of(folder: Path) -> str:
-    """The hash of a run's manifest, which holds the hash of every other file."""
     from dsf.properties.run_folder import MANIFEST, hash_of
 
     return hash_of(folder / MANIFEST)

@@ -1,4 +1,4 @@
-"""What all commands share: options of the call, threads, one answer, one exit code, errors in words.
+"""What all commands share: options, threads, one answer, one exit code, errors in words.
 
 A command is a function of its options. It looks at everything that can be known without a model and
 returns the work; only then is anything heavy imported. A parameter that is a dataclass stands for
@@ -251,7 +251,6 @@ def callback(name: str, command: Command) -> Callable[..., None]:
 
 
 def _options(parameter: Parameter) -> Iterator[Parameter]:
-    """The options that a parameter of a command stands for."""
     kind = parameter.annotation
     if not is_dataclass(kind):
         yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
@@ -265,7 +264,6 @@ def _options(parameter: Parameter) -> Iterator[Parameter]:
 
 
 def _run(name: str, checked: Callable[[], Work], common: Common) -> None:
-    """Check the call, do the work, print the answer, and leave with its code."""
 
     def refuse(error: Exception, code: int) -> typer.Exit:
         complain(name, error, code, as_json=common.as_json, verbose=common.verbose)

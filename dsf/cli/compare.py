@@ -81,7 +81,6 @@ def _facts(table: "Comparison") -> dict[str, Any]:
 
 
 def _show(table: "Comparison") -> None:
-    """Pairs of layers, means of quantities, verdicts that are not the same."""
     from dsf.report.comparison import DISTANCE
 
     rows, changed = [], table.flips()
@@ -105,7 +104,6 @@ def _show(table: "Comparison") -> None:
 
 
 def _means(table: "Comparison") -> Iterator[tuple[str, str, str, str]]:
-    """Of every quantity the means over layers and heads, and of the absolute difference."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in table:
         if row.get("difference") is not None and row["difference"] == row["difference"]:

@@ -12,9 +12,18 @@ import typer
 
 from dsf.cli.check import counted, decide, meanings
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.inspect_model import layer_facts, show_layers, write_results
+from dsf.cli.heads import MIN_SINK, sinks
+from dsf.cli.inspect_model import layer_facts, show_model, write_results
 from dsf.cli.model_argument import check_model
-from dsf.cli.options import Open, check_known, exclude_each_other, written_place
+from dsf.cli.options import (
+    Inspecting,
+    Loading,
+    Open,
+    Prompt,
+    check_known,
+    exclude_each_other,
+    written_place,
+)
 from dsf.cli.output_place import (
     REPORT,
     check_file,
@@ -24,11 +33,11 @@ from dsf.cli.output_place import (
     check_not_foreign,
     check_not_of_another,
 )
-from dsf.cli.terminal import print_table, progress, stage
+from dsf.cli.terminal import progress
 
 if TYPE_CHECKING:
+    from dsf.cli.run_model import Opened
     from dsf.inspection import Inspection
-    from dsf.loading import LoadedModel
 
 RUN = "run"
 """The folder of the evidence, in that of the report."""
@@ -48,8 +57,6 @@ PARAGRAPH = (
     "ships."
 )
 MAX_NEXT_TOKENS = 5
-MIN_SINK = 0.3
-"""Share of a head's weight on the first token, as in dsf.measures.sink_rate."""
 
 
 def demo(
@@ -108,7 +115,6 @@ def demo(
 
 
 def _playground(preset: str, page: Path, *, opens: bool) -> Work:
-    """Write the page with sliders."""
     presets = files("dsf.report") / "playground_page" / "presets.json"
     known = json.loads(presets.read_text(encoding="utf-8"))["presets"]
     check_known("--playground", [preset], (each["name"] for each in known))
@@ -169,12 +175,12 @@ def of_package(out: Path, run: Run) -> Answer:
 
     def show() -> None:
         print(f"Prompt: {' '.join(recalled.tokens)}")
-        show_layers(recalled.inspection)
+        show_model(recalled.inspection)
         _show_facts(recalled.facts)
         print("\n".join(meanings(verdicts)))
         print(f"{counted(verdicts)}; check the evidence again with: dsf check {evidence}\n")
         _show_facts(read.facts)
-        show_layers(read.inspection)
+        show_model(read.inspection)
         print(f"{written['report']} and {written['picture']}, after {seconds:.1f} s")
         folder = models.folder(models.TEXT_NAMES[0])
         print(f'Next: dsf inspect {folder} --text "To be, or not to be"')
@@ -224,6 +230,8 @@ def inspect_embedded(*, watched: bool) -> Embedded:
 
 def inspect_text(*, watched: bool) -> Embedded:
     """Run every model of text on the same paragraph, and score it there."""
+    import torch
+
     from dsf import models
     from dsf.inspection import inspect
     from dsf.loading import load_model
@@ -234,10 +242,11 @@ def inspect_text(*, watched: bool) -> Embedded:
         for at, name in enumerate(models.TEXT_NAMES):
             report(at / len(models.TEXT_NAMES))
             loaded = load_model(models.folder(name))
-            tokens = _token_numbers(loaded, text.PASSAGE)
-            spelled = text.spell(loaded.tokenizer, tokens[0])
+            tokenizer: Any = loaded.tokenizer
+            tokens = torch.tensor([tokenizer(text.PASSAGE)["input_ids"]])
+            spelled = text.spell(tokenizer, tokens[0])
             found[name] = inspect(loaded.model, input_ids=tokens, tokens=[spelled])
-            bits[name] = text.bits_per_byte(loaded.model, loaded.tokenizer, text.PASSAGE)
+            bits[name] = text.bits_per_byte(loaded.model, tokenizer, text.PASSAGE)
     each = ", ".join(f"{name} {value:.2f}" for name, value in bits.items())
     pairs = text.record()["text"]["passage_bigram_bits_per_byte"]
     facts = {"Text": PLAY, "Bits per byte": f"{each}; a table of byte pairs {pairs:.2f}"}
@@ -270,24 +279,18 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
     """Continue the prompt and inspect the model on the paragraph.
 
     Raises:
-        LoadError: if the checkpoint is refused, or has no tokenizer.
-        ValueError: if the model predicts no tokens.
+        LoadError: if the checkpoint is refused.
+        ValueError: if the model has no tokenizer, or predicts no tokens.
     """
-    from dsf.inspection import inspect
-    from dsf.loading import LoadError, load_model, token_texts
+    from dsf.cli.run_model import inspect_opened, open_checkpoint
 
     begun = time.perf_counter()
-    stage(f"reading {path}")
-    loaded = load_model(path, texts=[PARAGRAPH])
-    if loaded.tokenizer is None:
-        raise LoadError(f"{path}: has no tokenizer, so it cannot read a paragraph of text.")
-    ids = _token_numbers(loaded, PARAGRAPH)
-    run.threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
-    continued = _continued(loaded)
-    texts = token_texts(loaded.tokenizer, ids[0].tolist())
-    inspection = inspect(loaded.model, input_ids=ids, tokens=[texts])
-    sinks = _sinks(inspection)
-    resting, heads = sum(some for _, some, _, _ in sinks), sum(all_ for _, _, all_, _ in sinks)
+    paragraph, prompt = Prompt(text=PARAGRAPH), Prompt(text=PROMPT)
+    opened = open_checkpoint(path, paragraph, run.threads, Loading(), others=[PROMPT])
+    continued = _continued(opened.on(prompt))
+    inspection = inspect_opened(opened, Inspecting())
+    found = sinks(inspection)
+    resting, heads = sum(some for _, some, _, _ in found), sum(every for _, _, every, _ in found)
     headline = {
         f"Next after {PROMPT!r}": ", ".join(f"{token!r} {share:.0%}" for token, share in continued),
         "Sinks": f"{resting} of {heads} heads put more than {MIN_SINK:.0%} of their weight on the "
@@ -297,52 +300,32 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
     seconds = time.perf_counter() - begun
 
     def show() -> None:
-        show_layers(inspection)
-        rows = [(name, str(some), str(all_), f"{mean:.0%}") for name, some, all_, mean in sinks]
-        print_table(("layer", "sinks", "heads", "mean weight on the first token"), rows)
+        show_model(inspection)
         _show_facts(headline)
         print(f"{written['report']} and {written['picture']}, after {seconds:.1f} s")
 
     facts = {**layer_facts(inspection), "files": written, "seconds": seconds}
-    facts.update(prompt=PROMPT, continued=continued, sinks=sinks)
-    return Answer(facts=facts, show=show)
+    facts.update(prompt=PROMPT, continued=continued, sinks=found)
+    return Answer(facts=facts, show=show, notes=opened.notes)
 
 
-def _token_numbers(loaded: "LoadedModel", text: str) -> Any:
-    import torch
-
-    tokenizer: Any = loaded.tokenizer
-    return torch.tensor([tokenizer(text)["input_ids"]])
-
-
-def _continued(loaded: "LoadedModel") -> list[tuple[str, float]]:
+def _continued(opened: "Opened") -> list[tuple[str, float]]:
     """The likeliest next tokens of the prompt and their probabilities, likeliest first."""
     import torch
 
     from dsf.loading import token_texts
 
-    ids = _token_numbers(loaded, PROMPT)
+    model: Any = opened.loaded.model
     with torch.no_grad():
-        scores = getattr(loaded.model(input_ids=ids), "logits", None)
-    if scores is None or scores.shape[:2] != ids.shape:
+        scores = getattr(model(input_ids=opened.ids), "logits", None)
+    if scores is None or scores.shape[:2] != opened.ids.shape:
         raise ValueError(
-            f"{loaded.identity} predicts no tokens ({type(loaded.model).__name__}); pass a "
+            f"{opened.loaded.identity} predicts no tokens ({type(model).__name__}); pass a "
             "language model, or use dsf inspect."
         )
     shares, tokens = scores[0, -1].double().softmax(dim=-1).topk(MAX_NEXT_TOKENS)
-    return list(zip(token_texts(loaded.tokenizer, tokens.tolist()), shares.tolist(), strict=True))
-
-
-def _sinks(inspection: "Inspection") -> list[tuple[str, int, int, float]]:
-    """By layer: heads that rest on the first token, all heads, and their mean weight on it."""
-    from dsf.measures import sink_mass
-
-    rows = []
-    for layer in inspection:
-        shares = sink_mass(layer.system).flatten()
-        resting = int((shares > MIN_SINK).sum())
-        rows.append((layer.name, resting, shares.numel(), shares.mean().item()))
-    return rows
+    names = token_texts(opened.loaded.tokenizer, tokens.tolist())
+    return list(zip(names, shares.tolist(), strict=True))
 
 
 def _show_facts(facts: Mapping[str, str]) -> None:

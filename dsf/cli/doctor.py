@@ -107,7 +107,6 @@ def _packages() -> Iterator[Finding]:
 
 
 def _required_by_checkout() -> list[str]:
-    """The lines of ``requires`` for a package that runs from its checkout; none elsewhere."""
     settings = RUNNING.parent / "pyproject.toml"
     if not settings.is_file():
         return []

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from dsf.inspection.results.table import Record, Table
 
 NUMBERS = ("value", "net", "control")
+MIN_EXCESS = 0.1
+"""Share of the weight above the control from which a head is named."""
+MIN_SINK = 0.3
+"""Share of a head's weight on the first token, as in dsf.measures.sink_rate."""
 
 
 def heads(
@@ -79,7 +83,6 @@ def heads(
 
 
 def _show(inspection: "Inspection", table: "Table", top: int) -> None:
-    """The strongest heads of every score, and the one of each that a person would name."""
     from dsf.inspection.results.heads import excess, strongest
 
     named = strongest(table)
@@ -92,14 +95,36 @@ def _show(inspection: "Inspection", table: "Table", top: int) -> None:
             for row in found[:top]
         ]
     print_table(("score", "head", *NUMBERS), rows)
-    for best in named:
-        name = best["score"].replace("_", " ")
-        print(f"{name}: {_where(best)} ({best['value']:.2f}, control {best['control']:.2f})")
+    print("\n".join(named_heads(table)) or "no head exceeds its control")
     for row in table:
         if "note" in row:
             print(f"no scores: {row['layer']}: {row['note']}")
     for missed in inspection.unsupported:
         print(f"not read: {missed.name}: {missed.reason}")
+
+
+def named_heads(table: "Table") -> list[str]:
+    """One line for every score with a head that exceeds its control, such as ``induction: ...``."""
+    from dsf.inspection.results.heads import excess, strongest
+
+    return [
+        f"{best['score'].replace('_', ' ')}: {escaped(_where(best), most=500)} "
+        f"({best['value']:.2f}, control {best['control']:.2f})"
+        for best in strongest(table)
+        if excess(best) >= MIN_EXCESS
+    ]
+
+
+def sinks(inspection: "Inspection") -> list[tuple[str, int, int, float]]:
+    """By layer: heads that rest on the first token, all heads, and their mean weight on it."""
+    from dsf.measures import sink_mass
+
+    rows = []
+    for layer in inspection:
+        shares = sink_mass(layer.system).flatten()
+        resting = int((shares > MIN_SINK).sum())
+        rows.append((layer.name, resting, shares.numel(), shares.mean().item()))
+    return rows
 
 
 def _where(row: "Record") -> str:

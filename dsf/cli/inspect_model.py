@@ -1,16 +1,18 @@
 """``dsf inspect``: the layers of one model on one input."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite, prod
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsf.cli.command import FAILED, LIMIT, WELL, Answer, Run, Work
+from dsf.cli.heads import named_heads
 from dsf.cli.model_argument import check_call, check_model
 from dsf.cli.options import (
     Checkpoint,
@@ -29,17 +31,9 @@ if TYPE_CHECKING:
     from dsf.inspection import InspectedLayer, Inspection
     from dsf.inspection.results.table import Table
 
-HEADS = (
-    "layer",
-    "family",
-    "read as",
-    "maps",
-    "tokens",
-    "formula",
-    "rounding",
-    "tolerance",
-    "verdict",
-)
+MAX_SCORED_WEIGHTS = 2**22
+"""Maximum number of weights of all maps for which the heads to look at are searched: a second."""
+MAX_FULL_MIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +65,16 @@ def inspect(
         ),
     ] = False,
     options: Strict,
+    full_resolution: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_FULL_MIB,
+            metavar="MIB",
+            help="Size of the maps that the report keeps token by token where they are longer than "
+            "their pictures; 32 holds 300 maps of 512 tokens.",
+        ),
+    ] = 32,
     open_: Open = False,
 ) -> Work:
     """Rebuild every token mixer of MODEL on one input, compare, and write a report.
@@ -99,11 +103,13 @@ def inspect(
                 model, prompt, run, options, forecast=True, reported=not no_report
             )
             if not no_report:
-                files = write_results(inspection, out, watched=run.is_watched)
+                files = write_results(
+                    inspection, out, full_bytes=full_resolution << 20, watched=run.is_watched
+                )
         seconds = time.perf_counter() - begun
 
         def show() -> None:
-            show_layers(inspection)
+            show_model(inspection)
             written = f"{files['report']} and {files['picture']}, after" if files else "After"
             print(f"{written} {seconds:.1f} s")
 
@@ -120,7 +126,6 @@ def inspect(
 
 
 def _expected_mixers(model: str, options: Inspecting) -> Answer:
-    """What each mixer of a model would be read as, and whether exactly."""
     from dsf.inspection.support_table import EXACT, NO, support
 
     found = support(
@@ -147,6 +152,7 @@ def write_results(
     facts: Mapping[str, str] | None = None,
     verdicts: "Table | None" = None,
     others: Sequence["Inspection"] = (),
+    full_bytes: int | None = None,
     watched: bool,
 ) -> dict[str, str]:
     """Write ``report.html`` and ``maps.png``, and return their paths by name.
@@ -164,29 +170,28 @@ def write_results(
             title=title,
             facts=facts or {},
             verdicts=[verdicts, *(None for _ in others)],
+            full_resolution=full_bytes,
             progress=report,
         )
         picture = draw_grid(inspection, folder / "maps.png")
     return {"report": str(page), "picture": str(picture)}
 
 
-def show_layers(inspection: "Inspection") -> None:
-    """Print one line for every layer, then what was not read."""
-    rows = [
-        (
-            layer.name,
-            layer.family,
-            type(layer.mixer).__name__,
-            _maps(layer),
-            str(layer.system.steps),
-            f"{layer.formula:.1e}",
-            f"{layer.rounding:.1e}",
-            f"{layer.tolerance:.0e}",
-            f"a part, {layer.share:.0%}" if layer.is_part else "reproduced",
-        )
-        for layer in inspection
-    ]
-    print_table(HEADS, rows)
+def show_model(inspection: "Inspection") -> None:
+    """Print one line for every model, the heads to look at, and what was not read."""
+    models: dict[str, list[InspectedLayer]] = {}
+    for layer in inspection:
+        name, sign, _ = layer.name.partition(" · ")
+        models.setdefault(name if sign else PurePath(inspection.model).name, []).append(layer)
+    for name, layers in models.items():
+        print(f"{escaped(name)}: {_in_one_line(layers)}")
+    maps = sum(prod(layer.system.batch) * layer.system.steps**2 for layer in inspection)
+    if inspection.tokens is None or maps > MAX_SCORED_WEIGHTS:
+        print("what the heads look at: dsf heads, or the report")
+    elif found := named_heads(inspection.heads()):
+        print("look at these heads:")
+        for line in found:
+            print(f"  {line}")
     if inspection.unsupported:
         print_table(
             ("not read", "class", "reason"),
@@ -194,17 +199,18 @@ def show_layers(inspection: "Inspection") -> None:
         )
 
 
-def _maps(layer: "InspectedLayer") -> str:
-    """``4 heads``, with the samples in front where there are several."""
-    batch = tuple(layer.system.batch)
-    if len(layer.axes) != len(batch):
-        return str(prod(batch))
-    shown = [
-        f"{size} {axis}{'s' if size != 1 else ''}"
-        for axis, size in zip(layer.axes, batch, strict=True)
-        if not (axis == "sample" and size == 1)
-    ]
-    return " x ".join(shown) or "1 map"
+def _in_one_line(layers: Sequence["InspectedLayer"]) -> str:
+    """``30 layers (30 SoftmaxAttention), 270 maps of 7 tokens, all reproduced to 3e-16``."""
+    kinds = Counter(type(layer.mixer).__name__ for layer in layers)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    maps = sum(prod(layer.system.batch) for layer in layers)
+    steps = max(layer.system.steps for layer in layers)
+    parts = sum(layer.is_part for layer in layers)
+    in_part = f", {parts} of them in part" if parts else ""
+    return (
+        f"{len(layers)} layer{'s' * (len(layers) > 1)} ({listed}), {maps} maps of {steps} tokens, "
+        f"all reproduced to {max(layer.formula for layer in layers):.0e}{in_part}"
+    )
 
 
 def layer_facts(inspection: "Inspection") -> dict[str, Any]:

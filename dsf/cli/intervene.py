@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,13 +31,12 @@ from dsf.cli.options import (
     Prompt,
     Target,
     Top,
-    check_position,
     target_in_words,
     targets,
     written_place,
 )
 from dsf.cli.output_place import check_file
-from dsf.cli.terminal import part, print_table, stage
+from dsf.cli.terminal import part, print_heat_map, print_table, stage
 from dsf.interventions.edits import Edit
 from dsf.report.escaping import escaped
 
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
     from dsf.interventions import Intervention
     from dsf.interventions.sweeps import Pace, SweepResult
 
+TOKEN_FIELDS = ("query", "key", "token", "from_")
+AXES_OF_A_MATRIX = 2
 ONE_ROW = 2
 """Axes of a classifier's logits: one row for every sample."""
 
@@ -170,11 +171,14 @@ def intervene(
             "values or a state from another run, such as 'state-from layers=3 token=9'."
         )
     facts = check_call(model, prompt, loading)
-    check_position(position, prompt.length)
+    prompt.check_position(position)
     facts.check_targets(tokens)
     if other is not None:
         facts.check_input(other)
-    for one in (one for run in runs for one in run):
+    facts.check_choice(layers, heads)
+    every = [one for run in runs for one in run]
+    for one in every:
+        facts.check_choice(one.layer, getattr(one, "heads", None))
         check_places(one, prompt.length, None if other is None else other.length)
 
     def work(run: Run) -> Answer:
@@ -184,6 +188,9 @@ def intervene(
         texts += () if other is None else other.texts
         opened = open_checkpoint(model, prompt, run.threads, loading, others=texts)
         at, sources = opened.place(position), {}
+        for one in every:
+            opened.facts.check_choice(one.layer, getattr(one, "heads", None))
+            check_places(one, opened.ids.shape[1], None if other is None else other.length)
         if other is not None:
             options = Inspecting(dtype=loading.dtype)
             sources[OTHER] = inspect_opened(opened.on(other), options)
@@ -203,7 +210,6 @@ def _intervene(
     where: dict[str, Any],
     top: int,
 ) -> Answer:
-    """One run with all edits, compared with the clean one."""
     from dsf.interventions import intervene as run_edited
 
     loaded = opened.loaded
@@ -221,7 +227,7 @@ def _intervene(
 
     def show() -> None:
         for edit in result.edits:
-            print(edit)
+            print(_worded(edit, opened))
         print(f"edited: {', '.join(layer.name for layer in result.layers)}")
         print(f"after token {opened.token(position)}")
         rows = [
@@ -252,7 +258,6 @@ def _intervene(
 
 
 def _likeliest(logits: "Tensor", opened: "Opened", position: int, top: int) -> list[dict[str, Any]]:
-    """The likeliest next tokens, or classes."""
     from dsf.loading import token_texts
 
     tokenizer, is_class = opened.loaded.tokenizer, logits.ndim == ONE_ROW
@@ -289,7 +294,6 @@ def _sweep(
     options: dict[str, Any],
     top: int,
 ) -> Answer:
-    """Every edit in a run of its own, by its effect on one logit."""
     from dsf.interventions.sweeps import SweepTarget, run_sweep
 
     stage(f"running {len(runs)} edits")
@@ -328,18 +332,28 @@ def _sweep(
 
     def show() -> None:
         print(f"{name} after token {opened.token(position)}, clean {clean:+.4g}")
-        _show_sweep(found, runs, top)
+        _show_sweep(found, runs, top, opened)
 
     return Answer(facts=facts, show=show, notes=opened.notes)
 
 
-def _show_sweep(found: "SweepResult", runs: Sequence[Sequence[Edit]], top: int) -> None:
-    """The runs with the largest effects, and the rate."""
+def _show_sweep(
+    found: "SweepResult", runs: Sequence[Sequence[Edit]], top: int, opened: "Opened"
+) -> None:
+    """A heat map where runs differ in two choices, the runs with the largest effects, the rate."""
     clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
+    if (drawn := heat_map(runs, effects)) is not None:
+        down, across, names, others, matrix = drawn
+        print(f"{down} downwards, {across} across; 9 is {max(map(abs, effects)):.3g}")
+        print_heat_map(names, others, matrix)
     sizes = [math.inf if math.isnan(effect) else abs(effect) for effect in effects]
     order = sorted(range(len(runs)), key=lambda at: -sizes[at])[:top]
     rows = [
-        (f"{effects[at]:+.4g}", f"{clean + effects[at]:+.4g}", "; ".join(map(repr, runs[at])))
+        (
+            f"{effects[at]:+.4g}",
+            f"{clean + effects[at]:+.4g}",
+            "; ".join(_worded(edit, opened) for edit in runs[at]),
+        )
         for at in order
     ]
     print_table(("effect", "changed", "edits"), rows)
@@ -349,6 +363,39 @@ def _show_sweep(found: "SweepResult", runs: Sequence[Sequence[Edit]], top: int) 
         f"{len(runs)} runs, strongest first; "
         f"{rate if found.made else 'all of them were in the file'}"
     )
+
+
+def heat_map(
+    runs: Sequence[Sequence[Edit]], effects: Sequence[float]
+) -> tuple[str, str, list[str], list[str], list[list[float]]] | None:
+    """Names of two fields, their values, and the effect of every pair; None for other sweeps.
+
+    Of runs with one edit each, which differ in two fields and try every pair of values once.
+    """
+    edits = [run[0] for run in runs]
+    if any(len(run) > 1 for run in runs) or len({type(edit) for edit in edits}) > 1:
+        return None
+    values = {each.name: [getattr(edit, each.name) for edit in edits] for each in fields(edits[0])}
+    several = {name: found for name, found in values.items() if len(set(map(repr, found))) > 1}
+    if len(several) != AXES_OF_A_MATRIX:
+        return None
+    (down, first), (across, second) = several.items()
+    rows, columns = (list(dict.fromkeys(map(str, found))) for found in (first, second))
+    places = [(str(one), str(other)) for one, other in zip(first, second, strict=True)]
+    if len(set(places)) != len(places) or len(places) != len(rows) * len(columns):
+        return None
+    at = dict(zip(places, effects, strict=True))
+    return down, across, rows, columns, [[at[row, column] for column in columns] for row in rows]
+
+
+def _worded(edit: Edit, opened: "Opened") -> str:
+    """An edit with the texts of its tokens."""
+    places = [
+        opened.token(value % opened.ids.shape[1])
+        for name in TOKEN_FIELDS
+        if isinstance(value := getattr(edit, name, None), int)
+    ]
+    return f"{edit!r}{' ' * bool(places)}{', '.join(places)}"
 
 
 def _number(value: float) -> float | str:

@@ -31,6 +31,14 @@ TABLE_OF_POSITIONS = {
 """Families that look positions up in a table of fixed size; others read sequences of any length."""
 
 
+ONE_MIXER_A_BLOCK = {
+    "bert", "biogpt", "bloom", "codegen", "distilbert", "falcon", "gemma", "gemma2", "gpt2",
+    "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "llama", "mamba", "mamba2", "mistral", "mixtral",
+    "olmo", "olmo2", "opt", "phi", "phi3", "qwen2", "qwen3", "roberta", "smollm3", "stablelm",
+}  # fmt: skip
+"""Families with one token mixer in every block; of others the settings do not say how many."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
     """What the settings and the names of the files say; None where they say nothing.
@@ -40,12 +48,28 @@ class ModelFacts:
         vocabulary: how many tokens the model knows.
         positions: how many tokens it reads at most.
         tokenizer: whether there is one.
+        layers: how many token mixers it has.
+        heads: how many heads each of them has, where it has heads.
     """
 
     name: str
     vocabulary: int | None = None
     positions: int | None = None
     tokenizer: bool | None = None
+    layers: int | None = None
+    heads: int | None = None
+
+    def check_choice(self, layers: object, heads: object) -> None:
+        """Raise ValueError for a number of a layer or head that the model does not have."""
+        for what, chosen, count in (
+            ("layers", layers, self.layers), ("heads", heads, self.heads),
+        ):  # fmt: skip
+            for each in chosen if isinstance(chosen, list) else [chosen]:
+                if count is not None and type(each) is int and not -count <= each < count:
+                    raise ValueError(
+                        f"{what}: {each} is none of the {count} {what} of {self.name}. Give "
+                        f"numbers from 0 to {count - 1}."
+                    )
 
     def check_input(self, prompt: Prompt) -> None:
         """Raise ValueError for an input that the model cannot read."""
@@ -84,6 +108,7 @@ def check_call(model: str, prompt: Prompt, options: Loading) -> ModelFacts:
     if getattr(options, "layerwise", False) and gguf_file(model) is not None:
         raise ValueError(f"--layerwise does not load GGUF files such as {model}. Leave it out.")
     facts.check_input(prompt)
+    facts.check_choice(getattr(options, "layers", None), getattr(options, "heads", None))
     return facts
 
 
@@ -192,7 +217,22 @@ def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelF
         vocabulary=_count(settings.get("vocab_size")),
         positions=positions(settings),
         tokenizer=tokenizer,
+        **counts(settings),
     )
+
+
+def counts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of token mixers and of their heads, where the settings say them."""
+    if settings.get("model_type") not in ONE_MIXER_A_BLOCK or settings.get("add_cross_attention"):
+        return {}
+    names = {
+        "layers": ("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        "heads": ("num_attention_heads", "n_head", "num_heads", "n_heads"),
+    }
+    return {
+        what: next((count for name in known if (count := _count(settings.get(name)))), None)
+        for what, known in names.items()
+    }
 
 
 def _count(value: Any) -> int | None:

@@ -17,6 +17,8 @@ from dsf.inspection.choice import parsed
 
 MAX_TEXT_BYTES = 1 << 26
 MAX_TOKEN = 2**63 - 1
+MAX_ADDED_TOKENS = 8
+"""Tokens that a tokenizer adds to those of a text, such as one to begin it."""
 MAX_DRAWN = 1 << 24
 """Random tokens: so many take seconds to draw."""
 MAX_SHOWN_LETTERS = 80
@@ -299,6 +301,20 @@ class Prompt:
         if self.file is not None:
             return (read_text("--file", self.file),)
         return () if self.text is None else (self.text,)
+
+    def check_position(self, position: int) -> None:
+        """Raise ValueError if the input has no token at ``position``.
+
+        Of a text that no tokenizer has read yet, the number of its bytes is a bound.
+        """
+        check_position(position, self.length)
+        if self.length is None and self.texts:
+            most = len(self.texts[0].encode(errors="replace")) + MAX_ADDED_TOKENS
+            if not -most <= position < most:
+                raise ValueError(
+                    f"--position: expected the number of a token of the text, of which there are "
+                    f"fewer than {most}, got {position}."
+                )
 
     @property
     def length(self) -> int | None:

@@ -9,7 +9,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf.cli.command import Run, ThreadCount
-from dsf.cli.model_argument import check_length, check_numbers, positions, without_tokenizer
+from dsf.cli.model_argument import (
+    ModelFacts,
+    check_length,
+    check_numbers,
+    counts,
+    positions,
+    without_tokenizer,
+)
 from dsf.cli.options import Inspecting, Loading, Prompt, check_position, fingerprint
 from dsf.cli.terminal import part, say, stage
 from dsf.evaluate.memory_plan import GB
@@ -61,6 +68,12 @@ class Opened:
     def notes(self) -> Mapping[str, str]:
         """What was noticed while the checkpoint was loaded."""
         return {"": " ".join(self.loaded.notes)}
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the settings of the model say of its layers and heads."""
+        model: Any = self.loaded.model
+        return ModelFacts(name=self.loaded.identity, **counts(model.config.to_dict()))
 
     def on(self, prompt: Prompt) -> "Opened":
         """The same model with another input.
@@ -169,6 +182,7 @@ def inspect_opened(
 ) -> Inspection:
     """As ``inspect_checkpoint``, for a model in memory."""
     loaded, ids = opened.loaded, opened.ids
+    opened.facts.check_choice(options.layers, options.heads)
     memory = None if options.memory is None else options.memory * GB
     needs = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
     if needs is not None and needs.fits:

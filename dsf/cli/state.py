@@ -73,7 +73,6 @@ def state(
 
 
 def _show(report: "StateReport", written: Sequence[Path]) -> None:
-    """One row for each layer, then what has no state and what was written."""
     print_table(
         ("layer", "states", "kept", "decayed", "removed", "taken", "in use", "length", ""),
         [

@@ -1,6 +1,7 @@
 """What a person sees: tables, progress, a page in a browser. Text is never taken for markup."""
 
 import errno
+import math
 import os
 import sys
 import webbrowser
@@ -66,6 +67,47 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     screen.print(table)
+
+
+LEVELS = 9
+"""Steps of a heat map between nothing and the largest magnitude."""
+
+
+def print_heat_map(
+    rows: Sequence[str], columns: Sequence[str], numbers: Sequence[Sequence[float]]
+) -> None:
+    """Print a matrix, its sign and its size from 1 to 9 for every number.
+
+    9 is the largest magnitude; a terminal shows colours, red for what raises and blue for what
+    lowers.
+    """
+    screen = console()
+    most = max((abs(each) for row in numbers for each in row if math.isfinite(each)), default=0.0)
+    room = max(map(len, rows), default=0)
+    across = max((screen.width - room) // 3, 1)
+    for start in range(0, len(columns), across):
+        names = columns[start : start + across]
+        for at in range(max(map(len, names))):  # read downwards
+            letters = "".join(f"{name.rjust(max(map(len, names)))[at]:>3}" for name in names)
+            screen.print(Text(" " * room + letters))
+        for name, row in zip(rows, numbers, strict=True):
+            line = Text(escaped(name).rjust(room))
+            for each in row[start : start + across]:
+                line.append_text(_cell(each, most, coloured=screen.is_terminal))
+            screen.print(line)
+
+
+def _cell(number: float, most: float, *, coloured: bool) -> Text:
+    if not math.isfinite(number):
+        return Text("  ?")
+    level = round(LEVELS * abs(number) / most) if most else 0
+    word = f" {'+' if number > 0 else '-'}{level}" if level else "  ."
+    if not coloured or not level:
+        return Text(word)
+    pale = 255 - 20 * level
+    red = number > 0
+    style = f"black on rgb({255 if red else pale},{pale},{pale if red else 255})"
+    return Text(word, style=style)
 
 
 # Progress: what a command is doing, on standard error while a person watches. The display begins

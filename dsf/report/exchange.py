@@ -28,10 +28,9 @@ from dsf.inspection.softmax.attention import attention
 from dsf.mixers import SoftmaxAttention
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
-from dsf.runtime.shapes import at_least, has_axes, of_kind
+from dsf.runtime.shapes import has_axes, of_kind
 from dsf.systems.algebra import select
 from dsf.systems.system import System
-from dsf.systems.transition import Dense
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -272,7 +271,6 @@ def to_circuitsvis(
 def _viewer_maps(
     layer: InspectedLayer, sample: int, heads: slice
 ) -> Float[Tensor, "head time time"]:
-    """Maps of one sample, one for each head, without the columns of constant inputs."""
     samples = layer.system.batch[0] if layer.axes else 1
     if not -samples <= sample < samples:
         raise IndexError(
@@ -331,54 +329,9 @@ def state_space(system: System) -> Four:
 
 
 @checked
-def from_state_space(A: Any, B: Any, C: Any, D: Any, *, steps: int) -> System:
-    """A system of ``steps`` tokens from the four matrices of the control convention.
-
-    Raises:
-        ValueError: if ``steps`` is below 1.
-    """
-    at_least(1, "from_state_space", "steps", steps)
-    given = {"A": A, "B": B, "C": C, "D": D}
-    parts = [torch.from_numpy(_matrix(name, part)) for name, part in given.items()]
-    A_, B_, C_, D_ = (part.expand(steps, *part.shape) for part in parts)
-    return System(Dense(A_), B_, C_, D_, reads_before_update=True)
-
-
-def _matrix(name: str, part: Any) -> "NDArray[Any]":
-    """Return one of the four matrices as an array.
-
-    Raises:
-        TypeError: if it is not a matrix of numbers.
-    """
-    found = np.array(part, ndmin=2)
-    if found.dtype.kind not in "fciu" or found.ndim > 2:
-        raise TypeError(
-            f"from_state_space: '{name}' must be a matrix of numbers, such as an array of NumPy, "
-            f"but it is {type(part).__name__} of {found.dtype} with {found.ndim} axes."
-        )
-    return found
-
-
-@checked
 def to_scipy(system: System) -> Any:
     """The system as ``scipy.signal.StateSpace`` with a time step of one token."""
     return scipy_signal.StateSpace(*state_space(system), dt=True)
-
-
-@checked
-def from_scipy(system: Any, *, steps: int) -> System:
-    """A system of ``steps`` tokens from a discrete-time ``scipy.signal.StateSpace``.
-
-    Raises:
-        ValueError: if the system is continuous in time.
-    """
-    of_kind("from_scipy", "system", system, scipy_signal.StateSpace, "a scipy.signal.StateSpace")
-    if system.dt is None:
-        raise ValueError(
-            "from_scipy: needs a discrete-time system, but this one is continuous. Discretise it "
-            "first with scipy.signal.cont2discrete."
-        )
-    return from_state_space(system.A, system.B, system.C, system.D, steps=steps)
 
 
 @checked
@@ -395,28 +348,6 @@ def to_control(system: System) -> Any:
             "to_control: needs python-control, which is not installed: pip install control."
         ) from None
     return control.StateSpace(*state_space(system), True)
-
-
-@checked
-def from_control(system: Any, *, steps: int) -> System:
-    """A system of ``steps`` tokens from a discrete-time ``control.StateSpace``.
-
-    Raises:
-        ValueError: if the system is continuous in time.
-    """
-    of_kind(
-        "from_control",
-        "system",
-        system,
-        lambda given: all(hasattr(given, name) for name in ("isdtime", *"ABCD")),
-        "a control.StateSpace",
-    )
-    if not system.isdtime(strict=True):
-        raise ValueError(
-            "from_control: needs a discrete-time system, but this one is continuous. Discretise it "
-            "first with control.sample_system."
-        )
-    return from_state_space(system.A, system.B, system.C, system.D, steps=steps)
 
 
 PATTERN = "hook_pattern"

@@ -112,7 +112,6 @@ def check_texts(tokens: Sequence[str], shape: tuple[int, ...]) -> None:
 
 
 def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int]) -> None:
-    """Label the axes with token texts where they fit; else draw no ticks."""
     if tokens is None or len(tokens) > LABELLED or shape != (len(tokens), len(tokens)):
         axes.set_xticks([])
         axes.set_yticks([])
@@ -128,7 +127,6 @@ Labels = tuple[list[str], float]
 
 
 def _labels(tokens: Sequence[str]) -> Labels:
-    """Return the token labels of a map and their font size."""
     texts = [written(escaped(token), most=LONGEST_LABEL) for token in tokens]
     return texts, min(6.0, 140 / len(texts))
 
@@ -270,7 +268,6 @@ def _sheet(lines: list[_Line]) -> Sheet:
 
 
 def _sides(view: MapView) -> tuple[float, float]:
-    """How high and how wide a map is drawn."""
     longest = max(view.weights.shape)
     high, wide = (max(MAP * side / longest, THINNEST) for side in view.weights.shape)
     return high, wide
@@ -297,7 +294,6 @@ def _draw(
 
 
 def _draw_bar(sheet: Sheet, view: MapView, reach: float, left: float, top: float) -> None:
-    """The colours of a map over it, with the weights of both ends."""
     start, share = (0.28, 0.42) if view.signed else (0.16, 0.56)
     bar, wide = left + start * MAP, share * MAP
     sheet.draw(ramp(signed=view.signed), bar, top - 0.13, wide, 0.07)
@@ -318,7 +314,6 @@ def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
 
 
 def _name(line: _Line) -> list[str]:
-    """Return the text to the left of a line."""
     layer = line.layer
     found = [
         *broken(layer.name, NAME),

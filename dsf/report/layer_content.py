@@ -337,7 +337,6 @@ def _points(count: int) -> Int[np.ndarray, " points"]:
 
 
 def _by_map(measure: Callable[..., Tensor], system: Operator, **options: Any) -> np.ndarray:
-    """A measure of every map; the system of a single map may have no batch axis."""
     return _stacked(measure(system, **options), system)
 
 
@@ -413,7 +412,6 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
 
 
 def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
-    """What all channels do together, in the form of the maps of single channels."""
     facts = {
         "channels": picture.channels,
         "total": picture.total,
@@ -423,7 +421,6 @@ def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
 
 
 def _shares(seen: list[MapView], target: str, *, exact: bool) -> list[dict[str, Any]]:
-    """Return what the edges of a layer contribute to a number, in the form of its maps."""
     return bare_maps(seen, exact=exact, share={"target": escaped(target)})
 
 
@@ -465,7 +462,6 @@ def thumbnails(seen: list[MapView]) -> dict[str, Any]:
 
 
 def _maps(seen: Sequence[MapView], *, exact: bool) -> list[dict[str, Any]]:
-    """All maps, compressed on several threads."""
     found: list[dict[str, Any]] = [{} for _ in seen]
 
     def add(k: int) -> None:

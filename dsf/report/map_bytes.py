@@ -113,7 +113,7 @@ def _ordered(weights: Weights, masked: Bool[np.ndarray, "rows columns"]) -> list
     return [(int(tops[row]), int(starts[column])) for row, column in found]
 
 
-FULL_BYTES = 2**20
+FULL_BYTES = 2**25
 """Default bytes of compressed maps without pooling; in a page they take a third more."""
 
 MOST_BYTES = 13 * 2**18
@@ -124,7 +124,6 @@ LONGEST = 4096
 EXACT_SHARE = 4
 """Up to a quarter of the bytes of maps without pooling hold windows of them exactly."""
 
-Weights = Float[np.ndarray, "rows columns"]
 Mask = Bool[np.ndarray, "rows columns"]
 
 
@@ -185,12 +184,10 @@ def _is_pooled(map: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
 
 
 def _is_added(map: Mapping[str, Any]) -> bool:
-    """Whether it shows all channels together, or the edges of an attribution."""
     return "together" in map or "share" in map
 
 
 def _added(layer: Mapping[str, Any]) -> int:
-    """Return the number of pictures before the maps."""
     return sum(_is_added(each) for each in layer["maps"])
 
 

@@ -6,15 +6,15 @@ from math import prod
 
 from dsf.evaluate.memory_plan import GB, MapTooLarge, free_memory, naming_out_of_memory
 from dsf.inspection import Forecast, InspectedLayer, Inspection
-from dsf.report.map_bytes import LONGEST
-from dsf.report.selection import CHANNELS, HEADS, SAMPLES
+from dsf.report.map_bytes import FULL_BYTES, LONGEST
+from dsf.report.selection import CHANNELS, HEADS, LARGEST_VIEW, SAMPLES
 from dsf.report.views import BLOCK_BYTES
 from dsf.runtime.threads import MOST
 
 DOUBLE = 8
 # Copies: of a block of rows while it is pooled, of one map while it is kept without pooling, of the
-# response by which heads are chosen, and of the pictures until they are text.
-OF_BLOCK, OF_WHOLE, OF_RESPONSE = 6, 6, 4
+# response by which heads are chosen, and of maps without pooling until they are text.
+OF_BLOCK, OF_WHOLE, OF_RESPONSE, OF_TEXT = 6, 6, 4, 4
 TOGETHER = 3 * 2**27  # the contributions of all channels, some channels at a time, and their copies
 SPARE = 2**27
 CURE = (
@@ -38,9 +38,10 @@ def report_bytes(*, steps: int, maps: int, samples: int, width: int, whole: bool
     row = drawn * steps * DOUBLE
     block = OF_BLOCK * max(min(BLOCK_BYTES, row * steps), row)
     kept = OF_WHOLE * DOUBLE * steps**2 if whole and steps <= LONGEST else 0
+    text = OF_TEXT * FULL_BYTES if kept and steps > LARGEST_VIEW else 0
     response = OF_RESPONSE * DOUBLE * samples * steps * width
     together = TOGETHER if maps > HEADS else 0
-    return max(block, kept, response) + together + SPARE
+    return max(block, kept, response) + text + together + SPARE
 
 
 def check_report(expected: Forecast) -> int:

@@ -80,10 +80,10 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         layers, heads: which layers to show, and which heads or channels of each, in the words of
             ``dsf.inspect``; all by default. Heads are numbered among those of the inspection.
         full_resolution: how many compressed bytes of maps of up to 4,096 tokens the page keeps
-            without pooling, so that zooming shows single tokens; 1 MiB by default, which takes a
-            third more in the file. Those with the most weight away from the diagonal and the first
-            key come first; 0 keeps none. They have one byte for a weight; up to a quarter of the
-            bytes hold windows of them in float32.
+            without pooling, so that zooming shows single tokens; 32 MiB by default, enough for
+            300 maps of 512 tokens, which take a third more in the file. Those with the most weight
+            away from the diagonal and the first key come first; 0 keeps none. They have one byte
+            for a weight; up to a quarter of the bytes hold windows of them in float32.
         attribution: what ``dsf.attribute`` returned for the same input. The tokens are then shaded
             by their shares, and every layer begins with the shares of its edges.
         target: words for the number that is attributed, such as ``"the logit of Paris"``.
@@ -166,7 +166,6 @@ def rendered(
 
 
 def _verdict_counts(shown: list[Subject]) -> list[tuple[str, VerdictCount]]:
-    """The counts of verdicts, each with the name of its model."""
     return [
         (subject.name, count)
         for subject in shown

@@ -144,7 +144,6 @@ def _name(model: str) -> str:
 
 
 def _different(names: list[str]) -> list[str]:
-    """The names, where equal ones get a number each."""
     return [
         f"{name} ({names[:at].count(name) + 1})" if names.count(name) > 1 else name
         for at, name in enumerate(names)

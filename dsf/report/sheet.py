@@ -103,7 +103,6 @@ def families() -> tuple[str, ...]:
 
 @cache
 def _characters() -> frozenset[int]:
-    """The numbers of all characters that one of the fonts has."""
     files = (findfont(FontProperties(family=name)) for name in families())
     return frozenset[int]().union(*(get_font(file).get_charmap() for file in files))
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import dsf
-from dsf.attribution.map_rollout import MapRollout, mixing_rows
 from dsf.evaluate import row_blocks
+from dsf.report.rollout_content import MapRollout, mixing_rows
 from dsf.systems.kernels import availability
 
 

@@ -1,6 +1,7 @@
 """``dsf attribute``, ``intervene``, ``heads`` and ``compare``: answers, and every wrong call."""
 
 import json
+import math
 import os
 import shutil
 
@@ -62,11 +63,29 @@ def test_shares_sum_to_the_models_own_logits(run, asked, only_object):
     assert len(found["edges"]) == 10
 
 
+def test_what_is_lost_without_a_token_and_the_chances_of_the_answer(
+    run, asked, only_object, tmp_path
+):
+    done = run("attribute", asked["model"], *options(asked), "--out", "page.html", "--json")
+    found = only_object(done.stdout)
+    chances = found["probabilities"]
+    ratio = math.log(chances[str(asked["target"])] / chances[str(asked["against"])])
+    assert ratio == pytest.approx(found["value"], rel=1e-6)
+    assert sum(row["cut"] is not None for row in found["tokens"]) == 10
+    cut = ("--edit", f"cut layers=* key={asked['key']}", "--json")
+    edited = only_object(run("intervene", asked["model"], *options(asked), *cut).stdout)
+    effect = found["tokens"][asked["key"]]["cut"]
+    assert effect == pytest.approx(edited["effect"]["effect"], rel=1e-4)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<dt>Target</dt>" in page
+
+
 def test_a_person_reads_tokens_layers_edges_and_the_sum(run, asked):
     shown = run("attribute", asked["model"], *options(asked), "--top", 2).stdout
     assert "after token 22" in shown
     assert f"{asked['key']} '{asked['target']}'" in shown
-    assert "model.layers.1.mlp" in shown
+    assert "model.layers.1.self_attn" in shown
+    assert "3 more layers" in shown
     assert "remainder +0, together" in shown
 
 

@@ -31,8 +31,8 @@ from tests.inspection.families import tiny_models
 def test_a_checkpoint_becomes_a_report(run, checkpoint, tmp_path):
     done = run("inspect", checkpoint, "--ids", "1 2,3 4", "--out", "here")
     assert done.exit_code == 0, done.output
-    assert "model.layers.1.self_attn" in done.stdout
-    assert "2 heads" in done.stdout
+    line = "tiny: 2 layers (2 SoftmaxAttention), 4 maps of 4 tokens, all reproduced"
+    assert line in done.stdout
     assert sorted(os.listdir(tmp_path / "here")) == ["maps.png", "report.html"]
 
 

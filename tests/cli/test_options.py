@@ -8,7 +8,10 @@ import typer
 
 from dsf.cli import entry, options, output_place
 from dsf.cli.edit_words import OTHER, spread, typed_edit
+from dsf.cli.intervene import heat_map
+from dsf.cli.model_argument import ModelFacts, counts
 from dsf.cli.options import NumberType, is_empty, place, real, whole
+from dsf.cli.terminal import print_heat_map
 from dsf.inspection.choice import parsed
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.quantities import BY_ROW, MEASURES
@@ -143,3 +146,41 @@ def test_a_device_that_is_not_here_is_named(run, checkpoint):
     found = run(*ids, "--device", "xpu:77")
     assert found.exit_code == 2
     assert "--device" in found.output
+
+
+def test_a_layer_or_head_that_the_settings_exclude_is_refused_before_the_run():
+    facts = ModelFacts(name="m", **counts({"model_type": "gpt2", "n_layer": 3, "n_head": 2}))
+    facts.check_choice([0, -3, "*.9.*", slice(7, 9)], 1)
+    for layers, heads, words in (([3], None, "layers"), (-4, None, "layers"), (None, [2], "heads")):
+        with pytest.raises(ValueError, match=words):
+            facts.check_choice(layers, heads)
+    unknown = ModelFacts(name="m", **counts({"model_type": "falcon_h1", "num_hidden_layers": 3}))
+    unknown.check_choice([9], [9])  # several mixers in a block
+
+
+def test_a_position_beyond_the_bytes_of_a_text_is_refused_before_the_tokenizer():
+    text = options.Prompt(text="The capital")
+    text.check_position(18)
+    text.check_position(-19)
+    for position in (19, -20):
+        with pytest.raises(ValueError, match="--position"):
+            text.check_position(position)
+
+
+def test_a_sweep_over_two_choices_is_a_matrix():
+    runs = spread([edits.Ablate([0, 1], heads=[4, 5, 6])], ("layer", "heads"))
+    drawn = heat_map(runs, [1.0, 2.0, 3.0, -1.0, -2.0, -6.0])
+    assert drawn == ("layer", "heads", ["0", "1"], ["4", "5", "6"], [[1, 2, 3], [-1, -2, -6]])
+    assert heat_map(runs[:-1], [0.0] * 5) is None
+    assert heat_map(spread([edits.Ablate([0, 1])], ("layer",)), [1.0, 2.0]) is None
+
+
+def test_a_heat_map_has_sign_and_size(capsys):
+    print_heat_map(["0", "11"], ["4", "15"], [[0.0, 3.0], [-1.0, math.nan]])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in shown] == [
+        ["1"],
+        ["4", "5"],
+        ["0", ".", "+9"],
+        ["11", "-3", "?"],
+    ]

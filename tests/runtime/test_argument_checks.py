@@ -39,12 +39,6 @@ OTHERS = (
 )
 UNSAID = {
     ("select", "index"),
-    ("from_state_space", "A"),
-    ("from_state_space", "B"),
-    ("from_state_space", "C"),
-    ("from_state_space", "D"),
-    ("from_scipy", "system"),
-    ("from_control", "system"),
     ("check_mixer", "mixer_or_class"),
     ("horizon", "layer"),
 }

@@ -66,10 +66,6 @@ BEYOND = 10**400
         (lambda: dsf.systems.algebra.select(SYSTEM, np.eye(2)), "index"),
         (lambda: dsf.systems.algebra.select(SYSTEM, True), "index"),
         (lambda: dsf.systems.algebra.converted(SYSTEM, device="a"), "device"),
-        (lambda: dsf.report.exchange.from_state_space("a", 1, 1, 1, steps=2), "A"),
-        (lambda: dsf.report.exchange.from_state_space(1, 1, 1, np.ones((1, 1, 1)), steps=2), "D"),
-        (lambda: dsf.report.exchange.from_scipy(3, steps=2), "system"),
-        (lambda: dsf.report.exchange.from_control(3, steps=2), "system"),
         (lambda: dsf.report.exchange.from_transformer_lens(3), "cache"),
         (lambda: dsf.certify.decay(-MAP[0], width=2, most=float("inf")), "most"),
         (

@@ -177,7 +177,6 @@ def _check_models(models: Mapping[str, Inspection | Table]) -> None:
 
 
 def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
-    """Mean, smallest and largest over the maps of every layer."""
     by_layer: dict[str, list[float]] = {}
     for row in table:
         by_layer.setdefault(row["layer"], []).append(float(row["value"]))
@@ -238,7 +237,6 @@ class Quantity:
 
 
 def _key_rank(found: Any, **options: Any) -> Axes:
-    """The rank of [K, 1], with the full rank as reference."""
     return per_map(found.rank, target=found.full, **options)
 
 

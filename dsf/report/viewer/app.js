@@ -52,6 +52,7 @@ class App {
     }
     this.overview.draw();
     this.fit();
+    if (this.content.attribution) this.stage.turn("shares");
     await new Promise(requestAnimationFrame);
   }
 
