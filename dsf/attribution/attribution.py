@@ -8,12 +8,11 @@ pass of the model itself.
 """
 
 import math
-from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from dsf.attribution.affine_steps import (
     rebuilt,
 )
 from dsf.attribution.paths import Paths, Search
-from dsf.attribution.saved import SavedAttribution, parts
+from dsf.attribution.shares import Agreement, By, SavedAttribution, Shares, largest_edges
 from dsf.attribution.trace import LiveRun, MixerStep, result_of
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import check_room
@@ -48,8 +47,6 @@ from dsf.runtime.shapes import at_least, of_kind
 from dsf.systems.coefficient import TokenSlots
 from dsf.systems.system import System
 
-By = Literal["held", "direct", "gradient"]
-"""How edges and heads are counted, see ``Attribution``."""
 SUM_TOL = 1e-9
 """Maximum relative difference between all shares and their number, where the layers are exact."""
 MAX_INTEGRATED = 10
@@ -58,40 +55,8 @@ MAX_ENTRIES = 2**24
 """Maximum number of entries of maps that are held at once where edges are summed over channels."""
 
 
-@dataclass(frozen=True, repr=False)
-class Agreement:
-    """How well the shares of edges predict what is lost when they are cut.
-
-    Attributes:
-        edges: for every edge that was cut ``layer``, ``query``, ``key``, its shares ``held`` and
-            ``gradient``, and what was lost without it, ``measured``.
-    """
-
-    edges: Table
-
-    def spearman(self, by: By) -> float:
-        """Return the rank correlation of shares and losses."""
-        from scipy.stats import spearmanr
-
-        return float(spearmanr(*self._both(by)).statistic)
-
-    def pearson(self, by: By) -> float:
-        """Return the linear correlation of shares and losses."""
-        return float(np.corrcoef(*self._both(by))[0, 1])
-
-    def _both(self, by: By) -> tuple[list[float], list[float]]:
-        return [edge[by] for edge in self.edges], [edge["measured"] for edge in self.edges]
-
-    def __repr__(self) -> str:
-        found = "; ".join(
-            f"{by}: rank correlation {self.spearman(by):.2f}, linear {self.pearson(by):.2f}"
-            for by in ("held", "gradient")
-        )
-        return f"Agreement({len(self.edges)} edges cut; {found})"
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Attribution:
+class Attribution(Shares):
     """The shares of one number, such as a logit, in a run of a model.
 
     All shares are of *this run*: queries and keys, decays, gates, activations and the factors of
@@ -112,25 +77,9 @@ class Attribution:
       edges: ``dsf.intervene`` measures it.
 
     Attributes:
-        value: the number that is attributed.
-        tokens: what each token of the first residual stream contributes, along all paths.
-        layers: what each token mixer and every other branch (such as a feed-forward layer) adds to
-            the residual stream, *directly*: along residual connections alone.
-        total: the same along all paths, through later layers too. Shares of layers that feed each
-            other overlap, so these do not sum to the value.
-        embedding: what the first residual stream contributes directly.
-        streams: for every residual stream what each of its tokens contributes along all paths.
-            Their sums differ from the value by what biases in later layers contribute.
-        remainder: the part that does not come from the tokens.
+        value, tokens, layers, total, embedding, streams, remainder: as for ``Shares``.
     """
 
-    value: Float[Tensor, " sample"]
-    tokens: Float[Tensor, "sample read"]
-    layers: dict[str, Float[Tensor, " sample"]]
-    total: dict[str, Float[Tensor, " sample"]]
-    embedding: Float[Tensor, " sample"]
-    streams: tuple[Float[Tensor, "sample time"], ...]
-    remainder: Float[Tensor, " sample"]
     _mixed: dict[str, "MixerShares"] = field(repr=False)
     _size: Float[Tensor, " sample"] = field(repr=False)
     _into: "Decomposition" = field(repr=False)
@@ -309,25 +258,20 @@ class Attribution:
         self._check("strongest_edges", sample)
         layers, heads = self._chosen
         names = chosen_layers(list(self._into.names), layers)
-        found: list[Record] = []
+        sums: list[tuple[str, Tensor]] = []
         without: list[Record] = []
         for name in (each for each in self._mixed if each in names):
             try:
-                edges = self.edge_sums(name, by, heads)[sample]
+                sums.append((name, self.edge_sums(name, by, heads)[sample]))
             except InspectionError:
                 if heads is not None:  # perhaps there is no such head
                     raise
                 note = "no edges: its channels feed back into each other"
                 without.append({"layer": name, "note": note})
-                continue
-            flat = edges.flatten()
-            largest = flat.abs().topk(min(count, flat.numel())).indices.tolist()
-            for at in largest:
-                query, key = divmod(at, edges.shape[1])
-                share = flat[at].item()
-                found.append({"layer": name, "query": query, "key": key, "share": share})
         # What is integrated is of an edge in all heads.
-        found = self._ranked(found, count, by, sample, 0 if heads is not None else steps)
+        found = self._ranked(
+            largest_edges(sums, count), count, by, sample, 0 if heads is not None else steps
+        )
         note = "no edges: what enters and leaves its mixer is not known as linear maps"
         without += [{"layer": name, "note": note} for name in self._into.not_whole if name in names]
         return Table((*found, *without))
@@ -580,14 +524,6 @@ class Attribution:
             f"{', '.join(self._mixed) or 'none'}"
         )
 
-    def to_pandas(self) -> Any:
-        """Return the shares of tokens and layers as a data frame: see ``SavedAttribution``.
-
-        Raises:
-            ModuleNotFoundError: if pandas is not installed.
-        """
-        return parts(self).to_pandas()
-
     def save(self, folder: str | Path) -> Path:
         """Write the numbers of this attribution into a folder; ``dsf.load`` returns them.
 
@@ -601,13 +537,7 @@ class Attribution:
                 with suppress(KeyError, InspectionError):
                     sums[by][name] = self.edge_sums(name, by)
         kept = SavedAttribution(
-            value=self.value,
-            tokens=self.tokens,
-            layers=self.layers,
-            total=self.total,
-            embedding=self.embedding,
-            streams=self.streams,
-            remainder=self.remainder,
+            **{each.name: getattr(self, each.name) for each in fields(Shares)},
             names=tuple(self._mixed),
             by_head={by: self.heads(by) for by in get_args(By)},
             sums=sums,
@@ -622,11 +552,8 @@ class Attribution:
         )
 
     def __repr__(self) -> str:
-        values = ", ".join(f"{value:.4g}" for value in self.value.tolist())
-        return (
-            f"Attribution({self._unit}value {values}; {self.tokens.shape[1]} tokens, "
-            f"{len(self.layers)} parts; complete to {self.error:.0e})"
-        )
+        inner = super().__repr__().removesuffix(")").replace("(", f"({self._unit}", 1)
+        return f"{inner}, {len(self.layers)} parts; complete to {self.error:.0e})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -927,38 +854,26 @@ def coefficient_gradients(
         The axes of the coefficient; with an axis for the sample before them where all samples have
         the same.
     """
-    samples = len(moved)
     given = {
         field.name: part.detach().requires_grad_()
         for field in fields(mixer)
         if isinstance(part := getattr(mixer, field.name), Tensor)
         and (part.is_floating_point() or part.is_complex())
     }
-    own = _of_samples(mixer, given, samples)
     with torch.enable_grad():
         live = replace(mixer, **given)
         response = as_tokens(respond(live.system(), live.signal()), live.value)
         numbers = (as_values(response, live.value) * moved).flatten(1).sum(dim=1)
-        gradients = _gradients(numbers.sum(), {name: given[name] for name in own})
-        alone = {name: part for name, part in given.items() if name not in own}
-        several = [_gradients(number, alone) for number in numbers] if alone else []
-    for name, part in alone.items():
-        stacked = torch.stack([each[name] for each in several])
-        gradients[name] = _joined(stacked) if _is_open(mixer, name, part, samples) else stacked
+        by_sample = [
+            torch.autograd.grad(
+                number, [*given.values()], retain_graph=True, materialize_grads=True
+            )
+            for number in numbers
+        ]
+    axes = {field.name: axes_of(field.type) for field in fields(mixer)}
     return {
-        name: _times(gradients[name], values if name == "value" else part)
-        for name, part in given.items()
-    }
-
-
-def _gradients(number: Shaped[Tensor, ""], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient in each tensor; zero where the number does not depend on it."""
-    if not given:
-        return {}
-    found = torch.autograd.grad(number, [*given.values()], retain_graph=True, allow_unused=True)
-    return {
-        name: torch.zeros_like(part) if by is None else by
-        for (name, part), by in zip(given.items(), found, strict=True)
+        name: _times(_joined(torch.stack(each), axes[name]), values if name == "value" else part)
+        for (name, part), each in zip(given.items(), zip(*by_sample, strict=True), strict=True)
     }
 
 
@@ -968,23 +883,17 @@ def _times(gradient: Tensor, part: Tensor) -> Tensor:
     return product.real if product.is_complex() else product
 
 
-def _of_samples(mixer: Any, given: Mapping[str, Tensor], samples: int) -> Collection[str]:
-    """The coefficients whose first axis counts the samples, as their annotations say."""
-    axes = {field.name: axes_of(field.type) for field in fields(mixer)}
-    return [
-        name
-        for name, part in given.items()
-        if (axes[name] or "").startswith("*batch") and part.shape[:1] == (samples,)
-    ]
+def _joined(
+    gradients: Shaped[Tensor, "sample ..."], axes: str | None
+) -> Shaped[Tensor, "sample ..."]:
+    """The gradients of all samples in one tensor, if each has entries of its own in it.
 
-
-def _is_open(mixer: Any, name: str, part: Tensor, samples: int) -> bool:
-    """Whether nothing says if the first axis of a coefficient counts the samples."""
-    (annotation,) = (field.type for field in fields(mixer) if field.name == name)
-    return axes_of(annotation) is None and part.shape[:1] == (samples,)
-
-
-def _joined(gradients: Shaped[Tensor, "sample ..."]) -> Shaped[Tensor, "..."]:
-    """The gradients of all samples in one tensor, if each has entries of its own in it."""
-    others = ~torch.eye(len(gradients), dtype=torch.bool, device=gradients.device)
-    return gradients if bool(gradients[others].any()) else gradients.sum(dim=0)
+    The axes in a field's annotation say whether its first one counts samples. Where there is none,
+    no sample may have a gradient in the entries of another.
+    """
+    samples = len(gradients)
+    if gradients.shape[1:2] != (samples,) or not (axes or "*batch").startswith("*batch"):
+        return gradients
+    others = ~torch.eye(samples, dtype=torch.bool, device=gradients.device)
+    is_own = axes is not None or not bool(gradients[others].any())
+    return gradients.sum(dim=0) if is_own else gradients

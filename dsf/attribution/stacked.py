@@ -8,7 +8,7 @@ such as a feed-forward layer.
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -237,17 +237,6 @@ class Stack:
         ]
         return torch.cat(shares, dim=-1)
 
-    def chained_rollout(
-        self, start: int = 0, stop: int | None = None
-    ) -> Float[Tensor, "sample written read"]:
-        """The product of the single blocks' rollouts: an approximation of :meth:`rollout`.
-
-        Between blocks it keeps one number of every contribution and not its direction, as attention
-        rollout does. Once the single blocks are known, any pair of streams costs matrix products.
-        """
-        start, stop = self._between(start, stop)
-        return reduce(lambda earlier, later: later @ earlier, self._single_blocks[start:stop])
-
     @property
     def _tolerance(self) -> float:
         return max(layer.tolerance for layer in self.inspection)
@@ -280,10 +269,6 @@ class Stack:
             again = rebuilt(first, given, last, self.states[0], self.hidden[0])
             errors.append(relative_error(again, stream))
         return max(errors)
-
-    @cached_property
-    def _single_blocks(self) -> list[Tensor]:
-        return [self.rollout(block, block + 1) for block in range(len(self.blocks))]
 
     def _parts(self, start: int, stop: int) -> Iterator[Tensor]:
         """Contributions of a few tokens at a time, ``read sample written *width``."""

@@ -79,11 +79,8 @@ def test_rollout_is_the_contribution_along_the_stream():
     torch.testing.assert_close(total, torch.ones_like(total))
     assert shares.triu(1).abs().max() == 0
     assert rest.norm() > 0.01 * stream.norm()
-    one_block = stack.rollout(1, 2)
-    torch.testing.assert_close(stack.chained_rollout(1, 2), one_block)
-    two = stack.chained_rollout(0, 2)
-    torch.testing.assert_close(two, one_block @ stack.rollout(0, 1))
-    assert not close(two, stack.rollout(0, 2), within=1e-2)
+    chained = stack.rollout(1, 2) @ stack.rollout(0, 1)
+    assert not close(chained, stack.rollout(0, 2), within=1e-2)
 
 
 # Shared blocks, hyper-connections, latent values, experts, mixers that hold their residual, tokens
