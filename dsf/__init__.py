@@ -20,8 +20,8 @@ _HOME = {
     "load": "dsf.inspection",
     "Adapter": "dsf.inspection",
     "attribute": "dsf.attribution",
-    "audit": "dsf.attribution",
     "stack": "dsf.attribution",
+    "audit": "dsf.interventions",
     "intervene": "dsf.interventions",
     "plan_state": "dsf.interventions",
     "sweep": "dsf.interventions",
@@ -63,10 +63,11 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from dsf import certificates as certify
     from dsf import evaluate, jobs, layers, measures, mixers, models, report, systems, testing
-    from dsf.attribution import attribute, audit, stack
+    from dsf.attribution import attribute, stack
     from dsf.evaluate import attention_map, respond
     from dsf.inspection import Adapter, attentions, inspect, load, probe
     from dsf.interventions import (
+        audit,
         edits,
         intervene,
         linearise,

@@ -1,8 +1,7 @@
 """How much each token, layer and edge of a run contributed to a number."""
 
 from dsf.attribution.attribution import Attribution
-from dsf.attribution.ledger import Ledger, audit
 from dsf.attribution.paths import Paths
 from dsf.attribution.stacked import Stack, attribute, stack
 
-__all__ = ["Attribution", "Ledger", "Paths", "Stack", "attribute", "audit", "stack"]
+__all__ = ["Attribution", "Paths", "Stack", "attribute", "stack"]

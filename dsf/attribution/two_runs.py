@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_with_path
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.attribution.affine_steps import name_of
@@ -96,6 +97,7 @@ class Walk(TorchFunctionMode):
         super().__init__()
         self._model, self._scopes = model, scopes
         self._stack: list[tuple[str, int]] = []
+        self._after_hooks: list[RemovableHandle] = []
         self._calls: Counter[str] = Counter()
         self._resting = False
         self.meet = meet
@@ -110,9 +112,8 @@ class Walk(TorchFunctionMode):
         with ExitStack() as hooks:
             for path, module in self._model.named_modules():
                 before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
-                after = module.register_forward_hook(self._after)
                 hooks.callback(before.remove)
-                hooks.callback(after.remove)
+            hooks.callback(lambda: [after.remove() for after in self._after_hooks])
             hooks.enter_context(self)
             yield
 
@@ -127,10 +128,12 @@ class Walk(TorchFunctionMode):
             self.made_by[part] = Node(path, 0, f"weight {last}")
 
     def _before(self, path: str) -> Any:
-        def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
             call = self._calls[path]
             self._calls[path] += 1
             self._stack.append((path, call))
+            # Last of all hooks, so that it sees what these made of the output.
+            self._after_hooks.append(module.register_forward_hook(self._after))
             changed, replaced = self._ports(path, call, "in", (args, kwargs))
             return replaced if changed else None
 
@@ -138,6 +141,7 @@ class Walk(TorchFunctionMode):
 
     def _after(self, _: nn.Module, __: Any, output: Any) -> Any:
         path, call = self._stack.pop()
+        self._after_hooks.pop().remove()
         changed, replaced = self._ports(path, call, "out", output)
         return replaced if changed else None
 
@@ -333,11 +337,13 @@ class Own:
         change: in float64, in the axes of the node.
         size: the norm of the node's value.
         tokens: the relative own of every token; of everything where no axis counts tokens.
+        gains: by how much every token is larger than it should be along itself, relative.
     """
 
     change: Tensor
     size: float
     tokens: Float[Tensor, " token"]
+    gains: Float[Tensor, " token"]
 
     @property
     def relative(self) -> float:
@@ -395,8 +401,9 @@ class Force:
             return None
         tokens = by_token(change.abs().square(), self._tokens)
         sizes = by_token(computed.abs().square(), self._tokens)
-        typical = sizes.mean().clamp_min(torch.finfo(sizes.dtype).tiny)
-        own = Own(change, size, (tokens / torch.maximum(sizes, typical)).sqrt())
+        sizes = torch.maximum(sizes, sizes.mean().clamp_min(torch.finfo(sizes.dtype).tiny))
+        gains = by_token((change * computed.conj()).real, self._tokens) / sizes
+        own = Own(change, size, (tokens / sizes).sqrt(), gains)
         loose = node.port.startswith("op") and self._alike.get(node[:2], 0.0) < MIN_ALIKE
         loose = loose and self._only is None
         if loose and not own.relative <= MAX_OWN:
@@ -406,27 +413,72 @@ class Force:
         return value
 
 
+@dataclass(eq=False)
+class Moved:
+    """How much of the change of a number comes from the owns.
+
+    Attributes:
+        tokens: by node, the share of every token.
+        heads: the same of every head, in mixers where an axis counts heads.
+    """
+
+    tokens: dict[Node, Float[Tensor, " token"]] = field(default_factory=dict)
+    heads: dict[Node, Float[Tensor, " head"]] = field(default_factory=dict)
+
+    def add(self, other: "Moved", weight: float) -> None:
+        """Add another one, times a weight."""
+        for into, parts in ((self.tokens, other.tokens), (self.heads, other.heads)):
+            for node, part in parts.items():
+                into[node] = into.get(node, 0) + weight * part
+
+    def parts(self, name: str, nodes: Sequence[Node]) -> list[Tensor]:
+        """Return the shares of some nodes, by token or by head."""
+        known = getattr(self, name)
+        return [known[node] for node in nodes if node in known]
+
+
 class Inject:
     """Adds the owns to the nodes of a reference, times a factor; keeps what they move.
 
     Attributes:
-        shares: what every own moves, by token, once a number was differentiated.
+        moved: what every own moves, once a number was differentiated.
     """
 
-    def __init__(self, owns: Mapping[Node, Own], tokens: int, factor: Tensor) -> None:
+    def __init__(
+        self,
+        owns: Mapping[Node, Own],
+        tokens: int,
+        factor: Tensor,
+        heads_of: Callable[[Node], tuple[int, int] | None],
+    ) -> None:
         self._owns, self._tokens, self._factor = owns, tokens, factor
-        self.shares: dict[Node, Float[Tensor, " token"]] = {}
+        self._heads_of = heads_of
+        self.moved = Moved()
 
     def __call__(self, node: Node, computed: Tensor) -> Tensor | None:
         own = self._owns.get(node)
         if own is None or own.change.shape != computed.shape:
             return None
-        moved = computed + self._factor * own.change
+        injected = computed + self._factor * own.change
 
         def note(adjoint: Tensor) -> None:
-            product = (adjoint.conj() * own.change).real
-            self.shares[node] = by_token(product, self._tokens).detach()
+            product = (adjoint.conj() * own.change).real.detach()
+            self.moved.tokens[node] = by_token(product, self._tokens)
+            heads = self._heads_of(node)
+            by_head = None if heads is None else _by_head(product, *heads)
+            if by_head is not None:
+                self.moved.heads[node] = by_head
 
-        if moved.requires_grad:  # a model may choose something without gradients
-            moved.register_hook(note)
-        return moved
+        if injected.requires_grad:  # a model may choose something without gradients
+            injected.register_hook(note)
+        return injected
+
+
+def _by_head(values: Tensor, heads: int, width: int) -> Float[Tensor, " head"] | None:
+    """Sums over all but heads, which have an axis or are joined with their channels in the last."""
+    if values.shape[-1] == heads * width:
+        return values.unflatten(-1, (heads, width)).sum(-1).flatten(0, -2).sum(0)
+    if values.ndim > 3 and heads in values.shape[1:-1]:
+        axis = values.shape.index(heads, 1)
+        return values.movedim(axis, 0).flatten(1).sum(1)
+    return None

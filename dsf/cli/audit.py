@@ -92,8 +92,8 @@ def audit(
         facts.check_targets(tokens)
 
     def work(run: Run) -> Answer:
-        from dsf.attribution.ledger import audit as find_culprit
         from dsf.cli.run_model import open_checkpoint
+        from dsf.interventions.run_audit import audit as find_culprit
         from dsf.loading import load_model
 
         kind = None if loading.dtype is None else str(loading.dtype)

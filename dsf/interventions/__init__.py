@@ -10,16 +10,20 @@ from dsf.runtime.first_use import finding
 if TYPE_CHECKING:
     from dsf.interventions.fewer_states import ReducedStates, reduce_states
     from dsf.interventions.intervention import Intervention, intervene
+    from dsf.interventions.ledger import Ledger
     from dsf.interventions.linearisation import LinearisationPlan, PlanRow, linearise
+    from dsf.interventions.run_audit import audit
     from dsf.interventions.state_plan import StatePlan, plan_state
     from dsf.interventions.sweeps import sweep
 
 _HOMES = {
     "Intervention": "dsf.interventions.intervention",
+    "Ledger": "dsf.interventions.ledger",
     "LinearisationPlan": "dsf.interventions.linearisation",
     "PlanRow": "dsf.interventions.linearisation",
     "ReducedStates": "dsf.interventions.fewer_states",
     "StatePlan": "dsf.interventions.state_plan",
+    "audit": "dsf.interventions.run_audit",
     "intervene": "dsf.interventions.intervention",
     "linearise": "dsf.interventions.linearisation",
     "plan_state": "dsf.interventions.state_plan",
@@ -29,10 +33,12 @@ _HOMES = {
 
 __all__ = [
     "Intervention",
+    "Ledger",
     "LinearisationPlan",
     "PlanRow",
     "ReducedStates",
     "StatePlan",
+    "audit",
     "intervene",
     "linearise",
     "plan_state",

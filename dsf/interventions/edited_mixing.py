@@ -6,7 +6,7 @@ kind act in the order in which they are given.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any, TypeGuard
 
@@ -40,7 +40,7 @@ from dsf.interventions.edits import (
     ValueFrom,
     Window,
 )
-from dsf.interventions.state_budget import MIN_BITS, rounded_run
+from dsf.interventions.state_budget import rounded, rounded_run
 from dsf.mixers import SoftmaxAttention
 from dsf.systems.algebra import split_at
 from dsf.systems.coefficient import TokenSlots, dense_of
@@ -297,13 +297,16 @@ def _rounded(
             f"intervene: RoundState: {subject.name} has no recurrent state that goes on from "
             "token to token. Choose other layers."
         )
-    bits = torch.zeros(system.batch, dtype=signal.dtype)
-    for edit in edits:
-        where = _chosen(subject, edit, system.batch)[..., 0, 0, 0]
-        bits = torch.where(where, float(edit.bits), bits)
-    rounded, _ = rounded_run(system, signal, bits.clamp_min(MIN_BITS))
-    kept = (bits == 0)[..., None, None, None]
-    return torch.where(kept, respond(system, signal), rounded) if bool(kept.any()) else rounded
+    where = [_chosen(subject, edit, system.batch) for edit in edits]
+
+    def store(states: Tensor) -> Tensor:
+        for edit, chosen in zip(edits, where, strict=True):
+            states = torch.where(chosen[..., 0], rounded(states, edit.bits), states)
+        return states
+
+    response, _ = rounded_run(system, signal, store)
+    some = reduce(torch.logical_or, where)
+    return response if bool(some.all()) else torch.where(some, response, respond(system, signal))
 
 
 def _by_segments(

@@ -209,10 +209,11 @@ class Reduce(Edit):
 class RoundState(Edit):
     """The state is rounded after every token to numbers of ``bits`` bits.
 
-    All numbers of one head share a scale, their largest magnitude.
+    All numbers of one head share a scale, their largest magnitude. The name of a number type, such
+    as ``"bfloat16"``, rounds to numbers of that type instead.
     """
 
-    bits: int = field(kw_only=True)
+    bits: int | str = field(kw_only=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -393,7 +394,7 @@ PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("token", "from_", "Protect.key"), _whole),
     "width": partial(_at_least, 1),  # it counts tokens, the own one included
     "order": partial(_at_least, 0),
-    "bits": partial(_at_least, 2),
+    "bits": lambda where, value: value if isinstance(value, str) else _at_least(2, where, value),
     **dict.fromkeys(("other_token", "until"), _whole_or_none),
     "factor": _factor,
     **dict.fromkeys(("renormalise", "keep"), _flag),

@@ -5,6 +5,9 @@ A state h_t that is stored with few bits moves by e_t at every token, and the re
 is one block, with one scale for each token: its largest magnitude over ``2^(bits - 1) - 1``.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -21,14 +24,20 @@ Response = Shaped[Tensor, "*batch time output channel"]
 Bits = Float[Tensor, "*batch"]
 
 
-def rounded(states: States, bits: Bits) -> States:
-    """Round states to the nearest number that ``bits`` hold, with one scale for each head."""
+def rounded(states: States, bits: Bits | int | str) -> States:
+    """Round states to the nearest number that ``bits`` hold, with one scale for each head.
+
+    Args:
+        bits: how many for each head, or for all; or the name of a number type of torch.
+    """
+    if isinstance(bits, str):
+        return states.to(getattr(torch, bits)).to(states)
     step = largest(states) / levels(bits)
     step = step[..., None, None].clamp_min(torch.finfo(states.dtype).tiny)
     return torch.round(states / step) * step
 
 
-def levels(bits: Bits) -> Bits:
+def levels(bits: Bits | int) -> Any:
     """Return the number of positive levels."""
     return 2.0 ** (bits - 1) - 1
 
@@ -39,11 +48,17 @@ def largest(states: States) -> Bits:
 
 
 def rounded_run(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"], bits: Bits
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    store: Callable[[States], States],
 ) -> tuple[
     Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch time state channel"]
 ]:
-    """Return the response with states that are rounded at every token, and the roundings e_t."""
+    """Return the response with states that are rounded at every token, and the roundings e_t.
+
+    Args:
+        store: rounds the state of one token.
+    """
     drive = dense_of(system.B) @ signal
     read = dense_of(system.C)
     state = torch.zeros_like(drive[..., 0, :, :]) if system.initial is None else system.initial
@@ -51,7 +66,7 @@ def rounded_run(
     for t in range(system.steps):
         before = state
         exact = _step(system, t, state) + drive[..., t, :, :]
-        state = rounded(exact, bits)
+        state = store(exact)
         errors.append(state - exact)
         seen = before if system.reads_before_update else state
         responses.append(read[..., t, :, :] @ seen)

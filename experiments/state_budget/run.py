@@ -69,7 +69,7 @@ def violations(cases=CASES):
     for _ in range(cases):
         system, signal = drawn_case(rng)
         bits = torch.randint(2, 9, (1,), generator=rng).double()
-        response, _ = rounded_run(system, signal, bits)
+        response, _ = rounded_run(system, signal, partial(rounded, bits=bits))
         apart = (response - dsf.respond(system, signal)).abs().amax(dim=(-2, -1))
         found += not bool((apart <= bound(system, signal, bits)).all())
     return found

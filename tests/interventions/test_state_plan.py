@@ -1,5 +1,7 @@
 """What rounding the state of a recurrence does: replay, forecast, bound and plan."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_rounded_states_are_whole_multiples_of_a_step_and_nearest():
 def test_a_rounded_run_is_a_loop_and_its_replay_is_exact(seed):
     system, signal = drawn_case(torch.Generator().manual_seed(seed))
     bits = torch.tensor([4.0], dtype=DOUBLE)
-    response, errors = rounded_run(system, signal, bits)
+    response, errors = rounded_run(system, signal, partial(rounded, bits=bits))
     state = torch.zeros(system.state_size, signal.shape[-1], dtype=DOUBLE)
     a, b, c = system.A.dense()[0], system.B, system.C
     for t in range(system.steps):
@@ -58,7 +60,9 @@ def test_a_rounded_run_is_a_loop_and_its_replay_is_exact(seed):
 def test_forecasts_of_heads_are_within_a_factor_of_two():
     system, signal = long_case()
     bits = torch.full((1, 2), 8.0, dtype=DOUBLE)
-    apart = rounded_run(system, signal, bits)[0] - dsf.respond(system, signal)
+    apart = rounded_run(system, signal, partial(rounded, bits=bits))[0] - dsf.respond(
+        system, signal
+    )
     measured = apart.square().sum(dim=(-3, -2, -1)).sqrt()
     ratio = forecast(system, signal, bits).sum(dim=-1).sqrt() / measured
     assert bool(((ratio > 0.5) & (ratio < 2)).all())

@@ -8,7 +8,7 @@ import torch
 
 import dsf
 from dsf.models import folder
-from tests.attribution.planted_faults import DECODED, FAULTS, PADDED, planted
+from tests.interventions.planted_faults import DECODED, FAULTS, PADDED, planted
 
 transformers = pytest.importorskip("transformers")
 TOKENS, DECODE, PAD = 40, 6, 5
@@ -95,6 +95,74 @@ def test_the_share_of_the_head_is_its_own_rounding_and_the_change_that_of_the_lo
     assert row.cumulative == pytest.approx(ledger.total)  # it ran last
 
 
+class TimesFromToken(torch.nn.Module):
+    """A head whose results are larger from some token on."""
+
+    def __init__(self, head, factor, token):
+        super().__init__()
+        self.weight, self.factor, self.token = head.weight, factor, token
+
+    def forward(self, x):
+        out = x @ self.weight.T
+        late = torch.arange(out.shape[1])[:, None] >= self.token
+        return torch.where(late, out * self.factor, out)
+
+
+@pytest.mark.parametrize(("factor", "accused"), [(1 + 2**-6, True), (1 + 2**-9, False)])
+def test_own_expected_and_first_token_are_those_of_a_loop(factor, accused):
+    """Thresholds from products in float64, token by token, without the library."""
+    model, ids = model_of("llama"), inputs_of("", 12)["input_ids"]
+    fork = copy.deepcopy(model).to(torch.bfloat16)
+    fork.lm_head = TimesFromToken(fork.lm_head, factor, 7)
+    ledger = dsf.audit(model, input_ids=ids, suspect=fork)
+    found, weight = [], model.lm_head.weight.detach().double()
+    for run in (fork, copy.deepcopy(model).to(torch.bfloat16)):
+        seen = {}
+        run.lm_head.register_forward_hook(
+            lambda _m, given, out, seen=seen: seen.update(given=given[0], out=out)
+        )
+        with torch.no_grad():
+            run(ids, use_cache=False)
+        exact = [weight @ token.double() for token in seen["given"][0]]
+        apart = [out.double() - one for out, one in zip(seen["out"][0], exact, strict=True)]
+        size = sum(float(one.square().sum()) for one in exact)
+        own = (sum(float(one.square().sum()) for one in apart) / size) ** 0.5
+        typical = size / len(exact)
+        sizes = [max(float(one.square().sum()), typical) for one in exact]
+        tokens = [(float(a.square().sum()) / b) ** 0.5 for a, b in zip(apart, sizes, strict=True)]
+        found.append((own, tokens))
+    (own, tokens), (well, usual) = found
+    limit = max(2 * well, 0.5 * torch.finfo(torch.bfloat16).eps)
+    (row,) = [row for row in ledger.rows if row.layer == "lm_head"]
+    assert row.own == pytest.approx(own, rel=1e-9)
+    assert row.expected == pytest.approx(limit, rel=1e-9)
+    assert row.accused == (own > limit) == accused
+    beyond = [at for at, each in enumerate(tokens) if each > max(1.5 * max(usual), limit / 2)]
+    assert row.first == (beyond[0] if accused else None)
+    assert not accused or beyond[0] == 7
+
+
+def test_heads_that_carry_a_share_are_listed():
+    model, ids = model_of("llama"), inputs_of("", 12)["input_ids"]
+    fork = copy.deepcopy(model)
+    width = fork.model.layers[1].self_attn.head_dim
+    with torch.no_grad():  # rows of the query's projection are those of its heads
+        fork.model.layers[1].self_attn.q_proj.weight[width : 2 * width] *= 1.1
+    ledger = dsf.audit(model, input_ids=ids, suspect=fork)
+    row = ledger.rows[0]
+    assert (row.layer, row.stage, row.heads) == ("model.layers.1.self_attn", "projection", (1,))
+    assert ledger.to_json()["rows"][0]["heads"] == [1]
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8"])
+def test_a_state_in_another_type_is_named(kind):
+    ledger = dsf.audit(model_of("mamba2"), **inputs_of("", 16), state_dtype=kind)
+    states = [row for row in ledger.rows if row.accused]
+    assert {row.stage for row in states} == {"state"}
+    assert {row.layer for row in states} == {f"backbone.layers.{k}.mixer" for k in range(5)}
+    assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+
+
 def test_two_equal_runs_have_no_rows():
     ledger = dsf.audit(model_of("llama"), **inputs_of("", 8), dtype=torch.float64)
     assert abs(ledger.actual) < 1e-12
@@ -153,6 +221,8 @@ def test_a_ledger_in_other_forms(tmp_path):
         ({"decode": 0}, "decode"),
         ({"decode": 99}, "decode"),
         ({"dtype": "float8"}, "dtype"),
+        ({"state_dtype": "int9"}, "state_dtype"),
+        ({"state_dtype": "int8", "decode": 1}, "state_dtype"),
         ({"chunk": 0}, "chunk"),
         ({"recorded": "nowhere", "decode": 1}, "recorded"),
     ],
@@ -162,6 +232,7 @@ def test_wrong_options_are_refused(options, name):
         dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], **options)
 
 
-def test_a_model_without_chunks_has_none_to_change():
-    with pytest.raises(dsf.inspection.InspectionError, match="'chunk'"):
-        dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], chunk=4)
+def test_a_model_without_chunks_or_states_has_none_to_change():
+    for options in ({"chunk": 4}, {"state_dtype": "bfloat16"}):
+        with pytest.raises(dsf.inspection.InspectionError, match=f"'{next(iter(options))}'"):
+            dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], **options)

@@ -1,0 +1,724 @@
+"""``audit``: which layer, and which stage of it, made a run differ from the model in float64.
+
+What a part of the model adds by itself (``own``), times what one unit of it moves the number, is
+its share of the change (:mod:`dsf.attribution.two_runs`). The shares sum to the change.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from inspect import signature
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dsf.attribution.stages import Place, Stages
+from dsf.attribution.targets import (
+    Positions,
+    Target,
+    first_two,
+    functional_of,
+    put_out,
+    tokens_shown,
+)
+from dsf.attribution.trace import call_of
+from dsf.attribution.two_runs import (
+    Force,
+    Inject,
+    Moved,
+    Node,
+    Own,
+    Recording,
+    Walk,
+    joined,
+    scopes_of,
+)
+from dsf.inspection import Adapter, InspectionError
+from dsf.inspection.capture.containers import lent
+from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarded, in_float64
+from dsf.inspection.choice import Chosen
+from dsf.inspection.examine import Examination, examine, wide_copy
+from dsf.inspection.model_input import IDS, MASK, model_input
+from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.softmax.interface import plain_experts
+from dsf.interventions.edited_mixing import is_recurrent
+from dsf.interventions.edits import RoundState
+from dsf.interventions.ledger import Ledger, LedgerRow, by_weight
+from dsf.interventions.live_model import live_model
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import at_least
+
+CACHES = ("cache", "past_key_values", "cache_params", "state")
+"""Names under which a model takes its cache, and returns it."""
+POSITIONS = "position_ids"
+"""Passed to a model that decodes, as ``generate`` does: not every cache knows its length."""
+POINTS = ((1, 5e-3), (2, 1e-2), (4, 1e-2), (8, 1e-2), (16, 0.0))
+"""Numbers of points of the way, each with the relative residual that needs no further ones."""
+MAX_OWN_OF_ONE_POINT = 1e-4
+"""Maximum own, relative, for which one point of the way is tried first."""
+MAX_RATIO = {torch.bfloat16: 2.0, torch.float16: 2.0}
+"""Maximum ratio of an own to that of a healthy run in a half type, where results are rounded last;
+in others, where sums are made in another order, ``OTHER_RATIO``."""
+OTHER_RATIO = 8.0
+MAX_ROUNDINGS = {torch.bfloat16: 0.5, torch.float16: 0.5}
+"""Maximum own of a single operation, in units of the last place; in others ``OTHER_ROUNDINGS``."""
+OTHER_ROUNDINGS = 4.0
+MIN_GAIN = 1 / 32
+"""Minimum systematic gain of an accusation, in units of the last place of a half type."""
+MIN_SPREADS = 6.0
+"""Minimum ratio of a systematic gain to the standard error of its mean over tokens."""
+MIN_TOKENS = 16
+"""Minimum number of tokens over which a gain is averaged."""
+FIRST_SHARE = 0.5
+"""Share of an accusation's threshold from which a token counts as the first."""
+FIRST_RATIO = 1.5
+"""Maximum ratio of a token's own to the largest of a healthy run."""
+FIRST_OF_LARGEST = 0.05
+"""The same, as a share of the largest own of any token."""
+MIN_CHANGE = 1e-11
+"""Maximum own, relative, of two runs that are the same."""
+HEADED_AXES = 4
+"""Axes of the values of a mixer with heads: ``sample head time channel``."""
+HEADS_SHARE = 0.9
+"""Share of the sum of all heads' magnitudes that the listed heads carry."""
+
+
+@checked
+def audit(  # noqa: PLR0913 (one for each kind of run)
+    model: nn.Module | str | Path,
+    *inputs: Any,
+    suspect: nn.Module | str | None = None,
+    decode: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    state_dtype: torch.dtype | str | None = None,
+    chunk: int | None = None,
+    recorded: str | Path | None = None,
+    target: Target | None = None,
+    against: Target | None = None,
+    position: Positions = -1,
+    layers: Chosen = None,
+    adapters: Sequence[Adapter] = (),
+    **named: Any,
+) -> Ledger:
+    """Find the layer, the stage and the token that made a run differ from the model in float64.
+
+    The reference is a copy of ``model`` in float64, on the whole input at once. The run under
+    suspicion is ``model`` as it is loaded, unless something else is asked for.
+
+    Args:
+        model: a module, the folder of a checkpoint, or a hub id.
+        inputs, named: a text, or what the model is called with, as for ``dsf.inspect``.
+        suspect: another module with the same parts (a fork, a quantised copy, other kernels), or
+            ``"decode"``, which is ``decode=1``.
+        decode: the last so many tokens one at a time, continuing the model's own cache.
+        dtype: the weights in another number type.
+        state_dtype: recurrent states rounded to another number type after every token, and nothing
+            else: a floating type, or ``"int8"``, ``"int4"`` with one scale for each head.
+        chunk: another number of tokens in a chunk, for mixers that compute in chunks.
+        recorded: a folder with ``*.safetensors`` files, or one file, of another engine's outputs
+            by the names of the modules, such as ``model.layers.0``, and its ``logits``.
+        target, against, position: the number whose change is explained, as for ``dsf.attribute``:
+            by default the logit of the predicted token minus that of its runner-up.
+        layers: whose rows are listed: numbers of blocks, names of modules, patterns, or several of
+            these; the others become one row. All by default.
+        adapters: how to read modules of your own, as for ``dsf.inspect``.
+
+    Raises:
+        InspectionError: if a run fails, or the two have nothing in common.
+        ValueError: if the options exclude each other.
+
+    Example:
+        >>> import dsf
+        >>> from dsf.models import folder
+        >>> ledger = dsf.audit(folder("text_mamba2"), "And all our yesterdays", dtype="bfloat16")
+        >>> ledger.is_healthy, abs(ledger.residual) < 0.01 * abs(ledger.actual)
+        (True, True)
+    """
+    given = model_input(model, inputs, named, where="audit")
+    subject = _Subject(given.model, given.inputs, dict(given.named), tuple(adapters))
+    if isinstance(suspect, str):
+        if suspect != "decode":
+            raise ValueError(f"audit: 'suspect' expected a module or 'decode', got {suspect!r}.")
+        suspect, decode = None, 1 if decode is None else decode
+    kind = _kind(subject.model, suspect, decode, _number_type("dtype", dtype), chunk)
+    if recorded is not None:
+        if (suspect, decode, dtype, state_dtype, chunk) != (None,) * 5:
+            raise ValueError("audit: 'recorded' expected no other suspect. Leave the others out.")
+        kind = _Kind(f"recorded outputs {recorded}", subject.model, recorded=Path(recorded))
+    if state_dtype is not None:
+        if decode is not None:
+            raise ValueError(
+                "audit: 'state_dtype' expected no 'decode', since states are rounded after every "
+                "token in both. Leave one out."
+            )
+        stored: int | str | None = STORED.get(str(state_dtype))
+        if stored is None:
+            stored = str(_number_type("state_dtype", state_dtype)).removeprefix("torch.")
+        about = f"{kind.about}, states in {stored}" + " bits" * isinstance(stored, int)
+        kind = replace(kind, about=about, state=stored, is_other=True)
+    found = _Audit(subject, kind).ledger(target, against, position, given.tokenizer)
+    return found if layers is None else found.of_layers(layers)
+
+
+STORED: dict[str, int] = {f"int{bits}": bits for bits in (2, 3, 4, 5, 6, 7, 8, 16)}
+"""Numbers of bits of states with a scale, by the names of their number types."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """What the run under suspicion is.
+
+    Attributes:
+        module: what runs.
+        decode: how many tokens it gets one at a time.
+        recorded: where its outputs are, if it is not run here.
+        state: to what states are rounded, as ``RoundState`` has it.
+        is_other: whether a run of the model itself in the suspect's number type says what is
+            expected; otherwise the law of number types does.
+    """
+
+    about: str
+    module: nn.Module
+    decode: int = 0
+    recorded: Path | None = None
+    state: int | str | None = None
+    is_other: bool = False
+
+
+def _number_type(name: str, given: torch.dtype | str | None) -> torch.dtype | None:
+    kind = getattr(torch, given, None) if isinstance(given, str) else given
+    if given is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise ValueError(f"audit: {name!r} expected a number type such as bfloat16, got {given!r}.")
+    return kind
+
+
+def _kind(
+    model: nn.Module,
+    suspect: nn.Module | None,
+    decode: int | None,
+    dtype: torch.dtype | None,
+    chunk: int | None,
+) -> _Kind:
+    words = [
+        "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
+    ]
+    module = model if suspect is None else suspect
+    if dtype is not None or chunk is not None:
+        module = copy.deepcopy(module)
+    if dtype is not None:
+        words.append(str(dtype).removeprefix("torch."))
+        module = module.to(dtype)
+    if chunk is not None:
+        at_least(1, "audit", "chunk", chunk)
+        words.append(f"chunks of {chunk} tokens")
+        _set_chunks(module, chunk)
+    if decode is not None:
+        at_least(1, "audit", "decode", decode)
+        words.append(f"the last {decode} token{'s' * (decode > 1)} one at a time")
+    is_other = suspect is not None or decode is not None or chunk is not None
+    return _Kind(", ".join(words), module, decode or 0, is_other=is_other)
+
+
+def _set_chunks(module: nn.Module, chunk: int) -> None:
+    """Let every mixer that computes in chunks take ``chunk`` tokens at a time."""
+    found = 0
+    for part in module.modules():
+        if isinstance(getattr(part, "chunk_size", None), int):
+            part.chunk_size = chunk  # type: ignore[assignment]
+            found += 1
+        for name, rule in list(vars(part).items()):
+            if callable(rule) and not isinstance(rule, nn.Module):
+                with suppress(TypeError, ValueError):
+                    if "chunk_size" in signature(rule).parameters:
+                        setattr(part, name, partial(rule, chunk_size=chunk))
+                        found += 1
+    if not found:
+        raise InspectionError(
+            "audit: 'chunk' expected a model with mixers that compute in chunks, got "
+            f"{type(module).__name__}, which has none with a chunk_size. Leave it out."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """A model and what it is called with."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    named: dict[str, Any]
+    adapters: tuple[Adapter, ...]
+
+    @property
+    def tokens(self) -> int:
+        ids = self.named.get(IDS, self.inputs[0] if self.inputs else None)
+        if not isinstance(ids, Tensor) or ids.ndim < 2:
+            shapes = [
+                part.shape[1]
+                for part in (*self.inputs, *self.named.values())
+                if isinstance(part, Tensor) and part.ndim > 1
+            ]
+            return shapes[0] if shapes else 1
+        return int(ids.shape[1])
+
+    def called(self, model: nn.Module, walk: Walk | None = None, *, exact: bool = False) -> Any:
+        """Run a model on the whole input at once."""
+        inputs, named = self._like(model, exact)
+        if walk is not None:
+            walk.start(self.tokens)
+        return _run(model, inputs, without_cache(model, named), walk)
+
+    def decoded(self, model: nn.Module, last: int, walk: Walk, keep: Callable[[], None]) -> Any:
+        """Run a model on all but the last tokens, and then on these, one at a time."""
+        steps = self.tokens
+        if not 0 < last < steps:
+            raise ValueError(
+                f"audit: 'decode' expected 1 to {steps - 1} of the {steps} tokens, got {last}."
+            )
+        inputs, named = self._like(model, False)
+        if inputs:
+            named = {IDS: inputs[0], **named}
+        outputs: list[Any] = []
+        cache: dict[str, Any] = {}
+        bounds = [0, *range(steps - last, steps + 1)]
+        if POSITIONS in signature(model.forward).parameters and POSITIONS not in named:
+            ids = named[IDS]
+            named = {POSITIONS: torch.arange(steps, device=ids.device).expand_as(ids), **named}
+        for start, stop in pairwise(bounds):
+            part = {name: _between(name, each, start, stop, steps) for name, each in named.items()}
+            walk.start(stop - start)
+            out = _run(model, (), {**part, **cache, "use_cache": True}, walk)
+            keep()
+            outputs.append(put_out(out))
+            taken = [name for name in CACHES if name in signature(model.forward).parameters]
+            found = [out[name] for name in CACHES if isinstance(out, dict) and name in out]
+            if taken and found:
+                cache = {taken[0]: found[0]}
+            else:
+                raise InspectionError(
+                    "audit: 'decode' expected a model that returns a cache, got "
+                    f"{type(model).__name__}, which returns none of {', '.join(CACHES)}."
+                )
+        full = outputs[0]
+        if full is None or full.ndim < 3:
+            return full
+        shape = torch.Size((full.shape[0], steps, *full.shape[2:]))
+        return joined(outputs, shape)
+
+    def edited(self, model: nn.Module, edits: Sequence[RoundState], walk: Walk) -> Tensor:
+        """Run a model with edits."""
+        inputs, named = self._like(model, False)
+        named = without_cache(model, named)
+        with live_model(model, inputs, named, self.adapters, [edits]) as live:
+            (plan,) = live.plans([edits], {})
+            walk.start(self.tokens)
+            with walk.watching():
+                return live.changed(plan)
+
+    def _like(self, model: nn.Module, exact: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if exact:
+            return in_float64(self.inputs), in_float64(self.named)
+        kind, device = dtype_of(model), next((p.device for p in model.parameters()), None)
+
+        def fit(part: Any) -> Any:
+            if not isinstance(part, Tensor):
+                return part
+            part = part if device is None else part.to(device)
+            return part.to(kind) if part.is_floating_point() else part
+
+        return tuple(map(fit, self.inputs)), {name: fit(part) for name, part in self.named.items()}
+
+
+def _between(name: str, part: Any, start: int, stop: int, steps: int) -> Any:
+    """The tokens of an input of one call; a mask covers all tokens up to there."""
+    if not isinstance(part, Tensor) or part.ndim < 2 or part.shape[1] != steps:
+        return part
+    return part[:, :stop] if name == MASK else part[:, start:stop]
+
+
+def _run(model: nn.Module, inputs: Any, named: dict[str, Any], walk: Walk | None) -> Any:
+    @contextmanager
+    def watched() -> Iterator[None]:
+        if walk is None:
+            yield
+        else:
+            with walk.watching():
+                yield
+
+    with (
+        torch.random.fork_rng(),
+        torch.random.fork_rng(devices=[]),
+        plain_experts(model),
+        guarded(model),
+        watched(),
+    ):
+        return model(*lent(inputs), **lent(named))
+
+
+class _Audit:
+    """A reference in float64, and the run under suspicion.
+
+    Attributes:
+        passes: how many runs of a model were made.
+    """
+
+    def __init__(self, subject: _Subject, kind: _Kind) -> None:
+        self._subject, self._kind = subject, kind
+        self._model = wide_copy(subject.model, subject.adapters).eval().requires_grad_(False)
+        self._scopes = scopes_of(self._model)
+        question = Examination(
+            inputs=in_float64(subject.inputs),
+            named=in_float64(subject.named),
+            adapters=subject.adapters,
+            checks="none",
+        )
+        self._layers: Sequence[InspectedLayer] = ()
+        with suppress(InspectionError):  # without coefficients a mixer is one stage
+            self._layers = examine(self._model, question).layers
+        self._clean = Walk(self._model, self._scopes, lambda *_: None)
+        self._stages = Stages(self._model, self._clean, self._layers)
+        self._clean.meet = self._stages.meet
+        self._stages.note_weights()
+        with torch.no_grad():
+            output = put_out(subject.called(self._model, self._clean, exact=True))
+        if output is None:
+            raise InspectionError("audit: the model returns no tensor.")
+        self._output, self.passes = output, 2
+        if kind.recorded is None:
+            self._recording = self._recorded(kind.module, kind.decode, kind.state)
+        else:
+            self._recording = _read(kind.recorded, output)
+        self._forced = self._force(self._recording)
+        if not self._forced.met:
+            raise InspectionError(
+                f"audit: the two runs of {type(subject.model).__name__} have no module in common. "
+                "Are the names of the parts the same?"
+            )
+
+    @torch.inference_mode(False)
+    def ledger(
+        self, target: Target | None, against: Target | None, position: Positions, tokenizer: Any
+    ) -> Ledger:
+        """Share the change of a number among the stages."""
+        subject, output, owns = self._subject, self._output, self._forced.owns
+        shown = tokens_shown(subject.inputs, subject.named)
+        if target is None:
+            target, against = first_two(output, position, shown)
+        of = functional_of(target, against, position, output, tokenizer, shown)
+        before = float(of.pair(output).sum())
+        after = float(of.pair(self._recording.output.to(output)).sum())
+        points, moved = 0, Moved()
+        largest = max((own.relative for own in owns.values()), default=0.0)
+        for points, enough in POINTS[largest > MAX_OWN_OF_ONE_POINT :] if owns else ():
+            moved = self._moved(of, points)
+            total = math.fsum(float(share.sum()) for share in moved.tokens.values())
+            if abs(after - before - total) <= enough * abs(after - before):
+                break
+        rows = self._rows(moved)
+        return Ledger(
+            rows=rows,
+            total=math.fsum(row.share for row in rows),
+            actual=after - before,
+            reference=before,
+            suspect=after,
+            points=points,
+            passes=self.passes,
+            about=f"{type(subject.model).__name__}, {subject.tokens} tokens: {self._kind.about}, "
+            "against float64",
+        )
+
+    def _recorded(
+        self, model: nn.Module, decode: int = 0, state: int | str | None = None
+    ) -> Recording:
+        """Run a model, and keep the values of its nodes."""
+        found = Recording()
+        values: dict[Node, Tensor] = {}
+        edited: list[str] = []
+
+        def meet(node: Node, value: Tensor) -> None:
+            # What a mixer computes inside before its states are rounded is not of this run.
+            is_inside = node.path in edited and node.port.startswith("op")
+            if not is_inside and not any(node.path.startswith(f"{path}.") for path in edited):
+                values[node] = value.detach().clone()
+
+        walk = Walk(model, self._scopes, meet)
+
+        def keep() -> None:
+            self.passes += 1
+            found.calls.append(dict(values))
+            found.operations.append(walk.operations)
+            values.clear()
+
+        training = model.training
+        try:
+            with torch.no_grad():
+                if decode:
+                    found.output = self._subject.decoded(model.eval(), decode, walk, keep)
+                    self.passes -= decode  # together they are one run
+                elif state is not None:
+                    edits = self._rounding(state)
+                    edited += [edit.layer for edit in edits]
+                    found.output = put_out(self._subject.edited(model.eval(), edits, walk))
+                    keep()
+                else:
+                    found.output = put_out(self._subject.called(model.eval(), walk))
+                    keep()
+        finally:
+            model.train(training)
+        return found
+
+    def _rounding(self, state: int | str) -> list[RoundState]:
+        names = [each.name for each in self._layers if is_recurrent(each.mixer.system())]
+        if not names:
+            raise InspectionError(
+                "audit: 'state_dtype' expected a model with recurrent states, got "
+                f"{type(self._model).__name__}, which has none. Use 'dtype'."
+            )
+        return [RoundState(name, bits=state) for name in names]
+
+    def _force(self, recording: Recording, only: Collection[Node] | None = None) -> Force:
+        """Run the reference with the values of another run."""
+        unordered = {path for path, _ in self._clean.unordered}
+        alike = recording.aligned_with(self._clean.operations, unordered)
+        force = Force(recording, alike, self._subject.tokens, only)
+        with torch.no_grad():
+            self._subject.called(self._model, Walk(self._model, self._scopes, force), exact=True)
+        self.passes += 1
+        return force
+
+    @cached_property
+    def _coarse(self) -> Force:
+        """The suspect, forced at the modules around and outside of mixers alone."""
+        around = [node for node in self._forced.met if self._stages.is_around(node)]
+        return self._force(self._recording, around)
+
+    @cached_property
+    def _healthy(self) -> Force | None:
+        """A run of the model itself in the suspect's number type, forced at the same nodes."""
+        kind, twin = dtype_of(self._kind.module), self._subject.model
+        if not self._kind.is_other or kind is torch.float64:
+            return None
+        if dtype_of(twin) is not kind:
+            twin = copy.deepcopy(twin).to(kind)
+        return self._force(self._recorded(twin), self._forced.met)
+
+    def _moved(self, of: Any, points: int) -> Moved:
+        """What every own moves, averaged over points of the way between the runs."""
+        found, steps = Moved(), self._subject.tokens
+        places, weights = np.polynomial.legendre.leggauss(points)
+        for at, weight in zip((1 + places) / 2, weights / 2, strict=True):
+            with torch.enable_grad():
+                factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
+                inject = Inject(self._forced.owns, steps, factor, self._heads_of)
+                walk = Walk(self._model, self._scopes, inject)
+                out: Any = put_out(self._subject.called(self._model, walk, exact=True))
+                of.pair(out).sum().backward()
+            found.add(inject.moved, float(weight))
+            self.passes += 2
+        return found
+
+    def _heads_of(self, node: Node) -> tuple[int, int] | None:
+        """The number of heads of the mixer that a node is in, and the channels of each."""
+        return self._widths.get(self._stages.layer_of(node))
+
+    @cached_property
+    def _widths(self) -> dict[str, tuple[int, int]]:
+        values = {call_of(each)[0]: getattr(each.mixer, "value", None) for each in self._layers}
+        return {
+            path: (value.shape[1], value.shape[-1])
+            for path, value in values.items()
+            if value is not None and value.ndim == HEADED_AXES
+        }
+
+    def _limit(self, node: Node) -> float:
+        """The own that number type and length, or a healthy run in the same type, explain."""
+        if not self._kind.is_other:
+            return expected_rounding(dtype_of(self._kind.module), self._subject.tokens)
+        if self._healthy is None or node not in self._healthy.met:
+            return MIN_CHANGE
+        own, kind = self._healthy.owns.get(node), self._healthy.met[node]
+        roundings = MAX_ROUNDINGS.get(kind, OTHER_ROUNDINGS) * torch.finfo(kind).eps
+        ratio = MAX_RATIO.get(kind, OTHER_RATIO)
+        return max(ratio * (0.0 if own is None else own.relative), roundings, MIN_CHANGE)
+
+    def _gains(self, node: Node) -> Tensor | None:
+        """By how much a node of half type is larger than in a healthy run, token by token.
+
+        Rounding has no direction, so that a small factor on all tokens shows in their mean.
+        """
+        healthy, own = self._healthy, self._forced.owns[node]
+        kind = self._forced.met[node]
+        if healthy is None or kind not in MAX_RATIO or len(own.gains) < MIN_TOKENS:
+            return None
+        if node not in healthy.met:
+            return None
+        well = healthy.owns.get(node)
+        return own.gains if well is None else own.gains - well.gains
+
+    def _compared(self, node: Node) -> tuple[float, float]:
+        """The own of a node and what is expected of it, or its systematic gain if that exceeds."""
+        own = self._forced.owns[node].relative, self._limit(node)
+        gains = self._gains(node)
+        if gains is None or own[0] > own[1]:
+            return own
+        spread = float(gains.std()) / len(gains) ** 0.5
+        floor = MIN_GAIN * torch.finfo(self._forced.met[node]).eps
+        gain = abs(float(gains.mean())), max(floor, MIN_SPREADS * spread)
+        return gain if gain[0] > gain[1] else own
+
+    def _first_beyond(self, node: Node) -> int | None:
+        """The first token of a blamed node that exceeds what is expected of a single one."""
+        own, limit = self._forced.owns[node], self._limit(node)
+        if own.relative <= limit:
+            gains = self._gains(node)
+            return None if gains is None else _first(gains.abs(), abs(float(gains.mean())) / 2)
+        well = None if self._healthy is None else self._healthy.owns.get(node)
+        most = 0.0 if well is None else FIRST_RATIO * float(well.tokens.max())
+        return _first(own.tokens, max(most, FIRST_SHARE * limit))
+
+    def _rows(self, moved: Moved) -> tuple[LedgerRow, ...]:
+        places: dict[Place, list[Node]] = {}
+        for node in self._forced.owns:  # in the order in which they ran
+            places.setdefault(_place(self._stages, self._forced, node), []).append(node)
+        rows, cumulative = [], 0.0
+        for (layer, stage), nodes in places.items():
+            found = {node: self._compared(node) for node in nodes}
+            worst = max(found.values(), key=lambda pair: pair[0] / pair[1])
+            share = math.fsum(float(part.sum()) for part in moved.parts("tokens", nodes))
+            cumulative += share
+            row = LedgerRow(
+                layer=layer,
+                stage=stage,
+                own=worst[0],
+                expected=worst[1],
+                share=share,
+                cumulative=cumulative,
+                first=None,
+                accused=False,
+                tokens=tuple(_summed(moved.parts("tokens", nodes)).tolist()),
+                heads=_strongest(_summed(moved.parts("heads", nodes))),
+            )
+            blamed = [node for node, (own, limit) in found.items() if own > limit]
+            if self._kind.is_other and blamed:
+                firsts = map(self._first_beyond, blamed)
+                known = [first for first in firsts if first is not None]
+                first = min(known) if known else self._first_of(layer)
+                row = replace(row, first=first, accused=True)
+            rows.append(row)
+        for layer, own in self._beyond().items():
+            of_layer = [at for at, row in enumerate(rows) if row.layer == layer]
+            if of_layer:
+                at = max(of_layer, key=lambda at: abs(rows[at].share))
+                first = self._first_of(layer)
+                rows[at] = replace(rows[at], own=own.relative, accused=True, first=first)
+        return tuple(sorted(rows, key=by_weight))
+
+    def _beyond(self) -> dict[str, Own]:
+        """Without a healthy run, what layers as a whole added if it is more than is explained."""
+        found: dict[str, Own] = {}
+        if self._kind.is_other:
+            return found
+        rounding = expected_rounding(dtype_of(self._kind.module), self._subject.tokens)
+        for node, own in self._coarse.owns.items():
+            layer = self._stages.layer_of(node)
+            if own.relative > max(rounding, found[layer].relative if layer in found else 0.0):
+                found[layer] = own
+        return found
+
+    def _first_of(self, layer: str) -> int | None:
+        """The first token at which a layer as a whole adds what it adds at most at any."""
+        owns = [
+            own for node, own in self._coarse.owns.items() if self._stages.layer_of(node) == layer
+        ]
+        own = max(
+            (own for own in owns if len(own.tokens) > 1), key=lambda own: own.relative, default=None
+        )
+        if own is None:
+            return None
+        return _first(own.tokens, FIRST_OF_LARGEST * float(own.tokens.max()))
+
+
+def _first(tokens: Tensor, limit: float) -> int | None:
+    """The first token above a limit; None where tokens are not apart."""
+    if len(tokens) < 2:
+        return None
+    beyond = (tokens > limit).nonzero().flatten()
+    return int(beyond[0]) if len(beyond) else None
+
+
+def _summed(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of those parts that have the most entries."""
+    longest = max((len(part) for part in parts), default=0)
+    whole = [part for part in parts if len(part) == longest]
+    return torch.stack(whole).sum(0) if whole else torch.zeros(0)
+
+
+def _strongest(shares: Tensor) -> tuple[int, ...]:
+    """The heads that carry ``HEADS_SHARE`` of all, the strongest first."""
+    sizes, order = shares.abs().sort(descending=True)
+    enough = sizes.cumsum(0) - sizes < HEADS_SHARE * sizes.sum()
+    return tuple(order[enough].tolist())
+
+
+def _place(stages: Stages, forced: Force, node: Node) -> Place:
+    """The layer and stage of a node, or of the operations before it that have no partner."""
+    missing: list[Node] = []
+    waiting, seen = [*stages.sources(node)], set()
+    while waiting:
+        source = waiting.pop()
+        if source in seen or source in forced.met or source.port.startswith("weight"):
+            continue
+        seen.add(source)
+        if source.port.startswith("op"):
+            missing.append(source)
+        waiting += stages.sources(source)
+    work = [each for each in missing if not stages.is_cast(each)] or missing
+    places = [stages.place(each) for each in sorted(work, key=_order)]
+    # Another algorithm has other operations throughout: what it computes is the state.
+    states = [place for place in places if place[1] == "state"]
+    return (*states, *places, stages.place(node))[0]
+
+
+def _order(node: Node) -> tuple[str, int]:
+    return node.path, int(node.port.partition(" ")[2])
+
+
+def _read(folder: Path, output: Tensor) -> Recording:
+    """Outputs that another engine wrote, by the names of its modules."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
+    if not files or not all(file.is_file() for file in files):
+        raise InspectionError(
+            f"audit: 'recorded' expected a folder with *.safetensors files, got {str(folder)!r}."
+        )
+    values: dict[Node, Tensor] = {}
+    logits = None
+    for file in files:
+        try:
+            loaded = load_file(file)
+        except SafetensorError as error:
+            raise InspectionError(
+                f"audit: 'recorded' {file.name} cannot be read: {error}"
+            ) from None
+        for name, part in loaded.items():
+            if name == "logits":
+                logits = part
+            for port in ("out ", "out [0]"):
+                values[Node(name, 0, port)] = part
+    if logits is None or logits.shape != output.shape:
+        found = "none" if logits is None else f"the sizes {tuple(logits.shape)}"
+        raise InspectionError(
+            f"audit: 'recorded' expected a tensor 'logits' of the sizes {tuple(output.shape)}, got "
+            f"{found}."
+        )
+    values[Node("", 0, "out ['logits']")] = logits
+    return Recording(calls=[values], operations=[{}], output=logits)
