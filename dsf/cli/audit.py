@@ -40,6 +40,12 @@ def audit(
         int | None,
         whole_number("Tokens in a chunk, for mixers that compute in chunks.", least=1),
     ] = None,
+    state_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Round recurrent states to this type after every token: bfloat16, float16, int8..."
+        ),
+    ] = None,
     recorded: Annotated[
         Path | None,
         typer.Option(
@@ -67,17 +73,19 @@ def audit(
     """Name the layer and stage that made a run of MODEL differ from the same model in float64.
 
     The run is that of the model as it is saved, in another number type (--dtype), with its last
-    tokens decoded one at a time (--decode), with other chunks (--chunk), of another checkpoint
-    (--suspect), or of another engine (--recorded). What every stage adds by itself, times what that
-    moves the logit, is its share; the shares sum to the change. With --layers the others are one
-    row.
+    tokens decoded one at a time (--decode), with other chunks (--chunk), with rounded states
+    (--state-dtype), of another checkpoint (--suspect), or of another engine (--recorded). What
+    every stage adds by itself, times what that moves the logit, is its share; the shares sum to
+    the change. With --layers the others are one row.
 
     Exit code 1: a stage added more than its number type and length, or a healthy run, explain.
 
     Example: dsf audit FOLDER --text "The capital of France is" --dtype bfloat16 --decode 3
     """
     exclude_each_other(suspect=suspect, recorded=recorded)
-    for option, value in (("decode", decode), ("chunk", chunk), ("dtype", loading.dtype)):
+    exclude_each_other(state_dtype=state_dtype, decode=decode)
+    others = {"decode": decode, "chunk": chunk, "dtype": loading.dtype, "state_dtype": state_dtype}
+    for option, value in others.items():
         exclude_each_other(recorded=recorded, **{option: value})
     if target is None and against is not None:
         raise ValueError("--against: expected --target as well, got none. Give both.")
@@ -110,6 +118,7 @@ def audit(
             suspect=other,
             decode=decode,
             dtype=kind,
+            state_dtype=state_dtype,
             chunk=chunk,
             recorded=recorded,
             target=None if tokens is None else tokens[0],

@@ -71,7 +71,7 @@ OTHER_RATIO = 8.0
 MAX_ROUNDINGS = {torch.bfloat16: 0.5, torch.float16: 0.5}
 """Maximum own of a single operation, in units of the last place; in others ``OTHER_ROUNDINGS``."""
 OTHER_ROUNDINGS = 4.0
-MIN_GAIN = 1 / 32
+MIN_GAIN = 1 / 128
 """Minimum systematic gain of an accusation, in units of the last place of a half type."""
 MIN_SPREADS = 6.0
 """Minimum ratio of a systematic gain to the standard error of its mean over tokens."""

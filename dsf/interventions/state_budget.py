@@ -37,6 +37,33 @@ def rounded(states: States, bits: Bits | int | str) -> States:
     return torch.round(states / step) * step
 
 
+def rounded_at_random(states: States, bits: Bits | int, rng: torch.Generator) -> States:
+    """Round states to one of both neighbours, the more likely the nearer, so that the mean stays.
+
+    Args:
+        bits: as for ``rounded``.
+        rng: where the numbers come from.
+    """
+    step = largest(states) / levels(bits)
+    step = step[..., None, None].clamp_min(torch.finfo(states.dtype).tiny)
+    drawn = torch.rand(states.shape, generator=rng, dtype=states.dtype)
+    return torch.floor(states / step + drawn) * step
+
+
+def with_feedback(store: Callable[[States], States]) -> Callable[[States], States]:
+    """Return a rounding that adds what it took from one token's state to that of the next."""
+    left: States | None = None
+
+    def stored(states: States) -> States:
+        nonlocal left
+        wanted = states if left is None else states + left
+        kept = store(wanted)
+        left = wanted - kept
+        return kept
+
+    return stored
+
+
 def levels(bits: Bits | int) -> Any:
     """Return the number of positive levels."""
     return 2.0 ** (bits - 1) - 1
@@ -95,21 +122,39 @@ def magnitudes(
 
 
 def forecast(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"], bits: Bits
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    bits: Bits,
+    *,
+    at_random: bool = False,
+    feedback: bool = False,
 ) -> Shaped[Tensor, "*batch time"]:
     """Forecast the variance of the response's error at every token, without a rounded run.
 
-    Roundings are taken for white noise of the size of a step, which goes through
-    ``P_t = A_t P_(t-1) A_t^T + step_t^2 / 12``.
+    Roundings are taken for white noise of variance ``v_t = step_t^2 / 12``, which goes through
+    ``P_t = A_t P_(t-1) A_t^T + v_t``. At 3 bits and fewer, roundings to the nearest number are not
+    white: small entries stay zero, and entries of long memory stay where they are.
+
+    Args:
+        bits: for each head.
+        at_random: forecast ``rounded_at_random``, whose variance is twice that, and white.
+        feedback: forecast ``with_feedback``. The error is then ``x_t = z_t - r_t`` with the
+            rounding r_t and ``z_t = A_t z_(t-1) + (1 - A_t) r_(t-1)``: less where A is near one.
     """
     steps = magnitudes(system, signal) / levels(bits)[..., None]
+    noise = steps.square() / (6 if at_random else 12)
     identity = torch.eye(system.state_size, dtype=signal.dtype)
     covariance = torch.zeros(*steps.shape[:-1], *identity.shape, dtype=signal.dtype)
     read, found = dense_of(system.C), []
+    error = last = covariance
     for t in range(system.steps):
-        before, a = covariance, _dense(system, t)
-        covariance = a @ covariance @ a.mT + steps[..., t, None, None].square() / 12 * identity
-        seen = before if system.reads_before_update else covariance
+        before, a, added = error, _dense(system, t), noise[..., t, None, None] * identity
+        covariance = a @ covariance @ a.mT
+        if feedback:
+            covariance = covariance + (identity - a) @ last @ (identity - a).mT
+        last, error = added, covariance + added
+        covariance = covariance if feedback else error
+        seen = before if system.reads_before_update else error
         c = read[..., t, :, :]
         found.append((c @ seen @ c.mT).diagonal(dim1=-2, dim2=-1).sum(-1) * signal.shape[-1])
     return torch.stack(found, dim=-1)

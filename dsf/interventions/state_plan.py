@@ -3,6 +3,7 @@
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ CHOICES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 """Numbers of bits that a plan chooses from."""
 SCALE_BYTES = 2
 """Bytes of the scale of one head's state."""
-POSITIONS = 4
-"""Number of positions at which the loss is forecast."""
+PROBES = 8
+"""Number of sums over all tokens, with random signs, whose variance is forecast."""
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,10 @@ def plan_state(
 ) -> StatePlan:
     """Choose with how many bits to store the recurrent state of every head.
 
-    The loss is the variance of the logits (of the predicted token minus that of its runner-up, at
-    a few positions of the text). It is forecast without a rounded run: roundings are white noise
-    of the size of a step, which reaches the logits through the recurrence and the gradient of the
-    rest of the model.
+    The loss is the variance of the logits (of the predicted token minus that of its runner-up, in
+    the mean over the tokens of the text). It is forecast without a rounded run: roundings are white
+    noise of the size of a step, which reaches the logits through the recurrence and the gradient of
+    the rest of the model.
 
     Args:
         model, inputs, named: a model and a text, as for ``dsf.attribute``.
@@ -185,8 +186,6 @@ def plan_state(
     """
     at_least(1, "plan_state", "bytes", bytes)
     found = stack(model, *inputs, **named)
-    steps = found.hidden[0].shape[1]
-    places = sorted({max(0, steps * part // POSITIONS - 1) for part in range(1, POSITIONS + 1)})
     layers = [layer for layer in found.inspection if is_recurrent(layer.mixer.system())]
     if not layers:
         raise InspectionError(
@@ -194,13 +193,25 @@ def plan_state(
             f"{found.inspection.model}, which has none."
         )
     noise: dict[str, Tensor] = {}
-    for place in places:
-        share = found.attribute(position=place)
+    if found.logits is None:
+        raise InspectionError("plan_state: 'model' expected a model that returns logits, got none.")
+    top = found.logits.topk(2, dim=-1).indices
+    count, rng = PROBES * top.shape[1], torch.Generator().manual_seed(0)
+    for _ in range(PROBES):
+        # The mean square of a sum with random signs is the sum of the squares.
+        signs = torch.randint(2, top.shape[:2], generator=rng).to(top.device) * 2.0 - 1
+        share = found.attribute(partial(_margins, top=top, signs=signs))
         for layer in layers:
             weight = _weight(layer, share.adjoint(layer.name))
             noise[layer.name] = noise.get(layer.name, torch.zeros_like(weight)) + weight
-    rows = tuple(row for layer in layers for row in _rows(layer, noise[layer.name] / len(places)))
+    rows = tuple(row for layer in layers for row in _rows(layer, noise[layer.name] / count))
     return StatePlan(rows).within(bytes)
+
+
+def _margins(logits: Tensor, top: Tensor, signs: Tensor) -> Tensor:
+    """The sum over tokens of the margin between the two top logits, with signs."""
+    first, second = logits.gather(-1, top).unbind(dim=-1)
+    return (signs * (first - second)).sum(dim=-1)
 
 
 def _weight(layer: InspectedLayer, adjoint: Tensor) -> Tensor:

@@ -5,6 +5,9 @@ held and once by gradient; then each edge is cut (``dsf.sweep``) and what is los
 
     python -m experiments.predicted_cuts.run            # the four embedded text models
     python -m experiments.predicted_cuts.run FOLDER     # another checkpoint with a tokenizer
+
+Of another checkpoint some edges and heads are cut, for twenty prompts: half of them the strongest
+by gradient, the others drawn.
 """
 
 import json
@@ -25,6 +28,30 @@ PROMPTS = (
     "What light through yonder window breaks",
 )
 WAYS = ("held", "gradient")
+TWENTY = (
+    "The capital of France is",
+    "The opposite of hot is",
+    "Two plus two equals",
+    "The sun rises in the",
+    "Water freezes at zero degrees",
+    "She opened the door and walked",
+    "The author of Hamlet was William",
+    "Once upon a time there was a",
+    "My favourite colour is dark",
+    "He plays the piano and the",
+    "The largest ocean on Earth is the",
+    "An apple a day keeps the doctor",
+    "Monday, Tuesday, Wednesday,",
+    "The president of the United",
+    "A triangle has three",
+    "Please turn off the",
+    "In 1969 men landed on the",
+    "Bread is made of flour and",
+    "The cat chased the",
+    "To be or not to",
+)
+SAMPLED = 24
+"""Number of edges, and of heads, that are cut for each of the twenty prompts."""
 
 
 def edges_into_the_last_token(path, prompts=PROMPTS):
@@ -57,6 +84,46 @@ def has_edges(share, name):
     except (KeyError, dsf.inspection.InspectionError):
         return False
     return True
+
+
+def sampled(path):
+    """Return predicted and measured losses of some edges and heads, by prompt."""
+    loaded, rng = load_model(path), torch.Generator().manual_seed(0)
+    found = {"edges": [], "heads": []}
+    for prompt in TWENTY:
+        ids = torch.tensor([loaded.tokenizer.encode(prompt)])
+        with torch.no_grad():
+            first, second = loaded.model(input_ids=ids).logits[0, -1].topk(2).indices.tolist()
+        share = dsf.stack(loaded.model, input_ids=ids).attribute(first, against=second)
+        names = [name for name in share.total if has_edges(share, name)]
+        into_last = {
+            way: torch.stack([share.edge_sums(name, way)[0, -1] for name in names]) for way in WAYS
+        }
+        heads = {way: share.heads(way)[0] for way in WAYS}
+        for kind, shares in (("edges", into_last), ("heads", heads)):
+            places = chosen(shares["gradient"], rng)
+            edits = [
+                dsf.edits.Cut(names[layer], query=-1, key=at)
+                if kind == "edges"
+                else dsf.edits.Ablate(names[layer], heads=[at])
+                for layer, at in places
+            ]
+            effects = dsf.sweep(
+                loaded.model, input_ids=ids, edits=edits, target=first, against=second
+            )
+            rows, columns = zip(*places, strict=True)
+            found[kind].append({way: shares[way][rows, columns].tolist() for way in WAYS})
+            found[kind][-1]["measured"] = (-effects[:, 0]).tolist()
+        print(prompt, {k: correlations(v[-1:])["gradient"] for k, v in found.items()}, flush=True)
+    return found
+
+
+def chosen(shares, rng):
+    """Return places of entries: half are the largest, half are drawn among the others."""
+    order = shares.abs().flatten().argsort(descending=True)
+    rest = order[SAMPLED // 2 :]
+    drawn = rest[torch.randperm(len(rest), generator=rng)[: SAMPLED // 2]]
+    return [divmod(int(at), shares.shape[1]) for at in (*order[: SAMPLED // 2], *drawn)]
 
 
 def correlations(found):
@@ -95,17 +162,21 @@ def draw(results, path):
 
 
 def main():
-    paths = sys.argv[1:] or [str(folder(name)) for name in MODELS]
-    results, table = {}, {}
-    for path in paths:
-        name = Path(path).name
-        results[name] = edges_into_the_last_token(path)
+    here, results, table = Path(__file__).parent, {}, {}
+    for path in sys.argv[1:]:
+        found = sampled(path)
+        table[Path(path).name] = {kind: correlations(each) for kind, each in found.items()}
+        print(json.dumps(table), flush=True)
+        text = json.dumps(table | {"prompts": len(TWENTY), "cut": SAMPLED}, indent=2)
+        (here / f"{Path(path).name}.json").write_text(text + "\n", encoding="utf-8")
+    if sys.argv[1:]:
+        return
+    for name in MODELS:
+        results[name] = edges_into_the_last_token(str(folder(name)))
         table[name] = correlations(results[name])
         print(name, json.dumps(table[name]), flush=True)
-    if not sys.argv[1:]:
-        here = Path(__file__).parent
-        (here / "results.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-        draw(results, here / "predicted_cuts.png")
+    (here / "results.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    draw(results, here / "predicted_cuts.png")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,22 @@ state, the bound on 10,000 drawn systems, and plans against uniform bits at equa
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import dsf
 from dsf.interventions.edited_mixing import is_recurrent
-from dsf.interventions.state_budget import bound, forecast, replayed, rounded_run
+from dsf.interventions.state_budget import (
+    bound,
+    forecast,
+    replayed,
+    rounded,
+    rounded_at_random,
+    rounded_run,
+    with_feedback,
+)
 from dsf.loading import load_model
 from dsf.models import folder
 from dsf.systems import System, transition
@@ -28,17 +37,54 @@ CASES = 10_000
 HERE = Path(__file__).parent
 
 
-def head_errors(layer, bits):
-    """Return forecast and measured errors of the heads of a layer, and the replay's error."""
+SCHEMES = {
+    "nearest": {},
+    "nearest, fed back": {"feedback": True},
+    "at random": {"at_random": True},
+    "at random, fed back": {"at_random": True, "feedback": True},
+}
+"""Ways of rounding, as ``forecast`` has them."""
+STEPS = 4
+"""Number of budgets that are tried below that of uniform bits."""
+
+
+def store_of(bits, rng, *, at_random=False, feedback=False):
+    """Return the function that rounds the state of one token."""
+    store = (
+        partial(rounded_at_random, bits=bits, rng=rng) if at_random else partial(rounded, bits=bits)
+    )
+    return with_feedback(store) if feedback else store
+
+
+def head_errors(layer, bits, rng):
+    """Return forecast and measured errors of the heads of a layer by scheme, and what holds."""
     system, signal = layer.mixer.system(), layer.mixer.signal()
     every = torch.full(system.batch, float(bits), dtype=signal.dtype)
-    response, errors = rounded_run(system, signal, every)
-    apart = response - dsf.respond(system, signal)
-    measured = apart.square().sum(dim=(-3, -2, -1)).sqrt().flatten()
-    predicted = forecast(system, signal, every).sum(dim=-1).sqrt().flatten()
-    replay = float((apart - replayed(system, errors)).norm() / apart.norm())
-    held = bool((apart.abs().amax(dim=(-2, -1)) <= bound(system, signal, every)).all())
-    return predicted, measured, replay, held
+    clean, found = dsf.respond(system, signal), {}
+    for name, scheme in SCHEMES.items():
+        response, errors = rounded_run(system, signal, store_of(every, rng, **scheme))
+        apart = response - clean
+        measured = apart.square().sum(dim=(-3, -2, -1)).sqrt().flatten()
+        predicted = forecast(system, signal, every, **scheme).sum(dim=-1).sqrt().flatten()
+        found[name] = predicted.tolist(), measured.tolist()
+        if name == "nearest":
+            replay = float((apart - replayed(system, errors)).norm() / apart.norm())
+            held = bool((apart.abs().amax(dim=(-2, -1)) <= bound(system, signal, every)).all())
+    return found, replay, held
+
+
+def within_two(pairs):
+    """Return the share of forecasts within a factor of 2 of what was measured."""
+    return sum(0.5 <= predicted / measured <= 2 for predicted, measured in pairs) / len(pairs)
+
+
+def feedback_pays(errors):
+    """Return for how many heads feedback lowers the error, and how many were forecast rightly."""
+    pairs = list(zip(errors["nearest"], errors["nearest, fed back"], strict=True))
+    pays = [fed[1] < plain[1] for plain, fed in pairs]
+    said = [fed[0] < plain[0] for plain, fed in pairs]
+    right = sum(one == other for one, other in zip(pays, said, strict=True))
+    return {"pays": sum(pays), "forecast rightly": right, "heads": len(pairs)}
 
 
 def drawn_case(rng, steps=12, states=4, channels=3):
@@ -87,30 +133,33 @@ def logit_error(plan, model, ids, clean):
 
 
 def plans(model, ids):
-    """Return one record for each uniform number of bits: a plan with fewer bytes and equal loss."""
+    """Return one record for each uniform number of bits: the smallest plan of at most its error."""
     plan = dsf.plan_state(model, input_ids=ids, bytes=10**9)
     with torch.no_grad():
         clean = model(input_ids=ids).logits.double()
-    found = []
+    found, least = [], plan.uniform(2).bytes
     for bits in BITS:
         uniform = plan.uniform(bits)
-        low, high = plan.uniform(2).bytes, uniform.bytes
-        while high - low > 16:
-            middle = (low + high) // 2
-            fits = plan.within(middle).forecast <= uniform.forecast
-            low, high = (low, middle) if fits else (middle, high)
-        smaller = plan.within(high)
+        error = logit_error(uniform, model, ids, clean)
+        best, smaller = (uniform, error), uniform
+        for step in range(1, STEPS + 1):
+            bytes = uniform.bytes - step * (uniform.bytes - least) // (2 * STEPS)
+            smaller = plan.within(bytes)
+            own = logit_error(smaller, model, ids, clean)
+            if own <= error:
+                best = smaller, own
         found.append(
             {
                 "bits": bits,
                 "uniform bytes": uniform.bytes,
-                "plan bytes": smaller.bytes,
+                "plan bytes": best[0].bytes,
                 "uniform forecast": uniform.forecast,
-                "plan forecast": smaller.forecast,
-                "uniform measured": logit_error(uniform, model, ids, clean),
-                "plan measured": logit_error(smaller, model, ids, clean),
+                "plan forecast": best[0].forecast,
+                "uniform measured": error,
+                "plan measured": best[1],
             }
         )
+        print(found[-1], flush=True)
     return found
 
 
@@ -121,13 +170,15 @@ def main():
         loaded = load_model(folder(name))
         model = loaded.model.double()
         ids = torch.tensor([loaded.tokenizer.encode(TEXT)])
-        ratios, replays, held = {bits: [] for bits in BITS}, [], True
+        rng, replays, held = torch.Generator().manual_seed(0), [], True
+        errors = {bits: {scheme: [] for scheme in SCHEMES} for bits in BITS}
         for layer in dsf.inspect(model, input_ids=ids):
             if not is_recurrent(layer.mixer.system()):
                 continue
             for bits in BITS:
-                predicted, measured, replay, within = head_errors(layer, bits)
-                ratios[bits] += (predicted / measured).tolist()
+                found, replay, within = head_errors(layer, bits, rng)
+                for scheme, (predicted, measured) in found.items():
+                    errors[bits][scheme] += zip(predicted, measured, strict=True)
                 replays.append(replay)
                 held = held and within
         results[name] = {
@@ -135,9 +186,10 @@ def main():
             "replay": max(replays),
             "bound holds": held,
             "within 2": {
-                bits: sum(0.5 <= ratio <= 2 for ratio in each) / len(each)
-                for bits, each in ratios.items()
+                bits: {scheme: within_two(pairs) for scheme, pairs in each.items()}
+                for bits, each in errors.items()
             },
+            "feedback": {bits: feedback_pays(each) for bits, each in errors.items()},
             "plans": plans(model, ids),
         }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -149,27 +201,38 @@ def page(results):
     lines = [
         "# With how many bits a state has to be stored",
         "",
-        "Written by `python -m experiments.state_budget.run`. States are rounded to the nearest "
-        "number after every token, with one scale for each head.",
+        "Written by `python -m experiments.state_budget.run`. States are rounded after every "
+        "token, with one scale for each head.",
         "",
         f"Bound exceeded in {results['violations']} of {results['cases']} drawn systems.",
     ]
     for name in MODELS:
         each = results[name]
-        shares = ", ".join(
-            f"{bits} bits {100 * share:.0f} %" for bits, share in each["within 2"].items()
-        )
         lines += [
             "",
             f"## {name}, {each['tokens']} tokens",
             "",
             f"- Linear replay of the roundings: {each['replay']:.0e} of the error apart from the "
             "run with a rounded state.",
-            f"- Heads whose error is forecast within a factor of 2: {shares}.",
             f"- The bound holds in every head: {'yes' if each['bound holds'] else 'no'}.",
             "",
-            "Plans of the same forecast as uniform bits. *Error*: root mean square change of the "
-            "margin between the two top logits, over all tokens, measured.",
+            "Heads whose error is forecast within a factor of 2, and for how many feedback lowers "
+            "the error of rounding to the nearest number (and of how many the forecast says so "
+            "rightly):",
+            "",
+            f"| bits | {' | '.join(SCHEMES)} | feedback pays | said rightly |",
+            "|---:|" + "---:|" * (len(SCHEMES) + 2),
+        ]
+        lines += [
+            f"| {bits} | {' | '.join(f'{100 * share:.0f} %' for share in row.values())} | "
+            f"{each['feedback'][bits]['pays']} of {each['feedback'][bits]['heads']} | "
+            f"{each['feedback'][bits]['forecast rightly']} |"
+            for bits, row in each["within 2"].items()
+        ]
+        lines += [
+            "",
+            "The smallest plan whose measured error is at most that of uniform bits. *Error*: root "
+            "mean square change of the margin between the two top logits, over all tokens.",
             "",
             "| uniform bits | bytes | bytes of the plan | error | error of the plan |",
             "|---:|---:|---:|---:|---:|",

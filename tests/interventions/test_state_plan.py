@@ -12,7 +12,9 @@ from dsf.interventions.state_budget import (
     noise_weight,
     replayed,
     rounded,
+    rounded_at_random,
     rounded_run,
+    with_feedback,
 )
 from dsf.interventions.state_plan import CHOICES, StatePlan, StateRow
 from dsf.systems import System, transition
@@ -36,6 +38,8 @@ def test_rounded_states_are_whole_multiples_of_a_step_and_nearest():
     states = torch.tensor([[[3.0, -1.2], [0.4, 0.0]]], dtype=DOUBLE)
     found = rounded(states, torch.tensor([3.0], dtype=DOUBLE))  # 3 levels, a step of 1
     assert found.tolist() == [[[3.0, -1.0], [0.0, 0.0]]]
+    third = torch.tensor([[[1 / 3]]], dtype=DOUBLE)
+    assert rounded(third, "bfloat16").item() == 0.333984375
     assert rounded(torch.zeros(1, 2, 2, dtype=DOUBLE), torch.tensor([3.0])).tolist() == (
         torch.zeros(1, 2, 2).tolist()
     )
@@ -70,6 +74,31 @@ def test_forecasts_of_heads_are_within_a_factor_of_two():
     adjoint[..., -1, 0, 0] = 1  # one entry of the response: its forecast variance
     weight = noise_weight(system, signal, adjoint) / 127.0**2
     torch.testing.assert_close(weight, forecast(system, signal, bits)[..., -1] / 3)
+
+
+@pytest.mark.parametrize("feedback", [False, True])
+def test_forecasts_of_random_rounding_hold_at_few_bits(feedback):
+    """Against runs of a slow and a fast head; feedback pays where memory is long."""
+    rng = torch.Generator().manual_seed(5)
+    decay = torch.tensor([0.98, 0.2], dtype=DOUBLE)[None, :, None, None].expand(1, 2, 80, 4)
+    normal = partial(torch.randn, generator=rng, dtype=DOUBLE)
+    system = System(transition.Diagonal(decay), normal(1, 2, 80, 4, 1), normal(1, 2, 80, 1, 4))
+    signal, bits = normal(1, 2, 80, 1, 8), torch.full((1, 2), 3.0, dtype=DOUBLE)
+    clean, squares = dsf.respond(system, signal), []
+    for _ in range(3):
+        store = partial(rounded_at_random, bits=bits, rng=rng)
+        response, errors = rounded_run(system, signal, with_feedback(store) if feedback else store)
+        torch.testing.assert_close(replayed(system, errors), response - clean)
+        squares.append((response - clean).square().sum(dim=(-3, -2, -1)))
+    measured = torch.stack(squares).mean(0)
+    plain, fed = (
+        forecast(system, signal, bits, at_random=True, feedback=way).sum(-1)
+        for way in (False, True)
+    )
+    ratio = ((fed if feedback else plain) / measured).sqrt()
+    assert bool(((ratio > 0.5) & (ratio < 2)).all())
+    assert fed[0, 0] < 0.3 * plain[0, 0]
+    assert fed[0, 1] > plain[0, 1]
 
 
 def test_no_error_exceeds_its_bound():
