@@ -115,6 +115,7 @@ print("exercise 1: right")
 
 # %% [markdown] tags=["hints"]
 # - A small change of a tensor moves a number by the inner product of change and derivative.
+# - Multiply entry by entry and sum; `.item()` makes a number of it.
 
 
 # %% tags=["solution"]
@@ -137,6 +138,7 @@ print("exercise 2: right")
 
 # %% [markdown] tags=["hints"]
 # - Compare token by token, from the first on.
+# - `enumerate` counts them; return as soon as one exceeds the limit.
 
 
 # %% tags=["solution"]

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +39,8 @@ LAYOUT = {
 """Functions whose results hold the numbers of their first argument, or of no tensor."""
 BY_DATA = {"nonzero", "argwhere", "masked_select", "bincount", "where"}
 """Functions whose results have sizes that depend on numbers; of ``where`` with one argument."""
+MAX_EDITS = 800
+"""Maximum number of operations that one of two calls has and the other has not."""
 MIN_ALIKE = 0.8
 """Minimum share of common operations for which every pair of them is trusted."""
 MAX_OWN = 0.5
@@ -322,11 +323,51 @@ def _round_source(
 
 
 def common(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[int, int]]:
-    """Return pairs of equal entries in the order of both, as ``difflib`` finds them."""
-    if one == other:  # the usual case, for which difflib takes a time that grows faster
-        return [(k, k) for k in range(len(one))]
-    blocks = SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
-    return [(a + k, b + k) for a, b, size in blocks for k in range(size)]
+    """Return the pairs of a longest common subsequence; none where too much differs (Myers)."""
+    start = 0
+    while start < min(len(one), len(other)) and one[start] == other[start]:
+        start += 1
+    stop = 0
+    while stop < min(len(one), len(other)) - start and one[-1 - stop] == other[-1 - stop]:
+        stop += 1
+    front = [(k, k) for k in range(start)]
+    back = [(len(one) - k, len(other) - k) for k in range(stop, 0, -1)]
+    a, b = one[start : len(one) - stop], other[start : len(other) - stop]
+    middle = [(start + i, start + j) for i, j in _middle(a, b)] if a and b else []
+    return front + middle + back
+
+
+def _middle(a: Sequence[Any], b: Sequence[Any]) -> list[tuple[int, int]]:
+    ends = {1: 0}
+    history: list[dict[int, int]] = []
+    for edits in range(min(len(a) + len(b), MAX_EDITS) + 1):
+        history.append(dict(ends))
+        for diagonal in range(-edits, edits + 1, 2):
+            down = diagonal == -edits or (
+                diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1]
+            )
+            x = ends[diagonal + 1] if down else ends[diagonal - 1] + 1
+            while x < len(a) and x - diagonal < len(b) and a[x] == b[x - diagonal]:
+                x += 1
+            ends[diagonal] = x
+            if x >= len(a) and x - diagonal >= len(b):
+                return _traced(history, len(a), len(b))
+    return []
+
+
+def _traced(history: Sequence[Mapping[int, int]], x: int, y: int) -> list[tuple[int, int]]:
+    pairs = []
+    for edits in range(len(history) - 1, -1, -1):
+        ends, diagonal = history[edits], x - y
+        down = diagonal == -edits or (diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1])
+        before = diagonal + 1 if down else diagonal - 1
+        from_x = ends[before] if edits else 0
+        from_y = from_x - before if edits else 0
+        while x > from_x and y > from_y:
+            x, y = x - 1, y - 1
+            pairs.append((x, y))
+        x, y = from_x, from_y
+    return pairs[::-1]
 
 
 @dataclass(frozen=True, eq=False)

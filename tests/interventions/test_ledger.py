@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.attribution.two_runs import common
 from dsf.models import folder
 from tests.interventions.planted_faults import DECODED, FAULTS, PADDED, planted
 
@@ -236,3 +237,24 @@ def test_a_model_without_chunks_or_states_has_none_to_change():
     for options in ({"chunk": 4}, {"state_dtype": "bfloat16"}):
         with pytest.raises(dsf.inspection.InspectionError, match=f"'{next(iter(options))}'"):
             dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], **options)
+
+
+def test_common_subsequences_are_the_longest():
+    def longest(one, other):
+        table = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+        for i, a in enumerate(one):
+            for j, b in enumerate(other):
+                best = max(table[i][j + 1], table[i + 1][j])
+                table[i + 1][j + 1] = table[i][j] + 1 if a == b else best
+        return table[-1][-1]
+
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        one, other = (
+            torch.randint(3, (int(torch.randint(9, (), generator=rng)),), generator=rng).tolist()
+            for _ in range(2)
+        )
+        pairs = common(one, other)
+        assert all(one[i] == other[j] for i, j in pairs)
+        assert pairs == sorted(pairs)
+        assert len(pairs) == longest(one, other)
