@@ -30,7 +30,9 @@ REFIT_RIDGE = 1e-4
 """Ridge of the least squares for an output projection, relative to the mean of the diagonal."""
 CACHES = ("cache", "cache_params", "past_key_values")
 """Arguments of a layer by which it would go on from earlier tokens."""
-HEADS = {"state_size": "n_groups", "linear_key_head_dim": "num_k_heads", None: "num_heads"}
+MAMBA2 = "state_size"
+"""Setting of the number of channels of Mamba-2."""
+HEADS = {MAMBA2: "n_groups", "linear_key_head_dim": "num_k_heads", None: "num_heads"}
 """Attribute of a layer with its number of key heads, by its setting."""
 
 
@@ -45,7 +47,7 @@ class KeyChannels:
             have as many, so that dropped channels stay as zeros.
         output: name of the projection behind the mixer.
         gram: for every key head the sum over data of products of the channels' terms of the
-            response, relative to the response of each value head.
+            response, relative to the response of each value head, or of all where one norm follows.
         keys: rows of keys on the data, scaled by the same weights.
     """
 
@@ -118,7 +120,7 @@ def _rows(module: nn.Module) -> tuple[dict[str, Tensor], str | None, str] | None
             for kind in ("weight", "bias")
         }
         rows["in_proj.weight"] = rows["in_proj.bias"] = inner + rows["conv1d.weight"]
-        found, setting, output = rows, "state_size", "out_proj"
+        found, setting, output = rows, MAMBA2, "out_proj"
     elif {"conv1d.weight", "A_log"} <= parameters.keys() and hasattr(own, "head_k_dim"):
         heads, count = own.num_k_heads, own.head_k_dim
         query = _numbered(heads, count)
@@ -174,6 +176,8 @@ def key_channels(
             read, states = system.C.squeeze(-2), system.states(layers[path].signal)
             terms = (read.unsqueeze(-1) * states).double()
             size = terms.sum(dim=-2).square().sum(dim=(0, 2, 3)).clamp_min(1e-300)
+            if rows[1] == MAMBA2:  # one norm behind all heads: the louder one counts more
+                size = size.sum().expand_as(size)
             gram = torch.einsum("shtkc,shtlc->hkl", terms, terms) / size[:, None, None]
             mixer: Any = layers[path].mixer
             key = (mixer.write if hasattr(mixer, "write") else mixer.key).double().transpose(0, 1)

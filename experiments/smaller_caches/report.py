@@ -48,6 +48,15 @@ def curve_rows(found):
             ]
 
 
+def llama_rows(found):
+    """One row for every way, with the right answers of the embedded Llama at every share."""
+    shares = sorted({name.split()[-1] for name in found} - {"whole"})
+    yield ["whole", *(f"{100 * found['whole']:.1f} %" for _ in shares)]
+    for way in WAYS:
+        if f"{way} {shares[0]}" in found:
+            yield [way, *(f"{100 * found[f'{way} {share}']:.1f} %" for share in shares)]
+
+
 def recall_rows(found):
     """One row for every task and way."""
     for name, each in found.items():
@@ -90,6 +99,14 @@ def main():
             correlations(json.loads((KEPT / "heads.json").read_text())),
         ),
     ]
+    llama = json.loads((HERE / "llama.json").read_text(encoding="utf-8"))
+    shares = sorted({name.split()[-1] for name in llama} - {"whole"})
+    heads = (
+        "embedded Llama, right at",
+        *(f"{100 * float(each):.0f} % of the bytes" for each in shares),
+    )
+    parts.append(table(heads, llama_rows(llama)))
+    (HERE / "heads.json").write_text((KEPT / "heads.json").read_text(), encoding="utf-8")
     rows = [
         (name, length, f"{each[f'{name} bytes']:,}", f"{each[f'{name} tokens per second']:.1f}")
         for length in ("512", "2048")

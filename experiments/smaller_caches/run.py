@@ -39,7 +39,7 @@ FORMS = (
     *(f"SinkWindowState(4, {window}, 16)" for window in (64, 256)),
 )
 SHARES = (0.5, 0.3, 0.7)
-PARTS = ("heads", "half", "speed", "baselines", "recall", "curve")
+PARTS = ("embedded", "heads", "half", "speed", "baselines", "recall", "curve")
 SINGLE, HEAD_TOKENS = 24, 512
 """Number of single groups whose harm is measured, and on how many tokens."""
 
@@ -353,7 +353,7 @@ def embedded():
         for name, chosen in plans(second, first, share).items():
             small = chosen.applied(model)
             found[f"{name} {share}"] = recall.accuracy(small, judged_on)
-    return found
+    (HERE / "llama.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def correlations(found):
@@ -377,13 +377,17 @@ def correlations(found):
     }
     for words, (one, part, other, against) in compared.items():
         rank = spearmanr(column(one, part), column(other, against)).statistic
-        yield [words, len(numbers), f"{rank:.2f}"]
+        yield [words, str(len(numbers)), f"{rank:.2f}"]
 
 
 def main():
     torch.set_num_threads(1)
     KEPT.mkdir(parents=True, exist_ok=True)
     parts = sys.argv[1:] or PARTS
+    if "embedded" in parts:
+        embedded()
+    if {*parts} == {"embedded"}:
+        return
     model, tokenizer = model_and_tokenizer()
     if "heads" in parts:
         heads(model, tokenizer)

@@ -20,7 +20,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import dsf
-from dsf.interventions.fewer_keys import best_keys
+from dsf.interventions.fewer_keys import best_keys, key_layers
 from dsf.loading import load_model
 from dsf.models import folder, recall
 from experiments.page import table
@@ -52,7 +52,7 @@ def observed(model, tokens):
     """Reads and states of every layer on data, with the axes (value head, sample, channel)."""
     found = {}
     for layer in dsf.inspect(model, input_ids=tokens, checks="none"):
-        if hasattr(layer.system, "states"):
+        if layer.name in key_layers(model):
             read = layer.system.C.squeeze(-2).transpose(0, 1).flatten(1, 2)
             held = layer.system.states(layer.signal).transpose(0, 1).mT
             found[layer.name] = read, held.flatten(1, 3)
@@ -142,7 +142,8 @@ def main():
     rows = []
     for name in MODELS:
         rows += measured(name, [row for row in known if row["model"] == name])
-    path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        rest = [row for row in known if row["model"] not in {each["model"] for each in rows}]
+        path.write_text(json.dumps([*rows, *rest], indent=1) + "\n", encoding="utf-8")
     print(
         table(
             ("model", "channels", "chosen by", "outputs fitted", "loss", "right", "error"),
