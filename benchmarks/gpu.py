@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import dsf
-from benchmarks import fla_calls, layers
+from benchmarks import layers
 from benchmarks.page import DOCS
 from dsf import measures
 from dsf.evaluate.cuda import all_trial_results
@@ -67,20 +67,15 @@ def compiled_path() -> Callable[..., Tensor]:
 
 
 def response(mixer: Mixer, device: str) -> Case:
-    """A layer's response, beside torch.compile of the plain path and fla."""
+    """A layer's response, beside torch.compile of the plain path."""
     mixer = mixer.to(device)
     system, signal = mixer.system(), mixer.signal()
 
     def work(any_system: Any) -> Tensor:
         return dsf.respond(any_system, signal.to(any_system.dtype)).squeeze(-2)
 
-    def by_fla() -> Tensor:
-        with kernels("fla"):
-            return work(system)
-
     others = {"torch.compile": lambda: compiled_path()(system, signal).squeeze(-2)}
-    peers = fla_calls.works(mixer)
-    return Case(system, work, others | peers | ({"dsf, fla": by_fla} if peers else {}))
+    return Case(system, work, others)
 
 
 def softmax(device: str, tokens: int, heads: int, width: int) -> Case:

@@ -1,6 +1,5 @@
 """Responses and map rows by CUDA kernels, for systems where a kernel applies and passed its trial.
 
-- ``answered_by_fla``: matrix memories and delta rules by flash-linear-attention, where asked for.
 - ``scanned``: selective state spaces by the scan of :mod:`dsf.systems.kernels.cuda.selective`.
 - ``recalled``: matrix memories and delta rules by :mod:`dsf.systems.kernels.cuda.memories`.
 
@@ -24,9 +23,8 @@ from dsf.evaluate.output_buffers import FreshRows, RowBuffer, flat
 from dsf.evaluate.row_windows import forward_rows
 from dsf.evaluate.stepwise import recurrent
 from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
-from dsf.systems.kernels import applies_on_cuda, asks_for_fla, why_off_on_cuda
+from dsf.systems.kernels import applies_on_cuda, why_off_on_cuda
 from dsf.systems.kernels.availability import WORTH
-from dsf.systems.kernels.cuda.fla import FUNCTIONS, TOLERANCE, call
 from dsf.systems.kernels.cuda.trial_results import (
     DELTA_RULES,
     MAPS,
@@ -197,48 +195,6 @@ def _apart(found: Shaped[Tensor, "*axes"], wanted: Shaped[Tensor, "*axes"]) -> f
     return float((found.double() - wanted).abs().max() / wanted.abs().max())
 
 
-def answered_by_fla(
-    system: System, signal: Shaped[Tensor, "*batch time 1 channel"], structure: str
-) -> Answer | None:
-    """The response and the final state by flash-linear-attention.
-
-    None where the library was not asked for, its kernel failed the trial, or it has no kernel.
-    """
-    if system.reads_before_update or not asks_for_fla():
-        return None
-    if not fla_has_passed(signal.device, structure, system.state_size, signal.shape[-1]):
-        return None
-    return recalled_by_fla(system, signal)
-
-
-def fla_has_passed(device: torch.device, structure: str, states: int, channels: int) -> bool:
-    """Whether the library's kernel for a structure may run; its tolerance is larger, for TF32."""
-    trial = partial(
-        response_error,
-        recalled_by_fla,
-        device,
-        structure,
-        states=states,
-        channels=channels,
-        before=False,
-    )
-    kind, label = (states, channels), FUNCTIONS[structure].label
-    return has_passed(label, device, kind, trial, tolerance=TOLERANCE)
-
-
-def recalled_by_fla(
-    system: System, signal: Shaped[Tensor, "*batch time 1 channel"]
-) -> Answer | None:
-    """The response and the final state by the library; None where it has no kernel."""
-    heads = by_head(system, signal)
-    made = None if heads is None else call(*heads)
-    if made is None:
-        return None
-    with torch.cuda.device_of(signal):
-        found = made.answer()
-    return by_batch(system, signal, *found)
-
-
 MOST_STATES = 256  # that fit in the registers of one program
 MOST_TOKENS = 16 * 65_535  # as chunks of 16 tokens are one axis of the launch grid
 MANY_CHANNELS = 70  # channels of a trial: more than one program takes
@@ -311,9 +267,6 @@ def _recalled(system: System, signal: Tensor) -> Answer | None:
         return None
     structure = "scalar" if parts.decay.ndim < parts.write.ndim else "diagonal"
     structure += "" if parts.look is None else " delta"
-    answer = answered_by_fla(system, signal, structure)
-    if answer is not None:
-        return answer
     columns = min(signal.shape[-1], MANY_CHANNELS)
     before = system.reads_before_update
     if not recall_has_passed(signal.device, structure, system.state_size, columns, before=before):
@@ -418,14 +371,10 @@ STATES, CHANNELS = 16, 64
 
 def all_trial_results(device: torch.device) -> dict[str, str]:
     """``active``, or ``off`` with the reason, for every kernel; missing trials are run first."""
-    asked = FUNCTIONS if asks_for_fla() else {}
     if not why_off_on_cuda():
         for structure in ("scalar", "diagonal"):
             for delta in ("", " delta"):
                 recall_has_passed(device, structure + delta, STATES, CHANNELS, before=False)
             map_has_passed(device, structure, STATES, before=False)
         scan_has_passed(device, STATES)
-        for structure in asked:
-            fla_has_passed(device, structure, STATES, CHANNELS)
-    names = (*NAMES, *(function.label for function in asked.values()))
-    return {name: trial_result(name, device) for name in names}
+    return {name: trial_result(name, device) for name in NAMES}

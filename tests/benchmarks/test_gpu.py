@@ -5,15 +5,9 @@ import time
 import pytest
 import torch
 
-from benchmarks import fla_calls, gpu, layers
-from tests.systems.kernels import fla_stand_in
+from benchmarks import gpu
 
 CASES = gpu.cases("cpu", share=64)
-LAYERS = {
-    "gated delta rule": lambda: layers.gated_delta(8, 2, 16),
-    "gla": lambda: layers.gated_linear(8, 2, 16, 32),
-    "mamba 2": lambda: layers.dual(8, 2, 16, 16),
-}
 
 
 def clock(work):
@@ -26,8 +20,6 @@ def clock(work):
 def test_every_case_is_built_and_its_methods_agree(name):
     case = CASES[name]()
     case.others.pop("torch.compile", None)
-    for method in ("fla", "fla, bfloat16", "dsf, fla"):
-        case.others.pop(method, None)
     made = gpu.rows(name, case, clock=clock)
     assert [row["method"] for row in made] == ["dsf", "dsf, torch", *case.others]
     assert all(row["error"] < 1e-5 for row in made)
@@ -49,17 +41,3 @@ def test_without_a_card_it_says_so(capsys):
     assert capsys.readouterr().err == gpu.NO_CARD + "\n"
     with pytest.raises(SystemExit):
         gpu.main(["--unknown"])
-
-
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_the_library_is_given_the_layer(layer, monkeypatch):
-    fla_stand_in.installed(monkeypatch)
-    monkeypatch.setattr(fla_calls, "find_spec", lambda _: True)
-    case = gpu.response(layer(), "cpu")
-    torch.testing.assert_close(case.others["fla"](), case.work(case.system))
-    assert {"fla, bfloat16", "dsf, fla"} <= set(case.others)
-
-
-def test_the_library_has_nothing_for_a_selective_scan():
-    assert fla_calls.call(layers.selective(8, 4)) is None
-    assert fla_calls.works(layers.selective(8, 4)) == {}

@@ -7,7 +7,6 @@ package itself imports neither.
 from dsf.systems.kernels.availability import (
     applies,
     applies_on_cuda,
-    asks_for_fla,
     found,
     why_off,
     why_off_on_cuda,
@@ -16,7 +15,6 @@ from dsf.systems.kernels.availability import (
 __all__ = [
     "applies",
     "applies_on_cuda",
-    "asks_for_fla",
     "found",
     "why_off",
     "why_off_on_cuda",

@@ -11,7 +11,6 @@ from torch.autograd import forward_ad
 SWITCH = "DSF_KERNELS"
 OFF = ("0", "off", "false", "no")
 ON = ("", "1", "on", "true", "yes")
-FLA = "fla"
 
 # For fewer state updates, torch operations take less time than loading the compiler.
 WORTH = 2**20
@@ -33,24 +32,14 @@ def why_off_on_cuda() -> str:
     return "" if torch.cuda.is_available() else "no CUDA device"
 
 
-def asks_for_fla() -> bool:
-    """Whether flash-linear-attention is to be used on CUDA where it can, in TF32."""
-    return _asked() == FLA
-
-
 def _switched_off() -> str:
-    asked = _asked()
-    return f"{SWITCH}={asked} turns them off" if asked in OFF else ""
-
-
-def _asked() -> str:
     asked = os.environ.get(SWITCH, "").strip().lower()
-    if asked not in (*OFF, *ON, FLA):
+    if asked not in (*OFF, *ON):
         raise ValueError(
-            f"{SWITCH}={asked} is not a known value: 0 turns compiled loops and kernels off, {FLA} "
-            "uses the kernels of flash-linear-attention on CUDA, and 1 is the default."
+            f"{SWITCH}={asked} is not a known value: 0 turns compiled loops and kernels off, and 1 "
+            "is the default."
         )
-    return asked
+    return f"{SWITCH}={asked} turns them off" if asked in OFF else ""
 
 
 @cache

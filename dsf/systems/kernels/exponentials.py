@@ -23,7 +23,7 @@ LEAST_DOUBLE, MOST_DOUBLE = -1023.0, 1024.0
 MANTISSA, MANTISSA_DOUBLE = np.int32(23), np.int64(52)
 
 
-def _slope(degree: int, low: float, high: float) -> tuple[Any, ...]:
+def slope_of_power(degree: int, low: float, high: float) -> tuple[Any, ...]:
     """``(2^x - 1) / x`` from ``low`` to ``high`` as a polynomial, the constant first."""
 
     def slope(x: Any) -> Any:
@@ -34,8 +34,8 @@ def _slope(degree: int, low: float, high: float) -> tuple[Any, ...]:
     return tuple(fit.convert(kind=Polynomial).coef)
 
 
-A0, A1, A2, A3, A4, A5 = (np.float32(c) for c in _slope(5, -0.5, 0.5))
-C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10 = (float(c) for c in _slope(10, -0.5, 0.5))
+A0, A1, A2, A3, A4, A5 = (np.float32(c) for c in slope_of_power(5, -0.5, 0.5))
+C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10 = (float(c) for c in slope_of_power(10, -0.5, 0.5))
 
 
 @intrinsic

@@ -16,26 +16,21 @@ from torch.nn.functional import pad
 
 from dsf.runtime.threads import in_parallel
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.expm1_polynomials import UNIT
 from dsf.systems.kernels.exponentials import ZERO, power_of_two
 from dsf.systems.kernels.registers import ahead, lanes, later, load, nothing, pointers, store
 from dsf.systems.kernels.slow_states import (
     BLOCK,
     DRIVE,
-    GENTLE,
+    FASTEST,
     GROUP,
     LINE,
-    MILD,
     POLE,
     ROW,
     STATE,
     STEP,
-    STRONG,
     SUM,
     any_update,
-    gentle_update,
-    mild_update,
-    strong_update,
+    slow_update,
 )
 
 # Tokens for which states stay in registers, and consecutive tokens of one block of channels: no
@@ -65,8 +60,7 @@ def selective_scan(
         return
     states = pole.shape[-1]
     more = -states % GROUP
-    unit = UNIT if step.dtype == torch.float32 else 1.0
-    bases = (pole.double() * (np.log2(np.e) * unit)).to(pole.dtype)
+    bases = (pole.double() * np.log2(np.e)).to(pole.dtype)
     rows, start = (pad(part, (0, more)).mT.contiguous().clone() for part in (bases, entering))
     ports = (pad(part, (0, more)).flatten() for part in (write, read))
     parts = (step.contiguous(), value.contiguous(), rows, *ports, skip.contiguous())
@@ -161,7 +155,7 @@ def _store_responses(tile, count, response, width):
 @kernel()
 @no_type_check
 def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
-    """Some tokens of a block; each group of states uses the cheapest loop for its decays.
+    """Some tokens of a block; each group of states uses the cheaper loop where its decays are slow.
 
     The groups in turn prefetch later lines of the ``tables``: steps, values and responses.
     """
@@ -176,12 +170,8 @@ def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
             lowest, mine = longest * least[group], ahead(cell, group * GROUP * ROW)
             n, later_on = start * states + group * GROUP, ahead(asked[0], TOKENS * width)
             w, r = ahead(write, n), ahead(read, n)
-            if lowest >= MILD:
-                mild_update(mine, tile, count, w, r, states, later_on, width)
-            elif lowest >= GENTLE:
-                gentle_update(mine, tile, count, w, r, states, later_on, width)
-            elif lowest >= STRONG:
-                strong_update(mine, tile, count, w, r, states, later_on, width)
+            if lowest >= FASTEST:
+                slow_update(mine, tile, count, w, r, states, later_on, width)
             else:
                 any_update(mine, tile, count, w, r, states, later_on, width)
             asked = asked[1], asked[2], asked[0]

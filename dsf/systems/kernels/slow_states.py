@@ -4,9 +4,7 @@ A decay close to one is applied as ``state + (2^x - 1) state``, and the rounding
 update is carried to the next (compensated summation), so that slow states keep their digits. There
 is one loop for each range of exponents x = log2(decay):
 
-- ``mild_update`` from ``MILD`` to 0, by a polynomial of degree four;
-- ``gentle_update`` from ``GENTLE`` to 0, by one of degree six;
-- ``strong_update`` from ``STRONG`` to 0, by the square of the factor for half the exponent;
+- ``slow_update`` from ``SLOWEST`` to 0, by the square of the factor for half the exponent;
 - ``any_update`` for all exponents.
 """
 
@@ -18,18 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.expm1_polynomials import (
-    LOWEST,
-    LOWEST_OF_FOUR,
-    UNIT,
-    UNIT_OF_FOUR,
-    inner,
-    lower,
-    middle,
-    outer,
-    upper,
-)
-from dsf.systems.kernels.exponentials import ONE_SINGLE, ZERO, chosen, factor_of
+from dsf.systems.kernels.exponentials import ZERO, chosen, factor_of, slope_of_power
 from dsf.systems.kernels.registers import (
     ahead,
     each,
@@ -67,24 +54,17 @@ BLOCK, GROUP = 32, 4
 # same cache sets. The row of a token: step, drive, response.
 STATE, LOST, POLE, ROW = 0, BLOCK, 2 * BLOCK, 3 * BLOCK + 16
 STEP, DRIVE, SUM, LINE = 0, BLOCK, 2 * BLOCK, 3 * BLOCK
-# Lower limits of the exponents, in units of the polynomial, for the cheaper forms of 2^x - 1.
-MILD, GENTLE, STRONG = (np.float32(low * UNIT) for low in (LOWEST_OF_FOUR, LOWEST, 2 * LOWEST))
-PER_UNIT, TO_FOUR = np.float32(1 / UNIT), np.float32(UNIT_OF_FOUR / UNIT)
+LOWEST = -2.4  # half of the lowest exponent of ``slow_update``
+FASTEST = np.float32(2 * LOWEST)
+K0, K1, K2, K3, K4, K5, K6 = (np.float32(c) for c in slope_of_power(6, LOWEST, 0.0))
 HALF, TWO = np.float32(0.5), np.float32(2)
 
 
-_lower, _middle, _upper = each(lower), each(middle), each(upper)
-_inner, _outer = each(inner), each(outer)
+# (2^x - 1) / x from LOWEST to 0
+_slope = each(lambda x: K0 + x * (K1 + x * (K2 + x * (K3 + x * (K4 + x * (K5 + x * K6))))))
 _sum = each(lambda a, b: a + b)
 _rounding_error = each(lambda change, new, old: change - (new - old))
 _squared_minus_one = each(lambda less: less * (less + TWO))  # (1 + less)² - 1
-
-
-@kernel(inlined=True)
-@no_type_check
-def _slope(x):
-    z = _lower(x)
-    return _upper(z, _middle(x, z))
 
 
 @kernel(inlined=True)
@@ -97,24 +77,8 @@ def _updated(change, old):
 
 @kernel(inlined=True)
 @no_type_check
-def _mild(x, old, lost, write, drive):
-    """For exponents from ``MILD`` to 0, in units of the polynomial of degree four."""
-    slope, drives = _outer(x, _inner(x)), product_and_sum(write, drive, lost)
-    return _updated(product_and_sum(slope, product(x, old), drives), old)
-
-
-@kernel(inlined=True)
-@no_type_check
-def _gentle(x, old, lost, write, drive):
-    """For exponents from ``GENTLE`` to 0."""
-    drives = product_and_sum(write, drive, lost)
-    return _updated(product_and_sum(_slope(x), product(x, old), drives), old)
-
-
-@kernel(inlined=True)
-@no_type_check
-def _strong(half, old, lost, write, drive):
-    """For exponents from ``STRONG`` to 0: takes half the exponent and squares the factor."""
+def _slow(half, old, lost, write, drive):
+    """For exponents from ``FASTEST`` to 0: takes half the exponent and squares the factor."""
     less = _squared_minus_one(product(_slope(half), half))
     return _updated(product_and_sum(less, old, product_and_sum(write, drive, lost)), old)
 
@@ -149,41 +113,29 @@ def _weighted_sum(weights, states):
     return first + (weights[2] * states[2] + weights[3] * states[3])
 
 
+@kernel()
 @no_type_check
-def _updating(entry, share=ONE_SINGLE):
-    """Compile a loop over ``count`` tokens that updates four states of a block of channels.
+def slow_update(cell, tile, count, write, read, states, table, width):
+    """Update four states of a block of channels over ``count`` tokens.
 
-    ``entry`` takes exponents in units of the polynomial, times ``share``. At every token the loop
-    prefetches a cache line of ``table`` for later tokens. The distance from token to token is
-    ``states`` numbers in ``write`` and ``read`` and ``width`` numbers in ``table``.
+    At every token a cache line of ``table`` is prefetched for later tokens. The distance from token
+    to token is ``states`` numbers in ``write`` and ``read`` and ``width`` numbers in ``table``.
     """
-
-    @kernel()
-    @no_type_check
-    def update(cell, tile, count, write, read, states, table, width):
-        for d in range(0, BLOCK, lanes(cell)):
-            mine = ahead(cell, d)
-            old, lost = loaded(mine, STATE, ROW), loaded(mine, LOST, ROW)
-            pole = product(loaded(mine, POLE, ROW), (share, share, share, share))
-            line, w, r, asked = ahead(tile, d), ahead(write, 0), ahead(read, 0), ahead(table, d)
-            for _ in range(count):
-                step, drive = load(line, STEP), load(line, DRIVE)
-                x = product(pole, (step, step, step, step))
-                drives = (drive, drive, drive, drive)
-                old, lost = entry(x, old, lost, spreads(w, 0, 1), drives)
-                store(line, SUM, load(line, SUM) + _weighted_sum(spreads(r, 0, 1), old))
-                prefetched(asked)
-                line, asked = ahead(line, LINE), ahead(asked, width)
-                w, r = ahead(w, states), ahead(r, states)
-            _store_rows(mine, STATE, old)
-            _store_rows(mine, LOST, lost)
-
-    return update
-
-
-mild_update = _updating(_mild, TO_FOUR)
-gentle_update = _updating(_gentle)
-strong_update = _updating(_strong, HALF)
+    for d in range(0, BLOCK, lanes(cell)):
+        mine = ahead(cell, d)
+        old, lost = loaded(mine, STATE, ROW), loaded(mine, LOST, ROW)
+        pole = product(loaded(mine, POLE, ROW), (HALF, HALF, HALF, HALF))
+        line, w, r, asked = ahead(tile, d), ahead(write, 0), ahead(read, 0), ahead(table, d)
+        for _ in range(count):
+            step, drive = load(line, STEP), load(line, DRIVE)
+            half = product(pole, (step, step, step, step))
+            old, lost = _slow(half, old, lost, spreads(w, 0, 1), (drive, drive, drive, drive))
+            store(line, SUM, load(line, SUM) + _weighted_sum(spreads(r, 0, 1), old))
+            prefetched(asked)
+            line, asked = ahead(line, LINE), ahead(asked, width)
+            w, r = ahead(w, states), ahead(r, states)
+        _store_rows(mine, STATE, old)
+        _store_rows(mine, LOST, lost)
 
 
 @kernel()
@@ -193,7 +145,7 @@ def any_update(cell, tile, count, write, read, states, _table, _width):
     for _ in range(count):
         w, r = numbers(write, 0, 1), numbers(read, 0, 1)
         for d in range(BLOCK):
-            step, drive = number(tile, STEP + d) * PER_UNIT, number(tile, DRIVE + d)
+            step, drive = number(tile, STEP + d), number(tile, DRIVE + d)
             x = product(numbers(cell, POLE + d, ROW), (step, step, step, step))
             old, lost = numbers(cell, STATE + d, ROW), numbers(cell, LOST + d, ROW)
             new, lost = _any(x, old, lost, w, (drive, drive, drive, drive))

@@ -23,17 +23,10 @@ _passed: set[tuple[str, torch.device, Hashable]] = set()
 _fault: dict[tuple[str, torch.device], str] = {}
 
 
-def has_passed(
-    name: str,
-    device: torch.device,
-    kind: Hashable,
-    trial: Callable[[], float],
-    *,
-    tolerance: float = TOLERANCE,
-) -> bool:
+def has_passed(name: str, device: torch.device, kind: Hashable, trial: Callable[[], float]) -> bool:
     """Whether the kernel may run; runs its ``trial`` if ``kind`` was not tried in this process.
 
-    ``trial`` returns the error relative to the reference. If it exceeds ``tolerance`` or the trial
+    ``trial`` returns the error relative to the reference. If it exceeds ``TOLERANCE`` or the trial
     raises, a warning names the kernel, and it is off on this device until the process ends.
     """
     if (name, device) in _fault:
@@ -45,7 +38,7 @@ def has_passed(
     except Exception as fault:  # whatever it is, torch operations are used instead
         found = " ".join(f"{type(fault).__name__}: {fault}".split())
         return _switch_off(name, device, found[:300])
-    if not error <= tolerance:
+    if not error <= TOLERANCE:
         return _switch_off(name, device, f"its relative error is {error:.0e}")
     _passed.add((name, device, kind))
     return True
