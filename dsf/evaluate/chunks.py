@@ -17,7 +17,7 @@ from dsf.evaluate.invariant import begun, folded_once, varying
 from dsf.evaluate.loops import modes_response
 from dsf.evaluate.stepwise import advance
 from dsf.evaluate.windows import (
-    SIZES,
+    SMALLEST,
     cached,
     cut,
     fold,
@@ -58,8 +58,8 @@ def chunkwise(
     included: decays are only multiplied. On a CPU, a diagonal transition with few signal columns is
     evaluated by the recurrence inside its windows too, which is less work than forming their maps.
 
-    By default ``size`` is the power of two from 16 to 256 with the least estimated time for this
-    structure, these sizes and this kind of device: :mod:`dsf.evaluate.windows`.
+    By default ``size`` is 64 for large states and on devices, else 32; for the recurrence as many
+    tokens as have states that fit the cache: :mod:`dsf.evaluate.windows`.
 
     Raises:
         ValueError: if ``size`` is below 1.
@@ -115,9 +115,9 @@ def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> tupl
 
 
 def _run(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, Tensor]:
-    if system.steps < FEW_WINDOWS * (size or SIZES[0]) or varying(system) is not None:
+    if system.steps < FEW_WINDOWS * (size or SMALLEST) or varying(system) is not None:
         return _in_turn(system, signal, size)
-    size = size or window_size(system, signal.shape[-1], alike=True)
+    size = size or window_size(system, signal.shape[-1])
     whole = system.steps // size * size
     if whole < FEW_WINDOWS * size:
         return _in_turn(system, signal, size)

@@ -1,6 +1,5 @@
 """Rows of the map of any system, computed window by window from folded panels."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -10,72 +9,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.windows import Panel, fold
-from dsf.runtime.number_types import exact_dtype
 from dsf.systems.system import System
-from dsf.systems.transition import ScaledIdentity
-
-
-class Past(ABC):
-    """The state as a linear function of all earlier inputs: a matrix with a column for each."""
-
-    @abstractmethod
-    def read(
-        self, reach: Shaped[Tensor, "*batch rows state"]
-    ) -> Shaped[Tensor, "*batch rows columns"]:
-        """``reach`` times the matrix: weights of earlier inputs in rows that read the state."""
-
-    @abstractmethod
-    def pass_over(self, panel: Panel) -> None:
-        """Multiply the columns by the transition of a window and append the window's own."""
-
-
-def empty_past(system: System, first: Panel) -> Past:
-    """An empty past, in the cheapest representation for a system with this first panel."""
-    wants_gradients = first.reach.requires_grad or first.write.requires_grad
-    scales = isinstance(system.A, ScaledIdentity) and system.state_size > 0
-    if scales and not wants_gradients:
-        return ScaledPast(system, first.write.dtype)
-    return CarriedPast(system, first.write.dtype)
-
-
-class CarriedPast(Past):
-    """Columns multiplied by the transition of every window: for any structure, with gradients."""
-
-    def __init__(self, system: System, dtype: torch.dtype):
-        zero = torch.zeros((), dtype=dtype, device=system.device)
-        self.columns = zero.expand(*system.batch, system.state_size, 0)
-
-    def read(self, reach: Tensor) -> Tensor:
-        return reach @ self.columns
-
-    def pass_over(self, panel: Panel) -> None:
-        self.columns = torch.cat([panel.carried(self.columns), panel.write], dim=-1)
-
-
-class ScaledPast(Past):
-    """Columns as they were written and one factor for each, where a window only scales the state.
-
-    The columns are read in one product and need not be rewritten in every window.
-    """
-
-    def __init__(self, system: System, dtype: torch.dtype):
-        columns = system.steps * system.input_size
-        size = (*system.batch, system.state_size, columns)
-        self.columns = torch.empty(size, dtype=dtype, device=system.device)
-        exact = exact_dtype(dtype, system.device)
-        self.factor = torch.ones((*system.batch, 1, columns), dtype=exact, device=system.device)
-        self.filled = 0
-
-    def read(self, reach: Tensor) -> Tensor:
-        factor = self.factor[..., : self.filled].to(self.columns.dtype)
-        return (reach @ self.columns[..., : self.filled]).mul_(factor)
-
-    def pass_over(self, panel: Panel) -> None:
-        unit = self.factor.new_ones(*self.columns.shape[:-1], 1)
-        self.factor[..., : self.filled] *= panel.carried(unit)[..., :1, :]
-        stop = self.filled + panel.write.shape[-1]
-        self.columns[..., self.filled : stop] = panel.write
-        self.filled = stop
 
 
 def forward_rows(
@@ -85,16 +19,17 @@ def forward_rows(
 
     The state as a function of all earlier inputs is carried along, with a column for each input.
     """
-    past: Past | None = None
+    past: Tensor | None = None  # *batch state columns
     for span in pairwise(_from_the_start(boundaries)):
         panel = fold(system, *span)
-        past = past or empty_past(system, panel)
+        if past is None:
+            past = panel.write[..., :0]
         if span[0] >= boundaries[0]:
             ahead = _zeros(system, panel.local.shape[-2], system.steps - span[1])
-            weights = torch.cat([past.read(panel.reach), panel.local, ahead], dim=-1)
+            weights = torch.cat([panel.reach @ past, panel.local, ahead], dim=-1)
             yield weights.to(system.dtype)
         if span[1] < boundaries[-1]:
-            past.pass_over(panel)
+            past = torch.cat([panel.carried(past), panel.write], dim=-1)
 
 
 def backward_rows(

@@ -17,7 +17,7 @@ from dsf.evaluate import Rows
 from dsf.evaluate.rows import blocks_between
 from dsf.measures.fold import ENTRIES
 from dsf.measures.head_pass import Limit, limit
-from dsf.measures.row_reductions import DISTANCE, MASS, Reduced, RowPass, RowReduction, name_of
+from dsf.measures.row_reductions import DISTANCE, MASS, Reduced, RowPass, RowReduction
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import cut_of, dense_of
 from dsf.systems.system import System
@@ -43,13 +43,11 @@ class DiagonalPass(RowPass):
         self.left = torch.zeros(entries, dtype=torch.float64)
         self.visited = torch.zeros(entries, dtype=torch.int64)
 
-    def blocks(self, first: int) -> Iterator[int]:
-        begin = divmod(first, self.tiles)
-        for number in range(begin[0], len(self.groups)):
-            group = self.groups[number]
+    def blocks(self) -> Iterator[int]:
+        for number, group in enumerate(self.groups):
             index = torch.unravel_index(group, self.system.batch) if self.system.batch else ()
             truncated = _TruncatedRows(select(self.system, index), self.limit)
-            for tile in range(begin[1] if number == begin[0] else 0, self.tiles):
+            for tile in range(self.tiles):
                 rows, left = truncated.rows(tile)
                 span = slice(tile * DIAGONAL_TILE, tile * DIAGONAL_TILE + len(rows.written))
                 for each in self.wanted:
@@ -60,14 +58,6 @@ class DiagonalPass(RowPass):
                 self.left[group] = torch.maximum(self.left[group], left)
                 self.visited[group] += int((rows.lag >= 0).sum())
                 yield number * self.steps + span.stop
-
-    def found(self) -> dict[str, Tensor]:
-        numbers = {name_of(each): part for each, part in self.numbers.items()}
-        return numbers | {"left": self.left, "visited": self.visited}
-
-    def resume(self, found: dict[str, Tensor]) -> None:
-        self.left, self.visited = found["left"], found["visited"]
-        self.numbers = {each: found[name_of(each)] for each in self.wanted}
 
     def reduced(self, error: float) -> Reduced:
         batch, in_reach = self.system.batch, len(self.left) * self.steps * (self.steps + 1) / 2

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dsf.evaluate.heads import TILE, Heads
 from dsf.measures.fold import all_safe
-from dsf.measures.row_reductions import KINDS, Reduced, RowPass, RowReduction, name_of
+from dsf.measures.row_reductions import KINDS, Reduced, RowPass, RowReduction
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,13 @@ class HeadPass(RowPass):
         self.left = torch.zeros(groups, number, dtype=torch.float64)
         self.visited = torch.zeros(groups, dtype=torch.int64)
 
-    def blocks(self, first: int) -> Iterator[int]:
-        groups, begin = len(self.left), divmod(first, self.heads.tiles)
-        for group in range(begin[0], groups):
+    def blocks(self) -> Iterator[int]:
+        groups = len(self.left)
+        for group in range(groups):
             fold = _HeadFold(self.heads, group, self.wanted, self.limit)
             if group == 0:
                 _warn_if_long(fold.far_back(), self.heads.steps, groups)
-            for tile in range(begin[1] if group == begin[0] else 0, self.heads.tiles):
+            for tile in range(self.heads.tiles):
                 rows = slice(tile * TILE, min(self.heads.steps, (tile + 1) * TILE))
                 statistics, left, visited = fold.tile(tile, rows)
                 largest, energy = (statistics[:, KINDS.index(k)] for k in ("largest", "norm"))
@@ -86,14 +86,6 @@ class HeadPass(RowPass):
                 self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
                 self.visited[group] += visited
                 yield group * self.heads.steps + rows.stop
-
-    def found(self) -> dict[str, Tensor]:
-        numbers = {name_of(each): part for each, part in self.numbers.items()}
-        return numbers | {"left": self.left, "visited": self.visited}
-
-    def resume(self, found: dict[str, Tensor]) -> None:
-        self.left, self.visited = found["left"], found["visited"]
-        self.numbers = {each: found[name_of(each)] for each in self.wanted}
 
     def reduced(self, error: float) -> Reduced:
         groups, number, steps = self.heads.decay.shape

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -14,7 +13,6 @@ from dsf.evaluate.compiled import compiles, stored_parts
 from dsf.evaluate.heads import Heads, heads_of
 from dsf.evaluate.loops import is_diagonal
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
-from dsf.measures.checkpointing import Checkpoint, checkpointed
 from dsf.measures.diagonal_pass import DiagonalPass
 from dsf.measures.fold import MapOrSystem, widened
 from dsf.measures.head_pass import HeadPass
@@ -60,18 +58,13 @@ def one_pass(
     *,
     error: float = 0.0,
     progress: Progress | None = None,
-    resume: str | Path | None = None,
 ) -> Reduced:
     """All of ``wanted`` in one pass over the map."""
     source = widened(source)
-    checkpoint = None if resume is None else Checkpoint(resume, source, wanted, error=error)
     row_pass = _pass_for(source, wanted, error)
-    made = checkpointed(row_pass, error=error, progress=progress, checkpoint=checkpoint)
+    made = row_pass.completed(error, progress)
     if NORM in made.found and getattr(row_pass, "leaves_range", False):
-        scaled = checkpointed(
-            WholeRowPass(source, [NORM]), error=error, progress=None, checkpoint=None
-        )
-        made.found[NORM] = scaled.found[NORM]
+        made.found[NORM] = WholeRowPass(source, [NORM]).completed(error).found[NORM]
     for each in wanted:
         if each not in made.found:
             made.found[each] = _without_pass(cast("Operator", source), each)

@@ -174,7 +174,7 @@ Progress = Callable[[int, int], None]
 
 
 class RowPass(ABC):
-    """A pass over the rows of a map, block by block, which can be interrupted and resumed.
+    """A pass over the rows of a map, block by block.
 
     Attributes:
         rows: the number of rows, counted again for every part of the batch that is processed
@@ -184,25 +184,19 @@ class RowPass(ABC):
     rows: int | None
 
     @abstractmethod
-    def blocks(self, first: int) -> Iterator[int]:
-        """Process the blocks from ``first`` on; yields the total number of rows done after each."""
-
-    @abstractmethod
-    def found(self) -> dict[str, Tensor]:
-        """The results so far, by name, for a checkpoint."""
-
-    @abstractmethod
-    def resume(self, found: dict[str, Tensor]) -> None:
-        """Restore the results of an interrupted pass."""
+    def blocks(self) -> Iterator[int]:
+        """Process one block after the other; yields the total number of rows done after each."""
 
     @abstractmethod
     def reduced(self, error: float) -> Reduced:
         """The results for all rows, after the last block."""
 
-
-def name_of(reduction: RowReduction) -> str:
-    """The name under which the results of a reduction are stored in a checkpoint."""
-    return f"{reduction.name} {reduction.token}"
+    def completed(self, error: float, progress: Progress | None = None) -> Reduced:
+        """The results, after all blocks; ``progress`` is called after each with rows done."""
+        for done in self.blocks():
+            if progress is not None and self.rows is not None:
+                progress(done, self.rows)
+        return self.reduced(error)
 
 
 def indices_of_sums(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:

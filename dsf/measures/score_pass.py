@@ -17,7 +17,6 @@ from dsf.measures.row_reductions import (
     RowPass,
     RowReduction,
     indices_of_sums,
-    name_of,
 )
 from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.composite import Operator
@@ -56,21 +55,18 @@ class ScorePass(RowPass):
         self.size = max(1, min(ROWS, PANEL_ENTRIES // max(columns, 1)))
         together = max(1, min(MAPS, MAPS_ENTRIES // max(self.size * columns, 1)))
         self.groups = groups(torch.Size(self.batch), most=together)
-        self.panels = -(-self.steps // self.size)
         self.rows = math.prod(self.batch) * self.steps
         shape = (math.prod(self.batch), self.steps)
         self.numbers = {each: source.query.new_zeros(shape) for each in self.indices}
         self.by_lag = np.zeros((shape[0], columns if self.lagged else 0))
         self.ahead = torch.arange(BLOCK, dtype=source.dtype).numpy()
 
-    def blocks(self, first: int) -> Iterator[int]:
-        begin = divmod(first, self.panels)
-        for number in range(begin[0], len(self.groups)):
-            index, entries = self.groups[number]
+    def blocks(self) -> Iterator[int]:
+        for index, entries in self.groups:
             several = torch.Size([entries.stop - entries.start] if self.batch else [])
             some = self.source.picked(index, several)
-            for panel in range(begin[1] if number == begin[0] else 0, self.panels):
-                start, stop = panel * self.size, min(self.steps, (panel + 1) * self.size)
+            for start in range(0, self.steps, self.size):
+                stop = min(self.steps, start + self.size)
                 statistics = self._panel(some, start, stop, self.by_lag[entries])
                 for each, numbers in self.numbers.items():
                     found = statistics[:, self.indices[each]]
@@ -110,15 +106,6 @@ class ScorePass(RowPass):
         energy = statistics[:, KINDS.index("norm")]
         np.sqrt(energy, out=energy)
         return statistics
-
-    def found(self) -> dict[str, Tensor]:
-        numbers = {name_of(each): numbers for each, numbers in self.numbers.items()}
-        return numbers | {name_of(BY_LAG): torch.from_numpy(self.by_lag)}
-
-    def resume(self, found: dict[str, Tensor]) -> None:
-        for each, numbers in self.numbers.items():
-            numbers.copy_(found[name_of(each)])
-        self.by_lag = found[name_of(BY_LAG)].numpy().copy()
 
     def reduced(self, error: float) -> Reduced:
         shape = (*self.batch, self.steps)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Shaped
@@ -43,7 +42,6 @@ def streamed(
     *measures: Measure,
     error: float = 0.0,
     progress: Progress | None = None,
-    resume: str | Path | None = None,
 ) -> Streamed:
     """Several measures of one map in one pass over it, without the map.
 
@@ -61,12 +59,9 @@ def streamed(
             them, such as ``functools.partial(measures.window_mass, width=64)``.
         error: 0 for exact results.
         progress: called with the number of rows that are done and the total number.
-        resume: a checkpoint file, written every minute. If it exists, the pass continues from
-            there and gives the same results; at the end it holds all of them.
 
     Raises:
-        ValueError: if ``error`` is not between 0 and 0.1, no measure is given, or ``resume`` is the
-            checkpoint of another system, other measures or another ``error``, or a measure has no
+        ValueError: if ``error`` is not between 0 and 0.1, no measure is given, or a measure has no
             bound for an ``error`` above 0.
         TypeError: if a measure cannot be computed row by row.
 
@@ -92,7 +87,7 @@ def streamed(
             f"of rows have a bound, but these measures need '{', '.join(exact)}' of every row. "
             f"Measure them in a pass of their own, with error=0."
         )
-    made = one_pass(map_or_system, wanted, error=error, progress=progress, resume=resume)
+    made = one_pass(map_or_system, wanted, error=error, progress=progress)
     values = tuple(measure(made) for measure in measures)
     return Streamed(values, made.error, made.left_out, made.visited)
 

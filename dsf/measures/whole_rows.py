@@ -1,7 +1,6 @@
 """Reductions computed from whole rows, for any map: by compiled loops or, with gradients, torch."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from dsf.evaluate import Rows
 from dsf.measures.fold import MapOrSystem, all_safe, blocks
-from dsf.measures.row_reductions import BY_LAG, KINDS, NORM, Reduced, RowPass, RowReduction, name_of
+from dsf.measures.row_reductions import BY_LAG, KINDS, NORM, Reduced, RowPass, RowReduction
 from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
@@ -18,7 +17,6 @@ from dsf.systems.kernels import applies
 SINGLE = (*KINDS[:-1], "sum", "ahead")
 # What is known of rows without their weights.
 KNOWN = ("written", "behind", "columns")
-DONE = "rows done"
 
 
 class WholeRowPass(RowPass):
@@ -29,19 +27,10 @@ class WholeRowPass(RowPass):
         steps = source.shape[-1] if isinstance(source, Tensor) else getattr(source, "steps", None)
         self.rows = None if steps is None else steps * getattr(source, "output_size", 1)
 
-    def blocks(self, first: int) -> Iterator[int]:
-        for rows in islice(blocks(self.source), first, None):
+    def blocks(self) -> Iterator[int]:
+        for rows in blocks(self.source):
             self.collected.add(rows)
             yield self.collected.done
-
-    def found(self) -> dict[str, Tensor]:
-        joined = {name_of(each): part for each, part in self.collected.joined().items()}
-        return joined | {DONE: torch.tensor(self.collected.done)}
-
-    def resume(self, found: dict[str, Tensor]) -> None:
-        self.collected.done = int(found[DONE])
-        parts = self.collected.parts
-        self.collected.parts = {each: [found[name_of(each)]] for each in parts}
 
     def reduced(self, error: float) -> Reduced:
         return Reduced(self.collected.joined(), error)

@@ -49,9 +49,13 @@ class Mixer(ABC):
     def system(self) -> Operator:
         """The mixer as a system."""
 
-    @abstractmethod
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
-        """The signal that drives the system."""
+        """The signal that drives the system: the field ``value``, whose channels share it.
+
+        Mixers with other fields or one system for every channel define their own.
+        """
+        value: Tensor = vars(self)["value"]
+        return value.unsqueeze(-2)
 
     @classmethod
     @abstractmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Inexact, Shaped
+from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -44,9 +44,6 @@ class Comba(Mixer):
             removal=self.removal.unsqueeze(-1),
             read=self.query,
         )
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "Comba":

@@ -104,9 +104,6 @@ class DeltaFormer(Mixer):
             )
         )
 
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
-
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "DeltaFormer":
         return cls(

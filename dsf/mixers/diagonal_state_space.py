@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -54,9 +54,6 @@ class DiagonalStateSpace(Mixer):
         return System.from_write_and_read(
             Diagonal(decay), write, read, feedthrough=D, takes_real_part=True
         )
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "DiagonalStateSpace":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -42,9 +42,6 @@ class ForgettingAttention(Mixer):
         return cache_system(
             SoftmaxRows(self.query, self.key, scale=scale, causal=True, log_decay=self.log_decay)
         )
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "ForgettingAttention":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Inexact, Shaped
+from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -36,9 +36,6 @@ class GatedLinearAttention(Mixer):
     def system(self) -> System:
         A = Diagonal(self.log_decay.exp())
         return System.from_write_and_read(A, write=self.key, read=self.query)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedLinearAttention":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -35,9 +35,6 @@ class HGRN2(Mixer):
     def system(self) -> System:
         A = Diagonal(self.decay)
         return System.from_write_and_read(A, write=1 - self.decay, read=self.query)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "HGRN2":

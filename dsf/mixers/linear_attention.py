@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -53,9 +53,6 @@ class LinearAttention(Mixer):
             reached = total_in_reach(write, causal=self.causal)
             read = read / ((read * reached).sum(dim=-1, keepdim=True) + self.epsilon)
         return accumulator(write, read, causal=self.causal)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "LinearAttention":

@@ -98,9 +98,6 @@ class LogLinearAttention(Mixer):
             )
         )
 
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
-
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "LogLinearAttention":
         return cls(

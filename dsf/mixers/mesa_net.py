@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -64,9 +64,6 @@ class MesaNet(Mixer):
         """``(H_t + diag(λ))⁻¹ q_t``."""
         full = curvature + self.ridge.diag_embed().unsqueeze(-3)
         return solved(full, self.query[..., start:stop, :].unsqueeze(-1)).squeeze(-1)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "MesaNet":

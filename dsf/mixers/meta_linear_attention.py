@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -50,9 +50,6 @@ class MetaLinearAttention(Mixer):
         if self.augmentation is not None:
             D = (self.query * self.augmentation.unsqueeze(-2) * write).sum(dim=-1)
         return System.from_write_and_read(Diagonal(self.decay), write, self.query, feedthrough=D)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "MetaLinearAttention":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -76,9 +76,6 @@ class MLSTM(Mixer):
         normaliser = torch.maximum(recalled, (-largest).exp()) + self.epsilon
         read = self.query / normaliser.unsqueeze(-1)
         return System(A, B=write.unsqueeze(-1), C=read.unsqueeze(-2), initial=self.start)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "MLSTM":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -57,9 +57,6 @@ class MomentumDeltaNet(Mixer):
         A = Kronecker(kept, self.key.shape[-1]).dense()
         A = A - write.unsqueeze(-1) * looked_up.unsqueeze(-2)
         return System.from_write_and_read(Dense(A), write, read)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "MomentumDeltaNet":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -37,9 +37,6 @@ class NormalisedAttention(Mixer):
     def system(self) -> System | SystemSum:
         read = self.query / self.normaliser.unsqueeze(-1)
         return accumulator(self.key, read, causal=True)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "NormalisedAttention":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -72,9 +72,6 @@ class PreconditionedDeltaNet(Mixer):
         energy = recurrence(fading, new.unsqueeze(-1)).squeeze(-1)
         excess = (energy + self.epsilon).log() - self.log_curvature[..., None, None]
         return self.key * self.reach ** (-excess / (1 + excess.abs()))
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "PreconditionedDeltaNet":

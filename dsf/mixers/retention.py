@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Inexact, Shaped
+from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -41,9 +41,6 @@ class Retention(Mixer):
         A = ScaledIdentity(self.decay.unsqueeze(-1).expand(*batch, steps), states)
         system = System.from_write_and_read(A, write=self.key, read=self.query)
         return replace(system, initial=self.initial)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "Retention":

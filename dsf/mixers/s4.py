@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -82,9 +82,6 @@ class S4(Mixer):
             feedthrough=D,
             takes_real_part=True,
         )
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "S4":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Inexact, Shaped
+from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -38,9 +38,6 @@ class ScalarGatedAttention(Mixer):
     def system(self) -> System:
         A = ScaledIdentity(self.log_decay.exp(), self.key.shape[-1])
         return System.from_write_and_read(A, write=self.key, read=self.query)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "ScalarGatedAttention":

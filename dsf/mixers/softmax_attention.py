@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -75,9 +75,6 @@ class SoftmaxAttention(Mixer):
         if not self.causal:
             return ExplicitMap(rows)
         return cache_system(rows)
-
-    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     def expansion(self, order: int) -> LinearAttention:
         """The same attention with the exponential series truncated at ``order``: a finite state.

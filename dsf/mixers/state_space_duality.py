@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -77,9 +77,6 @@ class StateSpaceDuality(Mixer):
         *batch, groups, steps, states = part.shape
         served = self.value.shape[-3] // groups
         return part.unsqueeze(-3).expand(*batch, groups, served, steps, states).flatten(-4, -3)
-
-    def signal(self) -> Shaped[Tensor, "*batch head time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "StateSpaceDuality":

@@ -61,9 +61,6 @@ class StickBreakingAttention(Mixer):
         rows = StickBreakingRows(self.query, self.key, scale, reads_itself=self.reads_itself)
         return cache_system(rows)
 
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
-
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "StickBreakingAttention":
         return cls(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
@@ -121,9 +121,6 @@ class ZeroSumAttention(Mixer):
         else:
             unit = torch.nn.functional.normalize(direction, dim=-1)
         return (factors.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(-2)
-
-    def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
-        return self.value.unsqueeze(-2)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "ZeroSumAttention":

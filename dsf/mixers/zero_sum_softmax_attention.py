@@ -94,9 +94,6 @@ class ZeroSumSoftmaxAttention(Mixer):
         )
         return cache_system(rows) if self.causal else ExplicitMap(rows)
 
-    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
-        return self.value.unsqueeze(-2)
-
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "ZeroSumSoftmaxAttention":
         return cls(
