@@ -80,8 +80,8 @@ def hankel_ranks(
 
     Counts singular values above ``tolerance`` times the largest of all positions. At most N for a
     system of N states; generic softmax attention reaches ``min(t + 1, time - t - 1)``. For one
-    position of a map, or of attention, the block is factorised once and decomposed only where
-    bounds leave the number open: (time / 2)³ operations for each head at the middle token.
+    position of a map, or of attention, the block is decomposed only where its factors leave the
+    number open: (time / 2)³ operations for each head at the middle token.
     """
     a_share("hankel_ranks", "tolerance", tolerance)
     map_or_system = widened(map_or_system)
