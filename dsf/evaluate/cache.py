@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.runtime.scratch_memory import WorkMemory
 from dsf.systems.coefficient import Coefficient, TokenSlots, dense_of
 from dsf.systems.composite import PANEL, ExplicitMap, Operator, RowSource
 from dsf.systems.system import System
@@ -35,13 +34,10 @@ def whole_rows(system: Operator) -> RowSource | None:
 
 
 def kept_window(
-    system: System, rows: RowSource, start: int, stop: int, *, memory: WorkMemory | None = None
+    system: System, rows: RowSource, start: int, stop: int
 ) -> Shaped[Tensor, "*batch time read"]:
-    """Rows of the map: the rows of C where the key is already in the cache, plus D.
-
-    With ``memory`` the next rows may overwrite them.
-    """
-    weights = rows_of(rows, start, stop, memory)
+    """Rows of the map: the rows of C where the key is already in the cache, plus D."""
+    weights = rows.window(start, stop).squeeze(-2)
     only_stored, through = _reads_only_stored_tokens(system, rows), _feeds_through(system)
     if only_stored and not through:
         return weights
@@ -68,14 +64,6 @@ def kept_response(
         dtype = torch.promote_types(weights.dtype, value.dtype)
         panels.append(weights.to(dtype) @ value.to(dtype))
     return torch.cat(panels, dim=-2).unsqueeze(-2)
-
-
-def rows_of(
-    rows: RowSource, start: int, stop: int, memory: WorkMemory | None
-) -> Shaped[Tensor, "*batch time read"]:
-    """Some rows, which the next ones may overwrite where there is ``memory`` for that."""
-    found = rows.window(start, stop) if memory is None else rows.window_in(memory, start, stop)
-    return found.squeeze(-2)
 
 
 def _reads_only_stored_tokens(system: System, rows: RowSource) -> bool:

@@ -159,9 +159,7 @@ def memory_response(
     if not applies(*tensors, D, signal, entering, work=work):
         return None
     if parts.left is not None:
-        from dsf.systems.kernels.memories import are_opposite
-
-        if are_opposite(parts.left, parts.write):
+        if torch.equal(-parts.left, parts.write):
             parts = parts._replace(left=None)
         elif parts.decay.ndim < parts.write.ndim:  # one decay a token
             parts = parts._replace(decay=parts.decay.unsqueeze(-1).expand_as(parts.write))

@@ -5,17 +5,9 @@ from abc import ABC, abstractmethod
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.runtime.scratch_memory import WorkMemory
-
 
 class RowBuffer(ABC):
-    """Provides memory for blocks of rows of a causal map, requested from first row to last.
-
-    Attributes:
-        memory: what rows that are computed from scores may be written into; None for new memory.
-    """
-
-    memory: WorkMemory | None = None
+    """Provides memory for blocks of rows of a causal map, requested from first row to last."""
 
     @abstractmethod
     def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
@@ -40,7 +32,6 @@ class ReusedRows(RowBuffer):
 
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
-        self.memory = WorkMemory()
 
     def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
         buffer = self.buffer

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from dsf.evaluate.cache import kept_rows, kept_window, rows_of
+from dsf.evaluate.cache import kept_rows, kept_window
 from dsf.evaluate.compiled import compiled_rows
 from dsf.evaluate.output_buffers import FreshRows, ReusedRows, RowBuffer
 from dsf.evaluate.row_windows import backward_rows, forward_rows
@@ -105,8 +105,7 @@ def blocks_between(
     if isinstance(system, SystemSum):
         return _of_sum([blocks_between(part, first, last, size=size) for part in system])
     if isinstance(system, ExplicitMap):
-        memory = (output or FreshRows()).memory
-        windows = (rows_of(system.rows, *span, memory) for span in pairwise(boundaries))
+        windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(boundaries))
         return _with_tokens(windows, boundaries, system, system.read_steps)
     return _with_tokens(
         _windows(system, boundaries, output or FreshRows()), boundaries, system, system.steps
@@ -119,8 +118,7 @@ def _windows(system: System, boundaries: list[int], output: RowBuffer) -> Iterat
     if fast is not None:
         return fast
     if rows is not None:
-        spans, memory = pairwise(boundaries), output.memory
-        windows = (kept_window(system, rows, *span, memory=memory) for span in spans)
+        windows = (kept_window(system, rows, *span) for span in pairwise(boundaries))
     else:
         window_rows = backward_rows if system.runs_backward else forward_rows
         windows = (weights for weights in window_rows(system, boundaries))

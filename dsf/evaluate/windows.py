@@ -22,7 +22,6 @@ from torch.nn.functional import pad
 from dsf.evaluate.arguments import working_dtype
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.coefficient import Matrices, SampledWrite, cut_of, dense_of
-from dsf.systems.solve import FEW
 from dsf.systems.system import System
 from dsf.systems.transition import (
     Dense,
@@ -564,6 +563,7 @@ def _on_diagonal(
 # its cache.
 TOGETHER, TOGETHER_ON_DEVICES = 1 << 20, 1 << 25
 SMALLEST, USUAL, LARGE, LARGEST = 16, 32, 64, 256
+STEPPED = 2**17  # numbers in the states of all tokens of a window that is stepped through
 
 
 def window_size(system: System, channels: int) -> int:
@@ -583,7 +583,7 @@ def window_size(system: System, channels: int) -> int:
 def stepped_size(system: System, channels: int) -> int:
     """The window size for a recurrence inside windows: the largest whose states fit the cache."""
     numbers = max(1, system.batch.numel() * system.state_size * channels)
-    return min(LARGEST, max(SMALLEST, 1 << max(0, (FEW // numbers).bit_length() - 1)))
+    return min(LARGEST, max(SMALLEST, 1 << max(0, (STEPPED // numbers).bit_length() - 1)))
 
 
 def windows_at_once(system: System, channels: int, size: int) -> int:

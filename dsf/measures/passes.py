@@ -9,11 +9,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import respond
-from dsf.evaluate.compiled import compiles, stored_parts
+from dsf.evaluate.compiled import stored_parts
 from dsf.evaluate.heads import Heads, heads_of
-from dsf.evaluate.loops import is_diagonal
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
-from dsf.measures.diagonal_pass import DiagonalPass
 from dsf.measures.fold import MapOrSystem, widened
 from dsf.measures.head_pass import HeadPass
 from dsf.measures.row_reductions import (
@@ -82,8 +80,6 @@ def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float)
         return WholeRowPass(source, wanted)
     heads = heads_of(source)
     if not isinstance(source, System) or heads is None or not _is_fast(source, heads):
-        if error > 0 and isinstance(source, System) and _can_be_truncated(source):
-            return DiagonalPass(source, wanted, error=error)
         return WholeRowPass(source, wanted)
     check_plan(
         "measures",
@@ -99,10 +95,6 @@ def _is_enough(scores: ExponentialRows, wanted: Sequence[RowReduction]) -> bool:
     of_entries = {each.name for each in wanted} & {"ahead", "by lag"}
     steps, _, columns = scores.shape[-3:]
     return not of_entries or (scores.is_causal and steps == columns)
-
-
-def _can_be_truncated(system: System) -> bool:
-    return is_diagonal(system) and compiles(system, system.steps)
 
 
 def _is_fast(system: System, heads: Heads) -> bool:

@@ -50,8 +50,7 @@ def streamed(
     this: a share of the row's absolute weight by at most ``error``, a mean distance by ``error``
     tokens, an entropy by ``error`` nats, a sum of absolute weights by ``error`` times the absolute
     weight of its row; rounding of the number type comes on top. Tiles are skipped for systems with
-    a scalar or a diagonal transition; the map of other systems is computed completely, and their
-    results are exact.
+    one decay a token; the map of other systems is computed completely, and their results are exact.
 
     Args:
         map_or_system: a map, a system or blocks of rows.

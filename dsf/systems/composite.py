@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.runtime.scratch_memory import WorkMemory
 from dsf.runtime.shapes import ShapeError, agree, has_axes
 from dsf.systems.coefficient import Coefficient
 from dsf.systems.system import System
@@ -28,15 +27,6 @@ class RowSource(Coefficient):
     def is_causal(self) -> bool:
         """Whether row t is known to be zero after column t; False where that is not known."""
         return False
-
-    def window_in(
-        self,
-        memory: WorkMemory,  # noqa: ARG002  # for rows that are computed
-        start: int,
-        stop: int,
-    ) -> Shaped[Tensor, "*batch time 1 read"]:
-        """The same as ``window``; the next call with this memory may overwrite the rows."""
-        return self.window(start, stop)
 
     def reach(self, start: int, stop: int) -> Shaped[Tensor, "*batch rows keys"]:
         """The rows ``start`` to ``stop - 1``, without columns after the last that they may read."""

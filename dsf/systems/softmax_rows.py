@@ -9,17 +9,13 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dsf.runtime.scratch_memory import WorkMemory
-from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.coefficient import TokenSlots
 from dsf.systems.composite import PANEL, RowSource, StoredRows
-from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
@@ -57,15 +53,6 @@ class PairRows(RowSource):
         """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys`` keys, or all."""
         return (self.scale * self.query[..., start:stop, :]) @ self.key[..., :keys, :].mT
 
-    def scores_in(
-        self, memory: WorkMemory, start: int, stop: int, *, keys: int | None = None
-    ) -> Float[Tensor, "*batch rows keys"]:
-        """The same in memory that the next call may overwrite; without gradients."""
-        query, key = self.scale * self.query[..., start:stop, :], self.key[..., :keys, :].mT
-        queries, columns = query.shape[:-1], self.key.shape[-2]
-        shape, most = (*queries, key.shape[-1]), queries.numel() * columns
-        return torch.matmul(query, key, out=memory.take("scores", query, shape, most=most))
-
     def lags(self, start: int, stop: int) -> Shaped[Tensor, "rows read"]:
         """Query position minus key position, in tokens; negative for later keys."""
         written = torch.arange(start, stop, device=self.device)
@@ -101,15 +88,6 @@ class ExponentialRows(PairRows):
         memory, which the caller may overwrite.
         """
 
-    def logits_in(
-        self,
-        memory: WorkMemory,  # noqa: ARG002  # for logits that need no more than their scores
-        start: int,
-        stop: int,
-    ) -> Float[Tensor, "*batch rows keys"]:
-        """The same, perhaps in memory that the next call may overwrite; without gradients."""
-        return self.logits(start, stop)
-
     def unread(self) -> Float[Tensor, "*batch"] | None:
         """The logarithm of a term in the denominator that belongs to no key (a sink), or None."""
         return None
@@ -134,49 +112,10 @@ class ExponentialRows(PairRows):
         return weights[..., :keys]
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
-        return self._whole(self.logits(start, stop), WorkMemory())
-
-    def window_in(
-        self, memory: WorkMemory, start: int, stop: int
-    ) -> Shaped[Tensor, "*batch time 1 read"]:
-        if not applies(self.query, self.key, work=self.shape.numel()):
-            return self.window(start, stop)
-        return self._whole(self.logits_in(memory, start, stop), memory)
-
-    def _whole(
-        self, logits: Float[Tensor, "*batch rows keys"], memory: WorkMemory
-    ) -> Shaped[Tensor, "*batch time 1 read"]:
-        """The softmax of logits, with zeros behind it; by compiled loops in ``memory``."""
-        columns, sink = self.shape[-1], self.unread()
-        parts = (logits,) if sink is None else (logits, sink)
-        if applies(*parts, work=self.shape.numel()) and not logits.is_complex():
-            whole = memory.take("rows", logits, (*logits.shape[:-1], columns))
-            _soften(logits, sink, whole)
-            return whole.unsqueeze(-2)
-        weights = self._softened(logits)
-        later = weights.new_zeros(()).expand(*weights.shape[:-1], columns - weights.shape[-1])
+        weights = self.reach(start, stop)
+        missing = self.shape[-1] - weights.shape[-1]
+        later = weights.new_zeros(()).expand(*weights.shape[:-1], missing)
         return torch.cat([weights, later], dim=-1).unsqueeze(-2)
-
-
-def _soften(
-    logits: Float[Tensor, "*batch rows keys"],
-    sink: Float[Tensor, "*batch"] | None,
-    whole: Float[Tensor, "*batch rows columns"],
-) -> None:
-    """Write the softmax of logits into ``whole`` by compiled loops, with zeros behind it."""
-    from dsf.systems.kernels.exponential_rows import soften_rows
-
-    rows, keys = logits.shape[-2:]
-    scores = logits.detach().contiguous().view(-1, rows, keys).numpy()
-    into = whole.view(-1, rows, whole.shape[-1]).numpy()
-    unread = (
-        np.full(len(scores), -np.inf) if sink is None else sink.detach().flatten().double().numpy()
-    )
-
-    def soften(part: slice) -> None:
-        soften_rows(scores[part], unread[part], into[part])
-
-    in_parallel(soften, shares(len(scores)))
 
 
 def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:
@@ -227,12 +166,6 @@ class SoftmaxRows(ExponentialRows):
     def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
         keys = stop if self.causal else self.key.shape[-2]
         return self.finished(self.scores(start, stop, keys=keys), start, stop)
-
-    def logits_in(
-        self, memory: WorkMemory, start: int, stop: int
-    ) -> Float[Tensor, "*batch rows keys"]:
-        keys = stop if self.causal else self.key.shape[-2]
-        return self.finished(self.scores_in(memory, start, stop, keys=keys), start, stop)
 
     def finished(
         self, scores: Float[Tensor, "*batch rows keys"], start: int, stop: int

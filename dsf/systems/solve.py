@@ -68,10 +68,6 @@ def doubling(
     return state, state[..., -1, :, :]
 
 
-# Drives of at most this many numbers are converted to double precision as a whole; for larger ones
-# converting one token at a time took less time.
-FEW = 2**17
-
 Solved = tuple[Tensor, Tensor]
 
 
@@ -130,7 +126,7 @@ class _Recurrence(torch.autograd.Function):
         if all(applies(part, work=drives.numel()) for part in (decays, drives, entering)):
             solve = _compiled
         else:
-            solve = _at_once if drive.numel() <= FEW else _in_place
+            solve = _at_once
         states, leaving = solve(decays, drives, entering, turned, at_rest)
         return states.movedim(0, -3), torch.zeros_like(leaving) if turned and at_rest else leaving
 
@@ -242,22 +238,6 @@ def _at_once(
             each[t].addcmul_(factors[t], each[t - 1])
         leaving = each[-1].clone()
     return states.to(drives.dtype), leaving
-
-
-def _in_place(
-    decays: Tensor, drives: Tensor, entering: Tensor, turned: bool, at_rest: bool
-) -> Solved:
-    """One token in double precision at a time, so that the working buffers stay in the cache."""
-    states, running = torch.empty_like(drives), entering.clone()
-    buffer = torch.empty_like(running)
-    for t in range(len(drives) - 1, -1, -1) if turned else range(len(drives)):
-        if not turned and not (at_rest and t == 0):
-            running.mul_(buffer.copy_(decays[t]))
-        running.add_(buffer.copy_(drives[t]))
-        states[t].copy_(running)
-        if turned:
-            running.mul_(buffer.copy_(decays[t]))
-    return states, running
 
 
 def recurrence(

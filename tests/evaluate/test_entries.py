@@ -5,7 +5,6 @@ import torch
 
 import dsf
 from dsf.evaluate import windows
-from dsf.systems import solve
 from dsf.systems.kernels import availability
 from dsf.systems.solve import uncoupled_states
 
@@ -20,9 +19,8 @@ def parts():
     return decay.requires_grad_(True), drive.requires_grad_(True), entering.requires_grad_(True)
 
 
-@pytest.fixture(params=["few", "many", "compiled"])
+@pytest.fixture(params=["torch", "compiled"])
 def route(request, monkeypatch):
-    monkeypatch.setattr(solve, "FEW", 2**17 if request.param == "few" else 0)
     monkeypatch.setattr(availability, "WORTH", 0 if request.param == "compiled" else 2**40)
 
 

@@ -1,11 +1,15 @@
-"""Row reductions of map rows in memory, all in one pass over their entries."""
+"""Row reductions of map rows in memory, all in one pass over their entries.
+
+Extremes are found among numbers as integers of the same order. Comparisons of floating-point
+numbers must not be reordered, since one of them may be nan: a loop that keeps the largest is not
+vectorised, nor is anything else in it. With integers all of it is.
+"""
 
 from typing import no_type_check
 
 import numpy as np
 
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.exponential_rows import OF_INFINITY, OF_ZERO, number_of, order_of
 from dsf.systems.kernels.exponentials import chosen, log_of
 from dsf.systems.kernels.scalar_tile_sums import (
     DISTANCE,
@@ -21,6 +25,25 @@ from dsf.systems.kernels.scalar_tile_sums import (
 SUM, AHEAD = NEAR, NEAR + 1
 WIDTHS = NEAR + 2
 BLOCK = 512  # columns whose lags are counted from the first of them
+
+
+SIGN, REST = np.int64(63), np.int64(2**63 - 1)
+OF_ZERO, OF_INFINITY = np.int64(0), np.int64(0x7FF << 52)
+
+
+@kernel(inlined=True)
+@no_type_check
+def order_of(x):
+    """An integer, larger for larger numbers; of -0.0 below that of 0.0, of nan beyond all."""
+    bits = np.float64(x).view(np.int64)
+    return bits ^ ((bits >> SIGN) & REST)
+
+
+@kernel(inlined=True)
+@no_type_check
+def number_of(order):
+    """The number of this order; 0.0 of both zeros."""
+    return np.int64(order ^ ((order >> SIGN) & REST)).view(np.float64) + 0.0
 
 
 @kernel(reorders=True)

@@ -1,9 +1,4 @@
-"""Softmax rows and their reductions, computed from the scores while a row is in the cache.
-
-Extremes are found among numbers as integers of the same order. Comparisons of floating-point
-numbers must not be reordered, since one of them may be nan: a loop that keeps the largest is not
-vectorised, nor is anything else in it. With integers all of it is.
-"""
+"""Reductions of softmax rows, computed from the scores while a row is in the cache."""
 
 import math
 from typing import no_type_check
@@ -118,66 +113,3 @@ def _lowest(row):
         if not entry >= found:
             found = entry
     return found
-
-
-SIGN, REST = np.int64(63), np.int64(2**63 - 1)
-OF_ZERO, OF_INFINITY = np.int64(0), np.int64(0x7FF << 52)
-
-
-@kernel(inlined=True)
-@no_type_check
-def order_of(x):
-    """An integer, larger for larger numbers; of -0.0 below that of 0.0, of nan beyond all."""
-    bits = np.float64(x).view(np.int64)
-    return bits ^ ((bits >> SIGN) & REST)
-
-
-@kernel(inlined=True)
-@no_type_check
-def number_of(order):
-    """The number of this order; 0.0 of both zeros."""
-    return np.int64(order ^ ((order >> SIGN) & REST)).view(np.float64) + 0.0
-
-
-OF_MINUS_INFINITY = order_of(-np.inf)
-
-
-@kernel(reorders=True)
-@no_type_check
-def soften_rows(scores: np.ndarray, unread: np.ndarray, whole: np.ndarray) -> None:
-    """Fill ``whole``, ``map row column``, whose columns behind those of the scores become zero.
-
-    ``scores`` are in nats, and ``unread`` holds for every map the logarithm of a term in the
-    denominator that belongs to no key. A row without a score above minus infinity becomes zero.
-    """
-    maps, rows, keys = scores.shape
-    number = scores.dtype.type
-    least, to_two = number(LEAST), number(1 / LOG_TWO)
-    for m in range(maps):
-        for i in range(rows):
-            row, into = scores[m, i], whole[m, i]
-            into[keys:] = 0
-            top = number(max(_peak(row), unread[m]))
-            if top == -np.inf:
-                into[:keys] = 0
-                continue
-            total = 0.0
-            for j in range(keys):
-                below = (row[j] - top) * to_two
-                below = chosen(below < least, least, below)
-                weight = two_to(below)
-                into[j] = weight
-                total += weight
-            scale = number(1 / (total + math.exp(unread[m] - top)))
-            for j in range(keys):
-                into[j] *= scale
-
-
-@kernel(inlined=True)
-@no_type_check
-def _peak(row):
-    peak = OF_MINUS_INFINITY
-    for j in range(len(row)):
-        order = order_of(row[j])
-        peak = chosen(order > peak, order, peak)
-    return number_of(peak)

@@ -403,28 +403,6 @@ def _update_diagonal(send, carry, states, room):
             memory[k] = new
 
 
-def are_opposite(one: Float[Tensor, "*size"], other: Float[Tensor, "*size"]) -> bool:
-    """Whether one tensor is the other with the opposite sign, found in one pass over both."""
-    if not (one.is_contiguous() and other.is_contiguous()):
-        return torch.equal(-one, other)
-    return bool(_are_opposite(one.detach().flatten().numpy(), other.detach().flatten().numpy()))
-
-
-BLOCK = 4096
-
-
-@kernel()
-@no_type_check
-def _are_opposite(one, other):
-    for first in range(0, len(one), BLOCK):
-        differ = 0
-        for k in range(first, min(first + BLOCK, len(one))):
-            differ += one[k] != -other[k]
-        if differ:
-            return False
-    return True
-
-
 SEGMENT = 16 * CHUNK
 
 
