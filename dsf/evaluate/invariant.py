@@ -13,8 +13,7 @@ from dsf.systems.coefficient import cut_of, dense_of
 from dsf.systems.solve import continued, states_before
 from dsf.systems.system import System
 from dsf.systems.transition import Transition
-from dsf.systems.transition.storage import on_parts
-from dsf.systems.transition.timeline import is_constant
+from dsf.systems.transition.storage import is_constant, on_parts
 
 
 def varying(system: System) -> str | None:

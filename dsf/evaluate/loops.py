@@ -33,7 +33,7 @@ from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
 
 if TYPE_CHECKING:
-    from dsf.systems.kernels.diagonal_tiles import Given, Part, Scratch
+    from dsf.systems.kernels.diagonal_rows import Given, Part, Scratch
 
 BLOCK = 2**17
 """Numbers of a block: drives, or states, of some tokens and sequences, which stay in the cache."""
@@ -449,7 +449,7 @@ class Piece:
 
     def _scratch(self) -> "Scratch":
         """Scratch memory filled with zeros, so that unused rows of a tile stay finite."""
-        from dsf.systems.kernels.diagonal_tiles import Scratch, sizes_of_scratch
+        from dsf.systems.kernels.diagonal_rows import Scratch, sizes_of_scratch
 
         sizes = sizes_of_scratch(self.given.width, -(-self.given.steps // DIAGONAL_TILE))
         doubles = torch.empty(0, dtype=torch.float64)
@@ -463,7 +463,7 @@ class Piece:
 
 def _given(system: System, some: tuple[Any, ...]) -> "Given":
     """The coefficients of ``some`` entries of the batch as flat tables."""
-    from dsf.systems.kernels.diagonal_tiles import Given
+    from dsf.systems.kernels.diagonal_rows import Given
 
     A, B, one = system.A, system.B, torch.ones((), dtype=system.dtype)
     gain = step = one.expand(*system.batch, system.steps)
@@ -507,7 +507,7 @@ def _table(part: Tensor, *more: int) -> Tensor:
 
 def _flat(part: Tensor) -> "Part":
     """The memory of a table of every system as a flat array, with the distances between rows."""
-    from dsf.systems.kernels.diagonal_tiles import Part
+    from dsf.systems.kernels.diagonal_rows import Part
 
     axes = zip(part.shape, part.stride(), strict=True)
     numbers = part.detach().as_strided((1 + sum((size - 1) * by for size, by in axes),), (1,))

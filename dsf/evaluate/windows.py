@@ -33,8 +33,7 @@ from dsf.systems.transition import (
     Shift,
     Transition,
 )
-from dsf.systems.transition.storage import cast, on_parts
-from dsf.systems.transition.timeline import delay
+from dsf.systems.transition.storage import cast, delay, on_parts
 
 
 @dataclass(frozen=True)

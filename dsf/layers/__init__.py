@@ -2,11 +2,10 @@
 
 from dsf.layers.delta_net import DeltaNet
 from dsf.layers.gated_linear_attention import GatedLinearAttention
-from dsf.layers.in_line_attention import InLineAttention
+from dsf.layers.in_line_attention import InLineAttention, LocalResidual
 from dsf.layers.initial import as_executed
 from dsf.layers.layer import Layer, Memory
 from dsf.layers.linear_attention import LinearAttention
-from dsf.layers.local_residual import LocalResidual
 from dsf.layers.mamba import Mamba
 from dsf.layers.meta_linear_attention import MetaLinearAttention
 from dsf.layers.normalised_attention import NormalisedAttention

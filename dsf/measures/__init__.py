@@ -31,6 +31,7 @@ from dsf.measures.locality import (
     window_sums,
 )
 from dsf.measures.off_diagonal import off_diagonal_energy
+from dsf.measures.passes import Streamed, streamed
 from dsf.measures.signs import (
     convexity_defect,
     negative_entries,
@@ -60,7 +61,6 @@ from dsf.measures.state_use import (
     retained,
     state_norm,
 )
-from dsf.measures.streaming import Streamed, streamed
 from dsf.measures.sums import column_sums, largest_ahead, row_sum_spread, row_sums
 
 __all__ = [

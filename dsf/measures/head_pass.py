@@ -189,7 +189,7 @@ class _HeadFold:
         return active[:count]
 
     def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
-        from dsf.systems.kernels.diagonal_tile_sums import sum_own_tile
+        from dsf.systems.kernels.scalar_tile_sums import sum_own_tile
 
         numbers = (self.decay, self.step, self.feedthrough)
         # contiguous, as a loop is compiled once for every memory layout

@@ -24,7 +24,7 @@ from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.solve import recurrence
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
-from dsf.systems.transition.timeline import on_stored
+from dsf.systems.transition.storage import on_stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -22,8 +22,8 @@ from dsf.inspection import InspectedLayer
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
 from dsf.inspection.results.quantities import RANK
 from dsf.measures.erasers import largest_losses
+from dsf.measures.passes import is_streamable, reductions_of
 from dsf.measures.row_reductions import Reduced
-from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.measures.whole_rows import Collected
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import Explained, LayerPicture, layer_picture

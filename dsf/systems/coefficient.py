@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.systems.transition.storage import cast, on_parts, picked
-from dsf.systems.transition.timeline import cut, flip
+from dsf.systems.transition.storage import cast, cut, flip, on_parts, picked
 
 Lazy = TypeVar("Lazy", bound="Coefficient")
 

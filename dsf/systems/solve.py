@@ -14,7 +14,7 @@ from torch import Tensor
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.kernels import applies
 from dsf.systems.transition import ScaledIdentity, Shift, Transition
-from dsf.systems.transition.timeline import delay
+from dsf.systems.transition.storage import delay
 
 __all__ = ["continued", "doubling", "recurrence", "states_before"]
 

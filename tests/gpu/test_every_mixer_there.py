@@ -10,8 +10,8 @@ from torch.testing import assert_close
 import dsf
 from dsf import measures
 from dsf.evaluate import cuda
+from dsf.evaluate.cuda import NAMES, forget_trials, trial_result
 from dsf.systems.composite import ExplicitMap
-from dsf.systems.kernels.cuda.trial_results import NAMES, forget_trials, trial_result
 from tests.measures.test_every_fold import FOLDS, SIGNED
 from tests.mixers.mixer_fields import draw, tensors
 

@@ -15,9 +15,8 @@ from dsf.evaluate.memory_plan import free_memory, map_bytes
 from dsf.inspection.results.quantities import BY_ROW, MEASURES, RANK, WINDOW
 from dsf.inspection.results.table import Record, Table
 from dsf.measures.hankel import ranks_from_states
-from dsf.measures.passes import Measured, one_pass, reduced
+from dsf.measures.passes import Measured, is_streamable, one_pass, reduced, reductions_of
 from dsf.measures.row_reductions import MASS, Reduced
-from dsf.measures.streaming import is_streamable, reductions_of
 from dsf.runtime.threads import MOST, each_in_parallel
 from dsf.systems.composite import Operator
 

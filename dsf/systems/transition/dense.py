@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.systems.transition.base import Transition
-from dsf.systems.transition.timeline import cut, delay, flip, is_constant
+from dsf.systems.transition.storage import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)

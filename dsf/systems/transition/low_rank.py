@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsf.systems.transition.base import Transition
 from dsf.systems.transition.dense import Dense
-from dsf.systems.transition.timeline import cut, delay, flip, is_constant
+from dsf.systems.transition.storage import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)

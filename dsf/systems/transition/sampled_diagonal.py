@@ -9,7 +9,7 @@ from torch import Tensor
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.transition.base import Transition
 from dsf.systems.transition.diagonal import Diagonal
-from dsf.systems.transition.timeline import cut, delay, flip, is_constant
+from dsf.systems.transition.storage import cut, delay, flip, is_constant
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_rows_of_maps_are_products_at_full_speed(dtype):
     """Of 16 states, with every sum in a register from first to last."""
     import numba
 
-    from dsf.systems.kernels.diagonal_tiles import TILE, multiply
+    from dsf.systems.kernels.diagonal_rows import TILE, multiply
     from dsf.systems.kernels.registers import pointers
 
     @numba.njit

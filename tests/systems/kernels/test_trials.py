@@ -8,11 +8,10 @@ import torch
 
 from dsf.cli import doctor
 from dsf.evaluate import cuda
+from dsf.evaluate import cuda as trial_results
 from dsf.evaluate.chunks import _run
-from dsf.evaluate.cuda import all_trial_results
+from dsf.evaluate.cuda import MAPS, NAMES, TOLERANCE, all_trial_results, has_passed
 from dsf.evaluate.row_windows import forward_rows
-from dsf.systems.kernels.cuda import trial_results
-from dsf.systems.kernels.cuda.trial_results import MAPS, NAMES, TOLERANCE, has_passed
 
 HERE = torch.device("cpu")
 

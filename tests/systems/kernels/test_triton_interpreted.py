@@ -11,13 +11,13 @@ import torch
 
 import dsf
 from dsf.evaluate import cuda
+from dsf.evaluate import cuda as trial_results
 from dsf.evaluate.compiled import stored_parts
 from dsf.evaluate.cuda import Draw
 from dsf.evaluate.loops import channels_of
 from dsf.evaluate.output_buffers import FreshRows
 from dsf.evaluate.row_windows import forward_rows
 from dsf.systems.kernels import availability
-from dsf.systems.kernels.cuda import trial_results
 from tests.drawn import Drawer
 from tests.systems.kernels.test_same_numbers import (
     DECAYS,

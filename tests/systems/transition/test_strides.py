@@ -6,8 +6,7 @@ from torch.testing import assert_close
 
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.transition import DiagonalPlusLowRank
-from dsf.systems.transition.storage import cast
-from dsf.systems.transition.timeline import cut, delay, flip, is_constant, on_stored
+from dsf.systems.transition.storage import cast, cut, delay, flip, is_constant, on_stored
 
 
 def spread(axis):
