@@ -412,7 +412,7 @@ class Recorder(TorchDispatchMode):
 
     def value(self, tensor: Tensor) -> Value:
         """A tensor as it is now."""
-        storage = _storage(tensor)
+        storage = memory_of(tensor)
         if storage is None:
             number = self._number(id(tensor), tensor)
             found = Value(number, tensor.dtype, tensor.shape)
@@ -475,7 +475,7 @@ class Recorder(TorchDispatchMode):
             named = {name: self._noted(part) for name, part in kwargs.items()}
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
             for number, one in written.items():
-                if (storage := _storage(one)) is None:
+                if (storage := memory_of(one)) is None:
                     raise UnreadableError(
                         f"it writes in place into a tensor without memory of its own "
                         f"({type(one).__name__}), whose views cannot be followed"
@@ -509,7 +509,7 @@ class Recorder(TorchDispatchMode):
         return number
 
     def _made_here(self, tensor: Tensor, *, is_empty: bool) -> None:
-        storage = _storage(tensor)
+        storage = memory_of(tensor)
         if storage is None:
             return
         self._own.add(_key(storage))
@@ -615,7 +615,7 @@ def recorded(
     return recording
 
 
-def _storage(tensor: Tensor) -> UntypedStorage | None:
+def memory_of(tensor: Tensor) -> UntypedStorage | None:
     """The memory of a tensor; None of a sparse one, and of one that wraps others."""
     try:
         storage = tensor.untyped_storage()

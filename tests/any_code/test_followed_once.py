@@ -135,7 +135,7 @@ def test_equal_layers_of_fused_attention_are_repeated_three_times_in_all(monkeyp
 
 
 def test_memory_is_limited(monkeypatch):
-    monkeypatch.setattr(remembered, "MOST_BYTES", 100)
+    monkeypatch.setattr(remembered, "MAX_BYTES", 100)
     known = remembered.Remembered()
     for number, size in enumerate((10, 20, 30)):
         made = numbered(torch.zeros(size, 3), "x")

@@ -4,15 +4,19 @@ Every axis of every input is an ``InputAxis``. A tensor of the run has, for each
 along that axis that each element belongs to. Scores of attention belong to two: that of their
 query, and in ``columns`` that of their key.
 
-``Remembered``: what followed from coordinates before, so that equal layers are followed once.
+``KnownTensors``: the coordinates of the tensors of a run, by the memory that they are views of.
 """
 
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Size, Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from dsf.inspection.recording import memory_of
 
 IMAGE_AXES = 3
 """Least axes of bytes that are an image; of wider whole numbers, which may be ids, one more."""
@@ -57,6 +61,23 @@ class InputAxis:
     size: int
 
 
+def is_place(axis: InputAxis) -> bool:
+    """Whether an axis counts places, such as tokens and samples, and not channels."""
+    return axis.source.channels is not axis
+
+
+def all_before(axis: InputAxis) -> set[InputAxis]:
+    """The axes that the positions along an axis were made from, directly or through others."""
+    found: set[InputAxis] = set()
+    waiting = list(axis.source.before)
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            waiting += one.source.before
+    return found
+
+
 Planes = dict[InputAxis, Tensor]
 Move = Callable[[Tensor], Tensor]
 
@@ -78,7 +99,7 @@ class Coordinates:
     @property
     def positions(self) -> list[InputAxis]:
         """Its axes that count places, such as tokens and samples, and not channels."""
-        return [axis for axis in self.planes if axis.source.channels is not axis]
+        return list(filter(is_place, self.planes))
 
     def moved(self, move: Move, shape: Size) -> "Coordinates":
         """Those of a tensor that ``move`` makes by moving elements."""
@@ -95,12 +116,6 @@ class Coordinates:
         if self.shape != other.shape:
             return False
         return _equal(self.planes, other.planes) and _equal(self.columns, other.columns)
-
-    def without(self, axis: InputAxis) -> "Coordinates":
-        """The same without one axis."""
-        planes = {each: plane for each, plane in self.planes.items() if each is not axis}
-        columns = {each: plane for each, plane in self.columns.items() if each is not axis}
-        return Coordinates(self.shape, planes, columns)
 
 
 def _equal(one: Planes, other: Planes) -> bool:
@@ -119,12 +134,18 @@ def numbered(tensor: Tensor, name: str) -> Coordinates:
     else:
         fewest = IMAGE_AXES if tensor.dtype is torch.uint8 else IMAGE_AXES + 1
         kind = "input" if tensor.ndim >= fewest else "ids"
-    source, shape, planes = Source(name, kind=kind, rank=tensor.ndim), tensor.shape, {}
-    for number, size in enumerate(shape):
-        index = torch.arange(size, dtype=torch.float32, device=tensor.device)
-        spread = index.reshape(-1, *[1] * (len(shape) - number - 1)).expand(shape)
-        planes[InputAxis(source, number, size)] = spread
+    source, shape = Source(name, kind=kind, rank=tensor.ndim), tensor.shape
+    planes = {
+        InputAxis(source, number, size): counted(shape, number, tensor.device)
+        for number, size in enumerate(shape)
+    }
     return Coordinates(shape, planes)
+
+
+def counted(shape: Size, dim: int, device: torch.device | None = None) -> Tensor:
+    """The index along one axis of a tensor."""
+    index = torch.arange(shape[dim], dtype=torch.float32, device=device)
+    return index.reshape(-1, *[1] * (-1 - dim % len(shape) + len(shape))).expand(shape)
 
 
 def small(plane: Tensor) -> Tensor:
@@ -218,8 +239,8 @@ def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
     return Merged(plane, bool(both.any()), bool(partly.any()), weighed)
 
 
-MOST_BYTES = 2**25
-MOST_ENTRIES = 4096
+MAX_BYTES = 2**25
+MAX_ENTRIES = 4096
 
 
 class Remembered:
@@ -236,7 +257,7 @@ class Remembered:
 
     def add(self, key: Hashable, result: Any, held: Iterable[Coordinates | None]) -> None:
         """Remember ``result``, which keeps some coordinates in memory."""
-        if self._bytes > MOST_BYTES or len(self._found) >= MOST_ENTRIES:
+        if self._bytes > MAX_BYTES or len(self._found) >= MAX_ENTRIES:
             self._found.clear()
             self._memory.clear()
             self._bytes = 0
@@ -247,3 +268,238 @@ class Remembered:
                     self._memory.add(storage._cdata)
                     self._bytes += storage.nbytes()
         self._found[key] = result
+
+
+class _Layout(NamedTuple):
+    """How a tensor lies in its memory: shape, strides and offset, in elements of ``size`` bytes."""
+
+    shape: Size
+    stride: tuple[int, ...]
+    offset: int
+    size: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Layout":
+        """That of a tensor."""
+        return cls(tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.itemsize)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first byte of memory that it lies in, and that behind the last."""
+        pairs = zip(self.shape, self.stride, strict=True)
+        last = self.offset + sum(max(count - 1, 0) * step for count, step in pairs)
+        return self.offset * self.size, (last + 1) * self.size
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether there is nothing else between its elements."""
+        first, last = self.bounds
+        return self.shape.numel() * self.size >= last - first
+
+    def within(self, flat: Tensor, first: int, unit: int) -> Tensor:
+        """The tensor in memory of units from a byte on, with an axis for those of an element."""
+        each = self.size // unit
+        stride = (*(step * each for step in self.stride), 1)
+        return flat.as_strided((*self.shape, each), stride, self.offset * each - first // unit)
+
+    def flat(self, plane: Tensor, first: int, last: int, unit: int) -> Tensor:
+        """A plane in memory of units between two bytes, ``NONE`` where it says nothing."""
+        made = torch.full(((last - first) // unit,), NONE, device=plane.device)
+        self.within(made, first, unit).copy_(plane.unsqueeze(-1))
+        return made
+
+
+def _seen(plane: Tensor, base: _Layout, view: _Layout) -> Tensor:
+    """The plane of a view, from that of the tensor that it is a view of."""
+    found = _strided(plane, base, view)
+    if found is None:
+        unit, first, last = _both(base, view)
+        found = view.within(base.flat(plane, first, last, unit), first, unit)[..., 0]
+        found = compact(found)
+    return found
+
+
+def _both(one: _Layout, other: _Layout) -> tuple[int, int, int]:
+    """The bytes of a unit of two layouts, and the first and last byte that they lie in."""
+    starts, ends = zip(one.bounds, other.bounds, strict=True)
+    return min(one.size, other.size), min(starts), max(ends)
+
+
+def _strided(plane: Tensor, base: _Layout, view: _Layout) -> Tensor | None:
+    """The same without a copy; None where the plane has no strides for the axes of the view."""
+    axes = [[1, base.size, 0, 0]]  # bytes of a step, steps, step of the plane, steps that are taken
+    pairs = zip(base.stride, base.shape, plane.stride(), strict=True)
+    for step, count, moved in sorted(each for each in pairs if each[1] > 1):
+        inner = axes[-1]
+        if step * base.size < inner[0] * inner[1]:
+            return None
+        if (step * base.size, moved) == (inner[0] * inner[1], inner[2] * inner[1]):
+            inner[1] *= count
+        else:
+            axes.append([step * base.size, count, moved, 0])
+    offset, rest, strides = plane.storage_offset(), view.offset * view.size, []
+    rest -= base.offset * base.size
+    for axis in reversed(axes):
+        axis[3], rest = divmod(rest, axis[0])
+        if axis[3] < 0:
+            return None
+        offset += axis[3] * axis[2]
+    for stride, count in zip(view.stride, view.shape, strict=True):
+        step = stride * view.size
+        if count <= 1 or step == 0:
+            strides.append(0)
+            continue
+        axis = next(one for one in reversed(axes) if step >= one[0])
+        if step % axis[0]:
+            return None
+        axis[3] += (count - 1) * (step // axis[0])
+        strides.append(step // axis[0] * axis[2])
+    if any(not 0 <= taken < count for _, count, _, taken in axes):
+        return None
+    return plane.as_strided(view.shape, strides, offset)
+
+
+def compact(plane: Tensor) -> Tensor:
+    """The plane with stride 0 along the axes on which its numbers do not change."""
+    for dim, (size, stride) in enumerate(zip(plane.shape, plane.stride(), strict=True)):
+        if stride and size > 1:
+            first = plane.narrow(dim, 0, 1).expand(plane.shape)
+            plane = first if torch.equal(first, plane) else plane
+    return plane
+
+
+@dataclass(eq=False)
+class _Memory:
+    """What is known of the tensors in one piece of memory.
+
+    Attributes:
+        is_gone: whether the memory was freed, so that its key may be that of another.
+        layout: of the tensor that ``coordinates`` are of.
+        are_numbers: whether it was no tensor of truth values or whole numbers.
+        is_decided: whether it holds truth values or whole numbers that numbers of tokens decided,
+            such as which of them is the largest.
+    """
+
+    is_gone: Callable[[], bool]
+    layout: _Layout
+    coordinates: Coordinates | None
+    are_numbers: bool
+    is_decided: bool = False
+
+
+MIN_FORGOTTEN = 256
+
+
+class KnownTensors:
+    """The coordinates of the tensors of a run, while their memory is alive.
+
+    Views share the coordinates of the memory that they look at, so a write into one is seen in all.
+
+    Attributes:
+        is_looking: whether coordinates are moved right now, which is not a step of a run.
+    """
+
+    def __init__(self) -> None:
+        self._memories: dict[int, _Memory] = {}
+        self._forgets_at = MIN_FORGOTTEN
+        self._views = Remembered()
+        self.is_looking = False
+
+    def _memory(self, tensor: Tensor) -> _Memory | None:
+        found = self._memories.get(_key(tensor))
+        return None if found is None or found.is_gone() else found
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return self._memory(tensor) is not None
+
+    def of(self, tensor: Any) -> Coordinates | None:
+        """The coordinates of a tensor; None if it comes from no input."""
+        memory = self._memory(tensor) if isinstance(tensor, Tensor) else None
+        if memory is None or memory.coordinates is None:
+            return None
+        layout, held = _Layout.of(tensor), memory.coordinates
+        if layout == memory.layout:
+            return held
+        key = held, memory.layout, layout
+        found: Coordinates | None = self._views.of(key)
+        if found is None:
+            was_looking, self.is_looking = self.is_looking, True
+            try:
+                found = held.moved(lambda plane: _seen(plane, memory.layout, layout), layout.shape)
+            finally:
+                self.is_looking = was_looking
+            self._views.add(key, found, (held, found))
+        return found
+
+    def decides(self, tensor: Tensor) -> bool:
+        """Whether a tensor holds numbers of tokens, or what was decided by such numbers.
+
+        Ids and masks that the model is given do not: they say which tokens there are.
+        """
+        if tensor.is_floating_point() or tensor.is_complex():
+            return self.of(tensor) is not None
+        return self.is_decided(tensor)
+
+    def is_decided(self, tensor: Tensor) -> bool:
+        """Whether it holds truth values or whole numbers that numbers of tokens decided."""
+        memory = self._memory(tensor)
+        are_bits = memory is not None and memory.are_numbers and not _are_numbers(tensor)
+        return memory is not None and (memory.is_decided or are_bits)
+
+    def know(self, tensor: Tensor, found: Coordinates | None, *, is_decided: bool = False) -> None:
+        """Note what a tensor is made of from now on, and so the memory that it may be a view of."""
+        memory, layout = self._memory(tensor), _Layout.of(tensor)
+        if memory is None:
+            if found is None or not tensor.numel():
+                return
+            memory = _Memory(_watched(tensor), layout, None, _are_numbers(tensor))
+            self._memories[_key(tensor)] = memory
+            self._forget()
+        unit, first, last = _both(memory.layout, layout)
+        if layout.is_dense and layout.bounds == (first, last):
+            memory.layout, memory.coordinates = layout, found
+            memory.are_numbers, memory.is_decided = _are_numbers(tensor), is_decided
+            return
+        memory.is_decided |= is_decided
+        before = memory.coordinates or Coordinates(Size(()), {})
+        after = found or Coordinates(Size(()), {})
+        base, flats = memory.layout, {}
+        for axis in dict.fromkeys((*before.planes, *after.planes)):
+            nothing = torch.full((), NONE, device=tensor.device)
+            flat = base.flat(before.planes.get(axis, nothing), first, last, unit)
+            there = layout.within(flat, first, unit)
+            there.copy_(after.planes.get(axis, nothing).unsqueeze(-1))
+            flats[axis] = flat
+        if base.is_dense and base.bounds == (first, last):
+            planes = {a: base.within(flat, first, unit)[..., 0] for a, flat in flats.items()}
+            memory.coordinates = Coordinates(base.shape, planes, before.columns)
+            return
+        shape = Size(((last - first) // unit,))
+        memory.layout = _Layout(shape, (1,), first // unit, unit)
+        memory.coordinates = Coordinates(shape, flats)
+
+    def _forget(self) -> None:
+        if len(self._memories) > self._forgets_at:
+            alive = {key: one for key, one in self._memories.items() if not one.is_gone()}
+            self._memories, self._forgets_at = alive, max(MIN_FORGOTTEN, 2 * len(alive))
+
+
+def _are_numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _key(tensor: Tensor) -> int:
+    with torch._C.DisableTorchFunction():  # nobody takes out the numbers
+        storage = memory_of(tensor)
+    return id(tensor) if storage is None else int(storage._cdata)
+
+
+def _watched(tensor: Tensor) -> Callable[[], bool]:
+    """Whether the memory of a tensor was freed since, asked later."""
+    with torch._C.DisableTorchFunction():
+        storage = memory_of(tensor)
+    if storage is not None:
+        gone: Callable[[], bool] = StorageWeakRef(storage).expired
+        return gone
+    alive = weakref.ref(tensor)
+    return lambda: alive() is None

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
 from dsf.inspection.capture.containers import tensors_in
-from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source
-from dsf.inspection.causal.operations import Way, all_before, is_place
+from dsf.inspection.causal.coordinates import (
+    Coordinates,
+    InputAxis,
+    Source,
+    all_before,
+    is_place,
+)
 from dsf.inspection.causal.replay import (
     DRAWN,
     Held,
@@ -25,6 +30,7 @@ from dsf.inspection.causal.replay import (
     share_explained,
 )
 from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
+from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import TokenMixing, Tracker, chosen
 from dsf.inspection.results.table import Table
 

@@ -1,249 +1,607 @@
-"""``KnownTensors``: from which tokens every tensor of a run is made, views and writes included.
+"""What every operation of torch does to the tokens that its tensors are made of.
 
-``Rules``: what every operation of torch does to the tokens that its tensors are made of.
+One rule for every kind of operation: those that move elements, that work on them one by one, that
+reduce axes, and that sum products over an axis. An operation without a rule is taken for one that
+mixes whatever it is given. ``Meeting`` states that an operation made one element of several indices
+along an axis.
 """
 
-import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from enum import Enum
+from functools import cache, cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor
 
-from dsf.inspection.causal import operations as ops
 from dsf.inspection.causal.coordinates import (
     MANY,
     NONE,
     Coordinates,
     InputAxis,
+    KnownTensors,
+    Planes,
     Remembered,
+    Source,
+    all_before,
+    compact,
+    counted,
+    is_place,
+    merged,
     reduced,
     small,
     varies,
 )
-from dsf.inspection.causal.operations import Done, Followed, Meeting, Way, is_place
+
+
+class Way(Enum):
+    """What an operation does in which tokens meet."""
+
+    SUMS = "a product sums over tokens"
+    SOFTMAX = "a softmax over tokens"
+    FIXED = "fixed weights sum over tokens"
+    ATTENTION = "attention"
+    JOINS = "joins different tokens"
+    NEIGHBOURS = "sums over neighbouring tokens"
+    GROUPS = "a norm over disjoint groups of tokens"
+    REMAKES = "makes new tokens of groups"
+    OTHER = "other"
+
+
+MANY_AND_ONE = "what is made of many tokens meets single ones"
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """In one operation several indices along an axis met in one element.
+
+    Attributes:
+        way: what the operation does to them.
+        words: the same in more words; those of ``way`` where there are none.
+        is_known: whether there is a rule for the operation; if not, they may not meet at all.
+        chooses: whether they decide about one another alone, as the largest of them does.
+    """
+
+    axis: InputAxis
+    way: Way = Way.OTHER
+    words: str = ""
+    is_known: bool = True
+    chooses: bool = False
+
+    @property
+    def how(self) -> str:
+        """What the operation does to them, in words."""
+        return self.words or self.way.value
 
 
 @dataclass(frozen=True, eq=False)
-class _Move:
-    """How the elements of a view lie in what it is a view of.
+class Followed:
+    """The coordinates of the outputs of an operation, and what met in it."""
+
+    outputs: tuple[Coordinates | None, ...]
+    meetings: tuple[Meeting, ...] = ()
+
+
+@cache
+def _name_of(func: Any) -> str:
+    """The name of an operation of torch, without that of its library."""
+    schema = getattr(func, "_schema", None)  # operators of higher order have none
+    return str(func if schema is None else schema.name.partition("::")[2]).rstrip("_")
+
+
+@cache
+def is_written(func: Any) -> bool:
+    """Whether an operation writes into one of its arguments."""
+    arguments = getattr(getattr(func, "_schema", None), "arguments", ())
+    return any(one.alias_info is not None and one.alias_info.is_write for one in arguments)
+
+
+@cache
+def _is_pointwise(func: Any) -> bool:
+    """Whether an operation works on elements one by one, its in-place form too."""
+    packet = getattr(torch.ops.aten, _name_of(func), None)
+    overloads = packet.overloads() if packet is not None else ()
+    tags = {*getattr(func, "tags", ())}.union(*(getattr(packet, one).tags for one in overloads))
+    return torch.Tag.pointwise in tags or _name_of(func) in ("addcmul", "addcdiv", "lerp")
+
+
+def tensors_of(args: Sequence[Any]) -> list[Tensor]:
+    """The tensors among arguments, also in lists."""
+    found: list[Tensor] = []
+    for part in args:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, tuple | list):
+            found += [each for each in part if isinstance(each, Tensor)]
+    return found
+
+
+def _plain(part: Any) -> Hashable:
+    """An argument without its numbers: of a tensor the shape and type."""
+    if isinstance(part, Tensor):
+        return part.shape, part.dtype
+    if isinstance(part, tuple | list):
+        return tuple(map(_plain, part))
+    return part if isinstance(part, Hashable) else id(part)
+
+
+class Done:
+    """An operation that ran: its function, arguments and outputs.
 
     Attributes:
-        kind: the same for all moves that do the same.
+        name: of the operation in torch; the same for its form that writes in place.
+        given, outs: the tensors of the arguments, and those that it returned.
+        made_of: the coordinates of the tensors in ``given``, once they are looked up.
+        first: the coordinates of its first argument.
     """
 
-    plane: Callable[[Tensor], Any]
-    shape: torch.Size
-    kind: Hashable
+    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        self.func, self.args, self.kwargs = func, args, kwargs
+        self.name = _name_of(func)
+        self.given = tensors_of((*args, *kwargs.values()) if kwargs else args)
+        self.outs = tensors_of(out if isinstance(out, tuple | list) else (out,))
+        self.made_of: tuple[Coordinates | None, ...] = ()
+        self.first: Coordinates | None = None
+
+    @cached_property
+    def kind(self) -> Hashable:
+        """What it does, but for numbers: its function, shapes of tensors and other arguments."""
+        return self.func, *map(_plain, self.args), *map(_plain, self.kwargs.items())
+
+    @property
+    def has_numbers_alone(self) -> bool:
+        """Whether no tensor of it holds truth values or whole numbers, such as an index."""
+        return all(one.is_floating_point() or one.is_complex() for one in (*self.given, *self.outs))
+
+    def argument(self, place: int, default: Any) -> Any:
+        """An argument that is left out where it is the default."""
+        return self.args[place] if len(self.args) > place else default
+
+    def returns(self, first: Coordinates | None, meetings: Sequence[Meeting] = ()) -> Followed:
+        """What follows where nothing is known but of its first output."""
+        return Followed((first,) + (None,) * (len(self.outs) - 1), tuple(meetings))
 
 
-@dataclass(eq=False)
-class _Holder:
-    """The coordinates of a tensor that owns its memory, shared by all views of it.
+class Projections:
+    """Decides which axis of a source holds channels: that over which projections sum first.
+
+    If it turns out that more of them sum over another one, the run has to be followed again.
+
+    Args:
+        settled: the number of the axis of channels by the name of the source, where that is known.
+        tokens: the axis of tokens of every input, where the user has said it.
 
     Attributes:
-        is_decided: whether it holds truth values or whole numbers that numbers of tokens decided,
-            such as which of them is the largest.
+        asked: the axes about which it was asked so far, in order.
+        known: of how many sources it is decided which axis holds channels.
     """
 
-    shape: torch.Size
-    coordinates: Coordinates | None
-    is_decided: bool = False
+    def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None):
+        self._settled, self._tokens = settled or {}, tokens
+        self._sources: dict[Source, None] = {}
+        self.asked: list[InputAxis] = []
+        self.known = 0
 
+    def disputed(self) -> dict[str, int]:
+        """By source the axis that more projections sum over than that which came first.
 
-@dataclass(eq=False)
-class _Entry:
-    """A tensor of the run: a holder's numbers, moved.
-
-    Attributes:
-        known: the coordinates that the holder had when they were last moved, and the result.
-    """
-
-    tensor: Any
-    holder: _Holder
-    moves: tuple[_Move, ...] = ()
-    known: tuple[Coordinates | None, Coordinates | None] = (None, None)
-
-
-class KnownTensors:
-    """The coordinates of the tensors of a run, while they are alive.
-
-    Views share the coordinates of the memory that they look at, so a write into one is seen in all.
-
-    Attributes:
-        is_looking: whether coordinates are moved right now, which is not a step of a run.
-    """
-
-    def __init__(self) -> None:
-        self._entries: dict[int, _Entry] = {}
-        self._moved = Remembered()
-        self.is_looking = False
-
-    def __contains__(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._entries
-
-    def of(self, tensor: Any) -> Coordinates | None:
-        """The coordinates of a tensor; None if it comes from no input."""
-        if not isinstance(tensor, Tensor):
-            return None
-        entry = self._entries.get(id(tensor))
-        if entry is None or entry.tensor() is not tensor or entry.holder.coordinates is None:
-            return None
-        held = found = entry.holder.coordinates
-        if entry.known[0] is held:
-            return entry.known[1]
-        was_looking, self.is_looking = self.is_looking, True
-        try:
-            for move in entry.moves:
-                found = self._after(found, move)
-        finally:
-            self.is_looking = was_looking
-        entry.known = (held, found)
-        return found
-
-    def _after(self, given: Coordinates, move: _Move) -> Coordinates:
-        """The coordinates of a view; the same object for the same view of the same coordinates."""
-        key = given, move.kind
-        found: Coordinates | None = self._moved.of(key)
-        if found is None:
-            found = given.moved(move.plane, move.shape)
-            self._moved.add(key, found, (given, found))
-        return found
-
-    def know(
-        self, tensor: Tensor, coordinates: Coordinates | None, *, is_decided: bool = False
-    ) -> None:
-        """Take a tensor for one that owns its memory, made of the tokens of ``coordinates``."""
-        self._remember(tensor, _Entry(None, _Holder(tensor.shape, coordinates, is_decided)))
-
-    def decides(self, tensor: Tensor) -> bool:
-        """Whether a tensor holds numbers of tokens, or what was decided by such numbers.
-
-        Ids and masks that the model is given do not: they say which tokens there are.
+        What norms take for channels outvotes what projections sum over.
         """
-        if tensor.is_floating_point() or tensor.is_complex():
-            return self.of(tensor) is not None
-        return self.is_decided(tensor)
+        found = {}
+        for source in self._sources:
+            first, votes = source.channels, source.summed
+            ranks = {axis: (axis in source.normed, votes[axis]) for axis in votes}
+            most = max(ranks, key=lambda axis: ranks[axis])
+            if first is not None and ranks[most] > ranks.get(first, (first in source.normed, 0)):
+                found[source.name] = most.number
+        return found
 
-    def is_decided(self, tensor: Tensor) -> bool:
-        """Whether it holds truth values or whole numbers that numbers of tokens decided."""
-        entry = self._entries.get(id(tensor))
-        return entry is not None and entry.holder.is_decided
+    def tied(self) -> tuple[str, int, int] | None:
+        """An input of which two axes are summed over alike, and these; None if there is none.
 
-    def decide(self, tensor: Tensor) -> None:
-        """Numbers of tokens have decided what is written into a tensor."""
-        self._entries[id(tensor)].holder.is_decided = True
+        By custom channels lie last, in a convolution second: summing over them first is not a tie.
+        """
+        for source in self._sources:
+            first, votes, rank = source.channels, source.summed, source.rank
+            is_said = self._tokens is not None and rank > 1 and self._tokens % rank > 0
+            if first is None or is_said or source.name in self._settled:
+                continue
+            if first.number == rank - 1 or first in source.normed:
+                continue
+            for axis in votes:
+                if axis is not first and axis.number > 0 and votes[axis] == votes[first]:
+                    low, high = sorted((first.number, axis.number))
+                    return source.name, low, high
+        return None
 
-    def assign(self, tensor: Tensor, instead: Tensor) -> None:
-        """A tensor holds from now on what another one does."""
-        entry = self._entries.get(id(instead)) if self.of(instead) is not None else None
-        if entry is None:
-            self.know(tensor, None)
+    def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
+        """Whether an axis over which a projection sums holds the channels of its source.
+
+        Args:
+            in_norm: whether it is a norm that sums over it.
+        """
+        source: Source = axis.source
+        self.asked.append(axis)
+        source.summed[axis] = source.summed.get(axis, 0) + 1
+        if in_norm:
+            source.normed.add(axis)
+        self._sources[source] = None
+        if self._tokens is not None and source.rank and self._tokens % source.rank == axis.number:
+            return False
+        if source.channels is None and source.kind == "input":
+            settled = self._settled.get(source.name, axis.number)
+            if settled == axis.number:
+                source.channels = axis
+                self.known += 1
+        return source.channels is axis
+
+
+# --- elements one by one
+
+
+def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
+    """Tensors that are combined element by element."""
+    meetings: dict[InputAxis, Meeting] = {}
+    planes: Planes = {}
+    columns: Planes = {}
+    for part in parts:
+        for axis, plane in part.columns.items():
+            spread = plane.expand(shape)
+            columns[axis] = torch.maximum(columns[axis], spread) if axis in columns else spread
+    for part in parts:
+        for axis, plane in part.planes.items():
+            if axis not in planes:
+                planes[axis] = plane.expand(shape)
+                continue
+            found = merged(planes[axis], plane.expand(shape), columns.get(axis))
+            if found.meet or found.spread or found.weighed:
+                meetings[axis] = Meeting(axis, Way.JOINS, how)
+            planes[axis] = found.plane.expand(shape)
+    for axis in [axis for axis in planes if axis.source.before]:
+        _meet_before(axis, parts, planes, meetings, how)
+    return Followed((Coordinates(shape, planes, columns),), tuple(meetings.values()))
+
+
+def _meet_before(
+    axis: InputAxis,
+    parts: Sequence[Coordinates],
+    planes: Planes,
+    meetings: dict[InputAxis, Meeting],
+    how: str,
+) -> None:
+    """What is made of several tokens is added to tokens that it may be made of.
+
+    Slots that are added to the tokens that they are made of are tokens in the same places.
+    """
+    before = all_before(axis)
+    here = {each for part in parts if axis in part.planes for each in part.planes}
+    others = [part for part in parts if axis not in part.planes]
+    met = [each for part in others for each in part.planes if each in before - here]
+    if axis.source.kind != "slots":
+        words = "tokens meet groups that were made of them"
+        for each in met:
+            meetings.setdefault(each, Meeting(each, words=words))
+    elif met:
+        if not bool((small(planes[axis]) == small(planes[met[0]])).all()):
+            meetings[met[0]] = Meeting(met[0], Way.JOINS, how)
+        del planes[axis]
+
+
+def same_places(like: Coordinates, shape: Size) -> Coordinates | None:
+    """The coordinates of a tensor whose tokens lie where those of another do; None if they cannot.
+
+    Sizes may differ only along axes on which no index changes.
+    """
+    if len(shape) != len(like.shape):
+        return None
+    planes = {}
+    for axis, plane in like.planes.items():
+        short = small(plane)
+        if any(size not in (1, wanted) for size, wanted in zip(short.shape, shape, strict=True)):
+            differing = [k for k in range(len(shape)) if plane.shape[k] != shape[k]]
+            short, _ = reduced(plane, differing)
+            if any(a not in (1, b) for a, b in zip(short.shape, shape, strict=True)):
+                continue
+        planes[axis] = short.expand(shape)
+    return Coordinates(shape, planes)
+
+
+# --- axes reduced
+
+
+def summed(given: Coordinates, dims: Sequence[int], keepdim: bool, shape: Size) -> Coordinates:
+    """A tensor whose axes ``dims`` are reduced to one number each; no meeting yet."""
+    dims = [dim % max(len(given.shape), 1) for dim in dims]
+    pooled = [axis for axis, plane in given.planes.items() if reduced(plane, dims)[1]]
+    left = [k for k in range(len(given.shape)) if k not in dims]
+    still = [k for k in left if any(varies(given.planes[axis], k) for axis in pooled)]
+
+    def fold(plane: Tensor) -> Tensor:
+        plane, _ = reduced(plane, dims)
+        for dim in sorted(dims, reverse=True):
+            plane = plane.narrow(dim, 0, 1)
+            plane = plane if keepdim else plane.squeeze(dim)
+        return plane.expand(shape)
+
+    made = given.moved(fold, shape)
+    if not still or not any(map(is_place, pooled)):
+        return made
+    kept = left if not keepdim else list(range(len(shape)))
+    planes = {axis: plane for axis, plane in made.planes.items() if axis not in pooled}
+    device = given.planes[pooled[0]].device
+    dims = [kept.index(k) for k in still]
+    planes |= new_positions(pooled, dims, shape, "groups of tokens", device)
+    return Coordinates(shape, planes, made.columns)
+
+
+def new_positions(
+    before: Sequence[InputAxis], dims: Sequence[int], shape: Size, name: str, device: torch.device
+) -> Planes:
+    """Axes of positions along ``dims`` that were made of others."""
+    source = Source(name, before=frozenset(before), kind="made")
+    dims = sorted(set(dims))
+    return {InputAxis(source, dim, shape[dim]): counted(shape, dim, device) for dim in dims}
+
+
+# --- products summed over an axis
+
+
+def product(  # noqa: PLR0915 (axis by axis, case by case)
+    left: Coordinates | None,
+    right: Coordinates | None,
+    shape: Size,
+    are_channels: Callable[[InputAxis], bool],
+) -> Followed:
+    """A matrix product ``*batch time inner`` by ``*batch inner read``."""
+    rows = left.planes if left is not None else {}
+    reads = right.planes if right is not None else {}
+    planes: Planes = {}
+    columns: Planes = {}
+    slots: dict[int, list[InputAxis]] = {}
+    meetings: list[Meeting] = []
+
+    def meet(axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
+        meetings.append(Meeting(axis, way, words))
+
+    def inner(axis: InputAxis, lost: Tensor, kept: Tensor | None, dim: int, other: Any) -> None:
+        """An axis that changes along what is summed over, in one of both factors."""
+        if kept is not None and bool((kept >= 0).any()):
+            planes[axis] = kept
+            meet(axis, Way.SUMS)
+        elif reduced(lost, [-3 - dim])[1]:
+            planes[axis] = small(lost).amax(dim=dim, keepdim=True)
+            meet(axis, words="a projection sums channels of different tokens")
+        elif other is not None:
+            planes[axis] = torch.full((), MANY, device=device)
+        elif not are_channels(axis):
+            slots.setdefault(dim, []).append(axis)
+            meet(axis, Way.FIXED)
+
+    def outer(axis: InputAxis, row: Tensor, read: Tensor) -> None:
+        """An axis of both factors over which the product does not sum."""
+        found = merged(row, read)
+        planes[axis] = found.plane
+        if found.meet and (varies(row, -2) or varies(read, -1)):  # scores
+            planes[axis], columns[axis] = row, read.expand(shape)
+        elif found.meet:
+            meet(axis, Way.JOINS, "a product joins different tokens")
+        elif found.spread:
+            meet(axis, words=MANY_AND_ONE)
+
+    device = next((plane.device for plane in (*rows.values(), *reads.values())), None)
+    grouped = groups_of(left, shape) if left is not None and right is None else {}
+    made_of = {axis for new in grouped for axis in new.source.before}
+    for axis in dict.fromkeys((*rows, *reads)):
+        if axis in made_of:
+            meet(axis, Way.REMAKES, "a projection makes new tokens of disjoint groups")
+            continue
+        one, other = rows.get(axis), reads.get(axis)
+        if has_many_and_one(one, -1) or has_many_and_one(other, -2):
+            meet(axis, words=MANY_AND_ONE)
+        row, many_rows = reduced(one, [-1]) if one is not None else (None, False)
+        read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
+        if many_rows and many_reads:  # sums over both: a product of channels, or a pool
+            if is_place(axis):
+                planes[axis] = torch.full((), MANY, device=device)
+                meet(axis, Way.SUMS)
+        elif many_rows and one is not None:
+            inner(axis, one, read, -1, right)
+        elif many_reads and other is not None:
+            inner(axis, other, row, -2, left)
+        elif row is not None and read is not None:
+            outer(axis, row, read)
         else:
-            self._remember(tensor, _Entry(None, entry.holder, entry.moves))
+            planes[axis] = read if row is None else row  # type: ignore[assignment]
+    planes = {axis: plane.expand(shape) for axis, plane in planes.items()} | grouped
+    for dim, axes in slots.items():
+        planes |= slots_of(axes, dim, shape, device)
+    return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
 
-    def _remember(self, tensor: Tensor, entry: _Entry) -> None:
-        key = id(tensor)
-        entry.tensor = weakref.ref(tensor, partial(_forget, weakref.ref(self), key))
-        self._entries[key] = entry
 
-    def view_of_memory(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
-        """A view of memory that is written into later, such as a row of an output buffer."""
-        if not (ops.is_view(func) and args and isinstance(args[0], Tensor)):
-            return
-        base = args[0]
-        if isinstance(base, nn.Parameter):
-            return
-        self._remember(base, _Entry(None, _Holder(base.shape, None)))
-        self.view(func, ops.name_of(func), args, {}, out)
+def groups_of(given: Coordinates, shape: Size) -> Planes:
+    """The positions of groups that become one token each: rows, where none shares a token.
 
-    def view(
-        self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        """Let the views that an operation made look at the memory of its first argument."""
-        entry = self._entries.get(id(args[0]))
-        if entry is None:
-            return
-        several = not isinstance(out, Tensor)
-        for k, part in enumerate(out if several else (out,)):
-            if not isinstance(part, Tensor):
+    None where rows hold single tokens, or where a token is in several rows.
+    """
+    if given.shape[:-1] != shape[:-1] or len(given.shape) < 2:
+        return {}
+    places = {axis: plane for axis, plane in given.planes.items() if is_place(axis)}
+    inside = [axis for axis, plane in places.items() if reduced(plane, [-1])[1]]
+    ahead = list(range(len(given.shape) - 1))
+    axes = [axis for axis in inside if reduced(places[axis], ahead)[1]]
+    if not axes or any(bool((small(places[axis]) < 0).any()) for axis in axes):
+        return {}
+
+    def numbered(those: Sequence[InputAxis]) -> Tensor:
+        """One whole number for the indices along several axes, ``row element``."""
+        number = torch.zeros((), dtype=torch.long)
+        for axis in those:
+            number = number * axis.size + places[axis].long().clamp(min=0)
+        return number.expand(given.shape).reshape(-1, given.shape[-1])
+
+    token = numbered(axes)
+    both = numbered([axis for axis in places if axis not in inside]) * (token.max() + 1) + token
+    rows = torch.arange(both.shape[0], device=both.device)[:, None].expand(both.shape)
+    pairs = torch.stack([both.flatten(), rows.flatten()], dim=1).unique(dim=0)
+    if len(pairs) != len(both.unique()):
+        return {}
+    first = token.amin(dim=1).unique(return_inverse=True)[1].float()
+    source = Source("a projection", before=frozenset(axes), kind="made")
+    axis = InputAxis(source, len(shape) - 2, int(first.max()) + 1)
+    return {axis: first.reshape(*shape[:-1], 1).expand(shape)}
+
+
+def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
+    """Whether what is made of many tokens is next to single ones along what is summed over."""
+    if plane is None:
+        return False
+    short = small(plane)
+    if short.shape[dim] == 1:
+        return False
+    many, single = (short == MANY).any(dim), (short >= 0).any(dim)
+    return bool((many & single).any())
+
+
+def slots_of(
+    axes: Sequence[InputAxis], dim: int, shape: Size, device: torch.device | None
+) -> Planes:
+    """New positions along ``dim``, each a sum over the tokens along ``axes``.
+
+    One axis for all layers that make such slots. Slots of slots are made of the tokens of these, so
+    that the number of axes does not grow.
+    """
+    dim = dim % len(shape)
+    roots = frozenset(
+        each
+        for axis in axes
+        for each in (axis.source.before if axis.source.kind == "slots" else (axis,))
+    )
+    first = min(roots, key=lambda axis: (axis.source.name, axis.number, axis.size))
+    known = first.source.slots
+    if (roots, dim, shape[dim]) not in known:
+        source = Source("slots", before=roots, kind="slots")
+        known[roots, dim, shape[dim]] = InputAxis(source, dim, shape[dim])
+    return {known[roots, dim, shape[dim]]: counted(shape, dim, device)}
+
+
+# --- convolutions
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """The window of a convolution or a pool: one number for each axis behind the second."""
+
+    name: str
+    sizes: Sequence[int]
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    is_transposed: bool = False
+    is_depthwise: bool = True
+    groups: int = 1
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether there is one output for every input."""
+        return not self.is_transposed and all(step == 1 for step in self.stride)
+
+    def follow(
+        self, given: Coordinates, shape: Size, are_channels: Callable[[InputAxis], bool]
+    ) -> Followed:
+        """A convolution or pool over the axes behind the second, which holds channels."""
+        planes: Planes = {}
+        meetings: list[Meeting] = []
+        remade: dict[InputAxis, int] = {}
+        behind = range(2, len(shape))
+        for axis, plane in given.planes.items():
+            first = plane if plane.shape[1] == shape[1] else plane.narrow(1, 0, 1)
+            if not self.is_depthwise and has_many_and_one(plane, 1):
+                meetings.append(Meeting(axis, words=MANY_AND_ONE))
+            if varies(plane, 1) and are_channels(axis):
+                axis.source.normed.add(axis)
                 continue
-            if name in ("view_as_real", "view_as_complex", "view") and part.dtype != args[0].dtype:
-                self._reinterpreted(args[0], part, name)
+            if not self.is_depthwise:
+                found = _by_group(plane, self.groups, shape[1])
+                if found is None:
+                    words = f"'{self.name}' sums over tokens as channels"
+                    meetings.append(Meeting(axis, words=words))
+                    planes |= slots_of([axis], 1, shape, plane.device)
+                    continue
+                first = found
+            places = [k for k in behind if varies(plane, k)]
+            wide = [k for k in places if self.sizes[k - 2] > 1]
+            if not places:  # also where padding is, which has no index
+                planes[axis] = small(first).amax(dim=list(behind), keepdim=True).expand(shape)
+            elif self.keeps_places:
+                planes[axis] = self._shifted(first, wide, shape)
+                if wide:
+                    words = f"'{self.name}' {Way.NEIGHBOURS.value}"
+                    meetings.append(Meeting(axis, Way.NEIGHBOURS, words))
+            else:
+                remade[axis] = places[0]
+                overlap = any(self.sizes[k - 2] > self.stride[k - 2] for k in places)
+                kind = "overlapping" if overlap else "disjoint"
+                words = f"'{self.name}' makes new tokens of {kind} groups"
+                meetings.append(Meeting(axis, Way.REMAKES, words))
+        if remade:
+            device = next(iter(given.planes.values())).device
+            planes |= new_positions([*remade], [*remade.values()], shape, self.name, device)
+        return Followed((Coordinates(shape, planes),), tuple(meetings))
+
+    def _shifted(self, plane: Tensor, wide: Sequence[int], shape: Size) -> Tensor:
+        """The plane of an output whose indices are those of the input plus that of its own tap."""
+        for dim in range(2, plane.ndim):
+            if plane.stride(dim) == 0:
+                sizes = (*plane.shape[:dim], shape[dim], *plane.shape[dim + 1 :])
+                plane = plane.narrow(dim, 0, 1).expand(sizes)
                 continue
-            move = _move(func, name, args[1:], kwargs, part.shape, k if several else None)
-            self._remember(part, _Entry(None, entry.holder, (*entry.moves, move)))
+            shift = self._tap(plane, dim) if dim in wide else 0
+            pads = (-shift, shape[dim] - plane.shape[dim] + shift)
+            pads = (*[0] * (2 * (plane.ndim - dim - 1)), *pads)
+            plane = torch.constant_pad_nd(plane, pads, NONE)
+        return plane.expand(shape)
 
-    def _reinterpreted(self, given: Tensor, part: Tensor, name: str) -> None:
-        found = self.of(given)
-        if found is None:
-            return
-        if name == "view_as_real":
-            self.know(part, found.moved(lambda p: p.unsqueeze(-1).expand(part.shape), part.shape))
-        elif name == "view_as_complex":
-            self.know(part, found.moved(lambda p: p[..., 0], part.shape))
-        elif (like := ops.same_places(found, part.shape)) is not None:
-            self.know(part, like, is_decided=not (part.is_floating_point() or part.is_complex()))
+    def _tap(self, plane: Tensor, dim: int) -> int:
+        """By how much the token of an output is shifted from its index: its own tap."""
+        padding = self.padding[dim - 2]
+        reach = (self.sizes[dim - 2] - 1) * self.dilation[dim - 2]
+        if padding == reach and padding > 0:
+            return 0
+        count = plane.shape[dim] + 2 * padding - reach
+        line = small(plane).amax(dim=[k for k in range(plane.ndim) if k != dim])
 
-    def write(self, tensor: Tensor, found: Coordinates | None) -> None:
-        """What is written into a tensor, and so into the memory that it may be a view of."""
-        entry = self._entries.get(id(tensor))
-        if entry is None:
-            self.know(tensor, found)
-            return
-        if not entry.moves:
-            entry.holder.coordinates = found
-            return
-        holder = entry.holder
-        base = holder.coordinates or Coordinates(holder.shape, {})
-        axes = dict.fromkeys((*base.planes, *(found.planes if found else ())))
-        planes = {}
-        for axis in axes:
-            plane = base.planes.get(axis)
-            full = (
-                torch.full(holder.shape, NONE, device=tensor.device)
-                if plane is None
-                else plane.clone(memory_format=torch.contiguous_format)
-            )
-            part = full
-            for move in entry.moves:
-                part = move.plane(part)
-            new = found.planes.get(axis) if found else None
-            part.copy_(torch.full((), NONE) if new is None else new)
-            planes[axis] = full
-        holder.coordinates = Coordinates(holder.shape, planes, base.columns)
+        def seen(shift: int) -> int:
+            if line.numel() == 1:
+                return 0
+            index = torch.arange(count, device=plane.device) + shift
+            inside = index[(index >= 0) & (index < line.numel())]
+            return int((line[inside] >= 0).sum())
+
+        options = {reach // 2 - padding: 1, reach - padding: 0}
+        if count > int((line >= 0).sum()):
+            # A window of even size has two taps in its middle. Where it returns more than there
+            # are tokens, the last is cut off as a rule, so that the first is of the first token.
+            options[(reach + 1) // 2 - padding] = 2
+        return max(options, key=lambda shift: (seen(shift), options[shift]))
 
 
-def _move(
-    func: Any,
-    name: str,
-    rest: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    shape: torch.Size,
-    which: int | None,
-) -> _Move:
-    others = (*rest, *kwargs.items())
-    kind: Hashable = (func, shape, which, *map(ops.plain, others))
-    if ops.tensors_in(others):  # where these lie may depend on numbers
-        kind = object()
+def _by_group(plane: Tensor, groups: int, outputs: int) -> Tensor | None:
+    """The plane of the output of a convolution in groups; None where a group holds several tokens.
 
-    def move(plane: Tensor) -> Any:
-        if name in ops.RESHAPES:
-            return plane.reshape(shape)
-        if name in ops.KEEPS:
-            return plane
-        made = func(plane.contiguous() if name == "as_strided" else plane, *rest, **kwargs)
-        return made if which is None else made[which]
-
-    return _Move(move, shape, kind)
+    Every output reads the channels of its own group.
+    """
+    if not varies(plane, 1):
+        return plane.narrow(1, 0, 1)
+    grouped = plane.unflatten(1, (groups, -1))
+    line, several = reduced(grouped, [2])
+    if several:
+        return None
+    line = line.expand(*grouped.shape[:2], 1, *grouped.shape[3:])
+    return line.repeat_interleave(outputs // groups, dim=2).flatten(1, 2)
 
 
-def _forget(known: Callable[[], KnownTensors | None], key: int, _: Any) -> None:
-    """A tensor of the run is gone; what is known is not kept alive by what waits for that."""
-    if (alive := known()) is not None:
-        alive._entries.pop(key, None)
+# --- the rule of each operation
 
 
 class Rules:
@@ -253,7 +611,7 @@ class Rules:
         unknown: names of operations without a rule, which were taken for ones that mix.
     """
 
-    def __init__(self, known: KnownTensors, projections: ops.Projections) -> None:
+    def __init__(self, known: KnownTensors, projections: Projections) -> None:
         self._known, self._projections = known, projections
         self._before = Remembered()
         self.unknown: set[str] = set()
@@ -282,35 +640,70 @@ class Rules:
         return found
 
     def _by_rule(self, done: Done) -> Followed:
-        rule = _RULES.get(done.plain)
+        rule = _RULES.get(done.name)
         if rule is not None:
             return rule(self, done)
-        if is_made_anew(done.plain):
+        if is_made_anew(done.name):
             return Followed((None,))
-        if ops.is_pointwise(done.func):
-            return ops.pointwise(
-                self._known.of, done.name, done.args, done.kwargs, tuple(done.outs)
-            )
-        if "scaled_dot_product" in done.plain:
-            return self._attention(done)
-        return self._unknown(done)
+        if _is_pointwise(done.func):
+            parts = [one for one in map(self._known.of, done.given) if one is not None]
+            if not parts:
+                return Followed((None,) * len(done.outs))
+            how = f"'{done.name.strip('_')}' {Way.JOINS.value}"
+            made = together(parts, done.outs[0].shape, how)
+            return Followed(made.outputs * len(done.outs), made.meetings)
+        return self._attention(done) if "scaled_dot_product" in done.name else self._unknown(done)
 
-    def _copied(self, done: Done) -> Followed:
-        source = self._known.of(done.args[1])
-        return Followed((None if source is None else source.expanded(done.outs[0].shape),))
+    def _unknown(self, done: Done) -> Followed:
+        """An operation without a rule is taken for one that mixes what it is given."""
+        self.unknown.add(done.name)
+        parts = [c for one in tensors_of(done.args) if (c := self._known.of(one)) is not None]
+        same = next((c for c in parts if c.shape == done.outs[0].shape), None)
+        meetings = [
+            Meeting(axis, words=f"'{done.name}', which is not known", is_known=False)
+            for part in parts
+            for axis, plane in part.planes.items()
+            if plane.max() > plane.min()
+        ]
+        return done.returns(same, meetings)
+
+    # elements moved
 
     def _moved(self, done: Done) -> Followed:
-        found = ops.moved(self._known.of, done.plain, done.func, done.args, done.kwargs, done.out)
-        if isinstance(found, list):
-            return Followed(tuple(found))
-        return Followed((found or self._of_index(done),), self._chosen(done, found))
+        """Elements moved, as the operation itself moves them, which runs on every plane."""
+        first, rest, shape = done.args[0], done.args[1:], done.outs[0].shape
+        several = isinstance(first, tuple | list)
+        pairs = [(one, self._known.of(one)) for one in (first if several else (first,))]
+        found = [c for _, c in pairs if c is not None]
+        above = int(done.name in _PADDED)  # zero, which no index is then
+        rest = rest[:1] if done.name == "constant_pad_nd" else rest
+
+        def moved(which: str) -> Planes:
+            planes = {}
+            for axis in dict.fromkeys(axis for c in found for axis in getattr(c, which)):
+                given = [
+                    torch.full((), NONE, device=one.device).expand(one.shape)
+                    if c is None or axis not in getattr(c, which)
+                    else getattr(c, which)[axis] + above
+                    for one, c in pairs
+                ]
+                made = done.func(given if several else given[0], *rest, **done.kwargs)
+                planes[axis] = compact(made - above if above else made)
+            return planes
+
+        made = Coordinates(shape, moved("planes"), moved("columns")) if found else None
+        return Followed((made or self._of_index(done),), self._chosen(done, made))
 
     def _deciding(self, done: Done) -> Iterator[tuple[InputAxis, Tensor]]:
-        """The planes of the tokens that decide which elements an operation takes or writes into."""
-        for places in ops.chosen_places(done.plain, done.args):
-            by = self._known.of(places.tensor) if self._known.decides(places.tensor) else None
+        """The planes of the tokens that decide which elements an operation takes or writes into.
+
+        Each is laid out as the elements that it names.
+        """
+        for index, behind in _indices(done):
+            by = self._known.of(index) if self._known.decides(index) else None
             for axis, plane in (by.planes if by is not None else {}).items():
-                yield axis, places.laid(plane)
+                named = plane[index] if index.dtype is torch.bool else plane
+                yield axis, named.reshape(*named.shape, *(1,) * behind)
 
     def _of_index(self, done: Done) -> Coordinates | None:
         """Those of what an index takes out of a table that comes from no input."""
@@ -325,29 +718,23 @@ class Rules:
             taken: the coordinates of these elements.
         """
         meetings: dict[InputAxis, Meeting] = {}
-        for axis, plane in self._deciding(done):
-            others = [one.planes.get(axis) for one in taken if one is not None] or [None]
-            if is_place(axis) and any(ops.is_others_choice(plane, one) for one in others):
+        for axis, chosen in self._deciding(done):
+            planes = [one.planes.get(axis) for one in taken if one is not None]
+            others = (
+                plane is not None and bool(((chosen >= 0) & (plane >= 0) & (chosen != plane)).any())
+                for plane in planes
+            )
+            if is_place(axis) and (bool((chosen == MANY).any()) or any(others)):
                 meetings[axis] = Meeting(axis, words="tokens choose one another", chooses=True)
         return tuple(meetings.values())
 
+    def _copied(self, done: Done) -> Followed:
+        source = self._known.of(done.args[1])
+        return Followed((None if source is None else source.expanded(done.outs[0].shape),))
+
     def _kept(self, done: Done) -> Followed:
         first = done.first
-        found = first if first is not None and first.shape == done.outs[0].shape else None
-        return Followed((found,) + (None,) * (len(done.outs) - 1))
-
-    def _padded(self, done: Done) -> Followed:
-        first, pads = done.first, done.args[1]
-        if first is None:
-            return Followed((None,))
-        shape = done.outs[0].shape
-        return Followed((first.moved(lambda p: torch.constant_pad_nd(p, pads, NONE), shape),))
-
-    def _strided(self, done: Done) -> Followed:
-        first, out = done.first, done.outs[0]
-        if first is None or first.shape.numel() != out.numel():
-            return self._unknown(done)
-        return Followed((first.moved(lambda p: p.reshape(out.shape), out.shape),))
+        return done.returns(first if first and first.shape == done.outs[0].shape else None)
 
     def _embedded(self, done: Done) -> Followed:
         ids, shape = self._known.of(done.args[1]), done.outs[0].shape
@@ -357,377 +744,263 @@ class Rules:
             axis.source.is_embedded = True
         return Followed((ids.moved(lambda p: p.unsqueeze(-1).expand(shape), shape),))
 
-    def _attention(self, done: Done) -> Followed:
-        first, shape = done.first, done.outs[0].shape
-        if first is None:
-            return self._read_by_weights(done)
-        made = first.moved(lambda p: p[..., :1].expand(shape), shape)
-        inner = [Meeting(a, Way.ATTENTION) for a in first.planes if varies(first.planes[a], -2)]
-        return Followed((made,) + (None,) * (len(done.outs) - 1), tuple(inner))
+    def _scattered(self, done: Done) -> Followed:
+        """Numbers written to places that an index names, or added up there."""
+        args, place = done.args, 2 if "index_put" in done.name else 3
+        source = args[place] if isinstance(args[place], Tensor) else None
+        into, found = self._known.of(args[0]), self._known.of(source)
+        adds = bool(done.argument(3, False)) if place == 2 else done.name in _SUMMING
+        adds = adds or "reduce" in done.kwargs
 
-    def _read_by_weights(self, done: Done) -> Followed:
-        """What queries that come from no input read: each of them many tokens."""
-        value, out = self._known.of(done.args[2]), done.outs[0]
-        if value is None:
-            return self._unknown(done)
+        def run(base: Tensor, new: Tensor) -> Tensor:
+            """What the operation makes of a plane, and of one that is written into it."""
+            base = base.expand(args[0].shape).clone(memory_format=torch.contiguous_format)
+            if source is None:
+                return done.func(base, *args[1:place], NONE)  # type: ignore[no-any-return]
+            new = new.expand(source.shape).contiguous()
+            if adds and done.name.startswith("scatter"):
+                return base.scatter_add(args[1], args[2], new)
+            return done.func(base, *args[1:place], new, *args[place + 1 :])  # type: ignore[no-any-return]
+
         planes, meetings = {}, []
-        for axis, plane in value.planes.items():
-            line, several = reduced(plane, [-2, -1])
-            planes[axis] = line[..., :1, :1].expand(out.shape)
-            if several and not self._projections.are_channels(axis):
-                meetings.append(Meeting(axis, Way.ATTENTION))
-        nothing = (None,) * (len(done.outs) - 1)
-        return Followed((Coordinates(out.shape, planes), *nothing), tuple(meetings))
+        for axis in dict.fromkeys(axis for one in (into, found) if one for axis in one.planes):
+            nothing = torch.full((), NONE, device=args[0].device)
+            base, new = (
+                nothing if one is None else one.planes.get(axis, nothing) for one in (into, found)
+            )
+            if not adds:
+                planes[axis] = run(base, new)
+            elif source is None:
+                planes[axis] = base
+            else:
+                planes[axis], several = _added(base, new, run)
+                if several and is_place(axis):
+                    words = f"'{done.name}' sums what lands in one place"
+                    meetings.append(Meeting(axis, words=words))
+        shape, nowhere = done.outs[0].shape, Size(())  # only their planes are asked for
+        left = None if into is None else into.moved(lambda p: _named(done, p), nowhere)
+        fits = args[2].shape if done.name.startswith("scatter") else ()
+        part = tuple(map(slice, fits))
+        written = None if found is None else found.moved(lambda p: p[part], nowhere)
+        meetings += self._chosen(done, left, written)
+        return Followed((Coordinates(shape, planes),), tuple(meetings))
 
-    def _norm(self, done: Done) -> Followed:
-        found = self._normalised(done.first, range(-len(done.args[1]), 0), done.outs)
-        if not found.meetings or len(done.args[1]) != 1 or done.first is None:
-            return found
-        groups = ops.groups_of(done.first, done.first.shape)
-        inside = groups.axes if groups is not None else ()
-        meetings = (
-            Meeting(one.axis, Way.GROUPS) if one.axis in inside else one for one in found.meetings
-        )
-        return Followed(found.outputs, tuple(meetings))
+    # axes that stay, along which tokens meet
 
-    def _batch_norm(self, done: Done) -> Followed:
-        """With stored statistics every element by itself; else all that share a channel."""
-        if not next((one for one in done.args if isinstance(one, bool)), True):
-            return self._kept(done)
-        others = [dim for dim in range(done.outs[0].ndim) if dim != 1]
-        return self._normalised(done.first, others, done.outs)
-
-    def _group_norm(self, done: Done) -> Followed:
-        return self._normalised(done.first, range(1, done.outs[0].ndim), done.outs)
+    def _along(self, done: Done, dims: Sequence[int], way: Way, words: str = "") -> Followed:
+        """An operation that keeps the shape and lets elements along ``dims`` meet."""
+        given = done.first
+        dims = [dim % max(done.outs[0].ndim, 1) for dim in dims]
+        meetings = [
+            Meeting(axis, way, words)
+            for axis, plane in (given.planes.items() if given is not None else ())
+            if reduced(plane, dims)[1]
+        ]
+        return Followed((given,) * len(done.outs), tuple(meetings))
 
     def _softmax(self, done: Done) -> Followed:
-        return self._along(done.first, [done.args[1]], done.outs, Way.SOFTMAX)
+        return self._along(done, [done.args[1]], Way.SOFTMAX)
 
     def _running_total(self, done: Done) -> Followed:
-        words = f"'{done.plain}' over tokens"
-        return self._along(done.first, [done.args[1]], done.outs, words=words)
+        return self._along(done, [done.args[1]], Way.OTHER, f"'{done.name}' over tokens")
+
+    def _normalised(self, done: Done) -> Followed:
+        given, ndim = done.first, done.outs[0].ndim
+        if done.name in _BATCH_NORMS:  # with stored statistics every element by itself
+            if not next((one for one in done.args if isinstance(one, bool)), True):
+                return self._kept(done)
+            dims = [dim for dim in range(ndim) if dim != 1]
+        elif done.name == "native_group_norm":
+            dims = list(range(1, ndim))
+        else:
+            dims = list(range(ndim - len(done.args[1]), ndim))
+        if given is None:
+            return done.returns(None)
+        meetings = {}
+        for axis, plane in given.planes.items():
+            if reduced(plane, dims)[1] and not self._projections.are_channels(axis, in_norm=True):
+                meetings[axis] = Meeting(axis, words="a norm over tokens")
+            elif is_place(axis) and any(has_many_and_one(plane, dim) for dim in dims):
+                meetings[axis] = Meeting(axis, words=MANY_AND_ONE)
+        if meetings and dims == [ndim - 1]:
+            for new in groups_of(given, given.shape):
+                meetings |= {axis: Meeting(axis, Way.GROUPS) for axis in new.source.before}
+        return done.returns(given, [*meetings.values()])
+
+    def _transformed(self, done: Done) -> Followed:
+        """A Fourier transform; the place of a frequency is called by the token in its place."""
+        given, dims, shape = done.first, done.args[1], done.outs[0].shape
+        if given is None:
+            return Followed((None,))
+        planes, meetings = {}, []
+        for axis, plane in given.planes.items():
+            along = [dim % len(shape) for dim in dims if varies(plane, dim)]
+            changed = [k for k in range(len(shape)) if plane.shape[k] != shape[k]]
+            if along:
+                meetings.append(Meeting(axis, words="a Fourier transform over tokens"))
+            if any(dim in changed for dim in along):
+                dim = next(dim for dim in along if dim in changed)
+                index = counted(shape, dim, plane.device)
+                planes[axis] = torch.where(index < axis.size, index, NONE)
+                continue
+            short = plane
+            for dim in changed:
+                short = short.narrow(dim, 0, 1)
+            planes[axis] = short.expand(shape)
+        return Followed((Coordinates(shape, planes),), tuple(meetings))
 
     def _sorted(self, done: Done) -> Followed:
         if done.first is None or len(done.outs) != 2:
             return self._unknown(done)
         values, places = done.outs
-        dim = _given(done.args, done.kwargs, 2 if done.plain == "topk" else 1, "dim", -1)
+        dim = done.argument(2 if done.name == "topk" else 1, -1)
         made = done.first.moved(lambda p: p.gather(dim, places), values.shape)
-        order = ops.summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
+        order = summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
         meetings = [
-            Meeting(axis, words=f"'{done.plain}' orders tokens", chooses=True)
+            Meeting(axis, words=f"'{done.name}' orders tokens", chooses=True)
             for axis, plane in done.first.planes.items()
             if varies(plane, dim)
         ]
         return Followed((made, order.expanded(places.shape)), tuple(meetings))
 
-    def _joined(self, done: Done) -> Followed:
-        return Followed((self._laid(done),))
-
-    def _laid(self, done: Done) -> Coordinates | None:
-        args, out = done.args, done.outs[0]
-        dim = _given(args, done.kwargs, 1, "dim", 0)
-        if done.plain == "cat":
-            return ops.joined(self._known.of, args[0], dim, out)
-        dim = dim % out.ndim
-        parts = [part.unsqueeze(dim) for part in args[0]]
-        lifted = {
-            id(new): found.moved(lambda p: p.unsqueeze(dim), new.shape)
-            for new, old in zip(parts, args[0], strict=True)
-            if (found := self._known.of(old)) is not None
-        }
-        return ops.joined(lambda part: lifted.get(id(part)), parts, dim, out)
-
-    def _product(self, done: Done) -> Followed:
-        name, args, out = done.plain, done.args, done.outs[0]
-        find, are_channels = self._known.of, self._projections.are_channels
-        rest = args
-        if name in ("addmm", "baddbmm", "addmv", "addbmm"):
-            rest = args[1:]
-        left, right = find(rest[0]), find(rest[1])
-        if name == "linear":
-            right = None if right is None else right.moved(lambda p: p.mT, rest[1].mT.shape)
-        shape = out.shape
-        if name in ("mv", "addmv", "dot", "vdot"):
-            if right is not None:
-                right = right.moved(lambda p: p.unsqueeze(-1), rest[1].unsqueeze(-1).shape)
-            if name in ("dot", "vdot") and left is not None:
-                left = left.moved(lambda p: p.unsqueeze(0), rest[0].unsqueeze(0).shape)
-            made = ops.product(left, right, torch.Size((*shape, 1)), are_channels)
-            found = made.outputs[0]
-            flat = found.moved(lambda p: p.reshape(shape), shape) if found else None
-            return Followed((flat,), made.meetings)
-        made = ops.product(left, right, shape, are_channels)
-        added = find(args[0]) if rest is not args else None
-        if added is None or made.outputs[0] is None:
-            return made
-        both = ops.together([made.outputs[0], added.expanded(shape)], shape, "a sum joins tokens")
-        return Followed(both.outputs, made.meetings + both.meetings)
-
-    def _convolved(self, done: Done) -> Followed:
-        given, weight, _, stride, padding, dilation, transposed, _, groups = done.args[:9]
-        found, out = self._known.of(given), done.outs[0]
-        if found is None or given.ndim != out.ndim or given.ndim < 3:
-            return self._unknown(done)
-        window = ops.SlidingWindow.of(
-            "convolution",
-            weight.shape[2:],
-            (stride, padding, dilation),
-            transposed=transposed,
-            depthwise=groups == given.shape[1],
-            groups=groups,
-        )
-        return ops.convolved(found, window, out.shape, self._projections.are_channels)
-
-    def _pooled(self, done: Done) -> Followed:
-        first, args, shape = done.first, done.args, done.outs[0].shape
-        places = int(done.plain.partition("pool")[2][:1])
-        if first is None or len(first.shape) != places + 2:
-            return self._unknown(done)
-        nothing = (None,) * (len(done.outs) - 1)
-        if "adaptive" in done.plain:
-            made = self._resized(done)
-            return Followed((made.outputs[0], *nothing), made.meetings)
-        kernel = (list(args[1]) * places)[:places]
-        stride = args[2] if len(args) > 2 and args[2] else kernel
-        padding = args[3] if len(args) > 3 and isinstance(args[3], list | tuple) else [0]
-        dilation = args[4] if len(args) > 4 and isinstance(args[4], list | tuple) else [1]
-        name = done.plain.partition("_with")[0]
-        window = ops.SlidingWindow.of(name, kernel, (stride, padding, dilation), depthwise=True)
-        made = ops.convolved(first, window, shape, self._projections.are_channels)
-        return Followed((made.outputs[0], *nothing), made.meetings)
-
-    def _resized(self, done: Done) -> Followed:
-        """Positions behind the second axis that are made anew, such as by interpolation."""
-        first, shape = done.first, done.outs[0].shape
-        if first is None or len(first.shape) != len(shape):
-            return self._unknown(done)
-        places = range(2, len(shape))
-        changed = {
-            axis: next(k for k in places if varies(plane, k)) - 2
-            for axis, plane in first.planes.items()
-            if any(varies(plane, k) for k in places)
-        }
-        planes = {
-            axis: _first_of(plane, places).expand(shape)
-            for axis, plane in first.planes.items()
-            if axis not in changed
-        }
-        if changed:
-            planes |= ops.new_positions(changed, shape, done.plain, done.outs[0].device)
-        how = f"'{done.plain.strip('_')}' makes new tokens of groups"
-        meetings = tuple(Meeting(axis, Way.REMAKES, how) for axis in changed)
-        return Followed((Coordinates(shape, planes),), meetings)
-
-    def _normalised(
-        self, given: Coordinates | None, dims: Sequence[int], outs: list[Tensor]
-    ) -> Followed:
-        nothing = (None,) * (len(outs) - 1)
-        if given is None:
-            return Followed((None, *nothing))
-        meetings = []
-        for axis, plane in given.planes.items():
-            if reduced(plane, [dim % plane.ndim for dim in dims])[1] and not (
-                self._projections.are_channels(axis, in_norm=True)
-            ):
-                meetings.append(Meeting(axis, words="a norm over tokens"))
-            elif is_place(axis) and any(ops.has_many_and_one(plane, dim) for dim in dims):
-                meetings.append(Meeting(axis, words=ops.MANY_AND_ONE))
-        return Followed((given, *nothing), tuple(meetings))
-
-    def _along(
-        self,
-        given: Coordinates | None,
-        dims: Sequence[int],
-        outs: list[Tensor],
-        way: Way = Way.OTHER,
-        words: str = "",
-    ) -> Followed:
-        """An operation that keeps the shape and lets elements along ``dims`` meet."""
-        if given is None:
-            return Followed((None,) * len(outs))
-        meetings = [
-            Meeting(axis, way, words)
-            for axis, plane in given.planes.items()
-            if reduced(plane, [dim % plane.ndim for dim in dims])[1]
-        ]
-        return Followed((given,) * len(outs), tuple(meetings))
-
-    def _transformed(self, done: Done) -> Followed:
-        given, dims, out = done.first, done.args[1], done.outs[0]
-        planes, meetings = {}, []
-        if given is None:
-            return Followed((None,))
-        back = _transformed_back(done, given)
-        for axis, plane in given.planes.items():
-            if axis is back:
-                index = torch.arange(out.shape[dims[0]], dtype=torch.float32, device=out.device)
-                index = torch.where(index < axis.size, index, NONE)
-                behind = [1] * (-1 - dims[0] % out.ndim + out.ndim)
-                planes[axis] = index.reshape(-1, *behind).expand(out.shape)
-                continue
-            if any(varies(plane, dim) for dim in dims):
-                meetings.append(Meeting(axis, words="a Fourier transform over tokens"))
-                same = plane.shape == out.shape
-                planes[axis] = (
-                    plane if same else torch.full((), MANY, device=out.device).expand(out.shape)
-                )
-            else:
-                short, _ = reduced(plane, [dim % plane.ndim for dim in dims])
-                for dim in dims:
-                    short = short.narrow(dim, 0, 1)
-                planes[axis] = short.expand(out.shape)
-        return Followed((Coordinates(out.shape, planes),), tuple(meetings))
+    # axes that are summed over
 
     def _reduced(self, done: Done) -> Followed:
-        name, given, args, outs = done.plain, done.first, done.args, done.outs
-        kwargs = done.kwargs
+        given, shape = done.first, done.outs[0].shape
         if given is None:
-            return Followed((None,) * len(outs))
-        place = 2 if name in ("linalg_vector_norm", "norm") else 1
-        dims = _given(args, kwargs, place, "dim", None)
-        if isinstance(dims, int):
-            dims = [dims]
+            return Followed((None,) * len(done.outs))
+        dims = done.argument(2 if "norm" in done.name else 1, None)
+        dims = [dims] if isinstance(dims, int) else dims
         if not isinstance(dims, list | tuple) or not dims:
             dims = list(range(len(given.shape)))
-        wanted = len(outs[0].shape)
-        keepdim = wanted == len(given.shape)
-        made = ops.summed(given, dims, keepdim, outs[0].shape)
+        made = summed(given, dims, len(shape) == len(given.shape), shape)
         for axis, plane in given.planes.items():
-            if reduced(plane, [d % plane.ndim for d in dims])[1]:
+            if reduced(plane, [dim % plane.ndim for dim in dims])[1]:
                 axis.source.summed.setdefault(axis, 0)
-                if axis.source.channels is axis and axis in made.planes:
-                    made = made.without(axis)
-        return Followed((made,) * len(outs))
+                if not is_place(axis):
+                    made.planes.pop(axis, None)
+                    made.columns.pop(axis, None)
+        return Followed((made,) * len(done.outs))
 
-    def _scattered(self, done: Done) -> Followed:
-        """Numbers written to places that an index names."""
-        name, args, kwargs, out = done.plain, done.args, done.kwargs, done.outs[0]
-        into = self._known.of(args[0])
-        place = 2 if name in ("index_put", "_index_put_impl", "_unsafe_index_put") else 3
-        source = args[place] if len(args) > place else kwargs.get("source", kwargs.get("src"))
-        found = self._known.of(source)
-        axes = dict.fromkeys((*(into.planes if into else ()), *(found.planes if found else ())))
+    def _product(self, done: Done) -> Followed:
+        args, shape = done.args, done.outs[0].shape
+        added = None
+        if done.name in _ADDING:
+            added, args = self._known.of(args[0]), args[1:]
+        left, right = map(self._known.of, args[:2])
+        sizes = list(shape)
+        if args[0].ndim == 1:
+            sizes.insert(0, 1)
+            if left is not None:
+                left = left.moved(lambda p: p.unsqueeze(0), args[0].unsqueeze(0).shape)
+        if args[1].ndim == 1:
+            sizes.append(1)
+            if right is not None:
+                right = right.moved(lambda p: p.unsqueeze(-1), args[1].unsqueeze(-1).shape)
+        elif done.name == "linear" and right is not None:
+            right = right.moved(lambda p: p.mT, args[1].mT.shape)
+        made = product(left, right, Size(sizes), self._projections.are_channels)
+        found = made.outputs[0]
+        if found is not None and len(sizes) > len(shape):
+            found = found.moved(lambda p: p.reshape(shape), shape)
+        if added is None or found is None:
+            return Followed((found,), made.meetings)
+        both = together([found, added.expanded(shape)], shape, "a sum joins tokens")
+        return Followed(both.outputs, made.meetings + both.meetings)
+
+    def _attention(self, done: Done) -> Followed:
+        first, value, shape = done.first, self._known.of(done.args[2]), done.outs[0].shape
+        if first is not None:
+            made = first.moved(lambda p: p[..., :1].expand(shape), shape)
+            along = [axis for axis, plane in first.planes.items() if varies(plane, -2)]
+            return done.returns(made, [Meeting(axis, Way.ATTENTION) for axis in along])
+        if value is None:
+            return self._unknown(done)
         planes, meetings = {}, []
-        for axis in axes:
-            base = into.planes.get(axis) if into else None
-            full = (
-                torch.full(out.shape, NONE, device=out.device)
-                if base is None
-                else base.clone(memory_format=torch.contiguous_format)
-            )
-            new = found.planes.get(axis) if found else None
-            if new is not None:
-                before, there = full.clone(), _place_named(name, place, args)
-                new = there.fitted(new)
-                there.write(full, new)
-                if len(args) > place and _adds_up(name, args, kwargs) and is_place(axis):
-                    landed = there.read(full)
-                    under = there.read(before)
-                    several = (landed != new) | ((under >= 0) & (landed >= 0) & (under != landed))
-                    if bool(several.any()):
-                        meetings.append(
-                            Meeting(axis, words=f"'{name}' sums what lands in one place")
-                        )
-                        given = [*args]
-                        given[0], given[place] = torch.zeros_like(full), several.to(full)
-                        full = torch.where(done.func(*given, **kwargs) > 0, MANY, full)
-            planes[axis] = full
-        there = _place_named(name, place, args)
-        unshaped = torch.Size(())  # only their planes are asked for
-        left = None if into is None else into.moved(there.read, unshaped)
-        written = None if found is None else found.moved(there.fitted, unshaped)
-        chosen = self._chosen(done, left, written)
-        return Followed((Coordinates(out.shape, planes),), (*meetings, *chosen))
+        for axis, plane in value.planes.items():  # queries of no input read many tokens each
+            line, several = reduced(plane, [-2, -1])
+            planes[axis] = line[..., :1, :1].expand(shape)
+            if several and not self._projections.are_channels(axis):
+                meetings.append(Meeting(axis, Way.ATTENTION))
+        return done.returns(Coordinates(shape, planes), meetings)
 
-    def _unknown(self, done: Done) -> Followed:
-        """An operation without a rule is taken for one that mixes what it is given."""
-        name, args, outs = done.plain, done.args, done.outs
-        self.unknown.add(name)
-        parts = [c for each in ops.tensors_in(args) if (c := self._known.of(each)) is not None]
-        same = next((c for c in parts if c.shape == outs[0].shape), None)
-        meetings = [
-            Meeting(axis, words=f"'{name}', which is not known", is_known=False)
-            for part in parts
-            for axis in part.planes
-            if part.planes[axis].max() > part.planes[axis].min()
-        ]
-        return Followed((same,) + (None,) * (len(outs) - 1), tuple(meetings))
-
-
-_MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
-_BATCH_NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
-_BATCH_NORMS |= {"_batch_norm_with_update", "_batch_norm_with_update_functional"}
-_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "linear", "mv", "addmv", "dot", "vdot"}
-_TRANSFORMS = {"_fft_c2c", "_fft_r2c", "_fft_c2r"}
-_RUNNING = {"cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"}
-_SOFTMAXES = {"_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"}
-_RESIZES = {f"upsample_{kind}{k}d" for kind in ("linear", "bilinear", "nearest") for k in (1, 2)}
-_RESIZES |= {"upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bicubic2d_aa"}
-_SCATTERS = {"index_put", "_index_put_impl", "_unsafe_index_put", "index_copy", "index_add"}
-_SCATTERS |= {"scatter", "scatter_add", "scatter_reduce", "index_fill"}
-_POOLS = {f"{kind}_pool{k}d" for kind in ("avg", "max") for k in (1, 2, 3)}
-_POOLS |= {f"_adaptive_avg_pool{k}d" for k in (2, 3)} | {"max_pool2d_with_indices"}
-_POOLS |= {"adaptive_max_pool2d", "max_pool3d_with_indices", "adaptive_avg_pool1d"}
-_REDUCTIONS = {"sum", "mean", "var", "std", "amax", "amin", "max", "min", "prod", "logsumexp"}
-_REDUCTIONS |= {"linalg_vector_norm", "norm", "argmax", "argmin", "any", "all", "var_mean"}
-_REDUCTIONS |= {"std_mean", "median", "nansum", "sum_to_size", "aminmax"}
-
-
-@dataclass(frozen=True)
-class _NamedPlaces:
-    """The places that an index names: how they are written into, and what lies in them.
-
-    Attributes:
-        fitted: the part of a tensor that the index names places for.
-    """
-
-    write: Callable[[Tensor, Tensor], Any]
-    read: Callable[[Tensor], Tensor]
-    fitted: Callable[[Tensor], Tensor] = Tensor.contiguous
-
-
-def _place_named(name: str, place: int, args: tuple[Any, ...]) -> _NamedPlaces:
-    if place == 2:
-        index = tuple(args[1])
-        return _NamedPlaces(lambda full, new: full.index_put_(index, new), lambda full: full[index])
-    dim, index = args[1], args[2]
-    if name.startswith("index"):
-        return _NamedPlaces(
-            lambda full, new: full.index_copy_(dim, index, new),
-            lambda full: full.index_select(dim, index),
+    def _convolved(self, done: Done) -> Followed:
+        given, weight, _, *steps, is_transposed, _, groups = done.args[:9]
+        shape, places = done.outs[0].shape, weight.ndim - 2
+        if done.first is None or given.ndim != len(shape) or given.ndim < 3:
+            return self._unknown(done)
+        window = SlidingWindow(
+            "convolution",
+            weight.shape[2:],
+            *((list(step) * places)[:places] for step in steps),
+            is_transposed,
+            groups == given.shape[1],
+            groups,
         )
-    part = tuple(slice(size) for size in index.shape)
-    return _NamedPlaces(
-        lambda full, new: full.scatter_(dim, index, new),
-        lambda full: full.gather(dim, index),
-        lambda new: new[part].contiguous(),
+        return window.follow(done.first, shape, self._projections.are_channels)
+
+    def _pooled(self, done: Done) -> Followed:
+        """A pool, or positions that are made anew by interpolation."""
+        first, args, shape = done.first, done.args, done.outs[0].shape
+        places, name = len(shape) - 2, done.name.partition("_with")[0].strip("_")
+        if first is None or len(first.shape) != len(shape) or f"{places}d" not in name:
+            return self._unknown(done)
+        options: list[Sequence[int]] = [[1], [2], [0], [1]]  # a position that is no other's
+        if "pool" in name and "adaptive" not in name:
+            options = [args[1], args[1], [0], [1]]
+            for k in range(2, min(len(args), 5)):
+                if isinstance(args[k], list | tuple) and args[k]:
+                    options[k - 1] = args[k]
+        window = SlidingWindow(name, *((list(one) * places)[:places] for one in options))
+        made = window.follow(first, shape, self._projections.are_channels)
+        return done.returns(made.outputs[0], made.meetings)
+
+
+def _indices(done: Done) -> list[tuple[Tensor, int]]:
+    """The tensors that name places in an operation, and how many axes lie behind these places."""
+    args, name = done.args, done.name
+    if name == "take":
+        return [(args[1], 0)]
+    if name in ("gather", "scatter", "scatter_add", "scatter_reduce"):
+        return [(args[2], 0)]
+    if name.startswith("index_") and name != "index_put":
+        return [(args[2], args[0].ndim - args[1] % args[0].ndim - 1)]
+    if name != "index" and "index_put" not in name:
+        return []
+    given = list(args[1])
+    named = [k for k, index in enumerate(given) if index is not None]
+    covered = sum(given[k].ndim if given[k].dtype is torch.bool else 1 for k in named)
+    return [(given[k], args[0].ndim - named[0] - covered) for k in named]
+
+
+def _named(done: Done, plane: Tensor) -> Tensor:
+    """What lies in the places that an index names."""
+    if "index_put" in done.name:
+        return torch.ops.aten.index(plane, list(done.args[1]))  # type: ignore[no-any-return]
+    dim, index = done.args[1:3]
+    named = torch.gather if done.name.startswith("scatter") else torch.index_select
+    return named(plane, dim, index)
+
+
+def _added(
+    base: Tensor, new: Tensor, run: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, bool]:
+    """The plane of numbers that are added up in places, and whether several indices met there.
+
+    Numbers are equal if the mean of their squares is the square of their mean.
+    """
+    count, total, squares = (
+        run(*((one >= 0) * one.double() ** power for one in (base, new))) for power in range(3)
     )
-
-
-def _adds_up(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether what lands in one place is summed there, rather than replaced."""
-    plain = name.strip("_")
-    if plain in ("index_put", "index_put_impl", "unsafe_index_put"):
-        return bool(_given(args, kwargs, 3, "accumulate", False))
-    return plain in ("index_add", "scatter_add", "scatter_reduce") or "reduce" in kwargs
+    many = run((base == MANY).double(), (new == MANY).double()) > 0
+    several = (count * squares > total**2 + 0.5) | (many & (count > 0))
+    plane = torch.where(count > 0, total / count.clamp(min=1), NONE)
+    return torch.where(several | many, MANY, plane).float(), bool(several.any())
 
 
 def is_made_anew(name: str) -> bool:
     """Whether an operation makes a tensor from none of the numbers of another."""
     return name in _MADE_ANEW or name.startswith("new_") or name.endswith("_like")
-
-
-def _transformed_back(done: Done, given: Coordinates) -> Any:
-    """The axis whose tokens an inverse Fourier transform puts back in their places, if any."""
-    is_inverse = done.plain == "_fft_c2r" or (done.plain == "_fft_c2c" and not done.args[3])
-    lost = [
-        axis
-        for axis, plane in given.planes.items()
-        if ops.is_place(axis) and bool((small(plane) == MANY).all())
-    ]
-    fits = len(done.args[1]) == len(lost) == 1
-    return lost[0] if is_inverse and fits else None
 
 
 def _known_among(
@@ -739,40 +1012,51 @@ def _known_among(
     return next((one for one in given if one is not None and one.equals(made)), made)
 
 
-def _first_of(plane: Tensor, dims: Sequence[int]) -> Tensor:
-    for dim in dims:
-        plane = plane.narrow(dim, 0, 1)
-    return plane
-
-
-def _given(
-    args: tuple[Any, ...], kwargs: dict[str, Any], place: int, name: str, default: Any
-) -> Any:
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
+MOVES = {"cat", "stack", "flip", "roll", "repeat", "index_select", "gather", "index", "take"}
+MOVES |= {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "rot90", "tile"}
+MOVES |= {"repeat_interleave", "im2col", "constant_pad_nd"}
+MOVES |= {f"{kind}_pad{k}d" for kind in ("reflection", "replication") for k in (1, 2, 3)}
+_PADDED = {"im2col", "constant_pad_nd"}
+"""What puts zeros between the elements that it moves."""
+_KEEPS = {"clone", "_to_copy", "contiguous", "native_dropout", "dropout", "tril", "triu"}
+_KEEPS |= {"lift_fresh", "resolve_conj", "resolve_neg", "conj", "real", "imag", "nan_to_num"}
+_KEEPS |= {"_native_batch_norm_legit_no_training", "_batch_norm_no_update"}
+_MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
+_BATCH_NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
+_BATCH_NORMS |= {"_batch_norm_with_update", "_batch_norm_with_update_functional"}
+_NORMS = {"native_layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm"}
+_ADDING = {"addmm", "baddbmm", "addmv", "addbmm"}
+_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "linear", "mv", "addmv", "dot", "vdot"}
+_TRANSFORMS = {"_fft_c2c", "_fft_r2c", "_fft_c2r"}
+_RUNNING = {"cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"}
+_SOFTMAXES = {"_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"}
+_RESIZES = {f"upsample_{kind}{k}d" for kind in ("linear", "bilinear", "nearest") for k in (1, 2)}
+_RESIZES |= {"upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bicubic2d_aa"}
+_SCATTERS = {"index_put", "_index_put_impl", "_unsafe_index_put", "index_copy", "index_add"}
+_SCATTERS |= {"scatter", "scatter_add", "scatter_reduce", "index_fill"}
+_SUMMING = {"index_add", "scatter_add", "scatter_reduce"}
+_POOLS = {f"{kind}_pool{k}d" for kind in ("avg", "max") for k in (1, 2, 3)}
+_POOLS |= {f"_adaptive_avg_pool{k}d" for k in (2, 3)} | {"max_pool2d_with_indices"}
+_POOLS |= {"adaptive_max_pool2d", "max_pool3d_with_indices", "adaptive_avg_pool1d"}
+_REDUCTIONS = {"sum", "mean", "var", "std", "amax", "amin", "max", "min", "prod", "logsumexp"}
+_REDUCTIONS |= {"linalg_vector_norm", "norm", "argmax", "argmin", "any", "all", "var_mean"}
+_REDUCTIONS |= {"std_mean", "median", "nansum", "sum_to_size", "aminmax"}
 
 _RULES: dict[str, Callable[[Rules, Done], Followed]] = {
-    **dict.fromkeys((*ops.RESHAPES, *ops.MOVES), Rules._moved),
-    **dict.fromkeys(ops.KEEPS, Rules._kept),
+    **dict.fromkeys(MOVES, Rules._moved),
+    **dict.fromkeys(_KEEPS, Rules._kept),
     **dict.fromkeys(_PRODUCTS, Rules._product),
     **dict.fromkeys(_SCATTERS, Rules._scattered),
     **dict.fromkeys(_REDUCTIONS, Rules._reduced),
-    **dict.fromkeys(_POOLS, Rules._pooled),
-    **dict.fromkeys(_RESIZES, Rules._resized),
+    **dict.fromkeys(_POOLS | _RESIZES, Rules._pooled),
     **dict.fromkeys(_TRANSFORMS, Rules._transformed),
     **dict.fromkeys(_RUNNING, Rules._running_total),
     **dict.fromkeys(_SOFTMAXES, Rules._softmax),
-    **dict.fromkeys(("native_layer_norm", "_fused_rms_norm", "rms_norm"), Rules._norm),
+    **dict.fromkeys(_NORMS | _BATCH_NORMS, Rules._normalised),
     "copy": Rules._copied,
-    "cat": Rules._joined,
-    "stack": Rules._joined,
-    "constant_pad_nd": Rules._padded,
-    "as_strided": Rules._strided,
     "embedding": Rules._embedded,
-    "convolution": Rules._convolved,
-    "native_group_norm": Rules._group_norm,
-    **dict.fromkeys(_BATCH_NORMS, Rules._batch_norm),
     "sort": Rules._sorted,
     "topk": Rules._sorted,
+    "convolution": Rules._convolved,
 }
 """How each operation is followed: functions, since bound methods would keep a run alive."""

@@ -24,11 +24,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
-from dsf.inspection.causal import operations as ops
-from dsf.inspection.causal.coordinates import Coordinates, numbered, varies
-from dsf.inspection.causal.operations import Done, Followed, Meeting, Way, is_place
+from dsf.inspection.causal.coordinates import (
+    Coordinates,
+    KnownTensors,
+    is_place,
+    numbered,
+    varies,
+)
 from dsf.inspection.causal.replay import cells_of, repeated
-from dsf.inspection.causal.rules import KnownTensors, Rules, is_made_anew
+from dsf.inspection.causal.rules import (
+    MOVES,
+    Done,
+    Followed,
+    Meeting,
+    Projections,
+    Rules,
+    Way,
+    is_made_anew,
+    is_written,
+    same_places,
+    tensors_of,
+)
 from dsf.inspection.recording import Leaving
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -190,7 +206,7 @@ class Tracker(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._where: ModuleStack | None = None
         self._known = KnownTensors()
-        self._projections = ops.Projections(settled, tokens)
+        self._projections = Projections(settled, tokens)
         self._rules = Rules(self._known, self._projections)
         self.mixings: list[TokenMixing] = []
         self._waiting: list[tuple[Any, TokenMixing]] = []
@@ -243,7 +259,9 @@ class Tracker(TorchDispatchMode):
 
     def _number(self, part: Any, name: str) -> None:
         for k, tensor in enumerate(tensors_in(part)):
-            self._known.know(tensor, numbered(tensor, f"{name}[{k}]" if k else name))
+            before = self.of(tensor)  # of an input that is a part of another one
+            named = f"{name}[{k}]" if k else name
+            self._known.know(tensor, numbered(tensor, named) if before is None else before)
 
     @property
     def where(self) -> ModuleStack:
@@ -300,7 +318,7 @@ class Tracker(TorchDispatchMode):
         self.steps.know(tensors_in(output))
         for part in tensors_in(output):
             if part.is_floating_point():
-                self._known.know(part, None if like is None else ops.same_places(like, part.shape))
+                self._known.know(part, None if like is None else same_places(like, part.shape))
         if like is not None and isinstance(frame.module, nn.RNNBase):
             for state in tensors_in(output)[1:]:
                 self._known.know(state, state_left(frame.module, like, state.shape))
@@ -311,7 +329,7 @@ class Tracker(TorchDispatchMode):
         It may compute them past torch, or from its weights alone; a repeated pass will show it.
         """
         given = [c for part in tensors_in((frame.args, frame.kwargs)) if (c := self.of(part))]
-        axes = {axis for c in given for axis in c.planes if ops.is_place(axis)}
+        axes = {axis for c in given for axis in c.planes if is_place(axis)}
         where = self._where
         if not axes or where is None or self._paused:
             return
@@ -335,7 +353,7 @@ class Tracker(TorchDispatchMode):
         name = type(frame.module).__name__
         self.mixings.append(TokenMixing(frame.module, name, meeting, where.tick(), invocation))
         for part in lost:
-            like = next((m for c in given if (m := ops.same_places(c, part.shape))), None)
+            like = next((m for c in given if (m := same_places(c, part.shape))), None)
             self._known.know(part, like)
 
     def _is_constant(self, invocation: Any) -> bool:
@@ -391,56 +409,51 @@ class Tracker(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self._known.is_looking:
             return out
+        done = Done(func, args, kwargs, out)
         try:
-            done = Done(func, args, kwargs, out)
             self.steps.add(self.where.time, done)
             self._follow(done)
         except Exception:  # a rule that does not fit must never end a run
-            self._ask(ops.name_of(func), args)
+            self.unknown.add(done.name)
+            self._note(done.name, self._lost(done))
         return out
 
-    def _ask(self, name: str, args: tuple[Any, ...]) -> None:
-        """Let the module be asked whether tokens met in an operation without a rule."""
-        self.unknown.add(name)
-        parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
-        axes = dict.fromkeys(axis for c in parts for axis in c.planes if ops.is_place(axis))
-        how = f"'{name}' could not be followed"
-        self._note(name, [Meeting(axis, words=how, is_known=False) for axis in axes][:1])
+    def _lost(self, done: Done) -> list[Meeting]:
+        """What a module is asked about where an operation could not be followed."""
+        parts = [c for each in tensors_of(done.args) if (c := self.of(each)) is not None]
+        axes = dict.fromkeys(axis for c in parts for axis in c.positions)
+        how = f"'{done.name}' could not be followed"
+        return [Meeting(axis, words=how, is_known=False) for axis in axes][:1]
 
     def _follow(self, done: Done) -> None:
-        name, func, args, outs = done.name, done.func, done.args, done.outs
-        known = self._known
-        if not any(part in known for part in ops.tensors_in(args)):
-            known.view_of_memory(func, args, done.out)
+        name, func, outs, known = done.name, done.func, done.outs, self._known
+        if torch.Tag.inplace_view in getattr(func, "tags", ()):
             return
-        if ops.is_view(func) and args and isinstance(args[0], Tensor):
-            known.view(func, name, args, done.kwargs, done.out)
+        if not any(part in known for part in done.given):
             return
+        writes = is_written(func)
         if not outs:
             if name in _NUMBERS_OF_PYTHON:
-                self._leaves(*ops.tensors_in(args))
+                self._leaves(*done.given)
+            return
+        if not writes and all(one in known for one in outs):  # views of what is known
             return
         done.made_of = tuple(map(known.of, done.given))
-        done.first = known.of(args[0])
+        done.first = known.of(done.args[0])
         given = [one for one in done.given if known.decides(one)]
         chosen = [one for one in given if known.is_decided(one)]
         followed = self._rules.followed(done)
-        writes = ops.is_written(func)
         for tensor, found in zip(outs, followed.outputs, strict=False):
             is_number = tensor.is_floating_point() or tensor.is_complex()
             exact = is_number or bool(given) or name in _WHOLE_NUMBERS
-            if writes and tensor is args[0]:
-                known.write(tensor, found if exact else None)
-                if given and not is_number:
-                    known.decide(tensor)
-            elif found is not None and exact:
-                is_decided = bool(given) and (not is_number or len(chosen) == len(given))
-                known.know(tensor, found, is_decided=is_decided)
+            is_decided = bool(given) and (not is_number or len(chosen) == len(given))
+            if writes or (found is not None and exact):
+                known.know(tensor, found if exact else None, is_decided=is_decided)
         meetings, numbers = followed.meetings, _numbers(outs)
         if chosen or not numbers:
             meetings = tuple(replace(one, chooses=True) for one in meetings)
         if numbers:
-            self._note(name, meetings or self._dropped(name, args, numbers, followed))
+            self._note(name, meetings or self._dropped(done, numbers, followed))
         elif given:
             self._note(name, meetings)
 
@@ -455,23 +468,14 @@ class Tracker(TorchDispatchMode):
             self._note("item", made[:1])
 
     def _assigned(self, tensor: Tensor, instead: Tensor) -> None:
-        """A tensor holds from now on what another one does."""
-        self._known.assign(tensor, instead)
+        """A tensor lies from now on where another one does."""
         self.steps.assign(tensor, instead)
 
-    def _dropped(
-        self, name: str, args: tuple[Any, ...], outs: list[Tensor], followed: Followed
-    ) -> tuple[Meeting, ...]:
+    def _dropped(self, done: Done, outs: list[Tensor], followed: Followed) -> list[Meeting]:
         """What a rule forgot: it is asked of the module whether tokens met there."""
-        plain = name.rstrip("_")
-        if any(one is not None and one.planes for one in followed.outputs):
-            return ()
-        if plain == "embedding" or is_made_anew(plain) or not outs[0].numel():
-            return ()
-        parts = [c for each in ops.tensors_in(args) if (c := self.of(each)) is not None]
-        lost = [axis for c in parts for axis in c.planes if ops.is_place(axis)]
-        how = f"'{plain}' could not be followed"
-        return tuple(Meeting(axis, words=how, is_known=False) for axis in lost[:1])
+        is_new = done.name == "embedding" or is_made_anew(done.name) or not outs[0].numel()
+        forgets = is_new or any(one is not None and one.planes for one in followed.outputs)
+        return [] if forgets else self._lost(done)
 
     def _note(self, name: str, meetings: Sequence[Meeting]) -> None:
         where = self._where
@@ -503,7 +507,7 @@ class Tracker(TorchDispatchMode):
 
 
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
-_WHOLE_NUMBERS = ops.MOVES | ops.RESHAPES | {"cat", "stack", "clone", "constant_pad_nd", "copy_"}
+_WHOLE_NUMBERS = MOVES | {"clone", "copy"}
 
 
 def _numbers(tensors: Sequence[Tensor]) -> list[Tensor]:

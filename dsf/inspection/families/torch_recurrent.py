@@ -21,8 +21,7 @@ from dsf.evaluate.maps import Selection
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation
 from dsf.inspection.capture.precision import home, in_float64
-from dsf.inspection.causal.coordinates import MANY, NONE, Coordinates, reduced, varies
-from dsf.inspection.causal.operations import is_place
+from dsf.inspection.causal.coordinates import MANY, NONE, Coordinates, is_place, reduced, varies
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.stages import Tokens

@@ -17,9 +17,9 @@ from dsf.inspection.causal.coordinates import (
     InputAxis,
     Planes,
     Source,
+    is_place,
     small,
 )
-from dsf.inspection.causal.operations import is_place
 from dsf.inspection.recording import Recording, Value
 
 Arranged = Float[Tensor, "sample time channel"]
