@@ -337,27 +337,20 @@ def _tensors(part: Any) -> list[Tensor]:
 HANDED_OVER = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
 HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
 """What gives the numbers of a tensor to code that torch does not see."""
-_SET_DATA = vars(torch._C.TensorBase)["data"].__set__
 
 
 class Leaving(TorchFunctionMode):
-    """Tells of what is not an operation: numbers handed over, and ``tensor.data = ...``."""
+    """Tells of numbers that are handed over, which is not an operation."""
 
-    def __init__(
-        self,
-        note: Callable[[Tensor], None],
-        assigned: Callable[[Tensor, Tensor], None] = lambda _old, _new: None,
-    ) -> None:
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self._note, self._assigned = note, assigned
+        self._note = note
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         if func in HANDED_OVER:
             self._note(args[0])
-        if func == _SET_DATA:
-            self._assigned(*args)
         return func(*args, **(kwargs or {}))
 
 
@@ -457,7 +450,7 @@ class Recorder(TorchDispatchMode):
 
     def leaves(self, tensor: Tensor) -> None:
         """Note a tensor whose numbers code past torch is given, and may write over."""
-        if _is_ours():
+        if is_ours():
             return
         with _unseen():
             value = self.value(tensor)
@@ -650,14 +643,20 @@ PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")
 """Folders of code that calls torch for that of a module."""
 
 
-def _is_ours() -> bool:
-    """Whether the inspection itself asks for numbers, and not the module."""
+MODES = ("__torch_function__", "__torch_dispatch__")
+
+
+def is_ours() -> bool:
+    """Whether the inspection itself calls torch, and not a module; asked while a mode is called."""
     frame: Any = sys._getframe(1)
-    while frame is not None and (
-        frame.f_code.co_filename == __file__ or "/torch/" in frame.f_code.co_filename
-    ):
+    while frame is not None and frame.f_code.co_name not in MODES:
         frame = frame.f_back
-    return frame is not None and "/dsf/inspection/" in frame.f_code.co_filename
+    while frame is not None and frame.f_code.co_name != "_call_impl":
+        path = frame.f_code.co_filename
+        if frame.f_code.co_name not in MODES and "/torch/" not in path:
+            return "/dsf/inspection/" in path
+        frame = frame.f_back
+    return False
 
 
 def _caller() -> str:

@@ -412,6 +412,25 @@ class KnownTensors:
     def __contains__(self, tensor: Tensor) -> bool:
         return self._memory(tensor) is not None
 
+    def has(self, tensor: Tensor) -> bool:
+        """Whether something in the memory of a tensor comes from an input."""
+        memory = self._memory(tensor)
+        return memory is not None and memory.coordinates is not None
+
+    def note(self, tensors: Iterable[Tensor]) -> None:
+        """Tell of tensors that the run made or was given, of which no more may be known."""
+        for tensor in tensors:
+            if tensor not in self and tensor.numel():
+                self._begin(tensor)
+
+    def _begin(self, tensor: Tensor) -> _Memory:
+        memory = _Memory(_watched(tensor), _Layout.of(tensor), None, _are_numbers(tensor))
+        self._memories[_key(tensor)] = memory
+        if len(self._memories) > self._forgets_at:
+            alive = {key: one for key, one in self._memories.items() if not one.is_gone()}
+            self._memories, self._forgets_at = alive, max(MIN_FORGOTTEN, 2 * len(alive))
+        return memory
+
     def of(self, tensor: Any) -> Coordinates | None:
         """The coordinates of a tensor; None if it comes from no input."""
         memory = self._memory(tensor) if isinstance(tensor, Tensor) else None
@@ -452,9 +471,7 @@ class KnownTensors:
         if memory is None:
             if found is None or not tensor.numel():
                 return
-            memory = _Memory(_watched(tensor), layout, None, _are_numbers(tensor))
-            self._memories[_key(tensor)] = memory
-            self._forget()
+            memory = self._begin(tensor)
         unit, first, last = _both(memory.layout, layout)
         if layout.is_dense and layout.bounds == (first, last):
             memory.layout, memory.coordinates = layout, found
@@ -477,11 +494,6 @@ class KnownTensors:
         shape = Size(((last - first) // unit,))
         memory.layout = _Layout(shape, (1,), first // unit, unit)
         memory.coordinates = Coordinates(shape, flats)
-
-    def _forget(self) -> None:
-        if len(self._memories) > self._forgets_at:
-            alive = {key: one for key, one in self._memories.items() if not one.is_gone()}
-            self._memories, self._forgets_at = alive, max(MIN_FORGOTTEN, 2 * len(alive))
 
 
 def _are_numbers(tensor: Tensor) -> bool:

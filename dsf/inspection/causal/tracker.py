@@ -6,16 +6,12 @@ same, so it is asked of some of them by repeating these, and the others are take
 ``Tracker``: follows, operation by operation, from which tokens every tensor of a run is made.
 """
 
-import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import FrameType
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +41,7 @@ from dsf.inspection.causal.rules import (
     same_places,
     tensors_of,
 )
-from dsf.inspection.recording import Leaving
+from dsf.inspection.recording import Leaving, is_ours
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -60,34 +56,14 @@ class Steps:
     def __init__(self) -> None:
         self._times, self._kinds = array("q"), array("q")  # of some models there are millions
         self._foreign = array("q")
-        self._seen: dict[int, ref[Tensor]] = {}
 
-    def know(self, tensors: Iterable[Tensor]) -> None:
-        """Tell of tensors that are not foreign."""
-        for one in tensors:
-            self._seen[id(one)] = ref(one)
-
-    def assign(self, tensor: Tensor, instead: Tensor) -> None:
-        """Tell of a tensor that holds from now on what another one does."""
-        self.know([tensor])
-        if self._is_foreign(instead):
-            del self._seen[id(tensor)]
-
-    def hand_over(self, time: int, tensors: Iterable[Tensor]) -> None:
-        """Tell of tensors that a module is called with: foreign to its caller at most."""
-        for one in tensors:
-            if self._is_foreign(one):
-                self._foreign.append(time)
-                self.know([one])
-
-    def add(self, time: int, done: Done) -> None:
-        """Note an operation: its function, the shapes of its tensors and its other arguments."""
-        self._times.append(time)
-        self._kinds.append(hash(done.kind))
-        is_new = done.func is torch.ops.aten.lift_fresh.default  # numbers of the program itself
-        if not is_new and any(map(self._is_foreign, done.given)):
+    def add(self, time: int, kind: Hashable | None, *, is_foreign: bool) -> None:
+        """Note an operation, or a call of a module, which is of no kind."""
+        if kind is not None:
+            self._times.append(time)
+            self._kinds.append(hash(kind))
+        if is_foreign:
             self._foreign.append(time)
-        self.know(done.outs)
 
     def of(self, invocation: Invocation) -> bytes | None:
         """Those of one forward pass, as a key; None if a tensor in it was foreign."""
@@ -96,10 +72,6 @@ class Steps:
             return None
         first = bisect_left(self._times, began)
         return self._kinds[first : bisect_left(self._times, ended)].tobytes()
-
-    def _is_foreign(self, tensor: Tensor) -> bool:
-        seen = self._seen.get(id(tensor))
-        return (seen is None or seen() is not tensor) and not isinstance(tensor, nn.Parameter)
 
 
 def chosen(
@@ -234,8 +206,8 @@ class Tracker(TorchDispatchMode):
         given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
         self.run.autocast = autocast_now()
-        self.steps.know((*model.buffers(), *tensors_in((inputs, dict(named)))))
-        with self, Leaving(self._leaves, self._assigned):
+        self._known.note((*model.buffers(), *tensors_in((inputs, dict(named)))))
+        with self, Leaving(self._leaves):
             yield
 
     def finish(self, output: Any) -> None:
@@ -296,7 +268,10 @@ class Tracker(TorchDispatchMode):
     def begin(self, frame: Any) -> None:
         """Note what a module is called with."""
         if not self._paused:
-            self.steps.hand_over(frame.began - 1, tensors_in((frame.args, frame.kwargs)))
+            given = tensors_in((frame.args, frame.kwargs))  # foreign to its caller at most
+            is_foreign = any(map(self._is_foreign, given))
+            self.steps.add(frame.began - 1, None, is_foreign=is_foreign)
+            self._known.note(given)
 
     def pause(self) -> None:
         """Stop following: a module begins that is read as a whole."""
@@ -315,7 +290,7 @@ class Tracker(TorchDispatchMode):
             for axis, plane in like.planes.items():
                 if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
                     self._projections.are_channels(axis)
-        self.steps.know(tensors_in(output))
+        self._known.note(tensors_in(output))
         for part in tensors_in(output):
             if part.is_floating_point():
                 self._known.know(part, None if like is None else same_places(like, part.shape))
@@ -410,13 +385,20 @@ class Tracker(TorchDispatchMode):
         if self._known.is_looking:
             return out
         done = Done(func, args, kwargs, out)
+        is_new = func is torch.ops.aten.lift_fresh.default  # numbers of the program itself
+        is_foreign = not is_new and any(map(self._is_foreign, done.given))
+        self.steps.add(self.where.time, done.kind, is_foreign=is_foreign)
         try:
-            self.steps.add(self.where.time, done)
             self._follow(done)
         except Exception:  # a rule that does not fit must never end a run
             self.unknown.add(done.name)
             self._note(done.name, self._lost(done))
+        self._known.note(done.outs)
         return out
+
+    def _is_foreign(self, tensor: Tensor) -> bool:
+        is_own = isinstance(tensor, nn.Parameter) or tensor in self._known
+        return not is_own and tensor.numel() > 0
 
     def _lost(self, done: Done) -> list[Meeting]:
         """What a module is asked about where an operation could not be followed."""
@@ -429,7 +411,7 @@ class Tracker(TorchDispatchMode):
         name, func, outs, known = done.name, done.func, done.outs, self._known
         if torch.Tag.inplace_view in getattr(func, "tags", ()):
             return
-        if not any(part in known for part in done.given):
+        if not any(map(known.has, done.given)):
             return
         writes = is_written(func)
         if not outs:
@@ -467,10 +449,6 @@ class Tracker(TorchDispatchMode):
         if not self._paused:
             self._note("item", made[:1])
 
-    def _assigned(self, tensor: Tensor, instead: Tensor) -> None:
-        """A tensor lies from now on where another one does."""
-        self.steps.assign(tensor, instead)
-
     def _dropped(self, done: Done, outs: list[Tensor], followed: Followed) -> list[Meeting]:
         """What a rule forgot: it is asked of the module whether tokens met there."""
         is_new = done.name == "embedding" or is_made_anew(done.name) or not outs[0].numel()
@@ -481,7 +459,7 @@ class Tracker(TorchDispatchMode):
         where = self._where
         if not meetings or where is None or where.module is None:
             return
-        if any(one.chooses for one in meetings) and _is_called_here():
+        if any(one.chooses for one in meetings) and is_ours():
             return
         frame = where.frame_of(where.module)
         if frame is None:
@@ -512,23 +490,3 @@ _WHOLE_NUMBERS = MOVES | {"clone", "copy"}
 
 def _numbers(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [one for one in tensors if one.is_floating_point() or one.is_complex()]
-
-
-_HERE = str(Path(__file__).parent.parent)
-
-
-def _is_called_here() -> bool:
-    """Whether an operation was called by the code that records a run, and not by the model.
-
-    Between that code and an operation of the model lies a call of a module.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "_call_impl":
-            return False
-        is_mode = code.co_name in ("__torch_function__", "__torch_dispatch__")
-        if code.co_filename.startswith(_HERE) and code.co_filename != __file__ and not is_mode:
-            return True
-        frame = frame.f_back
-    return False
