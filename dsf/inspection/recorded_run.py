@@ -64,11 +64,13 @@ def hint(model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) ->
         given = any(named.get(other) is not None for other in ("inputs_embeds", "encoder_outputs"))
         return "" if given else "It reads numbers of tokens: pass input_ids=torch.tensor([[1, 2]])."
     numbers = named.get(NUMBERS, inputs[0] if inputs else None)
-    wrong = _wrong(numbers, _known(model))
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    wrong = _wrong(numbers, getattr(embedding, "num_embeddings", None))
     return f"input_ids {wrong}." if wrong else ""
 
 
 def _wrong(numbers: Any, known: int | None) -> str:
+    """What is wrong with numbers of tokens, of which the model may know so many."""
     if not isinstance(numbers, Tensor):
         return (
             f"must be a tensor, such as torch.tensor([[1, 2]]), but it is {type(numbers).__name__}"
@@ -85,12 +87,6 @@ def _wrong(numbers: Any, known: int | None) -> str:
             if not 0 <= extreme < known:
                 return f"must be numbers from 0 to {known - 1}, but there is {extreme}"
     return ""
-
-
-def _known(model: nn.Module) -> int | None:
-    """How many tokens the model knows."""
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    return getattr(embedding, "num_embeddings", None)
 
 
 KEEP = "logits_to_keep"
@@ -218,14 +214,10 @@ def without_loss(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     """
     if named.get("labels") is None or interface.models_of_library(model) != [model]:
         return named
-    if getattr(model.config, "is_encoder_decoder", False) and not _begins(named):
-        return named
+    begins = (named.get(f"decoder_{what}") for what in ("input_ids", "inputs_embeds"))
+    if getattr(model.config, "is_encoder_decoder", False) and all(one is None for one in begins):
+        return named  # whose decoder is given nothing else to begin with
     return {name: value for name, value in named.items() if name != "labels"}
-
-
-def _begins(named: dict[str, Any]) -> bool:
-    """Whether the decoder is given something to begin with."""
-    return any(named.get(f"decoder_{what}") is not None for what in ("input_ids", "inputs_embeds"))
 
 
 def without_logits(

@@ -249,7 +249,7 @@ class Recording:
                 old = now.get(memory, self.numbers[memory])
                 if one.kept:
                     before[memory] = one.kept, old
-                now[memory] = _copied(old)
+                now[memory] = old.clone()
                 there = one.value.within(now[memory])
                 there.copy_(one.new(there.clone()))
 
@@ -283,7 +283,7 @@ class Recording:
     def _run(self, operation: Operation, now: Mapping[int, Memory]) -> dict[int, Memory]:
         """The versions of memory that an operation makes of others."""
 
-        own = {at: _copied(now.get(at, self.numbers[at])) for at in operation.writes}
+        own = {at: now.get(at, self.numbers[at]).clone() for at in operation.writes}
 
         def argument(part: Any) -> Any:
             if not isinstance(part, Value):
@@ -307,10 +307,6 @@ class Recording:
             if value.memory in operation.makes and value.memory not in made:
                 made[value.memory] = _as_recorded(value, tensor)
         return made
-
-
-def _copied(memory: Memory) -> Memory:
-    return memory.clone()
 
 
 def _as_recorded(value: Value, tensor: Tensor) -> Memory:

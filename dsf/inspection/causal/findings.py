@@ -24,10 +24,10 @@ from dsf.inspection.causal.replay import (
     NotFollowedError,
     UnclearError,
     cells_of,
-    changed_by,
     moved,
+    repetition,
     separating,
-    share_explained,
+    share_of,
 )
 from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
 from dsf.inspection.causal.rules import Way
@@ -401,7 +401,8 @@ class _Asked:
                 rest = replace(rest, spilled=again.spilled)
             if rest.mixes and is_read:
                 found.passes += 1
-                share = min(share_explained(invocation, rest, draw=draw), 1 - rest.spilled)
+                every = moved(invocation, None, draw=draw)
+                share = min(share_of(every, rest), 1 - rest.spilled)
             parts = [c for c in invocation.calls if c.through is not Through.MODULE]
             if 1 < len(parts) <= APART and not rest.mixes:
                 found.passes += len(parts) - 1
@@ -441,7 +442,7 @@ def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> boo
     others = [call for call in held.calls if call not in parts]
     for before, after in pairwise(parts):
         one = Held(held.calls, held.invocations, frozenset(parts), frozenset({before}))
-        if after not in changed_by(invocation, (), replace(one, calls=[*others, *parts])):
+        if after not in repetition(invocation, (), replace(one, calls=[*others, *parts])).changed:
             return False
     return True
 
@@ -461,7 +462,7 @@ def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call])
         return
     try:
         found.passes += 1
-        changed = changed_by(run, cells_of(run), Held(calls, ()))
+        changed = repetition(run, cells_of(run), Held(calls, ())).changed
     except UnclearError:
         return
     open_ones = {call.module for call in reading if call in changed}

@@ -218,7 +218,7 @@ def moved_between(
     if not changes and of_model:  # no output has tokens
         changes = [_Change(0.0, torch.zeros(0), torch.float32)]
     if not changes:
-        raise NoNumbersError(NO_NUMBERS)
+        raise NoNumbersError("it returns no numbers, so that tokens only choose what others see")
     elsewhere = max(one.size for one in changes)
     if any(math.isnan(one.size) for one in changes):
         elsewhere = math.nan
@@ -274,7 +274,7 @@ def _changes(
         if not is_first and (inside is None or not bool(inside.any())):
             continue  # of all tokens together, such as a state
         is_first = False
-        kept = _kept(made, cells, old)
+        kept = torch.zeros_like(old, dtype=torch.bool) if inside is None else inside
         if of_tokens and made is not None:
             kept = kept | _of_none(made).to(kept.device)
         exact = torch.promote_types(old.dtype, torch.float64)
@@ -323,19 +323,6 @@ def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
     change = (new - old).abs() / scale
     change = torch.where(old.isfinite() == new.isfinite(), change, 1.0)  # infinite over infinite
     return torch.where(old == new, 0.0, change)
-
-
-def changed_by(invocation: Invocation, cells: Sequence[Cell], held: Held) -> list[Call]:
-    """Of the attentions in a forward pass those whose values change where it is repeated.
-
-    Args:
-        cells: the tokens that are replaced; may be none.
-        held: what else is exchanged, and what keeps its output.
-
-    Raises:
-        UnclearError: if it cannot be repeated.
-    """
-    return repetition(invocation, cells, held).changed
 
 
 def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
@@ -461,13 +448,6 @@ def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
     return None if found is None else found.expand(made.shape)
 
 
-def _kept(made: Coordinates | None, cells: Sequence[Cell], output: Tensor) -> Tensor:
-    inside = own(made, cells)
-    if inside is None:  # it returns no single tokens
-        return torch.zeros(output.shape, dtype=torch.bool, device=output.device)
-    return inside.expand(output.shape)
-
-
 def _of_none(made: Coordinates) -> Tensor:
     """Which elements of a tensor are beyond all tokens along an axis, each of which has others."""
     found = torch.zeros((), dtype=torch.bool)
@@ -479,34 +459,11 @@ def _of_none(made: Coordinates) -> Tensor:
 
 
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
-    """Whether some of what a module returns belongs to the replaced tokens alone."""
-    inside = own(_first_made(invocation), cells)
-    return inside is not None and bool(inside.any())
-
-
-NO_NUMBERS = "it returns no numbers, so that tokens only choose what others see"
-
-
-def _first_made(invocation: Invocation) -> Coordinates | None:
-    """The coordinates of the first output that holds numbers."""
+    """Whether some of the first numbers that a module returns belong to replaced tokens alone."""
     pairs = zip(invocation.outputs, invocation.made, strict=False)
-    found = next(((made,) for part, made in pairs if _has_numbers(part)), None)
-    if found is None:
-        raise NoNumbersError(NO_NUMBERS)
-    return found[0]
-
-
-def repeated(invocation: Invocation, cells: Sequence[Cell], held: Held | None) -> Tensor:
-    """The first numbers among the outputs of a repetition.
-
-    Raises:
-        UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
-        NoNumbersError: if it returns no numbers.
-    """
-    found = next(filter(_has_numbers, repetition(invocation, cells, held).outputs), None)
-    if found is None:
-        raise NoNumbersError(NO_NUMBERS)
-    return found
+    made = next((made for part, made in pairs if _has_numbers(part)), None)
+    inside = own(made, cells)
+    return inside is not None and bool(inside.any())
 
 
 def repetition(
@@ -729,11 +686,10 @@ def _holding(
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
         stack.enter_context(recording_attention_in(module, implementation, where, calls))
-        for child, outputs in outputs_held(held, invocation).items():
-            stack.callback(child.register_forward_hook(_keeping(outputs, cells)).remove)
-        for child, several in _given_to(held, invocation).items():
-            hook = _comparing(several, cells, found)
-            stack.callback(child.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for child, several in outputs_held(held, invocation).items():
+            compare, keep = _comparing(several, cells, found), _keeping(several, cells)
+            stack.callback(child.register_forward_hook(keep).remove)
+            stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
         yield
 
 
@@ -768,23 +724,36 @@ def _note_spill(
         spills.append(Spill(size, (far.norm() / change.norm()).item()))
 
 
-def _given_to(held: Held, invocation: Invocation) -> dict[nn.Module, list[Invocation]]:
-    """By module what its forward passes were given in the run, where they keep their output."""
-    found: dict[nn.Module, list[Invocation]] = {}
-    calls = [call.invocation for call in held.calls if call.through is Through.MODULE]
-    for one in (*calls, *held.invocations):
-        if one is not None and one.module is not invocation.module:
-            found.setdefault(one.module, []).append(one)
+@dataclass(frozen=True, eq=False)
+class HeldOutput:
+    """What a forward pass of a held module returned, of which tokens, and what it was given."""
+
+    output: Any
+    made: Sequence[Coordinates | None]
+    invocation: Invocation | None
+
+
+def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, list[HeldOutput]]:
+    """By module what its forward passes returned in the run, in running order."""
+    whole = [call for call in held.calls if call.through is Through.MODULE]
+    found: dict[nn.Module, list[HeldOutput]] = {}
+    for call in whole:
+        one = HeldOutput(call.output, [call.seen.get("output"), *call.further], call.invocation)
+        found.setdefault(call.module, []).append(one)
+    for inner in held.invocations:
+        found.setdefault(inner.module, []).append(HeldOutput(inner.output, inner.made, inner))
+    found.pop(invocation.module, None)
     return found
 
 
 def _comparing(
-    several: Sequence[Invocation], cells: Sequence[Cell], found: Repetition
+    several: Sequence[HeldOutput], cells: Sequence[Cell], found: Repetition
 ) -> Callable[..., None]:
     waiting = iter(several)
 
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        one = next(waiting, None)
+        held = next(waiting, None)
+        one = None if held is None else held.invocation
         if one is not None:
             now = tensors_in((args, kwargs))
             if not cells:
@@ -797,39 +766,23 @@ def _comparing(
     return hook
 
 
-Recorded = list[tuple[Any, list[Coordinates | None]]]
-
-
-def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, Recorded]:
-    """By module what its forward passes returned in the run, in running order."""
-    found: dict[nn.Module, Recorded] = {}
-    for call in held.calls:
-        if call.through is Through.MODULE and call.module is not invocation.module:
-            made = [call.seen.get("output"), *call.further]
-            found.setdefault(call.module, []).append((call.output, made))
-    for one in held.invocations:
-        if one.module is not invocation.module:
-            found.setdefault(one.module, []).append((one.output, one.made))
-    return found
-
-
-def _keeping(outputs: Recorded, cells: Sequence[Cell]) -> Callable[..., Any]:
-    waiting = iter(outputs)
+def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[..., Any]:
+    waiting = iter(several)
 
     def hook(_module: nn.Module, _given: Any, output: Any) -> Any:
-        recorded, made = next(waiting, (None, []))
-        if recorded is None:
+        held = next(waiting, None)
+        if held is None or held.output is None:
             return output
-        before = dict(zip(map(id, tensors_in(recorded)), made, strict=False))
-        olds = iter(tensors_in(recorded))
+        olds = tensors_in(held.output)
+        pairs = iter([*zip(olds, [*held.made, *[None] * len(olds)], strict=False)])
 
         def kept(part: Any) -> Any:
             if not isinstance(part, Tensor):
                 return with_tensors(part, kept) if is_holder(part) else part
-            old = next(olds, None)
+            old, made = next(pairs, (None, None))
             if old is None or old.shape != part.shape:
                 return part
-            inside, old = own(before.get(id(old)), cells), old.to(part.dtype)
+            inside, old = own(made, cells), old.to(part.dtype)
             return old.clone() if inside is None else torch.where(inside, part, old)
 
         leaves, tree = tree_flatten(output)
@@ -837,19 +790,6 @@ def _keeping(outputs: Recorded, cells: Sequence[Cell]) -> Callable[..., Any]:
             return tree_unflatten([kept(leaf) for leaf in leaves], tree)
 
     return hook
-
-
-def share_explained(invocation: Invocation, rest: Moved, *, draw: int = 0) -> float:
-    """How much of what a token moves elsewhere is due to the mixers that were read, 0 to 1.
-
-    Args:
-        rest: what moves while they are held.
-        draw: which tokens were replaced.
-
-    Raises:
-        UnclearError: if the module cannot be repeated.
-    """
-    return share_of(moved(invocation, None, draw=draw), rest)
 
 
 def share_of(everything: Moved, rest: Moved) -> float:

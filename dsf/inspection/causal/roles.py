@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor
 
-from dsf.inspection.causal.coordinates import MANY, Coordinates, InputAxis, reduced, varies
+from dsf.inspection.causal.coordinates import (
+    MANY,
+    Coordinates,
+    InputAxis,
+    all_before,
+    reduced,
+    varies,
+)
 from dsf.inspection.errors import UnreadableError
 
 TOKEN, SLOT, PADDED = "token", "slot", "token or padding"
@@ -15,12 +22,6 @@ Turned = tuple[int, int, int]
 
 class NoTokensError(Exception):
     """An attention that does not mix tokens, or whose axes are not known; the message says why."""
-
-
-def _flat(part: Tensor, batch: Size, kept: int) -> Tensor:
-    if not batch:  # one map without an axis for it
-        return part.unsqueeze(0)
-    return part.expand(*batch, *part.shape[part.ndim - kept :]).flatten(0, len(batch) - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,8 @@ class Maps:
         Raises:
             UnreadableError: if what all queries are said to share differs between them.
         """
-        flat = _flat(part, batch, kept)
+        each = part.shape[part.ndim - kept :]  # one map without an axis for it, if no batch
+        flat = part.expand(*batch, *each).flatten(0, len(batch) - 1) if batch else part[None]
         if self.turned is not None:
             flat = _turned(flat, self.turned) if has_rows else _shared(flat, self.turned)
         chosen = flat if self.order is None else flat[self.order.to(flat.device)]
@@ -163,14 +165,15 @@ def maps_of(
     apart = _samples((*columns, *rows), mixed)
     keys = [_key(m, rows, columns, mixed, apart) for m in range(count)]
     samples = sorted({key[0] for key in keys})
-    windows = _ordered([key[1] for key in keys])
+    windows = list(dict.fromkeys(window for _, window in keys))
     places: dict[tuple[int, int], list[int]] = {}
     for m, (sample, window) in enumerate(keys):
         places.setdefault((samples.index(sample), windows.index(window)), []).append(m)
     sizes = {len(several) for several in places.values()}
     if len(sizes) != 1 or len(places) != len(samples) * len(windows):
-        places = _by_sample(keys, samples)
-        windows = [()]
+        windows, places = [()], {}
+        for m, (sample, _) in enumerate(keys):
+            places.setdefault((samples.index(sample), 0), []).append(m)
         sizes = {len(several) for several in places.values()}
         if len(sizes) != 1:
             raise NoTokensError(
@@ -180,7 +183,7 @@ def maps_of(
     heads = sizes.pop()
     order = [m for s in range(len(samples)) for w in range(len(windows)) for m in places[s, w]]
     if along and not any(axis in rows for axis in along):
-        made = any(_made_of(axis, rows) for axis in along)
+        made = any(all_before(axis) & rows.keys() for axis in along)
         kind_of_columns = SLOT if made else TOKEN
     else:
         kind_of_columns = TOKEN
@@ -193,6 +196,8 @@ def maps_of(
     _, row_tokens = _tokens(rows, [axis for axis in along if axis in rows], order)
     if _is_one_sequence(row_tokens, column_tokens):
         kind, row_tokens, column_tokens = TOKEN, None, None
+    # Queries may depend on further inputs, such as the positions of the same tokens.
+    from_rows, from_columns = _inputs_of(rows), _inputs_of(columns)
     return Maps(
         names,
         shape,
@@ -200,44 +205,18 @@ def maps_of(
         kind,
         row_tokens,
         column_tokens,
-        *_inputs(_moving_in(rows) if turned else _moving(query), value),
+        *(_only(from_rows & from_columns or one) for one in (from_rows, from_columns)),
         turned,
     )
 
 
-def _inputs(rows: set[str], value: Coordinates) -> tuple[str, str]:
-    """The inputs that the tokens of queries and of values come from; empty where not a single one.
-
-    Args:
-        rows: the inputs of the queries, which may depend on further ones, such as the positions of
-            the same tokens.
-    """
-    keys = _moving(value)
-    return _only(rows & keys or rows), _only(rows & keys or keys)
-
-
-def _moving(given: Coordinates | None) -> set[str]:
-    """The names of the inputs whose index changes from token to token."""
-    if given is None:
-        return set()
-    return {axis.source.name for axis in given.positions if varies(given.planes[axis], -2)}
-
-
-def _moving_in(rows: dict[InputAxis, Tensor]) -> set[str]:
-    """The same of rows, ``map token``."""
-    return {axis.source.name for axis, line in rows.items() if varies(line, -1)}
+def _inputs_of(lines: dict[InputAxis, Tensor]) -> set[str]:
+    """The inputs whose index changes from token to token of a map."""
+    return {axis.source.name for axis, line in lines.items() if varies(line, -1)}
 
 
 def _only(names: set[str]) -> str:
     return next(iter(names)) if len(names) == 1 else ""
-
-
-def _made_of(axis: InputAxis, others: Collection[InputAxis]) -> bool:
-    """Whether the positions of an axis were made of those of another."""
-    before = axis.source.before
-    return any(
-        each in before or _made_of(each, others) for each in before if each in others
-    ) or any(_made_of(each, others) for each in before)
 
 
 def _of_maps(given: Coordinates, axis: InputAxis, batch: Size, dim: int) -> Tensor:
@@ -308,19 +287,6 @@ def _is_one_token(axes: Collection[InputAxis]) -> bool:
         first.setdefault(axis.source, axis)
     others = [axis for axis in axes if axis is not first[axis.source]] or axes
     return all(axis.size == 1 for axis in others)
-
-
-def _ordered(windows: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    return list(dict.fromkeys(windows))
-
-
-def _by_sample(
-    keys: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], samples: list[tuple[int, ...]]
-) -> dict[tuple[int, int], list[int]]:
-    found: dict[tuple[int, int], list[int]] = {}
-    for m, (sample, _) in enumerate(keys):
-        found.setdefault((samples.index(sample), 0), []).append(m)
-    return found
 
 
 def _tokens(

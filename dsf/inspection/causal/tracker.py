@@ -22,12 +22,14 @@ from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal.coordinates import (
     Coordinates,
+    InputAxis,
     KnownTensors,
+    all_before,
     is_place,
     numbered,
     varies,
 )
-from dsf.inspection.causal.replay import cells_of, repeated
+from dsf.inspection.causal.replay import cells_of, repetition
 from dsf.inspection.causal.rules import (
     MOVES,
     Done,
@@ -338,14 +340,21 @@ class Tracker(TorchDispatchMode):
         try:
             with torch._C.DisableTorchFunction():
                 # Both passes are repeated, since casts inside of them are not guarded here.
-                before = repeated(invocation, (), None)
-                again = repeated(invocation, cells_of(invocation), None)
+                before = repetition(invocation, (), None).outputs
+                again = repetition(invocation, cells_of(invocation), None).outputs
         except Exception:  # as inside of torch.vmap, where nothing is repeated
             return False
         finally:
             self.is_asking = False
             self.__enter__()  # type: ignore[no-untyped-call]
-        return again.shape == before.shape and torch.allclose(again, before, rtol=1e-5)
+        pairs = zip(before, again, strict=True)
+        return all(
+            one is not None
+            and other is not None
+            and one.shape == other.shape
+            and torch.allclose(other, one, rtol=1e-5)
+            for one, other in pairs
+        )
 
     def are_weights(self, left: Tensor, right: Tensor) -> bool:
         """Whether ``left`` weighs the tokens of ``right``, whatever made these weights.
@@ -364,16 +373,11 @@ class Tracker(TorchDispatchMode):
             for row in rows
         )
 
-    def _axes_of(self, tensor: Tensor) -> set[Any]:
+    def _axes_of(self, tensor: Tensor) -> set[InputAxis]:
         """The axes that a tensor comes from, also those that its positions were made from."""
         found = self.of(tensor)
-        waiting, seen = list(found.planes) if found else [], set()
-        while waiting:
-            axis = waiting.pop()
-            if axis not in seen:
-                seen.add(axis)
-                waiting += axis.source.before
-        return seen
+        axes = () if found is None else found.planes
+        return {each for axis in axes for each in (axis, *all_before(axis))}
 
     # --- the run
 
