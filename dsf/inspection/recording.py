@@ -379,6 +379,23 @@ def _unseen() -> Iterator[None]:
         yield
 
 
+class Heard(TorchDispatchMode):
+    """Calls a function after every operation with its function, arguments and output."""
+
+    supports_higher_order_operators = True  # as flex_attention is one
+
+    def __init__(self, after: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._after = after
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._after(func, args, kwargs or {}, out)
+        return out
+
+
 class Recorder(TorchDispatchMode):
     """Notes the operations that run while it is active.
 

@@ -29,7 +29,7 @@ from dsf.inspection.causal.replay import (
     separating,
     share_of,
 )
-from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, maps_of
+from dsf.inspection.causal.roles import SLOT, NoTokensError, maps_of
 from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import TokenMixing, Tracker, chosen
 from dsf.inspection.results.table import Table
@@ -107,8 +107,8 @@ class Findings:
 
     Attributes:
         modules: what was found of every module in which tokens meet, in running order.
-        calls: by the call of an attention what its axes count, or why it is not a token mixer.
-        passes: forward passes of single modules that were repeated.
+        refused: by the call of an attention why it is no token mixer.
+        shares: by the call of one of several attentions what it explains of what they move.
         asked: whether the run was followed at all.
         channels: by input of the model the axis that was taken for that of channels.
         front: names of modules in which tokens meet that are made into fewer ones before any mixer
@@ -116,10 +116,8 @@ class Findings:
     """
 
     modules: list[ModuleFinding] = field(default_factory=list)
-    maps: dict[Call, Maps | None] = field(default_factory=dict)
     refused: dict[Call, str] = field(default_factory=dict)
     shares: dict[Call, float] = field(default_factory=dict)
-    passes: int = 0
     asked: bool = False
     channels: dict[str, int] = field(default_factory=dict)
     front: tuple[str, ...] = ()
@@ -150,7 +148,6 @@ class Findings:
         )
         try:
             for draw in (1, 2):  # every token is replaced in one of both
-                self.passes += 1
                 rest = moved(run, held, draw=draw, of_model=True)
                 if rest.mixes:
                     moved_by = max(rest.elsewhere, rest.spilled)
@@ -357,6 +354,12 @@ class _Asked:
     is_read: bool = False
     draws: int = 0
 
+    @property
+    def unknown(self) -> ModuleFinding:
+        """What is known before it is repeated."""
+        module, is_read = self.invocation.module, self.is_read
+        return ModuleFinding(module, self.name, None, self.how, is_read=is_read)
+
     def alike(self, others: Sequence[ModuleFinding]) -> ModuleFinding | None:
         """The answer of others that did the same, where the map of each is all that it does."""
         outputs = tensors_in(self.invocation.output)
@@ -366,61 +369,43 @@ class _Asked:
             return None
         names = ", ".join(dict.fromkeys(one.name for one in others))
         note = f"as in {names}: the same operations on the same tokens, so it was not repeated"
-        return ModuleFinding(
-            self.invocation.module,
-            self.name,
-            False,
-            self.how,
-            1.0,
-            note=note,
-            is_read=True,
-            attentions=others[0].attentions,
+        return replace(
+            self.unknown, mixes=False, share=1.0, note=note, attentions=others[0].attentions
         )
 
     def judged(self, found: Findings) -> ModuleFinding:
         """The outcome; what each of several attentions moves of it is added to ``found``."""
         invocation, is_read, share, draw = self.invocation, self.is_read, 1.0, 0
-        module, name, held = invocation.module, self.name, self.held
+        held, unknown = self.held, self.unknown
         try:
-            found.passes += 1
             rest = moved(invocation, held)
             if is_read and math.isnan(rest.elsewhere):
-                note = "its output is not finite"
-                return ModuleFinding(
-                    module, name, None, self.how, note=note, is_read=True, is_finite=False
-                )
+                return replace(unknown, note="its output is not finite", is_finite=False)
             draws = self.draws + (separating(invocation) if self.draws == SENDERS else 0)
             while not rest.mixes and draw < draws:  # one token may decide nothing
-                found.passes += 1
                 draw += 1
                 rest = moved(invocation, held, draw=draw)
             if is_read and self.others and rest.spilled:
                 # perhaps by another mixer, reported separately
-                found.passes += 1
                 again = moved(invocation, Held(held.calls, self.others), draw=draw)
                 rest = replace(rest, spilled=again.spilled)
             if rest.mixes and is_read:
-                found.passes += 1
                 every = moved(invocation, None, draw=draw)
                 share = min(share_of(every, rest), 1 - rest.spilled)
             parts = [c for c in invocation.calls if c.through is not Through.MODULE]
             if 1 < len(parts) <= APART and not rest.mixes:
-                found.passes += len(parts) - 1
                 parts = parts if not _in_series(invocation, parts, held) else []
             if len(parts) > 1:
                 _apart(invocation, parts, held, share, found)
         except NoNumbersError as error:
-            return ModuleFinding(module, name, None, (), note=str(error), is_read=is_read)
+            return replace(unknown, how=(), note=str(error))
         except UnclearError as error:
-            return ModuleFinding(module, name, None, self.how, note=str(error), is_read=is_read)
-        return ModuleFinding(
-            module,
-            name,
-            rest.mixes,
-            self.how,
-            share if is_read else math.nan,
-            max(rest.elsewhere, rest.spilled),
-            is_read=is_read,
+            return replace(unknown, note=str(error))
+        return replace(
+            unknown,
+            mixes=rest.mixes,
+            share=share if is_read else math.nan,
+            elsewhere=max(rest.elsewhere, rest.spilled),
             attentions=len(parts),
             has_slots=any(map(_reads_slots, invocation.calls)),
         )
@@ -461,7 +446,6 @@ def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call])
     if run is None or not any(one.has_slots for one in found.modules):
         return
     try:
-        found.passes += 1
         changed = repetition(run, cells_of(run), Held(calls, ())).changed
     except UnclearError:
         return
@@ -481,7 +465,6 @@ def _apart(
     sizes = {}
     rest = moved(invocation, held).difference
     for part in parts:
-        found.passes += 1
         others = Held(held.calls, held.invocations, free=frozenset({part}))
         sizes[part] = (moved(invocation, others).difference - rest).norm().item()
     total = sum(sizes.values())
@@ -559,7 +542,7 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
     if len(query.shape) - 2 > len(batch):  # the scores had further axes, which were merged since
         query = None
     try:
-        found.maps[call] = call.maps = maps_of(query, value, batch, mixed_axes)
+        call.maps = maps_of(query, value, batch, mixed_axes)
     except NoTokensError as error:
         found.refused[call] = str(error)
 

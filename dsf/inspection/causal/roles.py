@@ -198,6 +198,9 @@ def maps_of(
         kind, row_tokens, column_tokens = TOKEN, None, None
     # Queries may depend on further inputs, such as the positions of the same tokens.
     from_rows, from_columns = _inputs_of(rows), _inputs_of(columns)
+    row_input, column_input = (
+        _only(from_rows & from_columns or one) for one in (from_rows, from_columns)
+    )
     return Maps(
         names,
         shape,
@@ -205,7 +208,8 @@ def maps_of(
         kind,
         row_tokens,
         column_tokens,
-        *(_only(from_rows & from_columns or one) for one in (from_rows, from_columns)),
+        row_input,
+        column_input,
         turned,
     )
 

@@ -557,8 +557,8 @@ class SlidingWindow:
                 plane = plane.narrow(dim, 0, 1).expand(sizes)
                 continue
             shift = self._tap(plane, dim) if dim in wide else 0
-            pads = (-shift, shape[dim] - plane.shape[dim] + shift)
-            pads = (*[0] * (2 * (plane.ndim - dim - 1)), *pads)
+            behind = [0] * (2 * (plane.ndim - dim - 1))
+            pads = [*behind, -shift, shape[dim] - plane.shape[dim] + shift]
             plane = torch.constant_pad_nd(plane, pads, NONE)
         return plane.expand(shape)
 
@@ -756,11 +756,11 @@ class Rules:
             """What the operation makes of a plane, and of one that is written into it."""
             base = base.expand(args[0].shape).clone(memory_format=torch.contiguous_format)
             if source is None:
-                return done.func(base, *args[1:place], NONE)  # type: ignore[no-any-return]
+                return done.func(base, *args[1:place], NONE)
             new = new.expand(source.shape).contiguous()
             if adds and done.name.startswith("scatter"):
                 return base.scatter_add(args[1], args[2], new)
-            return done.func(base, *args[1:place], new, *args[place + 1 :])  # type: ignore[no-any-return]
+            return done.func(base, *args[1:place], new, *args[place + 1 :])
 
         planes, meetings = {}, []
         for axis in dict.fromkeys(axis for one in (into, found) if one for axis in one.planes):
@@ -927,15 +927,18 @@ class Rules:
     def _convolved(self, done: Done) -> Followed:
         given, weight, _, *steps, is_transposed, _, groups = done.args[:9]
         shape, places = done.outs[0].shape, weight.ndim - 2
+        stride, padding, dilation = ((list(step) * places)[:places] for step in steps)
         if done.first is None or given.ndim != len(shape) or given.ndim < 3:
             return self._unknown(done)
         window = SlidingWindow(
             "convolution",
             weight.shape[2:],
-            *((list(step) * places)[:places] for step in steps),
-            is_transposed,
-            groups == given.shape[1],
-            groups,
+            stride,
+            padding,
+            dilation,
+            is_transposed=is_transposed,
+            is_depthwise=groups == given.shape[1],
+            groups=groups,
         )
         return window.follow(done.first, shape, self._projections.are_channels)
 
@@ -951,7 +954,8 @@ class Rules:
             for k in range(2, min(len(args), 5)):
                 if isinstance(args[k], list | tuple) and args[k]:
                     options[k - 1] = args[k]
-        window = SlidingWindow(name, *((list(one) * places)[:places] for one in options))
+        sizes, stride, padding, dilation = ((list(one) * places)[:places] for one in options)
+        window = SlidingWindow(name, sizes, stride, padding, dilation)
         made = window.follow(first, shape, self._projections.are_channels)
         return done.returns(made.outputs[0], made.meetings)
 
@@ -976,7 +980,7 @@ def _indices(done: Done) -> list[tuple[Tensor, int]]:
 def _named(done: Done, plane: Tensor) -> Tensor:
     """What lies in the places that an index names."""
     if "index_put" in done.name:
-        return torch.ops.aten.index(plane, list(done.args[1]))  # type: ignore[no-any-return]
+        return torch.ops.aten.index(plane, list(done.args[1]))
     dim, index = done.args[1:3]
     named = torch.gather if done.name.startswith("scatter") else torch.index_select
     return named(plane, dim, index)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of
 from dsf.inspection.capture.containers import tensors_in
@@ -43,7 +42,7 @@ from dsf.inspection.causal.rules import (
     same_places,
     tensors_of,
 )
-from dsf.inspection.recording import Leaving, is_ours
+from dsf.inspection.recording import Heard, Leaving, is_ours
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -157,7 +156,7 @@ def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coor
     return Coordinates(shape, planes)
 
 
-class Tracker(TorchDispatchMode):
+class Tracker:
     """Follows coordinates from the inputs of a model through all operations of its run.
 
     Args:
@@ -174,10 +173,8 @@ class Tracker(TorchDispatchMode):
         steps: its operations.
     """
 
-    supports_higher_order_operators = True  # as flex_attention is one
-
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        self._mode: Heard | None = None
         self._where: ModuleStack | None = None
         self._known = KnownTensors()
         self._projections = Projections(settled, tokens)
@@ -209,7 +206,7 @@ class Tracker(TorchDispatchMode):
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
         self.run.autocast = autocast_now()
         self._known.note((*model.buffers(), *tensors_in((inputs, dict(named)))))
-        with self, Leaving(self._leaves):
+        with self._listening(), Leaving(self._leaves):
             yield
 
     def finish(self, output: Any) -> None:
@@ -228,8 +225,25 @@ class Tracker(TorchDispatchMode):
         self._where, self._repeats = where, False
         for tensor, coordinates in zip(tensors, made, strict=True):
             self._known.know(tensor, coordinates)
-        with self:
+        with self._listening():
             yield
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        self._mode = Heard(self._after)
+        try:
+            with self._mode:
+                yield
+        finally:
+            self._mode = None  # which knows this tracker
+
+    def _stop(self) -> None:
+        if self._mode is not None:
+            self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def _go_on(self) -> None:
+        if self._mode is not None:
+            self._mode.__enter__()  # type: ignore[no-untyped-call]
 
     def _number(self, part: Any, name: str) -> None:
         for k, tensor in enumerate(tensors_in(part)):
@@ -278,7 +292,7 @@ class Tracker(TorchDispatchMode):
     def pause(self) -> None:
         """Stop following: a module begins that is read as a whole."""
         if self._paused == 0:
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self._stop()
         self._paused += 1
 
     def resume(self, frame: Frame, output: Any) -> None:
@@ -286,7 +300,7 @@ class Tracker(TorchDispatchMode):
         given = frame.args, frame.kwargs
         self._paused -= 1
         if self._paused == 0:
-            self.__enter__()  # type: ignore[no-untyped-call]
+            self._go_on()
         like = next((c for part in tensors_in(given) if (c := self.of(part)) is not None), None)
         if like is not None:
             for axis, plane in like.planes.items():
@@ -335,7 +349,7 @@ class Tracker(TorchDispatchMode):
 
     def _is_constant(self, invocation: Any) -> bool:
         """Whether a module returns the same when a token of what it is given is replaced."""
-        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        self._stop()
         self.is_asking = True
         try:
             with torch._C.DisableTorchFunction():
@@ -346,7 +360,7 @@ class Tracker(TorchDispatchMode):
             return False
         finally:
             self.is_asking = False
-            self.__enter__()  # type: ignore[no-untyped-call]
+            self._go_on()
         pairs = zip(before, again, strict=True)
         return all(
             one is not None
@@ -381,13 +395,9 @@ class Tracker(TorchDispatchMode):
 
     # --- the run
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+    def _after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         if self._known.is_looking:
-            return out
+            return
         done = Done(func, args, kwargs, out)
         is_new = func is torch.ops.aten.lift_fresh.default  # numbers of the program itself
         is_foreign = not is_new and any(map(self._is_foreign, done.given))
@@ -398,7 +408,6 @@ class Tracker(TorchDispatchMode):
             self.unknown.add(done.name)
             self._note(done.name, self._lost(done))
         self._known.note(done.outs)
-        return out
 
     def _is_foreign(self, tensor: Tensor) -> bool:
         is_own = isinstance(tensor, nn.Parameter) or tensor in self._known
