@@ -660,14 +660,17 @@ MODES = ("__torch_function__", "__torch_dispatch__")
 
 
 def is_ours() -> bool:
-    """Whether the inspection itself calls torch, and not a module; asked while a mode is called."""
+    """Whether the inspection itself calls torch, and not a module; asked while a mode is called.
+
+    Between the inspection and an operation of a module is a call of that module.
+    """
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code.co_name not in MODES:
         frame = frame.f_back
     while frame is not None and frame.f_code.co_name != "_call_impl":
-        path = frame.f_code.co_filename
-        if frame.f_code.co_name not in MODES and "/torch/" not in path:
-            return "/dsf/inspection/" in path
+        path, is_mode = frame.f_code.co_filename, frame.f_code.co_name in MODES
+        if "/dsf/inspection/" in path and path != __file__ and not is_mode:
+            return True
         frame = frame.f_back
     return False
 
