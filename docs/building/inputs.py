@@ -21,14 +21,16 @@ input give the same numbers.
 {forms}
 
 Texts of unequal length are padded under a mask, and each of them has the numbers that it has alone.
-Further options mean the same everywhere: {options}.
+Further options mean the same everywhere: {options}. `layers=` takes numbers, slices, names and patterns,
+and `heads=` numbers and slices: what `inspect` reads, `attribute` and `audit` (layers alone) list,
+`intervene` and `sweep` edit.
 
 | function | what it returns |
 |---|---|
 {functions}
 
 On the command line the same is `--text`, `--file` or `--ids`, with `--dtype`, `--device`,
-`--revision` and `--offline`.
+`--revision` and `--offline`, `--layers` and `--heads`.
 """
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]

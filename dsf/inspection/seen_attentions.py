@@ -55,6 +55,8 @@ class Followed:
         ids: the token numbers of all calls, joined; None where the model reads none.
         steps: how many tokens every call added.
         calls: of every mixer its calls, one for each call of the model.
+        caches: what the latest call returned to be continued.
+        maps: what was looked at: by the number of calls, and of rows at the end, the maps by name.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class Followed:
     steps: list[int] = field(default_factory=list)
     calls: dict[CallKey, list[Call]] = field(default_factory=dict)
     caches: list[Any] = field(default_factory=list)
+    maps: dict[tuple[int, int | None], Mapping[str, Tensor]] = field(default_factory=dict)
 
     def joined(self, calls: int | None = None) -> Iterator[Call]:
         """Of every mixer one call on the sequence, after so many calls of the model; all if None.
@@ -409,12 +412,15 @@ def _maps(
     sequence: Followed, known: Known, calls: int | None = None, last: int | None = None
 ) -> Mapping[str, Tensor]:
     """The maps of a sequence after so many calls, or their ``last`` rows, in running order."""
-    return _Lazy(
-        {
-            call.name: partial(_map_of, call, adapter, family, last)
-            for call, adapter, family in sequences(list(sequence.joined(calls)), known)
-        }
-    )
+    key = len(sequence.steps) if calls is None else calls, last
+    if key not in sequence.maps:
+        sequence.maps[key] = _Lazy(
+            {
+                call.name: partial(_map_of, call, adapter, family, last)
+                for call, adapter, family in sequences(list(sequence.joined(calls)), known)
+            }
+        )
+    return sequence.maps[key]
 
 
 def _map_of(call: Call, adapter: Adapter, family: str, last: int | None) -> Tensor:

@@ -3,10 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
-
-from torch import Tensor
 
 from dsf.inspection.choice import Chosen, ChosenAlong
 from dsf.inspection.results.measurements import LONGEST_FOR_RANKS, QUANTITIES
@@ -18,8 +15,9 @@ from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
 from dsf.loading.folder import check_holds_no_model
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import alone, write_inside
-from dsf.runtime.shapes import at_least, of_kind
+from dsf.runtime.shapes import at_least
 
 Progress = Callable[[int, int], None]
 SHOWN = 3
@@ -33,6 +31,7 @@ class JobMemoryError(JobError, MemoryError):
     """The same where every unit that failed ran out of memory."""
 
 
+@checked
 def measure_prompts(
     model: str | Path,
     prompts: Sequence[Sequence[int]],
@@ -100,12 +99,6 @@ def measure_prompts(
     """
     at_least(1, "measure_prompts", "threads", threads)
     at_least(1, "measure_prompts", "batch", batch)
-    of_kind("measure_prompts", "model", model, str | Path, "the folder of a checkpoint or a hub id")
-    of_kind("measure_prompts", "folder", folder, str | Path, "a folder for this job alone")
-    of_kind("measure_prompts", "layerwise", layerwise, bool, "True or False")
-    of_kind("measure_prompts", "executor", executor, callable, "a function such as in_process")
-    if progress is not None:
-        of_kind("measure_prompts", "progress", progress, callable, "a function of two numbers")
     how = Running(dtype=dtype, device=device, revision=revision)
     if layerwise:
         ChosenAlong(layers)
@@ -163,24 +156,6 @@ def _finish(
     remove_unfinished(place, units)
 
 
-def _check_numbers(prompts: object) -> None:
-    """Raises TypeError unless there are prompts of token numbers."""
-    if not isinstance(prompts, Sequence | Tensor) or isinstance(prompts, str):
-        raise TypeError(
-            "measure_prompts: prompts must be a list with the token numbers of every prompt, such "
-            f"as [[1, 2], [3]], got {type(prompts).__name__}."
-        )
-    for number, prompt in enumerate(prompts):
-        tokens = prompt.tolist() if isinstance(prompt, Tensor) else prompt
-        known = isinstance(tokens, Sequence) and not isinstance(tokens, str)
-        if not known or not all(isinstance(token, Integral) for token in tokens):
-            raise TypeError(
-                f"measure_prompts: prompt {number} must be a list of token numbers, but it is "
-                f"{str(tokens)[:40]!r}. Text becomes numbers with the tokenizer of the model: "
-                "tokenizer(text)['input_ids']."
-            )
-
-
 def _plan(
     model: str,
     how: Running,
@@ -190,14 +165,11 @@ def _plan(
     layerwise: bool,
     tolerance: float | None,
 ) -> Plan:
-    if batch < 1:
-        raise ValueError(f"measure_prompts: batch is {batch}, but it must be at least 1.")
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(
             f"measure_prompts: tolerance is {tolerance}, but it must be a relative error between 0 "
             "and 1."
         )
-    _check_numbers(prompts)
     empty = [number for number, prompt in enumerate(prompts) if not len(prompt)]
     if not prompts or empty:
         what = f"prompt {empty[0]} has no token" if empty else "got no prompts"

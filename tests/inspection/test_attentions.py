@@ -1,5 +1,7 @@
 """The maps that a model returns under ``dsf.attentions`` are those of ``dsf.inspect``."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import pad
@@ -45,6 +47,7 @@ def test_every_layer_has_the_map_of_its_inspection(opened):
     for map, layer in zip(output.attentions, inspection, strict=True):
         assert map.shape == seen.maps[layer.name].shape == (1, map.shape[1], *2 * ids.shape[1:])
         assert map.dtype == torch.float32
+        assert seen.maps[layer.name] is map
         close(map, layer.map())
 
 
@@ -64,6 +67,17 @@ def test_a_prompt_and_its_continuation_are_one_sequence(opened):
         close(torch.cat(padded, dim=-2), layer.map())
     again = seen.inspection
     assert again[0].map().equal(dsf.inspect(model, input_ids=plain[:, :-1])[0].map())
+
+
+@torch.no_grad()
+def test_in_float64_the_joined_maps_are_those_of_one_run(opened):
+    model, ids = copy.deepcopy(opened[0]).double(), opened[1]
+    with dsf.attentions(model) as steps:
+        whole = continued(model, ids, max_new_tokens=3, min_new_tokens=3)
+    with dsf.attentions(model) as once:
+        model(input_ids=whole[:, :-1])
+    for name, map in once.maps.items():  # the models compute some decays in float32 all the same
+        torch.testing.assert_close(steps.maps[name], map, rtol=0, atol=1e-8)
 
 
 @pytest.mark.usefixtures("our_own_errors")
