@@ -21,9 +21,9 @@ input give the same numbers.
 {forms}
 
 Texts of unequal length are padded under a mask, and each of them has the numbers that it has alone.
-Further options mean the same everywhere: {options}. `layers=` takes numbers, slices, names and patterns,
-and `heads=` numbers and slices: what `inspect` reads, `attribute` and `audit` (layers alone) list,
-`intervene` and `sweep` edit.
+Further options mean the same everywhere: {options}. `layers=` takes numbers, slices, names and
+patterns, `heads=` numbers and slices: what `inspect` reads, what `attribute` and `audit` (layers
+alone) list, what `intervene` and `sweep` edit.
 
 | function | what it returns |
 |---|---|

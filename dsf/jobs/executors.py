@@ -36,13 +36,7 @@ def processes(workers: int) -> Executor:
     """
     if workers < 1:
         raise ValueError(f"processes: workers is {workers}, but it must be at least 1.")
-    joblib = _needed("joblib")
-
-    def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-        yield from parallel(joblib.delayed(do)(unit) for unit in units)
-
-    return run
+    return joblib_backend("loky", jobs=workers)
 
 
 @checked
@@ -68,7 +62,11 @@ def joblib_backend(name: str, *, jobs: int = -1, **parameters: Any) -> Executor:
 
     def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
         with joblib.parallel_config(name, n_jobs=jobs, **parameters):
-            yield from joblib.Parallel(batch_size=1)(joblib.delayed(do)(unit) for unit in units)
+            try:
+                parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+            except ValueError:  # such as Ray's, which returns all units at the end
+                parallel = joblib.Parallel(batch_size=1)
+            yield from parallel(joblib.delayed(do)(unit) for unit in units)
 
     return run
 
