@@ -106,8 +106,8 @@ class Ledger:
         if rest:
             share = math.fsum(row.share for row in rest)
             worst = max(rest, key=lambda row: (row.accused, row.own))
-            others = {"layer": "other layers", "stage": "all", "tokens": (), "heads": ()}
-            kept.append(replace(worst, share=share, **others))
+            worst = replace(worst, layer="other layers", stage="all", share=share)
+            kept.append(replace(worst, tokens=(), heads=()))
         return replace(self, rows=tuple(sorted(kept, key=by_weight)))
 
     @property

@@ -83,6 +83,8 @@ FIRST_RATIO = 1.5
 """Maximum ratio of a token's own to the largest of a healthy run."""
 FIRST_OF_LARGEST = 0.05
 """The same, as a share of the largest own of any token."""
+FIRST_OF_RATIO = 0.9
+"""Minimum ratio of a gain to its standard error from the first token on, to the largest such."""
 MIN_CHANGE = 1e-11
 """Maximum own, relative, of two runs that are the same."""
 HEADED_AXES = 4
@@ -578,7 +580,7 @@ class _Audit:
         own, limit = self._forced.owns[node], self._limit(node)
         if own.relative <= limit:
             gains = self._gains(node)
-            return None if gains is None else _first(gains.abs(), abs(float(gains.mean())) / 2)
+            return None if gains is None else _begin_of_gain(gains)
         well = None if self._healthy is None else self._healthy.owns.get(node)
         most = 0.0 if well is None else FIRST_RATIO * float(well.tokens.max())
         return _first(own.tokens, max(most, FIRST_SHARE * limit))
@@ -651,6 +653,15 @@ def _first(tokens: Tensor, limit: float) -> int | None:
         return None
     beyond = (tokens > limit).nonzero().flatten()
     return int(beyond[0]) if len(beyond) else None
+
+
+def _begin_of_gain(gains: Tensor) -> int:
+    """The first token from which on the mean is as far from zero as from any later one."""
+    left = torch.arange(len(gains), 0, -1, dtype=gains.dtype, device=gains.device)
+    sums, squares = (part.flip(0).cumsum(0).flip(0) / left for part in (gains, gains.square()))
+    spreads = ((squares - sums.square()).clamp_min(0) / left).sqrt()
+    ratios = (sums.abs() / spreads)[: len(gains) - MIN_TOKENS + 1]
+    return int((ratios >= FIRST_OF_RATIO * ratios.max()).nonzero()[0])
 
 
 def _summed(parts: Sequence[Tensor]) -> Tensor:

@@ -63,6 +63,50 @@ def test_a_planted_fault_is_named_first(family, path, plant, run, stages, first)
     assert str(ledger).startswith(ledger.sentence)
 
 
+ALREADY_SO = {
+    *("mamba step rounded", "mamba2 step rounded", "qwen3_next rate rounded"),
+    *("llama keys rounded", "qwen3_next keys rounded"),
+}
+"""Plants that change no number of a model in bfloat16, which rounds there itself."""
+HIDDEN = {"mamba2 state rounded", "qwen3_next state rounded", "llama epsilon"}
+"""Plants of at most the size of the rounding of a bfloat16 model around them, or far less."""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("family", "path", "plant", "run", "stages", "first"), CASES)
+def test_a_planted_fault_is_named_first_in_bfloat16(
+    family, path, plant, run, stages, first, request
+):
+    """Among the rounding of everything else; a small factor is found in more tokens."""
+    name = request.node.callspec.id
+    model, given = model_of(family), inputs_of(run, 96 if "epsilon" in name else TOKENS)
+    fork = planted(model, path, plant, torch.bfloat16)
+    if name in ALREADY_SO:
+        half, ids = copy.deepcopy(model).to(torch.bfloat16), given["input_ids"]
+        with torch.no_grad():
+            assert torch.equal(*(each(ids, use_cache=False).logits for each in (fork, half)))
+        return
+    ledger = dsf.audit(model, **given, suspect=fork)
+    culprit = ledger.rows[0]
+    assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+    if name in HIDDEN:
+        assert ledger.is_healthy
+        return
+    assert (culprit.accused, culprit.layer, culprit.first) == (True, layer_of(path), first)
+    assert culprit.stage in stages
+
+
+def test_a_small_factor_on_all_tokens_is_told_from_rounding():
+    """An epsilon lowers a norm by less than a bfloat16 number can show: its mean does."""
+    model, ids = model_of("llama"), inputs_of("", 32)["input_ids"]
+    fork = copy.deepcopy(model).to(torch.bfloat16)
+    path = "model.layers.1.post_attention_layernorm"
+    fork.get_submodule(path).variance_epsilon = 1e-2
+    row = dsf.audit(model, input_ids=ids, suspect=fork).rows[0]
+    assert (row.accused, row.layer, row.stage, row.first) == (True, path, "norm", 0)
+    assert 0 < row.expected < row.own < torch.finfo(torch.bfloat16).eps / 4
+
+
 @pytest.mark.parametrize(
     "family",
     [
