@@ -18,12 +18,15 @@ from dsf.inspection.softmax.interface import plain_experts
 from dsf.loading import load_model
 from dsf.models import folder
 from dsf.testing.models import redraw
+from tests.inspection import softmax_models
 from tests.inspection.families.tiny_models import FAMILIES, build, inputs
 
 PAGE = Path(__file__).resolve().with_name("prefill_decode.md")
 TOKENS, DECODED = 24, 8
 KINDS = (torch.float32, torch.bfloat16)
 CACHES = ("cache", "past_key_values", "cache_params", "state")
+NO_DECODER = ("bert", "vit", "t5")
+"""Softmax models that do not continue a text with a cache."""
 EMBEDDED = ("text_llama", "text_mamba", "text_mamba2", "text_qwen3_next")
 NO_LIMIT: dict[str, Any] = {"time_step_limit": (0.0, float("inf")), "time_step_min": 1e-6}
 LOGIT_SCALE = 3.0
@@ -47,8 +50,8 @@ HEAD = """# Prefill and decode
 
 A model reads a prompt at once (prefill) and continues it one token at a time (decode). In exact
 arithmetic both give the same logits. This page compares them for a small model of every recurrent
-family: the last {decoded} of {tokens} tokens are decoded with the model's own cache, and
-`dsf.audit` says what made the result differ from the model in float64. It is written by `python
+family, and of softmax families: the last {decoded} of {tokens} tokens are decoded with the
+model's own cache, and `dsf.audit` says what made the result differ from the model in float64. It is written by `python
 -m docs.make_prefill_decode`; nothing in it is typed by hand. transformers {transformers}, torch
 {torch}, on a CPU, kernels of plain torch.
 
@@ -73,14 +76,26 @@ def rows() -> Iterator[str]:
         except BaseException as error:  # the release has no such family
             print(name, type(error).__name__, flush=True)
             continue
-        ids = inputs(TOKENS)["input_ids"][:1]
-        for kind in KINDS:
-            label = str(kind).removeprefix("torch.")
-            try:
-                yield f"| {name} | {label} | {' | '.join(_compared(model, ids, kind))} |"
-            except (InspectionError, RuntimeError, ValueError, TypeError) as error:
-                reason = str(error).split(". ")[0].replace("|", "/").replace("\n", " ")[:120]
-                yield f"| {name} | {label} | | not run: {reason} | | |"
+        yield from _rows_of(name, model, inputs(TOKENS)["input_ids"][:1])
+
+
+def softmax() -> Iterator[str]:
+    """One row for every softmax family and number type."""
+    rng = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, softmax_models.VOCABULARY, (1, TOKENS), generator=rng)
+    for name in softmax_models.BUILT:
+        if name not in NO_DECODER:
+            yield from _rows_of(name, softmax_models.build(name), ids)
+
+
+def _rows_of(name: str, model: Any, ids: torch.Tensor) -> Iterator[str]:
+    for kind in KINDS:
+        label = str(kind).removeprefix("torch.")
+        try:
+            yield f"| {name} | {label} | {' | '.join(_compared(model, ids, kind))} |"
+        except (InspectionError, RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).split(". ")[0].replace("|", "/").replace("\n", " ")[:120]
+            yield f"| {name} | {label} | | not run: {reason} | | |"
 
 
 def _compared(model: Any, ids: torch.Tensor, kind: torch.dtype) -> tuple[str, ...]:
@@ -94,6 +109,16 @@ def _compared(model: Any, ids: torch.Tensor, kind: torch.dtype) -> tuple[str, ..
         verdict,
         f"{most.layer.rpartition('layers.')[2]}, {most.stage}",
         f"{100 * explained:.2f} %",
+    )
+
+
+def notes() -> Iterator[str]:
+    """Why some rows are no rounding."""
+    yield (
+        "\nWhere a layer is named, its decode is another computation than its prefill: *mamba2*, "
+        "*nemotron_h* and *zamba2* limit their steps in one of the two (below), and *minimax* in "
+        "bfloat16 rounds its state at every decoded token, and in the prefill once for each block "
+        "of its tokens. *glm5_next* computes another attention when it decodes, in float32 too."
     )
 
 
@@ -245,7 +270,7 @@ def main() -> None:
             torch=torch.__version__,
         ).rstrip("\n")
     ]
-    for part in (rows(), limits(), qwen(), implementations()):
+    for part in (rows(), softmax(), notes(), limits(), qwen(), implementations()):
         for line in part:
             print(line, flush=True)
             lines.append(line)
