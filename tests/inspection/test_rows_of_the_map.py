@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers.integrations import sdpa_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import dsf
 from dsf.inspection.rebuild import EVERY, sampled_rows
@@ -151,13 +151,14 @@ def test_where_outputs_are_not_of_single_tokens_all_rows_are_computed():
 
 
 def test_an_attention_that_is_held_is_not_computed(model, monkeypatch):
-    computed, forward = [], sdpa_attention.sdpa_attention_forward
+    computed, forward = [], ALL_ATTENTION_FUNCTIONS["sdpa"]
 
     def counted(*args, **options):
         computed.append(args[1].dtype)
         return forward(*args, **options)
 
-    monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", functools.wraps(forward)(counted))
+    functions = ALL_ATTENTION_FUNCTIONS._global_mapping
+    monkeypatch.setitem(functions, "sdpa", functools.wraps(forward)(counted))
     inspection = dsf.inspect(model, **inputs(24))
     assert computed.count(torch.float64) == len(inspection)
     assert computed.count(torch.float32) == len(inspection)
