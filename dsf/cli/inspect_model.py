@@ -104,7 +104,11 @@ def inspect(
             )
             if not no_report:
                 files = write_results(
-                    inspection, out, full_bytes=full_resolution << 20, watched=run.is_watched
+                    inspection,
+                    out,
+                    facts={"Look at": "; ".join(found)} if (found := seen(inspection)) else {},
+                    full_bytes=full_resolution << 20,
+                    watched=run.is_watched,
                 )
         seconds = time.perf_counter() - begun
 
@@ -185,18 +189,24 @@ def show_model(inspection: "Inspection") -> None:
         models.setdefault(name if sign else PurePath(inspection.model).name, []).append(layer)
     for name, layers in models.items():
         print(f"{escaped(name)}: {_in_one_line(layers)}")
-    maps = sum(prod(layer.system.batch) * layer.system.steps**2 for layer in inspection)
-    if inspection.tokens is None or maps > MAX_SCORED_WEIGHTS:
+    found = seen(inspection)
+    if found is None:
         print("what the heads look at: dsf heads, or the report")
-    elif found := named_heads(inspection.heads()):
-        print("look at these heads:")
-        for line in found:
-            print(f"  {line}")
+    elif found:
+        print("\n  ".join(["look at these heads:", *found]))
     if inspection.unsupported:
         print_table(
             ("not read", "class", "reason"),
             [(missed.name, missed.kind, missed.reason) for missed in inspection.unsupported],
         )
+
+
+def seen(inspection: "Inspection") -> list[str] | None:
+    """The heads to look at, one line each; None where the search would take long."""
+    maps = sum(prod(layer.system.batch) * layer.system.steps**2 for layer in inspection)
+    if inspection.tokens is None or maps > MAX_SCORED_WEIGHTS:
+        return None
+    return named_heads(inspection.heads())
 
 
 def _in_one_line(layers: Sequence["InspectedLayer"]) -> str:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf import models
 from dsf.inspection.support_table import WHEN_RUN, support
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
@@ -405,3 +406,13 @@ def test_an_unknown_architecture_is_refused(run, tmp_path):
     assert done.exit_code == 2
     assert "--playground" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_report_names_the_heads_to_look_at(run, tmp_path):
+    """The last layer of the model of the package reads what followed each key."""
+    pairs = "1 17 2 18 3 19 4 20 5 21 3 1 5 2 4"
+    done = run("inspect", models.folder("llama"), "--ids", pairs, "--out", "here")
+    assert done.exit_code == 0, done.output
+    assert "induction: model.layers.1.self_attn head" in done.stdout
+    page = (tmp_path / "here/report.html").read_text(encoding="utf-8")
+    assert re.search(r"<dt>Look at</dt><dd[^>]*>[^<]*induction: model.layers.1.self_attn", page)
