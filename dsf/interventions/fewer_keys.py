@@ -7,9 +7,8 @@ So channels are dropped, the same ones for queries and keys, and what the others
 left to the output projection: least squares of the original outputs on what the smaller layer
 gives to its projection, layer after layer in the smaller model.
 
-Which channels a key head keeps is chosen by what they contribute on data: the response is a sum
-over channels, ``sum_k q_k S_k``, and the Gram matrix of its terms says what any set of them is
-missed by. For a delta rule, whose later writes correct what is missing, that is an estimate.
+Which channels a key head keeps is chosen by their energies on data, that of the reads times that of
+the state's rows: balanced truncation by forward statistics, as GHOST does (arXiv:2602.11408).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,9 +29,7 @@ REFIT_RIDGE = 1e-4
 """Ridge of the least squares for an output projection, relative to the mean of the diagonal."""
 CACHES = ("cache", "cache_params", "past_key_values")
 """Arguments of a layer by which it would go on from earlier tokens."""
-MAMBA2 = "state_size"
-"""Setting of the number of channels of Mamba-2."""
-HEADS = {MAMBA2: "n_groups", "linear_key_head_dim": "num_k_heads", None: "num_heads"}
+HEADS = {"state_size": "n_groups", "linear_key_head_dim": "num_k_heads", None: "num_heads"}
 """Attribute of a layer with its number of key heads, by its setting."""
 
 
@@ -46,8 +43,9 @@ class KeyChannels:
         setting: name of the number of channels in the model's configuration; None where values
             have as many, so that dropped channels stay as zeros.
         output: name of the projection behind the mixer.
-        gram: for every key head the sum over data of products of the channels' terms of the
-            response, relative to the response of each value head, or of all where one norm follows.
+        heads: number of key heads.
+        energies: for every value head and channel the sums over data of the squares of its reads,
+            and of the squares of its row of the state.
         keys: rows of keys on the data, scaled by the same weights.
     """
 
@@ -55,13 +53,14 @@ class KeyChannels:
     rows: tuple[tuple[str, Tensor], ...]
     setting: str | None
     output: str
-    gram: Float[Tensor, "head channel channel"]
+    heads: int
+    energies: Float[Tensor, "2 value_head channel"]
     keys: Float[Tensor, "head sample channel"]
 
     @property
     def states(self) -> int:
         """Number of channels of a key head."""
-        return self.gram.shape[-1]
+        return self.energies.shape[-1]
 
 
 ChooseKeys = Callable[[KeyChannels, int], Int[Tensor, "head kept"]]
@@ -69,33 +68,9 @@ ChooseKeys = Callable[[KeyChannels, int], Int[Tensor, "head kept"]]
 
 
 def best_keys(channels: KeyChannels, states: int) -> Int[Tensor, "head kept"]:
-    """Return channels without which the response on the data changes least, as far as was found.
-
-    The one that is missed least goes, again and again; then pairs are exchanged while that helps.
-    """
-    return torch.stack([_least_missed(gram, states) for gram in channels.gram])
-
-
-def _least_missed(gram: Float[Tensor, "channel channel"], states: int) -> Int[Tensor, " kept"]:
-    gone: list[int] = []
-    while len(gone) < len(gram) - states:
-        more = gram.diagonal() + 2 * gram[:, gone].sum(dim=-1)
-        more[gone] = torch.inf
-        gone.append(int(more.argmin()))
-    for _ in range(len(gram)):
-        kept = [k for k in range(len(gram)) if k not in gone]
-        if not gone or not kept:
-            break
-        missed = gram[:, gone].sum(dim=-1)
-        # of an exchange: the change of the sum over all pairs that are gone
-        comes = gram.diagonal()[kept] + 2 * missed[kept]
-        goes = gram.diagonal()[gone] - 2 * missed[gone]
-        change = comes.unsqueeze(-1) + goes - 2 * gram[kept][:, gone]
-        place = int(change.argmin())
-        if change.flatten()[place] >= -1e-12 * gram.diagonal().sum():
-            break
-        gone[place % len(gone)] = kept[place // len(gone)]
-    return torch.tensor([k for k in range(len(gram)) if k not in gone])
+    """Return the channels of each key head with the largest energies of reads times states."""
+    score = channels.energies.prod(dim=0).unflatten(0, (channels.heads, -1)).sum(dim=1)
+    return score.topk(states, dim=-1).indices.sort(dim=-1).values
 
 
 def key_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -120,7 +95,7 @@ def _rows(module: nn.Module) -> tuple[dict[str, Tensor], str | None, str] | None
             for kind in ("weight", "bias")
         }
         rows["in_proj.weight"] = rows["in_proj.bias"] = inner + rows["conv1d.weight"]
-        found, setting, output = rows, MAMBA2, "out_proj"
+        found, setting, output = rows, "state_size", "out_proj"
     elif {"conv1d.weight", "A_log"} <= parameters.keys() and hasattr(own, "head_k_dim"):
         heads, count = own.num_k_heads, own.head_k_dim
         query = _numbered(heads, count)
@@ -174,21 +149,17 @@ def key_channels(
                 )
             system: Any = layers[path].system
             read, states = system.C.squeeze(-2), system.states(layers[path].signal)
-            terms = (read.unsqueeze(-1) * states).double()
-            size = terms.sum(dim=-2).square().sum(dim=(0, 2, 3)).clamp_min(1e-300)
-            if rows[1] == MAMBA2:  # one norm behind all heads: the louder one counts more
-                size = size.sum().expand_as(size)
-            gram = torch.einsum("shtkc,shtlc->hkl", terms, terms) / size[:, None, None]
+            reads = read.double().square().sum(dim=(0, 2))
+            energies = torch.stack([reads, states.double().square().sum(dim=(0, 2, 4))])
             mixer: Any = layers[path].mixer
             key = (mixer.write if hasattr(mixer, "write") else mixer.key).double().transpose(0, 1)
             heads = getattr(module, HEADS[rows[1]])
-            gram = gram.unflatten(0, (heads, -1)).sum(dim=1)
             key = key.flatten(1, 2).unflatten(0, (heads, -1))[:, 0]
-            new = KeyChannels(path, tuple(rows[0].items()), rows[1], rows[2], gram, key)
+            new = KeyChannels(path, tuple(rows[0].items()), rows[1], rows[2], heads, energies, key)
             if path in found:
                 new = replace(
                     new,
-                    gram=found[path].gram + gram,
+                    energies=found[path].energies + energies,
                     keys=torch.cat([found[path].keys, key], dim=1),
                 )
             found[path] = new
@@ -208,7 +179,7 @@ def fewer_key_weights(
     weights = {name: each.detach().clone() for name, each in model.state_dict().items()}
     for path, layer in channels.items():
         for name, rows in layer.rows:
-            heads = len(layer.gram)
+            heads = layer.heads
             dropped = torch.ones_like(rows, dtype=torch.bool)
             # rows of queries and of keys follow each other
             chosen = kept[path].repeat(len(rows) // heads, 1)

@@ -457,7 +457,7 @@ def _with_fewer_keys(
         )
     kept = {path: choose(each, states) for path, each in channels.items()}
     for path, chosen in kept.items():
-        if chosen.shape != (len(channels[path].gram), states):
+        if chosen.shape != (channels[path].heads, states):
             raise ValueError(
                 f"reduce_states: 'choose' expected {states} channels for each key head of {path}, "
                 f"got the axes {tuple(chosen.shape)}."
@@ -473,7 +473,7 @@ def _with_fewer_keys(
     layers = {}
     for path, each in channels.items():
         numbers = (kept[path] + each.states * torch.arange(len(kept[path]))[:, None]).flatten()
-        takes = torch.eye(each.gram.shape[0] * each.states, dtype=torch.float64)[:, numbers]
+        takes = torch.eye(each.heads * each.states, dtype=torch.float64)[:, numbers]
         layers[path] = KeptStates(tuple(numbers.tolist()), takes, errors[path])
     losses = None if loss is None else (_judged(loss, model), _judged(loss, made))
     weights = {name: each.detach().clone() for name, each in made.state_dict().items()}

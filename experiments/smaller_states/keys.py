@@ -3,11 +3,12 @@
     python -m experiments.smaller_states.keys
 
 Channels are chosen on 100 sequences and judged on 500 others, by the loss at the answers and by the
-share of right ones. Baselines: the norms of the rows that make a channel, column-pivoted QR of the
-keys (rank-revealing QR, after arXiv:2602.04852), the same of the states, whose pivots have the
-largest norm apart from those before (rank and norm together, after arXiv:2602.02195), energy of
-the states times that of the reads (balanced by forward statistics, after GHOST: arXiv:2602.11408),
-and chance, each with and without fitted output projections. What ``keys.json`` has is not repeated.
+share of right ones. The library chooses by the energy of the states times that of the reads
+(balanced by forward statistics, as GHOST does, arXiv:2602.11408). Baselines: the norms of the rows
+that make a channel, column-pivoted QR of the keys (rank-revealing QR, after arXiv:2602.04852), the
+same of the states, whose pivots have the largest norm apart from those before (rank and norm
+together, after arXiv:2602.02195), and chance, each with and without fitted output projections.
+What ``keys.json`` has is not repeated.
 """
 
 import json
@@ -36,7 +37,7 @@ def magnitude(model, channels, states):
     for name, rows in channels.rows:
         part = model.get_submodule(channels.layer).get_parameter(name).detach()
         norms = part.reshape(len(part), -1).norm(dim=-1)[rows]
-        weight = weight * norms.unflatten(0, (-1, len(channels.gram))).prod(dim=0)
+        weight = weight * norms.unflatten(0, (-1, channels.heads)).prod(dim=0)
     return weight.topk(states, dim=-1).indices.sort(dim=-1).values
 
 
@@ -49,26 +50,18 @@ def pivoted(channels, states):
 
 
 def observed(model, tokens):
-    """Reads and states of every layer on data, with the axes (value head, sample, channel)."""
+    """States of every layer on data, with the axes (value head, sample, channel)."""
     found = {}
     for layer in dsf.inspect(model, input_ids=tokens, checks="none"):
         if layer.name in key_layers(model):
-            read = layer.system.C.squeeze(-2).transpose(0, 1).flatten(1, 2)
             held = layer.system.states(layer.signal).transpose(0, 1).mT
-            found[layer.name] = read, held.flatten(1, 3)
+            found[layer.name] = held.flatten(1, 3)
     return found
-
-
-def balanced(seen, channels, states):
-    """Channels with the largest products of the energies of their reads and of their states."""
-    read, held = (part.square().mean(dim=1) for part in seen[channels.layer])
-    score = (read * held).unflatten(0, (len(channels.gram), -1)).sum(dim=1)
-    return score.topk(states, dim=-1).indices.sort(dim=-1).values
 
 
 def independent(seen, channels, states):
     """The first pivots of a QR decomposition of the states of each key head."""
-    heads = seen[channels.layer][1].unflatten(0, (len(channels.gram), -1)).flatten(1, 2)
+    heads = seen[channels.layer].unflatten(0, (channels.heads, -1)).flatten(1, 2)
     pivots = [
         scipy.linalg.qr(each[::7].numpy(), mode="r", pivoting=True)[1][:states] for each in heads
     ]
@@ -81,7 +74,7 @@ def drawn(channels, states, *, seed):
     return torch.stack(
         [
             torch.randperm(channels.states, generator=rng)[:states].sort().values
-            for _ in channels.gram
+            for _ in range(channels.heads)
         ]
     )
 
@@ -104,11 +97,10 @@ def measured(name, known):
     judged = recall.draw(torch.Generator().manual_seed(2), 500)
     seen = observed(model, data[0])
     ways = {
-        "contributions": [best_keys],
+        "balanced": [best_keys],
         "magnitude": [partial(magnitude, model)],
         "pivoted QR": [pivoted],
         "rank and norm": [partial(independent, seen)],
-        "balanced": [partial(balanced, seen)],
         "random": [partial(drawn, seed=seed) for seed in range(SEEDS)],
     }
     old = {(row.get("states"), row["way"], row.get("fitted")): row for row in known}
