@@ -52,8 +52,8 @@ A model reads a prompt at once (prefill) and continues it one token at a time (d
 arithmetic both give the same logits. This page compares them for a small model of every recurrent
 family, and of softmax families: the last {decoded} of {tokens} tokens are decoded with the
 model's own cache, and `dsf.audit` says what made the result differ from the model in float64. It
-is written by `python -m docs.make_prefill_decode`; no number in it is typed by hand. transformers {transformers}, torch
-{torch}, on a CPU, kernels of plain torch.
+is written by `python -m docs.make_prefill_decode`; no number in it is typed by hand. Releases:
+transformers {transformers}, torch {torch}, on a CPU, kernels of plain torch.
 
 *Apart* is the largest difference between decode and prefill at the decoded tokens, relative to
 the largest output. *Rounding* means that no layer is accused: every stage adds what the same

@@ -114,9 +114,14 @@ class Walk(TorchFunctionMode):
             for path, module in self._model.named_modules():
                 before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
                 hooks.callback(before.remove)
-            hooks.callback(lambda: [after.remove() for after in self._after_hooks])
+            hooks.callback(self._remove_hooks)
             hooks.enter_context(self)
             yield
+
+    def _remove_hooks(self) -> None:
+        """Take back what a run left that ended early."""
+        while self._after_hooks:
+            self._after_hooks.pop().remove()
 
     def start(self, tokens: int) -> None:
         """Begin a further run, with so many tokens."""

@@ -466,7 +466,7 @@ class _Audit:
                     self.passes -= decode  # together they are one run
                 elif state is not None:
                     edits = self._rounding(state)
-                    edited += [edit.layer for edit in edits]
+                    edited += [str(edit.layer) for edit in edits]
                     found.output = put_out(self._subject.edited(model.eval(), edits, walk))
                     keep()
                 else:
