@@ -11,7 +11,7 @@ from tests.layers.conftest import CASES
 from tests.mixers.mixer_fields import snake
 
 # Files that hold what the layers share.
-SHARED = {"__init__", "layer", "heads", "rotary", "local_residual", "initial", "short_filter"}
+SHARED = {"__init__", "layer", "heads", "rotary", "initial", "short_filter"}
 DECODING = {name: case for name, case in CASES.items() if case.build().causal}
 # Double precision: some hundred operations on numbers of one size.
 EXACT = 1e-10
