@@ -217,7 +217,7 @@ def test_the_state_is_told_in_words_and_values(shown, of):
     )
     page = shown(of([halving]))
     page.get_by_role("button", name="State", exact=True).click()
-    assert page.locator(".chart svg[role=img]").count() == 4
+    assert page.locator(".state .chart svg[role=img]").count() == 4
     assert "fallen to a half after 1 token." in page.locator(".state .summary").inner_text()
     decay = page.locator(".chart", has_text="Decay spectrum")
     decay.locator("summary").click()
