@@ -107,6 +107,17 @@ print(certificate)
 assert certificate.verdict is dsf.certify.Verdict.PROVED
 
 # %% [markdown]
+# With a channel less a row is missing. "Fifteen channels do as well, within a hundredth" is refuted:
+
+# %% tags=["refuted"]
+fewer = dsf.mixers.MetaLinearAttention(
+    query=layer.query[:, :-1], value=layer.value, decay=layer.decay[:, :-1]
+)
+certificate = dsf.certify.same_map(dsf.attention_map(fewer.system()), target, tolerance=0.01)
+print(certificate)
+assert certificate.verdict is dsf.certify.Verdict.REFUTED
+
+# %% [markdown]
 # ## Three questions about the argument
 #
 # **Who knows the decay?** Channel $c$ uses row $c$ of the map for *all* tokens up to $c$: the decay
