@@ -82,6 +82,29 @@ document.addEventListener("DOMContentLoaded", () => {
 """
 
 
+EXPERIMENTS = {
+    "dynamical_systems/experiments/recall/accuracy_by_state": (
+        "Associative recall with 32 tokens: queries answered against the state, three seeds"
+    ),
+    "dynamical_systems/experiments/tasks/accuracies": (
+        "Small versions of three tasks of MAD and of the list operations of the Long Range Arena"
+    ),
+    "in_line/experiments/digits/masking": (
+        "Small vision transformers on digits: accuracy when tokens are hidden"
+    ),
+    "in_line/experiments/windows/accuracies": (
+        "The same with windows, hybrids, and zero-sum attention as an encoder"
+    ),
+    "meta_linear/experiments/conditions/figure": (
+        "Which conditions of MetaLA each layer of the library meets, found by perturbation"
+    ),
+    "zero_sum/experiments/ablation/ablation": (
+        "Zero-sum attention with its orders switched on and off"
+    ),
+}
+"""Captions of our own small experiments, which decide no row, by the path of a figure."""
+
+
 def main() -> None:
     """Write both pages, one statement after the other on the way."""
     outcomes = []
@@ -105,6 +128,14 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "`python docs/make_papers.py`.",
         counts(outcomes),
         "```{raw} html\n" + FILTER + filters() + rows(outcomes) + "\n```",
+        "## Experiments\n",
+        "Trained here at a size that suits a CPU; the README in each folder has the tables, what "
+        "agrees with the papers and what does not.",
+        *(
+            f"```{{figure}} ../papers/{path}.png\n:alt: {caption}\n\n{caption}: "
+            f"`papers/{path.rpartition('/')[0]}`\n```"
+            for path, caption in EXPERIMENTS.items()
+        ),
         "## Verdicts\n",
         "\n".join(f"{WORDS[word]}\n: `{word}`: {meaning}.\n" for word, meaning in VERDICTS.items()),
         "## How it is known that somebody says so\n",

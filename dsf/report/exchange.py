@@ -35,6 +35,18 @@ from dsf.systems.system import System
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+__all__ = [
+    "from_transformer_lens",
+    "state_space",
+    "to_bertviz",
+    "to_circuitsvis",
+    "to_control",
+    "to_npz",
+    "to_safetensors",
+    "to_scipy",
+    "to_xarray",
+]
+
 ABOUT = "about"
 CAVEAT = "linear in its signal, given its coefficients: a statement about this run"
 

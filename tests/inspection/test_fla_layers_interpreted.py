@@ -4,7 +4,6 @@ Triton's interpreter runs them without a GPU, for sequences of at most 64 tokens
 kernels ask for what the interpreter has not. Collected only on a GPU or by ``test_fla_layers.py``.
 """
 
-import inspect
 import warnings
 from importlib import import_module
 from itertools import pairwise
@@ -13,9 +12,7 @@ import pytest
 import torch
 
 import dsf
-from benchmarks import fla_calls
 from dsf.inspection import NothingCapturedError
-from tests.benchmarks.test_gpu import LAYERS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -276,10 +273,3 @@ def test_a_lower_bound_of_the_decay(layers, monkeypatch):
     (layer,) = dsf.inspect(model, x, lower_bound=bound)
     assert layer.error < SINGLE
     assert (layer.mixer.decay.amin(dim=(0, 2)).flatten().cpu() > bound.cpu()).all()
-
-
-@pytest.mark.usefixtures("layers")
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_the_benchmark_gives_what_the_library_takes(layer):
-    made = fla_calls.call(layer())
-    assert set(made.arguments) <= set(inspect.signature(made.function).parameters)

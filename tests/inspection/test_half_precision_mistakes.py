@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import dsf
-from dsf.inspection import ReconstructionError
+from dsf.inspection import ReconstructionError, examine
+from dsf.inspection.families import selective_scans
+from dsf.inspection.softmax import attention
 
 transformers = pytest.importorskip("transformers")
 IDS = {"input_ids": torch.arange(1, 41)[None] % 31}
@@ -42,26 +44,22 @@ def mamba2():
 
 # Every coefficient that a mixer of the family has, each off by one percent.
 CASES = [
-    (llama, "dsf.inspection.softmax.attention", "query"),
-    (llama, "dsf.inspection.softmax.attention", "key"),
-    (llama, "dsf.inspection.softmax.attention", "value"),
-    (mamba2, "dsf.inspection.families.mamba2", "step"),
-    (mamba2, "dsf.inspection.families.mamba2", "pole"),
-    (mamba2, "dsf.inspection.families.mamba2", "read"),
-    (mamba2, "dsf.inspection.families.mamba2", "write"),
-    (mamba2, "dsf.inspection.families.mamba2", "value"),
+    *((llama, attention.ADAPTER, field) for field in ("query", "key", "value")),
+    *(
+        (mamba2, selective_scans.MAMBA2, field)
+        for field in ("step", "pole", "read", "write", "value")
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("build", "module", "field"), CASES, ids=lambda case: getattr(case, "__name__", str(case))
+    ("build", "family", "field"),
+    CASES,
+    ids=[f"{build.__name__}-{field}" for build, _, field in CASES],
 )
 def test_one_percent_in_one_coefficient_of_a_bfloat16_model_is_refused(
-    build, module, field, monkeypatch
+    build, family, field, monkeypatch
 ):
-    import importlib
-
-    family = importlib.import_module(module)
     model = build()
     sound = dsf.inspect(model, **IDS)
     assert max(layer.formula for layer in sound) <= 1e-12
@@ -71,10 +69,8 @@ def test_one_percent_in_one_coefficient_of_a_bfloat16_model_is_refused(
         mixer = family.read(layer)
         return replace(mixer, **{field: 1.01 * getattr(mixer, field)})
 
-    adapter = replace(family.ADAPTER, read=off)
+    adapter = replace(family, read=off)
     if build is llama:
-        from dsf.inspection import examine
-
         route = examine.Through.INTERFACE
         monkeypatch.setitem(examine.SOFTMAX, route, adapter)
         given = {}

@@ -19,6 +19,7 @@ from papers.in_line.experiments.digits import (
     settings,
     vision,
 )
+from papers.in_line.experiments.windows import run as windows
 
 TOKENS = 64
 MIXERS = {
@@ -206,3 +207,27 @@ def test_the_runs_have_different_names_and_three_seeds_each():
     for each in every.values():
         seeds.setdefault(each.variant, []).append(each.seed)
     assert all(sorted(found) == [0, 1, 2] for found in seeds.values())
+
+
+def test_windows_are_quarters_of_the_image_and_come_back():
+    tokens = torch.arange(2.0 * TOKENS).view(2, TOKENS, 1)
+    parts = windows.windows(tokens)
+    assert parts.shape == (8, 16, 1)
+    assert parts[1].flatten().tolist() == [
+        8 * row + column for row in range(4) for column in range(4, 8)
+    ]
+    assert torch.equal(windows.image(parts), tokens)
+
+
+@pytest.mark.parametrize("variant", windows.VARIANTS)
+def test_tokens_of_two_windows_meet_where_the_variant_says(variant):
+    """The derivative of block 1 and of the last block at the first token by the last one."""
+    torch.manual_seed(0)
+    model = windows.built(variant).double()
+    for block, in_windows in (
+        (0, "in windows" in variant and "last" not in variant and "two" not in variant),
+        (-1, "windows" in variant),
+    ):
+        x = torch.randn(1, TOKENS, vision.WIDTH, dtype=torch.float64, requires_grad=True)
+        (moved,) = torch.autograd.grad(model.blocks[block](x)[0, 0].sum(), x)
+        assert (moved[0, -1].abs().max() == 0) == in_windows

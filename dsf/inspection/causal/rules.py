@@ -98,6 +98,16 @@ def is_written(func: Any) -> bool:
 
 
 @cache
+def _is_view(func: Any) -> bool:
+    """Whether what an operation returns looks at the memory of its first argument."""
+    returns = getattr(getattr(func, "_schema", None), "returns", ())
+    aliases = [one.alias_info for one in returns if one.alias_info is not None]
+    return _name_of(func) == "_unsafe_view" or (
+        bool(aliases) and not any(one.is_write for one in aliases)
+    )
+
+
+@cache
 def _is_pointwise(func: Any) -> bool:
     """Whether an operation works on elements one by one, its in-place form too."""
     packet = getattr(torch.ops.aten, _name_of(func), None)
@@ -652,6 +662,8 @@ class Rules:
             how = f"'{done.name.strip('_')}' {Way.JOINS.value}"
             made = together(parts, done.outs[0].shape, how)
             return Followed(made.outputs * len(done.outs), made.meetings)
+        if _is_view(done.func):
+            return self._viewed(done)
         return self._attention(done) if "scaled_dot_product" in done.name else self._unknown(done)
 
     def _unknown(self, done: Done) -> Followed:
@@ -668,6 +680,23 @@ class Rules:
         return done.returns(same, meetings)
 
     # elements moved
+
+    def _viewed(self, done: Done) -> Followed:
+        """Views of memory that is not seen, as of tensors that wrap others: of each plane too."""
+        if done.first is None:
+            return Followed((None,) * len(done.outs))
+
+        def seen(of: Planes) -> list[Planes]:
+            found: list[Planes] = [{} for _ in done.outs]
+            for axis, plane in of.items():
+                made = done.func(plane.contiguous(), *done.args[1:], **done.kwargs)
+                parts = tensors_of(made if isinstance(made, tuple | list) else (made,))
+                for one, part in zip(found, parts, strict=True):
+                    one[axis] = compact(part)
+            return found
+
+        both = zip(done.outs, seen(done.first.planes), seen(done.first.columns), strict=True)
+        return Followed(tuple(Coordinates(out.shape, *each) for out, *each in both))
 
     def _moved(self, done: Done) -> Followed:
         """Elements moved, as the operation itself moves them, which runs on every plane."""
