@@ -473,7 +473,7 @@ class KnownTensors:
                 return
             memory = self._begin(tensor)
         unit, first, last = _both(memory.layout, layout)
-        if layout.is_dense and layout.bounds == (first, last):
+        if layout == memory.layout or (layout.is_dense and layout.bounds == (first, last)):
             memory.layout, memory.coordinates = layout, found
             memory.are_numbers, memory.is_decided = _are_numbers(tensor), is_decided
             return
