@@ -131,11 +131,13 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "## Experiments\n",
         "Trained here at a size that suits a CPU; the README in each folder has the tables, what "
         "agrees with the papers and what does not.",
+        "```{raw} html\n<details><summary>Six figures</summary>\n```",
         *(
             f"```{{figure}} ../papers/{path}.png\n:alt: {caption}\n\n{caption}: "
             f"`papers/{path.rpartition('/')[0]}`\n```"
             for path, caption in EXPERIMENTS.items()
         ),
+        "```{raw} html\n</details>\n```",
         "## Verdicts\n",
         "\n".join(f"{WORDS[word]}\n: `{word}`: {meaning}.\n" for word, meaning in VERDICTS.items()),
         "## How it is known that somebody says so\n",
