@@ -42,8 +42,6 @@ MIN_RESTING = 0.1
 
 
 class By(StrEnum):
-    """How edges are counted."""
-
     held = "held"
     direct = "direct"
     gradient = "gradient"
@@ -250,7 +248,6 @@ class _Asked:
     def write(
         self, inspection: "Inspection", page: Path, facts: dict[str, str], paths: "Paths | None"
     ) -> None:
-        """Write the report, which opens on the shares."""
         from dsf.report import show
 
         names = tuple(map(tuple, self.opened.names))

@@ -119,7 +119,6 @@ def decide(
 
 
 def check_again(folder: Path, root: str | None = None) -> Answer:
-    """Check every certificate of a run again, and compare all of its files."""
     from dsf.properties.run_check import check_run
     from dsf.properties.run_folder import checker_hash
 

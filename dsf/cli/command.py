@@ -65,22 +65,13 @@ Threads = Annotated[
 
 @dataclass(frozen=True)
 class ThreadCount:
-    """The threads of a command that runs.
-
-    Attributes:
-        asked: what the user wants, by ``--threads`` or by the environment.
-        every: what torch takes by itself.
-    """
+    """The threads of a command that runs."""
 
     asked: int | None
     every: int
 
     def suit(self, work: int) -> None:
-        """Take every thread for large work, unless the user asked for a number.
-
-        Args:
-            work: parameters times tokens.
-        """
+        """Take every thread for large work, unless the user asked for a number."""
         from dsf.runtime.threads import compute_with
 
         if self.asked is None:
@@ -180,12 +171,7 @@ class MissingHereError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """The settings under which the work of a command runs.
-
-    Attributes:
-        threads: how many threads it computes with.
-        is_watched: whether a person sees its progress.
-    """
+    """The settings under which the work of a command runs."""
 
     threads: ThreadCount
     is_watched: bool
@@ -193,15 +179,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The result of a command.
-
-    Attributes:
-        facts: for ``--json``; finite numbers and text only.
-        show: prints it for a person.
-        code: the exit code.
-        notes: what was noticed while a checkpoint was loaded, by its name where there are several.
-        page: a page to show in a browser.
-    """
+    """The result of a command."""
 
     facts: dict[str, Any]
     show: Callable[[], None]
@@ -391,7 +369,6 @@ def complain(
 
 
 def print_error(command: str, kind: str, words: str, code: int, *, as_json: bool) -> None:
-    """Print why there is no answer."""
     if as_json:
         try:
             print_json(command, code, {"error": {"kind": kind, "message": words}})
@@ -409,7 +386,6 @@ def _title(command: str) -> str:
 
 
 def print_json(command: str, code: int, facts: dict[str, Any]) -> None:
-    """Print the one object of ``--json``."""
     whole = {"schema_version": SCHEMA_VERSION, "command": command, "exit_code": code, **facts}
     print(json.dumps(_finite(whole), indent=2, allow_nan=False))
 

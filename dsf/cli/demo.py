@@ -138,14 +138,7 @@ def _playground(preset: str, page: Path, *, opens: bool) -> Work:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embedded models on one input.
-
-    Attributes:
-        inspection: the layers of all models, each name preceded by its model's.
-        tokens: what all models read.
-        scores: by model the share of right answers, or bits per byte of the text.
-        facts: the task and the scores in words.
-    """
+    """Embedded models on one input."""
 
     inspection: "Inspection"
     tokens: list[str]
@@ -154,7 +147,6 @@ class Embedded:
 
 
 def of_package(out: Path, run: Run) -> Answer:
-    """The answer about the models inside the package."""
     from dsf import models
 
     begun = time.perf_counter()
@@ -276,12 +268,7 @@ def _together(kind: str, found: "Mapping[str, Inspection]") -> "Inspection":
 
 
 def _of_model(path: str, out: Path, run: Run) -> Answer:
-    """Continue the prompt and inspect the model on the paragraph.
-
-    Raises:
-        LoadError: if the checkpoint is refused.
-        ValueError: if the model has no tokenizer, or predicts no tokens.
-    """
+    """Continue the prompt and inspect the model on the paragraph."""
     from dsf.cli.run_model import inspect_opened, open_checkpoint
 
     begun = time.perf_counter()

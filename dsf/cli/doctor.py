@@ -65,13 +65,7 @@ def doctor(
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        verdict: ``optional`` is absent and not needed, ``warning`` does no harm yet, ``missing``
-            keeps dsf from working.
-        cure: what to do, empty where nothing is to be done.
-    """
+    """One thing that was looked at."""
 
     what: str
     found: str
@@ -80,7 +74,6 @@ class Finding:
 
 
 def findings(out: Path, threads: str) -> list[Finding]:
-    """Everything ``dsf doctor`` looks at."""
     return [
         *_packages(),
         *_import_name(),

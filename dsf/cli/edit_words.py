@@ -27,9 +27,6 @@ EXAMPLE = "'cut layers=*.3.* heads=2 key=5'"
 def typed_edit(words: str) -> Edit:
     """Parse one edit.
 
-    Raises:
-        ValueError: if it is not an edit, or a field is missing, unknown or of another kind.
-
     >>> typed_edit("cut layers=*.3.* heads=2 key=5")
     Cut(layer=['*.3.*'], heads=[2], key=5)
     """
@@ -72,14 +69,7 @@ def _value(kind: str, field: str, word: str) -> Any:
 
 
 def filed_edits(path: Path, *, lists: bool = False) -> list[list[Edit]]:
-    """Read the edits of every run from a JSON file.
-
-    Args:
-        lists: whether a list of edits inside the list is one run.
-
-    Raises:
-        OSError, ValueError: if it is not a JSON list of edits.
-    """
+    """Read the edits of every run from a JSON file."""
     where = f"--edits {str(path)!r}"
     try:
         records = json.loads(read_text("--edits", path), object_pairs_hook=_once)
@@ -128,20 +118,11 @@ def _edit(record: dict[str, Any], where: str) -> Edit:
 
 
 def takes_from_other(edit: Edit) -> bool:
-    """Whether the edit needs another run."""
     return OTHER in (getattr(edit, "other", None), getattr(edit, "over", None))
 
 
 def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None:
-    """Check that the tokens of an edit are some of the input; ranges may reach beyond it.
-
-    Args:
-        steps, steps_there: numbers of tokens of the input and of that of the other run; None where
-            they are not known yet.
-
-    Raises:
-        ValueError: if not.
-    """
+    """Check that the tokens of an edit are some of the input; ranges may reach beyond it."""
     name = type(edit).__name__
     sizes = [("samples", 1), ("other_token", steps_there)]
     sizes += [(field, steps) for field in ("query", "key", "token", "tokens", "from_")]
@@ -168,11 +149,7 @@ def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None
 
 
 def spread_fields(typed: str) -> tuple[str, ...]:
-    """Parse ``--each``: fields that name several things.
-
-    Raises:
-        ValueError: if one names no layers, heads or tokens, or is there twice.
-    """
+    """Parse ``--each``: fields that name several things."""
     names = [part.strip() for part in typed.split(",")]
     known = {"layers": "layer", "layer": "layer"}
     known |= {
@@ -194,9 +171,6 @@ def spread(run: Sequence[Edit], names: Sequence[str]) -> list[list[Edit]]:
     """Return one run for every choice of one layer, head or token of each field.
 
     Several edits of one run that have the field choose the same.
-
-    Raises:
-        ValueError: if no edit has the field, or it does not say how many things it names.
 
     >>> spread([typed_edit("ablate layers=0,1 heads=2")], ("layer",))
     [[Ablate(layer=0, heads=[2])], [Ablate(layer=1, heads=[2])]]

@@ -97,7 +97,6 @@ def root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and leave with an exit code."""
     # The model library's advice is not an answer; an error still comes through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = sys.argv[1:] if arguments is None else arguments
@@ -184,6 +183,5 @@ def _refused(error: Exception, command: str, *, as_json: bool) -> int:
 
 
 def _command_in(arguments: list[str]) -> str:
-    """The name of the command among the arguments, empty where there is none."""
     known = {command.__name__ for command in COMMANDS}
     return next((word for word in arguments if word in known), "")

@@ -159,12 +159,7 @@ def write_results(
     full_bytes: int | None = None,
     watched: bool,
 ) -> dict[str, str]:
-    """Write ``report.html`` and ``maps.png``, and return their paths by name.
-
-    Args:
-        verdicts: those about ``inspection``.
-        others: further inspections for the page, without verdicts and not in the picture.
-    """
+    """Write ``report.html`` and ``maps.png``, and return their paths by name."""
     from dsf.report import draw_grid, show
 
     with progress("drawing", shown=watched) as report:
@@ -224,8 +219,6 @@ def _in_one_line(layers: Sequence["InspectedLayer"]) -> str:
 
 
 def layer_facts(inspection: "Inspection") -> dict[str, Any]:
-    """The layers of an inspection as JSON."""
-
     def finite(number: float | None) -> float | None:
         return number if number is not None and isfinite(number) else None
 

@@ -389,7 +389,6 @@ def heat_map(
 
 
 def _worded(edit: Edit, opened: "Opened") -> str:
-    """An edit with the texts of its tokens."""
     places = [
         opened.token(value % opened.ids.shape[1])
         for name in TOKEN_FIELDS

@@ -143,12 +143,7 @@ def measure(
 
 
 def _prompts(path: Path, facts: ModelFacts, *, by_number: bool) -> list[str]:
-    """The lines of a file that hold a prompt, checked against the model.
-
-    Raises:
-        OSError: if the file cannot be read.
-        ValueError: if it has no prompt, or one that does not suit the model; names its line.
-    """
+    """The lines of a file that hold a prompt, checked against the model."""
     where = f"PROMPTS {str(path)!r}"
     lines = read_text("PROMPTS", path).splitlines()
     found = {number: line for number, line in enumerate(lines, start=1) if line.strip()}

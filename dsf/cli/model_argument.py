@@ -41,16 +41,7 @@ ONE_MIXER_A_BLOCK = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What the settings and the names of the files say; None where they say nothing.
-
-    Attributes:
-        name: as it was typed.
-        vocabulary: how many tokens the model knows.
-        positions: how many tokens it reads at most.
-        tokenizer: whether there is one.
-        layers: how many token mixers it has.
-        heads: how many heads each of them has, where it has heads.
-    """
+    """What the settings and the names of the files say; None where they say nothing."""
 
     name: str
     vocabulary: int | None = None
@@ -60,7 +51,6 @@ class ModelFacts:
     heads: int | None = None
 
     def check_choice(self, layers: object, heads: object) -> None:
-        """Raise ValueError for a number of a layer or head that the model does not have."""
         for what, chosen, count in (
             ("layers", layers, self.layers), ("heads", heads, self.heads),
         ):  # fmt: skip
@@ -72,7 +62,6 @@ class ModelFacts:
                     )
 
     def check_input(self, prompt: Prompt) -> None:
-        """Raise ValueError for an input that the model cannot read."""
         if prompt.texts and self.tokenizer is False:
             raise ValueError(without_tokenizer(self.name))
         if prompt.ids is not None:
@@ -81,11 +70,9 @@ class ModelFacts:
             self.check_length(prompt.length)
 
     def check_length(self, tokens: int) -> None:
-        """Raise ValueError if the model has no positions for so many tokens."""
         check_length(tokens, self.positions, self.name)
 
     def check_targets(self, tokens: Target | None) -> None:
-        """Raise ValueError if one of the tokens is a number that the model does not know."""
         for option, token in zip(("--target", "--against"), tokens or (), strict=False):
             known = self.vocabulary
             if isinstance(token, int) and known is not None and token >= known:
@@ -95,13 +82,7 @@ class ModelFacts:
 
 
 def check_call(model: str, prompt: Prompt, options: Loading) -> ModelFacts:
-    """Check a model, its options and its input, without running it.
-
-    Raises:
-        LoadError: if the model is refused.
-        ValueError: if the input does not suit it.
-        OSError: if a file cannot be read.
-    """
+    """Check a model, its options and its input, without running it."""
     if model.strip():
         prompt.check()
     facts = check_model(model, offline=options.offline, revision=options.revision)
@@ -115,11 +96,7 @@ def check_call(model: str, prompt: Prompt, options: Loading) -> ModelFacts:
 def check_model(
     model: str, *, offline: bool, revision: str | None = None, needs_weights: bool = True
 ) -> ModelFacts:
-    """Read what the settings and the names of the files say of a model.
-
-    Raises:
-        LoadError: if it is refused.
-    """
+    """Read what the settings and the names of the files say of a model."""
     if not model.strip():
         raise LoadError("MODEL is empty. Give a folder, a GGUF file, or a hub id owner/name.")
     if revision is not None and not revision.strip():
@@ -157,7 +134,6 @@ def check_model(
 
 
 def check_numbers(numbers: Sequence[int], vocabulary: int | None, model: str) -> None:
-    """Raise ValueError unless there are numbers, and all of them are tokens of the model."""
     known = "at least one token"
     if vocabulary is not None:
         known = f"one or more numbers from 0 to {vocabulary - 1}"
@@ -169,7 +145,6 @@ def check_numbers(numbers: Sequence[int], vocabulary: int | None, model: str) ->
 
 
 def check_length(tokens: int, most: int | None, model: str) -> None:
-    """Raise ValueError if a model reads fewer tokens."""
     if most is not None and tokens > most:
         raise ValueError(
             f"{model} reads at most {most} tokens, but the input has {tokens}. Give a shorter one."

@@ -28,8 +28,6 @@ MAX_DEVICES = 128
 
 
 class NumberType(StrEnum):
-    """A number type of weights, by its name in torch."""
-
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
@@ -60,7 +58,6 @@ def whole(word: str) -> int:
 
 
 def whole_number(help: str, *, least: int | None = None, most: int | None = None) -> Any:
-    """An option that takes a whole number."""
     what = "a whole number" if least is None else f"a whole number of at least {least}"
     what += "" if most is None else f" and at most {most}"
 
@@ -77,14 +74,12 @@ def whole_number(help: str, *, least: int | None = None, most: int | None = None
 
 
 def real(word: str) -> float:
-    """Parse a number in plain digits."""
     if not word.isascii() or "_" in word:
         raise ValueError(word)
     return float(word)
 
 
 def real_number(help: str, *, below: float) -> Any:
-    """An option that takes a number above 0."""
     what = "a finite number above 0" if below == inf else f"a number above 0 and below {below}"
 
     def parse(typed: str) -> float:
@@ -100,12 +95,10 @@ def real_number(help: str, *, below: float) -> Any:
 
 
 def layer_choice(typed: str) -> Choice:
-    """Parse ``--layers``."""
     return _choice(typed, 'numbers, ranges such as "0:4", names or patterns')
 
 
 def head_choice(typed: str) -> Choice:
-    """Parse ``--heads``."""
     form = 'numbers or ranges, such as "2", "0,5" or "0:4"'
     chosen = _choice(typed, form)
     if any(isinstance(each, str) for each in chosen):
@@ -153,7 +146,6 @@ def device_name(typed: str) -> str:
 
 
 def place(typed: str) -> Path:
-    """Parse a file or folder that is written."""
     if not typed:
         raise expected("a name, or '.' for the folder that this runs in", typed)
     if typed.startswith("~"):
@@ -186,8 +178,6 @@ def exclude_each_other(**given: object) -> None:
 
 
 def typed_by(parser: Callable[[str], Any], help: str, *, metavar: str = "TEXT") -> Any:
-    """An option with a parser of its own."""
-
     def parse(typed: Any) -> Any:  # newer releases of typer pass defaults, too
         return parser(typed) if isinstance(typed, str) else typed
 
@@ -195,7 +185,6 @@ def typed_by(parser: Callable[[str], Any], help: str, *, metavar: str = "TEXT") 
 
 
 def written_place(help: str, *, metavar: str = "PATH") -> Any:
-    """An option that names a file or folder to write."""
     return typed_by(place, help, metavar=metavar)
 
 
@@ -235,8 +224,6 @@ Position = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
-    """Options of loading a checkpoint."""
-
     dtype: Annotated[
         NumberType | None,
         typer.Option(help="Number type of the weights; by default the one they were saved in."),
@@ -251,8 +238,6 @@ class Loading:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspecting(Loading):
-    """Options of loading a checkpoint and reading its layers."""
-
     layers: Layers = None
     heads: Heads = None
     exact: Exact = False
@@ -276,11 +261,7 @@ class Inspecting(Loading):
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """The input of a model: a text, token numbers, a file of text, or a random sequence.
-
-    Attributes:
-        repeat: length of a random sequence, which comes twice.
-    """
+    """The input of a model: a text, token numbers, a file of text, or a random sequence."""
 
     text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None
     ids: Ids = None
@@ -292,7 +273,6 @@ class Prompt:
 
     @property
     def is_missing(self) -> bool:
-        """Whether no input was given."""
         return (self.text, self.ids, self.file, self.repeat) == (None,) * 4
 
     @cached_property
@@ -318,18 +298,12 @@ class Prompt:
 
     @property
     def length(self) -> int | None:
-        """The number of tokens, where it is known without a tokenizer."""
         if self.repeat is not None:
             return 2 * self.repeat
         return None if self.ids is None else len(self.ids)
 
     def check(self) -> None:
-        """Check what can be known of the input without a model.
-
-        Raises:
-            ValueError: if there is not exactly one input, or its text is none.
-            OSError: if the file cannot be read.
-        """
+        """Check what can be known of the input without a model."""
         several = (self.text, self.ids, self.file, self.repeat)
         count = sum(each is not None for each in several)
         if count != 1:
@@ -351,15 +325,12 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherInput:
-    """The input of a second run."""
-
     other_text: Annotated[str | None, typer.Option(help="The text of a second run.")] = None
     other_ids: Annotated[
         TokenIds | None, typed_by(token_ids, "The token numbers of a second run.")
     ] = None
 
     def prompt(self) -> Prompt | None:
-        """The input, which is checked; None where none was given."""
         given = Prompt(text=self.other_text, ids=self.other_ids)
         if given.is_missing:
             return None
@@ -375,11 +346,7 @@ Target = tuple[int | str, int | str | None]
 
 
 def targets(wanted: str, against: str | None, *, by_number: bool) -> Target:
-    """Parse ``--target`` and ``--against``: texts of tokens, or numbers where the input is numbers.
-
-    Raises:
-        ValueError: if one must be a number and is none, or both are the same.
-    """
+    """Parse ``--target`` and ``--against``: texts of tokens, or numbers where the input is such."""
 
     def one(option: str, word: str) -> int | str:
         if not by_number:
@@ -404,7 +371,6 @@ def targets(wanted: str, against: str | None, *, by_number: bool) -> Target:
 
 
 def target_in_words(tokens: Target) -> str:
-    """What is looked at: a logit, or the difference of two."""
     wanted, against = tokens
     if against is None:
         return f"the logit of {wanted!r}"
@@ -412,7 +378,6 @@ def target_in_words(tokens: Target) -> str:
 
 
 def check_position(position: int, steps: int | None) -> None:
-    """Raise ValueError if an input of so many tokens has none at ``position``."""
     if steps is not None and not -steps <= position < steps:
         raise ValueError(
             f"--position: expected a number from 0 to {steps - 1}, or from -1 to -{steps} counted "
@@ -426,12 +391,6 @@ def fingerprint(numbers: list[int]) -> str:
 
 
 def read_text(option: str, path: Path) -> str:
-    """Read a UTF-8 file that a person named.
-
-    Raises:
-        OSError: if it cannot be read.
-        ValueError: if it holds no text, or more than any model reads.
-    """
     where = f"{option} {str(path)!r}: expected a file of UTF-8 text"
     if path.exists() and not path.is_file():
         raise ValueError(f"{where}, got no regular file. Copy the text into one.")

@@ -23,15 +23,7 @@ MAX_MANIFEST_BYTES = 64 << 20
 def check_folder(
     folder: Path, *, files: Iterable[str] = (), models: Iterable[str] = (), option: str = "--out"
 ) -> None:
-    """Check that files can be written to a folder, which need not exist yet.
-
-    Args:
-        files: names of those that will be written.
-        models: what is read, which nothing is written into.
-
-    Raises:
-        ValueError: if not.
-    """
+    """Check that files can be written to a folder, which need not exist yet."""
     where = f"{option} {str(folder)!r}"
     for above in (folder, *folder.parents):
         if above.is_symlink() and not above.exists():
@@ -58,15 +50,7 @@ def check_folder(
 
 
 def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
-    """Check that a file can be written.
-
-    Args:
-        makes_folder: whether its folder is made where it does not exist, and the file is put in its
-            place in one step, which no device can be.
-
-    Raises:
-        ValueError: if not.
-    """
+    """Check that a file can be written."""
     where = f"{option} {str(file)!r}"
     if file.is_dir():
         raise ValueError(f"{where}: is a folder. Give the name of a file.")
@@ -121,7 +105,6 @@ def check_free(folder: Path) -> None:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is one that ``checked_run`` wrote."""
     return (path / RUN_NAMES[0]).is_file() and (path / "units").is_dir()
 
 
@@ -147,11 +130,7 @@ def check_not_foreign(folder: Path) -> None:
 
 
 def check_not_of_another(folder: Path, source: Mapping[str, str]) -> None:
-    """Raise ValueError if the run in ``folder`` is known to come from something else.
-
-    Args:
-        source: what is known of where the new run comes from: some of ``SOURCE_KEYS``.
-    """
+    """Raise ValueError if the run in ``folder`` is known to come from something else."""
     there = _source(folder)
     other = [
         key for key in SOURCE_KEYS if key in source and there.get(key) not in (None, source[key])

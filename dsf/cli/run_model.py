@@ -52,13 +52,7 @@ class _OnDisk(NamedTuple):
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint in memory, and the input that it is to be run on.
-
-    Attributes:
-        loaded: the model and its tokenizer.
-        ids: the token numbers.
-        names: how each token is shown.
-    """
+    """A checkpoint in memory, and the input that it is to be run on."""
 
     loaded: LoadedModel
     ids: Int[Tensor, "1 time"]
@@ -66,30 +60,19 @@ class Opened:
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """What was noticed while the checkpoint was loaded."""
         return {"": " ".join(self.loaded.notes)}
 
     @property
     def facts(self) -> ModelFacts:
-        """What the settings of the model say of its layers and heads."""
         model: Any = self.loaded.model
         return ModelFacts(name=self.loaded.identity, **counts(model.config.to_dict()))
 
     def on(self, prompt: Prompt) -> "Opened":
-        """The same model with another input.
-
-        Raises:
-            ValueError: if the prompt does not suit the model.
-        """
         ids = _token_numbers(prompt, self.loaded)
         return Opened(self.loaded, ids, _names(ids, self.loaded))
 
     def place(self, position: int) -> int:
-        """``position`` counted from the first token.
-
-        Raises:
-            ValueError: if there is no such token.
-        """
+        """``position`` counted from the first token."""
         steps = self.ids.shape[1]
         check_position(position, steps)
         return position % steps
@@ -107,15 +90,7 @@ def open_checkpoint(
     *,
     others: Sequence[str] = (),
 ) -> Opened:
-    """Load a checkpoint and read the prompt for it, on threads that suit both.
-
-    Args:
-        others: further texts that the tokenizer is going to read, which the child process tries.
-
-    Raises:
-        LoadError: if the checkpoint is refused.
-        ValueError: if the prompt does not suit the model.
-    """
+    """Load a checkpoint and read the prompt for it, on threads that suit both."""
     stage(f"loading {path}")
     loaded = load_model(
         path,
@@ -134,11 +109,6 @@ def open_checkpoint(
 
 
 def _there(device: str) -> torch.device:
-    """Return a device of this machine.
-
-    Raises:
-        ValueError: if this machine has none of this name.
-    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -158,19 +128,7 @@ def inspect_checkpoint(
     forecast: bool = False,
     reported: bool = False,
 ) -> Inspection:
-    """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both.
-
-    Args:
-        forecast: whether to say before the run how much memory it will take, where one watches.
-        reported: whether a report is going to be written, which has to fit as well.
-
-    Raises:
-        InspectionMemoryError: if it will take more memory than there is.
-        MapTooLarge: if the report will.
-        LoadError: if the checkpoint is refused.
-        ValueError: if the prompt or an option does not suit the model.
-        InspectionError: if no layer is reproduced, or none could be read.
-    """
+    """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both."""
     if options.layerwise:
         return _inspect_layerwise(path, prompt, run.threads, options)
     opened = open_checkpoint(path, prompt, run.threads, options)
@@ -220,7 +178,6 @@ def inspect_opened(
 
 
 def notes_of(inspection: Inspection) -> Mapping[str, str]:
-    """What was noticed while the inspected checkpoint was loaded."""
     return {"": inspection.environment.get("on loading", "")}
 
 
@@ -303,11 +260,6 @@ def _repeated(count: int, vocabulary: int | None, model: str) -> list[int]:
 
 
 def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
-    """Token numbers of a text.
-
-    Raises:
-        ValueError: if the model has no tokenizer.
-    """
     if tokenizer is None:
         raise ValueError(without_tokenizer(model))
     return list(tokenizer(text)["input_ids"])

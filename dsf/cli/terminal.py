@@ -177,11 +177,7 @@ def progress(label: str, *, shown: bool) -> Iterator[Callable[[float], None]]:
 
 
 def say(line: str) -> None:
-    """Print a line to standard output before the answer.
-
-    Raises:
-        UnwrittenError: if nobody reads it, or there is no room for it.
-    """
+    """Print a line to standard output before the answer."""
     bars = _BARS.get()
     try:
         if bars is not None:  # standard output may be the same terminal
@@ -200,14 +196,6 @@ WITHOUT_A_WINDOW = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 @dataclass(frozen=True)
 class Opening:
-    """Outcome of an attempt to show a page.
-
-    Attributes:
-        page: its address.
-        browser: which one it was handed to; empty where there is none.
-        reason: why it was handed to none.
-    """
-
     page: str
     browser: str = ""
     reason: str = ""
@@ -218,7 +206,6 @@ class Opening:
         return f"not opened: {self.reason}. Open {self.page} in a browser."
 
     def facts(self) -> dict[str, str | bool]:
-        """The same as JSON."""
         return {"opened": bool(self.browser), "page": self.page, "reason": self.reason}
 
 
@@ -258,7 +245,6 @@ def _standard_output_to_errors() -> Iterator[None]:
 
 
 def has_display() -> bool:
-    """Whether windows can be shown."""
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

@@ -32,11 +32,6 @@ def intervention_content(
 
     ``moved`` is the largest absolute change at every token. ``logits`` holds
     ``[name, clean, changed]`` at the last token: the ten largest of either run.
-
-    Raises:
-        TypeError: if it is not what ``dsf.intervene`` returns.
-        ValueError: if the outputs are not ``sample time logits``, or of other tokens than all
-            inspections.
     """
     if result is None:
         return None
@@ -95,19 +90,6 @@ def content(
 
     Arrays are compressed bytes (deflate); ``embedded`` writes them into a page, a widget sends them
     unchanged.
-
-    Args:
-        verdicts: the verdicts about the layers: a table, or one for each inspection.
-        grid: height and width of a picture whose patches are the last ``height * width`` tokens.
-        full_resolution: how many compressed bytes of maps without pooling are kept.
-        explained: an attribution on the same input.
-        intervention: a run with edits on the same input.
-        progress: called with the finished share, from 0 to 1.
-
-    Raises:
-        TypeError: if ``intervention`` is not an intervention.
-        ValueError: if no layer has as many tokens as ``grid`` has patches, or ``intervention`` is
-            of other tokens.
     """
     all_ = subjects(shown, verdicts)
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]

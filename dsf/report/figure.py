@@ -106,7 +106,6 @@ def draw_map(
 
 
 def check_texts(tokens: Sequence[str], shape: tuple[int, ...]) -> None:
-    """Raise unless a map of this shape is of as many tokens, in rows and in columns, as texts."""
     agree("draw_map", "token", rows=shape[0], columns=shape[1])
     are_texts("draw_map", "tokens", tokens, shape[0])
 
@@ -238,7 +237,6 @@ def _named(tokens: Sequence[Sequence[str]] | None) -> dict[int, Labels | None]:
 def _maps(
     layer: InspectedLayer, *, most: int | None
 ) -> tuple[LayerPicture | None, list[list[MapView]]]:
-    """The picture of a whole layer, and the maps of every sample that is drawn."""
     picture = layer_picture(layer, side=SIDE)
     found = [] if picture is None else picture.views
     if most is None:
@@ -250,7 +248,6 @@ def _maps(
 
 
 def _sheet(lines: list[_Line]) -> Sheet:
-    """All lines, one below the other."""
     across = max(len(line.maps) for line in lines)
     sheet = Sheet(LEFT + across * (MAP + GAP), GAP / 2, dpi=DPI)
     for line in lines:

@@ -63,19 +63,11 @@ class Drawn:
     axes: tuple[str, ...] = ("map",)
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
-        """The number of a drawn map."""
         return tuple(index)
 
 
 class Walk:
-    """What is kept of the rows of the drawn maps, while these are formed once.
-
-    Attributes:
-        quantities: those that are measured of every map.
-        passed: the results for the measures of rows; None where one of these has no meaning.
-        weights: the maps, where they have no states and ranks or singular values are asked of
-            them; else None.
-    """
+    """What is kept of the rows of the drawn maps, while these are formed once."""
 
     def __init__(self, system: Operator, quantities: Mapping[str, Quantity]) -> None:
         self.quantities = quantities
@@ -90,7 +82,6 @@ class Walk:
         self._square = not _rectangular(system)
 
     def add(self, rows: Rows) -> None:
-        """Reduce the next rows."""
         if self._collected is not None:
             try:
                 self._collected.add(rows)
@@ -109,11 +100,7 @@ class Walk:
 
 
 def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
-    """What is measured of every drawn map: nothing of too many, ranks of short ones.
-
-    Args:
-        ordered: whether row k and column k are token k; else no distances are measured.
-    """
+    """What is measured of every drawn map: nothing of too many, ranks of short ones."""
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 > MOST_CELLS:
         return {}
@@ -143,11 +130,7 @@ def unmeasured(drawn: Selection) -> str:
 def measures_of(
     drawn: Selection, walk: Walk, *, finite: bool
 ) -> list[list[tuple[str, float | None]]]:
-    """For every drawn map its measures, as (label, value); None for values that are not finite.
-
-    Args:
-        finite: whether every weight is finite; ranks are not defined otherwise.
-    """
+    """For every drawn map its measures, as (label, value); None for values that are not finite."""
     wanted = {name: each for name, each in walk.quantities.items() if finite or name != RANK}
     found: list[list[tuple[str, float | None]]] = [[] for _ in drawn.labels]
     table = measured([Drawn(drawn.system)], wanted, passed=walk.passed, whole=walk.weights)
@@ -186,10 +169,6 @@ def states_of(
     as ``[key, eraser, decay, overwriting]``; ``traces`` the coefficients of short systems, by which
     the page computes the erasers of any cell; ``lags`` the mean absolute weight by lag.
     ``states`` is the number of states, None where every token is kept.
-
-    Args:
-        finite: whether every weight is finite; nothing is measured otherwise.
-        disorder: why row k and column k are not token k; empty if they are.
     """
     system, maps = drawn.system, len(drawn.labels)
     keeps_all = _keeps_all(system)
@@ -237,7 +216,6 @@ def _rectangular(system: Operator) -> bool:
 
 
 def _runs_forward(system: Operator) -> bool:
-    """Whether all states, if there are any, run from the first token to the last."""
     parts = system.parts if isinstance(system, SystemSum) else (system,)
     return not any(getattr(part, "runs_backward", False) for part in parts)
 
@@ -345,7 +323,6 @@ def _stacked(values: Tensor, system: Operator) -> np.ndarray:
 
 
 def _short(numbers: np.ndarray) -> list[float | None]:
-    """The numbers to four digits; None for those that are not finite."""
     return [float(f"{each:.4g}") if isfinite(each) else None for each in numbers.tolist()]
 
 
@@ -372,9 +349,6 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
 
     A layer whose channels have a map each begins with what all of them do together. Of an
     attribution what the edges contribute comes first.
-
-    Args:
-        also: functions that are called with every block of rows of the drawn maps.
     """
     disorder = why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
@@ -450,7 +424,6 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
 
 
 def thumbnails(seen: list[MapView]) -> dict[str, Any]:
-    """Small pictures of some maps, in one piece."""
     codes: list[np.ndarray] = []
     for _, of_one_size in groupby(seen, key=lambda view: view.weights.shape):
         alike = list(of_one_size)
@@ -495,5 +468,4 @@ def _map(view: MapView, *, exact: bool) -> dict[str, Any]:
 
 
 def _finite(number: float) -> float | None:
-    """``number``, or None for NaN and infinities, which JSON does not have."""
     return float(number) if np.isfinite(number) else None

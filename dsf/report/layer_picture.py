@@ -30,13 +30,7 @@ FEWEST = 48
 
 @dataclass(frozen=True)
 class LayerPicture:
-    """The pictures of one layer, one for each sample.
-
-    Attributes:
-        views: the lengths of contributions.
-        channels, total: how many channels act together, and how many the layer has.
-        onto: what is contributed to, in words.
-    """
+    """The pictures of one layer, one for each sample."""
 
     views: list[MapView]
     channels: int
@@ -48,12 +42,6 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     """How strongly tokens act on each other through all channels; None for layers of heads.
 
     Of a layer with chosen channels, these alone act.
-
-    Args:
-        side: the largest number of rows and columns.
-
-    Raises:
-        ReconstructionError: if the whole layer does not reproduce the captured output.
     """
     system = layer.system
     groups = groups_of(layer, side=side)
@@ -130,12 +118,7 @@ EDGES = 12
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """An attribution that a page shows, with words for its number.
-
-    Attributes:
-        target: what is shared, such as ``the logit of “Paris”``.
-        paths: its strongest paths, if they were searched for.
-    """
+    """An attribution that a page shows, with words for its number."""
 
     share: Attribution
     target: str
@@ -177,12 +160,6 @@ def explained(
     target: str,
     paths: Paths | None,
 ) -> Explained | None:
-    """The attribution that belongs to an inspection; None where there is none.
-
-    Raises:
-        TypeError: if it is not what ``stack.attribute`` returns.
-        ValueError: if it is of other tokens than the inspection, or this is a list.
-    """
     if share is None:
         return None
     if not isinstance(share, Attribution):

@@ -81,11 +81,7 @@ Weights = Float[np.ndarray, "rows columns"]
 
 
 def exact_windows(weights: Weights, masked: Bool[np.ndarray, "rows columns"], most: int) -> Any:
-    """The windows that fit into ``most`` compressed bytes, those with the most weight first.
-
-    Returns:
-        Their first rows and columns, and the numbers of all of them, window after window.
-    """
+    """The windows that fit into ``most`` compressed bytes, those with the most weight first."""
     chosen: list[tuple[int, int]] = []
     parts: list[Weights] = []
     left = most
@@ -137,9 +133,6 @@ def add_full_maps(
     """Add ``whole`` to the maps that are kept without pooling; return a sentence on them.
 
     The first is kept in any case, if ``most_bytes`` is above 0.
-
-    Args:
-        at_a_time: how many may be formed side by side, on several threads.
     """
     found = [
         (merit, at, k)
@@ -205,7 +198,6 @@ def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
 
 
 def _unpooled(drawn: Selection, k: int) -> MapView:
-    """One map with a cell for every weight."""
     alone = replace(
         drawn,
         places=drawn.places[k : k + 1],

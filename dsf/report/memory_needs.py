@@ -25,15 +25,7 @@ CURE = (
 
 
 def report_bytes(*, steps: int, maps: int, samples: int, width: int, whole: bool = True) -> int:
-    """Return about how many bytes writing a page takes at its peak, beyond the inspection.
-
-    Args:
-        steps: tokens of a sample.
-        maps: of one sample of the layer that has the most.
-        samples: how many there are.
-        width: numbers that a layer responds with at a token, all heads together.
-        whole: whether some maps are kept without pooling.
-    """
+    """Return about how many bytes writing a page takes at its peak, beyond the inspection."""
     drawn = min(maps, CHANNELS if maps > HEADS else HEADS) * min(samples, SAMPLES)
     row = drawn * steps * DOUBLE
     block = OF_BLOCK * max(min(BLOCK_BYTES, row * steps), row)
@@ -45,11 +37,7 @@ def report_bytes(*, steps: int, maps: int, samples: int, width: int, whole: bool
 
 
 def check_report(expected: Forecast) -> int:
-    """Return the bytes that a report is going to take, before its inspection runs.
-
-    Raises:
-        MapTooLarge: if that is more than what the layers leave free.
-    """
+    """Return the bytes that a report is going to take, before its inspection runs."""
     steps = expected.tokens // expected.samples
     needed = report_bytes(
         steps=steps,
@@ -70,11 +58,7 @@ def check_report(expected: Forecast) -> int:
 def within_memory(
     owner: str, shown: Inspection | Sequence[Inspection], *, whole: bool = True
 ) -> Iterator[None]:
-    """Before the ``with`` block, refuse what does not fit; inside, name memory that runs out.
-
-    Raises:
-        MapTooLarge: with the sizes and what to do.
-    """
+    """Before the ``with`` block, refuse what does not fit; inside, name memory that runs out."""
     inspections = [shown] if isinstance(shown, Inspection) else shown
     with naming_out_of_memory(owner, cure=CURE):
         for layer in (layer for each in inspections for layer in each):

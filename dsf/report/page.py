@@ -143,7 +143,6 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
 def rendered(
     shown: list[Subject], data: Mapping[str, Any], *, title: str | None, facts: Mapping[str, str]
 ) -> str:
-    """The HTML text of the page."""
     script, style = script_of(*EXPLORER, "page"), style_of("explorer", "page")
     names = " and ".join(subject.name for subject in shown)
     layers = [layer for subject in shown for layer in subject.inspection]
@@ -215,7 +214,6 @@ def static_picture(content: Mapping[str, Any]) -> bytes:
 
 
 def _lines(layer: Mapping[str, Any]) -> list[tuple[list[str], list[Thumbnail]]]:
-    """For every sample of a layer its name and the first maps, with their codes."""
     packed = layer["thumbnails"]
     codes = np.frombuffer(zlib.decompress(packed["codes"]), np.uint8)
     of_sample: dict[int, list[Thumbnail]] = defaultdict(list)
@@ -232,11 +230,7 @@ def _lines(layer: Mapping[str, Any]) -> list[tuple[list[str], list[Thumbnail]]]:
 
 @cache
 def explorer() -> Any:
-    """Return the class of the widget: an ``anywidget.AnyWidget`` made of a ``content``.
-
-    Raises:
-        ModuleNotFoundError: if ``anywidget`` is not installed.
-    """
+    """Return the class of the widget: an ``anywidget.AnyWidget`` made of a ``content``."""
     try:
         import anywidget
         import traitlets
@@ -248,8 +242,6 @@ def explorer() -> Any:
         ) from error
 
     class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # untyped where not installed
-        """The interactive maps of an inspection."""
-
         _esm = module_of(*EXPLORER, "widget", sheet=style_of("explorer"))
         content = traitlets.Dict().tag(sync=True)
 

@@ -42,9 +42,6 @@ class MapRollout:
 
     Keys may be joined in groups of neighbours before the first layer. The share of a group is the
     exact sum of the shares of its keys, for a product with so many fewer columns.
-
-    Attributes:
-        shares: of every group of keys in every query, ``sample written groups``; rows sum to one.
     """
 
     def __init__(self, samples: int, steps: int, starts: Int[np.ndarray, " groups"]) -> None:
@@ -56,7 +53,6 @@ class MapRollout:
         self._next = self.shares.copy()
 
     def add(self, mixing: "MixingRows") -> None:
-        """Add some rows of a layer."""
         tokens = mixing.tokens
         for sample, before in enumerate(self.shares):
             # By torch, whose threads form the rows: those of another library would wait for them.
@@ -66,19 +62,12 @@ class MapRollout:
             self._next[sample, tokens] = (before[tokens] + shares) / 2
 
     def finish(self) -> None:
-        """End a layer, of which all rows were added."""
         self.shares, self._next = self._next, self.shares
 
 
 @dataclass(frozen=True)
 class MixingRows:
-    """The mean of some rows of all maps of a layer, for every sample.
-
-    Attributes:
-        tokens: the queries.
-        weights: magnitudes that sum to one in every row.
-        reads_nothing: the queries whose weights are all zero, and whose share is their own.
-    """
+    """The mean of some rows of all maps of a layer, for every sample."""
 
     tokens: slice
     weights: Float[np.ndarray, "sample written read"]
@@ -86,12 +75,6 @@ class MixingRows:
 
 
 def mixing_rows(rows: Rows, samples: Sequence[int], *, read: int) -> MixingRows:
-    """The mean of some rows.
-
-    Args:
-        samples: the sample of every map.
-        read: the number of keys.
-    """
     maps = rows.weights.reshape(-1, *rows.weights.shape[-2:])
     tokens = slice(int(rows.written[0]), int(rows.written[-1]) + 1)
     found = []
@@ -121,14 +104,7 @@ LARGEST = 128
 
 
 class LayersTogether:
-    """The rollout of one model, of which ``content`` makes pictures.
-
-    Args:
-        layers: its layers with their drawn maps, in the order in which they ran.
-        left_out: how many of its mixers were not read.
-        side: the largest number of rows and columns of a picture.
-        of_channels: the same of a picture of all channels of a layer.
-    """
+    """The rollout of one model, of which ``content`` makes pictures."""
 
     def __init__(
         self,
@@ -152,7 +128,6 @@ class LayersTogether:
             self._rollout = MapRollout(self._samples, drawn.system.steps, self._starts)
 
     def of_layer(self, layer: InspectedLayer, drawn: Selection) -> "RowsTogether":
-        """Return the rows of one layer, which may be drawn at the same time as others."""
         return RowsTogether(drawn, wanted=not self.reason and not has_channels(layer))
 
     def add(self, rows: "RowsTogether", *, signed: bool) -> None:
@@ -253,7 +228,6 @@ class LayersTogether:
 
 
 def _is_part(layer: InspectedLayer, drawn: Selection) -> bool:
-    """Whether not all heads or channels of a layer count."""
     return layer.heads is not None if has_channels(layer) else bool(drawn.chosen)
 
 
@@ -265,7 +239,6 @@ class RowsTogether:
         self._drawn, self._wanted = drawn, wanted
 
     def __call__(self, rows: Rows) -> None:
-        """Add some rows."""
         if self._wanted:
             steps = self._drawn.system.steps
             self.mixing.append(mixing_rows(rows, self._drawn.samples, read=steps))

@@ -35,19 +35,13 @@ LONGEST_CLAIM = 240
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One inspection to show.
-
-    Attributes:
-        name: a name for its model that differs from those of the others.
-        verdicts: the verdicts about its layers, as ``dsf check`` gives them; None without any.
-    """
+    """One inspection to show."""
 
     inspection: Inspection
     name: str
     verdicts: Table | None = None
 
     def decided(self, layer: InspectedLayer, place: tuple[int, ...]) -> list[dict[str, Any]]:
-        """The verdicts about one map of a layer, including those about the whole layer."""
         if self.verdicts is None:
             return []
         about = dict(zip(layer.axes, layer.place(place), strict=False))
@@ -62,10 +56,6 @@ def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
     """Some layers of every inspection, and some heads or channels of each.
 
     Heads are numbered among those that the inspection looks at.
-
-    Raises:
-        InspectionError: if there is no such layer or head.
-        TypeError: if a choice is neither number, slice nor name.
     """
     if isinstance(shown, Inspection):
         return narrowed_one(shown, layers, heads)
@@ -73,7 +63,6 @@ def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
 
 
 def narrowed_one(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspection:
-    """The same for one inspection."""
     if layers is None and heads is None:
         return inspection
     names = chosen_layers([layer.name for layer in inspection], layers)
@@ -93,12 +82,6 @@ def _with_heads(layer: InspectedLayer, heads: Chosen) -> InspectedLayer:
 
 
 def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
-    """One subject for every inspection.
-
-    Raises:
-        TypeError: if ``shown`` holds anything but inspections.
-        ValueError: if ``shown`` is empty, or ``verdicts`` does not have one table for each.
-    """
     inspections = _listed(shown)
     words = "what dsf check and dsf.properties give, or a list with one for each inspection"
     of_kind("show", "verdicts", verdicts, Table | list | tuple | None, words)
@@ -121,11 +104,6 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
 
 
 def _listed(shown: Any) -> list[Inspection]:
-    """One or several inspections as a list.
-
-    Raises:
-        TypeError: if something else is among them.
-    """
     several = isinstance(shown, Iterable) and not isinstance(shown, Inspection)
     inspections = list(shown) if several else [shown]
     others = [each for each in inspections if not isinstance(each, Inspection)]
@@ -165,11 +143,7 @@ _KNOWN: WeakKeyDictionary[InspectedLayer, dict[Hashable, object]] = WeakKeyDicti
 
 
 def remembered(layer: InspectedLayer, what: Hashable, compute: Callable[[], Found]) -> Found:
-    """What ``compute`` returned for this layer before, as long as the layer lives.
-
-    Args:
-        what: the name of the numbers; two computations of one name are the same.
-    """
+    """What ``compute`` returned for this layer before, as long as the layer lives."""
     known = _KNOWN.setdefault(layer, {})
     if what not in known:
         known[what] = compute()
@@ -183,16 +157,7 @@ SAMPLES = 4
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Some maps of one layer.
-
-    Attributes:
-        places: the index of each selected map on the batch axes of the layer's system.
-        labels: a name for each, such as ``head 3``.
-        samples: the sample that each belongs to.
-        system: the operator of the selected maps alone, with one batch axis.
-        total: how many maps the layer has.
-        chosen: a sentence on how they were selected; empty if all are.
-    """
+    """Some maps of one layer."""
 
     places: list[tuple[int, ...]]
     labels: list[str]
@@ -311,12 +276,7 @@ LARGEST_VIEW, SMALLEST_VIEW, STEP = 256, 48, 16
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of the pictures in the file.
-
-    Attributes:
-        side: the largest number of cells along each side of a pooled view.
-        exact: whether views hold every weight as float32 as well as its 8-bit code.
-    """
+    """The sizes of the pictures in the file."""
 
     side: int
     exact: bool
@@ -346,10 +306,6 @@ class Orders:
     """Return the tokens of rows and columns that are not in order, as in windows of a picture.
 
     Many maps have the same, which is written once for the layer.
-
-    Args:
-        named: the input whose tokens have texts.
-        decoder: whether those of ``decoder_input_ids`` have texts of their own.
     """
 
     def __init__(self, layer: InspectedLayer, *, named: str, decoder: bool = False) -> None:
@@ -366,7 +322,6 @@ class Orders:
         }
 
     def content(self) -> dict[str, Any]:
-        """All orders, and whose tokens rows and columns are."""
         rows, keys = self._layer.row_input, self._layer.column_input
         return {
             "orders": [list(order) for order in self._known],

@@ -41,7 +41,6 @@ Colours = UInt8[np.ndarray, "rows columns"]
 
 
 def palette() -> UInt8[np.ndarray, "colours 3"]:
-    """Red, green and blue of every number of a colour."""
     greys = np.repeat(np.linspace(0, 1, WHITE + 1)[:, None], 3, axis=1)
     found = LinearSegmentedColormap.from_list("signed", SHADES, N=2 * LEVELS + 1)
     shades = found(np.arange(2 * LEVELS + 1))[:, :3]
@@ -134,8 +133,6 @@ BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0}
 
 @dataclass(frozen=True)
 class Cells:
-    """A picture of cells, and its place from the upper left corner of the sheet."""
-
     colours: Colours
     left: float
     top: float
@@ -156,15 +153,12 @@ class Words:
 
 
 class Sheet:
-    """A sheet, sizes in inches."""
-
     def __init__(self, wide: float, high: float, *, dpi: int) -> None:
         self.wide, self.high, self.dpi = wide, high, dpi
         self.cells: list[Cells] = []
         self.words: list[Words] = []
 
     def draw(self, colours: Colours, left: float, top: float, wide: float, high: float) -> None:
-        """Add cells."""
         self.cells.append(Cells(colours, left, top, wide, high))
 
     def write(
@@ -194,11 +188,7 @@ class Sheet:
             self.write(line, x, first + k * apart, size=size, align=align)
 
     def save(self, path: Path) -> None:
-        """Write the sheet; the ending of ``path`` selects the format.
-
-        Raises:
-            ValueError: if the format is not known.
-        """
+        """Write the sheet; the ending of ``path`` selects the format."""
         if path.suffix[1:].lower() in PIXELS:
             picture = self.picture()
             if path.suffix.lower() != ".png":
@@ -208,7 +198,6 @@ class Sheet:
             self.figure().savefig(path, dpi=self.dpi)
 
     def picture(self) -> Image.Image:
-        """The sheet in pixels."""
         size = (round(self.high * self.dpi), round(self.wide * self.dpi))
         pixels = np.full(size, WHITE, dtype=np.uint8)
         for words in self.words:
@@ -282,7 +271,6 @@ def inked(text: str, size: float, dpi: int) -> tuple[UInt8[np.ndarray, "high wid
 
 
 def width(text: str, size: float, dpi: int) -> float:
-    """The width of one line of text in inches."""
     return inked(text, size, dpi)[0].shape[1] / dpi
 
 

@@ -42,7 +42,6 @@ class Strongest:
         written: Int[np.ndarray, " rows"],
         read: Int[np.ndarray, " columns"],
     ) -> None:
-        """Add some rows."""
         size = np.abs(weights).ravel()
         floor = abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
         places = np.flatnonzero(size > floor)  # NaN is not
@@ -59,7 +58,6 @@ class Strongest:
         self._links = sorted(self._links + links, key=_strength)[:KEPT]
 
     def links(self) -> list[Link]:
-        """The largest weights, the largest first."""
         return list(self._links)
 
 
@@ -121,12 +119,10 @@ class MapView:
 
     @property
     def scale(self) -> float:
-        """The largest finite magnitude; 0 where there is none."""
         return abs(self.strongest[0].weight) if self.strongest else 0.0
 
     @property
     def bright(self) -> float:
-        """The weight from which on a colour is full; see ``brightness``."""
         return self.brightness.full
 
     @property
@@ -185,11 +181,7 @@ def stronger(
 def pooled(
     weights: Numbers, firsts: Int[np.ndarray, " down"], starts: Int[np.ndarray, " across"]
 ) -> Pooled:
-    """The strongest weight of every cell, with its sign.
-
-    Args:
-        firsts, starts: the first row and the first column of every cell.
-    """
+    """The strongest weight of every cell, with its sign."""
     for axis, runs in ((1, firsts), (2, starts)):
         if len(runs) < weights.shape[axis]:
             highest = reduced_runs(np.maximum, weights, runs, axis=axis)
@@ -231,18 +223,12 @@ def reduced_runs(
 def all_masked(
     masked: Mask, firsts: Int[np.ndarray, " down"], starts: Int[np.ndarray, " across"]
 ) -> Bool[np.ndarray, "masks down across"]:
-    """Where whole cells are masked."""
     rows = reduced_runs(np.logical_and, masked, firsts, axis=1)
     return reduced_runs(np.logical_and, rows, starts, axis=2)
 
 
 class View:
-    """Maps of ``written`` queries and ``read`` keys, pooled to at most ``side x side`` cells.
-
-    Attributes:
-        weights: the strongest weight of every cell.
-        masked: whether all weights of the cell are masked.
-    """
+    """Maps of ``written`` queries and ``read`` keys, pooled to at most ``side x side`` cells."""
 
     def __init__(self, maps: int, written: int, read: int, side: int) -> None:
         self.rows = edges(written, min(side, written))
@@ -262,11 +248,7 @@ class View:
         written: Int[np.ndarray, " rows"],
         read: Int[np.ndarray, " columns"],
     ) -> None:
-        """Add the rows of the next tokens; several rows or columns may belong to one token.
-
-        Args:
-            masked: where weights are zero, of every map or, if it has one entry, of all.
-        """
+        """Add the rows of the next tokens; several rows or columns may belong to one token."""
         cells = np.searchsorted(self.rows, written, side="right") - 1
         firsts = np.flatnonzero(np.diff(cells, prepend=-1))
         starts, into = np.searchsorted(read, self.columns), slice(cells[0], cells[-1] + 1)
@@ -292,7 +274,6 @@ class View:
     def maps(
         self, labels: Sequence[str], samples: Sequence[int], *, complex_: bool = False
     ) -> list[MapView]:
-        """Every map, after all of its rows were added."""
         return [
             MapView(
                 label=labels[k],
@@ -367,10 +348,6 @@ def views(
     """Every map of ``drawn``, pooled to at most ``side x side`` cells.
 
     With several ports a cell shows the largest weight between its two tokens.
-
-    Args:
-        also: functions that are called with every block of rows, which is formed once for all.
-            The next block may overwrite it.
     """
     system, maps = drawn.system, len(drawn.labels)
     written = system.steps

@@ -108,7 +108,6 @@ def _number(value: Any) -> float | int | None:
 
 
 def _sliders(preset: str) -> dict[str, tuple[float, float, float]]:
-    """The lowest and highest place of every slider, and its step."""
     found = {each["name"]: each["sliders"] for each in _content()["presets"]}
     if preset not in found:
         raise ValueError(f"playground: there is no preset '{preset}'. Take {_listed(found)}.")

@@ -83,19 +83,13 @@ def _covers_a_line(legend: Legend, axes: Axes) -> bool:
 
 
 def array(numbers: Any) -> np.ndarray:
-    """A tensor, array, list or number as a NumPy array."""
     return numbers.numpy(force=True) if isinstance(numbers, Tensor) else np.asarray(numbers)
 
 
 def lines_of(
     owner: str, values: Shaped[Tensor, "..."] | np.ndarray, labels: Sequence[str] | None
 ) -> tuple[np.ndarray, Sequence[str | None]]:
-    """One line for every batch entry, and a label for each.
-
-    Raises:
-        ValueError: if ``values`` is a single number or complex, or has more than 12 lines, or if
-            ``labels`` has another length.
-    """
+    """One line for every batch entry, and a label for each."""
     numbers = array(values)
     if numbers.ndim == 0 or np.iscomplexobj(numbers):
         raise ValueError(

@@ -105,13 +105,7 @@ def _plain(value: Any) -> Any:
 def states_of(
     inspection: Inspection, *, maps: int, noise: float, dtype: torch.dtype
 ) -> tuple[list[LayerState], list[tuple[str, str]]]:
-    """What every recurrent layer holds, and the other layers with the reason.
-
-    Args:
-        maps: how many heads or channels of a layer are looked at, spread evenly.
-        noise: as for ``measures.retained``.
-        dtype: whose range the state must not leave.
-    """
+    """What every recurrent layer holds, and the other layers with the reason."""
     found, without = [], []
     for layer in inspection:
         parts = list(_recurrent_parts(layer))

@@ -241,7 +241,6 @@ def _key_rank(found: Any, **options: Any) -> Axes:
 
 
 def _gramian(gramian: Any, **options: Any) -> Axes:
-    """One Gramian, such as ``gramians[t]``."""
     return heat_map(gramian, label="energy", x="state", y="state", **options)
 
 

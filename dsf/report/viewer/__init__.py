@@ -36,13 +36,11 @@ def module_of(*names: str, sheet: str) -> str:
 
 
 def style_of(*names: str) -> str:
-    """The named style sheets as one text."""
     return "\n".join(file_of(f"{name}.css") for name in names)
 
 
 @cache
 def file_of(name: str) -> str:
-    """The text of one file in this folder."""
     return (files("dsf.report") / "viewer" / name).read_text(encoding="utf-8")
 
 
