@@ -13,19 +13,7 @@ MOST_DIGITS = 40
 
 
 def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> set[str]:
-    """The names of the layers that are wanted.
-
-    Args:
-        names: of all layers, in the order in which they ran.
-        order: in words what else the names are ordered by, for the message.
-        wanted: numbers in that order (negative ones count from the end), slices of them, names,
-            paths of modules that hold layers, patterns such as ``"*.3.*"``, or several of these;
-            None for all.
-
-    Raises:
-        InspectionError: if one of them is not a layer of this run.
-        TypeError: if it is something else.
-    """
+    """The names of the layers that are wanted."""
     if wanted is None:
         return set(names)
     found: set[str] = set()
@@ -43,15 +31,7 @@ def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> s
 
 
 class ChosenAlong:
-    """The layers that are wanted of a model that runs block by block.
-
-    Args:
-        wanted: as for ``chosen_layers``, with numbers and slices that count from the first layer.
-
-    Raises:
-        InspectionError: if a number or slice counts from the last layer, which is not known yet.
-        TypeError: if one of them is something else.
-    """
+    """The layers that are wanted of a model that runs block by block."""
 
     def __init__(self, wanted: Chosen):
         self._wanted = [] if wanted is None else list(_several("layers", wanted))
@@ -77,11 +57,7 @@ class ChosenAlong:
         return found
 
     def check(self) -> None:
-        """Raise, once all blocks have run, if something that is wanted is not a layer.
-
-        Raises:
-            InspectionError: if so.
-        """
+        """Raise, once all blocks have run, if something that is wanted is not a layer."""
         for at in sorted(self._missing):
             raise InspectionError(
                 f"layers: {_worded(self._wanted[at])} is none of the {self._count} layers, which "
@@ -91,11 +67,7 @@ class ChosenAlong:
 
 
 def each_chosen(wanted: Chosen) -> list[int | str | slice]:
-    """What is wanted, one by one; all layers as one slice.
-
-    Raises:
-        TypeError: if one is something else than a number, a name or a slice.
-    """
+    """What is wanted, one by one; all layers as one slice."""
     return [slice(None)] if wanted is None else list(_several("layers", wanted))
 
 
@@ -128,12 +100,7 @@ def _slice_text(each: slice) -> str:
 
 
 def chosen_heads(owner: str, count: int, wanted: Chosen) -> tuple[int, ...] | None:
-    """The numbers of the heads that are wanted of ``count``, in order; None for all.
-
-    Raises:
-        InspectionError: if there is no such head in the layer ``owner``.
-        TypeError: if ``wanted`` is something else than numbers and slices.
-    """
+    """The numbers of the heads that are wanted of ``count``, in order; None for all."""
     if wanted is None:
         return None
     found: dict[int, None] = {}

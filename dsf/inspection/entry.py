@@ -228,11 +228,7 @@ def probe(
 
 
 def known_checks(checks: str) -> str:
-    """Return ``checks`` if it is one of the known words.
-
-    Raises:
-        ValueError: if it is not such a word.
-    """
+    """Return ``checks`` if it is one of the known words."""
     if checks not in ("all", "none"):
         raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
     return checks
@@ -247,11 +243,7 @@ def _not_negative(name: str, value: float | None, example: str) -> float | None:
 
 
 def _check_texts(tokens: Any, numbers: Any) -> None:
-    """Whether texts are one list for each sample, and as many as the numbers of tokens.
-
-    Raises:
-        InspectionError: if not.
-    """
+    """Whether texts are one list for each sample, and as many as the numbers of tokens."""
     if tokens is None:
         return
     rows = tokens if isinstance(tokens, Sequence) and not isinstance(tokens, str) else [tokens]

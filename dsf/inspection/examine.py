@@ -76,16 +76,7 @@ def silent(what: str, done: int, every: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Examination:
-    """What a model is called with, and the options of ``dsf.inspect``.
-
-    Attributes:
-        inputs, named: what the model is called with.
-        tokens: the text of every token, one sequence for each sample.
-        token_axis: the axis of tokens of the inputs, where the user has said it.
-        spell: the texts of token numbers, where a tokenizer is known.
-        name: the name of the model; by default that of its class.
-        progress: callback for (stage, done, total).
-    """
+    """What a model is called with, and the options of ``dsf.inspect``."""
 
     inputs: tuple[Any, ...] = ()
     named: dict[str, Any] = field(default_factory=dict)
@@ -106,16 +97,7 @@ class Examination:
 
 
 def examine(model: nn.Module, question: Examination) -> Inspection:
-    """Run ``model`` once and rebuild every token mixer that it applies.
-
-    Afterwards the model is in the state it had before the run.
-
-    Raises:
-        InspectionError: if the model cannot be run on these inputs.
-        NonFiniteWeightsError: if a weight is NaN or infinite.
-        ReconstructionError: if a rebuilt layer does not reproduce its output.
-        NothingCapturedError: if no layer could be read.
-    """
+    """Run ``model`` once and rebuild every token mixer that it applies."""
     model = uncompiled(model)
     check_runnable(model)
     inputs, named = _called_with(model, question)
@@ -198,13 +180,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
 
 
 def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
-    """A copy of ``model`` in float64.
-
-    Buffers that modules computed from others in float32 are computed anew.
-
-    Raises:
-        InspectionError: if something in it cannot be copied.
-    """
+    """A copy of ``model`` in float64."""
     try:
         twin = double_copy(model)
     except (TypeError, AttributeError) as error:  # such as a lock
@@ -229,12 +205,6 @@ def _followed(
     """The calls of a run, what followed it, and why nothing could.
 
     The run is repeated where it took a wrong axis, and without following where that stopped it.
-
-    Args:
-        runs_alone: whether the model runs while nothing is recorded.
-
-    Raises:
-        InspectionError: if the model cannot be run, or an axis may be that of tokens or channels.
     """
     if not asks:
         return recorded(None), None, ""
@@ -313,12 +283,7 @@ def _asked(
     further: Further,
     limits: Limits | None,
 ) -> tuple[list[Call], Findings]:
-    """The calls with those that were probed, and what a run that was followed says of them all.
-
-    Args:
-        further: what was read by trying; what is probed is added to it.
-        limits: of what is probed; None where nothing is.
-    """
+    """The calls with those that were probed, and what a run that was followed says of them all."""
     if tracker is None:
         return calls, Findings()
     found = judged(tracker, calls, further.covers)
@@ -349,11 +314,7 @@ def _beside(
 def _of_model(
     model: nn.Module, unfollowed: str, rest: ModuleFinding | None, *, is_open: bool
 ) -> Iterator[Unsupported]:
-    """The model itself, where it does more to tokens than is read or listed, or may do so.
-
-    Args:
-        is_open: whether nothing else is listed, so that something would seem to be all.
-    """
+    """The model itself, where it does more to tokens than is read or listed, or may do so."""
     if rest is not None and (rest.mixes or rest.is_lost or is_open):
         unfollowed = silent_reason(rest)
     if unfollowed:
@@ -407,18 +368,6 @@ def examine_part(
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
     The rest of the model may be on the meta device. Layers bear their names in the whole model.
-
-    Args:
-        chosen: which layers are looked at, where the modules of a model follow each other; this
-            takes the place of the layers of ``question``.
-
-    Returns:
-        The layers, what was not read, and what the run of this module was asked and answered.
-
-    Raises:
-        InspectionError: if the module cannot be run on these inputs.
-        NonFiniteWeightsError: if one of its weights is NaN or infinite.
-        ReconstructionError: if a rebuilt layer does not reproduce its output.
     """
     part = model.get_submodule(path)
     check_runnable(part, path)
@@ -495,12 +444,7 @@ Choose = Callable[[Sequence[str]], set[str]]
 
 @dataclass(frozen=True)
 class _Rebuilt:
-    """What became of recorded calls.
-
-    Attributes:
-        layers: with the time at which each ended.
-        refused: the layers that could not be read or were not reproduced, each with its call.
-    """
+    """What became of recorded calls."""
 
     layers: list[tuple[int, InspectedLayer]] = field(default_factory=list)
     refused: list[tuple[Call, Unsupported]] = field(default_factory=list)
@@ -531,13 +475,7 @@ class _Rebuilt:
 
 @dataclass(frozen=True)
 class _Rebuilding:
-    """How recorded calls are rebuilt.
-
-    Attributes:
-        choose: which of the layers are looked at; None for those of the question.
-        store: where rebuilt layers are kept, if not in memory.
-        at_a_time: how many calls are rebuilt at a time at most.
-    """
+    """How recorded calls are rebuilt."""
 
     limits: Limits
     question: Examination

@@ -237,9 +237,6 @@ def probed(
 
     Where maps of a module were read that are not all of it, one that is probed takes their place if
     it is.
-
-    Args:
-        instead_of: attentions that cannot be read; only the modules that they ran in are probed.
     """
     found, budget = Further(), Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
     ports: dict[type, Ports] = {}
@@ -342,10 +339,7 @@ def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:
 
 
 def share_of_probed(call: Call, held: Held, driven: Driven) -> float:
-    """How much of what a token moves a map that is probed explains; nan if that is unclear.
-
-    That of one token; where that is all, also of many, which may meet elsewhere.
-    """
+    """How much of what a token moves a map that is probed explains; nan if that is unclear."""
     invocation = call.invocation
     if invocation is None:
         return math.nan
@@ -409,11 +403,7 @@ LEAST_ALIKE = 1e-2
 
 
 def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exchanges:
-    """What puts other numbers in the place of tokens of what a module was given.
-
-    Raises:
-        UnclearError: if none of them could be replaced.
-    """
+    """What puts other numbers in the place of tokens of what a module was given."""
     rng = torch.Generator().manual_seed(SEED + 1 + draw)
     found: list[Exchanged] = []
     for value in dict.fromkeys(recording.given):
@@ -470,11 +460,7 @@ def _keeping(
 
 
 def value_of(recording: Recording, numbers: Tensor) -> Value:
-    """The first value of a recording that holds some numbers of the run, up to rounding.
-
-    Raises:
-        UnclearError: if there is none.
-    """
+    """The first value of a recording that holds some numbers of the run, up to rounding."""
     wanted = in_float64(numbers).flatten()
     limit = min(ROUNDINGS * torch.finfo(numbers.dtype).eps, LEAST_ALIKE) * wanted.abs().max()
     for value in recording.seen:

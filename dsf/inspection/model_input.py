@@ -72,13 +72,7 @@ def with_decoder_tokens(
 def decoder_texts(
     named: Mapping[str, Any], tokens: Sequence[Sequence[str]] | None, spell: Spell | None
 ) -> tuple[tuple[str, ...], ...] | None:
-    """The texts of the decoder's tokens; None where they are not known.
-
-    Args:
-        named: the arguments of the run.
-        tokens: the texts of the encoder's tokens. Without ``spell``, a number that stands there,
-            too, has the same text.
-    """
+    """The texts of the decoder's tokens; None where they are not known."""
     ids = named.get(NAME)
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
@@ -119,19 +113,7 @@ OPTIONS = ("text", "messages", "tokenizer", "device", "dtype", "revision", "gene
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """A model in memory and what it is called with.
-
-    Attributes:
-        model: the module itself, or what torch.compile wrapped; a copy where another device or
-            number type was asked for.
-        inputs, named: its arguments.
-        tokenizer: the one that was passed, or that of the folder; None where there is none.
-        tokens: the text of every token of each sample, padding included; None without a tokenizer
-            that has all of them.
-        identity: the folder, file or hub id; None for a module.
-        notes: what was ignored when a checkpoint was loaded, one sentence each.
-        generated: how many tokens at the end were generated.
-    """
+    """A model in memory and what it is called with."""
 
     model: nn.Module
     inputs: tuple[Any, ...]
@@ -165,16 +147,7 @@ class ModelInput:
 def model_input(
     model: nn.Module | str | Path, inputs: tuple[Any, ...], named: Mapping[str, Any], *, where: str
 ) -> ModelInput:
-    """Load the model if it is a path or hub id, and turn what was passed into its arguments.
-
-    Args:
-        inputs, named: as the public function received them, :data:`OPTIONS` among them.
-        where: the public function, for errors.
-
-    Raises:
-        InspectionError: if an option has a wrong value, or two of them are inputs.
-        LoadError: if a checkpoint is refused.
-    """
+    """Load the model if it is a path or hub id, and turn what was passed into its arguments."""
     options = {name: named[name] for name in OPTIONS if named.get(name) is not None}
     named = {name: value for name, value in named.items() if name not in OPTIONS}
     has_tokenizer = options.get("tokenizer") is not None
@@ -321,11 +294,7 @@ def _check_sources(text: Any, messages: Any, inputs: Any, named: Any, where: str
 
 
 def number_type(dtype: Any, where: str) -> torch.dtype | None:
-    """Return a number type that may be given by its name, such as "bfloat16".
-
-    Raises:
-        InspectionError: if it is none.
-    """
+    """Return a number type that may be given by its name, such as "bfloat16"."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if found is not None and not isinstance(found, torch.dtype):
         found = None

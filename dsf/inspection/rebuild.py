@@ -84,14 +84,7 @@ class _PreparedError(Exception):
 
 
 def check_tokens_stay_apart(call: Call, takes: str) -> None:
-    """Raise if hooks of a module mix tokens before its ``forward``, which is what a map is of.
-
-    Args:
-        takes: the name of the argument that holds the tokens, ``sample time channel``.
-
-    Raises:
-        UnreadableError: if so, or if that is not known.
-    """
+    """Raise if hooks of a module mix tokens before its ``forward``, which is what a map is of."""
     invocation = call.invocation
     if invocation is None or not invocation.is_prepared:
         return
@@ -148,12 +141,7 @@ WINDOWS, ROWS = 8, 8
 def response_by_rows(
     system: Operator, signal: Shaped[Tensor, "*batch read input channel"], *, whole: bool = True
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response of a system, where its map is made of scores by rows of the map.
-
-    Args:
-        whole: whether the other rows are computed too; they are NaN where a fused kernel would be
-            all that computes them.
-    """
+    """The response of a system, where its map is made of scores by rows of the map."""
     source = _source(system)
     if not isinstance(source, PairRows) or _remembers(system):
         return respond(system, signal)
@@ -228,14 +216,7 @@ class NoReferenceError(InspectionError):
 
 
 def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> Call:
-    """``call`` as it is where its module runs in float64.
-
-    Args:
-        hastened: whether the adapter may change how the copy computes.
-
-    Raises:
-        NoReferenceError: if the module does not run alone in float64, or does something else then.
-    """
+    """``call`` as it is where its module runs in float64."""
     if adapter.repeat is not None:
         return _repeated(call, adapter.repeat)
     if call.invocation is None:
@@ -382,22 +363,13 @@ DRAWS = (
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest relative error that a layer may have.
-
-    Attributes:
-        guarded: whether the model ran in float64 throughout.
-        tolerance: the limit that the user set; None for the one that suits the dtype.
-    """
+    """The largest relative error of a layer; ``guarded`` where the model ran in float64."""
 
     guarded: bool = False
     tolerance: float | None = None
 
     def of(self, adapter: Adapter, dtype: torch.dtype, *, sharp: bool) -> float:
-        """The limit for a layer whose output came in ``dtype``.
-
-        Args:
-            sharp: whether it is compared with its module in float64.
-        """
+        """The limit for a layer whose output came in ``dtype``."""
         if self.tolerance is not None:
             return self.tolerance
         return adapter.tolerance if sharp else TOLERANCE.get(dtype, 1e-5)
@@ -413,11 +385,6 @@ def rebuild(
 
     That function compares the layer with the module's output, and raises if that is not what came
     out; the other layers of the call can be rebuilt all the same.
-
-    Raises:
-        ReconstructionError: if a layer cannot be rebuilt from its weights, or if its error is NaN
-            or above its limit.
-        UnreadableError: if the adapter cannot read this call.
     """
     made = _comparisons(call, adapter, family, limits, hastened=adapter.hasten is not None)
     for comparison in made:
@@ -433,12 +400,7 @@ def _comparisons(
     hastened: bool,
     repeats: bool = True,
 ) -> "list[LayerComparison]":
-    """What is compared of a call.
-
-    Args:
-        hastened: whether the copy of the module may compute in another way.
-        repeats: whether the module runs again; else the run is compared with itself.
-    """
+    """What is compared of a call."""
     with _explained(call, family):
         reference, compared_with, sharp = (
             _reference(call, adapter, limits, hastened=hastened)
@@ -650,10 +612,7 @@ def _least_error(ran: Tensor, again: Tensor) -> float:
 
 
 def _axis_of_tokens(some: Tensor, tokens: Int[Tensor, " some"], steps: int) -> int | None:
-    """The axis along which a tensor is made of these tokens alone there; the others are NaN.
-
-    None where there is none.
-    """
+    """The axis along which a tensor is made of these tokens alone there; the others are NaN."""
     return next(
         (
             axis
@@ -777,10 +736,6 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
 
     What surrounds an attention was compared together with its mixer already (``error_around``), and
     is compared once.
-
-    Raises:
-        InspectionError: if only the mixer is known.
-        ReconstructionError: if the whole layer does not reproduce the captured output.
     """
     if adapter.whole is None and layer.surroundings is not None:
         _check_stages_are_known(layer, adapter, mixer)
@@ -792,11 +747,7 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
 
 
 def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[AffineLayer, float]:
-    """The whole layer and the relative error of its output.
-
-    Raises:
-        InspectionError: if only the mixer is known.
-    """
+    """The whole layer and the relative error of its output."""
     if adapter.whole is not None:
         made = adapter.whole(mixer)
         return made, relative_error(made(made.given), layer.output)
@@ -872,10 +823,6 @@ def error_around(
     The values out of the input of their projection, the output through output gate and projection.
     Zero where it was not recognised what the module computes before and after its attention: there
     only the mixer is known.
-
-    Args:
-        mixed: the response of the mixer.
-        tokens: those at which it was computed; all by default. Only these are compared.
     """
     around = layer.surroundings
     if around is None or adapter.enter is None or adapter.leave is None:
@@ -912,11 +859,7 @@ def relative_error(
     *,
     size: float | None = None,
 ) -> float:
-    """Largest absolute difference over the largest captured value; infinite if shapes differ.
-
-    Args:
-        size: the largest captured value, where these are only some of them.
-    """
+    """Largest absolute difference over the largest captured value; infinite if shapes differ."""
     if rebuilt.shape != captured.shape:
         return float("inf")
     size, difference = largest(captured) if size is None else size, largest(rebuilt - captured)

@@ -41,11 +41,6 @@ def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsuppo
 
     A module that contains one that was read, or lies inside one, is not listed. TorchScript modules
     are always listed, because they take no hooks.
-
-    Args:
-        model: the model that ran.
-        called: paths of the modules that an adapter reads and that were called.
-        read: paths of all modules that an adapter reads.
     """
     found: list[Unsupported] = []
     for path, module in model.named_modules():
@@ -291,13 +286,7 @@ def forecast(
     wide: bool,
     memory: float | None = None,
 ) -> Forecast | None:
-    """What an inspection of ``model`` on these inputs takes; None where its inputs have no tokens.
-
-    Args:
-        known: the modules that adapters read.
-        wide: whether the model runs in float64 throughout.
-        memory: the bytes to assume as available; by default what the process may still take.
-    """
+    """What an inspection of ``model`` on these inputs takes; None where its inputs have no tokens."""
     tokens = _tokens((*inputs, *named.values()))
     mixers = [model.get_submodule(path) for path in known] or list(_attentions(model))
     if tokens is None or not mixers:

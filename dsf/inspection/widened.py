@@ -23,10 +23,7 @@ MOST = 0.5
 
 
 def can_be_widened(module: nn.Module) -> bool:
-    """Whether all weights of a module are plain numbers, and fit into memory in float64.
-
-    Nothing is exchanged on the meta device, or on one that has no float64.
-    """
+    """Whether all weights of a module are plain numbers, and fit into memory in float64."""
     parts = _narrow(module)
     if not all(has_double(part.device) and not part.is_meta for part in parts):
         return False

@@ -48,12 +48,7 @@ def _leave_short(layer: Captured, _: Tensor) -> Chain:
 
 @dataclass(frozen=True)
 class FilterRows(RowSource):
-    """Rows of a map with one weight for every tap of a filter.
-
-    Attributes:
-        weights: the weight of every tap.
-        reads: the token that each tap reads; the number of tokens where it reads none.
-    """
+    """Rows of a map with one weight for every tap of a filter."""
 
     weights: Float[Tensor, "channel time taps"]
     reads: Int[Tensor, "time taps"]
@@ -88,11 +83,7 @@ class FilterRows(RowSource):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GridConvolution(Mixer):
-    """A depthwise filter over a grid, between a gate on what is written and one on what is read.
-
-    Attributes:
-        reads: the token that each tap reads; the number of tokens where it reads none.
-    """
+    """A depthwise filter over a grid, between a gate on what is written and one on what is read."""
 
     kernel: Float[Tensor, "channel taps"]
     reads: Int[Tensor, "time taps"]

@@ -170,11 +170,7 @@ def _convolved(layer: Captured, qkv: Tensor) -> Tensor:
 
 
 def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
-    """The weights behind the map of one value head of qwen3_next.
-
-    Raises:
-        InspectionError: for the other families, whose projections lie elsewhere.
-    """
+    """The weights behind the map of one value head of qwen3_next."""
     weights = {name: part.detach() for name, part in module.named_parameters()}
     if "in_proj_qkvz.weight" not in weights:
         raise InspectionError(

@@ -27,11 +27,7 @@ GROUP = "dsf.adapters"
 
 @cache
 def installed() -> tuple[Adapter, ...]:
-    """The adapters that installed packages name under ``dsf.adapters``, looked up once.
-
-    Raises:
-        InspectionError: if an entry cannot be loaded, or is neither an adapter nor a tuple of them.
-    """
+    """The adapters that installed packages name under ``dsf.adapters``, looked up once."""
     return tuple(adapter for point in entry_points(group=GROUP) for adapter in _loaded(point))
 
 
@@ -96,10 +92,6 @@ def known_modules(model: nn.Module, given: Sequence[Adapter] = ()) -> Known:
 
     The first class in a module's method resolution order that an adapter names decides. Of several
     adapters for one class, those ``given`` come first, then those of installed packages, then ours.
-
-    Raises:
-        TypeError: if ``given`` holds anything but adapters.
-        InspectionError: if an adapter of an installed package cannot be loaded.
     """
     if not isinstance(given, Sequence) or not all(isinstance(one, Adapter) for one in given):
         raise TypeError(

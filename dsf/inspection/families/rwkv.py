@@ -106,13 +106,7 @@ def _recurrence6(parts: Mapping[str, Tensor], bonus: Tensor) -> RWKV6:
 
 
 def _blends6(x: Tensor, low: Tensor, back: Tensor, own: Tensor) -> Tensor:
-    """What every part sees: ``part sample time model``.
-
-    Args:
-        low: the factors of all parts, ``sample time (part rank)``.
-        back: what takes them back, ``part rank model``.
-        own: the fixed share of every part, ``part model``.
-    """
+    """What every part sees: ``part sample time model``."""
     shares = torch.einsum("stnr,nrc->nstc", low.tanh().unflatten(-1, (len(own), -1)), back)
     return x + (earlier(x) - x) * (own[:, None, None] + shares)
 

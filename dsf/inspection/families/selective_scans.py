@@ -141,10 +141,7 @@ def _is_old(layer: Captured) -> bool:
 
 
 def _run_numbers(module: Any, tokens: int) -> int:
-    """Decays, sampled write vectors and driven states of all tokens: what plain torch code holds.
-
-    A fused kernel holds none of them; whether one runs is not known before.
-    """
+    """Decays, sampled write vectors and driven states of all tokens: what plain torch code holds."""
     return 3 * tokens * module.A_log.numel()
 
 

@@ -42,11 +42,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def state_before(layer: Captured, question: str = "get_recurrent_state") -> Tensor | None:
-    """What the cache of a call holds of earlier tokens, as it lays it out; None from rest.
-
-    Args:
-        question: the method of the cache that returns it for one layer.
-    """
+    """What the cache of a call holds of earlier tokens, as it lays it out; None from rest."""
     cache = next((part for part in layer.arguments.values() if is_cache(part)), None)
     place = getattr(layer.module, "layer_idx", None)
     if place is None or not hasattr(cache, question):
@@ -56,11 +52,7 @@ def state_before(layer: Captured, question: str = "get_recurrent_state") -> Tens
 
 
 def activation(layer: Captured, part: str = "") -> Callable[[Tensor], Tensor]:
-    """The activation of the module or of its submodule ``part``; SiLU where it has no setting.
-
-    Raises:
-        ValueError: if the activation is not listed in ``ACTIVATIONS``.
-    """
+    """The activation of the module or of its submodule ``part``; SiLU where it has no setting."""
     wanted = getattr(layer.module.get_submodule(part), "activation", "silu")
     if wanted not in ACTIVATIONS:
         raise ValueError(
@@ -76,11 +68,7 @@ def masked(layer: Captured, x: Tensor) -> Tensor:
 
 
 def masking(layer: Captured, like: Tensor) -> tuple[Scale, ...]:
-    """A stage that sets padding tokens to zero, if there is a 2-D padding mask; else no stage.
-
-    Args:
-        like: ``sample time width``, which gives the dtype; its tokens are the last of the mask.
-    """
+    """A stage that sets padding tokens to zero, if there is a 2-D padding mask; else no stage."""
     mask = layer.arguments.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         return ()
@@ -109,11 +97,7 @@ def through(layer: Captured, x: Tensor, name: str, *factors: str) -> Tensor:
 
 
 def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Filter:
-    """The depthwise causal convolution ``name``, or some of its channels.
-
-    Its last tap multiplies the current token. A layer that continues a cache convolves the inputs
-    that it holds of earlier tokens, too.
-    """
+    """The depthwise causal convolution ``name``, or some of its channels."""
     bias = layer.weights.get(f"{name}.bias")
     kernel = layer.weights[f"{name}.weight"].squeeze(1)
     held, before = state_before(layer, "get_conv_state"), kernel.shape[-1] - 1
@@ -132,11 +116,7 @@ def rms_factor(x: Tensor, *, epsilon: float) -> Tensor:
 
 
 def head_norm(layer: Captured, norm: str, x: Tensor, heads: int) -> Tensor:
-    """The factor that the RMS norm ``norm`` is at ``x``, ``sample time width``, head by head.
-
-    Args:
-        heads: how many groups of neighbouring channels are normalised, each on its own.
-    """
+    """The factor that the RMS norm ``norm`` is at ``x``, ``sample time width``, head by head."""
     split = x.unflatten(-1, (heads, -1))
     epsilon = epsilon_of(layer.module.get_submodule(norm))
     factor = rms_factor(split, epsilon=epsilon).expand_as(split).flatten(-2)
@@ -217,11 +197,7 @@ def entering(
 def leaving(
     layer: Captured, response: Tensor, *, norm: str | None, heads: int, gate: str | None
 ) -> Chain:
-    """The norm of every head if any, the output gate if any, the output projection.
-
-    Args:
-        gate: the activation of ``g_proj``; None where there is no output gate.
-    """
+    """The norm of every head if any, the output gate if any, the output projection."""
     x = hidden(layer) if layer.family not in PADDED else given(layer)
     factors = [] if norm is None else [head_norm(layer, norm, response, heads)]
     if gate is not None:
@@ -236,20 +212,12 @@ def put_out(layer: Captured, x: Tensor) -> tuple[Stage, ...]:
 
 
 def hidden(layer: Captured) -> Tensor:
-    """The layer's input, with padding set to zero.
-
-    Raises:
-        UnreadableError: for packed sequences, a running cache, or padding between tokens.
-    """
+    """The layer's input, with padding set to zero."""
     return masked(layer, given(layer))
 
 
 def given(layer: Captured) -> Tensor:
-    """The layer's input as it is.
-
-    Raises:
-        UnreadableError: for packed sequences, a running cache, or padding between tokens.
-    """
+    """The layer's input as it is."""
     arguments, mask = layer.arguments, layer.arguments.get("attention_mask")
     if arguments.get("cu_seqlens") is not None:
         raise UnreadableError(
@@ -265,11 +233,7 @@ def given(layer: Captured) -> Tensor:
 
 
 def known_by(function: Callable[..., Tensor]) -> str:
-    """The name under which the package lists an activation.
-
-    Raises:
-        UnreadableError: if it is not listed in ``ACTIVATIONS``.
-    """
+    """The name under which the package lists an activation."""
     listed = vars(sys.modules["fla.modules.activations"])["ACT2FN"]
     name = next((each for each, known in listed.items() if known is function), "")
     if name not in ACTIVATIONS:

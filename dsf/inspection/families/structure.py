@@ -38,10 +38,6 @@ class StructureWeights:
     """The shapes of a module's parameters and buffers, by name; modules alike hold the same.
 
     Those that have none before a lazy module runs are left out.
-
-    Attributes:
-        shapes: of each.
-        paths: their names and those of the modules that hold them.
     """
 
     def __init__(self, module: nn.Module):
@@ -179,12 +175,7 @@ def _as_one_of(
 
 
 def key_heads(module: nn.Module, heads: int, keys: int) -> list[int]:
-    """How many heads of keys a delta rule may have: as a setting says, else every number.
-
-    Args:
-        heads: of values.
-        keys: the width of all keys together.
-    """
+    """How many heads of keys a delta rule may have: as a setting says, else every number."""
     named = [getattr(module, name, None) for name in ("num_k_heads", "num_heads", "n_heads")]
     said = [each for each in named if isinstance(each, int)]
     found = [*said, heads, *range(1, heads)]

@@ -31,12 +31,7 @@ from dsf.systems.system import System
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WholeCell(AffineLayer):
-    """An LSTM, GRU or Elman layer as an affine function of its input, with gates frozen at one run.
-
-    Attributes:
-        given: the layer's input in this run.
-        system: the system from ``[x; 1]`` to the outputs.
-    """
+    """An LSTM, GRU or Elman layer as an affine function of its input, with gates frozen at one run."""
 
     given: Float[Tensor, "sample time width"]
     system: System
@@ -67,11 +62,7 @@ class WholeCell(AffineLayer):
         self,
         rows: Selection | None = None,  # noqa: ARG002
     ) -> Float[Tensor, "sample channel rows columns"]:
-        """Always refused: there is no map of single channels.
-
-        Raises:
-            InspectionError: always.
-        """
+        """Always refused: there is no map of single channels."""
         raise InspectionError(
             "mixer_map: in a recurrent layer of torch the channels feed back into each other, so "
             "that none has a map of its own from the layer's input. layer.whole.contributions() "
@@ -84,14 +75,7 @@ AXES = ("sample", "channel")
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Sequences of one length that a recurrent module was given, batch first.
-
-    Attributes:
-        suffix: the sample, where the module was given sequences of several lengths.
-        inputs, outputs: the inputs and outputs of the whole module.
-        starts: the initial states h_0, for an LSTM also c_0, of all layers and directions; empty
-            when none were given.
-    """
+    """Sequences of one length that a recurrent module was given, batch first."""
 
     suffix: str
     inputs: Float[Tensor, "sample time input"]
@@ -151,12 +135,7 @@ KINDS = ((nn.LSTM, nn.LSTMCell), (nn.GRU, nn.GRUCell), (nn.RNN, nn.RNNCell))
 
 
 def twin(module: Any, layer: int, weights: Mapping[str, Tensor]) -> Any:
-    """One layer of ``module``, or a cell, as a layer of its own, batch first, in float64.
-
-    Args:
-        weights: those in float64, also what the module makes of others when it runs. One that is
-            neither held nor made, as a pruned one, is as it was left.
-    """
+    """One layer of ``module``, or a cell, as a layer of its own, batch first, in float64."""
     kind = next(kind for kind, cell in KINDS if isinstance(module, kind | cell))
     is_cell, projected = _is_cell(module), 0
     settings: dict[str, Any] = {} if is_cell else {"bidirectional": module.bidirectional}

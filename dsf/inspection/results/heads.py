@@ -59,11 +59,7 @@ def excess(row: Record) -> float:
 
 
 def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sample time"]:
-    """A number for every token, the same for the same text.
-
-    Raises:
-        InspectionError: if the texts are not known.
-    """
+    """A number for every token, the same for the same text."""
     if tokens is None:
         raise InspectionError(
             "heads: this inspection has no tokens. Give their numbers: inspection.heads(input_ids)."

@@ -433,11 +433,7 @@ class Inspection(Sequence[InspectedLayer]):
     @overload
     def __getitem__(self, index: slice) -> "Inspection": ...
     def __getitem__(self, index: int | str | slice) -> "InspectedLayer | Inspection":
-        """A layer by its number or name; some of them, by a slice, as an inspection.
-
-        Raises:
-            IndexError, KeyError: if there is no such layer.
-        """
+        """A layer by its number or name; some of them, by a slice, as an inspection."""
         if isinstance(index, slice):
             return replace(self, layers=self.layers[index])
         if isinstance(index, str):

@@ -95,11 +95,7 @@ BY_DEFAULT: Mapping[str, Quantity] = {**QUANTITIES, RANK: _quick_middle_rank}
 
 
 def chosen(names: Sequence[str]) -> Mapping[str, Quantity]:
-    """The quantities of these names, in this order; those by default where there are none.
-
-    Raises:
-        ValueError: for a name that is none.
-    """
+    """The quantities of these names, in this order; those by default where there are none."""
     for name in names:
         if name not in QUANTITIES:
             raise ValueError(

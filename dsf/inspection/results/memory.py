@@ -28,11 +28,7 @@ def map_size(system: Operator) -> tuple[tuple[int, ...], torch.dtype, torch.devi
 
 
 def check_maps_fit(owner: str, systems: Mapping[str, Operator]) -> None:
-    """Raise if all maps of some layers cannot be kept in at most half of the free memory.
-
-    Raises:
-        MapTooLarge: with the sizes and what to do instead.
-    """
+    """Raise if all maps of some layers cannot be kept in at most half of the free memory."""
     sizes, device = [0], torch.device("cpu")
     for system in systems.values():
         shape, dtype, device = map_size(system)

@@ -57,11 +57,7 @@ class Returns:
 
 
 def save(result: Any, folder: str | Path) -> Path:
-    """Write a result into a folder, which is made if need be.
-
-    Raises:
-        TypeError: if the result holds something that cannot be written.
-    """
+    """Write a result into a folder, which is made if need be."""
     numbers: dict[str, Tensor] = {}
     tree = {"format": FORMAT, "result": _encoded(result, numbers, {})}
     place = Path(folder)
