@@ -13,7 +13,7 @@ MOST_DIGITS = 40
 
 
 def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> set[str]:
-    """The names of the layers that are wanted."""
+    """The names of the layers that are wanted; ``order`` says what else they are ordered by."""
     if wanted is None:
         return set(names)
     found: set[str] = set()
@@ -23,7 +23,7 @@ def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> s
             listed = ", ".join(f"{k} {name}" for k, name in enumerate(names[:SHOWN]))
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise InspectionError(
-                f"layers: {_worded(each)} is none of the {len(names)} layers, which are "
+                f"layers: {_written(each)!r} is none of the {len(names)} layers, which are "
                 f"{order}{listed}{more}. Give numbers, slices, names or patterns such as '*.0.*'."
             )
         found.update(matching)
@@ -34,36 +34,24 @@ class ChosenAlong:
     """The layers that are wanted of a model that runs block by block."""
 
     def __init__(self, wanted: Chosen):
-        self._wanted = [] if wanted is None else list(_several("layers", wanted))
-        self._missing = set(range(len(self._wanted)))
-        self._count = 0
-        from_the_end = [each for each in self._wanted if not _counts_from_the_start(each)]
-        if from_the_end:
-            raise InspectionError(
-                f"layers: {_worded(from_the_end[0])} counts from the last layer, whose number is "
-                "not known where a model runs block by block. Give names, patterns, or numbers "
-                "and slices that count from 0."
-            )
+        self._wanted, self._names = wanted, list[str]()
+        for each in each_chosen(wanted):
+            if not _counts_from_the_start(each):
+                raise InspectionError(
+                    f"layers: {_written(each)!r} counts from the last layer, whose number is not "
+                    "known where a model runs block by block. Give names, patterns, or numbers "
+                    "and slices that count from 0."
+                )
 
     def of_block(self, names: Sequence[str]) -> set[str]:
         """The names of the wanted layers among those of the next block, in running order."""
-        found: set[str] = set()
-        for at, each in enumerate(self._wanted):
-            matching = _matching(names, each, first=self._count)
-            if matching:
-                self._missing.discard(at)
-                found.update(matching)
-        self._count += len(names)
-        return found
+        self._names += names
+        every = each_chosen(self._wanted)
+        return {name for each in every for name in _matching(self._names, each)} & set(names)
 
     def check(self) -> None:
         """Raise, once all blocks have run, if something that is wanted is not a layer."""
-        for at in sorted(self._missing):
-            raise InspectionError(
-                f"layers: {_worded(self._wanted[at])} is none of the {self._count} layers, which "
-                f"are numbered from 0 to {self._count - 1}. Give numbers, slices, names or "
-                "patterns such as '*.0.*'."
-            )
+        chosen_layers(self._names, self._wanted)
 
 
 def each_chosen(wanted: Chosen) -> list[int | str | slice]:
@@ -73,13 +61,12 @@ def each_chosen(wanted: Chosen) -> list[int | str | slice]:
 
 def counts_from_the_start(wanted: Chosen) -> bool:
     """Whether every number and slice among the wanted layers counts from the first layer."""
-    return wanted is None or all(map(_counts_from_the_start, _several("layers", wanted)))
+    return all(map(_counts_from_the_start, each_chosen(wanted)))
 
 
 def _counts_from_the_start(each: int | str | slice) -> bool:
     if isinstance(each, slice):
-        bounds = [part for part in (each.start, each.stop, each.step) if part is not None]
-        return all(part >= 0 for part in bounds)
+        return all(part is None or part >= 0 for part in (each.start, each.stop, each.step))
     return isinstance(each, str) or each >= 0
 
 
@@ -89,12 +76,12 @@ def written(wanted: Chosen) -> list[int | str] | None:
     >>> written([2, slice(0, 4), "*.mixer"])
     [2, '0:4', '*.mixer']
     """
-    if wanted is None:
-        return None
-    return [_slice_text(each) if isinstance(each, slice) else each for each in _several("", wanted)]
+    return None if wanted is None else [*map(_written, _several("", wanted))]
 
 
-def _slice_text(each: slice) -> str:
+def _written(each: int | str | slice) -> int | str:
+    if not isinstance(each, slice):
+        return each
     bounds = ["" if part is None else str(part) for part in (each.start, each.stop)]
     return ":".join(bounds if each.step is None else [*bounds, str(each.step)])
 
@@ -110,7 +97,7 @@ def chosen_heads(owner: str, count: int, wanted: Chosen) -> tuple[int, ...] | No
         numbers = _numbers(count, each)
         if not numbers:
             raise InspectionError(
-                f"heads: {_worded(each)} is none of the {count} of {owner}, which are numbered "
+                f"heads: {_written(each)!r} is none of the {count} of {owner}, which are numbered "
                 f"from 0 to {count - 1}."
             )
         found.update(dict.fromkeys(numbers))
@@ -138,7 +125,7 @@ def _several(name: str, wanted: Any) -> Iterable[int | str | slice]:
     several = tuple(wanted) if isinstance(wanted, Sequence | set | range) else (wanted,)
     several = (wanted,) if isinstance(wanted, str) else several
     several = tuple(each.item() if hasattr(each, "item") else each for each in several)
-    odd = [each for each in several if not _is_choice(each)]
+    odd = [x for x in several if isinstance(x, bool) or not isinstance(x, int | str | slice)]
     if odd or not several:
         what = repr(odd[0]) if odd else "nothing"
         raise TypeError(f"{name}: must be numbers, names or slices, but it has {what}.")
@@ -147,14 +134,9 @@ def _several(name: str, wanted: Any) -> Iterable[int | str | slice]:
     return several
 
 
-def _is_choice(each: Any) -> bool:
-    return isinstance(each, int | str | slice) and not isinstance(each, bool)
-
-
-def _matching(names: Sequence[str], wanted: int | str | slice, first: int = 0) -> list[str]:
+def _matching(names: Sequence[str], wanted: int | str | slice) -> list[str]:
     if not isinstance(wanted, str):
-        numbers = _numbers(first + len(names), wanted)
-        return [names[k - first] for k in numbers if k >= first]
+        return [names[k] for k in _numbers(len(names), wanted)]
     inside = (f"{wanted}.", f"{wanted}[", f"{wanted} (")
     within = [name for name in names if name == wanted or name.startswith(inside)]
     return within or [name for name in names if fnmatchcase(name, wanted)]
@@ -164,12 +146,6 @@ def _numbers(count: int, wanted: int | slice) -> list[int]:
     if isinstance(wanted, slice):
         return list(range(count)[wanted])
     return [wanted % count] if -count <= wanted < count else []
-
-
-def _worded(each: int | str | slice) -> str:
-    if isinstance(each, slice):
-        return f"'{_slice_text(each)}'"
-    return repr(each)
 
 
 def _is_number(word: str) -> bool:

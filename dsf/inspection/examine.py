@@ -1,14 +1,14 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dsf.inspection.adapter import Adapter, alone, one_layer
 from dsf.inspection.capture.calls import Call, CallLog, DiskStore, Through, let_go
@@ -41,7 +41,7 @@ from dsf.inspection.errors import (
     UnreadableError,
 )
 from dsf.inspection.families.registry import Known, candidates, known_modules
-from dsf.inspection.further_mixers import Further, asked_for, noting, probed, tried
+from dsf.inspection.further_mixers import Further, Noting, asked_for, probed, tried
 from dsf.inspection.model_input import Spell, decoder_texts, with_decoder_tokens
 from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
@@ -100,8 +100,10 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
     """Run ``model`` once and rebuild every token mixer that it applies."""
     model = uncompiled(model)
     check_runnable(model)
-    inputs, named = _called_with(model, question)
-    model = wide_copy(model, question.adapters) if question.exact else model
+    inputs = question.inputs
+    named = without_logits(model, inputs, without_loss(model, question.named))
+    if question.exact:
+        (inputs, named), model = in_float64((inputs, named)), wide_copy(model, question.adapters)
     asked = {} if question.probe == AUTO else probes(model, question.probe)
     known = _outside(known_modules(model, question.adapters), asked)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
@@ -116,11 +118,11 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         watched = {path: model.get_submodule(path) for path in known}
         asks = question.checks != "none" and store is None and _can_be_asked(model)
         possible = _outside(candidates(model, known), asked) if store is None else {}
-        listener = _Listener({path: model.get_submodule(path) for path in (*possible, *asked)})
+        noting = Noting({path: model.get_submodule(path) for path in (*possible, *asked)})
 
         def recorded(tracker: Tracker | None) -> list[Call]:
             log = CallLog(store, partial(_stands_alone, known))
-            return run(model, watched, inputs, named, calls=log, tracker=tracker, listener=listener)
+            return run(model, watched, inputs, named, calls=log, tracker=tracker, listener=noting)
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
         calls, tracker, unfollowed = _followed(
@@ -129,8 +131,8 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             asks=asks,
             tokens=question.token_axis,
         )
-        further = asked_for(model, listener.where, asked)
-        further.add(tried(model, listener.where, possible, limits))
+        further = asked_for(model, noting.where, asked)
+        further.add(tried(model, noting.where, possible, limits))
         if further.calls:  # of modules that are read as a whole instead of what ran in them
             outside = (call for call in calls if not further.covers(call.time))
             calls = _in_order([*outside, *further.calls])
@@ -148,28 +150,22 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             store=store,
             at_a_time=MOST if expected is None else expected.at_a_time,
         )
-        made = rebuilding.of(calls, known)
-        instead_of = [one for one in made.unreadable if one not in found.refused]
-        if question.probe == AUTO and instead_of:
-            with _as_it_ran(model):
-                more = probed(found.modules, listener.where, limits, instead_of=instead_of)
-            further.add(more)
-            known |= more.known
-            instead = replace(rebuilding, store=None).of(more.calls, known)
-            made = made.joined(instead, further)
-        missed = (
-            *(part for _, part in made.refused),
-            *_unread(model, _paths(model, calls), set(known), found, further),
-        )
-        missed = (*missed, *_of_model(model, unfollowed, rest, is_open=not missed))
+        made = _made(model, rebuilding, calls, known, noting.where)
+        missed = [part for _, part in made.refused]
+        missed += _unread(model, calls, set(known), found, further)
+        if rest is not None and (rest.mixes or rest.is_lost or not missed):
+            unfollowed = silent_reason(rest)  # where nothing is listed, something would seem all
+        if unfollowed:
+            missed.append(Unsupported(type(model).__name__, described(model), unfollowed))
         _let_go(calls, tracker)
     layers = tuple(layer for _, layer in made.layers)
     if not layers:
-        raise made.error or NothingCapturedError(_nothing(title, missed, found))
+        wrong = not_reproduced(part for _, part in made.refused)
+        raise wrong or NothingCapturedError(_nothing(title, missed, found))
     tokens = question.tokens
     return Inspection(
         layers=layers,
-        unsupported=missed,
+        unsupported=tuple(missed),
         model=title,
         tokens=None if tokens is None else tuple(tuple(sample) for sample in tokens),
         environment=environment(model),
@@ -177,6 +173,28 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         checks=found.table,
         decoder_tokens=decoder_texts(named, tokens, question.spell),
     )
+
+
+def _made(
+    model: nn.Module, rebuilding: "_Rebuilding", calls: list[Call], known: Known, where: ModuleStack
+) -> "_Rebuilt":
+    """The layers of calls; of modules that are probed instead of attentions in them, these."""
+    made, found, further = rebuilding.of(calls, known), rebuilding.asked, rebuilding.further
+    instead_of = [
+        call
+        for call, part in made.refused
+        if part.formula is None and call.through is not Through.MODULE and call not in found.refused
+    ]
+    if rebuilding.question.probe != AUTO or not instead_of:
+        return made
+    with _as_it_ran(model):
+        more = probed(found.modules, where, rebuilding.limits, instead_of=instead_of)
+    further.add(more)
+    known |= more.known
+    instead = replace(rebuilding, store=None).of(more.calls, known)
+    kept = [pair for pair in made.refused if not further.replaces(pair[0])]
+    layers = sorted([*made.layers, *instead.layers], key=lambda pair: pair[0])
+    return _Rebuilt(layers, [*kept, *instead.refused])
 
 
 def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
@@ -188,7 +206,7 @@ def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
             f"{type(model).__name__} cannot be copied, which exact=True asks for: {error}. Leave "
             "out exact: its layers are compared with their modules in float64 one at a time."
         ) from error
-    with in_double():
+    with in_double():  # buffers that modules computed from others are computed anew
         for path, (adapter, _) in known_modules(twin, adapters).items():
             if adapter.renew is not None:
                 adapter.renew(twin.get_submodule(path))
@@ -270,13 +288,6 @@ def _as_it_ran(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _called_with(model: nn.Module, question: Examination) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of the run, where no logits but the last are asked for if nobody needs them."""
-    inputs = question.inputs
-    named = without_logits(model, inputs, without_loss(model, question.named))
-    return (in_float64(inputs), in_float64(named)) if question.exact else (inputs, named)
-
-
 def _asked(
     tracker: Tracker | None,
     calls: list[Call],
@@ -309,30 +320,6 @@ def _beside(
     name_of = tracker.where.name_of
     listed = [one for one in found.modules if further.reason(name_of(one.module), one)]
     return found.rest_of(tracker.run, calls, listed)
-
-
-def _of_model(
-    model: nn.Module, unfollowed: str, rest: ModuleFinding | None, *, is_open: bool
-) -> Iterator[Unsupported]:
-    """The model itself, where it does more to tokens than is read or listed, or may do so."""
-    if rest is not None and (rest.mixes or rest.is_lost or is_open):
-        unfollowed = silent_reason(rest)
-    if unfollowed:
-        yield Unsupported(type(model).__name__, described(model), unfollowed)
-
-
-class _Listener:
-    """Keeps the forward passes of modules that are to be tried, and the stack of modules."""
-
-    def __init__(self, modules: Mapping[str, nn.Module]):
-        self._modules = modules
-        self.where = ModuleStack(nn.Module(), set())
-
-    @contextmanager
-    def __call__(self, where: ModuleStack) -> Iterator[None]:
-        self.where, where.keeps_outputs = where, where.keeps_outputs or bool(self._modules)
-        with noting(self._modules, where):
-            yield
 
 
 def _in_order(calls: list[Call]) -> list[Call]:
@@ -380,10 +367,7 @@ def examine_part(
 
         asks = question.checks != "none" and _can_be_asked(part)
         calls, tracker, _ = _followed(
-            recorded,
-            partial(_runs_alone, part, inputs, named),
-            asks=asks,
-            tokens=question.token_axis,
+            recorded, partial(_runs_alone, part, inputs, named), asks=asks
         )
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
         further = Further()
@@ -391,7 +375,7 @@ def examine_part(
             calls, found = _asked(tracker, calls, further, None)
         choose = None if chosen is None else chosen.of_block
         made = _Rebuilding(limits, question, found, further, choose=choose).of(calls, known)
-    missed = _unread(model, _paths(model, calls), set(known), found, further)
+    missed = _unread(model, calls, set(known), found, further)
     refused = (one for _, one in made.refused)
     inside = (one for one in missed if _within(path, one.name))
     _let_go(calls, tracker)
@@ -408,17 +392,13 @@ def _outside(known: dict[str, Each], roots: Collection[str]) -> dict[str, Each]:
     }
 
 
-def _paths(model: nn.Module, calls: Sequence[Call]) -> set[str]:
-    path_of = {module: path for path, module in model.named_modules()}
-    return {path_of.get(call.module, call.name) for call in calls}
-
-
 def _unread(
-    model: nn.Module, called: set[str], read: set[str], found: Findings, further: Further
+    model: nn.Module, calls: Sequence[Call], read: set[str], found: Findings, further: Further
 ) -> list[Unsupported]:
     """The modules that mix tokens and were not read: as the run showed, then as they are called."""
     shown = []
     path_of = {module: path for path, module in model.named_modules()}
+    called = {path_of.get(call.module, call.name) for call in calls}
     for one in found.modules:
         path = path_of.get(one.module, one.name)
         reason = further.reason(path, one)
@@ -444,33 +424,33 @@ Choose = Callable[[Sequence[str]], set[str]]
 
 @dataclass(frozen=True)
 class _Rebuilt:
-    """What became of recorded calls."""
+    """What became of recorded calls: layers by the time they ended, and those that were refused."""
 
     layers: list[tuple[int, InspectedLayer]] = field(default_factory=list)
     refused: list[tuple[Call, Unsupported]] = field(default_factory=list)
 
-    def joined(self, other: "_Rebuilt", further: Further) -> "_Rebuilt":
-        """Both together, without what others of the forward pass take the place of."""
-        kept = [pair for pair in self.refused if not further.replaces(pair[0])]
-        layers = sorted([*self.layers, *other.layers], key=lambda pair: pair[0])
-        return _Rebuilt(layers, [*kept, *other.refused])
+    def refuse(self, call: Call, name: str, reason: str, formula: float | None = None) -> None:
+        self.refused.append((call, Unsupported(name, described(call.module), reason, formula)))
 
-    @property
-    def error(self) -> ReconstructionError | None:
-        """What is wrong with the layers that were not reproduced; None where all were."""
-        parts = [part for _, part in self.refused]
-        wrong = [part.formula for part in parts if part.formula is not None]
-        words = "; ".join(part.reason for part in parts)
-        return ReconstructionError(words, max(wrong)) if wrong else None
+    @contextmanager
+    def refusing(self, call: Call, name: str, *, strict: bool) -> Iterator[None]:
+        """Inside, a layer that cannot be read or is not reproduced is refused."""
+        try:
+            yield
+        except UnreadableError as error:
+            self.refuse(call, name, str(error).rstrip("."))
+        except ReconstructionError as error:
+            if strict:
+                raise
+            self.refuse(call, name, str(error).rstrip("."), error.formula)
 
-    @property
-    def unreadable(self) -> list[Call]:
-        """The attentions whose maps are not what their module does."""
-        return [
-            call
-            for call, part in self.refused
-            if part.formula is None and call.through is not Through.MODULE
-        ]
+
+def not_reproduced(parts: Iterable[Unsupported]) -> ReconstructionError | None:
+    """The error for layers that were rebuilt and came out wrong; None where none did."""
+    several = list(parts)
+    wrong = [part.formula for part in several if part.formula is not None]
+    words = "; ".join(part.reason for part in several)
+    return ReconstructionError(words, max(wrong)) if wrong else None
 
 
 @dataclass(frozen=True)
@@ -491,11 +471,13 @@ class _Rebuilding:
         choose, layers = self.choose, self.question.layers
         if choose is None and layers is not None:
             choose = partial(chosen_layers, wanted=layers)
-        wanted = None if choose is None else _wanted(found, choose)
+        wanted: list[set[str] | None] = [None] * len(found)
+        if choose is not None:
+            names = [layer_names(*each) for each in found]
+            chosen = choose([name for several in names for name in several])
+            wanted = [chosen.intersection(several) for several in names]
         done = each_in_parallel(
-            lambda number: self._of_call(
-                *found[number], None if wanted is None else wanted[number]
-            ),
+            lambda number: self._of_call(*found[number], wanted[number]),
             range(len(found)),
             most=self.at_a_time,
         )
@@ -509,24 +491,23 @@ class _Rebuilding:
     def _of_call(
         self, call: Call, adapter: Adapter, family: str, wanted: set[str] | None
     ) -> _Rebuilt:
-        made, question = _Rebuilt(), self.question
+        made, strict = _Rebuilt(), self.question.strict
         if wanted is not None and not wanted:
             return made
         reason = call.refused or self.asked.refused.get(call)
         if reason:
-            made.refused.append((call, Unsupported(call.name, described(call.module), reason)))
+            made.refuse(call, call.name, reason)
             return made
-        with _refusing(made.refused, call, question, call.name):
+        with made.refusing(call, call.name, strict=strict):
             if call in self.further.layers:
                 self._add(made, call, replace(self.further.layers[call], name=call.name))
                 return made
             call.fetch()
             if call.besides:
-                reason = f"its map was read, but {call.besides}"
-                made.refused.append((call, Unsupported(call.name, described(call.module), reason)))
+                made.refuse(call, call.name, f"its map was read, but {call.besides}")
             for name, build in rebuild(call, adapter, family, self.limits):
                 if wanted is None or name in wanted:
-                    with _refusing(made.refused, call, question, name):
+                    with made.refusing(call, name, strict=strict):
                         self._add(made, call, build())
         call.forget()
         if not made.refused:
@@ -534,7 +515,10 @@ class _Rebuilding:
         return made
 
     def _add(self, made: _Rebuilt, call: Call, layer: InspectedLayer) -> None:
-        layer = _with_heads(_checked(layer, call, self.asked), self.question.heads)
+        layer, heads = _checked(layer, call, self.asked), self.question.heads
+        if heads is not None:
+            count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
+            layer = replace(layer, heads=chosen_heads(layer.name, count, heads))
         layer = replace(layer, share=self.further.shares.get(call, layer.share))
         is_rebuilt = call not in self.further.layers
         layer = on_disk(layer, self.store) if self.store is not None and is_rebuilt else layer
@@ -542,64 +526,29 @@ class _Rebuilding:
 
 
 def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:
-    records = found.records(call, layer.name)
+    """A layer with what the run was asked about it, and the tokens of its rows and columns."""
     maps, share = call.maps, math.nan if call.besides else found.share_of(call)
-    if maps is None:
-        layer = replace(layer, share=share, checks=records)
-        return layer if call.tokens is None else _with_order(layer, call.tokens)
-    rows, columns = maps.tokens()
-    return replace(
-        layer,
-        share=share,
-        checks=records,
-        columns=maps.columns,
-        row_order=rows,
-        column_order=columns,
-        row_input=maps.row_input,
-        column_input=maps.column_input,
-    )
-
-
-def _with_order(layer: InspectedLayer, tokens: Tensor) -> InspectedLayer:
-    """A recurrent layer with the tokens of its steps, ``sample time``, where not in their order."""
-    batch, steps = layer.system.batch, layer.system.steps
+    layer = replace(layer, share=share, checks=found.records(call, layer.name))
+    if maps is not None:
+        rows, columns = maps.tokens()
+        return replace(
+            layer,
+            columns=maps.columns,
+            row_order=rows,
+            column_order=columns,
+            row_input=maps.row_input,
+            column_input=maps.column_input,
+        )
+    if call.tokens is None:
+        return layer
+    tokens, batch, steps = call.tokens, layer.system.batch, layer.system.steps
     if not batch or tokens.shape != (batch[0], steps):
         return layer
     if bool((tokens == torch.arange(steps, device=tokens.device)).all()):
         return layer
     order = tokens.reshape(batch[0], *[1] * (len(batch) - 1), steps).expand(*batch, steps)
-    columns = "token or padding" if bool((tokens < 0).any()) else layer.columns
-    return replace(layer, row_order=order, column_order=order, columns=columns)
-
-
-@contextmanager
-def _refusing(
-    refused: list[tuple[Call, Unsupported]], call: Call, question: Examination, name: str
-) -> Iterator[None]:
-    """Inside, a layer that cannot be read or is not reproduced is added to ``refused``."""
-    try:
-        yield
-    except UnreadableError as error:
-        reason = str(error).rstrip(".")
-        refused.append((call, Unsupported(name, described(call.module), reason)))
-    except ReconstructionError as error:
-        if question.strict:
-            raise
-        kind, reason = described(call.module), str(error).rstrip(".")
-        refused.append((call, Unsupported(name, kind, reason, error.formula)))
-
-
-def _wanted(found: Sequence[tuple[Call, Adapter, str]], choose: Choose) -> list[set[str]]:
-    names = [layer_names(call, adapter, family) for call, adapter, family in found]
-    chosen = choose([name for several in names for name in several])
-    return [chosen.intersection(several) for several in names]
-
-
-def _with_heads(layer: InspectedLayer, wanted: Chosen) -> InspectedLayer:
-    if wanted is None:
-        return layer
-    count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
-    return replace(layer, heads=chosen_heads(layer.name, count, wanted))
+    kinds = "token or padding" if bool((tokens < 0).any()) else layer.columns
+    return replace(layer, row_order=order, column_order=order, columns=kinds)
 
 
 def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:
@@ -609,24 +558,18 @@ def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]
         of_module.setdefault((call.through, call.name), []).append(call)
     found = []
     for (through, name), several in of_module.items():
+        kind = type(several[0].module)
         if through is Through.MODULE:
             adapter, family = known[name]
-        else:
-            adapter, family = SOFTMAX[through], _softmax_family(several[0].module)
-        shown = name or type(several[0].module).__name__
+        else:  # llama for transformers.models.llama...
+            homes = (cls.__module__.split(".") for cls in kind.__mro__)
+            of_library = (home[2] for home in homes if home[:2] == ["transformers", "models"])
+            adapter, family = SOFTMAX[through], next(of_library, "softmax")
+        shown = name or kind.__name__
         for k, call in enumerate(adapter.join(several)):
             call.name = f"{shown} (call {k + 1})" if k > 0 else shown
             found.append((call, adapter, family))
     return sorted(found, key=lambda entry: entry[0].place)
-
-
-def _softmax_family(module: nn.Module) -> str:
-    """The family of a softmax attention: ``llama`` for ``transformers.models.llama...``."""
-    for cls in type(module).__mro__:
-        parts = cls.__module__.split(".")
-        if parts[:2] == ["transformers", "models"]:
-            return parts[2]
-    return "softmax"
 
 
 def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:

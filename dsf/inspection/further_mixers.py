@@ -58,29 +58,37 @@ LEAST = 0.5
 """A map that was not asked for is offered where it explains this share of what its module moves."""
 
 
-@contextmanager
-def noting(modules: Mapping[str, nn.Module], where: ModuleStack) -> Iterator[None]:
-    """Keep what these modules are called with and return, inside the ``with`` block."""
-    running: list[Invocation | None] = []
+class Noting:
+    """Keeps what modules are called with and return in a run, and its stack of modules."""
 
-    def begin(module: nn.Module, _: object) -> None:
-        frame = where.frame_of(module)
-        is_asking = where.tracker is not None and where.tracker.is_asking
-        is_noted = frame is not None and not is_asking and not where.is_claimed()
-        running.append(begun(frame, where) if frame is not None and is_noted else None)
+    def __init__(self, modules: Mapping[str, nn.Module]):
+        self._modules = modules
+        self.where = ModuleStack(nn.Module(), set())
 
-    def end(_module: nn.Module, _args: object, output: object) -> None:
-        invocation = running.pop()
-        if invocation is not None:  # behind the hooks of others, which may alter the output
-            invocation.output = copied(output)
+    @contextmanager
+    def __call__(self, where: ModuleStack) -> Iterator[None]:
+        self.where, modules = where, self._modules.values()
+        where.keeps_outputs = where.keeps_outputs or bool(modules)
+        running: list[Invocation | None] = []
 
-    handles = [module.register_forward_pre_hook(begin) for module in modules.values()]
-    handles += [module.register_forward_hook(end) for module in modules.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        def begin(module: nn.Module, _: object) -> None:
+            frame = where.frame_of(module)
+            is_asking = where.tracker is not None and where.tracker.is_asking
+            is_noted = frame is not None and not is_asking and not where.is_claimed()
+            running.append(begun(frame, where) if frame is not None and is_noted else None)
+
+        def end(_module: nn.Module, _args: object, output: object) -> None:
+            invocation = running.pop()
+            if invocation is not None:  # behind the hooks of others, which may alter the output
+                invocation.output = copied(output)
+
+        handles = [module.register_forward_pre_hook(begin) for module in modules]
+        handles += [module.register_forward_hook(end) for module in modules]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 @dataclass(eq=False)
@@ -147,8 +155,7 @@ def asked_for(model: nn.Module, where: ModuleStack, probes: Mapping[str, Adapter
     """The calls of the modules that are to be probed."""
     found = Further()
     for path, adapter in probes.items():
-        calls = _calls(model, where, path)
-        if calls:
+        if calls := _calls(model, where, path):
             found.known[path] = adapter, FAMILY
             found.calls += calls
     return found
@@ -213,7 +220,9 @@ def _fitting(
         except ReconstructionError as error:
             before = off.get(structure.title, math.inf)
             off[structure.title] = min(before, error.formula) if error.formula >= 0 else before
-            words.setdefault(structure.title, _own_words(error))
+            cause = error.__cause__ or error
+            kind = f"{type(cause).__name__}: " if error.__cause__ else ""
+            words.setdefault(structure.title, f"{kind}{cause}".rstrip(". \n"))
         except InspectionError as error:
             words.setdefault(structure.title, str(error).rstrip("."))
         else:
@@ -281,12 +290,11 @@ def probed(
 def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
     if isinstance(one.module, torch.jit.ScriptModule):
         return False
-    if not instead_of:
-        of_library = any(
-            call.through is Through.INTERFACE for _, held in one.runs for call in held.free
-        )
-        return one.is_listed and one.mixes is not None and not of_library  # whose heads stay heads
-    return any(run is call.invocation for run, _ in one.runs for call in instead_of)
+    if instead_of:
+        return any(run is call.invocation for run, _ in one.runs for call in instead_of)
+    free = (call.through for _, held in one.runs for call in held.free)
+    # Heads of the library's attention stay heads.
+    return one.is_listed and one.mixes is not None and Through.INTERFACE not in free
 
 
 def _probe(
@@ -410,14 +418,14 @@ def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exch
         given = recording.tensor(value)
         new = with_other_tokens(given, recording.seen[value], cells, rng, ordinary)
         if new is not None:
-            found.append(Exchanged(value, partial(_instead, new)))
+            found.append(_instead(value, new))
     if not found:
         raise UnclearError("none of its tokens could be replaced")
     return found
 
 
-def _instead(new: Tensor, _now: Tensor) -> Tensor:
-    return new
+def _instead(value: Value, new: Tensor) -> Exchanged:
+    return Exchanged(value, lambda _: new)
 
 
 def outputs_of(recording: Recording, invocation: Invocation) -> list[Value | None]:
@@ -452,7 +460,7 @@ def _keeping(
 ) -> Exchanged:
     inside = own_elements(seen, cells)
     if inside is None or inside.numel() != value.shape.numel():
-        return Exchanged(value, partial(_instead, recording.tensor(value)))
+        return _instead(value, recording.tensor(value))
     is_own = inside.reshape(value.shape)
     return Exchanged(
         value, lambda now: torch.where(is_own.to(now.device), now, recording.tensor(value))
@@ -477,8 +485,3 @@ def _elsewhere(before: Tensor, after: Tensor, own: Tensor) -> float:
     far = change.masked_fill(own.unsqueeze(-1).to(change.device), 0)
     limit = ROUNDING * torch.finfo(after.dtype).eps * before.abs().max()
     return (far.norm() / change.norm()).item() if bool(far.abs().max() > limit) else 0.0
-
-
-def _own_words(error: ReconstructionError) -> str:
-    cause = error.__cause__
-    return f"{type(cause).__name__}: {cause}".rstrip(". \n") if cause else str(error).rstrip(".")

@@ -23,7 +23,7 @@ from dsf.inspection.errors import (
     NothingCapturedError,
     ReconstructionError,
 )
-from dsf.inspection.examine import Examination, examine_part
+from dsf.inspection.examine import Examination, examine_part, not_reproduced
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import InspectedLayer, Unsupported
@@ -187,18 +187,12 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
     if chosen is not None:
         chosen.check()
     if not seen:
-        raise _nothing_read(type(model).__name__, refused)
+        words = "; ".join(part.reason for part in refused)
+        because = f" Modules that look like token mixers but could not be read: {words}."
+        raise not_reproduced(refused) or NothingCapturedError(
+            f"{type(model).__name__}: no token mixer could be read.{because if words else ''}"
+        )
     return Table(tuple(asked))
-
-
-def _nothing_read(name: str, missed: Sequence[Unsupported]) -> InspectionError:
-    """Return the error for a model of which no layer was read, with the reason if it is known."""
-    words = "; ".join(part.reason for part in missed)
-    wrong = [part.formula for part in missed if part.formula is not None]
-    if wrong:
-        return ReconstructionError(words, max(wrong))
-    because = f" Modules that look like token mixers but could not be read: {words}."
-    return NothingCapturedError(f"{name}: no token mixer could be read.{because if words else ''}")
 
 
 def check_memory(
@@ -206,15 +200,16 @@ def check_memory(
 ) -> None:
     """Raise where the weights of one block, its run and its layers do not fit together."""
     model = piecewise.model
-    found = free_memory(torch.device("cpu")) if memory is None else memory
-    there = None if found is None else float(found)
+    there = free_memory(torch.device("cpu")) if memory is None else memory
     wide = dtype_of(model) is torch.float64
     expected = forecast(model, known_modules(model), (), named, wide=wide, memory=there)
     if expected is None or there is None:
         return
-    blocks = [_bytes_of(model.get_submodule(path)) for path in piecewise.blocks]
-    weights = _bytes_of(model.get_submodule(piecewise.body)) - sum(blocks) + max(blocks)
-    one = expected.peak_on_disk
+    body, *blocks = (
+        sum(part.numel() * part.itemsize for part in model.get_submodule(path).parameters())
+        for path in (piecewise.body, *piecewise.blocks)
+    )
+    weights, one = body - sum(blocks) + max(blocks), expected.peak_on_disk
     kept = expected.kept if keeps else 0
     if weights + one + kept <= there:
         return
@@ -227,10 +222,6 @@ def check_memory(
         f"one layer with its run {one / GB:.1f} GB{more}. Give fewer tokens, {fewer}or more memory "
         "(memory=..., on the command line --memory, is the limit that is assumed)."
     )
-
-
-def _bytes_of(module: nn.Module) -> int:
-    return sum(part.numel() * part.itemsize for part in module.parameters())
 
 
 @contextmanager

@@ -12,8 +12,8 @@ first to the last.
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -41,12 +41,11 @@ from dsf.inspection.capture.calls import (
     first_numbers,
     given_to,
 )
-from dsf.inspection.capture.containers import Fingerprint, is_cache
+from dsf.inspection.capture.containers import Fingerprint, is_cache, mapped
 from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import (
     ModuleStack,
     Products,
-    Surroundings,
     remembering,
 )
 from dsf.inspection.capture.precision import (
@@ -88,19 +87,23 @@ def check_tokens_stay_apart(call: Call, takes: str) -> None:
     invocation = call.invocation
     if invocation is None or not invocation.is_prepared:
         return
-    args, kwargs = in_float64((invocation.args, invocation.kwargs))
-    tokens = bound(call.module.forward, args, kwargs).get(takes)
-    twin = double_copy(call.module)
+    given = in_float64((invocation.args, invocation.kwargs))
+    tokens = bound(call.module.forward, *given).get(takes)
     if not isinstance(tokens, Tensor) or tokens.ndim < 3 or tokens.shape[1] < 2:
         return
-    before = _prepared(twin, args, kwargs).get(takes)
-    place = tokens.shape[1] // 2
-    new = tokens.clone()
+    place, new, prepared = tokens.shape[1] // 2, tokens.clone(), []
     new[:, place] += tokens.abs().mean() + 1
-    swap = {id(tokens): new}
-    args = tuple(swap.get(id(part), part) for part in args)
-    kwargs = {name: swap.get(id(part), part) for name, part in kwargs.items()}
-    after = _prepared(twin, args, kwargs).get(takes)
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        prepared.append(bound(module.forward, args, kwargs).get(takes))
+        raise _PreparedError
+
+    twin = double_copy(call.module)
+    twin.register_forward_pre_hook(note, with_kwargs=True)
+    for args, kwargs in (given, mapped(given, lambda part: new if part is tokens else part)):
+        with suppress(_PreparedError), torch.no_grad(), in_double():
+            twin(*args, **kwargs)
+    before, after = prepared
     if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == tokens.shape:
         moved = (after - before).abs()
         moved[:, place] = 0
@@ -113,25 +116,6 @@ def check_tokens_stay_apart(call: Call, takes: str) -> None:
     )
 
 
-def _prepared(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What the hooks of a module make of what it is called with, by the names of arguments."""
-    found: dict[str, Any] = {}
-
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.update(bound(module.forward, args, kwargs))
-        raise _PreparedError
-
-    handle = module.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with torch.no_grad(), in_double():
-            module(*args, **kwargs)
-    except _PreparedError:
-        return found
-    finally:
-        handle.remove()
-    return found
-
-
 EVERY = 256
 """So many rows are all multiplied out."""
 WINDOWS, ROWS = 8, 8
@@ -141,9 +125,11 @@ WINDOWS, ROWS = 8, 8
 def response_by_rows(
     system: Operator, signal: Shaped[Tensor, "*batch read input channel"], *, whole: bool = True
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response of a system, where its map is made of scores by rows of the map."""
-    source = _source(system)
-    if not isinstance(source, PairRows) or _remembers(system):
+    """The response of a system, where its map is made of scores by rows of the map.
+
+    Unless ``whole``, other rows are NaN where a fused kernel would be all that computes them.
+    """
+    if _scored_rows(system) is None:
         return respond(system, signal)
     values, found = signal.squeeze(-2), None
     if system.steps > EVERY:
@@ -163,24 +149,15 @@ def response_by_rows(
     rows = torch.cat(windows, dim=-2)
     dtype = torch.promote_types(rows.dtype, values.dtype)
     mixed = (rows.to(dtype) @ values.to(dtype)).unsqueeze(-2)
-    if found is None:
-        return mixed
-    done = 0
-    for start, stop in spans:
-        found[..., start:stop, :, :] = mixed[..., done : done + stop - start, :, :]
-        done += stop - start
-    return found
+    if found is not None:
+        found[..., compared_tokens(system.steps), :, :] = mixed
+    return mixed if found is None else found
 
 
 def leaves_out(system: Operator) -> bool:
     """Whether rows are left out that a fused kernel would compute as the module itself does."""
-    source = _source(system)
-    return (
-        isinstance(source, SoftmaxRows)
-        and source.is_fused
-        and not _remembers(system)
-        and system.steps > EVERY
-    )
+    rows = _scored_rows(system)
+    return isinstance(rows, SoftmaxRows) and rows.is_fused and system.steps > EVERY
 
 
 def compared_tokens(length: int) -> Int[Tensor, " some"]:
@@ -188,12 +165,11 @@ def compared_tokens(length: int) -> Int[Tensor, " some"]:
     return torch.cat([torch.arange(*span) for span in sampled_rows(length)])
 
 
-def _source(system: Operator) -> object:
-    return system.rows if isinstance(system, ExplicitMap) else getattr(system, "C", None)
-
-
-def _remembers(system: Operator) -> bool:
-    return isinstance(system, System) and system.initial is not None
+def _scored_rows(system: Operator) -> PairRows | None:
+    """The rows of a map that is made of scores; None for other maps, and behind a first state."""
+    rows = system.rows if isinstance(system, ExplicitMap) else getattr(system, "C", None)
+    is_from_rest = not isinstance(system, System) or system.initial is None
+    return rows if isinstance(rows, PairRows) and is_from_rest else None
 
 
 def sampled_rows(length: int) -> Iterator[tuple[int, int]]:
@@ -216,9 +192,12 @@ class NoReferenceError(InspectionError):
 
 
 def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> Call:
-    """``call`` as it is where its module runs in float64."""
+    """``call`` as it is where its module runs in float64; ``hastened`` as the adapter allows."""
     if adapter.repeat is not None:
-        return _repeated(call, adapter.repeat)
+        arguments = in_float64(dict(call.arguments))
+        with in_double():
+            output = adapter.repeat(double_copy(call.module), arguments)
+        return replace(call, arguments=arguments, output=output)
     if call.invocation is None:
         raise NoReferenceError("what its module was called with is not known")
     if call.invocation.is_spoiled:
@@ -227,7 +206,9 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
     wanted = (adapter.renew, adapter.hasten if hastened else None)
     changes = [change for change in wanted if change is not None]
     try:
-        return again(call, call.invocation, _copy_of(call.module), changes)
+        with _refused("its module cannot be copied"):  # as one that holds a lock
+            twin = double_copy(call.module)
+        return again(call, call.invocation, twin, changes)
     except NoReferenceError:  # such as a forward pass that knows its module by a closure
         if changes or not can_be_widened(call.module):
             raise
@@ -235,11 +216,16 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
             return again(call, call.invocation, call.module, ())
 
 
-def _repeated(call: Call, repeat: Callable[[Any, Mapping[str, Any]], Any]) -> Call:
-    arguments = in_float64(dict(call.arguments))
-    with in_double():
-        output = repeat(double_copy(call.module), arguments)
-    return replace(call, arguments=arguments, output=output)
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Say of an exception inside, whatever a module's code raises, that there is no reference."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InspectionError) or is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise NoReferenceError(f"{what} ({reason})") from error
 
 
 def _run_again(
@@ -270,17 +256,6 @@ def _run_again(
     return replace(call, arguments=arguments, output=output, products=products, draws=draws)
 
 
-def _copy_of(module: nn.Module) -> nn.Module:
-    try:
-        return double_copy(module)
-    except InspectionError:
-        raise
-    except Exception as error:  # whatever a module holds besides weights, such as a lock
-        if is_out_of_memory(error):
-            raise
-        raise NoReferenceError(f"its module cannot be copied ({_in_a_line(error)})") from error
-
-
 def _attended(
     call: Call, invocation: Invocation, twin: nn.Module, _: Sequence[Callable[[Any], None]]
 ) -> Call:
@@ -296,7 +271,7 @@ def _attended(
         recording_softmax(where, calls),
         recording_attention_in(twin, call.implementation, where, calls),
     ):
-        put_out, draws = _run(twin, invocation)
+        returned, draws = _run(twin, invocation)
     place = invocation.calls.index(call)
     again = [one for one in calls if one.module is twin and one.through is call.through]
     found = again[place] if len(again) == len(invocation.calls) else None
@@ -306,46 +281,29 @@ def _attended(
         or set(found.arguments) != set(call.arguments)
     ):
         raise NoReferenceError("alone and in float64 its module attends in another way")
-    around = _at_home(found.surroundings, twin, call.module)
+    around = found.surroundings
+    if around is not None:  # with the modules of the model, so that the copy is not kept alive
+        path_of = {part: path for path, part in twin.named_modules()}
+        home_of = {part: call.module.get_submodule(path) for part, path in path_of.items()}
+        out = None if around.out is None else home_of[around.out]
+        around = replace(around, source=home_of[around.source], out=out)
     return replace(
         call,
         arguments=found.arguments,
         output=found.output,
         surroundings=around,
         draws=draws,
-        around=first_numbers(put_out),
+        around=first_numbers(returned),
     )
 
 
 def _run(twin: nn.Module, invocation: Invocation) -> tuple[Any, bool]:
     """What the module returns, and whether random numbers were drawn meanwhile."""
     args, kwargs = in_float64((invocation.args, invocation.kwargs))
-    try:
-        with in_double():
-            before = random_state(twin)
-            output = twin(*args, **kwargs)
-            return output, not torch.equal(before, random_state(twin))
-    except Exception as error:  # whatever a module's code does where it is not used to float64
-        if is_out_of_memory(error):
-            raise
-        reason = _in_a_line(error)
-        raise NoReferenceError(f"its module does not run alone in float64 ({reason})") from error
-
-
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-
-
-def _at_home(
-    around: Surroundings | None, twin: nn.Module, module: nn.Module
-) -> Surroundings | None:
-    """The same with the modules of the model, so that the copy is not kept alive."""
-    if around is None:
-        return None
-    path_of = {part: path for path, part in twin.named_modules()}
-    source = module.get_submodule(path_of[around.source])
-    out = None if around.out is None else module.get_submodule(path_of[around.out])
-    return replace(around, source=source, out=out)
+    with _refused("its module does not run alone in float64"), in_double():
+        before = random_state(twin)
+        output = twin(*args, **kwargs)
+        return output, not torch.equal(before, random_state(twin))
 
 
 IN_DOUBLE = "its module in float64"
@@ -367,12 +325,6 @@ class Limits:
 
     guarded: bool = False
     tolerance: float | None = None
-
-    def of(self, adapter: Adapter, dtype: torch.dtype, *, sharp: bool) -> float:
-        """The limit for a layer whose output came in ``dtype``."""
-        if self.tolerance is not None:
-            return self.tolerance
-        return adapter.tolerance if sharp else TOLERANCE.get(dtype, 1e-5)
 
 
 Build = Callable[[], InspectedLayer]
@@ -400,14 +352,17 @@ def _comparisons(
     hastened: bool,
     repeats: bool = True,
 ) -> "list[LayerComparison]":
-    """What is compared of a call."""
+    """What is compared of a call; unless its module ``repeats``, the run with itself."""
     with _explained(call, family):
         reference, compared_with, sharp = (
             _reference(call, adapter, limits, hastened=hastened)
             if repeats
             else (call, _itself(call, "its module draws random numbers"), False)
         )
-        tolerance = limits.of(adapter, call.first_output.dtype, sharp=sharp)
+        tolerance = limits.tolerance
+        if tolerance is None:
+            of_run = TOLERANCE.get(call.first_output.dtype, 1e-5)
+            tolerance = adapter.tolerance if sharp else of_run
         layers = list(captured_layers(reference, adapter, family))
         if reference is call:
             outputs = [layer.output for layer in layers]
@@ -415,6 +370,9 @@ def _comparisons(
             outputs = [in_float64(call.first_output)]
         else:
             outputs = [layer.output for layer in captured_layers(call, adapter, family)]
+    ran, around = None if call.invocation is None else first_numbers(call.invocation.output), None
+    if ran is not None and reference.around is not None:
+        around = in_float64(ran), in_float64(reference.around)
 
     def again(number: int, *, repeats: bool = True) -> LayerComparison:
         made = _comparisons(call, adapter, family, limits, hastened=False, repeats=repeats)
@@ -428,23 +386,12 @@ def _comparisons(
             output,
             compared_with,
             tolerance,
-            around=_put_out_around(call, reference),
+            around=around,
             again=partial(again, number) if hastened and reference is not call else None,
             drawn=partial(again, number) if reference.draws else None,
         )
         for number, (layer, output) in enumerate(zip(layers, outputs, strict=True))
     ]
-
-
-def _put_out_around(call: Call, reference: Call) -> tuple[Tensor, Tensor] | None:
-    """What the module of an attention returned as a whole: in the run, and again in float64.
-
-    None where that is not known.
-    """
-    ran = None if call.invocation is None else first_numbers(call.invocation.output)
-    if ran is None or reference.around is None:
-        return None
-    return in_float64(ran), in_float64(reference.around)
 
 
 @contextmanager
@@ -458,17 +405,18 @@ def _explained(call: Call, family: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise memory_ran_out(f"{call.name}: rebuilding it", error) from error
         reason = f"{type(error).__name__}: {error}".rstrip(".")
-        wrapped = _wrapped(call.module, error)
-        if wrapped is not None:
+        where = f"{call.name} ({described(call.module)}): reading it as '{family}'"
+        name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
+        path, _, kind = name.rpartition(".")
+        part = dict(call.module.named_modules()).get(path) if path and kind == "weight" else None
+        if part is not None:  # in the place of a plain projection
             raise ReconstructionError(
-                f"{call.name} ({described(call.module)}): reading it as '{family}' needs "
-                f"{error}, but in that place is a {wrapped}, which holds no such weight. Where it "
-                "wraps the projection (as adapters of low rank do), merge the two into one "
-                "projection and inspect that."
+                f"{where} needs {error}, but in that place is a {type(part).__name__}, which holds "
+                "no such weight. Where it wraps the projection (as adapters of low rank do), merge "
+                "the two into one projection and inspect that."
             ) from error
         raise ReconstructionError(
-            f"{call.name} ({described(call.module)}): reading it as '{family}' failed with "
-            f"{reason}. Its weights or arguments are not those of this "
+            f"{where} failed with {reason}. Its weights or arguments are not those of this "
             "family: either the module was altered, or this release of its library stores them "
             "differently. Try another release, or report it."
         ) from error
@@ -540,11 +488,13 @@ class LayerComparison:
         if not formula <= self.tolerance:
             words = _worded(layer, adapter, formula, self.tolerance, self.compared_with)
             raise ReconstructionError(words, formula)
+        own = getattr(mixer, "axes", adapter.axes)
+        axes = own if layer.maps is None else layer.maps.axes
         return InspectedLayer(
             name=layer.name,
             family=layer.family,
             mixer=mixer,
-            axes=axes_of(layer, mixer, adapter)[: len(system.batch)],
+            axes=tuple(axes)[: len(system.batch)],
             error=max(formula, rounding),
             tolerance=self.tolerance,
             fingerprint=Fingerprint(mixer),
@@ -565,21 +515,18 @@ class LayerComparison:
         idle = self.adapter.idle(layer)
         if idle is not None and idle.shape == output.shape[:-1] == layer.output.shape[:-1]:
             output = torch.where(idle.unsqueeze(-1), layer.output, output)
-        return max(relative_error(output, layer.output), self._rounding_around(idle))
-
-    def _rounding_around(self, idle: Tensor | None) -> float:
-        """The same of what the module of an attention returned, behind it."""
+        error = relative_error(output, layer.output)
         if self.around is None:
-            return 0.0
+            return error
         ran, again = self.around
-        if idle is None or not idle.any() or ran.shape != again.shape:
-            return relative_error(ran, again)
-        if self.captured.arguments.get("heads") is None:
-            return _least_error(ran, again)
-        hidden = self.adapter.overlooked(self.captured)
-        if hidden is None or hidden.shape != ran.shape[:-1]:
-            return _least_error(ran, again)
-        return relative_error(torch.where(hidden.unsqueeze(-1), again, ran), again)
+        if idle is not None and idle.any() and ran.shape == again.shape:
+            hidden = None
+            if layer.arguments.get("heads") is not None:
+                hidden = self.adapter.overlooked(layer)
+            if hidden is None or hidden.shape != ran.shape[:-1]:
+                return max(error, _least_error(ran, again))
+            ran = torch.where(hidden.unsqueeze(-1), again, ran)
+        return max(error, relative_error(ran, again))
 
     def _formula(self, mixer: Any, system: Any) -> float:
         """The relative error of the rebuilt layer, at the tokens whose rows are compared.
@@ -592,7 +539,12 @@ class LayerComparison:
             mixed = response_by_rows(system, signal, whole=False)
             some = adapter.finished(layer, mixer, mixed)
             tokens = compared_tokens(system.steps).to(mixed.device)
-            axis, size = _axis_of_tokens(some, tokens, system.steps), largest(layer.output)
+            axes = (  # those along which these tokens alone are no NaN
+                axis
+                for axis, length in enumerate(some.shape)
+                if length == system.steps and not some.index_select(axis, tokens).isnan().any()
+            )
+            axis, size = next(axes, None), largest(layer.output)
             if axis is not None and some.shape == layer.output.shape and math.isfinite(size):
                 parts = (part.index_select(axis, tokens) for part in (some, layer.output))
                 behind = relative_error(*parts, size=size)
@@ -609,18 +561,6 @@ def _least_error(ran: Tensor, again: Tensor) -> float:
     """
     apart, size = (ran - again).abs().amax(dim=-1), again.abs().amax(dim=-1)
     return float((apart / torch.where(size > 0, size, 1)).min())
-
-
-def _axis_of_tokens(some: Tensor, tokens: Int[Tensor, " some"], steps: int) -> int | None:
-    """The axis along which a tensor is made of these tokens alone there; the others are NaN."""
-    return next(
-        (
-            axis
-            for axis, size in enumerate(some.shape)
-            if size == steps and not some.index_select(axis, tokens).isnan().any()
-        ),
-        None,
-    )
 
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
@@ -643,20 +583,18 @@ def _whole_from_disk(
 def _warn_of_rounding(
     layer: Captured, rounding: float, expected: float, dtype: torch.dtype
 ) -> None:
-    kind, packed = str(dtype).removeprefix("torch."), kinds(layer.module)
+    packed = kinds(layer.module)
     cause = (
-        "look at the kernel that this run used, or at what changes the module's weights or output."
+        f"its weights are quantised ({packed}), and here they are compared written out: what the "
+        "module's own product rounds, such as its input to eight bits, is in this difference."
+        if packed
+        else "look at the kernel that this run used, or at what changes the module's weights or "
+        "output."
     )
-    if packed:
-        cause = (
-            f"its weights are quantised ({packed}), and here they are compared written out: what "
-            "the module's own product rounds, such as its input to eight bits, is in this "
-            "difference."
-        )
     warnings.warn(
-        f"{_who(layer)}: its output in this run differs by {rounding:.1e} relative from its "
-        f"module in float64 on the same input, more than {kind} explains ({expected:.0e}). Its map "
-        f"is that of the module in float64; {cause}",
+        f"{_who(layer)}: its output in this run differs by {rounding:.1e} relative from its module "
+        f"in float64 on the same input, more than {str(dtype).removeprefix('torch.')} explains "
+        f"({expected:.0e}). Its map is that of the module in float64; {cause}",
         RoundingWarning,
         stacklevel=2,
     )
@@ -683,17 +621,6 @@ def _reference(
     return reference, IN_DOUBLE + elsewhere + written_out, True
 
 
-def _wrapped(module: nn.Module, error: Exception) -> str | None:
-    """The class of a part of a module that lacks the weight which was looked up; None if none is.
-
-    Such a part stands where the family has a plain projection.
-    """
-    name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
-    path, _, kind = name.rpartition(".")
-    part = dict(module.named_modules()).get(path) if path and kind == "weight" else None
-    return None if part is None else type(part).__name__
-
-
 def _itself(call: Call, reason: str) -> str:
     """What a layer is compared with where its module does not run again, in words."""
     dtype = str(call.first_output.dtype).removeprefix("torch.")
@@ -705,13 +632,6 @@ def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:
     if adapter.split is one_layer:
         return [call.name]
     return [layer.name for layer in captured_layers(call, adapter, family)]
-
-
-def axes_of(layer: Captured, mixer: Any, adapter: Adapter) -> tuple[str, ...]:
-    """What the batch axes of a layer count."""
-    if layer.maps is not None:
-        return tuple(layer.maps.axes)
-    return tuple(getattr(mixer, "axes", adapter.axes))
 
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -44,85 +45,70 @@ def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsuppo
     """
     found: list[Unsupported] = []
     for path, module in model.named_modules():
-        if any(path.startswith(f"{other.name}.") for other in found):
+        is_related = any(
+            path == one or not path or not one or _inside(path, (one,)) or _inside(one, (path,))
+            for one in called
+        )
+        if is_related or _inside(path, (other.name for other in found)):
             continue
-        reason = _reason(module, path in read)
-        if reason and not any(_related(path, other) for other in called):
-            found.append(Unsupported(path or THE_MODEL, _kind(module), reason))
+        kind = class_path(type(module))
+        if isinstance(module, torch.jit.ScriptModule):
+            kind = f"TorchScript of {module.original_name}"
+            reason = (
+                "TorchScript takes no hooks: build the plain module (such as torch.nn.LSTM), load "
+                "this one's state_dict() into it and inspect that"
+            )
+        elif path in read:
+            reason = "it was not called on this input"
+        elif not LOOKS_LIKE_A_MIXER.search(type(module).__name__):
+            continue
+        elif kind.endswith(("FourierTransform", "PoolFormerPooling")):
+            reason = (
+                "it has no values and no weights of its own: it mixes tokens by a fixed transform "
+                "or average of its input. Pass probe=... to read it with unit values"
+            )
+        elif kind.endswith("Attention"):
+            reason = (
+                "it was not called, or its attention was not recognised: it goes neither through "
+                "the attention interface nor through torch's fused attention, and has no softmax "
+                "between one product of queries and keys and one with the values (it may work in "
+                "blocks or by sums). If it is linear in its values, pass probe=... to read it"
+            )
+        else:
+            reason = (
+                "no adapter reads this class, or it was not called. If it is linear in its values, "
+                "pass probe=... to read it"
+            )
+        found.append(Unsupported(path or THE_MODEL, kind, reason))
     return found
-
-
-def _reason(module: nn.Module, known: bool) -> str | None:
-    if _scripted(module):
-        return (
-            "TorchScript takes no hooks: build the plain module (such as torch.nn.LSTM), load this "
-            "one's state_dict() into it and inspect that"
-        )
-    if known:
-        return "it was not called on this input"
-    if not LOOKS_LIKE_A_MIXER.search(type(module).__name__):
-        return None
-    if type(module).__name__.endswith(("FourierTransform", "PoolFormerPooling")):
-        return (
-            "it has no values and no weights of its own: it mixes tokens by a fixed transform or "
-            "average of its input. Pass probe=... to read it with unit values"
-        )
-    if type(module).__name__.endswith("Attention"):
-        return (
-            "it was not called, or its attention was not recognised: it goes neither through the "
-            "attention interface nor through torch's fused attention, and has no softmax between "
-            "one product of queries and keys and one with the values (it may work in blocks or by "
-            "sums). If it is linear in its values, pass probe=... to read it"
-        )
-    return (
-        "no adapter reads this class, or it was not called. If it is linear in its values, pass "
-        "probe=... to read it"
-    )
-
-
-def _kind(module: nn.Module) -> str:
-    if isinstance(module, torch.jit.ScriptModule):
-        return f"TorchScript of {module.original_name}"
-    return class_path(type(module))
-
-
-def _related(path: str, other: str) -> bool:
-    inside = other.startswith(f"{path}.") or path.startswith(f"{other}.")
-    return path == other or inside or not path or not other
 
 
 EXACT, WHEN_RUN, NO = "yes", "maybe", "no"
 FUSED = "scaled_dot_product_attention"
-# Names in the source code of an attention module, whether it is read then, and by which way.
 SIGNS = (
-    (("ALL_ATTENTION_FUNCTIONS", "attention_interface"), EXACT, "through the attention interface"),
-    (
-        (FUSED,),
+    (  # behind the interface the output is turned, as attention across channels does
+        r"(?s)attention_interface\((?:(?!\n    def ).)*?"
+        r"\.(?:permute|transpose|swapaxes|movedim|mT)\b",
         WHEN_RUN,
-        "through torch's fused attention, if it takes that path; only a run shows",
+        "through the attention interface, whose output it turns; only a run shows whether tokens "
+        "or channels are mixed",
     ),
+    ("ALL_ATTENTION_FUNCTIONS|attention_interface", EXACT, "through the attention interface"),
+    (FUSED, WHEN_RUN, "through torch's fused attention, if it takes that path; only a run shows"),
     (
-        ("softmax(",),
+        r"softmax\(",
         WHEN_RUN,
         "through its own softmax, which is read if it lies between two products; only a run shows",
     ),
 )
-TURNED = re.compile(
-    r"attention_interface\((?:(?!\n    def ).)*?\.(?:permute|transpose|swapaxes|movedim|mT)\b",
-    re.DOTALL,
-)
-"""Behind the attention interface its output is turned, as attention across channels does."""
-MAY_BE_CHANNELS = (
-    "through the attention interface, whose output it turns; only a run shows whether tokens or "
-    "channels are mixed"
-)
+"""In the source code of an attention module: whether it is read then, and by which way."""
 PRODUCT = re.compile(r" @ |\b(?:matmul|bmm|einsum)\(")
 UNKNOWN = (
     "no adapter reads this class; a run may find softmax attention in it, and probes it where it "
     "is linear in its values"
 )
+SCRIPTED = "", NO, "TorchScript takes no hooks: load its state_dict() into the plain module"
 AS_DEFINED = "in the order in which the model defines them, "
-SCRIPTED = "TorchScript takes no hooks: load its state_dict() into the plain module"
 
 
 @dataclass(frozen=True)
@@ -188,10 +174,22 @@ def support(
 
 def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
     known = known_modules(model, adapters)
-    whole = {*known, *(path for path, module in model.named_modules() if _scripted(module))}
+    scripted = {
+        path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)
+    }
+    whole = {*known, *scripted}
     modules = {path: module for path, module in model.named_modules() if not _inside(path, whole)}
     possible = candidates(model, known)
-    unknown = {path: module for path, module in modules.items() if _looks(path, module, known)}
+    unknown = {
+        path
+        for path, module in modules.items()
+        if path not in known
+        and (
+            path in scripted
+            or LOOKS_LIKE_A_MIXER.search(type(module).__name__)
+            or _attends(type(module))
+        )
+    }
     for path, module in modules.items():
         name, kind = path or THE_MODEL, class_path(type(module))
         if path in known:
@@ -203,7 +201,7 @@ def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
             how = f"tried as {titles}, whose parameters it has; only a run shows"
             yield Support(name, kind, " or ".join(dict.fromkeys(mixers)), WHEN_RUN, how)
         elif path in unknown and not _inside(path, possible):
-            mixer, exact, how = _read_as(module)
+            mixer, exact, how = SCRIPTED if path in scripted else _read_as(type(module))
             wraps = any(_inside(other, (path,)) for other in (*unknown, *known))
             if exact == EXACT or not wraps:
                 yield Support(name, kind, mixer, exact, how)
@@ -211,17 +209,6 @@ def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
 
 def _inside(path: str, others: Any) -> bool:
     return any(path.startswith(f"{other}.") if other else bool(path) for other in others)
-
-
-def _looks(path: str, module: nn.Module, known: Any) -> bool:
-    if path in known:
-        return False
-    named = LOOKS_LIKE_A_MIXER.search(type(module).__name__)
-    return bool(_scripted(module) or named or _attends(type(module)))
-
-
-def _scripted(module: nn.Module) -> bool:
-    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _attends(cls: type[nn.Module]) -> bool:
@@ -241,27 +228,14 @@ def _mixer_of(adapter: Adapter, family: str) -> str:
     return " or ".join(named or names)
 
 
-def _read_as(module: nn.Module) -> tuple[str, str, str]:
-    """The mixer, whether it is read, and how, judged by names in the source code of the class."""
-    if _scripted(module):
-        return "", NO, SCRIPTED
-    code = _code(type(module))
-    if TURNED.search(code):
-        return "SoftmaxAttention", WHEN_RUN, MAY_BE_CHANNELS
-    for words, exact, how in SIGNS:
-        if any(word in code for word in words):
+def _read_as(cls: type[nn.Module]) -> tuple[str, str, str]:
+    """The mixer, whether it is read, and how, judged by the code of a class and its bases."""
+    own = takewhile(lambda each: not each.__module__.startswith("torch."), cls.__mro__)
+    code = "\n".join(map(_source, own))
+    for pattern, exact, how in SIGNS:
+        if re.search(pattern, code):
             return "SoftmaxAttention", exact, how
     return "", WHEN_RUN, UNKNOWN
-
-
-def _code(cls: type) -> str:
-    """The source code of a class and its base classes, up to the first of torch."""
-    parts = []
-    for each in cls.__mro__:
-        if each.__module__.startswith("torch."):
-            break
-        parts.append(_source(each))
-    return "\n".join(parts)
 
 
 @lru_cache(maxsize=256)
@@ -286,31 +260,48 @@ def forecast(
     wide: bool,
     memory: float | None = None,
 ) -> Forecast | None:
-    """What an inspection of ``model`` on these inputs takes; None where its inputs have no tokens."""
-    tokens = _tokens((*inputs, *named.values()))
-    mixers = [model.get_submodule(path) for path in known] or list(_attentions(model))
-    if tokens is None or not mixers:
+    """What an inspection on these inputs takes; None where they have no tokens.
+
+    Tokens are numbers of them, or vectors ``sample time width``.
+    """
+    tensors = (part for part in (*inputs, *named.values()) if isinstance(part, Tensor))
+    given = next((part for part in tensors if part.ndim >= 2), None)
+    adapters = {model.get_submodule(path): adapter for path, (adapter, _) in known.items()}
+    named_so = [part for part in model.modules() if LOOKS_LIKE_A_MIXER.search(type(part).__name__)]
+    mixers = list(adapters) or named_so
+    if given is None or not mixers:
         return None
-    size = dtype_of(model).itemsize
-    samples = _samples(model, (*inputs, *named.values()))
+    is_second = given.is_floating_point() and getattr(model, "batch_first", None) is False
+    samples = max(1, given.shape[1 if is_second else 0])
+    tokens = given.shape[:2].numel() if given.is_floating_point() else given.numel()
+    widths = [sum(outputs for _, outputs in _matrices(each)) * tokens for each in mixers]
+    more = [adapters[each].run_numbers(each, tokens) if adapters else 0 for each in mixers]
+
+    def running(size: int) -> int:
+        """The peak of the own forward pass of a module, in bytes."""
+        pairs = zip(widths, more, strict=True)
+        return max(RUN * width * size + own * max(size, 4) for width, own in pairs)
+
     square = samples * (tokens // samples) ** 2 * DOUBLE
-    maps = [square * _maps(known, model, each) for each in _all_mixers(model, known)]
-    running = max((_run(model, known, each, tokens, size) for each in mixers), default=0)
-    double = max((_run(model, known, each, tokens, DOUBLE) for each in mixers), default=0)
+    inside = {part for module in adapters for part in module.modules()}
+    softmax = (each for each in named_so if each not in inside)  # of hybrids
+    maps = [
+        square * _maps(each, adapters[each].axes if each in adapters else ())
+        for each in (*adapters, *softmax)
+    ]
+    size = dtype_of(model).itemsize
     matrices = [_matrices(each) or [(0, 0)] for each in mixers]
-    ends = [(each[0][0] + each[-1][1]) * tokens for each in matrices]  # what goes in and out
-    widths = [_width(each) * tokens for each in mixers]
-    config = getattr(model, "config", None)
-    stream = int(getattr(config, "hidden_size", 0) or 0) * tokens * size
+    ends = sum((each[0][0] + each[-1][1]) * tokens for each in matrices)  # what goes in and out
+    stream = int(getattr(getattr(model, "config", None), "hidden_size", 0) or 0) * tokens * size
     device = next(iter(model.parameters()), torch.empty(0)).device
     return Forecast(
         tokens=tokens,
         layers=len(mixers),
-        run=running + 4 * stream,
-        recorded=sum(ends) * size,
-        in_float64=0 if wide else double,
+        run=running(size) + 4 * stream,
+        recorded=ends * size,
+        in_float64=0 if wide else running(DOUBLE),
         rebuilt=REBUILT * max(widths) * DOUBLE // 2,
-        kept=(sum(ends) + sum(widths) // 2) * DOUBLE,
+        kept=(ends + sum(widths) // 2) * DOUBLE,
         available=free_memory(device) if memory is None else int(memory),
         samples=samples,
         largest_maps=max(maps),
@@ -323,63 +314,19 @@ HEADS = ("num_v_heads", "num_heads", "num_attention_heads", "n_heads", "n_head",
 CHANNELS = ("intermediate_size", "lru_width", "attention_hidden_size", "hidden_size")
 
 
-def _maps(known: Known, model: nn.Module, module: nn.Module) -> int:
+def _maps(module: nn.Module, axes: tuple[str, ...]) -> int:
     """How many maps a module has for every sample, as far as its sizes tell it; 1 if they do not.
 
     A module that is found to keep another number is still inspected: maps are refused by their true
     size when they are asked for.
     """
-    axes = next((known[path][0].axes for path in known if model.get_submodule(path) is module), ())
+    own, of_config = HEADS, HEADS
     if "channel" in axes:  # of all heads together
-        return _first(module, CHANNELS, CHANNELS[-1:])
-    return _first(module, HEADS, HEADS)
-
-
-def _first(module: nn.Module, own: tuple[str, ...], of_config: tuple[str, ...]) -> int:
-    """The first positive number that a module, or its configuration, has under these names."""
+        own, of_config = CHANNELS, CHANNELS[-1:]
     config = getattr(module, "config", None)
     found = [getattr(module, name, None) for name in own]
     found += [getattr(config, name, None) for name in of_config]
     return next((each for each in found if type(each) is int and each > 0), 1)
-
-
-def _samples(model: nn.Module, given: tuple[Any, ...]) -> int:
-    for part in given:
-        if isinstance(part, Tensor) and part.ndim >= 2:
-            first = part.is_floating_point() and getattr(model, "batch_first", None) is False
-            return max(1, part.shape[1 if first else 0])
-    return 1
-
-
-def _run(model: nn.Module, known: Known, module: nn.Module, tokens: int, size: int) -> int:
-    """The peak of a module's own forward pass, in bytes."""
-    more = sum(
-        known[path][0].run_numbers(module, tokens)
-        for path in known
-        if model.get_submodule(path) is module
-    )
-    return RUN * _width(module) * tokens * size + more * max(size, 4)
-
-
-def _tokens(given: tuple[Any, ...]) -> int | None:
-    """The tokens of all samples: of token numbers, or of vectors ``sample time width``."""
-    for part in given:
-        if isinstance(part, Tensor) and part.ndim >= 2:
-            return part.numel() if not part.is_floating_point() else part.shape[:2].numel()
-    return None
-
-
-def _attentions(model: nn.Module) -> Iterator[nn.Module]:
-    for module in model.modules():
-        if LOOKS_LIKE_A_MIXER.search(type(module).__name__):
-            yield module
-
-
-def _all_mixers(model: nn.Module, known: Known) -> list[nn.Module]:
-    """The modules that adapters read, and the softmax layers of hybrids."""
-    inside = {part for path in known for part in model.get_submodule(path).modules()}
-    found = [model.get_submodule(path) for path in known]
-    return [*found, *(each for each in _attentions(model) if each not in inside)]
 
 
 def _matrices(module: nn.Module) -> list[tuple[int, int]]:
@@ -388,7 +335,3 @@ def _matrices(module: nn.Module) -> list[tuple[int, int]]:
         for part in module.modules()
         if isinstance(part, nn.Linear)
     ] or [(part.shape[1], part.shape[0]) for part in module.parameters() if part.ndim == 2]
-
-
-def _width(module: nn.Module) -> int:
-    return sum(outputs for _, outputs in _matrices(module))

@@ -141,7 +141,7 @@ def _is_old(layer: Captured) -> bool:
 
 
 def _run_numbers(module: Any, tokens: int) -> int:
-    """Decays, sampled write vectors and driven states of all tokens: what plain torch code holds."""
+    """Decays, sampled write vectors and driven states of all tokens, in plain torch code."""
     return 3 * tokens * module.A_log.numel()
 
 

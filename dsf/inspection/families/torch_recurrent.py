@@ -31,7 +31,7 @@ from dsf.systems.system import System
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WholeCell(AffineLayer):
-    """An LSTM, GRU or Elman layer as an affine function of its input, with gates frozen at one run."""
+    """An LSTM, GRU or Elman layer as an affine function of its input, gates frozen at one run."""
 
     given: Float[Tensor, "sample time width"]
     system: System
