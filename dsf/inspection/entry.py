@@ -104,7 +104,8 @@ def inspect(
         tokens, named = None, {**named, "tokenizer": tokens}
     token_axis, tokens = (tokens, None) if isinstance(tokens, int) else (None, tokens)
     found = model_input(model, inputs, named, where="inspect")
-    _check_texts(tokens, found.numbers)
+    if tokens is not None:
+        _check_texts(tokens, found.numbers)
     ranks = [part.ndim for part in tensors_in((found.inputs, found.named))]
     if token_axis is not None and not any(-rank <= token_axis < rank for rank in ranks):
         raise InspectionError(
@@ -130,7 +131,8 @@ def inspect(
         progress=progress,
     )
     inspection = examine(found.model, question)
-    return replace(inspection, environment={**inspection.environment, **found.environment})
+    known = {"on loading": " ".join(found.notes)} if found.notes else {}
+    return replace(inspection, environment={**inspection.environment, **known})
 
 
 def memory_forecast(
@@ -160,8 +162,7 @@ def memory_forecast(
     (6, True, False)
     """
     wide = exact or dtype_of(model) is torch.float64
-    known = known_modules(model, adapters)
-    return forecast(model, known, inputs, named, wide=wide, memory=memory)
+    return forecast(model, known_modules(model, adapters), inputs, named, wide=wide, memory=memory)
 
 
 @torch.inference_mode(False)
@@ -243,9 +244,7 @@ def _not_negative(name: str, value: float | None, example: str) -> float | None:
 
 
 def _check_texts(tokens: Any, numbers: Any) -> None:
-    """Whether texts are one list for each sample, and as many as the numbers of tokens."""
-    if tokens is None:
-        return
+    """Raise unless texts are one list for each sample, as long as the numbers of tokens."""
     rows = tokens if isinstance(tokens, Sequence) and not isinstance(tokens, str) else [tokens]
     odd = [row for row in rows if not isinstance(row, Sequence) or isinstance(row, str)]
     if odd:

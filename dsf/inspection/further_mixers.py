@@ -263,15 +263,14 @@ def probed(
             continue
         if len(alike) > 1:
             if not one.is_read:
-                found.failed[path] = (
-                    f"It was not probed, since '{alike[0]}' and '{alike[1]}' of its class could "
-                    "not be"
-                )
+                both = f"'{alike[0]}' and '{alike[1]}'"
+                found.failed[path] = f"It was not probed, since {both} of its class could not be"
             continue
         here, failed = Further(), ""
         for invocation, held in one.runs:
             call = call_of(path, invocation)
-            prober = Prober(Probe(), budget, ports, worth=partial(share_of_probed, call, held))
+            worth = partial(share_of_probed, invocation, held)
+            prober = Prober(Probe(), budget, ports, worth=worth)
             least = ALL if one.is_read else LEAST
             try:
                 _probe(call, held, prober, limits, here, least=least)
@@ -279,11 +278,10 @@ def probed(
                 failed = f"It was probed, but {str(error).rstrip('.')}"
         if failed:
             alike.append(path)
-        if one.is_read and failed:
-            continue
-        found.add(here)
-        if failed:
-            found.failed[path] = failed
+        if not (one.is_read and failed):
+            found.add(here)
+            if failed:
+                found.failed[path] = failed
     return found
 
 
@@ -302,27 +300,25 @@ def _probe(
 ) -> None:
     adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
     (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
-    driven = prober.driven
-    share = math.nan if driven is None else share_of_probed(call, held, driven)
-    if math.isnan(share):
+    driven, run = prober.driven, call.invocation
+    share = math.nan if driven is None or run is None else share_of_probed(run, held, driven)
+    if driven is None or run is None or math.isnan(share):
         raise UnreadableError("it is not known which share of a token's effect its map explains")
     if share < least:
-        value, response = ("", "") if driven is None else driven.names
+        value, response = driven.names
         raise UnreadableError(
             f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )
-    if driven is not None:
-        layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
-        if not driven.has_own_rows:
-            rows = torch.full((*layer.system.batch, layer.system.steps), -1)
-            layer = replace(layer, row_order=rows)
+    layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
+    if not driven.has_own_rows:
+        rows = torch.full((*layer.system.batch, layer.system.steps), -1)
+        layer = replace(layer, row_order=rows)
+    behind = _behind(run, held, driven)
     found.known[call.name] = adapter, FAMILY
     found.calls.append(call)
-    found.layers[call], found.shares[call] = layer, share
-    if driven is not None and call.invocation is not None:
-        behind = _behind(call.invocation, held, driven)
-        found.on_probed |= behind
-        found.shares |= dict.fromkeys(behind, 1.0)
+    found.layers[call] = layer
+    found.on_probed |= behind
+    found.shares |= {call: share, **dict.fromkeys(behind, 1.0)}
 
 
 def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:
@@ -335,22 +331,18 @@ def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:
     try:
         values = {call: value_of(recording, call.arguments["value"]) for call in held.free}
         holding = kept_in(recording, invocation, replace(held, free=frozenset()), ())
-        new = [*holding, *driven.with_response(other)]
-        found = recording.replay(new, values.values())
-        return {
-            call
-            for call, value in values.items()
-            if not torch.allclose(found[value], recording.tensor(value))
-        }
+        found = recording.replay([*holding, *driven.with_response(other)], values.values())
     except (UnclearError, UnreadableError):
         return set()
+    return {
+        call
+        for call, value in values.items()
+        if not torch.allclose(found[value], recording.tensor(value))
+    }
 
 
-def share_of_probed(call: Call, held: Held, driven: Driven) -> float:
+def share_of_probed(invocation: Invocation, held: Held, driven: Driven) -> float:
     """How much of what a token moves a map that is probed explains; nan if that is unclear."""
-    invocation = call.invocation
-    if invocation is None:
-        return math.nan
 
     def of_draw(draw: int) -> float:
         try:
@@ -359,7 +351,7 @@ def share_of_probed(call: Call, held: Held, driven: Driven) -> float:
             return math.nan
 
     share, draw = of_draw(0), 0
-    while share >= ALL and draw < HALVES:
+    while share >= ALL and draw < HALVES:  # that of many tokens, which may meet elsewhere
         draw += 1
         of_many = of_draw(draw)
         share = share if math.isnan(of_many) else min(share, of_many)

@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
+from dsf.inspection.capture.containers import mapped
 from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.errors import InspectionError
 
@@ -72,29 +75,26 @@ def with_decoder_tokens(
 def decoder_texts(
     named: Mapping[str, Any], tokens: Sequence[Sequence[str]] | None, spell: Spell | None
 ) -> tuple[tuple[str, ...], ...] | None:
-    """The texts of the decoder's tokens; None where they are not known."""
-    ids = named.get(NAME)
+    """The texts of the decoder's tokens; None where they are not known.
+
+    Without ``spell`` a number has the text that it has among the encoder's tokens.
+    """
+    ids, given = named.get(NAME), named.get(IDS)
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
-    if spell is None:
-        known = _texts_by_number(named.get("input_ids"), tokens)
-        if not known.keys() >= set(ids.flatten().tolist()):
-            return None
-        return tuple(tuple(known[number] for number in row) for row in ids.tolist())
-    return tuple(map(tuple, spell(ids)))
-
-
-def _texts_by_number(ids: Any, tokens: Sequence[Sequence[str]] | None) -> dict[int, str]:
-    """Which text every number has; none where one number has several."""
-    if tokens is None or not isinstance(ids, Tensor) or ids.ndim != 2:
-        return {}
+    if spell is not None:
+        return tuple(map(tuple, spell(ids)))
+    if tokens is None or not isinstance(given, Tensor) or given.ndim != 2:
+        return None
     pairs = {
         pair
-        for numbers, texts in zip(ids.tolist(), tokens, strict=False)
+        for numbers, texts in zip(given.tolist(), tokens, strict=False)
         for pair in zip(numbers, texts, strict=False)
     }
     known = dict(pairs)
-    return known if len(known) == len(pairs) else {}
+    if len(known) != len(pairs) or not known.keys() >= set(ids.flatten().tolist()):
+        return None  # one number has several texts, or none
+    return tuple(tuple(known[number] for number in row) for row in ids.tolist())
 
 
 IDS, MASK = "input_ids", "attention_mask"
@@ -113,7 +113,16 @@ OPTIONS = ("text", "messages", "tokenizer", "device", "dtype", "revision", "gene
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInput:
-    """A model in memory and what it is called with."""
+    """A model in memory and what it is called with.
+
+    Attributes:
+        model: the module itself; a copy where another device or number type was asked for.
+        tokenizer: the one that was passed, or that of the folder; None where there is none.
+        tokens: the text of every token of each sample, padding included; None without a tokenizer
+            that has all of them.
+        identity: the folder, file or hub id; None for a module.
+        notes: what was ignored when a checkpoint was loaded, one sentence each.
+    """
 
     model: nn.Module
     inputs: tuple[Any, ...]
@@ -122,26 +131,26 @@ class ModelInput:
     tokens: list[list[str]] | None = None
     identity: str | None = None
     notes: tuple[str, ...] = ()
-    generated: int = 0
 
     @property
     def numbers(self) -> Any:
         """The numbers of the tokens, if that is what the model is called with."""
-        return self.named.get(IDS, self.inputs[0] if self.inputs else None)
+        return _numbers(self.inputs, self.named)
 
     @property
     def spell(self) -> Spell | None:
         """A function from token numbers to texts; None without a tokenizer."""
-        if self.tokenizer is None:
-            return None
-        from dsf.loading import token_texts
+        return None if self.tokenizer is None else partial(_spelt, self.tokenizer)
 
-        return lambda numbers: [token_texts(self.tokenizer, row) for row in numbers.tolist()]
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What an inspection's environment says of the checkpoint."""
-        return {"on loading": " ".join(self.notes)} if self.notes else {}
+def _numbers(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    return named.get(IDS, inputs[0] if inputs else None)
+
+
+def _spelt(tokenizer: Any, numbers: Tensor) -> list[list[str]]:
+    from dsf.loading import token_texts
+
+    return [token_texts(tokenizer, row) for row in numbers.tolist()]
 
 
 def model_input(
@@ -190,13 +199,14 @@ def model_input(
                 + ("" if identity else "Pass tokenizer=..., or input_ids=... instead.")
             )
         named = {**_encoded(tokenizer, text, messages, where), **named}
-    inputs, named = _on(inputs, device), {name: _on(one, device) for name, one in named.items()}
-    generated = options.get("generate", 0)
-    if generated:
-        named = _generated(model, inputs, named, generated, where)
-        inputs = ()
-    numbers = named.get(IDS, inputs[0] if inputs else None)
-    tokens = token_rows(tokenizer, numbers)
+    if device is not None:
+        inputs, named = mapped((inputs, named), lambda part: part.to(device))
+    if options.get("generate"):
+        inputs, named = (), _generated(model, inputs, named, options["generate"], where)
+    numbers, tokens = _numbers(inputs, named), None
+    if tokenizer is not None and isinstance(numbers, Tensor) and not numbers.is_floating_point():
+        is_inside = bool(((numbers >= 0) & (numbers < len(tokenizer))).all())
+        tokens = _spelt(tokenizer, numbers) if is_inside and numbers.ndim == 2 else None
     if tokens is None and options.get("tokenizer") is not None:
         raise InspectionError(
             f"{where}: 'tokenizer' has {len(tokenizer)} tokens, and the input is not numbers of "
@@ -210,24 +220,12 @@ def model_input(
         tokens=tokens,
         identity=identity,
         notes=notes,
-        generated=generated,
     )
 
 
 def is_tokenizer(value: Any) -> bool:
     """Return whether ``value`` is a tokenizer of transformers."""
     return hasattr(value, "convert_ids_to_tokens")
-
-
-def token_rows(tokenizer: Any, ids: Any) -> list[list[str]] | None:
-    """Return the text of every token of ``ids``; None where they are not all of the tokenizer."""
-    if tokenizer is None or not isinstance(ids, Tensor) or ids.is_floating_point():
-        return None
-    if ids.ndim != 2 or not bool(((ids >= 0) & (ids < len(tokenizer))).all()):
-        return None
-    from dsf.loading import token_texts
-
-    return [token_texts(tokenizer, row) for row in ids.tolist()]
 
 
 def _is_text(value: Any) -> bool:
@@ -244,7 +242,9 @@ def _first_place(
     where: str,
 ) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """A text or a mapping of tensors in the first place, as ``text`` and as named arguments."""
-    if inputs and _is_text(inputs[0]) and (has_tokenizer or _has_ids(model)):
+    # Modules that take no token numbers may read a text themselves.
+    has_ids = not isinstance(model, nn.Module) or getattr(model, "main_input_name", None) == IDS
+    if inputs and _is_text(inputs[0]) and (has_tokenizer or has_ids):
         if text is not None:
             raise InspectionError(
                 f"{where}: 'text' expected one text, got two: one by its name and one in the first "
@@ -264,11 +264,6 @@ def _first_place(
             f"{where}: 'text' expected a text that is not empty, or several, got {text!r}."
         )
     return text, inputs, named
-
-
-def _has_ids(model: Any) -> bool:
-    """Whether the model takes token numbers: other modules may read a text themselves."""
-    return not isinstance(model, nn.Module) or getattr(model, "main_input_name", None) == IDS
 
 
 def _takes(model: Any, mapping: Mapping[Any, Any]) -> bool:
@@ -296,9 +291,7 @@ def _check_sources(text: Any, messages: Any, inputs: Any, named: Any, where: str
 def number_type(dtype: Any, where: str) -> torch.dtype | None:
     """Return a number type that may be given by its name, such as "bfloat16"."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if found is not None and not isinstance(found, torch.dtype):
-        found = None
-    if dtype is not None and found is None:
+    if dtype is not None and not isinstance(found, torch.dtype):
         raise InspectionError(
             f"{where}: 'dtype' expected a number type such as torch.bfloat16, got {dtype!r}."
         )
@@ -336,22 +329,10 @@ def _encoded(tokenizer: Any, text: Any, messages: Any, where: str) -> dict[str, 
         ),
         0,
     )
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
-    if all(len(row) == longest for row in rows):
-        return {IDS: ids}
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
-    return {IDS: ids, MASK: (torch.arange(longest) < lengths[:, None]).long()}
-
-
-def _on(value: Any, device: Any) -> Any:
-    if device is None:
-        return value
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if type(value) in (list, tuple):
-        return type(value)(_on(each, device) for each in value)
-    return value
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return {IDS: ids, MASK: mask} if bool((mask == 0).any()) else {IDS: ids}
 
 
 def _generated(
@@ -362,7 +343,7 @@ def _generated(
         raise InspectionError(
             f"{where}: 'generate' expected a number of tokens above zero, got {count!r}."
         )
-    ids = named.get(IDS, inputs[0] if inputs else None)
+    ids = _numbers(inputs, named)
     if not callable(getattr(model, "generate", None)) or not isinstance(ids, Tensor):
         raise InspectionError(
             f"{where}: 'generate' needs a model with a method generate and token numbers, and "

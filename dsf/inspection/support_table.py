@@ -278,7 +278,7 @@ def forecast(
     more = [adapters[each].run_numbers(each, tokens) if adapters else 0 for each in mixers]
 
     def running(size: int) -> int:
-        """The peak of the own forward pass of a module, in bytes."""
+        """The peak of a module's own forward pass, in bytes."""
         pairs = zip(widths, more, strict=True)
         return max(RUN * width * size + own * max(size, 4) for width, own in pairs)
 
