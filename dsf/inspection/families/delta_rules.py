@@ -52,7 +52,7 @@ from dsf.inspection.families.shared import (
     unit_length,
 )
 from dsf.inspection.families.structure import Settings, Sizes, Structure, key_heads
-from dsf.inspection.whole.stages import Chain, Scale, Stage
+from dsf.inspection.whole.stages import Chain, Scale
 from dsf.mixers import Comba, DeltaNet, GatedDeltaNet, GatedDeltaProduct, KimiDeltaAttention
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -72,15 +72,30 @@ KIMI_CLASSES = {
 
 
 def _read_gated(layer: Captured) -> GatedDeltaNet:
-    module, weights = layer.module, layer.weights
-    qkv, _, b, a = _projected(layer)
-    qkv = activation(layer)(_convolved(layer, qkv))
-    query, key, value = qkv.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
-    rate = b.sigmoid() * (2 if getattr(module, "allow_neg_eigval", False) else 1)
+    module, weights, x = layer.module, layer.weights, _seen(layer)
+    if hasattr(layer.module, "in_proj_qkvz"):  # ordered by key head: q, k, then v and z
+        qkv = torch.cat(_by_kind(layer, layer.project("in_proj_qkvz", x))[:3], dim=-1)
+        ba = layer.project("in_proj_ba", x).unflatten(-1, (module.num_k_heads, 2, -1))
+        b, a = (part.flatten(-2) for part in ba.unbind(-2))
+    elif hasattr(layer.module, "in_proj_qkv"):
+        qkv, b, a = (layer.project(f"in_proj_{part}", x) for part in ("qkv", "b", "a"))
+    else:
+        qkv, b, a = _joined(layer, x), layer.project("b_proj", x), layer.project("a_proj", x)
+    sizes = [module.key_dim, module.key_dim, module.value_dim]
+    if "conv1d.weight" in weights:
+        qkv = convolution(layer, "conv1d")(qkv)
+    else:  # in olmo_hybrid until 5.8
+        named = zip("qkv", qkv.split(sizes, dim=-1), strict=True)
+        qkv = torch.cat([convolution(layer, f"{n}_conv1d")(part) for n, part in named], dim=-1)
+    query, key, value = activation(layer)(qkv).split(sizes, dim=-1)
+    query, key = (
+        shared_by(by_head(part, module.num_k_heads), module.num_v_heads) for part in (query, key)
+    )
     epsilon = getattr(module, "unit_epsilon", UNIT_EPSILON)
+    rate = b.sigmoid() * (2 if getattr(module, "allow_neg_eigval", False) else 1)
     return GatedDeltaNet(
-        query=unit_length(_shared(layer, query), epsilon=epsilon) * module.head_k_dim**-0.5,
-        key=unit_length(_shared(layer, key), epsilon=epsilon),
+        query=unit_length(query, epsilon=epsilon) * module.head_k_dim**-0.5,
+        key=unit_length(key, epsilon=epsilon),
         value=by_head(value, module.num_v_heads),
         rate=rate.mT,
         log_decay=(-weights["A_log"].exp() * softplus(a + weights["dt_bias"])).mT,
@@ -88,62 +103,36 @@ def _read_gated(layer: Captured) -> GatedDeltaNet:
     )
 
 
-def _shared(layer: Captured, part: Tensor) -> Tensor:
-    return shared_by(by_head(part, layer.module.num_k_heads), layer.module.num_v_heads)
-
-
-def _enter_gated(layer: Captured) -> Chain:
-    x, linear = layer.arguments["hidden_states"], _values(layer)
-    return activated((*masking(layer, x), *linear), activation(layer), x)
-
-
-def _values(layer: Captured) -> tuple[Stage, ...]:
-    keys = 2 * layer.module.key_dim
-    if "v_conv1d.weight" in layer.weights:
-        return layer.projection("v_proj"), convolution(layer, "v_conv1d")
-    if layer.family == "qwen3_next":
+def _enter(layer: Captured) -> Chain:
+    x = layer.arguments["hidden_states"]
+    if hasattr(layer.module, "in_proj_qkvz"):
         rows = some_rows(layer, "in_proj_qkvz", lambda qkvz: _by_kind(layer, qkvz)[2])
-    elif layer.family == "olmo_hybrid":
+    elif hasattr(layer.module, "in_proj_qkv"):
+        rows = some_rows(layer, "in_proj_qkv", lambda qkv: qkv[..., 2 * layer.module.key_dim :])
+    else:
         rows = layer.projection("v_proj")
+    if hasattr(layer.module, "v_conv1d"):
+        filtered = convolution(layer, "v_conv1d")
     else:
-        rows = some_rows(layer, "in_proj_qkv", lambda qkv: qkv[..., keys:])
-    return rows, convolution(layer, "conv1d", slice(keys, None))
+        filtered = convolution(layer, "conv1d", slice(-len(rows.weight), None))
+    return activated((*masking(layer, x), rows, filtered), activation(layer), x)
 
 
-def _leave_gated(layer: Captured, response: Tensor) -> Chain:
-    x = masked(layer, layer.arguments["hidden_states"])
-    if layer.family == "qwen3_next":
+def _leave(layer: Captured, response: Tensor) -> Chain:
+    x = _seen(layer)
+    if hasattr(layer.module, "in_proj_qkvz"):
         gate = _by_kind(layer, layer.project("in_proj_qkvz", x))[3]
+    elif hasattr(layer.module, "in_proj_z"):
+        gate = layer.project("in_proj_z", x)
     else:
-        gate = layer.project("g_proj" if layer.family == "olmo_hybrid" else "in_proj_z", x)
-    names = ("o_norm", "o_proj") if layer.family == "olmo_hybrid" else ("norm", "out_proj")
-    return _gated(layer, response, gate, *names, heads=layer.module.num_v_heads)
+        gate = through(layer, x, "g_proj", "g_a_proj", "g_b_proj")
+    norm, out = ("o_norm", "o_proj") if hasattr(layer.module, "o_proj") else ("norm", "out_proj")
+    factor = head_norm(layer, norm, response, _value_heads(layer))
+    return Chain((Scale(factor * activation(layer, norm)(gate)), layer.projection(out)))
 
 
-def _gated(
-    layer: Captured, response: Tensor, gate: Tensor, norm: str, out: str, *, heads: int
-) -> Chain:
-    factor = head_norm(layer, norm, response, heads) * activation(layer, norm)(gate)
-    return Chain((Scale(factor), layer.projection(out)))
-
-
-def _projected(layer: Captured) -> Inputs:
-    """The input of the convolution (all queries, all keys, all values), then z, b and a.
-
-    The projection of qwen3_next is ordered by key head: q, k, then v and z.
-    """
-    x = masked(layer, layer.arguments["hidden_states"])
-    if layer.family == "qwen3_next":
-        q, k, v, z = _by_kind(layer, layer.project("in_proj_qkvz", x))
-        ba = layer.project("in_proj_ba", x).unflatten(-1, (layer.module.num_k_heads, 2, -1))
-        b, a = (part.flatten(-2) for part in ba.unbind(-2))
-        return torch.cat([q, k, v], dim=-1), z, b, a
-    if layer.family == "olmo_hybrid":
-        qkv, rest = _joined(layer, x), [f"{part}_proj" for part in "gba"]
-    else:
-        qkv, rest = layer.project("in_proj_qkv", x), [f"in_proj_{part}" for part in "zba"]
-    z, b, a = (layer.project(name, x) for name in rest)
-    return qkv, z, b, a
+def _seen(layer: Captured) -> Tensor:
+    return masked(layer, layer.arguments["hidden_states"])
 
 
 def _joined(layer: Captured, x: Tensor) -> Tensor:
@@ -157,16 +146,6 @@ def _by_kind(layer: Captured, qkvz: Tensor) -> Inputs:
     parts = qkvz.unflatten(-1, (heads, -1)).split([keys, keys, values, values], dim=-1)
     q, k, v, z = (part.flatten(-2) for part in parts)
     return q, k, v, z
-
-
-def _convolved(layer: Captured, qkv: Tensor) -> Tensor:
-    """Queries, keys and values convolved: by one convolution, in olmo_hybrid until 5.8 by three."""
-    if "conv1d.weight" in layer.weights:
-        return convolution(layer, "conv1d")(qkv)
-    module = layer.module
-    parts = qkv.split([module.key_dim, module.key_dim, module.value_dim], dim=-1)
-    named = zip("qkv", parts, strict=True)
-    return torch.cat([convolution(layer, f"{n}_conv1d")(x) for n, x in named], dim=-1)
 
 
 def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
@@ -206,15 +185,15 @@ GATED = Adapter(
         for family, prefix in PREFIXES.items()
     },
     read=_read_gated,
-    enter=_enter_gated,
-    leave=_leave_gated,
+    enter=_enter,
+    leave=_leave,
     advice=dict.fromkeys(PREFIXES, LONE_PADDING),
     stored=_stored,
 )
 
 
 def _read_kimi(layer: Captured) -> KimiDeltaAttention:
-    module, x = layer.module, masked(layer, layer.arguments["hidden_states"])
+    module, x = layer.module, _seen(layer)
     qkv = activation(layer)(convolution(layer, "conv1d")(_joined(layer, x)))
     query, key, value = (by_head(part, module.num_heads) for part in qkv.chunk(3, dim=-1))
     raw = through(layer, x, "forget_gate.f_proj", "forget_gate.f_a_proj", "forget_gate.f_b_proj")
@@ -240,26 +219,14 @@ def _decay_of_channels(raw: Tensor, log_speed: Tensor, bound: float | None) -> T
     return -speed * softplus(raw) if bound is None else bound * (speed * raw).sigmoid()
 
 
-def _enter_kimi(layer: Captured) -> Chain:
-    x, rows = layer.arguments["hidden_states"], layer.projection("v_proj")
-    filtered = convolution(layer, "conv1d", slice(-rows.weight.shape[0], None))
-    return activated((*masking(layer, x), rows, filtered), activation(layer), x)
-
-
-def _leave_kimi(layer: Captured, response: Tensor) -> Chain:
-    x = masked(layer, layer.arguments["hidden_states"])
-    gate = through(layer, x, "g_proj", "g_a_proj", "g_b_proj")
-    return _gated(layer, response, gate, "o_norm", "o_proj", heads=layer.module.num_heads)
-
-
 KIMI = Adapter(
     families={
         f"transformers.models.{family}.modeling_{family}.{name}": family
         for family, name in KIMI_CLASSES.items()
     },
     read=_read_kimi,
-    enter=_enter_kimi,
-    leave=_leave_kimi,
+    enter=_enter,
+    leave=_leave,
 )
 
 
@@ -311,7 +278,7 @@ def _decay_of_heads(layer: Captured) -> Tensor:
 
 
 def _value_heads(layer: Captured) -> int:
-    heads: int = getattr(layer.module, "num_v_heads", layer.module.num_heads)
+    heads: int = getattr(layer.module, "num_v_heads", None) or layer.module.num_heads
     return heads
 
 

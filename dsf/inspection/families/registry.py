@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from torch import nn
 
@@ -28,25 +28,24 @@ GROUP = "dsf.adapters"
 @cache
 def installed() -> tuple[Adapter, ...]:
     """The adapters that installed packages name under ``dsf.adapters``, looked up once."""
-    return tuple(adapter for point in entry_points(group=GROUP) for adapter in _loaded(point))
-
-
-def _loaded(point: EntryPoint) -> tuple[Adapter, ...]:
-    package = point.dist.name if point.dist is not None else point.module
-    try:
-        entry = point.load()
-    except Exception as error:  # whatever the package does when it is imported
-        raise InspectionError(
-            f"{package}: its adapter '{point.name}' ({point.value}) could not be loaded: "
-            f"{type(error).__name__}: {error}. Repair or uninstall that package."
-        ) from error
-    found = entry if isinstance(entry, tuple) else (entry,)
-    if not all(isinstance(part, Adapter) for part in found):
-        raise InspectionError(
-            f"{package}: its entry '{point.name}' ({point.value}) must be a "
-            f"dsf.inspection.Adapter or a tuple of them, but it is {type(entry).__name__}."
-        )
-    return found
+    adapters: list[Adapter] = []
+    for point in entry_points(group=GROUP):
+        package = point.dist.name if point.dist is not None else point.module
+        try:
+            entry = point.load()
+        except Exception as error:  # whatever the package does when it is imported
+            raise InspectionError(
+                f"{package}: its adapter '{point.name}' ({point.value}) could not be loaded: "
+                f"{type(error).__name__}: {error}. Repair or uninstall that package."
+            ) from error
+        found = entry if isinstance(entry, tuple) else (entry,)
+        if not all(isinstance(part, Adapter) for part in found):
+            raise InspectionError(
+                f"{package}: its entry '{point.name}' ({point.value}) must be a "
+                f"dsf.inspection.Adapter or a tuple of them, but it is {type(entry).__name__}."
+            )
+        adapters += found
+    return tuple(adapters)
 
 
 Known = dict[str, tuple[Adapter, str]]

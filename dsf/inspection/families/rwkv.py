@@ -20,7 +20,7 @@ flash-linear-attention 0.6.0, ``fla/layers/{rwkv6,rwkv7}.py``.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -53,23 +53,18 @@ SLOWEST = -math.exp(-0.5)
 
 
 def _read4(layer: Captured) -> RWKV4:
+    state, before = layer.arguments.get("state"), dict[str, Tensor]()
+    if state is not None:  # of earlier tokens
+        place, names = layer.module.layer_id, ("start", "start_total", "start_peak")
+        sums = (in_float64(part[..., place]) for part in state[2:])
+        before = dict(zip(names, sums, strict=True))
     return RWKV4(
         key=_projected4(layer, "key"),
         value=_projected4(layer, "value"),
         log_decay=-layer.weights["time_decay"].exp(),
         bonus=layer.weights["time_first"],
-        **_before4(layer),
+        **before,
     )
-
-
-def _before4(layer: Captured) -> dict[str, Tensor]:
-    """The sums that the state of the call holds of earlier tokens; empty without one."""
-    state = layer.arguments.get("state")
-    if state is None:
-        return {}
-    names = ("start", "start_total", "start_peak")
-    place = layer.module.layer_id
-    return {name: in_float64(part[..., place]) for name, part in zip(names, state[2:], strict=True)}
 
 
 def _enter4(layer: Captured) -> Chain:
@@ -93,8 +88,33 @@ def _blended4(layer: Captured, name: str) -> Chain:
     return Chain((shift, layer.projection(name)))
 
 
-def _recurrence6(parts: Mapping[str, Tensor], bonus: Tensor) -> RWKV6:
-    """The recurrence of all heads from its parts r, k, v and w, ``sample time (head channel)``."""
+def _is_of_fla(layer: Captured) -> bool:
+    return hasattr(layer.module, "x_bias")
+
+
+def _blends6(x: Tensor, low: Tensor, back: Tensor, own: Tensor) -> Tensor:
+    """What every part sees: ``part sample time model``."""
+    shares = torch.einsum("stnr,nrc->nstc", low.tanh().unflatten(-1, (len(own), -1)), back)
+    return x + (earlier(x) - x) * (own[:, None, None] + shares)
+
+
+def _parts6(layer: Captured) -> dict[str, Tensor]:
+    """The recurrence's parts r, k, v, w and g, ``sample time (head channel)``."""
+    if _is_of_fla(layer):
+        return _parts6_of_fla(layer)
+    x, weights = layer.arguments["x"], layer.weights
+    low = (x + (earlier(x) - x) * weights["time_maa_x"]) @ weights["time_maa_w1"]
+    own = torch.stack([weights[f"time_maa_{name}"].flatten() for name in "wkvrg"])
+    seen = dict(zip("wkvrg", _blends6(x, low, weights["time_maa_w2"], own), strict=True))
+    names = {"r": "receptance", "k": "key", "v": "value", "g": "gate"}
+    found = {part: layer.project(name, seen[part]) for part, name in names.items()}
+    faded = (seen["w"] @ weights["time_decay_w1"]).tanh() @ weights["time_decay_w2"]
+    return found | {"w": weights["time_decay"] + faded}
+
+
+def _read6(layer: Captured) -> RWKV6:
+    bonus = layer.weights["bonus" if _is_of_fla(layer) else "time_faaaa"]
+    parts = _parts6(layer)
     query, key, value, decay = (by_head(parts[name], len(bonus)) for name in "rkvw")
     return RWKV6(
         query=query,
@@ -105,34 +125,11 @@ def _recurrence6(parts: Mapping[str, Tensor], bonus: Tensor) -> RWKV6:
     )
 
 
-def _blends6(x: Tensor, low: Tensor, back: Tensor, own: Tensor) -> Tensor:
-    """What every part sees: ``part sample time model``."""
-    shares = torch.einsum("stnr,nrc->nstc", low.tanh().unflatten(-1, (len(own), -1)), back)
-    return x + (earlier(x) - x) * (own[:, None, None] + shares)
-
-
-def _parts6(layer: Captured) -> dict[str, Tensor]:
-    x, weights = layer.arguments["x"], layer.weights
-    low = (x + (earlier(x) - x) * weights["time_maa_x"]) @ weights["time_maa_w1"]
-    own = torch.stack([weights[f"time_maa_{name}"].flatten() for name in "wkvrg"])
-    w, k, v, r, g = _blends6(x, low, weights["time_maa_w2"], own)
-    return {
-        "r": layer.project("receptance", r),
-        "k": layer.project("key", k),
-        "v": layer.project("value", v),
-        "w": weights["time_decay"]
-        + (w @ weights["time_decay_w1"]).tanh() @ weights["time_decay_w2"],
-        "g": layer.project("gate", g),
-    }
-
-
-def _read6(layer: Captured) -> RWKV6:
-    return _recurrence6(_parts6(layer), layer.weights["time_faaaa"])
-
-
 def _finish6(layer: Captured, mixed: Tensor) -> Tensor:
-    response = _normalised(layer, "ln_x", mixed)
-    return layer.project("output", response * silu(_parts6(layer)["g"]))
+    norm, act, out = "ln_x", silu, "output"
+    if _is_of_fla(layer):
+        norm, act, out = "g_norm", ACTIVATIONS[known_by(layer.module.gate_fn)], "o_proj"
+    return layer.project(out, _normalised(layer, norm, mixed) * act(_parts6(layer)["g"]))
 
 
 def _parts6_of_fla(layer: Captured) -> dict[str, Tensor]:
@@ -145,16 +142,6 @@ def _parts6_of_fla(layer: Captured) -> dict[str, Tensor]:
         is_low = f"{path}.weight" not in weights
         found[name] = _low_rank(layer, path, seen, "tanh") if is_low else layer.project(path, seen)
     return found | {"v": masked(layer, found["v"])}
-
-
-def _read6_of_fla(layer: Captured) -> RWKV6:
-    return _recurrence6(_parts6_of_fla(layer), layer.weights["bonus"])
-
-
-def _finish6_of_fla(layer: Captured, mixed: Tensor) -> Tensor:
-    act = ACTIVATIONS[known_by(layer.module.gate_fn)]
-    response = _normalised(layer, "g_norm", mixed)
-    return layer.project("o_proj", response * act(_parts6_of_fla(layer)["g"]))
 
 
 NAMES7 = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
@@ -250,15 +237,14 @@ _ADAPTER4 = Adapter(
 )
 ADAPTERS = (
     _ADAPTER4,
-    fla_adapter("rwkv6.RWKV6Attention", "rwkv6", _read6_of_fla, finish=_finish6_of_fla),
+    fla_adapter("rwkv6.RWKV6Attention", "rwkv6", _read6, finish=_finish6),
     fla_adapter("rwkv7.RWKV7Attention", "rwkv7", _read7, finish=_finish7),
 )
 
 
 def _settings7(module: Any, _sizes: Sizes) -> Iterator[Settings]:
-    if hasattr(module, "v0"):
-        yield {"blends_values": True}
-    yield {"blends_values": False}
+    for blends in (True, False) if hasattr(module, "v0") else (False,):
+        yield {"blends_values": blends}
 
 
 STRUCTURES = (

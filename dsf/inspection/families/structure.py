@@ -5,11 +5,11 @@ compares with the module itself in float64: what fits is read, what does not fit
 """
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -123,13 +123,8 @@ class Structure:
 
 
 def _evaluated(word: str, known: Sizes) -> int:
-    total = 0
-    for term in word.split("+"):
-        product = 1
-        for factor in term.split("*"):
-            product *= int(factor) if re.fullmatch(r"\d+", factor) else known[factor]
-        total += product
-    return total
+    terms = (term.split("*") for term in word.split("+"))
+    return sum(prod(int(x) if x.isdecimal() else known[x] for x in term) for term in terms)
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
@@ -167,9 +162,10 @@ def _as_one_of(
     module.__dict__ = {**vars(layer.module), **settings}
     arguments = dict(layer.arguments)
     if takes not in arguments:
-        name = next((name for name, part in arguments.items() if _has_tokens(part)), None)
-        if name is not None:
-            arguments = {takes: arguments.pop(name), **arguments}
+        for name, part in layer.arguments.items():
+            if isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point():
+                arguments = {takes: arguments.pop(name), **arguments}
+                break
     weights = _Renamed(layer.weights, names) if names else layer.weights
     return (layer.replaced(module=module, arguments=arguments, weights=weights),)
 
@@ -180,7 +176,3 @@ def key_heads(module: nn.Module, heads: int, keys: int) -> list[int]:
     said = [each for each in named if isinstance(each, int)]
     found = [*said, heads, *range(1, heads)]
     return [each for each in dict.fromkeys(found) if each > 0 and heads % each == 0 == keys % each]
-
-
-def _has_tokens(part: Any) -> bool:
-    return isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point()

@@ -86,7 +86,8 @@ class Sequences:
 def split(whole: Captured) -> Iterator[Captured]:
     """One captured call for every layer and direction, in the order in which they ran."""
     module = whole.module
-    twins = [twin(module, layer, whole.weights) for layer in range(module.num_layers)]
+    count = getattr(module, "num_layers", 1)  # a cell is one layer
+    twins = [twin(module, layer, whole.weights) for layer in range(count)]
     for sequences in _sequences(whole):
         inputs = sequences.inputs
         for layer, alone in enumerate(twins):
@@ -94,8 +95,10 @@ def split(whole: Captured) -> Iterator[Captured]:
             first = layer * directions
             starts = tuple(part[first : first + directions] for part in sequences.starts)
             outputs = sequences.outputs
-            if layer < len(twins) - 1:
-                outputs = alone(inputs, _as_torch_wants(starts))[0]
+            if layer < count - 1:
+                states = tuple(part.contiguous() for part in starts)
+                given = states if len(states) == 2 else next(iter(states), None)
+                outputs = alone(inputs, given)[0]
             for k, output in enumerate(outputs.chunk(directions, dim=-1)):
                 yield whole.replaced(
                     name=whole.name + _label(module, layer, k, sequences.suffix),
@@ -116,10 +119,8 @@ def read(layer: Captured) -> LSTM | GRU | ElmanRNN:
     reverse, module = layer.arguments["reverse"], layer.module
     if isinstance(module, nn.LSTM):
         return LSTM.from_module(module, inputs, starts or None, reverse=reverse)
-    start = starts[0] if starts else None
-    if isinstance(module, nn.GRU):
-        return GRU.from_module(module, inputs, start, reverse=reverse)
-    return ElmanRNN.from_module(module, inputs, start, reverse=reverse)
+    kind = GRU if isinstance(module, nn.GRU) else ElmanRNN
+    return kind.from_module(module, inputs, starts[0] if starts else None, reverse=reverse)
 
 
 def finish(
@@ -169,6 +170,8 @@ def _sequences(whole: Captured) -> Iterator[Sequences]:
     A reverse direction then starts at the last token of its own sample.
     """
     given, starts = whole.arguments["input"], _states(whole.arguments.get("hx"))
+    if _is_cell(whole.module):
+        starts = tuple(part.unsqueeze(0) for part in starts)
     if isinstance(given, PackedSequence):
         inputs, lengths = pad_packed_sequence(given, batch_first=True)
         outputs, _ = pad_packed_sequence(given._replace(data=whole.output), batch_first=True)
@@ -186,20 +189,16 @@ def _sequences(whole: Captured) -> Iterator[Sequences]:
     elif given.ndim == 2:
         starts = tuple(part.unsqueeze(1) for part in starts)
         yield Sequences("", given.unsqueeze(0), whole.output.unsqueeze(0), starts)
-    elif whole.module.batch_first:
+    elif getattr(whole.module, "batch_first", False):
         yield Sequences("", given, whole.output, starts)
     else:
         yield Sequences("", given.transpose(0, 1), whole.output.transpose(0, 1), starts)
 
 
-def _as_torch_wants(starts: tuple[Tensor, ...]) -> Any:
-    if len(starts) == 2:
-        return tuple(part.contiguous() for part in starts)
-    return starts[0].contiguous() if starts else None
-
-
 def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
-    """``[layer 1, reverse]``; the direction only if the module has two."""
+    """``[layer 1, reverse]``; the direction only if the module has two, and none of a cell."""
+    if _is_cell(module):
+        return ""
     parts = [f"layer {layer}"]
     if module.bidirectional:
         parts.append("reverse" if direction else "forward")
@@ -234,15 +233,12 @@ CHANGED = (
 
 def _refused(sequences: Sequence[Sequence[Call]]) -> list[Call]:
     """The first call with the reason, where tokens pass from one sequence to another."""
-    if not any(_begins_with_tokens(sequence[0]) for sequence in sequences[1:]):
+    states = (made for sequence in sequences[1:] for made in sequence[0].made_of.get("hx", []))
+    if not any(made is not None and made.planes for made in states):
         return []
     first = sequences[0][0]
     first.refused = CHANGED
     return [first]
-
-
-def _begins_with_tokens(call: Call) -> bool:
-    return any(made is not None and made.planes for made in call.made_of.get("hx", []))
 
 
 BEGINS = (
@@ -368,28 +364,12 @@ def repeat(cell: Any, arguments: Mapping[str, Any]) -> Tensor:
     return torch.stack(outputs)
 
 
-def as_one_layer(whole: Captured) -> Iterator[Captured]:
-    """The joined call of a cell as that of a layer on the whole sequence, batch first."""
-    alone, starts = twin(whole.module, 0, whole.weights), _states(whole.arguments.get("hx"))
-    inputs, output = whole.arguments["input"], whole.output
-    if inputs.ndim == 2:
-        inputs, output = inputs.unsqueeze(1), output.unsqueeze(1)
-        starts = tuple(part.unsqueeze(0) for part in starts)
-    arguments = {"inputs": inputs.transpose(0, 1), "starts": starts, "reverse": False}
-    yield whole.replaced(module=alone, arguments=arguments, output=output.transpose(0, 1))
-
-
-CELLS = Adapter(
+CELLS = replace(
+    ADAPTER,
     families={
         "torch.nn.modules.rnn.LSTMCell": "lstm",
         "torch.nn.modules.rnn.GRUCell": "gru",
         "torch.nn.modules.rnn.RNNCell": "elman",
     },
-    read=read,
-    finish=finish,
-    axes=AXES,
-    split=as_one_layer,
-    whole=WholeCell.around,
-    join=join,
     repeat=repeat,
 )
