@@ -200,7 +200,8 @@ def check_memory(
 ) -> None:
     """Raise where the weights of one block, its run and its layers do not fit together."""
     model = piecewise.model
-    there = free_memory(torch.device("cpu")) if memory is None else memory
+    found = free_memory(torch.device("cpu")) if memory is None else memory
+    there = None if found is None else float(found)
     wide = dtype_of(model) is torch.float64
     expected = forecast(model, known_modules(model), (), named, wide=wide, memory=there)
     if expected is None or there is None:
