@@ -140,11 +140,7 @@ def _no_scores(layer: Measurable, samples: int, steps: int) -> str | None:
 def _even(system: Operator, steps: int) -> Tensor:
     """The map that weighs all tokens alike which this one may read."""
     ones = torch.ones(steps, steps, dtype=torch.float64, device=system.device)
-    return ones if _looks_ahead(system) else ones.tril()
-
-
-def _looks_ahead(system: Operator) -> bool:
-    return bool((measures.largest_ahead(system) > 0).any())
+    return ones if bool((measures.largest_ahead(system) > 0).any()) else ones.tril()
 
 
 def _records(

@@ -124,10 +124,8 @@ class InspectedLayer:
         return self._tokens(self.column_order, steps, in_order=self.columns != "slot")
 
     def _tokens(self, order: Tensor | None, steps: int, *, in_order: bool = True) -> Tensor:
-        if order is not None:
-            return order
         plain = torch.arange(steps) if in_order else torch.full((steps,), -1)
-        return plain.expand(*self.system.batch, steps)
+        return plain.expand(*self.system.batch, steps) if order is None else order
 
     @property
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
@@ -286,15 +284,14 @@ class InspectedLayer:
         Raises:
             ReconstructionError: if the whole layer does not reproduce the captured output.
         """
-        whole = None if self.shell is None else self._whole_mixer()
+        whole = self._whole_mixer()
         if whole is None:
             return "the mixer's response"
         return "the layer's output" if whole.is_all else "the projected response"
 
     @property
     def _contributions(self) -> Contributions:
-        whole = None if self.shell is None else self._whole_mixer()
-        has_samples = self.axes[:1] == ("sample",)
+        whole, has_samples = self._whole_mixer(), self.axes[:1] == ("sample",)
         entries = self.mixer.system().batch[int(has_samples) :]
         numbers = torch.arange(prod(entries)).reshape(entries)
         return Contributions(
@@ -309,7 +306,7 @@ class InspectedLayer:
     def _whole_mixer(self) -> WholeMixer | None:
         """The mixer with its stages, where these are chains around it."""
         try:
-            whole = self.with_stages
+            whole = None if self.shell is None else self.with_stages
         except ReconstructionError:
             raise
         except InspectionError:  # only the mixer is known
@@ -326,8 +323,7 @@ class InspectedLayer:
 
     def _index(self, device: torch.device) -> tuple[slice | Tensor, ...]:
         """The heads that are looked at, on the last batch axis."""
-        axes = len(self.axes)
-        return (slice(None),) * (axes - 1) + (torch.tensor(self.heads, device=device),)
+        return (*[slice(None)] * (len(self.axes) - 1), torch.tensor(self.heads, device=device))
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
         """Where an entry of the batch axes sits in the whole layer: its sample, its head."""
@@ -379,7 +375,7 @@ class InspectedLayer:
     def _repr_html_(self) -> str:
         from dsf.inspection.results.table import layer_table
 
-        return layer_table(self)
+        return layer_table([self])
 
 
 def _worded(layer: InspectedLayer) -> str:
@@ -437,7 +433,11 @@ class Inspection(Sequence[InspectedLayer]):
         if isinstance(index, slice):
             return replace(self, layers=self.layers[index])
         if isinstance(index, str):
-            return self._by_name(index)
+            found = next((layer for layer in self.layers if layer.name == index), None)
+            if found is None:
+                listed = ", ".join(layer.name for layer in self.layers)
+                raise KeyError(f"no layer is called '{index}'; there are {listed}")
+            return found
         try:
             return self.layers[index]
         except IndexError:
@@ -445,13 +445,6 @@ class Inspection(Sequence[InspectedLayer]):
                 f"Inspection: layer {index} is none of the {len(self)}, which are numbered from 0 "
                 f"to {len(self) - 1}."
             ) from None
-
-    def _by_name(self, name: str) -> InspectedLayer:
-        found = next((layer for layer in self.layers if layer.name == name), None)
-        if found is None:
-            listed = ", ".join(layer.name for layer in self.layers)
-            raise KeyError(f"no layer is called '{name}'; there are {listed}")
-        return found
 
     def save(self, folder: str | Path) -> Path:
         """Write this inspection into a folder, from which ``dsf.load`` reads it without the model.

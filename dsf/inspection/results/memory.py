@@ -133,17 +133,15 @@ class Forecast:
         """
         if self.fits:
             return
-        fewer = (
-            f"Give at most about {self.longest} tokens, or more" if self.longest else "Give more"
-        )
+        few = f"at most about {self.longest} tokens, or " if self.longest else ""
         raise InspectionMemoryError(
             f"{owner}: inspecting {self.layers} layers on {self.tokens} tokens takes "
             f"{_gb(self.peak_on_disk)} at its peak, also where what is kept goes to disk, but "
             f"{_gb(self.available or 0)} are available. The model's own run takes "
             f"{_gb(self.run)}, one layer in float64 {_gb(self.in_float64)}, rebuilding it "
-            f"{_gb(self.rebuilt)}. {fewer} memory (memory=..., "
-            "on the command line --memory, is the limit that is assumed); fewer "
-            "layers or heads take as much, since they are worked on one at a time."
+            f"{_gb(self.rebuilt)}. Give {few}more memory (memory=..., on the command line "
+            "--memory, is the limit that is assumed); fewer layers or heads take as much, since "
+            "they are worked on one at a time."
         )
 
     def worded(self) -> str:
@@ -158,21 +156,15 @@ class Forecast:
             f"kept {where}": self.kept,
         }
         shown = ", ".join(f"{name} {_gb(size)}" for name, size in parts.items() if _is_shown(size))
-        maps = (
-            f"; all maps would take {_gb(self.all_maps)}, up to {_gb(self.largest_maps)} a layer"
-            if _is_shown(self.all_maps)
-            else ""
-        )
-        return f"memory: about {_gb(peak)}{there} at the peak{f' ({shown})' if shown else ''}{maps}"
+        maps = f"; all maps would take {_gb(self.all_maps)}, up to {_gb(self.largest_maps)} a layer"
+        every = maps if _is_shown(self.all_maps) else ""
+        parts_of_it = f" ({shown})" if shown else ""
+        return f"memory: about {_gb(peak)}{there} at the peak{parts_of_it}{every}"
 
     def facts(self) -> dict[str, Any]:
         """The same as JSON, in bytes."""
-        return {
-            **asdict(self),
-            "peak": self.peak,
-            "peak_on_disk": self.peak_on_disk,
-            "uses_disk": self.uses_disk,
-        }
+        more = ("peak", "peak_on_disk", "uses_disk")
+        return asdict(self) | {name: getattr(self, name) for name in more}
 
 
 def _is_shown(size: int) -> bool:

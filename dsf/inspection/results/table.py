@@ -137,11 +137,8 @@ class Table(Sequence[Record]):
                     f"where: {name} is {value!r}, but one value is wanted. Several are "
                     f"[row for row in table if row[{name!r}] in several]."
                 )
-        kept = [
-            record
-            for record in self.records
-            if all(record.get(name) == value for name, value in wanted.items())
-        ]
+        pairs = wanted.items()
+        kept = (row for row in self.records if all(row.get(name) == one for name, one in pairs))
         return Table(tuple(kept))
 
     def mean(self, by: str | Sequence[str] = ()) -> "Table":
@@ -161,7 +158,8 @@ class Table(Sequence[Record]):
         asked = tuple(by) if isinstance(by, Collection) and not isinstance(by, str) else (by,)
         for name in asked:
             self._has("mean: by has", name)
-        numbers = [name for name in self.columns if name in NUMBERS and self._has_numbers(name)]
+        cells = {name: self._cells(name) for name in self.columns if name in NUMBERS}
+        numbers = [name for name, several in cells.items() if any(map(_is_number, several))]
         if not numbers:
             raise ValueError(
                 f"mean: none of the columns {', '.join(self.columns)} holds numbers. It knows "
@@ -177,9 +175,6 @@ class Table(Sequence[Record]):
                 for key, records in groups.items()
             )
         )
-
-    def _has_numbers(self, column: str) -> bool:
-        return any(_is_number(record.get(column)) for record in self.records)
 
     def grid(
         self, rows: str = "layer", columns: str = "head", **wanted: Any
@@ -319,13 +314,13 @@ def inspection_table(inspection: Any) -> str:
     return (
         f"<p><b>{escape(inspection.model)}</b>: {len(inspection)} layers read"
         f"<br><small>{escape(facts)}</small></p>"
-        f"{_html(HEAD, map(_html_cells, inspection))}{listed}"
+        f"{layer_table(inspection)}{listed}"
     )
 
 
-def layer_table(layer: Any) -> str:
-    """A table with the facts of one layer."""
-    return _html(HEAD, [_html_cells(layer)])
+def layer_table(layers: Iterable[Any]) -> str:
+    """A table with the facts of some layers."""
+    return _html(HEAD, map(_html_cells, layers))
 
 
 def _html_cells(layer: Any) -> Iterable[str]:
