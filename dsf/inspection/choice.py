@@ -44,7 +44,6 @@ class ChosenAlong:
                 )
 
     def of_block(self, names: Sequence[str]) -> set[str]:
-        """The names of the wanted layers among those of the next block, in running order."""
         self._names += names
         every = each_chosen(self._wanted)
         return {name for each in every for name in _matching(self._names, each)} & set(names)

@@ -229,7 +229,6 @@ def probe(
 
 
 def known_checks(checks: str) -> str:
-    """Return ``checks`` if it is one of the known words."""
     if checks not in ("all", "none"):
         raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
     return checks

@@ -70,7 +70,6 @@ SOFTMAX = {
 
 
 def silent(what: str, done: int, every: int) -> None:
-    """Ignore the progress."""
     del what, done, every
 
 
@@ -97,7 +96,6 @@ class Examination:
 
 
 def examine(model: nn.Module, question: Examination) -> Inspection:
-    """Run ``model`` once and rebuild every token mixer that it applies."""
     model = uncompiled(model)
     check_runnable(model)
     inputs = question.inputs
@@ -198,7 +196,6 @@ def _made(
 
 
 def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
-    """A copy of ``model`` in float64."""
     try:
         twin = double_copy(model)
     except (TypeError, AttributeError) as error:  # such as a lock
@@ -455,8 +452,6 @@ def not_reproduced(parts: Iterable[Unsupported]) -> ReconstructionError | None:
 
 @dataclass(frozen=True)
 class _Rebuilding:
-    """How recorded calls are rebuilt."""
-
     limits: Limits
     question: Examination
     asked: Findings
@@ -466,7 +461,6 @@ class _Rebuilding:
     at_a_time: int = MOST
 
     def of(self, calls: list[Call], known: Known) -> _Rebuilt:
-        """The layers of all calls, on several threads."""
         made, found = _Rebuilt(), sequences(calls, known)
         choose, layers = self.choose, self.question.layers
         if choose is None and layers is not None:

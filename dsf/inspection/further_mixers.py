@@ -112,7 +112,6 @@ class Further:
     on_probed: set[Call] = field(default_factory=set)
 
     def add(self, other: "Further") -> None:
-        """Take over what became of other modules."""
         self.known |= other.known
         self.calls += other.calls
         self.layers |= other.layers
@@ -152,7 +151,6 @@ class Further:
 
 
 def asked_for(model: nn.Module, where: ModuleStack, probes: Mapping[str, Adapter]) -> Further:
-    """The calls of the modules that are to be probed."""
     found = Further()
     for path, adapter in probes.items():
         if calls := _calls(model, where, path):

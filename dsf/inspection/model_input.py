@@ -1,11 +1,8 @@
 """One way in: a model and a text, messages, a mapping of tensors or token numbers, as one call.
 
-Every public function that takes a model reads its arguments here, so that all of them accept the
-same forms and refuse the same mistakes.
-
-The tokens that an encoder-decoder model makes for its decoder itself become an input of their own:
-BART shifts the tokens of the encoder, or ``labels``, by one place where it is given none, and maps
-of the decoder would bear the texts of the encoder's tokens.
+Every public function that takes a model reads its arguments here. What an encoder-decoder model
+makes for its decoder itself (BART shifts the tokens of the encoder, or ``labels``, by one place)
+becomes an input of its own, since maps of the decoder would bear the texts of the encoder's tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -224,7 +221,6 @@ def model_input(
 
 
 def is_tokenizer(value: Any) -> bool:
-    """Return whether ``value`` is a tokenizer of transformers."""
     return hasattr(value, "convert_ids_to_tokens")
 
 

@@ -1,13 +1,8 @@
 """Rebuilds a layer from a captured call and compares it with its module in float64.
 
-The module is copied with its weights in float64 and called on what it was called with, while
-whatever asks for float32 gets float64. So a formula is compared with the module's own code, and
-not with what the number type of the run left of it.
-
-Softmax attention without bias responds by a fused kernel that never forms the rows of the map, and
-its module in float64 calls the same kernel. Therefore rows of the map times the values are what is
-compared: all rows of short sequences, and of long ones a sample in windows spread evenly from the
-first to the last.
+The module is copied with its weights in float64 and called on what it was called with, so that a
+formula is compared with the module's own code. Softmax attention responds by a fused kernel, which
+its module calls, too: compared are rows of the map times the values, of long sequences a sample.
 """
 
 import math
@@ -161,7 +156,6 @@ def leaves_out(system: Operator) -> bool:
 
 
 def compared_tokens(length: int) -> Int[Tensor, " some"]:
-    """The tokens whose rows are compared, in order."""
     return torch.cat([torch.arange(*span) for span in sampled_rows(length)])
 
 
@@ -259,7 +253,6 @@ def _run_again(
 def _attended(
     call: Call, invocation: Invocation, twin: nn.Module, _: Sequence[Callable[[Any], None]]
 ) -> Call:
-    """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
     calls: list[Call] = []
     unnormalised = {one.product for one in invocation.calls if UNNORMALISED in one.arguments}
 
@@ -448,7 +441,6 @@ class LayerComparison:
     drawn: "Callable[..., LayerComparison] | None" = None
 
     def layer(self) -> InspectedLayer:
-        """The layer, rebuilt and compared."""
         try:
             with _explained(self.call, self.captured.family):
                 found = self._compared()
@@ -622,7 +614,6 @@ def _reference(
 
 
 def _itself(call: Call, reason: str) -> str:
-    """What a layer is compared with where its module does not run again, in words."""
     dtype = str(call.first_output.dtype).removeprefix("torch.")
     return f"its output in {dtype}: {reason}"
 
@@ -667,7 +658,6 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
 
 
 def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[AffineLayer, float]:
-    """The whole layer and the relative error of its output."""
     if adapter.whole is not None:
         made = adapter.whole(mixer)
         return made, relative_error(made(made.given), layer.output)

@@ -1,12 +1,8 @@
 """Which token mixers of a model are supported, and the memory of an inspection, before a run.
 
-``support`` lists the token mixers of a model without running it, with the mixer of ``dsf.mixers``
-that it becomes; ``not_read``, after a run, those that look like one and were not read, with the
-reason. Both go by the same pattern of class names.
-
-``forecast`` counts the model's own forward pass, as far as the sizes of its modules and what is
-known of their code tell it; what is recorded of every token mixer; the run of one layer at a time
-in float64; and what the rebuilt layers keep.
+``support`` lists the token mixers of a model without running it; ``not_read``, after a run, those
+that look like one and were not read. ``forecast`` counts the model's own forward pass, what is
+recorded, the run of one layer at a time in float64, and what the rebuilt layers keep.
 """
 
 import inspect as signatures

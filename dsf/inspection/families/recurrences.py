@@ -47,7 +47,6 @@ from dsf.mixers import MLSTM, RGLRU, MinGRU, MinLSTM, Retention
 
 
 def read_minimax(layer: Captured) -> Retention:
-    """The retention of a layer of minimax."""
     qkv = layer.module.act_fn(layer.project("qkv_proj", layer.arguments["hidden_states"]))
     slope, kept = layer.weights["slope_rate"].flatten(), masked(layer, qkv)
     # Releases with that function set queries and keys of padding to zero as well.

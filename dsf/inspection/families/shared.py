@@ -106,7 +106,6 @@ def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Fi
 
 
 def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:
-    """``x`` divided by its root mean square along the last axis."""
     return x * rms_factor(x, epsilon=epsilon)
 
 

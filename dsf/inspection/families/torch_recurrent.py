@@ -38,12 +38,10 @@ class WholeCell(AffineLayer):
 
     @classmethod
     def around(cls, mixer: LSTM | GRU | ElmanRNN) -> "WholeCell":
-        """The layer that applied ``mixer``."""
         system = mixer.system() if isinstance(mixer, ElmanRNN) else mixer.second_form()
         return cls(given=mixer.inputs, system=system)
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """The part of the output that is linear in ``x``, without the remainder."""
         front, stacked = x.shape[:-3], x.reshape(-1, *x.shape[-3:])
         ports = torch.cat([stacked, torch.zeros_like(stacked[..., :1])], dim=-1)
         signal = rearrange(ports, "front sample time port -> sample time port front")
@@ -53,7 +51,6 @@ class WholeCell(AffineLayer):
 
     @cached_property
     def remainder(self) -> Float[Tensor, "sample written output"]:
-        """The part of the output that comes from biases and the initial state."""
         nothing = torch.zeros_like(self.given)
         ports = torch.cat([nothing, torch.ones_like(nothing[..., :1])], dim=-1)
         return respond(self.system, ports.unsqueeze(-1)).squeeze(-1)
@@ -114,7 +111,6 @@ def split(whole: Captured) -> Iterator[Captured]:
 
 
 def read(layer: Captured) -> LSTM | GRU | ElmanRNN:
-    """The mixer of one layer and direction."""
     inputs, starts = layer.arguments["inputs"], layer.arguments["starts"]
     reverse, module = layer.arguments["reverse"], layer.module
     if isinstance(module, nn.LSTM):

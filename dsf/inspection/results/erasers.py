@@ -36,7 +36,6 @@ class ErasableLayer(Measurable, Protocol):
 def erasers_of(
     layer: ErasableLayer, *, query: int, key: int, head: int, sample: int
 ) -> tuple[Eraser, ...]:
-    """See ``InspectedLayer.erasers``."""
     system = layer.system
     index = _entry(layer, head, sample)
     rows, columns = layer.row_tokens[index].tolist(), layer.column_tokens[index].tolist()
@@ -83,7 +82,6 @@ def _place(layer: ErasableLayer, name: str, token: int, order: Sequence[int]) ->
 
 
 def strongest_erasers(layers: Sequence[ErasableLayer], *, query: int, count: int) -> Table:
-    """See ``Inspection.erasers``."""
     at_least(1, "erasers", "count", count)
     found: list[dict[str, object]] = []
     for layer in layers:

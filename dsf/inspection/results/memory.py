@@ -21,7 +21,6 @@ INSTEAD_OF_MAPS = (
 
 
 def map_size(system: Operator) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
-    """Shape, number type and device of all maps of a system."""
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     shape = (*system.batch, system.steps * system.output_size, columns)
     return shape, system.dtype, system.device

@@ -319,7 +319,6 @@ def inspection_table(inspection: Any) -> str:
 
 
 def layer_table(layers: Iterable[Any]) -> str:
-    """A table with the facts of some layers."""
     return _html(HEAD, map(_html_cells, layers))
 
 
