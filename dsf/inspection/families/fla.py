@@ -75,38 +75,23 @@ def _gla(layer: Captured) -> GatedLinearAttention:
     log_decay = logsigmoid(raw) / module.gate_logit_normalizer
     if module.clamp_min is not None:
         log_decay = log_decay.clamp(min=module.clamp_min)
-    query, key = _mapped(layer)
-    return GatedLinearAttention(
-        query=query * module.head_k_dim**-0.5,
-        key=key,
-        value=stream(layer, "v"),
-        log_decay=shared_by(by_head(log_decay, module.num_kv_heads), module.num_heads),
-    )
+    log_decay = shared_by(by_head(log_decay, module.num_kv_heads), module.num_heads)
+    return GatedLinearAttention(log_decay=log_decay, **_mapped(layer))
 
 
 def _simple_gla(layer: Captured) -> ScalarGatedAttention:
     """One decay for every head; padding keeps the state as it is."""
-    module = layer.module
-    log_decay = logsigmoid(layer.project("gk_proj", given(layer))) / module.gate_logit_normalizer
-    query, key = _mapped(layer)
-    return ScalarGatedAttention(
-        query=query * module.head_k_dim**-0.5,
-        key=key,
-        value=stream(layer, "v"),
-        log_decay=masked(layer, log_decay).mT,
-    )
+    raw = layer.project("gk_proj", given(layer))
+    log_decay = masked(layer, logsigmoid(raw) / layer.module.gate_logit_normalizer).mT
+    return ScalarGatedAttention(log_decay=log_decay, **_mapped(layer))
 
 
 def _retention(layer: Captured) -> Retention:
     """Head h has the decay ``1 - 2 ** (-5 - h)`` per token."""
-    query, key = (_rotated(part) for part in _mapped(layer))
+    parts = _mapped(layer, _rotated)
+    query = parts["query"]
     heads = torch.arange(layer.module.num_heads, dtype=query.dtype, device=query.device)
-    return Retention(
-        query=query * layer.module.head_k_dim**-0.5,
-        key=key,
-        value=stream(layer, "v"),
-        decay=(1 - 2.0 ** (-5 - heads)).expand(query.shape[:2]),
-    )
+    return Retention(decay=(1 - 2.0 ** (-5 - heads)).expand(query.shape[:2]), **parts)
 
 
 def _rotated(x: Tensor, *, base: float = 10000.0) -> Tensor:
@@ -119,17 +104,18 @@ def _rotated(x: Tensor, *, base: float = 10000.0) -> Tensor:
     return torch.cat(turned, dim=-1)
 
 
-def _mapped(layer: Captured) -> tuple[Tensor, Tensor]:
-    """Queries and keys, through the layer's feature map where it has one."""
+def _mapped(layer: Captured, turn: Callable[[Tensor], Tensor] = identity) -> dict[str, Tensor]:
+    """Queries and keys, through the layer's feature map where it has one, and values."""
     query, key = stream(layer, "q"), stream(layer, "k")
     function = layer.module.feature_map_fn
-    if function is None:
-        return query, key
-    if known_by(function) != "relu":
-        raise UnreadableError(
-            "its feature map is not relu, the only one that this adapter reads in its family"
-        )
-    return query.relu(), key.relu()
+    if function is not None:
+        if known_by(function) != "relu":
+            raise UnreadableError(
+                "its feature map is not relu, the only one that this adapter reads in its family"
+            )
+        query, key = query.relu(), key.relu()
+    query = turn(query) * layer.module.head_k_dim**-0.5
+    return {"query": query, "key": turn(key), "value": stream(layer, "v")}
 
 
 def _leave_gla(layer: Captured, response: Tensor) -> Chain:
