@@ -63,7 +63,7 @@ def heads(
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_opened, open_checkpoint
-        from dsf.inspection.results.heads import strongest
+        from dsf.inspection.results.measurements import strongest
 
         opened = open_checkpoint(model, given, run.threads, options)
         inspection = inspect_opened(opened, options)
@@ -83,7 +83,7 @@ def heads(
 
 
 def _show(inspection: "Inspection", table: "Table", top: int) -> None:
-    from dsf.inspection.results.heads import excess, strongest
+    from dsf.inspection.results.measurements import excess, strongest
 
     named = strongest(table)
     rows = []
@@ -105,7 +105,7 @@ def _show(inspection: "Inspection", table: "Table", top: int) -> None:
 
 def named_heads(table: "Table") -> list[str]:
     """One line for every score with a head that exceeds its control, such as ``induction: ...``."""
-    from dsf.inspection.results.heads import excess, strongest
+    from dsf.inspection.results.measurements import excess, strongest
 
     return [
         f"{best['score'].replace('_', ' ')}: {escaped(_where(best), most=500)} "

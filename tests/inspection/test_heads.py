@@ -8,7 +8,7 @@ import torch
 
 import dsf
 from dsf.inspection import InspectionError
-from dsf.inspection.results.heads import strongest
+from dsf.inspection.results.measurements import strongest
 from dsf.inspection.results.table import Table
 from dsf.loading import load_model
 from dsf.models import folder, recall

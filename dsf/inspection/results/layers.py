@@ -513,7 +513,7 @@ class Inspection(Sequence[InspectedLayer]):
         Raises:
             InspectionError: without numbers, if the inspection has no texts of tokens.
         """
-        from dsf.inspection.results.heads import scored_heads, text_numbers
+        from dsf.inspection.results.measurements import scored_heads, text_numbers
 
         return scored_heads(self.layers, text_numbers(self.tokens) if tokens is None else tokens)
 
