@@ -131,8 +131,7 @@ def inspect(
         progress=progress,
     )
     inspection = examine(found.model, question)
-    known = {"on loading": " ".join(found.notes)} if found.notes else {}
-    return replace(inspection, environment={**inspection.environment, **known})
+    return replace(inspection, environment={**inspection.environment, **found.environment})
 
 
 def memory_forecast(

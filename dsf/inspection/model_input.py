@@ -139,6 +139,11 @@ class ModelInput:
         """A function from token numbers to texts; None without a tokenizer."""
         return None if self.tokenizer is None else partial(_spelt, self.tokenizer)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What an inspection's environment says of the checkpoint."""
+        return {"on loading": " ".join(self.notes)} if self.notes else {}
+
 
 def _numbers(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     return named.get(IDS, inputs[0] if inputs else None)
