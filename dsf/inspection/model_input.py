@@ -337,7 +337,7 @@ def _encoded(tokenizer: Any, text: Any, messages: Any, where: str) -> dict[str, 
 
 
 def _generated(
-    model: Any, inputs: tuple[Any, ...], named: dict[str, Any], count: Any, where: str
+    model: Any, inputs: tuple[Any, ...], named: Mapping[str, Any], count: Any, where: str
 ) -> dict[str, Any]:
     """The named arguments, followed by ``count`` tokens that the model generates greedily."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:

@@ -316,12 +316,10 @@ def _maps(module: nn.Module, axes: tuple[str, ...]) -> int:
     A module that is found to keep another number is still inspected: maps are refused by their true
     size when they are asked for.
     """
-    own, of_config = HEADS, HEADS
-    if "channel" in axes:  # of all heads together
-        own, of_config = CHANNELS, CHANNELS[-1:]
+    is_each = "channel" in axes  # a map of each channel, of all heads together
     config = getattr(module, "config", None)
-    found = [getattr(module, name, None) for name in own]
-    found += [getattr(config, name, None) for name in of_config]
+    found = [getattr(module, name, None) for name in (CHANNELS if is_each else HEADS)]
+    found += [getattr(config, name, None) for name in (CHANNELS[-1:] if is_each else HEADS)]
     return next((each for each in found if type(each) is int and each > 0), 1)
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, silu
+from torch.nn.functional import normalize
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
@@ -126,10 +126,11 @@ def _read6(layer: Captured) -> RWKV6:
 
 
 def _finish6(layer: Captured, mixed: Tensor) -> Tensor:
-    norm, act, out = "ln_x", silu, "output"
+    norm, act, out = "ln_x", "silu", "output"
     if _is_of_fla(layer):
-        norm, act, out = "g_norm", ACTIVATIONS[known_by(layer.module.gate_fn)], "o_proj"
-    return layer.project(out, _normalised(layer, norm, mixed) * act(_parts6(layer)["g"]))
+        norm, act, out = "g_norm", known_by(layer.module.gate_fn), "o_proj"
+    gate = ACTIVATIONS[act](_parts6(layer)["g"])
+    return layer.project(out, _normalised(layer, norm, mixed) * gate)
 
 
 def _parts6_of_fla(layer: Captured) -> dict[str, Tensor]:
