@@ -199,7 +199,7 @@ WRONG_BEFORE_5_16 = (
 
 def _read_mamba2(layer: Captured) -> StateSpaceDuality:
     module = layer.module
-    _, mixed, step = _projected(layer)
+    _, mixed, step, _ = _projected(layer)
     mixed = masked(layer, activation(layer)(convolution(layer, "conv1d")(mixed)))
     width, shared = _width(layer), module.n_groups * module.ssm_state_size
     x, write, read_out = mixed.split([width, shared, shared], dim=-1)
@@ -232,17 +232,20 @@ def _leave_mamba2(layer: Captured, response: Tensor) -> Chain:
     return Chain((Scale(factor), layer.projection("out_proj")))
 
 
-def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
-    """z, the input of the convolution, and the step size before its softplus."""
-    x = masked(layer, layer.arguments["hidden_states"])
-    if (factor := getattr(layer.module, "ssm_in_multiplier", 1.0)) != 1.0:
+def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z, the input of the convolution, step size and levels before their softplus."""
+    module = layer.module
+    levels = module.num_heads * getattr(module, "num_lambda_dims", 0)  # of log-linear Mamba-2
+    x = hidden(layer) if levels else masked(layer, layer.arguments["hidden_states"])
+    if (factor := getattr(module, "ssm_in_multiplier", 1.0)) != 1.0:
         x = x * factor
     projected = layer.project("in_proj", x)
     if "mup_vector" in layer.weights:
         projected = projected * layer.weights["mup_vector"]
-    heads, rest = layer.module.num_heads, _rest(layer)
-    z, mixed, step = projected.split([projected.shape[-1] - rest, rest - heads, heads], dim=-1)
-    return z, mixed, step
+    rest = _rest(layer)
+    sizes = [projected.shape[-1] - rest - levels, rest - module.num_heads, module.num_heads, levels]
+    z, mixed, step, scales = projected.split(sizes, dim=-1)
+    return z, mixed, step, scales
 
 
 def _rest(layer: Captured) -> int:
@@ -347,7 +350,7 @@ MAMBA2 = Adapter(
 
 def _read_log_linear(layer: Captured) -> LogLinearAttention:
     module, weights = layer.module, layer.weights
-    _, mixed, raw, levels = _with_levels(layer)
+    _, mixed, raw, levels = _projected(layer)
     mixed = masked(layer, silu(convolution(layer, "conv1d")(masked(layer, mixed))))
     shared = module.n_groups * module.ssm_state_size
     x, write, query = mixed.split([module.intermediate_size, shared, shared], dim=-1)
@@ -373,22 +376,6 @@ def _enter_log_linear(layer: Captured) -> Chain:
     return activated(linear, silu, x, mask)
 
 
-def _leave_log_linear(layer: Captured, response: Tensor) -> Chain:
-    factor = silu(_with_levels(layer)[0])
-    if "norm.weight" in layer.weights:
-        seen = response if layer.module.norm.norm_before_gate else factor * response
-        factor = factor * head_norm(layer, "norm", seen, layer.module.n_groups)
-    return Chain((Scale(factor), layer.projection("out_proj")))
-
-
-def _with_levels(layer: Captured) -> tuple[Tensor, ...]:
-    """z, the input of the convolution, the step before its softplus, the levels before theirs."""
-    module = layer.module
-    heads, width = module.num_heads, module.intermediate_size
-    sizes = [width, module.conv_dim, heads, heads * module.num_lambda_dims]
-    return layer.project("in_proj", hidden(layer)).split(sizes, dim=-1)
-
-
 ADAPTERS = (
     MAMBA,
     ZAMBA,
@@ -400,7 +387,7 @@ ADAPTERS = (
         "log_linear_mamba2",
         _read_log_linear,
         enter=_enter_log_linear,
-        leave=_leave_log_linear,
+        leave=_leave_mamba2,
     ),
 )
 

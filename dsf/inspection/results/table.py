@@ -127,11 +127,7 @@ class Table(Sequence[Record]):
         if not self.records:
             return self
         for name, value in wanted.items():
-            if name not in self.columns:
-                raise ValueError(
-                    f"where: {name!r} is not a column of this table; the columns are "
-                    f"{', '.join(self.columns)}."
-                )
+            self._has("where: expected a column, got", name)
             if not _can_be_equal(value, self._cells(name)):
                 raise ValueError(
                     f"where: {name} is {value!r}, but one value is wanted. Several are "
