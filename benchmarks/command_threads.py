@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from dsf.cli.check import decide
-from dsf.cli.command import Run, ThreadCount
+from dsf.cli.command import Run
 from dsf.cli.demo import inspect_embedded
 from dsf.cli.inspect_model import write_results
 from dsf.cli.options import Inspecting, Prompt, TokenIds
@@ -73,7 +73,7 @@ class Case:
 
 def cases(scratch: Path) -> Iterator[Case]:
     """Models inside the package, then random weights."""
-    shown = partial(inspect_embedded, watched=False)
+    shown = inspect_embedded
     yield Case("demo", 0, partial(_commands, lambda: shown().inspection, checked=True))
     for name in NAMES:
         yield _of_checkpoint(f"{name}, embedded", folder(name), EMBEDDED_TOKENS, checked=True)
@@ -123,7 +123,7 @@ def _of_checkpoint(name: str, place: Path, tokens: int, *, checked: bool) -> Cas
 
 def _as_set() -> Run:
     """The number that is set already, so that the command leaves it alone."""
-    return Run(ThreadCount(torch.get_num_threads(), torch.get_num_threads()), is_watched=False)
+    return Run(torch.get_num_threads(), torch.get_num_threads(), is_watched=False)
 
 
 def _commands(inspection: Callable[[], Inspection], *, checked: bool) -> Phases:
@@ -131,10 +131,10 @@ def _commands(inspection: Callable[[], Inspection], *, checked: bool) -> Phases:
         begun = time.perf_counter()
         found = inspection()
         taken = {"up to the layers": time.perf_counter() - begun}
-        write_results(found, Path(out), watched=False)
+        write_results(found, Path(out))
         taken["dsf inspect"] = time.perf_counter() - begun
         if checked:
-            decide(found, Path(out) / "run", watched=False)
+            decide(found, Path(out) / "run")
             taken["and decided"] = time.perf_counter() - begun
     return taken
 

@@ -24,7 +24,7 @@ COMPARED = ("llama", "qwen3_next")
 
 
 def main() -> None:
-    shown = inspect_embedded(watched=False)
+    shown = inspect_embedded()
     with tempfile.TemporaryDirectory() as folder:
         verdicts = checked_run(shown.inspection, Path(folder) / "run")
         one, two = Path(folder) / "one.html", Path(folder) / "two.html"

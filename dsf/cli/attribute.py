@@ -1,6 +1,6 @@
 """``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsf.cli.command import Answer, Run, Work
+from dsf.cli.early_checks import check_call, check_file
 from dsf.cli.heads import MIN_SINK, sinks
-from dsf.cli.model_argument import check_call
 from dsf.cli.options import (
     Checkpoint,
     Heads,
@@ -24,7 +24,6 @@ from dsf.cli.options import (
     whole_number,
     written_place,
 )
-from dsf.cli.output_place import check_file
 from dsf.cli.terminal import part, print_table, stage
 from dsf.report.escaping import escaped
 
@@ -132,7 +131,7 @@ def attribute(
         from dsf.inspection.choice import chosen_layers
 
         words = [token for token in tokens if isinstance(token, str)]
-        opened = open_checkpoint(model, prompt, run.threads, loading, others=words)
+        opened = open_checkpoint(model, prompt, run, loading, others=words)
         at = opened.place(position)
         made = replace(
             stack(opened.loaded.model, input_ids=opened.ids), tokenizer=opened.loaded.tokenizer
@@ -143,14 +142,23 @@ def attribute(
         gradients = share.coefficients() if coefficients else None
         predicted = share.agreement() if agreement else None
         name = target_in_words(tokens)
-        asked = _Asked(tokens, at, share, opened)
-        chances = asked.probabilities(made)
+        chances = _probabilities(made, tokens, at, opened)
         sink = _sink(made.inspection)
-        cuts = asked.cuts()
+        cuts = _cuts(_strongest(share)[:MAX_CUTS], tokens, at, opened)
+        whole, rest = share.tokens[0].sum().item(), share.remainder[0].item()
         said = ", ".join(f"{token!r} {chance:.2%}" for token, chance in chances.items())
         if out is not None:
-            head = {"After token": opened.token(at), "Probability": said, "Target": name}
-            asked.write(made.inspection, out, head, strongest)
+            from dsf.report import show as write_page
+
+            texts = tuple(map(tuple, opened.names))
+            write_page(
+                replace(made.inspection, model=opened.loaded.identity, tokens=texts),
+                out,
+                facts={"After token": opened.token(at), "Probability": said, "Target": name},
+                attribution=share,
+                target=name,
+                paths=strongest,
+            )
 
         def show() -> None:
             print(f"after token {opened.token(at)}: {said}")
@@ -164,7 +172,6 @@ def attribute(
                 _show_coefficients(gradients, top)
             if predicted is not None:
                 print(predicted)
-            whole, rest = share.tokens[0].sum().item(), share.remainder[0].item()
             print(
                 f"tokens {whole:+.4g}, remainder {rest:+.4g}, together {whole + rest:+.4g}; "
                 f"{name} {share.value[0].item():+.4g}, in float64; error {share.error:.0e}"
@@ -172,13 +179,33 @@ def attribute(
             if out is not None:
                 print(out)
 
+        direct = _direct(share)
         facts = {
             "model": escaped(opened.loaded.identity),
             "target": escaped(name),
             "position": at,
             "probabilities": chances,
             "sink": sink,
-            **_share_facts(share, opened, top, by, cuts),
+            "value": share.value[0].item(),
+            "tokens": [
+                {"position": at, "token": escaped(name), "share": each, "cut": cuts.get(at)}
+                for at, (name, each) in enumerate(
+                    zip(opened.names[0], share.tokens[0].tolist(), strict=True)
+                )
+            ],
+            "embedding": share.embedding[0].item(),
+            "layers": [
+                {
+                    "name": escaped(name, most=500),
+                    "direct": direct.get(name),
+                    "total": total[0].item(),
+                }
+                for name, total in share.total.items()
+            ],
+            "edges": share.strongest_edges(top, by=by.value).to_json(),
+            "remainder": rest,
+            "sum": whole + rest,
+            "error": share.error,
             "page": None if out is None else str(out),
             "paths": None if strongest is None else strongest.to_json(),
             "coefficients": None if gradients is None else gradients.to_json(),
@@ -191,69 +218,47 @@ def attribute(
     return work
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """The logit that is explained: its tokens, where it is read, and its shares."""
-
-    tokens: Target
-    position: int
-    share: "Attribution"
-    opened: "Opened"
-
-    def probabilities(self, made: "Stack") -> dict[str, float]:
-        """The probability of every token that was asked about, as the model has it."""
-        logits: Any = made.logits
-        row = logits[0, self.position] if logits.ndim > 2 else logits[0]
-        chances, tokenizer = row.double().softmax(dim=-1), self.opened.loaded.tokenizer
-        asked = [token for token in self.tokens if token is not None]
-        numbers = [
+def _probabilities(
+    made: "Stack", tokens: Target, position: int, opened: "Opened"
+) -> dict[str, float]:
+    """The probability of every token that was asked about, as the model has it."""
+    logits: Any = made.logits
+    row = logits[0, position] if logits.ndim > 2 else logits[0]
+    chances, tokenizer = row.double().softmax(dim=-1), opened.loaded.tokenizer
+    return {
+        escaped(str(token)): chances[
             token
             if isinstance(token, int) or tokenizer is None
             else tokenizer.encode(token, add_special_tokens=False)[0]
-            for token in asked
-        ]
-        return {
-            escaped(str(token)): chances[number].item()
-            for token, number in zip(asked, numbers, strict=True)
-        }
+        ].item()
+        for token in tokens
+        if token is not None
+    }
 
-    def cuts(self) -> dict[int, float]:
-        """By how much the logit moves where no layer reads a token, for the strongest tokens.
 
-        Empty where an edit does not suit the model, such as one that mixes no tokens by a map.
-        """
-        from dsf.inspection.errors import InspectionError
-        from dsf.interventions.edits import Cut
-        from dsf.interventions.sweeps import Pace, SweepTarget, run_sweep
+def _cuts(cut: list[int], tokens: Target, position: int, opened: "Opened") -> dict[int, float]:
+    """By how much the logit moves where no layer reads a token, for each that is ``cut``.
 
-        def follow(pace: Pace) -> None:
-            part("cutting tokens", pace.done, pace.count)
+    Empty where an edit does not suit the model, such as one that mixes no tokens by a map.
+    """
+    from dsf.inspection.errors import InspectionError
+    from dsf.interventions.edits import Cut
+    from dsf.interventions.sweeps import SweepTarget, run_sweep
 
-        stage("cutting tokens")
-        order = _strongest(self.share)[:MAX_CUTS]
-        try:
-            found = run_sweep(
-                self.opened.loaded.model,
-                (),
-                {"input_ids": self.opened.ids},
-                edits=[Cut("*", key=token) for token in order],
-                target=SweepTarget(*self.tokens, position=self.position),
-                report=follow,
-                tokenizer=self.opened.loaded.tokenizer,
-            )
-        except InspectionError:
-            return {}
-        return dict(zip(order, found.effects[:, 0].tolist(), strict=True))
-
-    def write(
-        self, inspection: "Inspection", page: Path, facts: dict[str, str], paths: "Paths | None"
-    ) -> None:
-        from dsf.report import show
-
-        names = tuple(map(tuple, self.opened.names))
-        known = replace(inspection, model=self.opened.loaded.identity, tokens=names)
-        target = target_in_words(self.tokens)
-        show(known, page, facts=facts, attribution=self.share, target=target, paths=paths)
+    stage("cutting tokens")
+    try:
+        found = run_sweep(
+            opened.loaded.model,
+            (),
+            {"input_ids": opened.ids},
+            edits=[Cut("*", key=token) for token in cut],
+            target=SweepTarget(*tokens, position=position),
+            report=lambda pace: part("cutting tokens", pace.done, pace.count),
+            tokenizer=opened.loaded.tokenizer,
+        )
+    except InspectionError:
+        return {}
+    return dict(zip(cut, found.effects[:, 0].tolist(), strict=True))
 
 
 def _strongest(share: "Attribution") -> list[int]:
@@ -271,32 +276,6 @@ def _sink(inspection: "Inspection") -> str:
     if not resting or resting < MIN_RESTING * heads:
         return ""
     return f"{resting} of {heads} heads rest on it, with more than {MIN_SINK:.0%} of their weight"
-
-
-def _share_facts(
-    share: "Attribution", opened: "Opened", top: int, by: By, cuts: dict[int, float]
-) -> dict[str, Any]:
-    tokens, direct = share.tokens[0], _direct(share)
-    return {
-        "value": share.value[0].item(),
-        "tokens": [
-            {"position": at, "token": escaped(name), "share": part, "cut": cuts.get(at)}
-            for at, (name, part) in enumerate(zip(opened.names[0], tokens.tolist(), strict=True))
-        ],
-        "embedding": share.embedding[0].item(),
-        "layers": [
-            {
-                "name": escaped(name, most=500),
-                "direct": direct.get(name),
-                "total": total[0].item(),
-            }
-            for name, total in share.total.items()
-        ],
-        "edges": share.strongest_edges(top, by=by.value).to_json(),
-        "remainder": share.remainder[0].item(),
-        "sum": tokens.sum().item() + share.remainder[0].item(),
-        "error": share.error,
-    }
 
 
 def _direct(share: "Attribution") -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dsf.cli.command import FAILED, WELL, Answer, Run, Work
-from dsf.cli.model_argument import check_call, check_model
+from dsf.cli.early_checks import check_call, check_model
 from dsf.cli.options import (
     Checkpoint,
     Layers,
@@ -107,7 +107,7 @@ def audit(
         kind = None if loading.dtype is None else str(loading.dtype)
         as_saved = replace(loading, dtype=None)
         words = [token for token in tokens or () if isinstance(token, str)]
-        opened = open_checkpoint(model, prompt, run.threads, as_saved, others=words)
+        opened = open_checkpoint(model, prompt, run, as_saved, others=words)
         other: Any = None
         if suspect is not None:
             other = load_model(suspect, offline=loading.offline).model.to(opened.ids.device)

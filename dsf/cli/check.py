@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsf.cli.command import FAILED, LIMIT, WELL, Answer, Run, Work
-from dsf.cli.model_argument import check_call
+from dsf.cli.early_checks import check_call, check_folder, check_free, check_not_of_another, is_run
 from dsf.cli.options import Inspecting, Prompt, check_known, fingerprint, written_place
-from dsf.cli.output_place import (
-    check_folder,
-    check_free,
-    check_not_foreign,
-    check_not_of_another,
-    is_run,
-)
 from dsf.cli.terminal import print_table, progress
-from dsf.properties.names import IF_NOT
+from dsf.properties.names import IF_NOT, MANIFEST, check_not_foreign
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
@@ -72,13 +65,13 @@ def check(
         )
     check_call(model, prompt, options)
     check_folder(out, files=["report.html"], models=[model])
-    check_not_foreign(out)
+    check_not_foreign(out, f"--out {str(out)!r}")
     check_free(out)
     check_not_of_another(out, {} if prompt.ids is None else {"input": fingerprint(prompt.ids)})
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_checkpoint, notes_of
-        from dsf.properties.run_folder import source_of
+        from dsf.properties.run_folder import hash_of, source_of
         from dsf.report import show
 
         inspection = inspect_checkpoint(model, prompt, run, options)
@@ -88,10 +81,9 @@ def check(
             inspection,
             out,
             pages=lambda verdicts: [Path(show(inspection, page, verdicts=verdicts))],
-            watched=run.is_watched,
         )
         code, reasons = judged(table, require or ())
-        root_hash = _root_of(out)
+        root_hash = hash_of(out / MANIFEST)
 
         def print_answer() -> None:
             print_table(*_counts(table))
@@ -106,16 +98,14 @@ def check(
     return work
 
 
-def decide(
-    inspection: "Inspection", folder: Path, *, pages: "Pages | None" = None, watched: bool
-) -> "Table":
+def decide(inspection: "Inspection", folder: Path, *, pages: "Pages | None" = None) -> "Table":
     """Decide every property of every layer, with the evidence in a folder."""
     from dsf.properties.run_folder import checked_run
 
-    with progress("deciding", shown=watched) as report:
-        return checked_run(
-            inspection, folder, progress=lambda done, every: report(done / every), pages=pages
-        )
+    report = progress("deciding")
+    return checked_run(
+        inspection, folder, progress=lambda done, every: report(done / every), pages=pages
+    )
 
 
 def check_again(folder: Path, root: str | None = None) -> Answer:
@@ -204,9 +194,3 @@ def _counts(table: "Table") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             (count.layer, count.property, *(str(number or "") for number in numbers), worst)
         )
     return heads, rows
-
-
-def _root_of(folder: Path) -> str:
-    from dsf.properties.run_folder import MANIFEST, hash_of
-
-    return hash_of(folder / MANIFEST)

@@ -63,36 +63,15 @@ Threads = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class ThreadCount:
-    """The threads of a command that runs."""
-
-    asked: int | None
-    every: int
-
-    def suit(self, work: int) -> None:
-        """Take every thread for large work, unless the user asked for a number."""
-        from dsf.runtime.threads import compute_with
-
-        if self.asked is None:
-            compute_with(self.every if work > SMALL_WORK else 1)
-
-    def __str__(self) -> str:
-        cores = f"{os.cpu_count()} cores"
-        if self.asked is not None:
-            return f"{self.asked}, as asked for, on {cores}"
-        return f"1, for a large model {self.every}, on {cores}"
-
-
 @contextmanager
-def computing(asked: int | None) -> Iterator[ThreadCount]:
-    """Run on as many threads as asked for, else on one; afterwards on as many as before."""
+def computing(asked: int | None) -> Iterator[int]:
+    """Run on as many threads as asked for, else on one; yields how many there were, and will be."""
     with held_back():
         from dsf.runtime.threads import limited_to
 
-    count = ThreadCount(asked, every=threads_in_use())
+    every = threads_in_use()
     with limited_to(asked or 1):
-        yield count
+        yield every
 
 
 def threads_in_use() -> int:
@@ -165,16 +144,34 @@ _CURES = {
 }
 
 
-class MissingHereError(Exception):
-    """Something that was asked for is not on this machine."""
-
-
 @dataclass(frozen=True)
 class Run:
-    """The settings under which the work of a command runs."""
+    """The settings under which the work of a command runs.
 
-    threads: ThreadCount
+    Attributes:
+        asked: the threads that the user wants, by ``--threads`` or by the environment.
+        every: those that torch takes by itself.
+        is_watched: whether a person sees its progress.
+    """
+
+    asked: int | None
+    every: int
     is_watched: bool
+
+    def suit(self, work: int) -> None:
+        """Take every thread for large work, parameters times tokens, unless a number was asked."""
+        from dsf.runtime.threads import compute_with
+
+        if self.asked is None:
+            compute_with(self.every if work > SMALL_WORK else 1)
+
+    @property
+    def threads(self) -> str:
+        """How many threads it computes with, in words."""
+        cores = f"{os.cpu_count()} cores"
+        if self.asked is not None:
+            return f"{self.asked}, as asked for, on {cores}"
+        return f"1, for a large model {self.every}, on {cores}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +252,8 @@ def _run(name: str, checked: Callable[[], Work], common: Common) -> None:
         raise refuse(error, USAGE) from None
     is_watched = not (common.as_json or common.quiet)
     try:
-        with watching(shown=is_watched), computing(common.threads) as count:
-            answer = work(Run(count, is_watched))
+        with watching(shown=is_watched), computing(common.threads) as every:
+            answer = work(Run(common.threads, every, is_watched))
             used = threads_in_use()
     except UnwrittenError as error:
         raise typer.Exit(unwritten(name, error.reason)) from None
@@ -283,7 +280,7 @@ def _print(name: str, answer: Answer, threads: int, common: Common) -> None:
     if common.as_json:
         facts = {"threads": threads, **answer.facts}
         if opening is not None:
-            facts["open"] = opening.facts()
+            facts["open"] = {name: opening[name] for name in ("opened", "page", "reason")}
         if notes:
             named = (f"{model}: {note}" if model else note for model, note in notes.items())
             facts["on_loading"] = " ".join(named)
@@ -291,7 +288,7 @@ def _print(name: str, answer: Answer, threads: int, common: Common) -> None:
     elif not common.quiet:
         answer.show()
         if opening is not None:
-            print(opening)
+            print(opening["words"])
         for model, note in notes.items():
             print(f"on loading {model}: {note}" if model else f"on loading: {note}")
 
@@ -300,7 +297,7 @@ def code_of(error: Exception) -> int | None:
     """The exit code of an error that a person can act on; None for a fault of the program."""
     if isinstance(error, OSError):
         return LIMIT if error.errno in _FULL else USAGE
-    if isinstance(error, MemoryError | MissingHereError):
+    if isinstance(error, MemoryError):
         return LIMIT
     if isinstance(error, ImportError):  # with a name: one of our own imports
         return LIMIT if error.name is None else None

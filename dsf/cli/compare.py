@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.model_argument import check_call
+from dsf.cli.early_checks import check_call, check_file
 from dsf.cli.options import Inspecting, OtherInput, Prompt, written_place
-from dsf.cli.output_place import check_file
 from dsf.cli.terminal import print_table
 
 if TYPE_CHECKING:
@@ -62,22 +61,22 @@ def compare(
         table = compare_inspections(one, two, align=align, verdicts=not no_verdicts)
         if csv is not None:
             write_over(csv, table.to_csv())
+        pairs_matched = [
+            {"first": one.name, "second": other.name, "heads": partner and list(partner)}
+            for (one, other), partner in zip(table.pairs, table.partners, strict=True)
+        ]
         return Answer(
-            facts={"models": [one.model, two.model], **_facts(table)},
+            facts={
+                "models": [one.model, two.model],
+                "pairs": pairs_matched,
+                "flips": len(table.flips()),
+                "records": table.to_json(),
+            },
             show=lambda: _show(table),
             notes={found.model: notes_of(found)[""] for found in (one, two)},
         )
 
     return work
-
-
-def _facts(table: "Comparison") -> dict[str, Any]:
-    partners = [None if each is None else list(each) for each in table.partners]
-    pairs = [
-        {"first": one.name, "second": other.name, "heads": partner}
-        for (one, other), partner in zip(table.pairs, partners, strict=True)
-    ]
-    return {"pairs": pairs, "flips": len(table.flips()), "records": table.to_json()}
 
 
 def _show(table: "Comparison") -> None:

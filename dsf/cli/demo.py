@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,9 +12,17 @@ import typer
 
 from dsf.cli.check import counted, decide, meanings
 from dsf.cli.command import Answer, Run, Work
+from dsf.cli.early_checks import (
+    REPORT,
+    check_file,
+    check_folder,
+    check_free,
+    check_model,
+    check_no_run,
+    check_not_of_another,
+)
 from dsf.cli.heads import MIN_SINK, sinks
 from dsf.cli.inspect_model import layer_facts, show_model, write_results
-from dsf.cli.model_argument import check_model
 from dsf.cli.options import (
     Inspecting,
     Loading,
@@ -24,20 +32,13 @@ from dsf.cli.options import (
     exclude_each_other,
     written_place,
 )
-from dsf.cli.output_place import (
-    REPORT,
-    check_file,
-    check_folder,
-    check_free,
-    check_no_run,
-    check_not_foreign,
-    check_not_of_another,
-)
 from dsf.cli.terminal import progress
+from dsf.properties.names import check_not_foreign
 
 if TYPE_CHECKING:
     from dsf.cli.run_model import Opened
     from dsf.inspection import Inspection
+    from dsf.loading import LoadedModel
 
 RUN = "run"
 """The folder of the evidence, in that of the report."""
@@ -100,14 +101,14 @@ def demo(
     check_free(folder)
     if model is None:
         check_folder(folder / RUN)
-        check_not_foreign(folder / RUN)
+        check_not_foreign(folder / RUN, f"--out {str(folder / RUN)!r}")
         check_not_of_another(folder / RUN, SOURCE)
 
     def work(run: Run) -> Answer:
         from dsf.runtime.files import alone_in
 
         with alone_in(folder):
-            answer = of_package(folder, run) if model is None else _of_model(model, folder, run)
+            answer = of_package(folder) if model is None else _of_model(model, folder, run)
         page = Path(answer.facts["files"]["report"])
         return replace(answer, page=page if open_ else None)
 
@@ -146,14 +147,13 @@ class Embedded:
     facts: dict[str, str]
 
 
-def of_package(out: Path, run: Run) -> Answer:
+def of_package(out: Path) -> Answer:
     from dsf import models
 
     begun = time.perf_counter()
-    recalled = inspect_embedded(watched=run.is_watched)
-    read = inspect_text(watched=run.is_watched)
+    recalled, read = inspect_embedded(), _inspect_text()
     evidence = out / RUN
-    verdicts = decide(recalled.inspection, evidence, watched=run.is_watched)
+    verdicts = decide(recalled.inspection, evidence)
     written = write_results(
         recalled.inspection,
         out,
@@ -161,7 +161,6 @@ def of_package(out: Path, run: Run) -> Answer:
         facts={**recalled.facts, **read.facts},
         verdicts=verdicts,
         others=[read.inspection],
-        watched=run.is_watched,
     )
     seconds = time.perf_counter() - begun
 
@@ -177,17 +176,13 @@ def of_package(out: Path, run: Run) -> Answer:
         folder = models.folder(models.TEXT_NAMES[0])
         print(f'Next: dsf inspect {folder} --text "To be, or not to be"')
 
-    about_text = {
-        **layer_facts(read.inspection),
-        "tokens": read.tokens,
-        "bits_per_byte": read.scores,
-    }
+    about_text = {"tokens": read.tokens, "bits_per_byte": read.scores}
     facts = {
         **layer_facts(recalled.inspection),
         "recall": recalled.scores,
         "files": written,
         "prompt": recalled.tokens,
-        "text": about_text,
+        "text": {**layer_facts(read.inspection), **about_text},
         "seconds": seconds,
         "run": str(evidence),
         "verdicts": verdicts.to_json(),
@@ -195,73 +190,68 @@ def of_package(out: Path, run: Run) -> Answer:
     return Answer(facts=facts, show=show)
 
 
-def inspect_embedded(*, watched: bool) -> Embedded:
+def inspect_embedded() -> Embedded:
     """Run every recall model on the same prompt, and score it on fresh ones."""
     import torch
 
     from dsf import models
-    from dsf.inspection import inspect
-    from dsf.loading import load_model
     from dsf.models import recall
 
     rng = torch.Generator().manual_seed(SEED)
     prompt = recall.draw(rng, 1).tokens
     fresh = recall.draw(rng, SEQUENCES)
-    spelled = recall.spell(prompt[0])
-    found, accuracy = {}, {}
-    with progress("inspecting", shown=watched) as report:
-        for at, name in enumerate(models.NAMES):
-            report(at / len(models.NAMES))
-            model = load_model(models.folder(name)).model
-            found[name] = inspect(model, input_ids=prompt, tokens=[spelled])
-            accuracy[name] = recall.accuracy(model, fresh)
+
+    def read(loaded: "LoadedModel") -> tuple[Any, list[str], float]:
+        return prompt, recall.spell(prompt[0]), recall.accuracy(loaded.model, fresh)
+
+    found, spelled, accuracy = _inspect_each("recall", "inspecting", models.NAMES, read)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in accuracy.items())
-    facts = {"Task": TASK, "Right answers": shares}
-    return Embedded(_together("recall", found), spelled, accuracy, facts)
+    return Embedded(found, spelled, accuracy, {"Task": TASK, "Right answers": shares})
 
 
-def inspect_text(*, watched: bool) -> Embedded:
+def _inspect_text() -> Embedded:
     """Run every model of text on the same paragraph, and score it there."""
     import torch
 
     from dsf import models
-    from dsf.inspection import inspect
-    from dsf.loading import load_model
     from dsf.models import text
 
-    found, bits = {}, {}
-    with progress("reading a text", shown=watched) as report:
-        for at, name in enumerate(models.TEXT_NAMES):
-            report(at / len(models.TEXT_NAMES))
-            loaded = load_model(models.folder(name))
-            tokenizer: Any = loaded.tokenizer
-            tokens = torch.tensor([tokenizer(text.PASSAGE)["input_ids"]])
-            spelled = text.spell(tokenizer, tokens[0])
-            found[name] = inspect(loaded.model, input_ids=tokens, tokens=[spelled])
-            bits[name] = text.bits_per_byte(loaded.model, tokenizer, text.PASSAGE)
+    def read(loaded: "LoadedModel") -> tuple[Any, list[str], float]:
+        tokenizer: Any = loaded.tokenizer
+        tokens = torch.tensor([tokenizer(text.PASSAGE)["input_ids"]])
+        bits = text.bits_per_byte(loaded.model, tokenizer, text.PASSAGE)
+        return tokens, text.spell(tokenizer, tokens[0]), bits
+
+    found, spelled, bits = _inspect_each("text", "reading a text", models.TEXT_NAMES, read)
     each = ", ".join(f"{name} {value:.2f}" for name, value in bits.items())
     pairs = text.record()["text"]["passage_bigram_bits_per_byte"]
     facts = {"Text": PLAY, "Bits per byte": f"{each}; a table of byte pairs {pairs:.2f}"}
-    return Embedded(_together("text", found), spelled, bits, facts)
+    return Embedded(found, spelled, bits, facts)
 
 
-def _together(kind: str, found: "Mapping[str, Inspection]") -> "Inspection":
-    """One inspection of all models that read the same tokens."""
-    first = next(iter(found.values()))
-    return replace(
-        first,
-        layers=tuple(
-            replace(layer, name=f"{name} · {layer.name}")
-            for name, inspection in found.items()
-            for layer in inspection
-        ),
-        unsupported=tuple(
-            replace(missed, name=f"{name} · {missed.name}")
-            for name, inspection in found.items()
-            for missed in inspection.unsupported
-        ),
-        model=f"{kind}: {', '.join(found)}",
-    )
+def _inspect_each(
+    kind: str,
+    label: str,
+    names: Sequence[str],
+    read: "Callable[[LoadedModel], tuple[Any, list[str], float]]",
+) -> "tuple[Inspection, list[str], dict[str, float]]":
+    """One inspection of all models, which ``read`` the same tokens, and the score of each."""
+    from dsf import models
+    from dsf.inspection import inspect
+    from dsf.loading import load_model
+
+    layers, missed, scores = [], [], {}
+    report = progress(label)
+    for at, name in enumerate(names):
+        report(at / len(names))
+        loaded = load_model(models.folder(name))
+        tokens, spelled, scores[name] = read(loaded)
+        found = inspect(loaded.model, input_ids=tokens, tokens=[spelled])
+        layers += [replace(each, name=f"{name} · {each.name}") for each in found]
+        missed += [replace(each, name=f"{name} · {each.name}") for each in found.unsupported]
+    of_all = f"{kind}: {', '.join(names)}"
+    together = replace(found, layers=tuple(layers), unsupported=tuple(missed), model=of_all)
+    return together, spelled, scores
 
 
 # A language model of the user's
@@ -273,7 +263,7 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
 
     begun = time.perf_counter()
     paragraph, prompt = Prompt(text=PARAGRAPH), Prompt(text=PROMPT)
-    opened = open_checkpoint(path, paragraph, run.threads, Loading(), others=[PROMPT])
+    opened = open_checkpoint(path, paragraph, run, Loading(), others=[PROMPT])
     continued = _continued(opened.on(prompt))
     inspection = inspect_opened(opened, Inspecting())
     found = sinks(inspection)
@@ -283,7 +273,7 @@ def _of_model(path: str, out: Path, run: Run) -> Answer:
         "Sinks": f"{resting} of {heads} heads put more than {MIN_SINK:.0%} of their weight on the "
         "first token",
     }
-    written = write_results(inspection, out, facts=headline, watched=run.is_watched)
+    written = write_results(inspection, out, facts=headline)
     seconds = time.perf_counter() - begun
 
     def show() -> None:

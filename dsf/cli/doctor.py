@@ -46,7 +46,7 @@ def doctor(
         raise ValueError(f"--out {str(out)!r}: is a file, and a folder is expected.")
 
     def work(run: Run) -> Answer:
-        found = findings(out, str(run.threads))
+        found = findings(out, run.threads)
         missing = sum(each.verdict == "missing" for each in found)
         warnings = sum(each.verdict == "warning" for each in found)
 
@@ -78,8 +78,7 @@ def findings(out: Path, threads: str) -> list[Finding]:
         *_packages(),
         *_import_name(),
         *_hardware(threads),
-        _disk(out),
-        _writable(out),
+        *_place(out),
         _browser(),
     ]
 
@@ -201,41 +200,34 @@ def _kernels_on_cuda() -> Iterator[Finding]:
         yield Finding(f"cuda: {name}", found, "ok" if found == "active" else "optional")
 
 
-def _disk(out: Path) -> Finding:
-    free = shutil.disk_usage(_existing(out)).free
+def _place(out: Path) -> Iterator[Finding]:
+    """Room and access in the nearest folder that is there."""
+    folder = out.absolute()
+    place = next(each for each in (folder, *folder.parents) if each.is_dir())
+    free = shutil.disk_usage(place).free
     if free < MIN_DISK_BYTES:
-        return Finding("free disk", _gigabytes(free), "missing", "make room, or use --out")
-    return Finding("free disk", _gigabytes(free))
-
-
-def _writable(out: Path) -> Finding:
-    place = _existing(out)
+        yield Finding("free disk", _gigabytes(free), "missing", "make room, or use --out")
+    else:
+        yield Finding("free disk", _gigabytes(free))
     try:
         with tempfile.TemporaryFile(dir=place):
-            return Finding("write access", str(place.resolve()))
+            yield Finding("write access", str(place.resolve()))
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        return Finding("write access", f"{place.resolve()}: {reason}", "missing", "use --out")
+        yield Finding("write access", f"{place.resolve()}: {reason}", "missing", "use --out")
 
 
 def _browser() -> Finding:
-    drawing = for_pictures()
-    if not has_display():
-        cure = "open report.html on another machine"
-        if drawing:
-            words = f"{drawing}, for pictures; there is no display to show report.html on"
-            return Finding("browser", words, cure=cure)
-        return Finding("browser", "none, and no display", "optional", cure)
-    try:
-        return Finding("browser", webbrowser.get().name)
-    except (webbrowser.Error, AttributeError):
-        return Finding("browser", "none", "optional", "open report.html on another machine")
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above that is there."""
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    cure = "open report.html on another machine"
+    if has_display():
+        try:
+            return Finding("browser", webbrowser.get().name)
+        except (webbrowser.Error, AttributeError):
+            return Finding("browser", "none", "optional", cure)
+    if drawing := for_pictures():
+        words = f"{drawing}, for pictures; there is no display to show report.html on"
+        return Finding("browser", words, cure=cure)
+    return Finding("browser", "none, and no display", "optional", cure)
 
 
 def _gigabytes(size: int) -> str:

@@ -100,7 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
     # The model library's advice is not an answer; an error still comes through.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     given = sys.argv[1:] if arguments is None else arguments
-    command, as_json = _command_in(given), "--json" in given
+    known = {command.__name__ for command in COMMANDS}
+    command = next((word for word in given if word in known), "")
+    as_json = "--json" in given
     _write_every_letter()
     if sys.stdout is None:  # the shell closed it, as with >&-
         closed = ValueError("standard output is closed. Send the answer to a file or to /dev/null.")
@@ -180,8 +182,3 @@ def _refused(error: Exception, command: str, *, as_json: bool) -> int:
     else:
         error.show()
     return USAGE
-
-
-def _command_in(arguments: list[str]) -> str:
-    known = {command.__name__ for command in COMMANDS}
-    return next((word for word in arguments if word in known), "")

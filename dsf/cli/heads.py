@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.model_argument import check_call
+from dsf.cli.early_checks import check_call
 from dsf.cli.options import MAX_DRAWN, Checkpoint, Inspecting, Prompt, Top, whole_number
 from dsf.cli.terminal import print_table
 from dsf.report.escaping import escaped
@@ -65,7 +65,7 @@ def heads(
         from dsf.cli.run_model import inspect_opened, open_checkpoint
         from dsf.inspection.results.measurements import strongest
 
-        opened = open_checkpoint(model, given, run.threads, options)
+        opened = open_checkpoint(model, given, run, options)
         inspection = inspect_opened(opened, options)
         table = inspection.heads(opened.ids)
         facts: dict[str, Any] = {

@@ -5,15 +5,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsf.cli.command import FAILED, LIMIT, WELL, Answer, Run, Work
+from dsf.cli.early_checks import (
+    REPORT,
+    check_call,
+    check_folder,
+    check_free,
+    check_model,
+    check_no_run,
+)
 from dsf.cli.heads import named_heads
-from dsf.cli.model_argument import check_call, check_model
 from dsf.cli.options import (
     Checkpoint,
     Inspecting,
@@ -23,7 +30,6 @@ from dsf.cli.options import (
     exclude_each_other,
     written_place,
 )
-from dsf.cli.output_place import REPORT, check_folder, check_free, check_no_run
 from dsf.cli.terminal import print_table, progress
 from dsf.report.escaping import escaped
 
@@ -108,7 +114,6 @@ def inspect(
                     out,
                     facts={"Look at": "; ".join(found)} if (found := seen(inspection)) else {},
                     full_bytes=full_resolution << 20,
-                    watched=run.is_watched,
                 )
         seconds = time.perf_counter() - begun
 
@@ -157,22 +162,20 @@ def write_results(
     verdicts: "Table | None" = None,
     others: Sequence["Inspection"] = (),
     full_bytes: int | None = None,
-    watched: bool,
 ) -> dict[str, str]:
     """Write ``report.html`` and ``maps.png``, and return their paths by name."""
     from dsf.report import draw_grid, show
 
-    with progress("drawing", shown=watched) as report:
-        page = show(
-            [inspection, *others],
-            folder / "report.html",
-            title=title,
-            facts=facts or {},
-            verdicts=[verdicts, *(None for _ in others)],
-            full_resolution=full_bytes,
-            progress=report,
-        )
-        picture = draw_grid(inspection, folder / "maps.png")
+    page = show(
+        [inspection, *others],
+        folder / "report.html",
+        title=title,
+        facts=facts or {},
+        verdicts=[verdicts, *(None for _ in others)],
+        full_resolution=full_bytes,
+        progress=progress("drawing"),
+    )
+    picture = draw_grid(inspection, folder / "maps.png")
     return {"report": str(page), "picture": str(picture)}
 
 
@@ -219,9 +222,6 @@ def _in_one_line(layers: Sequence["InspectedLayer"]) -> str:
 
 
 def layer_facts(inspection: "Inspection") -> dict[str, Any]:
-    def finite(number: float | None) -> float | None:
-        return number if number is not None and isfinite(number) else None
-
     return {
         "model": escaped(inspection.model),
         "layers": [
@@ -229,16 +229,16 @@ def layer_facts(inspection: "Inspection") -> dict[str, Any]:
                 "name": escaped(layer.name, most=500),
                 "family": layer.family,
                 "mixer": type(layer.mixer).__name__,
-                "axes": list(layer.axes),
-                "batch": list(layer.system.batch),
+                "axes": layer.axes,
+                "batch": layer.system.batch,
                 "tokens": layer.system.steps,
                 "error": layer.error,
                 "formula": layer.formula,
                 "rounding": layer.rounding,
                 "compared_with": escaped(layer.compared_with, most=500),
-                "heads": None if layer.heads is None else list(layer.heads),
+                "heads": layer.heads,
                 "tolerance": layer.tolerance,
-                "share": finite(layer.share),
+                "share": layer.share,
                 "columns": layer.columns,
                 "exact": layer.is_exact,
                 "checks": layer.checks.to_json(),
@@ -251,7 +251,7 @@ def layer_facts(inspection: "Inspection") -> dict[str, Any]:
                 "name": escaped(missed.name, most=500),
                 "class": missed.kind,
                 "reason": missed.reason,
-                "formula": finite(missed.formula),
+                "formula": missed.formula,
             }
             for missed in inspection.unsupported
         ],

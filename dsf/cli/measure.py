@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.model_argument import ModelFacts, check_model, check_numbers, without_tokenizer
+from dsf.cli.early_checks import (
+    ModelFacts,
+    check_folder,
+    check_free,
+    check_model,
+    check_numbers,
+    without_tokenizer,
+)
 from dsf.cli.options import (
     Checkpoint,
     Heads,
@@ -22,7 +29,6 @@ from dsf.cli.options import (
     whole_number,
     written_place,
 )
-from dsf.cli.output_place import check_folder, check_free
 from dsf.cli.terminal import print_table, progress
 from dsf.inspection.results.quantities import MEASURES
 
@@ -115,24 +121,24 @@ def measure(
             )
             numbers = [tokenised(line, tokenizer, model) for line in lines]
         executor = in_process if workers == 1 else processes(workers)
-        with progress(f"prompts of {prompts}", shown=run.is_watched) as report:
-            table = measure_prompts(
-                model,
-                numbers,
-                out,
-                quantities=tuple(quantity or ()) or None,
-                batch=batch,
-                layerwise=layerwise,
-                tolerance=tolerance,
-                layers=layers,
-                heads=heads,
-                dtype=None if loading.dtype is None else str(loading.dtype),
-                device=loading.device,
-                revision=loading.revision,
-                threads=run.threads.asked or 1,
-                executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
-                progress=lambda done, every: report(done / every),
-            )
+        report = progress(f"prompts of {prompts}")
+        table = measure_prompts(
+            model,
+            numbers,
+            out,
+            quantities=tuple(quantity or ()) or None,
+            batch=batch,
+            layerwise=layerwise,
+            tolerance=tolerance,
+            layers=layers,
+            heads=heads,
+            dtype=None if loading.dtype is None else str(loading.dtype),
+            device=loading.device,
+            revision=loading.revision,
+            threads=run.asked or 1,
+            executor=executor if slurm is None else cluster(slurm, cluster="slurm"),
+            progress=lambda done, every: report(done / every),
+        )
         return Answer(
             facts={"folder": str(out), "summary": table.to_json()},
             show=lambda: _show(table, out),

@@ -57,20 +57,10 @@ def whole(word: str) -> int:
     return int(word)
 
 
-def whole_number(help: str, *, least: int | None = None, most: int | None = None) -> Any:
-    what = "a whole number" if least is None else f"a whole number of at least {least}"
-    what += "" if most is None else f" and at most {most}"
-
-    def parse(typed: str) -> int:
-        try:
-            number = whole(typed)
-        except ValueError:
-            raise expected(what, typed) from None
-        if (least is not None and number < least) or (most is not None and number > most):
-            raise expected(what, typed)
-        return number
-
-    return typed_by(parse, help, metavar="N")
+def whole_number(help: str, *, least: int | float = -inf, most: int | float = inf) -> Any:
+    what = "a whole number" if least == -inf else f"a whole number of at least {least}"
+    what += "" if most == inf else f" and at most {most}"
+    return _number(whole, what, lambda number: least <= number <= most, help, "N")
 
 
 def real(word: str) -> float:
@@ -81,17 +71,29 @@ def real(word: str) -> float:
 
 def real_number(help: str, *, below: float) -> Any:
     what = "a finite number above 0" if below == inf else f"a number above 0 and below {below}"
+    return _number(real, what, lambda number: 0 < number < below, help, "X")
 
-    def parse(typed: str) -> float:
+
+Number = int | float
+
+
+def _number(
+    read: Callable[[str], Number],
+    what: str,
+    suits: Callable[[Number], bool],
+    help: str,
+    metavar: str,
+) -> Any:
+    def parse(typed: str) -> Number:
         try:
-            number = real(typed)
+            number = read(typed)
         except ValueError:
             number = nan
-        if not 0 < number < below:
+        if not suits(number):
             raise expected(what, typed)
         return number
 
-    return typed_by(parse, help, metavar="X")
+    return typed_by(parse, help, metavar=metavar)
 
 
 def layer_choice(typed: str) -> Choice:
@@ -117,10 +119,10 @@ def _choice(typed: str, form: str) -> Choice:
 
 def is_empty(each: object) -> bool:
     """Whether a range holds nothing, however many there are to choose from."""
-    if not isinstance(each, slice) or each.step == 0:
-        return isinstance(each, slice)
-    if each.step is not None or each.stop is None:
+    if not isinstance(each, slice):
         return False
+    if each.step is not None or each.stop is None:
+        return each.step == 0
     start, stop = each.start or 0, each.stop
     return (start < 0) == (stop < 0) and bool(start >= stop)
 
@@ -253,10 +255,8 @@ class Inspecting(Loading):
     strict: bool = False
 
     def __post_init__(self) -> None:
-        others = ("exact", "dtype", "revision", "device")
-        single = {name: getattr(self, name) for name in others}
-        for name, value in single.items():
-            exclude_each_other(layerwise=self.layerwise, **{name: value})
+        for name in ("exact", "dtype", "revision", "device"):
+            exclude_each_other(layerwise=self.layerwise, **{name: getattr(self, name)})
 
 
 @dataclass(frozen=True, kw_only=True)

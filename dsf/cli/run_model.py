@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dsf.cli.command import Run, ThreadCount
-from dsf.cli.model_argument import (
+from dsf.cli.command import Run
+from dsf.cli.early_checks import (
     ModelFacts,
     check_length,
     check_numbers,
@@ -85,7 +85,7 @@ class Opened:
 def open_checkpoint(
     path: str,
     prompt: Prompt,
-    threads: ThreadCount,
+    run: Run,
     options: Loading,
     *,
     others: Sequence[str] = (),
@@ -100,7 +100,7 @@ def open_checkpoint(
         texts=(*prompt.texts, *others),
     )
     ids = _token_numbers(prompt, loaded)
-    threads.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
+    run.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
     names = _names(ids, loaded)
     if options.device is not None:
         loaded.model.to(_there(options.device))
@@ -130,8 +130,8 @@ def inspect_checkpoint(
 ) -> Inspection:
     """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both."""
     if options.layerwise:
-        return _inspect_layerwise(path, prompt, run.threads, options)
-    opened = open_checkpoint(path, prompt, run.threads, options)
+        return _inspect_layerwise(path, prompt, run, options)
+    opened = open_checkpoint(path, prompt, run, options)
     return inspect_opened(opened, options, forecast=forecast and run.is_watched, reported=reported)
 
 
@@ -146,7 +146,7 @@ def inspect_opened(
     if needs is not None and needs.fits:
         words = needs.worded()
         if reported:
-            from dsf.report.memory_needs import check_report
+            from dsf.report.content import check_report
 
             words += f"; the report {check_report(needs) / GB:.1f} GB"
         if forecast:
@@ -189,16 +189,14 @@ def follow(what: str, done: int, every: int) -> None:
     part(label, done, every)
 
 
-def _inspect_layerwise(
-    path: str, prompt: Prompt, threads: ThreadCount, options: Inspecting
-) -> Inspection:
+def _inspect_layerwise(path: str, prompt: Prompt, run: Run, options: Inspecting) -> Inspection:
     """The same with one block of the model in memory at a time."""
     stage(f"opening {path}")
     piecewise = open_piecewise(path, offline=options.offline)
     tokenizer = read_model_tokenizer(path, offline=options.offline, texts=prompt.texts)
     opened = _OnDisk(piecewise.model, tokenizer, path)
     ids = _token_numbers(prompt, opened)
-    threads.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
+    run.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
     wanted = options.layers
     layers: list[InspectedLayer] = []
     missed: list[Unsupported] = []

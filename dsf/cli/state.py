@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.model_argument import check_call
+from dsf.cli.early_checks import check_call, check_folder, check_free
 from dsf.cli.options import Checkpoint, Inspecting, Prompt, whole_number, written_place
-from dsf.cli.output_place import check_folder, check_free
 from dsf.cli.terminal import print_table
 
 if TYPE_CHECKING:

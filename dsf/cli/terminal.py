@@ -8,7 +8,6 @@ import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 
@@ -166,14 +165,10 @@ def part(label: str, done: int | float, every: int) -> None:
             bars.update(task, total=every, completed=done, description=escaped(label))
 
 
-@contextmanager
-def progress(label: str, *, shown: bool) -> Iterator[Callable[[float], None]]:
-    """A stage, and a function that shows which share of it is done, from 0 to 1."""
-    if not shown:
-        yield lambda _: None
-        return
+def progress(label: str) -> Callable[[float], None]:
+    """Begin a stage; the function that is returned shows which share of it is done, from 0 to 1."""
     stage(label)
-    yield lambda share: part(label, share, 1)
+    return lambda share: part(label, share, 1)
 
 
 def say(line: str) -> None:
@@ -194,41 +189,30 @@ WITHOUT_A_WINDOW = ("chromium", "chromium-browser", "google-chrome", "chrome")
 """Browsers that draw a page without a display: tests and documentation take pictures with them."""
 
 
-@dataclass(frozen=True)
-class Opening:
-    page: str
-    browser: str = ""
-    reason: str = ""
-
-    def __str__(self) -> str:
-        if self.browser:
-            return f"handed to {self.browser}: {self.page} (no window? Open the address yourself.)"
-        return f"not opened: {self.reason}. Open {self.page} in a browser."
-
-    def facts(self) -> dict[str, str | bool]:
-        return {"opened": bool(self.browser), "page": self.page, "reason": self.reason}
-
-
-def open_page(path: Path) -> Opening:
+def open_page(path: Path) -> dict[str, str | bool]:
     """Hand a page to the user's browser, if there is one with windows, or one that BROWSER names.
 
     Whether a window appears is not known: browsers start in the background.
     """
+    name, reason = "", ""
     page = path.resolve().as_uri()
-    if not (has_display() or os.environ.get("BROWSER")):
-        return Opening(page, reason="there is no display here")
     try:
-        browser = webbrowser.get()
-        name = getattr(browser, "name", type(browser).__name__)
-        if Path(str(name)).name in IN_A_TERMINAL:
-            return Opening(page, reason=f"the only browser here, {name}, has no windows")
-        with _standard_output_to_errors():
-            opened = browser.open(page)
-        if opened:
-            return Opening(page, browser=str(name))
-        return Opening(page, reason=f"{name} could not be started")
+        if not (has_display() or os.environ.get("BROWSER")):
+            reason = "there is no display here"
+        else:
+            browser = webbrowser.get()
+            name = str(getattr(browser, "name", type(browser).__name__))
+            if Path(name).name in IN_A_TERMINAL:
+                reason = f"the only browser here, {name}, has no windows"
+            else:
+                with _standard_output_to_errors():
+                    reason = "" if browser.open(page) else f"{name} could not be started"
     except (webbrowser.Error, OSError):
-        return Opening(page, reason="there is no browser here")
+        reason = "there is no browser here"
+    words = f"not opened: {reason}. Open {page} in a browser."
+    if not reason:
+        words = f"handed to {name}: {page} (no window? Open the address yourself.)"
+    return {"opened": not reason, "page": page, "reason": reason, "words": words}
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, 
         name: (BY_DEFAULT if name in plan.left_out else QUANTITIES)[name]
         for name in plan.quantities
     }
-    found, unmeasured = values(layer, quantities)
+    found, unmeasured = values(layer.system, quantities)
     return LayerFacts.of(layer, unmeasured), found
 
 

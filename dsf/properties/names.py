@@ -1,4 +1,11 @@
-"""The properties that are decided of every layer, by name; needs no torch."""
+"""The properties that are decided of every layer, and the files of a run; needs no torch."""
+
+from pathlib import Path
+
+MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
+"""Either makes a folder that of a run."""
+OWN_NAMES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
+MAX_MANIFEST_BYTES = 64 << 20
 
 IF_NOT = {
     "causal": "Some tokens also read later ones, as in every encoder.",
@@ -12,3 +19,17 @@ IF_NOT = {
     "erases, as a delta rule does, is not counted.",
 }
 """What a refutation of each property means; it is a fact about the layer and no failure."""
+
+
+def check_not_foreign(folder: Path, where: str) -> None:
+    """Raise ValueError if the folder has what no run wrote, under the names of a run."""
+    there = [name for name in OWN_NAMES if _is_there(folder / name)]
+    if there and not any(_is_there(folder / name) for name in (MANIFEST, UNFINISHED)):
+        raise ValueError(
+            f"{where}: has {', '.join(there)}, but no {MANIFEST}, so no run wrote them. Give "
+            "another folder."
+        )
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()

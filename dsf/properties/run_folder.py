@@ -29,6 +29,7 @@ from dsf.properties.decided import (
     square,
     verdicts,
 )
+from dsf.properties.names import MANIFEST, MAX_MANIFEST_BYTES, UNFINISHED, check_not_foreign
 from dsf.runtime.files import (
     LeadsOutside,
     alone,
@@ -42,15 +43,12 @@ from dsf.runtime.files import (
 )
 
 SCHEMA = 3
-MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
-OWN_NAMES = ("units", "metrics.csv", "metrics.json", "verdicts.csv", "verdicts.json")
 MEMBER = re.compile(
     r"(metrics|verdicts)\.(csv|json)"
     r"|units/\d{4,}/(unit\.json|certificates/[\w-]+\.json|tensors/[0-9a-f]{32}\.safetensors)"
     r"|[\w.-]+\.(html|png|svg|pdf)"
 )
 """The names of files that a run writes, pages included."""
-MAX_MANIFEST_BYTES = 64 << 20
 Progress = Callable[[int, int], None]
 Pages = Callable[[Table], Iterable[Path]]
 
@@ -174,21 +172,11 @@ def _prepare(folder: Path, source: Mapping[str, str]) -> dict[str, str]:
     manifest is written.
     """
     earlier = _earlier(folder)
-    is_run = earlier is not None or _is_there(folder / UNFINISHED)
-    foreign = [name for name in OWN_NAMES if _is_there(folder / name)]
-    if foreign and not is_run:
-        raise ValueError(
-            f"{folder} has {', '.join(foreign)}, but no run wrote them: there is no {MANIFEST}, "
-            f"and no {UNFINISHED} of a run that was interrupted. Choose another folder."
-        )
+    check_not_foreign(folder, str(folder))
     _write(folder, UNFINISHED, text_of({"schema_version": SCHEMA, "source": dict(source)}))
     remove_inside(folder, MANIFEST)  # what follows is no longer the run that it binds
     remove_drafts(folder, "")
     return earlier or {}
-
-
-def _is_there(path: Path) -> bool:
-    return path.is_symlink() or path.exists()
 
 
 def _earlier(folder: Path) -> dict[str, str] | None:

@@ -104,7 +104,17 @@ def compare(
         _inspected(name, given, inputs, named)
         for name, given in (("first", first), ("second", second))
     )
-    return _compared(one, other, align=align, verdicts=verdicts)
+    last, length = len(other) - 1, max(len(one) - 1, 1)
+    pairs = tuple((layer, other[round(k * last / length)]) for k, layer in enumerate(one))
+    if [layer.name for layer in one] == [layer.name for layer in other]:
+        pairs = tuple(zip(one, other, strict=True))
+    records: list[Record] = []
+    partners = [_matched(*pair) if align else None for pair in pairs]
+    for pair, partner in zip(pairs, partners, strict=True):
+        records += _distances(*pair, partner)
+        records += _quantities(*pair, partner)
+        records += _verdicts(*pair, partner) if verdicts else ()
+    return Comparison(tuple(records), pairs, tuple(partners))
 
 
 def _inspected(
@@ -122,35 +132,10 @@ def _inspected(
     return given
 
 
-def _compared(first: Inspection, second: Inspection, *, align: bool, verdicts: bool) -> Comparison:
-    pairs = _paired(first, second)
-    records: list[Record] = []
-    partners: list[tuple[int, ...] | None] = []
-    for one, other in pairs:
-        partner = _matched(one, other) if align else None
-        partners.append(partner)
-        records += _distances(one, other, partner)
-        records += _quantities(one, other, partner)
-        records += _verdicts(one, other, partner) if verdicts else ()
-    return Comparison(tuple(records), pairs, tuple(partners))
-
-
-def _paired(
-    first: Inspection, second: Inspection
-) -> tuple[tuple[InspectedLayer, InspectedLayer], ...]:
-    if [layer.name for layer in first] == [layer.name for layer in second]:
-        return tuple(zip(first, second, strict=True))
-    last, length = len(second) - 1, max(len(first) - 1, 1)
-    return tuple((layer, second[round(k * last / length)]) for k, layer in enumerate(first))
-
-
-def _has_heads(layer: InspectedLayer) -> bool:
-    return layer.axes[-1:] == ("head",) and len(layer.system.batch) == 2
-
-
 def _matched(one: InspectedLayer, other: InspectedLayer) -> tuple[int, ...] | None:
     """For each head of ``one`` its partner; None where there is nothing to match."""
-    if not (_has_heads(one) and _has_heads(other)) or one.system.batch != other.system.batch:
+    have_heads = all(each.axes[-1:] == ("head",) for each in (one, other))
+    if not have_heads or len(one.system.batch) != 2 or one.system.batch != other.system.batch:
         return None
     products: Tensor | int = 0
     sizes: Tensor | int = 0
@@ -192,7 +177,7 @@ def _distances(
 def _quantities(
     one: InspectedLayer, other: InspectedLayer, partner: Sequence[int] | None
 ) -> Iterator[Record]:
-    ours, theirs = values(one)[0], values(other)[0]
+    ours, theirs = values(one.system)[0], values(other.system)[0]
     for name in ours:
         if name not in theirs:
             continue

@@ -14,12 +14,9 @@ def escaped(text: str, *, most: int = LONGEST) -> str:
     'a\\tb\\u202e!'
     """
     short = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(_escaped(each) if _unseen(each) else each for each in short)
-
-
-def _unseen(character: str) -> bool:
-    return unicodedata.category(character) in UNSEEN
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return "".join(
+        each.encode("unicode_escape", "surrogatepass").decode("ascii")
+        if unicodedata.category(each) in UNSEEN
+        else each
+        for each in short
+    )

@@ -25,7 +25,6 @@ from dsf.inspection import InspectedLayer, Inspection, NothingCapturedError, Rec
 from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.softmax.attention import attention
-from dsf.mixers import SoftmaxAttention
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import has_axes, of_kind
@@ -74,7 +73,12 @@ def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = tor
     """
     arrays = {name: map.numpy(force=True) for name, map in _maps(inspection, dtype).items()}
     arrays[ABOUT] = np.array(_about(inspection))
-    return replace_file(path, lambda draft: _write_npz(draft, arrays))
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:  # given a path, numpy would append .npz
+            np.savez(file, **arrays)
+
+    return replace_file(path, write)
 
 
 @checked
@@ -135,14 +139,13 @@ def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> 
         ) from None
     nodes = {}
     for layer, map in zip(inspection, _maps(inspection, dtype).values(), strict=True):
-        axes = _axes(layer)
-        coordinates: dict[str, Any] = {
-            axis: np.arange(size) for axis, size in zip(axes, map.shape, strict=True)
-        }
+        axes, tokens = _axes(layer), inspection.tokens or ()
+        sizes = dict(zip(axes, map.shape, strict=True))
+        coordinates: dict[str, Any] = {axis: np.arange(size) for axis, size in sizes.items()}
+        lengths = {len(sample) for sample in tokens}
         for axis in ("query", "key"):
-            fitting = _fitting(inspection, map, axes, axis)
-            if fitting is not None:
-                coordinates[f"{axis}_token"] = (("sample", axis), fitting)
+            if len(tokens) == sizes.get("sample") and lengths == {sizes[axis]}:
+                coordinates[f"{axis}_token"] = (("sample", axis), np.array(tokens))
         data = xarray.DataArray(map.numpy(force=True), coordinates, axes, attrs=_record(layer))
         nodes[layer.name] = xarray.Dataset({"map": data})
     root = xarray.Dataset(attrs={"model": inspection.model, "caveat": CAVEAT})
@@ -192,22 +195,6 @@ def _about(inspection: Inspection) -> str:
             "environment": inspection.environment,
         }
     )
-
-
-def _fitting(inspection: Inspection, map: Tensor, axes: list[str], axis: str) -> Any:
-    """The tokens, ``sample token``, if their number fits this axis; else None."""
-    tokens = inspection.tokens
-    if tokens is None or "sample" not in axes:
-        return None
-    sizes = (map.shape[axes.index("sample")], map.shape[axes.index(axis)])
-    if sizes != (len(tokens), len(tokens[0])) or len({len(sample) for sample in tokens}) > 1:
-        return None
-    return np.array(tokens)
-
-
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # given a path, numpy would append .npz
-        np.savez(file, **arrays)
 
 
 BRACKETS = str.maketrans("<>", "‹›")
@@ -416,10 +403,9 @@ def from_transformer_lens(
             f"from_transformer_lens: no name in the cache ends in '{PATTERN}'. Keep the attention "
             "patterns: call run_with_cache without names_filter."
         )
-    layers = [
-        _layer(_Parts(cache, name.removesuffix(PATTERN)), scale, softcap, tolerance)
-        for name in names
-    ]
+    layers = (
+        _layer(cache, name.removesuffix(PATTERN), scale, softcap, tolerance) for name in names
+    )
     return Inspection(
         layers=tuple(layers),
         model="TransformerLens cache",
@@ -427,93 +413,59 @@ def from_transformer_lens(
     )
 
 
-class _Parts:
-    """The tensors of one attention in a cache, in float64, ``sample head ...``."""
-
-    def __init__(self, cache: Any, prefix: str):
-        self._cache, self.prefix = cache, prefix
-        self._names = set(map(str, cache.keys()))
-
-    def by_head(self, *hooks: str) -> Float[Tensor, "sample head time width"] | None:
-        """The first of these hooks in the cache, with the head axis before the position."""
-        part = next((part for hook in hooks if (part := self._raw(hook)) is not None), None)
-        return None if part is None else self._batched(part, hooks[0]).transpose(1, 2)
-
-    def pairs(self, hook: str) -> Float[Tensor, "sample head time read"] | None:
-        """A hook with one number for every pair of positions; None if it is not in the cache."""
-        part = self._raw(hook)
-        return None if part is None else self._batched(part, hook)
-
-    def dtype(self) -> torch.dtype:
-        """The dtype of the pattern."""
-        dtype: torch.dtype = self._cache[self.prefix + PATTERN].dtype
-        return dtype
-
-    def _raw(self, hook: str) -> Any:
-        name = self.prefix + hook
-        return self._cache[name] if name in self._names else None
-
-    def _batched(self, part: Tensor, hook: str) -> Tensor:
-        part = part.detach().to(torch.float64)
-        part = part.unsqueeze(0) if part.ndim == 3 else part
-        has_axes("from_transformer_lens", self.prefix + hook, part.shape, "sample a b c")
-        return part
-
-
 def _layer(
-    parts: _Parts, scale: float | None, softcap: float | None, tolerance: float | None
+    cache: Any, prefix: str, scale: float | None, softcap: float | None, tolerance: float | None
 ) -> InspectedLayer:
-    pattern = parts.pairs(PATTERN)
-    query, key = parts.by_head("hook_rot_q", "hook_q"), parts.by_head("hook_rot_k", "hook_k")
-    value = parts.by_head("hook_v")
-    if pattern is None or query is None or key is None or value is None:
+    known = set(map(str, cache.keys()))
+
+    def part_of(*hooks: str, by_head: bool = True) -> Any:
+        """The first of these hooks in the cache, ``sample a b c`` in float64, a head axis first."""
+        name = next((prefix + hook for hook in hooks if prefix + hook in known), None)
+        if name is None:
+            return None
+        part = cache[name].detach().to(torch.float64)
+        part = part.unsqueeze(0) if part.ndim == 3 else part
+        has_axes("from_transformer_lens", name, part.shape, "sample a b c")
+        return part.transpose(1, 2) if by_head else part
+
+    pattern, mixed = part_of(PATTERN, by_head=False), part_of("hook_z")
+    query, key = part_of("hook_rot_q", "hook_q"), part_of("hook_rot_k", "hook_k")
+    value, dtype = part_of("hook_v"), cache[prefix + PATTERN].dtype
+    if query is None or key is None or value is None:
         raise NothingCapturedError(
-            f"from_transformer_lens: {parts.prefix}{PATTERN} is in the cache, but not all of "
-            f"{parts.prefix}hook_q, hook_k and hook_v. Keep these in the cache, too."
+            f"from_transformer_lens: {prefix}{PATTERN} is in the cache, but not all of "
+            f"{prefix}hook_q, hook_k and hook_v. Keep these in the cache, too."
         )
     heads = query.shape[1]
     key, value = (part.repeat_interleave(heads // part.shape[1], 1) for part in (key, value))
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    plain = attention(
-        query, key, value, _bias(parts, pattern, factor * query @ key.mT, softcap), scale=factor
-    )
+    seen, bias = pattern != 0, torch.zeros_like(pattern)
+    if (scores := part_of("hook_attn_scores", by_head=False)) is not None:
+        products = factor * query @ key.mT
+        capped = products if softcap is None else softcap * torch.tanh(products / softcap)
+        added = torch.where(seen, scores - capped, 0)
+        rounding = 8 * torch.finfo(dtype).eps * torch.where(seen, scores, 0).abs().max()
+        bias = torch.where(added.abs() <= rounding, 0, added)
+    plain = attention(query, key, value, bias.masked_fill(~seen, -torch.inf), scale=factor)
     mixer = replace(plain, softcap=softcap)
-    error = _error(mixer, pattern, parts.by_head("hook_z"))
-    limit = TOLERANCE.get(parts.dtype(), 1e-5) if tolerance is None else tolerance
+    system = mixer.system()
+    error = relative_error(attention_map(system), pattern)
+    if mixed is not None:
+        error = max(error, relative_error(respond(system, mixer.signal()).squeeze(-2), mixed))
+    limit = TOLERANCE.get(dtype, 1e-5) if tolerance is None else tolerance
     if not error <= limit:
         raise ReconstructionError(
-            f"{parts.prefix}{PATTERN}: queries and keys give another pattern, or values another "
+            f"{prefix}{PATTERN}: queries and keys give another pattern, or values another "
             f"hook_z; the relative difference is {error:.1e}, above the tolerance of {limit:.0e}. "
             "Pass scale= (one over cfg.attn_scale) and softcap= of the model, or keep "
             "hook_attn_scores in the cache if the model adds a bias to its scores. In training "
             "mode a pattern has dropout: call model.eval() first."
         )
     return InspectedLayer(
-        name=parts.prefix.rstrip("."),
+        name=prefix.rstrip("."),
         family="softmax",
         mixer=mixer,
         axes=("sample", "head"),
         error=error,
         tolerance=limit,
     )
-
-
-def _bias(parts: _Parts, pattern: Tensor, products: Tensor, softcap: float | None) -> Tensor:
-    """The bias of the scores, ``-inf`` where the pattern is zero."""
-    scores = parts.pairs("hook_attn_scores")
-    capped = products if softcap is None else softcap * torch.tanh(products / softcap)
-    seen = pattern != 0
-    added = torch.zeros_like(pattern)
-    if scores is not None:
-        difference = torch.where(seen, scores - capped, 0)
-        rounding = 8 * torch.finfo(parts.dtype()).eps * torch.where(seen, scores, 0).abs().max()
-        added = torch.where(difference.abs() <= rounding, 0, difference)
-    return added.masked_fill(~seen, -torch.inf)
-
-
-def _error(mixer: SoftmaxAttention, pattern: Tensor, mixed: Tensor | None) -> float:
-    system = mixer.system()
-    errors = [relative_error(attention_map(system), pattern)]
-    if mixed is not None:
-        errors.append(relative_error(respond(system, mixer.signal()).squeeze(-2), mixed))
-    return max(errors)

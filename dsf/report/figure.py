@@ -1,26 +1,37 @@
 """Static pictures of maps: ``draw_map`` draws one on axes of matplotlib, ``draw_grid`` writes a
 picture with one row of maps for every layer.
+
+The rows are on a ``Sheet``: pictures of cells and texts at places in inches, in a palette of 8-bit
+colours. A figure with axes for every map takes ten times as long: each brings ticks, spines and
+transforms of its own. Here every text that recurs is drawn once, and cells are copied into the
+picture. Characters that no font has are written as their numbers: matplotlib draws empty boxes for
+them, mostly of Chinese, Japanese or Korean.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import cache, lru_cache, partial
+from math import ceil
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.image import AxesImage
+from PIL import Image
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.choice import Chosen
+from dsf.report.content import at_a_time, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import LayerPicture, layer_picture
-from dsf.report.memory_needs import at_a_time, within_memory
 from dsf.report.selection import (
     DECODER,
     has_texts,
@@ -29,24 +40,260 @@ from dsf.report.selection import (
     select,
     why_not_in_order,
 )
-from dsf.report.sheet import (
-    LEADING,
-    MASKED_COLOUR,
-    NOT_FINITE,
-    POINTS,
-    SHADES,
-    Sheet,
-    broken,
-    families,
-    ramp,
-    shaded,
-    width,
-    written,
-)
 from dsf.report.views import MapView, views, without_sample
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
 from dsf.runtime.threads import each_in_parallel
+
+MASKED_COLOUR = "#e7e3da"
+NOT_FINITE = "#96be00"
+# The colours of the page: cool for negative weights, the background at zero, warm for positive.
+COOL = ["#103e78", "#3879b5", "#7daed5", "#c4dbec"]
+WARM = ["#fbd6b8", "#f49d6b", "#d65430", "#831816"]
+SHADES = [*COOL, "#f6f5f1", *WARM]
+
+WHITE, MASKED, ODD = 50, 51, 52
+"""Numbers of colours. Those up to ``WHITE`` are greys, from black on."""
+
+LEVELS, ZERO = 100, 153
+"""Shades of either sign, and the number of the weight zero, in the middle of all."""
+
+Colours = UInt8[np.ndarray, "rows columns"]
+
+
+def palette() -> UInt8[np.ndarray, "colours 3"]:
+    greys = np.repeat(np.linspace(0, 1, WHITE + 1)[:, None], 3, axis=1)
+    found = LinearSegmentedColormap.from_list("signed", SHADES, N=2 * LEVELS + 1)
+    shades = found(np.arange(2 * LEVELS + 1))[:, :3]
+    single = [to_rgb(MASKED_COLOUR), to_rgb(NOT_FINITE)]
+    return np.rint(255 * np.concatenate([greys, single, shades])).astype(np.uint8)
+
+
+def shaded(
+    weights: Float[np.ndarray, "rows columns"],
+    masked: Bool[np.ndarray, "rows columns"],
+    reach: float,
+) -> Colours:
+    """The colour of every weight by its square root, full from the magnitude ``reach`` on."""
+    odd = ~np.isfinite(weights)
+    share = np.minimum(np.abs(weights) / reach, 1)
+    if odd.any():
+        share[odd] = 0
+    colours = np.rint(ZERO + LEVELS * np.copysign(np.sqrt(share), weights)).astype(np.uint8)
+    colours[masked] = MASKED
+    colours[odd] = ODD
+    return colours
+
+
+def ramp(*, signed: bool) -> Colours:
+    """One row with every shade, from the least to the most: the colours of a colour bar."""
+    return np.arange(ZERO - LEVELS * signed, ZERO + LEVELS + 1, dtype=np.uint8)[None]
+
+
+FIRST = "DejaVu Sans"  # part of matplotlib
+FURTHER = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK TC", "Noto Sans CJK KR",
+    "Source Han Sans", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
+    "Droid Sans Fallback", "IPAGothic", "Hiragino Sans", "Hiragino Sans GB", "PingFang SC",
+    "Apple SD Gothic Neo", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans",
+    "Arial Unicode MS",
+)  # fmt: skip
+
+
+@cache
+def families() -> tuple[str, ...]:
+    """The families to write with, the first choice first: that of matplotlib, and what it lacks."""
+    known = {font.name for font in fontManager.ttflist}
+    return (FIRST, *(name for name in FURTHER if name in known))
+
+
+@cache
+def _characters() -> frozenset[int]:
+    files = (findfont(FontProperties(family=name)) for name in families())
+    return frozenset[int]().union(*(get_font(file).get_charmap() for file in files))
+
+
+def written(text: str, *, most: int | None = None) -> str:
+    r"""Return ``text`` as it can be drawn, shortened to ``most`` characters.
+
+    >>> written("a\u0378b")
+    'aU+0378b'
+    """
+    known = _characters()
+    pieces = [
+        each if ord(each) in known or each.isspace() else f"U+{ord(each):04X}" for each in text
+    ]
+    if most is None or sum(map(len, pieces)) <= most:
+        return "".join(pieces)
+    while sum(map(len, pieces)) >= most:
+        pieces.pop()
+    return "".join(pieces) + "…"
+
+
+POINTS = 72  # of an inch
+LEADING = 1.2  # from one line to the next, in sizes of the font
+HALF = 0.36  # share of the font size, from the middle of letters down to their baseline
+PACKED = 3  # level of deflate: a tenth more bytes than by default, in half of the time
+PIXELS = ("png", "jpg", "jpeg", "tif", "tiff", "webp")
+BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0}
+
+
+class Cells(NamedTuple):
+    colours: Colours
+    left: float
+    top: float
+    wide: float
+    high: float
+
+
+class Words(NamedTuple):
+    """One line of text; ``y`` is the middle of its letters, or ``x`` where it is turned."""
+
+    text: str
+    x: float
+    y: float
+    size: float
+    align: str
+    turned: bool
+
+
+class Sheet:
+    def __init__(self, wide: float, high: float, *, dpi: int) -> None:
+        self.wide, self.high, self.dpi = wide, high, dpi
+        self.cells: list[Cells] = []
+        self.words: list[Words] = []
+
+    def draw(self, colours: Colours, left: float, top: float, wide: float, high: float) -> None:
+        self.cells.append(Cells(colours, left, top, wide, high))
+
+    def write(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        *,
+        size: float,
+        align: str = "center",
+        turned: bool = False,
+    ) -> None:
+        """Add one line of text.
+
+        Args:
+            size: of the font, in points.
+            align: whether ``x`` is the ``left`` end of the text, its ``center`` or its ``right``
+                end; of a turned text, which is read upwards, the same of ``y``.
+        """
+        self.words.append(Words(text, x, y, size, align, turned))
+
+    def write_lines(self, lines: list[str], x: float, y: float, *, size: float, align: str) -> None:
+        """Add lines of text, ``y`` in the middle of all."""
+        apart = LEADING * size / POINTS
+        first = y - apart * (len(lines) - 1) / 2
+        for k, line in enumerate(lines):
+            self.write(line, x, first + k * apart, size=size, align=align)
+
+    def save(self, path: Path) -> None:
+        """Write the sheet; the ending of ``path`` selects the format."""
+        if path.suffix[1:].lower() in PIXELS:
+            picture = self.picture()
+            if path.suffix.lower() != ".png":
+                picture = picture.convert("RGB")
+            picture.save(path, dpi=(self.dpi, self.dpi), compress_level=PACKED)
+        else:
+            self.figure().savefig(path, dpi=self.dpi)
+
+    def picture(self) -> Image.Image:
+        size = (round(self.high * self.dpi), round(self.wide * self.dpi))
+        pixels = np.full(size, WHITE, dtype=np.uint8)
+        for words in self.words:
+            self._stamp(pixels, words)
+        for cells in self.cells:
+            top, left = round(cells.top * self.dpi), round(cells.left * self.dpi)
+            high, wide = (max(round(side * self.dpi), 1) for side in (cells.high, cells.wide))
+            rows, columns = (
+                np.arange(many) * count // many
+                for many, count in zip((high, wide), cells.colours.shape, strict=True)
+            )
+            pixels[top : top + high, left : left + wide] = cells.colours[np.ix_(rows, columns)]
+        found = Image.fromarray(pixels)
+        found.putpalette(palette().tobytes())
+        return found
+
+    def _stamp(self, pixels: UInt8[np.ndarray, "high wide"], words: Words) -> None:
+        ink, base = inked(words.text, words.size, self.dpi)
+        across = -BEFORE[words.align] * ink.shape[1]
+        down = HALF * words.size / POINTS * self.dpi - base
+        if words.turned:
+            ink = np.rot90(ink)
+            across, down = down, -across - ink.shape[0]
+        left, top = round(words.x * self.dpi + across), round(words.y * self.dpi + down)
+        ink = ink[max(-top, 0) :, max(-left, 0) :]
+        place = pixels[max(top, 0) :, max(left, 0) :][: ink.shape[0], : ink.shape[1]]
+        np.minimum(place, ink[: place.shape[0], : place.shape[1]], out=place)
+
+    def figure(self) -> Figure:
+        """The sheet as texts and images with a pixel for every cell, for formats of vectors."""
+        found = Figure(figsize=(self.wide, self.high))
+        axes = found.add_axes((0, 0, 1, 1), xlim=(0, self.wide), ylim=(self.high, 0))
+        axes.set_axis_off()
+        colours = palette()
+        for each in self.cells:
+            sides = (each.left, each.left + each.wide, each.top + each.high, each.top)
+            axes.imshow(
+                colours[each.colours],
+                extent=sides,
+                aspect="auto",
+                interpolation="none",  # keeps every cell sharp
+            )
+        axes.set(xlim=(0, self.wide), ylim=(self.high, 0))
+        for words in self.words:
+            below = HALF * words.size / POINTS
+            axes.text(
+                words.x + below * words.turned,
+                words.y + below * (not words.turned),
+                words.text,
+                ha=words.align,
+                va="baseline",
+                rotation=90 if words.turned else 0,
+                rotation_mode="anchor",
+                fontsize=words.size,
+                family=families(),
+                parse_math=False,
+            )
+        return found
+
+
+@lru_cache(1024)
+def inked(text: str, size: float, dpi: int) -> tuple[UInt8[np.ndarray, "high wide"], int]:
+    """Return the greys of one line of text, and the row of its baseline."""
+    em = size / POINTS * dpi
+    base = ceil(1.2 * em)
+    font = FontProperties(family=families(), size=size)
+    drawing: Any = RendererAgg(ceil((len(text) + 1) * em), 2 * base, dpi)  # type: ignore[no-untyped-call]
+    drawing.draw_text(drawing.new_gc(), 0, base, text, font, 0)
+    opacity = np.asarray(drawing.buffer_rgba())[..., 3]
+    wide = int(np.flatnonzero(opacity.any(axis=0)).max(initial=0)) + 1
+    return WHITE - (opacity[:, :wide] // (255 // WHITE)).clip(max=WHITE), base
+
+
+def broken(name: str, most: int) -> list[str]:
+    """Break a dotted name into lines of at most ``most`` characters, as it can be drawn.
+
+    The name of a model before that of its layer has lines of its own.
+
+    >>> broken("decoder.block.0.layer.1.EncDecAttention", 26)
+    ['decoder.block.0.layer.1.', 'EncDecAttention']
+    """
+    lines: list[str] = []
+    for piece_of_name in written(escaped(name)).split(" · "):
+        lines.append("")
+        for part in re.findall(r"[^.]*\.?", piece_of_name):
+            for piece in wrap(part, most):
+                if len(lines[-1]) + len(piece) > most:
+                    lines.append("")
+                lines[-1] += piece
+    return lines
+
 
 LABELLED, LONGEST_LABEL = 40, 10
 SIGNED = LinearSegmentedColormap.from_list("signed", SHADES)
@@ -86,7 +333,8 @@ def draw_map(
     of_kind("draw_map", "axes", axes, Axes, "axes of matplotlib, such as those of plt.subplots()")
     of_kind("draw_map", "title", title, str, "a text")
     if tokens is not None:
-        check_texts(tokens, weights.shape)
+        agree("draw_map", "token", rows=weights.shape[0], columns=weights.shape[1])
+        are_texts("draw_map", "tokens", tokens, weights.shape[0])
     odd = ~np.isfinite(weights)
     hidden = odd if masked is None else odd | masked
     reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
@@ -103,11 +351,6 @@ def draw_map(
     axes.set_title(written(title), fontsize=9, family=families(), parse_math=False)
     _name_tokens(axes, tokens, weights.shape)
     return image
-
-
-def check_texts(tokens: Sequence[str], shape: tuple[int, ...]) -> None:
-    agree("draw_map", "token", rows=shape[0], columns=shape[1])
-    are_texts("draw_map", "tokens", tokens, shape[0])
 
 
 def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int]) -> None:
@@ -194,36 +437,16 @@ def draw_grid(
             return decoder
         return usual if has_texts(layer, layer.row_input, source) else {}
 
-    lines = [
-        _Line(
-            layer,
-            picture,
-            maps[at : at + across],
-            several=len(of_samples) > 1,
-            begins=at == 0,
-            named=named_of(layer),
-        )
-        for layer, (picture, of_samples) in zip(inspection, rows, strict=True)
-        for maps in of_samples
-        for at in range(0, len(maps), across)
-    ]
-    return replace_file(path, _sheet(lines).save)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Maps of one sample of a layer side by side.
-
-    ``begins`` tells whether they are its first, ``named`` the texts of the tokens of a sample where
-    row and column k are the k-th of them.
-    """
-
-    layer: InspectedLayer
-    picture: LayerPicture | None
-    maps: list[MapView]
-    several: bool
-    begins: bool
-    named: Mapping[int, Labels | None]
+    widest = max(min(len(maps), across) for _, of_samples in rows for maps in of_samples)
+    sheet = Sheet(LEFT + widest * (MAP + GAP), GAP / 2, dpi=DPI)
+    for layer, (picture, of_samples) in zip(inspection, rows, strict=True):
+        named = named_of(layer)
+        for maps in of_samples:
+            sample = maps[0].sample
+            name = _name(layer, picture, sample if len(of_samples) > 1 else None)
+            for at in range(0, len(maps), across):
+                _draw_line(sheet, maps[at : at + across], name, named.get(sample), begins=at == 0)
+    return replace_file(path, sheet.save)
 
 
 def _named(tokens: Sequence[Sequence[str]] | None) -> dict[int, Labels | None]:
@@ -247,21 +470,20 @@ def _maps(
     return picture, [[view for view in found if view.sample == sample] for sample in samples]
 
 
-def _sheet(lines: list[_Line]) -> Sheet:
-    across = max(len(line.maps) for line in lines)
-    sheet = Sheet(LEFT + across * (MAP + GAP), GAP / 2, dpi=DPI)
-    for line in lines:
-        top = sheet.high + ABOVE
-        high = max(_sides(view)[0] for view in line.maps)
-        if line.begins:
-            sheet.write_lines(_name(line), NAMES_END, top + high / 2, size=TITLE, align="right")
-        ends = []
-        for at, view in enumerate(line.maps):
-            labels = line.named.get(view.sample) if at == 0 else None
-            ends.append(_draw(sheet, view, labels, LEFT + at * (MAP + GAP), top, outer=at == 0))
-        least = len(_name(line)) * LEADING * TITLE / POINTS - ABOVE
-        sheet.high = max(*ends, top + least) + BELOW
-    return sheet
+def _draw_line(
+    sheet: Sheet, maps: list[MapView], name: list[str], labels: Labels | None, *, begins: bool
+) -> None:
+    """Maps side by side at the end of the sheet; with its name where they begin a sample."""
+    top = sheet.high + ABOVE
+    high = max(_sides(view)[0] for view in maps)
+    if begins:
+        sheet.write_lines(name, NAMES_END, top + high / 2, size=TITLE, align="right")
+    ends = [
+        _draw(sheet, view, None if at else labels, LEFT + at * (MAP + GAP), top, outer=not at)
+        for at, view in enumerate(maps)
+    ]
+    least = len(name) * LEADING * TITLE / POINTS - ABOVE
+    sheet.high = max(*ends, top + least) + BELOW
 
 
 def _sides(view: MapView) -> tuple[float, float]:
@@ -307,19 +529,18 @@ def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
         middle = (k + 0.5) * MAP / len(texts)
         sheet.write(text, left - 0.03, top + middle, size=size, align="right")
         sheet.write(text, left + middle, top + MAP + 0.03, size=size, align="right", turned=True)
-    return max(width(text, size, DPI) for text in texts) + 0.03
+    return max(inked(text, size, DPI)[0].shape[1] / DPI for text in texts) + 0.03
 
 
-def _name(line: _Line) -> list[str]:
-    layer = line.layer
+def _name(layer: InspectedLayer, picture: LayerPicture | None, sample: int | None) -> list[str]:
     found = [
         *broken(layer.name, NAME),
         written(escaped(layer.family)),
         f"formula {layer.formula:.0e}",
     ]
-    if line.several:
-        found.append(f"sample {line.maps[0].sample}")
-    if line.picture is not None:
-        legend = f"First: length of what a token contributes to {line.picture.onto}, in its unit"
+    if sample is not None:
+        found.append(f"sample {sample}")
+    if picture is not None:
+        legend = f"First: length of what a token contributes to {picture.onto}, in its unit"
         found += wrap(legend, NAME + 4)
     return found

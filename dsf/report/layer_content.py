@@ -5,9 +5,8 @@ of its state. ``layer_content`` puts these together with the pooled maps, as byt
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, product
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,28 @@ from dsf import measures
 from dsf.evaluate import Rows
 from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer
-from dsf.inspection.results.measurements import QUANTITIES, Quantity, measured
+from dsf.inspection.results.measurements import QUANTITIES, Quantity, values
 from dsf.inspection.results.quantities import RANK
 from dsf.measures.erasers import largest_losses
 from dsf.measures.passes import is_streamable, reductions_of
 from dsf.measures.row_reductions import Reduced
 from dsf.measures.whole_rows import Collected
 from dsf.report.escaping import escaped
-from dsf.report.layer_picture import Explained, LayerPicture, layer_picture
+from dsf.report.layer_picture import Explained, layer_picture
 from dsf.report.map_bytes import coded, packed, picture_of, shrunk
-from dsf.report.selection import Orders, Plan, Selection, Subject, input_of_texts, why_not_in_order
+from dsf.report.selection import (
+    Plan,
+    Selection,
+    Subject,
+    input_of_texts,
+    orders_of,
+    why_not_in_order,
+)
 from dsf.report.views import MapView, Progress, views
 from dsf.runtime.threads import in_parallel
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import dense_of
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.composite import Operator, SystemSum
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 
@@ -53,19 +59,6 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """The maps of one layer that are drawn, in the form that ``measured`` takes."""
-
-    system: Operator
-    name: str = ""
-    family: str = ""
-    axes: tuple[str, ...] = ("map",)
-
-    def place(self, index: Sequence[int]) -> tuple[int, ...]:
-        return tuple(index)
-
-
 class Walk:
     """What is kept of the rows of the drawn maps, while these are formed once."""
 
@@ -79,7 +72,7 @@ class Walk:
         self._kept: list[Tensor] = []
         decomposed = _work(system, system.batch.numel(), keeps_all=True) <= MOST_WORK
         self._keeps = _keeps_all(system) and few and (decomposed or RANK in quantities)
-        self._square = not _rectangular(system)
+        self._square = getattr(system, "read_steps", system.steps) == system.steps
 
     def add(self, rows: Rows) -> None:
         if self._collected is not None:
@@ -109,17 +102,16 @@ def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
     return {name: QUANTITIES[name] for name in WORDS if name not in left_out}
 
 
-TOO_LONG_FOR_RANKS = (
-    f"The Hankel rank is measured in a page up to {LONGEST_RANKED_IN_A_PAGE} tokens, and by "
-    f"inspection.measure('{RANK}') at any length."
-)
-
-
 def unmeasured(drawn: Selection) -> str:
     """What is not measured of the drawn maps, why, and what measures it; empty if all is."""
     steps, maps = drawn.system.steps, len(drawn.labels)
+    if maps * steps**2 <= MOST_CELLS and steps <= LONGEST_RANKED_IN_A_PAGE:
+        return ""
     if maps * steps**2 <= MOST_CELLS:
-        return "" if steps <= LONGEST_RANKED_IN_A_PAGE else TOO_LONG_FOR_RANKS
+        return (
+            f"The Hankel rank is measured in a page up to {LONGEST_RANKED_IN_A_PAGE} tokens, and "
+            f"by inspection.measure('{RANK}') at any length."
+        )
     return (
         f"Not measured in this page: {maps} maps of {steps:,} tokens have {maps * steps**2:,} "
         f"weights, and the page measures up to {MOST_CELLS:,} of a layer. inspection.measure() and "
@@ -132,15 +124,14 @@ def measures_of(
 ) -> list[list[tuple[str, float | None]]]:
     """For every drawn map its measures, as (label, value); None for values that are not finite."""
     wanted = {name: each for name, each in walk.quantities.items() if finite or name != RANK}
-    found: list[list[tuple[str, float | None]]] = [[] for _ in drawn.labels]
-    table = measured([Drawn(drawn.system)], wanted, passed=walk.passed, whole=walk.weights)
-    for record in table.to_json():
-        value = record["value"]
-        if record["quantity"] == "half_life" and value == NO_LAG:
-            value = None
-        words = WORDS[record["quantity"]]
-        found[record.get("map", 0)].append((words, None if value is None else float(value)))
-    return found
+    found, _ = values(drawn.system, wanted, passed=walk.passed, whole=walk.weights)
+    listed: list[list[tuple[str, float | None]]] = [[] for _ in drawn.labels]
+    for name in wanted:
+        numbers = found[name].flatten().tolist() if name in found else [nan]
+        for of_map, number in zip(listed, numbers, strict=False):
+            is_lost = not isfinite(number) or (name == "half_life" and number == NO_LAG)
+            of_map.append((WORDS[name], None if is_lost else float(number)))
+    return listed
 
 
 NO_LAG = -1
@@ -176,14 +167,25 @@ def states_of(
         {"states": None if keeps_all else getattr(system, "state_size", None)} for _ in range(maps)
     ]
     reason = _unmeasured_state(system, maps, finite=finite, disorder=disorder, keeps_all=keeps_all)
-    if finite and system.steps > 1 and not disorder:
-        _add_lags(found, system, walk)
-    if not reason:
-        _add_hankel(found, system, walk)
-        if isinstance(system, System) and not keeps_all and system.state_size:
-            _add_decay(found, system)
-    for facts in found:
-        facts.update({"unmeasured": reason} if reason else {})
+    few = maps * system.steps**2 <= MOST_STATE_CELLS
+    if finite and system.steps > 1 and not disorder and few:
+        at = _points(system.steps)
+        mass = _by_map(measures.mass_by_lag(walk.passed or system), system)
+        for facts, curve in zip(found, mass, strict=True):
+            facts["lags"] = [at.tolist(), _short(curve[at])]
+    if reason:
+        for facts in found:
+            facts["unmeasured"] = reason
+        return found
+    positions = sorted({int(share * (system.steps - 1)) for share in QUARTERS})
+    source = system if walk.weights is None else walk.weights
+    spectra = _by_map(measures.hankel_singular_values(source, positions=positions), system)
+    for facts, blocks in zip(found, spectra, strict=True):
+        facts["hankel"] = [
+            [token, _short(block[:POINTS])] for token, block in zip(positions, blocks, strict=True)
+        ]
+    if isinstance(system, System) and not keeps_all and system.state_size:
+        _add_decay(found, system)
     return found
 
 
@@ -191,12 +193,15 @@ def _unmeasured_state(
     system: Operator, maps: int, *, finite: bool, disorder: str, keeps_all: bool
 ) -> str:
     """The first reason that applies; empty if the state can be measured."""
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
     what = "maps" if keeps_all else f"maps of {getattr(system, 'state_size', 0)} states each"
     reasons = {
         "since a weight is not finite": not finite,
         "since there is a single token": system.steps < 2,
         f"since {disorder}": bool(disorder),
-        "since the layer also reads later tokens": not _runs_forward(system),
+        "since the layer also reads later tokens": any(
+            getattr(part, "runs_backward", False) for part in parts
+        ),
         f"since {system.steps:,} tokens are more than the {LONGEST} up to which a page does so": (
             system.steps > LONGEST
         ),
@@ -211,15 +216,6 @@ def _keeps_all(system: Operator) -> bool:
     return not isinstance(system, System) or kept_rows(system) is not None
 
 
-def _rectangular(system: Operator) -> bool:
-    return isinstance(system, ExplicitMap) and system.read_steps != system.steps
-
-
-def _runs_forward(system: Operator) -> bool:
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    return not any(getattr(part, "runs_backward", False) for part in parts)
-
-
 def _work(system: Operator, maps: int, *, keeps_all: bool) -> int:
     """The number of multiplications, about, for the measures of the state."""
     if keeps_all or not isinstance(system, System):
@@ -227,30 +223,11 @@ def _work(system: Operator, maps: int, *, keeps_all: bool) -> int:
     return maps * system.steps * system.state_size**3
 
 
-def _add_lags(found: list[dict[str, Any]], system: Operator, walk: Walk) -> None:
-    if len(found) * system.steps**2 > MOST_STATE_CELLS:
-        return
-    at = _points(system.steps)
-    mass = _stacked(measures.mass_by_lag(walk.passed or system), system)
-    for facts, curve in zip(found, mass, strict=True):
-        facts["lags"] = [at.tolist(), _short(curve[at])]
-
-
-def _add_hankel(found: list[dict[str, Any]], system: Operator, walk: Walk) -> None:
-    positions = sorted({int(share * (system.steps - 1)) for share in QUARTERS})
-    source = system if walk.weights is None else walk.weights
-    values = _stacked(measures.hankel_singular_values(source, positions=positions), system)
-    for facts, blocks in zip(found, values, strict=True):
-        facts["hankel"] = [
-            [token, _short(block[:POINTS])] for token, block in zip(positions, blocks, strict=True)
-        ]
-
-
 def _add_decay(found: list[dict[str, Any]], system: System) -> None:
     at = _points(system.steps)
-    exponents = _by_map(measures.lyapunov_exponents, system)
-    norms = _by_map(measures.product_norms, system)
-    horizon = _by_map(measures.memory_horizon, system)
+    exponents = _by_map(measures.lyapunov_exponents(system), system)
+    norms = _by_map(measures.product_norms(system), system)
+    horizon = _by_map(measures.memory_horizon(system), system)
     has_one_port = system.input_size == system.output_size == 1
     erased, traces = (_erased(system), _traces(system)) if has_one_port else ([], [])
     for k, facts in enumerate(found):
@@ -314,11 +291,7 @@ def _points(count: int) -> Int[np.ndarray, " points"]:
     return np.unique(np.linspace(0, count - 1, min(count, POINTS)).round().astype(int))
 
 
-def _by_map(measure: Callable[..., Tensor], system: Operator, **options: Any) -> np.ndarray:
-    return _stacked(measure(system, **options), system)
-
-
-def _stacked(values: Tensor, system: Operator) -> np.ndarray:
+def _by_map(values: Tensor, system: Operator) -> np.ndarray:
     return (values if system.batch else values[None]).numpy(force=True)
 
 
@@ -353,58 +326,37 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
     disorder = why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
     seen = views(drawn, side=planned.side, progress=progress, also=(walk.add, *also))
-    maps = _maps(seen, exact=planned.exact)
+    maps: list[dict[str, Any]] = [{} for _ in seen]
+
+    def encode(k: int) -> None:
+        maps[k].update(_map(seen[k], exact=planned.exact))
+
+    in_parallel(encode, range(len(seen)))
     finite = not any(view.nans + view.infinities for view in seen)
     known = (
         measures_of(drawn, walk, finite=finite),
         states_of(drawn, walk, finite=finite, disorder=disorder),
         drawn.places,
     )
-    orders = Orders(
+    orders, order_facts = orders_of(
         layer,
+        drawn.places,
         named=input_of_texts(subject.inspection),
         decoder=subject.inspection.decoder_tokens is not None,
     )
-    for map, numbers, state, place in zip(maps, *known, strict=True):
+    for map, numbers, state, place, order in zip(maps, *known, orders, strict=True):
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
-        map.update(orders.of(place), unmeasured=unmeasured(drawn))
+        map.update(order, unmeasured=unmeasured(drawn))
     picture = layer_picture(layer, side=planned.side)
     if picture is not None:
+        facts = {"channels": picture.channels, "total": picture.total, "onto": picture.onto}
         seen = picture.views + seen
-        maps = _together(picture, exact=planned.exact) + maps
+        maps = bare_maps(picture.views, exact=planned.exact, together=facts) + maps
     if explained is not None:
         edges = explained.edge_views(layer, side=planned.side)
         seen = edges + seen
-        maps = _shares(edges, explained.target, exact=planned.exact) + maps
-    return {
-        **_facts(layer, drawn),
-        **orders.content(),
-        "model": model,
-        "thumbnails": thumbnails(seen),
-        "maps": maps,
-    }
-
-
-def _together(picture: LayerPicture, *, exact: bool) -> list[dict[str, Any]]:
-    facts = {
-        "channels": picture.channels,
-        "total": picture.total,
-        "onto": picture.onto,
-    }
-    return bare_maps(picture.views, exact=exact, together=facts)
-
-
-def _shares(seen: list[MapView], target: str, *, exact: bool) -> list[dict[str, Any]]:
-    return bare_maps(seen, exact=exact, share={"target": escaped(target)})
-
-
-def bare_maps(seen: list[MapView], *, exact: bool, **kind: Any) -> list[dict[str, Any]]:
-    """Return pictures other than a layer's maps in the same form; ``kind`` says what they are."""
-    bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", **kind}
-    return [{**_map(view, exact=exact), **bare} for view in seen]
-
-
-def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
+        share = {"target": escaped(explained.target)}
+        maps = bare_maps(edges, exact=planned.exact, share=share) + maps
     return {
         "name": escaped(layer.name),
         "family": escaped(layer.family),
@@ -420,7 +372,17 @@ def _facts(layer: InspectedLayer, drawn: Selection) -> dict[str, Any]:
         "ports": drawn.system.input_size * drawn.system.output_size,
         "total": drawn.total,
         "chosen": drawn.chosen,
+        **order_facts,
+        "model": model,
+        "thumbnails": thumbnails(seen),
+        "maps": maps,
     }
+
+
+def bare_maps(seen: list[MapView], *, exact: bool, **kind: Any) -> list[dict[str, Any]]:
+    """Return pictures other than a layer's maps in the same form; ``kind`` says what they are."""
+    bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", **kind}
+    return [{**_map(view, exact=exact), **bare} for view in seen]
 
 
 def thumbnails(seen: list[MapView]) -> dict[str, Any]:
@@ -432,16 +394,6 @@ def thumbnails(seen: list[MapView]) -> dict[str, Any]:
         codes += [coded(*each, view.scale) for each, view in zip(small, alike, strict=True)]
     rows, columns = codes[0].shape
     return {"rows": rows, "columns": columns, "codes": packed(np.stack(codes))}
-
-
-def _maps(seen: Sequence[MapView], *, exact: bool) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{} for _ in seen]
-
-    def add(k: int) -> None:
-        found[k] = _map(seen[k], exact=exact)
-
-    in_parallel(add, range(len(seen)))
-    return found
 
 
 def _map(view: MapView, *, exact: bool) -> dict[str, Any]:

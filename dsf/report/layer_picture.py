@@ -50,14 +50,18 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     has_samples = layer.axes[0] == "sample"
     channels = prod(system.batch[int(has_samples) :])
     samples = system.batch[0] if has_samples else 1
-    together = lengths_of(layer, groups)
     bounds = group_bounds(system.steps, groups)
-    hidden = _hidden(layer, groups)
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    ways = {bool(getattr(part, "runs_backward", False)) for part in parts}
+    hidden = np.zeros((groups, groups), dtype=bool)  # zero for all coefficients
+    if len(ways) == 1:
+        later = np.triu(np.ones((groups, groups), dtype=bool), 1)
+        hidden = later.T if ways.pop() else later
     words = "channels" if layer.heads is None else "chosen channels"
     label = f"all {channels} {words}" if channels > 1 else "the only channel"
     views = [
         _view(label if samples == 1 else f"sample {k}, {label}", k, each, hidden, bounds)
-        for k, each in enumerate(together)
+        for k, each in enumerate(lengths_of(layer, groups))
     ]
     total = prod(layer.mixer.system().batch[int(has_samples) :])
     return LayerPicture(views, channels, total, layer.contributes_to)
@@ -97,20 +101,7 @@ def _view(
         empty_rows=[last for last, row in zip(ends.tolist(), norms, strict=True) if not row.any()],
         nans=int(np.isnan(norms).sum()),
         infinities=int(np.isinf(norms).sum()),
-        complex_=False,
-        signed=False,
     )
-
-
-def _hidden(layer: InspectedLayer, groups: int) -> Bool[np.ndarray, "_ _"]:
-    """Return where contributions are zero for all coefficients: to tokens before, or after."""
-    system = layer.system
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    ways = {bool(getattr(part, "runs_backward", False)) for part in parts}
-    if len(ways) > 1:
-        return np.zeros((groups, groups), dtype=bool)
-    later = np.triu(np.ones((groups, groups), dtype=bool), 1)
-    return later.T if ways.pop() else later
 
 
 EDGES = 12
@@ -133,12 +124,20 @@ class Explained:
         except (InspectionError, KeyError):
             return []
         found = sums[:SAMPLES].double().numpy(force=True)
-        return [_edge_view(edges, k, len(found), side) for k, edges in enumerate(found)]
+        count, written, read = found.shape
+        pooled = View(count, written, read, side)
+        later = np.triu(np.ones(found.shape, dtype=bool), 1) & (found == 0)
+        pooled.add(found, later, np.arange(written), np.arange(read))
+        labels = ["edges"] if count == 1 else [f"sample {k}, edges" for k in range(count)]
+        return [replace(view, empty_rows=[]) for view in pooled.maps(labels, range(count))]
 
     def content(self) -> dict[str, Any]:
         """Everything but the pictures of edges; the lists of one sample each, of the first four."""
         share = self.share
         samples = range(min(len(share.value), SAMPLES))
+        paths = None if self.paths is None else self.paths.to_json()
+        for edge in (edge for path in (paths or {"paths": ()})["paths"] for edge in path["edges"]):
+            edge["layer"] = escaped(edge["layer"])
         return {
             "target": escaped(self.target),
             "value": share.value[:SAMPLES].tolist(),
@@ -149,8 +148,15 @@ class Explained:
                 for name, total in share.total.items()
                 if name in share.layers
             ],
-            "edges": [_edges(share, sample) for sample in samples],
-            "paths": None if self.paths is None else _paths(self.paths),
+            "edges": [
+                [
+                    [escaped(edge["layer"]), edge["query"], edge["key"], edge["share"]]
+                    for edge in share.strongest_edges(EDGES, sample=sample).to_json()
+                    if edge.get("share") is not None
+                ]
+                for sample in samples
+            ],
+            "paths": paths,
         }
 
 
@@ -179,31 +185,3 @@ def explained(
             f"{sorted(counts)}. Attribute and inspect on the same input."
         )
     return Explained(share, target, paths)
-
-
-def _edge_view(edges: np.ndarray, sample: int, samples: int, side: int) -> MapView:
-    written, read = edges.shape
-    pooled = View(1, written, read, side)
-    rows, columns = np.arange(written), np.arange(read)
-    later = np.triu(np.ones(edges.shape, dtype=bool), 1) & (edges == 0)
-    pooled.add(edges[None], later[None], rows, columns)
-    label = "edges" if samples == 1 else f"sample {sample}, edges"
-    (view,) = pooled.maps([label], [sample])
-    return replace(view, empty_rows=[])
-
-
-def _edges(share: Attribution, sample: int) -> list[list[Any]]:
-    found = share.strongest_edges(EDGES, sample=sample).to_json()
-    return [
-        [escaped(edge["layer"]), edge["query"], edge["key"], edge["share"]]
-        for edge in found
-        if edge.get("share") is not None
-    ]
-
-
-def _paths(paths: Paths) -> dict[str, Any]:
-    found = paths.to_json()
-    for path in found["paths"]:
-        for edge in path["edges"]:
-            edge["layer"] = escaped(edge["layer"])
-    return found

@@ -146,7 +146,17 @@ def add_full_maps(
 
     def formed(place: tuple[int, int]) -> tuple[MapView, dict[str, Any]]:
         at, k = place
-        view = _unpooled(drawn[at], k - _added(layers[at]))
+        k -= sum(map(_is_added, layers[at]["maps"]))
+        layer = drawn[at]
+        alone = replace(
+            layer,
+            places=layer.places[k : k + 1],
+            labels=layer.labels[k : k + 1],
+            samples=layer.samples[k : k + 1],
+            system=part_of(layer.system, [(k,)]) if layer.system.batch else layer.system,
+        )
+        longest = max(layer.system.steps, getattr(layer.system, "read_steps", 1))
+        (view,) = views(alone, side=longest)
         return view, _full(view)
 
     with closing(each_in_parallel(formed, order, most=at_a_time)) as pictures:
@@ -180,10 +190,6 @@ def _is_added(map: Mapping[str, Any]) -> bool:
     return "together" in map or "share" in map
 
 
-def _added(layer: Mapping[str, Any]) -> int:
-    return sum(_is_added(each) for each in layer["maps"])
-
-
 def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
     """The squares of the weights of every thumbnail, away from the diagonal and the first key."""
     small = layer["thumbnails"]
@@ -195,18 +201,6 @@ def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
     away[:, :1] = False
     sums: Float[np.ndarray, " maps"] = (shares * away).sum(axis=(1, 2))
     return sums
-
-
-def _unpooled(drawn: Selection, k: int) -> MapView:
-    alone = replace(
-        drawn,
-        places=drawn.places[k : k + 1],
-        labels=drawn.labels[k : k + 1],
-        samples=drawn.samples[k : k + 1],
-        system=part_of(drawn.system, [(k,)]) if drawn.system.batch else drawn.system,
-    )
-    longest = max(drawn.system.steps, getattr(drawn.system, "read_steps", 1))
-    return views(alone, side=longest)[0]
 
 
 def _full(view: MapView) -> dict[str, Any]:

@@ -22,15 +22,14 @@ from markupsafe import Markup
 from dsf.attribution import Attribution, Paths
 from dsf.inspection.choice import Chosen
 from dsf.interventions import Intervention
-from dsf.properties.decided import VerdictCount, verdict_counts
+from dsf.properties.decided import verdict_counts
 from dsf.properties.names import IF_NOT
-from dsf.report.content import Grid, content, embedded
+from dsf.report.content import Grid, content, embedded, within_memory
 from dsf.report.escaping import escaped
+from dsf.report.figure import Sheet, broken, shaded, written
 from dsf.report.layer_picture import explained
 from dsf.report.map_bytes import FULL_BYTES, MASKED, decoded
-from dsf.report.memory_needs import within_memory
 from dsf.report.selection import Decided, Shown, Subject, narrowed, subjects
-from dsf.report.sheet import Sheet, broken, shaded, written
 from dsf.report.viewer import EXPLORER, file_of, module_of, script_of, style_of
 from dsf.report.views import Progress, ignored, without_sample
 from dsf.runtime.files import replace_file
@@ -146,37 +145,39 @@ def rendered(
     script, style = script_of(*EXPLORER, "page"), style_of("explorer", "page")
     names = " and ".join(subject.name for subject in shown)
     layers = [layer for subject in shown for layer in subject.inspection]
-    return _template().render(
+    return filled(
+        file_of("page.html.j2"),
+        script,
+        style,
+        data,
         title=escaped(title or names),
         facts=facts,
         subjects=shown,
         several=len(shown) > 1,
-        verdict_counts=_verdict_counts(shown),
+        verdict_counts=[
+            (subject.name, count)
+            for subject in shown
+            if subject.verdicts is not None
+            for count in verdict_counts(subject.verdicts)
+        ],
         unsupported=[missed for subject in shown for missed in subject.inspection.unsupported],
         plain=escaped,
         if_not=defaultdict(str, IF_NOT),
         layers=list(zip(layers, data["layers"], strict=True)),
+    )
+
+
+def filled(template: str, script: str, style: str, data: Mapping[str, Any], **words: Any) -> str:
+    """A page of a template, with its script and style sheet and the hashes that allow them."""
+    rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return rules.from_string(template).render(
         data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``
         script=Markup(script),  # noqa: S704  # ours
         style=Markup(style),  # noqa: S704  # ours
         script_hash=fingerprint(script),
         style_hash=fingerprint(style),
+        **words,
     )
-
-
-def _verdict_counts(shown: list[Subject]) -> list[tuple[str, VerdictCount]]:
-    return [
-        (subject.name, count)
-        for subject in shown
-        if subject.verdicts is not None
-        for count in verdict_counts(subject.verdicts)
-    ]
-
-
-@cache
-def _template():  # type: ignore[no-untyped-def]
-    rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return rules.from_string(file_of("page.html.j2"))
 
 
 def fingerprint(text: str) -> str:

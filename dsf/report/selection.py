@@ -25,8 +25,8 @@ from dsf.inspection.results.table import Table
 from dsf.properties.names import IF_NOT
 from dsf.report.escaping import escaped
 from dsf.runtime.shapes import of_kind
-from dsf.systems.coefficient import Coefficient
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.algebra import select as entries
+from dsf.systems.composite import Operator
 
 Shown = Inspection | Sequence[Inspection]
 Decided = Table | Sequence[Table | None] | None
@@ -67,18 +67,13 @@ def narrowed_one(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspe
         return inspection
     names = chosen_layers([layer.name for layer in inspection], layers)
     kept = [layer for layer in inspection if layer.name in names]
-    if heads is not None:
-        kept = [_with_heads(layer, heads) for layer in kept]
+    for at, layer in enumerate(kept):
+        several = len(layer.system.batch) > 1  # a single head has no axis of its own
+        found = chosen_heads(layer.name, layer.system.batch[-1] if several else 1, heads)
+        if found is not None and several:
+            places = [layer.place((*(0 for _ in layer.axes[:-1]), k))[-1] for k in found]
+            kept[at] = replace(layer, heads=tuple(places))
     return replace(inspection, layers=tuple(kept))
-
-
-def _with_heads(layer: InspectedLayer, heads: Chosen) -> InspectedLayer:
-    count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
-    found = chosen_heads(layer.name, count, heads)
-    if found is None or len(layer.system.batch) < 2:  # a single head has no axis of its own
-        return layer
-    places = [layer.place((*(0 for _ in layer.axes[:-1]), k))[-1] for k in found]
-    return replace(layer, heads=tuple(places))
 
 
 def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
@@ -99,7 +94,11 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
             f"'verdicts' must hold one table for each inspection, got {len(tables)} for "
             f"{len(inspections)}. Pass None for an inspection without verdicts."
         )
-    names = _different([_name(each.model) for each in inspections])
+    names = [_name(each.model) for each in inspections]
+    names = [
+        f"{name} ({names[:at].count(name) + 1})" if names.count(name) > 1 else name
+        for at, name in enumerate(names)
+    ]
     return [Subject(*each) for each in zip(inspections, names, tables, strict=True)]
 
 
@@ -119,13 +118,6 @@ def _name(model: str) -> str:
     """The name of a model; of a local folder only its last part, since the page may be shared."""
     path = PurePath(model)
     return escaped(path.name if path.is_absolute() else model) or "model"
-
-
-def _different(names: list[str]) -> list[str]:
-    return [
-        f"{name} ({names[:at].count(name) + 1})" if names.count(name) > 1 else name
-        for at, name in enumerate(names)
-    ]
 
 
 def _verdict(record: dict[str, Any]) -> dict[str, Any]:
@@ -175,15 +167,15 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
             that was read as a whole, or 64 channels that were asked for.
     """
     batch = tuple(layer.system.batch)
-    samples = batch[0] if _has_samples(layer) else 1
+    samples = batch[0] if batch and layer.axes[:1] == ("sample",) else 1
     of_one = prod(batch) // samples
     of_channels = has_channels(layer)
     most = most or (CHANNELS if of_channels and layer.heads is None else HEADS)
     chosen = ""
     order = np.arange(prod(batch)).reshape(samples, of_one)
     if of_one > most:
-        found = (mixing if of_channels else energy)(layer)
-        strength = found.reshape(samples, of_one).numpy(force=True)
+        found = remembered(layer, "strength", lambda: _strength(layer))
+        strength = found.nan_to_num(nan=float("inf")).reshape(samples, of_one).numpy(force=True)
         order = np.argsort(-strength, axis=1, kind="stable")[:, :most]
         order = order + of_one * np.arange(samples)[:, None]
         chosen = "those whose response has the largest energy, strongest first"
@@ -202,19 +194,11 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
     )
 
 
-def energy(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
-    """The sum of squares of the response to this run's values; infinite where that is NaN."""
-
-    def summed() -> Tensor:
-        return respond(layer.system, layer.signal).abs().square().sum(dim=(-3, -2, -1))
-
-    return torch.nan_to_num(remembered(layer, "energy", summed), nan=float("inf"))
-
-
-def mixing(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
-    """The energy of every map off its diagonal; infinite where that is NaN."""
-    found = remembered(layer, "mixing", lambda: measures.off_diagonal_energy(layer.system))
-    return torch.nan_to_num(found, nan=float("inf"))
+def _strength(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
+    """The energy of every map: off its diagonal where it is of a channel, else of its response."""
+    if has_channels(layer):
+        return measures.off_diagonal_energy(layer.system)
+    return respond(layer.system, layer.signal).abs().square().sum(dim=(-3, -2, -1))
 
 
 def has_channels(layer: InspectedLayer) -> bool:
@@ -223,40 +207,12 @@ def has_channels(layer: InspectedLayer) -> bool:
 
 
 def part_of(operator: Operator, places: list[tuple[int, ...]]) -> Operator:
-    """The operator of some entries of the batch axes, with one batch axis."""
-    index = _index(places, operator.device)
-    left = torch.Size([len(places)])
-    if isinstance(operator, SystemSum):
-        return SystemSum(tuple(_system(part, index, left) for part in operator))
-    if isinstance(operator, ExplicitMap):
-        return replace(operator, rows=operator.rows.picked(index, left))
-    return _system(operator, index, left)
-
-
-def _index(places: list[tuple[int, ...]], device: torch.device) -> tuple[Any, ...]:
-    """The index of some places; of neighbours one that copies nothing."""
+    """The operator of some entries of the batch axes, with one batch axis; copies no neighbours."""
     *outer, first = places[0]
     if places == [(*outer, first + k) for k in range(len(places))]:
-        return (*outer, slice(first, first + len(places)))
-    return tuple(torch.tensor(axis, device=device) for axis in zip(*places, strict=True))
-
-
-def _system(system: Any, index: tuple[Any, ...], left: torch.Size) -> Any:
-    def taken(part: Any) -> Any:
-        return part.picked(index, left) if isinstance(part, Coefficient) else part[index]
-
-    return replace(
-        system,
-        A=system.A.picked(index, left),
-        B=taken(system.B),
-        C=taken(system.C),
-        D=taken(system.feedthrough),
-        initial=None,
-    )
-
-
-def _has_samples(layer: InspectedLayer) -> bool:
-    return bool(layer.axes) and layer.axes[0] == "sample" and len(layer.system.batch) > 0
+        return entries(operator, (*outer, slice(first, first + len(places))))
+    axes = (torch.tensor(axis, device=operator.device) for axis in zip(*places, strict=True))
+    return entries(operator, tuple(axes))
 
 
 def _label(axes: tuple[str, ...], place: tuple[int, ...], samples: int) -> str:
@@ -284,7 +240,7 @@ class Plan:
 
 def plan(drawn: Sequence[Selection]) -> Plan:
     """Share the limits on the number of cells among the maps of all layers."""
-    sizes = [_size(layer) for layer in drawn]
+    sizes = [max(each.system.steps, getattr(each.system, "read_steps", 1)) for each in drawn]
     cells = sum(len(layer.labels) * size**2 for layer, size in zip(drawn, sizes, strict=True))
     maps = sum(len(layer.labels) for layer in drawn)
     longest = max(sizes, default=1)
@@ -294,52 +250,48 @@ def plan(drawn: Sequence[Selection]) -> Plan:
     return Plan(side=min(max(side, SMALLEST_VIEW), LARGEST_VIEW), exact=False)
 
 
-def _size(layer: Selection) -> int:
-    return max(layer.system.steps, getattr(layer.system, "read_steps", 1))
-
-
 DECODER = "decoder_input_ids"
 """The input whose texts are an inspection's ``decoder_tokens``."""
 
 
-class Orders:
-    """Return the tokens of rows and columns that are not in order, as in windows of a picture.
+def orders_of(
+    layer: InspectedLayer, places: Sequence[tuple[int, ...]], *, named: str, decoder: bool
+) -> tuple[list[dict[str, int]], dict[str, Any]]:
+    """Whose tokens rows and keys are, and where these are not in order, as in windows of a picture.
 
-    Many maps have the same, which is written once for the layer.
+    Many maps have the same order, which is written once for the layer.
+
+    Args:
+        named: the input whose tokens have texts.
+        decoder: whether those of ``decoder_input_ids`` have texts of their own.
+
+    Returns:
+        Which order the rows and keys of every map have, empty where they are plain, and the facts
+        of the layer with all of its orders.
     """
-
-    def __init__(self, layer: InspectedLayer, *, named: str, decoder: bool = False) -> None:
-        self._layer, self._named, self._decoder = layer, named, decoder
-        self._known: dict[tuple[int, ...], int] = {}
-
-    def of(self, place: tuple[int, ...]) -> dict[str, int]:
-        """Of one map which of the orders its rows and its keys have; empty where they are plain."""
-        tokens = {"row_order": self._layer.row_order, "key_order": self._layer.column_order}
-        return {
-            name: self._number(each[self._layer.place(place)])
+    known: dict[tuple[int, ...], int] = {}
+    tokens = {"row_order": layer.row_order, "key_order": layer.column_order}
+    of_maps = [
+        {
+            name: known.setdefault(tuple(each[layer.place(place)].tolist()), len(known))
             for name, each in tokens.items()
             if each is not None
         }
-
-    def content(self) -> dict[str, Any]:
-        rows, keys = self._layer.row_input, self._layer.column_input
-        return {
-            "orders": [list(order) for order in self._known],
-            "same_tokens": same_tokens(self._layer),
-            "disorder": why_not_in_order(self._layer),
-            "inputs": [escaped(rows), escaped(keys)] if rows != keys else None,
-            "row_texts": self._texts(rows),
-            "key_texts": self._texts(keys),
-        }
-
-    def _texts(self, source: str) -> bool | str:
-        """Whether the tokens of an input have texts, and whether these are the decoder's."""
-        if self._decoder and source == DECODER:
-            return "decoder"
-        return has_texts(self._layer, source, self._named)
-
-    def _number(self, tokens: Tensor) -> int:
-        return self._known.setdefault(tuple(tokens.tolist()), len(self._known))
+        for place in places
+    ]
+    rows, keys = layer.row_input, layer.column_input
+    row_texts, key_texts = (
+        "decoder" if decoder and source == DECODER else has_texts(layer, source, named)
+        for source in (rows, keys)
+    )
+    return of_maps, {
+        "orders": [list(order) for order in known],
+        "same_tokens": same_tokens(layer),
+        "disorder": why_not_in_order(layer),
+        "inputs": [escaped(rows), escaped(keys)] if rows != keys else None,
+        "row_texts": row_texts,
+        "key_texts": key_texts,
+    }
 
 
 def input_of_texts(layers: Iterable[InspectedLayer]) -> str:

@@ -6,7 +6,7 @@ picture, its largest weights, and the sums around it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +21,7 @@ from dsf.systems.softmax_rows import SoftmaxRows
 KEPT = 12
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """One weight, of the query at token ``written`` on the key at token ``read``."""
 
     written: int
@@ -55,14 +54,12 @@ class Strongest:
             Link(int(written[row]), int(read[column]), float(weights[row, column]))
             for row, column in zip(rows, columns, strict=True)
         ]
-        self._links = sorted(self._links + links, key=_strength)[:KEPT]
+        self._links = sorted(
+            self._links + links, key=lambda link: (-abs(link.weight), link.written, link.read)
+        )[:KEPT]
 
     def links(self) -> list[Link]:
         return list(self._links)
-
-
-def _strength(link: Link) -> tuple[float, int, int]:
-    return -abs(link.weight), link.written, link.read
 
 
 BRIGHT = 0.98
@@ -111,11 +108,11 @@ class MapView:
     strongest: list[Link]
     column_sums: Float[np.ndarray, " read"]
     row_sums: Float[np.ndarray, " written"]
-    empty_rows: list[int]
-    nans: int
-    infinities: int
-    complex_: bool
-    signed: bool
+    empty_rows: list[int] = field(default_factory=list)
+    nans: int = 0
+    infinities: int = 0
+    complex_: bool = False
+    signed: bool = False
 
     @property
     def scale(self) -> float:
@@ -192,32 +189,15 @@ def pooled(
     return weights
 
 
-SHORT = 16
-
-
 def reduced_runs(
     join: np.ufunc, numbers: np.ndarray, starts: Int[np.ndarray, " bins"], *, axis: int
 ) -> np.ndarray:
-    """Each run of numbers along ``axis`` joined to one.
-
-    Runs of rows are joined one by one, along whole rows. Short runs of columns are joined by their
-    first numbers, their second ones and so on, the last again where a run has fewer. Both are
-    several times faster than ``reduceat``.
-    """
-    if len(starts) == numbers.shape[axis]:
-        return numbers
-    ends = np.append(starts[1:], numbers.shape[axis])
-    along = np.moveaxis(numbers, axis, -1)
-    if axis % numbers.ndim != numbers.ndim - 1:
-        runs = [join.reduce(along[..., a:b], axis=-1) for a, b in zip(starts, ends, strict=True)]
-        return np.stack(runs, axis=axis)
-    longest = int((ends - starts).max())
-    if longest > SHORT:
+    """Each run along axis 1 or 2 joined to one; rows one by one, for which ``reduceat`` is slow."""
+    if axis > 1:
         return join.reduceat(numbers, starts, axis=axis)
-    found = numbers[..., starts]
-    for k in range(1, longest):
-        found = join(found, numbers[..., np.minimum(starts + k, ends - 1)])
-    return found
+    ends = np.append(starts[1:], numbers.shape[1])
+    runs = [join.reduce(numbers[:, a:b], axis=1) for a, b in zip(starts, ends, strict=True)]
+    return np.stack(runs, axis=1)
 
 
 def all_masked(
@@ -302,26 +282,18 @@ def masked(operator: Operator, rows: Rows) -> Mask:
     token, read = rows.written[:, None], rows.read
     source = operator.rows if isinstance(operator, ExplicitMap) else getattr(operator, "C", None)
     hidden = torch.zeros(rows.weights.shape[-2:], dtype=torch.bool, device=read.device)
-    for backward in _ways(operator, source):
+    ways = {False} if isinstance(source, SoftmaxRows) and source.causal else set()
+    if not isinstance(operator, ExplicitMap):
+        parts = operator if isinstance(operator, SystemSum) else (operator,)
+        directions = {part.runs_backward for part in parts}
+        ways |= directions if len(directions) == 1 else set()
+    for backward in ways:
         hidden = hidden | (read < token if backward else read > token)
     if isinstance(source, SoftmaxRows) and source.bias is not None:
         bias = source.bias[..., rows.written[0] : rows.written[-1] + 1, :]
         of_each = (hidden | (bias == -torch.inf)).expand(rows.weights.shape)
         return of_each.reshape(-1, *hidden.shape).numpy(force=True)
     return hidden[None].numpy(force=True)
-
-
-def _ways(operator: Operator, source: object) -> set[bool]:
-    """The directions in which nothing else is read: False forward in time, True backward."""
-    found = set()
-    if isinstance(operator, SystemSum):
-        parts = {part.runs_backward for part in operator}
-        found |= parts if len(parts) == 1 else set()
-    elif not isinstance(operator, ExplicitMap):
-        found.add(operator.runs_backward)
-    if isinstance(source, SoftmaxRows) and source.causal:
-        found.add(False)
-    return found
 
 
 BLOCK_BYTES = 32 * 2**20
@@ -353,23 +325,16 @@ def views(
     written = system.steps
     read = getattr(system, "read_steps", written)
     view, complex_ = View(maps, written, read, side), False
-    size = _rows_at_once(maps, read * system.input_size)
+    cells = maps * read * system.input_size  # of a row of all maps
+    size = int(np.clip(BLOCK_BYTES // (8 * cells), 1, max(USUAL, LEAST // cells)))
     for block in row_blocks(system, size=size, overwrites=True):
         complex_ = block.weights.is_complex()
-        weights = _numbers(block).reshape(maps, len(block.written), len(block.read))
+        real = block.weights.abs() if complex_ else block.weights
+        weights = real.double().numpy(force=True)
+        weights = weights.reshape(maps, len(block.written), len(block.read))
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
         view.add(weights, masked(system, block), *tokens)
         for each in also:
             each(block)
         progress((int(tokens[0][-1]) + 1) / written)
     return view.maps(drawn.labels, drawn.samples, complex_=complex_)
-
-
-def _numbers(block: Rows) -> np.ndarray:
-    weights = block.weights
-    return (weights.abs() if weights.is_complex() else weights).double().numpy(force=True)
-
-
-def _rows_at_once(maps: int, columns: int) -> int:
-    usual = max(USUAL, LEAST // (maps * columns))
-    return int(np.clip(BLOCK_BYTES // (8 * maps * columns), 1, usual))

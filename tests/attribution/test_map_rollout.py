@@ -6,7 +6,7 @@ import torch
 
 import dsf
 from dsf.evaluate import row_blocks
-from dsf.report.rollout_content import MapRollout, mixing_rows
+from dsf.report.content import MapRollout, magnitudes
 from dsf.systems.kernels import availability
 
 
@@ -20,7 +20,7 @@ def rolled(systems, samples, *, size=3, starts=None):
     rollout = MapRollout(len(set(samples)), steps, np.arange(steps) if starts is None else starts)
     for system in systems:
         for rows in row_blocks(system, size=size):
-            rollout.add(mixing_rows(rows, samples, read=steps))
+            rollout.add(magnitudes(rows, samples, read=steps))
         rollout.finish()
     return rollout.shares
 

@@ -106,7 +106,7 @@ def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object, 
     assert (refused.exit_code, found["error"]["kind"]) == (3, "InspectionMemoryError")
     assert "0.1 GB are available" in found["error"]["message"]
     assert run("inspect", checkpoint, "--ids", "5", "--memory", "0").exit_code == 2
-    monkeypatch.setattr("dsf.report.memory_needs.SPARE", 10**9)
+    monkeypatch.setattr("dsf.report.content.SPARE", 10**9)
     with_report = run("inspect", checkpoint, "--ids", "5 6 7", "--memory", "0.3")
     assert with_report.exit_code == 3
     assert re.search(r"the report takes about .* GB are available.*--no-report", with_report.stderr)

@@ -6,17 +6,15 @@ import pytest
 import torch
 import typer
 
-from dsf.cli import entry, options, output_place
-from dsf.cli.edit_words import OTHER, spread, typed_edit
-from dsf.cli.intervene import heat_map
-from dsf.cli.model_argument import ModelFacts, counts
+from dsf.cli import entry, options
+from dsf.cli.early_checks import ModelFacts, counts
+from dsf.cli.intervene import OTHER, heat_map, spread, typed_edit
 from dsf.cli.options import NumberType, is_empty, place, real, whole
 from dsf.cli.terminal import print_heat_map
 from dsf.inspection.choice import parsed
 from dsf.inspection.results.measurements import QUANTITIES
 from dsf.inspection.results.quantities import BY_ROW, MEASURES
 from dsf.interventions import edits
-from dsf.properties import run_folder
 from dsf.properties.decided import PROPERTIES
 from dsf.properties.names import IF_NOT
 
@@ -81,8 +79,6 @@ def test_names_that_need_no_torch_are_those_of_what_they_name():
     assert set(MEASURES.values()) >= BY_ROW
     assert list(PROPERTIES) == list(IF_NOT)
     assert all(isinstance(getattr(torch, name), torch.dtype) for name in NumberType)
-    assert output_place.RUN_FILES == run_folder.OWN_NAMES
-    assert output_place.RUN_NAMES == (run_folder.MANIFEST, run_folder.UNFINISHED)
 
 
 @pytest.mark.parametrize(

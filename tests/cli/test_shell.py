@@ -24,7 +24,7 @@ from rich.console import Console
 
 import dsf
 from dsf.cli import entry
-from dsf.cli.output_place import check_file
+from dsf.cli.early_checks import check_file
 from dsf.cli.terminal import console, print_table, stage, watching
 
 HEAVY = ("torch", "transformers", "matplotlib", "numba", "numpy", "sympy", "jinja2")
@@ -263,7 +263,8 @@ def test_who_stops_reading_before_the_table_is_told_no_failure(checkpoint, tmp_p
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 COMMAND = ("-m", "dsf", "demo", "--playground", "delta_net", "--open")
 ALONE = (
-    "from pathlib import Path; from dsf.cli.terminal import open_page; print(open_page(Path('a')))"
+    "from pathlib import Path; from dsf.cli.terminal import open_page; "
+    "print(open_page(Path('a'))['words'])"
 )
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="displays are those of Linux")

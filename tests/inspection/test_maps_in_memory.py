@@ -72,7 +72,7 @@ def test_maps_that_fit_one_by_one_only(monkeypatch):
 def test_a_report_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch, tmp_path):
     layer = mamba_layer(channels=64, tokens=300)
     inspection = Inspection((layer,), model="one")
-    monkeypatch.setattr("dsf.report.memory_needs.free_memory", lambda _: 10**8)
+    monkeypatch.setattr("dsf.report.content.free_memory", lambda _: 10**8)
 
     def drawn(*_, **__):
         raise AssertionError("it was drawn")
@@ -93,11 +93,11 @@ import resource, sys, torch, dsf
 from dsf.evaluate import MapTooLarge, memory_plan
 from tests.inspection.test_maps_in_memory import mamba_layer
 from dsf.inspection import Inspection
-import dsf.report.memory_needs, dsf.inspection.results.memory as needs, dsf.report.content
+import dsf.inspection.results.memory as needs, dsf.report.content
 from dsf.report import draw_grid
 layer = mamba_layer(channels=64, tokens=2048)
 mamba_layer(channels=64, tokens=256).map()  # loads and compiles what is needed
-for room in (memory_plan, dsf.report.memory_needs, needs):
+for room in (memory_plan, dsf.report.content, needs):
     room.free_memory = lambda _: None
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 60 * 2**20,) * 2)

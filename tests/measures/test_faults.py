@@ -1,7 +1,5 @@
 """Faults of measures that an adversary found once, each with its brothers, as permanent cases."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -245,10 +243,8 @@ def test_a_map_with_several_ports_measures_as_its_system(cls):
 
 def test_an_inspection_measures_the_system_where_the_map_does_not_know_its_ports():
     system = drawn(dsf.mixers.LRU)
-    known = {"name": "layer", "family": "lru", "axes": (), "place": tuple}
-    layer = SimpleNamespace(system=system, **known)
     for whole in (None, dsf.attention_map(system)):
-        found, _ = values(layer, whole=whole)
+        found, _ = values(system, whole=whole)
         assert (found["largest_ahead"] == 0).all()
         torch.testing.assert_close(found["half_life"], measures.half_life(system))
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import dsf
 from dsf.report import draw_grid, draw_map
-from dsf.report.sheet import LEVELS, MASKED, MASKED_COLOUR, NOT_FINITE, ZERO, Sheet
+from dsf.report.figure import LEVELS, MASKED, MASKED_COLOUR, NOT_FINITE, ZERO, Sheet
 
 
 def pixels(map, masked=None):

@@ -8,7 +8,7 @@ import torch
 
 import dsf
 from dsf.report import show
-from dsf.report.rollout_content import LayersTogether
+from dsf.report.content import Rollout
 from dsf.runtime.threads import limited_to
 from tests.report.drawn import of_mixers
 
@@ -53,13 +53,13 @@ def test_its_numbers_are_the_product_of_the_maps(tmp_path, reading):
 
 
 def test_layers_are_multiplied_on_one_thread_beside_those_that_form_maps(tmp_path, monkeypatch):
-    threads, add = [], LayersTogether.add
+    threads, add = [], Rollout.add
 
     def noted(together, rows, *, signed):
         threads.append(torch.get_num_threads())
         add(together, rows, signed=signed)
 
-    monkeypatch.setattr(LayersTogether, "add", noted)
+    monkeypatch.setattr(Rollout, "add", noted)
     with limited_to(2):
         show(of_mixers(drawn(SOFT, SOFT, SOFT)), tmp_path / "r.html")
         assert torch.get_num_threads() == 2

@@ -11,8 +11,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import FuncNorm
 from PIL import Image
 
-from dsf.report.figure import SIGNED
-from dsf.report.sheet import MASKED, MASKED_COLOUR, NOT_FINITE, ODD, Sheet, broken, palette, shaded
+from dsf.report.figure import (
+    MASKED,
+    MASKED_COLOUR,
+    NOT_FINITE,
+    ODD,
+    SIGNED,
+    Sheet,
+    broken,
+    palette,
+    shaded,
+)
 
 
 @pytest.fixture

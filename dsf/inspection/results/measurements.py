@@ -124,7 +124,7 @@ def measured(
     several = list(layers)
 
     def measure(layer: Measurable) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return values(layer, quantities, passed=passed, whole=whole)
+        return values(layer.system, quantities, passed=passed, whole=whole)
 
     done = each_in_parallel(measure, several, most=_at_a_time(several))
     for layer, (found, unmeasured) in zip(several, done, strict=True):
@@ -150,17 +150,17 @@ def _at_a_time(layers: Sequence[Measurable]) -> int:
 
 
 def values(
-    layer: Measurable,
+    system: Operator,
     quantities: Mapping[str, Quantity] = BY_DEFAULT,
     *,
     passed: Reduced | None = None,
     whole: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each quantity over the batch axes of the layer, and why the others are not defined for it."""
+    """Each quantity over the batch axes of a layer, and why the others are not defined for it."""
     found: dict[str, Tensor] = {}
     unmeasured: dict[str, str] = {}
-    system = layer.system if whole is None or _ports(layer.system) != (1, 1) else whole
-    sources = _sources(system, quantities, passed)
+    of = system if whole is None or _ports(system) != (1, 1) else whole
+    sources = _sources(of, quantities, passed)
     for name, quantity in quantities.items():
         try:
             found[name] = quantity(sources[name])

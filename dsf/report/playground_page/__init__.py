@@ -13,11 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from dsf.report.content import embedded
-from dsf.report.page import fingerprint
+from dsf.report.page import filled
 from dsf.report.viewer import file_of, style_of
 from dsf.runtime.files import replace_file
 
@@ -42,7 +38,12 @@ class Playground:
     def html(self) -> str:
         """The page as one self-contained text, which needs no network."""
         start = {"preset": self.preset, "settings": dict(self.settings)}
-        return _rendered({**_content(), "start": start})
+        data = {**_content(), "start": start}
+        ours = [_text(f"{name}.js") for name in SCRIPTS]
+        joined = "\n".join([*(file_of(f"{name}.js") for name in SHARED), *ours])
+        script = f'(() => {{\n"use strict";\n{joined}\n}})();\n'
+        style = f"{style_of('explorer', 'page')}\n{_text('playground.css')}"
+        return filled(_text("page.html.j2"), script, style, data)
 
     def write(self, path: str | Path) -> Path:
         """Write the page to a file, which is replaced only once all is written."""
@@ -78,20 +79,23 @@ def playground(preset: str = "softmax_attention", **settings: float | int) -> Pl
         >>> dsf.report.playground("delta_net", rate=0.5)
         Playground(preset='delta_net', settings={'rate': 0.5})
     """
-    sliders = _sliders(preset)
+    presets = {each["name"]: each["sliders"] for each in _content()["presets"]}
+    if preset not in presets:
+        raise ValueError(f"playground: there is no preset '{preset}'. Take {_listed(presets)}.")
+    sliders = {name: (low, high, step) for name, _, low, high, step, _ in presets[preset]}
     start: dict[str, float | int] = {}
     for name, value in settings.items():
         if name not in sliders:
             raise ValueError(
                 f"playground: '{preset}' has no slider '{name}'. It has {_listed(sliders)}."
             )
-        number = _number(value)
+        number: Any = value.item() if getattr(value, "ndim", None) == 0 else value
         low, high, step = sliders[name]
         slider, given = (
             f"playground: the slider '{name}' of '{preset}'",
             f"but {name} is {value!r}.",
         )
-        if number is None:
+        if isinstance(number, bool) or not isinstance(number, int | float):
             raise ValueError(f"{slider} takes a number, {given}")
         if not low <= number <= high:
             raise ValueError(f"{slider} goes from {low:g} to {high:g}, {given}")
@@ -99,22 +103,6 @@ def playground(preset: str = "softmax_attention", **settings: float | int) -> Pl
             raise ValueError(f"{slider} moves in steps of 1, {given}")
         start[name] = number
     return Playground(preset, start)
-
-
-def _number(value: Any) -> float | int | None:
-    """A number of Python from one of Python, NumPy or torch; None where it is none of them."""
-    plain = value.item() if getattr(value, "ndim", None) == 0 else value
-    return plain if isinstance(plain, int | float) and not isinstance(plain, bool) else None
-
-
-def _sliders(preset: str) -> dict[str, tuple[float, float, float]]:
-    found = {each["name"]: each["sliders"] for each in _content()["presets"]}
-    if preset not in found:
-        raise ValueError(f"playground: there is no preset '{preset}'. Take {_listed(found)}.")
-    return {
-        name: (float(low), float(high), float(step))
-        for name, _, low, high, step, _ in found[preset]
-    }
 
 
 def _listed(names: Mapping[str, Any]) -> str:
@@ -130,21 +118,6 @@ def _content() -> dict[str, Any]:
 
 def _text(name: str) -> str:
     return (files("dsf.report") / "playground_page" / name).read_text(encoding="utf-8")
-
-
-def _rendered(data: Mapping[str, Any]) -> str:
-    ours = [_text(f"{name}.js") for name in SCRIPTS]
-    joined = "\n".join([*(file_of(f"{name}.js") for name in SHARED), *ours])
-    script = f'(() => {{\n"use strict";\n{joined}\n}})();\n'
-    style = f"{style_of('explorer', 'page')}\n{_text('playground.css')}"
-    rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return rules.from_string(_text("page.html.j2")).render(
-        data=Markup(embedded(data)),  # noqa: S704  # escaped by ``embedded``
-        script=Markup(script),  # noqa: S704  # ours
-        style=Markup(style),  # noqa: S704  # ours
-        script_hash=fingerprint(script),
-        style_hash=fingerprint(style),
-    )
 
 
 SHARED = ("codes", "text", "colours", "canvas")

@@ -2,19 +2,8 @@
 
 function startPlayground() {
   const board = new Board(document.getElementById("board"), JSON.parse(document.getElementById("content").textContent));
-  const asked = matchMedia("(prefers-color-scheme: dark)"), toggle = document.getElementById("theme");
-  const follow = () => {
-    setTheme(document.documentElement.dataset.theme || (asked.matches ? "dark" : "light"));
-    toggle.textContent = theme === "dark" ? "Light" : "Dark";
-    board.draw();
-  };
-  toggle.addEventListener("click", () => {
-    document.documentElement.dataset.theme = theme === "dark" ? "light" : "dark";
-    follow();
-  });
-  asked.addEventListener("change", follow);
-  follow();
-  toggle.hidden = false;
+  followTheme(() => board.draw());
+  board.draw();
   document.documentElement.dataset.ready = "true";
 }
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
@@ -71,25 +70,32 @@ def keyed(axes: Axes, labels: Sequence[str] | None) -> None:
         return
     with style():
         legend = axes.legend()
-        if _covers_a_line(legend, axes):
+        # Only drawn it has a place.
+        cast("Figure", axes.get_figure(root=True)).draw_without_rendering()
+        box = legend.get_window_extent()
+        paths = (line.get_transform().transform_path(line.get_path()) for line in axes.lines)
+        if any(path.intersects_bbox(box, filled=False) for path in paths):
             axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _covers_a_line(legend: Legend, axes: Axes) -> bool:
-    cast("Figure", axes.get_figure(root=True)).draw_without_rendering()  # only now it has a place
-    box = legend.get_window_extent()
-    paths = (line.get_transform().transform_path(line.get_path()) for line in axes.lines)
-    return any(path.intersects_bbox(box, filled=False) for path in paths)
 
 
 def array(numbers: Any) -> np.ndarray:
     return numbers.numpy(force=True) if isinstance(numbers, Tensor) else np.asarray(numbers)
 
 
-def lines_of(
-    owner: str, values: Shaped[Tensor, "..."] | np.ndarray, labels: Sequence[str] | None
-) -> tuple[np.ndarray, Sequence[str | None]]:
-    """One line for every batch entry, and a label for each."""
+Numbers = Shaped[Tensor, "..."] | np.ndarray
+
+
+def _lines(
+    owner: str,
+    values: Numbers,
+    labels: Sequence[str] | None,
+    axes: Axes | None,
+    *,
+    first: int = 0,
+    level: float | int | None = None,
+    **look: Any,
+) -> Axes:
+    """Draw a line for every batch entry, over numbers from ``first`` on, and one at a ``level``."""
     numbers = array(values)
     if numbers.ndim == 0 or np.iscomplexobj(numbers):
         raise ValueError(
@@ -102,15 +108,21 @@ def lines_of(
             f"{owner}: 'values' of shape {numbers.shape} are {len(lines)} lines, but no more than "
             f"{MOST_LINES} can be distinguished. Select some, such as values[0], or take a mean."
         )
-    if labels is not None and len(labels) != len(lines):
+    _check_labels(owner, labels, len(lines), "lines")
+    axes = on(axes)
+    for line, name in zip(lines, labels or [None] * len(lines), strict=True):
+        axes.plot(np.arange(first, first + len(line)), line, label=name, **look)
+    if level is not None:
+        axes.axhline(level, color="#4a4a4a", linewidth=0.8, linestyle=":")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return axes
+
+
+def _check_labels(owner: str, labels: Sequence[str] | None, count: int, what: str) -> None:
+    if labels is not None and len(labels) != count:
         raise ValueError(
-            f"{owner}: 'labels' must name each of the {len(lines)} lines, but there are "
-            f"{len(labels)}."
+            f"{owner}: 'labels' must name each of the {count} {what}, but there are {len(labels)}."
         )
-    return lines, labels or [None] * len(lines)
-
-
-Numbers = Shaped[Tensor, "..."] | np.ndarray
 
 
 @checked
@@ -141,13 +153,8 @@ def per_token(
         >>> axes.get_xlabel(), axes.get_ylabel()
         ('token', 'mean distance (tokens)')
     """
-    axes = on(axes)
-    lines, names = lines_of("per_token", values, labels)
-    for line, name in zip(lines, names, strict=True):
-        axes.plot(np.arange(len(line)), line, label=name, marker="." if len(line) <= 40 else None)
-    if target is not None:
-        axes.axhline(target, color="#4a4a4a", linewidth=0.8, linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    few = array(values).shape[-1:] <= (40,)
+    axes = _lines("per_token", values, labels, axes, level=target, marker="." if few else None)
     keyed(axes, labels)
     return worded(axes, title=title, x=x, y=label)
 
@@ -206,14 +213,8 @@ def spectrum(
         >>> axes.get_xlabel(), axes.lines[0].get_xdata().tolist()
         ('number', [1, 2, 3])
     """
-    axes = on(axes)
-    lines, names = lines_of("spectrum", values, labels)
-    for line, name in zip(lines, names, strict=True):
-        axes.plot(np.arange(1, len(line) + 1), line, label=name, marker=".")
+    axes = _lines("spectrum", values, labels, axes, first=1, level=floor, marker=".")
     axes.set_yscale("log", nonpositive="mask")
-    if floor is not None:
-        axes.axhline(floor, color="#4a4a4a", linewidth=0.8, linestyle=":")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     keyed(axes, labels)
     return worded(axes, title=title, x="number", y=label)
 
@@ -234,12 +235,8 @@ def rank_profile(
         >>> axes.get_xlabel(), axes.get_ylabel()
         ('after token', 'states needed')
     """
-    axes = on(axes)
-    lines, names = lines_of("rank_profile", ranks, labels)
-    for line, name in zip(lines, names, strict=True):
-        axes.step(np.arange(len(line)), line, where="mid", label=name)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes = _lines("rank_profile", ranks, labels, axes, drawstyle="steps-mid")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0)
     keyed(axes, labels)
     return worded(axes, title=title, x="after token", y="states needed")
@@ -321,11 +318,7 @@ def per_map(
         raise ValueError(
             "per_map: 'values' must be real, but they are complex. Pass their magnitudes."
         )
-    if labels is not None and len(labels) != len(numbers):
-        raise ValueError(
-            f"per_map: 'labels' must name each of the {len(numbers)} maps, but there are "
-            f"{len(labels)}."
-        )
+    _check_labels("per_map", labels, len(numbers), "maps")
     axes = on(axes)
     axes.bar(np.arange(len(numbers)), numbers, color="#0072B2", width=0.7)
     if labels is not None:

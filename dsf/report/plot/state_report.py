@@ -1,17 +1,13 @@
-"""What the recurrent state of every layer of an inspection holds, and how it grows.
-
-``report_state``: what the recurrent state of every layer holds, with one figure for each.
-"""
+"""What the recurrent state of every layer of an inspection holds, with one figure for each."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -24,7 +20,7 @@ from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import TokenSlots
-from dsf.systems.composite import Operator, SystemSum
+from dsf.systems.composite import SystemSum
 from dsf.systems.system import System, time_reversed
 
 POSITIONS = 8
@@ -110,7 +106,10 @@ def states_of(
     for layer in inspection:
         parts = list(_recurrent_parts(layer))
         if not parts:
-            without.append((layer.name, _why_none(layer.system)))
+            why = "attention keeps every token: it has no state of fixed size"
+            if layer.system.steps <= 2:
+                why = "three tokens at least are needed"
+            without.append((layer.name, why))
         for name, system in parts:
             found.append(_state_of(name, layer, system, maps, noise, dtype))
     return found, without
@@ -123,12 +122,6 @@ def _recurrent_parts(layer: InspectedLayer) -> Iterator[tuple[str, System]]:
     for number, part in enumerate(parts, start=1):
         if isinstance(part, System) and not isinstance(part.B, TokenSlots) and part.steps > 2:
             yield layer.name if len(parts) == 1 else f"{layer.name} (scan {number})", part
-
-
-def _why_none(system: Operator) -> str:
-    if system.steps <= 2:
-        return "three tokens at least are needed"
-    return "attention keeps every token: it has no state of fixed size"
 
 
 def _state_of(
@@ -168,7 +161,7 @@ def _state_of(
         states=system.state_size,
         maps=(len(chosen), count),
         lags=tuple(lags),
-        left=tuple(_three(each) for each in quarters.tolist()),
+        left=tuple((middle, low, high) for middle, low, high in quarters.tolist()),
         kept=tuple(kept.tolist()),
         decayed=tuple((1 - kept - taken - removed).tolist()),
         overwritten=tuple(removed.tolist()),
@@ -182,11 +175,6 @@ def _state_of(
         length=_in_words(norms, growth, dtype),
         loss=_loss(kept, removed, taken),
     )
-
-
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    middle, low, high = values
-    return middle, low, high
 
 
 def _by_age(shares: Tensor) -> Tensor:
@@ -339,8 +327,18 @@ def _drawn(layer: LayerState) -> Figure:
     with style():
         figure = Figure(figsize=(13.5, 2.9), layout="constrained")
         write, tokens, used, norm, eraser = figure.subplots(1, 5)
-        _draw_write(write, layer)
-        _draw_tokens(tokens, layer)
+        middle, low, high = zip(*layer.left, strict=True)
+        write.fill_between(layer.lags, low, high, alpha=0.25, linewidth=0)
+        write.plot(layer.lags, middle, marker=".")
+        write.set(xscale="log", ylim=(0, None))
+        write.set(xlabel="tokens later", ylabel="share of a write left")
+        ages = range(1, len(layer.kept) + 1)
+        parts = {name: getattr(layer, name) for name in ("kept", "taken", "overwritten", "decayed")}
+        shades = [COLOURS[name] for name in parts]
+        tokens.stackplot(ages, *parts.values(), labels=list(parts), colors=shades)
+        tokens.set(xscale="log", ylim=(0, 1), xlim=(1, len(ages)))
+        tokens.set(xlabel="tokens ago, from 1", ylabel="share of a token")
+        tokens.legend(loc="upper right", fontsize=7, frameon=True)
         used.plot([at + 1 for at in layer.positions], layer.occupancy, marker=".")
         used.set(ylim=(0, 1.05), xlabel="tokens", ylabel="share of the states in use")
         norm.loglog(range(1, len(layer.norms) + 1), layer.norms)
@@ -362,19 +360,3 @@ def _drawn(layer: LayerState) -> Figure:
             f"{layer.name} ({layer.family}), {layer.states} states", fontsize=10, parse_math=False
         )
     return figure
-
-
-def _draw_write(axes: Axes, layer: LayerState) -> None:
-    middle, low, high = zip(*layer.left, strict=True)
-    axes.fill_between(layer.lags, low, high, alpha=0.25, linewidth=0)
-    axes.plot(layer.lags, middle, marker=".")
-    axes.set(xscale="log", ylim=(0, None), xlabel="tokens later", ylabel="share of a write left")
-
-
-def _draw_tokens(axes: Axes, layer: LayerState) -> None:
-    ages = range(1, len(layer.kept) + 1)
-    parts = {name: getattr(layer, name) for name in ("kept", "taken", "overwritten", "decayed")}
-    axes.stackplot(ages, *parts.values(), labels=list(parts), colors=[COLOURS[n] for n in parts])
-    axes.set(xscale="log", ylim=(0, 1), xlim=(1, len(ages)))
-    axes.set(xlabel="tokens ago, from 1", ylabel="share of a token")
-    axes.legend(loc="upper right", fontsize=7, frameon=True)

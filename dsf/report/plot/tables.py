@@ -79,8 +79,10 @@ def layers_and_heads(
     axes = on(axes)
     found = np.full((len(layers), len(heads)), math.nan)
     found[[layers.index(layer) for layer in with_heads]] = numbers
+    finite = found[np.isfinite(found)]
+    scale = Normalize(finite.min(), finite.max()) if finite.size else Normalize(0, 1)
     with style():
-        image = axes.imshow(found, aspect="auto", cmap="viridis", norm=_scale(found))
+        image = axes.imshow(found, aspect="auto", cmap="viridis", norm=scale)
         axes.figure.colorbar(image, ax=axes, label=quantity, shrink=0.8)
         if len(layers) <= MOST_NAMES:
             axes.set_yticks(range(len(layers)), layers)
@@ -132,8 +134,9 @@ def architectures(
             f"architectures: quantities has {odd[0]!r}; choose among "
             f"{', '.join(measurements.QUANTITIES)}."
         )
+    wanted = {name: measurements.QUANTITIES[name] for name in quantities}
     tables = {
-        name: _measured(found, quantities) if isinstance(found, Inspection) else found
+        name: measured(tuple(found), wanted) if isinstance(found, Inspection) else found
         for name, found in models.items()
     }
     for name, table in tables.items():
@@ -188,10 +191,6 @@ def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
     axes.fill_between(depth, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _measured(inspection: Inspection, quantities: Sequence[str]) -> Table:
-    return measured(tuple(inspection), {name: measurements.QUANTITIES[name] for name in quantities})
-
-
 def _of_quantity(table: Table, quantity: str) -> Table:
     for kind in KINDS:
         if kind in table.columns and len(found := table.where(**{kind: quantity})):
@@ -200,12 +199,6 @@ def _of_quantity(table: Table, quantity: str) -> Table:
     raise ValueError(
         f"layers_and_heads: the table has no {quantity!r}; it has {', '.join(known) or 'nothing'}."
     )
-
-
-def _scale(numbers: np.ndarray) -> Normalize:
-    """From the smallest to the largest finite number; any scale where there is none."""
-    finite = numbers[np.isfinite(numbers)]
-    return Normalize(finite.min(), finite.max()) if finite.size else Normalize(0, 1)
 
 
 Picture = Callable[..., Axes]

@@ -7,15 +7,12 @@ function kindOf({ together, share, rollout }) {
 
 const known = new Map();
 
-function below(map, key) {
-  return map.get(key) || map.set(key, new Map()).get(key);
-}
-
 /** The tokens of given texts, count and order; cached, since measuring long texts takes time. */
 function tokensOf(texts, count, kind = "token", numbers = null) {
-  const made = below(below(known, texts), numbers), name = `${count} ${kind}`;
-  if (!made.has(name)) made.set(name, new Tokens(texts, count, kind, numbers));
-  return made.get(name);
+  const alike = known.get(texts) || known.set(texts, []).get(texts);
+  let made = alike.find((each) => each.count === count && each.kind === kind && each.numbers === numbers);
+  if (!made) alike.push(made = new Tokens(texts, count, kind, numbers));
+  return made;
 }
 
 /** The queries of a map, and its keys. */

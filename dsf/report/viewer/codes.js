@@ -25,16 +25,10 @@ async function inflate(packed) {
 /** A map of `rows x columns` cells for `written` queries and `read` keys. */
 class Picture {
   constructor(raw, codes, values, scale, layer) {
-    this.rows = raw.rows;
-    this.columns = raw.columns;
-    this.codes = codes;
-    this.values = values;
-    this.scale = scale;
+    const { rows, columns } = raw, { written, read, same_tokens: sameTokens } = layer;
+    const { disorder } = layer; // why row k and column k are not both token k
+    Object.assign(this, { rows, columns, codes, values, scale, written, read, sameTokens, disorder });
     this.largest = new Map(); // by cell, the first of the largest weights of the map in it
-    this.written = layer.written;
-    this.read = layer.read;
-    this.disorder = layer.disorder; // why row k and column k are not both token k
-    this.sameTokens = layer.same_tokens;
   }
 
   /** `links` are the largest weights of the map, which are known exactly. */

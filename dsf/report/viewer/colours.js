@@ -107,3 +107,30 @@ function inkOn(colour) {
   });
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000000" : "#ffffff";
 }
+
+/** A text in a colour, with the ink that is read on it. */
+function coloured(text, colour, title) {
+  const element = make("span", { title }, text);
+  element.style.backgroundColor = css(colour);
+  element.style.color = inkOn(colour);
+  return element;
+}
+
+/** Follow the theme that the reader's system, a press of the button, or a printer asks for. */
+function followTheme(restyle) {
+  const toggle = document.getElementById("theme"), printed = matchMedia("print");
+  const asked = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => {
+    const chosen = document.documentElement.dataset.theme || (asked.matches ? "dark" : "light");
+    setTheme(printed.matches ? "light" : chosen);
+    toggle.textContent = chosen === "dark" ? "Light" : "Dark";
+  };
+  const again = () => { follow(); restyle(); };
+  follow();
+  toggle.hidden = false;
+  toggle.addEventListener("click", () => {
+    document.documentElement.dataset.theme = theme === "dark" ? "light" : "dark";
+    again();
+  });
+  for (const question of [asked, printed]) question.addEventListener("change", again);
+}

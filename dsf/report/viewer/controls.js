@@ -40,11 +40,6 @@ const HELP = [["← ↑ → ↓", "move the cell"], ["n p", "next, previous map"
   ["c", "compare"], ["d", "A − B"], ["o", "overview"], ["/", "find a token"], ["+ − 0", "zoom"], ["Enter", "fix the cell"],
   ["t", "numbers"], ["Esc", "back to the overview"]];
 
-function keyHelp() {
-  return make("p", { className: "keys" }, ...HELP.flatMap(([key, does]) =>
-    [make("span", {}, make("kbd", {}, key), ` ${does}`), " "]));
-}
-
 // The search field, which finds tokens by their text or position.
 
 class Search {

@@ -6,6 +6,8 @@ class MapRaster {
     Object.assign(this, { picture, codes, written, read });
     this.rows = picture.rows;
     this.columns = picture.columns;
+    this.perRow = picture.written / picture.rows; // how many queries a row is of
+    this.perColumn = picture.read / picture.columns;
     this.titles = ["← query", read.kind === "token" ? "key →" : `${read.kind} →`];
     this.bands = true;
     this.bandName = "query";
@@ -25,15 +27,6 @@ class MapRaster {
 
   columnLabel(_cell, step, token) {
     return step > 1 ? this.read.position(token) : this.read.shown(token);
-  }
-
-  /** How many queries a row stands for, and how many keys a column. */
-  get perRow() {
-    return this.picture.written / this.picture.rows;
-  }
-
-  get perColumn() {
-    return this.picture.read / this.picture.columns;
   }
 
   /** How much room the labels take in the font of a context. */
@@ -61,6 +54,7 @@ class LagRaster extends MapRaster {
         }
       }
     }
+    this.perColumn = 1;
     this.titles = ["← query", "lag, tokens →"];
     this.bandName = measured ? "mean" : "query";
   }
@@ -82,10 +76,6 @@ class LagRaster extends MapRaster {
     return String(Math.round((cell - this.ahead) * this.read.count / this.picture.columns));
   }
 
-  get perColumn() {
-    return 1;
-  }
-
   widestColumn(context) {
     return context.measureText(String(-this.read.count)).width;
   }
@@ -100,6 +90,7 @@ class GridRaster extends MapRaster {
     this.row = row;
     const first = row * picture.columns + this.before;
     this.codes = codes.subarray(first, first + this.rows * this.columns);
+    this.perRow = this.perColumn = 1;
     this.titles = ["← row of patches", "column of patches →"];
     this.bands = false;
   }
@@ -121,14 +112,6 @@ class GridRaster extends MapRaster {
 
   rowLabel(cell) {
     return String(cell);
-  }
-
-  get perRow() {
-    return 1;
-  }
-
-  get perColumn() {
-    return 1;
   }
 
   columnLabel(cell) {

@@ -179,24 +179,15 @@ function drawLegend(place, shades, map, apart) {
     ...legendEnds(shades, signed, largest).map((end) => make("span", {}, end)));
   const what = map.rollout ? "share by rollout" : map.share ? `share of ${map.share.target}` : together ? `length of a contribution, in the unit of ${together.onto}`
     : "weight, without unit";
-  const swatch = (paint, text) => {
-    const sample = make("span", { className: "swatch" });
-    paint(sample);
+  const swatch = (text, colour) => {
+    const sample = make("span", { className: colour ? "swatch" : "swatch pattern" });
+    if (colour) sample.style.backgroundColor = css(colour);
     return make("span", {}, sample, text);
   };
-  place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades, largest)}`),
-    swatch((sample) => sample.classList.add("pattern"), "masked"));
+  place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades, largest)}`), swatch("masked"));
   if (map.uniform) place.append(make("span", { className: "even" }, uniformWords(map.uniform)));
-  if (apart) {
-    place.append(swatch((sample) => {
-      sample.style.backgroundColor = css(ramp().left);
-    }, "diagonal, hidden"));
-  }
-  if (map.nans + map.infinities) {
-    place.append(swatch((sample) => {
-      sample.style.backgroundColor = css(ramp().none);
-    }, `not finite (${map.nans + map.infinities})`));
-  }
+  if (apart) place.append(swatch("diagonal, hidden", ramp().left));
+  if (map.nans + map.infinities) place.append(swatch(`not finite (${map.nans + map.infinities})`, ramp().none));
 }
 
 function legendEnds({ curve, end }, signed, largest) {

@@ -34,7 +34,7 @@ class Overview {
 
   /** One line for every layer; what is the same for all of them is said once. */
   lines(layers, open) {
-    const names = shortNames(layers.map(({ name }) => name)), onTheLeft = fitOnTheLeft(names);
+    const names = shortNames(layers.map(({ name }) => name)), onTheLeft = names.every(({ number, rest }) => number && rest.length <= 16);
     const facts = layers.map(aboutDrawn), common = onTheLeft ? commonFacts(names, facts) : [...new Set(facts)].slice(0, 2);
     const once = onTheLeft ? common.length > 0 : common.length === 1;
     const label = !onTheLeft ? 0 : names.some(({ rest }) => rest) ? LONG_LABEL : LABEL;

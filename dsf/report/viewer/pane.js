@@ -260,31 +260,25 @@ const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowR
 /** Keys that act wherever the focus is in the viewer, or nowhere; a map has further ones. */
 const EVERYWHERE = ["n", "p", "v", "c", "d", "t", "o", "/", "+", "=", "-", "0"];
 
+/** Act on a key that has a use here; a notebook, which has its own keys, does not hear of it. */
+function actOn(event, acts) {
+  const act = acts[event.key];
+  if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+  act(event);
+  event.preventDefault();
+  event.stopPropagation();
+}
+
 /** Keys of a map; those that concern more than this map call functions of `ask`. */
 function followKeys(pane) {
-  const acts = pane.acts = {
-    n: () => pane.ask.step(1), p: () => pane.ask.step(-1), Escape: () => pane.ask.leave(),
-    v: () => pane.ask.nextView(), c: () => pane.ask.compare(), d: () => pane.ask.subtract(), t: () => pane.ask.table(),
-    o: () => pane.ask.fold(), "/": () => pane.ask.search(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6),
-    "-": () => pane.zoom(1 / 1.6), 0: () => pane.zoom(0), Home: () => pane.move(0, -Infinity),
-    End: () => pane.move(0, Infinity), Enter: () => pane.fix(),
-  };
-  pane.statePart.addEventListener("keydown", (event) => {
-    const shared = ["n", "p", "v", "c", "t", "o", "/", "Escape"].includes(event.key);
-    if (!shared || event.target !== pane.statePart || event.ctrlKey || event.metaKey || event.altKey) return;
-    acts[event.key]();
-    event.preventDefault();
-    event.stopPropagation();
-  });
-  pane.over.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const move = ARROWS[event.key], far = event.shiftKey ? 10 : 1;
-    if (move) pane.move(far * move[0], far * move[1]);
-    else if (acts[event.key]) acts[event.key]();
-    else return;
-    event.preventDefault();
-    event.stopPropagation(); // a notebook has its own keys
-  });
+  const { ask } = pane, move = (down, right) => ({ shiftKey }) => pane.move(down * (shiftKey ? 10 : 1), right * (shiftKey ? 10 : 1));
+  const shared = { n: () => ask.step(1), p: () => ask.step(-1), Escape: () => ask.leave(), v: () => ask.nextView(), c: () => ask.compare(),
+    t: () => ask.table(), o: () => ask.fold(), "/": () => ask.search() };
+  pane.acts = { ...shared, d: () => ask.subtract(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6), "-": () => pane.zoom(1 / 1.6),
+    0: () => pane.zoom(0), Home: () => pane.move(0, -Infinity), End: () => pane.move(0, Infinity), Enter: () => pane.fix(),
+    ...Object.fromEntries(Object.entries(ARROWS).map(([key, way]) => [key, move(...way)])) };
+  pane.statePart.addEventListener("keydown", (event) => { if (event.target === pane.statePart) actOn(event, shared); });
+  pane.over.addEventListener("keydown", (event) => actOn(event, pane.acts));
 }
 
 function followPointer(pane) {
@@ -343,8 +337,9 @@ function drawStrip(place, { picture, cell, read, written, shades }, sought, choo
   const from = Math.max(0, own[0] - NEIGHBOURS), to = Math.min(read.count, own[1] + NEIGHBOURS + 1);
   if (from > 0) line.append("… ");
   for (let token = from; token < to; token += 1) {
-    const element = word(picture.code(cell[0], picture.columnOf(token)), read.text(token), shades);
-    element.title = `key ${read.position(token)}`;
+    const code = picture.code(cell[0], picture.columnOf(token)), title = `key ${read.position(token)}`;
+    const element = code === MASKED ? make("span", { className: "ahead", title }, read.text(token))
+      : coloured(read.text(token), shades.of(code), title);
     element.classList.toggle("here", token >= own[0] && token <= own[1]);
     element.classList.toggle("found", sought.has(token));
     element.addEventListener("click", () => choose(token));
@@ -352,16 +347,4 @@ function drawStrip(place, { picture, cell, read, written, shades }, sought, choo
   }
   if (to < read.count) line.append(" …");
   place.append(caption, line);
-}
-
-function word(code, text, shades) {
-  const element = make("span", {}, text);
-  if (code === MASKED) {
-    element.className = "ahead";
-  } else {
-    const colour = shades.of(code);
-    element.style.backgroundColor = css(colour);
-    element.style.color = inkOn(colour);
-  }
-  return element;
 }

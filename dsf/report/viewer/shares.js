@@ -16,11 +16,6 @@ function shortNames(names) {
   });
 }
 
-/** Whether the names are short enough to fit to the left of the thumbnails. */
-function fitOnTheLeft(names) {
-  return names.every(({ number, rest }) => number && rest.length <= 16);
-}
-
 // What made the model say this: tokens shaded by their shares, strongest paths, shares of layers and edges.
 
 const PATHS = { widest: 720, narrowest: 280, line: 34, left: 100, right: 20, top: 22, apart: 5 };
@@ -30,11 +25,12 @@ function drawShares(place, attribution, sample, tokens, go) {
   const shares = attribution.tokens[sample], most = Math.max(...shares.map(Math.abs)) || 1;
   const sum = shares.reduce((all, each) => all + each, 0);
   place.replaceChildren(make("h2", {}, "Shares of the tokens, layers and edges"),
-    make("p", { className: "summary" }, `${capital(attribution.target)}: `, make("b", {}, number(attribution.value[sample], 4)),
+    make("p", { className: "summary" }, `${attribution.target.charAt(0).toUpperCase()}${attribution.target.slice(1)}: `, make("b", {}, number(attribution.value[sample], 4)),
       ` = ${number(sum, 4)} from the tokens ${attribution.remainder[sample] < 0 ? "−" : "+"} `
       + `${number(Math.abs(attribution.remainder[sample]), 4)} from biases and first states. A share is of this run: attention `
       + "weights, activations and the factors of norms are held."),
-    sharedTokens(shares, most, tokens, attribution.target),
+    colouredText(shares, most, tokens, `Tokens, coloured by their share of ${attribution.target}`,
+      `Square-root colours from −${number(most, 3)} (cool) to +${number(most, 3)} (warm).`, 4),
     make("div", { className: "numbers" },
       ...(attribution.paths ? [pathPart(attribution.paths, sample, tokens, place.clientWidth)] : []),
       make("section", {}, table("Tokens with the largest shares", ["token", "share"], largest(shares).map(
@@ -56,33 +52,20 @@ function layerTable(layers, sample) {
   return box;
 }
 
-function capital(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
 function largest(shares) {
   return [...shares.keys()].sort((a, b) => Math.abs(shares[b]) - Math.abs(shares[a])).slice(0, 12);
 }
 
-/** The input as text; warm tokens raise the number, cool ones lower it. */
-function sharedTokens(shares, most, tokens, target) {
-  const line = make("div", { tabIndex: 0, role: "region" });
-  line.setAttribute("aria-label", `Tokens, coloured by their share of ${target}`);
-  shares.forEach((share, token) => {
-    const colour = colourOf(share / most, "root");
-    const element = make("span", { title: `${tokens.shown(token)} (${token}): ${number(share, 4)}` }, tokens.text(token));
-    element.style.backgroundColor = css(colour);
-    element.style.color = inkOn(colour);
-    line.append(element);
-  });
-  const caption = make("p", {}, `Square-root colours from −${number(most, 3)} (cool) to +${number(most, 3)} (warm).`);
-  return make("div", { className: "strip shares" }, caption, line);
+/** The input as text, each token in the colour of its number, after a caption. */
+function colouredText(numbers, most, tokens, label, caption, digits) {
+  const line = make("div", { tabIndex: 0, role: "region", ariaLabel: label }, ...numbers.map((each, token) =>
+    coloured(tokens.text(token), colourOf(each / most, "root"), `${tokens.shown(token)} (${token}): ${number(each, digits)}`)));
+  return make("div", { className: "strip shares" }, make("p", {}, caption), line);
 }
 
 function edgeTable(edges, tokens, go) {
   return table("Edges with the largest shares", ["edge", "share"], edges.map(([layer, query, key, share]) => {
-    const open = button(number(share, 4), `Show the edges of ${layer}`, () => go(layer, query, key), { className: "link" });
-    open.removeAttribute("aria-label");
+    const open = link(number(share, 4), `Show the edges of ${layer}`, () => go(layer, query, key));
     const words = make("span", {}, tokens.named(query), " reads ", tokens.named(key), make("br"), make("small", {}, layer));
     return [words, open];
   }));
@@ -91,7 +74,7 @@ function edgeTable(edges, tokens, go) {
 /** Paths drawn from the tokens below to the number above, one line of tokens for each layer. */
 function pathPart(paths, sample, tokens, available) {
   if (paths.sample !== sample) return make("section", {}, make("h3", {}, "Strongest paths"), make("p", {}, `They were searched for in sample ${paths.sample}.`));
-  const found = paths.paths.slice(0, 8), layers = [...new Set(found.flatMap(({ edges }) => edges.map(({ layer }) => layer)))].sort(naturally);
+  const found = paths.paths.slice(0, 8), layers = [...new Set(found.flatMap(({ edges }) => edges.map(({ layer }) => layer)))].sort((one, other) => one.localeCompare(other, "en", { numeric: true }));
   const places = [...new Set(found.flatMap(({ token, edges }) => [token, ...edges.flatMap(({ query, key }) => [query, key])]))].sort((a, b) => a - b);
   const { widest, narrowest, line, left, right, top, apart } = PATHS, width = Math.min(Math.max(available || widest, narrowest), widest);
   const height = top + line * (layers.length + 1) + 64;
@@ -112,9 +95,8 @@ function pathPart(paths, sample, tokens, available) {
     }
     stops.push([stops.at(-1)[0], y(layers.length + 0.6)]);
     const path = stops.map(([px, py], at) => `${at ? "L" : "M"}${(px + aside).toFixed(1)} ${py.toFixed(1)}`).join("");
-    const way = shape("path", { d: path, class: share < 0 ? "lowers" : "raises",
+    return shape("path", { d: path, class: share < 0 ? "lowers" : "raises",
       "stroke-width": (1 + 5 * Math.abs(share) / most).toFixed(1) }, shape("title", {}, `${number(share, 3)}`));
-    return way;
   });
   const below = places.map((token) => shape("text", { transform: `translate(${x(token) + 4} ${y(0) + 14}) rotate(35)`, class: "place" },
     `${tokens.shown(token).slice(0, 12)} ${token}`));
@@ -128,22 +110,10 @@ function pathPart(paths, sample, tokens, available) {
     make("figcaption", {}, says), make("details", {}, make("summary", {}, "As text"), list));
 }
 
-function naturally(one, other) {
-  return one.localeCompare(other, "en", { numeric: true });
-}
-
 // An intervention: by how much every output moves, and the last logits, without or with the edits.
 
 function drawEdits(place, { edits, moved, logits }, sample, tokens) {
   const sizes = moved[sample], most = Math.max(...sizes) || 1;
-  const line = make("div", { tabIndex: 0, role: "region", ariaLabel: "Tokens, coloured by how much the output after them moves" });
-  sizes.forEach((size, token) => {
-    const colour = colourOf(size / most, "root");
-    const element = make("span", { title: `${tokens.shown(token)} (${token}): ${number(size, 3)}` }, tokens.text(token));
-    element.style.backgroundColor = css(colour);
-    element.style.color = inkOn(colour);
-    line.append(element);
-  });
   const body = make("div", { className: "numbers", role: "status" });
   const show = (changed) => {
     run.press(changed ? "changed" : "clean");
@@ -155,7 +125,8 @@ function drawEdits(place, { edits, moved, logits }, sample, tokens) {
   const run = choices("Run", { clean: "Clean", changed: "Changed" }, (name) => show(name === "changed"));
   place.replaceChildren(make("h2", {}, "The run with edits"),
     make("p", { className: "summary" }, `Edits: ${edits.join("; ") || "none"}.`),
-    make("div", { className: "strip shares" }, make("p", {}, `Largest change of the output after each token: 0 (pale) to ${number(most, 3)}, square root.`), line),
+    colouredText(sizes, most, tokens, "Tokens, coloured by how much the output after them moves",
+      `Largest change of the output after each token: 0 (pale) to ${number(most, 3)}, square root.`, 3),
     run, body);
   show(true);
 }

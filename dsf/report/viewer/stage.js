@@ -16,7 +16,8 @@ class Stage {
       if (event.key === "Escape") this.active.over.focus();
     });
     this.root = make("div", { className: "stage" }, this.bar().root,
-      make("div", { className: "body" }, make("div", {}, this.place, this.apart), this.details), keyHelp());
+      make("div", { className: "body" }, make("div", {}, this.place, this.apart), this.details),
+      make("p", { className: "keys" }, ...HELP.flatMap(([key, does]) => [make("span", {}, make("kbd", {}, key), ` ${does}`), " "])));
     this.add();
   }
 

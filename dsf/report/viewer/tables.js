@@ -38,11 +38,10 @@ function drawNumbers(place, panes, active) {
       : ["Largest weights", "Keys with the largest column sums", "weight"];
   const links = table(most, ["query", "key", what], entry.map.links.map(
     ([row, column, weight]) => {
-      const go = button(number(weight, 6), `Show ${weight}`, () => {
+      const go = link(number(weight, 6), `Show ${weight}`, () => {
         active.fixed = true;
         active.choose([active.picture.rowOf(row), active.picture.columnOf(column)]);
-      }, { className: "link" });
-      go.removeAttribute("aria-label");
+      });
       return [rollout ? written.many(picture.writtenBy(picture.rowOf(row))) : written.named(row), key(column), go];
     }));
   const columns = table(sums, ["key", "sum"], entry.map.columns.map(
@@ -59,11 +58,10 @@ function erased(pane) {
   const found = map.state && map.state.erased;
   if (!found || !found.length) return [];
   const rows = found.map(([key, token, decay, overwriting]) => {
-    const go = button(read.named(key), "Show the weight of the last query on this key", () => {
+    const go = link(read.named(key), "Show the weight of the last query on this key", () => {
       pane.fixed = true;
       pane.choose([picture.rows - 1, picture.columnOf(key)]);
-    }, { className: "link" });
-    go.removeAttribute("aria-label");
+    });
     return [go, written.named(token), number(decay, 4), number(overwriting, 4)];
   });
   return [make("section", {}, table("Erased before the last query: change of its weight on a key",

@@ -28,6 +28,13 @@ function button(text, name, act, extra = {}) {
   return made;
 }
 
+/** A number or token that opens a cell on a click; it is read by its own text. */
+function link(text, title, act) {
+  const made = button(text, title, act, { className: "link" });
+  made.removeAttribute("aria-label");
+  return made;
+}
+
 function number(value, digits = 4) {
   if (value === null || !Number.isFinite(value)) return "not finite";
   if (Number.isInteger(value) && Math.abs(value) < 1e5) return String(value).replace("-", "−");
@@ -110,36 +117,22 @@ function sentence(picture, row, column, written, read, { together, difference, s
   const from = picture.writtenBy(row), to = picture.readBy(column);
   const code = picture.code(row, column);
   const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
-  if (code === MASKED) {
-    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": masked."];
-  }
+  const place = ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": "];
+  if (code === MASKED) return [...place, "masked."];
   const weight = code === NAN ? "NaN" : code === PLUS_INFINITY ? "+∞" : code === MINUS_INFINITY ? "−∞"
     : picture.isExact(row, column) ? number(picture.weight(row, column), 6)
       : `≈ ${number(picture.weight(row, column), 2)}`;
+  const shown = make("b", {}, weight);
   if (together) return sentenceTogether(from, to, weight, written, read, together);
-  if (share) {
-    return ["Query ", written.many(from), ` reads ${read.read} `, read.many(to), ": ", make("b", {}, weight),
-      ` of ${share.target}.`];
-  }
-  if (rollout) {
-    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": share ", make("b", {}, weight), " by rollout."];
-  }
-  if (difference) {
-    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": A − B is ", make("b", {}, weight), "."];
-  }
-  if (links > 1) {
-    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": the largest of ",
-      `${links} weights is `, make("b", {}, weight), "."];
-  }
-  if (picture.disorder) {
-    return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": weight ", make("b", {}, weight), "."];
-  }
-  const lag = from[0] - to[0];
-  const tokens = Math.abs(lag) === 1 ? "token" : "tokens";
+  if (share) return ["Query ", written.many(from), ` reads ${read.read} `, read.many(to), ": ", shown, ` of ${share.target}.`];
+  if (rollout) return [...place, "share ", shown, " by rollout."];
+  if (difference) return [...place, "A − B is ", shown, "."];
+  if (links > 1) return [...place, `the largest of ${links} weights is `, shown, "."];
+  if (picture.disorder) return [...place, "weight ", shown, "."];
+  const lag = from[0] - to[0], tokens = Math.abs(lag) === 1 ? "token" : "tokens";
   const distance = lag === 0 ? "the same token"
     : `key ${Math.abs(lag)} ${tokens} ${lag > 0 ? "before" : "after"} the query`;
-  return ["Query ", written.many(from), `, ${read.read} `, read.many(to), ": weight ", make("b", {}, weight),
-    ` · ${distance}.`];
+  return [...place, "weight ", shown, ` · ${distance}.`];
 }
 
 /** One sentence about a cell of all channels together. */
