@@ -18,15 +18,8 @@ from typing import Any
 from dsf.certificates import checker
 from dsf.inspection.results.table import Table
 from dsf.properties.decided import PROPERTIES, part_of
-from dsf.properties.run_folder import (
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
-    MEMBER,
-    SCHEMA,
-    shown_by,
-    text_of,
-    unit_name,
-)
+from dsf.properties.names import MANIFEST, MAX_MANIFEST_BYTES
+from dsf.properties.run_folder import MEMBER, SCHEMA, shown_by, text_of, unit_name
 
 MAX_MEMBER_BYTES = 1 << 30
 

@@ -122,11 +122,6 @@ def _inspected(
 ) -> Inspection:
     if isinstance(given, nn.Module | str | Path):
         given = inspect(given, *inputs, **named)
-    if not isinstance(given, Inspection):
-        raise TypeError(
-            f"compare: '{name}' expected an inspection, dsf.inspect(model, ...), or a model, got "
-            f"{type(given).__name__}."
-        )
     if not len(given):
         raise InspectionError(f"compare: '{name}' ({given.model}) has no layers that were read.")
     return given

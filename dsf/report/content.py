@@ -39,7 +39,7 @@ from dsf.report.selection import (
     why_not_in_order,
 )
 from dsf.report.views import BLOCK_BYTES, MapView, Progress, Strongest, edges, ignored
-from dsf.runtime.shapes import at_least, of_kind
+from dsf.runtime.shapes import at_least
 from dsf.runtime.threads import MOST, each_in_parallel, one_thread
 
 SCHEMA_VERSION = 2
@@ -148,8 +148,6 @@ def _texts(tokens: Sequence[Sequence[str]] | None) -> list[list[str]] | None:
 def _check_grid(grid: Grid | None, drawn: list[Selection]) -> None:
     if grid is None:
         return
-    is_pair = lambda given: isinstance(given, list | tuple) and len(given) == 2  # noqa: E731
-    of_kind("show", "grid", grid, is_pair, "a height and a width, such as (14, 14)")
     for size in grid:
         at_least(1, "show", "grid", size, " token")
     counts = {getattr(each.system, "read_steps", each.system.steps) for each in drawn}
@@ -173,11 +171,6 @@ def intervention_content(
     """
     if result is None:
         return None
-    if not isinstance(result, Intervention):
-        raise TypeError(
-            "'intervention' must be what dsf.intervene(...) returns, but it is "
-            f"{type(result).__name__}."
-        )
     clean, changed = result.clean.double(), result.output.double()
     if clean.ndim != 3:
         raise ValueError(
@@ -303,7 +296,7 @@ QUARTERS = 4
 LARGEST = 128
 """Cells along each side of a picture of more tokens than a page keeps exactly."""
 
-Magnitudes = tuple[slice, Float[np.ndarray, "sample written read"]]
+Magnitudes = tuple[slice, Float[np.ndarray, "sample _ read"]]
 """Some queries, and the summed magnitudes of all maps of a layer there."""
 
 
@@ -476,13 +469,13 @@ class Rollout:
             sample=sample,
             weights=clipped,
             masked=np.triu(np.ones(weights.shape, dtype=bool), 1) & (weights == 0),
-            strongest=strongest.links(),
+            strongest=strongest.links,
             column_sums=columns,
             row_sums=shares.sum(axis=1),
         )
         (picture,) = bare_maps([seen], exact=True)
         picture["view"]["values"] = packed(weights.astype(np.float32))
-        picture["links"] = [[link.written, link.read, link.weight] for link in largest.links()]
+        picture["links"] = [[link.written, link.read, link.weight] for link in largest.links]
         self._pictures.append(picture)
         self._seen.append(seen)
 

@@ -71,7 +71,9 @@ def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = tor
         ...     stored["LSTM[layer 0]"].shape, json.loads(str(stored["about"]))["layers"][0]["axes"]
         ((1, 4, 6, 6), ['sample', 'channel', 'query', 'key'])
     """
-    arrays = {name: map.numpy(force=True) for name, map in _maps(inspection, dtype).items()}
+    arrays: dict[str, Any] = {
+        name: map.numpy(force=True) for name, map in _maps(inspection, dtype).items()
+    }
     arrays[ABOUT] = np.array(_about(inspection))
 
     def write(draft: Path) -> None:

@@ -41,6 +41,7 @@ from dsf.report.selection import (
     why_not_in_order,
 )
 from dsf.report.views import MapView, views, without_sample
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
 from dsf.runtime.threads import each_in_parallel
@@ -383,6 +384,7 @@ LONGEST_LINE = 8
 NAMED, TITLE, ENDS = 8.0, 9.0, 7.5  # points
 
 
+@checked
 def draw_grid(
     inspection: Inspection,
     path: str | Path,
@@ -417,7 +419,6 @@ def draw_grid(
         ValueError: if the inspection has no layer, ``most`` or ``across`` is less than 1, or the
             ending is not a known format.
     """
-    of_kind("draw_grid", "inspection", inspection, Inspection, "what dsf.inspect returns")
     if not inspection.layers:
         raise ValueError("draw_grid: the inspection has no layer, so there is nothing to draw.")
     for name, number in (("most", most), ("across", across)):
@@ -443,9 +444,9 @@ def draw_grid(
         named = named_of(layer)
         for maps in of_samples:
             sample = maps[0].sample
-            name = _name(layer, picture, sample if len(of_samples) > 1 else None)
+            words = _name(layer, picture, sample if len(of_samples) > 1 else None)
             for at in range(0, len(maps), across):
-                _draw_line(sheet, maps[at : at + across], name, named.get(sample), begins=at == 0)
+                _draw_line(sheet, maps[at : at + across], words, named.get(sample), begins=at == 0)
     return replace_file(path, sheet.save)
 
 

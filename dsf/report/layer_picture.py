@@ -95,7 +95,7 @@ def _view(
         sample=sample,
         weights=norms,
         masked=hidden,
-        strongest=strongest.links(),
+        strongest=strongest.links,
         column_sums=columns,
         row_sums=norms.sum(axis=1),
         empty_rows=[last for last, row in zip(ends.tolist(), norms, strict=True) if not row.any()],
@@ -168,11 +168,6 @@ def explained(
 ) -> Explained | None:
     if share is None:
         return None
-    if not isinstance(share, Attribution):
-        raise TypeError(
-            "'attribution' must be what stack.attribute(...) returns, but it is "
-            f"{type(share).__name__}."
-        )
     if not isinstance(inspection, Inspection):
         raise ValueError(
             "'attribution' is of one model, but 'result' is a list. Pass a single inspection."

@@ -32,10 +32,12 @@ from dsf.report.map_bytes import FULL_BYTES, MASKED, decoded
 from dsf.report.selection import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, module_of, script_of, style_of
 from dsf.report.views import Progress, ignored, without_sample
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import of_kind
 
 
+@checked
 def show(  # noqa: PLR0913  # each is a word of the page or of the choice
     result: Shown,
     path: str | PathLike[str] | None = None,
@@ -107,10 +109,6 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
             take more memory than there is.
     """
     of_kind("show", "path", path, str | PathLike | None, "the name of a file")
-    of_kind("show", "title", title, str | None, "a text")
-    of_kind("show", "target", target, str, "words such as 'the logit of Paris'")
-    of_kind("show", "progress", progress, callable, "a function of the finished share")
-    of_kind("show", "facts", facts, Mapping | None, "lines such as {'Loss': '0.1'}")
     page_only = {"title": title, "facts": facts, "full_resolution": full_resolution}
     for name, value in page_only.items():
         if path is None and value is not None:

@@ -24,7 +24,6 @@ from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.results.table import Table
 from dsf.properties.names import IF_NOT
 from dsf.report.escaping import escaped
-from dsf.runtime.shapes import of_kind
 from dsf.systems.algebra import select as entries
 from dsf.systems.composite import Operator
 
@@ -59,7 +58,7 @@ def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
     """
     if isinstance(shown, Inspection):
         return narrowed_one(shown, layers, heads)
-    return [narrowed_one(each, layers, heads) for each in _listed(shown)]
+    return [narrowed_one(each, layers, heads) for each in shown]
 
 
 def narrowed_one(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspection:
@@ -77,12 +76,8 @@ def narrowed_one(inspection: Inspection, layers: Chosen, heads: Chosen) -> Inspe
 
 
 def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
-    inspections = _listed(shown)
-    words = "what dsf check and dsf.properties give, or a list with one for each inspection"
-    of_kind("show", "verdicts", verdicts, Table | list | tuple | None, words)
+    inspections = [shown] if isinstance(shown, Inspection) else list(shown)
     tables = [verdicts] if verdicts is None or isinstance(verdicts, Table) else list(verdicts)
-    for table in tables:
-        of_kind("show", "verdicts", table, Table | None, words)
     if not inspections:
         raise ValueError(
             "'result' is an empty list, so there is nothing to show. Pass an inspection."
@@ -100,18 +95,6 @@ def subjects(shown: Shown, verdicts: Decided = None) -> list[Subject]:
         for at, name in enumerate(names)
     ]
     return [Subject(*each) for each in zip(inspections, names, tables, strict=True)]
-
-
-def _listed(shown: Any) -> list[Inspection]:
-    several = isinstance(shown, Iterable) and not isinstance(shown, Inspection)
-    inspections = list(shown) if several else [shown]
-    others = [each for each in inspections if not isinstance(each, Inspection)]
-    if others:
-        raise TypeError(
-            f"'result' must be what dsf.inspect returns, or a list of them, but it holds "
-            f"{type(others[0]).__name__}."
-        )
-    return inspections
 
 
 def _name(model: str) -> str:

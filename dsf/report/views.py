@@ -33,7 +33,7 @@ class Strongest:
     """The largest finite weights of one map, by magnitude; of equal ones those of first tokens."""
 
     def __init__(self) -> None:
-        self._links: list[Link] = []
+        self.links: list[Link] = []
 
     def add(
         self,
@@ -42,7 +42,7 @@ class Strongest:
         read: Int[np.ndarray, " columns"],
     ) -> None:
         size = np.abs(weights).ravel()
-        floor = abs(self._links[-1].weight) if len(self._links) == KEPT else 0.0
+        floor = abs(self.links[-1].weight) if len(self.links) == KEPT else 0.0
         places = np.flatnonzero(size > floor)  # NaN is not
         places = places[np.isfinite(size[places])]
         if len(places) > KEPT:
@@ -54,12 +54,9 @@ class Strongest:
             Link(int(written[row]), int(read[column]), float(weights[row, column]))
             for row, column in zip(rows, columns, strict=True)
         ]
-        self._links = sorted(
-            self._links + links, key=lambda link: (-abs(link.weight), link.written, link.read)
+        self.links = sorted(
+            self.links + links, key=lambda link: (-abs(link.weight), link.written, link.read)
         )[:KEPT]
-
-    def links(self) -> list[Link]:
-        return list(self._links)
 
 
 BRIGHT = 0.98
@@ -69,19 +66,11 @@ FEWEST = 10
 
 
 class Brightness(NamedTuple):
-    """How the weights of a map are coloured.
+    """How the weights of a map are coloured."""
 
-    Attributes:
-        full: the weight from which colours are full.
-        largest_apart: the largest finite magnitude of the cells off the diagonal; that of all
-            cells, if these are 0.
-        uniform: between which magnitudes most cells lie, if these differ by less than a factor of
-            two; else None.
-    """
-
-    full: float
-    largest_apart: float
-    uniform: tuple[float, float] | None
+    full: float  # the weight from which colours are full
+    largest_apart: float  # the largest finite magnitude off the diagonal; of all, if that is 0
+    uniform: tuple[float, float] | None  # where most lie, if within a factor of two
 
 
 @dataclass
@@ -260,7 +249,7 @@ class View:
                 sample=samples[k],
                 weights=self.weights[k],
                 masked=self.masked[k],
-                strongest=self._strongest[k].links(),
+                strongest=self._strongest[k].links,
                 column_sums=self._column_sums[k],
                 row_sums=self._row_sums[k],
                 empty_rows=np.flatnonzero(~self._filled[k]).tolist(),

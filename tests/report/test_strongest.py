@@ -25,4 +25,4 @@ def test_it_is_the_start_of_all_weights_sorted(kind, block):
     for start in range(0, 20, block):
         rows = np.arange(start, min(start + block, 20))
         found.add(weights[rows], rows, np.arange(15))
-    assert [(each.written, each.read, each.weight) for each in found.links()] == sorted_out(weights)
+    assert [(each.written, each.read, each.weight) for each in found.links] == sorted_out(weights)

@@ -50,7 +50,7 @@ def test_what_cannot_be_shown_is_refused_with_the_cure(inspected):
     with pytest.raises(ValueError, match="empty list"):
         content([])
     with pytest.raises(TypeError, match="'result'"):
-        content([inspection[0]])
+        dsf.show([inspection[0]])
     with pytest.raises(ValueError, match="table"):
         content([inspection, inspection], verdicts=Table(()))
     with pytest.raises(ValueError, match="16 patches"):

@@ -37,7 +37,7 @@ def found():
 )
 def test_a_report(found, tmp_path, argument, value):
     asked = {"result": found, "path": tmp_path / "a.html", argument: value}
-    with pytest.raises(TypeError, match=f"'{argument}'"):
+    with pytest.raises(TypeError, match=f"'{argument}"):
         dsf.show(**asked)
     assert list(tmp_path.iterdir()) == []
 

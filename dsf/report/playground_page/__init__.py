@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from dsf.report.viewer import file_of, style_of
 from dsf.runtime.files import replace_file
 
 SCRIPTS = ("systems", "python", "formulas", "pictures", "board", "page")
+FOLDER = "playground_page"
 HEIGHT = 900
 """Pixels of the frame in a notebook."""
 
@@ -39,11 +39,11 @@ class Playground:
         """The page as one self-contained text, which needs no network."""
         start = {"preset": self.preset, "settings": dict(self.settings)}
         data = {**_content(), "start": start}
-        ours = [_text(f"{name}.js") for name in SCRIPTS]
+        ours = [file_of(f"{name}.js", FOLDER) for name in SCRIPTS]
         joined = "\n".join([*(file_of(f"{name}.js") for name in SHARED), *ours])
         script = f'(() => {{\n"use strict";\n{joined}\n}})();\n'
-        style = f"{style_of('explorer', 'page')}\n{_text('playground.css')}"
-        return filled(_text("page.html.j2"), script, style, data)
+        style = f"{style_of('explorer', 'page')}\n{file_of('playground.css', FOLDER)}"
+        return filled(file_of("page.html.j2", FOLDER), script, style, data)
 
     def write(self, path: str | Path) -> Path:
         """Write the page to a file, which is replaced only once all is written."""
@@ -89,18 +89,16 @@ def playground(preset: str = "softmax_attention", **settings: float | int) -> Pl
             raise ValueError(
                 f"playground: '{preset}' has no slider '{name}'. It has {_listed(sliders)}."
             )
-        number: Any = value.item() if getattr(value, "ndim", None) == 0 else value
+        given: Any = value  # of Python, NumPy or torch
+        number: Any = given.item() if getattr(given, "ndim", None) == 0 else given
         low, high, step = sliders[name]
-        slider, given = (
-            f"playground: the slider '{name}' of '{preset}'",
-            f"but {name} is {value!r}.",
-        )
+        slider, but = f"playground: the slider '{name}' of '{preset}'", f"but {name} is {value!r}."
         if isinstance(number, bool) or not isinstance(number, int | float):
-            raise ValueError(f"{slider} takes a number, {given}")
+            raise ValueError(f"{slider} takes a number, {but}")
         if not low <= number <= high:
-            raise ValueError(f"{slider} goes from {low:g} to {high:g}, {given}")
+            raise ValueError(f"{slider} goes from {low:g} to {high:g}, {but}")
         if step == 1 and number != int(number):
-            raise ValueError(f"{slider} moves in steps of 1, {given}")
+            raise ValueError(f"{slider} moves in steps of 1, {but}")
         start[name] = number
     return Playground(preset, start)
 
@@ -112,12 +110,8 @@ def _listed(names: Mapping[str, Any]) -> str:
 
 @cache
 def _content() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(_text("presets.json"))
+    content: dict[str, Any] = json.loads(file_of("presets.json", FOLDER))
     return content
-
-
-def _text(name: str) -> str:
-    return (files("dsf.report") / "playground_page" / name).read_text(encoding="utf-8")
 
 
 SHARED = ("codes", "text", "colours", "canvas")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsf.report.figure import draw_map
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import at_least, of_kind
+from dsf.runtime.shapes import at_least
 
 SHEET = Path(__file__).parent / "dsf.mplstyle"
 MOST_LINES = 12
@@ -110,7 +110,8 @@ def _lines(
         )
     _check_labels(owner, labels, len(lines), "lines")
     axes = on(axes)
-    for line, name in zip(lines, labels or [None] * len(lines), strict=True):
+    names: Sequence[str | None] = labels or [None] * len(lines)
+    for line, name in zip(lines, names, strict=True):
         axes.plot(np.arange(first, first + len(line)), line, label=name, **look)
     if level is not None:
         axes.axhline(level, color="#4a4a4a", linewidth=0.8, linestyle=":")
@@ -456,7 +457,6 @@ def heat_maps(
         >>> left.get_title(), right.get_title()
         ('keeps', 'mixes')
     """
-    of_kind("heat_maps", "maps", maps, Mapping, "maps by their titles, as in {'layer 0': map}")
     at_least(1, "heat_maps", "columns", columns)
     if not maps:
         raise ValueError("heat_maps: needs at least one map, but 'maps' is empty.")

@@ -311,11 +311,6 @@ def report_state(
         >>> found.layers[0].length
         'grows'
     """
-    if not isinstance(inspection, Inspection):
-        raise TypeError(
-            "report_state: 'inspection' must be what dsf.inspect returns, but it is "
-            f"{type(inspection).__name__}."
-        )
     at_least(1, "report_state", "maps", maps)
     if not noise > 0:
         raise ValueError(f"report_state: 'noise' must be above 0, but it is {noise}.")

@@ -30,6 +30,7 @@ from dsf.report.plot.charts import (
     worded,
 )
 from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import at_least
 
 ACROSS = ("head", "channel")
 COMPARED = ("mean_distance", "half_life", "mean_effective_tokens", "sink_mass", "negative_share")
@@ -61,11 +62,6 @@ def layers_and_heads(
         >>> axes.get_xlabel(), axes.images[0].get_array().tolist()
         ('head', [[3.0]])
     """
-    if not isinstance(table, Table):
-        raise TypeError(
-            "layers_and_heads: 'table' must be a table, such as inspection.measure(), but it is "
-            f"{type(table).__name__}."
-        )
     chosen = _of_quantity(table, quantity)
     across = next((name for name in ACROSS if name in chosen.columns), None)
     if across is None:
@@ -92,6 +88,7 @@ def layers_and_heads(
     return worded(axes, title=title or quantity, x=across, y="")
 
 
+@checked
 def architectures(
     models: Mapping[str, Inspection | Table],
     *,
@@ -124,8 +121,7 @@ def architectures(
         ['half_life']
     """
     _check_models(models)
-    if not isinstance(columns, int) or columns < 1:
-        raise ValueError(f"architectures: expected 'columns' of at least 1, got {columns}.")
+    at_least(1, "architectures", "columns", columns)
     quantities = (quantities,) if isinstance(quantities, str) else tuple(quantities)
     if not models or not quantities:
         raise ValueError("architectures: needs at least one model and one quantity.")
@@ -166,11 +162,6 @@ def architectures(
 
 
 def _check_models(models: Mapping[str, Inspection | Table]) -> None:
-    if not isinstance(models, Mapping):
-        raise TypeError(
-            f"architectures: models is a {type(models).__name__}, but a dictionary is wanted, such "
-            "as {'llama': inspection}."
-        )
     for name, found in models.items():
         if not isinstance(found, Inspection | Table):
             raise TypeError(

@@ -27,8 +27,8 @@ def style_of(*names: str) -> str:
 
 
 @cache
-def file_of(name: str) -> str:
-    return (files("dsf.report") / "viewer" / name).read_text(encoding="utf-8")
+def file_of(name: str, folder: str = "viewer") -> str:
+    return (files("dsf.report") / folder / name).read_text(encoding="utf-8")
 
 
 # Lines that hold a comment and nothing else, and the space before all others.
