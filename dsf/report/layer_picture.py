@@ -136,8 +136,9 @@ class Explained:
         share = self.share
         samples = range(min(len(share.value), SAMPLES))
         paths = None if self.paths is None else self.paths.to_json()
-        for edge in (edge for path in (paths or {"paths": ()})["paths"] for edge in path["edges"]):
-            edge["layer"] = escaped(edge["layer"])
+        for path in paths["paths"] if paths else ():
+            for edge in path["edges"]:
+                edge["layer"] = escaped(edge["layer"])
         return {
             "target": escaped(self.target),
             "value": share.value[:SAMPLES].tolist(),

@@ -31,10 +31,9 @@ class Board {
     this.spoken = make("p", { className: "readout", role: "status" });
     this.facts = make("dl", { className: "facts" });
     this.steps = make("div", { className: "arithmetic" });
-    this.numbers = make("div", { className: "scroll", tabIndex: 0, role: "region" });
-    this.numbers.setAttribute("aria-label", "Map, signal, state and response as a table");
-    this.program = make("pre", { tabIndex: 0 });
-    this.program.setAttribute("aria-label", "The same in Python");
+    this.numbers = make("div", { className: "scroll", tabIndex: 0, role: "region",
+      "aria-label": "Map, signal, state and response as a table" });
+    this.program = make("pre", { tabIndex: 0, "aria-label": "The same in Python" });
     this.saved = make("a", { download: "playground.json" }, "Save these numbers as JSON");
     place.replaceChildren(
       make("div", { className: "choosing" }, this.presetButtons()),
@@ -51,8 +50,7 @@ class Board {
     const kinds = [...new Set(this.presets.map(({ kind }) => kind))];
     this.buttons = new Map();
     return make("nav", {}, ...kinds.map((kind) => {
-      const group = make("div", { className: "kind", role: "group" }, make("span", {}, kind));
-      group.setAttribute("aria-label", kind);
+      const group = make("div", { className: "kind", role: "group", "aria-label": kind }, make("span", {}, kind));
       for (const preset of this.presets.filter((each) => each.kind === kind)) {
         const one = button(preset.title, preset.title, () => this.choose(preset), { value: preset.name });
         this.buttons.set(preset, one);
@@ -65,8 +63,7 @@ class Board {
   transport() {
     this.play = button("Play", "Play token by token", () => (this.timer ? this.stop() : this.run()));
     this.play.removeAttribute("aria-label");
-    this.clock = make("input", { type: "range", min: 1, max: this.tokens.text.length, value: this.now + 1 });
-    this.clock.setAttribute("aria-label", "Token");
+    this.clock = make("input", { type: "range", min: 1, max: this.tokens.text.length, value: this.now + 1, "aria-label": "Token" });
     this.clock.addEventListener("input", () => { this.stop(); this.go(Number(this.clock.value) - 1); });
     const signal = make("select", {}, ...Object.entries(SIGNALS).map(([value, text]) => make("option", { value }, text)));
     signal.addEventListener("change", () => { this.kind = signal.value; this.show(); });

@@ -4,8 +4,7 @@ const VIEWS = { map: "Map", lag: "By lag", grid: "Grid", state: "State", shares:
 
 /** Buttons that choose one of several; `choose(name)` on a click. */
 function choices(label, names, choose) {
-  const group = make("span", { className: "choices", role: "group" });
-  group.setAttribute("aria-label", label);
+  const group = make("span", { className: "choices", role: "group", "aria-label": label });
   for (const [name, text] of Object.entries(names)) {
     group.append(button(text, text, () => choose(name), { value: name }));
   }
@@ -17,9 +16,8 @@ function choices(label, names, choose) {
 
 /** A choice of the colour scale, and switches; `changed()` after every change. */
 function scaleChoice(settings, changed) {
-  const curve = make("select", {}, ...Object.entries(CURVE_NAMES).map(([value, text]) =>
+  const curve = make("select", { "aria-label": "Colour scale" }, ...Object.entries(CURVE_NAMES).map(([value, text]) =>
     make("option", { value }, text)));
-  curve.setAttribute("aria-label", "Colour scale");
   curve.value = settings.curve;
   curve.addEventListener("change", () => {
     settings.curve = curve.value;
@@ -46,8 +44,8 @@ class Search {
   /** `found(text)` marks tokens, `go(token)` shows one, `leave()` returns to the map. */
   constructor({ tokens, found, go, leave }) {
     Object.assign(this, { tokens, found, go, at: -1 });
-    this.field = make("input", { type: "search", placeholder: "Find token", spellcheck: false });
-    this.field.setAttribute("aria-label", "Find a token by its text or position");
+    this.field = make("input", { type: "search", placeholder: "Find token", spellcheck: false,
+      "aria-label": "Find a token by its text or position" });
     this.count = make("span", { className: "count", role: "status" });
     this.root = make("span", { className: "search" }, this.field, this.count);
     this.field.addEventListener("input", () => this.look());

@@ -6,8 +6,7 @@ class Overview {
   /** `open(entry)` is called on a click, `widened()` when the overview takes or leaves the whole width. */
   constructor(content, entries, settings, { open, widened }) {
     Object.assign(this, { content, entries, settings });
-    this.root = make("nav", { className: "overview" });
-    this.root.setAttribute("aria-label", "All maps");
+    this.root = make("nav", { className: "overview", "aria-label": "All maps" });
     this.wide = button("Widen", "Show all maps over the whole width", () => widened());
     this.box = make("div", { className: "all" });
     this.root.append(make("div", { className: "overview-head" }, make("h2", {}, "All maps"), this.wide), this.box);
@@ -84,9 +83,8 @@ class Overview {
     const label = withoutSample(map);
     const brief = map.rollout ? label.replace(/ layers$/, "") : siblings.length > 4 ? numbersOf(label) : label;
     const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
-    const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1 },
-      canvas, ...caption);
-    thumb.setAttribute("aria-label", `${layer.name}, ${map.label}`);
+    const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1,
+      "aria-label": `${layer.name}, ${map.label}` }, canvas, ...caption);
     thumb.addEventListener("click", () => open(entry));
     thumb.addEventListener("keydown", (event) => this.moveFocus(event, entry));
     entry.thumb = thumb;

@@ -7,8 +7,7 @@ class Pane {
     this.heading = make("h2", {});
     this.about = make("p", { className: "about" });
     this.under = make("canvas", {});
-    this.over = make("canvas", { tabIndex: 0, role: "application" });
-    this.over.setAttribute("aria-roledescription", "attention map");
+    this.over = make("canvas", { tabIndex: 0, role: "application", "aria-roledescription": "attention map" });
     this.canvases = make("div", { className: "canvases" }, this.under, this.over);
     this.readout = make("p", { className: "readout", role: "status" });
     this.legend = make("div", { className: "legend" });

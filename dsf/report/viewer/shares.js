@@ -47,9 +47,7 @@ function layerTable(layers, sample) {
   const rows = layers.map(([name, direct, total], k) => [
     make("span", { title: name }, [names[k].number, names[k].rest].filter(Boolean).join(" ")),
     number(direct[sample], 4), number(total[sample], 4)]);
-  const box = make("div", { className: "tall", tabIndex: 0, role: "region" }, table("Layers", ["part", "directly", "all paths"], rows, 1));
-  box.setAttribute("aria-label", "Layers: a table that scrolls");
-  return box;
+  return make("div", { className: "tall", tabIndex: 0, role: "region", "aria-label": "Layers: a table that scrolls" }, table("Layers", ["part", "directly", "all paths"], rows, 1));
 }
 
 function largest(shares) {
@@ -58,7 +56,7 @@ function largest(shares) {
 
 /** The input as text, each token in the colour of its number, after a caption. */
 function colouredText(numbers, most, tokens, label, caption, digits) {
-  const line = make("div", { tabIndex: 0, role: "region", ariaLabel: label }, ...numbers.map((each, token) =>
+  const line = make("div", { tabIndex: 0, role: "region", "aria-label": label }, ...numbers.map((each, token) =>
     coloured(tokens.text(token), colourOf(each / most, "root"), `${tokens.shown(token)} (${token}): ${number(each, digits)}`)));
   return make("div", { className: "strip shares" }, make("p", {}, caption), line);
 }

@@ -31,14 +31,12 @@ class Stage {
     this.views = choices("View", views, (name) => this.turn(name));
     this.views.press("map");
     this.both = button("Compare", "Compare with another map", () => this.compare());
-    this.minus = button("A − B", "Show A minus B in the second pane", () => this.subtract(), { hidden: true });
-    this.minus.setAttribute("aria-pressed", "false");
+    this.minus = button("A − B", "Show A minus B in the second pane", () => this.subtract(), { hidden: true, "aria-pressed": "false" });
     this.out = button("−", "Zoom out", () => this.active.zoom(1 / 1.6));
     this.zooms = make("span", { className: "group" }, this.out,
       button("+", "Zoom in", () => this.active.zoom(1.6)), button("Fit", "Whole map", () => this.active.zoom(0)));
-    this.overview = button("☰", "Show or hide the overview of all maps", () => this.ask.fold());
+    this.overview = button("☰", "Show or hide the overview of all maps", () => this.ask.fold(), { "aria-expanded": "true" });
     this.overview.append(make("span", { className: "word" }, " Overview"));
-    this.overview.setAttribute("aria-expanded", "true");
     this.toolbar = new Toolbar([this.overview,
       button("◀", "Previous map", () => this.ask.step(-1)), button("▶", "Next map", () => this.ask.step(1)), this.views],
     [make("span", { className: "group" }, this.both, this.minus), this.zooms, this.search.root,
