@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -240,17 +240,26 @@ def _inspect_each(
     from dsf.inspection import inspect
     from dsf.loading import load_model
 
-    layers, missed, scores = [], [], {}
+    found: dict[str, Inspection] = {}
+    scores: dict[str, float] = {}
     report = progress(label)
     for at, name in enumerate(names):
         report(at / len(names))
         loaded = load_model(models.folder(name))
         tokens, spelled, scores[name] = read(loaded)
-        found = inspect(loaded.model, input_ids=tokens, tokens=[spelled])
-        layers += [replace(each, name=f"{name} · {each.name}") for each in found]
-        missed += [replace(each, name=f"{name} · {each.name}") for each in found.unsupported]
-    of_all = f"{kind}: {', '.join(names)}"
-    together = replace(found, layers=tuple(layers), unsupported=tuple(missed), model=of_all)
+        found[name] = inspect(loaded.model, input_ids=tokens, tokens=[spelled])
+
+    def named(name: str, parts: Iterable[Any]) -> list[Any]:
+        return [replace(part, name=f"{name} · {part.name}") for part in parts]
+
+    together = replace(
+        found[names[0]],
+        layers=tuple(one for name, each in found.items() for one in named(name, each)),
+        unsupported=tuple(
+            one for name, each in found.items() for one in named(name, each.unsupported)
+        ),
+        model=f"{kind}: {', '.join(names)}",
+    )
     return together, spelled, scores
 
 
