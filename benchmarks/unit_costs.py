@@ -85,7 +85,7 @@ def cost(name: str, tokens: int) -> Cost:
     rebuilt = _seconds(lambda: found.append(inspect(model, input_ids=ids, tolerance=TOLERANCE)))
     layer = found[0][0]
     numbers = []
-    measured = _seconds(lambda: numbers.append(values(layer, QUANTITIES)))
+    measured = _seconds(lambda: numbers.append(values(layer.system, QUANTITIES)))
     with tempfile.TemporaryDirectory() as place:
         facts = LayerFacts.of(layer, numbers[0][1])
         write_layer(Path(place), Unit((0,)), 0, facts, numbers[0][0])
