@@ -10,6 +10,12 @@ from dsf.runtime.shapes import ShapeError, agree, has_axes
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.system import System, time_reversed
 
+Signal = Shaped[Tensor, "*batch time input channel"]
+Response = Shaped[Tensor, "*batch time output channel"]
+State = Shaped[Tensor, "*batch state channel"]
+Answer = tuple[Response, State]
+"""The response of a forward system, and its final state."""
+
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -46,12 +52,7 @@ def with_checked_arguments(
 
 
 def check_signal(system: Operator, signal: Tensor) -> None:
-    """Raise unless ``signal`` can drive ``system``.
-
-    Raises:
-        ShapeError: names the axis and the two sizes.
-        TypeError: if one of them is of another type.
-    """
+    """Raise unless ``signal`` can drive ``system``."""
     check_operator("respond", system)
     if not isinstance(signal, Tensor):
         raise TypeError(
@@ -79,11 +80,7 @@ def check_signal(system: Operator, signal: Tensor) -> None:
 
 
 def check_operator(owner: str, given: object) -> None:
-    """Raise unless ``given`` is a system, a sum of systems or an explicit map.
-
-    Raises:
-        TypeError: names its type, and how a mixer becomes a system.
-    """
+    """Raise unless ``given`` is a system, a sum of systems or an explicit map."""
     if not isinstance(given, Operator):
         raise TypeError(
             f"{owner}: needs a System, a SystemSum or an ExplicitMap, but it got "
@@ -96,9 +93,7 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALVES else dtype
 
 
-def state_at_start(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Shaped[Tensor, "*batch state channel"]:
+def state_at_start(system: System, signal: Signal) -> State:
     """The state before the first token: ``system.initial``, or zero."""
     if system.initial is None:
         return signal.new_zeros(*system.batch, system.state_size, signal.shape[-1])

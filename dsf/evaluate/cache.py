@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.systems.coefficient import Coefficient, TokenSlots, dense_of
-from dsf.systems.composite import PANEL, ExplicitMap, Operator, RowSource
+from dsf.systems.composite import PANEL, ExplicitMap, Mixed, Operator, RowSource, Values
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
@@ -51,9 +51,7 @@ def kept_window(
     return weights
 
 
-def kept_response(
-    system: System, rows: RowSource, signal: Shaped[Tensor, "*batch time 1 channel"]
-) -> Shaped[Tensor, "*batch time 1 channel"]:
+def kept_response(system: System, rows: RowSource, signal: Mixed) -> Mixed:
     """The response of a cache without initial state; a panel of rows at a time where not causal."""
     if whole_rows(system) is not None:
         return applied(rows, signal)
@@ -74,9 +72,7 @@ def _feeds_through(system: System) -> bool:
     return bool((dense_of(system.feedthrough) != 0).any())
 
 
-def applied(
-    rows: RowSource, signal: Shaped[Tensor, "*batch read 1 channel"]
-) -> Shaped[Tensor, "*batch time 1 channel"]:
+def applied(rows: RowSource, signal: Values) -> Mixed:
     """``rows`` times the signal, in the number type to which both promote."""
     if signal.is_complex() and not rows.dtype.is_complex:
         return torch.complex(applied(rows, signal.real), applied(rows, signal.imag))

@@ -8,10 +8,16 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import state_at_start, with_checked_arguments
+from dsf.evaluate.arguments import (
+    Answer,
+    Response,
+    Signal,
+    State,
+    state_at_start,
+    with_checked_arguments,
+)
 from dsf.evaluate.compiled import compiled
 from dsf.evaluate.invariant import begun, folded_once, varying
 from dsf.evaluate.loops import modes_response
@@ -46,12 +52,7 @@ FEW_NUMBERS = 32
 MANY_SEQUENCES = 8
 
 
-def chunkwise(
-    system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    *,
-    size: int | None = None,
-) -> Shaped[Tensor, "*batch time output channel"]:
+def chunkwise(system: System, signal: Signal, *, size: int | None = None) -> Response:
     """The response in windows of ``size`` tokens: matrix products inside, a recurrence between.
 
     The memory in use is some windows and the carried state. Accurate for every decay, zeros
@@ -73,9 +74,7 @@ def chunkwise(
     return with_checked_arguments(run, system, signal)
 
 
-def final_state(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Shaped[Tensor, "*batch state channel"]:
+def final_state(system: System, signal: Signal) -> State:
     """The state after the last token that is processed: the ``initial`` of a continuation.
 
     For a system that runs backward this is the state once token 0 is processed. Complex where the
@@ -92,16 +91,8 @@ def final_state(
     return states[0]
 
 
-def by_default(
-    system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    *,
-    out: Tensor | None = None,
-) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response by a compiled loop where one applies, else chunkwise; equal to rounding.
-
-    A loop writes into ``out`` where its memory layout is that of the loop.
-    """
+def by_default(system: System, signal: Signal, *, out: Tensor | None = None) -> Response:
+    """The response by a compiled loop where one applies, else chunkwise; equal to rounding."""
     found = modes_response(system, signal, out=out)
     if found is not None:
         return found
@@ -110,11 +101,11 @@ def by_default(
     )
 
 
-def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> Answer:
     return compiled(system, signal, out=out) or _run(system, signal, None)
 
 
-def _run(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, Tensor]:
+def _run(system: System, signal: Tensor, size: int | None) -> Answer:
     if system.steps < FEW_WINDOWS * (size or SMALLEST) or varying(system) is not None:
         return _in_turn(system, signal, size)
     size = size or window_size(system, signal.shape[-1])
@@ -128,7 +119,7 @@ def _run(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, Tens
     return torch.cat([response, rest], dim=-3), last
 
 
-def _in_turn(system: System, signal: Tensor, size: int | None) -> tuple[Tensor, Tensor]:
+def _in_turn(system: System, signal: Tensor, size: int | None) -> Answer:
     channels = signal.shape[-1]
     if not _is_stepped(system, signal):
         size = size or window_size(system, channels)
@@ -153,8 +144,7 @@ def _boundaries(steps: int, size: int, at_once: int) -> list[int]:
 
 def _window_by_window(
     evaluate: Window, system: System, signal: Tensor, boundaries: list[int]
-) -> tuple[Tensor, Tensor]:
-    """One window after the other, with the state carried between them in double precision."""
+) -> Answer:
     state, responses = state_at_start(system, signal), []
     state = state.to(exact_dtype(state.dtype, state.device))
     for start, stop in pairwise(boundaries):
@@ -173,9 +163,7 @@ def _is_stepped(system: System, signal: Tensor) -> bool:
     return signal.shape[-1] <= FEW_COLUMNS and system.A.cut(0, 1).diagonal() is not None
 
 
-def _stepped(
-    system: System, start: int, stop: int, signal: Tensor, state: Tensor
-) -> tuple[Tensor, Tensor]:
+def _stepped(system: System, start: int, stop: int, signal: Tensor, state: Tensor) -> Answer:
     at_rest = start == 0 and system.initial is None
     part = cut(system, start, stop, dtype=signal.dtype)
     return advance(part, signal, None if at_rest else state, solve=continued)
@@ -183,7 +171,7 @@ def _stepped(
 
 def _folded(
     system: System, start: int, stop: int, signal: Tensor, state: Tensor, *, size: int
-) -> tuple[Tensor, Tensor]:
+) -> Answer:
     if stop - start > size:
         return _folded_together(system, start, stop, signal, state, size=size)
     panel = fold(system, start, stop, dtype=signal.dtype)
@@ -195,8 +183,7 @@ def _folded(
 
 def _folded_together(
     system: System, start: int, stop: int, signal: Tensor, state: Tensor, *, size: int
-) -> tuple[Tensor, Tensor]:
-    """Many windows folded at once, then a recurrence from window to window."""
+) -> Answer:
     panel, carry = fold_together(system, start, stop, size=size, dtype=signal.dtype)
     entering = signal.unflatten(-3, (-1, size)).flatten(-3, -2)
     left, leaving = continued(carry, panel.write @ entering, state)
@@ -205,9 +192,7 @@ def _folded_together(
     return response.unflatten(-2, (size, system.output_size)).flatten(-4, -3), leaving
 
 
-def scan(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Shaped[Tensor, "*batch time output channel"]:
+def scan(system: System, signal: Signal) -> Response:
     """The response by a parallel prefix scan: a logarithmic number of large operations.
 
     Stores all coefficients and all states at once; transitions become dense where their structure

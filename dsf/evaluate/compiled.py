@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.evaluate.arguments import Answer, Signal
 from dsf.evaluate.cuda import answered_on_cuda, rows_on_cuda, writes_on_cuda
 from dsf.evaluate.heads import heads_of
 from dsf.evaluate.loops import (
@@ -25,15 +26,8 @@ from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
 
-Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
 
-
-def compiled(
-    system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    *,
-    out: Tensor | None = None,
-) -> Answer | None:
+def compiled(system: System, signal: Signal, *, out: Tensor | None = None) -> Answer | None:
     """The response of a forward system and its final state; None where no loop applies."""
     if signal.is_complex():
         return complex_response(system, signal)
@@ -77,7 +71,6 @@ def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
 def compiled_rows(
     system: System, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]] | None:
-    """The rows between consecutive boundaries; None where no compiled loop or kernel applies."""
     if not compiles(system, boundaries[-1]):
         return None
     if system.device.type != "cpu":

@@ -11,15 +11,14 @@ compared with a double-precision reference. A kernel that fails is off.
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import state_at_start
+from dsf.evaluate.arguments import Answer, Signal, state_at_start
 from dsf.evaluate.loops import BareArrays, Channels, bare_arrays, channels_of
 from dsf.evaluate.output_buffers import FreshRows, RowBuffer, flat
 from dsf.evaluate.row_windows import forward_rows
@@ -95,62 +94,6 @@ def forget_trials() -> None:
     _fault.clear()
 
 
-Answer = tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]
-
-
-class Heads(NamedTuple):
-    """The coefficients of a system with one port, its signal and its initial state, by head."""
-
-    decay: Shaped[Tensor, "head time decays"]
-    gain: Shaped[Tensor, "head time"]
-    write: Shaped[Tensor, "head time state"]
-    read: Shaped[Tensor, "head time state"]
-    look: Shaped[Tensor, "head time state"] | None
-    signal: Shaped[Tensor, "head time channel"]
-    entering: Shaped[Tensor, "head state channel"]
-
-
-def one_port_parts(system: System) -> BareArrays | None:
-    """The coefficients of a system with one input and one output; None for other systems."""
-    one_port = system.input_size * system.output_size == 1
-    return bare_arrays(system) if one_port else None
-
-
-def by_head(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> Heads | None:
-    """The batch axes flattened to one head axis; None where :func:`one_port_parts` is None."""
-    parts = one_port_parts(system)
-    if parts is None:
-        return None
-    batch, heads = system.batch, system.batch.numel()
-
-    def flat(part: Tensor, own: int) -> Tensor:
-        tail = part.shape[part.ndim - own :]
-        return part.expand(*batch, *tail).reshape(heads, *tail)
-
-    scalar = parts.decay.ndim < parts.write.ndim
-    return Heads(
-        flat(parts.decay.unsqueeze(-1) if scalar else parts.decay, 2),
-        flat(parts.gain, 1),
-        flat(parts.write, 2),
-        flat(parts.read, 2),
-        None if parts.look is None else flat(parts.look, 2),
-        flat(signal.squeeze(-2), 2),
-        flat(state_at_start(system, signal), 2),
-    )
-
-
-def by_batch(
-    system: System,
-    signal: Shaped[Tensor, "*batch time 1 channel"],
-    response: Shaped[Tensor, "head time channel"],
-    leaving: Shaped[Tensor, "head state channel"],
-) -> Answer:
-    """The head axis split into batch axes again, and the feedthrough added to the response."""
-    bare = signal.squeeze(-2)
-    response = response.reshape(bare.shape) + system.feedthrough[..., 0] * bare
-    return response.unsqueeze(-2), leaving.reshape(*system.batch, *leaving.shape[-2:])
-
-
 # Two sequences of three heads; numbers of tokens and states are not multiples of the tile sizes.
 BATCH, STEPS, LONG = (2, 3), 75, 150
 BORDERS = [5, 70, LONG]
@@ -182,10 +125,7 @@ class Draw:
         return self.normal(BATCH[0], 1, *size).expand(*BATCH, *size)
 
     def system(self, structure: str, *, states: int, steps: int, before: bool) -> System:
-        """A system with one port, all of whose coefficients are non-zero.
-
-        ``structure`` names its transition.
-        """
+        """A system with one port, all of whose coefficients are non-zero."""
         write, read = self.shared(steps, states), self.shared(steps, states)
         D = self.normal(*BATCH, steps, 1, 1)
         key = torch.nn.functional.normalize(write, dim=-1)
@@ -213,10 +153,7 @@ class Draw:
 def response_error(
     run: Run, device: torch.device, structure: str, *, states: int, channels: int, before: bool
 ) -> float:
-    """The largest error of ``run``, relative to the largest entry.
-
-    The reference is the recurrence in double precision.
-    """
+    """The largest error of ``run``, relative to the largest entry."""
     draw = Draw(device)
     system = draw.system(structure, states=states, steps=STEPS, before=before)
     signal = draw.normal(*BATCH, STEPS, 1, channels)
@@ -252,48 +189,66 @@ MOST_TOKENS = 16 * 65_535  # as chunks of 16 tokens are one axis of the launch g
 MANY_CHANNELS = 70  # channels of a trial: more than one program takes
 
 
-def answered_on_cuda(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Answer | None:
-    """The response of a forward system and its final state; None where no kernel may run."""
+def answered_on_cuda(system: System, signal: Signal) -> Answer | None:
     fits = 0 < system.state_size <= MOST_STATES and system.steps <= MOST_TOKENS
     if not fits or signal.numel() * system.state_size < WORTH:
         return None
     return _scanned(system, signal) or _recalled(system, signal)
 
 
+def _has_passed(
+    name: str,
+    device: torch.device,
+    structure: str,
+    states: int,
+    *,
+    channels: int = 1,
+    before: bool = False,
+) -> bool:
+    def run(system: System, signal: Tensor) -> Answer | None:
+        if name != SELECTIVE:
+            return recalled(system, signal)
+        found = channels_of(system, signal)
+        return None if found is None else scanned(found)
+
+    def write(system: System, boundaries: list[int]) -> Iterator[Tensor]:
+        return rows_on_cuda(system, boundaries, FreshRows())
+
+    def trial() -> float:
+        if name == MAPS:
+            return rows_error(write, device, structure, states=states, before=before)
+        return response_error(
+            run, device, structure, states=states, channels=channels, before=before
+        )
+
+    return has_passed(name, device, (structure, states, channels, before), trial)
+
+
 def _scanned(system: System, signal: Tensor) -> Answer | None:
     channels = channels_of(system, signal)
     if channels is None or not applies_on_cuda(*channels) or not channels.share:
         return None
-    states = system.state_size
-    return scanned(channels) if scan_has_passed(signal.device, states) else None
-
-
-def scan_has_passed(device: torch.device, states: int) -> bool:
-    """Whether the selective scan may run."""
-
-    def run(system: System, signal: Tensor) -> Answer | None:
-        channels = channels_of(system, signal)
-        return None if channels is None else scanned(channels)
-
-    trial = partial(response_error, run, device, "sampled", states=states, channels=1, before=False)
-    return has_passed(SELECTIVE, device, states, trial)
+    passed = _has_passed(SELECTIVE, signal.device, "sampled", system.state_size)
+    return scanned(channels) if passed else None
 
 
 def scanned(channels: Channels) -> Answer:
-    """The response of channels and their final state by the selective scan."""
     from dsf.systems.kernels.cuda.selective import selective_scan
 
     step, signal = channels.step, channels.signal
     batch, size = signal.shape[:-2].numel(), signal.shape[-2:]
+    # channels of a sequence share write and read, so those of the first are taken
+    write, read = (
+        part[..., 0, :, :].reshape(batch, *part.shape[-2:])
+        for part in (channels.write, channels.read)
+    )
     with torch.cuda.device_of(signal):
         response, leaving = selective_scan(
             step.reshape(batch, *size),
             signal.reshape(batch, *size),
             channels.pole.reshape(batch, *channels.pole.shape[-2:]),
-            _of_first(channels.write, batch),
-            _of_first(channels.read, batch),
+            write,
+            read,
             channels.skip.reshape(batch, -1),
             channels.entering.reshape(batch, *channels.entering.shape[-2:]),
         )
@@ -303,13 +258,8 @@ def scanned(channels: Channels) -> Answer:
     return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
 
 
-def _of_first(part: Tensor, batch: int) -> Tensor:
-    """The part that all channels of a sequence share, taken from the first of them."""
-    return part[..., 0, :, :].reshape(batch, *part.shape[-2:])
-
-
 def _recalled(system: System, signal: Tensor) -> Answer | None:
-    parts = one_port_parts(system)
+    parts = _one_port_parts(system)
     if parts is None or isinstance(system.feedthrough, Coefficient):
         return None
     tensors = [part for part in parts if part is not None]
@@ -317,42 +267,50 @@ def _recalled(system: System, signal: Tensor) -> Answer | None:
         return None
     if parts.left is not None and not torch.equal(-parts.left, parts.write):
         return None
+    name = MEMORIES if parts.look is None else DELTA_RULES
     structure = "scalar" if parts.decay.ndim < parts.write.ndim else "diagonal"
     structure += "" if parts.look is None else " delta"
-    columns = min(signal.shape[-1], MANY_CHANNELS)
-    before = system.reads_before_update
-    if not recall_has_passed(signal.device, structure, system.state_size, columns, before=before):
-        return None
-    return recalled(system, signal)
-
-
-def recall_has_passed(
-    device: torch.device, structure: str, states: int, channels: int, *, before: bool
-) -> bool:
-    """Whether the kernel for matrix memories, with or without a delta rule, may run."""
-    name = DELTA_RULES if "delta" in structure else MEMORIES
-    trial = partial(
-        response_error,
-        recalled,
-        device,
+    passed = _has_passed(
+        name,
+        signal.device,
         structure,
-        states=states,
-        channels=channels,
-        before=before,
+        system.state_size,
+        channels=min(signal.shape[-1], MANY_CHANNELS),
+        before=system.reads_before_update,
     )
-    return has_passed(name, device, (structure, states, channels, before), trial)
+    return recalled(system, signal) if passed else None
 
 
-def recalled(system: System, signal: Tensor) -> Answer:
-    """The response and the final state by the kernel for matrix memories."""
+def _one_port_parts(system: System) -> BareArrays | None:
+    return bare_arrays(system) if system.input_size * system.output_size == 1 else None
+
+
+def recalled(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> Answer | None:
+    """The batch axes become one axis of heads for the kernel, and are split again."""
     from dsf.systems.kernels.cuda.memories import recall
 
-    heads = by_head(system, signal)
-    if heads is None:
-        raise TypeError(f"recalled: no kernel takes {type(system.A).__name__}.")
+    parts = _one_port_parts(system)
+    if parts is None:
+        return None
+
+    def by_head(part: Tensor, own: int) -> Tensor:
+        tail = part.shape[part.ndim - own :]
+        return part.expand(*system.batch, *tail).reshape(-1, *tail)
+
+    scalar, bare = parts.decay.ndim < parts.write.ndim, signal.squeeze(-2)
     with torch.cuda.device_of(signal):
-        response, leaving = recall(*heads, before=system.reads_before_update)
-    return by_batch(system, signal, response, leaving)
+        response, leaving = recall(
+            by_head(parts.decay.unsqueeze(-1) if scalar else parts.decay, 2),
+            by_head(parts.gain, 1),
+            by_head(parts.write, 2),
+            by_head(parts.read, 2),
+            None if parts.look is None else by_head(parts.look, 2),
+            by_head(bare, 2),
+            by_head(state_at_start(system, signal), 2),
+            before=system.reads_before_update,
+        )
+    response = response.reshape(bare.shape) + system.feedthrough[..., 0] * bare
+    return response.unsqueeze(-2), leaving.reshape(*system.batch, *leaving.shape[-2:])
 
 
 def writes_on_cuda(system: System, parts: list[Tensor], *, work: int) -> bool:
@@ -361,32 +319,24 @@ def writes_on_cuda(system: System, parts: list[Tensor], *, work: int) -> bool:
     if not few or work < WORTH or not applies_on_cuda(*parts):
         return False
     structure = "scalar" if isinstance(system.A, ScaledIdentity) else "diagonal"
-    states, before = system.state_size, system.reads_before_update
-    return map_has_passed(system.device, structure, states, before=before)
-
-
-def map_has_passed(device: torch.device, structure: str, states: int, *, before: bool) -> bool:
-    """Whether the kernel for maps may run."""
-    trial = partial(rows_error, _fresh_rows, device, structure, states=states, before=before)
-    return has_passed(MAPS, device, (structure, states, before), trial)
-
-
-def _fresh_rows(system: System, boundaries: list[int]) -> Iterator[Tensor]:
-    return rows_on_cuda(system, boundaries, FreshRows())
+    before = system.reads_before_update
+    return _has_passed(MAPS, system.device, structure, system.state_size, before=before)
 
 
 def rows_on_cuda(
     system: System, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
-    """The rows between consecutive boundaries, written into the memory that ``output`` provides.
-
-    The decays of a diagonal are written out, with their products up to the edges of tiles.
-    """
+    """The rows between consecutive boundaries, written into the memory that ``output`` provides."""
     from dsf.systems.kernels.cuda.tiles import Borders, write_map
 
-    decay, before = _by_head(system, _decays(system)).contiguous(), system.reads_before_update
-    write = _by_head(system, dense_of(system.B).squeeze(-1))
-    read = _by_head(system, dense_of(system.C).squeeze(-2))
+    def by_head(part: Tensor) -> Tensor:
+        return part.expand(*system.batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:])
+
+    A, before = system.A, system.reads_before_update
+    decays = A.decay.unsqueeze(-1) if isinstance(A, ScaledIdentity) else A.decays()
+    decay = by_head(decays).contiguous()
+    write = by_head(dense_of(system.B).squeeze(-1))
+    read = by_head(dense_of(system.C).squeeze(-2))
     D = dense_of(system.feedthrough)[..., 0, 0].expand(*system.batch, system.steps)
     gain = decay.new_ones(1, system.steps).expand(system.batch.numel(), -1)
     products = Borders(decay, before=before)
@@ -401,23 +351,6 @@ def rows_on_cuda(
         yield rows
 
 
-def _decays(system: System) -> Shaped[Tensor, "*batch time decays"]:
-    if isinstance(system.A, ScaledIdentity):
-        return system.A.decay.unsqueeze(-1)
-    decay = system.A.diagonal()
-    if decay is None:
-        raise TypeError(
-            f"rows_on_cuda: needs a scaled identity or a diagonal, but A is "
-            f"{type(system.A).__name__}. Ask writes_on_cuda first."
-        )
-    return decay
-
-
-def _by_head(system: System, part: Tensor) -> Shaped[Tensor, "head time state"]:
-    """The batch axes flattened to one; parts that all heads share are stored once."""
-    return part.expand(*system.batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:])
-
-
 STATES, CHANNELS = 16, 64
 
 
@@ -425,8 +358,8 @@ def all_trial_results(device: torch.device) -> dict[str, str]:
     """``active``, or ``off`` with the reason, for every kernel; missing trials are run first."""
     if not why_off_on_cuda():
         for structure in ("scalar", "diagonal"):
-            for delta in ("", " delta"):
-                recall_has_passed(device, structure + delta, STATES, CHANNELS, before=False)
-            map_has_passed(device, structure, STATES, before=False)
-        scan_has_passed(device, STATES)
+            _has_passed(MEMORIES, device, structure, STATES, channels=CHANNELS)
+            _has_passed(DELTA_RULES, device, f"{structure} delta", STATES, channels=CHANNELS)
+            _has_passed(MAPS, device, structure, STATES)
+        _has_passed(SELECTIVE, device, "sampled", STATES)
     return {name: trial_result(name, device) for name in NAMES}

@@ -133,7 +133,6 @@ def _can_hold(out: Tensor, system: Operator, signal: Tensor) -> None:
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:
-    """The addresses of the first entry and behind the last."""
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 

@@ -70,13 +70,11 @@ class Enclosure:
 
 
 def _down(difference: Tensor, radius: Tensor) -> Tensor:
-    """One number further down wherever the subtraction was rounded."""
     lowered = torch.nextafter(difference, torch.full_like(difference, -torch.inf))
     return torch.where(radius == 0, difference, lowered)
 
 
 def enclosed_map(system: Operator) -> Enclosure:
-    """The whole map of a system, a sum or an explicit map, enclosed."""
     if isinstance(system, SystemSum):
         return _added([enclosed_map(part) for part in system])
     midpoints, radii = zip(*enclosed_rows(system), strict=True)
@@ -85,11 +83,7 @@ def enclosed_map(system: Operator) -> Enclosure:
 
 
 def enclosed_rows(system: System | ExplicitMap) -> Iterator[tuple[Tensor, Tensor]]:
-    """Midpoints and radii of the rows of each token, from the first to the last, all columns.
-
-    Raises:
-        ValueError: if rows come from a source for which no enclosure is known.
-    """
+    """Midpoints and radii of the rows of each token, from the first to the last, all columns."""
     rows = system.rows if isinstance(system, ExplicitMap) else kept_rows(system)
     if rows is not None:
         yield from _of_rows(system, rows)
@@ -101,7 +95,6 @@ def enclosed_rows(system: System | ExplicitMap) -> Iterator[tuple[Tensor, Tensor
 
 
 def has_enclosure(system: System | ExplicitMap) -> bool:
-    """Whether ``enclosed_rows`` knows the source of the rows, if they have one."""
     rows = system.rows if isinstance(system, ExplicitMap) else kept_rows(system)
     return rows is None or isinstance(rows, StoredRows | SoftmaxRows)
 
@@ -111,7 +104,6 @@ def _known(midpoint: Tensor, radius: Tensor) -> Tensor:
 
 
 def _mirrored(rows: Tensor, system: System) -> Tensor:
-    """The columns of the tokens in reverse order."""
     return rows.unflatten(-1, (system.steps, system.input_size)).flip(-2).flatten(-2)
 
 
@@ -130,7 +122,6 @@ def _gamma(terms: int, *parts: Tensor) -> float:
 
 
 def _product(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix product and a bound on the rounding of each of its entries."""
     inner = first.shape[-1]
     error = _gamma(inner, first, second) * (first.abs() @ second.abs()) * UP + (inner + 2) * TINY
     return first @ second, error
@@ -200,7 +191,6 @@ class _Moved:
         return self._at(self.size, t).unsqueeze(-1) * bound
 
     def growth(self, t: int) -> Tensor:
-        """A bound on the spectral norm of A_t."""
         if not self.norm.ndim:
             return self.norm
         return self.norm[..., min(t, self.norm.shape[-1] - 1)]
@@ -240,7 +230,6 @@ def _spectral_bound(matrix: Tensor) -> Tensor:
 
 
 def _followed(system: System) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of a forward system, token by token."""
     system = replace(
         system,
         A=system.A.to(device="cpu"),
@@ -289,7 +278,6 @@ def _followed(system: System) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _read(C: Tensor, state: Tensor, entries: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """The responses to a state with its bounds."""
     midpoint, rounded = _product(C, state)
     by_norm = norm(C).unsqueeze(-1) * length.unsqueeze(-2)
     radius = torch.minimum(C.abs() @ entries, by_norm) * UP + rounded

@@ -4,10 +4,11 @@ For small systems whose coefficients are stored numbers, where a bound on roundi
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,47 +20,38 @@ LARGEST_WORK = 1 << 20
 STORED = (Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity)
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A matrix of integers over 2^``places``."""
+class Whole(NamedTuple):
+    """A matrix of integers, an array of objects, over 2^``places``."""
 
-    rows: list[list[int]]
+    numbers: np.ndarray
     places: int
 
+    def over(self, places: int) -> np.ndarray:
+        return self.numbers * (1 << (places - self.places))
+
     def __matmul__(self, other: "Whole") -> "Whole":
-        columns = list(zip(*other.rows, strict=True))
-        rows = [[sum(map(int.__mul__, row, column)) for column in columns] for row in self.rows]
-        return Whole(rows, self.places + other.places)
+        return Whole(self.numbers @ other.numbers, self.places + other.places)
 
-    def over(self, places: int) -> list[list[int]]:
-        """The same over more places."""
-        return [[value << (places - self.places) for value in row] for row in self.rows]
-
-    def __add__(self, other: "Whole") -> "Whole":
+    def plus(self, other: "Whole") -> "Whole":
         places = max(self.places, other.places)
-        pairs = zip(self.over(places), other.over(places), strict=True)
-        return Whole([list(map(int.__add__, a, b)) for a, b in pairs], places)
+        return Whole(self.over(places) + other.over(places), places)
 
     def joined(self, other: "Whole") -> "Whole":
-        """Return both matrices side by side."""
         places = max(self.places, other.places)
-        pairs = zip(self.over(places), other.over(places), strict=True)
-        return Whole([a + b for a, b in pairs], places)
+        return Whole(np.hstack([self.over(places), other.over(places)]), places)
 
 
 def whole(part: Tensor) -> Whole:
     """A matrix of finite floats, exactly."""
-    ratios = [[value.as_integer_ratio() for value in row] for row in part.double().tolist()]
-    unit = max((below for row in ratios for _, below in row), default=1)
-    rows = [[above * (unit // below) for above, below in row] for row in ratios]
-    return Whole(rows, unit.bit_length() - 1)
+    ratios = [value.as_integer_ratio() for value in part.double().flatten().tolist()]
+    unit = max((below for _, below in ratios), default=1)
+    numbers = np.array([above * (unit // below) for above, below in ratios], dtype=object)
+    return Whole(numbers.reshape(part.shape), unit.bit_length() - 1)
 
 
 def is_small(system: System) -> bool:
     """Whether the map of a system can be had exactly within a few seconds."""
-    entries = 1
-    for size in system.batch:
-        entries *= size
+    entries = system.batch.numel()
     states, outputs = system.state_size, system.output_size
     columns = system.steps**2 * system.input_size
     work = entries * (columns * states * (states + outputs) + system.steps * states**3)
@@ -86,45 +78,38 @@ def exact_rows(system: System, index: tuple[int, ...]) -> Iterator[Whole]:
     if isinstance(system.A, DiagonalPlusLowRank):
         size = (*system.batch, system.steps, -1, -1)
         update = [part.expand(size)[index] for part in (system.A.left, system.A.right)]
-    state = Whole([[] for _ in range(system.state_size)], 0)
+    state = Whole(np.zeros((system.state_size, 0), dtype=object), 0)
     for t in range(system.steps):
         A, B, C, D = (whole(plain[name][t]) for name in "ABCD")
         if update is not None:
-            A = A + whole(update[0][t]) @ whole(update[1][t].mT)
+            A = A.plus(whole(update[0][t]) @ whole(update[1][t].mT))
         moved = (A @ state).joined(B) if t else B
         seen = C @ (state if system.reads_before_update else moved) if t else None
         if system.reads_before_update:
             yield D if seen is None else seen.joined(D)
         else:
-            yield _with_own(C @ moved, D)
+            rows = C @ moved
+            missing = rows.numbers.shape[1] - D.numbers.shape[1]
+            before = Whole(np.zeros((len(D.numbers), missing), dtype=object), 0)
+            yield rows.plus(before.joined(D))
         state = moved
 
 
-def _with_own(rows: Whole, D: Whole) -> Whole:
-    """The feedthrough added to the last columns."""
-    missing = len(rows.rows[0]) - len(D.rows[0])
-    return rows + Whole([[0] * missing + row for row in D.rows], D.places)
-
-
 def _transition(system: System) -> Tensor:
-    """A_t without its update of low rank."""
     if isinstance(system.A, DiagonalPlusLowRank):
         return torch.diag_embed(system.A.decay)
     return system.A.dense()
 
 
 def squared_distance(first: System, second: System, index: tuple[int, ...]) -> Fraction:
-    """The sum of the squared differences of two maps of one shape."""
     found = Fraction(0)
     rows = zip(exact_rows(first, index), exact_rows(second, index), strict=True)
     for one, other in rows:
         places = max(one.places, other.places)
-        pairs = zip(one.over(places), other.over(places), strict=True)
-        total = sum((x - y) ** 2 for a, b in pairs for x, y in zip(a, b, strict=True))
-        found += Fraction(total, 1 << 2 * places)
+        total = ((one.over(places) - other.over(places)) ** 2).sum()
+        found += Fraction(int(total), 1 << 2 * places)
     return found
 
 
 def entries_of(system: System) -> Iterator[tuple[int, ...]]:
-    """The index of every entry of the batch."""
     return product(*map(range, system.batch))

@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from dsf.evaluate.arguments import forward_form, with_checked_arguments
+from dsf.evaluate.arguments import Response, Signal, forward_form, with_checked_arguments
 from dsf.evaluate.chunks import chunkwise
 from dsf.evaluate.invariant import lags, varying
 from dsf.evaluate.stepwise import applied
@@ -15,9 +15,7 @@ from dsf.runtime.number_types import exact_dtype
 from dsf.systems.system import System
 
 
-def convolution(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Shaped[Tensor, "*batch time output channel"]:
+def convolution(system: System, signal: Signal) -> Response:
     """The response of a time-invariant system by one fast Fourier transform.
 
     Impulse response and transform are computed in double precision for every number type.

@@ -37,12 +37,10 @@ class Heads:
 
     @property
     def steps(self) -> int:
-        """Number of tokens."""
         return self.read.shape[-2]
 
     @property
     def tiles(self) -> int:
-        """Number of tiles of tokens; the last one may be partly filled."""
         return -(-self.steps // TILE)
 
     def in_batch(self, part: Tensor) -> Tensor:
@@ -53,7 +51,6 @@ class Heads:
 
 
 def heads_of(system: Operator) -> Heads | None:
-    """``system`` as heads; None if it is not of this form."""
     if not isinstance(system, System) or not isinstance(system.A, ScaledIdentity):
         return None
     if system.runs_backward or system.input_size != 1 or system.output_size != 1:

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import forward_form, state_at_start
+from dsf.evaluate.arguments import Answer, forward_form, state_at_start
 from dsf.evaluate.windows import Panel
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.coefficient import cut_of, dense_of
 from dsf.systems.solve import continued, states_before
 from dsf.systems.system import System
 from dsf.systems.transition import Transition
-from dsf.systems.transition.storage import is_constant, on_parts
+from dsf.systems.transition.storage import along_time, is_constant
 
 
 def varying(system: System) -> str | None:
@@ -67,7 +67,7 @@ def _doubled(A: Transition, columns: Tensor, count: int) -> tuple[Tensor, Transi
     return columns[..., :wanted], A
 
 
-def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def folded_once(system: System, signal: Tensor, size: int) -> Answer:
     """The response of a forward time-invariant system, and its final state.
 
     The number of tokens must be a multiple of the window ``size``; the state is carried from window
@@ -89,7 +89,11 @@ def folded_once(system: System, signal: Tensor, size: int) -> tuple[Tensor, Tens
         sent = torch.complex(*sent.tensor_split(2, dim=-2))
     drive = sent.unflatten(-1, (windows, -1)).movedim(-2, -3)
     state = state_at_start(system, signal).to(exact)
-    left, leaving = continued(_for_all(panel.carry, windows), drive, state)
+    carry = along_time(  # without a copy
+        panel.carry,
+        lambda one, axis: one.expand(*one.shape[:axis], windows, *one.shape[one.ndim + axis + 1 :]),
+    )
+    left, leaving = continued(carry, drive, state)
     states = states_before(state, left).movedim(-3, -2).flatten(-2).to(signal.dtype)
     if in_real_numbers:
         states = torch.cat([states.real, states.imag], dim=-2)
@@ -120,12 +124,6 @@ def _window(system: System, size: int, dtype: torch.dtype) -> Panel:
     )
 
 
-def _for_all(A: Transition, tokens: int) -> Transition:
-    """A transition of one token repeated for ``tokens`` tokens, without a copy."""
-    axis = len(A.batch)
-    return on_parts(A, lambda one: one.expand(*one.shape[:axis], tokens, *one.shape[axis + 1 :]))
-
-
 def _power(A: Transition, count: int) -> Transition:
     if count == 1:
         return A
@@ -135,7 +133,6 @@ def _power(A: Transition, count: int) -> Transition:
 
 
 def begun(system: System, tokens: int, state: Tensor) -> System:
-    """The system after its first ``tokens`` tokens, with ``state`` as its initial state."""
     parts = (system.B, system.C, system.feedthrough)
     B, C, D = (cut_of(part, tokens, system.steps) for part in parts)
     return replace(system, A=system.A.cut(tokens, system.steps), B=B, C=C, D=D, initial=state)

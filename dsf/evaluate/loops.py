@@ -14,15 +14,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.nn.functional import pad
 
-from dsf.evaluate.arguments import state_at_start
+from dsf.evaluate.arguments import Answer, Response, Signal, state_at_start
 from dsf.evaluate.heads import TILE, Heads
 from dsf.evaluate.invariant import first_token, varying
 from dsf.evaluate.output_buffers import RowBuffer, flat, is_clean, spans_by_tile
@@ -32,9 +31,6 @@ from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
 
-if TYPE_CHECKING:
-    from dsf.systems.kernels.diagonal_rows import Given, Part, Scratch
-
 BLOCK = 2**17
 """Numbers of a block: drives, or states, of some tokens and sequences, which stay in the cache."""
 
@@ -42,86 +38,54 @@ SPAN = 128
 """Maximum number of tokens of a block."""
 
 
-def complex_response(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> tuple[Tensor, Tensor] | None:
-    """The real response of a forward system and its final state; None where no loop applies.
-
-    Args:
-        signal: of complex type with imaginary parts of zero, as evaluators are given it.
-    """
+def complex_response(system: System, signal: Signal) -> Answer | None:
+    """The real response of a forward system and its final state; None where no loop applies."""
     if not (system.takes_real_part and system.dtype.is_complex and signal.is_complex()):
         return None
     if not isinstance(system.A, Diagonal | DiagonalPlusLowRank) or varying(system) is not None:
         return None
-    A, B, C, D = first_token(system, signal.dtype)
+    A, *ports = first_token(system, signal.dtype)
+    parts = [A.decays()[..., 0, :]]
     if isinstance(A, DiagonalPlusLowRank):
         if A.left.shape[-1] != 1:
             return None
         parts = [part[..., 0, :] for part in (A.decay, A.left[..., 0], A.right[..., 0])]
-    else:
-        parts = [cast("Diagonal", A).decay[..., 0, :]]
-    entering = state_at_start(system, signal)
-    if not applies(*parts, B, C, D, entering, signal, work=signal.numel() * system.state_size):
+    start = state_at_start(system, signal)
+    if not applies(*parts, *ports, start, signal, work=signal.numel() * system.state_size):
         return None
-    return _Sequences(system, signal, parts, (B, C, D), entering).answered()
+    batch, columns = signal.shape[:-3], signal.shape[-1]
+    given = signal.real.movedim(-1, -3).flatten(0, -3)  # sequence time input
+    state = start.mT.flatten(0, -2).to(torch.complex128, copy=True).contiguous()
+    coefficients = [part.to(state).expand(*batch, -1).flatten(0, -2) for part in parts]
+    B, C, D = (part.expand(*batch, *part.shape[-2:]).flatten(0, -3) for part in ports)
+    response = given.new_empty(*given.shape[:2], system.output_size)
+    size = 2 * system.state_size
+    share = min(max(1, BLOCK // (SPAN * size)), -(-len(given) // torch.get_num_threads()))
+    span = max(1, BLOCK // (share * size))
 
+    def follow(first: int) -> None:
+        from dsf.systems.kernels.modes import scan_complex
 
-class _Sequences:
-    """Every entry of the batch and every column of its signal as a sequence of its own."""
-
-    def __init__(
-        self,
-        system: System,
-        signal: Tensor,
-        parts: list[Tensor],
-        ports: tuple[Tensor, ...],
-        entering: Tensor,
-    ) -> None:
-        self.batch, self.columns = signal.shape[:-3], signal.shape[-1]
-        self.before, self.steps = system.reads_before_update, system.steps
-        self.parts = [part.expand(*self.batch, -1).flatten(0, -2) for part in parts]
-        self.ports = [part.expand(*self.batch, *part.shape[-2:]).flatten(0, -3) for part in ports]
-        self.given = signal.real.movedim(-1, -3).flatten(0, -3)  # sequence time input
-        self.entering = entering.mT.flatten(0, -2)  # sequence state
-        self.response = self.given.new_empty(*self.given.shape[:2], system.output_size)
-        self.leaving = torch.empty_like(self.entering)
-
-    def answered(self) -> tuple[Tensor, Tensor]:
-        count = len(self.given)
-        width = 2 * self.parts[0].shape[-1]
-        share = min(max(1, BLOCK // (SPAN * width)), -(-count // torch.get_num_threads()))
-        in_parallel(lambda first: self._some(first, first + share), range(0, count, share))
-        response = self.response.unflatten(0, (*self.batch, self.columns)).movedim(-3, -1)
-        return response, self.leaving.unflatten(0, (*self.batch, self.columns)).mT
-
-    def _some(self, first: int, last: int) -> None:
-        from dsf.systems.kernels.complex_states import ComplexStates
-
-        some = slice(first, last)
-        given, response = self.given[some], self.response[some]
-        entries = torch.arange(len(self.given))[some] // self.columns
-        B, C, D = (part[entries] for part in self.ports)
-        states = ComplexStates(
-            self.parts[0][entries], self.entering[some], *(part[entries] for part in self.parts[1:])
+        some = slice(first, first + share)
+        entries = torch.arange(len(given))[some] // columns
+        mine = [part[entries].contiguous().numpy() for part in coefficients]
+        decay, left, right = mine if len(mine) > 1 else (*mine, *[mine[0][:, :0]] * 2)
+        drives, reads = (
+            torch.view_as_real(part[entries].resolve_conj()).flatten(-2)
+            for part in (B.mT, C.conj())
         )
-        drives = states.padded(B.mT).contiguous()  # sequence input twice_width
-        reads = states.padded(C.conj().resolve_conj()).mT.contiguous()
-        span = max(1, BLOCK // (len(given) * drives.shape[-1]))
-        room = given.new_empty(len(given), min(span, self.steps), drives.shape[-1])
-        for start in range(0, self.steps, span):
-            stop = min(start + span, self.steps)
-            block = given[:, start:stop]
-            drive = room[:, : stop - start]
-            if stop - start < room.shape[1]:
-                drive = torch.empty_like(drive, memory_format=torch.contiguous_format)
-            if drives.shape[1] == 1:
-                torch.mul(block, drives, out=drive)
-            else:
-                torch.matmul(block, drives, out=drive)
-            states.scan(drive, before=self.before)
-            torch.baddbmm(block @ D.real.mT, drive, reads, out=response[:, start:stop])
-        self.leaving[some] = states.reached
+        for begin in range(0, system.steps, span):
+            block = given[some, begin : begin + span]
+            drive = block * drives if drives.shape[1] == 1 else block @ drives
+            states = torch.view_as_complex(drive.unflatten(-1, (-1, 2))).numpy()
+            before = system.reads_before_update
+            scan_complex(decay, left, right, state[some].numpy(), states, before)
+            through = block @ D[entries].real.mT
+            torch.baddbmm(through, drive, reads.mT, out=response[some, begin : begin + span])
+
+    in_parallel(follow, range(0, len(given), share))
+    found = response.unflatten(0, (*batch, columns)).movedim(-3, -1)
+    return found, state.to(signal.dtype).unflatten(0, (*batch, columns)).mT
 
 
 # With fewer columns the loops would leave most SIMD lanes unused.
@@ -144,10 +108,7 @@ class BareArrays(NamedTuple):
     left: Tensor | None = None
 
 
-def memory_response(
-    system: System, signal: Tensor, *, out: Tensor | None = None
-) -> tuple[Tensor, Tensor] | None:
-    """The response of a forward system and its final state; None where no loop applies."""
+def memory_response(system: System, signal: Tensor, *, out: Tensor | None = None) -> Answer | None:
     if signal.shape[-1] < FEW_COLUMNS or system.input_size * system.output_size != 1:
         return None
     parts, entering = bare_arrays(system), state_at_start(system, signal)
@@ -163,9 +124,24 @@ def memory_response(
             parts = parts._replace(left=None)
         elif parts.decay.ndim < parts.write.ndim:  # one decay a token
             parts = parts._replace(decay=parts.decay.unsqueeze(-1).expand_as(parts.write))
-    bare = signal.squeeze(-2)
+    from dsf.systems.kernels.memories import Memories, recall
+
+    bare, D, before = signal.squeeze(-2), D[..., 0, 0], system.reads_before_update
     response = output_memory(bare.shape, bare, None if out is None else out.squeeze(-2))
-    return _recalled(parts, D[..., 0, 0], bare, entering, response, system.reads_before_update)
+    fixed = D.stride(-1) == 0 or D.shape[-1] == 1
+    skip = D[..., 0] if fixed else torch.zeros_like(D[..., 0])
+    leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
+    for one in product(*map(range, bare.shape[:-3])):
+        write, read = parts.write[one], parts.read[one]
+        if parts.look is None and write.stride(0) == read.stride(0) == 0:
+            write, read = write[:1], read[:1]
+        look = write[:0] if parts.look is None else parts.look[one]
+        left = write[:0] if parts.left is None else parts.left[one]
+        memories = Memories(parts.decay[one], parts.gain[one], write, read, look, left, bare[one])
+        leaving[one] = recall(memories, skip[one], entering[one], response[one], before=before)
+    if not fixed:
+        response += D.unsqueeze(-1) * bare
+    return response.unsqueeze(-2), leaving
 
 
 def output_memory(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Tensor:
@@ -198,33 +174,7 @@ def _ones(B: Tensor) -> Tensor:
     return B.new_ones(()).expand(B.shape[:-2])
 
 
-def _recalled(
-    parts: BareArrays, D: Tensor, signal: Tensor, entering: Tensor, response: Tensor, before: bool
-) -> tuple[Tensor, Tensor]:
-    from dsf.systems.kernels.memories import Memories, recall
-
-    fixed = D.stride(-1) == 0 or D.shape[-1] == 1
-    skip = D[..., 0] if fixed else torch.zeros_like(D[..., 0])
-    leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
-    for one in product(*map(range, signal.shape[:-3])):
-        write, read = parts.write[one], parts.read[one]
-        if parts.look is None and write.stride(0) == read.stride(0) == 0:
-            write, read = write[:1], read[:1]
-        look = write[:0] if parts.look is None else parts.look[one]
-        left = write[:0] if parts.left is None else parts.left[one]
-        memories = Memories(parts.decay[one], parts.gain[one], write, read, look, left, signal[one])
-        leaving[one] = recall(memories, skip[one], entering[one], response[one], before=before)
-    if not fixed:
-        response += D.unsqueeze(-1) * signal
-    return response.unsqueeze(-2), leaving
-
-
-def modes_response(
-    system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    *,
-    out: Tensor | None = None,
-) -> Shaped[Tensor, "*batch time output channel"] | None:
+def modes_response(system: System, signal: Signal, *, out: Tensor | None = None) -> Response | None:
     """The real part of the response to a real signal; None where the loop does not apply.
 
     The signal is not converted to complex numbers, which would take longer than the loop itself.
@@ -247,7 +197,6 @@ def modes_response(
     flat = columns.reshape(-1, system.steps)
 
     def of_columns(part: Tensor) -> Tensor:
-        """``part`` of every batch entry, repeated for each of its signal columns."""
         return part.expand(*columns.shape[:-1], part.shape[-1]).reshape(len(flat), -1)
 
     decay, weight, skip = map(of_columns, (decay, B.mT * C, D.real))
@@ -277,20 +226,15 @@ class Channels(NamedTuple):
 
     @property
     def has_fixed_skip(self) -> bool:
-        """Whether the feedthrough is the same for all tokens."""
         return self.feedthrough.stride(-1) == 0 or self.feedthrough.shape[-1] == 1
 
     @property
     def skip(self) -> Shaped[Tensor, "*batch"]:
-        """The feedthrough where it is the same for all tokens, else zeros."""
         first = self.feedthrough[..., 0]
         return first if self.has_fixed_skip else torch.zeros_like(first)
 
 
-def channels_of(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Channels | None:
-    """``system`` and its signal as channels; None if it is not of this form."""
+def channels_of(system: System, signal: Signal) -> Channels | None:
     A, B, C, D = system.A, system.B, system.C, system.feedthrough
     if not (isinstance(A, SampledDiagonal) and isinstance(B, SampledWrite)):
         return None
@@ -314,7 +258,6 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 def head_rows(
     heads: Heads, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Float[Tensor, "*batch rows columns"]]:
-    """The rows between consecutive boundaries, written into the memory that ``output`` provides."""
     writer = _HeadWriter(heads)
     in_order = heads.order == tuple(range(len(heads.order)))
     columns, (groups, number) = heads.steps, heads.decay.shape[:2]
@@ -348,10 +291,7 @@ class _HeadWriter:
         self.scores = heads.read.new_empty(TILE * heads.steps)
 
     def write(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
-        """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on.
-
-        ``clean`` says that ``out`` is filled with zeros.
-        """
+        """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
         for group, maps in enumerate(out):
             for tile, first, last in spans_by_tile(start, stop, TILE):
                 self._write_tile(group, tile, first, last, maps, top + first - start, clean)
@@ -379,10 +319,6 @@ class _HeadWriter:
         in_parallel(share, [slice(*span) for span in pairwise(boundaries)])
 
 
-DIAGONAL_TILE, LINE = 64, 64  # tokens of a tile; bytes of a cache line
-EXACT = 3  # the first so many arrays of ``Scratch`` are in double precision
-
-
 def is_diagonal(system: System) -> bool:
     """Whether the loops support this system: causal, real, one port, stored or sampled diagonal."""
     one_port = system.input_size == system.output_size == 1
@@ -393,7 +329,6 @@ def is_diagonal(system: System) -> bool:
 def diagonal_rows(
     system: System, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
-    """The rows between consecutive boundaries, written into the memory that ``output`` provides."""
     pieces = pieces_of(system, at_once=len(boundaries) == 2)
     like, columns = torch.empty(0, dtype=system.dtype), system.steps
     for start, stop in pairwise(boundaries):
@@ -422,94 +357,43 @@ class Piece:
     """Some systems of a batch, and the matrices of the tiles so far, which later rows need."""
 
     def __init__(self, system: System, some: tuple[Any, ...], first: int, *, at_once: bool) -> None:
-        from dsf.systems.kernels.diagonal_rows import Kept
+        from dsf.systems.kernels.diagonal_rows import LINE, TILE, Given, Kept
 
-        self.given = _given(system, some)
-        self.span = slice(first, first + self.given.systems)
-        self.like = torch.empty(0, dtype=system.dtype)
-        width, tiles = self.given.width, -(-system.steps // DIAGONAL_TILE)
-        few = 1 if at_once else self.given.systems
+        A, B, one = system.A, system.B, torch.ones((), dtype=system.dtype)
+        gain = step = one.expand(*system.batch, system.steps)
+        if isinstance(A, SampledDiagonal):
+            decay, step = A.pole.unsqueeze(-2), A.step
+        else:
+            decay = cast("Diagonal", A).decay
+        if isinstance(B, SampledWrite):
+            write, gain = B.write, B.step
+        else:
+            write = dense_of(B).squeeze(-1)
+        read, through = dense_of(system.C).squeeze(-2), dense_of(system.feedthrough)[..., 0, 0]
+        parts = (part[some] for part in (decay, step, write.mT, gain, read, through))
+        stored = ((part[:1] if part.stride(0) == 0 else part) for part in parts)
+        self.given = Given(
+            *(part.detach().contiguous().numpy() for part in stored),
+            sampled=isinstance(A, SampledDiagonal),
+            before=system.reads_before_update,
+        )
+        self.systems = len(step[some])
+        self.span = slice(first, first + self.systems)
+        few, tiles = 1 if at_once else self.systems, -(-system.steps // TILE)
+        number = self.given.read.dtype
+        width = system.state_size + -system.state_size % (LINE // number.itemsize)
         self.kept = Kept(
-            few,
-            sent=self.like.new_empty(few * tiles * width * DIAGONAL_TILE).numpy(),
-            product=np.empty(few * tiles * width),
-            local=self.like.new_zeros(few * DIAGONAL_TILE * DIAGONAL_TILE).numpy(),
-            reach=self.like.new_empty(few * DIAGONAL_TILE * width).numpy(),
+            np.empty((few, tiles, width * TILE), number),
+            np.empty((few, tiles, width)),
+            np.zeros((few, TILE * TILE), number),
+            np.empty((few, TILE * width), number),
         )
         self.entered = 0
 
     def fill(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
-        """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
-        from dsf.systems.kernels.diagonal_rows import fill
+        from dsf.systems.kernels.diagonal_rows import TILE, fill
         from dsf.systems.kernels.registers import target_of
 
         target = target_of(out[self.span].numpy(), clean=clean)
-        fill(self.given, self.kept, self._scratch(), self.entered, start, stop, target, top)
-        self.entered = -(-stop // DIAGONAL_TILE)
-
-    def _scratch(self) -> "Scratch":
-        """Scratch memory filled with zeros, so that unused rows of a tile stay finite."""
-        from dsf.systems.kernels.diagonal_rows import Scratch, sizes_of_scratch
-
-        sizes = sizes_of_scratch(self.given.width, -(-self.given.steps // DIAGONAL_TILE))
-        doubles = torch.empty(0, dtype=torch.float64)
-        return Scratch(
-            *(
-                (doubles if k < EXACT else self.like).new_zeros(size).numpy()
-                for k, size in enumerate(sizes)
-            )
-        )
-
-
-def _given(system: System, some: tuple[Any, ...]) -> "Given":
-    """The coefficients of ``some`` entries of the batch as flat tables."""
-    from dsf.systems.kernels.diagonal_rows import Given
-
-    A, B, one = system.A, system.B, torch.ones((), dtype=system.dtype)
-    gain = step = one.expand(*system.batch, system.steps)
-    if isinstance(A, SampledDiagonal):
-        decay, step = A.pole.unsqueeze(-2), A.step
-    else:
-        decay = cast("Diagonal", A).decay
-    if isinstance(B, SampledWrite):
-        write, gain = B.write, B.step
-    else:
-        write = dense_of(B).squeeze(-1)
-    more = -system.state_size % (LINE // one.element_size())
-    tables = {
-        "decay": _table(decay[some], more),
-        "read": _table(dense_of(system.C).squeeze(-2)[some], more),
-        "write": _table(write.mT[some], -system.steps % DIAGONAL_TILE, more),
-    }
-    vectors = {
-        "step": step[some],
-        "gain": gain[some],
-        "feedthrough": dense_of(system.feedthrough)[..., 0, 0][some],
-    }
-    return Given(
-        **{name: _flat(part) for name, part in (tables | vectors).items()},
-        sampled=isinstance(A, SampledDiagonal),
-        before=system.reads_before_update,
-        systems=len(step[some]),
-        steps=system.steps,
-        states=system.state_size,
-        width=system.state_size + more,
-    )
-
-
-def _table(part: Tensor, *more: int) -> Tensor:
-    """``part`` padded with zero columns (and rows); stored once where all systems share it."""
-    part = part[:1] if part.stride(0) == 0 else part
-    if any(more):
-        part = pad(part, tuple(number for size in more for number in (0, size)))
-    return part if part.stride(-1) == 1 else part.contiguous()
-
-
-def _flat(part: Tensor) -> "Part":
-    """The memory of a table of every system as a flat array, with the distances between rows."""
-    from dsf.systems.kernels.diagonal_rows import Part
-
-    axes = zip(part.shape, part.stride(), strict=True)
-    numbers = part.detach().as_strided((1 + sum((size - 1) * by for size, by in axes),), (1,))
-    entry = part.stride(0) if len(part) > 1 else 0
-    return Part(numbers.numpy(), entry, part.stride(1) if part.shape[1] > 1 else 0)
+        fill(self.given, self.kept, self.systems, self.entered, start, stop, target, top)
+        self.entered = -(-stop // TILE)

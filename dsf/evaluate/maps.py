@@ -115,7 +115,6 @@ def _enclosed(system: Operator, rows: Selection | None, out: Tensor | None) -> E
 
 
 def _joined(system: Operator, first: int, last: int, shape: tuple[int, ...]) -> Tensor:
-    """The rows in newly allocated memory."""
     if isinstance(system, System) and compiles(system, last):
         like = torch.empty(0, dtype=system.dtype, device=system.device)
         return _written(system, first, last, WholeMap(like.new_zeros(shape), clean=True))

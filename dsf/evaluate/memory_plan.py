@@ -2,12 +2,13 @@
 
 ``free_memory`` asks the operating system or the CUDA device. ``check_room`` refuses a tensor and
 ``check_plan`` an operation that would take more than half of it. The functions ``..._bytes`` count
-the peak memory of one operation each, and ``block_size`` chooses how many rows fit at a time.
+the peak memory of one operation each.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 
 import torch
 
@@ -35,11 +36,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def naming_out_of_memory(what: str, *, cure: str) -> Iterator[None]:
-    """Inside, memory that runs out is an error that says so, with what to do.
-
-    Raises:
-        MapTooLarge: where Python, a device or the allocator of torch found no memory.
-    """
+    """Inside, memory that runs out is an error that says so, with what to do."""
     try:
         yield
     except MapTooLarge:
@@ -123,21 +120,9 @@ def check_room(
     *,
     cure: str = SOME_ROWS,
 ) -> None:
-    """Raise if a tensor of ``shape`` would take more than half of the free memory.
-
-    Raises:
-        MapTooLarge: with the sizes in GB and a remedy.
-    """
-    needed = dtype.itemsize
-    for size in shape:
-        needed *= size
-    free = free_memory(device)
-    if free is not None and needed > free / 2:
-        raise MapTooLarge(
-            f"{owner}: a map of shape {tuple(shape)} in {str(dtype).removeprefix('torch.')} takes "
-            f"{needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free and half of that is the "
-            f"limit. {cure}"
-        )
+    """Raise if a tensor of ``shape`` would take more than half of the free memory."""
+    what = f"a map of shape {tuple(shape)} in {str(dtype).removeprefix('torch.')}"
+    check_plan(owner, prod(shape) * dtype.itemsize, device, what=what, cure=cure)
 
 
 WINDOW = 64
@@ -181,40 +166,15 @@ def statistics_bytes(system: System, measures: int) -> int:
     return (rows * (2 * measures + 6) + COPIES * SCORES) * item
 
 
-def block_size(system: Operator, *, limit: int | None = None) -> int:
-    """How many tokens a block of rows may have for its peak memory to stay below ``limit`` bytes.
-
-    The default limit is half of the free memory. At most 64 tokens: larger blocks are not faster.
-
-    Raises:
-        MapTooLarge: if one row of every map takes more than the limit, with the two sizes.
-    """
-    if limit is None:
-        free = free_memory(system.device)
-        limit = None if free is None else free // 2
-    if limit is None or block_bytes(system, WINDOW) <= limit:
-        return WINDOW
-    least = block_bytes(system, 1)
-    if least > limit:
-        raise MapTooLarge(
-            f"row_blocks: one row of every map at a time takes {least / GB:.2f} GB, but "
-            f"{limit / GB:.2f} GB are the limit. Take fewer entries of the batch at a time, or a "
-            f"shorter window of the sequence."
-        )
-    return (limit - least) // (block_bytes(system, 2) - least) + 1
-
-
-def check_plan(owner: str, needed: int, device: torch.device, *, cure: str) -> None:
-    """Raise if an operation needs more than half of the free memory, before it starts.
-
-    Raises:
-        MapTooLarge: with the sizes in GB and the ``cure``.
-    """
+def check_plan(
+    owner: str, needed: int, device: torch.device, *, cure: str, what: str = "this"
+) -> None:
+    """Raise ``MapTooLarge`` if an operation needs more than half of the free memory."""
     free = free_memory(device)
     if free is not None and needed > free / 2:
         raise MapTooLarge(
-            f"{owner}: this takes {needed / GB:.1f} GB at its peak, but {free / GB:.1f} GB are "
-            f"free and half of that is the limit. {cure}"
+            f"{owner}: {what} takes {needed / GB:.1f} GB, but {free / GB:.1f} GB are free and half "
+            f"of that is the limit. {cure}"
         )
 
 

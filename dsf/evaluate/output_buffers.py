@@ -42,12 +42,7 @@ class ReusedRows(RowBuffer):
 
 
 class WholeMap(RowBuffer):
-    """The rows of one matrix, one block after the other.
-
-    Args:
-        matrix: the memory of the whole map, of any strides.
-        clean: whether it is filled with zeros.
-    """
+    """The rows of one matrix, one block after the other."""
 
     def __init__(self, matrix: Shaped[Tensor, "*batch rows columns"], *, clean: bool) -> None:
         self.matrix, self.clean, self.filled = matrix, clean, 0
@@ -62,7 +57,6 @@ class WholeMap(RowBuffer):
         return self.matrix, top
 
     def settle(self, top: int, weights: Shaped[Tensor, "*batch rows columns"]) -> None:
-        """Copy ``weights`` to the rows from ``top`` on, unless they are stored there already."""
         rows = self.matrix[..., top : top + weights.shape[-2], :]
         if rows.data_ptr() != weights.data_ptr():
             rows.copy_(weights)
@@ -80,5 +74,4 @@ def spans_by_tile(start: int, stop: int, tile: int) -> list[tuple[int, int, int]
 
 
 def flat(buffer: Shaped[Tensor, "*batch rows columns"]) -> Shaped[Tensor, "entry rows columns"]:
-    """A contiguous buffer with its batch axes flattened to one."""
     return buffer.view(-1, *buffer.shape[-2:]) if buffer.ndim > 2 else buffer.unsqueeze(0)

@@ -103,7 +103,6 @@ def _futures(system: System) -> Iterator[Tensor]:
 
 
 def _split(seen: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The singular directions that are kept, and the size of those that are dropped."""
     left, values, right = torch.linalg.svd(seen, full_matrices=False)
     kept = cut.mask(values)
     dropped = norm(values.where(~kept, 0))
@@ -226,8 +225,14 @@ def reduce(
     if isinstance(map_or_system, Tensor):
         _realisable(map_or_system)
     else:
-        map_or_system = _plain(map_or_system)
-    size = _norm(map_or_system)
+        if map_or_system.runs_backward:
+            raise ValueError(
+                "reduce: needs a causal system, but this one runs backward. "
+                "Reverse it first: dsf.systems.algebra.reverse(system)."
+            )
+        if map_or_system.takes_real_part:
+            map_or_system = with_conjugates(map_or_system)
+    size = _joined(norm(rows.weights, (-2, -1)) for rows in row_blocks(map_or_system))
     cut = Cut((TOLERANCE if tolerance is None else tolerance) * size, order)
     if isinstance(map_or_system, Tensor):
         tokens = list(through_map(map_or_system, cut))
@@ -238,8 +243,11 @@ def reduce(
     system = assembled(tokens, "reduce")
     error, rounding = _apart(original, enclosed_rows(system))
     says_nothing = bool((rounding > torch.maximum(error, LITTLE * size.to(error))).any())
-    if says_nothing and isinstance(map_or_system, System):
-        error, rounding = _multiplied_out(map_or_system, system, error, rounding)
+    first = map_or_system
+    if says_nothing and isinstance(first, System) and is_small(first) and is_small(system):
+        exact = [_root(squared_distance(first, system, index)) for index in entries_of(first)]
+        error = torch.tensor(exact, dtype=torch.float64).reshape(first.batch)
+        rounding = torch.where(error.isfinite(), NORMS * error, torch.inf)
     return Reduction(
         system=system,
         order=system.state_size,
@@ -251,21 +259,7 @@ def reduce(
     )
 
 
-def _plain(system: System) -> System:
-    if system.runs_backward:
-        raise ValueError(
-            "reduce: needs a causal system, but this one runs backward. "
-            "Reverse it first: dsf.systems.algebra.reverse(system)."
-        )
-    return with_conjugates(system) if system.takes_real_part else system
-
-
-def _norm(map_or_system: Tensor | System) -> Tensor:
-    return _joined(norm(rows.weights, (-2, -1)) for rows in row_blocks(map_or_system))
-
-
 def _joined(parts: Iterable[Tensor]) -> Tensor:
-    """The root of the sum of the squares."""
     return functools.reduce(torch.hypot, parts)
 
 
@@ -283,17 +277,6 @@ def _apart(first: EnclosedRows, second: EnclosedRows) -> tuple[Tensor, Tensor]:
     return error, torch.where(error.isfinite() & rounding.isfinite(), rounding, torch.inf)
 
 
-def _multiplied_out(
-    first: System, second: System, error: Tensor, rounding: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The same from exact maps, where both systems are small enough."""
-    if not (is_small(first) and is_small(second)):
-        return error, rounding
-    exact = [_root(squared_distance(first, second, index)) for index in entries_of(first)]
-    error = torch.tensor(exact, dtype=torch.float64).reshape(first.batch)
-    return error, torch.where(error.isfinite(), NORMS * error, torch.inf)
-
-
 def _root(value: Fraction) -> float:
     """The square root, rounded up; infinite beyond the largest float."""
     bits = 1200
@@ -305,7 +288,6 @@ def _root(value: Fraction) -> float:
 
 
 def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:
-    """In the number type of ``like``, never below."""
     there = bound.to(like.dtype)
     above = torch.nextafter(there, torch.full_like(there, torch.inf))
     return torch.where(there.to(bound) < bound * (1 + NORMS), above, there).to(like.device)
@@ -321,13 +303,13 @@ def _one_of(order: int | None, tolerance: float | None) -> None:
 
 
 def _realisable(map: Tensor) -> None:
-    if map.dtype.itemsize < SINGLE or not (map.is_floating_point() or map.is_complex()):
+    if map.dtype.itemsize < SINGLE:
         kind = str(map.dtype).removeprefix("torch.")
         raise TypeError(
             f"realise: the map has the number type {kind}, in which nothing is decomposed. Convert "
             f"it first, for example with .double()."
         )
-    if map.ndim < 2 or map.shape[-1] != map.shape[-2]:
+    if map.shape[-1] != map.shape[-2]:
         raise ValueError(
             f"realise: needs square maps, but the shape is {tuple(map.shape)}. Pass the whole map, "
             f"not a block of its rows."

@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import forward_form
-from dsf.evaluate.windows import Panel, fold
+from dsf.evaluate.windows import fold
 from dsf.systems.system import System
 
 
@@ -45,9 +45,12 @@ def backward_rows(
     panels = [fold(forward, *span) for span in pairwise(processed)]
     for span in pairwise(boundaries):
         panel = panels.pop()
-        behind = _reaching(panel, panels)
+        reach, behind = panel.reach, []  # weights of all earlier windows, the last window first
+        for before in reversed(panels):
+            behind.append(reach @ before.write)
+            reach = before.seen_before(reach)
         ahead = _zeros(system, panel.local.shape[-2], span[0])
-        weights = torch.cat([*behind, panel.local, ahead], dim=-1)
+        weights = torch.cat([*behind[::-1], panel.local, ahead], dim=-1)
         yield _reversed(weights, system).to(system.dtype)
 
 
@@ -57,17 +60,7 @@ def _from_the_start(boundaries: list[int]) -> list[int]:
     return [*range(0, boundaries[0], width), *boundaries]
 
 
-def _reaching(panel: Panel, earlier: list[Panel]) -> list[Tensor]:
-    """The weights of every earlier window in the rows of ``panel``, the first window first."""
-    reach, parts = panel.reach, []
-    for before in reversed(earlier):
-        parts.append(reach @ before.write)
-        reach = before.seen_before(reach)
-    return parts[::-1]
-
-
 def _reversed(weights: Tensor, system: System) -> Tensor:
-    """Rows and columns with tokens in reverse order and the ports of each token in order."""
     by_token = weights.unflatten(-1, (system.steps, system.input_size))
     by_token = by_token.unflatten(-3, (-1, system.output_size))
     return by_token.flip(-4, -2).flatten(-2).flatten(-3, -2)

@@ -86,24 +86,20 @@ def row_blocks(
     if isinstance(map_or_system, Operator):
         output = ReusedRows() if overwrites else None
         return blocks_between(map_or_system, 0, map_or_system.steps, size=size, output=output)
-    if not isinstance(map_or_system, Iterable):
-        raise TypeError(
-            f"row_blocks: needs a map, a system or blocks of rows, but it got "
-            f"{type(map_or_system).__name__}. A mixer gives its system: mixer.system()."
-        )
     return iter(map_or_system)
 
 
 def blocks_between(
     system: Operator, first: int, last: int, *, size: int = SIZE, output: RowBuffer | None = None
 ) -> Iterator[Rows]:
-    """The rows of the queries ``first`` to ``last - 1`` in blocks of ``size`` tokens.
-
-    Compiled loops write them into the memory that ``output`` provides.
-    """
+    """The rows of the queries ``first`` to ``last - 1`` in blocks of ``size`` tokens."""
     boundaries = [*range(first, last, size), last]
     if isinstance(system, SystemSum):
-        return _of_sum([blocks_between(part, first, last, size=size) for part in system])
+        parts = zip(*(blocks_between(part, first, last, size=size) for part in system), strict=True)
+        return (
+            several[0]._replace(weights=reduce(torch.add, [rows.weights for rows in several]))
+            for several in parts
+        )
     if isinstance(system, ExplicitMap):
         windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(boundaries))
         return _with_tokens(windows, boundaries, system, system.read_steps)
@@ -128,7 +124,6 @@ def _windows(system: System, boundaries: list[int], output: RowBuffer) -> Iterat
 def _with_tokens(
     windows: Iterator[Tensor], boundaries: list[int], system: Operator, reads: int
 ) -> Iterator[Rows]:
-    """Blocks of weights together with their query and key tokens."""
     read = torch.arange(reads, device=system.device).repeat_interleave(system.input_size)
     for weights, span in zip(windows, pairwise(boundaries), strict=True):
         written = torch.arange(*span, device=system.device)
@@ -169,9 +164,3 @@ def _tokens(shape: torch.Size, outputs: int, inputs: int) -> int | None:
     if len(shape) < 2 or shape[-2] % outputs or shape[-2] // outputs * inputs != shape[-1]:
         return None
     return shape[-2] // outputs
-
-
-def _of_sum(parts: list[Iterator[Rows]]) -> Iterator[Rows]:
-    for blocks in zip(*parts, strict=True):
-        weights = reduce(torch.add, [block.weights for block in blocks])
-        yield Rows(weights, blocks[0].written, blocks[0].read)

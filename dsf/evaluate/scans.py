@@ -19,7 +19,16 @@ from torch import Tensor
 from dsf.evaluate.dispatch import respond
 from dsf.runtime.shapes import agree
 from dsf.systems.algebra import adjoint, converted, select
-from dsf.systems.composite import ExplicitMap, Operator, RowSource, StoredRows, SystemSum
+from dsf.systems.composite import (
+    ExplicitMap,
+    Mixed,
+    Operator,
+    RowSource,
+    StoredRows,
+    SystemSum,
+    Values,
+    response_dtype,
+)
 
 __all__ = ["Grid", "ScanOrder", "scanned"]
 
@@ -139,12 +148,6 @@ class Grid:
         """Column by column."""
         return self._through(self.places.mT.flatten())
 
-    def to_and_fro(self) -> ScanOrder:
-        """Row by row, every second row reversed, so that consecutive tokens are neighbours."""
-        places = self.places.clone()
-        places[1::2] = places[1::2].flip(-1)
-        return self._through(places.flatten())
-
     def crossing(self) -> tuple[ScanOrder, ScanOrder, ScanOrder, ScanOrder]:
         """By rows, by columns, and both reversed: the cross scan of VMamba.
 
@@ -248,7 +251,7 @@ class ScannedRows(RowSource):
 
     @property
     def dtype(self) -> torch.dtype:
-        dtypes = [_response(system) for system, _ in self.scans]
+        dtypes = [response_dtype(system) for system, _ in self.scans]
         return reduce(torch.promote_types, dtypes)
 
     @property
@@ -261,7 +264,7 @@ class ScannedRows(RowSource):
         for system, order in self.scans:
             steps = order.met_at[start:stop].to(self.device)
             units = torch.zeros(
-                order.steps, len(steps), dtype=_response(system), device=self.device
+                order.steps, len(steps), dtype=response_dtype(system), device=self.device
             )
             units[steps, torch.arange(len(steps), device=self.device)] = 1
             units = units.unsqueeze(-2).expand(*system.batch, -1, -1, -1)
@@ -269,9 +272,7 @@ class ScannedRows(RowSource):
             rows.append(order.restored(columns, axis=-2).mT.unsqueeze(-2))
         return reduce(torch.add, rows)
 
-    def apply(
-        self, signal: Shaped[Tensor, "*batch read 1 channel"]
-    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+    def apply(self, signal: Values) -> Mixed:
         responses = (
             order.restored(respond(system, order.scanned(signal, axis=-3)), axis=-3)
             for system, order in self.scans
@@ -289,10 +290,3 @@ class ScannedRows(RowSource):
 
     def picked(self, index: Any, batch: torch.Size) -> "ScannedRows":  # noqa: ARG002
         return replace(self, scans=tuple((select(s, index), order) for s, order in self.scans))
-
-
-def _response(system: Operator) -> torch.dtype:
-    """The number type of the response of a system to a real signal."""
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    dtypes = (part.dtype.to_real() if part.takes_real_part else part.dtype for part in parts)
-    return reduce(torch.promote_types, dtypes)

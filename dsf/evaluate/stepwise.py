@@ -10,7 +10,15 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import state_at_start, with_checked_arguments, working_dtype
+from dsf.evaluate.arguments import (
+    Answer,
+    Response,
+    Signal,
+    State,
+    state_at_start,
+    with_checked_arguments,
+    working_dtype,
+)
 from dsf.evaluate.windows import cut
 from dsf.runtime.argument_checks import kinds_checked
 from dsf.runtime.shapes import ShapeError, agree
@@ -22,13 +30,7 @@ from dsf.systems.transition import Transition
 Solver = Callable[[Transition, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
-def advance(
-    system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    entering: Shaped[Tensor, "*batch state channel"] | None,
-    *,
-    solve: Solver,
-) -> tuple[Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch state channel"]]:
+def advance(system: System, signal: Signal, entering: State | None, *, solve: Solver) -> Answer:
     """Response to ``signal`` from the state ``entering``, and the state after the last token.
 
     Every evaluator that steps through tokens uses these two equations. ``entering`` is None for a
@@ -56,9 +58,7 @@ def applied(matrices: Matrices, columns: Tensor) -> Tensor:
 WINDOW = 64
 
 
-def recurrent(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Shaped[Tensor, "*batch time output channel"]:
+def recurrent(system: System, signal: Signal) -> Response:
     """The response, one token after the other: the reference for every other evaluator.
 
     Lazily sampled coefficients are written out for 64 tokens at a time, which bounds the memory.
@@ -78,11 +78,8 @@ def _run(system: System, signal: Tensor) -> Tensor:
 
 @kinds_checked
 def step(
-    system: System,
-    token: int,
-    state: Shaped[Tensor, "*batch state channel"],
-    signal: Shaped[Tensor, "*batch input channel"],
-) -> tuple[Shaped[Tensor, "*batch output channel"], Shaped[Tensor, "*batch state channel"]]:
+    system: System, token: int, state: State, signal: Shaped[Tensor, "*batch input channel"]
+) -> tuple[Shaped[Tensor, "*batch output channel"], State]:
     """One token of a stream: its response, and the state to pass to the next call.
 
     Args:

@@ -19,9 +19,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.arguments import working_dtype
+from dsf.evaluate.arguments import State, working_dtype
 from dsf.runtime.number_types import exact_dtype
-from dsf.systems.coefficient import Matrices, SampledWrite, cut_of, dense_of
+from dsf.systems.coefficient import SampledWrite, cut_of, dense_of
 from dsf.systems.system import System
 from dsf.systems.transition import (
     Dense,
@@ -34,6 +34,8 @@ from dsf.systems.transition import (
     Transition,
 )
 from dsf.systems.transition.storage import cast, delay, on_parts
+
+Reads = Shaped[Tensor, "*batch rows state"]
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,15 @@ class Panel:
     """
 
     local: Shaped[Tensor, "*batch rows columns"]
-    reach: Shaped[Tensor, "*batch rows state"]
+    reach: Reads
     write: Shaped[Tensor, "*batch state columns"]
     carry: Transition
 
-    def carried(
-        self, state: Shaped[Tensor, "*batch state channel"]
-    ) -> Shaped[Tensor, "*batch state channel"]:
+    def carried(self, state: State) -> State:
         """``carry h``, in the precision of the state."""
         return _moved(self.carry, state)
 
-    def seen_before(
-        self, rows: Shaped[Tensor, "*batch rows state"]
-    ) -> Shaped[Tensor, "*batch rows state"]:
+    def seen_before(self, rows: Reads) -> Reads:
         """``rows carry``: rows that read the state after the window, acting on the one before."""
         return _moved(self.carry.transposed(), rows.mT).mT
 
@@ -141,7 +139,6 @@ def cached(system: System, signal: Tensor, tokens: int) -> tuple[int, list[tuple
 
 
 def _split(part: Tensor, few: int, axis: int) -> tuple[Tensor, ...]:
-    """``part`` in pieces along ``axis``, with its other broadcast axes still stored once."""
     stored = part
     for k, size in enumerate(part.shape):
         if size > 1 and part.stride(k) == 0 and k != axis:
@@ -176,7 +173,6 @@ class Segment(NamedTuple):
     carry: ScaledIdentity | Diagonal
 
     def panel(self) -> Panel:
-        """The panel of the first read and the first write."""
         return Panel(
             local=self.local[0][0], reach=self.reach[0], write=self.sent[0], carry=self.carry
         )
@@ -275,7 +271,6 @@ def _small(decay: Tensor, writes: Sequence[Tensor], reads: Sequence[Read]) -> Bl
 def _joined(
     local: list[list[Tensor]], reach: list[Tensor], sent: list[Tensor], carry: Tensor
 ) -> Blocks:
-    """Neighbouring blocks joined in pairs."""
     early, late = slice(0, None, 2), slice(1, None, 2)
     near = cast(carry, dtype=reach[0].dtype)
     passing = near[..., early, :].unsqueeze(-2)
@@ -312,17 +307,14 @@ def _spread(reading: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _rows(read: Tensor) -> Tensor:
-    """Reads as rows, ``(time output) x state``."""
     return read.flatten(-3, -2)
 
 
 def _columns(write: Tensor) -> Tensor:
-    """Writes as columns, ``state x (time input)``."""
     return write.squeeze(-1).mT if write.shape[-1] == 1 else write.movedim(-3, -2).flatten(-2)
 
 
 def moves_by_one(A: Shift) -> bool:
-    """Whether every token shifts the states by one position."""
     return bool((A.places == 1).all())
 
 
@@ -501,7 +493,6 @@ def _written_out(system: System, start: int, stop: int, dtype: torch.dtype) -> S
 
 
 def _panel(part: System) -> Panel:
-    """The panel of all tokens of a system whose A is written out."""
     write, read, before = dense_of(part.B), dense_of(part.C), part.reads_before_update
     if isinstance(part.A, ScaledIdentity):
         panel = scalar_segment(part.A.decay, [write], [Read(read, before)]).panel()
@@ -515,15 +506,10 @@ def _panel(part: System) -> Panel:
         panel = delay_panel(part.A, write, read, before=before)
     else:
         panel = _token_by_token(part, write, read)
-    if _is_absent(part.feedthrough):
+    D = dense_of(part.feedthrough)
+    if not any(D.stride()) and not bool(D.flatten()[:1].any()):  # the zero of an absent one
         return panel
-    return replace(panel, local=panel.local + _on_diagonal(dense_of(part.feedthrough)))
-
-
-def _is_absent(feedthrough: Matrices) -> bool:
-    """Return whether this is the zero that represents an absent feedthrough."""
-    part = dense_of(feedthrough)
-    return not any(part.stride()) and not bool(part.flatten()[:1].any())
+    return replace(panel, local=panel.local + _on_diagonal(D))
 
 
 def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
@@ -540,7 +526,7 @@ def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
         seen = earlier if system.reads_before_update else state
         row = read[..., t, :, :] @ seen
         wanted = states + system.steps * inputs
-        rows.append(torch.nn.functional.pad(row, (0, wanted - row.shape[-1])))
+        rows.append(pad(row, (0, wanted - row.shape[-1])))
     reach, local = torch.cat(rows, dim=-2).to(dtype).tensor_split([states], dim=-1)
     carry, sent = state.tensor_split([states], dim=-1)
     sent = sent.to(dtype)
@@ -550,7 +536,6 @@ def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
 def _on_diagonal(
     feedthrough: Shaped[Tensor, "*batch time output input"],
 ) -> Shaped[Tensor, "*batch rows columns"]:
-    """D_t as blocks on the diagonal of a window's map."""
     steps, outputs, inputs = feedthrough.shape[-3:]
     blocks = torch.diag_embed(feedthrough.movedim(-3, -1))
     return blocks.permute(*range(blocks.ndim - 4), -2, -4, -1, -3).reshape(
@@ -570,10 +555,6 @@ def window_size(system: System, channels: int) -> int:
 
     Of 16, 32, 64, 128 and 256 tokens, in 17 systems of all structures with 1 to 64 heads on one
     thread, this took at most 1.4 times as long as the best, and 1.1 times in the mean.
-
-    Args:
-        system: of any structure.
-        channels: columns of the signal.
     """
     is_large = min(system.state_size, channels) >= LARGE
     return LARGE if is_large or system.device.type != "cpu" else USUAL
@@ -586,7 +567,6 @@ def stepped_size(system: System, channels: int) -> int:
 
 
 def windows_at_once(system: System, channels: int, size: int) -> int:
-    """How many windows of ``size`` tokens are folded together."""
     most = TOGETHER if system.device.type == "cpu" else TOGETHER_ON_DEVICES
     return max(1, most // max(1, system.batch.numel() * _held(system, channels, size)))
 

@@ -45,7 +45,6 @@ def largest_difference(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor
 
 
 def _pairs(measure: str, first: MapOrSystem, second: MapOrSystem) -> Iterator[tuple[Rows, Rows]]:
-    """Blocks of the same rows of both maps."""
     both = [blocks(source, overwrites=False) for source in (first, second)]
     for a, b in zip_longest(*both):
         if a is None or b is None or a.weights.shape != b.weights.shape:

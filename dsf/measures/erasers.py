@@ -19,7 +19,7 @@ nats the weight of j falls when the key s enters the normaliser.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Inexact, Shaped
@@ -29,6 +29,7 @@ from dsf.evaluate.arguments import check_operator, check_signal, forward_form
 from dsf.evaluate.cache import kept_rows
 from dsf.measures.gramians import gram_after, gram_before, pulled_back, seen_at
 from dsf.runtime.argument_checks import checked
+from dsf.systems.algebra import adjoint as transpose
 from dsf.systems.algebra import with_conjugates
 from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import ExplicitMap, Operator, RowSource, SystemSum
@@ -105,12 +106,19 @@ def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
             f"erasers: expected a 'system' without batch axes, got {tuple(system.batch)}. Choose "
             "one entry: dsf.systems.algebra.select(system, (0, 0))."
         )
-    _check_square("erasers", system)
+    columns = getattr(system, "read_steps", system.steps)
+    if columns != system.steps:
+        raise ValueError(
+            "erasers: expected a 'system' that reads the tokens that it writes, got "
+            f"{system.steps} queries and {columns} keys. Cross attention erases nothing."
+        )
     query, key = (
         _token("erasers", name, token, system.steps)
         for name, token in (("query", query), ("key", key))
     )
-    rows = _rows_of(system)
+    rows = None  # of a mixer that keeps every token: attention
+    if not isinstance(system, SystemSum):
+        rows = system.rows if isinstance(system, ExplicitMap) else kept_rows(system)
     if rows is not None:
         return _moved_on(rows, query, key)
     found: dict[int, Eraser] = {}
@@ -129,7 +137,6 @@ def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
 
 
 def _added(first: Eraser, second: Eraser) -> Eraser:
-    """The shares of one token in two systems that are added."""
     return Eraser(
         first.token,
         first.decay + second.decay,
@@ -144,15 +151,6 @@ def _reads(part: System, query: int, key: int) -> bool:
     return lag > 0 or (lag == 0 and not part.reads_before_update)
 
 
-def _check_square(owner: str, system: Operator) -> None:
-    columns = getattr(system, "read_steps", system.steps)
-    if columns != system.steps:
-        raise ValueError(
-            f"{owner}: expected a 'system' that reads the tokens that it writes, got "
-            f"{system.steps} queries and {columns} keys. Cross attention erases nothing."
-        )
-
-
 def _token(owner: str, name: str, token: int, steps: int) -> int:
     if not -steps <= token < steps:
         raise IndexError(
@@ -160,13 +158,6 @@ def _token(owner: str, name: str, token: int, steps: int) -> int:
             f"{steps} tokens."
         )
     return token % steps
-
-
-def _rows_of(system: Operator) -> RowSource | None:
-    """The rows of a mixer that keeps every token: attention."""
-    if isinstance(system, ExplicitMap):
-        return system.rows
-    return kept_rows(system) if isinstance(system, System) else None
 
 
 def _moved_on(rows: RowSource, query: int, key: int) -> tuple[Eraser, ...]:
@@ -225,7 +216,6 @@ def _of_one_key(system: System, query: int, key: int) -> list[Eraser]:
 
 
 def _transitions(system: System, start: int, stop: int) -> Iterator[Transition]:
-    """The transitions of the tokens ``start`` to ``stop - 1``, one at a time."""
     for begin in range(start, stop, SPAN):
         part = system.A.cut(begin, min(begin + SPAN, stop)).to(dtype=system.dtype)
         part = part.window(0, part.steps)
@@ -326,7 +316,10 @@ def spared_pairs(
         signal, adjoint = signal.flip(-3), adjoint.flip(-3)
     dtype = torch.promote_types(ordered.dtype, signal.dtype)
     signal, adjoint = signal.to(dtype), adjoint.to(dtype)
-    by_state = _adjoint_states(ordered, adjoint)
+    # the gradient of the number at the state after every token
+    by_state = cast("System", transpose(ordered)).states(adjoint)
+    if ordered.reads_before_update:
+        by_state = torch.nn.functional.pad(by_state[..., 1:, :, :], (0, 0, 0, 0, 0, 1))
     first = ordered.batch[0] if ordered.batch else 1
     found = signal.new_zeros(2, first, steps, steps, dtype=dtype.to_real())
     traces = signal.new_zeros(*ordered.batch, ordered.state_size, 0)
@@ -351,28 +344,6 @@ def spared_pairs(
     if system.runs_backward:
         found = found.flip((-2, -1))
     return found[0], found[1]
-
-
-def _adjoint_states(
-    ordered: System, adjoint: Tensor
-) -> Shaped[Tensor, "*batch time state channel"]:
-    """The gradient of a number at the state after every token, given that at the response."""
-    steps = ordered.steps
-    shape = (*ordered.batch, steps, ordered.state_size, adjoint.shape[-1])
-    found = adjoint.new_zeros(shape)
-    later = adjoint.new_zeros((*ordered.batch, ordered.state_size, adjoint.shape[-1]))
-    for begin in reversed(range(0, steps, SPAN)):
-        window = ordered.window(begin, min(begin + SPAN, steps))
-        read = dense_of(window.C).to(adjoint.dtype)
-        for at in range(window.steps - 1, -1, -1):
-            seen = read[..., at, :, :].mT @ adjoint[..., begin + at, :, :]
-            after = later if ordered.reads_before_update else later + seen
-            found[..., begin + at, :, :] = after
-            move = window.A.to(dtype=adjoint.dtype).window(at, at + 1).transposed()
-            later = _applied(move, after)
-            if ordered.reads_before_update:
-                later = later + seen
-    return found
 
 
 @checked
@@ -411,15 +382,6 @@ def erased_by(
         >>> erased_by(system, norm="state")  # three quarters of 1, then of 1.25
         tensor([0.0000, 0.7500, 0.9375])
     """
-    for name, given, known in (
-        ("part", part, ("total", "decay", "overwriting")),
-        ("norm", norm, ("reads", "state")),
-    ):
-        if given not in known:
-            raise ValueError(
-                f"erased_by: expected '{name}' to be one of {', '.join(known)}, got {given!r}. "
-                "Choose one of them."
-            )
     if signal is not None:
         check_signal(system, signal)
     decay, overwriting = _energies(system, signal, norm)

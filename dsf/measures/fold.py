@@ -4,6 +4,7 @@ They take a matrix, a system whose map never fits, or the blocks themselves.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from math import prod
 from typing import TypeVar, cast
 
@@ -95,11 +96,7 @@ def _measurable(weights: Tensor) -> None:
 
 
 def a_token(measure: str, name: str, token: int, map_or_system: object) -> int:
-    """``token``, if it is one of those that the map reads, as far as they are known beforehand.
-
-    Raises:
-        IndexError: if it is negative, or the map has fewer tokens.
-    """
+    """``token``, if it is one of those that the map reads, as far as they are known beforehand."""
     tokens = None
     if isinstance(map_or_system, Tensor):
         tokens = map_or_system.shape[-1]
@@ -119,37 +116,19 @@ def all_safe(largest: np.ndarray) -> bool:
 
 def frobenius(parts: Iterable[Tensor]) -> Tensor:
     """The Frobenius norm of a map over ``*batch``, from its blocks of rows."""
-    found: Tensor | None = None
-    for part in parts:
-        size = norm(part, dim=(-2, -1))
-        found = size if found is None else torch.hypot(found, size)
-    if found is None:
-        raise ValueError("measures: the map has no rows, so there is nothing to measure.")
-    return found
+    return reduce(torch.hypot, (norm(part, dim=(-2, -1)) for part in parts))
 
 
 def per_row(map_or_system: MapOrSystem, look: Look) -> Shaped[Tensor, "*numbers rows"]:
-    """One number for every row."""
     return torch.cat([look(rows) for rows in blocks(map_or_system)], dim=-1)
 
 
 def total(map_or_system: MapOrSystem, look: Look) -> Tensor:
-    """The sum of ``look(rows)`` over the blocks."""
-    found: Tensor | None = None
-    for rows in blocks(map_or_system):
-        seen = look(rows)
-        found = seen if found is None else found + seen
-    if found is None:
-        raise ValueError("measures: the map has no rows, so there is nothing to measure.")
-    return found
+    return reduce(torch.add, (look(rows) for rows in blocks(map_or_system)))
 
 
 def real(rows: Rows, measure: str) -> Tensor:
-    """The weights, which must be real for ``measure`` to be defined.
-
-    Raises:
-        ValueError: for a complex map.
-    """
+    """The weights, which must be real for ``measure`` to be defined."""
     if rows.weights.is_complex():
         raise ValueError(
             f"{measure}: signs need a real map, but 'map_or_system' is complex. Measure the "

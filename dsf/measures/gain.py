@@ -1,6 +1,5 @@
 """Norms and gains of a map: row norms, column norms, l-infinity and l2 gain."""
 
-from dataclasses import replace
 from functools import reduce
 
 import torch
@@ -16,7 +15,7 @@ from dsf.measures.row_reductions import MASS, NORM
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_seed, at_least
 from dsf.systems.algebra import adjoint
-from dsf.systems.composite import Operator, SystemSum
+from dsf.systems.composite import Operator, SystemSum, at_rest, response_dtype
 from dsf.systems.system import System
 
 STEPS = 40
@@ -79,7 +78,7 @@ def energy_gain(
     if isinstance(source, SystemSum) or (isinstance(source, System) and kept_rows(source) is None):
         smaller = source.steps * min(source.input_size, source.output_size)
         if smaller > steps:
-            return _lanczos(_at_rest(source), steps, seed)
+            return _lanczos(at_rest(source), steps, seed)
     parts = [rows.weights for rows in blocks(source, overwrites=False)]
     return _spectral(torch.cat(parts, dim=-2))
 
@@ -93,21 +92,12 @@ def _spectral(weights: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(weights, ord=2)
 
 
-def _at_rest(system: System | SystemSum) -> System | SystemSum:
-    if isinstance(system, SystemSum):
-        return SystemSum(tuple(replace(part, initial=None) for part in system))
-    return replace(system, initial=None)
-
-
-def _lanczos(system: System | SystemSum, steps: int, seed: int) -> Tensor:
+def _lanczos(system: Operator, steps: int, seed: int) -> Tensor:
     """The norm of the map on a basis that starts from several random signals at once."""
     back = adjoint(system, conjugate=True)
     rng = torch.Generator(device=system.device).manual_seed(seed)
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    real = all(part.takes_real_part for part in parts)
-    dtype = system.dtype.to_real() if real else system.dtype
     size = (*system.batch, system.steps * system.input_size, STARTS)
-    right = torch.randn(size, generator=rng, dtype=dtype, device=system.device)
+    right = torch.randn(size, generator=rng, dtype=response_dtype(system), device=system.device)
     rights = [torch.linalg.qr(right).Q]
     lefts: list[Tensor] = []
     for _ in range(-(-steps // STARTS)):

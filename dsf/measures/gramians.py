@@ -13,6 +13,8 @@ from dsf.evaluate.arguments import forward_form
 from dsf.runtime.argument_checks import checked
 from dsf.systems.system import System
 
+Gram = Shaped[Tensor, "*batch state state"]
+
 
 @checked
 def controllability_gramians(system: System) -> Shaped[Tensor, "*batch time state state"]:
@@ -50,36 +52,29 @@ def observability_gramians(system: System) -> Shaped[Tensor, "*batch time state 
 
 
 def _by_token(found: list[Tensor], system: System) -> Tensor:
-    """In the order of the tokens, from the order of the recurrence."""
     return torch.stack(found[::-1] if system.runs_backward else found, dim=-3)
 
 
-def gram_after(
-    token: System, gram: Shaped[Tensor, "*batch state state"]
-) -> Shaped[Tensor, "*batch state state"]:
+def gram_after(token: System, gram: Gram) -> Gram:
     """A P Aᴴ: the energy of the states after a token, of what was there before it."""
     half = (token.A @ gram.unsqueeze(-3)).squeeze(-3)
     return (token.A @ half.mH.unsqueeze(-3)).squeeze(-3)
 
 
-def gram_before(
-    token: System, gram: Shaped[Tensor, "*batch state state"]
-) -> Shaped[Tensor, "*batch state state"]:
+def gram_before(token: System, gram: Gram) -> Gram:
     """Energy that the reads from a token on take of the state before it."""
     if token.reads_before_update:
         return seen_at(token) + pulled_back(token, gram)
     return pulled_back(token, gram + seen_at(token))
 
 
-def seen_at(token: System) -> Shaped[Tensor, "*batch state state"]:
+def seen_at(token: System) -> Gram:
     """Cᴴ C: the energy that one token reads."""
     read = _at(token.C, token.dtype)
     return read.mH @ read
 
 
-def pulled_back(
-    token: System, gram: Shaped[Tensor, "*batch state state"]
-) -> Shaped[Tensor, "*batch state state"]:
+def pulled_back(token: System, gram: Gram) -> Gram:
     """Aᴴ Q A, by the conjugate of (Aᵀ conj(Q) conj(A))."""
     A = token.A.transposed()
     half = (A @ gram.conj().unsqueeze(-3)).squeeze(-3).conj()

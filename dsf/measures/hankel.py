@@ -66,7 +66,11 @@ def hankel_singular_values(
             "hankel_singular_values: needs a causal system, but this one runs backward. "
             "Reverse it first: dsf.systems.algebra.reverse(system)."
         )
-    return _of_system(system, chosen)
+    plain = with_conjugates(system) if system.takes_real_part else system
+    ordered = sorted(set(chosen))
+    reached = dict(zip(ordered, _reached(plain, ordered), strict=True))
+    seen = dict(zip(reversed(ordered), _seen(plain, ordered), strict=True))
+    return torch.stack([torch.linalg.svdvals(seen[t] @ reached[t]) for t in chosen], dim=-2)
 
 
 @checked
@@ -98,10 +102,7 @@ def hankel_ranks(
 
 
 def ranks_from_states(map_or_system: Map | Operator) -> bool:
-    """Whether the blocks are products of factors whose inner size is the number of states.
-
-    Elsewhere, as for maps and for attention, ranks are those of the blocks themselves.
-    """
+    """Whether the blocks are products of factors whose inner size is the number of states."""
     return isinstance(map_or_system, System) and kept_rows(map_or_system) is None
 
 
@@ -169,11 +170,7 @@ def _block_of_scores(rows: ExponentialRows, token: int) -> Float[Tensor, "*batch
 
 
 def _check_finite(block: Tensor) -> None:
-    if block.is_complex() or not block.numel():
-        finite = bool(block.isfinite().all())
-    else:  # in one pass, without a copy
-        finite = all(bool(end.isfinite()) for end in block.aminmax())
-    if not finite:
+    if not bool(block.isfinite().all()):
         raise ValueError(
             "hankel_singular_values: 'map_or_system' holds numbers that are NaN or infinite, so it "
             "has no singular values."
@@ -186,15 +183,6 @@ def _of_blocks(blocks: list[Tensor]) -> Tensor:
     for block in blocks:
         values = torch.linalg.svdvals(block)
         found.append(torch.nn.functional.pad(values, (0, width - values.shape[-1])))
-    return torch.stack(found, dim=-2)
-
-
-def _of_system(system: System, positions: list[int]) -> Tensor:
-    plain = with_conjugates(system) if system.takes_real_part else system
-    ordered = sorted(set(positions))
-    reached = dict(zip(ordered, _reached(plain, ordered), strict=True))
-    seen = dict(zip(reversed(ordered), _seen(plain, ordered), strict=True))
-    found = [torch.linalg.svdvals(seen[t] @ reached[t]) for t in positions]
     return torch.stack(found, dim=-2)
 
 

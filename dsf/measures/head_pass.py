@@ -1,14 +1,11 @@
 """Row reductions of systems with one scalar decay a token, by compiled loops.
 
 Exact, or truncated where a bound on all earlier columns is small enough.
-
-``limit`` says how much of a row may be left out for a given error.
 """
 
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,31 +14,18 @@ from torch import Tensor
 
 from dsf.evaluate.heads import TILE, Heads
 from dsf.measures.fold import all_safe
-from dsf.measures.row_reductions import KINDS, Reduced, RowPass, RowReduction
+from dsf.measures.row_reductions import KINDS, Reduced, RowReduction, indices_of_sums
 
 
-@dataclass(frozen=True)
-class Limit:
-    """What truncation of a row may leave out.
+def limit(error: float, steps: int) -> tuple[float, float]:
+    """What may be left out of a row for an error of at most ``error`` in all of its measures.
 
-    Attributes:
-        share: of the absolute weight of the row.
-        tokens: change of its mean distance, in tokens.
+    A share p of its weight, which changes the entropy of a row of n tokens by at most
+    ``p log n + h(p)``, with ``h(p) <= p (1 + log 1/p)`` the binary entropy of p; and a change of
+    the mean distance, in tokens.
     """
-
-    share: float
-    tokens: float
-
-
-def limit(error: float, steps: int) -> Limit:
-    """The limit for which shares, distances and entropies have an error of at most ``error``.
-
-    Leaving out a share p changes the entropy of a row of n tokens by at most ``p log n + h(p)``,
-    with ``h(p) <= p (1 + log 1/p)`` the binary entropy of p.
-    """
-    if error == 0:
-        return Limit(0.0, 0.0)
-    return Limit(error / (2 * (1 + math.log(1 / error) + math.log(steps + 1))), error)
+    share = error / (2 * (1 + math.log(1 / error) + math.log(steps + 1))) if error else 0.0
+    return share, error
 
 
 MOST = 16  # tiles of a chunk of columns: its 64 x 1024 scores fit the cache
@@ -52,12 +36,8 @@ LONG = 60.0  # seconds of work from which a warning is logged
 logger = logging.getLogger(__name__)
 
 
-class HeadPass(RowPass):
-    """Systems with one scalar decay a token: every group of heads, one tile of rows at a time.
-
-    Attributes:
-        leaves_range: whether squares of weights have left the range of the numbers.
-    """
+class HeadPass:
+    """Systems with one scalar decay a token: every group of heads, one tile of rows at a time."""
 
     leaves_range = False
 
@@ -66,6 +46,7 @@ class HeadPass(RowPass):
         groups, number, steps = heads.decay.shape
         self.rows = groups * steps
         self.numbers = {each: heads.decay.new_zeros(groups, number, steps) for each in wanted}
+        self.indices = indices_of_sums(wanted)
         self.left = torch.zeros(groups, number, dtype=torch.float64)
         self.visited = torch.zeros(groups, dtype=torch.int64)
 
@@ -82,7 +63,7 @@ class HeadPass(RowPass):
                 self.leaves_range |= fold.peaks and not all_safe(largest)
                 np.sqrt(energy, out=energy)
                 for each, numbers in self.numbers.items():
-                    numbers[group, :, rows] = torch.from_numpy(statistics[:, fold.index(each)])
+                    numbers[group, :, rows] = torch.from_numpy(statistics[:, self.indices[each]])
                 self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
                 self.visited[group] += visited
                 yield group * self.heads.steps + rows.stop
@@ -112,7 +93,7 @@ class _HeadFold:
     """One group of heads: products of decays for all tokens, and the reductions of one tile."""
 
     def __init__(
-        self, heads: Heads, group: int, wanted: Sequence[RowReduction], limit: Limit
+        self, heads: Heads, group: int, wanted: Sequence[RowReduction], limit: tuple[float, float]
     ) -> None:
         from dsf.systems.kernels.scalar_rows import suffixes
         from dsf.systems.kernels.scalar_tile_sums import all_before
@@ -134,12 +115,6 @@ class _HeadFold:
         self.sizes = self.read.norm(dim=-1).double().numpy()
         self.scores = self.read.new_empty(MOST * TILE * TILE)
         self.parts = self.read.new_empty(3 * MOST * TILE * TILE)
-
-    def index(self, each: RowReduction) -> int:
-        """The index of a reduction among the rows of the statistics."""
-        if each.name != "near":
-            return KINDS.index(each.name)
-        return KINDS.index("near") + self.widths.tolist().index(each.token)
 
     def tile(self, tile: int, rows: slice) -> tuple[np.ndarray, np.ndarray, int]:
         """All sums for all heads and these rows, the share left out, and the entries computed."""
@@ -182,7 +157,7 @@ class _HeadFold:
         from dsf.systems.kernels.scalar_tile_sums import still_open
 
         earlier = self.product, self.mass, self.lagged
-        spans, limits = (rows.start, state.stops, most), (self.limit.share, self.limit.tokens)
+        spans, limits = (rows.start, state.stops, most), self.limit
         found = state.statistics, active, state.firsts, state.left
         sizes, reach, gap = self.sizes[rows], state.reach, state.gap
         count = still_open(sizes, reach, gap, *earlier, *spans, *limits, *found)

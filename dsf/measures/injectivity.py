@@ -56,9 +56,20 @@ def jacobian_rank(
     """
     a_share("jacobian_rank", "tolerance", tolerance)
     _finite("jacobian_rank", "query", query)
+
+    def one_row(single: Tensor) -> Tensor:
+        found = row(single)
+        if not isinstance(found, Tensor) or found.ndim != 1:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(
+                f"jacobian_rank: 'row' must give a tensor with one axis, the weights of one query, "
+                f"got {got}."
+            )
+        return found
+
     ranks = []
     for single in query:
-        jacobian = torch.autograd.functional.jacobian(_one_row(row), single)
+        jacobian = torch.autograd.functional.jacobian(one_row, single)
         if not bool(jacobian.isfinite().all()):
             raise ValueError(
                 "jacobian_rank: the derivatives of 'row' are NaN or infinite at a query, so they "
@@ -170,31 +181,7 @@ def _distances(rows: Tensor) -> Tensor:
 
 
 def _finite(owner: str, name: str, value: Tensor) -> Tensor:
-    """``value`` in at least 32 bits.
-
-    Raises:
-        ValueError: if it holds NaN or infinite numbers.
-    """
+    """``value`` in at least 32 bits."""
     if not bool(value.isfinite().all()):
         raise ValueError(f"{owner}: '{name}' holds numbers that are NaN or infinite.")
     return value.float() if value.dtype.itemsize < SINGLE else value
-
-
-def _one_row(row: Row) -> Row:
-    """The function, whose result must be one row.
-
-    Raises:
-        TypeError: if it gives anything else than a tensor with one axis.
-    """
-
-    def checked_row(query: Tensor) -> Tensor:
-        found = row(query)
-        if not isinstance(found, Tensor) or found.ndim != 1:
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise TypeError(
-                f"jacobian_rank: 'row' must give a tensor with one axis, the weights of one query, "
-                f"got {got}."
-            )
-        return found
-
-    return checked_row

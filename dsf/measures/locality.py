@@ -87,7 +87,12 @@ def neighbourhood_mass(
 
     def share(rows: Rows) -> Tensor:
         weight = rows.weights.abs()
-        _fills(grid, int(rows.read.max()) + 1)
+        tokens, places = int(rows.read.max()) + 1, grid[0] * grid[1]
+        if places != tokens:
+            raise ValueError(
+                f"neighbourhood_mass: a grid of {grid[0]} x {grid[1]} has {places} positions, but "
+                f"the map has {tokens} tokens. Leave out class tokens first."
+            )
         around = _neighbours(rows.written, rows.read, grid, radius)
         return (weight * around).sum(dim=-1) / weight.sum(dim=-1)
 
@@ -168,14 +173,6 @@ def _check_grid(measure: str, grid: tuple[int, int], radius: int) -> int:
     for place, size in enumerate(grid):
         at_least(1, measure, f"grid[{place}]", size)
     return min(at_least(0, measure, "radius", radius), LONGEST)
-
-
-def _fills(grid: tuple[int, int], tokens: int) -> None:
-    if grid[0] * grid[1] != tokens:
-        raise ValueError(
-            f"neighbourhood_mass: a grid of {grid[0]} x {grid[1]} has {grid[0] * grid[1]} "
-            f"positions, but the map has {tokens} tokens. Leave out class tokens first."
-        )
 
 
 def _neighbours(

@@ -8,10 +8,9 @@ Source: Halko, Martinsson & Tropp 2011, arXiv:0909.4061, for the random columns.
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.runtime.threads import each_in_parallel
@@ -32,15 +31,10 @@ SHORTEST = math.sqrt(2) * (DOUBT * math.gamma(WIDTH / 2 + 1)) ** (1 / WIDTH)
 """But for the probability ``DOUBT``, ``WIDTH`` normal numbers have at least this length."""
 
 
-def numerical_rank(matrix: Shaped[Tensor, "rows columns"], tolerance: float) -> int:
-    """How many singular values are above ``tolerance`` times the largest."""
-    return int(numerical_ranks(matrix, tolerance))
-
-
 def numerical_ranks(
     matrices: Shaped[Tensor, "*batch rows columns"], tolerance: float
 ) -> Int[Tensor, "*batch"]:
-    """The same for every matrix of a batch: each is factorised alone, several on more threads.
+    """How many singular values of each matrix are above ``tolerance`` times the largest.
 
     Only in double precision: rounding of the factors in single precision hides small values.
     """
@@ -55,7 +49,6 @@ def numerical_ranks(
 
 
 def together(size: int) -> int:
-    """How many square matrices of a size are factorised at once."""
     return max(torch.get_num_threads(), TOGETHER // size**2)
 
 
@@ -66,7 +59,8 @@ def _decomposed(matrix: Tensor, tolerance: float) -> int:
 
 def _factorised(matrices: Tensor, tolerance: float) -> list[int]:
     square, largest = _square(matrices)
-    drawn = _drawn(square.shape[-1], WIDTH, like=square)
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.randn(square.shape[-1], WIDTH, generator=rng).to(square)
 
     def rank(number: int) -> int:
         if _is_full(square[number], float(largest[number]), drawn, tolerance):
@@ -83,23 +77,16 @@ def _is_full(matrix: Tensor, largest: float, drawn: Tensor, tolerance: float) ->
     if bool(failed) or not math.isfinite(growth):
         return False
     rounded = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * growth / largest
-    return _all_above(matrix, _Inverse(factors, pivots), drawn, tolerance + rounded)
-
-
-@dataclass(frozen=True)
-class _Inverse:
-    """The inverse of a matrix, by its factors."""
-
-    factors: Float[Tensor, "size size"]
-    pivots: Int[Tensor, " size"]
-
-    def apply(self, columns: Float[Tensor, "size columns"]) -> Float[Tensor, "size columns"]:
-        """The inverse times some columns."""
-        return torch.linalg.lu_solve(self.factors, self.pivots, columns)
-
-    def adjoint(self, columns: Float[Tensor, "size columns"]) -> Float[Tensor, "size columns"]:
-        """The transpose of the inverse times some columns."""
-        return torch.linalg.lu_solve(self.factors, self.pivots, columns, adjoint=True)
+    # With B the inverse and random columns Ω, |B (BᵀB)ᵠ Ω| is at least |B|²ᵠ⁺¹ times the length of
+    # as many normal numbers as Ω has columns.
+    size, images = float(torch.linalg.matrix_norm(matrix)), drawn
+    for power in range(POWERS):
+        for adjoint in (True, False) if power else (False,):
+            images = torch.linalg.lu_solve(factors, pivots, images, adjoint=adjoint)
+        length = float(torch.linalg.matrix_norm(images)) / SHORTEST
+        if length ** (1 / (2 * power + 1)) * (tolerance + rounded) * size < 1:
+            return True
+    return False
 
 
 def _square(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,30 +108,3 @@ def _square(matrices: Tensor) -> tuple[Tensor, Tensor]:
 def _largest(matrices: Tensor) -> Tensor:
     axes = (-2, -1)
     return torch.maximum(matrices.amax(dim=axes), -matrices.amin(dim=axes))
-
-
-def _all_above(
-    matrix: Float[Tensor, "size size"],
-    inverse: _Inverse,
-    drawn: Float[Tensor, "size columns"],
-    tolerance: float,
-) -> bool:
-    """Whether all singular values are above, as far as a few solutions show it.
-
-    With B the inverse and random columns Ω, ``|B (BᵀB)ᵠ Ω|`` is at least ``|B|²ᵠ⁺¹`` times the
-    length of as many normal numbers as Ω has columns.
-    """
-    largest, images = float(torch.linalg.matrix_norm(matrix)), drawn
-    for power in range(POWERS):
-        images = inverse.apply(inverse.adjoint(images) if power else images)
-        length = float(torch.linalg.matrix_norm(images)) / SHORTEST
-        if length ** (1 / (2 * power + 1)) * tolerance * largest < 1:
-            return True
-    return False
-
-
-def _drawn(size: int, width: int, *, like: Tensor) -> Tensor:
-    """Normal numbers of the type and on the device of a tensor, always the same."""
-    rng = torch.Generator().manual_seed(0)
-    drawn = torch.randn(size, width, generator=rng)
-    return drawn.to(dtype=like.dtype, device=like.device)

@@ -58,10 +58,14 @@ def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
         few = system.window(start, min(start + TOKENS, system.steps))
         decay = few.A @ torch.ones(*size, few.steps, N, 1, dtype=system.dtype, device=system.device)
         write, read = (torch.as_tensor(part).to(system.dtype) for part in (few.B, few.C))
-        if start == 0 and _is_compiled(decay, write, read, work=system.steps * gram.numel()):
+        real, work = not decay.is_complex(), system.steps * gram.numel()
+        if start == 0 and real and availability.applies(decay, write, read, work=work):
             is_compiled, gram, found = True, gram.double(), found.double()
         if is_compiled:
-            _add_compiled(few, decay, write, read, into=(gram, found))
+            from dsf.systems.kernels.state_energies import add_energies
+
+            before = few.reads_before_update
+            add_energies(decay, write, read, into=(gram, found), before=before)
         else:
             _add(few, decay, write, read, into=(gram, found))
     return found.to(system.dtype.to_real())
@@ -83,25 +87,5 @@ def _add(
         gram += then @ then.mH
 
 
-def _is_compiled(*parts: Tensor, work: int) -> bool:
-    return availability.applies(*parts, work=work) and not parts[0].is_complex()
-
-
-def _add_compiled(
-    few: System, decay: Tensor, write: Tensor, read: Tensor, *, into: tuple[Tensor, Tensor]
-) -> None:
-    from dsf.systems.kernels.state_energies import add_energies, as_rows
-
-    gram, found = into
-    add_energies(
-        as_rows(decay, few.batch).squeeze(-1),
-        as_rows(write, few.batch),
-        as_rows(read, few.batch),
-        into=(gram.view(-1, *gram.shape[-2:]), found.view(-1)),
-        before=few.reads_before_update,
-    )
-
-
 def _seen(read: Tensor, gram: Tensor) -> Tensor:
-    """The trace of ``C P Cᴴ``."""
     return ((read @ gram) * read.conj()).sum(dim=(-2, -1)).real

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.evaluate.compiled import stored_parts
-from dsf.evaluate.heads import Heads, heads_of
+from dsf.evaluate.heads import heads_of
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
-from dsf.measures.fold import MapOrSystem, widened
+from dsf.measures.fold import MapOrSystem, blocks, widened
 from dsf.measures.head_pass import HeadPass
 from dsf.measures.row_reductions import (
     NORM,
     Progress,
     Reduced,
     Requested,
-    RowPass,
     RowReduction,
     from_pass,
 )
@@ -31,10 +30,10 @@ from dsf.measures.whole_rows import WholeRowPass
 from dsf.runtime.argument_checks import checked
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
-from dsf.systems.softmax_rows import ExponentialRows
 from dsf.systems.system import System
 
 Measured = MapOrSystem | Reduced | Requested
+RowPass = HeadPass | ScorePass | WholeRowPass
 
 # Reductions that need no pass over the map: linear in it, or independent of it.
 NO_PASS = ("on", "written", "behind", "columns")
@@ -61,12 +60,14 @@ def one_pass(
     error: float = 0.0,
     progress: Progress | None = None,
 ) -> Reduced:
-    """All of ``wanted`` in one pass over the map."""
     source = widened(source)
     row_pass = _pass_for(source, wanted, error)
-    made = row_pass.completed(error, progress)
-    if NORM in made.found and getattr(row_pass, "leaves_range", False):
-        made.found[NORM] = WholeRowPass(source, [NORM]).completed(error).found[NORM]
+    for done in row_pass.blocks():
+        if progress is not None and row_pass.rows is not None:
+            progress(done, row_pass.rows)
+    made = row_pass.reduced(error)
+    if NORM in made.found and isinstance(row_pass, HeadPass) and row_pass.leaves_range:
+        made.found[NORM] = torch.cat([NORM.look(rows) for rows in blocks(source)], dim=-1)
     for each in wanted:
         if each not in made.found:
             made.found[each] = _without_pass(cast("Operator", source), each)
@@ -74,40 +75,31 @@ def one_pass(
 
 
 def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float) -> RowPass:
-    """The fastest algorithm for the rows of this map."""
     if not isinstance(source, Operator):
         return WholeRowPass(source, wanted)
     scores = scores_of(source)
-    if scores is not None and _is_enough(scores, wanted):
+    # of causal rows it is known which keys they reach
+    of_entries = any(each.name in ("ahead", "by lag") for each in wanted)
+    if scores is not None and (
+        not of_entries or (scores.is_causal and scores.shape[-3] == scores.shape[-1])
+    ):
         return ScorePass(scores, [each for each in wanted if each.name not in OF_CAUSAL])
     if any(each.name in WHOLE for each in wanted):
         return WholeRowPass(source, wanted)
     heads = heads_of(source)
-    if not isinstance(source, System) or heads is None or not _is_fast(source, heads):
+    parts = stored_parts(source) if isinstance(source, System) else None
+    if heads is None or parts is None or source.steps == 1:
+        return WholeRowPass(source, wanted)
+    work = source.batch.numel() * source.steps**2 * heads.read.shape[-1] // 2
+    if bool((heads.decay < 0).any() or (heads.step < 0).any()) or not applies(*parts, work=work):
         return WholeRowPass(source, wanted)
     check_plan(
         "measures",
-        statistics_bytes(source, len(wanted)),
+        statistics_bytes(cast("System", source), len(wanted)),
         source.device,
         cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
     )
     return HeadPass(heads, [each for each in wanted if each.name not in NO_PASS], error=error)
-
-
-def _is_enough(scores: ExponentialRows, wanted: Sequence[RowReduction]) -> bool:
-    """Whether all of ``wanted`` follow from scores: of causal rows it is known what they reach."""
-    of_entries = {each.name for each in wanted} & {"ahead", "by lag"}
-    steps, _, columns = scores.shape[-3:]
-    return not of_entries or (scores.is_causal and steps == columns)
-
-
-def _is_fast(system: System, heads: Heads) -> bool:
-    parts = stored_parts(system)
-    if parts is None or system.steps == 1:
-        return False
-    if bool((heads.decay < 0).any() or (heads.step < 0).any()):
-        return False
-    return applies(*parts, work=system.batch.numel() * system.steps**2 * system.state_size // 2)
 
 
 def _without_pass(system: Operator, each: RowReduction) -> Tensor:
@@ -208,11 +200,7 @@ def streamed(
 
 
 def reductions_of(measures: Sequence[Measure]) -> tuple[RowReduction, ...]:
-    """The reductions of rows from which all of these measures follow.
-
-    Raises:
-        TypeError: if one of them cannot be computed row by row.
-    """
+    """The reductions of rows from which all of these measures follow."""
     asked = Requested()
     for measure in measures:
         try:
@@ -227,7 +215,6 @@ def reductions_of(measures: Sequence[Measure]) -> tuple[RowReduction, ...]:
 
 
 def is_streamable(measure: Measure) -> bool:
-    """Whether ``streamed`` takes the measure."""
     try:
         reductions_of([measure])
     except TypeError:

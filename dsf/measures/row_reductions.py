@@ -1,11 +1,10 @@
 """Row reductions: one number for every row of a map, from which measures are computed.
 
 ``RowReduction`` defines what is computed of a row. ``Requested`` records which reductions a measure
-needs, ``RowPass`` computes many of them in one pass over a map, and ``Reduced`` holds the results.
+needs, and ``Reduced`` holds the results of a pass over a map.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -98,7 +97,6 @@ def negative(measure: str) -> RowReduction:
 
 
 def lowest(measure: str) -> RowReduction:
-    """The smallest entry."""
     return RowReduction("lowest", lambda rows: real(rows, measure).amin(dim=-1))
 
 
@@ -115,8 +113,6 @@ def near(width: int) -> RowReduction:
 
 
 def on(token: int) -> RowReduction:
-    """Absolute weight on one token."""
-
     def look(rows: Rows) -> Tensor:
         return rows.weights[..., rows.read == token].abs().sum(dim=-1)
 
@@ -171,32 +167,6 @@ def from_pass(
 
 
 Progress = Callable[[int, int], None]
-
-
-class RowPass(ABC):
-    """A pass over the rows of a map, block by block.
-
-    Attributes:
-        rows: the number of rows, counted again for every part of the batch that is processed
-            separately; None if it is not known.
-    """
-
-    rows: int | None
-
-    @abstractmethod
-    def blocks(self) -> Iterator[int]:
-        """Process one block after the other; yields the total number of rows done after each."""
-
-    @abstractmethod
-    def reduced(self, error: float) -> Reduced:
-        """The results for all rows, after the last block."""
-
-    def completed(self, error: float, progress: Progress | None = None) -> Reduced:
-        """The results, after all blocks; ``progress`` is called after each with rows done."""
-        for done in self.blocks():
-            if progress is not None and self.rows is not None:
-                progress(done, self.rows)
-        return self.reduced(error)
 
 
 def indices_of_sums(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:

@@ -14,7 +14,6 @@ from dsf.measures.row_reductions import (
     BY_LAG,
     KINDS,
     Reduced,
-    RowPass,
     RowReduction,
     indices_of_sums,
 )
@@ -39,11 +38,11 @@ def scores_of(system: Operator) -> ExponentialRows | None:
     return rows if real and applies(*parts, work=rows.shape.numel()) else None
 
 
-class ScorePass(RowPass):
+class ScorePass:
     """Rows that are exponentials of scores: a few maps of the batch after the other, by panels."""
 
     def __init__(self, source: ExponentialRows, wanted: Sequence[RowReduction]) -> None:
-        from dsf.systems.kernels.exponential_rows import BLOCK
+        from dsf.systems.kernels.entry_sums import BLOCK
 
         self.source, self.indices = source, indices_of_sums(wanted)
         self.lagged = BY_LAG in wanted
@@ -77,7 +76,7 @@ class ScorePass(RowPass):
         self, some: ExponentialRows, start: int, stop: int, by_lag: np.ndarray
     ) -> np.ndarray:
         """All sums of some rows of a few maps, ``map kind row``; sums by lag go to ``by_lag``."""
-        from dsf.systems.kernels.exponential_rows import sum_exponentials
+        from dsf.systems.kernels.entry_sums import sum_exponentials
 
         scores, unread = some.logits(start, stop).contiguous(), some.unread()
         kinds = len(KINDS) - 1 + len(self.widths) + len(self.tokens)
@@ -125,10 +124,7 @@ class ScorePass(RowPass):
 
 
 def groups(batch: torch.Size, *, most: int) -> list[tuple[tuple[int | slice, ...], slice]]:
-    """The entries of a batch in groups along its last axis: the index of each, and its entries.
-
-    Every group is a view of what is stored, so that what maps share is not copied.
-    """
+    """The entries of a batch in groups along its last axis: the index of each, and its entries."""
     if not batch:
         return [((), slice(0, 1))]
     *leading, last = batch

@@ -62,7 +62,9 @@ def effective_rank(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
         )
     values = torch.linalg.svdvals(weights)
     share = values / values.sum(dim=-1, keepdim=True)
-    return _entropy(share).exp()
+    # zero where a share is zero, in value and in gradient
+    safe = torch.where(share > 0, share, 1)
+    return torch.exp(-(share * safe.log()).sum(dim=-1))
 
 
 @checked
@@ -105,9 +107,3 @@ def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     wanted = (SUM, NORM, AHEAD, BEHIND, COLUMNS)
     sums, size, *tokens = reduced(map_or_system, *wanted, measure="uniform_share")
     return (sums.abs() / size).square() / in_reach(*tokens)
-
-
-def _entropy(share: Tensor) -> Tensor:
-    """The sum of -p log p, with zero where p is zero, in value and in gradient."""
-    safe = torch.where(share > 0, share, 1)
-    return -(share * safe.log()).sum(dim=-1)

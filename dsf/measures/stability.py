@@ -27,7 +27,6 @@ def product_norms(system: System) -> Shaped[Tensor, "*batch time"]:
 
 
 def _norms(system: System) -> Iterator[Tensor]:
-    """The norms one after the other, in the direction of the recurrence."""
     ordered = forward_form(system)
     size = (*system.batch, system.state_size, system.state_size)
     product = torch.eye(size[-1], dtype=system.dtype, device=system.device).expand(size)

@@ -13,7 +13,7 @@ from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import AHEAD, SUM
 from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint
-from dsf.systems.composite import ExplicitMap, SystemSum, at_rest
+from dsf.systems.composite import ExplicitMap, SystemSum, at_rest, response_dtype
 from dsf.systems.system import System
 
 
@@ -36,10 +36,7 @@ def row_sums(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
 
 def _response_to_ones(system: System | SystemSum | ExplicitMap) -> Tensor:
     reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    real = all(getattr(part, "takes_real_part", False) for part in parts)
-    dtype = system.dtype.to_real() if real else system.dtype
-    one = torch.ones((), dtype=dtype, device=system.device)
+    one = torch.ones((), dtype=response_dtype(system), device=system.device)
     response = respond(at_rest(system), one.expand(*system.batch, reads, system.input_size, 1))
     return response.flatten(-3, -2).squeeze(-1)
 

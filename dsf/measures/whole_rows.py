@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsf.evaluate import Rows
 from dsf.measures.fold import MapOrSystem, all_safe, blocks
-from dsf.measures.row_reductions import BY_LAG, KINDS, NORM, Reduced, RowPass, RowReduction
+from dsf.measures.row_reductions import BY_LAG, KINDS, NORM, Reduced, RowReduction
 from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
@@ -19,7 +19,7 @@ SINGLE = (*KINDS[:-1], "sum", "ahead")
 KNOWN = ("written", "behind", "columns")
 
 
-class WholeRowPass(RowPass):
+class WholeRowPass:
     """The reductions computed from whole rows: for any map, with gradients."""
 
     def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
@@ -50,8 +50,12 @@ class Collected:
         self.parts: dict[RowReduction, list[Tensor]] = {each: [] for each in wanted}
 
     def add(self, rows: Rows) -> None:
-        """Reduce the next rows, which are not kept."""
-        for each, found in _reductions(rows, list(self.parts), self.entries).items():
+        wanted = list(self.parts)
+        if wanted and _compiles(rows, wanted, self.entries):
+            results = _compiled(rows, wanted)
+        else:
+            results = {each: each.look(rows) for each in wanted}
+        for each, found in results.items():
             part = self.parts[each]
             if each.adds and part:
                 missing = found.shape[-1] - part[0].shape[-1]
@@ -61,7 +65,6 @@ class Collected:
         self.done += rows.weights.shape[-2]
 
     def joined(self) -> dict[RowReduction, Tensor]:
-        """The results for all of these rows."""
         return {each: torch.cat(part, dim=-1) for each, part in self.parts.items()}
 
 
@@ -70,14 +73,6 @@ def _entries(source: MapOrSystem) -> int:
     if isinstance(source, Tensor):
         return source.numel()
     return source.batch.numel() * source.steps**2 if isinstance(source, Operator) else 0
-
-
-def _reductions(
-    rows: Rows, wanted: Sequence[RowReduction], entries: int
-) -> dict[RowReduction, Tensor]:
-    if wanted and _compiles(rows, wanted, entries):
-        return _compiled(rows, wanted)
-    return {each: each.look(rows) for each in wanted}
 
 
 def _compiles(rows: Rows, wanted: Sequence[RowReduction], entries: int) -> bool:

@@ -9,7 +9,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.systems.transition.storage import cast, cut, flip, on_parts, picked
+from dsf.systems.transition.storage import (
+    along_time,
+    cast,
+    cut,
+    device_of,
+    dtype_of,
+    flip,
+    on_parts,
+    picked,
+)
 
 Lazy = TypeVar("Lazy", bound="Coefficient")
 
@@ -27,14 +36,14 @@ class Coefficient(ABC):
         """The shape it would have if written out."""
 
     @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
         """The number type."""
+        return dtype_of(self)
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
         """The device it is stored on."""
+        return device_of(self)
 
     @abstractmethod
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
@@ -51,10 +60,7 @@ class Coefficient(ABC):
     def to(
         self: Lazy, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Lazy:
-        """The same matrices in another number type or on another device.
-
-        Complex parts stay complex, in the precision of ``dtype``.
-        """
+        """The same matrices in another number type or on another device."""
         return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
 
     def picked(self: Lazy, index: Any, batch: torch.Size) -> Lazy:
@@ -98,12 +104,10 @@ def cut_of(part: Matrices, start: int, stop: int, dtype: torch.dtype | None = No
 
 
 def flipped(part: Matrices) -> Matrices:
-    """The tokens in reverse order."""
     return part.flipped() if isinstance(part, Coefficient) else flip(part, axis=-3)
 
 
 def dense_of(part: Matrices) -> Shaped[Tensor, "*batch time rows columns"]:
-    """All matrices written out."""
     return part.dense() if isinstance(part, Coefficient) else part
 
 
@@ -129,14 +133,6 @@ class SampledWrite(Coefficient):
     def shape(self) -> torch.Size:
         return torch.Size([*self.write.shape, 1])
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.promote_types(self.step.dtype, self.write.dtype)
-
-    @property
-    def device(self) -> torch.device:
-        return self.step.device
-
     def __matmul__(self, right: Tensor) -> Tensor:
         """Scale the signal by the step: it has fewer numbers than B."""
         return self.write.unsqueeze(-1) * (self.step[..., None, None] * right)
@@ -146,12 +142,10 @@ class SampledWrite(Coefficient):
         return (step.unsqueeze(-1) * cut(self.write, start, stop, axis=-2)).unsqueeze(-1)
 
     def cut(self, start: int, stop: int) -> "SampledWrite":
-        return SampledWrite(
-            cut(self.step, start, stop, axis=-1), cut(self.write, start, stop, axis=-2)
-        )
+        return along_time(self, lambda part, axis: cut(part, start, stop, axis=axis))
 
     def flipped(self) -> "SampledWrite":
-        return SampledWrite(flip(self.step, axis=-1), flip(self.write, axis=-2))
+        return along_time(self, lambda part, axis: flip(part, axis=axis))
 
 
 @dataclass(frozen=True)
@@ -172,14 +166,6 @@ class TokenSlots(Coefficient):
     def shape(self) -> torch.Size:
         return torch.Size([*self.leading, self.tokens.shape[0], self.slots, 1])
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.like.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.tokens.device
-
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time state 1"]:
         tokens = cut(self.tokens, start, stop, axis=-1)
         slots = torch.arange(self.slots, device=self.device)
@@ -187,8 +173,7 @@ class TokenSlots(Coefficient):
         return one_hot.expand(*self.leading, stop - start, self.slots, 1)
 
     def cut(self, start: int, stop: int) -> "TokenSlots":
-        tokens = cut(self.tokens, start, stop, axis=-1)
-        return TokenSlots(tokens, self.slots, self.leading, self.like)
+        return along_time(self, lambda part, axis: cut(part, start, stop, axis=axis))
 
     def flipped(self) -> "TokenSlots":
-        return TokenSlots(flip(self.tokens, axis=-1), self.slots, self.leading, self.like)
+        return along_time(self, lambda part, axis: flip(part, axis=axis))

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from jaxtyping import Shaped
@@ -13,6 +14,8 @@ from dsf.systems.coefficient import Coefficient
 from dsf.systems.system import System
 
 PANEL = 64
+Values = Shaped[Tensor, "*batch read 1 channel"]
+Mixed = Shaped[Tensor, "*batch time 1 channel"]
 
 
 class RowSource(Coefficient):
@@ -34,9 +37,7 @@ class RowSource(Coefficient):
         return rows[..., :stop] if self.is_causal else rows
 
     @abstractmethod
-    def apply(
-        self, signal: Shaped[Tensor, "*batch read 1 channel"]
-    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+    def apply(self, signal: Values) -> Mixed:
         """The map times the signal, without storing the map."""
 
 
@@ -50,23 +51,13 @@ class StoredRows(RowSource):
     def shape(self) -> torch.Size:
         return torch.Size([*self.matrix.shape[:-1], 1, self.matrix.shape[-1]])
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.matrix.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.matrix.device
-
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
         return self.matrix[..., start:stop, :].unsqueeze(-2)
 
     def flipped(self) -> "StoredRows":
         return StoredRows(self.matrix.flip(-2))
 
-    def apply(
-        self, signal: Shaped[Tensor, "*batch read 1 channel"]
-    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+    def apply(self, signal: Values) -> Mixed:
         return (self.matrix @ signal.squeeze(-2)).unsqueeze(-2)
 
 
@@ -178,10 +169,7 @@ class SystemSum:
     @property
     def dtype(self) -> torch.dtype:
         """The number type to which all parts promote."""
-        dtype = self.parts[0].dtype
-        for part in self.parts[1:]:
-            dtype = torch.promote_types(dtype, part.dtype)
-        return dtype
+        return reduce(torch.promote_types, (part.dtype for part in self.parts))
 
     @property
     def device(self) -> torch.device:
@@ -199,3 +187,10 @@ def at_rest(system: Operator) -> Operator:
     if isinstance(system, SystemSum):
         return SystemSum(tuple(replace(part, initial=None) for part in system))
     return system
+
+
+def response_dtype(system: Operator) -> torch.dtype:
+    """The number type of the response to a real signal."""
+    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    dtypes = (part.dtype.to_real() if part.takes_real_part else part.dtype for part in parts)
+    return reduce(torch.promote_types, dtypes)

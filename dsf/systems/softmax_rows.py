@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from dsf.systems.coefficient import TokenSlots
-from dsf.systems.composite import PANEL, RowSource, StoredRows
+from dsf.systems.composite import PANEL, Mixed, RowSource, StoredRows, Values
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
+
+Logits = Float[Tensor, "*batch rows keys"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,7 @@ class PairRows(RowSource):
     def is_causal(self) -> bool:
         return True
 
-    def scores(
-        self, start: int, stop: int, *, keys: int | None = None
-    ) -> Float[Tensor, "*batch rows keys"]:
+    def scores(self, start: int, stop: int, *, keys: int | None = None) -> Logits:
         """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys`` keys, or all."""
         return (self.scale * self.query[..., start:stop, :]) @ self.key[..., :keys, :].mT
 
@@ -59,12 +59,9 @@ class PairRows(RowSource):
         return written[:, None] - torch.arange(self.key.shape[-2], device=self.device)
 
     def ahead(self, start: int, stop: int) -> Bool[Tensor, "rows read"]:
-        """Whether the key comes after the query."""
         return self.lags(start, stop) < 0
 
-    def apply(
-        self, signal: Shaped[Tensor, "*batch read 1 channel"]
-    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+    def apply(self, signal: Values) -> Mixed:
         value, steps = signal.squeeze(-2), self.query.shape[-2]
         panels = [
             self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
@@ -81,7 +78,7 @@ class ExponentialRows(PairRows):
     """Rows that are exponentials of logits divided by their sum: a softmax."""
 
     @abstractmethod
-    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+    def logits(self, start: int, stop: int) -> Logits:
         """The logits, in nats; minus infinity where a key is not read.
 
         For every key, or for those before ``stop`` where rows are causal. In newly allocated
@@ -94,16 +91,13 @@ class ExponentialRows(PairRows):
 
     @property
     def always_reads(self) -> bool:
-        """Whether every row is known to read a key."""
         return False
 
-    def reach(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+    def reach(self, start: int, stop: int) -> Logits:
         """The rows ``start`` to ``stop - 1``, for as many keys as ``logits`` has."""
         return self._softened(self.logits(start, stop))
 
-    def _softened(
-        self, logits: Float[Tensor, "*batch rows keys"]
-    ) -> Float[Tensor, "*batch rows keys"]:
+    def _softened(self, logits: Logits) -> Logits:
         sink, keys = self.unread(), logits.shape[-1]
         if sink is not None:
             column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
@@ -119,13 +113,10 @@ class ExponentialRows(PairRows):
 
 
 def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:
-    """``scale`` if it is given, otherwise ``key ** -0.5``."""
     return query.shape[-1] ** -0.5 if scale is None else scale
 
 
-def softmax_in_reach(
-    scores: Float[Tensor, "*batch rows read"],
-) -> Float[Tensor, "*batch rows read"]:
+def softmax_in_reach(scores: Logits) -> Logits:
     """Softmax over the last axis; a row whose scores are all minus infinity becomes zeros."""
     reachable = (scores > -torch.inf).any(dim=-1, keepdim=True)
     if bool(reachable.all()):
@@ -163,13 +154,11 @@ class SoftmaxRows(ExponentialRows):
         parts = (self.softcap, self.sink, self.bias, self.log_decay)
         return all(part is None for part in parts)
 
-    def logits(self, start: int, stop: int) -> Float[Tensor, "*batch rows keys"]:
+    def logits(self, start: int, stop: int) -> Logits:
         keys = stop if self.causal else self.key.shape[-2]
         return self.finished(self.scores(start, stop, keys=keys), start, stop)
 
-    def finished(
-        self, scores: Float[Tensor, "*batch rows keys"], start: int, stop: int
-    ) -> Float[Tensor, "*batch rows keys"]:
+    def finished(self, scores: Logits, start: int, stop: int) -> Logits:
         """The logits of scores, in the same memory where nothing is added to them."""
         keys = scores.shape[-1]
         if self.softcap is not None:
@@ -186,9 +175,7 @@ class SoftmaxRows(ExponentialRows):
     def unread(self) -> Float[Tensor, "*batch"] | None:
         return self.sink
 
-    def apply(
-        self, signal: Shaped[Tensor, "*batch read 1 channel"]
-    ) -> Shaped[Tensor, "*batch time 1 channel"]:
+    def apply(self, signal: Values) -> Mixed:
         if not self.is_fused:
             return super().apply(signal)
         mixed = scaled_dot_product_attention(

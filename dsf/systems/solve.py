@@ -18,12 +18,13 @@ from dsf.systems.transition.storage import delay
 
 __all__ = ["continued", "doubling", "recurrence", "states_before"]
 
+States = Shaped[Tensor, "*batch time state channel"]
+State = Shaped[Tensor, "*batch state channel"]
+Solution = tuple[States, State]
+Solved = tuple[Tensor, Tensor]  # inside, time comes first
 
-def with_initial_state(
-    A: Transition,
-    drive: Shaped[Tensor, "*batch time state channel"],
-    entering: Shaped[Tensor, "*batch state channel"] | None,
-) -> Shaped[Tensor, "*batch time state channel"]:
+
+def with_initial_state(A: Transition, drive: States, entering: State | None) -> States:
     """``drive``, with ``A_1 entering`` added at the first token."""
     if entering is None:
         return drive
@@ -32,23 +33,13 @@ def with_initial_state(
     return torch.cat([drive[..., :1, :, :] + carried.to(dtype), drive[..., 1:, :, :]], dim=-3)
 
 
-def states_before(
-    entering: Shaped[Tensor, "*batch state channel"],
-    states: Shaped[Tensor, "*batch time state channel"],
-) -> Shaped[Tensor, "*batch time state channel"]:
+def states_before(entering: State, states: States) -> States:
     """The state before every token, ``h_0 ... h_{T-1}``, in the precision of ``states``."""
     first = entering.unsqueeze(-3).to(states.dtype)
     return torch.cat([first, states[..., :-1, :, :]], dim=-3)
 
 
-def doubling(
-    A: Transition,
-    drive: Shaped[Tensor, "*batch time state channel"],
-    entering: Shaped[Tensor, "*batch state channel"] | None = None,
-) -> tuple[
-    Shaped[Tensor, "*batch time state channel"],
-    Shaped[Tensor, "*batch state channel"],
-]:
+def doubling(A: Transition, drive: States, entering: State | None = None) -> Solution:
     """Solve ``h_t = A_t h_{t-1} + drive_t`` as a prefix scan.
 
     After the pass with a given lag, ``state[t]`` is the state that the last ``2 * lag`` tokens
@@ -68,17 +59,9 @@ def doubling(
     return state, state[..., -1, :, :]
 
 
-Solved = tuple[Tensor, Tensor]
-
-
 def uncoupled_states(
-    decay: Shaped[Tensor, "..."],
-    drive: Shaped[Tensor, "*batch time state channel"],
-    entering: Shaped[Tensor, "*batch state channel"] | None = None,
-) -> tuple[
-    Shaped[Tensor, "*batch time state channel"],
-    Shaped[Tensor, "*batch state channel"],
-]:
+    decay: Shaped[Tensor, "..."], drive: States, entering: State | None = None
+) -> Solution:
     """Solve ``h_t = decay_t h_{t-1} + drive_t``, one token after the other.
 
     ``decay`` is broadcast to the axes of ``drive`` and may have a higher precision. The gradient is
@@ -240,21 +223,12 @@ def _at_once(
     return states.to(drives.dtype), leaving
 
 
-def recurrence(
-    A: Transition, drive: Shaped[Tensor, "*batch time state channel"]
-) -> Shaped[Tensor, "*batch time state channel"]:
+def recurrence(A: Transition, drive: States) -> States:
     """Solve ``h_t = A_t h_{t-1} + drive_t`` token by token, from a zero initial state."""
     return continued(A, drive, None)[0]
 
 
-def continued(
-    A: Transition,
-    drive: Shaped[Tensor, "*batch time state channel"],
-    entering: Shaped[Tensor, "*batch state channel"] | None,
-) -> tuple[
-    Shaped[Tensor, "*batch time state channel"],
-    Shaped[Tensor, "*batch state channel"],
-]:
+def continued(A: Transition, drive: States, entering: State | None) -> Solution:
     """All states from the initial state ``entering`` (zero if None), and the last state.
 
     Where the states are uncoupled the last state is returned in double precision, so that carrying
@@ -282,9 +256,7 @@ def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tu
     return torch.stack(states, dim=-3), state
 
 
-def place_by_place(
-    drive: Shaped[Tensor, "*batch time state channel"],
-) -> Shaped[Tensor, "*batch time state channel"]:
+def place_by_place(drive: States) -> States:
     """States of a delay line that shifts by one position a token: all tokens of a position at once.
 
     Position n at token t holds what drove it then plus position n - 1 at token t - 1.
@@ -305,11 +277,7 @@ SAFE = 128
 def solved(
     matrices: Shaped[Tensor, "*batch size size"], columns: Shaped[Tensor, "*batch size count"]
 ) -> Shaped[Tensor, "*batch size count"]:
-    """``matrices⁻¹ columns``; larger matrices one after the other.
-
-    Raises:
-        torch.linalg.LinAlgError: if one of them cannot be inverted.
-    """
+    """``matrices⁻¹ columns``; larger matrices one after the other."""
     batch = torch.broadcast_shapes(matrices.shape[:-2], columns.shape[:-2])
     if matrices.shape[-1] <= SAFE or batch.numel() < 2 or matrices.device.type != "cpu":
         return torch.linalg.solve(matrices, columns)

@@ -12,9 +12,8 @@ import torch
 
 import dsf
 from dsf.evaluate import MapTooLarge
-from dsf.evaluate.memory_plan import block_bytes, block_size, check_plan
+from dsf.evaluate.memory_plan import check_plan
 from dsf.mixers import Mamba3
-from tests.drawn import attention, sampled
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,16 +111,6 @@ def test_plans_hold_peaks():
         )
 
 
-def test_a_block_as_large_as_the_limit_allows():
-    for system in (sampled(steps=200), attention(steps=200)):
-        assert block_size(system, limit=2**40) == 64
-        for limit in (block_bytes(system, 1), block_bytes(system, 7), block_bytes(system, 8) - 1):
-            size = block_size(system, limit=limit)
-            assert block_bytes(system, size) <= limit < block_bytes(system, size + 1)
-        with pytest.raises(MapTooLarge, match="one row"):
-            block_size(system, limit=block_bytes(system, 1) - 1)
-
-
 def test_mamba3_holds_no_matrix_of_its_states():
     rng = torch.Generator().manual_seed(0)
     small = Mamba3.draw(rng, steps=64)
@@ -139,4 +128,3 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     signal = torch.zeros(()).expand(*system.batch, 2, 1, 2**28)
     with pytest.raises(MapTooLarge, match="final_state"):
         dsf.respond(system, signal)
-    assert block_size(dsf.mixers.DeltaNet.draw(torch.Generator(), steps=9).system()) == 64

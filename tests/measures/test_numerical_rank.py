@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dsf.measures import numerical_rank as module
-from dsf.measures.numerical_rank import numerical_rank
+from dsf.measures.numerical_rank import numerical_ranks
 
 TOLERANCE, SIZE = 1e-10, 400
 
@@ -48,14 +48,14 @@ def decompositions(monkeypatch):
 @pytest.mark.parametrize("values", SPECTRA.values(), ids=SPECTRA)
 def test_the_rank_is_that_of_the_prescribed_values(values):
     expected = sum(value > TOLERANCE for value in values)
-    assert numerical_rank(prescribed(values), TOLERANCE) == expected
+    assert numerical_ranks(prescribed(values), TOLERANCE) == expected
 
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE + 1), (SIZE + 40, SIZE)], ids=["wide", "tall"])
 @pytest.mark.parametrize("lost", [0, 3])
 def test_rectangular_matrices(shape, lost, decompositions):
     matrix = prescribed(falling(*[0.5] * lost), *shape)
-    assert numerical_rank(matrix, TOLERANCE) == SIZE - lost
+    assert numerical_ranks(matrix, TOLERANCE) == SIZE - lost
     assert bool(decompositions) == bool(lost)
 
 
@@ -72,20 +72,20 @@ OPEN = {
 @pytest.mark.parametrize("values", OPEN.values(), ids=OPEN)
 def test_what_stays_open_is_decomposed(values, decompositions):
     expected = sum(value > TOLERANCE for value in values)
-    assert numerical_rank(prescribed(values), TOLERANCE) == expected
+    assert numerical_ranks(prescribed(values), TOLERANCE) == expected
     assert len(decompositions) == 1
 
 
 def test_single_precision_is_decomposed(decompositions):
     matrix = prescribed(np.geomspace(1, 1e-2, SIZE)).float()
-    assert numerical_rank(matrix, TOLERANCE) == SIZE
+    assert numerical_ranks(matrix, TOLERANCE) == SIZE
     assert decompositions
 
 
 def test_an_inverse_that_leaves_the_range_is_decomposed(decompositions):
     matrix = torch.eye(SIZE, dtype=torch.float64)
     matrix[-1, -1] = 1e-308
-    assert numerical_rank(matrix, TOLERANCE) == SIZE - 1
+    assert numerical_ranks(matrix, TOLERANCE) == SIZE - 1
     assert decompositions
 
 
@@ -110,6 +110,6 @@ def test_normal_numbers_are_shorter_than_that_with_the_stated_probability():
 def test_full_rank_is_not_told_where_a_value_lies_below(monkeypatch):
     lost = prescribed(falling(0.9))
     monkeypatch.setattr(module, "SHORTEST", 1e9)  # so that the bound from random columns fails
-    assert numerical_rank(lost, TOLERANCE) == SIZE
+    assert numerical_ranks(lost, TOLERANCE) == SIZE
     monkeypatch.undo()
-    assert numerical_rank(lost, TOLERANCE) == SIZE - 1
+    assert numerical_ranks(lost, TOLERANCE) == SIZE - 1

@@ -8,6 +8,7 @@ from dsf import measures
 from dsf.evaluate.rows import row_blocks
 from dsf.measures import off_diagonal
 from dsf.systems.algebra import adjoint
+from dsf.systems.kernels import state_energies
 
 
 def literally(system, steps):
@@ -75,10 +76,10 @@ REAL = [
 @pytest.mark.parametrize("name", REAL)
 def test_a_compiled_loop_says_the_same(name, dtype, monkeypatch):
     """For real states that are read before or after their update, in windows of four tokens."""
-    used, add = [], off_diagonal._add_compiled
+    used, add = [], state_energies.add_energies
     monkeypatch.setattr(off_diagonal, "TOKENS", 4)
     monkeypatch.setattr(
-        off_diagonal, "_add_compiled", lambda *parts, into: used.append(add(*parts, into=into))
+        state_energies, "add_energies", lambda *parts, **into: used.append(add(*parts, **into))
     )
     mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(0), steps=19)
     system = dsf.systems.algebra.converted(mixer.system(), dtype=dtype)

@@ -2,14 +2,12 @@
 
 from dsf.systems.algebra.bases import change_of_basis, with_conjugates
 from dsf.systems.algebra.connections import direct_sum, parallel, series
-from dsf.systems.algebra.conversion import converted, select
+from dsf.systems.algebra.conversion import converted, select, split_at
 from dsf.systems.algebra.duality import adjoint, reverse
-from dsf.systems.algebra.windows import concatenated, split_at
 
 __all__ = [
     "adjoint",
     "change_of_basis",
-    "concatenated",
     "converted",
     "direct_sum",
     "parallel",

@@ -83,7 +83,6 @@ def _between_tokens(system: System, T: Tensor) -> Tensor:
 
 
 def _divided(rows: Tensor, T: Tensor) -> Tensor:
-    """``rows @ T^{-1}``."""
     try:
         return solved(T.mT, rows.mT).mT
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -77,7 +78,9 @@ def _cascade(first: System, second: System) -> System:
     B1, C1, D1 = (dense_of(part) for part in (early.B, early.C, early.feedthrough))
     B2, C2, D2 = (dense_of(part) for part in (late.B, late.C, late.feedthrough))
     C, D = dense_of(outer.C), dense_of(outer.feedthrough)
-    B1, C1, D1, B2, C2, D2, C, D = _one_type(B1, C1, D1, B2, C2, D2, C, D)
+    parts = (B1, C1, D1, B2, C2, D2, C, D)
+    dtype = reduce(torch.promote_types, (part.dtype for part in parts))
+    B1, C1, D1, B2, C2, D2, C, D = (part.to(dtype) for part in parts)
     return System(
         A=_chained(first.A, second.A, B2, C1),
         B=torch.cat([B1, B2 @ D1], dim=-2),
@@ -101,13 +104,6 @@ def _chained(first: Transition, second: Transition, write: Tensor, read: Tensor)
     return DiagonalPlusLowRank(
         low.decay, torch.cat([low.left, left], dim=-1), torch.cat([low.right, right], dim=-1)
     )
-
-
-def _one_type(*parts: Tensor) -> list[Tensor]:
-    dtype = parts[0].dtype
-    for part in parts[1:]:
-        dtype = torch.promote_types(dtype, part.dtype)
-    return [part.to(dtype) for part in parts]
 
 
 @checked
@@ -211,9 +207,7 @@ def _stacked(parts: Sequence[System]) -> System:
     before = any(part.reads_before_update for part in parts)
     stored = [written_out(part) for part in parts]
     read = [reading_before(part) for part in stored] if before else stored
-    feedthrough = dense_of(read[0].feedthrough)
-    for part in read[1:]:
-        feedthrough = feedthrough + dense_of(part.feedthrough)
+    feedthrough = reduce(torch.add, (dense_of(part.feedthrough) for part in read))
     return System(
         A=block_diagonal([part.A for part in read]),
         B=torch.cat([dense_of(part.B) for part in read], dim=-2),

@@ -1,4 +1,4 @@
-"""Systems in another number type or on another device, and selected entries of their batch."""
+"""Systems in another number type or on another device, and parts of their batch and time."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dsf.runtime.argument_checks import checked
-from dsf.systems.coefficient import Coefficient, Matrices
+from dsf.systems.coefficient import Coefficient, Matrices, cut_of
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.system import System
 from dsf.systems.transition.storage import cast
 
 Kind = TypeVar("Kind", bound=Operator)
@@ -124,12 +125,7 @@ def _device(device: torch.device | str) -> torch.device:
 
 
 def _selected(index: Any, system: Operator) -> torch.Size:
-    """The batch axes that are left.
-
-    Raises:
-        TypeError: if a part of the index is none.
-        IndexError: if there is no such entry.
-    """
+    """The batch axes that are left."""
     for part in index if isinstance(index, tuple) else (index,):
         if not _is_index(part):
             raise TypeError(
@@ -162,9 +158,57 @@ def _without_ellipsis(index: Any, axes: int) -> Any:
     if not any(part is Ellipsis for part in parts):
         return index
     position = next(k for k, part in enumerate(parts) if part is Ellipsis)
-    named = sum(part.ndim if _is_mask(part) else 1 for part in parts if part is not Ellipsis)
+    named = sum(
+        part.ndim if isinstance(part, Tensor) and part.dtype == torch.bool else 1
+        for part in parts
+        if part is not Ellipsis
+    )
     return (*parts[:position], *[slice(None)] * (axes - named), *parts[position + 1 :])
 
 
-def _is_mask(part: Any) -> bool:
-    return isinstance(part, Tensor) and part.dtype == torch.bool
+@checked
+def split_at(system: System, token: int) -> tuple[System, System]:
+    """The system on the tokens before ``token``, and the system on the tokens from ``token`` on.
+
+    The initial state stays with the part that is processed first. To continue with the other part,
+    give it the state after the first: ``replace(second,
+    initial=dsf.evaluate.final_state(first, signal))``. Lazily sampled coefficients stay lazy; the
+    rows of an attention map are written out.
+
+    Raises:
+        ValueError: if one of the two would be empty.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import dsf, torch
+        >>> from dsf.systems import transition
+        >>> one = torch.ones(5, 1)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
+        >>> signal = torch.ones(5, 1, 1)
+        >>> front, back = dsf.systems.algebra.split_at(system, 3)
+        >>> state = dsf.evaluate.final_state(front, signal[:3])
+        >>> dsf.respond(replace(back, initial=state), signal[3:]).flatten()
+        tensor([1.8750, 1.9375])
+        >>> dsf.respond(system, signal).flatten()
+        tensor([1.0000, 1.5000, 1.7500, 1.8750, 1.9375])
+    """
+    if not 0 < token < system.steps:
+        raise ValueError(
+            f"split_at: needs 0 < token < {system.steps}, so that both parts have a token, "
+            f"but token is {token}."
+        )
+    front, back = _cut(system, 0, token), _cut(system, token, system.steps)
+    if system.runs_backward:
+        return front, replace(back, initial=system.initial)
+    return replace(front, initial=system.initial), back
+
+
+def _cut(system: System, start: int, stop: int) -> System:
+    return replace(
+        system,
+        A=system.A.cut(start, stop),
+        B=cut_of(system.B, start, stop),
+        C=cut_of(system.C, start, stop),
+        D=cut_of(system.feedthrough, start, stop),
+        initial=None,
+    )

@@ -11,7 +11,6 @@ from dsf.runtime.argument_checks import checked
 from dsf.systems.coefficient import Coefficient, Matrices
 from dsf.systems.composite import ExplicitMap, Operator, StoredRows, SystemSum
 from dsf.systems.system import System, time_reversed
-from dsf.systems.transition import Transition
 from dsf.systems.transition.storage import on_parts
 
 
@@ -80,17 +79,13 @@ def _adjoint(system: System, conjugate: bool) -> System:
         A = A.flipped().delayed(1).flipped()
     return replace(
         system,
-        A=_conjugated(A) if conjugate else A,
+        A=on_parts(A, torch.conj) if conjugate and A.dtype.is_complex else A,
         B=_transposed(system.C, conjugate),
         C=_transposed(system.B, conjugate),
         D=_transposed(system.feedthrough, conjugate),
         initial=None,
         runs_backward=True,
     )
-
-
-def _conjugated(A: Transition) -> Transition:
-    return on_parts(A, torch.conj) if A.dtype.is_complex else A
 
 
 def _transposed(part: Matrices, conjugate: bool) -> Matrices:

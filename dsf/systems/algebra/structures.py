@@ -14,9 +14,7 @@ from dsf.systems.transition import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,
-    Kronecker,
     SampledDiagonal,
-    ScaledIdentity,
     Transition,
 )
 
@@ -66,11 +64,7 @@ def joint_initial(systems: Sequence[System]) -> torch.Tensor | None:
 
 
 def same_sequence(owner: str, systems: Sequence[System]) -> None:
-    """Raise unless all systems have the same batch axes and tokens and are on the same device.
-
-    Raises:
-        ShapeError: names the axis and the sizes.
-    """
+    """Raise unless all systems have the same batch axes and tokens and are on the same device."""
     names = [f"system {k}" for k in range(len(systems))]
     batches = [tuple(system.batch) for system in systems]
     agree(owner, "batch", **dict(zip(names, batches, strict=True)))
@@ -95,8 +89,13 @@ def block_diagonal(parts: Sequence[Transition]) -> Transition:
     known = [decay for decay in diagonals if decay is not None]
     if len(known) == len(parts):
         return Diagonal(torch.cat(known, dim=-1))
-    if all(low_rank(part) is not None for part in parts):
-        return _stacked_low_rank([low for low in map(low_rank, parts) if low is not None])
+    low = [found for found in map(low_rank, parts) if found is not None]
+    if len(low) == len(parts):
+        return DiagonalPlusLowRank(
+            torch.cat([part.decay for part in low], dim=-1),
+            blocks([part.left for part in low]),
+            blocks([part.right for part in low]),
+        )
     return Dense(blocks([part.dense() for part in parts]))
 
 
@@ -112,7 +111,6 @@ def low_rank(A: Transition) -> DiagonalPlusLowRank | None:
 
 
 def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
-    """Matrices along the diagonal of a larger one, zeros elsewhere."""
     columns = sum(part.shape[-1] for part in parts)
     padded, before = [], 0
     for part in parts:
@@ -120,51 +118,6 @@ def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
         padded.append(torch.nn.functional.pad(part, (before, after)))
         before += part.shape[-1]
     return torch.cat(padded, dim=-2)
-
-
-def in_time(first: Transition, second: Transition) -> Transition:
-    """The transitions of ``first`` followed in time by those of ``second``."""
-    if isinstance(first, ScaledIdentity) and isinstance(second, ScaledIdentity):
-        return ScaledIdentity(torch.cat([first.decay, second.decay], dim=-1), first.size)
-    if isinstance(first, Kronecker) and isinstance(second, Kronecker) and first.size == second.size:
-        return Kronecker(torch.cat([first.small, second.small], dim=-3), first.size)
-    sampled = [part for part in (first, second) if isinstance(part, SampledDiagonal)]
-    if len(sampled) == 2 and _same(sampled[0].pole, sampled[1].pole):
-        steps = torch.cat([part.step for part in sampled], dim=-1)
-        return SampledDiagonal(steps, sampled[0].pole)
-    decays = first.diagonal(), second.diagonal()
-    if decays[0] is not None and decays[1] is not None:
-        return Diagonal(torch.cat([decays[0], decays[1]], dim=-2))
-    low = low_rank(first), low_rank(second)
-    if low[0] is not None and low[1] is not None:
-        return _low_rank_in_time(low[0], low[1])
-    return Dense(torch.cat([first.dense(), second.dense()], dim=-3))
-
-
-def _low_rank_in_time(
-    first: DiagonalPlusLowRank, second: DiagonalPlusLowRank
-) -> DiagonalPlusLowRank:
-    rank = max(first.left.shape[-1], second.left.shape[-1])
-    wide = [_widened(part, rank) for part in (first, second)]
-    return DiagonalPlusLowRank(
-        torch.cat([part.decay for part in wide], dim=-2),
-        torch.cat([part.left for part in wide], dim=-3),
-        torch.cat([part.right for part in wide], dim=-3),
-    )
-
-
-def _widened(part: DiagonalPlusLowRank, rank: int) -> DiagonalPlusLowRank:
-    missing = (0, rank - part.left.shape[-1])
-    pad = torch.nn.functional.pad
-    return DiagonalPlusLowRank(part.decay, pad(part.left, missing), pad(part.right, missing))
-
-
-def _stacked_low_rank(parts: Sequence[DiagonalPlusLowRank]) -> DiagonalPlusLowRank:
-    return DiagonalPlusLowRank(
-        torch.cat([part.decay for part in parts], dim=-1),
-        blocks([part.left for part in parts]),
-        blocks([part.right for part in parts]),
-    )
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from dsf.systems.kernels.compiling import kernel
 from dsf.systems.kernels.exponentials import power_of_two
 from dsf.systems.kernels.registers import (
+    LINE,
     WIDE,
     ahead,
     arrived,
@@ -21,65 +22,77 @@ from dsf.systems.kernels.registers import (
     load,
     load_double,
     nothing,
-    number,
-    ones,
     pointers,
-    put,
     spread,
     store,
     stream,
 )
 
+__all__ = ["LINE", "TILE", "Given", "Kept", "fill"]
+
 TILE, NEAR, FOURS = 64, 16, 4
 BITS = float(np.log2(np.e))
 
 
-class Part(NamedTuple):
-    """A table of every system, in one flat array."""
-
-    numbers: np.ndarray
-    entry: int  # numbers from system to system, zero where they share
-    row: int  # numbers from row to row
-
-
 class Given(NamedTuple):
-    """Coefficients of some systems; decays and reads have a row a token, writes a row a state."""
+    """Coefficients of some systems, by time and state; what all systems share is stored once."""
 
-    decay: Part  # if ``sampled``, the poles: log decays for a step of one
-    step: Part
+    decay: np.ndarray  # if ``sampled``, the poles: log decays for a step of one
+    step: np.ndarray
+    write: np.ndarray  # by state and time
+    gain: np.ndarray
+    read: np.ndarray
+    feedthrough: np.ndarray
     sampled: bool
-    write: Part
-    gain: Part
-    read: Part
-    feedthrough: Part
     before: bool
-    systems: int
-    steps: int
-    states: int
-    width: int  # states, padded with zeros to whole registers
+
+
+class Kept(NamedTuple):
+    """Matrices that later rows need, of all systems, or of one if its rows are written at once.
+
+    States are padded with zeros to whole cache lines.
+    """
+
+    sent: np.ndarray  # of every tile: writes times the decays after them, ``state token``
+    product: np.ndarray  # of every tile: the product of all decays
+    local: np.ndarray  # of the last tile: its own map, zero above the diagonal
+    reach: np.ndarray  # of the last tile: reads times the decays up to them, ``token state``
 
 
 class Scratch(NamedTuple):
-    """Working memory for one system."""
-
     exact: np.ndarray  # decays in double precision
-    pace: np.ndarray  # steps in units of log 2
     gap: np.ndarray
     decay: np.ndarray
     read: np.ndarray
     start: np.ndarray  # reads times the decays from the start of a block
-    gain: np.ndarray
     passed: np.ndarray  # products of the decays of a block
     shrunk: np.ndarray
     scaled: np.ndarray
     lines: np.ndarray
 
 
-def sizes_of_scratch(width: int, tiles: int) -> tuple[int, ...]:
-    """The sizes of the arrays of ``Scratch``; the first three are in double precision."""
-    table = TILE * width
-    small = table, TILE, width, table, table, table, TILE, TILE // NEAR * width, width
-    return *small, tiles * table + FOURS * width, FOURS * tiles * TILE
+@kernel()
+@no_type_check
+def _scratch(width, tiles, like):
+    """Zeros, so that unused rows of a tile stay finite."""
+    table, number = TILE * width, like.dtype
+    return Scratch(
+        np.zeros(table),
+        np.zeros(width),
+        np.zeros(table, number),
+        np.zeros(table, number),
+        np.zeros(table, number),
+        np.zeros(TILE // NEAR * width, number),
+        np.zeros(width, number),
+        np.zeros(tiles * table + FOURS * width, number),
+        np.zeros(FOURS * tiles * TILE, number),
+    )
+
+
+@kernel()
+@no_type_check
+def _of(part, system):
+    return part[min(system, len(part) - 1)]
 
 
 @kernel()
@@ -162,9 +175,9 @@ def running(exact, read, width, states, before, start, reach, passed, product):
     of every block (``passed``) and of the tile (``product``).
     """
     for n in range(0, states, WIDE):
-        whole = ones()
+        whole = nothing(exact) + 1.0
         for first in range(0, TILE, NEAR):
-            block = ones()
+            block = nothing(exact) + 1.0
             for i in range(first, first + NEAR):
                 at = i * width + n
                 kept = block * load_double(exact, at)
@@ -179,85 +192,43 @@ def running(exact, read, width, states, before, start, reach, passed, product):
 
 @kernel()
 @no_type_check
-def clear(table, first, last):
-    """Write zeros from index ``first`` to ``last``, rounded up to whole registers."""
-    for k in range(first, last, lanes(table)):
-        store(table, k, nothing(table))
-
-
-@kernel()
-@no_type_check
-def load_tile(given, s, start, rows, scratch, sent):
+def load_tile(decay, step, write, gain, read, sampled, width, scratch, sent):
     """Decays, reads and writes of the tokens of one tile of one system, zeros after the last."""
-    exact, pace, width, read = scratch.exact, scratch.pace, given.width, given.read
-    step, gain, decay, write = given.step, given.gain, given.decay, given.write
-    clear(scratch.gain, 0, TILE)
+    rows, states = read.shape
+    exact = scratch.exact
+    exact[:] = 0
+    scratch.read[:] = 0
     for i in range(rows):
-        put(pace, i, BITS * number(step.numbers, s * step.entry + (start + i) * step.row))
-        put(scratch.gain, i, number(gain.numbers, s * gain.entry + (start + i) * gain.row))
-    for i in range(rows):
-        d = s * decay.entry + (start + i) * decay.row
-        for n in range(0, width, WIDE):
-            each = load_double(decay.numbers, d + n)
-            store(exact, i * width + n, each * spread(pace, i) if given.sampled else each)
-    if given.sampled:
+        each, pace = decay[0 if sampled else i], BITS * step[i] if sampled else 1.0
+        for n in range(states):
+            exact[i * width + n] = pace * each[n]
+        for n in range(states):
+            scratch.read[i * width + n] = read[i, n]
+    if sampled:
         for k in range(rows * width):
-            put(exact, k, power_of_two(number(exact, k)))
-    for i in range(rows):
-        r = s * read.entry + (start + i) * read.row
-        for n in range(0, width, WIDE):
-            store(scratch.decay, i * width + n, load_double(exact, i * width + n))
-            store(scratch.read, i * width + n, load_double(read.numbers, r + n))
-    for table in (scratch.decay, scratch.read):
-        clear(table, rows * width, TILE * width)
-    clear(exact, rows * width, TILE * width)
-    for n in range(width):
-        w = s * write.entry + n * write.row + start
-        for j in range(0, TILE, lanes(sent)):
-            each = load(write.numbers, w + j) * load(scratch.gain, j)
-            store(sent, n * TILE + j, each)
+            exact[k] = power_of_two(exact[k])
+    scratch.decay[:] = exact
+    sent[:] = 0
+    for n in range(states):
+        for i in range(rows):
+            sent[n * TILE + i] = write[n, i] * gain[i]
 
 
 @kernel()
 @no_type_check
-def fold_tile(given, s, tile, scratch, sent, product, local, reach):
-    """Fold one tile of one system into four matrices, which are written into the last arguments.
-
-    Args:
-        given: the coefficients.
-        s, tile: the indices of the system and of the tile.
-        scratch: working memory.
-        sent: the writes times the decays after them, ``state token``.
-        product: the product of all decays, for every state.
-        local: the map of the tile alone; must be zero above the diagonal beforehand.
-        reach: the reads times the decays up to them, ``token state``.
-    """
-    start, width, states = tile * TILE, given.width, given.states
-    rows, lane, feedthrough = min(TILE, given.steps - start), lanes(local), given.feedthrough
-    load_tile(given, s, start, rows, scratch, sent)
+def fold_tile(read, before, width, scratch, sent, product, local, reach):
+    """Fold one tile of one system, whose numbers are loaded, into the four last arguments."""
+    states, lane = read.shape[1], lanes(local)
     parts = (scratch.start, reach, scratch.passed, product)
-    running(scratch.exact, scratch.read, width, states, given.before, *parts)
+    running(scratch.exact, scratch.read, width, states, before, *parts)
     for first in range(0, TILE, NEAR):
         left = scratch.start, first * width, width, states
         multiply(*left, sent, 0, NEAR, first, local, first * TILE, TILE)
-        nearest(sent, scratch.decay, scratch.read, width, states, first, given.before, local)
+        nearest(sent, scratch.decay, scratch.read, width, states, first, before, local)
         for n in range(states):
             passed = spread(scratch.passed, first // NEAR * width + n)
             for j in range(n * TILE, n * TILE + first, lane):
                 store(sent, j, load(sent, j) * passed)
-    for i in range(rows):
-        own = number(feedthrough.numbers, s * feedthrough.entry + (start + i) * feedthrough.row)
-        put(local, i * TILE + i, number(local, i * TILE + i) + own)
-
-
-class Kept(NamedTuple):
-    """The matrices of the tiles so far, which later rows need, as flat arrays (``fold_tile``)."""
-
-    systems: int  # 1 if all rows of a system are written at once, so that memory is reused
-    sent: np.ndarray  # of every tile
-    product: np.ndarray  # of every tile
-    local: np.ndarray  # of the last tile
-    reach: np.ndarray  # of the last tile
 
 
 @kernel()
@@ -265,7 +236,7 @@ class Kept(NamedTuple):
 def scale_reads(width, tile, skip, rows, scratch, product, reach):
     """Reads times the decays back to the end of every earlier tile."""
     for n in range(0, width, WIDE):
-        store(scratch.gap, n, ones())
+        store(scratch.gap, n, nothing(scratch.gap) + 1.0)
     for earlier in range(tile - 1, -1, -1):
         for n in range(0, width, WIDE):
             store(scratch.shrunk, n, load_double(scratch.gap, n))
@@ -279,15 +250,17 @@ def scale_reads(width, tile, skip, rows, scratch, product, reach):
 
 @kernel()
 @no_type_check
-def write_rows(given, tile, skip, rows, scratch, sent, product, local, reach, target, o):
+def write_rows(
+    steps, width, states, tile, skip, rows, scratch, sent, product, local, reach, target, o
+):
     """Write ``rows`` rows of a tile after its first ``skip`` to the target from index ``o`` on."""
-    width, steps, own, lane = given.width, given.steps, tile * TILE, lanes(local)
+    own, lane = tile * TILE, lanes(local)
     pitch = (steps + TILE - 1) // TILE * TILE
     count = min(own + TILE, steps) if target.clean else steps
     scale_reads(width, tile, skip, rows, scratch, product, reach)
     for i in range(skip, skip + rows, FOURS):
         for earlier in range(tile):
-            left = scratch.scaled, (earlier * TILE + i) * width, width, given.states
+            left = scratch.scaled, (earlier * TILE + i) * width, width, states
             right, out = (sent, earlier * TILE * width), (scratch.lines, earlier * TILE, pitch)
             multiply(*left, *right, FOURS, TILE, *out)
         for k in range(min(FOURS, skip + rows - i)):
@@ -301,26 +274,38 @@ def write_rows(given, tile, skip, rows, scratch, sent, product, local, reach, ta
 
 @kernel()
 @no_type_check
-def fill(coefficients, matrices, memory, entered, start, stop, place, top):
+def fill(given, kept, systems, entered, start, stop, out, top):
     """Write the rows ``start`` to ``stop - 1`` of every system to the target from row ``top`` on.
 
-    ``matrices`` holds the first ``entered`` tiles already; the others are added to it.
+    ``kept`` holds the first ``entered`` tiles already; the others are added to it.
     """
-    given, kept = pointers(coefficients), pointers(matrices)
-    scratch, target = pointers(memory), pointers(place)
-    width, tiles = given.width, (given.steps + TILE - 1) // TILE
-    for s in range(given.systems):
-        k = min(s, kept.systems - 1)
-        sent = ahead(kept.sent, k * tiles * TILE * width)
-        product = ahead(kept.product, k * tiles * width)
-        local, reach = ahead(kept.local, k * TILE * TILE), ahead(kept.reach, k * TILE * width)
+    target, steps, states = pointers(out), given.read.shape[1], given.read.shape[2]
+    width, memory = (
+        kept.product.shape[2],
+        _scratch(kept.product.shape[2], kept.product.shape[1], given.read),
+    )
+    scratch = pointers(memory)
+    for s in range(systems):
+        decay, write, read = _of(given.decay, s), _of(given.write, s), _of(given.read, s)
+        step, gain, through = _of(given.step, s), _of(given.gain, s), _of(given.feedthrough, s)
+        sent, product = _of(kept.sent, s), _of(kept.product, s)
+        own, reach = _of(kept.local, s), pointers(_of(kept.reach, s))
+        local = pointers(own)
         for tile in range(min(entered, start // TILE), (stop + TILE - 1) // TILE):
+            begin, end = tile * TILE, min(steps, (tile + 1) * TILE)
             if tile >= entered:
-                mine = ahead(sent, tile * TILE * width), ahead(product, tile * width)
-                fold_tile(given, s, tile, scratch, *mine, local, reach)
-            first, last = max(start, tile * TILE), min(stop, (tile + 1) * TILE)
+                some = read[begin:end]
+                parts = step[begin:end], write[:, begin:end], gain[begin:end], some
+                poles = decay if given.sampled else decay[begin:end]
+                load_tile(poles, *parts, given.sampled, width, memory, sent[tile])
+                mine = pointers(sent[tile]), pointers(product[tile])
+                fold_tile(some, given.before, width, scratch, *mine, local, reach)
+                for i in range(end - begin):
+                    own[i * TILE + i] += through[begin + i]
+            first, last = max(start, begin), min(stop, end)
             if first < last:
-                o = (s * target.rows + top + first - start) * given.steps
-                span = tile, first - tile * TILE, last - first
-                write_rows(given, *span, scratch, sent, product, local, reach, target, o)
+                o = (s * target.rows + top + first - start) * steps
+                span = tile, first - begin, last - first
+                found = pointers(sent), pointers(product), local, reach
+                write_rows(steps, width, states, *span, scratch, *found, target, o)
     arrived()

@@ -116,7 +116,7 @@ def scalar_chunks(
     heads, _, columns = signal.shape
     states, delta = memory.shape[1], len(held) > 0
     own, below = np.zeros(CHUNK * CHUNK, signal.dtype), np.zeros(CHUNK * CHUNK, signal.dtype)
-    scales = np.zeros((3, CHUNK), signal.dtype)
+    scales, carry = np.zeros((3, CHUNK), signal.dtype), np.zeros(states)
     room = _buffers(states, signal)
     for h in range(heads):
         g = h if len(send) > 1 else 0
@@ -124,7 +124,9 @@ def scalar_chunks(
             _load_memory(memory[h], first, room[0], room[1])
             for c in range(send.shape[1]):
                 start = begin + c * CHUNK
-                carry = _gaps(decay[h], start, seen[g, c], held, g, c, before, own, below, scales)
+                carry[:] = _gaps(
+                    decay[h], start, seen[g, c], held, g, c, before, own, below, scales
+                )
                 rows = slice(start, start + CHUNK)
                 _load(signal[h], start, first, gain[h], room[2])
                 if delta:
@@ -132,6 +134,7 @@ def scalar_chunks(
                 _answer(read[g, rows].ravel(), own, scales[0], states, room)
                 _store(signal[h], start, first, skip[h], room[3], response[h])
                 _scale(room[2], scales[2])
+                room[4][:] = 0
                 _update(send[g, c].ravel(), carry, states, room)
             _store_memory(memory[h], first, room[0])
 
@@ -214,13 +217,6 @@ def _look_up(look, below, scale, states, room):
 
 @kernel()
 @no_type_check
-def _negate(numbers):
-    for k in range(len(numbers)):
-        numbers[k] = -numbers[k]
-
-
-@kernel()
-@no_type_check
 def _return(look, seen, again, states, room):
     """What the memory returns at ``look``, with what the chunk wrote and returned before."""
     _, memory, entries, _, _, returned = room
@@ -262,44 +258,28 @@ def _store(signal, start, first, skip, answers, response):
 
 @kernel()
 @no_type_check
-def _update(send, carry, states, room):
-    exact, memory, entries, _, change, _ = room
-    change[:] = 0
-    add_transposed(send, entries, states, CHUNK, change)
-    for k in range(states * TILE):
-        new = carry * exact[k] + change[k]
-        exact[k] = new
-        memory[k] = new
-
-
-@kernel()
-@no_type_check
 def _load_memory(memory, first, exact, rounded):
-    for n in range(len(memory)):
-        for j in range(min(TILE, memory.shape[1] - first)):
-            exact[n * TILE + j] = memory[n, first + j]
-            rounded[n * TILE + j] = memory[n, first + j]
+    wide = min(TILE, memory.shape[1] - first)
+    exact.reshape(-1, TILE)[:, :wide] = memory[:, first : first + wide]
+    rounded[:] = exact
 
 
 @kernel()
 @no_type_check
 def _store_memory(memory, first, exact):
-    for n in range(len(memory)):
-        for j in range(min(TILE, memory.shape[1] - first)):
-            memory[n, first + j] = exact[n * TILE + j]
+    wide = min(TILE, memory.shape[1] - first)
+    memory[:, first : first + wide] = exact.reshape(-1, TILE)[:, :wide]
 
 
 @kernel()
 @no_type_check
-def diagonal_chunks(
-    decay, gain, skip, read, look, write, left, signal, memory, response, before, end
-):
-    """The chunks before token ``end`` with a decay for every state, heads one after the other.
+def diagonal_chunks(decay, gain, skip, read, look, write, left, signal, memory, response, before):
+    """All chunks with a decay for every state, heads one after the other.
 
     Arrays that heads share are stored once. Without a delta rule ``look`` is empty. ``left`` is
     empty where what is returned at ``look`` is subtracted at ``write``; else it is added there.
     """
-    heads, _, columns = signal.shape
+    heads, steps, columns = signal.shape
     states, apart = memory.shape[1], len(left) > 0
     delta = len(look) > 0 and not apart
     moved = np.zeros((3, CHUNK * states), signal.dtype)
@@ -313,7 +293,7 @@ def diagonal_chunks(
         rooms = [_buffers(states, signal) for _ in range(blocks)]
         for b in range(blocks):
             _load_memory(memory[h], b * TILE, rooms[b][0], rooms[b][1])
-        for start in range(0, end, CHUNK):
+        for start in range(0, steps, CHUNK):
             span = slice(start, start + CHUNK)
             own_look = look[h, span] if len(look) else read[g, span]
             _fold(decay[h, span], read[g, span], own_look, write[g, span], before, folded, carry)
@@ -322,7 +302,7 @@ def diagonal_chunks(
                 _fold(decay[h, span], read[g, span], own_look, left[h, span], before, moved, carry)
                 _pair(decay[h, span], read[g, span], own_look, left[h, span], before, between)
             if delta:
-                _negate(pairs[1])
+                pairs[1] *= -1
             for b in range(blocks):
                 room = rooms[b]
                 _load(signal[h], start, b * TILE, gain[h], room[2])
@@ -336,7 +316,7 @@ def diagonal_chunks(
                     add_triangle(between[0], room[5], CHUNK, room[3])
                     add_transposed(moved[2], room[5], states, CHUNK, room[4])
                 _store(signal[h], start, b * TILE, skip[h], room[3], response[h])
-                _update_diagonal(folded[2], carry, states, room)
+                _update(folded[2], carry, states, room)
         for b in range(blocks):
             _store_memory(memory[h], b * TILE, rooms[b][0])
 
@@ -393,7 +373,7 @@ def _pair(decay, read, look, write, before, pairs):
 
 @kernel()
 @no_type_check
-def _update_diagonal(send, carry, states, room):
+def _update(send, carry, states, room):
     exact, memory, entries, _, change, _ = room
     add_transposed(send, entries, states, CHUNK, change)
     for n in range(states):
@@ -428,7 +408,6 @@ class Memories:
     signal: Float[Tensor, "head time channel"]
 
     def each(self, act: Any) -> "Memories":
-        """The same with ``act`` applied to every tensor."""
         return replace(
             self, **{field.name: act(getattr(self, field.name)) for field in fields(self)}
         )
@@ -448,10 +427,14 @@ def recall(
     before: bool,
 ) -> Float[Tensor, "head state channel"]:
     """Fill ``response``, starting from the state ``memory``, and return the final state."""
-    states = memory.shape[-2]
-    missing = -states % 4
+    (*_, steps, _), states = response.shape, memory.shape[-2]
+    missing, spare = -states % 4, -steps % CHUNK
     if missing:
         parts = parts.by_states(lambda part: pad(part, (0, missing)))
+    if spare:  # the last chunk is filled with tokens that leave the memory as it is
+        decay = _longer(parts.decay, spare, 1.0)
+        parts = replace(parts.each(lambda part: _longer(part, spare)), decay=decay)
+    found = torch.empty_like(parts.signal) if spare else response
     held = pad(memory.double(), (0, 0, 0, missing)).clone(memory_format=torch.contiguous_format)
     parts = parts.each(lambda part: part.detach().contiguous())
     heads, workers = len(held), torch.get_num_threads()
@@ -460,57 +443,42 @@ def recall(
     def run(first: int) -> None:
         some = slice(first, first + share)
         ours = parts.each(lambda part: part if len(part) != heads else part[some])
-        _run(ours, skip[some].contiguous(), held[some], response[some], before)
+        _chunks(ours, skip[some].contiguous(), held[some], found[some], before)
 
     in_parallel(run, range(0, heads, share))
+    if spare:
+        response.copy_(found[:, :steps])
     return held[:, :states].to(memory.dtype)
 
 
-def _run(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool) -> None:
-    whole = parts.signal.shape[1] // CHUNK * CHUNK
-    rest = parts.signal.shape[1] - whole
-    _chunks(parts, skip, held, response, before, whole)
-    if rest:
-        last = parts.each(lambda part: _padded(part[:, whole:], 0.0))
-        last = replace(last, decay=_padded(parts.decay[:, whole:], 1.0))
-        answer = torch.zeros_like(last.signal)
-        _chunks(last, skip, held, answer, before, CHUNK)
-        response[:, whole:] = answer[:, :rest]
+def _longer(part: Tensor, spare: int, by: float = 0.0) -> Tensor:
+    return pad(part, (0, 0) * (part.ndim - 2) + (0, spare), value=by)
 
 
-def _padded(part: Tensor, by: float) -> Tensor:
-    missing = CHUNK - part.shape[1]
-    return pad(part, (0, 0) * (part.ndim - 2) + (0, missing), value=by)
-
-
-def _chunks(
-    parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool, end: int
-) -> None:
+def _chunks(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool) -> None:
     if parts.decay.ndim > 2:
         given = (parts.decay, parts.gain, skip, parts.read, parts.look, parts.write, parts.left)
         arrays = (part.numpy() for part in (*given, parts.signal, held, response))
-        diagonal_chunks(*arrays, before, end)
+        diagonal_chunks(*arrays, before)
         return
     if len(parts.write) == 1:
-        _segments(parts, skip, held, response, before, end)
+        _segments(parts, skip, held, response, before)
         return
     # Head by head, what a segment reads is still in the cache where it is read again.
     for h in range(len(parts.signal)):
         one = parts.each(lambda part, h=h: part[h : h + 1])
         some = slice(h, h + 1)
-        _segments(one, skip[some], held[some], response[some], before, end)
+        _segments(one, skip[some], held[some], response[some], before)
 
 
-def _segments(
-    parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool, end: int
-) -> None:
+def _segments(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool) -> None:
     """Products of reads and writes for some tokens, then the chunks of these tokens."""
     ends = [part.numpy() for part in (parts.signal, held, response)]
     decay, gain, skips, read, look = (
         part.numpy() for part in (parts.decay, parts.gain, skip, parts.read, parts.look)
     )
-    for begin in range(0, end, SEGMENT):
-        span = slice(begin, min(begin + SEGMENT, end))
+    for begin in range(0, parts.signal.shape[1], SEGMENT):
+        span = slice(begin, begin + SEGMENT)
         send = _by_chunk(parts.write[:, span])
         seen = _by_chunk(parts.read[:, span]) @ send.mT
         found = _by_chunk(parts.look[:, span]) @ send[: len(look)].mT

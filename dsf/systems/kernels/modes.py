@@ -1,9 +1,16 @@
-"""Time-invariant complex diagonal systems with real responses, such as S4D, channel by channel.
+"""Time-invariant systems with complex states, in double precision.
+
+``modes_response``: a complex diagonal with one port, such as S4D, channel by channel, with the
+modes (complex states) of a channel in registers over time:
 
     g_t = decay g_{t-1} + u_t        y_t = Re(weight . g_t) + skip u_t
 
-The modes (complex states) of a channel stay in registers over time, in double precision, because
-slowly decaying modes accumulate rounding errors over many tokens.
+``scan_complex``: the states alone, with or without a term of rank one (S4, S5, the linear recurrent
+unit, and S4D where it starts from a state):
+
+    h_t = decay h_{t-1} + left (right . h_{t-1}) + drive_t
+
+Slowly decaying states accumulate rounding errors over many tokens.
 """
 
 from typing import no_type_check
@@ -21,11 +28,9 @@ from dsf.systems.kernels.registers import (
     ahead,
     each,
     loaded,
-    number,
     pointers,
     product,
     product_and_sum,
-    put,
     store,
     total,
 )
@@ -67,12 +72,12 @@ def _modes(table, state, modes, signal, sums, count):
     weight, across = loaded(table, 2 * modes, WIDE), loaded(table, 3 * modes, WIDE)
     real, imaginary = loaded(state, 0, WIDE), loaded(state, modes, WIDE)
     for t in range(count):
-        u = number(signal, t)
+        u = signal[t]
         moved = _sum_less_product(turn, imaginary, (u, u, u, u))
         imaginary = product_and_sum(decay, imaginary, product(turn, real))
         real = product_and_sum(decay, real, moved)
         seen = _sum_less_product(across, imaginary, product(weight, real))
-        put(sums, t, number(sums, t) + total((seen[0] + seen[1]) + (seen[2] + seen[3])))
+        sums[t] += total((seen[0] + seen[1]) + (seen[2] + seen[3]))
     for n in range(4):
         store(state, n * WIDE, real[n])
         store(state, modes + n * WIDE, imaginary[n])
@@ -95,3 +100,37 @@ def _channels(first, last, table, skip, signal, response):
                 _modes(ahead(mine, n), ahead(state, n), modes, pointers(given), sums, count)
             for t in range(count):
                 response[channel, start + t] = row[t]
+
+
+@kernel(reorders=True)
+@no_type_check
+def scan_complex(
+    decay: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    state: np.ndarray,
+    drive: np.ndarray,
+    before: bool,
+) -> None:
+    """Take the states ``sequence state`` through some tokens; they replace the drive.
+
+    ``drive`` is ``sequence time state``, ``left`` and ``right`` are empty without a term of rank
+    one. With ``before`` the states before every token are written instead of those after it.
+    """
+    for e in range(len(drive)):
+        held, kept = state[e], decay[e]
+        for t in range(drive.shape[1]):
+            row = drive[e, t]
+            real, imaginary = 0.0, 0.0
+            for n in range(right.shape[1]):
+                seen = right[e, n] * held[n]
+                real += seen.real
+                imaginary += seen.imag
+            seen = complex(real, imaginary)
+            for n in range(len(held)):
+                old = held[n]
+                new = kept[n] * old + row[n]
+                if right.shape[1] > 0:
+                    new += left[e, n] * seen
+                held[n] = new
+                row[n] = old if before else new

@@ -2,8 +2,8 @@
 
 - ``Vector``: the numbers of one SIMD register, with ``+``, ``-``, ``*`` lane by lane, ``total``,
   ``in_first`` and constructors of constants.
-- ``Pointer``: the memory of an array without its length; ``pointers`` makes them, ``ahead`` moves
-  them, ``number`` and ``put`` read and write single numbers.
+- ``pointers``: the memory of arrays without their lengths; ``ahead`` moves a pointer, and indices
+  read and write single numbers.
 - ``load``, ``load_double``, ``spread``, ``store``: between memory and vectors; ``store_past`` and
   ``arrived`` are streaming stores and their fence.
 
@@ -42,8 +42,6 @@ class Vector(types.Type):  # type: ignore[misc]
 
 @register_model(Vector)
 class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
-    """The LLVM type of a vector."""
-
     @no_type_check
     def __init__(self, manager, kind):
         number = manager[kind.dtype].get_value_type()
@@ -141,29 +139,10 @@ def in_first(_context, count, yes, no):
 
 @intrinsic
 @no_type_check
-def everywhere(_context, value):
-    """A number, converted to double precision, in every lane."""
-
-    def generate(context, builder, signature, arguments):
-        wider = context.cast(builder, arguments[0], signature.args[0], types.float64)
-        return in_all_lanes(builder, wider, WIDE)
-
-    return DOUBLE(value), generate
-
-
-@intrinsic
-@no_type_check
 def nothing(_context, pointer):
     """A vector of zeros of the number type that ``pointer`` points to."""
     vector = Vector(pointer.dtype)
     return vector(pointer), lambda context, *_: context.get_value_type(vector)([0.0] * vector.lanes)
-
-
-@intrinsic
-@no_type_check
-def ones(_context):
-    """A vector of ones in double precision."""
-    return DOUBLE(), lambda context, *_: context.get_value_type(DOUBLE)([1.0] * WIDE)
 
 
 @intrinsic
@@ -174,28 +153,10 @@ def lanes(_context, pointer):
     return types.int64(pointer), lambda *_: ir.IntType(64)(count)
 
 
-class Pointer(types.Type):  # type: ignore[misc]
-    """The address of the numbers of an array."""
-
-    def __init__(self, dtype: types.Type) -> None:
-        self.dtype = dtype
-        super().__init__(f"Pointer({dtype})")
-
-
-@register_model(Pointer)
-class PointerModel(models.PrimitiveModel):  # type: ignore[misc]
-    """The LLVM type of a pointer."""
-
-    @no_type_check
-    def __init__(self, manager, kind):
-        super().__init__(manager, kind, manager[kind.dtype].get_value_type().as_pointer())
-
-
 @no_type_check
 def _pointed(kind):
-    """The type with arrays, also inside named tuples, replaced by pointers."""
     if isinstance(kind, types.Array):
-        return Pointer(kind.dtype)
+        return types.CPointer(kind.dtype)
     if isinstance(kind, types.BaseNamedTuple):
         return types.NamedTuple([_pointed(each) for each in kind.types], kind.instance_class)
     return kind
@@ -234,30 +195,6 @@ def ahead(_context, pointer, count):
         return builder.gep(arguments[0], [arguments[1]])
 
     return pointer(pointer, count), generate
-
-
-@intrinsic
-@no_type_check
-def number(_context, pointer, at):
-    """The number at index ``at``."""
-
-    def generate(_context, builder, _signature, arguments):
-        return builder.load(builder.gep(arguments[0], [arguments[1]]))
-
-    return pointer.dtype(pointer, at), generate
-
-
-@intrinsic
-@no_type_check
-def put(_context, pointer, at, written):
-    """Write one number at index ``at``."""
-
-    def generate(context, builder, _signature, arguments):
-        pointer, at, value = arguments
-        builder.store(value, builder.gep(pointer, [at]))
-        return context.get_dummy_value()
-
-    return types.void(pointer, at, written), generate
 
 
 @no_type_check
@@ -391,8 +328,8 @@ def _fourfold(of):
     return four
 
 
-loaded, spreads, numbers = _fourfold(load), _fourfold(spread), _fourfold(number)
-doubled = _fourfold(load_double)
+loaded, spreads = _fourfold(load), _fourfold(spread)
+numbers = _fourfold(kernel(inlined=True)(lambda pointer, at: pointer[at]))
 product, product_and_sum = each(lambda a, b: a * b), each(lambda a, b, c: a * b + c)
 
 
@@ -422,8 +359,8 @@ def stream(line, count, target, o):
     begun = min(count, (target.skew - o) % lane)
     whole = begun + (count - begun) // lane * lane
     for j in range(begun):
-        put(out, j, number(line, j))
+        out[j] = line[j]
     for j in range(begun, whole, lane):
         store_past(out, j, load(line, j))
     for j in range(whole, count):
-        put(out, j, number(line, j))
+        out[j] = line[j]

@@ -12,18 +12,11 @@ import numpy as np
 
 from dsf.systems.kernels.compiling import kernel
 from dsf.systems.kernels.registers import (
-    WIDE,
     ahead,
     arrived,
-    everywhere,
-    in_first,
     lanes,
     load,
-    load_double,
-    nothing,
-    number,
     pointers,
-    put,
     spread,
     store,
     stream,
@@ -33,8 +26,6 @@ TILE = 64
 
 
 class Scratch(NamedTuple):
-    """Working memory for one row."""
-
     line: np.ndarray  # the row, padded to whole tiles
     scale: np.ndarray  # decays between every earlier tile and the row
     gap: np.ndarray  # decays between every earlier tile and the tile of the row, in float64
@@ -42,18 +33,14 @@ class Scratch(NamedTuple):
 
 
 def scratch_of(like: np.ndarray, tiles: int) -> Scratch:
-    """Working memory for rows of ``tiles`` tiles."""
-    line, scale = np.zeros(tiles * TILE, like.dtype), np.zeros(tiles + WIDE, like.dtype)
-    return Scratch(line, scale, np.zeros(tiles + WIDE), np.zeros(TILE))
+    line, scale = np.zeros(tiles * TILE, like.dtype), np.zeros(tiles, like.dtype)
+    return Scratch(line, scale, np.zeros(tiles), np.zeros(TILE))
 
 
 @kernel()
 @no_type_check
 def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: np.ndarray) -> None:
-    """Fill ``factor``, ``step`` times the decays after a token in its tile, and ``product``.
-
-    ``product`` holds the product of all decays of every tile.
-    """
+    """Fill ``factor``, ``step`` times the decays after a token in its tile, and ``product``."""
     heads, steps = decay.shape
     for h in range(heads):
         for tile in range(product.shape[1]):
@@ -69,9 +56,8 @@ def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: n
 def far_tiles(score, gap, seen, scale, factor, tiles, line):
     """The part of a row before its own tile; ``seen`` is the decay from the tile's start to it."""
     lane = lanes(line)
-    for tile in range(0, tiles, WIDE):
-        store(scale, tile, load_double(gap, tile) * seen)
     for tile in range(tiles):
+        scale[tile] = gap[tile] * seen
         passed = spread(scale, tile)
         for j in range(tile * TILE, (tile + 1) * TILE, lane):
             store(line, j, load(score, j) * passed * load(factor, j))
@@ -81,18 +67,19 @@ def far_tiles(score, gap, seen, scale, factor, tiles, line):
 @no_type_check
 def own_tile(score, held, count, line):
     """The part of a row in its own tile: ``count`` entries, then zeros."""
-    for j in range(0, TILE, WIDE):
-        each = load_double(score, j) * load_double(held, j)
-        store(line, j, in_first(count - j, each, everywhere(0.0)))
+    for j in range(count):
+        line[j] = score[j] * held[j]
+    for j in range(count, TILE):
+        line[j] = 0.0
 
 
 @kernel()
 @no_type_check
 def hold(held, at, decay, step):
     """Multiply the decays of all tokens of a tile by ``decay``, and start those of token ``at``."""
-    for j in range(0, TILE, WIDE):
-        store(held, j, load_double(held, j) * decay)
-    put(held, at, np.float64(step))
+    for j in range(TILE):
+        held[j] *= decay
+    held[at] = step
 
 
 @kernel()
@@ -109,12 +96,11 @@ def write_rows(
     scratch, target = pointers(memory), pointers(place)
     (rows, stop), (heads, steps), start = score.shape, decay.shape, tile * TILE
     count = min(start + TILE, steps) if target.clean else steps
-    for j in range(start, len(memory.line), lanes(scratch.line)):
-        store(scratch.line, j, nothing(scratch.line))
+    memory.line[start:] = 0
     for h in range(heads):
         running = 1.0
         for earlier in range(tile - 1, -1, -1):
-            put(scratch.gap, earlier, running)
+            scratch.gap[earlier] = running
             running *= product[h, earlier]
         running = 1.0
         for t in range(start, first + rows):
@@ -128,7 +114,7 @@ def write_rows(
                 far_tiles(row, scratch.gap, seen, scratch.scale, weights, tile, line)
                 own = ahead(row, start), scratch.held, t - start + (not before)
                 own_tile(*own, ahead(line, start))
-                put(line, t, number(line, t) + feedthrough[h, t])
+                line[t] += feedthrough[h, t]
                 stream(line, count, target, (h * target.rows + top + t - first) * steps)
             if before:
                 hold(scratch.held, t - start, decay[h, t], step[h, t])

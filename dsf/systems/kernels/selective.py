@@ -33,12 +33,10 @@ from dsf.systems.kernels.registers import (
     load,
     loaded,
     nothing,
-    number,
     numbers,
     pointers,
     product,
     product_and_sum,
-    put,
     spreads,
     store,
 )
@@ -119,7 +117,6 @@ def _store_rows(cell, at, parts):
 @kernel(inlined=True)
 @no_type_check
 def _weighted_sum(weights, states):
-    """The sum of four states times their read weights."""
     first = weights[0] * states[0] + weights[1] * states[1]
     return first + (weights[2] * states[2] + weights[3] * states[3])
 
@@ -156,14 +153,14 @@ def any_update(cell, tile, count, write, read, states, _table, _width):
     for _ in range(count):
         w, r = numbers(write, 0, 1), numbers(read, 0, 1)
         for d in range(BLOCK):
-            step, drive = number(tile, STEP + d), number(tile, DRIVE + d)
+            step, drive = tile[STEP + d], tile[DRIVE + d]
             x = product(numbers(cell, POLE + d, ROW), (step, step, step, step))
             old, lost = numbers(cell, STATE + d, ROW), numbers(cell, LOST + d, ROW)
             new, lost = _any(x, old, lost, w, (drive, drive, drive, drive))
-            put(tile, SUM + d, number(tile, SUM + d) + _weighted_sum(r, new))
+            tile[SUM + d] += _weighted_sum(r, new)
             for n in range(GROUP):
-                put(cell, n * ROW + STATE + d, new[n])
-                put(cell, n * ROW + LOST + d, lost[n])
+                cell[n * ROW + STATE + d] = new[n]
+                cell[n * ROW + LOST + d] = lost[n]
         tile, write, read = ahead(tile, LINE), ahead(write, states), ahead(read, states)
 
 
@@ -189,17 +186,22 @@ def selective_scan(
     All parts have one real number type; in the response the numbers of a token are contiguous.
     """
     response, leaving = into
-    if step.dtype == torch.float32 and value.shape[-1] % BLOCK:
-        _in_whole_blocks(step, value, pole, write, read, skip, entering, into=into)
+    channels, states = pole.shape
+    spare = -channels % BLOCK if step.dtype == torch.float32 else 0
+    if spare:  # channels of zeros fill the last block
+        step, value, skip = (pad(part, (0, spare)) for part in (step, value, skip))
+        pole, entering = (pad(part, (0, 0, 0, spare)) for part in (pole, entering))
+        wider = torch.empty_like(value), torch.empty_like(entering)
+        selective_scan(step, value, pole, write, read, skip, entering, into=wider)
+        response.copy_(wider[0][:, :channels])
+        leaving.copy_(wider[1][:channels])
         return
-    states = pole.shape[-1]
     more = -states % GROUP
     bases = (pole.double() * np.log2(np.e)).to(pole.dtype)
     rows, start = (pad(part, (0, more)).mT.contiguous().clone() for part in (bases, entering))
     ports = (pad(part, (0, more)).flatten() for part in (write, read))
     parts = (step.contiguous(), value.contiguous(), rows, *ports, skip.contiguous())
     arrays = [part.detach().numpy() for part in (*parts, start, response)]
-    channels = value.shape[-1]
     scan, share = _scan_double, BLOCK
     if step.dtype == torch.float32:
         scan, share = _scan_single, BLOCK * -(-channels // (BLOCK * torch.get_num_threads()))
@@ -209,29 +211,6 @@ def selective_scan(
 
     in_parallel(run, range(0, channels, share))
     leaving.copy_(start[:states].mT)
-
-
-def _in_whole_blocks(
-    step: Tensor,
-    value: Tensor,
-    pole: Tensor,
-    write: Tensor,
-    read: Tensor,
-    skip: Tensor,
-    entering: Tensor,
-    *,
-    into: tuple[Tensor, Tensor],
-) -> None:
-    """The same with the channels padded with zeros to whole blocks."""
-    response, leaving = into
-    channels = value.shape[-1]
-    more = -channels % BLOCK
-    step, value, skip = (pad(part, (0, more)) for part in (step, value, skip))
-    pole, entering = (pad(part, (0, 0, 0, more)) for part in (pole, entering))
-    wider = torch.empty_like(value), torch.empty_like(entering)
-    selective_scan(step, value, pole, write, read, skip, entering, into=wider)
-    response.copy_(wider[0][:, :channels])
-    leaving.copy_(wider[1][:channels])
 
 
 @kernel()
@@ -279,7 +258,6 @@ def _load_tokens(tile, peaks, count, step, value, skip, width):
 @kernel(inlined=True)
 @no_type_check
 def _store_responses(tile, count, response, width):
-    """Copy the responses of some tokens to the result."""
     for _ in range(count):
         for d in range(0, BLOCK, lanes(tile)):
             store(response, d, load(tile, SUM + d))

@@ -2,7 +2,7 @@
 
 from typing import no_type_check
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,40 +11,35 @@ from dsf.systems.kernels.compiling import kernel
 
 
 def add_energies(
-    decays: Float[Tensor, "entry time state"],
-    writes: Float[Tensor, "entry times state input"],
-    reads: Float[Tensor, "entry times output state"],
+    decays: Float[Tensor, "*batch time state 1"],
+    writes: Float[Tensor, "*batch times state input"],
+    reads: Float[Tensor, "*batch times output state"],
     *,
-    into: tuple[Float[Tensor, "entry state state"], Float[Tensor, " entry"]],
+    into: tuple[Float[Tensor, "*batch state state"], Float[Tensor, "*batch"]],
     before: bool,
 ) -> None:
     """Carry ``P <- decay P decay + B Bᵀ`` along the tokens and add up the traces of ``C P Cᵀ``.
 
-    All arrays are in double precision.
-
     Args:
         writes, reads: with one token where they are the same for all.
-        into: ``P``, and the sums, of what earlier tokens have left at each token.
+        into: ``P``, and the sums, in double precision, of what earlier tokens have left.
         before: states are read before they decay.
     """
-    parts = [part.detach().contiguous().numpy() for part in (decays, writes, reads)]
-    gram, found = (part.numpy() for part in into)
+    gram, found = into
 
-    def run(part: slice) -> None:
-        _add(*(each[part] for each in parts), gram[part], found[part], before)
+    def as_rows(part: Tensor) -> np.ndarray:
+        whole = part.detach().expand(*found.shape, *part.shape[-3:])
+        return whole.reshape(-1, *part.shape[-3:]).double().contiguous().numpy()
 
-    in_parallel(run, shares(len(found)))
-
-
-def as_rows(part: Tensor, size: torch.Size) -> Float[Tensor, "entry time row column"]:
-    """A coefficient of a batch ``size`` in double precision, with the entries on one axis."""
-    return part.expand(*size, *part.shape[-3:]).flatten(0, -4).double()
+    arrays = [as_rows(part) for part in (decays, writes, reads)]
+    arrays += [gram.view(-1, *gram.shape[-2:]).numpy(), found.view(-1).numpy()]
+    in_parallel(lambda some: _add(*(part[some] for part in arrays), before), shares(found.numel()))
 
 
 @kernel(reorders=True)
 @no_type_check
 def _add(decays, writes, reads, gram, found, before):
-    entries, steps, states = decays.shape
+    entries, steps, states, _ = decays.shape
     for e in range(entries):
         energies, total = gram[e], 0.0
         for t in range(steps):
@@ -52,7 +47,7 @@ def _add(decays, writes, reads, gram, found, before):
             read = reads[e, min(t, reads.shape[1] - 1)]
             if before:
                 total += _seen(read, energies)
-            decay = decays[e, t]
+            decay = decays[e, t, :, 0]
             for i in range(states):
                 for j in range(states):
                     energies[i, j] *= decay[i] * decay[j]

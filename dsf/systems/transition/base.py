@@ -7,7 +7,18 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.systems.transition.storage import cast, on_parts, picked
+from dsf.systems.transition.storage import (
+    along_time,
+    cast,
+    cut,
+    device_of,
+    dtype_of,
+    flip,
+    is_constant,
+    on_parts,
+    picked,
+    time_axes,
+)
 
 Maps = TypeVar("Maps", bound="Transition")
 
@@ -24,14 +35,14 @@ class Transition(ABC):
         """The shape of the matrices if written out: ``(*batch, time, state, state)``."""
 
     @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
         """The number type of the matrices."""
+        return dtype_of(self)
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
         """The device the matrices are stored on."""
+        return device_of(self)
 
     @property
     def batch(self) -> torch.Size:
@@ -61,13 +72,13 @@ class Transition(ABC):
         In the same structure where it is closed under products, dense otherwise.
         """
 
-    @abstractmethod
     def window(self, start: int, stop: int) -> "Transition":
         """The tokens ``start`` to ``stop - 1``, with lazily sampled values computed."""
+        return self.cut(start, stop)
 
-    def cut(self, start: int, stop: int) -> "Transition":
+    def cut(self: Maps, start: int, stop: int) -> Maps:
         """The tokens ``start`` to ``stop - 1``; lazily sampled values stay lazy."""
-        return self.window(start, stop)
+        return along_time(self, lambda part, axis: cut(part, start, stop, axis=axis))
 
     def finer(self: Maps) -> Maps:
         """The same matrices; lazily sampled values will be computed in double precision.
@@ -81,9 +92,9 @@ class Transition(ABC):
     def delayed(self, lag: int) -> "Transition":
         """Every matrix ``lag`` tokens later, identities in front; ``lag`` is at least 0."""
 
-    @abstractmethod
-    def flipped(self) -> "Transition":
+    def flipped(self: Maps) -> Maps:
         """The tokens in reverse order."""
+        return along_time(self, lambda part, axis: flip(part, axis=axis))
 
     @abstractmethod
     def transposed(self) -> "Transition":
@@ -116,9 +127,10 @@ class Transition(ABC):
         return self.dense().diagonal(dim1=-2, dim2=-1) if own is None else own
 
     @property
-    @abstractmethod
     def is_constant(self) -> bool:
         """Whether every token has the same matrix."""
+        axes = time_axes(type(self)).items()
+        return all(is_constant(getattr(self, name), axis=axis) for name, axis in axes)
 
     @abstractmethod
     def dense(self) -> Shaped[Tensor, "*batch time state state"]:

@@ -1,11 +1,11 @@
 """Operations on the tensors of stored structures, whose annotations name their axes.
 
-Delays, reversals and slices along time keep broadcast (stride 0) axes. Number type, device and
-batch entries serve any dataclass of tensors.
+Delays, reversals and slices along time keep broadcast (stride 0) axes.
 """
 
 from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass, replace
+from functools import cache, reduce
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -29,7 +29,6 @@ def delay(
 
 
 def flip(part: Shaped[Tensor, "..."], *, axis: int) -> Shaped[Tensor, "..."]:
-    """The tokens of ``part`` in reverse order."""
     if part.stride(axis) == 0:
         return part
     return on_stored(part, lambda stored: stored.flip(axis), keep=axis)
@@ -43,7 +42,6 @@ def cut(part: Shaped[Tensor, "..."], start: int, stop: int, *, axis: int) -> Sha
 
 
 def is_constant(part: Shaped[Tensor, "..."], *, axis: int) -> bool:
-    """Whether ``part`` is the same for every token."""
     if part.shape[axis] <= 1 or part.stride(axis) == 0:
         return True
     first = part.narrow(axis, 0, 1)
@@ -76,6 +74,34 @@ def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
         if isinstance(getattr(stored, field.name), Tensor)
     }
     return replace(stored, **changed)  # type: ignore[type-var]
+
+
+def along_time(stored: Stored, act: Callable[[Tensor, int], Tensor]) -> Stored:
+    """``stored`` with ``act`` applied to each tensor with an axis of time, and to that axis."""
+    axes = time_axes(stored.__class__).items()
+    return replace(stored, **{name: act(getattr(stored, name), axis) for name, axis in axes})  # type: ignore[type-var]
+
+
+@cache
+def time_axes(kind: type) -> dict[str, int]:
+    """Fields of a class with an axis of time, and that axis, counted from the last."""
+    names = {field.name: _axes(field.type).split() for field in fields(kind)}
+    return {name: axes.index("time") - len(axes) for name, axes in names.items() if "time" in axes}
+
+
+def dtype_of(stored: object) -> torch.dtype:
+    """The number type to which all tensors promote; integers are places, not numbers."""
+    numbers = (part for part in _tensors(stored) if part.is_floating_point() or part.is_complex())
+    return reduce(torch.promote_types, (part.dtype for part in numbers))
+
+
+def device_of(stored: object) -> torch.device:
+    return _tensors(stored)[0].device
+
+
+def _tensors(stored: object) -> list[Tensor]:
+    parts = (getattr(stored, field.name) for field in _fields(stored))
+    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def cast(

@@ -16,7 +16,6 @@ SHUFFLED = ScanOrder(torch.randperm(STEPS, generator=torch.Generator().manual_se
 ORDERS = {
     "both ways": (ScanOrder.forward(STEPS), ScanOrder.backward(STEPS)),
     "across a grid": GRID.crossing(),
-    "to and fro": (GRID.to_and_fro(),),
     "anyhow": (SHUFFLED, SHUFFLED.reversed()),
 }
 
@@ -132,7 +131,6 @@ def test_fewer_channels_and_another_precision(mixers, orders):
 def test_a_map_on_the_grid():
     grid = Grid(2, 3, apart=(3,))  # a class token in the middle
     assert grid.by_columns().visits.tolist() == [0, 4, 1, 3, 5, 2, 6]
-    assert grid.to_and_fro().visits.tolist() == [0, 1, 2, 3, 6, 5, 4]
     map = torch.arange(49).reshape(7, 7)
     view = grid.view(map)
     assert view.shape == (2, 3, 2, 3)

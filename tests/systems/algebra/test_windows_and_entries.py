@@ -8,12 +8,11 @@ from torch.testing import assert_close
 
 import dsf
 from dsf.evaluate import final_state
-from dsf.runtime.shapes import ShapeError
-from dsf.systems.algebra import adjoint, concatenated, converted, select, split_at
+from dsf.systems.algebra import adjoint, converted, select, split_at
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.composite import ExplicitMap, StoredRows, SystemSum
 from dsf.systems.softmax_rows import SoftmaxRows
-from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, SampledDiagonal
+from dsf.systems.transition import SampledDiagonal
 from tests.drawn import STRUCTURES, Drawer, attention, both_ways, literal_response, sampled
 
 STEPS = 6
@@ -44,55 +43,22 @@ def test_a_cut_sequence_goes_on_where_it_stopped(structure, before, backward, to
     assert_close(torch.cat(parts), literal_response(system, signal)[0])
 
 
-@structures
-@backwards
-def test_what_was_cut_goes_together_again(structure, backward):
-    drawer = Drawer(30)
-    system = drawer.system(structure, steps=STEPS, initial=3, runs_backward=backward)
-    signal = drawer.tensor(STEPS, 1, 3)
-    again = concatenated(*split_at(system, 2))
-    assert type(again.A) is (Dense if structure == "shift" else type(system.A))
-    assert_close(dsf.respond(again, signal), dsf.respond(system, signal))
-
-
-def test_different_structures_one_after_the_other_in_time():
-    drawer = Drawer(31)
-    kinds = {
-        ("scaled_identity", "sampled_diagonal"): Diagonal,
-        ("sampled_diagonal", "sampled_diagonal"): Diagonal,
-        ("diagonal", "low_rank"): DiagonalPlusLowRank,
-        ("low_rank", "shift"): Dense,
-    }
-    for names, kind in kinds.items():
-        front, back = (drawer.system(name, steps=3) for name in names)
-        both = concatenated(front, back)
-        assert type(both.A) is kind
-        assert_close(both.A.dense(), torch.cat([front.A.dense(), back.A.dense()]))
-
-
 @pytest.mark.parametrize("system", [sampled(), attention(4)], ids=["sampled", "attention"])
-def test_lazy_parts_cut_and_put_together(system):
+def test_lazy_parts_are_cut(system):
     map = dsf.attention_map(system)
     front, back = split_at(system, 2)
     assert type(back.A) is type(system.A)
     assert type(back.B) is type(system.B)
     assert_close(dsf.attention_map(front), map[..., :2, :2])
     assert_close(dsf.attention_map(back), map[..., 2:, 2:])
-    assert_close(dsf.attention_map(concatenated(front, back)), map)
 
 
 @ours
-def test_cuts_and_joins_that_cannot_be():
+def test_cuts_that_cannot_be():
     system = Drawer(32).system("diagonal", steps=4, initial=1)
     for token in (0, 4, -1):
         with pytest.raises(ValueError, match="token"):
             split_at(system, token)
-    with pytest.raises(ValueError, match="initial state"):
-        concatenated(system, system)
-    with pytest.raises(ValueError, match="reads_before_update"):
-        concatenated(system, replace(system, initial=None, reads_before_update=True))
-    with pytest.raises(ShapeError, match="'state'"):
-        concatenated(system, Drawer(32).system("diagonal", states=2))
 
 
 INDICES = [1, -1, slice(0, 2), (2, 1), (slice(None), 0), (..., 1), (1, ...), torch.tensor([2, 0])]

@@ -32,8 +32,8 @@ def write_pairs(
     begin = first // chunk
     parts = [laid(part) for part in (read, write, decay, gain)]
     arrays, far = zip(*parts, strict=True)
-    kernel = _scalar_pairs if decay.shape[-1] == 1 else _diagonal_pairs
-    kernel[(heads, triton.cdiv(last, chunk) - begin)](
+    diagonal = decay.shape[-1] > 1
+    _pairs[(heads, triton.cdiv(last, chunk) - begin)](
         *arrays,
         out,
         *far,
@@ -47,15 +47,16 @@ def write_pairs(
         top,
         across=chunk if rows else 0,
         BEFORE=before,
+        DIAGONAL=diagonal,
         C=chunk,
-        N=power_of_two(states) if decay.shape[-1] > 1 else 32,
+        N=power_of_two(states) if diagonal else 32,
         **LAUNCH,
     )
 
 
 @triton.jit
 @no_type_check
-def _scalar_pairs(
+def _pairs(
     read,
     write,
     decay,
@@ -75,6 +76,7 @@ def _scalar_pairs(
     top,
     across,
     BEFORE: tl.constexpr,
+    DIAGONAL: tl.constexpr,
     C: tl.constexpr,
     N: tl.constexpr,
 ):
@@ -82,66 +84,37 @@ def _scalar_pairs(
     c = tl.program_id(1) + begin
     i = tl.arange(0, C)
     t = c * C + i
-    pairs = tl.zeros((C, C), tl.float32)
-    for start in range(0, states, N):
-        n = start + tl.arange(0, N)
-        r = vectors(read + h * read_far, t, n, steps, states)
-        w = vectors(write + h * write_far, t, n, steps, states)
-        pairs += tl.dot(r, tl.trans(w), input_precision="ieee")
-    own = t - BEFORE
-    a = tl.load(decay + h * decay_far + own, mask=(own >= 0) & (own < steps), other=1.0)
-    later = (i - BEFORE)[:, None] > i[None, :]
-    between = tl.cumprod(tl.where(later, a.to(tl.float64)[:, None], 1.0), 0)
-    g = tl.load(gain + h * gain_far + t, mask=t < steps, other=0.0)
-    pairs = pairs * (between.to(tl.float32) * g[None, :])
-    pairs = tl.where((i - BEFORE)[:, None] >= i[None, :], pairs, 0.0)
-    place = out + h * out_far + (t - first + top)[:, None].to(tl.int64) * width
-    inside = ((t >= first) & (t < last))[:, None] & (t < steps)[None, :]
-    tl.store(place + (c * across + i)[None, :], pairs, mask=inside)
-
-
-@triton.jit
-@no_type_check
-def _diagonal_pairs(
-    read,
-    write,
-    decay,
-    gain,
-    out,
-    read_far,
-    write_far,
-    decay_far,
-    gain_far,
-    out_far,
-    width,
-    steps,
-    states,
-    begin,
-    first,
-    last,
-    top,
-    across,
-    BEFORE: tl.constexpr,
-    C: tl.constexpr,
-    N: tl.constexpr,
-):
-    h = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) + begin
-    i, n = tl.arange(0, C), tl.arange(0, N)
-    t = c * C + i
-    is_state, inside = n < states, (t >= first) & (t < last)
-    r = vectors(read + h * read_far, t, n, steps, states)
-    factors, writes = decay + h * decay_far + n, write + h * write_far + n
+    inside = (t >= first) & (t < last)
     place = out + h * out_far + (t - first + top).to(tl.int64) * width + c * across
-    between = tl.full((C, N), 1.0, tl.float64)
-    count = tl.minimum(C, steps - c * C)
-    for back in range(count):
-        j = count - 1 - back
-        s = c * C + j
-        later = tl.minimum(s + 1, steps - 1)  # not used in any row for the last token
-        after = tl.load(factors + later * states, mask=is_state, other=1.0)
-        between = tl.where((i - BEFORE)[:, None] > j, between * after.to(tl.float64)[None, :], 1.0)
-        w = tl.load(writes + s * states, mask=is_state, other=0.0)
-        products = r * (between.to(tl.float32) * w[None, :])
-        pairs = tl.sum(products, axis=1) * tl.load(gain + h * gain_far + s)
-        tl.store(place + j, tl.where(i - BEFORE >= j, pairs, 0.0), mask=inside)
+    if DIAGONAL:
+        n = tl.arange(0, N)
+        is_state = n < states
+        r = vectors(read + h * read_far, t, n, steps, states)
+        factors, writes = decay + h * decay_far + n, write + h * write_far + n
+        between = tl.full((C, N), 1.0, tl.float64)
+        count = tl.minimum(C, steps - c * C)
+        for back in range(count):
+            j = count - 1 - back
+            s = c * C + j
+            later = tl.minimum(s + 1, steps - 1)  # not used in any row for the last token
+            after = tl.load(factors + later * states, mask=is_state, other=1.0).to(tl.float64)
+            between = tl.where((i - BEFORE)[:, None] > j, between * after[None, :], 1.0)
+            w = tl.load(writes + s * states, mask=is_state, other=0.0)
+            products = r * (between.to(tl.float32) * w[None, :])
+            pairs = tl.sum(products, axis=1) * tl.load(gain + h * gain_far + s)
+            tl.store(place + j, tl.where(i - BEFORE >= j, pairs, 0.0), mask=inside)
+    else:
+        pairs = tl.zeros((C, C), tl.float32)
+        for start in range(0, states, N):
+            n = start + tl.arange(0, N)
+            r = vectors(read + h * read_far, t, n, steps, states)
+            w = vectors(write + h * write_far, t, n, steps, states)
+            pairs += tl.dot(r, tl.trans(w), input_precision="ieee")
+        own = t - BEFORE
+        a = tl.load(decay + h * decay_far + own, mask=(own >= 0) & (own < steps), other=1.0)
+        later = (i - BEFORE)[:, None] > i[None, :]
+        between = tl.cumprod(tl.where(later, a.to(tl.float64)[:, None], 1.0), 0)
+        g = tl.load(gain + h * gain_far + t, mask=t < steps, other=0.0)
+        pairs = pairs * (between.to(tl.float32) * g[None, :])
+        pairs = tl.where((i - BEFORE)[:, None] >= i[None, :], pairs, 0.0)
+        tl.store(place[:, None] + i[None, :], pairs, mask=inside[:, None] & (t < steps)[None, :])

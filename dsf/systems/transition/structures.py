@@ -1,0 +1,296 @@
+"""Structures of the state transitions A_t."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dsf.runtime.number_types import exact_dtype
+from dsf.systems.transition.base import Transition
+from dsf.systems.transition.storage import cut, delay
+
+State = Shaped[Tensor, "*batch time state channel"]
+Matrices = Shaped[Tensor, "*batch time state state"]
+Diagonals = Shaped[Tensor, "*batch time state"]
+
+
+@dataclass(frozen=True)
+class Dense(Transition):
+    """An arbitrary matrix A_t at every token."""
+
+    matrix: Shaped[Tensor, "*batch time state state"]
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.matrix.shape
+
+    def __matmul__(self, state: State) -> State:
+        return self.matrix @ state
+
+    def compose(self, earlier: Transition) -> "Dense":
+        return Dense(self.matrix @ earlier.dense())
+
+    def delayed(self, lag: int) -> "Dense":
+        moved = delay(self.matrix, lag, axis=-3)
+        identity = torch.eye(self.state_size, dtype=self.dtype, device=self.device)
+        front = torch.arange(self.steps, device=self.device) < lag
+        return Dense(torch.where(front[:, None, None], identity, moved))
+
+    def transposed(self) -> "Dense":
+        return Dense(self.matrix.mT)
+
+    def dense(self) -> Matrices:
+        return self.matrix
+
+
+@dataclass(frozen=True)
+class Diagonal(Transition):
+    """``A_t = diag(decay_t)``: one decay, a factor per token, for every state."""
+
+    decay: Shaped[Tensor, "*batch time state"]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.decay.shape, self.decay.shape[-1]])
+
+    def __matmul__(self, state: State) -> State:
+        return self.decay.unsqueeze(-1) * state
+
+    def compose(self, earlier: Transition) -> Transition:
+        decay = earlier.diagonal()
+        if decay is not None:
+            return Diagonal(self.decay * decay)
+        return Dense(self @ earlier.dense())
+
+    def delayed(self, lag: int) -> "Diagonal":
+        return Diagonal(delay(self.decay, lag, axis=-2, fill=1.0))
+
+    def transposed(self) -> "Diagonal":
+        return self
+
+    def diagonal(self) -> Diagonals:
+        return self.decay
+
+    def dense(self) -> Matrices:
+        return torch.diag_embed(self.decay)
+
+
+@dataclass(frozen=True)
+class ScaledIdentity(Transition):
+    """``A_t = decay_t I``: one decay, a factor per token, for all ``size`` states."""
+
+    decay: Shaped[Tensor, "*batch time"]
+    size: int
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.decay.shape, self.size, self.size])
+
+    def __matmul__(self, state: State) -> State:
+        return self.decay[..., None, None] * state
+
+    def compose(self, earlier: Transition) -> Transition:
+        if isinstance(earlier, ScaledIdentity):
+            return ScaledIdentity(self.decay * earlier.decay, self.size)
+        decay = earlier.diagonal()
+        if decay is not None:
+            return Diagonal(self.diagonal() * decay)
+        return Dense(self @ earlier.dense())
+
+    def delayed(self, lag: int) -> "ScaledIdentity":
+        return ScaledIdentity(delay(self.decay, lag, axis=-1, fill=1.0), self.size)
+
+    def transposed(self) -> "ScaledIdentity":
+        return self
+
+    def diagonal(self) -> Diagonals:
+        return self.decay.unsqueeze(-1).expand(*self.decay.shape, self.size)
+
+    def dense(self) -> Matrices:
+        identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
+        return self.decay[..., None, None] * identity
+
+
+@dataclass(frozen=True)
+class SampledDiagonal(Transition):
+    """``A_t = exp(step_t diag(pole))``, the diagonal of Mamba, stored as step sizes and poles.
+
+    Written out it would take ``time x channel x state`` numbers; ``window`` computes only the
+    requested tokens.
+    """
+
+    step: Shaped[Tensor, "*batch time"]
+    pole: Shaped[Tensor, "*batch state"]
+
+    @property
+    def shape(self) -> torch.Size:
+        states = self.pole.shape[-1]
+        return torch.Size([*self.step.shape, states, states])
+
+    def window(self, start: int, stop: int) -> Diagonal:
+        return self._sampled(cut(self.step, start, stop, axis=-1))
+
+    def _sampled(self, step: Tensor) -> Diagonal:
+        return Diagonal((step.unsqueeze(-1) * self.pole.unsqueeze(-2)).exp_())
+
+    def finer(self) -> "SampledDiagonal":
+        return self.to(dtype=exact_dtype(self.dtype, self.device))
+
+    def __matmul__(self, state: State) -> State:
+        """Sampled in the number type of the state, which is accurate enough for one product."""
+        alike = self.to(dtype=state.dtype)
+        return alike._sampled(alike.step) @ state
+
+    def compose(self, earlier: Transition) -> Transition:
+        if isinstance(earlier, SampledDiagonal) and earlier.pole is self.pole:
+            return SampledDiagonal(self.step + earlier.step, self.pole)
+        return self._sampled(self.step).compose(earlier)
+
+    def delayed(self, lag: int) -> "SampledDiagonal":
+        return SampledDiagonal(delay(self.step, lag, axis=-1), self.pole)
+
+    def transposed(self) -> "SampledDiagonal":
+        return self
+
+    def diagonal(self) -> Diagonals:
+        """The decays, with time as the slowest axis in memory, as recurrences read them."""
+        by_time = self.step.movedim(-1, 0).contiguous().unsqueeze(-1)
+        return (by_time * self.pole).exp_().movedim(0, -2)
+
+    def dense(self) -> Matrices:
+        return self._sampled(self.step).dense()
+
+
+@dataclass(frozen=True)
+class Kronecker(Transition):
+    """``A_t = small_t ⊗ I``: a small matrix that acts alike on each of ``size`` coordinates.
+
+    State ``a * size + n`` is state ``a`` of coordinate ``n``.
+    """
+
+    small: Shaped[Tensor, "*batch time few few"]
+    size: int
+
+    @property
+    def shape(self) -> torch.Size:
+        states = self.few * self.size
+        return torch.Size([*self.small.shape[:-2], states, states])
+
+    @property
+    def few(self) -> int:
+        """How many states one coordinate has."""
+        return self.small.shape[-1]
+
+    def __matmul__(self, state: State) -> State:
+        by_coordinate = state.unflatten(-2, (self.few, self.size)).flatten(-2)
+        return (self.small @ by_coordinate).reshape(state.shape)
+
+    def compose(self, earlier: Transition) -> Transition:
+        if isinstance(earlier, Kronecker) and earlier.size == self.size:
+            return Kronecker(self.small @ earlier.small, self.size)
+        if isinstance(earlier, ScaledIdentity):
+            return Kronecker(self.small * earlier.decay[..., None, None], self.size)
+        return Dense(self @ earlier.dense())
+
+    def delayed(self, lag: int) -> "Kronecker":
+        moved = delay(self.small, lag, axis=-3)
+        identity = torch.eye(self.few, dtype=self.dtype, device=self.device)
+        front = torch.arange(self.steps, device=self.device) < lag
+        return Kronecker(torch.where(front[:, None, None], identity, moved), self.size)
+
+    def transposed(self) -> "Kronecker":
+        return Kronecker(self.small.mT, self.size)
+
+    def decays(self) -> Diagonals:
+        return self.small.diagonal(dim1=-2, dim2=-1).repeat_interleave(self.size, dim=-1)
+
+    def dense(self) -> Matrices:
+        identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
+        spread = self.small[..., :, None, :, None] * identity[:, None, :]
+        return spread.flatten(-2).flatten(-3, -2)
+
+
+@dataclass(frozen=True)
+class DiagonalPlusLowRank(Transition):
+    """``A_t = diag(decay_t) + left_t right_tᵀ`` (not conjugated): delta rules, S4, RWKV-7.
+
+    Not closed under composition: the product of two is dense. Where all states share a decay, give
+    it as ``decay.expand(*decay.shape[:-1], state)``, one stored number a token: windows of tokens
+    are then folded by the cheaper algorithm for a scalar decay.
+    """
+
+    decay: Shaped[Tensor, "*batch time state"]
+    left: Shaped[Tensor, "*batch time state rank"]
+    right: Shaped[Tensor, "*batch time state rank"]
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.decay.shape, self.decay.shape[-1]])
+
+    def __matmul__(self, state: State) -> State:
+        return self.decay.unsqueeze(-1) * state + self.left @ (self.right.mT @ state)
+
+    def compose(self, earlier: Transition) -> Dense:
+        return Dense(self @ earlier.dense())
+
+    def delayed(self, lag: int) -> "DiagonalPlusLowRank":
+        return DiagonalPlusLowRank(
+            delay(self.decay, lag, axis=-2, fill=1.0),
+            delay(self.left, lag, axis=-3),
+            delay(self.right, lag, axis=-3),
+        )
+
+    def transposed(self) -> "DiagonalPlusLowRank":
+        return DiagonalPlusLowRank(self.decay, self.right, self.left)
+
+    def decays(self) -> Diagonals:
+        return self.decay
+
+    def dense(self) -> Matrices:
+        return torch.diag_embed(self.decay) + self.left @ self.right.mT
+
+
+@dataclass(frozen=True)
+class Shift(Transition):
+    """A delay line: state ``n`` becomes state ``n + places``; a negative number shifts backward.
+
+    ``places`` may differ from token to token: the identity (0 places) is a shift too, and products
+    of shifts in one direction are shifts.
+    """
+
+    places: Shaped[Tensor, " time"]
+    size: int
+    leading: torch.Size
+    like: Shaped[Tensor, ""]
+
+    @classmethod
+    def register(cls, like: Tensor, *, batch: torch.Size, steps: int, size: int) -> "Shift":
+        """A delay line of ``size`` states at every token, of the dtype and device of ``like``."""
+        places = torch.ones(steps, dtype=torch.long, device=like.device)
+        return cls(places, size, batch, like.new_zeros(()))
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.leading, self.places.shape[0], self.size, self.size])
+
+    def __matmul__(self, state: State) -> State:
+        source = torch.arange(self.size, device=self.device) - self.places[:, None]
+        inside = (source >= 0) & (source < self.size)
+        index = source.clamp(0, self.size - 1).unsqueeze(-1).expand_as(state)
+        return torch.where(inside.unsqueeze(-1), state.gather(-2, index), 0)
+
+    def compose(self, earlier: Transition) -> Transition:
+        if isinstance(earlier, Shift) and bool((self.places * earlier.places >= 0).all()):
+            return Shift(self.places + earlier.places, self.size, self.leading, self.like)
+        return Dense(self @ earlier.dense())
+
+    def delayed(self, lag: int) -> "Shift":
+        return Shift(delay(self.places, lag, axis=-1), self.size, self.leading, self.like)
+
+    def transposed(self) -> "Shift":
+        return Shift(-self.places, self.size, self.leading, self.like)
+
+    def dense(self) -> Matrices:
+        identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
+        return self @ identity.expand(self.shape)
