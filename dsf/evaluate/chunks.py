@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ from dsf.evaluate.arguments import (
     with_checked_arguments,
 )
 from dsf.evaluate.compiled import compiled
-from dsf.evaluate.invariant import begun, folded_once, varying
+from dsf.evaluate.invariant import folded_once, varying
 from dsf.evaluate.loops import modes_response
 from dsf.evaluate.stepwise import advance
 from dsf.evaluate.windows import (
@@ -115,7 +116,8 @@ def _run(system: System, signal: Tensor, size: int | None) -> Answer:
     response, state = folded_once(system, signal[..., :whole, :, :], size)
     if whole == system.steps:
         return response, state
-    rest, last = _in_turn(begun(system, whole, state), signal[..., whole:, :, :], size)
+    behind = replace(system.cut(whole, system.steps), initial=state)
+    rest, last = _in_turn(behind, signal[..., whole:, :, :], size)
     return torch.cat([response, rest], dim=-3), last
 
 

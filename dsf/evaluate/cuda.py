@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import Answer, Signal, state_at_start
 from dsf.evaluate.loops import BareArrays, Channels, bare_arrays, channels_of
-from dsf.evaluate.output_buffers import FreshRows, RowBuffer, flat
+from dsf.evaluate.output_buffers import RowBuffer, flat
 from dsf.evaluate.row_windows import forward_rows
 from dsf.evaluate.stepwise import recurrent
 from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
@@ -212,7 +212,7 @@ def _has_passed(
         return None if found is None else scanned(found)
 
     def write(system: System, boundaries: list[int]) -> Iterator[Tensor]:
-        return rows_on_cuda(system, boundaries, FreshRows())
+        return rows_on_cuda(system, boundaries, RowBuffer())
 
     def trial() -> float:
         if name == MAPS:

@@ -21,6 +21,7 @@ from torch import Tensor
 from dsf.evaluate.arguments import forward_form
 from dsf.evaluate.cache import kept_rows, kept_window, whole_rows
 from dsf.evaluate.scaled_norms import norm
+from dsf.systems.algebra import converted
 from dsf.systems.coefficient import SampledWrite, dense_of
 from dsf.systems.composite import ExplicitMap, Operator, RowSource, StoredRows, SystemSum
 from dsf.systems.softmax_rows import SoftmaxRows, faded
@@ -230,14 +231,7 @@ def _spectral_bound(matrix: Tensor) -> Tensor:
 
 
 def _followed(system: System) -> Iterator[tuple[Tensor, Tensor]]:
-    system = replace(
-        system,
-        A=system.A.to(device="cpu"),
-        B=system.B.to(device="cpu"),
-        C=system.C.to(device="cpu"),
-        D=system.feedthrough.to(device="cpu"),
-        initial=None,
-    )
+    system = replace(converted(system, device="cpu"), initial=None)
     dtype = torch.promote_types(system.dtype, torch.float64)
     state = torch.zeros(*system.batch, system.state_size, 0, dtype=dtype)
     entries, length = state.abs(), state.abs()[..., 0, :]

@@ -68,7 +68,9 @@ def is_small(system: System) -> bool:
 
 def exact_rows(system: System, index: tuple[int, ...]) -> Iterator[Whole]:
     """The rows of every token, up to its own columns, of one entry of the batch."""
-    parts = {"A": _transition(system), "B": system.B, "C": system.C, "D": system.feedthrough}
+    low_rank = isinstance(system.A, DiagonalPlusLowRank)
+    own = torch.diag_embed(system.A.decays()) if low_rank else system.A.dense()
+    parts = {"A": own, "B": system.B, "C": system.C, "D": system.feedthrough}
     plain = {
         name: torch.as_tensor(part).expand(*system.batch, system.steps, -1, -1)[index]
         for name, part in parts.items()
@@ -93,12 +95,6 @@ def exact_rows(system: System, index: tuple[int, ...]) -> Iterator[Whole]:
             before = Whole(np.zeros((len(D.numbers), missing), dtype=object), 0)
             yield rows.plus(before.joined(D))
         state = moved
-
-
-def _transition(system: System) -> Tensor:
-    if isinstance(system.A, DiagonalPlusLowRank):
-        return torch.diag_embed(system.A.decay)
-    return system.A.dense()
 
 
 def squared_distance(first: System, second: System, index: tuple[int, ...]) -> Fraction:

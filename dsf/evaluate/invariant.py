@@ -1,7 +1,5 @@
 """Time-invariant systems: impulse responses from powers of A, and one panel for all windows."""
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -130,9 +128,3 @@ def _power(A: Transition, count: int) -> Transition:
     half = _power(A, count // 2)
     whole = half.compose(half)
     return A.compose(whole) if count % 2 else whole
-
-
-def begun(system: System, tokens: int, state: Tensor) -> System:
-    parts = (system.B, system.C, system.feedthrough)
-    B, C, D = (cut_of(part, tokens, system.steps) for part in parts)
-    return replace(system, A=system.A.cut(tokens, system.steps), B=B, C=C, D=D, initial=state)

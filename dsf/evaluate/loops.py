@@ -372,11 +372,9 @@ class Piece:
         read, through = dense_of(system.C).squeeze(-2), dense_of(system.feedthrough)[..., 0, 0]
         parts = (part[some] for part in (decay, step, write.mT, gain, read, through))
         stored = ((part[:1] if part.stride(0) == 0 else part) for part in parts)
-        self.given = Given(
-            *(part.detach().contiguous().numpy() for part in stored),
-            sampled=isinstance(A, SampledDiagonal),
-            before=system.reads_before_update,
-        )
+        arrays = [part.detach().contiguous().numpy() for part in stored]
+        sampled, before = isinstance(A, SampledDiagonal), system.reads_before_update
+        self.given = Given._make([*arrays, sampled, before])
         self.systems = len(step[some])
         self.span = slice(first, first + self.systems)
         few, tiles = 1 if at_once else self.systems, -(-system.steps // TILE)

@@ -92,7 +92,11 @@ def attention_map(
         _written(system, first, last, WholeMap(out.detach(), clean=False))
         return out
     check_room("attention_map", shape, system.dtype, system.device)
-    weights = _joined(system, first, last, shape)
+    if isinstance(system, System) and compiles(system, last):
+        zeros = torch.zeros(shape, dtype=system.dtype, device=system.device)
+        weights = _written(system, first, last, WholeMap(zeros, clean=True))
+    else:
+        weights = torch.cat([rows.weights for rows in blocks_between(system, first, last)], dim=-2)
     if stride == 1:
         return weights
     return weights.unflatten(-2, (-1, outputs))[..., ::stride, :, :].flatten(-3, -2)
@@ -112,13 +116,6 @@ def _enclosed(system: Operator, rows: Selection | None, out: Tensor | None) -> E
     chosen = torch.arange(system.steps * system.output_size).unflatten(0, (system.steps, -1))
     chosen = chosen[first:last:stride].flatten()
     return Enclosure(whole.midpoint[..., chosen, :], whole.radius[..., chosen, :])
-
-
-def _joined(system: Operator, first: int, last: int, shape: tuple[int, ...]) -> Tensor:
-    if isinstance(system, System) and compiles(system, last):
-        like = torch.empty(0, dtype=system.dtype, device=system.device)
-        return _written(system, first, last, WholeMap(like.new_zeros(shape), clean=True))
-    return torch.cat([block.weights for block in blocks_between(system, first, last)], dim=-2)
 
 
 def _written(system: Operator, first: int, last: int, output: WholeMap) -> Tensor:

@@ -1,27 +1,18 @@
 """Output memory for rows of a map: new for each block, one reused buffer, or the whole map."""
 
-from abc import ABC, abstractmethod
-
 from jaxtyping import Shaped
 from torch import Tensor
 
 
-class RowBuffer(ABC):
-    """Provides memory for blocks of rows of a causal map, requested from first row to last."""
+class RowBuffer:
+    """Memory for blocks of rows of a causal map, from first row to last: new for every block."""
 
-    @abstractmethod
     def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
         """A contiguous buffer with the batch and columns of ``shape``, and its first free row.
 
         In the rows of the block, the columns from ``first`` on are zero; the caller has to write
         those before.
         """
-
-
-class FreshRows(RowBuffer):
-    """New memory for every block, which the caller may store."""
-
-    def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
         buffer = like.new_empty(shape)
         buffer[..., first:].zero_()
         return buffer, 0
@@ -51,7 +42,7 @@ class WholeMap(RowBuffer):
         """The matrix itself where type and strides fit, else new memory: ``settle`` copies it."""
         top, self.filled = self.filled, self.filled + shape[-2]
         if self.matrix.dtype != like.dtype or not self.matrix.is_contiguous():
-            return FreshRows().take(like, shape, first=first)
+            return super().take(like, shape, first=first)
         if not self.clean:
             self.matrix[..., top : self.filled, first:].zero_()
         return self.matrix, top

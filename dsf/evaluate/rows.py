@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsf.evaluate.cache import kept_rows, kept_window
 from dsf.evaluate.compiled import compiled_rows
-from dsf.evaluate.output_buffers import FreshRows, ReusedRows, RowBuffer
+from dsf.evaluate.output_buffers import ReusedRows, RowBuffer
 from dsf.evaluate.row_windows import backward_rows, forward_rows
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
@@ -104,7 +104,7 @@ def blocks_between(
         windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(boundaries))
         return _with_tokens(windows, boundaries, system, system.read_steps)
     return _with_tokens(
-        _windows(system, boundaries, output or FreshRows()), boundaries, system, system.steps
+        _windows(system, boundaries, output or RowBuffer()), boundaries, system, system.steps
     )
 
 
@@ -136,8 +136,8 @@ def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterato
             f"row_blocks: 'outputs' and 'inputs' must be at least 1, but they are {outputs} and "
             f"{inputs}."
         )
-    tokens = _tokens(weights.shape, outputs, inputs)
-    if tokens is None:
+    tokens = weights.shape[-2] // outputs if weights.ndim > 1 else 0
+    if weights.ndim < 2 or weights.shape[-2:] != (tokens * outputs, tokens * inputs):
         ports = "" if outputs == inputs == 1 else f", with {outputs} rows and {inputs} columns each"
         raise ValueError(
             f"row_blocks: 'map_or_system' must have as many queries as keys{ports}: a tensor must "
@@ -157,10 +157,3 @@ def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterato
         )
         for first, last in spans
     )
-
-
-def _tokens(shape: torch.Size, outputs: int, inputs: int) -> int | None:
-    """How many tokens a map of this shape has, None if its rows and columns do not agree."""
-    if len(shape) < 2 or shape[-2] % outputs or shape[-2] // outputs * inputs != shape[-1]:
-        return None
-    return shape[-2] // outputs

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from dsf.evaluate.arguments import State, working_dtype
 from dsf.runtime.number_types import exact_dtype
-from dsf.systems.coefficient import SampledWrite, cut_of, dense_of
+from dsf.systems.coefficient import SampledWrite, dense_of
 from dsf.systems.system import System
 from dsf.systems.transition import (
     Dense,
@@ -92,15 +92,8 @@ def cut(system: System, start: int, stop: int, *, dtype: torch.dtype) -> System:
 
     Lazily sampled decays will be computed in double precision, other parts in ``dtype``.
     """
-    system.check_span(start, stop)
-    return replace(
-        system,
-        A=system.A.cut(start, stop).to(dtype=dtype).finer(),
-        B=cut_of(system.B, start, stop, dtype),
-        C=cut_of(system.C, start, stop, dtype),
-        D=cut_of(system.feedthrough, start, stop, dtype),
-        initial=None,
-    )
+    few = system.cut(start, stop, dtype=dtype)
+    return replace(few, A=few.A.finer())
 
 
 def cached(system: System, signal: Tensor, tokens: int) -> tuple[int, list[tuple[System, Tensor]]]:

@@ -106,19 +106,16 @@ def ranks_from_states(map_or_system: Map | Operator) -> bool:
     return isinstance(map_or_system, System) and kept_rows(map_or_system) is None
 
 
-def _steps(map_or_system: Map | Operator) -> int:
+def _chosen(map_or_system: Map | Operator, positions: Sequence[int] | None) -> list[int]:
     if isinstance(map_or_system, Tensor):
-        if map_or_system.shape[-1] != map_or_system.shape[-2]:
+        *_, rows, steps = map_or_system.shape
+        if rows != steps:
             raise ValueError(
                 f"hankel_singular_values: 'map_or_system' must be a square map, but its shape is "
                 f"{tuple(map_or_system.shape)}."
             )
-        return map_or_system.shape[-1]
-    return map_or_system.steps
-
-
-def _chosen(map_or_system: Map | Operator, positions: Sequence[int] | None) -> list[int]:
-    steps = _steps(map_or_system)
+    else:
+        steps = map_or_system.steps
     chosen = list(range(steps - 1)) if positions is None else list(positions)
     if not chosen or min(chosen) < 0 or max(chosen) >= steps - 1:
         raise IndexError(

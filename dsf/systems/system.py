@@ -153,6 +153,18 @@ class System:
         """The device of the parts."""
         return self.A.device
 
+    def cut(self, start: int, stop: int, *, dtype: torch.dtype | None = None) -> "System":
+        """The tokens ``start`` to ``stop - 1`` without the initial state; lazy parts stay lazy."""
+        self.check_span(start, stop)
+        return replace(
+            self,
+            A=self.A.cut(start, stop).to(dtype=dtype),
+            B=cut_of(self.B, start, stop, dtype),
+            C=cut_of(self.C, start, stop, dtype),
+            D=cut_of(self.feedthrough, start, stop, dtype),
+            initial=None,
+        )
+
     def window(self, start: int, stop: int, *, dtype: torch.dtype | None = None) -> "System":
         """The tokens ``start`` to ``stop - 1``, all parts written out, without the initial state.
 

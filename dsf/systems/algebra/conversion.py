@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsf.runtime.argument_checks import checked
-from dsf.systems.coefficient import Coefficient, Matrices, cut_of
+from dsf.systems.coefficient import Coefficient, Matrices
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.system import System
 from dsf.systems.transition.storage import cast
@@ -47,7 +47,12 @@ def converted(
             f"converted: dtype names a precision, so it must be a real floating type such as "
             f"torch.float64, but it is {dtype}. Complex parts stay complex."
         )
-    device = None if device is None else _device(device)
+    try:
+        device = None if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"converted: 'device' must be a device such as 'cpu' or 'cuda:0', but it is {device!r}."
+        ) from error
     if isinstance(system, SystemSum):
         return replace(
             system,
@@ -113,15 +118,6 @@ def select(system: Kind, index: Any) -> Kind:
         D=taken(system.feedthrough),
         initial=None if system.initial is None else system.initial[index],
     )
-
-
-def _device(device: torch.device | str) -> torch.device:
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"converted: 'device' must be a device such as 'cpu' or 'cuda:0', but it is {device!r}."
-        ) from error
 
 
 def _selected(index: Any, system: Operator) -> torch.Size:
@@ -197,18 +193,7 @@ def split_at(system: System, token: int) -> tuple[System, System]:
             f"split_at: needs 0 < token < {system.steps}, so that both parts have a token, "
             f"but token is {token}."
         )
-    front, back = _cut(system, 0, token), _cut(system, token, system.steps)
+    front, back = system.cut(0, token), system.cut(token, system.steps)
     if system.runs_backward:
         return front, replace(back, initial=system.initial)
     return replace(front, initial=system.initial), back
-
-
-def _cut(system: System, start: int, stop: int) -> System:
-    return replace(
-        system,
-        A=system.A.cut(start, stop),
-        B=cut_of(system.B, start, stop),
-        C=cut_of(system.C, start, stop),
-        D=cut_of(system.feedthrough, start, stop),
-        initial=None,
-    )

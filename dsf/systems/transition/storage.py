@@ -78,7 +78,8 @@ def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
 
 def along_time(stored: Stored, act: Callable[[Tensor, int], Tensor]) -> Stored:
     """``stored`` with ``act`` applied to each tensor with an axis of time, and to that axis."""
-    axes = time_axes(stored.__class__).items()
+    kind: type = type(stored)
+    axes = time_axes(kind).items()
     return replace(stored, **{name: act(getattr(stored, name), axis) for name, axis in axes})  # type: ignore[type-var]
 
 

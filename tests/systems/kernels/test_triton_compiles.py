@@ -13,7 +13,7 @@ import torch
 
 from dsf.evaluate import cuda
 from dsf.evaluate.loops import channels_of
-from dsf.evaluate.output_buffers import FreshRows
+from dsf.evaluate.output_buffers import RowBuffer
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [
@@ -101,7 +101,7 @@ def of_a_response(structure, states, channels, before, monkeypatch):
 def of_a_map(structure, states, before, monkeypatch):
     system, _ = drawn(structure, states, 1, before)
     borders = cuda.BORDERS[:2]
-    return launches(monkeypatch, lambda: list(cuda.rows_on_cuda(system, borders, FreshRows())))
+    return launches(monkeypatch, lambda: list(cuda.rows_on_cuda(system, borders, RowBuffer())))
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -15,7 +15,7 @@ from dsf.evaluate import cuda as trial_results
 from dsf.evaluate.compiled import stored_parts
 from dsf.evaluate.cuda import Draw
 from dsf.evaluate.loops import channels_of
-from dsf.evaluate.output_buffers import FreshRows
+from dsf.evaluate.output_buffers import RowBuffer
 from dsf.evaluate.row_windows import forward_rows
 from dsf.systems.kernels import availability
 from tests.drawn import Drawer
@@ -77,7 +77,7 @@ def test_maps(structure, steps, before):
     system = replace(system, reads_before_update=before)
     exact = dsf.systems.algebra.converted(system, dtype=torch.float64)
     borders = [0, steps] if steps < 70 else [5, 60, 70, steps]
-    rows = torch.cat(list(cuda.rows_on_cuda(system, borders, FreshRows())), dim=-2)
+    rows = torch.cat(list(cuda.rows_on_cuda(system, borders, RowBuffer())), dim=-2)
     wanted = torch.cat(list(forward_rows(exact, borders)), dim=-2)
     assert error(rows.double(), wanted) < 1e-6
 
