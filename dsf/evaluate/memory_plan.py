@@ -173,8 +173,8 @@ def check_plan(
     free = free_memory(device)
     if free is not None and needed > free / 2:
         raise MapTooLarge(
-            f"{owner}: {what} takes {needed / GB:.1f} GB, but {free / GB:.1f} GB are free and half "
-            f"of that is the limit. {cure}"
+            f"{owner}: {what} takes {needed / GB:.1f} GB at its peak, but {free / GB:.1f} GB are "
+            f"free and half of that is the limit. {cure}"
         )
 
 
