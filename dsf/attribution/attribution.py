@@ -517,7 +517,8 @@ class Attribution(Shares):
                 f"edges: what enters and leaves the mixer of {chosen[0]} is not known as linear "
                 "maps of the stream, so it has neither edges nor shares of its coefficients. Its "
                 "map is stack.inspection[name].map(), and 'layers' has what the modules in it "
-                "contribute."
+                "contribute. If the call continued a cache, attribute the whole sequence, whose "
+                "last rows are those of this step."
             )
         raise KeyError(
             f"edges: 'layer' must be one layer, but {layer!r} is {len(chosen)}; there are "

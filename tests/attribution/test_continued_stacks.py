@@ -6,7 +6,9 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 import dsf
-from dsf.inspection.errors import UnreadableError
+from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.loading import load_model
+from dsf.models import folder
 from tests.inspection import test_continued_states as continued
 
 
@@ -102,3 +104,18 @@ def test_writing_into_one_place_twice_is_refused_in_words():
     model = nn.Sequential(nn.Sequential(Twice("", writes=True), Twice("", writes=True)))
     with pytest.raises(UnreadableError, match="because of 'setitem'"):
         dsf.stack(model.eval(), torch.randn(1, 4, 4), blocks="0")
+
+
+@pytest.mark.filterwarnings("ignore:.*(past_key_values|cache_params).*:FutureWarning")
+def test_a_step_of_softmax_attention_is_the_last_row_of_the_whole_sequence():
+    """A step has no edges to tokens that are not its input; the error says where they are."""
+    loaded = load_model(folder("text_llama"))
+    ids = torch.tensor([loaded.tokenizer.encode("And all our yesterdays have lighted")])
+    with torch.no_grad():
+        cache = loaded.model(input_ids=ids[:, :-1], use_cache=True).past_key_values
+    step = dsf.stack(loaded.model, input_ids=ids[:, -1:], past_key_values=cache).attribute(5)
+    whole = dsf.attribute(loaded.model, input_ids=ids, target=5)
+    torch.testing.assert_close(step.value, whole.value, rtol=1e-4, atol=1e-4)
+    with pytest.raises(InspectionError, match="whole sequence"):
+        step.edges(0)
+    assert whole.edges(0).shape[-2:] == 2 * ids.shape[1:]

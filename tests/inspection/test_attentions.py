@@ -13,6 +13,8 @@ pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"'
 
 TEXT = "And all our yesterdays have lighted"
 NAMES = ["mamba", "qwen3_next"]
+ROUNDING = 1e-6
+"""Largest difference of two weights of at most one that float32 computes from scores up to 30."""
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -78,6 +80,53 @@ def test_in_float64_the_joined_maps_are_those_of_one_run():
         opened.model(input_ids=whole[:, :-1])
     for name, map in once.maps.items():
         torch.testing.assert_close(steps.maps[name], map, rtol=0, atol=1e-12)
+
+
+def weights_in_float64(query, key, scale):
+    """The rows of the last tokens, from what fused attention was called with."""
+    key = key.double().repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = query.double() @ key.mT * scale
+    earlier = key.shape[-2] - query.shape[-2]
+    ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1 + earlier)
+    return scores.masked_fill(ahead, -torch.inf).softmax(dim=-1)
+
+
+@torch.no_grad()
+def differences(model, ids, monkeypatch):
+    """How far maps of a prompt and its continuation are from those of one run.
+
+    Of those that ``dsf.attentions`` returns, and of those that the queries and keys of each run
+    define, in float64.
+    """
+    fused, called = torch.nn.functional.scaled_dot_product_attention, []
+
+    def recorded(query, key, *args, **named):
+        called.append(weights_in_float64(query, key, named.get("scale") or query.shape[-1] ** -0.5))
+        return fused(query, key, *args, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    with dsf.attentions(model) as steps:
+        whole = continued(model, ids)
+    in_steps, called[:] = list(called), []
+    with dsf.attentions(model) as once:
+        model(input_ids=whole[:, :-1])
+    count, length = len(called), whole.shape[1] - 1
+    ours, defined = [], []
+    for layer, (name, map) in enumerate(once.maps.items()):
+        ours.append((steps.maps[name] - map).abs().max().item())
+        rows = [pad(row, (0, length - row.shape[-1])) for row in in_steps[layer::count]]
+        defined.append((torch.cat(rows, dim=-2) - called[layer]).abs().max().item())
+    assert len(ours) == count
+    return ours, defined
+
+
+def test_joined_maps_differ_as_the_queries_and_keys_of_the_two_runs_do(monkeypatch):
+    """The difference is the model's: no arithmetic of the maps could make it smaller."""
+    opened = load_model(folder("text_llama"))
+    ids = torch.tensor([opened.tokenizer.encode(TEXT)])
+    ours, defined = differences(opened.model, ids, monkeypatch)
+    assert max(defined) > 1e-7
+    assert all(one < other + ROUNDING for one, other in zip(ours, defined, strict=True))
 
 
 @pytest.mark.usefixtures("our_own_errors")

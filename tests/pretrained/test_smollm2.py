@@ -13,6 +13,7 @@ import torch
 
 import dsf
 from dsf.loading import load_model, token_texts
+from tests.inspection.test_attentions import ROUNDING, differences
 
 pytest.importorskip("gguf", reason='needs pip install "dsf-toolkit[gguf]"')
 WEIGHTS = "smollm2"
@@ -255,3 +256,10 @@ def test_without_its_induction_heads_it_does_not_know_what_follows(loaded, repea
     assert len(others) == 10
     assert loss(best) > clean + 6
     assert loss(others) < clean + 1.5
+
+
+def test_joined_maps_differ_as_the_queries_and_keys_of_the_two_runs_do(loaded, monkeypatch):
+    ids = torch.tensor([loaded.tokenizer.encode("The capital of France is")])
+    ours, defined = differences(loaded.model, ids, monkeypatch)
+    assert max(defined) > 1e-6  # so that no map can agree to 1e-6
+    assert all(one < other + ROUNDING for one, other in zip(ours, defined, strict=True))

@@ -226,6 +226,7 @@ class ModuleStack:
         kept: Collection[str] | None = None,
     ):
         self.tracker = tracker
+        self.listener: Any = None  # to calls of torch, outside of modules that are read as a whole
         self.keeps_outputs = tracker is not None
         self.expects = expects
         self.invocations: list[Any] = []
@@ -413,9 +414,10 @@ class ModuleStack:
 
     def begin_whole(self, module: nn.Module) -> None:
         """Follow no operation of a module that is read as a whole: its hooks have run."""
-        if self.tracker is not None and self._running and self._running[-1].module is module:
+        if self._running and self._running[-1].module is module:
             self._running[-1].is_whole = True
-            self.tracker.pause()
+            for each in filter(None, (self.tracker, self.listener)):
+                each.pause()
 
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         if self._running and self._running[-1].module is module:
@@ -441,6 +443,8 @@ class ModuleStack:
             return
         frame = self._running.pop()
         self._inside = None
+        if self.listener is not None and frame.is_whole:
+            self.listener.resume()
         if self.tracker is not None and frame.is_whole:
             self.tracker.resume(frame, output)
         elif self.tracker is not None and module in self._names:

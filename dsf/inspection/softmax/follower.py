@@ -25,7 +25,7 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Size, Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, add_name, copied
 from dsf.inspection.capture.containers import tensors_in, times_written
@@ -352,7 +352,8 @@ def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
 
     Not those in modules that are claimed.
     """
-    with where.followed(), SoftmaxListener(where, calls):
+    where.listener = SoftmaxListener(where, calls)
+    with where.followed(), where.listener:
         yield
 
 
@@ -365,6 +366,17 @@ class SoftmaxListener(TorchFunctionMode):
         # The tensors are kept alive, so that no other tensor gets the same id.
         self._followed: dict[int, tuple[Tensor, Scores | Normalised]] = {}
         self._unused: list[Scores] = []
+        self._paused: list[bool] = []
+
+    def pause(self) -> None:
+        """Stop listening, unless a later mode of the model lies above this one."""
+        self._paused.append(_get_current_function_mode() is self)
+        if self._paused[-1]:
+            self.__exit__(None, None, None)
+
+    def resume(self) -> None:
+        if self._paused.pop():
+            self.__enter__()
 
     def __torch_function__(
         self,
