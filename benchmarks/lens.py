@@ -71,7 +71,7 @@ def compared(name: str) -> list[dict[str, Any]]:
     rng = torch.Generator().manual_seed(0)
     prompt = recall.draw(rng, samples=1, length=TOKENS).tokens
     case = f"Maps of {name}, {TOKENS} tokens"
-    return raced(case, model, bridge, prompt, scaled=MODELS[name], rounds=3)
+    return raced(case, model, bridge, prompt, scaled=MODELS[name], rounds=9)
 
 
 def raced(

@@ -1,5 +1,6 @@
 """The attention map of a system as a matrix, or selected rows of it."""
 
+from dataclasses import replace
 from typing import Literal, overload
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import check_operator
-from dsf.evaluate.compiled import compiles
+from dsf.evaluate.compiled import compiled, compiles
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.output_buffers import WholeMap
@@ -15,8 +16,11 @@ from dsf.evaluate.rows import SIZE, blocks_between
 from dsf.runtime.shapes import ShapeError, of_kind
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
+from dsf.systems.transition import DiagonalPlusLowRank
 
 Selection = slice | int
+MOST_UNIT_WORK = 2**23
+"""Maximum number of products of a state with a decay in a map that is a response to units."""
 
 
 @overload
@@ -95,7 +99,7 @@ def attention_map(
     if isinstance(system, System) and compiles(system, last):
         zeros = torch.zeros(shape, dtype=system.dtype, device=system.device)
         weights = _written(system, first, last, WholeMap(zeros, clean=True))
-    else:
+    elif last - first < system.steps or (weights := _by_units(system)) is None:
         weights = torch.cat([rows.weights for rows in blocks_between(system, first, last)], dim=-2)
     if stride == 1:
         return weights
@@ -116,6 +120,23 @@ def _enclosed(system: Operator, rows: Selection | None, out: Tensor | None) -> E
     chosen = torch.arange(system.steps * system.output_size).unflatten(0, (system.steps, -1))
     chosen = chosen[first:last:stride].flatten()
     return Enclosure(whole.midpoint[..., chosen, :], whole.radius[..., chosen, :])
+
+
+def _by_units(system: Operator) -> Tensor | None:
+    """The whole map of a small delta rule, as the response to units; None for other systems.
+
+    The compiled loop takes as many operations as the windows, without their calls of torch: at 128
+    tokens of 16 states 1.9 against 3.3 ms, and as long as them at ``MOST_UNIT_WORK``.
+    """
+    if not isinstance(system, System) or not isinstance(system.A, DiagonalPlusLowRank):
+        return None
+    work = system.batch.numel() * system.steps**2 * system.state_size
+    if work > MOST_UNIT_WORK or system.runs_backward:
+        return None
+    units = torch.eye(system.steps, dtype=system.dtype, device=system.device).unsqueeze(-2)
+    units = units.expand(*system.batch, *units.shape)
+    answer = compiled(replace(system, initial=None), units)
+    return None if answer is None else answer[0].squeeze(-2)
 
 
 def _written(system: Operator, first: int, last: int, output: WholeMap) -> Tensor:

@@ -37,6 +37,7 @@ from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.attention import causal_bias
 from dsf.inspection.softmax.follower import recording_softmax
+from dsf.inspection.support_table import asks_the_interface
 from dsf.systems.composite import Operator
 
 CallKey = tuple[Through, str, int]
@@ -121,7 +122,7 @@ def _length(cache: Any) -> int:
 @contextmanager
 def following(
     model: nn.Module,
-    adapters: Sequence[Adapter],
+    known: Known,
     *,
     begin: Callable[[Followed], Exchange | None] = lambda _: None,
     finish: Callable[[Followed, Any], Any] = lambda _, output: output,
@@ -129,6 +130,7 @@ def following(
     """Follow every call of ``model`` inside the ``with`` block.
 
     Args:
+        known: the modules that adapters read.
         begin: called when a sequence begins; what it returns exchanges outputs of mixers in all
             calls of this sequence.
         finish: called after every call with what the model returned; returns what the user gets.
@@ -136,16 +138,12 @@ def following(
     Yields:
         The latest sequence, in a list that is empty before the first call.
     """
-    known = known_modules(model, adapters)
     inside = vars(model).get("forward")
     original = model.forward
     latest: list[Followed] = []
     exchanges: list[Exchange | None] = [None]
     busy = [False]
-    listens = not (
-        interface.models_of_library(model) == [model]
-        and getattr(model, "_supports_attention_backend", True)
-    )
+    listens = not _is_of_interface(model, known)
 
     @wraps(original)
     def forward(*inputs: Any, **named: Any) -> Any:
@@ -176,6 +174,16 @@ def following(
             del model.forward
         else:
             model.forward = inside
+
+
+def _is_of_interface(model: nn.Module, known: Known) -> bool:
+    """Whether the attention of a library model is recorded without listening to calls of torch."""
+    if interface.models_of_library(model) != [model]:
+        return False
+    if getattr(model, "_supports_attention_backend", True):
+        return True
+    read = {part for path in known for part in model.get_submodule(path).modules()}
+    return asks_the_interface(frozenset(type(part) for part in model.modules() if part not in read))
 
 
 def _followed(
@@ -506,7 +514,7 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
     if callable(generate):
         host.generate = generated
     try:
-        with following(model, adapters, finish=finish) as latest:
+        with following(model, known, finish=finish) as latest:
             yield SeenAttentions(latest, known)
     finally:
         if own is not None:

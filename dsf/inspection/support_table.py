@@ -216,6 +216,13 @@ def _attends(cls: type[nn.Module]) -> bool:
     return called or ("softmax(" in code and len(PRODUCT.findall(code)) > 1)
 
 
+@lru_cache(maxsize=64)
+def asks_the_interface(classes: frozenset[type[nn.Module]]) -> bool:
+    """Whether all classes that attend, by name or code, ask the library's attention interface."""
+    attending = [cls for cls in classes if LOOKS_LIKE_A_MIXER.search(cls.__name__) or _attends(cls)]
+    return all(any(word in _code(cls) for word in SIGNS[0][0]) for cls in attending)
+
+
 def _mixer_of(adapter: Adapter, family: str) -> str:
     """The return annotation of ``read``; of several classes the one named like the family."""
     hint = get_type_hints(adapter.read).get("return")

@@ -17,6 +17,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, call_output
 from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.families.registry import known_modules
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.seen_attentions import CallKey, Exchange, Followed, following, joined
 from dsf.interventions.edits import Cut, Edit, MapFrom, Mean, Reduce
@@ -75,7 +76,7 @@ def applied(
     def begin(sequence: Followed) -> Exchange | None:
         return _exchange(sequence, wanted, others, adapters) if wanted else None
 
-    with following(model, adapters, begin=begin):
+    with following(model, known_modules(model, adapters), begin=begin):
         yield
 
 

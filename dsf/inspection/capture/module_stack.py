@@ -377,17 +377,20 @@ class ModuleStack:
         elsewhere = self._of_this_piece(self._leave_other)
         handles = [
             register_module_forward_pre_hook(enter),
-            register_module_forward_hook(project),
             register_module_forward_hook(elsewhere, always_call=True),
         ]
+        if self._looks_around:
+            handles.append(register_module_forward_hook(project))
+        notes_arguments = self.keeps_passes or self.tracker is not None
         # A hook for all modules does not get keywords, and runs before those of single modules.
         # What hooks of others make of arguments and output is part of the module: it is called
         # before the first of them, and left after the last.
         for module in filter(_takes_hooks, self._names):
-            handles += [
-                module.register_forward_pre_hook(note, prepend=True, with_kwargs=True),
-                module.register_forward_hook(leave, always_call=True),
-            ]
+            handles.append(module.register_forward_hook(leave, always_call=True))
+            if notes_arguments:
+                handles.append(
+                    module.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
+                )
         try:
             yield
         finally:

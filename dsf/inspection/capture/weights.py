@@ -30,7 +30,11 @@ TRIED = (torch.float32, torch.bfloat16, torch.float16)
 
 def is_packed(module: nn.Module) -> bool:
     """Whether a weight of the module itself, not of its parts, is packed."""
-    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    own = [
+        part
+        for part in (*module._parameters.values(), *module._buffers.values())
+        if part is not None
+    ]
     if any(_is_packed(part) for part in own):
         return True
     if isinstance(getattr(module, "weight", None), Tensor) or not hasattr(module, "in_features"):

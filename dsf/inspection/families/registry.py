@@ -101,10 +101,9 @@ def known_modules(model: nn.Module, given: Sequence[Adapter] = ()) -> Known:
     for adapter in (*given, *installed(), *ADAPTERS):
         for path, family in adapter.families.items():
             of_class.setdefault(path, (adapter, family))
-    found = {}
-    for name, module in model.named_modules():
-        paths = [class_path(cls) for cls in type(module).__mro__]
-        nearest = next((path for path in paths if path in of_class), None)
-        if nearest is not None:
-            found[name] = of_class[nearest]
-    return found
+    nearest = {
+        kind: next((path for path in map(class_path, kind.__mro__) if path in of_class), None)
+        for kind in set(map(type, model.modules()))
+    }
+    named = ((name, nearest[type(module)]) for name, module in model.named_modules())
+    return {name: of_class[path] for name, path in named if path is not None}

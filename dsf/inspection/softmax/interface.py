@@ -93,7 +93,7 @@ def _settings_restored(model: nn.Module) -> Iterator[None]:
 def _configs(model: nn.Module) -> list[Any]:
     """Every configuration, sub-configurations too, that selects how attention is computed."""
     found: dict[int, Any] = {}
-    waiting = [config for module in model.modules() if (config := getattr(module, "config", None))]
+    waiting = [config for part in model.modules() if (config := vars(part).get("config"))]
     while waiting:
         config = waiting.pop()
         if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
