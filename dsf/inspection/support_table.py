@@ -218,9 +218,9 @@ def _attends(cls: type[nn.Module]) -> bool:
 
 @lru_cache(maxsize=64)
 def asks_the_interface(classes: frozenset[type[nn.Module]]) -> bool:
-    """Whether all classes that attend, by name or code, ask the library's attention interface."""
+    """Whether all classes that attend, by name or code, ask the library's interface."""
     attending = [cls for cls in classes if LOOKS_LIKE_A_MIXER.search(cls.__name__) or _attends(cls)]
-    return all(any(word in _code(cls) for word in SIGNS[0][0]) for cls in attending)
+    return all(_read_as(cls)[1] == EXACT for cls in attending)
 
 
 def _mixer_of(adapter: Adapter, family: str) -> str:

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
@@ -95,7 +94,6 @@ def check_axes(mixer: Mixer) -> None:
         raise ShapeError(f"{owner}: every part must be on the same device, but {listed}.")
 
 
-@cache
 def axes_of(annotation: Any) -> str | None:
     """The axis names of a tensor annotation, None for other fields."""
     if get_origin(annotation) in (Union, UnionType):

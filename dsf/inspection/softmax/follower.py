@@ -372,11 +372,11 @@ class SoftmaxListener(TorchFunctionMode):
         """Stop listening, unless a later mode of the model lies above this one."""
         self._paused.append(_get_current_function_mode() is self)
         if self._paused[-1]:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def resume(self) -> None:
         if self._paused.pop():
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
