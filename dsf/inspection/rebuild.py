@@ -482,6 +482,8 @@ class LayerComparison:
             raise ReconstructionError(words, formula)
         own = getattr(mixer, "axes", adapter.axes)
         axes = own if layer.maps is None else layer.maps.axes
+        is_known = adapter.whole is not None or _knows_stages(adapter, mixer)
+        shell = partial(whole_layer, layer, adapter, mixer, self.tolerance)
         return InspectedLayer(
             name=layer.name,
             family=layer.family,
@@ -490,7 +492,7 @@ class LayerComparison:
             error=max(formula, rounding),
             tolerance=self.tolerance,
             fingerprint=Fingerprint(mixer),
-            shell=partial(whole_layer, layer, adapter, mixer, self.tolerance),
+            shell=shell if is_known else None,
             formula=formula,
             rounding=rounding,
             compared_with=self.compared_with,
@@ -649,7 +651,6 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
     is compared once.
     """
     if adapter.whole is None and layer.surroundings is not None:
-        _check_stages_are_known(layer, adapter, mixer)
         return _with_stages(layer, adapter, mixer, layer.output)
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:
@@ -661,7 +662,6 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
     if adapter.whole is not None:
         made = adapter.whole(mixer)
         return made, relative_error(made(made.given), layer.output)
-    _check_stages_are_known(layer, adapter, mixer)
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     whole = _with_stages(layer, adapter, mixer, response)
     # Its values are those of the mixer as a rule, whose response is known already.
@@ -672,18 +672,10 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
     return whole, relative_error(rebuilt, output)
 
 
-def _check_stages_are_known(layer: Captured, adapter: Adapter, mixer: Any) -> None:
-    if adapter.enter is None or adapter.leave is None:
-        raise InspectionError(
-            f"{layer.name}: of the family '{layer.family}' only the mixer is known, not the stages "
-            "between it and the module's input and output. layer.map() gives the mixer's map."
-        )
-    if mixer.value.ndim > WITH_HEADS:
-        raise InspectionError(
-            f"{layer.name}: only the mixer is known, since its maps count windows as "
-            "well as samples and heads, and how the windows lie in the module's input is not "
-            "known. layer.map() gives the maps."
-        )
+def _knows_stages(adapter: Adapter, mixer: Any) -> bool:
+    """Whether the stages around a mixer are known; not how windows lie in a module's input."""
+    has_both = adapter.enter is not None and adapter.leave is not None
+    return has_both and mixer.value.ndim <= WITH_HEADS
 
 
 def _with_stages(layer: Captured, adapter: Adapter, mixer: Any, response: Tensor) -> WholeMixer:
@@ -735,10 +727,9 @@ def error_around(
     only the mixer is known.
     """
     around = layer.surroundings
-    if around is None or adapter.enter is None or adapter.leave is None:
+    if around is None or not _knows_stages(adapter, mixer):
         return 0.0
-    if mixer.value.ndim > WITH_HEADS:
-        return 0.0
+    assert adapter.enter is not None and adapter.leave is not None  # noqa: S101, PT018
     given, value, output = around.given, mixer.value, around.output
     other, enter = adapter.overlooked(layer), adapter.enter(layer)
     some = mixed if tokens is None else mixed.index_select(-3, tokens)

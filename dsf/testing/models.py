@@ -466,7 +466,7 @@ def _off_diagonal(subject: ModelUnderTest) -> float:
 def _whole(subject: ModelUnderTest) -> float:
     builders = [layer.shell for layer in _read(subject, exact=True)]
     known = [build.args[:3] for build in builders if isinstance(build, partial)]
-    return max(whole_and_error(*parts)[1] for parts in known)
+    return max((whole_and_error(*parts)[1] for parts in known), default=math.inf)
 
 
 def _trace(subject: ModelUnderTest) -> float:

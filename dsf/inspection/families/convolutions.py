@@ -17,7 +17,14 @@ from torch.nn.functional import pad
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.shared import LONE_PADDING, masked, masking, some_rows, state_before
+from dsf.inspection.families.shared import (
+    LONE_PADDING,
+    masked,
+    masking,
+    of_transformers,
+    some_rows,
+    state_before,
+)
 from dsf.inspection.whole.stages import Chain
 from dsf.mixers import Mixer, ShortConvolution
 from dsf.systems.composite import ExplicitMap, RowSource
@@ -151,11 +158,9 @@ def _finish_grid(layer: Captured, mixed: Shaped[Tensor, "channel time 1 1"]) -> 
 
 ADAPTERS = (
     Adapter(
-        families={
-            "transformers.models.lfm2.modeling_lfm2.Lfm2ShortConv": "lfm2",
-            "transformers.models.lfm2_moe.modeling_lfm2_moe.Lfm2MoeShortConv": "lfm2_moe",
-            "transformers.models.lfm3.modeling_lfm3.Lfm3ShortConv": "lfm3",
-        },
+        families=of_transformers(
+            lfm2="Lfm2ShortConv", lfm2_moe="Lfm2MoeShortConv", lfm3="Lfm3ShortConv"
+        ),
         read=_read_short,
         enter=_enter_short,
         leave=_leave_short,
@@ -163,7 +168,7 @@ ADAPTERS = (
         advice=dict.fromkeys(("lfm2", "lfm2_moe"), LONE_PADDING),
     ),
     Adapter(
-        families={"transformers.models.lfm3_vl.modeling_lfm3_vl.Lfm3VlVisionShortConv": "lfm3_vl"},
+        families=of_transformers(lfm3_vl="Lfm3VlVisionShortConv"),
         read=_read_grid,
         finish=_finish_grid,
         axes=("channel",),

@@ -43,6 +43,7 @@ from dsf.inspection.families.shared import (
     leaving,
     masked,
     masking,
+    of_transformers,
     shared_by,
     side_by_side,
     some_rows,
@@ -56,19 +57,6 @@ from dsf.inspection.whole.stages import Chain, Scale
 from dsf.mixers import Comba, DeltaNet, GatedDeltaNet, GatedDeltaProduct, KimiDeltaAttention
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
-PREFIXES = {
-    "qwen3_next": "Qwen3Next",
-    "qwen3_5": "Qwen3_5",
-    "qwen3_5_moe": "Qwen3_5Moe",
-    "qwen4_exp": "Qwen4ExpText",
-    "lara_mini": "LaraMini",
-    "olmo_hybrid": "OlmoHybrid",
-}
-KIMI_CLASSES = {
-    "kimi_linear": "KimiLinearDeltaAttention",
-    "bailing_hybrid": "BailingHybridDeltaAttention",
-    "glm5_next": "Glm5NextTextLinearAttention",
-}
 
 
 def _read_gated(layer: Captured) -> GatedDeltaNet:
@@ -179,15 +167,20 @@ def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer
     )
 
 
+FAMILIES = of_transformers(
+    qwen3_next="Qwen3NextGatedDeltaNet",
+    qwen3_5="Qwen3_5GatedDeltaNet",
+    qwen3_5_moe="Qwen3_5MoeGatedDeltaNet",
+    qwen4_exp="Qwen4ExpTextGatedDeltaNet",
+    lara_mini="LaraMiniGatedDeltaNet",
+    olmo_hybrid="OlmoHybridGatedDeltaNet",
+)
 GATED = Adapter(
-    families={
-        f"transformers.models.{family}.modeling_{family}.{prefix}GatedDeltaNet": family
-        for family, prefix in PREFIXES.items()
-    },
+    families=FAMILIES,
     read=_read_gated,
     enter=_enter,
     leave=_leave,
-    advice=dict.fromkeys(PREFIXES, LONE_PADDING),
+    advice=dict.fromkeys(FAMILIES.values(), LONE_PADDING),
     stored=_stored,
 )
 
@@ -220,10 +213,11 @@ def _decay_of_channels(raw: Tensor, log_speed: Tensor, bound: float | None) -> T
 
 
 KIMI = Adapter(
-    families={
-        f"transformers.models.{family}.modeling_{family}.{name}": family
-        for family, name in KIMI_CLASSES.items()
-    },
+    families=of_transformers(
+        kimi_linear="KimiLinearDeltaAttention",
+        bailing_hybrid="BailingHybridDeltaAttention",
+        glm5_next="Glm5NextTextLinearAttention",
+    ),
     read=_read_kimi,
     enter=_enter,
     leave=_leave,

@@ -37,6 +37,7 @@ from dsf.inspection.families.shared import (
     head_norm,
     masked,
     masking,
+    of_transformers,
     side_by_side,
     some_rows,
     state_before,
@@ -85,7 +86,7 @@ def _renew_minimax(module: Any) -> None:
 
 
 MINIMAX = Adapter(
-    families={"transformers.models.minimax.modeling_minimax.MiniMaxLightningAttention": "minimax"},
+    families=of_transformers(minimax="MiniMaxLightningAttention"),
     read=read_minimax,
     enter=_enter_minimax,
     leave=_leave_minimax,
@@ -153,7 +154,7 @@ def _gates(layer: Captured) -> tuple[Tensor, ...]:
 
 
 _XLSTM = Adapter(
-    families={"transformers.models.xlstm.modeling_xlstm.xLSTMLayer": "xlstm"},
+    families=of_transformers(xlstm="xLSTMLayer"),
     read=_read_xlstm,
     enter=_enter_xlstm,
     leave=_leave_xlstm,
@@ -206,10 +207,7 @@ def _gate(layer: Captured, name: str, x: Tensor) -> Tensor:
 
 
 _GRIFFIN = Adapter(
-    families={
-        "transformers.models.recurrent_gemma.modeling_recurrent_gemma"
-        ".RecurrentGemmaRecurrentBlock": "recurrent_gemma"
-    },
+    families=of_transformers(recurrent_gemma="RecurrentGemmaRecurrentBlock"),
     read=_read_griffin,
     enter=_enter_griffin,
     leave=_leave_griffin,

@@ -41,6 +41,7 @@ from dsf.inspection.families.shared import (
     hidden,
     known_by,
     masked,
+    of_transformers,
     side_by_side,
     unit_length,
 )
@@ -228,7 +229,7 @@ def _normalised(layer: Captured, name: str, mixed: Tensor) -> Tensor:
 
 
 _ADAPTER4 = Adapter(
-    families={"transformers.models.rwkv.modeling_rwkv.RwkvSelfAttention": "rwkv"},
+    families=of_transformers(rwkv="RwkvSelfAttention"),
     read=_read4,
     enter=_enter4,
     leave=_leave4,

@@ -40,6 +40,7 @@ from dsf.inspection.families.shared import (
     hidden,
     masked,
     masking,
+    of_transformers,
     rms_normalised,
     shared_by,
     some_rows,
@@ -169,11 +170,9 @@ def _stored_channel(module: Any, arguments: Mapping[str, Any], channel: int) -> 
 
 
 MAMBA = Adapter(
-    families={
-        "transformers.models.mamba.modeling_mamba.MambaMixer": "mamba",
-        "transformers.models.falcon_mamba.modeling_falcon_mamba.FalconMambaMixer": "falcon_mamba",
-        "transformers.models.jamba.modeling_jamba.JambaMambaMixer": "jamba",
-    },
+    families=of_transformers(
+        mamba="MambaMixer", falcon_mamba="FalconMambaMixer", jamba="JambaMambaMixer"
+    ),
     read=_read_mamba,
     enter=_enter_mamba,
     leave=_leave_mamba,
@@ -183,7 +182,7 @@ MAMBA = Adapter(
 )
 ZAMBA = replace(
     MAMBA,
-    families={"transformers.models.zamba.modeling_zamba.ZambaMambaMixer": "zamba"},
+    families=of_transformers(zamba="ZambaMambaMixer"),
     axes=("sample", "head", "channel"),
     stored=None,
 )
@@ -327,15 +326,14 @@ def hasten(module: Any) -> None:
 
 
 MAMBA2 = Adapter(
-    families={
-        "transformers.models.mamba2.modeling_mamba2.Mamba2Mixer": "mamba2",
-        "transformers.models.bamba.modeling_bamba.BambaMixer": "bamba",
-        "transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer": "falcon_h1",
-        "transformers.models.granitemoehybrid.modeling_granitemoehybrid"
-        ".GraniteMoeHybridMambaLayer": "granitemoehybrid",
-        "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": "nemotron_h",
-        "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer": "zamba2",
-    },
+    families=of_transformers(
+        mamba2="Mamba2Mixer",
+        bamba="BambaMixer",
+        falcon_h1="FalconH1Mixer",
+        granitemoehybrid="GraniteMoeHybridMambaLayer",
+        nemotron_h="NemotronHMamba2Mixer",
+        zamba2="Zamba2MambaMixer",
+    ),
     read=_read_mamba2,
     enter=_enter_mamba2,
     leave=_leave_mamba2,

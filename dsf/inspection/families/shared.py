@@ -41,6 +41,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def of_transformers(**classes: str) -> dict[str, str]:
+    """The families of adapters: by the path of a class of the library the name of its model."""
+    home = "transformers.models"
+    return {f"{home}.{model}.modeling_{model}.{name}": model for model, name in classes.items()}
+
+
 def state_before(layer: Captured, question: str = "get_recurrent_state") -> Tensor | None:
     """What the cache of a call holds of earlier tokens, as it lays it out; None from rest."""
     cache = next((part for part in layer.arguments.values() if is_cache(part)), None)

@@ -1,7 +1,7 @@
 """The result of an inspection: ``InspectedLayer`` for each token mixer, and those not read."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -460,9 +460,6 @@ class Inspection(Sequence[InspectedLayer]):
 
     def __len__(self) -> int:
         return len(self.layers)
-
-    def __iter__(self) -> Iterator[InspectedLayer]:
-        return iter(self.layers)
 
     def maps(
         self, rows: Selection | None = None

@@ -6,7 +6,7 @@ The HTML tables by which a notebook displays an inspection; they need no script.
 import csv
 import io
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import import_module
@@ -63,9 +63,6 @@ class Table(Sequence[Record]):
 
     def __len__(self) -> int:
         return len(self.records)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self.records)
 
     def __repr__(self) -> str:
         """The first and the last records in columns, and how many there are."""
