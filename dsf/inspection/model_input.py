@@ -245,12 +245,7 @@ def _first_place(
     """A text or a mapping of tensors in the first place, as ``text`` and as named arguments."""
     # Modules that take no token numbers may read a text themselves.
     has_ids = not isinstance(model, nn.Module) or getattr(model, "main_input_name", None) == IDS
-    if inputs and _is_text(inputs[0]) and (has_tokenizer or has_ids):
-        if text is not None:
-            raise InspectionError(
-                f"{where}: 'text' expected one text, got two: one by its name and one in the first "
-                "place. Pass one of them."
-            )
+    if text is None and inputs and _is_text(inputs[0]) and (has_tokenizer or has_ids):
         text, inputs = inputs[0], inputs[1:]
     elif inputs and isinstance(inputs[0], Mapping) and _takes(model, inputs[0]):
         doubled = sorted(inputs[0].keys() & named.keys())
