@@ -200,7 +200,7 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
     wanted = (adapter.renew, adapter.hasten if hastened else None)
     changes = [change for change in wanted if change is not None]
     try:
-        with _refused("its module cannot be copied"):  # as one that holds a lock
+        with _refused("its module cannot be copied", InspectionError):  # as one that holds a lock
             twin = double_copy(call.module)
         return again(call, call.invocation, twin, changes)
     except NoReferenceError:  # such as a forward pass that knows its module by a closure
@@ -211,12 +211,12 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
 
 
 @contextmanager
-def _refused(what: str) -> Iterator[None]:
+def _refused(what: str, *passed: type[Exception]) -> Iterator[None]:
     """Say of an exception inside, whatever a module's code raises, that there is no reference."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, InspectionError) or is_out_of_memory(error):
+        if isinstance(error, passed) or is_out_of_memory(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise NoReferenceError(f"{what} ({reason})") from error
