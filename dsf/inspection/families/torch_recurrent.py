@@ -70,35 +70,27 @@ class WholeCell(AffineLayer):
 AXES = ("sample", "channel")
 
 
-@dataclass(frozen=True, eq=False)
-class Sequences:
-    """Sequences of one length that a recurrent module was given, batch first."""
-
-    suffix: str
-    inputs: Float[Tensor, "sample time input"]
-    outputs: Float[Tensor, "sample time output"]
-    starts: tuple[Float[Tensor, "layer sample _"], ...]
-
-
 def split(whole: Captured) -> Iterator[Captured]:
-    """One captured call for every layer and direction, in the order in which they ran."""
+    """One captured call for every layer and direction, in the order in which they ran.
+
+    A reverse direction starts at the last token of its own sample.
+    """
     module = whole.module
     count = getattr(module, "num_layers", 1)  # a cell is one layer
     twins = [twin(module, layer, whole.weights) for layer in range(count)]
-    for sequences in _sequences(whole):
-        inputs = sequences.inputs
+    for suffix, given, put_out, begin in _sequences(whole):
+        inputs = given
         for layer, alone in enumerate(twins):
             directions = alone.bidirectional + 1
             first = layer * directions
-            starts = tuple(part[first : first + directions] for part in sequences.starts)
-            outputs = sequences.outputs
+            starts = tuple(part[first : first + directions] for part in begin)
+            outputs = put_out
             if layer < count - 1:
                 states = tuple(part.contiguous() for part in starts)
-                given = states if len(states) == 2 else next(iter(states), None)
-                outputs = alone(inputs, given)[0]
+                outputs = alone(inputs, states if len(states) == 2 else next(iter(states), None))[0]
             for k, output in enumerate(outputs.chunk(directions, dim=-1)):
                 yield whole.replaced(
-                    name=whole.name + _label(module, layer, k, sequences.suffix),
+                    name=whole.name + _label(module, layer, k, suffix),
                     module=alone,
                     arguments={
                         "inputs": inputs,
@@ -160,10 +152,10 @@ def _is_cell(module: nn.Module) -> bool:
     return isinstance(module, nn.RNNCellBase)
 
 
-def _sequences(whole: Captured) -> Iterator[Sequences]:
-    """The batch, or its samples one by one where a packed batch has several lengths.
+def _sequences(whole: Captured) -> Iterator[tuple[str, Tensor, Tensor, tuple[Tensor, ...]]]:
+    """A name, inputs and outputs, ``sample time _``, and first states of sequences of one length.
 
-    A reverse direction then starts at the last token of its own sample.
+    The batch, or its samples one by one where a packed batch has several lengths.
     """
     given, starts = whole.arguments["input"], _states(whole.arguments.get("hx"))
     if _is_cell(whole.module):
@@ -172,23 +164,23 @@ def _sequences(whole: Captured) -> Iterator[Sequences]:
         inputs, lengths = pad_packed_sequence(given, batch_first=True)
         outputs, _ = pad_packed_sequence(given._replace(data=whole.output), batch_first=True)
         if len(set(lengths.tolist())) == 1:
-            yield Sequences("", inputs, outputs, starts)
+            yield "", inputs, outputs, starts
             return
         for k, length in enumerate(lengths.tolist()):
-            of_sample = slice(k, k + 1)
-            yield Sequences(
-                suffix=f"sample {k}",
-                inputs=inputs[of_sample, :length],
-                outputs=outputs[of_sample, :length],
-                starts=tuple(part[:, of_sample] for part in starts),
+            own = slice(k, k + 1), slice(length)
+            yield (
+                f"sample {k}",
+                inputs[own],
+                outputs[own],
+                tuple(part[:, own[0]] for part in starts),
             )
     elif given.ndim == 2:
         starts = tuple(part.unsqueeze(1) for part in starts)
-        yield Sequences("", given.unsqueeze(0), whole.output.unsqueeze(0), starts)
+        yield "", given.unsqueeze(0), whole.output.unsqueeze(0), starts
     elif getattr(whole.module, "batch_first", False):
-        yield Sequences("", given, whole.output, starts)
+        yield "", given, whole.output, starts
     else:
-        yield Sequences("", given.transpose(0, 1), whole.output.transpose(0, 1), starts)
+        yield "", given.transpose(0, 1), whole.output.transpose(0, 1), starts
 
 
 def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
