@@ -144,7 +144,8 @@ def attribute(
         name = target_in_words(tokens)
         chances = _probabilities(made, tokens, at, opened)
         sink = _sink(made.inspection)
-        cuts = _cuts(_strongest(share)[:MAX_CUTS], tokens, at, opened)
+        order = share.tokens[0].abs().argsort(descending=True, stable=True).tolist()
+        cuts = _cuts(order[:MAX_CUTS], tokens, at, opened)
         whole, rest = share.tokens[0].sum().item(), share.remainder[0].item()
         said = ", ".join(f"{token!r} {chance:.2%}" for token, chance in chances.items())
         if out is not None:
@@ -261,11 +262,6 @@ def _cuts(cut: list[int], tokens: Target, position: int, opened: "Opened") -> di
     return dict(zip(cut, found.effects[:, 0].tolist(), strict=True))
 
 
-def _strongest(share: "Attribution") -> list[int]:
-    order: list[int] = share.tokens[0].abs().argsort(descending=True, stable=True).tolist()
-    return order
-
-
 def _sink(inspection: "Inspection") -> str:
     """How many heads rest on the first token, in words; empty where they are few."""
     from dsf.mixers import SoftmaxAttention
@@ -290,7 +286,7 @@ def _show_shares(
     tokens, direct = share.tokens[0], _direct(share)
     rows = [
         (opened.token(at), f"{tokens[at].item():+.4g}", f"{cuts[at]:+.4g}" if at in cuts else "")
-        for at in _strongest(share)[:top]
+        for at in tokens.abs().argsort(descending=True, stable=True).tolist()[:top]
     ]
     print_table(("token", "share", "cut"), rows)
     total = {name: part[0].item() for name, part in share.total.items()}

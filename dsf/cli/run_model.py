@@ -103,20 +103,17 @@ def open_checkpoint(
     run.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
     names = _names(ids, loaded)
     if options.device is not None:
-        loaded.model.to(_there(options.device))
+        try:
+            torch.empty(0, device=options.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"--device: expected a device of this machine, got {options.device!r} ({reason}). "
+                "Leave it out."
+            ) from None
+        loaded.model.to(options.device)
         ids = ids.to(options.device)
     return Opened(loaded, ids, names)
-
-
-def _there(device: str) -> torch.device:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--device: expected a device of this machine, got {device!r} ({reason}). Leave it out."
-        ) from None
-    return torch.device(device)
 
 
 def inspect_checkpoint(

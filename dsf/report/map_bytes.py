@@ -85,7 +85,17 @@ def exact_windows(weights: Weights, masked: Bool[np.ndarray, "rows columns"], mo
     chosen: list[tuple[int, int]] = []
     parts: list[Weights] = []
     left = most
-    for top, start in _ordered(weights, masked):
+    energy = np.where(masked | ~np.isfinite(weights), 0, weights) ** 2
+    energy[:, :1] = 0
+    if energy.shape[0] == energy.shape[1]:
+        np.fill_diagonal(energy, 0)
+    tops, starts = (np.arange(0, length, WINDOW) for length in weights.shape)
+    sums = np.add.reduceat(np.add.reduceat(energy, tops, axis=0), starts, axis=1)
+    for at in np.argsort(-sums, axis=None, kind="stable"):
+        if sums.flat[at] <= 0:
+            break
+        row, column = np.unravel_index(at, sums.shape)
+        top, start = int(tops[row]), int(starts[column])
         part = weights[top : top + WINDOW, start : start + WINDOW].astype(np.float32)
         left -= len(packed(part))
         if left < 0:
@@ -94,19 +104,6 @@ def exact_windows(weights: Weights, masked: Bool[np.ndarray, "rows columns"], mo
         parts.append(part.ravel())
     numbers = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
     return {"side": WINDOW, "at": chosen, "values": packed(numbers)}
-
-
-def _ordered(weights: Weights, masked: Bool[np.ndarray, "rows columns"]) -> list[tuple[int, int]]:
-    """The corners of the windows that are not masked, by the energy of their weights."""
-    energy = np.where(masked | ~np.isfinite(weights), 0, weights) ** 2
-    energy[:, :1] = 0
-    if energy.shape[0] == energy.shape[1]:
-        np.fill_diagonal(energy, 0)
-    tops, starts = (np.arange(0, length, WINDOW) for length in weights.shape)
-    sums = np.add.reduceat(np.add.reduceat(energy, tops, axis=0), starts, axis=1)
-    order = np.argsort(-sums, axis=None, kind="stable")
-    found = [np.unravel_index(at, sums.shape) for at in order if sums.flat[at] > 0]
-    return [(int(tops[row]), int(starts[column])) for row, column in found]
 
 
 FULL_BYTES = 2**25
@@ -138,7 +135,10 @@ def add_full_maps(
         (merit, at, k)
         for at, layer in enumerate(layers)
         for k, merit in enumerate(_merits(layer))
-        if _is_pooled(layer["maps"][k], layer)
+        if not _is_added(map := layer["maps"][k])
+        and max(map["view"]["rows"], map["view"]["columns"])
+        < max(layer["written"], layer["read"])
+        <= LONGEST
     ]
     order = [(at, k) for _, at, k in sorted(found, reverse=True)] if most_bytes > 0 else []
     spent = kept = 0
@@ -177,13 +177,6 @@ def add_full_maps(
         f"{most_bytes / 2**20:.3g} MiB; show(full_resolution=...) keeps more, and layers= "
         "and heads= choose."
     )
-
-
-def _is_pooled(map: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
-    """Whether a map has fewer cells than weights, and could be kept whole."""
-    long = max(layer["written"], layer["read"])
-    cells = max(map["view"]["rows"], map["view"]["columns"])
-    return not _is_added(map) and cells < long <= LONGEST
 
 
 def _is_added(map: Mapping[str, Any]) -> bool:

@@ -193,7 +193,18 @@ Thumbnail = tuple[Mapping[str, Any], UInt8[np.ndarray, "rows columns"]]
 
 def static_picture(content: Mapping[str, Any]) -> bytes:
     """A PNG of a viewer's content: at most eight thumbnails for every sample of every layer."""
-    lines = [line for layer in content["layers"] for line in _lines(layer)]
+    lines: list[tuple[list[str], list[Thumbnail]]] = []
+    for layer in content["layers"]:
+        packed = layer["thumbnails"]
+        codes = np.frombuffer(zlib.decompress(packed["codes"]), np.uint8)
+        pictures = codes.reshape(-1, packed["rows"], packed["columns"])
+        of_sample: dict[int, list[Thumbnail]] = defaultdict(list)
+        for map, picture in zip(layer["maps"], pictures, strict=True):
+            of_sample[map["sample"]].append((map, picture))
+        name = [*broken(layer["name"], NAME), written(layer["family"])]
+        for sample, maps in of_sample.items():
+            named = [f"sample {sample}"] if len(of_sample) > 1 else []
+            lines.append((name + named, maps[:ACROSS]))
     across = max((len(maps) for _, maps in lines), default=1)
     pitch, side = SIDE + ABOVE, SHARE * SIDE
     sheet = Sheet(NAMES + across * SIDE, max(len(lines), 1) * pitch, dpi=DPI)
@@ -210,21 +221,6 @@ def static_picture(content: Mapping[str, Any]) -> bytes:
     out = BytesIO()
     sheet.picture().save(out, "png")
     return out.getvalue()
-
-
-def _lines(layer: Mapping[str, Any]) -> list[tuple[list[str], list[Thumbnail]]]:
-    packed = layer["thumbnails"]
-    codes = np.frombuffer(zlib.decompress(packed["codes"]), np.uint8)
-    of_sample: dict[int, list[Thumbnail]] = defaultdict(list)
-    for each in zip(
-        layer["maps"], codes.reshape(-1, packed["rows"], packed["columns"]), strict=True
-    ):
-        of_sample[each[0]["sample"]].append(each)
-    name = [*broken(layer["name"], NAME), written(layer["family"])]
-    return [
-        (name + ([f"sample {k}"] if len(of_sample) > 1 else []), maps[:ACROSS])
-        for k, maps in of_sample.items()
-    ]
 
 
 @cache

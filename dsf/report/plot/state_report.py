@@ -98,23 +98,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def states_of(
-    inspection: Inspection, *, maps: int, noise: float, dtype: torch.dtype
-) -> tuple[list[LayerState], list[tuple[str, str]]]:
-    """What every recurrent layer holds, and the other layers with the reason."""
-    found, without = [], []
-    for layer in inspection:
-        parts = list(_recurrent_parts(layer))
-        if not parts:
-            why = "attention keeps every token: it has no state of fixed size"
-            if layer.system.steps <= 2:
-                why = "three tokens at least are needed"
-            without.append((layer.name, why))
-        for name, system in parts:
-            found.append(_state_of(name, layer, system, maps, noise, dtype))
-    return found, without
-
-
 def _recurrent_parts(layer: InspectedLayer) -> Iterator[tuple[str, System]]:
     """The system of a layer, or those of its sum, as far as they carry a state of fixed size."""
     system = layer.system
@@ -314,7 +297,16 @@ def report_state(
     at_least(1, "report_state", "maps", maps)
     if not noise > 0:
         raise ValueError(f"report_state: 'noise' must be above 0, but it is {noise}.")
-    found, without = states_of(inspection, maps=maps, noise=noise, dtype=dtype)
+    found, without = [], []
+    for layer in inspection:
+        parts = list(_recurrent_parts(layer))
+        if not parts:
+            why = "attention keeps every token: it has no state of fixed size"
+            if layer.system.steps <= 2:
+                why = "three tokens at least are needed"
+            without.append((layer.name, why))
+        for name, system in parts:
+            found.append(_state_of(name, layer, system, maps, noise, dtype))
     return StateReport(inspection.model, tuple(found), tuple(without))
 
 

@@ -62,7 +62,14 @@ def layers_and_heads(
         >>> axes.get_xlabel(), axes.images[0].get_array().tolist()
         ('head', [[3.0]])
     """
-    chosen = _of_quantity(table, quantity)
+    kinds = [kind for kind in KINDS if kind in table.columns]
+    chosen = next((some for kind in kinds if (some := table.where(**{kind: quantity}))), None)
+    if chosen is None:
+        known = dict.fromkeys(row[kind] for row in table for kind in KINDS if kind in row)
+        raise ValueError(
+            f"layers_and_heads: the table has no {quantity!r}; it has "
+            f"{', '.join(known) or 'nothing'}."
+        )
     across = next((name for name in ACROSS if name in chosen.columns), None)
     if across is None:
         raise ValueError(
@@ -180,16 +187,6 @@ def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
     axes.plot(depth, [sum(row) / len(row) for row in rows], ".-", label=name, color=colour)
     low, high = [min(row) for row in rows], [max(row) for row in rows]
     axes.fill_between(depth, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def _of_quantity(table: Table, quantity: str) -> Table:
-    for kind in KINDS:
-        if kind in table.columns and len(found := table.where(**{kind: quantity})):
-            return found
-    known = dict.fromkeys(row[kind] for row in table for kind in KINDS if kind in row)
-    raise ValueError(
-        f"layers_and_heads: the table has no {quantity!r}; it has {', '.join(known) or 'nothing'}."
-    )
 
 
 Picture = Callable[..., Axes]
