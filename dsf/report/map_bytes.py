@@ -135,10 +135,7 @@ def add_full_maps(
         (merit, at, k)
         for at, layer in enumerate(layers)
         for k, merit in enumerate(_merits(layer))
-        if not _is_added(map := layer["maps"][k])
-        and max(map["view"]["rows"], map["view"]["columns"])
-        < max(layer["written"], layer["read"])
-        <= LONGEST
+        if _is_pooled(layer["maps"][k], layer)
     ]
     order = [(at, k) for _, at, k in sorted(found, reverse=True)] if most_bytes > 0 else []
     spent = kept = 0
@@ -177,6 +174,13 @@ def add_full_maps(
         f"{most_bytes / 2**20:.3g} MiB; show(full_resolution=...) keeps more, and layers= "
         "and heads= choose."
     )
+
+
+def _is_pooled(map: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
+    """Whether a map has fewer cells than weights, and could be kept whole."""
+    long = max(layer["written"], layer["read"])
+    cells = max(map["view"]["rows"], map["view"]["columns"])
+    return not _is_added(map) and cells < long <= LONGEST
 
 
 def _is_added(map: Mapping[str, Any]) -> bool:
