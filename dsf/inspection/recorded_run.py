@@ -42,9 +42,6 @@ def check_names(model: nn.Module, named: Iterable[str]) -> None:
     """Whether no input of a model of the library is a misspelt argument of ours.
 
     Its forward pass takes every name and ignores what it does not know.
-
-    Raises:
-        InspectionError: if one is.
     """
     takes = signature(model.forward).parameters
     for name in named:
@@ -119,9 +116,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     recorded through modules and the interface alone. With ``calls`` they are appended to these. A
     ``tracker`` follows from which tokens the tensors of the run are made. A ``listener`` is given
     the stack of running modules, for whatever else is to be recorded.
-
-    Raises:
-        InspectionError: if the model does not accept its inputs.
     """
     calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64

@@ -39,7 +39,6 @@ class Value:
 
     Attributes:
         memory: the number of the version of the memory that it is a view of.
-        is_conjugated, is_negated: whether torch is still to do that to the numbers in memory.
     """
 
     memory: int
@@ -92,12 +91,9 @@ class Operation:
 
     Attributes:
         func: the operation; None for numbers that leave torch.
-        args, kwargs: its arguments, with values in the places of tensors.
-        reads, outs: the values that it is given, and those that it returns.
         writes: by the version of memory that it writes into the version that it leaves.
         makes: the versions of memory that it makes, these among them.
         place: ``file:line`` of the code that called it.
-        path: of the innermost module that was running.
         random: the state of the generator before it, if it draws.
     """
 
@@ -124,7 +120,6 @@ class Exchanged:
     """A value in the place of which other numbers are put.
 
     Attributes:
-        new: a function from its numbers to those that take their place.
         kept: operations that are still given the numbers from before.
     """
 
@@ -135,11 +130,7 @@ class Exchanged:
 
 @dataclass(eq=False)
 class Passed:
-    """One call of a submodule or function: its arguments and output, values for tensors.
-
-    Attributes:
-        began, ended: the numbers of operations before it and at its end.
-    """
+    """One call of a submodule or function: its arguments and output, values for tensors."""
 
     name: str
     function: Callable[..., Any]
@@ -160,14 +151,9 @@ class Recording:
     """The program of one call.
 
     Attributes:
-        operations: in running order.
-        given: the tensors of the call.
-        output: what it returned, values for tensors.
         left: those of ``given``, as they were afterwards.
         attributes: the tensors in attributes of the module afterwards.
-        calls: of submodules and functions, in the order in which they began.
         seen: what was known of a tensor when it was first seen, by its value.
-        replays: how often it was replayed.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -185,11 +171,7 @@ class Recording:
 
     @property
     def first_output(self) -> Value:
-        """The first tensor that the call returned.
-
-        Raises:
-            UnreadableError: if there is none.
-        """
+        """The first tensor that the call returned."""
         found = values_in(self.output)
         if not found:
             raise UnreadableError("it returns no tensor")
@@ -231,11 +213,7 @@ class Recording:
     def replay(
         self, exchanged: Iterable[Exchanged], wanted: Iterable[Value]
     ) -> dict[Value, Tensor]:
-        """The numbers of values where others are exchanged.
-
-        Raises:
-            UnreadableError: if an operation returns a tensor of another shape than before.
-        """
+        """The numbers of values where others are exchanged."""
         self.replays += 1
         wanted = list(wanted)
         waiting: dict[int, list[Exchanged]] = {}
@@ -397,11 +375,7 @@ class Heard(TorchDispatchMode):
 
 
 class Recorder(TorchDispatchMode):
-    """Notes the operations that run while it is active.
-
-    Args:
-        known: what is known of a tensor, noted when it is first seen.
-    """
+    """Notes the operations that run while it is active."""
 
     supports_higher_order_operators = True
 

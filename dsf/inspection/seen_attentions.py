@@ -51,11 +51,8 @@ class Followed:
     """One sequence as the model was called on it: at once, or a prompt and what continues it.
 
     Attributes:
-        model: the model.
-        inputs, named: of the first call.
         ids: the token numbers of all calls, joined; None where the model reads none.
         steps: how many tokens every call added.
-        calls: of every mixer its calls, one for each call of the model.
         caches: what the latest call returned to be continued.
         maps: what was looked at: by the number of calls, and of rows at the end, the maps by name.
     """
@@ -88,11 +85,7 @@ class Followed:
         return len(self.steps) > 1
 
     def is_continued_by(self, named: Mapping[str, Any]) -> bool:
-        """Whether a call with these arguments continues a cache of this sequence.
-
-        Raises:
-            InspectionError: if it continues a cache from another place than its end.
-        """
+        """Whether a call with these arguments continues a cache of this sequence."""
         given = [part for part in named.values() if is_cache(part)]
         if not any(part is cache for part in given for cache in self.caches):
             return False
@@ -228,11 +221,7 @@ def _followed(
 
 
 def joined(calls: Sequence[Call]) -> Call:
-    """One call on the whole sequence, of the calls on its parts.
-
-    Raises:
-        InspectionError: if they cannot be joined.
-    """
+    """One call on the whole sequence, of the calls on its parts."""
     if len(calls) == 1:
         return replace(calls[0], arguments=dict(calls[0].arguments))
     first = calls[0]

@@ -70,9 +70,6 @@ class DiskStore:
         """``value`` with its tensors on disk: in tuples, lists, dictionaries and data classes.
 
         A tensor that occurs twice is written once and read as one.
-
-        Raises:
-            InspectionMemoryError: if the disk is full.
         """
         places: dict[int, _Place] = {}
 
@@ -201,21 +198,13 @@ class Invocation:
     """One forward pass of one module, kept so that it can be repeated.
 
     Attributes:
-        module: the module that ran.
-        args, kwargs: what it was called with, copied.
         weights: where each weight lay when it began, and how often it had been written into.
-        calls: the token mixers that ran in it, first to last; the module itself, or attentions.
-        stored: ``args``, ``kwargs`` and ``output`` where these are on disk.
-        began, ended: when it ran, by the clock of the run.
         given: from which tokens the tensors among ``args`` and ``kwargs`` are made, in order.
-        output: what it returned, copied, where the stack of modules keeps outputs.
         attributes: the tensors that it left in attributes of its module, by name, copied.
         written: what it wrote into tensors that it was given, by their place among these, copied.
         made: from which tokens the tensors are made that it returned, left, and wrote, in order.
         is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
             was given them.
-        autocast: the devices on which ``torch.autocast`` was enabled when it began, each with the
-            number type that operations were cast to.
         is_spoiled: whether the module or a hook had written into them when they were copied, so
             that it cannot be repeated.
     """
@@ -265,11 +254,7 @@ class Invocation:
         return [*tensors_in(self.output), *self.attributes.values(), *self.written.values()]
 
     def check_weights(self, name: str) -> None:
-        """Raise unless the weights of the module are still those that it ran with.
-
-        Raises:
-            ReconstructionError: if they are not.
-        """
+        """Raise unless the weights of the module are still those that it ran with."""
         if storage_of(self.module) != self.weights:
             raise ReconstructionError(
                 f"{name}: the weights of its module were exchanged or written into after it ran, "
@@ -283,15 +268,7 @@ class Call:
     """One call of one token mixer: bound arguments and output, as the model had them.
 
     Attributes:
-        invocation: the forward pass in which it happened; None where that is not known.
         implementation: under which name the model library calls its attention, where it does.
-        place: the position of the call in the run, growing with every call.
-        through: by which way the call was recorded.
-        surroundings: what the module of an attention computes before and after it, where that was
-            recognised.
-        products: of the module's projections in this call, where they are remembered.
-        stored: arguments, output and surroundings where these are on disk.
-        time: when it ended, by the clock of the run.
         seen: from which tokens its queries, values and output are made, where that was followed.
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
         further: from which tokens its further outputs are made, in order.
@@ -299,11 +276,9 @@ class Call:
         tokens: the token of every step and sample, where a run was followed.
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
-        weights_by: the module in which a softmax made the weights, where that was seen.
         product: which of the products of its module's forward pass made the response, from 1; 0
             where none of them did.
         refused: why the calls of its module are not sequences, where joining them showed that.
-        draws: whether its module drew random numbers when it ran again.
         around: where an attention ran again in float64, what its whole module returned then.
     """
 
@@ -397,12 +372,7 @@ def first_numbers(value: Any) -> Tensor | None:
 
 
 class CallLog(list[Call]):
-    """The calls of a run, in order; with a store, only the latest keeps its tensors in memory.
-
-    Args:
-        store: where the tensors of earlier calls are put.
-        may_store: whether a call can be put away; all by default.
-    """
+    """The calls of a run, in order; with a store, only the latest keeps its tensors in memory."""
 
     def __init__(
         self, store: DiskStore | None = None, may_store: Callable[[Call], bool] = lambda _: True
@@ -540,8 +510,6 @@ class _Begun:
     """A forward pass that has begun: what its module was called with, copied.
 
     Attributes:
-        given: the tensors of the call themselves, in order.
-        weights: where each weight lay, and how often it had been written into.
         prepared: what ``forward`` is given, copied; None where that is what the module was called
             with, because no hook exchanged or changed it.
     """
@@ -574,7 +542,6 @@ def recording(
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block.
 
     Args:
-        exchange: what a call is to return instead of its own output.
         where: with it a call also has its time, and from which tokens its output is made; of
             modules whose calls it does not keep only the name is recorded.
     """

@@ -86,9 +86,6 @@ def lent(given: Any) -> Any:
     """Inputs of a model as a run may have them, which writes into caches and lists of states.
 
     Tensors that are inputs themselves stay those of the caller.
-
-    Raises:
-        InspectionError: if an object among them cannot be copied.
     """
     known: dict[int, Any] = {}
     if isinstance(given, dict):

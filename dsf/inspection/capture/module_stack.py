@@ -77,11 +77,7 @@ def remembering(module: nn.Module, products: Products) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """One call of a linear map: the module, its input and its output.
-
-    Attributes:
-        writes: how often its output had been written into when it returned.
-    """
+    """One call of a linear map: the module, its input and its output."""
 
     module: nn.Module
     given: Tensor
@@ -94,15 +90,10 @@ class Surroundings:
     """What a module computed before and after its attention.
 
     Attributes:
-        given: the input of the value projection, ``sample read model``.
-        source: the value projection, or the joint projection of queries, keys and values.
         places: for every channel of the values, ``(head channel)``, the output of ``source`` that
             it equals.
         gate: the output gate that the response was multiplied by, ``sample time width``; None if
             there is none.
-        out: the output projection; None where the response is the module's output.
-        output: the module's output, or that of the output projection where the module uses
-            it further, ``sample time model``.
         clamped: the lowest and the highest number to which the module clamped the values after
             their projection; None where it did not.
         is_all: whether the module puts ``output`` out, perhaps plus one of its inputs; else it goes
@@ -130,16 +121,11 @@ class Frame:
     """A module that is running.
 
     Attributes:
-        args, kwargs: what it was called with.
-        projected: the calls of linear maps so far, in running order.
         callbacks: what to call once the module has returned, each with the number of linear maps
             that had run when it was added.
-        invocation: what was copied of this forward pass, once a token mixer ran in it.
-        began: when it began, by the clock of the stack.
         products: how many stacks of matrices were multiplied in it, outside of other modules.
         writes: how often every tensor that it was called with had been written into then.
         attributes: the tensors in attributes of the module then, where a run is followed.
-        autocast: the devices on which ``torch.autocast`` was enabled then, each with its type.
         is_whole: whether the module is read as a whole and its operations are not followed.
     """
 
@@ -194,22 +180,14 @@ class ModuleStack:
             that no attention inside them is recorded a second time.
         keeps_passes: whether a forward pass with an attention in it is kept, with copies of what
             its module was called with, so that it can be repeated.
-        looks_around: whether it is found out what a module computes before and after its attention.
         only: the paths of the modules whose calls are recorded; None for all.
         kept: the paths of those whose recorded calls keep what they were given; None for all.
 
     Attributes:
-        copies: of tensors that running modules were called with, by the identity of each.
-        exchange: a function from the recorded call of an attention to the response that it is to
-            give instead, or to None; None where all keep their own.
         instead: the same from a call that is not computed yet, of which only the values are known;
             None where every attention is computed.
         expects: in a pass that is repeated, whether a product in this stack, with these weights and
             this response, was an attention in the run; None in the run itself.
-        tracker: follows during the run from which tokens every tensor is made; None if nothing is.
-        invocations: the forward passes of which something was copied, first to last.
-        last_call: when the last token mixer was recorded, by the clock of the stack.
-        keeps_outputs: whether the forward passes also keep their outputs.
     """
 
     def __init__(  # noqa: PLR0913 (what is listened to, and what is kept of it)
@@ -320,10 +298,6 @@ class ModuleStack:
 
         They are None where they are not recognised, and where the module called several attentions,
         since none of them makes the output alone.
-
-        Args:
-            value: the values of the attention, ``sample head read channel``.
-            mixed: its response, ``sample time (head channel)``.
         """
 
         def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
@@ -492,12 +466,8 @@ def surroundings(
     """What a module computed before and after its attention; None where it is not recognised.
 
     Args:
-        value, mixed: the values and the response of the attention.
-        before, after: the linear maps that the module called before and after the attention, in
-            running order.
         added: the inputs of the module. If one of them is the residual stream and the module adds
             it after the output projection (as bloom does), that sum is left to the block.
-        output: the module's output; of several the first.
     """
     while isinstance(output, tuple | list):
         output = output[0]

@@ -35,11 +35,7 @@ OUTPUTS, SUMS = 8, 48
 
 
 def expected_rounding(dtype: torch.dtype, steps: int) -> float:
-    """How far a run in ``dtype`` may lie from the same module in float64, relative.
-
-    Args:
-        steps: how many tokens the run had.
-    """
+    """How far a run in ``dtype`` may lie from the same module in float64, relative."""
     if dtype not in TOLERANCE:
         return math.inf
     single = torch.finfo(torch.float32).eps

@@ -83,11 +83,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def unpacked(module: nn.Module, path: str) -> nn.Linear:
-    """A packed linear map as one of torch, in float64 and where ``in_float64`` puts it.
-
-    Raises:
-        UnreadableError: if nothing that the module says of its weights reproduces it.
-    """
+    """A packed linear map as one of torch, in float64 and where ``in_float64`` puts it."""
     try:
         with torch.no_grad():
             return _unpacked(module, path)
@@ -207,9 +203,6 @@ def double_copy(module: nn.Module) -> nn.Module:
     """A copy with floating parameters and buffers in float64; settings are copied, too.
 
     It lies where the module does, or on the processor if that has no float64.
-
-    Raises:
-        UnreadableError: if it has packed weights that cannot be read through their module.
     """
     packed = packed_modules(module)
     if "" in packed:
@@ -263,17 +256,7 @@ SHOWN = 5
 
 
 def check_runnable(model: nn.Module, path: str = "") -> None:
-    """Raise unless ``model`` can be run and all of its weights are finite.
-
-    Args:
-        model: a model, or the module of a model at ``path``.
-        path: the prefix of the names of its weights.
-
-    Raises:
-        NothingCapturedError: for TorchScript, which takes no hooks.
-        InspectionError: if weights have no data (on the meta device, or not initialised).
-        NonFiniteWeightsError: if a weight is NaN or infinite.
-    """
+    """Raise unless ``model`` can be run and all of its weights are finite."""
     if isinstance(model, torch.jit.ScriptModule):
         raise NothingCapturedError(
             f"the model is TorchScript ({model.original_name}), which takes no hooks, so no token "
@@ -293,11 +276,7 @@ def check_runnable(model: nn.Module, path: str = "") -> None:
 
 
 def check_open_weights(model: nn.Module) -> None:
-    """Raise unless all weights that are not on the meta device are finite.
-
-    Raises:
-        NonFiniteWeightsError: if one is NaN or infinite.
-    """
+    """Raise unless all weights that are not on the meta device are finite."""
     parts = (*model.named_parameters(), *model.named_buffers())
     _refuse_non_finite([(name, part) for name, part in parts if not part.is_meta])
 

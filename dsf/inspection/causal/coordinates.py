@@ -29,16 +29,11 @@ class Source:
     """An input of the model, or a tensor whose positions a module made anew.
 
     Attributes:
-        name: of the argument, or of the module.
         channels: the axis of its channels, which projections sum over; None until one has.
-        summed: how often projections summed over each of its axes.
         normed: the axes that norms and convolutions took for that of channels.
-        rank: how many axes it has.
         before: the axes that the positions were made from.
         kind: ``input``; ``ids`` for integers that are not an image, which have no channels; or
             what the new positions are.
-        is_embedded: whether numbers of it chose rows of an embedding.
-        slots: axes of slots that were made of axes of it, by what, where and how many they are.
     """
 
     name: str
@@ -87,7 +82,6 @@ class Coordinates:
     """The index along every axis that each element of a tensor belongs to.
 
     Attributes:
-        shape: of the tensor; every plane has it, with stride 0 where its numbers do not change.
         planes: by axis the index, ``NONE`` or ``MANY``.
         columns: for scores, by axis the index of the key.
     """
@@ -198,7 +192,6 @@ class Merged:
     """Two planes of one axis combined.
 
     Attributes:
-        plane: the result.
         meet: whether several indices meet in it.
         spread: whether an index meets what is made of many.
         weighed: whether a score meets its key, which is another token than its query.
@@ -373,9 +366,7 @@ class _Memory:
     """What is known of the tensors in one piece of memory.
 
     Attributes:
-        is_gone: whether the memory was freed, so that its key may be that of another.
         layout: of the tensor that ``coordinates`` are of.
-        are_numbers: whether it was no tensor of truth values or whole numbers.
         is_decided: whether it holds truth values or whole numbers that numbers of tokens decided,
             such as which of them is the largest.
     """

@@ -54,20 +54,13 @@ class ModuleFinding:
     """One module in which tokens meet.
 
     Attributes:
-        module, name: the module and its path.
         mixes: whether a replaced token moves others while the mixers that were read are held; None
             where that is not known.
-        how: the operations in which tokens met, in words.
         share: how much of what a token moves the maps that were read explain, 0 to 1; nan where
             that is not known.
         elsewhere: how far other tokens moved, relative to the largest number of the output.
-        note: why it is not known.
-        is_read: whether a token mixer in it was read.
-        attentions: how many attentions make its output together.
         has_slots: whether columns of its maps are not tokens but made of several.
         runs: its forward passes in which tokens met, each with what other mixers in it returned.
-        is_finite: whether its output is finite, where a token mixer in it was read.
-        is_lost: whether none of its tokens could be followed.
     """
 
     module: nn.Module
@@ -106,11 +99,8 @@ class Findings:
     """All findings of a run.
 
     Attributes:
-        modules: what was found of every module in which tokens meet, in running order.
         refused: by the call of an attention why it is no token mixer.
         shares: by the call of one of several attentions what it explains of what they move.
-        asked: whether the run was followed at all.
-        channels: by input of the model the axis that was taken for that of channels.
         front: names of modules in which tokens meet that are made into fewer ones before any mixer
             is read.
     """
@@ -129,10 +119,6 @@ class Findings:
 
         Its run is repeated while every mixer that was read and every module that is listed puts
         out what it did. Whatever then moves at other tokens went by a way that nobody saw.
-
-        Args:
-            calls: the token mixers that were read.
-            listed: the modules that are listed already.
         """
         name, nothing = type(run.module).__name__, Held((), ())
         modules = [one.module for one in calls] + [one.module for one in listed]
@@ -200,12 +186,7 @@ def _record(one: ModuleFinding) -> dict[str, Any]:
 def judged(
     tracker: Tracker, calls: Sequence[Call], is_read_at: Callable[[int], bool] = lambda _: False
 ) -> Findings:
-    """Judge a run that ``tracker`` followed; the model is still in evaluation mode.
-
-    Args:
-        calls: the token mixers that were recorded.
-        is_read_at: whether what happened at a time of the run is part of one of them.
-    """
+    """Judge a run that ``tracker`` followed; the model is still in evaluation mode."""
     found, where = Findings(asked=True), tracker.where
     given = tracker.run.given if tracker.run is not None else []
     sources = dict.fromkeys(axis.source for one in given if one for axis in one.planes)
@@ -298,11 +279,7 @@ def _by_module(
 
 
 def _draws(mixings: Sequence[TokenMixing], is_read: bool, attentions: int) -> int:
-    """How often many tokens are replaced where a single one moves no other.
-
-    Args:
-        attentions: how many the forward pass called.
-    """
+    """How often many tokens are replaced where a single one moves no other."""
     meetings = [one.meeting for one in mixings]
     choices = [one for one in meetings if one.chooses]
     if choices:
@@ -339,11 +316,8 @@ class _Asked:
     """A forward pass that is repeated with other tokens, to see which others move.
 
     Attributes:
-        how: the operations in which tokens met, in words.
         held: what keeps its output meanwhile.
         others: other forward passes in it in which tokens met, which keep theirs if need be.
-        is_read: whether a token mixer in it was read.
-        draws: how often many tokens are replaced where a single one moves no other.
     """
 
     invocation: Invocation
@@ -437,10 +411,6 @@ def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call])
 
     Where these keep their outputs, and a token of the model's input is replaced, the values of
     an attention over such slots do not change: then its map is all that its module does.
-
-    Args:
-        run: the forward pass of the model.
-        calls: all token mixers that are read.
     """
     reading = [call for call in calls if _reads_slots(call)]
     if run is None or not any(one.has_slots for one in found.modules):
@@ -508,9 +478,6 @@ def _relevant(
     returns. What else mixes these places
     before tokens are made of them, such as a norm, a recurrence or an attention, does so for all
     tokens; and so does what mixes tokens of which coarser ones are made.
-
-    Args:
-        slots: positions made of tokens that an attention also reads; these are not a front end.
     """
     remade = {one.meeting.axis for one in mixings if one.meeting.way is Way.REMAKES}
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
@@ -588,11 +555,7 @@ def _open_reason(finding: ModuleFinding, how: str) -> str:
 
 
 def unread_reason(finding: ModuleFinding, *, is_tried: bool = False) -> str:
-    """Why a module is listed that mixes tokens and was not read.
-
-    Args:
-        is_tried: whether it was probed already, or tried as one of a family.
-    """
+    """Why a module is listed that mixes tokens and was not read."""
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
     if not finding.is_finite:
         return (

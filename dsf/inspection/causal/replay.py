@@ -51,7 +51,6 @@ class Held:
     """What keeps its recorded output while a module is repeated.
 
     Attributes:
-        calls: the token mixers that were read and ran in it, in running order.
         invocations: forward passes of modules in it that mix tokens and were not read.
         free: of the calls those that are computed anew.
         replaced: of the calls those that return random numbers instead.
@@ -73,7 +72,6 @@ class Moved:
         difference: the change of all outputs at other tokens, in one row; zero at the replaced.
         spilled: how much of what moves in the values and inputs of the mixers that are held lies at
             other tokens, 0 to 1: tokens met before they came there.
-        largest_spill: the largest change there, relative, which may be rounding.
     """
 
     elsewhere: float
@@ -117,10 +115,7 @@ class Repetition:
         like: an earlier one without replaced tokens, in whose place the run is; None for the run.
         outputs: what it returned, left in attributes and wrote into what it was given, in the
             places of those of the run; None for each that it does not return now.
-        spills: of the values and inputs of held mixers that moved at other tokens.
-        changed: the attentions whose values are not those of the run.
         given: what held mixers were given, where no token was replaced.
-        has_drawn: whether it drew random numbers.
     """
 
     like: "Repetition | None" = None
@@ -154,9 +149,6 @@ def moved(
             the largest. Draws after the first eight separate any two tokens, see ``separating``.
             Draws 1 and 2 together replace all along the longest axis, and draws 1 to 4
             all along the others, too.
-
-    Raises:
-        UnclearError: if it cannot be repeated, or it is not known where its tokens are.
     """
     of = {"of_tokens": of_tokens, "of_model": of_model}
     try:
@@ -231,12 +223,7 @@ def moved_between(
 
 @dataclass(frozen=True, eq=False)
 class _Change:
-    """How one of the outputs of a forward pass changed at other tokens than the replaced ones.
-
-    Attributes:
-        size: the largest change, relative to the scale of its entry.
-        difference: the change; zero at the replaced tokens.
-    """
+    """How one of the outputs of a forward pass changed at other tokens than the replaced ones."""
 
     size: float
     difference: Tensor
@@ -252,11 +239,7 @@ def _changes(
     of_tokens: bool,
     of_model: bool,
 ) -> Iterator[_Change]:
-    """The change of the first output that holds numbers, and of all others that hold tokens.
-
-    Raises:
-        UnclearError: if changes cannot be separated from those of the replaced tokens.
-    """
+    """The change of the first output that holds numbers, and of all others that hold tokens."""
     is_first = not of_model
     for old, new, made in zip(before, after, invocation.made, strict=False):
         if not _has_numbers(old) or (made is not None and made.columns):  # such as a map
@@ -326,11 +309,7 @@ def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
 
 
 def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
-    """The replaced token of each of the sequences that a module is given.
-
-    Raises:
-        UnclearError: if nothing that it is given comes from tokens.
-    """
+    """The replaced token of each of the sequences that a module is given."""
     rng = torch.Generator().manual_seed(SEED)
     found: dict[frozenset[InputAxis], dict[InputAxis, int]] = {}
     pairs = list(zip(_tensors(invocation), invocation.given, strict=True))
@@ -350,11 +329,7 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
 
 
 def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) -> Sequence[Cell]:
-    """The tokens that a draw replaces, see ``moved``.
-
-    Raises:
-        UnclearError: if nothing that the module is given comes from tokens.
-    """
+    """The tokens that a draw replaces, see ``moved``."""
     cells = cells_of(invocation)
     if of_model:
         embedded = [cell for cell in cells if all(axis.source.is_embedded for axis in cell)]
@@ -404,11 +379,7 @@ def _widened(cell: Cell, draw: int) -> Cell:
 
 
 def separating(invocation: Invocation) -> int:
-    """How many draws after the first ``DRAWN`` replace of any two tokens one without the other.
-
-    Raises:
-        UnclearError: if nothing that the module is given comes from tokens.
-    """
+    """How many draws after the first ``DRAWN`` replace of any two tokens one without the other."""
     return 2 * max(len(_digits(cell)) for cell in cells_of(invocation))
 
 
@@ -477,11 +448,7 @@ def repetition(
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
-        draw: which numbers are put in place of tokens.
         like: an earlier repetition that it is compared with, in the place of the run.
-
-    Raises:
-        UnclearError: if none of the cells could be replaced, or the module cannot be repeated.
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")

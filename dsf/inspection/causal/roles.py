@@ -29,8 +29,6 @@ class Maps:
     """What the axes of an attention count.
 
     Attributes:
-        axes: what the axes of the maps count, such as ``("sample", "window", "head")``.
-        sizes: how many of each there are.
         order: for every map in the order of these axes its place among the recorded ones; None
             where that is the order in which they were recorded.
         columns: what the columns are: tokens, slots made of several tokens, or padding, too.
@@ -68,15 +66,7 @@ class Maps:
     def arranged(
         self, part: Tensor, batch: Size, kept: int = 2, *, has_rows: bool = False
     ) -> Tensor:
-        """A recorded part of the attention with its maps in the order of the axes.
-
-        Args:
-            part: with ``kept`` axes behind those that ``batch`` is the size of.
-            has_rows: whether the first of these counts rows of the maps.
-
-        Raises:
-            UnreadableError: if what all queries are said to share differs between them.
-        """
+        """A recorded part of the attention with its maps in the order of the axes."""
         each = part.shape[part.ndim - kept :]  # one map without an axis for it, if no batch
         flat = part.expand(*batch, *each).flatten(0, len(batch) - 1) if batch else part[None]
         if self.turned is not None:
@@ -134,13 +124,8 @@ def maps_of(
     """The axes of the maps of an attention; None where nothing is known of its values.
 
     Args:
-        query: of ``*batch time key``.
-        value: of ``*batch read channel``.
         batch: the axes before those of a map, that of the values broadcast to those of the queries.
         mixed_axes: axes of the inputs along which some module mixes.
-
-    Raises:
-        NoTokensError: if the maps mix no tokens, or if samples and heads cannot be distinguished.
     """
     if value is None or not value.positions:
         return None

@@ -57,8 +57,6 @@ class Meeting:
     """In one operation several indices along an axis met in one element.
 
     Attributes:
-        way: what the operation does to them.
-        words: the same in more words; those of ``way`` where there are none.
         is_known: whether there is a rule for the operation; if not, they may not meet at all.
         chooses: whether they decide about one another alone, as the largest of them does.
     """
@@ -140,8 +138,6 @@ class Done:
     """An operation that ran: its function, arguments and outputs.
 
     Attributes:
-        name: of the operation in torch; the same for its form that writes in place.
-        given, outs: the tensors of the arguments, and those that it returned.
         made_of: the coordinates of the tensors in ``given``, once they are looked up.
         first: the coordinates of its first argument.
     """
@@ -180,7 +176,6 @@ class Projections:
 
     Args:
         settled: the number of the axis of channels by the name of the source, where that is known.
-        tokens: the axis of tokens of every input, where the user has said it.
 
     Attributes:
         asked: the axes about which it was asked so far, in order.
@@ -226,11 +221,7 @@ class Projections:
         return None
 
     def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
-        """Whether an axis over which a projection sums holds the channels of its source.
-
-        Args:
-            in_norm: whether it is a norm that sums over it.
-        """
+        """Whether an axis over which a projection sums holds the channels of its source."""
         source: Source = axis.source
         self.asked.append(axis)
         source.summed[axis] = source.summed.get(axis, 0) + 1
@@ -615,11 +606,7 @@ def _by_group(plane: Tensor, groups: int, outputs: int) -> Tensor | None:
 
 
 class Rules:
-    """The rule of each operation, over what is known of the tensors of a run.
-
-    Attributes:
-        unknown: names of operations without a rule, which were taken for ones that mix.
-    """
+    """The rule of each operation, over what is known of the tensors of a run."""
 
     def __init__(self, known: KnownTensors, projections: Projections) -> None:
         self._known, self._projections = known, projections
@@ -741,11 +728,7 @@ class Rules:
         return Coordinates(shape, planes) if planes else None
 
     def _chosen(self, done: Done, *taken: Coordinates | None) -> tuple[Meeting, ...]:
-        """Elements that are taken, or written into, because of what other tokens hold.
-
-        Args:
-            taken: the coordinates of these elements.
-        """
+        """Elements that are taken, or written into, because of what other tokens hold."""
         meetings: dict[InputAxis, Meeting] = {}
         for axis, chosen in self._deciding(done):
             planes = [one.planes.get(axis) for one in taken if one is not None]

@@ -82,9 +82,6 @@ def chosen(
 
     The first, the middle and the last of those that are alike; whatever is alike to fewer than
     three is not in it, nor is a pass in which tokens met otherwise than in one fused attention.
-
-    Args:
-        invocations: forward passes in which a token mixer was read, with where tokens met in each.
     """
     groups: dict[Hashable, list[Invocation]] = {}
     for one, meetings in invocations.items():
@@ -122,14 +119,7 @@ def _is_changed(module: nn.Module) -> bool:
 
 @dataclass(eq=False)
 class TokenMixing:
-    """An operation of a module in which different tokens met.
-
-    Attributes:
-        module: the innermost module that was running.
-        operation: its name in torch.
-        time: when it ran, by the clock of the run.
-        invocation: the forward pass of the module, copied so that it can be repeated.
-    """
+    """An operation of a module in which different tokens met."""
 
     module: nn.Module
     operation: str
@@ -139,11 +129,7 @@ class TokenMixing:
 
 
 def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coordinates | None:
-    """The coordinates of the state that a recurrence of torch leaves: those of its last token.
-
-    Args:
-        like: the coordinates of what it was given.
-    """
+    """The coordinates of the state that a recurrence of torch leaves: those of its last token."""
     if len(like.shape) != len(shape):  # packed sequences
         return None
     time = 1 if module.batch_first and len(shape) == 3 else 0
@@ -159,18 +145,11 @@ def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coor
 class Tracker:
     """Follows coordinates from the inputs of a model through all operations of its run.
 
-    Args:
-        settled: the number of the axis of channels by the name of an input, where that is known.
-        tokens: the axis of tokens of every input, where the user has said it.
-
     What it does never changes what the model computes; where it fails, it forgets the coordinates
     of that result.
 
     Attributes:
-        mixings: the operations in which tokens met, in running order.
         is_asking: whether a module runs now that is only repeated.
-        run: the forward pass of the model that was followed.
-        steps: its operations.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None) -> None:
@@ -253,11 +232,7 @@ class Tracker:
 
     @property
     def where(self) -> ModuleStack:
-        """The modules of the run that was followed.
-
-        Raises:
-            RuntimeError: before any run.
-        """
+        """The modules of the run that was followed."""
         if self._where is None:
             raise RuntimeError("Tracker: it has followed no run yet; call 'following' first.")
         return self._where

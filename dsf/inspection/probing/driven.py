@@ -44,8 +44,6 @@ class Linear:
     Attributes:
         weights: ``sample head time read``, or ``sample output input time read`` where channels mix.
         width: channels of a head; 1 where every channel has its own map, 0 where channels mix.
-        rest: the response to zero values.
-        superposition: the relative error of superposition; 0 for an affine function.
     """
 
     weights: Tensor
@@ -76,14 +74,7 @@ def superposition(function: Function, like: Float[Tensor, "sample read input"]) 
 def read_off(
     function: Function, like: Float[Tensor, "sample read input"], *, rounding: float = ROUNDING
 ) -> Linear:
-    """The map of ``function``, measured by unit values and checked on random values.
-
-    Args:
-        rounding: the largest relative difference taken for rounding.
-
-    Raises:
-        UnreadableError: if it is not linear, or takes too many passes.
-    """
+    """The map of ``function``, measured by unit values and checked on random values."""
     bent = superposition(function, like)
     if not bent <= rounding:
         raise UnreadableError(f"it is not linear in its values: superposition error {bent:.1e}")
@@ -234,11 +225,7 @@ def as_called(
 
 
 def owner_of(module: nn.Module, port: Port) -> tuple[Any, str]:
-    """The object whose attribute the method or function of a port is, and its name there.
-
-    Raises:
-        InspectionError: if there is none.
-    """
+    """The object whose attribute the method or function of a port is, and its name there."""
     *path, name = port.name.split(".")
     inner = dict(module.named_modules()).get(".".join(path))
     if inner is not None and callable(getattr(inner, name, None)):
@@ -257,9 +244,6 @@ def passing(recording: Recording, port: Port) -> dict[Value, frozenset[int]]:
     """The tensors that pass a port of a submodule or function, first to last.
 
     Each with the operations that read it but are not part of the call whose argument it is.
-
-    Raises:
-        InspectionError: if there are none.
     """
     found: dict[Value, frozenset[int]] = {}
     for call in recording.calls:
@@ -286,11 +270,7 @@ def passing(recording: Recording, port: Port) -> dict[Value, frozenset[int]]:
 
 
 def viewed(value: Value, port: Port) -> Layout:
-    """The layout of a tensor of which its port says what its axes are.
-
-    Raises:
-        InspectionError: if it has another number of axes.
-    """
+    """The layout of a tensor of which its port says what its axes are."""
     index = torch.arange(value.shape.numel()).reshape(value.shape)
     seen = port.view(index)
     if seen.ndim not in (3, 4):
@@ -313,9 +293,7 @@ class Ports:
     """Where the values of a module enter and where its response leaves.
 
     Attributes:
-        values, responses: the tensors that hold them; of several the channels are concatenated.
         kept: operations that are given the original values all the same.
-        names: the two in words.
         layouts: of these tensors, where not the run shows them.
     """
 
@@ -327,13 +305,7 @@ class Ports:
 
 
 class Driven:
-    """The function from values to response between two places of a recorded call.
-
-    Attributes:
-        recording: the call.
-        ports: the places.
-        passes: how often the map was asked for a response, and once for the original one.
-    """
+    """The function from values to response between two places of a recorded call."""
 
     def __init__(self, recording: Recording, layouts: Layouts, ports: Ports):
         def seats(values: Sequence[Value]) -> dict[Value, Layout]:

@@ -33,8 +33,6 @@ class Layout:
     Attributes:
         order: the elements sorted by sample, then token; what is left is channels. Elements that
             belong to no token, such as padding, are left out.
-        sizes: samples, tokens and channels.
-        sample_axes, token_axes: the axes of the model's inputs that they are counted along.
         samples, tokens: the place of each of them along these axes.
     """
 
@@ -83,7 +81,6 @@ class Layout:
 
         Args:
             sample: its axis of samples, which may hold heads inside of each; None for one sample.
-            token: its axis of tokens.
         """
         samples, tokens, _ = self.sizes
         order = torch.arange(shape.numel()).reshape(shape)
@@ -267,7 +264,6 @@ class Layouts:
     """The layouts of the values of a recording.
 
     Args:
-        along: the axes of the inputs that count tokens.
         channels_last: inputs whose last axis holds channels; of their other axes that are not
             tokens the first counts samples, others heads.
     """

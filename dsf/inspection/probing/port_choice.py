@@ -73,9 +73,6 @@ class FollowedCall:
     """One call of a module.
 
     Attributes:
-        recording: its program.
-        made_of: the coordinates of the tensors that it was given.
-        names: of the arguments that these are or lie in.
         rounding: what counts as rounding in it, relative.
         along: the axes along which the module mixes, and those that these were made from.
     """
@@ -92,14 +89,7 @@ class FollowedCall:
 
 
 def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
-    """Record the call of a layer.
-
-    Args:
-        ports: what passes these is noted, where they name functions.
-
-    Raises:
-        InspectionError: if there is no such submodule or function.
-    """
+    """Record the call of a layer."""
     args, kwargs = as_called(layer.module, dict(layer.arguments))
     inside = {
         id(tensor): (name, next(made, None))
@@ -155,12 +145,7 @@ FEWEST_AXES = 3
 
 
 def value_among(call: FollowedCall, *, wanted: str | None = None, fewest: int = 1) -> Ports | None:
-    """The input that holds the values; None where there is none.
-
-    Args:
-        wanted: the name of the only one that is looked at.
-        fewest: the least number of inputs with axes for tokens.
-    """
+    """The input that holds the values; None where there is none."""
     given, output = call.recording.given, call.recording.first_output
     places = [place for place, made in enumerate(call.made_of) if _is_plain(made)]
     if len(places) < fewest or not output.dtype.is_floating_point:
@@ -214,8 +199,6 @@ class Found:
     """A pair of places, and how well it suits.
 
     Attributes:
-        cost: passes that its map takes.
-        is_apart: whether channels keep to themselves.
         is_bounded: whether the values lie between 0 and 1, as decays and gates do.
     """
 
@@ -241,11 +224,7 @@ def as_port(given: str | Port) -> Port:
 
 
 def named(call: FollowedCall, value: Port, response: Port) -> Ports:
-    """The places that two ports name, with the axes that the run showed, or that these ports say.
-
-    Raises:
-        InspectionError: if nothing passes one of them, or its axes are not known.
-    """
+    """The places that two ports name, with the axes that the run showed, or that these ports say."""
     kept = values_at(call, value)
     values, responses = tuple(kept), tuple(values_at(call, response))
     layouts, names = call.layouts(), (value.where, response.where or "the output")
@@ -259,11 +238,7 @@ def named(call: FollowedCall, value: Port, response: Port) -> Ports:
 
 
 def values_at(call: FollowedCall, port: Port) -> dict[Value, frozenset[int]]:
-    """The tensors that pass a port, as for ``passing``.
-
-    Raises:
-        InspectionError: if there are none.
-    """
+    """The tensors that pass a port, as for ``passing``."""
     if port.name:
         return passing(call.recording, port)
     if port.argument is None:
@@ -277,12 +252,7 @@ def values_at(call: FollowedCall, port: Port) -> dict[Value, frozenset[int]]:
 
 
 class PortSearch:
-    """The search for the ports of one call.
-
-    Args:
-        channels_last: inputs whose last axis holds channels, as an earlier search found.
-        response: where the response is, if that is known.
-    """
+    """The search for the ports of one call."""
 
     def __init__(
         self, call: FollowedCall, channels_last: Sequence[Source] = (), response: Port | None = None
@@ -305,10 +275,6 @@ class PortSearch:
         Args:
             worth: how much of what a token moves in the module the map between two places explains,
                 nan where that is not known; a pair that explains all comes before others.
-            most: pairs whose map takes more passes than this come last.
-
-        Raises:
-            UnreadableError: if there is none; the message says how far from affine the module is.
         """
         found: list[Found] = []
         shares: dict[Found, float] = {}

@@ -42,12 +42,7 @@ from dsf.inspection.softmax.attention import GivenWeights
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StoredMap(GivenWeights):
-    """A map that was measured entry by entry, and the values it was applied to.
-
-    Attributes:
-        axes: what the batch axes count.
-        label: how the map was measured, in words: ports, forward passes, superposition error.
-    """
+    """A map that was measured entry by entry, and the values it was applied to."""
 
     source: ClassVar[str] = "replays of the module's own run"
 
@@ -85,9 +80,6 @@ class Budget:
     """How many forward passes of single modules may be spent, and what was spent of them.
 
     Attributes:
-        each: on the map of one module.
-        together: on all of them.
-        spent: so far.
         numbers: the most numbers that one map may hold.
     """
 
@@ -97,15 +89,7 @@ class Budget:
     spent: int = 0
 
     def check(self, cost: int, size: int) -> None:
-        """Raise unless a map may be measured.
-
-        Args:
-            cost: the passes that it takes.
-            size: the numbers that it holds.
-
-        Raises:
-            UnreadableError: if it is too expensive.
-        """
+        """Raise unless a map may be measured."""
         if cost > self.each:
             raise UnreadableError(
                 f"its map would take {cost} forward passes of it, more than the {self.each} that "
@@ -129,14 +113,9 @@ class Prober:
     """The ``read`` and ``finish`` of a probe; ``finish`` belongs to the call that was read last.
 
     Args:
-        probe: which ports are named.
-        budget: how many passes may be spent.
         known: by the class of a module the ports that were found in one before, tried first.
         worth: how much of what a token moves in the module the map of a function explains; of the
             functions that are found one that explains all comes first.
-
-    Attributes:
-        driven: the function from values to response that was measured last.
     """
 
     def __init__(
@@ -220,11 +199,7 @@ class Prober:
         response: Port | None,
         channels_last: Sequence[Source] = (),
     ) -> Driven:
-        """The function between the places that a search finds.
-
-        Args:
-            channels_last: inputs whose last axis holds channels, as an earlier search found.
-        """
+        """The function between the places that a search finds."""
         before = self._known.get(type(layer.module))
         if before is not None:
             try:
@@ -263,12 +238,7 @@ def _driven(call: FollowedCall, ports: Ports) -> Driven:
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
-    """An adapter for every module that is to be probed, by its path.
-
-    Raises:
-        InspectionError: if there is no such module.
-        TypeError: if ``wanted`` is neither a sequence of paths nor a mapping to ``Probe``.
-    """
+    """An adapter for every module that is to be probed, by its path."""
     if isinstance(wanted, str):
         raise TypeError(f"probe: must be a tuple of paths; for one pass probe=({wanted!r},).")
     given = wanted if isinstance(wanted, Mapping) else {path: Probe() for path in wanted}

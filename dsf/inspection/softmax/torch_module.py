@@ -41,11 +41,7 @@ def finish(
 
 
 def enter(layer: Captured) -> Chain:
-    """The value projection.
-
-    Raises:
-        InspectionError: for layouts other than batch first, and with extra keys.
-    """
+    """The value projection."""
     module = layer.module
     extended = "bias_v" in layer.weights or module.add_zero_attn
     if layer.output.ndim == 2 or not module.batch_first or extended:

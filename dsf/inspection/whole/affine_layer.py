@@ -302,13 +302,10 @@ class Contributions:
     The memory in use is a few times ``ROOM``, or what one row of vectors takes if that is more.
 
     Attributes:
-        system: its batch axes count samples, if ``has_samples``, then heads or channels.
-        signal: the values of this run.
         leave: the stages from the response to the layer's output; None where these are not known,
             and then the contributions are to the response of the mixer.
         has_samples: whether the first batch axis counts samples.
         numbers: which heads or channels of the layer those of ``system`` are.
-        total: how many the layer has.
     """
 
     system: Operator
@@ -319,12 +316,7 @@ class Contributions:
     total: int
 
     def norms(self, rows: Selection | None = None) -> Float[Tensor, "sample rows columns"]:
-        """The length of the vector that token j (column) contributes to token i (row).
-
-        Raises:
-            MapTooLarge: if these numbers take more than half of the free memory.
-            IndexError: if ``rows`` selects no token.
-        """
+        """The length of the vector that token j (column) contributes to token i (row)."""
         written = _chosen(rows, self.system.steps)
         size = (self._samples, len(written), self._reads)
         check_room("contribution_norms", size, torch.float64, self.system.device)
@@ -343,9 +335,6 @@ class Contributions:
         A column stands for what all tokens of its group contribute together, a row for the last
         token of its group. With as many groups as tokens these are the numbers of ``norms``. For
         a system that runs forward it takes one pass along the sequence and no map.
-
-        Raises:
-            ValueError: if there are more keys (columns) than queries (rows), or fewer.
         """
         steps = self.system.steps
         if self._reads != steps:

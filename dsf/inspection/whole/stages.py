@@ -198,11 +198,7 @@ def _of_tokens(factor: Tensor, tokens: Int[Tensor, " some"]) -> Tensor:
 
 
 def secant(act: Callable[[Tensor], Tensor], p: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """``act(p) / p``: the factor that stands for the activation at ``p``; 0 where ``p`` is 0.
-
-    Raises:
-        UnreadableError: if the activation of zero is not zero.
-    """
+    """``act(p) / p``: the factor that stands for the activation at ``p``; 0 where ``p`` is 0."""
     if bool(act(torch.zeros_like(p[..., :1])).any()):
         raise UnreadableError(
             "the activation of its values is not zero at zero, so that no factor can stand for it"
@@ -213,11 +209,7 @@ def secant(act: Callable[[Tensor], Tensor], p: Float[Tensor, "*axes"]) -> Float[
 def as_tokens(
     response: Shaped[Tensor, "*batch time 1 channel"], value: Shaped[Tensor, "*axes"]
 ) -> Shaped[Tensor, "sample time width"]:
-    """A mixer's response with heads and channels in one axis, as the module has it.
-
-    Args:
-        value: the mixer's values, ``sample time channel`` or ``sample head time channel``.
-    """
+    """A mixer's response with heads and channels in one axis, as the module has it."""
     if response.ndim == value.ndim + 1:  # the channels share their coefficients
         response = response.squeeze(-2)
         return response if value.ndim == 3 else rearrange(response, "s h t c -> s t (h c)")
