@@ -154,7 +154,12 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
             if is_out_of_memory(error):
                 raise memory_ran_out(f"{described(part or model)}: its run", error) from error
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
-            listed = ", ".join(f"{name} {_sized(part)}" for name, part in given.items())
+            listed = ", ".join(
+                f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
+                if isinstance(part, Tensor)
+                else f"{name} {type(part).__name__}"
+                for name, part in given.items()
+            )
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")
             cure = "" if part is not None else hint(model, inputs, named)
             cure = cure or (
@@ -179,12 +184,6 @@ def _wants_a_card(model: nn.Module) -> str:
         if of_fla
         else ""
     )
-
-
-def _sized(part: Any) -> str:
-    if isinstance(part, Tensor):
-        return f"{tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
-    return type(part).__name__
 
 
 def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
@@ -229,15 +228,11 @@ def without_logits(
     signature = signatures.signature(model.forward)
     if KEEP not in signature.parameters or named.get("labels") is not None:
         return named
-    positional = list(signature.parameters).index(KEEP) < len(inputs)
-    return named if positional or _is_told_inside(model) else {KEEP: 1, **named}
-
-
-def _is_told_inside(model: nn.Module) -> bool:
-    """Whether a part of a model that returns no logits takes the number of those to compute."""
     inner: list[Any] = [part for part in model.modules() if hasattr(part, "get_output_embeddings")]
-    return any(
+    is_passed_on = any(
         KEEP in signatures.signature(part.forward).parameters
         for part in inner
         if part is not model and part.get_output_embeddings() is None
     )
+    is_positional = list(signature.parameters).index(KEEP) < len(inputs)
+    return named if is_positional or is_passed_on else {KEEP: 1, **named}

@@ -71,7 +71,6 @@ class Value:
         return self.memory, self.dtype, self.offset, tuple(axes)
 
     def overlaps(self, other: "Value") -> bool:
-        """Whether two values have elements in common."""
         if self.memory != other.memory:
             return False
         if self.dtype != other.dtype or not self.stride or not other.stride:
@@ -109,11 +108,6 @@ class Operation:
     path: str
     random: Tensor | None
 
-    @property
-    def is_leaving(self) -> bool:
-        """Whether it returns numbers of Python and no tensors."""
-        return not self.outs and not self.writes
-
 
 @dataclass(frozen=True, eq=False)
 class Exchanged:
@@ -142,7 +136,6 @@ class Passed:
 
 
 def values_in(part: Any) -> list[Value]:
-    """The values in the output or the arguments of a call."""
     return [leaf for leaf in tree_flatten(part)[0] if isinstance(leaf, Value)]
 
 
@@ -171,18 +164,15 @@ class Recording:
 
     @property
     def first_output(self) -> Value:
-        """The first tensor that the call returned."""
         found = values_in(self.output)
         if not found:
             raise UnreadableError("it returns no tensor")
         return found[0]
 
     def tensor(self, value: Value) -> Tensor:
-        """A copy of the numbers of a value."""
         return value.within(self.numbers[value.memory]).clone()
 
     def readers(self, value: Value) -> list[int]:
-        """The operations that read elements of a value."""
         overlap = cache(value.overlaps)
         return [
             number
@@ -207,7 +197,7 @@ class Recording:
     def leaving(self, values: Iterable[Value]) -> list[Operation]:
         """The operations by which numbers that are made of some values leave torch."""
         made = self.made_of(values)
-        leaving = (one for one in self.operations if one.is_leaving)
+        leaving = (one for one in self.operations if not one.outs and not one.writes)
         return [one for one in leaving if any(read.memory in made for read in one.reads)]
 
     def replay(
@@ -303,8 +293,6 @@ def _as_recorded(value: Value, tensor: Tensor) -> Memory:
 
 
 def _tensors(part: Any) -> list[Tensor]:
-    if isinstance(part, Tensor):
-        return [part]
     return [leaf for leaf in tree_flatten(part)[0] if isinstance(leaf, Tensor)]
 
 
@@ -391,7 +379,6 @@ class Recorder(TorchDispatchMode):
         self._kept_alive: list[Any] = []
 
     def value(self, tensor: Tensor) -> Value:
-        """A tensor as it is now."""
         storage = memory_of(tensor)
         if storage is None:
             number = self._number(id(tensor), tensor)
@@ -597,11 +584,12 @@ def recorded(
 
 def memory_of(tensor: Tensor) -> UntypedStorage | None:
     """The memory of a tensor; None of a sparse one, and of one that wraps others."""
-    try:
-        storage = tensor.untyped_storage()
-        storage.data_ptr()
-    except (NotImplementedError, RuntimeError):
-        return None
+    with torch._C.DisableTorchFunction():  # nobody takes out the numbers
+        try:
+            storage = tensor.untyped_storage()
+            storage.data_ptr()
+        except (NotImplementedError, RuntimeError):
+            return None
     return storage
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, wraps
-from typing import Any, overload
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -76,12 +76,10 @@ class Followed:
 
     @property
     def numbers(self) -> Any:
-        """The token numbers of the first call, if it was given any."""
         return self.named.get(IDS, self.inputs[0] if self.inputs else None)
 
     @property
     def is_continued(self) -> bool:
-        """Whether a cache was continued."""
         return len(self.steps) > 1
 
     def is_continued_by(self, named: Mapping[str, Any]) -> bool:
@@ -221,14 +219,17 @@ def _followed(
 
 
 def joined(calls: Sequence[Call]) -> Call:
-    """One call on the whole sequence, of the calls on its parts."""
     if len(calls) == 1:
         return replace(calls[0], arguments=dict(calls[0].arguments))
     first = calls[0]
     if first.through is Through.INTERFACE:
         arguments = _joined_attention(calls)
     elif first.through is Through.MODULE:
-        arguments = _joined_arguments(calls)
+        steps = [call_output(call.output).shape[1] for call in calls]
+        arguments = {
+            name: _joined([call.arguments.get(name) for call in calls], steps)
+            for name in first.arguments
+        }
     else:
         raise InspectionError(
             f"{first.name}: its attention was found as {first.through.value}, and a continued "
@@ -240,7 +241,6 @@ def joined(calls: Sequence[Call]) -> Call:
 
 
 def _joined_attention(calls: Sequence[Call]) -> dict[str, Any]:
-    """Queries of all calls, keys and values of all tokens, and the rows of all masks."""
     given = [call.arguments for call in calls]
     queries = [one["query"] for one in given]
     steps = [part.shape[-2] for part in queries]
@@ -275,14 +275,8 @@ def _joined_attention(calls: Sequence[Call]) -> dict[str, Any]:
     return {**found, "attention_mask": whole, "is_causal": False}
 
 
-def _joined_arguments(calls: Sequence[Call]) -> dict[str, Any]:
-    """Arguments of a module, joined along their tokens; its state is that before the first call."""
-    steps = [call_output(call.output).shape[1] for call in calls]
-    given = [call.arguments for call in calls]
-    return {name: _joined([one.get(name) for one in given], steps) for name in given[0]}
-
-
 def _joined(parts: Sequence[Any], steps: Sequence[int]) -> Any:
+    """An argument of a module joined along tokens; its state is that before the first call."""
     first = parts[0]
     if type(first) in (tuple, list) and all(type(part) is type(first) for part in parts):
         return type(first)(_joined(each, steps) for each in zip(*parts, strict=True))
@@ -345,19 +339,12 @@ class StepAttentions(Sequence[Tensor]):
 
     @cached_property
     def maps(self) -> Mapping[str, Tensor]:
-        """The rows by the name of each mixer."""
         last = None if self._calls == 1 else self._sequence.steps[self._calls - 1]
         return _maps(self._sequence, self._known, self._calls, last)
 
-    @overload
-    def __getitem__(self, index: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
-        names = list(self.maps)
-        if isinstance(index, slice):
-            return tuple(self.maps[name] for name in names[index])
-        return self.maps[names[index]]
+    def __getitem__(self, index: Any) -> Any:
+        names = list(self.maps)[index]
+        return self.maps[names] if isinstance(names, str) else tuple(map(self.maps.get, names))
 
     def __len__(self) -> int:
         return len(self._sequence.calls)

@@ -17,7 +17,7 @@ from enum import Enum
 from functools import partial
 from operator import is_
 from threading import Lock
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 from weakref import finalize
 
 import torch
@@ -60,7 +60,7 @@ class DiskStore:
     """One temporary file for many values; what was read last stays in memory."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="dsf-", buffering=0)  # noqa: SIM115  # kept open
+        self._file = tempfile.TemporaryFile(prefix="dsf-")  # noqa: SIM115  # kept open
         finalize(self, self._file.close)
         self._end = 0
         self._lock = Lock()
@@ -81,7 +81,6 @@ class DiskStore:
         return Stored(self, _mapped(value, Tensor, written))
 
     def get(self, stored: "Stored") -> Any:
-        """The value again."""
         latest, value = self._latest
         if latest is stored:
             return value
@@ -98,12 +97,10 @@ class DiskStore:
         return value
 
     def forget(self) -> None:
-        """Keep nothing in memory."""
         self._latest = (None, None)
 
     @property
     def written(self) -> int:
-        """How many bytes are on disk."""
         return self._end
 
     def _write(self, tensor: Tensor) -> _Place:
@@ -122,20 +119,16 @@ class DiskStore:
                     "choose fewer layers (layers=..., on the command line --layers)."
                 )
             self._file.seek(offset)
-            left = _bytes_of(span)
-            while left:
-                left = left[self._file.write(left) :]
+            self._file.write(span.numpy().data)
             self._end += span.numel()
         kind, device = plain.dtype, tensor.device
         return _Place(offset, numbers, plain.shape, plain.stride(), kind, device)
 
     def _read(self, place: _Place) -> Tensor:
         span = torch.empty(place.numbers * place.dtype.itemsize, dtype=torch.uint8)
-        left = _bytes_of(span)
         with self._lock:
             self._file.seek(place.offset)
-            while left:
-                left = left[self._file.readinto(left) :]
+            self._file.readinto(span.numpy().data)
         flat = span.view(place.dtype).to(place.device)
         return flat.as_strided(place.size, place.strides)
 
@@ -154,12 +147,7 @@ class Stored:
     tree: Any
 
     def read(self) -> Any:
-        """The value, in memory."""
         return self.store.get(self)
-
-
-def _bytes_of(span: Tensor) -> memoryview:
-    return memoryview(cast("Any", span.numpy())) if span.numel() else memoryview(b"")
 
 
 def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
@@ -227,7 +215,6 @@ class Invocation:
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
-        """Note what the forward pass returned, and what it left elsewhere."""
         self.ended = where.tick()
         self.output = copied(output) if where.keeps_outputs else None
         if where.tracker is None:
@@ -250,11 +237,9 @@ class Invocation:
 
     @property
     def outputs(self) -> list[Tensor]:
-        """What it returned, left in attributes and wrote into what it was given, in order."""
         return [*tensors_in(self.output), *self.attributes.values(), *self.written.values()]
 
     def check_weights(self, name: str) -> None:
-        """Raise unless the weights of the module are still those that it ran with."""
         if storage_of(self.module) != self.weights:
             raise ReconstructionError(
                 f"{name}: the weights of its module were exchanged or written into after it ran, "
@@ -312,7 +297,6 @@ class Call:
         return self.output is not None or self.stored is not None
 
     def put_away(self, store: DiskStore) -> None:
-        """Move its tensors, and those of its invocation, to disk."""
         self.stored = store.put((self.arguments, self.output, self.surroundings))
         self.surroundings = None  # it may be found later than the call is put away
         if self.invocation is not None and self.invocation.stored is None:
@@ -321,7 +305,6 @@ class Call:
         self.forget()
 
     def fetch(self) -> None:
-        """Have its tensors in memory again, if they were put away."""
         if self.stored is not None:
             self.arguments, self.output, around = self.stored.read()
             self.surroundings = self.surroundings or around
@@ -339,12 +322,10 @@ class Call:
             self.invocation.args, self.invocation.kwargs, self.invocation.output = (), {}, None
 
     def let_go(self) -> None:
-        """Hold its tensors no longer: its layers are made."""
         self.arguments, self.output, self.surroundings = {}, None, None
 
     @property
     def first_output(self) -> Tensor:
-        """The output tensor; the first of several."""
         return call_output(self.output)
 
 
@@ -394,15 +375,12 @@ def storage_of(module: nn.Module) -> list[tuple[int, int]]:
     """
     packed = packed_modules(module).values()
     inside = {id(weight) for part in packed for weight in part.parameters()}
-    weights = (part for part in module.parameters() if id(part) not in inside)
-    return [(_place_of(part), times_written(part)) for part in weights]
-
-
-def _place_of(part: Tensor) -> int:
+    weights = [part for part in module.parameters() if id(part) not in inside]
     try:
-        return part.data_ptr()
+        places = [part.data_ptr() for part in weights]
     except RuntimeError:  # inside of torch.vmap a weight has no storage of its own
-        return id(part)
+        places = list(map(id, weights))
+    return list(zip(places, map(times_written, weights), strict=True))
 
 
 def bound(
@@ -445,15 +423,6 @@ def copied(value: Any, known: Copies | None = None) -> Any:
     return mapped(value, partial(copied_once, known={} if known is None else known))
 
 
-def invocation_of(where: ModuleStack, module: nn.Module) -> Invocation | None:
-    """The forward pass of ``module`` that is running now, with copies of what it was called with.
-
-    All mixers that run in one forward pass share one. None where none is kept.
-    """
-    frame = where.frame_of(module) if where.keeps_passes else None
-    return None if frame is None else begun(frame, where)
-
-
 def begun(frame: Frame, where: ModuleStack) -> Invocation:
     """The forward pass of a frame, with copies of what its module was called with."""
     if frame.invocation is None:
@@ -483,7 +452,8 @@ def add_call(calls: list[Call], call: Call, where: ModuleStack, output: Any) -> 
     Returns:
         ``output``, or what the mixer is to return instead.
     """
-    call.invocation = invocation_of(where, call.module)
+    frame = where.frame_of(call.module) if where.keeps_passes else None
+    call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it
     config = getattr(call.module, "config", None)
     call.implementation = getattr(config, "_attn_implementation_internal", None) or ""
     call.time = where.last_call = where.tick()
@@ -667,8 +637,11 @@ class Weights(Mapping[str, Tensor]):
         self._module, self._packed = module, packed_modules(module)
         self._unpacked: dict[str, nn.Linear] = {}
         named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        plain = {name: part for name, part in named.items() if not self._is_inside(name)}
-        self._parts = {name: part.clone() if copied else part for name, part in plain.items()}
+        self._parts = {
+            name: part.clone() if copied else part
+            for name, part in named.items()
+            if not any(not path or name.startswith(f"{path}.") for path in self._packed)
+        }
         self._versions = {name: times_written(part) for name, part in self._parts.items()}
         self._made = made_weights(module)
 
@@ -677,9 +650,15 @@ class Weights(Mapping[str, Tensor]):
             return made_weight(*self._made[name])
         path, _, kind = name.rpartition(".")
         if path in self._packed and kind in ("weight", "bias"):
-            return self._written_out(path, kind)
-        if name not in self._parts:
-            return in_float64(self._attribute(path, kind))
+            if path not in self._unpacked:
+                self._unpacked[path] = unpacked(self._packed[path], path)
+            return in_float64(self._present(getattr(self._unpacked[path], kind), name))
+        if name not in self._parts:  # such as the weight of a pruned module, no parameter
+            try:
+                attribute = vars(self._module.get_submodule(path)).get(kind)
+            except AttributeError:
+                attribute = None
+            return in_float64(self._present(attribute, name))
         part = self._parts[name]
         if times_written(part) != self._versions[name]:
             raise InspectionError(
@@ -688,26 +667,11 @@ class Weights(Mapping[str, Tensor]):
             )
         return in_float64(part)
 
-    def _attribute(self, path: str, name: str) -> Tensor:
-        """A tensor that is not a parameter, such as the ``weight`` of a pruned module."""
-        try:
-            found = vars(self._module.get_submodule(path)).get(name)
-        except AttributeError:
-            found = None
+    @staticmethod
+    def _present(found: Any, name: str) -> Tensor:
         if not isinstance(found, Tensor):
-            raise KeyError(f"{path}.{name}" if path else name)
+            raise KeyError(name)
         return found
-
-    def _written_out(self, path: str, kind: str) -> Tensor:
-        if path not in self._unpacked:
-            self._unpacked[path] = unpacked(self._packed[path], path)
-        found = getattr(self._unpacked[path], kind)
-        if found is None:
-            raise KeyError(f"{path}.{kind}")
-        return in_float64(found)
-
-    def _is_inside(self, name: str) -> bool:
-        return any(not path or name.startswith(f"{path}.") for path in self._packed)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._parts

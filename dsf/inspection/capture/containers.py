@@ -8,7 +8,7 @@ from collections import UserDict
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import ref
 
 import torch
@@ -31,10 +31,15 @@ class Fingerprint:
         self._versions = [times_written(part) for part in self._parts]
 
     def matches(self, mixer: Mixer) -> bool:
-        """Whether ``mixer`` has the same fields as when it was compared."""
         parts = _parts(mixer)
-        same = len(parts) == len(self._parts)
-        return same and self._intact() and all(map(_is, parts, self._parts))
+        return (
+            len(parts) == len(self._parts)
+            and self._intact()
+            and all(
+                one is other or (not isinstance(one, Tensor) and one == other)
+                for one, other in zip(parts, self._parts, strict=True)
+            )
+        )
 
     def _intact(self) -> bool:
         return [times_written(part) for part in self._parts] == self._versions
@@ -59,8 +64,9 @@ def times_written(part: Any) -> int:
         return 0 if part.is_inference() else part._version
 
 
-def _is(one: Any, other: Any) -> bool:
-    return one is other or (not isinstance(one, Tensor) and one == other)
+def are_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether a tensor holds real or complex numbers, not whole numbers or truth values."""
+    return part is not None and (part.is_floating_point() or part.is_complex())
 
 
 Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
@@ -161,19 +167,15 @@ def _held(part: Any, seen: set[int]) -> list[Tensor | nn.Module]:
     elif isinstance(part, tuple | list):
         inside = list(part)
     else:
-        inside = _attributes(part)
+        slots = (name for cls in type(part).__mro__ for name in getattr(cls, "__slots__", ()))
+        inside = [getattr(part, name, None) for name in slots if name != "__weakref__"]
+        inside += getattr(part, "__dict__", {}).values()
     return [each for one in inside for each in _held(one, seen)]
 
 
 PLAIN: tuple[type, ...] = (str, bytes, int, float, type(None), type, torch.dtype, torch.device)
 PLAIN = (*PLAIN, FunctionType, MethodType, ModuleType, BuiltinFunctionType)
 """What is not a container of tensors, whatever it refers to."""
-
-
-def _attributes(part: Any) -> list[Any]:
-    slots = (name for cls in type(part).__mro__ for name in getattr(cls, "__slots__", ()))
-    found = [getattr(part, name) for name in slots if name != "__weakref__" and hasattr(part, name)]
-    return found + list(getattr(part, "__dict__", {}).values())
 
 
 def _has_parts(part: Any) -> bool:
@@ -237,7 +239,6 @@ def mapped(
 
 
 def own_caches(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
-    """Arguments with a copy of every cache and object among them, of ``each`` of its tensors."""
     return mapped(value, lambda part: part, each)
 
 

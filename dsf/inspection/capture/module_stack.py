@@ -35,14 +35,12 @@ class Products:
         self._closed = False
 
     def add(self, name: str, given: Tensor, result: Tensor) -> None:
-        """Remember ``result``, of the projection ``name``, until ``close``."""
         if self._closed:
             return
         versions = times_written(given), times_written(result)
         self._known.append((name, given.detach(), result.detach(), versions))
 
     def find(self, name: str, given: Tensor) -> Tensor | None:
-        """The product of the projection ``name`` with the same numbers, if there was one."""
         for known, before, result, versions in self._known:
             unchanged = versions == (times_written(before), times_written(result))
             same = before.dtype == given.dtype and before.device == given.device
@@ -51,7 +49,6 @@ class Products:
         return None
 
     def close(self) -> None:
-        """Let go of all of them, and take no more."""
         self._known.clear()
         self._closed = True
 
@@ -144,11 +141,9 @@ class Frame:
 
     @property
     def is_spoiled(self) -> bool:
-        """Whether something was written since into what the module was called with."""
         return self.writes != _writes(self.args, self.kwargs)
 
     def written_into(self) -> dict[int, Tensor]:
-        """The tensors that the module was called with and that were written into since."""
         given = tensors_in((self.args, self.kwargs))
         if len(given) != len(self.writes):
             return {}
@@ -157,7 +152,6 @@ class Frame:
 
 
 def autocast_now() -> tuple[tuple[str, torch.dtype], ...]:
-    """The devices on which ``torch.autocast`` is enabled, each with its number type."""
     enabled = (one for one in ("cpu", "cuda") if torch.is_autocast_enabled(one))
     return tuple((one, torch.get_autocast_dtype(one)) for one in enabled)
 
@@ -224,7 +218,6 @@ class ModuleStack:
 
     @property
     def time(self) -> int:
-        """The time of the latest event of the run."""
         return self._clock
 
     def tick(self) -> int:
@@ -255,7 +248,6 @@ class ModuleStack:
         )
 
     def has_read_in(self, frame: Frame) -> bool:
-        """Whether a token mixer was read in a forward pass that now ends."""
         if self.last_call > frame.began or not self._watched:
             return self.last_call > frame.began
         inside = (self._names.get(part) for part in frame.module.modules())
@@ -263,7 +255,6 @@ class ModuleStack:
 
     @property
     def module(self) -> nn.Module | None:
-        """The innermost module of the model that is running."""
         running = (frame.module for frame in reversed(self._running))
         return next((module for module in running if module in self._names), None)
 
@@ -272,7 +263,6 @@ class ModuleStack:
         return self._names.get(module, "")
 
     def records(self, name: str) -> bool:
-        """Whether the calls of the module at a path are recorded."""
         return self._only is None or name in self._only
 
     def keeps(self, name: str) -> bool:
@@ -309,11 +299,9 @@ class ModuleStack:
         self.after_call(module, find)
 
     def frame_of(self, module: nn.Module) -> Frame | None:
-        """The innermost running call of ``module``."""
         return next((one for one in reversed(self._running) if one.module is module), None)
 
     def count_product(self) -> None:
-        """Count a product of two stacks of matrices for the innermost module."""
         frame = None if self.module is None else self.frame_of(self.module)
         if frame is not None:
             frame.products += 1
@@ -325,7 +313,6 @@ class ModuleStack:
         return 0 if frame is None else frame.products
 
     def is_running(self, module: nn.Module | None) -> bool:
-        """Whether a call of ``module`` has begun and not ended."""
         return any(frame.module is module for frame in self._running)
 
     def after_call(self, module: nn.Module, callback: AfterCall) -> None:
@@ -348,7 +335,11 @@ class ModuleStack:
         enter, leave = self._of_this_piece(self._enter), self._of_this_piece(self._leave)
         note = self._of_this_piece(self._note_arguments)
         project = self._of_this_piece(self._note_projection)
-        elsewhere = self._of_this_piece(self._leave_other)
+
+        def elsewhere(module: nn.Module, given: Any, output: Any) -> None:
+            if module not in self._names or not _takes_hooks(module):
+                leave(module, given, output)
+
         handles = [
             register_module_forward_pre_hook(enter),
             register_module_forward_hook(elsewhere, always_call=True),
@@ -411,10 +402,6 @@ class ModuleStack:
             return given
         return own_caches(given, partial(copied_once, known=self.copies))
 
-    def _leave_other(self, module: nn.Module, given: Any, output: Any) -> None:
-        if module not in self._names or not _takes_hooks(module):
-            self._leave(module, given, output)
-
     def _leave(self, module: nn.Module, given: Any, output: Any) -> None:
         if not self._running or self._running[-1].module is not module:
             return
@@ -449,7 +436,6 @@ def _takes_hooks(module: nn.Module) -> bool:
 def around(
     frame: Frame, ran: int, value: Tensor, mixed: Tensor, given: Any, output: Any
 ) -> Surroundings | None:
-    """The surroundings of an attention that was called after the first ``ran`` linear maps."""
     before, after = frame.projected[:ran], frame.projected[ran:]
     return surroundings(value, mixed, before, after, added=given, output=output)
 
@@ -492,7 +478,9 @@ def surroundings(
             behind = taking[0] if len(taking) == 1 else None
         if behind is None or behind.output.ndim != 3:
             return None
-        gate = None if torch.equal(behind.given, mixed) else _ratio(behind.given, mixed)
+        if not torch.equal(behind.given, mixed):
+            gated, plain = in_float64(behind.given), in_float64(mixed)
+            gate = torch.where(plain == 0, 0, gated / torch.where(plain == 0, 1, plain))
         output = behind.output
     return Surroundings(  # with copied tensors, since later code may write into the originals
         given=source.given.reshape(value.shape[0], value.shape[2], -1).detach().clone(),
@@ -527,11 +515,6 @@ def _ends(last: Tensor, added: tuple[Any, ...], output: Tensor) -> bool:
     streams = (part for part in added if isinstance(part, Tensor) and part.shape == last.shape)
     sums = (stream + last for stream in streams if stream.is_floating_point())
     return torch.equal(last, output) or any(torch.equal(each, output) for each in sums)
-
-
-def _ratio(product: Tensor, factor: Tensor) -> Tensor:
-    product, factor = in_float64(product), in_float64(factor)
-    return torch.where(factor == 0, 0, product / torch.where(factor == 0, 1, factor))
 
 
 def _source(value: Tensor, calls: list[Projected]) -> tuple[Projected, Tensor] | None:

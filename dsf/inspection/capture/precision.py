@@ -110,7 +110,6 @@ _DOUBLED = _Doubled()
 
 @contextmanager
 def in_double() -> Iterator[None]:
-    """Run the ``with`` block in float64: default dtype and casts."""
     with _DOUBLED, CastGuard():
         yield
 
@@ -174,7 +173,6 @@ def environment(model: nn.Module) -> dict[str, str]:
 
 @cache
 def release(package: str) -> str:
-    """The installed version of ``package``, empty where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -182,7 +180,6 @@ def release(package: str) -> str:
 
 
 def class_path(cls: type) -> str:
-    """``package.module.Class``."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 

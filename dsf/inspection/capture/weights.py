@@ -6,7 +6,6 @@ was read has to reproduce the module on other inputs; otherwise the module is re
 """
 
 import copy
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from dsf.inspection.capture.containers import are_numbers
 from dsf.inspection.capture.precision import class_path, in_double, in_float64
 from dsf.inspection.errors import (
     InspectionError,
@@ -39,7 +39,7 @@ def is_packed(module: nn.Module) -> bool:
         return True
     if isinstance(getattr(module, "weight", None), Tensor) or not hasattr(module, "in_features"):
         return False
-    whole = (not (part.is_floating_point() or part.is_complex()) for part in own if part.ndim > 1)
+    whole = (not are_numbers(part) for part in own if part.ndim > 1)
     return callable(getattr(module, "weight", None)) or any(whole)
 
 
@@ -235,7 +235,6 @@ def made_weights(module: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 @torch.no_grad()
 def made_weight(module: nn.Module, name: str) -> Tensor:
-    """The weight as the module makes it in float64."""
     twin = double_copy(module)
     with in_double():
         for hook in _makers(twin):
@@ -256,7 +255,6 @@ SHOWN = 5
 
 
 def check_runnable(model: nn.Module, path: str = "") -> None:
-    """Raise unless ``model`` can be run and all of its weights are finite."""
     if isinstance(model, torch.jit.ScriptModule):
         raise NothingCapturedError(
             f"the model is TorchScript ({model.original_name}), which takes no hooks, so no token "
@@ -276,13 +274,12 @@ def check_runnable(model: nn.Module, path: str = "") -> None:
 
 
 def check_open_weights(model: nn.Module) -> None:
-    """Raise unless all weights that are not on the meta device are finite."""
     parts = (*model.named_parameters(), *model.named_buffers())
     _refuse_non_finite([(name, part) for name, part in parts if not part.is_meta])
 
 
 def _refuse_non_finite(parts: Iterable[tuple[str, Tensor]]) -> None:
-    bad = [name for name, part in parts if "mask" not in name and not _is_finite(part)]
+    bad = [name for name, part in parts if "mask" not in name and not is_finite(part)]
     if bad:
         raise NonFiniteWeightsError(
             f"the model holds weights that are NaN or infinite: {_listed(bad)}. No statement about "
@@ -290,13 +287,14 @@ def _refuse_non_finite(parts: Iterable[tuple[str, Tensor]]) -> None:
         )
 
 
-def _is_finite(part: Tensor) -> bool:
-    if not part.is_floating_point() or has_own_storage(part):
-        return True  # packed weights are looked at when they are written out
+def is_finite(part: Tensor) -> bool:
+    """Whether no number is NaN or infinite; packed weights are looked at once written out."""
+    if not are_numbers(part) or has_own_storage(part):
+        return True
     if part.dtype.itemsize == 1:  # isfinite is missing for eight-bit types
         part = part.to(torch.float32)
     # A sum is quicker than a comparison of every number, but it may itself overflow.
-    return math.isfinite(part.detach().sum()) or bool(part.isfinite().all())
+    return bool(part.detach().sum().isfinite()) or bool(part.isfinite().all())
 
 
 def _listed(names: list[str]) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Size, Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from dsf.inspection.capture.containers import are_numbers
 from dsf.inspection.recording import memory_of
 
 IMAGE_AXES = 3
@@ -92,7 +93,6 @@ class Coordinates:
 
     @property
     def positions(self) -> list[InputAxis]:
-        """Its axes that count places, such as tokens and samples, and not channels."""
         return list(filter(is_place, self.planes))
 
     def moved(self, move: Move, shape: Size) -> "Coordinates":
@@ -106,24 +106,16 @@ class Coordinates:
         return self if self.shape == shape else self.moved(lambda p: p.expand(shape), shape)
 
     def equals(self, other: "Coordinates") -> bool:
-        """Whether another one says the same of a tensor of the same shape."""
-        if self.shape != other.shape:
-            return False
-        return _equal(self.planes, other.planes) and _equal(self.columns, other.columns)
-
-
-def _equal(one: Planes, other: Planes) -> bool:
-    if [*one] != [*other]:
-        return False
-    pairs = ((small(one[axis]), small(other[axis])) for axis in one)
-    return all(
-        first.shape == second.shape and torch.equal(first, second) for first, second in pairs
-    )
+        pairs = (self.planes, other.planes), (self.columns, other.columns)
+        return self.shape == other.shape and all(
+            [*mine] == [*theirs]
+            and all(torch.equal(small(mine[axis]), small(theirs[axis])) for axis in mine)
+            for mine, theirs in pairs
+        )
 
 
 def numbered(tensor: Tensor, name: str) -> Coordinates:
-    """The coordinates of an input."""
-    if tensor.is_floating_point() or tensor.is_complex():
+    if are_numbers(tensor):
         kind = "input" if tensor.ndim > 1 else "ids"
     else:
         fewest = IMAGE_AXES if tensor.dtype is torch.uint8 else IMAGE_AXES + 1
@@ -245,11 +237,9 @@ class Remembered:
         self._bytes = 0
 
     def of(self, key: Hashable) -> Any:
-        """What followed before; None if nothing did."""
         return self._found.get(key)
 
     def add(self, key: Hashable, result: Any, held: Iterable[Coordinates | None]) -> None:
-        """Remember ``result``, which keeps some coordinates in memory."""
         if self._bytes > MAX_BYTES or len(self._found) >= MAX_ENTRIES:
             self._found.clear()
             self._memory.clear()
@@ -273,7 +263,6 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> "_Layout":
-        """That of a tensor."""
         return cls(tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.itemsize)
 
     @property
@@ -285,7 +274,6 @@ class _Layout(NamedTuple):
 
     @property
     def is_dense(self) -> bool:
-        """Whether there is nothing else between its elements."""
         first, last = self.bounds
         return self.shape.numel() * self.size >= last - first
 
@@ -415,7 +403,7 @@ class KnownTensors:
                 self._begin(tensor)
 
     def _begin(self, tensor: Tensor) -> _Memory:
-        memory = _Memory(_watched(tensor), _Layout.of(tensor), None, _are_numbers(tensor))
+        memory = _Memory(_watched(tensor), _Layout.of(tensor), None, are_numbers(tensor))
         self._memories[_key(tensor)] = memory
         if len(self._memories) > self._forgets_at:
             alive = {key: one for key, one in self._memories.items() if not one.is_gone()}
@@ -423,7 +411,6 @@ class KnownTensors:
         return memory
 
     def of(self, tensor: Any) -> Coordinates | None:
-        """The coordinates of a tensor; None if it comes from no input."""
         memory = self._memory(tensor) if isinstance(tensor, Tensor) else None
         if memory is None or memory.coordinates is None:
             return None
@@ -446,14 +433,13 @@ class KnownTensors:
 
         Ids and masks that the model is given do not: they say which tokens there are.
         """
-        if tensor.is_floating_point() or tensor.is_complex():
+        if are_numbers(tensor):
             return self.of(tensor) is not None
         return self.is_decided(tensor)
 
     def is_decided(self, tensor: Tensor) -> bool:
-        """Whether it holds truth values or whole numbers that numbers of tokens decided."""
         memory = self._memory(tensor)
-        are_bits = memory is not None and memory.are_numbers and not _are_numbers(tensor)
+        are_bits = memory is not None and memory.are_numbers and not are_numbers(tensor)
         return memory is not None and (memory.is_decided or are_bits)
 
     def know(self, tensor: Tensor, found: Coordinates | None, *, is_decided: bool = False) -> None:
@@ -466,7 +452,7 @@ class KnownTensors:
         unit, first, last = _both(memory.layout, layout)
         if layout == memory.layout or (layout.is_dense and layout.bounds == (first, last)):
             memory.layout, memory.coordinates = layout, found
-            memory.are_numbers, memory.is_decided = _are_numbers(tensor), is_decided
+            memory.are_numbers, memory.is_decided = are_numbers(tensor), is_decided
             return
         memory.is_decided |= is_decided
         before = memory.coordinates or Coordinates(Size(()), {})
@@ -487,20 +473,14 @@ class KnownTensors:
         memory.coordinates = Coordinates(shape, flats)
 
 
-def _are_numbers(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or tensor.is_complex()
-
-
 def _key(tensor: Tensor) -> int:
-    with torch._C.DisableTorchFunction():  # nobody takes out the numbers
-        storage = memory_of(tensor)
+    storage = memory_of(tensor)
     return id(tensor) if storage is None else int(storage._cdata)
 
 
 def _watched(tensor: Tensor) -> Callable[[], bool]:
     """Whether the memory of a tensor was freed since, asked later."""
-    with torch._C.DisableTorchFunction():
-        storage = memory_of(tensor)
+    storage = memory_of(tensor)
     if storage is not None:
         gone: Callable[[], bool] = StorageWeakRef(storage).expired
         return gone

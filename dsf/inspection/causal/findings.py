@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
 from dsf.inspection.capture.containers import tensors_in
+from dsf.inspection.capture.weights import is_finite
 from dsf.inspection.causal.coordinates import (
     Coordinates,
     InputAxis,
@@ -79,14 +80,12 @@ class ModuleFinding:
 
     @property
     def is_listed(self) -> bool:
-        """Whether the inspection lists the module besides the layers that it read."""
         if self.is_read:
             return self.mixes is not False or self.attentions > 1 or self.has_slots
         return self.mixes is True or (self.mixes is None and bool(self.how))
 
     @property
     def result(self) -> str:
-        """The answer in one word or two."""
         if self.mixes is None:
             return "not clear"
         if self.is_read:
@@ -147,7 +146,6 @@ class Findings:
 
     @property
     def table(self) -> Table:
-        """One record for every module in which tokens meet."""
         return Table(tuple(_record(one) for one in self.modules))
 
     def records(self, call: Call, name: str) -> Table:
@@ -161,7 +159,6 @@ class Findings:
         return Table(tuple(records))
 
     def share_of(self, call: Call) -> float:
-        """How much of what a token moves in its module the maps of a call explain."""
         if call in self.shares:
             return self.shares[call]
         if call.through is Through.MODULE:  # whose whole output the adapter makes
@@ -330,14 +327,13 @@ class _Asked:
 
     @property
     def unknown(self) -> ModuleFinding:
-        """What is known before it is repeated."""
         module, is_read = self.invocation.module, self.is_read
         return ModuleFinding(module, self.name, None, self.how, is_read=is_read)
 
     def alike(self, others: Sequence[ModuleFinding]) -> ModuleFinding | None:
         """The answer of others that did the same, where the map of each is all that it does."""
         outputs = tensors_in(self.invocation.output)
-        if not others or not all(map(_is_finite, outputs)):
+        if not others or not all(map(is_finite, outputs)):
             return None
         if any(one.mixes is not False or one.share < 1 or one.has_slots for one in others):
             return None
@@ -383,13 +379,6 @@ class _Asked:
             attentions=len(parts),
             has_slots=any(map(_reads_slots, invocation.calls)),
         )
-
-
-def _is_finite(output: Tensor) -> bool:
-    # A sum is quicker than a comparison of every number, but it may itself overflow.
-    if output.is_floating_point() and math.isfinite(output.sum()):
-        return True
-    return bool(output.isfinite().all())
 
 
 def _reads_slots(call: Call) -> bool:
@@ -515,7 +504,6 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
 
 
 def part_reason(finding: ModuleFinding, share: float) -> str:
-    """Why a module is listed whose map was probed, and is a part of what it does to tokens."""
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
     return (
         f"the map that was probed is only a part of what it does to tokens{how}: it explains "
@@ -524,7 +512,6 @@ def part_reason(finding: ModuleFinding, share: float) -> str:
 
 
 def silent_reason(finding: ModuleFinding) -> str:
-    """Why the model itself is listed, besides what was read or listed in it."""
     if finding.mixes is None:
         return (
             "it could not be followed what it does to tokens besides the mixers that were read: "
@@ -537,7 +524,6 @@ def silent_reason(finding: ModuleFinding) -> str:
 
 
 def _open_reason(finding: ModuleFinding, how: str) -> str:
-    """Why a module is listed that was read, and in which no other tokens moved."""
     if finding.mixes is None:
         return (
             "it is not known whether the maps that were read in it are all that it does to tokens"
@@ -555,7 +541,6 @@ def _open_reason(finding: ModuleFinding, how: str) -> str:
 
 
 def unread_reason(finding: ModuleFinding, *, is_tried: bool = False) -> str:
-    """Why a module is listed that mixes tokens and was not read."""
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
     if not finding.is_finite:
         return (

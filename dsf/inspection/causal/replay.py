@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Call, Invocation, Through
-from dsf.inspection.capture.containers import is_holder, own_caches, tensors_in, with_tensors
+from dsf.inspection.capture.containers import (
+    are_numbers,
+    is_holder,
+    own_caches,
+    tensors_in,
+    with_tensors,
+)
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small, varies
@@ -82,7 +88,6 @@ class Moved:
 
     @property
     def mixes(self) -> bool:
-        """Whether other tokens moved."""
         return self.elsewhere > self.limit or self.spilled > 0
 
     @property
@@ -94,17 +99,9 @@ class Moved:
         return self.mixes or not max(self.elsewhere, self.largest_spill) > 0
 
 
-@dataclass(frozen=True)
-class Spill:
-    """A change of the values or inputs of a held mixer at other tokens than the replaced ones.
-
-    Attributes:
-        size: the largest, relative to the largest number there.
-        share: how much of all that changed it is, 0 to 1.
-    """
-
-    size: float
-    share: float
+Spill = tuple[float, float]
+"""A change at other tokens than the replaced ones: the largest, relative to the largest number
+there, and its share of all that changed, 0 to 1."""
 
 
 @dataclass(eq=False)
@@ -203,31 +200,20 @@ def moved_between(
     of_tokens: bool = False,
     of_model: bool = False,
 ) -> Moved:
-    """What moved between two passes, from what each returned."""
     of = {"of_tokens": of_tokens, "of_model": of_model}
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
         changes = list(_changes(invocation, cells, before, after, **of))
     if not changes and of_model:  # no output has tokens
-        changes = [_Change(0.0, torch.zeros(0), torch.float32)]
+        changes = [(0.0, torch.zeros(0), torch.float32)]
     if not changes:
         raise NoNumbersError("it returns no numbers, so that tokens only choose what others see")
-    elsewhere = max(one.size for one in changes)
-    if any(math.isnan(one.size) for one in changes):
-        elsewhere = math.nan
-    limit = ENTRY_ROUNDING * max(torch.finfo(one.dtype).eps for one in changes)
-    spilled = max((one.share for one in spills if one.size > limit), default=0.0)
-    largest_spill = max((one.size for one in spills), default=0.0)
-    difference = torch.cat([one.difference.flatten() for one in changes])
+    sizes, differences, dtypes = zip(*changes, strict=True)
+    elsewhere = math.nan if any(map(math.isnan, sizes)) else max(sizes)
+    limit = ENTRY_ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
+    spilled = max((share for size, share in spills if size > limit), default=0.0)
+    largest_spill = max((size for size, _ in spills), default=0.0)
+    difference = torch.cat([one.flatten() for one in differences])
     return Moved(elsewhere, limit, difference, spilled, largest_spill)
-
-
-@dataclass(frozen=True, eq=False)
-class _Change:
-    """How one of the outputs of a forward pass changed at other tokens than the replaced ones."""
-
-    size: float
-    difference: Tensor
-    dtype: torch.dtype
 
 
 def _changes(
@@ -238,16 +224,20 @@ def _changes(
     *,
     of_tokens: bool,
     of_model: bool,
-) -> Iterator[_Change]:
-    """The change of the first output that holds numbers, and of all others that hold tokens."""
+) -> Iterator[tuple[float, Tensor, torch.dtype]]:
+    """The change of the first output that holds numbers, and of all others that hold tokens.
+
+    Each at other tokens than the replaced ones: the largest, relative to the scale of its entry,
+    all, and the number type.
+    """
     is_first = not of_model
     for old, new, made in zip(before, after, invocation.made, strict=False):
-        if not _has_numbers(old) or (made is not None and made.columns):  # such as a map
+        if not are_numbers(old) or (made is not None and made.columns):  # such as a map
             continue
         if not is_first and not of_model and made is not None and _is_of_pairs(made):
             continue  # the weights of a cross attention, between tokens of two inputs
-        if not _has_numbers(new) or old.shape != new.shape:
-            if is_first or (_has_numbers(new) and own(made, cells) is not None):
+        if not are_numbers(new) or old.shape != new.shape:
+            if is_first or (are_numbers(new) and own(made, cells) is not None):
                 raise UnclearError("its output has another size when a token is replaced")
             continue
         size = sizes_moved(old, new)
@@ -263,7 +253,7 @@ def _changes(
         exact = torch.promote_types(old.dtype, torch.float64)
         difference = torch.where(size == 0, 0, new.to(exact) - old.to(exact)).masked_fill(kept, 0)
         largest = size.masked_fill(kept, 0).max().item() if size.numel() else 0.0
-        yield _Change(largest, difference, old.dtype)
+        yield largest, difference, old.dtype
 
 
 def _is_of_pairs(made: Coordinates) -> bool:
@@ -271,10 +261,6 @@ def _is_of_pairs(made: Coordinates) -> bool:
     last = {axis.source for axis in made.positions if varies(made.planes[axis], -1)}
     others = {axis.source for axis in made.positions if not varies(made.planes[axis], -1)}
     return bool(last) and bool(others - last)
-
-
-def _has_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
-    return part is not None and (part.is_floating_point() or part.is_complex())
 
 
 ENTRY_ROUNDING = 64
@@ -329,7 +315,6 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
 
 
 def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) -> Sequence[Cell]:
-    """The tokens that a draw replaces, see ``moved``."""
     cells = cells_of(invocation)
     if of_model:
         embedded = [cell for cell in cells if all(axis.source.is_embedded for axis in cell)]
@@ -432,7 +417,7 @@ def _of_none(made: Coordinates) -> Tensor:
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     """Whether some of the first numbers that a module returns belong to replaced tokens alone."""
     pairs = zip(invocation.outputs, invocation.made, strict=False)
-    made = next((made for part, made in pairs if _has_numbers(part)), None)
+    made = next((made for part, made in pairs if are_numbers(part)), None)
     inside = own(made, cells)
     return inside is not None and bool(inside.any())
 
@@ -459,7 +444,7 @@ def repetition(
             raise
         # Numbers of another kind, such as ids in a tensor of floats: those of other tokens are.
         with suppress(_RefusedNumbersError):
-            return _repetition(invocation, cells, held, draw, like, of_other_tokens)
+            return _repetition(invocation, cells, held, draw, like, _of_other_tokens)
         raise error from error.__cause__
 
 
@@ -482,17 +467,14 @@ def _repetition(
     copies: dict[int, Tensor] = {}  # what was one tensor stays one
 
     def exchanged(part: Any) -> Any:
+        nonlocal replaced
         if not isinstance(part, Tensor):
             return own_caches(part, exchanged)
         if id(part) not in copies:
-            copies[id(part)] = new_of(part)
+            new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement)
+            replaced |= new is not None
+            copies[id(part)] = part.detach().clone() if new is None else new
         return copies[id(part)]
-
-    def new_of(part: Tensor) -> Tensor:
-        nonlocal replaced
-        new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement)
-        replaced |= new is not None
-        return part.detach().clone() if new is None else new
 
     leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
@@ -562,7 +544,7 @@ def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
 def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     """What replaces a token: numbers as large as those of the tensor; another id for an id."""
     count = int(inside.sum())
-    if not (part.is_floating_point() or part.is_complex()):
+    if not are_numbers(part):
         there = part[inside]
         others = part[~inside]
         different = others[others != there.flatten()[0]] if others.numel() else others
@@ -576,7 +558,7 @@ def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     return (size * drawn).to(part.dtype)
 
 
-def of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
+def _of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     """What replaces a token: the numbers of another one, each in its own channel."""
     rows = part.flatten(0, -2) if part.ndim > 1 else part
     shift = 1 + int(torch.randint(max(len(rows) - 1, 1), (1,), generator=rng))
@@ -617,7 +599,15 @@ def _holding(
         if kept.through is not call.through:
             return None
         before, after = kept.arguments.get("value"), call.arguments.get("value")
-        if _differ(before, after):
+        if (
+            isinstance(before, Tensor)
+            and isinstance(after, Tensor)
+            and (
+                before.shape != after.shape
+                or not before.is_floating_point()
+                or (sizes_moved(before, after) > ROUNDING * torch.finfo(after.dtype).eps).any()
+            )
+        ):
             found.changed.append(kept)
         if kept in held.replaced:
             whole = torch.ones_like(kept.first_output, dtype=torch.bool)
@@ -660,16 +650,6 @@ def _holding(
         yield
 
 
-def _differ(before: Any, after: Any) -> bool:
-    """Whether two tensors differ by more than rounding."""
-    if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
-        return False
-    if before.shape != after.shape or not before.is_floating_point():
-        return True
-    limit = ROUNDING * torch.finfo(after.dtype).eps
-    return before.numel() > 0 and bool((sizes_moved(before, after) > limit).any())
-
-
 def _note_spill(
     before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], spills: list[Spill]
 ) -> None:
@@ -688,7 +668,7 @@ def _note_spill(
     moved_by = sizes_moved(before, after).reshape(seen.shape)
     size = (moved_by if inside is None else moved_by.masked_fill(inside, 0)).max().item()
     if size > ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps:
-        spills.append(Spill(size, (far.norm() / change.norm()).item()))
+        spills.append((size, (far.norm() / change.norm()).item()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -719,9 +699,7 @@ def _comparing(
     waiting = iter(several)
 
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        held = next(waiting, None)
-        one = None if held is None else held.invocation
-        if one is not None:
+        if (held := next(waiting, None)) is not None and (one := held.invocation) is not None:
             now = tensors_in((args, kwargs))
             if not cells:
                 found.given[one] = now

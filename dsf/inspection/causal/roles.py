@@ -200,7 +200,6 @@ def maps_of(
 
 
 def _inputs_of(lines: dict[InputAxis, Tensor]) -> set[str]:
-    """The inputs whose index changes from token to token of a map."""
     return {axis.source.name for axis, line in lines.items() if varies(line, -1)}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
+from dsf.inspection.capture.containers import are_numbers
 from dsf.inspection.causal.coordinates import (
     MANY,
     NONE,
@@ -69,7 +70,6 @@ class Meeting:
 
     @property
     def how(self) -> str:
-        """What the operation does to them, in words."""
         return self.words or self.way.value
 
 
@@ -83,14 +83,12 @@ class Followed:
 
 @cache
 def _name_of(func: Any) -> str:
-    """The name of an operation of torch, without that of its library."""
     schema = getattr(func, "_schema", None)  # operators of higher order have none
     return str(func if schema is None else schema.name.partition("::")[2]).rstrip("_")
 
 
 @cache
 def is_written(func: Any) -> bool:
-    """Whether an operation writes into one of its arguments."""
     arguments = getattr(getattr(func, "_schema", None), "arguments", ())
     return any(one.alias_info is not None and one.alias_info.is_write for one in arguments)
 
@@ -107,7 +105,6 @@ def _is_view(func: Any) -> bool:
 
 @cache
 def _is_pointwise(func: Any) -> bool:
-    """Whether an operation works on elements one by one, its in-place form too."""
     packet = getattr(torch.ops.aten, _name_of(func), None)
     overloads = packet.overloads() if packet is not None else ()
     tags = {*getattr(func, "tags", ())}.union(*(getattr(packet, one).tags for one in overloads))
@@ -115,7 +112,6 @@ def _is_pointwise(func: Any) -> bool:
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor]:
-    """The tensors among arguments, also in lists."""
     found: list[Tensor] = []
     for part in args:
         if isinstance(part, Tensor):
@@ -155,13 +151,7 @@ class Done:
         """What it does, but for numbers: its function, shapes of tensors and other arguments."""
         return self.func, *map(_plain, self.args), *map(_plain, self.kwargs.items())
 
-    @property
-    def has_numbers_alone(self) -> bool:
-        """Whether no tensor of it holds truth values or whole numbers, such as an index."""
-        return all(one.is_floating_point() or one.is_complex() for one in (*self.given, *self.outs))
-
     def argument(self, place: int, default: Any) -> Any:
-        """An argument that is left out where it is the default."""
         return self.args[place] if len(self.args) > place else default
 
     def returns(self, first: Coordinates | None, meetings: Sequence[Meeting] = ()) -> Followed:
@@ -221,7 +211,6 @@ class Projections:
         return None
 
     def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
-        """Whether an axis over which a projection sums holds the channels of its source."""
         source: Source = axis.source
         self.asked.append(axis)
         source.summed[axis] = source.summed.get(axis, 0) + 1
@@ -339,7 +328,6 @@ def summed(given: Coordinates, dims: Sequence[int], keepdim: bool, shape: Size) 
 def new_positions(
     before: Sequence[InputAxis], dims: Sequence[int], shape: Size, name: str, device: torch.device
 ) -> Planes:
-    """Axes of positions along ``dims`` that were made of others."""
     source = Source(name, before=frozenset(before), kind="made")
     dims = sorted(set(dims))
     return {InputAxis(source, dim, shape[dim]): counted(shape, dim, device) for dim in dims}
@@ -502,11 +490,6 @@ class SlidingWindow:
     is_depthwise: bool = True
     groups: int = 1
 
-    @property
-    def keeps_places(self) -> bool:
-        """Whether there is one output for every input."""
-        return not self.is_transposed and all(step == 1 for step in self.stride)
-
     def follow(
         self, given: Coordinates, shape: Size, are_channels: Callable[[InputAxis], bool]
     ) -> Followed:
@@ -515,6 +498,7 @@ class SlidingWindow:
         meetings: list[Meeting] = []
         remade: dict[InputAxis, int] = {}
         behind = range(2, len(shape))
+        keeps_places = not self.is_transposed and all(step == 1 for step in self.stride)
         for axis, plane in given.planes.items():
             first = plane if plane.shape[1] == shape[1] else plane.narrow(1, 0, 1)
             if not self.is_depthwise and has_many_and_one(plane, 1):
@@ -534,7 +518,7 @@ class SlidingWindow:
             wide = [k for k in places if self.sizes[k - 2] > 1]
             if not places:  # also where padding is, which has no index
                 planes[axis] = small(first).amax(dim=list(behind), keepdim=True).expand(shape)
-            elif self.keeps_places:
+            elif keeps_places:
                 planes[axis] = self._shifted(first, wide, shape)
                 if wide:
                     words = f"'{self.name}' {Way.NEIGHBOURS.value}"
@@ -619,7 +603,7 @@ class Rules:
         The same as before where the same operation was done on the same coordinates: those that
         are equal are one object, so that every layer after the first finds what that one did.
         """
-        if not done.has_numbers_alone:  # what an index names lies in its numbers
+        if not all(map(are_numbers, (*done.given, *done.outs))):  # as an index, which names places
             return self._by_rule(done)
         given, asked = done.made_of, self._projections.asked
         key = done.kind, given, self._projections.known
@@ -630,7 +614,11 @@ class Rules:
             return before[0]
         start = len(asked)
         made = self._by_rule(done)
-        found = Followed(tuple(_known_among(given, one) for one in made.outputs), made.meetings)
+        same = (
+            next((one for one in given if one and out and one.equals(out)), out)
+            for out in made.outputs
+        )
+        found = Followed(tuple(same), made.meetings)
         axes = {axis for one in given if one is not None for axis in one.planes}
         if all(axes >= one.planes.keys() for one in found.outputs if one is not None):
             self._before.add(key, (found, asked[start:]), (*given, *found.outputs))
@@ -650,7 +638,7 @@ class Rules:
             made = together(parts, done.outs[0].shape, how)
             return Followed(made.outputs * len(done.outs), made.meetings)
         if _is_view(done.func):
-            return self._viewed(done)
+            return self._moved(done)
         return self._attention(done) if "scaled_dot_product" in done.name else self._unknown(done)
 
     def _unknown(self, done: Done) -> Followed:
@@ -668,47 +656,36 @@ class Rules:
 
     # elements moved
 
-    def _viewed(self, done: Done) -> Followed:
-        """Views of memory that is not seen, as of tensors that wrap others: of each plane too."""
-        if done.first is None:
-            return Followed((None,) * len(done.outs))
-
-        def seen(of: Planes) -> list[Planes]:
-            found: list[Planes] = [{} for _ in done.outs]
-            for axis, plane in of.items():
-                made = done.func(plane.contiguous(), *done.args[1:], **done.kwargs)
-                parts = tensors_of(made if isinstance(made, tuple | list) else (made,))
-                for one, part in zip(found, parts, strict=True):
-                    one[axis] = compact(part)
-            return found
-
-        both = zip(done.outs, seen(done.first.planes), seen(done.first.columns), strict=True)
-        return Followed(tuple(Coordinates(out.shape, *each) for out, *each in both))
-
     def _moved(self, done: Done) -> Followed:
-        """Elements moved, as the operation itself moves them, which runs on every plane."""
-        first, rest, shape = done.args[0], done.args[1:], done.outs[0].shape
+        """Elements moved, as the operation itself moves them, which runs on every plane.
+
+        Also views of memory that is not seen, as of tensors that wrap others.
+        """
+        first, rest = done.args[0], done.args[1:]
         several = isinstance(first, tuple | list)
         pairs = [(one, self._known.of(one)) for one in (first if several else (first,))]
         found = [c for _, c in pairs if c is not None]
+        if not found:  # what an index takes out of a table that comes from no input
+            shape = done.outs[0].shape
+            chosen = {axis: plane.expand(shape) for axis, plane in self._deciding(done)}
+            of_index = Coordinates(shape, chosen) if chosen else None
+            return done.returns(of_index, self._chosen(done))
         above = int(done.name in _PADDED)  # zero, which no index is then
         rest = rest[:1] if done.name == "constant_pad_nd" else rest
-
-        def moved(which: str) -> Planes:
-            planes = {}
+        made = tuple(Coordinates(out.shape, {}) for out in done.outs)
+        for which in ("planes", "columns"):
             for axis in dict.fromkeys(axis for c in found for axis in getattr(c, which)):
                 given = [
-                    torch.full((), NONE, device=one.device).expand(one.shape)
+                    torch.full(one.shape, NONE, device=one.device)
                     if c is None or axis not in getattr(c, which)
-                    else getattr(c, which)[axis] + above
+                    else (getattr(c, which)[axis] + above).contiguous()
                     for one, c in pairs
                 ]
-                made = done.func(given if several else given[0], *rest, **done.kwargs)
-                planes[axis] = compact(made - above if above else made)
-            return planes
-
-        made = Coordinates(shape, moved("planes"), moved("columns")) if found else None
-        return Followed((made or self._of_index(done),), self._chosen(done, made))
+                out = done.func(given if several else given[0], *rest, **done.kwargs)
+                parts = tensors_of(out if isinstance(out, tuple | list) else (out,))
+                for one, part in zip(made, parts, strict=True):
+                    getattr(one, which)[axis] = compact(part - above if above else part)
+        return Followed(made, self._chosen(done, made[0]))
 
     def _deciding(self, done: Done) -> Iterator[tuple[InputAxis, Tensor]]:
         """The planes of the tokens that decide which elements an operation takes or writes into.
@@ -720,12 +697,6 @@ class Rules:
             for axis, plane in (by.planes if by is not None else {}).items():
                 named = plane[index] if index.dtype is torch.bool else plane
                 yield axis, named.reshape(*named.shape, *(1,) * behind)
-
-    def _of_index(self, done: Done) -> Coordinates | None:
-        """Those of what an index takes out of a table that comes from no input."""
-        shape = done.outs[0].shape
-        planes = {axis: plane.expand(shape) for axis, plane in self._deciding(done)}
-        return Coordinates(shape, planes) if planes else None
 
     def _chosen(self, done: Done, *taken: Coordinates | None) -> tuple[Meeting, ...]:
         """Elements that are taken, or written into, because of what other tokens hold."""
@@ -799,22 +770,16 @@ class Rules:
 
     # axes that stay, along which tokens meet
 
-    def _along(self, done: Done, dims: Sequence[int], way: Way, words: str = "") -> Followed:
-        """An operation that keeps the shape and lets elements along ``dims`` meet."""
-        given = done.first
-        dims = [dim % max(done.outs[0].ndim, 1) for dim in dims]
+    def _along(self, done: Done) -> Followed:
+        """A softmax or a running total, which let elements along an axis meet."""
+        given, words = done.first, f"'{done.name}' over tokens"
+        way = Way.SOFTMAX if done.name in _SOFTMAXES else Way.OTHER
         meetings = [
-            Meeting(axis, way, words)
+            Meeting(axis, way, "" if way is Way.SOFTMAX else words)
             for axis, plane in (given.planes.items() if given is not None else ())
-            if reduced(plane, dims)[1]
+            if varies(plane, done.args[1] % max(plane.ndim, 1))
         ]
         return Followed((given,) * len(done.outs), tuple(meetings))
-
-    def _softmax(self, done: Done) -> Followed:
-        return self._along(done, [done.args[1]], Way.SOFTMAX)
-
-    def _running_total(self, done: Done) -> Followed:
-        return self._along(done, [done.args[1]], Way.OTHER, f"'{done.name}' over tokens")
 
     def _normalised(self, done: Done) -> Followed:
         given, ndim = done.first, done.outs[0].ndim
@@ -1015,17 +980,7 @@ def _added(
 
 
 def is_made_anew(name: str) -> bool:
-    """Whether an operation makes a tensor from none of the numbers of another."""
     return name in _MADE_ANEW or name.startswith("new_") or name.endswith("_like")
-
-
-def _known_among(
-    given: Sequence[Coordinates | None], made: Coordinates | None
-) -> Coordinates | None:
-    """The coordinates in ``given`` that equal ``made``, or else these."""
-    if made is None:
-        return None
-    return next((one for one in given if one is not None and one.equals(made)), made)
 
 
 MOVES = {"cat", "stack", "flip", "roll", "repeat", "index_select", "gather", "index", "take"}
@@ -1066,8 +1021,7 @@ _RULES: dict[str, Callable[[Rules, Done], Followed]] = {
     **dict.fromkeys(_REDUCTIONS, Rules._reduced),
     **dict.fromkeys(_POOLS | _RESIZES, Rules._pooled),
     **dict.fromkeys(_TRANSFORMS, Rules._transformed),
-    **dict.fromkeys(_RUNNING, Rules._running_total),
-    **dict.fromkeys(_SOFTMAXES, Rules._softmax),
+    **dict.fromkeys(_RUNNING | _SOFTMAXES, Rules._along),
     **dict.fromkeys(_NORMS | _BATCH_NORMS, Rules._normalised),
     "copy": Rules._copied,
     "embedding": Rules._embedded,

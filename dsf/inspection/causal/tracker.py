@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of
-from dsf.inspection.capture.containers import tensors_in
+from dsf.inspection.capture.containers import are_numbers, tensors_in
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal.coordinates import (
     Coordinates,
@@ -32,7 +32,6 @@ from dsf.inspection.causal.replay import cells_of, repetition
 from dsf.inspection.causal.rules import (
     MOVES,
     Done,
-    Followed,
     Meeting,
     Projections,
     Rules,
@@ -59,7 +58,6 @@ class Steps:
         self._foreign = array("q")
 
     def add(self, time: int, kind: Hashable | None, *, is_foreign: bool) -> None:
-        """Note an operation, or a call of a module, which is of no kind."""
         if kind is not None:
             self._times.append(time)
             self._kinds.append(hash(kind))
@@ -99,7 +97,11 @@ def _kind(one: Invocation, meetings: Sequence[Meeting], steps: Steps) -> Hashabl
     attentions = [call for call in one.calls if call.through is not Through.MODULE]
     axes = tuple(meeting.axis for meeting in meetings)
     is_fused = all(meeting.way is Way.ATTENTION and meeting.is_known for meeting in meetings)
-    if len(attentions) != 1 or not axes or not is_fused or _is_changed(one.module):
+    is_changed = any(  # its code is not that of its class
+        "forward" in vars(part) or any(getattr(part, name, None) for name in HOOKS)
+        for part in one.module.modules()
+    )
+    if len(attentions) != 1 or not axes or not is_fused or is_changed:
         return None
     ran = steps.of(one)
     if ran is None:
@@ -107,14 +109,6 @@ def _kind(one: Invocation, meetings: Sequence[Meeting], steps: Steps) -> Hashabl
     parts = tuple(type(part) for part in one.module.modules())
     given = tuple(None if part is None else tuple(part.planes) for part in one.given)
     return parts, axes, given, ran
-
-
-def _is_changed(module: nn.Module) -> bool:
-    """Whether code of its own stands in for that of a module's class, or runs before or after."""
-    return any(
-        "forward" in vars(part) or any(getattr(part, name, None) for name in HOOKS)
-        for part in module.modules()
-    )
 
 
 @dataclass(eq=False)
@@ -154,7 +148,7 @@ class Tracker:
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None) -> None:
         self._mode: Heard | None = None
-        self._where: ModuleStack | None = None
+        self.where = ModuleStack(nn.Module(), set())
         self._known = KnownTensors()
         self._projections = Projections(settled, tokens)
         self._rules = Rules(self._known, self._projections)
@@ -174,8 +168,7 @@ class Tracker:
         inputs: tuple[Any, ...],
         named: Mapping[str, Any],
     ) -> Iterator[None]:
-        """Follow what a model makes of these inputs inside the ``with`` block."""
-        self._where = where
+        self.where = where
         args, kwargs = copied(inputs), copied(dict(named))
         for k, part in enumerate(inputs):
             self._number(part, f"input {k}")
@@ -189,7 +182,6 @@ class Tracker:
             yield
 
     def finish(self, output: Any) -> None:
-        """Note what the model returned."""
         if self.run is not None:
             self.run.finish(output, self.where)
 
@@ -201,7 +193,7 @@ class Tracker:
 
         No module is repeated meanwhile: what cannot be followed counts as mixing.
         """
-        self._where, self._repeats = where, False
+        self.where, self._repeats = where, False
         for tensor, coordinates in zip(tensors, made, strict=True):
             self._known.know(tensor, coordinates)
         with self._listening():
@@ -231,15 +223,7 @@ class Tracker:
             self._known.know(tensor, numbered(tensor, named) if before is None else before)
 
     @property
-    def where(self) -> ModuleStack:
-        """The modules of the run that was followed."""
-        if self._where is None:
-            raise RuntimeError("Tracker: it has followed no run yet; call 'following' first.")
-        return self._where
-
-    @property
     def disputed(self) -> dict[str, int]:
-        """By input the axis that holds its channels, where that was taken wrongly in this run."""
         return self._projections.disputed()
 
     @property
@@ -253,11 +237,9 @@ class Tracker:
         return self._rules.unknown
 
     def of(self, tensor: Any) -> Coordinates | None:
-        """The coordinates of a tensor; None if it comes from no input."""
         return self._known.of(tensor)
 
     def begin(self, frame: Any) -> None:
-        """Note what a module is called with."""
         if not self._paused:
             given = tensors_in((frame.args, frame.kwargs))  # foreign to its caller at most
             is_foreign = any(map(self._is_foreign, given))
@@ -296,13 +278,13 @@ class Tracker:
         """
         given = [c for part in tensors_in((frame.args, frame.kwargs)) if (c := self.of(part))]
         axes = {axis for c in given for axis in c.planes if is_place(axis)}
-        where = self._where
-        if not axes or where is None or self._paused:
+        where = self.where
+        if not axes or self._paused:
             return
         lost = [
             part
             for part in tensors_in(output)
-            if (part.is_floating_point() or part.is_complex())
+            if are_numbers(part)
             and not axes & self._axes_of(part)
             and not isinstance(part, nn.Parameter)
         ]
@@ -323,7 +305,6 @@ class Tracker:
             self._known.know(part, like)
 
     def _is_constant(self, invocation: Any) -> bool:
-        """Whether a module returns the same when a token of what it is given is replaced."""
         self._stop()
         self.is_asking = True
         try:
@@ -414,16 +395,19 @@ class Tracker:
         chosen = [one for one in given if known.is_decided(one)]
         followed = self._rules.followed(done)
         for tensor, found in zip(outs, followed.outputs, strict=False):
-            is_number = tensor.is_floating_point() or tensor.is_complex()
+            is_number = are_numbers(tensor)
             exact = is_number or bool(given) or name in _WHOLE_NUMBERS
             is_decided = bool(given) and (not is_number or len(chosen) == len(given))
             if writes or (found is not None and exact):
                 known.know(tensor, found if exact else None, is_decided=is_decided)
-        meetings, numbers = followed.meetings, _numbers(outs)
+        meetings, numbers = followed.meetings, [one for one in outs if are_numbers(one)]
         if chosen or not numbers:
             meetings = tuple(replace(one, chooses=True) for one in meetings)
         if numbers:
-            self._note(name, meetings or self._dropped(done, numbers, followed))
+            is_new = name == "embedding" or is_made_anew(name) or not numbers[0].numel()
+            if not (meetings or is_new or any(one and one.planes for one in followed.outputs)):
+                meetings = self._lost(done)  # a rule forgot them: it is asked of the module
+            self._note(name, meetings)
         elif given:
             self._note(name, meetings)
 
@@ -437,15 +421,9 @@ class Tracker:
         if not self._paused:
             self._note("item", made[:1])
 
-    def _dropped(self, done: Done, outs: list[Tensor], followed: Followed) -> list[Meeting]:
-        """What a rule forgot: it is asked of the module whether tokens met there."""
-        is_new = done.name == "embedding" or is_made_anew(done.name) or not outs[0].numel()
-        forgets = is_new or any(one is not None and one.planes for one in followed.outputs)
-        return [] if forgets else self._lost(done)
-
     def _note(self, name: str, meetings: Sequence[Meeting]) -> None:
-        where = self._where
-        if not meetings or where is None or where.module is None:
+        where = self.where
+        if not meetings or where.module is None:
             return
         if any(one.chooses for one in meetings) and is_ours():
             return
@@ -465,16 +443,10 @@ class Tracker:
     def settle(self, frame: Any) -> None:
         """Copy what a module was called with, where that could not be done while it ran."""
         mine = [mixing for one, mixing in self._waiting if one is frame]
-        if not mine or self._where is None:
-            return
         self._waiting = [pair for pair in self._waiting if pair[0] is not frame]
         for mixing in mine:
-            mixing.invocation = begun(frame, self._where)
+            mixing.invocation = begun(frame, self.where)
 
 
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _WHOLE_NUMBERS = MOVES | {"clone", "copy"}
-
-
-def _numbers(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [one for one in tensors if one.is_floating_point() or one.is_complex()]

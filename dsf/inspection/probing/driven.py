@@ -74,7 +74,6 @@ def superposition(function: Function, like: Float[Tensor, "sample read input"]) 
 def read_off(
     function: Function, like: Float[Tensor, "sample read input"], *, rounding: float = ROUNDING
 ) -> Linear:
-    """The map of ``function``, measured by unit values and checked on random values."""
     bent = superposition(function, like)
     if not bent <= rounding:
         raise UnreadableError(f"it is not linear in its values: superposition error {bent:.1e}")
@@ -107,7 +106,6 @@ def by_head(values: Tensor, weights: Tensor, width: int) -> Float[Tensor, "sampl
 
 
 def random_values(like: Tensor, *, seed: int) -> Tensor:
-    """Random values as large as those of ``like``."""
     rng = torch.Generator().manual_seed(seed)
     size = like.std(correction=0).clamp(min=1e-3).item() if like.numel() else 1.0
     return size * torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
@@ -196,7 +194,6 @@ class Port:
 
     @property
     def name(self) -> str:
-        """The name of the submodule, method or function."""
         return self.where.partition("(")[0]
 
     @property
@@ -225,7 +222,6 @@ def as_called(
 
 
 def owner_of(module: nn.Module, port: Port) -> tuple[Any, str]:
-    """The object whose attribute the method or function of a port is, and its name there."""
     *path, name = port.name.split(".")
     inner = dict(module.named_modules()).get(".".join(path))
     if inner is not None and callable(getattr(inner, name, None)):
@@ -270,7 +266,6 @@ def passing(recording: Recording, port: Port) -> dict[Value, frozenset[int]]:
 
 
 def viewed(value: Value, port: Port) -> Layout:
-    """The layout of a tensor of which its port says what its axes are."""
     index = torch.arange(value.shape.numel()).reshape(value.shape)
     seen = port.view(index)
     if seen.ndim not in (3, 4):
@@ -321,7 +316,6 @@ class Driven:
         self._response = next(iter(self._responses.values()))
 
     def original(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The values, response and output of the original call."""
         self.passes += 1
         output = self.recording.tensor(self.recording.first_output)
         values, response = (
@@ -331,7 +325,6 @@ class Driven:
         return values, response, output
 
     def __call__(self, values: Arranged) -> Float[Tensor, "sample written output"]:
-        """The response to the given values."""
         self.passes += 1
         return self.response_to([], lambda _: values)
 
@@ -356,7 +349,6 @@ class Driven:
 
     @property
     def names(self) -> tuple[str, str]:
-        """The places in words."""
         return self.ports.names
 
     @property
@@ -395,7 +387,6 @@ class Driven:
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        """Samples, tokens and channels of the values."""
         return self._value.sizes
 
     def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
@@ -403,7 +394,6 @@ class Driven:
         return self._response.own(cells)
 
     def own_values(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
-        """Which tokens of the values, ``sample time``, belong to one of some cells."""
         return self._value.own(cells)
 
     @staticmethod

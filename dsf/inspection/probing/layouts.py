@@ -284,7 +284,6 @@ class Layouts:
         self._least = min((one.sizes[0] * one.sizes[1] for one in given if one), default=0)
 
     def coordinates(self, value: Value) -> Coordinates | None:
-        """From which places of the inputs the elements of a value come."""
         found: Coordinates | None = self._recording.seen.get(value)
         return found if value.dtype.is_floating_point else None
 

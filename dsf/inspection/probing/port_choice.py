@@ -84,12 +84,10 @@ class FollowedCall:
     along: frozenset[InputAxis]
 
     def layouts(self, channels_last: Sequence[Source] = ()) -> Layouts:
-        """The layouts of its tensors."""
         return Layouts(self.recording, self.along, channels_last)
 
 
 def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
-    """Record the call of a layer."""
     args, kwargs = as_called(layer.module, dict(layer.arguments))
     inside = {
         id(tensor): (name, next(made, None))
@@ -174,13 +172,6 @@ def _is_plain(found: Coordinates | None) -> bool:
     )
 
 
-def _layout(tensor: Tensor, tokens: int) -> Layout | None:
-    """Of the axes besides that of tokens the first holds samples, the others heads and channels."""
-    found = numbered(tensor, "values")
-    axes = list(found.planes)
-    return layout_of(found, frozenset({axes[tokens]}), frozenset(axes))
-
-
 MOST_UNKNOWN = 64
 """So many of the last tensors of unknown layout are looked at."""
 SEARCH_PASSES = 256
@@ -212,19 +203,13 @@ class Found:
         """Smaller is better; of equals the first that was found wins."""
         return not self.is_apart, self.is_bounded, bool(self.ports.kept), self.cost
 
-    @property
-    def is_good(self) -> bool:
-        """Whether no other need be looked for."""
-        return self.is_apart and not self.is_bounded and not self.ports.kept
-
 
 def as_port(given: str | Port) -> Port:
-    """A port by its name, or as it is."""
     return Port(given) if isinstance(given, str) else given
 
 
 def named(call: FollowedCall, value: Port, response: Port) -> Ports:
-    """The places that two ports name, with the axes that the run showed, or that these ports say."""
+    """The places that two ports name, with the axes that the run showed, or these ports say."""
     kept = values_at(call, value)
     values, responses = tuple(kept), tuple(values_at(call, response))
     layouts, names = call.layouts(), (value.where, response.where or "the output")
@@ -288,7 +273,8 @@ class PortSearch:
 
         for new in chain(self._all_tried(self._same_rows), self._all_tried(self._other_rows)):
             found += new
-            best = next((one for one in new if one.is_good and is_all(one)), None)
+            good = (one for one in new if not any(one.rank[:-1]))  # no other need be looked for
+            best = next(filter(is_all, good), None)
             if best is not None:
                 return best
         if not found:
@@ -314,7 +300,11 @@ class PortSearch:
             return None
         found = []
         for axis in other or range(len(given.shape)):
-            columns, rows = (_layout(self._recording.tensor(one), axis) for one in (given, output))
+            made = [numbered(self._recording.tensor(one), "values") for one in (given, output)]
+            columns, rows = (  # of the axes besides that of tokens the first holds samples
+                layout_of(one, frozenset({list(one.planes)[axis]}), frozenset(one.planes))
+                for one in made
+            )
             if columns is None or rows is None:
                 continue
             places = {output: rows if other else columns}
@@ -599,7 +589,6 @@ class _Exchanged:
         return Exchanged(self.value, lambda old: self.layout.laid_out(values, old), self.kept)
 
     def seen(self, values: Tensor, places: Places) -> dict[Value, Tensor]:
-        """What is read in some places with other values."""
         found = self.recording.replay([self.exchanged(values)], places)
         return {one: place.arranged(found[one]) for one, place in places.items()}
 

@@ -89,7 +89,6 @@ class Budget:
     spent: int = 0
 
     def check(self, cost: int, size: int) -> None:
-        """Raise unless a map may be measured."""
         if cost > self.each:
             raise UnreadableError(
                 f"its map would take {cost} forward passes of it, more than the {self.each} that "
@@ -132,7 +131,6 @@ class Prober:
         self.driven: Driven | None = None
 
     def read(self, layer: Captured) -> StoredMap:
-        """The map of the module, measured."""
         self.driven, rounding = self._chosen(layer)
         values, _, _ = self.driven.original()
         self._linear = read_off(self.driven, values, rounding=rounding)
@@ -255,7 +253,6 @@ def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dic
 
 
 def _arranged(values: Tensor, linear: Linear) -> Tensor:
-    """The values in the axes of the map."""
     if linear.width == 0:
         outputs = linear.weights.shape[1]
         each = values.mT.unsqueeze(1).unsqueeze(-1)

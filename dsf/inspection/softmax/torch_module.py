@@ -23,7 +23,6 @@ from dsf.mixers import SoftmaxAttention
 
 
 def read(layer: Captured) -> SoftmaxAttention:
-    """The mixer of the projected heads, with extra keys last; scale is ``head width ** -0.5``."""
     query, key, value = (_heads(layer, part) for part in _projected(layer))
     return attention.attention(
         query, key, value, _bias(layer, keys=key.shape[-2]), scale=query.shape[-1] ** -0.5
@@ -55,7 +54,6 @@ def enter(layer: Captured) -> Chain:
 
 
 def leave(layer: Captured, _: Tensor) -> Chain:
-    """The output projection."""
     return Chain((layer.projection("out_proj"),))
 
 
@@ -145,18 +143,6 @@ def functional_call(
     return call
 
 
-def read_functional(layer: Captured) -> SoftmaxAttention:
-    """The mixer, read as from ``torch.nn.MultiheadAttention`` with the weights of the call."""
-    return read(_as_module(layer))
-
-
-def finish_functional(
-    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
-) -> Shaped[Tensor, "*axes"]:
-    """The response through the output projection, time first."""
-    return finish(_as_module(layer), mixed)
-
-
 def _as_module(layer: Captured) -> Captured:
     """The call as that of a ``torch.nn.MultiheadAttention``; the function takes time first."""
     given = layer.arguments
@@ -174,4 +160,8 @@ def _as_module(layer: Captured) -> Captured:
     return layer.replaced(weights=weights, module=settings)
 
 
-FUNCTIONAL = Adapter(families={}, read=read_functional, finish=finish_functional)
+FUNCTIONAL = Adapter(
+    families={},
+    read=lambda layer: read(_as_module(layer)),
+    finish=lambda layer, mixed: finish(_as_module(layer), mixed),
+)
