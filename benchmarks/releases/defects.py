@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.releases.cases import ONE_CHUNK, Family, build, inputs
 from dsf.inspection.capture.calls import recording
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import guarded, in_float64
 
 CLEAR = 1e-2  # of the largest output; rounding is below 1e-5
@@ -65,7 +66,8 @@ def rounding(
     Each of them is run in float64 on what it was given.
     """
     calls = []
-    with recording({name: model.get_submodule(name) for name in names}, calls):
+    modules = {name: model.get_submodule(name) for name in names}
+    with recording(modules, calls, ModuleStack(model, set())):
         _run(model, given)
     lost = 0.0
     for call in calls:

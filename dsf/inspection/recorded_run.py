@@ -39,10 +39,8 @@ AS_GOOD_AS = 0.85
 
 
 def check_names(model: nn.Module, named: Iterable[str]) -> None:
-    """Whether no input of a model of the library is a misspelt argument of ours.
-
-    Its forward pass takes every name and ignores what it does not know.
-    """
+    """Whether no input of a model of the library is a misspelt argument of ours."""
+    # Its forward pass takes every name and ignores what it does not know.
     takes = signature(model.forward).parameters
     for name in named:
         near = [] if name in takes else get_close_matches(name, OURS, n=1, cutoff=AS_GOOD_AS)
@@ -104,19 +102,17 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     tracker: Any = None,
     listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
 ) -> list[Call]:
-    """Run ``model`` once and record every call of a token mixer.
-
-    Recorded are the calls of ``watched`` modules, of the model library's attention interface, of
-    torch's fused attention, and of softmax between two matrix products. With ``part`` only that
-    module is called, as the model would call it. With ``exchange`` the outputs of recorded calls
-    are replaced by what it returns. With ``only`` the calls of the modules at these paths alone
-    are recorded, without what is needed to repeat them. With ``kept`` the calls of other modules
-    than those at these paths are recorded by their names alone, where these are all that there is
-    to know before a layer is rebuilt. Unless it ``listens`` to every call of torch, attention is
-    recorded through modules and the interface alone. With ``calls`` they are appended to these. A
-    ``tracker`` follows from which tokens the tensors of the run are made. A ``listener`` is given
-    the stack of running modules, for whatever else is to be recorded.
-    """
+    """Run ``model`` once and record every call of a token mixer."""
+    # Recorded are the calls of watched modules, of the model library's attention interface, of
+    # torch's fused attention, and of softmax between two matrix products. With part only that
+    # module is called, as the model would call it. With exchange the outputs of recorded calls are
+    # replaced by what it returns. With only the calls of the modules at these paths alone are
+    # recorded, without what is needed to repeat them. With kept the calls of other modules than
+    # those at these paths are recorded by their names alone, where these are all that there is to
+    # know before a layer is rebuilt. Unless it listens to every call of torch, attention is
+    # recorded through modules and the interface alone. With calls they are appended to these. A
+    # tracker follows from which tokens the tensors of the run are made. A listener is given the
+    # stack of running modules, for whatever else is to be recorded.
     calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64
     if part is None and interface.models_of_library(model) == [model]:
@@ -139,7 +135,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         recording_softmax(where, calls) if listens else nullcontext(),
         interface.recording_attention(model, where, calls),
         interface.plain_experts(model) if wide else nullcontext(),
-        recording(recorded, calls, exchange, where),
+        recording(recorded, calls, where),
         nullcontext() if listener is None else listener(where),
         guarded(model),
         nullcontext()
@@ -187,10 +183,8 @@ def _wants_a_card(model: nn.Module) -> str:
 
 
 def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
-    """``named`` with ``use_cache=False`` for models of the library.
-
-    Several of them compute wrong outputs when they continue a cache.
-    """
+    """``named`` with ``use_cache=False`` for models of the library."""
+    # Several of them compute wrong outputs when they continue a cache.
     if interface.models_of_library(model) != [model]:
         return named
     takes = "use_cache" in signatures.signature(model.forward).parameters
@@ -200,11 +194,9 @@ def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_loss(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
-    """``named`` without ``labels``, where a model of the library computes a loss from them.
-
-    A loss joins all tokens behind the last token mixer and hides the logits. A model that makes the
-    tokens of its decoder of its labels needs them until these are made.
-    """
+    """``named`` without ``labels``, where a model of the library computes a loss from them."""
+    # A loss joins all tokens behind the last token mixer and hides the logits. A model that makes
+    # the tokens of its decoder of its labels needs them until these are made.
     if named.get("labels") is None or interface.models_of_library(model) != [model]:
         return named
     begins = (named.get(f"decoder_{what}") for what in ("input_ids", "inputs_embeds"))
@@ -216,13 +208,11 @@ def without_loss(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
 def without_logits(
     model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
 ) -> dict[str, Any]:
-    """``named``, where a model of the library computes logits of the last token only.
-
-    No token mixer comes after the language head, which takes a fifth to a third of a small model's
-    forward pass, and whose logits may be the largest tensor of it. With ``labels``, as where they
-    are measured, all are needed. A model whose inner part gets the number as well, as that of
-    gemma4, leaves out other tokens of its last layers, too: it is called as it is.
-    """
+    """``named``, where a model of the library computes logits of the last token only."""
+    # No token mixer comes after the language head, which takes a fifth to a third of a small
+    # model's forward pass, and whose logits may be the largest tensor of it. With labels, as where
+    # they are measured, all are needed. A model whose inner part gets the number as well, as that
+    # of gemma4, leaves out other tokens of its last layers, too: it is called as it is.
     if interface.models_of_library(model) != [model]:
         return named
     signature = signatures.signature(model.forward)

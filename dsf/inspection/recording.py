@@ -325,20 +325,6 @@ _EMPTY = {
 }
 
 
-class _Calling(Leaving):
-    """Tells a recorder which line of code calls torch; it is called before all other modes."""
-
-    def __init__(self, recorder: "Recorder"):
-        super().__init__(recorder.leaves)
-        self._recorder = recorder
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self._recorder.place = _caller()
-        return super().__torch_function__(func, types, args, kwargs)
-
-
 @contextmanager
 def _unseen() -> Iterator[None]:
     with torch._C.DisableTorchFunction(), _disable_current_modes():
@@ -371,7 +357,6 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.running: list[str] = []
-        self.place = ""  # of the code that called torch last
         self._known = known
         self._version: dict[Any, int] = {}
         self._own: set[int] = set()  # memory that was made in the call
@@ -408,11 +393,6 @@ class Recorder(TorchDispatchMode):
         with _unseen():
             return tree_map_only(Tensor, self.value, part)
 
-    def _noted(self, part: Any) -> Any:
-        if type(part) in (list, tuple):
-            return type(part)(map(self._noted, part))
-        return self.value(part) if isinstance(part, Tensor) else part
-
     def _number(self, key: Any, memory: Memory) -> int:
         return self._version[key] if key in self._version else self._new_version(key, memory)
 
@@ -437,9 +417,8 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        noted, named = self.values((args, kwargs))
         with _unseen():
-            noted = list(map(self._noted, args))
-            named = {name: self._noted(part) for name, part in kwargs.items()}
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
             for number, one in written.items():
                 if (storage := memory_of(one)) is None:
@@ -502,7 +481,7 @@ class Recorder(TorchDispatchMode):
             )
         reads = tuple(values_in((args, dict(kwargs))))
         self.recording.made_at |= dict.fromkeys(makes, len(operations))
-        path, place = self.running[-1] if self.running else "", self.place
+        path, place = self.running[-1] if self.running else "", _caller()
         operations.append(
             Operation(func, name, args, kwargs, reads, outs, writes, makes, place, path, random)
         )
@@ -574,7 +553,7 @@ def recorded(
     recording, given = recorder.recording, _tensors((args, kwargs))
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
-        with _Calling(recorder), recorder:
+        with Leaving(recorder.leaves), recorder:
             output = module(*args, **kwargs)
         recording.output, recording.left = recorder.values((output, given))
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}
@@ -614,7 +593,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
     return _tensors(found)
 
 
-PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")
+PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/", "/dsf/inspection/")
 """Folders of code that calls torch for that of a module."""
 
 
@@ -622,10 +601,8 @@ MODES = ("__torch_function__", "__torch_dispatch__")
 
 
 def is_ours() -> bool:
-    """Whether the inspection itself calls torch, and not a module; asked while a mode is called.
-
-    Between the inspection and an operation of a module is a call of that module.
-    """
+    """Whether the inspection itself calls torch, and not a module; asked while a mode is called."""
+    # Between the inspection and an operation of a module is a call of that module.
     frame: Any = sys._getframe(1)
     while frame is not None and frame.f_code.co_name not in MODES:
         frame = frame.f_back
@@ -638,11 +615,11 @@ def is_ours() -> bool:
 
 
 def _caller() -> str:
-    """``file:line`` of the innermost code outside of these folders and of this file."""
+    """``file:line`` of the innermost code outside of these folders."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if path != __file__ and not any(folder in path for folder in PASSED_THROUGH):
+        if not any(folder in path for folder in PASSED_THROUGH):
             return f"{path.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

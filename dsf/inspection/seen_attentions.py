@@ -67,10 +67,8 @@ class Followed:
     maps: dict[tuple[int, int | None], Mapping[str, Tensor]] = field(default_factory=dict)
 
     def joined(self, calls: int | None = None) -> Iterator[Call]:
-        """Of every mixer one call on the sequence, after so many calls of the model; all if None.
-
-        A mixer that did not run in the first call, or in a later one, has those that it has.
-        """
+        """Of every mixer one call on the sequence, after so many calls of the model."""
+        # A mixer that did not run in the first call, or in a later one, has those that it has.
         for several in self.calls.values():
             yield joined(several[:calls])
 
@@ -208,7 +206,7 @@ def _followed(
     with (
         recording_softmax(where, calls) if listens else nullcontext(),
         interface.recording_attention(sequence.model, where, calls),
-        recording(watched, calls, note, where),
+        recording(watched, calls, where),
     ):
         output = original(*inputs, **named)
     found = [output] if is_cache(output) else []

@@ -67,10 +67,8 @@ class DiskStore:
         self._latest: tuple[Any, Any] = (None, None)
 
     def put(self, value: Any) -> "Stored":
-        """``value`` with its tensors on disk: in tuples, lists, dictionaries and data classes.
-
-        A tensor that occurs twice is written once and read as one.
-        """
+        """``value`` with its tensors on disk: in tuples, lists, dictionaries and data classes."""
+        # A tensor that occurs twice is written once and read as one.
         places: dict[int, _Place] = {}
 
         def written(tensor: Tensor) -> _Place:
@@ -330,10 +328,8 @@ class Call:
 
 
 def let_go(calls: Iterable[Call]) -> None:
-    """Break the cycles between calls and their forward passes when the run is not needed any more.
-
-    They refer to each other, so their tensors would stay in memory until cycles are collected.
-    """
+    """Break the cycles between calls and their forward passes when the run is not needed."""
+    # They refer to each other, so their tensors would stay in memory until cycles are collected.
     for call in calls:
         if call.invocation is not None:
             call.invocation.calls.clear()
@@ -369,10 +365,8 @@ class CallLog(list[Call]):
 
 
 def storage_of(module: nn.Module) -> list[tuple[int, int]]:
-    """Where every weight lies, and how often it was written into.
-
-    Packed weights are left out: some modules pack them anew when they run.
-    """
+    """Where every weight lies, and how often it was written into."""
+    # Packed weights are left out: some modules pack them anew when they run.
     packed = packed_modules(module).values()
     inside = {id(weight) for part in packed for weight in part.parameters()}
     weights = [part for part in module.parameters() if id(part) not in inside]
@@ -400,10 +394,8 @@ def bound(
 
 
 def given_to(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a forward pass by the names that the class of the module gives them.
-
-    A plain function in the place of ``forward``, as wrappers put there, may name them otherwise.
-    """
+    """The arguments of a forward pass by the names that the class of the module gives them."""
+    # A plain function in the place of forward, as wrappers put there, may name them otherwise.
     if "forward" in vars(module):
         try:
             named = bound(type(module).forward, (module, *args), kwargs)
@@ -504,17 +496,10 @@ class _Begun:
 
 @contextmanager
 def recording(
-    modules: Mapping[str, nn.Module],
-    calls: list[Call],
-    exchange: Exchange | None = None,
-    where: ModuleStack | None = None,
+    modules: Mapping[str, nn.Module], calls: list[Call], where: ModuleStack
 ) -> Iterator[None]:
-    """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block.
-
-    Args:
-        where: with it a call also has its time, and from which tokens its output is made; of
-            modules whose calls it does not keep only the name is recorded.
-    """
+    """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
+    # Of modules whose calls where does not keep only the name is recorded.
     handles: list[Any] = []
     begun: dict[nn.Module, list[_Begun]] = {}
 
@@ -523,11 +508,7 @@ def recording(
 
     def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         begun[module][-1].prepare(module, args, kwargs)
-        begin_whole(module)
-
-    def begin_whole(module: nn.Module, *_: Any) -> None:
-        if where is not None:
-            where.begin_whole(module)
+        where.begin_whole(module)
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(
@@ -537,33 +518,32 @@ def recording(
             originals = given_to(module, args, kwargs)
             invocation = Invocation(module, before.args, before.kwargs, before.weights)
             invocation.is_prepared = before.prepared is not None
-            if where is not None and where.tracker is not None:
+            if where.tracker is not None:
                 invocation.given = [where.tracker.of(part) for part in before.given]
             args, kwargs = before.prepared or (before.args, before.kwargs)
             arguments = given_to(module, args, kwargs)
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation
-            if where is not None:
-                call.time = where.tick()
-                call.seen = where.coordinates(output=call_output(output))
-                call.further = where.made_of(output)[1:]
-                call.made_of = {name: where.made_of(part) for name, part in originals.items()}
+            call.time = where.tick()
+            call.seen = where.coordinates(output=call_output(output))
+            call.further = where.made_of(output)[1:]
+            call.made_of = {name: where.made_of(part) for name, part in originals.items()}
             invocation.calls.append(call)
             calls.append(call)
-            return exchanged(call, output, exchange)
+            return exchanged(call, output, where.exchange)
 
         return hook
 
     def naming(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, _: Any, __: Any) -> None:
-            time = 0 if where is None else where.tick()
-            calls.append(Call(name, module, {}, None, len(calls), time=time))
+            calls.append(Call(name, module, {}, None, len(calls), time=where.tick()))
 
         return hook
 
     try:
         for name, module in modules.items():
-            if where is not None and not where.keeps(name):
+            if not where.keeps(name):
+                begin_whole = lambda part, _: where.begin_whole(part)  # noqa: E731
                 handles.append(module.register_forward_pre_hook(begin_whole))
                 handles.append(module.register_forward_hook(naming(name)))
                 continue

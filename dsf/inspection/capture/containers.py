@@ -89,10 +89,8 @@ NAME = "Cache"
 
 
 def lent(given: Any) -> Any:
-    """Inputs of a model as a run may have them, which writes into caches and lists of states.
-
-    Tensors that are inputs themselves stay those of the caller.
-    """
+    """Inputs of a model as a run may have them, which writes into caches and lists of states."""
+    # Tensors that are inputs themselves stay those of the caller.
     known: dict[int, Any] = {}
     if isinstance(given, dict):
         return {name: _lent(part, known) for name, part in given.items()}
@@ -206,10 +204,8 @@ def with_tensors(holder: Any, each: Callable[[Tensor], Tensor]) -> Any:
 
 
 def is_cache(value: Any) -> bool:
-    """Whether a value is a cache of a model library: an object of its own, of such a name.
-
-    So is a dictionary of its own by which layers share keys and values.
-    """
+    """Whether a value is a cache of a model library: an object of its own, of such a name."""
+    # So is a dictionary of its own by which layers share keys and values.
     if isinstance(value, UserDict):
         return True
     if isinstance(value, Tensor | nn.Module | type) or not hasattr(value, "__dict__"):
@@ -243,10 +239,8 @@ def own_caches(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _copied(part: Any, each: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:
-    """A cache in the state that it is in now.
-
-    What it holds besides tensors, lists and further caches, such as a configuration, it shares.
-    """
+    """A cache in the state that it is in now."""
+    # What it holds besides tensors, lists and further caches, such as a configuration, it shares.
     if id(part) in known:
         return known[id(part)]
     made: Any = part

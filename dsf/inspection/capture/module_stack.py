@@ -55,10 +55,8 @@ class Products:
 
 @contextmanager
 def remembering(module: nn.Module, products: Products) -> Iterator[None]:
-    """Add to ``products`` those with the projections of a module inside the ``with`` block.
-
-    Not of a projection that has hooks of others, which may put out something else.
-    """
+    """Add to ``products`` those with the projections of a module inside the ``with`` block."""
+    # Not of a projection that has hooks of others, which may put out something else.
 
     def note(name: str, _part: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         if len(given) == 1:
@@ -205,25 +203,20 @@ class ModuleStack:
         self.last_call = 0
         self.keeps_passes, self._looks_around = keeps_passes, looks_around
         self._only, self._kept = only, kept
-        self._clock = 0
+        self.time = 0  # of the latest event of the run
         self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[Frame] = []
         self.copies: dict[int, Any] = {}
         self._claimed = set(claimed)
-        self._inside: bool | None = None  # of a claimed module; None until that is asked
         self._piece = at_work()
         self.exchange = exchange
         self.instead: Callable[[Any], Tensor | None] | None = None
 
-    @property
-    def time(self) -> int:
-        return self._clock
-
     def tick(self) -> int:
         """The time of an event of the run, later than all before."""
-        self._clock += 1
-        return self._clock
+        self.time += 1
+        return self.time
 
     def coordinates(self, **tensors: Any) -> dict[str, Any]:
         """From which tokens tensors are made, by name; empty where nothing is followed."""
@@ -237,10 +230,8 @@ class ModuleStack:
         return [None if self.tracker is None else self.tracker.of(tensor) for tensor in tensors]
 
     def are_weights(self, product: Any) -> bool:
-        """Whether the left factor of a product of two stacks of matrices holds weights of tokens.
-
-        Only a run that is followed can tell; a pass that is repeated does as the run did.
-        """
+        """Whether the left factor of a product of stacks of matrices holds weights of tokens."""
+        # Only a run that is followed can tell; a pass that is repeated does as the run did.
         if self.expects is not None:
             return self.expects(self, product.left, product.output)
         return self.tracker is not None and bool(
@@ -272,28 +263,22 @@ class ModuleStack:
     def claim(self, name: str) -> None:
         """Have no attention recorded inside of the module at a path: it is read as a whole."""
         self._claimed.add(name)
-        self._inside = None
 
     def is_claimed(self) -> bool:
         """Whether one of the running modules is claimed."""
-        if self._inside is None:
-            running = (self._names.get(frame.module) for frame in self._running)
-            self._inside = any(name in self._claimed for name in running)
-        return self._inside
+        return any(self._names.get(frame.module) in self._claimed for frame in self._running)
 
     def pass_surroundings(
         self, module: nn.Module, value: Tensor, mixed: Tensor, callback: OnSurroundings
     ) -> None:
-        """Once ``module`` has returned, pass the surroundings of its attention to ``callback``.
-
-        They are None where they are not recognised, and where the module called several attentions,
-        since none of them makes the output alone.
-        """
+        """Once ``module`` has returned, pass the surroundings of its attention to ``callback``."""
+        # They are None where they are not recognised, and where the module called several
+        # attentions, since none of them makes the output alone.
 
         def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
             alone = len(frame.callbacks) == 1
             with torch._C.DisableTorchFunction(), _disable_current_modes():  # nobody follows this
-                found = around(frame, ran, value, mixed, given, output) if alone else None
+                found = surroundings(frame, ran, value, mixed, given, output) if alone else None
             callback(found)
 
         self.after_call(module, find)
@@ -316,21 +301,17 @@ class ModuleStack:
         return any(frame.module is module for frame in self._running)
 
     def after_call(self, module: nn.Module, callback: AfterCall) -> None:
-        """Once ``module`` has returned, call ``callback``.
-
-        Its arguments are the frame, the number of linear maps that have run so far, the positional
-        arguments of the module's call and its output.
-        """
+        """Once ``module`` has returned, call ``callback``."""
+        # Its arguments are the frame, the number of linear maps that have run so far, the
+        # positional arguments of the module's call and its output.
         frame = self.frame_of(module) if self._looks_around else None
         if frame is not None:
             frame.callbacks.append((len(frame.projected), callback))
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Keep track of the running modules inside the ``with`` block.
-
-        Not of those that run for other pieces of work, on other threads.
-        """
+        """Keep track of the running modules inside the ``with`` block."""
+        # Not of those that run for other pieces of work, on other threads.
         self._piece = at_work()
         enter, leave = self._of_this_piece(self._enter), self._of_this_piece(self._leave)
         note = self._of_this_piece(self._note_arguments)
@@ -360,7 +341,6 @@ class ModuleStack:
             yield
         finally:
             self._running.clear()
-            self._inside = None
             for handle in handles:
                 handle.remove()
 
@@ -378,7 +358,6 @@ class ModuleStack:
         if self.tracker is not None:
             self._running[-1].attributes = attributes_of(module)
             self._running[-1].autocast = autocast_now()
-        self._inside = None
 
     def begin_whole(self, module: nn.Module) -> None:
         """Follow no operation of a module that is read as a whole: its hooks have run."""
@@ -406,7 +385,6 @@ class ModuleStack:
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()
-        self._inside = None
         if self.listener is not None and frame.is_whole:
             self.listener.resume()
         if self.tracker is not None and frame.is_whole:
@@ -433,20 +411,12 @@ def _takes_hooks(module: nn.Module) -> bool:
     return not isinstance(module, torch.jit.ScriptModule)
 
 
-def around(
-    frame: Frame, ran: int, value: Tensor, mixed: Tensor, given: Any, output: Any
-) -> Surroundings | None:
-    before, after = frame.projected[:ran], frame.projected[ran:]
-    return surroundings(value, mixed, before, after, added=given, output=output)
-
-
 def surroundings(
+    frame: Frame,
+    ran: int,
     value: Float[Tensor, "sample head read channel"],
     mixed: Float[Tensor, "sample time width"],
-    before: list[Projected],
-    after: list[Projected],
-    *,
-    added: tuple[Any, ...] = (),
+    added: tuple[Any, ...],
     output: Any,
 ) -> Surroundings | None:
     """What a module computed before and after its attention; None where it is not recognised.
@@ -455,6 +425,7 @@ def surroundings(
         added: the inputs of the module. If one of them is the residual stream and the module adds
             it after the output projection (as bloom does), that sum is left to the block.
     """
+    before, after = frame.projected[:ran], frame.projected[ran:]
     while isinstance(output, tuple | list):
         output = output[0]
     found = _source(value, before)
@@ -495,10 +466,8 @@ def surroundings(
 
 
 def _clamped(source: Projected, places: Int[Tensor, " width"]) -> tuple[float, float] | None:
-    """To which numbers the module clamped the values in place, after their projection.
-
-    None where it left them as they are, and a range without numbers where it did anything else.
-    """
+    """To which numbers the module clamped the values in place, after their projection."""
+    # None where it left them as they are, and a range without numbers where it did anything else.
     module = source.module
     if times_written(source.output) == source.writes or not isinstance(module, nn.Linear):
         return None

@@ -74,10 +74,8 @@ def _wide(part: Any) -> Any:
 
 @contextmanager
 def guarded(model: nn.Module) -> Iterator[None]:
-    """Run a float64 model in float64 throughout, including the tensors that it creates.
-
-    Models of another dtype run unchanged.
-    """
+    """Run a float64 model in float64 throughout, including the tensors that it creates."""
+    # Models of another dtype run unchanged.
     with in_double() if dtype_of(model) is torch.float64 else nullcontext():
         yield
 
@@ -133,11 +131,10 @@ def reading_in(dtype: torch.dtype) -> Iterator[None]:
 
 
 def in_float64(value: Any) -> Any:
-    """Floating tensors in float64 (or what ``reading_in`` says) and detached.
-
-    Also in tuples, lists, dictionaries, caches and packed sequences; everything else as it is. From
-    a device without float64 to the processor. What is one tensor in several places stays one.
-    """
+    """Floating tensors in float64 (or what ``reading_in`` says) and detached."""
+    # Also in tuples, lists, dictionaries, caches and packed sequences; everything else as it is.
+    # From a device without float64 to the processor. What is one tensor in several places stays
+    # one.
     known: dict[int, Tensor] = {}
 
     def converted(part: Tensor) -> Tensor:

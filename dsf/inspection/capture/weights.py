@@ -200,10 +200,8 @@ def _refused(module: nn.Module, path: str, reason: str) -> UnreadableError:
 
 
 def double_copy(module: nn.Module) -> nn.Module:
-    """A copy with floating parameters and buffers in float64; settings are copied, too.
-
-    It lies where the module does, or on the processor if that has no float64.
-    """
+    """A copy with floating parameters and buffers in float64; settings are copied, too."""
+    # It lies where the module does, or on the processor if that has no float64.
     packed = packed_modules(module)
     if "" in packed:
         return unpacked(module, "")

@@ -143,10 +143,8 @@ def small(plane: Tensor) -> Tensor:
 
 
 def reduced(plane: Tensor, dims: Sequence[int]) -> tuple[Tensor, bool]:
-    """The one index along ``dims``, which keep size 1, or ``MANY``; and whether there are several.
-
-    ``NONE`` counts for nothing.
-    """
+    """The one index along ``dims``, which keep size 1, or ``MANY``; whether there are several."""
+    # NONE counts for nothing.
     short = small(plane)
     dims = [dim for dim in dims if short.shape[dim] > 1]
     if not dims:
@@ -429,10 +427,8 @@ class KnownTensors:
         return found
 
     def decides(self, tensor: Tensor) -> bool:
-        """Whether a tensor holds numbers of tokens, or what was decided by such numbers.
-
-        Ids and masks that the model is given do not: they say which tokens there are.
-        """
+        """Whether a tensor holds numbers of tokens, or what was decided by such numbers."""
+        # Ids and masks that the model is given do not: they say which tokens there are.
         if are_numbers(tensor):
             return self.of(tensor) is not None
         return self.is_decided(tensor)

@@ -114,11 +114,9 @@ class Findings:
     def rest_of(
         self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
     ) -> ModuleFinding | None:
-        """What the model does to tokens besides all that was read or is listed; None if nothing.
-
-        Its run is repeated while every mixer that was read and every module that is listed puts
-        out what it did. Whatever then moves at other tokens went by a way that nobody saw.
-        """
+        """What the model does to tokens besides all that was read or is listed; None if nothing."""
+        # Its run is repeated while every mixer that was read and every module that is listed puts
+        # out what it did. Whatever then moves at other tokens went by a way that nobody saw.
         name, nothing = type(run.module).__name__, Held((), ())
         modules = [one.module for one in calls] + [one.module for one in listed]
         if any(module is run.module for module in modules):
@@ -396,11 +394,9 @@ def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> boo
 
 
 def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call]) -> None:
-    """Tell the slots apart that only mixers which are read make of tokens.
-
-    Where these keep their outputs, and a token of the model's input is replaced, the values of
-    an attention over such slots do not change: then its map is all that its module does.
-    """
+    """Tell the slots apart that only mixers which are read make of tokens."""
+    # Where these keep their outputs, and a token of the model's input is replaced, the values of an
+    # attention over such slots do not change: then its map is all that its module does.
     reading = [call for call in calls if _reads_slots(call)]
     if run is None or not any(one.has_slots for one in found.modules):
         return
@@ -460,14 +456,12 @@ def _relevant(
     slots: set[Source],
     run: Invocation | None,
 ) -> list[TokenMixing]:
-    """Without those of channels, and without the front end that makes tokens of finer ones.
-
-    A front end are convolutions over an input, and norms over what becomes one token, up to those
-    that make its first tokens, where the places of the input do not come back in what the model
-    returns. What else mixes these places
-    before tokens are made of them, such as a norm, a recurrence or an attention, does so for all
-    tokens; and so does what mixes tokens of which coarser ones are made.
-    """
+    """Without those of channels, and without the front end that makes tokens of finer ones."""
+    # A front end are convolutions over an input, and norms over what becomes one token, up to those
+    # that make its first tokens, where the places of the input do not come back in what the model
+    # returns. What else mixes these places before tokens are made of them, such as a norm, a
+    # recurrence or an attention, does so for all tokens; and so does what mixes tokens of which
+    # coarser ones are made.
     remade = {one.meeting.axis for one in mixings if one.meeting.way is Way.REMAKES}
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
     read: set[InputAxis] = set()

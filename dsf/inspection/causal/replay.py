@@ -92,10 +92,8 @@ class Moved:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the number type has no part in the answer: it is yes, or hardly anything moved.
-
-        NaN is clear as well: what is not finite in one type is not asked about in another.
-        """
+        """Whether the number type has no part in the answer: yes, or hardly anything moved."""
+        # NaN is clear as well: what is not finite in one type is not asked about in another.
         return self.mixes or not max(self.elsewhere, self.largest_spill) > 0
 
 
@@ -225,11 +223,9 @@ def _changes(
     of_tokens: bool,
     of_model: bool,
 ) -> Iterator[tuple[float, Tensor, torch.dtype]]:
-    """The change of the first output that holds numbers, and of all others that hold tokens.
-
-    Each at other tokens than the replaced ones: the largest, relative to the scale of its entry,
-    all, and the number type.
-    """
+    """The change of the first output that holds numbers, and of all others that hold tokens."""
+    # Each at other tokens than the replaced ones: the largest, relative to the scale of its entry,
+    # all, and the number type.
     is_first = not of_model
     for old, new, made in zip(before, after, invocation.made, strict=False):
         if not are_numbers(old) or (made is not None and made.columns):  # such as a map
@@ -270,11 +266,9 @@ LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e6, 2**12
 
 
 def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
-    """By how much every number of a tensor changed, relative to its own scale; nan stays nan.
-
-    The scale of a number is its size, or that of ordinary numbers in the tensor if that is more: a
-    mask of -1e9, an infinity or a time stamp in it hides nothing of the others.
-    """
+    """By how much every number of a tensor changed, relative to its own scale; nan stays nan."""
+    # The scale of a number is its size, or that of ordinary numbers in the tensor if that is more:
+    # a mask of -1e9, an infinity or a time stamp in it hides nothing of the others.
     exact = torch.promote_types(before.dtype, torch.float64)
     old, new = before.to(exact), after.to(exact)
     if not old.numel() or torch.equal(old, new):

@@ -244,10 +244,8 @@ def _key(
 
 
 def _samples(axes: Iterable[InputAxis], mixed: set[InputAxis]) -> set[InputAxis]:
-    """Of the axes along which nothing mixes the first of every source: that of its samples.
-
-    Further ones are positions that stay apart where the source has channels, and else heads.
-    """
+    """Of the axes along which nothing mixes the first of every source: that of its samples."""
+    # Further ones are positions that stay apart where the source has channels, and else heads.
     first: dict[object, InputAxis] = {}
     for axis in axes:
         if axis not in mixed and axis.source.channels is not axis:

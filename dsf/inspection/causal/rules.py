@@ -179,10 +179,8 @@ class Projections:
         self.known = 0
 
     def disputed(self) -> dict[str, int]:
-        """By source the axis that more projections sum over than that which came first.
-
-        What norms take for channels outvotes what projections sum over.
-        """
+        """By source the axis that more projections sum over than that which came first."""
+        # What norms take for channels outvotes what projections sum over.
         found = {}
         for source in self._sources:
             first, votes = source.channels, source.summed
@@ -193,10 +191,9 @@ class Projections:
         return found
 
     def tied(self) -> tuple[str, int, int] | None:
-        """An input of which two axes are summed over alike, and these; None if there is none.
-
-        By custom channels lie last, in a convolution second: summing over them first is not a tie.
-        """
+        """An input of which two axes are summed over alike, and these; None if there is none."""
+        # By custom channels lie last, in a convolution second: summing over them first is not a
+        # tie.
         for source in self._sources:
             first, votes, rank = source.channels, source.summed, source.rank
             is_said = self._tokens is not None and rank > 1 and self._tokens % rank > 0
@@ -260,10 +257,8 @@ def _meet_before(
     meetings: dict[InputAxis, Meeting],
     how: str,
 ) -> None:
-    """What is made of several tokens is added to tokens that it may be made of.
-
-    Slots that are added to the tokens that they are made of are tokens in the same places.
-    """
+    """What is made of several tokens is added to tokens that it may be made of."""
+    # Slots that are added to the tokens that they are made of are tokens in the same places.
     before = all_before(axis)
     here = {each for part in parts if axis in part.planes for each in part.planes}
     others = [part for part in parts if axis not in part.planes]
@@ -279,10 +274,8 @@ def _meet_before(
 
 
 def same_places(like: Coordinates, shape: Size) -> Coordinates | None:
-    """The coordinates of a tensor whose tokens lie where those of another do; None if they cannot.
-
-    Sizes may differ only along axes on which no index changes.
-    """
+    """The coordinates of a tensor whose tokens lie where those of another do, if they can."""
+    # Sizes may differ only along axes on which no index changes.
     if len(shape) != len(like.shape):
         return None
     planes = {}
@@ -409,10 +402,8 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
 
 
 def groups_of(given: Coordinates, shape: Size) -> Planes:
-    """The positions of groups that become one token each: rows, where none shares a token.
-
-    None where rows hold single tokens, or where a token is in several rows.
-    """
+    """The positions of groups that become one token each: rows, where none shares a token."""
+    # None where rows hold single tokens, or where a token is in several rows.
     if given.shape[:-1] != shape[:-1] or len(given.shape) < 2:
         return {}
     places = {axis: plane for axis, plane in given.planes.items() if is_place(axis)}
@@ -455,11 +446,9 @@ def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
 def slots_of(
     axes: Sequence[InputAxis], dim: int, shape: Size, device: torch.device | None
 ) -> Planes:
-    """New positions along ``dim``, each a sum over the tokens along ``axes``.
-
-    One axis for all layers that make such slots. Slots of slots are made of the tokens of these, so
-    that the number of axes does not grow.
-    """
+    """New positions along ``dim``, each a sum over the tokens along ``axes``."""
+    # One axis for all layers that make such slots. Slots of slots are made of the tokens of these,
+    # so that the number of axes does not grow.
     dim = dim % len(shape)
     roots = frozenset(
         each
@@ -572,10 +561,8 @@ class SlidingWindow:
 
 
 def _by_group(plane: Tensor, groups: int, outputs: int) -> Tensor | None:
-    """The plane of the output of a convolution in groups; None where a group holds several tokens.
-
-    Every output reads the channels of its own group.
-    """
+    """The plane of a convolution in groups; None where a group holds several tokens."""
+    # Every output reads the channels of its own group.
     if not varies(plane, 1):
         return plane.narrow(1, 0, 1)
     grouped = plane.unflatten(1, (groups, -1))
@@ -598,11 +585,9 @@ class Rules:
         self.unknown: set[str] = set()
 
     def followed(self, done: Done) -> Followed:
-        """What the outputs of an operation are made of, and the tokens that meet in it.
-
-        The same as before where the same operation was done on the same coordinates: those that
-        are equal are one object, so that every layer after the first finds what that one did.
-        """
+        """What the outputs of an operation are made of, and the tokens that meet in it."""
+        # The same as before where the same operation was done on the same coordinates: those that
+        # are equal are one object, so that every layer after the first finds what that one did.
         if not all(map(are_numbers, (*done.given, *done.outs))):  # as an index, which names places
             return self._by_rule(done)
         given, asked = done.made_of, self._projections.asked
@@ -657,10 +642,8 @@ class Rules:
     # elements moved
 
     def _moved(self, done: Done) -> Followed:
-        """Elements moved, as the operation itself moves them, which runs on every plane.
-
-        Also views of memory that is not seen, as of tensors that wrap others.
-        """
+        """Elements moved, as the operation itself moves them, which runs on every plane."""
+        # Also views of memory that is not seen, as of tensors that wrap others.
         first, rest = done.args[0], done.args[1:]
         several = isinstance(first, tuple | list)
         pairs = [(one, self._known.of(one)) for one in (first if several else (first,))]
@@ -688,10 +671,8 @@ class Rules:
         return Followed(made, self._chosen(done, made[0]))
 
     def _deciding(self, done: Done) -> Iterator[tuple[InputAxis, Tensor]]:
-        """The planes of the tokens that decide which elements an operation takes or writes into.
-
-        Each is laid out as the elements that it names.
-        """
+        """The planes of the tokens that decide which elements an operation takes or writes into."""
+        # Each is laid out as the elements that it names.
         for index, behind in _indices(done):
             by = self._known.of(index) if self._known.decides(index) else None
             for axis, plane in (by.planes if by is not None else {}).items():
@@ -966,10 +947,8 @@ def _named(done: Done, plane: Tensor) -> Tensor:
 def _added(
     base: Tensor, new: Tensor, run: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, bool]:
-    """The plane of numbers that are added up in places, and whether several indices met there.
-
-    Numbers are equal if the mean of their squares is the square of their mean.
-    """
+    """The plane of numbers that are added up in places, and whether several indices met there."""
+    # Numbers are equal if the mean of their squares is the square of their mean.
     count, total, squares = (
         run(*((one >= 0) * one.double() ** power for one in (base, new))) for power in range(3)
     )

@@ -76,11 +76,9 @@ class Steps:
 def chosen(
     invocations: Mapping[Invocation, Sequence[Meeting]], steps: Steps
 ) -> dict[Invocation, tuple[Invocation, ...]]:
-    """For forward passes that did what others did, which of these are asked in their place.
-
-    The first, the middle and the last of those that are alike; whatever is alike to fewer than
-    three is not in it, nor is a pass in which tokens met otherwise than in one fused attention.
-    """
+    """For forward passes that did what others did, which of these are asked in their place."""
+    # The first, the middle and the last of those that are alike; whatever is alike to fewer than
+    # three is not in it, nor is a pass in which tokens met otherwise than in one fused attention.
     groups: dict[Hashable, list[Invocation]] = {}
     for one, meetings in invocations.items():
         kind = _kind(one, meetings, steps)
@@ -189,10 +187,8 @@ class Tracker:
     def following_on(
         self, where: ModuleStack, tensors: Sequence[Tensor], made: Sequence[Coordinates | None]
     ) -> Iterator[None]:
-        """Follow what a module makes of these tensors, whose coordinates are known.
-
-        No module is repeated meanwhile: what cannot be followed counts as mixing.
-        """
+        """Follow what a module makes of these tensors, whose coordinates are known."""
+        # No module is repeated meanwhile: what cannot be followed counts as mixing.
         self.where, self._repeats = where, False
         for tensor, coordinates in zip(tensors, made, strict=True):
             self._known.know(tensor, coordinates)
@@ -272,10 +268,8 @@ class Tracker:
                 self._known.know(state, state_left(frame.module, like, state.shape))
 
     def check_output(self, frame: Any, output: Any) -> None:
-        """Note a module that returns numbers of which it is not known what they are made of.
-
-        It may compute them past torch, or from its weights alone; a repeated pass will show it.
-        """
+        """Note a module that returns numbers of which it is not known what they are made of."""
+        # It may compute them past torch, or from its weights alone; a repeated pass will show it.
         given = [c for part in tensors_in((frame.args, frame.kwargs)) if (c := self.of(part))]
         axes = {axis for c in given for axis in c.planes if is_place(axis)}
         where = self.where
@@ -327,11 +321,9 @@ class Tracker:
         )
 
     def are_weights(self, left: Tensor, right: Tensor) -> bool:
-        """Whether ``left`` weighs the tokens of ``right``, whatever made these weights.
-
-        That is so where its rows are tokens, and its columns the tokens of the other factor: as a
-        product of queries and keys has them, whatever was done to it since.
-        """
+        """Whether ``left`` weighs the tokens of ``right``, whatever made these weights."""
+        # That is so where its rows are tokens, and its columns the tokens of the other factor: as a
+        # product of queries and keys has them, whatever was done to it since.
         weights, value = self.of(left), self.of(right)
         if weights is None or value is None:
             return False

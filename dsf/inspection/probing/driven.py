@@ -237,10 +237,8 @@ def owner_of(module: nn.Module, port: Port) -> tuple[Any, str]:
 
 
 def passing(recording: Recording, port: Port) -> dict[Value, frozenset[int]]:
-    """The tensors that pass a port of a submodule or function, first to last.
-
-    Each with the operations that read it but are not part of the call whose argument it is.
-    """
+    """The tensors that pass a port of a submodule or function, first to last."""
+    # Each with the operations that read it but are not part of the call whose argument it is.
     found: dict[Value, frozenset[int]] = {}
     for call in recording.calls:
         if call.name != port.name:
@@ -362,11 +360,9 @@ class Driven:
         return all(axis.source.kind == "slots" for axis in self._value.token_axes)
 
     def unmixed(self, rounding: float) -> list[InputAxis]:
-        """The last axes of inputs, if they count as tokens and nothing is mixed along them.
-
-        Products of queries and keys sum over such an axis, and no projection showed that it holds
-        channels.
-        """
+        """The last axes of inputs, if they count as tokens and nothing is mixed along them."""
+        # Products of queries and keys sum over such an axis, and no projection showed that it holds
+        # channels.
         value, axes = self._value, self._value.token_axes
         if not self.has_own_rows or len(axes) < 2:
             return []

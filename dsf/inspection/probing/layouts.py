@@ -150,11 +150,9 @@ def layout_of(
 
 
 def _channels_unseen(axes: Iterable[InputAxis], along: frozenset[InputAxis]) -> set[InputAxis]:
-    """Axes of inputs that hold channels by their place, where no projection shows which do.
-
-    After samples and tokens they come last, as in ``(sample, token, channel)``, ``(sample,
-    channel, token)`` and ``(token, sample, channel)``; without samples behind the tokens.
-    """
+    """Axes of inputs that hold channels by their place, where no projection shows which do."""
+    # After samples and tokens they come last, as in (sample, token, channel), (sample, channel,
+    # token) and (token, sample, channel); without samples behind the tokens.
     found: set[InputAxis] = set()
     by_source: dict[Source, list[InputAxis]] = {}
     for axis in axes:
@@ -170,12 +168,10 @@ def _channels_unseen(axes: Iterable[InputAxis], along: frozenset[InputAxis]) -> 
 
 
 def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
-    """The layout of a tensor with the samples of some values and rows that are not their tokens.
-
-    The rows are the other positions that its elements belong to, such as tokens of another
-    sequence or groups; there is one where they belong to none. None where its elements belong to
-    single tokens of the values, or not to single samples.
-    """
+    """The layout of a tensor with the samples of some values and rows that are not their tokens."""
+    # The rows are the other positions that its elements belong to, such as tokens of another
+    # sequence or groups; there is one where they belong to none. None where its elements belong to
+    # single tokens of the values, or not to single samples.
     if found is None or not found.shape.numel():
         return None
     planes = {axis: plane for axis, plane in found.planes.items() if is_place(axis)}

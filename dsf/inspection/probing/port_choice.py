@@ -285,12 +285,11 @@ class PortSearch:
         return whole or max(in_order, key=lambda one: known.get(one, -1.0))
 
     def direct(self, given: Value) -> tuple[tuple[bool, bool], Ports] | None:
-        """An input and the output, if the input may hold values; with the rank of the pair.
-
-        Tokens are its only axis along which an entry moves others. Smaller ranks are better: an
-        initial state has not the tokens of the output, and one that moves later entries only, or
-        earlier ones, holds tokens for sure. A linear layer mixes channels, which are the last axis.
-        """
+        """An input and the output, if the input may hold values; with the rank of the pair."""
+        # Tokens are its only axis along which an entry moves others. Smaller ranks are better: an
+        # initial state has not the tokens of the output, and one that moves later entries only, or
+        # earlier ones, holds tokens for sure. A linear layer mixes channels, which are the last
+        # axis.
         output = self._recording.first_output
         if len(given.shape) != len(output.shape) or not given.dtype.is_floating_point:
             return None
@@ -359,11 +358,10 @@ class PortSearch:
         return found | self._shown(value, layout, unknown[-MOST_UNKNOWN:])
 
     def _shown(self, value: Value, layout: Layout, unknown: Sequence[Value]) -> Places:
-        """Later tensors of unknown layout where that shows when single tokens are exchanged.
-
-        Where the last token of the values moves one entry of an axis alone, and that is the last of
-        as many, the axis counts tokens; so it does where the first token moves the first alone.
-        """
+        """Later tensors of unknown layout where that shows when single tokens are exchanged."""
+        # Where the last token of the values moves one entry of an axis alone, and that is the last
+        # of as many, the axis counts tokens; so it does where the first token moves the first
+        # alone.
         samples, tokens, _ = layout.sizes
         fitting = [one for one in unknown if one.shape.numel() % (samples * tokens) == 0]
         if not fitting:
@@ -451,10 +449,8 @@ class PortSearch:
     def _pairs(
         self, value: Value, layout: Layout, kept: frozenset[int], later: Places
     ) -> list[Found] | None:
-        """The pairs with a tensor that is exchanged but in ``kept`` places.
-
-        None if the module is affine from it to none of the places where tokens of it mix.
-        """
+        """The pairs with a tensor that is exchanged but in ``kept`` places."""
+        # None if the module is affine from it to none of the places where tokens of it mix.
         trial = _Exchanged(self._recording, value, layout, kept)
         values, step = trial.values, random_values(trial.values, seed=0)
         base = {one: place.arranged(self._recording.tensor(one)) for one, place in later.items()}
@@ -499,10 +495,8 @@ class PortSearch:
     def _ranked(
         self, trial: "_Exchanged", places: Places, base: Mapping[Value, Tensor]
     ) -> list[Found]:
-        """The places by the passes that the map from the values to them takes.
-
-        Of equal ones the last; of dearer ones those that lie behind all cheaper ones.
-        """
+        """The places by the passes that the map from the values to them takes."""
+        # Of equal ones the last; of dearer ones those that lie behind all cheaper ones.
         values, (_, steps, channels) = trial.values, trial.layout.sizes
         same = random_values(values[..., :1], seed=3).expand_as(values)
         alike = trial.seen(values + same, places)

@@ -29,7 +29,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, add_name, copied
 from dsf.inspection.capture.containers import tensors_in, times_written
-from dsf.inspection.capture.module_stack import Frame, ModuleStack, around
+from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias, causal_bias
@@ -312,7 +312,7 @@ def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
         if heads is not None:
             value = call.arguments["value"].unflatten(0, (-1, heads))
             merged = rearrange(mixed.flatten(0, -3), "(s h) t c -> s t (h c)", h=heads)
-            call.surroundings = around(frame, ran, value, merged, given, output)
+            call.surroundings = surroundings(frame, ran, value, merged, given, output)
 
     where.after_call(call.module, record)
 

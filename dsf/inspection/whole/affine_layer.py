@@ -480,11 +480,9 @@ def _by_token(
 def _by_group(
     system: System, signal: Tensor, bounds: Sequence[int]
 ) -> Shaped[Tensor, "*entry rows output columns channel"]:
-    """The same for groups of tokens, whose states are carried along the sequence side by side.
-
-    Before a group its column is zero. The tokens of the group write into that column alone, and
-    take all others along.
-    """
+    """The same for groups of tokens, whose states are carried along the sequence side by side."""
+    # Before a group its column is zero. The tokens of the group write into that column alone, and
+    # take all others along.
     groups, channels = len(bounds) - 1, signal.shape[-1]
     dtype = torch.promote_types(system.dtype, signal.dtype)
     size = (*system.batch, system.state_size, groups, channels)
