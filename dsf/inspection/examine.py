@@ -226,9 +226,9 @@ def _followed(
     tracker = Tracker(tokens=tokens)
     try:
         calls = recorded(tracker)
-        if tracker.disputed:
+        if disputed := tracker.projections.disputed():
             _let_go(calls, tracker)
-            tracker = Tracker(tracker.disputed, tokens)
+            tracker = Tracker(disputed, tokens)
             calls = recorded(tracker)
     except InspectionMemoryError:
         raise
@@ -252,9 +252,9 @@ def _followed(
                 "maps are all that it does to tokens"
             ),
         )
-    if tracker.tied is not None:
+    if (tied := tracker.projections.tied()) is not None:
         _let_go(calls, tracker)
-        name, low, high = tracker.tied
+        name, low, high = tied
         raise InspectionError(
             f"inspect: it is not known which axis of {name} holds tokens: weights of the model "
             f"sum over axis {low} as often as over axis {high}. Pass tokens={low} or tokens={high}."

@@ -99,7 +99,7 @@ def lent(given: Any) -> Any:
 
 def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
     if isinstance(part, Tensor):
-        return _cloned_once(part, known) if inside else part
+        return known.setdefault(id(part), part.detach().clone()) if inside else part
     if type(part) in (tuple, list):
         return type(part)(_lent(each, known, inside=True) for each in part)
     if type(part) is dict:
@@ -108,7 +108,7 @@ def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
         return part
     held = tensors_held(part)
     for each in held:
-        _cloned_once(each, known)
+        known.setdefault(id(each), each.detach().clone())
     try:
         return copy.deepcopy(part, known)
     except Exception as error:
@@ -118,13 +118,6 @@ def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
             f"an input of the type {type(part).__name__} cannot be copied ({error}), so that every "
             "run would start from what the one before left in it."
         ) from error
-
-
-def _cloned_once(tensor: Tensor, known: dict[int, Any]) -> Tensor:
-    if id(tensor) not in known:
-        known[id(tensor)] = tensor.detach().clone()
-    found: Tensor = known[id(tensor)]
-    return found
 
 
 def tensors_in(value: Any) -> list[Tensor]:

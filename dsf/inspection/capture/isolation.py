@@ -33,28 +33,16 @@ def isolated(model: nn.Module) -> Iterator[None]:
         torch.inference_mode(False),
         torch.no_grad(),
         _restored(model),
-        _flex_attention_not_compiled(),
         ExitStack() as compiled,
     ):
+        flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
+        if hasattr(flex, FLEX_SWITCH):  # its compiler fails where functions are followed
+            compiled.callback(setattr, flex, FLEX_SWITCH, getattr(flex, FLEX_SWITCH))
+            setattr(flex, FLEX_SWITCH, True)
         if "torch._dynamo" in sys.modules or any(map(_is_compiled, model.modules())):
             compiled.enter_context(torch.compiler.set_stance("force_eager"))
         model.eval()
         yield
-
-
-@contextmanager
-def _flex_attention_not_compiled() -> Iterator[None]:
-    """torch's ``flex_attention`` without its compiler, which fails where functions are followed."""
-    module: Any = sys.modules.get("torch.nn.attention.flex_attention")
-    before = getattr(module, FLEX_SWITCH, None)
-    if before is None:
-        yield
-        return
-    setattr(module, FLEX_SWITCH, True)
-    try:
-        yield
-    finally:
-        setattr(module, FLEX_SWITCH, before)
 
 
 FLEX_SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"

@@ -90,12 +90,6 @@ class Moved:
     def mixes(self) -> bool:
         return self.elsewhere > self.limit or self.spilled > 0
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the number type has no part in the answer: yes, or hardly anything moved."""
-        # NaN is clear as well: what is not finite in one type is not asked about in another.
-        return self.mixes or not max(self.elsewhere, self.largest_spill) > 0
-
 
 Spill = tuple[float, float]
 """A change at other tokens than the replaced ones: the largest, relative to the largest number
@@ -145,9 +139,20 @@ def moved(
             Draws 1 and 2 together replace all along the longest axis, and draws 1 to 4
             all along the others, too.
     """
-    of = {"of_tokens": of_tokens, "of_model": of_model}
+
+    def asked(one: Invocation, *, from_a_pass: bool = False) -> Moved:
+        """The answer in one number type, relative to the run or to a pass with all tokens."""
+        cells = cells_drawn(one, draw, of_model=of_model)
+        like = repetition(one, (), held, draw=draw) if from_a_pass else None
+        after = repetition(one, cells, held, draw=draw, like=like)
+        if after.has_drawn and not from_a_pass:  # the run drew other ones
+            return asked(one, from_a_pass=True)
+        before = one.outputs if like is None else like.outputs
+        of = {"of_tokens": of_tokens, "of_model": of_model}
+        return moved_between(one, cells, before, after.outputs, after.spills, **of)
+
     try:
-        found = _moved(invocation, held, draw, **of)
+        found = asked(invocation)
     except UnclearError:
         raise
     except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
@@ -155,37 +160,16 @@ def moved(
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"its tensors cannot be compared ({reason})") from error
-    if found.is_clear or not can_be_widened(invocation.module):
+    # Where it moved, or hardly anything did, the number type has no part in the answer. NaN is
+    # clear as well: what is not finite in one type is not asked about in another.
+    is_clear = found.mixes or not max(found.elsewhere, found.largest_spill) > 0
+    if is_clear or not can_be_widened(invocation.module):
         return found
     with widened(invocation.module):
         try:
-            return _moved(wide(invocation), held, draw, from_a_pass=True, **of)
+            return asked(wide(invocation), from_a_pass=True)
         except UnclearError:  # its code runs in its own number type alone
             return found
-
-
-def _moved(
-    invocation: Invocation,
-    held: Held | None,
-    draw: int,
-    *,
-    from_a_pass: bool = False,
-    of_model: bool,
-    of_tokens: bool,
-) -> Moved:
-    """The same in one number type.
-
-    Args:
-        from_a_pass: compare with another pass, in which no token is replaced, and not with the run.
-    """
-    cells = cells_drawn(invocation, draw, of_model=of_model)
-    of = {"of_tokens": of_tokens, "of_model": of_model}
-    like = repetition(invocation, (), held, draw=draw) if from_a_pass else None
-    after = repetition(invocation, cells, held, draw=draw, like=like)
-    if after.has_drawn and not from_a_pass:  # the run drew other ones
-        return _moved(invocation, held, draw, from_a_pass=True, **of)
-    before = invocation.outputs if like is None else like.outputs
-    return moved_between(invocation, cells, before, after.outputs, after.spills, **of)
 
 
 def moved_between(

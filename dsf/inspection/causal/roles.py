@@ -58,10 +58,11 @@ class Maps:
 
     def tokens(self) -> tuple[Tensor | None, Tensor | None]:
         """The token of every row and of every column, in the axes of the maps."""
-        return self._in_axes(self.row_tokens), self._in_axes(self.column_tokens)
-
-    def _in_axes(self, tokens: Tensor | None) -> Tensor | None:
-        return None if tokens is None else tokens.unflatten(0, self.sizes)
+        rows, columns = (
+            None if tokens is None else tokens.unflatten(0, self.sizes)
+            for tokens in (self.row_tokens, self.column_tokens)
+        )
+        return rows, columns
 
     def arranged(
         self, part: Tensor, batch: Size, kept: int = 2, *, has_rows: bool = False

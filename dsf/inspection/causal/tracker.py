@@ -148,8 +148,8 @@ class Tracker:
         self._mode: Heard | None = None
         self.where = ModuleStack(nn.Module(), set())
         self._known = KnownTensors()
-        self._projections = Projections(settled, tokens)
-        self._rules = Rules(self._known, self._projections)
+        self.projections = Projections(settled, tokens)
+        self.rules = Rules(self._known, self.projections)
         self.mixings: list[TokenMixing] = []
         self._waiting: list[tuple[Any, TokenMixing]] = []
         self._paused = 0
@@ -218,20 +218,6 @@ class Tracker:
             named = f"{name}[{k}]" if k else name
             self._known.know(tensor, numbered(tensor, named) if before is None else before)
 
-    @property
-    def disputed(self) -> dict[str, int]:
-        return self._projections.disputed()
-
-    @property
-    def tied(self) -> tuple[str, int, int] | None:
-        """An input of which two axes may be that of tokens, and these; None if there is none."""
-        return self._projections.tied()
-
-    @property
-    def unknown(self) -> set[str]:
-        """Names of operations without a rule, which were taken for ones that mix."""
-        return self._rules.unknown
-
     def of(self, tensor: Any) -> Coordinates | None:
         return self._known.of(tensor)
 
@@ -258,7 +244,7 @@ class Tracker:
         if like is not None:
             for axis, plane in like.planes.items():
                 if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
-                    self._projections.are_channels(axis)
+                    self.projections.are_channels(axis)
         self._known.note(tensors_in(output))
         for part in tensors_in(output):
             if part.is_floating_point():
@@ -353,7 +339,7 @@ class Tracker:
         try:
             self._follow(done)
         except Exception:  # a rule that does not fit must never end a run
-            self.unknown.add(done.name)
+            self.rules.unknown.add(done.name)
             self._note(done.name, self._lost(done))
         self._known.note(done.outs)
 
@@ -385,7 +371,7 @@ class Tracker:
         done.first = known.of(done.args[0])
         given = [one for one in done.given if known.decides(one)]
         chosen = [one for one in given if known.is_decided(one)]
-        followed = self._rules.followed(done)
+        followed = self.rules.followed(done)
         for tensor, found in zip(outs, followed.outputs, strict=False):
             is_number = are_numbers(tensor)
             exact = is_number or bool(given) or name in _WHOLE_NUMBERS
