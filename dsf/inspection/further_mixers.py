@@ -303,7 +303,7 @@ def _probe(
     if driven is None or run is None or math.isnan(share):
         raise UnreadableError("it is not known which share of a token's effect its map explains")
     if share < least:
-        value, response = driven.names
+        value, response = driven.ports.names
         raise UnreadableError(
             f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from dsf.inspection.causal.coordinates import InputAxis
 from dsf.inspection.errors import InspectionError, UnreadableError
-from dsf.inspection.probing.layouts import Arranged, Layout, Layouts
+from dsf.inspection.probing.layouts import Arranged, FollowedCall, Layout
 from dsf.inspection.recording import Exchanged, Recording, Value, values_in
 
 Function = Callable[[Tensor], Tensor]
@@ -300,15 +300,15 @@ class Ports:
 class Driven:
     """The function from values to response between two places of a recorded call."""
 
-    def __init__(self, recording: Recording, layouts: Layouts, ports: Ports):
+    def __init__(self, call: FollowedCall, ports: Ports):
         def seats(values: Sequence[Value]) -> dict[Value, Layout]:
-            found = {one: ports.layouts.get(one) or layouts.of(one) for one in values}
+            found = {one: ports.layouts.get(one) or call.layout(one) for one in values}
             known = {one: layout for one, layout in found.items() if layout is not None}
             if len(known) < len(found):
                 raise UnreadableError("its values or its response have no tokens")
             return known
 
-        self.recording, self.ports, self.passes = recording, ports, 0
+        self.recording, self.ports, self.passes = call.recording, ports, 0
         self._values, self._responses = seats(ports.values), seats(ports.responses)
         self._value = next(iter(self._values.values()))
         self._response = next(iter(self._responses.values()))
@@ -344,10 +344,6 @@ class Driven:
         """The module's output when its response is replaced by the given one."""
         wanted = self.recording.first_output
         return self.recording.replay(self.with_response(lambda _: response), [wanted])[wanted]
-
-    @property
-    def names(self) -> tuple[str, str]:
-        return self.ports.names
 
     @property
     def has_own_rows(self) -> bool:

@@ -1,11 +1,12 @@
 """Which elements of the tensors of a recorded call belong to which sample and token.
 
-``Layout`` arranges one tensor as ``sample time channel``. ``Layouts`` finds those of all values of
-a recording, from what was followed while it was made.
+``Layout`` arranges one tensor as ``sample time channel``. ``FollowedCall`` finds those of all
+values of a recording, from what was followed while it was made.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -256,37 +257,47 @@ def _numbered(
     return numbers, tuple(places)
 
 
-class Layouts:
-    """The layouts of the values of a recording.
+@dataclass(frozen=True, eq=False)
+class FollowedCall:
+    """One recorded call of a module, with the samples and tokens of its tensors.
 
-    Args:
+    Attributes:
+        made_of, names: the coordinates of the tensors that it was given, and of the arguments that
+            they are or lie in their names.
+        rounding: what counts as rounding in it, relative.
+        along: the axes along which the module mixes, and those that these were made from.
         channels_last: inputs whose last axis holds channels; of their other axes that are not
             tokens the first counts samples, others heads.
     """
 
-    def __init__(
-        self,
-        recording: Recording,
-        along: frozenset[InputAxis],
-        channels_last: Sequence[Source] = (),
-    ):
-        self._recording, self._along = recording, along
-        known = (self.coordinates(one) for one in recording.given)
-        axes = (axis for found in known if found is not None for axis in found.planes)
-        self._with_heads = frozenset(axis for axis in axes if axis.source in channels_last)
-        self._found: dict[Value, Layout | None] = {}
-        self._least = 0
-        given = (self.of(one) for one in recording.given)
-        self._least = min((one.sizes[0] * one.sizes[1] for one in given if one), default=0)
+    recording: Recording
+    made_of: Sequence[Coordinates | None]
+    names: list[str]
+    rounding: float
+    along: frozenset[InputAxis]
+    channels_last: Sequence[Source] = ()
+    _found: dict[Value, Layout | None] = field(init=False, default_factory=dict)
 
     def coordinates(self, value: Value) -> Coordinates | None:
-        found: Coordinates | None = self._recording.seen.get(value)
+        found: Coordinates | None = self.recording.seen.get(value)
         return found if value.dtype.is_floating_point else None
 
-    def of(self, value: Value) -> Layout | None:
+    @cached_property
+    def _with_heads(self) -> frozenset[InputAxis]:
+        known = (self.coordinates(one) for one in self.recording.given)
+        axes = (axis for found in known if found is not None for axis in found.planes)
+        return frozenset(axis for axis in axes if axis.source in self.channels_last)
+
+    @cached_property
+    def _least(self) -> int:
+        given = map(self._layout, self.recording.given)
+        return min((one.sizes[0] * one.sizes[1] for one in given if one), default=0)
+
+    def layout(self, value: Value) -> Layout | None:
         """The layout of a value; None unless each of its elements belongs to one token."""
-        if value.shape.numel() < self._least:
-            return None
+        return self._layout(value) if value.shape.numel() >= self._least else None
+
+    def _layout(self, value: Value) -> Layout | None:
         if value not in self._found:
-            self._found[value] = layout_of(self.coordinates(value), self._along, self._with_heads)
+            self._found[value] = layout_of(self.coordinates(value), self.along, self._with_heads)
         return self._found[value]

@@ -1,7 +1,6 @@
 """Chooses the places of a module between which its values are mixed, by trying them.
 
-``FollowedCall`` is one call of a module, recorded in float64 where it runs so, else in the module's
-number type, with the tokens of its tensors.
+A call is recorded in float64 where the module runs so, else in its number type.
 
 A tensor is taken for the values of a mixer if the module is affine from it to a later one, other
 tokens move there when one of its tokens is exchanged, and everything made before it is left as it
@@ -39,8 +38,6 @@ from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.causal.coordinates import (
     Coordinates,
-    InputAxis,
-    Source,
     all_before,
     is_place,
     numbered,
@@ -50,6 +47,7 @@ from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven import (
     PAIRED,
     ROUNDING,
+    Driven,
     Port,
     Ports,
     as_called,
@@ -60,31 +58,12 @@ from dsf.inspection.probing.driven import (
     random_values,
     viewed,
 )
-from dsf.inspection.probing.layouts import Layout, Layouts, layout_of, rows_beside
+from dsf.inspection.probing.layouts import FollowedCall, Layout, layout_of, rows_beside
 from dsf.inspection.recording import Exchanged, Recording, Value, recorded, values_in
 from dsf.inspection.results.layers import ALL
 
 ROUNDINGS = 256
 """So many units of the last place of a number type count as rounding."""
-
-
-@dataclass(frozen=True, eq=False)
-class FollowedCall:
-    """One call of a module.
-
-    Attributes:
-        rounding: what counts as rounding in it, relative.
-        along: the axes along which the module mixes, and those that these were made from.
-    """
-
-    recording: Recording
-    made_of: Sequence[Coordinates | None]
-    names: list[str]
-    rounding: float
-    along: frozenset[InputAxis]
-
-    def layouts(self, channels_last: Sequence[Source] = ()) -> Layouts:
-        return Layouts(self.recording, self.along, channels_last)
 
 
 def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
@@ -180,7 +159,6 @@ MOST_WEIGHED = 16
 """Of so many pairs it is asked how much of what a token moves they explain."""
 MOST_GROUPS = 8
 """A tensor that is read by more pieces of code than this is only exchanged in all of them."""
-Worth = Callable[["Ports"], float]
 Places = dict[Value, Layout]
 Rows = Callable[[Value, Layout], Places]
 
@@ -204,16 +182,12 @@ class Found:
         return not self.is_apart, self.is_bounded, bool(self.ports.kept), self.cost
 
 
-def as_port(given: str | Port) -> Port:
-    return Port(given) if isinstance(given, str) else given
-
-
 def named(call: FollowedCall, value: Port, response: Port) -> Ports:
     """The places that two ports name, with the axes that the run showed, or these ports say."""
     kept = values_at(call, value)
     values, responses = tuple(kept), tuple(values_at(call, response))
-    layouts, names = call.layouts(), (value.where, response.where or "the output")
-    enters, leaves = layouts.of(values[0]), layouts.of(responses[0])
+    names = value.where, response.where or "the output"
+    enters, leaves = call.layout(values[0]), call.layout(responses[0])
     are_whole = value.view is response.view is as_it_is and len(values) == len(responses) == 1
     if are_whole and enters is not None and leaves is not None and enters.fits(leaves):
         return Ports(values, responses, kept[values[0]], names)
@@ -239,11 +213,8 @@ def values_at(call: FollowedCall, port: Port) -> dict[Value, frozenset[int]]:
 class PortSearch:
     """The search for the ports of one call."""
 
-    def __init__(
-        self, call: FollowedCall, channels_last: Sequence[Source] = (), response: Port | None = None
-    ):
-        self._recording, self._rounding = call.recording, call.rounding
-        self.layouts = call.layouts(channels_last)
+    def __init__(self, call: FollowedCall, response: Port | None = None):
+        self._call, self._recording, self._rounding = call, call.recording, call.rounding
         read = _read(self._recording)
         output = self._recording.first_output
         self._read_at = {one: at for one, at in read.items() if one.region != output.region}
@@ -254,7 +225,9 @@ class PortSearch:
             self._read_at = {one: at for one, at in self._read_at.items() if one.region in wanted}
         self._bent: dict[str, float] = {}
 
-    def best(self, worth: Worth | None = None, *, most: int = sys.maxsize) -> Found:
+    def best(
+        self, worth: Callable[[Driven], float] | None = None, *, most: int = sys.maxsize
+    ) -> Found:
         """The best pair of places.
 
         Args:
@@ -268,7 +241,7 @@ class PortSearch:
             if worth is None:
                 return True
             if one not in shares and len(shares) < MOST_WEIGHED:
-                shares[one] = worth(one.ports)
+                shares[one] = worth(Driven(self._call, one.ports))
             return shares.get(one, math.nan) >= ALL
 
         for new in chain(self._all_tried(self._same_rows), self._all_tried(self._other_rows)):
@@ -339,7 +312,7 @@ class PortSearch:
         made = (one.outs for one in self._recording.operations if not one.writes)
         for value in chain(self._recording.given, chain.from_iterable(made)):
             is_spread = any(a == 0 < b - 1 for a, b in zip(value.stride, value.shape, strict=False))
-            layout = self.layouts.of(value)
+            layout = self._call.layout(value)
             if layout is not None and not is_spread and value.region not in seen:
                 seen.add(value.region)
                 yield value, layout
@@ -352,9 +325,9 @@ class PortSearch:
     def _same_rows(self, value: Value, layout: Layout) -> Places:
         """Later tensors with the samples and tokens of a value."""
         later = self._later(value)
-        places = ((one, self.layouts.of(one)) for one in later)
+        places = ((one, self._call.layout(one)) for one in later)
         found = {one: place for one, place in places if place is not None and place.fits(layout)}
-        unknown = [one for one in later if self.layouts.of(one) is None]
+        unknown = [one for one in later if self._call.layout(one) is None]
         return found | self._shown(value, layout, unknown[-MOST_UNKNOWN:])
 
     def _shown(self, value: Value, layout: Layout, unknown: Sequence[Value]) -> Places:
@@ -390,9 +363,9 @@ class PortSearch:
         """Later tensors with the samples of a value, and with rows that are not its tokens."""
         found = {}
         for one in self._later(value):
-            place = self.layouts.of(one)
+            place = self._call.layout(one)
             if place is None:
-                rows = rows_beside(self.layouts.coordinates(one), layout)
+                rows = rows_beside(self._call.coordinates(one), layout)
                 if rows is not None:
                     found[one] = rows
                 continue
@@ -516,7 +489,7 @@ class PortSearch:
             elif place.sizes[2] == channels == 1:
                 cost, is_apart = steps, True
             names = self._worded(trial.value), self._worded_place(one)
-            layouts = {} if self.layouts.of(one) is place else {one: place}
+            layouts = {} if self._call.layout(one) is place else {one: place}
             ports = Ports((trial.value,), (one,), trial.kept, names, layouts)
             found.append(Found(ports, cost, is_apart, bounded))
         in_order = sorted(found, key=lambda one: (one.cost, -self._time(one)))

@@ -6,7 +6,7 @@ responses are the columns of its exact map.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.causal.coordinates import Source
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven import (
     MOST_PASSES,
@@ -32,7 +31,6 @@ from dsf.inspection.probing.driven import (
 from dsf.inspection.probing.port_choice import (
     FollowedCall,
     PortSearch,
-    as_port,
     followed,
     named,
     value_among,
@@ -136,7 +134,7 @@ class Prober:
         self._linear = read_off(self.driven, values, rounding=rounding)
         self._budget.spent += self.driven.passes
         if self._probe.value is not None and not _mixes(self.driven, self._linear, rounding):
-            value, response = self.driven.names
+            value, response = self.driven.ports.names
             raise UnreadableError(
                 f"between the ports '{value}' and '{response}' no token moves another, so there is "
                 "no map of tokens to read: name ports with the mixing of tokens between them, or "
@@ -163,7 +161,7 @@ class Prober:
     def _chosen(self, layer: Captured) -> tuple[Driven, float]:
         """The function between the named or found ports, and what counts as rounding."""
         value, response = (
-            None if port is None else as_port(port)
+            Port(port) if isinstance(port, str) else port
             for port in (self._probe.value, self._probe.response)
         )
         call = followed(layer, [port for port in (value, response) if port and port.name])
@@ -174,65 +172,52 @@ class Prober:
         direct = None
         if are_whole and not value.name:
             direct = value_among(call, wanted=value.argument)
-        return _driven(call, direct or named(call, value, response)), call.rounding
+        return Driven(call, direct or named(call, value, response)), call.rounding
 
     def _sought(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
         """The function between places that nobody named."""
         is_alone = self._worth is None and response is None
         direct = value_among(call, fewest=2) if is_alone else None
         if direct is not None:
-            return _driven(call, direct)
+            return Driven(call, direct)
         try:
             return self._found(layer, call, response)
         except UnreadableError:
             direct = value_among(call) if is_alone else None
             if direct is None:
                 raise
-            return _driven(call, direct)
+            return Driven(call, direct)
 
-    def _found(
-        self,
-        layer: Captured,
-        call: FollowedCall,
-        response: Port | None,
-        channels_last: Sequence[Source] = (),
-    ) -> Driven:
+    def _found(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
         """The function between the places that a search finds."""
         before = self._known.get(type(layer.module))
         if before is not None:
             try:
-                driven = Driven(call.recording, call.layouts(channels_last), before)
+                driven = Driven(call, before)
                 values, _, _ = driven.original()
                 if superposition(driven, values) <= call.rounding:
                     return driven
             except Exception:  # noqa: S110  # other operations than in the module before
                 pass
-        weigh, start = self._worth, call.recording.replays
-        search = PortSearch(call, channels_last, response)
-        worth = None
-        if weigh is not None:
-            worth = lambda ports: weigh(Driven(call.recording, search.layouts, ports))  # noqa: E731
+        start = call.recording.replays
         try:
-            found = search.best(worth, most=self._budget.each)
+            found = PortSearch(call, response).best(self._worth, most=self._budget.each)
         finally:
             self._budget.spent += call.recording.replays - start
-        driven = Driven(call.recording, search.layouts, found.ports)
-        if self._worth is None and not channels_last:
+        driven = Driven(call, found.ports)
+        if self._worth is None and not call.channels_last:
             axes = driven.unmixed(call.rounding)
             for axis in axes:
                 axis.source.channels = axis
             if axes:
                 again = followed(layer)  # with these channels known
-                return self._found(layer, again, response, [axis.source for axis in axes])
+                again = replace(again, channels_last=[axis.source for axis in axes])
+                return self._found(layer, again, response)
         samples, tokens, channels = driven.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
         self._budget.check(found.cost, samples * tokens * tokens * maps)
         self._known[type(layer.module)] = found.ports
         return driven
-
-
-def _driven(call: FollowedCall, ports: Ports) -> Driven:
-    return Driven(call.recording, call.layouts(), ports)
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
@@ -276,7 +261,7 @@ def _label(driven: Driven, linear: Linear, rounding: float) -> str:
     causal = _sight(linear.ahead, rounding) if is_square else ""
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
     return (
-        f"probed from {driven.names[0]} to {driven.names[1]} in "
+        f"probed from {driven.ports.names[0]} to {driven.ports.names[1]} in "
         f"{driven.passes} passes: linear (superposition error {linear.superposition:.0e}){causal}"
         f"{affine}"
     )
