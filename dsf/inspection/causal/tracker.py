@@ -384,7 +384,7 @@ class Tracker:
         if numbers:
             is_new = name == "embedding" or is_made_anew(name) or not numbers[0].numel()
             if not (meetings or is_new or any(one and one.planes for one in followed.outputs)):
-                meetings = self._lost(done)  # a rule forgot them: it is asked of the module
+                meetings = tuple(self._lost(done))  # a rule forgot them: it is asked of the module
             self._note(name, meetings)
         elif given:
             self._note(name, meetings)

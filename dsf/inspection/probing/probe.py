@@ -28,8 +28,8 @@ from dsf.inspection.probing.driven import (
     read_off,
     superposition,
 )
+from dsf.inspection.probing.layouts import FollowedCall
 from dsf.inspection.probing.port_choice import (
-    FollowedCall,
     PortSearch,
     followed,
     named,
