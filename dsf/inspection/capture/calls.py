@@ -468,32 +468,6 @@ def _with_first(output: Any, new: Tensor) -> Any:
     return type(output)((_with_first(first, new), *others))
 
 
-class _Begun:
-    """A forward pass that has begun: what its module was called with, copied.
-
-    Attributes:
-        prepared: what ``forward`` is given, copied; None where that is what the module was called
-            with, because no hook exchanged or changed it.
-    """
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]):
-        known: Copies = {}
-        self.args, self.kwargs = copied(args, known), copied(kwargs, known)
-        self.given = tensors_in((args, kwargs))
-        self._versions = [times_written(part) for part in self.given]
-        self.weights: list[tuple[int, int]] = []
-        self.prepared: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-
-    def prepare(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what ``forward`` is given, after all hooks."""
-        self.weights = storage_of(module)
-        now = tensors_in((args, kwargs))
-        same = len(now) == len(self.given) and all(map(is_, now, self.given))
-        if not same or self._versions != [times_written(part) for part in now]:
-            known: Copies = {}
-            self.prepared = copied(args, known), copied(kwargs, known)
-
-
 @contextmanager
 def recording(
     modules: Mapping[str, nn.Module], calls: list[Call], where: ModuleStack
@@ -501,27 +475,35 @@ def recording(
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
     # Of modules whose calls where does not keep only the name is recorded.
     handles: list[Any] = []
-    begun: dict[nn.Module, list[_Begun]] = {}
+    begun: dict[nn.Module, list[tuple[Invocation, list[Tensor], list[int]]]] = {}
+    prepared: dict[Invocation, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        begun.setdefault(module, []).append(_Begun(args, kwargs))
+        invocation, given = (
+            Invocation(module, *copied((args, kwargs)), []),
+            tensors_in((args, kwargs)),
+        )
+        begun.setdefault(module, []).append((invocation, given, list(map(times_written, given))))
 
     def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        begun[module][-1].prepare(module, args, kwargs)
+        invocation, given, writes = begun[module][-1]
+        invocation.weights = storage_of(module)
+        now = tensors_in((args, kwargs))
+        same = len(now) == len(given) and all(map(is_, now, given))
+        if not same or writes != list(map(times_written, now)):  # hooks exchanged or changed them
+            invocation.is_prepared, prepared[invocation] = True, copied((args, kwargs))
         where.begin_whole(module)
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> Any:
-            before = begun[module].pop()
+            invocation, given, _ = begun[module].pop()
             originals = given_to(module, args, kwargs)
-            invocation = Invocation(module, before.args, before.kwargs, before.weights)
-            invocation.is_prepared = before.prepared is not None
             if where.tracker is not None:
-                invocation.given = [where.tracker.of(part) for part in before.given]
-            args, kwargs = before.prepared or (before.args, before.kwargs)
-            arguments = given_to(module, args, kwargs)
+                invocation.given = [where.tracker.of(part) for part in given]
+            as_called = invocation.args, invocation.kwargs
+            arguments = given_to(module, *prepared.pop(invocation, as_called))
             call = Call(name, module, arguments, copied(output), place=len(calls))
             call.invocation = invocation
             call.time = where.tick()

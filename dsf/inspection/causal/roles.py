@@ -161,31 +161,31 @@ def maps_of(
         for m, (sample, _) in enumerate(keys):
             places.setdefault((samples.index(sample), 0), []).append(m)
         sizes = {len(several) for several in places.values()}
-        if len(sizes) != 1:
-            raise NoTokensError(
-                "its samples have different numbers of maps, so that samples and heads cannot be "
-                "distinguished"
-            )
+    if len(sizes) != 1:
+        raise NoTokensError(
+            "its samples have different numbers of maps, so that samples and heads cannot be "
+            "distinguished"
+        )
     heads = sizes.pop()
     order = [m for s in range(len(samples)) for w in range(len(windows)) for m in places[s, w]]
-    if along and not any(axis in rows for axis in along):
-        made = any(all_before(axis) & rows.keys() for axis in along)
-        kind_of_columns = SLOT if made else TOKEN
-    else:
-        kind_of_columns = TOKEN
     usual = order == list(range(count))
     names = ("sample", "window", "head") if len(windows) > 1 else ("sample", "head")
     shape = (len(samples), len(windows), heads) if len(windows) > 1 else (len(samples), heads)
     kind, column_tokens = _tokens(columns, along, order)
-    if kind_of_columns == SLOT:
+    is_apart = not any(axis in rows for axis in along)
+    if is_apart and any(all_before(axis) & rows.keys() for axis in along):
         kind, column_tokens = SLOT, None
     _, row_tokens = _tokens(rows, [axis for axis in along if axis in rows], order)
     if _is_one_sequence(row_tokens, column_tokens):
         kind, row_tokens, column_tokens = TOKEN, None, None
     # Queries may depend on further inputs, such as the positions of the same tokens.
-    from_rows, from_columns = _inputs_of(rows), _inputs_of(columns)
+    from_rows, from_columns = (
+        {axis.source.name for axis, line in lines.items() if varies(line, -1)}
+        for lines in (rows, columns)
+    )
     row_input, column_input = (
-        _only(from_rows & from_columns or one) for one in (from_rows, from_columns)
+        next(iter(names)) if len(names := from_rows & from_columns or one) == 1 else ""
+        for one in (from_rows, from_columns)
     )
     return Maps(
         names,
@@ -198,14 +198,6 @@ def maps_of(
         column_input,
         turned,
     )
-
-
-def _inputs_of(lines: dict[InputAxis, Tensor]) -> set[str]:
-    return {axis.source.name for axis, line in lines.items() if varies(line, -1)}
-
-
-def _only(names: set[str]) -> str:
-    return next(iter(names)) if len(names) == 1 else ""
 
 
 def _of_maps(given: Coordinates, axis: InputAxis, batch: Size, dim: int) -> Tensor:
