@@ -1,13 +1,10 @@
 """One call of a module as a program: its ATen operations on memory of one time.
 
-``recorded`` runs a module on real tensors. A ``Value`` is a tensor at one time: a view of one
-version of some memory. An operation that writes in place makes a new version, so that the program
-is functional: of views and aliases nothing more need be known, and views are not operations.
+A ``Value`` is a tensor at one time: a view of one version of some memory. An operation that writes
+in place makes a new version, so that the program is functional: views are not operations.
 ``Recording.replay`` computes values with other numbers in the place of some, and runs nothing but
-the operations between; everything else keeps its numbers because it is not computed anew.
-
-Numbers that leave torch (``item``, ``tolist``, NumPy) are noted: what the program made of them
-afterwards stays as it was in a replay, and ``Recording.leaving`` says which operations these are.
+the operations between. Numbers that leave torch (``item``, ``tolist``, NumPy) are noted: what the
+program made of them stays as it was in a replay, see ``Recording.leaving``.
 """
 
 import sys

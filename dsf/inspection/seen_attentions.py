@@ -2,12 +2,8 @@
 
 A model that generates is called with the prompt first and with one token after another then. What
 a mixer was given in these calls, one behind the other, is one call on the whole sequence: its maps
-are those of the sequence, and an edit of it reaches every new token.
-
-``attentions``: the library fills ``output.attentions`` for softmax attention alone, and only where
-it computes every weight. Here every mixer has its map, of the shape that an attention's has. The
-maps are read from what the mixers were given, as ``dsf.inspect`` does, without its repetition in
-float64.
+are those of the sequence, and an edit of it reaches every new token. ``attentions`` reads the maps
+of every mixer as ``dsf.inspect`` does, without its repetition in float64.
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence

@@ -1,9 +1,8 @@
 """Calls of modules: recorded by hooks during the run, and read in float64 afterwards.
 
-``recording`` hooks modules and appends a ``Call``, with bound arguments and output as the model had
-them, for every call. ``Captured`` is what an adapter gets to read later: the same in float64, and
-``Weights``, which converts a parameter only when it is looked up. ``DiskStore`` keeps calls and
-layers in one temporary file without a name, which no crash leaves behind.
+``Call`` has bound arguments and output as the model had them, ``Captured`` is what an adapter gets
+to read: the same in float64, with ``Weights`` that convert a parameter when it is looked up.
+``DiskStore`` keeps calls and layers in a temporary file without a name, which no crash leaves.
 """
 
 import copy

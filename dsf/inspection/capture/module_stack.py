@@ -1,10 +1,9 @@
 """The modules that are running, and the linear maps around an attention that one of them calls.
 
-``ModuleStack`` follows, by global hooks, which modules of a model are running, and records in each
-``Frame`` the calls of linear maps. Once a module that called an attention has returned,
-``surroundings`` compares numbers to find the projection that made the values, the output gate and
-the output projection. ``Products`` are kept of one module that its run and its adapter both need: a
-product with the same weight and the same numbers is the same, bit for bit.
+``ModuleStack`` follows by global hooks which modules run, and records in each ``Frame`` the calls
+of linear maps. ``surroundings`` compares numbers to find the projection that made the values, the
+output gate and the output projection. ``Products`` are kept of a module that its run and its
+adapter both need: with the same weight and the same numbers they are the same, bit for bit.
 """
 
 from collections.abc import Callable, Collection, Iterator

@@ -184,7 +184,7 @@ def maps_of(
         for lines in (rows, columns)
     )
     row_input, column_input = (
-        next(iter(names)) if len(names := from_rows & from_columns or one) == 1 else ""
+        next(iter(found)) if len(found := from_rows & from_columns or one) == 1 else ""
         for one in (from_rows, from_columns)
     )
     return Maps(

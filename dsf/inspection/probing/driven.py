@@ -1,15 +1,12 @@
 """A module that is driven from its values to its response, by unit values.
 
-Measures the map of a linear function of values by unit values, and checks that it is linear.
+Where the channels of a head share one map and do not mix, one pass measures as many columns as a
+head has channels, each token in a channel of its own: ceil(T / width) passes. Several consecutive
+heads may read the values of one. Where every channel has its own map it takes T passes, and where
+channels mix, one pass for every token and channel.
 
-Where the channels of a head share one map and do not mix, one forward pass measures as many columns
-as a head has channels, each token in a channel of its own: ceil(T / width) passes. Several
-consecutive heads may read the values of one. Where every channel has its own map it takes T passes,
-and where channels mix, one pass for every token and channel.
-
-``Port`` names a place inside of a module. ``Driven`` is the function from the values at one place
-of a recorded call to the response at another: everything that is not made of the values is held,
-since a replay computes nothing but what lies between.
+``Driven`` is the function from the values at one place of a recorded call to the response at
+another: what is not made of the values is held, since a replay computes only what lies between.
 """
 
 import inspect as signatures

@@ -1,21 +1,14 @@
 """Chooses the places of a module between which its values are mixed, by trying them.
 
-A call is recorded in float64 where the module runs so, else in its number type.
-
 A tensor is taken for the values of a mixer if the module is affine from it to a later one, other
 tokens move there when one of its tokens is exchanged, and everything made before it is left as it
 was. It is exchanged wherever it is read, or, where the module is not affine then, only in some of
 these places: the input of a state-space model also makes its step sizes, which are left alone.
-Of several pairs that pair wins between which channels keep to themselves, since it takes the fewest
-passes and says the most.
+Of several pairs that one wins between which channels keep to themselves: it takes fewest passes.
 
-Which input of a module holds its values, and along which axis, where no projection tells:
-
-A module that is given queries, keys and values, or the numbers of a scan, is affine from its values
-to its response, and exchanging one of their entries moves others along the axis of tokens alone:
-along the axes of samples, heads and channels none. Along tokens only later ones move, or the map is
-the same for several channels, which come behind. Neither holds of queries, whose channels alone are
-mixed, nor of the input of a linear layer.
+Where no projection tells which input holds the values, and along which axis: exchanging an entry of
+values moves others along the axis of tokens alone, later ones only, or by a map that is the same
+for several channels. Neither holds of queries, nor of the input of a linear layer.
 """
 
 import math

@@ -1,10 +1,7 @@
 """Whole layers as affine functions of their input, frozen at one run, and their maps.
 
-How strongly every token acts on every other through a whole layer, all channels together.
-
 A layer with hundreds of channels has hundreds of maps, and none of them is what the layer does.
-Here the channels are put together as the layer itself does it: what token j contributes to the
-output of token i is the vector
+What token j contributes to the output of token i, all channels together, is the vector
 
     sum over channels c of   map_c[i, j]  value_c[j]  gate_c[i]  W[:, c]
 
