@@ -439,17 +439,6 @@ def _slots_of(calls: Sequence[Call]) -> set[Source]:
     return found
 
 
-def _makes(one: TokenMixing, sources: set[Source]) -> bool:
-    """Whether a module returns positions of some kinds that it does not receive."""
-    if one.invocation is None:
-        return False
-
-    def those_in(parts: Sequence[Coordinates | None]) -> set[Source]:
-        return {axis.source for part in parts if part is not None for axis in part.planes}
-
-    return bool(sources & those_in(one.invocation.made) - those_in(one.invocation.given))
-
-
 def _relevant(
     mixings: Sequence[TokenMixing],
     calls: Sequence[Call],
@@ -471,9 +460,13 @@ def _relevant(
                 read.update(seen.planes)
     front = remade - read - {axis for made in put_out for axis in made.planes}
 
+    def sources_of(parts: Sequence[Coordinates | None]) -> set[Source]:
+        return {axis.source for part in parts if part is not None for axis in part.planes}
+
     def is_front(one: TokenMixing) -> bool:
         if one.meeting.way is Way.REMAKES:
-            return not _makes(one, slots)
+            run = one.invocation
+            return run is None or not slots & sources_of(run.made) - sources_of(run.given)
         is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
         return is_first and one.meeting.way in (Way.NEIGHBOURS, Way.GROUPS)
 
