@@ -322,6 +322,20 @@ _EMPTY = {
 }
 
 
+class _Calling(Leaving):
+    """Tells a recorder which line of code calls torch; it is called before all other modes."""
+
+    def __init__(self, recorder: "Recorder"):
+        super().__init__(recorder.leaves)
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self._recorder.place = _caller()
+        return super().__torch_function__(func, types, args, kwargs)
+
+
 @contextmanager
 def _unseen() -> Iterator[None]:
     with torch._C.DisableTorchFunction(), _disable_current_modes():
@@ -354,6 +368,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording = Recording()
         self.running: list[str] = []
+        self.place = ""  # of the code that called torch last
         self._known = known
         self._version: dict[Any, int] = {}
         self._own: set[int] = set()  # memory that was made in the call
@@ -478,7 +493,7 @@ class Recorder(TorchDispatchMode):
             )
         reads = tuple(values_in((args, dict(kwargs))))
         self.recording.made_at |= dict.fromkeys(makes, len(operations))
-        path, place = self.running[-1] if self.running else "", _caller()
+        path, place = self.running[-1] if self.running else "", self.place
         operations.append(
             Operation(func, name, args, kwargs, reads, outs, writes, makes, place, path, random)
         )
@@ -550,7 +565,7 @@ def recorded(
     recording, given = recorder.recording, _tensors((args, kwargs))
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
-        with Leaving(recorder.leaves), recorder:
+        with _Calling(recorder), recorder:
             output = module(*args, **kwargs)
         recording.output, recording.left = recorder.values((output, given))
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}
@@ -590,7 +605,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
     return _tensors(found)
 
 
-PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/", "/dsf/inspection/")
+PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")
 """Folders of code that calls torch for that of a module."""
 
 
@@ -612,11 +627,11 @@ def is_ours() -> bool:
 
 
 def _caller() -> str:
-    """``file:line`` of the innermost code outside of these folders."""
+    """``file:line`` of the innermost code outside of these folders and of this file."""
     frame: Any = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not any(folder in path for folder in PASSED_THROUGH):
+        if path != __file__ and not any(folder in path for folder in PASSED_THROUGH):
             return f"{path.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
