@@ -381,8 +381,8 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     values, response, _ = driven.original()
     rest = driven.response_to([], torch.zeros_like)
     other_rest = driven.response_to(new, torch.zeros_like)
-    spilled = _elsewhere(values, driven.values_in(new), driven.own_values(cells))
-    own = driven.own(cells).unsqueeze(-1)
+    spilled = _elsewhere(values, driven.values_in(new), driven.value.own(cells))
+    own = driven.response.own(cells).unsqueeze(-1)
     if not puts_out_tokens(invocation, cells):
         own = torch.zeros_like(own)
 

@@ -91,11 +91,6 @@ class Followed:
         return True
 
 
-def _tensors(cache: Any) -> list[Tensor]:
-    """The tensors of a cache, whole numbers left out: they count."""
-    return [part for part in tensors_held(cache) if part.is_floating_point()]
-
-
 def _length(cache: Any) -> int:
     """How many tokens a cache holds; 0 where it does not say."""
     try:
@@ -137,8 +132,9 @@ def following(
         busy[0] = True
         try:
             if not latest or not latest[0].is_continued_by(named):
-                held = [one for part in named.values() if is_cache(part) for one in _tensors(part)]
-                if any(bool(one.any()) for one in held):
+                caches = filter(is_cache, named.values())
+                held = (one for cache in caches for one in tensors_held(cache))
+                if any(bool(one.any()) for one in held if one.is_floating_point()):
                     raise InspectionError(
                         "the cache holds tokens that were not followed. Call the model on them "
                         "inside the 'with' block, too."

@@ -478,10 +478,8 @@ def recording(
     prepared: dict[Invocation, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        invocation, given = (
-            Invocation(module, *copied((args, kwargs)), []),
-            tensors_in((args, kwargs)),
-        )
+        own_args, own_kwargs = copied((args, kwargs))
+        invocation, given = Invocation(module, own_args, own_kwargs, []), tensors_in((args, kwargs))
         begun.setdefault(module, []).append((invocation, given, list(map(times_written, given))))
 
     def prepare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

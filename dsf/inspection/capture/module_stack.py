@@ -106,7 +106,6 @@ class Surroundings:
 
 # A linear map is recorded for the module that contains it and for that module's parent.
 LEVELS = 2
-OnSurroundings = Callable[[Surroundings | None], None]
 AfterCall = Callable[["Frame", int, Any, Any], None]
 
 
@@ -268,7 +267,11 @@ class ModuleStack:
         return any(self._names.get(frame.module) in self._claimed for frame in self._running)
 
     def pass_surroundings(
-        self, module: nn.Module, value: Tensor, mixed: Tensor, callback: OnSurroundings
+        self,
+        module: nn.Module,
+        value: Tensor,
+        mixed: Tensor,
+        callback: Callable[[Surroundings | None], None],
     ) -> None:
         """Once ``module`` has returned, pass the surroundings of its attention to ``callback``."""
         # They are None where they are not recognised, and where the module called several

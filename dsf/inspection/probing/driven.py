@@ -48,11 +48,6 @@ class Linear:
     rest: Float[Tensor, "sample time output"]
     superposition: float
 
-    @property
-    def ahead(self) -> float:
-        """The largest weight on a later token, relative to the largest of all."""
-        return (self.weights.triu(1).abs().max() / self.weights.abs().max()).item()
-
 
 def superposition(function: Function, like: Float[Tensor, "sample read input"]) -> float:
     """The relative error of superposition: 0 if ``function`` is affine, nan if it is not finite."""
@@ -307,8 +302,8 @@ class Driven:
 
         self.recording, self.ports, self.passes = call.recording, ports, 0
         self._values, self._responses = seats(ports.values), seats(ports.responses)
-        self._value = next(iter(self._values.values()))
-        self._response = next(iter(self._responses.values()))
+        self.value = next(iter(self._values.values()))
+        self.response = next(iter(self._responses.values()))
 
     def original(self) -> tuple[Tensor, Tensor, Tensor]:
         self.passes += 1
@@ -345,18 +340,18 @@ class Driven:
     @property
     def has_own_rows(self) -> bool:
         """Whether row i of the map is the token of column i."""
-        return self._value.fits(self._response)
+        return self.value.fits(self.response)
 
     @property
     def has_slots(self) -> bool:
         """Whether the values are of slots, which weights made of many tokens each."""
-        return all(axis.source.kind == "slots" for axis in self._value.token_axes)
+        return all(axis.source.kind == "slots" for axis in self.value.token_axes)
 
     def unmixed(self, rounding: float) -> list[InputAxis]:
         """The last axes of inputs, if they count as tokens and nothing is mixed along them."""
         # Products of queries and keys sum over such an axis, and no projection showed that it holds
         # channels.
-        value, axes = self._value, self._value.token_axes
+        value, axes = self.value, self.value.token_axes
         if not self.has_own_rows or len(axes) < 2:
             return []
         values, plain, _ = self.original()
@@ -373,17 +368,6 @@ class Driven:
             if bool(change <= rounding * plain.abs().max()):
                 found.append(axis)
         return found
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        return self._value.sizes
-
-    def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
-        """Which tokens of the response, ``sample time``, belong to one of some cells."""
-        return self._response.own(cells)
-
-    def own_values(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
-        return self._value.own(cells)
 
     @staticmethod
     def _arranged(seats: Mapping[Value, Layout], found: Mapping[Value, Tensor]) -> Arranged:

@@ -213,7 +213,7 @@ class Prober:
                 again = followed(layer)  # with these channels known
                 again = replace(again, channels_last=[axis.source for axis in axes])
                 return self._found(layer, again, response)
-        samples, tokens, channels = driven.sizes
+        samples, tokens, channels = driven.value.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
         self._budget.check(found.cost, samples * tokens * tokens * maps)
         self._known[type(layer.module)] = found.ports
@@ -258,20 +258,14 @@ def _mixes(driven: Driven, linear: Linear, rounding: float) -> bool:
 def _label(driven: Driven, linear: Linear, rounding: float) -> str:
     steps, reads = linear.weights.shape[-2:]
     is_square = steps == reads and driven.has_own_rows
-    causal = _sight(linear.ahead, rounding) if is_square else ""
+    weights, causal = linear.weights.abs(), ""
+    if is_square:  # Fourier transforms leave traces of rounding
+        ahead = (weights.triu(1).max() / weights.max()).item()
+        what = "causal up to rounding" if ahead <= rounding else "reads later tokens"
+        causal = f", {what} ({ahead:.0e})" if ahead != 0 else ", causal"
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
     return (
         f"probed from {driven.ports.names[0]} to {driven.ports.names[1]} in "
         f"{driven.passes} passes: linear (superposition error {linear.superposition:.0e}){causal}"
         f"{affine}"
-    )
-
-
-def _sight(ahead: float, rounding: float) -> str:
-    """In words, whether tokens read later ones; Fourier transforms leave traces of rounding."""
-    if ahead == 0:
-        return ", causal"
-    size = f"({ahead:.0e})"
-    return (
-        f", causal up to rounding {size}" if ahead <= rounding else f", reads later tokens {size}"
     )
