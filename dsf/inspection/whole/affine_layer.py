@@ -406,8 +406,8 @@ class Contributions:
 
     def _index(self, sample: int, span: tuple[int, int]) -> tuple[slice | Tensor, ...]:
         """An index of the batch axes that leaves one of them: heads or channels of one sample."""
-        entries = torch.arange(*span, device=self.system.device)
-        axes = torch.unravel_index(entries, self._left) if self._left else ()
+        places = torch.ones(self._left, device=self.system.device).nonzero()
+        axes = places[slice(*span)].unbind(1)  # none where nothing is left
         if not self.has_samples:
             return axes
         return (torch.full_like(axes[0], sample), *axes) if axes else (slice(sample, sample + 1),)
