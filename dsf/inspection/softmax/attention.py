@@ -25,11 +25,7 @@ from dsf.systems.composite import ExplicitMap, StoredRows
 
 
 def stored_rotary_attention(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
-    """One head of a module whose queries and keys are rotated projections of its input.
-
-    Raises:
-        InspectionError: if the module has other parts.
-    """
+    """One head of a module whose queries and keys are rotated projections of its input."""
     query: Any = getattr(module, "q_proj", None)
     key: Any = getattr(module, "k_proj", None)
     angles = arguments.get("position_embeddings")
@@ -63,10 +59,8 @@ HIDDEN = torch.finfo(torch.float16).min / 2
 
 
 def as_bias(mask: Shaped[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
-    """A mask as a float64 bias of the scores, ``-inf`` where a key is masked.
-
-    A boolean mask is true where a key is not masked.
-    """
+    """A mask as a float64 bias of the scores, ``-inf`` where a key is masked."""
+    # A boolean mask is true where a key is not masked.
     mask = in_float64(mask)
     if mask.dtype == torch.bool:
         zero = torch.zeros(mask.shape, dtype=torch.float64, device=mask.device)
@@ -116,11 +110,7 @@ def causal_bias(size: tuple[int, int], device: torch.device) -> Float[Tensor, "1
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GivenWeights(Mixer):
-    """An attention map that was recorded as such, and the values it was multiplied with.
-
-    Attributes:
-        weights: row t holds the weights of query t.
-    """
+    """An attention map that was recorded as such, and the values it was multiplied with."""
 
     weights: Float[Tensor, "*batch time read"]
     value: Float[Tensor, "*batch read channel"]
@@ -145,12 +135,9 @@ class AttentionCall:
     """What one attention was called with and returned, in the axes ``*batch time width``.
 
     Attributes:
-        query, key: None where something else made the weights.
         value: perhaps of fewer heads than the output, as ``key`` is.
-        output: what it returned.
         bias: what is added to the scores, ``-inf`` where a key is masked; broadcasts.
         weights: the map, where queries, keys and bias do not explain it.
-        scale: by default ``width ** -0.5``.
         heads_last: whether the call itself returned ``sample time head channel``.
     """
 
@@ -235,11 +222,9 @@ def _arranged(layer: Captured, batch: Size, part: Tensor, *, has_rows: bool = Fa
 def _finish(
     called: Route, layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
 ) -> Shaped[Tensor, "*axes"]:
-    """What the call returned.
-
-    For a query whose keys are all masked libraries have a uniform row and our map a row of zeros.
-    Such queries are padding; their output is copied from the captured one.
-    """
+    """What the call returned."""
+    # For a query whose keys are all masked libraries have a uniform row and our map a row of zeros.
+    # Such queries are padding; their output is copied from the captured one.
     given, response = called(layer), mixed.squeeze(-2)
     if layer.maps is not None:
         response = layer.maps.restored(response)
@@ -259,11 +244,7 @@ def _overlooked(called: Route, layer: Captured) -> Tensor | None:
 
 
 def _enter(called: Route, layer: Captured) -> Chain:
-    """The value projection, repeated for every query head of a group.
-
-    Raises:
-        InspectionError: if the projection was not recognised.
-    """
+    """The value projection, repeated for every query head of a group."""
     found, given = _around(layer), called(layer)
     groups, _, width = given.value.shape[-3:]
     places = in_float64(found.places).unflatten(-1, (groups, width))
@@ -279,22 +260,14 @@ def _enter(called: Route, layer: Captured) -> Chain:
 
 
 def _leave(layer: Captured, _: Tensor) -> Chain:
-    """The output gate and the output projection, each if there is one.
-
-    Raises:
-        InspectionError: if they were not recognised.
-    """
+    """The output gate and the output projection, each if there is one."""
     found = _around(layer)
     gate = () if found.gate is None else (Scale(found.gate),)
     return Chain(gate if found.out is None else (*gate, Project(*_linear_map(found.out))))
 
 
 def _around(layer: Captured) -> Surroundings:
-    """What the module computes before and after its attention.
-
-    Raises:
-        InspectionError: if that was not recognised.
-    """
+    """What the module computes before and after its attention."""
     if layer.surroundings is None:
         raise InspectionError(
             f"{layer.name}: around this attention no linear maps were recognised as its value and "
