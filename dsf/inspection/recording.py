@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from dsf.inspection.capture.containers import memory_of
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.errors import UnreadableError
 
@@ -571,17 +572,6 @@ def recorded(
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}
         recording.attributes = recorder.values(tensors)
     return recording
-
-
-def memory_of(tensor: Tensor) -> UntypedStorage | None:
-    """The memory of a tensor; None of a sparse one, and of one that wraps others."""
-    with torch._C.DisableTorchFunction():  # nobody takes out the numbers
-        try:
-            storage = tensor.untyped_storage()
-            storage.data_ptr()
-        except (NotImplementedError, RuntimeError):
-            return None
-    return storage
 
 
 def _key(storage: UntypedStorage) -> int:

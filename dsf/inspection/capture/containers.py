@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from dsf.inspection.errors import InspectionError
@@ -67,6 +67,23 @@ def times_written(part: Any) -> int:
 def are_numbers(part: Tensor | None) -> TypeGuard[Tensor]:
     """Whether a tensor holds real or complex numbers, not whole numbers or truth values."""
     return part is not None and (part.is_floating_point() or part.is_complex())
+
+
+def memory_of(tensor: Tensor) -> UntypedStorage | None:
+    """The memory of a tensor; None of a sparse one, and of one that wraps others."""
+    with torch._C.DisableTorchFunction():  # nobody takes out the numbers
+        try:
+            storage = tensor.untyped_storage()
+            storage.data_ptr()
+        except (NotImplementedError, RuntimeError):
+            return None
+    return storage
+
+
+def memory_key(tensor: Tensor) -> int:
+    """The same number for all views of one memory."""
+    storage = memory_of(tensor)
+    return id(tensor) if storage is None else int(storage._cdata)
 
 
 Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]

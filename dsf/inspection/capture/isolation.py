@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dsf.inspection.capture.containers import PLAIN, tensors_in, times_written
+from dsf.inspection.capture.containers import PLAIN, memory_key, tensors_in, times_written
 from dsf.inspection.errors import InspectionError
 
 
@@ -131,7 +131,7 @@ class _WeightBackup(TorchFunctionMode):
         self._versions = {key: times_written(part) for key, part in self._parts.items()}
         self._stored: dict[int, list[int]] = {}
         for key, part in self._parts.items():
-            self._stored.setdefault(_memory_of(part), []).append(key)
+            self._stored.setdefault(memory_key(part), []).append(key)
         self._before: dict[int, Tensor] = {}
 
     def __torch_function__(
@@ -152,7 +152,7 @@ class _WeightBackup(TorchFunctionMode):
     def _keep(self, written: Tensor) -> None:
         with torch._C.DisableTorchFunction():
             keys = [id(written)] if id(written) in self._parts else []
-            for key in keys or self._stored.get(_memory_of(written), []):
+            for key in keys or self._stored.get(memory_key(written), []):
                 if key not in self._before:
                     self._before[key] = self._parts[key].detach().clone()
 
@@ -162,13 +162,6 @@ class _WeightBackup(TorchFunctionMode):
         for key, before in self._before.items():
             self._parts[key].copy_(before)
         return sum(key not in self._before for key in changed)
-
-
-def _memory_of(part: Tensor) -> int:
-    try:
-        return part.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # as a sparse or packed tensor
-        return id(part)
 
 
 @cache

@@ -16,8 +16,7 @@ import torch
 from torch import Size, Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from dsf.inspection.capture.containers import are_numbers
-from dsf.inspection.recording import memory_of
+from dsf.inspection.capture.containers import are_numbers, memory_key, memory_of
 
 IMAGE_AXES = 3
 """Least axes of bytes that are an image; of wider whole numbers, which may be ids, one more."""
@@ -383,7 +382,7 @@ class KnownTensors:
         self.is_looking = False
 
     def _memory(self, tensor: Tensor) -> _Memory | None:
-        found = self._memories.get(_key(tensor))
+        found = self._memories.get(memory_key(tensor))
         return None if found is None or found.is_gone() else found
 
     def __contains__(self, tensor: Tensor) -> bool:
@@ -402,7 +401,7 @@ class KnownTensors:
 
     def _begin(self, tensor: Tensor) -> _Memory:
         memory = _Memory(_watched(tensor), _Layout.of(tensor), None, are_numbers(tensor))
-        self._memories[_key(tensor)] = memory
+        self._memories[memory_key(tensor)] = memory
         if len(self._memories) > self._forgets_at:
             alive = {key: one for key, one in self._memories.items() if not one.is_gone()}
             self._memories, self._forgets_at = alive, max(MIN_FORGOTTEN, 2 * len(alive))
@@ -467,11 +466,6 @@ class KnownTensors:
         shape = Size(((last - first) // unit,))
         memory.layout = _Layout(shape, (1,), first // unit, unit)
         memory.coordinates = Coordinates(shape, flats)
-
-
-def _key(tensor: Tensor) -> int:
-    storage = memory_of(tensor)
-    return id(tensor) if storage is None else int(storage._cdata)
 
 
 def _watched(tensor: Tensor) -> Callable[[], bool]:

@@ -9,6 +9,7 @@ Converts between ``sample time width`` and a mixer's axes of heads and channels.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -56,8 +57,7 @@ class Scale:
     def linear(self, x: Tokens) -> Tokens:
         return self.factor * x
 
-    def adjoint(self, cotangent: Tokens) -> Tokens:
-        return self.factor * cotangent
+    adjoint = linear
 
     @property
     def is_linear(self) -> bool:
@@ -125,15 +125,8 @@ class Centre:
         by_head = x.unflatten(-1, (self.heads, -1))
         return (by_head - by_head.mean(dim=-1, keepdim=True)).flatten(-2)
 
-    def adjoint(self, cotangent: Tokens) -> Tokens:
-        return self.linear(cotangent)
-
-    @property
-    def is_linear(self) -> bool:
-        return True
-
-    def __call__(self, x: Tokens) -> Tokens:
-        return self.linear(x)
+    adjoint = __call__ = linear
+    is_linear: ClassVar[bool] = True
 
 
 Stage = Project | Scale | Filter | Centre
