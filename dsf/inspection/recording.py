@@ -587,12 +587,17 @@ def _same_bytes(one: UntypedStorage, other: UntypedStorage) -> bool:
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The arguments that an operation writes into."""
-    arguments = getattr(getattr(func, "_schema", None), "arguments", ())
-    found = []
-    for place, argument in enumerate(arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            found.append(args[place] if place < len(args) else kwargs.get(argument.name))
-    return _tensors(found)
+    places = written_places(func)
+    return _tensors([args[k] if k < len(args) else kwargs.get(name) for k, name in places])
+
+
+@cache
+def written_places(func: Any) -> tuple[tuple[int, str], ...]:
+    """The places and names of the arguments that an operation writes into."""
+    arguments = enumerate(getattr(getattr(func, "_schema", None), "arguments", ()))
+    return tuple(
+        (k, one.name) for k, one in arguments if one.alias_info and one.alias_info.is_write
+    )
 
 
 PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")

@@ -88,12 +88,6 @@ def _name_of(func: Any) -> str:
 
 
 @cache
-def is_written(func: Any) -> bool:
-    arguments = getattr(getattr(func, "_schema", None), "arguments", ())
-    return any(one.alias_info is not None and one.alias_info.is_write for one in arguments)
-
-
-@cache
 def _is_view(func: Any) -> bool:
     """Whether what an operation returns looks at the memory of its first argument."""
     returns = getattr(getattr(func, "_schema", None), "returns", ())

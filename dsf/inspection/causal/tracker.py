@@ -37,11 +37,10 @@ from dsf.inspection.causal.rules import (
     Rules,
     Way,
     is_made_anew,
-    is_written,
     same_places,
     tensors_of,
 )
-from dsf.inspection.recording import Heard, Leaving, is_ours
+from dsf.inspection.recording import Heard, Leaving, is_ours, written_places
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -360,7 +359,7 @@ class Tracker:
             return
         if not any(map(known.has, done.given)):
             return
-        writes = is_written(func)
+        writes = bool(written_places(func))
         if not outs:
             if name in _NUMBERS_OF_PYTHON:
                 self._leaves(*done.given)
