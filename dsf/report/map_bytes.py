@@ -117,8 +117,6 @@ LONGEST = 4096
 EXACT_SHARE = 4
 """Up to a quarter of the bytes of maps without pooling hold windows of them exactly."""
 
-Mask = Bool[np.ndarray, "rows columns"]
-
 
 def add_full_maps(
     layers: Sequence[dict[str, Any]],

@@ -165,7 +165,6 @@ def by_lag(
     mass: Numbers,
     *,
     labels: Sequence[str] | None = None,
-    logarithmic: bool = True,
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
@@ -175,8 +174,7 @@ def by_lag(
     straight line, a map that never forgets a horizontal one.
 
     Args:
-        mass: the result of ``dsf.measures.mass_by_lag``.
-        logarithmic: whether the vertical axis is logarithmic; zeros are not drawn on it.
+        mass: the result of ``dsf.measures.mass_by_lag``; zeros are not drawn.
 
     Example:
         >>> import torch
@@ -187,9 +185,8 @@ def by_lag(
     axes = per_token(
         mass, label="mean |weight|", labels=labels, x="lag (tokens)", title=title, axes=axes
     )
-    if logarithmic:
-        axes.set_yscale("log", nonpositive="mask")
-        keyed(axes, labels)  # the lines have moved
+    axes.set_yscale("log", nonpositive="mask")
+    keyed(axes, labels)  # the lines have moved
     return axes
 
 
@@ -199,22 +196,18 @@ def spectrum(
     *,
     label: str = "Hankel singular value",
     labels: Sequence[str] | None = None,
-    floor: float | None = None,
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
     """Singular values, largest first, on a logarithmic axis; a line for every batch entry.
 
-    Args:
-        floor: the rounding level, drawn as a horizontal line; values below it are noise.
-
     Example:
         >>> import torch
-        >>> axes = spectrum(torch.tensor([1.0, 0.1, 1e-9]), floor=1e-12)
+        >>> axes = spectrum(torch.tensor([1.0, 0.1, 1e-9]))
         >>> axes.get_xlabel(), axes.lines[0].get_xdata().tolist()
         ('number', [1, 2, 3])
     """
-    axes = _lines("spectrum", values, labels, axes, first=1, level=floor, marker=".")
+    axes = _lines("spectrum", values, labels, axes, first=1, marker=".")
     axes.set_yscale("log", nonpositive="mask")
     keyed(axes, labels)
     return worded(axes, title=title, x="number", y=label)
@@ -338,8 +331,6 @@ def histogram(
     values: Numbers,
     *,
     label: str,
-    counted: str = "pairs",
-    bins: int = 40,
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
@@ -347,24 +338,22 @@ def histogram(
 
     Args:
         label: the name of the numbers, with the unit in brackets if they have one.
-        counted: what is counted, as the label of the vertical axis.
 
     Example:
         >>> import torch
-        >>> axes = histogram(torch.tensor([0.0, 0.0, 1.0]), label="distance of rows", bins=2)
-        >>> axes.get_ylabel(), [float(bar.get_height()) for bar in axes.patches]
-        ('pairs', [2.0, 1.0])
+        >>> axes = histogram(torch.tensor([0.0, 0.0, 1.0]), label="distance of rows")
+        >>> axes.get_ylabel(), float(axes.patches[0].get_height()), len(axes.patches)
+        ('pairs', 2.0, 40)
     """
     axes = on(axes)
-    axes.hist(array(values).reshape(-1), bins=bins, color="#0072B2", edgecolor="white")
-    return worded(axes, title=title, x=label, y=counted)
+    axes.hist(array(values).reshape(-1), bins=40, color="#0072B2", edgecolor="white")
+    return worded(axes, title=title, x=label, y="pairs")
 
 
 @checked
 def complex_plane(
     values: Shaped[Tensor, "..."] | np.ndarray,
     *,
-    label: str | None = None,
     title: str = "",
     axes: Axes | None = None,
 ) -> Axes:
@@ -372,9 +361,6 @@ def complex_plane(
 
     The eigenvalues of A_t depend on the basis of the state. ``by_lag`` and ``spectrum`` show
     quantities that depend on the map alone.
-
-    Args:
-        label: a name for these points, if several sets share the axes.
 
     Example:
         >>> import torch
@@ -384,12 +370,9 @@ def complex_plane(
     """
     axes = on(axes)
     numbers = array(values).reshape(-1)
-    if not any(isinstance(patch, Circle) for patch in axes.patches):
-        axes.add_patch(Circle((0, 0), 1, fill=False, color="#4a4a4a", linewidth=0.8))
-    axes.plot(numbers.real, numbers.imag, linestyle="", marker="o", alpha=0.6, label=label)
+    axes.add_patch(Circle((0, 0), 1, fill=False, color="#4a4a4a", linewidth=0.8))
+    axes.plot(numbers.real, numbers.imag, linestyle="", marker="o", alpha=0.6)
     axes.set_aspect("equal", adjustable="datalim")
-    if label is not None:
-        axes.legend()
     return worded(axes, title=title, x="real part", y="imaginary part")
 
 
