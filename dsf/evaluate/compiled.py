@@ -11,7 +11,6 @@ from dsf.evaluate.arguments import Answer, Signal
 from dsf.evaluate.cuda import answered_on_cuda, rows_on_cuda, writes_on_cuda
 from dsf.evaluate.heads import heads_of
 from dsf.evaluate.loops import (
-    Channels,
     channels_of,
     complex_response,
     diagonal_rows,
@@ -25,6 +24,7 @@ from dsf.systems.coefficient import Coefficient, SampledWrite
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
+from dsf.systems.transition.storage import tensors_of
 
 
 def compiled(system: System, signal: Signal, *, out: Tensor | None = None) -> Answer | None:
@@ -41,13 +41,9 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
     work = signal.numel() * system.state_size
     if channels is None or not applies(*channels, work=work) or not channels.share:
         return None
-    memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].mT
-    return _scanned(channels, memory)
-
-
-def _scanned(channels: Channels, memory: Tensor | None) -> Answer:
     from dsf.systems.kernels.selective import selective_scan
 
+    memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].mT
     step, signal, skip = channels.step, channels.signal, channels.skip
     response = output_memory(signal.mT.shape, signal, memory)
     leaving = torch.empty_like(channels.entering, memory_format=torch.contiguous_format)
@@ -94,17 +90,11 @@ def compiles(system: System, last: int) -> bool:
 
 def stored_parts(system: System) -> list[Tensor] | None:
     """All tensors of a system with a diagonal A; None for other systems."""
-    if isinstance(system.A, SampledDiagonal):
-        parts = [system.A.step, system.A.pole]
-    elif isinstance(system.A, Diagonal | ScaledIdentity):
-        parts = [system.A.decay]
-    else:
+    if not isinstance(system.A, Diagonal | SampledDiagonal | ScaledIdentity):
         return None
+    parts = tensors_of(system.A)
     for part in (system.B, system.C, system.feedthrough):
-        if isinstance(part, SampledWrite):
-            parts += [part.step, part.write]
-        elif isinstance(part, Coefficient):
+        if isinstance(part, Coefficient) and not isinstance(part, SampledWrite):
             return None
-        else:
-            parts.append(part)
+        parts += [part] if isinstance(part, Tensor) else tensors_of(part)
     return parts

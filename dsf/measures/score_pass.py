@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import pairwise, product
 
 import numpy as np
@@ -21,6 +20,7 @@ from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.softmax_rows import ExponentialRows
+from dsf.systems.transition.storage import tensors_of
 
 ROWS, PANEL_ENTRIES = 64, 1 << 21  # limits of a panel, so that it fits the cache
 MAPS, MAPS_ENTRIES = 16, 1 << 19  # of a panel at most, whose scores are one product
@@ -32,8 +32,7 @@ def scores_of(system: Operator) -> ExponentialRows | None:
     rows = whole_rows(system)
     if not isinstance(rows, ExponentialRows):
         return None
-    stored = [getattr(rows, field.name) for field in fields(rows)]
-    parts = [part for part in stored if isinstance(part, Tensor)]
+    parts = tensors_of(rows)
     real = not any(part.is_complex() for part in parts)
     return rows if real and applies(*parts, work=rows.shape.numel()) else None
 

@@ -1,7 +1,12 @@
 """Systems made from systems. Every function returns a new system and computes no response."""
 
-from dsf.systems.algebra.bases import change_of_basis, with_conjugates
-from dsf.systems.algebra.connections import direct_sum, parallel, series
+from dsf.systems.algebra.connections import (
+    change_of_basis,
+    direct_sum,
+    parallel,
+    series,
+    with_conjugates,
+)
 from dsf.systems.algebra.conversion import converted, select, split_at
 from dsf.systems.algebra.duality import adjoint, reverse
 

@@ -1,28 +1,148 @@
-"""Connections of systems: in series, in parallel (added), and as a direct sum of ports."""
+"""Systems in other state coordinates, and connected: in series, in parallel, as a direct sum.
+
+The structure of A_t is preserved where that is possible.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import agree
-from dsf.systems.algebra.bases import with_conjugates
-from dsf.systems.algebra.structures import (
-    block_diagonal,
-    joint_initial,
-    low_rank,
-    reading_before,
-    same_sequence,
-    written_out,
-)
+from dsf.runtime.shapes import ShapeError, agree
 from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import SystemSum
-from dsf.systems.system import System
-from dsf.systems.transition import Dense, DiagonalPlusLowRank, Transition
+from dsf.systems.solve import solved
+from dsf.systems.system import System, time_reversed
+from dsf.systems.transition import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    SampledDiagonal,
+    Transition,
+)
+from dsf.systems.transition.storage import on_parts
+
+
+@checked
+def change_of_basis(system: System, T: Shaped[Tensor, "*leading state state"]) -> System:
+    """The system in the coordinates ``T_t h_t``: other coefficients, the same map (a gauge).
+
+    All structure of A is lost: the new A_t = T_t A_t T_{t-1}^{-1} are dense.
+
+    Args:
+        system: any system.
+        T: one matrix, ``*batch state state``, or one matrix for the state before and after every
+            token, ``*batch time+1 state state``: the first for the state before the first token,
+            the last for the state after the last one.
+
+    Raises:
+        ShapeError: if T has other axes.
+        ValueError: if a matrix cannot be inverted.
+
+    Example:
+        Two equal states; the new coordinates are their mean and their difference:
+
+        >>> import dsf, torch
+        >>> from dsf.systems import transition
+        >>> decay, one = torch.full((3, 2), 0.5), torch.ones(3, 2)
+        >>> system = dsf.System.from_write_and_read(transition.Diagonal(decay), one, one)
+        >>> T = torch.tensor([[0.5, 0.5], [1.0, -1.0]])
+        >>> other = dsf.systems.algebra.change_of_basis(system, T)
+        >>> other.B[0].flatten(), other.C[0].flatten()
+        (tensor([1., 0.]), tensor([2., 0.]))
+        >>> dsf.attention_map(other).equal(dsf.attention_map(system))
+        True
+    """
+    if system.runs_backward:
+        flipped = T.flip(-3) if T.ndim == len(system.batch) + 3 else T
+        return time_reversed(change_of_basis(time_reversed(system), flipped))
+    between = _between_tokens(system, T)
+    dtype = torch.promote_types(system.dtype, T.dtype)
+    between = between.to(dtype)
+    earlier, later = between[..., :-1, :, :], between[..., 1:, :, :]
+    stored = written_out(system)
+    A, B, C = (dense_of(part).to(dtype) for part in (stored.A.dense(), stored.B, stored.C))
+    initial = None
+    if system.initial is not None:
+        initial = between[..., 0, :, :] @ system.initial.to(dtype)
+    return replace(
+        stored,
+        A=Dense(_divided(later @ A, earlier)),
+        B=later @ B,
+        C=_divided(C, earlier if system.reads_before_update else later),
+        initial=initial,
+    )
+
+
+def _between_tokens(system: System, T: Tensor) -> Tensor:
+    """``T_0 ... T_T``: one matrix for the state before the first and after every token."""
+    states = system.state_size
+    constant = (*system.batch, states, states)
+    varying = (*system.batch, system.steps + 1, states, states)
+    if T.shape == constant:
+        return T.unsqueeze(-3).expand(varying)
+    if T.shape != varying:
+        raise ShapeError(
+            f"change_of_basis: 'T' must have the axes '*batch state state', here {constant}, or "
+            f"'*batch time+1 state state', here {varying}, but its shape is {tuple(T.shape)}."
+        )
+    return T
+
+
+def _divided(rows: Tensor, T: Tensor) -> Tensor:
+    try:
+        return solved(T.mT, rows.mT).mT
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ValueError(
+            "change_of_basis: 'T' must be invertible at every token, but it is not."
+        ) from error
+
+
+@checked
+def with_conjugates(system: System) -> System:
+    """A system that takes the real part, rewritten with the states ``(h, conj h)`` instead.
+
+    The new system has twice the states, and its response is complex with an imaginary part of zero
+    up to rounding.
+
+    Raises:
+        ValueError: if the system does not take the real part.
+
+    Example:
+        A complex state that rotates by a quarter turn at every token:
+
+        >>> import dsf, torch
+        >>> one = torch.ones(5, 1, dtype=torch.complex64)
+        >>> A = dsf.systems.transition.Diagonal(1j * one)
+        >>> system = dsf.System.from_write_and_read(A, one, one, takes_real_part=True)
+        >>> plain = dsf.systems.algebra.with_conjugates(system)
+        >>> dsf.attention_map(plain, rows=-1).real
+        tensor([[ 1.,  0., -1.,  0.,  1.]])
+    """
+    if not system.takes_real_part:
+        raise ValueError(
+            "with_conjugates: only for a system that takes the real part, but this one does not. "
+            "Use it as it is."
+        )
+    stored = written_out(system)
+    B, C, D = (dense_of(part) for part in (stored.B, stored.C, stored.feedthrough))
+    initial = None
+    if system.initial is not None:
+        initial = torch.cat([system.initial, system.initial.conj()], dim=-2)
+    return replace(
+        stored,
+        A=block_diagonal([stored.A, on_parts(stored.A, torch.conj)]),
+        B=torch.cat([B, B.conj()], dim=-2),
+        C=torch.cat([C, C.conj()], dim=-1) / 2,
+        D=torch.complex(D.real, torch.zeros_like(D.real)) if D.is_complex() else D,
+        initial=initial,
+        takes_real_part=False,
+    )
 
 
 @checked
@@ -218,3 +338,108 @@ def _stacked(parts: Sequence[System]) -> System:
         takes_real_part=any(part.takes_real_part for part in parts),
         runs_backward=parts[0].runs_backward,
     )
+
+
+def written_out(system: System) -> System:
+    """The system with B, C and D as stored tensors, and all parts in its common number type."""
+    dtype = system.dtype
+    return replace(
+        system,
+        A=system.A.to(dtype=dtype),
+        B=dense_of(system.B).to(dtype),
+        C=dense_of(system.C).to(dtype),
+        D=dense_of(system.feedthrough).to(dtype),
+    )
+
+
+def reading_before(system: System) -> System:
+    """The same system, reading before the update: ``y = C_t A_t h_{t-1} + (C_t B_t + D_t) u_t``.
+
+    Every system has this form; the reverse conversion would need invertible A_t.
+    """
+    if system.reads_before_update:
+        return system
+    B, C, D = (dense_of(part) for part in (system.B, system.C, system.feedthrough))
+    return replace(
+        system, C=(system.A.transposed() @ C.mT).mT, D=C @ B + D, reads_before_update=True
+    )
+
+
+def joint_initial(systems: Sequence[System]) -> torch.Tensor | None:
+    """The initial states stacked along the state axis, zeros where absent; None if all are."""
+    given = [system.initial for system in systems if system.initial is not None]
+    if not given:
+        return None
+    channels = {f"part {k}": each.shape[-1] for k, each in enumerate(given)}
+    agree("initial states", "channel", **channels)
+    channel = given[0].shape[-1]
+    return torch.cat(
+        [
+            given[0].new_zeros(*system.batch, system.state_size, channel)
+            if system.initial is None
+            else system.initial
+            for system in systems
+        ],
+        dim=-2,
+    )
+
+
+def same_sequence(owner: str, systems: Sequence[System]) -> None:
+    """Raise unless all systems have the same batch axes and tokens and are on the same device."""
+    names = [f"system {k}" for k in range(len(systems))]
+    batches = [tuple(system.batch) for system in systems]
+    agree(owner, "batch", **dict(zip(names, batches, strict=True)))
+    agree(owner, "time", **dict(zip(names, [each.steps for each in systems], strict=True)))
+    devices = {str(system.device) for system in systems}
+    if len(devices) > 1:
+        raise ShapeError(f"{owner}: all systems must be on one device, but they are on {devices}.")
+
+
+def block_diagonal(parts: Sequence[Transition]) -> Transition:
+    """The block-diagonal transition of the stacked states.
+
+    Diagonals stay diagonal, and stay lazily sampled when all have the same step sizes; if some are
+    diagonal plus low rank, the ranks add up; every other structure becomes dense.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    sampled = [part for part in parts if isinstance(part, SampledDiagonal)]
+    if len(sampled) == len(parts) and all(_same(part.step, sampled[0].step) for part in sampled):
+        return SampledDiagonal(sampled[0].step, torch.cat([part.pole for part in sampled], dim=-1))
+    diagonals = [part.diagonal() for part in parts]
+    known = [decay for decay in diagonals if decay is not None]
+    if len(known) == len(parts):
+        return Diagonal(torch.cat(known, dim=-1))
+    low = [found for found in map(low_rank, parts) if found is not None]
+    if len(low) == len(parts):
+        return DiagonalPlusLowRank(
+            torch.cat([part.decay for part in low], dim=-1),
+            blocks([part.left for part in low]),
+            blocks([part.right for part in low]),
+        )
+    return Dense(blocks([part.dense() for part in parts]))
+
+
+def low_rank(A: Transition) -> DiagonalPlusLowRank | None:
+    """``A`` as a diagonal plus low rank, if it has that structure; a diagonal has rank 0."""
+    if isinstance(A, DiagonalPlusLowRank):
+        return A
+    decay = A.diagonal()
+    if decay is None:
+        return None
+    empty = decay.new_zeros(()).expand(*decay.shape, 0)
+    return DiagonalPlusLowRank(decay, empty, empty)
+
+
+def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
+    columns = sum(part.shape[-1] for part in parts)
+    padded, before = [], 0
+    for part in parts:
+        after = columns - before - part.shape[-1]
+        padded.append(pad(part, (before, after)))
+        before += part.shape[-1]
+    return torch.cat(padded, dim=-2)
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    return left is right or (left.shape == right.shape and torch.equal(left, right))

@@ -1,6 +1,5 @@
 """State transitions A_t by structure, with the same operations in each."""
 
-from dsf.systems.transition.base import Transition
 from dsf.systems.transition.structures import (
     Dense,
     Diagonal,
@@ -9,6 +8,7 @@ from dsf.systems.transition.structures import (
     SampledDiagonal,
     ScaledIdentity,
     Shift,
+    Transition,
 )
 
 __all__ = [

@@ -92,15 +92,15 @@ def time_axes(kind: type) -> dict[str, int]:
 
 def dtype_of(stored: object) -> torch.dtype:
     """The number type to which all tensors promote; integers are places, not numbers."""
-    numbers = (part for part in _tensors(stored) if part.is_floating_point() or part.is_complex())
+    numbers = (part for part in tensors_of(stored) if part.is_floating_point() or part.is_complex())
     return reduce(torch.promote_types, (part.dtype for part in numbers))
 
 
 def device_of(stored: object) -> torch.device:
-    return _tensors(stored)[0].device
+    return tensors_of(stored)[0].device
 
 
-def _tensors(stored: object) -> list[Tensor]:
+def tensors_of(stored: object) -> list[Tensor]:
     parts = (getattr(stored, field.name) for field in _fields(stored))
     return [part for part in parts if isinstance(part, Tensor)]
 
