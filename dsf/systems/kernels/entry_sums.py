@@ -113,7 +113,9 @@ def sum_entries(
                 inside = 0 <= tokens[t] < columns
                 found[WIDTHS + len(widths) + t, i] = abs(row[tokens[t]]) if inside else 0.0
             if room > 0:
-                _add_sizes(row[:behind], by_lag[e, room - 1 - token : room - 1 - token + behind])
+                _add_sizes(
+                    row[:behind], 1.0, by_lag[e, room - 1 - token : room - 1 - token + behind]
+                )
 
 
 @kernel(reorders=True)
@@ -140,9 +142,9 @@ def _mass(part):
 
 @kernel()
 @no_type_check
-def _add_sizes(part, sums):
+def _add_sizes(part, scale, sums):
     for j in range(len(part)):
-        sums[j] += abs(np.float64(part[j]))
+        sums[j] += abs(np.float64(part[j])) * scale
 
 
 LOG_TWO = math.log(2)
@@ -183,10 +185,10 @@ def sum_exponentials(
             statistics[:, i] = 0
             continue
         reach = min(columns, token + 1) if causal else columns
-        mass, negative, energy, surprise, distance = 0.0, 0.0, 0.0, 0.0, 0.0
+        mass, energy, surprise, distance = 0.0, 0.0, 0.0, 0.0
         for start in range(0, reach, BLOCK):
             part = scores[i, start : min(reach, start + BLOCK)]
-            a, b, c, d, e = zero, zero, zero, zero, zero
+            a, c, d, e = zero, zero, zero, zero
             lag = number(token - start)
             for j in range(len(part)):
                 below = (part[j] - top) * to_two
@@ -194,41 +196,29 @@ def sum_exponentials(
                 weight = two_to(below)
                 part[j] = weight
                 a += weight
-                b -= chosen(weight < zero, weight, zero)
                 c += weight * weight
                 d += weight * below
                 e += weight * abs(lag - ahead[j])
-            mass, negative, energy = mass + a, negative + b, energy + c
+            mass, energy = mass + a, energy + c
             surprise, distance = surprise + d, distance + e
         total = mass + math.exp(unread - top)
         statistics[MASS, i] = mass / total
-        statistics[NEGATIVE, i] = negative / total
+        statistics[NEGATIVE, i] = 0.0 / total
         statistics[ENERGY, i] = energy / total**2
         statistics[SURPRISE, i] = (surprise * LOG_TWO - math.log(total) * mass) / total
         statistics[DISTANCE, i] = distance / total
         statistics[LARGEST, i] = math.exp(peak[i] - top) / total
         statistics[LOWEST, i] = 0.0 if reach < whole else _lowest(scores[i]) / total
         for w in range(len(widths)):
-            near = 0.0
             part = scores[i, max(0, token + 1 - widths[w]) : min(reach, token + 1)]
-            for j in range(len(part)):
-                near += part[j]
-            statistics[NEAR + w, i] = near / total
+            statistics[NEAR + w, i] = _mass(part) / total
         for t in range(len(tokens)):
             weight = scores[i, tokens[t]] if 0 <= tokens[t] < reach else zero
             statistics[NEAR + len(widths) + t, i] = weight / total
         if len(by_lag) > 0:
             behind = min(reach, token + 1)
             first_lag = len(by_lag) - 1 - token
-            _add_scaled(scores[i, :behind], total, by_lag[first_lag : first_lag + behind])
-
-
-@kernel()
-@no_type_check
-def _add_scaled(part, total, sums):
-    scale = 1 / total
-    for j in range(len(part)):
-        sums[j] += part[j] * scale
+            _add_sizes(scores[i, :behind], 1 / total, by_lag[first_lag : first_lag + behind])
 
 
 @kernel()

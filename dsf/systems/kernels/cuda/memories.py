@@ -1,6 +1,6 @@
 """Matrix-valued memories on CUDA, chunk by chunk, as in :mod:`dsf.systems.kernels.memories`.
 
-The maps of all chunks are computed at once by :mod:`dsf.systems.kernels.cuda.pairs`; then one
+The maps of all chunks are computed at once by :mod:`dsf.systems.kernels.cuda.layout`; then one
 program for every head and block of columns runs over the chunks, with its memory in registers in
 double precision.
 """
@@ -13,8 +13,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.systems.kernels.cuda.layout import LAUNCH, laid, power_of_two, vectors
-from dsf.systems.kernels.cuda.pairs import write_pairs
+from dsf.systems.kernels.cuda.layout import LAUNCH, laid, power_of_two, vectors, write_pairs
 
 WIDE, NARROW = 32, 16  # tokens of a chunk; 64 would need more shared memory than devices have
 ENTRIES = 4096  # numbers of the memory in the registers of one program

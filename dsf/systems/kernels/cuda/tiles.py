@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.systems.kernels.cuda.layout import LAUNCH, laid, vectors
-from dsf.systems.kernels.cuda.pairs import write_pairs
+from dsf.systems.kernels.cuda.layout import LAUNCH, laid, vectors, write_pairs
 
 TILE, STATES = 64, 32
 
