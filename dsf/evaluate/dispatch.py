@@ -139,11 +139,9 @@ def _span(tensor: Tensor) -> tuple[int, int]:
 
 def _written(response: Tensor, out: Tensor) -> Tensor:
     """``out``, with the response copied into it unless the evaluator has already written there."""
-    expected, got = ((tuple(each.shape), each.dtype, each.device) for each in (response, out))
-    if expected != got:
+    if response.dtype != out.dtype:
         raise ShapeError(
-            f"respond: 'out' must have the shape {expected[0]}, the type {expected[1]} and be on "
-            f"{expected[2]}, but it has the shape {got[0]}, the type {got[1]} and is on "
-            f"{got[2]}. Pass an earlier response of the same sizes."
+            f"respond: 'out' must have the type {response.dtype}, but it has {out.dtype}. Pass an "
+            f"earlier response of the same type."
         )
     return out if response.data_ptr() == out.data_ptr() else out.copy_(response)

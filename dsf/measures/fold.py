@@ -5,8 +5,7 @@ They take a matrix, a system whose map never fits, or the blocks themselves.
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import reduce
-from math import prod
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -37,8 +36,14 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
         TypeError: if the weights are integers or booleans, or it is not a map.
         ValueError: if the map has no rows or no columns.
     """
-    rows = None
-    for rows in _blocks(widened(map_or_system), overwrites):
+    source, rows = widened(map_or_system), None
+    if isinstance(source, Tensor) and source.ndim >= 2:
+        _measurable(source)
+    sizes: dict[str, Any] = {}
+    if isinstance(source, System):
+        row = source.batch.numel() * source.steps * source.input_size * source.output_size
+        sizes = {"size": min(SIZE, max(1, ENTRIES // max(row, 1))), "overwrites": overwrites}
+    for rows in row_blocks(source, **sizes):
         if not isinstance(rows, Rows):
             raise TypeError(
                 "measures: a map is a tensor, a system or blocks of rows "
@@ -48,17 +53,6 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
         yield rows._replace(weights=_wide(rows.weights).resolve_conj().resolve_neg())
     if rows is None:
         raise ValueError("measures: got no blocks of rows. Pass at least one.")
-
-
-def _blocks(map_or_system: MapOrSystem, overwrites: bool) -> Iterator[Rows]:
-    if isinstance(map_or_system, Tensor) and map_or_system.ndim >= 2:
-        _measurable(map_or_system)
-    if not isinstance(map_or_system, System):
-        return row_blocks(map_or_system)
-    columns = map_or_system.steps * map_or_system.input_size
-    row = prod(map_or_system.batch) * columns * map_or_system.output_size
-    size = min(SIZE, max(1, ENTRIES // max(row, 1)))
-    return row_blocks(map_or_system, size=size, overwrites=overwrites)
 
 
 Source = TypeVar("Source", bound=MapOrSystem)

@@ -6,7 +6,6 @@ from itertools import pairwise, product
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dsf.evaluate.cache import whole_rows
 from dsf.measures.row_reductions import (
@@ -109,17 +108,12 @@ class ScorePass:
         shape = (*self.batch, self.steps)
         found = {each: part.view(shape) for each, part in self.numbers.items()}
         if self.lagged:
-            found[BY_LAG] = self._by_lag()
+            sums = torch.from_numpy(self.by_lag[:, ::-1].copy()).to(self.source.dtype)
+            columns = sums.shape[-1]
+            entries = (self.steps - torch.arange(columns)).clamp(min=0, max=columns)
+            both = torch.stack([sums, entries.to(sums.dtype).expand_as(sums)])
+            found[BY_LAG] = both.view(2, *self.batch, columns)
         return Reduced(found, error)
-
-    def _by_lag(self) -> Tensor:
-        sums = torch.from_numpy(self.by_lag[:, ::-1].copy()).to(self.source.dtype)
-        columns = sums.shape[-1]
-        lag = torch.arange(columns)
-        entries = (self.steps - lag).clamp(min=0).minimum(torch.tensor(columns))
-        return torch.stack([sums, entries.to(sums.dtype).expand_as(sums)]).view(
-            2, *self.batch, columns
-        )
 
 
 def groups(batch: torch.Size, *, most: int) -> list[tuple[tuple[int | slice, ...], slice]]:

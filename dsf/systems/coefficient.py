@@ -49,9 +49,9 @@ class Coefficient(ABC):
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
         """The matrices of the tokens ``start`` to ``stop - 1``, written out."""
 
-    @abstractmethod
     def flipped(self) -> "Coefficient":
         """The tokens in reverse order."""
+        return along_time(self, lambda part, axis: flip(part, axis=axis))
 
     def cut(self, start: int, stop: int) -> "Matrices":
         """The tokens ``start`` to ``stop - 1``, kept lazy where the class supports it."""
@@ -144,9 +144,6 @@ class SampledWrite(Coefficient):
     def cut(self, start: int, stop: int) -> "SampledWrite":
         return along_time(self, lambda part, axis: cut(part, start, stop, axis=axis))
 
-    def flipped(self) -> "SampledWrite":
-        return along_time(self, lambda part, axis: flip(part, axis=axis))
-
 
 @dataclass(frozen=True)
 class TokenSlots(Coefficient):
@@ -174,6 +171,3 @@ class TokenSlots(Coefficient):
 
     def cut(self, start: int, stop: int) -> "TokenSlots":
         return along_time(self, lambda part, axis: cut(part, start, stop, axis=axis))
-
-    def flipped(self) -> "TokenSlots":
-        return along_time(self, lambda part, axis: flip(part, axis=axis))

@@ -69,12 +69,12 @@ class Transition(ABC):
     def __matmul__(self, state: State) -> State:
         """A_t applied to the state of the same token."""
 
-    @abstractmethod
     def compose(self, earlier: "Transition") -> "Transition":
         """The products ``A_t earlier_t``, token by token.
 
         In the same structure where it is closed under products, dense otherwise.
         """
+        return Dense(self @ earlier.dense())
 
     def window(self, start: int, stop: int) -> "Transition":
         """The tokens ``start`` to ``stop - 1``, with lazily sampled values computed."""
@@ -141,6 +141,12 @@ class Transition(ABC):
         """The matrices written out."""
 
 
+def _behind_identities(matrices: Tensor, lag: int) -> Tensor:
+    identity = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    front = torch.arange(matrices.shape[-3], device=matrices.device) < lag
+    return torch.where(front[:, None, None], identity, delay(matrices, lag, axis=-3))
+
+
 @dataclass(frozen=True)
 class Dense(Transition):
     """An arbitrary matrix A_t at every token."""
@@ -154,14 +160,8 @@ class Dense(Transition):
     def __matmul__(self, state: State) -> State:
         return self.matrix @ state
 
-    def compose(self, earlier: Transition) -> "Dense":
-        return Dense(self.matrix @ earlier.dense())
-
     def delayed(self, lag: int) -> "Dense":
-        moved = delay(self.matrix, lag, axis=-3)
-        identity = torch.eye(self.state_size, dtype=self.dtype, device=self.device)
-        front = torch.arange(self.steps, device=self.device) < lag
-        return Dense(torch.where(front[:, None, None], identity, moved))
+        return Dense(_behind_identities(self.matrix, lag))
 
     def transposed(self) -> "Dense":
         return Dense(self.matrix.mT)
@@ -187,7 +187,7 @@ class Diagonal(Transition):
         decay = earlier.diagonal()
         if decay is not None:
             return Diagonal(self.decay * decay)
-        return Dense(self @ earlier.dense())
+        return super().compose(earlier)
 
     def delayed(self, lag: int) -> "Diagonal":
         return Diagonal(delay(self.decay, lag, axis=-2, fill=1.0))
@@ -222,7 +222,7 @@ class ScaledIdentity(Transition):
         decay = earlier.diagonal()
         if decay is not None:
             return Diagonal(self.diagonal() * decay)
-        return Dense(self @ earlier.dense())
+        return super().compose(earlier)
 
     def delayed(self, lag: int) -> "ScaledIdentity":
         return ScaledIdentity(delay(self.decay, lag, axis=-1, fill=1.0), self.size)
@@ -317,13 +317,10 @@ class Kronecker(Transition):
             return Kronecker(self.small @ earlier.small, self.size)
         if isinstance(earlier, ScaledIdentity):
             return Kronecker(self.small * earlier.decay[..., None, None], self.size)
-        return Dense(self @ earlier.dense())
+        return super().compose(earlier)
 
     def delayed(self, lag: int) -> "Kronecker":
-        moved = delay(self.small, lag, axis=-3)
-        identity = torch.eye(self.few, dtype=self.dtype, device=self.device)
-        front = torch.arange(self.steps, device=self.device) < lag
-        return Kronecker(torch.where(front[:, None, None], identity, moved), self.size)
+        return Kronecker(_behind_identities(self.small, lag), self.size)
 
     def transposed(self) -> "Kronecker":
         return Kronecker(self.small.mT, self.size)
@@ -356,9 +353,6 @@ class DiagonalPlusLowRank(Transition):
 
     def __matmul__(self, state: State) -> State:
         return self.decay.unsqueeze(-1) * state + self.left @ (self.right.mT @ state)
-
-    def compose(self, earlier: Transition) -> Dense:
-        return Dense(self @ earlier.dense())
 
     def delayed(self, lag: int) -> "DiagonalPlusLowRank":
         return DiagonalPlusLowRank(
@@ -409,7 +403,7 @@ class Shift(Transition):
     def compose(self, earlier: Transition) -> Transition:
         if isinstance(earlier, Shift) and bool((self.places * earlier.places >= 0).all()):
             return Shift(self.places + earlier.places, self.size, self.leading, self.like)
-        return Dense(self @ earlier.dense())
+        return super().compose(earlier)
 
     def delayed(self, lag: int) -> "Shift":
         return Shift(delay(self.places, lag, axis=-1), self.size, self.leading, self.like)
