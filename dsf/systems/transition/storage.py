@@ -91,9 +91,10 @@ def time_axes(kind: type) -> dict[str, int]:
 
 
 def dtype_of(stored: object) -> torch.dtype:
-    """The number type to which all tensors promote; integers are places, not numbers."""
-    numbers = (part for part in tensors_of(stored) if part.is_floating_point() or part.is_complex())
-    return reduce(torch.promote_types, (part.dtype for part in numbers))
+    """The number type to which all tensors promote; integers beside others are places."""
+    parts = tensors_of(stored)
+    numbers = [part for part in parts if part.is_floating_point() or part.is_complex()]
+    return reduce(torch.promote_types, (part.dtype for part in numbers or parts))
 
 
 def device_of(stored: object) -> torch.device:
