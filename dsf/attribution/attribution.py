@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NoReturn, get_args
 
 import numpy as np
 import torch
@@ -23,13 +23,11 @@ from torch.nn.functional import pad
 from dsf.attribution.affine_steps import (
     Functional,
     Step,
-    adjoint_of,
     adjoints,
-    adjoints_and_constant,
     paired,
     rebuilt,
 )
-from dsf.attribution.paths import Paths, Search
+from dsf.attribution.paths import Paths, strongest_paths
 from dsf.attribution.shares import Agreement, By, SavedAttribution, Shares, largest_edges
 from dsf.attribution.trace import LiveRun, MixerStep, result_of
 from dsf.evaluate import respond
@@ -39,7 +37,7 @@ from dsf.inspection.errors import InspectionError, ReconstructionError, Unreadab
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.stages import as_tokens, as_values, width_of
+from dsf.inspection.whole.stages import as_tokens, as_values
 from dsf.measures.erasers import spared_pairs
 from dsf.mixers.base import axes_of
 from dsf.runtime.argument_checks import is_index
@@ -84,8 +82,6 @@ class Attribution(Shares):
     _size: Float[Tensor, " sample"] = field(repr=False)
     _into: "Decomposition" = field(repr=False)
     _functional: Functional = field(repr=False)
-    _live: LiveRun | None = field(repr=False)
-    _stream: int | None = field(repr=False)
     _chosen: tuple[Chosen, Chosen] = field(repr=False, default=(None, None))
     _unit: str = field(repr=False, default="")
 
@@ -341,13 +337,19 @@ class Attribution(Shares):
     def _ranked(
         self, found: list[Record], count: int, by: By, sample: int, steps: int
     ) -> list[Record]:
-        """The largest edges or heads; by gradient the first of them with what is integrated."""
+        """The largest edges or heads; by gradient the first with the mean from cut to whole."""
         found = sorted(found, key=lambda one: -abs(one["share"]))[:count]
         if by != "gradient" or not steps:
             return found
         first, rest = found[:MAX_INTEGRATED], found[MAX_INTEGRATED:]
+        points, weights = np.polynomial.legendre.leggauss(steps)
         for one in first:
-            one["integrated"] = self._integrated(one, sample, steps)
+            one["integrated"] = 0.0
+            for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
+                with torch.inference_mode(False), torch.enable_grad():
+                    cut = self.value.new_tensor(point).requires_grad_()
+                    (slope,) = torch.autograd.grad(self._without(one, cut, sample)[sample], cut)
+                one["integrated"] -= float(weight) * slope.item()
         return [*sorted(first, key=lambda one: -abs(one["integrated"])), *rest]
 
     @torch.inference_mode(False)
@@ -385,17 +387,6 @@ class Attribution(Shares):
         pairs = zip(chosen, measured, strict=True)
         return Agreement(Table(tuple({**edge, "measured": loss.item()} for edge, loss in pairs)))
 
-    def _integrated(self, part: Record, sample: int, steps: int) -> float:
-        """The gradient of an edge or head averaged from cut to whole, at the points of Gauss."""
-        points, weights = np.polynomial.legendre.leggauss(steps)
-        total = 0.0
-        for point, weight in zip((points + 1) / 2, weights / 2, strict=True):
-            with torch.inference_mode(False), torch.enable_grad():
-                cut = self.value.new_tensor(point).requires_grad_()
-                (slope,) = torch.autograd.grad(self._without(part, cut, sample)[sample], cut)
-            total -= weight * slope.item()
-        return total
-
     def _without(self, part: Record, cut: Tensor | float, sample: int) -> Tensor:
         """The number where an edge or head of one sample is taken away in part; 1 for all of it."""
         mixed, name = self._mixed[part["layer"]], part["layer"]
@@ -404,13 +395,13 @@ class Attribution(Shares):
         else:
             lost = mixed.of_edge(part["query"], part["key"], sample)
         changed = mixed.without(cut * lost)
-        return self._functional.pair(self._running.result({name: changed}, self._stream))
+        return self._functional.pair(self._running.result({name: changed}, self._into.number))
 
     @property
     def _running(self) -> LiveRun:
-        if self._live is None:
+        if self._into.live is None:
             raise InspectionError("attribute: the model of this run is not at hand any more.")
-        return self._live
+        return self._into.live
 
     @cached_property
     def _gradients(self) -> dict[str, Tensor]:
@@ -422,7 +413,7 @@ class Attribution(Shares):
                 mixer.name: torch.zeros_like(result_of(mixer.whole)).requires_grad_()
                 for mixer in wanted
             }
-            value = self._functional.pair(live.result(nothing, self._stream))
+            value = self._functional.pair(live.result(nothing, self._into.number))
             given = [*nothing.values()]
             found = torch.autograd.grad(value.sum(), given, allow_unused=True)
         missed = ((value.detach() - self.value).abs() / self._size.clamp_min(1e-300)).max().item()
@@ -459,7 +450,7 @@ class Attribution(Shares):
                 f"edges: the output of {name} is not that of one module, so its gradient is not "
                 "known. Use by='held'."
             )
-        return mixed.moved_truly(self._gradients[name]), mixed.whole().mixer.value
+        return mixed.moved(self._gradients[name], truly=True), mixed.whole().mixer.value
 
     @torch.inference_mode(False)
     def paths(self, count: int = 10, *, sample: int = 0, most: int = 200) -> Paths:
@@ -489,15 +480,17 @@ class Attribution(Shares):
             at_least(1, "paths", name, number)
         self._check("paths", sample)
         root, first = self._into.streams[0]
-        search = Search(
+        return strongest_paths(
+            self._into.stop,
+            self._functional,
+            {root: first} | self._into.from_tokens,
+            self._into.mixers,
             root=root,
-            mixers=self._into.mixers,
-            from_tokens={root: first} | self._into.from_tokens,
             total=self.tokens[sample].sum().item(),
             sample=sample % len(self.value),
+            count=count,
             most=most,
         )
-        return search.strongest(self._into.stop, self._functional, count)
 
     def _check(self, asked: str, sample: int) -> None:
         of_kind(asked, "sample", sample, is_index, "a whole number")
@@ -559,13 +552,7 @@ class Attribution(Shares):
 
 @dataclass(frozen=True, eq=False)
 class MixerShares:
-    """One mixer with what entered it from the tokens, and the adjoints at its output.
-
-    Attributes:
-        given: what the tokens contribute to its input.
-        adjoint: by how much its output moves the number, along all paths.
-        direct: the same along residual connections alone; None inside of another branch.
-    """
+    """One mixer with what the tokens contribute to its input, and the adjoints at its output."""
 
     mixer: MixerStep
     given: Float[Tensor, "sample time width"]
@@ -628,7 +615,30 @@ class MixerShares:
                 f"({self.mixer.layer.family}) depend on its own outputs, so there is no gradient "
                 "for each of them with the others held. Use 'total'."
             )
-        return coefficient_gradients(whole.mixer, self.moved(self.adjoint), self.values())
+        mixer, moved = whole.mixer, self.moved(self.adjoint)
+        given = {
+            field.name: part.detach().requires_grad_()
+            for field in fields(mixer)
+            if isinstance(part := getattr(mixer, field.name), Tensor)
+            and (part.is_floating_point() or part.is_complex())
+        }
+        with torch.enable_grad():
+            live = replace(mixer, **given)
+            response = as_tokens(respond(live.system(), live.signal()), live.value)
+            numbers = (as_values(response, live.value) * moved).flatten(1).sum(dim=1)
+            by_sample = [
+                torch.autograd.grad(
+                    number, [*given.values()], retain_graph=True, materialize_grads=True
+                )
+                for number in numbers
+            ]
+        axes = {field.name: axes_of(field.type) for field in fields(mixer)}
+        given["value"] = self.values()  # what is left of them are biases
+        pairs = zip(given.items(), zip(*by_sample, strict=True), strict=True)
+        return {
+            name: _times(_joined(torch.stack(each), axes[name]), part)
+            for (name, part), each in pairs
+        }
 
     def whole(self) -> WholeMixer:
         whole = self.mixer.whole
@@ -653,22 +663,12 @@ class MixerShares:
         )
 
     @torch.inference_mode(False)
-    def moved(self, adjoint: Tensor) -> Tensor:
-        """The adjoint at the response of the mixer, the factors behind it held."""
-        whole = self.whole()
-        given = adjoint if self.mixer.shown is None else adjoint * self.mixer.shown
-        samples, written, _ = given.shape
-        shape = torch.Size((samples, written, width_of(whole.mixer.value)))
-        (moved,) = adjoint_of(whole.leave.linear, [shape], given)
-        return as_values(moved, whole.mixer.value)
-
-    @torch.inference_mode(False)
-    def moved_truly(self, adjoint: Tensor) -> Tensor:
-        """The gradient at the response of the mixer, through the norms and factors behind it."""
-        whole = self.whole()
-        if whole.leaving is None:
-            return self.moved(adjoint)
-        given = adjoint if self.mixer.shown is None else adjoint * self.mixer.shown
+    def moved(self, adjoint: Tensor, *, truly: bool = False) -> Tensor:
+        """The adjoint at the response of the mixer, the factors behind it held unless ``truly``."""
+        whole, shown = self.whole(), self.mixer.shown
+        given = adjoint if shown is None else adjoint * shown
+        if not truly or whole.leaving is None:
+            return as_values(whole.leave.adjoint(given), whole.mixer.value)
         with torch.enable_grad():
             response = _as_width(self.response()).detach().requires_grad_()
             (moved,) = torch.autograd.grad(whole.leaving(response), response, given)
@@ -684,7 +684,6 @@ class MixerShares:
         return part
 
     def of_head(self, head: int, sample: int) -> Tensor:
-        """What a head, or channel, of one sample adds to the response."""
         response, (maps, *_) = self.response(), self.whole().map_shape
         part = torch.zeros_like(response)
         if response.ndim == 4:
@@ -704,7 +703,6 @@ class MixerShares:
 
 
 def _as_width(values: Tensor) -> Tensor:
-    """The axes of heads and channels joined."""
     return values if values.ndim == 3 else values.transpose(1, 2).flatten(2)
 
 
@@ -716,39 +714,26 @@ def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One branch that adds to the residual stream.
-
-    Attributes:
-        name: the name of its layer, where it is a token mixer; else the path of its module.
-        step: the step whose result it adds.
-    """
-
-    name: str
-    step: Step
-
-
-@dataclass(frozen=True, eq=False)
 class Decomposition:
     """What adds to the residual stream of a run before one of its steps.
 
     Attributes:
-        stop: the step.
         streams: the residual streams up to ``stop``, and their values in the run.
-        parts, mixers: what adds to the stream, and the token mixers in it.
-        from_tokens: what the tokens contribute to the results of the steps of the parts, of the
-            mixers, and of their sources.
-        names: the layers of the inspection, in the order in which they ran.
-        not_whole: those that are not mixers of the run.
+        from_tokens: what the tokens contribute to the results of parts, of mixers, and of their
+            sources.
+        not_whole: the layers that are not mixers of the run.
+        number: of the residual stream that ``stop`` gives; None for the logits.
     """
 
     stop: Step
     streams: tuple[tuple[Step, Tensor], ...]
-    parts: tuple[Part, ...]
+    parts: tuple[tuple[str, Step], ...]
     mixers: tuple[MixerStep, ...]
     from_tokens: dict[Step, Tensor]
     names: tuple[str, ...] = ()
     not_whole: tuple[str, ...] = ()
+    live: LiveRun | None = None
+    number: int | None = None
 
     @cached_property
     def constant(self) -> Tensor:
@@ -758,27 +743,8 @@ class Decomposition:
 
 
 def shares_of(
-    functional: Functional,
-    result: Tensor,
-    *,
-    into: Decomposition,
-    tolerance: float,
-    live: LiveRun | None,
-    stream: int | None,
+    functional: Functional, result: Tensor, into: Decomposition, tolerance: float
 ) -> Attribution:
-    """Share a number, the ``functional`` of a result of the run, among its parts.
-
-    Args:
-        result: the result of ``into.stop``, as the model itself computed it.
-        into: what it is shared among.
-        tolerance: the largest relative error that the layers of the run were allowed.
-        live: the model, to be run again.
-        stream: the residual stream that the result is; None for the logits.
-
-    Raises:
-        UnreadableError: if the result has other samples than the first stream.
-        ReconstructionError: if the shares do not sum to the value.
-    """
     root, first = into.streams[0]
     if result.shape[0] != first.shape[0]:
         raise UnreadableError(
@@ -787,23 +753,23 @@ def shares_of(
             "first axis. Give the model inputs with the samples first, or have it return its "
             "logits so."
         )
-    steps = [part.step for part in into.parts]
-    direct = adjoints(into.stop, functional, {root, *steps}, ends=set(steps))
+    steps = [step for _, step in into.parts]
+    direct, _ = adjoints(into.stop, functional, {root, *steps}, ends=set(steps))
     mixed = [mixer.step for mixer in into.mixers]
     everywhere = {*steps, *mixed, *(step for step, _ in into.streams)}
-    along_all, constant = adjoints_and_constant(into.stop, functional, everywhere)
+    along_all, constant = adjoints(into.stop, functional, everywhere)
     value = functional.pair(result)
     # With one sample the adjoint pass has the remainder; several are separated by a run from zero.
     remainder = constant.unsqueeze(0) if len(value) == 1 else functional.pair(into.constant)
     layers: dict[str, Tensor] = {}
     total: dict[str, Tensor] = {}
-    for part in into.parts:
+    for name, step in into.parts:
         for shares, adjoint in ((layers, direct), (total, along_all)):
             # A module may have joined the axes of samples and tokens; where it has put the tokens
             # first, the shares do not sum to the value, which is refused.
-            terms = adjoint[part.step] * into.from_tokens[part.step]
+            terms = adjoint[step] * into.from_tokens[step]
             share = terms.reshape(len(value), -1).sum(dim=1)
-            shares[part.name] = shares[part.name] + share if part.name in shares else share
+            shares[name] = shares[name] + share if name in shares else share
     for mixer in into.mixers:  # also those inside of another part
         total[mixer.name] = paired(along_all[mixer.step], into.from_tokens[mixer.step])
     streams = [(along_all[step] * stream).flatten(2).sum(-1) for step, stream in into.streams]
@@ -827,8 +793,6 @@ def shares_of(
         _size=functional.pair(result, absolute=True),
         _into=into,
         _functional=functional,
-        _live=live,
-        _stream=stream,
     )
     if not made.error <= max(SUM_TOL, 10 * tolerance):
         raise ReconstructionError(
@@ -838,44 +802,6 @@ def shares_of(
             made.error,
         )
     return made
-
-
-def coefficient_gradients(
-    mixer: Any,
-    moved: Float[Tensor, "sample ..."],
-    values: Float[Tensor, "sample ..."],
-) -> dict[str, Float[Tensor, "sample ..."]]:
-    """For every tensor of a mixer the gradient of ``<moved, response>``, times its entries.
-
-    Args:
-        moved: the adjoint at the response, in the axes of the mixer's values.
-        values: the part of the values that is shared; what is left of them are biases.
-
-    Returns:
-        The axes of the coefficient; with an axis for the sample before them where all samples have
-        the same.
-    """
-    given = {
-        field.name: part.detach().requires_grad_()
-        for field in fields(mixer)
-        if isinstance(part := getattr(mixer, field.name), Tensor)
-        and (part.is_floating_point() or part.is_complex())
-    }
-    with torch.enable_grad():
-        live = replace(mixer, **given)
-        response = as_tokens(respond(live.system(), live.signal()), live.value)
-        numbers = (as_values(response, live.value) * moved).flatten(1).sum(dim=1)
-        by_sample = [
-            torch.autograd.grad(
-                number, [*given.values()], retain_graph=True, materialize_grads=True
-            )
-            for number in numbers
-        ]
-    axes = {field.name: axes_of(field.type) for field in fields(mixer)}
-    return {
-        name: _times(_joined(torch.stack(each), axes[name]), values if name == "value" else part)
-        for (name, part), each in zip(given.items(), zip(*by_sample, strict=True), strict=True)
-    }
 
 
 def _times(gradient: Tensor, part: Tensor) -> Tensor:
@@ -889,8 +815,7 @@ def _joined(
 ) -> Shaped[Tensor, "sample ..."]:
     """The gradients of all samples in one tensor, if each has entries of its own in it.
 
-    The axes in a field's annotation say whether its first one counts samples. Where there is none,
-    no sample may have a gradient in the entries of another.
+    Where no annotation says whether the first axis counts samples, their gradients do.
     """
     samples = len(gradients)
     if gradients.shape[1:2] != (samples,) or not (axes or "*batch").startswith("*batch"):

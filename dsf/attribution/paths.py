@@ -98,16 +98,10 @@ class Paths(Sequence[Path]):
 
 @dataclass(order=True)
 class _End:
-    """A path as far as it was followed back: from the number to one token of one result.
+    """A path as far as it was followed back: to one token of a mixer, or of the first stream.
 
-    Attributes:
-        rank: minus the absolute share of all paths with this end.
-        number: breaks ties.
-        at: the mixer it came to; None for the first residual stream.
-        token: the token there.
-        share: the share of all paths with this end.
-        adjoint: the adjoint there, along this end alone.
-        later: the mixers that it passes after this one, each with its query.
+    ``rank`` is minus the absolute share of all paths with this end; ``later`` are the mixers that
+    it passes after this one, each with its query.
     """
 
     rank: float
@@ -119,7 +113,6 @@ class _End:
     later: tuple[tuple[str, int], ...] = field(compare=False)
 
     def path(self) -> Path:
-        """The path, which has come to the first residual stream."""
         tokens = (self.token, *(query for _, query in self.later))
         edges = tuple(
             Edge(layer, query, key) for (layer, query), key in zip(self.later, tokens, strict=False)
@@ -127,83 +120,64 @@ class _End:
         return Path(self.token, edges, self.share)
 
 
-@dataclass(frozen=True, eq=False)
-class Search:
-    """The search for the strongest paths of one sample.
+def strongest_paths(  # noqa: PLR0913 (which number, of which run, how far it is searched)
+    stop: Step,
+    functional: Functional,
+    from_tokens: Mapping[Step, Tensor],
+    mixers: Sequence[MixerStep],
+    *,
+    root: Step,
+    total: float,
+    sample: int,
+    count: int,
+    most: int,
+) -> Paths:
+    """The paths to ``functional`` of the result of ``stop``, the largest end followed first.
 
-    Attributes:
-        root: the first residual stream.
-        mixers: the mixers that paths pass.
-        from_tokens: what the tokens contribute to the results of the root and of the mixers.
-        total: the shares of all tokens of the sample together.
-        sample: which sample.
-        most: how many ends of paths are followed further at most.
+    What ends with the same edges is one number, the sum over all ways on from there, so that an end
+    is followed before others that are smaller as a whole. ``from_tokens`` is what the tokens
+    contribute to the results of the root and of the mixers, ``total`` their shares together.
     """
+    numbers, kept, continued = counted(), count + most, 0
 
-    root: Step
-    mixers: tuple[MixerStep, ...]
-    from_tokens: Mapping[Step, Tensor]
-    total: float
-    sample: int
-    most: int
-
-    def strongest(self, stop: Step, functional: Functional, count: int) -> Paths:
-        """The paths to ``functional`` of the result of ``stop``, the largest end followed first.
-
-        What ends with the same edges is one number, the sum over all ways on from there, so that
-        an end is followed before others that are smaller as a whole.
-        """
-        numbers, kept, continued = counted(), count + self.most, 0
-        alone = functional.of_sample(self.sample)
-        waiting = list(self._back(stop, alone, (), kept, numbers))
-        heapq.heapify(waiting)
-        found: list[_End] = []
-        while waiting and len(found) < count:
-            end = waiting[0]
-            if end.at is not None and continued == self.most:
-                break
-            heapq.heappop(waiting)
-            if end.at is None:
-                found.append(end)
-                continue
-            continued += 1
-            given = end.adjoint.new_zeros(end.at.step.shape)
-            given[self.sample, end.token] = end.adjoint
-            (moved,) = pulled_back(end.at.step, given)
-            later = ((end.at.name, end.token), *end.later)
-            for each in self._back(end.at.source, Functional.of(moved), later, kept, numbers):
-                heapq.heappush(waiting, each)
-        is_settled = len(found) == count or not waiting
-        complete = found + [end for end in waiting if end.at is None]
-        strongest = tuple(end.path() for end in heapq.nsmallest(count, complete))
-        return Paths(strongest, self.total, continued, is_settled, self.sample)
-
-    def _back(
-        self,
-        stop: Step,
-        functional: Functional,
-        later: tuple[tuple[str, int], ...],
-        kept: int,
-        numbers: Iterator[int],
+    def back(
+        stop: Step, functional: Functional, later: tuple[tuple[str, int], ...]
     ) -> Iterator[_End]:
-        """What the number has from each token of the first stream and of each earlier mixer.
-
-        Along residual connections, norms and feed-forward layers, but through no other mixer.
-        """
-        earlier = {each.step: each for each in self.mixers if each.step.number <= stop.number}
-        ends = [self.root, *earlier]
-        carried = adjoints(stop, functional, set(ends), ends=set(ends))
-        shares = torch.stack([self._by_token(carried[step], step) for step in ends])
+        """What the number has directly from each token of the first stream and of mixers."""
+        earlier = {each.step: each for each in mixers if each.step.number <= stop.number}
+        ends = [root, *earlier]
+        carried, _ = adjoints(stop, functional, set(ends), ends=set(ends))
+        pairs = ((carried[step][sample], from_tokens[step][sample]) for step in ends)
+        shares = torch.stack([(by * given).flatten(1).sum(dim=1) for by, given in pairs])
         largest = shares.flatten().abs().topk(min(kept, shares.numel())).indices
         for at in largest.tolist():
             place, token = divmod(at, shares.shape[1])
             share, step = shares[place, token].item(), ends[place]
             if share:
-                adjoint = carried[step][self.sample, token].clone()
+                adjoint = carried[step][sample, token].clone()
                 yield _End(
                     -abs(share), next(numbers), earlier.get(step), token, share, adjoint, later
                 )
 
-    def _by_token(self, adjoint: Tensor, step: Step) -> Tensor:
-        given = self.from_tokens[step]
-        return (adjoint[self.sample] * given[self.sample]).flatten(1).sum(dim=1)
+    waiting = list(back(stop, functional.of_sample(sample), ()))
+    heapq.heapify(waiting)
+    found: list[_End] = []
+    while waiting and len(found) < count:
+        end = waiting[0]
+        if end.at is not None and continued == most:
+            break
+        heapq.heappop(waiting)
+        if end.at is None:
+            found.append(end)
+            continue
+        continued += 1
+        given = end.adjoint.new_zeros(end.at.step.shape)
+        given[sample, end.token] = end.adjoint
+        (moved,) = pulled_back(end.at.step, given)
+        later = ((end.at.name, end.token), *end.later)
+        for each in back(end.at.source, Functional(moved, moved.shape), later):
+            heapq.heappush(waiting, each)
+    is_settled = len(found) == count or not waiting
+    complete = found + [end for end in waiting if end.at is None]
+    strongest = tuple(end.path() for end in heapq.nsmallest(count, complete))
+    return Paths(strongest, total, continued, is_settled, sample)

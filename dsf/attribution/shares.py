@@ -53,14 +53,15 @@ class Shares:
         """
         records: list[Record] = []
         for sample in range(len(self.value)):
-            for place, share in enumerate(self.tokens[sample].tolist()):
-                records.append(_record(sample, "token", str(place), share))
-            for name, part in self.layers.items():
-                total = self.total[name][sample].item() if name in self.total else None
-                records.append(_record(sample, "layer", name, part[sample].item()))
-                records[-1]["total"] = total
-            records.append(_record(sample, "embedding", "", self.embedding[sample].item()))
-            records.append(_record(sample, "remainder", "", self.remainder[sample].item()))
+            rows = [("token", str(at), share) for at, share in enumerate(self.tokens[sample])]
+            rows += [("layer", name, part[sample]) for name, part in self.layers.items()]
+            rows.append(("embedding", "", self.embedding[sample]))
+            rows.append(("remainder", "", self.remainder[sample]))
+            for kind, name, share in rows:
+                record = {"sample": sample, "part": kind, "name": name, "share": share.item()}
+                if kind == "layer":
+                    record["total"] = self.total[name][sample].item()
+                records.append(record)
         return Table(tuple(records)).to_pandas()
 
     def __repr__(self) -> str:
@@ -152,7 +153,3 @@ class Agreement:
             for by in ("held", "gradient")
         )
         return f"Agreement({len(self.edges)} edges cut; {found})"
-
-
-def _record(sample: int, part: str, name: str, share: float) -> Record:
-    return {"sample": sample, "part": part, "name": name, "share": share}

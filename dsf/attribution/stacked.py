@@ -1,12 +1,12 @@
 """``stack`` and ``Stack``: the blocks of a model on one input as one affine network.
 
 The trunk of the network is the way from the first stream to the output along the residual
-connections. Whatever is added to it is a ``Part``: the call of a token mixer, or another branch
-such as a feed-forward layer.
+connections. Whatever is added to it is a part: the call of a token mixer, or another branch such
+as a feed-forward layer.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dsf.attribution.affine_steps import Step, contributed, leading_to, linear_results, rebuilt
-from dsf.attribution.attribution import Attribution, Decomposition, Part, shares_of
+from dsf.attribution.attribution import Attribution, Decomposition, shares_of
 from dsf.attribution.targets import Positions, Target, along, first_two, functional_of, tokens_shown
 from dsf.attribution.trace import LiveRun, MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
@@ -58,11 +58,6 @@ class Stack:
         logits: what the model returns: its logits, or the first tensor of its output.
         output: the step whose result the logits are; None if they do not depend linearly on the
             streams of this run.
-        mixers: the calls of token mixers as steps.
-        names: for steps that are the output of a module, its path.
-        tokenizer: reads targets that are given as text; None where there is none.
-        results: of some steps, in the run.
-        live: the model, to be run again.
         shown: the tokens of the input that are not padding; None for all.
         has_head: whether the output is logits, and not the hidden units of a model without a head.
     """
@@ -141,7 +136,7 @@ class Stack:
                     f"{self.inspection.model} has no head, so that it predicts no token. Give a "
                     "number, or load the model with its head."
                 )
-            stop, shown = self.output, self.logits
+            stop, shown, number = self.output, self.logits, None
             if target is None:
                 target, runner_up = first_two(shown, position, self.shown)
                 against = runner_up if against is None else against
@@ -155,29 +150,22 @@ class Stack:
                     f"stream, without 'against', but it is {type(target).__name__}."
                 )
             functional = along(target, shown, position, self.shown)
-        made = shares_of(
-            functional,
-            shown,
-            into=self._decomposed(stop),
-            tolerance=self._tolerance,
-            live=self.live,
-            stream=None if stream is None else number,
-        )
+        made = shares_of(functional, shown, self._decomposed(stop, number), self._tolerance)
         if self.has_head or stream is not None or callable(target):
             return made
         return replace(made, _unit=f"hidden unit {target} at the output, ")
 
-    def _decomposed(self, stop: Step) -> Decomposition:
+    def _decomposed(self, stop: Step, number: int | None) -> Decomposition:
         """What adds to the stream before ``stop``; the same for every target there."""
-        if stop not in self._known:
+        if (stop, number) not in self._known:
             root, first = self.states[0], self.hidden[0]
             parts = parts_of(stop, root, self.mixers, self.names)
             mixers = [mixer for mixer in self.mixers if mixer.step.number < stop.number]
-            wanted = {part.step for part in parts} | {mixer.step for mixer in mixers}
+            wanted = {step for _, step in parts} | {mixer.step for mixer in mixers}
             wanted |= {mixer.source for mixer in mixers}
             streams = zip(self.states, self.hidden, strict=True)
             whole = {mixer.name for mixer in self.mixers}
-            self._known[stop] = Decomposition(
+            self._known[stop, number] = Decomposition(
                 stop=stop,
                 streams=tuple(each for each in streams if each[0].number <= stop.number),
                 parts=parts,
@@ -185,11 +173,13 @@ class Stack:
                 from_tokens=linear_results(root, first, wanted, self.results),
                 names=tuple(layer.name for layer in self.inspection),
                 not_whole=tuple(one.name for one in self.inspection if one.name not in whole),
+                live=self.live,
+                number=number,
             )
-        return self._known[stop]
+        return self._known[stop, number]
 
     @cached_property
-    def _known(self) -> dict[Step, Decomposition]:
+    def _known(self) -> dict[tuple[Step, int | None], Decomposition]:
         return {}
 
     def contributions(
@@ -294,8 +284,7 @@ class Stack:
         return start, chosen
 
     def _stream(self, number: int) -> int:
-        if isinstance(number, bool) or not hasattr(number, "__index__"):
-            raise TypeError(f"attribute: stream={number!r}, but it is a whole number.")
+        of_kind("attribute", "stream", number, is_index, "a whole number")
         count = len(self.hidden)
         if not -count <= number < count:
             raise IndexError(
@@ -390,20 +379,22 @@ def stack(
     trace = Trace(model.eval(), list(found), inspection.layers)
 
     def run(inside: AbstractContextManager[None] | None = None) -> Any:
+        where = ModuleStack(model, claimed=set())
         with (
             torch.random.fork_rng(),
             plain_experts(model),
             guarded(model),
             nullcontext() if inside is None else inside,
-            _attention_as_inspected(model),
+            where.followed(),  # attention as inspected: other ways differ in padding
+            recording_attention(model, where, []),
         ):
             return model(*lent(inputs), **lent(without_cache(model, named)))
 
     with torch.no_grad():
         run(trace.recorded())
         with torch.random.fork_rng(), plain_experts(model), guarded(model):
-            for closed in trace.closed:
-                closed.check()
+            for _, check in trace.closed:
+                check()
     if not trace.is_complete:
         raise InspectionError(
             f"stack: the block {list(found)[-1]} did not run. Name other blocks: "
@@ -414,7 +405,7 @@ def stack(
         blocks=tuple(found),
         states=tuple(trace.states),
         hidden=tuple(trace.streams),
-        closed=tuple(closed.name for closed in trace.closed),
+        closed=tuple(name for name, _ in trace.closed),
         logits=trace.logits,
         output=trace.output,
         mixers=tuple(trace.mixed),
@@ -468,11 +459,7 @@ def attribute(  # noqa: PLR0913 (which number, of which part)
 
 
 def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:
-    """Return the blocks in order, by path: the entries of the list of modules with the mixers.
-
-    Raises:
-        InspectionError: if there is no such list, or there are several and ``wanted`` is None.
-    """
+    """Return the blocks in order, by path: the entries of the list of modules with the mixers."""
     lists = {
         path: module
         for path, module in model.named_modules()
@@ -499,91 +486,59 @@ def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> di
     return {f"{front}{name}": block for name, block in lists[chosen].named_children()}
 
 
-@contextmanager
-def _attention_as_inspected(model: nn.Module) -> Iterator[None]:
-    """Run attention as an inspection does, since other ways give other outputs for padding."""
-    where = ModuleStack(model, claimed=set())
-    with where.followed(), recording_attention(model, where, []):
-        yield
-
-
 def parts_of(
     stop: Step, root: Step, mixed: Sequence[MixerStep], names: Mapping[Step, str]
-) -> tuple[Part, ...]:
+) -> tuple[tuple[str, Step], ...]:
     """The parts between two steps, in the order in which they ran.
 
-    Where several streams meet, the trunk is the one that goes back to the earliest, since what is
-    added to a stream is computed from it. A mixer without a residual connection around it ends the
-    trunk.
+    Where several streams meet, the trunk goes back to the earliest, since what is added to a stream
+    is computed from it. A mixer without a residual connection around it ends the trunk.
     """
     mixer_at = {each.step: each.name for each in mixed}
     trunk = _trunk(stop, root, mixer_at, names)
-    found = {step: Part(mixer_at[step], step) for step in trunk[-1:] if step in mixer_at}
+
+    def name_of(branch: Step, other: str) -> str:
+        """The path of the module that put a branch out, also where a factor comes after it."""
+        step = branch
+        while step not in names and len(step.sources) == 1 and step.sources[0] not in trunk:
+            step = step.sources[0]
+        return names.get(step, other)
+
+    def is_trunk_again(branch: Step, step: Step) -> bool:
+        """Whether a branch is the trunk once more: its mean over the width, or over the tokens."""
+        if not branch.shape or not step.shape or branch.shape[-1] >= step.shape[-1]:
+            return False
+        while branch not in trunk:
+            if branch in mixer_at or branch in names or len(branch.sources) != 1:
+                return False
+            branch = branch.sources[0]
+        return True
+
+    def is_one_part(branch: Step) -> bool:
+        """Whether no mixer is in the branch, and it is a module's output or takes one result."""
+        if set(branch.sources) & set(trunk):
+            return True
+        inside = leading_to([branch], trunk)
+        return not set(inside) & set(mixer_at) and (branch in names or len(branch.sources) < 2)
+
+    found = {step: mixer_at[step] for step in trunk[-1:] if step in mixer_at}
     branches = [
-        (source, _name(source, trunk, names, f"step {source.number}"))
+        (source, name_of(source, f"step {source.number}"))
         for step in trunk
         if step not in mixer_at
         for source in step.sources
-        if source not in trunk and not _is_trunk_again(source, step, trunk, mixer_at, names)
+        if source not in trunk and not is_trunk_again(source, step)
     ]
     while branches:
         branch, name = branches.pop()
         if branch in mixer_at:
-            found[branch] = Part(mixer_at[branch], branch)
-        elif _is_one_part(branch, trunk, mixer_at, names):
-            found.setdefault(branch, Part(name, branch))
+            found[branch] = mixer_at[branch]
+        elif is_one_part(branch):
+            found.setdefault(branch, name)
         else:
-            branches += [
-                (source, _name(source, trunk, names, name))
-                for source in branch.sources
-                if source not in trunk
-            ]
-    return tuple(sorted(found.values(), key=lambda part: part.step.number))
-
-
-def _name(branch: Step, trunk: Collection[Step], names: Mapping[Step, str], other: str) -> str:
-    """The path of the module that put a branch out, also where a factor comes after it."""
-    step = branch
-    while step not in names and len(step.sources) == 1 and step.sources[0] not in trunk:
-        step = step.sources[0]
-    return names.get(step, other)
-
-
-def _is_trunk_again(
-    branch: Step,
-    step: Step,
-    trunk: Collection[Step],
-    mixers: Collection[Step],
-    names: Collection[Step],
-) -> bool:
-    """Whether a branch is the trunk itself, once more, and not what a layer adds to it.
-
-    So it is where a norm that is written out takes away the mean over the width, one number for all
-    channels, and where a head sets the mean over the tokens next to one of them.
-    """
-    if not branch.shape or not step.shape or branch.shape[-1] >= step.shape[-1]:
-        return False
-    while branch not in trunk:
-        if branch in mixers or branch in names or len(branch.sources) != 1:
-            return False
-        branch = branch.sources[0]
-    return True
-
-
-def _is_one_part(
-    branch: Step, trunk: Collection[Step], mixers: Collection[Step], names: Collection[Step]
-) -> bool:
-    """Whether no mixer is in the branch, and it is a module's output or takes one result."""
-    if set(branch.sources) & set(trunk):
-        return True
-    inside, waiting = set(), [branch]
-    while waiting:
-        step = waiting.pop()
-        if step in trunk or step in inside:
-            continue
-        inside.add(step)
-        waiting.extend(step.sources)
-    return not inside & set(mixers) and (branch in names or len(branch.sources) < 2)
+            outer = [source for source in branch.sources if source not in trunk]
+            branches += [(source, name_of(source, name)) for source in outer]
+    return tuple((found[step], step) for step in sorted(found, key=lambda step: step.number))
 
 
 def _trunk(stop: Step, root: Step, mixers: Collection[Step], names: Collection[Step]) -> list[Step]:

@@ -1,13 +1,10 @@
 """Which layer and stage of a model a node of its run belongs to.
 
 The stages inside a mixer are found by their numbers: an operation whose result is a coefficient of
-the inspected mixer is where that coefficient is made. What leads to a gate or step is ``gates``,
-what leads to the other coefficients ``projection``, ``rotary`` or ``convolution``, what follows
-until the response ``state``, or ``read-out`` where a query or feedthrough takes part, and what
-comes behind the response ``norm`` or ``output``.
+the inspected mixer is where that coefficient is made, and what leads there is named after it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
@@ -57,35 +54,41 @@ class Stages:
         for layer in layers:
             path, call = call_of(layer)
             if not call or call == "1":
-                self._wanted.setdefault(path, {}).update(_signatures(layer.mixer))
+                mixer: Any = layer.mixer
+                known = self._wanted.setdefault(path, {})
+                for each in fields(mixer):
+                    part = getattr(mixer, each.name)
+                    if isinstance(part, Tensor) and part.numel() > 1 and each.name not in NO_STAGE:
+                        known[each.name] = signature_of(part)
+                with suppress(InspectionError, ValueError, RuntimeError, TypeError):
+                    known["response"] = signature_of(respond(mixer.system(), mixer.signal()))
         self._found: dict[str, dict[str, set[Node]]] = {path: {} for path in self._wanted}
-        self._marked: dict[Node, frozenset[str]] = {}
+        self._marked: dict[Node, set[str]] = {}
         self._leading: dict[str, tuple[set[Node], set[Node]]] = {}
         self._places: dict[Node, Place] = {}
 
     def meet(self, node: Node, value: Tensor) -> None:
-        """Find out whether a value is a coefficient or the response of its mixer."""
+        """Note what a node is made of: coefficients, response, ``rotary``, ``convolution``."""
         mixer = self._mixer_of(node.path)
-        wanted = self._wanted.get(mixer, {}) if mixer is not None else {}
-        if wanted and value.numel() > 1 and (node.path != mixer or not node.port.startswith("in")):
-            self._compare(mixer, wanted, node, value)  # type: ignore[arg-type]
+        marks = set[str]().union(*(self._marked.get(each, ()) for each in self._inside(node)))
+        is_own = value.numel() > 1 and (node.path != mixer or not node.port.startswith("in"))
+        if mixer is not None and is_own and bool((own := signature_of(value)).isfinite().all()):
+            scale = own.abs().clamp_min(1e-300)
+            for name, signature in self._wanted[mixer].items():
+                if bool(((own - signature).abs() <= SAME_TOL * scale).all()):
+                    self._found[mixer].setdefault(name, set()).add(node)
+                    marks.add(name)
+        if "position_emb" in node.port:
+            marks.add("rotary")
+        if self._is_convolution(node):
+            marks.add("convolution")
+        self._marked[node] = marks
 
     def note_weights(self) -> None:
         """Find the coefficients that are weights, such as a feedthrough."""
         for name, part in self._model.named_parameters():
             path, _, last = name.rpartition(".")
             self.meet(Node(path, 0, f"weight {last}"), part)
-
-    def _compare(
-        self, mixer: str, wanted: Mapping[str, Signature], node: Node, value: Tensor
-    ) -> None:
-        own = signature_of(value)
-        if not bool(own.isfinite().all()):
-            return
-        scale = own.abs().clamp_min(1e-300)
-        for name, signature in wanted.items():
-            if bool(((own - signature).abs() <= SAME_TOL * scale).all()):
-                self._found[mixer].setdefault(name, set()).add(node)
 
     def _mixer_of(self, path: str) -> str | None:
         known = [each for each in self._wanted if path == each or path.startswith(f"{each}.")]
@@ -112,38 +115,12 @@ class Stages:
             waiting += new
         return found
 
-    def _marks(self, node: Node) -> frozenset[str]:
-        """What a node was made of: coefficients, ``response``, ``rotary``, ``convolution``."""
-        waiting = [node]
-        while waiting:
-            last = waiting[-1]
-            missing = [each for each in self._inside(last) if each not in self._marked]
-            self._marked.setdefault(last, self._own_marks(last))  # a loop leads back to it
-            if missing:
-                waiting += missing
-                continue
-            waiting.pop()
-            parts = [self._marked[each] for each in self._inside(last)]
-            self._marked[last] = self._own_marks(last).union(*parts)
-        return self._marked[node]
-
-    def _own_marks(self, node: Node) -> frozenset[str]:
-        mixer = self._mixer_of(node.path)
-        known = {} if mixer is None else self._found[mixer]
-        found = {name for name, nodes in known.items() if node in nodes}
-        if "position_emb" in node.port:
-            found.add("rotary")
-        if self._is_convolution(node):
-            found.add("convolution")
-        return frozenset(found)
-
     def _inside(self, node: Node) -> tuple[Node, ...]:
         """The sources of a node, none of what a mixer takes."""
         is_input = node.path in self._wanted and node.port.startswith("in")
         return () if is_input else self.sources(node)
 
     def sources(self, node: Node) -> tuple[Node, ...]:
-        """Return the nodes of which this one was made directly."""
         if node.port.startswith("op"):
             return self._operation(node).sources
         producer = self._walk.producers.get(node)
@@ -157,24 +134,19 @@ class Stages:
         return self._walk.operations[node[:2]][int(node.port.partition(" ")[2])]
 
     def is_cast(self, node: Node) -> bool:
-        """Whether a node is a change of the number type."""
         return node.port.startswith("op") and self._operation(node).name in CASTS
 
     def place(self, node: Node) -> Place:
-        """Return the layer and the stage of a node."""
         if node not in self._places:
-            self._places[node] = self._placed(node)
-        return self._places[node]
-
-    def _placed(self, node: Node) -> Place:
-        if not node.port.startswith("op"):
-            producer = self._walk.producers.get(node)
+            mixer = self._mixer_of(node.path)
+            producer = None if node.port.startswith("op") else self._walk.producers.get(node)
             if producer is not None and producer != node and not producer.port.startswith("in"):
-                return self.place(producer)
-        mixer = self._mixer_of(node.path)
-        if mixer is not None:
-            return mixer, self._stage(mixer, node)
-        return self._outside(node)
+                self._places[node] = self.place(producer)
+            elif mixer is not None:
+                self._places[node] = mixer, self._stage(mixer, node)
+            else:
+                self._places[node] = self._outside(node)
+        return self._places[node]
 
     def _stage(self, mixer: str, node: Node) -> str:  # noqa: PLR0911 (one for each stage)
         found, module = self._found[mixer], self._modules[node.path]
@@ -186,13 +158,17 @@ class Stages:
                 return "convolution"
             if _is_norm(module):
                 return "norm"
-        marks = self._marks(node)
+        marks = self._marked.get(node, set())
         if "response" in marks and node not in found["response"]:
             return "norm" if _is_norm(module) else "output"
         if is_port and isinstance(module, nn.Linear):
             return "projection"
-        if mixer not in self._leading:
-            self._leading[mixer] = self._leading_to(found)
+        if mixer not in self._leading:  # what leads to a gate, and what to another coefficient
+            self._leading[mixer] = set(), set()
+            for name, nodes in found.items():
+                if name != "response":
+                    into = self._leading[mixer][name in SIGNAL]
+                    into.update(*(self.before(each) for each in nodes))
         to_gate, to_signal = (node in nodes for nodes in self._leading[mixer])
         if to_gate and not to_signal:
             return "gates"
@@ -202,16 +178,6 @@ class Stages:
         if not found:
             return "mixer"
         return "read-out" if marks & set(READING) else "state"
-
-    def _leading_to(self, found: Mapping[str, set[Node]]) -> tuple[set[Node], set[Node]]:
-        """What leads to a gate, and what leads to another coefficient."""
-        to_gate: set[Node] = set()
-        to_signal: set[Node] = set()
-        for name, nodes in found.items():
-            if name != "response":
-                into = to_signal if name in SIGNAL else to_gate
-                into.update(*(self.before(node) for node in nodes))
-        return to_gate, to_signal
 
     def _is_convolution(self, node: Node) -> bool:
         if node.port.startswith("op"):
@@ -247,14 +213,3 @@ def _is_norm(module: nn.Module) -> bool:
     weights = list(module.parameters())
     named = "norm" in type(module).__name__.lower()
     return named and all(part.ndim <= 1 for part in weights)
-
-
-def _signatures(mixer: Any) -> dict[str, Signature]:
-    found: dict[str, Signature] = {}
-    for each in fields(mixer):
-        part = getattr(mixer, each.name)
-        if isinstance(part, Tensor) and part.numel() > 1 and each.name not in NO_STAGE:
-            found[each.name] = signature_of(part)
-    with suppress(InspectionError, ValueError, RuntimeError, TypeError):
-        found["response"] = signature_of(respond(mixer.system(), mixer.signal()))
-    return found

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from dsf.attribution.affine_steps import PLACED_AXES, Functional, paired, tensors_in
+from dsf.inspection.recording import Heard, Leaving
 
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
 Positions = int | Sequence[int] | Tensor
@@ -27,10 +28,7 @@ LINEAR_TOL = 1e-8
 
 
 def put_out(result: Any) -> Tensor | None:
-    """What is shown of a model's output: its logits, or its first tensor; None without a tensor.
-
-    A number that comes first, such as a loss, is left out where there is more.
-    """
+    """The logits of a model's output, or its first tensor that is not a single number."""
     logits = result.get("logits") if isinstance(result, Mapping) else None
     if logits is not None:
         return logits
@@ -46,16 +44,7 @@ def functional_of(
     tokenizer: Any | None,
     shown: Bool[Tensor, "sample time"] | None = None,
 ) -> Functional:
-    """Return the functional of ``target``, minus that of ``against``, at a position of ``logits``.
-
-    Args:
-        position: one for all samples, or one for each; negative ones count back from the last token
-            that is ``shown``.
-        shown: the tokens that are not padding; None for all.
-
-    Raises:
-        TypeError, ValueError, IndexError: if the target is not one that ``logits`` have.
-    """
+    """The functional of ``target``, minus that of ``against``, at a position of ``logits``."""
     if logits.ndim < MIN_LOGIT_AXES or (logits.ndim > PLACED_AXES and not callable(target)):
         axes = "'sample class' or 'sample time class'"
         raise ValueError(
@@ -79,9 +68,20 @@ def functional_of(
     for sign, tokens in ((1.0, target), (-1.0, against)):
         if tokens is not None:
             ids = _ids(tokens, logits, tokenizer)
-            _check_other(ids, weights)
-            weights[torch.arange(len(ids), device=logits.device), ids] += sign
-    return Functional.of(weights) if logits.ndim < PLACED_AXES else _at(places, weights, logits)
+            places_of = torch.arange(len(ids), device=logits.device), ids
+            if bool((taken := weights[places_of] != 0).any()):
+                sample = int(taken.nonzero()[0])
+                raise ValueError(
+                    f"attribute: 'target' and 'against' are both the token {int(ids[sample])} in "
+                    f"sample {sample}, and a logit less itself is 0. Give another token as "
+                    "'against'."
+                )
+            weights[places_of] += sign
+    return (
+        Functional(weights, weights.shape)
+        if logits.ndim < PLACED_AXES
+        else _at(places, weights, logits)
+    )
 
 
 def first_two(
@@ -104,12 +104,7 @@ def measured(
     tokenizer: Any | None,
     shown: Bool[Tensor, "sample time"] | None = None,
 ) -> Callable[[Tensor], Float[Tensor, " sample"]]:
-    """Return the number of interest as a function of logits, which need not be linear.
-
-    Raises:
-        TypeError, ValueError, IndexError: as for ``functional_of``; ValueError also for a function
-            that does not look at the logits.
-    """
+    """Return the number of interest as a function of logits, which need not be linear."""
     if not callable(target) or against is not None:
         return functional_of(target, against, position, logits, tokenizer, shown).pair
     number = target
@@ -119,34 +114,15 @@ def measured(
         _check_one_for_each(value, len(changed))
         return value.reshape(-1)
 
-    reads = _Reads(logits)
-    with reads:
+    read: list[Any] = []
+    with Leaving(read.append), Heard(lambda _, *given: read.extend(tree_leaves(given[:2]))):
         of_logits(logits)
-    if not reads.done:
+    if not any(part is logits for part in read):
         raise ValueError(
             "'target' expected a function of the logits, got one that does not look at them, so "
             "that nothing moves its number. Compute it from its argument."
         )
     return of_logits
-
-
-class _Reads(TorchFunctionMode):
-    """While active, notes whether a tensor is computed with; its sizes do not count."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        super().__init__()
-        self._tensor, self.done = tensor, False
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        is_size = getattr(func, "__name__", "") in ("__get__", "__len__", "size", "dim", "numel")
-        self.done |= not is_size and any(part is self._tensor for part in args)
-        return func(*args, **(kwargs or {}))
 
 
 def _check_one_for_each(value: Any, samples: int) -> None:
@@ -158,31 +134,12 @@ def _check_one_for_each(value: Any, samples: int) -> None:
         )
 
 
-def _check_other(ids: Tensor, weights: Tensor) -> None:
-    """Raise if a token is subtracted from itself."""
-    taken = weights[torch.arange(len(ids), device=ids.device), ids] != 0
-    if bool(taken.any()):
-        sample = int(taken.nonzero()[0])
-        raise ValueError(
-            f"attribute: 'target' and 'against' are both the token {int(ids[sample])} in sample "
-            f"{sample}, and a logit less itself is 0. Give another token as 'against'."
-        )
-
-
 def along(
     vector: Float[Tensor, "*axes"],
     stream: Float[Tensor, "sample time *width"],
     position: Positions,
     shown: Bool[Tensor, "sample time"] | None = None,
 ) -> Functional:
-    """The functional ``<vector, stream at one position>``.
-
-    Args:
-        vector: ``*width``, or ``sample *width`` for a vector of its own for every sample.
-
-    Raises:
-        ValueError: if the vector does not have the width of the stream.
-    """
     width = stream.shape[2:]
     if vector.shape not in (width, (stream.shape[0], *width)):
         raise ValueError(
@@ -199,7 +156,6 @@ def along(
 
 
 def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
-    """The functional with these weights of each sample at a place of its own."""
     first, last = min(places), max(places)
     placed = weights.new_zeros(len(weights), last + 1 - first, *weights.shape[1:])
     placed[torch.arange(len(weights)), torch.tensor(places) - first] = weights
@@ -209,7 +165,6 @@ def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
 def tokens_shown(
     inputs: Sequence[Any], named: Mapping[str, Any]
 ) -> Bool[Tensor, "sample time"] | None:
-    """Return the tokens that an ``attention_mask`` among the inputs of a model shows."""
     masks = (part.get("attention_mask") for part in (named, *inputs) if isinstance(part, Mapping))
     mask = next((each for each in masks if isinstance(each, Tensor) and each.ndim == 2), None)
     return None if mask is None else mask != 0
@@ -257,10 +212,7 @@ def _places(
 def _of_function(
     function: Callable[[Tensor], Tensor], logits: Float[Tensor, "*axes"]
 ) -> Functional:
-    """The gradient of ``function``, which must be linear and treat samples separately.
-
-    Linearity is tried at the logits and at others, since the gradient is the functional only then.
-    """
+    """The gradient of ``function``, which is tried to be linear and to treat samples separately."""
     with torch.inference_mode(False), torch.enable_grad():
         given = logits.detach().clone().requires_grad_()
         value = function(given)
@@ -284,7 +236,11 @@ def _of_function(
                 "softmax or a logarithm, or add a constant), so shares cannot sum to it. Use "
                 "a logit or a difference of logits."
             )
-    return Functional.where_it_is(functional)
+    if functional.ndim < PLACED_AXES or not bool(functional.any()):
+        return Functional(functional, functional.shape)
+    places = functional.flatten(2).any(dim=-1).any(dim=0).nonzero()
+    first, last = int(places[0]), int(places[-1])  # the first and the last that are not all zero
+    return Functional(functional[:, first : last + 1], functional.shape, first)
 
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:

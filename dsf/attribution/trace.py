@@ -1,57 +1,30 @@
 """Records one run of a model as affine steps, from the first block to the output of the model.
 
-``Follower`` follows the residual stream one torch function at a time. ``Trace`` hooks all modules:
-the call of a token mixer is one step, that of its inspected whole layer; a module that cannot be
-followed but treats every token by itself is frozen (``ClosedModule``).
+``Trace`` hooks all modules: the call of a token mixer is one step, that of its whole layer; another
+module that cannot be followed but treats every token by itself is frozen (``closed``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, groupby, takewhile
+from itertools import groupby, takewhile
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch.utils._pytree import tree_map, tree_map_only
 
-from dsf.attribution.affine_steps import (
-    ACTIVATIONS,
-    ADDING,
-    BLANK,
-    DIVIDING,
-    LAYOUT,
-    MIXING,
-    MULTIPLYING,
-    NORMS,
-    OF_THE_FIRST,
-    SAME,
-    SYNONYMS,
-    Addition,
-    Linear,
-    Step,
-    name_of,
-    pieces,
-    replayed,
-    secant,
-    smallest,
-    tensors_in,
-    unless_zero,
-    writing,
-)
+from dsf.attribution.affine_steps import Step, tensors_in
+from dsf.attribution.follower import Addition, Follower, smallest, unless_zero
 from dsf.attribution.targets import put_out
 from dsf.inspection.capture.calls import copied
-from dsf.inspection.capture.containers import times_written
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer
 
-Function = Callable[..., Any]
 Layers = tuple[InspectedLayer, ...]
 
 SAME_TOKEN_TOL = 1e-10
@@ -62,266 +35,49 @@ TIME_FIRST = ("gru", "lstm", "rnn_tanh", "rnn_relu", "multi_head_attention_forwa
 """Functions of torch's layers, which are followed where the first axis counts samples."""
 
 
-@dataclass(frozen=True, eq=False)
-class Frozen:
-    """A value that depends on the stream nonlinearly and is frozen at its value on this run.
-
-    Attributes:
-        why: the function that is not linear.
-    """
-
-    why: str
-
-
-FollowedTensor = tuple[Tensor, Step | Frozen]
-
-
-class Follower(TorchFunctionMode):
-    """Records the torch functions that are applied to the tensors it follows.
-
-    Attributes:
-        resting: while True, nothing is recorded.
-        names: for steps whose result is the output of a module, its path.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.resting = False
-        self._numbers = count()
-        # Weak, so that what the model throws away does not stay in memory.
-        self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self.names: dict[Step, str] = {}
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not record what is computed inside the ``with`` block."""
-        before, self.resting = self.resting, True
-        try:
-            yield
-        finally:
-            self.resting = before
-
-    def add(
-        self,
-        output: Tensor,
-        sources: Sequence[Step] = (),
-        linear: Callable[..., Tensor] | None = None,
-        rest: Tensor | None = None,
-        *,
-        is_gate: bool = False,
-    ) -> Step:
-        """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
-        step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest, is_gate)
-        self.follow(output, step)
-        return step
-
-    def follow(self, tensor: Tensor, what: Step | Frozen) -> None:
-        """From now on follow ``tensor`` as ``what``."""
-        self._followed[tensor] = what
-
-    def forget(self) -> None:
-        """Follow nothing any more: frozen values keep their tensors and this follower alive."""
-        self._followed.clear()
-
-    def find(self, part: Any) -> Step | Frozen | None:
-        """What ``part`` is followed as; None if it does not depend on the stream."""
-        found: Step | Frozen | None = self._followed.get(part) if isinstance(part, Tensor) else None
-        return found
-
-    def __torch_function__(
-        self,
-        func: Function,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        found: dict[int, FollowedTensor] = {}
-        if not self.resting and self._followed:
-            for part in tensors_in((args, kwargs)):
-                if (what := self.find(part)) is not None:
-                    found[id(part)] = part, what
-        into = args[0] if found and args and isinstance(args[0], Tensor) else None
-        before = None if into is None else times_written(into)
-        output = func(*args, **kwargs)
-        if found:
-            self._record(func, args, kwargs, output, list(found.values()))
-            if into is not None and times_written(into) != before:
-                self._written_through(into, name_of(func))
-        return output
-
-    def _record(
-        self,
-        func: Function,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: Any,
-        found: list[FollowedTensor],
-    ) -> None:
-        name = SYNONYMS.get(name_of(func), name_of(func))
-        if name in BLANK:
-            return
-        if name in OF_THE_FIRST and args:  # of others it takes the shape or the number type
-            found = [known for known in found if known[0] is args[0]]
-        if not found:
-            return
-        given, first = found[0]
-        leads = bool(args) and args[0] is given
-        if (out := kwargs.get("out")) is not None:
-            for each in tensors_in(out):
-                self.follow(each, Frozen(name))
-                self._written_through(each, name)
-        elif name == "setitem":
-            self._write(*args)
-        elif name in SAME and leads and isinstance(output, Tensor):
-            self.follow(output, first)
-        elif _is_activation(name, args) and leads and isinstance(first, Step):
-            self.add(output, (first,), secant(output, given), is_gate=True)
-        elif name in NORMS and leads and len(found) == 1 and isinstance(first, Step):
-            self.add(output, (first,), *NORMS[name](*args, **kwargs))
-        elif (streams := _streams(name, args, found, leads=leads)) is not None:
-            sources = [step for _, step in streams]
-            tensors = [part for part, _ in streams]
-            self._add_all(pieces(replayed(name, func), args, kwargs, output, tensors), sources)
-        else:
-            reasons = [what.why for _, what in found if isinstance(what, Frozen)]
-            for each in tensors_in(output):
-                self.follow(each, Frozen(reasons[0] if reasons else name))
-
-    def _add_all(
-        self, pieces: Iterable[tuple[Tensor, Linear, Tensor | None]], sources: Sequence[Step]
-    ) -> None:
-        """Follow tensors that are affine in the same steps, which may all be gates."""
-        is_gate = all(step.is_gate for step in sources)
-        for output, linear, rest in pieces:
-            self.add(output, sources, linear, rest, is_gate=is_gate)
-
-    def _written_through(self, view: Tensor, name: str) -> None:
-        """What a view was made of holds from now on what was written into the view."""
-        if view._base is not None:
-            self.follow(view._base, Frozen(name))
-
-    def _write(self, whole: Tensor, index: Any, value: Any) -> None:
-        """Follow a tensor into which ``value`` has just been written."""
-        followed = [self.find(part) for part in (whole, value)]
-        known = all(part is None or isinstance(part, Step) for part in followed)
-        by_stream = any(self.find(part) is not None for part in tensors_in(index))
-        into, of = (part is not None for part in followed)
-        written = writing(whole, index, value, (into, of)) if known and not by_stream else None
-        if written is None:
-            self.follow(whole, Frozen("setitem"))
-            return
-        sources = [part for part in followed if isinstance(part, Step)]
-        self._add_all([(whole, *written)], sources)
-
-
-def _is_activation(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether ``name`` is elementwise and zero at zero, as powers with exponents from 1 are."""
-    power = args[1] if name == "pow" and len(args) == 2 else None
-    return name in ACTIVATIONS or (isinstance(power, int | float) and power >= 1)
-
-
-def _streams(
-    name: str, args: tuple[Any, ...], found: list[FollowedTensor], *, leads: bool
-) -> list[tuple[Tensor, Step]] | None:
-    """The tensors in which the function ``name`` is linear; None if it is not.
-
-    A product is linear in one of its factors while the other, such as a gate, is frozen.
-    """
-    steps = [(part, what) for part, what in found if isinstance(what, Step)]
-    if name in ADDING:
-        return steps if len(steps) == len(found) else None
-    if name in LAYOUT:
-        return steps if leads and len(steps) == len(found) == 1 else None
-    if name in MIXING:
-        return [known for known in steps if len(args) > 2 and known[0] is args[2]] or None
-    if name in DIVIDING and not leads:
-        return None
-    if name in MULTIPLYING or name in DIVIDING:
-        chosen = [(part, step) for part, step in steps if not step.is_gate] or steps
-        leading = name not in DIVIDING or (bool(chosen) and chosen[0][0] is args[0])
-        return chosen if len(chosen) == 1 and leading else None
-    return None
-
-
-@dataclass(frozen=True, eq=False)
-class ClosedModule:
-    """A module that is frozen, for each token, as the smallest matrix from input to output.
-
-    Attributes:
-        args, named: the arguments of the call: one stream, and values that are not tensors.
-        output: the output of the call.
-    """
-
-    name: str
-    module: nn.Module
-    args: tuple[Any, ...]
-    named: dict[str, Any]
-    output: Tensor
-
-    def check(self) -> None:
-        """Check, by changing tokens, that no token's output depends on another token.
-
-        For any two tokens some run keeps the one and changes the other, because their positions
-        differ in some binary digit.
-
-        Raises:
-            UnreadableError: if one depends on another.
-        """
-        places = torch.arange(self.output.shape[1], device=self.output.device)
-        for digit in range(len(places).bit_length()):
-            for kept_one in ((places >> digit) % 2 == 0, (places >> digit) % 2 == 1):
-                self._check(kept_one)
-
-    def _check(self, unchanged: Bool[Tensor, " time"]) -> None:
-        def changed(part: Any) -> Any:
-            if not isinstance(part, Tensor):
-                return part
-            return torch.where(unchanged.unsqueeze(-1), part, 0.9 * part.flip(1))
-
-        args = tuple(changed(part) for part in self.args)
-        named = {name: changed(part) for name, part in self.named.items()}
-        again = next(tensors_in(self.module(*args, **named)))[:, unchanged]
-        before = self.output[:, unchanged]
-        if (
-            before.numel()
-            and not (again - before).abs().max() <= SAME_TOKEN_TOL * before.abs().max()
-        ):
-            raise UnreadableError(
-                f"stack: {self.name} mixes tokens, but no adapter read it as a token mixer. Write "
-                "an adapter for it, and pass it as stack(model, ..., adapters=(MINE,))."
-            )
-
-
 def closed(
     follower: Follower, name: str, module: nn.Module, arguments: Any, output: Any
-) -> ClosedModule | None:
-    """Freeze a module if its one stream is a step and its output cannot be followed."""
+) -> Callable[[], None] | None:
+    """Freeze a module, for each token, as the smallest matrix from its one stream to its output.
+
+    Returned is a check that no token's output depends on another; None where it is not frozen.
+    """
     put_out, given = next(tensors_in(output), None), list(tensors_in(arguments))
     what = follower.find(put_out)
-    if put_out is None or not isinstance(what, Frozen) or len(given) != 1 or given[0].ndim != 3:
+    if put_out is None or not isinstance(what, str) or len(given) != 1 or given[0].ndim != 3:
         return None
     source = follower.find(given[0])
     if not isinstance(source, Step) or source.is_gate or given[0].shape != put_out.shape:
         return None
-    args, named = arguments
-    kept_output = copied(put_out)
-    follower.add(put_out, (source,), *smallest(kept_output, copied(given[0])))
-    return ClosedModule(name, module, copied(args), copied(named), kept_output)
+    kept, before = copied(arguments), copied(put_out)
+    follower.add(put_out, (source,), *smallest(before, copied(given[0])))
+
+    def check() -> None:
+        # Of any two tokens some run keeps the one and changes the other: they differ in some digit.
+        places = torch.arange(before.shape[1], device=before.device)
+        digits = ((places >> digit) % 2 == 0 for digit in range(len(places).bit_length()))
+        for unchanged in (part for even in digits for part in (even, ~even)):
+            kept_one = unchanged.unsqueeze(-1)
+            changed = partial(
+                lambda same, part: torch.where(same, part, 0.9 * part.flip(1)), kept_one
+            )
+            args, named = tree_map_only(Tensor, changed, kept)
+            again = next(tensors_in(module(*args, **named)))[:, unchanged]
+            now = before[:, unchanged]
+            if now.numel() and not (again - now).abs().max() <= SAME_TOKEN_TOL * now.abs().max():
+                raise UnreadableError(
+                    f"stack: {name} mixes tokens, but no adapter read it as a token mixer. Write "
+                    "an adapter for it, and pass it as stack(model, ..., adapters=(MINE,))."
+                )
+
+    return check
 
 
 @dataclass(frozen=True, eq=False)
 class MixerStep:
-    """One call of a token mixer as a step of the run.
+    """One call of a token mixer as a step, whose result is its output without a stream it adds.
 
-    Attributes:
-        name: the name of the layer in its inspection.
-        layer: the layer.
-        whole: the layer as an affine function of its input.
-        step: the step whose result is the output of the layer, without a stream that it adds.
-        source: the step whose result it takes.
-        shown: the tokens that have keys, ``sample time 1``; None for all. The output of the layer
-            at the others is a constant.
+    ``shown`` are the tokens that have keys; the output at the others is a constant.
     """
 
     name: str
@@ -366,36 +122,37 @@ class Mixing:
 
 
 class MixerCall:
-    """One call of a module whose output is that of whole layers, while it runs.
+    """One call of a module in which whole layers run, while it runs.
 
-    Several are layers on one another, or directions side by side: those with the same input are
-    side by side, and their outputs, joined, are the input of the next. Which ones these are is
-    found by their numbers.
+    Where the module takes their input, it is a step by itself. Several are layers on one another,
+    or directions side by side, which have the same input. Else the only layer is a part of its
+    module: its values come from inside, or the module uses its output. Both ends are found by their
+    numbers, at the calls of the modules inside, and the operations around them are followed.
     """
 
-    def __init__(
-        self, mixers: Sequence[tuple[InspectedLayer, AffineLayer]], given: Tensor, arguments: Any
-    ):
-        self._mixers, self._given = mixers, given
-        self._streams = _numbers_in(arguments)
+    def __init__(self, mixers: Sequence[tuple[InspectedLayer, AffineLayer]], arguments: Any):
+        self._mixers, self._streams = mixers, _numbers_in(arguments)
         self._limit = max(_tolerance(layer) for layer, _ in mixers)
+        layer, whole = mixers[0]
+        taken = (part for part in self._streams if _near(part, whole.given, self._limit))
+        self._given = next(taken, None) if len(mixers) > 1 or whole.is_all else None
+        self.is_step = self._given is not None
+        self._layer, self._whole = layer, whole
+        self._source: Step | None = None
+        self._is_recorded = False
 
     def record(self, follower: Follower, output: Any) -> list[MixerStep]:
-        """Record the output of the module, which has returned, as steps; none without a stream.
-
-        Raises:
-            ReconstructionError: if the output differs from that of the inspected layers.
-        """
+        """Record the output of the module, which has returned, as steps; none without a stream."""
         put_out = next(tensors_in(output))
         step = follower.find(self._given)
-        if isinstance(step, Frozen):
+        if isinstance(step, str):
             follower.follow(put_out, step)
         if not isinstance(step, Step):
             return []
         if len(self._mixers) == 1:
             return [self._alone(follower, step, put_out)]
         made: list[MixerStep] = []
-        joined = self._given
+        joined: Any = self._given
         while len(made) < len(self._mixers):
             waiting = self._mixers[len(made) :]
             same = takewhile(partial(self._takes, joined), waiting)
@@ -437,21 +194,7 @@ class MixerCall:
             follower.follow(put_out, stream)
         return made
 
-
-class InnerMixer:
-    """One call of a token mixer that is only a part of its module, while the module runs.
-
-    Its values come from inside, such as a latent vector of every token, or the module uses
-    its output, such as a norm. Both ends are found by their numbers, at the calls of the modules
-    inside, and the operations around them are followed like all others.
-    """
-
-    def __init__(self, layer: InspectedLayer, whole: AffineLayer):
-        self._layer, self._whole = layer, whole
-        self._source: Step | None = None
-        self._is_recorded = False
-
-    def given(self, follower: Follower, arguments: Any) -> None:
+    def enter(self, follower: Follower, arguments: Any) -> None:
         """Note from which step the mixer is made, if a module inside is given its input."""
         if self._source is not None:
             return
@@ -467,11 +210,14 @@ class InnerMixer:
                 return
             self._source = source
             if part.shape != wanted.shape:
-                lay_out = partial(_laid_out, part.ndim, wanted.shape)
-                self._source = follower.add(laid_out, (source,), lay_out)
+                self._source = follower.add(
+                    laid_out,
+                    (source,),
+                    lambda x, n=part.ndim: x.reshape(*x.shape[: x.ndim - n], *wanted.shape),
+                )
             return
 
-    def put_out(self, follower: Follower, output: Any) -> list[MixerStep]:
+    def leave(self, follower: Follower, output: Any) -> list[MixerStep]:
         """Record the output of a module as a step, if it is that of the mixer."""
         part = next(tensors_in(output), None)
         if part is None or self._source is None or self._is_recorded:
@@ -482,15 +228,8 @@ class InnerMixer:
         return [MixerStep.of(follower, self._layer, self._whole, self._source, part)]
 
 
-def _laid_out(axes: int, shape: torch.Size, x: Tensor) -> Tensor:
-    return x.reshape(*x.shape[: x.ndim - axes], *shape)
-
-
-def mixer_call(layers: Layers, arguments: Any) -> MixerCall | InnerMixer | None:
-    """Return one call of a module in which these layers ran.
-
-    None if a whole layer is not known: the operations inside the module are then followed.
-    """
+def mixer_call(layers: Layers, arguments: Any) -> MixerCall | None:
+    """One call of a module in which these layers ran; None if a whole layer is not known."""
     found = []
     for layer in layers:
         try:
@@ -499,13 +238,8 @@ def mixer_call(layers: Layers, arguments: Any) -> MixerCall | InnerMixer | None:
             raise
         except InspectionError:
             return None
-    layer, whole = found[0]
-    limit = max(_tolerance(each) for each in layers)
-    parts = (part for part in _numbers_in(arguments) if _near(part, whole.given, limit))
-    given = next(parts, None)
-    if given is not None and (len(found) > 1 or whole.is_all):
-        return MixerCall(found, given, arguments)
-    return InnerMixer(layer, whole) if len(found) == 1 else None
+    call = MixerCall(found, arguments)
+    return call if call.is_step or len(found) == 1 else None
 
 
 def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[Layers]]:
@@ -517,7 +251,6 @@ def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[Laye
 
 
 def call_of(layer: InspectedLayer) -> tuple[str, str]:
-    """Return the path of a layer's module, and which of its calls it is."""
     path, _, rest = layer.name.partition(" (call ")
     return path.partition("[")[0], rest.partition(")")[0]
 
@@ -571,17 +304,10 @@ def _differs(name: str) -> ReconstructionError:
 class Trace:
     """A run recorded as steps.
 
-    Args:
-        blocks: the paths of the blocks, in order.
-        layers: the inspected layers of the model on the same input.
-
     Attributes:
-        states: the steps that give the input of every block and the output of the last.
-        streams: their values.
-        closed: modules that are frozen as one matrix for every token.
-        mixed: the calls of token mixers that are known as whole layers.
-        logits: the output of the model: its logits, or the first tensor.
-        output: the step whose result these are; None if they do not depend linearly on the streams.
+        states, streams: the input of every block and the output of the last, as steps and values.
+        closed: checks of the modules that are frozen as one matrix for every token, by path.
+        output: the step whose result the logits are; None if they are not linear in the streams.
         places: by the name of a mixer, the module whose output is its own, and in which call.
         results: of steps that are the output of a module, with the shape of the streams.
     """
@@ -589,7 +315,7 @@ class Trace:
     def __init__(self, model: nn.Module, blocks: Sequence[str], layers: Sequence[InspectedLayer]):
         self.states: list[Step] = []
         self.streams: list[Tensor] = []
-        self.closed: list[ClosedModule] = []
+        self.closed: list[tuple[str, Callable[[], None]]] = []
         self.mixed: list[MixerStep] = []
         self.logits: Tensor | None = None
         self.has_head = True
@@ -599,18 +325,20 @@ class Trace:
         self.blocks = list(blocks)
         self._model, self._mixers = model, calls_by_module(layers)
         self._follower = Follower()
-        self._running: list[tuple[str, MixerCall | InnerMixer | None]] = []  # and its own call
+        self.names = self._follower.names
+        self._running: list[tuple[str, MixerCall | None]] = []  # and its own call
         self._calls: Counter[str] = Counter()
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Record what the model computes inside the ``with`` block."""
         with ExitStack() as hooks:
             for name, module in self._model.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):
                     continue
-                before = module.register_forward_pre_hook(self._before(name), with_kwargs=True)
-                after = module.register_forward_hook(self._after(name), with_kwargs=True)
+                before = module.register_forward_pre_hook(
+                    partial(self._before, name), with_kwargs=True
+                )
+                after = module.register_forward_hook(partial(self._after, name), with_kwargs=True)
                 hooks.callback(before.remove)
                 hooks.callback(after.remove)
             hooks.enter_context(self._follower)
@@ -621,58 +349,44 @@ class Trace:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the last block has returned."""
         return len(self.states) > len(self.blocks)
 
-    @property
-    def names(self) -> dict[Step, str]:
-        """For steps whose result is the output of a module, its path."""
-        return self._follower.names
+    def _before(
+        self, name: str, _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        self._calls[name] += 1
+        if self._follower.resting:
+            return
+        call = None
+        with self._follower.paused():
+            if name in self.blocks and not self.is_complete:
+                self._add_stream(f"before {name}", (args, named))
+            if self.states:
+                for around in self._inner():
+                    around.enter(self._follower, (args, named))
+                if layers := next(self._mixers.get(name, iter(())), ()):
+                    call = mixer_call(layers, (args, named))
+        self._running.append((name, call))
+        self._follower.resting = call is not None and call.is_step
 
-    def _before(self, name: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self._calls[name] += 1
-            if self._follower.resting:
-                return
-            call = None
-            with self._follower.paused():
-                if name in self.blocks and not self.is_complete:
-                    self._add_stream(f"before {name}", (args, named))
-                if self.states:
-                    for around in self._inner():
-                        around.given(self._follower, (args, named))
-                    if layers := next(self._mixers.get(name, iter(())), ()):
-                        call = mixer_call(layers, (args, named))
-            self._running.append((name, call))
-            self._follower.resting = isinstance(call, MixerCall)  # which is a step by itself
-
-        return hook
-
-    def _after(self, name: str) -> Any:
-        def hook(
-            module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any
-        ) -> None:
-            if not self._running or self._running[-1][0] != name:
-                return
+    def _after(self, name: str, module: nn.Module, args: Any, named: Any, output: Any) -> None:
+        if self._running and self._running[-1][0] == name:
             self._follower.resting = False
             with self._follower.paused():
                 self._record(module, (args, named), output)
 
-        return hook
-
     def _record(self, module: nn.Module, given: Any, output: Any) -> None:
-        """Record the output of the innermost module that runs."""
-        made = [one for around in self._inner() for one in around.put_out(self._follower, output)]
+        made = [one for around in self._inner() for one in around.leave(self._follower, output)]
         name, call = self._running.pop()
         front = f"{name}." if name else ""
-        if isinstance(call, MixerCall):
+        if call is not None and call.is_step:
             made += call.record(self._follower, output)
         self.mixed += made
         if len(made) == 1:
             self.places[made[0].name] = name, self._calls[name]
         elif not made and not any(path == name or path.startswith(front) for path in self._mixers):
             found = closed(self._follower, name, module, given, output)
-            self.closed += [] if found is None else [found]
+            self.closed += [] if found is None else [(name, found)]
         if not isinstance(module, nn.Dropout | nn.Identity):
             for part in tensors_in(output):
                 step = self._follower.find(part)
@@ -690,9 +404,9 @@ class Trace:
             output = self._follower.find(self.logits)
             self.output = output if isinstance(output, Step) else None
 
-    def _inner(self) -> Iterator[InnerMixer]:
+    def _inner(self) -> Iterator[MixerCall]:
         """The mixers that are parts of modules which run now."""
-        return (call for _, call in self._running if isinstance(call, InnerMixer))
+        return (call for _, call in self._running if call is not None and not call.is_step)
 
     def _add_stream(self, where: str, given: Any) -> None:
         """Add the residual stream at this place, which must be a step."""
@@ -707,7 +421,7 @@ class Trace:
             self._follower.add(stream)
         step = self._follower.find(stream)
         if not isinstance(step, Step):
-            why = "" if step is None else step.why
+            why = "" if step is None else step
             reason = f"because of '{why}'" if why else "at all"
             if why in TIME_FIRST:
                 reason += ", which has tokens on its first axis unless it is built batch_first=True"
@@ -723,13 +437,9 @@ class Trace:
 
 @dataclass(frozen=True, eq=False)
 class LiveRun:
-    """The model of a trace, which can be run again with changes to the outputs of its mixers.
+    """The model of a trace, which runs again with changes to the outputs of its mixers.
 
-    Attributes:
-        run: runs the model on its input; gradients go through where they are enabled.
-        model: the model.
-        blocks: the paths of its blocks, in order.
-        places: by the name of a mixer, the module whose output is its own, and in which call.
+    ``places`` has, by the name of a mixer, the module whose output is its own, and in which call.
     """
 
     run: Callable[[], Any]
@@ -738,41 +448,31 @@ class LiveRun:
     places: Mapping[str, tuple[str, int]]
 
     def result(self, added: Mapping[str, Tensor], stream: int | None = None) -> Tensor:
-        """Return the logits, or one residual stream.
-
-        Args:
-            added: by the names of mixers, what is added to their outputs.
-            stream: stream ``k`` is the input of block ``k``, the last the output of the last block.
-        """
         wanted = {self.places[name]: part for name, part in added.items()}
         calls: Counter[str] = Counter()
         streams: list[Tensor] = []
 
-        def changed(path: str, output: Any) -> Any:
+        def changed(path: str, _: nn.Module, __: Any, output: Any) -> Any:
             calls[path] += 1
             part, own = wanted.get((path, calls[path])), next(tensors_in(output))
             if part is None:
                 return None
             return tree_map(lambda leaf: own + part if leaf is own else leaf, output)
 
-        def seen(given: Any) -> None:
-            streams.append(next(part for part in tensors_in(given) if part.is_floating_point()))
+        def seen(_: nn.Module, *given: Any) -> None:
+            streams.append(_numbers_in(given)[0])
 
         with ExitStack() as hooks:
             for path in {path for path, _ in wanted}:
-                hook = self.model.get_submodule(path).register_forward_hook(
-                    lambda _, __, output, path=path: changed(path, output)
-                )
-                hooks.callback(hook.remove)
+                module = self.model.get_submodule(path)
+                hooks.callback(module.register_forward_hook(partial(changed, path)).remove)
             if stream == len(self.blocks):
                 last = self.model.get_submodule(self.blocks[-1])
-                hook = last.register_forward_hook(lambda _, __, output: seen(output))
+                hook = last.register_forward_hook(lambda module, _, output: seen(module, output))
                 hooks.callback(hook.remove)
             elif stream is not None:
-                hook = self.model.get_submodule(self.blocks[stream]).register_forward_pre_hook(
-                    lambda _, args, named: seen((args, named)), with_kwargs=True
-                )
-                hooks.callback(hook.remove)
+                block = self.model.get_submodule(self.blocks[stream])
+                hooks.callback(block.register_forward_pre_hook(seen, with_kwargs=True).remove)
             result = put_out(self.run())
         found = result if stream is None else streams[0]
         assert found is not None  # noqa: S101  # the run that was recorded had it

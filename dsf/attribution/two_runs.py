@@ -1,19 +1,16 @@
 """Two runs of one model, compared at every value that both compute.
 
-A *node* is a tensor that a run passes on: what a module takes or returns, and, inside the modules
-of ``scopes``, the result of one torch function. The run under suspicion is recorded at its nodes.
-The reference is then run with every node replaced by the recorded one as soon as it is computed, so
-that it computes each node from what the suspect had there: the difference is the node's *own*. If
-the owns are added to the nodes of a clean reference, with a factor that grows from 0 to 1, its
-output moves from that of the reference to that of the suspect. By the fundamental theorem of
-calculus the change of a number is the sum over nodes of ``<own, mean adjoint>``, without a
-remainder.
+A *node* is a port of a module, or in ``scopes`` the result of one torch function. The reference is
+run with every node replaced by the suspect's as soon as it is computed: the difference is the
+node's *own*. With the owns added to a clean reference, times a factor from 0 to 1, its output moves
+to that of the suspect, so that a number changes by the sum of ``<own, mean adjoint>``.
 """
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +21,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_with_pa
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dsf.attribution.affine_steps import name_of
+from dsf.attribution.follower import name_of
 
 CASTS = {"to", "float", "half", "bfloat16", "double", "type", "type_as"}
 """Functions that change the number type; they are nodes, since they round."""
@@ -50,12 +47,7 @@ MASKING = 1e30
 
 
 class Node(NamedTuple):
-    """A place in a run: a port (``in ...``, ``out ...``) of a call of a module, or ``op number``.
-
-    Attributes:
-        path: the module.
-        call: which of its calls.
-    """
+    """A place in a run: a port (``in ...``, ``out ...``) of a module's call, or ``op number``."""
 
     path: str
     call: int
@@ -66,10 +58,7 @@ class Node(NamedTuple):
 class Operation:
     """One call of a torch function inside of a module.
 
-    Attributes:
-        name: that of the function.
-        numel: the size of the result, for each token of the outer call.
-        sources: the nodes of which its arguments were made, layout apart.
+    ``numel`` is for each token; ``sources`` are the nodes of its arguments, layout apart.
     """
 
     name: str
@@ -84,14 +73,9 @@ Meet = Callable[[Node, Tensor], Tensor | None]
 class Walk(TorchFunctionMode):
     """Meets the nodes of runs of a model in the order in which they are computed.
 
-    Attributes:
-        meet: what is done there.
-        operations: those of every call of the scopes, in order.
-        unordered: the calls of scopes that choose tokens by their numbers, as routers do: their
-            operations have tokens in an order of their own.
-        inputs: the ports of every call of a module by which it takes tensors.
-        producers: for every port the node of which its tensor was made, layout apart.
-        made_by: the same for every tensor.
+    Calls that choose tokens by their numbers, as routers do, are ``unordered``: their operations
+    have an order of their own. ``producers`` and ``made_by`` have, for every port and every tensor,
+    the node it is made of but for layout.
     """
 
     def __init__(self, model: nn.Module, scopes: Collection[str], meet: Meet):
@@ -112,16 +96,14 @@ class Walk(TorchFunctionMode):
         """Meet the nodes of what runs inside the ``with`` block."""
         with ExitStack() as hooks:
             for path, module in self._model.named_modules():
-                before = module.register_forward_pre_hook(self._before(path), with_kwargs=True)
-                hooks.callback(before.remove)
-            hooks.callback(self._remove_hooks)
+                hook = partial(self._before, path)
+                hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             hooks.enter_context(self)
-            yield
-
-    def _remove_hooks(self) -> None:
-        """Take back what a run left that ended early."""
-        while self._after_hooks:
-            self._after_hooks.pop().remove()
+            try:
+                yield
+            finally:  # a run that ended early leaves some
+                while self._after_hooks:
+                    self._after_hooks.pop().remove()
 
     def start(self, tokens: int) -> None:
         """Begin a further run, with so many tokens."""
@@ -133,17 +115,14 @@ class Walk(TorchFunctionMode):
             path, _, last = name.rpartition(".")
             self.made_by[part] = Node(path, 0, f"weight {last}")
 
-    def _before(self, path: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            call = self._calls[path]
-            self._calls[path] += 1
-            self._stack.append((path, call))
-            # Last of all hooks, so that it sees what these made of the output.
-            self._after_hooks.append(module.register_forward_hook(self._after))
-            changed, replaced = self._ports(path, call, "in", (args, kwargs))
-            return replaced if changed else None
-
-        return hook
+    def _before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        call = self._calls[path]
+        self._calls[path] += 1
+        self._stack.append((path, call))
+        # Last of all hooks, so that it sees what these made of the output.
+        self._after_hooks.append(module.register_forward_hook(self._after))
+        changed, replaced = self._ports(path, call, "in", (args, kwargs))
+        return replaced if changed else None
 
     def _after(self, _: nn.Module, __: Any, output: Any) -> Any:
         path, call = self._stack.pop()
@@ -210,7 +189,6 @@ class Walk(TorchFunctionMode):
 
 
 def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    """The tensors among the arguments of a torch function, which may be in a list."""
     for part in (*args, *kwargs.values()):
         for each in part if isinstance(part, list | tuple) else (part,):
             if isinstance(each, Tensor):
@@ -233,13 +211,7 @@ def scopes_of(model: nn.Module) -> set[str]:
 
 @dataclass(eq=False)
 class Recording:
-    """The nodes of a run, which may be several calls of a model one after the other.
-
-    Attributes:
-        calls: the values of every call of the model, by node.
-        operations: its operations, for every call of the model.
-        output: what the model returned, its calls joined.
-    """
+    """The nodes of a run, which may be several calls of a model; their outputs are joined."""
 
     calls: list[dict[Node, Tensor]] = field(default_factory=list)
     operations: list[dict[tuple[str, int], list[Operation]]] = field(default_factory=list)
@@ -253,9 +225,6 @@ class Recording:
         unordered: Collection[str] = (),
     ) -> dict[tuple[str, int], float]:
         """Number the operations as those of a reference; return how alike each scope is.
-
-        Args:
-            unordered: modules that choose tokens by their numbers: nothing inside is compared.
 
         A cast that only this run has rounds the node that it was applied to.
         """
@@ -306,11 +275,9 @@ def joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
     if any(part.ndim != len(shape) for part in parts):
         return None
     for axis, size in enumerate(shape):
-        rest = [[*part.shape[:axis], *part.shape[axis + 1 :]] for part in parts]
-        if (
-            all(each == [*shape[:axis], *shape[axis + 1 :]] for each in rest)
-            and sum(part.shape[axis] for part in parts) == size
-        ):
+        rests = {(part.shape[:axis], part.shape[axis + 1 :]) for part in parts}
+        is_rest = rests == {(shape[:axis], shape[axis + 1 :])}
+        if is_rest and sum(part.shape[axis] for part in parts) == size:
             return torch.cat(list(parts), dim=axis)
     return None
 
@@ -345,45 +312,40 @@ def common(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[int, int]]:
 def _middle(a: Sequence[Any], b: Sequence[Any]) -> list[tuple[int, int]]:
     ends = {1: 0}
     history: list[dict[int, int]] = []
+
+    def is_down(edits: int, diagonal: int, ends: Mapping[int, int]) -> bool:
+        return diagonal == -edits or (diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1])
+
     for edits in range(min(len(a) + len(b), MAX_EDITS) + 1):
         history.append(dict(ends))
         for diagonal in range(-edits, edits + 1, 2):
-            down = diagonal == -edits or (
-                diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1]
-            )
+            down = is_down(edits, diagonal, ends)
             x = ends[diagonal + 1] if down else ends[diagonal - 1] + 1
             while x < len(a) and x - diagonal < len(b) and a[x] == b[x - diagonal]:
                 x += 1
             ends[diagonal] = x
-            if x >= len(a) and x - diagonal >= len(b):
-                return _traced(history, len(a), len(b))
+            if x < len(a) or x - diagonal < len(b):
+                continue
+            pairs, y = [], x - diagonal
+            for back in range(edits, -1, -1):
+                earlier, here = history[back], x - y
+                before = here + 1 if is_down(back, here, earlier) else here - 1
+                from_x = earlier[before] if back else 0
+                from_y = from_x - before if back else 0
+                while x > from_x and y > from_y:
+                    x, y = x - 1, y - 1
+                    pairs.append((x, y))
+                x, y = from_x, from_y
+            return pairs[::-1]
     return []
-
-
-def _traced(history: Sequence[Mapping[int, int]], x: int, y: int) -> list[tuple[int, int]]:
-    pairs = []
-    for edits in range(len(history) - 1, -1, -1):
-        ends, diagonal = history[edits], x - y
-        down = diagonal == -edits or (diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1])
-        before = diagonal + 1 if down else diagonal - 1
-        from_x = ends[before] if edits else 0
-        from_y = from_x - before if edits else 0
-        while x > from_x and y > from_y:
-            x, y = x - 1, y - 1
-            pairs.append((x, y))
-        x, y = from_x, from_y
-    return pairs[::-1]
 
 
 @dataclass(frozen=True, eq=False)
 class Own:
     """What a run added at a node by itself, whatever it was given there.
 
-    Attributes:
-        change: in float64, in the axes of the node.
-        size: the norm of the node's value.
-        tokens: the relative own of every token; of everything where no axis counts tokens.
-        gains: by how much every token is larger than it should be along itself, relative.
+    ``size`` is the norm of the node's value, ``tokens`` the relative own of every token, ``gains``
+    by how much every token is larger along itself, relative.
     """
 
     change: Tensor
@@ -404,20 +366,14 @@ def token_axis(shape: Sequence[int], tokens: int) -> int | None:
 
 
 def by_token(values: Tensor, tokens: int) -> Float[Tensor, " token"]:
-    """Return sums over all axes but that of the tokens."""
     axis = token_axis(values.shape, tokens)
     return values.sum().reshape(1) if axis is None else values.movedim(axis, 0).flatten(1).sum(1)
 
 
 class Force:
-    """Replaces the nodes of a reference by those of a suspect, and keeps the owns.
+    """Replaces the nodes of a reference by those of a suspect, or ``only`` some of them.
 
-    Args:
-        only: the nodes that are replaced; None for all that both runs have.
-
-    Attributes:
-        owns: those that are not zero.
-        met: every node that was compared, and the number type in which the suspect has it.
+    ``owns`` are those that are not zero; ``met`` has the suspect's number type of all.
     """
 
     def __init__(
@@ -459,36 +415,12 @@ class Force:
         return value
 
 
-@dataclass(eq=False)
-class Moved:
-    """How much of the change of a number comes from the owns.
-
-    Attributes:
-        tokens: by node, the share of every token.
-        heads: the same of every head, in mixers where an axis counts heads.
-    """
-
-    tokens: dict[Node, Float[Tensor, " token"]] = field(default_factory=dict)
-    heads: dict[Node, Float[Tensor, " head"]] = field(default_factory=dict)
-
-    def add(self, other: "Moved", weight: float) -> None:
-        """Add another one, times a weight."""
-        for into, parts in ((self.tokens, other.tokens), (self.heads, other.heads)):
-            for node, part in parts.items():
-                into[node] = into.get(node, 0) + weight * part
-
-    def parts(self, name: str, nodes: Sequence[Node]) -> list[Tensor]:
-        """Return the shares of some nodes, by token or by head."""
-        known = getattr(self, name)
-        return [known[node] for node in nodes if node in known]
+Moved = dict[tuple[str, Node], Tensor]
+"""How much of a change comes from the own of a node, by ``"tokens"`` or ``"heads"``."""
 
 
 class Inject:
-    """Adds the owns to the nodes of a reference, times a factor; keeps what they move.
-
-    Attributes:
-        moved: what every own moves, once a number was differentiated.
-    """
+    """Adds the owns to the nodes of a reference, times a factor; keeps what they move."""
 
     def __init__(
         self,
@@ -499,7 +431,7 @@ class Inject:
     ) -> None:
         self._owns, self._tokens, self._factor = owns, tokens, factor
         self._heads_of = heads_of
-        self.moved = Moved()
+        self.moved: Moved = {}
 
     def __call__(self, node: Node, computed: Tensor) -> Tensor | None:
         own = self._owns.get(node)
@@ -509,11 +441,11 @@ class Inject:
 
         def note(adjoint: Tensor) -> None:
             product = (adjoint.conj() * own.change).real.detach()
-            self.moved.tokens[node] = by_token(product, self._tokens)
+            self.moved["tokens", node] = by_token(product, self._tokens)
             heads = self._heads_of(node)
             by_head = None if heads is None else _by_head(product, *heads)
             if by_head is not None:
-                self.moved.heads[node] = by_head
+                self.moved["heads", node] = by_head
 
         if injected.requires_grad:  # a model may choose something without gradients
             injected.register_hook(note)

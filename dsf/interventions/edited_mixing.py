@@ -58,14 +58,7 @@ Block = Float[Tensor, "*batch rows output read input"]
 
 @dataclass(frozen=True, eq=False)
 class EditedMixer:
-    """A mixer on the input that it has now, and what its edits refer to.
-
-    Attributes:
-        name: the name of its layer.
-        mixer: its coefficients and values.
-        sources: the other runs, by name.
-        has_samples: whether the first batch axis counts the samples of the model.
-    """
+    """A mixer on the input that it has now, and the other runs that its edits refer to."""
 
     name: str
     mixer: Any
@@ -95,7 +88,6 @@ class EditedMixer:
         return chosen_heads(self.name, batch[1], edit.heads)
 
     def of(self, source: Source, edit: Edit) -> InspectedLayer:
-        """The same layer in another run."""
         kind = type(edit).__name__
         if isinstance(source, str):
             if source not in self.sources:
@@ -125,16 +117,12 @@ class EditedMixer:
 def edited_response(  # noqa: PLR0912 (one for each kind of edit)
     subject: EditedMixer, edits: Sequence[Edit], plain: Tensor | None = None
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    """The response of a mixer with all ``edits`` applied.
-
-    Args:
-        plain: its response without edits, where that is known.
-
-    Raises:
-        InspectionError: if an edit does not fit the mixer.
-    """
     system, given = subject.mixer.system(), subject.mixer.signal()
-    signal = _with_all_values(subject, edits, given)
+    signal = given
+    for edit in edits:
+        subject.check_samples(edit)
+        if isinstance(edit, ValueFrom):
+            signal = _with_values(subject, edit, signal)
     moving = signal - _constant_signal(subject.mixer)
     recurrent = is_recurrent(system)
     rows: list[MapEdit | Forget] = []
@@ -198,11 +186,7 @@ def _chosen(subject: EditedMixer, edit: Edit, shape: Sequence[int]) -> Bool[Tens
 
 
 def places(name: str, tokens: Tokens, count: int) -> Tensor:
-    """Numbers of tokens (or samples) as a tensor; negative ones count from the end.
-
-    Raises:
-        InspectionError: if there is no such token.
-    """
+    """Numbers of tokens (or samples) as a tensor; negative ones count from the end."""
     if tokens is None:
         return torch.arange(count)
     if isinstance(tokens, slice):
@@ -218,15 +202,6 @@ def places(name: str, tokens: Tokens, count: int) -> Tensor:
 
 
 # Values and responses
-
-
-def _with_all_values(subject: EditedMixer, edits: Sequence[Edit], signal: Tensor) -> Tensor:
-    """The signal with the values of other runs; the same object where no edit takes any."""
-    for edit in edits:
-        subject.check_samples(edit)
-        if isinstance(edit, ValueFrom):
-            signal = _with_values(subject, edit, signal)
-    return signal
 
 
 def _with_values(subject: EditedMixer, edit: ValueFrom, signal: Tensor) -> Tensor:
@@ -317,7 +292,7 @@ def _by_segments(
     for edit in edits:
         (token,) = places("token", edit.token, signal.shape[-3]).tolist()
         borders.setdefault(token if isinstance(edit, Forget) else token + 1, []).append(edit)
-    if not isinstance(system, System) or not is_recurrent(system):
+    if not is_recurrent(system):
         raise InspectionError(
             f"intervene: StateFrom: {subject.name} has no recurrent state that goes on from "
             "token to token. For attention, take over values (ValueFrom) or maps (MapFrom)."
@@ -357,7 +332,7 @@ def _exchanged(
         there, given = layer.mixer.system(), layer.mixer.signal()
         chosen = edit.token if edit.other_token is None else edit.other_token
         (token,) = places("other_token", chosen, there.steps).tolist()
-        if not isinstance(there, System) or not is_recurrent(there):
+        if not is_recurrent(there):
             raise InspectionError(f"intervene: StateFrom: {layer.name} has no state there.")
         before = there if token + 1 == there.steps else split_at(there, token + 1)[0]
         taken = final_state(before, given[..., : token + 1, :, :])
@@ -458,17 +433,8 @@ def _lost(subject: EditedMixer, edit: Reduce, system: Operator, moving: Tensor) 
 # The map
 
 
-@dataclass(frozen=True, eq=False)
-class RowChange:
-    """A change of a map's rows.
-
-    Attributes:
-        written: the tokens whose rows change.
-        apply: a function that changes a block of rows in place, given the numbers of their tokens.
-    """
-
-    written: Tensor
-    apply: Callable[[Block, Tensor], None]
+RowChange = tuple[Tensor, Callable[[Block, Tensor], None]]
+"""The tokens whose rows of a map change, and what changes a block of rows with these tokens."""
 
 
 def _row_change(
@@ -492,7 +458,7 @@ def _row_change(
         columns = torch.zeros(read, dtype=torch.bool)
         columns[places("key", edit.key, read)] = True
         factor = edit.factor if isinstance(edit, Scale) else 0.0
-        keep = _factors(columns, factor)
+        keep = torch.where(columns, factor, torch.ones(read, dtype=torch.float64))
         change = scaled(lambda _: keep, renormalise)
     elif isinstance(edit, Window):
         width, columns = min(edit.width, steps + read), torch.arange(read)
@@ -507,7 +473,8 @@ def _row_change(
             lambda rows: kept if own is None else (kept + own[rows]).clamp_max(1), renormalise
         )
     elif isinstance(edit, Negative):
-        change = _signed(edit.keep)
+        sign = "max" if edit.keep else "min"
+        change = lambda block, _: block.clamp(**{sign: 0})  # noqa: E731
     else:
         change = _taken(subject, edit, system)
     chosen = _chosen(subject, edit, system.batch).unsqueeze(-1)
@@ -525,13 +492,7 @@ def _row_change(
         where = chosen[samples] & mine[:, None, None, None]
         block[samples] = torch.where(where.to(block.device), change(part, rows), part)
 
-    return RowChange(written, apply)
-
-
-def _factors(columns: Tensor, factor: float) -> Tensor:
-    factors = torch.ones(len(columns), dtype=torch.float64)
-    factors[columns] = factor
-    return factors
+    return written, apply
 
 
 def _multiplied(
@@ -555,15 +516,18 @@ def _multiplied(
     return change
 
 
-def _signed(keep: bool) -> Callable[[Block, Tensor], Block]:
-    return lambda block, _: block.clamp(max=0) if keep else block.clamp(min=0)
-
-
 def _taken(
     subject: EditedMixer, edit: MapFrom, system: Operator
 ) -> Callable[[Block, Tensor], Block]:
     there = subject.of(edit.other, edit).mixer.system()
-    sizes = [_map_sizes(each) for each in (system, there)]
+
+    def map_sizes(of: Operator) -> str:
+        read = getattr(of, "read_steps", of.steps)
+        ports = f", {of.output_size} x {of.input_size} numbers for each"
+        is_plain = of.input_size == of.output_size == 1
+        return f"{of.steps} x {read} tokens{'' if is_plain else ports}"
+
+    sizes = map_sizes(system), map_sizes(there)
     if sizes[0] != sizes[1] or not _fits(there.batch, system.batch):
         raise InspectionError(
             f"intervene: MapFrom: the maps of {subject.name} are {tuple(system.batch)} with "
@@ -579,20 +543,12 @@ def _taken(
     return change
 
 
-def _map_sizes(system: Operator) -> str:
-    """The tokens of a map, and its ports where these are more than one."""
-    read = getattr(system, "read_steps", system.steps)
-    ports = f", {system.output_size} x {system.input_size} numbers for each"
-    is_plain = system.input_size == system.output_size == 1
-    return f"{system.steps} x {read} tokens{'' if is_plain else ports}"
-
-
 def _by_rows(
     system: Operator, moving: Tensor, changes: Sequence[RowChange], response: Tensor
 ) -> Tensor:
     """What changed rows add to the response, a block of rows at a time."""
     read, ports = moving.shape[-3], moving.shape[-2]
-    written = torch.cat([change.written for change in changes]).unique()
+    written = torch.cat([tokens for tokens, _ in changes]).unique()
     added = torch.zeros_like(response)
     size = max(1, torch.Size(system.batch).numel() * read * ports * system.output_size)
     values = moving.flatten(-3, -2)
@@ -601,8 +557,8 @@ def _by_rows(
         block = attention_map(system, slice(start, stop))
         before = block.unflatten(-1, (read, ports)).unflatten(-3, (len(rows), system.output_size))
         after = before.clone()
-        for change in changes:
-            change.apply(after, rows)
+        for _, apply in changes:
+            apply(after, rows)
         difference = (after - before).flatten(-2).flatten(-3, -2)
         added[..., start:stop, :, :] = (difference @ values).unflatten(
             -2, (len(rows), system.output_size)

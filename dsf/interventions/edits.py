@@ -34,7 +34,7 @@ __all__ = [
     "from_json",
 ]
 
-__getattr__ = finding(__name__, {"applied": "dsf.interventions.applied"})
+__getattr__ = finding(__name__, {"applied": "dsf.interventions.intervention"})
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 """Numbers, names, patterns and slices, as ``dsf.inspect(layers=..., heads=...)`` takes them."""
@@ -318,8 +318,7 @@ def _whole(where: str, value: Any) -> int:
 
 
 def _at_least(least: int, where: str, value: Any) -> int:
-    number = _whole(where, value)
-    if number < least:
+    if (number := _whole(where, value)) < least:
         raise ValueError(f"{where} must be at least {least}, but it is {number}.")
     return number
 
@@ -328,48 +327,30 @@ def _whole_or_none(where: str, value: Any) -> int | None:
     return None if value is None else _whole(where, value)
 
 
-def _several(where: str, value: Any, one: Callable[[str, Any], Any]) -> Any:
-    """None, or one or several of what ``one`` takes, as plain data; several are a list."""
+def _several(where: str, value: Any, kinds: str, *, texts: bool = False) -> Any:
+    """None, or one or several whole numbers (or texts) and slices, as plain data in a list."""
+
+    def one(part: Any) -> Any:
+        try:
+            return part if texts and isinstance(part, str) else _whole(where, part)
+        except TypeError:
+            raise TypeError(f"{where} must be {kinds}, but it has {part!r}.") from None
+
+    def plain(part: slice) -> slice:
+        bounds = (_whole_or_none(where, each) for each in (part.start, part.stop, part.step))
+        found = slice(*bounds)
+        if found.step is not None and found.step < 1:
+            raise ValueError(f"{where} has {found!r}, but a slice must have a step of at least 1.")
+        return found
+
     value = value.tolist() if hasattr(value, "tolist") else value
     if value is None:
         return value
     if isinstance(value, slice):
-        plain = slice(*(_whole_or_none(where, bound) for bound in _bounds(value)))
-        if plain.step is not None and plain.step < 1:
-            raise ValueError(f"{where} has {plain!r}, but a slice must have a step of at least 1.")
-        return plain
+        return plain(value)
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
-        return [
-            _several(where, each, one) if isinstance(each, slice) else one(where, each)
-            for each in value
-        ]
-    return one(where, value)
-
-
-def _bounds(value: slice) -> tuple[Any, Any, Any]:
-    return value.start, value.stop, value.step
-
-
-def _tokens(where: str, value: Any) -> Tokens:
-    found: Tokens = _several(where, value, partial(_one_of, "whole numbers, a slice or a range"))
-    return found
-
-
-def _chosen(where: str, value: Any) -> Chosen:
-    def one(where: str, value: Any) -> int | str:
-        return value if isinstance(value, str) else _one_of(kinds, where, value)
-
-    kinds = "numbers, names or slices"
-    found: Chosen = _several(where, value, one)
-    return found
-
-
-def _one_of(kinds: str, where: str, value: Any) -> int:
-    """One whole number where several, or something else of these kinds, may stand."""
-    try:
-        return _whole(where, value)
-    except TypeError:
-        raise TypeError(f"{where} must be {kinds}, but it has {value!r}.") from None
+        return [plain(each) if isinstance(each, slice) else one(each) for each in value]
+    return one(value)
 
 
 def _factor(where: str, value: Any) -> float:
@@ -387,6 +368,8 @@ def _flag(where: str, value: Any) -> bool:
     return value
 
 
+_tokens = partial(_several, kinds="whole numbers, a slice or a range")
+_chosen = partial(_several, kinds="numbers, names or slices", texts=True)
 PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
     "layer": _chosen,
     "heads": _chosen,

@@ -1,18 +1,13 @@
 """Fewer key channels for Mamba-2, gated delta and Kimi delta layers, made of their own parameters.
 
-A state of these layers has one row for every channel of its keys (of its write vectors, in
-Mamba-2). A change of basis of the channels commutes with the recurrence, but the channels come out
-of a short convolution and an activation, one by one: no weights of the same class hold a mixture.
-So channels are dropped, the same ones for queries and keys, and what the others can make good is
-left to the output projection: least squares of the original outputs on what the smaller layer
-gives to its projection, layer after layer in the smaller model.
-
-Which channels a key head keeps is chosen by their energies on data, that of the reads times that of
-the state's rows: balanced truncation by forward statistics, as GHOST does (arXiv:2602.11408).
+Channels come out of a convolution and an activation one by one, so that no weights of the same
+class hold a mixture: channels are dropped, the same ones for queries and keys, by the energies of
+reads times those of the state's rows, as GHOST does (arXiv:2602.11408). Then the output projection
+is fitted to the original outputs by least squares, layer after layer.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,12 +33,10 @@ class KeyChannels:
     """The key channels of one layer: the rows of parameters that make them, and what they give.
 
     Attributes:
-        layer: path of its module.
         rows: for every parameter that makes channels the numbers of its rows, for queries or keys.
         setting: name of the number of channels in the model's configuration; None where values
             have as many, so that dropped channels stay as zeros.
         output: name of the projection behind the mixer.
-        heads: number of key heads.
         energies: for every value head and channel the sums over data of the squares of its reads,
             and of the squares of its row of the state.
         keys: rows of keys on the data, scaled by the same weights.
@@ -74,15 +67,11 @@ def best_keys(channels: KeyChannels, states: int) -> Int[Tensor, "head kept"]:
 
 
 def key_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of a model whose key channels can be dropped, by path."""
     return {path: module for path, module in model.named_modules() if _rows(module) is not None}
 
 
 def _rows(module: nn.Module) -> tuple[dict[str, Tensor], str | None, str] | None:
-    """Rows of queries' and keys' channels by parameter, their setting, and the output projection.
-
-    Published parameter names decide; the order of rows is that of the model library.
-    """
+    """Rows of channels by parameter, their setting, and the projection behind; None for others."""
     parameters = dict(module.named_parameters())
     own: Any = module
     if {"in_proj.weight", "conv1d.weight", "A_log"} <= parameters.keys() and hasattr(
@@ -130,11 +119,7 @@ def key_channels(
     batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
     adapters: Sequence[Adapter] = (),
 ) -> dict[str, KeyChannels]:
-    """Return the key channels of all layers that have them, with what they contribute on data.
-
-    Raises:
-        InspectionError: if such a layer cannot be read.
-    """
+    """Return the key channels of all layers that have them, with what they contribute on data."""
     found: dict[str, KeyChannels] = {}
     paths = key_layers(model)
     for inputs, named in batches:
@@ -157,11 +142,9 @@ def key_channels(
             key = key.flatten(1, 2).unflatten(0, (heads, -1))[:, 0]
             new = KeyChannels(path, tuple(rows[0].items()), rows[1], rows[2], heads, energies, key)
             if path in found:
-                new = replace(
-                    new,
-                    energies=found[path].energies + energies,
-                    keys=torch.cat([found[path].keys, key], dim=1),
-                )
+                earlier = found[path]
+                keys = torch.cat([earlier.keys, key], dim=1)
+                new = replace(new, energies=earlier.energies + energies, keys=keys)
             found[path] = new
     return found
 
@@ -171,11 +154,6 @@ def fewer_key_weights(
     channels: Mapping[str, KeyChannels],
     kept: Mapping[str, Int[Tensor, "head kept"]],
 ) -> dict[str, Tensor]:
-    """Return the weights of a model whose layers keep these key channels.
-
-    Args:
-        kept: by the path of every layer the channels of each key head.
-    """
     weights = {name: each.detach().clone() for name, each in model.state_dict().items()}
     for path, layer in channels.items():
         for name, rows in layer.rows:
@@ -200,24 +178,19 @@ def refit_outputs(
     channels: Mapping[str, KeyChannels],
     batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
 ) -> None:
-    """Fit the output projections of a smaller model to the outputs of the original, in order.
-
-    Args:
-        smaller: changed in place.
-    """
+    """Fit the output projections of a smaller model to the outputs of the original, in order."""
     for path, layer in channels.items():
-        gram, cross = None, None
+        gram = cross = torch.zeros(())
         projection: Any = smaller.get_submodule(f"{path}.{layer.output}")
         for inputs, named in batches:
-            wanted = _seen(model, path, inputs, named)[1]
-            given = _seen(smaller, f"{path}.{layer.output}", inputs, named)[0]
+            whole = model.get_submodule(path)
+            wanted = calls_of(model, [whole], inputs, named)[whole][0][2].double().flatten(0, -2)
+            args, kwargs, _ = calls_of(smaller, [projection], inputs, named)[projection][0]
+            given = args[0] if args else next(iter(kwargs.values()))
+            given = given.double().flatten(0, -2)
             if projection.bias is not None:
                 wanted = wanted - projection.bias.double()
-            square, product = given.mT @ given, given.mT @ wanted
-            gram = square if gram is None else gram + square
-            cross = product if cross is None else cross + product
-        assert gram is not None  # noqa: S101 (batches are checked to be there)
-        assert cross is not None  # noqa: S101
+            gram, cross = gram + given.mT @ given, cross + given.mT @ wanted
         ridge = REFIT_RIDGE * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
         before = projection.weight.detach().double().mT
         after = torch.linalg.solve(gram + ridge, cross + ridge @ before).mT
@@ -236,9 +209,8 @@ def output_errors(
     for path in channels:
         apart = size = 0.0
         for inputs, named in batches:
-            with _noted(model.get_submodule(path)) as calls, isolated(model):
-                model(*inputs, **named)
-            for args, kwargs, output in calls:
+            module = model.get_submodule(path)
+            for args, kwargs, output in calls_of(model, [module], inputs, named)[module]:
                 alone = {name: each for name, each in kwargs.items() if name not in CACHES}
                 with isolated(smaller):
                     other = smaller.get_submodule(path)(*args, **alone)
@@ -249,25 +221,17 @@ def output_errors(
     return errors
 
 
-@contextmanager
-def _noted(module: nn.Module) -> Iterator[list[tuple[Any, Any, Tensor]]]:
-    """The arguments and the output of every call of a module inside the ``with`` block."""
-    calls: list[tuple[Any, Any, Tensor]] = []
+def calls_of(
+    model: nn.Module, modules: Iterable[nn.Module], inputs: Any, named: Any
+) -> dict[nn.Module, list[tuple[Any, Any, Tensor]]]:
+    calls: dict[nn.Module, list[tuple[Any, Any, Tensor]]] = {}
 
-    def note(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        calls.append((args, kwargs, output[0] if isinstance(output, tuple) else output))
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        calls.setdefault(module, []).append((args, kwargs, output.detach()))
 
-    handle = module.register_forward_hook(note, with_kwargs=True)
-    try:
-        yield calls
-    finally:
-        handle.remove()
-
-
-def _seen(model: nn.Module, path: str, inputs: Any, named: Any) -> tuple[Tensor, Tensor]:
-    """Input and output of a module in a run of the model, as rows in float64."""
-    with _noted(model.get_submodule(path)) as calls, isolated(model):
+    with ExitStack() as hooks, isolated(model):
+        for module in set(modules):
+            hooks.callback(module.register_forward_hook(note, with_kwargs=True).remove)
         model(*inputs, **named)
-    (args, kwargs, output), *_ = calls
-    given = args[0] if args else next(iter(kwargs.values()))
-    return given.double().flatten(0, -2), output.double().flatten(0, -2)
+    return calls

@@ -1,21 +1,13 @@
 """``reduce_states``: a selective model with fewer states, made of its own parameters.
 
-The response of a channel at a token is ``sum_k read_k h_k``. A state that is left out takes
-``read_k(t) h_k(t)`` away from it. The other states can take over part of that: with
-``h_k ≈ sum_l M_kl h_l`` over the kept states l, the same for all channels, the reads become
-``read'_l = sum_k M_kl read_k``. That is a projection of the states by their products on the data,
-and a change of rows of parameters, so that the result loads into the same class with fewer states.
-
-The products are the sums over the data of all products of terms ``read_k h_l``, weighted by what
-the layer does with the response: the Gramian of the states as they are reached on the data, seen
-through the reads. Which row of which parameter makes a state is asked of the run, not of names.
-
-Layers whose states have a row for every channel of a key are in ``fewer_keys.py``.
+The response of a channel at a token is ``sum_k read_k h_k``. With ``h_k ≈ sum_l M_kl h_l`` over the
+kept states l, the same for all channels, the reads become ``read'_l = sum_k M_kl read_k``: a change
+of rows of parameters. The products ``read_k h_l`` on the data, weighted by what the layer does with
+the response, say what is kept; which row makes a state is asked of the run, not of names.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import comb
@@ -39,6 +31,7 @@ from dsf.interventions.fewer_keys import (
     ChooseKeys,
     KeyChannels,
     best_keys,
+    calls_of,
     fewer_key_weights,
     key_channels,
     key_layers,
@@ -68,23 +61,6 @@ RUN_TOL_ELSEWHERE = 5e-2
 """Maximum relative difference of a run from the same numbers in float64, by number type."""
 
 
-@dataclass(frozen=True)
-class StatePlaces:
-    """The parameters that make the states of one layer.
-
-    Attributes:
-        layer: the path of its module.
-        pole: the name of the parameter ``channel state`` whose exponential is minus the pole.
-        rows: the name of the linear map whose last rows make the write and then the read vectors.
-        states: how many states there are.
-    """
-
-    layer: str
-    pole: str
-    rows: str
-    states: int
-
-
 @dataclass(frozen=True, eq=False)
 class StateProducts:
     """Sums over data of products of ``Z_kl = read_k h_l``, over tokens and channels.
@@ -93,17 +69,18 @@ class StateProducts:
     behind the mixer multiply it by, and the norm of its column of the output projection.
 
     Attributes:
-        places: the parameters behind the states.
+        layer: the path of its module.
+        pole: the name of the parameter ``channel state`` whose exponential is minus the pole.
+        rows: the name of the linear map whose last rows make the write and then the read vectors.
+        states: how many states there are.
         gram: the sum of ``Z_kl Z_mn``, as a matrix over pairs.
     """
 
-    places: StatePlaces
+    layer: str
+    pole: str
+    rows: str
+    states: int
     gram: Float[Tensor, "pairs pairs"]
-
-    @property
-    def states(self) -> int:
-        """How many states there are."""
-        return self.places.states
 
 
 Choose = Callable[[StateProducts, int], Sequence[int]]
@@ -219,11 +196,7 @@ def strongest_states(products: StateProducts, states: int) -> tuple[int, ...]:
 def kept_states(
     products: StateProducts, kept: Sequence[int], *, projected: bool = True
 ) -> KeptStates:
-    """These states, which read for the others what the data make best, or nothing.
-
-    Raises:
-        ValueError: if they are not different states of the layer.
-    """
+    """These states, which read for the others what the data make best, or nothing."""
     count = products.states
     chosen = tuple(kept)
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(count)):
@@ -323,7 +296,7 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
     short = next((each for each in found.values() if not 1 <= states <= each.states), None)
     if short is not None:
         raise ValueError(
-            f"reduce_states: states={states}, but {short.places.layer} has {short.states} states, "
+            f"reduce_states: states={states}, but {short.layer} has {short.states} states, "
             "of which at least one must stay."
         )
     layers = {
@@ -337,19 +310,30 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
     weights = _smaller_weights(model, found, layers)
     made = None
     if build is not None or hasattr(getattr(model, "config", None), "state_size"):
-        made = (build or _of_the_library(model))(weights, states).eval()
+        if build is None:
+            config = copy.deepcopy(model.config)
+            config.state_size = states  # type: ignore[union-attr]
+            made = type(model)(config).to(next(model.parameters()))
+            made.load_state_dict(weights)
+        else:
+            made = build(weights, states)
+        made = made.eval()
     if loss is not None and made is None:
         raise ValueError(
             f"reduce_states: 'loss' needs the smaller {type(model).__name__}, whose configuration "
             "has no state_size. Say how it is built: build=lambda weights, states: ..."
         )
-    losses = None if loss is None or made is None else (_judged(loss, model), _judged(loss, made))
+    losses = None if made is None else _losses(loss, model, made)
     return ReducedStates(states, weights, layers, made, losses, found)
 
 
-def _judged(loss: Callable[[nn.Module], float], model: nn.Module) -> float:
-    with isolated(model):
-        return float(loss(model))
+def _losses(
+    loss: Callable[[nn.Module], float] | None, *models: nn.Module
+) -> tuple[float, float] | None:
+    if loss is None:
+        return None
+    with isolated(models[0]), isolated(models[1]):
+        return float(loss(models[0])), float(loss(models[1]))
 
 
 def _smaller_weights(
@@ -360,7 +344,7 @@ def _smaller_weights(
     """All weights under their own names, those of the selective layers with fewer states."""
     changed: dict[int, Tensor] = {}
     for path, chosen in layers.items():
-        places, module = products[path].places, model.get_submodule(path)
+        places, module = products[path], model.get_submodule(path)
         pole, kept = module.get_parameter(places.pole), list(chosen.kept)
         changed[id(pole)] = pole.detach()[..., kept]
         rows = module.get_submodule(places.rows)
@@ -375,36 +359,9 @@ def _smaller_weights(
     return {name: changed.get(id(part), part.detach()).clone() for name, part in every.items()}
 
 
-def _of_the_library(model: nn.Module) -> Callable[[Mapping[str, Tensor], int], nn.Module]:
-    """Builds a model of the library with another number of states in its configuration."""
-
-    def build(weights: Mapping[str, Tensor], states: int) -> nn.Module:
-        config = copy.deepcopy(model.config)
-        config.state_size = states  # type: ignore[union-attr]
-        made: nn.Module = type(model)(config)
-        like = next(model.parameters())
-        made.to(like).load_state_dict(dict(weights))
-        return made
-
-    return build
-
-
 def state_products(
     model: nn.Module, batches: Sequence[Any], *, adapters: Sequence[Adapter] = ()
 ) -> dict[str, StateProducts]:
-    """The products of all selective layers of a model, summed over data.
-
-    Args:
-        batches: inputs of the model: for each call a dictionary of named ones, a tuple, or one
-            tensor.
-        adapters: how to read modules of your own, as for :func:`dsf.inspect`.
-
-    Raises:
-        TypeError: if ``model`` is not a module, or ``batches`` a single one.
-        ValueError: if there are no batches.
-        InspectionError: if the model has no selective layer, or the states of one are not made by
-            rows of its parameters alone.
-    """
     if not isinstance(model, nn.Module):
         raise TypeError(
             "reduce_states: 'model' must be a model in memory, such as "
@@ -415,15 +372,15 @@ def state_products(
         inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
         selective = _selective(inspection)
         modules = {path: model.get_submodule(path) for path in selective}
-        with isolated(model), _linear_maps(modules.values()) as outputs:
-            model(*inputs, **named)
+        parts = (part for module in modules.values() for part in module.modules())
+        linear = [part for part in parts if isinstance(part, nn.Linear)]
+        outputs = calls_of(model, linear, inputs, named)
         for path, layers in selective.items():
             for number, layer in enumerate(layers):
-                places = _places(path, modules[path], layer, outputs, number)
-                gram = _gram(layer)
-                found[path] = StateProducts(
-                    places, gram if path not in found else found[path].gram + gram
-                )
+                pole, rows = _places(path, modules[path], layer, outputs, number)
+                gram = _gram(layer) + (found[path].gram if path in found else 0)
+                mixer: Any = layer.mixer
+                found[path] = StateProducts(path, pole, rows, mixer.pole.shape[-1], gram)
     if not found:
         raise ValueError("reduce_states: 'batches' is empty. Give inputs of the model.")
     return found
@@ -448,7 +405,6 @@ def _with_fewer_keys(
     *,
     projected: bool,
 ) -> ReducedStates:
-    """The same model with fewer key channels in every layer that has them."""
     short = next((each for each in channels.values() if not 1 <= states <= each.states), None)
     if short is not None:
         raise ValueError(
@@ -475,7 +431,7 @@ def _with_fewer_keys(
         numbers = (kept[path] + each.states * torch.arange(len(kept[path]))[:, None]).flatten()
         takes = torch.eye(each.heads * each.states, dtype=torch.float64)[:, numbers]
         layers[path] = KeptStates(tuple(numbers.tolist()), takes, errors[path])
-    losses = None if loss is None else (_judged(loss, model), _judged(loss, made))
+    losses = _losses(loss, model, made)
     weights = {name: each.detach().clone() for name, each in made.state_dict().items()}
     return ReducedStates(states, weights, layers, made, losses, channels)
 
@@ -486,28 +442,19 @@ def _as_call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
 
 
-@contextmanager
-def _linear_maps(modules: Iterable[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]:
-    """What the linear maps in some modules return inside the ``with`` block, call by call."""
-    outputs: dict[nn.Module, list[Tensor]] = {}
-
-    def keep(module: nn.Module, _: Any, output: Tensor) -> None:
-        outputs.setdefault(module, []).append(output.detach())
-
-    with ExitStack() as hooks:
-        for part in {part for module in modules for part in module.modules()}:
-            if isinstance(part, nn.Linear):
-                hooks.callback(part.register_forward_hook(keep).remove)
-        yield outputs
-
-
 def _selective(inspection: Inspection) -> dict[str, list[InspectedLayer]]:
     """The layers with selective states by the paths of their modules, all calls of one."""
     found: dict[str, list[InspectedLayer]] = {}
     others = []
     for layer in inspection:
         named = all(hasattr(layer.mixer, name) for name in ("value", "pole", "write", "read"))
-        if named and all(_is_selective(part) for part, _ in _scans(layer)):
+        if named and all(
+            isinstance(part, System)
+            and isinstance(part.A, SampledDiagonal)
+            and isinstance(part.B, SampledWrite)
+            and part.initial is None
+            for part, _ in _scans(layer)
+        ):
             found.setdefault(layer.name.partition(" (call ")[0], []).append(layer)
         else:
             others.append(f"{layer.name} is a {type(layer.mixer).__name__}")
@@ -529,29 +476,15 @@ def _scans(layer: InspectedLayer) -> tuple[tuple[Any, ScanOrder], ...]:
     return tuple((part, ScanOrder.forward(part.steps)) for part in parts)
 
 
-def _is_selective(part: Any) -> bool:
-    return (
-        isinstance(part, System)
-        and isinstance(part.A, SampledDiagonal)
-        and isinstance(part.B, SampledWrite)
-        and part.initial is None
-    )
-
-
 def _places(
     path: str,
     module: nn.Module,
     layer: InspectedLayer,
-    outputs: Mapping[nn.Module, list[Tensor]],
+    outputs: Mapping[nn.Module, list[tuple[Any, Any, Tensor]]],
     number: int,
-) -> StatePlaces:
-    """The parameters that make the states of a layer.
-
-    Raises:
-        InspectionError: if they are not those of Mamba.
-    """
+) -> tuple[str, str]:
+    """The parameters that make the states of a layer: its poles, and its writes and reads."""
     mixer: Any = layer.mixer
-    states = mixer.pole.shape[-1]
     poles = [
         name
         for name, part in module.named_parameters()
@@ -564,12 +497,18 @@ def _places(
             "pole, where there must be one, so its states cannot be taken out of its parameters."
         )
     chosen = torch.cat([mixer.write, mixer.read], dim=-1)
+
+    def is_end(output: Tensor) -> bool:
+        width = chosen.shape[-1]
+        if output.shape[-1] < width or output[..., :1].numel() != chosen[..., :1].numel():
+            return False
+        limit = RUN_TOL.get(output.dtype, RUN_TOL_ELSEWHERE)
+        return _near(output[..., -width:].double().reshape(chosen.shape), chosen, limit)
+
     rows = [
         name
         for name, part in module.named_modules()
-        if part in outputs
-        and len(outputs[part]) > number
-        and _is_end_of(outputs[part][number], chosen)
+        if part in outputs and len(outputs[part]) > number and is_end(outputs[part][number][2])
     ]
     if len(rows) != 1:
         raise InspectionError(
@@ -577,15 +516,7 @@ def _places(
             f"last outputs of one linear map in it ({len(rows)} fit), so that fewer rows would not "
             "do. That is so where a norm comes after them, as in falcon_mamba and jamba."
         )
-    return StatePlaces(path, poles[0], rows[0], states)
-
-
-def _is_end_of(output: Tensor, wanted: Tensor) -> bool:
-    width = wanted.shape[-1]
-    if output.shape[-1] < width or output[..., :1].numel() != wanted[..., :1].numel():
-        return False
-    limit = RUN_TOL.get(output.dtype, RUN_TOL_ELSEWHERE)
-    return _near(output[..., -width:].double().reshape(wanted.shape), wanted, limit)
+    return poles[0], rows[0]
 
 
 def _near(one: Tensor, other: Tensor, limit: float) -> bool:
@@ -594,11 +525,6 @@ def _near(one: Tensor, other: Tensor, limit: float) -> bool:
 
 
 def _gram(layer: InspectedLayer) -> Float[Tensor, "pairs pairs"]:
-    """The products of one layer on one input.
-
-    Raises:
-        InspectionError: if what follows the mixer is more than factors and a projection.
-    """
     scans, weight = _scans(layer), _weight(layer)
     signal = layer.signal
     reads = [order.restored(part.C.squeeze(-2), axis=-2) for part, order in scans]

@@ -31,11 +31,7 @@ GroupForms = Sequence[tuple[KeptForm, StateFeatures | None]]
 
 
 class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
-    """The cache of one softmax layer: one part for all groups of the same form.
-
-    Attributes:
-        parts: the groups of each form.
-    """
+    """The cache of one softmax layer: one part for all groups of the same form."""
 
     is_sliding = False
     is_croppable = False
@@ -43,7 +39,7 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, forms: GroupForms) -> None:
         super().__init__()
         self.parts = []
-        self.order: tuple[Tensor, Tensor] | None = None
+        self.order: Tensor | None = None
         for form in dict.fromkeys(form for form, _ in forms):
             groups = [number for number, (other, _) in enumerate(forms) if other == form]
             features = [each for _, each in (forms[group] for group in groups) if each is not None]
@@ -53,7 +49,6 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory behind what the layer keeps."""
         return sum(part.bytes for part in self.parts)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -73,21 +68,15 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
         if len(self.parts) == 1:
             response = self.parts[0].read(grouped, key, value, scale)
         else:
-            if self.order is None or self.order[0].device != key.device:
-                order = torch.tensor([each for part in self.parts for each in part.groups])
-                self.order = (order.to(key.device), order.argsort().to(key.device))
-            order, back = self.order
-            sizes = [len(part.groups) for part in self.parts]
-            sorted_by_part = (
-                each.index_select(1, order).split(sizes, dim=1) for each in (grouped, key, value)
-            )
-            response = torch.cat(
-                [
-                    part.read(*given, scale)
-                    for part, *given in zip(self.parts, *sorted_by_part, strict=True)
-                ],
-                dim=1,
-            ).index_select(1, back)
+            if self.order is None or self.order.device != key.device:
+                numbers = [each for part in self.parts for each in part.groups]
+                self.order = torch.tensor(numbers, device=key.device)
+            order, sizes = self.order, [len(part.groups) for part in self.parts]
+            given = (grouped, key, value)
+            by_part = (each.index_select(1, order).split(sizes, dim=1) for each in given)
+            pairs = zip(self.parts, *by_part, strict=True)
+            response = torch.cat([part.read(*some, scale) for part, *some in pairs], dim=1)
+            response = response.index_select(1, order.argsort())
         return response.flatten(1, 2).transpose(1, 2)
 
     def get_seq_length(self) -> int:
@@ -105,7 +94,6 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
     get_max_cache_shape = get_max_length
 
     def reset(self) -> None:
-        """Forget every token."""
         self.is_initialized = False
         for part in self.parts:
             part.tensors, part.seen = {}, 0
@@ -115,15 +103,12 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
             part.tensors = {name: change(each) for name, each in part.tensors.items()}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Reorder the samples for a beam search."""
         self._each(lambda each: each.index_select(0, beam_idx.to(each.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every sample."""
         self._each(lambda each: each.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these samples only."""
         self._each(lambda each: each[indices])
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -135,12 +120,7 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class LinearisedCache(DynamicCache):  # type: ignore[misc]
-    """The cache of a linearised model.
-
-    Attributes:
-        layers: of softmax layers in the plan a :class:`LinearisedLayer`, of others those of
-            transformers.
-    """
+    """The cache of a linearised model; layers that are not in the plan have transformers' own."""
 
     def __init__(self, config: Any, forms: Mapping[int, GroupForms]) -> None:
         super().__init__(config=config)
@@ -149,12 +129,10 @@ class LinearisedCache(DynamicCache):  # type: ignore[misc]
 
     @property
     def bytes(self) -> int:
-        """Bytes of memory behind all tensors of the cache."""
         return cache_bytes(self)
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of memory behind all tensors that a cache of transformers holds."""
     return sum(
         layer.bytes
         if isinstance(layer, LinearisedLayer)
@@ -203,11 +181,8 @@ class PlannedAttention:
 
 
 def _attention(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-    replaced = getattr(module, ATTENTION, None)
-    if replaced is None:
-        result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(module, *inputs, **options)
-        return result
-    response: tuple[Tensor, Tensor | None] = replaced(module, *inputs, **options)
+    attention: Any = getattr(module, ATTENTION, None) or sdpa_attention_forward
+    response: tuple[Tensor, Tensor | None] = attention(module, *inputs, **options)
     return response
 
 
@@ -238,34 +213,22 @@ class _FreshCache:
 
 
 def twin(model: Any, attentions: Mapping[str, Any]) -> Any:
-    """Return a copy of a model that shares its weights and has other attentions.
-
-    Args:
-        attentions: by the path of a module the function that computes its attention; None of the
-            others changes.
-    """
+    """Return a copy of a model that shares its weights and has other attentions."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     shared = {id(each): each for each in model.parameters()}
     made = copy.deepcopy(model, shared).eval()
     for path, attention in attentions.items():
         setattr(made.get_submodule(path), ATTENTION, attention)
-    configs = {id(module.config): module.config for module in made.modules() if _has_config(module)}
-    for config in configs.values():
-        config._attn_implementation = NAME
+    for module in made.modules():
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation"):
+            config._attn_implementation = NAME
     return made
 
 
-def _has_config(module: nn.Module) -> bool:
-    return hasattr(getattr(module, "config", None), "_attn_implementation")
-
-
 def linearised(model: Any, forms: Mapping[str, GroupForms]) -> Any:
-    """Return a copy of a model that shares its weights and keeps what the forms keep.
-
-    Args:
-        forms: by the path of a softmax layer the forms of its groups.
-    """
+    """Return a copy of a model that shares its weights and keeps what the forms keep."""
     made = twin(model, {path: PlannedAttention(path, each) for path, each in forms.items()})
     numbered = {made.get_submodule(path).layer_idx: each for path, each in forms.items()}
     made.register_forward_pre_hook(_FreshCache(made, numbered), with_kwargs=True)

@@ -28,14 +28,12 @@ from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 
 ROWS_AT_ONCE = 512
 """Number of queries that read their keys together; bounds the memory of masks."""
-_PATTERNS = {
-    "keep": re.compile(r"keep"),
-    "Window": re.compile(r"Window\((?P<window>\d+)\)"),
-    "SinkWindow": re.compile(r"SinkWindow\((?P<sinks>\d+), ?(?P<window>\d+)\)"),
-    "SinkWindowState": re.compile(
-        r"SinkWindowState\((?P<sinks>\d+), ?(?P<window>\d+), ?(?P<features>\d+)\)"
-    ),
-}
+_PATTERNS = (
+    r"keep",
+    r"Window\((?P<window>\d+)\)",
+    r"SinkWindow\((?P<sinks>\d+), ?(?P<window>\d+)\)",
+    r"SinkWindowState\((?P<sinks>\d+), ?(?P<window>\d+), ?(?P<features>\d+)\)",
+)
 
 
 @dataclass(frozen=True)
@@ -54,13 +52,9 @@ class KeptForm:
 
     @classmethod
     def parse(cls, text: str) -> "KeptForm":
-        """Return the form with this name, such as ``SinkWindow(4, 128)``.
-
-        Raises:
-            ValueError: if it is not such a name, or its window is empty.
-        """
-        for pattern in _PATTERNS.values():
-            if match := pattern.fullmatch(text.strip()):
+        """Return the form with this name, such as ``SinkWindow(4, 128)``."""
+        for pattern in _PATTERNS:
+            if match := re.fullmatch(pattern, text.strip()):
                 form = cls(**{name: int(number) for name, number in match.groupdict().items()})
                 if form.window != 0:
                     return form
@@ -83,12 +77,7 @@ class KeptForm:
         return tokens if self.window is None else min(tokens, self.sinks + self.window)
 
     def bytes(self, tokens: int, key_size: int, value_size: int, item: int) -> int:
-        """Bytes of one sample in memory after so many tokens; a state has at least 4 for a number.
-
-        Args:
-            key_size, value_size: numbers of a key and of a value.
-            item: bytes of each of them.
-        """
+        """Bytes of one sample after so many tokens; a state has at least 4 for a number."""
         state = self.features * (value_size + 1) if self.held(tokens) < tokens else 0
         return self.held(tokens) * (key_size + value_size) * item + state * max(item, 4)
 
@@ -97,10 +86,7 @@ class KeptForm:
 class StateFeatures:
     """The fixed features of states, for one or several groups.
 
-    Attributes:
-        anchors: the keys that stand for all keys next to them.
-        log_scale: logarithm of the weight of each anchor.
-        log_decay: logarithm of the factor by which a group forgets per token, at most 0.
+    An anchor stands for all keys next to it; ``log_decay`` is what a group forgets per token.
     """
 
     anchors: Float[Tensor, "group feature key"]
@@ -108,34 +94,20 @@ class StateFeatures:
     log_decay: Float[Tensor, " group"]
 
     def nearest(self, key: Float[Tensor, "*batch group time key"]) -> Tensor:
-        """Return the number of the nearest anchor of every key."""
         half = self.anchors.square().sum(dim=-1) / 2
         return (key @ self.anchors.mT - half.unsqueeze(-2)).argmax(dim=-1)
 
     def to(self, like: Tensor) -> "StateFeatures":
-        """Return them on the device and in the number type of ``like``."""
-        return StateFeatures(
-            *(each.to(like) for each in (self.anchors, self.log_scale, self.log_decay))
-        )
+        return StateFeatures(*(each.to(like) for each in vars(self).values()))
 
     @classmethod
     def stacked(cls, several: Sequence["StateFeatures"]) -> "StateFeatures":
-        """Join the features of several groups."""
-        return cls(
-            torch.cat([each.anchors for each in several]),
-            torch.cat([each.log_scale for each in several]),
-            torch.cat([each.log_decay for each in several]),
-        )
+        parts = zip(*(vars(each).values() for each in several), strict=True)
+        return cls(*map(torch.cat, parts))
 
 
 class KeptGroups:
-    """Keys and values of the groups of one layer that have the same form.
-
-    Attributes:
-        form: what they keep.
-        groups: their numbers within the layer.
-        seen: number of tokens that were read so far.
-    """
+    """Keys and values of the groups of one layer that have the same form, after ``seen`` tokens."""
 
     def __init__(
         self, form: KeptForm, groups: Sequence[int], features: StateFeatures | None = None
@@ -155,18 +127,16 @@ class KeptGroups:
         value: Float[Tensor, "sample group time value"],
         scale: float,
     ) -> Float[Tensor, "sample group head time value"]:
-        """Add new keys and values, let their queries read, and forget what the form does not keep.
-
-        Args:
-            query, key: of the same tokens, which follow those seen so far; rotated by position.
-            scale: factor of the scores.
-        """
+        """Add new keys, let their queries read, and forget what the form does not keep."""
         if self.features is not None and (
             (self.features.anchors.dtype, self.features.anchors.device) != (key.dtype, key.device)
         ):
             self.features = self.features.to(key)
-        if key.shape[-2] == 1 and self._can_step(key):
-            return self._step(query, key, value, scale)
+        kept = self.tensors.get("key")
+        if key.shape[-2] == 1 and kept is not None:  # which may be written into
+            tracked = key.requires_grad or kept.requires_grad
+            if not tracked and (not kept.is_inference() or torch.is_inference_mode_enabled()):
+                return self._step(query, key, value, scale)
         parts = []
         for first in range(0, key.shape[-2], ROWS_AT_ONCE):
             some = slice(first, first + ROWS_AT_ONCE)
@@ -174,13 +144,6 @@ class KeptGroups:
                 self._chunk(query[..., some, :], key[:, :, some], value[:, :, some], scale)
             )
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
-
-    def _can_step(self, key: Tensor) -> bool:
-        """Whether what is kept may be written into."""
-        kept = self.tensors.get("key")
-        if kept is None or key.requires_grad or kept.requires_grad:
-            return False
-        return not kept.is_inference() or torch.is_inference_mode_enabled()
 
     def _step(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Read one token: all that is kept is visible to it, so that no mask is needed."""
@@ -321,11 +284,7 @@ def _attended(
     bias: Tensor | None,
     scale: float,
 ) -> Float[Tensor, "sample group head time value"]:
-    """Softmax attention; the heads of a group are more rows, so that no key is copied for them.
-
-    Args:
-        bias: added to the scores, or where they count, with the axes (time, column) last.
-    """
+    """Softmax attention; the heads of a group are more rows, so that no key is copied for them."""
     heads, steps = query.shape[2:4]
     if bias is not None:
         bias = bias.repeat(*(1 for _ in bias.shape[:-2]), heads, 1)

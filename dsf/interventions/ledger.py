@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -169,22 +169,13 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
-        return {
-            "sentence": self.sentence,
-            "healthy": self.is_healthy,
-            "about": self.about,
-            "reference": self.reference,
-            "suspect": self.suspect,
-            "actual": self.actual,
-            "total": self.total,
-            "residual": self.residual,
-            "points": self.points,
-            "passes": self.passes,
-            "rows": [
-                asdict(row) | {"tokens": list(row.tokens), "heads": list(row.heads)}
-                for row in self.rows
-            ],
-        }
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        rows = [
+            asdict(row) | {"tokens": list(row.tokens), "heads": list(row.heads)}
+            for row in self.rows
+        ]
+        facts = {"healthy": self.is_healthy, "residual": self.residual, "rows": rows}
+        return {"sentence": self.sentence, **plain, **facts}
 
     def to_pandas(self) -> Any:
         """Return the rows as a data frame, without the shares by token."""

@@ -1,24 +1,14 @@
 """``linearise``: which keys a trained softmax model needs, what the others cost, and a plan.
 
-Memory is kept by key-value group: the query heads of a group share their keys. For every group and
-every candidate form ``map_harm.py`` has the first and second order of what the loss gains along a
-gate that leads from the whole map to the map of the form.
-
-The signs of the changes differ from text to text, and a choice by signed sums fits the noise. A
-prediction is therefore the mean over texts of magnitudes, in nats per token, which is the relative
-change of the perplexity while it is small. The plan minimises their sum within a number of bytes,
-or the bytes within a sum, along the lower convex hulls of the groups (a Lagrangian relaxation).
-
-A derivative at the whole model says little of large moves: a model that is sure of its answer has
-hardly any. The derivatives are therefore taken once more half of the way to the first plan, where
-the other groups have changed as well. What is run on the texts decides: a plan for a budget of harm
-is taken back step by step until the harm is within it, and of plans for a number of bytes the one
-with the least loss is returned.
+The query heads of a group share their keys. The signs of predicted changes differ from text to
+text, and a choice by signed sums fits the noise: a prediction is the mean over texts of magnitudes.
+The plan goes along the lower convex hulls of the groups. A derivative at the whole model says
+little of large moves, so that it is taken once more half of the way, and what is run decides.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from math import exp, log1p
 from pathlib import Path
 from typing import Any
@@ -121,7 +111,8 @@ class LinearisationPlan:
             harm, bytes: as for :func:`linearise`; the plan is not run.
         """
         _check_budget(harm, bytes)
-        *_, last = _path(self.candidates, harm, _whole_number(bytes, self.whole_bytes))
+        most = int(bytes * self.whole_bytes) if isinstance(bytes, float) else bytes
+        *_, last = _path(self.candidates, harm, most)
         return replace(self, rows=last, measured=None)
 
     def applied(self, model: nn.Module) -> Any:
@@ -195,17 +186,17 @@ class LinearisationPlan:
         data = json.loads((place / PLAN).read_text(encoding="utf-8"))
         tensors = load_file(place / STATES) if (place / STATES).exists() else {}
         names = dict.fromkeys(name.rpartition("/")[0] for name in tensors)
+        parts = [each.name for each in fields(StateFeatures)]
         states = {
-            name: StateFeatures(
-                tensors[f"{name}/anchors"],
-                tensors[f"{name}/log_scale"],
-                tensors[f"{name}/log_decay"],
-            )
-            for name in names
+            name: StateFeatures(*(tensors[f"{name}/{part}"] for part in parts)) for name in names
         }
-        rows = tuple(map(_row_of, data["rows"]))
-        candidates = tuple(tuple(map(_row_of, each)) for each in data["candidates"])
-        return cls(rows, candidates, data["tokens"], states, data["measured"], data["rounds"])
+        rows, *candidates = (
+            tuple(PlanRow(**{**row, "heads": tuple(row["heads"])}) for row in several)
+            for several in (data["rows"], *data["candidates"])
+        )
+        return cls(
+            rows, tuple(candidates), data["tokens"], states, data["measured"], data["rounds"]
+        )
 
     def figure(self) -> Any:
         """Return a matplotlib figure: layers by key-value heads, coloured by form."""
@@ -318,41 +309,21 @@ def linearise(
         plan = plan.within(harm=harm, bytes=bytes)
         tried.append(plan)
     whole = _loss(given.model, texts)
-    if harm is not None:
-        steps = list(_path(plan.candidates, harm, None))
-        return _run_within(plan, steps, given.model, texts, harm, whole)
-    # another round is an estimate as well: what is run decides
-    tried = [replace(each, measured=_rise(each, given.model, texts, whole)) for each in tried]
-    return min(tried, key=lambda each: each.measured or 0.0)
 
+    def rise(plan: LinearisationPlan) -> float:
+        return exp(_loss(plan.applied(given.model), texts) - whole) - 1
 
-def _rise(
-    plan: LinearisationPlan, model: Any, texts: Sequence[tuple[Tensor, Tensor]], whole: float
-) -> float:
-    """Relative rise of the perplexity of the texts under a plan."""
-    return exp(_loss(plan.applied(model), texts) - whole) - 1
-
-
-def _run_within(
-    plan: LinearisationPlan,
-    path: Sequence[tuple[PlanRow, ...]],
-    model: Any,
-    texts: Sequence[tuple[Tensor, Tensor]],
-    harm: float,
-    whole: float,
-) -> LinearisationPlan:
-    """The last plan of a path whose measured harm is within the budget, found by bisection."""
-
-    def run(number: int) -> LinearisationPlan:
-        tried = replace(plan, rows=path[number])
-        return replace(tried, measured=_rise(tried, model, texts, whole))
-
-    best, worst = replace(plan, rows=path[0], measured=0.0), len(path)
-    number, good = len(path) - 1, 0
+    if harm is None:  # another round is an estimate as well: what is run decides
+        tried = [replace(each, measured=rise(each)) for each in tried]
+        return min(tried, key=lambda each: each.measured or 0.0)
+    # The last plan of the path whose measured harm is within the budget, found by bisection.
+    steps = list(_path(plan.candidates, harm, None))
+    best, good, worst = replace(plan, rows=steps[0], measured=0.0), 0, len(steps)
+    number = len(steps) - 1
     while good < worst - 1:
-        tried = run(number)
-        if tried.measured is not None and tried.measured <= harm:
-            best, good = tried, number
+        one = replace(plan, rows=steps[number])
+        if (measured := rise(one)) <= harm:
+            best, good = replace(one, measured=measured), number
         else:
             worst = number
         number = (good + worst) // 2
@@ -360,7 +331,6 @@ def _run_within(
 
 
 def _loss(model: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Mean over texts of the loss per token that counts."""
     losses = []
     was_training = model.training
     model.eval()
@@ -384,10 +354,6 @@ def _check_budget(harm: float | None, bytes: int | float | None) -> None:
             "linearise: 'bytes' expected a whole number of bytes, or a share from 0.0 to 1.0, got "
             f"{bytes}."
         )
-
-
-def _whole_number(bytes: int | float | None, whole: int) -> int | None:
-    return int(bytes * whole) if isinstance(bytes, float) else bytes
 
 
 def _texts(ids: Any, named: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
@@ -484,13 +450,18 @@ def _path(
 ) -> Iterable[tuple[PlanRow, ...]]:
     """Plans from ``keep`` on, each a step smaller, as far as the predicted harm or the bytes go.
 
-    The step that saves most bytes for its harm is taken, along the lower convex hull of each group:
-    every such plan has the least predicted harm of all with no more bytes.
+    Along the lower convex hulls every plan has the least predicted harm of all with no more bytes.
     """
     chosen = [max(rows, key=lambda row: row.bytes) for rows in candidates]
-    steps = [
-        (cost, number, row) for number, rows in enumerate(candidates) for cost, row in _hull(rows)
-    ]
+    steps = []
+    for number, (rows, here) in enumerate(zip(candidates, chosen, strict=True)):
+        now = here
+        # Along a hull the harm per byte saved grows, so that steps keep their order.
+        while smaller := [row for row in rows if row.bytes < now.bytes]:
+            costs = ((row.predicted - now.predicted) / (now.bytes - row.bytes) for row in smaller)
+            pairs = zip(costs, smaller, strict=True)
+            cost, now = min(pairs, key=lambda pair: (pair[0], pair[1].bytes))
+            steps.append((cost, number, now))
     spent, held = sum(row.predicted for row in chosen), sum(row.bytes for row in chosen)
     yield tuple(chosen)
     for _, number, row in sorted(steps, key=lambda step: step[:2]):
@@ -509,26 +480,5 @@ def _path(
         )
 
 
-def _hull(rows: Sequence[PlanRow]) -> list[tuple[float, PlanRow]]:
-    """The rows on the lower convex hull of harm over bytes, from large to small, behind the first.
-
-    Each with its harm per byte saved; along a hull these grow, so that steps keep their order.
-    """
-    here, found = max(rows, key=lambda row: row.bytes), []
-    while smaller := [row for row in rows if row.bytes < here.bytes]:
-        now = here
-
-        def cost(row: PlanRow, now: PlanRow = now) -> float:
-            return (row.predicted - now.predicted) / (now.bytes - row.bytes)
-
-        here = min(smaller, key=lambda row: (cost(row), row.bytes))
-        found.append((cost(here), here))
-    return found
-
-
 def _state_name(row: PlanRow) -> str:
     return f"{row.layer} {row.head} {row.form}"
-
-
-def _row_of(data: Mapping[str, Any]) -> PlanRow:
-    return PlanRow(**{**data, "heads": tuple(data["heads"])})

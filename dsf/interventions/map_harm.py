@@ -1,16 +1,13 @@
 """What a smaller memory of keys does to a loss: derivatives along a gate between two maps.
 
 For a key-value group and a form the change of the response is contracted with the gradient of the
-loss, token by token: the derivatives of the loss along a gate that leads from the whole map to the
-map of the form. Their sum is the first order of the harm, their squares are the second (an
-empirical Fisher information). All forms of a row come from two running sums over its keys, of the
-exponentials and of their products with the gradient, so that the number of forms costs little.
-
-The features of states are fitted to the same maps.
+loss, token by token. The sum is the first order of the harm, the squares are the second (an
+empirical Fisher information). All forms of a row come from two running sums over its keys.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,11 +36,9 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """Scaled queries and keys of one layer or group on one text, and what the loss makes of them.
+    """Scaled queries and keys of one layer or group on one text, and the gradient at its response.
 
-    Attributes:
-        adjoint: the gradient of the loss with respect to the response of every head.
-        counted: number of tokens of which the loss is the mean.
+    ``counted`` is the number of tokens of which the loss is the mean.
     """
 
     query: Float[Tensor, "*group head time key"]
@@ -53,13 +48,8 @@ class Maps:
     counted: int
 
     def of(self, group: int) -> "Maps":
-        return Maps(
-            self.query[group],
-            self.key[group],
-            self.value[group],
-            self.adjoint[group],
-            self.counted,
-        )
+        query, key, value, adjoint, counted = vars(self).values()
+        return Maps(query[group], key[group], value[group], adjoint[group], counted)
 
     def blocks(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Blocks of rows: their positions, their scores, and the derivative along each entry."""
@@ -77,55 +67,44 @@ def recorded(
     labels: Tensor,
     planned: Mapping[str, Sequence[tuple[KeptForm, StateFeatures | None]]] | None = None,
 ) -> dict[str, Maps]:
-    """Run the model on one text, and return what its softmax layers did, by path.
-
-    Args:
-        planned: forms of the groups of layers; the run is then half of the way to them.
-    """
+    """Run the model on one text, and return what its softmax layers did, by path."""
     from dsf.interventions.kept_cache import UNREAD, LinearisedLayer, twin
 
     found: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def recorder(path: str) -> Callable[..., tuple[Tensor, None]]:
-        def attention(
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            mask: Tensor | None,
-            scaling: float | None = None,
-            **options: Any,
-        ) -> tuple[Tensor, None]:
-            if any(options.get(name) is not None for name in UNREAD) or mask is not None:
-                return fallback(module, query, key, value, mask, scaling=scaling, **options)
-            if path in found or not getattr(module, "is_causal", True):
-                raise InspectionError(
-                    f"linearise: {path} expected one causal call for a text, got another. Such a "
-                    "layer cannot keep a part of its keys."
-                )
-            shared = query.shape[1] // key.shape[1]
-            response = scaled_dot_product_attention(
-                query,
-                key.repeat_interleave(shared, dim=1),
-                value.repeat_interleave(shared, dim=1),
-                is_causal=True,
-                scale=scaling,
+    def attention(
+        path: str,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        if any(options.get(name) is not None for name in UNREAD) or mask is not None:
+            return fallback(module, query, key, value, mask, scaling=scaling, **options)
+        if path in found or not getattr(module, "is_causal", True):
+            raise InspectionError(
+                f"linearise: {path} expected one causal call for a text, got another. Such a layer "
+                "cannot keep a part of its keys."
             )
-            scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            if planned is not None and path in planned:
-                under_plan = LinearisedLayer(planned[path]).read(query, key, value, scale)
-                response = (response + under_plan.transpose(1, 2)) / 2
-            gate = torch.zeros_like(response, requires_grad=True)
-            grouped = (query[0] * scale).detach().unflatten(0, (key.shape[1], shared))
-            found[path] = (grouped, key[0].detach(), value[0].detach(), gate)
-            return (response + gate).transpose(1, 2), None
-
-        return attention
+        shared = query.shape[1] // key.shape[1]
+        keys, values = (part.repeat_interleave(shared, dim=1) for part in (key, value))
+        response = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scaling)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if planned is not None and path in planned:
+            under_plan = LinearisedLayer(planned[path]).read(query, key, value, scale)
+            response = (response + under_plan.transpose(1, 2)) / 2
+        gate = torch.zeros_like(response, requires_grad=True)
+        grouped = (query[0] * scale).detach().unflatten(0, (key.shape[1], shared))
+        found[path] = (grouped, key[0].detach(), value[0].detach(), gate)
+        return (response + gate).transpose(1, 2), None
 
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as fallback
 
     paths = [name for name, module in model.named_modules() if hasattr(module, "layer_idx")]
-    copied = twin(model, {path: recorder(path) for path in paths})
+    copied = twin(model, {path: partial(attention, path) for path in paths})
     with torch.inference_mode(False), torch.enable_grad():
         logits = copied(input_ids=text[None].clone(), use_cache=False).logits[0]
         if not found:
@@ -148,9 +127,8 @@ def compared(
 ) -> tuple[Float[Tensor, " form"], Float[Tensor, " form"]]:
     """The predicted harm of every form, and the largest distance of a row of its maps.
 
-    The harm is the derivative of the loss along the gate, and the half of a second one: of the
-    Fisher information, with the squares of the tokens' derivatives in place of their expectations.
-    The sums run in float64: a window is the difference of two running sums.
+    The harm is the derivative of the loss along the gate, and half of its Fisher information. The
+    sums run in float64: a window is the difference of two running sums.
     """
     changes = torch.zeros(len(forms), dtype=torch.float64, device=maps.key.device)
     distances = torch.zeros_like(changes)
@@ -234,11 +212,7 @@ def anchors_of(maps: Sequence[Maps], count: int) -> Float[Tensor, "feature key"]
 def fitted(
     form: KeptForm, maps: Sequence[Maps], anchors: Float[Tensor, "feature key"]
 ) -> StateFeatures:
-    """The features of a state with these anchors: scales and decay by least squares.
-
-    The scale of an anchor is that by which its part of every normalised row is met best. The parts
-    are sums of positive numbers, and so the scales are positive.
-    """
+    """The features of a state with these anchors: scales, which are positive, by least squares."""
     best: tuple[float, StateFeatures] | None = None
     for decay in DECAYS:
         plain = StateFeatures(
@@ -274,5 +248,4 @@ def fitted(
 
 
 def full_precision(logits: Tensor) -> Tensor:
-    """Return logits in float32, or in float64 if they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -6,8 +6,8 @@ its share of the change (:mod:`dsf.attribution.two_runs`). The shares sum to the
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from inspect import signature
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from dsf.attribution.stages import Place, Stages
 from dsf.attribution.targets import (
@@ -62,15 +63,17 @@ POSITIONS = "position_ids"
 """Passed to a model that decodes, as ``generate`` does: not every cache knows its length."""
 POINTS = ((1, 5e-3), (2, 1e-2), (4, 1e-2), (8, 1e-2), (16, 0.0))
 """Numbers of points of the way, each with the relative residual that needs no further ones."""
+MAX_OF_CANCELLED = 1e-3
+"""The same, relative to what shares of this size and random signs sum to: their root sum of
+squares. Where a change cancels itself to less than a tenth of it, more digits cost passes alone."""
 MAX_OWN_OF_ONE_POINT = 1e-4
 """Maximum own, relative, for which one point of the way is tried first."""
-MAX_RATIO = {torch.bfloat16: 2.0, torch.float16: 2.0}
-"""Maximum ratio of an own to that of a healthy run in a half type, where results are rounded last;
-in others, where sums are made in another order, ``OTHER_RATIO``."""
-OTHER_RATIO = 8.0
-MAX_ROUNDINGS = {torch.bfloat16: 0.5, torch.float16: 0.5}
-"""Maximum own of a single operation, in units of the last place; in others ``OTHER_ROUNDINGS``."""
-OTHER_ROUNDINGS = 4.0
+HALF = (torch.bfloat16, torch.float16)
+MAX_RATIO, MAX_RATIO_OF_HALF = 8.0, 2.0
+"""Maximum ratio of an own to that of a healthy run: in a half type results are rounded last, in
+others sums are made in another order."""
+MAX_ROUNDINGS, MAX_ROUNDINGS_OF_HALF = 4.0, 0.5
+"""Maximum own of a single operation, in units of the last place."""
 MIN_GAIN = 1 / 128
 """Minimum systematic gain of an accusation, in units of the last place of a half type."""
 MIN_SPREADS = 6.0
@@ -178,13 +181,8 @@ STORED: dict[str, int] = {f"int{bits}": bits for bits in (2, 3, 4, 5, 6, 7, 8, 1
 class _Kind:
     """What the run under suspicion is.
 
-    Attributes:
-        module: what runs.
-        decode: how many tokens it gets one at a time.
-        recorded: where its outputs are, if it is not run here.
-        state: to what states are rounded, as ``RoundState`` has it.
-        is_other: whether a run of the model itself in the suspect's number type says what is
-            expected; otherwise the law of number types does.
+    ``state`` is to what states are rounded. With ``is_other`` a run of the model itself in the
+    suspect's number type says what is expected, else the law of number types.
     """
 
     about: str
@@ -209,28 +207,25 @@ def _kind(
     dtype: torch.dtype | None,
     chunk: int | None,
 ) -> _Kind:
-    words = [
-        "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
-    ]
+    about = "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
     module = model if suspect is None else suspect
     if dtype is not None or chunk is not None:
         module = copy.deepcopy(module)
     if dtype is not None:
-        words.append(str(dtype).removeprefix("torch."))
+        about += f", {dtype}".replace("torch.", "")
         module = module.to(dtype)
     if chunk is not None:
         at_least(1, "audit", "chunk", chunk)
-        words.append(f"chunks of {chunk} tokens")
+        about += f", chunks of {chunk} tokens"
         _set_chunks(module, chunk)
     if decode is not None:
         at_least(1, "audit", "decode", decode)
-        words.append(f"the last {decode} token{'s' * (decode > 1)} one at a time")
+        about += f", the last {decode} token{'s' * (decode > 1)} one at a time"
     is_other = suspect is not None or decode is not None or chunk is not None
-    return _Kind(", ".join(words), module, decode or 0, is_other=is_other)
+    return _Kind(about, module, decode or 0, is_other=is_other)
 
 
 def _set_chunks(module: nn.Module, chunk: int) -> None:
-    """Let every mixer that computes in chunks take ``chunk`` tokens at a time."""
     found = 0
     for part in module.modules():
         if isinstance(getattr(part, "chunk_size", None), int):
@@ -260,21 +255,13 @@ class _Subject:
 
     @property
     def tokens(self) -> int:
-        ids = self.named.get(IDS, self.inputs[0] if self.inputs else None)
-        if not isinstance(ids, Tensor) or ids.ndim < 2:
-            shapes = [
-                part.shape[1]
-                for part in (*self.inputs, *self.named.values())
-                if isinstance(part, Tensor) and part.ndim > 1
-            ]
-            return shapes[0] if shapes else 1
-        return int(ids.shape[1])
+        parts = (self.named.get(IDS), *self.inputs, *self.named.values())
+        sizes = (part.shape[1] for part in parts if isinstance(part, Tensor) and part.ndim > 1)
+        return next(sizes, 1)
 
-    def called(self, model: nn.Module, walk: Walk | None = None, *, exact: bool = False) -> Any:
-        """Run a model on the whole input at once."""
-        inputs, named = self._like(model, exact)
-        if walk is not None:
-            walk.start(self.tokens)
+    def called(self, model: nn.Module, walk: Walk) -> Any:
+        inputs, named = self._like(model)
+        walk.start(self.tokens)
         return _run(model, inputs, without_cache(model, named), walk)
 
     def decoded(self, model: nn.Module, last: int, walk: Walk, keep: Callable[[], None]) -> Any:
@@ -284,7 +271,7 @@ class _Subject:
             raise ValueError(
                 f"audit: 'decode' expected 1 to {steps - 1} of the {steps} tokens, got {last}."
             )
-        inputs, named = self._like(model, False)
+        inputs, named = self._like(model)
         if inputs:
             named = {IDS: inputs[0], **named}
         outputs: list[Any] = []
@@ -301,22 +288,19 @@ class _Subject:
             outputs.append(put_out(out))
             taken = [name for name in CACHES if name in signature(model.forward).parameters]
             found = [out[name] for name in CACHES if isinstance(out, dict) and name in out]
-            if taken and found:
-                cache = {taken[0]: found[0]}
-            else:
+            if not taken or not found:
                 raise InspectionError(
                     "audit: 'decode' expected a model that returns a cache, got "
                     f"{type(model).__name__}, which returns none of {', '.join(CACHES)}."
                 )
+            cache = {taken[0]: found[0]}
         full = outputs[0]
         if full is None or full.ndim < 3:
             return full
-        shape = torch.Size((full.shape[0], steps, *full.shape[2:]))
-        return joined(outputs, shape)
+        return joined(outputs, torch.Size((full.shape[0], steps, *full.shape[2:])))
 
     def edited(self, model: nn.Module, edits: Sequence[RoundState], walk: Walk) -> Tensor:
-        """Run a model with edits."""
-        inputs, named = self._like(model, False)
+        inputs, named = self._like(model)
         named = without_cache(model, named)
         with live_model(model, inputs, named, self.adapters, [edits]) as live:
             (plan,) = live.plans([edits], {})
@@ -324,18 +308,14 @@ class _Subject:
             with walk.watching():
                 return live.changed(plan)
 
-    def _like(self, model: nn.Module, exact: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if exact:
-            return in_float64(self.inputs), in_float64(self.named)
+    def _like(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kind, device = dtype_of(model), next((p.device for p in model.parameters()), None)
 
-        def fit(part: Any) -> Any:
-            if not isinstance(part, Tensor):
-                return part
-            part = part if device is None else part.to(device)
-            return part.to(kind) if part.is_floating_point() else part
+        def fit(part: Tensor) -> Tensor:
+            return part.to(device, kind if part.is_floating_point() else part.dtype)
 
-        return tuple(map(fit, self.inputs)), {name: fit(part) for name, part in self.named.items()}
+        inputs, named = tree_map_only(Tensor, fit, (self.inputs, self.named))
+        return inputs, named
 
 
 def _between(name: str, part: Any, start: int, stop: int, steps: int) -> Any:
@@ -345,31 +325,13 @@ def _between(name: str, part: Any, start: int, stop: int, steps: int) -> Any:
     return part[:, :stop] if name == MASK else part[:, start:stop]
 
 
-def _run(model: nn.Module, inputs: Any, named: dict[str, Any], walk: Walk | None) -> Any:
-    @contextmanager
-    def watched() -> Iterator[None]:
-        if walk is None:
-            yield
-        else:
-            with walk.watching():
-                yield
-
-    with (
-        torch.random.fork_rng(),
-        torch.random.fork_rng(devices=[]),
-        plain_experts(model),
-        guarded(model),
-        watched(),
-    ):
+def _run(model: nn.Module, inputs: Any, named: dict[str, Any], walk: Walk) -> Any:
+    with torch.random.fork_rng(), plain_experts(model), guarded(model), walk.watching():
         return model(*lent(inputs), **lent(named))
 
 
 class _Audit:
-    """A reference in float64, and the run under suspicion.
-
-    Attributes:
-        passes: how many runs of a model were made.
-    """
+    """A reference in float64, and the run under suspicion; ``passes`` counts runs of a model."""
 
     def __init__(self, subject: _Subject, kind: _Kind) -> None:
         self._subject, self._kind = subject, kind
@@ -389,7 +351,7 @@ class _Audit:
         self._clean.meet = self._stages.meet
         self._stages.note_weights()
         with torch.no_grad():
-            output = put_out(subject.called(self._model, self._clean, exact=True))
+            output = put_out(subject.called(self._model, self._clean))
         if output is None:
             raise InspectionError("audit: the model returns no tensor.")
         self._output, self.passes = output, 2
@@ -408,7 +370,6 @@ class _Audit:
     def ledger(
         self, target: Target | None, against: Target | None, position: Positions, tokenizer: Any
     ) -> Ledger:
-        """Share the change of a number among the stages."""
         subject, output, owns = self._subject, self._output, self._forced.owns
         shown = tokens_shown(subject.inputs, subject.named)
         if target is None:
@@ -420,8 +381,9 @@ class _Audit:
         largest = max((own.relative for own in owns.values()), default=0.0)
         for points, enough in POINTS[largest > MAX_OWN_OF_ONE_POINT :] if owns else ():
             moved = self._moved(of, points)
-            total = math.fsum(float(share.sum()) for share in moved.tokens.values())
-            if abs(after - before - total) <= enough * abs(after - before):
+            shares = [float(part.sum()) for (by, _), part in moved.items() if by == "tokens"]
+            most = max(enough * abs(after - before), MAX_OF_CANCELLED * math.hypot(*shares))
+            if abs(after - before - math.fsum(shares)) <= most:
                 break
         rows = self._rows(moved)
         return Ledger(
@@ -439,7 +401,6 @@ class _Audit:
     def _recorded(
         self, model: nn.Module, decode: int = 0, state: int | str | None = None
     ) -> Recording:
-        """Run a model, and keep the values of its nodes."""
         found = Recording()
         values: dict[Node, Tensor] = {}
         edited: list[str] = []
@@ -491,7 +452,7 @@ class _Audit:
         alike = recording.aligned_with(self._clean.operations, unordered)
         force = Force(recording, alike, self._subject.tokens, only)
         with torch.no_grad():
-            self._subject.called(self._model, Walk(self._model, self._scopes, force), exact=True)
+            self._subject.called(self._model, Walk(self._model, self._scopes, force))
         self.passes += 1
         return force
 
@@ -520,9 +481,10 @@ class _Audit:
                 factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
                 inject = Inject(self._forced.owns, steps, factor, self._heads_of)
                 walk = Walk(self._model, self._scopes, inject)
-                out: Any = put_out(self._subject.called(self._model, walk, exact=True))
+                out: Any = put_out(self._subject.called(self._model, walk))
                 of.pair(out).sum().backward()
-            found.add(inject.moved, float(weight))
+            for key, part in inject.moved.items():
+                found[key] = found.get(key, torch.zeros_like(part)) + float(weight) * part
             self.passes += 2
         return found
 
@@ -532,10 +494,10 @@ class _Audit:
 
     @cached_property
     def _widths(self) -> dict[str, tuple[int, int]]:
-        values = {call_of(each)[0]: getattr(each.mixer, "value", None) for each in self._layers}
+        values = ((call_of(each)[0], getattr(each.mixer, "value", None)) for each in self._layers)
         return {
             path: (value.shape[1], value.shape[-1])
-            for path, value in values.items()
+            for path, value in values
             if value is not None and value.ndim == HEADED_AXES
         }
 
@@ -546,18 +508,16 @@ class _Audit:
         if self._healthy is None or node not in self._healthy.met:
             return MIN_CHANGE
         own, kind = self._healthy.owns.get(node), self._healthy.met[node]
-        roundings = MAX_ROUNDINGS.get(kind, OTHER_ROUNDINGS) * torch.finfo(kind).eps
-        ratio = MAX_RATIO.get(kind, OTHER_RATIO)
-        return max(ratio * (0.0 if own is None else own.relative), roundings, MIN_CHANGE)
+        ratio = MAX_RATIO_OF_HALF if kind in HALF else MAX_RATIO
+        roundings = MAX_ROUNDINGS_OF_HALF if kind in HALF else MAX_ROUNDINGS
+        healthy = 0.0 if own is None else own.relative
+        return max(ratio * healthy, roundings * torch.finfo(kind).eps, MIN_CHANGE)
 
     def _gains(self, node: Node) -> Tensor | None:
-        """By how much a node of half type is larger than in a healthy run, token by token.
-
-        Rounding has no direction, so that a small factor on all tokens shows in their mean.
-        """
+        """How much larger than in a healthy run a node of half type is: rounding goes both ways."""
         healthy, own = self._healthy, self._forced.owns[node]
         kind = self._forced.met[node]
-        if healthy is None or kind not in MAX_RATIO or len(own.gains) < MIN_TOKENS:
+        if healthy is None or kind not in HALF or len(own.gains) < MIN_TOKENS:
             return None
         if node not in healthy.met:
             return None
@@ -592,27 +552,30 @@ class _Audit:
         rows, cumulative = [], 0.0
         for (layer, stage), nodes in places.items():
             found = {node: self._compared(node) for node in nodes}
-            worst = max(found.values(), key=lambda pair: pair[0] / pair[1])
-            share = math.fsum(float(part.sum()) for part in moved.parts("tokens", nodes))
+            worst, expected = max(found.values(), key=lambda pair: pair[0] / pair[1])
+            tokens, heads = (
+                [moved[by, node] for node in nodes if (by, node) in moved]
+                for by in ("tokens", "heads")
+            )
+            share = math.fsum(float(part.sum()) for part in tokens)
             cumulative += share
+            first, blamed = None, [node for node, (own, limit) in found.items() if own > limit]
+            if accused := self._kind.is_other and bool(blamed):
+                firsts = map(self._first_beyond, blamed)
+                known = [token for token in firsts if token is not None]
+                first = min(known) if known else self._first_of(layer)
             row = LedgerRow(
                 layer=layer,
                 stage=stage,
-                own=worst[0],
-                expected=worst[1],
+                own=worst,
+                expected=expected,
                 share=share,
                 cumulative=cumulative,
-                first=None,
-                accused=False,
-                tokens=tuple(_summed(moved.parts("tokens", nodes)).tolist()),
-                heads=_strongest(_summed(moved.parts("heads", nodes))),
+                first=first,
+                accused=accused,
+                tokens=tuple(_summed(tokens).tolist()),
+                heads=_strongest(_summed(heads)),
             )
-            blamed = [node for node, (own, limit) in found.items() if own > limit]
-            if self._kind.is_other and blamed:
-                firsts = map(self._first_beyond, blamed)
-                known = [first for first in firsts if first is not None]
-                first = min(known) if known else self._first_of(layer)
-                row = replace(row, first=first, accused=True)
             rows.append(row)
         for layer, own in self._beyond().items():
             of_layer = [at for at, row in enumerate(rows) if row.layer == layer]
@@ -628,22 +591,21 @@ class _Audit:
         if self._kind.is_other:
             return found
         rounding = expected_rounding(dtype_of(self._kind.module), self._subject.tokens)
-        for node, own in self._coarse.owns.items():
-            layer = self._stages.layer_of(node)
-            if own.relative > max(rounding, found[layer].relative if layer in found else 0.0):
-                found[layer] = own
+        for node, own in sorted(self._coarse.owns.items(), key=lambda pair: pair[1].relative):
+            if own.relative > rounding:
+                found[self._stages.layer_of(node)] = own
         return found
 
     def _first_of(self, layer: str) -> int | None:
         """The first token at which a layer as a whole adds what it adds at most at any."""
         owns = [
-            own for node, own in self._coarse.owns.items() if self._stages.layer_of(node) == layer
+            own
+            for node, own in self._coarse.owns.items()
+            if self._stages.layer_of(node) == layer and len(own.tokens) > 1
         ]
-        own = max(
-            (own for own in owns if len(own.tokens) > 1), key=lambda own: own.relative, default=None
-        )
-        if own is None:
+        if not owns:
             return None
+        own = max(owns, key=lambda own: own.relative)
         return _first(own.tokens, FIRST_OF_LARGEST * float(own.tokens.max()))
 
 
@@ -691,14 +653,11 @@ def _place(stages: Stages, forced: Force, node: Node) -> Place:
             missing.append(source)
         waiting += stages.sources(source)
     work = [each for each in missing if not stages.is_cast(each)] or missing
-    places = [stages.place(each) for each in sorted(work, key=_order)]
+    order = sorted(work, key=lambda each: (each.path, int(each.port.partition(" ")[2])))
+    places = [stages.place(each) for each in order]
     # Another algorithm has other operations throughout: what it computes is the state.
     states = [place for place in places if place[1] == "state"]
     return (*states, *places, stages.place(node))[0]
-
-
-def _order(node: Node) -> tuple[str, int]:
-    return node.path, int(node.port.partition(" ")[2])
 
 
 def _read(folder: Path, output: Tensor) -> Recording:

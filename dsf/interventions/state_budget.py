@@ -32,8 +32,7 @@ def rounded(states: States, bits: Bits | int | str) -> States:
     """
     if isinstance(bits, str):
         return states.to(getattr(torch, bits)).to(states)
-    step = largest(states) / levels(bits)
-    step = step[..., None, None].clamp_min(torch.finfo(states.dtype).tiny)
+    step = _step_of(states, bits)
     return torch.round(states / step) * step
 
 
@@ -44,10 +43,14 @@ def rounded_at_random(states: States, bits: Bits | int, rng: torch.Generator) ->
         bits: as for ``rounded``.
         rng: where the numbers come from.
     """
-    step = largest(states) / levels(bits)
-    step = step[..., None, None].clamp_min(torch.finfo(states.dtype).tiny)
+    step = _step_of(states, bits)
     drawn = torch.rand(states.shape, generator=rng, dtype=states.dtype)
     return torch.floor(states / step + drawn) * step
+
+
+def _step_of(states: States, bits: Bits | int) -> Tensor:
+    step = largest(states) / levels(bits)
+    return step[..., None, None].clamp_min(torch.finfo(states.dtype).tiny)
 
 
 def with_feedback(store: Callable[[States], States]) -> Callable[[States], States]:
@@ -65,12 +68,10 @@ def with_feedback(store: Callable[[States], States]) -> Callable[[States], State
 
 
 def levels(bits: Bits | int) -> Any:
-    """Return the number of positive levels."""
     return 2.0 ** (bits - 1) - 1
 
 
 def largest(states: States) -> Bits:
-    """Return the largest magnitude in the state of every head."""
     return states.abs().amax(dim=(-2, -1))
 
 
@@ -118,7 +119,13 @@ def magnitudes(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Shaped[Tensor, "*batch time"]:
     """Return the largest magnitude in the state of every head after every token."""
-    return torch.stack([largest(state) for state in _states(system, signal)], dim=-1)
+    drive = dense_of(system.B) @ signal
+    state = torch.zeros_like(drive[..., 0, :, :]) if system.initial is None else system.initial
+    found = []
+    for t in range(system.steps):
+        state = _step(system, t, state) + drive[..., t, :, :]
+        found.append(largest(state))
+    return torch.stack(found, dim=-1)
 
 
 def forecast(
@@ -210,16 +217,6 @@ def noise_weight(
         if system.reads_before_update:
             moved = moved + from_here
     return total
-
-
-def _states(system: System, signal: Tensor) -> list[Tensor]:
-    drive = dense_of(system.B) @ signal
-    state = torch.zeros_like(drive[..., 0, :, :]) if system.initial is None else system.initial
-    found = []
-    for t in range(system.steps):
-        state = _step(system, t, state) + drive[..., t, :, :]
-        found.append(state)
-    return found
 
 
 def _step(system: System, t: int, state: Tensor) -> Tensor:

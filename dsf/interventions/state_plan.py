@@ -1,9 +1,8 @@
 """``plan_state``: with how many bits to store the state of every head under a budget of bytes."""
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ from torch import Tensor, nn
 
 from dsf.attribution import stack
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.interventions.edited_mixing import is_recurrent
 from dsf.interventions.edits import RoundState
 from dsf.interventions.state_budget import MAX_BITS, MIN_BITS, levels, noise_weight
 from dsf.runtime.shapes import at_least
-from dsf.systems.system import System
 
 CHOICES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 """Numbers of bits that a plan chooses from."""
@@ -102,16 +99,24 @@ class StatePlan:
                 f"plan_state: 'bytes' expected at least {bytes - left}, which {CHOICES[0]} bits "
                 f"take everywhere, got {bytes}."
             )
-        waiting = [entry for at, row in enumerate(rows) for entry in _next(at, row)]
-        heapq.heapify(waiting)
+        waiting: list[tuple[float, int, StateRow]] = []
+
+        def wait(at: int) -> None:
+            """By how much the next number of bits lowers the forecast for each byte."""
+            row, more = rows[at], [bits for bits in CHOICES if bits > rows[at].bits]
+            if more:
+                larger = _with_bits(row, more[0])
+                gain = (row.forecast - larger.forecast) / (larger.bytes - row.bytes)
+                heapq.heappush(waiting, (-gain, at, larger))
+
+        for at in range(len(rows)):
+            wait(at)
         while waiting:
-            _, at, bits = heapq.heappop(waiting)
-            more = _with_bits(rows[at], bits)
-            if more.bytes - rows[at].bytes <= left:
-                left -= more.bytes - rows[at].bytes
-                rows[at] = more
-                for entry in _next(at, more):
-                    heapq.heappush(waiting, entry)
+            _, at, larger = heapq.heappop(waiting)
+            if larger.bytes - rows[at].bytes <= left:
+                left -= larger.bytes - rows[at].bytes
+                rows[at] = larger
+                wait(at)
         return StatePlan(tuple(rows))
 
     def applied(self, model: nn.Module) -> "RoundedModel":
@@ -148,7 +153,7 @@ class RoundedModel(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model."""
-        from dsf.interventions.applied import applied
+        from dsf.interventions.intervention import applied
 
         with applied(self.model, self.edits):
             return self.model(*inputs, **named)
@@ -200,45 +205,29 @@ def plan_state(
     for _ in range(PROBES):
         # The mean square of a sum with random signs is the sum of the squares.
         signs = torch.randint(2, top.shape[:2], generator=rng).to(top.device) * 2.0 - 1
-        share = found.attribute(partial(_margins, top=top, signs=signs))
+
+        def margins(logits: Tensor, signs: Tensor = signs) -> Tensor:
+            first, second = logits.gather(-1, top).unbind(dim=-1)
+            return (signs * (first - second)).sum(dim=-1)
+
+        share = found.attribute(margins)
         for layer in layers:
-            weight = _weight(layer, share.adjoint(layer.name))
+            mixer: Any = layer.mixer
+            signal = mixer.signal()
+            adjoint = share.adjoint(layer.name)
+            shaped = adjoint.reshape(*signal.shape[:-2], -1, signal.shape[-1])
+            weight = noise_weight(mixer.system(), signal, shaped)
+            weight = weight.sum(dim=0) if weight.ndim > 1 else weight.sum().reshape(1)
             noise[layer.name] = noise.get(layer.name, torch.zeros_like(weight)) + weight
-    rows = tuple(row for layer in layers for row in _rows(layer, noise[layer.name] / count))
-    return StatePlan(rows).within(bytes)
-
-
-def _margins(logits: Tensor, top: Tensor, signs: Tensor) -> Tensor:
-    """The sum over tokens of the margin between the two top logits, with signs."""
-    first, second = logits.gather(-1, top).unbind(dim=-1)
-    return (signs * (first - second)).sum(dim=-1)
-
-
-def _weight(layer: InspectedLayer, adjoint: Tensor) -> Tensor:
-    mixer: Any = layer.mixer
-    system, signal = mixer.system(), mixer.signal()
-    shaped = adjoint.reshape(*signal.shape[:-2], -1, signal.shape[-1])
-    weight = noise_weight(system, signal, shaped)
-    return weight.sum(dim=0) if weight.ndim > 1 else weight.sum().reshape(1)
-
-
-def _rows(layer: InspectedLayer, noise: Tensor) -> Iterator[StateRow]:
-    mixer: Any = layer.mixer
-    system: System = mixer.system()
-    entries = system.state_size * mixer.signal().shape[-1]
-    for head, each in enumerate(noise.flatten().tolist()):
-        yield _with_bits(StateRow(layer.name, head, entries, MIN_BITS, 0, each), MAX_BITS)
+    rows = []
+    for layer in layers:
+        mixer = layer.mixer
+        entries = mixer.system().state_size * mixer.signal().shape[-1]
+        for head, each in enumerate((noise[layer.name] / count).flatten().tolist()):
+            row = StateRow(layer.name, head, entries, MIN_BITS, 0, each)
+            rows.append(_with_bits(row, MAX_BITS))
+    return StatePlan(tuple(rows)).within(bytes)
 
 
 def _with_bits(row: StateRow, bits: int) -> StateRow:
     return replace(row, bits=bits, bytes=-(-row.entries * bits // 8) + SCALE_BYTES)
-
-
-def _next(at: int, row: StateRow) -> list[tuple[float, int, int]]:
-    """By how much the next number of bits lowers the forecast for each byte, as a heap's entry."""
-    more = [bits for bits in CHOICES if bits > row.bits]
-    if not more:
-        return []
-    larger = _with_bits(row, more[0])
-    gain = (row.forecast - larger.forecast) / (larger.bytes - row.bytes)
-    return [(-gain, at, more[0])]

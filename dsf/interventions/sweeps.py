@@ -6,9 +6,7 @@ every kind holds a sample without edits and one whose run was also made alone, a
 out the same. Otherwise the runs of that kind are made one after the other.
 
 ``SweepRecord`` is the file of a sweep: one JSON object a line, the first of which says what it is a
-sweep of. A run is one line, written at once and flushed to disk, so that a sweep which is stopped
-leaves whole lines. Where a machine lost its power in the middle of one, that line is cut off and
-its run made again.
+sweep of. A run is one line, flushed to disk at once; a torn one is cut off and its run made again.
 """
 
 import json
@@ -16,7 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -70,14 +68,7 @@ Kind = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Pace:
-    """How far a sweep is.
-
-    Attributes:
-        done: how many runs are finished, those of an earlier call included.
-        count: how many there are.
-        rate: runs a second of this call.
-        left: the seconds that are left, if the rest takes as long as what is done.
-    """
+    """How far a sweep is: runs done and in all, runs a second, and the seconds that are left."""
 
     done: int
     count: int
@@ -138,9 +129,10 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
 ) -> Float[Tensor, "edit sample"]:
     """The effects of many edits, each in a run of its own, on a logit or a difference of two.
 
-    For heat maps over layers, heads and tokens. The model is read once, and blocks before an edit
-    are not run again. Runs that edit the same layers in the same way are samples of one batch where
-    that gives the same numbers to rounding, which is tried first.
+    For heat maps over layers, heads and tokens. The model is read once, and blocks of models of
+    transformers that come before an edit are not run again. Runs that edit the same layers in the
+    same way are samples of one batch where that gives the same numbers to rounding, which is tried
+    first.
 
     Args:
         edits: for every run one edit, or several that act together.
@@ -229,11 +221,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     report: Callable[[Pace], None] | None = None,
     tokenizer: Any | None = None,
 ) -> SweepResult:
-    """The same as ``sweep``, with more of what was found.
-
-    Args:
-        tokenizer: reads targets that are text, where the model is a module.
-    """
+    """The same as ``sweep``, with more of what was found."""
     if together is not None:
         at_least(1, "sweep", "together", together)
     of_kind("sweep", "edits", edits, Edit | Iterable, "a list of edits such as dsf.edits.Cut(...)")
@@ -265,50 +253,29 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
             tolerance = 10 * BATCH_TOL.get(live.clean.dtype, BATCH_TOL_ELSEWHERE)
             rounding = tolerance * (before.abs() + clean.abs().max()) + 1e-12
             finished = record.begin(facts, known, before, rounding)
-        progress = _Progress(len(plans), len(finished), report)
+        begun, rate, made = monotonic(), 0.0, 0
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
         for at, output in SweepRun(live, plans, together).outputs(set(finished)):
             rows[at] = (number(output.double()) - before).cpu()
             if record is not None:
                 record.add(at, rows[at].tolist())
-            progress.finished()
+            made += 1
+            rate = made / max(monotonic() - begun, 1e-9)
+            if report is not None:
+                left = len(plans) - len(finished) - made
+                report(Pace(len(plans) - left, len(plans), rate, left / rate))
     effects = [rows[at].to(before.device) for at in range(len(wanted))]
     return SweepResult(
         effects=torch.stack(effects) if effects else before.new_zeros(0, len(before)),
         clean=before,
-        rate=progress.rate,
-        made=len(wanted) - len(finished),
+        rate=rate,
+        made=made,
     )
 
 
 @dataclass(eq=False)
-class _Progress:
-    """Counts and times the runs of this call; ``before`` were made by an earlier one."""
-
-    count: int
-    before: int
-    report: Callable[[Pace], None] | None
-    done: int = 0
-    rate: float = 0.0
-    _begun: float = field(default_factory=monotonic)
-
-    def finished(self) -> None:
-        self.done += 1
-        self.rate = self.done / max(monotonic() - self._begun, 1e-9)
-        if self.report is not None:
-            done = self.before + self.done
-            left = (self.count - done) / self.rate
-            self.report(Pace(done, self.count, self.rate, left))
-
-
-@dataclass(eq=False)
 class SweepRun:
-    """The runs of a sweep in batches.
-
-    Attributes:
-        joins: for every kind of run that was tried in a batch, in whatever layer, whether it may
-            be.
-    """
+    """The runs of a sweep in batches; ``joins`` says for every kind that was tried if it may be."""
 
     live: LiveModel
     plans: Sequence[Plan]
@@ -325,7 +292,11 @@ class SweepRun:
         left = sorted(set(range(len(self.plans))) - finished, key=first_edited)
         while left:
             first = self.plans[left[0]]
-            kind, most = _kind(first), self._most(first)
+            kind, most = _kind(first), self.together
+            if most is None:
+                steps = max((planned.steps for planned in first.values()), default=1)
+                room = MAX_TOKENS.get(self.live.clean.device.type, MAX_TOKENS_ELSEWHERE)
+                most = max(1, min(MAX_RUNS, room // (steps * len(self.live.clean))))
             batch = left[:1]
             if kind is not None and self.joins.get(_anywhere(kind), True):
                 batch = [at for at in left if _kind(self.plans[at]) == kind][:most]
@@ -341,7 +312,8 @@ class SweepRun:
             return self._several(plans)
         alone = self.live.changed(plans[0])
         try:
-            clean, *outputs = self._several([_unedited(plans[0]), *plans])
+            unedited = {key: replace(planned, edits=()) for key, planned in plans[0].items()}
+            clean, *outputs = self._several([unedited, *plans])
         except InspectionError:
             self.joins[_anywhere(kind)] = False
             return None
@@ -352,7 +324,7 @@ class SweepRun:
     def _several(self, plans: list[Plan]) -> list[Tensor]:
         """Runs in one batch, or in halves of it where memory does not suffice."""
         try:
-            output = self.live.changed(_side_by_side(plans, len(self.live.clean)), len(plans))
+            output = self.live.changed(self._side_by_side(plans), len(plans))
         except InspectionMemoryError:
             if len(plans) < 3:
                 raise
@@ -363,69 +335,55 @@ class SweepRun:
             raise InspectionError("sweep: the model does not return the samples of its input.")
         return list(output.chunk(len(plans)))
 
-    def _most(self, plan: Plan) -> int:
-        """How many runs like this one suit one batch."""
-        if self.together is not None:
-            return self.together
-        steps = max((planned.steps for planned in plan.values()), default=1)
-        room = MAX_TOKENS.get(self.live.clean.device.type, MAX_TOKENS_ELSEWHERE)
-        return max(1, min(MAX_RUNS, room // (steps * len(self.live.clean))))
+    def _side_by_side(self, plans: Sequence[Plan]) -> Plan:
+        """The runs as one: the edits of each at samples of its own."""
+        count, found = len(self.live.clean), {}
+        for key, planned in plans[0].items():
+            edits = []
+            for number, plan in enumerate(plans):
+                for edit in plan[key].edits:
+                    chosen = places("samples", edit.samples, count) + number * count
+                    edits.append(replace(edit, samples=chosen.tolist()))
+            found[key] = replace(planned, edits=tuple(edits))
+        return found
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether an output is the same to rounding."""
     if one.shape != other.shape:
         return False
     limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE) * other.double().abs().max()
     return bool((one.double() - other.double()).abs().max() <= limit)
 
 
+ACTING: Mapping[str, Any] = {
+    "reduction": Reduce,
+    "state": Forget | StateFrom,
+    "protection": Protect,
+    "map": MapEdit,
+}
+"""Edits by that of a mixer on which they act, where two kinds in one layer exclude each other."""
+
+
 def _kind(plan: Plan) -> Kind | None:
     """What two runs must have in common to share a batch; None where they cannot."""
     found: list[Any] = []
     for key, planned in plan.items():
-        acting = {_acting(edit) for edit in planned.edits} - {None}
+        acting = {
+            part
+            for part, kinds in ACTING.items()
+            for edit in planned.edits
+            if isinstance(edit, kinds)
+        }
         takes = any(isinstance(edit, MapFrom | ValueFrom | StateFrom) for edit in planned.edits)
         if not planned.is_batch or "reduction" in acting or (takes and planned.samples > 1):
             return None
-        found.append((key, planned.mixer, *sorted(map(str, acting))))
+        found.append((key, planned.mixer, *sorted(acting)))
     return tuple(found) or None
 
 
 def _anywhere(kind: Kind) -> Kind:
     """The same without which layers are edited."""
     return tuple(sorted({each[1:] for each in kind}, key=str))
-
-
-def _acting(edit: Edit) -> str | None:
-    """On what of a mixer an edit acts where two kinds in one layer exclude each other."""
-    if isinstance(edit, Reduce):
-        return "reduction"
-    if isinstance(edit, Forget | StateFrom):
-        return "state"
-    if isinstance(edit, Protect):
-        return "protection"
-    return "map" if isinstance(edit, MapEdit) else None
-
-
-def _unedited(plan: Plan) -> Plan:
-    return {key: replace(planned, edits=()) for key, planned in plan.items()}
-
-
-def _side_by_side(plans: Sequence[Plan], samples: int) -> Plan:
-    """The runs as one: the edits of each at samples of its own."""
-    return {
-        key: replace(
-            planned,
-            edits=tuple(
-                replace(edit, samples=(chosen + number * samples).tolist())
-                for number, plan in enumerate(plans)
-                for edit in plan[key].edits
-                for chosen in [places("samples", edit.samples, samples)]
-            ),
-        )
-        for key, planned in plans[0].items()
-    }
 
 
 def _printer() -> Callable[[Pace], None]:
@@ -445,16 +403,7 @@ def _printer() -> Callable[[Pace], None]:
 
 
 class SweepRecord:
-    """The file of one sweep.
-
-    Args:
-        path: the file, which may exist already.
-        wanted: the edits of every run.
-
-    Raises:
-        ValueError: if the path is a folder or a device, or an edit holds another run itself and not
-            its name.
-    """
+    """The file of one sweep, which may exist already."""
 
     def __init__(self, path: str | Path, wanted: Sequence[Sequence[Edit]]):
         self.path = Path(path)
@@ -465,22 +414,15 @@ class SweepRecord:
                 f"sweep: resume={str(path)!r} is a device or a pipe, which keeps nothing. Give the "
                 "name of a file."
             )
-        self._held, self._is_held = ExitStack(), False
+        self._alone = alone(self.path)  # until this sweep ends
         self._edits = [[edit.to_json() for edit in edits] for edits in wanted]
 
     def __enter__(self) -> "SweepRecord":
-        if self.path.exists():
-            self._hold()
+        self._alone.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
-
-    def _hold(self) -> None:
-        """Keep other sweeps away from the file until this one ends."""
-        if not self._is_held:
-            self._held.enter_context(alone(self.path))
-            self._is_held = True
+    def __exit__(self, *error: Any) -> None:
+        self._alone.__exit__(*error)
 
     def begin(
         self,
@@ -489,52 +431,42 @@ class SweepRecord:
         clean: Float[Tensor, " sample"],
         rounding: Float[Tensor, " sample"],
     ) -> dict[int, list[float]]:
-        """Make the file, or read what is in it: the effects of the finished runs, by number.
-
-        Args:
-            facts: what the sweep is of: by name, anything that holds tensors.
-            sources: the other runs that edits refer to.
-            clean: the number without edits, and by how much it may differ in another process.
-
-        Raises:
-            ValueError: if the file is of another sweep, or of none, or another process is at it.
-        """
+        """Make the file, or read what is in it: the effects of the finished runs, by number."""
         known = {name: fingerprint(part) for name, part in facts.items()}
         known |= {f"run {name!r}": fingerprint(run) for name, run in sources.items()}
         known["edits"] = sha256(json.dumps(self._edits).encode()).hexdigest()
-        self._samples = len(clean)
         start = {
             RECORD_TITLE: RECORD_VERSION,
             "of": known,
             "edits": len(self._edits),
             "clean": _out(clean),
         }
-        made = not self.path.exists() and make_file(self.path, _line(start))
-        self._hold()
-        if made:
+        if not self.path.exists() and make_file(self.path, _line(start)):
             return {}
         first, lines, size = self._read()
-        words = {name: name for name in known} | {"edits": "list of edits"}
-        other = [words[name] for name in known if first["of"].get(name) != known[name]]
+        other = [name for name in known if first["of"].get(name) != known[name]]
         if other:
+            other = ["list of edits" if name == "edits" else name for name in other]
             raise self._refusal(f"is of another {' and another '.join(other)}")
         before = torch.tensor(first["clean"], dtype=torch.float64)
-        same = (
-            before.shape == clean.shape and ((before - clean.cpu()).abs() <= rounding.cpu()).all()
-        )
-        if not bool(same):
+        if before.shape != clean.shape or ((before - clean.cpu()).abs() > rounding.cpu()).any():
             raise self._refusal(
                 f"was begun with a number of {first['clean']} without edits, where the model now "
                 f"has {_out(clean)}, so something else about it is not the same"
             )
-        if any(not self._is_run(line) for line in lines):
+        try:
+            runs = {line["run"]: _numbers(line["effect"]) for line in lines}
+            odd = [type(at) is not int or not 0 <= at < len(self._edits) for at in runs]
+            odd += [len(effect) != len(clean) for effect in runs.values()]
+        except (ValueError, KeyError, TypeError):
+            odd = [True]
+        if any(odd):
             raise self._refusal("has a line that is not a run of this sweep")
         if size < self.path.stat().st_size:
             os.truncate(self.path, size)
-        return {line["run"]: _numbers(line["effect"]) for line in lines}
+        return runs
 
     def add(self, number: int, effect: Sequence[float]) -> None:
-        """Add a finished run."""
         record = {"run": number, "edits": self._edits[number], "effect": _out(effect)}
         with self.path.open("ab") as file:
             file.write(_line(record).encode())
@@ -555,14 +487,6 @@ class SweepRecord:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise self._refusal("is not a record of a sweep") from None
         return first, lines, len(whole)
-
-    def _is_run(self, line: Any) -> bool:
-        try:
-            number, count = line["run"], len(_numbers(line["effect"]))
-        except (ValueError, KeyError, TypeError):
-            return False
-        known = type(number) is int and 0 <= number < len(self._edits)
-        return known and count == self._samples
 
     def _refusal(self, reason: str) -> ValueError:
         return ValueError(
@@ -608,11 +532,7 @@ def _out(numbers: Tensor | Sequence[float]) -> list[float | str]:
 
 
 def _numbers(read: Any) -> list[float]:
-    """The numbers that ``_out`` wrote.
-
-    Raises:
-        ValueError, TypeError: if something else was read.
-    """
+    """The numbers that ``_out`` wrote."""
     if not isinstance(read, list):
         raise TypeError(f"{type(read).__name__} is not a list")
     return [float(number) for number in read]

@@ -9,7 +9,7 @@ from torch import nn
 
 import dsf
 from dsf.attribution.affine_steps import contributed
-from dsf.attribution.trace import Follower
+from dsf.attribution.follower import Follower
 from dsf.inspection.errors import ReconstructionError
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models

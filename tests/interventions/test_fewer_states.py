@@ -6,7 +6,6 @@ from torch import nn
 
 from dsf.inspection.errors import InspectionError
 from dsf.interventions.fewer_states import (
-    StatePlaces,
     StateProducts,
     best_states,
     kept_states,
@@ -132,7 +131,7 @@ def test_the_reads_of_the_others_are_a_least_squares_fit():
     rng = torch.Generator().manual_seed(0)
     read, held = drawn((40, 4), rng), drawn((40, 4), rng)
     terms = (read[:, :, None] * held[:, None, :]).flatten(1)
-    products = StateProducts(StatePlaces("", "", "", 4), terms.mT @ terms)
+    products = StateProducts("", "", "", 4, terms.mT @ terms)
     kept = kept_states(products, (1, 3))
     columns = terms.unflatten(1, (4, 4))[:, :, [1, 3]].flatten(1)
     response = (read * held).sum(dim=1, keepdim=True)
@@ -150,7 +149,7 @@ def test_states_that_others_replace_exactly_are_left_out(count):
     held[:, 1], held[:, 5] = -2 * held[:, 0], 0.5 * held[:, 4]
     held[:, :2] *= 10  # so that each of the first pair is missed most where nothing replaces it
     terms = (read[:, :, None] * held[:, None, :]).flatten(1)
-    products = StateProducts(StatePlaces("", "", "", count), terms.mT @ terms)
+    products = StateProducts("", "", "", count, terms.mT @ terms)
     for states in (count - 1, count - 2):
         chosen = best_states(products, states)
         assert len(chosen) == states
@@ -162,7 +161,7 @@ def test_of_very_many_choices_the_least_missed_states_are_left_out():
     gram = torch.zeros(32 * 32, 32 * 32, dtype=torch.float64)
     own = torch.arange(32) * 33
     gram[own, own] = energy
-    products = StateProducts(StatePlaces("", "", "", 32), gram)
+    products = StateProducts("", "", "", 32, gram)
     expected = sorted((energy > 16).nonzero().flatten().tolist())
     assert list(best_states(products, 16)) == expected
     assert list(strongest_states(products, 16)) == expected
@@ -239,7 +238,7 @@ def test_the_pole_is_told_by_its_numbers_and_two_of_them_are_refused():
     for mixer in model.mixers:
         mixer.another = nn.Parameter(mixer.A_log.detach() + 1e-6)
     found = state_products(model, texts, adapters=adapters)
-    assert {products.places.pole for products in found.values()} == {"A_log"}
+    assert {products.pole for products in found.values()} == {"A_log"}
     for mixer in model.mixers:
         mixer.twice = nn.Parameter(mixer.A_log.detach().clone())
     with pytest.raises(InspectionError, match="exponential"):

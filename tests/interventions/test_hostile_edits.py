@@ -235,7 +235,7 @@ def test_streams_vectors_and_samples_that_there_are_not(llama):
     stack = dsf.stack(llama, input_ids=IDS)
     vector = torch.ones(16, dtype=torch.float64)
     for stream in ("x", 1.0, True):
-        with pytest.raises(TypeError, match=f"stream={stream!r}, but it is a whole number"):
+        with pytest.raises(TypeError, match="'stream' must be a whole number"):
             stack.attribute(vector, stream=stream)
     for wrong in (vector * torch.nan, vector * 1j):
         with pytest.raises(ValueError, match="finite"):
