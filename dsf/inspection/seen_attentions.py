@@ -110,7 +110,6 @@ def following(
     """Follow every call of ``model`` inside the ``with`` block.
 
     Args:
-        known: the modules that adapters read.
         begin: called when a sequence begins; what it returns exchanges outputs of mixers in all
             calls of this sequence.
         finish: called after every call with what the model returned; returns what the user gets.

@@ -52,8 +52,6 @@ class Product:
     The leading axes of ``left`` and ``right`` are those of ``batch`` or broadcast to them.
 
     Attributes:
-        sources: the two arguments as they were passed, in the order of left and right.
-        output: the product as a stack of matrices, perhaps permuted from the function's output.
         factor: what the product was multiplied by in the same call.
         places: the axes of the function's output, counted from its end, that are those of time and
             read.
@@ -104,11 +102,9 @@ def product(
 
 
 def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
-    """The matrix product in an einsum of two stacks that sums over one axis; None if it is none.
-
-    An operand may lack axes of the batch, such as that of heads where all share their keys. Of the
-    axes that only one operand has, that of its rows or columns is the last one of the output.
-    """
+    """The matrix product in an einsum of two stacks that sums over one axis; None if it is none."""
+    # An operand may lack axes of the batch, such as that of heads where all share their keys. Of
+    # the axes that only one operand has, that of its rows or columns is the last one of the output.
     written = args[0].replace(" ", "") if args and isinstance(args[0], str) else ""
     equation = EQUATION.match(written)
     operands = args[1] if len(args) == 2 and isinstance(args[1], tuple | list) else args[1:]
@@ -137,10 +133,8 @@ def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
 
 
 def _laid_out(part: Tensor, axes: str, wanted: list[str]) -> Tensor | None:
-    """``part`` with its axes in the order of ``wanted``, of size 1 where it lacks one.
-
-    None if it has other axes.
-    """
+    """``part`` with its axes in the order of ``wanted``, of size 1 where it lacks one."""
+    # None if it has other axes.
     if any(axis not in wanted for axis in axes) or len({*axes}) != len(axes):
         return None
     there = part.permute([axes.index(axis) for axis in wanted if axis in axes])
@@ -163,8 +157,6 @@ class Scores:
     """The scores that a module computes from a product of queries and keys.
 
     Attributes:
-        factor: what the scores were multiplied by so far: one number, or one for every head.
-        plain: whether nothing but a factor and a bias was applied to them.
         laid_out: whether the tensor still has the axes of the product's output.
     """
 
@@ -175,10 +167,8 @@ class Scores:
     laid_out: bool = True
 
     def summed_along(self, dim: int) -> "Scores | None":
-        """The scores whose weights sum to one along an axis counted from the end; None if none do.
-
-        That is the axis of the keys; where it is that of the rows, the product is the other way.
-        """
+        """The scores whose weights sum to one along an axis, counted from the end; else None."""
+        # That is the axis of the keys; where it is that of the rows, the product is the other way.
         rows, columns = self.product.places if self.laid_out else (-2, -1)
         if dim == columns:
             return self
@@ -191,7 +181,6 @@ class Normalised:
     """The weights that a softmax makes of scores, or scores that are used as they are.
 
     Attributes:
-        given, output: the input and output of the softmax.
         written: torch's version counter of ``output`` after the softmax; a higher one later shows
             an in-place change.
     """
@@ -236,12 +225,16 @@ def _of_heads(factor: Tensor, output: Tensor) -> Tensor:
 
 
 def explained(weights: Normalised, made: Product) -> dict[str, Any]:
-    """Query, key, scale and bias that reproduce the weights in ``made``, or those weights.
-
-    Tensors have one leading axis for all maps, ``map time width``.
-    """
+    """Query, key, scale and bias that reproduce the weights in ``made``, or those weights."""
+    # Tensors have one leading axis for all maps, map time width.
     used, scores = made.left.detach().flatten(0, -3), weights.scores
-    if not scores.plain or not _are_used(weights, used):
+    output = weights.output.detach()
+    is_whole = output.numel() == used.numel() and times_written(output) == weights.written
+    if (
+        not scores.plain
+        or not is_whole
+        or not torch.equal(used, output.reshape(used.shape).to(used.dtype))
+    ):  # values are not multiplied with the unchanged output of the softmax
         return {"weights": used.clone()}
     leading = scores.product.output.shape[:-2]
     left, right = scores.product.left.detach(), scores.product.right.detach().mT
@@ -256,14 +249,6 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
     return {"query": query, "key": key.clone(), "scale": scale, "bias": bias}
 
 
-def _are_used(weights: Normalised, used: Float[Tensor, "map time read"]) -> bool:
-    """Whether the values are multiplied with the unchanged output of the softmax."""
-    output = weights.output.detach()
-    if output.numel() != used.numel() or times_written(output) != weights.written:
-        return False
-    return torch.equal(used, output.reshape(used.shape).to(used.dtype))
-
-
 def _bias(
     products: Float[Tensor, "map time read"],
     query: Tensor,
@@ -271,10 +256,8 @@ def _bias(
     scale: float,
     given: Tensor,
 ) -> Tensor | None:
-    """What was added to the scaled products before softmax; None where that is only rounding.
-
-    In half precision it is always kept, because there rounding is as large as some biases.
-    """
+    """What was added to the scaled products before softmax; None where that is only rounding."""
+    # In half precision it is always kept, because there rounding is as large as some biases.
     bias = as_bias(given.detach().reshape(products.shape)) - products
     if not bool((bias != 0).any()):
         return None
@@ -296,13 +279,8 @@ UNNORMALISED = "unnormalised"
 
 
 def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
-    """Once the module of ``call`` has returned, record the number of heads and its surroundings.
-
-    ``heads`` is None where the attention makes only a part of the module's output.
-
-    Args:
-        mixed: the response as the module has it, ``*batch time channel``.
-    """
+    """Once the module of ``call`` has returned, record the number of heads and its surroundings."""
+    # heads is None where the attention makes only a part of the module's output.
 
     def record(frame: Frame, ran: int, given: Any, output: Any) -> None:
         put_out = next(iter(tensors_in(output)), None)
@@ -318,13 +296,7 @@ def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
 
 
 def heads_of(mixed: Tensor, output: Tensor, behind: Sequence[int] = ()) -> int | None:
-    """The number of heads; None where the attention makes only a part of the module's output.
-
-    Args:
-        mixed: the attention's response, ``*batch time channel``.
-        output: the module's output, with channels in the last axis or, as images have them, second.
-        behind: the input widths of the linear maps called after the attention.
-    """
+    """The number of heads; None where the attention makes only a part of the module's output."""
     if output.shape == mixed.shape and mixed.ndim > STACK:
         return mixed.shape[-3]
     for axis in (-1, 1):
@@ -348,10 +320,8 @@ def _heads(mixed: Tensor, tokens: Size) -> int | None:
 
 @contextmanager
 def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append to ``calls`` every fused attention, and every softmax between two products.
-
-    Not those in modules that are claimed.
-    """
+    """Append to ``calls`` every fused attention, and every softmax between two products."""
+    # Not those in modules that are claimed.
     where.listener = SoftmaxListener(where, calls)
     with where.followed(), where.listener:
         yield

@@ -120,12 +120,10 @@ class _Recorder:
         *tensors: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Run an attention and record it.
-
-        Without a mask plain attention masks no key, and fused attention those of later tokens if
-        the module is causal. Options that fused attention ignores, such as a soft cap in some
-        releases, are not recorded.
-        """
+        """Run an attention and record it."""
+        # Without a mask plain attention masks no key, and fused attention those of later tokens if
+        # the module is causal. Options that fused attention ignores, such as a soft cap in some
+        # releases, are not recorded.
         if name == EAGER:
             return self._run(attention, False, module, tensors, options)
         asked = options.get("is_causal")
