@@ -430,11 +430,14 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
     return frame.invocation
 
 
-def add_name(calls: list[Call], module: nn.Module, through: Through, where: ModuleStack) -> None:
-    """Append a call of a mixer without what it received and returned."""
-    call = Call(where.name_of(module), module, {}, None, len(calls), through)
-    call.time = where.last_call = where.tick()
-    calls.append(call)
+def keeps_call(calls: list[Call], module: nn.Module, through: Through, where: ModuleStack) -> bool:
+    """Whether a call keeps what it received and returned; if its name alone, that is appended."""
+    name = where.name_of(module)
+    if where.records(name) and not where.keeps(name):
+        call = Call(name, module, {}, None, len(calls), through)
+        call.time = where.last_call = where.tick()
+        calls.append(call)
+    return where.records(name) and where.keeps(name)
 
 
 def add_call(calls: list[Call], call: Call, where: ModuleStack, output: Any) -> Any:

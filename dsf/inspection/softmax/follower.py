@@ -27,7 +27,7 @@ from torch import Size, Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-from dsf.inspection.capture.calls import Call, Captured, Through, add_call, add_name, copied
+from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied, keeps_call
 from dsf.inspection.capture.containers import tensors_in, times_written
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import home, in_float64
@@ -385,7 +385,11 @@ class SoftmaxListener(TorchFunctionMode):
                 weights = self._as_weights(weights, each)
             if isinstance(weights, Normalised):
                 return self._recorded(weights, each, output)
-        self._forget()
+        running = self._where.is_running  # the tensors of modules that have returned are forgotten
+        self._unused = [one for one in self._unused if running(one.module)]
+        self._followed = {
+            key: entry for key, entry in self._followed.items() if running(entry[1].module)
+        }
         one = torch.ones((), dtype=torch.float64, device=home(output.device))
         scores = Scores(self._where.module, made, made.factor * one)
         self._unused.append(scores)
@@ -439,14 +443,6 @@ class SoftmaxListener(TorchFunctionMode):
         entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
         return None if entry is None else entry[1]
 
-    def _forget(self) -> None:
-        """Forget the tensors of modules that have returned."""
-        running = self._where.is_running
-        self._unused = [one for one in self._unused if running(one.module)]
-        self._followed = {
-            key: entry for key, entry in self._followed.items() if running(entry[1].module)
-        }
-
     def _recorded(self, weights: Normalised, made: Product, output: Tensor) -> Tensor:
         module = self._where.module
         if module is None or not self._where.records(self._where.name_of(module)):
@@ -487,10 +483,7 @@ def fused_recorded(
 ) -> Any:
     """Append a call of the function to ``calls``; its output, or what it is to return instead."""
     module = where.module
-    if module is None or not where.records(where.name_of(module)):
-        return output
-    if not where.keeps(where.name_of(module)):
-        add_name(calls, module, Through.FUSED, where)
+    if module is None or not keeps_call(calls, module, Through.FUSED, where):
         return output
     given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
     arguments = {name: copied(part) for name, part in given.items()}

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Call, Through, add_call, add_name, copied
+from dsf.inspection.capture.calls import Call, Through, add_call, copied, keeps_call
 from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.softmax.attention import as_bias
@@ -164,10 +164,7 @@ class _Recorder:
         name = self._where.name_of(module)
         self._where.claim(name)
         output = attention(module, *tensors, **options)
-        if not self._where.records(name):
-            return output
-        if not self._where.keeps(name):
-            add_name(self._calls, module, Through.INTERFACE, self._where)
+        if not keeps_call(self._calls, module, Through.INTERFACE, self._where):
             return output
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = given | options
