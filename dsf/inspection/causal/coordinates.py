@@ -289,12 +289,8 @@ class _Layout(NamedTuple):
 
 def _seen(plane: Tensor, base: _Layout, view: _Layout) -> Tensor:
     """The plane of a view, from that of the tensor that it is a view of."""
-    found = _strided(plane, base, view)
-    if found is None:
-        unit, first, last = _both(base, view)
-        found = view.within(base.flat(plane, first, last, unit), first, unit)[..., 0]
-        found = compact(found)
-    return found
+    unit, first, last = _both(base, view)
+    return compact(view.within(base.flat(plane, first, last, unit), first, unit)[..., 0])
 
 
 def _both(one: _Layout, other: _Layout) -> tuple[int, int, int]:
@@ -303,47 +299,14 @@ def _both(one: _Layout, other: _Layout) -> tuple[int, int, int]:
     return min(one.size, other.size), min(starts), max(ends)
 
 
-def _strided(plane: Tensor, base: _Layout, view: _Layout) -> Tensor | None:
-    """The same without a copy; None where the plane has no strides for the axes of the view."""
-    axes = [[1, base.size, 0, 0]]  # bytes of a step, steps, step of the plane, steps that are taken
-    pairs = zip(base.stride, base.shape, plane.stride(), strict=True)
-    for step, count, moved in sorted(each for each in pairs if each[1] > 1):
-        inner = axes[-1]
-        if step * base.size < inner[0] * inner[1]:
-            return None
-        if (step * base.size, moved) == (inner[0] * inner[1], inner[2] * inner[1]):
-            inner[1] *= count
-        else:
-            axes.append([step * base.size, count, moved, 0])
-    offset, rest, strides = plane.storage_offset(), view.offset * view.size, []
-    rest -= base.offset * base.size
-    for axis in reversed(axes):
-        axis[3], rest = divmod(rest, axis[0])
-        if axis[3] < 0:
-            return None
-        offset += axis[3] * axis[2]
-    for stride, count in zip(view.stride, view.shape, strict=True):
-        step = stride * view.size
-        if count <= 1 or step == 0:
-            strides.append(0)
-            continue
-        axis = next(one for one in reversed(axes) if step >= one[0])
-        if step % axis[0]:
-            return None
-        axis[3] += (count - 1) * (step // axis[0])
-        strides.append(step // axis[0] * axis[2])
-    if any(not 0 <= taken < count for _, count, _, taken in axes):
-        return None
-    return plane.as_strided(view.shape, strides, offset)
-
-
 def compact(plane: Tensor) -> Tensor:
     """The plane with stride 0 along the axes on which its numbers do not change."""
     for dim, (size, stride) in enumerate(zip(plane.shape, plane.stride(), strict=True)):
         if stride and size > 1:
             first = plane.narrow(dim, 0, 1).expand(plane.shape)
             plane = first if torch.equal(first, plane) else plane
-    return plane
+    short = small(plane)
+    return plane if short.shape == plane.shape else short.clone().expand(plane.shape)
 
 
 @dataclass(eq=False)
