@@ -102,17 +102,17 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     tracker: Any = None,
     listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
 ) -> list[Call]:
-    """Run ``model`` once and record every call of a token mixer."""
-    # Recorded are the calls of watched modules, of the model library's attention interface, of
-    # torch's fused attention, and of softmax between two matrix products. With part only that
-    # module is called, as the model would call it. With exchange the outputs of recorded calls are
-    # replaced by what it returns. With only the calls of the modules at these paths alone are
-    # recorded, without what is needed to repeat them. With kept the calls of other modules than
-    # those at these paths are recorded by their names alone, where these are all that there is to
-    # know before a layer is rebuilt. Unless it listens to every call of torch, attention is
-    # recorded through modules and the interface alone. With calls they are appended to these. A
-    # tracker follows from which tokens the tensors of the run are made. A listener is given the
-    # stack of running modules, for whatever else is to be recorded.
+    """Run ``model`` once and record every call of a token mixer.
+
+    Args:
+        watched: modules whose calls are recorded; so are attentions, fused and written out.
+        part: the only module that is called, as the model would call it.
+        exchange: what a recorded call is to return instead; None to leave it.
+        only: the paths of modules whose calls alone are recorded, and cannot be repeated.
+        kept: the paths of those that keep more than their names.
+        listens: whether attention is also looked for in every call of torch.
+        listener: is given the stack of running modules, for whatever else is to be recorded.
+    """
     calls = [] if calls is None else calls
     wide = dtype_of(model) is torch.float64
     if part is None and interface.models_of_library(model) == [model]:
