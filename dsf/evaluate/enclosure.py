@@ -188,16 +188,13 @@ class _Moved:
         if isinstance(self.A, Shift):
             return (self.A.window(t, t + 1) @ bound.unsqueeze(-3)).squeeze(-3)
         if self.A.diagonal() is None:
-            return self._matrix(t) @ bound
+            return self.size[..., min(t, self.size.shape[-3] - 1), :, :] @ bound
         return self._at(self.size, t).unsqueeze(-1) * bound
 
     def growth(self, t: int) -> Tensor:
         if not self.norm.ndim:
             return self.norm
         return self.norm[..., min(t, self.norm.shape[-1] - 1)]
-
-    def _matrix(self, t: int) -> Tensor:
-        return self.size[..., min(t, self.size.shape[-3] - 1), :, :]
 
     @staticmethod
     def _at(part: Tensor, t: int) -> Tensor:

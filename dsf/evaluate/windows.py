@@ -270,11 +270,15 @@ def _joined(
     leaving = near[..., late, :].unsqueeze(-1)
     first = [[part[..., early, :, :] for part in parts] for parts in (reach, sent)]
     second = [[part[..., late, :, :] for part in parts] for parts in (reach, sent)]
+
+    def wide(part: Tensor, between: Tensor) -> Tensor:
+        """Two blocks on the diagonal, ``between`` below them, zeros above."""
+        behind = part[..., late, :, :]
+        top = pad(part[..., early, :, :], (0, behind.shape[-1]))
+        return torch.cat([top, torch.cat([between, behind], dim=-1)], dim=-2)
+
     wider = [
-        [
-            _triangle(part[..., early, :, :], seen @ left, part[..., late, :, :])
-            for part, left in zip(parts, first[1], strict=True)
-        ]
+        [wide(part, seen @ left) for part, left in zip(parts, first[1], strict=True)]
         for parts, seen in zip(local, second[0], strict=True)
     ]
     return (
@@ -283,12 +287,6 @@ def _joined(
         [torch.cat([leaving * a, b], dim=-1) for a, b in zip(first[1], second[1], strict=True)],
         carry[..., early, :] * carry[..., late, :],
     )
-
-
-def _triangle(early: Tensor, between: Tensor, late: Tensor) -> Tensor:
-    """Two blocks on the diagonal, ``between`` below them, zeros above."""
-    top = pad(early, (0, late.shape[-1]))
-    return torch.cat([top, torch.cat([between, late], dim=-1)], dim=-2)
 
 
 def _spread(reading: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -327,24 +325,16 @@ def delay_panel(A: Shift, write: Tensor, read: Tensor, *, before: bool) -> Panel
     rows, columns = read.shape[-2], write.shape[-1]
     local = local.expand(*read.shape[:-3], rows, columns, steps, steps)
     local = local.movedim(-2, -4).movedim(-1, -2).flatten(-2).flatten(-3, -2)
-    reach = [_shifted_read(read[..., t, :, :], t + 1 - late) for t in range(steps)]
-    sent = [_shifted_write(write[..., t, :, :], steps - 1 - t) for t in range(steps)]
+    moved = [min(t + 1 - late, states) for t in range(steps)]
+    reach = [pad(read[..., t, :, k:], (0, k)) for t, k in enumerate(moved)]
+    left = [min(steps - 1 - t, states) for t in range(steps)]
+    sent = [pad(write[..., t, : states - k, :], (0, 0, k, 0)) for t, k in enumerate(left)]
     return Panel(
         local=local,
         reach=torch.cat(reach, dim=-2),
         write=torch.cat(sent, dim=-1),
         carry=replace(A, places=A.places.sum().unsqueeze(0)),
     )
-
-
-def _shifted_read(read: Tensor, places: int) -> Tensor:
-    places = min(places, read.shape[-1])
-    return pad(read[..., places:], (0, places))
-
-
-def _shifted_write(write: Tensor, places: int) -> Tensor:
-    places = min(places, write.shape[-2])
-    return pad(write[..., : write.shape[-2] - places, :], (0, 0, places, 0))
 
 
 def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, before: bool) -> Panel:

@@ -117,20 +117,26 @@ def scan_complex(
     ``drive`` is ``sequence time state``, ``left`` and ``right`` are empty without a term of rank
     one. With ``before`` the states before every token are written instead of those after it.
     """
+    coupled = right.shape[1] > 0
     for e in range(len(drive)):
         held, kept = state[e], decay[e]
+        seen = 0j
+        for n in range(right.shape[1]):
+            seen += right[e, n] * held[n]
         for t in range(drive.shape[1]):
-            row = drive[e, t]
-            real, imaginary = 0.0, 0.0
-            for n in range(right.shape[1]):
-                seen = right[e, n] * held[n]
-                real += seen.real
-                imaginary += seen.imag
-            seen = complex(real, imaginary)
-            for n in range(len(held)):
-                old = held[n]
-                new = kept[n] * old + row[n]
-                if right.shape[1] > 0:
-                    new += left[e, n] * seen
-                held[n] = new
-                row[n] = old if before else new
+            row, real, imaginary = drive[e, t], 0.0, 0.0
+            if coupled:
+                for n in range(len(held)):
+                    old = held[n]
+                    new = kept[n] * old + (left[e, n] * seen + row[n])
+                    held[n] = new
+                    row[n] = old if before else new
+                    read = right[e, n] * new
+                    real += read.real
+                    imaginary += read.imag
+                seen = complex(real, imaginary)
+            else:
+                for n in range(len(held)):
+                    old = held[n]
+                    held[n] = kept[n] * old + row[n]
+                    row[n] = old if before else held[n]
