@@ -99,7 +99,9 @@ def attention_map(
     if isinstance(system, System) and compiles(system, last):
         zeros = torch.zeros(shape, dtype=system.dtype, device=system.device)
         weights = _written(system, first, last, WholeMap(zeros, clean=True))
-    elif last - first < system.steps or (weights := _by_units(system)) is None:
+    elif last - first == system.steps and (whole := _by_units(system)) is not None:
+        weights = whole
+    else:
         weights = torch.cat([rows.weights for rows in blocks_between(system, first, last)], dim=-2)
     if stride == 1:
         return weights
