@@ -384,7 +384,6 @@ def _reads_slots(call: Call) -> bool:
 
 
 def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> bool:
-    """Whether each of several attentions of one forward pass works on what the one before did."""
     others = [call for call in held.calls if call not in parts]
     for before, after in pairwise(parts):
         one = Held(held.calls, held.invocations, frozenset(parts), frozenset({before}))

@@ -53,7 +53,6 @@ class Maps:
 
     @property
     def is_usual(self) -> bool:
-        """Whether the maps were recorded in the order of samples and heads."""
         return self.order is None and len(self.axes) == 2 and self.turned is None
 
     def tokens(self) -> tuple[Tensor | None, Tensor | None]:

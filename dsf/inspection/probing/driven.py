@@ -186,6 +186,7 @@ class Port:
 
     @property
     def name(self) -> str:
+        """The name of the submodule, method or function."""
         return self.where.partition("(")[0]
 
     @property

@@ -94,7 +94,6 @@ def attention(
 
 
 def hides_the_future(bias: Float[Tensor, "*batch time read"]) -> bool:
-    """Whether a square bias masks every key above the diagonal."""
     tokens, keys = bias.shape[-2:]
     if tokens != keys:
         return False
@@ -164,7 +163,6 @@ Route = Callable[[Captured], AttentionCall]
 
 
 def adapter_of(called: Route, **further: Any) -> Adapter:
-    """The adapter of attentions that were recorded by one way."""
     return Adapter(
         families={},
         read=partial(_read, called),
@@ -260,14 +258,12 @@ def _enter(called: Route, layer: Captured) -> Chain:
 
 
 def _leave(layer: Captured, _: Tensor) -> Chain:
-    """The output gate and the output projection, each if there is one."""
     found = _around(layer)
     gate = () if found.gate is None else (Scale(found.gate),)
     return Chain(gate if found.out is None else (*gate, Project(*_linear_map(found.out))))
 
 
 def _around(layer: Captured) -> Surroundings:
-    """What the module computes before and after its attention."""
     if layer.surroundings is None:
         raise InspectionError(
             f"{layer.name}: around this attention no linear maps were recognised as its value and "
@@ -277,7 +273,6 @@ def _around(layer: Captured) -> Surroundings:
 
 
 def _linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """The weight of a linear map, laid out ``output width``, and its bias."""
     weights = Weights(module)
     weight = weights["weight"]
     return weight.mT if is_transposed(module) else weight, weights.get("bias")

@@ -1,15 +1,10 @@
 """Listens to all torch functions of a run for softmax attention, fused or written out.
 
-Many modelling files multiply queries and keys, add a mask or bias to the scores, call softmax and
-multiply the values. ``product`` recognises a torch call that multiplies two stacks of matrices;
-between these calls tensors are followed by their identity: ``changed`` follows the ``Scores`` of a
-product, or the ``Normalised`` output of a softmax. ``explained`` gives query, key, scale and bias
-that reproduce the weights. If an operation on the scores or the weights is not understood, the
+Between products of two stacks of matrices tensors are followed by their identity: the ``Scores`` of
+a product, or the ``Normalised`` output of a softmax. ``explained`` gives query, key, scale and bias
+that reproduce the weights; where an operation on the scores or the weights is not understood, the
 weights are recorded instead, which are the map. A softmax of anything but a product of two tensors
 (experts, residual streams, additive attention) is not recorded.
-
-``record_heads`` adds to a recorded call the number of heads and what the module computes before and
-after the attention, which are known only once the module has returned.
 """
 
 import math

@@ -120,7 +120,6 @@ class _Recorder:
         *tensors: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Run an attention and record it."""
         # Without a mask plain attention masks no key, and fused attention those of later tokens if
         # the module is causal. Options that fused attention ignores, such as a soft cap in some
         # releases, are not recorded.
@@ -192,7 +191,6 @@ class _Recorder:
 
 @cache
 def _named_by(function: Attention) -> frozenset[str]:
-    """The names of what a function takes."""
     return frozenset(signature(function).parameters)
 
 

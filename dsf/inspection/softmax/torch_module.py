@@ -40,7 +40,6 @@ def finish(
 
 
 def enter(layer: Captured) -> Chain:
-    """The value projection."""
     module = layer.module
     extended = "bias_v" in layer.weights or module.add_zero_attn
     if layer.output.ndim == 2 or not module.batch_first or extended:

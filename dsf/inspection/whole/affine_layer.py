@@ -132,7 +132,6 @@ class WholeMixer(AffineLayer):
     leaving: Callable[[Tensor], Tensor] | None = None
 
     def linear(self, x: Tokens) -> Float[Tensor, "*batch written _"]:
-        """The part of the output that is linear in ``x``, without the remainder."""
         return self.leave.linear(self.mixed(self.enter.linear(x)))
 
     @cached_property
@@ -177,7 +176,6 @@ class WholeMixer(AffineLayer):
 
     @property
     def starts_from_rest(self) -> bool:
-        """Whether the mixer has no first state."""
         parts = self._system if isinstance(self._system, SystemSum) else (self._system,)
         return all(part.initial is None for part in parts)
 
@@ -200,7 +198,6 @@ class WholeMixer(AffineLayer):
 
     @cached_property
     def _reads_its_values(self) -> bool:
-        """Whether the signal is the values as they are."""
         ones = replace(self.mixer, value=torch.ones_like(self.mixer.value))
         tried = ((mixer.signal(), mixer.value.unsqueeze(-2)) for mixer in (self.mixer, ones))
         return all(torch.equal(signal, value) for signal, value in tried)
@@ -413,7 +410,6 @@ class Contributions:
         return (torch.full_like(axes[0], sample), *axes) if axes else (slice(sample, sample + 1),)
 
     def _place(self, span: tuple[int, int]) -> Int[Tensor, " width"]:
-        """Where some heads or channels lie in the width of the response."""
         first = self.numbers[slice(*span)] * self._width
         place = (first.unsqueeze(-1) + torch.arange(self._width, device=first.device)).flatten()
         return place.to(self.system.device)

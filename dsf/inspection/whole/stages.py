@@ -67,7 +67,6 @@ class Scale:
         return self.linear(x) if self.offset is None else self.linear(x) + self.offset
 
     def at(self, tokens: Int[Tensor, " some"]) -> "Scale":
-        """The same for some tokens."""
         offset = None if self.offset is None else _of_tokens(self.offset, tokens)
         return Scale(_of_tokens(self.factor, tokens), offset)
 
@@ -145,14 +144,12 @@ class Chain:
         return x
 
     def adjoint(self, cotangent: Tokens) -> Tokens:
-        """By how much the input moves the inner product of ``cotangent`` with the output."""
         for stage in reversed(self.stages):
             cotangent = stage.adjoint(cotangent)
         return cotangent
 
     @property
     def is_linear(self) -> bool:
-        """Whether no stage has a bias or an offset."""
         return all(stage.is_linear for stage in self.stages)
 
     def __call__(self, x: Tokens) -> Tokens:
@@ -162,7 +159,6 @@ class Chain:
 
     @property
     def keeps_tokens_apart(self) -> bool:
-        """Whether no stage mixes tokens."""
         return not any(isinstance(stage, Filter) for stage in self.stages)
 
     def at(self, tokens: Int[Tensor, " some"]) -> "Chain":
@@ -176,7 +172,6 @@ class Chain:
         return Chain(self.stages[places[-1] + 1 :] if places else self.stages)
 
     def before_projection(self) -> "Chain":
-        """The stages before the first projection."""
         places = (k for k, stage in enumerate(self.stages) if isinstance(stage, Project))
         return Chain(self.stages[: next(places, len(self.stages))])
 
@@ -213,7 +208,6 @@ def as_tokens(
 def as_values(
     x: Shaped[Tensor, "sample time width"], value: Shaped[Tensor, "*axes"]
 ) -> Shaped[Tensor, "*axes"]:
-    """``x`` in the axes of ``value``."""
     return x if value.ndim == 3 else rearrange(x, "s t (h c) -> s h t c", h=value.shape[1])
 
 
