@@ -1,7 +1,6 @@
 """``measure_prompts``: measures every layer of a model on many prompts."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -108,34 +107,35 @@ def measure_prompts(
                 "out."
             )
     names = tuple(QUANTITIES if quantities is None else quantities)
-    plan = _plan(str(model), how, prompts, names, batch, layerwise, tolerance)
-    is_long = max(map(len, plan.prompts)) > LONGEST_FOR_RANKS
-    left_out = (RANK,) if quantities is None and is_long else ()
-    plan = replace(plan, layers=layers, heads=heads, left_out=left_out)
+    _check(prompts, names, tolerance)
+    configuration, weights = file_hashes(model, revision=revision)
+    is_long = max(map(len, prompts)) > LONGEST_FOR_RANKS
+    plan = Plan(
+        model=str(model),
+        how=how,
+        weights=weights,
+        configuration=configuration,
+        prompts=tuple(tuple(int(token) for token in prompt) for prompt in prompts),
+        quantities=names,
+        batch=batch,
+        layerwise=layerwise,
+        tolerance=tolerance,
+        layers=layers,
+        heads=heads,
+        left_out=(RANK,) if quantities is None and is_long else (),
+    )
     place = Path(folder)
     check_holds_no_model(place, "job")
     place.mkdir(parents=True, exist_ok=True)
     with alone(place):
         claim(place, plan)
-        do = partial(work, plan, place, threads=threads)
-        _finish(plan, place, do, executor, progress)
+        _finish(plan, place, partial(work, plan, place, threads=threads), executor, progress)
         table = summary(place)
         write_inside(place, "summary.csv", table.to_csv().encode())
     return table
 
 
-def _finish(
-    plan: Plan,
-    place: Path,
-    do: Do,
-    executor: Executor,
-    progress: Progress | None,
-) -> None:
-    """Run the units that are missing.
-
-    Raises:
-        JobError: if some failed, after all others are finished.
-    """
+def _finish(plan: Plan, place: Path, do: Do, executor: Executor, progress: Progress | None) -> None:
     units = plan.units
     missing = [unit for unit in units if not is_kept(place, unit)]
     check_first(plan, missing, loads=executor is in_process)
@@ -156,15 +156,9 @@ def _finish(
     remove_unfinished(place, units)
 
 
-def _plan(
-    model: str,
-    how: Running,
-    prompts: Sequence[Sequence[int]],
-    quantities: tuple[str, ...],
-    batch: int,
-    layerwise: bool,
-    tolerance: float | None,
-) -> Plan:
+def _check(
+    prompts: Sequence[Sequence[int]], quantities: tuple[str, ...], tolerance: float | None
+) -> None:
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(
             f"measure_prompts: tolerance is {tolerance}, but it must be a relative error between 0 "
@@ -180,15 +174,3 @@ def _plan(
             f"measure_prompts: quantities has {unknown or 'no entry'}; choose among "
             f"{', '.join(QUANTITIES)}."
         )
-    configuration, weights = file_hashes(model, revision=how.revision)
-    return Plan(
-        model=model,
-        how=how,
-        weights=weights,
-        configuration=configuration,
-        prompts=tuple(tuple(int(token) for token in prompt) for prompt in prompts),
-        quantities=quantities,
-        batch=batch,
-        layerwise=layerwise,
-        tolerance=tolerance,
-    )

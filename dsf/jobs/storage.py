@@ -8,7 +8,7 @@ held against what a job writes.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class Unit:
     def name(self) -> str:
         """A name that depends on the prompts alone and sorts in their order."""
         return f"{self.prompts[0]:08d}+{len(self.prompts)}"
+
+    @property
+    def marker(self) -> str:
+        return f"{UNITS}/{self.name}/{FINISHED}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +122,7 @@ class Plan:
 
 
 def claim(folder: Path, plan: Plan) -> None:
-    """Write the manifest of this job into ``folder``, or check that it is there.
-
-    Raises:
-        ValueError: if the folder holds another job, or files with a job's names that no job wrote.
-    """
+    """Write the manifest of this job into ``folder``, or check that it is there."""
     try:
         found = read_manifest(folder)
     except FileNotFoundError:
@@ -145,22 +145,11 @@ def claim(folder: Path, plan: Plan) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of the job in a folder, which is not trusted.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is not the manifest of a job.
-    """
+    """Return the manifest of the job in a folder, which is not trusted."""
     return read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
 
 
 def read_record(folder: Path, name: str, largest: int) -> dict[str, Any]:
-    """The JSON object in a file of a job.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is larger than ``largest``, a link, or no JSON object.
-    """
     data = read_inside(folder, name, largest)
     try:
         found = json.loads(data)
@@ -172,7 +161,6 @@ def read_record(folder: Path, name: str, largest: int) -> dict[str, Any]:
 
 
 def malformed(folder: Path, name: str, what: str) -> ValueError:
-    """The error that a file of a job is not as a job writes it."""
     return ValueError(
         f"{folder / name} is not as a job writes it: {what}. Remove this folder to start anew, or "
         "ask whoever sent it for a whole one."
@@ -180,11 +168,7 @@ def malformed(folder: Path, name: str, what: str) -> ValueError:
 
 
 def units_of(folder: Path, described: dict[str, Any]) -> list[Unit]:
-    """The units that a manifest lists: consecutive prompts, all of them.
-
-    Raises:
-        ValueError: if they are not.
-    """
+    """The units that a manifest lists: consecutive prompts, all of them."""
     names, prompts = described.get("units"), described.get("prompts")
     if not isinstance(names, list) or type(prompts) is not int:
         raise malformed(folder, MANIFEST, "it lists no units")
@@ -240,18 +224,8 @@ class LayerFacts:
 
     @classmethod
     def of(cls, layer: InspectedLayer, unmeasured: Mapping[str, str]) -> "LayerFacts":
-        """Those of an inspected layer."""
-        return cls(
-            name=layer.name,
-            family=layer.family,
-            axes=layer.axes,
-            error=layer.error,
-            formula=layer.formula,
-            rounding=layer.rounding,
-            tolerance=layer.tolerance,
-            unmeasured=unmeasured,
-            heads=layer.heads,
-        )
+        names = [field.name for field in fields(cls) if field.name != "unmeasured"]
+        return cls(**{name: getattr(layer, name) for name in names}, unmeasured=unmeasured)
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
         """Where an entry of the axes after the first sits in the whole layer: its head."""
@@ -261,24 +235,23 @@ class LayerFacts:
 
 
 def is_finished(folder: Path, unit: Unit) -> bool:
-    """Whether all layers of the unit are stored."""
     return FINISHED in names_inside(folder, f"{UNITS}/{unit.name}")
 
 
 def is_kept(folder: Path, unit: Unit) -> bool:
-    """Whether the unit is finished and bears the seal of this user: numbers have no evidence.
-
-    Raises:
-        ValueError: if the marker file is not as ``finish`` writes it.
-    """
+    """Whether the unit is finished and bears the seal of this user: numbers have no evidence."""
     if not is_finished(folder, unit):
         return False
-    marker = read_record(folder, f"{UNITS}/{unit.name}/{FINISHED}", _MAX_MARKER_BYTES)
+    marker = _marker(folder, unit)
     stated = marker.pop("seal", None)
     try:
         return fits(stated, _sealed(folder, unit, marker))
     except (FileNotFoundError, KeyError, TypeError):  # a layer is missing, or not counted
         return False
+
+
+def _marker(folder: Path, unit: Unit) -> dict[str, Any]:
+    return read_record(folder, unit.marker, _MAX_MARKER_BYTES)
 
 
 def _sealed(folder: Path, unit: Unit, marker: Mapping[str, Any]) -> bytes:
@@ -324,33 +297,22 @@ def finish(
     }
     content["seal"] = seal(_sealed(folder, unit, content))
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-    write_inside(folder, f"{UNITS}/{unit.name}/{FINISHED}", text.encode())
+    write_inside(folder, unit.marker, text.encode())
 
 
 def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str, Tensor]]]:
-    """The layers of a finished unit, in order.
-
-    Raises:
-        ValueError: if a file is not as ``write_layer`` and ``finish`` write it.
-    """
-    marker = f"{UNITS}/{unit.name}/{FINISHED}"
-    count = read_record(folder, marker, _MAX_MARKER_BYTES).get("layers")
+    count = _marker(folder, unit).get("layers")
     if type(count) is not int or not 0 <= count <= _MAX_LAYERS:
-        raise malformed(folder, marker, f"the number of layers is {str(count)[:40]!r}")
+        raise malformed(folder, unit.marker, f"the number of layers is {str(count)[:40]!r}")
     for number in range(count):
         yield _layer(folder, unit, _layer_name(unit, number))
 
 
 def read_notes(folder: Path, unit: Unit) -> tuple[str, ...]:
-    """What was ignored when the checkpoint was loaded for a finished unit.
-
-    Raises:
-        ValueError: if the marker file is not as ``finish`` writes it.
-    """
-    marker = f"{UNITS}/{unit.name}/{FINISHED}"
-    found = read_record(folder, marker, _MAX_MARKER_BYTES).get("notes", [])
+    """What was ignored when the checkpoint was loaded for a finished unit."""
+    found = _marker(folder, unit).get("notes", [])
     if not isinstance(found, list) or not all(isinstance(note, str) for note in found):
-        raise malformed(folder, marker, f"its notes are {str(found)[:40]!r}")
+        raise malformed(folder, unit.marker, f"its notes are {str(found)[:40]!r}")
     return tuple(found)
 
 

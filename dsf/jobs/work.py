@@ -104,10 +104,6 @@ def check_first(plan: Plan, units: Sequence[Unit], *, loads: bool) -> None:
     Args:
         loads: whether this process runs the units itself, so that it needs the model anyway; else
             the sizes of its modules are read without the weights, where the files allow that.
-
-    Raises:
-        InspectionMemoryError: with the sizes and what to do.
-        LoadError: if the checkpoint is refused.
     """
     if not units:
         return

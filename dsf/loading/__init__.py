@@ -28,7 +28,7 @@ _HOMES = {
     "load_skeleton": "dsf.loading.loader",
     "open_piecewise": "dsf.loading.piecewise",
     "read_model_tokenizer": "dsf.loading.loader",
-    "token_texts": "dsf.loading.tokenizer",
+    "token_texts": "dsf.loading.tokenizer_child",
 }
 
 __getattr__ = finding(__name__, _HOMES)
@@ -43,4 +43,4 @@ if TYPE_CHECKING:
         read_model_tokenizer,
     )
     from dsf.loading.piecewise import PiecewiseModel, open_piecewise
-    from dsf.loading.tokenizer import token_texts
+    from dsf.loading.tokenizer_child import token_texts

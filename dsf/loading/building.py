@@ -37,10 +37,6 @@ def blueprint(values: dict[str, Any], where: str) -> Blueprint:
     """Return the configuration object and the model class that settings name.
 
     Without ``architectures`` it is the base model of the family, without a head.
-
-    Raises:
-        LoadError: the model library itself has no such family or class, or its configuration
-            refuses the settings.
     """
     transformers = model_library()
     family = values.get("model_type")
@@ -109,10 +105,6 @@ def build(
     Returns:
         The model, the names of weights that it does not use, and notes about weights that it takes
         from others.
-
-    Raises:
-        LoadError: the settings ask for weights that are missing, of another shape or no floating
-            point numbers, for a model that is far larger than the weights, or for a part of it.
     """
     numbers = sum(weight.numel() for weight in weights.values())
     size = sum(weight.nbytes for weight in weights.values())
@@ -186,7 +178,6 @@ def _check_kinds(empty: nn.Module, used: dict[str, Tensor], where: str) -> None:
 
 
 def _ends_alike(name: str, other: str) -> bool:
-    """Return whether one name ends with the other."""
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
@@ -222,9 +213,6 @@ def checked_skeleton(plan: Blueprint, held: Held, where: str) -> nn.Module:
     """Return the modules without weights, if settings do not ask for far more than the files hold.
 
     Nothing of the size that the settings ask for is allocated before.
-
-    Raises:
-        LoadError: they ask for far more modules, weights or bytes of buffers.
     """
     most = min(_MAX_MODULES, 1_000 + _MODULES_A_TENSOR * held.tensors)
     empty = skeleton(plan, where, most_modules=most)
@@ -240,12 +228,7 @@ def checked_skeleton(plan: Blueprint, held: Held, where: str) -> nn.Module:
 
 
 def skeleton(plan: Blueprint, where: str, *, most_modules: int = _MAX_MODULES) -> nn.Module:
-    """Return the modules of a model on the meta device, without weights, in evaluation mode.
-
-    Raises:
-        LoadError: the class refuses the settings, or they ask for more than ``most_modules``
-            modules; ``where`` names their file.
-    """
+    """Return the modules of a model on the meta device, without weights, in evaluation mode."""
     with undisturbed(), torch.device("meta"), _counted(most_modules, where):
         try:
             model: nn.Module = plan.model(plan.config)
@@ -316,10 +299,6 @@ def check_unused(
         model: as it was built, with or without its weights.
         unused: names in the files that the model does not use.
         read: gives the tensor of a name.
-
-    Raises:
-        LoadError: there are more layers in the files than in the settings, or a trained weight of a
-            module that the model has.
     """
     further: dict[str, tuple[int, int]] = {}
     extra = []

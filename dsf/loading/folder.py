@@ -54,11 +54,7 @@ class ModelFolder:
     path: Path
 
     def file(self, name: str) -> Path | None:
-        """Return the path of the file ``name``, or None where there is none.
-
-        Raises:
-            LoadError: ``name`` leads out of the folder, or is a link or no regular file.
-        """
+        """Return the path of the file ``name``, or None where there is none."""
         if name in ("", ".", "..") or any(character in name for character in "/\\:\0"):
             raise LoadError(
                 f"{self.path}: {shown(name)} leads out of the folder; "
@@ -86,7 +82,6 @@ class ModelFolder:
         return path
 
     def pickles(self) -> list[str]:
-        """Return the names of the files that would have to be unpickled, in order."""
         return sorted(entry.name for entry in self.path.iterdir() if entry.suffix in _PICKLES)
 
     def _is_cached_blob(self, path: Path) -> bool:
@@ -95,23 +90,12 @@ class ModelFolder:
         return self.path.parent.name == "snapshots" and path.resolve().parent == blobs
 
 
-def open_folder(path: Path) -> ModelFolder:
-    """Return the folder at ``path``; ``path`` itself may contain symbolic links."""
-    return ModelFolder(path.resolve())
-
-
 def has_tokenizer(folder: ModelFolder) -> bool:
-    """Return whether a tokenizer's vocabulary is among the files of a folder."""
     return any(folder.file(name) is not None for name in _VOCABULARIES)
 
 
 def weight_files(folder: ModelFolder, *, allow_pickle_archive: bool) -> list[Path]:
-    """Return the files that hold a folder's weights, in the order of their names.
-
-    Raises:
-        LoadError: there are none, or an index names a file that is missing, a link, in another
-            folder or of another kind.
-    """
+    """Return the files that hold a folder's weights, in the order of their names."""
     for single, index in (_WEIGHTS, _PICKLED_WEIGHTS) if allow_pickle_archive else (_WEIGHTS,):
         if (path := folder.file(single)) is not None:
             return [path]
@@ -140,11 +124,7 @@ def _shards(folder: ModelFolder, index: Path, suffix: str) -> list[Path]:
 
 
 def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
-    """Return the JSON object in a file of at most ``most_bytes``.
-
-    Raises:
-        LoadError: too large, too deep, not JSON, not an object, or a number that is not finite.
-    """
+    """Return the JSON object in a file of at most ``most_bytes``."""
     size = path.stat().st_size
     if size > most_bytes:
         raise LoadError(
@@ -191,9 +171,6 @@ def opened_safetensors(path: Path, framework: str) -> Iterator[Any]:
 
     Args:
         framework: ``"pt"``, or ``"np"`` to check the header without importing torch.
-
-    Raises:
-        LoadError: the library refuses the file, or it lists more than 100,000 tensors.
     """
     try:
         with safe_open(path, framework=framework) as file:
@@ -210,7 +187,6 @@ def opened_safetensors(path: Path, framework: str) -> Iterator[Any]:
 
 
 def holds_model(folder: Path) -> bool:
-    """Return whether a folder holds files of a model, complete or not."""
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
@@ -231,10 +207,6 @@ def gguf_file(path_or_id: str | Path) -> Path | None:
     """Return the GGUF file at a path, or None where there is none.
 
     A folder without a ``config.json`` means the one GGUF file in it.
-
-    Raises:
-        LoadError: a folder with several of them, or with a link in the place of one; something else
-            than a path.
     """
     if not isinstance(path_or_id, str | PathLike):
         raise LoadError(
@@ -246,7 +218,7 @@ def gguf_file(path_or_id: str | Path) -> Path | None:
         return given.resolve() if given.suffix == GGUF_ENDING else None
     if not given.is_dir() or (given / "config.json").exists():
         return None
-    folder = open_folder(given)
+    folder = ModelFolder(given.resolve())
     names = sorted(entry.name for entry in folder.path.iterdir() if entry.suffix == GGUF_ENDING)
     if len(names) > 1:
         raise LoadError(
@@ -267,11 +239,7 @@ def snapshot(
     allow_pickle_archive: bool = False,
     settings_only: bool = False,
 ) -> Path:
-    """Download a hub model's settings, tokenizer and weights; return their folder.
-
-    Raises:
-        LoadError: ``model_id`` is neither a folder nor a hub id, or the download failed.
-    """
+    """Download a hub model's settings, tokenizer and weights; return their folder."""
     if model_id.endswith(GGUF_ENDING):
         raise LoadError(f"{shown(model_id)}: there is no such file; check the path.")
     if model_id.startswith("~"):

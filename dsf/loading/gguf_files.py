@@ -50,7 +50,6 @@ class Field(NamedTuple):
 
     @property
     def data(self) -> range:
-        """The indices of the values among the parts."""
         return range(len(self.parts))
 
 
@@ -85,7 +84,6 @@ class GgufFile:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether there is a tokenizer among the settings."""
         return "tokenizer.ggml.model" in self.fields
 
     @functools.cached_property
@@ -98,12 +96,7 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Read the header of a GGUF file.
-
-    Raises:
-        LoadError: not a GGUF file of version 2 or 3, a part of a model that is split over files,
-            or a count, length, offset or shape that does not fit the file.
-    """
+    """Read the header of a GGUF file."""
     try:
         with (
             path.open("rb") as file,
@@ -272,9 +265,6 @@ def gguf_blueprint(file: GgufFile) -> tuple[Blueprint, Settings]:
     """Return the classes and settings for a GGUF file.
 
     A language model gets its head, of which GGUF files say nothing.
-
-    Raises:
-        LoadError: the model library knows no such architecture, or a setting is refused.
     """
     values = file.parsed["config"]
     if other := [name for name, value in values.items() if not _is_finite(value)]:
@@ -288,11 +278,7 @@ def gguf_blueprint(file: GgufFile) -> tuple[Blueprint, Settings]:
 
 
 def read_gguf_weights(file: GgufFile, plan: Blueprint) -> dict[str, Tensor]:
-    """Return the weights of a GGUF file by the model library's names, in float32.
-
-    Raises:
-        LoadError: a format that cannot be expanded, or weights that the model library leaves out.
-    """
+    """Return the weights of a GGUF file by the model library's names, in float32."""
     library, converter = gguf_library(), gguf_converter()
     content = np.asarray(np.memmap(file.path, mode="r"))  # views of a memmap cost four times more
     # Processors put experts, which they join, among the tensors themselves.

@@ -6,38 +6,24 @@ from typing import Any
 
 from dsf.loading.errors import LoadError, reason
 
-_OLDEST_TORCH = (2, 11)  # closed the known vulnerabilities of its readers
 
-
-def check_torch(release: str | None = None) -> None:
-    """Raise LoadError unless torch is 2.11 or later."""
-    import torch
-
-    release = str(torch.__version__) if release is None else release
-    if _numbers(release) < _OLDEST_TORCH:
-        raise LoadError(
-            f"reading untrusted weights needs torch 2.11 or later, but {release} is installed: "
-            "pip install --upgrade torch."
-        )
+def check_torch() -> None:
+    """Raise LoadError if torch is older than 2.11, which closed holes in its readers."""
+    _library("torch", (2, 11), "torch", "reading untrusted weights")
 
 
 def model_library() -> Any:
     """Return the ``transformers`` module; raise LoadError if it is missing or older than 5.3."""
-    return _library("transformers", (5, 3), "hf", "reading a model")
+    return _library("transformers", (5, 3), "dsf-toolkit[hf]", "reading a model")
 
 
 def gguf_library() -> Any:
     """Return the ``gguf`` module; raise LoadError if it is missing or older than 0.17."""
-    return _library("gguf", (0, 17), "gguf", "reading a GGUF file")
+    return _library("gguf", (0, 17), "dsf-toolkit[gguf]", "reading a GGUF file")
 
 
 def gguf_converter() -> Any:
-    """Return the module of transformers that maps the settings and weights of GGUF files.
-
-    Raises:
-        LoadError: a package is missing or too old, or this release of transformers has no such
-            module.
-    """
+    """Return the module of transformers that maps the settings and weights of GGUF files."""
     gguf_library()
     model_library()
     try:
@@ -49,22 +35,18 @@ def gguf_converter() -> Any:
         ) from None
 
 
-def _library(name: str, oldest: tuple[int, int], extra: str, purpose: str) -> Any:
+def _library(name: str, oldest: tuple[int, int], package: str, purpose: str) -> Any:
     try:
         module = import_module(name)
     except ImportError as error:
         raise LoadError(
             f"{purpose} needs {name}, which cannot be imported ({reason(error)}): "
-            f'pip install "dsf-toolkit[{extra}]".'
+            f'pip install "{package}".'
         ) from None
     found = getattr(module, "__version__", None) or version(name)
-    if _numbers(found) < oldest:
+    if tuple(int(part) for part in found.split(".")[:2]) < oldest:
         raise LoadError(
             f"{purpose} needs {name} {oldest[0]}.{oldest[1]} or later, but {found} is installed: "
-            f'pip install --upgrade "dsf-toolkit[{extra}]".'
+            f'pip install --upgrade "{package}".'
         )
     return module
-
-
-def _numbers(release: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in release.split(".")[:2])

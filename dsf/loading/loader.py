@@ -11,7 +11,7 @@ from torch import nn
 
 from dsf.loading.building import blueprint, build, skeleton
 from dsf.loading.errors import LoadError, listed
-from dsf.loading.folder import ModelFolder, gguf_file, open_folder, snapshot, weight_files
+from dsf.loading.folder import ModelFolder, gguf_file, snapshot, weight_files
 from dsf.loading.gguf_files import gguf_blueprint, read_gguf, read_gguf_weights
 from dsf.loading.library_versions import check_torch
 from dsf.loading.settings import read_settings
@@ -160,7 +160,7 @@ def load_skeleton(
     place = Path(path_or_id)
     if not place.is_dir():
         place = snapshot(str(path_or_id), revision, offline=offline, settings_only=True)
-    folder = open_folder(place)
+    folder = ModelFolder(place.resolve())
     where = f"{folder.path / 'config.json'}"
     plan = blueprint(read_settings(folder, allow_quantized=True).values, where)
     return skeleton(plan, where)
@@ -190,11 +190,7 @@ def _load_gguf(
 def found(
     path_or_id: str | Path, revision: str | None, offline: bool, allow_pickle_archive: bool
 ) -> ModelFolder:
-    """The folder of a model, downloaded from the hub where an id was passed.
-
-    Raises:
-        LoadError: a file was passed, or a revision for a folder, or the download failed.
-    """
+    """The folder of a model, downloaded from the hub where an id was passed."""
     given = Path(path_or_id)
     if gguf_file(given) is not None:
         raise LoadError(
@@ -203,17 +199,13 @@ def found(
         )
     if given.is_file():
         raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")
-    if not given.is_dir():
-        return open_folder(
-            snapshot(
-                str(path_or_id),
-                revision,
-                offline=offline,
-                allow_pickle_archive=allow_pickle_archive,
-            )
+    if given.is_dir():
+        _check_unversioned(given, revision)
+    else:
+        given = snapshot(
+            str(path_or_id), revision, offline=offline, allow_pickle_archive=allow_pickle_archive
         )
-    _check_unversioned(given, revision)
-    return open_folder(given)
+    return ModelFolder(given.resolve())
 
 
 def _check_unversioned(given: Path, revision: str | None) -> None:

@@ -40,11 +40,7 @@ class PiecewiseModel:
 
     @contextmanager
     def opened(self, path: str) -> Iterator[None]:
-        """Read the weights below ``path`` from disk for the ``with`` block.
-
-        Raises:
-            LoadError: if the weight files have no tensor of a weight's name and shape.
-        """
+        """Read the weights below ``path`` from disk for the ``with`` block."""
         with self._filled(
             [name for name in self.model.state_dict() if name.startswith(f"{path}.")]
         ):
@@ -52,11 +48,7 @@ class PiecewiseModel:
 
     @contextmanager
     def opened_around(self) -> Iterator[None]:
-        """Read the weights of the body outside its blocks: embeddings, norms, shared modules.
-
-        Raises:
-            LoadError: if the weight files have no tensor of a weight's name and shape.
-        """
+        """Read the weights of the body outside its blocks: embeddings, norms, shared modules."""
         inside = tuple(f"{path}." for path in self.blocks)
         body = f"{self.body}." if self.body else ""
         names = (name for name in self.model.state_dict() if name.startswith(body))
@@ -100,7 +92,6 @@ class PiecewiseModel:
         return read
 
     def _put(self, name: str, tensor: Any) -> None:
-        """Set a parameter or a buffer by its full name."""
         owner, _, last = name.rpartition(".")
         module = self.model.get_submodule(owner)
         if last in module._buffers:
@@ -138,7 +129,6 @@ def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> Pi
 
 
 def _blocks(module: nn.Module, path: str) -> Iterator[str]:
-    """The paths of the entries of the outermost lists of modules."""
     for name, child in module.named_children():
         at = f"{path}.{name}" if path else name
         if isinstance(child, nn.ModuleList):

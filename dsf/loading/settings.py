@@ -56,23 +56,14 @@ class Settings(NamedTuple):
 
 
 def read_settings(folder: ModelFolder, *, allow_quantized: bool) -> Settings:
-    """Return the settings in a folder's ``config.json``, without those that select code.
-
-    Raises:
-        LoadError: there is no such file, its JSON is not acceptable, a dtype is unknown, a count of
-            layers is larger than any model's, or weights are quantised without ``allow_quantized``.
-    """
+    """Return the settings in a folder's ``config.json``, without those that select code."""
     path = folder.required("config.json", "pass the folder that save_pretrained wrote")
     values = read_object(path, most_bytes=_MAX_BYTES)
     return acceptable(values, str(path), allow_quantized=allow_quantized)
 
 
 def acceptable(values: dict[str, Any], where: str, *, allow_quantized: bool) -> Settings:
-    """Return ``values`` without those that select code; ``where`` names their file in errors.
-
-    Raises:
-        LoadError: as ``read_settings``, for what is wrong with a value.
-    """
+    """Return ``values`` without those that select code; ``where`` names their file in errors."""
     dropped: set[str] = set()
     kept = _scrubbed(values, dropped, where, allow_quantized=allow_quantized)
     return Settings(kept, sorted(dropped - _HARMLESS))
@@ -115,7 +106,6 @@ def _check(name: str, value: Any, where: str, *, allow_quantized: bool) -> None:
 
 
 def _counts(value: Any) -> list[int]:
-    """Return the whole numbers in a value, or in its lists."""
     if isinstance(value, list):
         return [count for item in value for count in _counts(item)]
     return [value] if isinstance(value, int) else []

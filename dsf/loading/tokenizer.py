@@ -32,7 +32,7 @@ from dsf.loading.folder import (
 )
 from dsf.loading.gguf_files import GgufFile
 from dsf.loading.library_versions import model_library
-from dsf.loading.tokenizer_child import open_tokenizer, texts
+from dsf.loading.tokenizer_child import open_tokenizer
 
 # The settings that are kept, by name. Any other may name code or a file outside the folder, as
 # vocab, merges_file, fast_tokenizer_files, sp_model_kwargs and mecab_kwargs do.
@@ -74,11 +74,7 @@ class ChildStopped(Exception):
 
 
 class Child:
-    """A process that opens and uses one tokenizer; it works while this one does something else.
-
-    Args:
-        request: what to open; ``seconds`` is the limit of processor time.
-    """
+    """A process that opens and uses one tokenizer; it works while this one does something else."""
 
     def __init__(self, request: dict[str, Any]):
         self._seconds = request["seconds"] + _GRACE_SECONDS
@@ -94,11 +90,7 @@ class Child:
         self._process.stdin = None
 
     def answer(self) -> dict[str, Any]:
-        """Wait for the answer.
-
-        Raises:
-            ChildStopped: it was stopped by a limit, crashed or took too long.
-        """
+        """Wait for the answer."""
         try:
             said, complaint = self._process.communicate(timeout=self._seconds)
         except subprocess.TimeoutExpired:
@@ -113,7 +105,6 @@ class Child:
         return answer
 
     def stop(self) -> None:
-        """End it, if it still runs."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
@@ -123,20 +114,9 @@ class Child:
 def folder_tokenizer(
     folder: ModelFolder, settings: dict[str, Any], given: Sequence[str] = ()
 ) -> Iterator[Callable[[], Any | None]]:
-    """Let a child open the tokenizer of ``folder`` during the ``with`` block.
+    """Let a child open the tokenizer of ``folder``, from a copy of the known files alone.
 
-    The model library gets a copy with the known files only, so that no other file is opened.
-
-    Args:
-        settings: of the model, which decide on the class of the tokenizer.
-        given: texts that it will read, which the child tries, too.
-
-    Returns:
-        A function that waits for the child and returns the tokenizer, or None where there is none.
-        It raises LoadError if the tokenizer cannot be read, with its files and the way on without.
-
-    Raises:
-        LoadError: a file is refused.
+    The function waits for the child and returns the tokenizer, or None where there is none.
     """
     files = [path for name in TOKENIZER_FILES if (path := folder.file(name)) is not None]
     if not has_tokenizer(folder):
@@ -183,12 +163,7 @@ def gguf_tokenizer(file: GgufFile, given: Sequence[str] = ()) -> Iterator[Callab
 def _tried(
     request: dict[str, Any], where: str, cure: str, identity: str | None, size: int
 ) -> Iterator[Callable[[], Any]]:
-    """Start a child; the function waits for it and then opens the tokenizer here.
-
-    Args:
-        identity: a hash of the files; None for files of this package, which need no child.
-        size: of the files, in bytes.
-    """
+    """Start a child, except for files of this package, whose ``identity`` is None."""
     model_library()
     key = f"{identity} {json.dumps([request['settings'], request['texts']])}"
     limits = {
@@ -230,17 +205,6 @@ _accepted: set[str] = set()
 
 def _line(message: str) -> str:
     return shown((message.strip() or "no reason given").splitlines()[0])
-
-
-def token_texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
-    """The text of every token, with the spaces that belong to it.
-
-    Tokenizers that work on bytes write them in an alphabet of their own, in which a space is ``Ġ``.
-    Such a token is decoded to the text it represents; bytes that are not a whole character are
-    written as ``\\xe2``. The ``▁`` of SentencePiece becomes a space where the tokenizer decodes it
-    as one. Other tokens are returned as they are, such as ``[CLS]`` and ``##ing``.
-    """
-    return texts(tokenizer, numbers)
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -47,8 +47,14 @@ def open_tokenizer(folder: str, settings: dict[str, Any], gguf: str | None) -> A
     )
 
 
-def texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
-    """Return the text of every token, with the spaces that belong to it."""
+def token_texts(tokenizer: Any, numbers: Sequence[int]) -> list[str]:
+    """The text of every token, with the spaces that belong to it.
+
+    Tokenizers that work on bytes write them in an alphabet of their own, in which a space is ``Ġ``.
+    Such a token is decoded to the text it represents; bytes that are not a whole character are
+    written as ``\\xe2``. The ``▁`` of SentencePiece becomes a space where the tokenizer decodes it
+    as one. Other tokens are returned as they are, such as ``[CLS]`` and ``##ing``.
+    """
     return [_text(tokenizer, str(name)) for name in tokenizer.convert_ids_to_tokens(numbers)]
 
 
@@ -81,7 +87,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         tokenizer = open_tokenizer(request["folder"], request["settings"], request["gguf"])
         for text in (*_TRIALS, *request["texts"]):
             numbers = list(tokenizer(text)["input_ids"])
-            texts(tokenizer, numbers)
+            token_texts(tokenizer, numbers)
             tokenizer.decode(numbers)
             for number in set(tokenizer.encode(text, add_special_tokens=False)):
                 tokenizer.decode([number])

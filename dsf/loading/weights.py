@@ -31,11 +31,7 @@ _CURE = "if you trust it, convert it to safetensors and load that"
 
 
 def read_weights(files: list[Path]) -> dict[str, Tensor]:
-    """Return the tensors of all files together, by name.
-
-    Raises:
-        LoadError: a file is refused, or two files hold a tensor of the same name.
-    """
+    """Return the tensors of all files together, by name."""
     weights: dict[str, Tensor] = {}
     for path in files:
         is_safe = path.suffix == SAFETENSORS
@@ -49,13 +45,11 @@ def read_weights(files: list[Path]) -> dict[str, Tensor]:
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Return the names of the tensors in a safetensors file."""
     with opened_safetensors(path, "pt") as file:
         return list(file.keys())
 
 
 def count_numbers(path: Path) -> int:
-    """Return how many numbers the header of a safetensors file claims."""
     with opened_safetensors(path, "pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
@@ -64,9 +58,6 @@ def read_named(path: Path, names: list[str]) -> dict[str, Tensor]:
     """Return some tensors of a safetensors file, as copies.
 
     A tensor on the mapped file would change with the file, or end the process.
-
-    Raises:
-        LoadError: the file is damaged, or torch computes nothing with the type of a tensor.
     """
     with opened_safetensors(path, "pt") as file:
         tensors = {name: file.get_tensor(name).clone() for name in names}
@@ -76,12 +67,7 @@ def read_named(path: Path, names: list[str]) -> dict[str, Tensor]:
 
 
 def read_archive(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file that ``torch.save`` wrote, with ``weights_only``.
-
-    Raises:
-        LoadError: it is compressed, holds anything else than a table of plain tensors, or torch
-            refuses it.
-    """
+    """Return the tensors of a file that ``torch.save`` wrote, with ``weights_only``."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()

@@ -40,7 +40,7 @@ from dsf.report.selection import (
 )
 from dsf.report.views import BLOCK_BYTES, MapView, Progress, Strongest, edges, ignored
 from dsf.runtime.shapes import at_least
-from dsf.runtime.threads import MOST, each_in_parallel, one_thread
+from dsf.runtime.threads import MOST, each_in_parallel, limited_to
 
 SCHEMA_VERSION = 2
 Grid = tuple[int, int]
@@ -103,7 +103,7 @@ def content(
     alone = most == 1 or torch.get_num_threads() == 1
     for found, rows in each_in_parallel(drawn_layer, range(len(drawn)), most=most):
         weights = [map for map in found["maps"] if not {"share", "together"} & set(map)]
-        with nullcontext() if alone else one_thread():  # the others are forming maps
+        with nullcontext() if alone else limited_to(1):  # the others are forming maps
             rollouts[found["model"]].add(rows, signed=any(map["signed"] for map in weights))
         layers.append(found)
         progress(len(layers) / len(drawn))

@@ -26,10 +26,6 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
 
     If anything fails before that step, the old file is unchanged. A link at ``path`` is replaced by
     the file; where it leads, nothing changes.
-
-    Raises:
-        IsADirectoryError: if ``path`` is a folder.
-        ValueError: if it is a device, a pipe or a socket, which a file would take the place of.
     """
     path = Path(path)
     if path.is_dir():
@@ -95,9 +91,6 @@ def alone(path: Path) -> Iterator[None]:
     """Keep a file or folder from everybody else who asks for it during the ``with`` block.
 
     The system takes the lock back when this process ends, however it does.
-
-    Raises:
-        ValueError: if it is in use.
     """
     from filelock import FileLock, Timeout
 
@@ -137,22 +130,12 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_inside(folder: Path, name: str, data: bytes) -> Path:
-    """Replace the file ``name`` inside ``folder`` in one step; folders in between are made.
-
-    Raises:
-        LeadsOutside: if a part of ``name`` is a link, or not the plain file or folder it should be.
-    """
+    """Replace the file ``name`` inside ``folder`` in one step; folders in between are made."""
     return replace_file(_place(folder, name, make=True), lambda draft: draft.write_bytes(data))
 
 
 def read_inside(folder: Path, name: str, largest: int) -> bytes:
-    """Return the bytes of the file ``name`` inside ``folder``, at most ``largest``.
-
-    Raises:
-        LeadsOutside: as ``write_inside``.
-        FileNotFoundError: if there is none.
-        ValueError: if it is larger.
-    """
+    """Return the bytes of the file ``name`` inside ``folder``, at most ``largest``."""
     with _place(folder, name).open("rb") as file:
         data = file.read(largest + 1)
     if len(data) > largest:
@@ -244,7 +227,6 @@ def seal(content: bytes) -> str:
 
 
 def fits(stated: object, content: bytes) -> bool:
-    """Whether ``stated`` is the seal of ``content``."""
     wanted = seal(content)
     return (
         bool(wanted)

@@ -14,9 +14,6 @@ def finding(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         homes: the module that defines each name; a submodule of ``package`` is its own home.
-
-    Raises:
-        AttributeError: from the returned function, for a name that is not in ``homes``.
     """
 
     def find(name: str) -> Any:

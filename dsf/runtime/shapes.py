@@ -14,11 +14,7 @@ class ShapeError(ValueError):
 
 
 def agree(owner: str, axis: str, **sizes: Size) -> None:
-    """Raise unless every named part has the same size along ``axis``.
-
-    Raises:
-        ShapeError: names ``owner``, the axis, and the size of every part.
-    """
+    """Raise unless every named part has the same size along ``axis``."""
     if len(set(sizes.values())) > 1:
         raise ShapeError(
             f"{owner}: every part must have the same '{axis}' size, but {_listed(sizes)}."
@@ -63,10 +59,6 @@ def named_sizes(part: str, axes: str, shape: tuple[int, ...]) -> Iterator[tuple[
 def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -> int:
     """Return ``value`` if it is an integer of at least ``least``.
 
-    Raises:
-        TypeError: if it is not an integer.
-        ValueError: if it is smaller.
-
     >>> at_least(1, "window_mass", "width", 4)
     4
     """
@@ -82,11 +74,6 @@ def at_least(least: int, owner: str, name: str, value: object, unit: str = "") -
 
 
 def a_share(owner: str, name: str, value: float) -> float:
-    """Return ``value`` as a float if it is at least 0 and below 1.
-
-    Raises:
-        ValueError: if it does not.
-    """
     if not 0 <= value < 1:
         raise ValueError(
             f"{owner}: '{name}' must be a share, from 0 to below 1, but it is {value}."
@@ -95,22 +82,13 @@ def a_share(owner: str, name: str, value: float) -> float:
 
 
 def above_zero(owner: str, name: str, value: float) -> float:
-    """Return ``value`` as a float if it is finite and above 0.
-
-    Raises:
-        ValueError: if it is not.
-    """
     if not 0 < value < inf:
         raise ValueError(f"{owner}: '{name}' must be finite and above 0, but it is {value}.")
     return float(value)
 
 
 def a_seed(owner: str, value: int) -> int:
-    """Return ``value`` if a generator of torch accepts it as a seed.
-
-    Raises:
-        ValueError: if it is too large or too small.
-    """
+    """Return ``value`` if a generator of torch accepts it as a seed."""
     value = operator.index(value)
     if not -(2**63) <= value < 2**64:
         raise ValueError(
@@ -124,9 +102,6 @@ def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None
 
     Args:
         words: what is expected, with an example.
-
-    Raises:
-        TypeError: names the argument, what it is and what it must be.
     """
     is_kind = isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
     if not is_kind:
@@ -134,12 +109,7 @@ def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None
 
 
 def are_texts(owner: str, name: str, values: object, count: int) -> None:
-    """Raise unless ``values`` is a list of ``count`` strings.
-
-    Raises:
-        TypeError: if they are something else.
-        ShapeError: if there are more or fewer.
-    """
+    """Raise unless ``values`` is a list of ``count`` strings."""
     words = f"a list of texts, one for each of the {count} tokens"
     of_kind(owner, name, values, Sequence, words)
     of_kind(owner, name, values, lambda given: not isinstance(given, str), words)

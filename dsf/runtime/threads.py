@@ -12,7 +12,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import cache
 from itertools import pairwise
@@ -46,18 +46,8 @@ def limited_to(count: int) -> Iterator[None]:
 
 
 def compute_with(count: int) -> None:
-    """Let torch compute with ``count`` threads in this thread."""
     if not _take(count):
         torch.set_num_threads(count)
-
-
-def one_thread() -> AbstractContextManager[None]:
-    """Run the block with a single torch thread, and restore the number of threads afterwards.
-
-    On a busy machine several threads wait for each other, which costs most in short runs; with one
-    thread the order of summation, and so the rounding, is fixed.
-    """
-    return limited_to(1)
 
 
 def in_parallel(work: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:

@@ -234,7 +234,14 @@ def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "_measure", lambda *_: inside.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
-        made = prompts._plan(str(MODEL), storage.Running(), PROMPTS[:1], QUANTITIES, 1, False, None)
+        made = storage.Plan(
+            model=str(MODEL),
+            weights="",
+            configuration="",
+            prompts=(tuple(PROMPTS[0]),),
+            quantities=tuple(QUANTITIES),
+            batch=1,
+        )
         assert work.work(made, tmp_path, made.units[0]) == (made.units[0], None)
         work.work(made, tmp_path, made.units[0], threads=3)
         assert (inside, torch.get_num_threads()) == ([1, 3], 2)
