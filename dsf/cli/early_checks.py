@@ -21,7 +21,6 @@ from dsf.loading.folder import (
     gguf_file,
     has_tokenizer,
     holds_model,
-    open_folder,
     opened_safetensors,
     snapshot,
     weight_files,
@@ -124,7 +123,7 @@ def check_model(
                 )
         return ModelFacts(name=model)
     if path.is_dir():
-        folder = open_folder(path)
+        folder = ModelFolder(path.resolve())
         _check_is_model(folder, model)
         facts = _facts(folder, model, tokenizer=has_tokenizer(folder))
         if needs_weights:
@@ -137,7 +136,7 @@ def check_model(
     if near := _similar_name(path):
         raise LoadError(f"{shown(model)}: there is no such folder. Did you mean {near}?")
     place = snapshot(model, revision, offline=offline, settings_only=True)
-    return _facts(open_folder(place), model, tokenizer=None)
+    return _facts(ModelFolder(place.resolve()), model, tokenizer=None)
 
 
 def check_numbers(numbers: Sequence[int], vocabulary: int | None, model: str) -> None:
