@@ -145,8 +145,9 @@ def moved(
         cells = cells_drawn(one, draw, of_model=of_model)
         like = repetition(one, (), held, draw=draw) if from_a_pass else None
         after = repetition(one, cells, held, draw=draw, like=like)
-        if after.has_drawn and not from_a_pass:  # the run drew other ones
-            return asked(one, from_a_pass=True)
+        if after.has_drawn and like is None:  # the run drew other ones
+            like = repetition(one, (), held, draw=draw)
+            after = repetition(one, cells, held, draw=draw, like=like)
         before = one.outputs if like is None else like.outputs
         of = {"of_tokens": of_tokens, "of_model": of_model}
         return moved_between(one, cells, before, after.outputs, after.spills, **of)
