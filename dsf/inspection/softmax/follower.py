@@ -318,8 +318,11 @@ def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
     """Append to ``calls`` every fused attention, and every softmax between two products."""
     # Not those in modules that are claimed.
     where.listener = SoftmaxListener(where, calls)
-    with where.followed(), where.listener:
-        yield
+    try:
+        with where.followed(), where.listener:
+            yield
+    finally:
+        where.listener = None  # which knows this stack
 
 
 class SoftmaxListener(TorchFunctionMode):
