@@ -153,8 +153,8 @@ class Stages:
         is_port = not node.port.startswith("op")
         if "position_emb" in node.port:
             return "rotary"
-        if is_port and node.path != mixer:
-            if self._is_convolution(node):
+        if node.path != mixer:
+            if is_port and self._is_convolution(node):
                 return "convolution"
             if _is_norm(module):
                 return "norm"

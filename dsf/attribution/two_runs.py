@@ -9,7 +9,7 @@ to that of the suspect, so that a number changes by the sum of ``<own, mean adjo
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,6 +42,9 @@ MIN_ALIKE = 0.8
 """Minimum share of common operations for which every pair of them is trusted."""
 MAX_OWN = 0.5
 """Maximum own, relative, of a pair of operations of calls that are less alike."""
+MAX_GROWTH = 10.0
+"""Maximum own, relative, of any operation: a root of what grows more needs many points of the way,
+so that the next operation takes the change."""
 MASKING = 1e30
 """Minimum magnitude of numbers that hide a key, which have no difference."""
 
@@ -205,7 +208,7 @@ def scopes_of(model: nn.Module) -> set[str]:
         path
         for path, module in model.named_modules()
         if not type(module).__module__.startswith("torch.nn")
-        and (list(module.children()) or len(list(module.parameters(recurse=False))) > 1)
+        and (list(module.children()) or list(module.parameters(recurse=False)))
     }
 
 
@@ -217,6 +220,7 @@ class Recording:
     operations: list[dict[tuple[str, int], list[Operation]]] = field(default_factory=list)
     output: Any = None
     _renamed: list[dict[Node, Node]] = field(default_factory=list)
+    _uncast: list[dict[Node, Node]] = field(default_factory=list)
     _inside: tuple[str, ...] = ()
 
     def aligned_with(
@@ -229,10 +233,11 @@ class Recording:
         A cast that only this run has rounds the node that it was applied to.
         """
         alike: dict[tuple[str, int], float] = {}
-        self._renamed = []
+        self._renamed, self._uncast = [], []
         self._inside = tuple(f"{path}." for path in unordered)
         for values, operations in zip(self.calls, self.operations, strict=True):
             renamed: dict[Node, Node] = {}
+            uncast: dict[Node, Node] = {}
             for scope, own in operations.items():
                 other = () if scope[0] in unordered else reference.get(scope, ())
                 pairs = common(
@@ -243,7 +248,10 @@ class Recording:
                 share = 2 * len(pairs) / max(1, len(own) + len(other))
                 alike[scope] = min(alike.get(scope, 1.0), share)
                 for theirs, mine in pairs:
-                    renamed[Node(*scope, f"op {theirs}")] = Node(*scope, f"op {mine}")
+                    node = Node(*scope, f"op {theirs}")
+                    renamed[node] = Node(*scope, f"op {mine}")
+                    if own[mine].name in CASTS and own[mine].sources:
+                        uncast[node] = own[mine].sources[0]
                 extra = {
                     Node(*scope, f"op {mine}"): operation.sources
                     for mine, operation in enumerate(own)
@@ -252,15 +260,25 @@ class Recording:
                 for cast in extra:
                     _round_source(values, cast, extra)
             self._renamed.append(renamed)
+            self._uncast.append(uncast)
         return alike
 
     def value(self, node: Node, shape: torch.Size) -> Tensor | None:
         """Return the value of a node of the reference; None where this run has none like it."""
+        return self._found(node, shape, self._renamed)
+
+    def before_cast(self, node: Node, shape: torch.Size) -> Tensor | None:
+        """Return what this run cast to another number type at a node; None where it did not."""
+        return self._found(node, shape, self._uncast) if node.port.startswith("op") else None
+
+    def _found(
+        self, node: Node, shape: torch.Size, names: Sequence[Mapping[Node, Node]]
+    ) -> Tensor | None:
         found = []
         if node.path.startswith(self._inside):
             return None
-        for values, renamed in zip(self.calls, self._renamed, strict=True):
-            own = renamed.get(node) if node.port.startswith("op") else node
+        for values, own_names in zip(self.calls, names, strict=True):
+            own = own_names.get(node) if node.port.startswith("op") else node
             if own is not None and own in values:
                 found.append(values[own])
         if not found:
@@ -345,13 +363,16 @@ class Own:
     """What a run added at a node by itself, whatever it was given there.
 
     ``size`` is the norm of the node's value, ``tokens`` the relative own of every token, ``gains``
-    by how much every token is larger along itself, relative.
+    by how much every token is larger along itself, relative. ``kind`` is the number type in which
+    the run has the node; ``before_cast`` is its own before the run cast it to a narrower one.
     """
 
     change: Tensor
     size: float
     tokens: Float[Tensor, " token"]
     gains: Float[Tensor, " token"]
+    kind: torch.dtype
+    before_cast: "Own | None" = None
 
     @property
     def relative(self) -> float:
@@ -393,26 +414,37 @@ class Force:
         found = self._suspect.value(node, computed.shape)
         if found is None:
             return None
+        own = self._own(found, computed)
+        if own is None:
+            return None
+        if not bool(own.change.any()):
+            self.met[node] = found.dtype
+            return None
+        wide = self._suspect.before_cast(node, computed.shape)
+        if wide is not None and torch.finfo(wide.dtype).eps < torch.finfo(found.dtype).eps:
+            before = self._own(wide, computed)
+            if before is not None and bool(before.change.any()):
+                own = replace(own, before_cast=before)
+        if node.port.startswith("op"):
+            loose = self._only is None and self._alike.get(node[:2], 0.0) < MIN_ALIKE
+            if not own.relative <= (MAX_OWN if loose else MAX_GROWTH):
+                return None
+        self.met[node] = found.dtype
+        self.owns[node] = own
+        return found.to(computed)
+
+    def _own(self, found: Tensor, computed: Tensor) -> Own | None:
+        """The own of a node; None for numbers that hide keys."""
         value = found.to(computed)
         change = value - computed
         if not bool((value.abs() < MASKING).all() & (computed.abs() < MASKING).all()):
             return None
-        size = float(computed.abs().square().sum().sqrt())
-        if not bool(change.any()):
-            self.met[node] = found.dtype
-            return None
         tokens = by_token(change.abs().square(), self._tokens)
         sizes = by_token(computed.abs().square(), self._tokens)
+        size = float(sizes.sum().sqrt())
         sizes = torch.maximum(sizes, sizes.mean().clamp_min(torch.finfo(sizes.dtype).tiny))
         gains = by_token((change * computed.conj()).real, self._tokens) / sizes
-        own = Own(change, size, (tokens / sizes).sqrt(), gains)
-        loose = node.port.startswith("op") and self._alike.get(node[:2], 0.0) < MIN_ALIKE
-        loose = loose and self._only is None
-        if loose and not own.relative <= MAX_OWN:
-            return None
-        self.met[node] = found.dtype
-        self.owns[node] = own
-        return value
+        return Own(change, size, (tokens / sizes).sqrt(), gains, found.dtype)
 
 
 Moved = dict[tuple[str, Node], Tensor]

@@ -426,7 +426,7 @@ class _Audit:
                     found.output = self._subject.decoded(model.eval(), decode, walk, keep)
                     self.passes -= decode  # together they are one run
                 elif state is not None:
-                    edits = self._rounding(state)
+                    edits = self._state_edits(state)
                     edited += [str(edit.layer) for edit in edits]
                     found.output = put_out(self._subject.edited(model.eval(), edits, walk))
                     keep()
@@ -437,7 +437,7 @@ class _Audit:
             model.train(training)
         return found
 
-    def _rounding(self, state: int | str) -> list[RoundState]:
+    def _state_edits(self, state: int | str) -> list[RoundState]:
         names = [each.name for each in self._layers if is_recurrent(each.mixer.system())]
         if not names:
             raise InspectionError(
@@ -525,20 +525,39 @@ class _Audit:
         return own.gains if well is None else own.gains - well.gains
 
     def _compared(self, node: Node) -> tuple[float, float]:
-        """The own of a node and what is expected of it, or its systematic gain if that exceeds."""
+        """The own of a node and what is expected of it.
+
+        Where that explains it, the own before a cast, or the systematic gain, if it exceeds.
+        """
         own = self._forced.owns[node].relative, self._limit(node)
+        if own[0] > own[1]:
+            return own
+        wide = self._beyond_cast(node)
+        if wide is not None:
+            return wide.relative, self._rounding(wide)
         gains = self._gains(node)
-        if gains is None or own[0] > own[1]:
+        if gains is None:
             return own
         spread = float(gains.std()) / len(gains) ** 0.5
         floor = MIN_GAIN * torch.finfo(self._forced.met[node]).eps
         gain = abs(float(gains.mean())), max(floor, MIN_SPREADS * spread)
         return gain if gain[0] > gain[1] else own
 
+    def _beyond_cast(self, node: Node) -> Own | None:
+        """The own of a node before it was cast, if its number type and length do not explain it."""
+        own = self._forced.owns[node].before_cast
+        return own if own is not None and own.relative > self._rounding(own) else None
+
+    def _rounding(self, own: Own) -> float:
+        return expected_rounding(own.kind, self._subject.tokens)
+
     def _first_beyond(self, node: Node) -> int | None:
         """The first token of a blamed node that exceeds what is expected of a single one."""
         own, limit = self._forced.owns[node], self._limit(node)
         if own.relative <= limit:
+            wide = self._beyond_cast(node)
+            if wide is not None:
+                return _first(wide.tokens, FIRST_SHARE * self._rounding(wide))
             gains = self._gains(node)
             return None if gains is None else _begin_of_gain(gains)
         well = None if self._healthy is None else self._healthy.owns.get(node)

@@ -68,8 +68,8 @@ ALREADY_SO = {
     *("llama keys rounded", "qwen3_next keys rounded"),
 }
 """Plants that change no number of a model in bfloat16, which rounds there itself."""
-HIDDEN = {"mamba2 state rounded", "qwen3_next state rounded", "llama epsilon"}
-"""Plants of at most the size of the rounding of a bfloat16 model around them, or far less."""
+HIDDEN = {"mamba2 state rounded"}
+"""In bfloat16 the scan of transformers rounds what it writes: an own of 1.2e-3, this one 1.7e-3."""
 
 
 @pytest.mark.nightly
@@ -77,9 +77,9 @@ HIDDEN = {"mamba2 state rounded", "qwen3_next state rounded", "llama epsilon"}
 def test_a_planted_fault_is_named_first_in_bfloat16(
     family, path, plant, run, stages, first, request
 ):
-    """Among the rounding of everything else; a small factor is found in more tokens."""
+    """Among the rounding of everything else."""
     name = request.node.callspec.id
-    model, given = model_of(family), inputs_of(run, 96 if "epsilon" in name else TOKENS)
+    model, given = model_of(family), inputs_of(run)
     fork = planted(model, path, plant, torch.bfloat16)
     if name in ALREADY_SO:
         half, ids = copy.deepcopy(model).to(torch.bfloat16), given["input_ids"]
