@@ -263,29 +263,37 @@ class Recording:
             self._uncast.append(uncast)
         return alike
 
-    def value(self, node: Node, shape: torch.Size) -> Tensor | None:
-        """Return the value of a node of the reference; None where this run has none like it."""
+    def value(self, node: Node, shape: torch.Size) -> "Found | None":
+        """Return what this run has at a node of the reference; None where it has none like it."""
         return self._found(node, shape, self._renamed)
 
-    def before_cast(self, node: Node, shape: torch.Size) -> Tensor | None:
+    def before_cast(self, node: Node, shape: torch.Size) -> "Found | None":
         """Return what this run cast to another number type at a node; None where it did not."""
         return self._found(node, shape, self._uncast) if node.port.startswith("op") else None
 
     def _found(
         self, node: Node, shape: torch.Size, names: Sequence[Mapping[Node, Node]]
-    ) -> Tensor | None:
-        found = []
+    ) -> "Found | None":
+        parts = []
         if node.path.startswith(self._inside):
             return None
         for values, own_names in zip(self.calls, names, strict=True):
             own = own_names.get(node) if node.port.startswith("op") else node
             if own is not None and own in values:
-                found.append(values[own])
-        if not found:
+                parts.append(values[own])
+        if not parts:
             return None
-        if len(found) == 1:
-            return found[0] if found[0].shape == shape else None
-        return joined(found, shape)
+        whole = parts[0] if len(parts) == 1 else joined(parts, shape)
+        if whole is None or whole.shape != shape:
+            return None
+        return Found(whole, max((part.dtype for part in parts), key=lambda d: torch.finfo(d).eps))
+
+
+class Found(NamedTuple):
+    """The value of a node, and the coarsest number type of the calls that it is joined of."""
+
+    value: Tensor
+    kind: torch.dtype
 
 
 def joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
@@ -418,10 +426,10 @@ class Force:
         if own is None:
             return None
         if not bool(own.change.any()):
-            self.met[node] = found.dtype
+            self.met[node] = found.kind
             return None
         wide = self._suspect.before_cast(node, computed.shape)
-        if wide is not None and torch.finfo(wide.dtype).eps < torch.finfo(found.dtype).eps:
+        if wide is not None and torch.finfo(wide.kind).eps < torch.finfo(found.kind).eps:
             before = self._own(wide, computed)
             if before is not None and bool(before.change.any()):
                 own = replace(own, before_cast=before)
@@ -429,13 +437,13 @@ class Force:
             loose = self._only is None and self._alike.get(node[:2], 0.0) < MIN_ALIKE
             if not own.relative <= (MAX_OWN if loose else MAX_GROWTH):
                 return None
-        self.met[node] = found.dtype
+        self.met[node] = found.kind
         self.owns[node] = own
-        return found.to(computed)
+        return found.value.to(computed)
 
-    def _own(self, found: Tensor, computed: Tensor) -> Own | None:
+    def _own(self, found: Found, computed: Tensor) -> Own | None:
         """The own of a node; None for numbers that hide keys."""
-        value = found.to(computed)
+        value = found.value.to(computed)
         change = value - computed
         if not bool((value.abs() < MASKING).all() & (computed.abs() < MASKING).all()):
             return None
@@ -444,7 +452,7 @@ class Force:
         size = float(sizes.sum().sqrt())
         sizes = torch.maximum(sizes, sizes.mean().clamp_min(torch.finfo(sizes.dtype).tiny))
         gains = by_token((change * computed.conj()).real, self._tokens) / sizes
-        return Own(change, size, (tokens / sizes).sqrt(), gains, found.dtype)
+        return Own(change, size, (tokens / sizes).sqrt(), gains, found.kind)
 
 
 Moved = dict[tuple[str, Node], Tensor]

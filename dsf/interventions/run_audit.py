@@ -6,7 +6,7 @@ its share of the change (:mod:`dsf.attribution.two_runs`). The shares sum to the
 
 import copy
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -124,7 +124,7 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
         suspect: another module with the same parts (a fork, a quantised copy, other kernels), or
             ``"decode"``, which is ``decode=1``.
         decode: the last so many tokens one at a time, continuing the model's own cache.
-        dtype: the weights in another number type.
+        dtype: what a checkpoint holds in another number type, as loading in that type does.
         state_dtype: recurrent states rounded to another number type after every token, and nothing
             else: a floating type, or ``"int8"``, ``"int4"`` with one scale for each head.
         chunk: another number of tokens in a chunk, for mixers that compute in chunks.
@@ -209,12 +209,11 @@ def _kind(
 ) -> _Kind:
     about = "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
     module = model if suspect is None else suspect
-    if dtype is not None or chunk is not None:
-        module = copy.deepcopy(module)
     if dtype is not None:
         about += f", {dtype}".replace("torch.", "")
-        module = module.to(dtype)
+        module = _in_types(module, dict.fromkeys(module.state_dict(), dtype))
     if chunk is not None:
+        module = copy.deepcopy(module) if dtype is None else module
         at_least(1, "audit", "chunk", chunk)
         about += f", chunks of {chunk} tokens"
         _set_chunks(module, chunk)
@@ -223,6 +222,19 @@ def _kind(
         about += f", the last {decode} token{'s' * (decode > 1)} one at a time"
     is_other = suspect is not None or decode is not None or chunk is not None
     return _Kind(about, module, decode or 0, is_other=is_other)
+
+
+def _in_types(model: nn.Module, kinds: Mapping[str, torch.dtype]) -> nn.Module:
+    """Return a copy with weights and buffers in the number types of their names.
+
+    What a checkpoint does not hold has no name there and stays as it is: ``model.to`` would round
+    the frequencies of rotary positions too, which a model that is loaded in bfloat16 does not.
+    """
+    found = copy.deepcopy(model)
+    for name, part in (*found.named_parameters(), *found.named_buffers()):
+        if part.is_floating_point() and name in kinds:
+            part.data = part.data.to(kinds[name])
+    return found
 
 
 def _set_chunks(module: nn.Module, chunk: int) -> None:
@@ -468,9 +480,9 @@ class _Audit:
         kind, twin = dtype_of(self._kind.module), self._subject.model
         if not self._kind.is_other or kind is torch.float64:
             return None
-        if dtype_of(twin) is not kind:
-            twin = copy.deepcopy(twin).to(kind)
-        return self._force(self._recorded(twin), self._forced.met)
+        suspect = (*self._kind.module.named_parameters(), *self._kind.module.named_buffers())
+        kinds = dict.fromkeys(twin.state_dict(), kind) | {name: p.dtype for name, p in suspect}
+        return self._force(self._recorded(_in_types(twin, kinds)), self._forced.met)
 
     def _moved(self, of: Any, points: int) -> Moved:
         """What every own moves, averaged over points of the way between the runs."""
@@ -508,6 +520,8 @@ class _Audit:
         if self._healthy is None or node not in self._healthy.met:
             return MIN_CHANGE
         own, kind = self._healthy.owns.get(node), self._healthy.met[node]
+        if self._forced.met[node] is dtype_of(self._kind.module):  # it may round there, too
+            kind = self._forced.met[node]
         ratio = MAX_RATIO_OF_HALF if kind in HALF else MAX_RATIO
         roundings = MAX_ROUNDINGS_OF_HALF if kind in HALF else MAX_ROUNDINGS
         healthy = 0.0 if own is None else own.relative
