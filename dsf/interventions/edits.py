@@ -34,7 +34,7 @@ __all__ = [
     "from_json",
 ]
 
-__getattr__ = finding(__name__, {"applied": "dsf.interventions.intervention"})
+__getattr__ = finding(__name__, {"applied": "dsf.interventions.applied"})
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 """Numbers, names, patterns and slices, as ``dsf.inspect(layers=..., heads=...)`` takes them."""

@@ -153,7 +153,7 @@ class RoundedModel(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model."""
-        from dsf.interventions.intervention import applied
+        from dsf.interventions.applied import applied
 
         with applied(self.model, self.edits):
             return self.model(*inputs, **named)
