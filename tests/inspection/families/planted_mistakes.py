@@ -11,7 +11,6 @@ from torch.nn.functional import silu
 
 import dsf
 from dsf.inspection.families import delta_rules, rwkv, selective_scans, shared
-from dsf.inspection.families.shared import by_head
 from dsf.mixers import RWKV4, KimiDeltaAttention
 from dsf.systems.transition import DiagonalPlusLowRank
 from tests.inspection.families.tiny_models import build, inputs
@@ -49,9 +48,8 @@ def no_factor(x, **_):
     return torch.ones_like(x[..., :1])
 
 
-def interleaved(layer, part):
-    heads = layer.module.num_k_heads
-    return by_head(part, heads).repeat(1, layer.module.num_v_heads // heads, 1, 1)
+def interleaved(part, heads):
+    return part.repeat(1, heads // part.shape[1], 1, 1)
 
 
 def halves(_, both):
@@ -102,7 +100,7 @@ class Mistake:
 MISTAKES = [
     Mistake("no unit length", "qwen3_next", delta_rules, "unit_length", as_it_is),
     Mistake("no unit length", "kimi_linear", delta_rules, "unit_length", as_it_is),
-    Mistake("key heads interleaved", "qwen3_5", delta_rules, "_shared", interleaved),
+    Mistake("key heads interleaved", "qwen3_5", delta_rules, "shared_by", interleaved),
     Mistake("no norm", "olmo_hybrid", shared, "rms_factor", no_factor),
     Mistake("a gate of another kind", "qwen4_exp", delta_rules, "activation", lambda *_: silu),
     Mistake("norm before gate", "mamba2", selective_scans, "_gate_over_norm", norm_before_gate),
