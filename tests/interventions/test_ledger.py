@@ -125,7 +125,10 @@ def test_a_healthy_model_accuses_nobody(family):
 def test_the_share_of_the_head_is_its_own_rounding_and_the_change_that_of_the_logits():
     model, ids = model_of("llama"), inputs_of("", 12)["input_ids"]
     ledger = dsf.audit(model, input_ids=ids, dtype="bfloat16", target=5, against=6)
-    wide, half = copy.deepcopy(model).double(), copy.deepcopy(model).to(torch.bfloat16)
+    wide = copy.deepcopy(model).double()
+    half = transformers.AutoModelForCausalLM.from_pretrained(
+        folder("text_llama"), dtype=torch.bfloat16
+    )
     head = {}
     half.lm_head.register_forward_hook(
         lambda _m, given, out: head.update(given=given[0][0, -1], out=out[0, -1])

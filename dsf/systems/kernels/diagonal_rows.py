@@ -195,20 +195,24 @@ def running(exact, read, width, states, before, start, reach, passed, product):
 def load_tile(decay, step, write, gain, read, sampled, width, scratch, sent):
     """Decays, reads and writes of the tokens of one tile of one system, zeros after the last."""
     rows, states = read.shape
-    exact = scratch.exact
-    exact[:] = 0
-    scratch.read[:] = 0
+    exact, seen = scratch.exact, scratch.read
+    whole, wide, near = states - states % WIDE, pointers(exact), pointers(seen)
+    if rows < TILE or states < width:
+        for k in range(TILE * width):
+            exact[k] = seen[k] = sent[k] = 0
     for i in range(rows):
-        each, pace = decay[0 if sampled else i], BITS * step[i] if sampled else 1.0
-        for n in range(states):
-            exact[i * width + n] = pace * each[n]
-        for n in range(states):
-            scratch.read[i * width + n] = read[i, n]
+        each, own = decay[0 if sampled else i], read[i]
+        pace = BITS * step[i] if sampled else 1.0
+        for n in range(0, whole, WIDE):
+            store(wide, i * width + n, load_double(pointers(each), n) * pace)
+            store(near, i * width + n, load_double(pointers(own), n))
+        for n in range(whole, states):
+            exact[i * width + n], seen[i * width + n] = pace * each[n], own[n]
     if sampled:
         for k in range(rows * width):
             exact[k] = power_of_two(exact[k])
-    scratch.decay[:] = exact
-    sent[:] = 0
+    for k in range(TILE * width):
+        scratch.decay[k] = exact[k]
     for n in range(states):
         for i in range(rows):
             sent[n * TILE + i] = write[n, i] * gain[i]
