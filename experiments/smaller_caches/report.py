@@ -70,7 +70,7 @@ def draw(found, path):
     """Draw rise of the perplexity against the share of the bytes, one line for each way."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 4))
+    figure, axes = plt.subplots(figsize=(7.5, 4))
     for way in WAYS:
         points = [
             (found[name]["bytes"], 100 * rise(found, name, 0))
@@ -81,9 +81,9 @@ def draw(found, path):
             axes.plot(*zip(*points, strict=True), marker="o", label=way)
     axes.set(xlabel="share of the bytes", ylabel="rise of the perplexity (%)", yscale="symlog")
     axes.axhline(2, color="0.7", linewidth=1)
-    axes.legend(fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize="small")
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, bbox_inches="tight")
 
 
 def main():
