@@ -212,6 +212,13 @@ def scopes_of(model: nn.Module) -> set[str]:
     }
 
 
+class Found(NamedTuple):
+    """The value of a node, and the coarsest number type of the calls that it is joined of."""
+
+    value: Tensor
+    kind: torch.dtype
+
+
 @dataclass(eq=False)
 class Recording:
     """The nodes of a run, which may be several calls of a model; their outputs are joined."""
@@ -263,17 +270,17 @@ class Recording:
             self._uncast.append(uncast)
         return alike
 
-    def value(self, node: Node, shape: torch.Size) -> "Found | None":
+    def value(self, node: Node, shape: torch.Size) -> Found | None:
         """Return what this run has at a node of the reference; None where it has none like it."""
         return self._found(node, shape, self._renamed)
 
-    def before_cast(self, node: Node, shape: torch.Size) -> "Found | None":
+    def before_cast(self, node: Node, shape: torch.Size) -> Found | None:
         """Return what this run cast to another number type at a node; None where it did not."""
         return self._found(node, shape, self._uncast) if node.port.startswith("op") else None
 
     def _found(
         self, node: Node, shape: torch.Size, names: Sequence[Mapping[Node, Node]]
-    ) -> "Found | None":
+    ) -> Found | None:
         parts = []
         if node.path.startswith(self._inside):
             return None
@@ -287,13 +294,6 @@ class Recording:
         if whole is None or whole.shape != shape:
             return None
         return Found(whole, max((part.dtype for part in parts), key=lambda d: torch.finfo(d).eps))
-
-
-class Found(NamedTuple):
-    """The value of a node, and the coarsest number type of the calls that it is joined of."""
-
-    value: Tensor
-    kind: torch.dtype
 
 
 def joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
