@@ -480,8 +480,12 @@ class _Audit:
         kind, twin = dtype_of(self._kind.module), self._subject.model
         if not self._kind.is_other or kind is torch.float64:
             return None
-        suspect = (*self._kind.module.named_parameters(), *self._kind.module.named_buffers())
-        kinds = dict.fromkeys(twin.state_dict(), kind) | {name: p.dtype for name, p in suspect}
+        computed = {
+            name: part.dtype
+            for name, part in self._kind.module.named_buffers()
+            if part.is_floating_point()
+        }
+        kinds = computed | dict.fromkeys(twin.state_dict(), kind)
         return self._force(self._recorded(_in_types(twin, kinds)), self._forced.met)
 
     def _moved(self, of: Any, points: int) -> Moved:
