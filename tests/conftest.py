@@ -82,6 +82,15 @@ def mixer_class(request):
 
 
 @pytest.fixture
+def one_thread():
+    """One thread for torch: sums of several differ in rounding from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def mixer(mixer_class):
     """A random instance of every architecture, nine tokens long."""
     return mixer_class.draw(torch.Generator().manual_seed(0), steps=9)

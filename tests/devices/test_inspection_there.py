@@ -70,18 +70,9 @@ def inspected(name, there):
 SOFTMAX = ("llama", "gpt2", "gpt_oss", "t5")
 
 
-@pytest.fixture
-def one_thread():
-    """Sums of several threads differ in rounding, and what is unclear is drawn again in float64."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.sampled("name")
 @pytest.mark.parametrize("name", [*tiny_models.FAMILIES, *SOFTMAX, *OF_TORCH])
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread")  # what is unclear by rounding is drawn again in float64
 def test_every_family(name, there):
     model, inputs, named = placed(name, there)
     with traffic() as seen:

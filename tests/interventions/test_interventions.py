@@ -135,6 +135,7 @@ def test_one_sample_is_edited_and_the_other_keeps_every_bit():
 
 @pytest.mark.sampled(count=9)
 @pytest.mark.parametrize("name", sorted(tiny_models.FAMILIES))
+@pytest.mark.usefixtures("one_thread")
 def test_every_recurrent_family_can_be_edited(name):
     tiny_models.skip_a_known_defect(name)
     model, given = tiny_models.build(name), tiny_models.inputs(9)

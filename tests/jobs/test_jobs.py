@@ -180,6 +180,7 @@ def test_a_dask_cluster_makes_the_same_files(finished, tmp_path):
     assert equal_trees(finished, tmp_path)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_model_can_be_measured_in_another_number_type(tmp_path):
     table = measure(tmp_path, PROMPTS[:1], dtype="float64", device="cpu")
     ids = torch.tensor(PROMPTS[:1])

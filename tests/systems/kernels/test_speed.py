@@ -25,14 +25,6 @@ def shortest(work, turns=1):
     return min(taken)
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_the_scan_takes_exponentials_by_the_vector():
     """One after the other they take two to four times as long."""
