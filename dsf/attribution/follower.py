@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, vmap
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.attribution.affine_steps import Step, tensors_in
 from dsf.inspection.capture.containers import times_written
+from dsf.inspection.capture.modes import Functions
 from dsf.inspection.whole.stages import Project, Scale
 
 Linear = Callable[..., Tensor]
@@ -29,7 +29,7 @@ Followed = Step | str
 """A step; or, of a value that is frozen on this run, the function that is not linear."""
 
 
-class Follower(TorchFunctionMode):
+class Follower(Functions):
     """Records the torch functions that are applied to the tensors it follows, unless it rests."""
 
     def __init__(self) -> None:
@@ -74,14 +74,7 @@ class Follower(TorchFunctionMode):
         found: Followed | None = self._followed.get(part) if isinstance(part, Tensor) else None
         return found
 
-    def __torch_function__(
-        self,
-        func: Function,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def hears(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         found: dict[int, tuple[Tensor, Followed]] = {}
         if not self.resting and self._followed:
             for part in tensors_in((args, kwargs)):

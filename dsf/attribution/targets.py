@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from dsf.attribution.affine_steps import PLACED_AXES, Functional, paired, tensors_in
-from dsf.inspection.recording import Heard, Leaving
+from dsf.inspection.capture.modes import Heard
+from dsf.inspection.recording import Leaving
 
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
 Positions = int | Sequence[int] | Tensor

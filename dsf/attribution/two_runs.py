@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_with_path
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.attribution.follower import name_of
+from dsf.inspection.capture.modes import Functions
 
 CASTS = {"to", "float", "half", "bfloat16", "double", "type", "type_as"}
 """Functions that change the number type; they are nodes, since they round."""
@@ -73,7 +73,7 @@ Meet = Callable[[Node, Tensor], Tensor | None]
 """What is done at a node; a tensor that is returned replaces it."""
 
 
-class Walk(TorchFunctionMode):
+class Walk(Functions):
     """Meets the nodes of runs of a model in the order in which they are computed.
 
     Calls that choose tokens by their numbers, as routers do, are ``unordered``: their operations
@@ -152,15 +152,13 @@ class Walk(TorchFunctionMode):
         self._resting = False
         return bool(changed), value
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = func(*args, **kwargs)
         if self._resting or not self._stack or self._stack[-1][0] not in self._scopes:
             return output
         self._resting = True
         try:
-            return self._operation(func, args, kwargs or {}, output)
+            return self._operation(func, args, kwargs, output)
         finally:
             self._resting = False
 

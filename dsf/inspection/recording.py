@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dsf.inspection.capture.containers import memory_of
 from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.modes import Functions, Operations
 from dsf.inspection.errors import UnreadableError
 
 MAX_OPERATIONS = 200_000
@@ -299,19 +299,17 @@ HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
 """What gives the numbers of a tensor to code that torch does not see."""
 
 
-class Leaving(TorchFunctionMode):
+class Leaving(Functions):
     """Tells of numbers that are handed over, which is not an operation."""
 
     def __init__(self, note: Callable[[Tensor], None]) -> None:
         super().__init__()
         self._note = note
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in HANDED_OVER:
             self._note(args[0])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 _EMPTY = {
@@ -330,11 +328,9 @@ class _Calling(Leaving):
         super().__init__(recorder.leaves)
         self._recorder = recorder
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._recorder.place = _caller()
-        return super().__torch_function__(func, types, args, kwargs)
+        return super().hears(func, args, kwargs)
 
 
 @contextmanager
@@ -343,30 +339,11 @@ def _unseen() -> Iterator[None]:
         yield
 
 
-class Heard(TorchDispatchMode):
-    """Calls a function after every operation with its function, arguments and output."""
-
-    supports_higher_order_operators = True  # as flex_attention is one
-
-    def __init__(self, after: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._after = after
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self._after(func, args, kwargs or {}, out)
-        return out
-
-
-class Recorder(TorchDispatchMode):
+class Recorder(Operations):
     """Notes the operations that run while it is active."""
 
-    supports_higher_order_operators = True
-
     def __init__(self, known: Callable[[Tensor], Any] = lambda _: None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.recording = Recording()
         self.running: list[str] = []
         self.place = ""  # of the code that called torch last
@@ -426,10 +403,7 @@ class Recorder(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 self._shared.setdefault(_key(storage), storage.clone())
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         noted, named = self.values((args, kwargs))
         with _unseen():
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
@@ -604,7 +578,7 @@ PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")
 """Folders of code that calls torch for that of a module."""
 
 
-MODES = ("__torch_function__", "__torch_dispatch__")
+MODES = ("__torch_function__", "__torch_dispatch__", "hears")
 
 
 def is_ours() -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.capture.containers import PLAIN, memory_key, tensors_in, times_written
+from dsf.inspection.capture.modes import Functions
 from dsf.inspection.errors import InspectionError
 
 
@@ -122,7 +122,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
         )
 
 
-class _WeightBackup(TorchFunctionMode):
+class _WeightBackup(Functions):
     """Copies a weight before a torch function writes into it in place, or into a view of it."""
 
     def __init__(self, parts: Sequence[Tensor]):
@@ -134,14 +134,7 @@ class _WeightBackup(TorchFunctionMode):
             self._stored.setdefault(memory_key(part), []).append(key)
         self._before: dict[int, Tensor] = {}
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _writes(getattr(func, "__name__", "")) or kwargs.get("inplace") or "out" in kwargs:
             first = args[0] if args else None
             written = (first, kwargs.get("out"), kwargs.get("input"), kwargs.get("self"))

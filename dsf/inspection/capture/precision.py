@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from dsf.inspection.capture.containers import mapped
+from dsf.inspection.capture.modes import Functions
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.number_types import has_double
 
@@ -42,25 +42,17 @@ def expected_rounding(dtype: torch.dtype, steps: int) -> float:
     return OUTPUTS * torch.finfo(dtype).eps + SUMS * single * math.sqrt(steps)
 
 
-class CastGuard(TorchFunctionMode):
+class CastGuard(Functions):
     """While active, a torch function that asks for a narrower type gets float64 or complex128.
 
     ``model.double()`` leaves ``.float()``, ``.to(torch.bfloat16)`` and ``softmax(dtype=...)`` in
     the model's code; each of them would round intermediate results of a float64 model.
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func in _CASTS:
-            func = torch.Tensor.double
-        plain = tuple(_wide(part) for part in args)
-        named = {name: _wide(part) for name, part in (kwargs or {}).items()}
-        return func(*plain, **named)
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        func = torch.Tensor.double if func in _CASTS else func
+        named = {name: _wide(part) for name, part in kwargs.items()}
+        return func(*map(_wide, args), **named)
 
 
 _CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)

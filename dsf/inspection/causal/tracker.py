@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of
 from dsf.inspection.capture.containers import are_numbers, tensors_in
+from dsf.inspection.capture.modes import Heard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal.coordinates import (
     Coordinates,
@@ -40,7 +41,7 @@ from dsf.inspection.causal.rules import (
     same_places,
     tensors_of,
 )
-from dsf.inspection.recording import Heard, Leaving, is_ours, written_places
+from dsf.inspection.recording import Leaving, is_ours, written_places
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 

@@ -9,7 +9,7 @@ weights are recorded instead, which are the map. A softmax of anything but a pro
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,10 +20,11 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Size, Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import _get_current_function_mode
 
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied, keeps_call
 from dsf.inspection.capture.containers import tensors_in, times_written
+from dsf.inspection.capture.modes import Functions
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import UnreadableError
@@ -325,7 +326,7 @@ def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
         where.listener = None  # which knows this stack
 
 
-class SoftmaxListener(TorchFunctionMode):
+class SoftmaxListener(Functions):
     """One mode for all, since every mode that is active costs time at every call of torch."""
 
     def __init__(self, where: ModuleStack, calls: list[Call]):
@@ -346,14 +347,7 @@ class SoftmaxListener(TorchFunctionMode):
         if self._paused.pop():
             self.__enter__()  # type: ignore[no-untyped-call]
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = func(*args, **kwargs)
         if self._where.is_claimed():
             return output

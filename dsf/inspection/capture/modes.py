@@ -1,0 +1,49 @@
+"""What hears the calls of torch: of functions ahead of them, of ATen operations after them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Functions(TorchFunctionMode):
+    """Gives every call of a torch function to ``hears``, which calls it."""
+
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self.hears(func, args, kwargs or {})
+
+
+class Operations(TorchDispatchMode):
+    """Gives every ATen operation to ``hears``, which calls it."""
+
+    supports_higher_order_operators = True  # as flex_attention is one
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return self.hears(func, args, kwargs or {})
+
+
+class Heard(Operations):
+    """Calls a function after every operation with its function, arguments and output."""
+
+    def __init__(self, after: Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
+        super().__init__()
+        self._after = after
+
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = func(*args, **kwargs)
+        self._after(func, args, kwargs, out)
+        return out
