@@ -48,7 +48,7 @@ from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.recorded_run import run, without_logits, without_loss
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.results.table import Table
-from dsf.inspection.softmax import attention, follower, torch_module
+from dsf.inspection.softmax import attention, follower
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.inspection.support_table import THE_MODEL, forecast, not_read
 from dsf.runtime.number_types import has_double
@@ -64,7 +64,6 @@ Progress = Callable[[str, int, int], None]
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
     Through.FUSED: follower.FUSED,
-    Through.FUNCTIONAL: torch_module.FUNCTIONAL,
     Through.FOLLOWED: follower.FOLLOWED,
 }
 

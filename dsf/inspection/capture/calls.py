@@ -174,7 +174,6 @@ class Through(Enum):
     MODULE = "a hook on the module"
     INTERFACE = "the model library's attention interface"
     FUSED = "torch's fused attention"
-    FUNCTIONAL = "torch's functional multi-head attention"
     FOLLOWED = "softmax between two products"
 
 

@@ -9,17 +9,18 @@ weights are recorded instead, which are the map. A softmax of anything but a pro
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Size, Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional
 from torch.overrides import _get_current_function_mode
 
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied, keeps_call
@@ -29,7 +30,6 @@ from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias, causal_bias
-from dsf.inspection.softmax.torch_module import FUNCTION, functional_call
 
 PLAIN = {"matmul", "bmm"}
 PRODUCTS = {*PLAIN, "baddbmm", "einsum"}
@@ -268,7 +268,7 @@ def _bias(
     return bias
 
 
-STARTS = {*PRODUCTS, "softmax", FUNCTION.__name__.strip("_")}
+STARTS = {*PRODUCTS, "softmax"}
 """Names of the functions with which a softmax attention begins or continues."""
 UNNORMALISED = "unnormalised"
 """The argument of a recorded call whose weights no softmax made."""
@@ -348,17 +348,17 @@ class SoftmaxListener(Functions):
             self.__enter__()  # type: ignore[no-untyped-call]
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is functional.multi_head_attention_forward and not self._where.is_claimed():
+            with self:
+                return _opened(func)(*args, **kwargs)
         output = func(*args, **kwargs)
         if self._where.is_claimed():
             return output
-        if func is scaled_dot_product_attention:
+        if func is functional.scaled_dot_product_attention:
             output = fused_recorded(self._where, self._calls, args, kwargs, output)
         name = getattr(func, "__name__", "").strip("_")
         if name not in STARTS and not self._followed:
             return output
-        if func is FUNCTION:
-            call = functional_call(self._where, args, kwargs, output, len(self._calls))
-            return output if call is None else add_call(self._calls, call, self._where, output)
         if isinstance(output, Tensor) and output.ndim >= STACK:
             if name == "softmax":
                 self._normalised(args, kwargs, output)
@@ -464,6 +464,12 @@ class SoftmaxListener(Functions):
             made.output.copy_(put_out)
         record_heads(self._where, call, mixed)
         return output
+
+
+def _opened(func: Any) -> Callable[..., Any]:
+    """A function of torch written in Python, whose own calls of torch are heard, not it itself."""
+    names = {**func.__globals__, "has_torch_function": lambda _: False}
+    return FunctionType(func.__code__, names, argdefs=func.__defaults__)
 
 
 def fused_recorded(

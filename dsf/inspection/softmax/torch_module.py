@@ -1,11 +1,5 @@
-"""Reads ``torch.nn.MultiheadAttention`` and modules that call its functional form.
+"""Reads ``torch.nn.MultiheadAttention``."""
 
-``ADAPTER`` reads the module. ``FUNCTIONAL`` reads calls of
-``torch.nn.functional.multi_head_attention_forward`` by other modules, such as WavLM's: the function
-projects and attends, with weights passed as arguments, and is read like a module of these weights.
-"""
-
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,8 +8,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Through, bound, copied
-from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax import attention
 from dsf.inspection.whole.stages import Chain, Project
@@ -118,49 +111,4 @@ ADAPTER = Adapter(
     enter=enter,
     leave=leave,
     takes="value",
-)
-
-
-FUNCTION = torch.nn.functional.multi_head_attention_forward
-WEIGHT_ARGUMENTS = {"bias_k", "bias_v", "in_proj_bias", "in_proj_weight"}
-WEIGHT_ARGUMENTS |= {"q_proj_weight", "k_proj_weight", "v_proj_weight"}
-
-
-def functional_call(
-    where: ModuleStack, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, place: int
-) -> Call | None:
-    """The call of the function by the module that is running; None if none is recorded."""
-    module = where.module
-    if module is None or not where.records(where.name_of(module)):
-        return None
-    given = bound(FUNCTION, args, kwargs)
-    arguments = {name: copied(part) for name, part in given.items()}
-    name = where.name_of(module)
-    call = Call(name, module, arguments, copied(output), place, Through.FUNCTIONAL)
-    given = {"query": given.get("query"), "value": given.get("value"), "output": output[0]}
-    call.seen = where.coordinates(**given)
-    return call
-
-
-def _as_module(layer: Captured) -> Captured:
-    """The call as that of a ``torch.nn.MultiheadAttention``; the function takes time first."""
-    given = layer.arguments
-    weights = {name: given[name] for name in WEIGHT_ARGUMENTS if given.get(name) is not None}
-    if given.get("use_separate_proj_weight"):
-        weights.pop("in_proj_weight", None)
-    weights |= {
-        f"out_proj.{part}": weight
-        for part in ("weight", "bias")
-        if (weight := given.get(f"out_proj_{part}")) is not None
-    }
-    settings = SimpleNamespace(
-        num_heads=given["num_heads"], add_zero_attn=given["add_zero_attn"], batch_first=False
-    )
-    return layer.replaced(weights=weights, module=settings)
-
-
-FUNCTIONAL = Adapter(
-    families={},
-    read=lambda layer: read(_as_module(layer)),
-    finish=lambda layer, mixed: finish(_as_module(layer), mixed),
 )
