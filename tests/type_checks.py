@@ -15,7 +15,7 @@ import jaxtyping
 from beartype import BeartypeConf, beartype
 from jaxtyping import config
 
-READS_FRAMES = ("dsf.inspection.recording",)
+READS_FRAMES = ("dsf.inspection.capture.modes", "dsf.inspection.recording")
 """What looks for the code that called it would find our checks, and is not checked."""
 CHECKED = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 CALLS_CHECKED = 3  # of one function in one test

@@ -61,7 +61,7 @@ from dsf.inspection.errors import (
 )
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
-from dsf.inspection.softmax.interface import recording_attention_in
+from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
 from dsf.inspection.widened import can_be_widened, widened
@@ -262,7 +262,7 @@ def _attended(
     where = ModuleStack(twin, claimed=set(), expects=expects, keeps_passes=False)
     with (
         recording_softmax(where, calls),
-        recording_attention_in(twin, call.implementation, where, calls),
+        recording_attention(twin, where, calls, call.implementation),
     ):
         returned, draws = _run(twin, invocation)
     place = invocation.calls.index(call)

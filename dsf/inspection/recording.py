@@ -596,11 +596,11 @@ def is_ours() -> bool:
 
 
 def _caller() -> str:
-    """``file:line`` of the innermost code outside of these folders and of this file."""
+    """``file:line`` of the innermost code outside of these folders, of modes and of this file."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        path = frame.f_code.co_filename
-        if path != __file__ and not any(folder in path for folder in PASSED_THROUGH):
+        path, is_mode = frame.f_code.co_filename, frame.f_code.co_name in MODES
+        if path != __file__ and not is_mode and not any(part in path for part in PASSED_THROUGH):
             return f"{path.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
     return ""

@@ -93,9 +93,6 @@ class DiskStore:
         self._latest = (stored, value)
         return value
 
-    def forget(self) -> None:
-        self._latest = (None, None)
-
     @property
     def written(self) -> int:
         return self._end
@@ -287,11 +284,6 @@ class Call:
     draws: bool = False
     around: Tensor | None = None
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether it has more than its name, so that its layers can be rebuilt."""
-        return self.output is not None or self.stored is not None
-
     def put_away(self, store: DiskStore) -> None:
         self.stored = store.put((self.arguments, self.output, self.surroundings))
         self.surroundings = None  # it may be found later than the call is put away
@@ -439,12 +431,18 @@ def keeps_call(calls: list[Call], module: nn.Module, through: Through, where: Mo
     return where.records(name) and where.keeps(name)
 
 
-def add_call(calls: list[Call], call: Call, where: ModuleStack, output: Any) -> Any:
+def add_call(
+    calls: list[Call], call: Call, where: ModuleStack, output: Any, seen: Mapping[str, Any]
+) -> Any:
     """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in.
+
+    Args:
+        seen: its queries, values and output.
 
     Returns:
         ``output``, or what the mixer is to return instead.
     """
+    call.seen = where.coordinates(**seen)
     frame = where.frame_of(call.module) if where.keeps_passes else None
     call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it
     config = getattr(call.module, "config", None)

@@ -266,24 +266,19 @@ class ModuleStack:
         """Whether one of the running modules is claimed."""
         return any(self._names.get(frame.module) in self._claimed for frame in self._running)
 
-    def pass_surroundings(
-        self,
-        module: nn.Module,
-        value: Tensor,
-        mixed: Tensor,
-        callback: Callable[[Surroundings | None], None],
-    ) -> None:
-        """Once ``module`` has returned, pass the surroundings of its attention to ``callback``."""
+    def pass_surroundings(self, call: Any, mixed: Tensor) -> None:
+        """Once its module has returned, give the call of an attention its surroundings."""
         # They are None where they are not recognised, and where the module called several
         # attentions, since none of them makes the output alone.
+        value = call.arguments["value"]  # which may be put away until then
 
         def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
             alone = len(frame.callbacks) == 1
             with torch._C.DisableTorchFunction(), _disable_current_modes():  # nobody follows this
                 found = surroundings(frame, ran, value, mixed, given, output) if alone else None
-            callback(found)
+            call.surroundings = found
 
-        self.after_call(module, find)
+        self.after_call(call.module, find)
 
     def frame_of(self, module: nn.Module) -> Frame | None:
         return next((one for one in reversed(self._running) if one.module is module), None)

@@ -27,7 +27,7 @@ from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small, varies
 from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
-from dsf.inspection.softmax.interface import recording_attention_in
+from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.widened import can_be_widened, wide, widened
 
 Cell = Mapping[InputAxis, int | Tensor]
@@ -621,7 +621,7 @@ def _holding(
     calls: list[Call] = []
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
-        stack.enter_context(recording_attention_in(module, implementation, where, calls))
+        stack.enter_context(recording_attention(module, where, calls, implementation))
         for child, several in outputs_held(held, invocation).items():
             compare, keep = _comparing(several, cells, found), _keeping(several, cells)
             stack.callback(child.register_forward_hook(keep).remove)

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -22,6 +21,7 @@ from jaxtyping import Float, Shaped
 from torch import Size, Tensor, nn
 from torch.nn import functional
 from torch.overrides import _get_current_function_mode
+from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied, keeps_call
 from dsf.inspection.capture.containers import tensors_in, times_written
@@ -63,20 +63,8 @@ class Product:
     @property
     def transposed(self) -> "Product":
         """The transposed product, ``rightᵀ leftᵀ``."""
-        return Product(
-            left=self.right.mT,
-            right=self.left.mT,
-            sources=self.sources[::-1],
-            output=self.output.mT,
-            factor=self.factor,
-            places=self.places[::-1],
-        )
-
-
-def flat(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments, with lists and tuples flattened (``torch.cat`` takes a list)."""
-    parts = (each if isinstance(each, tuple | list) else (each,) for each in given)
-    return tuple(part for several in parts for part in several)
+        sources, places = self.sources[::-1], self.places[::-1]
+        return Product(self.right.mT, self.left.mT, sources, self.output.mT, self.factor, places)
 
 
 def product(
@@ -190,7 +178,7 @@ class Normalised:
 
 
 def changed(
-    scores: Scores | Normalised, name: str, given: tuple[Any, ...], output: Tensor
+    scores: Scores | Normalised, name: str, given: list[Any], output: Tensor
 ) -> Scores | Normalised:
     """The scores, or the weights, after the torch function ``name`` made ``output`` from them."""
     if isinstance(scores, Normalised) or name in ADDS or name in KEEPS:
@@ -365,7 +353,7 @@ class SoftmaxListener(Functions):
             elif (made := product(name, args, kwargs, output)) is not None:
                 return self._multiplied(made, output)
             elif self._followed:
-                self._passed_on(name, flat((*args, *kwargs.values())), output)
+                self._passed_on(name, tree_leaves((args, kwargs)), output)
         return output
 
     def _multiplied(self, made: Product, output: Tensor) -> Tensor:
@@ -417,7 +405,7 @@ class SoftmaxListener(Functions):
             output, Normalised(self._where.module, given, output, scores, times_written(output))
         )
 
-    def _passed_on(self, name: str, given: tuple[Any, ...], output: Tensor) -> None:
+    def _passed_on(self, name: str, given: list[Any], output: Tensor) -> None:
         for part in given:
             source = self._find(part)
             if source is not None:
@@ -455,11 +443,10 @@ class SoftmaxListener(Functions):
             weights_by=weights.module,
             product=self._where.products,
         )
-        call.seen = self._where.coordinates(
-            query=weights.scores.product.left, value=made.right, output=made.output
-        )
+        query = weights.scores.product.left
+        seen = {"query": query, "value": made.right, "output": made.output}
         # The product may be a permuted view of the output, so that it is written into.
-        put_out = add_call(self._calls, call, self._where, made.output)
+        put_out = add_call(self._calls, call, self._where, made.output, seen)
         if put_out is not made.output:
             made.output.copy_(put_out)
         record_heads(self._where, call, mixed)
@@ -484,15 +471,12 @@ def fused_recorded(
     if module is None or not keeps_call(calls, module, Through.FUSED, where):
         return output
     given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
-    arguments = {name: copied(part) for name, part in given.items()}
     name = where.name_of(module)
-    call = Call(name, module, arguments, copied(output), len(calls), Through.FUSED)
-    call.seen = where.coordinates(query=given.get("query"), value=given.get("value"), output=output)
-    put_out = add_call(calls, call, where, output)
+    call = Call(name, module, copied(given), copied(output), len(calls), Through.FUSED)
+    seen = {"query": given.get("query"), "value": given.get("value"), "output": output}
+    put_out = add_call(calls, call, where, output, seen)
     if output.ndim == 4:
-        mixed = output.transpose(1, 2).flatten(-2)
-        keep = partial(setattr, call, "surroundings")
-        where.pass_surroundings(module, arguments["value"], mixed, keep)
+        where.pass_surroundings(call, output.transpose(1, 2).flatten(-2))
     return put_out
 
 

@@ -21,6 +21,7 @@ from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.softmax.attention import as_bias
 
 EAGER, FUSED = "eager", "sdpa"
+HEARD = {EAGER, FUSED, None}
 LIBRARY = "transformers."
 EXPERTS = "_experts_implementation_internal"
 SETTINGS = ("_attn_implementation_internal", EXPERTS)
@@ -36,32 +37,24 @@ def models_of_library(model: nn.Module) -> list[Any]:
 
 
 @contextmanager
-def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append every attention call of a library model to ``calls`` inside the ``with`` block."""
-    hosts = models_of_library(model)
+def recording_attention(
+    model: nn.Module, where: ModuleStack, calls: list[Call], implementation: str = ""
+) -> Iterator[None]:
+    """Append every attention call of a library model to ``calls`` inside the ``with`` block.
+
+    Args:
+        implementation: that which a part of a library model had, which runs alone now.
+    """
+    hosts = [model] if implementation else models_of_library(model)
     if not hosts:
         yield
         return
     with _handed_out(_Recorder(where, calls)), _settings_restored(model):
         for host in hosts:
             asks = getattr(host, "_can_set_attn_implementation", None)
-            for config in _configs(host) if asks is None or asks() else ():
-                if config._attn_implementation_internal not in {EAGER, FUSED, None}:
-                    config._attn_implementation_internal = EAGER
-        yield
-
-
-@contextmanager
-def recording_attention_in(
-    part: nn.Module, implementation: str, where: ModuleStack, calls: list[Call]
-) -> Iterator[None]:
-    """The same for a part of a library model that runs alone, by the implementation it had."""
-    if not implementation:
-        yield
-        return
-    with _handed_out(_Recorder(where, calls)), _settings_restored(part):
-        for config in _configs(part):
-            config._attn_implementation_internal = implementation
+            for config in _configs(host) if implementation or asks is None or asks() else ():
+                if implementation or config._attn_implementation_internal not in HEARD:
+                    config._attn_implementation_internal = implementation or EAGER
         yield
 
 
@@ -123,70 +116,40 @@ class _Recorder:
         # Without a mask plain attention masks no key, and fused attention those of later tokens if
         # the module is causal. Options that fused attention ignores, such as a soft cap in some
         # releases, are not recorded.
-        if name == EAGER:
-            return self._run(attention, False, module, tensors, options)
-        asked = options.get("is_causal")
-        causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
-        used = _named_by(attention)
-        ignored = {name: part for name, part in options.items() if name not in used}
-        heard = {name: part for name, part in options.items() if name in used}
-        run = partial(attention, **ignored)
-        if self._where.instead is not None:
-            return self._told(run, module, tensors, heard)
-        return self._run(run, causal, module, tensors, heard)
-
-    def _told(
-        self,
-        attention: Attention,
-        module: nn.Module,
-        tensors: tuple[Tensor | None, ...],
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the replacement of an attention's output, or compute it if there is none."""
-        name, (query, _, value) = self._where.name_of(module), tensors[:3]
-        self._where.claim(name)
-        call = Call(name, module, {"value": value}, None, 0, Through.INTERFACE)
-        instead = None if self._where.instead is None else self._where.instead(call)
-        if instead is None or query is None or value is None:
-            return attention(module, *tensors, **options)
-        samples, heads, steps, _ = query.shape
-        return instead.to(query).reshape(samples, steps, heads, value.shape[-1]), None
-
-    def _run(
-        self,
-        attention: Attention,
-        causal: bool,
-        module: nn.Module,
-        tensors: tuple[Tensor | None, ...],
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None]:
-        name = self._where.name_of(module)
-        self._where.claim(name)
-        output = attention(module, *tensors, **options)
-        if not keeps_call(self._calls, module, Through.INTERFACE, self._where):
+        where, path = self._where, self._where.name_of(module)
+        where.claim(path)
+        run, heard, causal = partial(attention, module, *tensors, **options), options, False
+        if name == FUSED:
+            asked, used = options.get("is_causal"), _named_by(attention)
+            causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
+            heard = {each: part for each, part in options.items() if each in used}
+            if where.instead is not None:  # what replaces it is not computed
+                query, _, value = tensors[:3]
+                call = Call(path, module, {"value": value}, None, 0, Through.INTERFACE)
+                instead = where.instead(call)
+                if instead is None or query is None or value is None:
+                    return run()
+                samples, heads, steps, _ = query.shape
+                return instead.to(query).reshape(samples, steps, heads, value.shape[-1]), None
+        output = run()
+        if not keeps_call(self._calls, module, Through.INTERFACE, where):
             return output
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
-        arguments: dict[str, Any] = given | options
+        arguments: dict[str, Any] = given | heard
         for part in ("query", "key", "value"):
             arguments[part] = copied(arguments[part])
         mask = arguments.get("attention_mask")
         arguments["is_causal"] = causal and mask is None
-        arguments["attention_mask"] = None if mask is None else self._bias(mask)
-        place = len(self._calls)
-        kind = Through.INTERFACE
-        call = Call(name, module, arguments, copied(output[0]), place, kind)
-        call.seen = self._where.coordinates(query=tensors[0], value=tensors[2], output=output[0])
-        put_out = add_call(self._calls, call, self._where, output)
-        value, mixed = arguments["value"], output[0].flatten(-2)
-        self._where.pass_surroundings(module, value, mixed, partial(setattr, call, "surroundings"))
+        if mask is not None:
+            key = id(mask), times_written(mask)
+            if key not in self._biases:  # with the mask, so that no other tensor gets the same id
+                self._biases[key] = mask, as_bias(mask)
+            arguments["attention_mask"] = self._biases[key][1]
+        call = Call(path, module, arguments, copied(output[0]), len(self._calls), Through.INTERFACE)
+        seen = {"query": tensors[0], "value": tensors[2], "output": output[0]}
+        put_out = add_call(self._calls, call, where, output, seen)
+        where.pass_surroundings(call, output[0].flatten(-2))
         return put_out
-
-    def _bias(self, mask: Tensor) -> Tensor:
-        """A mask as a bias. The mask is kept alive, so that no other tensor gets the same id."""
-        key = id(mask), times_written(mask)
-        if key not in self._biases:
-            self._biases[key] = mask, as_bias(mask)
-        return self._biases[key][1]
 
 
 @cache
