@@ -39,18 +39,15 @@ from dsf.report.selection import (
     why_not_in_order,
 )
 from dsf.report.views import BLOCK_BYTES, MapView, Progress, Strongest, edges, ignored
-from dsf.runtime.shapes import at_least
 from dsf.runtime.threads import MOST, each_in_parallel, limited_to
 
 SCHEMA_VERSION = 2
-Grid = tuple[int, int]
 
 
 def content(
     shown: Shown,
     *,
     verdicts: Decided = None,
-    grid: Grid | None = None,
     full_resolution: int = FULL_BYTES,
     explained: Explained | None = None,
     intervention: Intervention | None = None,
@@ -64,7 +61,6 @@ def content(
     all_ = subjects(shown, verdicts)
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
     selections = [selection for *_, selection in drawn]
-    _check_grid(grid, selections)
     planned = plan(selections)
     rollouts = [
         Rollout(
@@ -121,7 +117,6 @@ def content(
             }
             for subject in all_
         ],
-        "grid": list(grid) if grid else None,
         "layers": layers,
         "rollouts": [each for each in together if each is not None],
     }
@@ -143,19 +138,6 @@ def _texts(tokens: Sequence[Sequence[str]] | None) -> list[list[str]] | None:
     if tokens is None:
         return None
     return [[escaped(token) for token in sample] for sample in tokens[:SAMPLES]]
-
-
-def _check_grid(grid: Grid | None, drawn: list[Selection]) -> None:
-    if grid is None:
-        return
-    for size in grid:
-        at_least(1, "show", "grid", size, " token")
-    counts = {getattr(each.system, "read_steps", each.system.steps) for each in drawn}
-    if max(counts, default=0) < grid[0] * grid[1]:
-        raise ValueError(
-            f"'grid' must be the height and width of the picture in tokens, but {grid} has "
-            f"{grid[0] * grid[1]} patches and the layers have {sorted(counts)} keys."
-        )
 
 
 LOGITS = 10

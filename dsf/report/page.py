@@ -24,7 +24,7 @@ from dsf.inspection.choice import Chosen
 from dsf.interventions import Intervention
 from dsf.properties.decided import verdict_counts
 from dsf.properties.names import IF_NOT
-from dsf.report.content import Grid, content, embedded, within_memory
+from dsf.report.content import content, embedded, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.figure import Sheet, broken, shaded, written
 from dsf.report.layer_picture import explained
@@ -45,7 +45,6 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
     title: str | None = None,
     facts: Mapping[str, str] | None = None,
     verdicts: Decided = None,
-    grid: Grid | None = None,
     layers: Chosen = None,
     heads: Chosen = None,
     full_resolution: int | None = None,
@@ -76,8 +75,6 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         facts: further lines for the head of the page, such as an accuracy.
         verdicts: the verdicts about the layers, as ``dsf check`` gives them, next to the maps and
             in a table; for several inspections one table, or None, for each.
-        grid: height and width of a picture whose patches, row by row, are the last
-            ``height * width`` tokens; adds a view of the weights on every patch.
         layers, heads: which layers to show, and which heads or channels of each, in the words of
             ``dsf.inspect``; all by default. Heads are numbered among those of the inspection.
         full_resolution: how many compressed bytes of maps of up to 4,096 tokens the page keeps
@@ -100,10 +97,10 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         IsADirectoryError: if ``path`` is a folder.
         InspectionError: if there is no such layer or head.
         ModuleNotFoundError: without a ``path``, if ``anywidget`` is not installed.
-        ValueError: if ``result`` is empty, ``verdicts`` does not have one table for each, no
-            layer has as many tokens as ``grid`` has patches, ``attribution`` or ``intervention``
-            is of other tokens, ``intervention`` of a model without logits, or ``title``, ``facts``
-            or ``full_resolution`` is given without a ``path``.
+        ValueError: if ``result`` is empty, ``verdicts`` does not have one table for each,
+            ``attribution`` or ``intervention`` is of other tokens, ``intervention`` of a model
+            without logits, or ``title``, ``facts`` or ``full_resolution`` is given without a
+            ``path``.
         TypeError: if an argument is not of its kind.
         MapTooLarge: before the first map is drawn, if drawing one of the layers for a page would
             take more memory than there is.
@@ -122,7 +119,6 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         content,
         chosen,
         verdicts=verdicts,
-        grid=grid,
         explained=explained(chosen, attribution, target, paths),
         intervention=intervention,
         progress=progress,

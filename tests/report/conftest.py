@@ -173,7 +173,6 @@ def hostile(tmp_path_factory):
         title=words[0],
         facts={words[0]: words[0]},
         verdicts=Table(tuple(verdicts)),
-        grid=(2, 4),
     )
 
 

@@ -177,14 +177,6 @@ def test_between_other_tokens_there_is_no_distance(shown, crossed):
     assert "mean distance" not in numbers
 
 
-def test_a_grid_that_cannot_be_shown_is_said(shown, of, softmax):
-    found = of([softmax(torch.zeros(300, 300), causal=False)])
-    page = shown(found, grid=(10, 30), full_resolution=0)
-    page.get_by_role("button", name="Grid", exact=True).click()
-    told = page.locator(".readout").inner_text()
-    assert "Not on the grid, since this map is not kept token by token." in told
-
-
 def test_why_nothing_is_measured_is_said(shown, of):
     rng = torch.Generator().manual_seed(0)
     mixers = [dsf.mixers.SelectiveStateSpace.draw(rng, steps=6) for _ in range(2)]

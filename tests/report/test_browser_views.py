@@ -64,19 +64,6 @@ def test_by_lag_a_fixed_distance_is_an_upright_line(shown, of, softmax):
     assert number_in(page.locator(".readout b").last.inner_text()) == pytest.approx(1)
 
 
-def test_on_the_grid_a_place_reads_its_neighbours(shown, of, softmax):
-    """A class token before 3 x 5 places; the place (1, 2) reads the one below it."""
-    scores = torch.zeros(16, 16)
-    scores[1 + 7, 1 + 12] = 1000
-    page = shown(of([softmax(scores, causal=False)]), grid=(3, 5))
-    page.get_by_role("button", name="Grid", exact=True).click()
-    wide, high = page.locator(".canvases canvas").first.evaluate(COUNT)
-    assert wide == pytest.approx(1.67 * high, rel=0.8)  # one cell and no more
-    assert "Query token 8, key token 13: weight 1" in page.locator(".readout").inner_text()
-    press(page, "ArrowUp", "ArrowUp", "Enter")
-    assert "Query token 3, key token 3: weight 0.0625" in page.locator(".readout").inner_text()
-
-
 def test_two_models_are_looked_at_through_one_cell(shown, of):
     rng = partial(torch.Generator().manual_seed)
     both = [of([dsf.mixers.DeltaNet.draw(rng(seed), steps=9)]) for seed in (0, 1)]

@@ -276,7 +276,7 @@ def test_the_content_has_this_form(inspected):
     data = content(inspected(dsf.mixers.DeltaNet, words="abcdefghi"))
     layer = data["layers"][0]
     added = {"full", "attribution", "intervention", "rollouts"}
-    assert set(data) == {"schema_version", "models", "grid", "layers", *added}
+    assert set(data) == {"schema_version", "models", "layers", *added}
     assert data["schema_version"] == 2
     (model,) = data["models"]
     assert model.pop("tokens") == [list("abcdefghi")]

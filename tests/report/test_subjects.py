@@ -53,5 +53,3 @@ def test_what_cannot_be_shown_is_refused_with_the_cure(inspected):
         dsf.show([inspection[0]])
     with pytest.raises(ValueError, match="table"):
         content([inspection, inspection], verdicts=Table(()))
-    with pytest.raises(ValueError, match="16 patches"):
-        content(inspection, grid=(4, 4))

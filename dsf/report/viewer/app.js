@@ -149,8 +149,8 @@ class App {
 
 class Settings {
   /** `peers(entry)` are the maps that share a scale with one where a common scale is chosen. */
-  constructor({ grid, full, attribution, intervention }, peers) {
-    Object.assign(this, { grid, full, attribution, intervention, peers, curve: "root", together: false, hidesDiagonal: false, sought: "" });
+  constructor({ full, attribution, intervention }, peers) {
+    Object.assign(this, { full, attribution, intervention, peers, curve: "root", together: false, hidesDiagonal: false, sought: "" });
   }
 
   /** The codes of a map, with its diagonal left out where that is chosen. */

@@ -1,4 +1,4 @@
-// The views of a map: the map itself, its weights by lag, or one query's weights on a grid of patches.
+// The views of a map: the map itself, or its weights by lag.
 // Each is a raster of cells; `place` and `origin` convert cells of the map to cells of the raster and back.
 
 class MapRaster {
@@ -9,7 +9,6 @@ class MapRaster {
     this.perRow = picture.written / picture.rows; // how many queries a row is of
     this.perColumn = picture.read / picture.columns;
     this.titles = ["← query", read.kind === "token" ? "key →" : `${read.kind} →`];
-    this.bands = true;
     this.bandName = "query";
   }
 
@@ -29,11 +28,7 @@ class MapRaster {
     return step > 1 ? this.read.position(token) : this.read.shown(token);
   }
 
-  /** How much room the labels take in the font of a context. */
-  widestRow(context) {
-    return this.written.widest(context);
-  }
-
+  /** How much room the labels of columns take in the font of a context. */
   widestColumn(context) {
     return this.read.widest(context);
   }
@@ -81,58 +76,9 @@ class LagRaster extends MapRaster {
   }
 }
 
-/** The weights of one query, where the last tokens are patches of a picture, row by row. */
-class GridRaster extends MapRaster {
-  constructor(picture, codes, written, read, grid, row) {
-    super(picture, codes, written, read);
-    [this.rows, this.columns] = grid;
-    this.before = picture.columns - this.rows * this.columns;
-    this.row = row;
-    const first = row * picture.columns + this.before;
-    this.codes = codes.subarray(first, first + this.rows * this.columns);
-    this.perRow = this.perColumn = 1;
-    this.titles = ["← row of patches", "column of patches →"];
-    this.bands = false;
-  }
-
-  origin([down, across]) {
-    return [this.row, this.before + down * this.columns + across];
-  }
-
-  place([, column]) {
-    const at = Math.max(column - this.before, 0);
-    return [Math.floor(at / this.columns), at % this.columns];
-  }
-
-  /** The patch of the query itself, if it is one. */
-  get query() {
-    const at = this.row - (this.written.count - this.rows * this.columns);
-    return at < 0 ? null : [Math.floor(at / this.columns), at % this.columns];
-  }
-
-  rowLabel(cell) {
-    return String(cell);
-  }
-
-  columnLabel(cell) {
-    return String(cell);
-  }
-
-  widestRow(context) {
-    return context.measureText("00").width;
-  }
-
-  widestColumn(context) {
-    return this.widestRow(context);
-  }
-}
-
 /** Why a map is shown as it is in place of a view; empty where the view is possible. */
-function whyNotAs(view, picture, grid) {
-  if (view === "lag" && picture.disorder) return `Not by lag, since ${picture.disorder}.`;
-  if (view === "grid" && picture.pooled) return "Not on the grid, since this map is not kept token by token.";
-  if (view === "grid" && picture.columns < grid[0] * grid[1]) return "Not on the grid, since it has fewer keys than the picture patches.";
-  return "";
+function whyNotAs(view, picture) {
+  return view === "lag" && picture.disorder ? `Not by lag, since ${picture.disorder}.` : "";
 }
 
 function readsAhead(picture) {

@@ -11,13 +11,12 @@ const BAND = 40;
     Texts of tokens take more room than positions, and are shown where cells are large enough. */
 function marginOf(context, raster, window, available) {
   context.font = FONT;
-  const band = raster.bands ? BAND : 0, { written, read } = raster.picture;
-  const bandWidth = raster.bands ? context.measureText(raster.bandName).width + 7 : 0;
-  const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - band)) === 1;
+  const { written, read } = raster.picture, bandWidth = context.measureText(raster.bandName).width + 7;
+  const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - BAND)) === 1;
   const width = (cells, per, count, widest) => Math.ceil(Math.min(
     named(cells, per) ? widest(context) : context.measureText(String(count)).width, WIDEST)) + 26;
-  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, written, (on) => raster.widestRow(on)), bandWidth)),
-    bottom: width(window.columns, raster.perColumn, read, (on) => raster.widestColumn(on)), top: band, right: band };
+  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, written, (on) => raster.written.widest(on)), bandWidth)),
+    bottom: width(window.columns, raster.perColumn, read, (on) => raster.widestColumn(on)), top: BAND, right: BAND };
 }
 
 /** The cells that get a label: all, or every so many. Of pooled maps, those of round positions. */
@@ -48,15 +47,13 @@ function drawLabels(context, { left, top, width, height, bottom }, window, raste
   for (const [row, y, ...at] of labelled(window.row, window.rows, height, raster.rows, raster.perRow)) {
     context.fillText(clipped(context, raster.rowLabel(row, ...at)), left - 6, top + Math.max(y, 6));
   }
-  if (raster.bands) {
-    context.save();
-    context.font = FONT.replace("12px", "11px");
-    context.fillStyle = ramp().quiet;
-    context.fillText(raster.bandName, left - 6, top - 12);
-    context.textAlign = "left";
-    context.fillText(raster.read.kind === "token" ? "key" : raster.read.kind, left + width + 5, top + height + 10);
-    context.restore();
-  }
+  context.save();
+  context.font = FONT.replace("12px", "11px");
+  context.fillStyle = ramp().quiet;
+  context.fillText(raster.bandName, left - 6, top - 12);
+  context.textAlign = "left";
+  context.fillText(raster.read.kind === "token" ? "key" : raster.read.kind, left + width + 5, top + height + 10);
+  context.restore();
   const turned = (text, x, y) => {
     context.save();
     context.translate(x, y);
@@ -113,7 +110,7 @@ function drawCells(context, { left, top, width, height }, window, raster, shades
 // Drawn over a map: the cross of the chosen cell and tokens that were found; below it: the colour scale.
 
 /** `sought` = {rows, columns}: cells of the raster whose tokens were found. */
-function drawCross(context, layout, window, raster, cell, { fixed, sought }) {
+function drawCross(context, layout, window, cell, { fixed, sought }) {
   const { left, top, width, height, density } = layout;
   context.setTransform(density, 0, 0, density, 0, 0);
   context.clearRect(0, 0, context.canvas.width, context.canvas.height);
@@ -126,13 +123,8 @@ function drawCross(context, layout, window, raster, cell, { fixed, sought }) {
   context.clip();
   context.strokeStyle = ramp().accent;
   context.lineWidth = 1;
-  if (raster.bands) {
-    context.strokeRect(left - 2, y(cell[0]) - 0.5, width + 4, high + 1);
-    context.strokeRect(x(cell[1]) - 0.5, top - 2, wide + 1, height + 4);
-  } else if (raster.query) {
-    context.lineWidth = 3;
-    context.strokeRect(x(raster.query[1]), y(raster.query[0]), wide, high);
-  }
+  context.strokeRect(left - 2, y(cell[0]) - 0.5, width + 4, high + 1);
+  context.strokeRect(x(cell[1]) - 0.5, top - 2, wide + 1, height + 4);
   context.lineWidth = fixed ? 4 : 2.5;
   context.strokeStyle = ramp().ink;
   const grow = Math.max(0, (7 - Math.min(high, wide)) / 2);
@@ -220,7 +212,6 @@ function uniformWords([least, most]) {
 const SPACE = 5;
 
 function drawProfiles(context, layout, window, raster, cell, curve) {
-  if (!raster.bands) return;
   const { left, top, width, height, right } = layout;
   const across = curve ? along(curve, window.column - raster.ahead, window.columns, width)
     : strongest(raster, window.column, window.columns, width, raster.columns,

@@ -68,7 +68,6 @@ class Pane {
     if (!this.picture) return;
     const before = this.raster, held = [this.over, this.statePart].includes(this.root.getRootNode().activeElement);
     this.raster = this.rasterFor(view);
-    if (this.raster instanceof GridRaster) this.cell[1] = Math.max(this.cell[1], this.raster.before);
     const same = before && before.rows === this.raster.rows && before.columns === this.raster.columns;
     if (!same) this.window = { row: 0, column: 0, rows: this.raster.rows, columns: this.raster.columns };
     for (const part of this.pictureParts) part.hidden = !this.isPicture;
@@ -92,12 +91,10 @@ class Pane {
   }
 
   rasterFor(view) {
-    const { grid } = this.settings;
     const parts = [this.picture, this.settings.codesOf(this.picture), this.written, this.read];
-    this.instead = whyNotAs(view, this.picture, grid);
-    if (this.instead) return new MapRaster(...parts);
-    if (view === "lag") return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
-    return view === "grid" ? new GridRaster(...parts, grid, this.cell[0]) : new MapRaster(...parts);
+    this.instead = whyNotAs(view, this.picture);
+    if (view !== "lag" || this.instead) return new MapRaster(...parts);
+    return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
   }
 
   /** The mean weight at every lag, shown above a map by lag, where it was measured. */
@@ -157,9 +154,9 @@ class Pane {
     const { picture, raster, window, written, read, cell } = this;
     const context = this.over.getContext("2d"), at = raster.place(cell);
     const [queries, keys] = [written, read].map((tokens) => (this.settings.sought ? tokens.holding(this.settings.sought) : []));
-    const sought = { rows: raster.bands ? queries.map((token) => picture.rowOf(token)) : [],
+    const sought = { rows: queries.map((token) => picture.rowOf(token)),
       columns: raster.constructor === MapRaster ? keys.map((token) => picture.columnOf(token)) : [] };
-    drawCross(context, this.layout, window, raster, at, { fixed: this.fixed, sought });
+    drawCross(context, this.layout, window, at, { fixed: this.fixed, sought });
     drawProfiles(context, this.layout, window, raster, at, this.curve);
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map),
       this.fixed ? " The cell is fixed: press Enter or click to release it." : "",
@@ -175,10 +172,7 @@ class Pane {
   choose([row, column]) {
     const clip = (cell, cells) => Math.min(Math.max(cell, 0), cells - 1);
     this.cell = [clip(row, this.picture.rows), clip(column, this.picture.columns)];
-    if (this.raster instanceof GridRaster && this.raster.row !== this.cell[0]) {
-      this.raster = this.rasterFor("grid");
-      this.draw();
-    } else if (bringIntoView(this.window, this.raster.place(this.cell))) {
+    if (bringIntoView(this.window, this.raster.place(this.cell))) {
       this.draw();
     } else {
       this.mark();
@@ -198,13 +192,8 @@ class Pane {
     this.point([clip(row + down, rows), clip(column + right, columns)]);
   }
 
-  /** Fix the cell, so that the pointer does not move it; on a grid, make the patch the query. */
+  /** Fix the cell, so that the pointer does not move it. */
   fix(at) {
-    if (this.raster instanceof GridRaster) {
-      const column = at ? this.raster.origin(at)[1] : this.cell[1];
-      this.choose([column, column]);
-      return;
-    }
     this.fixed = !this.fixed;
     if (at) this.point(at);
     this.mark();

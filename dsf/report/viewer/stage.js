@@ -25,7 +25,6 @@ class Stage {
     this.search = new Search({ tokens: () => this.active.read, found: (text) => this.mark(text),
       go: (token) => this.goTo(token), leave: () => this.active.over.focus() });
     const views = { ...VIEWS };
-    if (!this.settings.grid) delete views.grid;
     if (!this.settings.attribution) delete views.shares;
     if (!this.settings.intervention) delete views.edits;
     this.views = choices("View", views, (name) => this.turn(name));
