@@ -52,6 +52,8 @@ def sparing(jaxtyped: Any) -> Any:
             return each
         if not isfunction(each):
             return jaxtyped(each, typechecker=typechecker)
+        if not each.__annotations__:  # such as a compiled loop, which numba reads itself
+            return each
         if any(map(names_a_shape, each.__annotations__.values())):
             return first_calls(jaxtyped(each, typechecker=typechecker), each)
         return each if "<locals>" in each.__qualname__ else first_calls(CHECKED(each), each)

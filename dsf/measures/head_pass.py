@@ -132,9 +132,7 @@ class _HeadFold:
             parts = self._parts(self.write[first * TILE : last * TILE], read)
             spans, decays = (state.firsts, state.stops), (state.reach, state.log_reach, state.gap)
             asked = (rows.start, self.widths, self.peaks)
-            tiles = sum_tiles(
-                parts, first, *factors, active, *spans, *decays, *asked, state.statistics
-            )
+            tiles = sum_tiles(parts, first, factors, active, spans, decays, asked, state.statistics)
             visited += tiles * count * TILE
             active = self._unfinished(active, rows, state, MOST)
         visited += number * count * (count + 1) // 2
@@ -160,7 +158,7 @@ class _HeadFold:
         spans, limits = (rows.start, state.stops, most), self.limit
         found = state.statistics, active, state.firsts, state.left
         sizes, reach, gap = self.sizes[rows], state.reach, state.gap
-        count = still_open(sizes, reach, gap, *earlier, *spans, *limits, *found)
+        count = still_open(sizes, reach, gap, earlier, spans, limits, found)
         return active[:count]
 
     def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
@@ -172,10 +170,10 @@ class _HeadFold:
             part[:, rows].clone(memory_format=torch.contiguous_format) for part in numbers
         )
         logs = _logs(decay), _logs(step)
-        arrays = [part.numpy() for part in (decay, step, *logs, through)]
+        arrays = tuple(part.numpy() for part in (decay, step, *logs, through))
         parts = self._parts(self.write[rows], read)
         found = state.statistics, state.reach, state.log_reach
-        sum_own_tile(parts, *arrays, self.before, self.widths, self.peaks, *found)
+        sum_own_tile(parts, arrays, self.before, self.widths, self.peaks, found)
 
     def _parts(self, write: Tensor, read: Tensor) -> np.ndarray:
         """Scores of columns and rows: absolute values, those times their logs, negative parts."""

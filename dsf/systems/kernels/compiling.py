@@ -6,14 +6,14 @@ from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
+Loop = Callable[..., Any]
 
 logger = logging.getLogger(__name__)
 
 
-def kernel(*, reorders: bool = False, inlined: bool = False) -> Callable[[Loop], Loop]:
+def kernel(*, reorders: bool = False, inlined: bool = False) -> Callable[[Loop], Any]:
     """Compile a loop when it is first called, and cache the machine code on disk.
 
     Products and sums may be fused; ``reorders`` also lets the compiler add long sums in another
@@ -22,7 +22,7 @@ def kernel(*, reorders: bool = False, inlined: bool = False) -> Callable[[Loop],
     are never parallelised by the compiler: its threads would slow down every operation of torch.
     """
 
-    def compiled(loop: Loop) -> Loop:
+    def compiled(loop: Loop) -> Any:
         import numba
 
         _log_compiling()

@@ -6,7 +6,7 @@ double precision from block to block and from tile to tile, so decays of zero or
 accuracy. Rows are assembled in the cache and then written to memory by streaming stores.
 """
 
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,6 @@ class Scratch(NamedTuple):
 
 
 @kernel()
-@no_type_check
 def _scratch(width, tiles, like):
     """Zeros, so that unused rows of a tile stay finite."""
     table, number = TILE * width, like.dtype
@@ -90,13 +89,11 @@ def _scratch(width, tiles, like):
 
 
 @kernel()
-@no_type_check
 def _of(part, system):
     return part[min(system, len(part) - 1)]
 
 
 @kernel()
-@no_type_check
 def multiply(left, l0, width, states, right, r0, rows, columns, out, o0, pitch):
     """``out = left @ right`` in blocks of four rows and two registers of columns.
 
@@ -133,7 +130,6 @@ def multiply(left, l0, width, states, right, r0, rows, columns, out, o0, pitch):
 
 
 @kernel()
-@no_type_check
 def nearest(sent, decay, read, width, states, first, before, local):
     """The map of one block, with a lane for every token: its write is decayed token by token.
 
@@ -167,7 +163,6 @@ def nearest(sent, decay, read, width, states, first, before, local):
 
 
 @kernel()
-@no_type_check
 def running(exact, read, width, states, before, start, reach, passed, product):
     """Reads times the decays from the start of their block (``start``) and tile (``reach``).
 
@@ -191,7 +186,6 @@ def running(exact, read, width, states, before, start, reach, passed, product):
 
 
 @kernel()
-@no_type_check
 def load_tile(decay, step, write, gain, read, sampled, width, scratch, sent):
     """Decays, reads and writes of the tokens of one tile of one system, zeros after the last."""
     rows, states = read.shape
@@ -219,7 +213,6 @@ def load_tile(decay, step, write, gain, read, sampled, width, scratch, sent):
 
 
 @kernel()
-@no_type_check
 def fold_tile(read, before, width, scratch, sent, product, local, reach):
     """Fold one tile of one system, whose numbers are loaded, into the four last arguments."""
     states, lane = read.shape[1], lanes(local)
@@ -236,7 +229,6 @@ def fold_tile(read, before, width, scratch, sent, product, local, reach):
 
 
 @kernel()
-@no_type_check
 def scale_reads(width, tile, skip, rows, scratch, product, reach):
     """Reads times the decays back to the end of every earlier tile."""
     for n in range(0, width, WIDE):
@@ -253,7 +245,6 @@ def scale_reads(width, tile, skip, rows, scratch, product, reach):
 
 
 @kernel()
-@no_type_check
 def write_rows(
     steps, width, states, tile, skip, rows, scratch, sent, product, local, reach, target, o
 ):
@@ -277,7 +268,6 @@ def write_rows(
 
 
 @kernel()
-@no_type_check
 def fill(given, kept, systems, entered, start, stop, out, top):
     """Write the rows ``start`` to ``stop - 1`` of every system to the target from row ``top`` on.
 

@@ -1,7 +1,5 @@
 """The recurrence of uncoupled states, one token after the other, on the CPU."""
 
-from typing import no_type_check
-
 import numpy as np
 import torch
 from jaxtyping import Shaped
@@ -47,7 +45,6 @@ def scan_states(
 
 
 @kernel()
-@no_type_check
 def _scan(decays, drives, states, running, first, turned, at_rest):
     tokens, begin, width = len(drives), np.uint64(first), np.uint64(len(running))
     for k in range(tokens):

@@ -6,7 +6,6 @@ vectorised, nor is anything else in it. With integers all of it is.
 """
 
 import math
-from typing import no_type_check
 
 import numpy as np
 
@@ -33,7 +32,6 @@ OF_ZERO, OF_INFINITY = np.int64(0), np.int64(0x7FF << 52)
 
 
 @kernel(inlined=True)
-@no_type_check
 def order_of(x):
     """An integer, larger for larger numbers; of -0.0 below that of 0.0, of nan beyond all."""
     bits = np.float64(x).view(np.int64)
@@ -41,23 +39,13 @@ def order_of(x):
 
 
 @kernel(inlined=True)
-@no_type_check
 def number_of(order):
     """The number of this order; 0.0 of both zeros."""
     return np.int64(order ^ ((order >> SIGN) & REST)).view(np.float64) + 0.0
 
 
 @kernel(reorders=True)
-@no_type_check
-def sum_entries(
-    weights: np.ndarray,
-    lags: np.ndarray,
-    first: int,
-    widths: np.ndarray,
-    tokens: np.ndarray,
-    statistics: np.ndarray,
-    by_lag: np.ndarray,
-) -> None:
+def sum_entries(weights, lags, first, widths, tokens, statistics, by_lag):
     """All sums of the rows from token ``first`` on, and sums of absolute weights by lag.
 
     ``weights`` is ``entry row column`` and ``lags`` is ``0 ... BLOCK - 1``. ``statistics`` is
@@ -119,7 +107,6 @@ def sum_entries(
 
 
 @kernel(reorders=True)
-@no_type_check
 def _ahead(row, behind):
     """The largest absolute weight on a later token, and whether all of these are zero."""
     largest, filled, total = OF_ZERO, 0, 0.0
@@ -132,7 +119,6 @@ def _ahead(row, behind):
 
 
 @kernel(reorders=True)
-@no_type_check
 def _mass(part):
     total = 0.0
     for j in range(len(part)):
@@ -141,7 +127,6 @@ def _mass(part):
 
 
 @kernel()
-@no_type_check
 def _add_sizes(part, scale, sums):
     for j in range(len(part)):
         sums[j] += abs(np.float64(part[j])) * scale
@@ -152,20 +137,9 @@ LEAST = -2000.0  # base-2 logarithm relative to the peak that underflows in ever
 
 
 @kernel(reorders=True)
-@no_type_check
 def sum_exponentials(
-    scores: np.ndarray,
-    peak: np.ndarray,
-    unread: float,
-    ahead: np.ndarray,
-    first: int,
-    causal: bool,
-    whole: int,
-    widths: np.ndarray,
-    tokens: np.ndarray,
-    statistics: np.ndarray,
-    by_lag: np.ndarray,
-) -> None:
+    scores, peak, unread, ahead, first, causal, whole, widths, tokens, statistics, by_lag
+):
     """All sums of the rows from token ``first`` on; ``scores``, in nats, are overwritten.
 
     ``peak`` is the largest score of a row and ``unread`` the logarithm of a term in the denominator
@@ -222,7 +196,6 @@ def sum_exponentials(
 
 
 @kernel()
-@no_type_check
 def _lowest(row):
     found = row[0]
     for entry in row:

@@ -5,7 +5,7 @@
 - ``log_of``: the natural logarithm.
 """
 
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -39,7 +39,6 @@ C0, C1, C2, C3, C4, C5, C6, C7, C8, C9, C10 = (float(c) for c in slope_of_power(
 
 
 @intrinsic
-@no_type_check
 def chosen(_context, _condition, yes, no):
     """``yes`` if the condition holds, else ``no``, as a select instruction instead of a branch."""
 
@@ -50,7 +49,6 @@ def chosen(_context, _condition, yes, no):
 
 
 @kernel(inlined=True)
-@no_type_check
 def factor_of(x):
     """Whether ``x`` rounds to zero, and in that case ``2^x - 1`` to seven digits, else ``2^x``."""
     x = chosen(x < LEAST, LEAST, x)
@@ -66,7 +64,6 @@ def factor_of(x):
 
 
 @kernel()
-@no_type_check
 def power_of_two(x):
     """``2^x`` in double precision, to sixteen digits."""
     x = chosen(x < LEAST_DOUBLE, LEAST_DOUBLE, x)
@@ -89,46 +86,39 @@ T1, T2, T3, T4, T5 = (np.float32(each) for each in SERIES[1:6])
 TWO_SINGLE = np.float32(2)
 
 
-@no_type_check
 def two_to(x: Any) -> Any:
     """``2^x``; zero on underflow, nan for nan."""
     raise NotImplementedError
 
 
 @overload(two_to, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
-@no_type_check
 def _two_to(x):
     if x == types.float32:
         return _two_to_single
     return _two_to_double
 
 
-@no_type_check
 def _two_to_double(x):
     return power_of_two(x)
 
 
-@no_type_check
 def _two_to_single(x):
     is_slow, found = factor_of(x)
     return chosen(is_slow, ONE_SINGLE + found, found)
 
 
-@no_type_check
 def log_of(x: Any) -> Any:
     """The natural logarithm of a positive normal number; some number for zero and nan."""
     raise NotImplementedError
 
 
 @overload(log_of, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
-@no_type_check
 def _log_of(x):
     if x == types.float32:
         return _log_single
     return _log_double
 
 
-@no_type_check
 def _log_single(x):
     bits = np.float32(x).view(np.int32)
     whole = np.int32(np.int32(bits - ROOT) >> MANTISSA)
@@ -139,7 +129,6 @@ def _log_single(x):
     return np.float32(whole) * LOG_TWO_SINGLE + TWO_SINGLE * s * series
 
 
-@no_type_check
 def _log_double(x):
     bits = np.float64(x).view(np.int64)
     whole = np.int64(np.int64(bits - ROOT_DOUBLE) >> MANTISSA_DOUBLE)

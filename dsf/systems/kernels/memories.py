@@ -8,7 +8,7 @@
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ TILE = 64
 
 
 @kernel(inlined=True)
-@no_type_check
 def _add_rows(left, right, inner, out, across, along):
     """Four rows of a product, ``TILE`` columns wide; sums stay in registers over ``inner``.
 
@@ -58,7 +57,6 @@ def _add_rows(left, right, inner, out, across, along):
 
 
 @kernel()
-@no_type_check
 def add_product(left, right, rows, inner, out):
     """``out += left @ right``: ``rows x inner`` and ``inner x TILE``, rows a multiple of four."""
     given, table, sums = pointers(left), pointers(right), pointers(out)
@@ -67,7 +65,6 @@ def add_product(left, right, rows, inner, out):
 
 
 @kernel()
-@no_type_check
 def add_transposed(left, right, rows, inner, out):
     """``out += left.T @ right`` for ``left`` of ``inner x rows``, rows a multiple of four."""
     given, table, sums = pointers(left), pointers(right), pointers(out)
@@ -76,7 +73,6 @@ def add_transposed(left, right, rows, inner, out):
 
 
 @kernel()
-@no_type_check
 def add_triangle(left, right, rows, out):
     """``out += left @ right`` for a ``rows x rows`` matrix that is zero above the diagonal."""
     given, table, sums = pointers(left), pointers(right), pointers(out)
@@ -85,7 +81,6 @@ def add_triangle(left, right, rows, out):
 
 
 @kernel()
-@no_type_check
 def solve_unit_triangle(below, rows, columns):
     """Solve ``(identity - below) x = columns`` in place, ``below`` strictly lower triangular."""
     given, found = pointers(below), pointers(columns)
@@ -103,7 +98,6 @@ CHUNK = 32
 
 
 @kernel()
-@no_type_check
 def scalar_chunks(
     decay, gain, skip, read, look, send, seen, held, signal, memory, response, before, begin
 ):
@@ -140,7 +134,6 @@ def scalar_chunks(
 
 
 @kernel()
-@no_type_check
 def _buffers(states, like):
     """Buffers of ``TILE`` columns.
 
@@ -158,7 +151,6 @@ def _buffers(states, like):
 
 
 @kernel()
-@no_type_check
 def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
     """Multiply pairs by the decays between them, and compute three decays of every token.
 
@@ -190,7 +182,6 @@ def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
 
 
 @kernel()
-@no_type_check
 def _load(signal, start, first, gain, entries):
     """The signal times its gain, with zeros in columns beyond the last."""
     if start < 0 or first < 0:
@@ -203,7 +194,6 @@ def _load(signal, start, first, gain, entries):
 
 
 @kernel()
-@no_type_check
 def _look_up(look, below, scale, states, room):
     """Subtract what the memory returns at ``look``, from earlier chunks and from this one."""
     _, memory, entries, answers, _, _ = room
@@ -216,7 +206,6 @@ def _look_up(look, below, scale, states, room):
 
 
 @kernel()
-@no_type_check
 def _return(look, seen, again, states, room):
     """What the memory returns at ``look``, with what the chunk wrote and returned before."""
     _, memory, entries, _, _, returned = room
@@ -227,7 +216,6 @@ def _return(look, seen, again, states, room):
 
 
 @kernel()
-@no_type_check
 def _answer(read, own, scale, states, room):
     _, memory, entries, answers, _, _ = room
     answers[:] = 0
@@ -237,7 +225,6 @@ def _answer(read, own, scale, states, room):
 
 
 @kernel()
-@no_type_check
 def _scale(rows, scale):
     for i in range(CHUNK):
         for j in range(TILE):
@@ -245,7 +232,6 @@ def _scale(rows, scale):
 
 
 @kernel()
-@no_type_check
 def _store(signal, start, first, skip, answers, response):
     if start < 0 or first < 0:
         return
@@ -257,7 +243,6 @@ def _store(signal, start, first, skip, answers, response):
 
 
 @kernel()
-@no_type_check
 def _load_memory(memory, first, exact, rounded):
     wide = min(TILE, memory.shape[1] - first)
     exact.reshape(-1, TILE)[:, :wide] = memory[:, first : first + wide]
@@ -265,14 +250,12 @@ def _load_memory(memory, first, exact, rounded):
 
 
 @kernel()
-@no_type_check
 def _store_memory(memory, first, exact):
     wide = min(TILE, memory.shape[1] - first)
     memory[:, first : first + wide] = exact.reshape(-1, TILE)[:, :wide]
 
 
 @kernel()
-@no_type_check
 def diagonal_chunks(decay, gain, skip, read, look, write, left, signal, memory, response, before):
     """All chunks with a decay for every state, heads one after the other.
 
@@ -322,7 +305,6 @@ def diagonal_chunks(decay, gain, skip, read, look, write, left, signal, memory, 
 
 
 @kernel()
-@no_type_check
 def _fold(decay, read, look, write, before, folded, carry):
     """Reads and look-up vectors times the decays from the start of the chunk; the product of all.
 
@@ -345,7 +327,6 @@ def _fold(decay, read, look, write, before, folded, carry):
 
 
 @kernel(reorders=True)
-@no_type_check
 def _pair(decay, read, look, write, before, pairs):
     """Products of reads and of look-up vectors with decayed writes for all pairs of a chunk."""
     states = decay.shape[1]
@@ -372,7 +353,6 @@ def _pair(decay, read, look, write, before, pairs):
 
 
 @kernel()
-@no_type_check
 def _update(send, carry, states, room):
     exact, memory, entries, _, change, _ = room
     add_transposed(send, entries, states, CHUNK, change)

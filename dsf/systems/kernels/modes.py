@@ -13,8 +13,6 @@ unit, and S4D where it starts from a state):
 Slowly decaying states accumulate rounding errors over many tokens.
 """
 
-from typing import no_type_check
-
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
@@ -65,7 +63,6 @@ _sum_less_product = each(lambda a, b, c: c - a * b)
 
 
 @kernel()
-@no_type_check
 def _modes(table, state, modes, signal, sums, count):
     """One group of modes, as many as fit in registers, over ``count`` tokens."""
     decay, turn = loaded(table, 0, WIDE), loaded(table, modes, WIDE)
@@ -84,7 +81,6 @@ def _modes(table, state, modes, signal, sums, count):
 
 
 @kernel()
-@no_type_check
 def _channels(first, last, table, skip, signal, response):
     modes, steps = table.shape[2], signal.shape[1]
     states, row = np.empty(2 * modes), np.empty(SPAN)
@@ -103,15 +99,7 @@ def _channels(first, last, table, skip, signal, response):
 
 
 @kernel(reorders=True)
-@no_type_check
-def scan_complex(
-    decay: np.ndarray,
-    left: np.ndarray,
-    right: np.ndarray,
-    state: np.ndarray,
-    drive: np.ndarray,
-    before: bool,
-) -> None:
+def scan_complex(decay, left, right, state, drive, before):
     """Take the states ``sequence state`` through some tokens; they replace the drive.
 
     ``drive`` is ``sequence time state``, ``left`` and ``right`` are empty without a term of rank

@@ -16,7 +16,8 @@ rarely read before it is complete.
 """
 
 import operator
-from typing import NamedTuple, no_type_check
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -42,7 +43,6 @@ class Vector(types.Type):  # type: ignore[misc]
 
 @register_model(Vector)
 class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
-    @no_type_check
     def __init__(self, manager, kind):
         number = manager[kind.dtype].get_value_type()
         super().__init__(manager, kind, ir.VectorType(number, kind.lanes))
@@ -51,17 +51,14 @@ class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
 DOUBLE = Vector(types.float64)
 
 
-@no_type_check
 def in_all_lanes(builder, number, lanes):
     kind, index = ir.VectorType(number.type, lanes), ir.IntType(32)
     one = builder.insert_element(kind(ir.Undefined), number, index(0))
     return builder.shuffle_vector(one, one, ir.VectorType(index, lanes)([0] * lanes))
 
 
-@no_type_check
-def _lane_by_lane(instruction):
+def _lane_by_lane(instruction: str) -> Any:
     @intrinsic
-    @no_type_check
     def operate(_context, left, right):
         vector = left if isinstance(left, Vector) else right
 
@@ -91,7 +88,6 @@ for _operation, _instruction in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul
 
 
 @intrinsic
-@no_type_check
 def later(_context, one, other):
     """Lane by lane the number whose bit pattern is the larger unsigned integer.
 
@@ -107,7 +103,6 @@ def later(_context, one, other):
 
 
 @intrinsic
-@no_type_check
 def total(_context, vector):
     """The sum of all lanes, added in pairs."""
     one = vector.dtype
@@ -123,7 +118,6 @@ def total(_context, vector):
 
 
 @intrinsic
-@no_type_check
 def in_first(_context, count, yes, no):
     """``yes`` in the first ``count`` lanes and ``no`` in the others."""
 
@@ -138,7 +132,6 @@ def in_first(_context, count, yes, no):
 
 
 @intrinsic
-@no_type_check
 def nothing(_context, pointer):
     """A vector of zeros of the number type that ``pointer`` points to."""
     vector = Vector(pointer.dtype)
@@ -146,14 +139,12 @@ def nothing(_context, pointer):
 
 
 @intrinsic
-@no_type_check
 def lanes(_context, pointer):
     """The number of lanes of a vector of the number type that ``pointer`` points to."""
     count = Vector(pointer.dtype).lanes
     return types.int64(pointer), lambda *_: ir.IntType(64)(count)
 
 
-@no_type_check
 def _pointed(kind):
     if isinstance(kind, types.Array):
         return types.CPointer(kind.dtype)
@@ -162,7 +153,6 @@ def _pointed(kind):
     return kind
 
 
-@no_type_check
 def _without_count(context, builder, kind, value):
     if isinstance(kind, types.Array):
         return context.make_array(kind)(context, builder, value).data
@@ -176,7 +166,6 @@ def _without_count(context, builder, kind, value):
 
 
 @intrinsic
-@no_type_check
 def pointers(_context, arrays):
     """An array, or a named tuple of arrays, as pointers. The arrays must outlive their use."""
 
@@ -187,7 +176,6 @@ def pointers(_context, arrays):
 
 
 @intrinsic
-@no_type_check
 def ahead(_context, pointer, count):
     """The pointer advanced by ``count`` numbers."""
 
@@ -197,12 +185,10 @@ def ahead(_context, pointer, count):
     return pointer(pointer, count), generate
 
 
-@no_type_check
 def _vector_at(builder, pointer, at, vector):
     return builder.bitcast(builder.gep(pointer, [at]), vector.as_pointer())
 
 
-@no_type_check
 def _as(builder, value, vector):
     """A vector converted to the precision of another vector type."""
     if value.type == vector:
@@ -212,7 +198,6 @@ def _as(builder, value, vector):
 
 
 @intrinsic
-@no_type_check
 def load(_context, pointer, at):
     """The numbers from index ``at`` on as a vector."""
     vector = Vector(pointer.dtype)
@@ -225,7 +210,6 @@ def load(_context, pointer, at):
 
 
 @intrinsic
-@no_type_check
 def load_double(_context, pointer, at):
     """``WIDE`` numbers from index ``at`` on, converted to double precision."""
 
@@ -240,7 +224,6 @@ def load_double(_context, pointer, at):
 
 
 @intrinsic
-@no_type_check
 def spread(_context, pointer, at):
     """The number at index ``at`` in every lane (a broadcast load)."""
     vector = Vector(pointer.dtype)
@@ -253,7 +236,6 @@ def spread(_context, pointer, at):
 
 
 @intrinsic
-@no_type_check
 def store(_context, pointer, at, vector):
     """Write a vector from index ``at`` on, converted to the number type of the memory."""
 
@@ -268,7 +250,6 @@ def store(_context, pointer, at, vector):
 
 
 @intrinsic
-@no_type_check
 def store_past(_context, pointer, at, vector):
     """Write a vector by a streaming store, which bypasses the caches; the address must be aligned.
 
@@ -285,7 +266,6 @@ def store_past(_context, pointer, at, vector):
 
 
 @intrinsic
-@no_type_check
 def arrived(_context):
     """A memory fence: all earlier stores become visible to other threads."""
 
@@ -296,8 +276,7 @@ def arrived(_context):
     return types.void(), generate
 
 
-@no_type_check
-def each(operation):
+def each(operation: Callable[..., Any]) -> Any:
     """``operation``, of one to three arguments, applied to tuples of four numbers or vectors."""
     of = kernel(inlined=True)(operation)
 
@@ -315,12 +294,10 @@ def each(operation):
     return kernel(inlined=True)(made)
 
 
-@no_type_check
-def _fourfold(of):
+def _fourfold(of: Callable[..., Any]) -> Any:
     """``of`` at four indices, ``stride`` numbers apart."""
 
     @kernel(inlined=True)
-    @no_type_check
     def four(pointer, at, stride):
         second, third = at + stride, at + 2 * stride
         return of(pointer, at), of(pointer, second), of(pointer, third), of(pointer, third + stride)
@@ -352,7 +329,6 @@ def target_of(maps: np.ndarray, *, clean: bool) -> Target:
 
 
 @kernel()
-@no_type_check
 def stream(line, count, target, o):
     """Copy ``count`` numbers of ``line`` to the target from index ``o`` on by streaming stores."""
     out, lane = ahead(target.numbers, o), lanes(line)

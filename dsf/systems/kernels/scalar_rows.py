@@ -6,7 +6,7 @@ between, and ``factor`` that from the column (key) to the end of its tile. Decay
 multiplied, in float64, so decays of zero or near zero lose no accuracy.
 """
 
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,7 @@ def scratch_of(like: np.ndarray, tiles: int) -> Scratch:
 
 
 @kernel()
-@no_type_check
-def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: np.ndarray) -> None:
+def suffixes(decay, step, factor, product):
     """Fill ``factor``, ``step`` times the decays after a token in its tile, and ``product``."""
     heads, steps = decay.shape
     for h in range(heads):
@@ -52,7 +51,6 @@ def suffixes(decay: np.ndarray, step: np.ndarray, factor: np.ndarray, product: n
 
 
 @kernel()
-@no_type_check
 def far_tiles(score, gap, seen, scale, factor, tiles, line):
     """The part of a row before its own tile; ``seen`` is the decay from the tile's start to it."""
     lane = lanes(line)
@@ -64,7 +62,6 @@ def far_tiles(score, gap, seen, scale, factor, tiles, line):
 
 
 @kernel()
-@no_type_check
 def own_tile(score, held, count, line):
     """The part of a row in its own tile: ``count`` entries, then zeros."""
     for j in range(count):
@@ -74,7 +71,6 @@ def own_tile(score, held, count, line):
 
 
 @kernel()
-@no_type_check
 def hold(held, at, decay, step):
     """Multiply the decays of all tokens of a tile by ``decay``, and start those of token ``at``."""
     for j in range(TILE):
@@ -83,7 +79,6 @@ def hold(held, at, decay, step):
 
 
 @kernel()
-@no_type_check
 def write_rows(
     score, decay, step, feedthrough, factor, product, tile, first, before, memory, place, top
 ):

@@ -10,7 +10,6 @@ Rows are truncated: bounds on all tiles before a tile say how many of them are n
 """
 
 import math
-from typing import no_type_check
 
 import numpy as np
 
@@ -22,8 +21,7 @@ MASS, NEGATIVE, ENERGY, SURPRISE, DISTANCE, LARGEST, LOWEST, NEAR = range(8)
 
 
 @kernel()
-@no_type_check
-def all_before(decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: np.ndarray) -> None:
+def all_before(decay, weight, mass, lagged):
     """At the end of every tile: the decayed weights of all tokens so far, and those times lag."""
     for h in range(decay.shape[0]):
         total, moved = 0.0, 0.0
@@ -35,29 +33,14 @@ def all_before(decay: np.ndarray, weight: np.ndarray, mass: np.ndarray, lagged: 
 
 
 @kernel()
-@no_type_check
-def sum_tiles(
-    parts: np.ndarray,
-    first: int,
-    factor: np.ndarray,
-    logs: np.ndarray,
-    product: np.ndarray,
-    heads: np.ndarray,
-    firsts: np.ndarray,
-    stops: np.ndarray,
-    reach: np.ndarray,
-    log_reach: np.ndarray,
-    gap: np.ndarray,
-    start: int,
-    widths: np.ndarray,
-    peaks: bool,
-    statistics: np.ndarray,
-) -> int:
+def sum_tiles(parts, first, factors, heads, spans, decays, asked, statistics):
     """Add the tiles before ``stops`` that are in ``parts``, whose first tile is ``first``.
 
     For every head, tiles are added back to its entry of ``firsts`` or to the first tile of the
     parts. Returns the number of tiles that were added, over all heads.
     """
+    (factor, logs, product), (firsts, stops) = factors, spans
+    (reach, log_reach, gap), (start, widths, peaks) = decays, asked
     flat, plane, added = parts.reshape(-1), parts.shape[1], 0
     sums = np.empty(4 * TILE, parts.dtype)
     for h in heads:
@@ -84,7 +67,6 @@ def sum_tiles(
 
 
 @kernel()
-@no_type_check
 def _sum_tile(parts, plane, at, factor, logs, column, sums):
     """For every row: sums of absolute values, negative ones, those times log, and times lag.
 
@@ -120,7 +102,6 @@ def _sum_tile(parts, plane, at, factor, logs, column, sums):
 
 
 @kernel()
-@no_type_check
 def _add_sums(sums, lag, reach, log_reach, gap, statistics):
     """Scale the sums of a tile by the decays up to the rows."""
     log_gap = math.log(gap)
@@ -136,7 +117,6 @@ def _add_sums(sums, lag, reach, log_reach, gap, statistics):
 
 
 @kernel()
-@no_type_check
 def _sum_near(parts, at, factor, column, lag, width, sums):
     """Absolute values at lags below ``width``; ``lag`` is that of the first row and column."""
     if at < 0 or column < 0:
@@ -149,7 +129,6 @@ def _sum_near(parts, at, factor, column, lag, width, sums):
 
 
 @kernel()
-@no_type_check
 def add_peaks(parts, plane, at, scale, reach, statistics):
     """Squares of the entries of a column, the largest absolute value and the smallest entry."""
     if plane < 0 or at < 0:
@@ -164,10 +143,7 @@ def add_peaks(parts, plane, at, scale, reach, statistics):
 
 
 @kernel()
-@no_type_check
-def split_scores(
-    scores: np.ndarray, size: np.ndarray, logged: np.ndarray, negative: np.ndarray
-) -> None:
+def split_scores(scores, size, logged, negative):
     """Fill the three planes of ``parts``; the logarithm of a zero score is some finite number."""
     nothing = scores.dtype.type(0)
     for i in range(len(scores)):
@@ -179,24 +155,7 @@ def split_scores(
 
 
 @kernel()
-@no_type_check
-def still_open(
-    sizes: np.ndarray,
-    reach: np.ndarray,
-    gap: np.ndarray,
-    product: np.ndarray,
-    mass: np.ndarray,
-    lagged: np.ndarray,
-    start: int,
-    stops: np.ndarray,
-    most: int,
-    share: float,
-    tokens: float,
-    statistics: np.ndarray,
-    heads: np.ndarray,
-    firsts: np.ndarray,
-    left: np.ndarray,
-) -> int:
+def still_open(sizes, reach, gap, earlier, spans, limits, found):
     """Move the heads that need earlier tiles to the front of ``heads``, and return their number.
 
     For every other head, ``left`` becomes a bound on the share of its absolute weight that a row
@@ -204,6 +163,8 @@ def still_open(
     For a head that needs more, ``firsts`` becomes a tile, at most ``most`` tiles further back, at
     which it can stop for certain; it may turn out that it can stop earlier.
     """
+    (product, mass, lagged), (start, stops, most) = earlier, spans
+    (share, tokens), (statistics, heads, firsts, left) = limits, found
     count = 0
     for a in range(len(heads)):
         h = heads[a]
@@ -237,7 +198,6 @@ def still_open(
 
 
 @kernel()
-@no_type_check
 def _enough(product, mass, lagged, kept, away, start, stop, far, share, tokens):
     """The latest tile before which all columns may be left out, or ``far``."""
     for tile in range(stop - 1, far, -1):
@@ -253,26 +213,14 @@ LANES = 16  # rows that are processed together, as a fixed count for the compile
 
 
 @kernel()
-@no_type_check
-def sum_own_tile(
-    parts: np.ndarray,
-    decay: np.ndarray,
-    step: np.ndarray,
-    log_decay: np.ndarray,
-    log_step: np.ndarray,
-    feedthrough: np.ndarray,
-    before: bool,
-    widths: np.ndarray,
-    peaks: bool,
-    statistics: np.ndarray,
-    reach: np.ndarray,
-    log_reach: np.ndarray,
-) -> None:
+def sum_own_tile(parts, coefficients, before, widths, peaks, found):
     """Add the rows of one diagonal tile to ``statistics``; fill the decays from its start.
 
     ``reach`` and ``log_reach`` are the decays from the start of the tile up to every row, and their
     logarithms. ``parts`` and ``statistics`` are as in :mod:`dsf.systems.kernels.scalar_tile_sums`.
     """
+    decay, step, log_decay, log_step, feedthrough = coefficients
+    statistics, reach, log_reach = found
     heads, rows = decay.shape
     flat, plane = parts.reshape(-1), parts.shape[1]
     diagonal = np.zeros(TILE)
@@ -307,7 +255,6 @@ def sum_own_tile(
 
 
 @kernel()
-@no_type_check
 def _fade(running, row, fade, log_fade):
     """Multiply the decays of the rows from about ``row`` on; rows before it are set later."""
     for block in range(row // LANES, TILE // LANES):
@@ -318,7 +265,6 @@ def _fade(running, row, fade, log_fade):
 
 
 @kernel()
-@no_type_check
 def _add_column(parts, plane, column, write, log, running, statistics):
     """Add the entries of a column below the diagonal; ``running`` is zero on and above it."""
     if plane < 0 or column < 0:
@@ -337,7 +283,6 @@ def _add_column(parts, plane, column, write, log, running, statistics):
 
 
 @kernel()
-@no_type_check
 def _add_diagonal(diagonal, widths, statistics):
     for i in range(TILE):
         entry = diagonal[i]

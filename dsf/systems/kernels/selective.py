@@ -11,8 +11,6 @@ digits. ``slow_update`` is for exponents x = log2(decay) from ``FASTEST`` to 0, 
 factor for half the exponent; ``any_update`` is for all exponents.
 """
 
-from typing import no_type_check
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -43,7 +41,6 @@ from dsf.systems.kernels.registers import (
 
 
 @intrinsic
-@no_type_check
 def prefetched(_context, pointer):
     """Prefetch the cache line of a number into the second-level cache."""
 
@@ -77,7 +74,6 @@ _squared_minus_one = each(lambda less: less * (less + TWO))  # (1 + less)² - 1
 
 
 @kernel(inlined=True)
-@no_type_check
 def _updated(change, old):
     """``old + change``, and the rounding error of that sum."""
     new = _sum(old, change)
@@ -85,7 +81,6 @@ def _updated(change, old):
 
 
 @kernel(inlined=True)
-@no_type_check
 def _slow(half, old, lost, write, drive):
     """For exponents from ``FASTEST`` to 0: takes half the exponent and squares the factor."""
     less = _squared_minus_one(product(_slope(half), half))
@@ -99,7 +94,6 @@ _if_slow = each(lambda found, part: chosen(found[0], part, ZERO))
 
 
 @kernel(inlined=True)
-@no_type_check
 def _any(x, old, lost, write, drive):
     """For all exponents. Rounding errors are carried only where the decay is close to one."""
     found = _factor_of(x)
@@ -108,21 +102,18 @@ def _any(x, old, lost, write, drive):
 
 
 @kernel(inlined=True)
-@no_type_check
 def _store_rows(cell, at, parts):
     for n in range(GROUP):
         store(cell, n * ROW + at, parts[n])
 
 
 @kernel(inlined=True)
-@no_type_check
 def _weighted_sum(weights, states):
     first = weights[0] * states[0] + weights[1] * states[1]
     return first + (weights[2] * states[2] + weights[3] * states[3])
 
 
 @kernel()
-@no_type_check
 def slow_update(cell, tile, count, write, read, states, table, width):
     """Update four states of a block of channels over ``count`` tokens.
 
@@ -147,7 +138,6 @@ def slow_update(cell, tile, count, write, read, states, table, width):
 
 
 @kernel()
-@no_type_check
 def any_update(cell, tile, count, write, read, states, _table, _width):
     """The same for all exponents, vectorised by the compiler, with states stored at every token."""
     for _ in range(count):
@@ -214,7 +204,6 @@ def selective_scan(
 
 
 @kernel()
-@no_type_check
 def _aligned(size, like):
     """An array of zeros that is aligned to cache lines."""
     room = np.zeros(size + 16, like.dtype)
@@ -223,7 +212,6 @@ def _aligned(size, like):
 
 
 @kernel()
-@no_type_check
 def _load_states(cell, least, first, pole, state):
     """States and poles of a block, and the lowest pole of every group; nan if one is positive."""
     for n in range(len(pole)):
@@ -234,7 +222,6 @@ def _load_states(cell, least, first, pole, state):
 
 
 @kernel(inlined=True)
-@no_type_check
 def _load_tokens(tile, peaks, count, step, value, skip, width):
     """Steps, drives and feedthrough of some tokens; returns the longest step, nan if one is < 0.
 
@@ -256,7 +243,6 @@ def _load_tokens(tile, peaks, count, step, value, skip, width):
 
 
 @kernel(inlined=True)
-@no_type_check
 def _store_responses(tile, count, response, width):
     for _ in range(count):
         for d in range(0, BLOCK, lanes(tile)):
@@ -265,7 +251,6 @@ def _store_responses(tile, count, response, width):
 
 
 @kernel()
-@no_type_check
 def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
     """Some tokens of a block; each group of states uses the cheaper loop where its decays are slow.
 
@@ -291,7 +276,6 @@ def _run(cell, least, row, peaks, span, tables, width, ports, states, skip):
 
 
 @kernel()
-@no_type_check
 def _scan_single(begin, end, step, value, pole, write, read, skip, state, response):
     states, blocks, width = len(pole), (end - begin) // BLOCK, step.shape[1]
     cells = _aligned(blocks * states * ROW, step).reshape(blocks, states * ROW)
@@ -317,7 +301,6 @@ def _scan_single(begin, end, step, value, pole, write, read, skip, state, respon
 
 
 @kernel()
-@no_type_check
 def _scan_double(first, last, step, value, pole, write, read, skip, state, response):
     if first < 0:
         return

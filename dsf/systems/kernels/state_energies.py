@@ -1,7 +1,5 @@
 """The energy that unit signals leave in the states, and what of it each response shows."""
 
-from typing import no_type_check
-
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
@@ -37,7 +35,6 @@ def add_energies(
 
 
 @kernel(reorders=True)
-@no_type_check
 def _add(decays, writes, reads, gram, found, before):
     entries, steps, states, _ = decays.shape
     for e in range(entries):
@@ -61,7 +58,6 @@ def _add(decays, writes, reads, gram, found, before):
 
 
 @kernel(reorders=True, inlined=True)
-@no_type_check
 def _seen(read, energies):
     total = 0.0
     for p in range(read.shape[0]):
