@@ -22,10 +22,10 @@ from dsf.loading.folder import (
     has_tokenizer,
     holds_model,
     opened_safetensors,
+    read_settings,
     snapshot,
     weight_files,
 )
-from dsf.loading.settings import read_settings
 from dsf.properties.names import MANIFEST, MAX_MANIFEST_BYTES, UNFINISHED
 from dsf.runtime.files import alone, is_special, read_inside
 

@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from inspect import signature
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from dsf.certificates import StoredLayer
 from dsf.evaluate.memory_plan import GB, free_memory
+from dsf.inspection.capture.calls import bound
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.weights import check_open_weights
 from dsf.inspection.choice import Chosen, ChosenAlong
@@ -30,7 +30,7 @@ from dsf.inspection.results.layers import InspectedLayer, Unsupported
 from dsf.inspection.results.table import Record, Table
 from dsf.inspection.softmax.attention import stored_rotary_attention
 from dsf.inspection.support_table import forecast
-from dsf.loading.piecewise import PiecewiseModel
+from dsf.loading.loader import PiecewiseModel
 
 
 def stored_layer(
@@ -67,8 +67,7 @@ def stored_layer(
     seen: list[dict[str, Any]] = []
 
     def remember(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        bound = signature(module.forward).bind(*args, **named)
-        seen.append(bound.arguments | bound.arguments.get("kwargs", {}))
+        seen.append(bound(module.forward, args, named))
 
     hook = module.register_forward_pre_hook(remember, with_kwargs=True)
     try:
@@ -159,19 +158,21 @@ def inspect_piecewise(  # noqa: PLR0913  # the options of inspect that hold bloc
             "block. Load the whole model and use dsf.inspect."
         )
     model, seen = piecewise.model, 0
-    question = Examination(
-        tolerance=tolerance, strict=strict, heads=heads, checks=known_checks(checks)
-    )
     asked: list[Record] = []
     refused: list[Unsupported] = []
     chosen = None if layers is None else ChosenAlong(layers)
+    question = Examination(
+        tolerance=tolerance,
+        strict=strict,
+        layers=None if chosen is None else chosen.of_block,
+        heads=heads,
+        checks=known_checks(checks),
+    )
     check_memory(piecewise, named, memory=memory, keeps=keeps and layers is None)
 
     def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
         nonlocal seen
-        found, missed, answers = examine_part(
-            model, path, inputs, given, question=question, chosen=chosen
-        )
+        found, missed, answers = examine_part(model, path, inputs, given, question=question)
         asked.extend(answers)
         refused.extend(missed)
         seen += len(found)

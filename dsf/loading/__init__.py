@@ -22,11 +22,11 @@ __all__ = [
 _HOMES = {
     "LoadError": "dsf.loading.errors",
     "LoadedModel": "dsf.loading.loader",
-    "PiecewiseModel": "dsf.loading.piecewise",
+    "PiecewiseModel": "dsf.loading.loader",
     "file_hashes": "dsf.loading.loader",
     "load_model": "dsf.loading.loader",
     "load_skeleton": "dsf.loading.loader",
-    "open_piecewise": "dsf.loading.piecewise",
+    "open_piecewise": "dsf.loading.loader",
     "read_model_tokenizer": "dsf.loading.loader",
     "token_texts": "dsf.loading.tokenizer_child",
 }
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from dsf.loading.errors import LoadError
     from dsf.loading.loader import (
         LoadedModel,
+        PiecewiseModel,
         file_hashes,
         load_model,
         load_skeleton,
+        open_piecewise,
         read_model_tokenizer,
     )
-    from dsf.loading.piecewise import PiecewiseModel, open_piecewise
     from dsf.loading.tokenizer_child import token_texts

@@ -1,9 +1,9 @@
-"""Model folders and files: which of them are opened, and from where.
+"""Model folders: which files of them are opened, from where, and which settings are kept.
 
 Only regular files directly inside a folder are opened, links are not followed, and of a hub id only
 settings, tokenizer and weights are downloaded, no code. JSON is read with limits of size, depth and
-numbers, which ``json`` has not. Nothing here needs torch, so that a wrong path or a broken download
-is reported at once.
+numbers, which ``json`` has not; settings that select code or ask for vast models go, since the
+model library follows them. Nothing here needs torch, so that a wrong path is reported at once.
 """
 
 import json
@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from safetensors import SafetensorError, safe_open
 
-from dsf.loading.errors import LoadError, listed, reason, shown
-from dsf.loading.library_versions import model_library
+from dsf.loading.errors import LoadError, listed, model_library, reason, shown
 
 _PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 TOKENIZER_SETTINGS = "tokenizer_config.json"
@@ -167,11 +166,7 @@ def _finite_float(digits: str) -> float:
 
 @contextmanager
 def opened_safetensors(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file, whose header the library holds against the file.
-
-    Args:
-        framework: ``"pt"``, or ``"np"`` to check the header without importing torch.
-    """
+    """Open a safetensors file, whose header the library checks; by ``"np"`` without torch."""
     try:
         with safe_open(path, framework=framework) as file:
             if (count := len(file.keys())) > MAX_TENSORS:
@@ -273,3 +268,102 @@ def snapshot(
             "check the name and the connection, or pass a downloaded folder."
         ) from None
     return Path(found)
+
+
+_MAX_BYTES = 4 * 1024**2
+_PARTS = ("blocks", "depth", "depths", "experts", "groups", "heads", "layer", "layers", "stages")
+_MAX_COUNTS = {**dict.fromkeys(_PARTS, 10_000), "labels": 100_000}
+"""By the endings of their names: counts of what is made one by one, before any size is known."""
+_DTYPES = {"None", "auto", "float16", "bfloat16", "float32", "float64"}
+_QUANTIZED = {"quantization_config", "compression_config"}
+# By these settings the model library loads kernels, code or files, or replaces attributes of its
+# own classes.
+_SELECT_CODE = {
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "_auto_class",
+    "_commit_hash",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "attn_implementation",
+    "attribute_map",
+    "auto_map",
+    "custom_code",
+    "custom_generate",
+    "custom_pipelines",
+    "device_map",
+    "distributed_config",
+    "experts_implementation",
+    "fusion_config",
+    "kernel_config",
+    "name_or_path",
+    "sub_configs",
+    "transformers_weights",
+    "trust_remote_code",
+    "use_kernels",
+}
+# How the model library writes an infinity, which JSON does not have.
+_INFINITE = {"Infinity": float("inf"), "-Infinity": float("-inf")}
+_HARMLESS = {"_commit_hash", "_name_or_path", "_attn_implementation_autoset", "name_or_path"}
+
+
+class Settings(NamedTuple):
+    """The settings that are kept, and the names of those that were dropped."""
+
+    values: dict[str, Any]
+    dropped: list[str]
+
+
+def read_settings(folder: ModelFolder, *, allow_quantized: bool) -> Settings:
+    """Return the settings in a folder's ``config.json``, without those that select code."""
+    path = folder.required("config.json", "pass the folder that save_pretrained wrote")
+    values = read_object(path, most_bytes=_MAX_BYTES)
+    return acceptable(values, str(path), allow_quantized=allow_quantized)
+
+
+def acceptable(values: dict[str, Any], where: str, *, allow_quantized: bool) -> Settings:
+    """Return ``values`` without those that select code; ``where`` names their file in errors."""
+    dropped: set[str] = set()
+
+    def scrubbed(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(scrubbed, value))
+        if not isinstance(value, dict):
+            return value
+        if list(value) == ["__float__"] and str(value["__float__"]) in _INFINITE:
+            return _INFINITE[str(value["__float__"])]
+        for name, item in value.items():
+            _check(name, item, where, allow_quantized=allow_quantized)
+        selecting = {name for name in value if name in _SELECT_CODE}
+        dropped.update(name for name in selecting if value[name] is not None)
+        return {name: scrubbed(item) for name, item in value.items() if name not in selecting}
+
+    kept = scrubbed(values)
+    return Settings(kept, sorted(dropped - _HARMLESS))
+
+
+def _check(name: str, value: Any, where: str, *, allow_quantized: bool) -> None:
+    if name in _QUANTIZED and value is not None and not allow_quantized:
+        raise LoadError(
+            f"{where}: {shown(name)} asks for quantised weights, whose values are rounded and "
+            "whose layers are replaced; pass allow_quantized=True to accept that."
+        )
+    if name in ("dtype", "torch_dtype") and str(value) not in _DTYPES:
+        raise LoadError(
+            f"{where}: {shown(name)} is {shown(value)}, expected one of float16, bfloat16, float32 "
+            "and float64; correct the file."
+        )
+    for ending, most in _MAX_COUNTS.items():
+        if name.endswith(ending) and any(abs(count) > most for count in _counts(value)):
+            raise LoadError(
+                f"{where}: {shown(name)} is {shown(value)}, where at most {most} are built; "
+                "correct the file."
+            )
+
+
+def _counts(value: Any) -> list[int]:
+    if isinstance(value, list):
+        return [count for item in value for count in _counts(item)]
+    return [value] if isinstance(value, int) else []

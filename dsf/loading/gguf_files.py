@@ -24,10 +24,16 @@ import torch
 from torch import Tensor
 
 from dsf.loading.building import Blueprint, blueprint, skeleton, undisturbed
-from dsf.loading.errors import LoadError, listed, reason, shown
-from dsf.loading.folder import MAX_TENSORS
-from dsf.loading.library_versions import gguf_converter, gguf_library, model_library
-from dsf.loading.settings import Settings, acceptable
+from dsf.loading.errors import (
+    LoadError,
+    gguf_converter,
+    gguf_library,
+    listed,
+    model_library,
+    reason,
+    shown,
+)
+from dsf.loading.folder import MAX_TENSORS, Settings, acceptable
 
 _MAX_SETTINGS = 10_000
 _MAX_ITEMS = 4_000_000  # in all lists together: vocabularies have some 300,000 tokens

@@ -1,22 +1,40 @@
-"""``load_model``: builds the model in a folder or file or of a hub id, without running its code."""
+"""``load_model``: builds the model in a folder or file or of a hub id, without running its code.
 
-from collections.abc import Sequence
+``open_piecewise``, for models larger than the memory, reads the weights of a block while they are
+needed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from dsf.loading.building import blueprint, build, skeleton
-from dsf.loading.errors import LoadError, listed
-from dsf.loading.folder import ModelFolder, gguf_file, snapshot, weight_files
+from dsf.loading.building import (
+    Held,
+    blueprint,
+    build,
+    check_unused,
+    checked_skeleton,
+    fingerprint,
+    named_unused,
+    non_finite_weights,
+    read_named,
+    read_weights,
+    skeleton,
+    tensor_shapes,
+    undisturbed,
+)
+from dsf.loading.errors import LoadError, check_torch, listed
+from dsf.loading.folder import ModelFolder, gguf_file, read_settings, snapshot, weight_files
 from dsf.loading.gguf_files import gguf_blueprint, read_gguf, read_gguf_weights
-from dsf.loading.library_versions import check_torch
-from dsf.loading.settings import read_settings
 from dsf.loading.tokenizer import folder_tokenizer, gguf_tokenizer
-from dsf.loading.weights import fingerprint, non_finite_weights, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,28 +95,37 @@ def load_model(
         LoadError: a file was refused, is missing, or disagrees with another one.
     """
     check_torch()
-    if (file := gguf_file(path_or_id)) is not None:
-        _check_unversioned(file, revision)
-        return _load_gguf(file, str(path_or_id), dtype, texts)
-    folder = found(path_or_id, revision, bool(offline), allow_pickle_archive)
-    settings = read_settings(folder, allow_quantized=allow_quantized)
-    plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
-    files = weight_files(folder, allow_pickle_archive=allow_pickle_archive)
-    with folder_tokenizer(folder, settings.values, texts) as opened:
-        model, unused, shared = build(plan, read_weights(files), str(folder.path), dtype)
-        tokenizer = opened()
-    used = {path.name for path in files}
-    pickles = [name for name in folder.pickles() if name not in used]
-    notes = _notes({_PICKLES: pickles, _DROPPED: settings.dropped, _UNUSED: unused})
+    place = _located(path_or_id, revision, offline, allow_pickle_archive=allow_pickle_archive)
+    if isinstance(place, Path):
+        file, files, version = read_gguf(place), [place], None
+        config_hash = file.header_hash
+        with gguf_tokenizer(file, texts) as opened:
+            plan, settings = gguf_blueprint(file)
+            model, unused, shared = build(plan, read_gguf_weights(file, plan), str(place), dtype)
+            tokenizer = opened()
+        notes = {_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: file.formats}
+    else:
+        settings = read_settings(place, allow_quantized=allow_quantized)
+        plan = blueprint(settings.values, f"{place.path / 'config.json'}")
+        files = weight_files(place, allow_pickle_archive=allow_pickle_archive)
+        with folder_tokenizer(place, settings.values, texts) as opened:
+            model, unused, shared = build(plan, read_weights(files), str(place.path), dtype)
+            tokenizer = opened()
+        used = {path.name for path in files}
+        pickles = [name for name in place.pickles() if name not in used]
+        notes = {_PICKLES: pickles, _DROPPED: settings.dropped, _UNUSED: unused}
+        version = None if Path(path_or_id).is_dir() else place.path.name
+        config_hash = _hash_of_settings(place)
+    words = (text.format(listed(names)) for text, names in notes.items() if names)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         identity=str(path_or_id),
-        revision=None if Path(path_or_id).is_dir() else folder.path.name,
-        config_hash=_hash_of_settings(folder),
+        revision=version,
+        config_hash=config_hash,
         weights_hash=fingerprint(files),
         non_finite=non_finite_weights(model),
-        notes=(*notes, *shared),
+        notes=(*words, *shared),
     )
 
 
@@ -110,12 +137,11 @@ def file_hashes(
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
-    if (file := gguf_file(path_or_id)) is not None:
-        _check_unversioned(file, revision)
-        return read_gguf(file).header_hash, fingerprint([file])
-    folder = found(path_or_id, revision, bool(offline), False)
-    files = weight_files(folder, allow_pickle_archive=False)
-    return _hash_of_settings(folder), fingerprint(files)
+    place = _located(path_or_id, revision, offline)
+    if isinstance(place, Path):
+        return read_gguf(place).header_hash, fingerprint([place])
+    files = weight_files(place, allow_pickle_archive=False)
+    return _hash_of_settings(place), fingerprint(files)
 
 
 def read_model_tokenizer(
@@ -133,13 +159,13 @@ def read_model_tokenizer(
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
-    if (file := gguf_file(path_or_id)) is not None:
-        with gguf_tokenizer(read_gguf(file), texts) as opened:
+    place = _located(path_or_id, revision, offline)
+    if isinstance(place, Path):
+        with gguf_tokenizer(read_gguf(place), texts) as opened:
             return opened()
-    folder = found(path_or_id, revision, bool(offline), False)
-    settings = read_settings(folder, allow_quantized=True)
-    blueprint(settings.values, f"{folder.path / 'config.json'}")
-    with folder_tokenizer(folder, settings.values, texts) as opened:
+    settings = read_settings(place, allow_quantized=True)
+    blueprint(settings.values, f"{place.path / 'config.json'}")
+    with folder_tokenizer(place, settings.values, texts) as opened:
         return opened()
 
 
@@ -154,70 +180,31 @@ def load_skeleton(
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
-    if (file := gguf_file(path_or_id)) is not None:
-        _check_unversioned(file, revision)
-        return skeleton(gguf_blueprint(read_gguf(file))[0], str(file))
-    place = Path(path_or_id)
-    if not place.is_dir():
-        place = snapshot(str(path_or_id), revision, offline=offline, settings_only=True)
-    folder = ModelFolder(place.resolve())
-    where = f"{folder.path / 'config.json'}"
-    plan = blueprint(read_settings(folder, allow_quantized=True).values, where)
-    return skeleton(plan, where)
+    place = _located(path_or_id, revision, offline, settings_only=True)
+    if isinstance(place, Path):
+        return skeleton(gguf_blueprint(read_gguf(place))[0], str(place))
+    where = f"{place.path / 'config.json'}"
+    return skeleton(blueprint(read_settings(place, allow_quantized=True).values, where), where)
 
 
-def _load_gguf(
-    path: Path, identity: str, dtype: torch.dtype | None, texts: Sequence[str]
-) -> LoadedModel:
-    file = read_gguf(path)
-    with gguf_tokenizer(file, texts) as opened:
-        plan, settings = gguf_blueprint(file)
-        model, unused, shared = build(plan, read_gguf_weights(file, plan), str(path), dtype)
-        tokenizer = opened()
-    notes = _notes({_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: file.formats})
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        identity=identity,
-        revision=None,
-        config_hash=file.header_hash,
-        weights_hash=fingerprint([path]),
-        non_finite=non_finite_weights(model),
-        notes=(*notes, *shared),
-    )
-
-
-def found(
-    path_or_id: str | Path, revision: str | None, offline: bool, allow_pickle_archive: bool
-) -> ModelFolder:
-    """The folder of a model, downloaded from the hub where an id was passed."""
-    given = Path(path_or_id)
-    if gguf_file(given) is not None:
-        raise LoadError(
-            f"{given}: the weights of a GGUF file cannot be loaded block by block; load it as a "
-            "whole (load_model, or without --layerwise)."
-        )
-    if given.is_file():
+def _located(
+    path_or_id: str | Path, revision: str | None, offline: bool | None, **wanted: bool
+) -> Path | ModelFolder:
+    """The GGUF file, or the folder of a model, downloaded from the hub where an id was passed."""
+    file, given = gguf_file(path_or_id), Path(path_or_id)
+    if file is None and given.is_file():
         raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")
-    if given.is_dir():
-        _check_unversioned(given, revision)
-    else:
-        given = snapshot(
-            str(path_or_id), revision, offline=offline, allow_pickle_archive=allow_pickle_archive
-        )
-    return ModelFolder(given.resolve())
-
-
-def _check_unversioned(given: Path, revision: str | None) -> None:
-    if revision is not None:
-        what = "folder" if given.is_dir() else "file"
+    if revision is not None and (file is not None or given.is_dir()):
+        what = "folder" if file is None else "file"
         raise LoadError(f"{given}: a {what} has no revision {revision!r}; pass revision=None.")
+    if file is None and not given.is_dir():
+        given = snapshot(str(path_or_id), revision, offline=bool(offline), **wanted)
+    return ModelFolder(given.resolve()) if file is None else file
 
 
 def _hash_of_settings(folder: ModelFolder) -> str:
-    return sha256(
-        folder.required("config.json", "save the model with save_pretrained").read_bytes()
-    ).hexdigest()
+    file = folder.required("config.json", "save the model with save_pretrained")
+    return sha256(file.read_bytes()).hexdigest()
 
 
 _PICKLES = "ignored {}: pickles are not opened."
@@ -226,5 +213,110 @@ _UNUSED = "ignored weights that the model does not use: {}."
 _EXPANDED = "the weights are stored as {} and were expanded to float32."
 
 
-def _notes(notes: dict[str, list[str]]) -> tuple[str, ...]:
-    return tuple(text.format(listed(names)) for text, names in notes.items() if names)
+class PiecewiseModel:
+    """A model of transformers whose parameters are on the meta device unless they are opened.
+
+    Attributes:
+        model: the whole module, in evaluation mode.
+        body: the path of the model without its head.
+        blocks: the paths of the modules to open one by one: the entries of the outermost
+            ``ModuleList``.
+    """
+
+    def __init__(self, model: nn.Module, body: str, places: dict[str, Path]):
+        self.model, self.body = model, body
+        self.blocks = tuple(_blocks(model.get_submodule(body), body))
+        self._places = places
+
+    def opened(self, path: str) -> AbstractContextManager[None]:
+        """Read the weights below ``path`` from disk for the ``with`` block."""
+        return self._filled([name for name in self._names if name.startswith(f"{path}.")])
+
+    def opened_around(self) -> AbstractContextManager[None]:
+        """Read the weights of the body outside its blocks: embeddings, norms, shared modules."""
+        inside = tuple(f"{path}." for path in self.blocks)
+        names = (name for name in self._names if not name.startswith(inside))
+        body = f"{self.body}." if self.body else ""
+        return self._filled([name for name in names if name.startswith(body)])
+
+    @property
+    def _names(self) -> Iterable[str]:
+        return self.model.state_dict()
+
+    @contextmanager
+    def _filled(self, names: list[str]) -> Iterator[None]:
+        if missing := [name for name in names if name not in self._places]:
+            raise LoadError(
+                f"{listed(missing)}: not in the weight files under this name. Models whose weights "
+                "are renamed or merged on loading must be loaded as a whole, with load_model."
+            )
+        every = self.model.state_dict(keep_vars=True)
+        empty = {name: every[name] for name in names}
+        tensors: dict[str, Tensor] = {}
+        for path in sorted({self._places[name] for name in names}):
+            tensors |= read_named(path, [name for name in names if self._places[name] == path])
+        for name, tensor in tensors.items():
+            own, is_number = empty[name], tensor.is_floating_point()
+            if tensor.shape != own.shape or is_number != own.is_floating_point():
+                raise LoadError(
+                    f"{self._places[name]}: {name} is stored as {tensor.dtype} of shape "
+                    f"{tuple(tensor.shape)}, and config.json asks for {own.dtype} of shape "
+                    f"{tuple(own.shape)}; use the one that belongs to these weights, or save them "
+                    "again."
+                )
+        self.model.load_state_dict(tensors, strict=False, assign=True)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(empty, strict=False, assign=True)
+
+
+def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> PiecewiseModel:
+    """The model in a folder, or of a hub id, with all weights still on disk.
+
+    Raises:
+        LoadError: a file was refused, is missing, or disagrees with another one.
+    """
+    check_torch()
+    folder = _located(path_or_id, None, offline)
+    if isinstance(folder, Path):
+        raise LoadError(
+            f"{folder}: the weights of a GGUF file cannot be loaded block by block; load it as a "
+            "whole (load_model, or without --layerwise)."
+        )
+    settings = read_settings(folder, allow_quantized=False)
+    plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
+    places: dict[str, Path] = {}
+    shapes: dict[str, list[int]] = {}
+    for path in weight_files(folder, allow_pickle_archive=False):
+        shapes |= (found := tensor_shapes(path))
+        places |= dict.fromkeys(found, path)
+    size = sum(path.stat().st_size for path in set(places.values()))
+    held = Held(len(places), sum(map(prod, shapes.values())), size)
+    checked_skeleton(plan, held, str(folder.path))
+    hook = register_module_parameter_registration_hook(_emptied)  # type: ignore[arg-type]
+    try:
+        with undisturbed():  # buffers stay, since models compute some of them when they are built
+            model = plan.model(plan.config).eval()
+    finally:
+        hook.remove()
+    prefix = model.base_model_prefix
+    body = prefix if hasattr(model, prefix) else ""
+    if all(name in places for name in model.state_dict() if name.startswith(body)):
+        unused = named_unused(model, places)  # of others, names are changed on loading
+        read = lambda name: read_named(places[name], [name])[name]  # noqa: E731
+        check_unused(model, plan.config, unused, read, str(folder.path))
+    return PiecewiseModel(model, body, places)
+
+
+def _blocks(module: nn.Module, path: str) -> Iterator[str]:
+    for name, child in module.named_children():
+        at = f"{path}.{name}" if path else name
+        if isinstance(child, nn.ModuleList):
+            yield from (f"{at}.{number}" for number in range(len(child)))
+        else:
+            yield from _blocks(child, at)
+
+
+def _emptied(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.to("meta"), requires_grad=False)

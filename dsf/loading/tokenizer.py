@@ -22,7 +22,7 @@ from typing import Any
 
 from dsf.loading import tokenizer_child
 from dsf.loading.building import undisturbed
-from dsf.loading.errors import LoadError, shown
+from dsf.loading.errors import LoadError, model_library, shown
 from dsf.loading.folder import (
     TOKENIZER_FILES,
     TOKENIZER_SETTINGS,
@@ -31,7 +31,6 @@ from dsf.loading.folder import (
     read_object,
 )
 from dsf.loading.gguf_files import GgufFile
-from dsf.loading.library_versions import model_library
 from dsf.loading.tokenizer_child import open_tokenizer
 
 # The settings that are kept, by name. Any other may name code or a file outside the folder, as

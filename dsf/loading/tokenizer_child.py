@@ -21,20 +21,14 @@ _TRIALS = (
 
 
 def open_tokenizer(folder: str, settings: dict[str, Any], gguf: str | None) -> Any:
-    """Return the tokenizer of a folder that has only files that were checked, and no code.
-
-    Args:
-        settings: of the model, as its configuration class takes them, and its ``model_type``.
-        gguf: the name of a GGUF file in the folder that holds the tokenizer; its chat template, a
-            program, is dropped.
-    """
+    """Return the tokenizer in a folder of checked files, or in its file ``gguf``; no code."""
     import transformers
 
     if gguf is not None:
         tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
             folder, gguf_file=gguf, local_files_only=True
         )
-        tokenizer.chat_template = None
+        tokenizer.chat_template = None  # a program
         return tokenizer
     # A configuration may change what it is given.
     values = copy.deepcopy({k: v for k, v in settings.items() if k != "model_type"})

@@ -168,7 +168,7 @@ def changed(place, name, tensor):
 def test_what_is_missing_or_of_another_shape_is_said(copy):
     name = "backbone.layers.1.mixer.A_log"
     piecewise = changed(copy, name, torch.zeros(3, 2))
-    with pytest.raises(LoadError, match=rf"{name} has shape \(3, 2\), and config.json asks for"):
+    with pytest.raises(LoadError, match=rf"{name} is stored as .* of shape \(3, 2\)"):
         layers_of(piecewise, input_ids=IDS)
     assert all(part.is_meta for part in piecewise.model.parameters())
     with pytest.raises(LoadError, match=f"{name}.*not in the weight files under this name"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsf.loading import LoadError
-from dsf.loading.weights import read_archive
+from dsf.loading.building import read_archive
 from tests.loading.crafting import Refers, Stored, crafted, rewritten, saved, tensor
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import dsf
 from dsf import loading
-from dsf.loading import LoadError, library_versions, load_model, open_piecewise
+from dsf.loading import LoadError, errors, load_model, open_piecewise
 
 TOKENS = torch.arange(7).unsqueeze(0)
 
@@ -196,10 +196,10 @@ def test_old_libraries_are_refused(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("torch.__version__", "2.9.1+cpu")
         with pytest.raises(LoadError, match=r"2\.9\.1\+cpu"):
-            library_versions.check_torch()
+            errors.check_torch()
     monkeypatch.setattr("transformers.__version__", "4.57.1")
     with pytest.raises(LoadError, match=r"4\.57\.1"):
-        library_versions.model_library()
+        errors.model_library()
 
 
 def test_without_the_model_library(folder, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from dsf.loading import LoadError
-from dsf.loading.weights import all_finite, read_weights
+from dsf.loading.building import all_finite, read_weights
 
 
 def safetensors(path, header, data=b""):
