@@ -39,6 +39,7 @@ from dsf.inspection.families.shared import (
     entering,
     fla_adapter,
     head_norm,
+    heads_of,
     hidden,
     leaving,
     masked,
@@ -86,7 +87,7 @@ def _read_gated(layer: Captured) -> GatedDeltaNet:
         key=unit_length(key, epsilon=epsilon),
         value=by_head(value, module.num_v_heads),
         rate=rate.mT,
-        log_decay=(-weights["A_log"].exp() * softplus(a + weights["dt_bias"])).mT,
+        log_decay=_decay_of_heads(layer, a),
         initial=state_before(layer),
     )
 
@@ -115,7 +116,7 @@ def _leave(layer: Captured, response: Tensor) -> Chain:
     else:
         gate = through(layer, x, "g_proj", "g_a_proj", "g_b_proj")
     norm, out = ("o_norm", "o_proj") if hasattr(layer.module, "o_proj") else ("norm", "out_proj")
-    factor = head_norm(layer, norm, response, _value_heads(layer))
+    factor = head_norm(layer, norm, response, heads_of(layer))
     return Chain((Scale(factor * activation(layer, norm)(gate)), layer.projection(out)))
 
 
@@ -234,14 +235,14 @@ def _gated_deltanet(layer: Captured) -> GatedDeltaNet:
 
 def _kda(layer: Captured) -> KimiDeltaAttention:
     raw = through(layer, hidden(layer), "f_proj", "f_proj.0", "f_proj.1")
-    raw = by_head(raw + layer.weights["dt_bias"], _value_heads(layer))
+    raw = by_head(raw + layer.weights["dt_bias"], heads_of(layer))
     log_decay = _decay_of_channels(raw, layer.weights["A_log"], layer.module.lower_bound)
     return KimiDeltaAttention(log_decay=log_decay, **_parts(layer))
 
 
 def _parts(layer: Captured) -> dict[str, Tensor]:
     """Query, key, value and rate of a layer of fla; delta_net has further settings."""
-    module, heads, x = layer.module, _value_heads(layer), hidden(layer)
+    module, heads, x = layer.module, heads_of(layer), hidden(layer)
     kind = getattr(module, "qk_activation", "silu")
     bare = "silu" if kind == "silu" else "linear"
     pair = [shared_by(stream(layer, part, bare=bare), heads) for part in "qk"]
@@ -266,21 +267,16 @@ def _parts(layer: Captured) -> dict[str, Tensor]:
     }
 
 
-def _decay_of_heads(layer: Captured) -> Tensor:
-    raw = layer.project("a_proj", hidden(layer)) + layer.weights["dt_bias"]
-    return (-layer.weights["A_log"].exp() * softplus(raw)).mT
-
-
-def _value_heads(layer: Captured) -> int:
-    heads: int = getattr(layer.module, "num_v_heads", None) or layer.module.num_heads
-    return heads
+def _decay_of_heads(layer: Captured, raw: Tensor | None = None) -> Tensor:
+    raw = layer.project("a_proj", hidden(layer)) if raw is None else raw
+    return (-layer.weights["A_log"].exp() * softplus(raw + layer.weights["dt_bias"])).mT
 
 
 def _leave_fla(layer: Captured, response: Tensor) -> Chain:
     module, named = layer.module, ("use_gate", "use_output_gate")
     gated = next((getattr(module, name) for name in named if hasattr(module, name)), True)
     gate = getattr(module.o_norm, "activation", "silu") if gated else None
-    return leaving(layer, response, norm="o_norm", heads=_value_heads(layer), gate=gate)
+    return leaving(layer, response, norm="o_norm", gate=gate)
 
 
 def _comba(layer: Captured) -> Comba:
@@ -331,22 +327,15 @@ def _finish_product(layer: Captured, mixed: Tensor) -> Tensor:
 
 
 _ENDS = {"enter": partial(entering, bare="silu"), "leave": _leave_fla}
-GATED_DELTANET = fla_adapter(
-    "gated_deltanet.GatedDeltaNet", "gated_deltanet", _gated_deltanet, **_ENDS
-)
+GATED_DELTANET = fla_adapter("gated_deltanet.GatedDeltaNet", _gated_deltanet, **_ENDS)
 ADAPTERS = (
     GATED,
     KIMI,
-    fla_adapter("delta_net.DeltaNet", "delta_net", _delta_net, **_ENDS),
+    fla_adapter("delta_net.DeltaNet", _delta_net, **_ENDS),
     GATED_DELTANET,
-    fla_adapter("kda.KimiDeltaAttention", "kda", _kda, **_ENDS),
-    fla_adapter("comba.Comba", "comba", _comba, **_ENDS),
-    fla_adapter(
-        "gated_deltaproduct.GatedDeltaProduct",
-        "gated_deltaproduct",
-        _delta_product,
-        finish=_finish_product,
-    ),
+    fla_adapter("kda.KimiDeltaAttention", _kda, **_ENDS),
+    fla_adapter("comba.Comba", _comba, **_ENDS),
+    fla_adapter("gated_deltaproduct.GatedDeltaProduct", _delta_product, finish=_finish_product),
 )
 
 

@@ -12,7 +12,7 @@ Source: Orvieto et al. 2023, arXiv:2303.06349; Smith et al. 2022, arXiv:2208.049
 arXiv:2206.11893.
 """
 
-from itertools import product
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -98,11 +98,9 @@ def _finish(_layer: Captured, mixed: Tensor) -> Tensor:
 
 def _complex(layer: Captured, name: str) -> Tensor:
     """A complex parameter, however it is stored."""
-    weights = layer.weights
-    for real, imaginary in ((f"{name}_re", f"{name}_im"), (f"{name}_real", f"{name}_imag")):
-        if real in weights:
-            return torch.complex(weights[real], weights[imaginary])
-    part = in_float64(weights[name])
+    if f"{name}_im" in layer.weights:
+        return torch.complex(layer.weights[name], layer.weights[f"{name}_im"])
+    part = in_float64(layer.weights[name])
     if part.is_complex():
         return part.to(torch.complex128)
     return torch.view_as_complex(part.contiguous())
@@ -112,56 +110,43 @@ def _adapter(read: Any, **others: Any) -> Adapter:
     return Adapter(families={}, read=read, takes="x", **{"finish": _finish, **others})
 
 
-RADII = {"nu_log": "state", "theta_log": "state"}
-FORMS = (
-    {"B": "state input", "C": "output state"},
-    {"B": "state input 2", "C": "output state 2"},
-    {f"B_{part}": "state input" for part in ("re", "im")}
-    | {f"C_{part}": "output state" for part in ("re", "im")},
-)
-"""The ways in which complex write and read vectors are stored."""
-POLES = ({"Lambda": "state"}, {"Lambda_re": "state", "Lambda_im": "state"})
-STEPS = ({"log_step": "state"}, {"log_step": "state 1"})
-HALVES = {"re": "real", "im": "imag"}
-WRITTEN_OUT = {f"{name}_{half}": (f"{name}_{HALVES[half]}",) for name in "BC" for half in HALVES}
+def _inside(names: Iterable[str], *places: str) -> dict[str, tuple[str, ...]]:
+    """The names that parameters have in a part of a module."""
+    return {name: tuple(f"{place}.{name}" for place in places) for name in names}
 
-LRUS = tuple(
+
+POLES = ("Lambda_re", "seq.Lambda", "seq.Lambda_re", "ssm.Lambda", "ssm.Lambda_re")
+VECTORS = {"B": "state input 2?", "C": "output state 2?"}
+STRUCTURES = (
     Structure(
         "LRU",
         "lru",
         _adapter(_read_lru, axes=("sample",)),
-        RADII | form,
+        {"nu_log": "state", "theta_log": "state", **VECTORS},
         combinations(real_factor=(1, 2)),
-        called=WRITTEN_OUT,
-    )
-    for form in FORMS
-)
-S5S = tuple(
+        called={name: (f"{name}_re", f"{name}_real") for name in VECTORS}
+        | {f"{name}_im": (f"{name}_imag",) for name in VECTORS},
+    ),
     Structure(
         "S5",
         "s5",
         _adapter(_read_s5, axes=("sample",)),
-        pole | form | step,
+        {"Lambda": "state", **VECTORS, "log_step": "state 1?"},
         combinations(real_factor=(1, 2), rule=RULES),
-        called={
-            name: (f"seq.{name}", f"ssm.{name}")
-            for name in ("Lambda", "Lambda_re", "Lambda_im", "B", "C", "D", "log_step")
+        called=_inside(("Lambda_im", "B", "C", "D", "log_step"), "seq", "ssm") | {"Lambda": POLES},
+    ),
+    Structure(
+        "S4D",
+        "s4d",
+        _adapter(_read_s4d, finish=_finish_s4d, axes=("sample", "channel")),
+        {
+            "log_dt": "width",
+            "log_A_real": "width state",
+            "A_imag": "width state",
+            "C": "width state 2",
+            "D": "width",
         },
-    )
-    for pole, form, step in product(POLES, FORMS[:2], STEPS)
+        combinations(is_channel_second=(True, False), rule=RULES),
+        called=_inside(("log_dt", "log_A_real", "A_imag", "C"), "kernel"),
+    ),
 )
-S4D = Structure(
-    "S4D",
-    "s4d",
-    _adapter(_read_s4d, finish=_finish_s4d, axes=("sample", "channel")),
-    {
-        "log_dt": "width",
-        "log_A_real": "width state",
-        "A_imag": "width state",
-        "C": "width state 2",
-        "D": "width",
-    },
-    combinations(is_channel_second=(True, False), rule=RULES),
-    called={name: (f"kernel.{name}",) for name in ("log_dt", "log_A_real", "A_imag", "C")},
-)
-STRUCTURES = (*LRUS, *S5S, S4D)

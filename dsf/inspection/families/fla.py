@@ -16,14 +16,12 @@ Source: flash-linear-attention 0.6.0, ``fla/layers``, ``fla/ops/mesa_net/chunk_c
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import elu, logsigmoid, pad, silu, softplus
 
-from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.families.shared import (
@@ -123,7 +121,7 @@ def _leave_gla(layer: Captured, response: Tensor) -> Chain:
     fused, has_gate = module.fuse_norm_and_gate, getattr(module, "use_output_gate", True)
     gate = "silu" if fused else known_by(module.gate_fn) if has_gate else None
     norm = "g_norm_swish_gate" if fused else "g_norm"
-    return leaving(layer, response, norm=norm, heads=module.num_heads, gate=gate)
+    return leaving(layer, response, norm=norm, gate=gate)
 
 
 def _linear(layer: Captured) -> LinearAttention:
@@ -173,8 +171,7 @@ def _features(layer: Captured, name: str, x: Tensor) -> Tensor:
 
 
 def _leave_linear(layer: Captured, response: Tensor) -> Chain:
-    norm = "norm" if "norm.weight" in layer.weights else None
-    return leaving(layer, response, norm=norm, heads=layer.module.num_heads, gate=None)
+    return leaving(layer, response, norm="norm" if "norm.weight" in layer.weights else "")
 
 
 def _hgrn(layer: Captured) -> HGRN:
@@ -263,7 +260,7 @@ def _descended(
 
 def _leave_mesa_net(layer: Captured, response: Tensor) -> Chain:
     gate = "silu" if layer.module.use_output_gate else None
-    return leaving(layer, response, norm="o_norm", heads=layer.module.num_heads, gate=gate)
+    return leaving(layer, response, norm="o_norm", gate=gate)
 
 
 def _forgetting(layer: Captured) -> ForgettingAttention:
@@ -316,43 +313,31 @@ def _heads(layer: Captured, x: Tensor, *, is_shared: bool = True) -> Tensor:
 
 def _leave_attention(layer: Captured, response: Tensor) -> Chain:
     gate = "sigmoid" if getattr(layer.module, "use_output_gate", False) else None
-    return leaving(layer, response, norm=None, heads=1, gate=gate)
-
-
-def _adapter(
-    path: str,
-    family: str,
-    read: Any,
-    leave: Any,
-    axes: tuple[str, ...] = Adapter.axes,
-    **values: Any,
-) -> Adapter:
-    enter = partial(entering, **values) if values else entering
-    return fla_adapter(path, family, read, enter=enter, leave=leave, axes=axes)
+    return leaving(layer, response, gate=gate)
 
 
 _WHOLE = partial(leaving, norm="g_norm", heads=1)
 """Leaving by a norm over all channels."""
 
 ADAPTERS = (
-    _adapter("gla.GatedLinearAttention", "gla", _gla, _leave_gla),
-    _adapter("simple_gla.SimpleGatedLinearAttention", "simple_gla", _simple_gla, _leave_gla),
-    _adapter("multiscale_retention.MultiScaleRetention", "retention", _retention, _leave_gla),
-    _adapter("linear_attn.LinearAttention", "linear_attn", _linear, _leave_linear),
-    _adapter(
+    fla_adapter("gla.GatedLinearAttention", _gla, leave=_leave_gla),
+    fla_adapter("simple_gla.SimpleGatedLinearAttention", _simple_gla, leave=_leave_gla),
+    fla_adapter(
+        "multiscale_retention.MultiScaleRetention", _retention, leave=_leave_gla, family="retention"
+    ),
+    fla_adapter("linear_attn.LinearAttention", _linear, leave=_leave_linear),
+    fla_adapter(
         "hgrn.HGRNAttention",
-        "hgrn",
         _hgrn,
-        partial(_WHOLE, gate="silu"),
+        enter=partial(entering, part="i", then="silu"),
+        leave=partial(_WHOLE, gate="silu"),
         axes=("sample", "channel"),
-        part="i",
-        then="silu",
     ),
-    _adapter("hgrn2.HGRN2Attention", "hgrn2", _hgrn2, partial(_WHOLE, gate=None), part="i"),
-    _adapter("gsa.GatedSlotAttention", "gsa", _gsa, _leave_gsa, then="silu"),
-    _adapter("mesa_net.MesaNet", "mesa_net", _mesa_net, _leave_mesa_net),
-    _adapter(
-        "forgetting_attn.ForgettingAttention", "forgetting_attn", _forgetting, _leave_attention
+    fla_adapter("hgrn2.HGRN2Attention", _hgrn2, enter=partial(entering, part="i"), leave=_WHOLE),
+    fla_adapter(
+        "gsa.GatedSlotAttention", _gsa, enter=partial(entering, then="silu"), leave=_leave_gsa
     ),
-    _adapter("path_attn.PaTHAttention", "path_attn", _path, _leave_attention),
+    fla_adapter("mesa_net.MesaNet", _mesa_net, leave=_leave_mesa_net),
+    fla_adapter("forgetting_attn.ForgettingAttention", _forgetting, leave=_leave_attention),
+    fla_adapter("path_attn.PaTHAttention", _path, leave=_leave_attention),
 )

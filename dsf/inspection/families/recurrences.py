@@ -97,8 +97,12 @@ MINIMAX = Adapter(
 def _read_xlstm(layer: Captured) -> MLSTM:
     config = layer.module.config
     query, key, value = (by_head(part, config.num_heads) for part in _projected(layer)[:3])
-    cap = config.gate_soft_cap
-    input_gate, forget_gate = (cap * (part / cap).tanh() for part in _gates(layer))
+    x, cap = layer.arguments["x"], config.gate_soft_cap
+    if config.weight_mode == "fused":
+        gates = layer.project("ifgate_preact", x).chunk(2, dim=-1)
+    else:
+        gates = tuple(layer.project(name, x) for name in ("igate_preact", "fgate_preact"))
+    input_gate, forget_gate = (cap * (part / cap).tanh() for part in gates)
     state, before = layer.arguments.get("state"), {}
     if state is not None and any(part.any() for part in state):
         memory, total, peak = state
@@ -143,14 +147,6 @@ def _projected(layer: Captured) -> tuple[Tensor, ...]:
         keys, values = layer.module.qk_dim, layer.module.v_dim
         return layer.project("qkv_opreact", x).split([keys, keys, values, values], dim=-1)
     return tuple(layer.project(name, x) for name in ("q", "k", "v", "ogate_preact"))
-
-
-def _gates(layer: Captured) -> tuple[Tensor, ...]:
-    """Input and forget gate before their soft caps."""
-    x = layer.arguments["x"]
-    if layer.module.config.weight_mode == "fused":
-        return layer.project("ifgate_preact", x).chunk(2, dim=-1)
-    return tuple(layer.project(name, x) for name in ("igate_preact", "fgate_preact"))
 
 
 _XLSTM = Adapter(

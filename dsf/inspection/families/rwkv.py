@@ -239,8 +239,8 @@ _ADAPTER4 = Adapter(
 )
 ADAPTERS = (
     _ADAPTER4,
-    fla_adapter("rwkv6.RWKV6Attention", "rwkv6", _read6, finish=_finish6),
-    fla_adapter("rwkv7.RWKV7Attention", "rwkv7", _read7, finish=_finish7),
+    fla_adapter("rwkv6.RWKV6Attention", _read6, finish=_finish6),
+    fla_adapter("rwkv7.RWKV7Attention", _read7, finish=_finish7),
 )
 
 

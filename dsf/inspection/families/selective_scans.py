@@ -57,7 +57,9 @@ NORMS = (
 
 
 def _read_mamba(layer: Captured) -> SelectiveStateSpace:
-    weights, x = layer.weights, _entered(layer)
+    weights, x = layer.weights, _x_and_z(layer, _projected_both(layer))[0]
+    x = masked(layer, x) if _is_old(layer) else x
+    x = masked(layer, activation(layer)(convolution(layer, "conv1d")(x)))
     states = weights["A_log"].shape[-1]
     if _is_zamba(layer):
         x = by_head(x, heads=len(weights["A_log"]))
@@ -118,12 +120,6 @@ def _enter_mamba(layer: Captured) -> Chain:
     rows = some_rows(layer, "in_proj", lambda both: _x_and_z(layer, both)[0])
     before: tuple[Stage, ...] = (rows, *mask) if _is_old(layer) else (*mask, rows)
     return activated((*before, convolution(layer, "conv1d")), activation(layer), x, mask)
-
-
-def _entered(layer: Captured) -> Tensor:
-    x = _x_and_z(layer, _projected_both(layer))[0]
-    x = masked(layer, x) if _is_old(layer) else x
-    return masked(layer, activation(layer)(convolution(layer, "conv1d")(x)))
 
 
 def _leave_mamba(layer: Captured, _: Tensor) -> Chain:
@@ -382,7 +378,6 @@ ADAPTERS = (
     replace(MAMBA2, families={"fla.layers.mamba2.Mamba2": "mamba2"}, tolerance=TOLERANCE),
     fla_adapter(
         "log_linear_mamba2.LogLinearMamba2",
-        "log_linear_mamba2",
         _read_log_linear,
         enter=_enter_log_linear,
         leave=_leave_mamba2,

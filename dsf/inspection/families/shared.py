@@ -169,20 +169,19 @@ PADDED = {"hgrn", "rwkv6", "rwkv7", "simple_gla"}
 VALUES = {"v", "i"}
 
 
-def fla_adapter(path: str, family: str, read: Callable[[Captured], Any], **others: Any) -> Adapter:
-    """The adapter of one class below ``fla.layers``."""
+def fla_adapter(path: str, read: Callable[[Captured], Any], **others: Any) -> Adapter:
+    """The adapter of one class below ``fla.layers``; of a family named like its file by default."""
+    family = others.pop("family", path.partition(".")[0])
+    if "leave" in others:
+        others.setdefault("enter", entering)
     families = {f"fla.layers.{path}": family}
     return Adapter(families=families, read=read, tolerance=TOLERANCE, **others)
 
 
 def stream(layer: Captured, part: str, *, bare: str = "linear", then: str = "linear") -> Tensor:
-    """Queries, keys or values as they reach the kernel, in heads.
-
-    Args:
-        bare: the activation where there is no convolution, which has its own.
-        then: a further activation.
-    """
-    return by_head(convolved(layer, part, bare=bare, then=then), _heads_of(layer, part))
+    """Queries, keys or values in heads; ``bare`` acts where no convolution does, then ``then``."""
+    heads = heads_of(layer) if part == "v" else layer.module.num_heads
+    return by_head(convolved(layer, part, bare=bare, then=then), heads)
 
 
 def convolved(layer: Captured, part: str, *, bare: str = "linear", then: str = "linear") -> Tensor:
@@ -200,11 +199,17 @@ def entering(
 
 
 def leaving(
-    layer: Captured, response: Tensor, *, norm: str | None, heads: int, gate: str | None
+    layer: Captured,
+    response: Tensor,
+    *,
+    norm: str = "",
+    heads: int | None = None,
+    gate: str | None = None,
 ) -> Chain:
     """The norm of every head if any, the output gate if any, the output projection."""
     x = hidden(layer) if layer.family not in PADDED else given(layer)
-    factors = [] if norm is None else [head_norm(layer, norm, response, heads)]
+    heads = heads_of(layer) if heads is None else heads
+    factors = [head_norm(layer, norm, response, heads)] if norm else []
     if gate is not None:
         factors.append(ACTIVATIONS[gate](through(layer, x, "g_proj", "g_proj.0", "g_proj.1")))
     return Chain((*map(Scale, factors), *put_out(layer, x)))
@@ -266,9 +271,9 @@ def _act(layer: Captured, part: str, bare: str, then: str) -> Callable[[Tensor],
     return first if then == "linear" else lambda x: ACTIVATIONS[then](first(x))
 
 
-def _heads_of(layer: Captured, part: str) -> int:
-    several = getattr(layer.module, "num_v_heads", None) if part == "v" else None
-    heads: int = several or layer.module.num_heads
+def heads_of(layer: Captured) -> int:
+    """How many heads of values there are."""
+    heads: int = getattr(layer.module, "num_v_heads", None) or layer.module.num_heads
     return heads
 
 

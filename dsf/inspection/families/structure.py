@@ -69,7 +69,8 @@ class Structure:
         adapter: the adapter that reads it.
         parameters: by name the axes of every parameter that is needed, such as
             ``"dt_proj.weight": "inner rank"``. An axis is a name, a number, or a sum of products of
-            them such as ``rank+2*state``; every name stands alone somewhere.
+            them such as ``rank+2*state``; every name stands alone somewhere. A last axis that may
+            be missing ends in ``?``.
         called: by name the other names under which a parameter, or the module that holds some, is
             known elsewhere, such as ``"key": ("k_proj",)``.
         settings: attributes that the adapter looks up in a module of the family, computed from a
@@ -89,9 +90,10 @@ class Structure:
         shapes: list[tuple[str, int]] = []
         for canonical, axes in self.parameters.items():
             words, shape = axes.split(), held.shapes.get(_renamed(canonical, names))
-            if shape is None or len(shape) != len(words):
+            least = len(words) - axes.endswith("?")
+            if shape is None or not least <= len(shape) <= len(words):
                 return None
-            shapes += zip(words, shape, strict=True)
+            shapes += zip((word.rstrip("?") for word in words), shape, strict=False)
         known: dict[str, int] = {}
         for word, size in shapes:
             if word.isidentifier() and known.setdefault(word, size) != size:
@@ -134,26 +136,6 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-class _Renamed(Mapping[str, Tensor]):
-    """The weights of a module under the names that an adapter looks up."""
-
-    def __init__(self, weights: Mapping[str, Tensor], names: Mapping[str, str]):
-        self._weights, self._names = weights, names
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights[_renamed(name, self._names)]
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _renamed(name, self._names) in list(self._weights)
-
-    def __iter__(self) -> Iterator[str]:
-        back = {here: path for path, here in self._names.items()}
-        return (_renamed(name, back) for name in self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-
 def _as_one_of(
     layer: Captured, *, takes: str, settings: Settings, names: Mapping[str, str]
 ) -> Parts:
@@ -166,7 +148,10 @@ def _as_one_of(
             if isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point():
                 arguments = {takes: arguments.pop(name), **arguments}
                 break
-    weights = _Renamed(layer.weights, names) if names else layer.weights
+    weights = layer.weights
+    if names:  # the weights under the names that the adapter looks up
+        back = {here: path for path, here in names.items()}
+        weights = {_renamed(name, back): part for name, part in weights.items()}
     return (layer.replaced(module=module, arguments=arguments, weights=weights),)
 
 

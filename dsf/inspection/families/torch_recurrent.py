@@ -67,9 +67,6 @@ class WholeCell(AffineLayer):
         )
 
 
-AXES = ("sample", "channel")
-
-
 def split(whole: Captured) -> Iterator[Captured]:
     """One captured call for every layer and direction, in the order in which they ran.
 
@@ -174,13 +171,14 @@ def _sequences(whole: Captured) -> Iterator[tuple[str, Tensor, Tensor, tuple[Ten
                 outputs[own],
                 tuple(part[:, own[0]] for part in starts),
             )
-    elif given.ndim == 2:
+        return
+    outputs = whole.output
+    if given.ndim == 2:
+        given, outputs = given.unsqueeze(0), outputs.unsqueeze(0)
         starts = tuple(part.unsqueeze(1) for part in starts)
-        yield "", given.unsqueeze(0), whole.output.unsqueeze(0), starts
-    elif getattr(whole.module, "batch_first", False):
-        yield "", given, whole.output, starts
-    else:
-        yield "", given.transpose(0, 1), whole.output.transpose(0, 1), starts
+    elif not getattr(whole.module, "batch_first", False):
+        given, outputs = given.transpose(0, 1), outputs.transpose(0, 1)
+    yield "", given, outputs, starts
 
 
 def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
@@ -196,9 +194,8 @@ def _label(module: Any, layer: int, direction: int, suffix: str) -> str:
 def join(calls: Sequence[Call]) -> list[Call]:
     """Join calls into sequences, where each begins with the state that another left.
 
-    Input and output of joined calls of a cell get a leading time axis. Where a later sequence
-    begins with a state that is made of tokens in another way, the first call alone is returned,
-    with the reason why there is no map.
+    Where a later one begins with a state that is made of tokens in another way, the first call
+    alone is returned, with the reason why there is no map.
     """
     sequences: list[list[Call]] = []
     for call in calls:
@@ -336,7 +333,7 @@ ADAPTER = Adapter(
     },
     read=read,
     finish=finish,
-    axes=AXES,
+    axes=("sample", "channel"),
     split=split,
     whole=WholeCell.around,
     join=join,
