@@ -32,7 +32,7 @@ from dsf.inspection.causal.findings import (
     silent_reason,
 )
 from dsf.inspection.causal.tracker import Tracker
-from dsf.inspection.choice import Chosen, ChosenAlong, chosen_heads, chosen_layers
+from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import (
     InspectionError,
     InspectionMemoryError,
@@ -60,6 +60,8 @@ FEW = 3
 Each = TypeVar("Each")
 Progress = Callable[[str, int, int], None]
 """Progress callback: (stage, done, total)."""
+Choose = Callable[[Sequence[str]], set[str]]
+"""From the names of layers, in running order, to those that are looked at."""
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
@@ -85,7 +87,7 @@ class Examination:
     spell: Spell | None = None
     name: str | None = None
     strict: bool = False
-    layers: Chosen = None
+    layers: Chosen | Choose = None
     heads: Chosen = None
     memory: float | None = None
     adapters: Sequence[Adapter] = ()
@@ -346,7 +348,6 @@ def examine_part(
     named: dict[str, Any],
     *,
     question: Examination,
-    chosen: ChosenAlong | None = None,
 ) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...], Table]:
     """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
 
@@ -369,8 +370,7 @@ def examine_part(
         further = Further()
         with _as_it_ran(model):
             calls, found = _asked(tracker, calls, further, None)
-        choose = None if chosen is None else chosen.of_block
-        made = _Rebuilding(limits, question, found, further, choose=choose).of(calls, known)
+        made = _Rebuilding(limits, question, found, further).of(calls, known)
     missed = _unread(model, calls, set(known), found, further)
     refused = (one for _, one in made.refused)
     inside = (one for one in missed if _within(path, one.name))
@@ -414,10 +414,6 @@ def _unread(
     return [*shown, *named]
 
 
-Choose = Callable[[Sequence[str]], set[str]]
-"""From the names of layers, in running order, to those that are looked at."""
-
-
 @dataclass(frozen=True)
 class _Rebuilt:
     """What became of recorded calls: layers by the time they ended, and those that were refused."""
@@ -455,19 +451,17 @@ class _Rebuilding:
     question: Examination
     asked: Findings
     further: Further
-    choose: Choose | None = None
     store: DiskStore | None = None
     at_a_time: int = MOST
 
     def of(self, calls: list[Call], known: Known) -> _Rebuilt:
         made, found = _Rebuilt(), sequences(calls, known)
-        choose, layers = self.choose, self.question.layers
-        if choose is None and layers is not None:
-            choose = partial(chosen_layers, wanted=layers)
+        layers = self.question.layers
         wanted: list[set[str] | None] = [None] * len(found)
-        if choose is not None:
+        if layers is not None:
             names = [layer_names(*each) for each in found]
-            chosen = choose([name for several in names for name in several])
+            every = [name for several in names for name in several]
+            chosen = layers(every) if callable(layers) else chosen_layers(every, layers)
             wanted = [chosen.intersection(several) for several in names]
         done = each_in_parallel(
             lambda number: self._of_call(*found[number], wanted[number]),

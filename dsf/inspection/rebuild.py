@@ -8,7 +8,7 @@ its module calls, too: compared are rows of the map times the values, of long se
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -73,10 +73,6 @@ ROUNDING = 1e-12
 """What may move by rounding in float64, relative."""
 
 
-class _PreparedError(Exception):
-    """Ends a forward pass before it begins, when its hooks have run."""
-
-
 def check_tokens_stay_apart(call: Call, takes: str) -> None:
     """Raise if hooks of a module mix tokens before its ``forward``, which is what a map is of."""
     invocation = call.invocation
@@ -88,15 +84,12 @@ def check_tokens_stay_apart(call: Call, takes: str) -> None:
         return
     place, new, prepared = tokens.shape[1] // 2, tokens.clone(), []
     new[:, place] += tokens.abs().mean() + 1
-
-    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        prepared.append(bound(module.forward, args, kwargs).get(takes))
-        raise _PreparedError
-
-    twin = double_copy(call.module)
-    twin.register_forward_pre_hook(note, with_kwargs=True)
+    twin = double_copy(call.module)  # of which the hooks before its forward run, and nothing else
+    forward = twin.forward
+    twin._forward_hooks.clear()
+    twin.forward = lambda *args, **kwargs: prepared.append(bound(forward, args, kwargs).get(takes))
     for args, kwargs in (given, mapped(given, lambda part: new if part is tokens else part)):
-        with suppress(_PreparedError), torch.no_grad(), in_double():
+        with torch.no_grad(), in_double():
             twin(*args, **kwargs)
     before, after = prepared
     if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == tokens.shape:
@@ -326,11 +319,7 @@ Build = Callable[[], InspectedLayer]
 def rebuild(
     call: Call, adapter: Adapter, family: str, limits: Limits
 ) -> Iterator[tuple[str, Build]]:
-    """The layers in one captured call: the name of each, and a function that rebuilds it.
-
-    That function compares the layer with the module's output, and raises if that is not what came
-    out; the other layers of the call can be rebuilt all the same.
-    """
+    """The layers of a captured call: the name of each, and what rebuilds and compares it alone."""
     made = _comparisons(call, adapter, family, limits, hastened=adapter.hasten is not None)
     for comparison in made:
         yield comparison.captured.name, comparison.layer
@@ -421,8 +410,6 @@ class LayerComparison:
 
     Attributes:
         captured: what the adapter reads, of the run that the layer is compared with.
-        output: what the module returned in the run of the model.
-        compared_with: what the layer is compared with, in words.
         around: what the module of an attention returned as a whole, in the run and again; None for
             other layers.
         again: the same with the module as it is, where its copy was hastened.
@@ -645,12 +632,8 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
 
 
 def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float) -> AffineLayer:
-    """The whole layer from input to output, compared with the captured output like its mixer.
-
-    What surrounds an attention was compared together with its mixer already (``error_around``), and
-    is compared once.
-    """
-    if adapter.whole is None and layer.surroundings is not None:
+    """The whole layer from input to output, compared with the captured output like its mixer."""
+    if adapter.whole is None and layer.surroundings is not None:  # compared by ``error_around``
         return _with_stages(layer, adapter, mixer, layer.output)
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:

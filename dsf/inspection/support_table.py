@@ -58,22 +58,12 @@ def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsuppo
             reason = "it was not called on this input"
         elif not LOOKS_LIKE_A_MIXER.search(type(module).__name__):
             continue
-        elif kind.endswith(("FourierTransform", "PoolFormerPooling")):
-            reason = (
-                "it has no values and no weights of its own: it mixes tokens by a fixed transform "
-                "or average of its input. Pass probe=... to read it with unit values"
-            )
-        elif kind.endswith("Attention"):
-            reason = (
-                "it was not called, or its attention was not recognised: it goes neither through "
-                "the attention interface nor through torch's fused attention, and has no softmax "
-                "between one product of queries and keys and one with the values (it may work in "
-                "blocks or by sums). If it is linear in its values, pass probe=... to read it"
-            )
         else:
             reason = (
-                "no adapter reads this class, or it was not called. If it is linear in its values, "
-                "pass probe=... to read it"
+                "it was not called, or no adapter reads this class and no attention was recognised "
+                "in it: a softmax between one product of queries and keys and one with the values "
+                "(not in blocks or by sums). If it is linear in its values, pass probe=... to read "
+                "it with unit values"
             )
         found.append(Unsupported(path or THE_MODEL, kind, reason))
     return found

@@ -18,6 +18,7 @@ from torch import Tensor
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
 from dsf.evaluate.invariant import varying
+from dsf.inspection.rebuild import relative_error
 from dsf.mixers.base import axes_of
 from dsf.runtime.argument_checks import checked
 from dsf.systems.composite import ExplicitMap
@@ -98,11 +99,7 @@ class Law:
 def as_expected(
     owner: str, found: Mapping[str, Certificate], expected: Mapping[str, str]
 ) -> tuple[Certificate, ...]:
-    """The certificates of all laws, with the reason added where a violation was expected.
-
-    Raises:
-        ValueError: if a law that was expected to fail holds, or has an unknown name.
-    """
+    """The certificates of all laws, with the reason added where a violation was expected."""
     for law, reason in expected.items():
         if law not in found:
             raise ValueError(
@@ -117,17 +114,6 @@ def as_expected(
         replace(one, limits={"expected": expected[law]}) if law in expected else one
         for law, one in found.items()
     )
-
-
-def difference(one: Shaped[Tensor, "*ours"], other: Shaped[Tensor, "*theirs"]) -> float:
-    """Largest difference over the largest number of ``other``; infinite if the shapes differ."""
-    if one.shape != other.shape:
-        return math.inf
-    if other.numel() == 0:
-        return 0.0
-    largest = other.abs().max().item()
-    apart = (one - other).abs().max().item()
-    return float(apart / largest if largest > 0 else apart)
 
 
 def bent(part: Shaped[Tensor, "*axes"], rng: torch.Generator) -> Shaped[Tensor, "*axes"]:
@@ -299,7 +285,7 @@ def _evaluators(subject: MixerUnderTest) -> Iterator[Case]:
             mixer = subject.mixer(steps)
             if isinstance(mixer.system(), ExplicitMap):
                 return 0.0
-            return difference(_answer(mixer, method), _answer(mixer, recurrent))
+            return relative_error(_answer(mixer, method), _answer(mixer, recurrent))
 
         def transformed(steps: int = steps) -> float:
             system = subject.mixer(steps).system()
@@ -320,7 +306,7 @@ def _map(subject: MixerUnderTest) -> Iterator[Case]:
         weights = attention_map(system)
         mixed = weights @ signal.flatten(-3, -2).to(weights.dtype)
         free = respond(system, torch.zeros_like(signal))
-        return difference(mixed.unflatten(-2, response.shape[-3:-1]) + free, response)
+        return relative_error(mixed.unflatten(-2, response.shape[-3:-1]) + free, response)
 
     for steps in subject.lengths:
         yield subject.label(steps), partial(apart, steps)
@@ -330,7 +316,7 @@ def _row_blocks(subject: MixerUnderTest) -> Iterator[Case]:
     def apart(steps: int, size: int) -> float:
         system = subject.mixer(steps).system()
         blocks = [block.weights for block in row_blocks(system, size=size)]
-        return difference(torch.cat(blocks, dim=-2), attention_map(system))
+        return relative_error(torch.cat(blocks, dim=-2), attention_map(system))
 
     for steps in subject.lengths:
         for size in (1, 4, 64):
@@ -344,7 +330,7 @@ def _causality(subject: MixerUnderTest) -> Iterator[Case]:
         blocks = weights.unflatten(-1, signal.shape[-3:-1]).unflatten(-3, response.shape[-3:-1])
         entries = blocks.movedim(-2, -3)  # query (row), key (column), ports
         ahead = torch.ones(entries.shape[-4:-2], dtype=torch.bool, device=weights.device).triu(1)
-        return difference(entries * ~ahead[..., None, None], entries)
+        return relative_error(entries * ~ahead[..., None, None], entries)
 
     def of_the_parts() -> float:
         mixer = subject.mixer(USUAL)
@@ -357,7 +343,7 @@ def _causality(subject: MixerUnderTest) -> Iterator[Case]:
                 past, future = part.tensor_split([kept], dim=axis)
                 changed[field.name] = torch.cat([past, bent(future, rng)], dim=axis)
         after = _answer(replace(mixer, **changed))
-        return difference(after[..., :kept, :, :], _answer(mixer)[..., :kept, :, :])
+        return relative_error(after[..., :kept, :, :], _answer(mixer)[..., :kept, :, :])
 
     yield {"of": "the map"}, of_the_map
     yield {"of": "the response, when later parts change"}, of_the_parts
@@ -391,7 +377,7 @@ def _number_type(subject: MixerUnderTest) -> Iterator[Case]:
         wide, small = _answer(mixer), _answer(as_type(mixer, torch.float32))
         if small.dtype != (torch.complex64 if wide.is_complex() else torch.float32):
             return math.inf
-        return difference(small.to(wide.dtype), wide)
+        return relative_error(small.to(wide.dtype), wide)
 
     yield subject.label(USUAL), apart
 
@@ -404,7 +390,7 @@ def _device(subject: MixerUnderTest) -> Iterator[Case]:
         expected = _answer(mixer)
         with torch.device("meta"):
             system, signal = mixer.system(), mixer.signal()
-        return difference(respond(system, signal), expected)
+        return relative_error(respond(system, signal), expected)
 
     yield subject.label(USUAL), apart
 
@@ -413,7 +399,7 @@ def _parts(subject: MixerUnderTest) -> Iterator[Case]:
     def moved(name: str) -> float:
         mixer = subject.mixer(USUAL)
         part = bent(floating(mixer)[name], torch.Generator().manual_seed(3))
-        return difference(_answer(replace(mixer, **{name: part})), _answer(mixer))
+        return relative_error(_answer(replace(mixer, **{name: part})), _answer(mixer))
 
     for name in floating(subject.mixer(USUAL)):
         yield subject.label(USUAL, part=name), partial(moved, name)
@@ -427,7 +413,7 @@ def _reference(subject: MixerUnderTest, reference: Reference) -> Iterator[Case]:
             response = response[..., 0, 0].mT
         else:
             response = response.squeeze(-1 if response.shape[-1] == 1 else -2)
-        return difference(response, expected)
+        return relative_error(response, expected)
 
     for steps in subject.lengths:
         yield subject.label(steps), partial(apart, steps)

@@ -9,6 +9,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
@@ -33,11 +34,11 @@ from dsf.inspection.examine import Examination, examine
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.probing.driven import Port
 from dsf.inspection.probing.probe import FAMILY
-from dsf.inspection.rebuild import whole_and_error
+from dsf.inspection.rebuild import relative_error, whole_and_error
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.stages import Scale, width_of
 from dsf.runtime.argument_checks import checked
-from dsf.testing.mixers import Case, Law, difference
+from dsf.testing.mixers import Case, Law
 
 __all__ = ["assert_layer_exact", "check_adapter"]
 
@@ -159,7 +160,6 @@ class ModelUnderTest:
     named: Mapping[str, Any]
     time: int = 1
     label: Mapping[str, Any] = field(default_factory=dict)
-    _exact: list[list[InspectedLayer]] = field(default_factory=list)
 
     @property
     def paths(self) -> list[str]:
@@ -187,11 +187,10 @@ class ModelUnderTest:
             )
         return sizes[0]
 
+    @cached_property
     def exact_layers(self) -> list[InspectedLayer]:
-        """The layers of the adapter's modules in float64, of any error; computed once."""
-        if not self._exact:
-            self._exact.append(self.layers(exact=True))
-        return self._exact[0]
+        """The layers of the adapter's modules in float64, of any error."""
+        return self.layers(exact=True)
 
     def layers(
         self, *, exact: bool, probe: Mapping[str, Probe] | None = None
@@ -250,7 +249,7 @@ class ModelUnderTest:
         return self._changed(label, inputs=tuple(map(cut, self.inputs)), named=named)
 
     def _changed(self, label: Mapping[str, Any], **changes: Any) -> "ModelUnderTest":
-        return replace(self, label={**self.label, **label}, _exact=[], **changes)
+        return replace(self, label={**self.label, **label}, **changes)
 
 
 def _is_of(name: str, modules: list[str]) -> bool:
@@ -265,10 +264,7 @@ ELSEWHERE = (
 
 
 def probing(owner: str, subject: ModelUnderTest, how: Probe) -> Certificate:
-    """Compare the adapter's map with the one measured by unit values, where that is possible.
-
-    A difference refutes the adapter only if the ports were named.
-    """
+    """Compare the map with that of unit values; a difference refutes it if ports were named."""
     law = Law(owner, "probing", "unit values give the map", subject.adapter.tolerance)
     cases, reasons = _probed_cases(subject, how)
     found = law.judged(cases, method=f"unit values; {dict(subject.label) or 'as given'}")
@@ -281,7 +277,9 @@ def probing(owner: str, subject: ModelUnderTest, how: Probe) -> Certificate:
 
 
 def _probed_cases(subject: ModelUnderTest, how: Probe) -> tuple[list[Case], list[str]]:
-    known = _known(subject)
+    known: list[InspectedLayer] = []
+    with suppress(InspectionError):  # the other laws report it
+        known = subject.exact_layers
     cases: list[Case] = []
     reasons: list[str] = []
     for path in subject.paths:
@@ -301,13 +299,6 @@ def _probed_cases(subject: ModelUnderTest, how: Probe) -> tuple[list[Case], list
     return cases, reasons
 
 
-def _known(subject: ModelUnderTest) -> list[InspectedLayer]:
-    try:
-        return subject.exact_layers()
-    except InspectionError:  # the other laws report it
-        return []
-
-
 def _apart(layer: InspectedLayer, known: InspectedLayer) -> float:
     """The relative difference between the probed map of ``layer`` and that of the adapter.
 
@@ -325,8 +316,8 @@ def _apart(layer: InspectedLayer, known: InspectedLayer) -> float:
         if len(factors) == len(stages):
             expected.append(_scaled(map, factors))
         expected.append(known.mixer_map())
-    nearest = min(difference(probed, each) for each in expected)
-    return nearest if gated is None else min(nearest, difference(gated, map))
+    nearest = min(relative_error(probed, each) for each in expected)
+    return nearest if gated is None else min(nearest, relative_error(gated, map))
 
 
 def _gated(
@@ -413,19 +404,13 @@ def check_adapter(
 def _laws(subjects: list[ModelUnderTest]) -> Iterator[tuple[str, str, float, bool, Iterator[Case]]]:
     exact, single = subjects[0].adapter.tolerance, TOLERANCE[torch.float32]
     cut = [part for subject in subjects for part in subject.lengths()]
-    alone = [part for subject in subjects for part in subject.samples()]
+    several = cut + [part for subject in subjects for part in subject.samples()]
     padded = [part for subject in subjects for part in subject.padded()]
     double = partial(_error, exact=True)
     yield "trace", "the model is unchanged by a run", 0.0, False, _cases(subjects, _trace)
     yield "axes", "every batch axis has a name", 0.0, False, _cases(subjects, _misnamed)
     yield "single precision", "a float32 model is rebuilt", single, False, _cases(cut, _error)
-    yield (
-        "double precision",
-        "a float64 model is rebuilt",
-        exact,
-        False,
-        _cases(cut + alone, double),
-    )
+    yield "double precision", "a float64 model is rebuilt", exact, False, _cases(several, double)
     if MASK in subjects[0].named:
         yield "padding", "padding is rebuilt", exact, False, _cases(padded, double)
     yield "mixing", "the map mixes tokens", LEAST_MIXING, True, _cases(subjects[-1:], _off_diagonal)
@@ -443,7 +428,7 @@ def _error(subject: ModelUnderTest, *, exact: bool = False) -> float:
 
 
 def _read(subject: ModelUnderTest, *, exact: bool) -> list[InspectedLayer]:
-    layers = subject.exact_layers() if exact else subject.layers(exact=False)
+    layers = subject.exact_layers if exact else subject.layers(exact=False)
     if not layers:
         raise InspectionError("the adapter gave no layer for its modules")
     return layers

@@ -270,7 +270,7 @@ class InspectedLayer:
             IndexError: if there is no such token, head or sample.
             ValueError: if the query does not read the key.
         """
-        from dsf.inspection.results.erasers import erasers_of
+        from dsf.inspection.results.measurements import erasers_of
 
         return erasers_of(self, query=query, key=key, head=head, sample=sample)
 
@@ -527,7 +527,7 @@ class Inspection(Sequence[InspectedLayer]):
             IndexError: if there is no such token.
             ValueError: if ``count`` is below 1.
         """
-        from dsf.inspection.results.erasers import strongest_erasers
+        from dsf.inspection.results.measurements import strongest_erasers
 
         return strongest_erasers(self.layers, query=query, count=count)
 
