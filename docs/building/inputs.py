@@ -22,8 +22,8 @@ input give the same numbers.
 
 Texts of unequal length are padded under a mask, and each of them has the numbers that it has alone.
 Further options mean the same everywhere: {options}. `layers=` takes numbers, slices, names and
-patterns, `heads=` numbers and slices: what `inspect` reads, what `attribute` and `audit` (layers
-alone) list, what `intervene` and `sweep` edit.
+patterns, `heads=` numbers and slices: what `inspect` reads, what `attribute` and `audit` list,
+what `intervene` and `sweep` edit.
 
 | function | what it returns |
 |---|---|

@@ -10,6 +10,7 @@ from dsf.cli.command import FAILED, WELL, Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_model
 from dsf.cli.options import (
     Checkpoint,
+    Heads,
     Layers,
     Loading,
     Position,
@@ -68,6 +69,7 @@ def audit(
         written_place("Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."),
     ] = None,
     layers: Layers = None,
+    heads: Heads = None,
     loading: Loading,
 ) -> Work:
     """Name the layer and stage that made a run of MODEL differ from the same model in float64.
@@ -76,7 +78,7 @@ def audit(
     tokens decoded one at a time (--decode), with other chunks (--chunk), with rounded states
     (--state-dtype), of another checkpoint (--suspect), or of another engine (--recorded). What
     every stage adds by itself, times what that moves the logit, is its share; the shares sum to
-    the change. With --layers the others are one row.
+    the change. With --layers or --heads the others are one row.
 
     Exit code 1: a stage added more than its number type and length, or a healthy run, explain.
 
@@ -125,6 +127,7 @@ def audit(
             against=None if tokens is None else tokens[1],
             position=opened.place(position),
             layers=layers,
+            heads=heads,
         )
         if out is not None:
             ledger.save(out)

@@ -11,7 +11,8 @@ from xml.sax.saxutils import quoteattr
 
 import torch
 
-from dsf.inspection.choice import Chosen, chosen_layers, each_chosen
+from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers, each_chosen
+from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Table
 
@@ -37,6 +38,7 @@ class LedgerRow:
         tokens: the share by the token at which it was added; one number where none is known.
         heads: the heads that carry the share, the strongest first; none outside of mixers and
             where heads are not apart.
+        by_head: the share of every head.
     """
 
     layer: str
@@ -49,6 +51,7 @@ class LedgerRow:
     accused: bool
     tokens: tuple[float, ...] = field(repr=False, default=())
     heads: tuple[int, ...] = ()
+    by_head: tuple[float, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,8 +110,40 @@ class Ledger:
             share = math.fsum(row.share for row in rest)
             worst = max(rest, key=lambda row: (row.accused, row.own))
             worst = replace(worst, layer="other layers", stage="all", share=share)
-            kept.append(replace(worst, tokens=(), heads=()))
+            kept.append(replace(worst, tokens=(), heads=(), by_head=()))
         return replace(self, rows=tuple(sorted(kept, key=by_weight)))
+
+    def of_heads(self, heads: Chosen) -> "Ledger":
+        """Return the ledger with what all other heads add as one row, so that the sum is the same.
+
+        Stages without heads stay as they are.
+
+        Args:
+            heads: numbers or slices, of every mixer that has them.
+
+        Raises:
+            InspectionError: if no mixer has such a head.
+        """
+        rows, others, missing = [], [], None
+        for row in self.rows:
+            if not row.by_head:
+                rows.append(row)
+                continue
+            try:
+                chosen = chosen_heads(row.layer, len(row.by_head), heads) or ()
+            except InspectionError as error:
+                missing, chosen = error, ()
+            share = math.fsum(row.by_head[head] for head in chosen)
+            others.append(row.share - share)
+            if chosen:
+                strongest = tuple(head for head in row.heads if head in chosen)
+                rows.append(replace(row, share=share, heads=strongest, tokens=()))
+        if missing is not None and not any(row.by_head for row in rows):
+            raise missing
+        if others:
+            share = math.fsum(others)
+            rows.append(LedgerRow("other heads", "all", 0.0, 0.0, share, self.total, None, False))
+        return replace(self, rows=tuple(sorted(rows, key=by_weight)))
 
     @property
     def is_healthy(self) -> bool:
@@ -171,17 +206,18 @@ class Ledger:
         """Return everything as plain data."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         rows = [
-            asdict(row) | {"tokens": list(row.tokens), "heads": list(row.heads)}
+            asdict(row)
+            | {each: list(getattr(row, each)) for each in ("tokens", "heads", "by_head")}
             for row in self.rows
         ]
         facts = {"healthy": self.is_healthy, "residual": self.residual, "rows": rows}
         return {"sentence": self.sentence, **plain, **facts}
 
     def to_pandas(self) -> Any:
-        """Return the rows as a data frame, without the shares by token."""
+        """Return the rows as a data frame, without the shares by token and head."""
         records = [asdict(row) for row in self.rows]
         for record in records:
-            del record["tokens"]
+            del record["tokens"], record["by_head"]
         return Table(tuple(records)).to_pandas()
 
     def to_junit(self) -> str:

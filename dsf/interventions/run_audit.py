@@ -110,6 +110,7 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
     against: Target | None = None,
     position: Positions = -1,
     layers: Chosen = None,
+    heads: Chosen = None,
     adapters: Sequence[Adapter] = (),
     **named: Any,
 ) -> Ledger:
@@ -134,6 +135,8 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
             by default the logit of the predicted token minus that of its runner-up.
         layers: whose rows are listed: numbers of blocks, names of modules, patterns, or several of
             these; the others become one row. All by default.
+        heads: of these mixers, whose shares are listed: numbers or slices; the others become one
+            row. All by default.
         adapters: how to read modules of your own, as for ``dsf.inspect``.
 
     Raises:
@@ -170,7 +173,8 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
         about = f"{kind.about}, states in {stored}" + " bits" * isinstance(stored, int)
         kind = replace(kind, about=about, state=stored, is_other=True)
     found = _Audit(subject, kind).ledger(target, against, position, given.tokenizer)
-    return found if layers is None else found.of_layers(layers)
+    found = found if layers is None else found.of_layers(layers)
+    return found if heads is None else found.of_heads(heads)
 
 
 STORED: dict[str, int] = {f"int{bits}": bits for bits in (2, 3, 4, 5, 6, 7, 8, 16)}
@@ -594,7 +598,7 @@ class _Audit:
                 [moved[by, node] for node in nodes if (by, node) in moved]
                 for by in ("tokens", "heads")
             )
-            share = math.fsum(float(part.sum()) for part in tokens)
+            share, by_head = math.fsum(float(part.sum()) for part in tokens), _summed(heads)
             cumulative += share
             first, blamed = None, [node for node, (own, limit) in found.items() if own > limit]
             if accused := self._kind.is_other and bool(blamed):
@@ -611,7 +615,8 @@ class _Audit:
                 first=first,
                 accused=accused,
                 tokens=tuple(_summed(tokens).tolist()),
-                heads=_strongest(_summed(heads)),
+                heads=_strongest(by_head),
+                by_head=tuple(by_head.tolist()),
             )
             rows.append(row)
         for layer, own in self._beyond().items():

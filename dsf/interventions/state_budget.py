@@ -5,7 +5,7 @@ A state h_t that is stored with few bits moves by e_t at every token, and the re
 is one block, with one scale for each token: its largest magnitude over ``2^(bits - 1) - 1``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -115,17 +115,15 @@ def replayed(system: System, errors: Shaped[Tensor, "*batch time state channel"]
     return torch.stack(found, dim=-3)
 
 
-def magnitudes(
+def states_of(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Shaped[Tensor, "*batch time"]:
-    """Return the largest magnitude in the state of every head after every token."""
+) -> Iterator[States]:
+    """Yield the exact state after every token."""
     drive = dense_of(system.B) @ signal
     state = torch.zeros_like(drive[..., 0, :, :]) if system.initial is None else system.initial
-    found = []
     for t in range(system.steps):
         state = _step(system, t, state) + drive[..., t, :, :]
-        found.append(largest(state))
-    return torch.stack(found, dim=-1)
+        yield state
 
 
 def forecast(
@@ -138,33 +136,45 @@ def forecast(
 ) -> Shaped[Tensor, "*batch time"]:
     """Forecast the variance of the response's error at every token, without a rounded run.
 
-    Roundings are taken for white noise of variance ``v_t = step_t^2 / 12``, which goes through
-    ``P_t = A_t P_(t-1) A_t^T + v_t``. At 3 bits and fewer, roundings to the nearest number are not
-    white: small entries stay zero, and entries of long memory stay where they are.
+    Roundings are taken for white noise, which goes through ``P_t = A_t P_(t-1) A_t^T + v_t``. Its
+    variances v_t are those of the roundings of the exact state, entry by entry: with few bits most
+    entries are less than half a step and lose all that they are.
 
     Args:
         bits: for each head.
-        at_random: forecast ``rounded_at_random``, whose variance is twice that, and white.
+        at_random: forecast ``rounded_at_random``.
         feedback: forecast ``with_feedback``. The error is then ``x_t = z_t - r_t`` with the
             rounding r_t and ``z_t = A_t z_(t-1) + (1 - A_t) r_(t-1)``: less where A is near one.
     """
-    steps = magnitudes(system, signal) / levels(bits)[..., None]
-    noise = steps.square() / (6 if at_random else 12)
     identity = torch.eye(system.state_size, dtype=signal.dtype)
-    covariance = torch.zeros(*steps.shape[:-1], *identity.shape, dtype=signal.dtype)
     read, found = dense_of(system.C), []
-    error = last = covariance
-    for t in range(system.steps):
-        before, a, added = error, _dense(system, t), noise[..., t, None, None] * identity
+    error = last = covariance = torch.zeros_like(identity)
+    for t, state in enumerate(states_of(system, signal)):
+        noise = _noise(state, bits, at_random=at_random, feedback=feedback)
+        before, a, added = error, _dense(system, t), torch.diag_embed(noise.sum(dim=-1))
         covariance = a @ covariance @ a.mT
         if feedback:
             covariance = covariance + (identity - a) @ last @ (identity - a).mT
         last, error = added, covariance + added
         covariance = covariance if feedback else error
-        seen = before if system.reads_before_update else error
         c = read[..., t, :, :]
-        found.append((c @ seen @ c.mT).diagonal(dim1=-2, dim2=-1).sum(-1) * signal.shape[-1])
+        seen = c @ (before if system.reads_before_update else error) @ c.mT
+        found.append(seen.diagonal(dim1=-2, dim2=-1).sum(-1).expand(noise.shape[:-2]))
     return torch.stack(found, dim=-1)
+
+
+def _noise(states: States, bits: Bits | int, *, at_random: bool, feedback: bool) -> States:
+    """The variance of the rounding of every entry.
+
+    What is fed back makes all roundings of a step equally likely.
+    """
+    step = _step_of(states, bits)
+    part = states / step - torch.floor(states / step)
+    if feedback:
+        return (step.square() / (6 if at_random else 12)).expand_as(states)
+    if at_random:
+        return step.square() * part * (1 - part)
+    return step.square() * torch.minimum(part, 1 - part).square()
 
 
 def bound(
@@ -176,7 +186,7 @@ def bound(
     through the spectral norm of A_t, go from token to token; the smaller of them counts. The step
     is that of the rounded state, which is at most the error larger than the exact one.
     """
-    most = magnitudes(system, signal)
+    most = torch.stack([largest(state) for state in states_of(system, signal)], dim=-1)
     entries = torch.zeros(*most.shape[:-1], system.state_size, dtype=signal.dtype)
     norm = torch.zeros_like(most[..., 0])
     read, found = dense_of(system.C).abs(), []
@@ -197,26 +207,39 @@ def bound(
     return torch.stack(found, dim=-1)
 
 
-def noise_weight(
-    system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    adjoint: Shaped[Tensor, "*batch time output channel"],
-) -> Bits:
-    """Return the variance of ``<adjoint, response>`` where every step is the state's magnitude.
-
-    Divided by the squared number of levels it is the forecast for any number of bits.
-    """
-    most, read = magnitudes(system, signal), dense_of(system.C)
-    moved = torch.zeros(*adjoint.shape[:-3], system.state_size, adjoint.shape[-1]).to(adjoint)
-    total = torch.zeros_like(most[..., 0])
+def sensitivities(
+    system: System, adjoint: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*batch time state channel"]:
+    """Return by how much every entry of every state moves ``<adjoint, response>``."""
+    read = dense_of(system.C)
+    moved, found = torch.zeros_like(read[..., 0, :, :].mT @ adjoint[..., 0, :, :]), []
     for t in range(system.steps - 1, -1, -1):
         from_here = read[..., t, :, :].mT @ adjoint[..., t, :, :]
         here = moved if system.reads_before_update else moved + from_here
-        total = total + here.square().sum(dim=(-2, -1)) * most[..., t].square() / 12
+        found.append(here)
         moved = _dense(system, t).mT @ here
         if system.reads_before_update:
             moved = moved + from_here
-    return total
+    return torch.stack(found[::-1], dim=-3)
+
+
+def noise_of(
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    weights: Shaped[Tensor, "*batch time state channel"],
+    bits: Sequence[int],
+) -> Shaped[Tensor, "*batch bits"]:
+    """Forecast the variance of a number that every state's entries move, for each number of bits.
+
+    Args:
+        weights: the squares of ``sensitivities``.
+    """
+    found = [torch.zeros_like(weights[..., 0, 0, 0]) for _ in bits]
+    for t, state in enumerate(states_of(system, signal)):
+        for at, each in enumerate(bits):
+            noise = _noise(state, each, at_random=False, feedback=False)
+            found[at] = found[at] + (weights[..., t, :, :] * noise).sum(dim=(-2, -1))
+    return torch.stack(found, dim=-1)
 
 
 def _step(system: System, t: int, state: Tensor) -> Tensor:

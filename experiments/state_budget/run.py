@@ -32,6 +32,19 @@ TEXT = (
     "And all our yesterdays have lighted fools the way to dusty death. Out, out, brief candle! "
     "Life's but a walking shadow, a poor player that struts and frets his hour upon the stage"
 )
+HELD_OUT = (
+    "To be, or not to be, that is the question: whether 'tis nobler in the mind to suffer the "
+    "slings and arrows of outrageous fortune, or to take arms against a sea of troubles",
+    "Shall I compare thee to a summer's day? Thou art more lovely and more temperate: rough winds "
+    "do shake the darling buds of May, and summer's lease hath all too short a date",
+    "Now is the winter of our discontent made glorious summer by this sun of York; and all the "
+    "clouds that lour'd upon our house in the deep bosom of the ocean buried",
+    "If music be the food of love, play on; give me excess of it, that, surfeiting, the appetite "
+    "may sicken, and so die. That strain again! it had a dying fall",
+    "All the world's a stage, and all the men and women merely players: they have their exits and "
+    "their entrances; and one man in his time plays many parts",
+)
+"""Texts on which errors of plans are measured; a plan is made on ``TEXT``."""
 BITS = (3, 4, 6, 8)
 CASES = 10_000
 HERE = Path(__file__).parent
@@ -44,8 +57,8 @@ SCHEMES = {
     "at random, fed back": {"at_random": True, "feedback": True},
 }
 """Ways of rounding, as ``forecast`` has them."""
-STEPS = 4
-"""Number of budgets that are tried below that of uniform bits."""
+STEP = 1 / 80
+"""By what part of the bytes of uniform bits one budget is below the next."""
 
 
 def store_of(bits, rng, *, at_random=False, feedback=False):
@@ -122,32 +135,40 @@ def violations(cases=CASES):
 
 
 @torch.no_grad()
-def logit_error(plan, model, ids, clean):
+def logit_error(plan, model, texts):
     """Return the root mean square of the change of the margin of the two top logits."""
-    margins = []
-    top = clean.topk(2, dim=-1).indices
-    for logits in (clean, plan.applied(model)(input_ids=ids).logits.double()):
-        first, second = logits.gather(-1, top).unbind(dim=-1)
-        margins.append(first - second)
-    return float((margins[1] - margins[0]).square().mean().sqrt())
-
-
-def plans(model, ids):
-    """Return one record for each uniform number of bits: the smallest plan of at most its error."""
-    plan = dsf.plan_state(model, input_ids=ids, bytes=10**9)
-    with torch.no_grad():
+    changes = []
+    for ids in texts:
         clean = model(input_ids=ids).logits.double()
+        top = clean.topk(2, dim=-1).indices
+        margins = []
+        for logits in (clean, plan.applied(model)(input_ids=ids).logits.double()):
+            first, second = logits.gather(-1, top).unbind(dim=-1)
+            margins.append(first - second)
+        changes.append((margins[1] - margins[0]).flatten())
+    return float(torch.cat(changes).square().mean().sqrt())
+
+
+def plans(model, ids, texts):
+    """Return one record for each uniform number of bits: the smallest plan of at most its error.
+
+    Budgets fall step by step, until a plan's error is larger.
+    """
+    plan = dsf.plan_state(model, input_ids=ids, bytes=10**9)
     found, least = [], plan.uniform(2).bytes
     for bits in BITS:
         uniform = plan.uniform(bits)
-        error = logit_error(uniform, model, ids, clean)
-        best, smaller = (uniform, error), uniform
-        for step in range(1, STEPS + 1):
-            bytes = uniform.bytes - step * (uniform.bytes - least) // (2 * STEPS)
-            smaller = plan.within(bytes)
-            own = logit_error(smaller, model, ids, clean)
-            if own <= error:
-                best = smaller, own
+        error = logit_error(uniform, model, texts)
+        best, budget, tried = (uniform, error), uniform.bytes, {uniform.bytes}
+        while (budget := budget - uniform.bytes * STEP) >= least:
+            smaller = plan.within(int(budget))
+            if smaller.bytes in tried:
+                continue
+            tried.add(smaller.bytes)
+            own = logit_error(smaller, model, texts)
+            if own > error:
+                break
+            best = smaller, own
         found.append(
             {
                 "bits": bits,
@@ -169,7 +190,9 @@ def main():
     for name in MODELS:
         loaded = load_model(folder(name))
         model = loaded.model.double()
-        ids = torch.tensor([loaded.tokenizer.encode(TEXT)])
+        ids, *held_out = (
+            torch.tensor([loaded.tokenizer.encode(text)]) for text in (TEXT, *HELD_OUT)
+        )
         rng, replays, held = torch.Generator().manual_seed(0), [], True
         errors = {bits: {scheme: [] for scheme in SCHEMES} for bits in BITS}
         for layer in dsf.inspect(model, input_ids=ids):
@@ -190,7 +213,7 @@ def main():
                 for bits, each in errors.items()
             },
             "feedback": {bits: feedback_pays(each) for bits, each in errors.items()},
-            "plans": plans(model, ids),
+            "plans": plans(model, ids, held_out),
         }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "README.md").write_text(page(results))
@@ -231,8 +254,9 @@ def page(results):
         ]
         lines += [
             "",
-            "The smallest plan whose measured error is at most that of uniform bits. *Error*: root "
-            "mean square change of the margin between the two top logits, over all tokens.",
+            f"The smallest plan whose measured error is at most that of uniform bits, on "
+            f"{len(HELD_OUT)} texts that it was not made on. *Error*: root mean square change of "
+            "the margin between the two top logits, over all tokens.",
             "",
             "| uniform bits | bytes | bytes of the plan | error | error of the plan |",
             "|---:|---:|---:|---:|---:|",

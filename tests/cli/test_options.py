@@ -120,7 +120,7 @@ LOADING = {"--dtype", "--device", "--revision", "--offline"}
 READING = LOADING | {"--layers", "--heads"}
 TAKEN = {
     **dict.fromkeys(("inspect", "heads", "check", "state", "compare"), READING),
-    **dict.fromkeys(("attribute", "audit", "intervene"), LOADING),
+    **dict.fromkeys(("attribute", "audit", "intervene"), READING),
     "measure": {"--layers", "--heads"},
 }
 

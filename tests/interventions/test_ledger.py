@@ -258,6 +258,13 @@ def test_a_ledger_in_other_forms(tmp_path):
     assert sum(row.share for row in part.rows) == pytest.approx(ledger.total)
     with pytest.raises(dsf.inspection.InspectionError, match="layers"):
         ledger.of_layers(7)
+    part = dsf.audit(model_of("llama"), **inputs_of("", 8), dtype="bfloat16", heads=1)
+    assert sum(row.share for row in part.rows) == pytest.approx(ledger.total)
+    whole = {(row.layer, row.stage): row for row in ledger.rows}
+    headed = [row for row in part.rows if row.by_head]
+    assert headed and all(row.share == whole[row.layer, row.stage].by_head[1] for row in headed)
+    with pytest.raises(dsf.inspection.InspectionError, match="heads"):
+        ledger.of_heads(7)
     with pytest.raises(ValueError, match="path"):
         ledger.save(tmp_path / "ledger.doc")
 

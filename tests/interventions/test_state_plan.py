@@ -9,11 +9,12 @@ import dsf
 from dsf.interventions.state_budget import (
     bound,
     forecast,
-    noise_weight,
+    noise_of,
     replayed,
     rounded,
     rounded_at_random,
     rounded_run,
+    sensitivities,
     with_feedback,
 )
 from dsf.interventions.state_plan import CHOICES, StatePlan, StateRow
@@ -72,8 +73,33 @@ def test_forecasts_of_heads_are_within_a_factor_of_two():
     assert bool(((ratio > 0.5) & (ratio < 2)).all())
     adjoint = torch.zeros_like(apart)
     adjoint[..., -1, 0, 0] = 1  # one entry of the response: its forecast variance
-    weight = noise_weight(system, signal, adjoint) / 127.0**2
-    torch.testing.assert_close(weight, forecast(system, signal, bits)[..., -1] / 3)
+    weights = sensitivities(system, adjoint).square()
+    for row in range(signal.shape[-1]):  # and every entry has channels of its own
+        one = torch.zeros_like(weights)
+        one[..., row] = weights[..., 0]
+        total = noise_of(system, signal, one, [8])[..., 0] + (0 if row == 0 else total)  # noqa: F821
+    torch.testing.assert_close(total, forecast(system, signal, bits)[..., -1])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_forecasts_of_nine_heads_of_ten_hold_at_few_bits(bits):
+    """Most entries are then less than half a step, and are lost."""
+    rng = torch.Generator().manual_seed(0)
+    normal = partial(torch.randn, generator=rng, dtype=DOUBLE)
+    key, rate = normal(1, 80, 40, 16), torch.rand(1, 80, 40, generator=rng, dtype=DOUBLE)
+    mixer = dsf.mixers.GatedDeltaNet(
+        query=normal(1, 80, 40, 16),
+        key=torch.nn.functional.normalize(key, dim=-1),
+        value=normal(1, 80, 40, 8),
+        rate=rate,
+        log_decay=torch.rand(1, 80, 1, generator=rng, dtype=DOUBLE).log().expand(1, 80, 40),
+    )
+    system, signal = mixer.system(), mixer.signal()
+    every = torch.full((1, 80), float(bits), dtype=DOUBLE)
+    response, _ = rounded_run(system, signal, partial(rounded, bits=every))
+    measured = (response - dsf.respond(system, signal)).square().sum(dim=(-3, -2, -1)).sqrt()
+    ratio = forecast(system, signal, every).sum(dim=-1).sqrt() / measured
+    assert ((ratio > 0.5) & (ratio < 2)).double().mean() >= 0.9
 
 
 @pytest.mark.parametrize("feedback", [False, True])
@@ -109,7 +135,10 @@ def test_no_error_exceeds_its_bound():
 
 
 def test_a_plan_is_the_best_of_all_choices():
-    rows = tuple(StateRow("a", head, 8, 16, 0, noise) for head, noise in enumerate((1.0, 100.0)))
+    rows = tuple(
+        StateRow("a", head, 8, 16, 0, tuple(noise / 4**bits for bits in CHOICES))
+        for head, noise in enumerate((1.0, 100.0))
+    )
     plan = StatePlan(rows).uniform(16)
     found = plan.within(14)
     every = [
