@@ -2,6 +2,7 @@
 
 from dsf.attribution.attribution import Attribution
 from dsf.attribution.paths import Paths
+from dsf.attribution.shares import Agreement
 from dsf.attribution.stacked import Stack, attribute, stack
 
-__all__ = ["Attribution", "Paths", "Stack", "attribute", "stack"]
+__all__ = ["Agreement", "Attribution", "Paths", "Stack", "attribute", "stack"]

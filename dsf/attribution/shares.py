@@ -144,6 +144,10 @@ class Agreement:
         """Return the linear correlation of shares and losses."""
         return float(np.corrcoef(*self._both(by))[0, 1])
 
+    def to_json(self) -> dict[str, int | float]:
+        """Return how many edges were cut, and both rank correlations."""
+        return {"cuts": len(self.edges)} | {way: self.spearman(way) for way in ("held", "gradient")}
+
     def _both(self, by: By) -> tuple[list[float], list[float]]:
         return [edge[by] for edge in self.edges], [edge["measured"] for edge in self.edges]
 

@@ -159,6 +159,7 @@ def attribute(
                 attribution=share,
                 target=name,
                 paths=strongest,
+                agreement=predicted,
             )
 
         def show() -> None:
@@ -210,9 +211,7 @@ def attribute(
             "page": None if out is None else str(out),
             "paths": None if strongest is None else strongest.to_json(),
             "coefficients": None if gradients is None else gradients.to_json(),
-            "agreement": None
-            if predicted is None
-            else {way: predicted.spearman(way) for way in ("held", "gradient")},
+            "agreement": None if predicted is None else predicted.to_json(),
         }
         return Answer(facts=facts, show=show, notes=opened.notes)
 

@@ -1,6 +1,7 @@
 """Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import torch
@@ -25,6 +26,9 @@ from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
 from dsf.systems.transition.storage import tensors_of
+
+RowLoops = Callable[[list[int], RowBuffer], Iterator[Shaped[Tensor, "*batch rows columns"]]]
+"""From the boundaries of windows of tokens, and memory, to the rows of each window."""
 
 
 def compiled(system: System, signal: Signal, *, out: Tensor | None = None) -> Answer | None:
@@ -64,28 +68,20 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
     return response[..., None, None], leaving.unsqueeze(-1)
 
 
-def compiled_rows(
-    system: System, boundaries: list[int], output: RowBuffer
-) -> Iterator[Shaped[Tensor, "*batch rows columns"]] | None:
-    if not compiles(system, boundaries[-1]):
-        return None
-    if system.device.type != "cpu":
-        return rows_on_cuda(system, boundaries, output)
-    heads = heads_of(system)
-    if heads is not None:
-        return head_rows(heads, boundaries, output)
-    return diagonal_rows(system, boundaries, output)
-
-
-def compiles(system: System, last: int) -> bool:
-    """Whether compiled loops or kernels compute the rows before token ``last`` of this system."""
+def row_loops(system: System, last: int) -> RowLoops | None:
+    """The compiled loops or kernels of the rows before token ``last``; None where none applies."""
     parts = stored_parts(system)
+    if parts is None:
+        return None
+    heads = heads_of(system)
+    if heads is None and not is_diagonal(system):
+        return None
     work = system.batch.numel() * last * last * system.state_size // 2
-    if parts is None or not (is_diagonal(system) or heads_of(system) is not None):
-        return False
     if system.device.type != "cpu":
-        return writes_on_cuda(system, parts, work=work)
-    return applies(*parts, work=work)
+        return partial(rows_on_cuda, system) if writes_on_cuda(system, parts, work=work) else None
+    if not applies(*parts, work=work):
+        return None
+    return partial(diagonal_rows, system) if heads is None else partial(head_rows, heads)
 
 
 def stored_parts(system: System) -> list[Tensor] | None:

@@ -8,11 +8,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import check_operator
-from dsf.evaluate.compiled import compiled, compiles
+from dsf.evaluate.compiled import RowLoops, compiled, row_loops
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.output_buffers import WholeMap
-from dsf.evaluate.rows import SIZE, blocks_between
+from dsf.evaluate.rows import blocks_between
 from dsf.runtime.shapes import ShapeError, of_kind
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
@@ -90,15 +90,16 @@ def attention_map(
     outputs = system.output_size
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     shape = (*system.batch, (last - first) * outputs, columns)
+    loops = row_loops(system, last) if isinstance(system, System) else None
     if out is not None:
         of_kind("attention_map", "out", out, Tensor, "a torch tensor, such as an earlier map")
         _fits(out, shape if stride == 1 else None, system)
-        _written(system, first, last, WholeMap(out.detach(), clean=False))
+        _written(system, first, last, WholeMap(out.detach(), clean=False), loops)
         return out
     check_room("attention_map", shape, system.dtype, system.device)
-    if isinstance(system, System) and compiles(system, last):
+    if loops is not None:
         zeros = torch.zeros(shape, dtype=system.dtype, device=system.device)
-        weights = _written(system, first, last, WholeMap(zeros, clean=True))
+        weights = _written(system, first, last, WholeMap(zeros, clean=True), loops)
     elif last - first == system.steps and (whole := _by_units(system)) is not None:
         weights = whole
     else:
@@ -141,13 +142,17 @@ def _by_units(system: Operator) -> Tensor | None:
     return None if answer is None else answer[0].squeeze(-2)
 
 
-def _written(system: Operator, first: int, last: int, output: WholeMap) -> Tensor:
-    filled, size = 0, SIZE
-    if isinstance(system, System) and compiles(system, last) and output.matrix.is_contiguous():
-        size = last - first  # the loops need little memory for each entry of the batch
-    for block in blocks_between(system, first, last, size=size, output=output):
-        output.settle(filled, block.weights)
-        filled += block.weights.shape[-2]
+def _written(
+    system: Operator, first: int, last: int, output: WholeMap, loops: RowLoops | None
+) -> Tensor:
+    if loops is not None and output.matrix.is_contiguous():  # they need little memory for a row
+        windows = loops([first, last], output)
+    else:
+        windows = (rows.weights for rows in blocks_between(system, first, last, output=output))
+    filled = 0
+    for weights in windows:
+        output.settle(filled, weights)
+        filled += weights.shape[-2]
     return output.matrix
 
 

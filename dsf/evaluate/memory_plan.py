@@ -14,7 +14,7 @@ import torch
 
 from dsf.evaluate.arguments import working_dtype
 from dsf.evaluate.cache import kept_rows
-from dsf.evaluate.compiled import compiles
+from dsf.evaluate.compiled import row_loops
 from dsf.evaluate.heads import heads_of
 from dsf.evaluate.windows import numbers_at_once
 from dsf.systems.composite import Operator
@@ -137,7 +137,7 @@ GB = 1e9
 def map_bytes(system: Operator) -> int:
     """Peak memory of ``dsf.attention_map(system)``, in bytes."""
     whole = _row_bytes(system) * system.steps
-    if isinstance(system, System) and compiles(system, system.steps):
+    if isinstance(system, System) and row_loops(system, system.steps) is not None:
         return whole + _carried_bytes(system)
     return 2 * whole + _carried_bytes(system)  # the blocks, and their concatenation
 
@@ -145,7 +145,7 @@ def map_bytes(system: Operator) -> int:
 def block_bytes(system: Operator, size: int) -> int:
     """Peak memory of a pass over ``dsf.evaluate.row_blocks`` of ``size`` tokens, in bytes."""
     block = _row_bytes(system) * size
-    if isinstance(system, System) and compiles(system, system.steps):
+    if isinstance(system, System) and row_loops(system, system.steps) is not None:
         return block + _carried_bytes(system)
     return 3 * block + _carried_bytes(system)
 
@@ -191,10 +191,10 @@ def _carried_bytes(system: Operator) -> int:
     if kept_rows(system) is not None:  # rows are computed from queries and keys
         return 0
     entries, steps = system.batch.numel(), system.steps * system.input_size
-    heads = heads_of(system)
-    if heads is not None and compiles(system, system.steps):
+    is_compiled = row_loops(system, system.steps) is not None
+    if is_compiled and heads_of(system) is not None:
         return (3 * entries + WINDOW) * steps * system.dtype.itemsize
     states = system.state_size
     panel = WINDOW * (4 * states + 3 * WINDOW) * entries
-    copies = 1 if compiles(system, system.steps) else 2
+    copies = 1 if is_compiled else 2
     return (entries * states * steps * copies + panel) * working_dtype(system.dtype).itemsize

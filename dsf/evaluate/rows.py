@@ -10,7 +10,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate.cache import kept_rows, kept_window
-from dsf.evaluate.compiled import compiled_rows
+from dsf.evaluate.compiled import row_loops
 from dsf.evaluate.output_buffers import ReusedRows, RowBuffer
 from dsf.evaluate.row_windows import backward_rows, forward_rows
 from dsf.runtime.argument_checks import checked
@@ -110,9 +110,9 @@ def blocks_between(
 
 def _windows(system: System, boundaries: list[int], output: RowBuffer) -> Iterator[Tensor]:
     rows = kept_rows(system)
-    fast = compiled_rows(system, boundaries, output) if rows is None else None
-    if fast is not None:
-        return fast
+    loops = row_loops(system, boundaries[-1]) if rows is None else None
+    if loops is not None:
+        return loops(boundaries, output)
     if rows is not None:
         windows = (kept_window(system, rows, *span) for span in pairwise(boundaries))
     else:

@@ -5,7 +5,7 @@ A state h_t that is stored with few bits moves by e_t at every token, and the re
 is one block, with one scale for each token: its largest magnitude over ``2^(bits - 1) - 1``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -186,7 +186,7 @@ def bound(
     through the spectral norm of A_t, go from token to token; the smaller of them counts. The step
     is that of the rounded state, which is at most the error larger than the exact one.
     """
-    most = torch.stack([largest(state) for state in states_of(system, signal)], dim=-1)
+    most = _magnitudes(system, signal)
     entries = torch.zeros(*most.shape[:-1], system.state_size, dtype=signal.dtype)
     norm = torch.zeros_like(most[..., 0])
     read, found = dense_of(system.C).abs(), []
@@ -207,39 +207,34 @@ def bound(
     return torch.stack(found, dim=-1)
 
 
-def sensitivities(
-    system: System, adjoint: Shaped[Tensor, "*batch time output channel"]
-) -> Shaped[Tensor, "*batch time state channel"]:
-    """Return by how much every entry of every state moves ``<adjoint, response>``."""
-    read = dense_of(system.C)
-    moved, found = torch.zeros_like(read[..., 0, :, :].mT @ adjoint[..., 0, :, :]), []
+def noise_weight(
+    system: System,
+    signal: Shaped[Tensor, "*batch time input channel"],
+    adjoint: Shaped[Tensor, "*batch time output channel"],
+) -> Bits:
+    """Return the variance of ``<adjoint, response>`` where every step is the state's magnitude.
+
+    Divided by the squared number of levels it is the forecast for any number of bits: with few of
+    them more than the variance, since entries below half a step lose no more than they are.
+    """
+    most, read = _magnitudes(system, signal), dense_of(system.C)
+    moved = torch.zeros(*adjoint.shape[:-3], system.state_size, adjoint.shape[-1]).to(adjoint)
+    total = torch.zeros_like(most[..., 0])
     for t in range(system.steps - 1, -1, -1):
         from_here = read[..., t, :, :].mT @ adjoint[..., t, :, :]
         here = moved if system.reads_before_update else moved + from_here
-        found.append(here)
+        total = total + here.square().sum(dim=(-2, -1)) * most[..., t].square() / 12
         moved = _dense(system, t).mT @ here
         if system.reads_before_update:
             moved = moved + from_here
-    return torch.stack(found[::-1], dim=-3)
+    return total
 
 
-def noise_of(
-    system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    weights: Shaped[Tensor, "*batch time state channel"],
-    bits: Sequence[int],
-) -> Shaped[Tensor, "*batch bits"]:
-    """Forecast the variance of a number that every state's entries move, for each number of bits.
-
-    Args:
-        weights: the squares of ``sensitivities``.
-    """
-    found = [torch.zeros_like(weights[..., 0, 0, 0]) for _ in bits]
-    for t, state in enumerate(states_of(system, signal)):
-        for at, each in enumerate(bits):
-            noise = _noise(state, each, at_random=False, feedback=False)
-            found[at] = found[at] + (weights[..., t, :, :] * noise).sum(dim=(-2, -1))
-    return torch.stack(found, dim=-1)
+def _magnitudes(
+    system: System, signal: Shaped[Tensor, "*batch time input channel"]
+) -> Shaped[Tensor, "*batch time"]:
+    """The largest magnitude in the state of every head after every token."""
+    return torch.stack([largest(state) for state in states_of(system, signal)], dim=-1)
 
 
 def _step(system: System, t: int, state: Tensor) -> Tensor:

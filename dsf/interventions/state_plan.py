@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.table import Table
 from dsf.interventions.edited_mixing import is_recurrent
 from dsf.interventions.edits import RoundState
-from dsf.interventions.state_budget import MAX_BITS, MIN_BITS, noise_of, sensitivities
+from dsf.interventions.state_budget import MAX_BITS, MIN_BITS, levels, noise_weight
 from dsf.runtime.shapes import at_least
 
-CHOICES = tuple(range(MIN_BITS, MAX_BITS + 1))
+CHOICES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 """Numbers of bits that a plan chooses from."""
 SCALE_BYTES = 2
 """Bytes of the scale of one head's state."""
@@ -33,8 +33,7 @@ class StateRow:
         entries: how many numbers the state has.
         bits: with how many each is stored.
         bytes: of the state and its scale.
-        noise: the variance of the logits that its roundings are forecast to cause, with 2 to 16
-            bits.
+        noise: the variance of the logits for a step of the state's magnitude.
     """
 
     layer: str
@@ -42,12 +41,12 @@ class StateRow:
     entries: int
     bits: int
     bytes: int
-    noise: tuple[float, ...] = field(repr=False)
+    noise: float
 
     @property
     def forecast(self) -> float:
         """The variance of the logits that its roundings are going to cause."""
-        return self.noise[self.bits - MIN_BITS]
+        return self.noise / float(levels(torch.tensor(float(self.bits)))) ** 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class StatePlan:
     def within(self, bytes: int) -> "StatePlan":
         """Return the plan of the smallest forecast under another budget.
 
-        Bits are added where a byte lowers the forecast most.
+        The forecast falls by less for every further bit, so that adding bits where a byte helps
+        most is the best choice.
 
         Raises:
             ValueError: if the smallest number of bits does not fit.
@@ -102,17 +102,12 @@ class StatePlan:
         waiting: list[tuple[float, int, StateRow]] = []
 
         def wait(at: int) -> None:
-            """By how much more bits that fit lower the forecast for each byte, at most."""
-            row = rows[at]
-            larger = (_with_bits(row, bits) for bits in CHOICES if bits > row.bits)
-            gains = [
-                ((row.forecast - each.forecast) / (each.bytes - row.bytes), each)
-                for each in larger
-                if each.bytes - row.bytes <= left
-            ]
-            if gains:
-                gain, best = max(gains, key=lambda pair: pair[0])
-                heapq.heappush(waiting, (-gain, at, best))
+            """By how much the next number of bits lowers the forecast for each byte."""
+            row, more = rows[at], [bits for bits in CHOICES if bits > rows[at].bits]
+            if more:
+                larger = _with_bits(row, more[0])
+                gain = (row.forecast - larger.forecast) / (larger.bytes - row.bytes)
+                heapq.heappush(waiting, (-gain, at, larger))
 
         for at in range(len(rows)):
             wait(at)
@@ -121,7 +116,7 @@ class StatePlan:
             if larger.bytes - rows[at].bytes <= left:
                 left -= larger.bytes - rows[at].bytes
                 rows[at] = larger
-            wait(at)
+                wait(at)
         return StatePlan(tuple(rows))
 
     def applied(self, model: nn.Module) -> "RoundedModel":
@@ -130,10 +125,7 @@ class StatePlan:
 
     def table(self) -> Table:
         """Return one record for each head."""
-        records = [asdict(row) | {"forecast": row.forecast} for row in self.rows]
-        for record in records:
-            del record["noise"]
-        return Table(tuple(records))
+        return Table(tuple(asdict(row) | {"forecast": row.forecast} for row in self.rows))
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the rows as plain data."""
@@ -142,7 +134,7 @@ class StatePlan:
     @classmethod
     def from_json(cls, rows: Sequence[dict[str, Any]]) -> "StatePlan":
         """Return the plan that ``to_json`` wrote."""
-        return cls(tuple(StateRow(**row | {"noise": tuple(row["noise"])}) for row in rows))
+        return cls(tuple(StateRow(**row) for row in rows))
 
     def __repr__(self) -> str:
         several = sorted({row.bits for row in self.rows})
@@ -177,9 +169,9 @@ def plan_state(
     """Choose with how many bits to store the recurrent state of every head.
 
     The loss is the variance of the logits (of the predicted token minus that of its runner-up, in
-    the mean over the tokens of the text). It is forecast without a rounded run: the roundings of
-    the exact states are taken for white noise, which reaches the logits through the recurrence and
-    the gradient of the rest of the model.
+    the mean over the tokens of the text). It is forecast without a rounded run: roundings are white
+    noise of the size of a step, which reaches the logits through the recurrence and the gradient of
+    the rest of the model.
 
     Args:
         model, inputs, named: a model and a text, as for ``dsf.attribute``.
@@ -205,7 +197,7 @@ def plan_state(
             f"plan_state: 'model' expected a model with recurrent states, got "
             f"{found.inspection.model}, which has none."
         )
-    squares: dict[str, Tensor] = {}
+    noise: dict[str, Tensor] = {}
     if found.logits is None:
         raise InspectionError("plan_state: 'model' expected a model that returns logits, got none.")
     top = found.logits.topk(2, dim=-1).indices
@@ -224,17 +216,15 @@ def plan_state(
             signal = mixer.signal()
             adjoint = share.adjoint(layer.name)
             shaped = adjoint.reshape(*signal.shape[:-2], -1, signal.shape[-1])
-            square = sensitivities(mixer.system(), shaped).square() / count
-            squares[layer.name] = squares.get(layer.name, 0) + square
+            weight = noise_weight(mixer.system(), signal, shaped)
+            weight = weight.sum(dim=0) if weight.ndim > 1 else weight.sum().reshape(1)
+            noise[layer.name] = noise.get(layer.name, torch.zeros_like(weight)) + weight
     rows = []
     for layer in layers:
         mixer = layer.mixer
-        system, signal = mixer.system(), mixer.signal()
-        entries = system.state_size * signal.shape[-1]
-        noise = noise_of(system, signal, squares[layer.name], CHOICES)
-        noise = noise.sum(dim=0) if noise.ndim > 2 else noise.sum(dim=0, keepdim=True)
-        for head, each in enumerate(noise.flatten(end_dim=-2).tolist()):
-            row = StateRow(layer.name, head, entries, MIN_BITS, 0, tuple(each))
+        entries = mixer.system().state_size * mixer.signal().shape[-1]
+        for head, each in enumerate((noise[layer.name] / count).flatten().tolist()):
+            row = StateRow(layer.name, head, entries, MIN_BITS, 0, each)
             rows.append(_with_bits(row, MAX_BITS))
     return StatePlan(tuple(rows)).within(bytes)
 

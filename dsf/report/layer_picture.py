@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dsf.attribution import Attribution, Paths
+from dsf.attribution import Agreement, Attribution, Paths
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import group_bounds
@@ -114,6 +114,7 @@ class Explained:
     share: Attribution
     target: str
     paths: Paths | None = None
+    agreement: Agreement | None = None
 
     def edge_views(self, layer: InspectedLayer, *, side: int) -> list[MapView]:
         """What the edges of a layer contribute, over all heads or channels; none without edges."""
@@ -158,6 +159,7 @@ class Explained:
                 for sample in samples
             ],
             "paths": paths,
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
         }
 
 
@@ -166,6 +168,7 @@ def explained(
     share: Attribution | None,
     target: str,
     paths: Paths | None,
+    agreement: Agreement | None,
 ) -> Explained | None:
     if share is None:
         return None
@@ -180,4 +183,4 @@ def explained(
             f"'attribution' is of {tokens} tokens, but the layers of 'result' have "
             f"{sorted(counts)}. Attribute and inspect on the same input."
         )
-    return Explained(share, target, paths)
+    return Explained(share, target, paths, agreement)

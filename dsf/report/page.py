@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from dsf.attribution import Attribution, Paths
+from dsf.attribution import Agreement, Attribution, Paths
 from dsf.inspection.choice import Chosen
 from dsf.interventions import Intervention
 from dsf.properties.decided import verdict_counts
@@ -51,6 +51,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
     attribution: Attribution | None = None,
     target: str = "the logit",
     paths: Paths | None = None,
+    agreement: Agreement | None = None,
     intervention: Intervention | None = None,
     progress: Progress = ignored,
 ) -> Any:
@@ -86,6 +87,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
             by their shares, and every layer begins with the shares of its edges.
         target: words for the number that is attributed, such as ``"the logit of Paris"``.
         paths: ``attribution.paths(...)``, to be drawn.
+        agreement: ``attribution.agreement()``: how well shares predicted what cuts lost.
         intervention: what ``dsf.intervene`` returned for the same input: by how much the output
             after every token moves, and the last logits without and with the edits.
         progress: called with the finished share, from 0 to 1.
@@ -119,7 +121,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         content,
         chosen,
         verdicts=verdicts,
-        explained=explained(chosen, attribution, target, paths),
+        explained=explained(chosen, attribution, target, paths, agreement),
         intervention=intervention,
         progress=progress,
     )

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -35,12 +36,12 @@ class Coefficient(ABC):
     def shape(self) -> torch.Size:
         """The shape it would have if written out."""
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The number type."""
         return dtype_of(self)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """The device it is stored on."""
         return device_of(self)

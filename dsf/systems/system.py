@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, cast
 
 import torch
@@ -140,7 +140,7 @@ class System:
         """Number of output ports."""
         return self.C.shape[-2]
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The number type to which all parts promote."""
         parts = [self._coefficient_dtype(), self.feedthrough.dtype]

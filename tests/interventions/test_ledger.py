@@ -262,7 +262,8 @@ def test_a_ledger_in_other_forms(tmp_path):
     assert sum(row.share for row in part.rows) == pytest.approx(ledger.total)
     whole = {(row.layer, row.stage): row for row in ledger.rows}
     headed = [row for row in part.rows if row.by_head]
-    assert headed and all(row.share == whole[row.layer, row.stage].by_head[1] for row in headed)
+    assert headed
+    assert all(row.share == whole[row.layer, row.stage].by_head[1] for row in headed)
     with pytest.raises(dsf.inspection.InspectionError, match="heads"):
         ledger.of_heads(7)
     with pytest.raises(ValueError, match="path"):

@@ -9,12 +9,11 @@ import dsf
 from dsf.interventions.state_budget import (
     bound,
     forecast,
-    noise_of,
+    noise_weight,
     replayed,
     rounded,
     rounded_at_random,
     rounded_run,
-    sensitivities,
     with_feedback,
 )
 from dsf.interventions.state_plan import CHOICES, StatePlan, StateRow
@@ -71,14 +70,22 @@ def test_forecasts_of_heads_are_within_a_factor_of_two():
     measured = apart.square().sum(dim=(-3, -2, -1)).sqrt()
     ratio = forecast(system, signal, bits).sum(dim=-1).sqrt() / measured
     assert bool(((ratio > 0.5) & (ratio < 2)).all())
-    adjoint = torch.zeros_like(apart)
-    adjoint[..., -1, 0, 0] = 1  # one entry of the response: its forecast variance
-    weights = sensitivities(system, adjoint).square()
-    for row in range(signal.shape[-1]):  # and every entry has channels of its own
-        one = torch.zeros_like(weights)
-        one[..., row] = weights[..., 0]
-        total = noise_of(system, signal, one, [8])[..., 0] + (0 if row == 0 else total)  # noqa: F821
-    torch.testing.assert_close(total, forecast(system, signal, bits)[..., -1])
+
+
+def test_the_weight_of_a_head_is_what_all_states_entries_move():
+    """Against gradients of the exact replay, and states of a loop."""
+    system, signal = long_case(20)
+    adjoint = torch.randn(1, 2, 20, 1, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+    errors = torch.zeros(1, 2, 20, 4, 3, dtype=DOUBLE, requires_grad=True)
+    moved = (adjoint * replayed(system, errors)).sum()
+    (gradient,) = torch.autograd.grad(moved, errors)
+    state, steps = torch.zeros(1, 2, 4, 3, dtype=DOUBLE), []
+    for t in range(20):
+        drive = torch.as_tensor(system.B)[..., t, :, :] @ signal[..., t, :, :]
+        state = system.A.dense()[..., t, :, :] @ state + drive
+        steps.append(state.abs().amax(dim=(-2, -1)))
+    squares = gradient.square().sum(dim=(-2, -1)) * torch.stack(steps, dim=-1).square()
+    torch.testing.assert_close(noise_weight(system, signal, adjoint), squares.sum(dim=-1) / 12)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -135,10 +142,7 @@ def test_no_error_exceeds_its_bound():
 
 
 def test_a_plan_is_the_best_of_all_choices():
-    rows = tuple(
-        StateRow("a", head, 8, 16, 0, tuple(noise / 4**bits for bits in CHOICES))
-        for head, noise in enumerate((1.0, 100.0))
-    )
+    rows = tuple(StateRow("a", head, 8, 16, 0, noise) for head, noise in enumerate((1.0, 100.0)))
     plan = StatePlan(rows).uniform(16)
     found = plan.within(14)
     every = [

@@ -176,10 +176,15 @@ def test_paths_are_shown_in_their_own_sample(tmp_path, visited):
     shown = dsf.inspect(model, input_ids=drawn.tokens, checks="none")
     found = share.paths(3, sample=-1)
     assert found.to_json()["sample"] == found.sample == 1
-    page = visited(show(shown, tmp_path / "r.html", attribution=share, paths=found))
+    agreed = share.agreement(edits=4)
+    place = show(shown, tmp_path / "r.html", attribution=share, paths=found, agreement=agreed)
+    page = visited(place)
     page.locator(".thumb[title$='sample 0, edges']").first.click()
     page.get_by_role("button", name="Shares", exact=True).click()
     page.locator(".state", has_text="They were searched for in sample 1.").wait_for()
+    cuts = "Of 4 edges that were cut one by one, what was lost ranks with their shares at "
+    shown_rank = page.locator(".state .summary").inner_text().replace("−", "-").split(cuts)[1]
+    assert float(shown_rank.split(",")[0]) == pytest.approx(agreed.spearman("held"), abs=0.01)
     assert page.locator(".paths").count() == 0
     page.locator(".thumb[title$='sample 1, edges']").first.click()
     page.locator(".paths").wait_for()

@@ -28,7 +28,8 @@ function drawShares(place, attribution, sample, tokens, go) {
     make("p", { className: "summary" }, `${attribution.target.charAt(0).toUpperCase()}${attribution.target.slice(1)}: `, make("b", {}, number(attribution.value[sample], 4)),
       ` = ${number(sum, 4)} from the tokens ${attribution.remainder[sample] < 0 ? "−" : "+"} `
       + `${number(Math.abs(attribution.remainder[sample]), 4)} from biases and first states. A share is of this run: attention `
-      + "weights, activations and the factors of norms are held."),
+      + "weights, activations and the factors of norms are held."
+      + agreementText(attribution.agreement)),
     colouredText(shares, most, tokens, `Tokens, coloured by their share of ${attribution.target}`,
       `Square-root colours from −${number(most, 3)} (cool) to +${number(most, 3)} (warm).`, 4),
     make("div", { className: "numbers" },
@@ -39,6 +40,11 @@ function drawShares(place, attribution, sample, tokens, go) {
       make("section", {}, layerTable(attribution.layers, sample),
       make("p", {}, "Directly: along residual connections alone; these and the first stream sum to the value. "
         + "All paths: through later layers too; these overlap."))));
+}
+
+/** How well shares predicted what was lost when edges were cut one by one. */
+function agreementText(found) {
+  return found ? ` Of ${found.cuts} edges that were cut one by one, what was lost ranks with their shares at ${number(found.held, 2)}, and with their gradients at ${number(found.gradient, 2)}.` : "";
 }
 
 /** All layers in a box that scrolls, since there may be many more of them than of the other rows. */

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -40,12 +41,12 @@ class Transition(ABC):
     def shape(self) -> torch.Size:
         """The shape of the matrices if written out: ``(*batch, time, state, state)``."""
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """The number type of the matrices."""
         return dtype_of(self)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """The device the matrices are stored on."""
         return device_of(self)
