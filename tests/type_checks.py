@@ -42,7 +42,8 @@ def sparing(jaxtyped: Any) -> Any:
         if not given:
             return lambda each: decorator(each, typechecker=typechecker)
         (each,) = given
-        if each.__module__ in READS_FRAMES:
+        # Numba reads the types of a compiled loop itself.
+        if each.__module__ in READS_FRAMES or (isfunction(each) and not each.__annotations__):
             return each
         if isclass(each):
             plain = each.__init__
@@ -52,8 +53,6 @@ def sparing(jaxtyped: Any) -> Any:
             return each
         if not isfunction(each):
             return jaxtyped(each, typechecker=typechecker)
-        if not each.__annotations__:  # such as a compiled loop, which numba reads itself
-            return each
         if any(map(names_a_shape, each.__annotations__.values())):
             return first_calls(jaxtyped(each, typechecker=typechecker), each)
         return each if "<locals>" in each.__qualname__ else first_calls(CHECKED(each), each)

@@ -65,7 +65,7 @@ Choose = Callable[[Sequence[str]], set[str]]
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
-    Through.FUSED: follower.FUSED,
+    Through.FUSED: attention.ADAPTER,
     Through.FOLLOWED: follower.FOLLOWED,
 }
 

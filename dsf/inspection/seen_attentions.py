@@ -9,7 +9,7 @@ of every mixer as ``dsf.inspect`` does, without its repetition in float64.
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial, wraps
+from functools import wraps
 from typing import Any
 
 import torch
@@ -295,25 +295,26 @@ FIELD, CROSS, ENCODER, DECODER = (
 )
 
 
-class _Lazy(Mapping[str, Tensor]):
-    """Maps by name, each computed when it is first looked up."""
+class _Maps(Mapping[str, Tensor]):
+    """The maps of layers, or their ``last`` rows, each computed when it is first looked up."""
 
-    def __init__(self, makers: Mapping[str, Callable[[], Tensor]]):
-        self._makers, self._found = makers, dict[str, Tensor]()
+    def __init__(self, layers: Sequence[tuple[Call, Adapter, str]], last: int | None):
+        self._layers, self._last = {layer[0].name: layer for layer in layers}, last
+        self._found: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._found:
-            self._found[name] = self._makers[name]()
+            self._found[name] = _map_of(*self._layers[name], self._last)
         return self._found[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
+        return iter(self._layers)
 
     def __len__(self) -> int:
-        return len(self._makers)
+        return len(self._layers)
 
     def __repr__(self) -> str:
-        return f"maps of {', '.join(self._makers)}"
+        return f"maps of {', '.join(self._layers)}"
 
 
 class StepAttentions(Sequence[Tensor]):
@@ -326,7 +327,7 @@ class StepAttentions(Sequence[Tensor]):
     def __init__(self, sequence: Followed, known: Known, calls: int):
         self._sequence, self._known, self._calls = sequence, known, calls
 
-    @cached_property
+    @property
     def maps(self) -> Mapping[str, Tensor]:
         last = None if self._calls == 1 else self._sequence.steps[self._calls - 1]
         return _maps(self._sequence, self._known, self._calls, last)
@@ -387,12 +388,7 @@ def _maps(
     """The maps of a sequence after so many calls, or their ``last`` rows, in running order."""
     key = len(sequence.steps) if calls is None else calls, last
     if key not in sequence.maps:
-        sequence.maps[key] = _Lazy(
-            {
-                call.name: partial(_map_of, call, adapter, family, last)
-                for call, adapter, family in sequences(list(sequence.joined(calls)), known)
-            }
-        )
+        sequence.maps[key] = _Maps(sequences(list(sequence.joined(calls)), known), last)
     return sequence.maps[key]
 
 

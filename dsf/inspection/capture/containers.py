@@ -139,21 +139,14 @@ def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in tuples, lists, dictionaries and objects that are not caches, in order."""
-    found: list[Tensor] = []
-    _add_tensors(value, found)
-    return found
-
-
-def _add_tensors(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, PackedSequence):
-        found.append(value.data)
-    elif isinstance(value, tuple | list | Mapping):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            _add_tensors(part, found)
-    elif is_holder(value):
-        found += tensors_held(value)
+        return [value]
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    if isinstance(value, tuple | list | Mapping):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return [one for part in parts for one in tensors_in(part)]
+    return tensors_held(value) if is_holder(value) else []
 
 
 def tensors_held(part: Any) -> list[Tensor]:

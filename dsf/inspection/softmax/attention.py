@@ -17,7 +17,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured, Weights
 from dsf.inspection.capture.module_stack import Surroundings, is_transposed
 from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.whole.stages import Chain, Project, Scale
 from dsf.mixers import SoftmaxAttention
 from dsf.mixers.base import Mixer
@@ -278,32 +278,45 @@ def _linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     return weight.mT if is_transposed(module) else weight, weights.get("bias")
 
 
-def _by_interface(layer: Captured) -> AttentionCall:
-    """A call through the interface, whose mask is already a bias; it and a position bias are cut
-    to the number of keys.
+def _called(layer: Captured) -> AttentionCall:
+    """A call through the interface, whose mask is a bias already, or of torch's fused attention.
+
+    Masks and a position bias are cut to the number of keys. A causal map that is not square is
+    aligned at the first tokens.
     """
     given = layer.arguments
+    if given.get("dropout_p"):
+        raise UnreadableError(
+            "it calls fused attention with dropout, also in evaluation mode: its weights are "
+            "random. Pass dropout_p=0.0 when the module is not training"
+        )
     query, key, value = (given[name] for name in ("query", "key", "value"))
-    steps, keys = query.shape[-2], key.shape[-2]
-    mask, position = given.get("attention_mask"), given.get("position_bias")
-    parts = [mask, None if position is None else as_bias(position)]
-    there = [part[..., :keys] for part in parts if part is not None]
+    if query.is_nested:
+        raise UnreadableError(
+            "it calls fused attention on a nested tensor. Pass a padded batch instead"
+        )
+    size = query.shape[-2], key.shape[-2]
+    masks = (given.get(name) for name in ("attn_mask", "position_bias"))
+    biases = (None if mask is None else as_bias(mask) for mask in masks)
+    parts = (given.get("attention_mask"), *biases)
+    there = [part[..., : size[1]] for part in parts if part is not None]
     bias: Tensor | None = sum(there[1:], start=there[0]) if there else None
-    is_causal = bool(given["is_causal"]) and steps > 1
-    if bias is None and is_causal and steps != keys:
-        bias = causal_bias((steps, keys), query.device)
+    is_causal = bool(given.get("is_causal"))
+    if bias is None and is_causal and size[0] != size[1]:
+        bias = causal_bias(size, query.device)
+    heads_last = "scaling" in given
     return AttentionCall(
         query,
         key,
         value,
-        layer.output.transpose(1, 2),
+        layer.output.transpose(1, 2) if heads_last else layer.output,
         bias,
-        scale=given.get("scaling"),
+        scale=given["scaling"] if heads_last else given.get("scale"),
         is_causal=is_causal,
         softcap=given.get("softcap"),
         sink=given.get("s_aux"),
-        heads_last=True,
+        heads_last=heads_last,
     )
 
 
-ADAPTER = adapter_of(_by_interface)
+ADAPTER = adapter_of(_called)

@@ -29,7 +29,7 @@ from dsf.inspection.capture.modes import Functions
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.errors import UnreadableError
-from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias, causal_bias
+from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias
 
 PLAIN = {"matmul", "bmm"}
 PRODUCTS = {*PLAIN, "baddbmm", "einsum"}
@@ -121,11 +121,8 @@ def _laid_out(part: Tensor, axes: str, wanted: list[str]) -> Tensor | None:
     # None if it has other axes.
     if any(axis not in wanted for axis in axes) or len({*axes}) != len(axes):
         return None
-    there = part.permute([axes.index(axis) for axis in wanted if axis in axes])
-    for place, axis in enumerate(wanted):
-        if axis not in axes:
-            there = there.unsqueeze(place)
-    return there
+    there = (axis if axis in axes else "1" for axis in wanted)
+    return rearrange(part, f"{' '.join(axes)} -> {' '.join(there)}")
 
 
 MULTIPLIES = {"mul", "imul", "rmul", "multiply"}
@@ -480,28 +477,6 @@ def fused_recorded(
     return put_out
 
 
-def _fused(layer: Captured) -> AttentionCall:
-    """A call of the function; a causal map that is not square is aligned at the first tokens."""
-    given = layer.arguments
-    if given.get("dropout_p"):
-        raise UnreadableError(
-            "it calls fused attention with dropout, also in evaluation mode: its weights are "
-            "random. Pass dropout_p=0.0 when the module is not training"
-        )
-    query, key, value = (given[name] for name in ("query", "key", "value"))
-    if query.is_nested:
-        raise UnreadableError(
-            "it calls fused attention on a nested tensor. Pass a padded batch instead"
-        )
-    mask, is_causal = given.get("attn_mask"), bool(given.get("is_causal"))
-    bias = None if mask is None else as_bias(mask)
-    size = query.shape[-2], key.shape[-2]
-    if bias is None and is_causal and size[0] != size[1]:
-        bias = causal_bias(size, query.device)
-    scale = given.get("scale")
-    return AttentionCall(query, key, value, layer.output, bias, scale=scale, is_causal=is_causal)
-
-
 def _followed(layer: Captured) -> AttentionCall:
     """A call that was followed: queries, keys and a bias where these explain it; else weights."""
     given, heads = layer.arguments, layer.arguments.get("heads")
@@ -536,5 +511,4 @@ def _fully_masked(layer: Captured) -> Tensor | None:
     return None if bias is None else (bias == -torch.inf).all(dim=-1)
 
 
-FUSED = adapter_of(_fused)
 FOLLOWED = adapter_of(_followed, idle=_fully_masked, join=join)

@@ -8,7 +8,7 @@ masks and modules go by them; only what is neither plain nor fused runs as plain
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache, partial, wraps
+from functools import partial, wraps
 from inspect import signature
 from threading import Lock
 from typing import Any
@@ -120,7 +120,7 @@ class _Recorder:
         where.claim(path)
         run, heard, causal = partial(attention, module, *tensors, **options), options, False
         if name == FUSED:
-            asked, used = options.get("is_causal"), _named_by(attention)
+            asked, used = options.get("is_causal"), signature(attention).parameters
             causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
             heard = {each: part for each, part in options.items() if each in used}
             if where.instead is not None:  # what replaces it is not computed
@@ -135,11 +135,11 @@ class _Recorder:
         if not keeps_call(self._calls, module, Through.INTERFACE, where):
             return output
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
-        arguments: dict[str, Any] = given | heard
+        arguments: dict[str, Any] = {"scaling": None, **given, **heard}
         for part in ("query", "key", "value"):
             arguments[part] = copied(arguments[part])
         mask = arguments.get("attention_mask")
-        arguments["is_causal"] = causal and mask is None
+        arguments["is_causal"] = causal and mask is None and arguments["query"].shape[-2] > 1
         if mask is not None:
             key = id(mask), times_written(mask)
             if key not in self._biases:  # with the mask, so that no other tensor gets the same id
@@ -150,11 +150,6 @@ class _Recorder:
         put_out = add_call(self._calls, call, where, output, seen)
         where.pass_surroundings(call, output[0].flatten(-2))
         return put_out
-
-
-@cache
-def _named_by(function: Attention) -> frozenset[str]:
-    return frozenset(signature(function).parameters)
 
 
 _RECORDER: ContextVar[_Recorder] = ContextVar("recorder")
