@@ -25,7 +25,6 @@ from dsf.evaluate.loops import modes_response
 from dsf.evaluate.stepwise import advance
 from dsf.evaluate.windows import (
     SMALLEST,
-    cached,
     cut,
     fold,
     fold_together,
@@ -129,13 +128,7 @@ def _in_turn(system: System, signal: Tensor, size: int | None) -> Answer:
         boundaries = _boundaries(system.steps, size, at_once)
         return _window_by_window(partial(_folded, size=size), system, signal, boundaries)
     size = size or stepped_size(system, channels)
-    axis, pieces = cached(system, signal, min(size, system.steps))
-    boundaries = _boundaries(system.steps, size, 1)
-    results = [_window_by_window(_stepped, *piece, boundaries) for piece in pieces]
-    if len(results) == 1:
-        return results[0]
-    responses, states = zip(*results, strict=True)
-    return torch.cat(responses, dim=axis), torch.cat(states, dim=axis)
+    return _window_by_window(_stepped, system, signal, _boundaries(system.steps, size, 1))
 
 
 def _boundaries(steps: int, size: int, at_once: int) -> list[int]:

@@ -294,20 +294,16 @@ def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor
 def state_norm(
     system: System,
     signal: Shaped[Tensor, "*batch time input channel"],
-    *,
-    at: Sequence[int] | None = None,
-) -> Shaped[Tensor, "*batch at"]:
+) -> Shaped[Tensor, "*batch time"]:
     """The norm of the state after each token, over its states and channels.
 
     Computed a few tokens at a time, so that the states of all tokens need not fit in memory.
 
     Args:
         signal: what drives the system, for example ``layer.signal``.
-        at: after which tokens, all by default.
 
     Raises:
         ShapeError: if the signal does not fit the system.
-        IndexError: if there is no such token.
 
     Example:
         >>> import dsf, torch
@@ -317,18 +313,10 @@ def state_norm(
         tensor([1., 2., 3.])
     """
     check_signal(system, signal)
-    chosen = () if at is None else at
-    wrong = [token for token in chosen if not -system.steps <= token < system.steps]
-    if wrong:
-        raise IndexError(
-            f"state_norm: there is no token {wrong[0]}; the {system.steps} tokens are numbered "
-            f"from 0 to {system.steps - 1}."
-        )
     ordered = forward_form(system)
     given = signal.flip(-3) if system.runs_backward else signal
     norms = torch.cat(list(_norms(ordered, given)), dim=-1)
-    norms = norms.flip(-1) if system.runs_backward else norms
-    return norms if at is None else norms[..., list(at)]
+    return norms.flip(-1) if system.runs_backward else norms
 
 
 def _norms(system: System, signal: Tensor) -> Iterator[Tensor]:

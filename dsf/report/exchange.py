@@ -51,14 +51,12 @@ CAVEAT = "linear in its signal, given its coefficients: a statement about this r
 
 
 @checked
-def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+def to_npz(inspection: Inspection, path: str | Path) -> Path:
     """Write the map of every layer under its name, and a description, ``about``, as JSON.
 
-    The file is written atomically. ``json.loads(str(numpy.load(path)["about"]))`` has the axes of
-    every map, its error, and the tokens.
-
-    Args:
-        dtype: the real dtype to store; complex maps get the complex dtype of that precision.
+    Maps are in single precision. The file is written atomically.
+    ``json.loads(str(numpy.load(path)["about"]))`` has the axes of every map, its error, and the
+    tokens.
 
     Raises:
         MapTooLarge: if a map would take more than half of the free memory.
@@ -72,7 +70,7 @@ def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = tor
         ((1, 4, 6, 6), ['sample', 'channel', 'query', 'key'])
     """
     arrays: dict[str, Any] = {
-        name: map.numpy(force=True) for name, map in _maps(inspection, dtype).items()
+        name: map.numpy(force=True) for name, map in _maps(inspection).items()
     }
     arrays[ABOUT] = np.array(_about(inspection))
 
@@ -84,16 +82,11 @@ def to_npz(inspection: Inspection, path: str | Path, *, dtype: torch.dtype = tor
 
 
 @checked
-def to_safetensors(
-    inspection: Inspection, path: str | Path, *, dtype: torch.dtype = torch.float32
-) -> Path:
+def to_safetensors(inspection: Inspection, path: str | Path) -> Path:
     """Write the map of every layer under its name, and a description, ``about``, as metadata.
 
-    The file is written atomically. One head can be read without the rest:
-    ``safetensors.safe_open(path, "pt").get_slice(name)[0, 3]``.
-
-    Args:
-        dtype: the real dtype to store; complex maps get the complex dtype of that precision.
+    Maps are in single precision. The file is written atomically. One head can be read without the
+    rest: ``safetensors.safe_open(path, "pt").get_slice(name)[0, 3]``.
 
     Raises:
         MapTooLarge: if a map would take more than half of the free memory.
@@ -107,17 +100,16 @@ def to_safetensors(
         ...         stored.get_slice("LSTM[layer 0]")[0, 3].shape
         torch.Size([6, 6])
     """
-    maps = {name: map.contiguous().cpu() for name, map in _maps(inspection, dtype).items()}
+    maps = {name: map.contiguous().cpu() for name, map in _maps(inspection).items()}
     about = {ABOUT: _about(inspection)}
     return replace_file(path, lambda draft: save_file(maps, draft, metadata=about))
 
 
 @checked
-def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> Any:
+def to_xarray(inspection: Inspection) -> Any:
     """The maps as an ``xarray.DataTree``, with a node for each layer, named axes and tokens.
 
-    Args:
-        dtype: a real dtype; complex maps get the complex dtype of that precision.
+    Maps are in single precision.
 
     Raises:
         ModuleNotFoundError: if xarray is not installed.
@@ -140,7 +132,7 @@ def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> 
             "to_xarray: needs xarray, which is not installed: pip install xarray."
         ) from None
     nodes = {}
-    for layer, map in zip(inspection, _maps(inspection, dtype).values(), strict=True):
+    for layer, map in zip(inspection, _maps(inspection).values(), strict=True):
         axes, tokens = _axes(layer), inspection.tokens or ()
         sizes = dict(zip(axes, map.shape, strict=True))
         coordinates: dict[str, Any] = {axis: np.arange(size) for axis, size in sizes.items()}
@@ -154,7 +146,7 @@ def to_xarray(inspection: Inspection, *, dtype: torch.dtype = torch.float32) -> 
     return xarray.DataTree.from_dict({"/": root, **nodes})
 
 
-def _maps(inspection: Inspection, dtype: torch.dtype) -> dict[str, Tensor]:
+def _maps(inspection: Inspection) -> dict[str, Tensor]:
     """Every map under its layer's name; several input or output ports get their own axes."""
     maps = {}
     for layer in inspection:
@@ -162,7 +154,7 @@ def _maps(inspection: Inspection, dtype: torch.dtype) -> dict[str, Tensor]:
         map = map.unflatten(-1, (-1, system.input_size)).unflatten(-3, (-1, system.output_size))
         single = [k for k, size in ((-1, system.input_size), (-3, system.output_size)) if size == 1]
         map = map.squeeze(tuple(single))
-        maps[layer.name] = map.to(dtype.to_complex() if map.is_complex() else dtype)
+        maps[layer.name] = map.to(torch.complex64 if map.is_complex() else torch.float32)
     return maps
 
 
@@ -360,7 +352,6 @@ def from_transformer_lens(
     *,
     scale: float | None = None,
     softcap: float | None = None,
-    tolerance: float | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
 ) -> Inspection:
     """The attentions in a cache, each rebuilt from its queries and keys.
@@ -374,7 +365,6 @@ def from_transformer_lens(
         scale: the factor on the product of query and key, one over the model's ``cfg.attn_scale``;
             by default ``d_head ** -0.5``.
         softcap: the soft cap of the scores, if the model has one.
-        tolerance: the largest relative error; by default one that suits the pattern's dtype.
         tokens: the text of every token, one sequence for each sample.
 
     Raises:
@@ -405,9 +395,7 @@ def from_transformer_lens(
             f"from_transformer_lens: no name in the cache ends in '{PATTERN}'. Keep the attention "
             "patterns: call run_with_cache without names_filter."
         )
-    layers = (
-        _layer(cache, name.removesuffix(PATTERN), scale, softcap, tolerance) for name in names
-    )
+    layers = (_layer(cache, name.removesuffix(PATTERN), scale, softcap) for name in names)
     return Inspection(
         layers=tuple(layers),
         model="TransformerLens cache",
@@ -415,9 +403,7 @@ def from_transformer_lens(
     )
 
 
-def _layer(
-    cache: Any, prefix: str, scale: float | None, softcap: float | None, tolerance: float | None
-) -> InspectedLayer:
+def _layer(cache: Any, prefix: str, scale: float | None, softcap: float | None) -> InspectedLayer:
     known = set(map(str, cache.keys()))
 
     def part_of(*hooks: str, by_head: bool = True) -> Any:
@@ -454,7 +440,7 @@ def _layer(
     error = relative_error(attention_map(system), pattern)
     if mixed is not None:
         error = max(error, relative_error(respond(system, mixer.signal()).squeeze(-2), mixed))
-    limit = TOLERANCE.get(dtype, 1e-5) if tolerance is None else tolerance
+    limit = TOLERANCE.get(dtype, 1e-5)
     if not error <= limit:
         raise ReconstructionError(
             f"{prefix}{PATTERN}: queries and keys give another pattern, or values another "

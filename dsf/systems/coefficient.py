@@ -3,28 +3,22 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.systems.transition.storage import (
+    Parts,
     along_time,
     cast,
     cut,
-    device_of,
-    dtype_of,
     flip,
-    on_parts,
-    picked,
 )
 
-Lazy = TypeVar("Lazy", bound="Coefficient")
 
-
-class Coefficient(ABC):
+class Coefficient(Parts, ABC):
     """Matrices B_t, C_t or D_t of every token, computed when they are needed.
 
     Behaves like a tensor of shape ``(*batch, time, rows, columns)``: indexing, ``@`` and torch
@@ -35,16 +29,6 @@ class Coefficient(ABC):
     @abstractmethod
     def shape(self) -> torch.Size:
         """The shape it would have if written out."""
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        """The number type."""
-        return dtype_of(self)
-
-    @cached_property
-    def device(self) -> torch.device:
-        """The device it is stored on."""
-        return device_of(self)
 
     @abstractmethod
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
@@ -57,16 +41,6 @@ class Coefficient(ABC):
     def cut(self, start: int, stop: int) -> "Matrices":
         """The tokens ``start`` to ``stop - 1``, kept lazy where the class supports it."""
         return self.window(start, stop)
-
-    def to(
-        self: Lazy, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> Lazy:
-        """The same matrices in another number type or on another device."""
-        return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
-
-    def picked(self: Lazy, index: Any, batch: torch.Size) -> Lazy:
-        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
-        return picked(self, index, batch)
 
     def dense(self) -> Shaped[Tensor, "*batch time rows columns"]:
         """All matrices written out."""

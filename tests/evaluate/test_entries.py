@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-import dsf
-from dsf.evaluate import windows
 from dsf.systems.kernels import availability
 from dsf.systems.solve import uncoupled_states
 
@@ -117,52 +115,6 @@ def test_function_transforms(parts):
             for way in (torch.func.jacfwd, torch.func.jacrev)
         )
         torch.testing.assert_close(forth, back)
-
-
-@pytest.mark.parametrize("name", ["SelectiveStateSpace", "StateSpaceDuality", "LRU", "RGLRU"])
-def test_pieces_of_a_batch_give_the_same(monkeypatch, name):
-    mixer = getattr(dsf.mixers, name).draw(torch.Generator().manual_seed(0), steps=9)
-    whole = dsf.respond(mixer.system(), mixer.signal())
-    monkeypatch.setattr(windows, "CACHED", 1)
-    system = mixer.system()
-    axis, parts = windows.cached(system, mixer.signal(), 9)
-    assert len(parts) == system.batch[axis] > 1
-    torch.testing.assert_close(dsf.respond(system, mixer.signal()), whole)
-    state = dsf.evaluate.final_state(system, mixer.signal())
-    assert state.shape[:-2] == system.batch
-
-
-def test_pieces_pass_gradients_on(monkeypatch):
-    mixer = dsf.mixers.SelectiveStateSpace.draw(torch.Generator().manual_seed(0), steps=9)
-    for part in (mixer.write, mixer.step):
-        part.requires_grad_(True)
-
-    def gradients():
-        response = dsf.respond(mixer.system(), mixer.signal())
-        return torch.autograd.grad(response.square().sum(), [mixer.write, mixer.step])
-
-    whole = gradients()
-    monkeypatch.setattr(windows, "CACHED", 1)
-    torch.testing.assert_close(gradients(), whole)
-
-
-def test_the_last_piece_holds_what_is_left(monkeypatch):
-    rng = torch.Generator().manual_seed(0)
-    decay, write, read = (torch.rand(5, 3, 2, generator=rng) for _ in range(3))
-    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(decay), write, read)
-    signal = torch.randn(5, 3, 1, 1, generator=rng)
-    whole = dsf.respond(system, signal)
-    monkeypatch.setattr(windows, "CACHED", 12)
-    axis, parts = windows.cached(system, signal, 3)
-    assert [part.batch[axis] for part, _ in parts] == [2, 2, 1]
-    torch.testing.assert_close(dsf.respond(system, signal), whole)
-
-
-def test_what_is_no_batch_stays_whole(monkeypatch):
-    monkeypatch.setattr(windows, "CACHED", 1)
-    one = torch.ones(3, 2)
-    system = dsf.System.from_write_and_read(dsf.systems.transition.Diagonal(one / 2), one, one)
-    assert dsf.respond(system, torch.ones(3, 1, 1)).flatten().tolist() == [2, 3, 3.5]
 
 
 @pytest.mark.usefixtures("route")

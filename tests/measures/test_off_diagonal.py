@@ -44,6 +44,7 @@ def test_the_energy_is_that_of_every_weight(cls, turn, monkeypatch):
 
 def test_few_states_need_no_rows(monkeypatch):
     """Of a state space model no row of the map is formed."""
+    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
     monkeypatch.setattr("dsf.measures.fold.row_blocks", lambda *_, **__: pytest.fail("a row"))
     rng = torch.Generator().manual_seed(0)
     system = dsf.mixers.SelectiveStateSpace.draw(rng, steps=9).system()

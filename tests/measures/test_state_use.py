@@ -193,8 +193,6 @@ def test_long_sequences_cross_the_borders_of_windows():
     signal = torch.randn(150, 1, 3, generator=rng, dtype=torch.float64)
     states = system.states(signal)
     torch.testing.assert_close(measures.state_norm(system, signal), states.norm(dim=(-2, -1)))
-    chosen = measures.state_norm(system, signal, at=[-1, 64])
-    torch.testing.assert_close(chosen, states[[-1, 64]].norm(dim=(-2, -1)))
     A, B, _ = arrays(system)
     found = measures.forgetting(system, lags=[1, 70], writes=range(150))
     np.testing.assert_allclose(found, literal_forgetting(A[0], B[0], [1, 70]), rtol=1e-9)
@@ -212,8 +210,6 @@ def test_wrong_arguments_are_refused_in_words():
             measure(system, noise=0.0)
         with pytest.raises(IndexError, match="at=9"):
             measure(system, at=9)
-    with pytest.raises(IndexError, match="token 9"):
-        measures.state_norm(system, torch.ones(9, 1, 1), at=[9])
     with pytest.raises(ShapeError, match="time"):
         measures.state_norm(system, torch.ones(8, 1, 1))
 

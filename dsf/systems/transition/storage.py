@@ -5,7 +5,7 @@ Delays, reversals and slices along time keep broadcast (stride 0) axes.
 
 from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass, replace
-from functools import cache, reduce
+from functools import cache, cached_property, reduce
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -64,6 +64,31 @@ def on_stored(
 
 
 Stored = TypeVar("Stored")
+Kept = TypeVar("Kept", bound="Parts")
+
+
+class Parts:
+    """Tensors of one number type on one device, such as the fields of a dataclass."""
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The number type."""
+        return dtype_of(self)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that they are stored on."""
+        return device_of(self)
+
+    def to(
+        self: Kept, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Kept:
+        """The same in another number type or on another device; complex parts stay complex."""
+        return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
+
+    def picked(self: Kept, index: Any, batch: torch.Size) -> Kept:
+        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
+        return picked(self, index, batch)
 
 
 def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:

@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -11,16 +10,12 @@ from torch import Tensor
 
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.transition.storage import (
+    Parts,
     along_time,
-    cast,
     cut,
     delay,
-    device_of,
-    dtype_of,
     flip,
     is_constant,
-    on_parts,
-    picked,
     time_axes,
 )
 
@@ -30,7 +25,7 @@ Matrices = Shaped[Tensor, "*batch time state state"]
 Diagonals = Shaped[Tensor, "*batch time state"]
 
 
-class Transition(ABC):
+class Transition(Parts, ABC):
     """The transition matrices A_1 ... A_T of one system, stored by their structure.
 
     ``shape`` is ``(*batch, time, state, state)`` whatever the storage. Token indices count from 0.
@@ -40,16 +35,6 @@ class Transition(ABC):
     @abstractmethod
     def shape(self) -> torch.Size:
         """The shape of the matrices if written out: ``(*batch, time, state, state)``."""
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        """The number type of the matrices."""
-        return dtype_of(self)
-
-    @cached_property
-    def device(self) -> torch.device:
-        """The device the matrices are stored on."""
-        return device_of(self)
 
     @property
     def batch(self) -> torch.Size:
@@ -104,19 +89,6 @@ class Transition(ABC):
     @abstractmethod
     def transposed(self) -> "Transition":
         """Every matrix transposed (not conjugated)."""
-
-    def to(
-        self: Maps, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> Maps:
-        """The same matrices in another number type or on another device.
-
-        Complex parts stay complex, in the precision of ``dtype``.
-        """
-        return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
-
-    def picked(self: Maps, index: Any, batch: torch.Size) -> Maps:
-        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
-        return picked(self, index, batch)
 
     def diagonal(self) -> Diagonals | None:
         """The diagonals if the structure is diagonal, else None."""

@@ -29,12 +29,12 @@ def with_ports():
     return dsf.inspect(nn.RNN(3, 4, batch_first=True), torch.randn(2, 5, 3), exact=True)
 
 
-def stored(write, inspection, tmp_path, **options):
+def stored(write, inspection, tmp_path):
     """All maps and what is said about them, read back by the format's own reader."""
     if write is exchange.to_npz:
-        arrays = dict(np.load(write(inspection, tmp_path / "maps.npz", **options)))
+        arrays = dict(np.load(write(inspection, tmp_path / "maps.npz")))
         return arrays, json.loads(str(arrays.pop("about")))
-    path = write(inspection, tmp_path / "maps.safetensors", **options)
+    path = write(inspection, tmp_path / "maps.safetensors")
     with safetensors.safe_open(path, "np") as file:
         about = json.loads(file.metadata()["about"])
         return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
@@ -42,11 +42,11 @@ def stored(write, inspection, tmp_path, **options):
 
 @pytest.mark.parametrize("write", [exchange.to_npz, exchange.to_safetensors])
 def test_a_file_holds_every_map_and_says_what_it_is(write, inspection, with_ports, tmp_path):
-    arrays, about = stored(write, inspection, tmp_path, dtype=torch.float64)
+    arrays, about = stored(write, inspection, tmp_path)
     assert list(tmp_path.iterdir()) != []
     assert set(arrays) == {layer.name for layer in inspection}
     for layer, record in zip(inspection, about["layers"], strict=True):
-        assert np.array_equal(arrays[layer.name], layer.map().numpy())
+        assert np.array_equal(arrays[layer.name], layer.map().float().numpy())
         assert record["name"] == layer.name
         assert record["axes"] == ["sample", "head", "query", "key"]
         assert record["error"] == layer.error
@@ -60,11 +60,11 @@ def test_a_file_holds_every_map_and_says_what_it_is(write, inspection, with_port
 
 def test_xarray_knows_tokens_by_name(inspection, with_ports):
     pytest.importorskip("xarray", reason="xarray is not installed")
-    tree = exchange.to_xarray(inspection, dtype=torch.float64)
+    tree = exchange.to_xarray(inspection)
     for layer in inspection:
         map = tree[layer.name]["map"]
         assert map.dims == ("sample", "head", "query", "key")
-        assert np.array_equal(map.values, layer.map().numpy())
+        assert np.array_equal(map.values, layer.map().float().numpy())
         assert map.attrs["error"] == layer.error
         assert map["key_token"].sel(sample=1).values.tolist() == list(inspection.tokens[1])
     assert exchange.to_xarray(with_ports)["RNN[layer 0]"]["map"].sizes["input"] == 4

@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dsf
 from dsf import measures
 from dsf.evaluate import row_blocks
-from dsf.evaluate.windows import CACHED, cached
 from dsf.mixers import SelectiveStateSpace, StateSpaceDuality
 from dsf.systems.kernels import availability
 from tests.drawn import Drawer
@@ -216,14 +215,3 @@ def test_time_comes_first_where_channels_lie_side_by_side(monkeypatch):
         assert given[name].data_ptr() == getattr(mixer, name).data_ptr()
     assert response.untyped_storage().data_ptr() == given["response"].untyped_storage().data_ptr()
     assert all(part.stride() == (64, 1) for part in given.values())
-
-
-def test_what_is_stepped_through_fits_the_cache_and_one_thread():
-    """Operations on one token are too small to share: torch leaves them to one thread."""
-    mixer = selective(64, channels=1536, states=16)
-    system, signal = mixer.system(), mixer.signal()
-    _, pieces = cached(system, signal, 64)
-    for piece, _ in pieces:
-        one_token = piece.batch.numel() * piece.state_size
-        assert one_token * 64 <= CACHED
-        assert one_token <= 2**15  # from which on torch shares an operation
