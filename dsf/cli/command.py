@@ -146,13 +146,7 @@ _CURES = {
 
 @dataclass(frozen=True)
 class Run:
-    """The settings under which the work of a command runs.
-
-    Attributes:
-        asked: the threads that the user wants, by ``--threads`` or by the environment.
-        every: those that torch takes by itself.
-        is_watched: whether a person sees its progress.
-    """
+    """Settings of the work: threads asked for, all that torch has, whether a person watches."""
 
     asked: int | None
     every: int

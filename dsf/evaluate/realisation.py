@@ -50,10 +50,7 @@ class Cut(NamedTuple):
 
 
 def through_map(map: Tensor, cut: Cut) -> Iterator[Token]:
-    """The reduced coefficients of a map, token by token.
-
-    Carries the rows of the map of all later tokens, expressed in the current state.
-    """
+    """The reduced coefficients of a map, token by token, from the rows of all later tokens."""
     steps = map.shape[-1]
     future = map[..., :, :0]
     for t in range(steps):
@@ -67,10 +64,7 @@ def through_map(map: Tensor, cut: Cut) -> Iterator[Token]:
 
 
 def through_system(system: System, cut: Cut) -> Iterator[Token]:
-    """The reduced coefficients of a system, token by token.
-
-    Carries a basis that expresses the original state in the coordinates that are kept.
-    """
+    """The reduced coefficients of a system, by a basis of its state in the kept coordinates."""
     futures = list(_futures(system))[::-1]
     size = (*system.batch, system.state_size, 0)
     basis = torch.zeros(size, dtype=system.dtype, device=system.device)

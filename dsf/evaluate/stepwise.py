@@ -31,11 +31,7 @@ Solver = Callable[[Transition, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 def advance(system: System, signal: Signal, entering: State | None, *, solve: Solver) -> Answer:
-    """Response to ``signal`` from the state ``entering``, and the state after the last token.
-
-    Every evaluator that steps through tokens uses these two equations. ``entering`` is None for a
-    zero initial state.
-    """
+    """Response from the state ``entering`` (zero if None), and the state after the last token."""
     drive = applied(system.B, signal)
     seen, leaving = solve(system.A, drive, entering)
     if system.reads_before_update:

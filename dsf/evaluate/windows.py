@@ -394,9 +394,7 @@ def fold_together(
 ) -> tuple[Panel, Transition]:
     """The panels of all windows of ``size`` tokens between ``start`` and ``stop``, at once.
 
-    Returns:
-        A panel with the windows as the last axis of its batch, and their ``carry`` as a transition
-        whose time axis counts windows.
+    Windows are the last axis of the batch; the time axis of the ``carry`` counts them.
     """
     part = _written_out(system, start, stop, dtype)
     axis = len(part.batch)

@@ -68,14 +68,10 @@ class Plan:
     """Everything that determines the results; equal plans are the same job.
 
     Attributes:
-        model: the folder of a checkpoint, or a hub id.
-        how: number type, device and revision.
-        weights, configuration: SHA-256 of its files.
+        weights, configuration: SHA-256 of the model's files.
         prompts: token ids.
-        quantities: names among ``dsf.inspection.results.measurements.QUANTITIES``.
-        left_out: those of them that are left out where they take longer than all others.
+        left_out: quantities that are left out where they take longer than all others.
         batch: the largest number of prompts in a unit.
-        layerwise: whether the weights are loaded block by block.
         tolerance: the largest relative error of a layer; None for one that suits its dtype.
         layers, heads: which are looked at, as for ``dsf.inspect``; None for all.
     """
@@ -283,12 +279,7 @@ def finish(
     unsupported: tuple[Unsupported, ...],
     notes: tuple[str, ...] = (),
 ) -> None:
-    """Mark a unit as finished.
-
-    Args:
-        unsupported: the layers that could not be read.
-        notes: what was ignored when the checkpoint was loaded, one sentence each.
-    """
+    """Mark a unit as finished; ``notes`` say what was ignored when the checkpoint was loaded."""
     content: dict[str, Any] = {
         "prompts": list(unit.prompts),
         "layers": layers,

@@ -70,14 +70,7 @@ class Eraser:
 
 
 class Loss(NamedTuple):
-    """What one token took of what a query reads of one key, in one entry of the batch axes.
-
-    Attributes:
-        size: by which the losses are ranked.
-        entry: the place on the batch axes.
-        token, key: in the order of the recurrence.
-        decay, overwriting: the two parts of the change.
-    """
+    """What one token took of what a query reads of one key, in the order of the recurrence."""
 
     size: float
     entry: tuple[int, ...]
@@ -272,12 +265,7 @@ def largest_losses(
     count: int,
     size: Callable[[Tensor], Float[Tensor, "*batch key"]] | None = None,
 ) -> list[Loss]:
-    """Return the largest losses of one query over all entries of the batch, the largest first.
-
-    Args:
-        size: of changes ``*batch output key input``, by which they are ranked; their norms by
-            default.
-    """
+    """The largest losses of one query over the batch, by the ``size`` of changes or their norms."""
     found: list[Loss] = []
     for token, decay, overwriting in query_losses(system, query=query):
         total = decay + overwriting

@@ -121,15 +121,7 @@ def on(token: int) -> RowReduction:
 
 @dataclass(frozen=True)
 class Reduced:
-    """The results of one pass over a map, which a measure accepts in place of the map.
-
-    Attributes:
-        found: for every requested reduction, a number for every row.
-        error: the requested error bound; 0 for an exact pass.
-        left_out: the largest share of its absolute weight that any row can have in the entries
-            that were not computed, for every map of the batch. A rigorous bound, not an estimate.
-        visited: share of the causal entries that were computed.
-    """
+    """The results of a pass, which a measure accepts in place of the map; see ``Streamed``."""
 
     found: dict[RowReduction, Tensor]
     error: float
@@ -147,11 +139,7 @@ class Requested:
 def from_pass(
     source: "Reduced | Requested", wanted: tuple[RowReduction, ...], measure: str
 ) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
-    """The reductions ``wanted`` from the results of a pass, or a record of them in ``Requested``.
-
-    Raises:
-        ValueError: if the pass was made without ``measure``.
-    """
+    """The reductions of a pass, which was made for them, or a record of them in ``Requested``."""
     if isinstance(source, Requested):
         source.wanted += wanted
         return tuple(torch.ones(2, 1) if each.adds else torch.ones(1) for each in wanted)

@@ -39,10 +39,7 @@ class WholeRowPass:
 class Collected:
     """Reductions of the blocks of rows that were added so far, first to last.
 
-    Attributes:
-        done: the number of rows.
-        entries: the number of entries of all blocks together, if it is known beforehand, which
-            decides whether compiled loops are worth it.
+    Compiled loops have to be worth it for ``entries``, those of all blocks together where known.
     """
 
     def __init__(self, wanted: Sequence[RowReduction], entries: int = 0) -> None:

@@ -341,11 +341,8 @@ class MapRollout:
 class Rollout:
     """The rollout of one model, of which ``content`` makes pictures.
 
-    Args:
-        layers: its layers with their drawn maps, in the order in which they ran.
-        left_out: how many of its mixers were not read.
-        side, of_channels: the largest number of rows and columns of a picture, and of one of all
-            channels of a layer.
+    ``left_out`` is how many of its mixers were not read, ``side`` and ``of_channels`` the largest
+    number of rows of a picture, and of one of all channels of a layer.
     """
 
     def __init__(

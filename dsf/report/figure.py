@@ -177,13 +177,7 @@ class Sheet:
         align: str = "center",
         turned: bool = False,
     ) -> None:
-        """Add one line of text.
-
-        Args:
-            size: of the font, in points.
-            align: whether ``x`` is the ``left`` end of the text, its ``center`` or its ``right``
-                end; of a turned text, which is read upwards, the same of ``y``.
-        """
+        """Add a line whose end ``align`` is at ``x``, or at ``y`` if it is turned upwards."""
         self.words.append(Words(text, x, y, size, align, turned))
 
     def write_lines(self, lines: list[str], x: float, y: float, *, size: float, align: str) -> None:

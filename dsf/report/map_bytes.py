@@ -125,10 +125,7 @@ def add_full_maps(
     *,
     at_a_time: int = 1,
 ) -> str:
-    """Add ``whole`` to the maps that are kept without pooling; return a sentence on them.
-
-    The first is kept in any case, if ``most_bytes`` is above 0.
-    """
+    """Add ``whole`` to the maps that are kept without pooling; return a sentence on them."""
     found = [
         (merit, at, k)
         for at, layer in enumerate(layers)

@@ -52,10 +52,7 @@ class Subject:
 
 
 def narrowed(shown: Shown, layers: Chosen, heads: Chosen) -> Shown:
-    """Some layers of every inspection, and some heads or channels of each.
-
-    Heads are numbered among those that the inspection looks at.
-    """
+    """Some layers of every inspection, and some of the heads or channels that it looks at."""
     if isinstance(shown, Inspection):
         return narrowed_one(shown, layers, heads)
     return [narrowed_one(each, layers, heads) for each in shown]
@@ -242,15 +239,9 @@ def orders_of(
 ) -> tuple[list[dict[str, int]], dict[str, Any]]:
     """Whose tokens rows and keys are, and where these are not in order, as in windows of a picture.
 
-    Many maps have the same order, which is written once for the layer.
-
-    Args:
-        named: the input whose tokens have texts.
-        decoder: whether those of ``decoder_input_ids`` have texts of their own.
-
-    Returns:
-        Which order the rows and keys of every map have, empty where they are plain, and the facts
-        of the layer with all of its orders.
+    Returns which of the layer's orders the rows and keys of every map have, each written once, and
+    the facts of the layer. ``named`` is the input whose tokens have texts; with ``decoder`` those
+    of ``decoder_input_ids`` have their own.
     """
     known: dict[tuple[int, ...], int] = {}
     tokens = {"row_order": layer.row_order, "key_order": layer.column_order}

@@ -78,16 +78,11 @@ class MapView:
     """One map as it is drawn.
 
     Attributes:
-        label: its head or channel.
-        sample: the sample that its tokens belong to.
         weights, masked: the pooled map, ``rows columns``.
         strongest: the largest weights, exact.
-        column_sums: the sum of all weights on every key, over all ports.
-        row_sums: the sum of all weights of every query, over all ports.
+        column_sums, row_sums: of all weights on every key, and of every query, over all ports.
         empty_rows: the queries whose weights are all zero.
-        nans, infinities: how many weights are not finite.
         complex_: whether magnitudes of complex weights are shown.
-        signed: whether any weight is negative.
     """
 
     label: str

@@ -103,11 +103,9 @@ def kinds_checked(function: Callable[P, Result]) -> Callable[P, Result]:
 
 
 class _Argument(NamedTuple):
-    """A parameter with a rule.
+    """A parameter with a rule; ``many`` if it takes any number of arguments.
 
-    Attributes:
-        many: whether it takes any number of arguments.
-        axes: those of the tensor, or of each of a tuple of tensors, whose sizes are compared.
+    ``axes`` are those of the tensor, or of each of several, whose sizes are compared.
     """
 
     name: str

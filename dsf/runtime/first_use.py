@@ -10,11 +10,7 @@ from typing import Any
 
 
 def finding(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module-level ``__getattr__`` for the public names of ``package``.
-
-    Args:
-        homes: the module that defines each name; a submodule of ``package`` is its own home.
-    """
+    """Return a module-level ``__getattr__`` that imports public names from their ``homes``."""
 
     def find(name: str) -> Any:
         if name not in homes:

@@ -98,11 +98,7 @@ def a_seed(owner: str, value: int) -> int:
 
 
 def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None:
-    """Raise unless ``value`` is an instance of a class or union, or passes a function.
-
-    Args:
-        words: what is expected, with an example.
-    """
+    """Raise unless ``value`` is of a class or union, or passes a function, as ``words`` say."""
     is_kind = isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
     if not is_kind:
         raise TypeError(f"{owner}: '{name}' must be {words}, but it is {type(value).__name__}.")

@@ -64,13 +64,9 @@ def uncoupled_states(
 ) -> Solution:
     """Solve ``h_t = decay_t h_{t-1} + drive_t``, one token after the other.
 
-    ``decay`` is broadcast to the axes of ``drive`` and may have a higher precision. The gradient is
-    this recurrence run from the last token to the first; derivatives of every order, forward and
-    reverse, are again such recurrences.
-
-    Returns:
-        All states in the precision of ``drive``, and the last one in double precision where the
-        device has it.
+    ``decay`` is broadcast to the axes of ``drive`` and may have a higher precision. The states have
+    the precision of ``drive``, the last one double precision where the device has it. Derivatives
+    of every order, forward and reverse, are again such recurrences.
     """
     if decay.is_complex() or drive.is_complex():
         decay, drive = (part.to(part.dtype.to_complex()) for part in (decay, drive))
@@ -257,10 +253,7 @@ def _token_by_token(A: Transition, drive: Tensor, entering: Tensor | None) -> tu
 
 
 def place_by_place(drive: States) -> States:
-    """States of a delay line that shifts by one position a token: all tokens of a position at once.
-
-    Position n at token t holds what drove it then plus position n - 1 at token t - 1.
-    """
+    """States of a delay line that moves on by one position a token, position by position."""
     if drive.shape[-2] == 0:
         return drive
     first, *others = drive.unbind(dim=-2)

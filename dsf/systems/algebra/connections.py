@@ -353,10 +353,7 @@ def written_out(system: System) -> System:
 
 
 def reading_before(system: System) -> System:
-    """The same system, reading before the update: ``y = C_t A_t h_{t-1} + (C_t B_t + D_t) u_t``.
-
-    Every system has this form; the reverse conversion would need invertible A_t.
-    """
+    """The same system, reading before the update: ``y = C_t A_t h_{t-1} + (C_t B_t + D_t) u_t``."""
     if system.reads_before_update:
         return system
     B, C, D = (dense_of(part) for part in (system.B, system.C, system.feedthrough))

@@ -149,16 +149,9 @@ def cast(
 
 
 def picked(stored: Stored, index: Any, batch: torch.Size) -> Stored:
-    """The entries ``index`` of the batch axes of every tensor.
+    """The entries ``index`` of the batch axes of every tensor that is annotated with ``*batch``.
 
-    Args:
-        stored: a structure whose field annotations start with ``*batch`` where they have batch
-            axes.
-        index: an index into a tensor with the batch axes of ``stored``.
-        batch: the shape of the batch axes that remain.
-
-    Raises:
-        TypeError: if the annotations do not say which axes are batch axes.
+    ``batch`` is the shape of the axes that remain. TypeError if the annotations do not say it.
     """
     changed: dict[str, Any] = {}
     for field in _fields(stored):
