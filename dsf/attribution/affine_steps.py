@@ -6,9 +6,8 @@ steps give the hidden states of the model; replayed on a part of it, the contrib
 replayed backward, the adjoint of a number.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -194,14 +193,3 @@ def leading_to(wanted: Collection[Step], known: Collection[Step]) -> list[Step]:
         found[step] = None
         waiting.extend(step.sources)
     return sorted(found, key=lambda step: step.number)
-
-
-def tensors_in(part: Any) -> Iterator[Tensor]:
-    if isinstance(part, Tensor):
-        yield part
-    elif isinstance(part, tuple | list):
-        for each in part:
-            yield from tensors_in(each)
-    elif isinstance(part, Mapping):
-        for each in part.values():
-            yield from tensors_in(each)

@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dsf.attribution.affine_steps import Step, tensors_in
-from dsf.inspection.capture.containers import times_written
+from dsf.attribution.affine_steps import Step
+from dsf.inspection.capture.containers import tensors_in, times_written
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.whole.stages import Project, Scale
 

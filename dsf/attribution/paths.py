@@ -7,7 +7,7 @@ exponentially with the layers; the strongest ones are found from the end, the la
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count as counted
 from typing import Any, NamedTuple
 
@@ -96,28 +96,18 @@ class Paths(Sequence[Path]):
         return f"Paths({len(self)} with {self.covered:.4g} of {self.total:.4g})"
 
 
-@dataclass(order=True)
-class _End:
+class _End(NamedTuple):
     """A path as far as it was followed back: to one token of a mixer, or of the first stream.
 
-    ``rank`` is minus the absolute share of all paths with this end; ``later`` are the mixers that
-    it passes after this one, each with its query.
+    ``rank`` is minus the absolute share of all paths with this end; ``path`` has the edges after
+    it; ``at`` is the mixer.
     """
 
     rank: float
     number: int
-    at: MixerStep | None = field(compare=False)
-    token: int = field(compare=False)
-    share: float = field(compare=False)
-    adjoint: Tensor = field(compare=False)
-    later: tuple[tuple[str, int], ...] = field(compare=False)
-
-    def path(self) -> Path:
-        tokens = (self.token, *(query for _, query in self.later))
-        edges = tuple(
-            Edge(layer, query, key) for (layer, query), key in zip(self.later, tokens, strict=False)
-        )
-        return Path(self.token, edges, self.share)
+    path: Path
+    at: MixerStep | None
+    adjoint: Tensor
 
 
 def strongest_paths(  # noqa: PLR0913 (which number, of which run, how far it is searched)
@@ -141,7 +131,7 @@ def strongest_paths(  # noqa: PLR0913 (which number, of which run, how far it is
     numbers, kept, continued = counted(), count + most, 0
 
     def back(
-        stop: Step, functional: Functional, later: tuple[tuple[str, int], ...]
+        stop: Step, functional: Functional, layer: str, query: int, edges: tuple[Edge, ...]
     ) -> Iterator[_End]:
         """What the number has directly from each token of the first stream and of mixers."""
         earlier = {each.step: each for each in mixers if each.step.number <= stop.number}
@@ -154,12 +144,12 @@ def strongest_paths(  # noqa: PLR0913 (which number, of which run, how far it is
             place, token = divmod(at, shares.shape[1])
             share, step = shares[place, token].item(), ends[place]
             if share:
+                passed = (Edge(layer, query, token), *edges) if layer else ()
                 adjoint = carried[step][sample, token].clone()
-                yield _End(
-                    -abs(share), next(numbers), earlier.get(step), token, share, adjoint, later
-                )
+                path = Path(token, passed, share)
+                yield _End(-abs(share), next(numbers), path, earlier.get(step), adjoint)
 
-    waiting = list(back(stop, functional.of_sample(sample), ()))
+    waiting = list(back(stop, functional.of_sample(sample), "", 0, ()))
     heapq.heapify(waiting)
     found: list[_End] = []
     while waiting and len(found) < count:
@@ -172,12 +162,12 @@ def strongest_paths(  # noqa: PLR0913 (which number, of which run, how far it is
             continue
         continued += 1
         given = end.adjoint.new_zeros(end.at.step.shape)
-        given[sample, end.token] = end.adjoint
+        given[sample, end.path.token] = end.adjoint
         (moved,) = pulled_back(end.at.step, given)
-        later = ((end.at.name, end.token), *end.later)
-        for each in back(end.at.source, Functional(moved, moved.shape), later):
+        behind = Functional(moved, moved.shape)
+        for each in back(end.at.source, behind, end.at.name, end.path.token, end.path.edges):
             heapq.heappush(waiting, each)
     is_settled = len(found) == count or not waiting
     complete = found + [end for end in waiting if end.at is None]
-    strongest = tuple(end.path() for end in heapq.nsmallest(count, complete))
+    strongest = tuple(end.path for end in heapq.nsmallest(count, complete))
     return Paths(strongest, total, continued, is_settled, sample)

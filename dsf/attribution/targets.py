@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from dsf.attribution.affine_steps import PLACED_AXES, Functional, paired, tensors_in
+from dsf.attribution.affine_steps import PLACED_AXES, Functional, paired
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.modes import Heard
 from dsf.inspection.recording import Leaving
 
@@ -33,7 +34,7 @@ def put_out(result: Any) -> Tensor | None:
     logits = result.get("logits") if isinstance(result, Mapping) else None
     if logits is not None:
         return logits
-    parts = list(tensors_in(result))
+    parts = tensors_in(result)
     return next((part for part in parts if part.ndim), parts[0] if parts else None)
 
 

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map, tree_map_only
 
-from dsf.attribution.affine_steps import Step, tensors_in
+from dsf.attribution.affine_steps import Step
 from dsf.attribution.follower import Addition, Follower, smallest, unless_zero
 from dsf.attribution.targets import put_out
 from dsf.inspection.capture.calls import copied
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.affine_layer import AffineLayer
@@ -42,7 +43,7 @@ def closed(
 
     Returned is a check that no token's output depends on another; None where it is not frozen.
     """
-    put_out, given = next(tensors_in(output), None), list(tensors_in(arguments))
+    put_out, given = next(iter(tensors_in(output)), None), tensors_in(arguments)
     what = follower.find(put_out)
     if put_out is None or not isinstance(what, str) or len(given) != 1 or given[0].ndim != 3:
         return None
@@ -62,7 +63,7 @@ def closed(
                 lambda same, part: torch.where(same, part, 0.9 * part.flip(1)), kept_one
             )
             args, named = tree_map_only(Tensor, changed, kept)
-            again = next(tensors_in(module(*args, **named)))[:, unchanged]
+            again = tensors_in(module(*args, **named))[0][:, unchanged]
             now = before[:, unchanged]
             if now.numel() and not (again - now).abs().max() <= SAME_TOKEN_TOL * now.abs().max():
                 raise UnreadableError(
@@ -143,7 +144,7 @@ class MixerCall:
 
     def record(self, follower: Follower, output: Any) -> list[MixerStep]:
         """Record the output of the module, which has returned, as steps; none without a stream."""
-        put_out = next(tensors_in(output))
+        put_out = tensors_in(output)[0]
         step = follower.find(self._given)
         if isinstance(step, str):
             follower.follow(put_out, step)
@@ -219,7 +220,7 @@ class MixerCall:
 
     def leave(self, follower: Follower, output: Any) -> list[MixerStep]:
         """Record the output of a module as a step, if it is that of the mixer."""
-        part = next(tensors_in(output), None)
+        part = next(iter(tensors_in(output)), None)
         if part is None or self._source is None or self._is_recorded:
             return []
         self._is_recorded = is_output(self._layer, result_of(self._whole), part)
@@ -454,7 +455,7 @@ class LiveRun:
 
         def changed(path: str, _: nn.Module, __: Any, output: Any) -> Any:
             calls[path] += 1
-            part, own = wanted.get((path, calls[path])), next(tensors_in(output))
+            part, own = wanted.get((path, calls[path])), tensors_in(output)[0]
             if part is None:
                 return None
             return tree_map(lambda leaf: own + part if leaf is own else leaf, output)

@@ -243,18 +243,19 @@ def _cuts(cut: list[int], tokens: Target, position: int, opened: "Opened") -> di
     """
     from dsf.inspection.errors import InspectionError
     from dsf.interventions.edits import Cut
-    from dsf.interventions.sweeps import SweepTarget, run_sweep
+    from dsf.interventions.sweeps import run_sweep
 
     stage("cutting tokens")
     try:
         found = run_sweep(
             opened.loaded.model,
             (),
-            {"input_ids": opened.ids},
+            {"input_ids": opened.ids, "tokenizer": opened.loaded.tokenizer},
             edits=[Cut("*", key=token) for token in cut],
-            target=SweepTarget(*tokens, position=position),
+            target=tokens[0],
+            against=tokens[1],
+            position=position,
             report=lambda pace: part("cutting tokens", pace.done, pace.count),
-            tokenizer=opened.loaded.tokenizer,
         )
     except InspectionError:
         return {}

@@ -292,20 +292,21 @@ def _sweep(
     options: dict[str, Any],
     top: int,
 ) -> Answer:
-    from dsf.interventions.sweeps import SweepTarget, run_sweep
+    from dsf.interventions.sweeps import run_sweep
 
     stage(f"running {len(runs)} edits")
     found = run_sweep(
         opened.loaded.model,
         (),
-        {"input_ids": opened.ids},
+        {"input_ids": opened.ids, "tokenizer": opened.loaded.tokenizer},
         edits=runs,
-        target=SweepTarget(*tokens, position=position),
+        target=tokens[0],
+        against=tokens[1],
+        position=position,
         **options,
         report=lambda pace: part(
             f"{pace.done} of {pace.count} edits, {pace.rate:.2g}/s", pace.done, pace.count
         ),
-        tokenizer=opened.loaded.tokenizer,
     )
     clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
     name = target_in_words(tokens)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
@@ -161,13 +162,12 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         >>> effects.reshape(2, 2).shape  # layer, head
         torch.Size([2, 2])
     """
-    if progress is not None and not isinstance(progress, bool):
-        words = "True, or a function of how many runs are done and how many there are"
-        of_kind("sweep", "progress", progress, callable, words)
     if resume is not None:
         of_kind("sweep", "resume", resume, str | Path, "the path of a file")
     report = _printer() if progress is True else None
-    if callable(progress):
+    if progress is not None and not isinstance(progress, bool):
+        words = "True, or a function of how many runs are done and how many there are"
+        of_kind("sweep", "progress", progress, callable, words)
         tell = progress
         report = lambda pace: tell(pace.done, pace.count)  # noqa: E731
     return run_sweep(
@@ -175,7 +175,9 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         inputs,
         named,
         edits=edits,
-        target=SweepTarget(target, against, position),
+        target=target,
+        against=against,
+        position=position,
         layers=layers,
         heads=heads,
         sources=sources or {},
@@ -186,24 +188,6 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     ).effects
 
 
-@dataclass(frozen=True)
-class SweepTarget:
-    """Which number of a model's output a sweep is about."""
-
-    target: Target
-    against: Target | None = None
-    position: Positions = -1
-
-    def is_last(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> bool:
-        """Whether the logits after the last token are all that is needed."""
-        ids = named.get("input_ids", inputs[0] if inputs else None)
-        steps = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
-        place, shown = self.position, tokens_shown(inputs, named)
-        at_end = isinstance(place, int) and (place == -1 or place + 1 == steps)
-        is_padded = shown is not None and not bool(shown[:, -1].all())
-        return at_end and not is_padded and not callable(self.target)
-
-
 @torch.inference_mode(False)
 def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     model: nn.Module | str | Path,
@@ -211,7 +195,9 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     named: dict[str, Any],
     *,
     edits: Sequence[Edit | Sequence[Edit]] | Edit,
-    target: SweepTarget,
+    target: Target,
+    against: Target | None = None,
+    position: Positions = -1,
     layers: Chosen = None,
     heads: Chosen = None,
     sources: Mapping[str, Inspection] | None = None,
@@ -219,7 +205,6 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     together: int | None = None,
     resume: str | Path | None = None,
     report: Callable[[Pace], None] | None = None,
-    tokenizer: Any | None = None,
 ) -> SweepResult:
     """The same as ``sweep``, with more of what was found."""
     if together is not None:
@@ -228,18 +213,19 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     runs = [edits] if isinstance(edits, Edit) else edits
     wanted, known = [checked_edits(each, heads) for each in runs], checked_sources(sources)
     opening = model_input(model, inputs, named, where="sweep")
-    module, own = opening.model, opening.tokenizer
-    inputs, named = opening.inputs, opening.named
+    module, inputs, named = opening.model, opening.inputs, opening.named
     record = None if resume is None else SweepRecord(resume, wanted)
-    given = named
-    if target.is_last(inputs, named):
-        given = without_logits(module, inputs, named)
-        target = target if given is named else replace(target, position=-1)
+    shown, given = tokens_shown(inputs, named), named
+    ids = named.get("input_ids", inputs[0] if inputs else None)
+    steps = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
+    at_end = isinstance(position, int) and (position == -1 or position + 1 == steps)
+    if at_end and (shown is None or bool(shown[:, -1].all())) and not callable(target):
+        given = without_logits(module, inputs, named)  # but those after the last token
+        position = position if given is named else -1
     opened = live_model(module, inputs, given, adapters, wanted)
     with nullcontext() if record is None else record, opened as live:
-        asked = target.target, target.against, target.position
         clean = live.clean.double()
-        number = measured(*asked, clean, own or tokenizer, tokens_shown(inputs, named))
+        number = measured(target, against, position, clean, opening.tokenizer, shown)
         before = number(clean)
         plans = live.plans(wanted, known, within=layers)
         finished: dict[int, list[float]] = {}
@@ -497,32 +483,20 @@ class SweepRecord:
 
 def fingerprint(part: Any) -> str:
     """A hash of all numbers in tensors, modules, inspections and plain containers."""
-    digest = sha256()
-    _feed(digest, part)
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, part: Any) -> None:
-    if isinstance(part, Tensor):
-        digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-        plain = part.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(part, nn.Module):
-        digest.update(type(part).__name__.encode())
-        _feed(digest, dict(sorted(part.state_dict().items())))
+    if isinstance(part, nn.Module):
+        part = {type(part).__name__: dict(sorted(part.state_dict().items()))}
     elif isinstance(part, Inspection):
-        for layer in part:
-            _feed(digest, (layer.name, vars(layer.mixer)))
-    elif isinstance(part, Mapping):
-        for name, each in part.items():
-            digest.update(f"{name}:".encode())
-            _feed(digest, each)
-    elif isinstance(part, list | tuple):
-        digest.update(f"{len(part)}:".encode())
-        for each in part:
-            _feed(digest, each)
-    else:
-        digest.update(repr(part).encode())
+        part = [(layer.name, vars(layer.mixer)) for layer in part]
+    digest = sha256()
+    for path, leaf in tree_flatten_with_path(part)[0]:
+        digest.update(f"{keystr(path)}:".encode())
+        if isinstance(leaf, Tensor):
+            digest.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            plain = leaf.detach().resolve_conj().resolve_neg().cpu().contiguous()
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        else:
+            digest.update(repr(leaf).encode())
+    return digest.hexdigest()
 
 
 def _out(numbers: Tensor | Sequence[float]) -> list[float | str]:

@@ -12,7 +12,7 @@ import dsf
 from dsf import edits
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.interventions.live_model import LiveModel
-from dsf.interventions.sweeps import Pace, SweepTarget, fingerprint, run_sweep
+from dsf.interventions.sweeps import Pace, fingerprint, run_sweep
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
 
@@ -336,7 +336,7 @@ def test_rate_and_time_left_are_told(capsys):
     model, x = coupled()
     told = []
     found = run_sweep(
-        model, (x,), {}, edits=[edits.Cut(k, key=0) for k in (1, 0)], target=SweepTarget(2),
+        model, (x,), {}, edits=[edits.Cut(k, key=0) for k in (1, 0)], target=2,
         report=told.append,
     )  # fmt: skip
     assert [(pace.done, pace.count) for pace in told] == [(1, 2), (2, 2)]
