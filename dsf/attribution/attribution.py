@@ -608,14 +608,7 @@ class MixerShares:
 
     @torch.inference_mode(False)
     def by_coefficients(self) -> dict[str, Tensor]:
-        whole = self.mixer.whole
-        if not isinstance(whole, WholeMixer):
-            raise InspectionError(
-                f"by_coefficients: the coefficients of {self.mixer.name} "
-                f"({self.mixer.layer.family}) depend on its own outputs, so there is no gradient "
-                "for each of them with the others held. Use 'total'."
-            )
-        mixer, moved = whole.mixer, self.moved(self.adjoint)
+        mixer, moved = self.whole().mixer, self.moved(self.adjoint)
         given = {
             field.name: part.detach().requires_grad_()
             for field in fields(mixer)
@@ -645,8 +638,9 @@ class MixerShares:
         if not isinstance(whole, WholeMixer):
             raise InspectionError(
                 f"edges: the channels of {self.mixer.name} ({self.mixer.layer.family}) feed back "
-                "into each other, so it has no map with one number for two tokens. Use "
-                "'total', or layer.whole.contributions()."
+                "into each other, so it has no map with one number for two tokens, and its "
+                "coefficients depend on its own outputs. Use 'total', or "
+                "layer.whole.contributions()."
             )
         return whole
 

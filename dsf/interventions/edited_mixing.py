@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.evaluate import attention_map, final_state, respond
 from dsf.inspection.choice import chosen_heads
@@ -42,7 +43,6 @@ from dsf.interventions.edits import (
 )
 from dsf.interventions.state_budget import rounded, rounded_run
 from dsf.mixers import SoftmaxAttention
-from dsf.systems.algebra import split_at
 from dsf.systems.coefficient import TokenSlots, dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
@@ -302,30 +302,23 @@ def _by_segments(
             "intervene: StateFrom: after the last token no other token reads the state. Give an "
             "earlier token."
         )
-    rest, start, parts = system, 0, []
-    for border in sorted({*borders, 0, system.steps}):
-        if border > start:
-            here, behind = (
-                (rest, None) if border == start + rest.steps else split_at(rest, border - start)
-            )
-            given = signal[..., start:border, :, :]
-            parts.append(respond(here, given))
-            if behind is None:
-                break
-            rest, start = replace(behind, initial=final_state(here, given)), border
-        for edit in borders.get(border, ()):
-            rest = replace(rest, initial=_exchanged(subject, edit, rest, signal))
+    parts, state = [], system.initial
+    if state is None:
+        dtype = torch.promote_types(system.dtype, signal.dtype)
+        state = signal.new_zeros(system.state_size, 1, dtype=dtype)
+    state = state.expand(*system.batch, system.state_size, signal.shape[-1])
+    for start, stop in pairwise(sorted({*borders, 0, system.steps})):
+        for edit in borders.get(start, ()):
+            state = _exchanged(subject, edit, state)
+        here = replace(system.cut(start, stop), initial=state)
+        given = signal[..., start:stop, :, :]
+        parts.append(respond(here, given))
+        state = final_state(here, given)
     return torch.cat(parts, dim=-3)
 
 
-def _exchanged(
-    subject: EditedMixer, edit: Forget | StateFrom, rest: System, signal: Tensor
-) -> Tensor:
-    """The state before the tokens of ``rest``: cleared, or that of another run."""
-    shape = (*rest.batch, rest.state_size, signal.shape[-1])
-    dtype = torch.promote_types(rest.dtype, signal.dtype)
-    now = signal.new_zeros(shape, dtype=dtype) if rest.initial is None else rest.initial
-    now = now.expand(shape)
+def _exchanged(subject: EditedMixer, edit: Forget | StateFrom, now: Tensor) -> Tensor:
+    """A state after an edit: cleared, or that of another run."""
     put = torch.zeros_like(now)
     if isinstance(edit, StateFrom):
         layer = subject.of(edit.other, edit)
@@ -334,7 +327,7 @@ def _exchanged(
         (token,) = places("other_token", chosen, there.steps).tolist()
         if not is_recurrent(there):
             raise InspectionError(f"intervene: StateFrom: {layer.name} has no state there.")
-        before = there if token + 1 == there.steps else split_at(there, token + 1)[0]
+        before = replace(there.cut(0, token + 1), initial=there.initial)
         taken = final_state(before, given[..., : token + 1, :, :])
         if not _fits(taken.shape, now.shape):
             raise InspectionError(
@@ -342,7 +335,7 @@ def _exchanged(
                 f"run and {tuple(taken.shape)} in the other."
             )
         put = taken.expand_as(now).to(now)
-    where = _chosen(subject, edit, rest.batch).squeeze(-1)
+    where = _chosen(subject, edit, now.shape[:-2]).squeeze(-1)
     return torch.where(where.to(now.device), put, now)
 
 
@@ -388,28 +381,27 @@ def _protected(
 def _spared(system: Operator, signal: Tensor, key: int, tokens: set[int]) -> Tensor:
     """What the response gains where the trace of one token passes some tokens unchanged."""
     assert isinstance(system, System)  # noqa: S101  # asked by ``_protected``
-    alone = torch.zeros_like(signal)
+    nothing, alone = torch.zeros_like(signal), torch.zeros_like(signal)
     alone[..., key, :, :] = signal[..., key, :, :]
-    start = min(tokens)
-    before, rest = split_at(replace(system, initial=None), start)
-    trace = final_state(before, alone[..., :start, :, :])
-    erased = respond(replace(rest, initial=trace), torch.zeros_like(signal[..., start:, :, :]))
-    borders = [t for t in range(start + 1, system.steps) if (t in tokens) != (t - 1 in tokens)]
-    parts = [torch.zeros_like(erased[..., :1, :, :]).expand(
-        *erased.shape[:-3], start, *erased.shape[-2:])]  # fmt: skip
-    for first, stop in pairwise([start, *borders, system.steps]):
-        last = stop == system.steps
-        here, rest = (rest, rest) if last else split_at(rest, stop - first)
+    start, steps = min(tokens), system.steps
+    trace = final_state(system.cut(0, start), alone[..., :start, :, :])
+    behind = replace(system.cut(start, steps), initial=trace)
+    erased = respond(behind, nothing[..., start:, :, :])
+    borders = [t for t in range(start + 1, steps) if (t in tokens) != (t - 1 in tokens)]
+    parts = []
+    for first, stop in pairwise([start, *borders, steps]):
         if first in tokens:
-            kept = dense_of(here.window(0, here.steps).C).to(trace.dtype) @ trace.unsqueeze(-3)
+            kept = dense_of(system.window(first, stop).C).to(trace.dtype) @ trace.unsqueeze(-3)
             parts.append(kept.real if system.takes_real_part else kept)
         else:
-            nothing = torch.zeros_like(signal[..., first:stop, :, :])
-            parts.append(respond(replace(here, initial=trace), nothing))
-            trace = trace if last else final_state(replace(here, initial=trace), nothing)
-    gained = torch.cat(parts, dim=-3)
-    gained[..., start:, :, :] -= erased
-    return gained
+            here = replace(system.cut(first, stop), initial=trace)
+            parts.append(respond(here, nothing[..., first:stop, :, :]))
+            trace = final_state(here, nothing[..., first:stop, :, :])
+    return _from_token(start, torch.cat(parts, dim=-3) - erased)
+
+
+def _from_token(token: int, response: Tensor) -> Tensor:
+    return pad(response, (0, 0, 0, 0, token, 0))
 
 
 def _lost(subject: EditedMixer, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:
@@ -423,9 +415,7 @@ def _lost(subject: EditedMixer, edit: Reduce, system: Operator, moving: Tensor) 
         ..., edit.order :, :
     ]
     passed = weaker @ moving[..., :token, :, :].flatten(-3, -2)
-    lost = passed.unflatten(-2, (-1, system.output_size))
-    lost = torch.cat([torch.zeros_like(lost[..., :1, :, :]).expand(
-        *lost.shape[:-3], token, *lost.shape[-2:]), lost], dim=-3)  # fmt: skip
+    lost = _from_token(token, passed.unflatten(-2, (-1, system.output_size)))
     where = _chosen(subject, edit, system.batch)
     return torch.where(where.to(lost.device), lost, 0)
 

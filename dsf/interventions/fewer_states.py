@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.evaluate import respond
 from dsf.evaluate.scans import ScannedRows, ScanOrder
 from dsf.inspection import Inspection, inspect
 from dsf.inspection.adapter import Adapter
@@ -38,7 +37,7 @@ from dsf.interventions.fewer_keys import (
     output_errors,
     refit_outputs,
 )
-from dsf.runtime.shapes import of_kind
+from dsf.runtime.argument_checks import checked
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.composite import ExplicitMap, SystemSum
 from dsf.systems.system import System
@@ -221,9 +220,10 @@ def kept_states(
     return KeptStates(chosen, takes, error)
 
 
+@checked
 def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, build and judge)
     model: nn.Module,
-    batches: Sequence[Any],
+    batches: Any,
     *,
     states: int,
     loss: Callable[[nn.Module], float] | None = None,
@@ -279,26 +279,22 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
         >>> smaller.error < 0.2
         True
     """
-    if isinstance(states, bool) or not isinstance(states, int):
-        raise TypeError(f"reduce_states: 'states' must be a whole number, but it is {states!r}.")
-    if isinstance(model, nn.Module) and key_layers(model):
-        calls = [_as_call(batch) for batch in _checked_batches(batches)]
-        if not calls:
-            raise ValueError("reduce_states: 'batches' is empty. Give inputs of the model.")
-        held: Mapping[str, KeyChannels] = products or key_channels(model, calls, adapters)
-        by: Any = best_keys if choose is best_states else choose
-        return _with_fewer_keys(model, calls, states, held, by, loss, projected=projected)
-    for name, given in (("loss", loss), ("build", build)):
-        if given is not None:
-            of_kind("reduce_states", name, given, callable, "a function")
-    of_kind("reduce_states", "projected", projected, bool, "True or False")
-    found = dict(products) if products else state_products(model, batches, adapters=adapters)
+    has_keys = bool(key_layers(model))
+    calls = _calls(batches) if has_keys else []
+    found: dict[str, Any] = dict(products or {})
+    if not found and has_keys:
+        found.update(key_channels(model, calls, adapters))
+    elif not found:
+        found.update(state_products(model, batches, adapters=adapters))
     short = next((each for each in found.values() if not 1 <= states <= each.states), None)
     if short is not None:
         raise ValueError(
             f"reduce_states: states={states}, but {short.layer} has {short.states} states, "
             "of which at least one must stay."
         )
+    if has_keys:
+        by: Any = best_keys if choose is best_states else choose
+        return _with_fewer_keys(model, calls, states, found, by, loss, projected=projected)
     layers = {
         path: kept_states(each, choose(each, states), projected=projected)
         for path, each in found.items()
@@ -311,13 +307,9 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
     made = None
     if build is not None or hasattr(getattr(model, "config", None), "state_size"):
         if build is None:
-            config = copy.deepcopy(model.config)
-            config.state_size = states  # type: ignore[union-attr]
-            made = type(model)(config).to(next(model.parameters()))
-            made.load_state_dict(weights)
+            made = _of_its_class(model, weights, {"state_size"}, states)
         else:
-            made = build(weights, states)
-        made = made.eval()
+            made = build(weights, states).eval()
     if loss is not None and made is None:
         raise ValueError(
             f"reduce_states: 'loss' needs the smaller {type(model).__name__}, whose configuration "
@@ -325,6 +317,17 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
         )
     losses = None if made is None else _losses(loss, model, made)
     return ReducedStates(states, weights, layers, made, losses, found)
+
+
+def _of_its_class(
+    model: Any, weights: Mapping[str, Tensor], settings: Iterable[str], states: int
+) -> nn.Module:
+    config = copy.deepcopy(model.config)
+    for setting in settings:
+        setattr(config, setting, states)
+    made: nn.Module = type(model)(config).to(next(model.parameters()))
+    made.load_state_dict(weights)
+    return made.eval()
 
 
 def _losses(
@@ -360,15 +363,10 @@ def _smaller_weights(
 
 
 def state_products(
-    model: nn.Module, batches: Sequence[Any], *, adapters: Sequence[Adapter] = ()
+    model: nn.Module, batches: Any, *, adapters: Sequence[Adapter] = ()
 ) -> dict[str, StateProducts]:
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "reduce_states: 'model' must be a model in memory, such as "
-            f"dsf.loading.load_model(folder).model, but it is {type(model).__name__}."
-        )
     found: dict[str, StateProducts] = {}
-    for inputs, named in map(_as_call, _checked_batches(batches)):
+    for inputs, named in _calls(batches):
         inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
         selective = _selective(inspection)
         modules = {path: model.get_submodule(path) for path in selective}
@@ -381,18 +379,22 @@ def state_products(
                 gram = _gram(layer) + (found[path].gram if path in found else 0)
                 mixer: Any = layer.mixer
                 found[path] = StateProducts(path, pole, rows, mixer.pole.shape[-1], gram)
-    if not found:
-        raise ValueError("reduce_states: 'batches' is empty. Give inputs of the model.")
     return found
 
 
-def _checked_batches(batches: Any) -> Iterable[Any]:
+def _calls(batches: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
         raise TypeError(
             "reduce_states: 'batches' must hold the inputs of several calls, but it is a single "
             f"{type(batches).__name__}. Put it into a list: [batch]."
         )
-    return batches
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    for batch in batches:
+        several = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+        calls.append(((), dict(batch)) if isinstance(batch, Mapping) else (several, {}))
+    if not calls:
+        raise ValueError("reduce_states: 'batches' is empty. Give inputs of the model.")
+    return calls
 
 
 def _with_fewer_keys(
@@ -405,12 +407,6 @@ def _with_fewer_keys(
     *,
     projected: bool,
 ) -> ReducedStates:
-    short = next((each for each in channels.values() if not 1 <= states <= each.states), None)
-    if short is not None:
-        raise ValueError(
-            f"reduce_states: 'states' expected 1 to {short.states}, the key channels of "
-            f"{short.layer}, got {states}."
-        )
     kept = {path: choose(each, states) for path, each in channels.items()}
     for path, chosen in kept.items():
         if chosen.shape != (channels[path].heads, states):
@@ -418,11 +414,8 @@ def _with_fewer_keys(
                 f"reduce_states: 'choose' expected {states} channels for each key head of {path}, "
                 f"got the axes {tuple(chosen.shape)}."
             )
-    config = copy.deepcopy(model.config)
-    for setting in {each.setting for each in channels.values()} - {None}:
-        setattr(config, str(setting), states)
-    made: nn.Module = type(model)(config).to(next(model.parameters())).eval()
-    made.load_state_dict(fewer_key_weights(model, channels, kept))
+    settings = {each.setting for each in channels.values() if each.setting is not None}
+    made = _of_its_class(model, fewer_key_weights(model, channels, kept), settings, states)
     if projected:
         refit_outputs(model, made, channels, calls)
     errors = output_errors(model, made, channels, calls)
@@ -434,12 +427,6 @@ def _with_fewer_keys(
     losses = _losses(loss, model, made)
     weights = {name: each.detach().clone() for name, each in made.state_dict().items()}
     return ReducedStates(states, weights, layers, made, losses, channels)
-
-
-def _as_call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(batch, Mapping):
-        return (), dict(batch)
-    return (tuple(batch) if isinstance(batch, tuple | list) else (batch,)), {}
 
 
 def _selective(inspection: Inspection) -> dict[str, list[InspectedLayer]]:
@@ -532,16 +519,6 @@ def _gram(layer: InspectedLayer) -> Float[Tensor, "pairs pairs"]:
         order.restored(part.states(order.scanned(signal, axis=-3)).squeeze(-1), axis=-2)
         for part, order in scans
     ]
-    fed = [order.restored(part.D, axis=-3) @ signal for part, order in scans if part.D is not None]
-    terms = [
-        (read * held).sum(dim=-1, keepdim=True) for read, held in zip(reads, states, strict=True)
-    ]
-    whole = torch.stack([*terms, *(each.squeeze(-1) for each in fed)]).sum(dim=0)
-    if not _near(whole, respond(layer.system, signal).squeeze(-1), SUM_TOL):
-        raise InspectionError(
-            f"reduce_states: the response of {layer.name} is not the sum over its states of what "
-            "each is read with."
-        )
     pairs = states[0].shape[-1] ** 2
     gram = states[0].new_zeros(pairs, pairs)
     together = max(1, ROWS_AT_ONCE // states[0][:, 0, :, 0].numel())

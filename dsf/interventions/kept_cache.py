@@ -7,6 +7,7 @@ the keys, since what a query reads differs from group to group.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -145,39 +146,34 @@ def cache_bytes(cache: Any) -> int:
     )
 
 
-class PlannedAttention:
-    """The attention of a module under a plan; without a cache it reads into one of its own."""
-
-    def __init__(self, path: str, forms: GroupForms) -> None:
-        self.path, self.forms = path, forms
-
-    def __call__(
-        self,
-        _: nn.Module,
-        query: Tensor,
-        key: Any,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float | None = None,
-        **__: Any,
-    ) -> tuple[Tensor, None]:
-        """Return the response, with the axes (sample, time, head, value), and no map."""
-        if mask is not None and not bool(mask[..., -1, :].all()):
-            raise ValueError(
-                f"{self.path}: 'attention_mask' expected texts without padding, got a mask that "
-                "hides tokens. Run texts of different lengths one by one."
+def _planned_attention(
+    path: str,
+    forms: GroupForms,
+    _: nn.Module,
+    query: Tensor,
+    key: Any,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    **__: Any,
+) -> tuple[Tensor, None]:
+    """Return the response, with the axes (sample, time, head, value), and no map."""
+    if mask is not None and not bool(mask[..., -1, :].all()):
+        raise ValueError(
+            f"{path}: 'attention_mask' expected texts without padding, got a mask that hides "
+            "tokens. Run texts of different lengths one by one."
+        )
+    if isinstance(key, Tensor):  # without a cache
+        layer = LinearisedLayer(forms)
+        if key.shape[-2] != query.shape[-2]:
+            raise TypeError(
+                f"{path}: 'cache' expected a LinearisedCache, got one with keys of its own. Leave "
+                "it out: the first call makes one."
             )
-        if isinstance(key, Tensor):
-            layer = LinearisedLayer(self.forms)
-            if key.shape[-2] != query.shape[-2]:
-                raise TypeError(
-                    f"{self.path}: 'cache' expected a LinearisedCache, got one with keys of its "
-                    "own. Leave it out: the first call makes one."
-                )
-        else:
-            layer, key = key
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return layer.read(query, key, value, scale), None
+    else:
+        layer, key = key
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return layer.read(query, key, value, scale), None
 
 
 def _attention(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
@@ -186,30 +182,23 @@ def _attention(module: nn.Module, *inputs: Any, **options: Any) -> tuple[Tensor,
     return response
 
 
-class _FreshCache:
+def _with_a_cache(
+    forms: Mapping[int, GroupForms], model: Any, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Hook before a forward pass: a linearised cache where the model would make its own."""
-
-    def __init__(self, model: Any, forms: Mapping[int, GroupForms]) -> None:
-        parameters = signature(model.forward).parameters
-        self.name = "cache" if "cache" in parameters else "past_key_values"
-        self.config, self.forms = model.config, forms
-
-    def __call__(
-        self, _: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        names = [name for name in ("cache", "past_key_values") if named.get(name) is not None]
-        cache = named.get(names[0]) if names else None
-        uses = named.get("use_cache")
-        uses = getattr(self.config, "use_cache", False) if uses is None else uses
-        if isinstance(cache, LinearisedCache) or (cache is None and not uses):
-            return inputs, named
-        if cache is not None and cache.get_seq_length() > 0:
-            raise TypeError(
-                f"linearised model: '{names[0]}' expected a LinearisedCache, got "
-                f"{type(cache).__name__} with tokens in it. Read the text from its beginning."
-            )
-        name = names[0] if names else self.name
-        return inputs, {**named, name: LinearisedCache(self.config, self.forms)}
+    takes = "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
+    names = [name for name in ("cache", "past_key_values") if named.get(name) is not None]
+    name, cache = (names[0], named[names[0]]) if names else (takes, None)
+    uses = named.get("use_cache")
+    uses = getattr(model.config, "use_cache", False) if uses is None else uses
+    if isinstance(cache, LinearisedCache) or (cache is None and not uses):
+        return inputs, named
+    if cache is not None and cache.get_seq_length() > 0:
+        raise TypeError(
+            f"linearised model: '{name}' expected a LinearisedCache, got {type(cache).__name__} "
+            "with tokens in it. Read the text from its beginning."
+        )
+    return inputs, {**named, name: LinearisedCache(model.config, forms)}
 
 
 def twin(model: Any, attentions: Mapping[str, Any]) -> Any:
@@ -229,9 +218,11 @@ def twin(model: Any, attentions: Mapping[str, Any]) -> Any:
 
 def linearised(model: Any, forms: Mapping[str, GroupForms]) -> Any:
     """Return a copy of a model that shares its weights and keeps what the forms keep."""
-    made = twin(model, {path: PlannedAttention(path, each) for path, each in forms.items()})
+    made = twin(
+        model, {path: partial(_planned_attention, path, each) for path, each in forms.items()}
+    )
     numbered = {made.get_submodule(path).layer_idx: each for path, each in forms.items()}
-    made.register_forward_pre_hook(_FreshCache(made, numbered), with_kwargs=True)
+    made.register_forward_pre_hook(partial(_with_a_cache, numbered), with_kwargs=True)
     # its cache is what the copy is made for, also where the model was trained without one
     for config in (made.config, getattr(made, "generation_config", None)):
         if config is not None:

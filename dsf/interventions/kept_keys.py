@@ -28,12 +28,12 @@ from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 
 ROWS_AT_ONCE = 512
 """Number of queries that read their keys together; bounds the memory of masks."""
-_PATTERNS = (
-    r"keep",
-    r"Window\((?P<window>\d+)\)",
-    r"SinkWindow\((?P<sinks>\d+), ?(?P<window>\d+)\)",
-    r"SinkWindowState\((?P<sinks>\d+), ?(?P<window>\d+), ?(?P<features>\d+)\)",
-)
+FIELDS = {
+    "Window": ("window",),
+    "SinkWindow": ("sinks", "window"),
+    "SinkWindowState": ("sinks", "window", "features"),
+}
+"""Fields of a form in the order of the numbers in its name."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,13 @@ class KeptForm:
     @classmethod
     def parse(cls, text: str) -> "KeptForm":
         """Return the form with this name, such as ``SinkWindow(4, 128)``."""
-        for pattern in _PATTERNS:
-            if match := re.fullmatch(pattern, text.strip()):
-                form = cls(**{name: int(number) for name, number in match.groupdict().items()})
-                if form.window != 0:
-                    return form
+        if text.strip() == "keep":
+            return cls()
+        if match := re.fullmatch(r"(\w+)\((\d+(?:, ?\d+)*)\)", text.strip()):
+            names, numbers = FIELDS.get(match[1], ()), [int(each) for each in match[2].split(",")]
+            form = cls(**dict(zip(names, numbers, strict=False)))
+            if len(names) == len(numbers) and form.window:
+                return form
         raise ValueError(
             "linearise: a form is keep, Window(w), SinkWindow(s, w) or SinkWindowState(s, w, r) "
             f"with whole numbers and w above 0, got {text!r}."
@@ -66,11 +68,8 @@ class KeptForm:
     def __str__(self) -> str:
         if self.window is None:
             return "keep"
-        if self.features:
-            return f"SinkWindowState({self.sinks}, {self.window}, {self.features})"
-        return (
-            f"SinkWindow({self.sinks}, {self.window})" if self.sinks else f"Window({self.window})"
-        )
+        name = "SinkWindowState" if self.features else "SinkWindow" if self.sinks else "Window"
+        return f"{name}({', '.join(str(getattr(self, each)) for each in FIELDS[name])})"
 
     def held(self, tokens: int) -> int:
         """Number of keys in memory after so many tokens."""
@@ -155,33 +154,26 @@ class KeptGroups:
             slot = form.sinks + (self.seen - form.sinks) % form.window
             oldest = slice(slot, slot + 1)
             if self.features is not None:
-                self._add(tensors["key"][:, :, oldest], tensors["value"][:, :, oldest])
+                columns = torch.tensor([self.seen - form.window], device=key.device)
+                gone = (tensors["key"][:, :, oldest], tensors["value"][:, :, oldest])
+                self._absorb(self.features, *gone, columns, self.seen + 1)
             tensors["key"][:, :, oldest] = key
             tensors["value"][:, :, oldest] = value
         self.seen += 1
         keys, values, bias = tensors["key"], tensors["value"], None
         if self.features is not None and "number" in tensors:
-            number = tensors["number"]
-            mean = tensors["total"] / number.clamp_min(1e-30).unsqueeze(-1)
-            bias = pad(self.features.log_scale + number.log(), (keys.shape[-2], 0))
-            bias = bias.unsqueeze(-2).to(query)
-            keys = torch.cat([keys, self.features.anchors.expand(len(key), -1, -1, -1)], dim=-2)
-            values = torch.cat([values, mean.to(value)], dim=-2)
+            anchors, means, past = self._state(self.features, value)
+            bias = pad(past, (keys.shape[-2], 0)).unsqueeze(-2).to(query)
+            keys = torch.cat([keys, anchors], dim=-2)
+            values = torch.cat([values, means], dim=-2)
         return _attended(query, keys, values, bias, scale)
 
-    def _add(self, key: Tensor, value: Tensor) -> None:
-        """Let the state fade by one token, and add a key that leaves the window."""
-        if "number" not in self.tensors:
-            columns = torch.tensor([self.seen - (self.form.window or 0)], device=key.device)
-            self._absorb(key, value, columns, self.seen + 1)
-            return
-        features = self._features()
-        number, total = self.tensors["number"], self.tensors["total"]
-        faded = features.log_decay.to(number).exp()
-        nearest = features.nearest(key)
-        number.mul_(faded[:, None]).scatter_add_(-1, nearest, torch.ones_like(number[..., :1]))
-        where = nearest.unsqueeze(-1).expand(-1, -1, -1, total.shape[-1])
-        total.mul_(faded[:, None, None]).scatter_add_(-2, where, value.to(total))
+    def _state(self, features: StateFeatures, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and biases by which the state is read."""
+        number = self.tensors["number"]
+        means = self.tensors["total"] / number.clamp_min(1e-30).unsqueeze(-1)
+        anchors = features.anchors.expand(len(value), -1, -1, -1)
+        return anchors, means.to(value), features.log_scale + number.log()
 
     def _chunk(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         steps = key.shape[-2]
@@ -196,7 +188,7 @@ class KeptGroups:
             visible &= (age < self.form.window) | (columns < self.form.sinks)
         keys, values, bias = key, value, None
         if self.features is not None:
-            keys, values, bias = self._with_state(key, value, visible, age)
+            keys, values, bias = self._with_state(self.features, key, value, visible, age)
         elif not bool(visible.all()):
             bias = visible
         response = _attended(query, keys, values, bias, scale)
@@ -220,7 +212,7 @@ class KeptGroups:
         if self.features is not None and len(kept) < len(columns):
             gone = torch.ones_like(columns, dtype=torch.bool)
             gone[kept] = False
-            self._absorb(key[:, :, gone], value[:, :, gone], columns[gone], seen)
+            self._absorb(self.features, key[:, :, gone], value[:, :, gone], columns[gone], seen)
         if len(kept) < len(columns):
             key, value = key[:, :, kept], value[:, :, kept]
         elif not self.tensors:
@@ -231,10 +223,11 @@ class KeptGroups:
         self.tensors.update(key=key, value=value)
         self.seen = seen
 
-    def _absorb(self, key: Tensor, value: Tensor, columns: Tensor, seen: int) -> None:
+    def _absorb(
+        self, features: StateFeatures, key: Tensor, value: Tensor, columns: Tensor, seen: int
+    ) -> None:
         """Add keys that leave the window to the state, as the query of the last token sees it."""
-        features, window = self._features(), self.form.window or 0
-        count = features.log_scale.shape[-1]
+        window, count = self.form.window or 0, features.log_scale.shape[-1]
         # in bfloat16 a number of keys would not grow beyond 256
         exact = torch.promote_types(value.dtype, torch.float32)
         log_decay = features.log_decay.to(exact)
@@ -248,16 +241,11 @@ class KeptGroups:
             total = total + self.tensors["total"] * faded[:, None, None]
         self.tensors.update(number=number, total=total)
 
-    def _features(self) -> StateFeatures:
-        if self.features is None:
-            raise ValueError(f"linearise: {self.form} needs the features of its state.")
-        return self.features
-
     def _with_state(
-        self, key: Tensor, value: Tensor, visible: Tensor, age: Tensor
+        self, features: StateFeatures, key: Tensor, value: Tensor, visible: Tensor, age: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and biases of what is visible, of what is between, and of the state."""
-        features, window = self._features(), self.form.window or 0
+        window = self.form.window or 0
         group = torch.arange(len(features.anchors), device=key.device).unsqueeze(-1)
         nearest = features.nearest(key)
         decay = features.log_decay[:, None, None]
@@ -266,13 +254,11 @@ class KeptGroups:
         own = torch.zeros_like(between).masked_fill(~visible, -torch.inf)
         keys, values, bias = [key, features.anchors[group, nearest]], [value, value], [own, between]
         if "number" in self.tensors:
-            number = self.tensors["number"]
-            past = features.log_scale + number.log()
+            anchors, means, past = self._state(features, value)
             # the state is as the token before this chunk saw it
             since = torch.arange(1, len(age) + 1, device=key.device).unsqueeze(-1)
-            keys.append(features.anchors.expand(len(key), -1, -1, -1))
-            mean = self.tensors["total"] / number.clamp_min(1e-30).unsqueeze(-1)
-            values.append(mean.to(value))
+            keys.append(anchors)
+            values.append(means)
             bias.append((past.unsqueeze(-2) + decay * since).to(own))
         return torch.cat(keys, dim=-2), torch.cat(values, dim=-2), torch.cat(bias, dim=-1)
 

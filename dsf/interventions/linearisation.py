@@ -6,9 +6,8 @@ The plan goes along the lower convex hulls of the groups. A derivative at the wh
 little of large moves, so that it is taken once more half of the way, and what is run decides.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import exp, log1p
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dsf.inspection.model_input import IDS, MASK, model_input
+from dsf.inspection.results.saving import load, save
 from dsf.inspection.results.table import Table
 from dsf.interventions.kept_keys import KeptForm, StateFeatures
 from dsf.interventions.map_harm import (
@@ -38,7 +38,7 @@ FEATURES = 16
 """Features of the states of the default candidates."""
 LABELS = "labels"
 """Name of the labels, as in transformers."""
-PLAN, STATES = "plan.json", "plan.safetensors"
+PLAN = ("plan.json", "plan.safetensors")
 """Names of the files of a stored plan."""
 
 
@@ -159,19 +159,8 @@ class LinearisationPlan:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write ``plan.json`` and, if there are states, their features as ``plan.safetensors``."""
-        from safetensors.torch import save_file
-
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / PLAN).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
-        if self.states:
-            tensors = {
-                f"{name}/{part}": each.clone()
-                for name, features in self.states.items()
-                for part, each in vars(features).items()
-            }
-            save_file(tensors, place / STATES)
+        """Write ``plan.json``, and the features of states as ``plan.safetensors``."""
+        save(self, folder, PLAN)
 
     @classmethod
     def load(cls, folder: str | Path) -> "LinearisationPlan":
@@ -180,23 +169,8 @@ class LinearisationPlan:
         Raises:
             FileNotFoundError: if there is none.
         """
-        from safetensors.torch import load_file
-
-        place = Path(folder)
-        data = json.loads((place / PLAN).read_text(encoding="utf-8"))
-        tensors = load_file(place / STATES) if (place / STATES).exists() else {}
-        names = dict.fromkeys(name.rpartition("/")[0] for name in tensors)
-        parts = [each.name for each in fields(StateFeatures)]
-        states = {
-            name: StateFeatures(*(tensors[f"{name}/{part}"] for part in parts)) for name in names
-        }
-        rows, *candidates = (
-            tuple(PlanRow(**{**row, "heads": tuple(row["heads"])}) for row in several)
-            for several in (data["rows"], *data["candidates"])
-        )
-        return cls(
-            rows, tuple(candidates), data["tokens"], states, data["measured"], data["rounds"]
-        )
+        found: LinearisationPlan = load(folder, PLAN)
+        return found
 
     def figure(self) -> Any:
         """Return a matplotlib figure: layers by key-value heads, coloured by form."""

@@ -41,22 +41,14 @@ HOOKED = (Through.MODULE, Through.INTERFACE)
 """Ways of recording that need no interception of torch functions."""
 
 
-@dataclass(frozen=True)
-class RepeatedSamples:
-    """How often a batch holds the samples of another one, all of them before the first again."""
+def repeated(samples: int, times: int, part: Any) -> Any:
+    """``part`` with every tensor whose first axis counts the samples repeated along it."""
 
-    samples: int
-    times: int
+    def of_leaf(leaf: Any) -> Any:
+        is_batch = isinstance(leaf, Tensor) and leaf.shape[:1] == (samples,)
+        return leaf.repeat(times, *(1 for _ in leaf.shape[1:])) if is_batch else leaf
 
-    def of(self, part: Any) -> Any:
-        """``part`` with every tensor whose first axis counts the samples repeated along it."""
-
-        def repeated(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor) or leaf.shape[:1] != (self.samples,):
-                return leaf
-            return leaf.repeat(self.times, *(1 for _ in leaf.shape[1:]))
-
-        return part if self.times == 1 else tree_map(repeated, part)
+    return part if times == 1 else tree_map(of_leaf, part)
 
 
 class CleanBlocks:
@@ -104,12 +96,14 @@ class CleanBlocks:
             yield
 
     @contextmanager
-    def left_out_before(self, edited: Collection[str], copies: RepeatedSamples) -> Iterator[None]:
+    def left_out_before(
+        self, edited: Collection[str], several: Callable[[Any], Any]
+    ) -> Iterator[None]:
         """Do not run the blocks that had ended before the first with one of these modules began."""
         with ExitStack() as restored:
             for path in self._unedited(edited):
                 block, output = self._blocks[path], self._outputs[path]
-                block.forward = lambda *_, output=output, **__: copies.of(copied(output))
+                block.forward = lambda *_, output=output, **__: several(copied(output))
                 restored.callback(vars(block).pop, "forward")
             yield
 
@@ -279,9 +273,9 @@ class LiveModel:
         return layer.axes[:1] == ("sample",) and found
 
     def changed(self, plan: Mapping[CallKey, Planned], times: int = 1) -> Tensor:
-        copies = RepeatedSamples(self.samples, times)
+        several = partial(repeated, self.samples, times)
         if not plan:
-            return copies.of(self.clean)
+            return several(self.clean)
         met: set[CallKey] = set()
         count: Counter[tuple[Through, str]] = Counter()
         edited = {name for _, name, _ in plan}
@@ -294,9 +288,9 @@ class LiveModel:
             met.add(key)
             return plan[key].put_out(call)
 
-        again = self._model, copies.of(self._inputs), copies.of(self._named), self._known
+        again = self._model, several(self._inputs), several(self._named), self._known
         try:
-            with self._blocks.left_out_before(edited, copies):
+            with self._blocks.left_out_before(edited, several):
                 _, output = _run(*again, exchange=exchange, only=edited, listens=listens)
         except InspectionError:  # a block left something that others need besides its output
             count.clear()

@@ -223,7 +223,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
         given = without_logits(module, inputs, named)  # but those after the last token
         position = position if given is named else -1
     opened = live_model(module, inputs, given, adapters, wanted)
-    with nullcontext() if record is None else record, opened as live:
+    with nullcontext() if record is None else alone(record.path), opened as live:
         clean = live.clean.double()
         number = measured(target, against, position, clean, opening.tokenizer, shown)
         before = number(clean)
@@ -400,15 +400,7 @@ class SweepRecord:
                 f"sweep: resume={str(path)!r} is a device or a pipe, which keeps nothing. Give the "
                 "name of a file."
             )
-        self._alone = alone(self.path)  # until this sweep ends
         self._edits = [[edit.to_json() for edit in edits] for edits in wanted]
-
-    def __enter__(self) -> "SweepRecord":
-        self._alone.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._alone.__exit__(*error)
 
     def begin(
         self,
@@ -487,7 +479,7 @@ def fingerprint(part: Any) -> str:
         part = {type(part).__name__: dict(sorted(part.state_dict().items()))}
     elif isinstance(part, Inspection):
         part = [(layer.name, vars(layer.mixer)) for layer in part]
-    digest = sha256()
+    digest: Any = sha256()
     for path, leaf in tree_flatten_with_path(part)[0]:
         digest.update(f"{keystr(path)}:".encode())
         if isinstance(leaf, Tensor):

@@ -225,7 +225,7 @@ def test_what_cannot_be_done_is_told():
     for batches in (data[0], {"input_ids": data[0]}, None):
         with pytest.raises(TypeError, match=r"\[batch\]"):
             reduce_states(model, batches, states=2)
-    with pytest.raises(TypeError, match="str"):
+    with pytest.raises(TypeError, match="'model'"):
         reduce_states("mamba", data, states=2)
     tagger, texts, adapters = tagging()
     with pytest.raises(ValueError, match="state_size"):

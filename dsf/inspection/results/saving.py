@@ -56,18 +56,19 @@ class Returns:
         return self.value
 
 
-def save(result: Any, folder: str | Path) -> Path:
-    """Write a result into a folder, which is made if need be."""
+def save(result: Any, folder: str | Path, names: tuple[str, str] = (TREE, NUMBERS)) -> Path:
+    """Write a result into two files of a folder, which is made if need be."""
     numbers: dict[str, Tensor] = {}
     tree = {"format": FORMAT, "result": _encoded(result, numbers, {})}
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    replace_file(place / NUMBERS, lambda draft: save_file(numbers, draft))
+    replace_file(place / names[1], lambda draft: save_file(numbers, draft))
     text = json.dumps(tree, allow_nan=False)
-    return replace_file(place / TREE, lambda draft: draft.write_text(text, encoding="utf-8")).parent
+    replace_file(place / names[0], lambda draft: draft.write_text(text, encoding="utf-8"))
+    return place
 
 
-def load(folder: str | Path) -> Any:
+def load(folder: str | Path, names: tuple[str, str] = (TREE, NUMBERS)) -> Any:
     """Read what ``save`` wrote: an inspection, an attribution, an intervention or a ledger.
 
     Maps, measures and reports are computed from what was saved, without the model. The file of
@@ -89,14 +90,14 @@ def load(folder: str | Path) -> Any:
     place = Path(folder)
     if place.is_file():
         return import_module("dsf.interventions.sweeps").SweepResult.read(place)
-    tree = json.loads((place / TREE).read_text(encoding="utf-8"))
+    tree = json.loads((place / names[0]).read_text(encoding="utf-8"))
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise InspectionError(
-            f"load: expected a result of format {FORMAT} in {place / TREE}, got another file. "
+            f"load: expected a result of format {FORMAT} in {place / names[0]}, got another file. "
             "Save it with this version of dsf."
         )
     try:
-        numbers = {name: part.clone() for name, part in load_file(place / NUMBERS).items()}
+        numbers = {name: part.clone() for name, part in load_file(place / names[1]).items()}
         return _decoded(tree["result"], numbers)
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise InspectionError(
