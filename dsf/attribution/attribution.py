@@ -92,13 +92,12 @@ class Attribution(Shares):
         Relative to the sum of the absolute shares, or of the absolute terms of the value if that is
         larger, since a value near zero is a sum of large ones.
         """
-        direct = torch.stack([self.embedding, *self.layers.values()], dim=-1)
-        return max(self._missed(self.tokens), self._missed(direct))
-
-    def _missed(self, shares: Float[Tensor, "sample part"]) -> float:
-        size = torch.maximum(shares.abs().sum(dim=-1) + self.remainder.abs(), self._size)
-        missed = (shares.sum(dim=-1) + self.remainder - self.value).abs()
-        return (missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max().item()
+        errors = []
+        for shares in (self.tokens, torch.stack([self.embedding, *self.layers.values()], dim=-1)):
+            size = torch.maximum(shares.abs().sum(dim=-1) + self.remainder.abs(), self._size)
+            missed = (shares.sum(dim=-1) + self.remainder - self.value).abs()
+            errors.append((missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max().item())
+        return max(errors)
 
     def edges(self, layer: str | int, by: By = "held") -> Float[Tensor, "*batch written read"]:
         """Return what every edge of a layer contributes: a token's value, mixed into another.
@@ -173,18 +172,10 @@ class Attribution(Shares):
     def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample ..."]]:
         """Return which coefficients of a layer matter: their gradients, times their entries.
 
-        The other shares hold the coefficients of this run and say whose values reach the number.
-        Here the same adjoint continues into coefficients: through the softmax into queries, keys
-        and the bias, through the recurrence into step, decay, pole, write and read vectors. An
-        entry is the change of the number, to first order, for each unit by which that entry of the
-        coefficient grows relative to itself; minus that is the first guess of what is lost without
-        it. These are gradients and no parts of a whole: a number that is linear in several
-        coefficients is counted once in each.
-
-        Two sums are exact. Those of ``"value"``, in which the number is linear, are the share of
-        the layer: ``total[layer]``. Those of a coefficient in which the response is linear (the
-        read vector of a recurrence without feedthrough, the query of a linear attention) are the
-        share of all that the layer's mixer returns, what comes from biases of its values included.
+        An entry is the change of the number, to first order, for each unit by which that entry of
+        the coefficient (query, key, step, decay, ...) grows relative to itself. The sums of
+        ``"value"``, in which the number is linear, are the share of the layer, ``total[layer]``;
+        others are no parts of a whole.
 
         Returns:
             By the names of the mixer's fields, in their axes (such as ``sample head time key``); a
@@ -231,19 +222,17 @@ class Attribution(Shares):
     ) -> Table:
         """Return the edges with the largest absolute shares, summed over heads or channels.
 
-        Each record has ``layer``, ``query``, ``key`` and ``share``. A mixer without
-        edges follows as a record with a ``note``: its channels feed back into each other, or what
-        enters and leaves it is not known as linear maps of the stream. Edges are those of the
-        layers and heads that ``dsf.attribute`` was called with.
+        Each record has ``layer``, ``query``, ``key`` and ``share``. A mixer without edges follows
+        as a record with a ``note``. Edges are those of the layers and heads that ``dsf.attribute``
+        was called with.
 
         Args:
             count: how many, at least 1.
             by: as for ``edges``.
             sample: of which sample.
-            steps: with ``by="gradient"`` the ten strongest have a further number, ``integrated``,
-                by which they are sorted: the gradient averaged over so many points of the way from
-                the cut edge to the whole one, since a single gradient underestimates strong edges.
-                Every point is a run of the model with a backward pass; 0 leaves it out.
+            steps: with ``by="gradient"`` the ten strongest are sorted by ``integrated``, the
+                gradient averaged over so many points of the way from the cut edge to the whole one,
+                each a run of the model with a backward pass; 0 leaves it out.
 
         Raises:
             ValueError: if ``count`` is less than 1, or ``steps`` less than 0.
@@ -395,18 +384,12 @@ class Attribution(Shares):
         else:
             lost = mixed.of_edge(part["query"], part["key"], sample)
         changed = mixed.without(cut * lost)
-        return self._functional.pair(self._running.result({name: changed}, self._into.number))
-
-    @property
-    def _running(self) -> LiveRun:
-        if self._into.live is None:
-            raise InspectionError("attribute: the model of this run is not at hand any more.")
-        return self._into.live
+        return self._functional.pair(self._into.live.result({name: changed}, self._into.number))
 
     @cached_property
     def _gradients(self) -> dict[str, Tensor]:
         """The gradient of the number at the output of every mixer, by one backward pass."""
-        live = self._running
+        live = self._into.live
         wanted = [mixed.mixer for name, mixed in self._mixed.items() if name in live.places]
         with torch.inference_mode(False), torch.enable_grad():
             nothing = {
@@ -457,14 +440,11 @@ class Attribution(Shares):
         """The paths from a token over edges to the number that have the largest absolute shares.
 
         A path stays at a token along residual connections, norms and feed-forward layers, and moves
-        along one edge of each mixer that it passes, summed over its heads or channels. An edge here
-        is of the whole layer: it reads the token of the stream, also where a short convolution
-        carries that to the values of later tokens. The sum over all paths of a sample is
-        ``tokens.sum()``; ``covered`` says how much of it those that are returned have.
+        along one edge of each mixer that it passes, summed over its heads or channels, and of the
+        whole layer: short convolutions included. The sum over all paths is ``tokens.sum()``.
 
-        They are searched for from the end: of all ends of paths, that with the largest share is
-        followed one mixer further back. Where shares of both signs cancel behind an end, a path
-        there may be larger than the end and not be found.
+        They are searched for from the end, the largest share first. Where shares of both signs
+        cancel behind an end, a path there may be larger than the end and not be found.
 
         Args:
             count: how many paths, at least 1.
@@ -724,10 +704,10 @@ class Decomposition:
     parts: tuple[tuple[str, Step], ...]
     mixers: tuple[MixerStep, ...]
     from_tokens: dict[Step, Tensor]
-    names: tuple[str, ...] = ()
-    not_whole: tuple[str, ...] = ()
-    live: LiveRun | None = None
-    number: int | None = None
+    names: tuple[str, ...]
+    not_whole: tuple[str, ...]
+    live: LiveRun
+    number: int | None
 
     @cached_property
     def constant(self) -> Tensor:

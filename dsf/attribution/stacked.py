@@ -7,7 +7,7 @@ as a feed-forward layer.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -67,15 +67,15 @@ class Stack:
     hidden: tuple[Float[Tensor, "sample time ..."], ...]
     closed: tuple[str, ...]
     states: tuple[Step, ...]
-    logits: Float[Tensor, "*axes"] | None = None
-    output: Step | None = None
-    mixers: tuple[MixerStep, ...] = ()
-    names: Mapping[Step, str] = field(default_factory=dict)
-    tokenizer: Any | None = None
-    results: Mapping[Step, Tensor] = field(default_factory=dict)
-    live: LiveRun | None = None
-    shown: Bool[Tensor, "sample time"] | None = None
-    has_head: bool = True
+    logits: Float[Tensor, "*axes"] | None
+    output: Step | None
+    mixers: tuple[MixerStep, ...]
+    names: Mapping[Step, str]
+    tokenizer: Any | None
+    results: Mapping[Step, Tensor]
+    live: LiveRun
+    shown: Bool[Tensor, "sample time"] | None
+    has_head: bool
 
     @torch.inference_mode(False)
     def attribute(
@@ -88,18 +88,15 @@ class Stack:
     ) -> Attribution:
         """Which tokens, layers and edges of this run made the model give this number.
 
-        The number is a logit, the difference of two logits (``against``), or any linear functional.
-        One adjoint pass through the affine steps of the run gives all shares, exactly: they sum to
-        the model's own number in float64. They are of this run, with attention weights, decays,
-        gates and the factors of norms held; what happens *without* a token is another question,
-        since those would then change (``dsf.intervene`` answers it).
+        The shares sum to the model's own number in float64. They are of this run, with attention
+        weights, decays, gates and the factors of norms held; what happens *without* a token is
+        another question, since those would then change (``dsf.intervene`` answers it).
 
         Args:
             target: the number of a token (of a class; of a hidden unit, where the model has no
-                head), its text, or one for every sample; by
-                default the token that the model predicts, against the runner-up; a
-                function from the logits to one number for each sample, which must be linear; or,
-                with ``stream``, a vector of the width of the residual stream.
+                head), its text, or one for every sample; by default the token that the model
+                predicts, against the runner-up; a linear function from the logits to one number for
+                each sample; or, with ``stream``, a vector of the width of the residual stream.
             against: a second token whose logit is subtracted, such as a wrong answer.
             position: at which position of the logits, or of the stream, or one for every sample;
                 negative ones count back from the last token that is not padding. A function of the
@@ -330,8 +327,7 @@ def stack(
       for each token, the matrix of smallest norm from its input to its output; ``closed`` lists
       these modules.
 
-    The network is then exactly affine in the stream, and on this input it gives the model's own
-    hidden states. Another input has other factors.
+    On this input the network then gives the model's own hidden states.
 
     Args:
         model: a torch module, the folder of a checkpoint, or a hub id. A module is copied.

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from dsf.attribution.affine_steps import Step
 from dsf.attribution.follower import Addition, Follower, smallest, unless_zero
 from dsf.attribution.targets import put_out
+from dsf.attribution.two_runs import Node, Walk
 from dsf.inspection.capture.calls import copied
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
@@ -449,32 +450,21 @@ class LiveRun:
     places: Mapping[str, tuple[str, int]]
 
     def result(self, added: Mapping[str, Tensor], stream: int | None = None) -> Tensor:
-        wanted = {self.places[name]: part for name, part in added.items()}
-        calls: Counter[str] = Counter()
-        streams: list[Tensor] = []
+        """The logits, or a residual stream, with these tensors added to outputs of mixers."""
+        wanted = {(*self.places[name], "out"): part for name, part in added.items()}
+        ports = [(block, 1, "in") for block in self.blocks] + [(self.blocks[-1], 1, "out")]
+        streams: dict[tuple[str, int, str], Tensor] = {}
 
-        def changed(path: str, _: nn.Module, __: Any, output: Any) -> Any:
-            calls[path] += 1
-            part, own = wanted.get((path, calls[path])), tensors_in(output)[0]
-            if part is None:
-                return None
-            return tree_map(lambda leaf: own + part if leaf is own else leaf, output)
+        def meet(node: Node, value: Tensor) -> Tensor | None:
+            port = node.path, node.call + 1, node.port.partition(" ")[0]
+            part = wanted.pop(port, None)  # of its first tensor
+            changed = value if part is None else value + part
+            if stream is not None and port == ports[stream]:
+                streams.setdefault(port, changed)
+            return None if part is None else changed
 
-        def seen(_: nn.Module, *given: Any) -> None:
-            streams.append(_numbers_in(given)[0])
-
-        with ExitStack() as hooks:
-            for path in {path for path, _ in wanted}:
-                module = self.model.get_submodule(path)
-                hooks.callback(module.register_forward_hook(partial(changed, path)).remove)
-            if stream == len(self.blocks):
-                last = self.model.get_submodule(self.blocks[-1])
-                hook = last.register_forward_hook(lambda module, _, output: seen(module, output))
-                hooks.callback(hook.remove)
-            elif stream is not None:
-                block = self.model.get_submodule(self.blocks[stream])
-                hooks.callback(block.register_forward_pre_hook(seen, with_kwargs=True).remove)
+        with Walk(self.model, (), meet).watching():
             result = put_out(self.run())
-        found = result if stream is None else streams[0]
+        found = result if stream is None else streams[ports[stream]]
         assert found is not None  # noqa: S101  # the run that was recorded had it
         return found

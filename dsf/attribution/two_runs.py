@@ -99,6 +99,8 @@ class Walk(Functions):
         """Meet the nodes of what runs inside the ``with`` block."""
         with ExitStack() as hooks:
             for path, module in self._model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue
                 hook = partial(self._before, path)
                 hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             hooks.enter_context(self)

@@ -237,10 +237,9 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
 
     For layers like Mamba's, whose states are the same for every channel in all but their pole, and
     for Mamba-2, gated delta and Kimi delta layers, whose states have a row for every channel of a
-    key. Kimi delta layers of the model library have as many value channels, so that the keys that
-    go stay as zeros. Which states stay, and what they read in place of the others, is chosen by
-    what the states contribute on data. The result is a set of weights for the same class with fewer
-    states. Try it: it pays on some models and not on others, and only ``loss`` tells.
+    key (in Kimi delta layers the keys that go stay as zeros). Which states stay, and what they read
+    in place of the others, is chosen by what the states contribute on data. It pays on some models
+    and not on others: only ``loss`` tells.
 
     Args:
         model: a model in memory; it is not changed.

@@ -31,12 +31,11 @@ from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
+from dsf.inspection.seen_attentions import CallKey
 from dsf.inspection.softmax.interface import models_of_library
 from dsf.interventions.edited_mixing import EditedMixer, edited_response
 from dsf.interventions.edits import Edit
 
-CallKey = tuple[Through, str, int]
-"""By which way a call was recorded, in which module, and which of its calls it is."""
 HOOKED = (Through.MODULE, Through.INTERFACE)
 """Ways of recording that need no interception of torch functions."""
 

@@ -33,6 +33,7 @@ from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.inspection.model_input import model_input
 from dsf.inspection.recorded_run import without_logits
 from dsf.inspection.results.layers import Inspection
+from dsf.inspection.seen_attentions import CallKey
 from dsf.interventions.edited_mixing import places
 from dsf.interventions.edits import (
     Edit,
@@ -45,7 +46,7 @@ from dsf.interventions.edits import (
     ValueFrom,
 )
 from dsf.interventions.intervention import checked_edits, checked_sources
-from dsf.interventions.live_model import CallKey, LiveModel, Planned, live_model
+from dsf.interventions.live_model import LiveModel, Planned, live_model
 from dsf.runtime.files import alone, is_special, make_file
 from dsf.runtime.shapes import at_least, of_kind
 
@@ -130,10 +131,9 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
 ) -> Float[Tensor, "edit sample"]:
     """The effects of many edits, each in a run of its own, on a logit or a difference of two.
 
-    For heat maps over layers, heads and tokens. The model is read once, and blocks of models of
-    transformers that come before an edit are not run again. Runs that edit the same layers in the
-    same way are samples of one batch where that gives the same numbers to rounding, which is tried
-    first.
+    The model is read once, and blocks of models of transformers that come before an edit are not
+    run again. Runs that edit the same layers in the same way are samples of one batch where that
+    gives the same numbers to rounding, which is tried first.
 
     Args:
         edits: for every run one edit, or several that act together.
@@ -141,9 +141,8 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         together: how many runs at most share a batch; by default as many as suit the length of the
             input and the device. 1 runs one after the other.
         resume: a file of JSON lines, to which every finished run is added. A sweep that was
-            interrupted continues there; a file of another model, input, target or list of edits is
-            refused, and so is one that another process is writing. Lines are whole whenever the
-            program is stopped.
+            interrupted continues there; a file of another model, input, target or list of edits, or
+            that another process is writing, is refused.
         progress: is called after every run with how many are done and how many there are; True
             shows that, the rate and the time left on standard error.
         model, inputs, layers, heads, sources, adapters, named: as for :func:`intervene`.
@@ -419,7 +418,7 @@ class SweepRecord:
             "edits": len(self._edits),
             "clean": _out(clean),
         }
-        if not self.path.exists() and make_file(self.path, _line(start)):
+        if not self.path.exists() and make_file(self.path, json.dumps(start) + "\n"):
             return {}
         first, lines, size = self._read()
         other = [name for name in known if first["of"].get(name) != known[name]]
@@ -447,7 +446,7 @@ class SweepRecord:
     def add(self, number: int, effect: Sequence[float]) -> None:
         record = {"run": number, "edits": self._edits[number], "effect": _out(effect)}
         with self.path.open("ab") as file:
-            file.write(_line(record).encode())
+            file.write(f"{json.dumps(record)}\n".encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -502,7 +501,3 @@ def _numbers(read: Any) -> list[float]:
     if not isinstance(read, list):
         raise TypeError(f"{type(read).__name__} is not a list")
     return [float(number) for number in read]
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record) + "\n"
