@@ -235,13 +235,7 @@ class Mean(Edit):
 MapEdit = Cut | Scale | Window | Sink | Negative | MapFrom
 StateEdit = StateFrom | Forget | Protect | Reduce | RoundState
 ResponseEdit = Ablate | Mean
-KINDS: Mapping[str, type[Edit]] = {
-    each.__name__: each
-    for each in (
-        Cut, Scale, Window, Sink, Negative, MapFrom, ValueFrom, StateFrom, Forget, Protect, Reduce,
-        RoundState, Ablate, Mean,
-    )
-}  # fmt: skip
+KINDS: Mapping[str, type[Edit]] = {each.__name__: each for each in Edit.__subclasses__()}
 
 
 def from_json(record: Mapping[str, Any]) -> Edit:

@@ -24,7 +24,7 @@ from dsf.inspection.capture.calls import Call, Through, copied
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.weights import check_runnable
-from dsf.inspection.choice import Chosen, chosen_layers, each_chosen
+from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
@@ -33,6 +33,7 @@ from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.seen_attentions import CallKey
 from dsf.inspection.softmax.interface import models_of_library
+from dsf.inspection.support_table import THE_MODEL, support
 from dsf.interventions.edited_mixing import EditedMixer, edited_response
 from dsf.interventions.edits import Edit
 
@@ -124,25 +125,16 @@ class CleanBlocks:
         return next((at for at in self._blocks if f"{path}.".startswith(f"{at}.")), None)
 
 
-def likely_layers(model: nn.Module, known: Known, wanted: Sequence[Chosen]) -> set[str] | None:
+def likely_layers(
+    model: nn.Module, adapters: Sequence[Adapter], wanted: Sequence[Chosen]
+) -> set[str] | None:
     """Modules among which those of the wanted layers are likely to be; None where a run tells."""
-    paths = [path for path, _ in model.named_modules()]
-    mixers: list[str] = []
-    if models_of_library(model) == [model]:  # whose classes say which modules mix tokens
-        attentions = [
-            path for path, at in model.named_modules() if type(at).__name__.endswith("Attention")
-        ]
-        inner = {
-            path for path in attentions if not any(at.startswith(f"{path}.") for at in attentions)
-        }
-        mixers = [path for path in paths if path in known or path in inner]
-    found: set[str] = set()
+    names = [each.name for each in support(model, adapters=adapters)]
     try:
-        for each in (one for several in wanted for one in each_chosen(several)):
-            found |= chosen_layers(paths if isinstance(each, str) else mixers, each)
+        found = set[str]().union(*(chosen_layers(names, each) for each in wanted))
     except InspectionError:  # perhaps a name of another kind than a path
         return None
-    return found
+    return {"" if name == THE_MODEL else name for name in found}
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,7 +344,7 @@ def live_model(
         found = [(*each, keys.get(id(each[0]))) for each in sequences(calls, known)]
         return LiveModel(clean, model, inputs, named, known, found, blocks)
 
-    kept = likely_layers(model, known, layers) if layers else None
+    kept = likely_layers(model, adapters, layers) if layers else None
     with isolated(model):
         live = after_a_run(kept)
         needed = live.modules_of(layers)
