@@ -22,6 +22,7 @@ from dsf.inspection import Inspection, inspect
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import WholeMixer
@@ -475,7 +476,7 @@ def _places(
         name
         for name, part in module.named_parameters()
         if part.shape == mixer.pole.shape
-        and _near(-part.detach().double().exp(), mixer.pole, SUM_TOL)
+        and relative_error(-part.detach().to(mixer.pole).exp(), mixer.pole) <= SUM_TOL
     ]
     if len(poles) != 1:
         raise InspectionError(
@@ -489,7 +490,8 @@ def _places(
         if output.shape[-1] < width or output[..., :1].numel() != chosen[..., :1].numel():
             return False
         limit = RUN_TOL.get(output.dtype, RUN_TOL_ELSEWHERE)
-        return _near(output[..., -width:].double().reshape(chosen.shape), chosen, limit)
+        ends = output[..., -width:].to(chosen).reshape(chosen.shape)
+        return relative_error(ends, chosen) <= limit
 
     rows = [
         name
@@ -503,11 +505,6 @@ def _places(
             "do. That is so where a norm comes after them, as in falcon_mamba and jamba."
         )
     return poles[0], rows[0]
-
-
-def _near(one: Tensor, other: Tensor, limit: float) -> bool:
-    other = other.to(one.device)
-    return bool((one - other).norm() <= limit * other.norm())
 
 
 def _gram(layer: InspectedLayer) -> Float[Tensor, "pairs pairs"]:

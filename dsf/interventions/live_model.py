@@ -36,6 +36,7 @@ from dsf.inspection.softmax.interface import models_of_library
 from dsf.inspection.support_table import THE_MODEL, support
 from dsf.interventions.edited_mixing import EditedMixer, edited_response
 from dsf.interventions.edits import Edit
+from dsf.loading.loader import outer_blocks
 
 HOOKED = (Through.MODULE, Through.INTERFACE)
 """Ways of recording that need no interception of torch functions."""
@@ -59,18 +60,11 @@ class CleanBlocks:
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._blocks: dict[str, nn.Module] = {}
+        paths = outer_blocks(model) if models_of_library(model) == [model] else ()
+        self._blocks = {path: model.get_submodule(path) for path in paths}
         self._begun: list[str] = []
         self._ended_before: dict[str, set[str]] = {}
         self._outputs: dict[str, Any] = {}
-        waiting = [("", model)] if models_of_library(model) == [model] else []
-        while waiting:
-            path, module = waiting.pop(0)
-            children = [(f"{path}.{at}".lstrip("."), part) for at, part in module.named_children()]
-            if isinstance(module, nn.ModuleList | nn.Sequential):
-                self._blocks |= children
-            else:
-                waiting += children
 
     @contextmanager
     def recorded(self, until: Collection[str] | None = None) -> Iterator[None]:

@@ -31,6 +31,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.choice import Chosen, written
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.inspection.model_input import model_input
+from dsf.inspection.rebuild import relative_error
 from dsf.inspection.recorded_run import without_logits
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.seen_attentions import CallKey
@@ -334,10 +335,8 @@ class SweepRun:
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape:
-        return False
-    limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE) * other.double().abs().max()
-    return bool((one.double() - other.double()).abs().max() <= limit)
+    limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE)
+    return relative_error(one.double(), other.double()) <= limit
 
 
 ACTING: Mapping[str, Any] = {

@@ -225,7 +225,7 @@ class PiecewiseModel:
 
     def __init__(self, model: nn.Module, body: str, places: dict[str, Path]):
         self.model, self.body = model, body
-        self.blocks = tuple(_blocks(model.get_submodule(body), body))
+        self.blocks = tuple(outer_blocks(model.get_submodule(body), body))
         self._places = places
 
     def opened(self, path: str) -> AbstractContextManager[None]:
@@ -309,13 +309,14 @@ def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> Pi
     return PiecewiseModel(model, body, places)
 
 
-def _blocks(module: nn.Module, path: str) -> Iterator[str]:
+def outer_blocks(module: nn.Module, path: str = "") -> Iterator[str]:
+    """The paths of the entries of the outermost lists of modules."""
     for name, child in module.named_children():
         at = f"{path}.{name}" if path else name
         if isinstance(child, nn.ModuleList):
             yield from (f"{at}.{number}" for number in range(len(child)))
         else:
-            yield from _blocks(child, at)
+            yield from outer_blocks(child, at)
 
 
 def _emptied(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
