@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.attribution.follower import name_of
+from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.modes import Functions
 
 CASTS = {"to", "float", "half", "bfloat16", "double", "type", "type_as"}
@@ -166,9 +167,8 @@ class Walk(Functions):
 
     def _operation(self, func: Any, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
         name = name_of(func)
-        sources = tuple(
-            self.made_by[part] for part in _tensors(args, kwargs) if part in self.made_by
-        )
+        given = tensors_in((args, kwargs))
+        sources = tuple(self.made_by[part] for part in given if part in self.made_by)
         written = func.__name__.endswith("_") and not func.__name__.endswith("__")
         if name in BY_DATA and (name != "where" or len(args) + len(kwargs) == 1):
             self.unordered.add(self._stack[-1])
@@ -189,13 +189,6 @@ class Walk(Functions):
         output = output if met is None else met
         self.made_by[output] = node
         return output
-
-
-def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    for part in (*args, *kwargs.values()):
-        for each in part if isinstance(part, list | tuple) else (part,):
-            if isinstance(each, Tensor):
-                yield each
 
 
 def _has_numbers(part: Any) -> bool:

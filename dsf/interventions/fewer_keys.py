@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from dsf.inspection import inspect
 from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.containers import is_cache
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.errors import InspectionError
 
 REFIT_RIDGE = 1e-4
 """Ridge of the least squares for an output projection, relative to the mean of the diagonal."""
-CACHES = ("cache", "cache_params", "past_key_values")
-"""Arguments of a layer by which it would go on from earlier tokens."""
 HEADS = {"state_size": "n_groups", "linear_key_head_dim": "num_k_heads", None: "num_heads"}
 """Attribute of a layer with its number of key heads, by its setting."""
 
@@ -211,7 +210,7 @@ def output_errors(
         for inputs, named in batches:
             module = model.get_submodule(path)
             for args, kwargs, output in calls_of(model, [module], inputs, named)[module]:
-                alone = {name: each for name, each in kwargs.items() if name not in CACHES}
+                alone = {name: each for name, each in kwargs.items() if not is_cache(each)}
                 with isolated(smaller):
                     other = smaller.get_submodule(path)(*args, **alone)
                 other = other[0] if isinstance(other, tuple) else other

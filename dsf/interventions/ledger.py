@@ -14,7 +14,7 @@ import torch
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers, each_chosen
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.saving import save
-from dsf.inspection.results.table import Table
+from dsf.inspection.results.table import Table, aligned
 
 NUMBERED = re.compile(r"(?:[^.]+\.)*?(\d+)(?![^.])")
 """The path of a block: up to its first part that is a number."""
@@ -186,11 +186,7 @@ class Ledger:
             )
             for row in self.rows[:MAX_SHOWN]
         ]
-        widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *cells)
-        ]
+        lines += aligned((head, *cells))
         if len(self.rows) > MAX_SHOWN:
             lines.append(f"and {len(self.rows) - MAX_SHOWN} more stages")
         lines.append(

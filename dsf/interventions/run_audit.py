@@ -54,6 +54,7 @@ from dsf.interventions.edited_mixing import is_recurrent
 from dsf.interventions.edits import RoundState
 from dsf.interventions.ledger import Ledger, LedgerRow, by_weight
 from dsf.interventions.live_model import live_model
+from dsf.loading.folder import opened_safetensors
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 
@@ -704,28 +705,18 @@ def _place(stages: Stages, forced: Force, node: Node) -> Place:
 
 def _read(folder: Path, output: Tensor) -> Recording:
     """Outputs that another engine wrote, by the names of its modules."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
     if not files or not all(file.is_file() for file in files):
         raise InspectionError(
             f"audit: 'recorded' expected a folder with *.safetensors files, got {str(folder)!r}."
         )
     values: dict[Node, Tensor] = {}
-    logits = None
     for file in files:
-        try:
-            loaded = load_file(file)
-        except SafetensorError as error:
-            raise InspectionError(
-                f"audit: 'recorded' {file.name} cannot be read: {error}"
-            ) from None
-        for name, part in loaded.items():
-            if name == "logits":
-                logits = part
-            for port in ("out ", "out [0]"):
-                values[Node(name, 0, port)] = part
+        with opened_safetensors(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (it has no other way)
+                part = opened.get_tensor(name)
+                values |= dict.fromkeys((Node(name, 0, "out "), Node(name, 0, "out [0]")), part)
+    logits = values.get(Node("logits", 0, "out "))
     if logits is None or logits.shape != output.shape:
         found = "none" if logits is None else f"the sizes {tuple(logits.shape)}"
         raise InspectionError(

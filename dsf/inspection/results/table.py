@@ -26,6 +26,13 @@ GAP = "  "
 LONGEST_CELL = 60
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    pairs = (zip(row, widths, strict=True) for row in rows)
+    return [GAP.join(cell.ljust(width) for cell, width in row).rstrip() for row in pairs]
+
+
 @dataclass(frozen=True, repr=False)
 class Table(Sequence[Record]):
     """A tidy table: one record for every layer, batch index and quantity.
@@ -67,11 +74,7 @@ class Table(Sequence[Record]):
     def __repr__(self) -> str:
         """The first and the last records in columns, and how many there are."""
         head, rows = self._shown()
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *rows)
-        ]
+        lines = aligned((head, *rows))
         return "\n".join([*lines, self._counted()] if self.columns else [self._counted()])
 
     def _repr_html_(self) -> str:
