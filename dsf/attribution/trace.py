@@ -21,7 +21,7 @@ from dsf.attribution.affine_steps import Step
 from dsf.attribution.follower import Addition, Follower, smallest, unless_zero
 from dsf.attribution.targets import put_out
 from dsf.attribution.two_runs import Node, Walk
-from dsf.inspection.capture.calls import copied
+from dsf.inspection.capture.calls import copied, first_numbers
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
@@ -412,7 +412,7 @@ class Trace:
 
     def _add_stream(self, where: str, given: Any) -> None:
         """Add the residual stream at this place, which must be a step."""
-        stream = next((part for part in tensors_in(given) if part.is_floating_point()), None)
+        stream = first_numbers(given)
         if stream is None or stream.ndim < 3:
             shape = "no tensor" if stream is None else f"a tensor of shape {tuple(stream.shape)}"
             raise UnreadableError(

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from inspect import signature
+from itertools import chain
 from typing import Any
 
 import torch
@@ -40,7 +41,6 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, forms: GroupForms) -> None:
         super().__init__()
         self.parts = []
-        self.order: Tensor | None = None
         for form in dict.fromkeys(form for form, _ in forms):
             groups = [number for number, (other, _) in enumerate(forms) if other == form]
             features = [each for _, each in (forms[group] for group in groups) if each is not None]
@@ -69,10 +69,8 @@ class LinearisedLayer(CacheLayerMixin):  # type: ignore[misc]
         if len(self.parts) == 1:
             response = self.parts[0].read(grouped, key, value, scale)
         else:
-            if self.order is None or self.order.device != key.device:
-                numbers = [each for part in self.parts for each in part.groups]
-                self.order = torch.tensor(numbers, device=key.device)
-            order, sizes = self.order, [len(part.groups) for part in self.parts]
+            several = [part.groups for part in self.parts]
+            order, sizes = torch.tensor([*chain(*several)], device=key.device), [*map(len, several)]
             given = (grouped, key, value)
             by_part = (each.index_select(1, order).split(sizes, dim=1) for each in given)
             pairs = zip(self.parts, *by_part, strict=True)

@@ -127,9 +127,7 @@ class KeptGroups:
         scale: float,
     ) -> Float[Tensor, "sample group head time value"]:
         """Add new keys, let their queries read, and forget what the form does not keep."""
-        if self.features is not None and (
-            (self.features.anchors.dtype, self.features.anchors.device) != (key.dtype, key.device)
-        ):
+        if self.features is not None:
             self.features = self.features.to(key)
         kept = self.tensors.get("key")
         if key.shape[-2] == 1 and kept is not None:  # which may be written into

@@ -46,7 +46,7 @@ from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarded, in_float64
 from dsf.inspection.choice import Chosen
 from dsf.inspection.examine import Examination, examine, wide_copy
-from dsf.inspection.model_input import IDS, MASK, model_input
+from dsf.inspection.model_input import IDS, MASK, ModelInput, model_input
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.interface import plain_experts
@@ -152,16 +152,15 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
         (True, True)
     """
     given = model_input(model, inputs, named, where="audit")
-    subject = _Subject(given.model, given.inputs, dict(given.named), tuple(adapters))
     if isinstance(suspect, str):
         if suspect != "decode":
             raise ValueError(f"audit: 'suspect' expected a module or 'decode', got {suspect!r}.")
         suspect, decode = None, 1 if decode is None else decode
-    kind = _kind(subject.model, suspect, decode, _number_type("dtype", dtype), chunk)
+    kind = _kind(given.model, suspect, decode, _number_type("dtype", dtype), chunk)
     if recorded is not None:
         if (suspect, decode, dtype, state_dtype, chunk) != (None,) * 5:
             raise ValueError("audit: 'recorded' expected no other suspect. Leave the others out.")
-        kind = _Kind(f"recorded outputs {recorded}", subject.model, recorded=Path(recorded))
+        kind = _Kind(f"recorded outputs {recorded}", given.model, recorded=Path(recorded))
     if state_dtype is not None:
         if decode is not None:
             raise ValueError(
@@ -173,7 +172,7 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
             stored = str(_number_type("state_dtype", state_dtype)).removeprefix("torch.")
         about = f"{kind.about}, states in {stored}" + " bits" * isinstance(stored, int)
         kind = replace(kind, about=about, state=stored, is_other=True)
-    found = _Audit(subject, kind).ledger(target, against, position, given.tokenizer)
+    found = _Audit(given, adapters, kind).ledger(target, against, position)
     found = found if layers is None else found.of_layers(layers)
     return found if heads is None else found.of_heads(heads)
 
@@ -261,29 +260,68 @@ def _set_chunks(module: nn.Module, chunk: int) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """A model and what it is called with."""
+def _between(name: str, part: Any, start: int, stop: int, steps: int) -> Any:
+    """The tokens of an input of one call; a mask covers all tokens up to there."""
+    if not isinstance(part, Tensor) or part.ndim < 2 or part.shape[1] != steps:
+        return part
+    return part[:, :stop] if name == MASK else part[:, start:stop]
 
-    model: nn.Module
-    inputs: tuple[Any, ...]
-    named: dict[str, Any]
-    adapters: tuple[Adapter, ...]
+
+def _run(model: nn.Module, inputs: Any, named: dict[str, Any], walk: Walk) -> Any:
+    with torch.random.fork_rng(), plain_experts(model), guarded(model), walk.watching():
+        return model(*lent(inputs), **lent(named))
+
+
+class _Audit:
+    """A reference in float64, and the run under suspicion; ``passes`` counts runs of a model."""
+
+    def __init__(self, given: ModelInput, adapters: Sequence[Adapter], kind: _Kind) -> None:
+        self._given, self._adapters, self._kind = given, adapters, kind
+        self._model = wide_copy(given.model, adapters).eval().requires_grad_(False)
+        self._scopes = scopes_of(self._model)
+        question = Examination(
+            inputs=in_float64(given.inputs),
+            named=in_float64(given.named),
+            adapters=adapters,
+            checks="none",
+        )
+        self._layers: Sequence[InspectedLayer] = ()
+        with suppress(InspectionError):  # without coefficients a mixer is one stage
+            self._layers = examine(self._model, question).layers
+        self._clean = Walk(self._model, self._scopes, lambda *_: None)
+        self._stages = Stages(self._model, self._clean, self._layers)
+        self._clean.meet = self._stages.meet
+        self._stages.note_weights()
+        with torch.no_grad():
+            output = put_out(self._called(self._model, self._clean))
+        if output is None:
+            raise InspectionError("audit: the model returns no tensor.")
+        self._output, self.passes = output, 2
+        if kind.recorded is None:
+            self._recording = self._recorded(kind.module, kind.decode, kind.state)
+        else:
+            self._recording = _read(kind.recorded, output)
+        self._forced = self._force(self._recording)
+        if not self._forced.met:
+            raise InspectionError(
+                f"audit: the two runs of {type(given.model).__name__} have no module in common. "
+                "Are the names of the parts the same?"
+            )
 
     @property
-    def tokens(self) -> int:
-        parts = (self.named.get(IDS), *self.inputs, *self.named.values())
+    def _tokens(self) -> int:
+        parts = (self._given.named.get(IDS), *self._given.inputs, *self._given.named.values())
         sizes = (part.shape[1] for part in parts if isinstance(part, Tensor) and part.ndim > 1)
         return next(sizes, 1)
 
-    def called(self, model: nn.Module, walk: Walk) -> Any:
+    def _called(self, model: nn.Module, walk: Walk) -> Any:
         inputs, named = self._like(model)
-        walk.start(self.tokens)
+        walk.start(self._tokens)
         return _run(model, inputs, without_cache(model, named), walk)
 
-    def decoded(self, model: nn.Module, last: int, walk: Walk, keep: Callable[[], None]) -> Any:
+    def _decoded(self, model: nn.Module, last: int, walk: Walk, keep: Callable[[], None]) -> Any:
         """Run a model on all but the last tokens, and then on these, one at a time."""
-        steps = self.tokens
+        steps = self._tokens
         if not 0 < last < steps:
             raise ValueError(
                 f"audit: 'decode' expected 1 to {steps - 1} of the {steps} tokens, got {last}."
@@ -316,12 +354,12 @@ class _Subject:
             return full
         return joined(outputs, torch.Size((full.shape[0], steps, *full.shape[2:])))
 
-    def edited(self, model: nn.Module, edits: Sequence[RoundState], walk: Walk) -> Tensor:
+    def _edited(self, model: nn.Module, edits: Sequence[RoundState], walk: Walk) -> Tensor:
         inputs, named = self._like(model)
         named = without_cache(model, named)
-        with live_model(model, inputs, named, self.adapters, [edits]) as live:
+        with live_model(model, inputs, named, self._adapters, [edits]) as live:
             (plan,) = live.plans([edits], {})
-            walk.start(self.tokens)
+            walk.start(self._tokens)
             with walk.watching():
                 return live.changed(plan)
 
@@ -331,67 +369,16 @@ class _Subject:
         def fit(part: Tensor) -> Tensor:
             return part.to(device, kind if part.is_floating_point() else part.dtype)
 
-        inputs, named = tree_map_only(Tensor, fit, (self.inputs, self.named))
+        inputs, named = tree_map_only(Tensor, fit, (self._given.inputs, self._given.named))
         return inputs, named
 
-
-def _between(name: str, part: Any, start: int, stop: int, steps: int) -> Any:
-    """The tokens of an input of one call; a mask covers all tokens up to there."""
-    if not isinstance(part, Tensor) or part.ndim < 2 or part.shape[1] != steps:
-        return part
-    return part[:, :stop] if name == MASK else part[:, start:stop]
-
-
-def _run(model: nn.Module, inputs: Any, named: dict[str, Any], walk: Walk) -> Any:
-    with torch.random.fork_rng(), plain_experts(model), guarded(model), walk.watching():
-        return model(*lent(inputs), **lent(named))
-
-
-class _Audit:
-    """A reference in float64, and the run under suspicion; ``passes`` counts runs of a model."""
-
-    def __init__(self, subject: _Subject, kind: _Kind) -> None:
-        self._subject, self._kind = subject, kind
-        self._model = wide_copy(subject.model, subject.adapters).eval().requires_grad_(False)
-        self._scopes = scopes_of(self._model)
-        question = Examination(
-            inputs=in_float64(subject.inputs),
-            named=in_float64(subject.named),
-            adapters=subject.adapters,
-            checks="none",
-        )
-        self._layers: Sequence[InspectedLayer] = ()
-        with suppress(InspectionError):  # without coefficients a mixer is one stage
-            self._layers = examine(self._model, question).layers
-        self._clean = Walk(self._model, self._scopes, lambda *_: None)
-        self._stages = Stages(self._model, self._clean, self._layers)
-        self._clean.meet = self._stages.meet
-        self._stages.note_weights()
-        with torch.no_grad():
-            output = put_out(subject.called(self._model, self._clean))
-        if output is None:
-            raise InspectionError("audit: the model returns no tensor.")
-        self._output, self.passes = output, 2
-        if kind.recorded is None:
-            self._recording = self._recorded(kind.module, kind.decode, kind.state)
-        else:
-            self._recording = _read(kind.recorded, output)
-        self._forced = self._force(self._recording)
-        if not self._forced.met:
-            raise InspectionError(
-                f"audit: the two runs of {type(subject.model).__name__} have no module in common. "
-                "Are the names of the parts the same?"
-            )
-
     @torch.inference_mode(False)
-    def ledger(
-        self, target: Target | None, against: Target | None, position: Positions, tokenizer: Any
-    ) -> Ledger:
-        subject, output, owns = self._subject, self._output, self._forced.owns
-        shown = tokens_shown(subject.inputs, subject.named)
+    def ledger(self, target: Target | None, against: Target | None, position: Positions) -> Ledger:
+        given, output, owns = self._given, self._output, self._forced.owns
+        shown = tokens_shown(given.inputs, given.named)
         if target is None:
             target, against = first_two(output, position, shown)
-        of = functional_of(target, against, position, output, tokenizer, shown)
+        of = functional_of(target, against, position, output, given.tokenizer, shown)
         before = float(of.pair(output).sum())
         after = float(of.pair(self._recording.output.to(output)).sum())
         points, moved = 0, Moved()
@@ -411,7 +398,7 @@ class _Audit:
             suspect=after,
             points=points,
             passes=self.passes,
-            about=f"{type(subject.model).__name__}, {subject.tokens} tokens: {self._kind.about}, "
+            about=f"{type(given.model).__name__}, {self._tokens} tokens: {self._kind.about}, "
             "against float64",
         )
 
@@ -440,15 +427,15 @@ class _Audit:
         try:
             with torch.no_grad():
                 if decode:
-                    found.output = self._subject.decoded(model.eval(), decode, walk, keep)
+                    found.output = self._decoded(model.eval(), decode, walk, keep)
                     self.passes -= decode  # together they are one run
                 elif state is not None:
                     edits = self._state_edits(state)
                     edited += [str(edit.layer) for edit in edits]
-                    found.output = put_out(self._subject.edited(model.eval(), edits, walk))
+                    found.output = put_out(self._edited(model.eval(), edits, walk))
                     keep()
                 else:
-                    found.output = put_out(self._subject.called(model.eval(), walk))
+                    found.output = put_out(self._called(model.eval(), walk))
                     keep()
         finally:
             model.train(training)
@@ -467,9 +454,9 @@ class _Audit:
         """Run the reference with the values of another run."""
         unordered = {path for path, _ in self._clean.unordered}
         alike = recording.aligned_with(self._clean.operations, unordered)
-        force = Force(recording, alike, self._subject.tokens, only)
+        force = Force(recording, alike, self._tokens, only)
         with torch.no_grad():
-            self._subject.called(self._model, Walk(self._model, self._scopes, force))
+            self._called(self._model, Walk(self._model, self._scopes, force))
         self.passes += 1
         return force
 
@@ -482,7 +469,7 @@ class _Audit:
     @cached_property
     def _healthy(self) -> Force | None:
         """A run of the model itself in the suspect's number type, forced at the same nodes."""
-        kind, twin = dtype_of(self._kind.module), self._subject.model
+        kind, twin = dtype_of(self._kind.module), self._given.model
         if not self._kind.is_other or kind is torch.float64:
             return None
         computed = {
@@ -495,14 +482,14 @@ class _Audit:
 
     def _moved(self, of: Any, points: int) -> Moved:
         """What every own moves, averaged over points of the way between the runs."""
-        found, steps = Moved(), self._subject.tokens
+        found, steps = Moved(), self._tokens
         places, weights = np.polynomial.legendre.leggauss(points)
         for at, weight in zip((1 + places) / 2, weights / 2, strict=True):
             with torch.enable_grad():
                 factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
                 inject = Inject(self._forced.owns, steps, factor, self._heads_of)
                 walk = Walk(self._model, self._scopes, inject)
-                out: Any = put_out(self._subject.called(self._model, walk))
+                out: Any = put_out(self._called(self._model, walk))
                 of.pair(out).sum().backward()
             for key, part in inject.moved.items():
                 found[key] = found.get(key, torch.zeros_like(part)) + float(weight) * part
@@ -525,7 +512,7 @@ class _Audit:
     def _limit(self, node: Node) -> float:
         """The own that number type and length, or a healthy run in the same type, explain."""
         if not self._kind.is_other:
-            return expected_rounding(dtype_of(self._kind.module), self._subject.tokens)
+            return expected_rounding(dtype_of(self._kind.module), self._tokens)
         if self._healthy is None or node not in self._healthy.met:
             return MIN_CHANGE
         own, kind = self._healthy.owns.get(node), self._healthy.met[node]
@@ -572,7 +559,7 @@ class _Audit:
         return own if own is not None and own.relative > self._rounding(own) else None
 
     def _rounding(self, own: Own) -> float:
-        return expected_rounding(own.kind, self._subject.tokens)
+        return expected_rounding(own.kind, self._tokens)
 
     def _first_beyond(self, node: Node) -> int | None:
         """The first token of a blamed node that exceeds what is expected of a single one."""
@@ -633,7 +620,7 @@ class _Audit:
         found: dict[str, Own] = {}
         if self._kind.is_other:
             return found
-        rounding = expected_rounding(dtype_of(self._kind.module), self._subject.tokens)
+        rounding = expected_rounding(dtype_of(self._kind.module), self._tokens)
         for node, own in sorted(self._coarse.owns.items(), key=lambda pair: pair[1].relative):
             if own.relative > rounding:
                 found[self._stages.layer_of(node)] = own
