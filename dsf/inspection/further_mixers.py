@@ -435,8 +435,8 @@ def kept_in(
     found: list[Exchanged] = []
     for module, several in outputs_held(held, invocation).items():
         calls = [call for call in recording.calls if call.name == paths.get(module)]
-        for call, kept in zip(calls, several, strict=False):
-            for value, seen in zip(values_in(call.output), kept.made, strict=False):
+        for call, (_, made, _) in zip(calls, several, strict=False):
+            for value, seen in zip(values_in(call.output), made, strict=False):
                 found.append(_keeping(recording, value, seen, cells))
     for one in held.calls:
         if one.through is not Through.MODULE and one not in held.free:

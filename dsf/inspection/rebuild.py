@@ -40,8 +40,6 @@ from dsf.inspection.capture.containers import Fingerprint, is_cache, mapped
 from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import (
     ModuleStack,
-    Products,
-    remembering,
 )
 from dsf.inspection.capture.precision import (
     TOLERANCE,
@@ -222,7 +220,6 @@ def _run_again(
     changes: Sequence[Callable[[Any], None]],
 ) -> Call:
     """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
-    products = Products()
     with in_double():
         for change in changes:
             change(twin)
@@ -234,13 +231,12 @@ def _run_again(
 
         handle = twin.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        with remembering(twin, products):
-            output, draws = _run(twin, invocation)
+        output, draws = _run(twin, invocation)
     finally:
         if invocation.is_prepared:
             handle.remove()
     arguments = prepared or in_float64(dict(call.arguments))
-    return replace(call, arguments=arguments, output=output, products=products, draws=draws)
+    return replace(call, arguments=arguments, output=output, draws=draws)
 
 
 def _attended(
@@ -437,8 +433,6 @@ class LayerComparison:
             if error.formula > 0 and self.drawn is not None and self._is_random(self.drawn()):
                 raise UnreadableError(DRAWS) from error
             raise
-        finally:
-            self.captured.products.close()
         dtype = self.call.first_output.dtype
         expected = expected_rounding(dtype, found.system.steps)
         if found.rounding > expected:
@@ -450,7 +444,6 @@ class LayerComparison:
         return found
 
     def _is_random(self, other: "LayerComparison") -> bool:
-        other.captured.products.close()
         pairs = [(self.captured.output, other.captured.output)]
         if self.around is not None and other.around is not None:
             pairs.append((self.around[1], other.around[1]))
@@ -624,7 +617,6 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         arguments=in_float64(dict(call.arguments)),
         output=in_float64(call.first_output),
         surroundings=call.surroundings if call.maps is None or call.maps.is_usual else None,
-        products=call.products,
         maps=call.maps,
         made_of=call.made_of,
     )

@@ -33,7 +33,6 @@ from dsf.inspection.capture.containers import (
 from dsf.inspection.capture.module_stack import (
     Frame,
     ModuleStack,
-    Products,
     Surroundings,
     attributes_of,
 )
@@ -269,7 +268,6 @@ class Call:
     surroundings: Surroundings | None = None
     invocation: Invocation | None = None
     implementation: str = ""
-    products: Products = field(default_factory=Products)
     stored: Stored | None = None
     time: int = 0
     seen: dict[str, Any] = field(default_factory=dict)
@@ -549,7 +547,6 @@ class Captured:
         output: the module's output, in float64.
         surroundings: what the module of an attention computes before and after it, where that was
             recognised.
-        products: of projections with their inputs, while the layer is being rebuilt.
         maps: which map of an attention belongs to which sample and head, as the run showed it;
             None where nothing was seen.
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
@@ -562,17 +559,12 @@ class Captured:
     arguments: Mapping[str, Any]
     output: Tensor
     surroundings: Surroundings | None = None
-    products: Products = field(default_factory=Products)
     maps: Any = None
     made_of: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` projected by ``name.weight`` and, where there is one, ``name.bias``."""
-        found = self.products.find(name, x)
-        if found is None:
-            found = self.projection(name)(x)
-            self.products.add(name, x, found)
-        return found
+        return self.projection(name)(x)
 
     def projection(self, name: str) -> Project:
         """The projection ``name`` as a stage."""

@@ -2,12 +2,11 @@
 
 ``ModuleStack`` follows by global hooks which modules run, and records in each ``Frame`` the calls
 of linear maps. ``surroundings`` compares numbers to find the projection that made the values, the
-output gate and the output projection. ``Products`` are kept of a module that its run and its
-adapter both need: with the same weight and the same numbers they are the same, bit for bit.
+output gate and the output projection.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,49 +23,6 @@ from dsf.inspection.capture.containers import copied_once, own_caches, tensors_i
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import is_packed
 from dsf.runtime.threads import at_work
-
-
-class Products:
-    """The products with projections of one module, by the names of these."""
-
-    def __init__(self) -> None:
-        self._known: list[tuple[str, Tensor, Tensor, tuple[int, int]]] = []
-        self._closed = False
-
-    def add(self, name: str, given: Tensor, result: Tensor) -> None:
-        if self._closed:
-            return
-        versions = times_written(given), times_written(result)
-        self._known.append((name, given.detach(), result.detach(), versions))
-
-    def find(self, name: str, given: Tensor) -> Tensor | None:
-        for known, before, result, versions in self._known:
-            unchanged = versions == (times_written(before), times_written(result))
-            same = before.dtype == given.dtype and before.device == given.device
-            if known == name and unchanged and same and torch.equal(before, given):
-                return result
-        return None
-
-    def close(self) -> None:
-        self._known.clear()
-        self._closed = True
-
-
-@contextmanager
-def remembering(module: nn.Module, products: Products) -> Iterator[None]:
-    """Add to ``products`` those with the projections of a module inside the ``with`` block."""
-    # Not of a projection that has hooks of others, which may put out something else.
-
-    def note(name: str, _part: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        if len(given) == 1:
-            products.add(name, given[0], output)
-
-    with ExitStack() as stack:
-        for name, part in module.named_modules():
-            if type(part) is nn.Linear and not part._forward_hooks and "forward" not in vars(part):
-                hook = part.register_forward_hook(partial(note, name))
-                stack.callback(hook.remove)
-        yield
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -186,13 +187,11 @@ def judged(
     given = tracker.run.given if tracker.run is not None else []
     sources = dict.fromkeys(axis.source for one in given if one for axis in one.planes)
     found.channels = {one.name: one.channels.number for one in sources if one.channels}
-    mixings = [one for one in tracker.mixings if not is_read_at(one.time)]
-    slots = _slots_of(calls)
-    relevant = _relevant(mixings, calls, slots, tracker.run)
-    kept = set(map(id, relevant))
-    before = [one.module for one in mixings if id(one) not in kept and is_place(one.meeting.axis)]
+    seen = [one for one in tracker.mixings if not is_read_at(one.time)]
+    mixings = _relevant(seen, calls, tracker.run)
+    kept = {*mixings}
+    before = [one.module for one in seen if one not in kept and is_place(one.meeting.axis)]
     found.front = tuple(dict.fromkeys(where.name_of(one) or type(one).__name__ for one in before))
-    mixings = relevant
     certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
     mixed_axes = {meeting.axis for meeting in certain}
     for call in calls:
@@ -213,7 +212,7 @@ def judged(
         {one: [each.meeting for each in own.get(one, ())] for one in order if one in reading},
         tracker.steps,
     )
-    asked: dict[Invocation, _Asked] = {}
+    asked: dict[Invocation, tuple[ModuleFinding, Callable[[], ModuleFinding]]] = {}
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
@@ -232,40 +231,38 @@ def judged(
         held = Held(inside, () if is_read else others)
         mine = own.get(invocation, ())
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
-        asked[invocation] = _Asked(
-            invocation,
-            name,
-            how,
-            held,
-            others,
-            is_read,
-            _draws(mine, is_read, len(invocation.calls)),
+        unknown = ModuleFinding(
+            invocation.module, name, None, how, is_read=is_read, runs=((invocation, held),)
         )
-        if invocation in instead_of:
-            continue
-        results[invocation] = asked[invocation].judged(found)
-        if results[invocation].mixes is False and not is_read:
-            apart.add(invocation)
-    for invocation, others_asked in instead_of.items():
-        asking, like = asked[invocation], [results[other] for other in others_asked]
-        results[invocation] = asking.alike(like) or asking.judged(found)
-    seen = _by_module(asked, results)
+        draws = _draws(mine, is_read, len(invocation.calls))
+        asked[invocation] = unknown, partial(_judged, unknown, others, draws, found)
+        if invocation not in instead_of:
+            results[invocation] = asked[invocation][1]()
+            if results[invocation].mixes is False and not is_read:
+                apart.add(invocation)
+    for invocation, like in instead_of.items():
+        unknown, ask = asked[invocation]
+        results[invocation] = _alike(unknown, [results[other] for other in like]) or ask()
+    by_module = _by_module({invocation: results[invocation] for invocation in asked})
     began = {one.module: one.began for one in reversed(order)}
-    found.modules = sorted(seen.values(), key=lambda one: began[one.module])
-    if not seen and not calls and not tracker.mixings and tracker.run is not None:
-        found.modules = _unseen(tracker.run, found)
+    found.modules = sorted(by_module.values(), key=lambda one: began[one.module])
+    if not by_module and not calls and not tracker.mixings and (run := tracker.run) is not None:
+        # the model itself, if a replaced token moves others although none was seen to meet another
+        name, how = type(run.module).__name__, ("in an operation that was not followed",)
+        unknown = ModuleFinding(run.module, name, None, how, runs=((run, Held((), ())),))
+        whole = _judged(unknown, (), CHOICES, found)
+        found.modules = [whole] if whole.mixes else []
     return found
 
 
 def _by_module(
-    asked: "Mapping[Invocation, _Asked]", results: Mapping[Invocation, ModuleFinding]
+    results: Mapping[Invocation, ModuleFinding],
 ) -> dict[nn.Module, ModuleFinding]:
     """One finding for every module, with all of its forward passes that were asked."""
     seen: dict[nn.Module, ModuleFinding] = {}
-    for invocation, asking in asked.items():
-        finding, before = results[invocation], seen.get(invocation.module)
-        read_here = frozenset(c for c in asking.held.calls if c.invocation is invocation)
-        unheld = replace(asking.held, free=read_here)
+    for invocation, finding in results.items():
+        ((_, held),), before = finding.runs, seen.get(invocation.module)
+        unheld = replace(held, free=frozenset(c for c in held.calls if c.invocation is invocation))
         runs = (*(before.runs if before else ()), (invocation, unheld))
         if before is None or (before.mixes is not True and finding.mixes is not False):
             before = finding
@@ -290,14 +287,6 @@ def _draws(mixings: Sequence[TokenMixing], is_read: bool, attentions: int) -> in
     return HALVES if is_read and further else 0
 
 
-def _unseen(run: Invocation, found: Findings) -> list[ModuleFinding]:
-    """The model itself, if a replaced token moves others although none was seen to meet another."""
-    nothing = Held((), ())
-    name, how = type(run.module).__name__, ("in an operation that was not followed",)
-    finding = _Asked(run, name, how, nothing, draws=CHOICES).judged(found)
-    return [replace(finding, runs=((run, nothing),))] if finding.mixes else []
-
-
 def _is_leaf(module: nn.Module | None) -> bool:
     """Whether a module has neither children nor weights, as ``torch.nn.Softmax``."""
     if module is None:
@@ -306,77 +295,63 @@ def _is_leaf(module: nn.Module | None) -> bool:
     return all(next(part, None) is None for part in parts)
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
+def _alike(asked: ModuleFinding, others: Sequence[ModuleFinding]) -> ModuleFinding | None:
+    """The answer of others that did the same, where the map of each is all that it does."""
+    ((invocation, _),) = asked.runs
+    if not others or not all(map(is_finite, tensors_in(invocation.output))):
+        return None
+    if any(one.mixes is not False or one.share < 1 or one.has_slots for one in others):
+        return None
+    names = ", ".join(dict.fromkeys(one.name for one in others))
+    note = f"as in {names}: the same operations on the same tokens, so it was not repeated"
+    return replace(asked, mixes=False, share=1.0, note=note, attentions=others[0].attentions)
+
+
+def _judged(
+    asked: ModuleFinding, others: Sequence[Invocation], draws: int, found: Findings
+) -> ModuleFinding:
     """A forward pass that is repeated with other tokens, to see which others move.
 
-    Attributes:
-        held: what keeps its output meanwhile.
-        others: other forward passes in it in which tokens met, which keep theirs if need be.
+    Args:
+        asked: what is known of it, its one run with what keeps its output meanwhile.
+        others: other passes in it in which tokens met, which keep their output if need be.
+        draws: how often many tokens are replaced where a single one moves no other.
+        found: receives what each of several attentions moves.
     """
-
-    invocation: Invocation
-    name: str
-    how: tuple[str, ...]
-    held: Held
-    others: Sequence[Invocation] = ()
-    is_read: bool = False
-    draws: int = 0
-
-    @property
-    def unknown(self) -> ModuleFinding:
-        module, is_read = self.invocation.module, self.is_read
-        return ModuleFinding(module, self.name, None, self.how, is_read=is_read)
-
-    def alike(self, others: Sequence[ModuleFinding]) -> ModuleFinding | None:
-        """The answer of others that did the same, where the map of each is all that it does."""
-        outputs = tensors_in(self.invocation.output)
-        if not others or not all(map(is_finite, outputs)):
-            return None
-        if any(one.mixes is not False or one.share < 1 or one.has_slots for one in others):
-            return None
-        names = ", ".join(dict.fromkeys(one.name for one in others))
-        note = f"as in {names}: the same operations on the same tokens, so it was not repeated"
-        return replace(
-            self.unknown, mixes=False, share=1.0, note=note, attentions=others[0].attentions
-        )
-
-    def judged(self, found: Findings) -> ModuleFinding:
-        """The outcome; what each of several attentions moves of it is added to ``found``."""
-        invocation, is_read, share, draw = self.invocation, self.is_read, 1.0, 0
-        held, unknown = self.held, self.unknown
-        try:
-            rest = moved(invocation, held)
-            if is_read and math.isnan(rest.elsewhere):
-                return replace(unknown, note="its output is not finite", is_finite=False)
-            draws = self.draws + (separating(invocation) if self.draws == SENDERS else 0)
-            while not rest.mixes and draw < draws:  # one token may decide nothing
-                draw += 1
-                rest = moved(invocation, held, draw=draw)
-            if is_read and self.others and rest.spilled:
-                # perhaps by another mixer, reported separately
-                again = moved(invocation, Held(held.calls, self.others), draw=draw)
-                rest = replace(rest, spilled=again.spilled)
-            if rest.mixes and is_read:
-                every = moved(invocation, None, draw=draw)
-                share = min(share_of(every, rest), 1 - rest.spilled)
-            parts = [c for c in invocation.calls if c.through is not Through.MODULE]
-            if 1 < len(parts) <= APART and not rest.mixes:
-                parts = parts if not _in_series(invocation, parts, held) else []
-            if len(parts) > 1:
-                _apart(invocation, parts, held, share, found)
-        except NoNumbersError as error:
-            return replace(unknown, how=(), note=str(error))
-        except UnclearError as error:
-            return replace(unknown, note=str(error))
-        return replace(
-            unknown,
-            mixes=rest.mixes,
-            share=share if is_read else math.nan,
-            elsewhere=max(rest.elsewhere, rest.spilled),
-            attentions=len(parts),
-            has_slots=any(map(_reads_slots, invocation.calls)),
-        )
+    ((invocation, held),) = asked.runs
+    is_read, share, draw = asked.is_read, 1.0, 0
+    try:
+        rest = moved(invocation, held)
+        if is_read and math.isnan(rest.elsewhere):
+            return replace(asked, note="its output is not finite", is_finite=False)
+        draws += separating(invocation) if draws == SENDERS else 0
+        while not rest.mixes and draw < draws:  # one token may decide nothing
+            draw += 1
+            rest = moved(invocation, held, draw=draw)
+        if is_read and others and rest.spilled:
+            # perhaps by another mixer, reported separately
+            again = moved(invocation, Held(held.calls, others), draw=draw)
+            rest = replace(rest, spilled=again.spilled)
+        if rest.mixes and is_read:
+            every = moved(invocation, None, draw=draw)
+            share = min(share_of(every, rest), 1 - rest.spilled)
+        parts = [c for c in invocation.calls if c.through is not Through.MODULE]
+        if 1 < len(parts) <= APART and not rest.mixes:
+            parts = parts if not _in_series(invocation, parts, held) else []
+        if len(parts) > 1:
+            _apart(invocation, parts, held, share, found)
+    except NoNumbersError as error:
+        return replace(asked, how=(), note=str(error))
+    except UnclearError as error:
+        return replace(asked, note=str(error))
+    return replace(
+        asked,
+        mixes=rest.mixes,
+        share=share if is_read else math.nan,
+        elsewhere=max(rest.elsewhere, rest.spilled),
+        attentions=len(parts),
+        has_slots=any(map(_reads_slots, invocation.calls)),
+    )
 
 
 def _reads_slots(call: Call) -> bool:
@@ -441,7 +416,6 @@ def _slots_of(calls: Sequence[Call]) -> set[Source]:
 def _relevant(
     mixings: Sequence[TokenMixing],
     calls: Sequence[Call],
-    slots: set[Source],
     run: Invocation | None,
 ) -> list[TokenMixing]:
     """Without those of channels, and without the front end that makes tokens of finer ones."""
@@ -458,6 +432,7 @@ def _relevant(
             if seen is not None:
                 read.update(seen.planes)
     front = remade - read - {axis for made in put_out for axis in made.planes}
+    slots = _slots_of(calls)
 
     def sources_of(parts: Sequence[Coordinates | None]) -> set[Source]:
         return {axis.source for part in parts if part is not None for axis in part.planes}

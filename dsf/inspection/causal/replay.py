@@ -183,58 +183,42 @@ def moved_between(
     of_tokens: bool = False,
     of_model: bool = False,
 ) -> Moved:
-    of = {"of_tokens": of_tokens, "of_model": of_model}
+    # Of the first output that holds numbers, and of all others that hold tokens, the change at
+    # other tokens than the replaced ones: the largest, relative to the scale of its entry, and all.
+    sizes, differences, dtypes = list[float](), list[Tensor](), list[torch.dtype]()
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
-        changes = list(_changes(invocation, cells, before, after, **of))
-    if not changes and of_model:  # no output has tokens
-        changes = [(0.0, torch.zeros(0), torch.float32)]
-    if not changes:
+        for old, new, made in zip(before, after, invocation.made, strict=False):
+            is_first = not of_model and not sizes
+            if not are_numbers(old) or (made is not None and made.columns):  # such as a map
+                continue
+            if not is_first and not of_model and made is not None and _is_of_pairs(made):
+                continue  # the weights of a cross attention, between tokens of two inputs
+            if not are_numbers(new) or old.shape != new.shape:
+                if is_first or (are_numbers(new) and own(made, cells) is not None):
+                    raise UnclearError("its output has another size when a token is replaced")
+                continue
+            size, inside = sizes_moved(old, new), own(made, cells)
+            if made is None and bool(size.any()):
+                raise UnclearError("it is not known where the tokens are in its output")
+            if not is_first and (inside is None or not bool(inside.any())):
+                continue  # of all tokens together, such as a state
+            kept = torch.zeros_like(old, dtype=torch.bool) if inside is None else inside
+            if of_tokens and made is not None:
+                kept = kept | _of_none(made).to(kept.device)
+            exact = torch.promote_types(old.dtype, torch.float64)
+            change = torch.where(size == 0, 0, new.to(exact) - old.to(exact)).masked_fill(kept, 0)
+            sizes.append(size.masked_fill(kept, 0).max().item() if size.numel() else 0.0)
+            differences.append(change.flatten())
+            dtypes.append(old.dtype)
+    if not sizes and of_model:  # no output has tokens
+        sizes, differences, dtypes = [0.0], [torch.zeros(0)], [torch.float32]
+    if not sizes:
         raise NoNumbersError("it returns no numbers, so that tokens only choose what others see")
-    sizes, differences, dtypes = zip(*changes, strict=True)
     elsewhere = math.nan if any(map(math.isnan, sizes)) else max(sizes)
     limit = ENTRY_ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
     spilled = max((share for size, share in spills if size > limit), default=0.0)
     largest_spill = max((size for size, _ in spills), default=0.0)
-    difference = torch.cat([one.flatten() for one in differences])
-    return Moved(elsewhere, limit, difference, spilled, largest_spill)
-
-
-def _changes(
-    invocation: Invocation,
-    cells: Sequence[Cell],
-    before: Sequence[Tensor | None],
-    after: Sequence[Tensor | None],
-    *,
-    of_tokens: bool,
-    of_model: bool,
-) -> Iterator[tuple[float, Tensor, torch.dtype]]:
-    """The change of the first output that holds numbers, and of all others that hold tokens."""
-    # Each at other tokens than the replaced ones: the largest, relative to the scale of its entry,
-    # all, and the number type.
-    is_first = not of_model
-    for old, new, made in zip(before, after, invocation.made, strict=False):
-        if not are_numbers(old) or (made is not None and made.columns):  # such as a map
-            continue
-        if not is_first and not of_model and made is not None and _is_of_pairs(made):
-            continue  # the weights of a cross attention, between tokens of two inputs
-        if not are_numbers(new) or old.shape != new.shape:
-            if is_first or (are_numbers(new) and own(made, cells) is not None):
-                raise UnclearError("its output has another size when a token is replaced")
-            continue
-        size = sizes_moved(old, new)
-        inside = own(made, cells)
-        if made is None and bool(size.any()):
-            raise UnclearError("it is not known where the tokens are in its output")
-        if not is_first and (inside is None or not bool(inside.any())):
-            continue  # of all tokens together, such as a state
-        is_first = False
-        kept = torch.zeros_like(old, dtype=torch.bool) if inside is None else inside
-        if of_tokens and made is not None:
-            kept = kept | _of_none(made).to(kept.device)
-        exact = torch.promote_types(old.dtype, torch.float64)
-        difference = torch.where(size == 0, 0, new.to(exact) - old.to(exact)).masked_fill(kept, 0)
-        largest = size.masked_fill(kept, 0).max().item() if size.numel() else 0.0
-        yield largest, difference, old.dtype
+    return Moved(elsewhere, limit, torch.cat(differences), spilled, largest_spill)
 
 
 def _is_of_pairs(made: Coordinates) -> bool:
@@ -650,24 +634,19 @@ def _note_spill(
         spills.append((size, (far.norm() / change.norm()).item()))
 
 
-@dataclass(frozen=True, eq=False)
-class HeldOutput:
-    """What a forward pass of a held module returned, of which tokens, and what it was given."""
-
-    output: Any
-    made: Sequence[Coordinates | None]
-    invocation: Invocation | None
+HeldOutput = tuple[Any, Sequence[Coordinates | None], Invocation | None]
+"""What a forward pass of a held module returned, of which tokens, and the pass itself."""
 
 
 def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, list[HeldOutput]]:
     """By module what its forward passes returned in the run, in running order."""
-    whole = [call for call in held.calls if call.through is Through.MODULE]
     found: dict[nn.Module, list[HeldOutput]] = {}
-    for call in whole:
-        one = HeldOutput(call.output, [call.seen.get("output"), *call.further], call.invocation)
-        found.setdefault(call.module, []).append(one)
+    for call in held.calls:
+        if call.through is Through.MODULE:
+            made = [call.seen.get("output"), *call.further]
+            found.setdefault(call.module, []).append((call.output, made, call.invocation))
     for inner in held.invocations:
-        found.setdefault(inner.module, []).append(HeldOutput(inner.output, inner.made, inner))
+        found.setdefault(inner.module, []).append((inner.output, inner.made, inner))
     found.pop(invocation.module, None)
     return found
 
@@ -678,7 +657,8 @@ def _comparing(
     waiting = iter(several)
 
     def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        if (held := next(waiting, None)) is not None and (one := held.invocation) is not None:
+        _, _, one = next(waiting, (None, (), None))
+        if one is not None:
             now = tensors_in((args, kwargs))
             if not cells:
                 found.given[one] = now
@@ -694,11 +674,11 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
     waiting = iter(several)
 
     def hook(_module: nn.Module, _given: Any, output: Any) -> Any:
-        held = next(waiting, None)
-        if held is None or held.output is None:
+        recorded, seen, _ = next(waiting, (None, (), None))
+        if recorded is None:
             return output
-        olds = tensors_in(held.output)
-        pairs = iter([*zip(olds, [*held.made, *[None] * len(olds)], strict=False)])
+        olds = tensors_in(recorded)
+        pairs = iter([*zip(olds, [*seen, *[None] * len(olds)], strict=False)])
 
         def kept(part: Any) -> Any:
             if not isinstance(part, Tensor):

@@ -1,5 +1,6 @@
 """Which axis of an attention carries tokens, samples or heads, found from its values."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -148,28 +149,26 @@ def maps_of(
         count = count // turned[0] * turned[-1]
     mixed = {axis for axis in mixed_axes if axis.source.channels is not axis} | set(along)
     apart = _samples((*columns, *rows), mixed)
-    keys = [_key(m, rows, columns, mixed, apart) for m in range(count)]
-    samples = sorted({key[0] for key in keys})
-    windows = list(dict.fromkeys(window for _, window in keys))
-    places: dict[tuple[int, int], list[int]] = {}
-    for m, (sample, window) in enumerate(keys):
-        places.setdefault((samples.index(sample), windows.index(window)), []).append(m)
-    sizes = {len(several) for several in places.values()}
-    if len(sizes) != 1 or len(places) != len(samples) * len(windows):
-        windows, places = [()], {}
-        for m, (sample, _) in enumerate(keys):
-            places.setdefault((samples.index(sample), 0), []).append(m)
-        sizes = {len(several) for several in places.values()}
-    if len(sizes) != 1:
+    # Samples are in the order of the inputs, not in that of positions that were made of them.
+    lines = {**columns, **rows, **columns}
+    first = sorted((axis for axis in lines if axis in apart), key=lambda a: bool(a.source.before))
+    samples = _numbers([lines[axis].amax(-1, keepdim=True) for axis in first], count)
+    windows = _numbers([lines[axis] for axis in lines if axis in mixed], count)
+    places = Counter(zip(samples, windows, strict=True))
+    many = len(set(windows))
+    if len(set(places.values())) != 1 or len(places) != len(set(samples)) * many:
+        windows, many, places = [0] * count, 1, Counter((sample, 0) for sample in samples)
+    if len(set(places.values())) != 1:
         raise NoTokensError(
             "its samples have different numbers of maps, so that samples and heads cannot be "
             "distinguished"
         )
-    heads = sizes.pop()
-    order = [m for s in range(len(samples)) for w in range(len(windows)) for m in places[s, w]]
+    rank = {window: k for k, window in enumerate(dict.fromkeys(windows))}
+    order = sorted(range(count), key=lambda m: (samples[m], rank[windows[m]]))
     usual = order == list(range(count))
-    names = ("sample", "window", "head") if len(windows) > 1 else ("sample", "head")
-    shape = (len(samples), len(windows), heads) if len(windows) > 1 else (len(samples), heads)
+    names = ("sample", "window", "head") if many > 1 else ("sample", "head")
+    counts = len(set(samples)), many, next(iter(places.values()))
+    shape = counts if many > 1 else counts[::2]
     kind, column_tokens = _tokens(columns, along, order)
     is_apart = not any(axis in rows for axis in along)
     if is_apart and any(all_before(axis) & rows.keys() for axis in along):
@@ -215,24 +214,12 @@ def _of_maps(given: Coordinates, axis: InputAxis, batch: Size, dim: int) -> Tens
     return short.expand(*batch, length).reshape(-1, length)
 
 
-def _key(
-    number: int,
-    rows: dict[InputAxis, Tensor],
-    columns: dict[InputAxis, Tensor],
-    mixed: set[InputAxis],
-    apart: set[InputAxis],
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The sample of a map, and the tokens that set its window apart."""
-    sample: list[int] = []
-    window: list[int] = []
-    # Samples are in the order of the inputs, not in that of positions that were made of them.
-    for axis in sorted(dict.fromkeys((*columns, *rows)), key=lambda axis: bool(axis.source.before)):
-        line = (columns[axis] if axis in columns else rows[axis])[number]
-        if axis in mixed:
-            window += [int(i) for i in line.tolist()]
-        elif axis in apart:
-            sample.append(int(line.max()))
-    return tuple(sample), tuple(window)
+def _numbers(parts: Sequence[Tensor], count: int) -> list[int]:
+    """A number for each of several rows, the same for equal ones and in their order."""
+    if not parts:
+        return [0] * count
+    numbers: list[int] = torch.cat([*parts], dim=1).unique(dim=0, return_inverse=True)[1].tolist()
+    return numbers
 
 
 def _samples(axes: Iterable[InputAxis], mixed: set[InputAxis]) -> set[InputAxis]:

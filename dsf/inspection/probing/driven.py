@@ -265,8 +265,8 @@ def viewed(value: Value, port: Port) -> Layout:
             f"channel, but it has the shape {tuple(seen.shape)}. Give Port a view=... that has "
             "these axes."
         )
-    samples, tokens = (tuple((k,) for k in range(size)) for size in seen.shape[:2])
-    sizes = (len(samples), len(tokens), seen.shape[2:].numel())
+    sizes = (*seen.shape[:2], seen.shape[2:].numel())
+    samples, tokens = (index.new_zeros(size, 0) for size in sizes[:2])
     return Layout(value.shape, seen.flatten(), sizes, (), (), samples, tokens)
 
 
@@ -362,7 +362,7 @@ class Driven:
             is_last = axis.number == max(one.number for one in siblings)
             if not is_last or axis.source.kind != "input" or axis.source.channels is not None:
                 continue
-            first = torch.tensor([at[place] == 0 for at in value.tokens])
+            first = value.tokens[:, place] == 0
             alone = values.clone()
             alone[:, first] += random_values(values, seed=0)[:, first]
             change = (self(alone) - plain)[:, ~first].abs().max()

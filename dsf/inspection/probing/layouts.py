@@ -5,11 +5,11 @@ values of a recording, from what was followed while it was made.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dsf.inspection.causal.coordinates import (
@@ -24,7 +24,6 @@ from dsf.inspection.causal.coordinates import (
 from dsf.inspection.recording import Recording, Value
 
 Arranged = Float[Tensor, "sample time channel"]
-Places = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Layout:
     Attributes:
         order: the elements sorted by sample, then token; what is left is channels. Elements that
             belong to no token, such as padding, are left out.
-        samples, tokens: the place of each of them along these axes.
+        samples, tokens: the place of each of them along these axes, ``number axis``.
     """
 
     shape: torch.Size
@@ -42,8 +41,8 @@ class Layout:
     sizes: tuple[int, int, int]
     sample_axes: tuple[InputAxis, ...]
     token_axes: tuple[InputAxis, ...]
-    samples: Places
-    tokens: Places
+    samples: Int[Tensor, "sample sample_axis"]
+    tokens: Int[Tensor, "time token_axis"]
 
     def arranged(self, tensor: Tensor) -> Arranged:
         """The tensor as ``sample time channel``."""
@@ -60,11 +59,14 @@ class Layout:
         mine, others = self.token_axes, other.token_axes
         if not set(mine) & set(others) and (mine or others):
             return False
-        samples = _common(self.sample_axes, self.samples, other.sample_axes)
-        tokens = _common(mine, self.tokens, others)
-        return samples == _common(
-            other.sample_axes, other.samples, self.sample_axes
-        ) and tokens == _common(others, other.tokens, mine)
+        pairs = (
+            (
+                _common(self.sample_axes, self.samples, other.sample_axes),
+                _common(other.sample_axes, other.samples, self.sample_axes),
+            ),
+            (_common(mine, self.tokens, others), _common(others, other.tokens, mine)),
+        )
+        return all(torch.equal(one, another) for one, another in pairs)
 
     def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
         """Which tokens of which samples, ``sample time``, belong to one of some cells."""
@@ -72,41 +74,25 @@ class Layout:
         for cell in cells:
             if not any(axis in cell for axis in self.token_axes):
                 continue
-            rows = torch.tensor([_is_in(one, self.sample_axes, cell) for one in self.samples])
-            columns = torch.tensor([_is_in(one, self.token_axes, cell) for one in self.tokens])
-            found |= rows[:, None] & columns
+            rows = _are_in(self.samples, self.sample_axes, cell)
+            found |= rows[:, None] & _are_in(self.tokens, self.token_axes, cell)
         return found
 
-    def placed(self, shape: torch.Size, sample: int | None, token: int) -> "Layout":
-        """The layout of another tensor with these samples and tokens.
 
-        Args:
-            sample: its axis of samples, which may hold heads inside of each; None for one sample.
-        """
-        samples, tokens, _ = self.sizes
-        order = torch.arange(shape.numel()).reshape(shape)
-        if sample is None:
-            order = order.movedim(token, 0)
-        else:
-            order = order.unflatten(sample, (samples, -1))
-            order = order.movedim((sample, token + int(token > sample)), (0, 1))
-        order = order.flatten()
-        sizes = (samples, tokens, len(order) // (samples * tokens))
-        return replace(self, shape=shape, order=order, sizes=sizes)
-
-
-def _common(axes: Sequence[InputAxis], places: Places, others: Sequence[InputAxis]) -> Places:
+def _common(axes: Sequence[InputAxis], places: Tensor, others: Sequence[InputAxis]) -> Tensor:
     """Places along those axes alone that are among others."""
-    chosen = [k for k, axis in enumerate(axes) if axis in others]
-    return tuple(tuple(place[k] for k in chosen) for place in places)
+    return places[:, [k for k, axis in enumerate(axes) if axis in others]]
 
 
-def _is_in(
-    place: tuple[int, ...], axes: Sequence[InputAxis], cell: Mapping[InputAxis, int | Tensor]
-) -> bool:
-    """Whether a place is in a cell, which may have several along an axis."""
-    pairs = ((cell.get(axis, at), at) for axis, at in zip(axes, place, strict=True))
-    return all(bool(torch.any(torch.as_tensor(index) == at)) for index, at in pairs)
+def _are_in(
+    places: Tensor, axes: Sequence[InputAxis], cell: Mapping[InputAxis, int | Tensor]
+) -> Tensor:
+    """Which places are in a cell, which may have several along an axis."""
+    found = torch.ones(len(places), dtype=torch.bool)
+    for axis, line in zip(axes, places.unbind(1), strict=True):
+        if axis in cell:
+            found &= torch.isin(line.cpu(), torch.as_tensor(cell[axis]).cpu())
+    return found
 
 
 def layout_of(
@@ -197,8 +183,8 @@ def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
     made = _laid_out(found.shape, planes, chosen, samples, rows)
     if made is None:
         return None
-    known = tuple(place[: len(values.sample_axes)] for place in made.samples)
-    return made if known == values.samples else None
+    known = made.samples[:, : len(values.sample_axes)]
+    return made if torch.equal(known, values.samples) else None
 
 
 def _laid_out(
@@ -241,20 +227,15 @@ def _sorted(axes: Iterable[InputAxis]) -> list[InputAxis]:
 
 def _numbered(
     planes: Sequence[Tensor], axes: Sequence[InputAxis], chosen: Tensor
-) -> tuple[Tensor, Places]:
+) -> tuple[Tensor, Tensor]:
     """For every chosen element the number of its group, and the place of every group."""
-    keys = torch.zeros_like(chosen)
-    for plane, axis in zip(planes, axes, strict=True):
-        keys = keys * axis.size + plane.flatten()[chosen].long()
+    keys, lines = torch.zeros_like(chosen), chosen.new_zeros(len(planes), len(chosen))
+    for line, plane, axis in zip(lines, planes, axes, strict=True):
+        line.copy_(plane.flatten()[chosen])
+        keys = keys * axis.size + line
     groups, numbers = torch.unique(keys, return_inverse=True)
-    places = []
-    for key in groups.tolist():
-        place, rest = [], key
-        for axis in reversed(axes):
-            rest, index = divmod(rest, axis.size)
-            place.append(index)
-        places.append(tuple(reversed(place)))
-    return numbers, tuple(places)
+    member = torch.empty_like(groups).scatter_(0, numbers, torch.arange(len(chosen)).to(groups))
+    return numbers, lines[:, member].T
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ for several channels. Neither holds of queries, nor of the input of a linear lay
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -137,15 +137,12 @@ def _is_plain(found: Coordinates | None) -> bool:
         return False
     axes = list(found.planes)
     return (
-        {axis.source.kind for axis in axes} == {"input"}
-        and len({axis.source for axis in axes}) == 1
-        and [axis.number for axis in axes] == list(range(len(found.shape)))
-        and [axis.size for axis in axes] == list(found.shape)
+        len({axis.source for axis in axes if axis.source.kind == "input"}) == 1
+        and [(axis.number, axis.size) for axis in axes] == [*enumerate(found.shape)]
+        and all(axis.source is axes[0].source for axis in axes)
     )
 
 
-MOST_UNKNOWN = 64
-"""So many of the last tensors of unknown layout are looked at."""
 SEARCH_PASSES = 256
 """The most passes that a search takes."""
 MOST_WEIGHED = 16
@@ -317,40 +314,8 @@ class PortSearch:
 
     def _same_rows(self, value: Value, layout: Layout) -> Places:
         """Later tensors with the samples and tokens of a value."""
-        later = self._later(value)
-        places = ((one, self._call.layout(one)) for one in later)
-        found = {one: place for one, place in places if place is not None and place.fits(layout)}
-        unknown = [one for one in later if self._call.layout(one) is None]
-        return found | self._shown(value, layout, unknown[-MOST_UNKNOWN:])
-
-    def _shown(self, value: Value, layout: Layout, unknown: Sequence[Value]) -> Places:
-        """Later tensors of unknown layout where that shows when single tokens are exchanged."""
-        # Where the last token of the values moves one entry of an axis alone, and that is the last
-        # of as many, the axis counts tokens; so it does where the first token moves the first
-        # alone.
-        samples, tokens, _ = layout.sizes
-        fitting = [one for one in unknown if one.shape.numel() % (samples * tokens) == 0]
-        if not fitting:
-            return {}
-        trial = _Exchanged(self._recording, value, layout, frozenset())
-        step = random_values(trial.values, seed=0)
-        moved: list[dict[Value, Tensor]] = []
-        for cells in ((slice(None), -1), (slice(None), 0), (0, slice(None))):
-            new = trial.values
-            new[cells] += step[cells]
-            now = self._recording.replay([trial.exchanged(new)], fitting)
-            moved.append({one: now[one] != self._recording.tensor(one) for one in fitting})
-        found = {}
-        for one in fitting:
-            if not all(bool(each[one].any()) for each in moved):
-                continue
-            counted = _alone(moved[0][one], tokens, last=True)
-            counted |= _alone(moved[1][one], tokens, last=False)
-            blocks = _blocks(moved[2][one], samples) - counted
-            if len(counted) == 1 and (samples == 1 or len(blocks) == 1):
-                sample = None if samples == 1 else next(iter(blocks))
-                found[one] = layout.placed(one.shape, sample, next(iter(counted)))
-        return found
+        places = ((one, self._call.layout(one)) for one in self._later(value))
+        return {one: place for one, place in places if place is not None and place.fits(layout)}
 
     def _other_rows(self, value: Value, layout: Layout) -> Places:
         """Later tensors with the samples of a value, and with rows that are not its tokens."""
@@ -358,13 +323,14 @@ class PortSearch:
         for one in self._later(value):
             place = self._call.layout(one)
             if place is None:
-                rows = rows_beside(self._call.coordinates(one), layout)
-                if rows is not None:
-                    found[one] = rows
+                place = rows_beside(self._call.coordinates(one), layout)
+            elif (
+                set(place.token_axes) & set(layout.token_axes)
+                or place.sample_axes != layout.sample_axes
+                or not torch.equal(place.samples, layout.samples)
+            ):
                 continue
-            is_other = not set(place.token_axes) & set(layout.token_axes)
-            alike = (place.sample_axes, place.samples) == (layout.sample_axes, layout.samples)
-            if is_other and alike:
+            if place is not None:
                 found[one] = place
         return found
 
@@ -383,25 +349,18 @@ class PortSearch:
             kept = frozenset(use for group in groups if group not in chosen for use in group)
             return self._pairs(value, layout, kept, later) or []
 
-        alone = [(group, exchanged([group])) for group in groups]
-        linear = [group for group, pairs in alone if pairs]
-        best = exchanged(linear) if len(linear) > 1 else []
-        if not best:
-            linear, best = next((([group], pairs) for group, pairs in alone if pairs), ([], []))
-        for group in groups:
-            if best and group not in linear:
-                wider = exchanged([*linear, group])
-                linear, best = ([*linear, group], wider) if wider else (linear, best)
+        def end(pairs: list[Found]) -> float:
+            return max((self._time(one) for one in pairs), default=-math.inf)
+
+        # The place up to which one of them is affine alone is not given up for further ones.
+        alone = [(exchanged([group]), group) for group in groups]
+        alone.sort(key=lambda one: -end(one[0]))
+        best, chosen = alone[0][0], [alone[0][1]]
+        for _, group in alone[1:] if best else ():
+            wider = exchanged([*chosen, group])
+            if end(wider) >= end(best):
+                best, chosen = wider, [*chosen, group]
         yield best
-        last = [
-            (group, max(self._read_at[one.ports.responses[0]] for one in pairs))
-            for group, pairs in alone
-            if pairs
-        ]
-        for time in sorted({time for _, time in last}, reverse=True):
-            agreeing = [group for group, end in last if end == time]
-            if agreeing != linear:
-                yield exchanged(agreeing)
 
     def _groups(self, value: Value) -> Iterator[list[int]]:
         """The operations that read a tensor, together where one line of code reads it often."""
@@ -419,16 +378,14 @@ class PortSearch:
         # None if the module is affine from it to none of the places where tokens of it mix.
         trial = _Exchanged(self._recording, value, layout, kept)
         values, step = trial.values, random_values(trial.values, seed=0)
-        base = {one: place.arranged(self._recording.tensor(one)) for one, place in later.items()}
-        one, other = trial.seen(values + step, later), trial.seen(values - PAIRED * step, later)
+        one, other = trial.moved(values + step, later), trial.moved(values - PAIRED * step, later)
         affine, moved = {}, []
         for response, place in later.items():
-            first, second = one[response] - base[response], other[response] - base[response]
-            size = first.abs().max()
-            if not size > self._rounding * base[response].abs().max():
+            size = one[response].abs().max()
+            if not size > self._limit(response, place):
                 continue
             moved.append(response)
-            bent = ((second + PAIRED * first).abs().max() / (PAIRED * size)).item()
+            bent = ((other[response] + PAIRED * one[response]).abs().max() / (PAIRED * size)).item()
             if bent <= self._rounding:
                 affine[response] = place
             else:
@@ -437,46 +394,45 @@ class PortSearch:
             return None if moved else []
         steps = layout.sizes[1]
         mixing = self._mixing(trial, affine, dict.fromkeys((0, steps // 2, steps - 1)))
-        return self._ranked(trial, mixing, base) if mixing else None
+        return self._ranked(trial, mixing) if mixing else None
 
     def _mixing(self, trial: "_Exchanged", places: Places, tokens: Iterable[int]) -> Places:
         """The places where others move when one of some tokens is exchanged."""
-        base = {one: place.arranged(self._recording.tensor(one)) for one, place in places.items()}
         step = random_values(trial.values, seed=0)
         found: Places = {}
         for token in tokens:
             alone = trial.values
             alone[:, token] += step[:, token]
-            seen = trial.seen(alone, places)
-            for one, place in places.items():
-                elsewhere = seen[one] - base[one]
-                if place.fits(trial.layout):
+            for one, elsewhere in trial.moved(alone, places).items():
+                if places[one].fits(trial.layout):
                     elsewhere[:, token] = 0
-                if bool((elsewhere.abs() > self._rounding * base[one].abs().max()).any()):
-                    found[one] = place
+                if bool((elsewhere.abs() > self._limit(one, places[one])).any()):
+                    found[one] = places[one]
             if len(found) == len(places):
                 break
         return {one: place for one, place in places.items() if one in found}
 
-    def _ranked(
-        self, trial: "_Exchanged", places: Places, base: Mapping[Value, Tensor]
-    ) -> list[Found]:
+    def _limit(self, response: Value, place: Layout) -> Tensor:
+        """What of a change there is rounding."""
+        return self._rounding * place.arranged(self._recording.tensor(response)).abs().max()
+
+    def _ranked(self, trial: "_Exchanged", places: Places) -> list[Found]:
         """The places by the passes that the map from the values to them takes."""
         # Of equal ones the last; of dearer ones those that lie behind all cheaper ones.
         values, (_, steps, channels) = trial.values, trial.layout.sizes
         same = random_values(values[..., :1], seed=3).expand_as(values)
-        alike = trial.seen(values + same, places)
+        alike = trial.moved(values + same, places)
         single = values.clone()
         single[..., 0] += same[..., 0]
-        alone = trial.seen(single, places)
+        alone = trial.moved(single, places)
         bounded = bool((values >= 0).all()) and bool((values <= 1).all())
         found = []
         for one, place in places.items():
             cost, is_apart = steps * channels, False
             if place.sizes[2] % channels == 0 and channels > 1:
-                limit = self._rounding * base[one].abs().max()
-                width = head_width(alike[one] - base[one], channels, limit)
-                others = (alone[one] - base[one]).abs()[..., place.sizes[2] // channels :]
+                limit = self._limit(one, place)
+                width = head_width(alike[one], channels, limit)
+                others = alone[one].abs()[..., place.sizes[2] // channels :]
                 is_apart = width > 1 or not bool((others > limit).any())
                 cost = math.ceil(steps / width) if is_apart else cost
             elif place.sizes[2] == channels == 1:
@@ -545,12 +501,14 @@ class _Exchanged:
     def values(self) -> Tensor:
         return self.layout.arranged(self.recording.tensor(self.value))
 
-    def exchanged(self, values: Tensor) -> Exchanged:
-        return Exchanged(self.value, lambda old: self.layout.laid_out(values, old), self.kept)
-
-    def seen(self, values: Tensor, places: Places) -> dict[Value, Tensor]:
-        found = self.recording.replay([self.exchanged(values)], places)
-        return {one: place.arranged(found[one]) for one, place in places.items()}
+    def moved(self, values: Tensor, places: Places) -> dict[Value, Tensor]:
+        """By how much the numbers in some places change with the values."""
+        new = Exchanged(self.value, lambda old: self.layout.laid_out(values, old), self.kept)
+        found = self.recording.replay([new], places)
+        return {
+            one: place.arranged(found[one]) - place.arranged(self.recording.tensor(one))
+            for one, place in places.items()
+        }
 
 
 def _read(recording: Recording) -> dict[Value, float]:
@@ -568,26 +526,4 @@ def _read(recording: Recording) -> dict[Value, float]:
             if value.region not in seen:
                 seen.add(value.region)
                 found[views[value.region]] = float(number)
-    return found
-
-
-def _alone(moved: Tensor, count: int, *, last: bool) -> set[int]:
-    """The axes of ``count`` entries of which only the last, or only the first, moved."""
-    end = count - 1 if last else 0
-    found = set()
-    for axis, size in enumerate(moved.shape):
-        others = [k for k in range(moved.ndim) if k != axis]
-        if size == count and moved.sum(dim=others).nonzero().flatten().tolist() == [end]:
-            found.add(axis)
-    return found
-
-
-def _blocks(moved: Tensor, count: int) -> set[int]:
-    """The axes of which nothing but the first of ``count`` equal blocks moved."""
-    found = set()
-    for axis, size in enumerate(moved.shape):
-        others = [k for k in range(moved.ndim) if k != axis]
-        places = moved.sum(dim=others).nonzero().flatten()
-        if count > 1 and size % count == 0 and bool((places < size // count).all()):
-            found.add(axis)
     return found

@@ -9,12 +9,11 @@ with the output gate (or norm) frozen at this run and the columns of the output 
 length is one number for every pair of tokens. The maps of all channels are never in memory at once.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ from dsf.inspection.whole.stages import (
     Centre,
     Chain,
     Filter,
-    Project,
     Scale,
     Stage,
     Tokens,
@@ -38,7 +36,6 @@ from dsf.inspection.whole.stages import (
     as_values,
     width_of,
 )
-from dsf.systems.algebra import select
 from dsf.systems.composite import PANEL, Operator, RowSource, SystemSum, at_rest
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, ScaledIdentity, Transition
@@ -284,14 +281,14 @@ def _factor(
 
 
 ROOM = 2**26
-"""Bytes that the maps of some channels, and the vectors of some rows, may take at a time."""
+"""Bytes that the maps of some rows, or their vectors, may take at a time."""
 
 MOST_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """The values of a mixer, its maps, and what its layer does with the response.
+    """The values of a mixer, its map, and what its layer does with the response.
 
     The memory in use is a few times ``ROOM``, or what one row of vectors takes if that is more.
 
@@ -311,17 +308,7 @@ class Contributions:
 
     def norms(self, rows: Selection | None = None) -> Float[Tensor, "sample rows columns"]:
         """The length of the vector that token j (column) contributes to token i (row)."""
-        written = _chosen(rows, self.system.steps)
-        size = (self._samples, len(written), self._reads)
-        check_room("contribution_norms", size, torch.float64, self.system.device)
-        found = self.signal.real.new_zeros(size)
-        _, project, _ = _halves(self.leave)
-        width = self._width if project is None else project.weight.shape[0]
-        at_once = max(1, min(MOST_ROWS, ROOM // (8 * self._reads * width)))
-        spans = pairwise([*range(0, len(written), at_once), len(written)])
-        for sample, (first, last) in product(range(self._samples), spans):
-            found[sample, first:last] = self._norms(sample, written[first:last], None)
-        return found
+        return self._joined(self._by_token(_chosen(rows, self.system.steps), None))
 
     def norms_of_groups(self, most: int) -> Float[Tensor, "sample rows columns"]:
         """The same for neighbouring tokens taken together, in at most ``most`` groups.
@@ -337,8 +324,9 @@ class Contributions:
                 f"(rows), but there are {self._reads} and {steps}. Leave 'groups' out."
             )
         bounds = group_bounds(steps, most)
-        ends = [stop - 1 for stop in bounds[1:]]
-        return torch.stack([self._norms(k, ends, bounds) for k in range(self._samples)])
+        if isinstance(self.system, System) and not self.system.runs_backward:
+            return self._joined(_by_group(self.system, self.signal, bounds))
+        return self._joined(self._by_token([stop - 1 for stop in bounds[1:]], bounds))
 
     @property
     def _samples(self) -> int:
@@ -349,108 +337,63 @@ class Contributions:
         return getattr(self.system, "read_steps", self.system.steps)
 
     @property
-    def _left(self) -> tuple[int, ...]:
-        """The batch axes after that of samples, which count heads or channels."""
-        return tuple(self.system.batch[1:] if self.has_samples else self.system.batch)
-
-    @property
     def _width(self) -> int:
         """How many numbers one head or channel adds to the response of a token."""
         return self.signal.shape[-1] * self.system.output_size
 
-    def _norms(
-        self, sample: int, written: Sequence[int], bounds: Sequence[int] | None
-    ) -> Float[Tensor, "rows columns"]:
-        """The lengths for some rows; with ``bounds`` the columns of a group are taken together."""
-        inner, project, outer = _halves(self.leave)
-        together: Tensor | None = None
-        for span in self._spans(sample, len(written), bounds):
-            vectors, place = self._vectors(sample, span, written, bounds), self._place(span)
-            for stage in inner:
-                vectors = self._narrowed(stage, sample, written, place).linear(vectors)
-            if project is None:
-                added = vectors.abs().square().sum(dim=-1)
-            else:
-                added = Project(project.weight[:, place]).linear(vectors)
-            together = added if together is None else together.add_(added)
-        total = torch.as_tensor(together)
-        if project is None:
-            return total.sqrt()
-        for stage in outer:
-            total = self._narrowed(stage, sample, written, None).linear(total)
-        return torch.linalg.vector_norm(total, dim=-1)
+    def _by_token(
+        self, written: Sequence[int], bounds: Sequence[int] | None
+    ) -> Iterator[tuple[Sequence[int], Tensor]]:
+        """Some rows at a time, and the map times the values of every token there.
 
-    def _spans(
-        self, sample: int, rows: int, bounds: Sequence[int] | None
-    ) -> Iterator[tuple[int, int]]:
-        """Heads or channels, so many at a time that what they need takes no more than ``ROOM``."""
-        count, one = math.prod(self._left), self._part(sample, (0, 1))
-        columns = self._reads if bounds is None else len(bounds) - 1
-        needed = rows * columns * self._width * 8
-        if bounds is not None and isinstance(one, System) and not one.runs_backward:
-            longest = max(stop - start for start, stop in pairwise(bounds))
-            needed += 8 * one.state_size * (3 * columns * self.signal.shape[-1] + 4 * longest)
-        else:
-            needed += block_bytes(one, rows)
-        inner, *_ = _halves(self.leave)
-        centred = [each.heads for each in inner if isinstance(each, Centre)]
-        unit = max(1, self.total // min(centred)) if centred else 1
-        size = max(1, ROOM // needed // unit) * unit
-        return pairwise([*range(0, count, size), count])
-
-    def _part(self, sample: int, span: tuple[int, int]) -> Operator:
-        return select(self.system, self._index(sample, span)) if self.system.batch else self.system
-
-    def _index(self, sample: int, span: tuple[int, int]) -> tuple[slice | Tensor, ...]:
-        """An index of the batch axes that leaves one of them: heads or channels of one sample."""
-        places = torch.ones(self._left, device=self.system.device).nonzero()
-        axes = places[slice(*span)].unbind(1)  # none where nothing is left
-        if not self.has_samples:
-            return axes
-        return (torch.full_like(axes[0], sample), *axes) if axes else (slice(sample, sample + 1),)
-
-    def _place(self, span: tuple[int, int]) -> Int[Tensor, " width"]:
-        first = self.numbers[slice(*span)] * self._width
-        place = (first.unsqueeze(-1) + torch.arange(self._width, device=first.device)).flatten()
-        return place.to(self.system.device)
-
-    def _narrowed(
-        self, stage: Stage, sample: int, written: Sequence[int], place: Tensor | None
-    ) -> Stage:
-        """A stage for vectors of ``rows columns width``: some tokens, and some channels."""
-        if isinstance(stage, Scale):
-            width = self.total * self._width if place is not None else stage.factor.shape[-1]
-            factor = stage.factor.expand(self._samples, self.system.steps, width)[sample]
-            factor = factor[torch.tensor(written, device=factor.device)]
-            return Scale((factor if place is None else factor[:, place]).unsqueeze(1))
-        if isinstance(stage, Centre) and place is not None:
-            return Centre(len(place) * stage.heads // (self.total * self._width))
-        if isinstance(stage, Project):
-            return stage
-        raise TypeError(
-            f"contribution_norms: behind a mixer only Project, Scale and Centre stages act on "
-            f"every token alone, but the adapter gave a {type(stage).__name__}."
+        Args:
+            bounds: of groups of tokens, whose columns are added up; None for single tokens.
+        """
+        system, numbers = self.system, self._samples * self._reads * self.total * self._width
+        check_room(
+            "contribution_norms",
+            (self._samples, len(written), self._reads),
+            torch.float64,
+            system.device,
         )
-
-    def _vectors(
-        self,
-        sample: int,
-        span: tuple[int, int],
-        written: Sequence[int],
-        bounds: Sequence[int] | None,
-    ) -> Float[Tensor, "rows columns width"]:
-        """What every token, or group, adds to the response of some heads or channels."""
-        part = self._part(sample, span)
-        signal = self.signal[self._index(sample, span)] if self.system.batch else self.signal
-        if bounds is not None and isinstance(part, System) and not part.runs_backward:
-            answers = _by_group(part, signal, bounds)
-        else:
-            answers = _by_token(part, signal, written)
+        at_once = min(MOST_ROWS, ROOM // max(8 * numbers, block_bytes(system, 1))) or 1
+        for first in range(0, len(written), at_once):
+            rows = written[first : first + at_once]
+            follow = list(rows) == list(range(rows[0], rows[-1] + 1))
+            spans = [slice(rows[0], rows[-1] + 1)] if follow else rows
+            weights = torch.cat([attention_map(system, span) for span in spans], dim=-2)
+            weights = weights.unflatten(-1, (-1, system.input_size))
+            weights = weights.unflatten(-3, (-1, system.output_size))
+            signal = self.signal.to(weights.dtype)
+            answers = torch.einsum("... r o t m, ... t m p -> ... r o t p", weights, signal)
             if bounds is not None:
-                spans = [answers[..., slice(*pair), :] for pair in pairwise(bounds)]
-                answers = torch.stack([each.sum(dim=-2) for each in spans], dim=-2)
-        answers = answers if part.batch else answers.unsqueeze(0)
-        return answers.permute(1, 3, 0, 2, 4).flatten(-3)
+                groups = [answers[..., slice(*pair), :].sum(dim=-2) for pair in pairwise(bounds)]
+                answers = torch.stack(groups, dim=-2)
+            yield rows, answers
+
+    def _joined(
+        self, parts: Iterable[tuple[Sequence[int], Tensor]]
+    ) -> Float[Tensor, "sample rows columns"]:
+        """The lengths behind the layer, from ``*batch rows output columns channel``."""
+        found = []
+        place = (self.numbers[:, None] * self._width + torch.arange(self._width)).flatten()
+        for rows, answers in parts:
+            by_sample = answers.reshape(self._samples, -1, *answers.shape[-4:])
+            vectors = by_sample.permute(4, 0, 2, 1, 3, 5).flatten(3)  # column sample row width
+            if self.leave is not None:
+                if not self.leave.keeps_tokens_apart:
+                    raise TypeError(
+                        "contribution_norms: behind a mixer only Project, Scale and Centre stages "
+                        "act on every token alone, but the adapter gave a Filter."
+                    )
+                whole = vectors
+                if len(place) < self.total * self._width:  # of some heads
+                    whole = vectors.new_zeros(*vectors.shape[:-1], self.total * self._width)
+                    whole[..., place] = vectors
+                tokens = torch.tensor(rows, device=vectors.device)
+                vectors = self.leave.at(tokens).linear(whole)
+            found.append(torch.linalg.vector_norm(vectors, dim=-1).movedim(0, -1))
+        return torch.cat(found, dim=1)
 
 
 def group_bounds(steps: int, most: int) -> list[int]:
@@ -459,27 +402,16 @@ def group_bounds(steps: int, most: int) -> list[int]:
     return [k * steps // groups for k in range(groups + 1)]
 
 
-def _by_token(
-    part: Operator, signal: Tensor, written: Sequence[int]
-) -> Shaped[Tensor, "*entry rows output columns channel"]:
-    """The map of every entry times its values, one column for every token."""
-    follow = list(written) == list(range(written[0], written[-1] + 1))
-    spans = [slice(written[0], written[-1] + 1)] if follow else written
-    weights = torch.cat([attention_map(part, rows) for rows in spans], dim=-2)
-    weights = weights.unflatten(-1, (-1, part.input_size)).unflatten(-3, (-1, part.output_size))
-    return torch.einsum("... r o t m, ... t m p -> ... r o t p", weights, signal.to(weights.dtype))
-
-
 def _by_group(
     system: System, signal: Tensor, bounds: Sequence[int]
-) -> Shaped[Tensor, "*entry rows output columns channel"]:
+) -> Iterator[tuple[Sequence[int], Tensor]]:
     """The same for groups of tokens, whose states are carried along the sequence side by side."""
     # Before a group its column is zero. The tokens of the group write into that column alone, and
     # take all others along.
     groups, channels = len(bounds) - 1, signal.shape[-1]
     dtype = torch.promote_types(system.dtype, signal.dtype)
     size = (*system.batch, system.state_size, groups, channels)
-    states, rows = torch.zeros(size, dtype=dtype, device=system.device), []
+    states = torch.zeros(size, dtype=dtype, device=system.device)
     for group, (start, stop) in enumerate(pairwise(bounds)):
         if stop - start > 1:
             few = system.window(start, stop - 1)
@@ -488,9 +420,8 @@ def _by_group(
         own = signal.new_zeros(*system.batch, signal.shape[-2], groups, channels)
         own[..., group, :] = signal[..., stop - 1, :, :]
         row, after = step(system, stop - 1, states.flatten(-2), own.flatten(-2))
-        rows.append(row.unflatten(-1, (groups, channels)))
         states = after.to(dtype).unflatten(-1, (groups, channels))
-    return torch.stack(rows, dim=-4)
+        yield [stop - 1], row.unflatten(-1, (groups, channels)).unsqueeze(-4)
 
 
 def _carried(A: Transition, states: Tensor) -> Tensor:
@@ -515,12 +446,3 @@ def _chosen(rows: Selection | None, steps: int) -> range:
     if not written:
         raise IndexError(f"contribution_norms: rows {rows} select no token of {steps}.")
     return written
-
-
-def _halves(leave: Chain | None) -> tuple[list[Stage], Project | None, list[Stage]]:
-    """The stages before the first projection, that projection, and those after it."""
-    stages = list(leave or ())
-    for at, stage in enumerate(stages):
-        if isinstance(stage, Project):
-            return stages[:at], stage, stages[at + 1 :]
-    return stages, None, []

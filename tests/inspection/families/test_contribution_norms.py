@@ -58,18 +58,12 @@ def test_some_rows(of_channels):
 
 
 @pytest.mark.parametrize("family", ["mamba", "mamba2", "xlstm"])
-def test_a_few_heads_at_a_time(family, monkeypatch):
+def test_a_few_rows_at_a_time(family, monkeypatch):
     layer = first_layer(family)
     expected = layer.contribution_norms(), layer.contribution_norms(groups=4)
     monkeypatch.setattr(contribution_norms, "ROOM", 2**18)
-    counted = []
-    select = contribution_norms.select
-    monkeypatch.setattr(
-        contribution_norms, "select", lambda *given: counted.append(given) or select(*given)
-    )
     found = layer.contribution_norms(), layer.contribution_norms(groups=4)
     torch.testing.assert_close(found, expected)
-    assert len(counted) > 8
 
 
 def silu(x):
