@@ -46,11 +46,11 @@ _HOMES = {
     "Unsupported": "dsf.inspection.results.layers",
     "attentions": "dsf.inspection.seen_attentions",
     "inspect": "dsf.inspection.entry",
-    "inspect_piecewise": "dsf.inspection.piecewise",
+    "inspect_piecewise": "dsf.inspection.entry",
     "load": "dsf.inspection.results.saving",
     "memory_forecast": "dsf.inspection.entry",
     "probe": "dsf.inspection.entry",
-    "stored_layer": "dsf.inspection.piecewise",
+    "stored_layer": "dsf.inspection.entry",
     "support": "dsf.inspection.support_table",
 }
 
@@ -58,7 +58,13 @@ __getattr__ = finding(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from dsf.inspection.adapter import Adapter
-    from dsf.inspection.entry import inspect, memory_forecast, probe
+    from dsf.inspection.entry import (
+        inspect,
+        inspect_piecewise,
+        memory_forecast,
+        probe,
+        stored_layer,
+    )
     from dsf.inspection.errors import (
         InspectionError,
         InspectionMemoryError,
@@ -67,7 +73,6 @@ if TYPE_CHECKING:
         ReconstructionError,
         RoundingWarning,
     )
-    from dsf.inspection.piecewise import inspect_piecewise, stored_layer
     from dsf.inspection.probing.driven import Port
     from dsf.inspection.probing.probe import Probe
     from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported

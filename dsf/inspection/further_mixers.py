@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, Structure
 from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, copied
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
@@ -41,7 +41,6 @@ from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
-from dsf.inspection.families.structure import Structure
 from dsf.inspection.probing.driven import Driven, Exchanges, Ports
 from dsf.inspection.probing.port_choice import ROUNDINGS
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise, memory_forecast
+from dsf.inspection.entry import check_memory
 from dsf.inspection.model_input import number_type
-from dsf.inspection.piecewise import check_memory
 from dsf.inspection.results.measurements import BY_DEFAULT, QUANTITIES, values
 from dsf.jobs.executors import Outcome
 from dsf.jobs.storage import LayerFacts, Plan, Running, Unit, finish, is_kept, write_layer

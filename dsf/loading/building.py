@@ -139,7 +139,7 @@ def non_finite_weights(model: nn.Module) -> tuple[str, ...]:
 
 
 def all_finite(tensor: Shaped[Tensor, "..."]) -> bool:
-    """Return whether every element is finite, without allocating a second tensor of this size."""
+    """Return whether every element is finite, without a second tensor of this size."""
     if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     real = torch.view_as_real(tensor) if tensor.is_complex() else tensor

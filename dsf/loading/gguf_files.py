@@ -83,15 +83,6 @@ class GgufFile:
     tensors: list[StoredTensor]
     header_hash: str
 
-    @property
-    def formats(self) -> list[str]:
-        """How weights are stored, such as ``Q4_1``, in order."""
-        return sorted({tensor.format.name for tensor in self.tensors})
-
-    @property
-    def has_tokenizer(self) -> bool:
-        return "tokenizer.ggml.model" in self.fields
-
     @functools.cached_property
     def parsed(self) -> dict[str, Any]:
         """What the model library makes of the settings."""

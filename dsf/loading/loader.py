@@ -103,7 +103,8 @@ def load_model(
             plan, settings = gguf_blueprint(file)
             model, unused, shared = build(plan, read_gguf_weights(file, plan), str(place), dtype)
             tokenizer = opened()
-        notes = {_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: file.formats}
+        formats = sorted({tensor.format.name for tensor in file.tensors})
+        notes = {_DROPPED: settings.dropped, _UNUSED: unused, _EXPANDED: formats}
     else:
         settings = read_settings(place, allow_quantized=allow_quantized)
         plan = blueprint(settings.values, f"{place.path / 'config.json'}")

@@ -141,7 +141,7 @@ def folder_tokenizer(
 @contextmanager
 def gguf_tokenizer(file: GgufFile, given: Sequence[str] = ()) -> Iterator[Callable[[], Any | None]]:
     """Let a child open the tokenizer of a GGUF file, as ``folder_tokenizer``."""
-    if not file.has_tokenizer:
+    if "tokenizer.ggml.model" not in file.fields:
         yield lambda: None
         return
     # Alone in a folder, so that no file next to it is opened.

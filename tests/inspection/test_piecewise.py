@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_refused_before_a_block_is_read(monkeypatch):
 def test_layers_that_are_kept_have_to_fit_together(monkeypatch):
     sizes = {"tokens": 12, "layers": 1000, "run": 0, "recorded": 0, "in_float64": 0, "rebuilt": 0}
     large = Forecast(**sizes, kept=10**9, available=None)
-    monkeypatch.setattr("dsf.inspection.piecewise.forecast", lambda *_, **__: large)
+    monkeypatch.setattr("dsf.inspection.entry.forecast", lambda *_, **__: large)
     piecewise = open_piecewise(folder("llama"))
     assert layers_of(piecewise, input_ids=IDS, memory=9e8)
     assert layers_of(piecewise, input_ids=IDS, memory=9e8, keeps=True, layers=0)

@@ -59,7 +59,7 @@ def test_a_unit_that_does_not_fit_is_refused_before_the_first_runs(
     tmp_path, monkeypatch, layerwise
 ):
     monkeypatch.setattr("dsf.inspection.support_table.free_memory", lambda _: 10**8)
-    monkeypatch.setattr("dsf.inspection.piecewise.free_memory", lambda _: 10**8)
+    monkeypatch.setattr("dsf.inspection.entry.free_memory", lambda _: 10**8)
 
     def ran(*_, **__):
         raise AssertionError("a unit ran")

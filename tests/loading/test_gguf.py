@@ -265,7 +265,8 @@ def test_hostile_headers(tmp_path, monkeypatch, content, words):
 def test_a_header_that_fits_to_the_last_byte(tmp_path):
     """The two neighbours of refused headers: tensors side by side up to the end."""
     (tmp_path / "x.gguf").write_bytes(header([], [tensor(), tensor("v", offset=128)], data=256))
-    assert gguf_files.read_gguf(tmp_path / "x.gguf").formats == ["F32"]
+    found = gguf_files.read_gguf(tmp_path / "x.gguf").tensors
+    assert {each.format.name for each in found} == {"F32"}
 
 
 def test_an_architecture_that_the_library_does_not_know(tmp_path):

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import elu, softplus
 
 from dsf.certificates import StoredLayer
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure, key_heads
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families.shared import (
@@ -53,7 +53,6 @@ from dsf.inspection.families.shared import (
     through,
     unit_length,
 )
-from dsf.inspection.families.structure import Settings, Sizes, Structure, key_heads
 from dsf.inspection.whole.stages import Chain, Scale
 from dsf.mixers import Comba, DeltaNet, GatedDeltaNet, GatedDeltaProduct, KimiDeltaAttention
 

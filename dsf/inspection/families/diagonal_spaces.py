@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, glu
 
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, Structure, combinations
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.families.structure import Structure, combinations
 from dsf.mixers import LRU, S5, DiagonalStateSpace
 from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, softplus
 
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, Structure, combinations
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
     activated,
@@ -42,7 +42,6 @@ from dsf.inspection.families.shared import (
     some_rows,
     state_before,
 )
-from dsf.inspection.families.structure import Structure, combinations
 from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale
 from dsf.mixers import MLSTM, RGLRU, MinGRU, MinLSTM, Retention
 

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 
 from torch import nn
 
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, Structure, StructureWeights
 from dsf.inspection.capture.precision import class_path
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import (
@@ -19,7 +19,6 @@ from dsf.inspection.families import (
     selective_scans,
     torch_recurrent,
 )
-from dsf.inspection.families.structure import Structure, StructureWeights
 from dsf.inspection.softmax import torch_module
 
 GROUP = "dsf.adapters"

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import UnreadableError
@@ -45,7 +45,6 @@ from dsf.inspection.families.shared import (
     side_by_side,
     unit_length,
 )
-from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.inspection.whole.stages import Chain, Filter, Scale
 from dsf.mixers import RWKV4, RWKV6, RWKV7
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import silu, softplus
 
 from dsf.certificates import StoredLayer
-from dsf.inspection.adapter import Adapter
+from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
     LONE_PADDING,
@@ -46,7 +46,6 @@ from dsf.inspection.families.shared import (
     some_rows,
     state_before,
 )
-from dsf.inspection.families.structure import Settings, Sizes, Structure
 from dsf.inspection.whole.stages import Chain, Scale, Stage
 from dsf.mixers import LogLinearAttention, SelectiveStateSpace, StateSpaceDuality
 
