@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
@@ -134,7 +135,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         further.add(tried(model, noting.where, possible, limits))
         if further.calls:  # of modules that are read as a whole instead of what ran in them
             outside = (call for call in calls if not further.covers(call.time))
-            calls = _in_order([*outside, *further.calls])
+            calls = sorted([*outside, *further.calls], key=attrgetter("time"))
         with _as_it_ran(model):
             calls, found = _asked(
                 tracker, calls, further, limits if question.probe == AUTO else None
@@ -304,7 +305,8 @@ def _asked(
         asked = [one for one in found.modules if one.module not in known]
         further.add(probed(asked, tracker.where, limits))
     kept = [one for one in calls if not further.replaces(one)]
-    calls = _in_order([*kept, *(one for one in further.calls if one not in kept)])
+    further_ones = (one for one in further.calls if one not in kept)
+    calls = sorted([*kept, *further_ones], key=attrgetter("time"))
     settle_slots(found, tracker.run, calls)
     return calls, found
 
@@ -318,13 +320,6 @@ def _beside(
     name_of = tracker.where.name_of
     listed = [one for one in found.modules if further.reason(name_of(one.module), one)]
     return found.rest_of(tracker.run, calls, listed)
-
-
-def _in_order(calls: list[Call]) -> list[Call]:
-    found = sorted(calls, key=lambda call: call.time)
-    for place, call in enumerate(found):
-        call.place = place
-    return found
 
 
 def _can_be_asked(model: nn.Module) -> bool:
@@ -556,7 +551,7 @@ def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]
         for k, call in enumerate(adapter.join(several)):
             call.name = f"{shown} (call {k + 1})" if k > 0 else shown
             found.append((call, adapter, family))
-    return sorted(found, key=lambda entry: entry[0].place)
+    return sorted(found, key=lambda entry: entry[0].time)
 
 
 def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:

@@ -187,8 +187,7 @@ def tried(model: nn.Module, where: ModuleStack, possible: Candidates, limits: Li
 def call_of(path: str, one: Invocation) -> Call:
     """A forward pass of a module as the call of a token mixer."""
     arguments = bound(one.module.forward, one.args, one.kwargs)
-    call = Call(path, one.module, arguments, one.output, 0, Through.MODULE)
-    call.invocation, call.time = one, one.ended
+    call = Call(path, one.module, arguments, one.output, invocation=one, time=one.ended)
     call.seen = {"output": one.made[0]} if one.made else {}
     known = dict(zip(map(id, tensors_in((one.args, one.kwargs))), one.given, strict=False))
     call.made_of = {

@@ -263,7 +263,6 @@ class Call:
     module: nn.Module
     arguments: dict[str, Any]
     output: Any
-    place: int
     through: Through = Through.MODULE
     surroundings: Surroundings | None = None
     invocation: Invocation | None = None
@@ -423,7 +422,7 @@ def keeps_call(calls: list[Call], module: nn.Module, through: Through, where: Mo
     """Whether a call keeps what it received and returned; if its name alone, that is appended."""
     name = where.name_of(module)
     if where.records(name) and not where.keeps(name):
-        call = Call(name, module, {}, None, len(calls), through)
+        call = Call(name, module, {}, None, through)
         call.time = where.last_call = where.tick()
         calls.append(call)
     return where.records(name) and where.keeps(name)
@@ -499,9 +498,8 @@ def recording(
                 invocation.given = [where.tracker.of(part) for part in given]
             as_called = invocation.args, invocation.kwargs
             arguments = given_to(module, *prepared.pop(invocation, as_called))
-            call = Call(name, module, arguments, copied(output), place=len(calls))
+            call = Call(name, module, arguments, copied(output), time=where.tick())
             call.invocation = invocation
-            call.time = where.tick()
             call.seen = where.coordinates(output=call_output(output))
             call.further = where.made_of(output)[1:]
             call.made_of = {name: where.made_of(part) for name, part in originals.items()}
@@ -513,7 +511,7 @@ def recording(
 
     def naming(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, _: Any, __: Any) -> None:
-            calls.append(Call(name, module, {}, None, len(calls), time=where.tick()))
+            calls.append(Call(name, module, {}, None, time=where.tick()))
 
         return hook
 

@@ -310,7 +310,7 @@ def _joined(sequence: list[Call]) -> Call:
     outputs = [call.first_output for call in sequence]
     if _is_cell(first.module):
         arguments = first.arguments | {"input": torch.stack(inputs)}
-        return Call(first.name, first.module, arguments, torch.stack(outputs), first.place)
+        return Call(first.name, first.module, arguments, torch.stack(outputs), time=first.time)
     if len(sequence) == 1:
         return first
     time = 1 if first.module.batch_first and inputs[0].ndim == 3 else 0

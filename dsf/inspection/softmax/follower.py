@@ -435,7 +435,6 @@ class SoftmaxListener(Functions):
             module,
             arguments,
             mixed.flatten(0, -3),
-            len(self._calls),
             Through.FOLLOWED,
             weights_by=weights.module,
             product=self._where.products,
@@ -469,7 +468,7 @@ def fused_recorded(
         return output
     given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
     name = where.name_of(module)
-    call = Call(name, module, copied(given), copied(output), len(calls), Through.FUSED)
+    call = Call(name, module, copied(given), copied(output), Through.FUSED)
     seen = {"query": given.get("query"), "value": given.get("value"), "output": output}
     put_out = add_call(calls, call, where, output, seen)
     if output.ndim == 4:

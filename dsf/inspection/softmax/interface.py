@@ -125,7 +125,7 @@ class _Recorder:
             heard = {each: part for each, part in options.items() if each in used}
             if where.instead is not None:  # what replaces it is not computed
                 query, _, value = tensors[:3]
-                call = Call(path, module, {"value": value}, None, 0, Through.INTERFACE)
+                call = Call(path, module, {"value": value}, None, Through.INTERFACE)
                 instead = where.instead(call)
                 if instead is None or query is None or value is None:
                     return run()
@@ -145,7 +145,7 @@ class _Recorder:
             if key not in self._biases:  # with the mask, so that no other tensor gets the same id
                 self._biases[key] = mask, as_bias(mask)
             arguments["attention_mask"] = self._biases[key][1]
-        call = Call(path, module, arguments, copied(output[0]), len(self._calls), Through.INTERFACE)
+        call = Call(path, module, arguments, copied(output[0]), Through.INTERFACE)
         seen = {"query": tensors[0], "value": tensors[2], "output": output[0]}
         put_out = add_call(self._calls, call, where, output, seen)
         where.pass_surroundings(call, output[0].flatten(-2))
