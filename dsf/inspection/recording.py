@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dsf.inspection.capture.containers import memory_of
-from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.isolation import isolated, replaced
 from dsf.inspection.capture.modes import Functions, Operations
 from dsf.inspection.errors import UnreadableError
 
@@ -514,10 +514,7 @@ class Recorder(Operations):
                     stack.callback(hooked.remove)
                     stack.callback(inner.register_forward_hook(leave).remove)
             for called, (owner, name) in functions.items():
-                plain, is_own = getattr(owner, name), name in vars(owner)
-                setattr(owner, name, wrapped(called, plain))
-                put_back = partial(setattr, owner, name, plain) if is_own else None
-                stack.callback(put_back or partial(delattr, owner, name))
+                stack.enter_context(replaced(owner, name, wrapped(called, getattr(owner, name))))
             yield
 
 

@@ -20,7 +20,7 @@ from dsf.evaluate import attention_map
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through, call_output, recording
 from dsf.inspection.capture.containers import is_cache, tensors_held
-from dsf.inspection.capture.isolation import uncompiled
+from dsf.inspection.capture.isolation import replaced, uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import reading_in
 from dsf.inspection.entry import inspect
@@ -60,6 +60,7 @@ class Followed:
     steps: list[int] = field(default_factory=list)
     calls: dict[CallKey, list[Call]] = field(default_factory=dict)
     caches: list[Any] = field(default_factory=list)
+    exchange: Exchange | None = None
     maps: dict[tuple[int, int | None], Mapping[str, Tensor]] = field(default_factory=dict)
 
     def joined(self, calls: int | None = None) -> Iterator[Call]:
@@ -71,10 +72,6 @@ class Followed:
     @property
     def numbers(self) -> Any:
         return self.named.get(IDS, self.inputs[0] if self.inputs else None)
-
-    @property
-    def is_continued(self) -> bool:
-        return len(self.steps) > 1
 
     def is_continued_by(self, named: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments continues a cache of this sequence."""
@@ -117,10 +114,8 @@ def following(
     Yields:
         The latest sequence, in a list that is empty before the first call.
     """
-    inside = vars(model).get("forward")
     original = model.forward
     latest: list[Followed] = []
-    exchanges: list[Exchange | None] = [None]
     busy = [False]
     listens = not _is_of_interface(model, known)
 
@@ -139,21 +134,14 @@ def following(
                         "inside the 'with' block, too."
                     )
                 latest[:] = [Followed(model, inputs, dict(named))]
-                exchanges[0] = begin(latest[0])
-            sequence, exchange = latest[0], exchanges[0]
-            output = _followed(sequence, known, exchange, original, inputs, named, listens)
-            return finish(sequence, output)
+                latest[0].exchange = begin(latest[0])
+            output = _followed(latest[0], known, original, inputs, named, listens)
+            return finish(latest[0], output)
         finally:
             busy[0] = False
 
-    model.forward = forward
-    try:
+    with replaced(model, "forward", forward):
         yield latest
-    finally:
-        if inside is None:
-            del model.forward
-        else:
-            model.forward = inside
 
 
 def _is_of_interface(model: nn.Module, known: Known) -> bool:
@@ -169,7 +157,6 @@ def _is_of_interface(model: nn.Module, known: Known) -> bool:
 def _followed(
     sequence: Followed,
     known: Mapping[str, Any],
-    exchange: Exchange | None,
     original: Callable[..., Any],
     inputs: tuple[Any, ...],
     named: dict[str, Any],
@@ -188,7 +175,7 @@ def _followed(
         counts[place] = counts.get(place, 0) + 1
         key = *place, counts[place]
         sequence.calls.setdefault(key, []).append(call)
-        return None if exchange is None else exchange(key, call)
+        return None if sequence.exchange is None else sequence.exchange(key, call)
 
     where = ModuleStack(
         sequence.model, claimed=set(known), exchange=note, keeps_passes=False, looks_around=False
@@ -200,10 +187,8 @@ def _followed(
         recording(watched, calls, where),
     ):
         output = original(*inputs, **named)
-    found = [output] if is_cache(output) else []
-    parts = output.values() if isinstance(output, Mapping) else named.values()
-    found += [part for part in (*parts, *named.values()) if is_cache(part)]
-    sequence.caches = found
+    parts = output.values() if isinstance(output, Mapping) else ()
+    sequence.caches = [part for part in (output, *parts, *named.values()) if is_cache(part)]
     return output
 
 
@@ -364,7 +349,7 @@ class SeenAttentions:
             InspectionError: if the model was not called, or it refuses the joined sequence.
         """
         sequence = self._sequence
-        if not sequence.is_continued:
+        if len(sequence.steps) == 1:
             return inspect(sequence.model, *sequence.inputs, **sequence.named)
         mask = sequence.named.get(MASK)
         if mask is None:
@@ -463,7 +448,7 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
         return output
 
     host: Any = model  # a module with a method ``generate``, or without
-    generate, own = getattr(host, "generate", None), vars(host).get("generate")
+    generate = getattr(host, "generate", None)
 
     def generated(*inputs: Any, **named: Any) -> Any:
         generating[0] += 1
@@ -472,16 +457,9 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
         finally:
             generating[0] -= 1
 
-    if callable(generate):
-        host.generate = generated
-    try:
-        with following(model, known, finish=finish) as latest:
-            yield SeenAttentions(latest, known)
-    finally:
-        if own is not None:
-            host.generate = own
-        else:
-            vars(host).pop("generate", None)
+    counting = replaced(host, "generate", generated) if callable(generate) else nullcontext()
+    with counting, following(model, known, finish=finish) as latest:
+        yield SeenAttentions(latest, known)
 
 
 def _by_field(model: Any, step: StepAttentions) -> dict[str, tuple[Tensor, ...]]:

@@ -598,29 +598,22 @@ class Weights(Mapping[str, Tensor]):
         if name in self._made:
             return made_weight(*self._made[name])
         path, _, kind = name.rpartition(".")
+        found: Any = self._parts.get(name)
         if path in self._packed and kind in ("weight", "bias"):
             if path not in self._unpacked:
                 self._unpacked[path] = unpacked(self._packed[path], path)
-            return in_float64(self._present(getattr(self._unpacked[path], kind), name))
-        if name not in self._parts:  # such as the weight of a pruned module, no parameter
-            try:
-                attribute = vars(self._module.get_submodule(path)).get(kind)
-            except AttributeError:
-                attribute = None
-            return in_float64(self._present(attribute, name))
-        part = self._parts[name]
-        if times_written(part) != self._versions[name]:
+            found = getattr(self._unpacked[path], kind)
+        elif found is None:  # such as the weight of a pruned module, no parameter
+            owner = dict(self._module.named_modules(remove_duplicate=False)).get(path)
+            found = None if owner is None else vars(owner).get(kind)
+        elif times_written(found) != self._versions[name]:
             raise InspectionError(
                 f"the weight '{name}' was written into after the model was inspected, so it is no "
                 "longer that of the run. Inspect the model again."
             )
-        return in_float64(part)
-
-    @staticmethod
-    def _present(found: Any, name: str) -> Tensor:
         if not isinstance(found, Tensor):
             raise KeyError(name)
-        return found
+        return in_float64(found)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._parts

@@ -37,12 +37,25 @@ def isolated(model: nn.Module) -> Iterator[None]:
     ):
         flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
         if hasattr(flex, FLEX_SWITCH):  # its compiler fails where functions are followed
-            compiled.callback(setattr, flex, FLEX_SWITCH, getattr(flex, FLEX_SWITCH))
-            setattr(flex, FLEX_SWITCH, True)
+            compiled.enter_context(replaced(flex, FLEX_SWITCH, True))
         if "torch._dynamo" in sys.modules or any(map(_is_compiled, model.modules())):
             compiled.enter_context(torch.compiler.set_stance("force_eager"))
         model.eval()
         yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+    """Have another attribute in its place inside the ``with`` block."""
+    is_own, before = name in vars(owner), vars(owner).get(name)
+    setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        if is_own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
 
 
 FLEX_SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"

@@ -6,7 +6,7 @@ masks and modules go by them; only what is neither plain nor fused runs as plain
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from inspect import signature
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Through, add_call, copied, keeps_call
 from dsf.inspection.capture.containers import times_written
+from dsf.inspection.capture.isolation import replaced
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.softmax.attention import as_bias
 
@@ -158,8 +159,7 @@ _RECORDING: list[_Recorder] = []
 """Those of all pieces of work; the interface is as it was while there is none."""
 HANDS_OUT = ("get_interface", "__getitem__")
 """Methods of the interface by which modules ask for attention; older files use the second."""
-_PLAIN: dict[str, Any] = {}
-_LOCK = Lock()
+_REPLACED, _LOCK = ExitStack(), Lock()
 
 
 @contextmanager
@@ -170,8 +170,8 @@ def _handed_out(recorder: _Recorder) -> Iterator[None]:
     with _LOCK:
         if not _RECORDING:
             for name in HANDS_OUT:
-                _PLAIN[name] = vars(AttentionInterface).get(name)
-                setattr(AttentionInterface, name, _recorded(getattr(AttentionInterface, name)))
+                made = _recorded(getattr(AttentionInterface, name))
+                _REPLACED.enter_context(replaced(AttentionInterface, name, made))
         _RECORDING.append(recorder)
     token = _RECORDER.set(recorder)
     try:
@@ -180,12 +180,8 @@ def _handed_out(recorder: _Recorder) -> Iterator[None]:
         _RECORDER.reset(token)
         with _LOCK:
             _RECORDING.remove(recorder)
-            for name in () if _RECORDING else HANDS_OUT:
-                plain = _PLAIN.pop(name)
-                if plain is None:  # inherited
-                    delattr(AttentionInterface, name)
-                else:
-                    setattr(AttentionInterface, name, plain)
+            if not _RECORDING:
+                _REPLACED.close()
 
 
 def _recorded(hand_out: Callable[..., Attention]) -> Callable[..., Attention]:
