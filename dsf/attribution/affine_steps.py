@@ -15,44 +15,34 @@ from torch import Tensor
 
 from dsf.inspection.whole.affine_layer import transposed
 
-PLACED_AXES = 3
-"""Minimum number of axes of a result of which a functional may hold some places alone."""
-
 
 @dataclass(frozen=True, eq=False)
 class Functional:
     """``<weights, result>``, a linear functional of a result of this ``shape``.
 
-    A logit belongs to one token: the weights may be held from a ``start`` along the second axis on.
+    A logit belongs to one token: the weights may be those of some ``places``, zero elsewhere.
     """
 
     weights: Shaped[Tensor, "*axes"]
     shape: torch.Size
-    start: int = 0
-
-    @property
-    def _places(self) -> tuple[slice, ...]:
-        if self.weights.shape == self.shape:
-            return ()
-        return slice(None), slice(self.start, self.start + self.weights.shape[1])
+    places: tuple[slice, ...] = ()
 
     def dense(self) -> Shaped[Tensor, "*axes"]:
         """Its numbers at all places."""
         full = self.weights.new_zeros(self.shape)
-        full[self._places] = self.weights
+        full[self.places] = self.weights
         return full
 
     def pair(
         self, result: Shaped[Tensor, "*axes"], *, absolute: bool = False
     ) -> Float[Tensor, " sample"]:
-        there = result.expand(self.shape)[self._places]
-        return paired(self.weights, there, absolute=absolute)
+        return paired(self.weights, result.expand(self.shape)[self.places], absolute=absolute)
 
     def of_sample(self, sample: int) -> "Functional":
         """The same, zero for all samples but one."""
         alone = torch.zeros_like(self.weights)
         alone[sample] = self.weights[sample]
-        return Functional(alone, self.shape, self.start)
+        return Functional(alone, self.shape, self.places)
 
 
 def paired(

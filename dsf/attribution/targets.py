@@ -12,13 +12,15 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from dsf.attribution.affine_steps import PLACED_AXES, Functional, paired
+from dsf.attribution.affine_steps import Functional, paired
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.modes import Heard
 from dsf.inspection.recording import Leaving
 
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
 Positions = int | Sequence[int] | Tensor
+PLACED_AXES = 3
+"""Number of axes of logits, or of a stream, with tokens on the second."""
 MIN_LOGIT_AXES = 2
 """Minimum number of axes of logits: a row of classes for every sample."""
 _CURES = {
@@ -161,7 +163,7 @@ def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
     first, last = min(places), max(places)
     placed = weights.new_zeros(len(weights), last + 1 - first, *weights.shape[1:])
     placed[torch.arange(len(weights)), torch.tensor(places) - first] = weights
-    return Functional(placed, result.shape, first)
+    return Functional(placed, result.shape, (slice(None), slice(first, last + 1)))
 
 
 def tokens_shown(
@@ -241,8 +243,8 @@ def _of_function(
     if functional.ndim < PLACED_AXES or not bool(functional.any()):
         return Functional(functional, functional.shape)
     places = functional.flatten(2).any(dim=-1).any(dim=0).nonzero()
-    first, last = int(places[0]), int(places[-1])  # the first and the last that are not all zero
-    return Functional(functional[:, first : last + 1], functional.shape, first)
+    some = slice(None), slice(int(places[0]), int(places[-1]) + 1)
+    return Functional(functional[some], functional.shape, some)
 
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:
