@@ -23,7 +23,7 @@ def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
     states, running = torch.zeros_like(drive), torch.zeros(columns, dtype=torch.float64)
 
     def loop() -> torch.Tensor:
-        scan_states(decay, drive, turned=False, at_rest=True, into=(states, running))
+        scan_states(decay, drive, at_rest=True, into=(states, running))
         return states
 
     some = (part[:, :SEEN].double() for part in (decay, drive.unsqueeze(-1)))

@@ -16,22 +16,14 @@ def scan_states(
     decays: Shaped[Tensor, "time entry"],
     drives: Shaped[Tensor, "time entry"],
     *,
-    turned: bool,
     at_rest: bool,
     into: tuple[Shaped[Tensor, "time entry"], Shaped[Tensor, " entry"]],
 ) -> None:
-    """Write ``h_t = decay_t h_{t-1} + drive_t``; if ``turned``, ``decay_{t+1} h_{t+1} + drive_t``.
+    """Write ``h_t = decay_t h_{t-1} + drive_t``, where the numbers of a token are contiguous.
 
-    In all arrays the numbers of a token are contiguous.
-
-    Args:
-        decays: of any precision.
-        drives: of any precision.
-        turned: run from the last token to the first.
-        at_rest: the initial state is zero, and the first decay is not applied.
-        into: the states, in the precision of ``drives``, and the running state, in double
-            precision: the initial state before, the final state after; if ``turned`` the final
-            state is ``decay_1 h_1``.
+    ``into`` are the states, in the precision of ``drives``, and the running state, in double
+    precision: the initial state before, the final state after. With ``at_rest`` the initial state
+    is zero, and the first decay is not applied.
     """
     arrays = [part.detach().numpy() for part in (decays, drives, *into)]
     entries = drives.shape[-1]
@@ -39,28 +31,22 @@ def scan_states(
 
     def run(first: int) -> None:
         last = min(first + share, entries)
-        _scan(*arrays[:3], arrays[3][first:last], first, turned, at_rest)
+        _scan(*arrays[:3], arrays[3][first:last], first, at_rest)
 
     in_parallel(run, range(0, entries, share))
 
 
 @kernel()
-def _scan(decays, drives, states, running, first, turned, at_rest):
-    tokens, begin, width = len(drives), np.uint64(first), np.uint64(len(running))
-    for k in range(tokens):
-        now = np.uint64(tokens - 1 - k if turned else k)
-        decays_state = not (at_rest and now == 0)
-        if turned:
+def _scan(decays, drives, states, running, first, at_rest):
+    begin, width = np.uint64(first), np.uint64(len(running))
+    for token in range(len(drives)):
+        now = np.uint64(token)
+        if at_rest and token == 0:
             for c in range(width):
-                new = running[c] + drives[now, begin + c]
-                states[now, begin + c] = new
-                running[c] = decays[now, begin + c] * new if decays_state else new
-        elif decays_state:
+                running[c] = drives[now, begin + c]
+                states[now, begin + c] = running[c]
+        else:
             for c in range(width):
                 new = decays[now, begin + c] * running[c] + drives[now, begin + c]
                 running[c] = new
                 states[now, begin + c] = new
-        else:
-            for c in range(width):
-                running[c] = drives[now, begin + c]
-                states[now, begin + c] = running[c]
