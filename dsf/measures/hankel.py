@@ -10,26 +10,22 @@ from itertools import pairwise
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate import attention_map
-from dsf.evaluate.cache import kept_rows, whole_rows
-from dsf.evaluate.memory_plan import check_room
+from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.windows import fold
 from dsf.measures.fold import Map, blocks, frobenius, widened
 from dsf.measures.numerical_rank import numerical_ranks, together
 from dsf.measures.score_pass import groups
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_share, above_zero
-from dsf.systems.algebra import with_conjugates
+from dsf.systems.algebra import select, with_conjugates
 from dsf.systems.composite import Operator
-from dsf.systems.softmax_rows import ExponentialRows
 from dsf.systems.system import System
 
 TOLERANCE = 1e-10
-ROWS = 64
-"""Rows of a block that are formed at once."""
 WINDOW = 64
 """Tokens that are folded at once where a system has few states: their own map is formed with it."""
 GATHERED = 4
@@ -91,11 +87,7 @@ def hankel_ranks(
     map_or_system = widened(map_or_system)
     if positions is not None and len(positions) == 1 and not ranks_from_states(map_or_system):
         (token,) = _chosen(map_or_system, positions)
-        rows = None if isinstance(map_or_system, Tensor) else whole_rows(map_or_system)
-        if isinstance(rows, ExponentialRows):
-            return _ranks_of_scores(rows, token, tolerance).unsqueeze(-1)
-        (block,) = _blocks(map_or_system, [token])
-        return numerical_ranks(block, tolerance).unsqueeze(-1)
+        return _ranks_at(map_or_system, token, tolerance).unsqueeze(-1)
     values = hankel_singular_values(map_or_system, positions=positions)
     largest = values.amax(dim=(-2, -1), keepdim=True)
     return (values > tolerance * largest).sum(dim=-1)
@@ -140,30 +132,16 @@ def _blocks(map_or_system: Map | Operator, positions: list[int]) -> list[Tensor]
     return blocks
 
 
-def _ranks_of_scores(rows: ExponentialRows, token: int, tolerance: float) -> Int[Tensor, "*batch"]:
-    """The ranks of the blocks after a token, of a few maps at a time."""
-    batch, smaller = rows.shape[:-3], min(rows.shape[-3] - token - 1, token + 1)
-    ranks = []
-    for index, entries in groups(batch, most=together(smaller)):
-        some = rows.picked(index, torch.Size([entries.stop - entries.start] if batch else []))
-        block = _block_of_scores(some, token)
-        _check_finite(block)
-        ranks.append(numerical_ranks(block, tolerance).flatten())
-    return torch.cat(ranks).view(batch) if ranks else rows.query.new_zeros(batch, dtype=torch.int64)
-
-
-def _block_of_scores(rows: ExponentialRows, token: int) -> Float[Tensor, "*batch later earlier"]:
-    """The block after a token; the columns after it are normalised with, but not kept."""
-    *batch, steps, _, _ = rows.shape
-    shape = (*batch, steps - token - 1, token + 1)
-    check_room("hankel_ranks", shape, rows.dtype, rows.device)
-    block = torch.empty(shape, dtype=rows.dtype, device=rows.device)
-    with torch.no_grad():
-        for start in range(token + 1, steps, ROWS):
-            stop = min(start + ROWS, steps)
-            weights = rows.reach(start, stop)[..., : token + 1]
-            block[..., start - token - 1 : stop - token - 1, :] = weights
-    return block
+def _ranks_at(source: Map | Operator, token: int, tolerance: float) -> Int[Tensor, "*batch"]:
+    """The ranks of the blocks after a token; of an operator of a few maps at a time."""
+    steps = source.shape[-1] if isinstance(source, Tensor) else source.steps
+    most = together(min(steps - token - 1, token + 1))
+    if isinstance(source, Tensor) or source.batch.numel() <= most:
+        (block,) = _blocks(source, [token])
+        return numerical_ranks(block, tolerance)
+    several = (select(source, index) for index, _ in groups(source.batch, most=most))
+    ranks = [_ranks_at(each, token, tolerance).flatten() for each in several]
+    return torch.cat(ranks).view(source.batch)
 
 
 def _check_finite(block: Tensor) -> None:

@@ -16,8 +16,10 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import indices, values
 from dsf.inspection.results.table import Record, Table
+from dsf.measures import map_distance
 from dsf.properties.decided import findings
 from dsf.runtime.argument_checks import checked
+from dsf.systems.algebra import select
 
 DISTANCE = "map_distance"
 
@@ -157,13 +159,9 @@ def _distances(
         note = "the maps have different sizes"
         yield _record(one, other, (), None) | {"quantity": DISTANCE, "note": note}
         return
-    apart: Tensor | int = 0
-    size: Tensor | int = 0
-    for a, b in zip(row_blocks(ours), row_blocks(theirs), strict=True):
-        matching = b.weights if partner is None else b.weights[:, list(partner)]
-        apart = apart + (a.weights - matching).abs().square().sum(dim=(-2, -1))
-        size = size + a.weights.abs().square().sum(dim=(-2, -1))
-    distance = (torch.as_tensor(apart) / torch.as_tensor(size)).sqrt()
+    if partner is not None:
+        theirs = select(theirs, (slice(None), list(partner)))
+    distance = map_distance(ours, theirs)
     for index in indices(distance):
         number = distance[index].item()
         yield _record(one, other, index, partner) | {"quantity": DISTANCE, "first": number}

@@ -28,7 +28,6 @@ from PIL import Image
 from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
-from dsf.inspection.choice import Chosen
 from dsf.report.content import at_a_time, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import LayerPicture, layer_picture
@@ -36,7 +35,6 @@ from dsf.report.selection import (
     DECODER,
     has_texts,
     input_of_texts,
-    narrowed_one,
     select,
     why_not_in_order,
 )
@@ -384,9 +382,6 @@ def draw_grid(
     path: str | Path,
     *,
     most: int | None = 6,
-    across: int = LONGEST_LINE,
-    layers: Chosen = None,
-    heads: Chosen = None,
 ) -> Path:
     """Write a picture with the maps of every layer, fit for a paper, each sample on its own lines.
 
@@ -403,22 +398,16 @@ def draw_grid(
         most: how many maps of one sample of a layer to draw; if it has more, the heads of the
             strongest response or the channels with the most energy off the diagonal. None draws
             all heads, of more than 64 those of the strongest response.
-        across: number of maps in one line.
-        layers, heads: which layers to draw, and which heads or channels of each, as for
-            ``show``; all by default.
 
     Raises:
-        InspectionError: if there is no such layer or head.
         MapTooLarge: if drawing one of the layers would take more memory than there is.
-        ValueError: if the inspection has no layer, ``most`` or ``across`` is less than 1, or the
-            ending is not a known format.
+        ValueError: if the inspection has no layer, ``most`` is less than 1, or the ending is not a
+            known format.
     """
     if not inspection.layers:
         raise ValueError("draw_grid: the inspection has no layer, so there is nothing to draw.")
-    for name, number in (("most", most), ("across", across)):
-        if number is not None or name == "across":
-            at_least(1, "draw_grid", name, number)
-    inspection = narrowed_one(inspection, layers, heads)
+    if most is not None:
+        at_least(1, "draw_grid", "most", most)
     with within_memory("draw_grid", inspection, whole=False):
         drawn = inspection.layers
         rows = list(each_in_parallel(partial(_maps, most=most), drawn, most=at_a_time(drawn)))
@@ -432,15 +421,16 @@ def draw_grid(
             return decoder
         return usual if has_texts(layer, layer.row_input, source) else {}
 
-    widest = max(min(len(maps), across) for _, of_samples in rows for maps in of_samples)
+    widest = max(min(len(maps), LONGEST_LINE) for _, of_samples in rows for maps in of_samples)
     sheet = Sheet(LEFT + widest * (MAP + GAP), GAP / 2, dpi=DPI)
     for layer, (picture, of_samples) in zip(inspection, rows, strict=True):
         named = named_of(layer)
         for maps in of_samples:
             sample = maps[0].sample
             words = _name(layer, picture, sample if len(of_samples) > 1 else None)
-            for at in range(0, len(maps), across):
-                _draw_line(sheet, maps[at : at + across], words, named.get(sample), begins=at == 0)
+            for at in range(0, len(maps), LONGEST_LINE):
+                line = maps[at : at + LONGEST_LINE]
+                _draw_line(sheet, line, words, named.get(sample), begins=at == 0)
     return replace_file(path, sheet.save)
 
 

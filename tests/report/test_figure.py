@@ -61,16 +61,6 @@ def test_a_grid_of_all_layers_is_written(inspected, reading, tmp_path):
     assert path.stat().st_size > 5000
 
 
-def test_chosen_layers_are_drawn(inspected, tmp_path):
-    inspection = inspected(dsf.mixers.DeltaNet, dsf.mixers.SelectiveStateSpace)
-    chosen = draw_grid(inspection, tmp_path / "chosen.png", layers=0)
-    alone = draw_grid(inspection[:1], tmp_path / "alone.png")
-    whole = draw_grid(inspection, tmp_path / "whole.png")
-    assert chosen.read_bytes() == alone.read_bytes() != whole.read_bytes()
-    with pytest.raises(dsf.inspection.InspectionError, match="2 layers"):
-        draw_grid(inspection, tmp_path / "none.png", layers=7)
-
-
 @pytest.fixture
 def drawn(monkeypatch):
     """The sheets that are saved."""
@@ -115,15 +105,14 @@ def heads(count, samples=1):
     return dsf.mixers.SoftmaxAttention(**dict(zip(("query", "key", "value"), parts, strict=True)))
 
 
-def test_all_heads_of_a_layer_fill_lines(of, tmp_path, drawn):
+def test_all_heads_of_a_layer_fill_lines(of, tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr("dsf.report.figure.LONGEST_LINE", 3)
     mixer = heads(7)
-    draw_grid(of([mixer]), tmp_path / "maps.png", most=None, across=3)
+    draw_grid(of([mixer]), tmp_path / "maps.png", most=None)
     titles = [words for words in drawn[0].words if words.text.startswith("head")]
     assert [words.text for words in titles] == [f"head {k}" for k in range(7)]
     heights = [words.y for words in titles]
     assert heights[0] == heights[2] < heights[3] == heights[5] < heights[6]
-    with pytest.raises(ValueError, match="'across'"):
-        draw_grid(of([mixer]), tmp_path / "maps.png", across=0)
     with pytest.raises(ValueError, match="'most'"):
         draw_grid(of([mixer]), tmp_path / "maps.png", most=0)
 
