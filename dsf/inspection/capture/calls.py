@@ -10,7 +10,7 @@ import inspect as signatures
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from functools import partial
@@ -470,7 +470,6 @@ def recording(
 ) -> Iterator[None]:
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
     # Of modules whose calls where does not keep only the name is recorded.
-    handles: list[Any] = []
     begun: dict[nn.Module, list[tuple[Invocation, list[Tensor], list[int]]]] = {}
     prepared: dict[Invocation, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
@@ -488,48 +487,40 @@ def recording(
             invocation.is_prepared, prepared[invocation] = True, copied((args, kwargs))
         where.begin_whole(module)
 
-    def hook_for(name: str) -> Callable[..., Any]:
-        def hook(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-        ) -> Any:
-            invocation, given, _ = begun[module].pop()
-            originals = given_to(module, args, kwargs)
-            if where.tracker is not None:
-                invocation.given = [where.tracker.of(part) for part in given]
-            as_called = invocation.args, invocation.kwargs
-            arguments = given_to(module, *prepared.pop(invocation, as_called))
-            call = Call(name, module, arguments, copied(output), time=where.tick())
-            call.invocation = invocation
-            call.seen = where.coordinates(output=call_output(output))
-            call.further = where.made_of(output)[1:]
-            call.made_of = {name: where.made_of(part) for name, part in originals.items()}
-            invocation.calls.append(call)
-            calls.append(call)
-            return exchanged(call, output, where.exchange)
+    def finish(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        invocation, given, _ = begun[module].pop()
+        originals = given_to(module, args, kwargs)
+        if where.tracker is not None:
+            invocation.given = [where.tracker.of(part) for part in given]
+        as_called = invocation.args, invocation.kwargs
+        arguments = given_to(module, *prepared.pop(invocation, as_called))
+        call = Call(name, module, arguments, copied(output), time=where.tick())
+        call.invocation = invocation
+        call.seen = where.coordinates(output=call_output(output))
+        call.further = where.made_of(output)[1:]
+        call.made_of = {name: where.made_of(part) for name, part in originals.items()}
+        invocation.calls.append(call)
+        calls.append(call)
+        return exchanged(call, output, where.exchange)
 
-        return hook
+    def finish_named(name: str, module: nn.Module, _: Any, __: Any) -> None:
+        calls.append(Call(name, module, {}, None, time=where.tick()))
 
-    def naming(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _: Any, __: Any) -> None:
-            calls.append(Call(name, module, {}, None, time=where.tick()))
-
-        return hook
-
-    try:
+    with ExitStack() as hooks:
         for name, module in modules.items():
-            if not where.keeps(name):
-                begin_whole = lambda part, _: where.begin_whole(part)  # noqa: E731
-                handles.append(module.register_forward_pre_hook(begin_whole))
-                handles.append(module.register_forward_hook(naming(name)))
-                continue
-            first, last = {"prepend": True, "with_kwargs": True}, {"with_kwargs": True}
-            handles.append(module.register_forward_pre_hook(begin, **first))
-            handles.append(module.register_forward_pre_hook(prepare, **last))
-            handles.append(module.register_forward_hook(hook_for(name), with_kwargs=True))
+            ahead, behind = module.register_forward_pre_hook, module.register_forward_hook
+            if where.keeps(name):
+                handles = [
+                    ahead(begin, prepend=True, with_kwargs=True),
+                    ahead(prepare, with_kwargs=True),
+                    behind(partial(finish, name), with_kwargs=True),
+                ]
+            else:
+                whole = lambda part, _: where.begin_whole(part)  # noqa: E731
+                handles = [ahead(whole), behind(partial(finish_named, name))]
+            for handle in handles:
+                hooks.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,7 @@ from dsf.inspection.softmax.attention import as_bias
 EAGER, FUSED = "eager", "sdpa"
 HEARD = {EAGER, FUSED, None}
 LIBRARY = "transformers."
-EXPERTS = "_experts_implementation_internal"
-SETTINGS = ("_attn_implementation_internal", EXPERTS)
+ATTENTION, EXPERTS = "_attn_implementation_internal", "_experts_implementation_internal"
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -50,38 +49,23 @@ def recording_attention(
     if not hosts:
         yield
         return
-    with _handed_out(_Recorder(where, calls)), _settings_restored(model):
+    with _handed_out(_Recorder(where, calls)), ExitStack() as settings:
         for host in hosts:
             asks = getattr(host, "_can_set_attn_implementation", None)
             for config in _configs(host) if implementation or asks is None or asks() else ():
-                if implementation or config._attn_implementation_internal not in HEARD:
-                    config._attn_implementation_internal = implementation or EAGER
+                if implementation or getattr(config, ATTENTION) not in HEARD:
+                    settings.enter_context(replaced(config, ATTENTION, implementation or EAGER))
         yield
 
 
 @contextmanager
 def plain_experts(model: nn.Module) -> Iterator[None]:
     """Run mixtures of experts without grouped kernels, which do not support float64."""
-    with _settings_restored(model):
+    with ExitStack() as settings:
         for config in _configs(model):
             if hasattr(config, EXPERTS):
-                setattr(config, EXPERTS, "eager")
+                settings.enter_context(replaced(config, EXPERTS, "eager"))
         yield
-
-
-@contextmanager
-def _settings_restored(model: nn.Module) -> Iterator[None]:
-    before = [
-        (config, name, getattr(config, name))
-        for config in _configs(model)
-        for name in SETTINGS
-        if hasattr(config, name)
-    ]
-    try:
-        yield
-    finally:
-        for config, name, setting in before:
-            setattr(config, name, setting)
 
 
 def _configs(model: nn.Module) -> list[Any]:
@@ -90,7 +74,7 @@ def _configs(model: nn.Module) -> list[Any]:
     waiting = [config for part in model.modules() if (config := vars(part).get("config"))]
     while waiting:
         config = waiting.pop()
-        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+        if id(config) in found or not hasattr(config, ATTENTION):
             continue
         found[id(config)] = config
         parts = getattr(config, "sub_configs", None) or {}
