@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
@@ -20,7 +20,6 @@ from dsf.inspection.capture.precision import (
     described,
     dtype_of,
     environment,
-    guarded,
     in_double,
     in_float64,
 )
@@ -46,11 +45,10 @@ from dsf.inspection.further_mixers import Further, Noting, asked_for, probed, tr
 from dsf.inspection.model_input import Spell, decoder_texts, with_decoder_tokens
 from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
-from dsf.inspection.recorded_run import run, without_logits, without_loss
+from dsf.inspection.recorded_run import as_it_ran, run, without_logits, without_loss
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, follower
-from dsf.inspection.softmax.interface import plain_experts
 from dsf.inspection.support_table import THE_MODEL, forecast, not_read
 from dsf.runtime.number_types import has_double
 from dsf.runtime.threads import MOST, each_in_parallel
@@ -136,7 +134,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         if further.calls:  # of modules that are read as a whole instead of what ran in them
             outside = (call for call in calls if not further.covers(call.time))
             calls = sorted([*outside, *further.calls], key=attrgetter("time"))
-        with _as_it_ran(model):
+        with as_it_ran(model):
             calls, found = _asked(
                 tracker, calls, further, limits if question.probe == AUTO else None
             )
@@ -187,7 +185,7 @@ def _made(
     ]
     if rebuilding.question.probe != AUTO or not instead_of:
         return made
-    with _as_it_ran(model):
+    with as_it_ran(model):
         more = probed(found.modules, where, rebuilding.limits, instead_of=instead_of)
     further.add(more)
     known |= more.known
@@ -279,14 +277,6 @@ def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
         tracker.where.tracker = None
 
 
-@contextmanager
-def _as_it_ran(model: nn.Module) -> Iterator[None]:
-    """Inside, modules that are repeated compute as they did in the run of the model."""
-    wide = dtype_of(model) is torch.float64
-    with guarded(model), plain_experts(model) if wide else nullcontext():
-        yield
-
-
 def _asked(
     tracker: Tracker | None,
     calls: list[Call],
@@ -363,7 +353,7 @@ def examine_part(
         )
         limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
         further = Further()
-        with _as_it_ran(model):
+        with as_it_ran(model):
             calls, found = _asked(tracker, calls, further, None)
         made = _Rebuilding(limits, question, found, further).of(calls, known)
     missed = _unread(model, calls, set(known), found, further)

@@ -4,8 +4,8 @@ Runs a model once and records the calls of its token mixers and attention functi
 """
 
 import inspect as signatures
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -87,6 +87,14 @@ def _wrong(numbers: Any, known: int | None) -> str:
 KEEP = "logits_to_keep"
 
 
+@contextmanager
+def as_it_ran(model: nn.Module) -> Iterator[None]:
+    """Inside, modules that are repeated compute as they did in the run of the model."""
+    wide = dtype_of(model) is torch.float64
+    with guarded(model), interface.plain_experts(model) if wide else nullcontext():
+        yield
+
+
 def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     model: nn.Module,
     watched: Mapping[str, nn.Module],
@@ -114,7 +122,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         listener: is given the stack of running modules, for whatever else is to be recorded.
     """
     calls = [] if calls is None else calls
-    wide = dtype_of(model) is torch.float64
     if part is None and interface.models_of_library(model) == [model]:
         check_names(model, named)
     named = without_cache(model, named) if part is None else named
@@ -134,10 +141,9 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     with (
         recording_softmax(where, calls) if listens else nullcontext(),
         interface.recording_attention(model, where, calls),
-        interface.plain_experts(model) if wide else nullcontext(),
         recording(recorded, calls, where),
         nullcontext() if listener is None else listener(where),
-        guarded(model),
+        as_it_ran(model),
         nullcontext()
         if tracker is None
         else tracker.following(where, part or model, inputs, named),

@@ -27,6 +27,7 @@ from dsf.inspection.capture.containers import (
     Copies,
     copied_once,
     mapped,
+    once_each,
     tensors_in,
     times_written,
 )
@@ -67,28 +68,14 @@ class DiskStore:
     def put(self, value: Any) -> "Stored":
         """``value`` with its tensors on disk: in tuples, lists, dictionaries and data classes."""
         # A tensor that occurs twice is written once and read as one.
-        places: dict[int, _Place] = {}
-
-        def written(tensor: Tensor) -> _Place:
-            if id(tensor) not in places:
-                places[id(tensor)] = self._write(tensor)
-            return places[id(tensor)]
-
-        return Stored(self, _mapped(value, Tensor, written))
+        return Stored(self, _mapped(value, Tensor, once_each(self._write)))
 
     def get(self, stored: "Stored") -> Any:
         latest, value = self._latest
         if latest is stored:
             return value
         self._latest = (None, None)
-        found: dict[int, Tensor] = {}
-
-        def read(place: _Place) -> Tensor:
-            if id(place) not in found:
-                found[id(place)] = self._read(place)
-            return found[id(place)]
-
-        value = _mapped(stored.tree, _Place, read)
+        value = _mapped(stored.tree, _Place, once_each(self._read))
         self._latest = (stored, value)
         return value
 

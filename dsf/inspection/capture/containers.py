@@ -86,6 +86,18 @@ def memory_key(tensor: Tensor) -> int:
     return id(tensor) if storage is None else int(storage._cdata)
 
 
+def once_each(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function that does its work once for an object, which is one in several places."""
+    known: dict[int, Any] = {}
+
+    def acted(part: Any) -> Any:
+        if id(part) not in known:
+            known[id(part)] = act(part)
+        return known[id(part)]
+
+    return acted
+
+
 Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
 """By the identity of a tensor: a reference to it, how often it was written into, and its copy."""
 

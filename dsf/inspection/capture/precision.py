@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsf.inspection.capture.containers import mapped
+from dsf.inspection.capture.containers import mapped, once_each
 from dsf.inspection.capture.modes import Functions
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.number_types import has_double
@@ -124,16 +124,14 @@ def reading_in(dtype: torch.dtype) -> Iterator[None]:
 
 def in_float64(value: Any) -> Any:
     """Floating tensors in float64 (or what ``reading_in`` says) and detached."""
+
     # Also in tuples, lists, dictionaries, caches and packed sequences; everything else as it is.
     # From a device without float64 to the processor. What is one tensor in several places stays
     # one.
-    known: dict[int, Tensor] = {}
-
+    @once_each
     def converted(part: Tensor) -> Tensor:
-        if id(part) not in known:
-            near = part.detach().to(home(part.device))
-            known[id(part)] = near.to(_READS_IN.get()) if near.is_floating_point() else near
-        return known[id(part)]
+        near = part.detach().to(home(part.device))
+        return near.to(_READS_IN.get()) if near.is_floating_point() else near
 
     value = dict(value) if isinstance(value, dict) else value
     return mapped(value, converted, lambda part: converted(part).clone())  # modules write into it
