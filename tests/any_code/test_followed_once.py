@@ -74,7 +74,7 @@ def followed(model, x, monkeypatch):
         for one in tracker.run.given
         for axis in one.planes
     ]
-    return met, made, sums, tracker.rules.unknown, tracker.projections.disputed()
+    return met, made, sums, tracker.projections.disputed()
 
 
 def worded(mixing):

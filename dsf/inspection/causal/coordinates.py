@@ -176,20 +176,13 @@ def _order(plane: Tensor) -> int:
     return (1 if all(bool((step <= 0).all()) for step in steps) else 0) + gaps
 
 
-@dataclass(frozen=True)
-class Merged:
-    """Two planes of one axis combined.
-
-    Attributes:
-        meet: whether several indices meet in it.
-        spread: whether an index meets what is made of many.
-        weighed: whether a score meets its key, which is another token than its query.
-    """
+class Merged(NamedTuple):
+    """Two planes of one axis combined."""
 
     plane: Tensor
-    meet: bool
-    spread: bool
-    weighed: bool = False
+    meet: bool  # whether several indices meet in it
+    spread: bool  # whether an index meets what is made of many
+    weighed: bool = False  # whether a score meets its key, which is not its query
 
 
 def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:

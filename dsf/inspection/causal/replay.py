@@ -392,37 +392,17 @@ def repetition(
     *,
     draw: int = 0,
     like: Repetition | None = None,
+    replacement: Replacement | None = None,
 ) -> Repetition:
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
         like: an earlier repetition that it is compared with, in the place of the run.
+        replacement: what replaces them; by default ordinary numbers, and the numbers of other
+            tokens where the module refuses these, such as ids in a tensor of floats.
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
-    try:
-        return _repetition(invocation, cells, held, draw, like, ordinary)
-    except _RefusedNumbersError as error:
-        if not cells:
-            raise
-        # Numbers of another kind, such as ids in a tensor of floats: those of other tokens are.
-        with suppress(_RefusedNumbersError):
-            return _repetition(invocation, cells, held, draw, like, _of_other_tokens)
-        raise error from error.__cause__
-
-
-class _RefusedNumbersError(UnclearError):
-    """The module raised an error where it was repeated."""
-
-
-def _repetition(
-    invocation: Invocation,
-    cells: Sequence[Cell],
-    held: Held | None,
-    draw: int,
-    like: Repetition | None,
-    replacement: Replacement,
-) -> Repetition:
     rng = torch.Generator().manual_seed(SEED + 1 + draw)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
@@ -434,7 +414,7 @@ def _repetition(
         if not isinstance(part, Tensor):
             return own_caches(part, exchanged)
         if id(part) not in copies:
-            new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement)
+            new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement or ordinary)
             replaced |= new is not None
             copies[id(part)] = part.detach().clone() if new is None else new
         return copies[id(part)]
@@ -444,18 +424,24 @@ def _repetition(
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
     found = Repetition(like)
-    with _holding(invocation, cells, held, rng, found):
-        try:
-            with same_numbers(invocation.module) as has_drawn, ExitStack() as as_it_ran:
-                for device, dtype in invocation.autocast:
-                    as_it_ran.enter_context(torch.autocast(device, dtype))
-                output = invocation.module(*args, **kwargs)
-                found.has_drawn = has_drawn()
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-            raise _RefusedNumbersError(f"it cannot be repeated ({reason})") from error
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_holding(invocation, cells, held, rng, found))
+            has_drawn = stack.enter_context(same_numbers(invocation.module))
+            for device, dtype in invocation.autocast:
+                stack.enter_context(torch.autocast(device, dtype))
+            output = invocation.module(*args, **kwargs)
+            found.has_drawn = has_drawn()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        if cells and replacement is None:
+            with suppress(UnclearError):
+                return repetition(
+                    invocation, cells, held, draw=draw, like=like, replacement=_of_other_tokens
+                )
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+        raise UnclearError(f"it cannot be repeated ({reason})") from error
     given = tensors_in((args, kwargs))
     found.outputs = [
         *_in_place_of(invocation.output, output),

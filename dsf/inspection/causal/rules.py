@@ -576,7 +576,6 @@ class Rules:
     def __init__(self, known: KnownTensors, projections: Projections) -> None:
         self._known, self._projections = known, projections
         self._before = Remembered()
-        self.unknown: set[str] = set()
 
     def followed(self, done: Done) -> Followed:
         """What the outputs of an operation are made of, and the tokens that meet in it."""
@@ -622,7 +621,6 @@ class Rules:
 
     def _unknown(self, done: Done) -> Followed:
         """An operation without a rule is taken for one that mixes what it is given."""
-        self.unknown.add(done.name)
         parts = [c for one in tensors_of(done.args) if (c := self._known.of(one)) is not None]
         same = next((c for c in parts if c.shape == done.outs[0].shape), None)
         meetings = [

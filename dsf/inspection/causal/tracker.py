@@ -339,7 +339,6 @@ class Tracker:
         try:
             self._follow(done)
         except Exception:  # a rule that does not fit must never end a run
-            self.rules.unknown.add(done.name)
             self._note(done.name, self._lost(done))
         self._known.note(done.outs)
 

@@ -247,8 +247,8 @@ class FollowedCall:
             they are or lie in their names.
         rounding: what counts as rounding in it, relative.
         along: the axes along which the module mixes, and those that these were made from.
-        channels_last: inputs whose last axis holds channels; of their other axes that are not
-            tokens the first counts samples, others heads.
+        with_heads: axes of inputs of which only the first without tokens counts samples, the
+            others heads.
     """
 
     recording: Recording
@@ -256,18 +256,12 @@ class FollowedCall:
     names: list[str]
     rounding: float
     along: frozenset[InputAxis]
-    channels_last: Sequence[Source] = ()
+    with_heads: frozenset[InputAxis] = frozenset()
     _found: dict[Value, Layout | None] = field(init=False, default_factory=dict)
 
     def coordinates(self, value: Value) -> Coordinates | None:
         found: Coordinates | None = self.recording.seen.get(value)
         return found if value.dtype.is_floating_point else None
-
-    @cached_property
-    def _with_heads(self) -> frozenset[InputAxis]:
-        known = (self.coordinates(one) for one in self.recording.given)
-        axes = (axis for found in known if found is not None for axis in found.planes)
-        return frozenset(axis for axis in axes if axis.source in self.channels_last)
 
     @cached_property
     def _least(self) -> int:
@@ -280,5 +274,5 @@ class FollowedCall:
 
     def _layout(self, value: Value) -> Layout | None:
         if value not in self._found:
-            self._found[value] = layout_of(self.coordinates(value), self.along, self._with_heads)
+            self._found[value] = layout_of(self.coordinates(value), self.along, self.with_heads)
         return self._found[value]

@@ -150,7 +150,6 @@ MOST_WEIGHED = 16
 MOST_GROUPS = 8
 """A tensor that is read by more pieces of code than this is only exchanged in all of them."""
 Places = dict[Value, Layout]
-Rows = Callable[[Value, Layout], Places]
 
 
 @dataclass(frozen=True)
@@ -234,7 +233,8 @@ class PortSearch:
                 shares[one] = worth(Driven(self._call, one.ports))
             return shares.get(one, math.nan) >= ALL
 
-        for new in chain(self._all_tried(self._same_rows), self._all_tried(self._other_rows)):
+        tried = (self._all_tried(has_own_rows=has_own) for has_own in (True, False))
+        for new in chain.from_iterable(tried):
             found += new
             good = (one for one in new if not any(one.rank[:-1]))  # no other need be looked for
             best = next(filter(is_all, good), None)
@@ -284,14 +284,15 @@ class PortSearch:
         rank = bool(other), not is_one_sided
         return rank, replace(best.ports, layouts={given: columns, **places})
 
-    def _all_tried(self, rows: Rows) -> Iterator[list[Found]]:
-        """The pairs from every tensor, to the places that ``rows`` gives for it."""
+    def _all_tried(self, *, has_own_rows: bool) -> Iterator[list[Found]]:
+        """The pairs from every tensor, to places with its tokens or with other rows."""
         start = self._recording.replays
         for value, layout in self._values():
             if self._recording.replays - start > SEARCH_PASSES:
                 return
             try:
-                yield from self._tried(value, layout, rows(value, layout))
+                places = self._places(value, layout, has_own_rows=has_own_rows)
+                yield from self._tried(value, layout, places)
             except Exception as error:  # operations may refuse other numbers
                 if is_out_of_memory(error):
                     raise
@@ -307,30 +308,26 @@ class PortSearch:
                 seen.add(value.region)
                 yield value, layout
 
-    def _later(self, value: Value) -> list[Value]:
-        """The tensors between a value and the output, in the order in which they are read."""
-        made = self._recording.made_of([value]) - {value.memory}
-        return [one for one in self._read_at if one.memory in made & self._put_out]
-
-    def _same_rows(self, value: Value, layout: Layout) -> Places:
-        """Later tensors with the samples and tokens of a value."""
-        places = ((one, self._call.layout(one)) for one in self._later(value))
-        return {one: place for one, place in places if place is not None and place.fits(layout)}
-
-    def _other_rows(self, value: Value, layout: Layout) -> Places:
-        """Later tensors with the samples of a value, and with rows that are not its tokens."""
+    def _places(self, value: Value, layout: Layout, *, has_own_rows: bool) -> Places:
+        """Later tensors with the samples of a value, and with its tokens or other rows."""
+        between = (self._recording.made_of([value]) - {value.memory}) & self._put_out
         found = {}
-        for one in self._later(value):
-            place = self._call.layout(one)
-            if place is None:
-                place = rows_beside(self._call.coordinates(one), layout)
-            elif (
-                set(place.token_axes) & set(layout.token_axes)
-                or place.sample_axes != layout.sample_axes
-                or not torch.equal(place.samples, layout.samples)
-            ):
+        for one in self._read_at:  # in the order in which they are read
+            if one.memory not in between:
                 continue
-            if place is not None:
+            place = self._call.layout(one)
+            if has_own_rows:
+                fits = place is not None and place.fits(layout)
+            elif place is None:
+                place = rows_beside(self._call.coordinates(one), layout)
+                fits = True
+            else:
+                fits = (
+                    not set(place.token_axes) & set(layout.token_axes)
+                    and place.sample_axes == layout.sample_axes
+                    and torch.equal(place.samples, layout.samples)
+                )
+            if fits and place is not None:
                 found[one] = place
         return found
 

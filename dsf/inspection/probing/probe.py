@@ -165,28 +165,22 @@ class Prober:
             for port in (self._probe.value, self._probe.response)
         )
         call = followed(layer, [port for port in (value, response) if port and port.name])
-        if value is None:
-            return self._sought(layer, call, response), call.rounding
-        response = Port(value.name if value.argument else "") if response is None else response
-        are_whole = value.view is response.view is as_it_is and not response.where
-        direct = None
-        if are_whole and not value.name:
-            direct = value_among(call, wanted=value.argument)
-        return Driven(call, direct or named(call, value, response)), call.rounding
-
-    def _sought(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
-        """The function between places that nobody named."""
+        if value is not None:
+            response = Port(value.name if value.argument else "") if response is None else response
+            are_whole = value.view is response.view is as_it_is and not response.where
+            is_argument = are_whole and not value.name
+            direct = value_among(call, wanted=value.argument) if is_argument else None
+            return Driven(call, direct or named(call, value, response)), call.rounding
         is_alone = self._worth is None and response is None
         direct = value_among(call, fewest=2) if is_alone else None
-        if direct is not None:
-            return Driven(call, direct)
-        try:
-            return self._found(layer, call, response)
-        except UnreadableError:
-            direct = value_among(call) if is_alone else None
-            if direct is None:
-                raise
-            return Driven(call, direct)
+        if direct is None:
+            try:
+                return self._found(layer, call, response), call.rounding
+            except UnreadableError:
+                direct = value_among(call) if is_alone else None
+                if direct is None:
+                    raise
+        return Driven(call, direct), call.rounding
 
     def _found(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
         """The function between the places that a search finds."""
@@ -205,14 +199,15 @@ class Prober:
         finally:
             self._budget.spent += call.recording.replays - start
         driven = Driven(call, found.ports)
-        if self._worth is None and not call.channels_last:
+        if self._worth is None and not call.with_heads:
             axes = driven.unmixed(call.rounding)
             for axis in axes:
                 axis.source.channels = axis
             if axes:
-                again = followed(layer)  # with these channels known
-                again = replace(again, channels_last=[axis.source for axis in axes])
-                return self._found(layer, again, response)
+                again, sources = followed(layer), {axis.source for axis in axes}
+                known = (axis for made in again.made_of if made for axis in made.planes)
+                own = frozenset(axis for axis in known if axis.source in sources)
+                return self._found(layer, replace(again, with_heads=own), response)
         samples, tokens, channels = driven.value.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
         self._budget.check(found.cost, samples * tokens * tokens * maps)
