@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter, Structure
-from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound, copied
+from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_float64
@@ -66,23 +66,15 @@ class Noting:
 
     @contextmanager
     def __call__(self, where: ModuleStack) -> Iterator[None]:
-        self.where, modules = where, self._modules.values()
-        where.keeps_outputs = where.keeps_outputs or bool(modules)
-        running: list[Invocation | None] = []
+        self.where = where
 
         def begin(module: nn.Module, _: object) -> None:
             frame = where.frame_of(module)
             is_asking = where.tracker is not None and where.tracker.is_asking
-            is_noted = frame is not None and not is_asking and not where.is_claimed()
-            running.append(begun(frame, where) if frame is not None and is_noted else None)
+            if frame is not None and not is_asking and not where.is_claimed():
+                begun(frame, where)
 
-        def end(_module: nn.Module, _args: object, output: object) -> None:
-            invocation = running.pop()
-            if invocation is not None:  # behind the hooks of others, which may alter the output
-                invocation.output = copied(output)
-
-        handles = [module.register_forward_pre_hook(begin) for module in modules]
-        handles += [module.register_forward_hook(end) for module in modules]
+        handles = [part.register_forward_pre_hook(begin) for part in self._modules.values()]
         try:
             yield
         finally:
