@@ -239,8 +239,8 @@ def linearise(
         A plan with ``rows`` (layer, head, form, predicted, bytes), to be ``applied`` to the model.
 
     Raises:
-        ValueError: if not exactly one budget is passed, it is out of range, or a candidate is no
-            form.
+        ValueError: if not exactly one budget is passed, it is out of range, or a candidate is not
+            a form.
         InspectionError: if the model has no causal softmax attention that is reached through
             transformers' attention interface.
 
