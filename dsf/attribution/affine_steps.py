@@ -1,19 +1,29 @@
-"""A recorded run as affine steps, from one residual stream to another, and how to replay them.
+"""A run as affine steps: recorded one torch function at a time, replayed, and carried back.
 
-Operations that are linear in the stream are steps; everything else (a gate, the root mean square
-that a norm divides by) is frozen at its value on this run. Replayed on the stream of the run, the
-steps give the hidden states of the model; replayed on a part of it, the contribution of that part;
-replayed backward, the adjoint of a number.
+Operations that are linear in the residual stream are steps, by the tables at the end (``SAME``,
+``LAYOUT``, ...); everything else (a gate, the root mean square that a norm divides by) is frozen
+at its value on this run. Replayed on the stream of the run, the steps give the hidden states of
+the model; replayed on a part of it, the contribution of that part; replayed backward, the adjoint
+of a number.
 """
 
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, vmap
+from torch.nn import functional
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from dsf.inspection.capture.containers import tensors_in, times_written
+from dsf.inspection.capture.modes import Functions
 from dsf.inspection.whole.affine_layer import transposed
+from dsf.inspection.whole.stages import Project, Scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,3 +193,372 @@ def leading_to(wanted: Collection[Step], known: Collection[Step]) -> list[Step]:
         found[step] = None
         waiting.extend(step.sources)
     return sorted(found, key=lambda step: step.number)
+
+
+Linear = Callable[..., Tensor]
+Function = Callable[..., Any]
+Followed = Step | str
+"""A step; or, of a value that is frozen on this run, the function that is not linear."""
+
+
+class Follower(Functions):
+    """Records the torch functions that are applied to the tensors it follows, unless it rests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resting = False
+        self._numbers = count()
+        # Weak, so that what the model throws away does not stay in memory.
+        self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.names: dict[Step, str] = {}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        before, self.resting = self.resting, True
+        try:
+            yield
+        finally:
+            self.resting = before
+
+    def add(
+        self,
+        output: Tensor,
+        sources: Sequence[Step] = (),
+        linear: Callable[..., Tensor] | None = None,
+        rest: Tensor | None = None,
+        *,
+        is_gate: bool = False,
+    ) -> Step:
+        """Follow ``output`` as ``linear(*sources) + rest``; without sources as the first stream."""
+        step = Step(next(self._numbers), output.shape, tuple(sources), linear, rest, is_gate)
+        self.follow(output, step)
+        return step
+
+    def follow(self, tensor: Tensor, what: Followed) -> None:
+        self._followed[tensor] = what
+
+    def forget(self) -> None:
+        """Follow nothing any more: frozen values keep their tensors and this follower alive."""
+        self._followed.clear()
+
+    def find(self, part: Any) -> Followed | None:
+        """What ``part`` is followed as; None if it does not depend on the stream."""
+        found: Followed | None = self._followed.get(part) if isinstance(part, Tensor) else None
+        return found
+
+    def hears(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found: dict[int, tuple[Tensor, Followed]] = {}
+        if not self.resting and self._followed:
+            for part in tensors_in((args, kwargs)):
+                if (what := self.find(part)) is not None:
+                    found[id(part)] = part, what
+        into = args[0] if found and args and isinstance(args[0], Tensor) else None
+        before = None if into is None else times_written(into)
+        output = func(*args, **kwargs)
+        if found:
+            self._record(func, args, kwargs, output, list(found.values()))
+            if into is not None and times_written(into) != before:
+                self._written_through(into, name_of(func))
+        return output
+
+    def _record(
+        self,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        found: list[tuple[Tensor, Followed]],
+    ) -> None:
+        name = SYNONYMS.get(name_of(func), name_of(func))
+        if name in BLANK:
+            return
+        if name in OF_THE_FIRST and args:  # of others it takes the shape or the number type
+            found = [known for known in found if known[0] is args[0]]
+        if not found:
+            return
+        given, first = found[0]
+        leads = bool(args) and args[0] is given
+        power = args[1] if name == "pow" and len(args) == 2 else None  # is zero at zero from 1 on
+        is_activation = name in ACTIVATIONS or (isinstance(power, int | float) and power >= 1)
+        if (out := kwargs.get("out")) is not None:
+            for each in tensors_in(out):
+                self.follow(each, name)
+                self._written_through(each, name)
+        elif name == "setitem":
+            self._write(*args)
+        elif name in SAME and leads and isinstance(output, Tensor):
+            self.follow(output, first)
+        elif is_activation and leads and isinstance(first, Step):
+            self.add(output, (first,), secant(output, given), is_gate=True)
+        elif name in NORMS and leads and len(found) == 1 and isinstance(first, Step):
+            self.add(output, (first,), *NORMS[name](*args, **kwargs))
+        elif (streams := _streams(name, args, found, leads=leads)) is not None:
+            sources = [step for _, step in streams]
+            tensors = [part for part, _ in streams]
+            self._add_all(pieces(replayed(name, func), args, kwargs, output, tensors), sources)
+        else:
+            reasons = [what for _, what in found if isinstance(what, str)]
+            for each in tensors_in(output):
+                self.follow(each, reasons[0] if reasons else name)
+
+    def _add_all(
+        self, pieces: Iterable[tuple[Tensor, Linear, Tensor | None]], sources: Sequence[Step]
+    ) -> None:
+        """Follow tensors that are affine in the same steps, which may all be gates."""
+        is_gate = all(step.is_gate for step in sources)
+        for output, linear, rest in pieces:
+            self.add(output, sources, linear, rest, is_gate=is_gate)
+
+    def _written_through(self, view: Tensor, name: str) -> None:
+        """What a view was made of holds from now on what was written into the view."""
+        if view._base is not None:
+            self.follow(view._base, name)
+
+    def _write(self, whole: Tensor, index: Any, value: Any) -> None:
+        """Follow a tensor into which ``value`` has just been written, no entry twice."""
+        followed = [self.find(part) for part in (whole, value)]
+        sources = [what for what in followed if isinstance(what, Step)]
+        by_stream = any(self.find(part) is not None for part in tensors_in(index))
+        self.follow(whole, "setitem")
+        if by_stream or any(isinstance(what, str) for what in followed):
+            return
+        places = torch.arange(whole.numel(), device=whole.device).reshape(whole.shape)[index]
+        value = torch.as_tensor(value, dtype=whole.dtype, device=whole.device)
+        if places.unique().numel() != places.numel() or value.ndim > places.ndim:
+            return
+
+        def written(whole: Tensor, value: Tensor) -> Tensor:
+            given = value.expand(places.shape).flatten()
+            return whole.flatten().scatter(0, places.flatten(), given).reshape(whole.shape)
+
+        pairs = list(zip((whole, value), followed, strict=True))
+        args = tuple(part.clone() if what is None else part for part, what in pairs)
+        streams = [part for part, what in pairs if what is not None]
+        self._add_all(pieces(written, args, {}, whole, streams), sources)
+
+
+def _streams(
+    name: str, args: tuple[Any, ...], found: list[tuple[Tensor, Followed]], *, leads: bool
+) -> list[tuple[Tensor, Step]] | None:
+    """The tensors in which a function is linear: one factor of a product; None if it is not."""
+    steps = [(part, what) for part, what in found if isinstance(what, Step)]
+    if name in ADDING:
+        return steps if len(steps) == len(found) else None
+    if name in LAYOUT:
+        return steps if leads and len(steps) == len(found) == 1 else None
+    if name in MIXING:
+        return [known for known in steps if len(args) > 2 and known[0] is args[2]] or None
+    if name in DIVIDING and not leads:
+        return None
+    if name in MULTIPLYING or name in DIVIDING:
+        chosen = [(part, step) for part, step in steps if not step.is_gate] or steps
+        leading = name not in DIVIDING or (bool(chosen) and chosen[0][0] is args[0])
+        return chosen if len(chosen) == 1 and leading else None
+    return None
+
+
+@dataclass(frozen=True)
+class Addition:
+    """``x + y`` of one shape."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def adjoint(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        return cotangent, cotangent
+
+
+def pieces(
+    func: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Any,
+    streams: Sequence[Tensor],
+) -> Iterator[tuple[Tensor, Linear, Tensor | None]]:
+    """Every output tensor of a call that is affine in ``streams``, its linear part and constant.
+
+    What is yielded does not keep the streams alive.
+    """
+    name = name_of(func)
+    if name == "linear" and len(streams) == 1 and args and args[0] is streams[0]:
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        yield output, Project(weight), None if bias is None else bias.expand_as(output)
+        return
+    if not kwargs and (plain := _plain(name, args, output, streams)) is not None:
+        yield output, plain, None
+        return
+    leaves, tree = tree_flatten((args, kwargs))
+    at = [next((k for k, part in enumerate(streams) if part is leaf), None) for leaf in leaves]
+    frozen = [None if k is not None else _alias(leaf) for leaf, k in zip(leaves, at, strict=True)]
+
+    def again(*given: Tensor) -> Any:
+        filled = [leaf if k is None else given[k] for leaf, k in zip(frozen, at, strict=True)]
+        args, kwargs = tree_unflatten(filled, tree)
+        return func(*args, **kwargs)
+
+    still = None if name in HOMOGENEOUS else again(*map(torch.zeros_like, streams))
+    if isinstance(output, Tensor):
+        yield output, _linear_part(again, still), unless_zero(still)
+        return
+    for k, each in enumerate(output):
+        part, rest = lambda *given, k=k: again(*given)[k], None if still is None else still[k]
+        yield each, _linear_part(part, rest), unless_zero(rest)
+
+
+def _plain(
+    name: str, args: tuple[Any, ...], output: Any, streams: Sequence[Tensor]
+) -> Linear | None:
+    """A product with one factor, or a sum of two streams of one shape; None for other calls."""
+    tensors = [part for part in args if isinstance(part, Tensor)]
+    if len(args) != 2 or len(tensors) != 2 or tensors[0] is tensors[1]:
+        return None
+    others = [part for part in tensors if all(part is not stream for stream in streams)]
+    same = all(output.shape == stream.shape for stream in streams)
+    if name == "add" and same and not others:
+        return Addition()
+    if name == "mul" and same and len(others) == len(streams) == 1:
+        return Scale(_alias(others[0]))
+    return None
+
+
+def _alias(leaf: Any) -> Any:
+    """The numbers of a tensor without the tensor, which is followed as long as anybody has it."""
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def secant(
+    value: Shaped[Tensor, "*axes"], given: Shaped[Tensor, "*axes"]
+) -> Callable[[Tensor], Tensor]:
+    """Multiplication by ``value / given``, elementwise; both must be zero in the same places."""
+    return Scale(torch.where(given == 0, 0, value / torch.where(given == 0, 1, given)))
+
+
+def smallest(
+    value: Shaped[Tensor, "*axes output"], given: Shaped[Tensor, "*axes width"]
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """For each token the smallest matrix from ``given`` to ``value``, ``v gᵀ / |g|²``; a rest."""
+    square = given.square().sum(dim=-1, keepdim=True)
+    along = given / torch.where(square == 0, 1, square)
+    rest = torch.where(square == 0, value, 0)
+    return lambda x: value * (x * along).sum(dim=-1, keepdim=True), unless_zero(rest)
+
+
+def _linear_part(call: Callable[..., Tensor], still: Tensor | None) -> Linear:
+    constant = unless_zero(still)
+
+    def linear(*given: Tensor) -> Tensor:
+        result = vmap(call)(*given)
+        return result if constant is None else result - constant
+
+    return linear
+
+
+def unless_zero(part: Tensor | None) -> Tensor | None:
+    """``part``, or None if all its numbers are zero."""
+    return part if part is not None and bool(part.any()) else None
+
+
+# The result is the tensor itself, or a copy of it.
+SAME = {
+    "to", "float", "double", "type", "type_as", "contiguous", "clone", "detach", "requires_grad",
+    "dropout", "dropout1d", "alpha_dropout", "feature_dropout", "cpu",
+}  # fmt: skip
+# Made of the numbers of their first tensor alone: another gives its number type or its shape.
+OF_THE_FIRST = SAME | {"expand_as", "view_as", "reshape_as"}
+# Linear in their first tensor, without reference to others.
+LAYOUT = {
+    "view", "reshape", "view_as", "reshape_as", "transpose", "permute", "unsqueeze", "squeeze",
+    "flatten", "unflatten", "expand", "expand_as", "repeat", "repeat_interleave", "getitem",
+    "chunk", "split", "unbind", "tensor_split", "swapaxes", "swapdims", "movedim", "moveaxis",
+    "roll", "flip", "select", "narrow", "index_select", "take_along_dim", "gather", "pad", "t", "T",
+    "mT", "neg", "sum", "mean", "cumsum", "masked_fill", "tril", "triu", "rearrange",
+}  # fmt: skip
+# Linear in all tensors together.
+ADDING = {"add", "sub", "rsub", "cat", "stack", "where"}
+# Linear in one tensor while the others are frozen.
+MULTIPLYING = {
+    "mul", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "linear", "conv1d", "conv2d",
+}  # fmt: skip
+# Zero where the tensors in which they are linear are zero.
+HOMOGENEOUS = (LAYOUT - {"masked_fill", "pad"}) | {
+    "mul", "matmul", "bmm", "mm", "einsum", "div", "attention",
+}  # fmt: skip
+# Linear in the first tensor while the second is frozen.
+DIVIDING = {"div"}
+# Linear in the third tensor, the values, while queries and keys are frozen.
+MIXING = {"scaled_dot_product_attention"}
+SYNONYMS = {
+    "iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "idiv": "div",
+    "truediv": "div", "itruediv": "div", "concat": "cat", "concatenate": "cat",
+}  # fmt: skip
+# These use the shape and dtype of a tensor, not its values.
+BLANK = {
+    "new_empty", "new_zeros", "new_ones", "new_full", "new_tensor", "zeros_like", "ones_like",
+    "empty_like", "full_like", "rand_like", "randn_like", "shape", "dtype", "device", "size", "dim",
+    "numel", "is_floating_point",
+}  # fmt: skip
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: Any) -> Tensor:
+    """Fused attention as a matrix times the values; the matrix is its response to unit values."""
+    unit = torch.eye(key.shape[-2], dtype=key.dtype, device=key.device)
+    units = unit.expand(*key.shape[:-1], -1)
+    weights = functional.scaled_dot_product_attention(query, key, units, *args, **named)
+    return weights @ value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
+
+
+def replayed(name: str, func: Function) -> Function:
+    """The function to call when a step is replayed, which does not write in place."""
+    if name in MIXING:
+        return attention
+    if name not in ADDING | MULTIPLYING | DIVIDING:
+        return func
+    found: Function = getattr(torch, name, None) or getattr(functional, name)
+    return found
+
+
+# Elementwise, and zero where their argument is zero.
+ACTIVATIONS = {
+    "silu", "gelu", "relu", "relu6", "tanh", "elu", "celu", "selu", "leaky_relu", "hardswish",
+    "mish", "softsign", "softshrink", "hardtanh", "tanhshrink", "square",
+}  # fmt: skip
+
+
+def name_of(func: Function) -> str:
+    """``add`` for ``torch.add``, ``Tensor.add_`` and ``Tensor.__add__``; a property's own name."""
+    name: str = getattr(func, "__name__", "")
+    if name == "__get__":
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+    return name.strip("_")
+
+
+def layer_norm(
+    given: Tensor,
+    shape: Any,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """A layer norm that divides by the deviation of this run: its linear part, and its bias."""
+    axes = tuple(range(-len(shape), 0))
+    factor = (given.var(dim=axes, correction=0, keepdim=True) + eps).rsqrt()
+    factor = factor if weight is None else factor * weight
+    rest = None if bias is None else bias.expand(given.shape)
+    return lambda x: (x - x.mean(dim=axes, keepdim=True)) * factor, rest
+
+
+def rms_norm(
+    given: Tensor, shape: Any, weight: Tensor | None = None, eps: float | None = None
+) -> tuple[Callable[[Tensor], Tensor], None]:
+    """An RMS norm that divides by the root mean square of this run: its linear part."""
+    axes = tuple(range(-len(shape), 0))
+    least = torch.finfo(given.dtype).eps if eps is None else eps
+    factor = (given.square().mean(dim=axes, keepdim=True) + least).rsqrt()
+    return Scale(factor if weight is None else factor * weight), None
+
+
+NORMS: dict[str, Callable[..., tuple[Callable[[Tensor], Tensor], Tensor | None]]] = {
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+}

@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from dsf.attribution.affine_steps import Step
-from dsf.attribution.follower import Addition, Follower, smallest, unless_zero
+from dsf.attribution.affine_steps import Addition, Follower, Step, smallest, unless_zero
 from dsf.attribution.targets import put_out
 from dsf.attribution.two_runs import Node, Walk
 from dsf.inspection.capture.calls import copied, first_numbers
@@ -232,16 +231,13 @@ class MixerCall:
 
 def mixer_call(layers: Layers, arguments: Any) -> MixerCall | None:
     """One call of a module in which these layers ran; None if a whole layer is not known."""
-    found = []
-    for layer in layers:
-        try:
-            found.append((layer, layer.with_stages))
-        except ReconstructionError:
-            raise
-        except InspectionError:
-            return None
-    call = MixerCall(found, arguments)
-    return call if call.is_step or len(found) == 1 else None
+    try:
+        call = MixerCall([(layer, layer.with_stages) for layer in layers], arguments)
+    except ReconstructionError:
+        raise
+    except InspectionError:
+        return None
+    return call if call.is_step or len(layers) == 1 else None
 
 
 def calls_by_module(layers: Sequence[InspectedLayer]) -> dict[str, Iterator[Layers]]:

@@ -20,7 +20,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_with_pa
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dsf.attribution.follower import name_of
+from dsf.attribution.affine_steps import name_of
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.modes import Functions
 

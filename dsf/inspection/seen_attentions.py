@@ -6,6 +6,7 @@ are those of the sequence, and an edit of it reaches every new token. ``attentio
 of every mixer as ``dsf.inspect`` does, without its repetition in float64.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,12 @@ CallKey = tuple[Through, str, int]
 """By which way a call was recorded, in which module, and which of its calls it is."""
 Exchange = Callable[[CallKey, Call], Tensor | None]
 """From a joined call to what its mixer is to return instead; None to leave its output."""
+
+
+def key_of(call: Call, counted: Counter[tuple[Through, str]]) -> CallKey:
+    place = call.through, call.name
+    counted[place] += 1
+    return *place, counted[place]
 
 
 @dataclass
@@ -163,17 +170,14 @@ def _followed(
     listens: bool,
 ) -> Any:
     """Call the model once, and add what its mixers were given to the sequence."""
-    counts: dict[tuple[Through, str], int] = {}
-    calls: list[Call] = []
+    counts, calls = Counter[tuple[Through, str]](), list[Call]()
     ids = named.get(IDS, inputs[0] if inputs else None)
     if isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point():
         sequence.ids = ids if sequence.ids is None else torch.cat([sequence.ids, ids], dim=1)
     sequence.steps.append(ids.shape[1] if isinstance(ids, Tensor) and ids.ndim > 1 else 0)
 
     def note(call: Call) -> Tensor | None:
-        place = call.through, call.name
-        counts[place] = counts.get(place, 0) + 1
-        key = *place, counts[place]
+        key = key_of(call, counts)
         sequence.calls.setdefault(key, []).append(call)
         return None if sequence.exchange is None else sequence.exchange(key, call)
 

@@ -263,15 +263,19 @@ def is_recurrent(system: Operator) -> TypeGuard[System]:
     )
 
 
+def _stateless(subject: EditedMixer, edit: str, cure: str) -> InspectionError:
+    return InspectionError(
+        f"intervene: {edit}: {subject.name} has no recurrent state that goes on from token to "
+        f"token. {cure}"
+    )
+
+
 def _rounded(
     subject: EditedMixer, edits: Sequence[RoundState], system: Operator, signal: Tensor
 ) -> Tensor:
     """The response where the state of each head is rounded; others keep theirs."""
     if not is_recurrent(system):
-        raise InspectionError(
-            f"intervene: RoundState: {subject.name} has no recurrent state that goes on from "
-            "token to token. Choose other layers."
-        )
+        raise _stateless(subject, "RoundState", "Choose other layers.")
     where = [_chosen(subject, edit, system.batch) for edit in edits]
 
     def store(states: Tensor) -> Tensor:
@@ -293,10 +297,8 @@ def _by_segments(
         (token,) = places("token", edit.token, signal.shape[-3]).tolist()
         borders.setdefault(token if isinstance(edit, Forget) else token + 1, []).append(edit)
     if not is_recurrent(system):
-        raise InspectionError(
-            f"intervene: StateFrom: {subject.name} has no recurrent state that goes on from "
-            "token to token. For attention, take over values (ValueFrom) or maps (MapFrom)."
-        )
+        cure = "For attention, take over values (ValueFrom) or maps (MapFrom)."
+        raise _stateless(subject, "StateFrom", cure)
     if system.steps in borders:
         raise InspectionError(
             "intervene: StateFrom: after the last token no other token reads the state. Give an "
@@ -349,10 +351,8 @@ def _protected(
             "common meaning is not defined. Give them in separate calls."
         )
     if edits and not is_recurrent(system):
-        raise InspectionError(
-            f"intervene: Protect: {subject.name} has no recurrent state, so nothing is erased "
-            "there. Attention moves on to later keys: Scale or Cut those edges."
-        )
+        cure = "Attention moves on to later keys: Scale or Cut those edges."
+        raise _stateless(subject, "Protect", cure)
     found: list[tuple[int, set[int], Tensor]] = []
     for edit in edits:
         (key,) = places("key", edit.key, system.steps).tolist()

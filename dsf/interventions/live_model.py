@@ -31,7 +31,7 @@ from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.inspection.seen_attentions import CallKey
+from dsf.inspection.seen_attentions import CallKey, key_of
 from dsf.inspection.softmax.interface import models_of_library
 from dsf.inspection.support_table import THE_MODEL, support
 from dsf.interventions.edited_mixing import EditedMixer, edited_response
@@ -267,7 +267,7 @@ class LiveModel:
         listens = any(through not in HOOKED for through, _, _ in plan)
 
         def exchange(call: Call) -> Tensor | None:
-            key = _key_of(call, count)
+            key = key_of(call, count)
             if key not in plan:
                 return None
             met.add(key)
@@ -309,12 +309,6 @@ def _named(number: int, edits: Sequence[Edit], wanted: Sequence[object]) -> Iter
         raise InspectionError(f"sweep: number {number} of the edits, {listed}: {error}") from error
 
 
-def _key_of(call: Call, counted: Counter[tuple[Through, str]]) -> CallKey:
-    place = call.through, call.name
-    counted[place] += 1
-    return *place, counted[place]
-
-
 @contextmanager
 def live_model(
     model: nn.Module,
@@ -334,7 +328,7 @@ def live_model(
         with blocks.recorded(until=kept):
             both = None if kept is None else {*kept, *joined}
             calls, clean = _run(model, inputs, named, known, kept=both)
-        keys = {id(call): _key_of(call, count) for call in calls}
+        keys = {id(call): key_of(call, count) for call in calls}
         found = [(*each, keys.get(id(each[0]))) for each in sequences(calls, known)]
         return LiveModel(clean, model, inputs, named, known, found, blocks)
 

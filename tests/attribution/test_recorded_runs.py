@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.attribution.affine_steps import contributed
-from dsf.attribution.follower import Follower
+from dsf.attribution.affine_steps import Follower, contributed
 from dsf.inspection.errors import ReconstructionError
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
