@@ -398,7 +398,7 @@ class Attribution(Shares):
             }
             value = self._functional.pair(live.result(nothing, self._into.number))
             given = [*nothing.values()]
-            found = torch.autograd.grad(value.sum(), given, allow_unused=True)
+            found = torch.autograd.grad(value.sum(), given, materialize_grads=True)
         missed = ((value.detach() - self.value).abs() / self._size.clamp_min(1e-300)).max().item()
         if not missed <= SUM_TOL:
             raise ReconstructionError(
@@ -406,10 +406,7 @@ class Attribution(Shares):
                 "relative. Does it draw random numbers, or keep a state between runs?",
                 missed,
             )
-        return {
-            name: torch.zeros_like(part) if by is None else by
-            for (name, part), by in zip(nothing.items(), found, strict=True)
-        }
+        return dict(zip(nothing, found, strict=True))
 
     def _ends(self, layer: str | int, by: By) -> tuple[Tensor, Tensor]:
         """The adjoint at the response of a mixer, and its values, in the axes of the values."""

@@ -558,10 +558,6 @@ def _by_rows(
 
 def _runs(rows: Tensor, most: int) -> list[tuple[int, int]]:
     """Consecutive numbers as spans of at most ``most``."""
-    spans: list[tuple[int, int]] = []
-    for row in rows.tolist():
-        if spans and spans[-1][1] == row and row - spans[-1][0] < most:
-            spans[-1] = spans[-1][0], row + 1
-        else:
-            spans.append((row, row + 1))
-    return spans
+    breaks = (rows.diff() != 1).nonzero().flatten() + 1
+    parts = [part for span in rows.tensor_split(breaks) for part in span.split(most)]
+    return [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
