@@ -300,13 +300,16 @@ HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
 
 
 class Leaving(Functions):
-    """Tells of numbers that are handed over, which is not an operation."""
+    """Tells of numbers that are handed over, which is not an operation; of calls before that."""
 
-    def __init__(self, note: Callable[[Tensor], None]) -> None:
+    def __init__(
+        self, note: Callable[[Tensor], None], ahead: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
-        self._note = note
+        self._note, self._ahead = note, ahead
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._ahead()
         if func in HANDED_OVER:
             self._note(args[0])
         return func(*args, **kwargs)
@@ -319,18 +322,6 @@ _EMPTY = {
     torch.ops.aten.new_empty.default,
     torch.ops.aten.new_empty_strided.default,
 }
-
-
-class _Calling(Leaving):
-    """Tells a recorder which line of code calls torch; it is called before all other modes."""
-
-    def __init__(self, recorder: "Recorder"):
-        super().__init__(recorder.leaves)
-        self._recorder = recorder
-
-    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._recorder.place = _caller()
-        return super().hears(func, args, kwargs)
 
 
 @contextmanager
@@ -391,6 +382,10 @@ class Recorder(Operations):
         self._kept_alive.append(memory)  # so that no other memory is taken for it
         self.recording.numbers[number] = memory
         return number
+
+    def called(self) -> None:
+        """Note which line of code calls torch."""
+        self.place = _caller()
 
     def leaves(self, tensor: Tensor) -> None:
         """Note a tensor whose numbers code past torch is given, and may write over."""
@@ -537,7 +532,7 @@ def recorded(
     recording, given = recorder.recording, _tensors((args, kwargs))
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
-        with _Calling(recorder), recorder:
+        with Leaving(recorder.leaves, recorder.called), recorder:  # before all other modes
             output = module(*args, **kwargs)
         recording.output, recording.left = recorder.values((output, given))
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}

@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -64,12 +64,10 @@ def _wide(part: Any) -> Any:
     return _WIDE.get(part, part) if isinstance(part, torch.dtype) else part
 
 
-@contextmanager
-def guarded(model: nn.Module) -> Iterator[None]:
+def guarded(model: nn.Module) -> AbstractContextManager[None]:
     """Run a float64 model in float64 throughout, including the tensors that it creates."""
     # Models of another dtype run unchanged.
-    with in_double() if dtype_of(model) is torch.float64 else nullcontext():
-        yield
+    return in_double() if dtype_of(model) is torch.float64 else nullcontext()
 
 
 class _Doubled:

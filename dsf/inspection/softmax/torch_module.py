@@ -16,7 +16,8 @@ from dsf.mixers import SoftmaxAttention
 
 
 def read(layer: Captured) -> SoftmaxAttention:
-    query, key, value = (_heads(layer, part) for part in _projected(layer))
+    heads = layer.module.num_heads, -1
+    query, key, value = (part.unflatten(-1, heads).transpose(1, 2) for part in _projected(layer))
     return attention.attention(
         query, key, value, _bias(layer, keys=key.shape[-2]), scale=query.shape[-1] ** -0.5
     )
@@ -78,10 +79,6 @@ def _batch_first(layer: Captured, part: Tensor) -> Tensor:
     if part.ndim == 2:
         return part.unsqueeze(0)
     return part if layer.module.batch_first else part.transpose(0, 1)
-
-
-def _heads(layer: Captured, part: Tensor) -> Tensor:
-    return part.unflatten(-1, (layer.module.num_heads, -1)).transpose(1, 2)
 
 
 def _bias(layer: Captured, *, keys: int) -> Tensor | None:
