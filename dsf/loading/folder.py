@@ -7,14 +7,15 @@ model library follows them. Nothing here needs torch, so that a wrong path is re
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from math import isfinite
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -135,7 +136,7 @@ def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
     )
     try:
         text = path.read_bytes().decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+        value = json.loads(text)
     except RecursionError:
         raise too_deep from None
     except ValueError as error:
@@ -146,22 +147,16 @@ def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
         )
     level: list[Any] = [value]
     for _ in range(_MAX_DEPTH):
-        tables = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [child for table in tables for child in table if isinstance(child, dict | list)]
+        tables = (each.values() if isinstance(each, dict) else each for each in level)
+        children = list(chain.from_iterable(tables))
+        if odd := [each for each in children if isinstance(each, float) and not isfinite(each)]:
+            raise LoadError(
+                f"{path}: not acceptable JSON ({odd[0]} is no finite number); save the file again."
+            )
+        level = [each for each in children if isinstance(each, dict | list)]
     if level:
         raise too_deep
     return value
-
-
-def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number of JSON")
-
-
-def _finite_float(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise ValueError(f"{digits[:20]} is too large for a number")
-    return number
 
 
 @contextmanager

@@ -7,7 +7,6 @@ read. The tokenizers inside this package need no child.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.loading import tokenizer_child
-from dsf.loading.building import undisturbed
+from dsf.loading.building import fingerprint, undisturbed
 from dsf.loading.errors import LoadError, model_library, shown
 from dsf.loading.folder import (
     TOKENIZER_FILES,
@@ -126,14 +125,11 @@ def folder_tokenizer(
             _copy(path, Path(copy))
         names = ", ".join(path.name for path in files)
         cure = f"pass a folder without the tokenizer's files ({names}), and give token ids"
-        digest, size = hashlib.sha256(), 0
-        for path in sorted(Path(copy).iterdir()):
-            content = path.read_bytes()
-            size += len(content)
-            digest.update(f"{path.name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        copies = sorted(Path(copy).iterdir())
+        size = sum(path.stat().st_size for path in copies)
         request = {"folder": copy, "settings": settings, "gguf": None, "texts": list(given)}
         is_own = folder.path.is_relative_to(_OWN_FILES)
-        identity = None if is_own else digest.hexdigest()
+        identity = None if is_own else fingerprint(copies)
         with _tried(request, f"{folder.path}: its tokenizer", cure, identity, size) as opened:
             yield opened
 

@@ -96,26 +96,6 @@ class Law:
         )
 
 
-def as_expected(
-    owner: str, found: Mapping[str, Certificate], expected: Mapping[str, str]
-) -> tuple[Certificate, ...]:
-    """The certificates of all laws, with the reason added where a violation was expected."""
-    for law, reason in expected.items():
-        if law not in found:
-            raise ValueError(
-                f"expected_failures: there is no law '{law}'; the laws are {', '.join(found)}."
-            )
-        if found[law].verdict is not Verdict.REFUTED:
-            raise ValueError(
-                f"expected_failures: {owner} was expected to violate '{law}' ({reason}), but the "
-                f"verdict is {found[law].verdict.value}. Remove it from expected_failures."
-            )
-    return tuple(
-        replace(one, limits={"expected": expected[law]}) if law in expected else one
-        for law, one in found.items()
-    )
-
-
 def bent(part: Shaped[Tensor, "*axes"], rng: torch.Generator) -> Shaped[Tensor, "*axes"]:
     """``part`` with every entry slightly smaller and none zero, so that decays stay below one."""
     spread = torch.rand(part.shape, generator=rng, dtype=torch.float64).to(part.device)
@@ -263,7 +243,18 @@ def check_mixer(
     }
     parts = Law(subject.owner, "parts", "every tensor takes part", 1e-9, from_below=True)
     found["parts"] = parts.judged(_parts(subject), method=method)
-    return (first, *as_expected(subject.owner, found, expected_failures or {}))
+    for law, reason in (expected_failures or {}).items():
+        if law not in found:
+            raise ValueError(
+                f"expected_failures: there is no law '{law}'; the laws are {', '.join(found)}."
+            )
+        if found[law].verdict is not Verdict.REFUTED:
+            raise ValueError(
+                f"expected_failures: {subject.owner} was expected to violate '{law}' ({reason}), "
+                f"but the verdict is {found[law].verdict.value}. Remove it from expected_failures."
+            )
+        found[law] = replace(found[law], limits={"expected": reason})
+    return (first, *found.values())
 
 
 def _answer(mixer: Any, method: Any = None) -> Tensor:

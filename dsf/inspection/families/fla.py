@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import elu, logsigmoid, pad, silu, softplus
+from torch.nn.functional import elu, logsigmoid, pad, rms_norm, silu, softplus
 
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import UnreadableError
@@ -40,13 +40,13 @@ from dsf.inspection.families.shared import (
     masking,
     put_out,
     rms_factor,
-    rms_normalised,
     shared_by,
     stream,
     through,
     unit_length,
 )
 from dsf.inspection.whole.stages import Chain, Project, Scale, secant
+from dsf.layers.zero_sum_attention import rotated
 from dsf.mixers import (
     HGRN,
     HGRN2,
@@ -86,20 +86,14 @@ def _simple_gla(layer: Captured) -> ScalarGatedAttention:
 
 def _retention(layer: Captured) -> Retention:
     """Head h has the decay ``1 - 2 ** (-5 - h)`` per token."""
-    parts = _mapped(layer, _rotated)
+
+    def turned(x: Tensor) -> Tensor:
+        return rotated(x, torch.arange(x.shape[-2], dtype=x.dtype, device=x.device))
+
+    parts = _mapped(layer, turned)
     query = parts["query"]
     heads = torch.arange(layer.module.num_heads, dtype=query.dtype, device=query.device)
     return Retention(decay=(1 - 2.0 ** (-5 - heads)).expand(query.shape[:2]), **parts)
-
-
-def _rotated(x: Tensor, *, base: float = 10000.0) -> Tensor:
-    """Rotary position embedding of ``x``; the two halves of the channels form the pairs."""
-    steps, width = x.shape[-2:]
-    speed = base ** -(torch.arange(0, width, 2, dtype=x.dtype, device=x.device) / width)
-    angle = torch.arange(steps, dtype=x.dtype, device=x.device)[:, None] * speed
-    first, second = x.chunk(2, dim=-1)
-    turned = first * angle.cos() - second * angle.sin(), first * angle.sin() + second * angle.cos()
-    return torch.cat(turned, dim=-1)
 
 
 def _mapped(layer: Captured, turn: Callable[[Tensor], Tensor] = identity) -> dict[str, Tensor]:
@@ -302,7 +296,8 @@ def _normalised(layer: Captured, part: str, norm: str) -> Tensor:
     weight = layer.weights[f"{norm}.weight"]
     if len(weight) > x.shape[-1]:  # the norm of a group for every head
         weight = _heads(layer, weight.expand(1, 1, -1), is_shared=is_shared)
-    return weight * rms_normalised(x, epsilon=epsilon_of(layer.module.get_submodule(norm)))
+    epsilon = epsilon_of(layer.module.get_submodule(norm))
+    return weight * rms_norm(x, x.shape[-1:], eps=epsilon)
 
 
 def _heads(layer: Captured, x: Tensor, *, is_shared: bool = True) -> Tensor:

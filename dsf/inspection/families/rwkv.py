@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import group_norm, normalize
 
 from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
 from dsf.inspection.capture.calls import Captured
@@ -218,13 +218,10 @@ def _low_rank(layer: Captured, path: str, x: Tensor, act: str) -> Tensor:
 
 def _normalised(layer: Captured, name: str, mixed: Tensor) -> Tensor:
     """The mixer's response through a group norm with a group for every head: all heads."""
-    split = mixed.squeeze(-2).transpose(1, 2)
-    spread = split.var(dim=-1, correction=0, keepdim=True)
-    epsilon = epsilon_of(layer.module.get_submodule(name))
-    flat = ((split - split.mean(dim=-1, keepdim=True)) * (spread + epsilon).rsqrt()).flatten(-2)
+    flat, epsilon = side_by_side(mixed.squeeze(-2)), epsilon_of(layer.module.get_submodule(name))
     weight, bias = (layer.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
-    flat = flat if weight is None else weight * flat
-    return flat if bias is None else flat + bias
+    found = group_norm(flat.flatten(0, 1), mixed.shape[1], weight, bias, epsilon)
+    return found.view_as(flat)
 
 
 _ADAPTER4 = Adapter(

@@ -22,7 +22,7 @@ from math import inf
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import rms_norm, silu, softplus
 
 from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
@@ -41,7 +41,6 @@ from dsf.inspection.families.shared import (
     masked,
     masking,
     of_transformers,
-    rms_normalised,
     shared_by,
     some_rows,
     state_before,
@@ -93,14 +92,15 @@ def _x_and_z(layer: Captured, both: Tensor) -> tuple[Tensor, ...]:
 
 def _normalised(layer: Captured, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Step, write and read after their norms: falcon_mamba's without weights, jamba's with them."""
+    weights, module = layer.weights, layer.module
     if layer.family == "falcon_mamba":
-        return tuple(rms_normalised(part, epsilon=layer.module.rms_eps) for part in parts)
+        return tuple(rms_norm(part, part.shape[-1:], eps=module.rms_eps) for part in parts)
     for norms in NORMS:
-        if all(f"{norm}.weight" in layer.weights for norm in norms):
+        if all(f"{norm}.weight" in weights for norm in norms):
+            epsilons = (epsilon_of(getattr(module, norm)) for norm in norms)
             return tuple(
-                layer.weights[f"{norm}.weight"]
-                * rms_normalised(part, epsilon=epsilon_of(getattr(layer.module, norm)))
-                for norm, part in zip(norms, parts, strict=True)
+                rms_norm(part, part.shape[-1:], weights[f"{norm}.weight"], epsilon)
+                for norm, part, epsilon in zip(norms, parts, epsilons, strict=True)
             )
     return parts
 

@@ -111,10 +111,6 @@ def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Fi
     return Filter(kernel[channels], None if bias is None else bias[channels], earlier=earlier)
 
 
-def rms_normalised(x: Tensor, *, epsilon: float) -> Tensor:
-    return x * rms_factor(x, epsilon=epsilon)
-
-
 def rms_factor(x: Tensor, *, epsilon: float) -> Tensor:
     """One over the root mean square along the last axis, which stays with size one."""
     return (x.square().mean(dim=-1, keepdim=True) + epsilon).rsqrt()

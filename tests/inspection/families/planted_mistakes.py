@@ -56,7 +56,7 @@ def halves(_, both):
     return both.chunk(2, dim=-1)
 
 
-def as_it_is(x, **_):
+def as_it_is(x, *_, **__):
     return x
 
 
@@ -117,8 +117,8 @@ MISTAKES = [
     Mistake("padding ignored", "mamba2", selective_scans, "masked", unmasked),
     Mistake("padding ignored", "qwen3_next", delta_rules, "masked", unmasked),
     Mistake("padding ignored", "kimi_linear", delta_rules, "masked", unmasked),
-    Mistake("no norms", "falcon_mamba", selective_scans, "rms_normalised", as_it_is),
-    Mistake("no norms", "jamba", selective_scans, "rms_normalised", as_it_is),
+    Mistake("no norms", "falcon_mamba", selective_scans, "rms_norm", as_it_is),
+    Mistake("no norms", "jamba", selective_scans, "rms_norm", as_it_is),
     Mistake("halves instead of alternate rows", "zamba", selective_scans, "_x_and_z", halves),
     Mistake("the other order", "kimi_linear", delta_rules, "KimiDeltaAttention", DecaysLast),
     Mistake("read after the update", "rwkv", rwkv, "RWKV4", ReadsAfterUpdate),
