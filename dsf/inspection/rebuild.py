@@ -639,8 +639,12 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
         return made, relative_error(made(made.given), layer.output)
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     whole = _with_stages(layer, adapter, mixer, response)
-    # Its values are those of the mixer as a rule, whose response is known already.
-    rebuilt = whole.leave(response) if _enters_its_values(whole) else whole(whole.given)
+    entered, value = whole.enter(whole.given), mixer.value
+    has_values = entered.shape[-1] == width_of(value) and whole.starts_from_rest
+    if has_values and relative_error(as_values(entered, value), value) <= SAME_VALUES:
+        rebuilt = whole.leave(response)  # of the mixer's own values, as a rule
+    else:
+        rebuilt = whole(whole.given)
     other, output = adapter.overlooked(layer), _put_out(layer)
     if other is not None and rebuilt.shape == output.shape:
         rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
@@ -677,14 +681,6 @@ def _left(leave: Callable[[Captured, Tensor], Chain], layer: Captured, response:
 
 def _put_out(layer: Captured) -> Tensor:
     return layer.output if layer.surroundings is None else in_float64(layer.surroundings.output)
-
-
-def _enters_its_values(whole: WholeMixer) -> bool:
-    """Whether the stages before the mixer give its values, and it starts from no state."""
-    entered, value = whole.enter(whole.given), whole.mixer.value
-    if entered.shape[-1] != width_of(value) or not whole.starts_from_rest:
-        return False
-    return relative_error(as_values(entered, value), value) <= SAME_VALUES
 
 
 def error_around(

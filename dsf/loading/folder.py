@@ -61,7 +61,9 @@ class ModelFolder:
                 "only files directly inside it are read, so correct the name."
             )
         path = self.path / name
-        if path.is_symlink() and not self._is_cached_blob(path):
+        blobs = self.path.parent.parent / "blobs"  # of the model library's download cache
+        is_blob = self.path.parent.name == "snapshots" and path.resolve().parent == blobs
+        if path.is_symlink() and not is_blob:
             raise LoadError(
                 f"{self.path}: {shown(name)} is a link, and links are not followed; "
                 "put a copy of the file in its place."
@@ -83,11 +85,6 @@ class ModelFolder:
 
     def pickles(self) -> list[str]:
         return sorted(entry.name for entry in self.path.iterdir() if entry.suffix in _PICKLES)
-
-    def _is_cached_blob(self, path: Path) -> bool:
-        """Whether a link leads to a blob of the model library's download cache."""
-        blobs = self.path.parent.parent / "blobs"
-        return self.path.parent.name == "snapshots" and path.resolve().parent == blobs
 
 
 def has_tokenizer(folder: ModelFolder) -> bool:

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from dsf.certificates import Certificate, Verdict
@@ -36,7 +36,7 @@ from dsf.inspection.probing.driven import Port
 from dsf.inspection.probing.probe import FAMILY
 from dsf.inspection.rebuild import relative_error, whole_and_error
 from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.stages import Scale, width_of
+from dsf.inspection.whole.stages import Chain, Scale, width_of
 from dsf.runtime.argument_checks import checked
 from dsf.testing.mixers import Case, Law
 
@@ -161,18 +161,9 @@ class ModelUnderTest:
     time: int = 1
     label: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def paths(self) -> list[str]:
-        """The paths of the modules that the adapter reads."""
-        return list(self._known)
-
-    @property
-    def family(self) -> str:
-        """The family of the first of these modules."""
-        return next(iter(self._known.values()))
-
     @cached_property
-    def _known(self) -> dict[str, str]:
+    def families(self) -> dict[str, str]:
+        """The family of every module that the adapter reads, by its path."""
         known = known_modules(self.model, (self.adapter,))
         return {path: family for path, (one, family) in known.items() if one is self.adapter}
 
@@ -204,8 +195,10 @@ class ModelUnderTest:
             adapters=(self.adapter,),
             probe=probe or {},
         )
-        names = [path or type(self.model).__name__ for path in self.paths]
-        return [layer for layer in examine(self.model, question) if _is_of(layer.name, names)]
+        names = [path or type(self.model).__name__ for path in self.families]
+        parts = tuple(f"{name}{part}" for name in names for part in ("[", " (call"))
+        found = examine(self.model, question)
+        return [each for each in found if each.name in names or each.name.startswith(parts)]
 
     def redrawn(self, seed: int) -> "ModelUnderTest":
         """The same with parameters drawn anew, so that it mixes tokens."""
@@ -252,11 +245,6 @@ class ModelUnderTest:
         return replace(self, label={**self.label, **label}, **changes)
 
 
-def _is_of(name: str, modules: list[str]) -> bool:
-    """Whether a layer is one of the modules, one call of it, or a part of it."""
-    return any(name == path or name.startswith((f"{path}[", f"{path} (call")) for path in modules)
-
-
 ELSEWHERE = (
     "the ports that were found may enclose more or less than the mixer: name them (value=..., "
     "response=...)"
@@ -282,7 +270,7 @@ def _probed_cases(subject: ModelUnderTest, how: Probe) -> tuple[list[Case], list
         known = subject.exact_layers
     cases: list[Case] = []
     reasons: list[str] = []
-    for path in subject.paths:
+    for path in subject.families:
         name = path or type(subject.model).__name__
         try:
             layers = subject.layers(exact=True, probe={path: how})
@@ -306,36 +294,19 @@ def _apart(layer: InspectedLayer, known: InspectedLayer) -> float:
     its output gate, that of the whole layer, and that of values after the mixer's input gate.
     """
     probed, map = by_channel(layer), by_channel(known)
-    expected = [map]
-    gated = _gated(probed, known)
+    pairs = [(probed, map)]
+    gate = getattr(known.system, "B", None)  # of a mixer with one state for every channel
+    if known.axes[-1] == "channel" and gate is not None and gate.shape[-2:] == (1, 1):
+        pairs.append((probed * gate.flatten(-3).unsqueeze(-2), map))
     build_whole: Any = known.shell
     if build_whole is not None and build_whole.args[1].enter is not None:
         whole = known.whole
-        stages = tuple(whole.leave.before_projection()) if isinstance(whole, WholeMixer) else ()
-        factors = [stage.factor for stage in stages if isinstance(stage, Scale)]
-        if len(factors) == len(stages):
-            expected.append(_scaled(map, factors))
-        expected.append(known.mixer_map())
-    nearest = min(relative_error(probed, each) for each in expected)
-    return nearest if gated is None else min(nearest, relative_error(gated, map))
-
-
-def _gated(
-    probed: Float[Tensor, "sample channel time read"], known: InspectedLayer
-) -> Float[Tensor, "sample channel time read"] | None:
-    """``probed`` times the input gate, for a mixer with one state for every channel."""
-    gate = getattr(known.system, "B", None)
-    if known.axes[-1] != "channel" or gate is None or gate.shape[-2:] != (1, 1):
-        return None
-    return probed * gate.flatten(-3).unsqueeze(-2)
-
-
-def _scaled(
-    map: Float[Tensor, "sample channel time read"], factors: list[Tensor]
-) -> Float[Tensor, "sample channel time read"]:
-    for factor in factors:
-        map = factor.expand(map.shape[0], map.shape[2], map.shape[1]).mT.unsqueeze(-1) * map
-    return map
+        before = whole.leave.before_projection() if isinstance(whole, WholeMixer) else Chain(())
+        if all(isinstance(stage, Scale) for stage in before):
+            factor = before.linear(torch.ones_like(map[..., 0].mT))
+            pairs.append((probed, factor.mT.unsqueeze(-1) * map))
+        pairs.append((probed, known.mixer_map()))
+    return min(relative_error(*pair) for pair in pairs)
 
 
 def by_channel(layer: InspectedLayer) -> Shaped[Tensor, "sample channel time read"]:
@@ -386,14 +357,14 @@ def check_adapter(
         InspectionError: if the model contains no module of the adapter's classes.
     """
     given = ModelUnderTest(adapter, model, inputs, named, time)
-    if not given.paths:
+    if not given.families:
         raise InspectionError(
             f"check_adapter: {type(model).__name__} holds no module of the adapter's classes, "
             f"{', '.join(adapter.families) or 'none'}. A class path is "
             "f'{Class.__module__}.{Class.__qualname__}'."
         )
     subjects = [given, given.redrawn(seed)] if redraw else [given]
-    owner = given.family
+    owner = next(iter(given.families.values()))
     found = [
         Law(owner, name, sentence, figure, from_below).judged(cases, method=METHOD)
         for name, sentence, figure, from_below, cases in _laws(subjects)

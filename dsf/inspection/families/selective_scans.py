@@ -58,6 +58,8 @@ def _read_mamba(layer: Captured) -> SelectiveStateSpace:
     weights, x = layer.weights, _x_and_z(layer, _projected_both(layer))[0]
     x = masked(layer, x) if _is_old(layer) else x
     x = masked(layer, activation(layer)(convolution(layer, "conv1d")(x)))
+    # The library takes up a state of earlier tokens for a single token only.
+    state, steps = state_before(layer), layer.arguments["hidden_states"].shape[1]
     states = weights["A_log"].shape[-1]
     if _is_zamba(layer):
         x = by_head(x, heads=len(weights["A_log"]))
@@ -77,7 +79,7 @@ def _read_mamba(layer: Captured) -> SelectiveStateSpace:
         write=write,
         read=read_out,
         feedthrough=weights["D"],
-        initial=_first_state(layer),
+        initial=state.unsqueeze(-1) if state is not None and steps == 1 else None,
     )
 
 
@@ -103,15 +105,6 @@ def _normalised(layer: Captured, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...
                 for norm, part, epsilon in zip(norms, parts, epsilons, strict=True)
             )
     return parts
-
-
-def _first_state(layer: Captured) -> Tensor | None:
-    """The state that a cache holds of earlier tokens; None from rest.
-
-    The library takes it up for a single token only: it scans several from rest.
-    """
-    state, steps = state_before(layer), layer.arguments["hidden_states"].shape[1]
-    return state.unsqueeze(-1) if state is not None and steps == 1 else None
 
 
 def _enter_mamba(layer: Captured) -> Chain:

@@ -315,21 +315,14 @@ def inspection_table(inspection: Any) -> str:
 
 
 def layer_table(layers: Iterable[Any]) -> str:
-    return _html(HEAD, map(_html_cells, layers))
-
-
-def _html_cells(layer: Any) -> Iterable[str]:
-    counted = zip(layer.axes, layer.system.batch, strict=False)
-    return (
-        layer.name,
-        layer.family,
-        type(layer.mixer).__name__,
-        " × ".join(f"{size} {axis}{'s' if size != 1 else ''}" for axis, size in counted) or "1",
-        str(layer.system.steps),
-        f"{layer.formula:.1e}",
-        f"{layer.rounding:.1e}",
-        f"{layer.tolerance:.0e}",
-    )
+    rows = []
+    for layer in layers:
+        counted = zip(layer.axes, layer.system.batch, strict=False)
+        maps = " × ".join(f"{size} {axis}{'s' if size != 1 else ''}" for axis, size in counted)
+        errors = f"{layer.formula:.1e}", f"{layer.rounding:.1e}", f"{layer.tolerance:.0e}"
+        mixer, tokens = type(layer.mixer).__name__, str(layer.system.steps)
+        rows.append((layer.name, layer.family, mixer, maps or "1", tokens, *errors))
+    return _html(HEAD, rows)
 
 
 def _html(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
