@@ -9,7 +9,7 @@ is fitted to the original outputs by least squares, layer after layer.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -23,8 +23,8 @@ from dsf.inspection.errors import InspectionError
 
 REFIT_RIDGE = 1e-4
 """Ridge of the least squares for an output projection, relative to the mean of the diagonal."""
-HEADS = {"state_size": "n_groups", "linear_key_head_dim": "num_k_heads", None: "num_heads"}
-"""Attribute of a layer with its number of key heads, by its setting."""
+MIXED = "in_proj_qkv"
+"""Projection of gated delta layers, to queries, keys and values at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,52 +65,49 @@ def best_keys(channels: KeyChannels, states: int) -> Int[Tensor, "head kept"]:
     return score.topk(states, dim=-1).indices.sort(dim=-1).values
 
 
-def key_layers(model: nn.Module) -> dict[str, nn.Module]:
-    return {path: module for path, module in model.named_modules() if _rows(module) is not None}
+class KeyRows(NamedTuple):
+    """Rows of channels by parameter, and what ``KeyChannels`` says of them."""
+
+    rows: dict[str, Tensor]
+    setting: str | None
+    output: str
+    heads: int
 
 
-def _rows(module: nn.Module) -> tuple[dict[str, Tensor], str | None, str] | None:
-    """Rows of channels by parameter, their setting, and the projection behind; None for others."""
+def key_layers(model: nn.Module) -> dict[str, KeyRows]:
+    found = ((path, _rows(module)) for path, module in model.named_modules())
+    return {path: rows for path, rows in found if rows is not None}
+
+
+def _rows(module: nn.Module) -> KeyRows | None:
     parameters = dict(module.named_parameters())
-    own: Any = module
-    if {"in_proj.weight", "conv1d.weight", "A_log"} <= parameters.keys() and hasattr(
-        own, "n_groups"
-    ):
-        heads, count, inner = own.n_groups, own.ssm_state_size, own.intermediate_size
-        write = inner + _numbered(heads, count)
-        rows = {
-            f"conv1d.{kind}": torch.cat([write, write + heads * count])
-            for kind in ("weight", "bias")
-        }
-        rows["in_proj.weight"] = rows["in_proj.bias"] = inner + rows["conv1d.weight"]
-        found, setting, output = rows, "state_size", "out_proj"
-    elif {"conv1d.weight", "A_log"} <= parameters.keys() and hasattr(own, "head_k_dim"):
+    names, own = parameters.keys(), cast(Any, module)
+    scans = {"conv1d.weight", "A_log"} <= names
+    if scans and "in_proj.weight" in names and hasattr(own, "n_groups"):
+        heads, inner = own.n_groups, own.intermediate_size
+        both = inner + _queries_and_keys(heads, own.ssm_state_size)
+        rows = dict.fromkeys(("conv1d.weight", "conv1d.bias"), both)
+        rows |= dict.fromkeys(("in_proj.weight", "in_proj.bias"), inner + both)
+        found = KeyRows(rows, "state_size", "out_proj", heads)
+    elif scans and hasattr(own, "head_k_dim") and names & {f"{MIXED}z.weight", f"{MIXED}.weight"}:
         heads, count = own.num_k_heads, own.head_k_dim
-        query = _numbered(heads, count)
-        both = torch.cat([query, query + heads * count])
-        found, setting, output = {"conv1d.weight": both}, "linear_key_head_dim", "out_proj"
-        if "in_proj_qkvz.weight" in parameters:
-            stride = len(parameters["in_proj_qkvz.weight"]) // heads
-            first = stride * torch.arange(heads).unsqueeze(-1) + torch.arange(count)
-            found["in_proj_qkvz.weight"] = torch.cat([first, first + count])
-        elif "in_proj_qkv.weight" in parameters:
-            found["in_proj_qkv.weight"] = both
-        else:
-            return None
-    elif {"q_proj.weight", "k_proj.weight", "conv1d.weight", "forget_gate.A_log"} <= set(
-        parameters
-    ):
-        query = _numbered(own.num_heads, own.head_dim)
-        both = torch.cat([query, query + own.num_heads * own.head_dim])
-        found = {"q_proj.weight": query, "k_proj.weight": query, "conv1d.weight": both}
-        setting, output = None, "o_proj"
+        both = _queries_and_keys(heads, count)
+        stride = len(parameters.get(f"{MIXED}z.weight", ())) // heads  # head by head
+        first = stride * torch.arange(heads).unsqueeze(-1) + torch.arange(count)
+        rows = {"conv1d.weight": both, f"{MIXED}.weight": both}
+        rows[f"{MIXED}z.weight"] = torch.cat([first, first + count])
+        found = KeyRows(rows, "linear_key_head_dim", "out_proj", heads)
+    elif {"q_proj.weight", "k_proj.weight", "conv1d.weight", "forget_gate.A_log"} <= names:
+        both = _queries_and_keys(own.num_heads, own.head_dim)
+        rows = dict.fromkeys(("q_proj.weight", "k_proj.weight"), both[: own.num_heads])
+        found = KeyRows(rows | {"conv1d.weight": both}, None, "o_proj", own.num_heads)
     else:
         return None
-    return {name: each for name, each in found.items() if name in parameters}, setting, output
+    return found._replace(rows={name: found.rows[name] for name in found.rows if name in names})
 
 
-def _numbered(heads: int, count: int) -> Int[Tensor, "head channel"]:
-    return torch.arange(heads * count).reshape(heads, count)
+def _queries_and_keys(heads: int, count: int) -> Int[Tensor, "both_heads channel"]:
+    return torch.arange(2 * heads * count).reshape(2 * heads, count)
 
 
 def key_channels(
@@ -124,9 +121,8 @@ def key_channels(
     for inputs, named in batches:
         inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
         layers = {layer.name: layer for layer in inspection}
-        for path, module in paths.items():
-            rows = _rows(module)
-            if path not in layers or rows is None:
+        for path, (rows, setting, output, heads) in paths.items():
+            if path not in layers:
                 raise InspectionError(
                     f"reduce_states: {path} expected to be read as one mixer, got none. See "
                     "dsf.inspect(...).unsupported."
@@ -137,9 +133,8 @@ def key_channels(
             energies = torch.stack([reads, states.double().square().sum(dim=(0, 2, 4))])
             mixer: Any = layers[path].mixer
             key = (mixer.write if hasattr(mixer, "write") else mixer.key).double().transpose(0, 1)
-            heads = getattr(module, HEADS[rows[1]])
             key = key.flatten(1, 2).unflatten(0, (heads, -1))[:, 0]
-            new = KeyChannels(path, tuple(rows[0].items()), rows[1], rows[2], heads, energies, key)
+            new = KeyChannels(path, tuple(rows.items()), setting, output, heads, energies, key)
             if path in found:
                 earlier = found[path]
                 keys = torch.cat([earlier.keys, key], dim=1)
