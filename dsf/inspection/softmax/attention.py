@@ -78,10 +78,10 @@ def attention(
     causal: bool = False,
 ) -> SoftmaxAttention:
     """The mixer; a bias that only masks later keys is replaced by ``causal=True``."""
-    if bias is not None and not causal and hides_the_future(bias):
-        causal = True
+    if bias is not None and not causal and bias.shape[-2] == bias.shape[-1]:
         ahead = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).triu(1)
-        if bool((bias.masked_fill(ahead, 0) == 0).all()):
+        causal = bool(((bias == -torch.inf) | ~ahead).all())
+        if causal and bool((bias.masked_fill(ahead, 0) == 0).all()):
             bias = None
     return SoftmaxAttention(
         query=query,
@@ -91,14 +91,6 @@ def attention(
         bias=None if bias is None else bias.expand(*query.shape[:-1], key.shape[-2]),
         causal=causal,
     )
-
-
-def hides_the_future(bias: Float[Tensor, "*batch time read"]) -> bool:
-    tokens, keys = bias.shape[-2:]
-    if tokens != keys:
-        return False
-    ahead = torch.ones(tokens, keys, dtype=torch.bool, device=bias.device).triu(1)
-    return bool(((bias == -torch.inf) | ~ahead).all())
 
 
 def causal_bias(size: tuple[int, int], device: torch.device) -> Float[Tensor, "1 1 time read"]:

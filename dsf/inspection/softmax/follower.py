@@ -340,7 +340,7 @@ class SoftmaxListener(Functions):
         if self._where.is_claimed():
             return output
         if func is functional.scaled_dot_product_attention:
-            output = fused_recorded(self._where, self._calls, args, kwargs, output)
+            output = self._fused(args, kwargs, output)
         name = getattr(func, "__name__", "").strip("_")
         if name not in STARTS and not self._followed:
             return output
@@ -352,6 +352,20 @@ class SoftmaxListener(Functions):
             elif self._followed:
                 self._passed_on(name, tree_leaves((args, kwargs)), output)
         return output
+
+    def _fused(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
+        """Record a call of the function; its output, or what it is to return instead."""
+        where, module = self._where, self._where.module
+        if module is None or not keeps_call(self._calls, module, Through.FUSED, where):
+            return output
+        given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
+        name = where.name_of(module)
+        call = Call(name, module, copied(given), copied(output), Through.FUSED)
+        seen = {"query": given.get("query"), "value": given.get("value"), "output": output}
+        put_out = add_call(self._calls, call, where, output, seen)
+        if output.ndim == 4:
+            where.pass_surroundings(call, output.transpose(1, 2).flatten(-2))
+        return put_out
 
     def _multiplied(self, made: Product, output: Tensor) -> Tensor:
         """Record a product; its result, or what the attention is to return instead."""
@@ -453,27 +467,6 @@ def _opened(func: Any) -> Callable[..., Any]:
     """A function of torch written in Python, whose own calls of torch are heard, not it itself."""
     names = {**func.__globals__, "has_torch_function": lambda _: False}
     return FunctionType(func.__code__, names, argdefs=func.__defaults__)
-
-
-def fused_recorded(
-    where: ModuleStack,
-    calls: list[Call],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    output: Tensor,
-) -> Any:
-    """Append a call of the function to ``calls``; its output, or what it is to return instead."""
-    module = where.module
-    if module is None or not keeps_call(calls, module, Through.FUSED, where):
-        return output
-    given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
-    name = where.name_of(module)
-    call = Call(name, module, copied(given), copied(output), Through.FUSED)
-    seen = {"query": given.get("query"), "value": given.get("value"), "output": output}
-    put_out = add_call(calls, call, where, output, seen)
-    if output.ndim == 4:
-        where.pass_surroundings(call, output.transpose(1, 2).flatten(-2))
-    return put_out
 
 
 def _followed(layer: Captured) -> AttentionCall:
