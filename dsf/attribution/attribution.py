@@ -175,7 +175,7 @@ class Attribution(Shares):
         An entry is the change of the number, to first order, for each unit by which that entry of
         the coefficient (query, key, step, decay, ...) grows relative to itself. The sums of
         ``"value"``, in which the number is linear, are the share of the layer, ``total[layer]``;
-        others are no parts of a whole.
+        others do not add up to anything.
 
         Returns:
             By the names of the mixer's fields, in their axes (such as ``sample head time key``); a
