@@ -226,8 +226,9 @@ class InspectedLayer:
         these alone. What biases add belongs to no token. Where only the mixer of a layer is known,
         it is the length of the contribution to the mixer's response.
 
-        The maps of single channels are computed some at a time: the memory in use is about 0.3 GB,
-        or what one row of contributions takes if that is more (tokens times the layer's width).
+        Some rows of the maps are computed at a time: the memory in use is about 0.3 GB, or what one
+        row of contributions takes if that is more (tokens times the layer's width). With ``groups``
+        recurrent layers hold one state for each group.
 
         Args:
             rows: the queries (rows) to return, a slice or one token; all by default.

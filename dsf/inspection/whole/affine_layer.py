@@ -290,7 +290,8 @@ MOST_ROWS = 64
 class Contributions:
     """The values of a mixer, its map, and what its layer does with the response.
 
-    The memory in use is a few times ``ROOM``, or what one row of vectors takes if that is more.
+    The memory in use is a few times ``ROOM``, or what one row of vectors takes if that is more;
+    for groups also their states.
 
     Attributes:
         leave: the stages from the response to the layer's output; None where these are not known,
