@@ -244,14 +244,11 @@ def _followed(
                 f"inspect: the model runs on its inputs, but not while its operations are recorded "
                 f"({reason}), as with nested tensors. Give it padded tensors, or parts of it alone."
             ) from error
-        return (
-            calls,
-            None,
-            (
-                f"its run could not be followed ({reason}), so that it is not known whether its "
-                "maps are all that it does to tokens"
-            ),
+        unfollowed = (
+            f"its run could not be followed ({reason}), so that it is not known whether its maps "
+            "are all that it does to tokens"
         )
+        return calls, None, unfollowed
     if (tied := tracker.projections.tied()) is not None:
         _let_go(calls, tracker)
         name, low, high = tied

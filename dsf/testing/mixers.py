@@ -56,10 +56,12 @@ class Law:
         where: Mapping[str, Any] = {}
         for label, measure in cases:
             try:
-                measured = self._without_nan(measure())
+                measured = measure()
             except Exception as error:  # raised by the code under test
                 raised = f"{type(error).__name__}: {error}"
                 return self._certified(Verdict.REFUTED, method, None, {**label, "error": raised})
+            if math.isnan(measured):
+                measured = -math.inf if self.from_below else math.inf
             if worst is None or self._is_worse(measured, worst):
                 worst, where = measured, label
         if worst is None:
@@ -70,11 +72,6 @@ class Law:
 
     def _is_worse(self, one: float, other: float) -> bool:
         return one < other if self.from_below else one > other
-
-    def _without_nan(self, figure: float) -> float:
-        if not math.isnan(figure):
-            return figure
-        return -math.inf if self.from_below else math.inf
 
     def _certified(
         self,
@@ -123,13 +120,6 @@ class MixerUnderTest:
             )
         owner: Any = mixer_or_class if self._drawn else type(mixer_or_class)
         self.owner: str = owner.__name__
-
-    @property
-    def described(self) -> str:
-        """A description of the instances that the laws are measured on."""
-        if not self._drawn:
-            return "one instance"
-        return f"random instances of {', '.join(map(str, LENGTHS))} tokens, seed {self._seed}"
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -232,7 +222,10 @@ def check_mixer(
     if reference is not None:
         against = partial(_reference, reference=reference)
         laws.append(("reference", "the response is that of the reference", tolerance, against))
-    method = f"measured on {subject.described}"
+    method = "measured on one instance"
+    if isinstance(mixer_or_class, type):
+        lengths = ", ".join(map(str, subject.lengths))
+        method = f"measured on random instances of {lengths} tokens, seed {seed}"
     made = Law(subject.owner, "making", "it makes a system and a signal that fit", 0.0)
     first = made.judged(_making(subject), method=method)
     if first.verdict is Verdict.REFUTED:
