@@ -37,6 +37,24 @@ def many(tmp_path_factory):
     return show(found, tmp_path_factory.mktemp("page") / "r.html")
 
 
+def test_maps_that_read_elsewhere_are_named_first(visited, many):
+    """By the squares of weights away from the token, the one before it and the first key."""
+    away = torch.ones(16, 16, dtype=torch.bool).tril(-2)
+    away[:, 0] = False
+    weights = dsf.attention_map(heads(32).system())[0]
+    scaled = weights / weights.amax(dim=(1, 2), keepdim=True)
+    order = (scaled * away).square().sum(dim=(1, 2)).argsort(descending=True)[:2].tolist()
+    page = visited(many, viewport={"width": 1440, "height": 900})
+    links = page.locator(".first button")
+    assert links.count() == 5
+    # Both layers have the same weights, so that every head is there twice.
+    expected = [f"layer {layer} head {head}" for head in order for layer in (0, 1)]
+    assert links.all_inner_texts()[:4] == expected
+    links.nth(3).click()
+    opened = page.locator(".thumb[aria-pressed=true]").first.get_attribute("aria-label")
+    assert opened.endswith(f"head {order[1]}")
+
+
 @pytest.mark.parametrize("width", [1440, 1024, 390])
 def test_the_caption_of_a_window_keeps_its_line(visited, windows, width):
     page = visited(windows, viewport={"width": width, "height": 900})

@@ -1,6 +1,7 @@
 // All maps as thumbnails: layers downwards, heads across.
 
 const THUMB = 44, ROOMY = 84, LARGE = 75, LABEL = 34, LONG_LABEL = 96; // CSS pixels
+const MIN_RANKED = 12, FIRST = 5; // maps from which on some are named first, and how many are
 
 class Overview {
   /** `open(entry)` is called on a click, `widened()` when the overview takes or leaves the whole width. */
@@ -8,8 +9,10 @@ class Overview {
     Object.assign(this, { content, entries, settings });
     this.root = make("nav", { className: "overview", "aria-label": "All maps" });
     this.wide = button("Widen", "Show all maps over the whole width", () => widened());
+    this.first = make("p", { className: "drawn first" });
     this.box = make("div", { className: "all" });
-    this.root.append(make("div", { className: "overview-head" }, make("h2", {}, "All maps"), this.wide), this.box);
+    this.open = open;
+    this.root.append(make("div", { className: "overview-head" }, make("h2", {}, "All maps"), this.wide), this.first, this.box);
     content.models.forEach((model, at) => {
       const layers = content.layers.filter((layer) => layer.model === at);
       if (content.models.length > 1) this.box.append(make("h2", {}, model.name));
@@ -138,6 +141,22 @@ class Overview {
           (entry.index + 1) * cells), null, entry.map.scale, layer);
       }
     }
+    this.nameFirst();
+  }
+
+  /** Name the maps that read most elsewhere than at the token itself, the one before it and the first key. */
+  nameFirst() {
+    const ranked = this.entries.filter(({ map }) => !(map.share || map.together || map.rollout));
+    if (ranked.length < MIN_RANKED) return;
+    const away = new Map(ranked.map((entry) => [entry, weightElsewhere(entry.small)]));
+    ranked.sort((a, b) => away.get(b) - away.get(a));
+    const names = shortNames(this.content.layers.map(({ name }) => name));
+    const named = ({ layer, map }) => {
+      const { number, rest } = names[this.content.layers.indexOf(layer)];
+      return `${number ? `layer ${number}` : rest} ${map.label}`;
+    };
+    this.first.replaceChildren("Look first at: ", ...ranked.slice(0, FIRST).flatMap((entry, k) => [k ? ", " : "",
+      link(named(entry), `Open ${entry.layer.name}, ${entry.map.label}`, () => this.open(entry))]));
   }
 
   draw() {
@@ -147,6 +166,18 @@ class Overview {
       paint(context, codes, this.settings.shadesOf(entry, codes).pixels, 0, 0, small.columns, small.rows);
     }
   }
+}
+
+/** The squares of the weights below the second diagonal and right of the first column, by the largest weight. */
+function weightElsewhere({ rows, columns, codes }) {
+  let sum = 0;
+  for (let row = 3; row < rows; row += 1) {
+    for (let column = 1; column < Math.min(row - 1, columns); column += 1) {
+      const code = codes[row * columns + column];
+      if (code > MINUS_INFINITY) sum += shareOf(code) ** 2;
+    }
+  }
+  return sum;
 }
 
 /** The maps of a layer, those of each sample together. */

@@ -103,7 +103,7 @@ function pathPart(paths, sample, tokens, available) {
       "stroke-width": (1 + 5 * Math.abs(share) / most).toFixed(1) }, shape("title", {}, `${number(share, 3)}`));
   });
   const below = places.map((token) => shape("text", { transform: `translate(${x(token) + 4} ${y(0) + 14}) rotate(35)`, class: "place" },
-    `${tokens.shown(token).slice(0, 12)} ${token}`));
+    `${tokens.shown(token).slice(0, 12)} (${token})`));
   const says = `The ${found.length} strongest paths from a token (below) over edges of layers to the number (above); `
     + `${found.length === paths.paths.length ? "" : `${paths.paths.length} were found; `}`
     + `together ${number(paths.covered, 3)} of ${number(paths.total, 3)}. Dashed ones lower it.`;
