@@ -50,6 +50,8 @@ TWENTY = (
     "The cat chased the",
     "To be or not to",
 )
+AVERAGED = "gradient, averaged"
+"""Heads as ``strongest_heads`` ranks them: of the ten largest the mean gradient from cut to whole."""
 SAMPLED = 24
 """Number of edges, and of heads, that are cut for each of the twenty prompts."""
 
@@ -94,12 +96,17 @@ def sampled(path):
         ids = torch.tensor([loaded.tokenizer.encode(prompt)])
         with torch.no_grad():
             first, second = loaded.model(input_ids=ids).logits[0, -1].topk(2).indices.tolist()
-        share = dsf.stack(loaded.model, input_ids=ids).attribute(first, against=second)
+        stack = dsf.stack(loaded.model, input_ids=ids)
+        share = stack.attribute(first, against=second)
         names = [name for name in share.total if has_edges(share, name)]
         into_last = {
             way: torch.stack([share.edge_sums(name, way)[0, -1] for name in names]) for way in WAYS
         }
         heads = {way: share.heads(way)[0] for way in WAYS}
+        heads[AVERAGED] = heads["gradient"].clone()
+        every = [layer.name for layer in stack.inspection]
+        for row in share.strongest_heads(by="gradient"):
+            heads[AVERAGED][every.index(row["layer"]), row["head"]] = row["integrated"]
         for kind, shares in (("edges", into_last), ("heads", heads)):
             places = chosen(shares["gradient"], rng)
             edits = [
@@ -112,7 +119,7 @@ def sampled(path):
                 loaded.model, input_ids=ids, edits=edits, target=first, against=second
             )
             rows, columns = zip(*places, strict=True)
-            found[kind].append({way: shares[way][rows, columns].tolist() for way in WAYS})
+            found[kind].append({way: each[rows, columns].tolist() for way, each in shares.items()})
             found[kind][-1]["measured"] = (-effects[:, 0]).tolist()
         print(prompt, {k: correlations(v[-1:])["gradient"] for k, v in found.items()}, flush=True)
     return found
@@ -129,7 +136,7 @@ def chosen(shares, rng):
 def correlations(found):
     """Return the mean over prompts of the rank correlation, and the share of right signs."""
     rows = {}
-    for way in WAYS:
+    for way in found[0].keys() - {"measured"}:
         ranks, signs = [], []
         for each in found:
             guess, lost = torch.tensor(each[way]), torch.tensor(each["measured"])
