@@ -51,7 +51,7 @@ TWENTY = (
     "To be or not to",
 )
 AVERAGED = "gradient, averaged"
-"""Heads as ``strongest_heads`` ranks them: of the ten largest the mean gradient from cut to whole."""
+"""Heads as ``strongest_heads`` ranks them: of the ten largest the mean from cut to whole."""
 SAMPLED = 24
 """Number of edges, and of heads, that are cut for each of the twenty prompts."""
 
