@@ -542,9 +542,9 @@ class _Audit:
         own = self._forced.owns[node].relative, self._limit(node)
         if own[0] > own[1]:
             return own
-        wide = self._beyond_cast(node)
-        if wide is not None:
-            return wide.relative, self._rounding(wide)
+        wide = self._forced.owns[node].before_cast
+        if wide is not None and wide.relative > self._limit_before_cast(node):
+            return wide.relative, self._limit_before_cast(node)
         gains = self._gains(node)
         if gains is None:
             return own
@@ -553,21 +553,21 @@ class _Audit:
         gain = abs(float(gains.mean())), max(floor, MIN_SPREADS * spread)
         return gain if gain[0] > gain[1] else own
 
-    def _beyond_cast(self, node: Node) -> Own | None:
-        """The own of a node before it was cast, if its number type and length do not explain it."""
-        own = self._forced.owns[node].before_cast
-        return own if own is not None and own.relative > self._rounding(own) else None
-
-    def _rounding(self, own: Own) -> float:
-        return expected_rounding(own.kind, self._tokens)
+    def _limit_before_cast(self, node: Node) -> float:
+        """The own before a cast that its number type, or the same of a healthy run, explains."""
+        wide = self._forced.owns[node].before_cast
+        healthy = None if self._healthy is None else self._healthy.owns.get(node)
+        well = None if healthy is None else healthy.before_cast
+        most = 0.0 if well is None else MAX_RATIO_OF_HALF * well.relative
+        return most if wide is None else max(most, expected_rounding(wide.kind, self._tokens))
 
     def _first_beyond(self, node: Node) -> int | None:
         """The first token of a blamed node that exceeds what is expected of a single one."""
         own, limit = self._forced.owns[node], self._limit(node)
         if own.relative <= limit:
-            wide = self._beyond_cast(node)
-            if wide is not None:
-                return _first(wide.tokens, FIRST_SHARE * self._rounding(wide))
+            wide, most = own.before_cast, self._limit_before_cast(node)
+            if wide is not None and wide.relative > most:
+                return _first(wide.tokens, FIRST_SHARE * most)
             gains = self._gains(node)
             return None if gains is None else _begin_of_gain(gains)
         well = None if self._healthy is None else self._healthy.owns.get(node)

@@ -9,6 +9,8 @@ import torch
 import dsf
 from dsf.attribution.two_runs import common
 from dsf.models import folder
+from tests.inspection.families.tiny_models import FAMILIES, build
+from tests.inspection.families.tiny_models import inputs as tiny_inputs
 from tests.interventions.planted_faults import DECODED, FAULTS, PADDED, planted
 
 transformers = pytest.importorskip("transformers")
@@ -120,6 +122,24 @@ def test_a_healthy_model_accuses_nobody(family):
         ledger = dsf.audit(model_of(family), **inputs_of("", 24), **options)
         assert ledger.is_healthy, ledger.sentence
         assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+
+
+DECODES_OTHERWISE = {"mamba2", "nemotron_h", "zamba2", "minimax", "glm5_next"}
+"""Their decode is another computation than their prefill: ``docs/prefill_decode.md`` says which."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=() if name == "jamba" else pytest.mark.nightly) for name in FAMILIES],
+)
+def test_no_family_is_accused_by_its_own_number_type(family):
+    """Jamba's router casts to bfloat16 what another sum has in float32, in a healthy run as well."""
+    model = build(family)
+    ids = tiny_inputs(24)["input_ids"][:1]
+    for decode in (None, DECODE):
+        if decode is None or family not in DECODES_OTHERWISE:
+            ledger = dsf.audit(model, input_ids=ids, dtype="bfloat16", decode=decode)
+            assert ledger.is_healthy, ledger.sentence
 
 
 def test_the_share_of_the_head_is_its_own_rounding_and_the_change_that_of_the_logits():
