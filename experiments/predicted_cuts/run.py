@@ -136,7 +136,7 @@ def chosen(shares, rng):
 def correlations(found):
     """Return the mean over prompts of the rank correlation, and the share of right signs."""
     rows = {}
-    for way in found[0].keys() - {"measured"}:
+    for way in (way for way in found[0] if way != "measured"):
         ranks, signs = [], []
         for each in found:
             guess, lost = torch.tensor(each[way]), torch.tensor(each["measured"])
