@@ -1,7 +1,8 @@
 """The base class of all mixers: fields checked by axis name, a system, a signal."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.mixers.drawing import SIZES, normal
 from dsf.runtime.shapes import ShapeError, agree, has_axes, named_sizes
 from dsf.systems.composite import Operator
 
@@ -21,9 +23,16 @@ class Mixer(ABC):
 
     The annotation of a field defines its shape check: sizes are compared by axis name when the
     mixer is built, so subclasses need no shape checks. Nothing is broadcast silently.
+
+    Attributes:
+        source: where the architecture was published.
+        drawn: for :meth:`draw`: options, and laws of tensors, functions of a generator and sizes.
+        drawn_sizes: sizes of axes in :meth:`draw` that are not the usual ones.
     """
 
     source: ClassVar[str]
+    drawn: ClassVar[Mapping[str, Any]] = {}
+    drawn_sizes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __post_init__(self) -> None:
         check_axes(self)
@@ -50,17 +59,35 @@ class Mixer(ABC):
         """The mixer as a system."""
 
     def signal(self) -> Shaped[Tensor, "*batch time input channel"]:
-        """The signal that drives the system: the field ``value``, whose channels share it.
-
-        Mixers with other fields or one system for every channel define their own.
-        """
+        """The signal that drives the system: the field ``value``, whose channels share it."""
         value: Tensor = vars(self)["value"]
         return value.unsqueeze(-2)
 
     @classmethod
-    @abstractmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "Mixer":
-        """A random instance in float64 with every part non-zero, for laws and examples."""
+    def draw(cls: type[Kind], rng: torch.Generator, *, steps: int) -> Kind:
+        """A random instance in float64 with every part non-zero, for laws and examples.
+
+        Tensors without a default are normal unless :attr:`drawn` has another law.
+        """
+        sizes = {**SIZES, "time": (steps,), "read": (steps,), **cls.drawn_sizes}
+        parts = {}
+        for field in fields(cls):
+            part = cls.drawn.get(field.name, normal if field.default is MISSING else None)
+            if callable(part):
+                axes = (axes_of(field.type) or "").split()
+                part = part(rng, *(size for axis in axes for size in sizes.get(axis, (3,))))
+            if part is not None:
+                parts[field.name] = part
+        return cls(**parts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ChannelMixer(Mixer):
+    """A mixer with a system for every channel of ``value``. System batch: ``*batch channel``."""
+
+    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
+        value: Tensor = vars(self)["value"]
+        return value.mT[..., None, None]
 
 
 def check_axes(mixer: Mixer) -> None:

@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal
 from dsf.mixers.ingredients.matrix_memories import slot_system
 from dsf.systems.system import System
 
@@ -45,13 +44,4 @@ class BoundedMemoryAttention(Mixer):
             write=(self.slot_logit - total).exp(),
             key=self.key,
             query=self.query,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "BoundedMemoryAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            slot_logit=normal(rng, 2, steps, 5),
         )

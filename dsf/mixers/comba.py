@@ -8,12 +8,11 @@ Source: Hu et al. 2025, arXiv:2506.02475. With p_t = k_t it is the gated DeltaNe
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
@@ -36,6 +35,12 @@ class Comba(Mixer):
     log_decay: Inexact[Tensor, "*batch time"]
 
     source: ClassVar[str] = "arXiv:2506.02475"
+    drawn: ClassVar = {
+        "key": directions,
+        "removal": directions,
+        "rate": between(0.2, 0.9),
+        "log_decay": minus(0.02, 0.5),
+    }
 
     def system(self) -> System:
         return delta_rule(
@@ -43,15 +48,4 @@ class Comba(Mixer):
             write=(self.rate.unsqueeze(-1) * self.key).unsqueeze(-1),
             removal=self.removal.unsqueeze(-1),
             read=self.query,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "Comba":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 4)),
-            removal=unit(normal(rng, 2, steps, 4)),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
-            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
         )

@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between
 from dsf.systems.composite import PANEL
 from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default, softmax_in_reach
 from dsf.systems.system import System
@@ -92,6 +92,7 @@ class DeltaFormer(Mixer):
     scale: float | None = None
 
     source: ClassVar[str] = "arXiv:2505.19488"
+    drawn: ClassVar = {"rate": between(0.2, 0.9), "scale": 0.7}
 
     def system(self) -> System:
         return cache_system(
@@ -102,15 +103,4 @@ class DeltaFormer(Mixer):
                 removal=self.removal,
                 rate=self.rate,
             )
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "DeltaFormer":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            removal=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
-            scale=0.7,
         )

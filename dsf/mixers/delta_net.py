@@ -13,7 +13,7 @@ from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
@@ -28,6 +28,7 @@ class DeltaNet(Mixer):
     rate: Inexact[Tensor, "*batch time"]
 
     source: ClassVar[str] = "arXiv:2406.06484"
+    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8)}
 
     def system(self) -> System:
         key = self.key.unsqueeze(-1)
@@ -36,13 +37,4 @@ class DeltaNet(Mixer):
             write=self.rate[..., None, None] * key,
             removal=key,
             read=self.query,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "DeltaNet":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 4)),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
         )

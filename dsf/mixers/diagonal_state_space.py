@@ -8,12 +8,11 @@ Source: Gu et al. 2022, arXiv:2206.11893.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import complex_normal, normal, poles, uniform
+from dsf.mixers.drawing import between, complex_normal, normal, poles
 from dsf.mixers.ingredients.state_spaces import Discretisation, zero_order_hold
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
@@ -40,6 +39,13 @@ class DiagonalStateSpace(Mixer):
     discretise: Discretisation = zero_order_hold
 
     source: ClassVar[str] = "arXiv:2206.11893"
+    drawn: ClassVar = {
+        "pole": poles,
+        "write": complex_normal,
+        "read": complex_normal,
+        "step": between(0.1, 0.7),
+        "feedthrough": normal,
+    }
 
     def system(self) -> System:
         steps = self.value.shape[-2]
@@ -53,15 +59,4 @@ class DiagonalStateSpace(Mixer):
             D = self.feedthrough.unsqueeze(-1).expand(*self.step.shape, steps)
         return System.from_write_and_read(
             Diagonal(decay), write, read, feedthrough=D, takes_real_part=True
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "DiagonalStateSpace":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            pole=poles(rng, 2, 4),
-            write=complex_normal(rng, 2, 4),
-            read=complex_normal(rng, 2, 4),
-            step=uniform(rng, 2, low=0.1, high=0.7),
-            feedthrough=normal(rng, 2),
         )

@@ -1,5 +1,7 @@
 """Random coefficients for ``draw``: float64, from an explicit generator."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -9,6 +11,19 @@ from dsf.runtime.shapes import of_kind
 
 GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
 Module = TypeVar("Module", bound=torch.nn.Module)
+Law = Callable[..., Tensor]
+"""A function of a generator and the sizes of the axes."""
+
+SIZES: Mapping[str, tuple[int, ...]] = {
+    "*batch": (2,),
+    "*leading": (),
+    "*one_or_state": (4,),
+    "key": (4,),
+    "state": (4,),
+    "taps": (4,),
+    "slot": (5,),
+}
+"""Sizes of axes by name; 3 for all others."""
 
 
 def normal(rng: torch.Generator, *size: int) -> Tensor:
@@ -21,6 +36,26 @@ def uniform(rng: torch.Generator, *size: int, low: float, high: float) -> Tensor
     """Uniformly distributed numbers between ``low`` and ``high``."""
     of_kind("draw", "rng", rng, torch.Generator, GENERATOR)
     return low + (high - low) * torch.rand(*size, generator=rng, dtype=torch.float64)
+
+
+def between(low: float, high: float) -> Law:
+    """The law of uniformly distributed numbers between ``low`` and ``high``."""
+    return partial(uniform, low=low, high=high)
+
+
+def minus(low: float, high: float) -> Law:
+    """The law of uniformly distributed numbers between ``-high`` and ``-low``."""
+    return lambda rng, *size: -uniform(rng, *size, low=low, high=high)
+
+
+def spread(rng: torch.Generator, *size: int) -> Tensor:
+    """Normal numbers with a standard deviation of two."""
+    return 2 * normal(rng, *size)
+
+
+def directions(rng: torch.Generator, *size: int) -> Tensor:
+    """Random vectors of length one along the last axis."""
+    return unit(normal(rng, *size))
 
 
 def complex_normal(rng: torch.Generator, *size: int) -> Tensor:

@@ -10,12 +10,11 @@ Source: Lin et al. 2025, arXiv:2503.02130.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import minus, spread
 from dsf.systems.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 from dsf.systems.system import System
 
@@ -36,19 +35,10 @@ class ForgettingAttention(Mixer):
     scale: float | None = None
 
     source: ClassVar[str] = "arXiv:2503.02130"
+    drawn: ClassVar = {"query": spread, "log_decay": minus(0.02, 0.8), "scale": 0.7}
 
     def system(self) -> System:
         scale = scale_or_default(self.scale, self.query)
         return cache_system(
             SoftmaxRows(self.query, self.key, scale=scale, causal=True, log_decay=self.log_decay)
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "ForgettingAttention":
-        return cls(
-            query=2 * normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.8),
-            scale=0.7,
         )

@@ -8,12 +8,11 @@ Source: Yang et al. 2024, arXiv:2412.06464. With g_t = 0 it is DeltaNet.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
@@ -36,6 +35,7 @@ class GatedDeltaNet(Mixer):
     initial: Inexact[Tensor, "*batch key channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2412.06464"
+    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
 
     def system(self) -> System:
         key = self.key.unsqueeze(-1)
@@ -45,14 +45,4 @@ class GatedDeltaNet(Mixer):
             removal=key,
             read=self.query,
             initial=self.initial,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedDeltaNet":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 4)),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
-            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
         )

@@ -9,12 +9,11 @@ that rate.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
@@ -37,6 +36,12 @@ class GatedDeltaNet2(Mixer):
     write_gate: Float[Tensor, "*batch time channel"]
 
     source: ClassVar[str] = "arXiv:2605.22791"
+    drawn: ClassVar = {
+        "key": directions,
+        "log_decay": minus(0.02, 0.5),
+        "erase_gate": between(0.1, 0.9),
+        "write_gate": between(0.1, 0.9),
+    }
 
     def system(self) -> System:
         return delta_rule(
@@ -48,14 +53,3 @@ class GatedDeltaNet2(Mixer):
 
     def signal(self) -> Shaped[Tensor, "*batch time 1 channel"]:
         return (self.write_gate * self.value).unsqueeze(-2)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedDeltaNet2":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 4)),
-            value=normal(rng, 2, steps, 3),
-            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.5),
-            erase_gate=uniform(rng, 2, steps, 4, low=0.1, high=0.9),
-            write_gate=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
-        )

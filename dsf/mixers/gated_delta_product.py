@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
@@ -38,6 +38,8 @@ class GatedDeltaProduct(Mixer):
     log_decay: Float[Tensor, "*batch time"] | None = None
 
     source: ClassVar[str] = "arXiv:2502.10297"
+    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
+    drawn_sizes: ClassVar = {"channel": (2,)}
 
     def system(self) -> System:
         decay = torch.ones_like(self.query[..., 0])
@@ -61,13 +63,3 @@ class GatedDeltaProduct(Mixer):
 
     def signal(self) -> Shaped[Tensor, "*batch time micro channel"]:
         return self.value
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedDeltaProduct":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 3, 4)),
-            value=normal(rng, 2, steps, 3, 2),
-            rate=uniform(rng, 2, steps, 3, low=0.2, high=1.8),
-            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
-        )

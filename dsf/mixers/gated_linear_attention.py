@@ -8,12 +8,11 @@ Source: Yang et al. 2023, arXiv:2312.06635.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import minus
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
@@ -32,16 +31,8 @@ class GatedLinearAttention(Mixer):
     log_decay: Inexact[Tensor, "*batch time key"]
 
     source: ClassVar[str] = "arXiv:2312.06635"
+    drawn: ClassVar = {"log_decay": minus(0.02, 0.8)}
 
     def system(self) -> System:
         A = Diagonal(self.log_decay.exp())
         return System.from_write_and_read(A, write=self.key, read=self.query)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedLinearAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.8),
-        )

@@ -11,12 +11,11 @@ Source: Zhang et al. 2024, arXiv:2409.07146.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between, minus
 from dsf.mixers.ingredients.matrix_memories import slot_system
 from dsf.systems.system import System
 
@@ -37,18 +36,9 @@ class GatedSlotAttention(Mixer):
     log_decay: Float[Tensor, "*batch time slot"]
 
     source: ClassVar[str] = "arXiv:2409.07146"
+    drawn: ClassVar = {"slot_write": between(0.1, 0.9), "log_decay": minus(0.02, 0.8)}
 
     def system(self) -> System:
         return slot_system(
             decay=self.log_decay.exp(), write=self.slot_write, key=self.key, query=self.query
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GatedSlotAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            slot_write=uniform(rng, 2, steps, 5, low=0.1, high=0.9),
-            log_decay=-uniform(rng, 2, steps, 5, low=0.02, high=0.8),
         )

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import ChannelMixer
+from dsf.mixers.drawing import between
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HGRN(Mixer):
+class HGRN(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
@@ -30,18 +30,9 @@ class HGRN(Mixer):
     decay: Float[Tensor, "*batch time channel"]
 
     source: ClassVar[str] = "arXiv:2311.04823"
+    drawn: ClassVar = {"decay": between(0.4, 0.98)}
 
     def system(self) -> System:
         return channel_systems(
             decay=self.decay, write=1 - self.decay, read=torch.ones_like(self.decay)
-        )
-
-    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        return self.value.mT[..., None, None]
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "HGRN":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            decay=uniform(rng, 2, steps, 3, low=0.4, high=0.98),
         )

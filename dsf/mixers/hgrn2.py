@@ -8,12 +8,11 @@ Source: Qin et al. 2024, arXiv:2404.07904.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
@@ -31,15 +30,8 @@ class HGRN2(Mixer):
     decay: Float[Tensor, "*batch time key"]
 
     source: ClassVar[str] = "arXiv:2404.07904"
+    drawn: ClassVar = {"decay": between(0.4, 0.98)}
 
     def system(self) -> System:
         A = Diagonal(self.decay)
         return System.from_write_and_read(A, write=1 - self.decay, read=self.query)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "HGRN2":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            decay=uniform(rng, 2, steps, 4, low=0.4, high=0.98),
-        )

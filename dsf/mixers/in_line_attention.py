@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal
 from dsf.mixers.ingredients.feature_maps import FeatureMap, identity
 from dsf.mixers.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.systems.composite import SystemSum
@@ -51,12 +50,4 @@ class InLineAttention(Mixer):
             torch.cat([write, one], dim=-1),
             torch.cat([read, share], dim=-1),
             causal=self.causal,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "InLineAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
         )

@@ -10,12 +10,11 @@ Source: Kimi Team 2025, arXiv:2510.26692. With g_t the same for all coordinates 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
@@ -38,6 +37,7 @@ class KimiDeltaAttention(Mixer):
     initial: Float[Tensor, "*batch key channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2510.26692"
+    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
 
     def system(self) -> System:
         key = self.key.unsqueeze(-1)
@@ -47,14 +47,4 @@ class KimiDeltaAttention(Mixer):
             removal=key,
             read=self.query,
             initial=self.initial,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "KimiDeltaAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 4)),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
-            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.5),
         )

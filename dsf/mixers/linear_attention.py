@@ -12,12 +12,10 @@ Source: Katharopoulos et al. 2020, arXiv:2006.16236. Based (Arora et al. 2024, a
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal
 from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one
 from dsf.mixers.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.systems.composite import SystemSum
@@ -53,11 +51,3 @@ class LinearAttention(Mixer):
             reached = total_in_reach(write, causal=self.causal)
             read = read / ((read * reached).sum(dim=-1, keepdim=True) + self.epsilon)
         return accumulator(write, read, causal=self.causal)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "LinearAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-        )

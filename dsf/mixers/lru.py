@@ -14,7 +14,7 @@ from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import complex_normal, normal, uniform
+from dsf.mixers.drawing import between, complex_normal, normal
 from dsf.mixers.ingredients.state_spaces import feedthrough_matrix
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
@@ -38,6 +38,13 @@ class LRU(Mixer):
     feedthrough: Float[Tensor, "*ports"] | None = None
 
     source: ClassVar[str] = "arXiv:2303.06349"
+    drawn: ClassVar = {
+        "log_radius": between(-3.0, -0.5),
+        "log_phase": between(-2.0, 1.0),
+        "write": complex_normal,
+        "read": complex_normal,
+        "feedthrough": normal,
+    }
 
     def system(self) -> System:
         *batch, steps, inputs = self.value.shape
@@ -59,14 +66,3 @@ class LRU(Mixer):
 
     def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
         return self.value.unsqueeze(-1)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "LRU":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            log_radius=uniform(rng, 4, low=-3.0, high=-0.5),
-            log_phase=uniform(rng, 4, low=-2.0, high=1.0),
-            write=complex_normal(rng, 4, 3),
-            read=complex_normal(rng, 3, 4),
-            feedthrough=normal(rng, 3),
-        )

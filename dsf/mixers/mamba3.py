@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between, minus, normal
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.system import System
 from dsf.systems.transition import Kronecker
@@ -51,6 +51,14 @@ class Mamba3(Mixer):
     feedthrough: Float[Tensor, "*batch"] | None = None
 
     source: ClassVar[str] = "arXiv:2603.15569"
+    drawn: ClassVar = {
+        "step": between(0.05, 1.0),
+        "pole": minus(0.1, 2.0),
+        "blend": between(0.2, 0.8),
+        "rotation": between(-2.0, 2.0),
+        "feedthrough": normal,
+    }
+    drawn_sizes: ClassVar = {"key": (5,), "pair": (2,)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,16 +97,3 @@ class Mamba3(Mixer):
         if self.feedthrough is None:
             return None
         return self.feedthrough.unsqueeze(-1).expand_as(self.step)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "Mamba3":
-        return cls(
-            query=normal(rng, 2, steps, 5),
-            key=normal(rng, 2, steps, 5),
-            value=normal(rng, 2, steps, 3),
-            step=uniform(rng, 2, steps, low=0.05, high=1.0),
-            pole=-uniform(rng, 2, steps, low=0.1, high=2.0),
-            blend=uniform(rng, 2, steps, low=0.2, high=0.8),
-            rotation=uniform(rng, 2, steps, 2, low=-2.0, high=2.0),
-            feedthrough=normal(rng, 2),
-        )

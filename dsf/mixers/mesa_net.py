@@ -12,12 +12,11 @@ here the solution is exact.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between, minus
 from dsf.mixers.ingredients.matrix_memories import read_from
 from dsf.systems.solve import solved
 from dsf.systems.system import System
@@ -42,6 +41,11 @@ class MesaNet(Mixer):
     ridge: Float[Tensor, "*batch key"]
 
     source: ClassVar[str] = "arXiv:2506.05233"
+    drawn: ClassVar = {
+        "rate": between(0.2, 0.9),
+        "log_decay": minus(0.02, 0.5),
+        "ridge": between(0.3, 2.0),
+    }
 
     def system(self) -> System:
         """The mixer as a system.
@@ -64,14 +68,3 @@ class MesaNet(Mixer):
         """``(H_t + diag(λ))⁻¹ q_t``."""
         full = curvature + self.ridge.diag_embed().unsqueeze(-3)
         return solved(full, self.query[..., start:stop, :].unsqueeze(-1)).squeeze(-1)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "MesaNet":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
-            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
-            ridge=uniform(rng, 2, 4, low=0.3, high=2.0),
-        )

@@ -10,12 +10,11 @@ Source: Chou et al. 2024, arXiv:2411.10741.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between, normal
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
@@ -37,6 +36,7 @@ class MetaLinearAttention(Mixer):
     augmentation: Float[Tensor, "*leading key"] | None = None
 
     source: ClassVar[str] = "arXiv:2411.10741"
+    drawn: ClassVar = {"decay": between(0.4, 0.98), "augmentation": normal}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,12 +50,3 @@ class MetaLinearAttention(Mixer):
         if self.augmentation is not None:
             D = (self.query * self.augmentation.unsqueeze(-2) * write).sum(dim=-1)
         return System.from_write_and_read(Diagonal(self.decay), write, self.query, feedthrough=D)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "MetaLinearAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            decay=uniform(rng, 2, steps, 4, low=0.4, high=0.98),
-            augmentation=normal(rng, 4),
-        )

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import ChannelMixer
+from dsf.mixers.drawing import between
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class MinGRU(Mixer):
+class MinGRU(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
@@ -31,18 +31,9 @@ class MinGRU(Mixer):
     update: Float[Tensor, "*batch time channel"]
 
     source: ClassVar[str] = "arXiv:2410.01201"
+    drawn: ClassVar = {"update": between(0.05, 0.6)}
 
     def system(self) -> System:
         return channel_systems(
             decay=1 - self.update, write=self.update, read=torch.ones_like(self.update)
-        )
-
-    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        return self.value.mT[..., None, None]
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "MinGRU":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            update=uniform(rng, 2, steps, 3, low=0.05, high=0.6),
         )

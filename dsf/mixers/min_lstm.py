@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import ChannelMixer
+from dsf.mixers.drawing import between
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class MinLSTM(Mixer):
+class MinLSTM(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
@@ -34,20 +34,10 @@ class MinLSTM(Mixer):
     normalised: bool = True
 
     source: ClassVar[str] = "arXiv:2410.01201"
+    drawn: ClassVar = {"forget": between(0.4, 0.95), "input": between(0.1, 0.6)}
 
     def system(self) -> System:
         forget, written = self.forget, self.input
         if self.normalised:
             forget, written = (gate / (self.forget + self.input) for gate in (forget, written))
         return channel_systems(decay=forget, write=written, read=torch.ones_like(forget))
-
-    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        return self.value.mT[..., None, None]
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "MinLSTM":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            forget=uniform(rng, 2, steps, 3, low=0.4, high=0.95),
-            input=uniform(rng, 2, steps, 3, low=0.1, high=0.6),
-        )

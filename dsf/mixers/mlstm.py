@@ -49,6 +49,7 @@ class MLSTM(Mixer):
     start_peak: Float[Tensor, "*batch"] | None = None
 
     source: ClassVar[str] = "arXiv:2405.04517"
+    drawn: ClassVar = {"forget_gate": lambda rng, *size: 2 + normal(rng, *size), "epsilon": 1e-2}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,14 +77,3 @@ class MLSTM(Mixer):
         normaliser = torch.maximum(recalled, (-largest).exp()) + self.epsilon
         read = self.query / normaliser.unsqueeze(-1)
         return System(A, B=write.unsqueeze(-1), C=read.unsqueeze(-2), initial=self.start)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "MLSTM":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            input_gate=normal(rng, 2, steps),
-            forget_gate=2 + normal(rng, 2, steps),
-            epsilon=1e-2,
-        )

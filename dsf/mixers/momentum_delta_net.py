@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus
 from dsf.systems.system import System
 from dsf.systems.transition import Dense, Kronecker
 
@@ -45,6 +45,14 @@ class MomentumDeltaNet(Mixer):
     momentum_log_decay: Float[Tensor, "*batch time"]
 
     source: ClassVar[str] = "arXiv:2605.05838"
+    drawn: ClassVar = {
+        "key": directions,
+        "removal": directions,
+        "rate": between(0.2, 0.7),
+        "error_rate": between(0.2, 0.9),
+        "log_decay": minus(0.1, 0.5),
+        "momentum_log_decay": minus(0.3, 1.5),
+    }
 
     def system(self) -> System:
         entered = self.error_rate.unsqueeze(-1) * self.key
@@ -57,16 +65,3 @@ class MomentumDeltaNet(Mixer):
         A = Kronecker(kept, self.key.shape[-1]).dense()
         A = A - write.unsqueeze(-1) * looked_up.unsqueeze(-2)
         return System.from_write_and_read(Dense(A), write, read)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "MomentumDeltaNet":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 4)),
-            removal=unit(normal(rng, 2, steps, 4)),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=0.7),
-            error_rate=uniform(rng, 2, steps, low=0.2, high=0.9),
-            log_decay=-uniform(rng, 2, steps, low=0.1, high=0.5),
-            momentum_log_decay=-uniform(rng, 2, steps, low=0.3, high=1.5),
-        )

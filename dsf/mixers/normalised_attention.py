@@ -8,12 +8,11 @@ Source: Sieber et al. 2024, arXiv:2405.15731, where η = exp, softplus or sigmoi
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
 from dsf.systems.system import System
@@ -33,16 +32,8 @@ class NormalisedAttention(Mixer):
     normaliser: Float[Tensor, "*batch time"]
 
     source: ClassVar[str] = "arXiv:2405.15731"
+    drawn: ClassVar = {"normaliser": between(0.5, 3.0)}
 
     def system(self) -> System | SystemSum:
         read = self.query / self.normaliser.unsqueeze(-1)
         return accumulator(self.key, read, causal=True)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "NormalisedAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            normaliser=uniform(rng, 2, steps, low=0.5, high=3.0),
-        )

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus, spread
 from dsf.systems.composite import PANEL
 from dsf.systems.softmax_rows import ExponentialRows, cache_system, faded, scale_or_default
 from dsf.systems.system import System
@@ -78,6 +78,13 @@ class PathAttention(Mixer):
     scale: float | None = None
 
     source: ClassVar[str] = "arXiv:2505.16381"
+    drawn: ClassVar = {
+        "query": spread,
+        "direction": directions,
+        "rate": between(0.2, 1.8),
+        "log_decay": minus(0.02, 0.8),
+        "scale": 0.7,
+    }
 
     def system(self) -> System:
         return cache_system(
@@ -89,16 +96,4 @@ class PathAttention(Mixer):
                 rate=self.rate,
                 log_decay=self.log_decay,
             )
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "PathAttention":
-        return cls(
-            query=2 * normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            direction=unit(normal(rng, 2, steps, 4)),
-            rate=uniform(rng, 2, steps, low=0.2, high=1.8),
-            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.8),
-            scale=0.7,
         )

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.drawing import between, directions, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.solve import recurrence
 from dsf.systems.system import System
@@ -55,6 +55,15 @@ class PreconditionedDeltaNet(Mixer):
     epsilon: float = 1e-6
 
     source: ClassVar[str] = "arXiv:2604.21100"
+    drawn: ClassVar = {
+        "key": directions,
+        "rate": between(0.2, 0.9),
+        "log_decay": minus(0.02, 0.5),
+        "curvature_rate": between(0.2, 0.9),
+        "curvature_log_decay": minus(0.02, 0.5),
+        "log_curvature": minus(0.1, 0.9),
+        "epsilon": 1e-2,
+    }
 
     def system(self) -> System:
         write = self.rate.unsqueeze(-1) * self._preconditioned()
@@ -72,17 +81,3 @@ class PreconditionedDeltaNet(Mixer):
         energy = recurrence(fading, new.unsqueeze(-1)).squeeze(-1)
         excess = (energy + self.epsilon).log() - self.log_curvature[..., None, None]
         return self.key * self.reach ** (-excess / (1 + excess.abs()))
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "PreconditionedDeltaNet":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=unit(normal(rng, 2, steps, 4)),
-            value=normal(rng, 2, steps, 3),
-            rate=uniform(rng, 2, steps, low=0.2, high=0.9),
-            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.5),
-            curvature_rate=uniform(rng, 2, steps, low=0.2, high=0.9),
-            curvature_log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
-            log_curvature=-uniform(rng, 2, low=0.1, high=0.9),
-            epsilon=1e-2,
-        )

@@ -9,18 +9,17 @@ arXiv:1611.01576.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import ChannelMixer
+from dsf.mixers.drawing import between
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class QuasiLSTM(Mixer):
+class QuasiLSTM(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
@@ -34,18 +33,11 @@ class QuasiLSTM(Mixer):
     output: Float[Tensor, "*batch time channel"]
 
     source: ClassVar[str] = "arXiv:2405.15731"
+    drawn: ClassVar = {
+        "forget": between(0.5, 0.98),
+        "input": between(0.1, 0.9),
+        "output": between(0.1, 0.9),
+    }
 
     def system(self) -> System:
         return channel_systems(decay=self.forget, write=self.input, read=self.output)
-
-    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        return self.value.mT[..., None, None]
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "QuasiLSTM":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            forget=uniform(rng, 2, steps, 3, low=0.5, high=0.98),
-            input=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
-            output=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
-        )

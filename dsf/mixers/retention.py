@@ -8,12 +8,11 @@ Source: Sun et al. 2023, arXiv:2307.08621.
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
@@ -35,18 +34,10 @@ class Retention(Mixer):
     initial: Inexact[Tensor, "*batch key channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2307.08621"
+    drawn: ClassVar = {"decay": between(0.6, 0.98)}
 
     def system(self) -> System:
         *batch, steps, states = self.key.shape
         A = ScaledIdentity(self.decay.unsqueeze(-1).expand(*batch, steps), states)
         system = System.from_write_and_read(A, write=self.key, read=self.query)
         return replace(system, initial=self.initial)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "Retention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            decay=uniform(rng, 2, low=0.6, high=0.98),
-        )

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import ChannelMixer
+from dsf.mixers.drawing import between, uniform
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RGLRU(Mixer):
+class RGLRU(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
@@ -37,6 +37,11 @@ class RGLRU(Mixer):
     reset: Bool[Tensor, "*batch time"] | None = None
 
     source: ClassVar[str] = "arXiv:2402.19427"
+    drawn: ClassVar = {
+        "decay": between(0.4, 0.95),
+        "input_gate": between(0.1, 0.9),
+        "reset": lambda rng, *size: uniform(rng, *size, low=-1.0, high=5.0) < 0,
+    }
 
     def system(self) -> System:
         decay = self.decay
@@ -44,15 +49,3 @@ class RGLRU(Mixer):
             decay = decay.masked_fill(self.reset.unsqueeze(-1), 0)
         write = ((1 - decay) * (1 + decay)).sqrt() * self.input_gate
         return channel_systems(decay=decay, write=write, read=torch.ones_like(decay))
-
-    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        return self.value.mT[..., None, None]
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "RGLRU":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            decay=uniform(rng, 2, steps, 3, low=0.4, high=0.95),
-            input_gate=uniform(rng, 2, steps, 3, low=0.1, high=0.9),
-            reset=uniform(rng, 2, steps, low=-1.0, high=5.0) < 0,
-        )

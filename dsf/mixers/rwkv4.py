@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import ChannelMixer
+from dsf.mixers.drawing import minus, spread
 from dsf.mixers.ingredients.recurrent_cells import before, running_maximum
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.solve import continued
@@ -25,7 +25,7 @@ from dsf.systems.transition import ScaledIdentity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RWKV4(Mixer):
+class RWKV4(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
     Attributes:
@@ -45,6 +45,7 @@ class RWKV4(Mixer):
     start_peak: Float[Tensor, "*batch channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2305.13048"
+    drawn: ClassVar = {"key": spread, "log_decay": minus(0.05, 0.8)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,15 +75,3 @@ class RWKV4(Mixer):
         initial = None if self.start is None else self.start[..., None, None]
         A = ScaledIdentity(decay.mT, 1)
         return System(A, B, C, D, initial=initial, reads_before_update=True)
-
-    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        return self.value.mT[..., None, None]
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "RWKV4":
-        return cls(
-            key=2 * normal(rng, 2, steps, 3),
-            value=normal(rng, 2, steps, 3),
-            log_decay=-uniform(rng, 3, low=0.05, high=0.8),
-            bonus=normal(rng, 3),
-        )

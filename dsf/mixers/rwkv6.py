@@ -8,12 +8,11 @@ Source: Peng et al. 2024, arXiv:2404.05892.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import minus
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
@@ -34,6 +33,7 @@ class RWKV6(Mixer):
     bonus: Float[Tensor, "*batch key"]
 
     source: ClassVar[str] = "arXiv:2404.05892"
+    drawn: ClassVar = {"log_decay": minus(0.02, 0.8)}
 
     def system(self) -> System:
         return System.from_write_and_read(
@@ -42,14 +42,4 @@ class RWKV6(Mixer):
             read=self.query,
             feedthrough=(self.query * self.bonus.unsqueeze(-2) * self.key).sum(dim=-1),
             reads_before_update=True,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "RWKV6":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            log_decay=-uniform(rng, 2, steps, 4, low=0.02, high=0.8),
-            bonus=normal(rng, 2, 4),
         )

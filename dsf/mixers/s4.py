@@ -11,12 +11,11 @@ Source: Gu, Goel & Ré 2021, arXiv:2111.00396. There A = Λ - P Q*: pass ``low_r
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import complex_normal, normal, poles, uniform
+from dsf.mixers.drawing import between, complex_normal, normal, poles
 from dsf.mixers.ingredients.state_spaces import Discretisation, bilinear, bilinear_low_rank
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
@@ -51,6 +50,15 @@ class S4(Mixer):
     discretise: Discretisation = bilinear
 
     source: ClassVar[str] = "arXiv:2111.00396"
+    drawn: ClassVar = {
+        "pole": poles,
+        "low_rank_left": lambda rng, *size: -0.5 * complex_normal(rng, *size),
+        "low_rank_right": lambda rng, *size: 0.5 * complex_normal(rng, *size),
+        "write": complex_normal,
+        "read": complex_normal,
+        "step": between(0.1, 0.5),
+        "feedthrough": normal,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,17 +89,4 @@ class S4(Mixer):
             read=self.read.expand(size),
             feedthrough=D,
             takes_real_part=True,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "S4":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            pole=poles(rng, 4),
-            low_rank_left=-0.5 * complex_normal(rng, 4),
-            low_rank_right=0.5 * complex_normal(rng, 4),
-            write=complex_normal(rng, 4),
-            read=complex_normal(rng, 4),
-            step=uniform(rng, 2, low=0.1, high=0.5),
-            feedthrough=normal(rng, 2),
         )

@@ -8,12 +8,11 @@ Source: Smith, Warrington & Linderman 2022, arXiv:2208.04933.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import complex_normal, normal, poles, uniform
+from dsf.mixers.drawing import between, complex_normal, normal, poles
 from dsf.mixers.ingredients.state_spaces import feedthrough_matrix, zero_order_hold
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
@@ -39,6 +38,14 @@ class S5(Mixer):
     feedthrough: Float[Tensor, "*ports"] | None = None
 
     source: ClassVar[str] = "arXiv:2208.04933"
+    drawn: ClassVar = {
+        "pole": poles,
+        "write": complex_normal,
+        "read": complex_normal,
+        "step": between(0.1, 0.7),
+        "feedthrough": normal,
+    }
+    drawn_sizes: ClassVar = {"output": (2,), "*ports": (2, 3)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,14 +70,3 @@ class S5(Mixer):
 
     def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
         return self.value.unsqueeze(-1)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "S5":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            pole=poles(rng, 4),
-            write=complex_normal(rng, 4, 3),
-            read=complex_normal(rng, 2, 4),
-            step=uniform(rng, 4, low=0.1, high=0.7),
-            feedthrough=normal(rng, 2, 3),
-        )

@@ -10,12 +10,11 @@ Source: Gu & Dao 2023, arXiv:2312.00752.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import ChannelMixer
+from dsf.mixers.drawing import between, minus, normal
 from dsf.runtime.shapes import agree, has_axes
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.system import System
@@ -23,7 +22,7 @@ from dsf.systems.transition import SampledDiagonal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SelectiveStateSpace(Mixer):
+class SelectiveStateSpace(ChannelMixer):
     """Mamba's scan. Every channel is a system of its own: system batch ``*batch channel``.
 
     Attributes:
@@ -45,6 +44,7 @@ class SelectiveStateSpace(Mixer):
     initial: Float[Tensor, "*batch channel state 1"] | None = None
 
     source: ClassVar[str] = "arXiv:2312.00752"
+    drawn: ClassVar = {"step": between(0.05, 1.0), "pole": minus(0.1, 2.0), "feedthrough": normal}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,18 +66,4 @@ class SelectiveStateSpace(Mixer):
             C=self.read.unsqueeze(-3).expand(size).unsqueeze(-2),
             D=D,
             initial=self.initial,
-        )
-
-    def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        return self.value.mT[..., None, None]
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "SelectiveStateSpace":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            step=uniform(rng, 2, steps, 3, low=0.05, high=1.0),
-            pole=-uniform(rng, 3, 4, low=0.1, high=2.0),
-            write=normal(rng, 2, steps, 4),
-            read=normal(rng, 2, steps, 4),
-            feedthrough=normal(rng, 3),
         )

@@ -42,6 +42,7 @@ class ShortConvolution(Mixer):
     earlier: Float[Tensor, "*batch channel taps"] | None = None
 
     source: ClassVar[str] = "LFM2, Liquid AI 2025"
+    drawn: ClassVar = {"bias": normal, "write_gate": normal, "read_gate": normal}
 
     def system(self) -> System:
         taps = self.kernel.shape[-1]
@@ -68,13 +69,3 @@ class ShortConvolution(Mixer):
         if self.bias is not None:
             values = torch.cat([values, torch.ones_like(values)], dim=-1)
         return values.unsqueeze(-1)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "ShortConvolution":
-        return cls(
-            value=normal(rng, 2, steps, 3),
-            kernel=normal(rng, 3, 4),
-            bias=normal(rng, 3),
-            write_gate=normal(rng, 2, steps, 3),
-            read_gate=normal(rng, 2, steps, 3),
-        )

@@ -12,12 +12,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal
+from dsf.mixers.drawing import normal, spread
 from dsf.mixers.ingredients.feature_maps import Monomials
 from dsf.mixers.linear_attention import LinearAttention
 from dsf.runtime.shapes import agree
@@ -48,6 +47,13 @@ class SoftmaxAttention(Mixer):
     sink: Float[Tensor, "*batch"] | None = None
 
     source: ClassVar[str] = "arXiv:1706.03762"
+    drawn: ClassVar = {
+        "query": spread,
+        "scale": 0.7,
+        "bias": normal,
+        "softcap": 5.0,
+        "sink": normal,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,16 +124,4 @@ class SoftmaxAttention(Mixer):
             value=self.value,
             feature_map=Monomials(order),
             causal=self.causal,
-        )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "SoftmaxAttention":
-        return cls(
-            query=2 * normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            scale=0.7,
-            bias=normal(rng, 2, steps, steps),
-            softcap=5.0,
-            sink=normal(rng, 2),
         )

@@ -11,12 +11,11 @@ Source: Dao & Gu 2024, arXiv:2405.21060.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between, minus, normal
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.system import System
@@ -48,6 +47,8 @@ class StateSpaceDuality(Mixer):
     initial: Float[Tensor, "*batch head state channel"] | None = None
 
     source: ClassVar[str] = "arXiv:2405.21060"
+    drawn: ClassVar = {"step": between(0.05, 1.0), "pole": minus(0.1, 2.0), "feedthrough": normal}
+    drawn_sizes: ClassVar = {"head": (4,), "group": (2,), "state": (3,)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,14 +78,3 @@ class StateSpaceDuality(Mixer):
         *batch, groups, steps, states = part.shape
         served = self.value.shape[-3] // groups
         return part.unsqueeze(-3).expand(*batch, groups, served, steps, states).flatten(-4, -3)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "StateSpaceDuality":
-        return cls(
-            value=normal(rng, 2, 4, steps, 3),
-            step=uniform(rng, 2, 4, steps, low=0.05, high=1.0),
-            pole=-uniform(rng, 4, low=0.1, high=2.0),
-            write=normal(rng, 2, 2, steps, 3),
-            read=normal(rng, 2, 2, steps, 3),
-            feedthrough=normal(rng, 4),
-        )

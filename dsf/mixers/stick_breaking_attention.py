@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal
 from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
 from dsf.systems.system import System
 
@@ -55,18 +54,9 @@ class StickBreakingAttention(Mixer):
     reads_itself: bool = False
 
     source: ClassVar[str] = "arXiv:2410.17980"
+    drawn: ClassVar = {"scale": 0.7, "reads_itself": True}
 
     def system(self) -> System:
         scale = scale_or_default(self.scale, self.query)
         rows = StickBreakingRows(self.query, self.key, scale, reads_itself=self.reads_itself)
         return cache_system(rows)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "StickBreakingAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            scale=0.7,
-            reads_itself=True,
-        )

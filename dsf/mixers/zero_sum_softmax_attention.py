@@ -18,7 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between, normal, spread
 from dsf.runtime.shapes import agree
 from dsf.systems.composite import ExplicitMap, Operator
 from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
@@ -75,6 +75,13 @@ class ZeroSumSoftmaxAttention(Mixer):
     causal: bool = True
 
     source: ClassVar[str] = "arXiv:2602.05230"
+    drawn: ClassVar = {
+        "query": spread,
+        "first_order": between(0.2, 0.9),
+        "higher_order": between(0.2, 0.9),
+        "zero_order": normal,
+        "scale": 0.7,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,15 +100,3 @@ class ZeroSumSoftmaxAttention(Mixer):
             causal=self.causal,
         )
         return cache_system(rows) if self.causal else ExplicitMap(rows)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "ZeroSumSoftmaxAttention":
-        return cls(
-            query=2 * normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            first_order=uniform(rng, 2, steps, low=0.2, high=0.9),
-            higher_order=uniform(rng, 2, steps, low=0.2, high=0.9),
-            zero_order=normal(rng, 2, steps),
-            scale=0.7,
-        )

@@ -114,12 +114,6 @@ class GivenWeights(Mixer):
     def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
         return self.value.unsqueeze(-2)
 
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GivenWeights":
-        weights = torch.randn(2, steps, steps, generator=rng, dtype=torch.float64).tril()
-        value = torch.randn(2, steps, 3, generator=rng, dtype=torch.float64)
-        return cls(weights=weights, value=value)
-
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
