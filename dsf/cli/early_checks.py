@@ -126,8 +126,11 @@ def check_model(
         folder = ModelFolder(path.resolve())
         _check_is_model(folder, model)
         facts = _facts(folder, model, tokenizer=has_tokenizer(folder))
-        if needs_weights:
-            _check_weights(folder)
+        for weights in weight_files(folder, allow_pickle_archive=False) if needs_weights else ():
+            if not weights.stat().st_size:
+                raise LoadError(f"{weights}: is empty; download it again.")
+            with opened_safetensors(weights, "np"):  # checks its header, without torch
+                pass
         return facts
     if path.exists():
         raise LoadError(f"{model}: is a file, where the folder around it is expected; give that.")
@@ -175,14 +178,6 @@ def _check_is_model(folder: ModelFolder, model: str) -> None:
         if (folder.path / name).is_file():
             cure = f"dsf check {model} checks it" if what == "run" else "give the model's folder"
             raise LoadError(f"{model}: is the folder of a {what}, not of a model; {cure}.")
-
-
-def _check_weights(folder: ModelFolder) -> None:
-    for path in weight_files(folder, allow_pickle_archive=False):
-        if not path.stat().st_size:
-            raise LoadError(f"{path}: is empty; download it again.")
-        with opened_safetensors(path, "np"):  # checks its header, without torch
-            pass
 
 
 def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelFacts:

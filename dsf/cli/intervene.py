@@ -170,7 +170,8 @@ def intervene(
     if target is not None:
         tokens = targets(target, against, by_number=prompt.ids is not None)
     other = second.prompt()
-    if any(map(takes_from_other, flat)) != (other is not None):
+    taken = (getattr(one, field, None) for one in flat for field in ("other", "over"))
+    if (OTHER in taken) != (other is not None):
         raise ValueError(
             "--other-text and --other-ids: expected with, and only with, edits that take a map, "
             "values or a state from another run, such as 'state-from layers=3 token=9'."
@@ -493,10 +494,6 @@ def _edit(record: dict[str, Any], where: str) -> Edit:
             raise ValueError(f"{where}: {each.name!r}: expected {OTHER!r}, got {value!r}.")
     named: dict[str, Any] = {"other": OTHER} if hasattr(edit, "other") else {}
     return replace(edit, **named)
-
-
-def takes_from_other(edit: Edit) -> bool:
-    return OTHER in (getattr(edit, "other", None), getattr(edit, "over", None))
 
 
 def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None:

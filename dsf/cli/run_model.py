@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -42,14 +42,6 @@ SEED = 0
 """Of the tokens that --random-repeat draws."""
 
 
-class _OnDisk(NamedTuple):
-    """A model whose weights are still on disk, as far as a prompt needs it."""
-
-    model: Any
-    tokenizer: Any | None
-    identity: str
-
-
 @dataclass(frozen=True)
 class Opened:
     """A checkpoint in memory, and the input that it is to be run on."""
@@ -68,8 +60,9 @@ class Opened:
         return ModelFacts(name=self.loaded.identity, **counts(model.config.to_dict()))
 
     def on(self, prompt: Prompt) -> "Opened":
-        ids = _token_numbers(prompt, self.loaded)
-        return Opened(self.loaded, ids, _names(ids, self.loaded))
+        loaded = self.loaded
+        ids = _token_numbers(prompt, loaded.model, loaded.tokenizer, loaded.identity)
+        return Opened(loaded, ids, _names(ids, loaded.tokenizer))
 
     def place(self, position: int) -> int:
         """``position`` counted from the first token."""
@@ -99,9 +92,9 @@ def open_checkpoint(
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
         texts=(*prompt.texts, *others),
     )
-    ids = _token_numbers(prompt, loaded)
+    ids = _token_numbers(prompt, loaded.model, loaded.tokenizer, loaded.identity)
     run.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
-    names = _names(ids, loaded)
+    names = _names(ids, loaded.tokenizer)
     if options.device is not None:
         try:
             torch.empty(0, device=options.device)
@@ -191,8 +184,7 @@ def _inspect_layerwise(path: str, prompt: Prompt, run: Run, options: Inspecting)
     stage(f"opening {path}")
     piecewise = open_piecewise(path, offline=options.offline)
     tokenizer = read_model_tokenizer(path, offline=options.offline, texts=prompt.texts)
-    opened = _OnDisk(piecewise.model, tokenizer, path)
-    ids = _token_numbers(prompt, opened)
+    ids = _token_numbers(prompt, piecewise.model, tokenizer, path)
     run.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
     wanted = options.layers
     layers: list[InspectedLayer] = []
@@ -219,23 +211,24 @@ def _inspect_layerwise(path: str, prompt: Prompt, run: Run, options: Inspecting)
         layers=tuple(layer for layer in layers if layer.name in chosen),
         unsupported=tuple(missed),
         model=path,
-        tokens=tuple(tuple(names) for names in _names(ids, opened)),
+        tokens=tuple(tuple(names) for names in _names(ids, tokenizer)),
         environment=environment(piecewise.model),
         checks=checks,
     )
 
 
-def _token_numbers(prompt: Prompt, loaded: "LoadedModel | _OnDisk") -> Int[Tensor, "1 time"]:
-    model: Any = loaded.model
+def _token_numbers(
+    prompt: Prompt, model: Any, tokenizer: Any | None, identity: str
+) -> Int[Tensor, "1 time"]:
     vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if prompt.ids is not None:
         ids = list(prompt.ids)
     elif prompt.repeat is not None:
-        ids = _repeated(prompt.repeat, vocabulary, loaded.identity)
+        ids = _repeated(prompt.repeat, vocabulary, identity)
     else:
-        ids = tokenised(prompt.texts[0], loaded.tokenizer, loaded.identity)
-    check_numbers(ids, vocabulary, loaded.identity)
-    check_length(len(ids), positions(model.config.to_dict()), loaded.identity)
+        ids = tokenised(prompt.texts[0], tokenizer, identity)
+    check_numbers(ids, vocabulary, identity)
+    check_length(len(ids), positions(model.config.to_dict()), identity)
     return torch.tensor([ids])
 
 
@@ -260,8 +253,6 @@ def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def _names(ids: Int[Tensor, "1 time"], loaded: "LoadedModel | _OnDisk") -> list[list[str]]:
+def _names(ids: Int[Tensor, "1 time"], tokenizer: Any | None) -> list[list[str]]:
     numbers = ids[0].tolist()
-    if loaded.tokenizer is None:
-        return [[str(number) for number in numbers]]
-    return [token_texts(loaded.tokenizer, numbers)]
+    return [list(map(str, numbers)) if tokenizer is None else token_texts(tokenizer, numbers)]

@@ -120,7 +120,7 @@ class Plan:
 def claim(folder: Path, plan: Plan) -> None:
     """Write the manifest of this job into ``folder``, or check that it is there."""
     try:
-        found = read_manifest(folder)
+        found = read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         foreign = [name for name in OWN_NAMES if (folder / name).exists()]
         if foreign:
@@ -138,11 +138,6 @@ def claim(folder: Path, plan: Plan) -> None:
             f"{folder} holds another job: {', '.join(other)} differ. Choose another folder, or "
             "remove this one to start anew."
         )
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of the job in a folder, which is not trusted."""
-    return read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
 
 
 def read_record(folder: Path, name: str, largest: int) -> dict[str, Any]:
@@ -163,8 +158,9 @@ def malformed(folder: Path, name: str, what: str) -> ValueError:
     )
 
 
-def units_of(folder: Path, described: dict[str, Any]) -> list[Unit]:
-    """The units that a manifest lists: consecutive prompts, all of them."""
+def units_of(folder: Path) -> list[Unit]:
+    """The units that the manifest lists: consecutive prompts, all of them."""
+    described = read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
     names, prompts = described.get("units"), described.get("prompts")
     if not isinstance(names, list) or type(prompts) is not int:
         raise malformed(folder, MANIFEST, "it lists no units")
@@ -238,16 +234,12 @@ def is_kept(folder: Path, unit: Unit) -> bool:
     """Whether the unit is finished and bears the seal of this user: numbers have no evidence."""
     if not is_finished(folder, unit):
         return False
-    marker = _marker(folder, unit)
+    marker = read_record(folder, unit.marker, _MAX_MARKER_BYTES)
     stated = marker.pop("seal", None)
     try:
         return fits(stated, _sealed(folder, unit, marker))
     except (FileNotFoundError, KeyError, TypeError):  # a layer is missing, or not counted
         return False
-
-
-def _marker(folder: Path, unit: Unit) -> dict[str, Any]:
-    return read_record(folder, unit.marker, _MAX_MARKER_BYTES)
 
 
 def _sealed(folder: Path, unit: Unit, marker: Mapping[str, Any]) -> bytes:
@@ -277,7 +269,7 @@ def finish(
     unit: Unit,
     layers: int,
     unsupported: tuple[Unsupported, ...],
-    notes: tuple[str, ...] = (),
+    notes: tuple[str, ...],
 ) -> None:
     """Mark a unit as finished; ``notes`` say what was ignored when the checkpoint was loaded."""
     content: dict[str, Any] = {
@@ -292,7 +284,7 @@ def finish(
 
 
 def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str, Tensor]]]:
-    count = _marker(folder, unit).get("layers")
+    count = read_record(folder, unit.marker, _MAX_MARKER_BYTES).get("layers")
     if type(count) is not int or not 0 <= count <= _MAX_LAYERS:
         raise malformed(folder, unit.marker, f"the number of layers is {str(count)[:40]!r}")
     for number in range(count):
@@ -301,7 +293,7 @@ def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str
 
 def read_notes(folder: Path, unit: Unit) -> tuple[str, ...]:
     """What was ignored when the checkpoint was loaded for a finished unit."""
-    found = _marker(folder, unit).get("notes", [])
+    found = read_record(folder, unit.marker, _MAX_MARKER_BYTES).get("notes", [])
     if not isinstance(found, list) or not all(isinstance(note, str) for note in found):
         raise malformed(folder, unit.marker, f"its notes are {str(found)[:40]!r}")
     return tuple(found)

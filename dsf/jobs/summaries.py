@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,7 +14,6 @@ from dsf.jobs.storage import (
     Unit,
     is_finished,
     read_layers,
-    read_manifest,
     read_notes,
     units_of,
 )
@@ -65,7 +63,7 @@ def summary(folder: str | Path) -> Table:
     """
     sums: dict[Key, _Moments] = {}
     described: dict[Key, LayerFacts] = {}
-    without: dict[Key, _Without] = {}
+    without: dict[Key, tuple[str, int]] = {}
     for unit, facts, values in _layers(Path(folder)):
         for name, value in values.items():
             key = facts.name, facts.family, name
@@ -82,9 +80,15 @@ def summary(folder: str | Path) -> Table:
             moments.add(value)
         for name, why in facts.unmeasured.items():
             key = facts.name, facts.family, name
-            without.setdefault(key, _Without(why)).prompts += len(unit.prompts)
+            first, prompts = without.get(key, (why, 0))
+            without[key] = first, prompts + len(unit.prompts)
     records = [record for key, each in sums.items() for record in each.records(key, described[key])]
-    return Table((*records, *(each.record(key) for key, each in without.items())))
+    nothing = dict.fromkeys(("mean", "deviation", "smallest", "largest"), math.nan)
+    for key, (why, prompts) in without.items():
+        note = f"not measured on {prompts} prompt{'s' * (prompts != 1)}: {why}"
+        of = zip(("layer", "family", "quantity"), key, strict=True)
+        records.append({**dict(of), "count": 0, **nothing, "note": note})
+    return Table(tuple(records))
 
 
 def notes(folder: str | Path) -> tuple[str, ...]:
@@ -107,9 +111,7 @@ def _layers(folder: Path) -> Iterator[tuple[Unit, LayerFacts, dict[str, Tensor]]
 
 def finished(folder: Path) -> Iterator[Unit]:
     """The finished units, in the order of their prompts."""
-    for unit in units_of(folder, read_manifest(folder)):
-        if is_finished(folder, unit):
-            yield unit
+    return (unit for unit in units_of(folder) if is_finished(folder, unit))
 
 
 class _Moments:
@@ -145,18 +147,3 @@ class _Moments:
             ):
                 record[name] = part[index].item() if self.count[index] else float("nan")
             yield record
-
-
-@dataclass
-class _Without:
-    """Prompts on which a quantity of a layer was not measured, and why not on the first of them."""
-
-    why: str
-    prompts: int = 0
-
-    def record(self, key: Key) -> Record:
-        layer, family, quantity = key
-        nothing = dict.fromkeys(("mean", "deviation", "smallest", "largest"), math.nan)
-        note = f"not measured on {self.prompts} prompt{'s' * (self.prompts != 1)}: {self.why}"
-        of = {"layer": layer, "family": family, "quantity": quantity}
-        return {**of, "count": 0, **nothing, "note": note}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,27 +50,13 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
             number += 1
         unsupported.extend(missed)
 
+    how: dict[str, Any] = {"tolerance": plan.tolerance, "layers": plan.layers, "heads": plan.heads}
+    how |= {"strict": True, "input_ids": ids.to(plan.how.device)}
     if plan.layerwise:
-        inspect_piecewise(
-            _opened(plan.model),
-            keep,
-            tolerance=plan.tolerance,
-            strict=True,
-            layers=plan.layers,
-            heads=plan.heads,
-            input_ids=ids,
-        )
+        inspect_piecewise(_opened(plan.model), keep, **how)
     else:
         loaded = _loaded(plan.model, plan.how)
-        notes, ids = loaded.notes, ids.to(plan.how.device)
-        found = inspect(
-            loaded.model,
-            tolerance=plan.tolerance,
-            strict=True,
-            layers=plan.layers,
-            heads=plan.heads,
-            input_ids=ids,
-        )
+        notes, found = loaded.notes, inspect(loaded.model, **how)
         keep(tuple(found), found.unsupported)
     finish(folder, unit, number, tuple(unsupported), notes)
 

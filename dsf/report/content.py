@@ -296,18 +296,12 @@ def magnitudes(rows: Rows, samples: Sequence[int], *, read: int) -> Magnitudes:
 
 
 class MapRollout:
-    """The maps of the layers multiplied, as if nothing else were between them.
+    """The maps of the layers multiplied, as if nothing but residuals were between them.
 
-    Of every layer the mean magnitude of its maps is taken, its rows scaled to sum to one, and
-    averaged with the identity, which is the residual connection:
-
-        R_l = (I + W_l) R_{l-1} / 2        R_0 = I
-
-    Values, output projections, norms and feed-forward layers do not enter, and a negative weight
-    counts like a positive one. ``Stack.rollout`` has all of these in it, and signs. Of a layer
-    whose channels have a map each, which differ in scale, ``W_l`` holds the lengths of what a token
-    contributes through all channels. Keys may be joined in groups of neighbours before the first
-    layer: the share of a group is the sum of the shares of its keys.
+    ``R_l = (I + W_l) R_{l-1} / 2`` with ``R_0 = I``; ``W_l`` is the mean magnitude of a layer's
+    maps, its rows scaled to sum to one, or of channels, which differ in scale, the lengths of what
+    a token contributes through all. ``Stack.rollout`` has values, norms and signs in it. The share
+    of a group of neighbouring keys is the sum of their shares.
 
     Source: Abnar and Zuidema 2020, arXiv:2005.00928, for softmax maps; lengths of contributions are
     multiplied like this by Modarressi et al. 2022, arXiv:2205.03286.
@@ -339,10 +333,9 @@ class MapRollout:
 
 
 class Rollout:
-    """The rollout of one model, of which ``content`` makes pictures.
+    """The rollout of one model: ``left_out`` of its mixers were not read.
 
-    ``left_out`` is how many of its mixers were not read, ``side`` and ``of_channels`` the largest
-    number of rows of a picture, and of one of all channels of a layer.
+    ``side`` and ``of_channels`` are the most rows of a picture, and of one of all channels.
     """
 
     def __init__(

@@ -134,11 +134,7 @@ class MapView:
 
 
 def without_sample(label: str, sample: int) -> str:
-    """The label of a map among those of its sample.
-
-    >>> without_sample("sample 1, head 3", 1)
-    'head 3'
-    """
+    """``head 3`` of ``sample 1, head 3``."""
     return label.removeprefix(f"sample {sample}, ")
 
 

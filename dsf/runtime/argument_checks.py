@@ -5,10 +5,8 @@ error, so that no function repeats it. What an annotation cannot say, such as a 
 function.
 
 Why beartype with jaxtyping does not do this (0.23 and 0.3.11, tried): it takes True for a whole
-number, refuses whole numbers of NumPy and converts neither; it looks at one entry of a list, chosen
-at random; it takes tensors that are sparse, empty or without numbers; for sizes that differ its ten
-lines of message name neither the axis nor the other tensor; it knows no cure. Its import takes
-0.15 s; a call of four arguments 10 to 23 µs, here 28.
+number and refuses those of NumPy, looks at one entry of a list at random, takes tensors that are
+sparse, empty or without numbers, and names neither axes that differ nor a cure.
 """
 
 import operator
@@ -362,33 +360,26 @@ def _array(annotation: Any) -> Rule:
     if axes.endswith("rows columns"):
         said += " such as layer.map()"
 
-    named = [word for word in axes.split() if not word.startswith("*")]
-    is_open = "..." in axes or len(named) < len(axes.split())
-
-    def may_have(count: int) -> bool:
-        return "..." in axes or (count >= len(named) if is_open else count == len(named))
-
     def judge(owner: str, name: str, value: Any) -> Any:
-        is_read = kind in NUMBERS and isinstance(value, Tensor)
-        if isinstance(value, Tensor):
-            _is_dense(owner, name, value)
+        is_read, shape = kind in NUMBERS and isinstance(value, Tensor), tuple(value.shape)
+        if isinstance(value, Tensor) and value.layout is not torch.strided:
+            raise ValueError(
+                f"{owner}: '{name}' must be a dense tensor, but its layout is {value.layout}. "
+                "Convert it first: .to_dense()."
+            )
         if is_read:
             _check_numbers(owner, name, value, kind)
-        if not may_have(value.ndim):
-            has_axes(owner, name, tuple(value.shape), axes)
-        if is_read and 0 in value.shape:
-            _has_entries(owner, name, tuple(value.shape), axes)
+        if "..." not in axes:
+            has_axes(owner, name, shape, axes)
+        for axis, _, size in named_sizes(name, axes, shape) if is_read and 0 in shape else ():
+            if size == 0:
+                raise ShapeError(
+                    f"{owner}: '{name}' must have at least one entry along '{axis}', but its shape "
+                    f"is {shape}."
+                )
         return value
 
     return Rule(said, lambda value: isinstance(value, array), judge)
-
-
-def _is_dense(owner: str, name: str, value: Tensor) -> None:
-    if value.layout is not torch.strided:
-        raise ValueError(
-            f"{owner}: '{name}' must be a dense tensor, but its layout is {value.layout}. Convert "
-            f"it first: .to_dense()."
-        )
 
 
 def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
@@ -408,15 +399,6 @@ def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
             f"{owner}: '{name}' must hold {NUMBERS[kind]}, but its number type is "
             f"{str(value.dtype).removeprefix('torch.')}. Convert it first, for example with {cure}."
         )
-
-
-def _has_entries(owner: str, name: str, shape: tuple[int, ...], axes: str) -> None:
-    for axis, _, size in named_sizes(name, axes, shape):
-        if size == 0:
-            raise ShapeError(
-                f"{owner}: '{name}' must have at least one entry along '{axis}', but its shape is "
-                f"{shape}."
-            )
 
 
 def shown(value: object, is_written: bool) -> str:

@@ -1,7 +1,7 @@
 """Checks of sizes and axes, and the error that names the axis and the sizes when they differ."""
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 from types import UnionType
 from typing import Any
@@ -16,9 +16,8 @@ class ShapeError(ValueError):
 def agree(owner: str, axis: str, **sizes: Size) -> None:
     """Raise unless every named part has the same size along ``axis``."""
     if len(set(sizes.values())) > 1:
-        raise ShapeError(
-            f"{owner}: every part must have the same '{axis}' size, but {_listed(sizes)}."
-        )
+        said = ", ".join(f"{name} has {_plain(size)}" for name, size in sizes.items())
+        raise ShapeError(f"{owner}: every part must have the same '{axis}' size, but {said}.")
 
 
 def has_axes(owner: str, part: str, shape: tuple[int, ...], axes: str) -> None:
@@ -116,10 +115,6 @@ def are_texts(owner: str, name: str, values: object, count: int) -> None:
             f"{owner}: '{name}' must have one text for each of the {count} tokens, but it has "
             f"{len(values)}."  # type: ignore[arg-type]
         )
-
-
-def _listed(sizes: Mapping[str, Size]) -> str:
-    return ", ".join(f"{name} has {_plain(size)}" for name, size in sizes.items())
 
 
 def _plain(size: Size) -> str:
