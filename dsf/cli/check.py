@@ -86,7 +86,7 @@ def check(
         root_hash = hash_of(out / MANIFEST)
 
         def print_answer() -> None:
-            print_table(*_counts(table))
+            _print_counts(table)
             print("\n".join([*meanings(table), counted(table), *reasons]))
             print(f"{page}; evidence in {out}, to be checked again with: dsf check {out}")
             print(f"root hash of the run: sha256 {root_hash}")
@@ -178,7 +178,7 @@ def counted(table: "Table") -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
 
 
-def _counts(table: "Table") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _print_counts(table: "Table") -> None:
     from dsf.certificates import Verdict
     from dsf.properties.decided import verdict_counts
 
@@ -190,7 +190,6 @@ def _counts(table: "Table") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             continue  # a property that this mixer does not have is counted below the table
         numbers = (count.proved, count.refuted, count.unknown, count.not_applicable)
         worst = "" if count.observed is None else f"{count.observed:.3g}"
-        rows.append(
-            (count.layer, count.property, *(str(number or "") for number in numbers), worst)
-        )
-    return heads, rows
+        said = (str(number or "") for number in numbers)
+        rows.append((count.layer, count.property, *said, worst))
+    print_table(heads, rows)

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dsf.cli.run_model import Opened
-    from dsf.interventions.sweeps import SweepResult
 
 OTHER = "other"
 """The name of the run on --other-text or --other-ids."""
@@ -330,37 +329,26 @@ def _sweep(
 
     def show() -> None:
         print(f"{name} after token {opened.token(position)}, clean {clean:+.4g}")
-        _show_sweep(found, runs, top, opened)
+        if (drawn := heat_map(runs, effects)) is not None:
+            down, across, names, others, matrix = drawn
+            print(f"{down} downwards, {across} across; 9 is {max(map(abs, effects)):.3g}")
+            print_heat_map(names, others, matrix)
+        sizes = [math.inf if math.isnan(effect) else abs(effect) for effect in effects]
+        rows = [
+            (
+                f"{effects[at]:+.4g}",
+                f"{clean + effects[at]:+.4g}",
+                "; ".join(_worded(edit, opened) for edit in runs[at]),
+            )
+            for at in sorted(range(len(runs)), key=lambda at: -sizes[at])[:top]
+        ]
+        print_table(("effect", "changed", "edits"), rows)
+        earlier = f", {len(runs) - found.made} of them were in the file"
+        rate = f"{found.rate:.2g} a second{earlier if found.made < len(runs) else ''}"
+        said = rate if found.made else "all of them were in the file"
+        print(f"{len(runs)} runs, strongest first; {said}")
 
     return Answer(facts=facts, show=show, notes=opened.notes)
-
-
-def _show_sweep(
-    found: "SweepResult", runs: Sequence[Sequence[Edit]], top: int, opened: "Opened"
-) -> None:
-    """A heat map where runs differ in two choices, the runs with the largest effects, the rate."""
-    clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
-    if (drawn := heat_map(runs, effects)) is not None:
-        down, across, names, others, matrix = drawn
-        print(f"{down} downwards, {across} across; 9 is {max(map(abs, effects)):.3g}")
-        print_heat_map(names, others, matrix)
-    sizes = [math.inf if math.isnan(effect) else abs(effect) for effect in effects]
-    order = sorted(range(len(runs)), key=lambda at: -sizes[at])[:top]
-    rows = [
-        (
-            f"{effects[at]:+.4g}",
-            f"{clean + effects[at]:+.4g}",
-            "; ".join(_worded(edit, opened) for edit in runs[at]),
-        )
-        for at in order
-    ]
-    print_table(("effect", "changed", "edits"), rows)
-    earlier = f", {len(runs) - found.made} of them were in the file"
-    rate = f"{found.rate:.2g} a second{earlier if found.made < len(runs) else ''}"
-    print(
-        f"{len(runs)} runs, strongest first; "
-        f"{rate if found.made else 'all of them were in the file'}"
-    )
 
 
 def heat_map(
