@@ -30,12 +30,6 @@ class DeltaNet(Layer):
         ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Yang et al. 2024, arXiv:2406.06484.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.DeltaNet(8, heads=2)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(

@@ -29,12 +29,6 @@ class GatedLinearAttention(Layer):
 
     Source: Yang et al. 2023, arXiv:2312.06635; this parametrisation: Chou et al. 2024,
     arXiv:2411.10741.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.GatedLinearAttention(8, heads=2)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(self, model_size: int, *, key_size: int | None = None, heads: int = 1) -> None:

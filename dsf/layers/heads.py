@@ -39,15 +39,17 @@ def merge(
 class QueryKeyValue(nn.Module):
     """The projections of attention: one for query and key, one for value, split into heads.
 
-    ``(2 key_size + model_size) (model_size + 1)`` parameters; without bias
-    ``(2 key_size + model_size) model_size``.
+    ``(2 key_size + model_size) (model_size + 1)`` parameters; ``key_size`` is ``model_size`` when
+    absent. Errors name ``owner``, a layer.
     """
 
-    def __init__(self, model_size: int, key_size: int, *, heads: int, bias: bool = True) -> None:
+    def __init__(self, owner: str, model_size: int, key_size: int | None, *, heads: int) -> None:
         super().__init__()
+        key_size = model_size if key_size is None else key_size
+        divide(owner, heads=heads, model_size=model_size, key_size=key_size)
         self.heads = heads
-        self.query_key = nn.Linear(model_size, 2 * key_size, bias=bias)
-        self.value = nn.Linear(model_size, model_size, bias=bias)
+        self.query_key = nn.Linear(model_size, 2 * key_size)
+        self.value = nn.Linear(model_size, model_size)
 
     def forward(
         self, x: Float[Tensor, "batch time model"]

@@ -151,15 +151,13 @@ class InLineAttention(Layer):
         residual: LocalResidual | None = None,
     ) -> None:
         super().__init__()
-        key_size = model_size if key_size is None else key_size
-        divide("InLineAttention", heads=heads, model_size=model_size, key_size=key_size)
         if causal and residual is not None:
             raise ValueError(
                 "InLineAttention: the local residual reads later tokens, so a causal layer cannot "
                 "have one. Set causal=False or leave out residual."
             )
         self.feature_map, self.scaled, self.causal = feature_map, scaled, causal
-        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.project = QueryKeyValue("InLineAttention", model_size, key_size, heads=heads)
         self.residual = residual
         self.out = nn.Linear(model_size, model_size)
 

@@ -29,16 +29,9 @@ def gated_rates(size: int) -> Float[Tensor, " size"]:
     return slowest + (rates - rates[0]) / (rates[-1] - rates[0]) * (fastest - slowest)
 
 
-def by_fan_in(linear: nn.Linear) -> None:
-    """Weights from N(0, 1 / inputs); biases zero."""
-    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
-
-
-def small(linear: nn.Linear) -> None:
-    """Weights from N(0, 0.02²); biases zero."""
-    nn.init.normal_(linear.weight, std=SMALL)
+def draw_weights(linear: nn.Linear, std: float = SMALL) -> None:
+    """Weights from N(0, std²); biases zero."""
+    nn.init.normal_(linear.weight, std=std)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
 
@@ -57,7 +50,7 @@ def as_executed(module: nn.Module, *, depth: int = 2) -> None:
     """
     for name, part in module.named_modules():
         if isinstance(part, nn.Linear):
-            small(part)
+            draw_weights(part)
             if name.rpartition(".")[2] == "out":
                 nn.init.normal_(part.weight, std=SMALL / math.sqrt(2 * depth))
         elif isinstance(part, nn.Embedding):

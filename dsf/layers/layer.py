@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf.evaluate import final_state, respond
+from dsf.layers.heads import merge
 from dsf.mixers.base import Mixer
 from dsf.runtime.shapes import agree, has_axes
 from dsf.systems.system import System
@@ -55,11 +56,14 @@ class Layer(nn.Module, ABC):
             memory: when decoding, what is kept of earlier tokens; it is updated in place.
         """
 
-    @abstractmethod
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """The layer's output from its input and the response of its mixer."""
+        """The layer's output from its input and the response of its mixer.
+
+        Here the heads are merged and projected; layers with norms or gates define their own.
+        """
+        return self.out(merge(mixed))
 
     def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time model"]:
         """Apply the layer to a whole sequence, from a state of zero.
@@ -132,7 +136,10 @@ def tokens_so_far(
     return count
 
 
-def cached(memory: Memory, **new: Shaped[Tensor, "*batch time _"]) -> None:
-    """Append ``new`` tokens to those in ``memory`` of the same names."""
-    for name, part in new.items():
-        memory[name] = torch.cat([memory[name], part], dim=-2) if name in memory else part
+def read_from_cache(mixer: Any, memory: Memory) -> Shaped[Tensor, "..."]:
+    """The response of softmax to one token, whose key and value are appended to ``memory``."""
+    for name in ("key", "value"):
+        new = getattr(mixer, name)
+        memory[name] = torch.cat([memory[name], new], dim=-2) if name in memory else new
+    cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)
+    return respond(cache.system(), cache.signal())

@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf import mixers
-from dsf.layers.heads import QueryKeyValue, divide, merge
+from dsf.layers.heads import QueryKeyValue
 from dsf.layers.layer import Layer, Memory
 from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one
 
@@ -51,10 +51,8 @@ class LinearAttention(Layer):
         causal: bool = True,
     ) -> None:
         super().__init__()
-        key_size = model_size if key_size is None else key_size
-        divide("LinearAttention", heads=heads, model_size=model_size, key_size=key_size)
         self.feature_map, self.normalised, self.causal = feature_map, normalised, causal
-        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.project = QueryKeyValue("LinearAttention", model_size, key_size, heads=heads)
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
@@ -70,12 +68,6 @@ class LinearAttention(Layer):
             normalised=self.normalised,
             causal=self.causal,
         )
-
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads, then apply the output projection."""
-        return self.out(merge(mixed))
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
         """The response to one token; a further value of one gives the sum of the row."""

@@ -27,12 +27,6 @@ class Mamba(Layer):
         ShapeError: if a size is below one.
 
     Source: Gu & Dao 2023, arXiv:2312.00752.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.Mamba(8, state_size=4)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(self, model_size: int, *, state_size: int = 16, filter_width: int = 4) -> None:

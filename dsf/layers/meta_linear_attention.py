@@ -44,12 +44,6 @@ class MetaLinearAttention(Layer):
         ValueError: if ``augmentation`` is none of these, or linear together with ``with_key``.
 
     Source: Chou et al. 2024, arXiv:2411.10741.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.MetaLinearAttention(8, heads=2)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(
@@ -86,7 +80,7 @@ class MetaLinearAttention(Layer):
         """Projections from N(0, 0.02²), zero bias and augmentation, fixed decays of all lengths."""
         for part in self.children():
             if isinstance(part, nn.Linear):
-                initial.small(part)
+                initial.draw_weights(part)
             elif isinstance(part, FixedLogit | ShortFilter):
                 part.reset_parameters()
         if self.augmentation is not None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsf import mixers
-from dsf.layers.heads import QueryKeyValue, divide, merge
+from dsf.layers.heads import QueryKeyValue
 from dsf.layers.layer import Layer, Memory
 from dsf.mixers.ingredients.feature_maps import exp
 
@@ -29,12 +29,6 @@ class NormalisedAttention(Layer):
         ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Sieber et al. 2024, arXiv:2405.15731.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.NormalisedAttention(8, key_size=4, normaliser=torch.sigmoid)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(
@@ -46,10 +40,8 @@ class NormalisedAttention(Layer):
         normaliser: Callable[[Tensor], Tensor] = exp,
     ) -> None:
         super().__init__()
-        key_size = model_size if key_size is None else key_size
-        divide("NormalisedAttention", heads=heads, model_size=model_size, key_size=key_size)
         self.normaliser = normaliser
-        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.project = QueryKeyValue("NormalisedAttention", model_size, key_size, heads=heads)
         self.divisor = nn.Linear(model_size, heads)
         self.out = nn.Linear(model_size, model_size)
 
@@ -60,9 +52,3 @@ class NormalisedAttention(Layer):
         query, key, value = self.project(x)
         divisor = self.normaliser(self.divisor(x)).mT
         return mixers.NormalisedAttention(query=query, key=key, value=value, normaliser=divisor)
-
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads, then apply the output projection."""
-        return self.out(merge(mixed))

@@ -3,18 +3,16 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dsf import mixers
-from dsf.layers import initial
-from dsf.layers.heads import divide
-from dsf.layers.layer import Layer, Memory
-from dsf.layers.short_filter import ShortFilter
+from dsf.layers.layer import Memory
+from dsf.layers.short_filter import GatedFilter
 
 
-class QuasiLSTM(Layer):
+class QuasiLSTM(GatedFilter):
     """Convolved values with three gates, twice as wide as the model, and a GELU output gate.
 
     With ``d = model_size`` and a convolution of 4 taps it has ``18 d^2 + 16 d`` parameters, and one
@@ -31,12 +29,6 @@ class QuasiLSTM(Layer):
         ValueError: if ``transition`` is neither ``"sigmoid"`` nor ``"reversed"``.
 
     Source: Sieber et al. 2024, arXiv:2405.15731.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.QuasiLSTM(8, transition="reversed")
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(
@@ -46,27 +38,18 @@ class QuasiLSTM(Layer):
         transition: Literal["sigmoid", "reversed"] = "sigmoid",
         filter_width: int = 4,
     ) -> None:
-        super().__init__()
-        divide("QuasiLSTM", heads=1, model_size=model_size)
         if transition not in ("sigmoid", "reversed"):
             raise ValueError(
                 f"QuasiLSTM: 'transition' must be 'sigmoid' or 'reversed', but it is "
                 f"{transition!r}."
             )
-        width = 2 * model_size
-        self.gate = nn.Linear(model_size, width, bias=False)
-        self.value = nn.Linear(model_size, width, bias=False)
-        self.filter = ShortFilter(width, filter_width, bias=True)
-        self.gates = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, model_size, bias=False)
+        super().__init__(model_size, gates=3, filter_width=filter_width)
         self.exponent = nn.Parameter(torch.ones(())) if transition == "reversed" else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Weights from N(0, 1 / inputs), biases zero, an exponent of one."""
-        for linear in (self.gate, self.value, self.gates, self.out):
-            initial.by_fan_in(linear)
-        self.filter.reset_parameters()
+        super().reset_parameters()
         if self.exponent is not None:
             nn.init.ones_(self.exponent)
 
@@ -84,9 +67,3 @@ class QuasiLSTM(Layer):
         if self.exponent is None:
             return logit.sigmoid()
         return (self.exponent.relu() * functional.logsigmoid(-logit)).exp()
-
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
-        """The GELU output gate, then the output projection."""
-        return self.out(functional.gelu(self.gate(x)) * mixed[..., 0, 0].mT)

@@ -1,20 +1,19 @@
 """The layer of the real-gated linear recurrent unit (RG-LRU) of Griffin."""
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dsf import mixers
 from dsf.layers import initial
-from dsf.layers.heads import divide
-from dsf.layers.layer import Layer, Memory
-from dsf.layers.short_filter import ShortFilter
+from dsf.layers.layer import Memory
+from dsf.layers.short_filter import GatedFilter
 
 SHARPNESS = 8
 
 
-class RGLRU(Layer):
+class RGLRU(GatedFilter):
     """RG-LRU on convolved values, twice as wide as the model, with a GELU output gate.
 
     The decay is ``exp(-8 softplus(p) σ(x W_r + b_r))``, the input gate ``σ(x W_i + b_i)``, for
@@ -29,31 +28,16 @@ class RGLRU(Layer):
 
     Source: De et al. 2024, arXiv:2402.19427; this parametrisation: Sieber et al. 2024,
     arXiv:2405.15731.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.RGLRU(8)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(self, model_size: int, *, filter_width: int = 4) -> None:
-        super().__init__()
-        divide("RGLRU", heads=1, model_size=model_size)
-        width = 2 * model_size
-        self.gate = nn.Linear(model_size, width, bias=False)
-        self.value = nn.Linear(model_size, width, bias=False)
-        self.filter = ShortFilter(width, filter_width, bias=True)
-        self.gates = nn.Linear(width, 2 * width)
-        self.rate = nn.Parameter(torch.empty(width))
-        self.out = nn.Linear(width, model_size, bias=False)
+        super().__init__(model_size, gates=2, filter_width=filter_width)
+        self.rate = nn.Parameter(torch.empty(2 * model_size))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Weights from N(0, 1 / inputs), zero biases, decays of 0.9 to 0.999 for a gate of one."""
-        for linear in (self.gate, self.value, self.gates, self.out):
-            initial.by_fan_in(linear)
-        self.filter.reset_parameters()
+        super().reset_parameters()
         with torch.no_grad():
             self.rate.copy_(initial.gated_rates(len(self.rate)))
 
@@ -68,9 +52,3 @@ class RGLRU(Layer):
             decay=(-SHARPNESS * functional.softplus(self.rate) * decay).exp(),
             input_gate=write,
         )
-
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
-        """The GELU output gate, then the output projection."""
-        return self.out(functional.gelu(self.gate(x)) * mixed[..., 0, 0].mT)

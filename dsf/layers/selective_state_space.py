@@ -67,12 +67,6 @@ class SelectiveStateSpace(Layer):
 
     Source: Gu & Dao 2023, arXiv:2312.00752; this parametrisation: Sieber et al. 2024,
     arXiv:2405.15731.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.SelectiveStateSpace(8, state_size=4)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(self, model_size: int, *, state_size: int = 16) -> None:

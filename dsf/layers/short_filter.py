@@ -1,10 +1,13 @@
-"""The short causal convolution before many mixers."""
+"""The short causal convolution before many mixers, and layers of gates on what it returns."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
-from dsf.layers.layer import Memory
+from dsf.layers import initial
+from dsf.layers.heads import divide
+from dsf.layers.layer import Layer, Memory
 
 
 class ShortFilter(nn.Conv1d):
@@ -39,3 +42,32 @@ class ShortFilter(nn.Conv1d):
         if memory is not None:
             memory["tail"] = seen[..., seen.shape[-2] - earlier :, :]
         return super().forward(seen.mT).mT
+
+
+class GatedFilter(Layer):
+    """Convolved values, twice as wide as the model, with gates, and a GELU output gate.
+
+    Subclasses add their parameters, then call ``reset_parameters``.
+    """
+
+    def __init__(self, model_size: int, *, gates: int, filter_width: int) -> None:
+        super().__init__()
+        divide(type(self).__name__, heads=1, model_size=model_size)
+        width = 2 * model_size
+        self.gate = nn.Linear(model_size, width, bias=False)
+        self.value = nn.Linear(model_size, width, bias=False)
+        self.filter = ShortFilter(width, filter_width, bias=True)
+        self.gates = nn.Linear(width, gates * width)
+        self.out = nn.Linear(width, model_size, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 1 / inputs), biases zero."""
+        for linear in (self.gate, self.value, self.gates, self.out):
+            initial.draw_weights(linear, linear.in_features**-0.5)
+        self.filter.reset_parameters()
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        """The GELU output gate, then the output projection."""
+        return self.out(gelu(self.gate(x)) * mixed[..., 0, 0].mT)

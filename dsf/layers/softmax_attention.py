@@ -1,15 +1,11 @@
 """The layer of softmax attention."""
 
-from dataclasses import replace
-from typing import cast
-
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf import mixers
-from dsf.evaluate import respond
-from dsf.layers.heads import QueryKeyValue, divide, merge
-from dsf.layers.layer import Layer, Memory, cached
+from dsf.layers.heads import QueryKeyValue
+from dsf.layers.layer import Layer, Memory, read_from_cache
 
 
 class SoftmaxAttention(Layer):
@@ -44,10 +40,8 @@ class SoftmaxAttention(Layer):
         self, model_size: int, *, key_size: int | None = None, heads: int = 1, causal: bool = True
     ) -> None:
         super().__init__()
-        key_size = model_size if key_size is None else key_size
-        divide("SoftmaxAttention", heads=heads, model_size=model_size, key_size=key_size)
         self.causal = causal
-        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.project = QueryKeyValue("SoftmaxAttention", model_size, key_size, heads=heads)
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
@@ -57,15 +51,6 @@ class SoftmaxAttention(Layer):
         query, key, value = self.project(x)
         return mixers.SoftmaxAttention(query=query, key=key, value=value, causal=self.causal)
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads, then apply the output projection."""
-        return self.out(merge(mixed))
-
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
         """The response to one token; its key and value are appended to the cache."""
-        mixer = cast("mixers.SoftmaxAttention", mixer)
-        cached(memory, key=mixer.key, value=mixer.value)
-        cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)
-        return respond(cache.system(), cache.signal())
+        return read_from_cache(mixer, memory)

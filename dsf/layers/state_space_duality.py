@@ -33,12 +33,6 @@ class StateSpaceDuality(Layer):
 
     Source: Dao & Gu 2024, arXiv:2405.21060; this parametrisation: Sieber et al. 2024,
     arXiv:2405.15731.
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.StateSpaceDuality(8, state_size=4)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     idle = ("step_size.weight",)

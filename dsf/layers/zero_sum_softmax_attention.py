@@ -1,16 +1,12 @@
 """The layer of zero-sum softmax attention, on scores of query and key."""
 
-from dataclasses import replace
-from typing import cast
-
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from dsf import mixers
-from dsf.evaluate import respond
-from dsf.layers.heads import QueryKeyValue, divide, merge
-from dsf.layers.layer import Layer, Memory, cached
+from dsf.layers.heads import QueryKeyValue, merge
+from dsf.layers.layer import Layer, Memory, read_from_cache
 from dsf.layers.zero_sum_attention import EPSILON
 
 
@@ -35,12 +31,6 @@ class ZeroSumSoftmaxAttention(Layer):
         ShapeError: if a width is not a multiple of ``heads``.
 
     Source: Lu et al. 2025, arXiv:2602.05230 (there ZeroS-SM).
-
-    Example:
-        >>> import dsf, torch
-        >>> layer = dsf.layers.ZeroSumSoftmaxAttention(8, heads=2)
-        >>> layer(torch.randn(1, 5, 8)).shape
-        torch.Size([1, 5, 8])
     """
 
     def __init__(
@@ -53,10 +43,8 @@ class ZeroSumSoftmaxAttention(Layer):
         causal: bool = True,
     ) -> None:
         super().__init__()
-        key_size = model_size if key_size is None else key_size
-        divide("ZeroSumSoftmaxAttention", heads=heads, model_size=model_size, key_size=key_size)
         self.zero_order, self.causal = zero_order, causal
-        self.project = QueryKeyValue(model_size, key_size, heads=heads)
+        self.project = QueryKeyValue("ZeroSumSoftmaxAttention", model_size, key_size, heads=heads)
         self.orders = nn.Linear(model_size, 3 * heads)
         self.out = nn.Linear(model_size, model_size)
 
@@ -85,7 +73,4 @@ class ZeroSumSoftmaxAttention(Layer):
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
         """The response to one token; its key and value are appended to the cache."""
-        mixer = cast("mixers.ZeroSumSoftmaxAttention", mixer)
-        cached(memory, key=mixer.key, value=mixer.value)
-        cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)
-        return respond(cache.system(), cache.signal())
+        return read_from_cache(mixer, memory)

@@ -19,9 +19,15 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
-from dsf.mixers.ingredients.recurrent_cells import RELU, TANH, Activation, read_cell
+from dsf.mixers.ingredients.recurrent_cells import (
+    RELU,
+    TANH,
+    Activation,
+    read_cell,
+    to_states,
+    with_one,
+)
 from dsf.systems.system import System
-from dsf.systems.transition import Dense
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -60,10 +66,7 @@ class ElmanRNN(Mixer):
         weights = read_cell(module, torch.nn.RNN, layer=layer, reverse=reverse)
         return cls(
             inputs=inputs,
-            input_weight=weights.input_weight[0],
-            recurrent_weight=weights.recurrent_weight[0],
-            input_bias=weights.input_bias[0],
-            recurrent_bias=weights.recurrent_bias[0],
+            **{name: part[0] for name, part in weights._asdict().items() if part is not None},
             start=initial,
             activation=TANH if module.nonlinearity == "tanh" else RELU,
             runs_backward=reverse,
@@ -86,8 +89,9 @@ class ElmanRNN(Mixer):
 
     def system(self) -> System:
         """The layer with s_t fixed: exact for this input, and valid for this input only."""
-        initial = None if self.start is None else self.start.unsqueeze(-1)
-        return self._linear(self.activation.secant(self._activated), initial, affine=True)
+        bias = (self.input_bias + self.recurrent_bias).unsqueeze(-1)
+        entering = torch.cat([self.input_weight, bias], dim=-1)
+        return self._linear(self.activation.secant(self._activated), entering, self.start)
 
     def tangent(self) -> System:
         """The Jacobian along the trajectory: from small changes of the inputs to the states.
@@ -96,27 +100,21 @@ class ElmanRNN(Mixer):
         ``change.unsqueeze(-1)``), it has no constant port, and it starts from zero. Driven by the
         inputs themselves it does **not** give the states.
         """
-        return self._linear(self.activation.slope(self._activated), None, affine=False)
+        return self._linear(self.activation.slope(self._activated), self.input_weight, None)
 
-    def _linear(self, factor: Tensor, initial: Tensor | None, *, affine: bool) -> System:
-        entering = self.input_weight
-        if affine:
-            bias = self.input_bias + self.recurrent_bias
-            entering = torch.cat([entering, bias.unsqueeze(-1)], dim=-1)
+    def _linear(self, factor: Tensor, entering: Tensor, initial: Tensor | None) -> System:
         rows = factor.unsqueeze(-1)
-        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        return System(
-            A=Dense(rows * self.recurrent_weight),
-            B=rows * entering,
-            C=identity.expand(*factor.shape, -1),
+        return to_states(
+            rows * self.recurrent_weight,
+            rows * entering,
+            outputs=factor.shape[-1],
             initial=initial,
             runs_backward=self.runs_backward,
         )
 
     def signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
         """``[x_t; 1]``."""
-        one = torch.ones_like(self.inputs[..., :1])
-        return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
+        return with_one(self.inputs)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "ElmanRNN":

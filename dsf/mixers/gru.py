@@ -18,9 +18,14 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
-from dsf.mixers.ingredients.recurrent_cells import channel_systems, read_cell, tanh_secant
+from dsf.mixers.ingredients.recurrent_cells import (
+    channel_systems,
+    read_cell,
+    tanh_secant,
+    to_states,
+    with_one,
+)
 from dsf.systems.system import System
-from dsf.systems.transition import Dense
 
 RESET, UPDATE, CANDIDATE = 0, 1, 2
 
@@ -73,10 +78,7 @@ class GRU(Mixer):
         weights = read_cell(module, torch.nn.GRU, layer=layer, reverse=reverse)
         return cls(
             inputs=inputs,
-            input_weight=weights.input_weight,
-            recurrent_weight=weights.recurrent_weight,
-            input_bias=weights.input_bias,
-            recurrent_bias=weights.recurrent_bias,
+            **{name: part for name, part in weights._asdict().items() if part is not None},
             start=initial,
             runs_backward=reverse,
         )
@@ -124,12 +126,11 @@ class GRU(Mixer):
         entering = self.input_weight[CANDIDATE].expand(*slope.shape, -1)
         A = torch.diag_embed(at.update) + (slope * at.reset).unsqueeze(-1) * recurrent
         B = slope.unsqueeze(-1) * torch.cat([entering, bias.unsqueeze(-1)], dim=-1)
-        return self._to_states(A, B, None if self.start is None else self.start.unsqueeze(-1))
+        return self._to_states(A, B, self.start)
 
     def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
         """``[x_t; 1]``, the signal of :meth:`second_form`."""
-        one = torch.ones_like(self.inputs[..., :1])
-        return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
+        return with_one(self.inputs)
 
     def tangent(self) -> System:
         """The Jacobian along the trajectory: from small changes of the inputs to the states.
@@ -152,9 +153,8 @@ class GRU(Mixer):
         return self._to_states(torch.diag_embed(at.update) + A, B, None)
 
     def _to_states(self, A: Tensor, B: Tensor, initial: Tensor | None) -> System:
-        identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-        C = identity.expand_as(A)
-        return System(Dense(A), B, C, initial=initial, runs_backward=self.runs_backward)
+        outputs, backward = A.shape[-1], self.runs_backward
+        return to_states(A, B, outputs=outputs, initial=initial, runs_backward=backward)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "GRU":

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import between, complex_normal, normal
-from dsf.mixers.ingredients.state_spaces import feedthrough_matrix
+from dsf.mixers.ingredients.state_spaces import port_system
 from dsf.systems.system import System
-from dsf.systems.transition import Diagonal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -47,22 +46,10 @@ class LRU(Mixer):
     }
 
     def system(self) -> System:
-        *batch, steps, inputs = self.value.shape
-        outputs, states = self.read.shape
         fading = self.log_radius.exp()
         decay = torch.polar((-fading).exp(), self.log_phase.exp())
-        scale = (-torch.expm1(-2 * fading)).sqrt()
-        D = None
-        if self.feedthrough is not None:
-            D = feedthrough_matrix("LRU", self.feedthrough, outputs=outputs, inputs=inputs)
-            D = D.expand(*batch, steps, outputs, inputs)
-        return System(
-            A=Diagonal(decay.expand(*batch, steps, states)),
-            B=(scale.unsqueeze(-1) * self.write).expand(*batch, steps, states, inputs),
-            C=self.read.expand(*batch, steps, outputs, states),
-            D=D,
-            takes_real_part=True,
-        )
+        write = (-torch.expm1(-2 * fading)).sqrt().unsqueeze(-1) * self.write
+        return port_system("LRU", self.value, decay, write, self.read, self.feedthrough)
 
     def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
         return self.value.unsqueeze(-1)

@@ -25,10 +25,12 @@ from dsf.mixers.ingredients.recurrent_cells import (
     read_cell,
     run_lstm,
     tanh_secant,
+    to_states,
+    with_one,
 )
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
-from dsf.systems.transition import Dense, Diagonal
+from dsf.systems.transition import Diagonal
 
 WRITE, FORGET, CANDIDATE, READ = 0, 1, 2, 3
 
@@ -99,22 +101,18 @@ class LSTM(Mixer):
         _, channels, outputs = self.recurrent_weight.shape
         zero = self.inputs.new_zeros
         gates = run_lstm(
-            self._weights,
+            CellWeights(
+                self.input_weight,
+                self.recurrent_weight,
+                self.input_bias,
+                self.recurrent_bias,
+                self.projection,
+            ),
             self.inputs.flip(-2) if self.runs_backward else self.inputs,
             zero(*batch, outputs) if self.start is None else self.start,
             zero(*batch, channels) if self.start_cell is None else self.start_cell,
         )
         return Gates(*(part.flip(-2) for part in gates)) if self.runs_backward else gates
-
-    @property
-    def _weights(self) -> CellWeights:
-        return CellWeights(
-            self.input_weight,
-            self.recurrent_weight,
-            self.input_bias,
-            self.recurrent_bias,
-            self.projection,
-        )
 
     def system(self) -> System:
         """The first form: exact for this input, and valid for this input only."""
@@ -163,8 +161,7 @@ class LSTM(Mixer):
 
     def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
         """``[x_t; 1]``, the signal of :meth:`second_form`."""
-        one = torch.ones_like(self.inputs[..., :1])
-        return torch.cat([self.inputs, one], dim=-1).unsqueeze(-1)
+        return with_one(self.inputs)
 
     def tangent(self) -> System:
         """The Jacobian along the trajectory: from small changes of the inputs to the outputs.
@@ -209,13 +206,12 @@ class LSTM(Mixer):
             return None
         first = 0 if not self.runs_backward else -1
         both = (self._gates.cell_before, self._gates.output_before)
-        return torch.cat([part[..., first, :] for part in both], dim=-1).unsqueeze(-1)
+        return torch.cat([part[..., first, :] for part in both], dim=-1)
 
     def _to_outputs(self, A: Tensor, B: Tensor, initial: Tensor | None) -> System:
         outputs = self.recurrent_weight.shape[-1]
-        identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)[-outputs:]
-        C = identity.expand(*A.shape[:-2], -1, -1)
-        return System(Dense(A), B, C, initial=initial, runs_backward=self.runs_backward)
+        backward = self.runs_backward
+        return to_states(A, B, outputs=outputs, initial=initial, runs_backward=backward)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "LSTM":

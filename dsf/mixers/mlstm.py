@@ -20,8 +20,7 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal
-from dsf.mixers.ingredients.recurrent_cells import before, running_maximum
-from dsf.runtime.shapes import ShapeError
+from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
 from dsf.systems.solve import continued
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
@@ -53,12 +52,7 @@ class MLSTM(Mixer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [part is not None for part in (self.start, self.start_total, self.start_peak)]
-        if any(given) and not all(given):
-            raise ShapeError(
-                "MLSTM: 'start', 'start_total' and 'start_peak' are one state, but only some of "
-                "them were given. Give all three, or none for a start from rest."
-            )
+        one_state("MLSTM", self.start, self.start_total, self.start_peak)
 
     def system(self) -> System:
         log_decay = torch.nn.functional.logsigmoid(self.forget_gate)

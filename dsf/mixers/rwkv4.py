@@ -17,8 +17,7 @@ from torch import Tensor
 
 from dsf.mixers.base import ChannelMixer
 from dsf.mixers.drawing import minus, spread
-from dsf.mixers.ingredients.recurrent_cells import before, running_maximum
-from dsf.runtime.shapes import ShapeError
+from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
 from dsf.systems.solve import continued
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
@@ -49,12 +48,7 @@ class RWKV4(ChannelMixer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [part is not None for part in (self.start, self.start_total, self.start_peak)]
-        if any(given) and not all(given):
-            raise ShapeError(
-                "RWKV4: 'start', 'start_total' and 'start_peak' are one state, but only some of "
-                "them were given. Give all three, or none for a start from rest."
-            )
+        one_state("RWKV4", self.start, self.start_total, self.start_peak)
 
     def system(self) -> System:
         peak_before: Tensor | float = -torch.inf if self.start_peak is None else self.start_peak

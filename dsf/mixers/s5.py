@@ -13,10 +13,9 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import between, complex_normal, normal, poles
-from dsf.mixers.ingredients.state_spaces import feedthrough_matrix, zero_order_hold
+from dsf.mixers.ingredients.state_spaces import port_system, zero_order_hold
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
-from dsf.systems.transition import Diagonal
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -53,20 +52,9 @@ class S5(Mixer):
             agree("S5", "state", step=tuple(self.step.shape), pole=tuple(self.pole.shape))
 
     def system(self) -> System:
-        *batch, steps, inputs = self.value.shape
-        outputs, states = self.read.shape
         decay, gain = zero_order_hold(self.pole, self.step)
-        D = None
-        if self.feedthrough is not None:
-            D = feedthrough_matrix("S5", self.feedthrough, outputs=outputs, inputs=inputs)
-            D = D.expand(*batch, steps, outputs, inputs)
-        return System(
-            A=Diagonal(decay.expand(*batch, steps, states)),
-            B=(gain.unsqueeze(-1) * self.write).expand(*batch, steps, states, inputs),
-            C=self.read.expand(*batch, steps, outputs, states),
-            D=D,
-            takes_real_part=True,
-        )
+        write = gain.unsqueeze(-1) * self.write
+        return port_system("S5", self.value, decay, write, self.read, self.feedthrough)
 
     def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
         return self.value.unsqueeze(-1)

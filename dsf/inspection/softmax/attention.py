@@ -111,9 +111,6 @@ class GivenWeights(Mixer):
     def system(self) -> ExplicitMap:
         return ExplicitMap(StoredRows(self.weights))
 
-    def signal(self) -> Shaped[Tensor, "*batch read 1 channel"]:
-        return self.value.unsqueeze(-2)
-
 
 @dataclass(frozen=True, eq=False)
 class AttentionCall:

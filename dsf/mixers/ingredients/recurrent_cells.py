@@ -3,7 +3,9 @@
 - ``Activation``, ``TANH``, ``RELU``: a function with its secant and its slope.
 - ``CellWeights``, ``read_cell``: the weights of one layer of a torch LSTM, GRU or RNN.
 - ``Gates``, ``run_lstm``: the gates of an LSTM layer along a sequence.
+- ``with_one``, ``to_states``: the ports and the outputs of a layer along its trajectory.
 - ``channel_systems``, ``running_maximum``, ``before``: helpers for gated recurrences.
+- ``one_state``: whether the parts of a state with a running maximum are complete.
 """
 
 from collections.abc import Callable
@@ -14,8 +16,9 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from dsf.runtime.shapes import ShapeError
 from dsf.systems.system import System
-from dsf.systems.transition import ScaledIdentity
+from dsf.systems.transition import Dense, ScaledIdentity
 
 SMALL = 1e-3
 
@@ -155,6 +158,26 @@ def run_lstm(
     return Gates(*(torch.stack(part, dim=-2) for part in zip(*tokens, strict=True)))
 
 
+def with_one(inputs: Float[Tensor, "*batch time input"]) -> Float[Tensor, "*batch time ports 1"]:
+    """The signal ``[x_t; 1]``, whose last port is for the biases."""
+    return torch.cat([inputs, torch.ones_like(inputs[..., :1])], dim=-1).unsqueeze(-1)
+
+
+def to_states(
+    A: Float[Tensor, "*batch time state state"],
+    B: Float[Tensor, "*batch time state input"],
+    *,
+    outputs: int,
+    initial: Float[Tensor, "*batch state"] | None,
+    runs_backward: bool,
+) -> System:
+    """The system whose outputs are its last ``outputs`` states."""
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)[-outputs:]
+    C = identity.expand(*A.shape[:-2], -1, -1)
+    first = None if initial is None else initial.unsqueeze(-1)
+    return System(Dense(A), B, C, initial=first, runs_backward=runs_backward)
+
+
 def channel_systems(
     decay: Inexact[Tensor, "*batch time channel"],
     write: Inexact[Tensor, "*batch time channel"],
@@ -199,3 +222,12 @@ def before(part: Tensor, *, axis: int, start: float | Tensor) -> Tensor:
     start = start.unsqueeze(axis) if isinstance(start, Tensor) else start
     first = torch.zeros_like(part.narrow(axis, 0, 1)) + start
     return torch.cat([first, part.narrow(axis, 0, part.shape[axis] - 1)], dim=axis)
+
+
+def one_state(owner: str, *parts: Tensor | None) -> None:
+    """Raise ShapeError if only some of ``start``, ``start_total`` and ``start_peak`` are there."""
+    if any(part is None for part in parts) and not all(part is None for part in parts):
+        raise ShapeError(
+            f"{owner}: 'start', 'start_total' and 'start_peak' are one state, but only some of "
+            f"them were given. Give all three, or none for a start from rest."
+        )

@@ -1,4 +1,4 @@
-"""Discretisation of continuous-time state spaces, and their feedthrough matrix."""
+"""Discretisation of continuous-time state spaces, and systems with many ports."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,6 +8,8 @@ from jaxtyping import Inexact, Shaped
 from torch import Tensor
 
 from dsf.runtime.shapes import agree, has_axes
+from dsf.systems.system import System
+from dsf.systems.transition import Diagonal
 
 SMALL = 1e-5
 
@@ -75,19 +77,36 @@ def bilinear_low_rank(
     )
 
 
-def feedthrough_matrix(
-    owner: str, feedthrough: Shaped[Tensor, "*ports"], *, outputs: int, inputs: int
-) -> Shaped[Tensor, "output input"]:
-    """D as a matrix ``output input``; a vector becomes a diagonal matrix.
+def port_system(
+    owner: str,
+    value: Shaped[Tensor, "*batch time input"],
+    decay: Inexact[Tensor, " state"],
+    write: Inexact[Tensor, "state input"],
+    read: Inexact[Tensor, "output state"],
+    feedthrough: Shaped[Tensor, "*ports"] | None,
+) -> System:
+    """A time-invariant system with a port for every input and output; its real part is taken.
+
+    ``feedthrough`` is D, ``output input``, or the diagonal of D.
 
     Raises:
         ShapeError: if it does not fit the numbers of ports.
     """
-    if feedthrough.ndim == 1:
-        size = feedthrough.shape[0]
-        agree(owner, "channel", feedthrough=size, output=outputs, input=inputs)
-        return torch.diag_embed(feedthrough)
-    has_axes(owner, "feedthrough", tuple(feedthrough.shape), "output input")
-    agree(owner, "output", feedthrough=feedthrough.shape[0], read=outputs)
-    agree(owner, "input", feedthrough=feedthrough.shape[1], write=inputs)
-    return feedthrough
+    *batch, steps, inputs = value.shape
+    outputs, states = read.shape
+    D = feedthrough
+    if D is not None:
+        if D.ndim == 1:
+            agree(owner, "channel", feedthrough=D.shape[0], output=outputs, input=inputs)
+            D = torch.diag_embed(D)
+        has_axes(owner, "feedthrough", tuple(D.shape), "output input")
+        agree(owner, "output", feedthrough=D.shape[0], read=outputs)
+        agree(owner, "input", feedthrough=D.shape[1], write=inputs)
+        D = D.expand(*batch, steps, outputs, inputs)
+    return System(
+        A=Diagonal(decay.expand(*batch, steps, states)),
+        B=write.expand(*batch, steps, states, inputs),
+        C=read.expand(*batch, steps, outputs, states),
+        D=D,
+        takes_real_part=True,
+    )
