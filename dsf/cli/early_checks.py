@@ -73,10 +73,7 @@ class ModelFacts:
         if prompt.ids is not None:
             check_numbers(prompt.ids, self.vocabulary, self.name)
         if prompt.length is not None:
-            self.check_length(prompt.length)
-
-    def check_length(self, tokens: int) -> None:
-        check_length(tokens, self.positions, self.name)
+            check_length(prompt.length, self.positions, self.name)
 
     def check_targets(self, tokens: Target | None) -> None:
         for option, token in zip(("--target", "--against"), tokens or (), strict=False):

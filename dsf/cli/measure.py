@@ -11,6 +11,7 @@ from dsf.cli.early_checks import (
     ModelFacts,
     check_folder,
     check_free,
+    check_length,
     check_model,
     check_numbers,
     without_tokenizer,
@@ -162,7 +163,7 @@ def _prompts(path: Path, facts: ModelFacts, *, by_number: bool) -> list[str]:
         try:
             ids = token_ids(line)
             check_numbers(ids, facts.vocabulary, facts.name)
-            facts.check_length(len(ids))
+            check_length(len(ids), facts.positions, facts.name)
         except (typer.BadParameter, ValueError) as error:
             words = getattr(error, "message", str(error))
             raise ValueError(f"{where}, line {number}: {words}") from None

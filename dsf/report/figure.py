@@ -342,20 +342,16 @@ def draw_map(
     if odd.any():
         axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
     axes.set_title(written(title), fontsize=9, family=families(), parse_math=False)
-    _name_tokens(axes, tokens, weights.shape)
-    return image
-
-
-def _name_tokens(axes: Axes, tokens: Sequence[str] | None, shape: tuple[int, int]) -> None:
-    if tokens is None or len(tokens) > LABELLED or shape != (len(tokens), len(tokens)):
+    if tokens is None or len(tokens) > LABELLED:  # of a square map, as checked above
         axes.set_xticks([])
         axes.set_yticks([])
-        return
+        return image
     texts, size = _labels(tokens)
     how: dict[str, Any] = {"fontsize": size, "family": families(), "parse_math": False}
     axes.set_xticks(range(len(texts)), texts, rotation=90, **how)
     axes.set_yticks(range(len(texts)), texts, **how)
     axes.tick_params(length=0, pad=2)
+    return image
 
 
 Labels = tuple[list[str], float]

@@ -14,8 +14,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dsf import measures
 from dsf.evaluate import respond
@@ -154,7 +152,15 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
     chosen = ""
     order = np.arange(prod(batch)).reshape(samples, of_one)
     if of_one > most:
-        found = remembered(layer, "strength", lambda: _strength(layer))
+        found = remembered(
+            layer,
+            "strength",
+            lambda: (
+                measures.off_diagonal_energy(layer.system)
+                if of_channels
+                else respond(layer.system, layer.signal).abs().square().sum(dim=(-3, -2, -1))
+            ),
+        )
         strength = found.nan_to_num(nan=float("inf")).reshape(samples, of_one).numpy(force=True)
         order = np.argsort(-strength, axis=1, kind="stable")[:, :most]
         order = order + of_one * np.arange(samples)[:, None]
@@ -172,13 +178,6 @@ def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
         total=prod(batch),
         chosen=chosen,
     )
-
-
-def _strength(layer: InspectedLayer) -> Float[Tensor, "*batch"]:
-    """The energy of every map: off its diagonal where it is of a channel, else of its response."""
-    if has_channels(layer):
-        return measures.off_diagonal_energy(layer.system)
-    return respond(layer.system, layer.signal).abs().square().sum(dim=(-3, -2, -1))
 
 
 def has_channels(layer: InspectedLayer) -> bool:
