@@ -83,10 +83,7 @@ def threads_in_use() -> int:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Let an interrupt in the ``with`` block take effect at its end.
-
-    Inside the import of torch it may end the process with a dump.
-    """
+    """Let an interrupt take effect after the block; in the import of torch it may dump core."""
     before = signal.getsignal(signal.SIGINT)
     received: list[tuple[int, FrameType | None]] = []
 

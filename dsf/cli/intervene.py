@@ -354,10 +354,7 @@ def _sweep(
 def heat_map(
     runs: Sequence[Sequence[Edit]], effects: Sequence[float]
 ) -> tuple[str, str, list[str], list[str], list[list[float]]] | None:
-    """Names of two fields, their values, and the effect of every pair; None for other sweeps.
-
-    Of runs with one edit each, which differ in two fields and try every pair of values once.
-    """
+    """Two fields, their values, and the effect of every pair; None unless each is tried once."""
     edits = [run[0] for run in runs]
     if any(len(run) > 1 for run in runs) or len({type(edit) for edit in edits}) > 1:
         return None

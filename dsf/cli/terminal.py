@@ -75,11 +75,7 @@ LEVELS = 9
 def print_heat_map(
     rows: Sequence[str], columns: Sequence[str], numbers: Sequence[Sequence[float]]
 ) -> None:
-    """Print a matrix, its sign and its size from 1 to 9 for every number.
-
-    9 is the largest magnitude; a terminal shows colours, red for what raises and blue for what
-    lowers.
-    """
+    """Print the sign and the size of every number, from 1 to 9; red raises and blue lowers."""
     screen = console()
     most = max((abs(each) for row in numbers for each in row if math.isfinite(each)), default=0.0)
     room = max(map(len, rows), default=0)

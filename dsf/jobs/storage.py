@@ -65,15 +65,10 @@ class Running:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that determines the results; equal plans are the same job.
+    """Everything that determines the results, as for ``measure_prompts``; equal plans are one job.
 
-    Attributes:
-        weights, configuration: SHA-256 of the model's files.
-        prompts: token ids.
-        left_out: quantities that are left out where they take longer than all others.
-        batch: the largest number of prompts in a unit.
-        tolerance: the largest relative error of a layer; None for one that suits its dtype.
-        layers, heads: which are looked at, as for ``dsf.inspect``; None for all.
+    ``weights`` and ``configuration`` are SHA-256 of the model's files; ``left_out`` are quantities
+    that would take longer than all others.
     """
 
     model: str

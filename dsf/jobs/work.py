@@ -88,9 +88,7 @@ def _opened(model: str) -> PiecewiseModel:
 def check_first(plan: Plan, units: Sequence[Unit], *, loads: bool) -> None:
     """Refuse a job whose largest unit does not fit into the memory, before any unit runs.
 
-    Args:
-        loads: whether this process runs the units itself, so that it needs the model anyway; else
-            the sizes of its modules are read without the weights, where the files allow that.
+    Unless this process ``loads`` the model to run units itself, its sizes are read without weights.
     """
     if not units:
         return

@@ -146,11 +146,7 @@ LOGITS = 10
 def intervention_content(
     result: Intervention | None, inspections: Sequence[Inspection]
 ) -> dict[str, Any] | None:
-    """The edits in words, and of every sample by how much the output moves and its last logits.
-
-    ``moved`` is the largest absolute change at every token. ``logits`` holds
-    ``[name, clean, changed]`` at the last token: the ten largest of either run.
-    """
+    """The edits, the largest change at every token, and the largest last logits of either run."""
     if result is None:
         return None
     clean, changed = result.clean.double(), result.output.double()

@@ -318,11 +318,7 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
     also: Sequence[Callable[[Rows], None]] = (),
     progress: Progress,
 ) -> dict[str, Any]:
-    """Everything about one layer, its maps pooled.
-
-    A layer whose channels have a map each begins with what all of them do together. Of an
-    attribution what the edges contribute comes first.
-    """
+    """Everything about one layer: edges of an attribution, all channels together, pooled maps."""
     disorder = why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
     seen = views(drawn, side=planned.side, progress=progress, also=(walk.add, *also))

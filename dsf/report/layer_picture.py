@@ -39,10 +39,7 @@ class LayerPicture:
 
 
 def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
-    """How strongly tokens act on each other through all channels; None for layers of heads.
-
-    Of a layer with chosen channels, these alone act.
-    """
+    """How strongly tokens act on each other through all, or the chosen, channels; None of heads."""
     system = layer.system
     groups = groups_of(layer, side=side)
     if groups is None:

@@ -138,12 +138,7 @@ class Selection:
 
 
 def select(layer: InspectedLayer, *, most: int | None = None) -> Selection:
-    """All maps of a layer, or some: heads of the strongest response, channels that mix most.
-
-    Args:
-        most: the largest number of maps of one sample; by default 64 heads, 8 channels of a layer
-            that was read as a whole, or 64 channels that were asked for.
-    """
+    """At most so many maps of a sample: heads of the strongest response, channels that mix most."""
     batch = tuple(layer.system.batch)
     samples = batch[0] if batch and layer.axes[:1] == ("sample",) else 1
     of_one = prod(batch) // samples

@@ -297,10 +297,7 @@ def views(
     progress: Progress = ignored,
     also: Sequence[Callable[[Rows], None]] = (),
 ) -> list[MapView]:
-    """Every map of ``drawn``, pooled to at most ``side x side`` cells.
-
-    With several ports a cell shows the largest weight between its two tokens.
-    """
+    """Every map, pooled; with several ports a cell shows the largest weight of its two tokens."""
     system, maps = drawn.system, len(drawn.labels)
     written = system.steps
     read = getattr(system, "read_steps", written)
