@@ -1,6 +1,6 @@
 """A certificate on the softmax weight that falls on a window of keys, for all queries of a box."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import exp, isfinite, log
 from typing import Any
@@ -62,12 +62,24 @@ def locality(
     lower, upper = (part.double() for part in box)
     if scale is not None and not isfinite(scale):
         raise ValueError(f"locality: 'scale' must be finite, but it is {scale}.")
-    _sensible(key, lower, upper, window, share)
+    start, stop = window
+    if not 0 <= start < stop <= len(key):
+        raise ValueError(
+            f"locality: 'window' must contain at least one of the {len(key)} keys, but it is "
+            f"{window}."
+        )
+    if bool((lower > upper).any()):
+        raise ValueError("locality: 'box' has a lower bound above its upper bound.")
+    if not 0 < share < 1:
+        raise ValueError(f"locality: 'share' must lie between 0 and 1, but it is {share}.")
+    if stop - start == len(key):
+        raise ValueError("locality: the window contains every key, so its share is 1.")
     factor = key.shape[-1] ** -0.5 if scale is None else float(scale)
-    search = _Search(factor * key.double(), window, log((1 - share) / share))
+    token = torch.arange(len(key))
+    inside = (token >= start) & (token < stop)
+    search = _Search(factor * key.double(), inside, log((1 - share) / share))
     proposal = Proposal(
         name="locality",
-        verdict=Verdict.UNKNOWN,
         tensors={"key": key, "lower": lower, "upper": upper},
         method="tangent of log-sum-exp on a split tree",
         parameters={
@@ -94,7 +106,7 @@ def locality(
     elif tree is not None:
         found |= {"verdict": Verdict.PROVED, "evidence": {"tree": tree}, "limits": {}}
     undecided = replace(proposal, observed=found["observed"])
-    return where_conclusive(replace(proposal, **found), undecided, folder)
+    return where_conclusive([replace(proposal, **found)], undecided, folder)
 
 
 @dataclass
@@ -102,13 +114,8 @@ class _Search:
     """The search in float64; its results count only once the checker has accepted them."""
 
     keys: Tensor
-    window: tuple[int, int]
+    inside: Tensor
     goal: float
-    inside: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        token = torch.arange(len(self.keys))
-        self.inside = (token >= self.window[0]) & (token < self.window[1])
 
     def odds(self, query: Tensor) -> Tensor:
         """Logarithm of the weight outside the window divided by the weight inside."""
@@ -177,11 +184,9 @@ class _Search:
             axis = self._axis(low, high)
             middle = (low[axis] + high[axis]) / 2
             node.update(axis=axis, low={}, high={})
-            for name, side in (("low", high), ("high", low)):
-                edge = side.clone()
-                edge[axis] = middle
-                part = (low, edge) if name == "low" else (edge, high)
-                waiting.append((node[name], *part))
+            at = torch.arange(len(low)) == axis
+            waiting.append((node["low"], low, torch.where(at, middle, high)))
+            waiting.append((node["high"], torch.where(at, middle, low), high))
         return (root if not waiting else None), None
 
     def leaf(self, lower: Tensor, upper: Tensor) -> tuple[list[Fraction], list[float], float]:
@@ -207,20 +212,3 @@ class _Search:
         far = scores[~self.inside].softmax(0) @ self.keys[~self.inside]
         spread = scores[~self.inside].softmax(0) @ (self.keys[~self.inside] - near).abs()
         return int(((upper - lower) * torch.maximum((far - near).abs(), spread)).argmax())
-
-
-def _sensible(
-    key: Tensor, lower: Tensor, upper: Tensor, window: tuple[int, int], share: float
-) -> None:
-    start, stop = window
-    if not 0 <= start < stop <= len(key):
-        raise ValueError(
-            f"locality: 'window' must contain at least one of the {len(key)} keys, but it is "
-            f"{window}."
-        )
-    if bool((lower > upper).any()):
-        raise ValueError("locality: 'box' has a lower bound above its upper bound.")
-    if not 0 < share < 1:
-        raise ValueError(f"locality: 'share' must lie between 0 and 1, but it is {share}.")
-    if stop - start == len(key):
-        raise ValueError("locality: the window contains every key, so its share is 1.")

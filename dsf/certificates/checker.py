@@ -141,7 +141,7 @@ def _exactly(value: Any, names: set[str], what: str) -> None:
 # --- numbers ---------------------------------------------------------------------------------
 
 FLOAT = re.compile(r"-?0x[01]\.[0-9a-f]{13}p[+-][0-9]{1,4}|0x0\.0p\+0")
-FRACTION = re.compile(r"-?[0-9]+/[0-9]+")
+FRACTION = re.compile(r"-?[1-9][0-9]*/[1-9][0-9]*")
 
 
 def number(text: Any) -> Fraction:
@@ -159,15 +159,11 @@ def number(text: Any) -> Fraction:
             return Fraction(value)
     elif type(text) is str and FRACTION.fullmatch(text):
         above, below = text.split("/")
-        if max(len(above), len(below)) <= MAX_INTEGER_DIGITS and not _is_zero_led(above, below):
+        if max(len(above), len(below)) <= MAX_INTEGER_DIGITS:
             top, bottom = int(above), int(below)
-            if bottom > 0 and gcd(top, bottom) == 1 and not is_float(Fraction(top, bottom)):
+            if gcd(top, bottom) == 1 and not is_float(Fraction(top, bottom)):
                 return Fraction(top, bottom)
     raise Rejected(f"{shown(repr(text))} is not a number in its only written form")
-
-
-def _is_zero_led(*parts: str) -> bool:
-    return any(part.lstrip("-").startswith("0") for part in parts)
 
 
 def is_float(value: Fraction) -> bool:
@@ -283,22 +279,9 @@ class Tensor:
             code = CODES[self.kind]
         return struct.unpack(f"<{self.columns}{code}", raw)
 
-    def all_finite(self) -> bool:
-        """Whether all numbers are finite."""
-        return all(all(map(isfinite, self.floats(index))) for index in range(self.rows))
-
-    def all_logarithms(self) -> bool:
-        """Whether all numbers are finite, or minus infinity."""
-        rows = map(self.floats, range(self.rows))
-        return all(value < float("inf") for row in rows for value in row)
-
     def row(self, index: int) -> list[Fraction]:
         """One row as fractions."""
         return [Fraction(value) for value in self.floats(index)]
-
-    def all_numbers(self) -> list[Fraction]:
-        """All rows, one after the other."""
-        return [part for index in range(self.rows) for part in self.row(index)]
 
     def scaled(self, index: int, extra: Sequence[int] = ()) -> tuple[list[int], int]:
         """One row followed by ``extra``, as integers over a common power of two."""
@@ -377,8 +360,8 @@ def load(folder: Path, entries: Any, roles: Sequence[str]) -> dict[str, Tensor]:
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise Rejected(f"{shown(entry['tensor'])} has other bytes than the ones certified")
         part = found[word(entry["role"])] = Tensor(kind, shape, data)
-        sound = part.all_logarithms() if entry["role"] == "log_decay" else part.all_finite()
-        if not sound:
+        is_sound = float("inf").__gt__ if entry["role"] == "log_decay" else isfinite
+        if not all(all(map(is_sound, part.floats(index))) for index in range(part.rows)):
             raise Rejected(f"{shown(entry['tensor'])} has a number that is not finite")
     if [entry["role"] for entry in entries] != list(roles):
         raise Rejected(f"the subject must have exactly the roles {', '.join(roles)}, in this order")
@@ -429,20 +412,14 @@ MAX_EXPONENT = 1 << 14  # e^MAX_EXPONENT is beyond every number that can be writ
 
 def down(value: Fraction) -> Fraction:
     """``value`` rounded down to a multiple of 2^-BITS relative to its size."""
-    return _rounded(value, up=False)
+    above, below = value.numerator, value.denominator
+    shift = BITS - above.bit_length() + below.bit_length()
+    return _dyadic((above << max(shift, 0)) // (below << max(-shift, 0)), -shift)
 
 
 def up(value: Fraction) -> Fraction:
     """``value`` rounded up to a multiple of 2^-BITS relative to its size."""
-    return _rounded(value, up=True)
-
-
-def _rounded(value: Fraction, *, up: bool) -> Fraction:
-    above, below = value.numerator, value.denominator
-    shift = BITS - above.bit_length() + below.bit_length()
-    above, below = above << max(shift, 0), below << max(-shift, 0)
-    cut = -(-above // below) if up else above // below
-    return Fraction(cut, 1 << shift) if shift >= 0 else Fraction(cut << -shift)
+    return -down(-value)
 
 
 def exp_below(x: Fraction) -> Fraction:
@@ -713,15 +690,11 @@ def injective_within(case: Case) -> str:
     within the distance and do not see the direction v.
     """
     distance = case.parameters["distance"]
-    if case.verdict == "REFUTED":
-        return _singular_nearby(case, distance)
-    spare, energy = _residual(case, distance)
-    if distance < 0 or spare <= 0 or spare * spare <= energy:
-        raise Rejected("the residual does not leave a margin above the distance")
-    return "PROVED"
-
-
-def _singular_nearby(case: Case, distance: Fraction) -> str:
+    if case.verdict == "PROVED":
+        spare, energy = _residual(case, distance)
+        if distance < 0 or spare <= 0 or spare * spare <= energy:
+            raise Rejected("the residual does not leave a margin above the distance")
+        return "PROVED"
     key = case.subject["key"]
     _rank(key, 2, "key")
     first = place(case.parameters["first_row"], key.rows, "first_row")
@@ -1016,63 +989,36 @@ def same_system(case: Case) -> str:
 
 
 def nonexpansive(case: Case) -> str:
-    """I - b k kᵀ never expands: 0 <= b |k|² <= 2 at every token."""
-    key, rates = _delta_steps(case)
-
-    def expands(token: int) -> bool:
-        return not 0 <= _step_size(key, rates, token) <= 2
-
-    return _each_token(case, len(rates), expands, lambda token: not expands(token))
-
-
-def nonexpansive_decayed(case: Case) -> str:
     """e^g (I - b k kᵀ) never expands: e^g max(1, |1 - b |k|²|) <= 1 at every token.
 
-    The 1 is for the directions that the key does not touch; keys of width one have none.
+    The 1 is for the directions that the key does not touch; keys of width one have none. Without
+    stored decays g is zero, and all is exact.
     """
-    key, rates = _delta_steps(case)
-    decays = case.subject["log_decay"]
-    if decays.shape != (len(rates),):
-        raise Rejected("one logarithm of a decay for every key is needed")
-    affordable(len(rates), BITS_OF_EXP)
-    logs = decays.row(0)
-
-    def gain(token: int) -> Fraction:
-        along = abs(1 - _step_size(key, rates, token))
-        return along if key.columns == 1 else max(Fraction(1), along)
-
-    def expands(token: int) -> bool:
-        return exp_below(logs[token]) * gain(token) > 1
-
-    def keeps(token: int) -> bool:
-        return exp_above(min(logs[token], Fraction(MAX_EXPONENT))) * gain(token) <= 1
-
-    return _each_token(case, len(rates), expands, keeps)
-
-
-def _delta_steps(case: Case) -> tuple[Tensor, list[Fraction]]:
     key, rate = case.subject["key"], case.subject["rate"]
     _rank(key, 2, "key")
     if rate.shape != (key.rows,):
         raise Rejected("one rate for every key is needed")
-    return key, rate.row(0)
+    rates, logs = rate.row(0), [Fraction(0)] * key.rows
+    if "log_decay" in case.subject:
+        decays = case.subject["log_decay"]
+        if decays.shape != rate.shape:
+            raise Rejected("one logarithm of a decay for every key is needed")
+        affordable(len(rates), BITS_OF_EXP)
+        logs = decays.row(0)
 
+    def gain(token: int) -> Fraction:
+        values, unit = key.scaled(token)
+        length = Fraction(sum(value * value for value in values), unit * unit)
+        along = abs(1 - rates[token] * length)
+        return along if key.columns == 1 else max(Fraction(1), along)
 
-def _step_size(key: Tensor, rates: list[Fraction], token: int) -> Fraction:
-    values, unit = key.scaled(token)
-    return rates[token] * Fraction(sum(value * value for value in values), unit * unit)
-
-
-def _each_token(
-    case: Case, tokens: int, breaks: Callable[[int], bool], keeps: Callable[[int], bool]
-) -> str:
     if case.verdict == "REFUTED":
-        token = place(case.witness["token"], tokens, "token")
-        if not breaks(token):
+        token = place(case.witness["token"], len(rates), "token")
+        if exp_below(logs[token]) * gain(token) <= 1:
             raise Rejected(f"token {token} is not shown to break the claim")
         return "REFUTED"
-    for token in range(tokens):
-        if not keeps(token):
+    for token, log in enumerate(logs):
+        if exp_above(min(log, Fraction(MAX_EXPONENT))) * gain(token) > 1:
             raise Rejected(f"token {token} is not shown to keep the claim")
     return "PROVED"
 
@@ -1789,7 +1735,7 @@ class Claim(NamedTuple):
 
 ROW = ("batch", "row")
 SYSTEM = ("A", "B", "C", "D", "left", "right")
-MAP, BOX = ("map",), ("lower", "upper")
+MAP = ("map",)
 CLAIMS = {
     "causal": Claim(causal, MAP, {}, (), ROW, "every weight above the diagonal is exactly zero"),
     "decay": Claim(
@@ -1844,7 +1790,7 @@ CLAIMS = {
         "no transition I - b k k^T expands",
     ),
     "nonexpansive_decayed": Claim(
-        nonexpansive_decayed, ("key", "log_decay", "rate"), {}, (), ("token",),
+        nonexpansive, ("key", "log_decay", "rate"), {}, (), ("token",),
         "no transition e^g (I - b k k^T) expands, its decay e^g included",
     ),
     "nonnegative": Claim(nonnegative, MAP, {}, (), ROW, "no weight is below zero"),
@@ -1889,45 +1835,30 @@ CLAIMS = {
 }  # fmt: skip
 
 LAYER = "in exact arithmetic, with the stored weights and the stored input, "
-
-
-def _layer_claims(kind: str) -> dict[str, Claim]:
-    """The claims about the map of a kind of layer."""
-    form, roles, words = LAYERS[kind]
-
-    def real(
-        decide: Callable[[Kind, Case], str],
-        parameters: dict[str, Callable[[Any], Any]],
-        proof: tuple[str, ...] | None,
-        witness: tuple[str, ...],
-        said: str,
-    ) -> Claim:
-        whole = LAYER + said.format(words)
-        return Claim(partial(decide, form), roles, parameters, proof, witness, whole, level="real")
-
-    found = {
-        "nonnegative": real(
-            layer_nonnegative, {}, (), ("column", "row"), "no weight of the map of {} is below zero"
-        ),
-        "reach": real(
-            layer_reach, {"width": positive}, None, ("column", "row"),
-            "every weight of the map of {} on a token {{width}} or more tokens back is zero",
-        ),
-        "row_sums": real(
-            layer_row_sums, {"target": parameter, "tolerance": parameter}, (), ("row",),
-            "every row of the map of {} sums to {{target}} within {{tolerance}}",
-        ),
-    }  # fmt: skip
-    if kind != "softmax_attention":
-        found["decay"] = real(
-            layer_decay, {"most": parameter, "width": positive}, (), ("state", "token"),
-            "every product of decays of {} over {{width}} tokens is at most {{most}}",
-        )  # fmt: skip
-    return {f"{kind}_{name}": claim for name, claim in found.items()}
-
-
-for _kind in LAYERS:
-    CLAIMS |= _layer_claims(_kind)
+LAYER_CLAIMS: dict[str, tuple[Callable[[Kind, Case], str], dict[str, Any], Any, Any, str]] = {
+    "nonnegative": (
+        layer_nonnegative, {}, (), ("column", "row"), "no weight of the map of {} is below zero"
+    ),
+    "reach": (
+        layer_reach, {"width": positive}, None, ("column", "row"),
+        "every weight of the map of {} on a token {{width}} or more tokens back is zero",
+    ),
+    "row_sums": (
+        layer_row_sums, {"target": parameter, "tolerance": parameter}, (), ("row",),
+        "every row of the map of {} sums to {{target}} within {{tolerance}}",
+    ),
+    "decay": (
+        layer_decay, {"most": parameter, "width": positive}, (), ("state", "token"),
+        "every product of decays of {} over {{width}} tokens is at most {{most}}",
+    ),
+}  # fmt: skip
+for _kind, (_form, _roles, _words) in LAYERS.items():
+    for _name, (_decide, _parameters, _proof, _witness, _stated) in LAYER_CLAIMS.items():
+        if (_kind, _name) != ("softmax_attention", "decay"):
+            _decided, _sentence = partial(_decide, _form), LAYER + _stated.format(_words)
+            CLAIMS[f"{_kind}_{_name}"] = Claim(
+                _decided, _roles, _parameters, _proof, _witness, _sentence, level="real"
+            )
 
 
 def sentence(name: str, parameters: dict[str, Any]) -> str:

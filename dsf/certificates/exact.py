@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from importlib.util import find_spec
-from math import gcd
+from math import gcd, inf
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,14 @@ LARGER_PRIME = (1 << 521) - 1
 def fractions_of(row: Tensor) -> list[Fraction]:
     """Return the numbers of a vector as the fractions they store."""
     return [Fraction(*value.as_integer_ratio()) for value in row.double().tolist()]
+
+
+def as_float(value: Fraction) -> float:
+    """Return the nearest float, infinite beyond the largest one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return inf if value > 0 else -inf
 
 
 def integer_row(row: Tensor, extra: tuple[int, ...] = ()) -> list[int]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.issuing import CheckerRefused, Proposal, Where, issued, written
-from dsf.certificates.systems import stored_transitions
+from dsf.certificates.real_maps import stored_transitions
 from dsf.certificates.transitions import decay, nonexpansive
 from dsf.evaluate import respond
 from dsf.evaluate.arguments import forward_form
@@ -183,8 +183,7 @@ def _of_entry(
 ) -> HeadHorizon:
     longest = min(longest, system.steps - 1)
     if kept_rows(system) is not None or longest < 1:
-        reason = "it keeps every token" if longest else "there is one token"
-        return HeadHorizon(index, None, None, (_unknown(eps, reason),))
+        return _open(index, eps, "it keeps every token" if longest else "there is one token")
     # The first transition acts on no token of this run.
     A = forward_form(system).A.cut(1, system.steps)
     A = A.to(dtype=torch.float64).window(0, A.steps)
@@ -224,7 +223,7 @@ def _of_entry(
             return HeadHorizon(index, known, alone.checked, (steps, *alone.certificates, *argued))
     if width is None:
         reason = f"no product of up to {longest} transitions is small at every token"
-        return HeadHorizon(index, None, None, (_unknown(eps, reason),))
+        return _open(index, eps, reason)
     return HeadHorizon(index, width, None, argued)
 
 
@@ -244,8 +243,7 @@ def _of_decays(
     """By sums of logarithms: the least width for which all windows of all states are small."""
     width = _least_window(logs, eps, longest)
     if width is None:
-        reason = f"a product of {longest} decays in a row is above it"
-        return HeadHorizon(index, None, None, (_unknown(eps, reason),))
+        return _open(index, eps, f"a product of {longest} decays in a row is above it")
     for wider in (width, width + 1):  # where the enclosure of an exponential is not conclusive
         if wider <= logs.shape[-1]:
             found = decay(logs, width=wider, most=eps, folder=folder)
@@ -309,11 +307,12 @@ def _by_products(A: Any, eps: float, longest: int) -> int | None:
     return None
 
 
-def _unknown(eps: float, reason: str) -> Certificate:
-    return Certificate(
+def _open(index: tuple[int, ...], eps: float, reason: str) -> HeadHorizon:
+    unknown = Certificate(
         claim=f"the last tokens determine the state to relative {eps}",
         verdict=Verdict.UNKNOWN,
         level=Level.DATA,
         method="products of transitions",
         limits={"kept": reason},
     )
+    return HeadHorizon(index, None, None, (unknown,))

@@ -32,12 +32,8 @@ from dsf.certificates.issuing import (
 from dsf.runtime.argument_checks import checked
 
 MIN_ROWS = 512
-MAX_GRAM_PRODUCTS = (
-    1 << 22
-)  # rows times squared columns of a Gram matrix, in integers within a second
-MAX_NAMED_COLUMNS = (
-    24  # columns from which a null vector of generic keys is too long to be worth naming
-)
+MAX_GRAM_PRODUCTS = 1 << 22  # rows times squared columns, in integers within a second
+MAX_NAMED_COLUMNS = 24  # from which a null vector of generic keys is too long to be worth naming
 MAX_NULL_BITS = 13_000  # bits of an integer that a certificate can hold
 DIRECTIONS = 1 << 40  # the unit of the entries of a direction that was found in float64
 
@@ -81,7 +77,6 @@ def _margin(key: Tensor, row: int) -> Proposal:
     observed = float(torch.linalg.svdvals(whole)[-1]) if finite else None
     proposal = Proposal(
         name="margin",
-        verdict=Verdict.UNKNOWN,
         tensors={"key": key},
         method="Cholesky factor of the shifted Gram matrix, exact residual",
         parameters={"first_row": row, "bound": 0.0},
@@ -170,7 +165,6 @@ def linear_injective(
         )
     proposal = Proposal(
         name="linear_injective",
-        verdict=Verdict.UNKNOWN,
         tensors={"key": key},
         method="two queries with proportional features",
         parameters={"feature_map": feature_map},
@@ -182,11 +176,7 @@ def linear_injective(
     if query is None:
         return issued(proposal, folder)
     other = [2 * part + 1 if feature_map == "elu_plus_one" else 2 * part for part in query]
-    witness = {
-        "row": chosen,
-        "query": query,
-        "other": other,
-    }
+    witness = {"row": chosen, "query": query, "other": other}
     refuted = replace(proposal, verdict=Verdict.REFUTED, witness=witness, limits={})
     return issued(refuted, folder)
 
@@ -270,7 +260,6 @@ def injective(
         )
     proposal = Proposal(
         name="injective",
-        verdict=Verdict.UNKNOWN,
         tensors={"key": key},
         method="rows of full rank, or an exact null vector",
         parameters={"first_row": row, "sink": sink},
@@ -281,7 +270,7 @@ def injective(
     if row + 1 < needed and needed > MAX_NAMED_COLUMNS:
         return issued(_refuted(proposal, row, []), folder)
     rows = [integer_row(part, extra) for part in key[: row + 1]]
-    return where_conclusive(_by_rank(proposal, rows, row, sink), proposal, folder)
+    return where_conclusive([_by_rank(proposal, rows, row, sink)], proposal, folder)
 
 
 def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificate:
@@ -294,7 +283,6 @@ def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificat
         )
     proposal = Proposal(
         name="injective_masked",
-        verdict=Verdict.UNKNOWN,
         tensors={"key": key, "mask": shown.to(torch.float16)},
         method="keys of full rank for every row, or an exact null vector",
         parameters={"least": needed, "sink": sink},
@@ -318,7 +306,7 @@ def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificat
                     limits = {"row": f"no verdict on the keys of row {number}"}
                     return issued(replace(proposal, limits=limits), folder)
                 refuted = _refuted(proposal, number, [*null, 0] if sink else null)
-                return where_conclusive(refuted, proposal, folder)
+                return where_conclusive([refuted], proposal, folder)
             sets.append(sorted(latest[place] for place in found))
             if not checker.is_affordable(len(sets) * needed**3, checker.BITS_OF_PRIMES):
                 limits = {"rows": "the rows show too many different sets of keys"}
@@ -326,7 +314,7 @@ def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificat
         chosen.append(len(sets) - 1)
     evidence = {"sets": sets, "chosen": chosen}
     proved = replace(proposal, verdict=Verdict.PROVED, evidence=evidence)
-    return where_conclusive(proved, proposal, folder)
+    return where_conclusive([proved], proposal, folder)
 
 
 def _by_rank(proposal: Proposal, rows: list[list[int]], row: int, sink: bool) -> Proposal:
@@ -353,7 +341,6 @@ def _within_uncertainty(
     row = key.shape[-1] if first_row is None else first_row
     undecided = Proposal(
         name="injective_within",
-        verdict=Verdict.UNKNOWN,
         tensors={"key": key},
         method="certified smallest singular value of [keys, 1]",
         parameters={"first_row": row, "distance": uncertainty},

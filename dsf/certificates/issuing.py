@@ -4,7 +4,7 @@ import hashlib
 import math
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import wraps
@@ -55,7 +55,7 @@ class Proposal:
     """The result of a search before it has been checked; fields are as in ``Certificate``."""
 
     name: str
-    verdict: Verdict
+    verdict: Verdict = Verdict.UNKNOWN
     tensors: Mapping[str, Tensor]
     method: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -108,28 +108,35 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
     for role, part in proposal.tensors.items():
         certifiable(role, part)
     place = where if isinstance(where, Destination) else Destination(where)
+    limits = proposal.limits
     bad = [role for role, part in proposal.tensors.items() if not _readable(proposal, part)]
     if bad:
         limits = {"data": f"{', '.join(bad)} holds NaN or infinite numbers"}
-        return _unknown(proposal, place, limits)
-    if proposal.verdict is Verdict.UNKNOWN:
-        return _unknown(proposal, place, proposal.limits)
-    data = save({role: _plain_tensor(part) for role, part in proposal.tensors.items()})
-    if len(data) > checker.MAX_TENSOR_BYTES:
+    elif proposal.verdict is not Verdict.UNKNOWN:
+        data = save({role: _plain_tensor(part) for role, part in proposal.tensors.items()})
+        if len(data) <= checker.MAX_TENSOR_BYTES:
+            if place.folder is not None:
+                return _written(proposal, place, place.folder, data)
+            with tempfile.TemporaryDirectory(prefix="dsf-") as temporary:
+                return _written(proposal, place, Path(temporary), data)
         limits = {"data": f"more than the {checker.MAX_TENSOR_BYTES >> 20} MiB that can be checked"}
-        return _unknown(proposal, place, limits)
-    if place.folder is not None:
-        return _written(proposal, place, place.folder, data)
-    with tempfile.TemporaryDirectory(prefix="dsf-") as temporary:
-        return _written(proposal, place, Path(temporary), data)
+    return _certificate(proposal, place, verdict=Verdict.UNKNOWN, limits=limits)
 
 
-def where_conclusive(decided: Proposal, undecided: Proposal, where: Where = None) -> Certificate:
-    """Issue a verdict, or UNKNOWN where the checker's enclosures or its budget do not show it."""
-    try:
-        return issued(decided, where)
-    except CheckerRefused as error:
-        return issued(replace(undecided, limits={"enclosure": str(error)}), where)
+def where_conclusive(
+    decided: Iterable[Proposal], undecided: Proposal, where: Where = None, limit: str = "enclosure"
+) -> Certificate:
+    """Issue the first verdict that the checker accepts, else UNKNOWN with its first refusal.
+
+    It refuses where its enclosures or its budget do not show the verdict.
+    """
+    reasons = []
+    for proposal in decided:
+        try:
+            return issued(proposal, where)
+        except CheckerRefused as error:
+            reasons.append(str(error))
+    return issued(replace(undecided, limits={limit: reasons[0]}), where)
 
 
 def _write_evidence(folder: Path, name: str, data: bytes) -> None:
@@ -189,24 +196,16 @@ def _readable(proposal: Proposal, part: Tensor) -> bool:
     return bool(fine.all())
 
 
-def _unknown(proposal: Proposal, place: Destination, limits: Mapping[str, Any]) -> Certificate:
+def _certificate(proposal: Proposal, place: Destination, **found: Any) -> Certificate:
+    scope = INPUT if "input" in place.provenance else STORED
     return Certificate(
         claim=checker.sentence(proposal.name, _plain(proposal.parameters)),
-        verdict=Verdict.UNKNOWN,
         level=Level(checker.CLAIMS[proposal.name].level),
-        scope=_scope(proposal, place),
+        scope=proposal.scope or (BOX if "box" in proposal.parameters else scope),
         method=proposal.method,
         observed=proposal.observed,
-        limits=limits,
+        **found,
     )
-
-
-def _scope(proposal: Proposal, place: Destination) -> str:
-    if proposal.scope:
-        return proposal.scope
-    if "box" in proposal.parameters:
-        return BOX
-    return INPUT if "input" in place.provenance else STORED
 
 
 def _written(proposal: Proposal, place: Destination, folder: Path, data: bytes) -> Certificate:
@@ -225,14 +224,11 @@ def _written(proposal: Proposal, place: Destination, folder: Path, data: bytes) 
     except checker.Rejected as error:
         remove_inside(folder, file)
         raise CheckerRefused(f"{proposal.name}: {error}") from None
-    return Certificate(
-        claim=accepted.sentence,
+    return _certificate(
+        proposal,
+        place,
         verdict=Verdict(accepted.verdict),
-        level=Level(accepted.level),
-        scope=_scope(proposal, place),
-        method=proposal.method,
         bound=proposal.bound,
-        observed=proposal.observed,
         witness=proposal.witness,
         evidence=proposal.evidence,
         assumptions=proposal.assumptions,
@@ -247,6 +243,12 @@ def _content(proposal: Proposal, place: Destination, file: str) -> dict[str, Any
     observed = proposal.observed
     if observed is not None and not math.isfinite(observed):
         observed = None
+    parts = {role: stored(part) for role, part in sorted(proposal.tensors.items())}
+    subject = [
+        {"role": role, "file": file, "tensor": role, "dtype": part.kind, "shape": list(part.shape),
+         "sha256": hashlib.sha256(part.data).hexdigest()}
+        for role, part in parts.items()
+    ]  # fmt: skip
     content = {
         "format": checker.FORMAT,
         "format_version": checker.FORMAT_VERSION,
@@ -257,7 +259,7 @@ def _content(proposal: Proposal, place: Destination, file: str) -> dict[str, Any
         },
         "verdict": proposal.verdict.value,
         "level": checker.CLAIMS[proposal.name].level,
-        "subject": [_entry(role, part, file) for role, part in sorted(proposal.tensors.items())],
+        "subject": subject,
         "evidence": _plain(proposal.evidence) if proposal.verdict is Verdict.PROVED else {},
         "witness": None if proposal.witness is None else _plain(proposal.witness),
         "unchecked": {
@@ -272,20 +274,14 @@ def _content(proposal: Proposal, place: Destination, file: str) -> dict[str, Any
     return content | {"identity": checker.identity(content)}
 
 
-def _entry(role: str, part: Tensor, file: str) -> dict[str, Any]:
-    raw = _plain_tensor(part).view(torch.uint8).numpy().tobytes()
-    return {
-        "role": role,
-        "file": file,
-        "tensor": role,
-        "dtype": TYPES[part.dtype],
-        "shape": list(part.shape),
-        "sha256": hashlib.sha256(raw).hexdigest(),
-    }
-
-
 def _plain_tensor(part: Tensor) -> Tensor:
     return part.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def stored(part: Tensor) -> checker.Tensor:
+    """The tensor as the checker reads it from a file."""
+    raw = _plain_tensor(part).view(torch.uint8).numpy().tobytes()
+    return checker.Tensor(TYPES[part.dtype], tuple(part.shape), memoryview(raw))
 
 
 def written(value: float | Fraction) -> str:

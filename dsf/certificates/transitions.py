@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import checker
-from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.exact import fractions_of, integer_row
+from dsf.certificates.certificate import Certificate
+from dsf.certificates.exact import as_float, fractions_of, integer_row
 from dsf.certificates.issuing import (
     Proposal,
     Where,
@@ -20,7 +20,7 @@ from dsf.certificates.issuing import (
     where_conclusive,
     written,
 )
-from dsf.certificates.stored_layers import StoredLayer, layer_decay
+from dsf.certificates.real_maps import StoredLayer, layer_decay
 from dsf.runtime.argument_checks import checked
 
 
@@ -60,7 +60,7 @@ def nonexpansive(
     finite = bool(key.isfinite().all()) and bool(rate.isfinite().all())
     if finite and not bool(steps.isfinite().all()):  # squares beyond a float
         exact = [_step(key[token], rate[token]) for token in range(len(rate))]
-        steps = torch.tensor([_as_float(part) for part in exact], dtype=torch.float64)
+        steps = torch.tensor([as_float(part) for part in exact], dtype=torch.float64)
     gains = (1 - steps).abs()
     if key.shape[-1] > 1:
         gains = gains.clamp(min=1.0)
@@ -70,7 +70,6 @@ def nonexpansive(
     tensors = {"key": key, "rate": rate}
     proposal = Proposal(
         name="nonexpansive" if log_decay is None else "nonexpansive_decayed",
-        verdict=Verdict.UNKNOWN,
         tensors=tensors if log_decay is None else {**tensors, "log_decay": log_decay},
         method="exact products of every token, enclosed decays",
         observed=float(gains[worst]),
@@ -88,21 +87,13 @@ def nonexpansive(
     order = [worst, *range(len(rate))]
     broken = next(filter(expands, order), None)
     witness = None if broken is None else {"token": broken}
-    return where_conclusive(settled(proposal, witness), proposal, folder)
+    return where_conclusive([settled(proposal, witness)], proposal, folder)
 
 
 def _step(key: Tensor, rate: Tensor) -> Fraction:
     """b |k|², exactly."""
     length = sum((part * part for part in fractions_of(key)), Fraction(0))
     return fractions_of(rate.reshape(1))[0] * length
-
-
-def _as_float(value: Fraction) -> float:
-    """The nearest float, infinite beyond the largest one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return inf if value > 0 else -inf
 
 
 @checked
@@ -139,7 +130,6 @@ def decay(
     largest = _exponential(exact)
     proposal = Proposal(
         name="decay",
-        verdict=Verdict.UNKNOWN,
         tensors={"log_decay": log_decay},
         method="exact sums, one enclosed exponential",
         parameters={"width": width, "most": written(most)},
@@ -147,7 +137,7 @@ def decay(
     )
     above = exact is not None and checker.exp_below(exact) > Fraction(most)
     witness = {"batch": batch, "token": token} if above else None
-    return where_conclusive(settled(proposal, witness), proposal, folder)
+    return where_conclusive([settled(proposal, witness)], proposal, folder)
 
 
 def _largest_window(log_decay: Tensor, width: int) -> tuple[int, Fraction | None]:
@@ -215,7 +205,6 @@ def decay_box(
     largest = float(torch.exp(-float(width) * rate * torch.nn.functional.softplus(least)))
     proposal = Proposal(
         name="decay_box",
-        verdict=Verdict.UNKNOWN,
         tensors={
             "weight": weight,
             "bias": bias.reshape(1),
@@ -234,4 +223,4 @@ def decay_box(
     if not all(bool(t.isfinite().all()) for t in proposal.tensors.values()):
         return issued(proposal, folder)
     witness = {"input": corner.tolist()} if largest > most else None
-    return where_conclusive(settled(proposal, witness), proposal, folder)
+    return where_conclusive([settled(proposal, witness)], proposal, folder)

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.exact import fractions_of, integer_row
+from dsf.certificates.certificate import Certificate, Level
+from dsf.certificates.exact import as_float, fractions_of, integer_row
 from dsf.certificates.issuing import (
     Proposal,
     Where,
@@ -26,8 +26,15 @@ from dsf.certificates.issuing import (
     settled,
     written,
 )
-from dsf.certificates.stored_layers import StoredLayer, layer_nonnegative, layer_row_sums
-from dsf.certificates.systems import is_real, same_system, system_nonnegative, system_row_sums
+from dsf.certificates.real_maps import (
+    StoredLayer,
+    is_real,
+    layer_nonnegative,
+    layer_row_sums,
+    same_system,
+    system_nonnegative,
+    system_row_sums,
+)
 from dsf.evaluate import attention_map, respond
 from dsf.evaluate.realisation import reduce
 from dsf.runtime.argument_checks import checked
@@ -35,6 +42,12 @@ from dsf.systems.composite import Operator
 from dsf.systems.system import System
 
 Number = float | Fraction
+METHODS = {
+    "row_sums": "exact sums",
+    "nonnegative": "the sign of every stored number",
+    "causal": "exact zeros above the diagonal",
+    "window_mass": "exact sums",
+}
 Map = Float[Tensor, "*batch rows columns"]
 
 
@@ -81,10 +94,9 @@ def row_sums(
     def breaks(row: int) -> bool:
         return off[row] > Fraction(tolerance)
 
-    observed = _rounded(off[worst]) if off else None
+    observed = as_float(off[worst]) if off else None
     parameters = {"target": written(target), "tolerance": written(tolerance)}
-    proposal = _proposal("row_sums", map, "exact sums", observed, parameters)
-    return _decided(proposal, worst, breaks, folder)
+    return _decided("row_sums", map, observed, worst, breaks, folder, parameters)
 
 
 @checked
@@ -112,10 +124,10 @@ def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Cer
     rows = map.resolve_neg().flatten(0, -2)
     least = rows.amin(dim=-1)
     worst = int(least.argmin())
-    proposal = _proposal(
-        "nonnegative", map, "the sign of every stored number", float(least[worst]), {}
+    observed = float(least[worst])
+    return _decided(
+        "nonnegative", map, observed, worst, lambda row: bool(rows[row].min() < 0), folder
     )
-    return _decided(proposal, worst, lambda row: bool(rows[row].min() < 0), folder)
 
 
 @checked
@@ -130,8 +142,8 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
     _square("causal", map)
     ahead = map.triu(1).abs().amax(dim=-1).flatten()
     worst = int(ahead.argmax())
-    proposal = _proposal("causal", map, "exact zeros above the diagonal", float(ahead[worst]), {})
-    return _decided(proposal, worst, lambda row: bool(ahead[row] > 0), folder)
+    observed = float(ahead[worst])
+    return _decided("causal", map, observed, worst, lambda row: bool(ahead[row] > 0), folder)
 
 
 @checked
@@ -165,8 +177,7 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
     observed = float(shares.flatten()[worst]) if _finite(map) else None
     observed = None if observed is None or isnan(observed) else observed
     parameters = {"width": width, "share": written(share)}
-    proposal = _proposal("window_mass", map, "exact sums", observed, parameters)
-    return _decided(proposal, worst, breaks, folder)
+    return _decided("window_mass", map, observed, worst, breaks, folder, parameters)
 
 
 @checked
@@ -194,7 +205,6 @@ def _compared(first: Tensor, second: Tensor, tolerance: Number, scope: str = "")
         )
     proposal = Proposal(
         name="same_map",
-        verdict=Verdict.UNKNOWN,
         tensors={"map": first, "other": second},
         method="the exact sum of squared differences",
         parameters={"tolerance": written(tolerance)},
@@ -219,46 +229,34 @@ def _root(value: Fraction) -> float:
     """The square root, of numbers too small or too large for a float, too."""
     bits = 1200
     root = isqrt((value.numerator << 2 * bits) // value.denominator)
-    return _rounded(Fraction(root, 1 << bits))
-
-
-def _rounded(value: Fraction) -> float:
-    """As a float, infinite beyond the largest one."""
-    try:
-        return float(value)
-    except OverflowError:
-        return inf
-
-
-def _proposal(
-    name: str, map: Tensor, method: str, observed: float | None, parameters: Mapping[str, Any]
-) -> Proposal:
-    return Proposal(
-        name=name,
-        verdict=Verdict.UNKNOWN,
-        tensors={"map": map},
-        method=method,
-        parameters=parameters,
-        observed=observed,
-    )
+    return as_float(Fraction(root, 1 << bits))
 
 
 def _decided(
-    proposal: Proposal, worst: int, breaks: Callable[[int], bool], folder: Where
+    name: str,
+    map: Tensor,
+    observed: float | None,
+    worst: int,
+    breaks: Callable[[int], bool],
+    folder: Where,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """PROVED if no row violates the claim, else REFUTED with such a row, the worst if it does."""
-    map = proposal.tensors["map"]
+    proposal = Proposal(
+        name=name,
+        tensors={"map": map},
+        method=METHODS[name],
+        parameters=parameters or {},
+        observed=observed,
+    )
     if not _finite(map):
         return issued(proposal, folder)
-    rows = range(map.flatten(0, -2).shape[0])
-    broken = worst if breaks(worst) else next((row for row in rows if breaks(row)), None)
-    return issued(settled(proposal, None if broken is None else _place(map, broken)), folder)
-
-
-def _place(map: Tensor, row: int) -> dict[str, Any]:
-    """The indices of a row along the batch axes, and its number inside its map."""
-    *batch, place = (int(part) for part in torch.unravel_index(torch.tensor(row), map.shape[:-1]))
-    return {"batch": batch, "row": place}
+    broken = next(filter(breaks, [worst, *range(map.shape[:-1].numel())]), None)
+    if broken is None:
+        return issued(settled(proposal, None), folder)
+    place = torch.unravel_index(torch.tensor(broken), map.shape[:-1])
+    *batch, row = (int(part) for part in place)
+    return issued(settled(proposal, {"batch": batch, "row": row}), folder)
 
 
 def _finite(map: Tensor) -> bool:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,9 +83,6 @@ class Property:
     decide: Decide
     claims: Mapping[str, Parameters]
 
-    def __call__(self, part: Part, where: Where) -> Certificate:
-        return self.decide(part, where)
-
     def is_claimed_by(self, found: Accepted) -> bool:
         """Whether a certificate that the checker accepted is about this property."""
         wanted = self.claims.get(found.claim)
@@ -128,26 +126,27 @@ def in_words(part: Mapping[str, int]) -> str:
 
 def verdicts(found: list[Finding]) -> Table:
     """One record for every finding."""
-    return Table(tuple(_record(finding) for finding in found))
-
-
-def _record(finding: Finding) -> dict[str, Any]:
-    certificate = finding.certificate
-    return {
-        "layer": finding.layer,
-        "family": finding.family,
-        **finding.part,
-        "property": finding.property,
-        "verdict": certificate.verdict.value,
-        "level": certificate.level.value,
-        "scope": certificate.scope,
-        "bound": certificate.bound,
-        "observed": certificate.observed,
-        "claim": certificate.claim,
-        "limits": "; ".join(f"{k}: {v}" for k, v in certificate.limits.items()),
-        "certificate": certificate.file,
-        "identity": certificate.identity,
-    }
+    return Table(
+        tuple(
+            {
+                "layer": finding.layer,
+                "family": finding.family,
+                **finding.part,
+                "property": finding.property,
+                "verdict": certificate.verdict.value,
+                "level": certificate.level.value,
+                "scope": certificate.scope,
+                "bound": certificate.bound,
+                "observed": certificate.observed,
+                "claim": certificate.claim,
+                "limits": "; ".join(f"{k}: {v}" for k, v in certificate.limits.items()),
+                "certificate": certificate.file,
+                "identity": certificate.identity,
+            }
+            for finding in found
+            for certificate in (finding.certificate,)
+        )
+    )
 
 
 def parts_of(layer: InspectedLayer) -> list[dict[str, int]]:
@@ -316,18 +315,15 @@ def forgets(part: Part, where: Where) -> Certificate:
     claim = "the decay over the whole sequence is at most a half"
     mixer: Any = part.layer.mixer
     logs = getattr(mixer, "log_decay", None)
-    if not isinstance(logs, Tensor) or _axes(mixer, "log_decay") != "*batch time":
+    # The mixer's class declares the axes of its fields.
+    declared = type(mixer).__dataclass_fields__.get("log_decay")
+    axes = None if declared is None else axes_of(declared.type)
+    if not isinstance(logs, Tensor) or axes != "*batch time":
         return _not_applicable(claim, "this mixer has no single decay per token")
     if logs.is_complex():
         return _unknown(claim, "its decays are complex")
     logs = logs[part.index]
     return certify.decay(logs, width=logs.shape[-1], most=MAX_LEFT, folder=where)
-
-
-def _axes(mixer: Any, name: str) -> str:
-    """The axes of a field by name, as the mixer's class declares them."""
-    field = type(mixer).__dataclass_fields__.get(name)
-    return "" if field is None else axes_of(field.type) or ""
 
 
 def _no_parameters(_found: Accepted) -> Mapping[str, Any]:
@@ -370,14 +366,6 @@ PROPERTIES: dict[str, Property] = {
 }
 
 
-def _unknown(claim: str, reason: str) -> Certificate:
-    return _undecided(Verdict.UNKNOWN, claim, reason)
-
-
-def _not_applicable(claim: str, reason: str) -> Certificate:
-    return _undecided(Verdict.NOT_APPLICABLE, claim, reason)
-
-
 def _undecided(verdict: Verdict, claim: str, reason: str) -> Certificate:
     return Certificate(
         claim=claim,
@@ -387,6 +375,10 @@ def _undecided(verdict: Verdict, claim: str, reason: str) -> Certificate:
         method="none applies",
         limits={"reason": reason},
     )
+
+
+_unknown = partial(_undecided, Verdict.UNKNOWN)
+_not_applicable = partial(_undecided, Verdict.NOT_APPLICABLE)
 
 
 class VerdictCount(NamedTuple):
@@ -409,25 +401,25 @@ class VerdictCount(NamedTuple):
 
 def verdict_counts(verdicts: Table) -> list[VerdictCount]:
     """The counts of a table of ``verdicts``, in its order."""
-    pairs = dict.fromkeys((record["layer"], record["property"]) for record in verdicts)
-    return [
-        _counted(layer, name, verdicts.where(layer=layer, property=name)) for layer, name in pairs
-    ]
-
-
-def _counted(layer: str, name: str, part: Table) -> VerdictCount:
-    counts = Counter(record["verdict"] for record in part)
-    return VerdictCount(
-        layer=layer,
-        property=name,
-        proved=counts["PROVED"],
-        refuted=counts["REFUTED"],
-        unknown=counts["UNKNOWN"],
-        not_applicable=counts["NOT APPLICABLE"],
-        observed=_worst(name, [record["observed"] for record in part]),
-        reason=next((record["limits"] for record in part if record["limits"]), ""),
-        claim=stated(part),
-    )
+    found = []
+    for layer, name in dict.fromkeys((each["layer"], each["property"]) for each in verdicts):
+        part = verdicts.where(layer=layer, property=name)
+        counts = Counter(record["verdict"] for record in part)
+        observed = [record["observed"] for record in part if record["observed"] is not None]
+        worst = (min if name == "margin" else max)(observed, key=abs, default=None)
+        count = VerdictCount(
+            layer=layer,
+            property=name,
+            proved=counts["PROVED"],
+            refuted=counts["REFUTED"],
+            unknown=counts["UNKNOWN"],
+            not_applicable=counts["NOT APPLICABLE"],
+            observed=worst,
+            reason=next((record["limits"] for record in part if record["limits"]), ""),
+            claim=stated(part),
+        )
+        found.append(count)
+    return found
 
 
 DECIDED, UNDECIDED = ("PROVED", "REFUTED"), ("UNKNOWN", "NOT APPLICABLE")
@@ -462,8 +454,3 @@ BESIDE_THE_PART = {
 def part_of(record: Mapping[str, Any]) -> str:
     """The head that a record of verdicts is about, in words."""
     return in_words({k: v for k, v in record.items() if k not in BESIDE_THE_PART})
-
-
-def _worst(name: str, observed: list[Any]) -> float | None:
-    seen = [value for value in observed if value is not None]
-    return (min if name == "margin" else max)(seen, key=abs, default=None)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,12 @@ def _written(
     inspection: Inspection, folder: Path, progress: Progress | None, pages: Pages | None
 ) -> Table:
     source = source_of(inspection)
-    earlier = _prepare(folder, source)
+    earlier = _earlier(folder)
+    check_not_foreign(folder, str(folder))
+    # this file makes the folder that of a run until the manifest is written
+    _write(folder, UNFINISHED, text_of({"schema_version": SCHEMA, "source": source}))
+    remove_inside(folder, MANIFEST)  # what follows is no longer the run that it binds
+    remove_drafts(folder, "")
     units = []
     for number, layer in enumerate(inspection):
         units.append(_unit(layer, folder, number, source))
@@ -105,8 +109,29 @@ def _written(
     for number, unit in enumerate(units):
         names += _files_of(folder, unit_name(number), unit)
     members = {name: hash_of(folder / name) for name in dict.fromkeys(names)}
-    _remove_stale(folder, earlier, members)
-    _write(folder, MANIFEST, text_of(_manifest(inspection, units, members, source)))
+    for name, digest in earlier.items():  # a file that is no part of this run, as it was written
+        stale = name not in members and MEMBER.fullmatch(name)
+        if stale and _has(folder, name, lambda data, digest: _sha(data) == digest, digest):
+            remove_inside(folder, name)
+    manifest = {
+        "schema_version": SCHEMA,
+        "model": inspection.model,
+        "source": source,
+        "environment": inspection.environment,
+        "tokens": inspection.tokens,
+        "layers": [
+            {"name": layer.name, "family": layer.family, "error": layer.error,
+             "formula": layer.formula, "rounding": layer.rounding, "tolerance": layer.tolerance,
+             "unit": unit_name(number), "fingerprint": units[number]["fingerprint"],
+             "parts": [in_words(part) for part in parts_of(layer)]}
+            for number, layer in enumerate(inspection)
+        ],
+        "properties": list(PROPERTIES),
+        "unsupported": [vars(missed) for missed in inspection.unsupported],
+        "members": members,
+        "checker": checker_hash(),
+    }  # fmt: skip
+    _write(folder, MANIFEST, text_of(manifest))
     remove_inside(folder, UNFINISHED)
     return decided
 
@@ -139,52 +164,12 @@ def source_of(inspection: Inspection) -> dict[str, str]:
     }
 
 
-def _manifest(
-    inspection: Inspection,
-    units: list[dict[str, Any]],
-    members: Mapping[str, str],
-    source: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA,
-        "model": inspection.model,
-        "source": dict(source),
-        "environment": inspection.environment,
-        "tokens": inspection.tokens,
-        "layers": [
-            {"name": layer.name, "family": layer.family, "error": layer.error,
-             "formula": layer.formula, "rounding": layer.rounding, "tolerance": layer.tolerance,
-             "unit": unit_name(number), "fingerprint": units[number]["fingerprint"],
-             "parts": [in_words(part) for part in parts_of(layer)]}
-            for number, layer in enumerate(inspection)
-        ],
-        "properties": list(PROPERTIES),
-        "unsupported": [vars(missed) for missed in inspection.unsupported],
-        "members": dict(members),
-        "checker": checker_hash(),
-    }  # fmt: skip
-
-
-def _prepare(folder: Path, source: Mapping[str, str]) -> dict[str, str]:
-    """The members of an earlier run in the folder, which this one may replace.
-
-    A folder is recognised as that of a run by its manifest, or by a file that is there until the
-    manifest is written.
-    """
-    earlier = _earlier(folder)
-    check_not_foreign(folder, str(folder))
-    _write(folder, UNFINISHED, text_of({"schema_version": SCHEMA, "source": dict(source)}))
-    remove_inside(folder, MANIFEST)  # what follows is no longer the run that it binds
-    remove_drafts(folder, "")
-    return earlier or {}
-
-
-def _earlier(folder: Path) -> dict[str, str] | None:
-    """The members that the manifest in the folder lists, or None where there is none."""
+def _earlier(folder: Path) -> dict[str, str]:
+    """The members that the manifest of an earlier run in the folder lists."""
     try:
         manifest = json.loads(read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES))
     except FileNotFoundError:
-        return None
+        return {}
     except (ValueError, RecursionError) as error:
         if isinstance(error, LeadsOutside):
             raise
@@ -202,25 +187,10 @@ def _earlier(folder: Path) -> dict[str, str] | None:
     return {name: digest for name, digest in members.items() if isinstance(digest, str)}
 
 
-def _remove_stale(folder: Path, earlier: Mapping[str, str], members: Mapping[str, str]) -> None:
-    """Remove files of an earlier run that are as it wrote them and no part of this one."""
-    for name, digest in earlier.items():
-        if (
-            name not in members
-            and MEMBER.fullmatch(name)
-            and _has(folder, name, partial(_has_digest, digest))
-        ):
-            remove_inside(folder, name)
-
-
-def _has_digest(digest: str, data: bytes) -> bool:
-    return _sha(data) == digest
-
-
-def _has(folder: Path, name: str, wanted: Callable[[bytes], bool]) -> bool:
-    """Whether there is a plain file of this name, with such content."""
+def _has(folder: Path, name: str, fits: Callable[[bytes, str], bool], known: str) -> bool:
+    """Whether there is a plain file of this name, whose content fits what is known of it."""
     try:
-        return wanted(read_inside(folder, name, checker.MAX_TENSOR_BYTES))
+        return fits(read_inside(folder, name, checker.MAX_TENSOR_BYTES), known)
     except (checker.Rejected, OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
@@ -273,16 +243,16 @@ def _remove_left_evidence(folder: Path, name: str, used: Iterable[str]) -> None:
 
     Only files whose names are the hashes of what they hold are known to be of a run.
     """
-    known: dict[str, Callable[[str, bytes], bool]] = {
-        "certificates": lambda stem, data: (
+    known: dict[str, Callable[[bytes, str], bool]] = {
+        "certificates": lambda data, stem: (
             stem.rpartition("-")[2] == checker.identity(json.loads(data))[:16]
         ),
-        "tensors": lambda stem, data: stem == _sha(data)[:32],
+        "tensors": lambda data, stem: stem == _sha(data)[:32],
     }
     for part, is_ours in known.items():
         for file in names_inside(folder, f"{name}/{part}"):
             whole, stem = f"{name}/{part}/{file}", file.rpartition(".")[0]
-            if whole not in used and _has(folder, whole, partial(is_ours, stem)):
+            if whole not in used and _has(folder, whole, is_ours, stem):
                 remove_inside(folder, whole)
 
 

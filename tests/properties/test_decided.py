@@ -246,7 +246,7 @@ def test_complex_coefficients_are_not_decided():
     )
     part = Part(layer, (0,), torch.eye(6, dtype=F64))
     for name in ("nonexpansive", "forgets"):
-        assert PROPERTIES[name](part, None).verdict is Verdict.UNKNOWN
+        assert PROPERTIES[name].decide(part, None).verdict is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize(
