@@ -119,8 +119,8 @@ class _Search:
 
     def odds(self, query: Tensor) -> Tensor:
         """Logarithm of the weight outside the window divided by the weight inside."""
-        scores = self.keys @ query
-        return scores[~self.inside].logsumexp(0) - scores[self.inside].logsumexp(0)
+        scores = query @ self.keys.mT
+        return scores[..., ~self.inside].logsumexp(-1) - scores[..., self.inside].logsumexp(-1)
 
     def attack(self, lower: Tensor, upper: Tensor) -> tuple[float, Tensor]:
         """The query with the largest odds that is found at corners and inside the box."""
@@ -131,23 +131,19 @@ class _Search:
         """Projected gradient steps from a few points, with steps that shrink where they fail."""
         shares = torch.tensor([0.5, 0.25, 0.75, 0.05, 0.95], dtype=lower.dtype)
         query = lower + shares.unsqueeze(-1) * (upper - lower)
-        odds, step = self._many(query), torch.ones(len(query), 1, dtype=query.dtype)
+        odds, step = self.odds(query), torch.ones(len(query), 1, dtype=query.dtype)
         width = (upper - lower).max()
         for _ in range(MAX_CLIMBS):
             moving = query.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self._many(moving).sum(), moving)
+            (gradient,) = torch.autograd.grad(self.odds(moving).sum(), moving)
             size = gradient.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(query.dtype).tiny)
             moved = torch.clamp(query + step * width * gradient / size, lower, upper)
-            there = self._many(moved)
+            there = self.odds(moved)
             better = (there > odds).unsqueeze(-1)
             query, step = torch.where(better, moved, query), torch.where(better, step, step / 2)
             odds = torch.maximum(there, odds)
         best = int(odds.argmax())
         return float(self.odds(query[best])), query[best]
-
-    def _many(self, queries: Tensor) -> Tensor:
-        scores = queries @ self.keys.mT
-        return scores[:, ~self.inside].logsumexp(-1) - scores[:, self.inside].logsumexp(-1)
 
     def _corners(self, lower: Tensor, upper: Tensor) -> tuple[float, Tensor]:
         """The query with the largest odds that sign-gradient steps from corner to corner find."""

@@ -63,7 +63,7 @@ def margin(
 
 
 def _margin(key: Tensor, row: int) -> Proposal:
-    """The claim with the largest bound that a float64 factor leaves, or UNKNOWN."""
+    """The claim with the first shift that leaves a factor and a positive bound, or UNKNOWN."""
     tokens, width = key.shape
     if not width <= row < tokens:
         raise ValueError(
@@ -86,7 +86,28 @@ def _margin(key: Tensor, row: int) -> Proposal:
     )
     if observed is None or observed <= 0:
         return proposal
-    return _bounded(proposal, matrix, float(torch.linalg.svdvals(matrix)[-1]))
+    smallest, gram = float(torch.linalg.svdvals(matrix)[-1]), matrix.mT @ matrix
+    identity = torch.eye(len(gram), dtype=gram.dtype)
+    rounding = 4 * len(matrix) * torch.finfo(gram.dtype).eps * float(gram.diagonal().sum())
+    for share in (1 - 1e-6, 1 - 1e-3, 0.9, 0.5):
+        shift = smallest * share
+        shifted = gram - shift**2 * identity
+        factor, failed = torch.linalg.cholesky_ex(shifted, upper=True)
+        if int(failed):
+            continue
+        residual = float(torch.linalg.matrix_norm(shifted - factor.mT @ factor))
+        left = shift**2 - residual - rounding
+        if left > 0:
+            return replace(
+                proposal,
+                verdict=Verdict.PROVED,
+                tensors={"key": key, "factor": factor},
+                evidence={"rows": chosen, "shift": shift},
+                parameters={"first_row": row, "bound": left**0.5},
+                bound=left**0.5,
+                limits={},
+            )
+    return proposal
 
 
 def _spanning(matrix: Tensor) -> list[int]:
@@ -98,31 +119,6 @@ def _spanning(matrix: Tensor) -> list[int]:
         return spread
     pivots = scipy.linalg.qr(matrix.mT.numpy(), mode="r", pivoting=True)[1]
     return sorted({*spread, *pivots[:columns].tolist()})
-
-
-def _bounded(proposal: Proposal, matrix: Tensor, observed: float) -> Proposal:
-    """The proposal with the first shift below the observed value that gives a positive bound."""
-    gram = matrix.mT @ matrix
-    identity = torch.eye(len(gram), dtype=gram.dtype)
-    for share in (1 - 1e-6, 1 - 1e-3, 0.9, 0.5):
-        shift = observed * share
-        factor, failed = torch.linalg.cholesky_ex(gram - shift**2 * identity, upper=True)
-        if int(failed):
-            continue
-        residual = float(torch.linalg.matrix_norm(gram - shift**2 * identity - factor.mT @ factor))
-        rounding = 4 * len(matrix) * torch.finfo(gram.dtype).eps * float(gram.diagonal().sum())
-        left = shift**2 - residual - rounding
-        if left > 0:
-            return replace(
-                proposal,
-                verdict=Verdict.PROVED,
-                tensors={**proposal.tensors, "factor": factor},
-                evidence={**proposal.evidence, "shift": shift},
-                parameters={**proposal.parameters, "bound": left**0.5},
-                bound=left**0.5,
-                limits={},
-            )
-    return proposal
 
 
 @checked

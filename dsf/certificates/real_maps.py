@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.certificates import checker
-from dsf.certificates.certificate import Certificate, Level
+from dsf.certificates.certificate import Certificate
 from dsf.certificates.issuing import (
     Proposal,
     Where,
@@ -336,14 +336,3 @@ def stored_transitions(A: Transition, *, paired: bool) -> dict[str, Tensor]:
 
     whole = torch.diag_embed(own) if own.ndim == 2 else own
     return {"A": turned(whole), "left": turned(left), "right": turned(right.conj())}
-
-
-def is_real(level: Level) -> bool:
-    """Whether the claim is to speak about the map that stored coefficients define.
-
-    Raises:
-        ValueError: for the level float, which has no claim.
-    """
-    if level is Level.FLOAT:
-        raise ValueError("certify: no claim of level FLOAT is offered. Use DATA or REAL.")
-    return level is Level.REAL

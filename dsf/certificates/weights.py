@@ -28,7 +28,6 @@ from dsf.certificates.issuing import (
 )
 from dsf.certificates.real_maps import (
     StoredLayer,
-    is_real,
     layer_nonnegative,
     layer_row_sums,
     same_system,
@@ -289,7 +288,9 @@ def equivalent(
         ValueError: if the maps have different shapes, or ``tolerance`` is negative.
         MapTooLarge: if a map would take more than half of the free memory.
     """
-    if is_real(level):
+    if level is Level.FLOAT:
+        raise ValueError("certify: no claim of level FLOAT is offered. Use DATA or REAL.")
+    if level is Level.REAL:
         if not (isinstance(first, System) and isinstance(second, System)):
             raise ValueError(
                 "equivalent: level REAL is for two systems with stored coefficients, not for sums "
@@ -300,19 +301,14 @@ def equivalent(
     starts = [getattr(system, "initial", None) for system in (first, second)]
     channels = max((start.shape[-1] for start in starts if start is not None), default=0)
     if channels:
-        maps = [
-            torch.cat([map, _from_the_initial_state(system, map, channels)], dim=-1)
-            for system, map in zip((first, second), maps, strict=True)
-        ]
+        for k, system in enumerate((first, second)):
+            # the response to a signal of zeros: one row for every row of the map, by channel
+            shape = (*maps[k].shape[:-2], system.steps, system.input_size, channels)
+            started = respond(system, maps[k].new_zeros(shape)).flatten(-3, -2)
+            maps[k] = torch.cat([maps[k], started], dim=-1)
     dtype = torch.promote_types(maps[0].dtype, maps[1].dtype)
     one, other = (map.to(dtype).cpu() for map in maps)
     return issued(_compared(one, other, tolerance, FORMED), folder)
-
-
-def _from_the_initial_state(system: Operator, map: Tensor, channels: int) -> Tensor:
-    """The response to a signal of zeros: one row for every row of the map, by channel."""
-    zeros = map.new_zeros(*map.shape[:-2], system.steps, system.input_size, channels)
-    return respond(system, zeros).flatten(-3, -2)
 
 
 @checked

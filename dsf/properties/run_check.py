@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,12 @@ def _manifest(raw: bytes) -> dict[str, Any]:
 
 
 def _members(folder: Path, members: Mapping[str, str], found: RunCheck) -> None:
-    """Name every file that is not as the manifest says."""
+    """Name every file that is not as the manifest says; links are not followed."""
     present = {MANIFEST}
-    for name, path in _files(folder):
+    walk = os.walk(folder, followlinks=False)
+    parts = (Path(place) / name for place, folders, files in walk for name in (*folders, *files))
+    for path in sorted(part for part in parts if part.is_symlink() or not part.is_dir()):
+        name = path.relative_to(folder).as_posix()
         present.add(name)
         wanted = members.get(name)
         if name == MANIFEST:
@@ -118,15 +121,6 @@ def _members(folder: Path, members: Mapping[str, str], found: RunCheck) -> None:
     for name in members:
         if name not in present:
             found.fault(name, "removed: listed in the manifest, but missing")
-
-
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below a folder, and every link, none of which is followed."""
-    for place, folders, files in os.walk(folder, followlinks=False):
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        for name in sorted(files + links):
-            path = Path(place) / name
-            yield path.relative_to(folder).as_posix(), path
 
 
 def _units(folder: Path, manifest: Mapping[str, Any], found: RunCheck) -> None:

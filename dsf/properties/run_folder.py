@@ -187,10 +187,10 @@ def _earlier(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in members.items() if isinstance(digest, str)}
 
 
-def _has(folder: Path, name: str, fits: Callable[[bytes, str], bool], known: str) -> bool:
-    """Whether there is a plain file of this name, whose content fits what is known of it."""
+def _has(folder: Path, name: str, is_ours: Callable[[bytes, str], bool], known: str) -> bool:
+    """Whether there is a plain file of this name, which a run wrote as far as is known."""
     try:
-        return fits(read_inside(folder, name, checker.MAX_TENSOR_BYTES), known)
+        return is_ours(read_inside(folder, name, checker.MAX_TENSOR_BYTES), known)
     except (checker.Rejected, OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
@@ -219,7 +219,19 @@ def _unit(
             "verdicts": decided.to_json(),
         }
         _write(folder, f"{name}/unit.json", text_of({**unit, "seal": seal(_sealed(unit))}))
-    _remove_left_evidence(folder, name, _files_of(folder, name, unit))
+    # Of a run that was interrupted, only files named by the hashes of what they hold are known.
+    known: dict[str, Callable[[bytes, str], bool]] = {
+        "certificates": lambda data, stem: (
+            stem.rpartition("-")[2] == checker.identity(json.loads(data))[:16]
+        ),
+        "tensors": lambda data, stem: stem == _sha(data)[:32],
+    }
+    used = _files_of(folder, name, unit)
+    for part, is_ours in known.items():
+        for file in names_inside(folder, f"{name}/{part}"):
+            left, stem = f"{name}/{part}/{file}", file.rpartition(".")[0]
+            if left not in used and _has(folder, left, is_ours, stem):
+                remove_inside(folder, left)
     return unit
 
 
@@ -236,24 +248,6 @@ def _files_of(folder: Path, name: str, unit: Mapping[str, Any]) -> list[str]:
             content = json.loads(read_inside(folder, file, checker.MAX_CERTIFICATE_BYTES))
             names += [file, *(f"{name}/{entry['file']}" for entry in content["subject"])]
     return names
-
-
-def _remove_left_evidence(folder: Path, name: str, used: Iterable[str]) -> None:
-    """Remove certificates and tensors that are left of a run that was interrupted.
-
-    Only files whose names are the hashes of what they hold are known to be of a run.
-    """
-    known: dict[str, Callable[[bytes, str], bool]] = {
-        "certificates": lambda data, stem: (
-            stem.rpartition("-")[2] == checker.identity(json.loads(data))[:16]
-        ),
-        "tensors": lambda data, stem: stem == _sha(data)[:32],
-    }
-    for part, is_ours in known.items():
-        for file in names_inside(folder, f"{name}/{part}"):
-            whole, stem = f"{name}/{part}/{file}", file.rpartition(".")[0]
-            if whole not in used and _has(folder, whole, is_ours, stem):
-                remove_inside(folder, whole)
 
 
 def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[str, Any] | None:
