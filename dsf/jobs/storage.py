@@ -325,15 +325,12 @@ def _layer(folder: Path, unit: Unit, name: str) -> tuple[LayerFacts, dict[str, T
 def _facts(read: dict[str, Any]) -> LayerFacts:
     texts = (read["name"], read["family"], *read["axes"], *read["unmeasured"].values())
     numbers = [read[name] for name in ("error", "formula", "rounding", "tolerance")]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("a name is not a string")
-    if not all(isinstance(number, int | float) for number in numbers):
-        raise TypeError("an error is not a number")
-    heads = read["heads"]
-    if heads is not None and not all(type(head) is int and head >= 0 for head in heads):
-        raise TypeError("a head is not a number")
-    listed = {"axes": tuple(read["axes"]), "heads": None if heads is None else tuple(heads)}
-    return LayerFacts(**read | listed)
+    heads = None if read["heads"] is None else tuple(read["heads"])
+    is_plain = all(isinstance(text, str) for text in texts)
+    is_plain = is_plain and all(isinstance(number, int | float) for number in numbers)
+    if not is_plain or not all(type(head) is int and head >= 0 for head in heads or ()):
+        raise TypeError("a name is not a text, or an error or a head is not a number")
+    return LayerFacts(**read | {"axes": tuple(read["axes"]), "heads": heads})
 
 
 def remove_unfinished(folder: Path, units: Iterable[Unit]) -> None:

@@ -21,6 +21,7 @@ from dsf.runtime.argument_checks import checked
 
 Key = tuple[str, str, str]
 """Layer, family, quantity."""
+STATISTICS = ("mean", "deviation", "smallest", "largest")
 
 
 @checked
@@ -83,7 +84,7 @@ def summary(folder: str | Path) -> Table:
             first, prompts = without.get(key, (why, 0))
             without[key] = first, prompts + len(unit.prompts)
     records = [record for key, each in sums.items() for record in each.records(key, described[key])]
-    nothing = dict.fromkeys(("mean", "deviation", "smallest", "largest"), math.nan)
+    nothing = dict.fromkeys(STATISTICS, math.nan)
     for key, (why, prompts) in without.items():
         note = f"not measured on {prompts} prompt{'s' * (prompts != 1)}: {why}"
         of = zip(("layer", "family", "quantity"), key, strict=True)
@@ -139,11 +140,7 @@ class _Moments:
             record: Record = {"layer": layer, "family": family}
             record.update(zip(facts.axes[1:], facts.place(index), strict=False))
             record.update(quantity=quantity, count=int(self.count[index].item()))
-            for name, part in (
-                ("mean", self.mean),
-                ("deviation", spread),
-                ("smallest", self.smallest),
-                ("largest", self.largest),
-            ):
-                record[name] = part[index].item() if self.count[index] else float("nan")
+            parts = (self.mean, spread, self.smallest, self.largest)
+            for name, part in zip(STATISTICS, parts, strict=True):
+                record[name] = part[index].item() if self.count[index] else math.nan
             yield record
