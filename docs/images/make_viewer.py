@@ -28,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         verdicts = checked_run(shown.inspection, Path(folder) / "run")
         one, two = Path(folder) / "one.html", Path(folder) / "two.html"
-        show(shown.inspection, one, title=shown.title, facts=shown.facts, verdicts=verdicts)
+        show(shown.inspection, one, facts=shown.facts, verdicts=verdicts)
         compared = [of_model(shown.inspection, name) for name in COMPARED]
         show(compared, two, title="Two models, one prompt", verdicts=[verdicts, verdicts])
         with sync_playwright() as running:
