@@ -158,10 +158,8 @@ def respond_bytes(system: System, channels: int) -> int:
 
 
 def statistics_bytes(system: System, measures: int) -> int:
-    """Peak memory of ``measures.streamed`` with ``measures`` measures of every row, in bytes."""
+    """Peak memory of ``measures.streamed`` with ``measures`` measures of heads, in bytes."""
     item, rows = system.dtype.itemsize, system.batch.numel() * system.steps * system.output_size
-    if heads_of(system) is None:
-        return block_bytes(system, WINDOW) + 2 * rows * measures * item
     # two copies of every measure, contiguous decays and steps, decay products and their logarithms
     return (rows * (2 * measures + 6) + COPIES * SCORES) * item
 

@@ -17,7 +17,6 @@ from dsf.evaluate.rows import SIZE
 from dsf.evaluate.scaled_norms import norm, safe_range
 from dsf.systems.algebra import converted
 from dsf.systems.composite import Operator
-from dsf.systems.system import System
 
 Map = Inexact[Tensor, "*batch rows columns"]
 MapOrSystem = Map | Operator | Iterable[Rows]
@@ -40,8 +39,9 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
     if isinstance(source, Tensor) and source.ndim >= 2:
         _measurable(source)
     sizes: dict[str, Any] = {}
-    if isinstance(source, System):
-        row = source.batch.numel() * source.steps * source.input_size * source.output_size
+    if isinstance(source, Operator):
+        columns = getattr(source, "read_steps", source.steps) * source.input_size
+        row = source.batch.numel() * source.output_size * columns
         sizes = {"size": min(SIZE, max(1, ENTRIES // max(row, 1))), "overwrites": overwrites}
     for rows in row_blocks(source, **sizes):
         if not isinstance(rows, Rows):

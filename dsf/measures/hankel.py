@@ -18,7 +18,6 @@ from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.windows import fold
 from dsf.measures.fold import Map, blocks, frobenius, widened
 from dsf.measures.numerical_rank import numerical_ranks, together
-from dsf.measures.score_pass import groups
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_share, above_zero
 from dsf.systems.algebra import select, with_conjugates
@@ -139,9 +138,12 @@ def _ranks_at(source: Map | Operator, token: int, tolerance: float) -> Int[Tenso
     if isinstance(source, Tensor) or source.batch.numel() <= most:
         (block,) = _blocks(source, [token])
         return numerical_ranks(block, tolerance)
-    several = (select(source, index) for index, _ in groups(source.batch, most=most))
-    ranks = [_ranks_at(each, token, tolerance).flatten() for each in several]
-    return torch.cat(ranks).view(source.batch)
+    axis = next(axis for axis, size in enumerate(source.batch) if size > 1)
+    half = source.batch[axis] // 2
+    halves = (
+        select(source, (*axis * [slice(None)], part)) for part in (slice(half), slice(half, None))
+    )
+    return torch.cat([_ranks_at(each, token, tolerance) for each in halves], dim=axis)
 
 
 def _check_finite(block: Tensor) -> None:

@@ -5,7 +5,7 @@ Exact, or truncated where a bound on all earlier columns is small enough.
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dsf.evaluate.heads import TILE, Heads
 from dsf.measures.fold import all_safe
-from dsf.measures.row_reductions import KINDS, Reduced, RowReduction, indices_of_sums
+from dsf.measures.row_reductions import KINDS, NORM, Progress, Reduced, RowReduction
 
 
 def limit(error: float, steps: int) -> tuple[float, float]:
@@ -36,44 +36,43 @@ LONG = 60.0  # seconds of work from which a warning is logged
 logger = logging.getLogger(__name__)
 
 
-class HeadPass:
-    """Systems with one scalar decay a token: every group of heads, one tile of rows at a time."""
+def of_heads(
+    heads: Heads,
+    wanted: Sequence[RowReduction],
+    *,
+    error: float = 0.0,
+    progress: Progress | None = None,
+) -> Reduced:
+    """Those of ``wanted`` that sums over tiles find, one tile of rows of a group after the other.
 
-    leaves_range = False
-
-    def __init__(self, heads: Heads, wanted: Sequence[RowReduction], *, error: float) -> None:
-        self.heads, self.wanted, self.limit = heads, wanted, limit(error, heads.steps)
-        groups, number, steps = heads.decay.shape
-        self.rows = groups * steps
-        self.numbers = {each: heads.decay.new_zeros(groups, number, steps) for each in wanted}
-        self.indices = indices_of_sums(wanted)
-        self.left = torch.zeros(groups, number, dtype=torch.float64)
-        self.visited = torch.zeros(groups, dtype=torch.int64)
-
-    def blocks(self) -> Iterator[int]:
-        groups = len(self.left)
-        for group in range(groups):
-            fold = _HeadFold(self.heads, group, self.wanted, self.limit)
-            if group == 0:
-                _warn_if_long(fold.far_back(), self.heads.steps, groups)
-            for tile in range(self.heads.tiles):
-                rows = slice(tile * TILE, min(self.heads.steps, (tile + 1) * TILE))
-                statistics, left, visited = fold.tile(tile, rows)
-                largest, energy = (statistics[:, KINDS.index(k)] for k in ("largest", "norm"))
-                self.leaves_range |= fold.peaks and not all_safe(largest)
-                np.sqrt(energy, out=energy)
-                for each, numbers in self.numbers.items():
-                    numbers[group, :, rows] = torch.from_numpy(statistics[:, self.indices[each]])
-                self.left[group] = torch.maximum(self.left[group], torch.from_numpy(left))
-                self.visited[group] += visited
-                yield group * self.heads.steps + rows.stop
-
-    def reduced(self, error: float) -> Reduced:
-        groups, number, steps = self.heads.decay.shape
-        in_reach = groups * number * steps * (steps + 1) / 2
-        found = {each: self.heads.in_batch(part) for each, part in self.numbers.items()}
-        visited = int(self.visited.sum()) / in_reach
-        return Reduced(found, error, self.heads.in_batch(self.left), visited)
+    The norm is not among them where squares of entries leave the range of numbers.
+    """
+    groups, number, steps = heads.decay.shape
+    near = [each for each in wanted if each.name == "near"]
+    index = {each: KINDS.index(each.name) for each in wanted if each.name in KINDS[:-1]}
+    index |= {each: KINDS.index("near") + k for k, each in enumerate(near)}
+    numbers = {each: heads.decay.new_zeros(groups, number, steps) for each in index}
+    left, visited = torch.zeros(groups, number, dtype=torch.float64), 0
+    for group in range(groups):
+        fold = _HeadFold(heads, group, list(index), limit(error, steps))
+        if group == 0:
+            _warn_if_long(fold.far_back(), steps, groups)
+        for tile in range(heads.tiles):
+            rows = slice(tile * TILE, min(steps, (tile + 1) * TILE))
+            statistics, missed, seen = fold.tile(tile, rows)
+            if not all_safe(statistics[:, KINDS.index("largest")]):
+                numbers.pop(NORM, None)
+            energy = statistics[:, KINDS.index("norm")]
+            np.sqrt(energy, out=energy)
+            for each, part in numbers.items():
+                part[group, :, rows] = torch.from_numpy(statistics[:, index[each]])
+            left[group] = torch.maximum(left[group], torch.from_numpy(missed))
+            visited += seen
+            if progress is not None:
+                progress(group * steps + rows.stop, groups * steps)
+    found = {each: heads.in_batch(part) for each, part in numbers.items()}
+    in_reach = groups * number * steps * (steps + 1) / 2
+    return Reduced(found, error, heads.in_batch(left), visited / in_reach)
 
 
 def _warn_if_long(far_back: np.ndarray, steps: int, groups: int) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.evaluate.compiled import stored_parts
-from dsf.evaluate.heads import heads_of
+from dsf.evaluate.heads import Heads, heads_of
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.measures.fold import MapOrSystem, blocks, widened
-from dsf.measures.head_pass import HeadPass
+from dsf.measures.head_pass import of_heads
 from dsf.measures.row_reductions import (
     NORM,
     Progress,
@@ -25,22 +25,16 @@ from dsf.measures.row_reductions import (
     RowReduction,
     from_pass,
 )
-from dsf.measures.score_pass import ScorePass, scores_of
-from dsf.measures.whole_rows import WholeRowPass
+from dsf.measures.whole_rows import Collected
 from dsf.runtime.argument_checks import checked
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 
 Measured = MapOrSystem | Reduced | Requested
-RowPass = HeadPass | ScorePass | WholeRowPass
 
-# Reductions that need no pass over the map: linear in it, or independent of it.
-NO_PASS = ("on", "written", "behind", "columns")
-# Of causal rows these are known beforehand.
-OF_CAUSAL = ("ahead", "behind", "columns", "written")
 # Reductions that only passes over whole rows find, and for which nothing may be left out.
-WHOLE = ("sum", "ahead", "by lag")
+WHOLE = ("sum", "ahead", "behind", "columns", "by lag")
 
 
 def reduced(
@@ -61,60 +55,58 @@ def one_pass(
     progress: Progress | None = None,
 ) -> Reduced:
     source = widened(source)
-    row_pass = _pass_for(source, wanted, error)
-    for done in row_pass.blocks():
-        if progress is not None and row_pass.rows is not None:
-            progress(done, row_pass.rows)
-    made = row_pass.reduced(error)
-    if NORM in made.found and isinstance(row_pass, HeadPass) and row_pass.leaves_range:
-        made.found[NORM] = torch.cat([NORM.look(rows) for rows in blocks(source)], dim=-1)
-    for each in wanted:
-        if each not in made.found:
-            made.found[each] = _without_pass(cast("Operator", source), each)
-    return made
-
-
-def _pass_for(source: MapOrSystem, wanted: Sequence[RowReduction], error: float) -> RowPass:
-    if not isinstance(source, Operator):
-        return WholeRowPass(source, wanted)
-    scores = scores_of(source)
-    # of causal rows it is known which keys they reach
-    of_entries = any(each.name in ("ahead", "by lag") for each in wanted)
-    if scores is not None and (
-        not of_entries or (scores.is_causal and scores.shape[-3] == scores.shape[-1])
-    ):
-        return ScorePass(scores, [each for each in wanted if each.name not in OF_CAUSAL])
-    if any(each.name in WHOLE for each in wanted):
-        return WholeRowPass(source, wanted)
-    heads = heads_of(source)
-    parts = stored_parts(source) if isinstance(source, System) else None
-    if heads is None or parts is None or source.steps == 1:
-        return WholeRowPass(source, wanted)
-    work = source.batch.numel() * source.steps**2 * heads.read.shape[-1] // 2
-    if bool((heads.decay < 0).any() or (heads.step < 0).any()) or not applies(*parts, work=work):
-        return WholeRowPass(source, wanted)
+    heads = _heads(source, wanted)
+    if heads is None:
+        return _of_whole_rows(source, wanted, error, progress)
     check_plan(
         "measures",
         statistics_bytes(cast("System", source), len(wanted)),
-        source.device,
+        cast("System", source).device,
         cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
     )
-    return HeadPass(heads, [each for each in wanted if each.name not in NO_PASS], error=error)
+    made = of_heads(heads, wanted, error=error, progress=progress)
+    for each in wanted:
+        if each not in made.found:
+            made.found[each] = _without_tiles(cast("System", source), each)
+    return made
 
 
-def _without_pass(system: Operator, each: RowReduction) -> Tensor:
+def _of_whole_rows(
+    source: MapOrSystem, wanted: Sequence[RowReduction], error: float, progress: Progress | None
+) -> Reduced:
+    entries, rows = 0, None
+    if isinstance(source, Tensor):
+        entries, rows = source.numel(), source.shape[-1]
+    elif isinstance(source, Operator):
+        entries = source.batch.numel() * source.steps**2
+        rows = source.steps * source.output_size
+    collected = Collected(wanted, entries)
+    for some in blocks(source):
+        collected.add(some)
+        if progress is not None and rows is not None:
+            progress(collected.done, rows)
+    return Reduced(collected.joined(), error)
+
+
+def _heads(source: MapOrSystem, wanted: Sequence[RowReduction]) -> Heads | None:
+    """The heads of a system whose tiles compiled loops reduce; None where whole rows are needed."""
+    if not isinstance(source, System) or any(each.name in WHOLE for each in wanted):
+        return None
+    heads, parts = heads_of(source), stored_parts(source)
+    if heads is None or parts is None or source.steps == 1:
+        return None
+    work = source.batch.numel() * source.steps**2 * heads.read.shape[-1] // 2
+    turns = bool((heads.decay < 0).any() or (heads.step < 0).any())
+    return None if turns or not applies(*parts, work=work) else heads
+
+
+def _without_tiles(system: System, each: RowReduction) -> Tensor:
+    """A reduction that :func:`of_heads` does not find."""
     token = torch.arange(system.steps, device=system.device)
-    if each.name in OF_CAUSAL:
-        columns = getattr(system, "read_steps", system.steps)
-        known = {
-            "ahead": 0 * token,
-            "behind": (token + 1).clamp(max=columns),
-            "columns": 0 * token + columns,
-            "written": token,
-        }[each.name]
-        known = known if each.name == "written" else known.to(system.dtype)
-        return known.expand(*system.batch, system.steps)
-    system = cast("System", system)
+    if each.name == "written":
+        return token.expand(*system.batch, system.steps)
+    if each == NORM:
+        return torch.cat([NORM.look(rows) for rows in blocks(system)], dim=-1)
     unit = (token == each.token).to(system.dtype).reshape(system.steps, 1, 1)
     signal = unit.expand(*system.batch, system.steps, 1, 1)
     return respond(replace(system, initial=None), signal).abs().flatten(-3)

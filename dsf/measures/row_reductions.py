@@ -4,7 +4,7 @@
 needs, and ``Reduced`` holds the results of a pass over a map.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -155,11 +155,3 @@ def from_pass(
 
 
 Progress = Callable[[int, int], None]
-
-
-def indices_of_sums(wanted: Sequence[RowReduction]) -> dict[RowReduction, int]:
-    """The index of every reduction among the sums of a row: kinds, then widths, then tokens."""
-    kinds = {each: "mass" if each.name == "sum" else each.name for each in wanted}
-    single = {each: KINDS.index(kind) for each, kind in kinds.items() if kind in KINDS[:-1]}
-    many = [each for name in ("near", "on") for each in wanted if each.name == name]
-    return single | {each: KINDS.index("near") + k for k, each in enumerate(many)}

@@ -1,39 +1,21 @@
 """Reductions computed from whole rows, for any map: by compiled loops or, with gradients, torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dsf.evaluate import Rows
-from dsf.measures.fold import MapOrSystem, all_safe, blocks
-from dsf.measures.row_reductions import BY_LAG, KINDS, NORM, Reduced, RowReduction
+from dsf.measures.fold import all_safe
+from dsf.measures.row_reductions import BY_LAG, KINDS, NORM, RowReduction
 from dsf.runtime.threads import in_parallel, shares
-from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 
 # What the compiled loop computes of every row, in its order; then "near" and "on" by their tokens.
 SINGLE = (*KINDS[:-1], "sum", "ahead")
 # What is known of rows without their weights.
 KNOWN = ("written", "behind", "columns")
-
-
-class WholeRowPass:
-    """The reductions computed from whole rows: for any map, with gradients."""
-
-    def __init__(self, source: MapOrSystem, wanted: Sequence[RowReduction]) -> None:
-        self.source, self.collected = source, Collected(wanted, _entries(source))
-        steps = source.shape[-1] if isinstance(source, Tensor) else getattr(source, "steps", None)
-        self.rows = None if steps is None else steps * getattr(source, "output_size", 1)
-
-    def blocks(self) -> Iterator[int]:
-        for rows in blocks(self.source):
-            self.collected.add(rows)
-            yield self.collected.done
-
-    def reduced(self, error: float) -> Reduced:
-        return Reduced(self.collected.joined(), error)
 
 
 class Collected:
@@ -63,13 +45,6 @@ class Collected:
 
     def joined(self) -> dict[RowReduction, Tensor]:
         return {each: torch.cat(part, dim=-1) for each, part in self.parts.items()}
-
-
-def _entries(source: MapOrSystem) -> int:
-    """The number of entries of a map; 0 where it is not known beforehand."""
-    if isinstance(source, Tensor):
-        return source.numel()
-    return source.batch.numel() * source.steps**2 if isinstance(source, Operator) else 0
 
 
 def _compiles(rows: Rows, wanted: Sequence[RowReduction], entries: int) -> bool:

@@ -81,29 +81,12 @@ class ExponentialRows(PairRows):
     def logits(self, start: int, stop: int) -> Logits:
         """The logits, in nats; minus infinity where a key is not read.
 
-        For every key, or for those before ``stop`` where rows are causal. In newly allocated
-        memory, which the caller may overwrite.
+        For every key, or for those before ``stop`` where rows are causal.
         """
-
-    def unread(self) -> Float[Tensor, "*batch"] | None:
-        """The logarithm of a term in the denominator that belongs to no key (a sink), or None."""
-        return None
-
-    @property
-    def always_reads(self) -> bool:
-        return False
 
     def reach(self, start: int, stop: int) -> Logits:
         """The rows ``start`` to ``stop - 1``, for as many keys as ``logits`` has."""
-        return self._softened(self.logits(start, stop))
-
-    def _softened(self, logits: Logits) -> Logits:
-        sink, keys = self.unread(), logits.shape[-1]
-        if sink is not None:
-            column = sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
-            logits = torch.cat([logits, column], dim=-1)
-        weights = logits.softmax(dim=-1) if self.always_reads else softmax_in_reach(logits)
-        return weights[..., :keys]
+        return softmax_in_reach(self.logits(start, stop))
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
         weights = self.reach(start, stop)
@@ -145,10 +128,6 @@ class SoftmaxRows(ExponentialRows):
         return self.causal
 
     @property
-    def always_reads(self) -> bool:
-        return self.causal and self.bias is None and self.log_decay is None
-
-    @property
     def is_fused(self) -> bool:
         """Whether the response is that of torch's fused attention, which forms no rows."""
         parts = (self.softcap, self.sink, self.bias, self.log_decay)
@@ -156,11 +135,7 @@ class SoftmaxRows(ExponentialRows):
 
     def logits(self, start: int, stop: int) -> Logits:
         keys = stop if self.causal else self.key.shape[-2]
-        return self.finished(self.scores(start, stop, keys=keys), start, stop)
-
-    def finished(self, scores: Logits, start: int, stop: int) -> Logits:
-        """The logits of scores, in the same memory where nothing is added to them."""
-        keys = scores.shape[-1]
+        scores = self.scores(start, stop, keys=keys)
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
         if self.bias is not None:
@@ -172,8 +147,15 @@ class SoftmaxRows(ExponentialRows):
             scores[..., start:].masked_fill_(square.triu(1), -torch.inf)
         return scores
 
-    def unread(self) -> Float[Tensor, "*batch"] | None:
-        return self.sink
+    def reach(self, start: int, stop: int) -> Logits:
+        logits = self.logits(start, stop)
+        keys = logits.shape[-1]
+        if self.sink is not None:
+            column = self.sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
+            logits = torch.cat([logits, column], dim=-1)
+        always_reads = self.causal and self.bias is None and self.log_decay is None
+        weights = logits.softmax(dim=-1) if always_reads else softmax_in_reach(logits)
+        return weights[..., :keys]
 
     def apply(self, signal: Values) -> Mixed:
         if not self.is_fused:

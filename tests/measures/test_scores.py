@@ -1,4 +1,4 @@
-"""Statistics of exponentials of scores, found without the map: the same as those of the map."""
+"""Statistics of exponentials of scores: those of compiled loops are those of torch."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import dsf
 from dsf import measures
-from dsf.measures.score_pass import scores_of
 from dsf.mixers import ForgettingAttention, PathAttention, SoftmaxAttention
+from dsf.systems.softmax_rows import ExponentialRows
 from tests.drawn import Drawer
 
 MEASURES = (
@@ -77,7 +76,6 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_scores_measure_like_the_map(case, monkeypatch):
     system = case().system()
-    assert scores_of(system) is not None
     found = measures.streamed(system, *MEASURES).values
     with monkeypatch.context() as off:
         off.setenv("DSF_KERNELS", "0")
@@ -86,11 +84,20 @@ def test_scores_measure_like_the_map(case, monkeypatch):
         assert_close(ours, plain, equal_nan=True)
 
 
-def test_panels_of_any_size_give_the_same(monkeypatch):
-    system = attention(100).system()
+@pytest.mark.parametrize("causal", [True, False])
+def test_blocks_of_rows_hold_few_entries_whatever_the_batch(causal, monkeypatch):
+    """Rows of all maps of the batch are formed together, so fewer of them for many maps."""
+    system = attention(100, causal=causal).system()
     expected = measures.streamed(system, *MEASURES).values
-    monkeypatch.setattr("dsf.measures.score_pass.PANEL_ENTRIES", 700)
-    for ours, other in zip(measures.streamed(system, *MEASURES).values, expected, strict=True):
+    monkeypatch.setattr("dsf.measures.fold.ENTRIES", 6 * 100 * 7)
+    asked, window = [], ExponentialRows.window
+    monkeypatch.setattr(
+        ExponentialRows, "window", lambda rows, *span: asked.append(span) or window(rows, *span)
+    )
+    found = measures.streamed(system, *MEASURES).values
+    assert len(asked) == 15
+    assert all(stop - start <= 7 for start, stop in asked)
+    for ours, other in zip(found, expected, strict=True):
         assert_close(ours, other, equal_nan=True)
 
 
@@ -116,12 +123,8 @@ def test_nan_stays_where_it_is():
     assert found.sum() == 1
 
 
-def test_what_wants_gradients_or_is_no_softmax_takes_the_plain_path():
+def test_what_wants_gradients_takes_the_plain_path():
     mixer = attention(80)
     wants = replace(mixer, query=mixer.query.requires_grad_())
-    assert scores_of(wants.system()) is None
     measures.row_entropy(wants.system()).sum().backward()
     assert wants.query.grad.abs().sum() > 0
-    system = attention(80).system()
-    assert scores_of(replace(system, D=torch.ones(2, 3, 80, 1, 1).double())) is None
-    assert scores_of(drawn(dsf.mixers.StickBreakingAttention, 80).system()) is None

@@ -163,12 +163,9 @@ def test_what_cannot_be_streamed():
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch", [(), (5,), (2, 5), (2, 1, 3)])
-def test_maps_of_scores_are_taken_together_and_come_out_as_they_do_alone(
-    batch, threads, monkeypatch
-):
-    monkeypatch.setattr("dsf.measures.score_pass.MAPS", 2)
-    monkeypatch.setattr("dsf.measures.score_pass.SHARED", 0)
+def test_maps_of_scores_are_measured_together_as_they_are_alone(batch, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr("dsf.measures.hankel.together", lambda _: 2)
     rng = torch.Generator().manual_seed(4)
     query, key, value = torch.randn(3, *batch, 70, 4, generator=rng, dtype=torch.float64)
     sink = torch.randn(batch, generator=rng, dtype=torch.float64)

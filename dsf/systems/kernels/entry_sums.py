@@ -1,16 +1,14 @@
-"""Row reductions of map rows in memory, or of softmax rows from their scores, all in one pass.
+"""Row reductions of map rows in memory, all in one pass.
 
 Extremes are found among numbers as integers of the same order. Comparisons of floating-point
 numbers must not be reordered, since one of them may be nan: a loop that keeps the largest is not
 vectorised, nor is anything else in it. With integers all of it is.
 """
 
-import math
-
 import numpy as np
 
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.exponentials import chosen, log_of, two_to
+from dsf.systems.kernels.exponentials import chosen, log_of
 from dsf.systems.kernels.scalar_tile_sums import (
     DISTANCE,
     ENERGY,
@@ -101,9 +99,9 @@ def sum_entries(weights, lags, first, widths, tokens, statistics, by_lag):
                 inside = 0 <= tokens[t] < columns
                 found[WIDTHS + len(widths) + t, i] = abs(row[tokens[t]]) if inside else 0.0
             if room > 0:
-                _add_sizes(
-                    row[:behind], 1.0, by_lag[e, room - 1 - token : room - 1 - token + behind]
-                )
+                sums = by_lag[e, room - 1 - token :]
+                for j in range(behind):
+                    sums[j] += abs(np.float64(row[j]))
 
 
 @kernel(reorders=True)
@@ -124,81 +122,3 @@ def _mass(part):
     for j in range(len(part)):
         total += abs(np.float64(part[j]))
     return total
-
-
-@kernel()
-def _add_sizes(part, scale, sums):
-    for j in range(len(part)):
-        sums[j] += abs(np.float64(part[j])) * scale
-
-
-LOG_TWO = math.log(2)
-LEAST = -2000.0  # base-2 logarithm relative to the peak that underflows in every number type
-
-
-@kernel(reorders=True)
-def sum_exponentials(
-    scores, peak, unread, ahead, first, causal, whole, widths, tokens, statistics, by_lag
-):
-    """All sums of the rows from token ``first`` on; ``scores``, in nats, are overwritten.
-
-    ``peak`` is the largest score of a row and ``unread`` the logarithm of a term in the denominator
-    that belongs to no key. ``whole`` is the number of columns of the map, ``ahead`` is
-    ``0 ... BLOCK - 1``. ``statistics`` is ``kind row``: the kinds of
-    :mod:`dsf.systems.kernels.scalar_tile_sums`, then one for each of ``widths`` and of ``tokens``.
-    To ``by_lag`` the weights are added by their lags, backwards: the last number is that of lag
-    zero; if it is empty, they are not.
-    """
-    number = scores.dtype.type
-    zero, least, to_two = number(0), number(LEAST), number(1 / LOG_TWO)
-    rows, columns = scores.shape
-    for i in range(rows):
-        token = first + i
-        top = number(unread) if peak[i] < unread else peak[i]
-        if top == -np.inf:
-            statistics[:, i] = 0
-            continue
-        reach = min(columns, token + 1) if causal else columns
-        mass, energy, surprise, distance = 0.0, 0.0, 0.0, 0.0
-        for start in range(0, reach, BLOCK):
-            part = scores[i, start : min(reach, start + BLOCK)]
-            a, c, d, e = zero, zero, zero, zero
-            lag = number(token - start)
-            for j in range(len(part)):
-                below = (part[j] - top) * to_two
-                below = chosen(below < least, least, below)
-                weight = two_to(below)
-                part[j] = weight
-                a += weight
-                c += weight * weight
-                d += weight * below
-                e += weight * abs(lag - ahead[j])
-            mass, energy = mass + a, energy + c
-            surprise, distance = surprise + d, distance + e
-        total = mass + math.exp(unread - top)
-        statistics[MASS, i] = mass / total
-        statistics[NEGATIVE, i] = 0.0 / total
-        statistics[ENERGY, i] = energy / total**2
-        statistics[SURPRISE, i] = (surprise * LOG_TWO - math.log(total) * mass) / total
-        statistics[DISTANCE, i] = distance / total
-        statistics[LARGEST, i] = math.exp(peak[i] - top) / total
-        statistics[LOWEST, i] = 0.0 if reach < whole else _lowest(scores[i]) / total
-        for w in range(len(widths)):
-            part = scores[i, max(0, token + 1 - widths[w]) : min(reach, token + 1)]
-            statistics[NEAR + w, i] = _mass(part) / total
-        for t in range(len(tokens)):
-            weight = scores[i, tokens[t]] if 0 <= tokens[t] < reach else zero
-            statistics[NEAR + len(widths) + t, i] = weight / total
-        if len(by_lag) > 0:
-            behind = min(reach, token + 1)
-            first_lag = len(by_lag) - 1 - token
-            _add_sizes(scores[i, :behind], 1 / total, by_lag[first_lag : first_lag + behind])
-
-
-@kernel()
-def _lowest(row):
-    found = row[0]
-    for entry in row:
-        if not entry >= found:
-            found = entry
-    return found

@@ -1,7 +1,7 @@
 """Exponentials and logarithms for compiled loops, without calls or branches, so they vectorise.
 
 - ``chosen``: a conditional value without a branch.
-- ``factor_of`` (single precision), ``power_of_two`` (double precision), ``two_to`` (either): 2^x.
+- ``factor_of`` (single precision), ``power_of_two`` (double precision): 2^x.
 - ``log_of``: the natural logarithm.
 """
 
@@ -84,27 +84,6 @@ SERIES = tuple(1 / (2 * k + 1) for k in range(11))
 S0, S1, S2, S3, S4, S5, S6, S7, S8, S9, S10 = SERIES
 T1, T2, T3, T4, T5 = (np.float32(each) for each in SERIES[1:6])
 TWO_SINGLE = np.float32(2)
-
-
-def two_to(x: Any) -> Any:
-    """``2^x``; zero on underflow, nan for nan."""
-    raise NotImplementedError
-
-
-@overload(two_to, jit_options={"error_model": "numpy", "fastmath": {"contract"}})
-def _two_to(x):
-    if x == types.float32:
-        return _two_to_single
-    return _two_to_double
-
-
-def _two_to_double(x):
-    return power_of_two(x)
-
-
-def _two_to_single(x):
-    is_slow, found = factor_of(x)
-    return chosen(is_slow, ONE_SINGLE + found, found)
 
 
 def log_of(x: Any) -> Any:

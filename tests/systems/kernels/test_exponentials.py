@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from dsf.systems.kernels.exponentials import log_of, two_to
+from dsf.systems.kernels.exponentials import log_of, power_of_two
 
 TYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -16,7 +16,7 @@ def logarithm(x):
 
 @numba.vectorize
 def power(x):
-    return two_to(x)
+    return power_of_two(x)
 
 
 @TYPES
@@ -32,12 +32,11 @@ def test_logarithms(dtype):
     assert np.isfinite(logarithm(dtype(0)))
 
 
-@TYPES
-def test_powers(dtype):
-    x = np.linspace(-120, 120, 20_001).astype(dtype)
+def test_powers():
+    x = np.linspace(-120, 120, 20_001)
     expected = np.exp2(x.astype(np.longdouble))
-    assert (np.abs(power(x) - expected) <= 4 * np.finfo(dtype).eps * expected).all()
-    assert power(dtype(0)) == 1
-    assert power(dtype(-2000)) == 0
+    assert (np.abs(power(x) - expected) <= 4 * np.finfo(x.dtype).eps * expected).all()
+    assert power(0.0) == 1
+    assert power(-2000.0) == 0
     with np.errstate(invalid="ignore"):  # nan is compared
-        assert np.isnan(power(dtype(np.nan)))
+        assert np.isnan(power(np.nan))
