@@ -30,13 +30,13 @@ class Formed:
     """Rows whose scores were computed, as a multiple of the rows of all heads of all layers."""
 
     def __init__(self, monkeypatch):
-        self.rows, finished = 0, SoftmaxRows.finished
+        self.rows, logits = 0, SoftmaxRows.logits
 
-        def counted(source, scores, start, stop):
+        def counted(source, start, stop):
             self.rows += (stop - start) * source.query.shape[:-2].numel()
-            return finished(source, scores, start, stop)
+            return logits(source, start, stop)
 
-        monkeypatch.setattr(SoftmaxRows, "finished", counted)
+        monkeypatch.setattr(SoftmaxRows, "logits", counted)
 
     def since(self):
         """How often every row was formed since this was last asked."""
