@@ -17,7 +17,7 @@ from dsf.inspection.softmax import torch_module
 from dsf.systems.softmax_rows import SoftmaxRows
 from tests.inspection.softmax_models import BUILT, VOCABULARY
 
-LOGITS, SCORES = SoftmaxRows.logits, SoftmaxRows.scores
+LOGITS, REACH, SCORES = SoftmaxRows.logits, SoftmaxRows.reach, SoftmaxRows.scores
 
 
 def a_key_too_many(rows, start, stop):
@@ -56,8 +56,8 @@ def heads_interleaved(rows, start, stop, *, keys=None):
     return (rows.scale * rows.query[..., start:stop, :]) @ key[..., :keys, :].mT
 
 
-def with_a_sink(rows):
-    return rows.query.new_zeros(rows.query.shape[:-2])
+def with_a_sink(rows, start, stop):
+    return REACH(replace(rows, sink=rows.query.new_zeros(rows.query.shape[:-2])), start, stop)
 
 
 MISTAKES = {
@@ -68,7 +68,7 @@ MISTAKES = {
     "soft cap": ("logits", capped),
     "scale": ("scores", scaled),
     "heads of other groups": ("scores", heads_interleaved),
-    "sink": ("unread", with_a_sink),
+    "sink": ("reach", with_a_sink),
 }
 
 
