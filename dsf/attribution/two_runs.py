@@ -389,7 +389,9 @@ def token_axis(shape: Sequence[int], tokens: int) -> int | None:
 
 def by_token(values: Tensor, tokens: int) -> Float[Tensor, " token"]:
     axis = token_axis(values.shape, tokens)
-    return values.sum().reshape(1) if axis is None else values.movedim(axis, 0).flatten(1).sum(1)
+    if axis is None:
+        return values.sum().reshape(1)
+    return values.movedim(axis, 0).reshape(values.shape[axis], -1).sum(dim=1)
 
 
 class Force:
@@ -488,7 +490,7 @@ class Inject:
 def _by_head(values: Tensor, heads: int, width: int) -> Float[Tensor, " head"] | None:
     """Sums over all but heads, which have an axis or are joined with their channels in the last."""
     if values.shape[-1] == heads * width:
-        return values.unflatten(-1, (heads, width)).sum(-1).flatten(0, -2).sum(0)
+        return values.reshape(-1, heads, width).sum(dim=(0, 2))
     if values.ndim > 3 and heads in values.shape[1:-1]:
         axis = values.shape.index(heads, 1)
         return values.movedim(axis, 0).flatten(1).sum(1)
