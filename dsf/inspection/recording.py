@@ -211,11 +211,11 @@ class Recording:
         before: dict[int, tuple[frozenset[int], Memory]] = {}
 
         def exchange(memory: int) -> None:
-            old = now.get(memory, self.numbers[memory])
             for one in waiting.get(memory, ()):
+                old = now.get(memory, self.numbers[memory])
                 if one.kept:
                     before[memory] = one.kept, old
-                now[memory] = now.get(memory, old).clone()
+                now[memory] = old.clone()
                 there = one.value.within(now[memory])
                 there.copy_(one.new(there.clone()))
 

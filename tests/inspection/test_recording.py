@@ -196,21 +196,3 @@ def test_operations_may_be_given_the_numbers_from_before():
     product = frozenset(recording.readers(given)) - exponent
     found = recording.replay([Exchanged(given, torch.zeros_like, product)], [output])
     torch.testing.assert_close(found[output], x)
-
-
-def test_views_of_one_memory_leave_the_numbers_from_before_to_the_same_operations():
-    x = drawn(2, STEPS, WIDTH)
-    recording = recorded(
-        Does(lambda _, x: x.exp() + x[..., :3].sin().sum() + x[..., 3:].cos().sum()), (x,), {}
-    )
-    names = enumerate(one.name for one in recording.operations)
-    kept = frozenset(k for k, name in names if name in {"exp", "sin"})
-    halves = [
-        next(one.reads[0] for one in recording.operations if one.name == name)
-        for name in ("sin", "cos")
-    ]
-    exchanged = [Exchanged(half, torch.zeros_like, kept) for half in halves]
-    output = recording.first_output
-    found = recording.replay(exchanged, [output])[output]
-    expected = x.exp() + x[..., :3].sin().sum() + torch.ones_like(x[..., 3:]).sum()
-    torch.testing.assert_close(found, expected)
