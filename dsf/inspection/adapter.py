@@ -67,7 +67,7 @@ class Adapter:
         overlooked: the padding tokens whose output the module computes in another way than the
             mixer, as a boolean mask ``sample time``; None if there are none.
         idle: the rows of the captured output whose keys are all masked, as a boolean mask of its
-            axes but the last; None if there are none. What stands there is no number of the layer,
+            axes but the last; None if there are none. What is there is not a number of the layer,
             so that it is not rounding either.
         axes: what the batch axes of the mixer's system count.
         split: for a module that holds several mixers (the layers and directions of an LSTM): one
