@@ -148,7 +148,8 @@ def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
         children = list(chain.from_iterable(tables))
         if odd := [each for each in children if isinstance(each, float) and not isfinite(each)]:
             raise LoadError(
-                f"{path}: not acceptable JSON ({odd[0]} is not a finite number); save the file again."
+                f"{path}: not acceptable JSON ({odd[0]} is not a finite number); save the file "
+                "again."
             )
         level = [each for each in children if isinstance(each, dict | list)]
     if level:
