@@ -6,7 +6,6 @@ from torch import nn
 from transformers import Mamba2Config, Mamba2Model
 
 import dsf
-from dsf.inspection.capture.module_stack import Products
 from dsf.inspection.errors import ReconstructionError
 from dsf.inspection.families import selective_scans
 
@@ -63,27 +62,3 @@ def test_a_mistake_of_the_long_chunks_is_not_hidden(model):
     altered(model, lambda size: size == 256)
     with pytest.raises(ReconstructionError, match="differs by"):
         inspect(model)
-
-
-def test_products_are_those_of_the_same_numbers():
-    products, given = Products(), torch.arange(3.0)
-    products.add("in_proj", given, given * 2)
-    assert torch.equal(products.find("in_proj", torch.arange(3.0)), given * 2)
-    assert products.find("out_proj", given) is None
-    assert products.find("in_proj", given + 1e-7) is None
-    assert products.find("in_proj", given.double()) is None
-
-
-@pytest.mark.parametrize("which", [0, 1], ids=["input", "result"])
-def test_what_was_written_into_is_no_product_any_more(which):
-    products, parts = Products(), [torch.ones(2), torch.ones(2)]
-    products.add("in_proj", *parts)
-    parts[which].mul_(1)
-    assert products.find("in_proj", torch.ones(2)) is None
-
-
-def test_nothing_is_kept_after_the_layer_was_rebuilt(model):
-    layer = inspect(model)
-    captured = layer.shell.args[0]
-    captured.project("in_proj", captured.arguments["hidden_states"])
-    assert captured.products.find("in_proj", captured.arguments["hidden_states"]) is None
