@@ -42,6 +42,8 @@ def pages() -> Iterator[tuple[str, str | bytes]]:
         )
         for picture in path.parent.glob("*.png"):
             yield str(place.with_name(picture.name)), picture.read_bytes()
+    helper = ROOT / "notebooks" / "students" / "exercises.py"
+    yield "notebooks/exercises.py", helper.read_text(encoding="utf-8")  # the notebooks import it
     for kind in LISTS:
         yield (
             f"{kind}/index.md",

@@ -219,3 +219,10 @@ def test_hints_are_closed_one_by_one():
     )
     with pytest.raises(ValueError, match="hints"):
         closed("- only one")
+
+
+def test_the_pages_have_the_module_that_notebooks_import():
+    from docs.building.copies import pages
+
+    module = (HERE / "students" / "exercises.py").read_text(encoding="utf-8")
+    assert dict(pages())["notebooks/exercises.py"] == module
