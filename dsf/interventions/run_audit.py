@@ -142,6 +142,7 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
 
     Raises:
         InspectionError: if a run fails, or the two have nothing in common.
+        LoadError: if a file of ``recorded`` cannot be read.
         ValueError: if the options exclude each other.
 
     Example:
