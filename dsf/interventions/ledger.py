@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +107,7 @@ class Ledger:
         kept = [row for row in self.rows if row.layer in chosen]
         rest = [row for row in self.rows if row.layer not in chosen]
         if rest:
-            share = math.fsum(row.share for row in rest)
-            worst = max(rest, key=lambda row: (row.accused, row.own))
-            worst = replace(worst, layer="other layers", stage="all", share=share)
-            kept.append(replace(worst, tokens=(), heads=(), by_head=()))
+            kept.append(_as_one(rest, "other layers", math.fsum(row.share for row in rest)))
         return replace(self, rows=tuple(sorted(kept, key=by_weight)))
 
     def of_heads(self, heads: Chosen) -> "Ledger":
@@ -124,7 +121,7 @@ class Ledger:
         Raises:
             InspectionError: if no mixer has such a head.
         """
-        rows, others, missing = [], [], None
+        rows, left_out, others, missing = [], [], [], None
         for row in self.rows:
             if not row.by_head:
                 rows.append(row)
@@ -135,14 +132,16 @@ class Ledger:
                 missing, chosen = error, ()
             share = math.fsum(row.by_head[head] for head in chosen)
             others.append(row.share - share)
-            if chosen:
-                strongest = tuple(head for head in row.heads if head in chosen)
-                rows.append(replace(row, share=share, heads=strongest, tokens=()))
+            if not chosen:
+                left_out.append(row)
+                continue
+            strongest = tuple(head for head in row.heads if head in chosen)
+            rows.append(replace(row, share=share, heads=strongest, tokens=()))
         if missing is not None and not any(row.by_head for row in rows):
             raise missing
         if others:
-            share = math.fsum(others)
-            rows.append(LedgerRow("other heads", "all", 0.0, 0.0, share, self.total, None, False))
+            nothing = LedgerRow("", "", 0.0, 0.0, 0.0, self.total, None, False)
+            rows.append(_as_one(left_out or [nothing], "other heads", math.fsum(others)))
         return replace(self, rows=tuple(sorted(rows, key=by_weight)))
 
     @property
@@ -282,6 +281,13 @@ MAX_SHOWN, MAX_DRAWN, MAX_LINES = 20, 16, 5
 def by_weight(row: LedgerRow) -> tuple[bool, float]:
     """Return what rows are sorted by: accused ones first, then by their shares."""
     return not row.accused, -abs(row.share)
+
+
+def _as_one(rows: Sequence[LedgerRow], name: str, share: float) -> LedgerRow:
+    """One row in place of several: the worst of them, so that an accusation is not lost."""
+    worst = max(rows, key=lambda row: (row.accused, row.own))
+    worst = replace(worst, layer=name, stage="all", share=share)
+    return replace(worst, tokens=(), heads=(), by_head=())
 
 
 def _in_words(layer: str) -> str:

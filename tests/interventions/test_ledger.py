@@ -1,6 +1,7 @@
 """The ledger names the layer, stage and token that made a run differ."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -290,6 +291,16 @@ def test_a_ledger_in_other_forms(tmp_path):
         ledger.of_heads(7)
     with pytest.raises(ValueError, match="path"):
         ledger.save(tmp_path / "ledger.doc")
+
+
+def test_an_accusation_is_not_lost_with_the_heads_that_are_left_out():
+    """Of a layer without the chosen head nothing is listed, and it may be the culprit."""
+    whole = dsf.audit(model_of("llama"), **inputs_of("", 8), dtype="bfloat16")
+    row = next(row for row in whole.rows if row.by_head)
+    few = dataclasses.replace(row, layer="few", by_head=row.by_head[:2], accused=True, own=1.0)
+    part = dataclasses.replace(whole, rows=(*whole.rows, few)).of_heads(2)
+    assert not part.is_healthy
+    assert (part.accused[0].layer, part.accused[0].own) == ("other heads", 1.0)
 
 
 @pytest.mark.parametrize(
