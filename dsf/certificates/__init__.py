@@ -4,7 +4,7 @@ from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.horizons import HeadHorizon, Horizon, horizon
 from dsf.certificates.injectivity import injective, linear_injective, margin
-from dsf.certificates.real_maps import StoredLayer, reach
+from dsf.certificates.real_maps import StoredLayer
 from dsf.certificates.transitions import decay, decay_box, nonexpansive
 from dsf.certificates.weights import (
     causal,
@@ -35,7 +35,6 @@ __all__ = [
     "margin",
     "nonexpansive",
     "nonnegative",
-    "reach",
     "reduction_error",
     "row_sums",
     "same_map",

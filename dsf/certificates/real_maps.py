@@ -6,7 +6,7 @@ system was formed, or in the run of a model, is not part of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,6 @@ from dsf.certificates.issuing import (
     Proposal,
     Where,
     certifiable,
-    issued,
     settled,
     stored,
     where_conclusive,
@@ -29,7 +28,6 @@ from dsf.certificates.issuing import (
 )
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
-from dsf.runtime.argument_checks import checked
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank, Transition
 
@@ -72,8 +70,8 @@ class StoredLayer:
             certifiable(role, part)
 
     @cached_property
-    def enclosed(self) -> checker.Layer:
-        """The enclosed map and decays.
+    def enclosed(self) -> list[checker.Vector]:
+        """The enclosed map: row i has i + 1 entries, the others are zero.
 
         Raises:
             ValueError: if the shapes do not fit, or the layer is beyond the limits of the format.
@@ -88,17 +86,18 @@ class StoredLayer:
 
     def map(self) -> Float[Tensor, "time time"]:
         """The map in float64: the middle of every enclosure, rounded once."""
-        rows = self.enclosed.rows
-        found = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-        for at, (low, high) in _entries(self).items():
-            found[at] = float((low + high) / 2)
+        found = torch.zeros(len(self.enclosed), len(self.enclosed), dtype=torch.float64)
+        for i, row in enumerate(self.enclosed):
+            found[i, : i + 1] = torch.tensor([float((low + high) / 2) for low, high in row])
         return found
 
 
 def layer_nonnegative(layer: StoredLayer, *, folder: Where = None) -> Certificate:
     """Certify that no weight of the map is below zero; the witness is the smallest weight."""
-    entries = _entries(layer)
-    (row, column), (_, high) = min(entries.items(), key=lambda entry: entry[1][1])
+    entries = [
+        (high, i, j) for i, row in enumerate(layer.enclosed) for j, (_, high) in enumerate(row)
+    ]
+    high, row, column = min(entries)
     witness = {"row": row, "column": column} if high < 0 else None
     return _of_layer(layer, "nonnegative", {}, witness, float(high), folder)
 
@@ -107,65 +106,12 @@ def layer_row_sums(
     layer: StoredLayer, *, target: float | Fraction, tolerance: float | Fraction, folder: Where
 ) -> Certificate:
     """Certify that every row of the map sums to ``target`` within ``tolerance``."""
-    sums = [checker.plus(row) for row in layer.enclosed.rows]
+    sums = [checker.plus(row) for row in layer.enclosed]
     off = [max(abs(end - Fraction(target)) for end in ends) for ends in sums]
     row = max(range(len(off)), key=off.__getitem__)
     parameters = {"target": written(target), "tolerance": written(tolerance)}
     witness = {"row": row} if off[row] > Fraction(tolerance) else None
     return _of_layer(layer, "row_sums", parameters, witness, float(off[row]), folder)
-
-
-def layer_decay(
-    layer: StoredLayer, *, width: int, most: float | Fraction, folder: Where
-) -> Certificate:
-    """Certify that no product of decays over ``width`` tokens is above ``most``."""
-    logs = layer.enclosed.logs
-    if not logs:
-        raise ValueError(f"decay: a layer of kind {layer.kind} has no decay.")
-    tokens = len(logs[0])
-    if not 1 <= width <= tokens:
-        raise ValueError(f"decay: 'width' must lie between 1 and {tokens}, but it is {width}.")
-    sums = {
-        (state, first): checker.plus(log[first : first + width])[1]
-        for state, log in enumerate(logs)
-        for first in range(tokens - width + 1)
-    }
-    (state, first), log = max(sums.items(), key=lambda entry: entry[1])
-    largest = checker.exp_above(log)
-    witness = {"state": state, "token": first} if largest > Fraction(most) else None
-    parameters = {"most": written(most), "width": width}
-    return _of_layer(layer, "decay", parameters, witness, float(largest), folder)
-
-
-@checked
-def reach(layer: StoredLayer, *, width: int, folder: Where = None) -> Certificate:
-    """Refute that the map is zero ``width`` and more tokens back, by a weight that is not.
-
-    The witness is the largest such weight. UNKNOWN if none is shown to differ from zero.
-
-    Raises:
-        TypeError: if ``layer`` is not a stored layer.
-        ValueError: if ``width`` is below 1, or no row reads so far back.
-    """
-    if not isinstance(layer, StoredLayer):
-        raise TypeError(
-            f"reach: 'layer' must be a StoredLayer, but it is a {type(layer).__name__}. For a map, "
-            f"use window_mass or causal."
-        )
-    tokens = len(layer.enclosed.rows)
-    if not 1 <= width < tokens:
-        raise ValueError(f"reach: 'width' must lie between 1 and {tokens - 1}, but it is {width}.")
-    far = {
-        at: max(low, -high) for at, (low, high) in _entries(layer).items() if at[0] - at[1] >= width
-    }
-    (row, column), least = max(far.items(), key=lambda entry: entry[1])
-    witness = {"row": row, "column": column} if least > 0 else None
-    return _of_layer(layer, "reach", {"width": width}, witness, float(least), folder)
-
-
-def _entries(layer: StoredLayer) -> dict[tuple[int, int], checker.Interval]:
-    rows = layer.enclosed.rows
-    return {(i, j): entry for i, row in enumerate(rows) for j, entry in enumerate(row)}
 
 
 def _of_layer(
@@ -177,18 +123,14 @@ def _of_layer(
     where: Where,
 ) -> Certificate:
     """The certificate, or UNKNOWN where the enclosures are too wide for either verdict."""
-    claim = f"{layer.kind}_{name}"
     proposal = Proposal(
-        name=claim,
+        name=f"{layer.kind}_{name}",
         tensors=layer.parts,
         method="every number of the layer enclosed, from its stored weights and its stored input",
         parameters=parameters,
         observed=observed,
         scope="of stored weights on a stored input",
     )
-    if witness is None and checker.CLAIMS[claim].proof is None:
-        reason = {"checker": "no weight is shown to differ from zero"}
-        return issued(replace(proposal, limits=reason), where)
     return where_conclusive([settled(proposal, witness)], proposal, where, "checker")
 
 

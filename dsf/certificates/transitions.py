@@ -20,7 +20,6 @@ from dsf.certificates.issuing import (
     where_conclusive,
     written,
 )
-from dsf.certificates.real_maps import StoredLayer, layer_decay
 from dsf.runtime.argument_checks import checked
 
 
@@ -99,7 +98,7 @@ def _step(key: Tensor, rate: Tensor) -> Fraction:
 @checked
 @on_the_processor
 def decay(
-    log_decay: Float[Tensor, "*batch time"] | StoredLayer,
+    log_decay: Float[Tensor, "*batch time"],
     *,
     width: int,
     most: float,
@@ -109,14 +108,11 @@ def decay(
 
     The logarithms are summed exactly, and one exponential is enclosed in an interval. Minus
     infinity is a decay of zero. ``observed`` is the largest product in float64; the witness is the
-    first token of its window. UNKNOWN if the bound lies inside that interval. Of a stored layer,
-    all decays are enclosed from its weights and input, and the claim is of level real.
+    first token of its window. UNKNOWN if the bound lies inside that interval.
 
     Raises:
         ValueError: if the window does not fit the sequence or ``most`` is not above 0.
     """
-    if isinstance(log_decay, StoredLayer):
-        return layer_decay(log_decay, width=width, most=most, folder=folder)
     if not 1 <= width <= log_decay.shape[-1] or not 0 < most < inf:
         raise ValueError(
             f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be finite "

@@ -676,38 +676,16 @@ def layers() -> Iterator[Bent]:
         for line, column in ((0, 0), (1, 0), (1, 1), (0, 1), (2, 0), (-1, 0), (1, True)):
             place = {"row": line, "column": column}
             yield from both(f"{kind}_nonnegative", parts, place)
-            for width in (1, 2):
-                yield from both(f"{kind}_reach", parts, place, width=width)
-            yield from map(of_no_width, both(f"{kind}_reach", parts, place, width=1))
         for tolerance in (Fraction(1, 2**90), Fraction(10), -one, Fraction(0)):
             for line in (0, 1, 2, -1):
                 for target in (one, 2 * one):
                     yield from both(f"{kind}_row_sums", parts, {"row": line}, target=target,
                                     tolerance=tolerance)  # fmt: skip
-        if kind != "softmax_attention":
-            for most in (one, Fraction(1, 100), Fraction(0), -one):
-                windows = [(0, 0, 1), (0, 1, 1), (1, 0, 1), (2, 0, 1), (0, 0, 2), (0, 1, 2),
-                           (0, 0, 3), (0, -1, 1)]  # fmt: skip
-                for state, token, width in windows:
-                    yield from both(f"{kind}_decay", parts, {"state": state, "token": token},
-                                    most=most, width=width)  # fmt: skip
-            first = {"state": 0, "token": 0}
-            files = both(f"{kind}_decay", parts, first, most=one / 100, width=1)
-            yield from map(of_no_width, files)
         yield from misshapen(kind, parts)
     yield from exact_layers()
     yield from tight_layers()
     yield from far_layers()
     yield from large_layers()
-
-
-def of_no_width(bent: Bent) -> Bent:
-    """The same claim with a width of zero, which ``checker.sentence`` does not word."""
-    claim = bent.content["claim"]
-    claim["parameters"]["width"] = 0
-    for unit in ("tokens is", "or more"):
-        claim["sentence"] = claim["sentence"].replace(f"1 {unit}", f"0 {unit}")
-    return bent.sealed()
 
 
 def misshapen(kind: str, parts: Parts) -> Iterator[Bent]:
@@ -723,13 +701,13 @@ def misshapen(kind: str, parts: Parts) -> Iterator[Bent]:
             if other != shape:
                 changed = {**parts, role: (other, [*values, *[0.5] * (count - len(values))])}
                 yield made(f"{kind}_nonnegative", "PROVED", changed)
-                yield made(f"{kind}_reach", "REFUTED", changed, width=1,
-                           witness={"row": 1, "column": 0})  # fmt: skip
+                yield made(f"{kind}_row_sums", "REFUTED", changed, target=Fraction(9),
+                           tolerance=Fraction(0), witness={"row": 1})  # fmt: skip
         for value in (2.0**-256, 2.0**-257, 2.0**255, 2.0**256, -(2.0**256), 1 + 2.0**-52):
             changed = {**parts, role: (shape, [value, *values[1:]])}
             yield made(f"{kind}_nonnegative", "PROVED", changed)
-            yield made(f"{kind}_reach", "REFUTED", changed, width=1,
-                       witness={"row": 1, "column": 0})  # fmt: skip
+            yield made(f"{kind}_row_sums", "REFUTED", changed, target=Fraction(9),
+                       tolerance=Fraction(0), witness={"row": 1})  # fmt: skip
 
 
 def exact_layers() -> Iterator[Bent]:
@@ -740,14 +718,9 @@ def exact_layers() -> Iterator[Bent]:
         parts = base | {"D": ((1,), [through])}
         for place in ({"row": 0, "column": 0}, {"row": 1, "column": 0}):
             yield from both("state_space_duality_nonnegative", parts, place)
-        yield from both("state_space_duality_reach", parts, {"row": 1, "column": 0}, width=1)
         for target in (Fraction(through), Fraction(through) + 1, Fraction(through) - 1):
             for tolerance in (Fraction(0), Fraction(1), 1 - tiny, tiny):
                 yield from both(name, parts, {"row": 1}, target=target, tolerance=tolerance)
-    still = base | {"A_log": ((1,), [-4096.0])}
-    for most in (Fraction(1), 1 - Fraction(1, 2**60), 1 + Fraction(1, 2**60)):
-        yield from both("state_space_duality_decay", still, {"state": 0, "token": 0}, most=most,
-                        width=2)  # fmt: skip
     delta = KINDS["gated_delta_net"]
     for epsilon, key in ((0.0, 0.0), (2.0**-40, 0.0), (-(2.0**-40), 1.0), (0.0, 1.0)):
         parts = delta | {"epsilon": ((1,), [epsilon]), "write_weight": ((2, 1), [key, 0.0])}
@@ -768,21 +741,13 @@ def tight_layers() -> Iterator[Bent]:
             arrays = {role: torch.tensor(values, dtype=torch.float64).reshape(shape)
                       for role, (shape, values) in parts.items()}  # fmt: skip
             with mpmath.workdps(oracle.DIGITS):
-                rows, logs = oracle.FORMS[words](arrays)
+                rows = oracle.FORMS[words](arrays)
                 sums = [cut(sum(row)) for row in rows]
-                decays = [
-                    (width, cut(max(mpmath.exp(sum(log[t : t + width])) for log in logs
-                                    for t in range(tokens - width + 1))))
-                    for width in range(1, tokens + 1) if logs
-                ]  # fmt: skip
             for target in (Fraction(-64), Fraction(64)):  # the row furthest away is another one
                 off = max(abs(each - target) for each in sums)
                 for tolerance in (off + near, off - near):
                     yield made(f"{kind}_row_sums", "PROVED", parts, target=target,
                                tolerance=tolerance)  # fmt: skip
-            for width, most in decays:
-                for bound in (most + near, most - near):
-                    yield made(f"{kind}_decay", "PROVED", parts, width=width, most=bound)
 
 
 def cut(value: Any) -> Fraction:
@@ -808,9 +773,8 @@ def far_layers() -> Iterator[Bent]:
                 "input": ((2, 1), [0.0, 0.0])}  # fmt: skip
             parts = KINDS[kind] | still | quiet | {role: (shape, [z] * len(values))}
             yield made(f"{kind}_nonnegative", "PROVED", parts)
-            yield made(f"{kind}_decay", "PROVED", parts, width=1, most=Fraction(1))
-            yield made(f"{kind}_decay", "REFUTED", parts, width=1, most=Fraction(1, 2**7000),
-                       witness={"state": 0, "token": 0})  # fmt: skip
+            yield made(f"{kind}_row_sums", "PROVED", parts, target=Fraction(0),
+                       tolerance=Fraction(2**40))  # fmt: skip
         flat: Parts = {
             "cos": ((2, 2), [1.0] * 4), "sin": ((2, 2), [0.0] * 4), "input": ((2, 1), [0.0, 1.0]),
             "scale": ((1,), [1.0]), "query_weight": ((2, 1), [1.0, 0.0]),
@@ -819,8 +783,6 @@ def far_layers() -> Iterator[Bent]:
         yield made("softmax_attention_nonnegative", "PROVED", flat)
         yield made("softmax_attention_row_sums", "PROVED", flat, target=Fraction(1),
                    tolerance=Fraction(1, 2**90))  # fmt: skip
-        yield made("softmax_attention_reach", "REFUTED", flat, width=1,
-                   witness={"row": 1, "column": 0})  # fmt: skip
 
 
 def large_layers() -> Iterator[Bent]:
@@ -849,7 +811,7 @@ def large_layers() -> Iterator[Bent]:
                 if bias:
                     sized[f"{name}_bias"] = ((states,), [0.5] * states)
             parts = KINDS[kind] | sized
-            yield made(f"{kind}_decay", "PROVED", parts, width=1, most=Fraction(1))
+            yield made(f"{kind}_nonnegative", "PROVED", parts)
 
 
 def edges() -> Iterator[Bent]:

@@ -409,7 +409,7 @@ def softmax_map(parts):
     for i, q in enumerate(query):
         shares = [mpmath.exp(of_one(parts, "scale") * mpmath.fdot(q, k)) for k in key[: i + 1]]
         rows.append([share / sum(shares) for share in shares])
-    return rows, []
+    return rows
 
 
 def scanned(states, steps, speeds, read, write, skip):
@@ -422,7 +422,7 @@ def scanned(states, steps, speeds, read, write, skip):
                 state = [h * mpmath.exp(-a * steps[i]) for h, a in zip(state, speeds, strict=True)]
             rows[i].append(mpmath.fdot(read[i], state) + (skip if i == j else 0))
     assert len(state) == states
-    return rows, [[-a * step for step in steps] for a in speeds]
+    return rows
 
 
 def selective_map(parts):
@@ -439,8 +439,7 @@ def selective_map(parts):
 def duality_map(parts):
     read, write, steps = activated(parts, "read"), activated(parts, "write"), head_steps(parts)
     speed, states = mpmath.exp(of_one(parts, "A_log")), len(read[0])
-    rows, logs = scanned(states, steps, [speed] * states, read, write, of_one(parts, "D"))
-    return rows, logs[:1]
+    return scanned(states, steps, [speed] * states, read, write, of_one(parts, "D"))
 
 
 def delta_map(parts):
@@ -462,7 +461,7 @@ def delta_map(parts):
                         for m in range(width)]  # fmt: skip
                 state = [mpmath.exp(logs[i]) * mpmath.fdot(row, state) for row in step]
             rows[i].append(of_one(parts, "scale") * mpmath.fdot(read[i], state))
-    return rows, [logs]
+    return rows
 
 
 FORMS = {
@@ -475,7 +474,7 @@ FORMS = {
 
 def layer_nonnegative(sentence, arrays, content):
     found = re.fullmatch(START + "no weight of the map of (.*) is below zero", sentence)
-    rows, _ = FORMS[found[1]](arrays)
+    rows = FORMS[found[1]](arrays)
     weights = [weight for row in rows for weight in row]
     least = -SLACK * max(map(abs, weights)) if content["verdict"] == "PROVED" else 0
     return min(weights) >= least
@@ -484,28 +483,9 @@ def layer_nonnegative(sentence, arrays, content):
 def layer_row_sums(sentence, arrays, _content):
     pattern = f"every row of the map of (.*) sums to {NUMBER} within {NUMBER}"
     found = re.fullmatch(START + pattern, sentence)
-    rows, _ = FORMS[found[1]](arrays)
+    rows = FORMS[found[1]](arrays)
     target, tolerance = high(read(found[2])), high(read(found[3]))
     return all(abs(sum(row) - target) <= tolerance for row in rows)
-
-
-def layer_decay(sentence, arrays, _content):
-    pattern = f"every product of decays of (.*) over {NUMBER} tokens is at most {NUMBER}"
-    found = re.fullmatch(START + pattern, sentence)
-    _, logs = FORMS[found[1]](arrays)
-    width, most = int(found[2]), high(read(found[3]))
-    assert 1 <= width <= len(logs[0])
-    windows = [log[t : t + width] for log in logs for t in range(len(log) - width + 1)]
-    return all(mpmath.exp(sum(window)) <= most for window in windows)
-
-
-def layer_reach(sentence, arrays, content):
-    pattern = "every weight of the map of (.*) on a token ([0-9]+) or more tokens back is zero"
-    found = re.fullmatch(START + pattern, sentence)
-    rows, _ = FORMS[found[1]](arrays)
-    row, column = content["witness"]["row"], content["witness"]["column"]
-    assert row - column >= int(found[2])
-    return rows[row][column] == 0
 
 
 KINDS = ("gated_delta_net", "selective_state_space", "softmax_attention", "state_space_duality")
@@ -521,7 +501,6 @@ JUDGES |= {
     f"{kind}_{name}": judge
     for kind in KINDS
     for name, judge in (
-        ("decay", layer_decay), ("nonnegative", layer_nonnegative), ("reach", layer_reach),
-        ("row_sums", layer_row_sums),
+        ("nonnegative", layer_nonnegative), ("row_sums", layer_row_sums),
     )
 }  # fmt: skip

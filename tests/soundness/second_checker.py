@@ -1385,18 +1385,8 @@ def is_moderate(value: Exact) -> bool:
     return not m or (exponent + trailing >= -256 and m.bit_length() + exponent <= 256)
 
 
-class Formed:
-    """The map of a layer: spans by row, up to the diagonal.
-
-    ``speeds`` are e^A_log by state: the logarithm of a decay is minus speed times step.
-    """
-
-    def __init__(self, rows: list[list[Span]], speeds: list[Span], steps: list[Span]):
-        self.rows, self.speeds, self.steps = rows, speeds, steps
-
-    def decay(self, state: int, first: int, last: int) -> Span:
-        """The product of the decays of the tokens ``first`` to ``last`` - 1."""
-        return passed(self.speeds[state], self.steps[first:last])
+Formed = list[list[Span]]
+"""The map of a layer: spans by row, up to the diagonal."""
 
 
 def passed(speed: Span, steps: list[Span]) -> Span:
@@ -1433,7 +1423,7 @@ def softmax_attention(stated: Stated) -> Formed:
             [together(raised(other - own, other - own) for other in scores).inverse()
              for own in scores]
         )  # fmt: skip
-    return Formed(rows, [], [])
+    return rows
 
 
 def turned(parts: Parts, vectors: list[list[Exact]]) -> list[list[Exact]]:
@@ -1481,7 +1471,7 @@ def selective_state_space(stated: Stated) -> Formed:
             total = steps[j] * inner(read, [a * b for a, b in zip(kept, write, strict=True)])
             row.append(together([total, through]) if i == j else total)
         rows.append(row)
-    return Formed(rows, speeds, steps)
+    return rows
 
 
 def state_space_duality(stated: Stated) -> Formed:
@@ -1503,7 +1493,7 @@ def state_space_duality(stated: Stated) -> Formed:
     ]
     for row in rows:
         row[-1] = together([row[-1], through])
-    return Formed(rows, speeds, steps)
+    return rows
 
 
 def gated_delta_net(stated: Stated) -> Formed:
@@ -1533,7 +1523,7 @@ def gated_delta_net(stated: Stated) -> Formed:
                 for part, key in zip(carried, keys[t], strict=True)
             ]
         rows.append(row[::-1])
-    return Formed(rows, speeds, steps)
+    return rows
 
 
 def unit(values: list[Span], epsilon: Exact) -> list[Span]:
@@ -1546,7 +1536,7 @@ def of_layer_nonnegative(stated: Stated, formed: Formed) -> None:
     """The sign of every entry, or of one."""
     if stated.proved:
         stated.proof()
-        need(all(span.low >= 0 for row in formed.rows for span in row), "not shown: signs")
+        need(all(span.low >= 0 for row in formed for span in row), "not shown: signs")
     else:
         need(entry(stated, formed)[2].high < 0, "the entry is not shown to be below zero")
 
@@ -1554,16 +1544,16 @@ def of_layer_nonnegative(stated: Stated, formed: Formed) -> None:
 def entry(stated: Stated, formed: Formed) -> tuple[int, int, Span]:
     """The entry of the witness."""
     column, row = stated.case("column", "row")
-    i = integer(row, 0, len(formed.rows))
+    i = integer(row, 0, len(formed))
     j = integer(column, 0, i + 1)
-    return i, j, formed.rows[i][j]
+    return i, j, formed[i][j]
 
 
 def of_layer_row_sums(stated: Stated, formed: Formed) -> None:
     """The sum of every row, or of one."""
     target, tolerance = (number(stated.parameters[name]) for name in ("target", "tolerance"))
     need(tolerance >= 0, "the tolerance is below zero")
-    sums = [together(row).ends for row in formed.rows]
+    sums = [together(row).ends for row in formed]
     if stated.proved:
         stated.proof()
         off = max(max(target - low, high - target) for low, high in sums)
@@ -1572,34 +1562,6 @@ def of_layer_row_sums(stated: Stated, formed: Formed) -> None:
         (row,) = stated.case("row")
         low, high = sums[integer(row, 0, len(sums))]
         need(max(low - target, target - high) > tolerance, "the row is not shown to be off")
-
-
-def of_layer_decay(stated: Stated, formed: Formed) -> None:
-    """Every product of decays, or one."""
-    tokens = len(formed.rows)
-    width, most = (
-        integer(stated.parameters["width"], 1, tokens + 1),
-        number(stated.parameters["most"]),
-    )
-    need(most > 0, "the bound is not above zero")
-    if stated.proved:
-        stated.proof()
-        windows = product(range(len(formed.speeds)), range(tokens - width + 1))
-        highs = [formed.decay(state, first, first + width).ends[1] for state, first in windows]
-        need(max(highs) <= most, "a product is not shown to keep the bound")
-    else:
-        state, token = stated.case("state", "token")
-        first = integer(token, 0, tokens - width + 1)
-        kept = formed.decay(integer(state, 0, len(formed.speeds)), first, first + width)
-        need(kept.ends[0] > most, "the product is not shown to be above the bound")
-
-
-def of_layer_reach(stated: Stated, formed: Formed) -> None:
-    """A weight far back that is not zero."""
-    need(not stated.proved, "this claim can only be refuted")
-    width = integer(stated.parameters["width"], 1)
-    i, j, span = entry(stated, formed)
-    need(i - j >= width and (span.low > 0 or span.high < 0), "no weight is shown to be there")
 
 
 FORMS: dict[str, tuple[Callable[[Stated], Formed], str, str]] = {
@@ -1635,14 +1597,6 @@ ABOUT_LAYERS: dict[str, tuple[Callable[[Stated, Formed], None], str, str]] = {
         of_layer_row_sums, "target tolerance",
         "every row of the map of {kind} sums to {target} within {tolerance}",
     ),
-    "decay": (
-        of_layer_decay, "most width",
-        "every product of decays of {kind} over {width} tokens is at most {most}",
-    ),
-    "reach": (
-        of_layer_reach, "width",
-        "every weight of the map of {kind} on a token {width} or more tokens back is zero",
-    ),
 }  # fmt: skip
 BEGINNING = "in exact arithmetic, with the stored weights and the stored input, "
 
@@ -1659,9 +1613,8 @@ def layer_claims() -> Iterator[tuple[str, tuple[Callable[[Stated], None], str, s
     for (kind, (form, roles, words)), (name, (judge, wanted, said)) in product(
         FORMS.items(), ABOUT_LAYERS.items()
     ):
-        if (kind, name) != ("softmax_attention", "decay"):
-            sentence = BEGINNING + said.replace("{kind}", words)
-            yield f"{kind}_{name}", (about_layer(form, judge), roles, wanted, sentence)
+        sentence = BEGINNING + said.replace("{kind}", words)
+        yield f"{kind}_{name}", (about_layer(form, judge), roles, wanted, sentence)
 
 
 CLAIMS: dict[str, tuple[Callable[[Stated], None], str, str, str]] = {

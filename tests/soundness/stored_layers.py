@@ -45,12 +45,6 @@ def claims(layer: StoredLayer, folder: Path) -> Iterator[tuple[str, Certificate]
     near = 2.0**-100
     yield "no weight below zero", certify.nonnegative(layer, folder=folder / "signs")
     yield "rows sum to one", certify.row_sums(layer, tolerance=near, folder=folder / "sums")
-    yield "nothing 5 tokens back", certify.reach(layer, width=5, folder=folder / "reach")
-    if layer.kind != "softmax_attention":
-        yield (
-            "decay over 2 tokens at most 1",
-            certify.decay(layer, width=2, most=1.0, folder=folder / "decay"),
-        )
 
 
 def main() -> int:

@@ -262,19 +262,6 @@ def claims_of(kind):
         turned if scan else stated(target=(2.0).hex()),
         "a row is not shown to keep the claim",
     )
-    yield (
-        f"{kind}: a weight that is near",
-        lambda f: certify.reach(layer(kind), width=1, folder=f),
-        witness(row=0, column=0),
-        "no weight so far back",
-    )
-    if scan:
-        yield (
-            f"{kind}: a faster decay",
-            lambda f: certify.decay(layer(kind), width=1, most=1.0, folder=f),
-            stated(most=(2.0**-900).hex()),
-            "decay",
-        )
 
 
 CASES |= {name: rest for kind in checker.LAYERS for name, *rest in claims_of(kind)}
