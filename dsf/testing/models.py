@@ -9,16 +9,14 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from dsf.certificates import Certificate, Verdict
+from dsf.certificates import Certificate
 from dsf.inspection import (
     Adapter,
     InspectedLayer,
@@ -32,11 +30,7 @@ from dsf.inspection import (
 from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.examine import Examination, examine
 from dsf.inspection.families.registry import known_modules
-from dsf.inspection.probing.driven import Port
-from dsf.inspection.probing.probe import FAMILY
-from dsf.inspection.rebuild import relative_error, whole_and_error
-from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.stages import Chain, Scale, width_of
+from dsf.inspection.rebuild import whole_and_error
 from dsf.runtime.argument_checks import checked
 from dsf.testing.mixers import Case, Law
 
@@ -183,9 +177,7 @@ class ModelUnderTest:
         """The layers of the adapter's modules in float64, of any error."""
         return self.layers(exact=True)
 
-    def layers(
-        self, *, exact: bool, probe: Mapping[str, Probe] | None = None
-    ) -> list[InspectedLayer]:
+    def layers(self, *, exact: bool) -> list[InspectedLayer]:
         """The layers of the adapter's modules, of any error."""
         question = Examination(
             inputs=self.inputs,
@@ -193,7 +185,6 @@ class ModelUnderTest:
             exact=exact,
             tolerance=float("inf"),
             adapters=(self.adapter,),
-            probe=probe or {},
         )
         names = [path or type(self.model).__name__ for path in self.families]
         parts = tuple(f"{name}{part}" for name in names for part in ("[", " (call"))
@@ -245,80 +236,6 @@ class ModelUnderTest:
         return replace(self, label={**self.label, **label}, **changes)
 
 
-ELSEWHERE = (
-    "the ports that were found may enclose more or less than the mixer: name them (value=..., "
-    "response=...)"
-)
-
-
-def probing(owner: str, subject: ModelUnderTest, how: Probe) -> Certificate:
-    """Compare the map with that of unit values; a difference refutes it if ports were named."""
-    law = Law(owner, "probing", "unit values give the map", subject.adapter.tolerance)
-    cases, reasons = _probed_cases(subject, how)
-    found = law.judged(cases, method=f"unit values; {dict(subject.label) or 'as given'}")
-    if found.verdict is Verdict.REFUTED and how.value is None:
-        limits = {"reason": f"difference {found.observed}, but {ELSEWHERE}"}
-        return replace(found, verdict=Verdict.UNKNOWN, witness=None, limits=limits)
-    if found.verdict is Verdict.UNKNOWN and reasons:
-        return replace(found, limits={"reason": "; ".join(reasons)})
-    return found
-
-
-def _probed_cases(subject: ModelUnderTest, how: Probe) -> tuple[list[Case], list[str]]:
-    known: list[InspectedLayer] = []
-    with suppress(InspectionError):  # the other laws report it
-        known = subject.exact_layers
-    cases: list[Case] = []
-    reasons: list[str] = []
-    for path in subject.families:
-        name = path or type(subject.model).__name__
-        try:
-            layers = subject.layers(exact=True, probe={path: how})
-        except InspectionError as error:
-            reasons.append(str(error))
-            continue
-        one = [layer for layer in known if layer.name == name]
-        probed = [layer for layer in layers if layer.name == name and layer.family == FAMILY]
-        if len(one) == len(probed) == 1 and probed[0].axes[-1] != "input":
-            case = {"module": path, **subject.label}
-            cases.append((case, partial(_apart, probed[0], one[0])))
-        else:
-            reasons.append(f"{name}: its channels mix, or its values cannot be replaced")
-    return cases, reasons
-
-
-def _apart(layer: InspectedLayer, known: InspectedLayer) -> float:
-    """The relative difference between the probed map of ``layer`` and that of the adapter.
-
-    It is the smallest over the maps between which the ports may lie: the mixer's map, the same with
-    its output gate, that of the whole layer, and that of values after the mixer's input gate.
-    """
-    probed, map = by_channel(layer), by_channel(known)
-    pairs = [(probed, map)]
-    gate = getattr(known.system, "B", None)  # of a mixer with one state for every channel
-    if known.axes[-1] == "channel" and gate is not None and gate.shape[-2:] == (1, 1):
-        pairs.append((probed * gate.flatten(-3).unsqueeze(-2), map))
-    build_whole: Any = known.shell
-    if build_whole is not None and build_whole.args[1].enter is not None:
-        whole = known.whole
-        before = whole.leave.before_projection() if isinstance(whole, WholeMixer) else Chain(())
-        if all(isinstance(stage, Scale) for stage in before):
-            factor = before.linear(torch.ones_like(map[..., 0].mT))
-            pairs.append((probed, factor.mT.unsqueeze(-1) * map))
-        pairs.append((probed, known.mixer_map()))
-    return min(relative_error(*pair) for pair in pairs)
-
-
-def by_channel(layer: InspectedLayer) -> Shaped[Tensor, "sample channel time read"]:
-    """The map for every channel, without the columns of constant inputs."""
-    ports = layer.mixer.signal().shape[-2]
-    map = layer.map().unflatten(-1, (-1, ports))[..., 0]
-    map = map.flatten(1, -3) if map.ndim > 3 else map.unsqueeze(1)
-    value = getattr(layer.mixer, "value", None)
-    width = width_of(value) if isinstance(value, Tensor) and value.ndim > 2 else map.shape[1]
-    return map.repeat_interleave(max(width // map.shape[1], 1), dim=1)
-
-
 LEAST_MIXING = 0.1
 METHOD = "measured on the model as given and with its parameters drawn anew"
 
@@ -330,8 +247,6 @@ def check_adapter(
     adapter: Adapter,
     model: nn.Module,
     *inputs: Any,
-    value: str | Port | None = None,
-    response: str | Port | None = None,
     time: int = 1,
     redraw: bool = True,
     seed: int = 0,
@@ -340,14 +255,12 @@ def check_adapter(
     """Check an adapter of your own against the laws that every adapter of ``dsf`` keeps.
 
     A law that is broken raises nothing: its certificate is REFUTED, and the witness names the case.
-    UNKNOWN states what was missing to measure a law, such as ports for unit values.
 
     Args:
         adapter: how to read modules of your classes.
         model: one of your modules, or a model that contains some; its state is restored.
         inputs, named: what the model is called with: at least two samples of some ten tokens. If
             there is an ``attention_mask``, padding is checked, too.
-        value, response: ports where values enter and the response leaves (see ``dsf.probe``).
         time: the axis of the inputs that counts tokens; the other of the first two counts samples.
         redraw: also check with parameters drawn anew, since newly initialised ones hardly mix
             tokens.
@@ -365,11 +278,10 @@ def check_adapter(
         )
     subjects = [given, given.redrawn(seed)] if redraw else [given]
     owner = next(iter(given.families.values()))
-    found = [
+    return tuple(
         Law(owner, name, sentence, figure, from_below).judged(cases, method=METHOD)
         for name, sentence, figure, from_below, cases in _laws(subjects)
-    ]
-    return (*found, probing(owner, subjects[-1], Probe(value=value, response=response)))
+    )
 
 
 def _laws(subjects: list[ModelUnderTest]) -> Iterator[tuple[str, str, float, bool, Iterator[Case]]]:
@@ -413,7 +325,8 @@ def _off_diagonal(subject: ModelUnderTest) -> float:
     """The share of the Frobenius norm off the diagonal, for the map where it is smallest."""
     shares = []
     for layer in _read(subject, exact=True):
-        map = by_channel(layer)
+        ports = layer.mixer.signal().shape[-2]
+        map = layer.map().unflatten(-1, (-1, ports))[..., 0]  # without columns of constant inputs
         own = torch.diagonal(map, dim1=-2, dim2=-1).square().sum()
         shares.append(float((1 - own / map.square().sum()).clamp(min=0).sqrt()))
     return min(shares)
