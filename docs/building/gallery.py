@@ -207,7 +207,7 @@ def year_of(kind: type[Mixer]) -> int:
     """
     words = import_module(kind.__module__).__doc__ or ""
     found = re.search(r"Source: .*?\b((?:19|20)\d\d)\b(?!\.)", words, re.DOTALL)
-    preprint = re.match(r"arXiv:(\d\d)", kind.source)
+    preprint = re.search(r"Source: .*?arXiv:(\d\d)", words, re.DOTALL)
     if found is None and preprint is None:
         raise ValueError(f"year_of: {kind.__module__} has no 'Source:' with a year.")
     return int(found[1]) if found else 2000 + int(preprint[1])

@@ -25,12 +25,10 @@ class Mixer(ABC):
     mixer is built, so subclasses need no shape checks. Nothing is broadcast silently.
 
     Attributes:
-        source: where the architecture was published.
         drawn: for :meth:`draw`: options, and laws of tensors, functions of a generator and sizes.
         drawn_sizes: sizes of axes in :meth:`draw` that are not the usual ones.
     """
 
-    source: ClassVar[str]
     drawn: ClassVar[Mapping[str, Any]] = {}
     drawn_sizes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
@@ -69,7 +67,8 @@ class Mixer(ABC):
 
         Tensors without a default are normal unless :attr:`drawn` has another law.
         """
-        sizes = {**SIZES, "time": (steps,), "read": (steps,), **cls.drawn_sizes}
+        levels = ((steps - 1).bit_length() + 1,)
+        sizes = {**SIZES, "time": (steps,), "read": (steps,), "level": levels, **cls.drawn_sizes}
         parts = {}
         for field in fields(cls):
             part = cls.drawn.get(field.name, normal if field.default is MISSING else None)

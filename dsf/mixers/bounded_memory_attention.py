@@ -10,7 +10,6 @@ Source: Peng et al. 2021, arXiv:2110.02488.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -33,8 +32,6 @@ class BoundedMemoryAttention(Mixer):
     key: Float[Tensor, "*batch time key"]
     value: Float[Tensor, "*batch time channel"]
     slot_logit: Float[Tensor, "*batch time slot"]
-
-    source: ClassVar[str] = "arXiv:2110.02488"
 
     def system(self) -> System:
         total = self.slot_logit.logcumsumexp(dim=-2)

@@ -34,7 +34,6 @@ class Comba(Mixer):
     rate: Inexact[Tensor, "*batch time"]
     log_decay: Inexact[Tensor, "*batch time"]
 
-    source: ClassVar[str] = "arXiv:2506.02475"
     drawn: ClassVar = {
         "key": directions,
         "removal": directions,

@@ -91,7 +91,6 @@ class DeltaFormer(Mixer):
     rate: Float[Tensor, "*batch time"]
     scale: float | None = None
 
-    source: ClassVar[str] = "arXiv:2505.19488"
     drawn: ClassVar = {"rate": between(0.2, 0.9), "scale": 0.7}
 
     def system(self) -> System:

@@ -27,7 +27,6 @@ class DeltaNet(Mixer):
     value: Inexact[Tensor, "*batch time channel"]
     rate: Inexact[Tensor, "*batch time"]
 
-    source: ClassVar[str] = "arXiv:2406.06484"
     drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8)}
 
     def system(self) -> System:

@@ -38,7 +38,6 @@ class DiagonalStateSpace(Mixer):
     feedthrough: Float[Tensor, "*batch"] | None = None
     discretise: Discretisation = zero_order_hold
 
-    source: ClassVar[str] = "arXiv:2206.11893"
     drawn: ClassVar = {
         "pole": poles,
         "write": complex_normal,

@@ -11,7 +11,6 @@ Source: Elman 1990, doi:10.1207/s15516709cog1402_1.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -50,8 +49,6 @@ class ElmanRNN(Mixer):
     activation: Activation = TANH
     runs_backward: bool = False
 
-    source: ClassVar[str] = "doi:10.1207/s15516709cog1402_1"
-
     @classmethod
     def from_module(
         cls,
@@ -66,7 +63,7 @@ class ElmanRNN(Mixer):
         weights = read_cell(module, torch.nn.RNN, layer=layer, reverse=reverse)
         return cls(
             inputs=inputs,
-            **{name: part[0] for name, part in weights._asdict().items() if part is not None},
+            **{name: part[0] for name, part in weights.items()},
             start=initial,
             activation=TANH if module.nonlinearity == "tanh" else RELU,
             runs_backward=reverse,

@@ -34,7 +34,6 @@ class ForgettingAttention(Mixer):
     log_decay: Float[Tensor, "*batch time"]
     scale: float | None = None
 
-    source: ClassVar[str] = "arXiv:2503.02130"
     drawn: ClassVar = {"query": spread, "log_decay": minus(0.02, 0.8), "scale": 0.7}
 
     def system(self) -> System:

@@ -34,7 +34,6 @@ class GatedDeltaNet(Mixer):
     log_decay: Inexact[Tensor, "*batch time"]
     initial: Inexact[Tensor, "*batch key channel"] | None = None
 
-    source: ClassVar[str] = "arXiv:2412.06464"
     drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
 
     def system(self) -> System:

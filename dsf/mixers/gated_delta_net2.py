@@ -35,7 +35,6 @@ class GatedDeltaNet2(Mixer):
     erase_gate: Float[Tensor, "*batch time key"]
     write_gate: Float[Tensor, "*batch time channel"]
 
-    source: ClassVar[str] = "arXiv:2605.22791"
     drawn: ClassVar = {
         "key": directions,
         "log_decay": minus(0.02, 0.5),

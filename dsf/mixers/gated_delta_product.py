@@ -37,7 +37,6 @@ class GatedDeltaProduct(Mixer):
     rate: Float[Tensor, "*batch time micro"]
     log_decay: Float[Tensor, "*batch time"] | None = None
 
-    source: ClassVar[str] = "arXiv:2502.10297"
     drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
     drawn_sizes: ClassVar = {"channel": (2,)}
 

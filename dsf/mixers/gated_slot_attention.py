@@ -35,7 +35,6 @@ class GatedSlotAttention(Mixer):
     slot_write: Float[Tensor, "*batch time slot"]
     log_decay: Float[Tensor, "*batch time slot"]
 
-    source: ClassVar[str] = "arXiv:2409.07146"
     drawn: ClassVar = {"slot_write": between(0.1, 0.9), "log_decay": minus(0.02, 0.8)}
 
     def system(self) -> System:

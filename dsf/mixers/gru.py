@@ -10,7 +10,7 @@ Source: Cho et al. 2014, arXiv:1406.1078.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -62,8 +62,6 @@ class GRU(Mixer):
     start: Float[Tensor, "*batch channel"] | None = None
     runs_backward: bool = False
 
-    source: ClassVar[str] = "arXiv:1406.1078"
-
     @classmethod
     def from_module(
         cls,
@@ -76,12 +74,7 @@ class GRU(Mixer):
     ) -> "GRU":
         """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case."""
         weights = read_cell(module, torch.nn.GRU, layer=layer, reverse=reverse)
-        return cls(
-            inputs=inputs,
-            **{name: part for name, part in weights._asdict().items() if part is not None},
-            start=initial,
-            runs_backward=reverse,
-        )
+        return cls(inputs=inputs, **weights, start=initial, runs_backward=reverse)
 
     @cached_property
     def _trajectory(self) -> Token:

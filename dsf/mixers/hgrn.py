@@ -29,7 +29,6 @@ class HGRN(ChannelMixer):
     value: Float[Tensor, "*batch time channel"]
     decay: Float[Tensor, "*batch time channel"]
 
-    source: ClassVar[str] = "arXiv:2311.04823"
     drawn: ClassVar = {"decay": between(0.4, 0.98)}
 
     def system(self) -> System:

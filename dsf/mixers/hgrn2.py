@@ -29,7 +29,6 @@ class HGRN2(Mixer):
     value: Float[Tensor, "*batch time channel"]
     decay: Float[Tensor, "*batch time key"]
 
-    source: ClassVar[str] = "arXiv:2404.07904"
     drawn: ClassVar = {"decay": between(0.4, 0.98)}
 
     def system(self) -> System:

@@ -10,7 +10,6 @@ counterpart over the n_i = i tokens up to i).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -38,8 +37,6 @@ class InLineAttention(Mixer):
     value: Float[Tensor, "*batch time channel"]
     feature_map: FeatureMap = identity
     causal: bool = True
-
-    source: ClassVar[str] = "arXiv:2412.06590"
 
     def system(self) -> System | SystemSum:
         write, read = self.feature_map(self.key), self.feature_map(self.query)

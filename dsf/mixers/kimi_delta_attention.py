@@ -36,7 +36,6 @@ class KimiDeltaAttention(Mixer):
     log_decay: Float[Tensor, "*batch time key"]
     initial: Float[Tensor, "*batch key channel"] | None = None
 
-    source: ClassVar[str] = "arXiv:2510.26692"
     drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
 
     def system(self) -> System:

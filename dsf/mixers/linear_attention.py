@@ -10,7 +10,6 @@ Source: Katharopoulos et al. 2020, arXiv:2006.16236. Based (Arora et al. 2024, a
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -42,8 +41,6 @@ class LinearAttention(Mixer):
     normalised: bool = True
     causal: bool = True
     epsilon: float = 0.0
-
-    source: ClassVar[str] = "arXiv:2006.16236"
 
     def system(self) -> System | SystemSum:
         write, read = self.feature_map(self.key), self.feature_map(self.query)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.drawing import between, minus, normal
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.softmax_rows import PairRows, cache_system, faded
@@ -75,15 +75,20 @@ class LogLinearAttention(Mixer):
     level_scale: Float[Tensor, "*batch time level"]
     feedthrough: Float[Tensor, "*batch"] | None = None
 
-    source: ClassVar[str] = "arXiv:2506.04761"
+    drawn: ClassVar = {
+        "log_decay": minus(0.02, 0.5),
+        "level_scale": between(0.2, 2.0),
+        "feedthrough": normal,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
         steps, given = self.level_scale.shape[-2:]
-        if given < levels_of(steps):
+        needed = (steps - 1).bit_length() + 1
+        if given < needed:
             raise ShapeError(
-                f"LogLinearAttention: {steps} tokens need {levels_of(steps)} levels, but "
-                f"'level_scale' has {given}."
+                f"LogLinearAttention: {steps} tokens need {needed} levels, but 'level_scale' has "
+                f"{given}."
             )
 
     def system(self) -> System:
@@ -97,19 +102,3 @@ class LogLinearAttention(Mixer):
                 feedthrough=self.feedthrough,
             )
         )
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "LogLinearAttention":
-        return cls(
-            query=normal(rng, 2, steps, 4),
-            key=normal(rng, 2, steps, 4),
-            value=normal(rng, 2, steps, 3),
-            log_decay=-uniform(rng, 2, steps, low=0.02, high=0.5),
-            level_scale=uniform(rng, 2, steps, levels_of(steps), low=0.2, high=2.0),
-            feedthrough=normal(rng, 2),
-        )
-
-
-def levels_of(steps: int) -> int:
-    """The number of levels in a sequence of ``steps`` tokens."""
-    return (steps - 1).bit_length() + 1

@@ -36,7 +36,6 @@ class LRU(Mixer):
     read: Complex[Tensor, "output state"]
     feedthrough: Float[Tensor, "*ports"] | None = None
 
-    source: ClassVar[str] = "arXiv:2303.06349"
     drawn: ClassVar = {
         "log_radius": between(-3.0, -0.5),
         "log_phase": between(-2.0, 1.0),

@@ -10,7 +10,7 @@ Source: Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forg
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -19,11 +19,8 @@ from torch import Tensor
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
 from dsf.mixers.ingredients.recurrent_cells import (
-    CellWeights,
-    Gates,
     channel_systems,
     read_cell,
-    run_lstm,
     tanh_secant,
     to_states,
     with_one,
@@ -33,6 +30,18 @@ from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 WRITE, FORGET, CANDIDATE, READ = 0, 1, 2, 3
+
+
+class Gates(NamedTuple):
+    """Gates, candidate (before tanh) and cell of every token, and the cell and output before it."""
+
+    write: Tensor
+    forget: Tensor
+    candidate: Tensor
+    read: Tensor
+    cell: Tensor
+    cell_before: Tensor
+    output_before: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -63,8 +72,6 @@ class LSTM(Mixer):
     start_cell: Float[Tensor, "*batch channel"] | None = None
     runs_backward: bool = False
 
-    source: ClassVar[str] = "doi:10.1162/neco.1997.9.8.1735"
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection is None:
@@ -92,27 +99,30 @@ class LSTM(Mixer):
             start=start,
             start_cell=start_cell,
             runs_backward=reverse,
-            **read_cell(module, torch.nn.LSTM, layer=layer, reverse=reverse)._asdict(),
+            **read_cell(module, torch.nn.LSTM, layer=layer, reverse=reverse),
         )
 
     @cached_property
     def _gates(self) -> Gates:
-        *batch, _, _ = self.inputs.shape
+        inputs = self.inputs.flip(-2) if self.runs_backward else self.inputs
+        bias = self.input_bias + self.recurrent_bias
+        driven = torch.einsum("gci,...ti->...tgc", self.input_weight, inputs) + bias
+        *batch, _, _ = inputs.shape
         _, channels, outputs = self.recurrent_weight.shape
-        zero = self.inputs.new_zeros
-        gates = run_lstm(
-            CellWeights(
-                self.input_weight,
-                self.recurrent_weight,
-                self.input_bias,
-                self.recurrent_bias,
-                self.projection,
-            ),
-            self.inputs.flip(-2) if self.runs_backward else self.inputs,
-            zero(*batch, outputs) if self.start is None else self.start,
-            zero(*batch, channels) if self.start_cell is None else self.start_cell,
-        )
-        return Gates(*(part.flip(-2) for part in gates)) if self.runs_backward else gates
+        output, cell, tokens = self.start, self.start_cell, []
+        output = inputs.new_zeros(*batch, outputs) if output is None else output
+        cell = inputs.new_zeros(*batch, channels) if cell is None else cell
+        for fed in driven.unbind(-3):
+            recalled = torch.einsum("gco,...o->...gc", self.recurrent_weight, output)
+            write, forget, candidate, read = (fed + recalled).unbind(-2)
+            write, forget, read = write.sigmoid(), forget.sigmoid(), read.sigmoid()
+            after = forget * cell + write * candidate.tanh()
+            tokens.append(Gates(write, forget, candidate, read, after, cell, output))
+            cell, output = after, read * after.tanh()
+            if self.projection is not None:
+                output = output @ self.projection.mT
+        parts = (torch.stack(part, dim=-2) for part in zip(*tokens, strict=True))
+        return Gates(*(part.flip(-2) if self.runs_backward else part for part in parts))
 
     def system(self) -> System:
         """The first form: exact for this input, and valid for this input only."""

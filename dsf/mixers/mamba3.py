@@ -50,7 +50,6 @@ class Mamba3(Mixer):
     rotation: Float[Tensor, "*batch time pair"] | None = None
     feedthrough: Float[Tensor, "*batch"] | None = None
 
-    source: ClassVar[str] = "arXiv:2603.15569"
     drawn: ClassVar = {
         "step": between(0.05, 1.0),
         "pole": minus(0.1, 2.0),

@@ -40,7 +40,6 @@ class MesaNet(Mixer):
     log_decay: Float[Tensor, "*batch time"]
     ridge: Float[Tensor, "*batch key"]
 
-    source: ClassVar[str] = "arXiv:2506.05233"
     drawn: ClassVar = {
         "rate": between(0.2, 0.9),
         "log_decay": minus(0.02, 0.5),

@@ -35,7 +35,6 @@ class MetaLinearAttention(Mixer):
     decay: Float[Tensor, "*batch time key"]
     augmentation: Float[Tensor, "*leading key"] | None = None
 
-    source: ClassVar[str] = "arXiv:2411.10741"
     drawn: ClassVar = {"decay": between(0.4, 0.98), "augmentation": normal}
 
     def __post_init__(self) -> None:

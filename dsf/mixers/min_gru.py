@@ -30,7 +30,6 @@ class MinGRU(ChannelMixer):
     value: Float[Tensor, "*batch time channel"]
     update: Float[Tensor, "*batch time channel"]
 
-    source: ClassVar[str] = "arXiv:2410.01201"
     drawn: ClassVar = {"update": between(0.05, 0.6)}
 
     def system(self) -> System:

@@ -33,7 +33,6 @@ class MinLSTM(ChannelMixer):
     input: Float[Tensor, "*batch time channel"]
     normalised: bool = True
 
-    source: ClassVar[str] = "arXiv:2410.01201"
     drawn: ClassVar = {"forget": between(0.4, 0.95), "input": between(0.1, 0.6)}
 
     def system(self) -> System:

@@ -47,7 +47,6 @@ class MLSTM(Mixer):
     start_total: Float[Tensor, "*batch key"] | None = None
     start_peak: Float[Tensor, "*batch"] | None = None
 
-    source: ClassVar[str] = "arXiv:2405.04517"
     drawn: ClassVar = {"forget_gate": lambda rng, *size: 2 + normal(rng, *size), "epsilon": 1e-2}
 
     def __post_init__(self) -> None:

@@ -44,7 +44,6 @@ class MomentumDeltaNet(Mixer):
     log_decay: Float[Tensor, "*batch time"]
     momentum_log_decay: Float[Tensor, "*batch time"]
 
-    source: ClassVar[str] = "arXiv:2605.05838"
     drawn: ClassVar = {
         "key": directions,
         "removal": directions,

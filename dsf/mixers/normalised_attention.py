@@ -31,7 +31,6 @@ class NormalisedAttention(Mixer):
     value: Float[Tensor, "*batch time channel"]
     normaliser: Float[Tensor, "*batch time"]
 
-    source: ClassVar[str] = "arXiv:2405.15731"
     drawn: ClassVar = {"normaliser": between(0.5, 3.0)}
 
     def system(self) -> System | SystemSum:

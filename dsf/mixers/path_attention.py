@@ -77,7 +77,6 @@ class PathAttention(Mixer):
     log_decay: Float[Tensor, "*batch time"] | None = None
     scale: float | None = None
 
-    source: ClassVar[str] = "arXiv:2505.16381"
     drawn: ClassVar = {
         "query": spread,
         "direction": directions,

@@ -54,7 +54,6 @@ class PreconditionedDeltaNet(Mixer):
     reach: float = 1.5
     epsilon: float = 1e-6
 
-    source: ClassVar[str] = "arXiv:2604.21100"
     drawn: ClassVar = {
         "key": directions,
         "rate": between(0.2, 0.9),

@@ -32,7 +32,6 @@ class QuasiLSTM(ChannelMixer):
     input: Float[Tensor, "*batch time channel"]
     output: Float[Tensor, "*batch time channel"]
 
-    source: ClassVar[str] = "arXiv:2405.15731"
     drawn: ClassVar = {
         "forget": between(0.5, 0.98),
         "input": between(0.1, 0.9),

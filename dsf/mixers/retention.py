@@ -33,7 +33,6 @@ class Retention(Mixer):
     decay: Inexact[Tensor, "*batch"]
     initial: Inexact[Tensor, "*batch key channel"] | None = None
 
-    source: ClassVar[str] = "arXiv:2307.08621"
     drawn: ClassVar = {"decay": between(0.6, 0.98)}
 
     def system(self) -> System:

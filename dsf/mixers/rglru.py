@@ -36,7 +36,6 @@ class RGLRU(ChannelMixer):
     input_gate: Float[Tensor, "*batch time channel"]
     reset: Bool[Tensor, "*batch time"] | None = None
 
-    source: ClassVar[str] = "arXiv:2402.19427"
     drawn: ClassVar = {
         "decay": between(0.4, 0.95),
         "input_gate": between(0.1, 0.9),

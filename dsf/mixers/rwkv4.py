@@ -43,7 +43,6 @@ class RWKV4(ChannelMixer):
     start_total: Float[Tensor, "*batch channel"] | None = None
     start_peak: Float[Tensor, "*batch channel"] | None = None
 
-    source: ClassVar[str] = "arXiv:2305.13048"
     drawn: ClassVar = {"key": spread, "log_decay": minus(0.05, 0.8)}
 
     def __post_init__(self) -> None:

@@ -32,7 +32,6 @@ class RWKV6(Mixer):
     log_decay: Float[Tensor, "*batch time key"]
     bonus: Float[Tensor, "*batch key"]
 
-    source: ClassVar[str] = "arXiv:2404.05892"
     drawn: ClassVar = {"log_decay": minus(0.02, 0.8)}
 
     def system(self) -> System:

@@ -8,7 +8,6 @@ call diagonal plus low rank (DPLR).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -36,8 +35,6 @@ class RWKV7(Mixer):
     log_decay: Float[Tensor, "*batch time key"]
     removal: Float[Tensor, "*batch time key"]
     replacement: Float[Tensor, "*batch time key"]
-
-    source: ClassVar[str] = "arXiv:2503.14456"
 
     def system(self) -> System:
         A = DiagonalPlusLowRank(

@@ -49,7 +49,6 @@ class S4(Mixer):
     feedthrough: Float[Tensor, "*batch"] | None = None
     discretise: Discretisation = bilinear
 
-    source: ClassVar[str] = "arXiv:2111.00396"
     drawn: ClassVar = {
         "pole": poles,
         "low_rank_left": lambda rng, *size: -0.5 * complex_normal(rng, *size),

@@ -36,7 +36,6 @@ class S5(Mixer):
     step: Float[Tensor, "*one_or_state"]
     feedthrough: Float[Tensor, "*ports"] | None = None
 
-    source: ClassVar[str] = "arXiv:2208.04933"
     drawn: ClassVar = {
         "pole": poles,
         "write": complex_normal,

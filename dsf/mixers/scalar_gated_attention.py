@@ -32,7 +32,6 @@ class ScalarGatedAttention(Mixer):
     value: Inexact[Tensor, "*batch time channel"]
     log_decay: Inexact[Tensor, "*batch time"]
 
-    source: ClassVar[str] = "arXiv:2312.06635"
     drawn: ClassVar = {"log_decay": minus(0.02, 0.8)}
 
     def system(self) -> System:

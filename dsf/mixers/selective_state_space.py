@@ -43,7 +43,6 @@ class SelectiveStateSpace(ChannelMixer):
     feedthrough: Float[Tensor, "*leading channel"] | None = None
     initial: Float[Tensor, "*batch channel state 1"] | None = None
 
-    source: ClassVar[str] = "arXiv:2312.00752"
     drawn: ClassVar = {"step": between(0.05, 1.0), "pole": minus(0.1, 2.0), "feedthrough": normal}
 
     def __post_init__(self) -> None:

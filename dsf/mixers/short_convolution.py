@@ -41,7 +41,6 @@ class ShortConvolution(Mixer):
     read_gate: Float[Tensor, "*batch time channel"] | None = None
     earlier: Float[Tensor, "*batch channel taps"] | None = None
 
-    source: ClassVar[str] = "LFM2, Liquid AI 2025"
     drawn: ClassVar = {"bias": normal, "write_gate": normal, "read_gate": normal}
 
     def system(self) -> System:

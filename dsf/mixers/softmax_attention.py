@@ -46,7 +46,6 @@ class SoftmaxAttention(Mixer):
     softcap: float | None = None
     sink: Float[Tensor, "*batch"] | None = None
 
-    source: ClassVar[str] = "arXiv:1706.03762"
     drawn: ClassVar = {
         "query": spread,
         "scale": 0.7,

@@ -46,7 +46,6 @@ class StateSpaceDuality(Mixer):
     feedthrough: Float[Tensor, " head"] | None = None
     initial: Float[Tensor, "*batch head state channel"] | None = None
 
-    source: ClassVar[str] = "arXiv:2405.21060"
     drawn: ClassVar = {"step": between(0.05, 1.0), "pole": minus(0.1, 2.0), "feedthrough": normal}
     drawn_sizes: ClassVar = {"head": (4,), "group": (2,), "state": (3,)}
 

@@ -53,7 +53,6 @@ class StickBreakingAttention(Mixer):
     scale: float | None = None
     reads_itself: bool = False
 
-    source: ClassVar[str] = "arXiv:2410.17980"
     drawn: ClassVar = {"scale": 0.7, "reads_itself": True}
 
     def system(self) -> System:

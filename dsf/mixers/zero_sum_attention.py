@@ -11,7 +11,6 @@ Source: Lu et al. 2025, arXiv:2602.05230.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -50,8 +49,6 @@ class ZeroSumAttention(Mixer):
     key: Float[Tensor, "*batch time key"] | None = None
     zero_order: Float[Tensor, "*batch time"] | None = None
     causal: bool = True
-
-    source: ClassVar[str] = "arXiv:2602.05230"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,7 +74,6 @@ class ZeroSumSoftmaxAttention(Mixer):
     scale: float | None = None
     causal: bool = True
 
-    source: ClassVar[str] = "arXiv:2602.05230"
     drawn: ClassVar = {
         "query": spread,
         "first_order": between(0.2, 0.9),

@@ -1,8 +1,7 @@
 """Building blocks of recurrent networks: activations, cell weights, and per-channel systems.
 
 - ``Activation``, ``TANH``, ``RELU``: a function with its secant and its slope.
-- ``CellWeights``, ``read_cell``: the weights of one layer of a torch LSTM, GRU or RNN.
-- ``Gates``, ``run_lstm``: the gates of an LSTM layer along a sequence.
+- ``read_cell``: the weights of one layer of a torch LSTM, GRU or RNN.
 - ``with_one``, ``to_states``: the ports and the outputs of a layer along its trajectory.
 - ``channel_systems``, ``running_maximum``, ``before``: helpers for gated recurrences.
 - ``one_state``: whether the parts of a state with a running maximum are complete.
@@ -10,7 +9,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Inexact
@@ -64,20 +62,12 @@ RELU = Activation(value=torch.relu, secant=positive, slope=positive)
 GATES: dict[type[torch.nn.RNNBase], int] = {torch.nn.LSTM: 4, torch.nn.GRU: 3, torch.nn.RNN: 1}
 
 
-class CellWeights(NamedTuple):
-    """Weights with the gates as their first axis, in torch's order; absent biases are zero."""
-
-    input_weight: Float[Tensor, "gates channel input"]
-    recurrent_weight: Float[Tensor, "gates channel output"]
-    input_bias: Float[Tensor, "gates channel"]
-    recurrent_bias: Float[Tensor, "gates channel"]
-    projection: Float[Tensor, "output channel"] | None
-
-
 def read_cell(
     module: torch.nn.Module, kind: type[torch.nn.RNNBase], *, layer: int, reverse: bool
-) -> CellWeights:
+) -> dict[str, Tensor]:
     """The weights of ``layer``; with ``reverse``, of the direction from last token to first.
+
+    By field of the mixer, the gates as the first axis in torch's order; absent biases are zero.
 
     Raises:
         TypeError: if the module is not of ``kind``.
@@ -97,65 +87,19 @@ def read_cell(
     if reverse and not module.bidirectional:
         raise ValueError(f"{name}: this module has one direction; leave 'reverse' out.")
     suffix = f"l{layer}{'_reverse' if reverse else ''}"
-    input_weight = _by_gate(module, f"weight_ih_{suffix}", gates)
-    biases = (f"bias_ih_{suffix}", f"bias_hh_{suffix}")
-    zero = torch.zeros_like(input_weight[..., 0])
-    input_bias, recurrent_bias = (
-        _by_gate(module, bias, gates) if module.bias else zero for bias in biases
-    )
-    return CellWeights(
-        input_weight,
-        _by_gate(module, f"weight_hh_{suffix}", gates),
-        input_bias,
-        recurrent_bias,
-        getattr(module, f"weight_hr_{suffix}") if module.proj_size else None,
-    )
-
-
-def _by_gate(module: torch.nn.RNNBase, name: str, gates: int) -> Tensor:
-    weight: Tensor = getattr(module, name)
-    return weight.unflatten(0, (gates, -1))
-
-
-class Gates(NamedTuple):
-    """Gates, candidate (before tanh) and cell of every token, and the cell and output before it.
-
-    All of shape ``*batch time channel``; ``output_before`` is ``*batch time output``.
-    """
-
-    write: Tensor
-    forget: Tensor
-    candidate: Tensor
-    read: Tensor
-    cell: Tensor
-    cell_before: Tensor
-    output_before: Tensor
-
-
-def run_lstm(
-    weights: CellWeights,
-    inputs: Float[Tensor, "*batch time input"],
-    start: Float[Tensor, "*batch output"],
-    start_cell: Float[Tensor, "*batch channel"],
-) -> Gates:
-    """Run an LSTM layer from the first token to the last.
-
-    i, f, g, o = σ, σ, tanh, σ (W x_t + b + U h_{t-1} + b')
-    c_t = f c_{t-1} + i g        h_t = o tanh(c_t), through the projection where there is one
-    """
-    bias = weights.input_bias + weights.recurrent_bias
-    from_inputs = torch.einsum("gci,...ti->...tgc", weights.input_weight, inputs) + bias
-    output, cell, tokens = start, start_cell, []
-    for from_input in from_inputs.unbind(-3):
-        from_output = torch.einsum("gco,...o->...gc", weights.recurrent_weight, output)
-        write, forget, candidate, read = (from_input + from_output).unbind(-2)
-        write, forget, read = write.sigmoid(), forget.sigmoid(), read.sigmoid()
-        after = forget * cell + write * candidate.tanh()
-        tokens.append(Gates(write, forget, candidate, read, after, cell, output))
-        cell, output = after, read * after.tanh()
-        if weights.projection is not None:
-            output = output @ weights.projection.mT
-    return Gates(*(torch.stack(part, dim=-2) for part in zip(*tokens, strict=True)))
+    named = {"input_weight": "weight_ih", "recurrent_weight": "weight_hh"}
+    if module.bias:
+        named |= {"input_bias": "bias_ih", "recurrent_bias": "bias_hh"}
+    found = {
+        name: getattr(module, f"{part}_{suffix}").unflatten(0, (gates, -1))
+        for name, part in named.items()
+    }
+    if not module.bias:
+        zero = torch.zeros_like(found["input_weight"][..., 0])
+        found |= {"input_bias": zero, "recurrent_bias": zero}
+    if module.proj_size:
+        found["projection"] = getattr(module, f"weight_hr_{suffix}")
+    return found
 
 
 def with_one(inputs: Float[Tensor, "*batch time input"]) -> Float[Tensor, "*batch time ports 1"]:
