@@ -750,10 +750,13 @@ def _gram(rows: list[tuple[list[int], int]], width: int) -> tuple[list[list[int]
     return gram, unit * unit
 
 
-def row_sums(case: Case) -> str:
+Breaks = Callable[[int], bool]
+"""Whether a row of a map, by its number, breaks a claim."""
+
+
+def row_sums(weights: Tensor, parameters: dict[str, Any]) -> Breaks:
     """Every stored row sums to ``target`` within ``tolerance``."""
-    weights = case.subject["map"]
-    target, tolerance = case.parameters["target"], case.parameters["tolerance"]
+    target, tolerance = parameters["target"], parameters["tolerance"]
     if tolerance < 0:
         raise Rejected("the tolerance is below zero")
 
@@ -761,26 +764,23 @@ def row_sums(case: Case) -> str:
         values, unit = weights.scaled(row)
         return abs(Fraction(sum(values), unit) - target) > tolerance
 
-    return _each_row(case, weights, off)
+    return off
 
 
-def nonnegative(case: Case) -> str:
+def nonnegative(weights: Tensor, _parameters: dict[str, Any]) -> Breaks:
     """No stored weight is below zero."""
-    weights = case.subject["map"]
-    return _each_row(case, weights, lambda row: min(weights.floats(row)) < 0)
+    return lambda row: min(weights.floats(row)) < 0
 
 
-def causal(case: Case) -> str:
+def causal(weights: Tensor, _parameters: dict[str, Any]) -> Breaks:
     """Every stored weight above the diagonal is exactly zero."""
-    weights = case.subject["map"]
     steps = _square(weights)
-    return _each_row(case, weights, lambda row: any(weights.floats(row)[row % steps + 1 :]))
+    return lambda row: any(weights.floats(row)[row % steps + 1 :])
 
 
-def window_mass(case: Case) -> str:
+def window_mass(weights: Tensor, parameters: dict[str, Any]) -> Breaks:
     """At least ``share`` of every row's absolute weight lies on its last ``width`` tokens."""
-    weights = case.subject["map"]
-    width, share = case.parameters["width"], case.parameters["share"]
+    width, share = parameters["width"], parameters["share"]
     steps = _square(weights)
     if not 0 <= share <= 1:
         raise Rejected("the share lies outside 0 ... 1")
@@ -790,7 +790,7 @@ def window_mass(case: Case) -> str:
         token = row % steps
         return sum(values[max(0, token - width + 1) : token + 1]) < share * sum(values)
 
-    return _each_row(case, weights, short)
+    return short
 
 
 def _rank(part: Tensor, axes: int, role: str) -> None:
@@ -804,7 +804,10 @@ def _square(weights: Tensor) -> int:
     return weights.columns
 
 
-def _each_row(case: Case, weights: Tensor, fails: Callable[[int], bool]) -> str:
+def each_row(claim: Callable[[Tensor, dict[str, Any]], Breaks], case: Case) -> str:
+    """A claim about all rows of a map."""
+    weights = case.subject["map"]
+    fails = claim(weights, case.parameters)
     if len(weights.shape) < 2:
         raise Rejected("a map has at least two axes")
     if case.verdict == "REFUTED":
@@ -835,6 +838,14 @@ def same_map(case: Case) -> str:
     tolerance = case.parameters["tolerance"]
     if first.shape != second.shape or len(first.shape) < 2 or tolerance < 0:
         raise Rejected("two maps of one shape and a tolerance of at least zero are needed")
+    energy = squared_distance(first, second)
+    if case.verdict == "REFUTED" and number(case.witness["energy"]) != energy:
+        raise Rejected("the witness is not the sum of squared differences")
+    return "PROVED" if energy <= tolerance * tolerance else "REFUTED"
+
+
+def squared_distance(first: Tensor, second: Tensor) -> Fraction:
+    """The sum of squared differences of two tensors of one shape."""
     energy = Fraction(0)
     for row in range(first.rows):
         (one, unit), (other, other_unit) = first.scaled(row), second.scaled(row)
@@ -842,9 +853,7 @@ def same_map(case: Case) -> str:
         a, b = common // unit, common // other_unit
         total = sum((x * a - y * b) ** 2 for x, y in zip(one, other, strict=True))
         energy += Fraction(total, common * common)
-    if case.verdict == "REFUTED" and number(case.witness["energy"]) != energy:
-        raise Rejected("the witness is not the sum of squared differences")
-    return "PROVED" if energy <= tolerance * tolerance else "REFUTED"
+    return energy
 
 
 Entries = dict[tuple[int, int], tuple[int, int]]
@@ -1006,21 +1015,23 @@ def nonexpansive(case: Case) -> str:
         affordable(len(rates), BITS_OF_EXP)
         logs = decays.row(0)
 
-    def gain(token: int) -> Fraction:
-        values, unit = key.scaled(token)
-        length = Fraction(sum(value * value for value in values), unit * unit)
-        along = abs(1 - rates[token] * length)
-        return along if key.columns == 1 else max(Fraction(1), along)
-
     if case.verdict == "REFUTED":
         token = place(case.witness["token"], len(rates), "token")
-        if exp_below(logs[token]) * gain(token) <= 1:
+        if exp_below(logs[token]) * step_gain(key, rates, token) <= 1:
             raise Rejected(f"token {token} is not shown to break the claim")
         return "REFUTED"
     for token, log in enumerate(logs):
-        if exp_above(min(log, Fraction(MAX_EXPONENT))) * gain(token) > 1:
+        if exp_above(min(log, Fraction(MAX_EXPONENT))) * step_gain(key, rates, token) > 1:
             raise Rejected(f"token {token} is not shown to keep the claim")
     return "PROVED"
+
+
+def step_gain(key: Tensor, rates: list[Fraction], token: int) -> Fraction:
+    """The largest singular value of I - b k kᵀ."""
+    values, unit = key.scaled(token)
+    length = Fraction(sum(value * value for value in values), unit * unit)
+    along = abs(1 - rates[token] * length)
+    return along if key.columns == 1 else max(Fraction(1), along)
 
 
 def decay(case: Case) -> str:
@@ -1039,23 +1050,26 @@ def decay(case: Case) -> str:
             raise Rejected("the decay of the witness is not shown to be above the bound")
         return "REFUTED"
     for row in range(logs.rows):
-        worst = _largest_sum(logs.log_decays(row), width)
-        if worst is not None and exp_above(min(worst, Fraction(MAX_EXPONENT))) > most:
+        worst = largest_window(logs.log_decays(row), width)
+        if worst is not None and exp_above(min(worst[0], Fraction(MAX_EXPONENT))) > most:
             raise Rejected(f"row {row} is not shown to keep the claim")
     return "PROVED"
 
 
-def _largest_sum(values: list[Fraction | None], width: int) -> Fraction | None:
-    """The largest sum of ``width`` numbers in a row; None if each window holds minus infinity."""
+def largest_window(values: list[Fraction | None], width: int) -> tuple[Fraction, int] | None:
+    """The largest sum of ``width`` numbers in a row, and the first place of its window.
+
+    None if each window holds minus infinity.
+    """
     total, empty = Fraction(0), 0
-    worst: Fraction | None = None
+    worst: tuple[Fraction, int] | None = None
     for token, value in enumerate(values):
         total, empty = (total, empty + 1) if value is None else (total + value, empty)
         if token >= width:
             gone = values[token - width]
             total, empty = (total, empty - 1) if gone is None else (total - gone, empty)
-        if token >= width - 1 and not empty:
-            worst = total if worst is None else max(worst, total)
+        if token >= width - 1 and not empty and (worst is None or total > worst[0]):
+            worst = total, token - width + 1
     return worst
 
 
@@ -1645,7 +1659,10 @@ ROW = ("batch", "row")
 SYSTEM = ("A", "B", "C", "D", "left", "right")
 MAP = ("map",)
 CLAIMS = {
-    "causal": Claim(causal, MAP, {}, (), ROW, "every weight above the diagonal is exactly zero"),
+    "causal": Claim(
+        partial(each_row, causal), MAP, {}, (), ROW,
+        "every weight above the diagonal is exactly zero",
+    ),
     "decay": Claim(
         decay, ("log_decay",), {"most": parameter, "width": positive}, (), ("batch", "token"),
         "every product of decays over {width} tokens is at most {most}",
@@ -1701,7 +1718,9 @@ CLAIMS = {
         nonexpansive, ("key", "log_decay", "rate"), {}, (), ("token",),
         "no transition e^g (I - b k k^T) expands, its decay e^g included",
     ),
-    "nonnegative": Claim(nonnegative, MAP, {}, (), ROW, "no weight is below zero"),
+    "nonnegative": Claim(
+        partial(each_row, nonnegative), MAP, {}, (), ROW, "no weight is below zero"
+    ),
     "product_norm": Claim(
         product_norm, ("A", "left", "right"), {"most": parameter, "width": positive}, (), None,
         "in exact arithmetic, no product of {width} stored transitions in a row stretches a state"
@@ -1709,7 +1728,7 @@ CLAIMS = {
         level="real",
     ),
     "row_sums": Claim(
-        row_sums, MAP, {"target": parameter, "tolerance": parameter}, (), ROW,
+        partial(each_row, row_sums), MAP, {"target": parameter, "tolerance": parameter}, (), ROW,
         "every row sums to {target} within {tolerance}",
     ),
     "same_system": Claim(
@@ -1737,7 +1756,7 @@ CLAIMS = {
         "the two maps differ by at most {tolerance} in Frobenius norm",
     ),
     "window_mass": Claim(
-        window_mass, MAP, {"share": parameter, "width": positive}, (), ROW,
+        partial(each_row, window_mass), MAP, {"share": parameter, "width": positive}, (), ROW,
         "at least {share} of every row's absolute weight lies on its last {width} tokens",
     ),
 }  # fmt: skip

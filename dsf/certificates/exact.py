@@ -1,4 +1,4 @@
-"""Stored floats as fractions and integers, and exact linear algebra on them."""
+"""Exact linear algebra on integers."""
 
 from fractions import Fraction
 from importlib.util import find_spec
@@ -6,16 +6,10 @@ from math import gcd, inf
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 PRIME = (1 << 31) - 1
 """Products of two residues fit into 64 bits."""
 LARGER_PRIME = (1 << 521) - 1
-
-
-def fractions_of(row: Tensor) -> list[Fraction]:
-    """Return the numbers of a vector as the fractions they store."""
-    return [Fraction(*value.as_integer_ratio()) for value in row.double().tolist()]
 
 
 def as_float(value: Fraction) -> float:
@@ -24,13 +18,6 @@ def as_float(value: Fraction) -> float:
         return float(value)
     except OverflowError:
         return inf if value > 0 else -inf
-
-
-def integer_row(row: Tensor, extra: tuple[int, ...] = ()) -> list[int]:
-    """Return a vector followed by ``extra``, as integers over a common power of two."""
-    parts = [value.as_integer_ratio() for value in row.double().tolist()]
-    unit = max([below for _, below in parts], default=1)
-    return [above * (unit // below) for above, below in parts] + [unit * value for value in extra]
 
 
 def independent_rows(rows: list[list[int]], wanted: int, prime: int = PRIME) -> list[int]:

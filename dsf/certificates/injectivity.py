@@ -17,16 +17,16 @@ from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.exact import (
     LARGER_PRIME,
-    fractions_of,
     independent_rows,
-    integer_row,
     null_vector,
 )
 from dsf.certificates.issuing import (
     Proposal,
     Where,
+    certifiable,
     issued,
     on_the_processor,
+    stored,
     where_conclusive,
 )
 from dsf.runtime.argument_checks import checked
@@ -147,6 +147,7 @@ def linear_injective(
     Raises:
         ValueError: for a feature map without a known collision, or a row outside the keys.
     """
+    certifiable("key", key)
     known = ("identity", "relu", "elu_plus_one")
     if feature_map not in known:
         raise ValueError(
@@ -182,7 +183,8 @@ def _query(key: Tensor, feature_map: str) -> list[Fraction] | None:
     width = key.shape[-1]
     if feature_map == "elu_plus_one":
         return [Fraction(1, 2)] * width
-    rows = [fractions_of(part) for part in key]
+    part = stored(key)
+    rows = [part.row(token) for token in range(part.rows)]
     if feature_map == "relu":
         rows = [[max(part, Fraction(0)) for part in row] for row in rows]
     sums = [sum(column, Fraction(0)) for column in zip(*rows, strict=True)]
@@ -232,6 +234,7 @@ def injective(
             another level, or ``level`` is ``Level.FLOAT``: large queries saturate a floating-point
             softmax, so two of them give the same row.
     """
+    certifiable("key", key)
     if level is Level.FLOAT:
         raise ValueError(
             "injective: 'level' cannot be FLOAT, since a floating-point softmax saturates and "
@@ -262,10 +265,10 @@ def injective(
     )
     if not bool(key.isfinite().all()):
         return issued(proposal, folder)
-    extra = () if sink else (1,)
+    part, extra = stored(key), () if sink else (1,)
     if row + 1 < needed and needed > MAX_NAMED_COLUMNS:
         return issued(_refuted(proposal, row, []), folder)
-    rows = [integer_row(part, extra) for part in key[: row + 1]]
+    rows = [part.scaled(token, extra)[0] for token in range(row + 1)]
     return where_conclusive([_by_rank(proposal, rows, row, sink)], proposal, folder)
 
 
@@ -285,7 +288,8 @@ def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificat
     )
     if not bool(key.isfinite().all()):
         return issued(proposal, folder)
-    rows = [integer_row(part, () if sink else (1,)) for part in key]
+    part, extra = stored(key), () if sink else (1,)
+    rows = [part.scaled(token, extra)[0] for token in range(part.rows)]
     sets: list[list[int]] = []
     chosen = []
     for number, row in enumerate(shown):
@@ -374,7 +378,8 @@ def _within_uncertainty(
 
 def _blind_direction(key: Tensor, distance: float) -> list[int] | None:
     """Integers (v, c) with |K v + c| at most the distance times |v|, exactly; None if not found."""
-    rows = [integer_row(part, (1,)) for part in key]
+    part = stored(key)
+    rows = [part.scaled(token, (1,))[0] for token in range(part.rows)]
     centred = key.double() - key.double().mean(dim=0)
     direction = torch.linalg.svd(centred).Vh[-1]
     constant = -(key.double() @ direction).mean()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate
-from dsf.certificates.exact import as_float, fractions_of, integer_row
+from dsf.certificates.exact import as_float
 from dsf.certificates.issuing import (
     Proposal,
     Where,
@@ -17,6 +17,7 @@ from dsf.certificates.issuing import (
     issued,
     on_the_processor,
     settled,
+    stored,
     where_conclusive,
     written,
 )
@@ -53,16 +54,17 @@ def nonexpansive(
             f"nonexpansive: needs one log decay for every key, but the shapes are "
             f"{tuple(log_decay.shape)} and {tuple(rate.shape)}."
         )
-    for role, part in (("key", key), ("rate", rate)):
-        certifiable(role, part)
+    certifiable("key", key)
+    certifiable("rate", rate)
     steps = rate.double() * key.double().square().sum(dim=-1)
-    finite = bool(key.isfinite().all()) and bool(rate.isfinite().all())
-    if finite and not bool(steps.isfinite().all()):  # squares beyond a float
-        exact = [_step(key[token], rate[token]) for token in range(len(rate))]
-        steps = torch.tensor([as_float(part) for part in exact], dtype=torch.float64)
     gains = (1 - steps).abs()
     if key.shape[-1] > 1:
         gains = gains.clamp(min=1.0)
+    finite = bool(key.isfinite().all()) and bool(rate.isfinite().all())
+    part, rates = stored(key), stored(rate).row(0) if finite else []
+    if finite and not bool(steps.isfinite().all()):  # squares beyond a float
+        exact = [checker.step_gain(part, rates, token) for token in range(len(rate))]
+        gains = torch.tensor([as_float(each) for each in exact], dtype=torch.float64)
     logs = torch.zeros_like(steps) if log_decay is None else log_decay.double()
     gains = gains * logs.exp()
     worst = int(gains.nan_to_num(0.0).argmax())
@@ -77,22 +79,12 @@ def nonexpansive(
         return issued(proposal, folder)
 
     def expands(token: int) -> bool:
-        size = _step(key[token], rate[token])
-        gain = abs(1 - size) if key.shape[-1] == 1 else max(Fraction(1), abs(1 - size))
-        if not logs[token]:
-            return gain > 1
-        return checker.exp_below(fractions_of(logs[token : token + 1])[0]) * gain > 1
+        gain = checker.step_gain(part, rates, token)
+        return checker.exp_below(Fraction(float(logs[token]))) * gain > 1
 
-    order = [worst, *range(len(rate))]
-    broken = next(filter(expands, order), None)
+    broken = next(filter(expands, [worst, *range(len(rate))]), None)
     witness = None if broken is None else {"token": broken}
     return where_conclusive([settled(proposal, witness)], proposal, folder)
-
-
-def _step(key: Tensor, rate: Tensor) -> Fraction:
-    """b |k|², exactly."""
-    length = sum((part * part for part in fractions_of(key)), Fraction(0))
-    return fractions_of(rate.reshape(1))[0] * length
 
 
 @checked
@@ -119,11 +111,19 @@ def decay(
             f"and above 0, but they are {width} and {most}."
         )
     certifiable("log_decay", log_decay)
-    window, exact = _largest_window(log_decay, width)
-    *axes, steps = log_decay.shape
-    place = torch.unravel_index(torch.tensor(window), (*axes, steps - width + 1))
-    *batch, token = (int(part) for part in place)
-    largest = _exponential(exact)
+    part = stored(log_decay)
+    windows = (checker.largest_window(part.log_decays(row), width) for row in range(part.rows))
+    found = [(*window, row) for row, window in enumerate(windows) if window is not None]
+    witness, largest = None, 0.0
+    if found:
+        exact, token, row = max(found, key=lambda window: window[0])
+        place = torch.unravel_index(torch.tensor(row), (*log_decay.shape[:-1], 1))
+        try:
+            largest = exp(exact)
+        except OverflowError:
+            largest = inf
+        if checker.exp_below(exact) > Fraction(most):
+            witness = {"batch": [int(axis) for axis in place[:-1]], "token": token}
     proposal = Proposal(
         name="decay",
         tensors={"log_decay": log_decay},
@@ -131,39 +131,7 @@ def decay(
         parameters={"width": width, "most": written(most)},
         observed=largest,
     )
-    above = exact is not None and checker.exp_below(exact) > Fraction(most)
-    witness = {"batch": batch, "token": token} if above else None
     return where_conclusive([settled(proposal, witness)], proposal, folder)
-
-
-def _largest_window(log_decay: Tensor, width: int) -> tuple[int, Fraction | None]:
-    """The window of the largest exact sum, counted along all rows, and that sum.
-
-    None where the sum is minus infinity, or nothing is known since numbers are NaN.
-    """
-    best: tuple[int, Fraction | None] = (0, None)
-    count = 0
-    for row in log_decay.double().reshape(-1, log_decay.shape[-1]):
-        finite = row.isfinite()
-        *numbers, unit = integer_row(row.where(finite, 0), (1,))
-        closed = [int(not part) for part in finite.tolist()]
-        total, zeros = sum(numbers[: width - 1]), sum(closed[: width - 1])
-        for start in range(len(numbers) - width + 1):
-            total, zeros = total + numbers[start + width - 1], zeros + closed[start + width - 1]
-            if not zeros and (best[1] is None or total > best[1] * unit):
-                best = count, Fraction(total, unit)
-            total, zeros = total - numbers[start], zeros - closed[start]
-            count += 1
-    return best
-
-
-def _exponential(exponent: Fraction | None) -> float:
-    if exponent is None:
-        return 0.0
-    try:
-        return exp(exponent)
-    except OverflowError:
-        return inf
 
 
 @checked

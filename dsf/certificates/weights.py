@@ -5,18 +5,20 @@
   ``reduction_error`` for a reduced system and the bound it was given.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from math import inf, isfinite, isnan, isqrt
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level
-from dsf.certificates.exact import as_float, fractions_of, integer_row
+from dsf.certificates.exact import as_float
 from dsf.certificates.issuing import (
     Proposal,
     Where,
@@ -24,6 +26,7 @@ from dsf.certificates.issuing import (
     issued,
     on_the_processor,
     settled,
+    stored,
     written,
 )
 from dsf.certificates.real_maps import (
@@ -41,12 +44,13 @@ from dsf.systems.composite import Operator
 from dsf.systems.system import System
 
 Number = float | Fraction
-METHODS = {
-    "row_sums": "exact sums",
-    "nonnegative": "the sign of every stored number",
-    "causal": "exact zeros above the diagonal",
-    "window_mass": "exact sums",
+ROWS = {
+    "row_sums": (checker.row_sums, "exact sums"),
+    "nonnegative": (checker.nonnegative, "the sign of every stored number"),
+    "causal": (checker.causal, "exact zeros above the diagonal"),
+    "window_mass": (checker.window_mass, "exact sums"),
 }
+"""Claims about the rows of a map: whether a row breaks it, and how that is decided."""
 Map = Float[Tensor, "*batch rows columns"]
 
 
@@ -82,20 +86,15 @@ def row_sums(
         return system_row_sums(map, target=target, tolerance=tolerance, folder=folder)
     if isinstance(map, StoredLayer):
         return layer_row_sums(map, target=target, tolerance=tolerance, folder=folder)
-    rows = map.flatten(0, -2)
     off: list[Fraction] = []
     if _finite(map):
-        for row in rows:
-            *numbers, unit = integer_row(row, (1,))
-            off.append(abs(Fraction(sum(numbers), unit) - Fraction(target)))
+        part = stored(map)
+        rows = [part.scaled(row) for row in range(part.rows)]
+        off = [abs(Fraction(sum(values), unit) - Fraction(target)) for values, unit in rows]
     worst = max(range(len(off)), key=off.__getitem__, default=0)
-
-    def breaks(row: int) -> bool:
-        return off[row] > Fraction(tolerance)
-
     observed = as_float(off[worst]) if off else None
     parameters = {"target": written(target), "tolerance": written(tolerance)}
-    return _decided("row_sums", map, observed, worst, breaks, folder, parameters)
+    return _decided("row_sums", map, observed, worst, folder, parameters)
 
 
 @checked
@@ -123,10 +122,7 @@ def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Cer
     rows = map.resolve_neg().flatten(0, -2)
     least = rows.amin(dim=-1)
     worst = int(least.argmin())
-    observed = float(least[worst])
-    return _decided(
-        "nonnegative", map, observed, worst, lambda row: bool(rows[row].min() < 0), folder
-    )
+    return _decided("nonnegative", map, float(least[worst]), worst, folder)
 
 
 @checked
@@ -141,8 +137,7 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
     _square("causal", map)
     ahead = map.triu(1).abs().amax(dim=-1).flatten()
     worst = int(ahead.argmax())
-    observed = float(ahead[worst])
-    return _decided("causal", map, observed, worst, lambda row: bool(ahead[row] > 0), folder)
+    return _decided("causal", map, float(ahead[worst]), worst, folder)
 
 
 @checked
@@ -164,19 +159,11 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
     weights = map.double().abs()
     near = weights.triu(1 - min(width, map.shape[-1])).tril()
     shares = near.sum(dim=-1) / weights.sum(dim=-1)
-    rows = weights.flatten(0, -2)
     worst = int(shares.flatten().nan_to_num(1.0).argmin())  # rows of zeros keep any share
-
-    def breaks(row: int) -> bool:
-        values = fractions_of(rows[row])
-        token = row % map.shape[-1]
-        kept = sum(values[max(0, token - width + 1) : token + 1], Fraction(0))
-        return kept < Fraction(share) * sum(values, Fraction(0))
-
     observed = float(shares.flatten()[worst]) if _finite(map) else None
     observed = None if observed is None or isnan(observed) else observed
     parameters = {"width": width, "share": written(share)}
-    return _decided("window_mass", map, observed, worst, breaks, folder, parameters)
+    return _decided("window_mass", map, observed, worst, folder, parameters)
 
 
 @checked
@@ -211,15 +198,7 @@ def _compared(first: Tensor, second: Tensor, tolerance: Number, scope: str = "")
     )
     if not (_finite(first) and _finite(second)):
         return proposal
-    pairs = zip(first.flatten(0, -2), second.flatten(0, -2), strict=True)
-    energy = sum(
-        (
-            (x - y) ** 2
-            for a, b in pairs
-            for x, y in zip(fractions_of(a), fractions_of(b), strict=True)
-        ),
-        Fraction(0),
-    )
+    energy = checker.squared_distance(stored(first), stored(second))
     witness = None if energy <= Fraction(tolerance) ** 2 else {"energy": energy}
     return replace(settled(proposal, witness), observed=_root(energy))
 
@@ -236,20 +215,22 @@ def _decided(
     map: Tensor,
     observed: float | None,
     worst: int,
-    breaks: Callable[[int], bool],
     folder: Where,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> Certificate:
     """PROVED if no row violates the claim, else REFUTED with such a row, the worst if it does."""
+    claim, method = ROWS[name]
     proposal = Proposal(
         name=name,
         tensors={"map": map},
-        method=METHODS[name],
-        parameters=parameters or {},
+        method=method,
+        parameters=parameters,
         observed=observed,
     )
     if not _finite(map):
         return issued(proposal, folder)
+    readers = checker.CLAIMS[name].parameters
+    breaks = claim(stored(map), {part: read(parameters[part]) for part, read in readers.items()})
     broken = next(filter(breaks, [worst, *range(map.shape[:-1].numel())]), None)
     if broken is None:
         return issued(settled(proposal, None), folder)

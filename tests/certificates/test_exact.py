@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsf.certificates import exact
+from dsf.certificates.issuing import stored
 
 matrices = st.integers(1, 5).flatmap(
     lambda width: st.lists(
@@ -44,7 +45,7 @@ def test_null_vectors_are_the_same_without_flint(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     key = torch.randn(12, 6, generator=rng, dtype=torch.float64)
     key[:, 4] = 2 * key[:, 1]
-    rows = [exact.integer_row(row, (1,)) for row in key]
+    rows = [stored(key).scaled(row, (1,))[0] for row in range(len(key))]
     fast = exact.null_vector(rows)
     monkeypatch.setattr(exact, "find_spec", lambda _: None)
     slow = exact.null_vector(rows)
@@ -63,7 +64,7 @@ def test_null_vectors_are_exact_and_found_when_they_exist(rows):
 
 def test_floats_are_the_fractions_they_store():
     row = torch.tensor([0.1, -(2.0**-40), 3.0], dtype=torch.float32)
-    assert exact.fractions_of(row) == [Fraction(float(value)) for value in row]
-    assert exact.integer_row(torch.tensor([0.5, 0.25]), (1,)) == [2, 1, 4]
+    assert stored(row).row(0) == [Fraction(float(value)) for value in row]
+    assert stored(torch.tensor([0.5, 0.25])).scaled(0, (1,)) == ([2, 1, 4], 4)
     half = torch.tensor([1 / 3], dtype=torch.bfloat16)
-    assert exact.fractions_of(half)[0] == Fraction(float(half[0]))
+    assert stored(half).row(0) == [Fraction(float(half[0]))]
