@@ -10,7 +10,6 @@ take more work than the checker allows stay argued; where each step of a delta r
 to expand, its decays alone give a horizon, perhaps a longer one, that the checker accepts.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -71,7 +70,7 @@ class Horizon:
 
     Attributes:
         eps: the largest norm of a product of ``width`` transitions.
-        heads: one for every entry of the batch axes that was asked for.
+        heads: one for every entry of the batch axes.
     """
 
     eps: float
@@ -126,7 +125,6 @@ def horizon(
     layer: Any,
     eps: float,
     *,
-    entries: Iterable[Sequence[int]] | None = None,
     longest: int = MAX_WIDTH,
     folder: Where = None,
 ) -> Horizon:
@@ -139,7 +137,6 @@ def horizon(
     Args:
         layer: of an inspection, or a system.
         eps: above 0 and below 1.
-        entries: the entries of the batch axes, such as ``[(0, 3)]`` for head 3; all by default.
         longest: the largest W that is tried; heads that need more are UNKNOWN.
 
     Raises:
@@ -165,12 +162,13 @@ def horizon(
         )
     mixer = None if isinstance(layer, Operator) else layer.mixer
     mixer = mixer if getattr(layer, "heads", None) is None else None  # of other entries
-    wanted = product(*map(range, system.batch)) if entries is None else entries
-    found = []
-    for entry in wanted:
-        index = tuple(int(each) for each in entry)
-        found.append(_of_entry(select(system, index), mixer, index, eps, longest, folder))
-    return Horizon(eps, tuple(found))
+    return Horizon(
+        eps,
+        tuple(
+            _of_entry(select(system, index), mixer, index, eps, longest, folder)
+            for index in product(*map(range, system.batch))
+        ),
+    )
 
 
 def _of_entry(

@@ -1,13 +1,14 @@
 """Laws that every mixer must satisfy, measured on stated cases; also for user-defined mixers.
 
-- ``Law``: a statement with a limit, and the certificate from its measured cases.
+- ``judged``: the certificate of a statement with a limit, from its measured cases.
 - ``MixerUnderTest``: the mixer that is tested, as a class with random instances or as one instance.
 - ``check_mixer``: all laws, followed by the functions that measure the cases of each.
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,69 +29,51 @@ Case = tuple[Mapping[str, Any], Callable[[], float]]
 """A label that describes a case, and the function that measures it."""
 
 
-@dataclass(frozen=True)
-class Law:
-    """A statement about ``owner`` that must hold in every case.
+def judged(
+    law: tuple[str, str, str, float],
+    cases: Iterable[Case],
+    *,
+    method: str,
+    from_below: bool = False,
+) -> Certificate:
+    """HOLDS_NUMERICALLY if every case is within the limit, else REFUTED by the worst case.
 
-    Attributes:
-        owner: the name of the class that is tested.
-        name: a short name.
-        sentence: the statement.
-        figure: the limit for what is measured.
+    A case that raises an error or measures nan violates the law. Without a case the verdict is
+    UNKNOWN.
+
+    Args:
+        law: the name of the class that is tested; of the law; its statement; and the limit.
         from_below: whether the limit is a minimum instead of a maximum.
     """
-
-    owner: str
-    name: str
-    sentence: str
-    figure: float
-    from_below: bool = False
-
-    def judged(self, cases: Iterable[Case], *, method: str) -> Certificate:
-        """HOLDS_NUMERICALLY if every case is within the limit, else REFUTED by the worst case.
-
-        A case that raises an error or measures nan violates the law. Without a case the verdict is
-        UNKNOWN.
-        """
-        worst: float | None = None
-        where: Mapping[str, Any] = {}
-        for label, measure in cases:
-            try:
-                measured = measure()
-            except Exception as error:  # raised by the code under test
-                raised = f"{type(error).__name__}: {error}"
-                return self._certified(Verdict.REFUTED, method, None, {**label, "error": raised})
-            if math.isnan(measured):
-                measured = -math.inf if self.from_below else math.inf
-            if worst is None or self._is_worse(measured, worst):
-                worst, where = measured, label
-        if worst is None:
-            return self._certified(Verdict.UNKNOWN, method, None)
-        if self._is_worse(worst, self.figure):
-            return self._certified(Verdict.REFUTED, method, worst, where)
-        return self._certified(Verdict.HOLDS_NUMERICALLY, method, worst)
-
-    def _is_worse(self, one: float, other: float) -> bool:
-        return one < other if self.from_below else one > other
-
-    def _certified(
-        self,
-        verdict: Verdict,
-        method: str,
-        observed: float | None,
-        where: Mapping[str, Any] | None = None,
-    ) -> Certificate:
-        refuted = verdict is Verdict.REFUTED
-        return Certificate(
-            claim=f"{self.owner}, {self.name}: {self.sentence}",
-            verdict=verdict,
-            level=Level.FLOAT,
-            method=method,
-            bound=self.figure,
-            observed=observed,
-            witness={"law": self.name, **(where or {}), "figure": observed} if refuted else None,
-            limits={"reason": "no case"} if verdict is Verdict.UNKNOWN else {},
-        )
+    owner, name, sentence, figure = law
+    worse = operator.lt if from_below else operator.gt
+    verdict = Verdict.UNKNOWN
+    worst: float | None = None
+    where: Mapping[str, Any] = {}
+    for label, measure in cases:
+        verdict = Verdict.HOLDS_NUMERICALLY
+        try:
+            measured = measure()
+        except Exception as error:  # raised by the code under test
+            worst, where = None, {**label, "error": f"{type(error).__name__}: {error}"}
+            break
+        if math.isnan(measured):
+            measured = -math.inf if from_below else math.inf
+        if worst is None or worse(measured, worst):
+            worst, where = measured, label
+    if "error" in where or (worst is not None and worse(worst, figure)):
+        verdict = Verdict.REFUTED
+    refuted = verdict is Verdict.REFUTED
+    return Certificate(
+        claim=f"{owner}, {name}: {sentence}",
+        verdict=verdict,
+        level=Level.FLOAT,
+        method=method,
+        bound=figure,
+        observed=worst,
+        witness={"law": name, **where, "figure": worst} if refuted else None,
+        limits={"reason": "no case"} if verdict is Verdict.UNKNOWN else {},
+    )
 
 
 def bent(part: Shaped[Tensor, "*axes"], rng: torch.Generator) -> Shaped[Tensor, "*axes"]:
@@ -226,16 +209,16 @@ def check_mixer(
     if isinstance(mixer_or_class, type):
         lengths = ", ".join(map(str, subject.lengths))
         method = f"measured on random instances of {lengths} tokens, seed {seed}"
-    made = Law(subject.owner, "making", "it makes a system and a signal that fit", 0.0)
-    first = made.judged(_making(subject), method=method)
+    made = subject.owner, "making", "it makes a system and a signal that fit", 0.0
+    first = judged(made, _making(subject), method=method)
     if first.verdict is Verdict.REFUTED:
         return (first,)
     found = {
-        name: Law(subject.owner, name, sentence, figure).judged(cases(subject), method=method)
+        name: judged((subject.owner, name, sentence, figure), cases(subject), method=method)
         for name, sentence, figure, cases in laws
     }
-    parts = Law(subject.owner, "parts", "every tensor takes part", 1e-9, from_below=True)
-    found["parts"] = parts.judged(_parts(subject), method=method)
+    parts = subject.owner, "parts", "every tensor takes part", 1e-9
+    found["parts"] = judged(parts, _parts(subject), method=method, from_below=True)
     for law, reason in (expected_failures or {}).items():
         if law not in found:
             raise ValueError(

@@ -32,7 +32,7 @@ from dsf.inspection.examine import Examination, examine
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.rebuild import whole_and_error
 from dsf.runtime.argument_checks import checked
-from dsf.testing.mixers import Case, Law
+from dsf.testing.mixers import Case, judged
 
 __all__ = ["assert_layer_exact", "check_adapter"]
 
@@ -279,7 +279,7 @@ def check_adapter(
     subjects = [given, given.redrawn(seed)] if redraw else [given]
     owner = next(iter(given.families.values()))
     return tuple(
-        Law(owner, name, sentence, figure, from_below).judged(cases, method=METHOD)
+        judged((owner, name, sentence, figure), cases, method=METHOD, from_below=from_below)
         for name, sentence, figure, from_below, cases in _laws(subjects)
     )
 
