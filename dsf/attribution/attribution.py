@@ -9,14 +9,14 @@ pass of the model itself.
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -39,7 +39,6 @@ from dsf.inspection.results.table import Record, Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.stages import as_tokens, as_values
 from dsf.measures.erasers import spared_pairs
-from dsf.mixers.base import axes_of
 from dsf.runtime.argument_checks import is_index
 from dsf.runtime.shapes import at_least, of_kind
 from dsf.systems.coefficient import TokenSlots
@@ -168,54 +167,6 @@ class Attribution(Shares):
             KeyError, InspectionError: as for ``edges``.
         """
         return self._ends(layer, by)[0]
-
-    def by_coefficients(self, layer: str) -> dict[str, Float[Tensor, "sample ..."]]:
-        """Return which coefficients of a layer matter: their gradients, times their entries.
-
-        An entry is the change of the number, to first order, for each unit by which that entry of
-        the coefficient (query, key, step, decay, ...) grows relative to itself. The sums of
-        ``"value"``, in which the number is linear, are the share of the layer, ``total[layer]``;
-        others do not add up to anything.
-
-        Returns:
-            By the names of the mixer's fields, in their axes (such as ``sample head time key``); a
-            coefficient that all samples share has their axis before its own.
-
-        Raises:
-            KeyError: if no mixer of that name was recorded.
-            InspectionError: if the coefficients depend on the mixer's own outputs, as those of a
-                GRU do.
-        """
-        return self._of(layer).by_coefficients()
-
-    def coefficients(self, *, sample: int = 0) -> Table:
-        """The sums of ``by_coefficients`` for all mixers, largest first.
-
-        Each record has ``layer``, ``coefficient``, ``gradient`` (the sum over all entries) and
-        ``magnitude`` (the sum of their absolute values). A mixer whose coefficients depend on its
-        own outputs follows as a record with a ``note``.
-
-        Args:
-            sample: of which sample.
-
-        Raises:
-            IndexError: if there is no such sample.
-        """
-        self._check("coefficients", sample)
-        found: list[Record] = []
-        without: list[Record] = []
-        for name in self._mixed:
-            try:
-                shares = self.by_coefficients(name)
-            except InspectionError:
-                without.append({"layer": name, "note": "its coefficients depend on its outputs"})
-                continue
-            for coefficient, share in shares.items():
-                net, size = share[sample].sum().item(), share[sample].abs().sum().item()
-                record = {"layer": name, "coefficient": coefficient}
-                found.append({**record, "gradient": net, "magnitude": size})
-        found.sort(key=lambda record: -record["magnitude"])
-        return Table((*found, *without))
 
     def strongest_edges(
         self, count: int = 10, *, by: By = "held", sample: int = 0, steps: int = 4
@@ -485,10 +436,9 @@ class Attribution(Shares):
         if len(chosen) == 1 and chosen[0] in self._into.not_whole:
             raise InspectionError(
                 f"edges: what enters and leaves the mixer of {chosen[0]} is not known as linear "
-                "maps of the stream, so it has neither edges nor shares of its coefficients. Its "
-                "map is stack.inspection[name].map(), and 'layers' has what the modules in it "
-                "contribute. If the call continued a cache, attribute the whole sequence, whose "
-                "last rows are those of this step."
+                "maps of the stream, so it has no edges. Its map is stack.inspection[name].map(), "
+                "and 'layers' has what the modules in it contribute. If the call continued a "
+                "cache, attribute the whole sequence, whose last rows are those of this step."
             )
         raise KeyError(
             f"edges: 'layer' must be one layer, but {layer!r} is {len(chosen)}; there are "
@@ -583,40 +533,12 @@ class MixerShares:
         adjoint = moved.unsqueeze(-2) if has_channels else moved.mT[..., None, None]
         return spared_pairs(system, mixer.signal(), adjoint)
 
-    @torch.inference_mode(False)
-    def by_coefficients(self) -> dict[str, Tensor]:
-        mixer, moved = self.whole().mixer, self.moved(self.adjoint)
-        given = {
-            field.name: part.detach().requires_grad_()
-            for field in fields(mixer)
-            if isinstance(part := getattr(mixer, field.name), Tensor)
-            and (part.is_floating_point() or part.is_complex())
-        }
-        with torch.enable_grad():
-            live = replace(mixer, **given)
-            response = as_tokens(respond(live.system(), live.signal()), live.value)
-            numbers = (as_values(response, live.value) * moved).flatten(1).sum(dim=1)
-            by_sample = [
-                torch.autograd.grad(
-                    number, [*given.values()], retain_graph=True, materialize_grads=True
-                )
-                for number in numbers
-            ]
-        axes = {field.name: axes_of(field.type) for field in fields(mixer)}
-        given["value"] = self.values()  # what is left of them are biases
-        pairs = zip(given.items(), zip(*by_sample, strict=True), strict=True)
-        return {
-            name: _times(_joined(torch.stack(each), axes[name]), part)
-            for (name, part), each in pairs
-        }
-
     def whole(self) -> WholeMixer:
         whole = self.mixer.whole
         if not isinstance(whole, WholeMixer):
             raise InspectionError(
                 f"edges: the channels of {self.mixer.name} ({self.mixer.layer.family}) feed back "
-                "into each other, so it has no map with one number for two tokens, and its "
-                "coefficients depend on its own outputs. Use 'total', or "
+                "into each other, so it has no map with one number for two tokens. Use 'total', or "
                 "layer.whole.contributions()."
             )
         return whole
@@ -773,24 +695,3 @@ def shares_of(
             made.error,
         )
     return made
-
-
-def _times(gradient: Tensor, part: Tensor) -> Tensor:
-    """Their product entry by entry; a score of minus infinity, which hides a key, moves nothing."""
-    product = gradient.conj() * torch.where(part.detach().isinf(), 0, part.detach())
-    return product.real if product.is_complex() else product
-
-
-def _joined(
-    gradients: Shaped[Tensor, "sample ..."], axes: str | None
-) -> Shaped[Tensor, "sample ..."]:
-    """The gradients of all samples in one tensor, if each has entries of its own in it.
-
-    Where no annotation says whether the first axis counts samples, their gradients do.
-    """
-    samples = len(gradients)
-    if gradients.shape[1:2] != (samples,) or not (axes or "*batch").startswith("*batch"):
-        return gradients
-    others = ~torch.eye(samples, dtype=torch.bool, device=gradients.device)
-    is_own = axes is not None or not bool(gradients[others].any())
-    return gradients.sum(dim=0) if is_own else gradients

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from dsf.attribution import Attribution, Paths, Stack
     from dsf.cli.run_model import Opened
     from dsf.inspection import Inspection
-    from dsf.inspection.results.table import Table
 
 
 MAX_CUTS = 10
@@ -85,14 +85,6 @@ def attribute(
             least=0,
         ),
     ] = 0,
-    coefficients: Annotated[
-        bool,
-        typer.Option(
-            "--coefficients",
-            help="Also show by how much every query, key, step or decay of a layer moves the "
-            "logit: gradients, which are not parts of a sum.",
-        ),
-    ] = False,
     layers: Layers = None,
     heads: Heads = None,
     out: Annotated[
@@ -139,7 +131,6 @@ def attribute(
         chosen_layers([layer.name for layer in made.inspection], layers)
         share = replace(made.attribute(*tokens, position=at), _chosen=(layers, heads))
         strongest = share.paths(paths) if paths else None
-        gradients = share.coefficients() if coefficients else None
         predicted = share.agreement() if agreement else None
         name = target_in_words(tokens)
         chances = _probabilities(made, tokens, at, opened)
@@ -170,8 +161,6 @@ def attribute(
                 print(f"token {opened.token(0)} is an attention sink: {sink}")
             if strongest is not None:
                 _show_paths(strongest, opened)
-            if gradients is not None:
-                _show_coefficients(gradients, top)
             if predicted is not None:
                 print(predicted)
             print(
@@ -210,7 +199,6 @@ def attribute(
             "error": share.error,
             "page": None if out is None else str(out),
             "paths": None if strongest is None else strongest.to_json(),
-            "coefficients": None if gradients is None else gradients.to_json(),
             "agreement": None if predicted is None else predicted.to_json(),
         }
         return Answer(facts=facts, show=show, notes=opened.notes)
@@ -255,7 +243,7 @@ def _cuts(cut: list[int], tokens: Target, position: int, opened: "Opened") -> di
             target=tokens[0],
             against=tokens[1],
             position=position,
-            report=lambda pace: part("cutting tokens", pace.done, pace.count),
+            progress=partial(part, "cutting tokens"),
         )
     except InspectionError:
         return {}
@@ -317,17 +305,3 @@ def _show_paths(paths: "Paths", opened: "Opened") -> None:
         rows.append((opened.token(path.token), over or "the residual stream", f"{path.share:+.4g}"))
     print_table(("from", "over", "share"), rows)
     print(f"these paths {paths.covered:+.4g} of {paths.total:+.4g} from all tokens")
-
-
-def _show_coefficients(found: "Table", top: int) -> None:
-    rows = [
-        (
-            str(record["layer"]),
-            str(record.get("coefficient", record.get("note"))),
-            f"{record['gradient']:+.4g}" if "gradient" in record else "",
-            f"{record['magnitude']:.4g}" if "magnitude" in record else "",
-        )
-        for record in found[:top]
-    ]
-    print_table(("layer", "coefficient", "gradient", "magnitude"), rows)
-    print("gradients times coefficients, to first order; they do not sum to the logit")

@@ -145,9 +145,8 @@ def intervene(
       --sweep --each layers --edit "window layers=0:30 width=8"             30 runs: which layer?
       --sweep --each key --edit "cut layers=*.3.* key=0:40"                40 runs: which token?
 
-    Blocks before an edit do not run again, and short inputs share batches. A sweep of an hour is
-    safe with --resume sweep.jsonl: stopped, it continues where it ended, and refuses the file of
-    another model, input, target or list of edits.
+    Short inputs share batches. A sweep of an hour is safe with --resume sweep.jsonl: stopped, it
+    continues where it ended, and refuses the file of another model, input, target or list of edits.
     """
     if sweep and target is None:
         raise ValueError("--sweep compares effects on a logit: expected its token as --target.")
@@ -304,9 +303,7 @@ def _sweep(
         against=tokens[1],
         position=position,
         **options,
-        report=lambda pace: part(
-            f"{pace.done} of {pace.count} edits, {pace.rate:.2g}/s", pace.done, pace.count
-        ),
+        progress=lambda done, count: part(f"{done} of {count} edits", done, count),
     )
     clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
     name = target_in_words(tokens)

@@ -112,11 +112,6 @@ class Adapter:
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def joins(self) -> bool:
-        """Whether its calls become layers only together."""
-        return self.join is not alone
-
     def finished(self, layer: Captured, mixer: Any, mixed: Tensor) -> Tensor:
         """The module's output, from the response of its mixer."""
         if self.finish is not None:

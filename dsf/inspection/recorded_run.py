@@ -104,7 +104,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
     only: Collection[str] | None = None,
-    kept: Collection[str] | None = None,
     listens: bool = True,
     calls: list[Call] | None = None,
     tracker: Any = None,
@@ -117,7 +116,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         part: the only module that is called, as the model would call it.
         exchange: what a recorded call is to return instead; None to leave it.
         only: the paths of modules whose calls alone are recorded, and cannot be repeated.
-        kept: the paths of those that keep more than their names.
         listens: whether attention is also looked for in every call of torch.
         listener: is given the stack of running modules, for whatever else is to be recorded.
     """
@@ -134,7 +132,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         keeps_passes=only is None,
         looks_around=only is None,
         only=only,
-        kept=kept,
     )
     where.keeps_outputs = where.keeps_passes  # that are compared with those of a pass in float64
     recorded = {path: module for path, module in watched.items() if where.records(path)}

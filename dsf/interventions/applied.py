@@ -93,7 +93,7 @@ def _exchange(
     steps = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim > 1 else 0
     present = [_present(edit, steps) if steps else edit for edit in wanted]
     original = {id(now): edit for now, edit in zip(present, wanted, strict=True)}
-    with live_model(sequence.model, *given, adapters, wanted=[wanted]) as live:
+    with live_model(sequence.model, *given, adapters) as live:
         (plan,) = live.plans([present], sources)
 
     def exchange(key: CallKey, call: Call) -> Tensor | None:

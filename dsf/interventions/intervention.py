@@ -169,7 +169,7 @@ def intervene(
     wanted = checked_edits(edits, heads)
     opened = model_input(model, inputs, named, where="intervene")
     module, inputs, named = opened.model, opened.inputs, opened.named
-    with live_model(module, inputs, named, adapters, wanted=[wanted]) as live:
+    with live_model(module, inputs, named, adapters) as live:
         edited: list[InspectedLayer] = []
         (plan,) = live.plans([wanted], checked_sources(sources), edited.append, layers)
         output = live.changed(plan)

@@ -1,26 +1,24 @@
 """A model and a run of it, which can be repeated with some of its token mixers edited.
 
-``LiveModel`` runs a model and repeats that run with edits. ``CleanBlocks`` leaves out the blocks
-before the first edit, whose outputs are those of the clean run. ``likely_layers`` guesses which
-modules hold the edited layers, so that only these are kept.
+All calls of mixers of the clean run are kept, so that edits can be tried on them before the model
+runs again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_modules
 from torch.utils._pytree import tree_leaves, tree_map
 
 from dsf.attribution.targets import put_out
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Through, copied
+from dsf.inspection.capture.calls import Call, Through
 from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.weights import check_runnable
@@ -32,11 +30,8 @@ from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.seen_attentions import CallKey, key_of
-from dsf.inspection.softmax.interface import models_of_library
-from dsf.inspection.support_table import THE_MODEL, support
 from dsf.interventions.edited_mixing import EditedMixer, edited_response
 from dsf.interventions.edits import Edit
-from dsf.loading.loader import outer_blocks
 
 HOOKED = (Through.MODULE, Through.INTERFACE)
 """Ways of recording that need no interception of torch functions."""
@@ -50,85 +45,6 @@ def repeated(samples: int, times: int, part: Any) -> Any:
         return leaf.repeat(times, *(1 for _ in leaf.shape[1:])) if is_batch else leaf
 
     return part if times == 1 else tree_map(of_leaf, part)
-
-
-class CleanBlocks:
-    """What the blocks of a library model, entries of its outer lists, returned in its clean run.
-
-    Those of other models may leave more behind than what they return, so that all run again.
-    """
-
-    def __init__(self, model: nn.Module):
-        self._model = model
-        paths = outer_blocks(model) if models_of_library(model) == [model] else ()
-        self._blocks = {path: model.get_submodule(path) for path in paths}
-        self._begun: list[str] = []
-        self._ended_before: dict[str, set[str]] = {}
-        self._outputs: dict[str, Any] = {}
-
-    @contextmanager
-    def recorded(self, until: Collection[str] | None = None) -> Iterator[None]:
-        """Record what the blocks return until those with one of these modules have all begun."""
-        awaited = None if until is None else {self._around(path) for path in until}
-
-        def before(path: str, *_: Any) -> None:
-            self._ended_before.setdefault(path, set(self._outputs))
-            self._begun.append(path)
-            if awaited is not None:
-                awaited.discard(path)
-
-        def after(path: str, _: nn.Module, __: Any, output: Any) -> None:
-            if awaited != set():
-                self._outputs[path] = copied(output)
-
-        with ExitStack() as hooks:
-            for path, block in self._blocks.items():
-                # Hooks of others are called again on what a block that is left out returns.
-                last = block.register_forward_hook(partial(after, path), prepend=True)
-                hooks.callback(last.remove)
-                hooks.callback(block.register_forward_pre_hook(partial(before, path)).remove)
-            yield
-
-    @contextmanager
-    def left_out_before(
-        self, edited: Collection[str], several: Callable[[Any], Any]
-    ) -> Iterator[None]:
-        """Do not run the blocks that had ended before the first with one of these modules began."""
-        with ExitStack() as restored:
-            for path in self._unedited(edited):
-                block, output = self._blocks[path], self._outputs[path]
-                block.forward = lambda *_, output=output, **__: several(copied(output))
-                restored.callback(vars(block).pop, "forward")
-            yield
-
-    def _unedited(self, edited: Collection[str]) -> set[str]:
-        """None where an edited module lies in no block, or in several places."""
-        around = {self._around(path) for path in edited}
-        first = next((path for path in self._begun if path in around), None)
-        wanted = {self._model.get_submodule(path) for path in edited}
-        every = self._model.named_modules(remove_duplicate=False)
-        is_shared = sum(module in wanted for _, module in every) > len(wanted)
-        # Hooks on all modules are called before ours, and would be again.
-        if first is None or None in around or is_shared or torch_modules._global_forward_hooks:
-            return set()
-        once = {path for path in self._outputs if self._begun.count(path) == 1}
-        plain = {path for path in once if "forward" not in vars(self._blocks[path])}
-        return self._ended_before[first] & plain
-
-    def _around(self, path: str) -> str | None:
-        return next((at for at in self._blocks if f"{path}.".startswith(f"{at}.")), None)
-
-
-def likely_layers(
-    model: nn.Module, adapters: Sequence[Adapter], wanted: Sequence[Chosen]
-) -> set[str] | None:
-    """Modules among which those of the wanted layers are likely to be; None where a run tells."""
-    names = [each.name for each in support(model, adapters=adapters)]
-    try:
-        found = set[str]().union(*(chosen_layers(names, each) for each in wanted))
-    except InspectionError:  # perhaps a name of another kind than a path
-        return None
-    return {"" if name == THE_MODEL else name for name in found}
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,17 +96,6 @@ class LiveModel:
     _named: dict[str, Any]
     _known: Known
     _found: Sequence[tuple[Call, Adapter, str, CallKey | None]]
-    _blocks: CleanBlocks
-
-    def modules_of(self, layers: Sequence[Chosen]) -> set[str]:
-        """The paths of the modules of these layers, as far as there are such layers."""
-        names = [call.name for call, *_ in self._found]
-        chosen: set[str] = set()
-        for each in layers:
-            with suppress(InspectionError):
-                chosen |= chosen_layers(names, each)
-        path_of = {part: path for path, part in self._model.named_modules()}
-        return {path_of.get(call.module, "") for call, *_ in self._found if call.name in chosen}
 
     def plans(
         self,
@@ -274,13 +179,7 @@ class LiveModel:
             return plan[key].put_out(call)
 
         again = self._model, several(self._inputs), several(self._named), self._known
-        try:
-            with self._blocks.left_out_before(edited, several):
-                _, output = _run(*again, exchange=exchange, only=edited, listens=listens)
-        except InspectionError:  # a block left something that others need besides its output
-            count.clear()
-            met.clear()
-            _, output = _run(*again, exchange=exchange, only=edited, listens=listens)
+        _, output = _run(*again, exchange=exchange, only=edited, listens=listens)
         missed = [planned.name for key, planned in plan.items() if key not in met]
         if missed:
             raise InspectionError(
@@ -315,28 +214,16 @@ def live_model(
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     adapters: Sequence[Adapter],
-    wanted: Sequence[Sequence[Edit]] = (),
 ) -> Iterator[LiveModel]:
     """Run ``model`` once, and again as often as wanted inside the ``with`` block."""
     check_runnable(model)
     known = known_modules(model, adapters)
-    layers = [edit.layer for edits in wanted for edit in edits]
-    joined = {path for path, (adapter, _) in known.items() if adapter.joins}
-
-    def after_a_run(kept: Collection[str] | None) -> LiveModel:
-        blocks, count = CleanBlocks(model), Counter[tuple[Through, str]]()
-        with blocks.recorded(until=kept):
-            both = None if kept is None else {*kept, *joined}
-            calls, clean = _run(model, inputs, named, known, kept=both)
+    with isolated(model):
+        calls, clean = _run(model, inputs, named, known)
+        count = Counter[tuple[Through, str]]()
         keys = {id(call): key_of(call, count) for call in calls}
         found = [(*each, keys.get(id(each[0]))) for each in sequences(calls, known)]
-        return LiveModel(clean, model, inputs, named, known, found, blocks)
-
-    kept = likely_layers(model, adapters, layers) if layers else None
-    with isolated(model):
-        live = after_a_run(kept)
-        needed = live.modules_of(layers)
-        yield live if kept is None or needed <= kept else after_a_run(needed)
+        yield LiveModel(clean, model, inputs, named, known, found)
 
 
 def _run(

@@ -358,7 +358,7 @@ class _Audit:
     def _edited(self, model: nn.Module, edits: Sequence[RoundState], walk: Walk) -> Tensor:
         inputs, named = self._like(model)
         named = without_cache(model, named)
-        with live_model(model, inputs, named, self._adapters, [edits]) as live:
+        with live_model(model, inputs, named, self._adapters) as live:
             (plan,) = live.plans([edits], {})
             walk.start(self._tokens)
             with walk.watching():

@@ -12,7 +12,6 @@ sweep of. A run is one line, flushed to disk at once; a torn one is cut off and 
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -59,29 +58,12 @@ MAX_RUNS = 64
 BATCH_TOL = {torch.float64: 1e-6, torch.float32: 3e-5}
 """Maximum relative difference of a sample in another batch; norms compute in float32."""
 BATCH_TOL_ELSEWHERE = 5e-2
-SECONDS_BETWEEN_LINES = 10.0
-"""Seconds between two lines of progress where nobody watches a terminal."""
 RECORD_VERSION = 1
 RECORD_TITLE = "dsf_sweep"
 MAX_RECORD_BYTES = 1 << 28
 """Maximum size of a file that is read."""
 Plan = Mapping[CallKey, Planned]
 Kind = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How far a sweep is: runs done and in all, runs a second, and the seconds that are left."""
-
-    done: int
-    count: int
-    rate: float
-    left: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.done} of {self.count} edits, {self.rate:.2g} a second, {self.left:.0f} s left"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,14 +109,13 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     adapters: Sequence[Adapter] = (),
     together: int | None = None,
     resume: str | Path | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Callable[[int, int], None] | None = None,
     **named: Any,
 ) -> Float[Tensor, "edit sample"]:
     """The effects of many edits, each in a run of its own, on a logit or a difference of two.
 
-    The model is read once, and blocks of models of transformers that come before an edit are not
-    run again. Runs that edit the same layers in the same way are samples of one batch where that
-    gives the same numbers to rounding, which is tried first.
+    The model is read once. Runs that edit the same layers in the same way are samples of one batch
+    where that gives the same numbers to rounding, which is tried first.
 
     Args:
         edits: for every run one edit, or several that act together.
@@ -144,8 +125,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         resume: a file of JSON lines, to which every finished run is added. A sweep that was
             interrupted continues there; a file of another model, input, target or list of edits, or
             that another process is writing, is refused.
-        progress: is called after every run with how many are done and how many there are; True
-            shows that, the rate and the time left on standard error.
+        progress: is called after every run with how many are done and how many there are.
         model, inputs, layers, heads, sources, adapters, named: as for :func:`intervene`.
 
     Raises:
@@ -164,12 +144,9 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     """
     if resume is not None:
         of_kind("sweep", "resume", resume, str | Path, "the path of a file")
-    report = _printer() if progress is True else None
-    if progress is not None and not isinstance(progress, bool):
-        words = "True, or a function of how many runs are done and how many there are"
+    if progress is not None:
+        words = "a function of how many runs are done and how many there are"
         of_kind("sweep", "progress", progress, callable, words)
-        tell = progress
-        report = lambda pace: tell(pace.done, pace.count)  # noqa: E731
     return run_sweep(
         model,
         inputs,
@@ -184,7 +161,7 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
         adapters=adapters,
         together=together,
         resume=resume,
-        report=report,
+        progress=progress,
     ).effects
 
 
@@ -204,7 +181,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     adapters: Sequence[Adapter] = (),
     together: int | None = None,
     resume: str | Path | None = None,
-    report: Callable[[Pace], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> SweepResult:
     """The same as ``sweep``, with more of what was found."""
     if together is not None:
@@ -222,7 +199,7 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
     if at_end and (shown is None or bool(shown[:, -1].all())) and not callable(target):
         given = without_logits(module, inputs, named)  # but those after the last token
         position = position if given is named else -1
-    opened = live_model(module, inputs, given, adapters, wanted)
+    opened = live_model(module, inputs, given, adapters)
     with nullcontext() if record is None else alone(record.path), opened as live:
         clean = live.clean.double()
         number = measured(target, against, position, clean, opening.tokenizer, shown)
@@ -247,9 +224,8 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
                 record.add(at, rows[at].tolist())
             made += 1
             rate = made / max(monotonic() - begun, 1e-9)
-            if report is not None:
-                left = len(plans) - len(finished) - made
-                report(Pace(len(plans) - left, len(plans), rate, left / rate))
+            if progress is not None:
+                progress(len(finished) + made, len(plans))
     effects = [rows[at].to(before.device) for at in range(len(wanted))]
     return SweepResult(
         effects=torch.stack(effects) if effects else before.new_zeros(0, len(before)),
@@ -269,13 +245,8 @@ class SweepRun:
     joins: dict[Kind, bool] = field(default_factory=dict)
 
     def outputs(self, finished: set[int]) -> Iterator[tuple[int, Tensor]]:
-        """The numbers of the runs and what they return, those that run most of the model first."""
-
-        def first_edited(at: int) -> int:
-            calls = self.live.calls
-            return min((calls.index(key) for key in self.plans[at]), default=len(calls))
-
-        left = sorted(set(range(len(self.plans))) - finished, key=first_edited)
+        """The numbers of the runs and what they return."""
+        left = [at for at in range(len(self.plans)) if at not in finished]
         while left:
             first = self.plans[left[0]]
             kind, most = _kind(first), self.together
@@ -368,22 +339,6 @@ def _kind(plan: Plan) -> Kind | None:
 def _anywhere(kind: Kind) -> Kind:
     """The same without which layers are edited."""
     return tuple(sorted({each[1:] for each in kind}, key=str))
-
-
-def _printer() -> Callable[[Pace], None]:
-    """Shows how far a sweep is: in one line of a terminal, else in a line now and then."""
-    watched, last = sys.stderr.isatty(), monotonic()
-
-    def tell(pace: Pace) -> None:
-        nonlocal last
-        if watched:
-            end = "\n" if pace.done == pace.count else ""
-            print(f"\r\033[K{pace}", end=end, file=sys.stderr, flush=True)
-        elif pace.done == pace.count or monotonic() - last > SECONDS_BETWEEN_LINES:
-            last = monotonic()
-            print(pace, file=sys.stderr, flush=True)
-
-    return tell
 
 
 class SweepRecord:

@@ -103,22 +103,6 @@ def test_paths_lead_from_tokens_to_the_logit(run, asked, only_object):
     assert "these paths +" in shown
 
 
-def test_gradients_in_coefficients_are_called_so(run, asked, only_object):
-    command = ("attribute", asked["model"], *options(asked), "--coefficients")
-    found = only_object(run(*command, "--json").stdout)
-    sums = {(row["layer"], row["coefficient"]): row["gradient"] for row in found["coefficients"]}
-    assert len(sums) == 6
-    totals = {row["name"]: row["total"] for row in found["layers"]}
-    for layer in ("model.layers.0.self_attn", "model.layers.1.self_attn"):
-        assert sums[layer, "value"] == pytest.approx(totals[layer])
-        assert sums[layer, "query"] == pytest.approx(sums[layer, "key"])
-    shown = run(*command).stdout
-    assert "gradients times coefficients, to first order; they do not sum to the logit" in shown
-    assert any(
-        line.split()[:2] == ["model.layers.1.self_attn", "value"] for line in shown.split("\n")
-    )
-
-
 def test_text_names_tokens(run, only_object):
     from dsf.models import folder
 

@@ -405,16 +405,6 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
     return frame.invocation
 
 
-def keeps_call(calls: list[Call], module: nn.Module, through: Through, where: ModuleStack) -> bool:
-    """Whether a call keeps what it received and returned; if its name alone, that is appended."""
-    name = where.name_of(module)
-    if where.records(name) and not where.keeps(name):
-        call = Call(name, module, {}, None, through)
-        call.time = where.last_call = where.tick()
-        calls.append(call)
-    return where.records(name) and where.keeps(name)
-
-
 def add_call(
     calls: list[Call], call: Call, where: ModuleStack, output: Any, seen: Mapping[str, Any]
 ) -> Any:
@@ -456,7 +446,6 @@ def recording(
     modules: Mapping[str, nn.Module], calls: list[Call], where: ModuleStack
 ) -> Iterator[None]:
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
-    # Of modules whose calls where does not keep only the name is recorded.
     begun: dict[nn.Module, list[tuple[Invocation, list[Tensor], list[int]]]] = {}
     prepared: dict[Invocation, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
@@ -490,21 +479,14 @@ def recording(
         calls.append(call)
         return exchanged(call, output, where.exchange)
 
-    def finish_named(name: str, module: nn.Module, _: Any, __: Any) -> None:
-        calls.append(Call(name, module, {}, None, time=where.tick()))
-
     with ExitStack() as hooks:
         for name, module in modules.items():
             ahead, behind = module.register_forward_pre_hook, module.register_forward_hook
-            if where.keeps(name):
-                handles = [
-                    ahead(begin, prepend=True, with_kwargs=True),
-                    ahead(prepare, with_kwargs=True),
-                    behind(partial(finish, name), with_kwargs=True),
-                ]
-            else:
-                whole = lambda part, _: where.begin_whole(part)  # noqa: E731
-                handles = [ahead(whole), behind(partial(finish_named, name))]
+            handles = [
+                ahead(begin, prepend=True, with_kwargs=True),
+                ahead(prepare, with_kwargs=True),
+                behind(partial(finish, name), with_kwargs=True),
+            ]
             for handle in handles:
                 hooks.callback(handle.remove)
         yield

@@ -127,7 +127,6 @@ class ModuleStack:
         keeps_passes: whether a forward pass with an attention in it is kept, with copies of what
             its module was called with, so that it can be repeated.
         only: the paths of the modules whose calls are recorded; None for all.
-        kept: the paths of those whose recorded calls keep what they were given; None for all.
 
     Attributes:
         instead: the same from a call that is not computed yet, of which only the values are known;
@@ -147,7 +146,6 @@ class ModuleStack:
         keeps_passes: bool = True,
         looks_around: bool = True,
         only: Collection[str] | None = None,
-        kept: Collection[str] | None = None,
     ):
         self.tracker = tracker
         self.listener: Any = None  # to calls of torch, outside of modules that are read as a whole
@@ -156,7 +154,7 @@ class ModuleStack:
         self.invocations: list[Any] = []
         self.last_call = 0
         self.keeps_passes, self._looks_around = keeps_passes, looks_around
-        self._only, self._kept = only, kept
+        self._only = only
         self.time = 0  # of the latest event of the run
         self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
@@ -209,10 +207,6 @@ class ModuleStack:
 
     def records(self, name: str) -> bool:
         return self._only is None or name in self._only
-
-    def keeps(self, name: str) -> bool:
-        """Whether a recorded call of the module at a path keeps what it received and returned."""
-        return self._kept is None or name in self._kept
 
     def claim(self, name: str) -> None:
         """Have no attention recorded inside of the module at a path: it is read as a whole."""

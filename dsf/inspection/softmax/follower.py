@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.overrides import _get_current_function_mode
 from torch.utils._pytree import tree_leaves
 
-from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied, keeps_call
+from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied
 from dsf.inspection.capture.containers import tensors_in, times_written
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
@@ -356,7 +356,7 @@ class SoftmaxListener(Functions):
     def _fused(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
         """Record a call of the function; its output, or what it is to return instead."""
         where, module = self._where, self._where.module
-        if module is None or not keeps_call(self._calls, module, Through.FUSED, where):
+        if module is None or not where.records(where.name_of(module)):
             return output
         given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
         name = where.name_of(module)

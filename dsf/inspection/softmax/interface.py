@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Call, Through, add_call, copied, keeps_call
+from dsf.inspection.capture.calls import Call, Through, add_call, copied
 from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.isolation import replaced
 from dsf.inspection.capture.module_stack import ModuleStack
@@ -117,7 +117,7 @@ class _Recorder:
                 samples, heads, steps, _ = query.shape
                 return instead.to(query).reshape(samples, steps, heads, value.shape[-1]), None
         output = run()
-        if not keeps_call(self._calls, module, Through.INTERFACE, where):
+        if not where.records(where.name_of(module)):
             return output
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = {"scaling": None, **given, **heard}
