@@ -123,7 +123,7 @@ def check_model(
         folder = ModelFolder(path.resolve())
         _check_is_model(folder, model)
         facts = _facts(folder, model, tokenizer=has_tokenizer(folder))
-        for weights in weight_files(folder, allow_pickle_archive=False) if needs_weights else ():
+        for weights in weight_files(folder) if needs_weights else ():
             if not weights.stat().st_size:
                 raise LoadError(f"{weights}: is empty; download it again.")
             with opened_safetensors(weights, "np"):  # checks its header, without torch

@@ -44,7 +44,6 @@ MAX_TENSORS = 100_000
 _MAX_DEPTH = 64  # of JSON
 _MAX_INDEX_BYTES = 64 * 1024**2
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 @dataclass(frozen=True)
@@ -91,31 +90,30 @@ def has_tokenizer(folder: ModelFolder) -> bool:
     return any(folder.file(name) is not None for name in _VOCABULARIES)
 
 
-def weight_files(folder: ModelFolder, *, allow_pickle_archive: bool) -> list[Path]:
+def weight_files(folder: ModelFolder) -> list[Path]:
     """Return the files that hold a folder's weights, in the order of their names."""
-    for single, index in (_WEIGHTS, _PICKLED_WEIGHTS) if allow_pickle_archive else (_WEIGHTS,):
-        if (path := folder.file(single)) is not None:
-            return [path]
-        if (path := folder.file(index)) is not None:
-            return _shards(folder, path, Path(single).suffix)
+    single, index = _WEIGHTS
+    if (path := folder.file(single)) is not None:
+        return [path]
+    if (path := folder.file(index)) is not None:
+        return _shards(folder, path)
     cure = "save the model with save_pretrained"
     if pickles := folder.pickles():
         cure = (
             f"{listed(pickles)} would have to be unpickled. Convert it with transformers "
-            "(from_pretrained, then save_pretrained), or load it in Python with "
-            "dsf.loading.load_model(folder, allow_pickle_archive=True) and pass its model"
+            "(from_pretrained, then save_pretrained), or pass the model that it returns"
         )
     raise LoadError(f"{folder.path}: has no {_WEIGHTS[0]}; {cure}.")
 
 
-def _shards(folder: ModelFolder, index: Path, suffix: str) -> list[Path]:
+def _shards(folder: ModelFolder, index: Path) -> list[Path]:
     table: Any = read_object(index, most_bytes=_MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table.values()):
         raise LoadError(f"{index}: has no 'weight_map' from names to files; download it again.")
     names = sorted(set(table.values()))
-    if wrong := [name for name in names if not name.endswith(suffix)]:
+    if wrong := [name for name in names if not name.endswith(SAFETENSORS)]:
         raise LoadError(
-            f"{index}: names {shown(wrong[0])}, which is not a {suffix} file; download it again."
+            f"{index}: names {shown(wrong[0])}, not a {SAFETENSORS} file; download it again."
         )
     return [folder.required(name, "download the missing part of the weights") for name in names]
 
@@ -179,7 +177,7 @@ def holds_model(folder: Path) -> bool:
         names = {entry.name for entry in folder.iterdir()}
     except OSError:
         return False
-    endings = (SAFETENSORS, _PICKLED_WEIGHTS[0])
+    endings = (SAFETENSORS, "pytorch_model.bin")
     return "config.json" in names or any(name.endswith(endings) for name in names)
 
 
@@ -220,12 +218,7 @@ _ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 
 
 def snapshot(
-    model_id: str,
-    revision: str | None,
-    *,
-    offline: bool,
-    allow_pickle_archive: bool = False,
-    settings_only: bool = False,
+    model_id: str, revision: str | None, *, offline: bool, settings_only: bool = False
 ) -> Path:
     """Download a hub model's settings, tokenizer and weights; return their folder."""
     if model_id.endswith(GGUF_ENDING):
@@ -249,7 +242,6 @@ def snapshot(
     wanted = ["config.json"]
     if not settings_only:
         wanted += [*TOKENIZER_FILES, *_WEIGHTS, "model-*-of-*.safetensors"]
-        wanted += [*_PICKLED_WEIGHTS, "pytorch_model-*-of-*.bin"] * allow_pickle_archive
     try:
         found = snapshot_download(
             model_id, revision=revision, allow_patterns=wanted, local_files_only=offline

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class GgufFile:
     def parsed(self) -> dict[str, Any]:
         """What the model library makes of the settings."""
         converter = gguf_converter()
-        with _guarded(self.path), _replaced(gguf_library(), "GGUFReader", lambda _path: self):
+        with _guarded(self.path), patch.object(gguf_library(), "GGUFReader", lambda _path: self):
             parsed: dict[str, Any] = converter.load_gguf_checkpoint(str(self.path))
         return parsed
 
@@ -285,7 +285,7 @@ def read_gguf_weights(file: GgufFile, plan: Blueprint) -> dict[str, Tensor]:
     model = skeleton(plan, str(file.path))
     # The mapping asks for the same table of names again for every module.
     table = functools.cache(library.get_tensor_name_map)
-    with _guarded(file.path), _replaced(library, "get_tensor_name_map", table):
+    with _guarded(file.path), patch.object(library, "get_tensor_name_map", table):
         architecture = file.fields["general.architecture"].parts[0].decode()
         kind = converter.TENSOR_PROCESSORS.get(architecture, converter.TensorProcessor)
         processor = kind(config=parsed["config"])
@@ -330,16 +330,6 @@ def _guarded(path: Path) -> Iterator[None]:
             raise LoadError(
                 f"{path}: cannot be read ({reason(error)}); download it again."
             ) from None
-
-
-@contextlib.contextmanager
-def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 def _is_finite(value: Any) -> bool:

@@ -24,7 +24,6 @@ from dsf.loading.building import (
     checked_skeleton,
     fingerprint,
     named_unused,
-    non_finite_weights,
     read_named,
     read_weights,
     skeleton,
@@ -48,7 +47,6 @@ class LoadedModel:
         revision: the commit of a hub model, else None.
         config_hash, weights_hash: SHA-256 in hexadecimal, of ``config.json`` and of the names and
             contents of the weight files. Of a GGUF file, of its header and of the whole.
-        non_finite: names of weights that hold NaN or an infinity.
         notes: what was ignored, one sentence each.
     """
 
@@ -58,7 +56,6 @@ class LoadedModel:
     revision: str | None
     config_hash: str
     weights_hash: str
-    non_finite: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -68,7 +65,6 @@ def load_model(
     revision: str | None = None,
     offline: bool | None = None,
     dtype: torch.dtype | None = None,
-    allow_pickle_archive: bool = False,
     allow_quantized: bool = False,
     texts: Sequence[str] = (),
 ) -> LoadedModel:
@@ -86,8 +82,6 @@ def load_model(
         revision: branch, tag or commit of a hub id.
         offline: use no network. Folders and files are always read offline.
         dtype: dtype of the weights; None keeps the one they were saved for.
-        allow_pickle_archive: where there is no safetensors file, read ``pytorch_model.bin`` by
-            ``torch.load(weights_only=True)``, which runs none of its code.
         allow_quantized: accept a ``quantization_config``.
         texts: what the tokenizer is going to read; the child process tries these, too.
 
@@ -95,7 +89,7 @@ def load_model(
         LoadError: a file was refused, is missing, or disagrees with another one.
     """
     check_torch()
-    place = _located(path_or_id, revision, offline, allow_pickle_archive=allow_pickle_archive)
+    place = _located(path_or_id, revision, offline)
     if isinstance(place, Path):
         file, files, version = read_gguf(place), [place], None
         config_hash = file.header_hash
@@ -108,13 +102,11 @@ def load_model(
     else:
         settings = read_settings(place, allow_quantized=allow_quantized)
         plan = blueprint(settings.values, f"{place.path / 'config.json'}")
-        files = weight_files(place, allow_pickle_archive=allow_pickle_archive)
+        files = weight_files(place)
         with folder_tokenizer(place, settings.values, texts) as opened:
             model, unused, shared = build(plan, read_weights(files), str(place.path), dtype)
             tokenizer = opened()
-        used = {path.name for path in files}
-        pickles = [name for name in place.pickles() if name not in used]
-        notes = {_PICKLES: pickles, _DROPPED: settings.dropped, _UNUSED: unused}
+        notes = {_PICKLES: place.pickles(), _DROPPED: settings.dropped, _UNUSED: unused}
         version = None if Path(path_or_id).is_dir() else place.path.name
         config_hash = _hash_of_settings(place)
     words = (text.format(listed(names)) for text, names in notes.items() if names)
@@ -125,7 +117,6 @@ def load_model(
         revision=version,
         config_hash=config_hash,
         weights_hash=fingerprint(files),
-        non_finite=non_finite_weights(model),
         notes=(*words, *shared),
     )
 
@@ -141,7 +132,7 @@ def file_hashes(
     place = _located(path_or_id, revision, offline)
     if isinstance(place, Path):
         return read_gguf(place).header_hash, fingerprint([place])
-    files = weight_files(place, allow_pickle_archive=False)
+    files = weight_files(place)
     return _hash_of_settings(place), fingerprint(files)
 
 
@@ -289,7 +280,7 @@ def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> Pi
     plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
     places: dict[str, Path] = {}
     shapes: dict[str, list[int]] = {}
-    for path in weight_files(folder, allow_pickle_archive=False):
+    for path in weight_files(folder):
         shapes |= (found := tensor_shapes(path))
         places |= dict.fromkeys(found, path)
     size = sum(path.stat().st_size for path in set(places.values()))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from dsf.loading import LoadError
-from dsf.loading.building import all_finite, read_weights
+from dsf.loading.building import read_weights
 
 
 def safetensors(path, header, data=b""):
@@ -65,20 +65,3 @@ def test_too_many_tensors(tmp_path):
     header = {str(place): entry([0], 0, 0) for place in range(100_001)}
     with pytest.raises(LoadError, match="lists 100001 tensors"):
         read_weights([safetensors(tmp_path / "x.safetensors", header)])
-
-
-@pytest.mark.parametrize(
-    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64]
-)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_finite(dtype, bad):
-    tensor = torch.ones(3, 4, dtype=dtype)
-    assert all_finite(tensor)
-    tensor[2, 3] = complex(0.0, bad) if dtype.is_complex else bad
-    assert not all_finite(tensor)
-
-
-def test_finite_where_there_is_nothing_to_be_infinite():
-    assert all_finite(torch.ones(0))
-    assert all_finite(torch.arange(3))
-    assert not all_finite(torch.tensor([float("nan"), 1.0]).to(torch.float8_e5m2))
