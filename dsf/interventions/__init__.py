@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dsf.interventions.ledger import Ledger
     from dsf.interventions.linearisation import LinearisationPlan, PlanRow, linearise
     from dsf.interventions.run_audit import audit
-    from dsf.interventions.state_plan import StatePlan, plan_state
+    from dsf.interventions.state_budget import StatePlan, plan_state
     from dsf.interventions.sweeps import sweep
 
 _HOMES = {
@@ -22,11 +22,11 @@ _HOMES = {
     "LinearisationPlan": "dsf.interventions.linearisation",
     "PlanRow": "dsf.interventions.linearisation",
     "ReducedStates": "dsf.interventions.fewer_states",
-    "StatePlan": "dsf.interventions.state_plan",
+    "StatePlan": "dsf.interventions.state_budget",
     "audit": "dsf.interventions.run_audit",
     "intervene": "dsf.interventions.intervention",
     "linearise": "dsf.interventions.linearisation",
-    "plan_state": "dsf.interventions.state_plan",
+    "plan_state": "dsf.interventions.state_budget",
     "reduce_states": "dsf.interventions.fewer_states",
     "sweep": "dsf.interventions.sweeps",
 }

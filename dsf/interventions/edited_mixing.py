@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from itertools import pairwise
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -41,9 +41,9 @@ from dsf.interventions.edits import (
     ValueFrom,
     Window,
 )
-from dsf.interventions.state_budget import rounded, rounded_run
+from dsf.interventions.state_budget import is_recurrent, rounded, rounded_run
 from dsf.mixers import SoftmaxAttention
-from dsf.systems.coefficient import TokenSlots, dense_of
+from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
 
@@ -252,15 +252,6 @@ def _with_response(subject: EditedMixer, edit: ResponseEdit, response: Tensor) -
 
 
 # The state
-
-
-def is_recurrent(system: Operator) -> TypeGuard[System]:
-    """Return whether a state continues from token to token, unlike in an attention cache."""
-    return (
-        isinstance(system, System)
-        and not system.runs_backward
-        and not isinstance(system.B, TokenSlots)
-    )
 
 
 def _stateless(subject: EditedMixer, edit: str, cure: str) -> InspectionError:

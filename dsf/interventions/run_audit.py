@@ -50,10 +50,10 @@ from dsf.inspection.model_input import IDS, MASK, ModelInput, model_input
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.interface import plain_experts
-from dsf.interventions.edited_mixing import is_recurrent
 from dsf.interventions.edits import RoundState
 from dsf.interventions.ledger import Ledger, LedgerRow, by_weight
 from dsf.interventions.live_model import live_model
+from dsf.interventions.state_budget import is_recurrent
 from dsf.loading.folder import opened_safetensors
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least

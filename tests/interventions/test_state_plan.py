@@ -7,6 +7,9 @@ import torch
 
 import dsf
 from dsf.interventions.state_budget import (
+    CHOICES,
+    StatePlan,
+    StateRow,
     bound,
     forecast,
     noise_weight,
@@ -16,7 +19,6 @@ from dsf.interventions.state_budget import (
     rounded_run,
     with_feedback,
 )
-from dsf.interventions.state_plan import CHOICES, StatePlan, StateRow
 from dsf.systems import System, transition
 from experiments.state_budget.run import drawn_case, violations
 
