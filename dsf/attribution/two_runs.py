@@ -70,6 +70,8 @@ class Operation:
     sources: tuple[Node, ...]
 
 
+Operations = dict[tuple[str, int], list[Operation]]
+"""The operations of every call of a module, in their order."""
 Meet = Callable[[Node, Tensor], Tensor | None]
 """What is done at a node; a tensor that is returned replaces it."""
 
@@ -90,7 +92,7 @@ class Walk(Functions):
         self._calls: Counter[str] = Counter()
         self._resting = False
         self.meet = meet
-        self.operations: dict[tuple[str, int], list[Operation]] = {}
+        self.operations: Operations = {}
         self.producers: dict[Node, Node] = {}
         self.inputs: dict[tuple[str, int], tuple[Node, ...]] = {}
         self.start(1)
@@ -214,75 +216,60 @@ class Found(NamedTuple):
 
 @dataclass(eq=False)
 class Recording:
-    """The nodes of a run, which may be several calls of a model; their outputs are joined."""
+    """The nodes of a run, which may be several calls of a model; their outputs are joined.
+
+    ``wide`` is what was cast to another number type at a node, and ``alike`` how large a share of
+    the operations of a scope are those of the reference.
+    """
 
     calls: list[dict[Node, Tensor]] = field(default_factory=list)
-    operations: list[dict[tuple[str, int], list[Operation]]] = field(default_factory=list)
+    wide: list[dict[Node, Tensor]] = field(default_factory=list)
+    alike: dict[tuple[str, int], float] = field(default_factory=dict)
     output: Any = None
-    _renamed: list[dict[Node, Node]] = field(default_factory=list)
-    _uncast: list[dict[Node, Node]] = field(default_factory=list)
-    _inside: tuple[str, ...] = ()
 
-    def aligned_with(
-        self,
-        reference: Mapping[tuple[str, int], Sequence[Operation]],
-        unordered: Collection[str] = (),
-    ) -> dict[tuple[str, int], float]:
-        """Number the operations as those of a reference; return how alike each scope is.
+    def add(self, values: dict[Node, Tensor], operations: Operations, reference: Walk) -> None:
+        """Add a call, with operations numbered as those of a reference.
 
         A cast that only this run has rounds the node that it was applied to.
         """
-        alike: dict[tuple[str, int], float] = {}
-        self._renamed, self._uncast = [], []
-        self._inside = tuple(f"{path}." for path in unordered)
-        for values, operations in zip(self.calls, self.operations, strict=True):
-            renamed: dict[Node, Node] = {}
-            uncast: dict[Node, Node] = {}
-            for scope, own in operations.items():
-                other = () if scope[0] in unordered else reference.get(scope, ())
-                pairs = common(
-                    [(each.name, each.numel) for each in other],
-                    [(each.name, each.numel) for each in own],
-                )
-                matched = {mine for _, mine in pairs}
-                share = 2 * len(pairs) / max(1, len(own) + len(other))
-                alike[scope] = min(alike.get(scope, 1.0), share)
-                for theirs, mine in pairs:
-                    node = Node(*scope, f"op {theirs}")
-                    renamed[node] = Node(*scope, f"op {mine}")
-                    if own[mine].name in CASTS and own[mine].sources:
-                        uncast[node] = own[mine].sources[0]
-                extra = {
-                    Node(*scope, f"op {mine}"): operation.sources
-                    for mine, operation in enumerate(own)
-                    if mine not in matched and operation.name in CASTS
-                }
-                for cast in extra:
-                    _round_source(values, cast, extra)
-            self._renamed.append(renamed)
-            self._uncast.append(uncast)
-        return alike
+        unordered = {path for path, _ in reference.unordered}
+        names = {node: node for node in values if not node.port.startswith("op")}
+        uncast: dict[Node, Node] = {}
+        for scope, own in operations.items():
+            other = [] if scope[0] in unordered else reference.operations.get(scope, [])
+            pairs = common(
+                [(each.name, each.numel) for each in other],
+                [(each.name, each.numel) for each in own],
+            )
+            share = 2 * len(pairs) / max(1, len(own) + len(other))
+            self.alike[scope] = min(self.alike.get(scope, 1.0), share)
+            for theirs, mine in pairs:
+                node = Node(*scope, f"op {theirs}")
+                names[node] = Node(*scope, f"op {mine}")
+                if own[mine].name in CASTS and own[mine].sources:
+                    uncast[node] = own[mine].sources[0]
+            matched = {mine for _, mine in pairs}
+            extra = {
+                Node(*scope, f"op {mine}"): operation.sources
+                for mine, operation in enumerate(own)
+                if mine not in matched and operation.name in CASTS
+            }
+            for cast in extra:
+                _round_source(values, cast, extra)
+        inside = tuple(f"{path}." for path in unordered)
+        for calls, known in ((self.calls, names), (self.wide, uncast)):
+            there = ((node, own) for node, own in known.items() if own in values)
+            calls.append(
+                {node: values[own] for node, own in there if not node.path.startswith(inside)}
+            )
 
-    def value(self, node: Node, shape: torch.Size) -> Found | None:
-        """Return what this run has at a node of the reference; None where it has none like it."""
-        return self._found(node, shape, self._renamed)
+    def value(self, node: Node, shape: torch.Size, *, wide: bool = False) -> Found | None:
+        """Return what this run has at a node of the reference, perhaps before it was cast.
 
-    def before_cast(self, node: Node, shape: torch.Size) -> Found | None:
-        """Return what this run cast to another number type at a node; None where it did not."""
-        return self._found(node, shape, self._uncast) if node.port.startswith("op") else None
-
-    def _found(
-        self, node: Node, shape: torch.Size, names: Sequence[Mapping[Node, Node]]
-    ) -> Found | None:
-        parts = []
-        if node.path.startswith(self._inside):
-            return None
-        for values, own_names in zip(self.calls, names, strict=True):
-            own = own_names.get(node) if node.port.startswith("op") else node
-            if own is not None and own in values:
-                parts.append(values[own])
-        if not parts:
-            return None
+        None where it has none like it.
+        """
+        calls = self.wide if wide else self.calls
+        parts = [values[node] for values in calls if node in values]
         whole = parts[0] if len(parts) == 1 else joined(parts, shape)
         if whole is None or whole.shape != shape:
             return None
@@ -401,13 +388,9 @@ class Force:
     """
 
     def __init__(
-        self,
-        suspect: Recording,
-        alike: Mapping[tuple[str, int], float],
-        tokens: int,
-        only: Collection[Node] | None = None,
+        self, suspect: Recording, tokens: int, only: Collection[Node] | None = None
     ) -> None:
-        self._suspect, self._alike, self._tokens, self._only = suspect, alike, tokens, only
+        self._suspect, self._tokens, self._only = suspect, tokens, only
         self.owns: dict[Node, Own] = {}
         self.met: dict[Node, torch.dtype] = {}
 
@@ -423,13 +406,13 @@ class Force:
         if not bool(own.change.any()):
             self.met[node] = found.kind
             return None
-        wide = self._suspect.before_cast(node, computed.shape)
+        wide = self._suspect.value(node, computed.shape, wide=True)
         if wide is not None and torch.finfo(wide.kind).eps < torch.finfo(found.kind).eps:
             before = self._own(wide, computed)
             if before is not None and bool(before.change.any()):
                 own = replace(own, before_cast=before)
         if node.port.startswith("op"):
-            loose = self._only is None and self._alike.get(node[:2], 0.0) < MIN_ALIKE
+            loose = self._only is None and self._suspect.alike.get(node[:2], 0.0) < MIN_ALIKE
             if not own.relative <= (MAX_OWN if loose else MAX_GROWTH):
                 return None
         self.met[node] = found.kind

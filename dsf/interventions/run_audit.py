@@ -301,7 +301,7 @@ class _Audit:
         if kind.recorded is None:
             self._recording = self._recorded(kind.module, kind.decode, kind.state)
         else:
-            self._recording = _read(kind.recorded, output)
+            self._recording = _read(kind.recorded, output, self._clean)
         self._forced = self._force(self._recording)
         if not self._forced.met:
             raise InspectionError(
@@ -420,8 +420,7 @@ class _Audit:
 
         def keep() -> None:
             self.passes += 1
-            found.calls.append(dict(values))
-            found.operations.append(walk.operations)
+            found.add(dict(values), walk.operations, self._clean)
             values.clear()
 
         training = model.training
@@ -453,9 +452,7 @@ class _Audit:
 
     def _force(self, recording: Recording, only: Collection[Node] | None = None) -> Force:
         """Run the reference with the values of another run."""
-        unordered = {path for path, _ in self._clean.unordered}
-        alike = recording.aligned_with(self._clean.operations, unordered)
-        force = Force(recording, alike, self._tokens, only)
+        force = Force(recording, self._tokens, only)
         with torch.no_grad():
             self._called(self._model, Walk(self._model, self._scopes, force))
         self.passes += 1
@@ -691,7 +688,7 @@ def _place(stages: Stages, forced: Force, node: Node) -> Place:
     return (*states, *places, stages.place(node))[0]
 
 
-def _read(folder: Path, output: Tensor) -> Recording:
+def _read(folder: Path, output: Tensor, reference: Walk) -> Recording:
     """Outputs that another engine wrote, by the names of its modules."""
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
     if not files or not all(file.is_file() for file in files):
@@ -712,4 +709,6 @@ def _read(folder: Path, output: Tensor) -> Recording:
             f"{found}."
         )
     values[Node("", 0, "out ['logits']")] = logits
-    return Recording(calls=[values], operations=[{}], output=logits)
+    recording = Recording(output=logits)
+    recording.add(values, {}, reference)
+    return recording

@@ -353,14 +353,14 @@ def test_a_mixer_that_is_not_known_as_a_whole_layer_is_told():
     assert len(names) == 2
     assert list(noted) == names
     assert "not known as linear maps" in noted[names[0]]
-    with pytest.raises(InspectionError, match="neither edges"):
+    with pytest.raises(InspectionError, match="has no edges"):
         share.edges(names[1])
 
 
 @pytest.mark.usefixtures("our_own_errors")
 def test_a_sample_that_there_is_not_is_refused(classified):
     share = classified[2].attribute(0)
-    for asked in (share.strongest_edges, share.coefficients, share.paths):
+    for asked in (share.strongest_edges, share.paths):
         with pytest.raises(IndexError, match=f"{asked.__name__}: sample=3, but there are 3"):
             asked(sample=3)
     for asked in (share.strongest_edges, share.paths):

@@ -244,7 +244,7 @@ def test_streams_vectors_and_samples_that_there_are_not(llama):
         stack.attribute(lambda logits: logits[:, -1, 0] * torch.nan)
     share = stack.attribute(3)
     for sample in (1.0, True, None):
-        for asked in (share.strongest_edges, share.paths, share.coefficients):
+        for asked in (share.strongest_edges, share.paths):
             with pytest.raises(TypeError, match="'sample'"):
                 asked(sample=sample)
     with pytest.raises(TypeError, match="'count'"):
