@@ -6,6 +6,7 @@ node's *own*. With the owns added to a clean reference, times a factor from 0 to
 to that of the suspect, so that a number changes by the sum of ``<own, mean adjoint>``.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -301,49 +302,35 @@ def _round_source(
 
 
 def common(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[int, int]]:
-    """Return the pairs of a longest common subsequence; none where too much differs (Myers)."""
+    """Return the pairs of a longest common subsequence; of the middle none if too much differs.
+
+    Of all beginnings with as many pairs the one that ends first is kept (Hunt and Szymanski).
+    """
     start = 0
     while start < min(len(one), len(other)) and one[start] == other[start]:
         start += 1
     stop = 0
     while stop < min(len(one), len(other)) - start and one[-1 - stop] == other[-1 - stop]:
         stop += 1
-    front = [(k, k) for k in range(start)]
-    back = [(len(one) - k, len(other) - k) for k in range(stop, 0, -1)]
-    a, b = one[start : len(one) - stop], other[start : len(other) - stop]
-    middle = [(start + i, start + j) for i, j in _middle(a, b)] if a and b else []
-    return front + middle + back
-
-
-def _middle(a: Sequence[Any], b: Sequence[Any]) -> list[tuple[int, int]]:
-    ends = {1: 0}
-    history: list[dict[int, int]] = []
-
-    def is_down(edits: int, diagonal: int, ends: Mapping[int, int]) -> bool:
-        return diagonal == -edits or (diagonal != edits and ends[diagonal - 1] < ends[diagonal + 1])
-
-    for edits in range(min(len(a) + len(b), MAX_EDITS) + 1):
-        history.append(dict(ends))
-        for diagonal in range(-edits, edits + 1, 2):
-            down = is_down(edits, diagonal, ends)
-            x = ends[diagonal + 1] if down else ends[diagonal - 1] + 1
-            while x < len(a) and x - diagonal < len(b) and a[x] == b[x - diagonal]:
-                x += 1
-            ends[diagonal] = x
-            if x < len(a) or x - diagonal < len(b):
-                continue
-            pairs, y = [], x - diagonal
-            for back in range(edits, -1, -1):
-                earlier, here = history[back], x - y
-                before = here + 1 if is_down(back, here, earlier) else here - 1
-                from_x = earlier[before] if back else 0
-                from_y = from_x - before if back else 0
-                while x > from_x and y > from_y:
-                    x, y = x - 1, y - 1
-                    pairs.append((x, y))
-                x, y = from_x, from_y
-            return pairs[::-1]
-    return []
+    places: dict[Any, list[int]] = {}
+    for at in range(len(other) - stop - 1, start - 1, -1):
+        places.setdefault(other[at], []).append(at)
+    ends: list[int] = []
+    chains: list[tuple[int, int, Any]] = []
+    for at in range(start, len(one) - stop):
+        for there in places.get(one[at], ()):
+            count = bisect_left(ends, there)
+            ends[count : count + 1] = [there]
+            chains[count : count + 1] = [(at, there, chains[count - 1] if count else None)]
+    edits = len(one) + len(other) - 2 * (start + stop + len(chains))
+    pairs: list[tuple[int, int]] = []
+    chain = chains[-1] if chains and edits <= MAX_EDITS else None
+    while chain is not None:
+        at, there, chain = chain
+        pairs.append((at, there))
+    front = [(at, at) for at in range(start)]
+    back = [(len(one) - at, len(other) - at) for at in range(stop, 0, -1)]
+    return front + pairs[::-1] + back
 
 
 @dataclass(frozen=True, eq=False)
