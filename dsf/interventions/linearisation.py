@@ -148,16 +148,6 @@ class LinearisationPlan:
         """Return one record for each group."""
         return Table(tuple(asdict(row) for row in self.rows))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the plan without the features of its states, as plain data."""
-        return {
-            "tokens": self.tokens,
-            "measured": self.measured,
-            "rounds": self.rounds,
-            "rows": [asdict(row) for row in self.rows],
-            "candidates": [[asdict(row) for row in rows] for rows in self.candidates],
-        }
-
     def save(self, folder: str | Path) -> None:
         """Write ``plan.json``, and the features of states as ``plan.safetensors``."""
         save(self, folder, PLAN)

@@ -188,11 +188,6 @@ class LiveModel:
             )
         return output
 
-    @property
-    def calls(self) -> Sequence[CallKey | None]:
-        """The calls of the mixers, in the order in which they ran."""
-        return [key for *_, key in self._found]
-
 
 @contextmanager
 def _named(number: int, edits: Sequence[Edit], wanted: Sequence[object]) -> Iterator[None]:

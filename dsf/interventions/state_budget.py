@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from dsf.attribution import stack
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.table import Table
+from dsf.interventions import edits
 from dsf.interventions.edits import RoundState
 from dsf.runtime.shapes import at_least
 from dsf.systems.coefficient import TokenSlots, dense_of
@@ -371,15 +372,6 @@ class StatePlan:
         """Return one record for each head."""
         return Table(tuple(asdict(row) | {"forecast": row.forecast} for row in self.rows))
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """Return the rows as plain data."""
-        return [asdict(row) for row in self.rows]
-
-    @classmethod
-    def from_json(cls, rows: Sequence[dict[str, Any]]) -> "StatePlan":
-        """Return the plan that ``to_json`` wrote."""
-        return cls(tuple(StateRow(**row) for row in rows))
-
     def __repr__(self) -> str:
         several = sorted({row.bits for row in self.rows})
         return (
@@ -397,9 +389,7 @@ class RoundedModel(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model."""
-        from dsf.interventions.applied import applied
-
-        with applied(self.model, self.edits):
+        with edits.applied(self.model, self.edits):
             return self.model(*inputs, **named)
 
 

@@ -313,7 +313,6 @@ def test_a_figure_and_plain_data(shared):
     plan = mixed(plan)
     figure = plan.figure()
     assert figure.axes[0].images[0].get_array().shape == (2, 2)
-    assert plan.to_json()["rows"][0]["form"] == plan.rows[0].form
     assert len(plan.table()) == 4
 
 
