@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, unfold
 
 from dsf import mixers
-from dsf.layers.heads import QueryKeyValue, divide, merge
-from dsf.layers.layer import Layer, Memory, tokens_so_far
+from dsf.layers.layer import Layer, Memory, QueryKeyValue, divide, merge, tokens_so_far
 from dsf.mixers.ingredients.feature_maps import FeatureMap, identity
 from dsf.runtime.shapes import agree
 
@@ -164,7 +163,6 @@ class InLineAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.InLineAttention:
-        """The mixer of features that are computed here, since the scale is a part of them."""
         query, key, value = self.project(x)
         read = self.feature_map(query)
         if self.scaled:
@@ -182,14 +180,12 @@ class InLineAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Merge the heads, add the local residual, then apply the output projection."""
         merged = merge(mixed)
         if self.residual is not None:
             merged = merged + self.residual(x, self.project.value(x))
         return self.out(merged)
 
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """Keep the sums of ``[key, 1] [value, 1]ᵀ``, on which all weights of a row depend."""
         mixer = cast("mixers.InLineAttention", mixer)
         value = torch.cat([mixer.value, torch.ones_like(mixer.value[..., :1])], dim=-1)
         super().mix_token(replace(mixer, value=value), memory)

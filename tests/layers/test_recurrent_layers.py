@@ -7,8 +7,7 @@ import torch
 
 import dsf
 from dsf import layers
-from dsf.layers import initial
-from dsf.layers.short_filter import ShortFilter
+from dsf.layers.gated_filters import ShortFilter
 from dsf.runtime.shapes import ShapeError
 
 REVERSED = partial(layers.QuasiLSTM, transition="reversed")
@@ -78,11 +77,10 @@ def test_as_executed_sets_matrices_and_leaves_the_rest():
 
 
 def test_open_gates_decay_by_what_is_published():
-    decay = (-8 * torch.nn.functional.softplus(initial.gated_rates(64).double())).exp()
+    decay = (-8 * torch.nn.functional.softplus(dsf.layers.RGLRU(32).rate.double())).exp()
     assert decay[0].item() == pytest.approx(0.999, abs=2e-4)
     assert decay[-1].item() == pytest.approx(0.9, abs=2e-4)
     assert (decay.diff() < 0).all()
-    assert initial.gated_rates(1).tolist() == [-9]
 
 
 def test_the_reversed_transition_is_a_sigmoid_of_the_opposite_logit():

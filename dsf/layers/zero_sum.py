@@ -1,7 +1,4 @@
-"""The layer of zero-sum attention, in the form that can be computed by a scan.
-
-``rotated`` is the rotary position embedding of its queries and keys.
-"""
+"""Layers of zero-sum attention: by one logit for every token, in a scan, and by scores of pairs."""
 
 from typing import cast
 
@@ -11,8 +8,17 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from dsf import mixers
-from dsf.layers.heads import divide, merge, split
-from dsf.layers.layer import Layer, Memory, advanced, tokens_so_far
+from dsf.layers.layer import (
+    Layer,
+    Memory,
+    QueryKeyValue,
+    advanced,
+    divide,
+    merge,
+    read_from_cache,
+    split,
+    tokens_so_far,
+)
 from dsf.mixers.ingredients.matrix_memories import total_in_reach
 from dsf.runtime.shapes import ShapeError
 
@@ -38,10 +44,17 @@ def rotated(
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
-EPSILON = 1e-5
+class NormedHeads(Layer):
+    """A layer that normalises every head (LayerNorm without weights) before its projection."""
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        normed = layer_norm(mixed, mixed.shape[-1:])
+        return self.out(merge(normed))
 
 
-class ZeroSumAttention(Layer):
+class ZeroSumAttention(NormedHeads):
     r"""Attention by deviations from the mean, with one logit for every token.
 
         s_i = -u_i.ubar_i / sqrt(width)     ubar_i = (e^τ μ + Σ_{j<=i} u_j) / (e^τ + i)
@@ -113,7 +126,6 @@ class ZeroSumAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> mixers.ZeroSumAttention:
-        """The mixer with logits, orders and directions of every token."""
         count = tokens_so_far(x, memory)
         first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
         query, key = self._directions(x, count) if self.angle else (None, None)
@@ -128,15 +140,7 @@ class ZeroSumAttention(Layer):
             causal=self.causal,
         )
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
-        """The norm of every head, then the output projection."""
-        normed = layer_norm(mixed, mixed.shape[-1:], eps=EPSILON)
-        return self.out(merge(normed))
-
     def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        """The response to one token; ``memory`` also keeps the sums that its weights depend on."""
         mixer = cast("mixers.ZeroSumAttention", mixer)
         return advanced(mixer.following(memory), mixer.signal(), memory)
 
@@ -158,3 +162,60 @@ class ZeroSumAttention(Layer):
         prior = self.prior.unflatten(0, (self.heads, 1, -1))
         mean = (weight * prior + total) / (weight + count.unsqueeze(-1))
         return -(u * mean).sum(dim=-1) / u.shape[-1] ** 0.5
+
+
+class ZeroSumSoftmaxAttention(NormedHeads):
+    """Softmax attention minus its uniform part, with factors from the query for each order.
+
+    The paper's text gives the weights; the rest is as in ``ZeroSumAttention``: factors of the first
+    and higher order from a projection, a LayerNorm without weights for each head. With
+    ``d = model_size``, ``n = key_size`` and h heads it has
+    ``2 d^2 + 2 d n + 2 d + 2 n + 3 h (d + 1)`` parameters. The n biases of the keys have no effect;
+    without ``zero_order`` neither have d (the bias of the values) and h (d + 1) (the last third of
+    ``orders``).
+
+    Args:
+        model_size: d.
+        key_size: n, the width of all queries together; by default d.
+        heads: h, heads that share both widths.
+        zero_order: add ``tanh(.) / i`` to every weight, so that rows sum to it and not to zero.
+        causal: whether token i reads tokens 0 ... i only; otherwise every token reads all.
+
+    Raises:
+        ShapeError: if a width is not a multiple of ``heads``.
+
+    Source: Lu et al. 2025, arXiv:2602.05230 (there ZeroS-SM).
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        key_size: int | None = None,
+        heads: int = 1,
+        zero_order: bool = False,
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        self.zero_order, self.causal = zero_order, causal
+        self.project = QueryKeyValue("ZeroSumSoftmaxAttention", model_size, key_size, heads=heads)
+        self.orders = nn.Linear(model_size, 3 * heads)
+        self.out = nn.Linear(model_size, model_size)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.ZeroSumSoftmaxAttention:
+        query, key, value = self.project(x)
+        first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
+        return mixers.ZeroSumSoftmaxAttention(
+            query=query,
+            key=key,
+            value=value,
+            first_order=first.sigmoid(),
+            higher_order=higher.sigmoid(),
+            zero_order=zero.tanh() if self.zero_order else None,
+            causal=self.causal,
+        )
+
+    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+        return read_from_cache(mixer, memory)

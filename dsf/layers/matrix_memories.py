@@ -1,4 +1,4 @@
-"""The MetaLA layer: a query, a decay that also determines the key, and a self-augmentation."""
+"""Layers with a matrix for a state: gated linear attention, MetaLA and the delta rule."""
 
 from typing import Literal
 
@@ -10,11 +10,62 @@ from torch.nn import functional
 from dsf import mixers
 from dsf.evaluate import respond
 from dsf.layers import initial
-from dsf.layers.heads import divide, merge, split
-from dsf.layers.layer import Layer, Memory
-from dsf.layers.short_filter import ShortFilter
+from dsf.layers.gated_filters import ShortFilter
+from dsf.layers.layer import Layer, Memory, divide, merge, split
 
+RANK = 16
 TEMPERATURE = 16
+
+
+class GatedLinearAttention(Layer):
+    """Linear attention with low-rank decay ``σ(x W₁ W₂ + b)^{1/16}`` and gate ``SiLU(x W + b)``.
+
+    The response is normalised per head (LayerNorm without weights) before the output gate.
+    With ``d = model_size`` and ``n = key_size`` the matrices have ``3 d^2 + 2 d n + 16 (d + n)``
+    entries, ``4 d^2 + 24 d`` at n = d / 2; the biases of decay and gate are ``n + d`` more.
+
+    Args:
+        model_size: d.
+        key_size: n, the width of all queries together; by default d / 2.
+        heads: the number of heads, which share both widths.
+
+    Raises:
+        ShapeError: if a width is not a multiple of ``heads``.
+
+    Source: Yang et al. 2023, arXiv:2312.06635; this parametrisation: Chou et al. 2024,
+    arXiv:2411.10741.
+    """
+
+    def __init__(self, model_size: int, *, key_size: int | None = None, heads: int = 1) -> None:
+        super().__init__()
+        keys = model_size // 2 if key_size is None else key_size
+        divide("GatedLinearAttention", heads=heads, model_size=model_size, key_size=keys)
+        self.heads, self.sizes = heads, [keys, keys, model_size]
+        self.projections = nn.Linear(model_size, sum(self.sizes), bias=False)
+        self.decay_low = nn.Linear(model_size, RANK, bias=False)
+        self.decay = nn.Linear(RANK, keys)
+        self.gate = nn.Linear(model_size, model_size)
+        self.out = nn.Linear(model_size, model_size, bias=False)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.GatedLinearAttention:
+        query, key, value = self.projections(x).split(self.sizes, dim=-1)
+        log_decay = functional.logsigmoid(self.decay(self.decay_low(x))) / TEMPERATURE
+        return mixers.GatedLinearAttention(
+            query=split(query, self.heads),
+            key=split(key, self.heads),
+            value=split(value, self.heads),
+            log_decay=split(log_decay, self.heads),
+        )
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        normal = functional.layer_norm(mixed, mixed.shape[-1:])
+        return self.out(merge(normal) * functional.silu(self.gate(x)))
+
+
 Coefficients = mixers.MetaLinearAttention | mixers.GatedLinearAttention
 
 
@@ -89,13 +140,11 @@ class MetaLinearAttention(Layer):
     def mixer(
         self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
     ) -> Coefficients:
-        """The mixer with query, decay and value of the convolved input."""
         return self._coefficients(self._filtered(x, memory))
 
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        """Augmentation, norm of every head, output gate, then output projection."""
         filtered = self._filtered(x)
         return self._finished(filtered, self._coefficients(filtered), mixed)
 
@@ -178,3 +227,65 @@ def _known(augmentation: str | None, *, with_key: bool) -> None:
             "MetaLinearAttention: a linear augmentation is part of the map of decay and query, "
             "which a separate key is not. Use augmentation='sigmoid' or None, or with_key=False."
         )
+
+
+class DeltaNet(Layer):
+    """Delta rule on queries, keys and values after a short convolution and SiLU.
+
+    Queries and keys are normalised to unit length.
+
+    The rate is ``σ(x W)``, one for each head, so that no transition expands. The response is
+    normalised per head (RMSNorm without weights). With ``d = model_size``,
+    ``n = key_size`` and a convolution of K taps it has ``2 d^2 + 2 d n + d heads + K (2 n + d)``
+    parameters.
+
+    Args:
+        model_size: d.
+        key_size: n, the width of all queries together; by default d.
+        heads: the number of heads, which share both widths.
+        filter_width: K, the taps of the short convolution; None for none.
+
+    Raises:
+        ShapeError: if a width is not a multiple of ``heads``.
+
+    Source: Yang et al. 2024, arXiv:2406.06484.
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        key_size: int | None = None,
+        heads: int = 1,
+        filter_width: int | None = 4,
+    ) -> None:
+        super().__init__()
+        keys = model_size if key_size is None else key_size
+        divide("DeltaNet", heads=heads, model_size=model_size, key_size=keys)
+        self.heads, self.sizes = heads, [keys, keys, model_size]
+        self.projections = nn.Linear(model_size, sum(self.sizes), bias=False)
+        self.filter = (
+            None if filter_width is None else ShortFilter(sum(self.sizes), filter_width, bias=False)
+        )
+        self.rate = nn.Linear(model_size, heads, bias=False)
+        self.out = nn.Linear(model_size, model_size, bias=False)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.DeltaNet:
+        projected = self.projections(x)
+        if self.filter is not None:
+            projected = self.filter(projected, memory)
+        query, key, value = functional.silu(projected).split(self.sizes, dim=-1)
+        return mixers.DeltaNet(
+            query=functional.normalize(split(query, self.heads), dim=-1),
+            key=functional.normalize(split(key, self.heads), dim=-1),
+            value=split(value, self.heads),
+            rate=self.rate(x).sigmoid().mT,
+        )
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        normal = functional.rms_norm(mixed, mixed.shape[-1:], eps=1e-5)
+        return self.out(merge(normal))
