@@ -151,6 +151,7 @@ def attribute(
                 target=name,
                 paths=strongest,
                 agreement=predicted,
+                cuts=cuts,
             )
 
         def show() -> None:

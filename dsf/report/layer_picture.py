@@ -4,7 +4,7 @@ Their rows and columns are tokens, or groups of neighbours where the layer is wi
 long; those of channels have the numbers of ``layer.contribution_norms``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -110,8 +110,9 @@ class Explained:
 
     share: Attribution
     target: str
-    paths: Paths | None = None
-    agreement: Agreement | None = None
+    paths: Paths | None
+    agreement: Agreement | None
+    cuts: Mapping[int, float] | None
 
     def edge_views(self, layer: InspectedLayer, *, side: int) -> list[MapView]:
         """What the edges of a layer contribute, over all heads or channels; none without edges."""
@@ -157,6 +158,7 @@ class Explained:
             ],
             "paths": paths,
             "agreement": None if self.agreement is None else self.agreement.to_json(),
+            "cuts": self.cuts or None,
         }
 
 
@@ -166,6 +168,7 @@ def explained(
     target: str,
     paths: Paths | None,
     agreement: Agreement | None,
+    cuts: Mapping[int, float] | None,
 ) -> Explained | None:
     if share is None:
         return None
@@ -180,4 +183,4 @@ def explained(
             f"'attribution' is of {tokens} tokens, but the layers of 'result' have "
             f"{sorted(counts)}. Attribute and inspect on the same input."
         )
-    return Explained(share, target, paths, agreement)
+    return Explained(share, target, paths, agreement, cuts)

@@ -52,6 +52,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
     target: str = "the logit",
     paths: Paths | None = None,
     agreement: Agreement | None = None,
+    cuts: Mapping[int, float] | None = None,
     intervention: Intervention | None = None,
     progress: Progress = ignored,
 ) -> Any:
@@ -88,6 +89,8 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         target: words for the number that is attributed, such as ``"the logit of Paris"``.
         paths: ``attribution.paths(...)``, to be drawn.
         agreement: ``attribution.agreement()``: how well shares predicted what cuts lost.
+        cuts: by how much the number moves where no layer reads a token of the first sample, by its
+            position.
         intervention: what ``dsf.intervene`` returned for the same input: by how much the output
             after every token moves, and the last logits without and with the edits.
         progress: called with the finished share, from 0 to 1.
@@ -121,7 +124,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         content,
         chosen,
         verdicts=verdicts,
-        explained=explained(chosen, attribution, target, paths, agreement),
+        explained=explained(chosen, attribution, target, paths, agreement, cuts),
         intervention=intervention,
         progress=progress,
     )

@@ -1,6 +1,7 @@
 """The page of an attribution: its shares, edges and paths, all of them text and no markup."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.report.drawn import HOSTILE
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 
 LAYER = "model.layers.1.self_attn"
+CUTS = {token: (-1) ** (token // 2) * token / 7 for token in range(2, 32, 2)}
 
 
 class Explained:
@@ -33,6 +35,7 @@ class Explained:
             "attribution": self.share,
             "target": HOSTILE[0],
             "paths": self.paths,
+            "cuts": CUTS,
             "intervention": self.edited(model, drawn.tokens),
         }
         self.path = show(self.inspection, place / "r.html", **self.shown)
@@ -126,6 +129,12 @@ def test_the_shares_are_seen_by_keys_alone_and_open_the_edges(made, visited, sch
     assert page.locator("img, iframe").count() == 0
     assert HOSTILE[0] in page.locator(".state .summary").inner_text()
     assert page.locator(".paths path").count() == 3
+    rows = page.locator("table:has(caption:text('Tokens with')) tbody tr").all()
+    for row in rows:
+        token, _, cut = row.locator("td").all_inner_texts()
+        wanted = CUTS.get(int(re.findall(r"\((\d+)\)$|^token (\d+)$", token)[0][0]))
+        shown = float(cut.replace("−", "-")) if cut else None
+        assert shown == (None if wanted is None else pytest.approx(wanted, rel=1e-3))
     strongest = page.locator(".state .link").first
     assert float(strongest.inner_text()) == pytest.approx(
         made.share.strongest_edges(1).to_json()[0]["share"], rel=1e-3

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection.results.table import Table
 from dsf.report import show
 from tests.report.controls import MAP, open_menu
 from tests.report.drawn import of_mixers
@@ -144,3 +145,15 @@ def test_samples_are_named_once_over_their_thumbnails(visited, tmp_path):
     assert lines.bounding_box()["height"] < 1.7 * pictures
     rollout = page.locator(".rollout .thumb").all_text_contents()
     assert rollout == ["first of 2", "all 2"] * 2
+
+
+def test_a_long_verdict_stays_in_its_column(visited, inspected, tmp_path):
+    inspection = inspected(dsf.mixers.DeltaNet)
+    about = {"level": "data", "observed": None, "claim": "none", "limits": ""}
+    names = {"property": "nonexpansive", "verdict": "NOT APPLICABLE"}
+    verdicts = Table(({"layer": inspection[0].name, **names, **about},))
+    path = show(inspection, tmp_path / "r.html", verdicts=verdicts)
+    page = visited(path, viewport={"width": 1024, "height": 768})
+    place = "(each) => each.getBoundingClientRect().right"
+    chip = page.locator(".verdict .chip").evaluate(place)
+    assert chip <= page.locator(".verdict").evaluate(place)

@@ -23,7 +23,7 @@ const PATHS = { widest: 720, narrowest: 280, line: 34, left: 100, right: 20, top
 /** `go(layer, query, key)` opens the edges of a layer at a cell. */
 function drawShares(place, attribution, sample, tokens, go) {
   const shares = attribution.tokens[sample], most = Math.max(...shares.map(Math.abs)) || 1;
-  const sum = shares.reduce((all, each) => all + each, 0);
+  const sum = shares.reduce((all, each) => all + each, 0), cuts = sample ? null : attribution.cuts;
   place.replaceChildren(make("h2", {}, "Shares of the tokens, layers and edges"),
     make("p", { className: "summary" }, `${attribution.target.charAt(0).toUpperCase()}${attribution.target.slice(1)}: `, make("b", {}, number(attribution.value[sample], 4)),
       ` = ${number(sum, 4)} from the tokens ${attribution.remainder[sample] < 0 ? "−" : "+"} `
@@ -34,8 +34,9 @@ function drawShares(place, attribution, sample, tokens, go) {
       `Square-root colours from −${number(most, 3)} (cool) to +${number(most, 3)} (warm).`, 4),
     make("div", { className: "numbers" },
       ...(attribution.paths ? [pathPart(attribution.paths, sample, tokens, place.clientWidth)] : []),
-      make("section", {}, table("Tokens with the largest shares", ["token", "share"], largest(shares).map(
-        (token) => [tokens.named(token), number(shares[token], 4)]))),
+      make("section", {}, table("Tokens with the largest shares", ["token", "share", ...(cuts ? ["cut"] : [])], largest(shares).map(
+        (token) => [tokens.named(token), number(shares[token], 4), ...(cuts ? [token in cuts ? number(cuts[token], 4) : ""] : [])]), 1),
+      ...(cuts ? [make("p", {}, "Cut: by how much the value moves where no layer reads the token.")] : [])),
       make("section", {}, edgeTable(attribution.edges[sample], tokens, go)),
       make("section", {}, layerTable(attribution.layers, sample),
       make("p", {}, "Directly: along residual connections alone; these and the first stream sum to the value. "
