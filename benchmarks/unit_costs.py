@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from dsf.inspection import inspect
 from dsf.inspection.results.measurements import QUANTITIES, values
-from dsf.jobs.storage import LayerFacts, Unit, write_layer
+from dsf.jobs.storage import MANIFEST, LayerFacts, Unit, finish
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "unit_costs.json"
 # The library sums log decays in single precision over 256 tokens: poles as they are drawn, down to
@@ -88,7 +88,8 @@ def cost(name: str, tokens: int) -> Cost:
     measured = _seconds(lambda: numbers.append(values(layer.system, QUANTITIES)))
     with tempfile.TemporaryDirectory() as place:
         facts = LayerFacts.of(layer, numbers[0][1])
-        write_layer(Path(place), Unit((0,)), 0, facts, numbers[0][0])
+        (Path(place) / MANIFEST).touch()
+        finish(Path(place), Unit((0,)), [(facts, numbers[0][0])])
         size = sum(path.stat().st_size for path in Path(place).rglob("*.safetensors"))
     parameters = sum(part.numel() for part in model.layers.parameters())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -9,13 +9,13 @@ from dsf.inspection.results.measurements import LONGEST_FOR_RANKS, QUANTITIES
 from dsf.inspection.results.quantities import RANK
 from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Do, Executor, in_process
-from dsf.jobs.storage import Plan, Running, claim, is_kept, remove_unfinished
+from dsf.jobs.storage import UNITS, Plan, Running, claim, is_kept
 from dsf.jobs.summaries import summary
 from dsf.jobs.work import OUT_OF_MEMORY, check_first, work
 from dsf.loading import file_hashes
 from dsf.loading.folder import check_holds_no_model
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.files import alone, write_inside
+from dsf.runtime.files import alone, remove_drafts, write_inside
 from dsf.runtime.shapes import at_least
 
 Progress = Callable[[int, int], None]
@@ -153,7 +153,8 @@ def _finish(plan: Plan, place: Path, do: Do, executor: Executor, progress: Progr
         if all(trouble.startswith(OUT_OF_MEMORY) for trouble in failed.values()):
             raise JobMemoryError(message)
         raise JobError(message)
-    remove_unfinished(place, units)
+    remove_drafts(place, "")
+    remove_drafts(place, UNITS)
 
 
 def _check(

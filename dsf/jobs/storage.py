@@ -1,13 +1,13 @@
 """The folder of a job: its plan, divided into units, and what each unit has found.
 
-A unit has a folder with one file for each layer and a final marker, ``finished.json``: it is
-finished once that exists. The folder is not trusted, so that whatever is read there is
-held against what a job writes.
+A unit is one file, written whole: it is finished once that exists. The folder is not trusted, so
+that whatever is read there is held against what a job writes.
 """
 
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
@@ -20,17 +20,9 @@ from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Unsupported
 from dsf.inspection.choice import Chosen, written
-from dsf.runtime.files import (
-    LeadsOutside,
-    fits,
-    names_inside,
-    read_inside,
-    remove_drafts,
-    seal,
-    write_inside,
-)
+from dsf.runtime.files import LeadsOutside, fits, read_inside, seal, write_inside
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST = "job.json"
 OWN_NAMES = ("units", "summary.csv")
 MAX_MANIFEST_BYTES = 64 << 20
@@ -50,8 +42,8 @@ class Unit:
         return f"{self.prompts[0]:08d}+{len(self.prompts)}"
 
     @property
-    def marker(self) -> str:
-        return f"{UNITS}/{self.name}/{FINISHED}"
+    def file(self) -> str:
+        return f"{UNITS}/{self.name}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +107,7 @@ class Plan:
 def claim(folder: Path, plan: Plan) -> None:
     """Write the manifest of this job into ``folder``, or check that it is there."""
     try:
-        found = read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
+        found = _manifest(folder)
     except FileNotFoundError:
         foreign = [name for name in OWN_NAMES if (folder / name).exists()]
         if foreign:
@@ -135,14 +127,14 @@ def claim(folder: Path, plan: Plan) -> None:
         )
 
 
-def read_record(folder: Path, name: str, largest: int) -> dict[str, Any]:
-    data = read_inside(folder, name, largest)
+def _manifest(folder: Path) -> dict[str, Any]:
+    data = read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES)
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
         found = f"({type(error).__name__})"
     if not isinstance(found, dict):
-        raise malformed(folder, name, f"no JSON object, but {str(found)[:40]!r}")
+        raise malformed(folder, MANIFEST, f"no JSON object, but {str(found)[:40]!r}")
     return found
 
 
@@ -155,7 +147,7 @@ def malformed(folder: Path, name: str, what: str) -> ValueError:
 
 def units_of(folder: Path) -> list[Unit]:
     """The units that the manifest lists: consecutive prompts, all of them."""
-    described = read_record(folder, MANIFEST, MAX_MANIFEST_BYTES)
+    described = _manifest(folder)
     names, prompts = described.get("units"), described.get("prompts")
     if not isinstance(names, list) or type(prompts) is not int:
         raise malformed(folder, MANIFEST, "it lists no units")
@@ -183,9 +175,9 @@ def _grouped(prompts: Sequence[Sequence[int]], batch: int) -> Iterator[Unit]:
         yield Unit(tuple(waiting))
 
 
-UNITS, FINISHED = "units", "finished.json"
-_FACTS = "layer"
-_MAX_MARKER_BYTES, _MAX_LAYER_BYTES, _MAX_LAYERS = 16 << 20, 1 << 30, 10_000
+UNITS = "units"
+_RECORD = "unit"
+_MAX_UNIT_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -222,104 +214,91 @@ class LayerFacts:
 
 
 def is_finished(folder: Path, unit: Unit) -> bool:
-    return FINISHED in names_inside(folder, f"{UNITS}/{unit.name}")
+    return os.path.lexists(folder / unit.file)
 
 
 def is_kept(folder: Path, unit: Unit) -> bool:
     """Whether the unit is finished and bears the seal of this user: numbers have no evidence."""
     if not is_finished(folder, unit):
         return False
-    marker = read_record(folder, unit.marker, _MAX_MARKER_BYTES)
-    stated = marker.pop("seal", None)
-    try:
-        return fits(stated, _sealed(folder, unit, marker))
-    except (FileNotFoundError, KeyError, TypeError):  # a layer is missing, or not counted
-        return False
-
-
-def _sealed(folder: Path, unit: Unit, marker: Mapping[str, Any]) -> bytes:
-    """The job, the marker without its seal, and every layer of a unit, by their hashes."""
-    names = [MANIFEST, *(_layer_name(unit, number) for number in range(marker["layers"]))]
-    files = [read_inside(folder, name, _MAX_LAYER_BYTES) for name in names]
-    hashes = [sha256(data).hexdigest() for data in files]
-    return json.dumps([unit.name, marker, hashes], sort_keys=True).encode()
-
-
-def write_layer(
-    folder: Path, unit: Unit, number: int, facts: LayerFacts, values: Mapping[str, Tensor]
-) -> None:
-    """Write the numbers of one layer into its file, atomically."""
-    tensors = {name: value.to(torch.float64).contiguous() for name, value in values.items()}
-    # A single entry, since the order of several differs from run to run.
-    metadata = {_FACTS: json.dumps(asdict(facts), sort_keys=True)}
-    write_inside(folder, _layer_name(unit, number), save(tensors, metadata=metadata))
-
-
-def _layer_name(unit: Unit, number: int) -> str:
-    return f"{UNITS}/{unit.name}/{number:04d}.safetensors"
+    record, tensors = _read(folder, unit)
+    stated = record.pop("seal", None)
+    return fits(stated, _sealed(folder, unit, record, tensors))
 
 
 def finish(
     folder: Path,
     unit: Unit,
-    layers: int,
-    unsupported: tuple[Unsupported, ...],
-    notes: tuple[str, ...],
+    layers: Sequence[tuple[LayerFacts, Mapping[str, Tensor]]],
+    unsupported: Sequence[Unsupported] = (),
+    notes: Sequence[str] = (),
 ) -> None:
-    """Mark a unit as finished; ``notes`` say what was ignored when the checkpoint was loaded."""
-    content: dict[str, Any] = {
-        "prompts": list(unit.prompts),
-        "layers": layers,
+    """Write what a unit found; ``notes`` say what was ignored when the checkpoint was loaded."""
+    tensors = {
+        f"{number:04d} {name}": value.to(torch.float64).contiguous()
+        for number, (_, values) in enumerate(layers)
+        for name, value in values.items()
+    }
+    record: dict[str, Any] = {
+        "layers": [asdict(facts) for facts, _ in layers],
         "unsupported": [asdict(each) for each in unsupported],
         "notes": list(notes),
     }
-    content["seal"] = seal(_sealed(folder, unit, content))
-    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
-    write_inside(folder, unit.marker, text.encode())
+    record["seal"] = seal(_sealed(folder, unit, record, tensors))
+    write_inside(folder, unit.file, _saved(record, tensors))
 
 
-def read_layers(folder: Path, unit: Unit) -> Iterator[tuple[LayerFacts, dict[str, Tensor]]]:
-    count = read_record(folder, unit.marker, _MAX_MARKER_BYTES).get("layers")
-    if type(count) is not int or not 0 <= count <= _MAX_LAYERS:
-        raise malformed(folder, unit.marker, f"the number of layers is {str(count)[:40]!r}")
-    for number in range(count):
-        yield _layer(folder, unit, _layer_name(unit, number))
+def _saved(record: Mapping[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    # A single entry, since the order of several differs from run to run.
+    return save(tensors, metadata={_RECORD: json.dumps(record, sort_keys=True)})
+
+
+def _sealed(
+    folder: Path, unit: Unit, record: Mapping[str, Any], tensors: dict[str, Tensor]
+) -> bytes:
+    """The job, and the unit without its seal, by their hashes."""
+    files = (read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES), _saved(record, tensors))
+    return json.dumps([unit.name, *(sha256(data).hexdigest() for data in files)]).encode()
+
+
+def _read(folder: Path, unit: Unit) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        data = read_inside(folder, unit.file, _MAX_UNIT_BYTES)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return dict(json.loads(header["__metadata__"][_RECORD])), load(data)
+    except LeadsOutside:
+        raise
+    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise malformed(folder, unit.file, type(error).__name__) from None
+
+
+def read_layers(folder: Path, unit: Unit) -> list[tuple[LayerFacts, dict[str, Tensor]]]:
+    record, tensors = _read(folder, unit)
+    try:
+        layers = {
+            f"{number:04d}": (_facts(each), dict[str, Tensor]())
+            for number, each in enumerate(record["layers"])
+        }
+        for name, value in tensors.items():
+            number, _, quantity = name.partition(" ")
+            facts, values = layers[number]
+            shaped = value.ndim == len(facts.axes) and value.shape[0] == len(unit.prompts)
+            if facts.heads is not None:
+                shaped = shaped and value.ndim > 1 and value.shape[-1] == len(facts.heads)
+            if value.dtype != torch.float64 or not shaped:
+                raise TypeError(f"{quantity} has another shape or type of number")
+            values[quantity] = value
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise malformed(folder, unit.file, str(error)[:80]) from None
+    return list(layers.values())
 
 
 def read_notes(folder: Path, unit: Unit) -> tuple[str, ...]:
     """What was ignored when the checkpoint was loaded for a finished unit."""
-    found = read_record(folder, unit.marker, _MAX_MARKER_BYTES).get("notes", [])
+    found = _read(folder, unit)[0].get("notes")
     if not isinstance(found, list) or not all(isinstance(note, str) for note in found):
-        raise malformed(folder, unit.marker, f"its notes are {str(found)[:40]!r}")
+        raise malformed(folder, unit.file, f"its notes are {str(found)[:40]!r}")
     return tuple(found)
-
-
-def _layer(folder: Path, unit: Unit, name: str) -> tuple[LayerFacts, dict[str, Tensor]]:
-    try:
-        data = read_inside(folder, name, _MAX_LAYER_BYTES)
-        values = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        facts = _facts(json.loads(header["__metadata__"][_FACTS]))
-    except FileNotFoundError:
-        raise malformed(folder, name, "it is missing") from None
-    except LeadsOutside:
-        raise
-    except (
-        SafetensorError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        raise malformed(folder, name, f"{type(error).__name__}") from None
-    for quantity, value in values.items():
-        shaped = value.ndim == len(facts.axes) and value.shape[0] == len(unit.prompts)
-        if facts.heads is not None:
-            shaped = shaped and value.ndim > 1 and value.shape[-1] == len(facts.heads)
-        if value.dtype != torch.float64 or not shaped:
-            raise malformed(folder, name, f"{quantity[:40]!r} has another shape or type of number")
-    return facts, values
 
 
 def _facts(read: dict[str, Any]) -> LayerFacts:
@@ -331,9 +310,3 @@ def _facts(read: dict[str, Any]) -> LayerFacts:
     if not is_plain or not all(type(head) is int and head >= 0 for head in heads or ()):
         raise TypeError("a name is not a text, or an error or a head is not a number")
     return LayerFacts(**read | {"axes": tuple(read["axes"]), "heads": heads})
-
-
-def remove_unfinished(folder: Path, units: Iterable[Unit]) -> None:
-    """Remove incomplete files of processes that were killed."""
-    for name in ("", *(f"{UNITS}/{unit.name}" for unit in units)):
-        remove_drafts(folder, name)

@@ -14,7 +14,7 @@ from dsf.inspection.entry import check_memory
 from dsf.inspection.model_input import number_type
 from dsf.inspection.results.measurements import BY_DEFAULT, QUANTITIES, values
 from dsf.jobs.executors import Outcome
-from dsf.jobs.storage import LayerFacts, Plan, Running, Unit, finish, is_kept, write_layer
+from dsf.jobs.storage import LayerFacts, Plan, Running, Unit, finish, is_kept
 from dsf.loading import LoadedModel, LoadError, PiecewiseModel, load_model, open_piecewise
 from dsf.runtime.threads import limited_to
 
@@ -39,15 +39,12 @@ def work(plan: Plan, folder: Path, unit: Unit, *, threads: int = 1) -> Outcome:
 
 def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     ids = torch.tensor([plan.prompts[number] for number in unit.prompts])
-    number = 0
+    measured: list[tuple[LayerFacts, dict[str, Tensor]]] = []
     unsupported: list[Unsupported] = []
     notes: tuple[str, ...] = ()
 
     def keep(layers: Sequence[InspectedLayer], missed: Sequence[Unsupported]) -> None:
-        nonlocal number
-        for layer in layers:
-            write_layer(folder, unit, number, *_measured(layer, plan))
-            number += 1
+        measured.extend(_measured(layer, plan) for layer in layers)
         unsupported.extend(missed)
 
     how: dict[str, Any] = {"tolerance": plan.tolerance, "layers": plan.layers, "heads": plan.heads}
@@ -58,7 +55,7 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
         loaded = _loaded(plan.model, plan.how)
         notes, found = loaded.notes, inspect(loaded.model, **how)
         keep(tuple(found), found.unsupported)
-    finish(folder, unit, number, tuple(unsupported), notes)
+    finish(folder, unit, measured, unsupported, notes)
 
 
 def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, Tensor]]:

@@ -16,7 +16,7 @@ from dsf.models import folder
 from dsf.runtime.files import LeadsOutside
 
 MODEL = folder("llama")
-UNIT = "units/00000000+1"
+UNIT = "units/00000000+1.safetensors"
 
 
 def measure(place):
@@ -33,7 +33,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def job(made, tmp_path):
     outside = tmp_path / "outside"
-    (outside / "00000000+1").mkdir(parents=True)
+    outside.mkdir()
     (outside / "a.txt").write_text("theirs")
     return shutil.copytree(made, tmp_path / "job")
 
@@ -43,9 +43,7 @@ def content(place):
             if p.is_file() and not p.is_symlink()}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", ["units", UNIT, f"{UNIT}/0000.safetensors", f"{UNIT}/finished.json", MANIFEST]
-)
+@pytest.mark.parametrize("name", ["units", UNIT, MANIFEST])
 def test_no_link_is_followed(job, name):
     path, outside = job / name, job.parent / "outside"
     if path.is_dir():
@@ -68,7 +66,7 @@ def test_a_summary_that_is_a_link_is_not_followed(job):
 
 
 def test_files_of_the_user_stay(job):
-    for name in (".x.tmp-y", "units/.x.tmp-y", f"{UNIT}/.0000.tmp-1.safetensors", "mine.txt"):
+    for name in (".x.tmp-y", "units/.x.tmp-y", "units/.0000.tmp-1.safetensors", "mine.txt"):
         (job / name).write_text("mine")
     measure(job)
     assert list(content(job).values()).count(b"mine") == 4
@@ -83,7 +81,7 @@ def test_a_folder_of_somebody_else_is_no_job(tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{", "[" * 100_000, "\u00ff\u00fe"])
-@pytest.mark.parametrize("name", [MANIFEST, f"{UNIT}/finished.json"])
+@pytest.mark.parametrize("name", [MANIFEST, UNIT])
 def test_malformed_files_are_named(job, name, text):
     (job / name).write_bytes(text.encode("latin-1"))
     for read in (measure, gather, summary):
@@ -107,78 +105,65 @@ def test_units_are_the_prompts_one_after_the_other(job, units):
     assert time.process_time() - begin < 2
 
 
-@pytest.mark.parametrize("layers", [None, -1, 10**12, "1", True, 1.0])
-def test_a_marker_states_a_number_of_layers(job, layers):
-    (job / UNIT / "finished.json").write_text(json.dumps({"layers": layers}))
-    with pytest.raises(ValueError, match=r"finished\.json"):
-        gather(job)
-
-
-def layer(job):
-    return job / UNIT / "0000.safetensors"
-
-
 FACTS = {"name": "a", "family": "b", "axes": ["sample"], "error": 0.0, "formula": 0.0,
-         "rounding": 0.0, "tolerance": 1.0, "unmeasured": {}}  # fmt: skip
+         "rounding": 0.0, "tolerance": 1.0, "unmeasured": {}, "heads": None}  # fmt: skip
+ONE = torch.zeros(1, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(
-    ("facts", "value"),
+    ("facts", "name", "value"),
     [
-        (None, torch.zeros(1, dtype=torch.float64)),
-        ("[", torch.zeros(1, dtype=torch.float64)),
-        ({}, torch.zeros(1, dtype=torch.float64)),
-        (FACTS | {"more": 1}, torch.zeros(1, dtype=torch.float64)),
-        (FACTS | {"name": 3}, torch.zeros(1, dtype=torch.float64)),
-        (FACTS | {"axes": 3}, torch.zeros(1, dtype=torch.float64)),
-        (FACTS | {"error": "x"}, torch.zeros(1, dtype=torch.float64)),
-        (FACTS | {"unmeasured": []}, torch.zeros(1, dtype=torch.float64)),
-        (FACTS, torch.zeros(2, dtype=torch.float64)),
-        (FACTS, torch.zeros(1, 3, dtype=torch.float64)),
-        (FACTS, torch.zeros((), dtype=torch.float64)),
-        (FACTS, torch.zeros(1, dtype=torch.int64)),
+        (None, "0000 q", ONE),
+        ("[", "0000 q", ONE),
+        (3, "0000 q", ONE),
+        ({}, "0000 q", ONE),
+        ([FACTS | {"more": 1}], "0000 q", ONE),
+        ([FACTS | {"name": 3}], "0000 q", ONE),
+        ([FACTS | {"axes": 3}], "0000 q", ONE),
+        ([FACTS | {"error": "x"}], "0000 q", ONE),
+        ([FACTS | {"unmeasured": []}], "0000 q", ONE),
+        ([FACTS], "0001 q", ONE),
+        ([FACTS], "-1 q", ONE),
+        ([FACTS], "q", ONE),
+        ([FACTS], "0000 q", torch.zeros(2, dtype=torch.float64)),
+        ([FACTS], "0000 q", torch.zeros(1, 3, dtype=torch.float64)),
+        ([FACTS], "0000 q", torch.zeros((), dtype=torch.float64)),
+        ([FACTS], "0000 q", torch.zeros(1, dtype=torch.int64)),
     ],
 )
-def test_a_malformed_layer_is_named(job, facts, value):
-    text = facts if isinstance(facts, str) else json.dumps(facts)
-    metadata = None if facts is None else {"layer": text}
-    save_file({"mean_row_sum": value}, layer(job), metadata=metadata)
+def test_a_malformed_unit_is_named(job, facts, name, value):
+    text = facts if isinstance(facts, str) else json.dumps({"layers": facts, "notes": []})
+    metadata = None if facts is None else {"unit": text}
+    save_file({name: value}, job / UNIT, metadata=metadata)
     for read in (gather, summary):
-        with pytest.raises(ValueError, match=r"0000\.safetensors"):
+        with pytest.raises(ValueError, match="not as a job writes it"):
             read(job)
 
 
-def test_a_missing_or_damaged_layer_is_named(job):
-    whole = layer(job).read_bytes()
+def test_a_damaged_unit_is_named(job):
+    whole = (job / UNIT).read_bytes()
     for spoiled in (b"", whole[:20], whole[:-1], b"\xff" * 8 + whole[8:]):
-        layer(job).write_bytes(spoiled)
-        with pytest.raises(ValueError, match=r"0000\.safetensors"):
+        (job / UNIT).write_bytes(spoiled)
+        with pytest.raises(ValueError, match=r"00000000\+1\.safetensors"):
             gather(job)
-    layer(job).unlink()
-    with pytest.raises(ValueError, match="missing"):
-        gather(job)
 
 
-def forge(job, *, marker):
-    """Other numbers in a finished unit, with or without a marker that fits them."""
-    path = layer(job)
+def forge(job, *, seal):
+    """Other numbers in a finished unit, with or without a seal that fits them."""
+    path = job / UNIT
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    save_file(
-        {name: value * 0 + 12345.0 for name, value in load_file(path).items()}, path, metadata
-    )
-    if marker == "sealed by another":
-        content = json.loads((job / UNIT / "finished.json").read_text())
-        (job / UNIT / "finished.json").write_text(json.dumps(content | {"seal": "0" * 64}))
-    elif marker == "without a seal":
-        content = json.loads((job / UNIT / "finished.json").read_text())
-        content.pop("seal")
-        (job / UNIT / "finished.json").write_text(json.dumps(content))
+        record = json.loads(file.metadata()["unit"])
+    if seal == "by another":
+        record["seal"] = "0" * 64
+    elif seal == "none":
+        record.pop("seal")
+    others = {name: value * 0 + 12345.0 for name, value in load_file(path).items()}
+    save_file(others, path, {"unit": json.dumps(record)})
 
 
-@pytest.mark.parametrize("marker", ["as it was", "sealed by another", "without a seal"])
-def test_numbers_that_this_user_did_not_write_are_measured_anew(job, made, marker):
-    forge(job, marker=marker)
+@pytest.mark.parametrize("seal", ["as it was", "by another", "none"])
+def test_numbers_that_this_user_did_not_write_are_measured_anew(job, made, seal):
+    forge(job, seal=seal)
     measure(job)
     assert content(job) == content(made)
 
@@ -187,13 +172,12 @@ def test_a_unit_of_another_job_is_not_kept(job, made, tmp_path):
     """It bears this user's seal, but for another model, prompt or list of quantities."""
     other = tmp_path / "other"
     measure_prompts(MODEL, [[1, 2, 4]], other, quantities=("mean_row_sum",))
-    for name in (f"{UNIT}/0000.safetensors", f"{UNIT}/finished.json"):
-        shutil.copy(other / name, job / name)
+    shutil.copy(other / UNIT, job / UNIT)
     measure(job)
     assert content(job) == content(made)
 
 
 def test_ones_own_units_are_kept(job):
-    stamp = layer(job).stat().st_mtime_ns
+    stamp = (job / UNIT).stat().st_mtime_ns
     measure(job)
-    assert layer(job).stat().st_mtime_ns == stamp
+    assert (job / UNIT).stat().st_mtime_ns == stamp

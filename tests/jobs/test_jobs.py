@@ -140,16 +140,13 @@ def test_what_is_finished_is_not_done_again(finished, monkeypatch):
     assert len(measure(finished, batch=2)) == len(dsf.jobs.summary(finished))
 
 
-def test_one_layer_missing_is_a_unit_missing(finished, tmp_path):
-    """A unit whose last file is gone is made again, and comes out the same."""
+def test_a_missing_unit_is_made_again_and_comes_out_the_same(finished, tmp_path):
     import shutil
 
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy)
-    unit = copy / storage.UNITS / "00000002+1"
-    (unit / storage.FINISHED).unlink()
-    (unit / "0001.safetensors").unlink()
-    (unit / f".dsf-{'0' * 32}.draft").write_bytes(b"half")
+    (copy / storage.UNITS / "00000002+1.safetensors").unlink()
+    (copy / storage.UNITS / f".dsf-{'0' * 32}.draft").write_bytes(b"half")
     assert [each.name for each in dsf.jobs.summaries.finished(copy)] == ["00000000+2", "00000003+1"]
     measure(copy, batch=2)
     assert equal_trees(finished, copy)
