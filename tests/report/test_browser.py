@@ -45,7 +45,9 @@ def test_keys_alone_reach_everything(opened):
     page.keyboard.press("0")
     assert page.get_by_role("button", name="Zoom out").is_disabled()
     page.keyboard.press("v")
-    assert page.locator(".choices [aria-pressed=true]").inner_text() == "By lag"
+    assert page.locator(".choices [aria-pressed=true]").inner_text() == "State"
+    page.keyboard.press("v")
+    assert page.locator(".choices [aria-pressed=true]").inner_text() == "Map"
     page.keyboard.press("/")
     page.keyboard.type("k01")
     page.keyboard.press("Enter")

@@ -35,7 +35,7 @@ SWITCHES = """async () => {
 def test_axe_finds_nothing_serious(opened, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = opened(color_scheme=scheme)
-    for view in ("Map", "By lag", "State"):
+    for view in ("Map", "State"):
         page.get_by_role("button", name=view, exact=True).click()
         if view == "State":
             page.get_by_role("button", name="Compare with another map").click()

@@ -149,7 +149,7 @@ def test_the_key_of_the_search_opens_the_menu_in_which_it_waits(visited, path):
 
 def test_no_button_moves_when_another_view_is_chosen(visited, path):
     page = visited(path, viewport=DESK)
-    names = ("Map", "By lag", "State")
+    names = ("Map", "State")
     buttons = [page.get_by_role("button", name=name, exact=True) for name in names]
     before = [button.bounding_box() for button in buttons]
     buttons[-1].click()

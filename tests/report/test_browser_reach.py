@@ -40,7 +40,7 @@ def test_keys_work_without_a_click_and_after_the_table(visited, path):
     layers = [page.locator(".pane h2", has_text=f"layers.{at}.") for at in range(2)]
     there, back = (0, 1) if layers[0].count() else (1, 0)
     page.keyboard.press("v")
-    assert page.get_by_role("button", name="By lag").get_attribute("aria-pressed") == "true"
+    assert page.get_by_role("button", name="State").get_attribute("aria-pressed") == "true"
     page.keyboard.press("np"[there])
     layers[back].wait_for()
     page.keyboard.press("t")

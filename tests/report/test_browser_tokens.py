@@ -64,8 +64,7 @@ def test_a_row_of_a_window_is_named_as_the_token_that_it_is(shown, windows):
     page.locator(".lines .thumb").first.click()
     page.locator(".pane h2", has_text="window 0").wait_for()
     assert page.locator(".search .count").inner_text() == "none"
-    page.get_by_role("button", name="By lag", exact=True).click()
-    assert "do not follow one another in the input" in page.locator(".readout").inner_text()
+    assert "do not follow one another in the input" in page.locator(".numbers").inner_text()
     assert "mean distance" not in page.locator(".numbers").inner_text()
     page.get_by_role("button", name="State", exact=True).click()
     state = page.locator(".state")
@@ -127,8 +126,7 @@ def test_tokens_of_another_input_do_not_get_the_texts_of_the_first(shown, transl
     assert re.match(r"Query token ., key “.” \(.\): weight [\d.e−]+\.$", told[2])
     about = page.locator(".about").inner_text()
     assert "Queries are tokens of decoder_input_ids. Keys are tokens of input_ids." in about
-    page.get_by_role("button", name="By lag", exact=True).click()
-    assert "queries are other tokens than the keys" in page.locator(".readout").inner_text()
+    assert "queries are other tokens than the keys" in page.locator(".numbers").inner_text()
     reason = page.locator(".rollout").inner_text()
     assert f"{translator[1].name} has other tokens than {translator[0].name}" in reason
 
@@ -168,9 +166,6 @@ def crossed(of):
 def test_between_other_tokens_there_is_no_distance(shown, crossed):
     page = shown(crossed)
     assert page.locator(".readout").inner_text() == "Query token 1, key token 3: weight 1."
-    page.get_by_role("button", name="By lag", exact=True).click()
-    told = page.locator(".readout").inner_text()
-    assert "Not by lag, since the queries are other tokens than the keys." in told
     numbers = page.locator(".numbers").inner_text()
     assert "Distances are not measured, since the queries are other tokens" in numbers
     assert "effective number of keys" in numbers

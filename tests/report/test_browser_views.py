@@ -14,16 +14,6 @@ from tests.report.controls import open_menu
 
 pytestmark = pytest.mark.slow
 
-COUNT = """(canvas) => {
-    const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-    const columns = new Set(), rows = new Set();
-    for (let k = 0; k < data.length / 4; k += 1) {
-        if (data[4 * k] <= data[4 * k + 2] + 80) continue;
-        columns.add(k % width);
-        rows.add((k - k % width) / width);
-    }
-    return [columns.size, rows.size]; }"""
-
 
 @pytest.fixture
 def shown(visited, tmp_path):
@@ -43,25 +33,6 @@ def press(page, *keys):
 
 def number_in(text):
     return float(text.replace("−", "-"))
-
-
-def test_by_lag_a_fixed_distance_is_an_upright_line(shown, of, softmax):
-    """From token 4 on each reads the one four back, the first four themselves: two lags in all."""
-    scores = torch.full((24, 24), -1000.0)
-    scores[torch.arange(24), torch.arange(24) - 4 * (torch.arange(24) > 3)] = 0
-    page = shown(of([softmax(scores)]))
-    under = page.locator(".canvases canvas").first
-    wide, high = under.evaluate(COUNT)
-    page.get_by_role("button", name="By lag", exact=True).click()
-    narrow, tall = under.evaluate(COUNT)
-    assert wide == high * 20 / 24
-    assert narrow == 2 * high / 24
-    assert tall == high
-    press(page, "Home")
-    assert "the same token" in page.locator(".readout").inner_text()
-    press(page, *["ArrowRight"] * 4)
-    assert "key 4 tokens before the query" in page.locator(".readout").inner_text()
-    assert number_in(page.locator(".readout b").last.inner_text()) == pytest.approx(1)
 
 
 def test_two_models_are_looked_at_through_one_cell(shown, of):

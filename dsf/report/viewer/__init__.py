@@ -6,7 +6,7 @@ from importlib.resources import files
 
 # In loading order: a file may use the constants of those before it.
 EXPLORER = (
-    "codes", "text", "colours", "canvas", "map_views", "marks", "about", "charts", "tables",
+    "codes", "text", "colours", "canvas", "marks", "about", "charts", "tables",
     "controls", "shares", "pane", "stage", "overview", "app",
 )  # fmt: skip
 

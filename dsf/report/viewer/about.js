@@ -153,13 +153,6 @@ function aboutTogether({ together, nans, infinities }, layer, picture) {
   return parts.join(" ");
 }
 
-/** The mean weight by lag, for the bars above a map by lag; without lag 0 where the diagonal is hidden. */
-function lagCurve({ map, layer }, picture, apart) {
-  if (!map.state.lags) return null;
-  const [lags, means] = map.state.lags, values = apart ? means.map((mean, k) => (lags[k] ? mean : 0)) : means;
-  return { lags, values, perCell: layer.read / picture.columns };
-}
-
 // The map A − B as one more entry, made in the page from the two maps that are shown.
 
 /** Why two maps cannot be subtracted from each other; empty where they can. */

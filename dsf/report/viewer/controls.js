@@ -1,6 +1,6 @@
 // The controls above the maps, and the list of keys below them.
 
-const VIEWS = { map: "Map", lag: "By lag", state: "State", shares: "Shares", edits: "Edits" };
+const VIEWS = { map: "Map", state: "State", shares: "Shares", edits: "Edits" };
 
 /** Buttons that choose one of several; `choose(name)` on a click. */
 function choices(label, names, choose) {

@@ -11,12 +11,12 @@ const BAND = 40;
     Texts of tokens take more room than positions, and are shown where cells are large enough. */
 function marginOf(context, raster, window, available) {
   context.font = FONT;
-  const { written, read } = raster.picture, bandWidth = context.measureText(raster.bandName).width + 7;
+  const { written, read, rows, columns, picture } = raster, bandWidth = context.measureText("query").width + 7;
   const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - BAND)) === 1;
-  const width = (cells, per, count, widest) => Math.ceil(Math.min(
-    named(cells, per) ? widest(context) : context.measureText(String(count)).width, WIDEST)) + 26;
-  return { left: Math.ceil(Math.max(width(window.rows, raster.perRow, written, (on) => raster.written.widest(on)), bandWidth)),
-    bottom: width(window.columns, raster.perColumn, read, (on) => raster.widestColumn(on)), top: BAND, right: BAND };
+  const width = (cells, per, count, tokens) => Math.ceil(Math.min(
+    named(cells, per) ? tokens.widest(context) : context.measureText(String(count)).width, WIDEST)) + 26;
+  return { left: Math.ceil(Math.max(width(window.rows, picture.written / rows, picture.written, written), bandWidth)),
+    bottom: width(window.columns, picture.read / columns, picture.read, read), top: BAND, right: BAND };
 }
 
 /** The cells that get a label: all, or every so many. Of pooled maps, those of round positions. */
@@ -29,7 +29,7 @@ function labelled(start, length, pixels, cells, perCell) {
     const cell = Math.floor(token / perCell);
     if (cell >= Math.min(start + length, cells)) return chosen;
     const at = ((token + 0.5) / perCell - start) * pixels / length;
-    if (at >= 0 && at <= pixels) chosen.push([cell, at, step, token]);
+    if (at >= 0 && at <= pixels) chosen.push([at, step, token]);
   }
 }
 
@@ -39,20 +39,22 @@ function niceStep(least) {
   }
 }
 
-function drawLabels(context, { left, top, width, height, bottom }, window, raster) {
+function drawLabels(context, { left, top, width, height, bottom }, window, { picture, written, read }) {
+  const label = (tokens, token, step) => clipped(context, step > 1 ? tokens.position(token) : tokens.shown(token));
+  const key = read.kind === "token" ? "key" : read.kind;
   context.font = FONT;
   context.fillStyle = ramp().ink;
   context.textBaseline = "middle";
   context.textAlign = "right";
-  for (const [row, y, ...at] of labelled(window.row, window.rows, height, raster.rows, raster.perRow)) {
-    context.fillText(clipped(context, raster.rowLabel(row, ...at)), left - 6, top + Math.max(y, 6));
+  for (const [y, step, token] of labelled(window.row, window.rows, height, picture.rows, picture.written / picture.rows)) {
+    context.fillText(label(written, token, step), left - 6, top + Math.max(y, 6));
   }
   context.save();
   context.font = FONT.replace("12px", "11px");
   context.fillStyle = ramp().quiet;
-  context.fillText(raster.bandName, left - 6, top - 12);
+  context.fillText("query", left - 6, top - 12);
   context.textAlign = "left";
-  context.fillText(raster.read.kind === "token" ? "key" : raster.read.kind, left + width + 5, top + height + 10);
+  context.fillText(key, left + width + 5, top + height + 10);
   context.restore();
   const turned = (text, x, y) => {
     context.save();
@@ -61,13 +63,13 @@ function drawLabels(context, { left, top, width, height, bottom }, window, raste
     context.fillText(text, 0, 0);
     context.restore();
   };
-  for (const [column, x, ...at] of labelled(window.column, window.columns, width, raster.columns, raster.perColumn)) {
-    turned(clipped(context, raster.columnLabel(column, ...at)), left + x, top + height + 6);
+  for (const [x, step, token] of labelled(window.column, window.columns, width, picture.columns, picture.read / picture.columns)) {
+    turned(label(read, token, step), left + x, top + height + 6);
   }
   context.fillStyle = ramp().quiet;
   context.textAlign = "center";
-  turned(raster.titles[0], 8, top + height / 2);
-  context.fillText(raster.titles[1], left + width / 2, top + height + bottom - 8);
+  turned("← query", 8, top + height / 2);
+  context.fillText(`${key} →`, left + width / 2, top + height + bottom - 8);
 }
 
 function clipped(context, text) {
@@ -93,11 +95,11 @@ function drawCells(context, { left, top, width, height }, window, raster, shades
   context.textAlign = "center";
   context.textBaseline = "middle";
   for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, raster.rows); row += 1) {
-    for (let column = Math.floor(window.column); column < window.column + window.columns; column += 1) {
-      const code = column < raster.columns ? raster.codes[row * raster.columns + column] : MASKED;
+    for (let column = Math.floor(window.column); column < Math.min(window.column + window.columns, raster.columns); column += 1) {
+      const code = raster.codes[row * raster.columns + column];
       if (code <= MINUS_INFINITY || code === LEFT_OUT) continue;
-      const cell = raster.origin([row, column]), about = raster.picture.isExact(...cell) ? "" : "≈";
-      const text = `${about}${number(raster.picture.weight(...cell), 2)}`, half = context.measureText(text).width / 2;
+      const about = raster.picture.isExact(row, column) ? "" : "≈";
+      const text = `${about}${number(raster.picture.weight(row, column), 2)}`, half = context.measureText(text).width / 2;
       const x = (column + 0.5 - window.column) * wide, y = (row + 0.5 - window.row) * high;
       // Labels stand outside of the map, where cells at its edges may reach.
       if (2 * half > wide - 2 || Math.min(x, width - x) < half || Math.min(y, height - y) < 7) continue;
@@ -207,17 +209,14 @@ function uniformWords([least, most]) {
     + "colours are paler for it, and percentiles are not drawn.";
 }
 
-// Bars above a map for the chosen query and to its right for the chosen key; by lag, the mean weight.
+// Bars above a map for the chosen query and to its right for the chosen key.
 
 const SPACE = 5;
 
-function drawProfiles(context, layout, window, raster, cell, curve) {
+function drawProfiles(context, layout, window, { codes, rows, columns }, cell) {
   const { left, top, width, height, right } = layout;
-  const across = curve ? along(curve, window.column - raster.ahead, window.columns, width)
-    : strongest(raster, window.column, window.columns, width, raster.columns,
-      (column) => raster.codes[cell[0] * raster.columns + column]);
-  const down = strongest(raster, window.row, window.rows, height, raster.rows,
-    (row) => raster.codes[row * raster.columns + cell[1]]);
+  const across = strongest(window.column, window.columns, width, columns, (column) => codes[cell[0] * columns + column]);
+  const down = strongest(window.row, window.rows, height, rows, (row) => codes[row * columns + cell[1]]);
   bars(context, across, top - SPACE, (at, from, to, colour) => {
     context.fillStyle = colour;
     context.fillRect(left + at, top - SPACE - to, 1, Math.max(to - from, 0.5));
@@ -229,7 +228,7 @@ function drawProfiles(context, layout, window, raster, cell, curve) {
 }
 
 /** For every pixel the largest weight of the cells under it, as a share of the scale. */
-function strongest(raster, start, length, pixels, cells, codeAt) {
+function strongest(start, length, pixels, cells, codeAt) {
   const { first, last } = spans(start, length, pixels, cells);
   return Float64Array.from({ length: pixels }, (_, at) => {
     let best = codeAt(first[at]);
@@ -237,16 +236,6 @@ function strongest(raster, start, length, pixels, cells, codeAt) {
       if (RANK[codeAt(cell)] > RANK[best]) best = codeAt(cell);
     }
     return best <= MINUS_INFINITY ? 0 : shareOf(best);
-  });
-}
-
-/** For every pixel the value of a curve that is given at some lags; 0 for negative lags. */
-function along({ lags, values, perCell }, start, length, pixels) {
-  return Float64Array.from({ length: pixels }, (_, at) => {
-    const lag = Math.floor(start + (at + 0.5) * length / pixels) * perCell;
-    let k = 0;
-    while (k + 1 < lags.length && lags[k + 1] <= lag) k += 1;
-    return lag < 0 ? 0 : values[k] ?? 0;
   });
 }
 

@@ -67,9 +67,10 @@ class Pane {
     this.view = view;
     if (!this.picture) return;
     const before = this.raster, held = [this.over, this.statePart].includes(this.root.getRootNode().activeElement);
-    this.raster = this.rasterFor(view);
-    const same = before && before.rows === this.raster.rows && before.columns === this.raster.columns;
-    if (!same) this.window = { row: 0, column: 0, rows: this.raster.rows, columns: this.raster.columns };
+    const { picture, written, read } = this, { rows, columns } = picture;
+    this.raster = { picture, written, read, rows, columns, codes: this.settings.codesOf(picture) };
+    const same = before && before.rows === rows && before.columns === columns;
+    if (!same) this.window = { row: 0, column: 0, rows, columns };
     for (const part of this.pictureParts) part.hidden = !this.isPicture;
     this.statePart.hidden = this.isPicture;
     this.heading.hidden = view === "shares" || view === "edits";
@@ -88,18 +89,6 @@ class Pane {
   drawShares() {
     drawShares(this.statePart, this.settings.attribution, this.entry.map.sample, this.written,
       (...edge) => this.ask.goTo(...edge));
-  }
-
-  rasterFor(view) {
-    const parts = [this.picture, this.settings.codesOf(this.picture), this.written, this.read];
-    this.instead = whyNotAs(view, this.picture);
-    if (view !== "lag" || this.instead) return new MapRaster(...parts);
-    return new LagRaster(...parts, Boolean(this.entry.map.state.lags));
-  }
-
-  /** The mean weight at every lag, shown above a map by lag, where it was measured. */
-  get curve() {
-    return this.raster instanceof LagRaster ? lagCurve(this.entry, this.picture, this.settings.hidesDiagonal) : null;
   }
 
   /** Draw again after the colours, or what of the map is shown, have changed. */
@@ -123,7 +112,7 @@ class Pane {
   draw() {
     if (!this.raster || !this.isPicture || !this.canvases.clientWidth) return;
     const context = this.under.getContext("2d"), { raster, window } = this;
-    this.shades = this.settings.shadesOf(this.entry, this.settings.codesOf(this.picture));
+    this.shades = this.settings.shadesOf(this.entry, raster.codes);
     const available = this.canvases.clientWidth;
     this.layout = fitted(available, this.above, marginOf(context, raster, window, available), raster);
     const { left, top, width, height, right, bottom, density } = this.layout;
@@ -152,15 +141,13 @@ class Pane {
   mark() {
     if (!this.layout || !this.isPicture) return;
     const { picture, raster, window, written, read, cell } = this;
-    const context = this.over.getContext("2d"), at = raster.place(cell);
+    const context = this.over.getContext("2d");
     const [queries, keys] = [written, read].map((tokens) => (this.settings.sought ? tokens.holding(this.settings.sought) : []));
-    const sought = { rows: queries.map((token) => picture.rowOf(token)),
-      columns: raster.constructor === MapRaster ? keys.map((token) => picture.columnOf(token)) : [] };
-    drawCross(context, this.layout, window, at, { fixed: this.fixed, sought });
-    drawProfiles(context, this.layout, window, raster, at, this.curve);
+    const sought = { rows: queries.map((token) => picture.rowOf(token)), columns: keys.map((token) => picture.columnOf(token)) };
+    drawCross(context, this.layout, window, cell, { fixed: this.fixed, sought });
+    drawProfiles(context, this.layout, window, raster, cell);
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map),
-      this.fixed ? " The cell is fixed: press Enter or click to release it." : "",
-      this.instead ? ` ${this.instead}` : "");
+      this.fixed ? " The cell is fixed: press Enter or click to release it." : "");
     const { state, together } = this.entry.map, [query, key] = this.chosenTokens;
     const erasers = state && !together && picture.sameTokens ? eraserChart(state, query, key, written) : null;
     this.erasers.replaceChildren(...(erasers ? [erasers] : []));
@@ -172,7 +159,7 @@ class Pane {
   choose([row, column]) {
     const clip = (cell, cells) => Math.min(Math.max(cell, 0), cells - 1);
     this.cell = [clip(row, this.picture.rows), clip(column, this.picture.columns)];
-    if (bringIntoView(this.window, this.raster.place(this.cell))) {
+    if (bringIntoView(this.window, this.cell)) {
       this.draw();
     } else {
       this.mark();
@@ -180,16 +167,12 @@ class Pane {
     this.ask.moved(this);
   }
 
-  /** Choose a cell of the drawing; where it shows no weight nothing happens. */
-  point(at) {
-    const cell = this.raster.origin(at);
-    if (cell && (cell[0] !== this.cell[0] || cell[1] !== this.cell[1])) this.choose(cell);
+  point(cell) {
+    if (cell[0] !== this.cell[0] || cell[1] !== this.cell[1]) this.choose(cell);
   }
 
   move(down, right) {
-    const [row, column] = this.raster.place(this.cell), { rows, columns } = this.raster;
-    const clip = (cell, cells) => Math.min(Math.max(cell, 0), cells - 1);
-    this.point([clip(row + down, rows), clip(column + right, columns)]);
+    this.choose([this.cell[0] + down, this.cell[1] + right]);
   }
 
   /** Fix the cell, so that the pointer does not move it. */
@@ -199,7 +182,7 @@ class Pane {
     this.mark();
   }
 
-  zoom(factor, around = this.raster.place(this.cell)) {
+  zoom(factor, around = this.cell) {
     zoomed(this.window, this.raster, factor, around);
     this.draw();
     this.ask.zoomed(this);
