@@ -1,6 +1,6 @@
 """``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,13 @@ from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
 from dsf.cli.heads import MIN_SINK, sinks
 from dsf.cli.options import (
+    Asked,
     Checkpoint,
-    Heads,
-    Layers,
     Loading,
-    Position,
     Prompt,
     Target,
     Top,
     target_in_words,
-    targets,
     whole_number,
     written_place,
 )
@@ -40,6 +37,17 @@ MIN_RESTING = 0.1
 """Share of the attention heads that rest on the first token from which it is called a sink."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Explained(Asked):
+    target: Annotated[
+        str,
+        typer.Option(
+            help='The token whose logit is explained: its text, such as " Paris" with its space, '
+            "or with --ids its number."
+        ),
+    ] = field()
+
+
 class By(StrEnum):
     held = "held"
     direct = "direct"
@@ -49,19 +57,8 @@ class By(StrEnum):
 def attribute(
     model: Checkpoint,
     *,
-    target: Annotated[
-        str,
-        typer.Option(
-            help='The token whose logit is explained: its text, such as " Paris" with its space, '
-            "or with --ids its number."
-        ),
-    ],
-    against: Annotated[
-        str | None,
-        typer.Option(help="A second token; then the difference of the two logits is explained."),
-    ] = None,
+    asked: Explained,
     prompt: Prompt,
-    position: Position = -1,
     top: Top = 10,
     by: Annotated[
         By,
@@ -85,8 +82,6 @@ def attribute(
             least=0,
         ),
     ] = 0,
-    layers: Layers = None,
-    heads: Heads = None,
     out: Annotated[
         Path | None,
         written_place("Write a report that opens on these shares.", metavar="PAGE"),
@@ -109,11 +104,8 @@ def attribute(
     Example: dsf attribute FOLDER --text "The capital of France is" --target " Paris" --against
     " London"
     """
-    tokens = targets(target, against, by_number=prompt.ids is not None)
-    facts = check_call(model, prompt, loading)
-    prompt.check_position(position)
-    facts.check_targets(tokens)
-    facts.check_choice(layers, heads)
+    tokens = asked.tokens(prompt) or (asked.target, None)
+    check_call(model, prompt, loading).check_asked(asked, prompt)
     if out is not None:
         check_file(out, "--out", makes_folder=True)
 
@@ -124,12 +116,13 @@ def attribute(
 
         words = [token for token in tokens if isinstance(token, str)]
         opened = open_checkpoint(model, prompt, run, loading, others=words)
-        at = opened.place(position)
+        at = opened.place(asked.position)
         made = replace(
             stack(opened.loaded.model, input_ids=opened.ids), tokenizer=opened.loaded.tokenizer
         )
-        chosen_layers([layer.name for layer in made.inspection], layers)
-        share = replace(made.attribute(*tokens, position=at), _chosen=(layers, heads))
+        chosen_layers([layer.name for layer in made.inspection], asked.layers)
+        chosen = (asked.layers, asked.heads)
+        share = replace(made.attribute(*tokens, position=at), _chosen=chosen)
         strongest = share.paths(paths) if paths else None
         predicted = share.agreement() if agreement else None
         name = target_in_words(tokens)

@@ -9,14 +9,11 @@ import typer
 from dsf.cli.command import FAILED, WELL, Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_model
 from dsf.cli.options import (
+    Asked,
     Checkpoint,
-    Heads,
-    Layers,
     Loading,
-    Position,
     Prompt,
     exclude_each_other,
-    targets,
     whole_number,
     written_place,
 )
@@ -53,23 +50,11 @@ def audit(
             exists=True, help="Outputs of another engine: a folder of safetensors files, or one."
         ),
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help="The token whose logit is explained; by default the predicted one, less its "
-            "runner-up."
-        ),
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="A second token; then the difference is explained.")
-    ] = None,
-    position: Position = -1,
+    asked: Asked,
     out: Annotated[
         Path | None,
         written_place("Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."),
     ] = None,
-    layers: Layers = None,
-    heads: Heads = None,
     loading: Loading,
 ) -> Work:
     """Name the layer and stage that made a run of MODEL differ from the same model in float64.
@@ -78,7 +63,8 @@ def audit(
     tokens decoded one at a time (--decode), with other chunks (--chunk), with rounded states
     (--state-dtype), of another checkpoint (--suspect), or of another engine (--recorded). What
     every stage adds by itself, times what that moves the logit, is its share; the shares sum to
-    the change. With --layers or --heads the others are one row.
+    the change. With --layers or --heads the others are one row. Without --target the logit is that
+    of the predicted token less its runner-up.
 
     Exit code 1: a stage added more than its number type and length, or a healthy run, explain.
 
@@ -89,17 +75,13 @@ def audit(
     others = {"decode": decode, "chunk": chunk, "dtype": loading.dtype, "state_dtype": state_dtype}
     for option, value in others.items():
         exclude_each_other(recorded=recorded, **{option: value})
-    if target is None and against is not None:
-        raise ValueError("--against: expected --target as well, got none. Give both.")
     if out is not None and out.suffix not in ENDINGS:
         raise ValueError(f"--out: expected a name that ends in {', '.join(ENDINGS)}, got {out}.")
-    tokens = None if target is None else targets(target, against, by_number=prompt.ids is not None)
+    target, against = asked.tokens(prompt) or (None, None)
     facts = check_call(model, prompt, loading)
     if suspect is not None:
         check_model(suspect, offline=loading.offline)
-    prompt.check_position(position)
-    if tokens is not None:
-        facts.check_targets(tokens)
+    facts.check_asked(asked, prompt)
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import open_checkpoint
@@ -108,7 +90,7 @@ def audit(
 
         kind = None if loading.dtype is None else str(loading.dtype)
         as_saved = replace(loading, dtype=None)
-        words = [token for token in tokens or () if isinstance(token, str)]
+        words = [token for token in (target, against) if isinstance(token, str)]
         opened = open_checkpoint(model, prompt, run, as_saved, others=words)
         other: Any = None
         if suspect is not None:
@@ -123,11 +105,11 @@ def audit(
             state_dtype=state_dtype,
             chunk=chunk,
             recorded=recorded,
-            target=None if tokens is None else tokens[0],
-            against=None if tokens is None else tokens[1],
-            position=opened.place(position),
-            layers=layers,
-            heads=heads,
+            target=target,
+            against=against,
+            position=opened.place(asked.position),
+            layers=asked.layers,
+            heads=asked.heads,
         )
         if out is not None:
             ledger.save(out)

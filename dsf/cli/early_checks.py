@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dsf.cli.options import Loading, Prompt, Target
+from dsf.cli.options import Asked, Loading, Prompt
 from dsf.loading.errors import LoadError, shown
 from dsf.loading.folder import (
     ModelFolder,
@@ -75,9 +75,11 @@ class ModelFacts:
         if prompt.length is not None:
             check_length(prompt.length, self.positions, self.name)
 
-    def check_targets(self, tokens: Target | None) -> None:
-        for option, token in zip(("--target", "--against"), tokens or (), strict=False):
-            known = self.vocabulary
+    def check_asked(self, asked: Asked, prompt: Prompt) -> None:
+        prompt.check_position(asked.position)
+        self.check_choice(asked.layers, asked.heads)
+        tokens, known = asked.tokens(prompt) or (), self.vocabulary
+        for option, token in zip(("--target", "--against"), tokens, strict=False):
             if isinstance(token, int) and known is not None and token >= known:
                 raise ValueError(
                     f"{option}: expected a token of {self.name} from 0 to {known - 1}, got {token}."

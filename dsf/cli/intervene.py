@@ -18,13 +18,11 @@ import typer
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
 from dsf.cli.options import (
+    Asked,
     Checkpoint,
-    Heads,
     Inspecting,
-    Layers,
     Loading,
     OtherInput,
-    Position,
     Prompt,
     Target,
     Top,
@@ -32,7 +30,6 @@ from dsf.cli.options import (
     read_text,
     real,
     target_in_words,
-    targets,
     whole,
     written_place,
 )
@@ -74,19 +71,9 @@ def intervene(
             help="A JSON file with a list of edits, as to_json writes them.",
         ),
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            help='A token whose logit is compared: its text, such as " Paris", or with --ids its '
-            "number."
-        ),
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option(help="A second token, whose logit is subtracted.")
-    ] = None,
+    asked: Asked,
     prompt: Prompt,
     second: OtherInput,
-    position: Position = -1,
     top: Top = 5,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Try every edit in a run of its own.")
@@ -104,8 +91,6 @@ def intervene(
             "With --sweep: a file for finished runs, one a line; continues where it ended."
         ),
     ] = None,
-    layers: Layers = None,
-    heads: Heads = None,
     loading: Loading,
 ) -> Work:
     """Run MODEL with edited token mixers, and say what changes in its next token.
@@ -148,12 +133,11 @@ def intervene(
     Short inputs share batches. A sweep of an hour is safe with --resume sweep.jsonl: stopped, it
     continues where it ended, and refuses the file of another model, input, target or list of edits.
     """
-    if sweep and target is None:
+    tokens = asked.tokens(prompt)
+    if sweep and tokens is None:
         raise ValueError("--sweep compares effects on a logit: expected its token as --target.")
     if not sweep and (each, resume) != (None, None):
         raise ValueError("--each and --resume are for a sweep: add --sweep, or leave them out.")
-    if against is not None and target is None:
-        raise ValueError("--against: expected a --target from which it is subtracted, got none.")
     if resume is not None:
         check_file(resume, "--resume", makes_folder=True)
     runs = [[typed_edit(words)] for words in edit or ()]
@@ -164,9 +148,6 @@ def intervene(
     runs = [flat] if not sweep else runs
     if each is not None:
         runs = [spread_run for run in runs for spread_run in spread(run, spread_fields(each))]
-    tokens = None
-    if target is not None:
-        tokens = targets(target, against, by_number=prompt.ids is not None)
     other = second.prompt()
     taken = (getattr(one, field, None) for one in flat for field in ("other", "over"))
     if (OTHER in taken) != (other is not None):
@@ -175,11 +156,9 @@ def intervene(
             "values or a state from another run, such as 'state-from layers=3 token=9'."
         )
     facts = check_call(model, prompt, loading)
-    prompt.check_position(position)
-    facts.check_targets(tokens)
+    facts.check_asked(asked, prompt)
     if other is not None:
         facts.check_input(other)
-    facts.check_choice(layers, heads)
     every = [one for run in runs for one in run]
     for one in every:
         facts.check_choice(one.layer, getattr(one, "heads", None))
@@ -191,14 +170,14 @@ def intervene(
         texts = [token for token in tokens or () if isinstance(token, str)]
         texts += () if other is None else other.texts
         opened = open_checkpoint(model, prompt, run, loading, others=texts)
-        at, sources = opened.place(position), {}
+        at, sources = opened.place(asked.position), {}
         for one in every:
             opened.facts.check_choice(one.layer, getattr(one, "heads", None))
             check_places(one, opened.ids.shape[1], None if other is None else other.length)
         if other is not None:
             options = Inspecting(dtype=loading.dtype)
             sources[OTHER] = inspect_opened(opened.on(other), options)
-        where = {"layers": layers, "heads": heads, "sources": sources}
+        where = {"layers": asked.layers, "heads": asked.heads, "sources": sources}
         if sweep and tokens is not None:
             return _sweep(opened, runs, tokens, at, {"resume": resume, **where}, top)
         return _intervene(opened, flat, tokens, at, where, top)

@@ -219,9 +219,6 @@ Layerwise = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Make no network connection.")]
-Position = Annotated[
-    int, whole_number("At which token the logits are read, from 0; -1 is the last one.")
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,29 +342,54 @@ Target = tuple[int | str, int | str | None]
 """A token of the output, and the one that it is compared with."""
 
 
-def targets(wanted: str, against: str | None, *, by_number: bool) -> Target:
-    """Parse ``--target`` and ``--against``: texts of tokens, or numbers where the input is such."""
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The logit that is asked about, and the layers and heads that are looked at for it."""
 
-    def one(option: str, word: str) -> int | str:
-        if not by_number:
-            return word
-        try:
-            return whole(word)
-        except ValueError:
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help='A token whose logit is asked about: its text, such as " Paris" with its space, '
+            "or with --ids its number."
+        ),
+    ] = None
+    against: Annotated[
+        str | None, typer.Option(help="A second token, whose logit is subtracted.")
+    ] = None
+    position: Annotated[
+        int, whole_number("At which token the logits are read, from 0; -1 is the last one.")
+    ] = -1
+    layers: Layers = None
+    heads: Heads = None
+
+    def tokens(self, prompt: Prompt) -> Target | None:
+        """The two tokens: texts, or numbers where the input is such; None without a target."""
+        if self.target is None:
+            if self.against is not None:
+                raise ValueError("--against: expected --target as well, got none. Give both.")
+            return None
+        wanted = _token("--target", self.target, prompt)
+        if self.against is None:
+            return wanted, None
+        against = _token("--against", self.against, prompt)
+        if wanted == against:
             raise ValueError(
-                f"{option}: expected the number of a token, since the input is --ids, got "
-                f"{word!r}. Give the input as --text to name tokens by their text."
-            ) from None
+                f"--target and --against: expected two tokens, got {self.target!r} twice. Give the "
+                "token that the model might have said instead as --against."
+            )
+        return wanted, against
 
-    if against is None:
-        return one("--target", wanted), None
-    found = one("--target", wanted), one("--against", against)
-    if found[0] == found[1]:
+
+def _token(option: str, word: str, prompt: Prompt) -> int | str:
+    if prompt.ids is None:
+        return word
+    try:
+        return whole(word)
+    except ValueError:
         raise ValueError(
-            f"--target and --against: expected two tokens, got {wanted!r} twice. Give the token "
-            "that the model might have said instead as --against."
-        )
-    return found
+            f"{option}: expected the number of a token, since the input is --ids, got {word!r}. "
+            "Give the input as --text to name tokens by their text."
+        ) from None
 
 
 def target_in_words(tokens: Target) -> str:
