@@ -5,7 +5,7 @@ const BEAT = 800; // milliseconds for each token while it plays
 
 class Board {
   constructor(place, { tokens, presets, start }) {
-    Object.assign(this, { presets, given: tokens, tokens, now: tokens.text.length - 1, drawn: 0, kind: "values" });
+    Object.assign(this, { presets, tokens, now: tokens.text.length - 1, kind: "values" });
     this.chosen = presets.find(({ name }) => name === start.preset);
     this.settings = { ...this.defaults, ...start.settings };
     this.parts(place);
@@ -71,9 +71,7 @@ class Board {
       button("←", "The token before", () => { this.stop(); this.go(this.now - 1); }),
       button("→", "The next token", () => { this.stop(); this.go(this.now + 1); }), this.clock,
       make("label", {}, "Signal", signal),
-      button("Reset sliders", "Put the sliders back", () => this.choose(this.chosen, this.defaults)),
-      button("New tokens", "Draw other tokens", () => this.redraw(this.drawn + 1)),
-      button("First tokens", "Back to the first tokens", () => this.redraw(0)));
+      button("Reset sliders", "Put the sliders back", () => this.choose(this.chosen, this.defaults)));
   }
 
   choose(preset, settings) {
@@ -96,13 +94,6 @@ class Board {
       this.waiting = soon(this.waiting, () => this.show());
     });
     return make("label", {}, make("span", {}, make("b", {}, name), ` ${does}`), shown, input);
-  }
-
-  /** Other tokens: numbers from a seed, so that they can be had again. */
-  redraw(seed) {
-    this.drawn = seed;
-    this.tokens = seed ? drawnTokens(seed, this.given.text.length) : this.given;
-    this.show();
   }
 
   run() {
@@ -146,24 +137,6 @@ class Board {
     this.spoken.textContent = `Token ${now + 1} of ${signal.length}, “${this.tokens.text[now]}”: signal ${number(signal[now], 3)}, `
       + `response ${number(found.response[now], 4)}.`;
   }
-}
-
-/** Normal numbers with two decimals from a seed (a linear congruence and the Box-Muller transform). */
-function drawnTokens(seed, count) {
-  let state = seed * 2654435761 >>> 0;
-  const uniform = () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return (state + 0.5) / 2 ** 32;
-  };
-  const rounded = (value) => Math.round(100 * value) / 100;
-  const normal = () => rounded(Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()));
-  const each = (make_) => Array.from({ length: count }, make_);
-  const direction = () => {
-    const angle = 2 * Math.PI * uniform();
-    return [rounded(Math.cos(angle)), rounded(Math.sin(angle))];
-  };
-  return { text: each((_, k) => String(k + 1)), query: each(direction), key: each(direction), value: each(normal),
-    gate: each(() => [rounded(0.1 + uniform()), rounded(0.1 + uniform())]) };
 }
 
 function factsOf({ map, states, response }, signal, { name }, tokens, settings) {
