@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 import dsf
 from dsf import measures
-from dsf.report import draw_map, plot
+from dsf.report import plot
 
 mpl.use("agg")
 DPI = 90
@@ -28,7 +28,7 @@ def tile(system: dsf.System) -> bytes:
     """The map alone, small."""
     figure = plt.figure(figsize=(1.5, 1.5))
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
-    draw_map(axes, one(dsf.attention_map(system)), title="")
+    plot.heat_map(one(dsf.attention_map(system)), axes=axes, label=None, x="", y="")
     return file_of(figure)
 
 

@@ -22,7 +22,7 @@ from dsf.inspection import InspectedLayer, inspect
 from dsf.loading import load_model
 from dsf.mixers import GatedDeltaNet
 from dsf.models import recall
-from dsf.report import draw_map
+from dsf.report.plot import heat_map
 
 HERE = Path(__file__).resolve().parent
 TITLES = {
@@ -87,7 +87,7 @@ def draw_model(
     layer, map = chosen
     ahead = np.triu(np.ones(map.shape, dtype=bool), 1)
     title = f"{title}\nreproduced to {layer.error:.0e}"
-    draw_map(axes, map, title=title, masked=ahead, tokens=tokens)
+    heat_map(map, title=title, masked=ahead, tokens=tokens, axes=axes, label=None, x="", y="")
     rows, columns = zip(*where_the_answers_stand(drawn), strict=True)
     axes.scatter(
         columns,

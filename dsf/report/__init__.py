@@ -7,7 +7,6 @@ from dsf.runtime.first_use import finding
 __all__ = [
     "Playground",
     "draw_grid",
-    "draw_map",
     "exchange",
     "playground",
     "plot",
@@ -18,7 +17,6 @@ __all__ = [
 _HOMES = {
     "Playground": "dsf.report.playground_page",
     "draw_grid": "dsf.report.figure",
-    "draw_map": "dsf.report.figure",
     "exchange": "dsf.report.exchange",
     "playground": "dsf.report.playground_page",
     "plot": "dsf.report.plot",
@@ -30,7 +28,7 @@ __getattr__ = finding(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from dsf.report import exchange, plot
-    from dsf.report.figure import draw_grid, draw_map
+    from dsf.report.figure import draw_grid
     from dsf.report.page import show
     from dsf.report.playground_page import Playground, playground
     from dsf.report.plot.state_report import report_state

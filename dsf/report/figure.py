@@ -1,5 +1,4 @@
-"""Static pictures of maps: ``draw_map`` draws one on axes of matplotlib, ``draw_grid`` writes a
-picture with one row of maps for every layer.
+"""``draw_grid``: a picture with one row of maps for every layer.
 
 The rows are on a ``Sheet``: pictures of cells and texts at places in inches, in a palette of 8-bit
 colours. A figure with axes for every map takes ten times as long: each brings ticks, spines and
@@ -18,14 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import RendererAgg
-from matplotlib.colors import LinearSegmentedColormap, ListedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-from matplotlib.image import AxesImage
 from PIL import Image
-from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.content import at_a_time, within_memory
@@ -41,7 +37,7 @@ from dsf.report.selection import (
 from dsf.report.views import MapView, views, without_sample
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
-from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
+from dsf.runtime.shapes import at_least
 from dsf.runtime.threads import each_in_parallel
 
 MASKED_COLOUR = "#e7e3da"
@@ -289,75 +285,10 @@ def broken(name: str, most: int) -> list[str]:
 
 
 LABELLED, LONGEST_LABEL = 40, 10
-SIGNED = LinearSegmentedColormap.from_list("signed", SHADES)
-
-
-def draw_map(
-    axes: Axes,
-    map: Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"],
-    *,
-    title: str,
-    masked: Bool[np.ndarray, "rows columns"] | None = None,
-    tokens: Sequence[str] | None = None,
-) -> AxesImage:
-    """Show one map: rows are queries, columns are keys, and the colours are symmetric about zero.
-
-    The colours reach the largest finite magnitude. Weights that are not finite are green.
-
-    Args:
-        map: real weights; of a complex map pass the magnitudes or the real part.
-        masked: cells that are masked, drawn grey.
-        tokens: labels for both axes of a square map, drawn for up to 40 tokens.
-
-    Raises:
-        ValueError: if ``map`` is not one real matrix, or has not one token for each text.
-        TypeError: if an argument is of another kind.
-    """
-    weights = map.numpy(force=True) if isinstance(map, Tensor) else map
-    if not isinstance(weights, np.ndarray):
-        raise TypeError(
-            f"draw_map: 'map' must be a matrix of torch or NumPy, but it is {type(map).__name__}."
-        )
-    if weights.ndim != 2 or np.iscomplexobj(weights):
-        raise ValueError(
-            f"draw_map: 'map' must be one real matrix, but it is {weights.dtype} of shape "
-            f"{weights.shape}. Pick one map, such as layer.map()[0, 3]."
-        )
-    of_kind("draw_map", "axes", axes, Axes, "axes of matplotlib, such as those of plt.subplots()")
-    of_kind("draw_map", "title", title, str, "a text")
-    if tokens is not None:
-        agree("draw_map", "token", rows=weights.shape[0], columns=weights.shape[1])
-        are_texts("draw_map", "tokens", tokens, weights.shape[0])
-    odd = ~np.isfinite(weights)
-    hidden = odd if masked is None else odd | masked
-    reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
-    axes.set_facecolor(MASKED_COLOUR)
-    image = axes.imshow(
-        np.ma.masked_array(weights, hidden),
-        cmap=SIGNED,
-        vmin=-reach,
-        vmax=reach,
-        interpolation="none",  # vector formats keep every cell sharp
-    )
-    if odd.any():
-        axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
-    axes.set_title(written(title), fontsize=9, family=families(), parse_math=False)
-    if tokens is None or len(tokens) > LABELLED:  # of a square map, as checked above
-        axes.set_xticks([])
-        axes.set_yticks([])
-        return image
-    texts, size = _labels(tokens)
-    how: dict[str, Any] = {"fontsize": size, "family": families(), "parse_math": False}
-    axes.set_xticks(range(len(texts)), texts, rotation=90, **how)
-    axes.set_yticks(range(len(texts)), texts, **how)
-    axes.tick_params(length=0, pad=2)
-    return image
-
-
 Labels = tuple[list[str], float]
 
 
-def _labels(tokens: Sequence[str]) -> Labels:
+def labels_of(tokens: Sequence[str]) -> Labels:
     texts = [written(escaped(token), most=LONGEST_LABEL) for token in tokens]
     return texts, min(6.0, 140 / len(texts))
 
@@ -433,7 +364,7 @@ def draw_grid(
 def _named(tokens: Sequence[Sequence[str]] | None) -> dict[int, Labels | None]:
     """The labels of every sample; None where it is too long for them."""
     return {
-        at: _labels(sample) if len(sample) <= LABELLED else None
+        at: labels_of(sample) if len(sample) <= LABELLED else None
         for at, sample in enumerate(tokens or ())
     }
 

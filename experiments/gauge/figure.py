@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dsf.report.figure import draw_map
+from dsf.report.plot import heat_map
 from dsf.runtime.files import replace_file
 
 STYLES = {
@@ -44,7 +44,7 @@ def draw(found: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def _row(line: np.ndarray, name: str, layer: Mapping[str, Any]) -> None:
     before, after, spectrum, hankel, mass = line
     for axes, gauge in ((before, "own states"), (after, "random states")):
-        draw_map(axes, np.array(layer["gauges"][gauge]["map"]), title="")
+        heat_map(np.array(layer["gauges"][gauge]["map"]), axes=axes, label=None, x="", y="")
     before.set_ylabel(f"{name}\n{layer['states']} states", fontsize=8)
     angles = np.linspace(0, 2 * np.pi, 200)
     spectrum.plot(np.cos(angles), np.sin(angles), color="grey", linewidth=0.5)

@@ -9,8 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import dsf
-from dsf.report import draw_grid, draw_map
+from dsf.report import draw_grid
 from dsf.report.figure import LEVELS, MASKED, MASKED_COLOUR, NOT_FINITE, ZERO, Sheet
+from dsf.report.plot import heat_map
 
 
 def pixels(map, masked=None):
@@ -18,7 +19,7 @@ def pixels(map, masked=None):
     size = map.shape[0]
     figure = Figure(figsize=(1, 1), dpi=size * 10)
     axes = figure.add_axes((0, 0, 1, 1))
-    draw_map(axes, map, title="", masked=masked)
+    heat_map(map, axes=axes, masked=masked, label=None, x="", y="")
     for spine in axes.spines.values():
         spine.set_visible(False)
     canvas = FigureCanvasAgg(figure)
@@ -50,7 +51,7 @@ def test_masked_and_odd_cells_have_colours_of_their_own():
 @pytest.mark.parametrize("map", [torch.ones(2, 3, 3), torch.ones(3, 3, dtype=torch.complex64)])
 def test_a_picture_wants_one_real_matrix(map):
     with pytest.raises(ValueError, match="one real matrix"):
-        draw_map(Figure().subplots(), map, title="")
+        heat_map(map)
 
 
 def test_a_grid_of_all_layers_is_written(inspected, reading, tmp_path):

@@ -16,12 +16,12 @@ from dsf.report.figure import (
     MASKED_COLOUR,
     NOT_FINITE,
     ODD,
-    SIGNED,
     Sheet,
     broken,
     palette,
     shaded,
 )
+from dsf.report.plot.charts import SIGNED
 
 
 @pytest.fixture

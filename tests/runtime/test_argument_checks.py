@@ -23,10 +23,7 @@ OTHERS = (
     dsf.jobs.summary,
     dsf.jobs.processes,
     dsf.jobs.cluster,
-    *(
-        getattr(dsf.report.plot, name)
-        for name in ("by_lag", "complex_plane", "curves", "histogram")
-    ),
+    *(getattr(dsf.report.plot, name) for name in ("by_lag", "complex_plane", "curves")),
     *(
         getattr(dsf.report.plot, name)
         for name in ("per_map", "per_token", "rank_profile", "spectrum")

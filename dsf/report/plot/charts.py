@@ -7,19 +7,29 @@ from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
-from dsf.report.figure import draw_map
+from dsf.report.figure import (
+    LABELLED,
+    MASKED_COLOUR,
+    NOT_FINITE,
+    SHADES,
+    families,
+    labels_of,
+    written,
+)
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import at_least
+from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
 
 SHEET = Path(__file__).parent / "dsf.mplstyle"
 MOST_LINES = 12
+SIGNED = LinearSegmentedColormap.from_list("signed", SHADES)
 
 
 def style() -> AbstractContextManager[None]:
@@ -327,30 +337,6 @@ def per_map(
 
 
 @checked
-def histogram(
-    values: Numbers,
-    *,
-    label: str,
-    title: str = "",
-    axes: Axes | None = None,
-) -> Axes:
-    """A histogram of numbers, such as distances of rows, where confused queries are at zero.
-
-    Args:
-        label: the name of the numbers, with the unit in brackets if they have one.
-
-    Example:
-        >>> import torch
-        >>> axes = histogram(torch.tensor([0.0, 0.0, 1.0]), label="distance of rows")
-        >>> axes.get_ylabel(), float(axes.patches[0].get_height()), len(axes.patches)
-        ('pairs', 2.0, 40)
-    """
-    axes = on(axes)
-    axes.hist(array(values).reshape(-1), bins=40, color="#0072B2", edgecolor="white")
-    return worded(axes, title=title, x=label, y="pairs")
-
-
-@checked
 def complex_plane(
     values: Shaped[Tensor, "..."] | np.ndarray,
     *,
@@ -379,23 +365,27 @@ def complex_plane(
 Matrix = Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"]
 
 
-def heat_map(
+def heat_map(  # noqa: PLR0913  # words of the picture
     map: Matrix,
     *,
     title: str = "",
+    masked: Bool[np.ndarray, "rows columns"] | None = None,
     tokens: Sequence[str] | None = None,
     axes: Axes | None = None,
-    label: str = "weight",
+    label: str | None = "weight",
     x: str = "key",
     y: str = "query",
 ) -> Axes:
     """One map: rows are queries, columns are keys; blue is negative, white zero, red positive.
 
-    The colour scale is symmetric about zero and reaches the largest magnitude.
+    The colour scale is symmetric about zero and reaches the largest finite magnitude. Weights that
+    are not finite are green.
 
     Args:
+        map: real weights; of a complex map pass the magnitudes or the real part.
+        masked: cells that are masked, drawn grey.
         tokens: texts for both axes, drawn for up to 40 tokens.
-        label: the label of the colour bar, with the unit in brackets if it has one.
+        label: the label of the colour bar, with the unit in brackets if it has one; or None.
         x, y: the labels of the axes.
 
     Raises:
@@ -407,12 +397,45 @@ def heat_map(
         >>> axes.get_xlabel(), axes.images[0].get_clim()
         ('key', (-1.5, 1.5))
     """
-    axes = on(axes)
-    image = draw_map(axes, map, title=title, tokens=tokens)
+    of_kind("heat_map", "map", map, Tensor | np.ndarray, "a matrix of torch or NumPy")
+    weights = array(map)
+    if weights.ndim != 2 or np.iscomplexobj(weights):
+        raise ValueError(
+            f"heat_map: 'map' must be one real matrix, but it is {weights.dtype} of shape "
+            f"{weights.shape}. Pick one map, such as layer.map()[0, 3]."
+        )
+    of_kind("heat_map", "axes", axes, Axes | None, "axes of matplotlib")
+    of_kind("heat_map", "title", title, str, "a text")
+    if tokens is not None:
+        agree("heat_map", "token", rows=weights.shape[0], columns=weights.shape[1])
+        are_texts("heat_map", "tokens", tokens, weights.shape[0])
+    axes, odd = on(axes), ~np.isfinite(weights)
+    hidden = odd if masked is None else odd | masked
+    reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
+    axes.set_facecolor(MASKED_COLOUR)
+    image = axes.imshow(
+        np.ma.masked_array(weights, hidden),
+        cmap=SIGNED,
+        vmin=-reach,
+        vmax=reach,
+        interpolation="none",  # vector formats keep every cell sharp
+    )
+    if odd.any():
+        axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
+    axes.set(xticks=[], yticks=[])
+    if tokens is not None and len(tokens) <= LABELLED:
+        texts, size = labels_of(tokens)
+        how: dict[str, Any] = {"fontsize": size, "family": families(), "parse_math": False}
+        axes.set_xticks(range(len(texts)), texts, rotation=90, **how)
+        axes.set_yticks(range(len(texts)), texts, **how)
+        axes.tick_params(length=0, pad=2)
     axes.grid(visible=False)
     with style():
-        axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-    return worded(axes, title=title, x=x, y=y)
+        if label is not None:
+            axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+        axes.set_title(written(title), family=families(), parse_math=False)
+        axes.set(xlabel=x, ylabel=y)
+    return axes
 
 
 @checked

@@ -18,7 +18,6 @@ from dsf.report.plot.charts import (
     by_lag,
     complex_plane,
     heat_map,
-    histogram,
     keyed,
     on,
     panels,
@@ -190,7 +189,7 @@ def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
 
 
 Picture = Callable[..., Axes]
-WORDED = (per_token, per_map, histogram)
+WORDED = (per_token, per_map)
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
     measures.confusions: Quantity("confused queries", per_map, unit="pairs"),
     measures.controllability_gramians: Quantity("controllability", _gramian),
     measures.convexity_defect: Quantity("distance from a convex row", per_token),
-    measures.distance_ratios: Quantity("distance of rows / distance of queries", histogram),
+    measures.distance_ratios: Quantity("distance of rows / distance of queries", per_map),
     measures.effective_rank: Quantity("effective rank", per_map),
     measures.effective_tokens: Quantity("effective number of keys", per_token, unit="tokens"),
     measures.energy_gain: Quantity("gain, energy to energy", per_map),
