@@ -5,7 +5,7 @@ Before that the memory that drawing takes is forecast; below the layers is their
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from math import prod
 from typing import Any
@@ -270,7 +270,6 @@ def _needed(layer: InspectedLayer, whole: bool) -> int:
 
 # Attention rollout
 
-QUARTERS = 4
 LARGEST = 128
 """Cells along each side of a picture of more tokens than a page keeps exactly."""
 
@@ -291,47 +290,44 @@ def magnitudes(rows: Rows, samples: Sequence[int], *, read: int) -> Magnitudes:
     return tokens, np.stack(found)
 
 
-class MapRollout:
-    """The maps of the layers multiplied, as if nothing but residuals were between them.
+Shares = Float[np.ndarray, "sample written groups"]
+
+
+def first_shares(samples: int, steps: int, starts: Int[np.ndarray, " groups"]) -> Shares:
+    """Before the first layer every token is its own."""
+    groups = np.searchsorted(starts, np.arange(steps), side="right") - 1
+    alone = (groups[:, None] == np.arange(len(starts))).astype(np.float32)
+    return np.stack([alone] * samples)
+
+
+def next_shares(shares: Shares, rows: Iterable[Magnitudes]) -> Shares:
+    """The shares after a layer; a token that reads nothing stays what it is."""
+    after = shares.copy()
+    for tokens, sizes in rows:
+        sums = sizes.sum(axis=2, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weights = sizes / sums
+        for sample, before in enumerate(shares):
+            # By torch, whose threads form the rows: those of another library would wait for them.
+            read = torch.from_numpy(weights[sample]) @ torch.from_numpy(before)
+            mixed = np.where(sums[sample] == 0, before[tokens], read.numpy())
+            after[sample, tokens] = (before[tokens] + mixed) / 2
+    return after
+
+
+class Rollout:
+    """The maps of a model's layers multiplied, as if nothing but residuals were between them.
 
     ``R_l = (I + W_l) R_{l-1} / 2`` with ``R_0 = I``; ``W_l`` is the mean magnitude of a layer's
     maps, its rows scaled to sum to one, or of channels, which differ in scale, the lengths of what
     a token contributes through all. ``Stack.rollout`` has values, norms and signs in it. The share
     of a group of neighbouring keys is the sum of their shares.
 
+    ``left_out`` of the model's mixers were not read; ``side`` and ``of_channels`` are the most rows
+    of a picture, and of one of all channels.
+
     Source: Abnar and Zuidema 2020, arXiv:2005.00928, for softmax maps; lengths of contributions are
     multiplied like this by Modarressi et al. 2022, arXiv:2205.03286.
-    """
-
-    def __init__(self, samples: int, steps: int, starts: Int[np.ndarray, " groups"]) -> None:
-        groups = np.searchsorted(starts, np.arange(steps), side="right") - 1
-        alone = (groups[:, None] == np.arange(len(starts))).astype(np.float32)
-        self.shares: Float[np.ndarray, "sample written groups"] = np.repeat(
-            alone[None], samples, axis=0
-        )
-        self._next = self.shares.copy()
-
-    def add(self, rows: Magnitudes) -> None:
-        """Add some rows of a layer; a token that reads nothing stays what it is."""
-        tokens, sizes = rows
-        sums = sizes.sum(axis=2, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            weights = sizes / sums
-        for sample, before in enumerate(self.shares):
-            # By torch, whose threads form the rows: those of another library would wait for them.
-            read = torch.from_numpy(weights[sample]) @ torch.from_numpy(before)
-            shares = np.where(sums[sample] == 0, before[tokens], read.numpy())
-            self._next[sample, tokens] = (before[tokens] + shares) / 2
-
-    def finish(self) -> None:
-        """End a layer, of which all rows were added."""
-        self.shares, self._next = self._next, self.shares
-
-
-class Rollout:
-    """The rollout of one model: ``left_out`` of its mixers were not read.
-
-    ``side`` and ``of_channels`` are the most rows of a picture, and of one of all channels.
     """
 
     def __init__(
@@ -345,44 +341,34 @@ class Rollout:
         self.layers, self.left_out = layers, left_out
         self.reason = why_no_rollout(layers, of_channels)
         self.signed = self.lengths = self.done = 0
-        self._pictures: list[dict[str, Any]] = []
-        self._seen: list[MapView] = []
-        count = len(layers)
-        self._shown = {-(-count * k // QUARTERS) for k in range(1, QUARTERS + 1)}
         if layers and not self.reason:
             drawn = layers[0][1]
-            self._starts = edges(drawn.system.steps, min(side, drawn.system.steps))
-            self._samples = len(set(drawn.samples))
-            self._rollout = MapRollout(self._samples, drawn.system.steps, self._starts)
+            self.steps = drawn.system.steps
+            self._starts = edges(self.steps, min(side, self.steps))
+            self._shares = first_shares(len(set(drawn.samples)), self.steps, self._starts)
 
     def add(self, rows: Sequence[Magnitudes], *, signed: bool) -> None:
         """Add the next layer; ``signed`` is whether any of its weights is negative."""
         if self.reason:
             return
-        layer, drawn = self.layers[self.done]
+        layer, _ = self.layers[self.done]
         by_length = has_channels(layer)
         if by_length:
-            lengths = lengths_of(layer, drawn.system.steps).astype(np.float32)
-            rows = [(slice(0, lengths.shape[1]), lengths)]
-        for some in rows:
-            self._rollout.add(some)
-        self._rollout.finish()
+            lengths = lengths_of(layer, self.steps).astype(np.float32)
+            rows = [(slice(0, self.steps), lengths)]
+        self._shares = next_shares(self._shares, rows)
         self.done += 1
         self.lengths += by_length
         self.signed += signed and not by_length
-        if not np.isfinite(self._rollout.shares).all():
+        if not np.isfinite(self._shares).all():
             self.reason = f"a weight of {layer.name} is not finite"
-        elif self.done in self._shown:
-            for sample in range(self._samples):
-                self._draw(sample)
 
     def content(self, *, model: int) -> dict[str, Any] | None:
-        """Pictures after a quarter, a half, three quarters and all of the layers, or the reason."""
+        """One picture for each sample, or the reason for which there is none."""
         if len(self.layers) < 2:  # of one layer its own map says it
             return None
         if self.reason:
             return {"model": model, "reason": escaped(self.reason, most=240), "maps": []}
-        steps = self.layers[0][1].system.steps
         facts = {
             "layers": len(self.layers),
             "signed": self.signed,
@@ -393,31 +379,32 @@ class Rollout:
             ),
             "left_out": self.left_out,
         }
+        drawn = [self._drawn(sample) for sample in range(len(self._shares))]
         return {
             "model": model,
             "reason": "",
             "name": "Rollout",
-            "written": steps,
-            "read": steps,
+            "written": self.steps,
+            "read": self.steps,
             "ports": 1,
             "same_tokens": True,
             "disorder": "",
             "inputs": None,
             "row_texts": True,
             "key_texts": True,
-            "total": len(self._pictures),
+            "total": len(drawn),
             "chosen": "",
-            "thumbnails": thumbnails(self._seen),
-            "maps": [{**picture, "rollout": facts} for picture in self._pictures],
+            "thumbnails": thumbnails([view for view, _ in drawn]),
+            "maps": [{**picture, "rollout": facts} for _, picture in drawn],
         }
 
-    def _draw(self, sample: int) -> None:
-        """Add a picture with exact numbers, whose colours do not end at the share of a sink.
+    def _drawn(self, sample: int) -> tuple[MapView, dict[str, Any]]:
+        """A picture with exact numbers, whose colours do not end at the share of a sink.
 
         After many layers the first token has nearly all of every query. One byte for a cell, up to
         that share, would show nothing else.
         """
-        shares, starts = self._rollout.shares[sample].astype(float), self._starts
+        shares, starts = self._shares[sample].astype(float), self._starts
         lengths = np.diff(np.append(starts, len(shares)))
         weights = np.add.reduceat(shares, starts, axis=0) / lengths[:, None]
         columns = np.zeros(len(shares))
@@ -429,11 +416,9 @@ class Rollout:
         strongest, largest = Strongest(), Strongest()
         strongest.add(clipped, starts, starts)
         largest.add(weights, starts, starts)
-        first = "first" if self.done == 1 else f"first {self.done}"
-        words = "all" if self.done == len(self.layers) else f"{first} of"
-        label = f"{words} {len(self.layers)} layers"
-        seen = MapView(
-            label=label if self._samples == 1 else f"sample {sample}, {label}",
+        label = f"all {len(self.layers)} layers"
+        view = MapView(
+            label=label if len(self._shares) == 1 else f"sample {sample}, {label}",
             sample=sample,
             weights=clipped,
             masked=np.triu(np.ones(weights.shape, dtype=bool), 1) & (weights == 0),
@@ -441,11 +426,10 @@ class Rollout:
             column_sums=columns,
             row_sums=shares.sum(axis=1),
         )
-        (picture,) = bare_maps([seen], exact=True)
+        (picture,) = bare_maps([view], exact=True)
         picture["view"]["values"] = packed(weights.astype(np.float32))
         picture["links"] = [[link.written, link.read, link.weight] for link in largest.links]
-        self._pictures.append(picture)
-        self._seen.append(seen)
+        return view, picture
 
 
 def why_no_rollout(  # noqa: PLR0911  # one for each reason

@@ -6,7 +6,7 @@ import torch
 
 import dsf
 from dsf.evaluate import row_blocks
-from dsf.report.content import MapRollout, magnitudes
+from dsf.report.content import first_shares, magnitudes, next_shares
 from dsf.systems.kernels import availability
 
 
@@ -17,12 +17,12 @@ def _both_ways(request, monkeypatch):
 
 def rolled(systems, samples, *, size=3, starts=None):
     steps = systems[0].steps
-    rollout = MapRollout(len(set(samples)), steps, np.arange(steps) if starts is None else starts)
+    starts = np.arange(steps) if starts is None else starts
+    shares = first_shares(len(set(samples)), steps, starts)
     for system in systems:
-        for rows in row_blocks(system, size=size):
-            rollout.add(magnitudes(rows, samples, read=steps))
-        rollout.finish()
-    return rollout.shares
+        blocks = row_blocks(system, size=size)
+        shares = next_shares(shares, (magnitudes(rows, samples, read=steps) for rows in blocks))
+    return shares
 
 
 def of_scores(scores):

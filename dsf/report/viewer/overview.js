@@ -84,7 +84,7 @@ class Overview {
     const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: across, height: rows });
     const label = withoutSample(map);
-    const brief = map.rollout ? label.replace(/ layers$/, "") : siblings.length > 4 ? numbersOf(label) : label;
+    const brief = siblings.length > 4 ? numbersOf(label) : label;
     const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
     const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1,
       "aria-label": `${layer.name}, ${map.label}` }, canvas, ...caption);
