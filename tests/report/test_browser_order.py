@@ -46,7 +46,7 @@ def test_down_is_the_next_line_of_thumbnails(visited, path):
         page.keyboard.press("ArrowDown")
         passed.append(focused(page))
     assert passed == shown
-    assert len(shown) == 6
+    assert len(shown) == 4
 
 
 def test_the_next_map_is_the_one_that_stands_next(visited, path):

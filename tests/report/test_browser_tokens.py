@@ -217,14 +217,6 @@ def test_a_hidden_diagonal_is_named_and_does_not_count(shown, of, softmax):
     assert "the largest is" not in legend.inner_text()
 
 
-def test_pooled_maps_side_by_side_say_why_no_weights_are_subtracted(shown, of, softmax):
-    rng = torch.Generator().manual_seed(0)
-    heads = [softmax(torch.randn(300, 300, generator=rng)) for _ in range(2)]
-    page = shown(of(heads), full_resolution=0)
-    page.get_by_role("button", name="Compare with another map").click()
-    page.locator(".apart", has_text="not subtracted here, since A and B are pooled").wait_for()
-
-
 def test_the_first_key_counts_in_the_scale_of_a_difference(shown, of, softmax):
     """A reads the first key alone, B itself and a fifth of the second key: A − B is 1, and −0.2."""
     first, itself = torch.full((2, 12, 12), -1000.0)

@@ -33,7 +33,7 @@ class App {
       throw new Error("this browser is too old to decompress them, since it lacks DecompressionStream");
     }
     this.overview = new Overview(this.content, this.entries, this.settings, {
-      open: (entry) => { this.widen(false); return this.open(entry, true); }, widened: () => this.widen(),
+      open: (entry) => this.open(entry, true),
     });
     this.stage = new Stage(this.entries, this.settings, {
       step: (by) => this.step(by), leave: () => this.leave(), fold: () => this.find(),
@@ -98,12 +98,6 @@ class App {
     this.overview.root.hidden = away;
     this.stage.overview.setAttribute("aria-expanded", String(!away));
     this.stage.restyle();
-  }
-
-  /** Give the overview the whole width, or its place next to the map. */
-  widen(wide = !this.root.classList.contains("wide")) {
-    this.root.classList.toggle("wide", wide);
-    this.overview.wide.setAttribute("aria-pressed", String(wide));
   }
 
   leave() {

@@ -4,15 +4,14 @@ const THUMB = 44, ROOMY = 84, LARGE = 75, LABEL = 34, LONG_LABEL = 96; // CSS pi
 const MIN_RANKED = 12, FIRST = 5; // maps from which on some are named first, and how many are
 
 class Overview {
-  /** `open(entry)` is called on a click, `widened()` when the overview takes or leaves the whole width. */
-  constructor(content, entries, settings, { open, widened }) {
+  /** `open(entry)` is called on a click. */
+  constructor(content, entries, settings, { open }) {
     Object.assign(this, { content, entries, settings });
     this.root = make("nav", { className: "overview", "aria-label": "All maps" });
-    this.wide = button("Widen", "Show all maps over the whole width", () => widened());
     this.first = make("p", { className: "drawn first" });
     this.box = make("div", { className: "all" });
     this.open = open;
-    this.root.append(make("div", { className: "overview-head" }, make("h2", {}, "All maps"), this.wide), this.first, this.box);
+    this.root.append(make("h2", {}, "All maps"), this.first, this.box);
     content.models.forEach((model, at) => {
       const layers = content.layers.filter((layer) => layer.model === at);
       if (content.models.length > 1) this.box.append(make("h2", {}, model.name));

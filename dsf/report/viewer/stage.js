@@ -77,6 +77,7 @@ class Stage {
   }
 
   opened() {
+    this.apart.hidden = true;
     if (this.settings.together) this.restyle();
     this.refresh();
     this.ask.shown();
@@ -153,15 +154,12 @@ class Stage {
     await second.open(on && !trouble ? differenceOf(both, pictures) : this.before);
     this.refresh();
     this.ask.shown();
-    if (trouble) {
-      this.apart.hidden = false;
-      this.apart.textContent = `A − B cannot be shown: ${trouble}`;
-    }
+    this.apart.hidden = !trouble;
+    this.apart.textContent = `A − B cannot be shown: ${trouble}`;
   }
 
   /** Choose the same query and key in the other pane, as far as it has them. */
   follow(pane) {
-    this.showDifference();
     const other = this.panes.find((each) => each !== pane);
     if (!other?.picture || this.following) return;
     this.following = true;
@@ -171,7 +169,6 @@ class Stage {
     other.choose([other.picture.rowOf(last(other.written, written)),
       other.picture.columnOf(last(other.read, read))]);
     this.following = false;
-    this.showDifference();
   }
 
   /** Show the same part of both maps, if they have the same number of cells. */
@@ -181,26 +178,6 @@ class Stage {
     if (!other?.raster || other.raster.rows !== pane.raster.rows || other.raster.columns !== pane.raster.columns) return;
     other.window = { ...pane.window };
     other.draw();
-  }
-
-  showDifference() {
-    const [one, other] = this.panes;
-    this.apart.hidden = !other?.picture || this.panes.some(({ entry }) => entry.map.difference);
-    if (this.apart.hidden) return;
-    const pooled = ["A", "B"].filter((_, k) => this.panes[k].picture.pooled);
-    if (kindOf(one.entry.map) !== kindOf(other.entry.map)) {
-      this.apart.textContent = "A and B show numbers of different kinds.";
-      return;
-    }
-    if (pooled.length) {
-      this.apart.textContent = `Single weights are not subtracted here, since ${pooled.join(" and ")} ${pooled.length > 1 ? "are" : "is"} pooled.`;
-      return;
-    }
-    const [a, b] = [one, other].map((pane) => pane.picture.weight(...pane.cell));
-    const close = [one, other].every((pane) => pane.picture.isExact(...pane.cell)) ? "" : "≈ ";
-    const same = String(one.chosenTokens) === String(other.chosenTokens);
-    this.apart.textContent = same && [a, b].every(Number.isFinite)
-      ? `A − B at this cell: ${close}${number(a - b, close ? 2 : 5)}` : "A and B show different queries or keys.";
   }
 
   mark(text) {
