@@ -79,7 +79,7 @@ def errors(structure: str, regime: str, steps: int) -> Iterator[tuple[str, float
         if not applies(name, structure):
             continue
         worth = 0 if name.endswith("compiled") else 2**62
-        with patch("dsf.systems.kernels.availability.WORTH", worth):
+        with patch("dsf.systems.kernels.WORTH", worth):
             if name in MAPS:
                 yield name, _distance(dsf.attention_map(few, rows=slice(-ROWS, None)), last)
             elif name.startswith("row blocks"):

@@ -13,7 +13,7 @@ from torch import Tensor
 import dsf
 from benchmarks.evaluation import Row, measured
 from benchmarks.layers import RNG, normal, steps
-from dsf.evaluate import impulse_response
+from dsf.evaluate.invariant import lags
 from dsf.mixers import DiagonalStateSpace
 
 
@@ -43,7 +43,7 @@ def invariant(tokens: int, *, channels: int = 256, modes: int = 32) -> list[Row]
     exact = _convolved(kernel, value.double())
     found = measured(f"Time-invariant, {tokens} tokens", works, exact)
     kernels: dict[str, Callable[[], Tensor]] = {
-        "dsf": lambda: impulse_response(system)[..., 0, 0],
+        "dsf": lambda: lags(system)[..., 0, 0],
         "exponentials": lambda: _by_exponentials(system, torch.complex128),
     }
     return found + measured(f"Impulse response, {tokens} lags", kernels, kernel)

@@ -25,7 +25,7 @@ import dsf
 from benchmarks import layers
 from benchmarks.page import DOCS
 from dsf import measures
-from dsf.evaluate.cuda import all_trial_results
+from dsf.evaluate.compiled import all_trial_results
 from dsf.mixers import Mixer, SoftmaxAttention
 
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ take more work than the checker allows stay argued; where each step of a delta r
 to expand, its decays alone give a horizon, perhaps a longer one, that the checker accepts.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -28,7 +28,7 @@ from dsf.evaluate.cache import kept_rows
 from dsf.mixers import GatedDeltaNet
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
-from dsf.systems.algebra import select, split_at
+from dsf.systems.algebra import select
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
 
@@ -116,7 +116,7 @@ class Horizon:
                 "backward."
             )
         first = max(0, start - self.width)
-        late = split_at(replace(system, initial=None), first)[1] if first else system
+        late = system.cut(first, system.steps) if first else system
         return respond(late, signal[..., first:, :, :])[..., start - first :, :, :]
 
 

@@ -188,7 +188,7 @@ def _kernels_on_cuda() -> Iterator[Finding]:
     """Each is tried on the spot: a few seconds, on a machine with a CUDA device."""
     import torch
 
-    from dsf.evaluate.cuda import all_trial_results
+    from dsf.evaluate.compiled import all_trial_results
     from dsf.systems.kernels import why_off_on_cuda
 
     why = why_off_on_cuda()

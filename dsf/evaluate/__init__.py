@@ -1,10 +1,9 @@
 """Evaluators: the response of a system to a signal, and the attention map of a system."""
 
 from dsf.evaluate import scans
-from dsf.evaluate.chunks import chunkwise, final_state, scan
+from dsf.evaluate.chunks import chunkwise, convolution, final_state, scan
 from dsf.evaluate.dispatch import Method, respond
 from dsf.evaluate.enclosure import Enclosure
-from dsf.evaluate.fourier import convolution, impulse_response
 from dsf.evaluate.maps import attention_map
 from dsf.evaluate.memory_plan import MapTooLarge
 from dsf.evaluate.realisation import realise, reduce
@@ -24,7 +23,6 @@ __all__ = [
     "convolution",
     "final_state",
     "fold",
-    "impulse_response",
     "realise",
     "recurrent",
     "reduce",

@@ -1,6 +1,7 @@
 """The chunkwise evaluator: matrix products inside windows of tokens, a recurrence between them.
 
 ``scan`` is the parallel-scan evaluator: a prefix scan over one window, the whole sequence.
+``convolution`` is that of time-invariant systems, by the fast Fourier transform.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from dsf.evaluate.arguments import (
@@ -20,9 +22,9 @@ from dsf.evaluate.arguments import (
     with_checked_arguments,
 )
 from dsf.evaluate.compiled import compiled
-from dsf.evaluate.invariant import folded_once, varying
+from dsf.evaluate.invariant import folded_once, lags, varying
 from dsf.evaluate.loops import modes_response
-from dsf.evaluate.stepwise import advance
+from dsf.evaluate.stepwise import advance, applied
 from dsf.evaluate.windows import (
     SMALLEST,
     cut,
@@ -200,3 +202,39 @@ def scan(system: System, signal: Signal) -> Response:
 def _scanned(system: System, signal: Tensor) -> Tensor:
     whole = cut(system, 0, system.steps, dtype=signal.dtype)
     return advance(whole, signal, state_at_start(system, signal), solve=doubling)[0]
+
+
+def convolution(system: System, signal: Signal) -> Response:
+    """The response of a time-invariant system by one fast Fourier transform.
+
+    Impulse response and transform are computed in double precision for every number type.
+
+    Raises:
+        ValueError: if any of A, B, C, D changes with time (names it).
+    """
+    return with_checked_arguments(_convolved, system, signal)
+
+
+def _convolved(system: System, signal: Tensor) -> Tensor:
+    name = varying(system)
+    if name is not None:
+        raise ValueError(
+            f"convolution: needs a time-invariant system, but {name} changes with time. "
+            f"Use method='chunkwise', which takes any coefficients."
+        )
+    if system.takes_real_part:
+        signal = signal.real
+    exact = exact_dtype(signal.dtype, signal.device)
+    kernel = lags(system).to(exact)
+    length = next_fast_len(2 * system.steps - 1, real=not signal.is_complex())
+    transform, inverse = (
+        (torch.fft.fft, torch.fft.ifft)
+        if signal.is_complex()
+        else (torch.fft.rfft, torch.fft.irfft)
+    )
+    spectra = (transform(part, n=length, dim=-3) for part in (kernel, signal.to(exact)))
+    response = inverse(applied(*spectra), n=length, dim=-3)
+    response = response[..., : system.steps, :, :].to(signal.dtype)
+    if system.initial is None:
+        return response
+    return response + chunkwise(system, torch.zeros_like(signal))

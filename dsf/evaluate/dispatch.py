@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import check_signal
 from dsf.evaluate.cache import applied, kept_response, kept_rows
-from dsf.evaluate.chunks import by_default, chunkwise, scan
-from dsf.evaluate.fourier import convolution
+from dsf.evaluate.chunks import by_default, chunkwise, convolution, scan
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
 from dsf.evaluate.stepwise import recurrent
 from dsf.runtime.shapes import ShapeError, of_kind

@@ -6,12 +6,16 @@
   recurrent unit. The drive of a block of tokens is one product of matrices, a loop takes the states
   through the block, and the response is another product.
 - ``channels_of``: the channels of a selective state space (Mamba), each with its own diagonal.
-- ``head_rows``: systems with one scalar decay a token, grouped as in :mod:`dsf.evaluate.heads`.
+- ``head_rows``: systems with one scalar decay a token, grouped by equal reads and writes. An entry
+  of their map is ``(read_i . write_j) step_j`` times the decays between, so the products of reads
+  and writes are computed once for all heads that share them.
 - ``diagonal_rows``: systems with a decay for every state, stored or lazily sampled.
+
+The loops write rows of a map into memory of their caller: new for each block, reused, or the map's.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple, cast
@@ -22,14 +26,168 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import Answer, Response, Signal, state_at_start
-from dsf.evaluate.heads import TILE, Heads
 from dsf.evaluate.invariant import first_token, varying
-from dsf.evaluate.output_buffers import RowBuffer, flat, is_clean, spans_by_tile
 from dsf.runtime.threads import in_parallel
 from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
+from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
+
+
+class RowBuffer:
+    """Memory for blocks of rows of a causal map, from first row to last: new for every block."""
+
+    def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
+        """A contiguous buffer with the batch and columns of ``shape``, and its first free row.
+
+        In the rows of the block, the columns from ``first`` on are zero; the caller has to write
+        those before.
+        """
+        buffer = like.new_empty(shape)
+        buffer[..., first:].zero_()
+        return buffer, 0
+
+
+class ReusedRows(RowBuffer):
+    """One buffer that every block overwrites: new memory pages take ten times as long to write."""
+
+    def __init__(self) -> None:
+        self.buffer: Tensor | None = None
+
+    def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
+        buffer = self.buffer
+        if buffer is None or buffer.dtype != like.dtype or buffer.shape[-2] < shape[-2]:
+            buffer = self.buffer = like.new_empty(shape)
+        buffer[..., first:].zero_()
+        return buffer, 0
+
+
+class WholeMap(RowBuffer):
+    """The rows of one matrix, one block after the other."""
+
+    def __init__(self, matrix: Shaped[Tensor, "*batch rows columns"], *, clean: bool) -> None:
+        self.matrix, self.clean, self.filled = matrix, clean, 0
+
+    def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
+        """The matrix itself where type and strides fit, else new memory: ``settle`` copies it."""
+        top, self.filled = self.filled, self.filled + shape[-2]
+        if self.matrix.dtype != like.dtype or not self.matrix.is_contiguous():
+            return super().take(like, shape, first=first)
+        if not self.clean:
+            self.matrix[..., top : self.filled, first:].zero_()
+        return self.matrix, top
+
+    def settle(self, top: int, weights: Shaped[Tensor, "*batch rows columns"]) -> None:
+        rows = self.matrix[..., top : top + weights.shape[-2], :]
+        if rows.data_ptr() != weights.data_ptr():
+            rows.copy_(weights)
+
+
+def is_clean(output: RowBuffer, buffer: Tensor) -> bool:
+    """Whether a buffer from ``output`` is zero wherever it has not been written."""
+    return isinstance(output, WholeMap) and output.clean and buffer is output.matrix
+
+
+def spans_by_tile(start: int, stop: int, tile: int) -> list[tuple[int, int, int]]:
+    """``start`` to ``stop - 1`` cut at multiples of ``tile``: index of the tile, start and stop."""
+    numbers = range(start // tile, -(-stop // tile))
+    return [(n, max(start, n * tile), min(stop, (n + 1) * tile)) for n in numbers]
+
+
+def flat(buffer: Shaped[Tensor, "*batch rows columns"]) -> Shaped[Tensor, "entry rows columns"]:
+    return buffer.view(-1, *buffer.shape[-2:]) if buffer.ndim > 2 else buffer.unsqueeze(0)
+
+
+TILE = 64
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A causal system with one decay a token and one port, its batch arranged as groups of heads.
+
+    The heads of a group share ``read`` and ``write``. ``order`` and ``sizes`` say how the batch
+    axes of the system were permuted; ``before`` is its ``reads_before_update``.
+    """
+
+    read: Float[Tensor, "group time state"]
+    write: Float[Tensor, "group time state"]
+    decay: Float[Tensor, "group head time"]
+    step: Float[Tensor, "group head time"]
+    feedthrough: Float[Tensor, "group head time"]
+    before: bool
+    order: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        return self.read.shape[-2]
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.steps // TILE)
+
+    def in_batch(self, part: Tensor) -> Tensor:
+        """``part`` with its axes ``group head`` replaced by the batch axes of the system."""
+        apart = part.reshape((*self.sizes, *part.shape[2:]))
+        back = [self.order.index(axis) for axis in range(len(self.order))]
+        return apart.permute((*back, *range(len(back), apart.ndim)))
+
+
+def heads_of(system: Operator) -> Heads | None:
+    if not isinstance(system, System) or not isinstance(system.A, ScaledIdentity):
+        return None
+    if system.runs_backward or system.input_size != 1 or system.output_size != 1:
+        return None
+    if system.dtype.is_complex or isinstance(system.C, Coefficient) or system.state_size == 0:
+        return None
+    if isinstance(system.B, SampledWrite):
+        write, step = system.B.write, system.B.step
+    elif isinstance(system.B, Tensor):
+        write, step = system.B.squeeze(-1), torch.ones_like(system.A.decay[..., :1])
+    else:
+        return None
+    read, feedthrough = system.C.squeeze(-2), dense_of(system.feedthrough)[..., 0, 0]
+    parts = (read, write, system.A.decay, step, feedthrough)
+    if len({part.dtype for part in parts}) > 1:
+        return None
+    return _grouped(system, *parts)
+
+
+def _grouped(
+    system: System, read: Tensor, write: Tensor, decay: Tensor, step: Tensor, feedthrough: Tensor
+) -> Heads:
+    shared = [
+        axis
+        for axis, size in enumerate(system.batch)
+        if size == 1 or read.stride(axis) == write.stride(axis) == 0
+    ]
+    apart = [axis for axis in range(len(system.batch)) if axis not in shared]
+    order = (*apart, *shared)
+    groups = 1
+    for axis in apart:
+        groups *= system.batch[axis]
+
+    def by_group(vectors: Tensor) -> Tensor:
+        for axis in shared:
+            vectors = vectors.narrow(axis, 0, 1)
+        return vectors.permute(*order, -2, -1).reshape(groups, *vectors.shape[-2:])
+
+    def by_head(numbers: Tensor) -> Tensor:
+        spread = numbers.expand(*system.batch, system.steps)
+        return spread.permute(*order, -1).reshape(groups, -1, system.steps)
+
+    return Heads(
+        by_group(read),
+        by_group(write),
+        by_head(decay).contiguous(),
+        by_head(step).contiguous(),
+        by_head(feedthrough),
+        before=system.reads_before_update,
+        order=order,
+        sizes=tuple(system.batch[axis] for axis in order),
+    )
+
 
 BLOCK = 2**17
 """Numbers of a block: drives, or states, of some tokens and sequences, which stay in the cache."""
@@ -64,7 +222,7 @@ def complex_response(system: System, signal: Signal) -> Answer | None:
     span = max(1, BLOCK // (share * size))
 
     def follow(first: int) -> None:
-        from dsf.systems.kernels.modes import scan_complex
+        from dsf.systems.kernels.states import scan_complex
 
         some = slice(first, first + share)
         entries = torch.arange(len(given))[some] // columns
@@ -191,7 +349,7 @@ def modes_response(system: System, signal: Signal, *, out: Tensor | None = None)
         return None
     if varying(system) is not None:
         return None
-    from dsf.systems.kernels.modes import modes_response
+    from dsf.systems.kernels.states import modes_response
 
     columns = signal.squeeze(-2).mT
     flat = columns.reshape(-1, system.steps)
@@ -278,7 +436,7 @@ class _HeadWriter:
     """Products of decays inside every tile and over whole tiles, and the rows made from them."""
 
     def __init__(self, heads: Heads) -> None:
-        from dsf.systems.kernels.scalar_rows import suffixes
+        from dsf.systems.kernels.scalar_tiles import suffixes
 
         # a loop is compiled once for every memory layout
         self.heads = heads = replace(heads, feedthrough=heads.feedthrough.contiguous())
@@ -306,7 +464,7 @@ class _HeadWriter:
 
         def share(some: slice) -> None:
             from dsf.systems.kernels.registers import target_of
-            from dsf.systems.kernels.scalar_rows import scratch_of, write_rows
+            from dsf.systems.kernels.scalar_tiles import scratch_of, write_rows
 
             parts = (heads.decay, heads.step, heads.feedthrough, self.factor, self.product)
             arrays = [part[group, some].numpy() for part in parts]

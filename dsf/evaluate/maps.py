@@ -10,8 +10,8 @@ from torch import Tensor
 from dsf.evaluate.arguments import check_operator
 from dsf.evaluate.compiled import RowLoops, compiled, row_loops
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
+from dsf.evaluate.loops import WholeMap
 from dsf.evaluate.memory_plan import check_room
-from dsf.evaluate.output_buffers import WholeMap
 from dsf.evaluate.rows import blocks_between
 from dsf.runtime.shapes import ShapeError, of_kind
 from dsf.systems.composite import Operator

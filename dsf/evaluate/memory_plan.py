@@ -15,7 +15,7 @@ import torch
 from dsf.evaluate.arguments import working_dtype
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.compiled import row_loops
-from dsf.evaluate.heads import heads_of
+from dsf.evaluate.loops import heads_of
 from dsf.evaluate.windows import numbers_at_once
 from dsf.systems.composite import Operator
 from dsf.systems.system import System

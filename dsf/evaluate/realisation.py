@@ -1,19 +1,21 @@
 """Realisation of a map as a system, and order reduction with an error bound and measured error."""
 
+import decimal
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from math import inf, isqrt, nextafter
+from decimal import Context, Decimal
+from itertools import pairwise, product
+from math import inf, nextafter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
 
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.enclosure import enclosed_rows, has_enclosure
-from dsf.evaluate.exact_rows import entries_of, is_small, squared_distance
 from dsf.evaluate.maps import attention_map
 from dsf.evaluate.rows import row_blocks
 from dsf.evaluate.scaled_norms import norm
@@ -23,7 +25,12 @@ from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import with_conjugates
 from dsf.systems.composite import ExplicitMap
 from dsf.systems.system import System
-from dsf.systems.transition import Dense
+from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity
+
+WINDOW = 64
+"""Tokens that are folded at once where a system has few states: their own map is formed with it."""
+GATHERED = 4
+"""Writes or reads gathered, as a multiple of the states, before they are made triangular."""
 
 
 class Token(NamedTuple):
@@ -65,7 +72,7 @@ def through_map(map: Tensor, cut: Cut) -> Iterator[Token]:
 
 def through_system(system: System, cut: Cut) -> Iterator[Token]:
     """The reduced coefficients of a system, by a basis of its state in the kept coordinates."""
-    futures = list(_futures(system))[::-1]
+    futures = list(observed(system, range(system.steps)))[::-1]
     size = (*system.batch, system.state_size, 0)
     basis = torch.zeros(size, dtype=system.dtype, device=system.device)
     for t, future in enumerate(futures):
@@ -85,15 +92,24 @@ def through_system(system: System, cut: Cut) -> Iterator[Token]:
         basis = images @ right.mH
 
 
-def _futures(system: System) -> Iterator[Tensor]:
-    """Triangular factors of the observability Gramian after every token, the last token first."""
-    size = (*system.batch, system.state_size, system.state_size)
-    factor = torch.zeros(size, dtype=system.dtype, device=system.device)
-    for t in range(system.steps - 1, -1, -1):
+def triangular(tall: Shaped[Tensor, "*batch rows state"]) -> Shaped[Tensor, "*batch state state"]:
+    """A matrix with the same Gramian."""
+    found = torch.linalg.qr(tall, mode="r").R
+    return torch.nn.functional.pad(found, (0, 0, 0, found.shape[-1] - found.shape[-2]))
+
+
+def observed(system: System, positions: Sequence[int]) -> Iterator[Tensor]:
+    """Factors F with Fᴴ F the observability Gramian after each position, the last one first."""
+    states = system.state_size
+    factor = torch.zeros((*system.batch, 0, states), dtype=system.dtype, device=system.device)
+    for stop, start in pairwise([system.steps, *(t + 1 for t in reversed(positions))]):
+        for end in range(stop, start, -WINDOW):
+            panel = fold(system, max(end - WINDOW, start), end)
+            factor = torch.cat([panel.reach, panel.seen_before(factor)], dim=-2)
+            if factor.shape[-2] > GATHERED * max(states, WINDOW):
+                factor = triangular(factor)
+        factor = triangular(factor)
         yield factor
-        panel = fold(system, t, t + 1)
-        stacked = torch.cat([panel.reach, panel.seen_before(factor)], dim=-2)
-        factor = torch.linalg.qr(stacked, mode="r").R
 
 
 def _split(seen: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -238,8 +254,9 @@ def reduce(
     error, rounding = _apart(original, enclosed_rows(system))
     says_nothing = bool((rounding > torch.maximum(error, LITTLE * size.to(error))).any())
     first = map_or_system
-    if says_nothing and isinstance(first, System) and is_small(first) and is_small(system):
-        exact = [_root(squared_distance(first, system, index)) for index in entries_of(first)]
+    if says_nothing and isinstance(first, System) and _is_small(first) and _is_small(system):
+        entries = product(*map(range, first.batch))
+        exact = [_exact_distance(first, system, index) for index in entries]
         error = torch.tensor(exact, dtype=torch.float64).reshape(first.batch)
         rounding = torch.where(error.isfinite(), NORMS * error, torch.inf)
     return Reduction(
@@ -271,14 +288,66 @@ def _apart(first: EnclosedRows, second: EnclosedRows) -> tuple[Tensor, Tensor]:
     return error, torch.where(error.isfinite() & rounding.isfinite(), rounding, torch.inf)
 
 
-def _root(value: Fraction) -> float:
-    """The square root, rounded up; infinite beyond the largest float."""
-    bits = 1200
-    root = Fraction(isqrt((value.numerator << 2 * bits) // value.denominator) + 1, 1 << bits)
-    try:
-        return nextafter(float(root), inf) if value else 0.0
-    except OverflowError:
-        return inf
+MAX_EXACT_PRODUCTS = 1 << 20
+"""Products of long decimal numbers, a few microseconds each."""
+STORED = (Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity)
+
+
+def _is_small(system: System) -> bool:
+    """Whether the map of a system can be had without any rounding within a few seconds."""
+    states, outputs = system.state_size, system.output_size
+    columns = system.steps**2 * system.input_size
+    work = columns * states * (states + outputs) + system.steps * states**3
+    parts = (system.B, system.C, system.feedthrough)
+    return (
+        system.batch.numel() * work <= MAX_EXACT_PRODUCTS
+        and isinstance(system.A, STORED)
+        and all(isinstance(part, Tensor) and bool(part.isfinite().all()) for part in parts)
+        and not system.dtype.is_complex
+        and not system.runs_backward
+        and bool(system.A.dense().isfinite().all())
+    )
+
+
+def _exact_distance(first: System, second: System, index: tuple[int, ...]) -> float:
+    """The Frobenius norm of the difference of two maps of stored numbers, rounded up."""
+    most, least = decimal.MAX_EMAX, decimal.MIN_EMIN
+    exact = Context(prec=decimal.MAX_PREC, Emax=most, Emin=least, traps=[decimal.Inexact])
+    with decimal.localcontext(exact):
+        rows = zip(_exact_rows(first, index), _exact_rows(second, index), strict=True)
+        found = sum((((one - other) * (one - other)).sum() for one, other in rows), Decimal(0))
+    root = float(found.sqrt(Context(prec=60, Emax=most, Emin=least)))
+    return nextafter(root, inf) if found else 0.0
+
+
+def _exact_rows(system: System, index: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The rows of every token, up to its own columns, of one entry of the batch."""
+    A = system.A
+    parts = [system.B, system.C, system.feedthrough]
+    if isinstance(A, DiagonalPlusLowRank):  # written out, it would be rounded
+        parts += [torch.diag_embed(A.decay), A.left, A.right.mT]
+    else:
+        parts.append(A.dense())
+    chosen = [
+        torch.as_tensor(part).expand(*system.batch, system.steps, -1, -1)[index] for part in parts
+    ]
+    state = np.zeros((system.state_size, 0), dtype=object)
+    for t in range(system.steps):
+        B, C, D, move, *update = (
+            np.array([*map(Decimal, part[t].double().flatten().tolist())], dtype=object).reshape(
+                part[t].shape
+            )
+            for part in chosen
+        )
+        if update:
+            move = move + update[0] @ update[1]
+        before, state = state, np.hstack([move @ state, B])
+        if system.reads_before_update:
+            yield np.hstack([C @ before, D])
+        else:
+            rows = C @ state
+            rows[:, -system.input_size :] += D
+            yield rows
 
 
 def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:

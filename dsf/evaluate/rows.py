@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dsf.evaluate.cache import kept_rows, kept_window
 from dsf.evaluate.compiled import row_loops
-from dsf.evaluate.output_buffers import ReusedRows, RowBuffer
-from dsf.evaluate.row_windows import backward_rows, forward_rows
+from dsf.evaluate.loops import ReusedRows, RowBuffer
+from dsf.evaluate.windows import backward_rows, forward_rows
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum

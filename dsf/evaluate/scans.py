@@ -9,7 +9,7 @@ is exact for any permutation, also where no single recurrence along the tokens h
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, reduce
+from functools import reduce
 from typing import Any
 
 import torch
@@ -30,84 +30,19 @@ from dsf.systems.composite import (
     response_dtype,
 )
 
-__all__ = ["Grid", "ScanOrder", "scanned"]
+__all__ = ["Grid", "scanned"]
+
+Order = Int[Tensor, " time"]
+"""The token that a scan visits at each of its steps."""
+Scan = tuple[Operator, Order]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class ScanOrder:
-    """A permutation of the tokens.
+def in_scan_order(part: Shaped[Tensor, "*axes"], order: Order, axis: int) -> Tensor:
+    return part.index_select(axis, order.to(part.device))
 
-    Attributes:
-        visits: the token that the scan visits at each of its steps.
 
-    Raises:
-        ValueError: if a token is visited twice, or not at all.
-
-    Example:
-        >>> import torch
-        >>> order = ScanOrder.of([2, 0, 1])
-        >>> order.scanned(torch.tensor([10, 11, 12]), axis=0)  # in scan order
-        tensor([12, 10, 11])
-        >>> order.restored(order.scanned(torch.arange(3), axis=0), axis=0)
-        tensor([0, 1, 2])
-    """
-
-    visits: Int[Tensor, " time"]
-
-    def __post_init__(self) -> None:
-        visited = self.visits.sort().values
-        if not torch.equal(visited, torch.arange(len(visited), device=visited.device)):
-            raise ValueError(
-                f"ScanOrder: 'visits' must name each of the tokens 0 to {len(visited) - 1} once, "
-                f"but sorted they are {visited.tolist()[:20]}."
-            )
-
-    @classmethod
-    def of(cls, visits: Sequence[int]) -> "ScanOrder":
-        """The order that visits these tokens, first to last."""
-        return cls(torch.tensor(list(visits), dtype=torch.int64))
-
-    @classmethod
-    def forward(cls, steps: int) -> "ScanOrder":
-        """From the first token to the last."""
-        return cls(torch.arange(steps))
-
-    @classmethod
-    def backward(cls, steps: int) -> "ScanOrder":
-        """From the last token to the first."""
-        return cls(torch.arange(steps).flip(0))
-
-    @property
-    def steps(self) -> int:
-        """Number of tokens."""
-        return len(self.visits)
-
-    @cached_property
-    def met_at(self) -> Int[Tensor, " time"]:
-        """The step at which the scan visits each token: the inverse permutation."""
-        return self.visits.argsort()
-
-    def reversed(self) -> "ScanOrder":
-        """The reversed order."""
-        return ScanOrder(self.visits.flip(0))
-
-    def scanned(self, part: Shaped[Tensor, "*axes"], *, axis: int) -> Shaped[Tensor, "*axes"]:
-        """``part`` permuted along ``axis`` from the order of the tokens to scan order."""
-        return part.index_select(axis, self.visits.to(part.device))
-
-    def restored(self, part: Shaped[Tensor, "*axes"], *, axis: int) -> Shaped[Tensor, "*axes"]:
-        """``part`` permuted along ``axis`` from scan order to the order of the tokens."""
-        return part.index_select(axis, self.met_at.to(part.device))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ScanOrder) and torch.equal(self.visits, other.visits)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self.visits.tolist()))
-
-    def __repr__(self) -> str:
-        shown = ", ".join(map(str, self.visits.tolist()[:8]))
-        return f"ScanOrder({shown}{', ...' if self.steps > 8 else ''})"
+def in_token_order(part: Shaped[Tensor, "*axes"], order: Order, axis: int) -> Tensor:
+    return part.index_select(axis, order.argsort().to(part.device))
 
 
 @dataclass(frozen=True)
@@ -120,8 +55,8 @@ class Grid:
     Example:
         >>> grid = Grid(2, 3)
         >>> grid.by_columns()
-        ScanOrder(0, 3, 1, 4, 2, 5)
-        >>> [order.visits.tolist() for order in grid.crossing()]
+        tensor([0, 3, 1, 4, 2, 5])
+        >>> [order.tolist() for order in grid.crossing()]
         [[0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5], [5, 4, 3, 2, 1, 0], [5, 2, 4, 1, 3, 0]]
     """
 
@@ -140,21 +75,19 @@ class Grid:
         on_it = [token for token in range(self.steps) if token not in set(self.apart)]
         return torch.tensor(on_it).reshape(self.height, self.width)
 
-    def by_rows(self) -> ScanOrder:
-        """Row by row: the order of the tokens."""
-        return self._through(self.places.flatten())
+    def by_columns(self) -> Order:
+        """Column by column; tokens apart keep their positions."""
+        visits = torch.arange(self.steps)
+        visits[self.places.flatten()] = self.places.mT.flatten()
+        return visits
 
-    def by_columns(self) -> ScanOrder:
-        """Column by column."""
-        return self._through(self.places.mT.flatten())
-
-    def crossing(self) -> tuple[ScanOrder, ScanOrder, ScanOrder, ScanOrder]:
+    def crossing(self) -> tuple[Order, Order, Order, Order]:
         """By rows, by columns, and both reversed: the cross scan of VMamba.
 
         Source: Liu et al. 2024, arXiv:2401.10166.
         """
-        rows, columns = self.by_rows(), self.by_columns()
-        return rows, columns, rows.reversed(), columns.reversed()
+        rows, columns = torch.arange(self.steps), self.by_columns()
+        return rows, columns, rows.flip(0), columns.flip(0)
 
     def view(
         self, map: Shaped[Tensor, "*batch written read"]
@@ -178,15 +111,6 @@ class Grid:
         sizes = (self.height, self.width)
         return cut.unflatten(-1, sizes).unflatten(-3, sizes)
 
-    def _through(self, way: Tensor) -> ScanOrder:
-        """The scan order of the grid tokens ``way``; tokens apart keep their positions."""
-        visits = torch.arange(self.steps)
-        visits[self.places.flatten()] = way
-        return ScanOrder(visits)
-
-
-Scan = tuple[Operator, ScanOrder]
-
 
 def scanned(*scans: Scan) -> ExplicitMap:
     """The sum of systems that each scan the tokens in an order of their own, in token order.
@@ -195,11 +119,12 @@ def scanned(*scans: Scan) -> ExplicitMap:
     responses of the adjoint systems, a block of rows at a time.
 
     Args:
-        scans: pairs of a system, with its coefficients in scan order, and that scan order.
+        scans: pairs of a system, with its coefficients in scan order, and that scan order: the
+            token that is visited at each step, any permutation.
 
     Raises:
-        ValueError: without a scan, or if a system has an initial state, whose response is not part
-            of a map.
+        ValueError: without a scan, if an order visits a token twice or not at all, or if a system
+            has an initial state, whose response is not part of a map.
         ShapeError: if sizes differ, or a system has more than one port.
 
     Example:
@@ -209,8 +134,8 @@ def scanned(*scans: Scan) -> ExplicitMap:
         >>> from dsf.systems import transition
         >>> one = torch.ones(4, 1)
         >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
-        >>> forward, backward = ScanOrder.forward(4), ScanOrder.backward(4)
-        >>> both = scanned((system, forward), (system, backward))
+        >>> forward = torch.arange(4)
+        >>> both = scanned((system, forward), (system, forward.flip(0)))
         >>> dsf.attention_map(both)
         tensor([[2.0000, 0.5000, 0.2500, 0.1250],
                 [0.5000, 2.0000, 0.5000, 0.2500],
@@ -223,9 +148,15 @@ def scanned(*scans: Scan) -> ExplicitMap:
         raise ValueError("scanned: needs at least one system with its order, but it got none.")
     for k, (system, order) in enumerate(scans):
         reads = getattr(system, "read_steps", system.steps)
-        agree(f"scanned (scan {k})", "time", written=system.steps, read=reads, order=order.steps)
+        agree(f"scanned (scan {k})", "time", written=system.steps, read=reads, order=len(order))
         agree(f"scanned (scan {k})", "port", input=system.input_size, output=system.output_size,
               scanned=1)  # fmt: skip
+        visited = order.sort().values.tolist()
+        if visited != list(range(len(order))):
+            raise ValueError(
+                f"scanned: the order of scan {k} must visit each of the tokens 0 to "
+                f"{len(order) - 1} once, but sorted its visits are {visited[:20]}."
+            )
         parts = system.parts if isinstance(system, SystemSum) else (system,)
         if any(part.initial is not None for part in parts):
             raise ValueError(
@@ -238,7 +169,7 @@ def scanned(*scans: Scan) -> ExplicitMap:
     return ExplicitMap(ScannedRows(scans))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScannedRows(RowSource):
     """Rows of the summed map of several scans."""
 
@@ -247,7 +178,7 @@ class ScannedRows(RowSource):
     @property
     def shape(self) -> torch.Size:
         system, order = self.scans[0]
-        return torch.Size([*system.batch, order.steps, 1, order.steps])
+        return torch.Size([*system.batch, len(order), 1, len(order)])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -262,19 +193,19 @@ class ScannedRows(RowSource):
         """Row t of a system's map is the response of its adjoint to a unit signal at token t."""
         rows = []
         for system, order in self.scans:
-            steps = order.met_at[start:stop].to(self.device)
+            steps = order.argsort()[start:stop].to(self.device)
             units = torch.zeros(
-                order.steps, len(steps), dtype=response_dtype(system), device=self.device
+                len(order), len(steps), dtype=response_dtype(system), device=self.device
             )
             units[steps, torch.arange(len(steps), device=self.device)] = 1
             units = units.unsqueeze(-2).expand(*system.batch, -1, -1, -1)
             columns = respond(adjoint(system), units).squeeze(-2)
-            rows.append(order.restored(columns, axis=-2).mT.unsqueeze(-2))
+            rows.append(in_token_order(columns, order, -2).mT.unsqueeze(-2))
         return reduce(torch.add, rows)
 
     def apply(self, signal: Values) -> Mixed:
         responses = (
-            order.restored(respond(system, order.scanned(signal, axis=-3)), axis=-3)
+            in_token_order(respond(system, in_scan_order(signal, order, -3)), order, -3)
             for system, order in self.scans
         )
         return reduce(torch.add, responses)

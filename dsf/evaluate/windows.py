@@ -1,4 +1,4 @@
-"""Windows of tokens folded into panels of four matrices: cutting, folding, and how long they are.
+"""Windows of tokens folded into panels of four matrices, and rows of maps from these panels.
 
 Nothing here divides by a product of decays or takes ``exp`` of a long difference: decays are only
 multiplied, from each token to the tokens after it, so decays of zero or near zero lose no accuracy.
@@ -7,10 +7,10 @@ Short windows are many, and each costs operations to start and a state to carry.
 more pairs of tokens, and larger triangular systems where A_t has a low-rank term.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import product
+from itertools import pairwise, product
 from math import ceil
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.arguments import State, working_dtype
+from dsf.evaluate.arguments import State, forward_form, working_dtype
 from dsf.runtime.number_types import exact_dtype
-from dsf.systems.coefficient import dense_of
+from dsf.systems.coefficient import cast, delay, dense_of, on_parts
+from dsf.systems.solve import continued, states_before
 from dsf.systems.system import System
 from dsf.systems.transition import (
     Dense,
@@ -33,7 +34,6 @@ from dsf.systems.transition import (
     Shift,
     Transition,
 )
-from dsf.systems.transition.storage import cast, delay, on_parts
 
 Reads = Shaped[Tensor, "*batch rows state"]
 
@@ -255,31 +255,18 @@ def moves_by_one(A: Shift) -> bool:
 
 
 def delay_panel(A: Shift, write: Tensor, read: Tensor, *, before: bool) -> Panel:
-    """The panel of a delay line: whatever a token writes moves on by one state position a token.
-
-    The map is computed diagonal by diagonal: a write of ``lag`` tokens ago is read in the states
-    from position ``lag`` on, or ``lag - 1`` for a read before the update.
-    """
-    steps, states = A.steps, A.state_size
-    late = int(before)
-    local = write.new_zeros(())
-    for lag in range(late, min(steps, states + late)):
-        shift = lag - late
-        weights = read[..., lag:, :, shift:] @ write[..., : steps - lag, : states - shift, :]
-        local = local + torch.diag_embed(weights.movedim(-3, -1), offset=-lag)
-    rows, columns = read.shape[-2], write.shape[-1]
-    local = local.expand(*read.shape[:-3], rows, columns, steps, steps)
-    local = local.movedim(-2, -4).movedim(-1, -2).flatten(-2).flatten(-3, -2)
-    moved = [min(t + 1 - late, states) for t in range(steps)]
-    reach = [pad(read[..., t, :, k:], (0, k)) for t, k in enumerate(moved)]
-    left = [min(steps - 1 - t, states) for t in range(steps)]
-    sent = [pad(write[..., t, : states - k, :], (0, 0, k, 0)) for t, k in enumerate(left)]
-    return Panel(
-        local=local,
-        reach=torch.cat(reach, dim=-2),
-        write=torch.cat(sent, dim=-1),
-        carry=replace(A, places=A.places.sum().unsqueeze(0)),
-    )
+    """The panel of a delay line, from the states that unit states and unit signals leave."""
+    steps, states, inputs = A.steps, A.state_size, write.shape[-1]
+    drive = torch.diag_embed(write.movedim(-3, -1))  # state input token unit
+    drive = pad(drive.movedim(-2, -4).movedim(-1, -2).flatten(-2), (states, 0))
+    entering = torch.eye(states, dtype=write.dtype, device=write.device)
+    entering = pad(entering, (0, steps * inputs)).expand(*A.batch, -1, -1)
+    seen, leaving = continued(A, drive, entering)
+    if before:
+        seen = states_before(entering, seen)
+    reach, local = (read @ seen).flatten(-3, -2).tensor_split([states], dim=-1)
+    carry = replace(A, places=A.places.sum().unsqueeze(0))
+    return Panel(local=local, reach=reach, write=leaving[..., states:], carry=carry)
 
 
 def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, before: bool) -> Panel:
@@ -326,46 +313,30 @@ def coordinate_panel(A: Kronecker, write: Tensor, read: Tensor, *, before: bool)
     other.
     """
     outputs, inputs, dtype = read.shape[-2], write.shape[-1], write.dtype
-    passed = _passed(A.small.to(exact_dtype(dtype, write.device)), before=before)
-    seen, after = passed[..., :-1, :, :, :].to(dtype), passed[..., -1, :, :, :]
-    by_state = (A.few, A.size)
-    reads = read.unflatten(-1, by_state)  # time output few coordinate
-    writes = write.unflatten(-2, by_state)  # time few coordinate input
+    by_token = (A.steps, A.few)
+    small = A.small.to(exact_dtype(dtype, write.device))
+    unit = torch.eye(A.few, dtype=small.dtype, device=small.device).expand_as(small)
+    alone = System(Dense(small), unit, unit, reads_before_update=before)
+    passed = _token_by_token(alone, unit, unit)
+    seen = passed.local.unflatten(-1, by_token).unflatten(-3, by_token).to(dtype)
+    reached = passed.reach.unflatten(-2, by_token).to(dtype)
+    after = passed.write.unflatten(-1, by_token).to(dtype)
+    reads = read.unflatten(-1, (A.few, A.size))  # time output few coordinate
+    writes = write.unflatten(-2, (A.few, A.size))  # time few coordinate input
     local = write.new_zeros(())
     for a, b in product(range(A.few), repeat=2):
         rows, columns = reads[..., a, :].flatten(-3, -2), writes[..., b, :, :].movedim(-2, -3)
         weights = (rows @ columns.flatten(-2)).unflatten(-1, (-1, inputs))
         weights = weights.unflatten(-3, (-1, outputs))
-        local = local + seen[..., 1:, a, b][..., :, None, :, None] * weights
-    reach = torch.einsum("... t o a n, ... t a b -> ... t o b n", reads, seen[..., 0, :, :])
-    sent = torch.einsum(
-        "... s b n i, ... s a b -> ... a n s i", writes, after[..., 1:, :, :].to(dtype)
-    )
+        local = local + seen[..., a, :, b][..., :, None, :, None] * weights
+    reach = torch.einsum("... t o a n, ... t a b -> ... t o b n", reads, reached)
+    sent = torch.einsum("... s b n i, ... a s b -> ... a n s i", writes, after)
     return Panel(
         local=local.flatten(-2).flatten(-3, -2),
         reach=reach.flatten(-2).flatten(-3, -2),
         write=sent.flatten(-2).flatten(-3, -2),
-        carry=Kronecker(after[..., :1, :, :], A.size),
+        carry=Kronecker(passed.carry.dense(), A.size),
     )
-
-
-def _passed(
-    small: Shaped[Tensor, "*batch time few few"], *, before: bool
-) -> Shaped[Tensor, "*batch row column few few"]:
-    """What the state before a window and every write have passed when a token reads.
-
-    The last row is the state after the window. Column 0 is the state before it, column ``t + 1``
-    what token t writes; zeros where it is not yet written.
-    """
-    steps, few = small.shape[-3:-1]
-    one = torch.eye(few, dtype=small.dtype, device=small.device).expand_as(small[..., :1, :, :])
-    since, rows = one, []
-    for t in range(steps):
-        earlier = since
-        since = torch.cat([small[..., t : t + 1, :, :] @ since, one], dim=-3)
-        rows.append(earlier if before else since)
-    rows.append(since)
-    return torch.stack([pad(row, (0,) * 5 + (steps + 1 - row.shape[-3],)) for row in rows], dim=-4)
 
 
 def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = None) -> Panel:
@@ -519,3 +490,62 @@ def _held(system: System, channels: int, size: int) -> int:
         return held + states * channels
     # with the loop open and closed, the state carried in double precision
     return 2 * held + states * (channels + 4 * fed_back)
+
+
+def forward_rows(
+    system: System, boundaries: list[int]
+) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+    """The rows between consecutive boundaries.
+
+    The state as a function of all earlier inputs is carried along, with a column for each input.
+    """
+    past: Tensor | None = None  # *batch state columns
+    for span in pairwise(_from_the_start(boundaries)):
+        panel = fold(system, *span)
+        if past is None:
+            past = panel.write[..., :0]
+        if span[0] >= boundaries[0]:
+            ahead = _zeros(system, panel.local.shape[-2], system.steps - span[1])
+            weights = torch.cat([panel.reach @ past, panel.local, ahead], dim=-1)
+            yield weights.to(system.dtype)
+        if span[1] < boundaries[-1]:
+            past = torch.cat([panel.carried(past), panel.write], dim=-1)
+
+
+def backward_rows(
+    system: System, boundaries: list[int]
+) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+    """The same for a system that runs backward.
+
+    Its first row reads its last token, so all windows after the first boundary are folded first and
+    stored as panels, whose size is proportional to the number of tokens, not to the map.
+    """
+    steps, forward = system.steps, forward_form(system)
+    processed = _from_the_start([steps - boundary for boundary in reversed(boundaries)])
+    panels = [fold(forward, *span) for span in pairwise(processed)]
+    for span in pairwise(boundaries):
+        panel = panels.pop()
+        reach, behind = panel.reach, []  # weights of all earlier windows, the last window first
+        for before in reversed(panels):
+            behind.append(reach @ before.write)
+            reach = before.seen_before(reach)
+        ahead = _zeros(system, panel.local.shape[-2], span[0])
+        weights = torch.cat([*behind[::-1], panel.local, ahead], dim=-1)
+        yield _reversed(weights, system).to(system.dtype)
+
+
+def _from_the_start(boundaries: list[int]) -> list[int]:
+    """The boundaries, preceded by those of windows of the same width from token 0 on."""
+    width = max(stop - start for start, stop in pairwise(boundaries))
+    return [*range(0, boundaries[0], width), *boundaries]
+
+
+def _reversed(weights: Tensor, system: System) -> Tensor:
+    by_token = weights.unflatten(-1, (system.steps, system.input_size))
+    by_token = by_token.unflatten(-3, (-1, system.output_size))
+    return by_token.flip(-4, -2).flatten(-2).flatten(-3, -2)
+
+
+def _zeros(system: System, rows: int, tokens: int) -> Tensor:
+    zero = torch.zeros((), dtype=system.dtype, device=system.device)
+    return zero.expand(*system.batch, rows, tokens * system.input_size)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.evaluate.scans import ScannedRows, ScanOrder
+from dsf.evaluate.scans import Order, ScannedRows, in_scan_order, in_token_order
 from dsf.inspection import Inspection, inspect
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.isolation import isolated
@@ -454,13 +454,13 @@ def _selective(inspection: Inspection) -> dict[str, list[InspectedLayer]]:
     return found
 
 
-def _scans(layer: InspectedLayer) -> tuple[tuple[Any, ScanOrder], ...]:
+def _scans(layer: InspectedLayer) -> tuple[tuple[Any, Order], ...]:
     """The systems whose responses a layer adds, each with the order in which it goes."""
     system: Any = layer.system
     if isinstance(system, ExplicitMap) and isinstance(system.rows, ScannedRows):
         return system.rows.scans
     parts = system.parts if isinstance(system, SystemSum) else (system,)
-    return tuple((part, ScanOrder.forward(part.steps)) for part in parts)
+    return tuple((part, torch.arange(part.steps)) for part in parts)
 
 
 def _places(
@@ -510,9 +510,9 @@ def _places(
 def _gram(layer: InspectedLayer) -> Float[Tensor, "pairs pairs"]:
     scans, weight = _scans(layer), _weight(layer)
     signal = layer.signal
-    reads = [order.restored(part.C.squeeze(-2), axis=-2) for part, order in scans]
+    reads = [in_token_order(part.C.squeeze(-2), order, -2) for part, order in scans]
     states = [
-        order.restored(part.states(order.scanned(signal, axis=-3)).squeeze(-1), axis=-2)
+        in_token_order(part.states(in_scan_order(signal, order, -3)).squeeze(-1), order, -2)
         for part, order in scans
     ]
     pairs = states[0].shape[-1] ** 2

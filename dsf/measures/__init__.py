@@ -1,9 +1,17 @@
 """Measures: numbers that describe a map or a system, one file for each question."""
 
-from dsf.measures.distance import largest_difference, map_distance
+from dsf.measures.convexity import (
+    column_sums,
+    convexity_defect,
+    largest_ahead,
+    negative_entries,
+    negative_mass,
+    negative_share,
+    row_sum_spread,
+    row_sums,
+    smallest_entry,
+)
 from dsf.measures.erasers import erased_by
-from dsf.measures.gain import absolute_gain, column_norms, energy_gain, row_norms
-from dsf.measures.gramians import controllability_gramians, observability_gramians
 from dsf.measures.hankel import hankel_ranks, hankel_singular_values, states_needed
 from dsf.measures.head_scores import (
     copying,
@@ -26,20 +34,22 @@ from dsf.measures.locality import (
     mass_by_lag,
     mean_distance,
     neighbourhood_mass,
+    sink_mass,
+    sink_rate,
     uniform_neighbourhood,
     window_mass,
     window_sums,
 )
-from dsf.measures.off_diagonal import off_diagonal_energy
-from dsf.measures.passes import Streamed, streamed
-from dsf.measures.signs import (
-    convexity_defect,
-    negative_entries,
-    negative_mass,
-    negative_share,
-    smallest_entry,
+from dsf.measures.norms import (
+    absolute_gain,
+    column_norms,
+    energy_gain,
+    largest_difference,
+    map_distance,
+    off_diagonal_energy,
+    row_norms,
 )
-from dsf.measures.sinks import sink_mass, sink_rate
+from dsf.measures.passes import Streamed, streamed
 from dsf.measures.spread import (
     effective_rank,
     effective_tokens,
@@ -48,8 +58,10 @@ from dsf.measures.spread import (
     uniformity_gap,
 )
 from dsf.measures.stability import (
+    controllability_gramians,
     lyapunov_exponents,
     memory_horizon,
+    observability_gramians,
     product_norms,
     transition_eigenvalues,
 )
@@ -61,7 +73,6 @@ from dsf.measures.state_use import (
     retained,
     state_norm,
 )
-from dsf.measures.sums import column_sums, largest_ahead, row_sum_spread, row_sums
 
 __all__ = [
     "Streamed",

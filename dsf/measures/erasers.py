@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import check_operator, check_signal, forward_form
 from dsf.evaluate.cache import kept_rows
-from dsf.measures.gramians import gram_after, gram_before, pulled_back, seen_at
+from dsf.measures.stability import gram_after, gram_before, pulled_back, seen_at
 from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint as transpose
 from dsf.systems.algebra import with_conjugates
@@ -41,7 +41,6 @@ SPAN = 64
 MAX_SUM = 1 + 1e-6
 """Largest sum of a row that counts as shares of attention."""
 Part = Literal["total", "decay", "overwriting"]
-Norm = Literal["reads", "state"]
 
 
 @dataclass(frozen=True)
@@ -340,7 +339,6 @@ def erased_by(
     signal: Shaped[Tensor, "*batch time input channel"] | None = None,
     *,
     part: Part = "total",
-    norm: Norm = "reads",
 ) -> Float[Tensor, "*batch time"]:
     r"""Energy that each token erases of all that was written before it.
 
@@ -356,47 +354,46 @@ def erased_by(
     Args:
         signal: weighs each write, for example ``layer.signal``; unit signals by default.
         part: ``total``, ``decay`` or ``overwriting``; the first is the sum of the others.
-        norm: ``reads``, or ``state`` for the energy of the states themselves, in the basis in which
-            the model stores them.
 
     Raises:
-        ValueError: for another part or norm, or a signal that does not fit.
+        ValueError: for another part, or a signal that does not fit.
 
     Example:
         >>> import dsf, torch
         >>> from dsf.systems import transition
         >>> one = torch.ones(3, 1)
         >>> system = dsf.System.from_write_and_read(transition.Diagonal(one / 2), one, one)
-        >>> erased_by(system, norm="state")  # three quarters of 1, then of 1.25
-        tensor([0.0000, 0.7500, 0.9375])
+        >>> erased_by(system)  # energies 1 and 1.25, read with 1.25 and 1, less a quarter
+        tensor([0.0000, 0.9375, 0.9375])
     """
     if signal is not None:
         check_signal(system, signal)
-    decay, overwriting = _energies(system, signal, norm)
+    decay, overwriting = _energies(system, signal)
     return {"total": decay + overwriting, "decay": decay, "overwriting": overwriting}[part]
 
 
-def _energies(system: System, signal: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+def _energies(system: System, signal: Tensor | None) -> tuple[Tensor, Tensor]:
     plain = with_conjugates(system) if system.takes_real_part else system
     ordered = forward_form(plain)
     given = signal.flip(-3) if signal is not None and system.runs_backward else signal
     size = (*ordered.batch, ordered.state_size, ordered.state_size)
     written = torch.zeros(size, dtype=ordered.dtype, device=ordered.device)
-    unit = torch.eye(size[-1], dtype=ordered.dtype, device=ordered.device)
-    starts = range(0, ordered.steps, SPAN)
-    behind = _read_after(ordered, starts) if norm == "reads" else [None] * len(starts)
+    windows = [(t, min(t + SPAN, ordered.steps)) for t in range(0, ordered.steps, SPAN)]
+    later = [torch.zeros_like(written)]  # the energy that is read after each window
+    for span in reversed(windows[1:]):
+        later.append(_reads_in(ordered.window(*span), later[-1])[1])
     decays, overwritings = [], []
-    for start, read_later in zip(starts, behind, strict=True):
-        stop = min(start + SPAN, ordered.steps)
+    for start, stop in windows:
         window = ordered.window(start, stop)
-        reads = None if read_later is None else _reads_in(window, read_later)
+        reads, _ = _reads_in(window, later.pop())
         for token in range(window.steps):
             one = window.window(token, token + 1)
             kept = one.A.decays()
             stored, left = written, gram_after(one, written)
             by_decay = kept.mT * written * kept.conj()
-            weigh = unit if reads is None else reads[token]
-            traces = [(weigh.mT * each).sum(dim=(-2, -1)).real for each in (stored, by_decay, left)]
+            traces = [
+                (reads[token].mT * each).sum(dim=(-2, -1)).real for each in (stored, by_decay, left)
+            ]
             decays.append(traces[0] - traces[1])
             overwritings.append(
                 traces[1] - traces[2] if one.A.diagonal() is None else torch.zeros_like(traces[0])
@@ -411,27 +408,17 @@ def _energies(system: System, signal: Tensor | None, norm: Norm) -> tuple[Tensor
     return found[0], found[1]
 
 
-def _read_after(system: System, starts: range) -> list[Tensor]:
-    """The energy that is read after each window, by one pass from the last token back."""
-    size = (*system.batch, system.state_size, system.state_size)
-    later = torch.zeros(size, dtype=system.dtype, device=system.device)
-    found = []
-    for start in reversed(starts):
-        found.append(later)
-        window = system.window(start, min(start + SPAN, system.steps))
-        for token in range(window.steps - 1, -1, -1):
-            later = gram_before(window.window(token, token + 1), later)
-    return found[::-1]
+def _reads_in(window: System, later: Tensor) -> tuple[list[Tensor], Tensor]:
+    """For every token of a window the energy that reads from it on take of the state after it.
 
-
-def _reads_in(window: System, later: Tensor) -> list[Tensor]:
-    """For every token of a window the energy that reads from it on take of the state after it."""
+    And what they take of the state before the window; ``later`` is that after the window.
+    """
     found = []
     for token in range(window.steps - 1, -1, -1):
         one = window.window(token, token + 1)
         found.append(later if window.reads_before_update else later + seen_at(one))
         later = gram_before(one, later)
-    return found[::-1]
+    return found[::-1], later
 
 
 def overwriting_shares(ordered: System, last: int) -> Float[Tensor, "*batch time"]:

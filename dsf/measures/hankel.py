@@ -3,8 +3,16 @@
 The block at token t, ``map[t+1:, :t+1]``, maps the signals up to t to the responses after t. Its
 rank is the number of states that any system with this map needs there, and its singular values do
 not depend on state coordinates.
+
+How many singular values are above a threshold is mostly found without computing them: one
+factorisation M = P L U applies the inverse to many columns cheaply, and the largest singular
+values of the inverse are the reciprocals of the smallest of M. Where all are above, the image of a
+few random columns shows it; elsewhere the singular values are computed.
+
+Source: Halko, Martinsson & Tropp 2011, arXiv:0909.4061, for the random columns.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import cast
@@ -15,20 +23,112 @@ from torch import Tensor
 
 from dsf.evaluate import attention_map
 from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.realisation import GATHERED, WINDOW, observed, triangular
 from dsf.evaluate.windows import fold
 from dsf.measures.fold import Map, blocks, frobenius, widened
-from dsf.measures.numerical_rank import numerical_ranks, together
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_share, above_zero
+from dsf.runtime.threads import each_in_parallel
 from dsf.systems.algebra import select, with_conjugates
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
 
+SMALL = 128
+"""Of smaller matrices all singular values are computed, which takes no longer."""
+WIDTH = 16
+"""Random columns."""
+DOUBT = 1e-12
+"""The probability with which the random columns may be so bad that a bound from above fails."""
+TOGETHER = 1 << 21
+"""Numbers of matrices that are factorised at once: memory of that size is not asked for anew."""
+NEAR_ONE = 1e6
+"""Matrices are scaled whose largest entry is farther from one than by this factor."""
+POWERS = 2
+"""How often at most the image of random columns is taken where all values may be above."""
+SHORTEST = math.sqrt(2) * (DOUBT * math.gamma(WIDTH / 2 + 1)) ** (1 / WIDTH)
+"""But for the probability ``DOUBT``, ``WIDTH`` normal numbers have at least this length."""
+
+
+def numerical_ranks(
+    matrices: Shaped[Tensor, "*batch rows columns"], tolerance: float
+) -> Int[Tensor, "*batch"]:
+    """How many singular values of each matrix are above ``tolerance`` times the largest.
+
+    Only in double precision: rounding of the factors in single precision hides small values.
+    """
+    batch, size = matrices.shape[:-2], min(matrices.shape[-2:])
+    flat = matrices.detach().reshape(-1, *matrices.shape[-2:])
+    if size < SMALL or matrices.dtype is not torch.float64:
+        found = [_decomposed(each, tolerance) for each in flat]
+    else:
+        parts = flat.split(together(size))
+        found = [rank for part in parts for rank in _factorised(part, tolerance)]
+    return torch.tensor(found, dtype=torch.int64, device=matrices.device).view(batch)
+
+
+def together(size: int) -> int:
+    return max(torch.get_num_threads(), TOGETHER // size**2)
+
+
+def _decomposed(matrix: Tensor, tolerance: float) -> int:
+    values = torch.linalg.svdvals(matrix)
+    return int((values > tolerance * values[0]).sum())
+
+
+def _factorised(matrices: Tensor, tolerance: float) -> list[int]:
+    square, largest = _square(matrices)
+    rng = torch.Generator().manual_seed(0)
+    drawn = torch.randn(square.shape[-1], WIDTH, generator=rng).to(square)
+
+    def rank(number: int) -> int:
+        if _is_full(square[number], float(largest[number]), drawn, tolerance):
+            return square.shape[-1]
+        return _decomposed(matrices[number], tolerance)
+
+    return list(each_in_parallel(rank, range(len(square))))
+
+
+def _is_full(matrix: Tensor, largest: float, drawn: Tensor, tolerance: float) -> bool:
+    """Whether all singular values of a square matrix are above, as far as its factors show it."""
+    factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
+    growth = float(_largest(factors))
+    if bool(failed) or not math.isfinite(growth):
+        return False
+    rounded = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * growth / largest
+    # With B the inverse and random columns Ω, |B (BᵀB)ᵠ Ω| is at least |B|²ᵠ⁺¹ times the length of
+    # as many normal numbers as Ω has columns.
+    size, images = float(torch.linalg.matrix_norm(matrix)), drawn
+    for power in range(POWERS):
+        for adjoint in (True, False) if power else (False,):
+            images = torch.linalg.lu_solve(factors, pivots, images, adjoint=adjoint)
+        length = float(torch.linalg.matrix_norm(images)) / SHORTEST
+        if length ** (1 / (2 * power + 1)) * (tolerance + rounded) * size < 1:
+            return True
+    return False
+
+
+def _square(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Square matrices with the same singular values but for a factor, and their largest entries.
+
+    They lie column by column, as the factorisation needs them. Only those of entries so large or so
+    small that powers of them leave the range of numbers are scaled, since that takes a copy.
+    """
+    rows, columns = matrices.shape[-2:]
+    if rows != columns:
+        tall = matrices if rows > columns else matrices.mT
+        matrices = torch.linalg.qr(tall, mode="r").R
+    largest = _largest(matrices)
+    if not bool(((largest > 1 / NEAR_ONE) & (largest < NEAR_ONE)).all()):
+        matrices, largest = matrices / largest[..., None, None], torch.ones_like(largest)
+    return matrices.mT if matrices.is_contiguous() else matrices, largest
+
+
+def _largest(matrices: Tensor) -> Tensor:
+    axes = (-2, -1)
+    return torch.maximum(matrices.amax(dim=axes), -matrices.amin(dim=axes))
+
+
 TOLERANCE = 1e-10
-WINDOW = 64
-"""Tokens that are folded at once where a system has few states: their own map is formed with it."""
-GATHERED = 4
-"""Writes or reads gathered, as a multiple of the states, before they are made triangular."""
 
 
 @checked
@@ -64,7 +164,7 @@ def hankel_singular_values(
     plain = with_conjugates(system) if system.takes_real_part else system
     ordered = sorted(set(chosen))
     reached = dict(zip(ordered, _reached(plain, ordered), strict=True))
-    seen = dict(zip(reversed(ordered), _seen(plain, ordered), strict=True))
+    seen = dict(zip(reversed(ordered), observed(plain, ordered), strict=True))
     return torch.stack([torch.linalg.svdvals(seen[t] @ reached[t]) for t in chosen], dim=-2)
 
 
@@ -172,29 +272,9 @@ def _reached(system: System, positions: list[int]) -> Iterator[Tensor]:
             panel = fold(system, begin, min(begin + WINDOW, stop))
             factor = torch.cat([panel.carried(factor), panel.write], dim=-1)
             if factor.shape[-1] > GATHERED * max(states, WINDOW):
-                factor = _triangular(factor.mH).mH
-        factor = _triangular(factor.mH).mH
+                factor = triangular(factor.mH).mH
+        factor = triangular(factor.mH).mH
         yield factor
-
-
-def _seen(system: System, positions: list[int]) -> Iterator[Tensor]:
-    """Factors F with Fᴴ F the observability Gramian after each position, the last one first."""
-    states = system.state_size
-    factor = torch.zeros((*system.batch, 0, states), dtype=system.dtype, device=system.device)
-    for stop, start in pairwise([system.steps, *(t + 1 for t in reversed(positions))]):
-        for end in range(stop, start, -WINDOW):
-            panel = fold(system, max(end - WINDOW, start), end)
-            factor = torch.cat([panel.reach, panel.seen_before(factor)], dim=-2)
-            if factor.shape[-2] > GATHERED * max(states, WINDOW):
-                factor = _triangular(factor)
-        factor = _triangular(factor)
-        yield factor
-
-
-def _triangular(tall: Shaped[Tensor, "*batch rows state"]) -> Shaped[Tensor, "*batch state state"]:
-    """A matrix with the same Gramian."""
-    found = torch.linalg.qr(tall, mode="r").R
-    return torch.nn.functional.pad(found, (0, 0, 0, found.shape[-1] - found.shape[-2]))
 
 
 @checked

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.evaluate.heads import TILE, Heads
+from dsf.evaluate.loops import TILE, Heads
 from dsf.measures.fold import all_safe
 from dsf.measures.row_reductions import KINDS, NORM, Progress, Reduced, RowReduction
 
@@ -94,8 +94,7 @@ class _HeadFold:
     def __init__(
         self, heads: Heads, group: int, wanted: Sequence[RowReduction], limit: tuple[float, float]
     ) -> None:
-        from dsf.systems.kernels.scalar_rows import suffixes
-        from dsf.systems.kernels.scalar_tile_sums import all_before
+        from dsf.systems.kernels.scalar_tiles import all_before, suffixes
 
         self.peaks = any(each.name in ("norm", "largest", "lowest") for each in wanted)
         self.widths = np.array([each.token for each in wanted if each.name == "near"], dtype=int)
@@ -117,7 +116,7 @@ class _HeadFold:
 
     def tile(self, tile: int, rows: slice) -> tuple[np.ndarray, np.ndarray, int]:
         """All sums for all heads and these rows, the share left out, and the entries computed."""
-        from dsf.systems.kernels.scalar_tile_sums import sum_tiles
+        from dsf.systems.kernels.scalar_tiles import sum_tiles
 
         number, count = len(self.decay), rows.stop - rows.start
         state = _State(number, tile, len(self.widths))
@@ -151,7 +150,7 @@ class _HeadFold:
         self, active: np.ndarray, rows: slice, state: "_State", most: int
     ) -> np.ndarray:
         """The heads for which earlier tiles cannot be left out yet."""
-        from dsf.systems.kernels.scalar_tile_sums import still_open
+        from dsf.systems.kernels.scalar_tiles import still_open
 
         earlier = self.product, self.mass, self.lagged
         spans, limits = (rows.start, state.stops, most), self.limit
@@ -161,7 +160,7 @@ class _HeadFold:
         return active[:count]
 
     def _own(self, read: Tensor, rows: slice, state: "_State") -> None:
-        from dsf.systems.kernels.scalar_tile_sums import sum_own_tile
+        from dsf.systems.kernels.scalar_tiles import sum_own_tile
 
         numbers = (self.decay, self.step, self.feedthrough)
         # contiguous, as a loop is compiled once for every memory layout
@@ -176,7 +175,7 @@ class _HeadFold:
 
     def _parts(self, write: Tensor, read: Tensor) -> np.ndarray:
         """Scores of columns and rows: absolute values, those times their logs, negative parts."""
-        from dsf.systems.kernels.scalar_tile_sums import split_scores
+        from dsf.systems.kernels.scalar_tiles import split_scores
 
         size = len(write) * TILE
         scores = self.scores[:size]

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from dsf.evaluate import respond
 from dsf.evaluate.compiled import stored_parts
-from dsf.evaluate.heads import Heads, heads_of
+from dsf.evaluate.loops import Heads, heads_of
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.measures.fold import MapOrSystem, blocks, widened
 from dsf.measures.head_pass import of_heads
 from dsf.measures.row_reductions import (
     NORM,
+    Collected,
     Progress,
     Reduced,
     Requested,
     RowReduction,
     from_pass,
 )
-from dsf.measures.whole_rows import Collected
 from dsf.runtime.argument_checks import checked
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies

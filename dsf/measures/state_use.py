@@ -6,7 +6,7 @@ left (the state is full). The numbers of ``occupancy`` do not depend on the basi
 others do, and hold in the basis in which a model stores them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +21,7 @@ from dsf.measures.fold import Map
 from dsf.measures.hankel import hankel_singular_values
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import above_zero
-from dsf.systems.algebra import split_at, with_conjugates
+from dsf.systems.algebra import with_conjugates
 from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
@@ -29,7 +29,7 @@ from dsf.systems.system import System
 NOISE = 2.0**-8
 """The size of rounding in bfloat16, relative."""
 FOLLOWED = 32
-"""Default number of writes to follow."""
+"""Maximum number of writes to follow."""
 TOGETHER = 64
 """Number of tokens per block."""
 
@@ -82,22 +82,19 @@ def forgetting(
     system: System,
     *,
     lags: Sequence[int] | None = None,
-    writes: Sequence[int] | None = None,
 ) -> Shaped[Tensor, "*batch lags"]:
     r"""Share of a unit write that is left in the state some tokens later, at least 0.
 
-    :math:`\|A_{s+t} \cdots A_{s+1} B_s\| / \|B_s\|` (Frobenius norms), the mean over the written
-    tokens s; above 1 where the state grows. ``nan`` where no write has so many tokens after it.
+    :math:`\|A_{s+t} \cdots A_{s+1} B_s\| / \|B_s\|` (Frobenius norms), the mean over at most 32
+    tokens s, spread evenly, without those that write nothing; above 1 where the state grows.
+    ``nan`` where no write has so many tokens after it.
 
     Args:
         lags: after how many tokens; by default 1, 2, 4, ... as far as the sequence reaches.
-        writes: the tokens whose writes are followed, by default 32 spread evenly. Those that write
-            nothing are left out of the mean. For a system that runs backward both are meant along
-            its recurrence, from the last token on.
+            For a system that runs backward along its recurrence, from the last token on.
 
     Raises:
         ValueError: if a lag is negative or does not fit into the sequence.
-        IndexError: if there is no such token.
 
     Example:
         >>> import dsf, torch
@@ -115,7 +112,8 @@ def forgetting(
             f"forgetting: 'lags' must lie between 0 and {steps - 1} for {steps} tokens, but they "
             f"are {wanted}."
         )
-    followed = sorted(set(_followed(steps, writes)))
+    many = min(FOLLOWED, steps)
+    followed = sorted({round(k * (steps - 1) / max(many - 1, 1)) for k in range(many)})
     sizes = _sizes(ordered, followed)
     found = []
     for lag in wanted:
@@ -127,19 +125,6 @@ def forgetting(
             count = count + (written != 0)
         found.append(total / count)
     return torch.stack(found, dim=-1)
-
-
-def _followed(steps: int, writes: Sequence[int] | None) -> list[int]:
-    if writes is None:
-        many = min(FOLLOWED, steps)
-        return [round(k * (steps - 1) / max(many - 1, 1)) for k in range(many)]
-    wrong = [token for token in writes if not -steps <= token < steps]
-    if wrong or not len(writes):
-        raise IndexError(
-            f"forgetting: 'writes' must name tokens from 0 to {steps - 1}, but it is "
-            f"{list(writes)}."
-        )
-    return [token % steps for token in writes]
 
 
 def _units(parts: Shaped[Tensor, "*batch rows columns"]) -> Shaped[Tensor, "*batch rows columns"]:
@@ -315,17 +300,12 @@ def state_norm(
     check_signal(system, signal)
     ordered = forward_form(system)
     given = signal.flip(-3) if system.runs_backward else signal
-    norms = torch.cat(list(_norms(ordered, given)), dim=-1)
-    return norms.flip(-1) if system.runs_backward else norms
-
-
-def _norms(system: System, signal: Tensor) -> Iterator[Tensor]:
-    rest: System | None = system
-    start = 0
-    while rest is not None:
-        size = min(TOGETHER, rest.steps)
-        here, behind = (rest, None) if size == rest.steps else split_at(rest, size)
-        states = here.states(signal[..., start : start + size, :, :])
-        yield torch.linalg.vector_norm(states, dim=(-2, -1))
-        rest = None if behind is None else replace(behind, initial=states[..., -1, :, :])
-        start += size
+    state, norms = ordered.initial, []
+    for start in range(0, ordered.steps, TOGETHER):
+        stop = min(start + TOGETHER, ordered.steps)
+        here = replace(ordered.cut(start, stop), initial=state)
+        states = here.states(given[..., start:stop, :, :])
+        norms.append(torch.linalg.vector_norm(states, dim=(-2, -1)))
+        state = states[..., -1, :, :]
+    found = torch.cat(norms, dim=-1)
+    return found.flip(-1) if system.runs_backward else found

@@ -21,10 +21,10 @@ from torch import Tensor
 from dsf.mixers.base import Mixer
 from dsf.mixers.drawing import between, directions, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
+from dsf.systems.coefficient import on_stored
 from dsf.systems.solve import recurrence
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
-from dsf.systems.transition.storage import on_stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

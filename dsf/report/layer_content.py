@@ -22,8 +22,7 @@ from dsf.inspection.results.measurements import QUANTITIES, Quantity, values
 from dsf.inspection.results.quantities import RANK
 from dsf.measures.erasers import largest_losses
 from dsf.measures.passes import is_streamable, reductions_of
-from dsf.measures.row_reductions import Reduced
-from dsf.measures.whole_rows import Collected
+from dsf.measures.row_reductions import Collected, Reduced
 from dsf.report.escaping import escaped
 from dsf.report.layer_picture import Explained, layer_picture
 from dsf.report.map_bytes import coded, packed, picture_of, shrunk

@@ -10,9 +10,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.runtime.number_types import exact_dtype
+from dsf.systems.coefficient import delay
 from dsf.systems.kernels import applies
 from dsf.systems.transition import ScaledIdentity, Shift, Transition
-from dsf.systems.transition.storage import delay
 
 __all__ = ["continued", "doubling", "recurrence", "states_before"]
 
@@ -85,7 +85,7 @@ def uncoupled_states(
 
 def _compiled(decay: Tensor, drive: Tensor, running: Tensor, at_rest: bool) -> Solution:
     """Time is the first axis in memory, so that the numbers of a token are contiguous."""
-    from dsf.systems.kernels.diagonal_scan import scan_states
+    from dsf.systems.kernels.states import scan_states
 
     parts = [part.movedim(-3, 0).contiguous() for part in (decay, drive)]
     states = torch.empty_like(parts[1])

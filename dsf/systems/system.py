@@ -1,10 +1,11 @@
 """The central data type: a linear time-varying state-space system, unrolled over one sequence."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -237,27 +238,22 @@ class System:
         return torch.stack([kept[token] for token in wanted], dim=-3)
 
     def _tokens(self, at: Sequence[int] | slice | int | None) -> list[int]:
-        numbers = range(self.steps)
-        if at is None or isinstance(at, slice):
-            chosen = list(numbers[slice(None) if at is None else at])
-        else:
-            given = at.tolist() if hasattr(at, "tolist") else at  # of torch or NumPy
-            several = list(given) if isinstance(given, Iterable) else [given]
-            odd = [each for each in several if not isinstance(each, int) or isinstance(each, bool)]
-            if odd:
-                raise TypeError(
-                    f"System.states: 'at' must be whole numbers or a slice, but it has {odd[0]!r}."
-                )
-            wrong = [token for token in several if not -self.steps <= token < self.steps]
-            if wrong:
-                raise IndexError(
-                    f"System.states: 'at' names {wrong[0]}: there is no token {wrong[0]}; "
-                    f"the {self.steps} tokens are numbered from 0 to {self.steps - 1}."
-                )
-            chosen = [numbers[token] for token in several]
-        if not chosen:
+        chosen = slice(None) if at is None else at
+        numbers = np.arange(self.steps)
+        given = numbers[chosen] if isinstance(chosen, slice) else np.atleast_1d(np.asarray(chosen))
+        if given.dtype.kind not in "iu":
+            raise TypeError(
+                f"System.states: 'at' must be whole numbers or a slice, but it is {at!r}."
+            )
+        wrong = given[(given < -self.steps) | (given >= self.steps)]
+        if len(wrong):
+            raise IndexError(
+                f"System.states: 'at' names {wrong[0]}: there is no token {wrong[0]}; "
+                f"the {self.steps} tokens are numbered from 0 to {self.steps - 1}."
+            )
+        if not len(given):
             raise IndexError("System.states: 'at' chooses no token; give at least one.")
-        return chosen
+        return (given % self.steps).tolist()
 
     def check_span(self, start: int, stop: int) -> None:
         """Raise ValueError unless the tokens ``start`` to ``stop - 1`` are in the sequence."""

@@ -7,7 +7,7 @@ import torch
 import dsf
 from dsf.evaluate import row_blocks
 from dsf.report.content import first_shares, magnitudes, next_shares
-from dsf.systems.kernels import availability
+from dsf.systems import kernels as availability
 
 
 @pytest.fixture(params=[0, availability.WORTH], ids=["compiled", "torch"], autouse=True)

@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf import measures
-from dsf.evaluate.fourier import varying
+from dsf.evaluate.chunks import varying
 from dsf.systems.composite import ExplicitMap
 from tests.devices.conftest import moved
 from tests.devices.emulated import SINGLE_ONLY, traffic

@@ -7,8 +7,9 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.evaluate import fold, impulse_response
-from dsf.evaluate.fourier import varying
+from dsf.evaluate import fold
+from dsf.evaluate.chunks import varying
+from dsf.evaluate.invariant import lags
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.composite import ExplicitMap, StoredRows
 from tests.drawn import STRUCTURES, Drawer, both_ways, literal_response, sampled
@@ -108,10 +109,10 @@ def test_convolution_names_what_is_sampled():
 def test_impulse_responses_are_columns_of_the_map():
     system = constant(Drawer(6))
     column = dsf.attention_map(system)[..., :2].unflatten(-2, (4, 3))
-    assert_close(impulse_response(system), column)
-    assert_close(impulse_response(dsf.systems.algebra.reverse(system)), column)
+    assert_close(lags(system), column)
+    assert_close(lags(dsf.systems.algebra.reverse(system)), column)
     single = dsf.systems.algebra.converted(system, dtype=torch.float32)
-    assert impulse_response(single).dtype == torch.float64
+    assert lags(single).dtype == torch.float64
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -119,7 +119,8 @@ def test_long_attention_never_holds_its_map(monkeypatch):
 
 def test_token_slots_of_more_slots_than_tokens_are_no_shortcut():
     """A window of a cache still has the slots of the whole sequence."""
-    front, back = dsf.systems.algebra.split_at(attention(steps=STEPS), 4)
+    whole = attention(steps=STEPS)
+    front, back = whole.cut(0, 4), whole.cut(4, STEPS)
     assert back.B.slots == STEPS
     assert isinstance(back.B, TokenSlots)
     assert kept_rows(front) is None

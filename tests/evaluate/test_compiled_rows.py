@@ -23,7 +23,7 @@ HEADS, STEPS, STATES = 3, 150, 5
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Loops take the smallest work, too."""
-    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.WORTH", 0)
 
 
 def plain(system, monkeypatch):

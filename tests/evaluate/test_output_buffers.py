@@ -37,7 +37,7 @@ def mamba_2():
 @pytest.mark.parametrize("draw", [mamba, mamba_2])
 @pytest.mark.parametrize("worth", [0, 2**40], ids=["compiled", "plain"])
 def test_an_earlier_response_is_written_over(draw, worth, monkeypatch):
-    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", worth)
+    monkeypatch.setattr("dsf.systems.kernels.WORTH", worth)
     mixer = draw()
     system, signal = mixer.system(), mixer.signal()
     expected = dsf.respond(system, signal)
@@ -51,7 +51,7 @@ def test_an_earlier_response_is_written_over(draw, worth, monkeypatch):
 
 @pytest.mark.parametrize("worth", [0, 2**40], ids=["compiled", "plain"])
 def test_memory_of_any_order_and_systems_that_run_backward(worth, monkeypatch):
-    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", worth)
+    monkeypatch.setattr("dsf.systems.kernels.WORTH", worth)
     mixer = mamba_2()
     system, signal = mixer.system(), mixer.signal()
     for each in (system, dsf.systems.algebra.reverse(system)):

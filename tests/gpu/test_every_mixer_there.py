@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 import dsf
 from dsf import measures
-from dsf.evaluate import cuda
-from dsf.evaluate.cuda import NAMES, forget_trials, trial_result
+from dsf.evaluate import compiled as cuda
+from dsf.evaluate.compiled import NAMES, forget_trials, trial_result
 from dsf.systems.composite import ExplicitMap
 from tests.measures.test_every_fold import FOLDS, SIGNED
 from tests.mixers.mixer_fields import draw, tensors
@@ -118,7 +118,7 @@ def test_kernels_in_single_precision(mixer, monkeypatch):
 
 def test_every_kernel_passes_its_trial_on_this_card():
     pytest.importorskip("triton", reason="triton is not installed")
-    from dsf.evaluate.cuda import all_trial_results
+    from dsf.evaluate.compiled import all_trial_results
 
     forget_trials()
     device = torch.device(THERE, torch.cuda.current_device())

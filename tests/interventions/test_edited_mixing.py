@@ -175,8 +175,9 @@ def test_the_state_of_another_run(mixer):
     edit = edits.StateFrom("it", 4, "other", other_token=2)
     taken = edited(mixer, edit, sources={"other": run_of(other)})
     assert_close(taken[..., :5, :, :], plain[..., :5, :, :])
-    rest = dsf.systems.algebra.split_at(system, 5)[1]
-    front = dsf.systems.algebra.split_at(other.system(), 3)[0]
+    rest = system.cut(5, system.steps)
+    front = other.system()
+    front = replace(front.cut(0, 3), initial=front.initial)
     state = final_state(front, other.signal()[..., :3, :, :])
     expected = dsf.evaluate.recurrent(replace(rest, initial=state), signal[..., 5:, :, :])
     assert_close(taken[..., 5:, :, :], expected)

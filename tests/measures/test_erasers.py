@@ -264,11 +264,12 @@ def test_energies_erased_are_those_of_loops(structure, flags):
 
 def test_long_sequences_are_erased_alike_window_by_window():
     system = Drawer(4).system("low_rank", steps=80, states=3)
-    whole = measures.erased_by(system, norm="state")
-    P = measures.controllability_gramians(system)
-    B = dense_of(system.B)
-    before = P[:-1].diagonal(dim1=-2, dim2=-1).sum(-1)
-    after = (P - B @ B.mH).diagonal(dim1=-2, dim2=-1).sum(-1)[1:]
+    whole = measures.erased_by(system)
+    P, Q = measures.controllability_gramians(system), measures.observability_gramians(system)
+    B, C = dense_of(system.B), dense_of(system.C)
+    reads = (Q + C.mH @ C)[1:]
+    before = (reads.mT * P[:-1]).sum(dim=(-2, -1))
+    after = (reads.mT * (P - B @ B.mH)[1:]).sum(dim=(-2, -1))
     torch.testing.assert_close(whole[1:], before - after)
     changed = dsf.systems.algebra.change_of_basis(system, Drawer(9).tensor(3, 3))
     torch.testing.assert_close(measures.erased_by(changed), measures.erased_by(system))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dsf.measures import numerical_rank as module
-from dsf.measures.numerical_rank import numerical_ranks
+from dsf.measures import hankel as module
+from dsf.measures.hankel import numerical_ranks
 
 TOLERANCE, SIZE = 1e-10, 400
 

@@ -6,9 +6,9 @@ import torch
 import dsf
 from dsf import measures
 from dsf.evaluate.rows import row_blocks
-from dsf.measures import off_diagonal
+from dsf.measures import norms as off_diagonal
 from dsf.systems.algebra import adjoint
-from dsf.systems.kernels import state_energies
+from dsf.systems.kernels import states as state_energies
 
 
 def literally(system, steps):
@@ -44,7 +44,7 @@ def test_the_energy_is_that_of_every_weight(cls, turn, monkeypatch):
 
 def test_few_states_need_no_rows(monkeypatch):
     """Of a state space model no row of the map is formed."""
-    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.WORTH", 0)
     monkeypatch.setattr("dsf.measures.fold.row_blocks", lambda *_, **__: pytest.fail("a row"))
     rng = torch.Generator().manual_seed(0)
     system = dsf.mixers.SelectiveStateSpace.draw(rng, steps=9).system()
@@ -86,7 +86,7 @@ def test_a_compiled_loop_says_the_same(name, dtype, monkeypatch):
     system = dsf.systems.algebra.converted(mixer.system(), dtype=dtype)
     plain = measures.off_diagonal_energy(system)
     assert not used
-    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.WORTH", 0)
     found = measures.off_diagonal_energy(system)
     assert len(used) == 5
     assert found.dtype == plain.dtype

@@ -29,7 +29,7 @@ MEASURES = (
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Loops take the smallest work, too."""
-    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.WORTH", 0)
 
 
 def attention(steps, *, read=None, dtype=torch.float64, **given):

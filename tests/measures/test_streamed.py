@@ -32,7 +32,7 @@ STEPS, STATES = 200, 5
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
     """Loops take the smallest work, too."""
-    monkeypatch.setattr("dsf.systems.kernels.availability.WORTH", 0)
+    monkeypatch.setattr("dsf.systems.kernels.WORTH", 0)
 
 
 def heads(rates, *, steps, dtype=torch.float64, seed=3):

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import dsf
 from dsf import measures
 from dsf.mixers import DeltaNet, SoftmaxAttention
-from dsf.systems.kernels import availability
+from dsf.systems import kernels as availability
 
 MEASURES = (
     measures.absolute_gain,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import dsf
-from dsf.evaluate.fourier import varying
+from dsf.evaluate.chunks import varying
 from tests.mixers.mixer_fields import axes_of, draw, snake, tensors
 
 METHODS = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, pad, silu, softplus
 
 import dsf
-from dsf.evaluate.scans import ScanOrder, scanned
+from dsf.evaluate.scans import in_scan_order, scanned
 from dsf.inspection.whole.stages import Chain, Filter, Project, Scale
 from dsf.mixers import Mixer
 from tests.mixers.mixer_fields import tensors
@@ -131,8 +131,8 @@ class ScannedBothWays(Mixer):
         steps = self.value.shape[-2]
         along = {"value": self.value, "step": self.step, "write": self.write, "read": self.read}
         parts = []
-        for order in (ScanOrder.forward(steps), ScanOrder.backward(steps)):
-            turned = {name: order.scanned(part, axis=-2) for name, part in along.items()}
+        for order in (torch.arange(steps), torch.arange(steps).flip(0)):
+            turned = {name: in_scan_order(part, order, -2) for name, part in along.items()}
             mixer = dsf.mixers.SelectiveStateSpace(
                 **turned, pole=self.pole, feedthrough=self.feedthrough
             )

@@ -7,7 +7,7 @@ import pytest
 
 import dsf
 from dsf.inspection.results.layers import InspectedLayer
-from dsf.measures import off_diagonal
+from dsf.measures import norms as off_diagonal
 from dsf.report import draw_grid, selection, show
 from tests.inspection.families.tiny_models import build, inputs
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate.scans import ScanOrder, scanned
+from dsf.evaluate.scans import scanned
 from dsf.report.selection import part_of
 from dsf.systems.algebra import adjoint
 
 
 def scanned_both_ways(rng):
-    orders = ScanOrder.forward(9), ScanOrder.backward(9)
+    orders = torch.arange(9), torch.arange(9).flip(0)
     systems = [dsf.mixers.SelectiveStateSpace.draw(rng, steps=9).system() for _ in orders]
     return scanned(*zip(systems, orders, strict=True))
 

@@ -12,7 +12,7 @@ from dsf.runtime import threads
 from dsf.runtime.threads import each_in_parallel, in_parallel, limited_to
 
 RANKS = """
-from dsf.measures.numerical_rank import numerical_ranks
+from dsf.measures.hankel import numerical_ranks
 found = numerical_ranks(matrices, 1e-10)
 assert found.tolist() == [256] * 6, found
 """

@@ -7,8 +7,7 @@ from dsf.systems.algebra.connections import (
     series,
     with_conjugates,
 )
-from dsf.systems.algebra.conversion import converted, select, split_at
-from dsf.systems.algebra.duality import adjoint, reverse
+from dsf.systems.algebra.conversion import adjoint, converted, reverse, select
 
 __all__ = [
     "adjoint",
@@ -19,6 +18,5 @@ __all__ = [
     "reverse",
     "select",
     "series",
-    "split_at",
     "with_conjugates",
 ]

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError, agree
-from dsf.systems.coefficient import dense_of
+from dsf.systems.coefficient import dense_of, on_parts
 from dsf.systems.composite import SystemSum
 from dsf.systems.solve import solved
 from dsf.systems.system import System, time_reversed
@@ -25,7 +25,6 @@ from dsf.systems.transition import (
     SampledDiagonal,
     Transition,
 )
-from dsf.systems.transition.storage import on_parts
 
 
 @checked

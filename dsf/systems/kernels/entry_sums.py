@@ -9,7 +9,7 @@ import numpy as np
 
 from dsf.systems.kernels.compiling import kernel
 from dsf.systems.kernels.exponentials import chosen, log_of
-from dsf.systems.kernels.scalar_tile_sums import (
+from dsf.systems.kernels.scalar_tiles import (
     DISTANCE,
     ENERGY,
     LARGEST,
@@ -47,7 +47,7 @@ def sum_entries(weights, lags, first, widths, tokens, statistics, by_lag):
     """All sums of the rows from token ``first`` on, and sums of absolute weights by lag.
 
     ``weights`` is ``entry row column`` and ``lags`` is ``0 ... BLOCK - 1``. ``statistics`` is
-    ``entry kind row``: the first kinds of :mod:`dsf.systems.kernels.scalar_tile_sums`,
+    ``entry kind row``: the first kinds of :mod:`dsf.systems.kernels.scalar_tiles`,
     the signed sum, the largest absolute weight on a later token, then one for each of
     ``widths`` and of ``tokens``.
     ``by_lag``, which is added to, is ``entry lag`` with the lags backwards, the last number that of

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import dsf
 from dsf.evaluate import final_state
-from dsf.systems.algebra import adjoint, converted, select, split_at
+from dsf.systems.algebra import adjoint, converted, select
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.composite import ExplicitMap, StoredRows, SystemSum
 from dsf.systems.softmax_rows import SoftmaxRows
@@ -33,11 +33,13 @@ def test_a_cut_sequence_goes_on_where_it_stopped(structure, before, backward, to
     flags = {"reads_before_update": before, "runs_backward": backward}
     system = drawer.system(structure, steps=STEPS, ports=(2, 1), initial=3, **flags)
     signal = drawer.tensor(STEPS, 2, 3)
-    front, back = split_at(system, token)
+    front, back = system.cut(0, token), system.cut(token, STEPS)
     assert (front.steps, back.steps) == (token, STEPS - token)
     if backward:
+        back = replace(back, initial=system.initial)
         front = replace(front, initial=final_state(back, signal[token:]))
     else:
+        front = replace(front, initial=system.initial)
         back = replace(back, initial=final_state(front, signal[:token]))
     parts = dsf.respond(front, signal[:token]), dsf.respond(back, signal[token:])
     assert_close(torch.cat(parts), literal_response(system, signal)[0])
@@ -46,19 +48,11 @@ def test_a_cut_sequence_goes_on_where_it_stopped(structure, before, backward, to
 @pytest.mark.parametrize("system", [sampled(), attention(4)], ids=["sampled", "attention"])
 def test_lazy_parts_are_cut(system):
     map = dsf.attention_map(system)
-    front, back = split_at(system, 2)
+    front, back = system.cut(0, 2), system.cut(2, system.steps)
     assert type(back.A) is type(system.A)
     assert type(back.B) is type(system.B)
     assert_close(dsf.attention_map(front), map[..., :2, :2])
     assert_close(dsf.attention_map(back), map[..., 2:, 2:])
-
-
-@ours
-def test_cuts_that_cannot_be():
-    system = Drawer(32).system("diagonal", steps=4, initial=1)
-    for token in (0, 4, -1):
-        with pytest.raises(ValueError, match="token"):
-            split_at(system, token)
 
 
 INDICES = [1, -1, slice(0, 2), (2, 1), (slice(None), 0), (..., 1), (1, ...), torch.tensor([2, 0])]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from dsf.systems.kernels import applies, availability, compiling, found, why_off
+from dsf.systems import kernels as availability
+from dsf.systems.kernels import applies, compiling, found, why_off
 
 WORK = availability.WORTH
 

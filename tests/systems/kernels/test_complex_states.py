@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf.evaluate import final_state, loops
-from dsf.systems.kernels import availability
+from dsf.systems import kernels as availability
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank
 from tests.drawn import Drawer
 

@@ -7,7 +7,8 @@ import torch
 
 import dsf
 from dsf.mixers import DiagonalStateSpace
-from dsf.systems.kernels import availability, modes
+from dsf.systems import kernels as availability
+from dsf.systems.kernels import states as modes
 from tests.drawn import Drawer
 
 

@@ -9,8 +9,8 @@ import torch
 import dsf
 from dsf.evaluate import final_state
 from dsf.evaluate.compiled import compiled
+from dsf.systems import kernels as availability
 from dsf.systems.coefficient import SampledWrite
-from dsf.systems.kernels import availability
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
 from tests.drawn import Drawer
 from tests.mixers.mixer_fields import draw, tensors

@@ -17,7 +17,7 @@ import dsf
 from dsf import measures
 from dsf.evaluate import row_blocks
 from dsf.mixers import SelectiveStateSpace, StateSpaceDuality
-from dsf.systems.kernels import availability
+from dsf.systems import kernels as availability
 from tests.drawn import Drawer
 
 ROOT = Path(__file__).resolve().parents[3]

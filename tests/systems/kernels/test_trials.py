@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dsf.cli import doctor
-from dsf.evaluate import cuda
-from dsf.evaluate import cuda as trial_results
+from dsf.evaluate import compiled as cuda
+from dsf.evaluate import compiled as trial_results
 from dsf.evaluate.chunks import _run
-from dsf.evaluate.cuda import MAPS, NAMES, TOLERANCE, all_trial_results, has_passed
-from dsf.evaluate.row_windows import forward_rows
+from dsf.evaluate.compiled import MAPS, NAMES, TOLERANCE, all_trial_results, has_passed
+from dsf.evaluate.windows import forward_rows
 
 HERE = torch.device("cpu")
 
@@ -108,7 +108,7 @@ def test_a_trial_sees_a_wrong_row():
 def test_doctor_tells_of_every_kernel(monkeypatch):
     states = dict.fromkeys(NAMES, "active") | {MAPS: "off: its relative error is 1e-02"}
     monkeypatch.setattr("dsf.systems.kernels.why_off_on_cuda", lambda: "")
-    monkeypatch.setattr("dsf.evaluate.cuda.all_trial_results", lambda _: states)
+    monkeypatch.setattr("dsf.evaluate.compiled.all_trial_results", lambda _: states)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     told = {each.what: (each.found, each.verdict) for each in doctor._kernels_on_cuda()}
     assert told["cuda: maps"] == ("off: its relative error is 1e-02", "optional")

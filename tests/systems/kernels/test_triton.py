@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsf.evaluate import cuda
-from dsf.evaluate.compiled import compiled
-from dsf.evaluate.cuda import Draw
+from dsf.evaluate import compiled as cuda
+from dsf.evaluate.compiled import Draw, compiled
 
 INTERPRETED = Path(__file__).with_name("test_triton_interpreted.py")
 

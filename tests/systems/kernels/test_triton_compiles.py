@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsf.evaluate import cuda
-from dsf.evaluate.loops import channels_of
-from dsf.evaluate.output_buffers import RowBuffer
+from dsf.evaluate import compiled as cuda
+from dsf.evaluate.loops import RowBuffer, channels_of
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [

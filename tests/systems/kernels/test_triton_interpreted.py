@@ -10,14 +10,12 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate import cuda
-from dsf.evaluate import cuda as trial_results
-from dsf.evaluate.compiled import stored_parts
-from dsf.evaluate.cuda import Draw
-from dsf.evaluate.loops import channels_of
-from dsf.evaluate.output_buffers import RowBuffer
-from dsf.evaluate.row_windows import forward_rows
-from dsf.systems.kernels import availability
+from dsf.evaluate import compiled as cuda
+from dsf.evaluate import compiled as trial_results
+from dsf.evaluate.compiled import Draw, stored_parts
+from dsf.evaluate.loops import RowBuffer, channels_of
+from dsf.evaluate.windows import forward_rows
+from dsf.systems import kernels as availability
 from tests.drawn import Drawer
 from tests.systems.kernels.test_same_numbers import (
     DECAYS,

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dsf.systems.coefficient import SampledWrite
+from dsf.systems.coefficient import SampledWrite, cast, cut, delay, flip, is_constant, on_stored
 from dsf.systems.transition import DiagonalPlusLowRank
-from dsf.systems.transition.storage import cast, cut, delay, flip, is_constant, on_stored
 
 
 def spread(axis):

@@ -1,7 +1,7 @@
-"""State transitions A_t: the interface of every structure, and the structures."""
+"""State transitions A_t by structure, with the same operations in each."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -9,15 +9,18 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.runtime.number_types import exact_dtype
-from dsf.systems.transition.storage import (
-    Parts,
-    along_time,
-    cut,
-    delay,
-    flip,
-    is_constant,
-    time_axes,
-)
+from dsf.systems.coefficient import Parts, along_time, cut, delay, flip, is_constant, time_axes
+
+__all__ = [
+    "Dense",
+    "Diagonal",
+    "DiagonalPlusLowRank",
+    "Kronecker",
+    "SampledDiagonal",
+    "ScaledIdentity",
+    "Shift",
+    "Transition",
+]
 
 Maps = TypeVar("Maps", bound="Transition")
 State = Shaped[Tensor, "*batch time state channel"]
@@ -78,9 +81,13 @@ class Transition(Parts, ABC):
         """
         return self
 
-    @abstractmethod
-    def delayed(self, lag: int) -> "Transition":
+    def delayed(self: Maps, lag: int) -> Maps:
         """Every matrix ``lag`` tokens later, identities in front; ``lag`` is at least 0."""
+        moved = {}
+        for name, axis in time_axes(type(self)).items():
+            fill = 1.0 if name == "decay" else 0.0  # no step, no low rank, no place
+            moved[name] = delay(getattr(self, name), lag, axis=axis, fill=fill)
+        return replace(self, **moved)  # type: ignore[type-var]
 
     def flipped(self: Maps) -> Maps:
         """The tokens in reverse order."""
@@ -143,8 +150,29 @@ class Dense(Transition):
         return self.matrix
 
 
+class Uncoupled(Transition):
+    """Transitions under which no state reads another: the base of all diagonal structures."""
+
+    @abstractmethod
+    def diagonal(self) -> Diagonals:
+        """The decays, one for every state."""
+
+    def __matmul__(self, state: State) -> State:
+        return self.diagonal().unsqueeze(-1) * state
+
+    def compose(self, earlier: Transition) -> Transition:
+        decay = earlier.diagonal()
+        return super().compose(earlier) if decay is None else Diagonal(self.diagonal() * decay)
+
+    def transposed(self: Maps) -> Maps:
+        return self
+
+    def dense(self) -> Matrices:
+        return torch.diag_embed(self.diagonal())
+
+
 @dataclass(frozen=True)
-class Diagonal(Transition):
+class Diagonal(Uncoupled):
     """``A_t = diag(decay_t)``: one decay, a factor per token, for every state."""
 
     decay: Shaped[Tensor, "*batch time state"]
@@ -153,30 +181,12 @@ class Diagonal(Transition):
     def shape(self) -> torch.Size:
         return torch.Size([*self.decay.shape, self.decay.shape[-1]])
 
-    def __matmul__(self, state: State) -> State:
-        return self.decay.unsqueeze(-1) * state
-
-    def compose(self, earlier: Transition) -> Transition:
-        decay = earlier.diagonal()
-        if decay is not None:
-            return Diagonal(self.decay * decay)
-        return super().compose(earlier)
-
-    def delayed(self, lag: int) -> "Diagonal":
-        return Diagonal(delay(self.decay, lag, axis=-2, fill=1.0))
-
-    def transposed(self) -> "Diagonal":
-        return self
-
     def diagonal(self) -> Diagonals:
         return self.decay
 
-    def dense(self) -> Matrices:
-        return torch.diag_embed(self.decay)
-
 
 @dataclass(frozen=True)
-class ScaledIdentity(Transition):
+class ScaledIdentity(Uncoupled):
     """``A_t = decay_t I``: one decay, a factor per token, for all ``size`` states."""
 
     decay: Shaped[Tensor, "*batch time"]
@@ -186,33 +196,17 @@ class ScaledIdentity(Transition):
     def shape(self) -> torch.Size:
         return torch.Size([*self.decay.shape, self.size, self.size])
 
-    def __matmul__(self, state: State) -> State:
-        return self.decay[..., None, None] * state
-
     def compose(self, earlier: Transition) -> Transition:
         if isinstance(earlier, ScaledIdentity):
             return ScaledIdentity(self.decay * earlier.decay, self.size)
-        decay = earlier.diagonal()
-        if decay is not None:
-            return Diagonal(self.diagonal() * decay)
         return super().compose(earlier)
-
-    def delayed(self, lag: int) -> "ScaledIdentity":
-        return ScaledIdentity(delay(self.decay, lag, axis=-1, fill=1.0), self.size)
-
-    def transposed(self) -> "ScaledIdentity":
-        return self
 
     def diagonal(self) -> Diagonals:
         return self.decay.unsqueeze(-1).expand(*self.decay.shape, self.size)
 
-    def dense(self) -> Matrices:
-        identity = torch.eye(self.size, dtype=self.dtype, device=self.device)
-        return self.decay[..., None, None] * identity
-
 
 @dataclass(frozen=True)
-class SampledDiagonal(Transition):
+class SampledDiagonal(Uncoupled):
     """``A_t = exp(step_t diag(pole))``, the diagonal of Mamba, stored as step sizes and poles.
 
     Written out it would take ``time x channel x state`` numbers; ``window`` computes only the
@@ -244,21 +238,12 @@ class SampledDiagonal(Transition):
     def compose(self, earlier: Transition) -> Transition:
         if isinstance(earlier, SampledDiagonal) and earlier.pole is self.pole:
             return SampledDiagonal(self.step + earlier.step, self.pole)
-        return self._sampled(self.step).compose(earlier)
-
-    def delayed(self, lag: int) -> "SampledDiagonal":
-        return SampledDiagonal(delay(self.step, lag, axis=-1), self.pole)
-
-    def transposed(self) -> "SampledDiagonal":
-        return self
+        return super().compose(earlier)
 
     def diagonal(self) -> Diagonals:
         """The decays, with time as the slowest axis in memory, as recurrences read them."""
         by_time = self.step.movedim(-1, 0).contiguous().unsqueeze(-1)
         return (by_time * self.pole).exp_().movedim(0, -2)
-
-    def dense(self) -> Matrices:
-        return self._sampled(self.step).dense()
 
 
 @dataclass(frozen=True)
@@ -327,13 +312,6 @@ class DiagonalPlusLowRank(Transition):
     def __matmul__(self, state: State) -> State:
         return self.decay.unsqueeze(-1) * state + self.left @ (self.right.mT @ state)
 
-    def delayed(self, lag: int) -> "DiagonalPlusLowRank":
-        return DiagonalPlusLowRank(
-            delay(self.decay, lag, axis=-2, fill=1.0),
-            delay(self.left, lag, axis=-3),
-            delay(self.right, lag, axis=-3),
-        )
-
     def transposed(self) -> "DiagonalPlusLowRank":
         return DiagonalPlusLowRank(self.decay, self.right, self.left)
 
@@ -377,9 +355,6 @@ class Shift(Transition):
         if isinstance(earlier, Shift) and bool((self.places * earlier.places >= 0).all()):
             return Shift(self.places + earlier.places, self.size, self.leading, self.like)
         return super().compose(earlier)
-
-    def delayed(self, lag: int) -> "Shift":
-        return Shift(delay(self.places, lag, axis=-1), self.size, self.leading, self.like)
 
     def transposed(self) -> "Shift":
         return Shift(-self.places, self.size, self.leading, self.like)

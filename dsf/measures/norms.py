@@ -1,21 +1,26 @@
-"""Norms and gains of a map: row norms, column norms, l-infinity and l2 gain."""
+"""Norms and gains of a map, what of it is off its diagonal, and distances between two maps."""
 
+from collections.abc import Iterator
 from functools import reduce
+from itertools import zip_longest
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate import respond
+from dsf.evaluate import Rows, respond
 from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.compiled import stored_parts
 from dsf.evaluate.scaled_norms import norm
-from dsf.measures.fold import MapOrSystem, blocks, widened
+from dsf.measures.fold import MapOrSystem, blocks, frobenius, total, widened
 from dsf.measures.passes import Measured, reduced
 from dsf.measures.row_reductions import MASS, NORM
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_seed, at_least
 from dsf.systems.algebra import adjoint
 from dsf.systems.composite import Operator, SystemSum, at_rest, response_dtype
+from dsf.systems.kernels import applies
 from dsf.systems.system import System
 
 STEPS = 40
@@ -119,3 +124,96 @@ def _orthonormal(vectors: Tensor, others: list[Tensor]) -> Tensor:
             vectors = vectors - other @ (other.mH @ vectors)
         vectors = torch.linalg.qr(vectors).Q
     return vectors
+
+
+@checked
+def map_distance(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The Frobenius norm of the difference over that of ``first``. At least 0, ``nan`` for 0/0.
+
+    Computed from row blocks of both, so neither map has to fit in memory.
+
+    Raises:
+        ValueError: if the maps have different sizes.
+
+    >>> map_distance(torch.eye(2), torch.zeros(2, 2))
+    tensor(1.)
+    """
+    sizes = [
+        torch.stack([frobenius([a.weights - b.weights]), frobenius([a.weights])])
+        for a, b in _pairs("map_distance", first, second)
+    ]
+    apart, size = reduce(torch.hypot, sizes)
+    return apart / size
+
+
+@checked
+def largest_difference(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The largest absolute difference of two entries.
+
+    >>> largest_difference(torch.eye(2), torch.zeros(2, 2))
+    tensor(1.)
+    """
+    pairs = _pairs("largest_difference", first, second)
+    return reduce(torch.maximum, [(a.weights - b.weights).abs().amax((-2, -1)) for a, b in pairs])
+
+
+def _pairs(measure: str, first: MapOrSystem, second: MapOrSystem) -> Iterator[tuple[Rows, Rows]]:
+    both = [blocks(source, overwrites=False) for source in (first, second)]
+    for a, b in zip_longest(*both):
+        if a is None or b is None or a.weights.shape != b.weights.shape:
+            shapes = [None if each is None else tuple(each.weights.shape) for each in (a, b)]
+            raise ValueError(
+                f"{measure}: both maps must have the same size, but their blocks of rows have the "
+                f"shapes {shapes[0]} and {shapes[1]}."
+            )
+        yield a, b
+
+
+TOKENS = 32
+"""Tokens whose coefficients are formed at a time."""
+
+
+@checked
+def off_diagonal_energy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The sum of squared magnitudes of all weights between different tokens. At least 0.
+
+    For a causal system with a real diagonal transition and fewer states than tokens a compiled loop
+    computes it without a map, in time x state² steps, from the energy that unit signals leave in
+    the state: the recurrence whose decays are the products of two decays.
+
+    >>> off_diagonal_energy(torch.tensor([[5.0, 0.0], [3.0, 1.0]]))
+    tensor(9.)
+    """
+    if _has_few_states(map_or_system):
+        return _from_gramians(map_or_system)
+    return total(map_or_system, _between_tokens)
+
+
+def _between_tokens(rows: Rows) -> Tensor:
+    return rows.weights.abs().square().where(rows.lag != 0, 0).sum(dim=(-2, -1))
+
+
+def _has_few_states(source: MapOrSystem) -> TypeGuard[System]:
+    if not isinstance(source, System) or (parts := stored_parts(source)) is None:
+        return False
+    work = source.steps * source.batch.numel() * source.state_size**2
+    return (
+        not (source.runs_backward or source.takes_real_part or source.dtype.is_complex)
+        and 0 < source.state_size <= source.steps
+        and applies(*parts, work=work)
+    )
+
+
+def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
+    """What the energy in the state, ``B_j B_jᴴ`` of all earlier tokens, leaves in each response."""
+    from dsf.systems.kernels.states import add_energies
+
+    size, N = system.batch, system.state_size
+    gram = torch.zeros(*size, N, N, dtype=torch.float64)
+    found = torch.zeros(size, dtype=torch.float64)
+    for start in range(0, system.steps, TOKENS):
+        few = system.window(start, min(start + TOKENS, system.steps))
+        decay = few.A @ torch.ones(*size, few.steps, N, 1, dtype=system.dtype)
+        write, read = (torch.as_tensor(part).to(system.dtype) for part in (few.B, few.C))
+        add_energies(decay, write, read, into=(gram, found), before=few.reads_before_update)
+    return found.to(system.dtype)

@@ -1,7 +1,11 @@
-"""Time-invariant systems with complex states, in double precision.
+"""Recurrences of states on the CPU, one token after the other, in double precision.
 
-``modes_response``: a complex diagonal with one port, such as S4D, channel by channel, with the
-modes (complex states) of a channel in registers over time:
+``scan_states``: uncoupled states, each with its own decay at every token.
+
+``add_energies``: the energy that unit signals leave in the states.
+
+``modes_response``: a time-invariant complex diagonal with one port, such as S4D, channel by
+channel, with the modes (complex states) of a channel in registers over time:
 
     g_t = decay g_{t-1} + u_t        y_t = Re(weight . g_t) + skip u_t
 
@@ -10,16 +14,16 @@ unit, and S4D where it starts from a state):
 
     h_t = decay h_{t-1} + left (right . h_{t-1}) + drive_t
 
-Slowly decaying states accumulate rounding errors over many tokens.
+Slowly decaying states would accumulate rounding errors of single precision over many tokens.
 """
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.runtime.threads import in_parallel
+from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.kernels.compiling import kernel
 from dsf.systems.kernels.registers import (
     WIDE,
@@ -32,6 +36,111 @@ from dsf.systems.kernels.registers import (
     store,
     total,
 )
+
+# Fewest entries for a thread: fewer contiguous numbers a token are read too slowly.
+FEWEST = 1024
+
+
+def scan_states(
+    decays: Shaped[Tensor, "time entry"],
+    drives: Shaped[Tensor, "time entry"],
+    *,
+    at_rest: bool,
+    into: tuple[Shaped[Tensor, "time entry"], Shaped[Tensor, " entry"]],
+) -> None:
+    """Write ``h_t = decay_t h_{t-1} + drive_t``, where the numbers of a token are contiguous.
+
+    ``into`` are the states, in the precision of ``drives``, and the running state, in double
+    precision: the initial state before, the final state after. With ``at_rest`` the initial state
+    is zero, and the first decay is not applied.
+    """
+    arrays = [part.detach().numpy() for part in (decays, drives, *into)]
+    entries = drives.shape[-1]
+    share = max(FEWEST, -(-entries // torch.get_num_threads()))
+
+    def run(first: int) -> None:
+        last = min(first + share, entries)
+        _scan(*arrays[:3], arrays[3][first:last], first, at_rest)
+
+    in_parallel(run, range(0, entries, share))
+
+
+@kernel()
+def _scan(decays, drives, states, running, first, at_rest):
+    begin, width = np.uint64(first), np.uint64(len(running))
+    for token in range(len(drives)):
+        now = np.uint64(token)
+        if at_rest and token == 0:
+            for c in range(width):
+                running[c] = drives[now, begin + c]
+                states[now, begin + c] = running[c]
+        else:
+            for c in range(width):
+                new = decays[now, begin + c] * running[c] + drives[now, begin + c]
+                running[c] = new
+                states[now, begin + c] = new
+
+
+def add_energies(
+    decays: Float[Tensor, "*batch time state 1"],
+    writes: Float[Tensor, "*batch times state input"],
+    reads: Float[Tensor, "*batch times output state"],
+    *,
+    into: tuple[Float[Tensor, "*batch state state"], Float[Tensor, "*batch"]],
+    before: bool,
+) -> None:
+    """Carry ``P <- decay P decay + B Bᵀ`` along the tokens and add up the traces of ``C P Cᵀ``.
+
+    Args:
+        writes, reads: with one token where they are the same for all.
+        into: ``P``, and the sums, in double precision, of what earlier tokens have left.
+        before: states are read before they decay.
+    """
+    gram, found = into
+
+    def as_rows(part: Tensor) -> np.ndarray:
+        whole = part.detach().expand(*found.shape, *part.shape[-3:])
+        return whole.reshape(-1, *part.shape[-3:]).double().contiguous().numpy()
+
+    arrays = [as_rows(part) for part in (decays, writes, reads)]
+    arrays += [gram.view(-1, *gram.shape[-2:]).numpy(), found.view(-1).numpy()]
+    in_parallel(lambda some: _add(*(part[some] for part in arrays), before), shares(found.numel()))
+
+
+@kernel(reorders=True)
+def _add(decays, writes, reads, gram, found, before):
+    entries, steps, states, _ = decays.shape
+    for e in range(entries):
+        energies, total = gram[e], 0.0
+        for t in range(steps):
+            write = writes[e, min(t, writes.shape[1] - 1)]
+            read = reads[e, min(t, reads.shape[1] - 1)]
+            if before:
+                total += _seen(read, energies)
+            decay = decays[e, t, :, 0]
+            for i in range(states):
+                for j in range(states):
+                    energies[i, j] *= decay[i] * decay[j]
+            if not before:
+                total += _seen(read, energies)
+            for m in range(write.shape[1]):
+                for i in range(states):
+                    for j in range(states):
+                        energies[i, j] += write[i, m] * write[j, m]
+        found[e] += total
+
+
+@kernel(reorders=True, inlined=True)
+def _seen(read, energies):
+    total = 0.0
+    for p in range(read.shape[0]):
+        for i in range(read.shape[1]):
+            row = 0.0
+            for j in range(read.shape[1]):
+                row += energies[i, j] * read[p, j]
+            total += read[p, i] * row
+    return total
+
 
 TOGETHER = 4 * WIDE  # modes in registers
 SPAN = 512  # tokens processed with one group of modes before the next group
