@@ -8,11 +8,11 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import accumulate, chain, product
+from itertools import product
 from math import prod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dsf.certificates import StoredLayer
@@ -141,23 +141,13 @@ def combinations(**choices: Iterable[Any]) -> Callable[[nn.Module, Sizes], Itera
     return settings
 
 
-class StructureWeights:
-    """The shapes of a module's parameters and buffers, by name; modules alike hold the same.
+Shapes = Mapping[str, Size]
 
-    Those that have none before a lazy module runs are left out.
-    """
 
-    def __init__(self, module: nn.Module):
-        named = (*module.named_parameters(), *module.named_buffers())
-        self.shapes = {name: part.shape for name, part in named if not is_lazy(part)}
-        parts = (accumulate(name.split("."), "{}.{}".format) for name in self.shapes)
-        self.paths = set(chain.from_iterable(parts))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, StructureWeights) and self.shapes == other.shapes
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self.shapes.items()))
+def shapes_of(module: nn.Module) -> Shapes:
+    """The shapes of a module's parameters and buffers; a lazy one has none before it runs."""
+    named = (*module.named_parameters(), *module.named_buffers())
+    return {name: part.shape for name, part in named if not is_lazy(part)}
 
 
 AS_THEY_ARE = combinations()
@@ -188,12 +178,11 @@ class Structure:
     settings: Callable[[nn.Module, Sizes], Iterable[Settings]] = AS_THEY_ARE
     called: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def sizes(self, held: StructureWeights) -> Sizes | None:
+    def sizes(self, held: Shapes) -> Sizes | None:
         """The sizes of the axes in a module; None where it is not made like this."""
-        names = self._names(held)
         shapes: list[tuple[str, int]] = []
-        for canonical, axes in self.parameters.items():
-            words, shape = axes.split(), held.shapes.get(_renamed(canonical, names))
+        for name, axes in self.parameters.items():
+            words, shape = axes.split(), next(self._shapes(name, held), None)
             least = len(words) - axes.endswith("?")
             if shape is None or not least <= len(shape) <= len(words):
                 return None
@@ -209,22 +198,22 @@ class Structure:
         fits = all(_evaluated(word, known) == size for word, size in shapes)
         return known if fits else None
 
-    def _names(self, held: StructureWeights) -> Mapping[str, str]:
-        """By the name that the adapter knows the one that some parameters have here."""
-        return {
-            path: next((each for each in (path, *others) if each in held.paths), path)
-            for path, others in self.called.items()
-        }
+    def _shapes(self, name: str, held: Shapes) -> Iterator[Size]:
+        """The shape of a parameter, under the name that the adapter looks up or another one."""
+        if name in held:
+            yield held[name]
+        for path, others in self.called.items():
+            if _is_in(path, name):
+                there = (other + name.removeprefix(path) for other in others)
+                yield from (held[each] for each in there if each in held)
 
     def readings(self, module: nn.Module) -> Iterator[Adapter]:
         """The adapters by which a module is tried, the likeliest first."""
-        held = StructureWeights(module)
-        sizes = self.sizes(held)
-        if sizes is None:
-            return
-        names = {path: here for path, here in self._names(held).items() if path != here}
-        for settings in self.settings(module, sizes):
-            split = partial(_as_one_of, takes=self.adapter.takes, settings=settings, names=names)
+        sizes = self.sizes(shapes_of(module))
+        for settings in () if sizes is None else self.settings(module, sizes):
+            split = partial(
+                _as_one_of, takes=self.adapter.takes, settings=settings, called=self.called
+            )
             yield replace(self.adapter, split=split)
 
 
@@ -233,15 +222,12 @@ def _evaluated(word: str, known: Sizes) -> int:
     return sum(prod(int(x) if x.isdecimal() else known[x] for x in term) for term in terms)
 
 
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    for path, here in names.items():
-        if name == path or name.startswith(f"{path}."):
-            return here + name.removeprefix(path)
-    return name
+def _is_in(path: str, name: str) -> bool:
+    return name == path or name.startswith(f"{path}.")
 
 
 def _as_one_of(
-    layer: Captured, *, takes: str, settings: Settings, names: Mapping[str, str]
+    layer: Captured, *, takes: str, settings: Settings, called: Mapping[str, tuple[str, ...]]
 ) -> Parts:
     """The call as the adapter of the family knows it: its names of the input and of settings."""
     module = copy.copy(layer.module)
@@ -252,10 +238,11 @@ def _as_one_of(
             if isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point():
                 arguments = {takes: arguments.pop(name), **arguments}
                 break
-    weights = layer.weights
-    if names:  # the weights under the names that the adapter looks up
-        back = {here: path for path, here in names.items()}
-        weights = {_renamed(name, back): part for name, part in weights.items()}
+    weights = dict(layer.weights) if called else layer.weights
+    for path, others in called.items():  # under the names that the adapter looks up
+        for other in others:
+            own = {name for name in layer.weights if _is_in(other, name)}
+            weights = {path + name.removeprefix(other): weights[name] for name in own} | weights
     return (layer.replaced(module=module, arguments=arguments, weights=weights),)
 
 

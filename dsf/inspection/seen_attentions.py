@@ -57,10 +57,10 @@ class Followed:
         ids: the token numbers of all calls, joined; None where the model reads none.
         steps: how many tokens every call added.
         caches: what the latest call returned to be continued.
-        maps: what was looked at: by the number of calls, and of rows at the end, the maps by name.
     """
 
     model: nn.Module
+    known: Known
     inputs: tuple[Any, ...]
     named: dict[str, Any]
     ids: Tensor | None = None
@@ -68,7 +68,14 @@ class Followed:
     calls: dict[CallKey, list[Call]] = field(default_factory=dict)
     caches: list[Any] = field(default_factory=list)
     exchange: Exchange | None = None
-    maps: dict[tuple[int, int | None], Mapping[str, Tensor]] = field(default_factory=dict)
+    _maps: dict[tuple[int, int | None], Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def maps(self, calls: int | None = None, last: int | None = None) -> Mapping[str, Tensor]:
+        """The maps after so many calls, or their ``last`` rows, in running order."""
+        key = len(self.steps) if calls is None else calls, last
+        if key not in self._maps:
+            self._maps[key] = _Maps(sequences(list(self.joined(calls)), self.known), last)
+        return self._maps[key]
 
     def joined(self, calls: int | None = None) -> Iterator[Call]:
         """Of every mixer one call on the sequence, after so many calls of the model."""
@@ -140,9 +147,9 @@ def following(
                         "the cache holds tokens that were not followed. Call the model on them "
                         "inside the 'with' block, too."
                     )
-                latest[:] = [Followed(model, inputs, dict(named))]
+                latest[:] = [Followed(model, known, inputs, dict(named))]
                 latest[0].exchange = begin(latest[0])
-            output = _followed(latest[0], known, original, inputs, named, listens)
+            output = _followed(latest[0], original, inputs, named, listens)
             return finish(latest[0], output)
         finally:
             busy[0] = False
@@ -163,7 +170,6 @@ def _is_of_interface(model: nn.Module, known: Known) -> bool:
 
 def _followed(
     sequence: Followed,
-    known: Mapping[str, Any],
     original: Callable[..., Any],
     inputs: tuple[Any, ...],
     named: dict[str, Any],
@@ -182,9 +188,13 @@ def _followed(
         return None if sequence.exchange is None else sequence.exchange(key, call)
 
     where = ModuleStack(
-        sequence.model, claimed=set(known), exchange=note, keeps_passes=False, looks_around=False
+        sequence.model,
+        claimed=set(sequence.known),
+        exchange=note,
+        keeps_passes=False,
+        looks_around=False,
     )
-    watched = {path: sequence.model.get_submodule(path) for path in known}
+    watched = {path: sequence.model.get_submodule(path) for path in sequence.known}
     with (
         recording_softmax(where, calls) if listens else nullcontext(),
         interface.recording_attention(sequence.model, where, calls),
@@ -241,9 +251,9 @@ def _joined_attention(calls: Sequence[Call]) -> dict[str, Any]:
         keys = one["key"].shape[-2]
         mask = one.get("attention_mask")
         if mask is None:
-            plain = torch.zeros(1, 1, n, keys, dtype=torch.float64, device=queries[0].device)
-            ahead = causal_bias((n, keys), plain.device) if one["is_causal"] and n > 1 else plain
-            mask = ahead
+            device = queries[0].device
+            mask = torch.zeros(1, 1, n, keys, dtype=torch.float64, device=device)
+            mask = causal_bias((n, keys), device) if one["is_causal"] and n > 1 else mask
         mask = mask[..., :keys].expand(-1, -1, n, -1)
         row = mask.new_full((*mask.shape[:-1], total), -torch.inf)
         row[..., end - keys : end] = mask
@@ -276,12 +286,8 @@ def _joined(parts: Sequence[Any], steps: Sequence[int]) -> Any:
     return first
 
 
-FIELD, CROSS, ENCODER, DECODER = (
-    "attentions",
-    "cross_attentions",
-    "encoder_attentions",
-    "decoder_attentions",
-)
+FIELD, CROSS = "attentions", "cross_attentions"
+ENCODER, DECODER = "encoder_attentions", "decoder_attentions"
 
 
 class _Maps(Mapping[str, Tensor]):
@@ -307,19 +313,15 @@ class _Maps(Mapping[str, Tensor]):
 
 
 class StepAttentions(Sequence[Tensor]):
-    """The rows of the new tokens of one call, computed when they are looked at.
+    """The rows of the new tokens of one call, the latest, computed when they are looked at."""
 
-    Args:
-        calls: how many calls of the model the sequence had until then, this one included.
-    """
-
-    def __init__(self, sequence: Followed, known: Known, calls: int):
-        self._sequence, self._known, self._calls = sequence, known, calls
+    def __init__(self, sequence: Followed):
+        self._sequence, self._calls = sequence, len(sequence.steps)
 
     @property
     def maps(self) -> Mapping[str, Tensor]:
         last = None if self._calls == 1 else self._sequence.steps[self._calls - 1]
-        return _maps(self._sequence, self._known, self._calls, last)
+        return self._sequence.maps(self._calls, last)
 
     def __getitem__(self, index: Any) -> Any:
         names = list(self.maps)[index]
@@ -338,12 +340,12 @@ class SeenAttentions:
             when it is looked up. A prompt and what was generated from it are one sequence.
     """
 
-    def __init__(self, latest: Sequence[Followed], known: Known):
-        self._latest, self._known = latest, known
+    def __init__(self, latest: Sequence[Followed]):
+        self._latest = latest
 
     @property
     def maps(self) -> Mapping[str, Float[Tensor, "sample head query key"]]:
-        return _maps(self._sequence, self._known)
+        return self._sequence.maps()
 
     @property
     def inspection(self) -> Inspection:
@@ -356,11 +358,11 @@ class SeenAttentions:
         if len(sequence.steps) == 1:
             return inspect(sequence.model, *sequence.inputs, **sequence.named)
         mask = sequence.named.get(MASK)
-        if mask is None:
-            return inspect(sequence.model, input_ids=sequence.ids)
-        more = mask.new_ones(mask.shape[0], sum(sequence.steps[1:]))
-        mask = torch.cat([mask, more], dim=1)
-        return inspect(sequence.model, input_ids=sequence.ids, attention_mask=mask)
+        if mask is not None:
+            more = mask.new_ones(mask.shape[0], sum(sequence.steps[1:]))
+            mask = torch.cat([mask, more], dim=1)
+        named = {} if mask is None else {MASK: mask}
+        return inspect(sequence.model, input_ids=sequence.ids, **named)
 
     @property
     def _sequence(self) -> Followed:
@@ -369,16 +371,6 @@ class SeenAttentions:
                 "attentions: expected a call of the model inside the 'with' block, got none."
             )
         return self._latest[0]
-
-
-def _maps(
-    sequence: Followed, known: Known, calls: int | None = None, last: int | None = None
-) -> Mapping[str, Tensor]:
-    """The maps of a sequence after so many calls, or their ``last`` rows, in running order."""
-    key = len(sequence.steps) if calls is None else calls, last
-    if key not in sequence.maps:
-        sequence.maps[key] = _Maps(sequences(list(sequence.joined(calls)), known), last)
-    return sequence.maps[key]
 
 
 def _map_of(call: Call, adapter: Adapter, family: str, last: int | None) -> Tensor:
@@ -443,7 +435,7 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
     def finish(sequence: Followed, output: Any) -> Any:
         if not isinstance(output, MutableMapping):  # a tensor, or a tuple: there is no place
             return output
-        step = StepAttentions(sequence, known, len(sequence.steps))
+        step = StepAttentions(sequence)
         if DECODER not in getattr(type(output), "__annotations__", ()):
             output[FIELD] = step if generating[0] else tuple(step)
         elif not generating[0]:
@@ -451,8 +443,7 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
                 output[name] = maps
         return output
 
-    host: Any = model  # a module with a method ``generate``, or without
-    generate = getattr(host, "generate", None)
+    generate = getattr(model, "generate", None)
 
     def generated(*inputs: Any, **named: Any) -> Any:
         generating[0] += 1
@@ -461,9 +452,9 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
         finally:
             generating[0] -= 1
 
-    counting = replaced(host, "generate", generated) if callable(generate) else nullcontext()
+    counting = replaced(model, "generate", generated) if callable(generate) else nullcontext()
     with counting, following(model, known, finish=finish) as latest:
-        yield SeenAttentions(latest, known)
+        yield SeenAttentions(latest)
 
 
 def _by_field(model: Any, step: StepAttentions) -> dict[str, tuple[Tensor, ...]]:

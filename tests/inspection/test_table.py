@@ -1,4 +1,4 @@
-"""A table of 30 layers with 9 heads: what it shows, means, grids, and what it becomes elsewhere."""
+"""A table of 30 layers with 9 heads: what it shows, means, and what it becomes elsewhere."""
 
 import json
 import math
@@ -90,8 +90,6 @@ def test_wrong_columns_are_refused_with_those_there_are(table):
 def test_a_wrong_column_is_no_empty_answer(table):
     with pytest.raises(ValueError, match="'nope'"):
         table.where(nope=3)
-    with pytest.raises(ValueError, match="'nope'"):
-        table.grid(nope=3)
     assert len(table.where(layer="no such layer")) == 0
     assert len(Table(()).where(nope=3)) == 0
 
@@ -101,14 +99,6 @@ def test_a_value_that_equals_nothing_is_refused(table, several):
     """Several values and a number that is none would be an empty answer without a word."""
     with pytest.raises(ValueError, match="where: layer"):
         table.where(layer=several)
-
-
-def test_a_grid_of_columns_that_are_not_there_is_refused(table):
-    with pytest.raises(ValueError, match="'layers'"):
-        table.grid(rows="layers", quantity="reach")
-    with pytest.raises(ValueError, match="'heads'"):
-        table.grid(columns="heads", quantity="reach")
-    assert Table(()).grid() == ((), (), [])
 
 
 def test_a_column_is_not_asked_for_by_its_name(table):
@@ -133,28 +123,8 @@ def test_numbers_of_numpy_count():
     assert json.dumps(none) == '[{"value": null}, {"value": 0.5}]'
 
 
-def test_a_mean_of_the_largest_numbers_does_not_overflow():
-    (found,) = Table(({"value": 1.5e308}, {"value": 1.7e308})).mean()
-    assert found["value"] == 1.6e308
-
-
 def test_of_nothing_there_is_no_mean():
     assert len(Table(()).mean(by="layer")) == 0
-
-
-def test_a_grid_has_layers_down_and_heads_across(table):
-    layers, heads, numbers = table.grid(quantity="reach")
-    assert (len(layers), heads) == (30, tuple(range(9)))
-    assert numbers[29][8] == 2908.0
-    with pytest.raises(ValueError, match=r"'layers\.0'"):
-        table.grid()
-
-
-def test_a_place_without_a_number_is_nan():
-    rows = record(0, 0, "reach", 1.0), record(1, 1, "reach", 2.0)
-    _, _, numbers = Table(rows).grid()
-    assert math.isnan(numbers[0][1])
-    assert numbers[1][1] == 2.0
 
 
 def test_a_frame_has_the_columns_of_the_table(table):

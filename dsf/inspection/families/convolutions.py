@@ -17,23 +17,19 @@ from torch.nn.functional import pad
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.shared import (
-    LONE_PADDING,
-    masked,
-    masking,
-    of_transformers,
-    some_rows,
-    state_before,
-)
+from dsf.inspection.families import shared
 from dsf.inspection.whole.stages import Chain
 from dsf.mixers import Mixer, ShortConvolution
 from dsf.systems.composite import ExplicitMap, RowSource
 
 
 def _read_short(layer: Captured) -> ShortConvolution:
-    hidden, kernel = masked(layer, layer.arguments["hidden_states"]), layer.weights["conv.weight"]
+    hidden, kernel = (
+        shared.masked(layer, layer.arguments["hidden_states"]),
+        layer.weights["conv.weight"],
+    )
     write_gate, read_gate, value = layer.project("in_proj", hidden).chunk(3, dim=-1)
-    held = state_before(layer, "get_conv_state")  # sample channel taps
+    held = shared.state_before(layer, "get_conv_state")  # sample channel taps
     return ShortConvolution(
         value=value,
         kernel=kernel.squeeze(1),
@@ -45,8 +41,8 @@ def _read_short(layer: Captured) -> ShortConvolution:
 
 
 def _enter_short(layer: Captured) -> Chain:
-    values = some_rows(layer, "in_proj", lambda rows: rows.chunk(3, dim=-1)[2])
-    return Chain((*masking(layer, layer.arguments["hidden_states"]), values))
+    values = shared.some_rows(layer, "in_proj", lambda rows: rows.chunk(3, dim=-1)[2])
+    return Chain((*shared.masking(layer, layer.arguments["hidden_states"]), values))
 
 
 def _leave_short(layer: Captured, _: Tensor) -> Chain:
@@ -158,17 +154,17 @@ def _finish_grid(layer: Captured, mixed: Shaped[Tensor, "channel time 1 1"]) -> 
 
 ADAPTERS = (
     Adapter(
-        families=of_transformers(
+        families=shared.of_transformers(
             lfm2="Lfm2ShortConv", lfm2_moe="Lfm2MoeShortConv", lfm3="Lfm3ShortConv"
         ),
         read=_read_short,
         enter=_enter_short,
         leave=_leave_short,
         axes=("sample", "channel"),
-        advice=dict.fromkeys(("lfm2", "lfm2_moe"), LONE_PADDING),
+        advice=dict.fromkeys(("lfm2", "lfm2_moe"), shared.LONE_PADDING),
     ),
     Adapter(
-        families=of_transformers(lfm3_vl="Lfm3VlVisionShortConv"),
+        families=shared.of_transformers(lfm3_vl="Lfm3VlVisionShortConv"),
         read=_read_grid,
         finish=_finish_grid,
         axes=("channel",),

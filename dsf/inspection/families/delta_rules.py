@@ -28,31 +28,7 @@ from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure, key_heads
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import InspectionError
-from dsf.inspection.families.shared import (
-    LONE_PADDING,
-    UNIT_EPSILON,
-    activated,
-    activation,
-    by_head,
-    convolution,
-    convolved,
-    entering,
-    fla_adapter,
-    head_norm,
-    heads_of,
-    hidden,
-    leaving,
-    masked,
-    masking,
-    of_transformers,
-    shared_by,
-    side_by_side,
-    some_rows,
-    state_before,
-    stream,
-    through,
-    unit_length,
-)
+from dsf.inspection.families import shared
 from dsf.inspection.whole.stages import Chain, Scale
 from dsf.mixers import Comba, DeltaNet, GatedDeltaNet, GatedDeltaProduct, KimiDeltaAttention
 
@@ -71,39 +47,46 @@ def _read_gated(layer: Captured) -> GatedDeltaNet:
         qkv, b, a = _joined(layer, x), layer.project("b_proj", x), layer.project("a_proj", x)
     sizes = [module.key_dim, module.key_dim, module.value_dim]
     if "conv1d.weight" in weights:
-        qkv = convolution(layer, "conv1d")(qkv)
+        qkv = shared.convolution(layer, "conv1d")(qkv)
     else:  # in olmo_hybrid until 5.8
         named = zip("qkv", qkv.split(sizes, dim=-1), strict=True)
-        qkv = torch.cat([convolution(layer, f"{n}_conv1d")(part) for n, part in named], dim=-1)
-    query, key, value = activation(layer)(qkv).split(sizes, dim=-1)
+        qkv = torch.cat(
+            [shared.convolution(layer, f"{n}_conv1d")(part) for n, part in named], dim=-1
+        )
+    query, key, value = shared.activation(layer)(qkv).split(sizes, dim=-1)
     query, key = (
-        shared_by(by_head(part, module.num_k_heads), module.num_v_heads) for part in (query, key)
+        shared.shared_by(shared.by_head(part, module.num_k_heads), module.num_v_heads)
+        for part in (query, key)
     )
-    epsilon = getattr(module, "unit_epsilon", UNIT_EPSILON)
+    epsilon = getattr(module, "unit_epsilon", shared.UNIT_EPSILON)
     rate = b.sigmoid() * (2 if getattr(module, "allow_neg_eigval", False) else 1)
     return GatedDeltaNet(
-        query=unit_length(query, epsilon=epsilon) * module.head_k_dim**-0.5,
-        key=unit_length(key, epsilon=epsilon),
-        value=by_head(value, module.num_v_heads),
+        query=shared.unit_length(query, epsilon=epsilon) * module.head_k_dim**-0.5,
+        key=shared.unit_length(key, epsilon=epsilon),
+        value=shared.by_head(value, module.num_v_heads),
         rate=rate.mT,
         log_decay=_decay_of_heads(layer, a),
-        initial=state_before(layer),
+        initial=shared.state_before(layer),
     )
 
 
 def _enter(layer: Captured) -> Chain:
     x = layer.arguments["hidden_states"]
     if hasattr(layer.module, "in_proj_qkvz"):
-        rows = some_rows(layer, "in_proj_qkvz", lambda qkvz: _by_kind(layer, qkvz)[2])
+        rows = shared.some_rows(layer, "in_proj_qkvz", lambda qkvz: _by_kind(layer, qkvz)[2])
     elif hasattr(layer.module, "in_proj_qkv"):
-        rows = some_rows(layer, "in_proj_qkv", lambda qkv: qkv[..., 2 * layer.module.key_dim :])
+        rows = shared.some_rows(
+            layer, "in_proj_qkv", lambda qkv: qkv[..., 2 * layer.module.key_dim :]
+        )
     else:
         rows = layer.projection("v_proj")
     if hasattr(layer.module, "v_conv1d"):
-        filtered = convolution(layer, "v_conv1d")
+        filtered = shared.convolution(layer, "v_conv1d")
     else:
-        filtered = convolution(layer, "conv1d", slice(-len(rows.weight), None))
-    return activated((*masking(layer, x), rows, filtered), activation(layer), x)
+        filtered = shared.convolution(layer, "conv1d", slice(-len(rows.weight), None))
+    return shared.activated(
+        (*shared.masking(layer, x), rows, filtered), shared.activation(layer), x
+    )
 
 
 def _leave(layer: Captured, response: Tensor) -> Chain:
@@ -113,14 +96,14 @@ def _leave(layer: Captured, response: Tensor) -> Chain:
     elif hasattr(layer.module, "in_proj_z"):
         gate = layer.project("in_proj_z", x)
     else:
-        gate = through(layer, x, "g_proj", "g_a_proj", "g_b_proj")
+        gate = shared.through(layer, x, "g_proj", "g_a_proj", "g_b_proj")
     norm, out = ("o_norm", "o_proj") if hasattr(layer.module, "o_proj") else ("norm", "out_proj")
-    factor = head_norm(layer, norm, response, heads_of(layer))
-    return Chain((Scale(factor * activation(layer, norm)(gate)), layer.projection(out)))
+    factor = shared.head_norm(layer, norm, response, shared.heads_of(layer))
+    return Chain((Scale(factor * shared.activation(layer, norm)(gate)), layer.projection(out)))
 
 
 def _seen(layer: Captured) -> Tensor:
-    return masked(layer, layer.arguments["hidden_states"])
+    return shared.masked(layer, layer.arguments["hidden_states"])
 
 
 def _joined(layer: Captured, x: Tensor) -> Tensor:
@@ -144,12 +127,12 @@ def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer
             f"{type(module).__name__}: a stored layer of a gated delta rule is offered for "
             "qwen3_next alone. certify.nonnegative(layer.map()) speaks of the formed map."
         )
-    shared, width = module.num_k_heads, module.head_k_dim
-    group, place = divmod(head, module.num_v_heads // shared)
-    rows = weights["in_proj_qkvz.weight"].unflatten(0, (shared, -1))[group]
-    rate, step = weights["in_proj_ba.weight"].unflatten(0, (shared, 2, -1))[group, :, place]
-    taps = weights["conv1d.weight"].squeeze(1)[: 2 * module.key_dim].unflatten(0, (2, shared, -1))
-    numbers = {"epsilon": UNIT_EPSILON, "scale": width**-0.5}
+    heads, width = module.num_k_heads, module.head_k_dim
+    group, place = divmod(head, module.num_v_heads // heads)
+    rows = weights["in_proj_qkvz.weight"].unflatten(0, (heads, -1))[group]
+    rate, step = weights["in_proj_ba.weight"].unflatten(0, (heads, 2, -1))[group, :, place]
+    taps = weights["conv1d.weight"].squeeze(1)[: 2 * module.key_dim].unflatten(0, (2, heads, -1))
+    numbers = {"epsilon": shared.UNIT_EPSILON, "scale": width**-0.5}
     return StoredLayer(
         "gated_delta_net",
         {
@@ -167,7 +150,7 @@ def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer
     )
 
 
-FAMILIES = of_transformers(
+FAMILIES = shared.of_transformers(
     qwen3_next="Qwen3NextGatedDeltaNet",
     qwen3_5="Qwen3_5GatedDeltaNet",
     qwen3_5_moe="Qwen3_5MoeGatedDeltaNet",
@@ -180,29 +163,31 @@ GATED = Adapter(
     read=_read_gated,
     enter=_enter,
     leave=_leave,
-    advice=dict.fromkeys(FAMILIES.values(), LONE_PADDING),
+    advice=dict.fromkeys(FAMILIES.values(), shared.LONE_PADDING),
     stored=_stored,
 )
 
 
 def _read_kimi(layer: Captured) -> KimiDeltaAttention:
     module, x = layer.module, _seen(layer)
-    qkv = activation(layer)(convolution(layer, "conv1d")(_joined(layer, x)))
-    query, key, value = (by_head(part, module.num_heads) for part in qkv.chunk(3, dim=-1))
-    raw = through(layer, x, "forget_gate.f_proj", "forget_gate.f_a_proj", "forget_gate.f_b_proj")
-    raw = by_head(raw + layer.weights["forget_gate.dt_bias"], module.num_heads)
+    qkv = shared.activation(layer)(shared.convolution(layer, "conv1d")(_joined(layer, x)))
+    query, key, value = (shared.by_head(part, module.num_heads) for part in qkv.chunk(3, dim=-1))
+    raw = shared.through(
+        layer, x, "forget_gate.f_proj", "forget_gate.f_a_proj", "forget_gate.f_b_proj"
+    )
+    raw = shared.by_head(raw + layer.weights["forget_gate.dt_bias"], module.num_heads)
     gate = module.forget_gate
     if layer.family == "bailing_hybrid":
         bound = gate.lower_bound if gate.safe_gate else None
     else:
         bound = getattr(gate, "safe_gate_lower_bound", None)
     return KimiDeltaAttention(
-        query=unit_length(query) * module.head_dim**-0.5,
-        key=unit_length(key),
+        query=shared.unit_length(query) * module.head_dim**-0.5,
+        key=shared.unit_length(key),
         value=value,
         rate=layer.project("b_proj", x).sigmoid().mT,
         log_decay=_decay_of_channels(raw, layer.weights["forget_gate.A_log"], bound),
-        initial=state_before(layer),
+        initial=shared.state_before(layer),
     )
 
 
@@ -213,7 +198,7 @@ def _decay_of_channels(raw: Tensor, log_speed: Tensor, bound: float | None) -> T
 
 
 KIMI = Adapter(
-    families=of_transformers(
+    families=shared.of_transformers(
         kimi_linear="KimiLinearDeltaAttention",
         bailing_hybrid="BailingHybridDeltaAttention",
         glm5_next="Glm5NextTextLinearAttention",
@@ -233,18 +218,18 @@ def _gated_deltanet(layer: Captured) -> GatedDeltaNet:
 
 
 def _kda(layer: Captured) -> KimiDeltaAttention:
-    raw = through(layer, hidden(layer), "f_proj", "f_proj.0", "f_proj.1")
-    raw = by_head(raw + layer.weights["dt_bias"], heads_of(layer))
+    raw = shared.through(layer, shared.hidden(layer), "f_proj", "f_proj.0", "f_proj.1")
+    raw = shared.by_head(raw + layer.weights["dt_bias"], shared.heads_of(layer))
     log_decay = _decay_of_channels(raw, layer.weights["A_log"], layer.module.lower_bound)
     return KimiDeltaAttention(log_decay=log_decay, **_parts(layer))
 
 
 def _parts(layer: Captured) -> dict[str, Tensor]:
     """Query, key, value and rate of a layer of fla; delta_net has further settings."""
-    module, heads, x = layer.module, heads_of(layer), hidden(layer)
+    module, heads, x = layer.module, shared.heads_of(layer), shared.hidden(layer)
     kind = getattr(module, "qk_activation", "silu")
     bare = "silu" if kind == "silu" else "linear"
-    pair = [shared_by(stream(layer, part, bare=bare), heads) for part in "qk"]
+    pair = [shared.shared_by(shared.stream(layer, part, bare=bare), heads) for part in "qk"]
     if kind == "relu":
         pair = [part.relu() for part in pair]
     elif kind == "elu":
@@ -252,8 +237,8 @@ def _parts(layer: Captured) -> dict[str, Tensor]:
     if getattr(module, "qk_norm", "l2") == "sum":
         query, key = (part / part.sum(-1, keepdim=True) for part in pair)
     else:
-        epsilon = getattr(module, "unit_epsilon", UNIT_EPSILON)
-        query, key = (unit_length(part, epsilon=epsilon) for part in pair)
+        epsilon = getattr(module, "unit_epsilon", shared.UNIT_EPSILON)
+        query, key = (shared.unit_length(part, epsilon=epsilon) for part in pair)
     if getattr(module, "use_beta", True):
         rate = layer.project("b_proj", x).sigmoid().mT
     else:
@@ -261,40 +246,34 @@ def _parts(layer: Captured) -> dict[str, Tensor]:
     return {
         "query": query * module.head_k_dim**-0.5,
         "key": key,
-        "value": stream(layer, "v", bare="silu"),
+        "value": shared.stream(layer, "v", bare="silu"),
         "rate": 2 * rate if module.allow_neg_eigval else rate,
     }
 
 
 def _decay_of_heads(layer: Captured, raw: Tensor | None = None) -> Tensor:
-    raw = layer.project("a_proj", hidden(layer)) if raw is None else raw
+    raw = layer.project("a_proj", shared.hidden(layer)) if raw is None else raw
     return (-layer.weights["A_log"].exp() * softplus(raw + layer.weights["dt_bias"])).mT
 
 
-def _leave_fla(layer: Captured, response: Tensor) -> Chain:
-    module, named = layer.module, ("use_gate", "use_output_gate")
-    gated = next((getattr(module, name) for name in named if hasattr(module, name)), True)
-    gate = getattr(module.o_norm, "activation", "silu") if gated else None
-    return leaving(layer, response, norm="o_norm", gate=gate)
-
-
 def _comba(layer: Captured) -> Comba:
-    x, module, weights = hidden(layer), layer.module, layer.weights
-    query, key = stream(layer, "q", bare="silu"), stream(layer, "k", bare="silu")
+    x, module, weights = shared.hidden(layer), layer.module, layer.weights
+    query, key = shared.stream(layer, "q", bare="silu"), shared.stream(layer, "k", bare="silu")
     removal = key
     if module.use_inner_decay:
         removal = weights["decay"].sigmoid()[:, None, None] * key
     if module.use_output_correction:
         query = query - weights["D"][:, None, None] * removal
     query, key, removal = (
-        shared_by(unit_length(part), module.num_v_heads) for part in (query, key, removal)
+        shared.shared_by(shared.unit_length(part), module.num_v_heads)
+        for part in (query, key, removal)
     )
     log_decay = _decay_of_heads(layer)
     return Comba(
         query=query * module.head_k_dim**-0.5,
         key=key,
         removal=removal * (-log_decay).exp().unsqueeze(-1),
-        value=stream(layer, "v", bare="silu"),
+        value=shared.stream(layer, "v", bare="silu"),
         rate=layer.project("b_proj", x).sigmoid().mT,
         log_decay=log_decay,
     )
@@ -302,13 +281,17 @@ def _comba(layer: Captured) -> Comba:
 
 def _delta_product(layer: Captured) -> GatedDeltaProduct:
     module, values = layer.module, layer.module.num_v_heads
-    rate = layer.project("b_proj", hidden(layer)).sigmoid() * (2 if module.allow_neg_eigval else 1)
-    query = unit_length(stream(layer, "q", bare="silu"))
-    key = unit_length(_micro(layer, convolved(layer, "k", bare="silu"), module.num_heads))
+    rate = layer.project("b_proj", shared.hidden(layer)).sigmoid() * (
+        2 if module.allow_neg_eigval else 1
+    )
+    query = shared.unit_length(shared.stream(layer, "q", bare="silu"))
+    key = shared.unit_length(
+        _micro(layer, shared.convolved(layer, "k", bare="silu"), module.num_heads)
+    )
     return GatedDeltaProduct(
-        query=shared_by(query, values) * module.head_k_dim**-0.5,
-        key=shared_by(key, values),
-        value=_micro(layer, convolved(layer, "v", bare="silu"), values),
+        query=shared.shared_by(query, values) * module.head_k_dim**-0.5,
+        key=shared.shared_by(key, values),
+        value=_micro(layer, shared.convolved(layer, "v", bare="silu"), values),
         rate=_micro(layer, rate, values).squeeze(-1),
         log_decay=_decay_of_heads(layer) if module.use_forget_gate else None,
     )
@@ -321,20 +304,22 @@ def _micro(layer: Captured, x: Tensor, heads: int) -> Tensor:
 
 
 def _finish_product(layer: Captured, mixed: Tensor) -> Tensor:
-    response = side_by_side(mixed.squeeze(-2))
-    return _leave_fla(layer, response)(response)
+    response = shared.side_by_side(mixed.squeeze(-2))
+    return shared.leaving_gated(layer, response)(response)
 
 
-_ENDS = {"enter": partial(entering, bare="silu"), "leave": _leave_fla}
-GATED_DELTANET = fla_adapter("gated_deltanet.GatedDeltaNet", _gated_deltanet, **_ENDS)
+_ENDS = {"enter": partial(shared.entering, bare="silu"), "leave": shared.leaving_gated}
+GATED_DELTANET = shared.fla_adapter("gated_deltanet.GatedDeltaNet", _gated_deltanet, **_ENDS)
 ADAPTERS = (
     GATED,
     KIMI,
-    fla_adapter("delta_net.DeltaNet", _delta_net, **_ENDS),
+    shared.fla_adapter("delta_net.DeltaNet", _delta_net, **_ENDS),
     GATED_DELTANET,
-    fla_adapter("kda.KimiDeltaAttention", _kda, **_ENDS),
-    fla_adapter("comba.Comba", _comba, **_ENDS),
-    fla_adapter("gated_deltaproduct.GatedDeltaProduct", _delta_product, finish=_finish_product),
+    shared.fla_adapter("kda.KimiDeltaAttention", _kda, **_ENDS),
+    shared.fla_adapter("comba.Comba", _comba, **_ENDS),
+    shared.fla_adapter(
+        "gated_deltaproduct.GatedDeltaProduct", _delta_product, finish=_finish_product
+    ),
 )
 
 
@@ -344,11 +329,11 @@ def _settings_joined(module: Any, sizes: Sizes) -> Iterator[Settings]:
     if rest or keys <= 0:
         return
     heads = key_heads(module, sizes["heads"], keys)
-    for shared, epsilon in product(heads, (UNIT_EPSILON, 0.0)):
+    for count, epsilon in product(heads, (shared.UNIT_EPSILON, 0.0)):
         yield {
-            "num_k_heads": shared,
+            "num_k_heads": count,
             "num_v_heads": sizes["heads"],
-            "head_k_dim": keys // shared,
+            "head_k_dim": keys // count,
             "key_dim": keys,
             "value_dim": sizes["values"],
             "unit_epsilon": epsilon,
@@ -359,11 +344,11 @@ def _settings_apart(module: Any, sizes: Sizes) -> Iterator[Settings]:
     heads = key_heads(module, sizes["heads"], sizes["keys"])
     negative = getattr(module, "allow_neg_eigval", None)
     doubled = (False, True) if negative is None else (bool(negative),)
-    for shared, twice, epsilon in product(heads, doubled, (UNIT_EPSILON, 0.0)):
+    for count, twice, epsilon in product(heads, doubled, (shared.UNIT_EPSILON, 0.0)):
         yield {
-            "num_heads": shared,
+            "num_heads": count,
             "num_v_heads": sizes["heads"],
-            "head_k_dim": sizes["keys"] // shared,
+            "head_k_dim": sizes["keys"] // count,
             "use_gate": hasattr(module, "g_proj"),
             "allow_neg_eigval": twice,
             "unit_epsilon": epsilon,

@@ -36,6 +36,7 @@ from dsf.inspection.families.shared import (
     hidden,
     known_by,
     leaving,
+    leaving_gated,
     masked,
     masking,
     put_out,
@@ -164,10 +165,6 @@ def _features(layer: Captured, name: str, x: Tensor) -> Tensor:
     return maps[called]()
 
 
-def _leave_linear(layer: Captured, response: Tensor) -> Chain:
-    return leaving(layer, response, norm="norm" if "norm.weight" in layer.weights else "")
-
-
 def _hgrn(layer: Captured) -> HGRN:
     bound, decay = layer.arguments.get("lower_bound"), convolved(layer, "f").sigmoid()
     if bound is not None and layer.module.layer_idx > 0:
@@ -252,11 +249,6 @@ def _descended(
     return found
 
 
-def _leave_mesa_net(layer: Captured, response: Tensor) -> Chain:
-    gate = "silu" if layer.module.use_output_gate else None
-    return leaving(layer, response, norm="o_norm", gate=gate)
-
-
 def _forgetting(layer: Captured) -> ForgettingAttention:
     log_decay = logsigmoid(layer.project("f_proj", hidden(layer)))
     for mask in masking(layer, log_decay):  # the first token behind padding reads none before it
@@ -320,7 +312,7 @@ ADAPTERS = (
     fla_adapter(
         "multiscale_retention.MultiScaleRetention", _retention, leave=_leave_gla, family="retention"
     ),
-    fla_adapter("linear_attn.LinearAttention", _linear, leave=_leave_linear),
+    fla_adapter("linear_attn.LinearAttention", _linear, leave=partial(leaving, norm="norm")),
     fla_adapter(
         "hgrn.HGRNAttention",
         _hgrn,
@@ -332,7 +324,7 @@ ADAPTERS = (
     fla_adapter(
         "gsa.GatedSlotAttention", _gsa, enter=partial(entering, then="silu"), leave=_leave_gsa
     ),
-    fla_adapter("mesa_net.MesaNet", _mesa_net, leave=_leave_mesa_net),
+    fla_adapter("mesa_net.MesaNet", _mesa_net, leave=leaving_gated),
     fla_adapter("forgetting_attn.ForgettingAttention", _forgetting, leave=_leave_attention),
     fla_adapter("path_attn.PaTHAttention", _path, leave=_leave_attention),
 )

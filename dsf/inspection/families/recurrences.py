@@ -1,4 +1,4 @@
-"""Reads lightning attention, the matrix LSTM, the RG-LRU, and minGRU and minLSTM.
+"""Reads lightning attention, the matrix LSTM, the RG-LRU, minGRU, minLSTM, LRU, S5 and S4D.
 
 minimax: [q|k|v] = act(qkv_proj h), head by head      decay = exp(-slope_rate), one for each head
 output = out_proj(σ(output_gate h) ⊙ w ⊙ RMS(scan)), the norm over all heads
@@ -8,57 +8,55 @@ recurrent_gemma: value = conv(linear_x h) + b      r, input gate = σ(value W + 
 log decay = -8 r softplus(recurrent_param)      output = linear_out(scan ⊙ act(linear_y h))
 minGRU: update = σ(W_z h)      value = candidate(W_h h)      output = to_out(scan)
 minLSTM: forget = σ(W_f h)     input = σ(W_i h)     value = candidate(W_h h)
+LRU: radius exp(-exp(nu_log)), phase exp(theta_log), write exp(gamma_log) B, output Re(C h) + D u
+S5: pole Lambda, step exp(log_step), by a zero-order hold or the trapezoidal rule
+S4D: pole -exp(log_A_real) + i A_imag, step exp(log_dt), one for every channel, output
+output_linear(GELU(2 Re(C h) + D u)) with a gated linear unit
 
 In minimax padding is set to zero after the activation; older releases do so for the values only,
 which changes the output of padding tokens alone. The other modules ignore padding masks. The state
 of a cache is an argument of xlstm. In recurrent_gemma a token at position 0 starts a document and
 resets the state. The candidate of minGRU and minLSTM is the projection itself, its tanh, or, where
 the states are kept positive, ``x + 0.5`` for ``x >= 0`` and ``σ(x)`` below; both gates of minLSTM
-may be divided by their sum; some write one projection for all.
+may be divided by their sum; some write one projection for all. The last three are read by their
+parameters alone. Their complex numbers are stored as such, as two parameters, or with an axis of
+two; some double the real part. The input of S4D has its channels last or second.
 
-Source: transformers; Feng et al. 2024, arXiv:2410.01201, sections 3 and B.
+Source: transformers; Feng et al. 2024, arXiv:2410.01201, sections 3 and B; Orvieto et al. 2023,
+arXiv:2303.06349; Smith et al. 2022, arXiv:2208.04933; Gu et al. 2022, arXiv:2206.11893.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, softplus
+from torch.nn.functional import gelu, glu, softplus
 
 from dsf.inspection.adapter import Adapter, Structure, combinations
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.families.shared import (
-    activated,
-    by_head,
-    convolution,
-    head_norm,
-    masked,
-    masking,
-    of_transformers,
-    side_by_side,
-    some_rows,
-    state_before,
-)
+from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.families import shared
 from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale
-from dsf.mixers import MLSTM, RGLRU, MinGRU, MinLSTM, Retention
+from dsf.mixers import LRU, MLSTM, RGLRU, S5, DiagonalStateSpace, MinGRU, MinLSTM, Retention
+from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
 
 
 def read_minimax(layer: Captured) -> Retention:
     qkv = layer.module.act_fn(layer.project("qkv_proj", layer.arguments["hidden_states"]))
-    slope, kept = layer.weights["slope_rate"].flatten(), masked(layer, qkv)
+    slope, kept = layer.weights["slope_rate"].flatten(), shared.masked(layer, qkv)
     # Releases with that function set queries and keys of padding to zero as well.
     file = sys.modules[type(layer.module).__module__]
     whole = kept if hasattr(file, "apply_mask_to_padding_states") else qkv
-    query, key, _ = by_head(whole, len(slope)).chunk(3, dim=-1)
+    query, key, _ = shared.by_head(whole, len(slope)).chunk(3, dim=-1)
     return Retention(
         query=query,
         key=key,
-        value=by_head(kept, len(slope)).chunk(3, dim=-1)[2],
+        value=shared.by_head(kept, len(slope)).chunk(3, dim=-1)[2],
         decay=(-slope).exp().expand(query.shape[:-2]),
-        initial=state_before(layer, "get_linear_cache"),
+        initial=shared.state_before(layer, "get_linear_cache"),
     )
 
 
@@ -68,13 +66,13 @@ def _enter_minimax(layer: Captured) -> Chain:
     def values(qkv: Tensor) -> Tensor:
         return qkv.unflatten(-1, (heads, 3, -1))[..., 2, :].flatten(-2)
 
-    rows = some_rows(layer, "qkv_proj", values)
-    return activated((rows,), layer.module.act_fn, x, masking(layer, x))
+    rows = shared.some_rows(layer, "qkv_proj", values)
+    return shared.activated((rows,), layer.module.act_fn, x, shared.masking(layer, x))
 
 
 def _leave_minimax(layer: Captured, response: Tensor) -> Chain:
     gate = layer.project("output_gate", layer.arguments["hidden_states"]).sigmoid()
-    factor = gate * head_norm(layer, "norm", response, heads=1)
+    factor = gate * shared.head_norm(layer, "norm", response, heads=1)
     return Chain((Scale(factor), layer.projection("out_proj")))
 
 
@@ -85,7 +83,7 @@ def _renew_minimax(module: Any) -> None:
 
 
 MINIMAX = Adapter(
-    families=of_transformers(minimax="MiniMaxLightningAttention"),
+    families=shared.of_transformers(minimax="MiniMaxLightningAttention"),
     read=read_minimax,
     enter=_enter_minimax,
     leave=_leave_minimax,
@@ -95,7 +93,7 @@ MINIMAX = Adapter(
 
 def _read_xlstm(layer: Captured) -> MLSTM:
     config = layer.module.config
-    query, key, value = (by_head(part, config.num_heads) for part in _projected(layer)[:3])
+    query, key, value = (shared.by_head(part, config.num_heads) for part in _projected(layer)[:3])
     x, cap = layer.arguments["x"], config.gate_soft_cap
     if config.weight_mode == "fused":
         gates = layer.project("ifgate_preact", x).chunk(2, dim=-1)
@@ -123,7 +121,7 @@ def _enter_xlstm(layer: Captured) -> Chain:
     if config.weight_mode == "fused":
         keys, values = layer.module.qk_dim, layer.module.v_dim
         rows = slice(2 * keys, 2 * keys + values)
-        project = some_rows(layer, "qkv_opreact", lambda whole: whole[..., rows])
+        project = shared.some_rows(layer, "qkv_opreact", lambda whole: whole[..., rows])
     else:
         project = layer.projection("v")
     return Chain((project, Centre(config.num_heads)))
@@ -149,7 +147,7 @@ def _projected(layer: Captured) -> tuple[Tensor, ...]:
 
 
 _XLSTM = Adapter(
-    families=of_transformers(xlstm="xLSTMLayer"),
+    families=shared.of_transformers(xlstm="xLSTMLayer"),
     read=_read_xlstm,
     enter=_enter_xlstm,
     leave=_leave_xlstm,
@@ -173,7 +171,7 @@ def _read_griffin(layer: Captured) -> RGLRU:
 
 def _enter_griffin(layer: Captured) -> Chain:
     if layer.weights["conv_1d.weight"].ndim > 2:
-        filtered = convolution(layer, "conv_1d")
+        filtered = shared.convolution(layer, "conv_1d")
     else:  # elsewhere the kernel lies ``taps width``
         filtered = Filter(layer.weights["conv_1d.weight"].mT, layer.weights["conv_1d.bias"])
     return Chain((layer.projection("linear_x"), filtered))
@@ -197,12 +195,12 @@ def _leave_griffin(layer: Captured, _: Tensor) -> Chain:
 
 def _gate(layer: Captured, name: str, x: Tensor) -> Tensor:
     weight, bias = (layer.weights[f"rg_lru.{name}_{part}"] for part in ("weight", "bias"))
-    blocks = by_head(x, weight.shape[0])
-    return side_by_side((blocks @ weight + bias.unsqueeze(-2)).sigmoid())
+    blocks = shared.by_head(x, weight.shape[0])
+    return shared.side_by_side((blocks @ weight + bias.unsqueeze(-2)).sigmoid())
 
 
 _GRIFFIN = Adapter(
-    families=of_transformers(recurrent_gemma="RecurrentGemmaRecurrentBlock"),
+    families=shared.of_transformers(recurrent_gemma="RecurrentGemmaRecurrentBlock"),
     read=_read_griffin,
     enter=_enter_griffin,
     leave=_leave_griffin,
@@ -233,6 +231,10 @@ def _read_min_lstm(layer: Captured) -> MinLSTM:
     return MinLSTM(value=hidden, forget=forget, input=input_gate, normalised=normalised)
 
 
+def _leave_min(layer: Captured, _: Tensor) -> Chain:
+    return Chain((layer.projection("to_out"),) if "to_out.weight" in layer.weights else ())
+
+
 def _candidate_and_gates(layer: Captured, gates: str) -> list[Tensor]:
     """The candidate, and every gate after its sigmoid."""
     x, module = layer.arguments["x"], layer.module
@@ -242,10 +244,6 @@ def _candidate_and_gates(layer: Captured, gates: str) -> list[Tensor]:
     else:
         named = {name: layer.project(f"linear_{name}", x) for name in f"h{gates}"}
     return [CANDIDATES[module.candidate](named["h"]), *(named[gate].sigmoid() for gate in gates)]
-
-
-def _leave_min(layer: Captured, _: Tensor) -> Chain:
-    return Chain((layer.projection("to_out"),) if "to_out.weight" in layer.weights else ())
 
 
 def _minimal(
@@ -270,6 +268,98 @@ def _minimal(
     yield Structure(title, family, adapter, apart, first, called)
 
 
+RULES = {"zero_order_hold": zero_order_hold, "bilinear": bilinear}
+
+
+def _read_lru(layer: Captured) -> LRU:
+    """The recurrence; the mixer scales its writes by the radius, the module by a parameter."""
+    weights = layer.weights
+    radius, phase = weights["nu_log"].flatten(), weights["theta_log"].flatten()
+    own = (-torch.expm1(-2 * radius.exp())).sqrt()
+    scale = weights["gamma_log"].flatten().exp() if "gamma_log" in weights else own
+    write, read = _complex(layer, "B"), _complex(layer, "C")
+    return LRU(
+        value=layer.arguments["x"],
+        log_radius=radius,
+        log_phase=phase,
+        write=(scale / own).unsqueeze(-1) * write,
+        read=layer.module.real_factor * read,
+        feedthrough=weights.get("D"),
+    )
+
+
+def _read_s5(layer: Captured) -> S5:
+    """The state space; under the trapezoidal rule as the one of the same decays and gains."""
+    weights, module = layer.weights, layer.module
+    pole, step = _complex(layer, "Lambda").flatten(), weights["log_step"].flatten().exp()
+    write = _complex(layer, "B")
+    decay, gain = RULES[module.rule](pole, step)
+    if module.rule != "zero_order_hold":
+        pole = decay.log() / step
+        held = zero_order_hold(pole, step)
+        write = (gain / held.gain).unsqueeze(-1) * write
+    return S5(
+        value=layer.arguments["x"],
+        pole=pole,
+        write=write,
+        read=module.real_factor * _complex(layer, "C"),
+        step=step,
+        feedthrough=weights.get("D"),
+    )
+
+
+def _read_s4d(layer: Captured) -> DiagonalStateSpace:
+    weights, x = layer.weights, layer.arguments["x"]
+    value = x if layer.module.is_channel_second else x.mT
+    pole = torch.complex(-weights["log_A_real"].exp(), weights["A_imag"])
+    batch = value.shape[:2]
+    return DiagonalStateSpace(
+        value=value.unsqueeze(-1),
+        pole=pole.expand(*batch, -1),
+        write=torch.ones_like(pole).expand(*batch, -1),
+        read=_complex(layer, "C").expand(*batch, -1),
+        step=weights["log_dt"].flatten().exp().expand(batch),
+        feedthrough=weights["D"].expand(batch),
+        discretise=RULES[layer.module.rule],
+    )
+
+
+def _finish_s4d(layer: Captured, mixed: Tensor) -> Tensor:
+    """GELU and the gated linear unit, in the layout of the input."""
+    response = gelu(mixed.squeeze((-2, -1)).mT)
+    if "output_linear.0.weight" in layer.weights:
+        weight = layer.weights["output_linear.0.weight"].squeeze(-1)
+        response = response @ weight.mT + layer.weights["output_linear.0.bias"]
+        response = glu(response, dim=-1)
+    return response.mT if layer.module.is_channel_second else response
+
+
+def _complex(layer: Captured, name: str) -> Tensor:
+    """A complex parameter, however it is stored."""
+    if f"{name}_im" in layer.weights:
+        return torch.complex(layer.weights[name], layer.weights[f"{name}_im"])
+    part = in_float64(layer.weights[name])
+    if part.is_complex():
+        return part.to(torch.complex128)
+    return torch.view_as_complex(part.contiguous())
+
+
+def _adapter(read: Any, **others: Any) -> Adapter:
+    return Adapter(
+        families={},
+        read=read,
+        takes="x",
+        **{"finish": lambda _, mixed: mixed.squeeze(-1), **others},
+    )
+
+
+def _inside(names: Iterable[str], *places: str) -> dict[str, tuple[str, ...]]:
+    """The names that parameters have in a part of a module."""
+    return {name: tuple(f"{place}.{name}" for place in places) for name in names}
+
+
+POLES = ("Lambda_re", "seq.Lambda", "seq.Lambda_re", "ssm.Lambda", "ssm.Lambda_re")
+VECTORS = {"B": "state input 2?", "C": "output state 2?"}
 STRUCTURES = (
     Structure(
         title="the recurrent block of Griffin",
@@ -298,4 +388,35 @@ STRUCTURES = (
     ),
     *_minimal("minGRU", "min_gru", _read_min_gru, ("hz", "zh")),
     *_minimal("minLSTM", "min_lstm", _read_min_lstm, ("hfi", "fih"), is_normalised=(True, False)),
+    Structure(
+        "LRU",
+        "lru",
+        _adapter(_read_lru, axes=("sample",)),
+        {"nu_log": "state", "theta_log": "state", **VECTORS},
+        combinations(real_factor=(1, 2)),
+        called={name: (f"{name}_re", f"{name}_real") for name in VECTORS}
+        | {f"{name}_im": (f"{name}_imag",) for name in VECTORS},
+    ),
+    Structure(
+        "S5",
+        "s5",
+        _adapter(_read_s5, axes=("sample",)),
+        {"Lambda": "state", **VECTORS, "log_step": "state 1?"},
+        combinations(real_factor=(1, 2), rule=RULES),
+        called=_inside(("Lambda_im", "B", "C", "D", "log_step"), "seq", "ssm") | {"Lambda": POLES},
+    ),
+    Structure(
+        "S4D",
+        "s4d",
+        _adapter(_read_s4d, finish=_finish_s4d, axes=("sample", "channel")),
+        {
+            "log_dt": "width",
+            "log_A_real": "width state",
+            "A_imag": "width state",
+            "C": "width state 2",
+            "D": "width",
+        },
+        combinations(is_channel_second=(True, False), rule=RULES),
+        called=_inside(("log_dt", "log_A_real", "A_imag", "C"), "kernel"),
+    ),
 )

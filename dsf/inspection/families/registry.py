@@ -6,13 +6,12 @@ from importlib.metadata import entry_points
 
 from torch import nn
 
-from dsf.inspection.adapter import Adapter, Structure, StructureWeights
+from dsf.inspection.adapter import Adapter, Structure, shapes_of
 from dsf.inspection.capture.precision import class_path
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import (
     convolutions,
     delta_rules,
-    diagonal_spaces,
     fla,
     recurrences,
     rwkv,
@@ -66,22 +65,17 @@ STRUCTURES: tuple[Structure, ...] = (
     *recurrences.STRUCTURES,
     *delta_rules.STRUCTURES,
     *rwkv.STRUCTURES,
-    *diagonal_spaces.STRUCTURES,
 )
 
 
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:
     """By its path every module that no adapter names, with the families that it may be one of."""
     found = {}
-    of_alike: dict[StructureWeights, tuple[Structure, ...]] = {}
     for path, module in model.named_modules():
-        if any(path == other or not other or path.startswith(f"{other}.") for other in known):
-            continue
-        held = StructureWeights(module)
-        if held not in of_alike:
-            of_alike[held] = tuple(one for one in STRUCTURES if one.sizes(held) is not None)
-        if of_alike[held]:
-            found[path] = of_alike[held]
+        if not any(path == other or not other or path.startswith(f"{other}.") for other in known):
+            held = shapes_of(module)
+            if fitting := tuple(one for one in STRUCTURES if one.sizes(held) is not None):
+                found[path] = fitting
     return found
 
 

@@ -32,19 +32,7 @@ from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import UnreadableError
-from dsf.inspection.families.shared import (
-    ACTIVATIONS,
-    by_head,
-    earlier,
-    epsilon_of,
-    fla_adapter,
-    hidden,
-    known_by,
-    masked,
-    of_transformers,
-    side_by_side,
-    unit_length,
-)
+from dsf.inspection.families import shared
 from dsf.inspection.whole.stages import Chain, Filter, Scale
 from dsf.mixers import RWKV4, RWKV6, RWKV7
 
@@ -65,10 +53,6 @@ def _read4(layer: Captured) -> RWKV4:
         bonus=layer.weights["time_first"],
         **before,
     )
-
-
-def _enter4(layer: Captured) -> Chain:
-    return _blended4(layer, "value")
 
 
 def _leave4(layer: Captured, _: Tensor) -> Chain:
@@ -95,7 +79,7 @@ def _is_of_fla(layer: Captured) -> bool:
 def _blends6(x: Tensor, low: Tensor, back: Tensor, own: Tensor) -> Tensor:
     """What every part sees: ``part sample time model``."""
     shares = torch.einsum("stnr,nrc->nstc", low.tanh().unflatten(-1, (len(own), -1)), back)
-    return x + (earlier(x) - x) * (own[:, None, None] + shares)
+    return x + (shared.earlier(x) - x) * (own[:, None, None] + shares)
 
 
 def _parts6(layer: Captured) -> dict[str, Tensor]:
@@ -103,7 +87,7 @@ def _parts6(layer: Captured) -> dict[str, Tensor]:
     if _is_of_fla(layer):
         return _parts6_of_fla(layer)
     x, weights = layer.arguments["x"], layer.weights
-    low = (x + (earlier(x) - x) * weights["time_maa_x"]) @ weights["time_maa_w1"]
+    low = (x + (shared.earlier(x) - x) * weights["time_maa_x"]) @ weights["time_maa_w1"]
     own = torch.stack([weights[f"time_maa_{name}"].flatten() for name in "wkvrg"])
     seen = dict(zip("wkvrg", _blends6(x, low, weights["time_maa_w2"], own), strict=True))
     names = {"r": "receptance", "k": "key", "v": "value", "g": "gate"}
@@ -115,7 +99,7 @@ def _parts6(layer: Captured) -> dict[str, Tensor]:
 def _read6(layer: Captured) -> RWKV6:
     bonus = layer.weights["bonus" if _is_of_fla(layer) else "time_faaaa"]
     parts = _parts6(layer)
-    query, key, value, decay = (by_head(parts[name], len(bonus)) for name in "rkvw")
+    query, key, value, decay = (shared.by_head(parts[name], len(bonus)) for name in "rkvw")
     return RWKV6(
         query=query,
         key=key,
@@ -128,41 +112,37 @@ def _read6(layer: Captured) -> RWKV6:
 def _finish6(layer: Captured, mixed: Tensor) -> Tensor:
     norm, act, out = "ln_x", "silu", "output"
     if _is_of_fla(layer):
-        norm, act, out = "g_norm", known_by(layer.module.gate_fn), "o_proj"
-    gate = ACTIVATIONS[act](_parts6(layer)["g"])
+        norm, act, out = "g_norm", shared.known_by(layer.module.gate_fn), "o_proj"
+    gate = shared.ACTIVATIONS[act](_parts6(layer)["g"])
     return layer.project(out, _normalised(layer, norm, mixed) * gate)
 
 
 def _parts6_of_fla(layer: Captured) -> dict[str, Tensor]:
-    x, weights = hidden(layer), layer.weights
-    low = layer.project("x_proj.0.linear", x + (earlier(x) - x) * weights["x_proj.0.mu"])
+    x, weights = shared.hidden(layer), layer.weights
+    low = layer.project("x_proj.0.linear", x + (shared.earlier(x) - x) * weights["x_proj.0.mu"])
     back = weights["x_proj.2.weight"].unflatten(-1, (len(weights["x_bias"]), -1)).permute(1, 2, 0)
     found = {}
     for name, seen in zip("rwkvg", _blends6(x, low, back, weights["x_bias"]), strict=True):
         path = f"{name}_proj.linear"
         is_low = f"{path}.weight" not in weights
         found[name] = _low_rank(layer, path, seen, "tanh") if is_low else layer.project(path, seen)
-    return found | {"v": masked(layer, found["v"])}
-
-
-NAMES7 = {"receptance": "r_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
-"""By the authors' name of a projection that of fla."""
+    return found | {"v": shared.masked(layer, found["v"])}
 
 
 def _read7(layer: Captured) -> RWKV7:
     weights = layer.weights
-    heads, key = len(weights["r_k"]), _projected7(layer, "key", _blended7(layer, "k"))
+    heads, key = len(weights["r_k"]), layer.project("k_proj", _blended7(layer, "k"))
     rate = _low7(layer, "a").sigmoid()
-    removal = by_head(key * weights["k_k"], heads)
+    removal = shared.by_head(key * weights["k_k"], heads)
     fused = getattr(layer.module, "fuse_norm", False)
-    removal = unit_length(removal) if fused else normalize(removal, dim=-1)
+    removal = shared.unit_length(removal) if fused else normalize(removal, dim=-1)
     return RWKV7(
-        query=by_head(_projected7(layer, "receptance", _blended7(layer, "r")), heads),
-        key=by_head(key * (1 + weights["k_a"] * (rate - 1)), heads),
-        value=by_head(_values7(layer), heads),
-        log_decay=SLOWEST * by_head(_low7(layer, "w", "tanh").sigmoid(), heads),
+        query=shared.by_head(layer.project("r_proj", _blended7(layer, "r")), heads),
+        key=shared.by_head(key * (1 + weights["k_a"] * (rate - 1)), heads),
+        value=shared.by_head(_values7(layer), heads),
+        log_decay=SLOWEST * shared.by_head(_low7(layer, "w", "tanh").sigmoid(), heads),
         removal=-removal,
-        replacement=removal * by_head(rate, heads),
+        replacement=removal * shared.by_head(rate, heads),
     )
 
 
@@ -171,13 +151,13 @@ def _finish7(layer: Captured, mixed: Tensor) -> Tensor:
     mixer = _read7(layer)
     own = (mixer.query * layer.weights["r_k"].unsqueeze(1) * mixer.key).sum(dim=-1, keepdim=True)
     norm = "g_norm" if "g_norm.weight" in layer.weights else "ln_x"
-    both = _normalised(layer, norm, mixed) + side_by_side(own * mixer.value)
-    return _projected7(layer, "output", both * _low7(layer, "g", "sigmoid"))
+    both = _normalised(layer, norm, mixed) + shared.side_by_side(own * mixer.value)
+    return layer.project("o_proj", both * _low7(layer, "g", "sigmoid"))
 
 
 def _values7(layer: Captured) -> Tensor:
     """The values; behind the first layer blended with those of the first."""
-    module, value = layer.module, _projected7(layer, "value", _blended7(layer, "v"))
+    module, value = layer.module, layer.project("v_proj", _blended7(layer, "v"))
     if getattr(module, "blends_values", getattr(module, "layer_idx", 0) != 0):
         several = {"v_first": None, **layer.arguments}
         found = (
@@ -191,11 +171,7 @@ def _values7(layer: Captured) -> Tensor:
         if first is None:
             raise UnreadableError("it was not called with the values of the first layer")
         value = value.lerp(first, _low7(layer, "v").sigmoid())
-    return masked(layer, value)
-
-
-def _projected7(layer: Captured, name: str, x: Tensor) -> Tensor:
-    return layer.project(name if f"{name}.weight" in layer.weights else NAMES7[name], x)
+    return shared.masked(layer, value)
 
 
 def _low7(layer: Captured, part: str, act: str = "linear") -> Tensor:
@@ -203,31 +179,36 @@ def _low7(layer: Captured, part: str, act: str = "linear") -> Tensor:
     x, weights = _blended7(layer, part), layer.weights
     if f"{part}1" not in weights:
         return _low_rank(layer, f"{part}_lora", x, act)
-    found = ACTIVATIONS[act](x @ weights[f"{part}1"]) @ weights[f"{part}2"]
+    found = shared.ACTIVATIONS[act](x @ weights[f"{part}1"]) @ weights[f"{part}2"]
     return found + weights[f"{part}0"] if f"{part}0" in weights else found
 
 
 def _blended7(layer: Captured, name: str) -> Tensor:
-    x = layer.arguments["x"] if "x" in layer.arguments else hidden(layer)
-    return x + (earlier(x) - x) * layer.weights[f"x_{name}"]
+    x = layer.arguments["x"] if "x" in layer.arguments else shared.hidden(layer)
+    return x + (shared.earlier(x) - x) * layer.weights[f"x_{name}"]
 
 
 def _low_rank(layer: Captured, path: str, x: Tensor, act: str) -> Tensor:
-    return layer.project(f"{path}.lora.2", ACTIVATIONS[act](layer.project(f"{path}.lora.0", x)))
+    return layer.project(
+        f"{path}.lora.2", shared.ACTIVATIONS[act](layer.project(f"{path}.lora.0", x))
+    )
 
 
 def _normalised(layer: Captured, name: str, mixed: Tensor) -> Tensor:
     """The mixer's response through a group norm with a group for every head: all heads."""
-    flat, epsilon = side_by_side(mixed.squeeze(-2)), epsilon_of(layer.module.get_submodule(name))
+    flat, epsilon = (
+        shared.side_by_side(mixed.squeeze(-2)),
+        shared.epsilon_of(layer.module.get_submodule(name)),
+    )
     weight, bias = (layer.weights.get(f"{name}.{part}") for part in ("weight", "bias"))
     found = group_norm(flat.flatten(0, 1), mixed.shape[1], weight, bias, epsilon)
     return found.view_as(flat)
 
 
 _ADAPTER4 = Adapter(
-    families=of_transformers(rwkv="RwkvSelfAttention"),
+    families=shared.of_transformers(rwkv="RwkvSelfAttention"),
     read=_read4,
-    enter=_enter4,
+    enter=lambda layer: _blended4(layer, "value"),
     leave=_leave4,
     takes="hidden",
     rewrites_weights=True,
@@ -235,8 +216,8 @@ _ADAPTER4 = Adapter(
 )
 ADAPTERS = (
     _ADAPTER4,
-    fla_adapter("rwkv6.RWKV6Attention", _read6, finish=_finish6),
-    fla_adapter("rwkv7.RWKV7Attention", _read7, finish=_finish7),
+    shared.fla_adapter("rwkv6.RWKV6Attention", _read6, finish=_finish6),
+    shared.fla_adapter("rwkv7.RWKV7Attention", _read7, finish=_finish7),
 )
 
 
@@ -297,9 +278,15 @@ STRUCTURES = (
             "k_k": "1 1 model",
             "k_a": "1 1 model",
             "r_k": "heads size",
-            **{f"{name}.weight": "model model" for name in NAMES7},
+            **{f"{part}_proj.weight": "model model" for part in "rkvo"},
             "ln_x.weight": "model",
         },
         settings=_settings7,
+        called={
+            "r_proj": ("receptance",),
+            "k_proj": ("key",),
+            "v_proj": ("value",),
+            "o_proj": ("output",),
+        },
     ),
 )

@@ -16,7 +16,7 @@ Source: transformers; flash-linear-attention 0.6.0, ``fla/layers/log_linear_mamb
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -205,7 +205,7 @@ def _read_mamba2(layer: Captured) -> StateSpaceDuality:
 
 def _enter_mamba2(layer: Captured) -> Chain:
     x, width = layer.arguments["hidden_states"], _width(layer)
-    gate, mask = layer.weights["in_proj.weight"].shape[0] - _rest(layer), masking(layer, x)
+    gate, mask = _sizes(layer)[0], masking(layer, x)
     rows = some_rows(layer, "in_proj", lambda rows: rows[..., gate : gate + width])
     tuned = layer.weights.get("mup_vector")
     after = () if tuned is None else (Scale(tuned.flatten()[gate : gate + width]),)
@@ -219,25 +219,23 @@ def _leave_mamba2(layer: Captured, response: Tensor) -> Chain:
     return Chain((Scale(factor), layer.projection("out_proj")))
 
 
-def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _projected(layer: Captured) -> Sequence[Tensor]:
     """z, the input of the convolution, step size and levels before their softplus."""
-    module = layer.module
-    levels = module.num_heads * getattr(module, "num_lambda_dims", 0)  # of log-linear Mamba-2
-    x = hidden(layer) if levels else masked(layer, layer.arguments["hidden_states"])
+    module, sizes = layer.module, _sizes(layer)
+    x = hidden(layer) if sizes[-1] else masked(layer, layer.arguments["hidden_states"])
     if (factor := getattr(module, "ssm_in_multiplier", 1.0)) != 1.0:
         x = x * factor
     projected = layer.project("in_proj", x)
     if "mup_vector" in layer.weights:
         projected = projected * layer.weights["mup_vector"]
-    rest = _rest(layer)
-    sizes = [projected.shape[-1] - rest - levels, rest - module.num_heads, module.num_heads, levels]
-    z, mixed, step, scales = projected.split(sizes, dim=-1)
-    return z, mixed, step, scales
+    return projected.split(sizes, dim=-1)
 
 
-def _rest(layer: Captured) -> int:
-    """The number of outputs of ``in_proj`` that are not z."""
-    return layer.weights["conv1d.weight"].shape[0] + layer.module.num_heads
+def _sizes(layer: Captured) -> list[int]:
+    heads, mixed = layer.module.num_heads, layer.weights["conv1d.weight"].shape[0]
+    levels = heads * getattr(layer.module, "num_lambda_dims", 0)  # of log-linear Mamba-2
+    z = layer.weights["in_proj.weight"].shape[0] - mixed - heads - levels
+    return [z, mixed, heads, levels]
 
 
 def _width(layer: Captured) -> int:
@@ -354,14 +352,6 @@ def _read_log_linear(layer: Captured) -> LogLinearAttention:
     )
 
 
-def _enter_log_linear(layer: Captured) -> Chain:
-    x, width = hidden(layer), layer.module.intermediate_size
-    mask = masking(layer, x)
-    rows = some_rows(layer, "in_proj", lambda both: both[..., width : 2 * width])
-    linear: tuple[Stage, ...] = (*mask, rows, *mask, convolution(layer, "conv1d", slice(width)))
-    return activated(linear, silu, x, mask)
-
-
 ADAPTERS = (
     MAMBA,
     ZAMBA,
@@ -371,7 +361,7 @@ ADAPTERS = (
     fla_adapter(
         "log_linear_mamba2.LogLinearMamba2",
         _read_log_linear,
-        enter=_enter_log_linear,
+        enter=_enter_mamba2,
         leave=_leave_mamba2,
     ),
 )

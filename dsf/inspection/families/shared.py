@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dsf.inspection.adapter import Adapter
@@ -205,10 +205,19 @@ def leaving(
     """The norm of every head if any, the output gate if any, the output projection."""
     x = hidden(layer) if layer.family not in PADDED else given(layer)
     heads = heads_of(layer) if heads is None else heads
-    factors = [head_norm(layer, norm, response, heads)] if norm else []
+    has_norm = norm and not isinstance(layer.module.get_submodule(norm), nn.Identity)
+    factors = [head_norm(layer, norm, response, heads)] if has_norm else []
     if gate is not None:
         factors.append(ACTIVATIONS[gate](through(layer, x, "g_proj", "g_proj.0", "g_proj.1")))
     return Chain((*map(Scale, factors), *put_out(layer, x)))
+
+
+def leaving_gated(layer: Captured, response: Tensor) -> Chain:
+    """The norm ``o_norm``, which multiplies by the output gate where the layer has one."""
+    module, named = layer.module, ("use_gate", "use_output_gate")
+    gated = next((getattr(module, name) for name in named if hasattr(module, name)), True)
+    gate = getattr(module.o_norm, "activation", "silu") if gated else None
+    return leaving(layer, response, norm="o_norm", gate=gate)
 
 
 def put_out(layer: Captured, x: Tensor) -> tuple[Stage, ...]:

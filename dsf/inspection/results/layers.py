@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -243,14 +244,23 @@ class InspectedLayer:
             ValueError: if both ``rows`` and ``groups`` are given, or ``groups`` is below 1.
             ReconstructionError: if the whole layer does not reproduce the captured output.
         """
-        if groups is None:
-            return self._contributions.norms(rows)
-        if rows is not None or groups < 1:
+        if groups is not None and (rows is not None or groups < 1):
             raise ValueError(
                 f"contribution_norms: 'groups' is {groups} and 'rows' is {rows}; give one of them, "
                 "and at least one group."
             )
-        return self._contributions.norms_of_groups(groups)
+        whole, has_samples = self._whole_mixer(), self.axes[:1] == ("sample",)
+        entries = self.mixer.system().batch[int(has_samples) :]
+        numbers = torch.arange(prod(entries)).reshape(entries)
+        contributions = Contributions(
+            system=self.system,
+            signal=self.signal,
+            leave=None if whole is None else whole.leave,
+            has_samples=has_samples,
+            numbers=(numbers if self.heads is None else numbers[..., list(self.heads)]).flatten(),
+            total=numbers.numel(),
+        )
+        return contributions.norms(rows, groups)
 
     def erasers(
         self, *, query: int, key: int, head: int = 0, sample: int = 0
@@ -290,20 +300,6 @@ class InspectedLayer:
             return "the mixer's response"
         return "the layer's output" if whole.is_all else "the projected response"
 
-    @property
-    def _contributions(self) -> Contributions:
-        whole, has_samples = self._whole_mixer(), self.axes[:1] == ("sample",)
-        entries = self.mixer.system().batch[int(has_samples) :]
-        numbers = torch.arange(prod(entries)).reshape(entries)
-        return Contributions(
-            system=self.system,
-            signal=self.signal,
-            leave=None if whole is None else whole.leave,
-            has_samples=has_samples,
-            numbers=(numbers if self.heads is None else numbers[..., list(self.heads)]).flatten(),
-            total=numbers.numel(),
-        )
-
     def _whole_mixer(self) -> WholeMixer | None:
         """The mixer with its stages, where these are chains around it."""
         try:
@@ -335,10 +331,9 @@ class InspectedLayer:
     def to_save(self) -> dict[str, Any]:
         """What a saved layer has in place of fields that need the model: its known stages."""
         self._check_unaltered()
-        try:
+        whole = None
+        with suppress(InspectionError):  # only the mixer is known
             whole = None if self.shell is None else self.with_stages
-        except InspectionError:  # only the mixer is known
-            whole = None
         return {"mixer": self.mixer, "shell": None if whole is None else Returns(whole)}
 
     def _check_unaltered(self) -> None:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from math import prod
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -29,27 +30,15 @@ from dsf.systems.coefficient import TokenSlots
 from dsf.systems.composite import Operator, SystemSum
 from dsf.systems.system import System
 
+if TYPE_CHECKING:
+    from dsf.inspection.results.layers import InspectedLayer
+
 Quantity = Callable[[Any], Tensor]
 LONGEST_FOR_RANKS = 1024
 """Up to so many tokens blocks of maps are factorised for their ranks without being asked by name.
 
 Of each map (tokens / 2)³ operations, where all other quantities take a pass over its weights.
 """
-
-
-@runtime_checkable
-class Measurable(Protocol):
-    """A layer that can be measured: it has a system, and names for its batch axes."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def family(self) -> str: ...
-    @property
-    def axes(self) -> tuple[str, ...]: ...
-    @property
-    def system(self) -> Operator: ...
-    def place(self, index: Sequence[int]) -> tuple[int, ...]: ...
 
 
 def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
@@ -61,29 +50,23 @@ def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
     return mean
 
 
-def _middle_rank(map_or_system: Any) -> Tensor:
+def _middle_rank(map_or_system: Any, longest: float = math.inf) -> Tensor:
+    """The rank in the middle, where a block of up to so many tokens is factorised for it."""
     is_map = isinstance(map_or_system, Tensor)
     steps = map_or_system.shape[-1] if is_map else map_or_system.steps
     if steps < 2:
         batch = map_or_system.shape[:-2] if is_map else map_or_system.batch
         return torch.zeros(batch, device=map_or_system.device)
-    if getattr(map_or_system, "runs_backward", False):
-        map_or_system = attention_map(map_or_system)
-    return measures.hankel_ranks(map_or_system, positions=[(steps - 1) // 2]).squeeze(-1)
-
-
-def _quick_middle_rank(map_or_system: Any) -> Tensor:
-    is_map = isinstance(map_or_system, Tensor)
-    steps = map_or_system.shape[-1] if is_map else map_or_system.steps
-    from_states = ranks_from_states(map_or_system) and not map_or_system.runs_backward
-    if steps > LONGEST_FOR_RANKS and not from_states:
+    runs_backward = getattr(map_or_system, "runs_backward", False)
+    if steps > longest and (runs_backward or not ranks_from_states(map_or_system)):
         raise ValueError(
-            f"left out: of {steps:,} tokens, more than {LONGEST_FOR_RANKS:,}, a block of "
+            f"left out: of {steps:,} tokens, more than {longest:,}, a block of "
             f"{steps // 2:,} x {steps - steps // 2:,} weights of every map would be factorised. "
             f"Ask for it by name: inspection.measure({RANK!r}), quantities=[{RANK!r}] of a job, "
             f"dsf measure --quantity {RANK}."
         )
-    return _middle_rank(map_or_system)
+    of = attention_map(map_or_system) if runs_backward else map_or_system
+    return measures.hankel_ranks(of, positions=[(steps - 1) // 2]).squeeze(-1)
 
 
 def _quantity(measure: str) -> Quantity:
@@ -98,7 +81,8 @@ def _quantity(measure: str) -> Quantity:
 QUANTITIES: Mapping[str, Quantity] = {name: _quantity(each) for name, each in MEASURES.items()}
 """All by their names; asked for by name, each is computed however long it takes."""
 
-BY_DEFAULT: Mapping[str, Quantity] = {**QUANTITIES, RANK: _quick_middle_rank}
+_QUICK_RANK = partial(_middle_rank, longest=LONGEST_FOR_RANKS)
+BY_DEFAULT: Mapping[str, Quantity] = {**QUANTITIES, RANK: _QUICK_RANK}
 """The same where nobody named any: ranks that take longer than all others are left out, and say so.
 """
 
@@ -115,7 +99,7 @@ def chosen(names: Sequence[str]) -> Mapping[str, Quantity]:
 
 
 def measured(
-    layers: Iterable[Measurable],
+    layers: Iterable["InspectedLayer"],
     quantities: Mapping[str, Quantity] = BY_DEFAULT,
     *,
     whole: Tensor | None = None,
@@ -123,22 +107,28 @@ def measured(
     """One record for every layer, batch index and quantity; ``whole`` is the map of a lone one."""
     records: list[Record] = []
     several = list(layers)
-
-    def measure(layer: Measurable) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return values(layer.system, quantities, whole=whole)
-
-    done = each_in_parallel(measure, several, most=_at_a_time(several))
+    done = each_in_parallel(
+        lambda layer: values(layer.system, quantities, whole=whole),
+        several,
+        most=_at_a_time(several),
+    )
     for layer, (found, unmeasured) in zip(several, done, strict=True):
+        owner = {"layer": layer.name, "family": layer.family}
         for name in quantities:
-            if name in found:
-                records += _records(layer, name, found[name])
-            else:
-                nothing = {"quantity": name, "value": math.nan, "note": unmeasured[name]}
-                records.append({"layer": layer.name, "family": layer.family, **nothing})
+            if name not in found:
+                note = unmeasured[name]
+                records.append({**owner, "quantity": name, "value": math.nan, "note": note})
+                continue
+            for index, number in zip(
+                indices(found[name]), found[name].flatten().tolist(), strict=True
+            ):
+                place = dict(zip(layer.axes, layer.place(index), strict=False))
+                value = number if isinstance(number, int) else float(number)
+                records.append({**owner, **place, "quantity": name, "value": value})
     return Table(tuple(records))
 
 
-def _at_a_time(layers: Sequence[Measurable]) -> int:
+def _at_a_time(layers: Sequence["InspectedLayer"]) -> int:
     """How many layers are measured side by side: so many that their maps would fit at once."""
     if any(getattr(layer, "stored", None) is not None for layer in layers):
         return 1  # on disk, for want of memory
@@ -162,37 +152,17 @@ def values(
     unmeasured: dict[str, str] = {}
     has_one_port = system.output_size == system.input_size == 1  # a matrix does not say
     of = system if whole is None or not has_one_port else whole
-    sources = _sources(of, quantities, passed)
+    by_row = [quantity for quantity in quantities.values() if is_streamable(quantity)]
+    if by_row and passed is None:
+        with suppress(ValueError):  # what one of them refuses is asked of each alone
+            passed = one_pass(of, reductions_of(by_row))
     for name, quantity in quantities.items():
+        source = passed if passed is not None and is_streamable(quantity) else of
         try:
-            found[name] = quantity(sources[name])
+            found[name] = quantity(source)
         except (ValueError, MapTooLarge) as error:  # such as ranks of a map with NaN
             unmeasured[name] = str(error)
     return found, unmeasured
-
-
-def _sources(
-    system: Operator | Tensor, quantities: Mapping[str, Quantity], passed: Reduced | None
-) -> dict[str, Any]:
-    """What each quantity is computed from: the results of one pass over the rows, or the system."""
-    by_row = [name for name, quantity in quantities.items() if is_streamable(quantity)]
-    if not by_row:
-        return dict.fromkeys(quantities, system)
-    try:
-        passed = passed or one_pass(system, reductions_of([quantities[name] for name in by_row]))
-    except ValueError:  # what one of them refuses is asked of each alone
-        return dict.fromkeys(quantities, system)
-    return {**dict.fromkeys(quantities, system), **dict.fromkeys(by_row, passed)}
-
-
-def _records(layer: Measurable, name: str, found: Tensor) -> list[Record]:
-    records = []
-    for index, number in zip(indices(found), found.flatten().tolist(), strict=True):
-        record: Record = {"layer": layer.name, "family": layer.family}
-        record.update(zip(layer.axes, layer.place(index), strict=False))
-        record.update(quantity=name, value=number if isinstance(number, int) else float(number))
-        records.append(record)
-    return records
 
 
 def indices(values: Tensor) -> list[tuple[int, ...]]:
@@ -203,15 +173,11 @@ def indices(values: Tensor) -> list[tuple[int, ...]]:
 ORDERS = 4
 """Random orders of the tokens, over which the control is the mean."""
 
-BY_PLACE: dict[str, Callable[..., Tensor]] = {
-    name: getattr(measures, name) for name in ("previous_token", "first_token", "self_token")
-}
-BY_TOKEN: dict[str, Callable[..., Tensor]] = {
-    name: getattr(measures, name) for name in ("duplicate_token", "induction")
-}
+BY_PLACE = ("previous_token", "first_token", "self_token")
+BY_TOKEN = ("duplicate_token", "induction")
 
 
-def scored_heads(layers: Iterable[Measurable], tokens: Int[Tensor, "sample time"]) -> Table:
+def scored_heads(layers: Iterable["InspectedLayer"], tokens: Int[Tensor, "sample time"]) -> Table:
     """One record for each layer, head (or channel) and score, as ``Inspection.heads`` says."""
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
         shown = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
@@ -250,7 +216,7 @@ def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sam
     return torch.tensor([[known.setdefault(text, len(known)) for text in row] for row in tokens])
 
 
-def _padding(layers: Sequence[Measurable], tokens: Tensor) -> Tensor | None:
+def _padding(layers: Sequence["InspectedLayer"], tokens: Tensor) -> Tensor | None:
     """The tokens that no token may read in any layer with a mask, ``sample time``; None for none.
 
     The masks of attention say it for the layers without one as well.
@@ -268,7 +234,7 @@ def _padding(layers: Sequence[Measurable], tokens: Tensor) -> Tensor | None:
     return padding if bool(padding.any()) else None
 
 
-def _of_layer(layer: Measurable, tokens: Tensor, padding: Tensor | None) -> Iterator[Record]:
+def _of_layer(layer: "InspectedLayer", tokens: Tensor, padding: Tensor | None) -> Iterator[Record]:
     system, (samples, steps) = layer.system, tokens.shape
     note = _no_scores(layer, samples, steps)
     if note is not None:
@@ -306,17 +272,19 @@ def _scores(map_or_system: Any, tokens: Tensor, even: Tensor) -> dict[str, tuple
     rng = torch.Generator().manual_seed(0)
     orders = [torch.randperm(tokens.shape[1], generator=rng) for _ in range(ORDERS)]
     found: dict[str, tuple[Tensor, ...]] = {}
-    for name, measure in BY_PLACE.items():
+    for name in BY_PLACE:
+        measure = getattr(measures, name)
         value = measure(map_or_system)
         found[name] = value, measure(map_or_system, net=True), measure(even).expand_as(value)
-    for name, measure in BY_TOKEN.items():
+    for name in BY_TOKEN:
+        measure = getattr(measures, name)
         mixed = torch.stack([measure(map_or_system, tokens[:, order]) for order in orders])
         value, net = measure(map_or_system, tokens), measure(map_or_system, tokens, net=True)
         found[name] = value, net, mixed.nanmean(dim=0)
     return found
 
 
-def _no_scores(layer: Measurable, samples: int, steps: int) -> str | None:
+def _no_scores(layer: "InspectedLayer", samples: int, steps: int) -> str | None:
     system = layer.system
     reads = getattr(system, "read_steps", system.steps)
     if layer.axes[:1] != ("sample",) or system.batch[0] != samples:
@@ -334,22 +302,8 @@ def _even(system: Operator, steps: int) -> Tensor:
     return ones if bool((measures.largest_ahead(system) > 0).any()) else ones.tril()
 
 
-@runtime_checkable
-class ErasableLayer(Measurable, Protocol):
-    """A layer of an inspection, as far as erasers are concerned."""
-
-    @property
-    def heads(self) -> tuple[int, ...] | None: ...
-    @property
-    def signal(self) -> Tensor: ...
-    @property
-    def row_tokens(self) -> Tensor: ...
-    @property
-    def column_tokens(self) -> Tensor: ...
-
-
 def erasers_of(
-    layer: ErasableLayer, *, query: int, key: int, head: int, sample: int
+    layer: "InspectedLayer", *, query: int, key: int, head: int, sample: int
 ) -> tuple[Eraser, ...]:
     system = layer.system
     index = _entry(layer, head, sample)
@@ -362,7 +316,7 @@ def erasers_of(
     return tuple(replace(each, token=columns[each.token]) for each in found)
 
 
-def _entry(layer: ErasableLayer, head: int, sample: int) -> tuple[int, ...]:
+def _entry(layer: "InspectedLayer", head: int, sample: int) -> tuple[int, ...]:
     """The entry of the batch axes: the head is the last of them, the sample all before it."""
     sizes = tuple(layer.system.batch)
     if not sizes:
@@ -385,7 +339,7 @@ def _entry(layer: ErasableLayer, head: int, sample: int) -> tuple[int, ...]:
     return (*before, heads.index(head)) if has_heads else tuple(before)
 
 
-def _place(layer: ErasableLayer, name: str, token: int, order: Sequence[int]) -> int:
+def _place(layer: "InspectedLayer", name: str, token: int, order: Sequence[int]) -> int:
     """Where a token of the model lies in the rows or columns of the map."""
     wanted = token + max(order) + 1 if token < 0 else token
     if wanted < 0 or wanted not in order:
@@ -396,7 +350,7 @@ def _place(layer: ErasableLayer, name: str, token: int, order: Sequence[int]) ->
     return list(order).index(wanted)
 
 
-def strongest_erasers(layers: Sequence[ErasableLayer], *, query: int, count: int) -> Table:
+def strongest_erasers(layers: Sequence["InspectedLayer"], *, query: int, count: int) -> Table:
     at_least(1, "erasers", "count", count)
     found: list[dict[str, object]] = []
     for layer in layers:
@@ -412,7 +366,7 @@ def strongest_erasers(layers: Sequence[ErasableLayer], *, query: int, count: int
 
 
 def _strongest_of(
-    layer: ErasableLayer, part: System, signal: Tensor, response: Tensor, query: int, count: int
+    layer: "InspectedLayer", part: System, signal: Tensor, response: Tensor, query: int, count: int
 ) -> list[dict[str, object]]:
     steps = part.steps
     if not -steps <= query < steps:

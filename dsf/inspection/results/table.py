@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib import import_module
 from numbers import Real
+from statistics import fmean
 from typing import Any, overload
 
 Record = dict[str, Any]
@@ -85,24 +86,21 @@ class Table(Sequence[Record]):
         columns = self.columns
         if len(self) <= SHOWN:
             return columns, [_cells(record, columns) for record in self]
-        first, last = self.records[:ENDS], self.records[-ENDS:]
-        between = tuple("…" for _ in columns)
-        ends = ([_cells(record, columns) for record in part] for part in (first, last))
-        begin, end = ends
-        return columns, [*begin, between, *end]
+        first, last = (
+            [_cells(record, columns) for record in part]
+            for part in (self.records[:ENDS], self.records[-ENDS:])
+        )
+        return columns, [*first, ("…",) * len(columns), *last]
 
     def _counted(self) -> str:
         """How many records there are, and of how many layers, heads and quantities."""
         counted = f"{len(self):,} record{'s' * (len(self) != 1)}"
         if len(self) <= SHOWN:
             return counted
-        kinds = {name: len(self._values(name)) for name in self.columns if name not in NUMBERS}
+        names = (name for name in self.columns if name not in NUMBERS)
+        kinds = {name: len(dict.fromkeys(self._cells(name))) for name in names}
         several = [f"{name} {count}" for name, count in kinds.items() if count > 1]
         return f"{counted}; different ones: {', '.join(several)}" if several else counted
-
-    def _values(self, column: str) -> tuple[Any, ...]:
-        """What is in a column, in the order in which it first appears."""
-        return tuple(dict.fromkeys(self._cells(column)))
 
     def _cells(self, column: str) -> list[Any]:
         return [row[column] for row in self.records if column in row]
@@ -172,46 +170,6 @@ class Table(Sequence[Record]):
             )
         )
 
-    def grid(
-        self, rows: str = "layer", columns: str = "head", **wanted: Any
-    ) -> tuple[tuple[Any, ...], tuple[Any, ...], list[list[float]]]:
-        """The numbers of one quantity as a matrix, NaN where there is none.
-
-        Args:
-            rows, columns: names of the columns that run down and across.
-            wanted: as for ``where``, such as ``quantity="half_life"``.
-
-        Returns:
-            The names of the rows, those of the columns, and the numbers row by row.
-
-        Raises:
-            ValueError: if there is no such column, or several records fall into one place.
-
-        >>> Table(({"layer": "a", "head": 0, "value": 3.0},)).grid()
-        (('a',), (0,), [[3.0]])
-        """
-        chosen = self.where(**wanted)
-        if self.records:
-            self._has("grid: rows is", rows)
-            self._has("grid: columns is", columns)
-        down, across = chosen._values(rows), chosen._values(columns)
-        found = [[math.nan] * len(across) for _ in down]
-        taken: set[tuple[int, int]] = set()
-        for record in chosen:
-            number = next((record[name] for name in NUMBERS if _is_number(record.get(name))), None)
-            if rows not in record or columns not in record or number is None:
-                continue
-            place = down.index(record[rows]), across.index(record[columns])
-            if place in taken:
-                raise ValueError(
-                    f"grid: several records are of {rows} {record[rows]!r} and {columns} "
-                    f"{record[columns]!r}. Choose one, such as quantity='half_life', or take a "
-                    "mean first."
-                )
-            taken.add(place)
-            found[place[0]][place[1]] = float(number)
-        return down, across, found
-
     def to_pandas(self) -> Any:
         """A ``pandas.DataFrame`` with one row for every record.
 
@@ -266,24 +224,10 @@ def _can_be_equal(value: Any, cells: Sequence[Any]) -> bool:
 
 
 def _means(records: Sequence[Record], numbers: Sequence[str]) -> Record:
-    found: Record = {}
-    counts = []
-    for name in numbers:
-        known = [
-            row[name] for row in records if _is_number(row.get(name)) and math.isfinite(row[name])
-        ]
-        counts.append(len(known))
-        found[name] = _mean(known)
-    return {**found, "count": counts[0]}
-
-
-def _mean(numbers: Sequence[Any]) -> float:
-    if not numbers:
-        return math.nan
-    try:
-        return math.fsum(numbers) / len(numbers)
-    except OverflowError:
-        return math.fsum(number / len(numbers) for number in numbers)
+    cells = {name: [row[name] for row in records if _is_number(row.get(name))] for name in numbers}
+    finite = {name: list(filter(math.isfinite, several)) for name, several in cells.items()}
+    means = {name: fmean(known) if known else math.nan for name, known in finite.items()}
+    return {**means, "count": len(finite[numbers[0]])}
 
 
 def _cells(record: Record, columns: Sequence[str]) -> tuple[str, ...]:

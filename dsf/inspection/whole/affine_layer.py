@@ -36,7 +36,7 @@ from dsf.inspection.whole.stages import (
     as_values,
     width_of,
 )
-from dsf.systems.composite import PANEL, Operator, RowSource, SystemSum, at_rest
+from dsf.systems.composite import PANEL, Operator, SystemSum, at_rest
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, ScaledIdentity, Transition
 
@@ -150,8 +150,7 @@ class WholeMixer(AffineLayer):
         Raises:
             MapTooLarge: if it would take more than half of the free memory.
         """
-        chosen = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows or slice(None)
-        steps = self._system.steps
+        chosen, steps = _as_slice(rows), self._system.steps
         written = torch.arange(steps, device=self.given.device)[chosen]
         size = (*self.given.shape[:1], width_of(self.mixer.value), len(written), steps)
         check_room("mixer_map", size, self.given.dtype, self.given.device)
@@ -188,7 +187,13 @@ class WholeMixer(AffineLayer):
         rows = whole_rows(self._system)
         if rows is not None and self._reads_its_values:
             by_head = as_values(moved, self.mixer.value)
-            moved = as_tokens(transposed_rows(rows, by_head), self.mixer.value)
+            read, written = rows.shape[-1], rows.shape[-3]
+            moved = by_head.new_zeros(*by_head.shape[:-2], read, by_head.shape[-1])
+            for start in range(0, written, PANEL):
+                stop = min(start + PANEL, written)
+                weights = rows.reach(start, stop)
+                moved[..., : weights.shape[-1], :] += weights.mT @ by_head[..., start:stop, :]
+            moved = as_tokens(moved.unsqueeze(-2), self.mixer.value)
         else:
             (moved,) = transposed(self.mixed, [shape], moved)
         return self.enter.adjoint(moved)
@@ -247,19 +252,6 @@ def transposed(
     return tuple(torch.zeros_like(part) if by is None else by for part, by in pairs)
 
 
-def transposed_rows(
-    rows: RowSource, cotangent: Float[Tensor, "*batch written channel"]
-) -> Float[Tensor, "*batch read 1 channel"]:
-    """The transposed map times ``cotangent``, a panel of rows at a time."""
-    read, written = rows.shape[-1], rows.shape[-3]
-    moved = cotangent.new_zeros(*cotangent.shape[:-2], read, cotangent.shape[-1])
-    for start in range(0, written, PANEL):
-        stop = min(start + PANEL, written)
-        weights = rows.reach(start, stop)
-        moved[..., : weights.shape[-1], :] += weights.mT @ cotangent[..., start:stop, :]
-    return moved.unsqueeze(-2)
-
-
 def _before(weights: Tensor, stage: Stage) -> Tensor:
     """The product of maps: first that of ``stage``, then ``weights``."""
     if not isinstance(stage, Filter):
@@ -307,24 +299,24 @@ class Contributions:
     numbers: Int[Tensor, " entries"]
     total: int
 
-    def norms(self, rows: Selection | None = None) -> Float[Tensor, "sample rows columns"]:
-        """The length of the vector that token j (column) contributes to token i (row)."""
-        return self._joined(self._by_token(_chosen(rows, self.system.steps), None))
+    def norms(
+        self, rows: Selection | None = None, groups: int | None = None
+    ) -> Float[Tensor, "sample rows columns"]:
+        """The length of the vector that token j (column) contributes to token i (row).
 
-    def norms_of_groups(self, most: int) -> Float[Tensor, "sample rows columns"]:
-        """The same for neighbouring tokens taken together, in at most ``most`` groups.
-
-        A column stands for what all tokens of its group contribute together, a row for the last
-        token of its group. With as many groups as tokens these are the numbers of ``norms``. For
-        a system that runs forward it takes one pass along the sequence and no map.
+        With ``groups`` for neighbouring tokens taken together, in at most so many groups: a column
+        is what all tokens of its group contribute together, a row the last token of its group. For
+        a system that runs forward that takes one pass along the sequence and no map.
         """
+        if groups is None:
+            return self._joined(self._by_token(_chosen(rows, self.system.steps), None))
         steps = self.system.steps
         if self._reads != steps:
             raise ValueError(
                 f"contribution_norms: groups of tokens need as many keys (columns) as queries "
                 f"(rows), but there are {self._reads} and {steps}. Leave 'groups' out."
             )
-        bounds = group_bounds(steps, most)
+        bounds = group_bounds(steps, groups)
         if isinstance(self.system, System) and not self.system.runs_backward:
             return self._joined(_by_group(self.system, self.signal, bounds))
         return self._joined(self._by_token([stop - 1 for stop in bounds[1:]], bounds))
@@ -351,12 +343,8 @@ class Contributions:
             bounds: of groups of tokens, whose columns are added up; None for single tokens.
         """
         system, numbers = self.system, self._samples * self._reads * self.total * self._width
-        check_room(
-            "contribution_norms",
-            (self._samples, len(written), self._reads),
-            torch.float64,
-            system.device,
-        )
+        size = self._samples, len(written), self._reads
+        check_room("contribution_norms", size, torch.float64, system.device)
         at_once = min(MOST_ROWS, ROOM // max(8 * numbers, block_bytes(system, 1))) or 1
         for first in range(0, len(written), at_once):
             rows = written[first : first + at_once]
@@ -436,14 +424,12 @@ def _carried(A: Transition, states: Tensor) -> Tensor:
     return states
 
 
+def _as_slice(rows: Selection | None) -> slice:
+    return slice(rows, rows + 1 or None) if isinstance(rows, int) else rows or slice(None)
+
+
 def _chosen(rows: Selection | None, steps: int) -> range:
-    if isinstance(rows, int) and not -steps <= rows < steps:
-        raise IndexError(
-            f"contribution_norms: row {rows} is outside the sequence of {steps} tokens."
-        )
-    if isinstance(rows, int):
-        return range(rows % steps, rows % steps + 1)
-    written = range(steps)[rows or slice(None)]
+    written = range(steps)[_as_slice(rows)]
     if not written:
         raise IndexError(f"contribution_norms: rows {rows} select no token of {steps}.")
     return written

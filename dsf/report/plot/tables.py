@@ -13,7 +13,7 @@ from dsf import measures
 from dsf.inspection.results import measurements
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.results.measurements import measured
-from dsf.inspection.results.table import KINDS, Table
+from dsf.inspection.results.table import KINDS, NUMBERS, Table
 from dsf.report.plot.charts import (
     by_lag,
     complex_plane,
@@ -77,10 +77,12 @@ def layers_and_heads(
         )
     layers = tuple(dict.fromkeys(row["layer"] for row in chosen))
     mean = Table(tuple(row for row in chosen if across in row)).mean(by=("layer", across))
-    with_heads, heads, numbers = mean.grid(rows="layer", columns=across)
+    heads = tuple(dict.fromkeys(row[across] for row in mean))
     axes = on(axes)
     found = np.full((len(layers), len(heads)), math.nan)
-    found[[layers.index(layer) for layer in with_heads]] = numbers
+    for row in mean:
+        number = next(row[name] for name in NUMBERS if name in row)
+        found[layers.index(row["layer"]), heads.index(row[across])] = number
     finite = found[np.isfinite(found)]
     scale = Normalize(finite.min(), finite.max()) if finite.size else Normalize(0, 1)
     with style():

@@ -64,13 +64,16 @@ def unmasked(_, x):
     return x
 
 
+convolution, unit_length = shared.convolution, shared.unit_length
+
+
 def latest_first(layer, name, channels=slice(None)):
-    right = shared.convolution(layer, name, channels)
+    right = convolution(layer, name, channels)
     return replace(right, kernel=right.kernel.flip(-1))
 
 
 def no_epsilon(x, **_):
-    return shared.unit_length(x, epsilon=0.0)
+    return unit_length(x, epsilon=0.0)
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,11 @@ class Mistake:
 
 
 MISTAKES = [
-    Mistake("no unit length", "qwen3_next", delta_rules, "unit_length", as_it_is),
-    Mistake("no unit length", "kimi_linear", delta_rules, "unit_length", as_it_is),
-    Mistake("key heads interleaved", "qwen3_5", delta_rules, "shared_by", interleaved),
+    Mistake("no unit length", "qwen3_next", shared, "unit_length", as_it_is),
+    Mistake("no unit length", "kimi_linear", shared, "unit_length", as_it_is),
+    Mistake("key heads interleaved", "qwen3_5", shared, "shared_by", interleaved),
     Mistake("no norm", "olmo_hybrid", shared, "rms_factor", no_factor),
-    Mistake("a gate of another kind", "qwen4_exp", delta_rules, "activation", lambda *_: silu),
+    Mistake("a gate of another kind", "qwen4_exp", shared, "activation", lambda *_: silu),
     Mistake("norm before gate", "mamba2", selective_scans, "_gate_over_norm", norm_before_gate),
     Mistake(
         "norm over the whole width", "nemotron_h", selective_scans, "_norm_groups", whole_width
@@ -115,14 +118,14 @@ MISTAKES = [
     ),
     Mistake("padding ignored", "mamba", selective_scans, "masked", unmasked),
     Mistake("padding ignored", "mamba2", selective_scans, "masked", unmasked),
-    Mistake("padding ignored", "qwen3_next", delta_rules, "masked", unmasked),
-    Mistake("padding ignored", "kimi_linear", delta_rules, "masked", unmasked),
+    Mistake("padding ignored", "qwen3_next", shared, "masked", unmasked),
+    Mistake("padding ignored", "kimi_linear", shared, "masked", unmasked),
     Mistake("no norms", "falcon_mamba", selective_scans, "rms_norm", as_it_is),
     Mistake("no norms", "jamba", selective_scans, "rms_norm", as_it_is),
     Mistake("halves instead of alternate rows", "zamba", selective_scans, "_x_and_z", halves),
     Mistake("the other order", "kimi_linear", delta_rules, "KimiDeltaAttention", DecaysLast),
     Mistake("read after the update", "rwkv", rwkv, "RWKV4", ReadsAfterUpdate),
     Mistake("taps in the other order", "mamba", selective_scans, "convolution", latest_first),
-    Mistake("taps in the other order", "qwen3_next", delta_rules, "convolution", latest_first),
-    Mistake("no 1e-6 under a length", "qwen3_next", delta_rules, "unit_length", no_epsilon, True),
+    Mistake("taps in the other order", "qwen3_next", shared, "convolution", latest_first),
+    Mistake("no 1e-6 under a length", "qwen3_next", shared, "unit_length", no_epsilon, True),
 ]
