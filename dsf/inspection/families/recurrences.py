@@ -1,4 +1,4 @@
-"""Reads lightning attention, the matrix LSTM, the RG-LRU, minGRU, minLSTM, LRU, S5 and S4D.
+"""Reads linear recurrences, and the gated short convolution of lfm2, lfm2_moe and lfm3.
 
 minimax: [q|k|v] = act(qkv_proj h), head by head      decay = exp(-slope_rate), one for each head
 output = out_proj(σ(output_gate h) ⊙ w ⊙ RMS(scan)), the norm over all heads
@@ -6,6 +6,8 @@ xlstm: query = q / √d      gates = cap tanh(· / cap)
 output = out_proj(σ(o) ⊙ (w LayerNorm(scan) + b)), the norm over one head
 recurrent_gemma: value = conv(linear_x h) + b      r, input gate = σ(value W + c), block by block
 log decay = -8 r softplus(recurrent_param)      output = linear_out(scan ⊙ act(linear_y h))
+lfm2: [write gate|read gate|value] = in_proj h
+output = out_proj(read gate ⊙ (filter(write gate ⊙ value) + b))
 minGRU: update = σ(W_z h)      value = candidate(W_h h)      output = to_out(scan)
 minLSTM: forget = σ(W_f h)     input = σ(W_i h)     value = candidate(W_h h)
 LRU: radius exp(-exp(nu_log)), phase exp(theta_log), write exp(gamma_log) B, output Re(C h) + D u
@@ -40,7 +42,17 @@ from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.families import shared
 from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale
-from dsf.mixers import LRU, MLSTM, RGLRU, S5, DiagonalStateSpace, MinGRU, MinLSTM, Retention
+from dsf.mixers import (
+    LRU,
+    MLSTM,
+    RGLRU,
+    S5,
+    DiagonalStateSpace,
+    MinGRU,
+    MinLSTM,
+    Retention,
+    ShortConvolution,
+)
 from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
 
 
@@ -208,7 +220,38 @@ _GRIFFIN = Adapter(
     axes=("sample", "channel"),
 )
 
-ADAPTERS = (MINIMAX, _XLSTM, _GRIFFIN)
+
+def _read_short(layer: Captured) -> ShortConvolution:
+    hidden = shared.masked(layer, layer.arguments["hidden_states"])
+    kernel = layer.weights["conv.weight"]
+    write_gate, read_gate, value = layer.project("in_proj", hidden).chunk(3, dim=-1)
+    held = shared.state_before(layer, "get_conv_state")  # sample channel taps
+    return ShortConvolution(
+        value=value,
+        kernel=kernel.squeeze(1),
+        bias=layer.weights.get("conv.bias"),
+        write_gate=write_gate,
+        read_gate=read_gate,
+        earlier=None if held is None else held[..., -kernel.shape[-1] :],
+    )
+
+
+def _enter_short(layer: Captured) -> Chain:
+    values = shared.some_rows(layer, "in_proj", lambda rows: rows.chunk(3, dim=-1)[2])
+    return Chain((*shared.masking(layer, layer.arguments["hidden_states"]), values))
+
+
+_SHORT = Adapter(
+    families=shared.of_transformers(
+        lfm2="Lfm2ShortConv", lfm2_moe="Lfm2MoeShortConv", lfm3="Lfm3ShortConv"
+    ),
+    read=_read_short,
+    enter=_enter_short,
+    leave=lambda layer, _: Chain((layer.projection("out_proj"),)),
+    axes=("sample", "channel"),
+    advice=dict.fromkeys(("lfm2", "lfm2_moe"), shared.LONE_PADDING),
+)
+ADAPTERS = (MINIMAX, _XLSTM, _GRIFFIN, _SHORT)
 
 
 CANDIDATES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -10,7 +10,6 @@ from dsf.inspection.adapter import Adapter, Structure, shapes_of
 from dsf.inspection.capture.precision import class_path
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import (
-    convolutions,
     delta_rules,
     fla,
     recurrences,
@@ -53,7 +52,6 @@ ADAPTERS: tuple[Adapter, ...] = (
     *delta_rules.ADAPTERS,
     *recurrences.ADAPTERS,
     *rwkv.ADAPTERS,
-    *convolutions.ADAPTERS,
     *fla.ADAPTERS,
     torch_recurrent.ADAPTER,
     torch_recurrent.CELLS,
