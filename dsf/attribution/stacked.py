@@ -35,7 +35,7 @@ from dsf.inspection.rebuild import relative_error
 from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
-from dsf.inspection.whole.affine_layer import TOGETHER
+from dsf.inspection.whole.affine_layer import single_tokens
 from dsf.runtime.argument_checks import checked, is_index
 from dsf.runtime.shapes import of_kind
 
@@ -259,12 +259,7 @@ class Stack:
 
     def _parts(self, start: int, stop: int) -> Iterator[Tensor]:
         """Contributions of a few tokens at a time, ``read sample written *width``."""
-        given = self.hidden[start]
-        for first in range(0, given.shape[1], TOGETHER):
-            tokens = range(first, min(first + TOGETHER, given.shape[1]))
-            alone = given.new_zeros(len(tokens), *given.shape)
-            for place, token in enumerate(tokens):
-                alone[place, :, token] = given[:, token]
+        for alone in single_tokens(self.hidden[start]):
             yield contributed(self.states[start], self.states[stop], alone)
 
     def _between(self, start: int, stop: int | None) -> tuple[int, int]:

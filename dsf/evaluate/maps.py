@@ -86,7 +86,7 @@ def attention_map(
     of_kind("attention_map", "enclosed", enclosed, bool, "True or False")
     if enclosed:
         return _enclosed(system, rows, out)
-    first, last, stride = _span(rows, system.steps)
+    first, last, stride = span(rows, system.steps)
     outputs = system.output_size
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     shape = (*system.batch, (last - first) * outputs, columns)
@@ -115,7 +115,7 @@ def _enclosed(system: Operator, rows: Selection | None, out: Tensor | None) -> E
             "attention_map: 'out' takes a map, but enclosed=True gives midpoints and radii. Leave "
             "out 'out'."
         )
-    first, last, stride = _span(rows, system.steps)
+    first, last, stride = span(rows, system.steps)
     columns = getattr(system, "read_steps", system.steps) * system.input_size
     shape = (*system.batch, 2 * system.steps * system.output_size, columns)
     check_room("attention_map", shape, torch.float64, torch.device("cpu"))
@@ -173,24 +173,25 @@ def _fits(out: Tensor, shape: tuple[int, ...] | None, system: Operator) -> None:
         )
 
 
-def _span(rows: Selection | None, steps: int) -> tuple[int, int, int]:
+def span(rows: Selection | None, steps: int, owner: str = "attention_map") -> tuple[int, int, int]:
+    """The first token of a choice of rows, the one behind the last, and the step between them."""
     if rows is None:
         return 0, steps, 1
     if isinstance(rows, int):
         token = rows + steps if rows < 0 else rows
         if not 0 <= token < steps:
             raise IndexError(
-                f"attention_map: of 'rows', row {rows} is outside the sequence of {steps} tokens."
+                f"{owner}: of 'rows', row {rows} is outside the sequence of {steps} tokens."
             )
         return token, token + 1, 1
     if not isinstance(rows, slice):
         raise TypeError(
-            f"attention_map: 'rows' must be the number of a token or a slice, but it is "
+            f"{owner}: 'rows' must be the number of a token or a slice, but it is "
             f"{rows!r}. Take several rows one by one, or a slice that holds them."
         )
     first, last, stride = rows.indices(steps)
     if first >= last or stride < 1:
         raise IndexError(
-            f"attention_map: rows {rows} select no token of {steps}; ask for a forward range."
+            f"{owner}: rows {rows} select no token of {steps}; ask for a forward range."
         )
     return first, last, stride

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from dsf.evaluate import Rows
 from dsf.evaluate.memory_plan import GB, MapTooLarge, free_memory, naming_out_of_memory
 from dsf.inspection import Forecast, InspectedLayer, Inspection
+from dsf.inspection.results import measurements
 from dsf.interventions import Intervention
 from dsf.loading import token_texts
 from dsf.report.escaping import escaped
@@ -39,7 +40,7 @@ from dsf.report.selection import (
     why_not_in_order,
 )
 from dsf.report.views import BLOCK_BYTES, MapView, Progress, Strongest, edges, ignored
-from dsf.runtime.threads import MOST, each_in_parallel, limited_to
+from dsf.runtime.threads import each_in_parallel, limited_to
 
 SCHEMA_VERSION = 2
 
@@ -245,14 +246,7 @@ def within_memory(
 
 def at_a_time(layers: Sequence[InspectedLayer]) -> int:
     """How many layers may be drawn side by side, so that all fit in half of the free memory."""
-    if any(layer.stored is not None for layer in layers):
-        return 1  # on disk, for want of memory
-    fits = MOST
-    for layer in layers:
-        free = free_memory(layer.system.device)
-        if free is not None:
-            fits = min(fits, int(free / 2 // _needed(layer, True)))
-    return max(fits, 1)
+    return measurements.at_a_time(layers, lambda layer: _needed(layer, True))
 
 
 def _needed(layer: InspectedLayer, whole: bool) -> int:

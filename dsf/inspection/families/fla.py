@@ -19,10 +19,11 @@ from functools import partial
 
 import torch
 from einops import rearrange
-from torch import Tensor
-from torch.nn.functional import elu, logsigmoid, pad, rms_norm, silu, softplus
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid, pad, rms_norm, silu, softplus
 
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.families.shared import (
     ACTIVATIONS,
@@ -46,7 +47,7 @@ from dsf.inspection.families.shared import (
     through,
     unit_length,
 )
-from dsf.inspection.whole.stages import Chain, Project, Scale, secant
+from dsf.inspection.whole.stages import Chain, Scale, secant
 from dsf.layers.zero_sum import rotated
 from dsf.mixers import (
     HGRN,
@@ -137,32 +138,10 @@ def _linear(layer: Captured) -> LinearAttention:
 
 
 def _features(layer: Captured, name: str, x: Tensor) -> Tensor:
-    """``x`` through the feature map ``name``: a function, or a module with weights."""
-    kind = getattr(layer.module, name)
-    called = getattr(kind, "__name__", type(kind).__name__)
-
-    def part(which: str) -> Project:
-        return layer.projection(f"{name}.{which}")
-
-    def both_signs(x: Tensor) -> Tensor:
-        return torch.cat([x, -x], dim=-1)
-
-    def shifted_products(x: Tensor) -> Tensor:
-        """Products of each feature with the features 1, 2, ... places before it."""
-        return torch.cat([x * x.roll(k, dims=-1) for k in range(1, kind.nu + 1)], dim=-1)
-
-    maps: dict[str, Callable[[], Tensor]] = {
-        "Identity": lambda: x,
-        "ReLU": x.relu,
-        "elu_p1": lambda: elu(x) + 1,
-        "HadamardFeatureMap": lambda: part("layer1")(x) * part("layer2")(x),
-        "T2RFeatureMap": lambda: part("layer")(x).relu(),
-        "HedgehogFeatureMap": lambda: both_signs(2 * part("layer")(x)).softmax(dim=-1),
-        "DPFPFeatureMap": lambda: shifted_products(both_signs(x).relu()),
-    }
-    if called not in maps:
-        raise UnreadableError(f"its feature map {called} is not known to this adapter")
-    return maps[called]()
+    """``x`` through the feature map ``name``, plain torch code of the package, in float64."""
+    function = getattr(layer.module, name)
+    found: Tensor = (double_copy(function) if isinstance(function, nn.Module) else function)(x)
+    return found
 
 
 def _hgrn(layer: Captured) -> HGRN:

@@ -100,9 +100,7 @@ class InspectedLayer:
 
     @property
     def system(self) -> Operator:
-        """The mixer as a linear time-varying system.
-
-        Linear in its signal, given its coefficients.
+        """The mixer as a linear time-varying system: in its signal, given its coefficients.
 
         Raises:
             ReconstructionError: if the mixer was altered after it was compared with the layer.
@@ -117,10 +115,7 @@ class InspectedLayer:
 
     @property
     def column_tokens(self) -> Int[Tensor, "*batch columns"]:
-        """The token of the model that every column of the map belongs to, -1 for none.
-
-        So is every slot, which is made of several tokens.
-        """
+        """The token of the model that every column belongs to, -1 for none and for slots."""
         steps = getattr(self.system, "read_steps", self.system.steps)
         return self._tokens(self.column_order, steps, in_order=self.columns != "slot")
 
@@ -159,9 +154,7 @@ class InspectedLayer:
     def whole(self) -> AffineLayer:
         """The whole layer, from input to output: convolution, activation, scan, gate and norm.
 
-        It is affine in its input once its factors (gates, norms, decays) are frozen at their values
-        on this run. The projections around an attention are compared with its mixer, at the same
-        tokens (see ``formula``).
+        It is affine in its input once its factors (gates, norms, decays) are frozen at this run.
 
         Raises:
             InspectionError: if only the mixer of this layer is known, or its module continues with
@@ -208,8 +201,6 @@ class InspectedLayer:
     ) -> Float[Tensor, "sample channel rows columns"]:
         """The map of the whole layer, one for every channel, or some of its rows.
 
-        See ``WholeMixer.map``; ``layer.whole`` also has the remainder and the contributions.
-
         Raises:
             MapTooLarge: if it would take more than half of the free memory.
             InspectionError: if only the mixer of this layer is known, or its channels mix.
@@ -221,22 +212,17 @@ class InspectedLayer:
     ) -> Float[Tensor, "sample rows columns"]:
         """How strongly token j (column) acts on token i (row) through all heads or channels.
 
-        The length (2-norm) of the vector that the values of token j contribute to the layer's
-        output at token i: the maps of all heads or channels times their values, through the output
-        gate or norm (frozen at this run) and the output projection. With ``heads`` chosen, of
-        these alone. What biases add belongs to no token. Where only the mixer of a layer is known,
-        it is the length of the contribution to the mixer's response.
-
-        Some rows of the maps are computed at a time: the memory in use is about 0.3 GB, or what one
-        row of contributions takes if that is more (tokens times the layer's width). With ``groups``
-        recurrent layers hold one state for each group.
+        The length (2-norm) of what the values of token j contribute to the layer's output at token
+        i: the maps of all heads or channels (those of ``heads``) times their values, through the
+        output gate or norm (frozen at this run) and the output projection. What biases add belongs
+        to no token. Where only the mixer is known, contributions are to its response. The memory in
+        use is about 0.3 GB, or one row of contributions (tokens times the layer's width).
 
         Args:
             rows: the queries (rows) to return, a slice or one token; all by default.
             groups: take neighbouring tokens together in at most so many groups: a column is then
-                the length of what all tokens of its group contribute together, to the last token
-                of the row's group. For causal recurrent layers this takes one pass along the
-                sequence, so it suits any length.
+                what all tokens of its group contribute together, to the last token of the row's
+                group. For causal recurrent layers this takes one pass along the sequence.
 
         Raises:
             MapTooLarge: if the result would take more than half of the free memory.
@@ -287,14 +273,7 @@ class InspectedLayer:
 
     @property
     def contributes_to(self) -> str:
-        """What ``contribution_norms`` counts contributions to, in words.
-
-        The layer's output; what it projects its mixer's response to, where it goes on with that;
-        the mixer's response where only the mixer of a layer is known.
-
-        Raises:
-            ReconstructionError: if the whole layer does not reproduce the captured output.
-        """
+        """What ``contribution_norms`` counts contributions to, in words."""
         whole = self._whole_mixer()
         if whole is None:
             return "the mixer's response"
@@ -476,11 +455,9 @@ class Inspection(Sequence[InspectedLayer]):
         """Quantities of every map: one record for each layer, batch index and quantity.
 
         Args:
-            quantities: their names, such as ``"mean_distance"``; all by default, but that
-                ``"middle_hankel_rank"`` of maps of more than 1,024 tokens is measured only if it is
-                named: it factorises a block of each (but for recurrent layers, where it follows
-                from the states) and takes far longer than all others. It is left out as a record
-                with the value ``nan`` and a ``note``.
+            quantities: their names, such as ``"mean_distance"``; all by default. Of maps of more
+                than 1,024 tokens ``"middle_hankel_rank"``, which factorises a block of each unless
+                it follows from states, is then a record with the value ``nan`` and a ``note``.
 
         Raises:
             ValueError: for a name that is none.
@@ -493,12 +470,11 @@ class Inspection(Sequence[InspectedLayer]):
         """What every head (or channel) looks at: scores by name, next to those of chance.
 
         ``previous_token``, ``first_token``, ``self_token``, ``duplicate_token`` and ``induction``
-        of :mod:`dsf.measures`, each the mean over the samples that have it: one in which no token
-        comes twice has no ``induction``. ``value`` is the share of the absolute weight, ``net`` its
-        signed part, and ``control`` what chance gives: for the first three the score of a map that
-        weighs all tokens alike which it may read, for the others the mean score of the same map
-        where the tokens stand in random order. A layer that has no such scores is a record with a
-        ``note``.
+        of :mod:`dsf.measures`, each the mean over the samples that have it. ``value`` is the share
+        of the absolute weight, ``net`` its signed part, and ``control`` what chance gives: for the
+        first three the score of a map that weighs all tokens alike which it may read, for the
+        others the mean score where the tokens stand in random order. A layer without scores is a
+        record with a ``note``.
 
         Args:
             tokens: the token numbers of the input; None where equal texts are equal tokens.
@@ -515,9 +491,8 @@ class Inspection(Sequence[InspectedLayer]):
 
         One record for each loss, the largest first: ``layer``, the batch axes such as ``head``,
         ``query``, ``key`` (what was erased), ``token`` (the eraser), ``share``, ``decay`` and
-        ``overwriting``. The last three are norms of what is missing in the mixer's response at the
-        query, relative to the norm of that response: how much larger or smaller the contribution
-        of ``key`` would be had ``token`` not come. Layers without a state erase nothing.
+        ``overwriting``: norms of what is missing in the mixer's response at the query, relative to
+        that response, because ``token`` came. Layers without a state erase nothing.
 
         Raises:
             IndexError: if there is no such token.

@@ -110,7 +110,7 @@ def measured(
     done = each_in_parallel(
         lambda layer: values(layer.system, quantities, whole=whole),
         several,
-        most=_at_a_time(several),
+        most=at_a_time(several, lambda layer: map_bytes(layer.system)),
     )
     for layer, (found, unmeasured) in zip(several, done, strict=True):
         owner = {"layer": layer.name, "family": layer.family}
@@ -128,15 +128,15 @@ def measured(
     return Table(tuple(records))
 
 
-def _at_a_time(layers: Sequence["InspectedLayer"]) -> int:
-    """How many layers are measured side by side: so many that their maps would fit at once."""
-    if any(getattr(layer, "stored", None) is not None for layer in layers):
-        return 1  # on disk, for want of memory
+def at_a_time(layers: Iterable["InspectedLayer"], needed: Callable[["InspectedLayer"], int]) -> int:
+    """How many layers are worked on side by side: as many as fit into half of the free memory."""
     fits = MOST
     for layer in layers:
+        if layer.stored is not None:
+            return 1  # on disk, for want of memory
         free = free_memory(layer.system.device)
         if free is not None:
-            fits = min(fits, free // (2 * max(map_bytes(layer.system), 1)))
+            fits = min(fits, free // (2 * max(needed(layer), 1)))
     return max(fits, 1)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dsf.evaluate import attention_map, final_state, respond, step
 from dsf.evaluate.cache import whole_rows
-from dsf.evaluate.maps import Selection
+from dsf.evaluate.maps import Selection, span
 from dsf.evaluate.memory_plan import block_bytes, check_room
 from dsf.inspection.whole.stages import (
     Centre,
@@ -95,14 +95,20 @@ class AffineLayer(ABC):
         samples, steps, _ = self.given.shape
         size = (samples, self.remainder.shape[1], steps, self.remainder.shape[-1])
         check_room("contributions", size, self.given.dtype, self.given.device)
-        parts = []
-        for start in range(0, steps, TOGETHER):
-            stop = min(start + TOGETHER, steps)
-            alone = self.given.new_zeros(stop - start, *self.given.shape)
-            for token in range(start, stop):
-                alone[token - start, :, token] = self.given[:, token]
-            parts.append(self.linear(alone))
-        return rearrange(torch.cat(parts), "read sample written w -> sample written read w")
+        parts = torch.cat([self.linear(alone) for alone in single_tokens(self.given)])
+        return rearrange(parts, "read sample written w -> sample written read w")
+
+
+def single_tokens(
+    given: Float[Tensor, "sample time *width"],
+) -> Iterator[Float[Tensor, "token sample time *width"]]:
+    """An input with all tokens but one set to zero, for some tokens at a time."""
+    for first in range(0, given.shape[1], TOGETHER):
+        tokens = range(first, min(first + TOGETHER, given.shape[1]))
+        alone = given.new_zeros(len(tokens), *given.shape)
+        for place, token in enumerate(tokens):
+            alone[place, :, token] = given[:, token]
+        yield alone
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,7 +156,8 @@ class WholeMixer(AffineLayer):
         Raises:
             MapTooLarge: if it would take more than half of the free memory.
         """
-        chosen, steps = _as_slice(rows), self._system.steps
+        steps = self._system.steps
+        chosen = slice(*span(rows, steps, "mixer_map"))
         written = torch.arange(steps, device=self.given.device)[chosen]
         size = (*self.given.shape[:1], width_of(self.mixer.value), len(written), steps)
         check_room("mixer_map", size, self.given.dtype, self.given.device)
@@ -308,9 +315,11 @@ class Contributions:
         is what all tokens of its group contribute together, a row the last token of its group. For
         a system that runs forward that takes one pass along the sequence and no map.
         """
-        if groups is None:
-            return self._joined(self._by_token(_chosen(rows, self.system.steps), None))
         steps = self.system.steps
+        if groups is None:
+            return self._joined(
+                self._by_token(range(*span(rows, steps, "contribution_norms")), None)
+            )
         if self._reads != steps:
             raise ValueError(
                 f"contribution_norms: groups of tokens need as many keys (columns) as queries "
@@ -350,7 +359,7 @@ class Contributions:
             rows = written[first : first + at_once]
             follow = list(rows) == list(range(rows[0], rows[-1] + 1))
             spans = [slice(rows[0], rows[-1] + 1)] if follow else rows
-            weights = torch.cat([attention_map(system, span) for span in spans], dim=-2)
+            weights = torch.cat([attention_map(system, few) for few in spans], dim=-2)
             weights = weights.unflatten(-1, (-1, system.input_size))
             weights = weights.unflatten(-3, (-1, system.output_size))
             signal = self.signal.to(weights.dtype)
@@ -422,14 +431,3 @@ def _carried(A: Transition, states: Tensor) -> Tensor:
     for token in range(A.steps):
         states = (A.window(token, token + 1) @ states.unsqueeze(-3)).squeeze(-3)
     return states
-
-
-def _as_slice(rows: Selection | None) -> slice:
-    return slice(rows, rows + 1 or None) if isinstance(rows, int) else rows or slice(None)
-
-
-def _chosen(rows: Selection | None, steps: int) -> range:
-    written = range(steps)[_as_slice(rows)]
-    if not written:
-        raise IndexError(f"contribution_norms: rows {rows} select no token of {steps}.")
-    return written
