@@ -35,7 +35,6 @@ from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.attention import causal_bias
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.support_table import asks_the_interface
-from dsf.systems.composite import Operator
 
 CallKey = tuple[Through, str, int]
 """By which way a call was recorded, in which module, and which of its calls it is."""
@@ -380,19 +379,17 @@ def _map_of(call: Call, adapter: Adapter, family: str, last: int | None) -> Tens
     for precision in (narrow, torch.float64):
         try:
             with reading_in(precision):
-                layers = captured_layers(call, adapter, family)
-                maps = [_rows(adapter.read(each).system(), last) for each in layers]
+                maps = []
+                for each in captured_layers(call, adapter, family):
+                    system = adapter.read(each).system()
+                    rows = None if last is None else slice(system.steps - last, system.steps)
+                    found = attention_map(system, rows=rows)  # perhaps of heads of channels
+                    maps.append(found.unsqueeze(1) if found.ndim == 3 else found.flatten(1, -3))
             break
         except RuntimeError:  # some layers are read in double precision alone
             if precision is torch.float64:
                 raise
     return (torch.cat(maps, dim=1) if len(maps) > 1 else maps[0]).to(dtype)
-
-
-def _rows(system: Operator, last: int | None) -> Tensor:
-    rows = None if last is None else slice(system.steps - last, system.steps)
-    found = attention_map(system, rows=rows)
-    return found.unsqueeze(1) if found.ndim == 3 else found.flatten(1, -3)  # heads of channels
 
 
 @contextmanager

@@ -19,15 +19,15 @@ from functools import partial
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import logsigmoid, pad, rms_norm, silu, softplus
 
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.families.shared import (
     ACTIVATIONS,
     by_head,
+    by_own_code,
     convolution,
     convolved,
     entering,
@@ -122,7 +122,7 @@ def _leave_gla(layer: Captured, response: Tensor) -> Chain:
 
 def _linear(layer: Captured) -> LinearAttention:
     module = layer.module
-    query, key = (_features(layer, f"feature_map_{part}", stream(layer, part)) for part in "qk")
+    query, key = (by_own_code(layer, f"feature_map_{part}", stream(layer, part)) for part in "qk")
     query = query / (query.sum(-1, True) + 1e-4) if module.norm_q else query
     key = key / (key.sum(-1, True) + 1e-4) if module.norm_k else key
     for stage in masking(layer, hidden(layer)):  # the features of padding are not zero
@@ -135,13 +135,6 @@ def _linear(layer: Captured) -> LinearAttention:
         normalised=module.do_feature_map_norm,
         epsilon=1e-10,
     )
-
-
-def _features(layer: Captured, name: str, x: Tensor) -> Tensor:
-    """``x`` through the feature map ``name``, plain torch code of the package, in float64."""
-    function = getattr(layer.module, name)
-    found: Tensor = (double_copy(function) if isinstance(function, nn.Module) else function)(x)
-    return found
 
 
 def _hgrn(layer: Captured) -> HGRN:

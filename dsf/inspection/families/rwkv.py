@@ -121,11 +121,10 @@ def _parts6_of_fla(layer: Captured) -> dict[str, Tensor]:
     x, weights = shared.hidden(layer), layer.weights
     low = layer.project("x_proj.0.linear", x + (shared.earlier(x) - x) * weights["x_proj.0.mu"])
     back = weights["x_proj.2.weight"].unflatten(-1, (len(weights["x_bias"]), -1)).permute(1, 2, 0)
-    found = {}
-    for name, seen in zip("rwkvg", _blends6(x, low, back, weights["x_bias"]), strict=True):
-        path = f"{name}_proj.linear"
-        is_low = f"{path}.weight" not in weights
-        found[name] = _low_rank(layer, path, seen, "tanh") if is_low else layer.project(path, seen)
+    found = {
+        name: shared.by_own_code(layer, f"{name}_proj.linear", seen)
+        for name, seen in zip("rwkvg", _blends6(x, low, back, weights["x_bias"]), strict=True)
+    }
     return found | {"v": shared.masked(layer, found["v"])}
 
 
@@ -178,7 +177,7 @@ def _low7(layer: Captured, part: str, act: str = "linear") -> Tensor:
     """The blend of a part through two factors of low rank, with ``act`` between them."""
     x, weights = _blended7(layer, part), layer.weights
     if f"{part}1" not in weights:
-        return _low_rank(layer, f"{part}_lora", x, act)
+        return shared.by_own_code(layer, f"{part}_lora", x)
     found = shared.ACTIVATIONS[act](x @ weights[f"{part}1"]) @ weights[f"{part}2"]
     return found + weights[f"{part}0"] if f"{part}0" in weights else found
 
@@ -186,12 +185,6 @@ def _low7(layer: Captured, part: str, act: str = "linear") -> Tensor:
 def _blended7(layer: Captured, name: str) -> Tensor:
     x = layer.arguments["x"] if "x" in layer.arguments else shared.hidden(layer)
     return x + (shared.earlier(x) - x) * layer.weights[f"x_{name}"]
-
-
-def _low_rank(layer: Captured, path: str, x: Tensor, act: str) -> Tensor:
-    return layer.project(
-        f"{path}.lora.2", shared.ACTIVATIONS[act](layer.project(f"{path}.lora.0", x))
-    )
 
 
 def _normalised(layer: Captured, name: str, mixed: Tensor) -> Tensor:

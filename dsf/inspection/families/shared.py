@@ -8,6 +8,7 @@ It removes padding before most layers run and fills it with zeros afterwards, so
 begins at its first token and padding writes nothing into the state.
 """
 
+import operator
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,6 +22,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.containers import is_cache
 from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.whole.stages import Chain, Filter, Project, Scale, Stage, secant
 
@@ -100,6 +102,13 @@ def through(layer: Captured, x: Tensor, name: str, *factors: str) -> Tensor:
     for each in (name,) if f"{name}.weight" in layer.weights else factors:
         x = layer.project(each, x)
     return x
+
+
+def by_own_code(layer: Captured, path: str, x: Tensor) -> Tensor:
+    """``x`` through a function or a part of the module, plain torch code that runs in float64."""
+    part: Any = operator.attrgetter(path)(layer.module)
+    found: Tensor = (double_copy(part) if isinstance(part, nn.Module) else part)(x)
+    return found
 
 
 def convolution(layer: Captured, name: str, channels: slice = slice(None)) -> Filter:

@@ -204,9 +204,11 @@ def join(calls: Sequence[Call]) -> list[Call]:
             sequences.append([call])
         else:
             before.append(call)
-    return _refused(sequences) or [
-        _with_tokens(_joined(sequence), sequence) for sequence in sequences
-    ]
+    states = (made for sequence in sequences[1:] for made in sequence[0].made_of.get("hx", []))
+    if any(made is not None and made.planes for made in states):
+        calls[0].refused = CHANGED
+        return [calls[0]]
+    return [_with_tokens(_joined(sequence), sequence) for sequence in sequences]
 
 
 CHANGED = (
@@ -214,16 +216,6 @@ CHANGED = (
     "attention), so that tokens reach later ones outside of it and no map of it has them. Calls "
     "are joined into one sequence where each is given the very state that an earlier one left"
 )
-
-
-def _refused(sequences: Sequence[Sequence[Call]]) -> list[Call]:
-    """The first call with the reason, where tokens pass from one sequence to another."""
-    states = (made for sequence in sequences[1:] for made in sequence[0].made_of.get("hx", []))
-    if not any(made is not None and made.planes for made in states):
-        return []
-    first = sequences[0][0]
-    first.refused = CHANGED
-    return [first]
 
 
 BEGINS = (

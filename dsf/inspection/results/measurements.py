@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -30,9 +30,8 @@ from dsf.systems.coefficient import TokenSlots
 from dsf.systems.composite import Operator, SystemSum
 from dsf.systems.system import System
 
-if TYPE_CHECKING:
-    from dsf.inspection.results.layers import InspectedLayer
-
+Layer = Any
+"""An ``InspectedLayer``, whose file imports this one."""
 Quantity = Callable[[Any], Tensor]
 LONGEST_FOR_RANKS = 1024
 """Up to so many tokens blocks of maps are factorised for their ranks without being asked by name.
@@ -50,7 +49,7 @@ def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
     return mean
 
 
-def _middle_rank(map_or_system: Any, longest: float = math.inf) -> Tensor:
+def _middle_rank(map_or_system: Any, longest: int | None = None) -> Tensor:
     """The rank in the middle, where a block of up to so many tokens is factorised for it."""
     is_map = isinstance(map_or_system, Tensor)
     steps = map_or_system.shape[-1] if is_map else map_or_system.steps
@@ -58,7 +57,11 @@ def _middle_rank(map_or_system: Any, longest: float = math.inf) -> Tensor:
         batch = map_or_system.shape[:-2] if is_map else map_or_system.batch
         return torch.zeros(batch, device=map_or_system.device)
     runs_backward = getattr(map_or_system, "runs_backward", False)
-    if steps > longest and (runs_backward or not ranks_from_states(map_or_system)):
+    if (
+        longest is not None
+        and steps > longest
+        and (runs_backward or not ranks_from_states(map_or_system))
+    ):
         raise ValueError(
             f"left out: of {steps:,} tokens, more than {longest:,}, a block of "
             f"{steps // 2:,} x {steps - steps // 2:,} weights of every map would be factorised. "
@@ -99,7 +102,7 @@ def chosen(names: Sequence[str]) -> Mapping[str, Quantity]:
 
 
 def measured(
-    layers: Iterable["InspectedLayer"],
+    layers: Iterable[Layer],
     quantities: Mapping[str, Quantity] = BY_DEFAULT,
     *,
     whole: Tensor | None = None,
@@ -128,11 +131,11 @@ def measured(
     return Table(tuple(records))
 
 
-def at_a_time(layers: Iterable["InspectedLayer"], needed: Callable[["InspectedLayer"], int]) -> int:
+def at_a_time(layers: Iterable[Layer], needed: Callable[[Layer], int]) -> int:
     """How many layers are worked on side by side: as many as fit into half of the free memory."""
     fits = MOST
     for layer in layers:
-        if layer.stored is not None:
+        if getattr(layer, "stored", None) is not None:
             return 1  # on disk, for want of memory
         free = free_memory(layer.system.device)
         if free is not None:
@@ -177,7 +180,7 @@ BY_PLACE = ("previous_token", "first_token", "self_token")
 BY_TOKEN = ("duplicate_token", "induction")
 
 
-def scored_heads(layers: Iterable["InspectedLayer"], tokens: Int[Tensor, "sample time"]) -> Table:
+def scored_heads(layers: Iterable[Layer], tokens: Int[Tensor, "sample time"]) -> Table:
     """One record for each layer, head (or channel) and score, as ``Inspection.heads`` says."""
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
         shown = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
@@ -216,7 +219,7 @@ def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sam
     return torch.tensor([[known.setdefault(text, len(known)) for text in row] for row in tokens])
 
 
-def _padding(layers: Sequence["InspectedLayer"], tokens: Tensor) -> Tensor | None:
+def _padding(layers: Sequence[Layer], tokens: Tensor) -> Tensor | None:
     """The tokens that no token may read in any layer with a mask, ``sample time``; None for none.
 
     The masks of attention say it for the layers without one as well.
@@ -234,7 +237,7 @@ def _padding(layers: Sequence["InspectedLayer"], tokens: Tensor) -> Tensor | Non
     return padding if bool(padding.any()) else None
 
 
-def _of_layer(layer: "InspectedLayer", tokens: Tensor, padding: Tensor | None) -> Iterator[Record]:
+def _of_layer(layer: Layer, tokens: Tensor, padding: Tensor | None) -> Iterator[Record]:
     system, (samples, steps) = layer.system, tokens.shape
     note = _no_scores(layer, samples, steps)
     if note is not None:
@@ -284,7 +287,7 @@ def _scores(map_or_system: Any, tokens: Tensor, even: Tensor) -> dict[str, tuple
     return found
 
 
-def _no_scores(layer: "InspectedLayer", samples: int, steps: int) -> str | None:
+def _no_scores(layer: Layer, samples: int, steps: int) -> str | None:
     system = layer.system
     reads = getattr(system, "read_steps", system.steps)
     if layer.axes[:1] != ("sample",) or system.batch[0] != samples:
@@ -302,9 +305,7 @@ def _even(system: Operator, steps: int) -> Tensor:
     return ones if bool((measures.largest_ahead(system) > 0).any()) else ones.tril()
 
 
-def erasers_of(
-    layer: "InspectedLayer", *, query: int, key: int, head: int, sample: int
-) -> tuple[Eraser, ...]:
+def erasers_of(layer: Layer, *, query: int, key: int, head: int, sample: int) -> tuple[Eraser, ...]:
     system = layer.system
     index = _entry(layer, head, sample)
     rows, columns = layer.row_tokens[index].tolist(), layer.column_tokens[index].tolist()
@@ -316,7 +317,7 @@ def erasers_of(
     return tuple(replace(each, token=columns[each.token]) for each in found)
 
 
-def _entry(layer: "InspectedLayer", head: int, sample: int) -> tuple[int, ...]:
+def _entry(layer: Layer, head: int, sample: int) -> tuple[int, ...]:
     """The entry of the batch axes: the head is the last of them, the sample all before it."""
     sizes = tuple(layer.system.batch)
     if not sizes:
@@ -339,7 +340,7 @@ def _entry(layer: "InspectedLayer", head: int, sample: int) -> tuple[int, ...]:
     return (*before, heads.index(head)) if has_heads else tuple(before)
 
 
-def _place(layer: "InspectedLayer", name: str, token: int, order: Sequence[int]) -> int:
+def _place(layer: Layer, name: str, token: int, order: Sequence[int]) -> int:
     """Where a token of the model lies in the rows or columns of the map."""
     wanted = token + max(order) + 1 if token < 0 else token
     if wanted < 0 or wanted not in order:
@@ -350,7 +351,7 @@ def _place(layer: "InspectedLayer", name: str, token: int, order: Sequence[int])
     return list(order).index(wanted)
 
 
-def strongest_erasers(layers: Sequence["InspectedLayer"], *, query: int, count: int) -> Table:
+def strongest_erasers(layers: Sequence[Layer], *, query: int, count: int) -> Table:
     at_least(1, "erasers", "count", count)
     found: list[dict[str, object]] = []
     for layer in layers:
@@ -366,7 +367,7 @@ def strongest_erasers(layers: Sequence["InspectedLayer"], *, query: int, count: 
 
 
 def _strongest_of(
-    layer: "InspectedLayer", part: System, signal: Tensor, response: Tensor, query: int, count: int
+    layer: Layer, part: System, signal: Tensor, response: Tensor, query: int, count: int
 ) -> list[dict[str, object]]:
     steps = part.steps
     if not -steps <= query < steps:

@@ -335,7 +335,7 @@ class SoftmaxListener(Functions):
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is functional.multi_head_attention_forward and not self._where.is_claimed():
             with self:
-                return _opened(func)(*args, **kwargs)
+                return opened(func)(*args, **kwargs)
         output = func(*args, **kwargs)
         if self._where.is_claimed():
             return output
@@ -463,7 +463,7 @@ class SoftmaxListener(Functions):
         return output
 
 
-def _opened(func: Any) -> Callable[..., Any]:
+def opened(func: Any) -> Callable[..., Any]:
     """A function of torch written in Python, whose own calls of torch are heard, not it itself."""
     names = {**func.__globals__, "has_torch_function": lambda _: False}
     return FunctionType(func.__code__, names, argdefs=func.__defaults__)

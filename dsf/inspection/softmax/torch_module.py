@@ -4,23 +4,40 @@ from typing import Any
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
-from torch.nn.functional import linear
+from torch import Tensor, nn
+from torch.nn import functional
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.modes import Functions
+from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.softmax import attention
+from dsf.inspection.softmax.follower import POSITIONAL, opened
 from dsf.inspection.whole.stages import Chain, Project
 from dsf.mixers import SoftmaxAttention
 
 
+class _Fused(Functions):
+    """Keeps what torch's fused attention is called with."""
+
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is functional.multi_head_attention_forward:
+            with self:
+                return opened(func)(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention:
+            self.given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
+        return func(*args, **kwargs)
+
+
 def read(layer: Captured) -> SoftmaxAttention:
-    heads = layer.module.num_heads, -1
-    query, key, value = (part.unflatten(-1, heads).transpose(1, 2) for part in _projected(layer))
-    return attention.attention(
-        query, key, value, _bias(layer, keys=key.shape[-2]), scale=query.shape[-1] ** -0.5
-    )
+    """The mixer, of what the module's own code in float64 asks fused attention for."""
+    heard, plainly = _Fused(), {"need_weights": False, "is_causal": False}
+    with torch.no_grad(), heard:
+        nn.MultiheadAttention.forward(double_copy(layer.module), **{**layer.arguments, **plainly})
+    query, key, value, mask = (heard.given[name] for name in POSITIONAL[:4])
+    bias = None if mask is None else attention.as_bias(mask)
+    return attention.attention(query, key, value, bias, scale=query.shape[-1] ** -0.5)
 
 
 def finish(
@@ -42,63 +59,10 @@ def enter(layer: Captured) -> Chain:
             "axes, and without add_bias_kv and add_zero_attn. layer.map() gives the maps of its "
             "heads."
         )
-    bias = layer.weights.get("in_proj_bias")
-    return Chain((Project(_weights(layer)[2], None if bias is None else bias.chunk(3)[2]),))
-
-
-def leave(layer: Captured, _: Tensor) -> Chain:
-    return Chain((layer.projection("out_proj"),))
-
-
-def _projected(layer: Captured) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, key and value, ``sample time model``, with the extra keys and values last."""
-    given = [_batch_first(layer, layer.arguments[name]) for name in ("query", "key", "value")]
-    bias = layer.weights.get("in_proj_bias")
-    biases = (None, None, None) if bias is None else bias.chunk(3)
-    weights = zip(given, _weights(layer), biases, strict=True)
-    query, key, value = (linear(part, weight, bias) for part, weight, bias in weights)
-    return query, _extended(layer, key, "bias_k"), _extended(layer, value, "bias_v")
-
-
-def _weights(layer: Captured) -> tuple[Tensor, ...]:
-    if "in_proj_weight" in layer.weights:
-        return layer.weights["in_proj_weight"].chunk(3)
-    return tuple(layer.weights[f"{name}_proj_weight"] for name in "qkv")
-
-
-def _extended(layer: Captured, part: Tensor, bias: str) -> Tensor:
-    if bias in layer.weights:
-        extra = layer.weights[bias].expand(part.shape[0], -1, -1)
-        part = torch.cat([part, extra], dim=1)
-    if layer.module.add_zero_attn:
-        part = torch.cat([part, torch.zeros_like(part[:, :1])], dim=1)
-    return part
-
-
-def _batch_first(layer: Captured, part: Tensor) -> Tensor:
-    if part.ndim == 2:
-        return part.unsqueeze(0)
-    return part if layer.module.batch_first else part.transpose(0, 1)
-
-
-def _bias(layer: Captured, *, keys: int) -> Tensor | None:
-    """Both masks as a bias, ``#sample #head #time read``; boolean ones are true where they mask."""
-    heads = layer.module.num_heads
-    attention, padding = (layer.arguments.get(name) for name in ("attn_mask", "key_padding_mask"))
-    parts = []
-    if attention is not None:
-        each = attention.ndim == 3  # one for every sample and head
-        parts.append(_added(attention.unflatten(0, (-1, heads)) if each else attention[None, None]))
-    if padding is not None:
-        parts.append(_added(padding.reshape(-1, 1, 1, padding.shape[-1])))
-    if not parts:
-        return None
-    bias: Tensor = sum(parts[1:], start=parts[0])
-    return torch.nn.functional.pad(bias, (0, keys - bias.shape[-1]))
-
-
-def _added(mask: Any) -> Tensor:
-    return attention.as_bias(~mask if mask.dtype == torch.bool else mask)
+    weights, bias = layer.weights, layer.weights.get("in_proj_bias")
+    is_one = "in_proj_weight" in weights
+    weight = weights["in_proj_weight"].chunk(3)[2] if is_one else weights["v_proj_weight"]
+    return Chain((Project(weight, None if bias is None else bias.chunk(3)[2]),))
 
 
 ADAPTER = Adapter(
@@ -106,6 +70,6 @@ ADAPTER = Adapter(
     read=read,
     finish=finish,
     enter=enter,
-    leave=leave,
+    leave=lambda layer, _: Chain((layer.projection("out_proj"),)),
     takes="value",
 )

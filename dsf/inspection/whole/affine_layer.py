@@ -165,7 +165,10 @@ class WholeMixer(AffineLayer):
         weights = weights.flatten(1, -3) if weights.ndim > 3 else weights.unsqueeze(1)
         weights = weights.repeat_interleave(size[1] // weights.shape[1], dim=1)
         for stage in reversed(self.enter.behind_projections().stages):
-            weights = _before(weights, stage)
+            if isinstance(stage, Filter):
+                weights = stage.adjoint(weights.movedim(1, -1)).movedim(-1, 1)
+            else:
+                weights = _factor(stage, weights, steps).unsqueeze(-2) * weights
         for stage in self.leave.before_projection():
             weights = _factor(stage, weights, steps)[..., written, None] * weights
         return weights
@@ -257,13 +260,6 @@ def transposed(
         moved = torch.autograd.grad(linear(*given), given, cotangent, allow_unused=True)
     pairs = zip(given, moved, strict=True)
     return tuple(torch.zeros_like(part) if by is None else by for part, by in pairs)
-
-
-def _before(weights: Tensor, stage: Stage) -> Tensor:
-    """The product of maps: first that of ``stage``, then ``weights``."""
-    if not isinstance(stage, Filter):
-        return weights * _factor(stage, weights, weights.shape[-1]).unsqueeze(-2)
-    return stage.adjoint(weights.movedim(1, -1)).movedim(-1, 1)
 
 
 def _factor(
