@@ -238,11 +238,16 @@ def _as_one_of(
             if isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point():
                 arguments = {takes: arguments.pop(name), **arguments}
                 break
-    weights = dict(layer.weights) if called else layer.weights
-    for path, others in called.items():  # under the names that the adapter looks up
-        for other in others:
-            own = {name for name in layer.weights if _is_in(other, name)}
-            weights = {path + name.removeprefix(other): weights[name] for name in own} | weights
+    weights = layer.weights
+    if called:  # under the names that the adapter looks up, too
+        named = {
+            path + name.removeprefix(other): part
+            for name, part in weights.items()
+            for path, others in called.items()
+            for other in others
+            if _is_in(other, name)
+        }
+        weights = {**named, **weights}
     return (layer.replaced(module=module, arguments=arguments, weights=weights),)
 
 

@@ -360,7 +360,7 @@ class SeenAttentions:
         if mask is not None:
             more = mask.new_ones(mask.shape[0], sum(sequence.steps[1:]))
             mask = torch.cat([mask, more], dim=1)
-        named = {} if mask is None else {MASK: mask}
+        named: dict[str, Any] = {} if mask is None else {MASK: mask}
         return inspect(sequence.model, input_ids=sequence.ids, **named)
 
     @property

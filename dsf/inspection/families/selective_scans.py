@@ -206,7 +206,8 @@ def _enter_mamba2(layer: Captured) -> Chain:
     tuned = layer.weights.get("mup_vector")
     after = () if tuned is None else (Scale(tuned.flatten()[gate : gate + width]),)
     factor = Scale(x.new_tensor(getattr(layer.module, "ssm_in_multiplier", 1.0)))
-    linear = (*mask, factor, rows, *after, convolution(layer, "conv1d", slice(width)))
+    again = mask if _sizes(layer)[-1] else ()  # of a bias of ``in_proj``
+    linear = (*mask, factor, rows, *after, *again, convolution(layer, "conv1d", slice(width)))
     return activated(linear, activation(layer), x, mask)
 
 

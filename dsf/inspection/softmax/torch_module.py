@@ -32,9 +32,10 @@ class _Fused(Functions):
 
 def read(layer: Captured) -> SoftmaxAttention:
     """The mixer, of what the module's own code in float64 asks fused attention for."""
+    module: Any = double_copy(layer.module)
     heard, plainly = _Fused(), {"need_weights": False, "is_causal": False}
     with torch.no_grad(), heard:
-        nn.MultiheadAttention.forward(double_copy(layer.module), **{**layer.arguments, **plainly})
+        nn.MultiheadAttention.forward(module, **{**layer.arguments, **plainly})
     query, key, value, mask = (heard.given[name] for name in POSITIONAL[:4])
     bias = None if mask is None else attention.as_bias(mask)
     return attention.attention(query, key, value, bias, scale=query.shape[-1] ** -0.5)
