@@ -78,9 +78,6 @@ class Adapter:
             call again, given that copy and the call's arguments.
         renew: where the module keeps buffers that it computed from others when it was built:
             computes them anew in its copy in float64, given that copy.
-        hasten: sets in the copy in float64 what changes how fast the module computes but not what.
-            The copy counts only where the layer and the run both agree with it; elsewhere the
-            module is repeated as it is.
         rewrites_weights: whether the model writes into its weights when it runs, so that a copy of
             them must be taken for the run.
         run_numbers: how many numbers the module's own forward pass holds at its peak beyond its
@@ -105,7 +102,6 @@ class Adapter:
     join: Callable[[Sequence[Call]], Sequence[Call]] = alone
     repeat: Callable[[Any, Mapping[str, Any]], Any] | None = None
     renew: Callable[[Any], None] | None = None
-    hasten: Callable[[Any], None] | None = None
     rewrites_weights: bool = False
     run_numbers: Callable[[Any, int], int] = _no_more
     stored: Callable[[Any, Mapping[str, Any], int], StoredLayer] | None = None

@@ -7,7 +7,7 @@ its module calls, too: compared are rows of the map times the values, of long se
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -176,8 +176,8 @@ class NoReferenceError(InspectionError):
     """A module cannot be run alone in float64 as it ran in its model."""
 
 
-def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> Call:
-    """``call`` as it is where its module runs in float64; ``hastened`` as the adapter allows."""
+def reference_call(call: Call, adapter: Adapter) -> Call:
+    """``call`` as it is where its module runs in float64."""
     if adapter.repeat is not None:
         arguments = in_float64(dict(call.arguments))
         with in_double():
@@ -188,17 +188,15 @@ def reference_call(call: Call, adapter: Adapter, *, hastened: bool = False) -> C
     if call.invocation.is_spoiled:
         raise NoReferenceError("what its module was called with was written into while it ran")
     again = _run_again if call.through is Through.MODULE else _attended
-    wanted = (adapter.renew, adapter.hasten if hastened else None)
-    changes = [change for change in wanted if change is not None]
     try:
         with _refused("its module cannot be copied", InspectionError):  # as one that holds a lock
             twin = double_copy(call.module)
-        return again(call, call.invocation, twin, changes)
+        return again(call, call.invocation, twin, adapter.renew)
     except NoReferenceError:  # such as a forward pass that knows its module by a closure
-        if changes or not can_be_widened(call.module):
+        if adapter.renew is not None or not can_be_widened(call.module):
             raise
         with _ONE_AT_A_TIME, widened(call.module):
-            return again(call, call.invocation, call.module, ())
+            return again(call, call.invocation, call.module, None)
 
 
 @contextmanager
@@ -217,12 +215,12 @@ def _run_again(
     call: Call,
     invocation: Invocation,
     twin: nn.Module,
-    changes: Sequence[Callable[[Any], None]],
+    renew: Callable[[Any], None] | None,
 ) -> Call:
     """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
-    with in_double():
-        for change in changes:
-            change(twin)
+    if renew is not None:
+        with in_double():
+            renew(twin)
     prepared: dict[str, Any] = {}
     if invocation.is_prepared:  # hooks of the copy prepare it again, in float64
 
@@ -239,9 +237,7 @@ def _run_again(
     return replace(call, arguments=arguments, output=output, draws=draws)
 
 
-def _attended(
-    call: Call, invocation: Invocation, twin: nn.Module, _: Sequence[Callable[[Any], None]]
-) -> Call:
+def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Call:
     calls: list[Call] = []
     unnormalised = {one.product for one in invocation.calls if UNNORMALISED in one.arguments}
 
@@ -316,24 +312,17 @@ def rebuild(
     call: Call, adapter: Adapter, family: str, limits: Limits
 ) -> Iterator[tuple[str, Build]]:
     """The layers of a captured call: the name of each, and what rebuilds and compares it alone."""
-    made = _comparisons(call, adapter, family, limits, hastened=adapter.hasten is not None)
-    for comparison in made:
+    for comparison in _comparisons(call, adapter, family, limits):
         yield comparison.captured.name, comparison.layer
 
 
 def _comparisons(
-    call: Call,
-    adapter: Adapter,
-    family: str,
-    limits: Limits,
-    *,
-    hastened: bool,
-    repeats: bool = True,
+    call: Call, adapter: Adapter, family: str, limits: Limits, *, repeats: bool = True
 ) -> "list[LayerComparison]":
     """What is compared of a call; unless its module ``repeats``, the run with itself."""
     with _explained(call, family):
         reference, compared_with, sharp = (
-            _reference(call, adapter, limits, hastened=hastened)
+            _reference(call, adapter, limits)
             if repeats
             else (call, _itself(call, "its module draws random numbers"), False)
         )
@@ -353,8 +342,7 @@ def _comparisons(
         around = in_float64(ran), in_float64(reference.around)
 
     def again(number: int, *, repeats: bool = True) -> LayerComparison:
-        made = _comparisons(call, adapter, family, limits, hastened=False, repeats=repeats)
-        return made[number]
+        return _comparisons(call, adapter, family, limits, repeats=repeats)[number]
 
     return [
         LayerComparison(
@@ -365,7 +353,6 @@ def _comparisons(
             compared_with,
             tolerance,
             around=around,
-            again=partial(again, number) if hastened and reference is not call else None,
             drawn=partial(again, number) if reference.draws else None,
         )
         for number, (layer, output) in enumerate(zip(layers, outputs, strict=True))
@@ -408,7 +395,6 @@ class LayerComparison:
         captured: what the adapter reads, of the run that the layer is compared with.
         around: what the module of an attention returned as a whole, in the run and again; None for
             other layers.
-        again: the same with the module as it is, where its copy was hastened.
         drawn: where the module drew random numbers when it ran again: the same with others, or
             without its running again.
     """
@@ -420,7 +406,6 @@ class LayerComparison:
     compared_with: str
     tolerance: float
     around: tuple[Tensor, Tensor] | None = None
-    again: "Callable[[], LayerComparison] | None" = None
     drawn: "Callable[..., LayerComparison] | None" = None
 
     def layer(self) -> InspectedLayer:
@@ -428,16 +413,12 @@ class LayerComparison:
             with _explained(self.call, self.captured.family):
                 found = self._compared()
         except ReconstructionError as error:
-            if self.again is not None:
-                return self.again().layer()
             if error.formula > 0 and self.drawn is not None and self._is_random(self.drawn()):
                 raise UnreadableError(DRAWS) from error
             raise
         dtype = self.call.first_output.dtype
         expected = expected_rounding(dtype, found.system.steps)
         if found.rounding > expected:
-            if self.again is not None:
-                return self.again().layer()
             if self.drawn is not None and self._is_random(self.drawn()):
                 return self.drawn(repeats=False).layer()
             _warn_of_rounding(self.captured, found.rounding, expected, dtype)
@@ -574,9 +555,7 @@ def _warn_of_rounding(
     )
 
 
-def _reference(
-    call: Call, adapter: Adapter, limits: Limits, *, hastened: bool
-) -> tuple[Call, str, bool]:
+def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
     if call.through is Through.MODULE:
         check_tokens_stay_apart(call, adapter.takes)
@@ -585,7 +564,7 @@ def _reference(
     if call.invocation is not None and not adapter.rewrites_weights:
         call.invocation.check_weights(call.name)
     try:
-        reference = reference_call(call, adapter, hastened=hastened)
+        reference = reference_call(call, adapter)
     except NoReferenceError as error:
         return call, _itself(call, str(error)), False
     device = call.first_output.device

@@ -1,4 +1,4 @@
-"""Of modules that do the same on the same tokens some are asked, and one that differs always is."""
+"""A model in which nothing else mixes is asked as a whole; one layer that differs is found."""
 
 import ctypes
 import math
@@ -82,32 +82,46 @@ def hooked(layer):
     layer.register_forward_hook(lambda _, given, output: output + given[0].roll(1, dims=1))
 
 
-def test_three_of_many_alike_are_asked():
-    model = drawn(Deep())
-    records = list(dsf.inspect(model, tokens()).checks)
-    asked = [record["module"] for record in records if not math.isnan(record["moved"])]
-    assert asked == [f"layers.{k}" for k in (0, DEPTH // 2, DEPTH - 1)]
+def test_a_model_is_asked_as_a_whole_where_only_what_was_read_mixes():
+    records = list(dsf.inspect(drawn(Deep()), tokens()).checks)
+    assert [record["module"] for record in records] == [f"layers.{k}" for k in range(DEPTH)]
     assert {record["answer"] for record in records} == {"all of it"}
-    other = next(record for record in records if record["module"] == "layers.1")
-    assert other["note"].startswith("as in layers.0, layers.4, layers.8: the same operations")
+    assert {record["share"] for record in records} == {1.0}
+    assert {record["note"] for record in records} == {findings.SILENT}
 
 
 @pytest.mark.sampled(count=2)
 @pytest.mark.parametrize("change", [shifted, permuted, left, hidden, replaced, hooked])
-def test_one_that_does_something_else_is_asked_itself(change, monkeypatch):
+@pytest.mark.parametrize("odd", [ODD, DEPTH - 1])
+def test_one_that_does_something_else_is_asked_itself(odd, change, monkeypatch):
     model = drawn(Deep(Mischief))
     with torch.no_grad():
         for layer in model.layers:
             layer.order.copy_(torch.arange(len(layer.order)))
-    change(model.layers[ODD])
+    change(model.layers[odd])
     found = dsf.inspect(model, tokens(), probe=())
-    asked = {record["module"] for record in found.checks if not math.isnan(record["moved"])}
-    monkeypatch.setattr(findings, "chosen", lambda *_: {})
+    monkeypatch.setattr(findings, "_are_silent", lambda *_: False)
     every = dsf.inspect(model, tokens(), probe=())
     answers = [[(one["module"], one["answer"]) for one in each.checks] for each in (found, every)]
     assert answers[0] == answers[1]
     assert [one.name for one in found.unsupported] == [one.name for one in every.unsupported]
-    assert f"layers.{ODD}" in asked
+    (own,) = (one for one in found.checks if one["module"] == f"layers.{odd}")
+    assert own["note"] != findings.SILENT
+
+
+class Pooled(Deep):
+    """One that returns no tokens, so that its last layer is seen in its own output alone."""
+
+    def forward(self, x):
+        return super().forward(x).mean(dim=1)
+
+
+def test_the_last_layer_of_a_pooled_model_is_watched_itself():
+    model = drawn(Pooled(Mischief))
+    shifted(model.layers[-1])
+    found = dsf.inspect(model, tokens(), probe=())
+    answers = {record["module"]: record["answer"] for record in found.checks}
+    assert answers[f"layers.{DEPTH - 1}"] == "a part"
 
 
 def in_a_thread(x):

@@ -464,7 +464,9 @@ def recording(
         where.begin_whole(module)
 
     def finish(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-        invocation, given, _ = begun[module].pop()
+        invocation, given, writes = begun[module].pop()
+        now = enumerate(map(times_written, given))
+        invocation.written = copied({k: given[k] for k, count in now if count != writes[k]})
         originals = given_to(module, args, kwargs)
         if where.tracker is not None:
             invocation.given = [where.tracker.of(part) for part in given]

@@ -3,15 +3,12 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
-from dsf.inspection.capture.containers import tensors_in
-from dsf.inspection.capture.weights import is_finite
 from dsf.inspection.causal.coordinates import (
     Coordinates,
     InputAxis,
@@ -25,6 +22,7 @@ from dsf.inspection.causal.replay import (
     NoNumbersError,
     NotFollowedError,
     UnclearError,
+    are_seen,
     cells_of,
     moved,
     repetition,
@@ -33,7 +31,7 @@ from dsf.inspection.causal.replay import (
 )
 from dsf.inspection.causal.roles import SLOT, NoTokensError, maps_of
 from dsf.inspection.causal.rules import Way
-from dsf.inspection.causal.tracker import TokenMixing, Tracker, chosen
+from dsf.inspection.causal.tracker import TokenMixing, Tracker
 from dsf.inspection.results.table import Table
 
 CHOICES, NUMBERS = 2, 6
@@ -47,6 +45,7 @@ also by their places, since one token may be sent to one other alone."""
 HALVES = 4
 """The same where tokens meet in further ways than in the attentions that were read, and for a map
 that is probed: these may be others than the token that is replaced."""
+SILENT = "no token moved another in the whole model while the mixers that were read were held"
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 
@@ -103,12 +102,14 @@ class Findings:
         shares: by the call of one of several attentions what it explains of what they move.
         front: names of modules in which tokens meet that are made into fewer ones before any mixer
             is read.
+        is_silent: whether no token moves another while all mixers that were read are held.
     """
 
     modules: list[ModuleFinding] = field(default_factory=list)
     refused: dict[Call, str] = field(default_factory=dict)
     shares: dict[Call, float] = field(default_factory=dict)
     asked: bool = False
+    is_silent: bool = False
     channels: dict[str, int] = field(default_factory=dict)
     front: tuple[str, ...] = ()
 
@@ -116,32 +117,16 @@ class Findings:
         self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
     ) -> ModuleFinding | None:
         """What the model does to tokens besides all that was read or is listed; None if nothing."""
-        # Its run is repeated while every mixer that was read and every module that is listed puts
-        # out what it did. Whatever then moves at other tokens went by a way that nobody saw.
-        name, nothing = type(run.module).__name__, Held((), ())
         modules = [one.module for one in calls] + [one.module for one in listed]
-        if any(module is run.module for module in modules):
+        if any(module is run.module for module in modules) or (self.is_silent and not listed):
             return None
         if storage_of(run.module) != run.weights:  # one more run would write into them once more
             is_whole = all(call.through is Through.MODULE for call in calls)
             words = "it writes into its own weights while it runs"
-            return None if is_whole else ModuleFinding(run.module, name, None, (), note=words)
+            return None if is_whole else _of_model(run, note=words)
         held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
-        finding = ModuleFinding(
-            run.module, name, None, ("in a place that was not seen",), runs=((run, nothing),)
-        )
-        try:
-            for draw in (1, 2):  # every token is replaced in one of both
-                rest = moved(run, held, draw=draw, of_model=True)
-                if rest.mixes:
-                    moved_by = max(rest.elsewhere, rest.spilled)
-                    return replace(finding, mixes=True, elsewhere=moved_by)
-        except NoNumbersError:
-            return None
-        except UnclearError as error:
-            is_lost = isinstance(error, NotFollowedError)
-            return replace(finding, note=str(error), is_lost=is_lost)
-        return None
+        found = _beside(run, held)
+        return None if found.mixes is False else found
 
     @property
     def table(self) -> Table:
@@ -208,11 +193,9 @@ def judged(
         for one in where.invocations
         if one in reading or (one in own and one.module not in only)
     ]  # a module that is only the softmax of an attention makes its weights, and no more
-    instead_of = chosen(
-        {one: [each.meeting for each in own.get(one, ())] for one in order if one in reading},
-        tracker.steps,
-    )
-    asked: dict[Invocation, tuple[ModuleFinding, Callable[[], ModuleFinding]]] = {}
+    draws_of = {one: _draws(own.get(one, ()), one in reading, len(one.calls)) for one in order}
+    plain = [one for one in order if _is_plain(one, draws_of[one], one in reading)]
+    found.is_silent = bool(plain) and _are_silent(tracker.run, calls, plain)
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
@@ -234,16 +217,15 @@ def judged(
         unknown = ModuleFinding(
             invocation.module, name, None, how, is_read=is_read, runs=((invocation, held),)
         )
-        draws = _draws(mine, is_read, len(invocation.calls))
-        asked[invocation] = unknown, partial(_judged, unknown, others, draws, found)
-        if invocation not in instead_of:
-            results[invocation] = asked[invocation][1]()
-            if results[invocation].mixes is False and not is_read:
-                apart.add(invocation)
-    for invocation, like in instead_of.items():
-        unknown, ask = asked[invocation]
-        results[invocation] = _alike(unknown, [results[other] for other in like]) or ask()
-    by_module = _by_module({invocation: results[invocation] for invocation in asked})
+        if found.is_silent and invocation in plain:
+            slots = any(map(_reads_slots, invocation.calls))
+            all_of_it = {"mixes": False, "share": 1.0, "attentions": 1, "has_slots": slots}
+            results[invocation] = replace(unknown, note=SILENT, **all_of_it)
+            continue
+        results[invocation] = _judged(unknown, others, draws_of[invocation], found)
+        if results[invocation].mixes is False and not is_read:
+            apart.add(invocation)
+    by_module = _by_module(results)
     began = {one.module: one.began for one in reversed(order)}
     found.modules = sorted(by_module.values(), key=lambda one: began[one.module])
     if not by_module and not calls and not tracker.mixings and (run := tracker.run) is not None:
@@ -295,16 +277,40 @@ def _is_leaf(module: nn.Module | None) -> bool:
     return all(next(part, None) is None for part in parts)
 
 
-def _alike(asked: ModuleFinding, others: Sequence[ModuleFinding]) -> ModuleFinding | None:
-    """The answer of others that did the same, where the map of each is all that it does."""
-    ((invocation, _),) = asked.runs
-    if not others or not all(map(is_finite, tensors_in(invocation.output))):
-        return None
-    if any(one.mixes is not False or one.share < 1 or one.has_slots for one in others):
-        return None
-    names = ", ".join(dict.fromkeys(one.name for one in others))
-    note = f"as in {names}: the same operations on the same tokens, so it was not repeated"
-    return replace(asked, mixes=False, share=1.0, note=note, attentions=others[0].attentions)
+def _is_plain(one: Invocation, draws: int, is_read: bool) -> bool:
+    """Whether nothing but one attention that was read was seen to mix tokens in a pass."""
+    attentions = [call for call in one.calls if call.through is not Through.MODULE]
+    return is_read and draws == 0 and len(attentions) == 1
+
+
+def _are_silent(run: Invocation | None, calls: Sequence[Call], plain: Sequence[Invocation]) -> bool:
+    """Whether no token moves another in the model, nor in the output of a ``plain`` pass in it."""
+    if run is None or any(call.module is run.module for call in calls):
+        return False
+    if storage_of(run.module) != run.weights or not all(are_seen(one, run) for one in plain):
+        return False
+    found = _beside(run, Held(calls, (), watched=plain))
+    return found.mixes is False and not math.isnan(found.elsewhere)
+
+
+def _beside(run: Invocation, held: Held) -> ModuleFinding:
+    """What a model does to tokens while mixers put out what they did in its run."""
+    # Whatever then moves at other tokens went by a way that nobody saw.
+    sizes = []
+    try:
+        for draw in (1, 2):  # every token is replaced in one of both
+            rest = moved(run, held, draw=draw, of_model=True)
+            sizes.append(max(rest.elsewhere, rest.spilled))
+            if rest.mixes:
+                return _of_model(run, mixes=True, elsewhere=sizes[-1])
+    except UnclearError as error:
+        return _of_model(run, note=str(error), is_lost=isinstance(error, NotFollowedError))
+    return _of_model(run, mixes=False, elsewhere=sum(sizes))
+
+
+def _of_model(run: Invocation, *, mixes: bool | None = None, **known: Any) -> ModuleFinding:
+    name, how = type(run.module).__name__, ("in a place that was not seen",)
+    return ModuleFinding(run.module, name, mixes, how, runs=((run, Held((), ())),), **known)
 
 
 def _judged(

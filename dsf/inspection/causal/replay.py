@@ -18,11 +18,14 @@ from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Call, Invocation, Through
 from dsf.inspection.capture.containers import (
     are_numbers,
+    is_cache,
     is_holder,
+    mapped,
     own_caches,
     tensors_in,
     with_tensors,
 )
+from dsf.inspection.capture.isolation import replaced as exchanged_in
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small, varies
@@ -60,12 +63,14 @@ class Held:
         invocations: forward passes of modules in it that mix tokens and were not read.
         free: of the calls those that are computed anew.
         replaced: of the calls those that return random numbers instead.
+        watched: forward passes in it that run, and in whose output no other token may move.
     """
 
     calls: Sequence[Call]
     invocations: Sequence[Invocation]
     free: frozenset[Call] = frozenset()
     replaced: frozenset[Call] = frozenset()
+    watched: Sequence[Invocation] = ()
 
 
 @dataclass(frozen=True)
@@ -592,11 +597,46 @@ def _holding(
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
         stack.enter_context(recording_attention(module, where, calls, implementation))
-        for child, several in outputs_held(held, invocation).items():
-            compare, keep = _comparing(several, cells, found), _keeping(several, cells)
-            stack.callback(child.register_forward_hook(keep).remove)
-            stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
+        _hook(stack, invocation, cells, held, rng, found)
         yield
+
+
+def _hook(
+    stack: ExitStack,
+    invocation: Invocation,
+    cells: Sequence[Cell],
+    held: Held,
+    rng: torch.Generator,
+    found: Repetition,
+) -> None:
+    """Have modules put out what they did, and what others move in them or in their output noted."""
+    attentions = {call.module for call in held.calls if call.through is not Through.MODULE}
+    inner = {one.module for one in held.invocations}
+    for child, several in outputs_held(held, invocation).items():
+        compare = _comparing([one for *_, one in several], cells, found)
+        stack.callback(child.register_forward_hook(_keeping(several, cells)).remove)
+        stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
+        if child not in inner and attentions.isdisjoint(child.modules()):
+            forward = _not_run(child.forward, several, rng)
+            stack.enter_context(exchanged_in(child, "forward", forward))
+    for child in dict.fromkeys(one.module for one in held.watched):
+        compare = _comparing(
+            [x for x in held.watched if x.module is child], cells, found, last=True
+        )
+        stack.callback(child.register_forward_hook(compare).remove)
+
+
+def are_seen(one: Invocation, run: Invocation) -> bool:
+    """Whether a change at other tokens of the model is noted in the output of a pass in it."""
+    cells = cells_drawn(run, 1, of_model=True)
+    pairs = zip(one.outputs, one.made, strict=False)
+    numbers = [(part, made) for part, made in pairs if are_numbers(part)]
+    return bool(numbers) and all(
+        made is not None
+        and (bool(made.columns) or (_is_whole(made, cells) and part.shape == made.shape))
+        and bool(part.isfinite().all())
+        for part, made in numbers
+    )
 
 
 def _note_spill(
@@ -638,22 +678,55 @@ def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, list[Hel
 
 
 def _comparing(
-    several: Sequence[HeldOutput], cells: Sequence[Cell], found: Repetition
+    runs: Sequence[Invocation | None],
+    cells: Sequence[Cell],
+    found: Repetition,
+    *,
+    last: bool = False,
 ) -> Callable[..., None]:
-    waiting = iter(several)
+    """A hook that notes what moves at other tokens in the input of passes, or in their output."""
+    waiting = iter(runs)
 
-    def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
-        _, _, one = next(waiting, (None, (), None))
-        if one is not None:
-            now = tensors_in((args, kwargs))
-            if not cells:
-                found.given[one] = now
-            parts = zip(found.before(one, _tensors(one)), now, one.given, strict=False)
-            with torch._C.DisableTorchFunction():  # no function of the module itself
-                for before, after, seen in parts:
-                    _note_spill(before, after, seen, cells, found.spills)
+    def hook(_module: nn.Module, args: Any, named: Any) -> None:  # or the output, if it is the last
+        one = next(waiting, None)
+        if one is None:
+            return
+        now = tensors_in(named if last else (args, named))
+        then, seen = (one.outputs, one.made) if last else (_tensors(one), one.given)
+        if not cells:
+            found.given[one, last] = now
+        parts = zip(found.before((one, last), then), now, seen, strict=False)
+        with torch._C.DisableTorchFunction():  # no function of the module itself
+            for before, after, made in parts:
+                if not (last and made is not None and made.columns):  # such as a map
+                    _note_spill(before, after, made, cells, found.spills)
 
     return hook
+
+
+def _not_run(
+    plain: Callable[..., Any], several: Sequence[HeldOutput], rng: torch.Generator
+) -> Callable[..., Any]:
+    """A forward pass of a held module that returns other numbers instead of running."""
+    waiting = iter(several)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        recorded, _, one = next(waiting, (None, (), None))
+        now, before = tensors_in((args, kwargs)), [] if one is None else _tensors(one)
+        same = [part.shape for part in now] == [part.shape for part in before]
+        if recorded is None or one is None or one.written or one.attributes or not same:
+            return plain(*args, **kwargs)
+        if any(map(is_cache, (*args, *kwargs.values()))):  # others read what it writes there
+            return plain(*args, **kwargs)
+        kinds = {old.dtype: new.dtype for old, new in zip(before, now, strict=True)}
+
+        def other(part: Tensor) -> Tensor:
+            new = ordinary(part, torch.ones_like(part, dtype=torch.bool), rng)
+            return new.reshape(part.shape).to(kinds.get(part.dtype, part.dtype))
+
+        return mapped(recorded, other)
+
+    return forward
 
 
 def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[..., Any]:

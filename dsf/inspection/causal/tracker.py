@@ -1,14 +1,6 @@
-"""Forward passes that did the same: modules of one kind, in which the same operations ran.
+"""``Tracker``: follows, operation by operation, from which tokens every tensor of a run is made."""
 
-In a deep model most modules differ by their weights alone. What tokens meet in them is then the
-same, so it is asked of some of them by repeating these, and the others are taken to do likewise.
-
-``Tracker``: follows, operation by operation, from which tokens every tensor of a run is made.
-"""
-
-from array import array
-from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsf.inspection.capture.calls import Invocation, Through, begun, copied, storage_of
+from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of
 from dsf.inspection.capture.containers import are_numbers, tensors_in
 from dsf.inspection.capture.modes import Heard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
@@ -36,77 +28,11 @@ from dsf.inspection.causal.rules import (
     Meeting,
     Projections,
     Rules,
-    Way,
     is_made_anew,
     same_places,
     tensors_of,
 )
 from dsf.inspection.recording import Leaving, is_ours, written_places
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks")
-
-
-class Steps:
-    """The operations of a run in order: the time of each, and what it did, but for numbers.
-
-    A tensor that none of them returned, and that is not a weight, is foreign: it may have been
-    computed on another thread or outside of torch, from tokens, and nothing of that was seen.
-    """
-
-    def __init__(self) -> None:
-        self._times, self._kinds = array("q"), array("q")  # of some models there are millions
-        self._foreign = array("q")
-
-    def add(self, time: int, kind: Hashable | None, *, is_foreign: bool) -> None:
-        if kind is not None:
-            self._times.append(time)
-            self._kinds.append(hash(kind))
-        if is_foreign:
-            self._foreign.append(time)
-
-    def of(self, invocation: Invocation) -> bytes | None:
-        """Those of one forward pass, as a key; None if a tensor in it was foreign."""
-        began, ended = invocation.began, invocation.ended
-        if bisect_left(self._foreign, began) < bisect_left(self._foreign, ended):
-            return None
-        first = bisect_left(self._times, began)
-        return self._kinds[first : bisect_left(self._times, ended)].tobytes()
-
-
-def chosen(
-    invocations: Mapping[Invocation, Sequence[Meeting]], steps: Steps
-) -> dict[Invocation, tuple[Invocation, ...]]:
-    """For forward passes that did what others did, which of these are asked in their place."""
-    # The first, the middle and the last of those that are alike; whatever is alike to fewer than
-    # three is not in it, nor is a pass in which tokens met otherwise than in one fused attention.
-    groups: dict[Hashable, list[Invocation]] = {}
-    for one, meetings in invocations.items():
-        kind = _kind(one, meetings, steps)
-        if kind is not None:
-            groups.setdefault(kind, []).append(one)
-    found: dict[Invocation, tuple[Invocation, ...]] = {}
-    for group in groups.values():
-        asked = (group[0], group[len(group) // 2], group[-1])
-        found |= {one: asked for one in group if one not in asked}
-    return found
-
-
-def _kind(one: Invocation, meetings: Sequence[Meeting], steps: Steps) -> Hashable | None:
-    attentions = [call for call in one.calls if call.through is not Through.MODULE]
-    axes = tuple(meeting.axis for meeting in meetings)
-    is_fused = all(meeting.way is Way.ATTENTION and meeting.is_known for meeting in meetings)
-    is_changed = any(  # its code is not that of its class
-        "forward" in vars(part) or any(getattr(part, name, None) for name in HOOKS)
-        for part in one.module.modules()
-    )
-    if len(attentions) != 1 or not axes or not is_fused or is_changed:
-        return None
-    ran = steps.of(one)
-    if ran is None:
-        return None
-    parts = tuple(type(part) for part in one.module.modules())
-    given = tuple(None if part is None else tuple(part.planes) for part in one.given)
-    return parts, axes, given, ran
 
 
 @dataclass(eq=False)
@@ -156,7 +82,6 @@ class Tracker:
         self._repeats = True
         self.is_asking = False
         self.run: Invocation | None = None
-        self.steps = Steps()
 
     @contextmanager
     def following(
@@ -223,10 +148,7 @@ class Tracker:
 
     def begin(self, frame: Any) -> None:
         if not self._paused:
-            given = tensors_in((frame.args, frame.kwargs))  # foreign to its caller at most
-            is_foreign = any(map(self._is_foreign, given))
-            self.steps.add(frame.began - 1, None, is_foreign=is_foreign)
-            self._known.note(given)
+            self._known.note(tensors_in((frame.args, frame.kwargs)))
 
     def pause(self) -> None:
         """Stop following: a module begins that is read as a whole."""
@@ -333,18 +255,11 @@ class Tracker:
         if self._known.is_looking:
             return
         done = Done(func, args, kwargs, out)
-        is_new = func is torch.ops.aten.lift_fresh.default  # numbers of the program itself
-        is_foreign = not is_new and any(map(self._is_foreign, done.given))
-        self.steps.add(self.where.time, done.kind, is_foreign=is_foreign)
         try:
             self._follow(done)
         except Exception:  # a rule that does not fit must never end a run
             self._note(done.name, self._lost(done))
         self._known.note(done.outs)
-
-    def _is_foreign(self, tensor: Tensor) -> bool:
-        is_own = isinstance(tensor, nn.Parameter) or tensor in self._known
-        return not is_own and tensor.numel() > 0
 
     def _lost(self, done: Done) -> list[Meeting]:
         """What a module is asked about where an operation could not be followed."""

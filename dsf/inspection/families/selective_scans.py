@@ -299,15 +299,6 @@ def _stored_head(module: Any, arguments: Mapping[str, Any], head: int) -> Stored
     )
 
 
-CHUNK = 64  # the library's path on a processor takes work and memory in proportion to its chunks
-
-
-def hasten(module: Any) -> None:
-    """Shorten the chunks of a module of Mamba-2, on which its scan does not depend."""
-    if getattr(module, "chunk_size", 0) > CHUNK:
-        module.chunk_size = CHUNK
-
-
 MAMBA2 = Adapter(
     families=of_transformers(
         mamba2="Mamba2Mixer",
@@ -320,7 +311,6 @@ MAMBA2 = Adapter(
     read=_read_mamba2,
     enter=_enter_mamba2,
     leave=_leave_mamba2,
-    hasten=hasten,
     stored=_stored_head,
     advice={
         **dict.fromkeys(("mamba2", "bamba", "falcon_h1", "granitemoehybrid"), LONE_PADDING),
