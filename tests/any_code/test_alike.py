@@ -184,3 +184,14 @@ def test_an_answer_is_not_handed_on_where_weights_decide(way):
     answers = {record["module"]: record["answer"] for record in found.checks}
     assert answers[f"layers.{ODD}"] == "a part"
     assert all(not math.isnan(record["moved"]) for record in found.checks)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-6])
+def test_a_slight_path_in_the_last_layer_of_a_pooled_model_is_found(gain):
+    model = drawn(Pooled(lambda: Weighed(as_bits)))
+    with torch.no_grad():
+        for k, layer in enumerate(model.layers):
+            layer.gain.fill_(gain if k == DEPTH - 1 else 0.0)
+    found = dsf.inspect(model, tokens(), probe=())
+    answers = [record["answer"] for record in found.checks]
+    assert answers == ["all of it"] * (DEPTH - 1) + ["a part"]

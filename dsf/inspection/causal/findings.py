@@ -287,10 +287,11 @@ def _are_silent(run: Invocation | None, calls: Sequence[Call], plain: Sequence[I
     """Whether no token moves another in the model, nor in the output of a ``plain`` pass in it."""
     if run is None or any(call.module is run.module for call in calls):
         return False
-    if storage_of(run.module) != run.weights or not all(are_seen(one, run) for one in plain):
+    if storage_of(run.module) != run.weights:
         return False
     found = _beside(run, Held(calls, (), watched=plain))
-    return found.mixes is False and not math.isnan(found.elsewhere)
+    is_clear = found.mixes is False and not math.isnan(found.elsewhere)
+    return is_clear and all(are_seen(one, run) for one in plain)
 
 
 def _beside(run: Invocation, held: Held) -> ModuleFinding:
