@@ -218,9 +218,9 @@ def judged(
             invocation.module, name, None, how, is_read=is_read, runs=((invocation, held),)
         )
         if found.is_silent and invocation in plain:
+            whole = replace(unknown, mixes=False, share=1.0, note=SILENT, attentions=1)
             slots = any(map(_reads_slots, invocation.calls))
-            all_of_it = {"mixes": False, "share": 1.0, "attentions": 1, "has_slots": slots}
-            results[invocation] = replace(unknown, note=SILENT, **all_of_it)
+            results[invocation] = replace(whole, has_slots=slots)
             continue
         results[invocation] = _judged(unknown, others, draws_of[invocation], found)
         if results[invocation].mixes is False and not is_read:
