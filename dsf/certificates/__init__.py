@@ -4,9 +4,8 @@ from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.horizons import HeadHorizon, Horizon, horizon
 from dsf.certificates.injectivity import injective, linear_injective, margin
-from dsf.certificates.real_maps import StoredLayer
-from dsf.certificates.transitions import decay, decay_box, nonexpansive
-from dsf.certificates.weights import (
+from dsf.certificates.maps import (
+    StoredLayer,
     causal,
     equivalent,
     nonnegative,
@@ -16,6 +15,7 @@ from dsf.certificates.weights import (
     window_mass,
     zero_sums,
 )
+from dsf.certificates.transitions import decay, decay_box, nonexpansive
 
 __all__ = [
     "Certificate",

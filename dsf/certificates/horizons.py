@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dsf.certificates.certificate import Certificate, Level, Verdict
 from dsf.certificates.issuing import CheckerRefused, Proposal, Where, issued, written
-from dsf.certificates.real_maps import stored_transitions
+from dsf.certificates.maps import stored_transitions
 from dsf.certificates.transitions import decay, nonexpansive
 from dsf.evaluate import respond
 from dsf.evaluate.arguments import forward_form

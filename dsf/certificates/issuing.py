@@ -292,6 +292,14 @@ def written(value: float | Fraction) -> str:
     return f"{exact.numerator}/{exact.denominator}"
 
 
+def as_float(value: Fraction) -> float:
+    """Return the nearest float, infinite beyond the largest one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, float | Fraction):
         return written(value)

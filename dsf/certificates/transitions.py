@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate
-from dsf.certificates.exact import as_float
 from dsf.certificates.issuing import (
     Proposal,
     Where,
+    as_float,
     certifiable,
     issued,
     on_the_processor,

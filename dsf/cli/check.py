@@ -109,8 +109,7 @@ def decide(inspection: "Inspection", folder: Path, *, pages: "Pages | None" = No
 
 
 def check_again(folder: Path, root: str | None = None) -> Answer:
-    from dsf.properties.run_check import check_run
-    from dsf.properties.run_folder import checker_hash
+    from dsf.properties.run_folder import check_run, checker_hash
 
     found = check_run(folder, root=root)
     digest = checker_hash()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsf.certificates import exact
+from dsf.certificates import injectivity as exact
 from dsf.certificates.issuing import stored
 
 matrices = st.integers(1, 5).flatmap(

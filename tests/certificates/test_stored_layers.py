@@ -60,6 +60,7 @@ def test_a_recurrent_layer_of_a_trained_model(model, trained, tmp_path):
 def test_enclosures_are_narrow_and_hold_the_rounded_map(trained):
     for layer in trained.values():
         rows = layer.enclosed
+        assert layer.map()[-1].tolist() == [float((low + high) / 2) for low, high in rows[-1]]
         size = max(abs(low) for row in rows for low, _ in row)
         assert max(high - low for row in rows for low, high in row) < size / 2**130
 

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.properties.run_check import check_run
-from dsf.properties.run_folder import checked_run, text_of
+from dsf.properties.run_folder import check_run, checked_run, text_of
 from dsf.runtime import files
 from dsf.runtime.files import LeadsOutside
 

@@ -15,8 +15,7 @@ from dsf.certificates import checker
 from dsf.inspection.results.table import Table
 from dsf.loading import load_model
 from dsf.models import folder
-from dsf.properties.run_check import check_run
-from dsf.properties.run_folder import checked_run, text_of
+from dsf.properties.run_folder import check_run, checked_run, text_of
 
 
 @pytest.fixture(scope="module")

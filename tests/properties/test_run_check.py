@@ -14,8 +14,7 @@ import dsf
 from dsf.certificates import checker
 from dsf.certificates.certificate import Verdict
 from dsf.cli.check import check_again
-from dsf.properties.run_check import check_run
-from dsf.properties.run_folder import checked_run, text_of
+from dsf.properties.run_folder import check_run, checked_run, text_of
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,18 @@
-"""Certificates on the weights of a map, decided exactly on the stored numbers.
+"""Certificates on the weights of a map, stored or formed of stored numbers.
 
 - ``row_sums``, ``zero_sums``, ``nonnegative``, ``causal``, ``window_mass``: rows of one map.
 - ``same_map``: the distance of two maps; ``equivalent`` is the same for two systems, and
   ``reduction_error`` for a reduced system and the bound it was given.
+
+A system, or a ``StoredLayer`` with its weights and input, means the map that its formula defines
+for the stored numbers, in exact arithmetic: what was rounded while a system was formed, or in the
+run of a model, is not part of it.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from math import inf, isfinite, isnan, isqrt
 from types import MappingProxyType
 from typing import Any
@@ -18,32 +23,199 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level
-from dsf.certificates.exact import as_float
 from dsf.certificates.issuing import (
     Proposal,
     Where,
+    as_float,
     certifiable,
     issued,
     on_the_processor,
     settled,
     stored,
+    where_conclusive,
     written,
 )
-from dsf.certificates.real_maps import (
-    StoredLayer,
-    layer_nonnegative,
-    layer_row_sums,
-    same_system,
-    system_nonnegative,
-    system_row_sums,
-)
 from dsf.evaluate import attention_map, respond
+from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.realisation import reduce
 from dsf.runtime.argument_checks import checked
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
+from dsf.systems.transition import DiagonalPlusLowRank, Transition
 
 Number = float | Fraction
+SLACK = Fraction((1 << 20) - 1, 1 << 20)
+NEXT = Fraction(1, 1 << 300)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """What the map of one head, or of one channel, of a layer is made of.
+
+    Attributes:
+        kind: ``softmax_attention``, ``selective_state_space``, ``state_space_duality`` or
+            ``gated_delta_net``.
+        parts: the stored weights and the input by role, as the page on the format of certificates
+            lists them.
+
+    Raises:
+        ValueError: if the kind is unknown or has other roles.
+        TypeError: if a part is not a real floating tensor.
+    """
+
+    kind: str
+    parts: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if self.kind not in checker.LAYERS:
+            raise ValueError(
+                f"StoredLayer: 'kind' must be one of {', '.join(checker.LAYERS)}, but it is "
+                f"{self.kind!r}."
+            )
+        roles = checker.LAYERS[self.kind][1]
+        if sorted(self.parts) != sorted(roles):
+            raise ValueError(
+                f"StoredLayer: a layer of kind {self.kind} has the parts {', '.join(roles)}, but "
+                f"'parts' holds {', '.join(sorted(self.parts))}."
+            )
+        for role, part in self.parts.items():
+            certifiable(role, part)
+
+    @cached_property
+    def enclosed(self) -> list[checker.Vector]:
+        """The enclosed map: row i has i + 1 entries, the others are zero.
+
+        Raises:
+            ValueError: if the shapes do not fit, or the layer is beyond the limits of the format.
+        """
+        form = checker.LAYERS[self.kind][0]
+        try:
+            return form({role: stored(part) for role, part in self.parts.items()})
+        except checker.Rejected as error:
+            raise ValueError(
+                f"StoredLayer: the map of {self.kind} cannot be formed: {error}."
+            ) from (None)
+
+    def map(self) -> Float[Tensor, "time time"]:
+        """The map in float64: the middle of every enclosure, rounded once."""
+        found = torch.zeros(len(self.enclosed), len(self.enclosed), dtype=torch.float64)
+        for i, row in enumerate(self.enclosed):
+            middle = [float((low + high) / 2) for low, high in row]
+            found[i, : i + 1] = torch.tensor(middle, dtype=torch.float64)
+        return found
+
+
+def _of_formed(
+    name: str,
+    formed: StoredLayer | Mapping[str, System],
+    parameters: Mapping[str, Any],
+    observed: float,
+    witnesses: Sequence[Mapping[str, Any]],
+    refuted: bool,
+    where: Where,
+) -> Certificate:
+    """The verdict of the enclosed map first; others if the checker refuses it."""
+    if isinstance(formed, StoredLayer):
+        proposal = Proposal(
+            name=f"{formed.kind}_{name}",
+            tensors=formed.parts,
+            method="every number of the layer enclosed, from its stored weights and its stored "
+            "input",
+            parameters=parameters,
+            observed=observed,
+            scope="of stored weights on a stored input",
+        )
+    else:
+        tensors: dict[str, Tensor] = {}
+        reads = {}
+        for prefix, system in formed.items():
+            tensors |= {prefix + role: part for role, part in _coefficients(system).items()}
+            reads[prefix + "read"] = "before" if system.reads_before_update else "after"
+        proposal = Proposal(
+            name=name,
+            tensors=tensors,
+            method="the map in exact arithmetic, from the stored coefficients",
+            parameters={**reads, **parameters},
+            observed=observed,
+            assumptions=(
+                "the coefficients are those of the system as it was formed in floating point",
+            ),
+        )
+    proved, against = settled(proposal, None), [settled(proposal, each) for each in witnesses]
+    order = (*against, proved) if refuted else (proved, *against)
+    return where_conclusive(order, proposal, where, "checker")
+
+
+def _coefficients(system: System) -> dict[str, Tensor]:
+    """The coefficients as the format has them; complex states as pairs of real ones.
+
+    Raises:
+        ValueError: if the format cannot hold the system; names what it has, and the cure.
+    """
+    is_cached = kept_rows(system) is not None
+    is_complex = system.dtype.is_complex and not system.takes_real_part
+    cures = (
+        (len(system.batch), f"the batch axes {tuple(system.batch)}. Decide one map at a time: "
+         "dsf.systems.algebra.select(system, index)."),
+        (system.runs_backward, "tokens that run backward. Reverse it first: "
+         "dsf.systems.algebra.reverse(system)."),
+        (system.initial is not None, "an initial state, which is not part of the map. Decide "
+         "equivalent at level data, which has it as further columns, or drop it."),
+        (is_cached, "an attention cache for a state. Decide the rows of its map: "
+         "dsf.attention_map(system)."),
+        (is_complex, "a complex map. Decide its real part."),
+    )  # fmt: skip
+    for there, cure in cures:
+        if there:
+            raise ValueError(f"certify at level real: the system has {cure}")
+    for role in ("B", "C", "D"):
+        part = getattr(system, role)
+        if isinstance(part, Tensor) and not part.is_complex():
+            certifiable(role, part)
+    whole = system.window(0, system.steps, dtype=torch.float64)
+    steps = system.steps
+    B, C, D = (
+        torch.as_tensor(part).expand(steps, *part.shape[-2:])
+        for part in (whole.B, whole.C, whole.feedthrough)
+    )
+    is_complex = any(part.is_complex() for part in (B, C, D)) or whole.A.dtype.is_complex
+    found = {**stored_transitions(whole.A, paired=is_complex), "B": B, "C": C, "D": D}
+    if is_complex:
+        B, C, D = (part.to(torch.complex128) for part in (B, C, D))
+        found |= {
+            "B": torch.cat([B.real, B.imag], dim=-2),
+            "C": torch.cat([C.real, -C.imag], dim=-1),
+            "D": D.real,
+        }
+    return {role: part.cpu().contiguous() for role, part in found.items()}
+
+
+def stored_transitions(A: Transition, *, paired: bool) -> dict[str, Tensor]:
+    """Transitions as the format has them.
+
+    Args:
+        paired: write complex states as pairs of real ones, which keeps all singular values.
+    """
+    steps = A.steps
+    left = right = torch.zeros(steps, A.state_size, 1, dtype=A.dtype)
+    if isinstance(A, DiagonalPlusLowRank):
+        left, right = (part.expand(steps, -1, -1) for part in (A.left, A.right))
+        own = A.decay.expand(steps, -1)
+    else:
+        decay = A.diagonal()
+        own = A.dense().expand(steps, -1, -1) if decay is None else decay.expand(steps, -1)
+    if not paired:
+        return {"A": own, "left": left, "right": right}
+
+    def turned(part: Tensor) -> Tensor:
+        part = part.to(torch.complex128)
+        rows = torch.cat([part.real, -part.imag], dim=-1)
+        return torch.cat([rows, torch.cat([part.imag, part.real], dim=-1)], dim=-2)
+
+    whole = torch.diag_embed(own) if own.ndim == 2 else own
+    return {"A": turned(whole), "left": turned(left), "right": turned(right.conj())}
+
+
 ROWS = {
     "row_sums": (checker.row_sums, "exact sums"),
     "nonnegative": (checker.nonnegative, "the sign of every stored number"),
@@ -82,19 +254,29 @@ def row_sums(
             f"row_sums: 'target' must be a finite number and 'tolerance' a finite one of at least "
             f"0, but they are {target} and {tolerance}."
         )
+    parameters = {"target": written(target), "tolerance": written(tolerance)}
     if isinstance(map, System):
-        return system_row_sums(map, target=target, tolerance=tolerance, folder=folder)
-    if isinstance(map, StoredLayer):
-        return layer_row_sums(map, target=target, tolerance=tolerance, folder=folder)
+        away = (attention_map(map, enclosed=True).midpoint.sum(dim=-1) - float(target)).abs()
+        row, most = int(away.argmax()), float(away.max())
+        refuted, formed = most > float(tolerance), {"": map}
+        return _of_formed(
+            "system_row_sums", formed, parameters, most, [{"row": row}], refuted, folder
+        )
     off: list[Fraction] = []
+    if isinstance(map, StoredLayer):
+        sums = [checker.plus(row) for row in map.enclosed]
+        off = [max(abs(end - Fraction(target)) for end in ends) for ends in sums]
+        row = off.index(max(off))
+        refuted, observed = off[row] > Fraction(tolerance), float(off[row])
+        return _of_formed("row_sums", map, parameters, observed, [{"row": row}], refuted, folder)
     if _finite(map):
         part = stored(map)
         rows = [part.scaled(row) for row in range(part.rows)]
         off = [abs(Fraction(sum(values), unit) - Fraction(target)) for values, unit in rows]
     worst = max(range(len(off)), key=off.__getitem__, default=0)
-    observed = as_float(off[worst]) if off else None
-    parameters = {"target": written(target), "tolerance": written(tolerance)}
-    return _decided("row_sums", map, observed, worst, folder, parameters)
+    return _decided(
+        "row_sums", map, as_float(off[worst]) if off else None, worst, folder, parameters
+    )
 
 
 @checked
@@ -115,12 +297,22 @@ def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Cer
     witness is the entry.
     """
     if isinstance(map, StoredLayer):
-        return layer_nonnegative(map, folder=folder)
+        ends = [
+            (high, i, j) for i, row in enumerate(map.enclosed) for j, (_, high) in enumerate(row)
+        ]
+        high, row, column = min(ends)
+        place = {"row": row, "column": column}
+        return _of_formed("nonnegative", map, {}, float(high), [place], high < 0, folder)
     if isinstance(map, System):
-        return system_nonnegative(map, folder=folder)
+        enclosed = attention_map(map, enclosed=True)
+        flat, upper = enclosed.midpoint.flatten(), enclosed.upper.flatten()
+        row, column = divmod(int(flat.argmin()), enclosed.midpoint.shape[-1])
+        place, refuted = {"row": row, "column": column}, bool(upper[flat.argmin()] < 0)
+        return _of_formed(
+            "system_nonnegative", {"": map}, {}, float(flat.min()), [place], refuted, folder
+        )
     certifiable("map", map)
-    rows = map.resolve_neg().flatten(0, -2)
-    least = rows.amin(dim=-1)
+    least = map.resolve_neg().flatten(0, -2).amin(dim=-1)
     worst = int(least.argmin())
     return _decided("nonnegative", map, float(least[worst]), worst, folder)
 
@@ -277,7 +469,20 @@ def equivalent(
                 "equivalent: level REAL is for two systems with stored coefficients, not for sums "
                 "or explicit maps. Use Level.DATA."
             )
-        return same_system(first, second, tolerance=tolerance, folder=folder)
+        maps = [attention_map(system, enclosed=True).midpoint for system in (first, second)]
+        if maps[0].shape != maps[1].shape:
+            raise ValueError(
+                f"equivalent: needs maps of one shape, but they are {tuple(maps[0].shape)} and "
+                f"{tuple(maps[1].shape)}."
+            )
+        apart = float(torch.linalg.matrix_norm(maps[0] - maps[1]))
+        least, seen = Fraction(tolerance) ** 2, Fraction(apart) ** 2 * SLACK
+        # a number just above the square of the tolerance, for a distance that float64 does not see
+        close = least * (1 + NEXT) if least else NEXT
+        witnesses = [{"energy": energy} for energy in (seen, close) if energy > least]
+        parameters, systems = {"tolerance": written(tolerance)}, {"": first, "other_": second}
+        refuted = seen > least
+        return _of_formed("same_system", systems, parameters, apart, witnesses, refuted, folder)
     maps = [attention_map(system) for system in (first, second)]
     starts = [getattr(system, "initial", None) for system in (first, second)]
     channels = max((start.shape[-1] for start in starts if start is not None), default=0)
