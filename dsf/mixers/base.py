@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from types import UnionType
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import torch
 from jaxtyping import Shaped
@@ -15,9 +15,16 @@ from dsf.runtime.shapes import ShapeError, agree, has_axes, named_sizes
 from dsf.systems.composite import Operator
 
 Kind = TypeVar("Kind", bound="Mixer")
+Coefficients = TypeVar("Coefficients")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass_transform(kw_only_default=True, frozen_default=True, eq_default=False)
+def mixer(cls: type[Coefficients]) -> type[Coefficients]:
+    """A frozen dataclass whose fields are named when it is made, compared by identity."""
+    return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(cls)
+
+
+@mixer
 class Mixer(ABC):
     """One architecture's coefficients on one sequence.
 
@@ -80,7 +87,7 @@ class Mixer(ABC):
         return cls(**parts)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class ChannelMixer(Mixer):
     """A mixer with a system for every channel of ``value``. System batch: ``*batch channel``."""
 

@@ -9,18 +9,16 @@ B_t = exp(s_t - z_t). Rows sum to one.
 Source: Peng et al. 2021, arXiv:2110.02488.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.ingredients.matrix_memories import slot_system
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class BoundedMemoryAttention(Mixer):
     """Attention to slots that average the past. No scale is applied: pass a query that is scaled.
 

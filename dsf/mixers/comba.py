@@ -5,19 +5,16 @@ r"""Comba: a gated delta rule that erases at another vector than it writes to.
 Source: Hu et al. 2025, arXiv:2506.02475. With p_t = k_t it is the gated DeltaNet.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class Comba(Mixer):
     """The gated delta rule with a removal vector of its own.
 
@@ -34,12 +31,12 @@ class Comba(Mixer):
     rate: Inexact[Tensor, "*batch time"]
     log_decay: Inexact[Tensor, "*batch time"]
 
-    drawn: ClassVar = {
-        "key": directions,
-        "removal": directions,
-        "rate": between(0.2, 0.9),
-        "log_decay": minus(0.02, 0.5),
-    }
+    drawn = laws(
+        key=directions,
+        removal=directions,
+        rate=between(0.2, 0.9),
+        log_decay=minus(0.02, 0.5),
+    )
 
     def system(self) -> System:
         return delta_rule(

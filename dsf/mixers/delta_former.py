@@ -11,14 +11,13 @@ Source: arXiv:2505.19488.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.systems.composite import PANEL
 from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default, softmax_in_reach
 from dsf.systems.system import System
@@ -74,7 +73,7 @@ class DeltaFormerRows(PairRows):
         return earlier, inside
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class DeltaFormer(Mixer):
     """Softmax attention with a delta rule on its cache.
 
@@ -91,7 +90,7 @@ class DeltaFormer(Mixer):
     rate: Float[Tensor, "*batch time"]
     scale: float | None = None
 
-    drawn: ClassVar = {"rate": between(0.2, 0.9), "scale": 0.7}
+    drawn = laws(rate=between(0.2, 0.9), scale=0.7)
 
     def system(self) -> System:
         return cache_system(

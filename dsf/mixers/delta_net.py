@@ -5,20 +5,17 @@ r"""DeltaNet: erase what is stored at a key, then write the new value there.
 Source: Yang et al. 2024, arXiv:2406.06484. With ‖k_t‖ = 1 and 0 ≤ β_t ≤ 2 no A_t expands.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class DeltaNet(Mixer):
     """Linear attention with the delta rule."""
 
@@ -27,7 +24,7 @@ class DeltaNet(Mixer):
     value: Inexact[Tensor, "*batch time channel"]
     rate: Inexact[Tensor, "*batch time"]
 
-    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8)}
+    drawn = laws(key=directions, rate=between(0.2, 1.8))
 
     def system(self) -> System:
         key = self.key.unsqueeze(-1)

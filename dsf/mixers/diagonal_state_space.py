@@ -5,20 +5,17 @@ r"""S4D: a time-invariant diagonal state space with one state for each conjugate
 Source: Gu et al. 2022, arXiv:2206.11893.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, complex_normal, normal, poles
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, complex_normal, laws, normal, poles
 from dsf.mixers.ingredients.state_spaces import Discretisation, zero_order_hold
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class DiagonalStateSpace(Mixer):
     """One state space for every batch entry; the channel columns of ``value`` share it.
 
@@ -38,13 +35,13 @@ class DiagonalStateSpace(Mixer):
     feedthrough: Float[Tensor, "*batch"] | None = None
     discretise: Discretisation = zero_order_hold
 
-    drawn: ClassVar = {
-        "pole": poles,
-        "write": complex_normal,
-        "read": complex_normal,
-        "step": between(0.1, 0.7),
-        "feedthrough": normal,
-    }
+    drawn = laws(
+        pole=poles,
+        write=complex_normal,
+        read=complex_normal,
+        step=between(0.1, 0.7),
+        feedthrough=normal,
+    )
 
     def system(self) -> System:
         steps = self.value.shape[-2]

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,11 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "slot": (5,),
 }
 """Sizes of axes by name; 3 for all others."""
+
+
+def laws(**parts: Any) -> Mapping[str, Any]:
+    """How fields are drawn, by name: laws of tensors, options, or sizes of axes."""
+    return MappingProxyType(parts)
 
 
 def normal(rng: torch.Generator, *size: int) -> Tensor:

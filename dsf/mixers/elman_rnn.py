@@ -9,14 +9,13 @@ For fixed s_t = φ(a_t) / a_t it is linear and has the same states:
 Source: Elman 1990, doi:10.1207/s15516709cog1402_1.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
 from dsf.mixers.ingredients.recurrent_cells import (
     RELU,
@@ -29,7 +28,7 @@ from dsf.mixers.ingredients.recurrent_cells import (
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class ElmanRNN(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 

@@ -7,19 +7,16 @@ No recurrence with a state of fixed size has these weights; the system is an att
 Source: Lin et al. 2025, arXiv:2503.02130.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import minus, spread
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws, minus, spread
 from dsf.systems.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class ForgettingAttention(Mixer):
     """Causal softmax attention with a forget gate for every token.
 
@@ -34,7 +31,7 @@ class ForgettingAttention(Mixer):
     log_decay: Float[Tensor, "*batch time"]
     scale: float | None = None
 
-    drawn: ClassVar = {"query": spread, "log_decay": minus(0.02, 0.8), "scale": 0.7}
+    drawn = laws(query=spread, log_decay=minus(0.02, 0.8), scale=0.7)
 
     def system(self) -> System:
         scale = scale_or_default(self.scale, self.query)

@@ -5,19 +5,16 @@ r"""Gated DeltaNet: decay the memory, erase what is stored at the key, write the
 Source: Yang et al. 2024, arXiv:2412.06464. With g_t = 0 it is DeltaNet.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class GatedDeltaNet(Mixer):
     """The delta rule with one decay for every token.
 
@@ -34,7 +31,7 @@ class GatedDeltaNet(Mixer):
     log_decay: Inexact[Tensor, "*batch time"]
     initial: Inexact[Tensor, "*batch key channel"] | None = None
 
-    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
+    drawn = laws(key=directions, rate=between(0.2, 1.8), log_decay=minus(0.02, 0.5))
 
     def system(self) -> System:
         key = self.key.unsqueeze(-1)

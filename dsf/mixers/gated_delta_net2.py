@@ -6,19 +6,16 @@ Source: arXiv:2605.22791. With e_t and w_t the same number everywhere it is Kimi
 that rate.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class GatedDeltaNet2(Mixer):
     """The delta rule with an erase gate for every key coordinate, a write gate for every channel.
 
@@ -35,12 +32,12 @@ class GatedDeltaNet2(Mixer):
     erase_gate: Float[Tensor, "*batch time key"]
     write_gate: Float[Tensor, "*batch time channel"]
 
-    drawn: ClassVar = {
-        "key": directions,
-        "log_decay": minus(0.02, 0.5),
-        "erase_gate": between(0.1, 0.9),
-        "write_gate": between(0.1, 0.9),
-    }
+    drawn = laws(
+        key=directions,
+        log_decay=minus(0.02, 0.5),
+        erase_gate=between(0.1, 0.9),
+        write_gate=between(0.1, 0.9),
+    )
 
     def system(self) -> System:
         return delta_rule(

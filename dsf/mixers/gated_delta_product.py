@@ -8,20 +8,17 @@ The product is stored as I - W Kᵀ with one column for every micro-step; W is a
 Source: Siems et al. 2025, arXiv:2502.10297.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class GatedDeltaProduct(Mixer):
     """Delta rules with a micro-step axis; every micro-step is an input port of the system.
 
@@ -37,8 +34,8 @@ class GatedDeltaProduct(Mixer):
     rate: Float[Tensor, "*batch time micro"]
     log_decay: Float[Tensor, "*batch time"] | None = None
 
-    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
-    drawn_sizes: ClassVar = {"channel": (2,)}
+    drawn = laws(key=directions, rate=between(0.2, 1.8), log_decay=minus(0.02, 0.5))
+    drawn_sizes = laws(channel=(2,))
 
     def system(self) -> System:
         decay = torch.ones_like(self.query[..., 0])

@@ -5,19 +5,16 @@ r"""Gated linear attention: every key coordinate has its own data-dependent deca
 Source: Yang et al. 2023, arXiv:2312.06635.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws, minus
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class GatedLinearAttention(Mixer):
     """Linear attention with a decay for every key coordinate.
 
@@ -30,7 +27,7 @@ class GatedLinearAttention(Mixer):
     value: Inexact[Tensor, "*batch time channel"]
     log_decay: Inexact[Tensor, "*batch time key"]
 
-    drawn: ClassVar = {"log_decay": minus(0.02, 0.8)}
+    drawn = laws(log_decay=minus(0.02, 0.8))
 
     def system(self) -> System:
         A = Diagonal(self.log_decay.exp())

@@ -8,19 +8,16 @@ The softmax depends on queries and keys only, so it is part of C.
 Source: Zhang et al. 2024, arXiv:2409.07146.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws, minus
 from dsf.mixers.ingredients.matrix_memories import slot_system
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class GatedSlotAttention(Mixer):
     """Attention to slots. No scale is applied: pass a query that is scaled.
 
@@ -35,7 +32,7 @@ class GatedSlotAttention(Mixer):
     slot_write: Float[Tensor, "*batch time slot"]
     log_decay: Float[Tensor, "*batch time slot"]
 
-    drawn: ClassVar = {"slot_write": between(0.1, 0.9), "log_decay": minus(0.02, 0.8)}
+    drawn = laws(slot_write=between(0.1, 0.9), log_decay=minus(0.02, 0.8))
 
     def system(self) -> System:
         return slot_system(

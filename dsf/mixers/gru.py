@@ -8,7 +8,6 @@ torch applies r_t after U_n. For fixed gates the states are linear in the candid
 Source: Cho et al. 2014, arXiv:1406.1078.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
 from dsf.mixers.ingredients.recurrent_cells import (
     channel_systems,
@@ -40,7 +39,7 @@ class Token(NamedTuple):
     recalled: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class GRU(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 

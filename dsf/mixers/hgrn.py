@@ -5,20 +5,17 @@ r"""HGRN: a gated recurrence whose input gate is one minus its forget gate.
 Source: Qin, Yang & Zhong 2023, arXiv:2311.04823.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import ChannelMixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class HGRN(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
@@ -29,7 +26,7 @@ class HGRN(ChannelMixer):
     value: Float[Tensor, "*batch time channel"]
     decay: Float[Tensor, "*batch time channel"]
 
-    drawn: ClassVar = {"decay": between(0.4, 0.98)}
+    drawn = laws(decay=between(0.4, 0.98))
 
     def system(self) -> System:
         return channel_systems(

@@ -5,19 +5,16 @@ r"""HGRN2: HGRN with an outer-product state; the key is one minus the decay.
 Source: Qin et al. 2024, arXiv:2404.07904.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class HGRN2(Mixer):
     """Gated linear attention with the key tied to the decay.
 
@@ -29,7 +26,7 @@ class HGRN2(Mixer):
     value: Float[Tensor, "*batch time channel"]
     decay: Float[Tensor, "*batch time key"]
 
-    drawn: ClassVar = {"decay": between(0.4, 0.98)}
+    drawn = laws(decay=between(0.4, 0.98))
 
     def system(self) -> System:
         A = Diagonal(self.decay)

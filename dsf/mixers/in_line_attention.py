@@ -9,20 +9,18 @@ Source: Han et al. 2024, arXiv:2412.06590 (every token reads all; the causal for
 counterpart over the n_i = i tokens up to i).
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.ingredients.feature_maps import FeatureMap, identity
 from dsf.mixers.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.systems.composite import SystemSum
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class InLineAttention(Mixer):
     """Injective linear attention.
 

@@ -7,19 +7,16 @@ The decay is applied before the memory is read at the key; in the other order th
 Source: Kimi Team 2025, arXiv:2510.26692. With g_t the same for all coordinates it is GatedDeltaNet.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class KimiDeltaAttention(Mixer):
     """The delta rule with a decay for every key coordinate.
 
@@ -36,7 +33,7 @@ class KimiDeltaAttention(Mixer):
     log_decay: Float[Tensor, "*batch time key"]
     initial: Float[Tensor, "*batch key channel"] | None = None
 
-    drawn: ClassVar = {"key": directions, "rate": between(0.2, 1.8), "log_decay": minus(0.02, 0.5)}
+    drawn = laws(key=directions, rate=between(0.2, 1.8), log_decay=minus(0.02, 0.5))
 
     def system(self) -> System:
         key = self.key.unsqueeze(-1)

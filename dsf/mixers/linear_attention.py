@@ -9,19 +9,17 @@ Source: Katharopoulos et al. 2020, arXiv:2006.16236. Based (Arora et al. 2024, a
 ``feature_map=squares, epsilon=1e-6``, both with a scaled query.
 """
 
-from dataclasses import dataclass
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one
 from dsf.mixers.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.systems.composite import SystemSum
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class LinearAttention(Mixer):
     """Attention with a feature map.
 

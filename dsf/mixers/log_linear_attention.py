@@ -10,14 +10,13 @@ Source: Guo et al. 2025, arXiv:2506.04761.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, minus, normal
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws, minus, normal
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.softmax_rows import PairRows, cache_system, faded
@@ -52,7 +51,7 @@ class LogLinearRows(PairRows):
         return torch.arange(start, stop, device=self.device)[:, None]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class LogLinearAttention(Mixer):
     """Linear attention with one decay for every token and a scale for every level.
 
@@ -75,11 +74,11 @@ class LogLinearAttention(Mixer):
     level_scale: Float[Tensor, "*batch time level"]
     feedthrough: Float[Tensor, "*batch"] | None = None
 
-    drawn: ClassVar = {
-        "log_decay": minus(0.02, 0.5),
-        "level_scale": between(0.2, 2.0),
-        "feedthrough": normal,
-    }
+    drawn = laws(
+        log_decay=minus(0.02, 0.5),
+        level_scale=between(0.2, 2.0),
+        feedthrough=normal,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

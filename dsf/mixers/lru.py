@@ -6,20 +6,17 @@ r"""The linear recurrent unit: a diagonal recurrence in discrete time, given by 
 Source: Orvieto et al. 2023, arXiv:2303.06349.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, complex_normal, normal
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, complex_normal, laws, normal
 from dsf.mixers.ingredients.state_spaces import port_system
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class LRU(Mixer):
     """A system with one port for every input and every output channel.
 
@@ -36,13 +33,13 @@ class LRU(Mixer):
     read: Complex[Tensor, "output state"]
     feedthrough: Float[Tensor, "*ports"] | None = None
 
-    drawn: ClassVar = {
-        "log_radius": between(-3.0, -0.5),
-        "log_phase": between(-2.0, 1.0),
-        "write": complex_normal,
-        "read": complex_normal,
-        "feedthrough": normal,
-    }
+    drawn = laws(
+        log_radius=between(-3.0, -0.5),
+        log_phase=between(-2.0, 1.0),
+        write=complex_normal,
+        read=complex_normal,
+        feedthrough=normal,
+    )
 
     def system(self) -> System:
         fading = self.log_radius.exp()

@@ -8,7 +8,6 @@ candidates tanh(a_t), and h_t = (o_t tanh(c_t) / c_t) c_t is linear in the cells
 Source: Hochreiter & Schmidhuber 1997, doi:10.1162/neco.1997.9.8.1735, with forget gates.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import normal, with_drawn_weights
 from dsf.mixers.ingredients.recurrent_cells import (
     channel_systems,
@@ -44,7 +43,7 @@ class Gates(NamedTuple):
     output_before: Tensor
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class LSTM(Mixer):
     """One layer and direction, quasi-linear along its own trajectory.
 

@@ -12,21 +12,18 @@ depends on later tokens.
 Source: arXiv:2603.15569. With λ_t = 1 it is the scan of Mamba-2 with rotated queries and keys.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, minus, normal
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws, minus, normal
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.system import System
 from dsf.systems.transition import Kronecker
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class Mamba3(Mixer):
     """One head of Mamba-3. No scale is applied.
 
@@ -50,14 +47,14 @@ class Mamba3(Mixer):
     rotation: Float[Tensor, "*batch time pair"] | None = None
     feedthrough: Float[Tensor, "*batch"] | None = None
 
-    drawn: ClassVar = {
-        "step": between(0.05, 1.0),
-        "pole": minus(0.1, 2.0),
-        "blend": between(0.2, 0.8),
-        "rotation": between(-2.0, 2.0),
-        "feedthrough": normal,
-    }
-    drawn_sizes: ClassVar = {"key": (5,), "pair": (2,)}
+    drawn = laws(
+        step=between(0.05, 1.0),
+        pole=minus(0.1, 2.0),
+        blend=between(0.2, 0.8),
+        rotation=between(-2.0, 2.0),
+        feedthrough=normal,
+    )
+    drawn_sizes = laws(key=(5,), pair=(2,))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,21 +9,18 @@ Source: von Oswald et al. 2025, arXiv:2506.05233. Kernels solve by a few conjuga
 here the solution is exact.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws, minus
 from dsf.mixers.ingredients.matrix_memories import read_from
 from dsf.systems.solve import solved
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class MesaNet(Mixer):
     """Linear attention with the query multiplied by (H_t + diag(λ))⁻¹. No scale is applied.
 
@@ -40,11 +37,11 @@ class MesaNet(Mixer):
     log_decay: Float[Tensor, "*batch time"]
     ridge: Float[Tensor, "*batch key"]
 
-    drawn: ClassVar = {
-        "rate": between(0.2, 0.9),
-        "log_decay": minus(0.02, 0.5),
-        "ridge": between(0.3, 2.0),
-    }
+    drawn = laws(
+        rate=between(0.2, 0.9),
+        log_decay=minus(0.02, 0.5),
+        ridge=between(0.3, 2.0),
+    )
 
     def system(self) -> System:
         """The mixer as a system.

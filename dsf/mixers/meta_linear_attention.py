@@ -7,20 +7,17 @@ The layer applies a sigmoid to the second term, which makes it nonlinear in v; h
 Source: Chou et al. 2024, arXiv:2411.10741.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, normal
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws, normal
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class MetaLinearAttention(Mixer):
     """Attention by a query and a decay.
 
@@ -35,7 +32,7 @@ class MetaLinearAttention(Mixer):
     decay: Float[Tensor, "*batch time key"]
     augmentation: Float[Tensor, "*leading key"] | None = None
 
-    drawn: ClassVar = {"decay": between(0.4, 0.98), "augmentation": normal}
+    drawn = laws(decay=between(0.4, 0.98), augmentation=normal)
 
     def __post_init__(self) -> None:
         super().__post_init__()

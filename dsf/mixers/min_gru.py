@@ -5,20 +5,17 @@ r"""minGRU: a GRU whose gate and candidate do not read the state.
 Source: Feng et al. 2024, arXiv:2410.01201.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import ChannelMixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class MinGRU(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
@@ -30,7 +27,7 @@ class MinGRU(ChannelMixer):
     value: Float[Tensor, "*batch time channel"]
     update: Float[Tensor, "*batch time channel"]
 
-    drawn: ClassVar = {"update": between(0.05, 0.6)}
+    drawn = laws(update=between(0.05, 0.6))
 
     def system(self) -> System:
         return channel_systems(

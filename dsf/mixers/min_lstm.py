@@ -5,20 +5,17 @@ r"""minLSTM: an LSTM whose gates and candidate do not read the state.
 Source: Feng et al. 2024, arXiv:2410.01201.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import ChannelMixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class MinLSTM(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
@@ -33,7 +30,7 @@ class MinLSTM(ChannelMixer):
     input: Float[Tensor, "*batch time channel"]
     normalised: bool = True
 
-    drawn: ClassVar = {"forget": between(0.4, 0.95), "input": between(0.1, 0.6)}
+    drawn = laws(forget=between(0.4, 0.95), input=between(0.1, 0.6))
 
     def system(self) -> System:
         forget, written = self.forget, self.input

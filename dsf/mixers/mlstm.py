@@ -11,22 +11,19 @@ it is part of C. Rows do not sum to one.
 Source: Beck et al. 2024, arXiv:2405.04517.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws, normal
 from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
 from dsf.systems.solve import continued
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class MLSTM(Mixer):
     """The matrix LSTM of xLSTM. No scale is applied: pass a scaled query.
 
@@ -47,7 +44,7 @@ class MLSTM(Mixer):
     start_total: Float[Tensor, "*batch key"] | None = None
     start_peak: Float[Tensor, "*batch"] | None = None
 
-    drawn: ClassVar = {"forget_gate": lambda rng, *size: 2 + normal(rng, *size), "epsilon": 1e-2}
+    drawn = laws(forget_gate=lambda rng, *size: 2 + normal(rng, *size), epsilon=1e-2)
 
     def __post_init__(self) -> None:
         super().__post_init__()

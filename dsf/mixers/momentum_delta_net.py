@@ -10,20 +10,17 @@ As a system the states are S above M:
 Source: arXiv:2605.05838. With μ_t = 0 and p_t = α_t k_t it is the gated DeltaNet.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.systems.system import System
 from dsf.systems.transition import Dense, Kronecker
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class MomentumDeltaNet(Mixer):
     """The delta rule as gradient descent with momentum; twice as many states as keys have entries.
 
@@ -44,14 +41,14 @@ class MomentumDeltaNet(Mixer):
     log_decay: Float[Tensor, "*batch time"]
     momentum_log_decay: Float[Tensor, "*batch time"]
 
-    drawn: ClassVar = {
-        "key": directions,
-        "removal": directions,
-        "rate": between(0.2, 0.7),
-        "error_rate": between(0.2, 0.9),
-        "log_decay": minus(0.1, 0.5),
-        "momentum_log_decay": minus(0.3, 1.5),
-    }
+    drawn = laws(
+        key=directions,
+        removal=directions,
+        rate=between(0.2, 0.7),
+        error_rate=between(0.2, 0.9),
+        log_decay=minus(0.1, 0.5),
+        momentum_log_decay=minus(0.3, 1.5),
+    )
 
     def system(self) -> System:
         entered = self.error_rate.unsqueeze(-1) * self.key

@@ -5,20 +5,17 @@ r"""Normalised attention: scores divided by a normaliser that depends on the que
 Source: Sieber et al. 2024, arXiv:2405.15731, where η = exp, softplus or sigmoid of a projection.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class NormalisedAttention(Mixer):
     """Linear attention without a feature map, each row divided by a number of its own.
 
@@ -31,7 +28,7 @@ class NormalisedAttention(Mixer):
     value: Float[Tensor, "*batch time channel"]
     normaliser: Float[Tensor, "*batch time"]
 
-    drawn: ClassVar = {"normaliser": between(0.5, 3.0)}
+    drawn = laws(normaliser=between(0.5, 3.0))
 
     def system(self) -> System | SystemSum:
         read = self.query / self.normaliser.unsqueeze(-1)

@@ -10,14 +10,13 @@ Source: Yang et al. 2025, arXiv:2505.16381.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus, spread
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus, spread
 from dsf.systems.composite import PANEL
 from dsf.systems.softmax_rows import ExponentialRows, cache_system, faded, scale_or_default
 from dsf.systems.system import System
@@ -58,7 +57,7 @@ class PathRows(ExponentialRows):
             carried = carried - met @ taken
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class PathAttention(Mixer):
     """Causal softmax attention with data-dependent positions.
 
@@ -77,13 +76,13 @@ class PathAttention(Mixer):
     log_decay: Float[Tensor, "*batch time"] | None = None
     scale: float | None = None
 
-    drawn: ClassVar = {
-        "query": spread,
-        "direction": directions,
-        "rate": between(0.2, 1.8),
-        "log_decay": minus(0.02, 0.8),
-        "scale": 0.7,
-    }
+    drawn = laws(
+        query=spread,
+        direction=directions,
+        rate=between(0.2, 1.8),
+        log_decay=minus(0.02, 0.8),
+        scale=0.7,
+    )
 
     def system(self) -> System:
         return cache_system(

@@ -11,15 +11,12 @@ Source: arXiv:2604.21100. With g_t the same for all coordinates it is the precon
 DeltaNet, otherwise preconditioned Kimi delta attention.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, directions, minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.coefficient import on_stored
 from dsf.systems.solve import recurrence
@@ -27,7 +24,7 @@ from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class PreconditionedDeltaNet(Mixer):
     """The delta rule with write vectors rescaled by the energy of past keys.
 
@@ -54,15 +51,15 @@ class PreconditionedDeltaNet(Mixer):
     reach: float = 1.5
     epsilon: float = 1e-6
 
-    drawn: ClassVar = {
-        "key": directions,
-        "rate": between(0.2, 0.9),
-        "log_decay": minus(0.02, 0.5),
-        "curvature_rate": between(0.2, 0.9),
-        "curvature_log_decay": minus(0.02, 0.5),
-        "log_curvature": minus(0.1, 0.9),
-        "epsilon": 1e-2,
-    }
+    drawn = laws(
+        key=directions,
+        rate=between(0.2, 0.9),
+        log_decay=minus(0.02, 0.5),
+        curvature_rate=between(0.2, 0.9),
+        curvature_log_decay=minus(0.02, 0.5),
+        log_curvature=minus(0.1, 0.9),
+        epsilon=1e-2,
+    )
 
     def system(self) -> System:
         write = self.rate.unsqueeze(-1) * self._preconditioned()

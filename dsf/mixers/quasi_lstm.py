@@ -6,19 +6,16 @@ Source: Sieber et al. 2024, arXiv:2405.15731; QRNN (fo-pooling) of Bradbury et a
 arXiv:1611.01576.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import ChannelMixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class QuasiLSTM(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
@@ -32,11 +29,11 @@ class QuasiLSTM(ChannelMixer):
     input: Float[Tensor, "*batch time channel"]
     output: Float[Tensor, "*batch time channel"]
 
-    drawn: ClassVar = {
-        "forget": between(0.5, 0.98),
-        "input": between(0.1, 0.9),
-        "output": between(0.1, 0.9),
-    }
+    drawn = laws(
+        forget=between(0.5, 0.98),
+        input=between(0.1, 0.9),
+        output=between(0.1, 0.9),
+    )
 
     def system(self) -> System:
         return channel_systems(decay=self.forget, write=self.input, read=self.output)

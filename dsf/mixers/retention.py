@@ -5,19 +5,18 @@ r"""Retention: linear attention with one constant decay.
 Source: Sun et al. 2023, arXiv:2307.08621.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class Retention(Mixer):
     """Attention with a constant decay.
 
@@ -33,7 +32,7 @@ class Retention(Mixer):
     decay: Inexact[Tensor, "*batch"]
     initial: Inexact[Tensor, "*batch key channel"] | None = None
 
-    drawn: ClassVar = {"decay": between(0.6, 0.98)}
+    drawn = laws(decay=between(0.6, 0.98))
 
     def system(self) -> System:
         *batch, steps, states = self.key.shape

@@ -7,20 +7,17 @@ Where a document starts, a_t counts as zero: the state is erased, and the input 
 Source: De et al. 2024, arXiv:2402.19427.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer
-from dsf.mixers.drawing import between, uniform
+from dsf.mixers.base import ChannelMixer, mixer
+from dsf.mixers.drawing import between, laws, uniform
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class RGLRU(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
@@ -36,11 +33,11 @@ class RGLRU(ChannelMixer):
     input_gate: Float[Tensor, "*batch time channel"]
     reset: Bool[Tensor, "*batch time"] | None = None
 
-    drawn: ClassVar = {
-        "decay": between(0.4, 0.95),
-        "input_gate": between(0.1, 0.9),
-        "reset": lambda rng, *size: uniform(rng, *size, low=-1.0, high=5.0) < 0,
-    }
+    drawn = laws(
+        decay=between(0.4, 0.95),
+        input_gate=between(0.1, 0.9),
+        reset=lambda rng, *size: uniform(rng, *size, low=-1.0, high=5.0) < 0,
+    )
 
     def system(self) -> System:
         decay = self.decay

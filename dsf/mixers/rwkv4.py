@@ -8,22 +8,19 @@ token contributes through D.
 Source: Peng et al. 2023, arXiv:2305.13048.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer
-from dsf.mixers.drawing import minus, spread
+from dsf.mixers.base import ChannelMixer, mixer
+from dsf.mixers.drawing import laws, minus, spread
 from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
 from dsf.systems.solve import continued
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class RWKV4(ChannelMixer):
     """One state for every channel. System batch: ``*batch channel``.
 
@@ -43,7 +40,7 @@ class RWKV4(ChannelMixer):
     start_total: Float[Tensor, "*batch channel"] | None = None
     start_peak: Float[Tensor, "*batch channel"] | None = None
 
-    drawn: ClassVar = {"key": spread, "log_decay": minus(0.05, 0.8)}
+    drawn = laws(key=spread, log_decay=minus(0.05, 0.8))
 
     def __post_init__(self) -> None:
         super().__post_init__()

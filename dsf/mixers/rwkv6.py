@@ -5,19 +5,16 @@ r"""RWKV-6: gated linear attention that reads before the update, with a current-
 Source: Peng et al. 2024, arXiv:2404.05892.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws, minus
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class RWKV6(Mixer):
     """The mixer of Finch.
 
@@ -32,7 +29,7 @@ class RWKV6(Mixer):
     log_decay: Float[Tensor, "*batch time key"]
     bonus: Float[Tensor, "*batch key"]
 
-    drawn: ClassVar = {"log_decay": minus(0.02, 0.8)}
+    drawn = laws(log_decay=minus(0.02, 0.8))
 
     def system(self) -> System:
         return System.from_write_and_read(

@@ -7,19 +7,17 @@ g_t = 0 it is the identity plus a low rank (IPLR) of the kernel libraries; so is
 call diagonal plus low rank (DPLR).
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class RWKV7(Mixer):
     """Diagonal plus rank one with a decay for every key coordinate.
 

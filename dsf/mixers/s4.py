@@ -8,20 +8,17 @@ Source: Gu, Goel & Ré 2021, arXiv:2111.00396. There A = Λ - P Q*: pass ``low_r
 ``low_rank_right=Q``.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, complex_normal, normal, poles
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, complex_normal, laws, normal, poles
 from dsf.mixers.ingredients.state_spaces import Discretisation, bilinear, bilinear_low_rank
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class S4(Mixer):
     """One state space for every channel column of ``value``.
 
@@ -49,15 +46,15 @@ class S4(Mixer):
     feedthrough: Float[Tensor, "*batch"] | None = None
     discretise: Discretisation = bilinear
 
-    drawn: ClassVar = {
-        "pole": poles,
-        "low_rank_left": lambda rng, *size: -0.5 * complex_normal(rng, *size),
-        "low_rank_right": lambda rng, *size: 0.5 * complex_normal(rng, *size),
-        "write": complex_normal,
-        "read": complex_normal,
-        "step": between(0.1, 0.5),
-        "feedthrough": normal,
-    }
+    drawn = laws(
+        pole=poles,
+        low_rank_left=lambda rng, *size: -0.5 * complex_normal(rng, *size),
+        low_rank_right=lambda rng, *size: 0.5 * complex_normal(rng, *size),
+        write=complex_normal,
+        read=complex_normal,
+        step=between(0.1, 0.5),
+        feedthrough=normal,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

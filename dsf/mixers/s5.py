@@ -5,20 +5,17 @@ r"""S5: one time-invariant diagonal state space that reads and writes all channe
 Source: Smith, Warrington & Linderman 2022, arXiv:2208.04933.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, complex_normal, normal, poles
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, complex_normal, laws, normal, poles
 from dsf.mixers.ingredients.state_spaces import port_system, zero_order_hold
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class S5(Mixer):
     """A system with one port for every input and every output channel.
 
@@ -36,14 +33,14 @@ class S5(Mixer):
     step: Float[Tensor, "*one_or_state"]
     feedthrough: Float[Tensor, "*ports"] | None = None
 
-    drawn: ClassVar = {
-        "pole": poles,
-        "write": complex_normal,
-        "read": complex_normal,
-        "step": between(0.1, 0.7),
-        "feedthrough": normal,
-    }
-    drawn_sizes: ClassVar = {"output": (2,), "*ports": (2, 3)}
+    drawn = laws(
+        pole=poles,
+        write=complex_normal,
+        read=complex_normal,
+        step=between(0.1, 0.7),
+        feedthrough=normal,
+    )
+    drawn_sizes = laws(**{"output": (2,), "*ports": (2, 3)})
 
     def __post_init__(self) -> None:
         super().__post_init__()

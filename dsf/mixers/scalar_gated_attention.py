@@ -7,19 +7,16 @@ The core that Mamba-2, simple GLA and mLSTM share; with a constant decay it is r
 Source: Yang et al. 2023, arXiv:2312.06635 (one decay a head); Dao & Gu 2024, arXiv:2405.21060.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import minus
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws, minus
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class ScalarGatedAttention(Mixer):
     """Linear attention with one decay for every token.
 
@@ -32,7 +29,7 @@ class ScalarGatedAttention(Mixer):
     value: Inexact[Tensor, "*batch time channel"]
     log_decay: Inexact[Tensor, "*batch time"]
 
-    drawn: ClassVar = {"log_decay": minus(0.02, 0.8)}
+    drawn = laws(log_decay=minus(0.02, 0.8))
 
     def system(self) -> System:
         A = ScaledIdentity(self.log_decay.exp(), self.key.shape[-1])

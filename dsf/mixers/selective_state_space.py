@@ -7,21 +7,18 @@ The diagonal is sampled exactly, the input by Euler's rule.
 Source: Gu & Dao 2023, arXiv:2312.00752.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer
-from dsf.mixers.drawing import between, minus, normal
+from dsf.mixers.base import ChannelMixer, mixer
+from dsf.mixers.drawing import between, laws, minus, normal
 from dsf.runtime.shapes import agree, has_axes
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.system import System
 from dsf.systems.transition import SampledDiagonal
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class SelectiveStateSpace(ChannelMixer):
     """Mamba's scan. Every channel is a system of its own: system batch ``*batch channel``.
 
@@ -43,7 +40,7 @@ class SelectiveStateSpace(ChannelMixer):
     feedthrough: Float[Tensor, "*leading channel"] | None = None
     initial: Float[Tensor, "*batch channel state 1"] | None = None
 
-    drawn: ClassVar = {"step": between(0.05, 1.0), "pole": minus(0.1, 2.0), "feedthrough": normal}
+    drawn = laws(step=between(0.05, 1.0), pole=minus(0.1, 2.0), feedthrough=normal)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,20 +7,17 @@ The state is a shift register of the last K gated values; the map is a band of w
 Source: the gated convolution of LFM2, Liquid AI 2025; the taps lie as in ``torch.nn.Conv1d``.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws, normal
 from dsf.systems.system import System
 from dsf.systems.transition import Shift
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class ShortConvolution(Mixer):
     """A causal depthwise convolution between two gates. System batch: ``*batch channel``.
 
@@ -41,7 +38,7 @@ class ShortConvolution(Mixer):
     read_gate: Float[Tensor, "*batch time channel"] | None = None
     earlier: Float[Tensor, "*batch channel taps"] | None = None
 
-    drawn: ClassVar = {"bias": normal, "write_gate": normal, "read_gate": normal}
+    drawn = laws(bias=normal, write_gate=normal, read_gate=normal)
 
     def system(self) -> System:
         taps = self.kernel.shape[-1]

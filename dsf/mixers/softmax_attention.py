@@ -9,14 +9,12 @@ Source: Vaswani et al. 2017, arXiv:1706.03762; as a system: Sieber et al. 2024, 
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import normal, spread
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws, normal, spread
 from dsf.mixers.ingredients.feature_maps import Monomials
 from dsf.mixers.linear_attention import LinearAttention
 from dsf.runtime.shapes import agree
@@ -24,7 +22,7 @@ from dsf.systems.composite import ExplicitMap, Operator
 from dsf.systems.softmax_rows import SoftmaxRows, cache_system, scale_or_default
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class SoftmaxAttention(Mixer):
     """Scaled dot-product attention, one head per batch entry.
 
@@ -46,13 +44,13 @@ class SoftmaxAttention(Mixer):
     softcap: float | None = None
     sink: Float[Tensor, "*batch"] | None = None
 
-    drawn: ClassVar = {
-        "query": spread,
-        "scale": 0.7,
-        "bias": normal,
-        "softcap": 5.0,
-        "sink": normal,
-    }
+    drawn = laws(
+        query=spread,
+        scale=0.7,
+        bias=normal,
+        softcap=5.0,
+        sink=normal,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,21 +8,18 @@ h // (H / G), neighbours together.
 Source: Dao & Gu 2024, arXiv:2405.21060.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, minus, normal
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws, minus, normal
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class StateSpaceDuality(Mixer):
     """Mamba-2's scan. System batch: ``*batch head``.
 
@@ -46,8 +43,8 @@ class StateSpaceDuality(Mixer):
     feedthrough: Float[Tensor, " head"] | None = None
     initial: Float[Tensor, "*batch head state channel"] | None = None
 
-    drawn: ClassVar = {"step": between(0.05, 1.0), "pole": minus(0.1, 2.0), "feedthrough": normal}
-    drawn_sizes: ClassVar = {"head": (4,), "group": (2,), "state": (3,)}
+    drawn = laws(step=between(0.05, 1.0), pole=minus(0.1, 2.0), feedthrough=normal)
+    drawn_sizes = laws(head=(4,), group=(2,), state=(3,))
 
     def __post_init__(self) -> None:
         super().__post_init__()

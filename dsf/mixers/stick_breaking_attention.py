@@ -9,14 +9,14 @@ Source: Tan et al. 2024, arXiv:2410.17980.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import laws
 from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
 from dsf.systems.system import System
 
@@ -37,7 +37,7 @@ class StickBreakingRows(PairRows):
         return weights.masked_fill(hidden, 0).unsqueeze(-2)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class StickBreakingAttention(Mixer):
     """Causal attention with a preference for recent keys, without positions and without softmax.
 
@@ -53,7 +53,7 @@ class StickBreakingAttention(Mixer):
     scale: float | None = None
     reads_itself: bool = False
 
-    drawn: ClassVar = {"scale": 0.7, "reads_itself": True}
+    drawn = laws(scale=0.7, reads_itself=True)
 
     def system(self) -> System:
         scale = scale_or_default(self.scale, self.query)

@@ -10,13 +10,11 @@ one scaled by its running maximum.
 Source: Lu et al. 2025, arXiv:2602.05230.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
+from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import normal, uniform
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
@@ -25,7 +23,7 @@ from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, ScaledIdentity
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class ZeroSumAttention(Mixer):
     """Attention by the deviations from the mean.
 

@@ -11,14 +11,13 @@ Source: Lu et al. 2025, arXiv:2602.05230 (there ZeroS-SM).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer
-from dsf.mixers.drawing import between, normal, spread
+from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.drawing import between, laws, normal, spread
 from dsf.runtime.shapes import agree
 from dsf.systems.composite import ExplicitMap, Operator
 from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
@@ -53,7 +52,7 @@ class ZeroSumRows(PairRows):
         return read > last[:, None], (last[:, None] + 1).to(self.dtype)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@mixer
 class ZeroSumSoftmaxAttention(Mixer):
     """Attention by the deviations of softmax from an equal share.
 
@@ -74,13 +73,13 @@ class ZeroSumSoftmaxAttention(Mixer):
     scale: float | None = None
     causal: bool = True
 
-    drawn: ClassVar = {
-        "query": spread,
-        "first_order": between(0.2, 0.9),
-        "higher_order": between(0.2, 0.9),
-        "zero_order": normal,
-        "scale": 0.7,
-    }
+    drawn = laws(
+        query=spread,
+        first_order=between(0.2, 0.9),
+        higher_order=between(0.2, 0.9),
+        zero_order=normal,
+        scale=0.7,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
