@@ -119,29 +119,21 @@ NAME = "Cache"
 
 def lent(given: Any) -> Any:
     """Inputs of a model as a run may have them, which writes into caches and lists of states."""
-    # Tensors that are inputs themselves stay those of the caller.
-    known: dict[int, Any] = {}
-    if isinstance(given, dict):
-        return {name: _lent(part, known) for name, part in given.items()}
-    return tuple(_lent(part, known) for part in given)
+    # Tensors that are inputs themselves stay those of the caller; of all others one copy is made.
+    parts = given if isinstance(given, dict) else dict(enumerate(given))
+    known = {id(part): part for part in parts.values() if isinstance(part, Tensor)}
+    made = {name: _lent(part, known) for name, part in parts.items()}
+    return made if isinstance(given, dict) else tuple(made.values())
 
 
-def _lent(part: Any, known: dict[int, Any], *, inside: bool = False) -> Any:
-    if isinstance(part, Tensor):
-        return known.setdefault(id(part), part.detach().clone()) if inside else part
-    if type(part) in (tuple, list):
-        return type(part)(_lent(each, known, inside=True) for each in part)
-    if type(part) is dict:
-        return {name: _lent(each, known, inside=True) for name, each in part.items()}
-    if not _has_parts(part):
-        return part
-    held = tensors_held(part)
-    for each in held:
-        known.setdefault(id(each), each.detach().clone())
+def _lent(part: Any, known: dict[int, Any]) -> Any:
+    inside = _held(part, set())
+    for one in inside:
+        known.setdefault(id(one), one.detach().clone() if isinstance(one, Tensor) else one)
     try:
         return copy.deepcopy(part, known)
     except Exception as error:
-        if not held:
+        if not any(isinstance(one, Tensor) for one in inside):
             return part
         raise InspectionError(
             f"an input of the type {type(part).__name__} cannot be copied ({error}), so that every "
