@@ -29,32 +29,7 @@ __all__ = [
     "support",
 ]
 
-_HOMES = {
-    "Adapter": "dsf.inspection.adapter",
-    "Forecast": "dsf.inspection.results.memory",
-    "InspectedLayer": "dsf.inspection.results.layers",
-    "Inspection": "dsf.inspection.results.layers",
-    "InspectionError": "dsf.inspection.errors",
-    "InspectionMemoryError": "dsf.inspection.errors",
-    "NonFiniteWeightsError": "dsf.inspection.errors",
-    "NothingCapturedError": "dsf.inspection.errors",
-    "Port": "dsf.inspection.probing.driven",
-    "Probe": "dsf.inspection.probing.probe",
-    "ReconstructionError": "dsf.inspection.errors",
-    "RoundingWarning": "dsf.inspection.errors",
-    "Support": "dsf.inspection.support_table",
-    "Unsupported": "dsf.inspection.results.layers",
-    "attentions": "dsf.inspection.seen_attentions",
-    "inspect": "dsf.inspection.entry",
-    "inspect_piecewise": "dsf.inspection.entry",
-    "load": "dsf.inspection.results.saving",
-    "memory_forecast": "dsf.inspection.entry",
-    "probe": "dsf.inspection.entry",
-    "stored_layer": "dsf.inspection.entry",
-    "support": "dsf.inspection.support_table",
-}
-
-__getattr__ = finding(__name__, _HOMES)
+__getattr__ = finding(__name__)
 
 if TYPE_CHECKING:
     from dsf.inspection.adapter import Adapter

@@ -16,21 +16,6 @@ if TYPE_CHECKING:
     from dsf.interventions.state_budget import StatePlan, plan_state
     from dsf.interventions.sweeps import sweep
 
-_HOMES = {
-    "Intervention": "dsf.interventions.intervention",
-    "Ledger": "dsf.interventions.ledger",
-    "LinearisationPlan": "dsf.interventions.linearisation",
-    "PlanRow": "dsf.interventions.linearisation",
-    "ReducedStates": "dsf.interventions.fewer_states",
-    "StatePlan": "dsf.interventions.state_budget",
-    "audit": "dsf.interventions.run_audit",
-    "intervene": "dsf.interventions.intervention",
-    "linearise": "dsf.interventions.linearisation",
-    "plan_state": "dsf.interventions.state_budget",
-    "reduce_states": "dsf.interventions.fewer_states",
-    "sweep": "dsf.interventions.sweeps",
-}
-
 __all__ = [
     "Intervention",
     "Ledger",
@@ -46,4 +31,4 @@ __all__ = [
     "sweep",
 ]
 
-__getattr__ = finding("dsf.interventions", _HOMES)
+__getattr__ = finding(__name__)

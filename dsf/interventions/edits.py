@@ -12,8 +12,6 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
-from dsf.runtime.first_use import finding
-
 __all__ = [
     "Ablate",
     "Cut",
@@ -34,7 +32,14 @@ __all__ = [
     "from_json",
 ]
 
-__getattr__ = finding(__name__, {"applied": "dsf.interventions.applied"})
+
+def __getattr__(name: str) -> Any:
+    if name != "applied":
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from dsf.interventions.applied import applied  # which needs torch
+
+    return applied
+
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 """Numbers, names, patterns and slices, as ``dsf.inspect(layers=..., heads=...)`` takes them."""

@@ -19,19 +19,7 @@ __all__ = [
     "token_texts",
 ]
 
-_HOMES = {
-    "LoadError": "dsf.loading.errors",
-    "LoadedModel": "dsf.loading.loader",
-    "PiecewiseModel": "dsf.loading.loader",
-    "file_hashes": "dsf.loading.loader",
-    "load_model": "dsf.loading.loader",
-    "load_skeleton": "dsf.loading.loader",
-    "open_piecewise": "dsf.loading.loader",
-    "read_model_tokenizer": "dsf.loading.loader",
-    "token_texts": "dsf.loading.tokenizer_child",
-}
-
-__getattr__ = finding(__name__, _HOMES)
+__getattr__ = finding(__name__)
 
 if TYPE_CHECKING:
     from dsf.loading.errors import LoadError

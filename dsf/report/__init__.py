@@ -14,17 +14,7 @@ __all__ = [
     "show",
 ]
 
-_HOMES = {
-    "Playground": "dsf.report.playground_page",
-    "draw_grid": "dsf.report.figure",
-    "exchange": "dsf.report.exchange",
-    "playground": "dsf.report.playground_page",
-    "plot": "dsf.report.plot",
-    "report_state": "dsf.report.plot.state_report",
-    "show": "dsf.report.page",
-}
-
-__getattr__ = finding(__name__, _HOMES)
+__getattr__ = finding(__name__)
 
 if TYPE_CHECKING:
     from dsf.report import exchange, plot

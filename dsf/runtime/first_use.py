@@ -4,18 +4,29 @@ The command line checks what a person typed before anything heavy is imported; w
 that is in files of packages whose other files import torch.
 """
 
-from collections.abc import Callable, Mapping
+import ast
+import inspect
+import sys
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 
-def finding(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module-level ``__getattr__`` that imports public names from their ``homes``."""
+def finding(package: str) -> Callable[[str], Any]:
+    """Return a ``__getattr__`` that imports what a package imports under ``TYPE_CHECKING``."""
+
+    @cache
+    def homes() -> dict[str, str]:
+        tree = ast.parse(inspect.getsource(sys.modules[package]))
+        imports = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
+        return {name.name: str(each.module) for each in imports for name in each.names}
 
     def find(name: str) -> Any:
-        if name not in homes:
+        if name.startswith("__") or (home := homes().get(name)) is None:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        home = import_module(homes[name])
-        return home if homes[name] == f"{package}.{name}" else getattr(home, name)
+        if home == package:
+            return import_module(f"{package}.{name}")
+        return getattr(import_module(home), name)
 
     return find

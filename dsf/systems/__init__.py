@@ -6,15 +6,7 @@ from dsf.runtime.first_use import finding
 
 __all__ = ["ExplicitMap", "System", "SystemSum", "algebra", "transition"]
 
-_HOMES = {
-    "ExplicitMap": "dsf.systems.composite",
-    "System": "dsf.systems.system",
-    "SystemSum": "dsf.systems.composite",
-    "algebra": "dsf.systems.algebra",
-    "transition": "dsf.systems.transition",
-}
-
-__getattr__ = finding(__name__, _HOMES)
+__getattr__ = finding(__name__)
 
 if TYPE_CHECKING:
     from dsf.systems import algebra, transition
