@@ -218,21 +218,6 @@ of their bytes hold windows of 64 x 64 tokens in float32, those with the most we
 diagonal and the first key: there, and for the largest weights in list and map, numbers are exact.
 Of a layer whose channels have a map each, a page shows all channels together and 8 single ones.
 
-Below the maps of all layers is their rollout, after a quarter, a half, three quarters and all
-of the layers, in at most 128 x 128 cells: the mean magnitude of the maps of each layer, averaged
-with the identity, multiplied from layer to layer (Abnar and Zuidema 2020). It ignores values,
-projections, norms and feed-forward layers, and counts negative weights by their magnitude, which
-the page says of the layers that have some. Of a layer whose channels have a map each, the
-lengths of what a token contributes through all channels take the place of the mean magnitude,
-as in Modarressi et al. 2022; values, output gate and projection are in them. This is done token
-by token only: up to 48 tokens for any width, and up to 65,536 divided by the number of
-channels, at most 256. Where a longer input is drawn in groups of tokens there is no rollout,
-since a group would represent its last token, and the tokens before it, which read more of other
-groups, would be lost: over 8 layers with equal decays, groups of four kept more than 1.2 times
-as much of themselves as their tokens do (a test measures it).
-[`stack.rollout()`](whole_models.md) has all of these in it. Where the maps of the layers cannot
-be multiplied, as those of an encoder and a decoder, or of windows of a picture, the page says why.
-
 Rows and columns are named as the tokens that they are, also in windows. Texts mark the tokens
 of the input that was named when the model was inspected. In a translator these are the tokens of
 the encoder; those of the decoder have texts where a tokenizer is known, or where every number of

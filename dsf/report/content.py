@@ -1,48 +1,41 @@
 """Collects what the viewer shows in one dictionary: maps as bytes, everything else as JSON.
 
-Before that the memory that drawing takes is forecast; below the layers is their rollout.
+Before that the memory that drawing takes is forecast.
 """
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 
-from dsf.evaluate import Rows
 from dsf.evaluate.memory_plan import GB, MapTooLarge, free_memory, naming_out_of_memory
 from dsf.inspection import Forecast, InspectedLayer, Inspection
 from dsf.inspection.results import measurements
 from dsf.interventions import Intervention
 from dsf.loading import token_texts
 from dsf.report.escaping import escaped
-from dsf.report.layer_content import bare_maps, layer_content, thumbnails
-from dsf.report.layer_picture import Explained, groups_of, lengths_of
-from dsf.report.map_bytes import FULL_BYTES, LONGEST, add_full_maps, packed
+from dsf.report.layer_content import layer_content
+from dsf.report.layer_picture import Explained
+from dsf.report.map_bytes import FULL_BYTES, LONGEST, add_full_maps
 from dsf.report.selection import (
     CHANNELS,
     HEADS,
     LARGEST_VIEW,
     SAMPLES,
     Decided,
-    Selection,
     Shown,
-    has_channels,
     plan,
-    same_tokens,
     select,
     subjects,
-    why_not_in_order,
 )
-from dsf.report.views import BLOCK_BYTES, MapView, Progress, Strongest, edges, ignored
-from dsf.runtime.threads import each_in_parallel, limited_to
+from dsf.report.views import BLOCK_BYTES, Progress, ignored
+from dsf.runtime.threads import each_in_parallel
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def content(
@@ -63,23 +56,11 @@ def content(
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
     selections = [selection for *_, selection in drawn]
     planned = plan(selections)
-    rollouts = [
-        Rollout(
-            [(layer, chosen) for each, layer, chosen in drawn if each is subject],
-            left_out=len(subject.inspection.unsupported),
-            side=planned.side if planned.exact else min(planned.side, LARGEST),
-            of_channels=planned.side,
-        )
-        for subject in all_
-    ]
+    layers, most = [], at_a_time([layer for _, layer, _ in drawn])
+    alone = most == 1 or torch.get_num_threads() == 1
 
-    def drawn_layer(number: int) -> tuple[dict[str, Any], list[Magnitudes]]:
+    def drawn_layer(number: int) -> dict[str, Any]:
         subject, layer, selection = drawn[number]
-        model, rows = all_.index(subject), list[Magnitudes]()
-
-        def keep(block: Rows) -> None:
-            if not (rollouts[model].reason or has_channels(layer)):
-                rows.append(magnitudes(block, selection.samples, read=selection.system.steps))
 
         def part(share: float) -> None:
             if alone:
@@ -90,21 +71,14 @@ def content(
             layer,
             selection,
             planned,
-            model=model,
+            model=all_.index(subject),
             explained=explained,
-            also=(keep,),
             progress=part,
-        ), rows
+        )
 
-    layers, most = [], at_a_time([layer for _, layer, _ in drawn])
-    alone = most == 1 or torch.get_num_threads() == 1
-    for found, rows in each_in_parallel(drawn_layer, range(len(drawn)), most=most):
-        weights = [map for map in found["maps"] if not {"share", "together"} & set(map)]
-        with nullcontext() if alone else limited_to(1):  # the others are forming maps
-            rollouts[found["model"]].add(rows, signed=any(map["signed"] for map in weights))
+    for found in each_in_parallel(drawn_layer, range(len(drawn)), most=most):
         layers.append(found)
         progress(len(layers) / len(drawn))
-    together = [each.content(model=k) for k, each in enumerate(rollouts)]
     return {
         "attribution": None if explained is None else explained.content(),
         "intervention": intervention_content(intervention, [each.inspection for each in all_]),
@@ -119,7 +93,6 @@ def content(
             for subject in all_
         ],
         "layers": layers,
-        "rollouts": [each for each in together if each is not None],
     }
 
 
@@ -260,194 +233,3 @@ def _needed(layer: InspectedLayer, whole: bool) -> int:
         width=layer.signal.numel() // (samples * steps),
         whole=whole,
     )
-
-
-# Attention rollout
-
-LARGEST = 128
-"""Cells along each side of a picture of more tokens than a page keeps exactly."""
-
-Magnitudes = tuple[slice, Float[np.ndarray, "sample _ read"]]
-"""Some queries, and the summed magnitudes of all maps of a layer there."""
-
-
-def magnitudes(rows: Rows, samples: Sequence[int], *, read: int) -> Magnitudes:
-    """Some rows of all maps of a layer; ``samples`` has the sample of every map."""
-    maps = rows.weights.reshape(-1, *rows.weights.shape[-2:])
-    tokens = slice(int(rows.written[0]), int(rows.written[-1]) + 1)
-    found = []
-    for sample in sorted(set(samples)):
-        of_sample = [k for k, each in enumerate(samples) if each == sample]
-        sums = maps[of_sample].abs().float().sum(dim=0).numpy(force=True)
-        of_ports = sums.reshape(tokens.stop - tokens.start, -1, read, sums.shape[1] // read)
-        found.append(of_ports.sum(axis=(1, 3)))
-    return tokens, np.stack(found)
-
-
-Shares = Float[np.ndarray, "sample written groups"]
-
-
-def first_shares(samples: int, steps: int, starts: Int[np.ndarray, " groups"]) -> Shares:
-    """Before the first layer every token is its own."""
-    groups = np.searchsorted(starts, np.arange(steps), side="right") - 1
-    alone = (groups[:, None] == np.arange(len(starts))).astype(np.float32)
-    return np.stack([alone] * samples)
-
-
-def next_shares(shares: Shares, rows: Iterable[Magnitudes]) -> Shares:
-    """The shares after a layer; a token that reads nothing stays what it is."""
-    after = shares.copy()
-    for tokens, sizes in rows:
-        sums = sizes.sum(axis=2, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            weights = sizes / sums
-        for sample, before in enumerate(shares):
-            # By torch, whose threads form the rows: those of another library would wait for them.
-            read = torch.from_numpy(weights[sample]) @ torch.from_numpy(before)
-            mixed = np.where(sums[sample] == 0, before[tokens], read.numpy())
-            after[sample, tokens] = (before[tokens] + mixed) / 2
-    return after
-
-
-class Rollout:
-    """The maps of a model's layers multiplied, as if nothing but residuals were between them.
-
-    ``R_l = (I + W_l) R_{l-1} / 2`` with ``R_0 = I``; ``W_l`` is the mean magnitude of a layer's
-    maps, its rows scaled to sum to one, or of channels, which differ in scale, the lengths of what
-    a token contributes through all. ``Stack.rollout`` has values, norms and signs in it. The share
-    of a group of neighbouring keys is the sum of their shares.
-
-    ``left_out`` of the model's mixers were not read; ``side`` and ``of_channels`` are the most rows
-    of a picture, and of one of all channels.
-
-    Source: Abnar and Zuidema 2020, arXiv:2005.00928, for softmax maps; lengths of contributions are
-    multiplied like this by Modarressi et al. 2022, arXiv:2205.03286.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[tuple[InspectedLayer, Selection]],
-        *,
-        left_out: int,
-        side: int,
-        of_channels: int,
-    ) -> None:
-        self.layers, self.left_out = layers, left_out
-        self.reason = why_no_rollout(layers, of_channels)
-        self.signed = self.lengths = self.done = 0
-        if layers and not self.reason:
-            drawn = layers[0][1]
-            self.steps = drawn.system.steps
-            self._starts = edges(self.steps, min(side, self.steps))
-            self._shares = first_shares(len(set(drawn.samples)), self.steps, self._starts)
-
-    def add(self, rows: Sequence[Magnitudes], *, signed: bool) -> None:
-        """Add the next layer; ``signed`` is whether any of its weights is negative."""
-        if self.reason:
-            return
-        layer, _ = self.layers[self.done]
-        by_length = has_channels(layer)
-        if by_length:
-            lengths = lengths_of(layer, self.steps).astype(np.float32)
-            rows = [(slice(0, self.steps), lengths)]
-        self._shares = next_shares(self._shares, rows)
-        self.done += 1
-        self.lengths += by_length
-        self.signed += signed and not by_length
-        if not np.isfinite(self._shares).all():
-            self.reason = f"a weight of {layer.name} is not finite"
-
-    def content(self, *, model: int) -> dict[str, Any] | None:
-        """One picture for each sample, or the reason for which there is none."""
-        if len(self.layers) < 2:  # of one layer its own map says it
-            return None
-        if self.reason:
-            return {"model": model, "reason": escaped(self.reason, most=240), "maps": []}
-        facts = {
-            "layers": len(self.layers),
-            "signed": self.signed,
-            "lengths": self.lengths,
-            "chosen": any(
-                layer.heads is not None if has_channels(layer) else bool(drawn.chosen)
-                for layer, drawn in self.layers
-            ),
-            "left_out": self.left_out,
-        }
-        drawn = [self._drawn(sample) for sample in range(len(self._shares))]
-        return {
-            "model": model,
-            "reason": "",
-            "name": "Rollout",
-            "written": self.steps,
-            "read": self.steps,
-            "ports": 1,
-            "same_tokens": True,
-            "disorder": "",
-            "inputs": None,
-            "row_texts": True,
-            "key_texts": True,
-            "total": len(drawn),
-            "chosen": "",
-            "thumbnails": thumbnails([view for view, _ in drawn]),
-            "maps": [{**picture, "rollout": facts} for _, picture in drawn],
-        }
-
-    def _drawn(self, sample: int) -> tuple[MapView, dict[str, Any]]:
-        """A picture with exact numbers, whose colours do not end at the share of a sink.
-
-        After many layers the first token has nearly all of every query. One byte for a cell, up to
-        that share, would show nothing else.
-        """
-        shares, starts = self._shares[sample].astype(float), self._starts
-        lengths = np.diff(np.append(starts, len(shares)))
-        weights = np.add.reduceat(shares, starts, axis=0) / lengths[:, None]
-        columns = np.zeros(len(shares))
-        columns[starts] = shares.sum(axis=0)
-        inner = weights.copy()
-        np.fill_diagonal(inner, 0)
-        inner[:, 0] = 0
-        clipped = np.minimum(weights, inner.max() or 1)
-        strongest, largest = Strongest(), Strongest()
-        strongest.add(clipped, starts, starts)
-        largest.add(weights, starts, starts)
-        label = f"all {len(self.layers)} layers"
-        view = MapView(
-            label=label if len(self._shares) == 1 else f"sample {sample}, {label}",
-            sample=sample,
-            weights=clipped,
-            masked=np.triu(np.ones(weights.shape, dtype=bool), 1) & (weights == 0),
-            strongest=strongest.links,
-            column_sums=columns,
-            row_sums=shares.sum(axis=1),
-        )
-        (picture,) = bare_maps([view], exact=True)
-        picture["view"]["values"] = packed(weights.astype(np.float32))
-        picture["links"] = [[link.written, link.read, link.weight] for link in largest.links]
-        return view, picture
-
-
-def why_no_rollout(  # noqa: PLR0911  # one for each reason
-    layers: Sequence[tuple[InspectedLayer, Selection]], side: int
-) -> str:
-    """Why the maps of some layers cannot be multiplied; empty if they can."""
-    of = next((layer.row_input for layer, _ in layers if layer.row_input), "")
-    for layer, drawn in layers:
-        steps, first = drawn.system.steps, layers[0][1]
-        groups = groups_of(layer, side=side)
-        if groups is None and has_channels(layer):
-            return f"{layer.name} has a map for every channel and no picture of all of them"
-        if groups is not None and groups < steps:
-            return (
-                f"the channels of {layer.name} are drawn together for {groups} groups of its "
-                f"{steps:,} tokens, and shares of groups do not multiply like those of tokens"
-            )
-        if layer.is_part:
-            return f"of what {layer.name} mixes only a part is shown"
-        if not same_tokens(layer):
-            return f"the queries of {layer.name} are other tokens than its keys"
-        if why_not_in_order(layer):
-            return f"the rows of a map of {layer.name} are not all tokens in their order"
-        others = layer.row_input not in ("", of) or steps != first.system.steps
-        if others or set(drawn.samples) != set(first.samples):
-            return f"{layer.name} has other tokens than {layers[0][0].name}"
-    return ""

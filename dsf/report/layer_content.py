@@ -4,7 +4,7 @@
 of its state. ``layer_content`` puts these together with the pooled maps, as bytes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import groupby, product
 from math import isfinite, nan
 from typing import Any
@@ -306,7 +306,7 @@ MAX_TRACES = 2**15
 EMPTY_ROWS_LISTED = 64
 
 
-def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
+def layer_content(  # each is a part of what is drawn
     subject: Subject,
     layer: InspectedLayer,
     drawn: Selection,
@@ -314,13 +314,12 @@ def layer_content(  # noqa: PLR0913  # each is a part of what is drawn
     *,
     model: int,
     explained: Explained | None = None,
-    also: Sequence[Callable[[Rows], None]] = (),
     progress: Progress,
 ) -> dict[str, Any]:
     """Everything about one layer: edges of an attribution, all channels together, pooled maps."""
     disorder = why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
-    seen = views(drawn, side=planned.side, progress=progress, also=(walk.add, *also))
+    seen = views(drawn, side=planned.side, progress=progress, also=(walk.add,))
     maps: list[dict[str, Any]] = [{} for _ in seen]
 
     def encode(k: int) -> None:

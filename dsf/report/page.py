@@ -66,9 +66,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
     each opens with one picture: how strongly each token acts on each other through all channels
     (``contribution_norms``, for groups of neighbouring tokens where the layer is wide or the input
     long). Of its channels the 8 with the most energy off the diagonal follow, or those that
-    ``heads`` chose; it states how many are not drawn. Below the layers is their attention rollout
-    (Abnar and Zuidema 2020), which leaves out values, norms and feed-forward layers, or the reason
-    for which there is none.
+    ``heads`` chose; it states how many are not drawn.
 
     Args:
         result: what ``dsf.inspect`` returned, or a list of inspections to compare models.

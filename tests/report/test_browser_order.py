@@ -14,7 +14,7 @@ TITLES = "(all) => all.map((each) => each.title)"
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """Two layers of channels: of every sample a picture of all of them, single ones, a rollout."""
+    """Two layers of channels: of every sample a picture of all of them, and single ones."""
     rng = torch.Generator().manual_seed(0)
     mixers = [dsf.mixers.SelectiveStateSpace.draw(rng, steps=6) for _ in range(2)]
     assert mixers[0].system().batch[0] == 2
@@ -51,8 +51,8 @@ def test_down_is_the_next_line_of_thumbnails(visited, path):
 
 def test_the_next_map_is_the_one_that_stands_next(visited, path):
     page = visited(path)
-    shown = page.locator(".rollout .thumb").evaluate_all(TITLES)
-    page.locator(".rollout .thumb").first.click()
+    shown = page.locator(".thumb").evaluate_all(TITLES)
+    page.locator(".thumb").first.click()
     for title in shown:
         page.locator(".pane h2", has_text=title).wait_for()
         page.locator(".canvases canvas:focus").press("n")

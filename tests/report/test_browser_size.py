@@ -135,8 +135,6 @@ def test_samples_are_named_once_over_their_thumbnails(visited, tmp_path):
     lines = page.locator(".lines .layer").first
     pictures = 2 * lines.locator("canvas").first.bounding_box()["height"]
     assert lines.bounding_box()["height"] < 1.7 * pictures
-    rollout = page.locator(".rollout .thumb").all_text_contents()
-    assert rollout == ["all 2 layers"] * 2
 
 
 def test_a_long_verdict_stays_in_its_column(visited, inspected, tmp_path):

@@ -72,11 +72,6 @@ def test_a_row_of_a_window_is_named_as_the_token_that_it_is(shown, windows):
     assert state.locator(".chart").count() == 0
 
 
-def test_windows_are_not_multiplied_as_if_they_were_one_sequence(shown, windows):
-    page = shown(windows)
-    assert "are not all tokens in their order" in page.locator(".rollout").inner_text()
-
-
 def test_what_was_found_in_one_sample_is_not_marked_in_another(shown, of):
     mixer = dsf.mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=4)
     found = of([mixer], axes=("sample",))
@@ -127,8 +122,6 @@ def test_tokens_of_another_input_do_not_get_the_texts_of_the_first(shown, transl
     about = page.locator(".about").inner_text()
     assert "Queries are tokens of decoder_input_ids. Keys are tokens of input_ids." in about
     assert "queries are other tokens than the keys" in page.locator(".numbers").inner_text()
-    reason = page.locator(".rollout").inner_text()
-    assert f"{translator[1].name} has other tokens than {translator[0].name}" in reason
 
 
 def test_positions_that_are_given_are_no_other_tokens():
@@ -178,8 +171,6 @@ def test_why_nothing_is_measured_is_said(shown, of):
     page = shown(of(mixers, axes=("sample", "channel")))
     numbers = page.locator(".numbers")
     assert "Measures are of single channels: choose one of them." in numbers.inner_text()
-    page.locator(".rollout .thumb").last.click()
-    numbers.get_by_text("Layers together are not measured").wait_for()
     page.locator(".lines .thumb").last.click()
     numbers.get_by_text("effective number of keys per query").wait_for()
     page.get_by_role("button", name="Compare with another map").click()

@@ -275,9 +275,9 @@ def test_of_512_tokens_every_map_is_kept_token_by_token(of, tmp_path, reading):
 def test_the_content_has_this_form(inspected):
     data = content(inspected(dsf.mixers.DeltaNet, words="abcdefghi"))
     layer = data["layers"][0]
-    added = {"full", "attribution", "intervention", "rollouts"}
+    added = {"full", "attribution", "intervention"}
     assert set(data) == {"schema_version", "models", "layers", *added}
-    assert data["schema_version"] == 2
+    assert data["schema_version"] == 3
     (model,) = data["models"]
     assert model.pop("tokens") == [list("abcdefghi")]
     assert model == {"name": "drawn/model", "decoder_tokens": None}

@@ -24,7 +24,7 @@ def test_maps_travel_as_bytes_beside_the_state_and_come_back(shown):
 
     made = dsf.show(shown)
     state, paths, buffers = _remove_buffers(made.get_state())
-    layers = [*made.content["layers"], *made.content["rollouts"]]
+    layers = made.content["layers"]
     maps = sum(len(layer["maps"]) for layer in layers)
     assert len(buffers) == 2 * maps + len(layers)
     assert "codes" not in state["content"]["layers"][0]["maps"][0]["view"]

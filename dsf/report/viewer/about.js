@@ -1,8 +1,8 @@
 // The description of a map, and which cell and which map are shown first.
 
 /** What the numbers of a map are: weights of one head or channel, or one of the other kinds. */
-function kindOf({ together, share, rollout }) {
-  return together ? "together" : share ? "share" : rollout ? "rollout" : "";
+function kindOf({ together, share }) {
+  return together ? "together" : share ? "share" : "";
 }
 
 const known = new Map();
@@ -67,14 +67,13 @@ function firstMap(entries) {
     }
     return sum;
   };
-  return entries.filter(({ map, layer }) => !map.share && !map.rollout && (map.together || !grouped.has(layer))).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
+  return entries.filter(({ map, layer }) => !map.share && (map.together || !grouped.has(layer))).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
 }
 
 function aboutMap(map, layer, picture, full, written) {
   if (map.together) return aboutTogether(map, layer, picture);
   if (map.share) return aboutShare(map, picture);
   if (map.difference) return aboutDifference(map, picture);
-  if (map.rollout) return aboutRollout(map, picture);
   const parts = [`${layer.family} as ${layer.mixer}, ${layer.written} `
     + `${layer.written === 1 ? "token" : "tokens"}.`];
   if (layer.inputs) parts.push(layer.inputs.map((name, k) => `${k ? "Keys" : "Queries"} are tokens ${name ? `of ${name}` : "of no single input"}.`).join(" "));
@@ -111,29 +110,6 @@ function aboutDifference({ difference: [a, b], nans }, picture) {
   return `Every cell is the weight of A, ${a}, minus that of B, ${b}. ${cells}`
     + `${picture.values ? "" : "The weights were stored in eight bits, so that small differences are rounding. "}`
     + `${nans ? "Cells in which a weight is not finite are marked. " : ""}`;
-}
-
-/** What attention rollout is, and what it leaves out. */
-function aboutRollout({ label, rollout: { layers, signed, lengths, chosen, left_out: missed } }, picture) {
-  const taken = lengths === layers ? "what a key contributes through all channels of a layer, as a length" : "the mean magnitude of the maps of a layer";
-  const ignored = lengths === layers ? "Norms before the layers and feed-forward layers are ignored, and contributions which cancel look as if they added up."
-    : "Values, output projections, norms and feed-forward layers are ignored.";
-  const parts = [`Every cell is the share of its key (column) in its query (row) by attention rollout (Abnar and Zuidema 2020), ${label}: `
-    + `${taken}, its rows scaled to sum to one, is averaged with the identity for the residual connection, `
-    + `and these matrices are multiplied in the order of the layers. ${ignored}`];
-  if (lengths && lengths < layers) {
-    parts.push(`In ${lengths} of the ${layers} layers every channel has a map. Of these the length of what a key contributes through all `
-      + "channels is taken, which has values, output gate and projection in it.");
-  }
-  if (signed) {
-    parts.push(`In ${signed === layers ? "all" : `${signed} of the`} ${layers} layers some weights are negative. They count by their magnitude, so that `
-      + "contributions which cancel look as if they added up.");
-  }
-  if (chosen) parts.push("Only the maps that are drawn count.");
-  if (missed) parts.push(`${missed} ${missed === 1 ? "mixer that was not read is" : "mixers that were not read are"} left out.`);
-  if (picture.pooled) parts.push("Pooled: a cell sums the shares of its keys, and is their mean over its queries.");
-  parts.push("stack(model, ...).rollout() has signed shares, with values, norms and feed-forward layers in them.");
-  return parts.join(" ");
 }
 
 /** What is shown of all channels together, in sentences. */

@@ -9,8 +9,7 @@ class App {
   constructor(root, content) {
     this.root = root;
     this.content = content;
-    const lines = [...content.layers, ...content.rollouts].sort((one, other) => one.model - other.model);
-    this.entries = lines.flatMap((layer) => bySample(layer.maps).flat().map((map) => {
+    this.entries = content.layers.flatMap((layer) => bySample(layer.maps).flat().map((map) => {
       const { tokens, decoder_tokens: decoder } = content.models[layer.model];
       return { layer, map, index: layer.maps.indexOf(map), tokens: tokens && tokens[map.sample], decoder: decoder && decoder[map.sample] };
     }));

@@ -120,8 +120,7 @@ function drawState(place, { map, layer }) {
     make("div", { className: "charts" }, ...figures.filter(Boolean)));
 }
 
-function summary({ state, together, difference, share, rollout }, layer) {
-  if (rollout) return "Layers together have no state of their own: choose a single map to see it.";
+function summary({ state, together, difference, share }, layer) {
   if (share) return "What edges contribute has no state of its own: choose a single map to see it.";
   if (difference) return "A difference of two maps has no state of its own.";
   if (together) return "Every channel has a state of its own: choose a single channel to see it.";

@@ -164,14 +164,14 @@ function triangle(context, x, y, dx, dy) {
 function drawLegend(place, shades, map, apart) {
   const bar = make("canvas", { width: 251, height: 1, "aria-hidden": "true" });
   const context = bar.getContext("2d"), { together } = map, signed = map.signed && !together;
-  const largest = map.rollout ? map.links[0][2] : apart ? map.largest_apart : shades.scale;
+  const largest = apart ? map.largest_apart : shades.scale;
   for (let k = 0; k < 251; k += 1) {
     context.fillStyle = css(colourOf(signed ? (k - 125) / 125 : k / 250, shades.curve));
     context.fillRect(k, 0, 1, 1);
   }
   const ramps = make("div", { className: "ramp" }, bar,
     ...legendEnds(shades, signed, largest).map((end) => make("span", {}, end)));
-  const what = map.rollout ? "share by rollout" : map.share ? `share of ${map.share.target}` : together ? `length of a contribution, in the unit of ${together.onto}`
+  const what = map.share ? `share of ${map.share.target}` : together ? `length of a contribution, in the unit of ${together.onto}`
     : "weight, without unit";
   const swatch = (text, colour) => {
     const sample = make("span", { className: colour ? "swatch" : "swatch pattern" });

@@ -16,7 +16,6 @@ class Overview {
       const layers = content.layers.filter((layer) => layer.model === at);
       if (content.models.length > 1) this.box.append(make("h2", {}, model.name));
       if (layers.length) this.box.append(...this.lines(layers, open));
-      this.box.append(...content.rollouts.filter((rollout) => rollout.model === at).map((rollout) => this.together(rollout, open)));
     });
   }
 
@@ -55,18 +54,6 @@ class Overview {
     group.style.setProperty("--label", `${label}px`);
     group.style.setProperty("--across", acrossOf(layers[0]));
     return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, common.join("; "))] : []), group];
-  }
-
-  /** The rollout over the layers of a model, or why there is none. */
-  together(rollout, open) {
-    const line = make("section", { className: "layer rollout" }, make("h3", {}, "Rollout over the layers"));
-    if (rollout.reason) {
-      line.append(make("p", {}, `Not drawn, since ${rollout.reason}.`));
-      return line;
-    }
-    line.append(...this.thumbs(rollout, open));
-    line.style.setProperty("--across", acrossOf(rollout));
-    return line;
   }
 
   /** The thumbnails of a layer; of several samples those of each under its name. */
@@ -145,7 +132,7 @@ class Overview {
 
   /** Name the maps that read most elsewhere than at the token itself, the one before it and the first key. */
   nameFirst() {
-    const ranked = this.entries.filter(({ map }) => !(map.share || map.together || map.rollout));
+    const ranked = this.entries.filter(({ map }) => !(map.share || map.together));
     if (ranked.length < MIN_RANKED) return;
     const away = new Map(ranked.map((entry) => [entry, weightElsewhere(entry.small)]));
     ranked.sort((a, b) => away.get(b) - away.get(a));

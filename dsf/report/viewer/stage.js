@@ -213,8 +213,7 @@ class Stage {
 /** The map to compare with: at the same position in the next model or layer, or the next map. */
 function counterpart(entries, entry) {
   const models = new Set(entries.map(({ layer }) => layer.model));
-  const layers = [...new Set(entries.map(({ layer }) => layer))]
-    .filter(({ maps }) => Boolean(maps[0].rollout) === Boolean(entry.map.rollout));
+  const layers = [...new Set(entries.map(({ layer }) => layer))];
   const own = (model) => layers.filter((layer) => layer.model === model);
   const at = own(entry.layer.model).indexOf(entry.layer);
   const there = models.size > 1

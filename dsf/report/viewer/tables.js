@@ -29,11 +29,10 @@ function drawVerdicts(verdicts) {
 function drawNumbers(place, panes, active) {
   const { entry, written, read, picture } = active;
   const letters = panes.length > 1 ? ["A", "B"] : ["value"];
-  const { together, share, rollout } = entry.map;
-  const key = (token) => (together || rollout ? read.many(picture.readBy(picture.columnOf(token))) : read.named(token));
+  const { together, share } = entry.map;
+  const key = (token) => (together ? read.many(picture.readBy(picture.columnOf(token))) : read.named(token));
   const [most, sums, what] = together
     ? ["Largest contributions", "Keys that contribute most, over all queries", "length"]
-    : rollout ? ["Largest shares by rollout", "Keys with the largest shares, over all queries", "share"]
     : share ? ["Edges with the largest shares", "Keys whose edges contribute most, over all queries", "share"]
       : ["Largest weights", "Keys with the largest column sums", "weight"];
   const links = table(most, ["query", "key", what], entry.map.links.map(
@@ -42,7 +41,7 @@ function drawNumbers(place, panes, active) {
         active.fixed = true;
         active.choose([active.picture.rowOf(row), active.picture.columnOf(column)]);
       });
-      return [rollout ? written.many(picture.writtenBy(picture.rowOf(row))) : written.named(row), key(column), go];
+      return [written.named(row), key(column), go];
     }));
   const columns = table(sums, ["key", "sum"], entry.map.columns.map(
     ([column, sum]) => [key(column), number(sum, 6)]));
@@ -84,10 +83,9 @@ function measured(panes, letters) {
 }
 
 /** Why nothing is measured of a map. */
-function whyUnmeasured({ unmeasured, together, share, rollout, difference }) {
+function whyUnmeasured({ unmeasured, together, share, difference }) {
   if (together) return "Measures are of single channels: choose one of them.";
   if (share) return "What edges contribute is not measured: choose a single map.";
-  if (rollout) return "Layers together are not measured: choose a single map.";
   return difference ? "A difference of two maps is not measured." : unmeasured;
 }
 

@@ -113,7 +113,7 @@ class Tokens {
 }
 
 /** One sentence about a cell: its query, its key and its weight. */
-function sentence(picture, row, column, written, read, { together, difference, share, rollout }) {
+function sentence(picture, row, column, written, read, { together, difference, share }) {
   const from = picture.writtenBy(row), to = picture.readBy(column);
   const code = picture.code(row, column);
   const links = (from[1] - from[0] + 1) * (to[1] - to[0] + 1);
@@ -125,7 +125,6 @@ function sentence(picture, row, column, written, read, { together, difference, s
   const shown = make("b", {}, weight);
   if (together) return sentenceTogether(from, to, weight, written, read, together);
   if (share) return ["Query ", written.many(from), ` reads ${read.read} `, read.many(to), ": ", shown, ` of ${share.target}.`];
-  if (rollout) return [...place, "share ", shown, " by rollout."];
   if (difference) return [...place, "A − B is ", shown, "."];
   if (links > 1) return [...place, `the largest of ${links} weights is `, shown, "."];
   if (picture.disorder) return [...place, "weight ", shown, "."];
