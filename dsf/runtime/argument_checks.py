@@ -50,7 +50,6 @@ WORDS = {
 """Words for a class in an error; ``""`` for one that only the library itself passes on."""
 NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
 LONG = 60  # characters of a value in an error
-SEVERAL = {"a whole number": "whole numbers", "a text": "texts", "a number": "numbers"}
 
 
 def checked(function: Callable[P, Result], *, compares_sizes: bool = True) -> Callable[P, Result]:
@@ -158,14 +157,13 @@ class Rule:
     words: str
     fits: Callable[[Any], bool]
     judge: Judge | None = None
-    is_written: bool = False  # whether an error shows the value as source code
 
     def check(self, owner: str, name: str, value: Any) -> Any:
         """Return ``value`` if it passes, numbers as Python's; raise if it does not."""
         if not self.fits(value):
             raise TypeError(
-                f"{owner}: '{name}' must be {self.words}, but it is "
-                f"{shown(value, self.is_written)}.{_cure(self.words, value)}"
+                f"{owner}: '{name}' must be {self.words}, but it is {shown(value)}."
+                f"{_cure(self.words, value)}"
             )
         return value if self.judge is None else self.judge(owner, name, value)
 
@@ -197,8 +195,7 @@ def _any_of(rules: list[Rule | None]) -> Rule | None:
         return value if first.judge is None else first.judge(owner, name, value)
 
     said = " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-    is_written = any(rule.is_written for rule in known)
-    return Rule(said, lambda value: any(rule.fits(value) for rule in known), judge, is_written)
+    return Rule(said, lambda value: any(rule.fits(value) for rule in known), judge)
 
 
 def _of_one(annotation: Any) -> Rule | None:
@@ -224,7 +221,7 @@ def _literal(inner: tuple[Any, ...]) -> Rule:
         return value
 
     kinds = {type(each) for each in inner}
-    return Rule(said, lambda value: type(value) in kinds, judge, is_written=True)
+    return Rule(said, lambda value: type(value) in kinds, judge)
 
 
 def _tuple(inner: tuple[Any, ...]) -> Rule | None:
@@ -270,15 +267,14 @@ def _plain_number(owner: str, name: str, value: Any) -> Any:
 
 
 _SIMPLE: dict[Any, Rule] = {
-    int: Rule("a whole number", is_index, lambda *given: operator.index(given[-1]), True),
-    float: Rule("a number", _is_number, _plain_number, True),
+    int: Rule("a whole number", is_index, lambda *given: operator.index(given[-1])),
+    float: Rule("a number", _is_number, _plain_number),
     bool: Rule(
         "True or False",
         lambda value: isinstance(value, bool | np.bool_),
         lambda *given: bool(given[-1]),
-        True,
     ),
-    str: Rule("a text", lambda value: isinstance(value, str), is_written=True),
+    str: Rule("a text", lambda value: isinstance(value, str)),
     NoneType: Rule("", lambda value: value is None),
 }
 
@@ -298,18 +294,15 @@ def _sequence(inner: tuple[Any, ...]) -> Rule:
     one = rule_of(inner[0]) if inner else None
     if one is None:
         return Rule("a list", _is_sequence)
-    said = (
-        f"a list of {SEVERAL[one.words]}" if one.words in SEVERAL else f"a list, each {one.words}"
-    )
+    said = f"a list, each {one.words}"
 
     def judge(owner: str, name: str, values: Any) -> Any:
         plain = []
         for value in values:
             if not one.fits(value):
-                entry = shown(value, one.is_written)
                 raise TypeError(
-                    f"{owner}: '{name}' must be {said}, but it is {shown(values, False)} that "
-                    f"holds {entry}."
+                    f"{owner}: '{name}' must be {said}, but it is {shown(values)} that holds "
+                    f"{shown(value)}."
                 )
             plain.append(one.check(owner, name, value))
         same = all(a is b for a, b in zip(plain, values, strict=True))
@@ -322,10 +315,7 @@ def _fixed(rules: list[Rule | None]) -> Rule | None:
     known = [rule for rule in rules if rule is not None]
     if len(known) < len(rules):
         return None
-    same = len({rule.words for rule in known}) == 1
-    count = "a pair" if len(known) == 2 else f"{len(known)} values"
-    each = SEVERAL.get(known[0].words) if same else None
-    said = f"{count} of {each}" if each else f"{count}: {', '.join(rule.words for rule in known)}"
+    said = f"{len(known)} values: {', '.join(rule.words for rule in known)}"
 
     def judge(owner: str, name: str, values: Any) -> Any:
         pairs = enumerate(zip(known, values, strict=True))
@@ -401,9 +391,9 @@ def _check_numbers(owner: str, name: str, value: Tensor, kind: str) -> None:
         )
 
 
-def shown(value: object, is_written: bool) -> str:
-    """Describe a value in a few words: its source code where that helps, or its class."""
-    if isinstance(value, str) or (is_written and isinstance(value, bytes | int | float | complex)):
+def shown(value: object) -> str:
+    """Describe a value in a few words: its source code if that is short, or its class."""
+    if isinstance(value, str | bytes | int | float | complex):
         text = repr(value)
         return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
     if isinstance(value, list | tuple):
