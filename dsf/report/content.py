@@ -18,9 +18,7 @@ from dsf.inspection.results import measurements
 from dsf.interventions import Intervention
 from dsf.loading import token_texts
 from dsf.report.escaping import escaped
-from dsf.report.layer_content import layer_content
-from dsf.report.layer_picture import Explained
-from dsf.report.map_bytes import FULL_BYTES, LONGEST, add_full_maps
+from dsf.report.layer_content import Explained, layer_content
 from dsf.report.selection import (
     CHANNELS,
     HEADS,
@@ -32,7 +30,7 @@ from dsf.report.selection import (
     select,
     subjects,
 )
-from dsf.report.views import BLOCK_BYTES, Progress, ignored
+from dsf.report.views import BLOCK_BYTES, FULL_BYTES, LONGEST, Progress, add_full_maps, ignored
 from dsf.runtime.threads import each_in_parallel
 
 SCHEMA_VERSION = 3

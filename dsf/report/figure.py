@@ -26,7 +26,7 @@ from PIL import Image
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.content import at_a_time, within_memory
 from dsf.report.escaping import escaped
-from dsf.report.layer_picture import LayerPicture, layer_picture
+from dsf.report.layer_content import LayerPicture, layer_picture
 from dsf.report.selection import (
     DECODER,
     has_texts,

@@ -27,11 +27,10 @@ from dsf.properties.names import IF_NOT
 from dsf.report.content import content, embedded, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.figure import Sheet, broken, shaded, written
-from dsf.report.layer_picture import explained
-from dsf.report.map_bytes import FULL_BYTES, MASKED, decoded
+from dsf.report.layer_content import explained
 from dsf.report.selection import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, module_of, script_of, style_of
-from dsf.report.views import Progress, ignored, without_sample
+from dsf.report.views import FULL_BYTES, MASKED, Progress, decoded, ignored, without_sample
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import of_kind

@@ -6,7 +6,7 @@ import typer
 
 from dsf.cli import command as threads
 from dsf.cli.entry import app
-from dsf.jobs import work
+from dsf.jobs import prompts
 
 COMMANDS = typer.main.get_command(app).commands
 EVERY = 3
@@ -118,13 +118,13 @@ def test_an_error_leaves_the_number_as_it_was(run):
 def test_every_unit_of_a_job_is_measured_on_that_many(
     run, checkpoint, tmp_path, monkeypatch, options, expected
 ):
-    inside, measure = [], work._measure
+    inside, measure = [], prompts._measure
 
     def counted(*given):
         inside.append(torch.get_num_threads())
         measure(*given)
 
-    monkeypatch.setattr(work, "_measure", counted)
+    monkeypatch.setattr(prompts, "_measure", counted)
     (tmp_path / "prompts.txt").write_text("1 2\n1 2 3\n")
     done = run("measure", checkpoint, "prompts.txt", "--ids", *options)
     assert done.exit_code == 0, done.output

@@ -14,7 +14,7 @@ from dsf.cli.command import code_of
 from dsf.inspection import InspectionMemoryError
 from dsf.inspection.results import measurements
 from dsf.inspection.results.measurements import measured
-from dsf.jobs import prompts, storage, work
+from dsf.jobs import prompts, storage
 from dsf.models import folder
 
 MODEL = folder("qwen3_next")
@@ -76,11 +76,11 @@ def test_memory_that_runs_out_in_every_failed_unit_is_told_apart(tmp_path, monke
     def fails(*_, **__):
         raise error
 
-    monkeypatch.setattr(work, "inspect", fails)
+    monkeypatch.setattr(prompts, "inspect", fails)
     with pytest.raises(dsf.jobs.JobMemoryError, match=r"4 of 4 units.*out of memory"):
         measure(tmp_path)
     assert code_of(dsf.jobs.JobMemoryError("all of them")) == 3
-    monkeypatch.setattr(work, "inspect", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(prompts, "inspect", lambda *_, **__: 1 / 0)
     with pytest.raises(dsf.jobs.JobError) as told:
         measure(tmp_path)
     assert not isinstance(told.value, MemoryError)
@@ -136,7 +136,7 @@ def test_moments_by_hand_and_without_what_is_nan():
 
 
 def test_what_is_finished_is_not_done_again(finished, monkeypatch):
-    monkeypatch.setattr(work, "_measure", lambda *_: pytest.fail("done again"))
+    monkeypatch.setattr(prompts, "_measure", lambda *_: pytest.fail("done again"))
     assert len(measure(finished, batch=2)) == len(dsf.jobs.summary(finished))
 
 
@@ -229,7 +229,7 @@ def test_unknown_quantities_are_refused(tmp_path):
 
 def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
     before, inside = torch.get_num_threads(), []
-    monkeypatch.setattr(work, "_measure", lambda *_: inside.append(torch.get_num_threads()))
+    monkeypatch.setattr(prompts, "_measure", lambda *_: inside.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
         made = storage.Plan(
@@ -240,8 +240,8 @@ def test_threads_are_as_before_and_one_inside(tmp_path, monkeypatch):
             quantities=tuple(QUANTITIES),
             batch=1,
         )
-        assert work.work(made, tmp_path, made.units[0]) == (made.units[0], None)
-        work.work(made, tmp_path, made.units[0], threads=3)
+        assert prompts.work(made, tmp_path, made.units[0]) == (made.units[0], None)
+        prompts.work(made, tmp_path, made.units[0], threads=3)
         assert (inside, torch.get_num_threads()) == ([1, 3], 2)
     finally:
         torch.set_num_threads(before)

@@ -10,8 +10,8 @@ import time
 import pytest
 
 import dsf
+from dsf.jobs.prompts import _loaded
 from dsf.jobs.storage import Running
-from dsf.jobs.work import _loaded
 from tests.jobs.test_jobs import MODEL, QUANTITIES, equal_trees
 
 PROMPTS = [[k, k + 1, 2 * k + 1, 7, 3] for k in range(12)]

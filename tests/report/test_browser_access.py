@@ -8,9 +8,9 @@ import torch
 
 import dsf
 from dsf.report.content import content
-from dsf.report.map_bytes import packed
 from dsf.report.page import rendered
 from dsf.report.selection import subjects
+from dsf.report.views import packed
 from tests.report.drawn import of_mixers
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsf.report.map_bytes import MASKED, MINUS_INFINITY, NAN, PLUS_INFINITY, ZERO, coded
+from dsf.report.views import MASKED, MINUS_INFINITY, NAN, PLUS_INFINITY, ZERO, coded
 
 
 def decoded(codes, scale):

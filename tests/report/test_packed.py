@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from dsf.report.map_bytes import FAST, SAMPLE, SMALL, packed
+from dsf.report.views import FAST, SAMPLE, SMALL, packed
 
 SIDE = 256
 

@@ -13,7 +13,7 @@ import dsf
 from dsf.inspection.results.table import Table
 from dsf.report import show
 from dsf.report.content import content, embedded
-from dsf.report.map_bytes import exact_windows
+from dsf.report.views import exact_windows
 
 FAMILIES = (
     dsf.mixers.SoftmaxAttention,
@@ -191,8 +191,8 @@ def test_layers_and_heads_of_a_page_are_chosen(of, tmp_path, reading):
 
 
 def test_tokens_of_a_wide_layer_are_taken_in_groups(of, reading, monkeypatch):
-    monkeypatch.setattr("dsf.report.layer_picture.MOST_WORK", 4)
-    monkeypatch.setattr("dsf.report.layer_picture.FEWEST", 4)
+    monkeypatch.setattr("dsf.report.layer_content.MAX_GROUP_WORK", 4)
+    monkeypatch.setattr("dsf.report.layer_content.FEWEST", 4)
     monkeypatch.setattr("dsf.report.layer_content.THUMBNAIL", 4)
     inspection = of_channels(of, steps=9)
     map = content(inspection)["layers"][0]["maps"][0]
@@ -217,7 +217,7 @@ def test_one_token(inspected, reading, tmp_path):
 
 
 def test_a_long_map_that_takes_too_much_room_is_pooled_by_halves(softmax, of, reading, monkeypatch):
-    monkeypatch.setattr("dsf.report.map_bytes.MOST_BYTES", 20_000)
+    monkeypatch.setattr("dsf.report.views.MOST_BYTES", 20_000)
     rng = torch.Generator().manual_seed(0)
     inspection = of([softmax(torch.randn(300, 300, generator=rng))])
     map = content(inspection)["layers"][0]["maps"][0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dsf.report.map_bytes import shrunk
+from dsf.report.views import shrunk
 
 SIDE = 48
 

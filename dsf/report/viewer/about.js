@@ -151,7 +151,7 @@ function differenceOf([a, b], [one, other]) {
   const picture = new Picture(one, codes, exact ? weights : null, scale, { ...a.layer, written: one.written, read: one.read });
   const strongest = strongestCells(picture, weights);
   const map = { label: "A − B", sample: a.map.sample, scale, nans: 0, infinities: 0, signed: true,
-    ...brightness(picture), magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
+    bright: scale, largest_apart: scale, uniform: null, magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
     row_sums: null, measures: [], state: {}, verdicts: [], difference: [nameOf(a), nameOf(b)] };
   return { layer: { ...a.layer, name: `${nameOf(a)} minus ${nameOf(b)}` }, map, index: 0, tokens: a.tokens, decoder: a.decoder, picture };
 }
@@ -175,36 +175,10 @@ function weightsOf(picture) {
   return weights;
 }
 
-/** The code of a weight; see map_bytes.py. */
+/** The code of a weight; see views.py. */
 function codeOf(weight, scale) {
   if (!Number.isFinite(weight)) return NAN;
   return ZERO + Math.round(LEVELS * Math.sign(weight) * Math.sqrt(Math.abs(weight) / (scale || 1)));
-}
-
-/** The weights at which colours are full, as views.py has them for maps of the file. */
-function brightness(picture) {
-  const counts = new Float64Array(LEVELS + 1), { codes, columns } = picture;
-  let all = 0, top = 0, apart = 0;
-  codes.forEach((code, at) => {
-    const onDiagonal = picture.square && at % (columns + 1) === 0;
-    if (code <= MINUS_INFINITY || onDiagonal) return;
-    const level = Math.abs(code - ZERO);
-    apart = Math.max(apart, level);
-    if (at % columns === 0) return;
-    counts[level] += 1;
-    all += 1;
-    top = Math.max(top, level);
-  });
-  const weight = (level) => (level / LEVELS) ** 2 * picture.scale;
-  const levelAt = (share) => {
-    let level = 0;
-    for (let sum = counts[0]; level < top && sum < share * all; sum += counts[level]) level += 1;
-    return level;
-  };
-  const [low, high] = [0.02, 0.98].map((share) => weight(levelAt(share)));
-  const full = top ? Math.max(high, weight(top) / 16) : picture.scale;
-  const uniform = all >= 10 && low > full / 2 ? [low, full] : null;
-  return { bright: uniform ? full * (2 * low / full) ** 2 : full, largest_apart: weight(apart) || picture.scale, uniform };
 }
 
 /** The twelve cells of largest magnitude, as [query, key, weight]. */

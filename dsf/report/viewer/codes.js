@@ -1,4 +1,4 @@
-// Decodes maps: one 8-bit code for each cell, as written by dsf/report/map_bytes.py.
+// Decodes maps: one 8-bit code for each cell, as written by dsf/report/views.py.
 
 const MASKED = 0, NAN = 1, PLUS_INFINITY = 2, MINUS_INFINITY = 3, ZERO = 129, LEVELS = 125;
 const LEFT_OUT = 255; // of a cell on the diagonal while that is hidden; no weight has this code
