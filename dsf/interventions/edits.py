@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
+from importlib import import_module
 from math import isfinite
 from numbers import Real
 from typing import Any
@@ -36,9 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "applied":
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from dsf.interventions.applied import applied  # which needs torch
-
-    return applied
+    return import_module("dsf.interventions.applied").applied  # which needs torch
 
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
