@@ -159,10 +159,8 @@ class Structure:
         adapter: the adapter that reads it.
         parameters: by name the axes of every parameter that is needed, such as
             ``"dt_proj.weight": "inner rank"``. An axis is a name, a number, or a sum of products of
-            them such as ``rank+2*state``; every name stands alone somewhere. A last axis that may
-            be missing ends in ``?``.
-        called: by name the other names under which a parameter, or the module that holds some, is
-            known elsewhere, such as ``"key": ("k_proj",)``.
+            them such as ``rank+2*state``. A last axis that may be missing ends in ``?``.
+        called: other names of parameters, or modules that hold some: ``"key": ("k_proj",)``.
         settings: attributes that the adapter looks up in a module of the family, computed from a
             module and the sizes of its axes; of several the first that fits.
     """

@@ -52,10 +52,8 @@ def key_of(call: Call, counted: Counter[tuple[Through, str]]) -> CallKey:
 class Followed:
     """One sequence as the model was called on it: at once, or a prompt and what continues it.
 
-    Attributes:
-        ids: the token numbers of all calls, joined; None where the model reads none.
-        steps: how many tokens every call added.
-        caches: what the latest call returned to be continued.
+    ``ids`` are the token numbers of all calls, joined, ``steps`` how many every call added, and
+    ``caches`` what the latest call returned to be continued.
     """
 
     model: nn.Module
@@ -78,7 +76,6 @@ class Followed:
 
     def joined(self, calls: int | None = None) -> Iterator[Call]:
         """Of every mixer one call on the sequence, after so many calls of the model."""
-        # A mixer that did not run in the first call, or in a later one, has those that it has.
         for several in self.calls.values():
             yield joined(several[:calls])
 
@@ -120,8 +117,7 @@ def following(
     """Follow every call of ``model`` inside the ``with`` block.
 
     Args:
-        begin: called when a sequence begins; what it returns exchanges outputs of mixers in all
-            calls of this sequence.
+        begin: called when a sequence begins; what it returns exchanges outputs of its mixers.
         finish: called after every call with what the model returned; returns what the user gets.
 
     Yields:

@@ -34,18 +34,13 @@ THE_MODEL = "(the model itself)"
 
 
 def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsupported]:
-    """Modules whose class is named like a token mixer and that were not read, with the reason.
-
-    A module that contains one that was read, or lies inside one, is not listed. TorchScript modules
-    are always listed, because they take no hooks.
-    """
+    """Modules named like token mixers, outside of those that were read, with the reason."""
     found: list[Unsupported] = []
     for path, module in model.named_modules():
-        is_related = any(
-            path == one or not path or not one or _inside(path, (one,)) or _inside(one, (path,))
-            for one in called
+        around = (
+            called & {path} or _inside(path, called) or any(_inside(one, (path,)) for one in called)
         )
-        if is_related or _inside(path, (other.name for other in found)):
+        if around or _inside(path, (other.name for other in found)):
             continue
         kind = class_path(type(module))
         if isinstance(module, torch.jit.ScriptModule):
@@ -80,11 +75,10 @@ SIGNS = (
         "or channels are mixed",
     ),
     ("ALL_ATTENTION_FUNCTIONS|attention_interface", EXACT, "through the attention interface"),
-    (FUSED, WHEN_RUN, "through torch's fused attention, if it takes that path; only a run shows"),
     (
-        r"softmax\(",
+        rf"{FUSED}|softmax\(",
         WHEN_RUN,
-        "through its own softmax, which is read if it lies between two products; only a run shows",
+        "through fused attention, or its own softmax between two products; only a run shows",
     ),
 )
 """In the source code of an attention module: whether it is read then, and by which way."""
@@ -159,23 +153,13 @@ def support(
 
 
 def _found(model: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Support]:
-    known = known_modules(model, adapters)
-    scripted = {
-        path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)
-    }
-    whole = {*known, *scripted}
-    modules = {path: module for path, module in model.named_modules() if not _inside(path, whole)}
+    known, every = known_modules(model, adapters), dict(model.named_modules())
     possible = candidates(model, known)
-    unknown = {
-        path
-        for path, module in modules.items()
-        if path not in known
-        and (
-            path in scripted
-            or LOOKS_LIKE_A_MIXER.search(type(module).__name__)
-            or _attends(type(module))
-        )
-    }
+    scripted = {path for path, part in every.items() if isinstance(part, torch.jit.ScriptModule)}
+    whole = {*known, *scripted}
+    modules = {path: module for path, module in every.items() if not _inside(path, whole)}
+    unknown = {path for path, part in modules.items() if path not in known and _mixes(type(part))}
+    unknown |= scripted & {*modules}
     for path, module in modules.items():
         name, kind = path or THE_MODEL, class_path(type(module))
         if path in known:
@@ -197,10 +181,11 @@ def _inside(path: str, others: Any) -> bool:
     return any(path.startswith(f"{other}.") if other else bool(path) for other in others)
 
 
-def _attends(cls: type[nn.Module]) -> bool:
-    """Whether a class of no telling name computes attention in its ``forward``."""
-    if cls.__module__.startswith("torch."):
-        return False
+def _mixes(cls: type[nn.Module]) -> bool:
+    """Whether a class looks like a mixer by its name, or by attention in its ``forward``."""
+    is_named = LOOKS_LIKE_A_MIXER.search(cls.__name__) is not None
+    if is_named or cls.__module__.startswith("torch."):
+        return is_named
     code = _source(cls.forward)
     called = any(f"{name}(" in code for name in ("attention_interface", FUSED))
     return called or ("softmax(" in code and len(PRODUCT.findall(code)) > 1)
@@ -209,8 +194,7 @@ def _attends(cls: type[nn.Module]) -> bool:
 @lru_cache(maxsize=64)
 def asks_the_interface(classes: frozenset[type[nn.Module]]) -> bool:
     """Whether all classes that attend, by name or code, ask the library's interface."""
-    attending = [cls for cls in classes if LOOKS_LIKE_A_MIXER.search(cls.__name__) or _attends(cls)]
-    return all(_read_as(cls)[1] == EXACT for cls in attending)
+    return all(_read_as(cls)[1] == EXACT for cls in classes if _mixes(cls))
 
 
 def _mixer_of(adapter: Adapter, family: str) -> str:

@@ -63,7 +63,7 @@ def test_maps_that_fit_one_by_one_only(monkeypatch):
     assert {name: map.shape for name, map in found.maps().items()} == dict.fromkeys(
         names, (1, 4, 6, 6)
     )
-    monkeypatch.setattr("dsf.inspection.results.memory.free_memory", lambda _: 3 * one)
+    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 3 * one)
     with pytest.raises(MapTooLarge, match=r"layer\.map"):
         found.maps()
     assert found.maps(rows=-1)[names[0]].shape == (1, 4, 1, 6)

@@ -13,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import dsf
 from dsf.inspection.rebuild import EVERY, sampled_rows
-from dsf.inspection.softmax import torch_module
+from dsf.inspection.softmax import follower
 from dsf.systems.softmax_rows import SoftmaxRows
 from tests.inspection.softmax_models import BUILT, VOCABULARY
 
@@ -140,12 +140,12 @@ def test_no_row_comes_from_the_kernel_that_the_module_itself_calls(model, monkey
 
 def test_where_outputs_are_not_of_single_tokens_all_rows_are_computed():
     def mixing(layer, mixed):
-        found = torch_module.finish(layer, mixed)
+        found = follower.finish_torch(layer, mixed)
         return found + 0 * found.sum()
 
     module = torch.nn.MultiheadAttention(16, 4, batch_first=True).eval()
     tokens = torch.randn(1, EVERY + 44, 16, generator=torch.Generator().manual_seed(0))
-    adapter = replace(torch_module.ADAPTER, finish=mixing)
+    adapter = replace(follower.MULTIHEAD, finish=mixing)
     layer = dsf.inspect(module, tokens, tokens, tokens, adapters=(adapter,), checks="none")[0]
     assert 0 < layer.formula < 1e-13
 

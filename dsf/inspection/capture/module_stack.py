@@ -42,10 +42,8 @@ class Surroundings:
     Attributes:
         places: for every channel of the values, ``(head channel)``, the output of ``source`` that
             it equals.
-        gate: the output gate that the response was multiplied by, ``sample time width``; None if
-            there is none.
-        clamped: the lowest and the highest number to which the module clamped the values after
-            their projection; None where it did not.
+        gate: what the response was multiplied by, ``sample time width``; None for nothing.
+        clamped: between which numbers the module clamped the projected values; None where not.
         is_all: whether the module puts ``output`` out, perhaps plus one of its inputs; else it goes
             on with it, as with a norm.
     """

@@ -17,7 +17,7 @@ from dsf.inspection.families import (
     selective_scans,
     torch_recurrent,
 )
-from dsf.inspection.softmax import torch_module
+from dsf.inspection.softmax import follower
 
 GROUP = "dsf.adapters"
 
@@ -55,7 +55,7 @@ ADAPTERS: tuple[Adapter, ...] = (
     *fla.ADAPTERS,
     torch_recurrent.ADAPTER,
     torch_recurrent.CELLS,
-    torch_module.ADAPTER,
+    follower.MULTIHEAD,
 )
 
 STRUCTURES: tuple[Structure, ...] = (

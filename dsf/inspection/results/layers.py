@@ -347,11 +347,6 @@ class InspectedLayer:
         mixer = type(self.mixer).__name__
         return f"InspectedLayer({self.name}: {self.family} as {mixer}, {_worded(self)})"
 
-    def _repr_html_(self) -> str:
-        from dsf.inspection.results.table import layer_table
-
-        return layer_table([self])
-
 
 def _worded(layer: InspectedLayer) -> str:
     errors = f"formula {layer.formula:.0e}, rounding {layer.rounding:.0e}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dsf.evaluate.memory_plan import GB, MapTooLarge, free_memory
+from dsf.evaluate.memory_plan import GB, check_plan
 from dsf.inspection.errors import InspectionMemoryError
 from dsf.runtime.threads import MOST
 from dsf.systems.composite import Operator
@@ -28,19 +28,12 @@ def map_size(system: Operator) -> tuple[tuple[int, ...], torch.dtype, torch.devi
 
 def check_maps_fit(owner: str, systems: Mapping[str, Operator]) -> None:
     """Raise if all maps of some layers cannot be kept in at most half of the free memory."""
-    sizes, device = [0], torch.device("cpu")
+    size, device = 0, torch.device("cpu")
     for system in systems.values():
         shape, dtype, device = map_size(system)
-        sizes.append(prod(shape) * dtype.itemsize)
-    free = free_memory(device)
-    if free is None or 2 * sum(sizes) <= free:
-        return
-    singly = "" if 2 * max(sizes) > free else " Take one layer at a time (layer.map())."
-    raise MapTooLarge(
-        f"{owner}: all maps of {len(systems)} layers take {_gb(sum(sizes))}, those of one layer up "
-        f"to {_gb(max(sizes))}, but {_gb(free)} are available and half of that is the limit."
-        f"{singly} {INSTEAD_OF_MAPS}"
-    )
+        size += prod(shape) * dtype.itemsize
+    cure = f"Take one layer at a time (layer.map()). {INSTEAD_OF_MAPS}"
+    check_plan(owner, size, device, what=f"all maps of {len(systems)} layers", cure=cure)
 
 
 SPARE = 2**28  # for the allocator and for what is not counted

@@ -245,6 +245,13 @@ HEAD = ("layer", "family", "mixer", "maps", "tokens", "formula", "rounding", "to
 
 def inspection_table(inspection: Any) -> str:
     """A table with one row for each layer, and a list of the mixers that were not read."""
+    rows = []
+    for layer in inspection:
+        counted = zip(layer.axes, layer.system.batch, strict=False)
+        maps = " × ".join(f"{size} {axis}{'s' if size != 1 else ''}" for axis, size in counted)
+        errors = f"{layer.formula:.1e}", f"{layer.rounding:.1e}", f"{layer.tolerance:.0e}"
+        mixer, tokens = type(layer.mixer).__name__, str(layer.system.steps)
+        rows.append((layer.name, layer.family, mixer, maps or "1", tokens, *errors))
     facts = ", ".join(f"{name} {fact}" for name, fact in inspection.environment.items())
     missed = [
         f"<li><code>{escape(part.name)}</code>: {escape(part.reason)}</li>"
@@ -253,20 +260,8 @@ def inspection_table(inspection: Any) -> str:
     listed = f"<p>Not read:</p><ul>{''.join(missed)}</ul>" if missed else ""
     return (
         f"<p><b>{escape(inspection.model)}</b>: {len(inspection)} layers read"
-        f"<br><small>{escape(facts)}</small></p>"
-        f"{layer_table(inspection)}{listed}"
+        f"<br><small>{escape(facts)}</small></p>{_html(HEAD, rows)}{listed}"
     )
-
-
-def layer_table(layers: Iterable[Any]) -> str:
-    rows = []
-    for layer in layers:
-        counted = zip(layer.axes, layer.system.batch, strict=False)
-        maps = " × ".join(f"{size} {axis}{'s' if size != 1 else ''}" for axis, size in counted)
-        errors = f"{layer.formula:.1e}", f"{layer.rounding:.1e}", f"{layer.tolerance:.0e}"
-        mixer, tokens = type(layer.mixer).__name__, str(layer.system.steps)
-        rows.append((layer.name, layer.family, mixer, maps or "1", tokens, *errors))
-    return _html(HEAD, rows)
 
 
 def _html(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

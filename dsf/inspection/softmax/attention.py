@@ -116,11 +116,9 @@ class GivenWeights(Mixer):
 class AttentionCall:
     """What one attention was called with and returned, in the axes ``*batch time width``.
 
-    Attributes:
-        value: perhaps of fewer heads than the output, as ``key`` is.
-        bias: what is added to the scores, ``-inf`` where a key is masked; broadcasts.
-        weights: the map, where queries, keys and bias do not explain it.
-        heads_last: whether the call itself returned ``sample time head channel``.
+    Keys and values may be of fewer heads; ``bias``, which broadcasts, is added to the scores,
+    ``-inf`` where a key is masked. ``weights`` are the map, where these do not explain it, and
+    ``heads_last`` says whether the call itself returned ``sample time head channel``.
     """
 
     query: Tensor | None
@@ -262,11 +260,7 @@ def _linear_map(module: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def _called(layer: Captured) -> AttentionCall:
-    """A call through the interface, whose mask is a bias already, or of torch's fused attention.
-
-    Masks and a position bias are cut to the number of keys. A causal map that is not square is
-    aligned at the first tokens.
-    """
+    """A call through the interface, whose mask is a bias already, or of torch's fused attention."""
     given = layer.arguments
     if given.get("dropout_p"):
         raise UnreadableError(

@@ -4,7 +4,8 @@ Between products of two stacks of matrices tensors are followed by their identit
 a product, or the ``Normalised`` output of a softmax. ``explained`` gives query, key, scale and bias
 that reproduce the weights; where an operation on the scores or the weights is not understood, the
 weights are recorded instead, which are the map. A softmax of anything but a product of two tensors
-(experts, residual streams, additive attention) is not recorded.
+(experts, residual streams, additive attention) is not recorded. ``MULTIHEAD`` reads torch's module
+as a whole, by what its own code asks fused attention for.
 """
 
 import math
@@ -23,16 +24,19 @@ from torch.nn import functional
 from torch.overrides import _get_current_function_mode
 from torch.utils._pytree import tree_leaves
 
+from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied
 from dsf.inspection.capture.containers import tensors_in, times_written
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import home, in_float64
-from dsf.inspection.errors import UnreadableError
-from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias
+from dsf.inspection.capture.weights import double_copy
+from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias, attention
+from dsf.inspection.whole.stages import Chain, Project
+from dsf.mixers import SoftmaxAttention
 
-PLAIN = {"matmul", "bmm"}
-PRODUCTS = {*PLAIN, "baddbmm", "einsum"}
+PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum"}
 EQUATION = re.compile(r"^([\w.]+),([\w.]+)->([\w.]+)$")
 SPARE = "ZYXWVUTSRQPONMLKJIHGFEDCBA"
 POSITIONAL = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
@@ -45,12 +49,7 @@ STACK = 3
 class Product:
     """A matrix product ``factor left @ right`` that a torch function computed.
 
-    The leading axes of ``left`` and ``right`` are those of ``batch`` or broadcast to them.
-
-    Attributes:
-        factor: what the product was multiplied by in the same call.
-        places: the axes of the function's output, counted from its end, that are those of time and
-            read.
+    ``places`` are the axes of time and read in the function's output, counted from its end.
     """
 
     left: Shaped[Tensor, "*lefts time inner"]
@@ -73,16 +72,11 @@ def product(
     """The product that the torch function ``name`` computed; None if it is none of two stacks."""
     if name == "einsum":
         return _contracted(args, output)
-    added = name == "baddbmm"
-    if not added and name not in PLAIN:
+    given = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)][-2:]
+    if name not in PRODUCTS or len(given) < 2 or any(part.ndim < STACK for part in given):
         return None
-    given = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
-    pair = given[-2:]
-    if len(pair) < 2 or any(part.ndim < STACK for part in pair):
-        return None
-    left, right = pair
-    factor = float(kwargs.get("alpha", 1.0)) if added else 1.0
-    return Product(left, right, (left, right), output, factor)
+    left, right = given
+    return Product(left, right, (left, right), output, float(kwargs.get("alpha", 1.0)))
 
 
 def _contracted(args: tuple[Any, ...], output: Tensor) -> Product | None:
@@ -135,11 +129,7 @@ KEEPS |= {"to", "type", "type_as", "float", "double", "half", "bfloat16", "dropo
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The scores that a module computes from a product of queries and keys.
-
-    Attributes:
-        laid_out: whether the tensor still has the axes of the product's output.
-    """
+    """The scores that a module makes of a product, ``laid_out`` while in the axes of its output."""
 
     module: nn.Module | None
     product: Product
@@ -161,9 +151,7 @@ class Scores:
 class Normalised:
     """The weights that a softmax makes of scores, or scores that are used as they are.
 
-    Attributes:
-        written: torch's version counter of ``output`` after the softmax; a higher one later shows
-            an in-place change.
+    ``written`` is torch's version counter of ``output``, which a later change in place raises.
     """
 
     module: nn.Module | None
@@ -211,11 +199,8 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
     used, scores = made.left.detach().flatten(0, -3), weights.scores
     output = weights.output.detach()
     is_whole = output.numel() == used.numel() and times_written(output) == weights.written
-    if (
-        not scores.plain
-        or not is_whole
-        or not torch.equal(used, output.reshape(used.shape).to(used.dtype))
-    ):  # values are not multiplied with the unchanged output of the softmax
+    is_used = is_whole and torch.equal(used, output.reshape(used.shape).to(used.dtype))
+    if not (scores.plain and is_used):  # the values' factor is not what the softmax returned
         return {"weights": used.clone()}
     leading = scores.product.output.shape[:-2]
     left, right = scores.product.left.detach(), scores.product.right.detach().mT
@@ -248,8 +233,7 @@ def _bias(
     coarsest = max(torch.finfo(part.dtype).eps for part in (key, given))
     rounding = 16 * coarsest * largest
     if coarsest <= torch.finfo(torch.float32).eps and bool((bias[shown].abs() <= rounding).all()):
-        bias = bias.masked_fill(shown, 0)
-        return bias if bool((~shown).any()) else None
+        return None if bool(shown.all()) else bias.masked_fill(shown, 0)
     return bias
 
 
@@ -301,8 +285,7 @@ def _heads(mixed: Tensor, tokens: Size) -> int | None:
 
 @contextmanager
 def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
-    """Append to ``calls`` every fused attention, and every softmax between two products."""
-    # Not those in modules that are claimed.
+    """Append to ``calls`` every attention, fused or written out, of modules that none claims."""
     where.listener = SoftmaxListener(where, calls)
     try:
         with where.followed(), where.listener:
@@ -335,7 +318,7 @@ class SoftmaxListener(Functions):
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is functional.multi_head_attention_forward and not self._where.is_claimed():
             with self:
-                return opened(func)(*args, **kwargs)
+                return _opened(func)(*args, **kwargs)
         output = func(*args, **kwargs)
         if self._where.is_claimed():
             return output
@@ -408,13 +391,10 @@ class SoftmaxListener(Functions):
             return
         rivals = [one for one in self._unused if one.module is scores.module]
         self._unused = [one for one in self._unused if one.module is not scores.module]
-        if len(rivals) > 1 or output.shape[along] != scores.product.output.shape[-1]:
-            scores = replace(
-                scores, plain=False
-            )  # the scores are more than one product of queries and keys
-        self._follow(
-            output, Normalised(self._where.module, given, output, scores, times_written(output))
-        )
+        # The scores may be more than one product of queries and keys.
+        is_one = len(rivals) <= 1 and output.shape[along] == scores.product.output.shape[-1]
+        scores, written = scores if is_one else replace(scores, plain=False), times_written(output)
+        self._follow(output, Normalised(self._where.module, given, output, scores, written))
 
     def _passed_on(self, name: str, given: list[Any], output: Tensor) -> None:
         for part in given:
@@ -463,7 +443,7 @@ class SoftmaxListener(Functions):
         return output
 
 
-def opened(func: Any) -> Callable[..., Any]:
+def _opened(func: Any) -> Callable[..., Any]:
     """A function of torch written in Python, whose own calls of torch are heard, not it itself."""
     names = {**func.__globals__, "has_torch_function": lambda _: False}
     return FunctionType(func.__code__, names, argdefs=func.__defaults__)
@@ -504,3 +484,61 @@ def _fully_masked(layer: Captured) -> Tensor | None:
 
 
 FOLLOWED = adapter_of(_followed, idle=_fully_masked, join=join)
+
+
+class _Fused(Functions):
+    """Keeps what torch's fused attention is called with."""
+
+    def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if func is functional.multi_head_attention_forward:
+            with self:
+                return _opened(func)(*args, **kwargs)
+        if func is functional.scaled_dot_product_attention:
+            self.given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
+        return func(*args, **kwargs)
+
+
+def read_torch(layer: Captured) -> SoftmaxAttention:
+    """The mixer, of what the module's own code in float64 asks fused attention for."""
+    module: Any = double_copy(layer.module)
+    heard, plainly = _Fused(), {"need_weights": False, "is_causal": False}
+    with torch.no_grad(), heard:
+        nn.MultiheadAttention.forward(module, **{**layer.arguments, **plainly})
+    query, key, value, mask = (heard.given[name] for name in POSITIONAL[:4])
+    bias = None if mask is None else as_bias(mask)
+    return attention(query, key, value, bias, scale=query.shape[-1] ** -0.5)
+
+
+def finish_torch(
+    layer: Captured, mixed: Shaped[Tensor, "*batch time output channel"]
+) -> Shaped[Tensor, "*axes"]:
+    """The response through the output projection, in the module's layout."""
+    response = layer.project("out_proj", mixed.squeeze(-2).transpose(1, 2).flatten(-2))
+    if layer.output.ndim == 2:
+        return response.squeeze(0)
+    return response if layer.module.batch_first else response.transpose(0, 1)
+
+
+def _enter_torch(layer: Captured) -> Chain:
+    module = layer.module
+    extended = "bias_v" in layer.weights or module.add_zero_attn
+    if layer.output.ndim == 2 or not module.batch_first or extended:
+        raise InspectionError(
+            f"{layer.name}: the whole layer is known only for batch_first=True, inputs of three "
+            "axes, and without add_bias_kv and add_zero_attn. layer.map() gives the maps of its "
+            "heads."
+        )
+    weights, bias = layer.weights, layer.weights.get("in_proj_bias")
+    is_one = "in_proj_weight" in weights
+    weight = weights["in_proj_weight"].chunk(3)[2] if is_one else weights["v_proj_weight"]
+    return Chain((Project(weight, None if bias is None else bias.chunk(3)[2]),))
+
+
+MULTIHEAD = Adapter(
+    families={"torch.nn.modules.activation.MultiheadAttention": "multihead"},
+    read=read_torch,
+    finish=finish_torch,
+    enter=_enter_torch,
+    leave=lambda layer, _: Chain((layer.projection("out_proj"),)),
+    takes="value",
+)

@@ -117,11 +117,8 @@ class WholeMixer(AffineLayer):
 
     Attributes:
         given: the layer's input in this run.
-        enter: the stages from the layer's input to the values of the mixer.
-        mixer: the mixer with the coefficients of this run.
-        leave: the stages from the response of the mixer to the layer's output.
-        output: what the layer returned in the run, where it was compared with that.
-        is_all: whether the module puts that out, or adds its input to it.
+        enter, leave: the stages from this input to the values of the mixer, and from its response
+            to the layer's output.
         leaving: the output as a function of the response, with the factors that this makes (those
             of a norm); None where ``leave`` is all that is known.
     """
@@ -285,14 +282,8 @@ MOST_ROWS = 64
 class Contributions:
     """The values of a mixer, its map, and what its layer does with the response.
 
-    The memory in use is a few times ``ROOM``, or what one row of vectors takes if that is more;
-    for groups also their states.
-
-    Attributes:
-        leave: the stages from the response to the layer's output; None where these are not known,
-            and then the contributions are to the response of the mixer.
-        has_samples: whether the first batch axis counts samples.
-        numbers: which heads or channels of the layer those of ``system`` are.
+    Contributions are to the response of the mixer where ``leave`` is not known. ``numbers`` says
+    which of the ``total`` heads or channels of the layer those of ``system`` are.
     """
 
     system: Operator
@@ -342,11 +333,7 @@ class Contributions:
     def _by_token(
         self, written: Sequence[int], bounds: Sequence[int] | None
     ) -> Iterator[tuple[Sequence[int], Tensor]]:
-        """Some rows at a time, and the map times the values of every token there.
-
-        Args:
-            bounds: of groups of tokens, whose columns are added up; None for single tokens.
-        """
+        """Some rows at a time, and the map times the values of every token or group there."""
         system, numbers = self.system, self._samples * self._reads * self.total * self._width
         size = self._samples, len(written), self._reads
         check_room("contribution_norms", size, torch.float64, system.device)
