@@ -50,23 +50,7 @@ def test_all_maps_of_a_mamba_layer_are_refused_before_anything_is_allocated():
     words = rf"layers\.0\.mixer: all its maps.*{needed:.1f} GB.*heads=\[0, 1\].*contribution_norms"
     with NothingLarge(), pytest.raises(MapTooLarge, match=words):
         layer.map()
-    inspection = Inspection((layer, layer), model="big")
-    with NothingLarge(), pytest.raises(MapTooLarge, match="big"):
-        inspection.maps()
     assert layer.map(-1).shape == (1, CHANNELS, 1, TOKENS)
-
-
-def test_maps_that_fit_one_by_one_only(monkeypatch):
-    found = dsf.inspect(torch.nn.LSTM(3, 4, num_layers=2), torch.ones(6, 1, 3))
-    names = [layer.name for layer in found]
-    one = 4 * 6 * 6 * 8
-    assert {name: map.shape for name, map in found.maps().items()} == dict.fromkeys(
-        names, (1, 4, 6, 6)
-    )
-    monkeypatch.setattr("dsf.evaluate.memory_plan.free_memory", lambda _: 3 * one)
-    with pytest.raises(MapTooLarge, match=r"layer\.map"):
-        found.maps()
-    assert found.maps(rows=-1)[names[0]].shape == (1, 4, 1, 6)
 
 
 def test_a_report_that_does_not_fit_is_refused_before_it_is_drawn(monkeypatch, tmp_path):
@@ -93,16 +77,16 @@ import resource, sys, torch, dsf
 from dsf.evaluate import MapTooLarge, memory_plan
 from tests.inspection.test_maps_in_memory import mamba_layer
 from dsf.inspection import Inspection
-import dsf.inspection.results.memory as needs, dsf.report.content
+import dsf.report.content
 from dsf.report import draw_grid
 layer = mamba_layer(channels=64, tokens=2048)
 mamba_layer(channels=64, tokens=256).map()  # loads and compiles what is needed
-for room in (memory_plan, dsf.report.content, needs):
+for room in (memory_plan, dsf.report.content):
     room.free_memory = lambda _: None
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + 60 * 2**20,) * 2)
 inspection = Inspection((layer,), model="one")
-for what in (layer.map, inspection.maps, lambda: dsf.show(inspection, sys.argv[1])):
+for what in (layer.map, lambda: dsf.show(inspection, sys.argv[1])):
     try:
         what()
     except MapTooLarge as error:
@@ -122,7 +106,7 @@ def test_memory_that_runs_out_under_a_limit_of_the_process_is_named(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 3, done.stdout + done.stderr
+    assert len(lines) == 2, done.stdout + done.stderr
     assert all("the memory of this machine ran out" in line for line in lines), lines
 
 

@@ -19,7 +19,7 @@ from dsf.evaluate.memory_plan import check_room, naming_out_of_memory
 from dsf.inspection.capture.calls import Stored
 from dsf.inspection.capture.containers import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
-from dsf.inspection.results.memory import INSTEAD_OF_MAPS, check_maps_fit, map_size
+from dsf.inspection.results.memory import Forecast
 from dsf.inspection.results.saving import Returns, save
 from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import AffineLayer, Contributions, WholeMixer
@@ -28,11 +28,16 @@ from dsf.systems.algebra import select
 from dsf.systems.composite import Operator
 
 if TYPE_CHECKING:
-    from dsf.inspection.results.memory import Forecast
     from dsf.measures.erasers import Eraser
 
 ALL = 0.999
 """A share above this counts as all."""
+INSTEAD_OF_MAPS = (
+    "Ask for some rows (rows=slice(0, 64)), for some heads or channels "
+    "(dsf.inspect(..., heads=[0, 1]), on the command line --heads), or for what all of them do "
+    "together (layer.contribution_norms(groups=256)); inspection.measure() and the report form no "
+    "whole map."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,7 +146,10 @@ class InspectedLayer:
         with naming_out_of_memory(f"{self.name}: its map", cure=INSTEAD_OF_MAPS):
             system = self.system
             if rows is None:
-                check_room(f"{self.name}: all its maps", *map_size(system), cure=INSTEAD_OF_MAPS)
+                columns = getattr(system, "read_steps", system.steps) * system.input_size
+                size = (*system.batch, system.steps * system.output_size, columns)
+                owner = f"{self.name}: all its maps"
+                check_room(owner, size, system.dtype, system.device, cure=INSTEAD_OF_MAPS)
             return attention_map(system, rows)
 
     def __getattr__(self, name: str) -> Any:
@@ -390,7 +398,7 @@ class Inspection(Sequence[InspectedLayer]):
     model: str = ""
     tokens: tuple[tuple[str, ...], ...] | None = None
     environment: dict[str, str] = field(default_factory=dict)
-    forecast: "Forecast | None" = None
+    forecast: Forecast | None = None
     checks: Table = field(default_factory=lambda: Table(()))
     decoder_tokens: tuple[tuple[str, ...], ...] | None = None
 
@@ -430,21 +438,6 @@ class Inspection(Sequence[InspectedLayer]):
 
     def __len__(self) -> int:
         return len(self.layers)
-
-    def maps(
-        self, rows: Selection | None = None
-    ) -> dict[str, Shaped[Tensor, "*batch rows columns"]]:
-        """The maps of all layers by their names, or some rows of each.
-
-        Raises:
-            MapTooLarge: if all of them together would take more than half of the free memory,
-                before the first is computed.
-            ReconstructionError: if a mixer was altered after it was compared with its layer.
-        """
-        if rows is None:
-            systems = {layer.name: layer.system for layer in self}
-            check_maps_fit(self.model or "inspection.maps", systems)
-        return {layer.name: layer.map(rows) for layer in self}
 
     def measure(self, *quantities: str) -> Table:
         """Quantities of every map: one record for each layer, batch index and quantity.

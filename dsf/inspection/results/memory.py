@@ -1,40 +1,11 @@
 """The memory of an inspection and of the maps of its layers, before they are computed."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any
 
-import torch
-
-from dsf.evaluate.memory_plan import GB, check_plan
+from dsf.evaluate.memory_plan import GB
 from dsf.inspection.errors import InspectionMemoryError
 from dsf.runtime.threads import MOST
-from dsf.systems.composite import Operator
-
-INSTEAD_OF_MAPS = (
-    "Ask for some rows (rows=slice(0, 64)), for some heads or channels "
-    "(dsf.inspect(..., heads=[0, 1]), on the command line --heads), or for what all of them do "
-    "together (layer.contribution_norms(groups=256)); inspection.measure() and the report form no "
-    "whole map."
-)
-
-
-def map_size(system: Operator) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
-    columns = getattr(system, "read_steps", system.steps) * system.input_size
-    shape = (*system.batch, system.steps * system.output_size, columns)
-    return shape, system.dtype, system.device
-
-
-def check_maps_fit(owner: str, systems: Mapping[str, Operator]) -> None:
-    """Raise if all maps of some layers cannot be kept in at most half of the free memory."""
-    size, device = 0, torch.device("cpu")
-    for system in systems.values():
-        shape, dtype, device = map_size(system)
-        size += prod(shape) * dtype.itemsize
-    cure = f"Take one layer at a time (layer.map()). {INSTEAD_OF_MAPS}"
-    check_plan(owner, size, device, what=f"all maps of {len(systems)} layers", cure=cure)
-
 
 SPARE = 2**28  # for the allocator and for what is not counted
 FRACTION = 0.95
