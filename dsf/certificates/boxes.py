@@ -13,12 +13,11 @@ from dsf.certificates.certificate import Certificate, Verdict
 from dsf.certificates.issuing import (
     Proposal,
     Where,
+    claim,
     issued,
-    on_the_processor,
     where_conclusive,
     written,
 )
-from dsf.runtime.argument_checks import checked
 
 MAX_BOXES = 2000
 MAX_CORNER_STEPS = 20
@@ -27,8 +26,7 @@ MAX_EXPONENT = 700.0  # the largest exponent that a float takes, rounded down
 DYADIC = 1 << 40
 
 
-@checked
-@on_the_processor
+@claim
 def locality(
     key: Float[Tensor, "tokens key"],
     box: tuple[Float[Tensor, " key"], Float[Tensor, " key"]],

@@ -193,7 +193,6 @@ def is_affordable(operations: int, bits: int) -> bool:
 
 
 def whole(value: Any) -> int:
-    """An integer."""
     if type(value) is not int:
         raise Rejected(f"{shown(repr(value))} is not an integer")
     return value
@@ -207,14 +206,12 @@ def positive(value: Any) -> int:
 
 
 def flag(value: Any) -> bool:
-    """A JSON boolean."""
     if type(value) is not bool:
         raise Rejected(f"{shown(repr(value))} is neither true nor false")
     return value
 
 
 def word(value: Any) -> str:
-    """Text."""
     if type(value) is not str:
         raise Rejected(f"{shown(repr(value))} is not a string")
     return value
@@ -235,8 +232,6 @@ def several(value: Any, read: Callable[[Any], Any]) -> list[Any]:
 
 
 def pair(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:
-    """Reads a list of two."""
-
     def both(value: Any) -> tuple[Any, Any]:
         found = several(value, read)
         if len(found) != 2:
@@ -504,7 +499,6 @@ def softplus_above(x: Fraction) -> Fraction:
 
 
 def added(values: Iterable[Fraction]) -> Fraction:
-    """The exact sum."""
     return sum(values, Fraction(0))
 
 
@@ -805,7 +799,6 @@ def _square(weights: Tensor) -> int:
 
 
 def each_row(claim: Callable[[Tensor, dict[str, Any]], Breaks], case: Case) -> str:
-    """A claim about all rows of a map."""
     weights = case.subject["map"]
     fails = claim(weights, case.parameters)
     if len(weights.shape) < 2:
@@ -1295,10 +1288,10 @@ MAX_LAYER_BITS = 256  # bits before and behind the point of stored numbers
 
 Interval = tuple[Fraction, Fraction]
 Vector = list[Interval]
+# What is named after an operation encloses its results for all numbers in the intervals.
 
 
 def points(values: Iterable[Fraction]) -> Vector:
-    """The numbers as intervals."""
     return [(value, value) for value in values]
 
 
@@ -1308,19 +1301,16 @@ def outward(low: Fraction, high: Fraction) -> Interval:
 
 
 def times(a: Interval, b: Interval) -> Interval:
-    """Encloses all products."""
     ends = [x * y for x in a for y in b]
     return outward(min(ends), max(ends))
 
 
 def plus(parts: Iterable[Interval]) -> Interval:
-    """Encloses all sums."""
     found = list(parts)
     return outward(added(low for low, _ in found), added(high for _, high in found))
 
 
 def dot(a: Vector, b: Vector) -> Interval:
-    """Encloses all inner products."""
     if len(a) != len(b):
         raise Rejected("queries and keys have different widths")
     return plus(map(times, a, b))
@@ -1334,13 +1324,11 @@ def within_reach(x: Interval) -> Interval:
 
 
 def exponential(x: Interval) -> Interval:
-    """Encloses e^x."""
     low, high = within_reach(x)
     return exp_below(low), exp_above(high)
 
 
 def softplus(x: Interval) -> Interval:
-    """Encloses log(1 + e^x)."""
     low, high = within_reach(x)
     return softplus_below(low), softplus_above(high)
 
@@ -1352,12 +1340,10 @@ def sigmoid(x: Interval) -> Interval:
 
 
 def silu(x: Interval) -> Interval:
-    """Encloses x / (1 + e^-x)."""
     return times(x, sigmoid(x))
 
 
 def root(x: Interval) -> Interval:
-    """Encloses the square root of a positive number."""
     if x[0] <= 0:
         raise Rejected("the length of a vector is not above zero")
     return _root(x[0], 0), _root(x[1], 1)
@@ -1382,7 +1368,6 @@ def shaped(part: Tensor, *shape: int) -> Tensor:
 
 
 def scalar(part: Tensor) -> Interval:
-    """The only number of a tensor."""
     return points(shaped(part, 1).row(0))[0]
 
 
@@ -1441,7 +1426,6 @@ def convolved(vectors: list[Vector], taps: Tensor, bias: Tensor | None) -> list[
 
 
 def stepped(parts: dict[str, Tensor], drives: list[Vector]) -> Vector:
-    """Encloses the step size at every token."""
     bias = scalar(parts["step_bias"])
     return [softplus(plus([*drive, bias])) for drive in drives]
 

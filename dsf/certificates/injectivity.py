@@ -24,12 +24,11 @@ from dsf.certificates.issuing import (
     Proposal,
     Where,
     certifiable,
+    claim,
     issued,
-    on_the_processor,
     stored,
     where_conclusive,
 )
-from dsf.runtime.argument_checks import checked
 
 PRIME = (1 << 31) - 1
 """Products of two residues fit into 64 bits."""
@@ -125,8 +124,7 @@ MAX_NULL_BITS = 13_000  # bits of an integer that a certificate can hold
 DIRECTIONS = 1 << 40  # the unit of the entries of a direction that was found in float64
 
 
-@checked
-@on_the_processor
+@claim
 def margin(
     key: Float[Tensor, "tokens key"],
     *,
@@ -208,8 +206,7 @@ def _spanning(matrix: Tensor) -> list[int]:
     return sorted({*spread, *pivots[:columns].tolist()})
 
 
-@checked
-@on_the_processor
+@claim
 def linear_injective(
     key: Float[Tensor, "tokens key"],
     *,
@@ -281,8 +278,7 @@ def _query(key: Tensor, feature_map: str) -> list[Fraction] | None:
     return [Fraction(int(k == lead)) for k in range(width)]
 
 
-@checked
-@on_the_processor
+@claim
 def injective(
     key: Float[Tensor, "tokens key"],
     *,

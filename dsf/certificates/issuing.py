@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dsf.certificates import checker
 from dsf.certificates.certificate import Certificate, Level, Verdict
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.files import LeadsOutside, read_inside, remove_inside, write_inside
 from dsf.runtime.shapes import has_axes
@@ -68,17 +69,18 @@ class Proposal:
     scope: str = ""
 
 
-def on_the_processor(claim: Callable[Given, Certificate]) -> Callable[Given, Certificate]:
-    """``claim`` with the tensors it is given copied to the processor, where fractions are exact."""
+def claim(decide: Callable[Given, Certificate]) -> Callable[Given, Certificate]:
+    """``decide`` with checked arguments, its tensors on the processor: there numbers are exact."""
 
     def there(part: Any) -> Any:
         if isinstance(part, Tensor):
             return part.cpu()
         return tuple(map(there, part)) if isinstance(part, tuple) else part
 
-    @wraps(claim)
+    @checked
+    @wraps(decide)
     def decided(*args: Given.args, **named: Given.kwargs) -> Certificate:
-        return claim(*map(there, args), **{name: there(part) for name, part in named.items()})
+        return decide(*map(there, args), **{name: there(part) for name, part in named.items()})
 
     return decided
 

@@ -28,8 +28,8 @@ from dsf.certificates.issuing import (
     Where,
     as_float,
     certifiable,
+    claim,
     issued,
-    on_the_processor,
     settled,
     stored,
     where_conclusive,
@@ -38,7 +38,6 @@ from dsf.certificates.issuing import (
 from dsf.evaluate import attention_map, respond
 from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.realisation import reduce
-from dsf.runtime.argument_checks import checked
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank, Transition
@@ -226,8 +225,7 @@ ROWS = {
 Map = Float[Tensor, "*batch rows columns"]
 
 
-@checked
-@on_the_processor
+@claim
 def row_sums(
     map: Map | System | StoredLayer,
     *,
@@ -279,7 +277,7 @@ def row_sums(
     )
 
 
-@checked
+@claim
 def zero_sums(
     map: Map | System | StoredLayer, *, tolerance: Number = 0.0, folder: Where = None
 ) -> Certificate:
@@ -287,8 +285,7 @@ def zero_sums(
     return row_sums(map, target=0.0, tolerance=tolerance, folder=folder)
 
 
-@checked
-@on_the_processor
+@claim
 def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Certificate:
     """Certify that no stored weight is below zero. The witness is the row of the smallest one.
 
@@ -317,8 +314,7 @@ def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Cer
     return _decided("nonnegative", map, float(least[worst]), worst, folder)
 
 
-@checked
-@on_the_processor
+@claim
 def causal(map: Map, *, folder: Where = None) -> Certificate:
     """Certify that every stored weight above the diagonal is exactly zero.
 
@@ -332,8 +328,7 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
     return _decided("causal", map, float(ahead[worst]), worst, folder)
 
 
-@checked
-@on_the_processor
+@claim
 def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) -> Certificate:
     """Certify that at least ``share`` of every row's absolute weight lies on its last ``width``
     tokens, its own included.
@@ -358,8 +353,7 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
     return _decided("window_mass", map, observed, worst, folder, parameters)
 
 
-@checked
-@on_the_processor
+@claim
 def same_map(first: Map, second: Map, *, tolerance: Number, folder: Where = None) -> Certificate:
     """Certify that two stored maps differ by at most ``tolerance`` in Frobenius norm, exactly.
 
@@ -440,7 +434,7 @@ def _square(owner: str, map: Tensor) -> None:
         raise ValueError(f"{owner}: needs a square map, but the shape is {tuple(map.shape)}.")
 
 
-@checked
+@claim
 def equivalent(
     first: Operator,
     second: Operator,
@@ -497,7 +491,7 @@ def equivalent(
     return issued(_compared(one, other, tolerance, FORMED), folder)
 
 
-@checked
+@claim
 def reduction_error(
     map: Inexact[Tensor, "time time"], *, order: int, folder: Where = None
 ) -> Certificate:
@@ -512,4 +506,4 @@ def reduction_error(
     """
     reduction = reduce(map, order=order)
     other = attention_map(reduction.system)
-    return issued(_compared(map.cpu(), other.cpu(), float(reduction.bound), FORMED), folder)
+    return issued(_compared(map, other, float(reduction.bound), FORMED), folder)

@@ -14,18 +14,16 @@ from dsf.certificates.issuing import (
     Where,
     as_float,
     certifiable,
+    claim,
     issued,
-    on_the_processor,
     settled,
     stored,
     where_conclusive,
     written,
 )
-from dsf.runtime.argument_checks import checked
 
 
-@checked
-@on_the_processor
+@claim
 def nonexpansive(
     key: Float[Tensor, "time key"],
     rate: Float[Tensor, " time"],
@@ -87,8 +85,7 @@ def nonexpansive(
     return where_conclusive([settled(proposal, witness)], proposal, folder)
 
 
-@checked
-@on_the_processor
+@claim
 def decay(
     log_decay: Float[Tensor, "*batch time"],
     *,
@@ -134,8 +131,7 @@ def decay(
     return where_conclusive([settled(proposal, witness)], proposal, folder)
 
 
-@checked
-@on_the_processor
+@claim
 def decay_box(
     weight: Float[Tensor, " input"],
     bias: Float[Tensor, ""],

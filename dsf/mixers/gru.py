@@ -22,7 +22,6 @@ from dsf.mixers.ingredients.recurrent_cells import (
     read_cell,
     tanh_secant,
     to_states,
-    with_one,
 )
 from dsf.systems.system import System
 
@@ -109,7 +108,7 @@ class GRU(Mixer):
     def second_form(self) -> System:
         """The system with tanh(a_t) / a_t fixed too: from ``[x; 1]`` to the states.
 
-        Driven by :meth:`second_signal`.
+        Its signal is ``[x_t; 1]`` as one channel, the one for the biases.
         """
         at = self._trajectory
         slope = (1 - at.update) * tanh_secant(at.activated)
@@ -119,10 +118,6 @@ class GRU(Mixer):
         A = torch.diag_embed(at.update) + (slope * at.reset).unsqueeze(-1) * recurrent
         B = slope.unsqueeze(-1) * torch.cat([entering, bias.unsqueeze(-1)], dim=-1)
         return self._to_states(A, B, self.start)
-
-    def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
-        """``[x_t; 1]``, the signal of :meth:`second_form`."""
-        return with_one(self.inputs)
 
     def tangent(self) -> System:
         """The Jacobian along the trajectory: from small changes of the inputs to the states.

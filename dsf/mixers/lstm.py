@@ -22,7 +22,6 @@ from dsf.mixers.ingredients.recurrent_cells import (
     read_cell,
     tanh_secant,
     to_states,
-    with_one,
 )
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
@@ -153,7 +152,7 @@ class LSTM(Mixer):
     def second_form(self) -> System:
         """The system with tanh(a_t) / a_t fixed too: from ``[x; 1]`` to h, with state ``[c; h]``.
 
-        Driven by :meth:`second_signal`.
+        Its signal is ``[x_t; 1]`` as one channel, the one for the biases.
         """
         gates = self._gates
         slope = (gates.write * tanh_secant(gates.candidate)).unsqueeze(-1)
@@ -167,10 +166,6 @@ class LSTM(Mixer):
             B=torch.cat([slope * affine, reading @ (slope * affine)], dim=-2),
             initial=self._start_of_both(),
         )
-
-    def second_signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
-        """``[x_t; 1]``, the signal of :meth:`second_form`."""
-        return with_one(self.inputs)
 
     def tangent(self) -> System:
         """The Jacobian along the trajectory: from small changes of the inputs to the outputs.

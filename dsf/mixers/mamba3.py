@@ -75,7 +75,11 @@ class Mamba3(Mixer):
             Kronecker(small.unflatten(-1, (2, 2)), key.shape[-1]),
             write=torch.cat([new, key], dim=-1),
             read=torch.cat([query, torch.zeros_like(query)], dim=-1),
-            feedthrough=self._feedthrough(),
+            feedthrough=(
+                None
+                if self.feedthrough is None
+                else self.feedthrough.unsqueeze(-1).expand_as(self.step)
+            ),
         )
 
     def _turned(self, part: Tensor) -> Tensor:
@@ -88,8 +92,3 @@ class Mamba3(Mixer):
         cosine, sine = angle.cos(), angle.sin()
         turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], -1)
         return torch.cat([turned.flatten(-2), staying], dim=-1)
-
-    def _feedthrough(self) -> Tensor | None:
-        if self.feedthrough is None:
-            return None
-        return self.feedthrough.unsqueeze(-1).expand_as(self.step)

@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf.mixers import GRU, LSTM, ElmanRNN
-from dsf.mixers.ingredients.recurrent_cells import RELU, TANH
+from dsf.mixers.ingredients.recurrent_cells import RELU, TANH, with_one
 from dsf.runtime.shapes import ShapeError
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -59,7 +59,7 @@ def test_a_start_that_is_not_zero_is_carried(kind, mixer_class, reverse):
     mixer = mixer_class.from_module(module, x, initial, reverse=reverse)
     torch.testing.assert_close(response(mixer), expected, **EXACT)
     if kind is not torch.nn.RNN:
-        second = dsf.respond(mixer.second_form(), mixer.second_signal()).squeeze(-1)
+        second = dsf.respond(mixer.second_form(), with_one(mixer.inputs)).squeeze(-1)
         torch.testing.assert_close(second, expected, **EXACT)
 
 
@@ -91,7 +91,7 @@ def test_an_lstm_with_a_projection(reverse):
     mixer = LSTM.from_module(module, x, reverse=reverse)
     expected = module(x)[0][..., 2:] if reverse else module(x)[0][..., :2]
     torch.testing.assert_close(response(mixer), expected, **EXACT)
-    second = dsf.respond(mixer.second_form(), mixer.second_signal()).squeeze(-1)
+    second = dsf.respond(mixer.second_form(), with_one(mixer.inputs)).squeeze(-1)
     torch.testing.assert_close(second, expected, **EXACT)
 
 
@@ -106,7 +106,7 @@ def test_the_second_form_gives_the_same_outputs(mixer_class, reverse):
     kind = getattr(torch.nn, mixer_class.__name__)
     module, x = with_drawn_weights(kind, bidirectional=True, batch_first=True), inputs()
     mixer = mixer_class.from_module(module, x, reverse=reverse)
-    second = dsf.respond(mixer.second_form(), mixer.second_signal()).squeeze(-1)
+    second = dsf.respond(mixer.second_form(), with_one(mixer.inputs)).squeeze(-1)
     torch.testing.assert_close(second, response(mixer), **EXACT)
 
 

@@ -2,7 +2,6 @@
 
 from dsf.mixers.ingredients.feature_maps import (
     Monomials,
-    RandomFeatures,
     elu_plus_one,
     exp,
     identity,
@@ -19,7 +18,6 @@ from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
 
 __all__ = [
     "Monomials",
-    "RandomFeatures",
     "bilinear",
     "elu_plus_one",
     "exp",

@@ -1,8 +1,8 @@
 """Feature maps of linear attention, and finite-dimensional approximations of ``exp(q.k)``.
 
 Elementwise maps (``elu_plus_one``, ``relu``, ...) and squares come first; ``Monomials`` is the
-truncated exponential series, with ``series_error`` its error bound; ``RandomFeatures`` are positive
-random features.
+truncated exponential series, with ``series_error`` its error bound; ``random_features`` are
+positive.
 """
 
 import math
@@ -130,27 +130,13 @@ def series_error(x: Float[Tensor, "*axes"], order: int) -> Float[Tensor, "*axes"
     return (power + size).exp()
 
 
-@dataclass(frozen=True, eq=False)
-class RandomFeatures:
-    """Features ``exp(ω.x - |x|^2 / 2) / sqrt(m)`` along m directions ω: all above zero.
+def random_features(rng: torch.Generator, *, key_size: int, width: int) -> FeatureMap:
+    """A feature map for ``exp(q.k)``: ``exp(ω.x - |x|^2 / 2) / sqrt(m)``, all above zero.
 
-    For standard normal directions ``φ(q).φ(k)`` is ``exp(q.k)`` on average, with variance
-    ``exp(2 q.k) (exp(|q + k|^2) - 1) / m``.
+    The m = ``width`` directions ω are standard normal, drawn from ``rng``. ``φ(q).φ(k)`` is
+    ``exp(q.k)`` on average, with variance ``exp(2 q.k) (exp(|q + k|^2) - 1) / m``.
 
     Source: Choromanski et al. 2020, arXiv:2009.14794.
-    """
-
-    directions: Float[Tensor, "features key"]
-
-    def __call__(self, x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
-        """The features of ``x``."""
-        half_square = x.square().sum(dim=-1, keepdim=True) / 2
-        projected = x @ self.directions.to(x).mT
-        return (projected - half_square).exp() / len(self.directions) ** 0.5
-
-
-def random_features(rng: torch.Generator, *, key_size: int, width: int) -> RandomFeatures:
-    """A feature map for ``exp(q.k)`` with ``width`` directions drawn from ``rng``.
 
     Raises:
         ValueError: if a size is below 1.
@@ -168,7 +154,12 @@ def random_features(rng: torch.Generator, *, key_size: int, width: int) -> Rando
             f"{width}."
         )
     directions = torch.randn(width, key_size, generator=rng, dtype=torch.float64, device=rng.device)
-    return RandomFeatures(directions)
+
+    def features(x: Float[Tensor, "*axes key"]) -> Float[Tensor, "*axes features"]:
+        half_square = x.square().sum(dim=-1, keepdim=True) / 2
+        return (x @ directions.to(x).mT - half_square).exp() / width**0.5
+
+    return features
 
 
 def _check_order(order: int) -> None:

@@ -21,15 +21,6 @@ class Sampled(NamedTuple):
     gain: Tensor
 
 
-class SampledLowRank(NamedTuple):
-    """A discretised diagonal plus low rank, diag(decay) + left rightᵀ, and the input vector."""
-
-    decay: Tensor
-    left: Tensor
-    right: Tensor
-    write: Tensor
-
-
 Discretisation = Callable[[Tensor, Tensor], Sampled]
 
 
@@ -58,23 +49,20 @@ def bilinear_low_rank(
     right: Inexact[Tensor, " state"],
     write: Inexact[Tensor, " state"],
     step: Inexact[Tensor, "*batch 1"],
-) -> SampledLowRank:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The trapezoidal rule for ``A = diag(pole) + left rightᴴ``, which stays of that form.
 
     ``-I + 2 (I - step A / 2)^{-1}`` and ``step (I - step A / 2)^{-1} write``, the inverse by
-    Woodbury's identity. In the result ``right`` is transposed, not conjugated.
+    Woodbury's identity. Returns decay, left, right and the input vector, for
+    ``diag(decay) + left rightᵀ``: ``right`` is transposed, not conjugated.
     """
     half = step / 2
     inverse = 1 / (1 - half * pole)
     moved, seen = inverse * left, inverse * right.conj()
     loop = half / (1 - half * (seen * left).sum(dim=-1, keepdim=True))
     heard = (seen * write).sum(dim=-1, keepdim=True)
-    return SampledLowRank(
-        decay=2 * inverse - 1,
-        left=2 * loop * moved,
-        right=seen,
-        write=step * (inverse * write + loop * heard * moved),
-    )
+    driven = step * (inverse * write + loop * heard * moved)
+    return 2 * inverse - 1, 2 * loop * moved, seen, driven
 
 
 def port_system(
