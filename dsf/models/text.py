@@ -4,8 +4,10 @@ The models learnt 34 plays of Shakespeare. ``PASSAGE`` is out of a play that the
 Macbeth (act 5, scene 5). The plays are in the public domain.
 """
 
+import json
 import math
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-__all__ = ["bits_per_byte", "spell"]
+__all__ = ["bits_per_byte", "record", "spell"]
 
 CONTEXT = 256
 """Tokens that the models predicted in one window of training."""
@@ -64,6 +66,11 @@ def bits_per_byte(model: nn.Module, tokenizer: Any, text: str, *, context: int =
             nats += cross_entropy(logits.double(), window[1:], reduction="sum").item()
     model.train(training)
     return nats / math.log(2) / len(text.encode())
+
+
+def record() -> dict[str, Any]:
+    """Parameters and bits per byte of the stored models, and those of tables of bytes."""
+    return json.loads(files("dsf.models").joinpath("text.json").read_text(encoding="utf-8"))
 
 
 def spell(tokenizer: Any, tokens: Int[Tensor, " time"] | Sequence[int]) -> list[str]:
