@@ -5,8 +5,7 @@ import torch
 
 import dsf
 from dsf.systems.coefficient import SampledWrite, TokenSlots
-from dsf.systems.composite import SystemSum
-from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.composite import SoftmaxRows, SystemSum
 from dsf.systems.transition import (
     Dense,
     Diagonal,

@@ -24,12 +24,11 @@ from dsf.certificates.maps import stored_transitions
 from dsf.certificates.transitions import decay, nonexpansive
 from dsf.evaluate import respond
 from dsf.evaluate.arguments import forward_form
-from dsf.evaluate.cache import kept_rows
 from dsf.mixers import GatedDeltaNet
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import select
-from dsf.systems.composite import Operator
+from dsf.systems.composite import Operator, kept_rows
 from dsf.systems.system import System
 
 MAX_WIDTH = 4096

@@ -36,9 +36,8 @@ from dsf.certificates.issuing import (
     written,
 )
 from dsf.evaluate import attention_map, respond
-from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.realisation import reduce
-from dsf.systems.composite import Operator
+from dsf.systems.composite import Operator, kept_rows
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank, Transition
 

@@ -4,10 +4,9 @@ from dsf.evaluate import scans
 from dsf.evaluate.chunks import chunkwise, convolution, final_state, scan
 from dsf.evaluate.dispatch import Method, respond
 from dsf.evaluate.enclosure import Enclosure
-from dsf.evaluate.maps import attention_map
+from dsf.evaluate.maps import MapOrSystem, Rows, attention_map, row_blocks
 from dsf.evaluate.memory_plan import MapTooLarge
 from dsf.evaluate.realisation import realise, reduce
-from dsf.evaluate.rows import MapOrSystem, Rows, row_blocks
 from dsf.evaluate.stepwise import recurrent, step
 from dsf.evaluate.windows import Panel, fold
 

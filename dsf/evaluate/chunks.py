@@ -4,15 +4,14 @@
 ``convolution`` is that of time-invariant systems, by the fast Fourier transform.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from dsf.evaluate import windows
 from dsf.evaluate.arguments import (
     Answer,
     Response,
@@ -25,24 +24,11 @@ from dsf.evaluate.compiled import compiled
 from dsf.evaluate.invariant import folded_once, lags, varying
 from dsf.evaluate.loops import modes_response
 from dsf.evaluate.stepwise import advance, applied
-from dsf.evaluate.windows import (
-    SMALLEST,
-    cut,
-    fold,
-    fold_together,
-    folds_together,
-    moves_by_one,
-    stepped_size,
-    window_size,
-    windows_at_once,
-)
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import at_least
 from dsf.systems.solve import continued, doubling, states_before
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity, Shift
-
-Window = Callable[[System, int, int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # From this number of whole windows on, a time-invariant system is folded once for all of them.
 FEW_WINDOWS = 2
@@ -108,9 +94,9 @@ def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> Answ
 
 
 def _run(system: System, signal: Tensor, size: int | None) -> Answer:
-    if system.steps < FEW_WINDOWS * (size or SMALLEST) or varying(system) is not None:
+    if system.steps < FEW_WINDOWS * (size or windows.SMALLEST) or varying(system) is not None:
         return _in_turn(system, signal, size)
-    size = size or window_size(system, signal.shape[-1])
+    size = size or windows.window_size(system, signal.shape[-1])
     whole = system.steps // size * size
     if whole < FEW_WINDOWS * size:
         return _in_turn(system, signal, size)
@@ -123,14 +109,24 @@ def _run(system: System, signal: Tensor, size: int | None) -> Answer:
 
 
 def _in_turn(system: System, signal: Tensor, size: int | None) -> Answer:
-    channels = signal.shape[-1]
-    if not _is_stepped(system, signal):
-        size = size or window_size(system, channels)
-        at_once = windows_at_once(system, channels, size) if folds_together(system.A) else 1
-        boundaries = _boundaries(system.steps, size, at_once)
-        return _window_by_window(partial(_folded, size=size), system, signal, boundaries)
-    size = size or stepped_size(system, channels)
-    return _window_by_window(_stepped, system, signal, _boundaries(system.steps, size, 1))
+    channels, stepped, at_once = signal.shape[-1], _is_stepped(system, signal), 1
+    size = size or (windows.stepped_size if stepped else windows.window_size)(system, channels)
+    if not stepped and windows.folds_together(system.A):
+        at_once = windows.windows_at_once(system, channels, size)
+    state, responses = state_at_start(system, signal), []
+    state = state.to(exact_dtype(state.dtype, state.device))
+    for start, stop in pairwise(_boundaries(system.steps, size, at_once)):
+        given = signal[..., start:stop, :, :]
+        if stepped:
+            part = windows.cut(system, start, stop, dtype=signal.dtype)
+            at_rest = start == 0 and system.initial is None
+            response, state = advance(part, given, None if at_rest else state, solve=continued)
+        elif stop - start > size:
+            response, state = _folded_together(system, start, stop, given, state, size)
+        else:
+            response, state = _folded(system, start, stop, given, state)
+        responses.append(response)
+    return torch.cat(responses, dim=-3), state
 
 
 def _boundaries(steps: int, size: int, at_once: int) -> list[int]:
@@ -139,20 +135,9 @@ def _boundaries(steps: int, size: int, at_once: int) -> list[int]:
     return sorted({*range(0, whole, size * at_once), whole, steps})
 
 
-def _window_by_window(
-    evaluate: Window, system: System, signal: Tensor, boundaries: list[int]
-) -> Answer:
-    state, responses = state_at_start(system, signal), []
-    state = state.to(exact_dtype(state.dtype, state.device))
-    for start, stop in pairwise(boundaries):
-        response, state = evaluate(system, start, stop, signal[..., start:stop, :, :], state)
-        responses.append(response)
-    return torch.cat(responses, dim=-3), state
-
-
 def _is_stepped(system: System, signal: Tensor) -> bool:
     if isinstance(system.A, Shift):
-        return moves_by_one(system.A)
+        return system.A.moves_by_one
     if signal.device.type != "cpu" or system.batch.numel() < MANY_SEQUENCES:
         return False
     if isinstance(system.A, ScaledIdentity):
@@ -160,18 +145,8 @@ def _is_stepped(system: System, signal: Tensor) -> bool:
     return signal.shape[-1] <= FEW_COLUMNS and system.A.cut(0, 1).diagonal() is not None
 
 
-def _stepped(system: System, start: int, stop: int, signal: Tensor, state: Tensor) -> Answer:
-    at_rest = start == 0 and system.initial is None
-    part = cut(system, start, stop, dtype=signal.dtype)
-    return advance(part, signal, None if at_rest else state, solve=continued)
-
-
-def _folded(
-    system: System, start: int, stop: int, signal: Tensor, state: Tensor, *, size: int
-) -> Answer:
-    if stop - start > size:
-        return _folded_together(system, start, stop, signal, state, size=size)
-    panel = fold(system, start, stop, dtype=signal.dtype)
+def _folded(system: System, start: int, stop: int, signal: Tensor, state: Tensor) -> Answer:
+    panel = windows.fold(system, start, stop, dtype=signal.dtype)
     entering = signal.flatten(-3, -2)
     response = panel.local @ entering + panel.reach @ state.to(entering.dtype)
     leaving = panel.carried(state) + panel.write @ entering
@@ -179,9 +154,9 @@ def _folded(
 
 
 def _folded_together(
-    system: System, start: int, stop: int, signal: Tensor, state: Tensor, *, size: int
+    system: System, start: int, stop: int, signal: Tensor, state: Tensor, size: int
 ) -> Answer:
-    panel, carry = fold_together(system, start, stop, size=size, dtype=signal.dtype)
+    panel, carry = windows.fold_together(system, start, stop, size=size, dtype=signal.dtype)
     entering = signal.unflatten(-3, (-1, size)).flatten(-3, -2)
     left, leaving = continued(carry, panel.write @ entering, state)
     before = states_before(state, left).to(entering.dtype)
@@ -200,7 +175,7 @@ def scan(system: System, signal: Signal) -> Response:
 
 
 def _scanned(system: System, signal: Tensor) -> Tensor:
-    whole = cut(system, 0, system.steps, dtype=signal.dtype)
+    whole = windows.cut(system, 0, system.steps, dtype=signal.dtype)
     return advance(whole, signal, state_at_start(system, signal), solve=doubling)[0]
 
 

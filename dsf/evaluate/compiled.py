@@ -1,8 +1,8 @@
 """Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support.
 
 - ``compiled``, ``row_loops``: the choice of a loop of :mod:`dsf.evaluate.loops`, or of a kernel.
-- ``scanned``: selective state spaces by the scan of :mod:`dsf.systems.kernels.cuda.selective`.
-- ``recalled``: matrix memories and delta rules by :mod:`dsf.systems.kernels.cuda.memories`.
+- ``scanned``: selective state spaces by the scan of :mod:`dsf.systems.kernels.cuda`.
+- ``recalled``: matrix memories and delta rules by :mod:`dsf.systems.kernels.cuda`.
 
 A kernel is tested in every process before its first use, and for every size it is compiled for, so
 that an untested device, driver or compiler cannot change a result: on small random systems it is
@@ -20,22 +20,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from dsf.evaluate import loops
 from dsf.evaluate.arguments import Answer, Signal, state_at_start
-from dsf.evaluate.loops import (
-    BareArrays,
-    Channels,
-    RowBuffer,
-    bare_arrays,
-    channels_of,
-    complex_response,
-    diagonal_rows,
-    flat,
-    head_rows,
-    heads_of,
-    is_diagonal,
-    memory_response,
-    output_memory,
-)
 from dsf.evaluate.stepwise import recurrent
 from dsf.evaluate.windows import forward_rows
 from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of, tensors_of
@@ -73,16 +59,12 @@ def has_passed(name: str, device: torch.device, kind: Hashable, trial: Callable[
         return True
     try:
         error = trial()
+        why = f"its relative error is {error:.0e}"
     except Exception as fault:  # whatever it is, torch operations are used instead
-        found = " ".join(f"{type(fault).__name__}: {fault}".split())
-        return _switch_off(name, device, found[:300])
-    if not error <= TOLERANCE:
-        return _switch_off(name, device, f"its relative error is {error:.0e}")
-    _passed.add((name, device, kind))
-    return True
-
-
-def _switch_off(name: str, device: torch.device, why: str) -> bool:
+        error, why = torch.inf, " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+    if error <= TOLERANCE:
+        _passed.add((name, device, kind))
+        return True
     _fault[name, device] = why
     warnings.warn(
         f"dsf: the kernel for {name} failed its trial on {device} and is off in this process; "
@@ -219,35 +201,31 @@ def _has_passed(
     channels: int = 1,
     before: bool = False,
 ) -> bool:
-    def run(system: System, signal: Tensor) -> Answer | None:
-        if name != SELECTIVE:
-            return recalled(system, signal)
-        found = channels_of(system, signal)
-        return None if found is None else scanned(found)
-
-    def write(system: System, boundaries: list[int]) -> Iterator[Tensor]:
-        return rows_on_cuda(system, boundaries, RowBuffer())
+    def scan(*given: Any) -> Answer | None:
+        channels = loops.channels_of(*given)
+        return None if channels is None else scanned(channels)
 
     def trial() -> float:
+        sizes: dict[str, Any] = {"states": states, "before": before}
         if name == MAPS:
-            return rows_error(write, device, structure, states=states, before=before)
-        return response_error(
-            run, device, structure, states=states, channels=channels, before=before
-        )
+            write = partial(rows_on_cuda, output=loops.RowBuffer())
+            return rows_error(write, device, structure, **sizes)
+        run = scan if name == SELECTIVE else recalled
+        return response_error(run, device, structure, channels=channels, **sizes)
 
     return has_passed(name, device, (structure, states, channels, before), trial)
 
 
 def _scanned(system: System, signal: Tensor) -> Answer | None:
-    channels = channels_of(system, signal)
+    channels = loops.channels_of(system, signal)
     if channels is None or not applies_on_cuda(*channels) or not channels.share:
         return None
     passed = _has_passed(SELECTIVE, signal.device, "sampled", system.state_size)
     return scanned(channels) if passed else None
 
 
-def scanned(channels: Channels) -> Answer:
-    from dsf.systems.kernels.cuda.selective import selective_scan
+def scanned(channels: loops.Channels) -> Answer:
+    from dsf.systems.kernels.cuda import selective_scan
 
     step, signal = channels.step, channels.signal
     batch, size = signal.shape[:-2].numel(), signal.shape[-2:]
@@ -273,7 +251,7 @@ def scanned(channels: Channels) -> Answer:
 
 
 def _recalled(system: System, signal: Tensor) -> Answer | None:
-    parts = _one_port_parts(system)
+    parts = loops.bare_arrays(system)
     if parts is None or isinstance(system.feedthrough, Coefficient):
         return None
     tensors = [part for part in parts if part is not None]
@@ -295,15 +273,11 @@ def _recalled(system: System, signal: Tensor) -> Answer | None:
     return recalled(system, signal) if passed else None
 
 
-def _one_port_parts(system: System) -> BareArrays | None:
-    return bare_arrays(system) if system.input_size * system.output_size == 1 else None
-
-
 def recalled(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> Answer | None:
     """The batch axes become one axis of heads for the kernel, and are split again."""
-    from dsf.systems.kernels.cuda.memories import recall
+    from dsf.systems.kernels.cuda import recall
 
-    parts = _one_port_parts(system)
+    parts = loops.bare_arrays(system)
     if parts is None:
         return None
 
@@ -338,10 +312,10 @@ def writes_on_cuda(system: System, parts: list[Tensor], *, work: int) -> bool:
 
 
 def rows_on_cuda(
-    system: System, boundaries: list[int], output: RowBuffer
+    system: System, boundaries: list[int], output: loops.RowBuffer
 ) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
     """The rows between consecutive boundaries, written into the memory that ``output`` provides."""
-    from dsf.systems.kernels.cuda.tiles import Borders, write_map
+    from dsf.systems.kernels.cuda import Borders, write_map
 
     def by_head(part: Tensor) -> Tensor:
         return part.expand(*system.batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:])
@@ -359,7 +333,8 @@ def rows_on_cuda(
         buffer, top = output.take(write, shape, first=start)
         span = (start, stop, top)
         with torch.cuda.device_of(buffer):
-            write_map(read, write, decay, gain, products, flat(buffer), rows=span, before=before)
+            out = loops.flat(buffer)
+            write_map(read, write, decay, gain, products, out, rows=span, before=before)
         rows = buffer[..., top : top + stop - start, :]
         rows.diagonal(start, -2, -1).add_(D[..., start:stop])
         yield rows
@@ -379,21 +354,21 @@ def all_trial_results(device: torch.device) -> dict[str, str]:
     return {name: trial_result(name, device) for name in NAMES}
 
 
-RowLoops = Callable[[list[int], RowBuffer], Iterator[Shaped[Tensor, "*batch rows columns"]]]
+RowLoops = Callable[[list[int], loops.RowBuffer], Iterator[Shaped[Tensor, "*batch rows columns"]]]
 """From the boundaries of windows of tokens, and memory, to the rows of each window."""
 
 
 def compiled(system: System, signal: Signal, *, out: Tensor | None = None) -> Answer | None:
     """The response of a forward system and its final state; None where no loop applies."""
     if signal.is_complex():
-        return complex_response(system, signal)
+        return loops.complex_response(system, signal)
     if signal.device.type != "cpu":
         return answered_on_cuda(system, signal)
-    return _selective(system, signal, out) or memory_response(system, signal, out=out)
+    return _selective(system, signal, out) or loops.memory_response(system, signal, out=out)
 
 
 def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | None:
-    channels = channels_of(system, signal)
+    channels = loops.channels_of(system, signal)
     work = signal.numel() * system.state_size
     if channels is None or not applies(*channels, work=work) or not channels.share:
         return None
@@ -401,7 +376,7 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
 
     memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].mT
     step, signal, skip = channels.step, channels.signal, channels.skip
-    response = output_memory(signal.mT.shape, signal, memory)
+    response = loops.output_memory(signal.mT.shape, signal, memory)
     leaving = torch.empty_like(channels.entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, signal.shape[:-2])):
         selective_scan(
@@ -425,15 +400,17 @@ def row_loops(system: System, last: int) -> RowLoops | None:
     parts = stored_parts(system)
     if parts is None:
         return None
-    heads = heads_of(system)
-    if heads is None and not is_diagonal(system):
+    heads = loops.heads_of(system)
+    if heads is None and not loops.is_diagonal(system):
         return None
     work = system.batch.numel() * last * last * system.state_size // 2
     if system.device.type != "cpu":
         return partial(rows_on_cuda, system) if writes_on_cuda(system, parts, work=work) else None
     if not applies(*parts, work=work):
         return None
-    return partial(diagonal_rows, system) if heads is None else partial(head_rows, heads)
+    if heads is None:
+        return partial(loops.diagonal_rows, system)
+    return partial(loops.head_rows, heads)
 
 
 def stored_parts(system: System) -> list[Tensor] | None:

@@ -8,12 +8,18 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import check_signal
-from dsf.evaluate.cache import applied, kept_response, kept_rows
 from dsf.evaluate.chunks import by_default, chunkwise, convolution, scan
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
 from dsf.evaluate.stepwise import recurrent
 from dsf.runtime.shapes import ShapeError, of_kind
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.composite import (
+    ExplicitMap,
+    Operator,
+    SystemSum,
+    applied,
+    kept_response,
+    kept_rows,
+)
 from dsf.systems.system import System
 
 Method = Callable[[System, Tensor], Tensor]

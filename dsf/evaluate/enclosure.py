@@ -15,16 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import forward_form
-from dsf.evaluate.cache import kept_rows, kept_window, whole_rows
-from dsf.evaluate.scaled_norms import norm
+from dsf.evaluate.arguments import forward_form, norm
+from dsf.systems import composite
 from dsf.systems.algebra import converted
 from dsf.systems.coefficient import SampledWrite, dense_of
-from dsf.systems.composite import ExplicitMap, Operator, RowSource, StoredRows, SystemSum
-from dsf.systems.softmax_rows import SoftmaxRows, faded
 from dsf.systems.system import System
 from dsf.systems.transition import Dense, DiagonalPlusLowRank, SampledDiagonal, Shift, Transition
 
@@ -56,11 +53,6 @@ class Enclosure:
         """A number above every entry of a real map, or equal to it."""
         return -_down(-self._real() - self.radius, self.radius)
 
-    def contains(self, map: Shaped[Tensor, "*batch rows columns"]) -> Bool[Tensor, "*batch"]:
-        """Return whether every entry of a stored map is within the radius."""
-        away = (map.to(self.midpoint.dtype) - self.midpoint).abs()
-        return (away <= self.radius).all(dim=(-2, -1))
-
     def _real(self) -> Tensor:
         if self.midpoint.is_complex():
             raise ValueError(
@@ -75,17 +67,17 @@ def _down(difference: Tensor, radius: Tensor) -> Tensor:
     return torch.where(radius == 0, difference, lowered)
 
 
-def enclosed_map(system: Operator) -> Enclosure:
-    if isinstance(system, SystemSum):
+def enclosed_map(system: composite.Operator) -> Enclosure:
+    if isinstance(system, composite.SystemSum):
         return _added([enclosed_map(part) for part in system])
     midpoints, radii = zip(*enclosed_rows(system), strict=True)
     midpoint, radius = torch.cat(midpoints, dim=-2), torch.cat(radii, dim=-2)
     return Enclosure(midpoint, _known(midpoint, radius))
 
 
-def enclosed_rows(system: System | ExplicitMap) -> Iterator[tuple[Tensor, Tensor]]:
+def enclosed_rows(system: System | composite.ExplicitMap) -> Iterator[tuple[Tensor, Tensor]]:
     """Midpoints and radii of the rows of each token, from the first to the last, all columns."""
-    rows = system.rows if isinstance(system, ExplicitMap) else kept_rows(system)
+    rows = system.rows if isinstance(system, composite.ExplicitMap) else composite.kept_rows(system)
     if rows is not None:
         yield from _of_rows(system, rows)
     elif isinstance(system, System) and system.runs_backward:
@@ -95,9 +87,9 @@ def enclosed_rows(system: System | ExplicitMap) -> Iterator[tuple[Tensor, Tensor
         yield from _followed(system)
 
 
-def has_enclosure(system: System | ExplicitMap) -> bool:
-    rows = system.rows if isinstance(system, ExplicitMap) else kept_rows(system)
-    return rows is None or isinstance(rows, StoredRows | SoftmaxRows)
+def has_enclosure(system: System | composite.ExplicitMap) -> bool:
+    rows = system.rows if isinstance(system, composite.ExplicitMap) else composite.kept_rows(system)
+    return rows is None or isinstance(rows, composite.StoredRows | composite.SoftmaxRows)
 
 
 def _known(midpoint: Tensor, radius: Tensor) -> Tensor:
@@ -275,15 +267,17 @@ def _read(C: Tensor, state: Tensor, entries: Tensor, length: Tensor) -> tuple[Te
     return midpoint, radius * UP
 
 
-def _of_rows(system: System | ExplicitMap, rows: RowSource) -> Iterator[tuple[Tensor, Tensor]]:
-    alone = whole_rows(system) is not None
+def _of_rows(
+    system: System | composite.ExplicitMap, rows: composite.RowSource
+) -> Iterator[tuple[Tensor, Tensor]]:
+    alone = composite.whole_rows(system) is not None
     rows = rows.to(dtype=torch.float64, device="cpu")
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
-        if isinstance(rows, StoredRows):
+        if isinstance(rows, composite.StoredRows):
             weights = rows.window(start, stop).squeeze(-2)
             radius = torch.zeros_like(weights.abs())
-        elif isinstance(rows, SoftmaxRows):
+        elif isinstance(rows, composite.SoftmaxRows):
             weights = rows.window(start, stop).squeeze(-2)
             radius = _softmax_radius(rows, weights, start, stop)
         else:
@@ -292,20 +286,20 @@ def _of_rows(system: System | ExplicitMap, rows: RowSource) -> Iterator[tuple[Te
                 f"Use the map without enclosed=True."
             )
         if isinstance(system, System) and not alone:
-            weights = kept_window(system, rows, start, stop).to(torch.float64)
+            weights = composite.kept_window(system, rows, start, stop).to(torch.float64)
             radius = (radius + 2 * UNIT * weights.abs()) * UP
         for t in range(stop - start):
             yield weights[..., t : t + 1, :], radius[..., t : t + 1, :]
 
 
-def _softmax_radius(rows: SoftmaxRows, weights: Tensor, start: int, stop: int) -> Tensor:
+def _softmax_radius(rows: composite.SoftmaxRows, weights: Tensor, start: int, stop: int) -> Tensor:
     """From a bound e on the error of the logits: weights change by a factor of at most e^(2 e)."""
     size = abs(rows.scale) * (rows.query[..., start:stop, :].abs() @ rows.key.abs().mT)
     terms = rows.key.shape[-1] + 16
     if rows.bias is not None:
         size = size + rows.bias[..., start:stop, :].nan_to_num(0.0, 0.0, 0.0).abs()
     if rows.log_decay is not None:
-        size = size + faded(rows.log_decay.abs(), start, stop)
+        size = size + composite.faded(rows.log_decay.abs(), start, stop)
         terms += rows.key.shape[-2]
     read = weights > 0
     error = (size * _gamma(terms) * UP).where(read, 0).amax(dim=-1, keepdim=True)

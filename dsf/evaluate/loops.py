@@ -267,7 +267,7 @@ class BareArrays(NamedTuple):
 
 
 def memory_response(system: System, signal: Tensor, *, out: Tensor | None = None) -> Answer | None:
-    if signal.shape[-1] < FEW_COLUMNS or system.input_size * system.output_size != 1:
+    if signal.shape[-1] < FEW_COLUMNS:
         return None
     parts, entering = bare_arrays(system), state_at_start(system, signal)
     D = system.feedthrough
@@ -313,7 +313,7 @@ def output_memory(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Ten
 def bare_arrays(system: System) -> BareArrays | None:
     """The coefficients of a system that the loops and kernels support; None for other systems."""
     A, B, C = system.A, system.B, system.C
-    if isinstance(C, Coefficient):
+    if isinstance(C, Coefficient) or system.input_size * system.output_size != 1:
         return None
     read = C.squeeze(-2)
     if isinstance(A, (ScaledIdentity, Diagonal)):

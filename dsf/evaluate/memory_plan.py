@@ -13,11 +13,10 @@ from math import prod
 import torch
 
 from dsf.evaluate.arguments import working_dtype
-from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.compiled import row_loops
 from dsf.evaluate.loops import heads_of
 from dsf.evaluate.windows import numbers_at_once
-from dsf.systems.composite import Operator
+from dsf.systems.composite import Operator, kept_rows
 from dsf.systems.system import System
 
 
@@ -136,18 +135,14 @@ GB = 1e9
 
 def map_bytes(system: Operator) -> int:
     """Peak memory of ``dsf.attention_map(system)``, in bytes."""
-    whole = _row_bytes(system) * system.steps
-    if isinstance(system, System) and row_loops(system, system.steps) is not None:
-        return whole + _carried_bytes(system)
-    return 2 * whole + _carried_bytes(system)  # the blocks, and their concatenation
+    copies = 1 if _is_compiled(system) else 2  # the blocks, and their concatenation
+    return copies * _row_bytes(system) * system.steps + _carried_bytes(system)
 
 
 def block_bytes(system: Operator, size: int) -> int:
     """Peak memory of a pass over ``dsf.evaluate.row_blocks`` of ``size`` tokens, in bytes."""
-    block = _row_bytes(system) * size
-    if isinstance(system, System) and row_loops(system, system.steps) is not None:
-        return block + _carried_bytes(system)
-    return 3 * block + _carried_bytes(system)
+    copies = 1 if _is_compiled(system) else 3
+    return copies * _row_bytes(system) * size + _carried_bytes(system)
 
 
 def respond_bytes(system: System, channels: int) -> int:
@@ -176,6 +171,10 @@ def check_plan(
         )
 
 
+def _is_compiled(system: Operator) -> bool:
+    return isinstance(system, System) and row_loops(system, system.steps) is not None
+
+
 def _row_bytes(system: Operator) -> int:
     """Bytes of one query (row) of every map of the batch."""
     columns = getattr(system, "read_steps", system.steps) * system.input_size
@@ -184,12 +183,10 @@ def _row_bytes(system: Operator) -> int:
 
 def _carried_bytes(system: Operator) -> int:
     """Bytes that earlier windows store for the rows of later ones."""
-    if not isinstance(system, System):
-        return 0
-    if kept_rows(system) is not None:  # rows are computed from queries and keys
-        return 0
+    if not isinstance(system, System) or kept_rows(system) is not None:
+        return 0  # rows are stored, or computed from queries and keys
     entries, steps = system.batch.numel(), system.steps * system.input_size
-    is_compiled = row_loops(system, system.steps) is not None
+    is_compiled = _is_compiled(system)
     if is_compiled and heads_of(system) is not None:
         return (3 * entries + WINDOW) * steps * system.dtype.itemsize
     states = system.state_size

@@ -14,16 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
 
-from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.arguments import norm
 from dsf.evaluate.enclosure import enclosed_rows, has_enclosure
-from dsf.evaluate.maps import attention_map
-from dsf.evaluate.rows import row_blocks
-from dsf.evaluate.scaled_norms import norm
+from dsf.evaluate.maps import attention_map, row_blocks
 from dsf.evaluate.windows import fold
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import with_conjugates
-from dsf.systems.composite import ExplicitMap
+from dsf.systems.composite import ExplicitMap, kept_rows
 from dsf.systems.system import System
 from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, Kronecker, ScaledIdentity
 

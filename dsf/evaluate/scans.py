@@ -18,23 +18,14 @@ from torch import Tensor
 
 from dsf.evaluate.dispatch import respond
 from dsf.runtime.shapes import agree
+from dsf.systems import composite
 from dsf.systems.algebra import adjoint, converted, select
-from dsf.systems.composite import (
-    ExplicitMap,
-    Mixed,
-    Operator,
-    RowSource,
-    StoredRows,
-    SystemSum,
-    Values,
-    response_dtype,
-)
 
 __all__ = ["Grid", "scanned"]
 
 Order = Int[Tensor, " time"]
 """The token that a scan visits at each of its steps."""
-Scan = tuple[Operator, Order]
+Scan = tuple[composite.Operator, Order]
 
 
 def in_scan_order(part: Shaped[Tensor, "*axes"], order: Order, axis: int) -> Tensor:
@@ -112,7 +103,7 @@ class Grid:
         return cut.unflatten(-1, sizes).unflatten(-3, sizes)
 
 
-def scanned(*scans: Scan) -> ExplicitMap:
+def scanned(*scans: Scan) -> composite.ExplicitMap:
     """The sum of systems that each scan the tokens in an order of their own, in token order.
 
     The response costs as much as the responses of the systems. Rows of the map are computed as
@@ -157,8 +148,7 @@ def scanned(*scans: Scan) -> ExplicitMap:
                 f"scanned: the order of scan {k} must visit each of the tokens 0 to "
                 f"{len(order) - 1} once, but sorted its visits are {visited[:20]}."
             )
-        parts = system.parts if isinstance(system, SystemSum) else (system,)
-        if any(part.initial is not None for part in parts):
+        if any(part.initial is not None for part in composite.parts_of(system)):
             raise ValueError(
                 f"scanned: the system of scan {k} has an initial state, whose response is not part "
                 "of a map. Use dataclasses.replace(system, initial=None) and add that response "
@@ -166,11 +156,11 @@ def scanned(*scans: Scan) -> ExplicitMap:
             )
     for axis in ("batch", "steps"):
         agree("scanned", axis, **{f"scan {k}": getattr(s, axis) for k, (s, _) in enumerate(scans)})
-    return ExplicitMap(ScannedRows(scans))
+    return composite.ExplicitMap(ScannedRows(scans))
 
 
 @dataclass(frozen=True, eq=False)
-class ScannedRows(RowSource):
+class ScannedRows(composite.RowSource):
     """Rows of the summed map of several scans."""
 
     scans: tuple[Scan, ...]
@@ -182,7 +172,7 @@ class ScannedRows(RowSource):
 
     @property
     def dtype(self) -> torch.dtype:
-        dtypes = [response_dtype(system) for system, _ in self.scans]
+        dtypes = [composite.response_dtype(system) for system, _ in self.scans]
         return reduce(torch.promote_types, dtypes)
 
     @property
@@ -195,7 +185,7 @@ class ScannedRows(RowSource):
         for system, order in self.scans:
             steps = order.argsort()[start:stop].to(self.device)
             units = torch.zeros(
-                len(order), len(steps), dtype=response_dtype(system), device=self.device
+                len(order), len(steps), dtype=composite.response_dtype(system), device=self.device
             )
             units[steps, torch.arange(len(steps), device=self.device)] = 1
             units = units.unsqueeze(-2).expand(*system.batch, -1, -1, -1)
@@ -203,15 +193,12 @@ class ScannedRows(RowSource):
             rows.append(in_token_order(columns, order, -2).mT.unsqueeze(-2))
         return reduce(torch.add, rows)
 
-    def apply(self, signal: Values) -> Mixed:
+    def apply(self, signal: composite.Values) -> composite.Mixed:
         responses = (
             in_token_order(respond(system, in_scan_order(signal, order, -3)), order, -3)
             for system, order in self.scans
         )
         return reduce(torch.add, responses)
-
-    def flipped(self) -> StoredRows:
-        return StoredRows(self.dense().squeeze(-2).flip(-2))
 
     def to(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None

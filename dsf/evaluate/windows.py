@@ -250,10 +250,6 @@ def _columns(write: Tensor) -> Tensor:
     return write.squeeze(-1).mT if write.shape[-1] == 1 else write.movedim(-3, -2).flatten(-2)
 
 
-def moves_by_one(A: Shift) -> bool:
-    return bool((A.places == 1).all())
-
-
 def delay_panel(A: Shift, write: Tensor, read: Tensor, *, before: bool) -> Panel:
     """The panel of a delay line, from the states that unit states and unit signals leave."""
     steps, states, inputs = A.steps, A.state_size, write.shape[-1]
@@ -399,7 +395,7 @@ def _panel(part: System) -> Panel:
         panel = feedback_panel(part.A, write, read, before=before)
     elif isinstance(part.A, Kronecker):
         panel = coordinate_panel(part.A, write, read, before=before)
-    elif isinstance(part.A, Shift) and moves_by_one(part.A):
+    elif isinstance(part.A, Shift) and part.A.moves_by_one:
         panel = delay_panel(part.A, write, read, before=before)
     else:
         panel = _token_by_token(part, write, read)

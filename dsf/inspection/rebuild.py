@@ -19,9 +19,8 @@ from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from dsf.evaluate import respond
-from dsf.evaluate.cache import whole_rows
+from dsf.evaluate.maps import blocks_between
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.evaluate.rows import blocks_between
 from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import (
     Call,
@@ -63,8 +62,7 @@ from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
 from dsf.inspection.widened import can_be_widened, widened
-from dsf.systems.composite import PANEL, ExplicitMap, Operator
-from dsf.systems.softmax_rows import PairRows, SoftmaxRows
+from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows, whole_rows
 from dsf.systems.system import System
 
 ROUNDING = 1e-12

@@ -30,13 +30,18 @@ from dsf.measures.injectivity import (
     key_rank,
 )
 from dsf.measures.locality import (
+    effective_rank,
+    effective_tokens,
     half_life,
     mass_by_lag,
     mean_distance,
     neighbourhood_mass,
+    row_entropy,
     sink_mass,
     sink_rate,
     uniform_neighbourhood,
+    uniform_share,
+    uniformity_gap,
     window_mass,
     window_sums,
 )
@@ -50,13 +55,6 @@ from dsf.measures.norms import (
     row_norms,
 )
 from dsf.measures.passes import Streamed, streamed
-from dsf.measures.spread import (
-    effective_rank,
-    effective_tokens,
-    row_entropy,
-    uniform_share,
-    uniformity_gap,
-)
 from dsf.measures.stability import (
     controllability_gramians,
     lyapunov_exponents,

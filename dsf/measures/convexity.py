@@ -7,22 +7,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import Rows, respond
-from dsf.evaluate.cache import kept_rows
-from dsf.measures.fold import MapOrSystem, per_row, real, total, widened
+from dsf.measures import fold
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import (
-    AHEAD,
-    BEHIND,
-    COLUMNS,
-    MASS,
-    SUM,
-    in_reach,
-    lowest,
-    negative,
-)
 from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint
-from dsf.systems.composite import ExplicitMap, SystemSum, at_rest, response_dtype
+from dsf.systems.composite import ExplicitMap, SystemSum, at_rest, kept_rows, response_dtype
 from dsf.systems.system import System
 
 
@@ -38,8 +27,8 @@ def row_sums(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     tensor([1.0000, 0.7500])
     """
     if isinstance(map_or_system, System | SystemSum | ExplicitMap):
-        return _response_to_ones(widened(map_or_system))
-    (sums,) = reduced(map_or_system, SUM, measure="row_sums")
+        return _response_to_ones(fold.widened(map_or_system))
+    (sums,) = reduced(map_or_system, fold.SUM, measure="row_sums")
     return sums
 
 
@@ -70,7 +59,7 @@ def row_sum_spread(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
 
 
 @checked
-def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
+def column_sums(map_or_system: fold.MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     """The signed sum of every column: the total weight with which a key is read by all queries.
 
     For a system this is one pass of its adjoint, O(time x state), without a map; for an attention
@@ -80,8 +69,8 @@ def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
     tensor([1.2500, 0.5000])
     """
     if isinstance(map_or_system, System) and kept_rows(map_or_system) is None:
-        return _response_to_ones(cast("System", adjoint(widened(map_or_system))))
-    return total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
+        return _response_to_ones(cast("System", adjoint(fold.widened(map_or_system))))
+    return fold.total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
 
 
 @checked
@@ -91,7 +80,7 @@ def largest_ahead(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> largest_ahead(torch.tensor([[1.0, -0.5], [0.25, 0.5]]))
     tensor(0.5000)
     """
-    (ahead,) = reduced(map_or_system, AHEAD, measure="largest_ahead")
+    (ahead,) = reduced(map_or_system, fold.AHEAD, measure="largest_ahead")
     return ahead.amax(dim=-1)
 
 
@@ -102,7 +91,7 @@ def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> negative_mass(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(0.2500)
     """
-    (weight,) = reduced(map_or_system, negative("negative_mass"), measure="negative_mass")
+    (weight,) = reduced(map_or_system, fold.negative("negative_mass"), measure="negative_mass")
     return weight.sum(dim=-1)
 
 
@@ -114,13 +103,13 @@ def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     tensor(0.2500)
     """
 
-    wanted = (negative("negative_share"), MASS)
+    wanted = (fold.negative("negative_share"), fold.MASS)
     below, everything = reduced(map_or_system, *wanted, measure="negative_share")
     return below.sum(dim=-1) / everything.sum(dim=-1)
 
 
 @checked
-def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+def negative_entries(map_or_system: fold.MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """Share of the entries that are negative, between 0 and 1.
 
     Of the entries on and below the diagonal in a causal map, whose weights on later tokens are all
@@ -131,13 +120,14 @@ def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """
 
     def counts(rows: Rows) -> Tensor:
-        weights = real(rows, "negative_entries")
+        weights = fold.real(rows, "negative_entries")
         below = (weights < 0).sum(dim=-1).to(weights.dtype)
         below = torch.where(weights.isnan().any(dim=-1), torch.nan, below)
-        return torch.stack([below, *(each.look(rows) for each in (AHEAD, BEHIND, COLUMNS))], -2)
+        tokens = (each.look(rows) for each in (fold.AHEAD, fold.BEHIND, fold.COLUMNS))
+        return torch.stack([below, *tokens], dim=-2)
 
-    below, *tokens = per_row(map_or_system, counts).unbind(dim=-2)
-    return below.sum(dim=-1) / in_reach(*tokens).sum(dim=-1)
+    below, *tokens = fold.per_row(map_or_system, counts).unbind(dim=-2)
+    return below.sum(dim=-1) / fold.in_reach(*tokens).sum(dim=-1)
 
 
 @checked
@@ -147,7 +137,7 @@ def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(-0.2500)
     """
-    (entry,) = reduced(map_or_system, lowest("smallest_entry"), measure="smallest_entry")
+    (entry,) = reduced(map_or_system, fold.lowest("smallest_entry"), measure="smallest_entry")
     return entry.amin(dim=-1)
 
 
@@ -163,6 +153,6 @@ def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     tensor([0.0000, 0.7500])
     """
 
-    wanted = (negative("convexity_defect"), MASS)
+    wanted = (fold.negative("convexity_defect"), fold.MASS)
     below, everything = reduced(map_or_system, *wanted, measure="convexity_defect")
     return below + (everything - below - 1).abs()

@@ -26,13 +26,12 @@ from jaxtyping import Float, Inexact, Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import check_operator, check_signal, forward_form
-from dsf.evaluate.cache import kept_rows
 from dsf.measures.stability import gram_after, gram_before, pulled_back, seen_at
 from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint as transpose
 from dsf.systems.algebra import with_conjugates
 from dsf.systems.coefficient import dense_of
-from dsf.systems.composite import ExplicitMap, Operator, RowSource, SystemSum
+from dsf.systems.composite import ExplicitMap, Operator, RowSource, SystemSum, kept_rows
 from dsf.systems.system import System
 from dsf.systems.transition import Transition
 
@@ -185,10 +184,7 @@ def _of_one_key(system: System, query: int, key: int) -> list[Eraser]:
     moves: list[Transition] = []
     for move in _transitions(ordered, first + 1, last + 1):
         after = _applied(move, trace)
-        kept = move.decays().squeeze(-2).unsqueeze(-1) * trace
-        change = read @ (kept - trace)
-        other = read @ (after - kept) if move.diagonal() is None else torch.zeros_like(change)
-        passed.append((change, other, trace, after))
+        passed.append((*_shares(read, move, trace, after), trace, after))
         moves.append(move)
         trace = after
     found = []
@@ -219,6 +215,28 @@ def _applied(move: Transition, state: Tensor) -> Tensor:
     return (move @ state.unsqueeze(-3)).squeeze(-3)
 
 
+def _shares(read: Tensor, move: Transition, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """What one token changes of what is read of traces: by decay, and by overwriting."""
+    kept = move.decays().squeeze(-2).unsqueeze(-1) * before
+    decay = read @ (kept - before)
+    return decay, read @ (after - kept) if move.diagonal() is None else torch.zeros_like(decay)
+
+
+def _passing(
+    ordered: System, stop: int, dtype: torch.dtype
+) -> Iterator[tuple[int, Transition, Tensor, Tensor]]:
+    """Tokens 1 to ``stop - 1``, their transitions, and all earlier traces before and after them."""
+    traces = torch.zeros(*ordered.batch, ordered.state_size, 0, dtype=dtype, device=ordered.device)
+    for start in range(0, stop, SPAN):
+        end = min(start + SPAN, stop)
+        writes = dense_of(ordered.window(start, end).B).to(dtype)
+        for token, move in enumerate(_transitions(ordered, start, end), start):
+            if token:
+                before, traces = traces, _applied(move, traces)
+                yield token, move, before, traces
+            traces = torch.cat([traces, writes[..., token - start, :, :]], dim=-1)
+
+
 def _plain(matrix: Tensor, takes_real_part: bool) -> float | Tensor:
     matrix = matrix.real if takes_real_part else matrix
     if matrix.numel() > 1 or matrix.is_complex():
@@ -237,24 +255,12 @@ def query_losses(system: System, *, query: int) -> Iterator[tuple[int, Tensor, T
     last = system.steps - 1 - query if system.runs_backward else query
     read = dense_of(ordered.window(last, last + 1).C).squeeze(-3).to(ordered.dtype)
     last -= int(system.reads_before_update)
-    dtype, ports = ordered.dtype, ordered.input_size
-    traces = torch.zeros(*ordered.batch, ordered.state_size, 0, dtype=dtype, device=ordered.device)
-    for start in range(0, last + 1, SPAN):
-        stop = min(start + SPAN, last + 1)
-        writes = dense_of(ordered.window(start, stop).B).to(dtype)
-        for token, move in enumerate(_transitions(ordered, start, stop), start):
-            if token:
-                after = _applied(move, traces)
-                kept = move.decays().squeeze(-2).unsqueeze(-1) * traces
-                decay = read @ (kept - traces)
-                other = torch.zeros_like(decay)
-                if move.diagonal() is None:
-                    other = read @ (after - kept)
-                if system.takes_real_part:
-                    decay, other = decay.real, other.real
-                yield token, decay.unflatten(-1, (-1, ports)), other.unflatten(-1, (-1, ports))
-                traces = after
-            traces = torch.cat([traces, writes[..., token - start, :, :]], dim=-1)
+    ports = ordered.input_size
+    for token, move, before, after in _passing(ordered, last + 1, ordered.dtype):
+        decay, other = _shares(read, move, before, after)
+        if system.takes_real_part:
+            decay, other = decay.real, other.real
+        yield token, decay.unflatten(-1, (-1, ports)), other.unflatten(-1, (-1, ports))
 
 
 def largest_losses(
@@ -309,25 +315,18 @@ def spared_pairs(
         by_state = torch.nn.functional.pad(by_state[..., 1:, :, :], (0, 0, 0, 0, 0, 1))
     first = ordered.batch[0] if ordered.batch else 1
     found = signal.new_zeros(2, first, steps, steps, dtype=dtype.to_real())
-    traces = signal.new_zeros(*ordered.batch, ordered.state_size, 0)
-    for start in range(0, steps, SPAN):
-        writes = dense_of(ordered.window(start, min(start + SPAN, steps)).B).to(dtype)
-        stop = min(start + SPAN, steps)
-        for token, move in enumerate(_transitions(ordered, start, stop), start):
-            if token:
-                kept = move.decays().squeeze(-2).unsqueeze(-1)
-                ahead = by_state[..., token, :, :]
-                by_decay = (1 - kept) * ahead
-                both = by_decay
-                if move.diagonal() is None:
-                    both = ahead - _applied(move.transposed(), ahead)
-                values = signal[..., :token, :, :].flatten(-3, -2)  # token port, channel
-                for part, pulled in enumerate((by_decay, both - by_decay)):
-                    gains = ((traces.mT @ pulled) * values).sum(dim=-1).real
-                    gains = gains.unflatten(-1, (token, -1)).sum(dim=-1)
-                    found[part, :, token, :token] = gains.reshape(first, -1, token).sum(dim=1)
-                traces = _applied(move, traces)
-            traces = torch.cat([traces, writes[..., token - start, :, :]], dim=-1)
+    for token, move, traces, _ in _passing(ordered, steps, dtype):
+        kept = move.decays().squeeze(-2).unsqueeze(-1)
+        ahead = by_state[..., token, :, :]
+        by_decay = (1 - kept) * ahead
+        both = by_decay
+        if move.diagonal() is None:
+            both = ahead - _applied(move.transposed(), ahead)
+        values = signal[..., :token, :, :].flatten(-3, -2)  # token port, channel
+        for part, pulled in enumerate((by_decay, both - by_decay)):
+            gains = ((traces.mT @ pulled) * values).sum(dim=-1).real
+            gains = gains.unflatten(-1, (token, -1)).sum(dim=-1)
+            found[part, :, token, :token] = gains.reshape(first, -1, token).sum(dim=1)
     if system.runs_backward:
         found = found.flip((-2, -1))
     return found[0], found[1]

@@ -22,7 +22,6 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate import attention_map
-from dsf.evaluate.cache import kept_rows
 from dsf.evaluate.realisation import GATHERED, WINDOW, observed, triangular
 from dsf.evaluate.windows import fold
 from dsf.measures.fold import Map, blocks, frobenius, widened
@@ -30,7 +29,7 @@ from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_share, above_zero
 from dsf.runtime.threads import each_in_parallel
 from dsf.systems.algebra import select, with_conjugates
-from dsf.systems.composite import Operator
+from dsf.systems.composite import Operator, kept_rows
 from dsf.systems.system import System
 
 SMALL = 128
@@ -226,8 +225,11 @@ def _blocks(map_or_system: Map | Operator, positions: list[int]) -> list[Tensor]
         outputs, inputs = map_or_system.output_size, map_or_system.input_size
         rows = attention_map(map_or_system, slice(start, None))
     blocks = [rows[..., (t + 1 - start) * outputs :, : (t + 1) * inputs] for t in positions]
-    for block in blocks:
-        _check_finite(block)
+    if not all(bool(block.isfinite().all()) for block in blocks):
+        raise ValueError(
+            "hankel_singular_values: 'map_or_system' holds numbers that are NaN or infinite, so it "
+            "has no singular values."
+        )
     return blocks
 
 
@@ -244,14 +246,6 @@ def _ranks_at(source: Map | Operator, token: int, tolerance: float) -> Int[Tenso
         select(source, (*axis * [slice(None)], part)) for part in (slice(half), slice(half, None))
     )
     return torch.cat([_ranks_at(each, token, tolerance) for each in halves], dim=axis)
-
-
-def _check_finite(block: Tensor) -> None:
-    if not bool(block.isfinite().all()):
-        raise ValueError(
-            "hankel_singular_values: 'map_or_system' holds numbers that are NaN or infinite, so it "
-            "has no singular values."
-        )
 
 
 def _of_blocks(blocks: list[Tensor]) -> Tensor:

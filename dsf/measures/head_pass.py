@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.evaluate.loops import TILE, Heads
-from dsf.measures.fold import all_safe
-from dsf.measures.row_reductions import KINDS, NORM, Progress, Reduced, RowReduction
+from dsf.measures.fold import KINDS, NORM, Progress, Reduced, RowReduction, all_safe
 
 
 def limit(error: float, steps: int) -> tuple[float, float]:

@@ -148,19 +148,13 @@ def copying(
     if effects.is_complex():
         raise TypeError(f"copying: 'effects' must be real numbers, but they are {effects.dtype}.")
 
-    def of_value(rows: Rows) -> Tensor:
+    def sums(rows: Rows) -> Tensor:
         _check_axes("copying", "effects", effects, rows)
         there = effects.to(rows.weights.device)[..., None, rows.read]
-        return _over_heads(there, rows.weights.ndim)
+        raised = real(rows, "copying") * _over_heads(there, rows.weights.ndim)
+        return torch.stack([raised.sum(dim=-1), raised.abs().sum(dim=-1)], dim=-2)
 
-    def signed(rows: Rows) -> Tensor:
-        return (real(rows, "copying") * of_value(rows)).sum(dim=-1)
-
-    def absolute(rows: Rows) -> Tensor:
-        return (real(rows, "copying") * of_value(rows)).abs().sum(dim=-1)
-
-    shares = per_row(map_or_system, lambda rows: torch.stack([signed(rows), absolute(rows)], -2))
-    both = shares.sum(dim=-1)
+    both = per_row(map_or_system, sums).sum(dim=-1)
     return both[..., 0] / both[..., 1]
 
 

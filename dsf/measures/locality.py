@@ -1,4 +1,4 @@
-"""Where the weight of a row lies: window masses, neighbourhoods, distances by lag, sinks."""
+"""Where the weight of a row lies (windows, neighbourhoods, lags, sinks), and how widely spread."""
 
 from itertools import pairwise
 
@@ -7,10 +7,10 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from dsf.evaluate import Rows
+from dsf.evaluate.arguments import norm
 from dsf.evaluate.windows import fold
-from dsf.measures.fold import MapOrSystem, a_token, per_row
+from dsf.measures import fold as folds
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import BY_LAG, DISTANCE, MASS, WRITTEN, near, on
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 from dsf.systems.system import System
@@ -34,7 +34,7 @@ def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batc
     tensor([1.0000, 0.7500, 0.2500])
     """
     width = _at_least_one("window_mass", width)
-    close, everything = reduced(map_or_system, near(width), MASS, measure="window_mass")
+    close, everything = reduced(map_or_system, folds.near(width), folds.MASS, measure="window_mass")
     return close / everything
 
 
@@ -68,7 +68,7 @@ def _band(system: System, start: int, stop: int, width: int) -> Tensor:
 
 @checked
 def neighbourhood_mass(
-    map_or_system: MapOrSystem, *, grid: tuple[int, int], radius: int = 1
+    map_or_system: folds.MapOrSystem, *, grid: tuple[int, int], radius: int = 1
 ) -> Shaped[Tensor, "*batch rows"]:
     """Share of a row's absolute weight on the tokens at most ``radius`` away in rows and columns.
 
@@ -96,7 +96,7 @@ def neighbourhood_mass(
         around = _neighbours(rows.written, rows.read, grid, radius)
         return (weight * around).sum(dim=-1) / weight.sum(dim=-1)
 
-    return per_row(map_or_system, share)
+    return folds.per_row(map_or_system, share)
 
 
 @checked
@@ -133,7 +133,8 @@ def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     tensor([0.0000, 0.2500, 1.2500])
     """
 
-    distance, everything = reduced(map_or_system, DISTANCE, MASS, measure="mean_distance")
+    wanted = (folds.DISTANCE, folds.MASS)
+    distance, everything = reduced(map_or_system, *wanted, measure="mean_distance")
     return distance / everything
 
 
@@ -145,7 +146,7 @@ def mass_by_lag(map_or_system: Measured) -> Shaped[Tensor, "*batch time"]:
     tensor([1.6667, 1.0000, 2.0000])
     """
 
-    (by_lag,) = reduced(map_or_system, BY_LAG, measure="mass_by_lag")
+    (by_lag,) = reduced(map_or_system, folds.BY_LAG, measure="mass_by_lag")
     sums, counts = by_lag
     return sums / counts
 
@@ -200,8 +201,8 @@ def sink_mass(map_or_system: Measured, *, token: int = 0) -> Shaped[Tensor, "*ba
     tensor(0.3750)
     """
 
-    a_token("sink_mass", "token", token, map_or_system)
-    wanted = (on(token), MASS, WRITTEN)
+    folds.a_token("sink_mass", "token", token, map_or_system)
+    wanted = (folds.on(token), folds.MASS, folds.WRITTEN)
     on_token, everything, written = reduced(map_or_system, *wanted, measure="sink_mass")
     later = written > token
     return on_token.where(later, 0).sum(dim=-1) / everything.where(later, 0).sum(dim=-1)
@@ -222,6 +223,103 @@ def sink_rate(
     """
     if not 0 < threshold < 1:
         raise ValueError(f"sink_rate: 'threshold' must lie between 0 and 1, but it is {threshold}.")
-    a_token("sink_rate", "token", token, map_or_system)
+    folds.a_token("sink_rate", "token", token, map_or_system)
     mass = sink_mass(map_or_system, token=token)
     return torch.where(mass.isnan(), mass, (mass > threshold).to(mass.dtype)).mean()
+
+
+@checked
+def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
+    """Shannon entropy of every row's absolute weights, normalised to sum one, in nats.
+
+    From 0 (all weight on one token) to log n (equal weight on n tokens); ``nan`` for a row of
+    zeros. For rows without negative entries that sum to one it is the usual attention entropy.
+
+    >>> row_entropy(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor([0.0000, 0.6931])
+    """
+    size, surprise = reduced(map_or_system, folds.MASS, folds.SURPRISE, measure="row_entropy")
+    # log S - sum w log w / S needs one pass less over the weights than normalising them first
+    return (size.log() - surprise / size).clamp(min=0)
+
+
+@checked
+def effective_tokens(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
+    """The effective number of tokens that a row reads: the exponential of its entropy, 1 ... time.
+
+    >>> effective_tokens(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor([1., 2.])
+    """
+    return row_entropy(map_or_system).exp()
+
+
+@checked
+def effective_rank(map_or_system: folds.MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """The exponential of the entropy of the singular values, normalised to sum one: 1 ... time.
+
+    A property of the map as a matrix, not of a recurrent state: a causally masked map of rank-one
+    weights has full rank (see ``hankel_ranks`` for the number of states). Stores the whole map.
+    ``nan`` for a zero map.
+
+    Raises:
+        ValueError: if the map is not finite.
+
+    Source: Roy & Vetterli 2007, "The effective rank".
+
+    >>> effective_rank(torch.eye(3))
+    tensor(3.)
+    """
+    parts = [rows.weights for rows in folds.blocks(map_or_system, overwrites=False)]
+    weights = torch.cat(parts, dim=-2)
+    if not bool(weights.isfinite().all()):
+        raise ValueError(
+            "effective_rank: 'map_or_system' holds numbers that are NaN or infinite, so it has no "
+            "singular values."
+        )
+    values = torch.linalg.svdvals(weights)
+    share = values / values.sum(dim=-1, keepdim=True)
+    # zero where a share is zero, in value and in gradient
+    safe = torch.where(share > 0, share, 1)
+    return torch.exp(-(share * safe.log()).sum(dim=-1))
+
+
+@checked
+def uniformity_gap(map_or_system: folds.MapOrSystem) -> Shaped[Tensor, "*batch rows"]:
+    """The l2 distance of every row from uniform weights 1/n over the n tokens that it may read.
+
+    At least 0. In a causal map, whose weights on later tokens are all zero, query i may read the
+    tokens up to its own, otherwise all. Each map of the batch is causal or not as a whole.
+
+    >>> uniformity_gap(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([0., 0.])
+    """
+
+    def gaps(rows: Rows) -> Tensor:
+        ahead = folds.AHEAD.look(rows)
+        behind = (rows.lag >= 0).to(ahead.dtype)
+        uniform = behind / behind.sum(dim=-1, keepdim=True)
+        everything = torch.full_like(uniform, 1 / uniform.shape[-1])
+        found = [norm(rows.weights - uniform), norm(rows.weights - everything)]
+        return torch.stack([ahead, *found], dim=-2)
+
+    ahead, if_causal, otherwise = folds.per_row(map_or_system, gaps).unbind(dim=-2)
+    return torch.where((ahead == 0).all(dim=-1, keepdim=True), if_causal, otherwise)
+
+
+@checked
+def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
+    """Share of a row's energy in its uniform part: (row sum)² / (n |row|²).
+
+    Between 0 and 1: 1 for uniform weights, 0 for rows that sum to zero, ``nan`` for a row of zeros.
+    n counts the tokens up to the query's own in a causal map, otherwise all of them.
+    For softmax with bounded logits it stays above a bound, however long the row (dilution).
+
+    Source: the dilution argument of ZeroS, arXiv:2602.05230.
+
+    >>> uniform_share(torch.tensor([[1.0, 0.0], [0.5, -0.5]]))
+    tensor([1., 0.])
+    """
+
+    wanted = (folds.SUM, folds.NORM, folds.AHEAD, folds.BEHIND, folds.COLUMNS)
+    sums, size, *tokens = reduced(map_or_system, *wanted, measure="uniform_share")
+    return (sums.abs() / size).square() / folds.in_reach(*tokens)

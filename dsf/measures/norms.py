@@ -10,16 +10,14 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import Rows, respond
-from dsf.evaluate.cache import kept_rows
+from dsf.evaluate.arguments import norm
 from dsf.evaluate.compiled import stored_parts
-from dsf.evaluate.scaled_norms import norm
-from dsf.measures.fold import MapOrSystem, blocks, frobenius, total, widened
+from dsf.measures.fold import MASS, NORM, MapOrSystem, blocks, frobenius, total, widened
 from dsf.measures.passes import Measured, reduced
-from dsf.measures.row_reductions import MASS, NORM
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_seed, at_least
 from dsf.systems.algebra import adjoint
-from dsf.systems.composite import Operator, SystemSum, at_rest, response_dtype
+from dsf.systems.composite import Operator, SystemSum, at_rest, kept_rows, response_dtype
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 

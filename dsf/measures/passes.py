@@ -15,46 +15,37 @@ from dsf.evaluate import respond
 from dsf.evaluate.compiled import stored_parts
 from dsf.evaluate.loops import Heads, heads_of
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
-from dsf.measures.fold import MapOrSystem, blocks, widened
+from dsf.measures import fold
 from dsf.measures.head_pass import of_heads
-from dsf.measures.row_reductions import (
-    NORM,
-    Collected,
-    Progress,
-    Reduced,
-    Requested,
-    RowReduction,
-    from_pass,
-)
 from dsf.runtime.argument_checks import checked
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 
-Measured = MapOrSystem | Reduced | Requested
+Measured = fold.MapOrSystem | fold.Reduced | fold.Requested
 
 # Reductions that only passes over whole rows find, and for which nothing may be left out.
 WHOLE = ("sum", "ahead", "behind", "columns", "by lag")
 
 
 def reduced(
-    source: Measured, *wanted: RowReduction, measure: str
+    source: Measured, *wanted: fold.RowReduction, measure: str
 ) -> tuple[Shaped[Tensor, "*numbers"], ...]:
     """Reductions of every row: from the results of a pass, or from an exact pass made now."""
-    if isinstance(source, Reduced | Requested):
-        return from_pass(source, wanted, measure)
+    if isinstance(source, fold.Reduced | fold.Requested):
+        return fold.from_pass(source, wanted, measure)
     found = one_pass(source, wanted).found
     return tuple(found[each] for each in wanted)
 
 
 def one_pass(
-    source: MapOrSystem,
-    wanted: Sequence[RowReduction],
+    source: fold.MapOrSystem,
+    wanted: Sequence[fold.RowReduction],
     *,
     error: float = 0.0,
-    progress: Progress | None = None,
-) -> Reduced:
-    source = widened(source)
+    progress: fold.Progress | None = None,
+) -> fold.Reduced:
+    source = fold.widened(source)
     heads = _heads(source, wanted)
     if heads is None:
         return _of_whole_rows(source, wanted, error, progress)
@@ -72,23 +63,26 @@ def one_pass(
 
 
 def _of_whole_rows(
-    source: MapOrSystem, wanted: Sequence[RowReduction], error: float, progress: Progress | None
-) -> Reduced:
+    source: fold.MapOrSystem,
+    wanted: Sequence[fold.RowReduction],
+    error: float,
+    progress: fold.Progress | None,
+) -> fold.Reduced:
     entries, rows = 0, None
     if isinstance(source, Tensor):
         entries, rows = source.numel(), source.shape[-1]
     elif isinstance(source, Operator):
         entries = source.batch.numel() * source.steps**2
         rows = source.steps * source.output_size
-    collected = Collected(wanted, entries)
-    for some in blocks(source):
+    collected = fold.Collected(wanted, entries)
+    for some in fold.blocks(source):
         collected.add(some)
         if progress is not None and rows is not None:
             progress(collected.done, rows)
-    return Reduced(collected.joined(), error)
+    return fold.Reduced(collected.joined(), error)
 
 
-def _heads(source: MapOrSystem, wanted: Sequence[RowReduction]) -> Heads | None:
+def _heads(source: fold.MapOrSystem, wanted: Sequence[fold.RowReduction]) -> Heads | None:
     """The heads of a system whose tiles compiled loops reduce; None where whole rows are needed."""
     if not isinstance(source, System) or any(each.name in WHOLE for each in wanted):
         return None
@@ -100,13 +94,13 @@ def _heads(source: MapOrSystem, wanted: Sequence[RowReduction]) -> Heads | None:
     return None if turns or not applies(*parts, work=work) else heads
 
 
-def _without_tiles(system: System, each: RowReduction) -> Tensor:
+def _without_tiles(system: System, each: fold.RowReduction) -> Tensor:
     """A reduction that :func:`of_heads` does not find."""
     token = torch.arange(system.steps, device=system.device)
     if each.name == "written":
         return token.expand(*system.batch, system.steps)
-    if each == NORM:
-        return torch.cat([NORM.look(rows) for rows in blocks(system)], dim=-1)
+    if each == fold.NORM:
+        return torch.cat([fold.NORM.look(rows) for rows in fold.blocks(system)], dim=-1)
     unit = (token == each.token).to(system.dtype).reshape(system.steps, 1, 1)
     signal = unit.expand(*system.batch, system.steps, 1, 1)
     return respond(replace(system, initial=None), signal).abs().flatten(-3)
@@ -138,10 +132,10 @@ class Streamed:
 
 @checked
 def streamed(
-    map_or_system: MapOrSystem,
+    map_or_system: fold.MapOrSystem,
     *measures: Measure,
     error: float = 0.0,
-    progress: Progress | None = None,
+    progress: fold.Progress | None = None,
 ) -> Streamed:
     """Several measures of one map in one pass over it, without the map.
 
@@ -191,9 +185,9 @@ def streamed(
     return Streamed(values, made.error, made.left_out, made.visited)
 
 
-def reductions_of(measures: Sequence[Measure]) -> tuple[RowReduction, ...]:
+def reductions_of(measures: Sequence[Measure]) -> tuple[fold.RowReduction, ...]:
     """The reductions of rows from which all of these measures follow."""
-    asked = Requested()
+    asked = fold.Requested()
     for measure in measures:
         try:
             measure(asked)

@@ -5,8 +5,6 @@ the first: at token t, P_t sums up the signals from the last token to t, and Q_t
 the tokens before t. Results with an axis of tokens are in the order of the tokens all the same.
 """
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
@@ -108,19 +106,20 @@ def product_norms(system: System) -> Shaped[Tensor, "*batch time"]:
     For a system that runs backward, of :math:`A_t \cdots A_T`: its state starts behind the last
     token. In the state coordinates of this system: a change of basis changes it.
     """
-    norms = torch.stack(list(_norms(system)), dim=-1)
+    norms = _norms(system)
     return norms.flip(-1) if system.runs_backward else norms
 
 
-def _norms(system: System) -> Iterator[Tensor]:
-    ordered = forward_form(system)
+def _norms(system: System) -> Tensor:
+    ordered, norms = forward_form(system), []
     size = (*system.batch, system.state_size, system.state_size)
     product = torch.eye(size[-1], dtype=system.dtype, device=system.device).expand(size)
     for t in range(system.steps):
         product = (ordered.A.window(t, t + 1) @ product.unsqueeze(-3)).squeeze(-3)
         finite = product.isfinite().all(dim=(-2, -1))
         found = torch.linalg.matrix_norm(product.where(finite[..., None, None], 0), ord=2)
-        yield torch.where(finite, found, torch.nan)
+        norms.append(torch.where(finite, found, torch.nan))
+    return torch.stack(norms, dim=-1)
 
 
 @checked
@@ -136,7 +135,7 @@ def memory_horizon(system: System, *, level: float = 0.5) -> Int[Tensor, "*batch
     """
     if not 0 < level < 1:
         raise ValueError(f"memory_horizon: 'level' must lie between 0 and 1, but it is {level}.")
-    norms = torch.stack(list(_norms(system)), dim=-1)
+    norms = _norms(system)
     ends = (norms <= level) | norms.isnan()
     first = ends.to(torch.long).argmax(dim=-1)
     broken = norms.gather(-1, first.unsqueeze(-1)).squeeze(-1).isnan()

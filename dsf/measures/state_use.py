@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dsf.evaluate import fold
 from dsf.evaluate.arguments import check_signal, forward_form
-from dsf.evaluate.cache import kept_rows
 from dsf.measures.erasers import overwriting_shares
 from dsf.measures.fold import Map
 from dsf.measures.hankel import hankel_singular_values
@@ -23,7 +22,7 @@ from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import above_zero
 from dsf.systems.algebra import with_conjugates
 from dsf.systems.coefficient import dense_of
-from dsf.systems.composite import Operator
+from dsf.systems.composite import Operator, kept_rows
 from dsf.systems.system import System
 
 NOISE = 2.0**-8

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import between, laws
-from dsf.systems.composite import PANEL
-from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default, softmax_in_reach
+from dsf.systems.composite import PANEL, PairRows, cache_system, scale_or_default, softmax_in_reach
 from dsf.systems.system import System
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import laws, minus, spread
-from dsf.systems.softmax_rows import SoftmaxRows, cache_system, scale_or_default
+from dsf.systems.composite import SoftmaxRows, cache_system, scale_or_default
 from dsf.systems.system import System
 
 

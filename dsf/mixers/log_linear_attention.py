@@ -19,7 +19,7 @@ from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import between, laws, minus, normal
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import ShapeError
-from dsf.systems.softmax_rows import PairRows, cache_system, faded
+from dsf.systems.composite import PairRows, cache_system, faded
 from dsf.systems.system import System
 
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import between, directions, laws, minus, spread
-from dsf.systems.composite import PANEL
-from dsf.systems.softmax_rows import ExponentialRows, cache_system, faded, scale_or_default
+from dsf.systems.composite import PANEL, ExponentialRows, cache_system, faded, scale_or_default
 from dsf.systems.system import System
 
 

@@ -18,8 +18,7 @@ from dsf.mixers.drawing import laws, normal, spread
 from dsf.mixers.ingredients.feature_maps import Monomials
 from dsf.mixers.linear_attention import LinearAttention
 from dsf.runtime.shapes import agree
-from dsf.systems.composite import ExplicitMap, Operator
-from dsf.systems.softmax_rows import SoftmaxRows, cache_system, scale_or_default
+from dsf.systems.composite import ExplicitMap, Operator, SoftmaxRows, cache_system, scale_or_default
 
 
 @mixer

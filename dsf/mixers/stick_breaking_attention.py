@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import laws
-from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
+from dsf.systems.composite import PairRows, cache_system, scale_or_default
 from dsf.systems.system import System
 
 

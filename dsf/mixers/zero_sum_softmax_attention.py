@@ -19,8 +19,7 @@ from torch import Tensor
 from dsf.mixers.base import Mixer, mixer
 from dsf.mixers.drawing import between, laws, normal, spread
 from dsf.runtime.shapes import agree
-from dsf.systems.composite import ExplicitMap, Operator
-from dsf.systems.softmax_rows import PairRows, cache_system, scale_or_default
+from dsf.systems.composite import ExplicitMap, Operator, PairRows, cache_system, scale_or_default
 
 
 @dataclass(frozen=True)

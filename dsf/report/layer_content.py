@@ -20,15 +20,14 @@ from torch import Tensor
 from dsf import measures
 from dsf.attribution import Agreement, Attribution, Paths
 from dsf.evaluate import Rows
-from dsf.evaluate.cache import kept_rows
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, values
 from dsf.inspection.results.quantities import RANK
 from dsf.inspection.whole.affine_layer import group_bounds
 from dsf.measures.erasers import largest_losses
+from dsf.measures.fold import Collected, Reduced
 from dsf.measures.passes import is_streamable, reductions_of
-from dsf.measures.row_reductions import Collected, Reduced
 from dsf.report.escaping import escaped
 from dsf.report.selection import (
     SAMPLES,
@@ -55,7 +54,7 @@ from dsf.report.views import (
 from dsf.runtime.threads import in_parallel
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import dense_of
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.composite import ExplicitMap, Operator, SystemSum, kept_rows
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 

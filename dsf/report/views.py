@@ -22,8 +22,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from dsf.evaluate import Rows, row_blocks
 from dsf.report.selection import Selection, part_of
 from dsf.runtime.threads import each_in_parallel
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum
-from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.composite import ExplicitMap, Operator, SoftmaxRows, SystemSum
 
 KEPT = 12
 

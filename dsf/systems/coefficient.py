@@ -74,13 +74,15 @@ class Parts:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The number type."""
-        return dtype_of(self)
+        """The number type to which all tensors promote; integers beside others are places."""
+        parts = tensors_of(self)
+        numbers = [part for part in parts if part.is_floating_point() or part.is_complex()]
+        return reduce(torch.promote_types, (part.dtype for part in numbers or parts))
 
     @cached_property
     def device(self) -> torch.device:
         """The device that they are stored on."""
-        return device_of(self)
+        return tensors_of(self)[0].device
 
     def to(
         self: Kept, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -89,8 +91,24 @@ class Parts:
         return on_parts(self, lambda part: cast(part, dtype=dtype, device=device))
 
     def picked(self: Kept, index: Any, batch: torch.Size) -> Kept:
-        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains."""
-        return picked(self, index, batch)
+        """The entries ``index`` of the batch axes; ``batch`` is the shape of what remains.
+
+        Of every tensor that is annotated with ``*batch``; TypeError if the annotations do not say.
+        """
+        changed: dict[str, Any] = {}
+        for field in _fields(self):
+            part = getattr(self, field.name)
+            if isinstance(part, Tensor) and _axes(field.type).startswith("*batch"):
+                changed[field.name] = part[index]
+            elif isinstance(part, torch.Size):
+                changed[field.name] = batch
+        taken = replace(self, **changed)  # type: ignore[type-var]
+        if taken.shape[:-3] != batch:  # type: ignore[attr-defined]
+            raise TypeError(
+                f"select: {type(self).__name__} does not say which of its axes are batch axes; "
+                f"annotate its fields with '*batch ...', or give it a 'picked' of its own."
+            )
+        return taken
 
 
 def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
@@ -117,17 +135,6 @@ def time_axes(kind: type) -> dict[str, int]:
     return {name: axes.index("time") - len(axes) for name, axes in names.items() if "time" in axes}
 
 
-def dtype_of(stored: object) -> torch.dtype:
-    """The number type to which all tensors promote; integers beside others are places."""
-    parts = tensors_of(stored)
-    numbers = [part for part in parts if part.is_floating_point() or part.is_complex()]
-    return reduce(torch.promote_types, (part.dtype for part in numbers or parts))
-
-
-def device_of(stored: object) -> torch.device:
-    return tensors_of(stored)[0].device
-
-
 def tensors_of(stored: object) -> list[Tensor]:
     parts = (getattr(stored, field.name) for field in _fields(stored))
     return [part for part in parts if isinstance(part, Tensor)]
@@ -148,27 +155,6 @@ def cast(
     if part.dtype == dtype and device is None:
         return part
     return on_stored(part, lambda stored: stored.to(dtype=dtype, device=device))
-
-
-def picked(stored: Stored, index: Any, batch: torch.Size) -> Stored:
-    """The entries ``index`` of the batch axes of every tensor that is annotated with ``*batch``.
-
-    ``batch`` is the shape of the axes that remain. TypeError if the annotations do not say it.
-    """
-    changed: dict[str, Any] = {}
-    for field in _fields(stored):
-        part = getattr(stored, field.name)
-        if isinstance(part, Tensor) and _axes(field.type).startswith("*batch"):
-            changed[field.name] = part[index]
-        elif isinstance(part, torch.Size):
-            changed[field.name] = batch
-    taken = replace(stored, **changed)  # type: ignore[type-var]
-    if taken.shape[:-3] != batch:  # type: ignore[attr-defined]
-        raise TypeError(
-            f"select: {type(stored).__name__} does not say which of its axes are batch axes; "
-            f"annotate its fields with '*batch ...', or give it a 'picked' of its own."
-        )
-    return taken
 
 
 def _fields(stored: object) -> tuple[Field[Any], ...]:

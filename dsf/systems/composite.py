@@ -1,4 +1,13 @@
-"""Token mixers that are not one causal system: maps given by their rows, and sums of systems."""
+"""Token mixers that are not one causal system: maps given by their rows, and sums of systems.
+
+Rows of attention maps are computed on demand from query-key scores:
+
+- ``PairRows``: the base class, with scores ``scale q_i.k_j`` and lags.
+- ``ExponentialRows``: rows that are a softmax of logits; ``SoftmaxRows`` is softmax attention with
+  optional bias, soft cap, sink and decays.
+- ``cache_system``: a causal map as a system that stores every token in a state, so that its map is
+  the rows of C; ``kept_rows`` finds them again.
+"""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -6,12 +15,14 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from dsf.runtime.shapes import ShapeError, agree, has_axes
-from dsf.systems.coefficient import Coefficient
+from dsf.systems.coefficient import Coefficient, TokenSlots, dense_of
 from dsf.systems.system import System
+from dsf.systems.transition import ScaledIdentity
 
 PANEL = 64
 Values = Shaped[Tensor, "*batch read 1 channel"]
@@ -36,6 +47,9 @@ class RowSource(Coefficient):
         rows = self.window(start, stop).squeeze(-2)
         return rows[..., :stop] if self.is_causal else rows
 
+    def flipped(self) -> Coefficient:
+        return StoredRows(self.dense().squeeze(-2).flip(-2))
+
     @abstractmethod
     def apply(self, signal: Values) -> Mixed:
         """The map times the signal, without storing the map."""
@@ -53,9 +67,6 @@ class StoredRows(RowSource):
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
         return self.matrix[..., start:stop, :].unsqueeze(-2)
-
-    def flipped(self) -> "StoredRows":
-        return StoredRows(self.matrix.flip(-2))
 
     def apply(self, signal: Values) -> Mixed:
         return (self.matrix @ signal.squeeze(-2)).unsqueeze(-2)
@@ -180,6 +191,11 @@ class SystemSum:
 Operator = System | ExplicitMap | SystemSum
 
 
+def parts_of(system: Operator) -> tuple[System | ExplicitMap, ...]:
+    """The parts of a sum, or the system alone."""
+    return system.parts if isinstance(system, SystemSum) else (system,)
+
+
 def at_rest(system: Operator) -> Operator:
     """The same without an initial state, which is not part of the map."""
     if isinstance(system, System):
@@ -191,6 +207,251 @@ def at_rest(system: Operator) -> Operator:
 
 def response_dtype(system: Operator) -> torch.dtype:
     """The number type of the response to a real signal."""
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    parts = parts_of(system)
     dtypes = (part.dtype.to_real() if part.takes_real_part else part.dtype for part in parts)
     return reduce(torch.promote_types, dtypes)
+
+
+Logits = Float[Tensor, "*batch rows keys"]
+
+
+@dataclass(frozen=True)
+class PairRows(RowSource):
+    """Rows from scores ``scale q_i.k_j``, causal unless ``is_causal`` is overridden.
+
+    Subclasses define ``window``, which turns scores into weights.
+    """
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch read key"]
+    scale: float
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size([*self.query.shape[:-1], 1, self.key.shape[-2]])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.query.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.query.device
+
+    @property
+    def is_causal(self) -> bool:
+        return True
+
+    def scores(self, start: int, stop: int, *, keys: int | None = None) -> Logits:
+        """Scores of the queries ``start`` to ``stop - 1`` with the first ``keys`` keys, or all."""
+        return (self.scale * self.query[..., start:stop, :]) @ self.key[..., :keys, :].mT
+
+    def lags(self, start: int, stop: int) -> Shaped[Tensor, "rows read"]:
+        """Query position minus key position, in tokens; negative for later keys."""
+        written = torch.arange(start, stop, device=self.device)
+        return written[:, None] - torch.arange(self.key.shape[-2], device=self.device)
+
+    def ahead(self, start: int, stop: int) -> Bool[Tensor, "rows read"]:
+        return self.lags(start, stop) < 0
+
+    def apply(self, signal: Values) -> Mixed:
+        value, steps = signal.squeeze(-2), self.query.shape[-2]
+        panels = [
+            self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
+            for start in range(0, steps, PANEL)
+        ]
+        return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+
+@dataclass(frozen=True)
+class ExponentialRows(PairRows):
+    """Rows that are exponentials of logits divided by their sum: a softmax."""
+
+    @abstractmethod
+    def logits(self, start: int, stop: int) -> Logits:
+        """The logits, in nats; minus infinity where a key is not read.
+
+        For every key, or for those before ``stop`` where rows are causal.
+        """
+
+    def reach(self, start: int, stop: int) -> Logits:
+        """The rows ``start`` to ``stop - 1``, for as many keys as ``logits`` has."""
+        return softmax_in_reach(self.logits(start, stop))
+
+    def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time 1 read"]:
+        weights = self.reach(start, stop)
+        missing = self.shape[-1] - weights.shape[-1]
+        later = weights.new_zeros(()).expand(*weights.shape[:-1], missing)
+        return torch.cat([weights, later], dim=-1).unsqueeze(-2)
+
+
+def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:
+    return query.shape[-1] ** -0.5 if scale is None else scale
+
+
+def softmax_in_reach(scores: Logits) -> Logits:
+    """Softmax over the last axis; a row whose scores are all minus infinity becomes zeros."""
+    reachable = (scores > -torch.inf).any(dim=-1, keepdim=True)
+    if bool(reachable.all()):
+        return scores.softmax(dim=-1)
+    return scores.masked_fill(~reachable, 0).softmax(dim=-1) * reachable
+
+
+@dataclass(frozen=True)
+class SoftmaxRows(ExponentialRows):
+    """Softmax of ``scale q.k``, soft-capped, plus ``bias``, over the keys that a query reads.
+
+    ``log_decay`` (causal rows only) adds to a score the log decays of the tokens after the key up
+    to the query, in nats. ``sink`` adds ``exp(sink)`` to the denominator only, so that rows sum to
+    less than one. A row that reads no key is zero. In causal rows the query of token i reads the
+    keys 0 ... i only.
+    """
+
+    causal: bool
+    bias: Float[Tensor, "*batch time read"] | None = None
+    softcap: float | None = None
+    sink: Float[Tensor, "*batch"] | None = None
+    log_decay: Float[Tensor, "*batch read"] | None = None
+
+    @property
+    def is_causal(self) -> bool:
+        return self.causal
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the response is that of torch's fused attention, which forms no rows."""
+        parts = (self.softcap, self.sink, self.bias, self.log_decay)
+        return all(part is None for part in parts)
+
+    def logits(self, start: int, stop: int) -> Logits:
+        keys = stop if self.causal else self.key.shape[-2]
+        scores = self.scores(start, stop, keys=keys)
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        if self.bias is not None:
+            scores = scores + self.bias[..., start:stop, :keys]
+        if self.log_decay is not None:
+            scores = scores + faded(self.log_decay[..., :keys], start, stop)
+        if self.causal:
+            square = torch.ones(stop - start, stop - start, dtype=torch.bool, device=self.device)
+            scores[..., start:].masked_fill_(square.triu(1), -torch.inf)
+        return scores
+
+    def reach(self, start: int, stop: int) -> Logits:
+        logits = self.logits(start, stop)
+        keys = logits.shape[-1]
+        if self.sink is not None:
+            column = self.sink[..., None, None].to(logits.dtype).expand(*logits.shape[:-1], 1)
+            logits = torch.cat([logits, column], dim=-1)
+        always_reads = self.causal and self.bias is None and self.log_decay is None
+        weights = logits.softmax(dim=-1) if always_reads else softmax_in_reach(logits)
+        return weights[..., :keys]
+
+    def apply(self, signal: Values) -> Mixed:
+        if not self.is_fused:
+            return super().apply(signal)
+        mixed = scaled_dot_product_attention(
+            self.query, self.key, signal.squeeze(-2), is_causal=self.causal, scale=self.scale
+        )
+        return mixed.unsqueeze(-2)
+
+
+def faded(
+    log_decay: Float[Tensor, "*batch read"], start: int, stop: int
+) -> Float[Tensor, "*batch time read"]:
+    """Sums of ``log_decay`` over the tokens after a key up to a query in ``start ... stop - 1``.
+
+    Zero for later keys. Sums are accumulated directly and never differences of cumulative sums, so
+    no digits are lost for tokens far from the start.
+    """
+    earlier, inside, later = log_decay.tensor_split([start, stop], dim=-1)
+    after = torch.cat([earlier[..., 1:], torch.zeros_like(earlier[..., :1])], dim=-1)
+    to_window = after.flip(-1).cumsum(dim=-1).flip(-1)
+    passed = inside.cumsum(dim=-1).unsqueeze(-1)
+    token = torch.arange(stop - start, device=log_decay.device)
+    follows = token[:, None] > token
+    between = torch.where(follows, inside.unsqueeze(-1), 0).cumsum(dim=-2)
+    between = torch.where(follows, between, 0)
+    ahead = torch.zeros_like(later).unsqueeze(-2).expand(*between.shape[:-1], -1)
+    return torch.cat([to_window.unsqueeze(-2) + passed, between, ahead], dim=-1)
+
+
+def cache_system(rows: RowSource) -> System:
+    """A_t = I, B_t = e_t and C_t = row t of a causal map; neither e_t nor the rows are stored."""
+    *batch, steps, _, _ = rows.shape
+    kept = torch.ones((), dtype=rows.dtype, device=rows.device)
+    return System(
+        A=ScaledIdentity(kept.expand(*batch, steps), steps),
+        B=TokenSlots.cache(kept, batch=torch.Size(batch), steps=steps),
+        C=rows,
+    )
+
+
+def kept_rows(system: System) -> RowSource | None:
+    """The rows of C if the system is an attention cache without decay, else None."""
+    if not (isinstance(system.B, TokenSlots) and isinstance(system.C, RowSource)):
+        return None
+    if not isinstance(system.A, ScaledIdentity) or isinstance(system.feedthrough, Coefficient):
+        return None
+    tokens = torch.arange(system.steps, device=system.device)
+    in_order = system.B.slots == system.steps and torch.equal(system.B.tokens, tokens)
+    return system.C if in_order and bool((system.A.decay == 1).all()) else None
+
+
+def whole_rows(system: Operator) -> RowSource | None:
+    """The row source whose rows are exactly the rows of the map; None where there is none."""
+    if isinstance(system, ExplicitMap):
+        return system.rows
+    if not isinstance(system, System):
+        return None
+    rows = kept_rows(system)
+    if rows is None or not _reads_only_stored_tokens(system, rows) or _feeds_through(system):
+        return None
+    return rows
+
+
+def kept_window(
+    system: System, rows: RowSource, start: int, stop: int
+) -> Shaped[Tensor, "*batch time read"]:
+    """Rows of the map: the rows of C where the key is already in the cache, plus D."""
+    weights = rows.window(start, stop).squeeze(-2)
+    only_stored, through = _reads_only_stored_tokens(system, rows), _feeds_through(system)
+    if only_stored and not through:
+        return weights
+    written = torch.arange(start, stop, device=rows.device)
+    lag = written[:, None] - torch.arange(rows.shape[-1], device=rows.device)
+    if not only_stored:
+        back = -lag if system.runs_backward else lag
+        weights = torch.where(back > 0 if system.reads_before_update else back >= 0, weights, 0)
+    if through:
+        weights = weights + torch.where(lag == 0, system.feedthrough[..., start:stop, 0, :], 0)
+    return weights
+
+
+def kept_response(system: System, rows: RowSource, signal: Mixed) -> Mixed:
+    """The response of a cache without initial state; a panel of rows at a time where not causal."""
+    if whole_rows(system) is not None:
+        return applied(rows, signal)
+    value = signal.squeeze(-2)
+    panels = []
+    for start in range(0, system.steps, PANEL):
+        weights = kept_window(system, rows, start, min(start + PANEL, system.steps))
+        dtype = torch.promote_types(weights.dtype, value.dtype)
+        panels.append(weights.to(dtype) @ value.to(dtype))
+    return torch.cat(panels, dim=-2).unsqueeze(-2)
+
+
+def _reads_only_stored_tokens(system: System, rows: RowSource) -> bool:
+    return rows.is_causal and not (system.runs_backward or system.reads_before_update)
+
+
+def _feeds_through(system: System) -> bool:
+    return bool((dense_of(system.feedthrough) != 0).any())
+
+
+def applied(rows: RowSource, signal: Values) -> Mixed:
+    """``rows`` times the signal, in the number type to which both promote."""
+    if signal.is_complex() and not rows.dtype.is_complex:
+        return torch.complex(applied(rows, signal.real), applied(rows, signal.imag))
+    dtype = torch.promote_types(rows.dtype, signal.dtype)
+    return rows.to(dtype=dtype).apply(signal.to(dtype))

@@ -109,7 +109,7 @@ def continued(A: Transition, drive: States, entering: State | None) -> Solution:
     decay = A.decay.unsqueeze(-1) if isinstance(A, ScaledIdentity) else A.diagonal()
     if decay is not None:
         return uncoupled_states(decay.unsqueeze(-1), drive, entering)
-    if isinstance(A, Shift) and bool((A.places == 1).all()):
+    if isinstance(A, Shift) and A.moves_by_one:
         states = place_by_place(with_initial_state(A, drive, entering))
         return states, states[..., -1, :, :]
     return _token_by_token(A, drive, entering)

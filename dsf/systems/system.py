@@ -1,9 +1,9 @@
 """The central data type: a linear time-varying state-space system, unrolled over one sequence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from dsf.runtime.shapes import ShapeError, agree, at_least, has_axes
 from dsf.systems.coefficient import Matrices, cut_of, dense_of, flipped
 from dsf.systems.transition import Transition
 
+Kind = TypeVar("Kind", bound="System")
 SPAN = 64
 """How many tokens are written out at a time where states are followed."""
 KINDS: dict[str, Any] = {
@@ -157,12 +158,9 @@ class System:
     def cut(self, start: int, stop: int, *, dtype: torch.dtype | None = None) -> "System":
         """The tokens ``start`` to ``stop - 1`` without the initial state; lazy parts stay lazy."""
         self.check_span(start, stop)
-        return replace(
-            self,
+        return self.with_ports(
+            lambda part: cut_of(part, start, stop, dtype),
             A=self.A.cut(start, stop).to(dtype=dtype),
-            B=cut_of(self.B, start, stop, dtype),
-            C=cut_of(self.C, start, stop, dtype),
-            D=cut_of(self.feedthrough, start, stop, dtype),
             initial=None,
         )
 
@@ -174,15 +172,12 @@ class System:
         Raises:
             ValueError: if the tokens are outside the sequence.
         """
-        self.check_span(start, stop)
-        return replace(
-            self,
-            A=self.A.cut(start, stop).to(dtype=dtype).window(0, stop - start),
-            B=dense_of(cut_of(self.B, start, stop, dtype)),
-            C=dense_of(cut_of(self.C, start, stop, dtype)),
-            D=dense_of(cut_of(self.feedthrough, start, stop, dtype)),
-            initial=None,
-        )
+        few = self.cut(start, stop, dtype=dtype)
+        return few.with_ports(dense_of, A=few.A.window(0, stop - start))
+
+    def with_ports(self: Kind, act: Callable[[Matrices], Matrices], **changes: Any) -> Kind:
+        """The system with ``act`` applied to B, C and D, and other fields changed."""
+        return replace(self, B=act(self.B), C=act(self.C), D=act(self.feedthrough), **changes)
 
     @kinds_checked
     def states(
@@ -309,19 +304,15 @@ class System:
             raise ShapeError("System: needs at least one token, but the time axis has none.")
 
     def _check_kinds(self) -> None:
-        if not isinstance(self.A, Transition):
-            raise TypeError(
-                f"System: A must be a structure of dsf.systems.transition, but it is "
-                f"{type(self.A).__name__}. Matrices written out are "
-                f"dsf.systems.transition.Dense(matrix)."
-            )
-        for name in ("A", "B", "C", "D", "initial"):
+        for name, kind in KINDS.items():
             part = getattr(self, name)
             if part is None and name in ("D", "initial"):
                 continue
-            if not isinstance(part, KINDS[name]):
+            if not isinstance(part, kind):
+                matrices = "a structure of dsf.systems.transition, such as Dense(matrix)"
                 raise TypeError(
-                    f"System: {name} must be a torch tensor, but it is {type(part).__name__}."
+                    f"System: {name} must be {matrices if name == 'A' else 'a torch tensor'}, but "
+                    f"it is {type(part).__name__}."
                 )
             if not (part.dtype.is_floating_point or part.dtype.is_complex):
                 raise TypeError(
@@ -332,11 +323,5 @@ class System:
 
 def time_reversed(system: System) -> System:
     """The tokens in reverse order, and the recurrence in the opposite direction."""
-    return replace(
-        system,
-        A=system.A.flipped(),
-        B=flipped(system.B),
-        C=flipped(system.C),
-        D=flipped(system.feedthrough),
-        runs_backward=not system.runs_backward,
-    )
+    backward = not system.runs_backward
+    return system.with_ports(flipped, A=system.A.flipped(), runs_backward=backward)

@@ -345,6 +345,11 @@ class Shift(Transition):
     def shape(self) -> torch.Size:
         return torch.Size([*self.leading, self.places.shape[0], self.size, self.size])
 
+    @property
+    def moves_by_one(self) -> bool:
+        """Whether it is a delay line that shifts by one place at every token."""
+        return bool((self.places == 1).all())
+
     def __matmul__(self, state: State) -> State:
         source = torch.arange(self.size, device=self.device) - self.places[:, None]
         inside = (source >= 0) & (source < self.size)

@@ -9,10 +9,8 @@ import torch
 from torch.testing import assert_close
 
 import dsf
-from dsf.evaluate.cache import kept_rows
 from dsf.systems.coefficient import TokenSlots
-from dsf.systems.composite import ExplicitMap, StoredRows
-from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.composite import ExplicitMap, SoftmaxRows, StoredRows, kept_rows
 from dsf.systems.transition import ScaledIdentity
 from tests.drawn import Drawer, attention
 

@@ -79,8 +79,8 @@ def test_windows_at_once_or_one_by_one(structure, complex, before, monkeypatch):
     parts = [system.B.requires_grad_(), system.initial.requires_grad_(), signal.requires_grad_()]
     found = []
     for at_once in (1, 2, 100):
-        monkeypatch.setattr("dsf.evaluate.chunks.windows_at_once", lambda *_, k=at_once: k)
-        monkeypatch.setattr("dsf.evaluate.chunks.window_size", lambda *_: 4)
+        monkeypatch.setattr("dsf.evaluate.windows.windows_at_once", lambda *_, k=at_once: k)
+        monkeypatch.setattr("dsf.evaluate.windows.window_size", lambda *_: 4)
         response = dsf.evaluate.chunkwise(system, signal)
         gradients = torch.autograd.grad(response.abs().square().sum(), parts)
         found.append((response, final_state(system, signal), *gradients))

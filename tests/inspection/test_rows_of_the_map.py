@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import dsf
 from dsf.inspection.rebuild import EVERY, sampled_rows
 from dsf.inspection.softmax import follower
-from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.composite import SoftmaxRows
 from tests.inspection.softmax_models import BUILT, VOCABULARY
 
 LOGITS, REACH, SCORES = SoftmaxRows.logits, SoftmaxRows.reach, SoftmaxRows.scores

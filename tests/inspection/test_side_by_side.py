@@ -16,7 +16,7 @@ from transformers import (
 import dsf
 from dsf.inspection import ReconstructionError
 from dsf.runtime.threads import limited_to
-from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.composite import SoftmaxRows
 
 THREADS, LAYERS = 3, 4
 

@@ -5,7 +5,7 @@ import torch
 
 import dsf
 from dsf import measures
-from dsf.evaluate.rows import row_blocks
+from dsf.evaluate.maps import row_blocks
 from dsf.measures import norms as off_diagonal
 from dsf.systems.algebra import adjoint
 from dsf.systems.kernels import states as state_energies

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from dsf import measures
 from dsf.mixers import ForgettingAttention, PathAttention, SoftmaxAttention
-from dsf.systems.softmax_rows import ExponentialRows
+from dsf.systems.composite import ExponentialRows
 from tests.drawn import Drawer
 
 MEASURES = (
@@ -109,8 +109,8 @@ def test_zero_is_lowest_where_something_is_ahead():
 
 
 def _lowest(rows):
+    from dsf.measures.fold import lowest
     from dsf.measures.passes import reduced
-    from dsf.measures.row_reductions import lowest
 
     return reduced(rows, lowest("smallest_entry"), measure="smallest_entry")[0]
 

@@ -13,7 +13,7 @@ from dsf.report.layer_content import Walk, quantities_of
 from dsf.report.selection import select
 from dsf.report.views import views
 from dsf.systems import kernels as availability
-from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.composite import SoftmaxRows
 
 LAYERS, HEADS, TOKENS = 3, 4, 130
 
@@ -69,7 +69,7 @@ def test_maps_that_a_page_keeps_whole_are_not_overwritten(inspection, monkeypatc
 def test_a_page_that_shows_no_measures_of_rows_computes_none(inspection, tmp_path, monkeypatch):
     monkeypatch.setattr("dsf.report.layer_content.MOST_CELLS", 0)
     monkeypatch.setattr("dsf.report.layer_content.MOST_STATE_CELLS", 0)
-    monkeypatch.setattr("dsf.measures.row_reductions._compiled", pytest.fail)
+    monkeypatch.setattr("dsf.measures.fold._compiled", pytest.fail)
     monkeypatch.setattr(availability, "WORTH", 0)
     assert show(inspection, tmp_path / "report.html").exists()
 

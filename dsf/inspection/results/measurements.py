@@ -20,9 +20,9 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.quantities import BY_ROW, MEASURES, RANK, WINDOW
 from dsf.inspection.results.table import Record, Table
 from dsf.measures.erasers import Eraser, erasers, largest_losses
+from dsf.measures.fold import MASS, Reduced
 from dsf.measures.hankel import ranks_from_states
 from dsf.measures.passes import Measured, is_streamable, one_pass, reduced, reductions_of
-from dsf.measures.row_reductions import MASS, Reduced
 from dsf.runtime.shapes import at_least
 from dsf.runtime.threads import MOST, each_in_parallel
 from dsf.systems.algebra import select

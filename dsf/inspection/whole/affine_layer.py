@@ -22,7 +22,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate import attention_map, final_state, respond, step
-from dsf.evaluate.cache import whole_rows
 from dsf.evaluate.maps import Selection, span
 from dsf.evaluate.memory_plan import block_bytes, check_room
 from dsf.inspection.whole.stages import (
@@ -36,7 +35,7 @@ from dsf.inspection.whole.stages import (
     as_values,
     width_of,
 )
-from dsf.systems.composite import PANEL, Operator, SystemSum, at_rest
+from dsf.systems.composite import PANEL, Operator, SystemSum, at_rest, whole_rows
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, ScaledIdentity, Transition
 

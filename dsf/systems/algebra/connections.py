@@ -342,13 +342,7 @@ def _stacked(parts: Sequence[System]) -> System:
 def written_out(system: System) -> System:
     """The system with B, C and D as stored tensors, and all parts in its common number type."""
     dtype = system.dtype
-    return replace(
-        system,
-        A=system.A.to(dtype=dtype),
-        B=dense_of(system.B).to(dtype),
-        C=dense_of(system.C).to(dtype),
-        D=dense_of(system.feedthrough).to(dtype),
-    )
+    return system.with_ports(lambda part: dense_of(part).to(dtype), A=system.A.to(dtype=dtype))
 
 
 def reading_before(system: System) -> System:

@@ -66,15 +66,11 @@ def converted(
             return part.to(dtype=dtype, device=device)
         return cast(part, dtype=dtype, device=device)
 
-    return replace(
-        system,
+    start = system.initial
+    return system.with_ports(
+        moved,
         A=system.A.to(dtype=dtype, device=device),
-        B=moved(system.B),
-        C=moved(system.C),
-        D=moved(system.feedthrough),
-        initial=None
-        if system.initial is None
-        else cast(system.initial, dtype=dtype, device=device),
+        initial=None if start is None else cast(start, dtype=dtype, device=device),
     )
 
 
@@ -110,14 +106,8 @@ def select(system: Kind, index: Any) -> Kind:
     def taken(part: Matrices) -> Matrices:
         return part.picked(index, batch) if isinstance(part, Coefficient) else part[index]
 
-    return replace(
-        system,
-        A=system.A.picked(index, batch),
-        B=taken(system.B),
-        C=taken(system.C),
-        D=taken(system.feedthrough),
-        initial=None if system.initial is None else system.initial[index],
-    )
+    start = None if system.initial is None else system.initial[index]
+    return system.with_ports(taken, A=system.A.picked(index, batch), initial=start)
 
 
 def _selected(index: Any, system: Operator) -> torch.Size:

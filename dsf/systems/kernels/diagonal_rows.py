@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.exponentials import power_of_two
 from dsf.systems.kernels.registers import (
     LINE,
     WIDE,
@@ -23,6 +22,7 @@ from dsf.systems.kernels.registers import (
     load_double,
     nothing,
     pointers,
+    power_of_two,
     spread,
     store,
     stream,

@@ -22,10 +22,12 @@ from torch.nn.functional import pad
 
 from dsf.runtime.threads import in_parallel
 from dsf.systems.kernels.compiling import kernel
-from dsf.systems.kernels.exponentials import ZERO, chosen, factor_of, power_of_two, slope_of_power
 from dsf.systems.kernels.registers import (
+    ZERO,
     ahead,
+    chosen,
     each,
+    factor_of,
     lanes,
     later,
     load,
@@ -33,8 +35,10 @@ from dsf.systems.kernels.registers import (
     nothing,
     numbers,
     pointers,
+    power_of_two,
     product,
     product_and_sum,
+    slope_of_power,
     spreads,
     store,
 )

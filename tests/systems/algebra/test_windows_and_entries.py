@@ -10,8 +10,7 @@ import dsf
 from dsf.evaluate import final_state
 from dsf.systems.algebra import adjoint, converted, select
 from dsf.systems.coefficient import SampledWrite
-from dsf.systems.composite import ExplicitMap, StoredRows, SystemSum
-from dsf.systems.softmax_rows import SoftmaxRows
+from dsf.systems.composite import ExplicitMap, SoftmaxRows, StoredRows, SystemSum
 from dsf.systems.transition import SampledDiagonal
 from tests.drawn import STRUCTURES, Drawer, attention, both_ways, literal_response, sampled
 

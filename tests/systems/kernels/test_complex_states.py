@@ -25,7 +25,7 @@ def answers(monkeypatch):
 
     monkeypatch.setattr(availability, "WORTH", 0)
     monkeypatch.setattr(loops, "BLOCK", 2**13)
-    monkeypatch.setattr("dsf.evaluate.compiled.complex_response", noted)
+    monkeypatch.setattr("dsf.evaluate.loops.complex_response", noted)
     monkeypatch.delenv("DSF_KERNELS", raising=False)
     return found
 

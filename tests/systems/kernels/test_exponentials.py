@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from dsf.systems.kernels.exponentials import log_of, power_of_two
+from dsf.systems.kernels.registers import log_of, power_of_two
 
 TYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 

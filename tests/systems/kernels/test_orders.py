@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dsf.systems.kernels.entry_sums import OF_INFINITY, OF_ZERO, number_of, order_of
+from dsf.systems.kernels.scalar_tiles import OF_INFINITY, OF_ZERO, number_of, order_of
 
 ASCENDING = [
     -math.inf,

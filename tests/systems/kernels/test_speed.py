@@ -88,7 +88,7 @@ def test_powers_of_two_at_the_ends_of_their_range():
     """Zero far below, infinite far above, nan stays nan; seven or sixteen digits between."""
     import numba
 
-    from dsf.systems.kernels.exponentials import factor_of, power_of_two
+    from dsf.systems.kernels.registers import factor_of, power_of_two
 
     @numba.njit
     def powers(exponents, single, double):

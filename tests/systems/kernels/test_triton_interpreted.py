@@ -115,7 +115,7 @@ def test_the_kernels_pass_their_trials(structure):
 @pytest.mark.usefixtures("_as_on_a_card")
 def test_a_wrong_kernel_is_caught(monkeypatch):
     """At a border: one chunk boundary later than the first, one head, one part in ten thousand."""
-    from dsf.systems.kernels.cuda import memories
+    from dsf.systems.kernels import cuda as memories
 
     right = memories.recall
 
