@@ -37,6 +37,18 @@ def many(tmp_path_factory):
     return show(found, tmp_path_factory.mktemp("page") / "r.html")
 
 
+def test_no_layer_is_named_twice_before_every_layer_is_named_once(visited, tmp_path):
+    near = dsf.mixers.SoftmaxAttention(
+        query=torch.zeros(1, 4, 16, 1),
+        key=torch.zeros(1, 4, 16, 1),
+        value=torch.ones(1, 4, 16, 2),
+        bias=(20 * torch.eye(16)).expand(1, 4, 16, 16),
+    )
+    page = visited(show(of_mixers([heads(32), near], axes=("sample", "head")), tmp_path / "r.html"))
+    named = [text.partition(" head")[0] for text in page.locator(".first button").all_inner_texts()]
+    assert named == ["layer 0", "layer 1", "layer 0", "layer 1", "layer 0"]
+
+
 def test_maps_that_read_elsewhere_are_named_first(visited, many):
     """By the squares of weights away from the token, the one before it and the first key."""
     away = torch.ones(16, 16, dtype=torch.bool).tril(-2)

@@ -136,6 +136,12 @@ class Overview {
     if (ranked.length < MIN_RANKED) return;
     const away = new Map(ranked.map((entry) => [entry, weightElsewhere(entry.small)]));
     ranked.sort((a, b) => away.get(b) - away.get(a));
+    const counts = new Map(), turn = new Map(); // no layer twice before every layer once
+    for (const entry of ranked) {
+      turn.set(entry, counts.get(entry.layer) ?? 0);
+      counts.set(entry.layer, turn.get(entry) + 1);
+    }
+    ranked.sort((a, b) => turn.get(a) - turn.get(b));
     const names = shortNames(this.content.layers.map(({ name }) => name));
     const named = ({ layer, map }) => {
       const { number, rest } = names[this.content.layers.indexOf(layer)];
