@@ -465,11 +465,14 @@ class _Audit:
         return self._force(self._recording, around)
 
     @cached_property
-    def _healthy(self) -> Force | None:
-        """A run of the model itself in the suspect's number type, forced at the same nodes."""
+    def _healthy(self) -> Force:
+        """A run of the model itself in the suspect's number type, forced at the same nodes.
+
+        Without nodes where the law of number types says what is expected.
+        """
         kind, twin = dtype_of(self._kind.module), self._given.model
         if not self._kind.is_other or kind is torch.float64:
-            return None
+            return Force(Recording(), self._tokens)
         computed = {
             name: part.dtype
             for name, part in self._kind.module.named_buffers()
@@ -485,7 +488,8 @@ class _Audit:
         for at, weight in zip((1 + places) / 2, weights / 2, strict=True):
             with torch.enable_grad():
                 factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
-                inject = Inject(self._forced.owns, steps, factor, self._heads_of)
+                heads_of = lambda node: self._widths.get(self._stages.layer_of(node))  # noqa: E731
+                inject = Inject(self._forced.owns, steps, factor, heads_of)
                 walk = Walk(self._model, self._scopes, inject)
                 out: Any = put_out(self._called(self._model, walk))
                 of.pair(out).sum().backward()
@@ -494,12 +498,9 @@ class _Audit:
             self.passes += 2
         return found
 
-    def _heads_of(self, node: Node) -> tuple[int, int] | None:
-        """The number of heads of the mixer that a node is in, and the channels of each."""
-        return self._widths.get(self._stages.layer_of(node))
-
     @cached_property
     def _widths(self) -> dict[str, tuple[int, int]]:
+        """The number of heads of every mixer, and the channels of each."""
         values = ((call_of(each)[0], getattr(each.mixer, "value", None)) for each in self._layers)
         return {
             path: (value.shape[1], value.shape[-1])
@@ -511,7 +512,7 @@ class _Audit:
         """The own that number type and length, or a healthy run in the same type, explain."""
         if not self._kind.is_other:
             return expected_rounding(dtype_of(self._kind.module), self._tokens)
-        if self._healthy is None or node not in self._healthy.met:
+        if node not in self._healthy.met:
             return MIN_CHANGE
         own, kind = self._healthy.owns.get(node), self._healthy.met[node]
         if self._forced.met[node] is dtype_of(self._kind.module):  # it may round there, too
@@ -523,14 +524,11 @@ class _Audit:
 
     def _gains(self, node: Node) -> Tensor | None:
         """How much larger than in a healthy run a node of half type is: rounding goes both ways."""
-        healthy, own = self._healthy, self._forced.owns[node]
-        kind = self._forced.met[node]
-        if healthy is None or kind not in HALF or len(own.gains) < MIN_TOKENS:
+        gains, well = self._forced.owns[node].gains, self._healthy.owns.get(node)
+        is_half = self._forced.met[node] in HALF and node in self._healthy.met
+        if not is_half or len(gains) < MIN_TOKENS:
             return None
-        if node not in healthy.met:
-            return None
-        well = healthy.owns.get(node)
-        return own.gains if well is None else own.gains - well.gains
+        return gains if well is None else gains - well.gains
 
     def _compared(self, node: Node) -> tuple[float, float]:
         """The own of a node and what is expected of it.
@@ -554,7 +552,7 @@ class _Audit:
     def _limit_before_cast(self, node: Node) -> float:
         """The own before a cast that its number type, or the same of a healthy run, explains."""
         wide = self._forced.owns[node].before_cast
-        healthy = None if self._healthy is None else self._healthy.owns.get(node)
+        healthy = self._healthy.owns.get(node)
         well = None if healthy is None else healthy.before_cast
         most = 0.0 if well is None else MAX_RATIO_OF_HALF * well.relative
         return most if wide is None else max(most, expected_rounding(wide.kind, self._tokens))
@@ -568,7 +566,7 @@ class _Audit:
                 return _first(wide.tokens, FIRST_SHARE * most)
             gains = self._gains(node)
             return None if gains is None else _begin_of_gain(gains)
-        well = None if self._healthy is None else self._healthy.owns.get(node)
+        well = self._healthy.owns.get(node)
         most = 0.0 if well is None else FIRST_RATIO * float(well.tokens.max())
         return _first(own.tokens, max(most, FIRST_SHARE * limit))
 
