@@ -20,16 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.attribution.affine_steps import (
-    Functional,
-    Step,
-    adjoints,
-    paired,
-    rebuilt,
-)
-from dsf.attribution.paths import Paths, strongest_paths
+from dsf.attribution.affine_steps import Functional, adjoints, paired
+from dsf.attribution.paths import Decomposition, Paths, strongest_paths
 from dsf.attribution.shares import Agreement, By, SavedAttribution, Shares, largest_edges
-from dsf.attribution.trace import LiveRun, MixerStep, result_of
+from dsf.attribution.trace import MixerStep, result_of
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
@@ -189,9 +183,8 @@ class Attribution(Shares):
             ValueError: if ``count`` is less than 1, or ``steps`` less than 0.
             IndexError: if there is no such sample.
         """
-        at_least(1, "strongest_edges", "count", count)
         at_least(0, "strongest_edges", "steps", steps)
-        self._check("strongest_edges", sample)
+        self._check("strongest_edges", sample, count=count)
         layers, heads = self._chosen
         names = chosen_layers(list(self._into.names), layers)
         sums: list[tuple[str, Tensor]] = []
@@ -225,9 +218,8 @@ class Attribution(Shares):
         Raises:
             ValueError, IndexError: as for ``strongest_edges``.
         """
-        at_least(1, "strongest_heads", "count", count)
         at_least(0, "strongest_heads", "steps", steps)
-        self._check("strongest_heads", sample)
+        self._check("strongest_heads", sample, count=count)
         shares = self.heads(by)[sample]
         found: list[Record] = [
             {"layer": self._into.names[row], "head": head, "share": shares[row, head].item()}
@@ -249,8 +241,7 @@ class Attribution(Shares):
             ValueError: if ``count`` is less than 1.
             IndexError: if there is no such sample.
         """
-        at_least(1, "forgotten", "count", count)
-        self._check("forgotten", sample)
+        self._check("forgotten", sample, count=count)
         found: list[Record] = []
         without: list[Record] = []
         for name, mixed in self._mixed.items():
@@ -404,23 +395,13 @@ class Attribution(Shares):
             ValueError: if ``count`` or ``most`` is less than 1.
             IndexError: if there is no such sample.
         """
-        for name, number in (("count", count), ("most", most)):
-            at_least(1, "paths", name, number)
-        self._check("paths", sample)
-        root, first = self._into.streams[0]
-        return strongest_paths(
-            self._into.stop,
-            self._functional,
-            {root: first} | self._into.from_tokens,
-            self._into.mixers,
-            root=root,
-            total=self.tokens[sample].sum().item(),
-            sample=sample % len(self.value),
-            count=count,
-            most=most,
-        )
+        self._check("paths", sample, count=count, most=most)
+        total, number = self.tokens[sample].sum().item(), sample % len(self.value)
+        return strongest_paths(self._functional, self._into, total, number, count, most)
 
-    def _check(self, asked: str, sample: int) -> None:
+    def _check(self, asked: str, sample: int, **at_least_one: int) -> None:
+        for name, number in at_least_one.items():
+            at_least(1, asked, name, number)
         of_kind(asked, "sample", sample, is_index, "a whole number")
         samples = len(self.value)
         if not -samples <= sample < samples:
@@ -604,35 +585,6 @@ def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
     if map.ndim > moved.ndim:
         return map * torch.einsum("...wc,...rc->...cwr", moved, values)
     return map * torch.einsum("...wc,...rc->...wr", moved, values)
-
-
-@dataclass(frozen=True, eq=False)
-class Decomposition:
-    """What adds to the residual stream of a run before one of its steps.
-
-    Attributes:
-        streams: the residual streams up to ``stop``, and their values in the run.
-        from_tokens: what the tokens contribute to the results of parts, of mixers, and of their
-            sources.
-        not_whole: the layers that are not mixers of the run.
-        number: of the residual stream that ``stop`` gives; None for the logits.
-    """
-
-    stop: Step
-    streams: tuple[tuple[Step, Tensor], ...]
-    parts: tuple[tuple[str, Step], ...]
-    mixers: tuple[MixerStep, ...]
-    from_tokens: dict[Step, Tensor]
-    names: tuple[str, ...]
-    not_whole: tuple[str, ...]
-    live: LiveRun
-    number: int | None
-
-    @cached_property
-    def constant(self) -> Tensor:
-        """The result of ``stop`` where the first stream is zero."""
-        root, first = self.streams[0]
-        return rebuilt(root, None, self.stop, root, first)
 
 
 def shares_of(

@@ -6,16 +6,46 @@ exponentially with the layers; the strongest ones are found from the end, the la
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count as counted
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dsf.attribution.affine_steps import Functional, Step, adjoints, pulled_back
-from dsf.attribution.trace import MixerStep
+from dsf.attribution.affine_steps import Functional, Step, adjoints, pulled_back, rebuilt
+from dsf.attribution.trace import LiveRun, MixerStep
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """What adds to the residual stream of a run before one of its steps.
+
+    Attributes:
+        streams: the residual streams up to ``stop``, and their values in the run.
+        from_tokens: what the tokens contribute to the results of parts, of mixers, and of their
+            sources.
+        not_whole: the layers that are not mixers of the run.
+        number: of the residual stream that ``stop`` gives; None for the logits.
+    """
+
+    stop: Step
+    streams: tuple[tuple[Step, Tensor], ...]
+    parts: tuple[tuple[str, Step], ...]
+    mixers: tuple[MixerStep, ...]
+    from_tokens: dict[Step, Tensor]
+    names: tuple[str, ...]
+    not_whole: tuple[str, ...]
+    live: LiveRun
+    number: int | None
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """The result of ``stop`` where the first stream is zero."""
+        root, first = self.streams[0]
+        return rebuilt(root, None, self.stop, root, first)
 
 
 class Edge(NamedTuple):
@@ -110,31 +140,23 @@ class _End(NamedTuple):
     adjoint: Tensor
 
 
-def strongest_paths(  # noqa: PLR0913 (which number, of which run, how far it is searched)
-    stop: Step,
-    functional: Functional,
-    from_tokens: Mapping[Step, Tensor],
-    mixers: Sequence[MixerStep],
-    *,
-    root: Step,
-    total: float,
-    sample: int,
-    count: int,
-    most: int,
+def strongest_paths(
+    functional: Functional, into: Decomposition, total: float, sample: int, count: int, most: int
 ) -> Paths:
-    """The paths to ``functional`` of the result of ``stop``, the largest end followed first.
+    """The paths to a functional of what is decomposed, the largest end followed first.
 
     What ends with the same edges is one number, the sum over all ways on from there, so that an end
-    is followed before others that are smaller as a whole. ``from_tokens`` is what the tokens
-    contribute to the results of the root and of the mixers, ``total`` their shares together.
+    is followed before others that are smaller as a whole. ``total`` is the shares of all tokens.
     """
+    root, first = into.streams[0]
+    from_tokens = {root: first} | into.from_tokens
     numbers, kept, continued = counted(), count + most, 0
 
     def back(
         stop: Step, functional: Functional, layer: str, query: int, edges: tuple[Edge, ...]
     ) -> Iterator[_End]:
         """What the number has directly from each token of the first stream and of mixers."""
-        earlier = {each.step: each for each in mixers if each.step.number <= stop.number}
+        earlier = {each.step: each for each in into.mixers if each.step.number <= stop.number}
         ends = [root, *earlier]
         carried, _ = adjoints(stop, functional, set(ends), ends=set(ends))
         pairs = ((carried[step][sample], from_tokens[step][sample]) for step in ends)
@@ -149,7 +171,7 @@ def strongest_paths(  # noqa: PLR0913 (which number, of which run, how far it is
                 path = Path(token, passed, share)
                 yield _End(-abs(share), next(numbers), path, earlier.get(step), adjoint)
 
-    waiting = list(back(stop, functional.of_sample(sample), "", 0, ()))
+    waiting = list(back(into.stop, functional.of_sample(sample), "", 0, ()))
     heapq.heapify(waiting)
     found: list[_End] = []
     while waiting and len(found) < count:

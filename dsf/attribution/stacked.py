@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dsf.attribution.affine_steps import Step, contributed, leading_to, linear_results, rebuilt
-from dsf.attribution.attribution import Attribution, Decomposition, shares_of
+from dsf.attribution.attribution import Attribution, shares_of
+from dsf.attribution.paths import Decomposition
 from dsf.attribution.targets import Positions, Target, along, first_two, functional_of, tokens_shown
 from dsf.attribution.trace import LiveRun, MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room

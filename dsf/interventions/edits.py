@@ -4,7 +4,6 @@ An edit is plain data: it is printed as it is written, and ``edit.to_json()`` an
 it a form that a file can hold. ``dsf.intervene`` applies edits while the model runs.
 """
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
@@ -12,6 +11,8 @@ from importlib import import_module
 from math import isfinite
 from numbers import Real
 from typing import Any
+
+from dsf.runtime.shapes import at_least, of_kind
 
 __all__ = [
     "Ablate",
@@ -71,10 +72,11 @@ class Edit:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            of_kind = PLAIN.get(f"{type(self).__name__}.{each.name}", PLAIN.get(each.name))
-            if of_kind is not None:
-                where = f"{type(self).__name__}: '{each.name}'"
-                object.__setattr__(self, each.name, of_kind(where, getattr(self, each.name)))
+            owner = type(self).__name__
+            plain = PLAIN.get(f"{owner}.{each.name}", PLAIN.get(each.name))
+            if plain is not None:
+                value = plain(owner, each.name, getattr(self, each.name))
+                object.__setattr__(self, each.name, value)
 
     def __repr__(self) -> str:
         """As it is written: fields that keep their default are left out."""
@@ -305,37 +307,25 @@ def _from_plain(value: Any) -> Any:
 # What a field may hold
 
 
-def _whole(where: str, value: Any) -> int:
-    """A whole number, also one of NumPy or torch."""
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"{where} must be a whole number, but it is {value!r}.")
+_whole = partial(at_least, -(2**63))
 
 
-def _at_least(least: int, where: str, value: Any) -> int:
-    if (number := _whole(where, value)) < least:
-        raise ValueError(f"{where} must be at least {least}, but it is {number}.")
-    return number
+def _whole_or_none(owner: str, name: str, value: Any) -> int | None:
+    return None if value is None else _whole(owner, name, value)
 
 
-def _whole_or_none(where: str, value: Any) -> int | None:
-    return None if value is None else _whole(where, value)
-
-
-def _several(where: str, value: Any, kinds: str, *, texts: bool = False) -> Any:
+def _several(owner: str, name: str, value: Any, kinds: str, *, texts: bool = False) -> Any:
     """None, or one or several whole numbers (or texts) and slices, as plain data in a list."""
+    where = f"{owner}: '{name}'"
 
     def one(part: Any) -> Any:
         try:
-            return part if texts and isinstance(part, str) else _whole(where, part)
+            return part if texts and isinstance(part, str) else _whole(owner, name, part)
         except TypeError:
             raise TypeError(f"{where} must be {kinds}, but it has {part!r}.") from None
 
     def plain(part: slice) -> slice:
-        bounds = (_whole_or_none(where, each) for each in (part.start, part.stop, part.step))
+        bounds = (_whole_or_none(owner, name, each) for each in (part.start, part.stop, part.step))
         found = slice(*bounds)
         if found.step is not None and found.step < 1:
             raise ValueError(f"{where} has {found!r}, but a slice must have a step of at least 1.")
@@ -351,31 +341,34 @@ def _several(where: str, value: Any, kinds: str, *, texts: bool = False) -> Any:
     return one(value)
 
 
-def _factor(where: str, value: Any) -> float:
+def _factor(owner: str, name: str, value: Any) -> float:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{where} must be a real number, but it is {value!r}.")
+        raise TypeError(f"{owner}: '{name}' must be a real number, but it is {value!r}.")
     if not isfinite(value):
-        raise ValueError(f"{where} must be finite, but it is {value!r}.")
+        raise ValueError(f"{owner}: '{name}' must be finite, but it is {value!r}.")
     return float(value)
 
 
-def _flag(where: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{where} must be True or False, but it is {value!r}.")
+def _flag(owner: str, name: str, value: Any) -> Any:
+    of_kind(owner, name, value, bool, "True or False")
     return value
+
+
+def _bits(owner: str, name: str, value: Any) -> int | str:
+    return value if isinstance(value, str) else at_least(2, owner, name, value)
 
 
 _tokens = partial(_several, kinds="whole numbers, a slice or a range")
 _chosen = partial(_several, kinds="numbers, names or slices", texts=True)
-PLAIN: Mapping[str, Callable[[str, Any], Any]] = {
+PLAIN: Mapping[str, Callable[[str, str, Any], Any]] = {
     "layer": _chosen,
     "heads": _chosen,
     **dict.fromkeys(("samples", "query", "key", "tokens"), _tokens),
     **dict.fromkeys(("token", "from_", "Protect.key"), _whole),
-    "width": partial(_at_least, 1),  # it counts tokens, the own one included
-    "order": partial(_at_least, 0),
-    "bits": lambda where, value: value if isinstance(value, str) else _at_least(2, where, value),
+    "width": partial(at_least, 1),  # it counts tokens, the own one included
+    "order": partial(at_least, 0),
+    "bits": _bits,
     **dict.fromkeys(("other_token", "until"), _whole_or_none),
     "factor": _factor,
     **dict.fromkeys(("renormalise", "keep"), _flag),
