@@ -7,7 +7,7 @@ the model; replayed on a part of it, the contribution of that part; replayed bac
 of a number.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -79,47 +79,14 @@ class Step:
     is_gate: bool = False
 
 
-def contributed(
-    start: Step, stop: Step, given: Float[Tensor, "front sample *axes"]
-) -> Float[Tensor, "front sample *axes"]:
-    """What ``given``, as the result of ``start``, adds to that of ``stop`` along paths from it."""
-    added = _replayed({start: given}, [stop], constants=False)[stop]
-    return given.new_zeros(len(given), *stop.shape) if added is None else added
-
-
-def rebuilt(
-    start: Step,
-    given: Shaped[Tensor, "*given"] | None,
-    stop: Step,
-    root: Step,
-    stream: Shaped[Tensor, "*axes"],
-) -> Shaped[Tensor, "*result"]:
-    """The result of ``stop`` where ``start`` has the result ``given``; None for zero."""
-    known: dict[Step, Tensor | None] = {root: stream.unsqueeze(0)}
-    known[start] = None if given is None else given.unsqueeze(0)
-    result = _replayed(known, [stop], constants=True)[stop]
-    return stream.new_zeros(()).expand(stop.shape) if result is None else result[0]
-
-
-def linear_results(
-    root: Step,
-    stream: Shaped[Tensor, "*axes"],
-    wanted: Collection[Step],
-    results: Mapping[Step, Tensor],
-) -> dict[Step, Tensor]:
-    """The results of the ``wanted`` steps where constants are zero; those of the run if none is."""
-    known = {root: stream}
-    if all(step.rest is None for step in leading_to(wanted, known)):
-        known |= results
-    front: dict[Step, Tensor | None] = {step: part.unsqueeze(0) for step, part in known.items()}
-    found = _replayed(front, wanted, constants=False)
-    return {step: part[0] for step, part in found.items() if part is not None}
-
-
-def _replayed(
-    known: dict[Step, Tensor | None], wanted: Collection[Step], *, constants: bool
+def replayed(
+    known: dict[Step, Tensor | None], wanted: Collection[Step], *, constants: bool = False
 ) -> dict[Step, Tensor | None]:
-    """Return the results of the ``wanted`` steps, with or without what is constant."""
+    """Return the results of the ``wanted`` steps where some are ``known``; None is zero.
+
+    What is constant is left out unless ``constants`` is set. Results have one more leading axis;
+    those that are read for the last time leave ``known``.
+    """
     chain = leading_to(wanted, known)
     kept = {step: known[step] for step in wanted if step in known}
     last_read = {source: step for step in chain for source in step.sources}
@@ -295,7 +262,9 @@ class Follower(Functions):
         elif (streams := _streams(name, args, found, leads=leads)) is not None:
             sources = [step for _, step in streams]
             tensors = [part for part, _ in streams]
-            self._add_all(pieces(replayed(name, func), args, kwargs, output, tensors), sources)
+            self._add_all(
+                pieces(without_writing(name, func), args, kwargs, output, tensors), sources
+            )
         else:
             reasons = [what for _, what in found if isinstance(what, str)]
             for each in tensors_in(output):
@@ -508,7 +477,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **named: An
     return weights @ value.repeat_interleave(query.shape[-3] // value.shape[-3], dim=-3)
 
 
-def replayed(name: str, func: Function) -> Function:
+def without_writing(name: str, func: Function) -> Function:
     """The function to call when a step is replayed, which does not write in place."""
     if name in MIXING:
         return attention

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dsf.attribution.affine_steps import Functional, Step, adjoints, pulled_back, rebuilt
+from dsf.attribution.affine_steps import Functional, Step, adjoints, pulled_back, replayed
 from dsf.attribution.trace import LiveRun, MixerStep
 
 
@@ -45,7 +45,8 @@ class Decomposition:
     def constant(self) -> Tensor:
         """The result of ``stop`` where the first stream is zero."""
         root, first = self.streams[0]
-        return rebuilt(root, None, self.stop, root, first)
+        result = replayed({root: None}, [self.stop], constants=True)[self.stop]
+        return first.new_zeros(()).expand(self.stop.shape) if result is None else result[0]
 
 
 class Edge(NamedTuple):

@@ -18,7 +18,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dsf.attribution.affine_steps import Step, contributed, leading_to, linear_results, rebuilt
+from dsf.attribution.affine_steps import Step, leading_to, replayed
 from dsf.attribution.attribution import Attribution, shares_of
 from dsf.attribution.paths import Decomposition
 from dsf.attribution.targets import Positions, Target, along, first_two, functional_of, tokens_shown
@@ -161,6 +161,10 @@ class Stack:
             mixers = [mixer for mixer in self.mixers if mixer.step.number < stop.number]
             wanted = {step for _, step in parts} | {mixer.step for mixer in mixers}
             wanted |= {mixer.source for mixer in mixers}
+            # where nothing on the way is constant, results of the run are what tokens contribute
+            is_linear = all(step.rest is None for step in leading_to(wanted, {root}))
+            known = {root: first, **(self.results if is_linear else {})}
+            from_tokens = replayed({step: part[None] for step, part in known.items()}, wanted)
             streams = zip(self.states, self.hidden, strict=True)
             whole = {mixer.name for mixer in self.mixers}
             self._known[stop, number] = Decomposition(
@@ -168,7 +172,7 @@ class Stack:
                 streams=tuple(each for each in streams if each[0].number <= stop.number),
                 parts=parts,
                 mixers=tuple(mixers),
-                from_tokens=linear_results(root, first, wanted, self.results),
+                from_tokens={at: part[0] for at, part in from_tokens.items() if part is not None},
                 names=tuple(layer.name for layer in self.inspection),
                 not_whole=tuple(one.name for one in self.inspection if one.name not in whole),
                 live=self.live,
@@ -204,8 +208,14 @@ class Stack:
     ) -> Float[Tensor, "sample time *width"]:
         """The part of stream ``stop`` that does not come from stream ``start``, such as biases."""
         start, stop = self._between(start, stop)
-        first, last = self.states[start], self.states[stop]
-        return rebuilt(first, None, last, self.states[0], self.hidden[0])
+        return self._rebuilt(self.states[start], None, self.states[stop])
+
+    def _rebuilt(self, start: Step, given: Tensor | None, stop: Step) -> Tensor:
+        """The stream ``stop`` where ``start`` has the result ``given``; None for zero."""
+        known = {self.states[0]: self.hidden[0], start: given}
+        front = {step: None if part is None else part[None] for step, part in known.items()}
+        result = replayed(front, [stop], constants=True)[stop]
+        return self.hidden[0].new_zeros(stop.shape) if result is None else result[0]
 
     def rollout(
         self, start: int = 0, stop: int | None = None
@@ -254,14 +264,15 @@ class Stack:
         for (first, last), (given, stream) in zip(
             pairwise(self.states), pairwise(self.hidden), strict=True
         ):
-            again = rebuilt(first, given, last, self.states[0], self.hidden[0])
-            errors.append(relative_error(again, stream))
+            errors.append(relative_error(self._rebuilt(first, given, last), stream))
         return max(errors)
 
     def _parts(self, start: int, stop: int) -> Iterator[Tensor]:
         """Contributions of a few tokens at a time, ``read sample written *width``."""
+        last = self.states[stop]
         for alone in single_tokens(self.hidden[start]):
-            yield contributed(self.states[start], self.states[stop], alone)
+            added = replayed({self.states[start]: alone}, [last])[last]
+            yield alone.new_zeros(len(alone), *last.shape) if added is None else added
 
     def _between(self, start: int, stop: int | None) -> tuple[int, int]:
         self.check()

@@ -55,6 +55,8 @@ class KeyChannels:
         return self.energies.shape[-1]
 
 
+Calls = Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
+"""Inputs of several calls of a model."""
 ChooseKeys = Callable[[KeyChannels, int], Int[Tensor, "head kept"]]
 """Which channels every key head of a layer keeps, in rising order."""
 
@@ -111,14 +113,12 @@ def _queries_and_keys(heads: int, count: int) -> Int[Tensor, "both_heads channel
 
 
 def key_channels(
-    model: nn.Module,
-    batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
-    adapters: Sequence[Adapter] = (),
+    model: nn.Module, calls: Calls, adapters: Sequence[Adapter] = ()
 ) -> dict[str, KeyChannels]:
     """Return the key channels of all layers that have them, with what they contribute on data."""
     found: dict[str, KeyChannels] = {}
     paths = key_layers(model)
-    for inputs, named in batches:
+    for inputs, named in calls:
         inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
         layers = {layer.name: layer for layer in inspection}
         for path, (rows, setting, output, heads) in paths.items():
@@ -167,16 +167,13 @@ def fewer_key_weights(
 
 
 def refit_outputs(
-    model: nn.Module,
-    smaller: nn.Module,
-    channels: Mapping[str, KeyChannels],
-    batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+    model: nn.Module, smaller: nn.Module, channels: Mapping[str, KeyChannels], calls: Calls
 ) -> None:
     """Fit the output projections of a smaller model to the outputs of the original, in order."""
     for path, layer in channels.items():
         gram = cross = torch.zeros(())
         projection: Any = smaller.get_submodule(f"{path}.{layer.output}")
-        for inputs, named in batches:
+        for inputs, named in calls:
             whole = model.get_submodule(path)
             wanted = calls_of(model, [whole], inputs, named)[whole][0][2].double().flatten(0, -2)
             args, kwargs, _ = calls_of(smaller, [projection], inputs, named)[projection][0]
@@ -193,16 +190,13 @@ def refit_outputs(
 
 
 def output_errors(
-    model: nn.Module,
-    smaller: nn.Module,
-    channels: Mapping[str, KeyChannels],
-    batches: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+    model: nn.Module, smaller: nn.Module, channels: Mapping[str, KeyChannels], calls: Calls
 ) -> dict[str, float]:
     """Return the error of every layer's output on its original input, relative to its norm."""
     errors = {}
     for path in channels:
         apart = size = 0.0
-        for inputs, named in batches:
+        for inputs, named in calls:
             module = model.get_submodule(path)
             for args, kwargs, output in calls_of(model, [module], inputs, named)[module]:
                 alone = {name: each for name, each in kwargs.items() if not is_cache(each)}

@@ -28,8 +28,7 @@ from dsf.inspection.results.table import Table
 from dsf.inspection.whole.affine_layer import WholeMixer
 from dsf.inspection.whole.stages import Project, Scale
 from dsf.interventions.fewer_keys import (
-    ChooseKeys,
-    KeyChannels,
+    Calls,
     best_keys,
     calls_of,
     fewer_key_weights,
@@ -292,30 +291,36 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
             f"reduce_states: states={states}, but {short.layer} has {short.states} states, "
             "of which at least one must stay."
         )
+    made: nn.Module | None = None
     if has_keys:
         by: Any = best_keys if choose is best_states else choose
-        return _with_fewer_keys(model, calls, states, found, by, loss, projected=projected)
-    layers = {
-        path: kept_states(each, choose(each, states), projected=projected)
-        for path, each in found.items()
-    }
-    if odd := [layer.kept for layer in layers.values() if len(layer.kept) != states]:
-        raise ValueError(
-            f"reduce_states: 'choose' must name {states} states, but it gave {list(odd[0])}."
-        )
-    weights = _smaller_weights(model, found, layers)
-    made = None
-    if build is not None or hasattr(getattr(model, "config", None), "state_size"):
-        if build is None:
-            made = _of_its_class(model, weights, {"state_size"}, states)
-        else:
+        kept = {path: by(each, states) for path, each in found.items()}
+        made, layers = _with_fewer_keys(model, calls, states, found, kept, refit=projected)
+        weights = {name: each.detach().clone() for name, each in made.state_dict().items()}
+    else:
+        layers = {
+            path: kept_states(each, choose(each, states), projected=projected)
+            for path, each in found.items()
+        }
+        if odd := [layer.kept for layer in layers.values() if len(layer.kept) != states]:
+            raise ValueError(
+                f"reduce_states: 'choose' must name {states} states, but it gave {list(odd[0])}."
+            )
+        weights = _smaller_weights(model, found, layers)
+        if build is not None:
             made = build(weights, states).eval()
-    if loss is not None and made is None:
-        raise ValueError(
-            f"reduce_states: 'loss' needs the smaller {type(model).__name__}, whose configuration "
-            "has no state_size. Say how it is built: build=lambda weights, states: ..."
-        )
-    losses = None if made is None else _losses(loss, model, made)
+        elif hasattr(getattr(model, "config", None), "state_size"):
+            made = _of_its_class(model, weights, {"state_size"}, states)
+        elif loss is not None:
+            raise ValueError(
+                f"reduce_states: 'loss' needs the smaller {type(model).__name__}, whose "
+                "configuration has no state_size. Say how it is built: build=lambda weights, "
+                "states: ..."
+            )
+    losses = None
+    if loss is not None and made is not None:
+        with isolated(model), isolated(made):
+            losses = float(loss(model)), float(loss(made))
     return ReducedStates(states, weights, layers, made, losses, found)
 
 
@@ -330,19 +335,8 @@ def _of_its_class(
     return made.eval()
 
 
-def _losses(
-    loss: Callable[[nn.Module], float] | None, *models: nn.Module
-) -> tuple[float, float] | None:
-    if loss is None:
-        return None
-    with isolated(models[0]), isolated(models[1]):
-        return float(loss(models[0])), float(loss(models[1]))
-
-
 def _smaller_weights(
-    model: nn.Module,
-    products: Mapping[str, StateProducts],
-    layers: Mapping[str, KeptStates],
+    model: nn.Module, products: Mapping[str, StateProducts], layers: Mapping[str, KeptStates]
 ) -> dict[str, Tensor]:
     """All weights under their own names, those of the selective layers with fewer states."""
     changed: dict[int, Tensor] = {}
@@ -382,7 +376,7 @@ def state_products(
     return found
 
 
-def _calls(batches: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+def _calls(batches: Any) -> Calls:
     if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
         raise TypeError(
             "reduce_states: 'batches' must hold the inputs of several calls, but it is a single "
@@ -398,16 +392,8 @@ def _calls(batches: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
 
 
 def _with_fewer_keys(
-    model: Any,
-    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
-    states: int,
-    channels: Mapping[str, KeyChannels],
-    choose: ChooseKeys,
-    loss: Callable[[nn.Module], float] | None,
-    *,
-    projected: bool,
-) -> ReducedStates:
-    kept = {path: choose(each, states) for path, each in channels.items()}
+    model: Any, calls: Calls, states: int, channels: Any, kept: Mapping[str, Tensor], *, refit: bool
+) -> tuple[nn.Module, dict[str, KeptStates]]:
     for path, chosen in kept.items():
         if chosen.shape != (channels[path].heads, states):
             raise ValueError(
@@ -416,7 +402,7 @@ def _with_fewer_keys(
             )
     settings = {each.setting for each in channels.values() if each.setting is not None}
     made = _of_its_class(model, fewer_key_weights(model, channels, kept), settings, states)
-    if projected:
+    if refit:
         refit_outputs(model, made, channels, calls)
     errors = output_errors(model, made, channels, calls)
     layers = {}
@@ -424,9 +410,7 @@ def _with_fewer_keys(
         numbers = (kept[path] + each.states * torch.arange(len(kept[path]))[:, None]).flatten()
         takes = torch.eye(each.heads * each.states, dtype=torch.float64)[:, numbers]
         layers[path] = KeptStates(tuple(numbers.tolist()), takes, errors[path])
-    losses = _losses(loss, model, made)
-    weights = {name: each.detach().clone() for name, each in made.state_dict().items()}
-    return ReducedStates(states, weights, layers, made, losses, channels)
+    return made, layers
 
 
 def _selective(inspection: Inspection) -> dict[str, list[InspectedLayer]]:

@@ -205,10 +205,7 @@ def _named(number: int, edits: Sequence[Edit], wanted: Sequence[object]) -> Iter
 
 @contextmanager
 def live_model(
-    model: nn.Module,
-    inputs: tuple[Any, ...],
-    named: dict[str, Any],
-    adapters: Sequence[Adapter],
+    model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], adapters: Sequence[Adapter]
 ) -> Iterator[LiveModel]:
     """Run ``model`` once, and again as often as wanted inside the ``with`` block."""
     check_runnable(model)

@@ -157,7 +157,21 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
         if suspect != "decode":
             raise ValueError(f"audit: 'suspect' expected a module or 'decode', got {suspect!r}.")
         suspect, decode = None, 1 if decode is None else decode
-    kind = _kind(given.model, suspect, decode, _number_type("dtype", dtype), chunk)
+    about = "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
+    module, number_type = given.model, _number_type("dtype", dtype)
+    module = module if suspect is None else suspect
+    if number_type is not None:
+        about += f", {number_type}".replace("torch.", "")
+        module = _in_types(module, dict.fromkeys(module.state_dict(), number_type))
+    if chunk is not None:
+        module = copy.deepcopy(module) if number_type is None else module
+        _set_chunks(module, at_least(1, "audit", "chunk", chunk))
+        about += f", chunks of {chunk} tokens"
+    if decode is not None:
+        at_least(1, "audit", "decode", decode)
+        about += f", the last {decode} token{'s' * (decode > 1)} one at a time"
+    is_other = (suspect, decode, chunk) != (None,) * 3
+    kind = _Kind(about, module, decode or 0, is_other=is_other)
     if recorded is not None:
         if (suspect, decode, dtype, state_dtype, chunk) != (None,) * 5:
             raise ValueError("audit: 'recorded' expected no other suspect. Leave the others out.")
@@ -203,30 +217,6 @@ def _number_type(name: str, given: torch.dtype | str | None) -> torch.dtype | No
     if given is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         raise ValueError(f"audit: {name!r} expected a number type such as bfloat16, got {given!r}.")
     return kind
-
-
-def _kind(
-    model: nn.Module,
-    suspect: nn.Module | None,
-    decode: int | None,
-    dtype: torch.dtype | None,
-    chunk: int | None,
-) -> _Kind:
-    about = "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
-    module = model if suspect is None else suspect
-    if dtype is not None:
-        about += f", {dtype}".replace("torch.", "")
-        module = _in_types(module, dict.fromkeys(module.state_dict(), dtype))
-    if chunk is not None:
-        module = copy.deepcopy(module) if dtype is None else module
-        at_least(1, "audit", "chunk", chunk)
-        about += f", chunks of {chunk} tokens"
-        _set_chunks(module, chunk)
-    if decode is not None:
-        at_least(1, "audit", "decode", decode)
-        about += f", the last {decode} token{'s' * (decode > 1)} one at a time"
-    is_other = suspect is not None or decode is not None or chunk is not None
-    return _Kind(about, module, decode or 0, is_other=is_other)
 
 
 def _in_types(model: nn.Module, kinds: Mapping[str, torch.dtype]) -> nn.Module:
