@@ -65,28 +65,6 @@ class EditedMixer:
     sources: Mapping[str, Inspection]
     has_samples: bool = True
 
-    def check_samples(self, edit: Edit) -> None:
-        """Raise InspectionError where samples are chosen and cannot be distinguished."""
-        if edit.samples is not None and not self.has_samples:
-            count = self.mixer.system().batch[:1].numel()
-            raise InspectionError(
-                f"intervene: the {count} sequences that {self.name} mixes are not one for each "
-                f"sample (it cuts them into windows, or has one map for all), so samples="
-                f"{edit.samples} cannot be chosen. Leave 'samples' out, or run a sample alone."
-            )
-
-    def heads(self, edit: Edit) -> Sequence[int] | None:
-        """The chosen entries of the second batch axis; None for all."""
-        if edit.heads is None:
-            return None
-        batch = self.mixer.system().batch
-        if len(batch) < 2:
-            raise InspectionError(
-                f"intervene: {self.name} has one map for all of its channels, so heads={edit.heads}"
-                " cannot be chosen. Leave 'heads' out."
-            )
-        return chosen_heads(self.name, batch[1], edit.heads)
-
     def of(self, source: Source, edit: Edit) -> InspectedLayer:
         kind = type(edit).__name__
         if isinstance(source, str):
@@ -120,7 +98,6 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
     system, given = subject.mixer.system(), subject.mixer.signal()
     signal = given
     for edit in edits:
-        subject.check_samples(edit)
         if isinstance(edit, ValueFrom):
             signal = _with_values(subject, edit, signal)
     moving = signal - _constant_signal(subject.mixer)
@@ -172,13 +149,24 @@ def _constant_signal(mixer: Any) -> Tensor:
 
 def _chosen(subject: EditedMixer, edit: Edit, shape: Sequence[int]) -> Bool[Tensor, "*batch 1 1 1"]:
     """Which entries of the batch axes an edit changes, with three more axes."""
-    chosen = torch.ones(*shape, dtype=torch.bool)
-    heads = subject.heads(edit)
-    if heads is not None:
+    chosen, batch = torch.ones(*shape, dtype=torch.bool), subject.mixer.system().batch
+    if edit.heads is not None:
+        if len(batch) < 2:
+            raise InspectionError(
+                f"intervene: {subject.name} has one map for all of its channels, so heads="
+                f"{edit.heads} cannot be chosen. Leave 'heads' out."
+            )
         kept = torch.zeros_like(chosen)
-        kept[:, list(heads)] = True
+        kept[:, list(chosen_heads(subject.name, batch[1], edit.heads) or ())] = True
         chosen = chosen & kept
     if edit.samples is not None:
+        if not subject.has_samples:
+            raise InspectionError(
+                f"intervene: the {batch[:1].numel()} sequences that {subject.name} mixes are not "
+                "one for each sample (it cuts them into windows, or has one map for all), so "
+                f"samples={edit.samples} cannot be chosen. Leave 'samples' out, or run a sample "
+                "alone."
+            )
         kept = torch.zeros_like(chosen)
         kept[places("samples", edit.samples, shape[0] if shape else 1)] = True
         chosen = chosen & kept

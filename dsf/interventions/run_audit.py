@@ -345,15 +345,6 @@ class _Audit:
             return full
         return joined(outputs, torch.Size((full.shape[0], steps, *full.shape[2:])))
 
-    def _edited(self, model: nn.Module, edits: Sequence[RoundState], walk: Walk) -> Tensor:
-        inputs, named = self._like(model)
-        named = without_cache(model, named)
-        with live_model(model, inputs, named, self._adapters) as live:
-            (plan,) = live.plans([edits], {})
-            walk.start(self._tokens)
-            with walk.watching():
-                return live.changed(plan)
-
     def _like(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kind, device = dtype_of(model), next((p.device for p in model.parameters()), None)
 
@@ -422,7 +413,13 @@ class _Audit:
                 elif state is not None:
                     edits = self._state_edits(state)
                     edited += [str(edit.layer) for edit in edits]
-                    found.output = put_out(self._edited(model.eval(), edits, walk))
+                    inputs, named = self._like(model.eval())
+                    given = model, inputs, without_cache(model, named)
+                    with live_model(*given, self._adapters) as live:
+                        (plan,) = live.plans([edits], {})
+                        walk.start(self._tokens)
+                        with walk.watching():
+                            found.output = live.changed(plan)
                     keep()
                 else:
                     found.output = put_out(self._called(model.eval(), walk))
