@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 import torch
@@ -321,11 +321,7 @@ class Attribution(Shares):
     def _without(self, part: Record, cut: Tensor | float, sample: int) -> Tensor:
         """The number where an edge or head of one sample is taken away in part; 1 for all of it."""
         mixed, name = self._mixed[part["layer"]], part["layer"]
-        if "head" in part:
-            lost = mixed.of_head(part["head"], sample)
-        else:
-            lost = mixed.of_edge(part["query"], part["key"], sample)
-        changed = mixed.without(cut * lost)
+        changed = mixed.without(cut * mixed.lost(part, sample))
         return self._functional.pair(self._into.live.result({name: changed}, self._into.number))
 
     @cached_property
@@ -548,25 +544,24 @@ class MixerShares:
             (moved,) = torch.autograd.grad(whole.leaving(response), response, given)
         return as_values(moved, whole.mixer.value)
 
-    def of_edge(self, written: int, read: int, sample: int) -> Tensor:
-        """What an edge of one sample adds to the response, in the axes of the values."""
-        whole = self.whole()
-        row = whole.mixing_map(slice(written, written + 1))[sample, ..., 0, read]
-        value = whole.mixer.value[sample, ..., read, :]
-        part = torch.zeros_like(self.response())
-        part[sample, ..., written, :] = (row if row.ndim == value.ndim else row[..., None]) * value
-        return part
-
-    def of_head(self, head: int, sample: int) -> Tensor:
-        response, (maps, *_) = self.response(), self.whole().map_shape
-        part = torch.zeros_like(response)
+    def lost(self, part: Record, sample: int) -> Tensor:
+        """What an edge or a head of one sample adds to the response, in the axes of the values."""
+        whole, response = self.whole(), self.response()
+        lost = torch.zeros_like(response)
+        if "head" not in part:
+            query, key = part["query"], part["key"]
+            row = whole.mixing_map(slice(query, query + 1))[sample, ..., 0, key]
+            value = whole.mixer.value[sample, ..., key, :]
+            row = row if row.ndim == value.ndim else row[..., None]
+            lost[sample, ..., query, :] = row * value
+            return lost
+        at: Any = slice(None)  # one map for all channels
         if response.ndim == 4:
-            part[sample, head] = response[sample, head]
-        elif len(maps) > 1:
-            part[sample, :, head] = response[sample, :, head]
-        else:  # one map for all channels
-            part[sample] = response[sample]
-        return part
+            at = part["head"]
+        elif len(whole.map_shape[0]) > 1:
+            at = slice(None), part["head"]
+        lost[sample][at] = response[sample][at]
+        return lost
 
     def without(self, lost: Tensor) -> Tensor:
         """The change of the output where this is taken away from the response."""
