@@ -326,17 +326,6 @@ def _streams(
     return None
 
 
-@dataclass(frozen=True)
-class Addition:
-    """``x + y`` of one shape."""
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
-
-    def adjoint(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        return cotangent, cotangent
-
-
 def pieces(
     func: Function,
     args: tuple[Any, ...],
@@ -354,9 +343,6 @@ def pieces(
         weight = args[1] if len(args) > 1 else kwargs["weight"]
         yield output, Project(weight), None if bias is None else bias.expand_as(output)
         return
-    if not kwargs and (plain := _plain(name, args, output, streams)) is not None:
-        yield output, plain, None
-        return
     leaves, tree = tree_flatten((args, kwargs))
     at = [next((k for k, part in enumerate(streams) if part is leaf), None) for leaf in leaves]
     frozen = [None if k is not None else _alias(leaf) for leaf, k in zip(leaves, at, strict=True)]
@@ -373,22 +359,6 @@ def pieces(
     for k, each in enumerate(output):
         part, rest = lambda *given, k=k: again(*given)[k], None if still is None else still[k]
         yield each, _linear_part(part, rest), unless_zero(rest)
-
-
-def _plain(
-    name: str, args: tuple[Any, ...], output: Any, streams: Sequence[Tensor]
-) -> Linear | None:
-    """A product with one factor, or a sum of two streams of one shape; None for other calls."""
-    tensors = [part for part in args if isinstance(part, Tensor)]
-    if len(args) != 2 or len(tensors) != 2 or tensors[0] is tensors[1]:
-        return None
-    others = [part for part in tensors if all(part is not stream for stream in streams)]
-    same = all(output.shape == stream.shape for stream in streams)
-    if name == "add" and same and not others:
-        return Addition()
-    if name == "mul" and same and len(others) == len(streams) == 1:
-        return Scale(_alias(others[0]))
-    return None
 
 
 def _alias(leaf: Any) -> Any:

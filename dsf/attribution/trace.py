@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from dsf.attribution.affine_steps import Addition, Follower, Step, smallest, unless_zero
+from dsf.attribution.affine_steps import Follower, Step, smallest, unless_zero
 from dsf.attribution.targets import put_out
 from dsf.attribution.two_runs import Node, Walk
 from dsf.inspection.capture.calls import copied, first_numbers
@@ -190,7 +190,7 @@ class MixerCall:
         if stream is None:
             follower.add(put_out, (made.step,), lambda x: x, added)
         elif isinstance(stream, Step):
-            follower.add(put_out, (made.step, stream), Addition())
+            follower.add(put_out, (made.step, stream), torch.add)
         else:
             follower.follow(put_out, stream)
         return made
