@@ -104,7 +104,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
     only: Collection[str] | None = None,
-    listens: bool = True,
     calls: list[Call] | None = None,
     tracker: Any = None,
     listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
@@ -116,7 +115,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         part: the only module that is called, as the model would call it.
         exchange: what a recorded call is to return instead; None to leave it.
         only: the paths of modules whose calls alone are recorded, and cannot be repeated.
-        listens: whether attention is also looked for in every call of torch.
         listener: is given the stack of running modules, for whatever else is to be recorded.
     """
     calls = [] if calls is None else calls
@@ -136,7 +134,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     where.keeps_outputs = where.keeps_passes  # that are compared with those of a pass in float64
     recorded = {path: module for path, module in watched.items() if where.records(path)}
     with (
-        recording_softmax(where, calls) if listens else nullcontext(),
+        recording_softmax(where, calls),
         interface.recording_attention(model, where, calls),
         recording(recorded, calls, where),
         nullcontext() if listener is None else listener(where),

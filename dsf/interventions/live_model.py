@@ -33,9 +33,6 @@ from dsf.inspection.seen_attentions import CallKey, key_of
 from dsf.interventions.edited_mixing import EditedMixer, edited_response
 from dsf.interventions.edits import Edit
 
-HOOKED = (Through.MODULE, Through.INTERFACE)
-"""Ways of recording that need no interception of torch functions."""
-
 
 def repeated(samples: int, times: int, part: Any) -> Any:
     """``part`` with every tensor whose first axis counts the samples repeated along it."""
@@ -169,7 +166,6 @@ class LiveModel:
         met: set[CallKey] = set()
         count: Counter[tuple[Through, str]] = Counter()
         edited = {name for _, name, _ in plan}
-        listens = any(through not in HOOKED for through, _, _ in plan)
 
         def exchange(call: Call) -> Tensor | None:
             key = key_of(call, count)
@@ -179,7 +175,7 @@ class LiveModel:
             return plan[key].put_out(call)
 
         again = self._model, several(self._inputs), several(self._named), self._known
-        _, output = _run(*again, exchange=exchange, only=edited, listens=listens)
+        _, output = _run(*again, exchange=exchange, only=edited)
         missed = [planned.name for key, planned in plan.items() if key not in met]
         if missed:
             raise InspectionError(
