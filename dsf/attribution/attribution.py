@@ -623,10 +623,7 @@ def shares_of(
         remainder=remainder,
         _mixed={
             mixer.name: MixerShares(
-                mixer,
-                into.from_tokens[mixer.source],
-                along_all[mixer.step],
-                direct.get(mixer.step),
+                mixer, into.from_tokens[mixer.source], along_all[mixer.step], direct.get(mixer.step)
             )
             for mixer in into.mixers
         },

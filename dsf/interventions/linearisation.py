@@ -391,9 +391,7 @@ def _measured(
 
 
 def _averaged(
-    rows: Sequence[PlanRow],
-    maps: Sequence[Maps],
-    plan: LinearisationPlan,
+    rows: Sequence[PlanRow], maps: Sequence[Maps], plan: LinearisationPlan
 ) -> tuple[PlanRow, ...]:
     """The rows of a group with one more round in the mean of their predictions."""
     forms = [KeptForm.parse(row.form) for row in rows]

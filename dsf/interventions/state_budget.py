@@ -394,12 +394,7 @@ class RoundedModel(nn.Module):
 
 
 @torch.inference_mode(False)
-def plan_state(
-    model: nn.Module | str | Path,
-    *inputs: Any,
-    bytes: int,
-    **named: Any,
-) -> StatePlan:
+def plan_state(model: nn.Module | str | Path, *inputs: Any, bytes: int, **named: Any) -> StatePlan:
     """Choose with how many bits to store the recurrent state of every head.
 
     The loss is the variance of the logits (of the predicted token minus that of its runner-up, in

@@ -338,11 +338,7 @@ _ON_PURPOSE = (
 
 
 def check_unused(
-    model: nn.Module,
-    config: Any,
-    unused: Iterable[str],
-    read: Callable[[str], Tensor],
-    where: str,
+    model: nn.Module, config: Any, unused: Iterable[str], read: Callable[[str], Tensor], where: str
 ) -> None:
     """Raise if a weight without a place, ``unused``, belongs to a part that the model has."""
     further: dict[str, tuple[int, int]] = {}
