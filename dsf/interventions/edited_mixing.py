@@ -74,15 +74,10 @@ class EditedMixer:
                     f"{', '.join(self.sources) or 'none'}. Pass sources={{'{source}': inspection}}."
                 )
             source = self.sources[source]
-        if source is None:
-            raise InspectionError(
-                f"intervene: {kind} needs another run: give its inspection, as "
-                f"{kind}(..., other=dsf.inspect(model, ...))."
-            )
         if not isinstance(source, Inspection):
             raise InspectionError(
-                f"intervene: {kind} refers to {type(source).__name__}, but another run is given as "
-                "its inspection, dsf.inspect(model, ...), or as the name of one in 'sources'."
+                f"intervene: {kind} expected another run, got {type(source).__name__}. Give its "
+                "inspection, dsf.inspect(model, ...), or the name of one in 'sources'."
             )
         try:
             return source[self.name]

@@ -23,6 +23,7 @@ from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Table
 from dsf.interventions.edits import Edit
 from dsf.interventions.live_model import live_model
+from dsf.runtime.shapes import of_kind
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -200,13 +201,9 @@ def checked_edits(edits: Sequence[Edit] | Edit, heads: Chosen = None) -> tuple[E
     return tuple(each if each.heads is not None else replace(each, heads=heads) for each in several)
 
 
-def checked_sources(sources: Mapping[str, Inspection] | None) -> Mapping[str, Inspection]:
+def checked_sources(sources: Mapping[str, Inspection] | None) -> Any:
     known: Any = {} if sources is None else sources
-    parts = known.values() if isinstance(known, Mapping) else [known]
-    if odd := [each for each in parts if not isinstance(each, Inspection)]:
-        raise TypeError(
-            "intervene: 'sources' must name inspections, as in sources={'other': "
-            f"dsf.inspect(model, ...)}}, but there is {type(odd[0]).__name__}."
-        )
-    found: Mapping[str, Inspection] = known
-    return found
+    for each in known.values() if isinstance(known, Mapping) else [known]:
+        words = "inspections by name, as in sources={'other': dsf.inspect(model, ...)}"
+        of_kind("intervene", "sources", each, Inspection, words)
+    return known

@@ -47,7 +47,7 @@ from dsf.interventions.edits import (
 )
 from dsf.interventions.intervention import checked_edits, checked_sources
 from dsf.interventions.live_model import LiveModel, Planned, live_model
-from dsf.runtime.files import alone, is_special, make_file
+from dsf.runtime.files import alone, make_file
 from dsf.runtime.shapes import at_least, of_kind
 
 MAX_TOKENS = {"cpu": 1024}
@@ -346,12 +346,10 @@ class SweepRecord:
 
     def __init__(self, path: str | Path, wanted: Sequence[Sequence[Edit]]):
         self.path = Path(path)
-        if self.path.is_dir():
-            raise ValueError(f"sweep: resume={str(path)!r} is a folder. Give the name of a file.")
-        if is_special(self.path):
+        if self.path.exists() and not self.path.is_file():
             raise ValueError(
-                f"sweep: resume={str(path)!r} is a device or a pipe, which keeps nothing. Give the "
-                "name of a file."
+                f"sweep: resume={str(path)!r} is a folder, a device or a pipe. Give the name of a "
+                "file."
             )
         self._edits = [[edit.to_json() for edit in edits] for edits in wanted]
 
