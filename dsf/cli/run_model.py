@@ -30,13 +30,7 @@ from dsf.inspection import (
 )
 from dsf.inspection.capture.precision import environment
 from dsf.inspection.choice import chosen_layers, counts_from_the_start
-from dsf.loading import (
-    LoadedModel,
-    load_model,
-    open_piecewise,
-    read_model_tokenizer,
-    token_texts,
-)
+from dsf.loading import LoadedModel, load_model, open_piecewise, read_model_tokenizer, token_texts
 
 SEED = 0
 """Of the tokens that --random-repeat draws."""

@@ -16,13 +16,7 @@ from dsf.inspection.capture.calls import Call, CallLog, DiskStore, Through, let_
 from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.isolation import isolated, uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.capture.precision import (
-    described,
-    dtype_of,
-    environment,
-    in_double,
-    in_float64,
-)
+from dsf.inspection.capture.precision import described, dtype_of, environment, in_double, in_float64
 from dsf.inspection.capture.weights import check_runnable, double_copy
 from dsf.inspection.causal.findings import (
     Findings,

@@ -37,9 +37,7 @@ from dsf.inspection.capture.calls import (
 )
 from dsf.inspection.capture.containers import Fingerprint, is_cache, mapped
 from dsf.inspection.capture.isolation import random_state
-from dsf.inspection.capture.module_stack import (
-    ModuleStack,
-)
+from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import (
     TOLERANCE,
     described,

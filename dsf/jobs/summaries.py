@@ -9,14 +9,7 @@ from torch import Tensor
 
 from dsf.inspection.results.measurements import indices
 from dsf.inspection.results.table import Record, Table
-from dsf.jobs.storage import (
-    LayerFacts,
-    Unit,
-    is_finished,
-    read_layers,
-    read_notes,
-    units_of,
-)
+from dsf.jobs.storage import LayerFacts, Unit, is_finished, read_layers, read_notes, units_of
 from dsf.runtime.argument_checks import checked
 
 Key = tuple[str, str, str]

@@ -27,13 +27,7 @@ from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.content import at_a_time, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.layer_content import LayerPicture, layer_picture
-from dsf.report.selection import (
-    DECODER,
-    has_texts,
-    input_of_texts,
-    select,
-    why_not_in_order,
-)
+from dsf.report.selection import DECODER, has_texts, input_of_texts, select, why_not_in_order
 from dsf.report.views import MapView, views, without_sample
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file

@@ -31,12 +31,7 @@ from dsf.inspection.capture.containers import (
     tensors_in,
     times_written,
 )
-from dsf.inspection.capture.module_stack import (
-    Frame,
-    ModuleStack,
-    Surroundings,
-    attributes_of,
-)
+from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings, attributes_of
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import made_weight, made_weights, packed_modules, unpacked
 from dsf.inspection.errors import InspectionError, InspectionMemoryError, ReconstructionError

@@ -9,13 +9,7 @@ from typing import Any
 from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
-from dsf.inspection.causal.coordinates import (
-    Coordinates,
-    InputAxis,
-    Source,
-    all_before,
-    is_place,
-)
+from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source, all_before, is_place
 from dsf.inspection.causal.replay import (
     DRAWN,
     Held,

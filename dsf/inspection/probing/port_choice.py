@@ -29,12 +29,7 @@ from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
-from dsf.inspection.causal.coordinates import (
-    Coordinates,
-    all_before,
-    is_place,
-    numbered,
-)
+from dsf.inspection.causal.coordinates import Coordinates, all_before, is_place, numbered
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven import (

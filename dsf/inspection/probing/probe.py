@@ -29,12 +29,7 @@ from dsf.inspection.probing.driven import (
     superposition,
 )
 from dsf.inspection.probing.layouts import FollowedCall
-from dsf.inspection.probing.port_choice import (
-    PortSearch,
-    followed,
-    named,
-    value_among,
-)
+from dsf.inspection.probing.port_choice import PortSearch, followed, named, value_among
 from dsf.inspection.softmax.attention import GivenWeights
 
 

@@ -18,13 +18,7 @@ from dsf.systems.coefficient import dense_of, on_parts
 from dsf.systems.composite import SystemSum
 from dsf.systems.solve import solved
 from dsf.systems.system import System, time_reversed
-from dsf.systems.transition import (
-    Dense,
-    Diagonal,
-    DiagonalPlusLowRank,
-    SampledDiagonal,
-    Transition,
-)
+from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, SampledDiagonal, Transition
 
 
 @checked
