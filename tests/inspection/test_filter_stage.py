@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn.functional import conv1d, pad
 
-from dsf.inspection.whole.affine_layer import _before
 from dsf.inspection.whole.stages import Filter
 
 WIDTH = 3
@@ -36,5 +35,6 @@ def test_a_map_behind_it_is_their_product(ahead):
     stage, x = Filter(drawn(WIDTH, 4), ahead=ahead), drawn(2, 6, WIDTH, seed=2)
     weights = drawn(2, WIDTH, 5, 6, seed=4)
     expected = torch.einsum("scrt, stc -> src", weights, stage.linear(x))
-    found = torch.einsum("scrt, stc -> src", _before(weights, stage), x)
+    before = stage.adjoint(weights.movedim(1, -1)).movedim(-1, 1)  # as WholeMixer does
+    found = torch.einsum("scrt, stc -> src", before, x)
     torch.testing.assert_close(found, expected)
