@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dsf import measures
@@ -78,11 +78,12 @@ class LayerPicture:
 def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     """How strongly tokens act on each other through all, or the chosen, channels; None of heads."""
     system = layer.system
-    groups = groups_of(layer, side=side)
-    if groups is None:
+    if not has_channels(layer) or isinstance(system, ExplicitMap):
         return None
     has_samples = layer.axes[0] == "sample"
     channels = prod(system.batch[int(has_samples) :])
+    groups = min(system.steps, side, max(MAX_GROUP_WORK // channels, FEWEST))
+    norms = remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
     samples = system.batch[0] if has_samples else 1
     bounds = group_bounds(system.steps, groups)
     parts = system.parts if isinstance(system, SystemSum) else (system,)
@@ -95,25 +96,10 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     label = f"all {channels} {words}" if channels > 1 else "the only channel"
     views = [
         _view(label if samples == 1 else f"sample {k}, {label}", k, each, hidden, bounds)
-        for k, each in enumerate(lengths_of(layer, groups))
+        for k, each in enumerate(norms[:SAMPLES].numpy(force=True))
     ]
     total = prod(layer.mixer.system().batch[int(has_samples) :])
     return LayerPicture(views, channels, total, layer.contributes_to)
-
-
-def groups_of(layer: InspectedLayer, *, side: int) -> int | None:
-    """How many groups of tokens are drawn; None of a layer that has no such picture."""
-    system = layer.system
-    if not has_channels(layer) or isinstance(system, ExplicitMap):
-        return None
-    channels = prod(system.batch[int(layer.axes[0] == "sample") :])
-    return min(system.steps, side, max(MAX_GROUP_WORK // channels, FEWEST))
-
-
-def lengths_of(layer: InspectedLayer, groups: int) -> Float[np.ndarray, "sample rows columns"]:
-    """What groups of tokens contribute to each other through all channels of the first samples."""
-    norms = remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
-    return norms[:SAMPLES].numpy(force=True)
 
 
 def _view(
@@ -500,7 +486,7 @@ def layer_content(  # each is a part of what is drawn
     """Everything about one layer: edges of an attribution, all channels together, pooled maps."""
     disorder = why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
-    seen = views(drawn, side=planned.side, progress=progress, also=(walk.add,))
+    seen = views(drawn, side=planned.side, progress=progress, also=walk.add)
     maps: list[dict[str, Any]] = [{} for _ in seen]
 
     def encode(k: int) -> None:

@@ -301,7 +301,7 @@ def views(
     *,
     side: int,
     progress: Progress = ignored,
-    also: Sequence[Callable[[Rows], None]] = (),
+    also: Callable[[Rows], None] | None = None,
 ) -> list[MapView]:
     """Every map, pooled; with several ports a cell shows the largest weight of its two tokens."""
     system, maps = drawn.system, len(drawn.labels)
@@ -317,8 +317,8 @@ def views(
         weights = weights.reshape(maps, len(block.written), len(block.read))
         tokens = block.written.numpy(force=True), block.read.numpy(force=True)
         view.add(weights, masked(system, block), *tokens)
-        for each in also:
-            each(block)
+        if also is not None:
+            also(block)
         progress((int(tokens[0][-1]) + 1) / written)
     return view.maps(drawn.labels, drawn.samples, complex_=complex_)
 

@@ -62,7 +62,7 @@ def test_maps_that_a_page_keeps_whole_are_not_overwritten(inspection, monkeypatc
     monkeypatch.setattr("dsf.report.views.LEAST", 1)
     drawn = select(inspection[0])
     walk = Walk(drawn.system, quantities_of(drawn, ordered=True))
-    views(drawn, side=16, also=(walk.add,))
+    views(drawn, side=16, also=walk.add)
     torch.testing.assert_close(walk.weights, dsf.attention_map(drawn.system))
 
 
