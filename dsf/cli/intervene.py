@@ -7,9 +7,9 @@ what these hold are read off the dataclasses of ``dsf.edits``, which also check 
 import json
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,7 +147,7 @@ def intervene(
         raise ValueError(f"expected an edit, got none. Give --edit {EXAMPLE}, or --edits.")
     runs = [flat] if not sweep else runs
     if each is not None:
-        runs = [spread_run for run in runs for spread_run in spread(run, spread_fields(each))]
+        runs = [one for run in runs for one in spread(run, each)]
     other = second.prompt()
     taken = (getattr(one, field, None) for one in flat for field in ("other", "over"))
     if (OTHER in taken) != (other is not None):
@@ -484,61 +484,42 @@ def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None
         )
 
 
-def spread_fields(typed: str) -> tuple[str, ...]:
-    """Parse ``--each``: fields that name several things."""
-    names = [part.strip() for part in typed.split(",")]
-    known = {"layers": "layer", "layer": "layer"}
-    known |= {
-        each.name: each.name
-        for kind in KINDS.values()
-        for each in fields(kind)
-        if each.name != "layer" and each.type in (Chosen, Tokens)
-    }
-    for name in names:
-        if name not in known or names.count(name) > 1:
-            raise ValueError(
-                f"--each: expected some of {', '.join(known)}, each once, got {name!r} in "
-                f"{typed!r}."
-            )
-    return tuple(known[name] for name in names)
-
-
-def spread(run: Sequence[Edit], names: Sequence[str]) -> list[list[Edit]]:
-    """Return one run for every choice of one layer, head or token of each field.
+def spread(run: Sequence[Edit], typed: str) -> list[list[Edit]]:
+    """Return one run for every choice of one layer, head or token of each field in ``typed``.
 
     Several edits of one run that have the field choose the same.
 
-    >>> spread([typed_edit("ablate layers=0,1 heads=2")], ("layer",))
+    >>> spread([typed_edit("ablate layers=0,1 heads=2")], "layers")
     [[Ablate(layer=0, heads=[2])], [Ablate(layer=1, heads=[2])]]
     """
-    choices = [list(_choices(run, name)) for name in names]
-    count = math.prod(map(len, choices))
+    words = [part.strip() for part in typed.split(",")]
+    names = ["layer" if word == "layers" else word for word in words]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--each: expected every field once, got {typed!r}.")
+    choices = [_choices(run, name) for name in names]
+    count = math.prod(sum(map(len, parts)) for parts in choices)
     if count > MAX_RUNS:
-        raise _too_many(count)
+        raise ValueError(f"--each: expected at most {MAX_RUNS} runs of one edit, got {count}.")
 
     def narrowed(edit: Edit, chosen: Sequence[int | str]) -> Edit:
-        named: dict[str, Any] = {
-            name: value
-            for name, value in zip(names, chosen, strict=True)
-            if getattr(edit, name, None) is not None
-        }
-        return replace(edit, **named)
+        named: dict[str, Any] = dict(zip(names, chosen, strict=True))
+        return replace(edit, **{name: named[name] for name in names if _of(edit, name) is not None})
 
-    return [[narrowed(edit, chosen) for edit in run] for chosen in product(*choices)]
+    every = product(*map(chain.from_iterable, choices))
+    return [[narrowed(edit, chosen) for edit in run] for chosen in every]
 
 
-def _choices(run: Sequence[Edit], name: str) -> Iterator[int | str]:
-    named = [value for edit in run if (value := getattr(edit, name, None)) is not None]
-    if not named:
+def _choices(run: Sequence[Edit], name: str) -> list[Sequence[int | str]]:
+    named = [value for edit in run if (value := _of(edit, name)) is not None]
+    if not named or any(other != named[0] for other in named):
         raise ValueError(
-            f"--each: expected {name!r} in the edit {run[0]!r}, got none. Add it to the edit, such "
-            f"as {name}=0:4, or leave it out of --each."
+            f"--each: expected one {name!r} in the edit {run[0]!r}, got "
+            f"{'several' if named else 'none'}. Name it once, such as {name}=0:4, or leave it out."
         )
-    if any(other != named[0] for other in named):
-        raise ValueError(f"--each: expected one {name!r} in all edits of a run, got several.")
+    choices: list[Sequence[int | str]] = []
     for value in _listed(named[0]):
         if not isinstance(value, slice):
-            yield value
+            choices.append([value])
             continue
         start, stop = value.start or 0, value.stop
         if stop is None or start < 0 or stop <= start:
@@ -546,15 +527,15 @@ def _choices(run: Sequence[Edit], name: str) -> Iterator[int | str]:
                 f"--each: expected {name!r} with two ends that count from 0, such as 0:4, got "
                 f"{value!r}."
             )
-        numbers = range(start, stop, value.step or 1)
-        if len(numbers) > MAX_RUNS:
-            raise _too_many(len(numbers))
-        yield from numbers
+        choices.append(range(start, stop, value.step or 1))
+    return choices
+
+
+def _of(edit: Edit, name: str) -> Any:
+    """What a field of layers, heads or tokens holds; None where there is none."""
+    kinds = {each.name: each.type for each in fields(edit)}
+    return getattr(edit, name) if kinds.get(name) in (Chosen, Tokens) else None
 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-def _too_many(count: int) -> ValueError:
-    return ValueError(f"--each: expected at most {MAX_RUNS} runs of one edit, got {count}.")
