@@ -299,8 +299,6 @@ def _continued(opened: "Opened") -> list[tuple[str, float]]:
     """The likeliest next tokens of the prompt and their probabilities, likeliest first."""
     import torch
 
-    from dsf.loading import token_texts
-
     model: Any = opened.loaded.model
     with torch.no_grad():
         scores = getattr(model(input_ids=opened.ids), "logits", None)
@@ -309,9 +307,8 @@ def _continued(opened: "Opened") -> list[tuple[str, float]]:
             f"{opened.loaded.identity} predicts no tokens ({type(model).__name__}); pass a "
             "language model, or use dsf inspect."
         )
-    shares, tokens = scores[0, -1].double().softmax(dim=-1).topk(MAX_NEXT_TOKENS)
-    names = token_texts(opened.loaded.tokenizer, tokens.tolist())
-    return list(zip(names, shares.tolist(), strict=True))
+    found = opened.likeliest(scores[0, -1], MAX_NEXT_TOKENS)
+    return [(each["token"], each["probability"]) for each in found]
 
 
 def _show_facts(facts: Mapping[str, str]) -> None:

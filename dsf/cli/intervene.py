@@ -39,8 +39,6 @@ from dsf.interventions.edits import KINDS, Chosen, Edit, Reduce, StateFrom, Toke
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dsf.cli.run_model import Opened
 
 OTHER = "other"
@@ -203,9 +201,9 @@ def _intervene(
             f"{tuple(result.clean.shape)}. Use dsf.intervene in Python."
         )
     result = replace(result, tokenizer=loaded.tokenizer)
-    clean, changed = (
-        _likeliest(row, opened, position, top) for row in (result.clean, result.output)
-    )
+    is_class = result.clean.ndim == ONE_ROW
+    rows = [each[0] if is_class else each[0, position] for each in (result.clean, result.output)]
+    clean, changed = (opened.likeliest(row, top, named=not is_class) for row in rows)
     effect: dict[str, Any] | None = None
     if tokens is not None:
         moved = result.effect(*tokens, position=position).item()
@@ -245,21 +243,6 @@ def _intervene(
         "effect": effect,
     }
     return Answer(facts=facts, show=show, notes=opened.notes)
-
-
-def _likeliest(logits: "Tensor", opened: "Opened", position: int, top: int) -> list[dict[str, Any]]:
-    from dsf.loading import token_texts
-
-    tokenizer, is_class = opened.loaded.tokenizer, logits.ndim == ONE_ROW
-    row = logits[0] if is_class else logits[0, position]
-    shares, ids = row.double().softmax(dim=-1).topk(min(top, row.numel()))
-    numbers = ids.tolist()
-    has_names = tokenizer is not None and not is_class
-    names = token_texts(tokenizer, numbers) if has_names else list(map(str, numbers))
-    return [
-        {"token": escaped(name), "id": number, "probability": share}
-        for name, number, share in zip(names, numbers, shares.tolist(), strict=True)
-    ]
 
 
 def _sweep(

@@ -31,6 +31,7 @@ from dsf.inspection import (
 from dsf.inspection.capture.precision import environment
 from dsf.inspection.choice import chosen_layers, counts_from_the_start
 from dsf.loading import LoadedModel, load_model, open_piecewise, read_model_tokenizer, token_texts
+from dsf.report.escaping import escaped
 
 SEED = 0
 """Of the tokens that --random-repeat draws."""
@@ -63,6 +64,17 @@ class Opened:
         steps = self.ids.shape[1]
         check_position(position, steps)
         return position % steps
+
+    def likeliest(self, logits: Tensor, top: int, *, named: bool = True) -> list[dict[str, Any]]:
+        """The likeliest tokens of one row of logits; ``named`` is whether they are tokens."""
+        shares, ids = logits.double().softmax(dim=-1).topk(min(top, logits.numel()))
+        numbers, tokenizer = ids.tolist(), self.loaded.tokenizer
+        named = named and tokenizer is not None
+        names = token_texts(tokenizer, numbers) if named else list(map(str, numbers))
+        return [
+            {"token": escaped(name), "id": number, "probability": share}
+            for name, number, share in zip(names, numbers, shares.tolist(), strict=True)
+        ]
 
     def token(self, position: int) -> str:
         """The number and the text of a token, such as ``3 ' France'``."""

@@ -11,6 +11,9 @@ from typing import Any
 
 from dsf.jobs.storage import Unit
 from dsf.runtime.argument_checks import checked
+from dsf.runtime.first_use import library
+
+SCALE = '"dsf-toolkit[scale]"'
 
 Outcome = tuple[Unit, str | None]
 """A unit, and None or the reason why it failed."""
@@ -58,7 +61,7 @@ def joblib_backend(name: str, *, jobs: int = -1, **parameters: Any) -> Executor:
     Raises:
         ImportError: if joblib is not installed.
     """
-    joblib = _needed("joblib")
+    joblib = library("joblib_backend", "joblib", SCALE)
 
     def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
         with joblib.parallel_config(name, n_jobs=jobs, **parameters):
@@ -90,7 +93,7 @@ def cluster(
     """
     if units_per_job < 1:
         raise ValueError(f"cluster: units_per_job is {units_per_job}, but it must be at least 1.")
-    submitit = _needed("submitit")
+    submitit = library("cluster", "submitit", SCALE)
 
     def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
@@ -105,15 +108,3 @@ def cluster(
 
 def _one_by_one(do: Do, units: Sequence[Unit]) -> list[Outcome]:
     return [do(unit) for unit in units]
-
-
-def _needed(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"this executor needs {name}, which is not installed: "
-            'pip install "dsf-toolkit[scale]", or use in_process.'
-        ) from error

@@ -27,6 +27,7 @@ from dsf.inspection.rebuild import relative_error
 from dsf.inspection.softmax.attention import attention
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
+from dsf.runtime.first_use import library
 from dsf.runtime.shapes import has_axes, of_kind
 from dsf.systems.algebra import select
 from dsf.systems.system import System
@@ -125,12 +126,7 @@ def to_xarray(inspection: Inspection) -> Any:
         >>> map.sel(channel=2, query=5).sum("key").shape
         (1,)
     """
-    try:
-        import xarray
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "to_xarray: needs xarray, which is not installed: pip install xarray."
-        ) from None
+    xarray = library("to_xarray", "xarray", "xarray")
     nodes = {}
     for layer, map in zip(inspection, _maps(inspection).values(), strict=True):
         axes, tokens = _axes(layer), inspection.tokens or ()
@@ -334,12 +330,7 @@ def to_control(system: System) -> Any:
     Raises:
         ModuleNotFoundError: if python-control is not installed.
     """
-    try:
-        import control
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "to_control: needs python-control, which is not installed: pip install control."
-        ) from None
+    control = library("to_control", "control", "control")
     return control.StateSpace(*state_space(system), True)
 
 

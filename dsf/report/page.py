@@ -33,6 +33,7 @@ from dsf.report.viewer import EXPLORER, file_of, module_of, script_of, style_of
 from dsf.report.views import FULL_BYTES, MASKED, Progress, decoded, ignored, without_sample
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
+from dsf.runtime.first_use import library
 from dsf.runtime.shapes import of_kind
 
 
@@ -224,17 +225,11 @@ def static_picture(content: Mapping[str, Any]) -> bytes:
 @cache
 def explorer() -> Any:
     """Return the class of the widget: an ``anywidget.AnyWidget`` made of a ``content``."""
-    try:
-        import anywidget
-        import traitlets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"show: without a 'path' it needs a widget library that is not installed ({error}). "
-            'Install it with: pip install "dsf-toolkit[notebooks]"; '
-            "or write a page: dsf.show(result, path)."
-        ) from error
+    install = '"dsf-toolkit[notebooks]", or write a page: dsf.show(result, path)'
+    base: Any = library("show without a 'path'", "anywidget", install).AnyWidget
+    traitlets = library("show without a 'path'", "traitlets", install)
 
-    class Explorer(anywidget.AnyWidget):  # type: ignore[misc]  # untyped where not installed
+    class Explorer(base):  # type: ignore[misc]  # untyped where not installed
         _esm = module_of(*EXPLORER, "widget", sheet=style_of("explorer"))
         content = traitlets.Dict().tag(sync=True)
 

@@ -30,3 +30,13 @@ def finding(package: str) -> Callable[[str], Any]:
         return getattr(import_module(home), name)
 
     return find
+
+
+def library(owner: str, name: str, install: str) -> Any:
+    """Import a library that not everybody has, or say how to install it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{owner}: needs {name}, which is not installed ({error}): pip install {install}."
+        ) from None
