@@ -100,7 +100,7 @@ class MixerStep:
         """Record a whole layer as the step from ``source`` to its output ``own``."""
         shown = tokens_with_keys(layer)
         if shown is None:
-            rest = None if whole.is_linear else unless_zero(whole.remainder)
+            rest = unless_zero(whole.remainder)
         else:
             rest = torch.where(shown, whole.remainder, own)
         step = follower.add(own, (source,), Mixing(whole, shown), rest)

@@ -52,8 +52,8 @@ def key_of(call: Call, counted: Counter[tuple[Through, str]]) -> CallKey:
 class Followed:
     """One sequence as the model was called on it: at once, or a prompt and what continues it.
 
-    ``ids`` are the token numbers of all calls, joined, ``steps`` how many every call added, and
-    ``caches`` what the latest call returned to be continued.
+    ``ids`` are the token numbers of all calls, joined, ``steps`` how many every call added,
+    ``caches`` what the latest returned to be continued, ``has_cache`` whether it was given one.
     """
 
     model: nn.Module
@@ -64,6 +64,7 @@ class Followed:
     steps: list[int] = field(default_factory=list)
     calls: dict[CallKey, list[Call]] = field(default_factory=dict)
     caches: list[Any] = field(default_factory=list)
+    has_cache: bool = False
     exchange: Exchange | None = None
     _maps: dict[tuple[int, int | None], Mapping[str, Tensor]] = field(default_factory=dict)
 
@@ -197,6 +198,7 @@ def _followed(
     ):
         output = original(*inputs, **named)
     parts = output.values() if isinstance(output, Mapping) else ()
+    sequence.has_cache = any(map(is_cache, named.values()))
     sequence.caches = [part for part in (output, *parts, *named.values()) if is_cache(part)]
     return output
 
@@ -393,9 +395,10 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
     """Have a model return the maps of all its token mixers while you call it.
 
     Inside the ``with`` block ``output.attentions`` holds one map for every mixer in the order of
-    the run, softmax attention or not, each ``sample head query key``; nothing else changes. While
-    the model generates, every step has the rows of its new tokens, and ``seen.maps`` those of all
-    tokens. Maps are as exact as the number type of the run; ``seen.inspection`` verifies them.
+    the run, softmax attention or not, each ``sample head query key``; nothing else changes. Calls
+    with a cache, as in generation, have the rows of their new tokens, computed when they are looked
+    at, and ``seen.maps`` those of all tokens. Maps are as exact as the number type of the run;
+    ``seen.inspection`` verifies them.
 
     Args:
         model: a torch module.
@@ -423,30 +426,19 @@ def attentions(model: nn.Module, *, adapters: Sequence[Adapter] = ()) -> Iterato
         )
     model = uncompiled(model)
     known = known_modules(model, adapters)
-    generating = [0]
 
     def finish(sequence: Followed, output: Any) -> Any:
         if not isinstance(output, MutableMapping):  # a tensor, or a tuple: there is no place
             return output
-        step = StepAttentions(sequence)
+        step, is_step = StepAttentions(sequence), sequence.has_cache  # as one of generation has
         if DECODER not in getattr(type(output), "__annotations__", ()):
-            output[FIELD] = step if generating[0] else tuple(step)
-        elif not generating[0]:
+            output[FIELD] = step if is_step else tuple(step)
+        elif not is_step:
             for name, maps in _by_field(model, step).items():
                 output[name] = maps
         return output
 
-    generate = getattr(model, "generate", None)
-
-    def generated(*inputs: Any, **named: Any) -> Any:
-        generating[0] += 1
-        try:
-            return generate(*inputs, **named) if callable(generate) else None
-        finally:
-            generating[0] -= 1
-
-    counting = replaced(model, "generate", generated) if callable(generate) else nullcontext()
-    with counting, following(model, known, finish=finish) as latest:
+    with following(model, known, finish=finish) as latest:
         yield SeenAttentions(latest)
 
 

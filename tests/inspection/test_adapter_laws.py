@@ -1,5 +1,6 @@
 """``check_adapter`` accepts adapters that are right and names what is wrong with the others."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 import dsf
 from dsf.inspection import InspectionError
 from dsf.inspection.families import torch_recurrent
-from dsf.inspection.families.registry import known_modules
+from dsf.inspection.families.registry import ADAPTERS, STRUCTURES, known_modules
 from dsf.inspection.families.shared import by_head, masked, masking
 from dsf.inspection.families.torch_recurrent import WholeCell
 from dsf.inspection.whole.stages import Chain, Scale
@@ -192,3 +193,9 @@ def test_a_model_without_such_modules(call):
         dsf.testing.check_adapter(RIGHT, nn.Linear(2, 2), torch.ones(2, 2))
     with pytest.raises(InspectionError, match="axis 1"):
         dsf.testing.check_adapter(RIGHT, call[0])
+
+
+def test_every_adapter_can_be_pickled():
+    """A layer that was inspected holds the one that read it."""
+    for adapter in (*ADAPTERS, *(structure.adapter for structure in STRUCTURES)):
+        assert pickle.loads(pickle.dumps(adapter)).families == adapter.families

@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import conv1d, pad
 
-from dsf.inspection.whole.stages import Filter
+import dsf
+from dsf.inspection.whole.affine_layer import WholeMixer
+from dsf.inspection.whole.stages import Chain, Filter
+from dsf.mixers import HGRN
 
 WIDTH = 3
 
@@ -31,10 +34,9 @@ def test_it_is_that_of_torch(taps, ahead, steps):
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
-def test_a_map_behind_it_is_their_product(ahead):
+def test_the_map_of_a_layer_has_it(ahead):
     stage, x = Filter(drawn(WIDTH, 4), ahead=ahead), drawn(2, 6, WIDTH, seed=2)
-    weights = drawn(2, WIDTH, 5, 6, seed=4)
-    expected = torch.einsum("scrt, stc -> src", weights, stage.linear(x))
-    before = stage.adjoint(weights.movedim(1, -1)).movedim(-1, 1)  # as WholeMixer does
-    found = torch.einsum("scrt, stc -> src", before, x)
-    torch.testing.assert_close(found, expected)
+    mixer = HGRN(value=stage(x), decay=drawn(2, 6, WIDTH, seed=4).sigmoid())
+    whole = WholeMixer(given=x, enter=Chain((stage,)), mixer=mixer, leave=Chain(()))
+    found = torch.einsum("scrt, stc -> src", whole.map(), x)
+    torch.testing.assert_close(found, dsf.respond(mixer.system(), mixer.signal())[..., 0, 0].mT)

@@ -241,13 +241,17 @@ def _enter_short(layer: Captured) -> Chain:
     return Chain((*shared.masking(layer, layer.arguments["hidden_states"]), values))
 
 
+def _leave_short(layer: Captured, _: Tensor) -> Chain:
+    return Chain((layer.projection("out_proj"),))
+
+
 _SHORT = Adapter(
     families=shared.of_transformers(
         lfm2="Lfm2ShortConv", lfm2_moe="Lfm2MoeShortConv", lfm3="Lfm3ShortConv"
     ),
     read=_read_short,
     enter=_enter_short,
-    leave=lambda layer, _: Chain((layer.projection("out_proj"),)),
+    leave=_leave_short,
     axes=("sample", "channel"),
     advice=dict.fromkeys(("lfm2", "lfm2_moe"), shared.LONE_PADDING),
 )
@@ -387,12 +391,16 @@ def _complex(layer: Captured, name: str) -> Tensor:
     return torch.view_as_complex(part.contiguous())
 
 
+def _finish(_layer: Captured, mixed: Tensor) -> Tensor:
+    return mixed.squeeze(-1)
+
+
 def _adapter(read: Any, **others: Any) -> Adapter:
     return Adapter(
         families={},
         read=read,
         takes="x",
-        **{"finish": lambda _, mixed: mixed.squeeze(-1), **others},
+        **{"finish": _finish, **others},
     )
 
 

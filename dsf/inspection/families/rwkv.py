@@ -22,6 +22,7 @@ flash-linear-attention 0.6.0, ``fla/layers/{rwkv6,rwkv7}.py``.
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -201,7 +202,7 @@ def _normalised(layer: Captured, name: str, mixed: Tensor) -> Tensor:
 _ADAPTER4 = Adapter(
     families=shared.of_transformers(rwkv="RwkvSelfAttention"),
     read=_read4,
-    enter=lambda layer: _blended4(layer, "value"),
+    enter=partial(_blended4, name="value"),
     leave=_leave4,
     takes="hidden",
     rewrites_weights=True,

@@ -534,11 +534,15 @@ def _enter_torch(layer: Captured) -> Chain:
     return Chain((Project(weight, None if bias is None else bias.chunk(3)[2]),))
 
 
+def _leave_torch(layer: Captured, _: Tensor) -> Chain:
+    return Chain((layer.projection("out_proj"),))
+
+
 MULTIHEAD = Adapter(
     families={"torch.nn.modules.activation.MultiheadAttention": "multihead"},
     read=read_torch,
     finish=finish_torch,
     enter=_enter_torch,
-    leave=lambda layer, _: Chain((layer.projection("out_proj"),)),
+    leave=_leave_torch,
     takes="value",
 )

@@ -68,11 +68,6 @@ class AffineLayer(ABC):
     def map(self, rows: Selection | None = None) -> Float[Tensor, "sample channel rows columns"]:
         """The map of every channel, or some of its rows."""
 
-    @property
-    def is_linear(self) -> bool:
-        """Whether the remainder is known to be zero without computing it."""
-        return False
-
     def adjoint(
         self, cotangent: Float[Tensor, "sample written output"]
     ) -> Float[Tensor, "sample time width"]:
@@ -136,11 +131,9 @@ class WholeMixer(AffineLayer):
     @cached_property
     def remainder(self) -> Float[Tensor, "sample written output"]:
         """The part of the output that does not depend on the input; it comes from biases."""
-        if self.is_linear and self.output is not None:
-            return torch.zeros_like(self.output)
-        constant = respond(self._system, self._signal_of_zero_values)
-        entered = self.mixed(self.enter(torch.zeros_like(self.given)))
-        return self.leave(entered + as_tokens(constant, self.mixer.value))
+        value = as_values(self.enter(torch.zeros_like(self.given)), self.mixer.value)
+        response = respond(self._system, replace(self.mixer, value=value).signal())
+        return self.leave(as_tokens(response, self.mixer.value))
 
     def map(self, rows: Selection | None = None) -> Float[Tensor, "sample channel rows columns"]:
         """The token map T of every channel, or some of its rows.
@@ -168,13 +161,6 @@ class WholeMixer(AffineLayer):
         for stage in self.leave.before_projection():
             weights = _factor(stage, weights, steps)[..., written, None] * weights
         return weights
-
-    @cached_property
-    def is_linear(self) -> bool:
-        """Whether there are no biases, no constant inputs and no first states."""
-        stages = self.enter.is_linear and self.leave.is_linear
-        constant = self._signal_of_zero_values
-        return stages and self.starts_from_rest and not bool(constant.any())
 
     @property
     def starts_from_rest(self) -> bool:

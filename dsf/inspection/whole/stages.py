@@ -9,7 +9,6 @@ Converts between ``sample time width`` and a mixer's axes of heads and channels.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -39,10 +38,6 @@ class Project:
         moved[some] = rows[some] @ self.weight
         return moved.reshape(*cotangent.shape[:-1], -1)
 
-    @property
-    def is_linear(self) -> bool:
-        return self.bias is None
-
     def __call__(self, x: Tokens) -> Tokens:
         return linear(x, self.weight, self.bias)
 
@@ -58,10 +53,6 @@ class Scale:
         return self.factor * x
 
     adjoint = linear
-
-    @property
-    def is_linear(self) -> bool:
-        return self.offset is None
 
     def __call__(self, x: Tokens) -> Tokens:
         return self.linear(x) if self.offset is None else self.linear(x) + self.offset
@@ -101,10 +92,6 @@ class Filter:
         """A token moves what it is filtered into: the same taps the other way."""
         return self.linear(cotangent.flip(-2)).flip(-2)
 
-    @property
-    def is_linear(self) -> bool:
-        return self.bias is None and self.earlier is None
-
     def __call__(self, x: Tokens) -> Tokens:
         filtered = self.linear(x)
         if self.earlier is not None:
@@ -125,7 +112,6 @@ class Centre:
         return (by_head - by_head.mean(dim=-1, keepdim=True)).flatten(-2)
 
     adjoint = __call__ = linear
-    is_linear: ClassVar[bool] = True
 
 
 Stage = Project | Scale | Filter | Centre
@@ -147,10 +133,6 @@ class Chain:
         for stage in reversed(self.stages):
             cotangent = stage.adjoint(cotangent)
         return cotangent
-
-    @property
-    def is_linear(self) -> bool:
-        return all(stage.is_linear for stage in self.stages)
 
     def __call__(self, x: Tokens) -> Tokens:
         for stage in self.stages:
