@@ -7,7 +7,7 @@ from types import UnionType
 from typing import Any, ClassVar, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.drawing import SIZES, normal
@@ -85,6 +85,15 @@ class Mixer(ABC):
             if part is not None:
                 parts[field.name] = part
         return cls(**parts)
+
+
+@mixer
+class KeyedMixer(Mixer):
+    """A mixer of values by queries and keys."""
+
+    query: Float[Tensor, "*batch time key"]
+    key: Float[Tensor, "*batch time key"]
+    value: Float[Tensor, "*batch time channel"]
 
 
 @mixer

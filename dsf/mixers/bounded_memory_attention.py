@@ -13,22 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.ingredients.matrix_memories import slot_system
 from dsf.systems.system import System
 
 
 @mixer
-class BoundedMemoryAttention(Mixer):
+class BoundedMemoryAttention(KeyedMixer):
     """Attention to slots that average the past. No scale is applied: pass a query that is scaled.
 
     Attributes:
         slot_logit: s_t, the logarithm of the weight that each slot gives to the token; finite.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     slot_logit: Float[Tensor, "*batch time slot"]
 
     def system(self) -> System:

@@ -10,14 +10,14 @@ Source: Lin et al. 2025, arXiv:2503.02130.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import laws, minus, spread
 from dsf.systems.composite import SoftmaxRows, cache_system, scale_or_default
 from dsf.systems.system import System
 
 
 @mixer
-class ForgettingAttention(Mixer):
+class ForgettingAttention(KeyedMixer):
     """Causal softmax attention with a forget gate for every token.
 
     Attributes:
@@ -25,9 +25,6 @@ class ForgettingAttention(Mixer):
         scale: factor on q.k; ``key ** -0.5`` when absent.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, "*batch time"]
     scale: float | None = None
 

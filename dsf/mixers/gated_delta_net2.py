@@ -9,14 +9,14 @@ that rate.
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
 @mixer
-class GatedDeltaNet2(Mixer):
+class GatedDeltaNet2(KeyedMixer):
     """The delta rule with an erase gate for every key coordinate, a write gate for every channel.
 
     Attributes:
@@ -25,9 +25,6 @@ class GatedDeltaNet2(Mixer):
         write_gate: w_t, a factor on ``value`` before it is mixed; part of the signal.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, "*batch time key"]
     erase_gate: Float[Tensor, "*batch time key"]
     write_gate: Float[Tensor, "*batch time channel"]

@@ -11,14 +11,14 @@ Source: Zhang et al. 2024, arXiv:2409.07146.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, laws, minus
 from dsf.mixers.ingredients.matrix_memories import slot_system
 from dsf.systems.system import System
 
 
 @mixer
-class GatedSlotAttention(Mixer):
+class GatedSlotAttention(KeyedMixer):
     """Attention to slots. No scale is applied: pass a query that is scaled.
 
     Attributes:
@@ -26,9 +26,6 @@ class GatedSlotAttention(Mixer):
         log_decay: g_t, nats per token, at most 0.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     slot_write: Float[Tensor, "*batch time slot"]
     log_decay: Float[Tensor, "*batch time slot"]
 

@@ -10,10 +10,8 @@ counterpart over the n_i = i tokens up to i).
 """
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.ingredients.feature_maps import FeatureMap, identity
 from dsf.mixers.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.systems.composite import SystemSum
@@ -21,7 +19,7 @@ from dsf.systems.system import System
 
 
 @mixer
-class InLineAttention(Mixer):
+class InLineAttention(KeyedMixer):
     """Injective linear attention.
 
     Attributes:
@@ -30,9 +28,6 @@ class InLineAttention(Mixer):
             forward and a backward system.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     feature_map: FeatureMap = identity
     causal: bool = True
 

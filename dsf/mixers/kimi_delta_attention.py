@@ -10,14 +10,14 @@ Source: Kimi Team 2025, arXiv:2510.26692. With g_t the same for all coordinates 
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
 @mixer
-class KimiDeltaAttention(Mixer):
+class KimiDeltaAttention(KeyedMixer):
     """The delta rule with a decay for every key coordinate.
 
     Attributes:
@@ -26,9 +26,6 @@ class KimiDeltaAttention(Mixer):
         initial: the state before the first token; zero when absent.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     rate: Float[Tensor, "*batch time"]
     log_decay: Float[Tensor, "*batch time key"]
     initial: Float[Tensor, "*batch key channel"] | None = None

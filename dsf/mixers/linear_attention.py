@@ -9,10 +9,7 @@ Source: Katharopoulos et al. 2020, arXiv:2006.16236. Based (Arora et al. 2024, a
 ``feature_map=squares, epsilon=1e-6``, both with a scaled query.
 """
 
-from jaxtyping import Float
-from torch import Tensor
-
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one
 from dsf.mixers.ingredients.matrix_memories import accumulator, total_in_reach
 from dsf.systems.composite import SystemSum
@@ -20,7 +17,7 @@ from dsf.systems.system import System
 
 
 @mixer
-class LinearAttention(Mixer):
+class LinearAttention(KeyedMixer):
     """Attention with a feature map.
 
     Attributes:
@@ -32,9 +29,6 @@ class LinearAttention(Mixer):
             ``normalised``.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     feature_map: FeatureMap = elu_plus_one
     normalised: bool = True
     causal: bool = True

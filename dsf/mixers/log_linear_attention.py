@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, laws, minus, normal
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import ShapeError
@@ -52,7 +52,7 @@ class LogLinearRows(PairRows):
 
 
 @mixer
-class LogLinearAttention(Mixer):
+class LogLinearAttention(KeyedMixer):
     """Linear attention with one decay for every token and a scale for every level.
 
     No scale is applied to q.k: pass a query that is scaled.
@@ -67,9 +67,6 @@ class LogLinearAttention(Mixer):
         ShapeError: if there are fewer levels than the sequence needs.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, "*batch time"]
     level_scale: Float[Tensor, "*batch time level"]
     feedthrough: Float[Tensor, "*batch"] | None = None

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, laws, minus, normal
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.system import System
@@ -24,7 +24,7 @@ from dsf.systems.transition import Kronecker
 
 
 @mixer
-class Mamba3(Mixer):
+class Mamba3(KeyedMixer):
     """One head of Mamba-3. No scale is applied.
 
     Attributes:
@@ -38,9 +38,6 @@ class Mamba3(Mixer):
         feedthrough: d, one factor per batch entry, added as D.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     step: Float[Tensor, "*batch time"]
     pole: Float[Tensor, "*batch time"]
     blend: Float[Tensor, "*batch time"]

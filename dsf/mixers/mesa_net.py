@@ -12,7 +12,7 @@ here the solution is exact.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, laws, minus
 from dsf.mixers.ingredients.matrix_memories import read_from
 from dsf.systems.solve import solved
@@ -21,7 +21,7 @@ from dsf.systems.transition import ScaledIdentity
 
 
 @mixer
-class MesaNet(Mixer):
+class MesaNet(KeyedMixer):
     """Linear attention with the query multiplied by (H_t + diag(λ))⁻¹. No scale is applied.
 
     Attributes:
@@ -30,9 +30,6 @@ class MesaNet(Mixer):
         ridge: λ, above 0.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     rate: Float[Tensor, "*batch time"]
     log_decay: Float[Tensor, "*batch time"]
     ridge: Float[Tensor, "*batch key"]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import laws, normal
 from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
 from dsf.systems.solve import continued
@@ -24,7 +24,7 @@ from dsf.systems.transition import ScaledIdentity
 
 
 @mixer
-class MLSTM(Mixer):
+class MLSTM(KeyedMixer):
     """The matrix LSTM of xLSTM. No scale is applied: pass a scaled query.
 
     Attributes:
@@ -34,9 +34,6 @@ class MLSTM(Mixer):
         start, start_total, start_peak: S_0, n_0 and m_0; from rest when absent.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     input_gate: Float[Tensor, "*batch time"]
     forget_gate: Float[Tensor, "*batch time"]
     epsilon: float = 1e-6

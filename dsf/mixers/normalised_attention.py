@@ -8,7 +8,7 @@ Source: Sieber et al. 2024, arXiv:2405.15731, where η = exp, softplus or sigmoi
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, laws
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
@@ -16,16 +16,13 @@ from dsf.systems.system import System
 
 
 @mixer
-class NormalisedAttention(Mixer):
+class NormalisedAttention(KeyedMixer):
     """Linear attention without a feature map, each row divided by a number of its own.
 
     Attributes:
         normaliser: η_i, usually above zero; the sums of rows are not fixed.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     normaliser: Float[Tensor, "*batch time"]
 
     drawn = laws(normaliser=between(0.5, 3.0))

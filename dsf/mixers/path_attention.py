@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, directions, laws, minus, spread
 from dsf.systems.composite import PANEL, ExponentialRows, cache_system, faded, scale_or_default
 from dsf.systems.system import System
@@ -57,7 +57,7 @@ class PathRows(ExponentialRows):
 
 
 @mixer
-class PathAttention(Mixer):
+class PathAttention(KeyedMixer):
     """Causal softmax attention with data-dependent positions.
 
     Attributes:
@@ -67,9 +67,6 @@ class PathAttention(Mixer):
         scale: factor on the scores, decays included; ``key ** -0.5`` when absent.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     direction: Float[Tensor, "*batch time key"]
     rate: Float[Tensor, "*batch time"]
     log_decay: Float[Tensor, "*batch time"] | None = None

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import between, directions, laws, minus
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.coefficient import on_stored
@@ -25,7 +25,7 @@ from dsf.systems.transition import ScaledIdentity
 
 
 @mixer
-class PreconditionedDeltaNet(Mixer):
+class PreconditionedDeltaNet(KeyedMixer):
     """The delta rule with write vectors rescaled by the energy of past keys.
 
     Attributes:
@@ -40,9 +40,6 @@ class PreconditionedDeltaNet(Mixer):
         epsilon: ε, added to a_t.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     rate: Float[Tensor, "*batch time"]
     log_decay: Float[Tensor, "*batch time key"]
     curvature_rate: Float[Tensor, "*batch time"]

@@ -8,14 +8,14 @@ Source: Peng et al. 2024, arXiv:2404.05892.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import laws, minus
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 
 @mixer
-class RWKV6(Mixer):
+class RWKV6(KeyedMixer):
     """The mixer of Finch.
 
     Attributes:
@@ -23,9 +23,6 @@ class RWKV6(Mixer):
         bonus: u, factors on the current token's key.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, "*batch time key"]
     bonus: Float[Tensor, "*batch key"]
 

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import normal, uniform, unit
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 
 
 @mixer
-class RWKV7(Mixer):
+class RWKV7(KeyedMixer):
     """Diagonal plus rank one with a decay for every key coordinate.
 
     Attributes:
@@ -27,9 +27,6 @@ class RWKV7(Mixer):
         replacement: b_t, the vector at which the value read there is added.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, "*batch time key"]
     removal: Float[Tensor, "*batch time key"]
     replacement: Float[Tensor, "*batch time key"]

@@ -11,11 +11,11 @@ Source: Tan et al. 2024, arXiv:2410.17980.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dsf.mixers.base import Mixer, mixer
+from dsf.mixers.base import KeyedMixer, mixer
 from dsf.mixers.drawing import laws
 from dsf.systems.composite import PairRows, cache_system, scale_or_default
 from dsf.systems.system import System
@@ -38,7 +38,7 @@ class StickBreakingRows(PairRows):
 
 
 @mixer
-class StickBreakingAttention(Mixer):
+class StickBreakingAttention(KeyedMixer):
     """Causal attention with a preference for recent keys, without positions and without softmax.
 
     Attributes:
@@ -47,9 +47,6 @@ class StickBreakingAttention(Mixer):
             not, the first query reads nothing.
     """
 
-    query: Float[Tensor, "*batch time key"]
-    key: Float[Tensor, "*batch time key"]
-    value: Float[Tensor, "*batch time channel"]
     scale: float | None = None
     reads_itself: bool = False
 
