@@ -17,7 +17,7 @@ from dsf.inspection.capture.precision import guarded
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.loading import load_model
 from dsf.models import folder
-from dsf.testing.models import redraw
+from dsf.testing import redraw
 from tests.inspection import softmax_models
 from tests.inspection.families.tiny_models import FAMILIES, build, inputs
 

@@ -17,7 +17,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "adapters.md"
 def test_the_page_runs(capsys):
     assert run(PAGE) == 6
     told = capsys.readouterr().out
-    assert told.count("HOLDS_NUMERICALLY") == 7
+    assert told.count("HOLDS_NUMERICALLY") == 6
     assert "0 fading (2, 3, 9, 9)" in told
     assert "linear (superposition error" in told
 

@@ -5,7 +5,7 @@ import torch
 import transformers
 
 import dsf
-from dsf.testing.models import redraw
+from dsf.testing import redraw
 
 GRIDS = [[1, 2, 4], [1, 4, 2]]
 

@@ -13,7 +13,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 import dsf.inspection
-from dsf.testing.models import redraw
+from dsf.testing import redraw
 from tests.inspection.families.delta_families import DELTA_RULES
 from tests.inspection.families.family import PADDING, VOCABULARY
 from tests.inspection.families.gated_families import GATED
