@@ -33,10 +33,6 @@ def _none(_: Captured) -> Tensor | None:
     return None
 
 
-def _no_more(_module: Any, _tokens: int) -> int:
-    return 0
-
-
 def alone(calls: Sequence[Call]) -> Sequence[Call]:
     """Calls that are layers on their own."""
     return calls
@@ -80,8 +76,6 @@ class Adapter:
             computes them anew in its copy in float64, given that copy.
         rewrites_weights: whether the model writes into its weights when it runs, so that a copy of
             them must be taken for the run.
-        run_numbers: how many numbers the module's own forward pass holds at its peak beyond its
-            projections, given the module and the number of tokens of all samples; by default none.
         stored: the weights behind the map of one head or channel, given the module, the arguments
             of its call and the number of the head; None if ``StoredLayer`` has no such kind.
         tolerance: the largest relative error allowed when the model runs in float64 throughout.
@@ -103,7 +97,6 @@ class Adapter:
     repeat: Callable[[Any, Mapping[str, Any]], Any] | None = None
     renew: Callable[[Any], None] | None = None
     rewrites_weights: bool = False
-    run_numbers: Callable[[Any, int], int] = _no_more
     stored: Callable[[Any, Mapping[str, Any], int], StoredLayer] | None = None
     tolerance: float = 1e-12
     advice: Mapping[str, str] = field(default_factory=dict)

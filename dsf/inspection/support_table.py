@@ -252,7 +252,9 @@ def forecast(
     samples = max(1, given.shape[1 if is_second else 0])
     tokens = given.shape[:2].numel() if given.is_floating_point() else given.numel()
     widths = [sum(outputs for _, outputs in _matrices(each)) * tokens for each in mixers]
-    more = [adapters[each].run_numbers(each, tokens) if adapters else 0 for each in mixers]
+    decays = [getattr(each, "A_log", None) if adapters else None for each in mixers]
+    # Decays of channels, sampled write vectors and driven states of all tokens, in plain torch.
+    more = [0 if each is None or each.ndim < 2 else 3 * tokens * each.numel() for each in decays]
 
     def running(size: int) -> int:
         """The peak of a module's own forward pass, in bytes."""

@@ -129,11 +129,6 @@ def _is_old(layer: Captured) -> bool:
     return hasattr(layer.module, "slow_forward")
 
 
-def _run_numbers(module: Any, tokens: int) -> int:
-    """Decays, sampled write vectors and driven states of all tokens, in plain torch code."""
-    return 3 * tokens * module.A_log.numel()
-
-
 def _stored_channel(module: Any, arguments: Mapping[str, Any], channel: int) -> StoredLayer:
     weights = {name: part.detach() for name, part in module.named_parameters()}
     inner, states = weights["A_log"].shape
@@ -165,7 +160,6 @@ MAMBA = Adapter(
     enter=_enter_mamba,
     leave=_leave_mamba,
     axes=("sample", "channel"),
-    run_numbers=_run_numbers,
     stored=_stored_channel,
 )
 ZAMBA = replace(

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from dsf.evaluate import respond
-from dsf.evaluate.maps import Selection
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.causal.coordinates import MANY, NONE, Coordinates, is_place, reduced, varies
-from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.affine_layer import AffineLayer
 from dsf.inspection.whole.stages import Tokens
 from dsf.mixers import GRU, LSTM, ElmanRNN
@@ -54,17 +52,6 @@ class WholeCell(AffineLayer):
         nothing = torch.zeros_like(self.given)
         ports = torch.cat([nothing, torch.ones_like(nothing[..., :1])], dim=-1)
         return respond(self.system, ports.unsqueeze(-1)).squeeze(-1)
-
-    def map(
-        self,
-        rows: Selection | None = None,  # noqa: ARG002
-    ) -> Float[Tensor, "sample channel rows columns"]:
-        """Always refused: there is no map of single channels."""
-        raise InspectionError(
-            "mixer_map: in a recurrent layer of torch the channels feed back into each other, so "
-            "that none has a map of its own from the layer's input. layer.whole.contributions() "
-            "gives the vector that every token adds, and layer.map() the map of the mixer."
-        )
 
 
 def split(whole: Captured) -> Iterator[Captured]:

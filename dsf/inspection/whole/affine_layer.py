@@ -24,6 +24,7 @@ from torch import Tensor
 from dsf.evaluate import attention_map, final_state, respond, step
 from dsf.evaluate.maps import Selection, span
 from dsf.evaluate.memory_plan import block_bytes, check_room
+from dsf.inspection.errors import InspectionError
 from dsf.inspection.whole.stages import (
     Centre,
     Chain,
@@ -64,9 +65,16 @@ class AffineLayer(ABC):
     def remainder(self) -> Float[Tensor, "sample written output"]:
         """The part of the output that does not depend on the input."""
 
-    @abstractmethod
-    def map(self, rows: Selection | None = None) -> Float[Tensor, "sample channel rows columns"]:
-        """The map of every channel, or some of its rows."""
+    def map(
+        self,
+        rows: Selection | None = None,  # noqa: ARG002
+    ) -> Float[Tensor, "sample channel rows columns"]:
+        """The map of every channel, or some of its rows; refused where channels mix."""
+        raise InspectionError(
+            "mixer_map: the channels of this layer feed back into each other, so that none has a "
+            "map of its own from the layer's input. layer.whole.contributions() gives the vector "
+            "that every token adds, and layer.map() the map of the mixer."
+        )
 
     def adjoint(
         self, cotangent: Float[Tensor, "sample written output"]
