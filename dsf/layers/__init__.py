@@ -3,8 +3,7 @@
 from dsf.layers.attention import LinearAttention, NormalisedAttention, SoftmaxAttention
 from dsf.layers.gated_filters import RGLRU, QuasiLSTM
 from dsf.layers.in_line_attention import InLineAttention, LocalResidual
-from dsf.layers.initial import as_executed
-from dsf.layers.layer import Layer, Memory
+from dsf.layers.layer import Layer, Memory, as_executed
 from dsf.layers.matrix_memories import DeltaNet, GatedLinearAttention, MetaLinearAttention
 from dsf.layers.state_spaces import Mamba, SelectiveStateSpace, StateSpaceDuality
 from dsf.layers.zero_sum import ZeroSumAttention, ZeroSumSoftmaxAttention

@@ -9,8 +9,7 @@ from torch.nn import functional
 from torch.nn.functional import gelu
 
 from dsf import mixers
-from dsf.layers import initial
-from dsf.layers.layer import Layer, Memory, divide
+from dsf.layers.layer import Layer, Memory, divide, draw_weights
 
 
 class ShortFilter(nn.Conv1d):
@@ -66,7 +65,7 @@ class GatedFilter(Layer):
     def reset_parameters(self) -> None:
         """Weights from N(0, 1 / inputs), biases zero."""
         for linear in (self.gate, self.value, self.gates, self.out):
-            initial.draw_weights(linear, linear.in_features**-0.5)
+            draw_weights(linear, linear.in_features**-0.5)
         self.filter.reset_parameters()
 
     def finish(

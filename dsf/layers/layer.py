@@ -1,5 +1,6 @@
-"""``Layer``: the base class of all trainable layers, their heads, and decoding by tokens."""
+"""``Layer``: the base class of all trainable layers; heads, decoding by tokens, initial weights."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any, cast
@@ -200,3 +201,34 @@ def read_from_cache(mixer: Any, memory: Memory) -> Shaped[Tensor, "..."]:
         memory[name] = torch.cat([memory[name], new], dim=-2) if name in memory else new
     cache = replace(mixer, key=memory["key"], value=memory["value"], causal=False)
     return respond(cache.system(), cache.signal())
+
+
+SMALL = 0.02
+
+
+def draw_weights(linear: nn.Linear, std: float = SMALL) -> None:
+    """Weights from N(0, std²); biases zero."""
+    nn.init.normal_(linear.weight, std=std)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def as_executed(module: nn.Module, *, depth: int = 2) -> None:
+    """Initialise ``module`` in place as the published runs of arXiv:2405.15731 did.
+
+    Every linear map gets N(0, 0.02²) and a bias of zero, the one called ``out``
+    N(0, (0.02 / √(2 depth))²), embeddings N(0, 0.02²); everything else keeps what it has. That also
+    overwrites the bias of the time step in ``SelectiveStateSpace``, ``StateSpaceDuality`` and
+    ``Mamba``, so that the step starts at log 2 = 0.693 instead of 0.001 to 0.1: the fastest
+    forgetting.
+
+    Args:
+        depth: how many blocks the model has.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            draw_weights(part)
+            if name.rpartition(".")[2] == "out":
+                nn.init.normal_(part.weight, std=SMALL / math.sqrt(2 * depth))
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=SMALL)

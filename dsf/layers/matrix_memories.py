@@ -9,9 +9,8 @@ from torch.nn import functional
 
 from dsf import mixers
 from dsf.evaluate import respond
-from dsf.layers import initial
 from dsf.layers.gated_filters import ShortFilter
-from dsf.layers.layer import Layer, Memory, divide, merge, split
+from dsf.layers.layer import Layer, Memory, divide, draw_weights, merge, split
 
 RANK = 16
 TEMPERATURE = 16
@@ -131,7 +130,7 @@ class MetaLinearAttention(Layer):
         """Projections from N(0, 0.02²), zero bias and augmentation, fixed decays of all lengths."""
         for part in self.children():
             if isinstance(part, nn.Linear):
-                initial.draw_weights(part)
+                draw_weights(part)
             elif isinstance(part, FixedLogit | ShortFilter):
                 part.reset_parameters()
         if self.augmentation is not None:

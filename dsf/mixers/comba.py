@@ -8,8 +8,7 @@ Source: Hu et al. 2025, arXiv:2506.02475. With p_t = k_t it is the gated DeltaNe
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus
+from dsf.mixers.base import Mixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 

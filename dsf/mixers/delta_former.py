@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, laws
+from dsf.mixers.base import Mixer, between, laws, mixer
 from dsf.systems.composite import PANEL, PairRows, cache_system, scale_or_default, softmax_in_reach
 from dsf.systems.system import System
 

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, directions, laws
+from dsf.mixers.base import Mixer, between, directions, laws, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 

@@ -8,8 +8,7 @@ Source: Gu et al. 2022, arXiv:2206.11893.
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, complex_normal, laws, normal, poles
+from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
 from dsf.mixers.ingredients.state_spaces import Discretisation, zero_order_hold
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal

@@ -10,8 +10,7 @@ Source: Lin et al. 2025, arXiv:2503.02130.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import laws, minus, spread
+from dsf.mixers.base import KeyedMixer, laws, minus, mixer, spread
 from dsf.systems.composite import SoftmaxRows, cache_system, scale_or_default
 from dsf.systems.system import System
 

@@ -8,8 +8,7 @@ Source: Yang et al. 2024, arXiv:2412.06464. With g_t = 0 it is DeltaNet.
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus
+from dsf.mixers.base import Mixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 

@@ -9,8 +9,7 @@ that rate.
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus
+from dsf.mixers.base import KeyedMixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus
+from dsf.mixers.base import Mixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 

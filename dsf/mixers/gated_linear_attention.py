@@ -8,8 +8,7 @@ Source: Yang et al. 2023, arXiv:2312.06635.
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import laws, minus
+from dsf.mixers.base import Mixer, laws, minus, mixer
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 

@@ -11,8 +11,7 @@ Source: Zhang et al. 2024, arXiv:2409.07146.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, laws, minus
+from dsf.mixers.base import KeyedMixer, between, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import slot_system
 from dsf.systems.system import System
 

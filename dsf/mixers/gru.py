@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import normal, with_drawn_weights
+from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
 from dsf.mixers.ingredients.recurrent_cells import (
     channel_systems,
     read_cell,

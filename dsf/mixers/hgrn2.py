@@ -8,8 +8,7 @@ Source: Qin et al. 2024, arXiv:2404.07904.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, laws
+from dsf.mixers.base import Mixer, between, laws, mixer
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 

@@ -10,8 +10,7 @@ Source: Kimi Team 2025, arXiv:2510.26692. With g_t the same for all coordinates 
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus
+from dsf.mixers.base import KeyedMixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 

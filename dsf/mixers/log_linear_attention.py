@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, laws, minus, normal
+from dsf.mixers.base import KeyedMixer, between, laws, minus, mixer, normal
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.composite import PairRows, cache_system, faded

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, complex_normal, laws, normal
+from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal
 from dsf.mixers.ingredients.state_spaces import port_system
 from dsf.systems.system import System
 

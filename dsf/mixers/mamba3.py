@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, laws, minus, normal
+from dsf.mixers.base import KeyedMixer, between, laws, minus, mixer, normal
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.system import System
 from dsf.systems.transition import Kronecker

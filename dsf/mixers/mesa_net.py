@@ -12,8 +12,7 @@ here the solution is exact.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, laws, minus
+from dsf.mixers.base import KeyedMixer, between, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import read_from
 from dsf.systems.solve import solved
 from dsf.systems.system import System

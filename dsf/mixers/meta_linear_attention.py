@@ -10,8 +10,7 @@ Source: Chou et al. 2024, arXiv:2411.10741.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, laws, normal
+from dsf.mixers.base import Mixer, between, laws, mixer, normal
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer, mixer
-from dsf.mixers.drawing import between, laws
+from dsf.mixers.base import ChannelMixer, between, laws, mixer
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 

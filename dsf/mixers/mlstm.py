@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import laws, normal
+from dsf.mixers.base import KeyedMixer, laws, mixer, normal
 from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
 from dsf.systems.solve import continued
 from dsf.systems.system import System

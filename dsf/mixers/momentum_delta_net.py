@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus
+from dsf.mixers.base import Mixer, between, directions, laws, minus, mixer
 from dsf.systems.system import System
 from dsf.systems.transition import Dense, Kronecker
 

@@ -8,8 +8,7 @@ Source: Sieber et al. 2024, arXiv:2405.15731, where η = exp, softplus or sigmoi
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, laws
+from dsf.mixers.base import KeyedMixer, between, laws, mixer
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
 from dsf.systems.system import System

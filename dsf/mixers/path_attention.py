@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus, spread
+from dsf.mixers.base import KeyedMixer, between, directions, laws, minus, mixer, spread
 from dsf.systems.composite import PANEL, ExponentialRows, cache_system, faded, scale_or_default
 from dsf.systems.system import System
 

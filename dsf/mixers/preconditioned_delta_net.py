@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import between, directions, laws, minus
+from dsf.mixers.base import KeyedMixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.coefficient import on_stored
 from dsf.systems.solve import recurrence

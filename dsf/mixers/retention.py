@@ -10,8 +10,7 @@ from dataclasses import replace
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, laws
+from dsf.mixers.base import Mixer, between, laws, mixer
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer, mixer
-from dsf.mixers.drawing import between, laws, uniform
+from dsf.mixers.base import ChannelMixer, between, laws, mixer, uniform
 from dsf.mixers.ingredients.recurrent_cells import channel_systems
 from dsf.systems.system import System
 

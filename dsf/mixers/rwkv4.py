@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer, mixer
-from dsf.mixers.drawing import laws, minus, spread
+from dsf.mixers.base import ChannelMixer, laws, minus, mixer, spread
 from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
 from dsf.systems.solve import continued
 from dsf.systems.system import System

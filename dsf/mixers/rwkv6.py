@@ -8,8 +8,7 @@ Source: Peng et al. 2024, arXiv:2404.05892.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import laws, minus
+from dsf.mixers.base import KeyedMixer, laws, minus, mixer
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import normal, uniform, unit
+from dsf.mixers.base import KeyedMixer, mixer, normal, uniform, unit
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 

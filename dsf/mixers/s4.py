@@ -11,8 +11,7 @@ Source: Gu, Goel & Ré 2021, arXiv:2111.00396. There A = Λ - P Q*: pass ``low_r
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, complex_normal, laws, normal, poles
+from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
 from dsf.mixers.ingredients.state_spaces import Discretisation, bilinear, bilinear_low_rank
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank

@@ -8,8 +8,7 @@ Source: Smith, Warrington & Linderman 2022, arXiv:2208.04933.
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, complex_normal, laws, normal, poles
+from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
 from dsf.mixers.ingredients.state_spaces import port_system, zero_order_hold
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System

@@ -10,8 +10,7 @@ Source: Gu & Dao 2023, arXiv:2312.00752.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import ChannelMixer, mixer
-from dsf.mixers.drawing import between, laws, minus, normal
+from dsf.mixers.base import ChannelMixer, between, laws, minus, mixer, normal
 from dsf.runtime.shapes import agree, has_axes
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.system import System

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import laws, normal
+from dsf.mixers.base import Mixer, laws, mixer, normal
 from dsf.systems.system import System
 from dsf.systems.transition import Shift
 

@@ -13,8 +13,7 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import laws, normal, spread
+from dsf.mixers.base import Mixer, laws, mixer, normal, spread
 from dsf.mixers.ingredients.feature_maps import Monomials
 from dsf.mixers.linear_attention import LinearAttention
 from dsf.runtime.shapes import agree

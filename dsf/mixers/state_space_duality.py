@@ -11,8 +11,7 @@ Source: Dao & Gu 2024, arXiv:2405.21060.
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, laws, minus, normal
+from dsf.mixers.base import Mixer, between, laws, minus, mixer, normal
 from dsf.runtime.shapes import ShapeError
 from dsf.systems.coefficient import SampledWrite
 from dsf.systems.system import System

@@ -15,8 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from dsf.mixers.base import KeyedMixer, mixer
-from dsf.mixers.drawing import laws
+from dsf.mixers.base import KeyedMixer, laws, mixer
 from dsf.systems.composite import PairRows, cache_system, scale_or_default
 from dsf.systems.system import System
 

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import normal, uniform
+from dsf.mixers.base import Mixer, mixer, normal, uniform
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
 from dsf.systems.solve import recurrence

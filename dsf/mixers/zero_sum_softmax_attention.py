@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer
-from dsf.mixers.drawing import between, laws, normal, spread
+from dsf.mixers.base import Mixer, between, laws, mixer, normal, spread
 from dsf.runtime.shapes import agree
 from dsf.systems.composite import ExplicitMap, Operator, PairRows, cache_system, scale_or_default
 
