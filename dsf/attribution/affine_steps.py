@@ -126,27 +126,20 @@ def pulled_back(step: Step, given: Tensor) -> tuple[Tensor, ...]:
 
 def adjoints(
     stop: Step, functional: Functional, wanted: Set[Step], *, ends: Collection[Step] = ()
-) -> tuple[dict[Step, Tensor], Shaped[Tensor, ""]]:
-    """Carry ``functional`` of ``stop`` back to the ``wanted`` steps, and not beyond ``ends``.
-
-    Also returned is what the constants of all steps add to it, over all samples together.
-    """
-    found, constant = {}, functional.weights.new_zeros(())
+) -> dict[Step, Tensor]:
+    """Carry ``functional`` of ``stop`` back to the ``wanted`` steps, and not beyond ``ends``."""
+    found = {step: functional.weights.new_zeros(()).expand(step.shape) for step in wanted}
     waiting = {stop: functional.dense()}
     while waiting:
         step = max(waiting, key=lambda step: step.number)
         given = waiting.pop(step)
         if step in wanted:
             found[step] = given
-        if step.rest is not None:
-            constant = constant + (given * step.rest).sum()
         if step in ends or step.linear is None:
             continue
         for source, by in zip(step.sources, pulled_back(step, given), strict=True):
             waiting[source] = waiting[source] + by if source in waiting else by
-    lacking = [step for step in wanted if step not in found]
-    zeros = {step: functional.weights.new_zeros(step.shape) for step in lacking}
-    return found | zeros, constant
+    return found
 
 
 def leading_to(wanted: Collection[Step], known: Collection[Step]) -> list[Step]:

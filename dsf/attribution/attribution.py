@@ -594,13 +594,12 @@ def shares_of(
             "logits so."
         )
     steps = [step for _, step in into.parts]
-    direct, _ = adjoints(into.stop, functional, {root, *steps}, ends=set(steps))
+    direct = adjoints(into.stop, functional, {root, *steps}, ends=set(steps))
     mixed = [mixer.step for mixer in into.mixers]
     everywhere = {*steps, *mixed, *(step for step, _ in into.streams)}
-    along_all, constant = adjoints(into.stop, functional, everywhere)
+    along_all = adjoints(into.stop, functional, everywhere)
     value = functional.pair(result)
-    # With one sample the adjoint pass has the remainder; several are separated by a run from zero.
-    remainder = constant.unsqueeze(0) if len(value) == 1 else functional.pair(into.constant)
+    remainder = functional.pair(into.constant)
     layers: dict[str, Tensor] = {}
     total: dict[str, Tensor] = {}
     for name, step in into.parts:

@@ -159,7 +159,7 @@ def strongest_paths(
         """What the number has directly from each token of the first stream and of mixers."""
         earlier = {each.step: each for each in into.mixers if each.step.number <= stop.number}
         ends = [root, *earlier]
-        carried, _ = adjoints(stop, functional, set(ends), ends=set(ends))
+        carried = adjoints(stop, functional, set(ends), ends=set(ends))
         pairs = ((carried[step][sample], from_tokens[step][sample]) for step in ends)
         shares = torch.stack([(by * given).flatten(1).sum(dim=1) for by, given in pairs])
         largest = shares.flatten().abs().topk(min(kept, shares.numel())).indices
