@@ -239,7 +239,6 @@ class Mean(Edit):
 
 
 MapEdit = Cut | Scale | Window | Sink | Negative | MapFrom
-StateEdit = StateFrom | Forget | Protect | Reduce | RoundState
 ResponseEdit = Ablate | Mean
 KINDS: Mapping[str, type[Edit]] = {each.__name__: each for each in Edit.__subclasses__()}
 

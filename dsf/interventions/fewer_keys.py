@@ -6,7 +6,7 @@ reads times those of the state's rows, as GHOST does (arXiv:2602.11408). Then th
 is fitted to the original outputs by least squares, layer after layer.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
@@ -57,8 +57,6 @@ class KeyChannels:
 
 Calls = Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
 """Inputs of several calls of a model."""
-ChooseKeys = Callable[[KeyChannels, int], Int[Tensor, "head kept"]]
-"""Which channels every key head of a layer keeps, in rising order."""
 
 
 def best_keys(channels: KeyChannels, states: int) -> Int[Tensor, "head kept"]:
