@@ -224,15 +224,15 @@ def _cuts(cut: list[int], tokens: Target, position: int, opened: "Opened") -> di
     Empty where an edit does not suit the model, such as one that mixes no tokens by a map.
     """
     from dsf.inspection.errors import InspectionError
+    from dsf.interventions import sweep
     from dsf.interventions.edits import Cut
-    from dsf.interventions.sweeps import run_sweep
 
     stage("cutting tokens")
     try:
-        found = run_sweep(
+        effects = sweep(
             opened.loaded.model,
-            (),
-            {"input_ids": opened.ids, "tokenizer": opened.loaded.tokenizer},
+            input_ids=opened.ids,
+            tokenizer=opened.loaded.tokenizer,
             edits=[Cut("*", key=token) for token in cut],
             target=tokens[0],
             against=tokens[1],
@@ -241,7 +241,7 @@ def _cuts(cut: list[int], tokens: Target, position: int, opened: "Opened") -> di
         )
     except InspectionError:
         return {}
-    return dict(zip(cut, found.effects[:, 0].tolist(), strict=True))
+    return dict(zip(cut, effects[:, 0].tolist(), strict=True))
 
 
 def _sink(inspection: "Inspection") -> str:

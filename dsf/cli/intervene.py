@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import chain, product
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -253,21 +254,30 @@ def _sweep(
     options: dict[str, Any],
     top: int,
 ) -> Answer:
-    from dsf.interventions.sweeps import run_sweep
+    from dsf.attribution.targets import measured
+    from dsf.interventions import intervene, sweep
 
     stage(f"running {len(runs)} edits")
-    found = run_sweep(
+    given: dict[str, Any] = {"input_ids": opened.ids, "tokenizer": opened.loaded.tokenizer}
+    logits = intervene(opened.loaded.model, **given).clean.double()
+    number = measured(*tokens, position, logits, opened.loaded.tokenizer)
+    clean, begun, done = number(logits)[0].item(), monotonic(), list[int]()
+
+    def progress(so_far: int, count: int) -> None:
+        done.append(so_far)
+        part(f"{so_far} of {count} edits", so_far, count)
+
+    found = sweep(
         opened.loaded.model,
-        (),
-        {"input_ids": opened.ids, "tokenizer": opened.loaded.tokenizer},
         edits=runs,
         target=tokens[0],
         against=tokens[1],
         position=position,
+        progress=progress,
+        **given,
         **options,
-        progress=lambda done, count: part(f"{done} of {count} edits", done, count),
     )
-    clean, effects = found.clean[0].item(), found.effects[:, 0].tolist()
+    effects, rate = found[:, 0].tolist(), len(done) / max(monotonic() - begun, 1e-9)
     name = target_in_words(tokens)
     facts = {
         "model": escaped(opened.loaded.identity),
@@ -282,8 +292,8 @@ def _sweep(
             }
             for run, effect in zip(runs, effects, strict=True)
         ],
-        "made": found.made,
-        "rate": found.rate,
+        "made": len(done),
+        "rate": rate,
     }
 
     def show() -> None:
@@ -302,9 +312,9 @@ def _sweep(
             for at in sorted(range(len(runs)), key=lambda at: -sizes[at])[:top]
         ]
         print_table(("effect", "changed", "edits"), rows)
-        earlier = f", {len(runs) - found.made} of them were in the file"
-        rate = f"{found.rate:.2g} a second{earlier if found.made < len(runs) else ''}"
-        said = rate if found.made else "all of them were in the file"
+        earlier = f", {len(runs) - len(done)} of them were in the file"
+        pace = f"{rate:.2g} a second{earlier if len(done) < len(runs) else ''}"
+        said = pace if done else "all of them were in the file"
         print(f"{len(runs)} runs, strongest first; {said}")
 
     return Answer(facts=facts, show=show, notes=opened.notes)

@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -68,19 +67,15 @@ Kind = tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class SweepResult:
-    """The results of a sweep.
+    """The results of a sweep that was kept in a file.
 
     Attributes:
         effects: by how much each run moved the number.
         clean: the number without edits.
-        rate: runs a second of this call; 0 where there was none to make.
-        made: how many runs this call made; the others were in the file already.
     """
 
     effects: Float[Tensor, "edit sample"]
     clean: Float[Tensor, " sample"]
-    rate: float
-    made: int
 
     @classmethod
     def read(cls, path: Path) -> "SweepResult":
@@ -93,9 +88,10 @@ class SweepResult:
         effects = torch.full((first["edits"], len(first["clean"])), math.nan, dtype=torch.float64)
         for line in lines:
             effects[line["run"]] = torch.tensor(_numbers(line["effect"]))
-        return cls(effects, torch.tensor(first["clean"], dtype=torch.float64), 0.0, 0)
+        return cls(effects, torch.tensor(first["clean"], dtype=torch.float64))
 
 
+@torch.inference_mode(False)
 def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     model: nn.Module | str | Path,
     *inputs: Any,
@@ -147,43 +143,6 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
     if progress is not None:
         words = "a function of how many runs are done and how many there are"
         of_kind("sweep", "progress", progress, callable, words)
-    return run_sweep(
-        model,
-        inputs,
-        named,
-        edits=edits,
-        target=target,
-        against=against,
-        position=position,
-        layers=layers,
-        heads=heads,
-        sources=sources or {},
-        adapters=adapters,
-        together=together,
-        resume=resume,
-        progress=progress,
-    ).effects
-
-
-@torch.inference_mode(False)
-def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
-    model: nn.Module | str | Path,
-    inputs: tuple[Any, ...],
-    named: dict[str, Any],
-    *,
-    edits: Sequence[Edit | Sequence[Edit]] | Edit,
-    target: Target,
-    against: Target | None = None,
-    position: Positions = -1,
-    layers: Chosen = None,
-    heads: Chosen = None,
-    sources: Mapping[str, Inspection] | None = None,
-    adapters: Sequence[Adapter] = (),
-    together: int | None = None,
-    resume: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> SweepResult:
-    """The same as ``sweep``, with more of what was found."""
     if together is not None:
         at_least(1, "sweep", "together", together)
     of_kind("sweep", "edits", edits, Edit | Iterable, "a list of edits such as dsf.edits.Cut(...)")
@@ -216,23 +175,15 @@ def run_sweep(  # noqa: PLR0913 (what a sweep is called with)
             tolerance = 10 * BATCH_TOL.get(live.clean.dtype, BATCH_TOL_ELSEWHERE)
             rounding = tolerance * (before.abs() + clean.abs().max()) + 1e-12
             finished = record.begin(facts, known, before, rounding)
-        begun, rate, made = monotonic(), 0.0, 0
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
         for at, output in SweepRun(live, plans, together).outputs(set(finished)):
             rows[at] = (number(output.double()) - before).cpu()
             if record is not None:
                 record.add(at, rows[at].tolist())
-            made += 1
-            rate = made / max(monotonic() - begun, 1e-9)
             if progress is not None:
-                progress(len(finished) + made, len(plans))
+                progress(len(rows), len(plans))
     effects = [rows[at].to(before.device) for at in range(len(wanted))]
-    return SweepResult(
-        effects=torch.stack(effects) if effects else before.new_zeros(0, len(before)),
-        clean=before,
-        rate=rate,
-        made=made,
-    )
+    return torch.stack(effects) if effects else before.new_zeros(0, len(before))
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ import dsf
 from dsf import edits
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.interventions.live_model import LiveModel
-from dsf.interventions.sweeps import fingerprint, run_sweep
+from dsf.interventions.sweeps import fingerprint
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
 
@@ -332,16 +332,14 @@ def test_no_edits_and_numbers_that_are_none(tmp_path):
     assert "NaN" not in (tmp_path / "b.jsonl").read_text()
 
 
-def test_progress_and_the_rate_are_reported():
+def test_progress_is_reported():
     model, x = coupled()
     told = []
-    found = run_sweep(
-        model, (x,), {}, edits=[edits.Cut(k, key=0) for k in (1, 0)], target=2,
+    dsf.sweep(
+        model, x, edits=[edits.Cut(k, key=0) for k in (1, 0)], target=2,
         progress=lambda *pace: told.append(pace),
     )  # fmt: skip
     assert told == [(1, 2), (2, 2)]
-    assert found.rate > 0
-    assert (found.made, found.clean.shape) == (2, (2,))
 
 
 def test_fingerprints_differ_where_numbers_names_or_order_do():
