@@ -10,8 +10,7 @@ from benchmarks import peers
 from benchmarks.evaluation import Row, measured
 from benchmarks.layers import RNG, normal
 from benchmarks.limits import Needs
-from dsf.systems.solve import recurrence
-from dsf.systems.transition import Diagonal
+from dsf.systems.transition import Diagonal, recurrence
 
 SEEN = 1024  # columns whose error is looked at
 

@@ -1,8 +1,7 @@
 """Evaluators: the response of a system to a signal, and the attention map of a system."""
 
 from dsf.evaluate import scans
-from dsf.evaluate.chunks import chunkwise, convolution, final_state, scan
-from dsf.evaluate.dispatch import Method, respond
+from dsf.evaluate.chunks import Method, chunkwise, convolution, final_state, respond, scan
 from dsf.evaluate.enclosure import Enclosure
 from dsf.evaluate.maps import MapOrSystem, Rows, attention_map, row_blocks
 from dsf.evaluate.memory_plan import MapTooLarge

@@ -8,9 +8,8 @@ from dsf.evaluate.arguments import Answer, forward_form, state_at_start
 from dsf.evaluate.windows import Panel
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.coefficient import along_time, cut_of, dense_of, is_constant
-from dsf.systems.solve import continued, states_before
 from dsf.systems.system import System
-from dsf.systems.transition import Transition
+from dsf.systems.transition import Transition, continued, states_before
 
 
 def varying(system: System) -> str | None:

@@ -89,12 +89,6 @@ def is_clean(output: RowBuffer, buffer: Tensor) -> bool:
     return isinstance(output, WholeMap) and output.clean and buffer is output.matrix
 
 
-def spans_by_tile(start: int, stop: int, tile: int) -> list[tuple[int, int, int]]:
-    """``start`` to ``stop - 1`` cut at multiples of ``tile``: index of the tile, start and stop."""
-    numbers = range(start // tile, -(-stop // tile))
-    return [(n, max(start, n * tile), min(stop, (n + 1) * tile)) for n in numbers]
-
-
 def flat(buffer: Shaped[Tensor, "*batch rows columns"]) -> Shaped[Tensor, "entry rows columns"]:
     return buffer.view(-1, *buffer.shape[-2:]) if buffer.ndim > 2 else buffer.unsqueeze(0)
 
@@ -451,7 +445,8 @@ class _HeadWriter:
     def write(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
         """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
         for group, maps in enumerate(out):
-            for tile, first, last in spans_by_tile(start, stop, TILE):
+            for tile in range(start // TILE, -(-stop // TILE)):
+                first, last = max(start, tile * TILE), min(stop, (tile + 1) * TILE)
                 self._write_tile(group, tile, first, last, maps, top + first - start, clean)
 
     def _write_tile(

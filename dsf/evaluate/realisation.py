@@ -222,7 +222,12 @@ def reduce(
     Raises:
         ValueError: unless exactly one of ``order`` and ``tolerance`` is given, in range.
     """
-    _one_of(order, tolerance)
+    if (order is None) == (tolerance is None):
+        raise ValueError("reduce: give either 'order' or 'tolerance', and only one of them.")
+    if order is not None:
+        at_least(1, "reduce", "order", order)
+    if tolerance is not None and not 0 <= tolerance < 1:
+        raise ValueError(f"reduce: 'tolerance' must lie in [0, 1), but it is {tolerance}.")
     if isinstance(map_or_system, ExplicitMap) or (
         isinstance(map_or_system, System) and kept_rows(map_or_system) is not None
     ):
@@ -352,15 +357,6 @@ def _rounded_up(bound: Tensor, like: Tensor) -> Tensor:
     there = bound.to(like.dtype)
     above = torch.nextafter(there, torch.full_like(there, torch.inf))
     return torch.where(there.to(bound) < bound * (1 + NORMS), above, there).to(like.device)
-
-
-def _one_of(order: int | None, tolerance: float | None) -> None:
-    if (order is None) == (tolerance is None):
-        raise ValueError("reduce: give either 'order' or 'tolerance', and only one of them.")
-    if order is not None:
-        at_least(1, "reduce", "order", order)
-    if tolerance is not None and not 0 <= tolerance < 1:
-        raise ValueError(f"reduce: 'tolerance' must lie in [0, 1), but it is {tolerance}.")
 
 
 def _realisable(map: Tensor) -> None:

@@ -16,12 +16,10 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from dsf.evaluate.dispatch import respond
+from dsf.evaluate.chunks import respond
 from dsf.runtime.shapes import agree
 from dsf.systems import composite
 from dsf.systems.algebra import adjoint, converted, select
-
-__all__ = ["Grid", "scanned"]
 
 Order = Int[Tensor, " time"]
 """The token that a scan visits at each of its steps."""

@@ -23,9 +23,8 @@ from dsf.evaluate.windows import cut
 from dsf.runtime.argument_checks import kinds_checked
 from dsf.runtime.shapes import ShapeError, agree
 from dsf.systems.coefficient import Coefficient, Matrices
-from dsf.systems.solve import continued, states_before
 from dsf.systems.system import System
-from dsf.systems.transition import Transition
+from dsf.systems.transition import Transition, continued, states_before
 
 Solver = Callable[[Transition, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 

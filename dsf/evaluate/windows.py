@@ -22,7 +22,6 @@ from torch.nn.functional import pad
 from dsf.evaluate.arguments import State, forward_form, working_dtype
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.coefficient import cast, delay, dense_of, on_parts
-from dsf.systems.solve import continued, states_before
 from dsf.systems.system import System
 from dsf.systems.transition import (
     Dense,
@@ -33,6 +32,8 @@ from dsf.systems.transition import (
     ScaledIdentity,
     Shift,
     Transition,
+    continued,
+    states_before,
 )
 
 Reads = Shaped[Tensor, "*batch rows state"]

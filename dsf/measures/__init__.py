@@ -1,16 +1,5 @@
 """Measures: numbers that describe a map or a system, one file for each question."""
 
-from dsf.measures.convexity import (
-    column_sums,
-    convexity_defect,
-    largest_ahead,
-    negative_entries,
-    negative_mass,
-    negative_share,
-    row_sum_spread,
-    row_sums,
-    smallest_entry,
-)
 from dsf.measures.erasers import erased_by
 from dsf.measures.hankel import hankel_ranks, hankel_singular_values, states_needed
 from dsf.measures.head_scores import (
@@ -48,11 +37,20 @@ from dsf.measures.locality import (
 from dsf.measures.norms import (
     absolute_gain,
     column_norms,
+    column_sums,
+    convexity_defect,
     energy_gain,
+    largest_ahead,
     largest_difference,
     map_distance,
+    negative_entries,
+    negative_mass,
+    negative_share,
     off_diagonal_energy,
     row_norms,
+    row_sum_spread,
+    row_sums,
+    smallest_entry,
 )
 from dsf.measures.passes import Streamed, streamed
 from dsf.measures.stability import (

@@ -18,7 +18,7 @@ nats the weight of j falls when the key s enters the normaliser.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -128,13 +128,8 @@ def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
 
 
 def _added(first: Eraser, second: Eraser) -> Eraser:
-    return Eraser(
-        first.token,
-        first.decay + second.decay,
-        first.overwriting + second.overwriting,
-        first.total + second.total,
-        first.spared + second.spared,
-    )
+    names = ("decay", "overwriting", "total", "spared")
+    return replace(first, **{name: getattr(first, name) + getattr(second, name) for name in names})
 
 
 def _reads(part: System, query: int, key: int) -> bool:

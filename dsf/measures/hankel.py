@@ -153,7 +153,10 @@ def hankel_singular_values(
     map_or_system = widened(map_or_system)
     chosen = _chosen(map_or_system, positions)
     if not ranks_from_states(map_or_system):
-        return _of_blocks(_blocks(map_or_system, chosen))
+        lists = [torch.linalg.svdvals(block) for block in _blocks(map_or_system, chosen)]
+        width = max(values.shape[-1] for values in lists)
+        padded = [torch.nn.functional.pad(each, (0, width - each.shape[-1])) for each in lists]
+        return torch.stack(padded, dim=-2)
     system = cast("System", map_or_system)
     if system.runs_backward:
         raise ValueError(
@@ -246,15 +249,6 @@ def _ranks_at(source: Map | Operator, token: int, tolerance: float) -> Int[Tenso
         select(source, (*axis * [slice(None)], part)) for part in (slice(half), slice(half, None))
     )
     return torch.cat([_ranks_at(each, token, tolerance) for each in halves], dim=axis)
-
-
-def _of_blocks(blocks: list[Tensor]) -> Tensor:
-    width = max(min(block.shape[-2:]) for block in blocks)
-    found = []
-    for block in blocks:
-        values = torch.linalg.svdvals(block)
-        found.append(torch.nn.functional.pad(values, (0, width - values.shape[-1])))
-    return torch.stack(found, dim=-2)
 
 
 def _reached(system: System, positions: list[int]) -> Iterator[Tensor]:

@@ -1,9 +1,9 @@
-"""Norms and gains of a map, what of it is off its diagonal, and distances between two maps."""
+"""Sums, signs, norms and gains of a map, what is off its diagonal, and distances of two maps."""
 
 from collections.abc import Iterator
 from functools import reduce
 from itertools import zip_longest
-from typing import TypeGuard
+from typing import TypeGuard, cast
 
 import torch
 from jaxtyping import Shaped
@@ -12,12 +12,20 @@ from torch import Tensor
 from dsf.evaluate import Rows, respond
 from dsf.evaluate.arguments import norm
 from dsf.evaluate.compiled import stored_parts
-from dsf.measures.fold import MASS, NORM, MapOrSystem, blocks, frobenius, total, widened
+from dsf.measures import fold
+from dsf.measures.fold import MapOrSystem
 from dsf.measures.passes import Measured, reduced
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_seed, at_least
 from dsf.systems.algebra import adjoint
-from dsf.systems.composite import Operator, SystemSum, at_rest, kept_rows, response_dtype
+from dsf.systems.composite import (
+    ExplicitMap,
+    Operator,
+    SystemSum,
+    at_rest,
+    kept_rows,
+    response_dtype,
+)
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 
@@ -32,7 +40,7 @@ def row_norms(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> row_norms(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
     tensor([1., 5.])
     """
-    (size,) = reduced(map_or_system, NORM, measure="row_norms")
+    (size,) = reduced(map_or_system, fold.NORM, measure="row_norms")
     return size
 
 
@@ -43,7 +51,7 @@ def column_norms(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]
     >>> column_norms(torch.tensor([[3.0, 0.0], [4.0, 2.0]]))
     tensor([5., 2.])
     """
-    sizes = (norm(rows.weights, dim=-2) for rows in blocks(map_or_system))
+    sizes = (norm(rows.weights, dim=-2) for rows in fold.blocks(map_or_system))
     return reduce(torch.hypot, sizes)
 
 
@@ -54,7 +62,7 @@ def absolute_gain(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> absolute_gain(torch.tensor([[1.0, 0.0], [-3.0, 4.0]]))
     tensor(7.)
     """
-    (mass,) = reduced(map_or_system, MASS, measure="absolute_gain")
+    (mass,) = reduced(map_or_system, fold.MASS, measure="absolute_gain")
     return mass.amax(dim=-1)
 
 
@@ -77,12 +85,12 @@ def energy_gain(
     """
     at_least(1, "energy_gain", "steps", steps)
     seed = a_seed("energy_gain", seed)
-    source = widened(map_or_system)
+    source = fold.widened(map_or_system)
     if isinstance(source, SystemSum) or (isinstance(source, System) and kept_rows(source) is None):
         smaller = source.steps * min(source.input_size, source.output_size)
         if smaller > steps:
             return _lanczos(at_rest(source), steps, seed)
-    parts = [rows.weights for rows in blocks(source, overwrites=False)]
+    parts = [rows.weights for rows in fold.blocks(source, overwrites=False)]
     return _spectral(torch.cat(parts, dim=-2))
 
 
@@ -137,7 +145,7 @@ def map_distance(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor, "*ba
     tensor(1.)
     """
     sizes = [
-        torch.stack([frobenius([a.weights - b.weights]), frobenius([a.weights])])
+        torch.stack([fold.frobenius([a.weights - b.weights]), fold.frobenius([a.weights])])
         for a, b in _pairs("map_distance", first, second)
     ]
     apart, size = reduce(torch.hypot, sizes)
@@ -156,7 +164,7 @@ def largest_difference(first: MapOrSystem, second: MapOrSystem) -> Shaped[Tensor
 
 
 def _pairs(measure: str, first: MapOrSystem, second: MapOrSystem) -> Iterator[tuple[Rows, Rows]]:
-    both = [blocks(source, overwrites=False) for source in (first, second)]
+    both = [fold.blocks(source, overwrites=False) for source in (first, second)]
     for a, b in zip_longest(*both):
         if a is None or b is None or a.weights.shape != b.weights.shape:
             shapes = [None if each is None else tuple(each.weights.shape) for each in (a, b)]
@@ -184,7 +192,7 @@ def off_diagonal_energy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """
     if _has_few_states(map_or_system):
         return _from_gramians(map_or_system)
-    return total(map_or_system, _between_tokens)
+    return fold.total(map_or_system, _between_tokens)
 
 
 def _between_tokens(rows: Rows) -> Tensor:
@@ -215,3 +223,146 @@ def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
         write, read = (torch.as_tensor(part).to(system.dtype) for part in (few.B, few.C))
         add_energies(decay, write, read, into=(gram, found), before=few.reads_before_update)
     return found.to(system.dtype)
+
+
+@checked
+def row_sums(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
+    """The signed sum of every row: the response to a constant signal of ones.
+
+    1 for softmax attention, 0 for zero-sum attention, any number in general. A row that reads no
+    key sums to 0, a row with ``nan`` to ``nan``. For a system this is one pass of the recurrence,
+    O(time x state), without a map.
+
+    >>> row_sums(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
+    tensor([1.0000, 0.7500])
+    """
+    if isinstance(map_or_system, System | SystemSum | ExplicitMap):
+        return _response_to_ones(fold.widened(map_or_system))
+    (sums,) = reduced(map_or_system, fold.SUM, measure="row_sums")
+    return sums
+
+
+def _response_to_ones(system: System | SystemSum | ExplicitMap) -> Tensor:
+    reads = system.read_steps if isinstance(system, ExplicitMap) else system.steps
+    one = torch.ones((), dtype=response_dtype(system), device=system.device)
+    response = respond(at_rest(system), one.expand(*system.batch, reads, system.input_size, 1))
+    return response.flatten(-3, -2).squeeze(-1)
+
+
+@checked
+def row_sum_spread(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
+    """The largest row sum minus the smallest. At least 0; 0 when every row sums to the same.
+
+    Raises:
+        ValueError: if the sums are complex.
+
+    >>> row_sum_spread(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
+    tensor(0.2500)
+    """
+    sums = row_sums(map_or_system)
+    if sums.is_complex():
+        raise ValueError(
+            "row_sum_spread: the largest and the smallest sum need a real map, but this one is "
+            "complex. Measure the real part (map.real) instead, or look at row_sums."
+        )
+    return sums.amax(dim=-1) - sums.amin(dim=-1)
+
+
+@checked
+def column_sums(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch columns"]:
+    """The signed sum of every column: the total weight with which a key is read by all queries.
+
+    For a system this is one pass of its adjoint, O(time x state), without a map; for an attention
+    cache, a pass over its rows.
+
+    >>> column_sums(torch.tensor([[1.0, 0.0], [0.25, 0.5]]))
+    tensor([1.2500, 0.5000])
+    """
+    if isinstance(map_or_system, System) and kept_rows(map_or_system) is None:
+        return _response_to_ones(cast("System", adjoint(fold.widened(map_or_system))))
+    return fold.total(map_or_system, lambda rows: rows.weights.sum(dim=-2))
+
+
+@checked
+def largest_ahead(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
+    """The largest absolute weight above the diagonal: 0 for a causal map.
+
+    >>> largest_ahead(torch.tensor([[1.0, -0.5], [0.25, 0.5]]))
+    tensor(0.5000)
+    """
+    (ahead,) = reduced(map_or_system, fold.AHEAD, measure="largest_ahead")
+    return ahead.amax(dim=-1)
+
+
+@checked
+def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
+    """Total weight of the negative entries, as a positive number. 0 for softmax attention.
+
+    >>> negative_mass(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
+    tensor(0.2500)
+    """
+    (weight,) = reduced(map_or_system, fold.negative("negative_mass"), measure="negative_mass")
+    return weight.sum(dim=-1)
+
+
+@checked
+def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
+    """Share of the absolute weight that is negative, between 0 and 1; ``nan`` for a zero map.
+
+    >>> negative_share(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor(0.2500)
+    """
+
+    wanted = (fold.negative("negative_share"), fold.MASS)
+    below, everything = reduced(map_or_system, *wanted, measure="negative_share")
+    return below.sum(dim=-1) / everything.sum(dim=-1)
+
+
+@checked
+def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
+    """Share of the entries that are negative, between 0 and 1.
+
+    Of the entries on and below the diagonal in a causal map, whose weights on later tokens are all
+    zero, otherwise of all entries. ``nan`` for a map with ``nan``.
+
+    >>> negative_entries(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
+    tensor(0.3333)
+    """
+
+    def counts(rows: Rows) -> Tensor:
+        weights = fold.real(rows, "negative_entries")
+        below = (weights < 0).sum(dim=-1).to(weights.dtype)
+        below = torch.where(weights.isnan().any(dim=-1), torch.nan, below)
+        tokens = (each.look(rows) for each in (fold.AHEAD, fold.BEHIND, fold.COLUMNS))
+        return torch.stack([below, *tokens], dim=-2)
+
+    below, *tokens = fold.per_row(map_or_system, counts).unbind(dim=-2)
+    return below.sum(dim=-1) / fold.in_reach(*tokens).sum(dim=-1)
+
+
+@checked
+def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
+    """The smallest entry of the map; negative if any entry is.
+
+    >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
+    tensor(-0.2500)
+    """
+    (entry,) = reduced(map_or_system, fold.lowest("smallest_entry"), measure="smallest_entry")
+    return entry.amin(dim=-1)
+
+
+@checked
+def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
+    """The l1 distance of every row from the nearest probability vector.
+
+    At least 0; 0 exactly when the row is a convex combination (non-negative, sum 1). With
+    negative mass n and positive mass p of the row it is ``n + |p - 1|``: the negative entries are
+    set to zero and the positive ones scaled to sum to one. A row of zeros is at distance 1.
+
+    >>> convexity_defect(torch.tensor([[1.0, 0.0], [-0.25, 1.5]]))
+    tensor([0.0000, 0.7500])
+    """
+
+    wanted = (fold.negative("convexity_defect"), fold.MASS)
+    below, everything = reduced(map_or_system, *wanted, measure="convexity_defect")
+    return below + (everything - below - 1).abs()

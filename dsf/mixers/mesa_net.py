@@ -14,9 +14,8 @@ from torch import Tensor
 
 from dsf.mixers.base import KeyedMixer, between, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import read_from
-from dsf.systems.solve import solved
 from dsf.systems.system import System
-from dsf.systems.transition import ScaledIdentity
+from dsf.systems.transition import ScaledIdentity, solved
 
 
 @mixer

@@ -18,9 +18,8 @@ from torch import Tensor
 from dsf.mixers.base import KeyedMixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.coefficient import on_stored
-from dsf.systems.solve import recurrence
 from dsf.systems.system import System
-from dsf.systems.transition import ScaledIdentity
+from dsf.systems.transition import ScaledIdentity, recurrence
 
 
 @mixer

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from dsf.mixers.base import ChannelMixer, laws, minus, mixer, spread
 from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
-from dsf.systems.solve import continued
 from dsf.systems.system import System
-from dsf.systems.transition import ScaledIdentity
+from dsf.systems.transition import ScaledIdentity, continued
 
 
 @mixer

@@ -17,9 +17,8 @@ from torch import Tensor
 from dsf.mixers.base import Mixer, mixer, normal, uniform
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
-from dsf.systems.solve import recurrence
 from dsf.systems.system import System
-from dsf.systems.transition import Diagonal, ScaledIdentity
+from dsf.systems.transition import Diagonal, ScaledIdentity, recurrence
 
 
 @mixer

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -83,6 +84,8 @@ class ExplicitMap:
     rows: RowSource
     initial: None = None
     takes_real_part: bool = False
+    input_size: ClassVar[int] = 1
+    output_size: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         has_axes("ExplicitMap", "rows", self.rows.shape, "*batch time 1 read")
@@ -106,16 +109,6 @@ class ExplicitMap:
     def read_steps(self) -> int:
         """How many keys (columns, tokens that are read)."""
         return self.rows.shape[-1]
-
-    @property
-    def input_size(self) -> int:
-        """Number of input ports: one."""
-        return 1
-
-    @property
-    def output_size(self) -> int:
-        """Number of output ports: one."""
-        return 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -431,7 +424,7 @@ def kept_window(
 def kept_response(system: System, rows: RowSource, signal: Mixed) -> Mixed:
     """The response of a cache without initial state; a panel of rows at a time where not causal."""
     if whole_rows(system) is not None:
-        return applied(rows, signal)
+        return mixed_by(rows, signal)
     value = signal.squeeze(-2)
     panels = []
     for start in range(0, system.steps, PANEL):
@@ -449,9 +442,9 @@ def _feeds_through(system: System) -> bool:
     return bool((dense_of(system.feedthrough) != 0).any())
 
 
-def applied(rows: RowSource, signal: Values) -> Mixed:
+def mixed_by(rows: RowSource, signal: Values) -> Mixed:
     """``rows`` times the signal, in the number type to which both promote."""
     if signal.is_complex() and not rows.dtype.is_complex:
-        return torch.complex(applied(rows, signal.real), applied(rows, signal.imag))
+        return torch.complex(mixed_by(rows, signal.real), mixed_by(rows, signal.imag))
     dtype = torch.promote_types(rows.dtype, signal.dtype)
     return rows.to(dtype=dtype).apply(signal.to(dtype))

@@ -108,7 +108,7 @@ def test_an_explicit_map_meets_every_number_type():
 
 def test_long_attention_never_holds_its_map(monkeypatch):
     """Default evaluation reads panels or fused attention; a state of T slots is never stepped."""
-    monkeypatch.setattr("dsf.evaluate.dispatch.by_default", None)
+    monkeypatch.setattr("dsf.evaluate.chunks.by_default", None)
     system = attention(steps=300)
     skipping = replace(system, D=torch.ones(300, 1, 1, dtype=torch.float64))
     signal = Drawer(9).tensor(300, 1, 2)

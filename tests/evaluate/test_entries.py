@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dsf.systems import kernels as availability
-from dsf.systems.solve import uncoupled_states
+from dsf.systems.transition import uncoupled_states
 
 
 @pytest.fixture

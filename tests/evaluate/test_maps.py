@@ -98,7 +98,7 @@ def test_blocks_of_what_has_none():
             row_blocks(torch.ones(shape))
     with pytest.raises(ValueError, match="'size'"):
         row_blocks(attention(), size=0)
-    with pytest.raises(TypeError, match="int"):
+    with pytest.raises(TypeError, match="'map_or_system'"):
         row_blocks(3)
 
 

@@ -11,9 +11,14 @@ from jaxtyping import Float, Inexact, Shaped
 from torch import Tensor
 
 from dsf.systems.composite import PANEL, SystemSum
-from dsf.systems.solve import recurrence
 from dsf.systems.system import System
-from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, ScaledIdentity, Transition
+from dsf.systems.transition import (
+    Diagonal,
+    DiagonalPlusLowRank,
+    ScaledIdentity,
+    Transition,
+    recurrence,
+)
 
 
 def accumulator(

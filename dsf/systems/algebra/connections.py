@@ -16,9 +16,15 @@ from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError, agree
 from dsf.systems.coefficient import dense_of, on_parts
 from dsf.systems.composite import SystemSum
-from dsf.systems.solve import solved
 from dsf.systems.system import System, time_reversed
-from dsf.systems.transition import Dense, Diagonal, DiagonalPlusLowRank, SampledDiagonal, Transition
+from dsf.systems.transition import (
+    Dense,
+    Diagonal,
+    DiagonalPlusLowRank,
+    SampledDiagonal,
+    Transition,
+    solved,
+)
 
 
 @checked
@@ -356,16 +362,12 @@ def joint_initial(systems: Sequence[System]) -> torch.Tensor | None:
         return None
     channels = {f"part {k}": each.shape[-1] for k, each in enumerate(given)}
     agree("initial states", "channel", **channels)
-    channel = given[0].shape[-1]
-    return torch.cat(
-        [
-            given[0].new_zeros(*system.batch, system.state_size, channel)
-            if system.initial is None
-            else system.initial
-            for system in systems
-        ],
-        dim=-2,
-    )
+    empty = given[0].new_zeros(1, given[0].shape[-1])
+    states = [
+        empty.expand(*each.batch, each.state_size, -1) if each.initial is None else each.initial
+        for each in systems
+    ]
+    return torch.cat(states, dim=-2)
 
 
 def same_sequence(owner: str, systems: Sequence[System]) -> None:
