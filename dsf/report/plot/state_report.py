@@ -13,7 +13,6 @@ from torch import Tensor
 
 from dsf import measures
 from dsf.inspection.results.layers import InspectedLayer, Inspection
-from dsf.measures.state_use import NOISE
 from dsf.report.plot.charts import style
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
@@ -27,6 +26,8 @@ POSITIONS = 8
 """After how many tokens the occupancy is computed."""
 LITTLE = 0.25
 """The largest share of the tokens' signals whose loss counts as little."""
+LARGEST = torch.finfo(torch.float16).max
+"""The norm of a state that a half-precision number still holds."""
 STEADY = 0.25
 """The largest exponent of growth, in absolute value, that counts as a plateau."""
 
@@ -52,7 +53,7 @@ class LayerState:
         growth: the exponent of the norm over the second half of the tokens: 0 for a plateau, 0.5
             for a sum of independent writes, 1 for a sum of equal ones.
         length: ``grows``, ``plateau``, ``fades``, or ``overflow`` where the state is not finite or
-            its norm leaves the range of the number type.
+            its norm leaves the range of float16.
         loss: ``little`` where three quarters of all tokens' signals can still be read; else what
             takes most of them: ``decays``, ``overwrites``, or ``full`` for other tokens.
     """
@@ -112,8 +113,6 @@ def _state_of(
     layer: InspectedLayer,
     system: System,
     maps: int,
-    noise: float,
-    dtype: torch.dtype,
 ) -> LayerState:
     count = system.batch.numel()
     chosen = torch.tensor([k * count // min(maps, count) for k in range(min(maps, count))])
@@ -124,9 +123,9 @@ def _state_of(
     lags = [2**k for k in range((system.steps - 1).bit_length())]
     left = measures.forgetting(system, lags=lags).reshape(-1, len(lags))
     quarters = left.nanquantile(left.new_tensor([0.5, 0.25, 0.75]), dim=0).T
-    kept = _by_age(measures.retained(system, noise=noise))
-    taken = _by_age(measures.interference(system, noise=noise))
-    removed = _by_age(measures.overwritten(system, noise=noise))
+    kept = _by_age(measures.retained(system))
+    taken = _by_age(measures.interference(system))
+    removed = _by_age(measures.overwritten(system))
     erased = [
         measures.erased_by(system, signal, part=part).reshape(-1, system.steps)
         for part in ("decay", "overwriting")
@@ -155,7 +154,7 @@ def _state_of(
         occupancy=tuple(used.nanmean(dim=0).tolist()),
         norms=tuple(mean.tolist()),
         growth=growth,
-        length=_in_words(norms, growth, dtype),
+        length=_in_words(norms, growth),
         loss=_loss(kept, removed, taken),
     )
 
@@ -184,8 +183,8 @@ def _loss(kept: Tensor, overwritten: Tensor, taken: Tensor) -> str:
     return max(lost, key=lambda reason: float(lost[reason]))
 
 
-def _in_words(norms: Tensor, growth: float, dtype: torch.dtype) -> str:
-    if not bool(norms.isfinite().all()) or norms.max() > torch.finfo(dtype).max:
+def _in_words(norms: Tensor, growth: float) -> str:
+    if not bool(norms.isfinite().all()) or norms.max() > LARGEST:
         return "overflow"
     if math.isnan(growth) or abs(growth) <= STEADY:  # a state of zeros has no exponent
         return "plateau"
@@ -261,13 +260,7 @@ class StateReport:
 
 
 @checked
-def report_state(
-    inspection: Inspection,
-    *,
-    maps: int = 32,
-    noise: float = NOISE,
-    dtype: torch.dtype = torch.float16,
-) -> StateReport:
+def report_state(inspection: Inspection, *, maps: int = 32) -> StateReport:
     """What the recurrent state of every layer holds: does it decay, is it overwritten, or full?
 
     For every layer: how much of a write is left after some tokens (``measures.forgetting``), what
@@ -279,11 +272,9 @@ def report_state(
     Args:
         inspection: of a model with recurrent layers.
         maps: how many heads or channels of a layer are looked at, spread evenly.
-        noise: up to which relative rounding the state is known; that of bfloat16 by default.
-        dtype: the number type whose range the state must not leave.
 
     Raises:
-        ValueError: if ``maps`` is less than 1 or ``noise`` is not above 0.
+        ValueError: if ``maps`` is less than 1.
         TypeError: if it is not an inspection.
 
     Example:
@@ -295,8 +286,6 @@ def report_state(
         'grows'
     """
     at_least(1, "report_state", "maps", maps)
-    if not noise > 0:
-        raise ValueError(f"report_state: 'noise' must be above 0, but it is {noise}.")
     found, without = [], []
     for layer in inspection:
         parts = list(_recurrent_parts(layer))
@@ -306,7 +295,7 @@ def report_state(
                 why = "three tokens at least are needed"
             without.append((layer.name, why))
         for name, system in parts:
-            found.append(_state_of(name, layer, system, maps, noise, dtype))
+            found.append(_state_of(name, layer, system, maps))
     return StateReport(inspection.model, tuple(found), tuple(without))
 
 
