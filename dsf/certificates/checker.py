@@ -721,27 +721,22 @@ def _residual(case: Case, bound: Fraction) -> tuple[Fraction, Fraction]:
     if not rows:
         raise Rejected("no rows")
     affordable(len(rows) * width * width)
-    gram, unit = _gram([key.scaled(index, (1,)) for index in rows], width)
-    other, other_unit = _gram([factor.scaled(index) for index in range(width)], width)
+    gram, unit = _gram([key.scaled(index, (1,)) for index in rows])
+    other, other_unit = _gram([factor.scaled(index) for index in range(width)])
     shift = number(case.evidence["shift"])
     energy = Fraction(0)
-    for i in range(width):
-        for j in range(width):
-            miss = Fraction(gram[i][j], unit) - Fraction(other[i][j], other_unit)
-            energy += (miss - (shift * shift if i == j else 0)) ** 2
+    for (i, j), dot in gram.items():
+        miss = Fraction(dot, unit) - Fraction(other[i, j], other_unit)
+        energy += (miss - shift * shift) ** 2 if i == j else 2 * miss**2
     return shift * shift - bound * bound, energy
 
 
-def _gram(rows: list[tuple[list[int], int]], width: int) -> tuple[list[list[int]], int]:
-    """Sum of rowᵀ row as integers over one square unit."""
+def _gram(rows: list[tuple[list[int], int]]) -> tuple[dict[tuple[int, int], int], int]:
+    """The lower triangle of the sum of rowᵀ row, as integers over one square unit."""
     unit = max(below for _, below in rows)
     columns = list(zip(*([v * (unit // below) for v in row] for row, below in rows), strict=True))
-    gram = [[0] * width for _ in range(width)]
-    for i in range(width):
-        for j in range(i + 1):
-            dot = sum(map(int.__mul__, columns[i], columns[j]))
-            gram[i][j] = gram[j][i] = dot
-    return gram, unit * unit
+    lower = ((i, j) for i in range(len(columns)) for j in range(i + 1))
+    return {(i, j): sum(map(int.__mul__, columns[i], columns[j])) for i, j in lower}, unit * unit
 
 
 Breaks = Callable[[int], bool]

@@ -111,7 +111,12 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
         certifiable(role, part)
     place = where if isinstance(where, Destination) else Destination(where)
     limits = proposal.limits
-    bad = [role for role, part in proposal.tensors.items() if not _readable(proposal, part)]
+    has_zeros = proposal.name == "decay"  # there minus infinity means zero
+    bad = [
+        role
+        for role, part in proposal.tensors.items()
+        if not bool((part.isfinite() | (part.isneginf() & has_zeros)).all())
+    ]
     if bad:
         limits = {"data": f"{', '.join(bad)} holds NaN or infinite numbers"}
     elif proposal.verdict is not Verdict.UNKNOWN:
@@ -188,14 +193,6 @@ def certifiable(role: str, part: Tensor) -> None:
             f"certify: '{role}' has the shape {tuple(part.shape)} and holds no number, so nothing "
             f"can be certified about it."
         )
-
-
-def _readable(proposal: Proposal, part: Tensor) -> bool:
-    """Whether the checker reads all numbers; in a decay, minus infinity means zero."""
-    fine = part.isfinite()
-    if proposal.name == "decay":
-        fine = fine | part.isneginf()
-    return bool(fine.all())
 
 
 def _certificate(proposal: Proposal, place: Destination, **found: Any) -> Certificate:

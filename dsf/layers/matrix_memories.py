@@ -110,7 +110,16 @@ class MetaLinearAttention(Layer):
         super().__init__()
         keys = model_size // 2 if key_size is None else key_size
         divide("MetaLinearAttention", heads=heads, model_size=model_size, key_size=keys)
-        _known(augmentation, with_key=with_key)
+        if augmentation not in ("sigmoid", "linear", None):
+            raise ValueError(
+                f"MetaLinearAttention: 'augmentation' must be 'sigmoid', 'linear' or None, but it "
+                f"is {augmentation!r}."
+            )
+        if augmentation == "linear" and with_key:
+            raise ValueError(
+                "MetaLinearAttention: a linear augmentation is part of the map of decay and query, "
+                "which a separate key is not. Use augmentation='sigmoid' or None, or drop with_key."
+            )
         self.heads, self.filter, self.key = heads, None, None
         if filter_width is not None:
             self.filter = ShortFilter(model_size, filter_width, bias=False)
@@ -213,19 +222,6 @@ class FixedLogit(nn.Module):
     def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time key"]:
         """``logit``, repeated for every token of ``x``."""
         return self.logit.expand(*x.shape[:-1], -1)
-
-
-def _known(augmentation: str | None, *, with_key: bool) -> None:
-    if augmentation not in ("sigmoid", "linear", None):
-        raise ValueError(
-            f"MetaLinearAttention: 'augmentation' must be 'sigmoid', 'linear' or None, "
-            f"but it is {augmentation!r}."
-        )
-    if augmentation == "linear" and with_key:
-        raise ValueError(
-            "MetaLinearAttention: a linear augmentation is part of the map of decay and query, "
-            "which a separate key is not. Use augmentation='sigmoid' or None, or with_key=False."
-        )
 
 
 class DeltaNet(Layer):

@@ -35,17 +35,7 @@ from dsf.properties.decided import (
     verdicts,
 )
 from dsf.properties.names import MANIFEST, MAX_MANIFEST_BYTES, UNFINISHED, check_not_foreign
-from dsf.runtime.files import (
-    LeadsOutside,
-    alone,
-    fits,
-    names_inside,
-    read_inside,
-    remove_drafts,
-    remove_inside,
-    seal,
-    write_inside,
-)
+from dsf.runtime import files
 
 SCHEMA = 3
 MEMBER = re.compile(
@@ -85,7 +75,7 @@ def checked_run(
     """
     check_holds_no_model(folder, "run")
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):
+    with files.alone(folder):
         return _written(inspection, folder, progress, pages)
 
 
@@ -97,8 +87,8 @@ def _written(
     check_not_foreign(folder, str(folder))
     # this file makes the folder that of a run until the manifest is written
     _write(folder, UNFINISHED, text_of({"schema_version": SCHEMA, "source": source}))
-    remove_inside(folder, MANIFEST)  # what follows is no longer the run that it binds
-    remove_drafts(folder, "")
+    files.remove_inside(folder, MANIFEST)  # what follows is no longer the run that it binds
+    files.remove_drafts(folder, "")
     units = []
     for number, layer in enumerate(inspection):
         units.append(_unit(layer, folder, number, source))
@@ -118,7 +108,7 @@ def _written(
     for name, digest in earlier.items():  # a file that is no part of this run, as it was written
         stale = name not in members and MEMBER.fullmatch(name)
         if stale and _has(folder, name, lambda data, digest: _sha(data) == digest, digest):
-            remove_inside(folder, name)
+            files.remove_inside(folder, name)
     manifest = {
         "schema_version": SCHEMA,
         "model": inspection.model,
@@ -138,7 +128,7 @@ def _written(
         "checker": checker_hash(),
     }  # fmt: skip
     _write(folder, MANIFEST, text_of(manifest))
-    remove_inside(folder, UNFINISHED)
+    files.remove_inside(folder, UNFINISHED)
     return decided
 
 
@@ -173,11 +163,11 @@ def source_of(inspection: Inspection) -> dict[str, str]:
 def _earlier(folder: Path) -> dict[str, str]:
     """The members that the manifest of an earlier run in the folder lists."""
     try:
-        manifest = json.loads(read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES))
+        manifest = json.loads(files.read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES))
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:
-        if isinstance(error, LeadsOutside):
+        if isinstance(error, files.LeadsOutside):
             raise
         raise ValueError(
             f"{folder / MANIFEST} is not the manifest of a run: {checker.shown(str(error))}. "
@@ -196,7 +186,7 @@ def _earlier(folder: Path) -> dict[str, str]:
 def _has(folder: Path, name: str, is_ours: Callable[[bytes, str], bool], known: str) -> bool:
     """Whether there is a plain file of this name, which a run wrote as far as is known."""
     try:
-        return is_ours(read_inside(folder, name, checker.MAX_TENSOR_BYTES), known)
+        return is_ours(files.read_inside(folder, name, checker.MAX_TENSOR_BYTES), known)
     except (checker.Rejected, OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
@@ -211,7 +201,7 @@ def _unit(
     """The measures and verdicts of one layer, from its file if it has the same numbers."""
     name = unit_name(number)
     for part in (name, f"{name}/certificates", f"{name}/tensors"):
-        remove_drafts(folder, part)
+        files.remove_drafts(folder, part)
     wanted = _fingerprint(layer, source)
     unit = _kept(folder, name, layer, wanted)
     if unit is None:
@@ -224,7 +214,7 @@ def _unit(
             "metrics": measured((layer,), whole=whole).to_json(),
             "verdicts": decided.to_json(),
         }
-        _write(folder, f"{name}/unit.json", text_of({**unit, "seal": seal(_sealed(unit))}))
+        _write(folder, f"{name}/unit.json", text_of({**unit, "seal": files.seal(_sealed(unit))}))
     # Of a run that was interrupted, only files named by the hashes of what they hold are known.
     known: dict[str, Callable[[bytes, str], bool]] = {
         "certificates": lambda data, stem: (
@@ -234,10 +224,10 @@ def _unit(
     }
     used = _files_of(folder, name, unit)
     for part, is_ours in known.items():
-        for file in names_inside(folder, f"{name}/{part}"):
+        for file in files.names_inside(folder, f"{name}/{part}"):
             left, stem = f"{name}/{part}/{file}", file.rpartition(".")[0]
             if left not in used and _has(folder, left, is_ours, stem):
-                remove_inside(folder, left)
+                files.remove_inside(folder, left)
     return unit
 
 
@@ -251,7 +241,7 @@ def _files_of(folder: Path, name: str, unit: Mapping[str, Any]) -> list[str]:
     for record in unit["verdicts"]:
         if record["certificate"]:
             file = f"{name}/{record['certificate']}"
-            content = json.loads(read_inside(folder, file, checker.MAX_CERTIFICATE_BYTES))
+            content = json.loads(files.read_inside(folder, file, checker.MAX_CERTIFICATE_BYTES))
             names += [file, *(f"{name}/{entry['file']}" for entry in content["subject"])]
     return names
 
@@ -259,15 +249,15 @@ def _files_of(folder: Path, name: str, unit: Mapping[str, Any]) -> list[str]:
 def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[str, Any] | None:
     """An earlier unit of the same numbers, if this user wrote it and its evidence is accepted."""
     try:
-        stored = json.loads(read_inside(folder, f"{name}/unit.json", MAX_MANIFEST_BYTES))
+        stored = json.loads(files.read_inside(folder, f"{name}/unit.json", MAX_MANIFEST_BYTES))
         stated = stored.pop("seal")
         unit: dict[str, Any] = stored
-        if not fits(stated, _sealed(unit)) or unit["fingerprint"] != wanted:
+        if not files.fits(stated, _sealed(unit)) or unit["fingerprint"] != wanted:
             return None
         pairs = [(part_of(record), record["property"]) for record in unit["verdicts"]]
         every = [(in_words(part), name) for part in parts_of(layer) for name in PROPERTIES]
         shown = all(shown_by(folder / name, record)[1] for record in unit["verdicts"])
-    except LeadsOutside:
+    except files.LeadsOutside:
         raise
     except (checker.Rejected, OSError, ValueError, TypeError, KeyError, AttributeError,
             RecursionError):  # fmt: skip
@@ -323,7 +313,7 @@ def text_of(content: Any) -> str:
 
 
 def _write(folder: Path, name: str, text: str) -> Path:
-    return write_inside(folder, name, text.encode())
+    return files.write_inside(folder, name, text.encode())
 
 
 MAX_MEMBER_BYTES = 1 << 30
@@ -406,7 +396,7 @@ def _members(folder: Path, members: Mapping[str, str], found: RunCheck) -> None:
     """Name every file that is not as the manifest says; links are not followed."""
     present = {MANIFEST}
     walk = os.walk(folder, followlinks=False)
-    parts = (Path(place) / name for place, folders, files in walk for name in (*folders, *files))
+    parts = (Path(place) / name for place, folders, others in walk for name in (*folders, *others))
     for path in sorted(part for part in parts if part.is_symlink() or not part.is_dir()):
         name = path.relative_to(folder).as_posix()
         present.add(name)

@@ -59,9 +59,6 @@ TANH = Activation(value=torch.tanh, secant=tanh_secant, slope=tanh_slope)
 RELU = Activation(value=torch.relu, secant=positive, slope=positive)
 
 
-GATES: dict[type[torch.nn.RNNBase], int] = {torch.nn.LSTM: 4, torch.nn.GRU: 3, torch.nn.RNN: 1}
-
-
 def read_cell(
     module: torch.nn.Module, kind: type[torch.nn.RNNBase], *, layer: int, reverse: bool
 ) -> dict[str, Tensor]:
@@ -73,7 +70,7 @@ def read_cell(
         TypeError: if the module is not of ``kind``.
         ValueError: if it has no such layer or direction.
     """
-    name, gates = kind.__name__, GATES[kind]
+    name = kind.__name__
     if not isinstance(module, kind):
         raise TypeError(
             f"{name}.from_module: 'module' must be a torch.nn.{name}, "
@@ -91,7 +88,7 @@ def read_cell(
     if module.bias:
         named |= {"input_bias": "bias_ih", "recurrent_bias": "bias_hh"}
     found = {
-        name: getattr(module, f"{part}_{suffix}").unflatten(0, (gates, -1))
+        name: getattr(module, f"{part}_{suffix}").unflatten(0, (-1, module.hidden_size))
         for name, part in named.items()
     }
     if not module.bias:
