@@ -93,14 +93,7 @@ class Table(Sequence[Record]):
         return columns, [*first, ("…",) * len(columns), *last]
 
     def _counted(self) -> str:
-        """How many records there are, and of how many layers, heads and quantities."""
-        counted = f"{len(self):,} record{'s' * (len(self) != 1)}"
-        if len(self) <= SHOWN:
-            return counted
-        names = (name for name in self.columns if name not in NUMBERS)
-        kinds = {name: len(dict.fromkeys(self._cells(name))) for name in names}
-        several = [f"{name} {count}" for name, count in kinds.items() if count > 1]
-        return f"{counted}; different ones: {', '.join(several)}" if several else counted
+        return f"{len(self):,} record{'s' * (len(self) != 1)}"
 
     def _cells(self, column: str) -> list[Any]:
         return [row[column] for row in self.records if column in row]
