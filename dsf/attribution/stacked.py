@@ -140,7 +140,14 @@ class Stack:
                 against = runner_up if against is None else against
             functional = functional_of(target, against, position, shown, self.tokenizer, self.shown)
         else:
-            number = self._stream(stream)
+            of_kind("attribute", "stream", stream, is_index, "a whole number")
+            count = len(self.hidden)
+            if not -count <= stream < count:
+                raise IndexError(
+                    f"attribute: stream={stream}, but there are {count} streams, from 0 to "
+                    f"{count - 1}."
+                )
+            number = stream % count
             stop, shown = self.states[number], self.hidden[number]
             if not isinstance(target, Tensor) or against is not None:
                 raise TypeError(
@@ -286,15 +293,6 @@ class Stack:
                 f"but start is {start} and stop is {chosen}."
             )
         return start, chosen
-
-    def _stream(self, number: int) -> int:
-        of_kind("attribute", "stream", number, is_index, "a whole number")
-        count = len(self.hidden)
-        if not -count <= number < count:
-            raise IndexError(
-                f"attribute: stream={number}, but there are {count} streams, from 0 to {count - 1}."
-            )
-        return number % count
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

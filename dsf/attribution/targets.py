@@ -183,15 +183,9 @@ def _places(
     odd = [one for one in several if isinstance(one, bool) or not hasattr(one, "__index__")]
     if odd:
         raise TypeError(f"attribute: position={position!r}, but it is a whole number.")
-    samples = len(logits)
-    if len(several) not in (1, samples):
-        raise ValueError(
-            f"attribute: 'position' must be one, or one for each of the {samples} samples, but "
-            f"there are {len(several)}."
-        )
-    several = several * samples if len(several) == 1 else several
+    several = _for_each("position", several, len(logits))
     if logits.ndim == 2:  # one row of classes for every sample
-        return [0] * samples
+        return [0] * len(logits)
     steps = logits.shape[1]
     known = shown is not None and tuple(shown.shape) == tuple(logits.shape[:2])
     found = []
@@ -211,6 +205,15 @@ def _places(
             )
         found.append(place)
     return found
+
+
+def _for_each(name: str, several: list[Any], samples: int) -> list[Any]:
+    if len(several) not in (1, samples):
+        raise ValueError(
+            f"attribute: {name!r} expected one, or one for each of the {samples} samples, got "
+            f"{len(several)}."
+        )
+    return several * samples if len(several) == 1 else several
 
 
 def _of_function(
@@ -248,17 +251,11 @@ def _of_function(
 
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:
-    samples, size = logits.shape[0], logits.shape[-1]
+    size = logits.shape[-1]
     # A tensor or an array, also of one number, is a list of targets.
     given = tokens.reshape(-1).tolist() if hasattr(tokens, "reshape") else tokens
-    several = given if isinstance(given, list | tuple) else [given] * samples
-    ids = [_id(token, tokenizer) for token in several]
-    ids = ids * samples if len(ids) == 1 else ids
-    if len(ids) != samples:
-        raise ValueError(
-            f"attribute: give one target, or one for each of the {samples} samples, but there are "
-            f"{len(ids)}."
-        )
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    ids = [_id(token, tokenizer) for token in _for_each("target", several, len(logits))]
     wrong = [number for number in ids if not 0 <= number < size]
     if wrong:
         raise ValueError(

@@ -156,7 +156,8 @@ class MixerCall:
         joined: Any = self._given
         while len(made) < len(self._mixers):
             waiting = self._mixers[len(made) :]
-            same = takewhile(partial(self._takes, joined), waiting)
+            takes = lambda mixer, given=joined: _near(given, mixer[1].given, self._limit)  # noqa: E731
+            same = takewhile(takes, waiting)
             parallel = [
                 MixerStep.of(follower, layer, whole, step, result_of(whole))
                 for layer, whole in same
@@ -171,9 +172,6 @@ class MixerCall:
             raise _differs(self._mixers[-1][0].name)
         follower.add(put_out, (step,), lambda x: x)
         return made
-
-    def _takes(self, given: Tensor, mixer: tuple[InspectedLayer, AffineLayer]) -> bool:
-        return _near(given, mixer[1].given, self._limit)
 
     def _alone(self, follower: Follower, source: Step, put_out: Tensor) -> MixerStep:
         """The step of the only mixer, to whose output the module itself may add a stream."""

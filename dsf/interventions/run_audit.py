@@ -411,8 +411,15 @@ class _Audit:
                     found.output = self._decoded(model.eval(), decode, walk, keep)
                     self.passes -= decode  # together they are one run
                 elif state is not None:
-                    edits = self._state_edits(state)
-                    edited += [str(edit.layer) for edit in edits]
+                    edited += [
+                        each.name for each in self._layers if is_recurrent(each.mixer.system())
+                    ]
+                    if not edited:
+                        raise InspectionError(
+                            "audit: 'state_dtype' expected a model with recurrent states, got "
+                            f"{type(self._model).__name__}, which has none. Use 'dtype'."
+                        )
+                    edits = [RoundState(name, bits=state) for name in edited]
                     inputs, named = self._like(model.eval())
                     given = model, inputs, without_cache(model, named)
                     with live_model(*given, self._adapters) as live:
@@ -427,15 +434,6 @@ class _Audit:
         finally:
             model.train(training)
         return found
-
-    def _state_edits(self, state: int | str) -> list[RoundState]:
-        names = [each.name for each in self._layers if is_recurrent(each.mixer.system())]
-        if not names:
-            raise InspectionError(
-                "audit: 'state_dtype' expected a model with recurrent states, got "
-                f"{type(self._model).__name__}, which has none. Use 'dtype'."
-            )
-        return [RoundState(name, bits=state) for name in names]
 
     def _force(self, recording: Recording, only: Collection[Node] | None = None) -> Force:
         """Run the reference with the values of another run."""
