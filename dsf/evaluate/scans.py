@@ -21,6 +21,8 @@ from dsf.runtime.shapes import agree
 from dsf.systems import composite
 from dsf.systems.algebra import adjoint, converted, select
 
+__all__ = ["Grid", "scanned"]
+
 Order = Int[Tensor, " time"]
 """The token that a scan visits at each of its steps."""
 Scan = tuple[composite.Operator, Order]
