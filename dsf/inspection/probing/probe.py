@@ -7,7 +7,6 @@ responses are the columns of its exact map.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from jaxtyping import Shaped
@@ -36,8 +35,6 @@ from dsf.inspection.softmax.attention import GivenWeights
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StoredMap(GivenWeights):
     """A map that was measured entry by entry, and the values it was applied to."""
-
-    source: ClassVar[str] = "replays of the module's own run"
 
     axes: tuple[str, ...] = ("sample", "head")
     label: str = ""

@@ -6,7 +6,7 @@ Order of operations: scaled product of query and key, soft cap, position bias, m
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -105,8 +105,6 @@ class GivenWeights(Mixer):
 
     weights: Float[Tensor, "*batch time read"]
     value: Float[Tensor, "*batch read channel"]
-
-    source: ClassVar[str] = "the module's own run"
 
     def system(self) -> ExplicitMap:
         return ExplicitMap(StoredRows(self.weights))
