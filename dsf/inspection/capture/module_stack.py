@@ -455,8 +455,8 @@ def _columns(
 
 
 def _bytes(columns: Tensor) -> list[bytes]:
-    rows = columns.detach().mT.contiguous().view(torch.uint8).cpu().numpy()
-    return [row.tobytes() for row in rows]
+    rows = columns.detach().mT.clone(memory_format=torch.contiguous_format)  # of one token, too
+    return [row.tobytes() for row in rows.view(torch.uint8).cpu().numpy()]
 
 
 def is_linear(module: nn.Module) -> bool:
