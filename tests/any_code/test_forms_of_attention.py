@@ -231,3 +231,30 @@ def test_slots_of_experts_are_made_by_one_map_and_read_by_another():
     assert (made.columns, read.columns) == ("token", "slot")
     assert made.is_exact
     assert read.is_exact
+
+
+class WithoutItself(Attention):
+    """Attention that writes over the score of every token with itself, and returns its weights."""
+
+    def __init__(self, way):
+        super().__init__(is_fused=False)
+        self.way = way
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        scores, places = q @ k.mT * q.shape[-1] ** -0.5, torch.arange(x.shape[1])
+        if self.way == "assigned":
+            scores[..., places, places] = -5e4
+        elif self.way == "filled":
+            scores.diagonal(dim1=-2, dim2=-1).fill_(-5e4)
+        else:
+            scores = scores.scatter(-1, places.expand_as(scores[..., 0]).unsqueeze(-1), -5e4)
+        weights = scores.softmax(dim=-1)
+        return self.o(merged(weights @ v)), weights
+
+
+@pytest.mark.parametrize("way", ["assigned", "filled", "scattered"])
+def test_weights_are_returned_whose_scores_were_written_into(way):
+    inspection = dsf.inspect(drawn(WithoutItself(way)), tokens())
+    assert not inspection.unsupported
+    assert inspection[0].is_exact

@@ -718,9 +718,8 @@ class Rules:
                 return base.scatter_add(args[1], args[2], new)
             return done.func(base, *args[1:place], new, *args[place + 1 :])
 
-        planes, meetings = {}, []
+        planes, meetings, nothing = {}, [], torch.full((), NONE, device=args[0].device)
         for axis in dict.fromkeys(axis for one in (into, found) if one for axis in one.planes):
-            nothing = torch.full((), NONE, device=args[0].device)
             base, new = (
                 nothing if one is None else one.planes.get(axis, nothing) for one in (into, found)
             )
@@ -739,7 +738,10 @@ class Rules:
         part = tuple(map(slice, fits))
         written = None if found is None else found.moved(lambda p: p[part], nowhere)
         meetings += self._chosen(done, left, written)
-        return Followed((Coordinates(shape, planes),), tuple(meetings))
+        columns = {} if into is None else dict(into.columns)  # scores stay those of their keys
+        if not adds:
+            columns = {axis: run(plane, nothing) for axis, plane in columns.items()}
+        return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
 
     # axes that stay, along which tokens meet
 
