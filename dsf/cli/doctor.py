@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
+import tomllib
 import webbrowser
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -89,12 +90,22 @@ def _packages() -> Iterator[Finding]:
         yield Finding(NAME, VERSION)
     except PackageNotFoundError:
         words = f"{VERSION}, not installed: runs from a folder"
+        lines = _required_by_checkout()
         yield Finding(NAME, words, "warning", "pip install -e . in the checkout")
-        return
     wanted = [match.groups() for line in lines if (match := _LINE.match(line))]
     yield from (needed(name, floor) for name, floor, extra in wanted if not extra)
     for extra in dict.fromkeys(extra for _, _, extra in wanted if extra):
         yield offered(extra, {name: floor for name, floor, of in wanted if of == extra})
+
+
+def _required_by_checkout() -> list[str]:
+    settings = RUNNING.parent / "pyproject.toml"
+    if not settings.is_file():
+        return []
+    project = tomllib.loads(settings.read_text(encoding="utf-8")).get("project", {})
+    extras = project.get("optional-dependencies", {})
+    offers = (f"{line}; extra == '{name}'" for name, lines in extras.items() for line in lines)
+    return [*project.get("dependencies", ()), *offers]
 
 
 def needed(name: str, floor: str | None) -> Finding:
