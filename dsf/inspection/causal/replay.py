@@ -597,7 +597,7 @@ def _holding(
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
         stack.enter_context(recording_attention(module, where, calls, implementation))
-        _hook(stack, invocation, cells, held, rng, found)
+        _hook(stack, invocation, cells, held, found)
         yield
 
 
@@ -606,7 +606,6 @@ def _hook(
     invocation: Invocation,
     cells: Sequence[Cell],
     held: Held,
-    rng: torch.Generator,
     found: Repetition,
 ) -> None:
     """Have modules put out what they did, and what others move in them or in their output noted."""
@@ -617,7 +616,7 @@ def _hook(
         stack.callback(child.register_forward_hook(_keeping(several, cells)).remove)
         stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
         if child not in inner and attentions.isdisjoint(child.modules()):
-            forward = _not_run(child.forward, several, rng)
+            forward = _not_run(child.forward, several)
             stack.enter_context(exchanged_in(child, "forward", forward))
     for child in dict.fromkeys(one.module for one in held.watched):
         compare = _comparing(
@@ -704,9 +703,7 @@ def _comparing(
     return hook
 
 
-def _not_run(
-    plain: Callable[..., Any], several: Sequence[HeldOutput], rng: torch.Generator
-) -> Callable[..., Any]:
+def _not_run(plain: Callable[..., Any], several: Sequence[HeldOutput]) -> Callable[..., Any]:
     """A forward pass of a held module that returns other numbers instead of running."""
     waiting = iter(several)
 
@@ -721,8 +718,8 @@ def _not_run(
         kinds = {old.dtype: new.dtype for old, new in zip(before, now, strict=True)}
 
         def other(part: Tensor) -> Tensor:
-            new = ordinary(part, torch.ones_like(part, dtype=torch.bool), rng)
-            return new.reshape(part.shape).to(kinds.get(part.dtype, part.dtype))
+            new = -part.flip(-1) if are_numbers(part) and part.ndim else part
+            return new.to(kinds.get(part.dtype, part.dtype))
 
         return mapped(recorded, other)
 
