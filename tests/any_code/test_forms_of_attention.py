@@ -258,3 +258,20 @@ def test_weights_are_returned_whose_scores_were_written_into(way):
     inspection = dsf.inspect(drawn(WithoutItself(way)), tokens())
     assert not inspection.unsupported
     assert inspection[0].is_exact
+
+
+class AlsoSummed(Attention):
+    """Attention that also returns sums over tokens, in the memory of its scores."""
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        scores, steps = q @ k.mT * q.shape[-1] ** -0.5, x.shape[1]
+        other = scores[:, 0].clone()
+        other[:, torch.arange(steps)] = x.cumsum(dim=1)[..., :steps]
+        return self.o(merged(scores.softmax(dim=-1) @ v)), other
+
+
+def test_what_is_written_over_scores_is_no_map():
+    module = drawn(AlsoSummed(is_fused=False))
+    assert tokens().shape[1] <= WIDTH
+    assert dsf.inspect(module, tokens(), probe=()).unsupported

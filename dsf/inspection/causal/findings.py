@@ -119,7 +119,7 @@ class Findings:
             words = "it writes into its own weights while it runs"
             return None if is_whole else _of_model(run, note=words)
         held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
-        found = _beside(run, held)
+        found = _while_held(run, held)
         return None if found.mixes is False else found
 
     @property
@@ -283,12 +283,12 @@ def _are_silent(run: Invocation | None, calls: Sequence[Call], plain: Sequence[I
         return False
     if storage_of(run.module) != run.weights:
         return False
-    found = _beside(run, Held(calls, (), watched=plain))
+    found = _while_held(run, Held(calls, (), watched=plain))
     is_clear = found.mixes is False and not math.isnan(found.elsewhere)
-    return is_clear and all(are_seen(one, run) for one in plain)
+    return is_clear and are_seen(plain, run)
 
 
-def _beside(run: Invocation, held: Held) -> ModuleFinding:
+def _while_held(run: Invocation, held: Held) -> ModuleFinding:
     """What a model does to tokens while mixers put out what they did in its run."""
     # Whatever then moves at other tokens went by a way that nobody saw.
     sizes = []

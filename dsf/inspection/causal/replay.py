@@ -625,17 +625,24 @@ def _hook(
         stack.callback(child.register_forward_hook(compare).remove)
 
 
-def are_seen(one: Invocation, run: Invocation) -> bool:
-    """Whether a change at other tokens of the model is noted in the output of a pass in it."""
+def are_seen(passes: Sequence[Invocation], run: Invocation) -> bool:
+    """Whether a change at other tokens of the model is noted in the outputs of passes in it."""
     cells = cells_drawn(run, 1, of_model=True)
-    pairs = zip(one.outputs, one.made, strict=False)
-    numbers = [(part, made) for part, made in pairs if are_numbers(part)]
-    return bool(numbers) and all(
-        made is not None
-        and (bool(made.columns) or (_is_whole(made, cells) and part.shape == made.shape))
-        and bool(part.isfinite().all())
-        for part, made in numbers
-    )
+
+    def is_seen(one: Invocation) -> bool:
+        pairs = zip(one.outputs, one.made, strict=False)
+        numbers = [pair for pair in pairs if are_numbers(pair[0])]
+        noted = [(part, made) for part, made in numbers if made is None or not made.columns]
+        is_finite = all(bool(part.isfinite().all()) for part, _ in numbers)
+        return is_finite and bool(noted) and all(_is_noted(*pair, cells) for pair in noted)
+
+    return all(map(is_seen, passes))
+
+
+def _is_noted(part: Tensor, made: Coordinates | None, cells: Sequence[Cell]) -> bool:
+    if made is None or not part.is_floating_point() or part.shape != made.shape:
+        return False
+    return _is_whole(made, cells)
 
 
 def _note_spill(

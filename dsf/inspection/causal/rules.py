@@ -738,9 +738,11 @@ class Rules:
         part = tuple(map(slice, fits))
         written = None if found is None else found.moved(lambda p: p[part], nowhere)
         meetings += self._chosen(done, left, written)
-        columns = {} if into is None else dict(into.columns)  # scores stay those of their keys
-        if not adds:
-            columns = {axis: run(plane, nothing) for axis, plane in columns.items()}
+        # Scores stay those of their keys where constants are written into them; tokens that are
+        # written there are no scores.
+        columns = {} if into is None or found is not None or adds else into.columns
+        columns = {axis: run(plane, nothing) for axis, plane in columns.items()}
+        columns = {axis: plane for axis, plane in columns.items() if bool((plane != NONE).any())}
         return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
 
     # axes that stay, along which tokens meet
