@@ -57,8 +57,6 @@ def heads(
             "expected an input, got none. Give --text, --ids, --file, or --random-repeat 50 for a "
             "random sequence that is repeated, which shows induction."
         )
-    if options.layerwise:
-        raise ValueError("--layerwise: dsf heads needs the whole model in memory. Leave it out.")
     check_call(model, given, options)
 
     def work(run: Run) -> Answer:

@@ -88,7 +88,7 @@ def measure(
     """
     check_known("--quantity", quantity or (), MEASURES)
     exclude_each_other(workers=workers > 1, slurm=slurm)
-    for name in ("dtype", "revision", "device"):
+    for name in ("dtype", "device"):
         exclude_each_other(layerwise=layerwise, **{name: getattr(loading, name)})
     package = "joblib" if workers > 1 else "submitit" if slurm is not None else ""
     if package and find_spec(package) is None:

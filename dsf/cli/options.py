@@ -214,7 +214,7 @@ Tolerance = Annotated[
 Layerwise = Annotated[
     bool,
     typer.Option(
-        "--layerwise", help="Load the weights block by block: for models that do not fit."
+        "--layerwise", help="Leave the weights in their files: for models that do not fit."
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
@@ -252,7 +252,7 @@ class Inspecting(Loading):
     strict: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("exact", "dtype", "revision", "device"):
+        for name in ("exact", "dtype", "device"):
             exclude_each_other(layerwise=self.layerwise, **{name: getattr(self, name)})
 
 

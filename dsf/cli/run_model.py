@@ -20,17 +20,8 @@ from dsf.cli.early_checks import (
 from dsf.cli.options import Inspecting, Loading, Prompt, check_position, fingerprint
 from dsf.cli.terminal import part, say, stage
 from dsf.evaluate.memory_plan import GB
-from dsf.inspection import (
-    InspectedLayer,
-    Inspection,
-    Unsupported,
-    inspect,
-    inspect_piecewise,
-    memory_forecast,
-)
-from dsf.inspection.capture.precision import environment
-from dsf.inspection.choice import chosen_layers, counts_from_the_start
-from dsf.loading import LoadedModel, load_model, open_piecewise, read_model_tokenizer, token_texts
+from dsf.inspection import Inspection, inspect, memory_forecast
+from dsf.loading import LoadedModel, load_model, token_texts
 from dsf.report.escaping import escaped
 
 SEED = 0
@@ -96,6 +87,7 @@ def open_checkpoint(
         revision=options.revision,
         offline=options.offline,
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
+        mapped=isinstance(options, Inspecting) and options.layerwise,
         texts=(*prompt.texts, *others),
     )
     ids = _token_numbers(prompt, loaded.model, loaded.tokenizer, loaded.identity)
@@ -125,8 +117,6 @@ def inspect_checkpoint(
     reported: bool = False,
 ) -> Inspection:
     """Load a checkpoint, run it on the prompt and rebuild its layers, on threads that suit both."""
-    if options.layerwise:
-        return _inspect_layerwise(path, prompt, run, options)
     opened = open_checkpoint(path, prompt, run, options)
     return inspect_opened(opened, options, forecast=forecast and run.is_watched, reported=reported)
 
@@ -183,44 +173,6 @@ def follow(what: str, done: int, every: int) -> None:
     if not done:
         stage(label)
     part(label, done, every)
-
-
-def _inspect_layerwise(path: str, prompt: Prompt, run: Run, options: Inspecting) -> Inspection:
-    """The same with one block of the model in memory at a time."""
-    stage(f"opening {path}")
-    piecewise = open_piecewise(path, offline=options.offline)
-    tokenizer = read_model_tokenizer(path, offline=options.offline, texts=prompt.texts)
-    ids = _token_numbers(prompt, piecewise.model, tokenizer, path)
-    run.suit(sum(part.numel() for part in piecewise.model.parameters()) * ids.numel())
-    wanted = options.layers
-    layers: list[InspectedLayer] = []
-    missed: list[Unsupported] = []
-
-    def keep(found: Sequence[InspectedLayer], unread: Sequence[Unsupported]) -> None:
-        layers.extend(found)
-        missed.extend(unread)
-
-    checks = inspect_piecewise(
-        piecewise,
-        keep,
-        tolerance=options.tolerance,
-        strict=options.strict,
-        layers=wanted if counts_from_the_start(wanted) else None,
-        heads=options.heads,
-        memory=None if options.memory is None else options.memory * GB,
-        keeps=True,
-        input_ids=ids,
-    )
-    names = [layer.name for layer in layers]
-    chosen = set(names) if counts_from_the_start(wanted) else chosen_layers(names, wanted)
-    return Inspection(
-        layers=tuple(layer for layer in layers if layer.name in chosen),
-        unsupported=tuple(missed),
-        model=path,
-        tokens=tuple(tuple(names) for names in _names(ids, tokenizer)),
-        environment=environment(piecewise.model),
-        checks=checks,
-    )
 
 
 def _token_numbers(

@@ -21,7 +21,6 @@ __all__ = [
     "Unsupported",
     "attentions",
     "inspect",
-    "inspect_piecewise",
     "load",
     "memory_forecast",
     "probe",
@@ -33,13 +32,7 @@ __getattr__ = finding(__name__)
 
 if TYPE_CHECKING:
     from dsf.inspection.adapter import Adapter
-    from dsf.inspection.entry import (
-        inspect,
-        inspect_piecewise,
-        memory_forecast,
-        probe,
-        stored_layer,
-    )
+    from dsf.inspection.entry import inspect, memory_forecast, probe, stored_layer
     from dsf.inspection.errors import (
         InspectionError,
         InspectionMemoryError,

@@ -30,43 +30,9 @@ def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> s
     return found
 
 
-class ChosenAlong:
-    """The layers that are wanted of a model that runs block by block."""
-
-    def __init__(self, wanted: Chosen):
-        self._wanted, self._names = wanted, list[str]()
-        for each in each_chosen(wanted):
-            if not _counts_from_the_start(each):
-                raise InspectionError(
-                    f"layers: {_written(each)!r} counts from the last layer, whose number is not "
-                    "known where a model runs block by block. Give names, patterns, or numbers "
-                    "and slices that count from 0."
-                )
-
-    def of_block(self, names: Sequence[str]) -> set[str]:
-        self._names += names
-        every = each_chosen(self._wanted)
-        return {name for each in every for name in _matching(self._names, each)} & set(names)
-
-    def check(self) -> None:
-        """Raise, once all blocks have run, if something that is wanted is not a layer."""
-        chosen_layers(self._names, self._wanted)
-
-
 def each_chosen(wanted: Chosen) -> list[int | str | slice]:
     """What is wanted, one by one; all layers as one slice."""
     return [slice(None)] if wanted is None else list(_several("layers", wanted))
-
-
-def counts_from_the_start(wanted: Chosen) -> bool:
-    """Whether every number and slice among the wanted layers counts from the first layer."""
-    return all(map(_counts_from_the_start, each_chosen(wanted)))
-
-
-def _counts_from_the_start(each: int | str | slice) -> bool:
-    if isinstance(each, slice):
-        return all(part is None or part >= 0 for part in (each.start, each.stop, each.step))
-    return isinstance(each, str) or each >= 0
 
 
 def written(wanted: Chosen) -> list[int | str] | None:

@@ -1,11 +1,9 @@
 """The entry points: ``inspect`` reads the mixers of a model, ``probe`` an unknown mixer.
 
-``inspect_piecewise`` does so for a model larger than the memory, one block at a time, and
 ``stored_layer`` returns what the map of a layer is made of, for certificates of level real.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,38 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from dsf.certificates import StoredLayer
-from dsf.evaluate.memory_plan import GB, free_memory
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import bound
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.precision import dtype_of
-from dsf.inspection.capture.weights import check_open_weights
-from dsf.inspection.choice import Chosen, ChosenAlong
+from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import (
     InspectionError,
-    InspectionMemoryError,
-    NothingCapturedError,
     ReconstructionError,
 )
 from dsf.inspection.examine import (
     Examination,
     Progress,
     examine,
-    examine_part,
-    not_reproduced,
     silent,
 )
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.model_input import is_tokenizer, model_input
 from dsf.inspection.probing.driven import Port
 from dsf.inspection.probing.probe import Probe
-from dsf.inspection.recorded_run import without_cache
-from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
+from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.memory import Forecast
-from dsf.inspection.results.table import Record, Table
 from dsf.inspection.softmax.attention import stored_rotary_attention
 from dsf.inspection.support_table import forecast
-from dsf.loading.loader import PiecewiseModel
 
 
 @torch.inference_mode(False)
@@ -350,150 +339,3 @@ def stored_layer(
             f"{apart:.1e}, so the layer does more than its stored kind, {stored.kind}, says."
         )
     return stored
-
-
-Visit = Callable[[Sequence[InspectedLayer], Sequence[Unsupported]], None]
-Look = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
-
-
-@torch.inference_mode(False)
-def inspect_piecewise(  # the options of inspect that hold block by block
-    piecewise: PiecewiseModel,
-    visit: Visit,
-    *,
-    tolerance: float | None = None,
-    strict: bool = False,
-    layers: Chosen = None,
-    heads: Chosen = None,
-    memory: float | None = None,
-    keeps: bool = False,
-    checks: str = "all",
-    **named: Any,
-) -> Table:
-    """Run the body of a model once and pass the layers of every block to ``visit``.
-
-    The weights of a block are in memory only while it runs. Every layer is compared with its
-    captured output, as in ``inspect``. A layer that is kept after its visit holds its
-    coefficients, not its weights.
-
-    Args:
-        piecewise: a model as ``dsf.loading.open_piecewise`` gives it.
-        visit: called once for every block, in the order in which they run.
-        tolerance, strict, heads: as for ``dsf.inspect``.
-        layers: the same, where numbers and slices count from the first layer; the others are
-            neither rebuilt nor passed on.
-        memory: how many bytes it may take; by default what this process may still take.
-        keeps: whether ``visit`` keeps the layers, so that all of them have to fit together.
-        checks: as for ``dsf.inspect``, each block by itself: what mixes tokens outside of the
-            blocks, or in a block through what another one made, is not asked. ``"all"`` repeats
-            single modules of the block that is in memory, with its inputs alone; ``"none"`` leaves
-            it out.
-        named: what the model is called with, such as ``input_ids=...``.
-
-    Returns:
-        What the run was asked about the modules of every block in which tokens meet, and what it
-        answered, as ``Inspection.checks`` has it; without records if it was not asked.
-
-    Raises:
-        LoadError: if a weight is missing.
-        InspectionMemoryError: if it would take more memory than there is; known before the run.
-        InspectionError: if the model cannot be run on these inputs, has no list of blocks, or has
-            no such layer; the last is raised once all blocks have run.
-        NonFiniteWeightsError: if a weight is NaN or infinite.
-        ReconstructionError: if a rebuilt layer does not reproduce its output.
-        NothingCapturedError: if no layer could be read.
-        ValueError: if ``checks`` is neither ``"all"`` nor ``"none"``.
-    """
-    if not piecewise.blocks:
-        raise InspectionError(
-            f"{type(piecewise.model).__name__} has no list of blocks, so it cannot be run block by "
-            "block. Load the whole model and use dsf.inspect."
-        )
-    model, seen = piecewise.model, 0
-    asked: list[Record] = []
-    refused: list[Unsupported] = []
-    chosen = None if layers is None else ChosenAlong(layers)
-    question = Examination(
-        tolerance=tolerance,
-        strict=strict,
-        layers=None if chosen is None else chosen.of_block,
-        heads=heads,
-        checks=known_checks(checks),
-    )
-    check_memory(piecewise, named, memory=memory, keeps=keeps and layers is None)
-
-    def look(path: str, inputs: tuple[Any, ...], given: dict[str, Any]) -> None:
-        nonlocal seen
-        found, missed, answers = examine_part(model, path, inputs, given, question=question)
-        asked.extend(answers)
-        refused.extend(missed)
-        seen += len(found)
-        visit(found, missed)
-
-    body = model.get_submodule(piecewise.body)
-    with torch.no_grad(), ExitStack() as stack:
-        stack.enter_context(piecewise.opened_around())
-        check_open_weights(model)
-        for path in piecewise.blocks:
-            stack.enter_context(_opening(piecewise, path, look))
-        body(**without_cache(body, named))
-    if chosen is not None:
-        chosen.check()
-    if not seen:
-        words = "; ".join(part.reason for part in refused)
-        because = f" Modules that look like token mixers but could not be read: {words}."
-        raise not_reproduced(refused) or NothingCapturedError(
-            f"{type(model).__name__}: no token mixer could be read.{because if words else ''}"
-        )
-    return Table(tuple(asked))
-
-
-def check_memory(
-    piecewise: PiecewiseModel, named: dict[str, Any], *, memory: float | None, keeps: bool
-) -> None:
-    """Raise where the weights of one block, its run and its layers do not fit together."""
-    model = piecewise.model
-    found = free_memory(torch.device("cpu")) if memory is None else memory
-    there = None if found is None else float(found)
-    wide = dtype_of(model) is torch.float64
-    expected = forecast(model, known_modules(model), (), named, wide=wide, memory=there)
-    if expected is None or there is None:
-        return
-    body, *blocks = (
-        sum(part.numel() * part.itemsize for part in model.get_submodule(path).parameters())
-        for path in (piecewise.body, *piecewise.blocks)
-    )
-    weights, one = body - sum(blocks) + max(blocks), expected.peak_on_disk
-    kept = expected.kept if keeps else 0
-    if weights + one + kept <= there:
-        return
-    more = f", what all layers keep {kept / GB:.1f} GB" if keeps else ""
-    fewer = "fewer layers (layers=..., on the command line --layers), " if keeps else ""
-    raise InspectionMemoryError(
-        f"{type(model).__name__}: inspecting it block by block on {expected.tokens} tokens takes "
-        f"{(weights + one + kept) / GB:.1f} GB at its peak, but {there / GB:.1f} GB are available. "
-        f"The weights of one block and of what lies around all of them take {weights / GB:.1f} GB, "
-        f"one layer with its run {one / GB:.1f} GB{more}. Give fewer tokens, {fewer}or more memory "
-        "(memory=..., on the command line --memory, is the limit that is assumed)."
-    )
-
-
-@contextmanager
-def _opening(piecewise: PiecewiseModel, path: str, look: Look) -> Iterator[None]:
-    """Inside, the block at ``path`` is loaded and inspected before it runs, and freed after."""
-    block = piecewise.model.get_submodule(path)
-
-    def opened(*inputs: Any, **given: Any) -> Any:
-        del block.forward  # the inspection itself runs the block again
-        try:
-            with piecewise.opened(path):
-                look(path, inputs, given)
-                return block.forward(*inputs, **given)
-        finally:
-            block.forward = opened
-
-    block.forward = opened
-    try:
-        yield
-    finally:
-        del block.forward

@@ -36,8 +36,8 @@ def memory_ran_out(what: str, error: BaseException) -> InspectionMemoryError:
     reason = str(error).partition("\n")[0].rstrip(". ")
     return InspectionMemoryError(
         f"{what}: the memory of this machine ran out ({reason}). Inspect fewer layers at a time "
-        "(layers=..., on the command line --layers), fewer or shorter samples, or the model block "
-        "by block (--layerwise)."
+        "(layers=..., on the command line --layers), fewer or shorter samples, or leave the "
+        "weights in their files (load_model(..., mapped=True), on the command line --layerwise)."
     )
 
 

@@ -41,7 +41,6 @@ from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.recorded_run import as_it_ran, run, without_logits, without_loss
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
-from dsf.inspection.results.table import Table
 from dsf.inspection.softmax import attention, follower
 from dsf.inspection.support_table import THE_MODEL, forecast, not_read
 from dsf.runtime.number_types import has_double
@@ -53,8 +52,6 @@ FEW = 3
 Each = TypeVar("Each")
 Progress = Callable[[str, int, int], None]
 """Progress callback: (stage, done, total)."""
-Choose = Callable[[Sequence[str]], set[str]]
-"""From the names of layers, in running order, to those that are looked at."""
 
 SOFTMAX = {
     Through.INTERFACE: attention.ADAPTER,
@@ -80,7 +77,7 @@ class Examination:
     spell: Spell | None = None
     name: str | None = None
     strict: bool = False
-    layers: Chosen | Choose = None
+    layers: Chosen = None
     heads: Chosen = None
     memory: float | None = None
     adapters: Sequence[Adapter] = ()
@@ -317,43 +314,6 @@ def _stands_alone(known: Known, call: Call) -> bool:
     return adapter.split is one_layer and adapter.join is alone
 
 
-def examine_part(
-    model: nn.Module,
-    path: str,
-    inputs: tuple[Any, ...],
-    named: dict[str, Any],
-    *,
-    question: Examination,
-) -> tuple[tuple[InspectedLayer, ...], tuple[Unsupported, ...], Table]:
-    """Run one module of ``model`` as the model would, and rebuild the token mixers in it.
-
-    The rest of the model may be on the meta device. Layers bear their names in the whole model.
-    """
-    part = model.get_submodule(path)
-    check_runnable(part, path)
-    known = {at: each for at, each in known_modules(model).items() if _within(path, at)}
-    with isolated(part):
-        watched = {at: model.get_submodule(at) for at in known}
-
-        def recorded(tracker: Tracker | None) -> list[Call]:
-            return run(model, watched, inputs, named, part=part, tracker=tracker)
-
-        asks = question.checks != "none" and _can_be_asked(part)
-        calls, tracker, _ = _followed(
-            recorded, partial(_runs_alone, part, inputs, named), asks=asks
-        )
-        limits = Limits(guarded=dtype_of(part) is torch.float64, tolerance=question.tolerance)
-        further = Further()
-        with as_it_ran(model):
-            calls, found = _asked(tracker, calls, further, None)
-        made = _Rebuilding(limits, question, found, further).of(calls, known)
-    missed = _unread(model, calls, set(known), found, further)
-    refused = (one for _, one in made.refused)
-    inside = (one for one in missed if _within(path, one.name))
-    _let_go(calls, tracker)
-    return tuple(layer for _, layer in made.layers), (*refused, *inside), found.table
-
-
 def _within(root: str, path: str) -> bool:
     return not root or path == root or path.startswith(f"{root}.")
 
@@ -437,7 +397,7 @@ class _Rebuilding:
         if layers is not None:
             names = [layer_names(*each) for each in found]
             every = [name for several in names for name in several]
-            chosen = layers(every) if callable(layers) else chosen_layers(every, layers)
+            chosen = chosen_layers(every, layers)
             wanted = [chosen.intersection(several) for several in names]
         done = each_in_parallel(
             lambda number: self._of_call(*found[number], wanted[number]),

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection import InspectedLayer, Unsupported, inspect, inspect_piecewise, memory_forecast
-from dsf.inspection.choice import Chosen, ChosenAlong
-from dsf.inspection.entry import check_memory
+from dsf.inspection import InspectedLayer, inspect, memory_forecast
+from dsf.inspection.choice import Chosen
 from dsf.inspection.model_input import number_type
 from dsf.inspection.results.measurements import BY_DEFAULT, LONGEST_FOR_RANKS, QUANTITIES, values
 from dsf.inspection.results.quantities import RANK
@@ -19,14 +17,7 @@ from dsf.inspection.results.table import Table
 from dsf.jobs.executors import Do, Executor, Outcome, in_process
 from dsf.jobs.storage import UNITS, LayerFacts, Plan, Running, Unit, claim, finish, is_kept
 from dsf.jobs.summaries import summary
-from dsf.loading import (
-    LoadedModel,
-    LoadError,
-    PiecewiseModel,
-    file_hashes,
-    load_model,
-    open_piecewise,
-)
+from dsf.loading import LoadedModel, LoadError, file_hashes, load_model, load_skeleton
 from dsf.loading.folder import check_holds_no_model
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import alone, remove_drafts, write_inside
@@ -54,23 +45,17 @@ def work(plan: Plan, folder: Path, unit: Unit, *, threads: int = 1) -> Outcome:
 
 def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     ids = torch.tensor([plan.prompts[number] for number in unit.prompts])
-    measured: list[tuple[LayerFacts, dict[str, Tensor]]] = []
-    unsupported: list[Unsupported] = []
-    notes: tuple[str, ...] = ()
-
-    def keep(layers: Sequence[InspectedLayer], missed: Sequence[Unsupported]) -> None:
-        measured.extend(_measured(layer, plan) for layer in layers)
-        unsupported.extend(missed)
-
-    how: dict[str, Any] = {"tolerance": plan.tolerance, "layers": plan.layers, "heads": plan.heads}
-    how |= {"strict": True, "input_ids": ids.to(plan.how.device)}
-    if plan.layerwise:
-        inspect_piecewise(_opened(plan.model), keep, **how)
-    else:
-        loaded = _loaded(plan.model, plan.how)
-        notes, found = loaded.notes, inspect(loaded.model, **how)
-        keep(tuple(found), found.unsupported)
-    finish(folder, unit, measured, unsupported, notes)
+    loaded = _loaded(plan.model, plan.how, plan.layerwise)
+    found = inspect(
+        loaded.model,
+        input_ids=ids.to(plan.how.device),
+        tolerance=plan.tolerance,
+        layers=plan.layers,
+        heads=plan.heads,
+        strict=True,
+    )
+    measured = [_measured(layer, plan) for layer in found]
+    finish(folder, unit, measured, list(found.unsupported), loaded.notes)
 
 
 def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, Tensor]]:
@@ -83,18 +68,12 @@ def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, 
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: str, how: Running) -> LoadedModel:
+def _loaded(model: str, how: Running, mapped: bool) -> LoadedModel:
     """The model, loaded once in every worker."""
-    loaded = load_model(
-        model, revision=how.revision, dtype=number_type(how.dtype, "measure_prompts")
-    )
+    dtype = number_type(how.dtype, "measure_prompts")
+    loaded = load_model(model, revision=how.revision, dtype=dtype, mapped=mapped)
     loaded.model.to(how.device)
     return loaded
-
-
-@lru_cache(maxsize=1)
-def _opened(model: str) -> PiecewiseModel:
-    return open_piecewise(model)
 
 
 def check_first(plan: Plan, units: Sequence[Unit], *, loads: bool) -> None:
@@ -109,11 +88,12 @@ def check_first(plan: Plan, units: Sequence[Unit], *, loads: bool) -> None:
         key=lambda size: size[0] * size[1],
     )
     ids = torch.zeros(samples, steps, dtype=torch.long)
-    if plan.layerwise:
-        check_memory(_opened(plan.model), {"input_ids": ids}, memory=None, keeps=False)
-        return
     try:
-        model = _loaded(plan.model, plan.how).model if loads else _opened(plan.model).model
+        model = (
+            _loaded(plan.model, plan.how, plan.layerwise).model
+            if loads
+            else load_skeleton(plan.model, revision=plan.how.revision)
+        )
     except LoadError:
         if loads:
             raise
@@ -168,13 +148,13 @@ def measure_prompts(
         quantities: what to measure; names of ``dsf.inspection.results.measurements.QUANTITIES``. By
             default all but the rank of maps of more than 1,024 tokens (``Inspection.measure``).
         batch: the largest number of prompts that run through the model together.
-        layerwise: load the weights block by block, for models larger than the memory.
+        layerwise: leave the weights in their files, for models larger than the memory.
         tolerance: the largest relative error of a layer; by default one that suits its dtype.
         threads: of a worker. With more than one, files are equal to rounding, not byte for byte.
         layers, heads: which layers to measure, and which heads or channels of each, as for
-            ``dsf.inspect``; all by default. With ``layerwise`` numbers count from the first layer.
-        dtype, device, revision: as for ``dsf.inspect``, by their names such as ``"bfloat16"``; not
-            with ``layerwise``.
+            ``dsf.inspect``; all by default.
+        dtype, device, revision: as for ``dsf.inspect``, by their names such as ``"bfloat16"``; the
+            first two not with ``layerwise``.
         executor: ``in_process``, ``processes(n)``, ``joblib_backend(...)`` or ``cluster(...)``.
         progress: called with the number of finished units and that of all units.
 
@@ -182,8 +162,7 @@ def measure_prompts(
         ``summary(folder)``.
 
     Raises:
-        InspectionError: if ``layers`` counts from the last layer and ``layerwise`` is set, or there
-            is no number type ``dtype``.
+        InspectionError: if there is no number type ``dtype``.
         TypeError: if ``layers`` or ``heads`` holds neither numbers, names nor slices, or a prompt
             something else than token numbers.
         ValueError: if an argument is out of range, the folder holds another job, a model, a link,
@@ -204,13 +183,11 @@ def measure_prompts(
     at_least(1, "measure_prompts", "threads", threads)
     at_least(1, "measure_prompts", "batch", batch)
     how = Running(dtype=dtype, device=device, revision=revision)
-    if layerwise:
-        ChosenAlong(layers)
-        if how != Running():
-            raise ValueError(
-                "measure_prompts: 'layerwise' expected no dtype, device or revision. Leave them "
-                "out."
-            )
+    if layerwise and (dtype is not None or device is not None):
+        raise ValueError(
+            "measure_prompts: 'layerwise' expected no dtype and no device, for which the weights "
+            "are copied. Leave them out."
+        )
     names = tuple(QUANTITIES if quantities is None else quantities)
     _check(prompts, names, tolerance)
     configuration, weights = file_hashes(model, revision=revision)

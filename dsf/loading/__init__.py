@@ -10,11 +10,9 @@ from dsf.runtime.first_use import finding
 __all__ = [
     "LoadError",
     "LoadedModel",
-    "PiecewiseModel",
     "file_hashes",
     "load_model",
     "load_skeleton",
-    "open_piecewise",
     "read_model_tokenizer",
     "token_texts",
 ]
@@ -25,11 +23,9 @@ if TYPE_CHECKING:
     from dsf.loading.errors import LoadError
     from dsf.loading.loader import (
         LoadedModel,
-        PiecewiseModel,
         file_hashes,
         load_model,
         load_skeleton,
-        open_piecewise,
         read_model_tokenizer,
     )
     from dsf.loading.tokenizer_child import token_texts

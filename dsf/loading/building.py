@@ -9,10 +9,9 @@ without a place, and allocates whatever the settings ask for: each is an error h
 
 import copy
 import hashlib
-import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,38 +31,27 @@ _NUMBERS = {
 }  # fmt: skip
 
 
-def read_weights(files: list[Path]) -> dict[str, Tensor]:
-    """Return the tensors of all files together, by name."""
-    weights: dict[str, Tensor] = {}
-    for path in files:
-        tensors = read_named(path, list(tensor_shapes(path)))
-        if twice := weights.keys() & tensors.keys():
-            raise LoadError(
-                f"{path}: {listed(sorted(twice))} is also in another file; remove one of them."
-            )
-        weights |= tensors
-    return weights
-
-
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    with opened_safetensors(path, "pt") as file:
-        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-
-
-def read_named(path: Path, names: list[str]) -> dict[str, Tensor]:
-    """Return some tensors of a safetensors file, as copies.
+def read_weights(files: list[Path], *, mapped: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of all files together, by name; copies, unless they are ``mapped``.
 
     A tensor on the mapped file would change with the file, or end the process.
     """
-    with opened_safetensors(path, "pt") as file:
-        tensors = {name: file.get_tensor(name).clone() for name in names}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _NUMBERS:
-            raise LoadError(
-                f"{path}:{shown(name)}: expected plain numbers, got {tensor.dtype}; save the model "
-                "in another number type."
-            )
-    return tensors
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        with opened_safetensors(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, tensor in tensors.items():
+            if tensor.dtype not in _NUMBERS:
+                raise LoadError(
+                    f"{path}:{shown(name)}: expected plain numbers, got {tensor.dtype}; save the "
+                    "model in another number type."
+                )
+            if name in weights:
+                raise LoadError(
+                    f"{path}: {shown(name)} is also in another file; remove one of them."
+                )
+            weights[name] = tensor if mapped else tensor.clone()
+    return weights
 
 
 def fingerprint(files: list[Path]) -> str:
@@ -157,9 +145,7 @@ def build(
 
     The library gets tensors and no path, so that it opens no file and uses no network.
     """
-    numbers = sum(weight.numel() for weight in weights.values())
-    size = sum(weight.nbytes for weight in weights.values())
-    empty = checked_skeleton(plan, Held(len(weights), numbers, size), where)
+    empty = _checked_skeleton(plan, weights, where)
     _check_names(empty, plan.model.base_model_prefix, weights, where)
     with undisturbed():
         try:
@@ -178,7 +164,7 @@ def build(
             raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
     _check_complete(plan, found, where)
     unused = sorted(found["unexpected_keys"])
-    check_unused(model, plan.config, unused, lambda name: weights.get(name, _NONE), where)
+    _check_unused(model, plan.config, {name: weights.get(name, _NONE) for name in unused}, where)
     if not hasattr(plan.config, "quantization_config"):
         _check_kinds(empty, {k: v for k, v in weights.items() if k not in set(unused)}, where)
     return model.eval(), unused, _shared(model, weights)
@@ -246,33 +232,27 @@ def _shared(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
     return [f"{same[0]} is in no file; its numbers are those of {there[0]}, to which it is tied."]
 
 
-class Held(NamedTuple):
-    """What the weight files of a model hold."""
-
-    tensors: int
-    numbers: int
-    bytes: int
-
-
 _MAX_GROWTH = 4
 _MAX_BUFFER_BYTES = 1024**3
 _MODULES_A_TENSOR = 64
 _MAX_MODULES = 200_000  # where no weights say how many there are
 
 
-def checked_skeleton(plan: Blueprint, held: Held, where: str) -> nn.Module:
+def _checked_skeleton(plan: Blueprint, weights: dict[str, Tensor], where: str) -> nn.Module:
     """Return the modules without weights, if settings do not ask for far more than the files hold.
 
     Nothing of the size that the settings ask for is allocated before.
     """
-    most = min(_MAX_MODULES, 1_000 + _MODULES_A_TENSOR * held.tensors)
+    most = min(_MAX_MODULES, 1_000 + _MODULES_A_TENSOR * len(weights))
+    numbers = sum(weight.numel() for weight in weights.values())
+    size = sum(weight.nbytes for weight in weights.values())
     empty = skeleton(plan, where, most_modules=most)
     asked = sum(parameter.numel() for parameter in empty.parameters())
     buffer_bytes = sum(buffer.nbytes for buffer in empty.buffers())
-    if asked > _MAX_GROWTH * held.numbers or buffer_bytes > _MAX_BUFFER_BYTES + 4 * held.bytes:
+    if asked > _MAX_GROWTH * numbers or buffer_bytes > _MAX_BUFFER_BYTES + 4 * size:
         raise LoadError(
             f"{where}: config.json asks for {asked} weights and {buffer_bytes} bytes of buffers, "
-            f"but the files hold {held.numbers} weights; use the config.json that belongs to these "
+            f"but the files hold {numbers} weights; use the config.json that belongs to these "
             "weights."
         )
     return empty
@@ -337,13 +317,11 @@ _ON_PURPOSE = (
 )
 
 
-def check_unused(
-    model: nn.Module, config: Any, unused: Iterable[str], read: Callable[[str], Tensor], where: str
-) -> None:
-    """Raise if a weight without a place, ``unused``, belongs to a part that the model has."""
+def _check_unused(model: nn.Module, config: Any, unused: dict[str, Tensor], where: str) -> None:
+    """Raise if a weight without a place belongs to a part that the model has."""
     further: dict[str, tuple[int, int]] = {}
     extra = []
-    for name in sorted(unused):
+    for name, tensor in unused.items():
         path, module, rest = _reached(model, name)
         if not path:
             continue
@@ -351,7 +329,7 @@ def check_unused(
             if int(rest[0]) >= len(module) + _predicting_ahead(config):
                 _, most = further.get(path, (0, 0))
                 further[path] = len(module), max(most, int(rest[0]) + 1)
-        elif not _is_computed(module, rest, read(name)):
+        elif not _is_computed(module, rest, tensor):
             extra.append(name)
     for path, (held, count) in further.items():
         raise LoadError(
@@ -365,17 +343,6 @@ def check_unused(
             "such weights, so it would compute something else than the model that was saved; use "
             f"the config.json that belongs to these weights. {_ON_PURPOSE}"
         )
-
-
-def named_unused(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """Return the names in the files that no weight of a model bears, nor its class expects."""
-    patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    own = model.state_dict().keys()
-    return [
-        name
-        for name in names
-        if name not in own and not any(re.search(pattern, name) for pattern in patterns)
-    ]
 
 
 def _reached(model: nn.Module, name: str) -> tuple[str, nn.Module, list[str]]:

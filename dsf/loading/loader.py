@@ -1,35 +1,15 @@
-"""``load_model``: builds the model in a folder or file or of a hub id, without running its code.
+"""``load_model``: builds the model in a folder or file or of a hub id, without running its code."""
 
-``open_piecewise``, for models larger than the memory, reads the weights of a block while they are
-needed.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch import nn
 
-from dsf.loading.building import (
-    Held,
-    blueprint,
-    build,
-    check_unused,
-    checked_skeleton,
-    fingerprint,
-    named_unused,
-    read_named,
-    read_weights,
-    skeleton,
-    tensor_shapes,
-    undisturbed,
-)
+from dsf.loading.building import blueprint, build, fingerprint, read_weights, skeleton
 from dsf.loading.errors import LoadError, check_torch, listed
 from dsf.loading.folder import ModelFolder, gguf_file, read_settings, snapshot, weight_files
 from dsf.loading.gguf_files import gguf_blueprint, read_gguf, read_gguf_weights
@@ -66,6 +46,7 @@ def load_model(
     offline: bool | None = None,
     dtype: torch.dtype | None = None,
     allow_quantized: bool = False,
+    mapped: bool = False,
     texts: Sequence[str] = (),
 ) -> LoadedModel:
     """Build the model in a folder or GGUF file, or of a hub id, from the model library's classes.
@@ -83,6 +64,9 @@ def load_model(
         offline: use no network. Folders and files are always read offline.
         dtype: dtype of the weights; None keeps the one they were saved for.
         allow_quantized: accept a ``quantization_config``.
+        mapped: leave the weights in their files, mapped into memory: for models larger than that.
+            Nothing may write into these files as long as the model is used. What the model library
+            converts or merges is in memory all the same.
         texts: what the tokenizer is going to read; the child process tries these, too.
 
     Raises:
@@ -91,6 +75,11 @@ def load_model(
     check_torch()
     place = _located(path_or_id, revision, offline)
     if isinstance(place, Path):
+        if mapped:
+            raise LoadError(
+                f"{place}: the weights of a GGUF file are expanded, so that they cannot stay in "
+                "it; load it without mapped=True (--layerwise)."
+            )
         file, files, version = read_gguf(place), [place], None
         config_hash = file.header_hash
         with gguf_tokenizer(file, texts) as opened:
@@ -104,7 +93,8 @@ def load_model(
         plan = blueprint(settings.values, f"{place.path / 'config.json'}")
         files = weight_files(place)
         with folder_tokenizer(place, settings.values, texts) as opened:
-            model, unused, shared = build(plan, read_weights(files), str(place.path), dtype)
+            weights = read_weights(files, mapped=mapped)
+            model, unused, shared = build(plan, weights, str(place.path), dtype)
             tokenizer = opened()
         notes = {_PICKLES: place.pickles(), _DROPPED: settings.dropped, _UNUSED: unused}
         version = None if Path(path_or_id).is_dir() else place.path.name
@@ -203,113 +193,3 @@ _PICKLES = "ignored {}: pickles are not opened."
 _DROPPED = "ignored settings that select code: {}."
 _UNUSED = "ignored weights that the model does not use: {}."
 _EXPANDED = "the weights are stored as {} and were expanded to float32."
-
-
-class PiecewiseModel:
-    """A model of transformers whose parameters are on the meta device unless they are opened.
-
-    Attributes:
-        model: the whole module, in evaluation mode.
-        body: the path of the model without its head.
-        blocks: the paths of the modules to open one by one: the entries of the outermost
-            ``ModuleList``.
-    """
-
-    def __init__(self, model: nn.Module, body: str, places: dict[str, Path]):
-        self.model, self.body = model, body
-        self.blocks = tuple(outer_blocks(model.get_submodule(body), body))
-        self._places = places
-
-    def opened(self, path: str) -> AbstractContextManager[None]:
-        """Read the weights below ``path`` from disk for the ``with`` block."""
-        return self._filled([name for name in self._names if name.startswith(f"{path}.")])
-
-    def opened_around(self) -> AbstractContextManager[None]:
-        """Read the weights of the body outside its blocks: embeddings, norms, shared modules."""
-        inside = tuple(f"{path}." for path in self.blocks)
-        names = (name for name in self._names if not name.startswith(inside))
-        body = f"{self.body}." if self.body else ""
-        return self._filled([name for name in names if name.startswith(body)])
-
-    @property
-    def _names(self) -> Iterable[str]:
-        return self.model.state_dict()
-
-    @contextmanager
-    def _filled(self, names: list[str]) -> Iterator[None]:
-        if missing := [name for name in names if name not in self._places]:
-            raise LoadError(
-                f"{listed(missing)}: not in the weight files under this name. Models whose weights "
-                "are renamed or merged on loading must be loaded as a whole, with load_model."
-            )
-        every = self.model.state_dict(keep_vars=True)
-        empty = {name: every[name] for name in names}
-        tensors: dict[str, Tensor] = {}
-        for path in sorted({self._places[name] for name in names}):
-            tensors |= read_named(path, [name for name in names if self._places[name] == path])
-        for name, tensor in tensors.items():
-            own, is_number = empty[name], tensor.is_floating_point()
-            if tensor.shape != own.shape or is_number != own.is_floating_point():
-                raise LoadError(
-                    f"{self._places[name]}: {name} is stored as {tensor.dtype} of shape "
-                    f"{tuple(tensor.shape)}, and config.json asks for {own.dtype} of shape "
-                    f"{tuple(own.shape)}; use the one that belongs to these weights, or save them "
-                    "again."
-                )
-        self.model.load_state_dict(tensors, strict=False, assign=True)
-        try:
-            yield
-        finally:
-            self.model.load_state_dict(empty, strict=False, assign=True)
-
-
-def open_piecewise(path_or_id: str | Path, *, offline: bool | None = None) -> PiecewiseModel:
-    """The model in a folder, or of a hub id, with all weights still on disk.
-
-    Raises:
-        LoadError: a file was refused, is missing, or disagrees with another one.
-    """
-    check_torch()
-    folder = _located(path_or_id, None, offline)
-    if isinstance(folder, Path):
-        raise LoadError(
-            f"{folder}: the weights of a GGUF file cannot be loaded block by block; load it as a "
-            "whole (load_model, or without --layerwise)."
-        )
-    settings = read_settings(folder, allow_quantized=False)
-    plan = blueprint(settings.values, f"{folder.path / 'config.json'}")
-    places: dict[str, Path] = {}
-    shapes: dict[str, list[int]] = {}
-    for path in weight_files(folder):
-        shapes |= (found := tensor_shapes(path))
-        places |= dict.fromkeys(found, path)
-    size = sum(path.stat().st_size for path in set(places.values()))
-    held = Held(len(places), sum(map(prod, shapes.values())), size)
-    checked_skeleton(plan, held, str(folder.path))
-    hook = register_module_parameter_registration_hook(_emptied)  # type: ignore[arg-type]
-    try:
-        with undisturbed():  # buffers stay, since models compute some of them when they are built
-            model = plan.model(plan.config).eval()
-    finally:
-        hook.remove()
-    prefix = model.base_model_prefix
-    body = prefix if hasattr(model, prefix) else ""
-    if all(name in places for name in model.state_dict() if name.startswith(body)):
-        unused = named_unused(model, places)  # of others, names are changed on loading
-        read = lambda name: read_named(places[name], [name])[name]  # noqa: E731
-        check_unused(model, plan.config, unused, read, str(folder.path))
-    return PiecewiseModel(model, body, places)
-
-
-def outer_blocks(module: nn.Module, path: str = "") -> Iterator[str]:
-    """The paths of the entries of the outermost lists of modules."""
-    for name, child in module.named_children():
-        at = f"{path}.{name}" if path else name
-        if isinstance(child, nn.ModuleList):
-            yield from (f"{at}.{number}" for number in range(len(child)))
-        else:
-            yield from outer_blocks(child, at)
-
-
-def _emptied(_module: nn.Module, _name: str, parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(parameter.to("meta"), requires_grad=False)

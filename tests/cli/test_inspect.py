@@ -113,7 +113,7 @@ def test_memory_is_told_before_the_run_or_refused(run, checkpoint, only_object, 
     assert not Path("dsf-report").exists()
     by_block = run("inspect", checkpoint, "--ids", "5", "--memory", "0.1", "--layerwise")
     assert by_block.exit_code == 3
-    assert "block by block on 1 tokens takes" in by_block.stderr
+    assert "on 1 tokens takes" in by_block.stderr
     beside = run("inspect", checkpoint, "--ids", "5", "--exact", "--layerwise")
     assert beside.exit_code == 2
     assert "--layerwise and --exact exclude each other" in beside.stderr

@@ -59,7 +59,6 @@ def test_a_unit_that_does_not_fit_is_refused_before_the_first_runs(
     tmp_path, monkeypatch, layerwise
 ):
     monkeypatch.setattr("dsf.inspection.support_table.free_memory", lambda _: 10**8)
-    monkeypatch.setattr("dsf.inspection.entry.free_memory", lambda _: 10**8)
 
     def ran(*_, **__):
         raise AssertionError("a unit ran")
@@ -279,6 +278,6 @@ def test_chosen_layers_and_heads_are_measured_under_their_own_numbers(
         measure(tmp_path, batch=2, layers=slice(1, None), heads=[0], layerwise=layerwise)
 
 
-def test_block_by_block_no_layer_counts_from_the_last(tmp_path):
-    with pytest.raises(dsf.inspection.InspectionError, match="-1"):
-        measure(tmp_path, layers=-1, layerwise=True)
+def test_weights_in_their_files_are_not_converted(tmp_path):
+    with pytest.raises(ValueError, match="'layerwise'"):
+        measure(tmp_path, dtype="bfloat16", layerwise=True)

@@ -14,7 +14,6 @@ from dsf.loading import (
     gguf_files,
     load_model,
     load_skeleton,
-    open_piecewise,
     read_model_tokenizer,
     token_texts,
 )
@@ -144,9 +143,9 @@ def test_hashes_follow_the_file(llama, file, tmp_path):
     assert (loaded.config_hash, loaded.weights_hash) == (settings, weights)
 
 
-def test_not_block_by_block_and_of_no_revision(file):
-    with pytest.raises(LoadError, match="block by block"):
-        open_piecewise(file)
+def test_not_mapped_and_of_no_revision(file):
+    with pytest.raises(LoadError, match="mapped"):
+        load_model(file, mapped=True)
     with pytest.raises(LoadError, match="'main'"):
         load_model(file, revision="main")
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dsf import loading
-from dsf.loading import LoadError, errors, load_model, open_piecewise
+from dsf.loading import LoadError, errors, load_model
 
 TOKENS = torch.arange(7).unsqueeze(0)
 
@@ -294,8 +294,6 @@ def test_vast_settings_are_refused_at_once(folder, change_config, settings, said
     begin = time.process_time()
     with pytest.raises(LoadError, match=said):
         load_model(folder)
-    with pytest.raises(LoadError, match=said):
-        open_piecewise(folder)
     assert time.process_time() - begin < 10
 
 

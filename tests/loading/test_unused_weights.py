@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dsf
-from dsf.loading import LoadError, load_model, open_piecewise
+from dsf.loading import LoadError, load_model
 from tests.loading import gguf_writing
 
 transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
@@ -27,11 +27,6 @@ def test_a_model_is_not_cut_short(change_config, architectures):
         load_model(folder)
 
 
-def test_a_model_is_not_cut_short_block_by_block(change_config):
-    with pytest.raises(LoadError, match="1 entries of"):
-        open_piecewise(change_config(n_layer=1))
-
-
 def test_a_bias_that_the_settings_leave_out_is_missed(tmp_path):
     config = transformers.LlamaConfig(
         vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
@@ -40,9 +35,8 @@ def test_a_bias_that_the_settings_leave_out_is_missed(tmp_path):
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text()) | {"attention_bias": False}
     (tmp_path / "config.json").write_text(json.dumps(settings))
-    for opened in (load_model, open_piecewise):
-        with pytest.raises(LoadError, match=r"q_proj\.bias"):
-            opened(tmp_path)
+    with pytest.raises(LoadError, match=r"q_proj\.bias"):
+        load_model(tmp_path)
 
 
 def test_a_norm_of_another_family_is_missed(folder):
@@ -56,7 +50,6 @@ def test_a_head_stays_behind_with_a_base_model(folder, change_config):
     loaded = load_model(change_config(architectures=["GPT2Model"]))
     (note,) = loaded.notes
     assert "'lm_head.weight', 'score.weight'" in note
-    open_piecewise(folder)
     found = dsf.inspect(folder, input_ids=torch.arange(5).unsqueeze(0))
     assert found.environment["on loading"] == note
 
@@ -73,7 +66,6 @@ def test_masks_and_places_of_old_releases_stay_behind(folder, dtype):
         transformer__position_ids=torch.arange(32),
     )
     load_model(folder)
-    open_piecewise(folder)
 
 
 def test_a_layer_that_predicts_further_ahead_stays_behind(folder, change_config):

@@ -6,7 +6,7 @@ was read has to reproduce the module on other inputs; otherwise the module is re
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -252,31 +252,22 @@ def _makers(module: nn.Module) -> list[Any]:
 SHOWN = 5
 
 
-def check_runnable(model: nn.Module, path: str = "") -> None:
+def check_runnable(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise NothingCapturedError(
             f"the model is TorchScript ({model.original_name}), which takes no hooks, so no token "
             "mixer could be read. Build the plain module (such as torch.nn.LSTM), load this one's "
             "state_dict() into it and inspect that."
         )
-    parts = [*model.named_parameters(prefix=path), *model.named_buffers(prefix=path)]
+    parts = [*model.named_parameters(), *model.named_buffers()]
     empty = [name for name, part in parts if is_lazy(part) or part.is_meta]
     if empty:
         raise InspectionError(
             f"the model has weights without data: {_listed(empty)}. They are on the meta device, "
             "as offloaded weights are, or not initialised: load the checkpoint without offloading "
-            "(device_map='cpu' or none; where it does not fit into memory, on the command line "
-            "--layerwise), and run a lazy module once."
+            "(device_map='cpu' or none; where it does not fit into memory by "
+            "dsf.loading.load_model(..., mapped=True)), and run a lazy module once."
         )
-    _refuse_non_finite(parts)
-
-
-def check_open_weights(model: nn.Module) -> None:
-    parts = (*model.named_parameters(), *model.named_buffers())
-    _refuse_non_finite([(name, part) for name, part in parts if not part.is_meta])
-
-
-def _refuse_non_finite(parts: Iterable[tuple[str, Tensor]]) -> None:
     bad = [name for name, part in parts if "mask" not in name and not is_finite(part)]
     if bad:
         raise NonFiniteWeightsError(
