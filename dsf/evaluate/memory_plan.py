@@ -57,7 +57,7 @@ def free_memory(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    left = (_free_of_machine(), _left_of_address_space(), _left_of_group())
+    left = (_free_of_machine(), left_of_address_space(), _left_of_group())
     return min((each for each in left if each is not None), default=None)
 
 
@@ -72,7 +72,8 @@ def _free_of_machine() -> int | None:
         return None
 
 
-def _left_of_address_space() -> int | None:
+def left_of_address_space() -> int | None:
+    """What a limit on the addresses of the process leaves, None without one."""
     try:
         import resource
 

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from dsf.inspection.adapter import Adapter, alone, one_layer
-from dsf.inspection.capture.calls import Call, CallLog, DiskStore, Through, let_go
-from dsf.inspection.capture.containers import lent
+from dsf.inspection.adapter import Adapter
+from dsf.inspection.capture.calls import Call, Through, let_go
+from dsf.inspection.capture.containers import DiskStore, keeping_in, lent
 from dsf.inspection.capture.isolation import isolated, uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import described, dtype_of, environment, in_double, in_float64
@@ -110,8 +110,8 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         noting = Noting({path: model.get_submodule(path) for path in (*possible, *asked)})
 
         def recorded(tracker: Tracker | None) -> list[Call]:
-            log = CallLog(store, partial(_stands_alone, known))
-            return run(model, watched, inputs, named, calls=log, tracker=tracker, listener=noting)
+            with keeping_in(store):
+                return run(model, watched, inputs, named, tracker=tracker, listener=noting)
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
         calls, tracker, unfollowed = _followed(
@@ -306,14 +306,6 @@ def _can_be_asked(model: nn.Module) -> bool:
     return len(devices) < 2 and all(map(has_double, devices))
 
 
-def _stands_alone(known: Known, call: Call) -> bool:
-    """Whether a call is a layer on its own, which may be stored before the run ends."""
-    if call.through is not Through.MODULE:
-        return True
-    adapter, _ = known[call.name]
-    return adapter.split is one_layer and adapter.join is alone
-
-
 def _within(root: str, path: str) -> bool:
     return not root or path == root or path.startswith(f"{root}.")
 
@@ -425,14 +417,12 @@ class _Rebuilding:
             if call in self.further.layers:
                 self._add(made, call, replace(self.further.layers[call], name=call.name))
                 return made
-            call.fetch()
             if call.besides:
                 made.refuse(call, call.name, f"its map was read, but {call.besides}")
             for name, build in rebuild(call, adapter, family, self.limits):
                 if wanted is None or name in wanted:
                     with made.refusing(call, name, strict=strict):
                         self._add(made, call, build())
-        call.forget()
         if not made.refused:
             call.let_go()
         return made

@@ -25,9 +25,7 @@ from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import (
     Call,
     Captured,
-    DiskStore,
     Invocation,
-    Stored,
     Through,
     Weights,
     bound,
@@ -35,7 +33,13 @@ from dsf.inspection.capture.calls import (
     first_numbers,
     given_to,
 )
-from dsf.inspection.capture.containers import Fingerprint, is_cache, mapped
+from dsf.inspection.capture.containers import (
+    DiskStore,
+    Fingerprint,
+    is_cache,
+    mapped,
+    once_each,
+)
 from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import (
@@ -515,20 +519,16 @@ def _least_error(ran: Tensor, again: Tensor) -> float:
 
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
-    """``layer`` with its tensors in ``store``: they are read when they are asked for."""
-    stored, shell = store.put(layer.mixer), layer.shell
+    """``layer`` with its tensors in ``store``."""
+    copy, shell = once_each(store.copy), layer.shell
+    mixer = mapped(layer.mixer, copy)
     if isinstance(shell, partial):
         captured, adapter, _, tolerance = shell.args
-        shell = partial(_whole_from_disk, store.put(captured), adapter, stored, tolerance)
-    made = replace(layer, stored=stored, shell=shell, fingerprint=None)
-    object.__delattr__(made, "mixer")
-    return made
-
-
-def _whole_from_disk(
-    captured: Stored, adapter: Adapter, mixer: Stored, tolerance: float
-) -> AffineLayer:
-    return whole_layer(captured.read(), adapter, mixer.read(), tolerance)
+        parts = {name: getattr(captured, name) for name in ("arguments", "output", "surroundings")}
+        captured = captured.replaced(**mapped(parts, copy))
+        shell = partial(whole_layer, captured, adapter, mixer, tolerance)
+    fingerprint = Fingerprint(mixer)
+    return replace(layer, mixer=mixer, shell=shell, fingerprint=fingerprint, is_on_disk=True)
 
 
 def _warn_of_rounding(

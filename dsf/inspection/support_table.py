@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from dsf.evaluate.memory_plan import free_memory
+from dsf.evaluate.memory_plan import free_memory, left_of_address_space
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import class_path, dtype_of
 from dsf.inspection.choice import Chosen, chosen_layers
@@ -285,6 +285,7 @@ def forecast(
         samples=samples,
         largest_maps=max(maps),
         all_maps=sum(maps),
+        has_disk=device.type == "cpu" and left_of_address_space() is None,
     )
 
 

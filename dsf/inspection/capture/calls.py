@@ -2,22 +2,16 @@
 
 ``Call`` has bound arguments and output as the model had them, ``Captured`` is what an adapter gets
 to read: the same in float64, with ``Weights`` that convert a parameter when it is looked up.
-``DiskStore`` keeps calls and layers in a temporary file without a name, which no crash leaves.
 """
 
-import copy
 import inspect as signatures
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from operator import is_
-from threading import Lock
-from typing import Any, NoReturn
-from weakref import finalize
+from typing import Any
 
 import torch
 from jaxtyping import Inexact
@@ -27,120 +21,14 @@ from dsf.inspection.capture.containers import (
     Copies,
     copied_once,
     mapped,
-    once_each,
     tensors_in,
     times_written,
 )
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings, attributes_of
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import made_weight, made_weights, packed_modules, unpacked
-from dsf.inspection.errors import InspectionError, InspectionMemoryError, ReconstructionError
+from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Position of a tensor in the file, and how to restore it."""
-
-    offset: int
-    numbers: int
-    size: torch.Size
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-
-class DiskStore:
-    """One temporary file for many values; what was read last stays in memory."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="dsf-")  # noqa: SIM115  # kept open
-        finalize(self, self._file.close)
-        self._end = 0
-        self._lock = Lock()
-        self._latest: tuple[Any, Any] = (None, None)
-
-    def put(self, value: Any) -> "Stored":
-        """``value`` with its tensors on disk: in tuples, lists, dictionaries and data classes."""
-        # A tensor that occurs twice is written once and read as one.
-        return Stored(self, _mapped(value, Tensor, once_each(self._write)))
-
-    def get(self, stored: "Stored") -> Any:
-        latest, value = self._latest
-        if latest is stored:
-            return value
-        self._latest = (None, None)
-        value = _mapped(stored.tree, _Place, once_each(self._read))
-        self._latest = (stored, value)
-        return value
-
-    @property
-    def written(self) -> int:
-        return self._end
-
-    def _write(self, tensor: Tensor) -> _Place:
-        plain = tensor.detach().resolve_conj().resolve_neg()
-        sizes = zip(plain.shape, plain.stride(), strict=True)
-        numbers = 1 + sum((size - 1) * stride for size, stride in sizes) if plain.numel() else 0
-        span = plain.as_strided((numbers,), (1,)).cpu().contiguous().view(torch.uint8)
-        with self._lock:
-            offset = self._end
-            free = shutil.disk_usage(tempfile.gettempdir()).free
-            if span.numel() > free:
-                raise InspectionMemoryError(
-                    f"the folder for temporary files, {tempfile.gettempdir()}, has "
-                    f"{free / 1e9:.1f} GB left, but the next part of the inspection needs "
-                    f"{span.numel() / 1e9:.1f} GB. Set TMPDIR to a folder with more room, or "
-                    "choose fewer layers (layers=..., on the command line --layers)."
-                )
-            self._file.seek(offset)
-            self._file.write(span.numpy().data)
-            self._end += span.numel()
-        kind, device = plain.dtype, tensor.device
-        return _Place(offset, numbers, plain.shape, plain.stride(), kind, device)
-
-    def _read(self, place: _Place) -> Tensor:
-        span = torch.empty(place.numbers * place.dtype.itemsize, dtype=torch.uint8)
-        with self._lock:
-            self._file.seek(place.offset)
-            self._file.readinto(span.numpy().data)
-        flat = span.view(place.dtype).to(place.device)
-        return flat.as_strided(place.size, place.strides)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "an inspection whose layers are on disk cannot be pickled or copied. Take what is "
-            "needed out of it (maps, measures, mixers), or inspect with more memory=..."
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """A value whose tensors are on disk."""
-
-    store: DiskStore
-    tree: Any
-
-    def read(self) -> Any:
-        return self.store.get(self)
-
-
-def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """``value`` with every part of one kind changed, in containers and data classes."""
-    if isinstance(value, kind):
-        return change(value) if type(value) in (kind, nn.Parameter) else value
-    if type(value) in (tuple, list):
-        return type(value)(_mapped(part, kind, change) for part in value)
-    if type(value) is dict:
-        return {name: _mapped(part, kind, change) for name, part in value.items()}
-    if is_dataclass(value) and not isinstance(value, type | _Place):
-        made = copy.copy(value)
-        for field in fields(value):
-            part = getattr(value, field.name)
-            object.__setattr__(made, field.name, _mapped(part, kind, change))
-        return made
-    return value
-
 
 Exchange = Callable[["Call"], Tensor | None]
 """Function from a recorded call to the output that replaces its own; None keeps it."""
@@ -176,7 +64,6 @@ class Invocation:
     kwargs: dict[str, Any]
     weights: list[tuple[int, int]]
     calls: list["Call"] = field(default_factory=list)
-    stored: Stored | None = None
     began: int = 0
     ended: int = 0
     given: list[Any] = field(default_factory=list)
@@ -249,7 +136,6 @@ class Call:
     surroundings: Surroundings | None = None
     invocation: Invocation | None = None
     implementation: str = ""
-    stored: Stored | None = None
     time: int = 0
     seen: dict[str, Any] = field(default_factory=dict)
     made_of: dict[str, list[Any]] = field(default_factory=dict)
@@ -262,31 +148,6 @@ class Call:
     refused: str = ""
     draws: bool = False
     around: Tensor | None = None
-
-    def put_away(self, store: DiskStore) -> None:
-        self.stored = store.put((self.arguments, self.output, self.surroundings))
-        self.surroundings = None  # it may be found later than the call is put away
-        if self.invocation is not None and self.invocation.stored is None:
-            of_pass = self.invocation.args, self.invocation.kwargs, self.invocation.output
-            self.invocation.stored = store.put(of_pass)
-        self.forget()
-
-    def fetch(self) -> None:
-        if self.stored is not None:
-            self.arguments, self.output, around = self.stored.read()
-            self.surroundings = self.surroundings or around
-        if self.invocation is not None and self.invocation.stored is not None:
-            args, kwargs, output = self.invocation.stored.read()
-            self.invocation.args, self.invocation.kwargs = args, kwargs
-            if self.invocation.output is None:  # else it ended after it was put away
-                self.invocation.output = output
-
-    def forget(self) -> None:
-        """Keep nothing in memory that is on disk."""
-        if self.stored is not None:
-            self.arguments, self.output = {}, None
-        if self.invocation is not None and self.invocation.stored is not None:
-            self.invocation.args, self.invocation.kwargs, self.invocation.output = (), {}, None
 
     def let_go(self) -> None:
         self.arguments, self.output, self.surroundings = {}, None, None
@@ -315,22 +176,6 @@ def call_output(output: Any) -> Any:
 def first_numbers(value: Any) -> Tensor | None:
     """The first of the tensors in a value that holds no whole numbers; None if there is none."""
     return next((one for one in tensors_in(value) if one.is_floating_point()), None)
-
-
-class CallLog(list[Call]):
-    """The calls of a run, in order; with a store, only the latest keeps its tensors in memory."""
-
-    def __init__(
-        self, store: DiskStore | None = None, may_store: Callable[[Call], bool] = lambda _: True
-    ):
-        super().__init__()
-        self._store, self._may_store = store, may_store
-
-    def append(self, call: Call) -> None:
-        """Add a call; what is later said about the one before is no longer written down."""
-        if self._store is not None and self and self._may_store(self[-1]):
-            self[-1].put_away(self._store)
-        super().append(call)
 
 
 def storage_of(module: nn.Module) -> list[tuple[int, int]]:

@@ -4,18 +4,24 @@ Models write into what they are given, so every run has its own.
 """
 
 import copy
+import mmap
+import shutil
+import tempfile
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
+from threading import Lock
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeGuard
-from weakref import ref
+from weakref import finalize, ref
 
 import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.mixers import Mixer
 
 
@@ -98,6 +104,73 @@ def once_each(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return acted
 
 
+class DiskStore:
+    """Copies of tensors in a temporary file without a name, which no crash leaves.
+
+    The file is mapped into memory: the system writes out what does not fit, and reads it again.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="dsf-")  # noqa: SIM115  # kept open
+        finalize(self, self._file.close)
+        self._content: Any = b""
+        self._at, self._end, self._lock = 0, 0, Lock()
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """A copy with the same strides, so that sums over it are the same."""
+        plain = tensor.detach().resolve_conj().resolve_neg()
+        is_plain = type(plain) is Tensor and not plain.is_quantized
+        if not is_plain or plain.layout is not torch.strided or not plain.numel():
+            return plain.clone()
+        sizes = zip(plain.shape, plain.stride(), strict=True)
+        numbers = 1 + sum((size - 1) * stride for size, stride in sizes)
+        content, at = self._room(numbers * plain.dtype.itemsize)
+        # A tensor of its own, and no view of all: how often it is written into is counted alone.
+        flat = torch.frombuffer(content, dtype=plain.dtype, count=numbers, offset=at)
+        flat.copy_(plain.as_strided((numbers,), (1,)))
+        return flat.as_strided(plain.shape, plain.stride())
+
+    def _room(self, size: int) -> tuple[Any, int]:
+        """A part of the file in memory, and where in it so many bytes are free."""
+        with self._lock:
+            if self._at + size > len(self._content):
+                free = shutil.disk_usage(tempfile.gettempdir()).free
+                if size > free:
+                    raise InspectionMemoryError(
+                        f"the folder for temporary files, {tempfile.gettempdir()}, has "
+                        f"{free / 1e9:.1f} GB left, but the next part of the inspection needs "
+                        f"{size / 1e9:.1f} GB. Set TMPDIR to a folder with more room, or choose "
+                        "fewer layers (layers=..., on the command line --layers)."
+                    )
+                begin, self._end = self._end, self._end + -(-size // SEGMENT) * SEGMENT
+                self._file.truncate(self._end)
+                self._content = mmap.mmap(self._file.fileno(), self._end - begin, offset=begin)
+                self._at = 0
+            at, self._at = self._at, self._at + -(-size // ALIGNED) * ALIGNED
+            return self._content, at
+
+
+SEGMENT, ALIGNED = 2**26, 64
+"""Bytes: of the file that are mapped at a time, and between the beginnings of two tensors."""
+_STORE: ContextVar[DiskStore | None] = ContextVar("store", default=None)
+
+
+@contextmanager
+def keeping_in(store: DiskStore | None) -> Iterator[None]:
+    """Inside the ``with`` block, copies of what a run is given go to ``store``."""
+    before = _STORE.set(store)
+    try:
+        yield
+    finally:
+        _STORE.reset(before)
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """A copy of a tensor, since later code may write into the original."""
+    copy, store = tensor.detach().clone(), _STORE.get()
+    return copy if store is None else store.copy(copy)
+
+
 Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
 """By the identity of a tensor: a reference to it, how often it was written into, and its copy."""
 
@@ -107,7 +180,7 @@ def copied_once(tensor: Tensor, known: Copies) -> Tensor:
     original, writes, copy = known.get(id(tensor), (lambda: None, -1, tensor))
     if original() is tensor and writes == times_written(tensor):
         return copy
-    copy = tensor.detach().clone()
+    copy = kept(tensor)
     for gone in [at for at, (original, *_) in known.items() if original() is None]:
         del known[gone]
     known[id(tensor)] = ref(tensor), times_written(tensor), copy

@@ -19,7 +19,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
-from dsf.inspection.capture.containers import copied_once, own_caches, tensors_in, times_written
+from dsf.inspection.capture.containers import (
+    copied_once,
+    kept,
+    own_caches,
+    tensors_in,
+    times_written,
+)
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import is_packed
 from dsf.runtime.threads import at_work
@@ -399,12 +405,12 @@ def surroundings(
             gate = torch.where(plain == 0, 0, gated / torch.where(plain == 0, 1, plain))
         output = behind.output
     return Surroundings(  # with copied tensors, since later code may write into the originals
-        given=source.given.reshape(value.shape[0], value.shape[2], -1).detach().clone(),
+        given=kept(source.given.reshape(value.shape[0], value.shape[2], -1)),
         source=source.module,
         places=places,
         gate=gate,
         out=None if behind is None else behind.module,
-        output=output.detach().clone(),
+        output=kept(output),
         clamped=clamped,
         is_all=is_all,
     )

@@ -16,7 +16,6 @@ from torch import Tensor
 from dsf.evaluate import attention_map
 from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import check_room, naming_out_of_memory
-from dsf.inspection.capture.calls import Stored
 from dsf.inspection.capture.containers import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.results.memory import Forecast
@@ -64,8 +63,8 @@ class InspectedLayer:
             that was not possible and what replaced it.
         heads: which heads, or channels, of the layer are looked at; None for all. ``system``,
             ``signal`` and ``map`` are of these alone.
-        stored: the mixer and what the whole layer is built from, where these are on disk; then
-            ``mixer`` reads them anew.
+        is_on_disk: whether the mixer and what the whole layer is built from lie in a file that is
+            mapped into memory; then nothing that is made of them is kept.
         share: how much of what a replaced token moves at other tokens of the module's output is due
             to this map: 1 for all of it, less for a part, nan where the run was not asked.
         columns: what a column of the map is: ``token``; ``slot`` where each is made of several
@@ -90,7 +89,7 @@ class InspectedLayer:
     rounding: float = 0.0
     compared_with: str = "its output"
     heads: tuple[int, ...] | None = None
-    stored: Stored | None = None
+    is_on_disk: bool = False
     share: float = math.nan
     columns: str = "token"
     row_order: Tensor | None = None
@@ -111,7 +110,7 @@ class InspectedLayer:
             ReconstructionError: if the mixer was altered after it was compared with the layer.
         """
         self._check_unaltered()
-        return self._system if self.stored is None else self._made_system()
+        return self._made_system() if self.is_on_disk else self._system
 
     @property
     def row_tokens(self) -> Int[Tensor, "*batch rows"]:
@@ -152,12 +151,6 @@ class InspectedLayer:
                 check_room(owner, size, system.dtype, system.device, cure=INSTEAD_OF_MAPS)
             return attention_map(system, rows)
 
-    def __getattr__(self, name: str) -> Any:
-        stored = vars(self).get("stored")
-        if name == "mixer" and stored is not None:
-            return stored.read()
-        raise AttributeError(f"{type(self).__name__} has no attribute '{name}'")
-
     @property
     def whole(self) -> AffineLayer:
         """The whole layer, from input to output: convolution, activation, scan, gate and norm.
@@ -196,7 +189,7 @@ class InspectedLayer:
                 "stages between it and the module's input and output. layer.map() gives the "
                 "mixer's map."
             )
-        return self._with_stages if self.stored is None else self.shell()
+        return self.shell() if self.is_on_disk else self._with_stages
 
     @cached_property
     @torch.inference_mode(False)

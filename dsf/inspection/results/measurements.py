@@ -135,8 +135,8 @@ def at_a_time(layers: Iterable[Layer], needed: Callable[[Layer], int]) -> int:
     """How many layers are worked on side by side: as many as fit into half of the free memory."""
     fits = MOST
     for layer in layers:
-        if getattr(layer, "stored", None) is not None:
-            return 1  # on disk, for want of memory
+        if getattr(layer, "is_on_disk", False):
+            return 1  # for want of memory
         free = free_memory(layer.system.device)
         if free is not None:
             fits = min(fits, free // (2 * max(needed(layer), 1)))

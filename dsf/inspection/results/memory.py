@@ -24,6 +24,7 @@ class Forecast:
         rebuilt: the largest layer while it is rebuilt and compared.
         kept: what all rebuilt layers keep.
         available: what this process may still take; None where that is not known.
+        has_disk: whether a file that is mapped into memory takes none of it.
         samples: how many the tokens belong to.
         largest_maps, all_maps: all maps of the layer with the most, and of all layers, where they
             are asked for; no part of the peak. Counted from the heads or channels that modules
@@ -41,6 +42,7 @@ class Forecast:
     samples: int = 1
     largest_maps: int = 0
     all_maps: int = 0
+    has_disk: bool = True
 
     @property
     def peak(self) -> int:
@@ -51,6 +53,8 @@ class Forecast:
     @property
     def peak_on_disk(self) -> int:
         """The peak where recorded calls and rebuilt layers lie on disk, but for one at a time."""
+        if not self.has_disk:
+            return self.peak
         layers = max(self.layers, 1)
         recorded, kept = 2 * self.recorded // layers, 2 * self.kept // layers
         one = max(self.in_float64, self.rebuilt) + recorded + kept
@@ -73,7 +77,9 @@ class Forecast:
     @property
     def uses_disk(self) -> bool:
         """Whether recorded calls and layers are put on disk."""
-        return self.available is not None and self.peak > FRACTION * self.available
+        if not self.has_disk or self.available is None:
+            return False
+        return self.peak > FRACTION * self.available
 
     @property
     def fits(self) -> bool:

@@ -35,7 +35,7 @@ PACKAGES = (
 """Packages whose data classes a saved result may hold."""
 LEFT_OUT = (
     "InspectedLayer.fingerprint",
-    "InspectedLayer.stored",
+    "InspectedLayer.is_on_disk",
     "Intervention.tokenizer",
     "WholeMixer.leaving",
 )

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied
-from dsf.inspection.capture.containers import tensors_in, times_written
+from dsf.inspection.capture.containers import kept, tensors_in, times_written
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import home, in_float64
@@ -201,18 +201,18 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
     is_whole = output.numel() == used.numel() and times_written(output) == weights.written
     is_used = is_whole and torch.equal(used, output.reshape(used.shape).to(used.dtype))
     if not (scores.plain and is_used):  # the values' factor is not what the softmax returned
-        return {"weights": used.clone()}
+        return {"weights": kept(used)}
     leading = scores.product.output.shape[:-2]
     left, right = scores.product.left.detach(), scores.product.right.detach().mT
     query, key = (part.expand(*leading, *part.shape[-2:]).flatten(0, -3) for part in (left, right))
-    scale, query = 1.0, query.clone()
+    scale = 1.0
     if scores.factor.numel() == 1:
         scale = scores.factor.item()
     else:
         query = in_float64(query) * scores.factor
     products = scale * in_float64(query) @ in_float64(key).mT
     bias = _bias(products, query, key, scale, weights.given)
-    return {"query": query, "key": key.clone(), "scale": scale, "bias": bias}
+    return {"query": kept(query), "key": kept(key), "scale": scale, "bias": bias}
 
 
 def _bias(
@@ -420,10 +420,10 @@ class SoftmaxListener(Functions):
             return output
         leading = made.output.shape[:-2]
         value = made.right.expand(*leading, *made.right.shape[-2:]).flatten(0, -3)
-        arguments = explained(weights, made) | {"value": value.detach().clone()}
+        arguments = explained(weights, made) | {"value": kept(value)}
         if not weights.is_softmax:
             arguments[UNNORMALISED] = True
-        mixed = made.output.detach().clone()
+        mixed = kept(made.output)
         call = Call(
             self._where.name_of(module),
             module,
