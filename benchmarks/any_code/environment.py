@@ -28,5 +28,7 @@ def python_with_packages() -> Path:
     command = [str(python), "-m", "pip", "install", "--no-input", "--no-deps", "--quiet"]
     if subprocess.run([*command, "--requirement", str(PINS)], cwd=ROOT, check=False).returncode:
         sys.exit("any_code: the packages could not be installed; see what pip says above.")
+    for file in FOLDER.glob("lib/*/site-packages/torchaudio/lib/*.so"):
+        file.unlink()  # linked to CUDA: the package would not be imported, and is whole without
     stamp.write_text(wanted)
     return python

@@ -120,7 +120,7 @@ def _state(entry: Model) -> str:
     unseen = {"measuring.py", "page.py", "__main__.py", "environment.py"}
     files = [*sorted((ROOT / "dsf").rglob("*.py")), PINS]
     files += [file for file in judge if file.name not in unseen]
-    tokens = (entry.source, entry.argument, entry.axes, entry.sample, entry.ends)
+    tokens = (entry.source, entry.argument, entry.axes, entry.sample, entry.ends, *entry.further)
     parts = [file.read_bytes() for file in files] + [repr(tokens).encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 

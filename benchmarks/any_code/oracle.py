@@ -188,7 +188,9 @@ def judged(subject: Subject, claims: Sequence[Claim], listed: Sequence[str]) -> 
     found = Judgement()
     subject.run()  # what a model computes once and keeps is there from now on
     located = list(_located(subject, claims, found))
-    _look_for_missed(subject, claims, located, listed, found)
+    for entry in subject.entry.stages():
+        stage = Subject(entry, subject.model, subject.args, subject.kwargs)
+        _look_for_missed(stage, claims, located, listed, found)
     found.right = [one.claim.name for one in located if one.claim.name not in found.wrong]
     return found
 
@@ -306,6 +308,7 @@ class Watch:
         hidden: paths of modules of which only the output is looked at.
         held: of these the outputs of all their calls, to put out again.
         ends: patterns of paths; from the first call of one of these on nothing is looked at.
+        source: the path of the module that makes the tokens, before which there are no ends.
         events: the path, what it is, and the tensors, in running order.
         outputs: of every hidden module the outputs of its calls.
         ended_at: the number of the operation that was next when the looking ended.
@@ -314,6 +317,7 @@ class Watch:
     tape: Tape
     hidden: set[str]
     ends: Sequence[str] = ()
+    source: str | None = None
     held: dict[str, list[Any]] = field(default_factory=dict)
     events: list[tuple[str, str, list[Tensor]]] = field(default_factory=list)
     outputs: dict[str, list[Any]] = field(default_factory=dict)
@@ -321,7 +325,8 @@ class Watch:
     ended_at: int | None = None
 
     def enter(self, path: str, given: Any) -> None:
-        if any(fnmatch(path, pattern) for pattern in self.ends) and self.ended_at is None:
+        is_end = self.source is None and any(fnmatch(path, pattern) for pattern in self.ends)
+        if is_end and self.ended_at is None:
             self.ended_at = self.tape.count
         self._note(path, "before", given)
         self.depth += path in self.hidden
@@ -336,6 +341,8 @@ class Watch:
         # Beside its output an attention may put out its weights, where all tokens meet.
         is_around = any(_holds(path, other) for other in self.hidden)
         self._note(path, "in", first if is_around else output)
+        if path == self.source:
+            self.source = None
         return output
 
     def _note(self, path: str, what: str, part: Any) -> None:
@@ -413,7 +420,7 @@ def _look_for_missed(
     hidden = frozen | {claim.path for claim in claims}
     numbers = {number for one in located for number in (one.site[0], one.end[0])}
     tape = Tape(watched=numbers)
-    clean = Watch(tape, hidden, subject.entry.ends)
+    clean = Watch(tape, hidden, subject.entry.ends, subject.entry.source)
     with _watching(subject.model, clean):
         subject.run(tape)
     at = {operation.number: operation for operation in tape.operations}
@@ -422,7 +429,7 @@ def _look_for_missed(
     columns: dict[str, list[Tensor]] = {}
     for token in _tokens(subject):
         again = Tape(watched={one.site[0] for one in located}, held=held)
-        watch = Watch(again, hidden, subject.entry.ends)
+        watch = Watch(again, hidden, subject.entry.ends, subject.entry.source)
         watch.held = {path: list(clean.outputs.get(path, ())) for path in frozen}
         subject.shift = subject.replaces(token)
         try:

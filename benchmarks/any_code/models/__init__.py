@@ -1,5 +1,12 @@
 """The models of the list, by what they were made for."""
 
-from benchmarks.any_code.models import language, recurrent, sets, vision
+from benchmarks.any_code.models import diffusion, language, pyramids, recurrent, sets, vision
 
-MODELS = (*language.MODELS, *recurrent.MODELS, *sets.MODELS, *vision.MODELS)
+MODELS = (
+    *language.MODELS,
+    *recurrent.MODELS,
+    *sets.MODELS,
+    *vision.MODELS,
+    *pyramids.MODELS,
+    *diffusion.MODELS,
+)

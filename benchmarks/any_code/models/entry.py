@@ -1,7 +1,7 @@
 """``Model``: one model of a public package, and where its tokens are."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +26,9 @@ class Model:
         axes: the axes of the source along which its tokens lie.
         sample: the axis of its samples; None if there is none.
         ends: patterns of paths of the modules at which tokens end: pooling, merging, heads.
+        further: paths of the modules that make fewer tokens of these, in running order, as between
+            the stages of a pyramid, each with its axes. They are sources of their own, and the
+            tokens of one source end at the next.
     """
 
     package: str
@@ -37,11 +40,21 @@ class Model:
     axes: tuple[int, ...] = (1,)
     sample: int | None = 0
     ends: Sequence[str] = field(default=())
+    further: Sequence[tuple[str, tuple[int, ...]]] = field(default=())
 
     @property
     def key(self) -> str:
         """What names the model in the record."""
         return f"{self.package}: {self.name}"
+
+    def stages(self) -> "list[Model]":
+        """This model once for every source, with the ends of the tokens of that source."""
+        sources = ((self.source, self.axes), *self.further)
+        nexts = (*((path,) for path, _ in self.further), ())
+        return [
+            replace(self, source=source, axes=axes, ends=(*self.ends, *after), further=())
+            for (source, axes), after in zip(sources, nexts, strict=True)
+        ]
 
 
 def get(where: str) -> Any:
