@@ -1,6 +1,6 @@
 """The models of the list, by what they were made for."""
 
-from benchmarks.any_code.models import diffusion, language, pyramids, recurrent, sets, vision
+from benchmarks.any_code.models import audio, diffusion, language, pyramids, recurrent, sets, vision
 
 MODELS = (
     *language.MODELS,
@@ -9,4 +9,5 @@ MODELS = (
     *vision.MODELS,
     *pyramids.MODELS,
     *diffusion.MODELS,
+    *audio.MODELS,
 )
