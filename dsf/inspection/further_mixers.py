@@ -254,7 +254,7 @@ def probed(
                 both = f"'{alike[0]}' and '{alike[1]}'"
                 found.failed[path] = f"It was not probed, since {both} of its class could not be"
             continue
-        here, failed = Further(), ""
+        here, failed, budget.is_short = Further(), "", False
         for invocation, held in one.runs:
             call = call_of(path, invocation)
             worth = partial(share_of_probed, invocation, held)
@@ -264,7 +264,7 @@ def probed(
                 _probe(call, held, prober, limits, here, least=least)
             except InspectionError as error:
                 failed = f"It was probed, but {str(error).rstrip('.')}"
-        if failed:
+        if failed and not budget.is_short:
             alike.append(path)
         if not (one.is_read and failed):
             found.add(here)

@@ -234,6 +234,13 @@ class Recording:
             memories = ((v, now.get(v.memory, self.numbers[v.memory])) for v in wanted)
             return {value: value.within(memory).clone() for value, memory in memories}
 
+    def length(self, exchanged: Iterable[Value], wanted: Iterable[Value]) -> int:
+        """How many operations a replay runs."""
+        made = self.made_of(exchanged)
+        needed = self._needed_for(frozenset(value.memory for value in wanted))
+        reads = (self.operations[number].reads for number in needed)
+        return sum(any(read.memory in made for read in each) for each in reads)
+
     def _needed_for(self, memories: frozenset[int]) -> list[int]:
         """The operations that some versions of memory are made by, in running order."""
         if memories not in self._needed:

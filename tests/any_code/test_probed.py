@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import silu, softplus
 
 import dsf
-from dsf.inspection import InspectionError, NothingCapturedError
+from dsf.inspection import InspectionError, NothingCapturedError, further_mixers
 from tests.any_code import modules
 from tests.any_code.modules import MIXERS, SIZE, WIDTH, Beside, drawn, tokens
 
@@ -295,13 +295,13 @@ def test_a_map_above_the_budget_is_listed_with_what_it_takes():
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.filter = nn.Conv1d(40, 40, 3, padding=1)
+            self.filter = nn.Conv1d(100, 100, 3, padding=1)
 
         def forward(self, x):
             return self.filter(x)
 
-    x = tokens(1, 40, 50)
-    with pytest.raises(NothingCapturedError, match="2000 forward passes"):
+    x = tokens(1, 100, 50)
+    with pytest.raises(NothingCapturedError, match="5000 forward passes"):
         dsf.inspect(drawn(Mixed()), x)
 
 
@@ -394,3 +394,29 @@ def test_a_mixer_behind_another_of_the_same_module_is_found():
     expected = LOWER.expand(SIZE, 1, -1, -1)
     torch.testing.assert_close(inspection["Twice"].map(), expected)
     assert inspection.unsupported == ()
+
+
+def test_cheap_maps_are_measured_though_others_of_their_class_are_too_large(monkeypatch):
+    monkeypatch.setattr(further_mixers, "EACH", 64)
+
+    class Convolutions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide = nn.ModuleList(nn.Conv1d(40, 40, 3, padding=1) for _ in range(2))
+            self.narrow, self.last = nn.Linear(40, 16), nn.Conv1d(16, 16, 3, padding=1)
+            self.norm = nn.LayerNorm(16)
+
+        def forward(self, x):
+            for one in self.wide:
+                x = one(x.mT).mT.relu()
+            return self.norm(self.last(self.narrow(x).mT).mT)
+
+    model = drawn(Convolutions())
+    (layer,) = found = dsf.inspect(model, tokens(1, 8, 40, seed=1))
+    assert [part.name for part in found.unsupported] == ["wide.0", "wide.1"]
+    assert layer.is_exact
+    steps = torch.arange(8)
+    lag = steps - steps[:, None] + 1
+    weight = model.last.weight.detach().double()[..., lag.clamp(0, 2)]
+    expected = torch.where((lag >= 0) & (lag <= 2), weight, 0.0)
+    torch.testing.assert_close(layer.map()[0], expected)

@@ -339,6 +339,11 @@ class Driven:
         return self.recording.replay(self.with_response(lambda _: response), [wanted])[wanted]
 
     @property
+    def operations(self) -> int:
+        """How many operations run in a replay from the values to the response."""
+        return self.recording.length(self._values, self._responses)
+
+    @property
     def has_own_rows(self) -> bool:
         """Whether row i of the map is the token of column i."""
         return self.value.fits(self.response)

@@ -41,6 +41,8 @@ class StoredMap(GivenWeights):
 
 
 FAMILY = "probed"
+FEW_OPERATIONS = 4
+"""A replay of fewer operations, such as of one convolution, counts as a part of a pass."""
 AXES = {0: ("sample", "output", "input"), 1: ("sample", "channel")}
 
 
@@ -70,32 +72,44 @@ class Budget:
     """How many forward passes of single modules may be spent, and what was spent of them.
 
     Attributes:
-        numbers: the most numbers that one map may hold.
+        numbers: the most numbers that one map may hold; all maps together hold twice as many.
+        is_short: whether a map was refused because of it.
     """
 
     each: int = MOST_PASSES
     together: int = MOST_PASSES**2
     numbers: int = MOST_PASSES**2
-    spent: int = 0
+    spent: float = 0.0
+    stored: int = 0
+    is_short: bool = False
 
-    def check(self, cost: int, size: int) -> None:
+    def check(self, passes: int, operations: int, size: int) -> None:
+        """Raise an error if passes of so many operations, or a map of a size, are too much."""
+        self.is_short = True
+        cost = passes * share_of_pass(operations)
         if cost > self.each:
             raise UnreadableError(
-                f"its map would take {cost} forward passes of it, more than the {self.each} that "
+                f"its map would take {passes} forward passes of it, more than the {self.each} that "
                 "are made unasked; pass probe=(path,) to make them, or name ports between which "
                 "channels do not mix"
             )
         if self.spent + cost > self.together:
             raise UnreadableError(
-                f"its map would take {cost} forward passes of it, but of the {self.together} that "
-                f"are made unasked for all modules together {self.spent} are spent; pass "
+                f"its map would take {passes} forward passes of it, but of the {self.together} "
+                f"that are made unasked for all modules together {self.spent:.0f} are spent; pass "
                 "probe=(path,) to make them"
             )
-        if size > self.numbers:
+        if size > self.numbers or self.stored + size > 2 * self.numbers:
             raise UnreadableError(
                 f"its map would hold {size} numbers, more than the {self.numbers} that are "
                 "measured unasked; pass probe=(path,) to measure it, or a shorter input"
             )
+        self.is_short, self.stored = False, self.stored + size
+
+
+def share_of_pass(operations: int) -> float:
+    """How much of a forward pass a replay of so many operations counts as."""
+    return min(operations / FEW_OPERATIONS, 1.0)
 
 
 class Prober:
@@ -124,7 +138,8 @@ class Prober:
         self.driven, rounding = self._chosen(layer)
         values, _, _ = self.driven.original()
         self._linear = read_off(self.driven, values, rounding=rounding)
-        self._budget.spent += self.driven.passes
+        share = share_of_pass(self.driven.operations)
+        self._budget.spent += self.driven.passes * share
         if self._probe.value is not None and not _mixes(self.driven, self._linear, rounding):
             value, response = self.driven.ports.names
             raise UnreadableError(
@@ -202,7 +217,7 @@ class Prober:
                 return self._found(layer, replace(again, with_heads=own), response)
         samples, tokens, channels = driven.value.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
-        self._budget.check(found.cost, samples * tokens * tokens * maps)
+        self._budget.check(found.cost, driven.operations, samples * tokens * tokens * maps)
         self._known[type(layer.module)] = found.ports
         return driven
 
