@@ -426,7 +426,7 @@ def _look_for_missed(
     at = {operation.number: operation for operation in tape.operations}
     held = {one.end[0]: {one.end[1]: at[one.end[0]].output[one.end[1]]} for one in whole}
     masks: list[list[list[Tensor]]] = []
-    columns: dict[str, list[Tensor]] = {}
+    columns: dict[Located, list[Tensor]] = {}
     for token in _tokens(subject):
         again = Tape(watched={one.site[0] for one in located}, held=held)
         watch = Watch(again, hidden, subject.entry.ends, subject.entry.source)
@@ -442,12 +442,12 @@ def _look_for_missed(
             if clean.ended_at is None or one.site[0] < clean.ended_at:
                 now = next(o for o in again.operations if o.number == one.site[0])
                 change = one.values_in(now).double() - one.values_in(at[one.site[0]])
-                columns.setdefault(one.claim.name, []).append(change.flatten())
+                columns.setdefault(one, []).append(change.flatten())
     found.missed += _overlaps(clean.events, masks)
     for one in located:
         if any(_holds(path, one.claim.path) for path in listed):  # tokens may meet before it there
             continue
-        wrong = _not_tokens(one, columns.get(one.claim.name, []))
+        wrong = _not_tokens(one, columns.get(one, []))
         if wrong:
             found.wrong[one.claim.name] = wrong
 

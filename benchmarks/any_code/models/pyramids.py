@@ -550,6 +550,7 @@ MODELS = (
         "stages.0.0",
         "stages.1.0",
         "stages.2.0",
+        "stages.3.0",
         inputs=LARGE,
         width_list=[8, 8, 16, 16, 16],
         depth_list=[1, 1, 1, 1, 1],
