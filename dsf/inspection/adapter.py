@@ -79,7 +79,6 @@ class Adapter:
         stored: the weights behind the map of one head or channel, given the module, the arguments
             of its call and the number of the head; None if ``StoredLayer`` has no such kind.
         tolerance: the largest relative error allowed when the model runs in float64 throughout.
-        advice: for each family with a known defect, what to do when its output is not reproduced.
     """
 
     families: Mapping[str, str]
@@ -99,7 +98,6 @@ class Adapter:
     rewrites_weights: bool = False
     stored: Callable[[Any, Mapping[str, Any], int], StoredLayer] | None = None
     tolerance: float = 1e-12
-    advice: Mapping[str, str] = field(default_factory=dict)
 
     def finished(self, layer: Captured, mixer: Any, mixed: Tensor) -> Tensor:
         """The module's output, from the response of its mixer."""

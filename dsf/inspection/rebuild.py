@@ -28,10 +28,7 @@ from dsf.inspection.capture.calls import (
     Invocation,
     Through,
     Weights,
-    bound,
-    copied,
     first_numbers,
-    given_to,
 )
 from dsf.inspection.capture.containers import (
     DiskStore,
@@ -66,41 +63,6 @@ from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
 from dsf.inspection.widened import can_be_widened, widened
 from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows, whole_rows
 from dsf.systems.system import System
-
-ROUNDING = 1e-12
-"""What may move by rounding in float64, relative."""
-
-
-def check_tokens_stay_apart(call: Call, takes: str) -> None:
-    """Raise if hooks of a module mix tokens before its ``forward``, which is what a map is of."""
-    invocation = call.invocation
-    if invocation is None or not invocation.is_prepared:
-        return
-    given = in_float64((invocation.args, invocation.kwargs))
-    tokens = bound(call.module.forward, *given).get(takes)
-    if not isinstance(tokens, Tensor) or tokens.ndim < 3 or tokens.shape[1] < 2:
-        return
-    place, new, prepared = tokens.shape[1] // 2, tokens.clone(), []
-    new[:, place] += tokens.abs().mean() + 1
-    twin = double_copy(call.module)  # of which the hooks before its forward run, and nothing else
-    forward = twin.forward
-    twin._forward_hooks.clear()
-    twin.forward = lambda *args, **kwargs: prepared.append(bound(forward, args, kwargs).get(takes))
-    for args, kwargs in (given, mapped(given, lambda part: new if part is tokens else part)):
-        with torch.no_grad(), in_double():
-            twin(*args, **kwargs)
-    before, after = prepared
-    if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == tokens.shape:
-        moved = (after - before).abs()
-        moved[:, place] = 0
-        if moved.max() <= ROUNDING * before.abs().max():
-            return
-    raise UnreadableError(
-        f"{call.name}: hooks mix tokens before its forward pass is given them, so that the map of "
-        "the module is only a part of what it does to tokens. Inspect the model without these "
-        "hooks, or pass probe=... with the path of the module"
-    )
-
 
 EVERY = 256
 """So many rows are all multiplied out."""
@@ -221,19 +183,8 @@ def _run_again(
     if renew is not None:
         with in_double():
             renew(twin)
-    prepared: dict[str, Any] = {}
-    if invocation.is_prepared:  # hooks of the copy prepare it again, in float64
-
-        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            prepared.update(in_float64(copied(given_to(twin, args, kwargs))))
-
-        handle = twin.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        output, draws = _run(twin, invocation)
-    finally:
-        if invocation.is_prepared:
-            handle.remove()
-    arguments = prepared or in_float64(dict(call.arguments))
+    output, draws = _run(twin, invocation)
+    arguments = in_float64(dict(call.arguments))
     return replace(call, arguments=arguments, output=output, draws=draws)
 
 
@@ -439,7 +390,7 @@ class LayerComparison:
             raise ReconstructionError(_not_finite(layer))
         rounding = self._rounding()
         if not formula <= self.tolerance:
-            words = _worded(layer, adapter, formula, self.tolerance, self.compared_with)
+            words = _worded(layer, formula, self.tolerance, self.compared_with)
             raise ReconstructionError(words, formula)
         own = getattr(mixer, "axes", adapter.axes)
         axes = own if layer.maps is None else layer.maps.axes
@@ -553,8 +504,12 @@ def _warn_of_rounding(
 
 def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
-    if call.through is Through.MODULE:
-        check_tokens_stay_apart(call, adapter.takes)
+    if call.through is Through.MODULE and call.invocation and call.invocation.is_changed:
+        raise UnreadableError(
+            f"{call.name}: hooks change what its forward pass is given, so that its map is not all "
+            "that the module does to what it is called with. Inspect the model without these "
+            "hooks, or have them change the output of what runs before"
+        )
     if limits.guarded and adapter.renew is None:
         return call, IN_DOUBLE, True
     if call.invocation is not None and not adapter.rewrites_weights:
@@ -604,7 +559,7 @@ def whole_layer(layer: Captured, adapter: Adapter, mixer: Any, tolerance: float)
         return _with_stages(layer, adapter, mixer, layer.output)
     whole, error = whole_and_error(layer, adapter, mixer)
     if not error <= tolerance:
-        raise ReconstructionError(_worded(layer, adapter, error, tolerance), error)
+        raise ReconstructionError(_worded(layer, error, tolerance), error)
     return whole
 
 
@@ -736,7 +691,6 @@ def _not_finite(layer: Captured) -> str:
 
 def _worded(
     layer: Captured,
-    adapter: Adapter,
     error: float,
     tolerance: float,
     compared_with: str = IN_DOUBLE,
@@ -753,7 +707,6 @@ def _worded(
     return (
         f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, "
         f"above the tolerance of {tolerance:.0e}. Its map would not be the layer's: the "
-        "module does not compute what its family does, in this release or after a change to it. "
-        "Read it with an adapter of its own, or report it. "
-        f"{adapter.advice.get(layer.family, '')}"
-    ).rstrip()
+        "module does not compute what its family does, in this release of its library or after a "
+        "change to it. Upgrade the library, read it with an adapter of its own, or report it."
+    )

@@ -36,11 +36,6 @@ def reason(error: Exception) -> str:
     return shown(f"{first} {more[0].strip()}" if first.endswith(":") and more else first)
 
 
-def check_torch() -> None:
-    """Raise LoadError if torch is older than 2.11, which closed holes in its readers."""
-    _library("torch", (2, 11), "torch", "reading untrusted weights")
-
-
 def model_library() -> Any:
     """Return the ``transformers`` module; raise LoadError if it is missing or older than 5.3."""
     return _library("transformers", (5, 3), "dsf-toolkit[hf]", "reading a model")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dsf.loading.building import blueprint, build, fingerprint, read_weights, skeleton
-from dsf.loading.errors import LoadError, check_torch, listed
+from dsf.loading.errors import LoadError, listed
 from dsf.loading.folder import ModelFolder, gguf_file, read_settings, snapshot, weight_files
 from dsf.loading.gguf_files import gguf_blueprint, read_gguf, read_gguf_weights
 from dsf.loading.tokenizer import folder_tokenizer, gguf_tokenizer
@@ -72,7 +72,6 @@ def load_model(
     Raises:
         LoadError: a file was refused, is missing, or disagrees with another one.
     """
-    check_torch()
     place = _located(path_or_id, revision, offline)
     if isinstance(place, Path):
         if mapped:

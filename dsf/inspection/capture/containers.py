@@ -200,18 +200,23 @@ def lent(given: Any) -> Any:
 
 
 def _lent(part: Any, known: dict[int, Any]) -> Any:
-    inside = _held(part, set())
-    for one in inside:
-        known.setdefault(id(one), one.detach().clone() if isinstance(one, Tensor) else one)
     try:
-        return copy.deepcopy(part, known)
+        return _deeply(part, lambda one: one.detach().clone(), known)
     except Exception as error:
-        if not any(isinstance(one, Tensor) for one in inside):
+        if not any(isinstance(one, Tensor) for one in _held(part, set())):
             return part
         raise InspectionError(
             f"an input of the type {type(part).__name__} cannot be copied ({error}), so that every "
             "run would start from what the one before left in it."
         ) from error
+
+
+def _deeply(part: Any, each: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:
+    """A copy of an object with ``each`` of its tensors and the same modules."""
+    for one in _held(part, set()):
+        if id(one) not in known:
+            known[id(one)] = each(one) if isinstance(one, Tensor) else one
+    return copy.deepcopy(part, known)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -275,10 +280,8 @@ def is_holder(value: Any) -> bool:
 
 def with_tensors(holder: Any, each: Callable[[Tensor], Tensor]) -> Any:
     """A copy of an object with ``each`` of its tensors; the object itself if it has no copy."""
-    inside = _held(holder, set())
-    known = {id(one): each(one) if isinstance(one, Tensor) else one for one in inside}
     try:
-        return copy.deepcopy(holder, known)
+        return _deeply(holder, each, {})
     except Exception:  # an object of somebody else, such as a handle of a file
         return holder
 
@@ -310,31 +313,9 @@ def mapped(
     if type(value) is dict:
         return {name: mapped(part, each, inside) for name, part in value.items()}
     if is_cache(value):
-        return _copied(value, inside or each, {})
+        return _deeply(value, inside or each, {})
     return with_tensors(value, inside or each) if is_holder(value) else value
 
 
 def own_caches(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
     return mapped(value, lambda part: part, each)
-
-
-def _copied(part: Any, each: Callable[[Tensor], Tensor], known: dict[int, Any]) -> Any:
-    """A cache in the state that it is in now."""
-    # What it holds besides tensors, lists and further caches, such as a configuration, it shares.
-    if id(part) in known:
-        return known[id(part)]
-    made: Any = part
-    if isinstance(part, Tensor):
-        made = each(part)
-    elif isinstance(part, list | tuple) and type(part) in (list, tuple):
-        made = type(part)(_copied(one, each, known) for one in part)
-    elif isinstance(part, dict):
-        made = copy.copy(part)
-        for name, one in part.items():
-            made[name] = _copied(one, each, known)
-    elif is_cache(part):
-        made = known[id(part)] = copy.copy(part)
-        for name, one in vars(part).items():
-            vars(made)[name] = _copied(one, each, known)
-    known[id(part)] = made
-    return made

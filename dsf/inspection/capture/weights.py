@@ -6,7 +6,7 @@ was read has to reproduce the module on other inputs; otherwise the module is re
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -97,14 +97,18 @@ def unpacked(module: nn.Module, path: str) -> nn.Linear:
 def _unpacked(module: Any, path: str) -> nn.Linear:
     if not hasattr(module, "in_features") or not hasattr(module, "out_features"):
         raise _refused(module, path, "it does not say how many features it takes and gives")
-    run = _Run(module)
-    bias = _bias(module, run)
+    run = _own_pass(module)
     tried: list[float] = []
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(8, module.in_features, generator=rng, dtype=torch.float64)
+    given, output = run(rows)
+    bias = _bias(module, run)
     for weight in _weights(module, run):
         if weight.shape != (module.out_features, module.in_features):
             continue
         made = _linear(weight, bias)
-        tried.append(run.difference(made))
+        apart = (output - made(given)).abs().max() / output.abs().max()
+        tried.append(float(apart) if bool(apart.isfinite()) else float("inf"))
         if tried[-1] <= LIMIT:
             return made
     if not tried:
@@ -112,48 +116,38 @@ def _unpacked(module: Any, path: str) -> nn.Linear:
     raise _refused(module, path, f"what it dequantises to is off by {min(tried):.1e} relative")
 
 
-class _Run:
+Pass = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From rows to what a module took of them, and to what it returned, both in float64."""
+
+
+def _own_pass(module: Any) -> Pass:
     """The module's own forward pass, in the first number type that it takes."""
+    parts = (*module.parameters(), *module.buffers())
+    device = next((part.device for part in parts), torch.device("cpu"))
+    for dtype in TRIED:
+        try:
+            module.forward(torch.zeros(1, module.in_features, dtype=dtype, device=device))
+        except (RuntimeError, TypeError, ValueError):
+            continue
+        break
 
-    def __init__(self, module: nn.Module):
-        self._module: Any = module
-        parts = (*module.parameters(), *module.buffers())
-        self._device = next((part.device for part in parts), torch.device("cpu"))
-        self._dtype = self._accepted()
+    def run(rows: Tensor) -> tuple[Tensor, Tensor]:
+        given = rows.to(dtype).to(device)
+        output = module.forward(given)
+        output = in_float64(output[0] if isinstance(output, tuple) else output)
+        return in_float64(given).to(output.device), output
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        output = self._module.forward(rows.to(self._dtype).to(self._device))
-        return in_float64(output[0] if isinstance(output, tuple) else output)
-
-    def _accepted(self) -> torch.dtype:
-        for dtype in TRIED[:-1]:
-            try:
-                row = torch.zeros(1, self._module.in_features, dtype=dtype, device=self._device)
-                self._module.forward(row)
-            except (RuntimeError, TypeError, ValueError):
-                continue
-            return dtype
-        return TRIED[-1]
-
-    def difference(self, made: nn.Linear) -> float:
-        """Of a linear map from the module, relative, on rows of normal numbers."""
-        rng = torch.Generator().manual_seed(0)
-        rows = torch.randn(8, made.in_features, generator=rng, dtype=torch.float64)
-        rows = rows.to(self._dtype).double()
-        output = self(rows)
-        apart = (output - made(rows.to(output.device))).abs().max() / output.abs().max()
-        return float(apart) if bool(apart.isfinite()) else float("inf")
+    return run
 
 
-def _weights(module: Any, run: _Run) -> Iterator[Tensor]:
+def _weights(module: Any, run: Pass) -> Iterator[Tensor]:
     """What the module may dequantise to, ``output input``, each only when the last one failed."""
     said = _said(module)
     if said is not None:
         yield said
         yield said.mT
     rows = torch.eye(module.in_features, dtype=torch.float64)
-    zero = run(torch.zeros(1, module.in_features, dtype=torch.float64))
-    yield (run(rows) - zero).mT
+    yield (run(rows)[1] - run(torch.zeros_like(rows[:1]))[1]).mT
 
 
 def _said(module: Any) -> Tensor | None:
@@ -172,15 +166,15 @@ def _said(module: Any) -> Tensor | None:
     return None
 
 
-def _bias(module: Any, run: _Run) -> Tensor | None:
-    bias = getattr(module, "bias", run)
-    if callable(bias) and not isinstance(bias, Tensor | _Run):
+def _bias(module: Any, run: Pass) -> Tensor | None:
+    bias: Any = getattr(module, "bias", run)
+    if callable(bias) and bias is not run and not isinstance(bias, Tensor):
         bias = bias()
     if isinstance(bias, Tensor) and bias.is_floating_point():
         return in_float64(bias)
     if bias is None:
         return None
-    return run(torch.zeros(1, module.in_features, dtype=torch.float64)).squeeze(0)
+    return run(torch.zeros(1, module.in_features, dtype=torch.float64))[1].squeeze(0)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

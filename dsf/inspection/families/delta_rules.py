@@ -29,94 +29,156 @@ from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure, key_head
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import shared
-from dsf.inspection.whole.stages import Chain, Scale
+from dsf.inspection.whole.stages import Chain, Project, Scale
 from dsf.mixers import Comba, DeltaNet, GatedDeltaNet, GatedDeltaProduct, KimiDeltaAttention
 
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+IN_TRANSFORMERS = shared.of_transformers(
+    qwen3_next="Qwen3NextGatedDeltaNet",
+    qwen3_5="Qwen3_5GatedDeltaNet",
+    qwen3_5_moe="Qwen3_5MoeGatedDeltaNet",
+    qwen4_exp="Qwen4ExpTextGatedDeltaNet",
+    lara_mini="LaraMiniGatedDeltaNet",
+    olmo_hybrid="OlmoHybridGatedDeltaNet",
+)
+KIMI_IN_TRANSFORMERS = shared.of_transformers(
+    kimi_linear="KimiLinearDeltaAttention",
+    bailing_hybrid="BailingHybridDeltaAttention",
+    glm5_next="Glm5NextTextLinearAttention",
+)
+OURS = {*IN_TRANSFORMERS.values(), *KIMI_IN_TRANSFORMERS.values()}
 
 
-def _read_gated(layer: Captured) -> GatedDeltaNet:
-    module, weights, x = layer.module, layer.weights, _seen(layer)
-    if hasattr(layer.module, "in_proj_qkvz"):  # ordered by key head: q, k, then v and z
-        qkv = torch.cat(_by_kind(layer, layer.project("in_proj_qkvz", x))[:3], dim=-1)
-        ba = layer.project("in_proj_ba", x).unflatten(-1, (module.num_k_heads, 2, -1))
-        b, a = (part.flatten(-2) for part in ba.unbind(-2))
-    elif hasattr(layer.module, "in_proj_qkv"):
-        qkv, b, a = (layer.project(f"in_proj_{part}", x) for part in ("qkv", "b", "a"))
-    else:
-        qkv, b, a = _joined(layer, x), layer.project("b_proj", x), layer.project("a_proj", x)
-    sizes = [module.key_dim, module.key_dim, module.value_dim]
-    if "conv1d.weight" in weights:
-        qkv = shared.convolution(layer, "conv1d")(qkv)
-    else:  # in olmo_hybrid until 5.8
-        named = zip("qkv", qkv.split(sizes, dim=-1), strict=True)
-        qkv = torch.cat(
-            [shared.convolution(layer, f"{n}_conv1d")(part) for n, part in named], dim=-1
-        )
-    query, key, value = shared.activation(layer)(qkv).split(sizes, dim=-1)
-    query, key = (
-        shared.shared_by(shared.by_head(part, module.num_k_heads), module.num_v_heads)
-        for part in (query, key)
-    )
-    epsilon = getattr(module, "unit_epsilon", shared.UNIT_EPSILON)
-    rate = b.sigmoid() * (2 if getattr(module, "allow_neg_eigval", False) else 1)
-    return GatedDeltaNet(
-        query=shared.unit_length(query, epsilon=epsilon) * module.head_k_dim**-0.5,
-        key=shared.unit_length(key, epsilon=epsilon),
-        value=shared.by_head(value, module.num_v_heads),
-        rate=rate.mT,
-        log_decay=_decay_of_heads(layer, a),
+def _delta_net(layer: Captured) -> DeltaNet:
+    return DeltaNet(**_parts(layer))
+
+
+def _gated(layer: Captured) -> GatedDeltaNet:
+    log_decay, initial = _decay_of_heads(layer), shared.state_before(layer)
+    return GatedDeltaNet(log_decay=log_decay, initial=initial, **_parts(layer))
+
+
+def _kimi(layer: Captured) -> KimiDeltaAttention:
+    gate, path, names = layer.module, "", ("f_proj", "f_proj.0", "f_proj.1")
+    if layer.family in OURS:
+        gate, path = gate.forget_gate, "forget_gate."
+        names = ("f_proj", "f_a_proj", "f_b_proj")
+    raw = shared.through(layer, _seen(layer), *(f"{path}{name}" for name in names))
+    heads, speed = shared.heads_of(layer), layer.weights[f"{path}A_log"].exp().view(-1, 1, 1)
+    raw = shared.by_head(raw + layer.weights[f"{path}dt_bias"], heads)
+    bound = getattr(gate, "lower_bound", getattr(gate, "safe_gate_lower_bound", None))
+    if layer.family == "bailing_hybrid" and not gate.safe_gate:
+        bound = None
+    return KimiDeltaAttention(
+        log_decay=-speed * softplus(raw) if bound is None else bound * (speed * raw).sigmoid(),
         initial=shared.state_before(layer),
+        **_parts(layer),
     )
+
+
+def _parts(layer: Captured) -> dict[str, Tensor]:
+    """Query, key, value and rate; delta_net of fla has further settings."""
+    module, heads, x = layer.module, shared.heads_of(layer), _seen(layer)
+    kind = getattr(module, "qk_activation", "silu")
+    bare = "silu" if kind == "silu" else "linear"
+    pair = [shared.shared_by(_stream(layer, part, bare=bare), heads) for part in "qk"]
+    if kind == "relu":
+        pair = [part.relu() for part in pair]
+    elif kind == "elu":
+        pair = [elu(part) + 1 for part in pair]
+    if getattr(module, "qk_norm", "l2") == "sum":
+        query, key = (part / part.sum(-1, keepdim=True) for part in pair)
+    else:
+        epsilon = getattr(module, "unit_epsilon", shared.UNIT_EPSILON)
+        query, key = (shared.unit_length(part, epsilon=epsilon) for part in pair)
+    if getattr(module, "use_beta", True):
+        rate = _of_heads(layer, "b").sigmoid().mT
+    else:
+        rate = torch.ones(len(x), heads, x.shape[1], dtype=x.dtype, device=x.device)
+    return {
+        "query": query * query.shape[-1] ** -0.5,
+        "key": key,
+        "value": _stream(layer, "v"),
+        "rate": 2 * rate if getattr(module, "allow_neg_eigval", False) else rate,
+    }
+
+
+def _decay_of_heads(layer: Captured) -> Tensor:
+    raw = _of_heads(layer, "a") + layer.weights["dt_bias"]
+    return (-layer.weights["A_log"].exp() * softplus(raw)).mT
+
+
+def _of_heads(layer: Captured, part: str) -> Tensor:
+    """A projection with a number for every value head: ``a`` of the decay, ``b`` of the rate."""
+    x = _seen(layer)
+    if hasattr(layer.module, "in_proj_ba"):
+        both = layer.project("in_proj_ba", x).unflatten(-1, (layer.module.num_k_heads, 2, -1))
+        return both[..., "ba".index(part), :].flatten(-2)
+    name = f"in_proj_{part}"
+    return layer.project(name if hasattr(layer.module, name) else f"{part}_proj", x)
+
+
+def _seen(layer: Captured) -> Tensor:
+    if layer.family not in OURS:
+        return shared.hidden(layer)
+    return shared.masked(layer, layer.arguments["hidden_states"])
+
+
+def _stream(layer: Captured, part: str, *, bare: str = "silu") -> Tensor:
+    """Queries, keys or values in heads, through their convolution and activation."""
+    if layer.family not in OURS:
+        return shared.stream(layer, part, bare=bare)
+    flat = shared.activation(layer)(_linear(layer, part)(layer.arguments["hidden_states"]))
+    heads = shared.heads_of(layer)
+    keys = getattr(layer.module, "num_k_heads", heads)
+    return shared.by_head(flat, heads if part == "v" else keys)
+
+
+def _linear(layer: Captured, part: str) -> Chain:
+    """Mask, projection and convolution of queries, keys or values in transformers."""
+    rows = _rows(layer, part)
+    if hasattr(layer.module, f"{part}_conv1d"):  # in olmo_hybrid until 5.8
+        filtered = shared.convolution(layer, f"{part}_conv1d")
+    else:
+        size = len(rows.weight)
+        channels = {"q": slice(size), "k": slice(size, 2 * size), "v": slice(-size, None)}[part]
+        filtered = shared.convolution(layer, "conv1d", channels)
+    return Chain((*shared.masking(layer, layer.arguments["hidden_states"]), rows, filtered))
+
+
+def _rows(layer: Captured, part: str) -> Project:
+    """The projection of queries, keys, values or (``z``) the output gate."""
+    module = layer.module
+    if hasattr(module, "in_proj_qkvz"):  # ordered by key head: q, k, then v and z
+        heads, keys = module.num_k_heads, module.head_k_dim
+        sizes = [keys, keys, *[module.value_dim // heads] * 2]
+
+        def picked(qkvz: Tensor) -> Tensor:
+            by_kind = qkvz.unflatten(-1, (heads, -1)).split(sizes, dim=-1)
+            return by_kind["qkvz".index(part)].flatten(-2)
+
+        return shared.some_rows(layer, "in_proj_qkvz", picked)
+    if part == "z":
+        return layer.projection("in_proj_z")
+    if hasattr(module, "in_proj_qkv"):
+        widths, place = [module.key_dim, module.key_dim, module.value_dim], "qkv".index(part)
+        return shared.some_rows(layer, "in_proj_qkv", lambda qkv: qkv.split(widths, dim=-1)[place])
+    return layer.projection(f"{part}_proj")
 
 
 def _enter(layer: Captured) -> Chain:
     x = layer.arguments["hidden_states"]
-    if hasattr(layer.module, "in_proj_qkvz"):
-        rows = shared.some_rows(layer, "in_proj_qkvz", lambda qkvz: _by_kind(layer, qkvz)[2])
-    elif hasattr(layer.module, "in_proj_qkv"):
-        rows = shared.some_rows(
-            layer, "in_proj_qkv", lambda qkv: qkv[..., 2 * layer.module.key_dim :]
-        )
-    else:
-        rows = layer.projection("v_proj")
-    if hasattr(layer.module, "v_conv1d"):
-        filtered = shared.convolution(layer, "v_conv1d")
-    else:
-        filtered = shared.convolution(layer, "conv1d", slice(-len(rows.weight), None))
-    return shared.activated(
-        (*shared.masking(layer, x), rows, filtered), shared.activation(layer), x
-    )
+    return shared.activated(_linear(layer, "v"), shared.activation(layer), x)
 
 
 def _leave(layer: Captured, response: Tensor) -> Chain:
-    x = _seen(layer)
-    if hasattr(layer.module, "in_proj_qkvz"):
-        gate = _by_kind(layer, layer.project("in_proj_qkvz", x))[3]
-    elif hasattr(layer.module, "in_proj_z"):
-        gate = layer.project("in_proj_z", x)
+    x, is_joint = _seen(layer), hasattr(layer.module, "out_proj")
+    if is_joint:
+        gate = _rows(layer, "z")(x)
     else:
         gate = shared.through(layer, x, "g_proj", "g_a_proj", "g_b_proj")
-    norm, out = ("o_norm", "o_proj") if hasattr(layer.module, "o_proj") else ("norm", "out_proj")
+    norm, out = ("norm", "out_proj") if is_joint else ("o_norm", "o_proj")
     factor = shared.head_norm(layer, norm, response, shared.heads_of(layer))
     return Chain((Scale(factor * shared.activation(layer, norm)(gate)), layer.projection(out)))
-
-
-def _seen(layer: Captured) -> Tensor:
-    return shared.masked(layer, layer.arguments["hidden_states"])
-
-
-def _joined(layer: Captured, x: Tensor) -> Tensor:
-    return torch.cat([layer.project(f"{part}_proj", x) for part in "qkv"], dim=-1)
-
-
-def _by_kind(layer: Captured, qkvz: Tensor) -> Inputs:
-    module = layer.module
-    heads, keys = module.num_k_heads, module.head_k_dim
-    values = module.value_dim // heads
-    parts = qkvz.unflatten(-1, (heads, -1)).split([keys, keys, values, values], dim=-1)
-    q, k, v, z = (part.flatten(-2) for part in parts)
-    return q, k, v, z
 
 
 def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer:
@@ -150,110 +212,8 @@ def _stored(module: Any, arguments: Mapping[str, Any], head: int) -> StoredLayer
     )
 
 
-FAMILIES = shared.of_transformers(
-    qwen3_next="Qwen3NextGatedDeltaNet",
-    qwen3_5="Qwen3_5GatedDeltaNet",
-    qwen3_5_moe="Qwen3_5MoeGatedDeltaNet",
-    qwen4_exp="Qwen4ExpTextGatedDeltaNet",
-    lara_mini="LaraMiniGatedDeltaNet",
-    olmo_hybrid="OlmoHybridGatedDeltaNet",
-)
-GATED = Adapter(
-    families=FAMILIES,
-    read=_read_gated,
-    enter=_enter,
-    leave=_leave,
-    advice=dict.fromkeys(FAMILIES.values(), shared.LONE_PADDING),
-    stored=_stored,
-)
-
-
-def _read_kimi(layer: Captured) -> KimiDeltaAttention:
-    module, x = layer.module, _seen(layer)
-    qkv = shared.activation(layer)(shared.convolution(layer, "conv1d")(_joined(layer, x)))
-    query, key, value = (shared.by_head(part, module.num_heads) for part in qkv.chunk(3, dim=-1))
-    raw = shared.through(
-        layer, x, "forget_gate.f_proj", "forget_gate.f_a_proj", "forget_gate.f_b_proj"
-    )
-    raw = shared.by_head(raw + layer.weights["forget_gate.dt_bias"], module.num_heads)
-    gate = module.forget_gate
-    if layer.family == "bailing_hybrid":
-        bound = gate.lower_bound if gate.safe_gate else None
-    else:
-        bound = getattr(gate, "safe_gate_lower_bound", None)
-    return KimiDeltaAttention(
-        query=shared.unit_length(query) * module.head_dim**-0.5,
-        key=shared.unit_length(key),
-        value=value,
-        rate=layer.project("b_proj", x).sigmoid().mT,
-        log_decay=_decay_of_channels(raw, layer.weights["forget_gate.A_log"], bound),
-        initial=shared.state_before(layer),
-    )
-
-
-def _decay_of_channels(raw: Tensor, log_speed: Tensor, bound: float | None) -> Tensor:
-    """The log decay of every key channel, above ``bound`` (in nats per token) if there is one."""
-    speed = log_speed.exp().view(-1, 1, 1)
-    return -speed * softplus(raw) if bound is None else bound * (speed * raw).sigmoid()
-
-
-KIMI = Adapter(
-    families=shared.of_transformers(
-        kimi_linear="KimiLinearDeltaAttention",
-        bailing_hybrid="BailingHybridDeltaAttention",
-        glm5_next="Glm5NextTextLinearAttention",
-    ),
-    read=_read_kimi,
-    enter=_enter,
-    leave=_leave,
-)
-
-
-def _delta_net(layer: Captured) -> DeltaNet:
-    return DeltaNet(**_parts(layer))
-
-
-def _gated_deltanet(layer: Captured) -> GatedDeltaNet:
-    return GatedDeltaNet(log_decay=_decay_of_heads(layer), **_parts(layer))
-
-
-def _kda(layer: Captured) -> KimiDeltaAttention:
-    raw = shared.through(layer, shared.hidden(layer), "f_proj", "f_proj.0", "f_proj.1")
-    raw = shared.by_head(raw + layer.weights["dt_bias"], shared.heads_of(layer))
-    log_decay = _decay_of_channels(raw, layer.weights["A_log"], layer.module.lower_bound)
-    return KimiDeltaAttention(log_decay=log_decay, **_parts(layer))
-
-
-def _parts(layer: Captured) -> dict[str, Tensor]:
-    """Query, key, value and rate of a layer of fla; delta_net has further settings."""
-    module, heads, x = layer.module, shared.heads_of(layer), shared.hidden(layer)
-    kind = getattr(module, "qk_activation", "silu")
-    bare = "silu" if kind == "silu" else "linear"
-    pair = [shared.shared_by(shared.stream(layer, part, bare=bare), heads) for part in "qk"]
-    if kind == "relu":
-        pair = [part.relu() for part in pair]
-    elif kind == "elu":
-        pair = [elu(part) + 1 for part in pair]
-    if getattr(module, "qk_norm", "l2") == "sum":
-        query, key = (part / part.sum(-1, keepdim=True) for part in pair)
-    else:
-        epsilon = getattr(module, "unit_epsilon", shared.UNIT_EPSILON)
-        query, key = (shared.unit_length(part, epsilon=epsilon) for part in pair)
-    if getattr(module, "use_beta", True):
-        rate = layer.project("b_proj", x).sigmoid().mT
-    else:
-        rate = torch.ones(len(x), module.num_heads, x.shape[1], dtype=x.dtype, device=x.device)
-    return {
-        "query": query * module.head_k_dim**-0.5,
-        "key": key,
-        "value": shared.stream(layer, "v", bare="silu"),
-        "rate": 2 * rate if module.allow_neg_eigval else rate,
-    }
-
-
-def _decay_of_heads(layer: Captured, raw: Tensor | None = None) -> Tensor:
-    raw = layer.project("a_proj", shared.hidden(layer)) if raw is None else raw
-    return (-layer.weights["A_log"].exp() * softplus(raw + layer.weights["dt_bias"])).mT
+GATED = Adapter(families=IN_TRANSFORMERS, read=_gated, enter=_enter, leave=_leave, stored=_stored)
+KIMI = Adapter(families=KIMI_IN_TRANSFORMERS, read=_kimi, enter=_enter, leave=_leave)
 
 
 def _comba(layer: Captured) -> Comba:
@@ -309,13 +269,13 @@ def _finish_product(layer: Captured, mixed: Tensor) -> Tensor:
 
 
 _ENDS = {"enter": partial(shared.entering, bare="silu"), "leave": shared.leaving_gated}
-GATED_DELTANET = shared.fla_adapter("gated_deltanet.GatedDeltaNet", _gated_deltanet, **_ENDS)
+GATED_DELTANET = shared.fla_adapter("gated_deltanet.GatedDeltaNet", _gated, **_ENDS)
 ADAPTERS = (
     GATED,
     KIMI,
     shared.fla_adapter("delta_net.DeltaNet", _delta_net, **_ENDS),
     GATED_DELTANET,
-    shared.fla_adapter("kda.KimiDeltaAttention", _kda, **_ENDS),
+    shared.fla_adapter("kda.KimiDeltaAttention", _kimi, **_ENDS),
     shared.fla_adapter("comba.Comba", _comba, **_ENDS),
     shared.fla_adapter(
         "gated_deltaproduct.GatedDeltaProduct", _delta_product, finish=_finish_product

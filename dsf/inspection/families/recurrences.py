@@ -253,7 +253,6 @@ _SHORT = Adapter(
     enter=_enter_short,
     leave=_leave_short,
     axes=("sample", "channel"),
-    advice=dict.fromkeys(("lfm2", "lfm2_moe"), shared.LONE_PADDING),
 )
 ADAPTERS = (MINIMAX, _XLSTM, _GRIFFIN, _SHORT)
 

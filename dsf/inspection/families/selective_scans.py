@@ -28,7 +28,6 @@ from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
-    LONE_PADDING,
     TOLERANCE,
     activated,
     activation,
@@ -172,10 +171,6 @@ ZAMBA = replace(
 CLAMPS_AT_THE_MINIMUM = {"nemotron_h", "zamba2"}
 STEPS_ALONE = "mamba2_selective_state_update"
 """The function by which newer releases of transformers take a single token on from a cache."""
-WRONG_BEFORE_5_16 = (
-    "Releases of transformers before 5.16 get this layer wrong on a CPU as soon as a sequence is "
-    "longer than one chunk, and up to 5.0 where there is padding: upgrade transformers."
-)
 
 
 def _read_mamba2(layer: Captured) -> StateSpaceDuality:
@@ -310,10 +305,6 @@ MAMBA2 = Adapter(
     enter=_enter_mamba2,
     leave=_leave_mamba2,
     stored=_stored_head,
-    advice={
-        **dict.fromkeys(("mamba2", "bamba", "falcon_h1", "granitemoehybrid"), LONE_PADDING),
-        **dict.fromkeys(("nemotron_h", "zamba2"), WRONG_BEFORE_5_16),
-    },
 )
 
 

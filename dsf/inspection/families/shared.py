@@ -26,11 +26,6 @@ from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.whole.stages import Chain, Filter, Project, Scale, Stage, secant
 
-LONE_PADDING = (
-    "Releases of transformers before 5.16 let padding through in a batch of one: leave it out, or "
-    "upgrade transformers."
-)
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
     "swish": functional.silu,

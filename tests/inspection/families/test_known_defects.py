@@ -8,11 +8,11 @@ from tests.inspection.families.tiny_models import DEFECTIVE, build, inputs, is_o
 
 pytestmark = pytest.mark.matrix
 
-ADVICE = r"'{}'.*differs by .* relative from its module in float64.*upgrade transformers"
+ADVICE = r"'{}'.*differs by .* relative from its module in float64.*Upgrade the library"
 
 
 @pytest.mark.parametrize("family", DEFECTIVE)
-def test_a_wrong_layer_is_refused_with_advice(family):
+def test_a_wrong_layer_is_refused_with_the_cure(family):
     if not is_older_than("5.16"):
         inspection = dsf.inspect(build(family).double(), **inputs())
         assert max(layer.error for layer in inspection) < 1e-12
@@ -29,7 +29,7 @@ def test_padding_of_a_single_sample_counts_for_nothing_since_5_16(family):
         alone = dsf.inspect(build(family).double(), **lone)
         assert max(layer.error for layer in alone) < 1e-12
         return
-    with pytest.raises(ReconstructionError, match="padding"):
+    with pytest.raises(ReconstructionError, match="differs"):
         dsf.inspect(build(family), strict=True, **lone)
 
 
@@ -41,7 +41,7 @@ def test_within_one_chunk_every_release_is_right(family):
 
 
 @pytest.mark.parametrize("family", DEFECTIVE)
-def test_the_advice_comes_with_any_difference(family):
+def test_the_cure_comes_with_any_difference(family):
     model = build(family, chunk_size=32)
     for module in model.modules():
         if "MambaMixer" in type(module).__name__ or "Mamba2Mixer" in type(module).__name__:
