@@ -160,7 +160,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         environment=environment(model),
         forecast=expected,
         checks=found.table,
-        decoder_tokens=decoder_texts(named, tokens, question.spell),
+        decoder_tokens=decoder_texts(named, question.spell),
     )
 
 

@@ -70,28 +70,13 @@ def with_decoder_tokens(
 
 
 def decoder_texts(
-    named: Mapping[str, Any], tokens: Sequence[Sequence[str]] | None, spell: Spell | None
+    named: Mapping[str, Any], spell: Spell | None
 ) -> tuple[tuple[str, ...], ...] | None:
-    """The texts of the decoder's tokens; None where they are not known.
-
-    Without ``spell`` a number has the text that it has among the encoder's tokens.
-    """
-    ids, given = named.get(NAME), named.get(IDS)
-    if not isinstance(ids, Tensor) or ids.ndim != 2:
+    """The texts of the decoder's tokens; None where they are not known."""
+    ids = named.get(NAME)
+    if spell is None or not isinstance(ids, Tensor) or ids.ndim != 2:
         return None
-    if spell is not None:
-        return tuple(map(tuple, spell(ids)))
-    if tokens is None or not isinstance(given, Tensor) or given.ndim != 2:
-        return None
-    pairs = {
-        pair
-        for numbers, texts in zip(given.tolist(), tokens, strict=False)
-        for pair in zip(numbers, texts, strict=False)
-    }
-    known = dict(pairs)
-    if len(known) != len(pairs) or not known.keys() >= set(ids.flatten().tolist()):
-        return None  # one number has several texts, or none
-    return tuple(tuple(known[number] for number in row) for row in ids.tolist())
+    return tuple(map(tuple, spell(ids)))
 
 
 IDS, MASK = "input_ids", "attention_mask"

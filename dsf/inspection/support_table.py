@@ -285,7 +285,7 @@ def forecast(
         samples=samples,
         largest_maps=max(maps),
         all_maps=sum(maps),
-        has_disk=device.type == "cpu" and left_of_address_space() is None,
+        has_disk=device.type in ("cpu", "meta") and left_of_address_space() is None,
     )
 
 

@@ -351,21 +351,13 @@ def _reached(model: nn.Module, name: str) -> tuple[str, nn.Module, list[str]]:
     The path is empty where the model, with its base model, lacks the whole part. Names may stand
     with the name of the base model in front or without it.
     """
-    prefix = getattr(model, "base_model_prefix", "")
-    base = getattr(model, prefix, None) if prefix else None
-    parts = name.split(".")
-    plain = parts[1:] if prefix and parts[0] == prefix else parts
-    ways: list[tuple[str, nn.Module, list[str]]] = [("", model, parts), ("", model, plain)]
-    if isinstance(base, nn.Module):
-        ways.append((f"{prefix}.", base, plain))
-    found: tuple[str, nn.Module, list[str]] = ("", model, parts)
-    for start, root, way in ways:
-        module, path, rest = root, "", way
-        while rest and isinstance(below := module._modules.get(rest[0]), nn.Module):
-            module, path, rest = below, f"{path}{rest[0]}.", rest[1:]
-        if rest and path and module is not base and len(start + path) > len(found[0]):
-            found = ((start + path).removesuffix("."), module, rest)
-    return found
+    modules = dict(model.named_modules(remove_duplicate=False))
+    prefix, parts = getattr(model, "base_model_prefix", ""), name.split(".")
+    ways = parts, parts[1:] if parts[0] == prefix else [prefix, *parts]
+    splits = [(".".join(way[:k]), way[k:]) for way in ways for k in range(1, len(way))]
+    reached = [split for split in splits if split[0] in modules and split[0] != prefix]
+    path, rest = max(reached, key=lambda split: len(split[0]), default=("", parts))
+    return path, modules[path], rest
 
 
 def _predicting_ahead(config: Any) -> int:

@@ -53,28 +53,21 @@ def test_a_loss_is_no_mixer_that_is_not_read(model, more):
     assert not dsf.inspect(model, input_ids=IDS, **more).unsupported
 
 
-def test_a_decoder_gets_texts_where_its_numbers_have_some(model):
-    found = dsf.inspect(model, input_ids=IDS, tokens=[texts_of(IDS[0].tolist())])
-    assert found.decoder_tokens == (tuple(texts_of([2, 5, 6, 7, 8, 9])),)
-    labelled = dsf.inspect(model, input_ids=IDS, tokens=[texts_of(IDS[0].tolist())], labels=LABELS)
-    assert labelled.decoder_tokens is None  # nobody said what 11, 12 and 13 are
-    ids = torch.tensor([[5, 5, 2]])
-    assert dsf.inspect(model, input_ids=ids, tokens=[["a", "b", "c"]]).decoder_tokens is None
+class Tokenizer:
+    def __len__(self):
+        return 40
+
+    def convert_ids_to_tokens(self, numbers):
+        return texts_of(numbers)
+
+    def convert_tokens_to_string(self, names):
+        return "".join(names)
 
 
 def test_a_tokenizer_gives_them_to_every_token(model):
-    class Tokenizer:
-        def __len__(self):
-            return 40
-
-        def convert_ids_to_tokens(self, numbers):
-            return texts_of(numbers)
-
-        def convert_tokens_to_string(self, names):
-            return "".join(names)
-
     found = dsf.inspect(model, input_ids=IDS, tokens=Tokenizer(), labels=LABELS)
     assert found.decoder_tokens == (tuple(texts_of([2, 11, 12, 13])),)
+    assert dsf.inspect(model, input_ids=IDS).decoder_tokens is None
 
 
 def test_the_report_and_the_picture_show_them(model, tmp_path):
@@ -83,7 +76,7 @@ def test_the_report_and_the_picture_show_them(model, tmp_path):
     from dsf.report import draw_grid
     from dsf.report.content import content
 
-    found = dsf.inspect(model, input_ids=IDS, tokens=[texts_of(IDS[0].tolist())])
+    found = dsf.inspect(model, input_ids=IDS, tokens=Tokenizer())
     layers = content(found)["layers"]
     assert [layer["row_texts"] for layer in layers] == [True, "decoder", "decoder"]
     assert [layer["key_texts"] for layer in layers] == [True, "decoder", True]
