@@ -237,10 +237,7 @@ def forecast(
     wide: bool,
     memory: float | None = None,
 ) -> Forecast | None:
-    """What an inspection on these inputs takes; None where they have no tokens.
-
-    Tokens are numbers of them, or vectors ``sample time width``.
-    """
+    """What an inspection on numbers of tokens or vectors ``sample time width`` takes; or None."""
     tensors = (part for part in (*inputs, *named.values()) if isinstance(part, Tensor))
     given = next((part for part in tensors if part.ndim >= 2), None)
     adapters = {model.get_submodule(path): adapter for path, (adapter, _) in known.items()}
@@ -295,11 +292,8 @@ CHANNELS = ("intermediate_size", "lru_width", "attention_hidden_size", "hidden_s
 
 
 def _maps(module: nn.Module, axes: tuple[str, ...]) -> int:
-    """How many maps a module has for every sample, as far as its sizes tell it; 1 if they do not.
-
-    A module that is found to keep another number is still inspected: maps are refused by their true
-    size when they are asked for.
-    """
+    """How many maps a module has for every sample, as far as its sizes tell it; else 1."""
+    # An estimate: maps are refused by their true size when they are asked for.
     is_each = "channel" in axes  # a map of each channel, of all heads together
     config = getattr(module, "config", None)
     found = [getattr(module, name, None) for name in (CHANNELS if is_each else HEADS)]

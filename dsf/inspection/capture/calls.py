@@ -220,12 +220,8 @@ def given_to(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def copied(value: Any, known: Copies | None = None) -> Any:
-    """``value`` with every tensor copied, since later code may write into the original.
-
-    Args:
-        known: copies that were made before; a tensor that was not written into since has its copy
-            there, so that a mask which all layers are given is copied once.
-    """
+    """``value`` with every tensor copied once, since later code may write into the original."""
+    # What all layers are given, such as a mask, has its copy among those that are known.
     return mapped(value, partial(copied_once, known={} if known is None else known))
 
 
@@ -248,14 +244,7 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
 def add_call(
     calls: list[Call], call: Call, where: ModuleStack, output: Any, seen: Mapping[str, Any]
 ) -> Any:
-    """Append a mixer that ran inside of the module of ``call``, with the forward pass it ran in.
-
-    Args:
-        seen: its queries, values and output.
-
-    Returns:
-        ``output``, or what the mixer is to return instead.
-    """
+    """Append a mixer that ran inside of the module of ``call``; return what it is to return."""
     call.seen = where.coordinates(**seen)
     frame = where.frame_of(call.module) if where.keeps_passes else None
     call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it

@@ -299,11 +299,7 @@ def is_cache(value: Any) -> bool:
 def mapped(
     value: Any, each: Callable[[Tensor], Tensor], inside: Callable[[Tensor], Tensor] | None = None
 ) -> Any:
-    """``value`` with ``each`` of its tensors, in containers, packed sequences, caches and objects.
-
-    Args:
-        inside: instead of ``each`` for the tensors of caches and objects.
-    """
+    """``value`` with ``each`` of its tensors, and ``inside`` of those of caches and objects."""
     if isinstance(value, Tensor):
         return each(value)
     if isinstance(value, PackedSequence):

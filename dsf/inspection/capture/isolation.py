@@ -21,12 +21,8 @@ from dsf.inspection.errors import InspectionError
 def isolated(model: nn.Module) -> Iterator[None]:
     """Run the ``with`` block in evaluation mode, without gradients or compiled code.
 
-    Afterwards, also when the run fails, the model is restored: whatever a forward pass wrote into
-    attributes, into what they hold (lists, dictionaries, objects), into buffers or (in place, also
-    through views) into weights is undone.
-
-    Raises:
-        InspectionError: if a weight was written into in a way that could not be undone.
+    Afterwards the model is restored, whatever a pass wrote into attributes and what they hold, into
+    buffers and into weights; an InspectionError says where that cannot be undone.
     """
     with (
         torch.random.fork_rng(devices=_gpus(model)),
@@ -191,11 +187,7 @@ def _is_compiled(module: nn.Module) -> bool:
 
 @contextmanager
 def same_numbers(model: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Let a forward pass draw the random numbers that the next one is to draw as well.
-
-    Yields:
-        A function that says whether any were drawn.
-    """
+    """Let a pass draw the numbers that the next one draws, too; yield whether any were drawn."""
     with torch.random.fork_rng(devices=_gpus(model)):
         before = random_state(model)
         yield lambda: not torch.equal(before, random_state(model))

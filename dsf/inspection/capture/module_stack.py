@@ -372,9 +372,8 @@ def surroundings(
 ) -> Surroundings | None:
     """What a module computed before and after its attention; None where it is not recognised.
 
-    Args:
-        added: the inputs of the module. If one of them is the residual stream and the module adds
-            it after the output projection (as bloom does), that sum is left to the block.
+    Where it adds one of its inputs, ``added``, behind its projection (as bloom does), that sum is
+    left to the block.
     """
     before, after = frame.projected[:ran], frame.projected[ran:]
     while isinstance(output, tuple | list):

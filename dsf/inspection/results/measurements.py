@@ -220,10 +220,7 @@ def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sam
 
 
 def _padding(layers: Sequence[Layer], tokens: Tensor) -> Tensor | None:
-    """The tokens that no token may read in any layer with a mask, ``sample time``; None for none.
-
-    The masks of attention say it for the layers without one as well.
-    """
+    """The tokens that no token may read in any layer with a mask, ``sample time``; or None."""
     biases = (getattr(getattr(layer, "mixer", None), "bias", None) for layer in layers)
     hidden = [
         (bias == -math.inf).all(dim=-2).all(dim=1).expand(len(bias), -1)
