@@ -57,38 +57,12 @@ MAX_RUNS = 64
 BATCH_TOL = {torch.float64: 1e-6, torch.float32: 3e-5}
 """Maximum relative difference of a sample in another batch; norms compute in float32."""
 BATCH_TOL_ELSEWHERE = 5e-2
-RECORD_VERSION = 1
+RECORD_VERSION = 2
 RECORD_TITLE = "dsf_sweep"
 MAX_RECORD_BYTES = 1 << 28
 """Maximum size of a file that is read."""
 Plan = Mapping[CallKey, Planned]
 Kind = tuple[Any, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class SweepResult:
-    """The results of a sweep that was kept in a file.
-
-    Attributes:
-        effects: by how much each run moved the number.
-        clean: the number without edits.
-    """
-
-    effects: Float[Tensor, "edit sample"]
-    clean: Float[Tensor, " sample"]
-
-    @classmethod
-    def read(cls, path: Path) -> "SweepResult":
-        """Read the file that ``sweep(resume=path)`` wrote; runs that were not made are nan.
-
-        Raises:
-            ValueError: if it is not the record of a sweep.
-        """
-        first, lines, _ = SweepRecord(path, ())._read()
-        effects = torch.full((first["edits"], len(first["clean"])), math.nan, dtype=torch.float64)
-        for line in lines:
-            effects[line["run"]] = torch.tensor(_numbers(line["effect"]))
-        return cls(effects, torch.tensor(first["clean"], dtype=torch.float64))
 
 
 @torch.inference_mode(False)
@@ -170,11 +144,11 @@ def sweep(  # noqa: PLR0913 (which edits, on which number, how far it is)
             noise = torch.rand(2, *clean.shape, generator=torch.Generator().manual_seed(0))
             drawn = [number(each).cpu() for each in noise.to(clean)]
             facts = {"model": module, "input": (inputs, named), "target": drawn}
-            if layers is not None:
-                facts["choice of layers"] = written(layers)
+            facts |= {"choice of layers": written(layers), "list of edits": record.edits}
+            facts |= {f"run {name!r}": run for name, run in known.items()}
             tolerance = 10 * BATCH_TOL.get(live.clean.dtype, BATCH_TOL_ELSEWHERE)
             rounding = tolerance * (before.abs() + clean.abs().max()) + 1e-12
-            finished = record.begin(facts, known, before, rounding)
+            finished = record.begin(facts, before.cpu(), rounding.cpu())
         rows = {at: torch.tensor(row, dtype=torch.float64) for at, row in finished.items()}
         for at, output in SweepRun(live, plans, together).outputs(set(finished)):
             rows[at] = (number(output.double()) - before).cpu()
@@ -274,16 +248,14 @@ def _kind(plan: Plan) -> Kind | None:
     """What two runs must have in common to share a batch; None where they cannot."""
     found: list[Any] = []
     for key, planned in plan.items():
-        acting = {
-            part
-            for part, kinds in ACTING.items()
-            for edit in planned.edits
-            if isinstance(edit, kinds)
-        }
-        takes = any(isinstance(edit, MapFrom | ValueFrom | StateFrom) for edit in planned.edits)
+        edits = planned.edits
+        acting = [
+            part for part, kinds in ACTING.items() if any(isinstance(e, kinds) for e in edits)
+        ]
+        takes = any(isinstance(edit, MapFrom | ValueFrom | StateFrom) for edit in edits)
         if not planned.is_batch or "reduction" in acting or (takes and planned.samples > 1):
             return None
-        found.append((key, planned.mixer, *sorted(acting)))
+        found.append((key, planned.mixer, *acting))
     return tuple(found) or None
 
 
@@ -302,71 +274,55 @@ class SweepRecord:
                 f"sweep: resume={str(path)!r} is a folder, a device or a pipe. Give the name of a "
                 "file."
             )
-        self._edits = [[edit.to_json() for edit in edits] for edits in wanted]
+        self.edits = [[edit.to_json() for edit in edits] for edits in wanted]
 
     def begin(
         self,
         facts: Mapping[str, Any],
-        sources: Mapping[str, Inspection],
         clean: Float[Tensor, " sample"],
         rounding: Float[Tensor, " sample"],
     ) -> dict[int, list[float]]:
         """Make the file, or read what is in it: the effects of the finished runs, by number."""
         known = {name: fingerprint(part) for name, part in facts.items()}
-        known |= {f"run {name!r}": fingerprint(run) for name, run in sources.items()}
-        known["edits"] = sha256(json.dumps(self._edits).encode()).hexdigest()
-        start = {
-            RECORD_TITLE: RECORD_VERSION,
-            "of": known,
-            "edits": len(self._edits),
-            "clean": _out(clean),
-        }
+        start = {RECORD_TITLE: RECORD_VERSION, "of": known, "clean": _out(clean.tolist())}
         if not self.path.exists() and make_file(self.path, json.dumps(start) + "\n"):
             return {}
-        first, lines, size = self._read()
-        other = [name for name in known if first["of"].get(name) != known[name]]
-        if other:
-            other = ["list of edits" if name == "edits" else name for name in other]
-            raise self._refusal(f"is of another {' and another '.join(other)}")
-        before = torch.tensor(first["clean"], dtype=torch.float64)
-        if before.shape != clean.shape or ((before - clean.cpu()).abs() > rounding.cpu()).any():
-            raise self._refusal(
-                f"was begun with a number of {first['clean']} without edits, where the model now "
-                f"has {_out(clean)}, so something else about it is not the same"
-            )
-        try:
-            runs = {line["run"]: _numbers(line["effect"]) for line in lines}
-            odd = [type(at) is not int or not 0 <= at < len(self._edits) for at in runs]
-            odd += [len(effect) != len(clean) for effect in runs.values()]
-        except (ValueError, KeyError, TypeError):
-            odd = [True]
-        if any(odd):
-            raise self._refusal("has a line that is not a run of this sweep")
-        if size < self.path.stat().st_size:
-            os.truncate(self.path, size)
-        return runs
-
-    def add(self, number: int, effect: Sequence[float]) -> None:
-        record = {"run": number, "edits": self._edits[number], "effect": _out(effect)}
-        with self.path.open("ab") as file:
-            file.write(f"{json.dumps(record)}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _read(self) -> tuple[dict[str, Any], list[Any], int]:
-        """The first line, the others, and how many bytes they have without a torn one."""
         if self.path.stat().st_size > MAX_RECORD_BYTES:
             raise self._refusal(f"has more than {MAX_RECORD_BYTES} bytes")
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         try:
             first, *lines = [json.loads(line) for line in whole.splitlines()]
-            if first[RECORD_TITLE] != RECORD_VERSION or not isinstance(first["of"], dict):
+            if first[RECORD_TITLE] != RECORD_VERSION:
                 raise TypeError
-            first["clean"] = _numbers(first["clean"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+            other = [name for name in known if first["of"].get(name) != known[name]]
+            before = torch.tensor([float(each) for each in first["clean"]], dtype=torch.float64)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise self._refusal("is not a record of a sweep") from None
-        return first, lines, len(whole)
+        if other:
+            raise self._refusal(f"is of another {' and another '.join(other)}")
+        if before.shape != clean.shape or ((before - clean).abs() > rounding).any():
+            raise self._refusal(
+                f"was begun with a number of {first['clean']} without edits, where the model now "
+                f"has {_out(clean.tolist())}, so something else about it is not the same"
+            )
+        try:
+            runs = {line["run"]: [float(each) for each in line["effect"]] for line in lines}
+        except (ValueError, KeyError, TypeError):
+            runs = {-1: []}
+        odd = (type(at) is not int or not 0 <= at < len(self.edits) for at in runs)
+        if any(odd) or any(len(effect) != len(clean) for effect in runs.values()):
+            raise self._refusal("has a line that is not a run of this sweep")
+        if len(whole) < len(data):
+            os.truncate(self.path, len(whole))
+        return runs
+
+    def add(self, number: int, effect: Sequence[float]) -> None:
+        record = {"run": number, "edits": self.edits[number], "effect": _out(effect)}
+        with self.path.open("ab") as file:
+            file.write(f"{json.dumps(record)}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def _refusal(self, reason: str) -> ValueError:
         return ValueError(
@@ -393,14 +349,6 @@ def fingerprint(part: Any) -> str:
     return digest.hexdigest()
 
 
-def _out(numbers: Tensor | Sequence[float]) -> list[float | str]:
+def _out(numbers: Sequence[float]) -> list[float | str]:
     """Numbers as JSON has them; text for those that it does not have."""
-    plain = numbers.tolist() if isinstance(numbers, Tensor) else numbers
-    return [number if math.isfinite(number) else str(number) for number in plain]
-
-
-def _numbers(read: Any) -> list[float]:
-    """The numbers that ``_out`` wrote."""
-    if not isinstance(read, list):
-        raise TypeError(f"{type(read).__name__} is not a list")
-    return [float(number) for number in read]
+    return [number if math.isfinite(number) else str(number) for number in numbers]

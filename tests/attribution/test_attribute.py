@@ -103,6 +103,5 @@ def test_layers_and_heads_limit_where_edits_act(loaded, tmp_path):
     given = {"input_ids": ids, "target": 5, "resume": place}
     effects = dsf.sweep(loaded.model, edits=[every, one], layers=1, heads=[0], **given)
     assert effects[0].equal(effects[1])
-    assert dsf.load(place).effects.equal(effects)
     with pytest.raises(ValueError, match="layers"):
         dsf.sweep(loaded.model, edits=[every, one], layers=2, heads=[0], **given)

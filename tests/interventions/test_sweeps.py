@@ -286,7 +286,7 @@ def test_files_that_are_none_are_refused(question, tmp_path):
         ("a letter to my aunt\n", "is not a record"),
         ("[]\n", "is not a record"),
         ("7\n", "is not a record"),
-        ('{"dsf_sweep": 2}\n', "is not a record"),
+        ('{"dsf_sweep": 3}\n', "is not a record"),
         (f"{first}\nhello\n", "is not a record"),
         (f"{first}\n7\n", "has a line that is not a run"),
         (f"{first}\n{json.dumps({**run, 'run': 99})}\n", "has a line that is not a run of this"),

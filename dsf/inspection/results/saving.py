@@ -71,13 +71,11 @@ def save(result: Any, folder: str | Path, names: tuple[str, str] = (TREE, NUMBER
 def load(folder: str | Path, names: tuple[str, str] = (TREE, NUMBERS)) -> Any:
     """Read what ``save`` wrote: an inspection, an attribution, an intervention or a ledger.
 
-    Maps, measures and reports are computed from what was saved, without the model. The file of
-    ``dsf.sweep(resume=...)`` can be read as well: its result has ``effects`` and ``clean``.
+    Maps, measures and reports are computed from what was saved, without the model.
 
     Raises:
         FileNotFoundError: if the folder has no saved result.
         InspectionError: if the result is of another format, or no result of this package.
-        ValueError: if it is a file, and not that of a sweep.
 
     Example:
         >>> import dsf, tempfile, torch
@@ -88,8 +86,6 @@ def load(folder: str | Path, names: tuple[str, str] = (TREE, NUMBERS)) -> Any:
         True
     """
     place = Path(folder)
-    if place.is_file():
-        return import_module("dsf.interventions.sweeps").SweepResult.read(place)
     tree = json.loads((place / names[0]).read_text(encoding="utf-8"))
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise InspectionError(
