@@ -48,12 +48,6 @@ class Functional:
     ) -> Float[Tensor, " sample"]:
         return paired(self.weights, result.expand(self.shape)[self.places], absolute=absolute)
 
-    def of_sample(self, sample: int) -> "Functional":
-        """The same, zero for all samples but one."""
-        alone = torch.zeros_like(self.weights)
-        alone[sample] = self.weights[sample]
-        return Functional(alone, self.shape, self.places)
-
 
 def paired(
     weights: Shaped[Tensor, "*axes"], result: Shaped[Tensor, "*axes"], *, absolute: bool = False

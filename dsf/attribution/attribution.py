@@ -21,8 +21,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.attribution.affine_steps import Functional, adjoints, paired
-from dsf.attribution.paths import Decomposition, Paths, strongest_paths
-from dsf.attribution.shares import Agreement, By, SavedAttribution, Shares, largest_edges
+from dsf.attribution.shares import (
+    Agreement,
+    By,
+    Decomposition,
+    Paths,
+    SavedAttribution,
+    Shares,
+    largest_edges,
+    strongest_paths,
+)
 from dsf.attribution.trace import MixerStep, result_of
 from dsf.evaluate import respond
 from dsf.evaluate.memory_plan import check_room

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from dsf.attribution.affine_steps import Step, leading_to, replayed
 from dsf.attribution.attribution import Attribution, shares_of
-from dsf.attribution.paths import Decomposition
+from dsf.attribution.shares import Decomposition
 from dsf.attribution.targets import Positions, Target, along, first_two, functional_of, tokens_shown
-from dsf.attribution.trace import LiveRun, MixerStep, Trace, calls_by_module
+from dsf.attribution.trace import MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.containers import lent
@@ -55,28 +55,20 @@ class Stack:
             (hyper-connections) has a further axis for them.
         closed: paths of the modules that are frozen as one matrix for every token, that of smallest
             norm.
-        states: for every stream, the step whose result it is.
         logits: what the model returns: its logits, or the first tensor of its output.
-        output: the step whose result the logits are; None if they do not depend linearly on the
-            streams of this run.
+        mixers: the calls of token mixers as steps.
         shown: the tokens of the input that are not padding; None for all.
-        has_head: whether the output is logits, and not the hidden units of a model without a head.
     """
 
     inspection: Inspection
     blocks: tuple[str, ...]
     hidden: tuple[Float[Tensor, "sample time ..."], ...]
     closed: tuple[str, ...]
-    states: tuple[Step, ...]
     logits: Float[Tensor, "*axes"] | None
-    output: Step | None
     mixers: tuple[MixerStep, ...]
-    names: Mapping[Step, str]
-    tokenizer: Any | None
-    results: Mapping[Step, Tensor]
-    live: LiveRun
     shown: Bool[Tensor, "sample time"] | None
-    has_head: bool
+    tokenizer: Any | None
+    trace: Trace
 
     @torch.inference_mode(False)
     def attribute(
@@ -122,19 +114,19 @@ class Stack:
             >>> torch.testing.assert_close(whole, share.value)
         """
         if stream is None:
-            if self.logits is None or self.output is None:
+            if self.logits is None or self.trace.output is None:
                 raise UnreadableError(
                     f"attribute: what {self.inspection.model} returns does not depend linearly on "
                     "its residual streams, so its logits are not a sum of shares. Pass a vector on "
                     "a stream: attribute(vector, stream=-1)."
                 )
-            if not self.has_head and (target is None or isinstance(target, str)):
+            if not self.trace.has_head and (target is None or isinstance(target, str)):
                 raise ValueError(
                     f"attribute: 'target' expected the number of a hidden unit, got {target!r}: "
                     f"{self.inspection.model} has no head, so that it predicts no token. Give a "
                     "number, or load the model with its head."
                 )
-            stop, shown, number = self.output, self.logits, None
+            stop, shown, number = self.trace.output, self.logits, None
             if target is None:
                 target, runner_up = first_two(shown, position, self.shown)
                 against = runner_up if against is None else against
@@ -148,7 +140,7 @@ class Stack:
                     f"{count - 1}."
                 )
             number = stream % count
-            stop, shown = self.states[number], self.hidden[number]
+            stop, shown = self.trace.states[number], self.hidden[number]
             if not isinstance(target, Tensor) or against is not None:
                 raise TypeError(
                     "attribute: with 'stream' the target is a vector, a tensor of the width of the "
@@ -156,23 +148,23 @@ class Stack:
                 )
             functional = along(target, shown, position, self.shown)
         made = shares_of(functional, shown, self._decomposed(stop, number), self._tolerance)
-        if self.has_head or stream is not None or callable(target):
+        if self.trace.has_head or stream is not None or callable(target):
             return made
         return replace(made, _unit=f"hidden unit {target} at the output, ")
 
     def _decomposed(self, stop: Step, number: int | None) -> Decomposition:
         """What adds to the stream before ``stop``; the same for every target there."""
         if (stop, number) not in self._known:
-            root, first = self.states[0], self.hidden[0]
-            parts = parts_of(stop, root, self.mixers, self.names)
+            root, first = self.trace.states[0], self.hidden[0]
+            parts = parts_of(stop, root, self.mixers, self.trace.names)
             mixers = [mixer for mixer in self.mixers if mixer.step.number < stop.number]
             wanted = {step for _, step in parts} | {mixer.step for mixer in mixers}
             wanted |= {mixer.source for mixer in mixers}
             # where nothing on the way is constant, results of the run are what tokens contribute
             is_linear = all(step.rest is None for step in leading_to(wanted, {root}))
-            known = {root: first, **(self.results if is_linear else {})}
+            known = {root: first, **(self.trace.results if is_linear else {})}
             from_tokens = replayed({step: part[None] for step, part in known.items()}, wanted)
-            streams = zip(self.states, self.hidden, strict=True)
+            streams = zip(self.trace.states, self.hidden, strict=True)
             whole = {mixer.name for mixer in self.mixers}
             self._known[stop, number] = Decomposition(
                 stop=stop,
@@ -182,7 +174,7 @@ class Stack:
                 from_tokens={at: part[0] for at, part in from_tokens.items() if part is not None},
                 names=tuple(layer.name for layer in self.inspection),
                 not_whole=tuple(one.name for one in self.inspection if one.name not in whole),
-                live=self.live,
+                live=self.trace,
                 number=number,
             )
         return self._known[stop, number]
@@ -215,11 +207,11 @@ class Stack:
     ) -> Float[Tensor, "sample time *width"]:
         """The part of stream ``stop`` that does not come from stream ``start``, such as biases."""
         start, stop = self._between(start, stop)
-        return self._rebuilt(self.states[start], None, self.states[stop])
+        return self._rebuilt(self.trace.states[start], None, self.trace.states[stop])
 
     def _rebuilt(self, start: Step, given: Tensor | None, stop: Step) -> Tensor:
         """The stream ``stop`` where ``start`` has the result ``given``; None for zero."""
-        known = {self.states[0]: self.hidden[0], start: given}
+        known = {self.trace.states[0]: self.hidden[0], start: given}
         front = {step: None if part is None else part[None] for step, part in known.items()}
         result = replayed(front, [stop], constants=True)[stop]
         return self.hidden[0].new_zeros(stop.shape) if result is None else result[0]
@@ -269,16 +261,16 @@ class Stack:
         """The largest relative error of a stream that is rebuilt from the stream before it."""
         errors = []
         for (first, last), (given, stream) in zip(
-            pairwise(self.states), pairwise(self.hidden), strict=True
+            pairwise(self.trace.states), pairwise(self.hidden), strict=True
         ):
             errors.append(relative_error(self._rebuilt(first, given, last), stream))
         return max(errors)
 
     def _parts(self, start: int, stop: int) -> Iterator[Tensor]:
         """Contributions of a few tokens at a time, ``read sample written *width``."""
-        last = self.states[stop]
+        last = self.trace.states[stop]
         for alone in single_tokens(self.hidden[start]):
-            added = replayed({self.states[start]: alone}, [last])[last]
+            added = replayed({self.trace.states[start]: alone}, [last])[last]
             yield alone.new_zeros(len(alone), *last.shape) if added is None else added
 
     def _between(self, start: int, stop: int | None) -> tuple[int, int]:
@@ -377,7 +369,7 @@ def stack(
     inspection = examine(model, question)
     inspection = replace(inspection, environment={**inspection.environment, **given.environment})
     found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
-    trace = Trace(model.eval(), list(found), inspection.layers)
+    model.eval()
 
     def run(inside: AbstractContextManager[None] | None = None) -> Any:
         where = ModuleStack(model, claimed=set())
@@ -391,6 +383,7 @@ def stack(
         ):
             return model(*lent(inputs), **lent(without_cache(model, named)))
 
+    trace = Trace(model, run, list(found), inspection.layers)
     with torch.no_grad():
         run(trace.recorded())
         with torch.random.fork_rng(), plain_experts(model), guarded(model):
@@ -404,18 +397,13 @@ def stack(
     return Stack(
         inspection=inspection,
         blocks=tuple(found),
-        states=tuple(trace.states),
         hidden=tuple(trace.streams),
         closed=tuple(name for name, _ in trace.closed),
         logits=trace.logits,
-        output=trace.output,
         mixers=tuple(trace.mixed),
-        names=trace.names,
-        tokenizer=given.tokenizer,
-        results=trace.results,
-        live=LiveRun(run, model, tuple(found), trace.places),
         shown=tokens_shown(inputs, named),
-        has_head=trace.has_head,
+        tokenizer=given.tokenizer,
+        trace=trace,
     )
 
 

@@ -298,7 +298,7 @@ def _differs(name: str) -> ReconstructionError:
 
 
 class Trace:
-    """A run recorded as steps.
+    """A run recorded as steps, which can be made again with other outputs of its mixers.
 
     Attributes:
         states, streams: the input of every block and the output of the last, as steps and values.
@@ -308,7 +308,13 @@ class Trace:
         results: of steps that are the output of a module, with the shape of the streams.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[str], layers: Sequence[InspectedLayer]):
+    def __init__(
+        self,
+        model: nn.Module,
+        run: Callable[..., Any],
+        blocks: Sequence[str],
+        layers: Sequence[InspectedLayer],
+    ):
         self.states: list[Step] = []
         self.streams: list[Tensor] = []
         self.closed: list[tuple[str, Callable[[], None]]] = []
@@ -319,7 +325,7 @@ class Trace:
         self.places: dict[str, tuple[str, int]] = {}
         self.results: dict[Step, Tensor] = {}
         self.blocks = list(blocks)
-        self._model, self._mixers = model, calls_by_module(layers)
+        self._model, self._run, self._mixers = model, run, calls_by_module(layers)
         self._follower = Follower()
         self.names = self._follower.names
         self._running: list[tuple[str, MixerCall | None]] = []  # and its own call
@@ -430,21 +436,8 @@ class Trace:
         kept = self.results[step] if step in self.results else stream.detach().clone()
         self.streams.append(kept)
 
-
-@dataclass(frozen=True, eq=False)
-class LiveRun:
-    """The model of a trace, which runs again with changes to the outputs of its mixers.
-
-    ``places`` has, by the name of a mixer, the module whose output is its own, and in which call.
-    """
-
-    run: Callable[[], Any]
-    model: nn.Module
-    blocks: tuple[str, ...]
-    places: Mapping[str, tuple[str, int]]
-
     def result(self, added: Mapping[str, Tensor], stream: int | None = None) -> Tensor:
-        """The logits, or a residual stream, with these tensors added to outputs of mixers."""
+        """Run again with tensors added to outputs of mixers; return the logits, or a stream."""
         wanted = {(*self.places[name], "out"): part for name, part in added.items()}
         ports = [(block, 1, "in") for block in self.blocks] + [(self.blocks[-1], 1, "out")]
         streams: dict[tuple[str, int, str], Tensor] = {}
@@ -457,8 +450,8 @@ class LiveRun:
                 streams.setdefault(port, changed)
             return None if part is None else changed
 
-        with Walk(self.model, (), meet).watching():
-            result = put_out(self.run())
+        with Walk(self._model, (), meet).watching():
+            result = put_out(self._run())
         found = result if stream is None else streams[ports[stream]]
         assert found is not None  # noqa: S101  # the run that was recorded had it
         return found

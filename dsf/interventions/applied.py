@@ -20,8 +20,7 @@ from dsf.inspection.families.registry import known_modules
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.seen_attentions import CallKey, Exchange, Followed, following, joined
 from dsf.interventions.edits import Cut, Edit, MapFrom, Mean, Reduce
-from dsf.interventions.intervention import checked_edits, checked_sources
-from dsf.interventions.live_model import Planned, live_model
+from dsf.interventions.intervention import Planned, checked_edits, checked_sources, live_model
 
 SEVERAL = ("query", "key", "tokens")
 """Fields of edits that may hold several tokens."""

@@ -3,26 +3,44 @@
 An edited layer reads its coefficients from the input that it has in the changed run, its system is
 edited, and the response continues through the rest of the layer and of the model. Later layers
 compute their own coefficients anew. Layers without an edit run as they are.
+
+``LiveModel`` keeps all calls of mixers of the clean run, so that edits can be tried on them before
+the model runs again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from dsf.attribution.targets import Positions, Target, measured, tokens_shown
+from dsf.attribution.targets import Positions, Target, measured, put_out, tokens_shown
+from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.choice import Chosen
+from dsf.inspection.capture.calls import Call, Through
+from dsf.inspection.capture.isolation import isolated
+from dsf.inspection.capture.precision import dtype_of
+from dsf.inspection.capture.weights import check_runnable
+from dsf.inspection.choice import Chosen, chosen_layers
+from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.examine import sequences
+from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.model_input import model_input
+from dsf.inspection.rebuild import Limits, captured_layers, rebuild
+from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Table
+from dsf.inspection.seen_attentions import CallKey, key_of
+from dsf.interventions.edited_mixing import EditedMixer, edited_response
 from dsf.interventions.edits import Edit
-from dsf.interventions.live_model import live_model
 from dsf.runtime.shapes import of_kind
 
 
@@ -207,3 +225,202 @@ def checked_sources(sources: Mapping[str, Inspection] | None) -> Any:
         words = "inspections by name, as in sources={'other': dsf.inspect(model, ...)}"
         of_kind("intervene", "sources", each, Inspection, words)
     return known
+
+
+def repeated(samples: int, times: int, part: Any) -> Any:
+    """``part`` with every tensor whose first axis counts the samples repeated along it."""
+
+    def of_leaf(leaf: Any) -> Any:
+        is_batch = isinstance(leaf, Tensor) and leaf.shape[:1] == (samples,)
+        return leaf.repeat(times, *(1 for _ in leaf.shape[1:])) if is_batch else leaf
+
+    return part if times == 1 else tree_map(of_leaf, part)
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """One call whose mixer is edited.
+
+    ``has_samples``: whether the first batch axis of its system counts the samples of the clean run;
+    ``is_batch``: whether they are also the first axis of what the model returns.
+    """
+
+    name: str
+    mixer: type
+    samples: int
+    has_samples: bool
+    is_batch: bool
+    steps: int
+    adapter: Adapter
+    family: str
+    heads: int | None
+    edits: tuple[Edit, ...]
+    sources: Mapping[str, Inspection]
+
+    def put_out(self, call: Call) -> Tensor:
+        """What the module, or its attention, returns with the edits; unmoved numbers stay."""
+        call.name = self.name
+        if call.through is Through.FOLLOWED:
+            call.arguments["heads"] = self.heads
+        (captured,) = captured_layers(call, self.adapter, self.family)
+        mixer = self.adapter.read(captured)
+        plain = respond(mixer.system(), mixer.signal())
+        clean = self.adapter.finished(captured, mixer, plain)
+        subject = EditedMixer(self.name, mixer, self.sources, self.has_samples)
+        edited = edited_response(subject, self.edits, plain)
+        changed = self.adapter.finished(captured, mixer, edited)
+        moved = changed != clean
+        other = self.adapter.overlooked(captured)
+        if other is not None and moved.shape[:-1] == other.shape:
+            moved = moved & ~other.unsqueeze(-1)
+        return torch.where(moved, changed, captured.output)
+
+
+@dataclass(frozen=True, eq=False)
+class LiveModel:
+    """A model and a clean run of it, which can be repeated with some mixers edited."""
+
+    clean: Tensor
+    _model: nn.Module
+    _inputs: tuple[Any, ...]
+    _named: dict[str, Any]
+    _known: Known
+    _found: Sequence[tuple[Call, Adapter, str, CallKey | None]]
+
+    def plans(
+        self,
+        wanted: Sequence[Sequence[Edit]],
+        sources: Mapping[str, Inspection],
+        keep: Callable[[InspectedLayer], object] = lambda _: None,
+        within: Chosen = None,
+    ) -> list[dict[CallKey, Planned]]:
+        """For every changed run which calls are edited and how, once all edits were tried."""
+        names = [call.name for call, *_ in self._found]
+        inside, chosen = chosen_layers(names, within), []
+        for number, edits in enumerate(wanted):
+            with _named(number, edits, wanted):
+                chosen.append([chosen_layers(names, edit.layer) & inside for edit in edits])
+        plans: list[dict[CallKey, Planned]] = [{} for _ in wanted]
+        limits = Limits(guarded=dtype_of(self._model) is torch.float64)
+        for call, adapter, family, key in self._found:
+            there: dict[int, tuple[Edit, ...]] = {}
+            for number, (edits, layers) in enumerate(zip(wanted, chosen, strict=True)):
+                pairs = zip(edits, layers, strict=True)
+                if mine := tuple(edit for edit, those in pairs if call.name in those):
+                    there[number] = mine
+            if not there:
+                continue
+            layers_of_call = [build() for _, build in rebuild(call, adapter, family, limits)]
+            if len(layers_of_call) != 1 or key is None:
+                raise InspectionError(
+                    f"intervene: {call.name} is not one mixer that is called once for a sequence "
+                    f"({len(layers_of_call)} were read from it), so it cannot be edited as it runs."
+                )
+            (layer,) = layers_of_call
+            has_samples = self._has_samples(layer)
+            keep(layer)
+            for number, mine in there.items():
+                with _named(number, wanted[number], wanted):
+                    edited_response(EditedMixer(call.name, layer.mixer, sources, has_samples), mine)
+                plans[number][key] = Planned(
+                    name=call.name,
+                    mixer=type(layer.mixer),
+                    samples=self.samples,
+                    has_samples=has_samples,
+                    is_batch=has_samples and layer.system.batch[0] == self.samples,
+                    steps=layer.system.steps,
+                    adapter=adapter,
+                    family=family,
+                    heads=call.arguments.get("heads"),
+                    edits=mine,
+                    sources=sources,
+                )
+        return plans
+
+    @property
+    def samples(self) -> int:
+        """How many samples the clean run has, if what it returns has one row for each."""
+        return len(self.clean) if self.clean.ndim else 1
+
+    def _has_samples(self, layer: InspectedLayer) -> bool:
+        """Whether a layer mixes one sequence for each sample, as some input or the output has."""
+        batch = tuple(layer.system.batch[:1])
+        given = (part for part in tree_leaves((self._inputs, self._named)) if torch.is_tensor(part))
+        rows = [part.shape[:2] for part in (self.clean, *given) if part.ndim > 1]
+        found = any(
+            batch == tuple(row[:1]) or (layer.system.steps, *batch) == tuple(row) for row in rows
+        )
+        return layer.axes[:1] == ("sample",) and found
+
+    def changed(self, plan: Mapping[CallKey, Planned], times: int = 1) -> Tensor:
+        several = partial(repeated, self.samples, times)
+        if not plan:
+            return several(self.clean)
+        met: set[CallKey] = set()
+        count: Counter[tuple[Through, str]] = Counter()
+        edited = {name for _, name, _ in plan}
+
+        def exchange(call: Call) -> Tensor | None:
+            key = key_of(call, count)
+            if key not in plan:
+                return None
+            met.add(key)
+            return plan[key].put_out(call)
+
+        again = self._model, several(self._inputs), several(self._named), self._known
+        _, output = _run(*again, exchange=exchange, only=edited)
+        missed = [planned.name for key, planned in plan.items() if key not in met]
+        if missed:
+            raise InspectionError(
+                f"intervene: with the edits {missed[0]} did not run any more, so the edits were "
+                "not applied. Does the model choose its layers by its input?"
+            )
+        return output
+
+
+@contextmanager
+def _named(number: int, edits: Sequence[Edit], wanted: Sequence[object]) -> Iterator[None]:
+    """Inside, an error says which of several runs has the edit that does not fit."""
+    try:
+        yield
+    except ReconstructionError:
+        raise
+    except InspectionError as error:
+        if len(wanted) == 1:
+            raise
+        listed = "; ".join(map(repr, edits))
+        raise InspectionError(f"sweep: number {number} of the edits, {listed}: {error}") from error
+
+
+@contextmanager
+def live_model(
+    model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], adapters: Sequence[Adapter]
+) -> Iterator[LiveModel]:
+    """Run ``model`` once, and again as often as wanted inside the ``with`` block."""
+    check_runnable(model)
+    known = known_modules(model, adapters)
+    with isolated(model):
+        calls, clean = _run(model, inputs, named, known)
+        count = Counter[tuple[Through, str]]()
+        keys = {id(call): key_of(call, count) for call in calls}
+        found = [(*each, keys.get(id(each[0]))) for each in sequences(calls, known)]
+        yield LiveModel(clean, model, inputs, named, known, found)
+
+
+def _run(
+    model: nn.Module, inputs: Any, named: Any, known: Known, **asked: Any
+) -> tuple[list[Call], Tensor]:
+    results: list[Any] = []
+    handle = model.register_forward_hook(lambda _, __, output: results.append(output))
+    watched = {path: model.get_submodule(path) for path in known}
+    try:
+        calls = run(model, watched, inputs, named, **asked)
+    finally:
+        handle.remove()
+    output = put_out(results[-1])
+    if output is None:
+        raise InspectionError(
+            f"intervene: {type(model).__name__} returns no tensor but "
+            f"{type(results[-1]).__name__}, so nothing can be compared."
+        )
+    return calls, output.detach().clone()  # a later run may write into that of this one

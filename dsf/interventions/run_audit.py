@@ -51,8 +51,8 @@ from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.interventions.edits import RoundState
+from dsf.interventions.intervention import live_model
 from dsf.interventions.ledger import Ledger, LedgerRow, by_weight
-from dsf.interventions.live_model import live_model
 from dsf.interventions.state_budget import is_recurrent
 from dsf.loading.folder import opened_safetensors
 from dsf.runtime.argument_checks import checked

@@ -44,8 +44,13 @@ from dsf.interventions.edits import (
     StateFrom,
     ValueFrom,
 )
-from dsf.interventions.intervention import checked_edits, checked_sources
-from dsf.interventions.live_model import LiveModel, Planned, live_model
+from dsf.interventions.intervention import (
+    LiveModel,
+    Planned,
+    checked_edits,
+    checked_sources,
+    live_model,
+)
 from dsf.runtime.files import alone, make_file
 from dsf.runtime.shapes import at_least, of_kind
 

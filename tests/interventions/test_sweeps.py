@@ -11,7 +11,7 @@ from torch import nn
 import dsf
 from dsf import edits
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
-from dsf.interventions.live_model import LiveModel
+from dsf.interventions.intervention import LiveModel
 from dsf.interventions.sweeps import fingerprint
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
