@@ -317,27 +317,24 @@ def _several(owner: str, name: str, value: Any, kinds: str, *, texts: bool = Fal
     """None, or one or several whole numbers (or texts) and slices, as plain data in a list."""
     where = f"{owner}: '{name}'"
 
-    def one(part: Any) -> Any:
+    def plain(part: Any) -> Any:
+        if isinstance(part, slice):
+            bounds = (part.start, part.stop, part.step)
+            found = slice(*(_whole_or_none(owner, name, each) for each in bounds))
+            if found.step is not None and found.step < 1:
+                raise ValueError(
+                    f"{where} has {found!r}, but a slice must have a step of at least 1."
+                )
+            return found
         try:
             return part if texts and isinstance(part, str) else _whole(owner, name, part)
         except TypeError:
             raise TypeError(f"{where} must be {kinds}, but it has {part!r}.") from None
 
-    def plain(part: slice) -> slice:
-        bounds = (_whole_or_none(owner, name, each) for each in (part.start, part.stop, part.step))
-        found = slice(*bounds)
-        if found.step is not None and found.step < 1:
-            raise ValueError(f"{where} has {found!r}, but a slice must have a step of at least 1.")
-        return found
-
     value = value.tolist() if hasattr(value, "tolist") else value
-    if value is None:
-        return value
-    if isinstance(value, slice):
-        return plain(value)
     if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
-        return [plain(each) if isinstance(each, slice) else one(each) for each in value]
-    return one(value)
+        return [plain(each) for each in value]
+    return None if value is None else plain(value)
 
 
 def _factor(owner: str, name: str, value: Any) -> float:

@@ -507,53 +507,32 @@ class _Audit:
         healthy = 0.0 if own is None else own.relative
         return max(ratio * healthy, roundings * torch.finfo(kind).eps, MIN_CHANGE)
 
-    def _gains(self, node: Node) -> Tensor | None:
-        """How much larger than in a healthy run a node of half type is: rounding goes both ways."""
-        gains, well = self._forced.owns[node].gains, self._healthy.owns.get(node)
-        is_half = self._forced.met[node] in HALF and node in self._healthy.met
-        if not is_half or len(gains) < MIN_TOKENS:
-            return None
-        return gains if well is None else gains - well.gains
+    def _compared(self, node: Node) -> tuple[float, float, int | None]:
+        """The own of a node, what is expected of it, and the first token that exceeds that.
 
-    def _compared(self, node: Node) -> tuple[float, float]:
-        """The own of a node and what is expected of it.
-
-        Where that explains it, the own before a cast, or the systematic gain, if it exceeds.
+        Where that explains it, the own before a cast, or the systematic gain, if it exceeds: how
+        much larger than in a healthy run a node of half type is, since rounding goes both ways.
         """
-        own = self._forced.owns[node].relative, self._limit(node)
-        if own[0] > own[1]:
-            return own
-        wide = self._forced.owns[node].before_cast
-        if wide is not None and wide.relative > self._limit_before_cast(node):
-            return wide.relative, self._limit_before_cast(node)
-        gains = self._gains(node)
-        if gains is None:
-            return own
-        spread = float(gains.std()) / len(gains) ** 0.5
-        floor = MIN_GAIN * torch.finfo(self._forced.met[node]).eps
-        gain = abs(float(gains.mean())), max(floor, MIN_SPREADS * spread)
-        return gain if gain[0] > gain[1] else own
-
-    def _limit_before_cast(self, node: Node) -> float:
-        """The own before a cast that its number type, or the same of a healthy run, explains."""
-        wide = self._forced.owns[node].before_cast
-        healthy = self._healthy.owns.get(node)
-        well = None if healthy is None else healthy.before_cast
-        most = 0.0 if well is None else MAX_RATIO_OF_HALF * well.relative
-        return most if wide is None else max(most, expected_rounding(wide.kind, self._tokens))
-
-    def _first_beyond(self, node: Node) -> int | None:
-        """The first token of a blamed node that exceeds what is expected of a single one."""
         own, limit = self._forced.owns[node], self._limit(node)
-        if own.relative <= limit:
-            wide, most = own.before_cast, self._limit_before_cast(node)
-            if wide is not None and wide.relative > most:
-                return _first(wide.tokens, FIRST_SHARE * most)
-            gains = self._gains(node)
-            return None if gains is None else _begin_of_gain(gains)
-        well = self._healthy.owns.get(node)
-        most = 0.0 if well is None else FIRST_RATIO * float(well.tokens.max())
-        return _first(own.tokens, max(most, FIRST_SHARE * limit))
+        well, wide = self._healthy.owns.get(node), own.before_cast
+        if own.relative > limit:
+            most = 0.0 if well is None else FIRST_RATIO * float(well.tokens.max())
+            return own.relative, limit, _first(own.tokens, max(most, FIRST_SHARE * limit))
+        if wide is not None:
+            healthy = None if well is None else well.before_cast
+            most = 0.0 if healthy is None else MAX_RATIO_OF_HALF * healthy.relative
+            most = max(most, expected_rounding(wide.kind, self._tokens))
+            if wide.relative > most:
+                return wide.relative, most, _first(wide.tokens, FIRST_SHARE * most)
+        is_half = self._forced.met[node] in HALF and node in self._healthy.met
+        if is_half and len(own.gains) >= MIN_TOKENS:
+            gains = own.gains if well is None else own.gains - well.gains
+            spread = float(gains.std()) / len(gains) ** 0.5
+            floor = MIN_GAIN * torch.finfo(self._forced.met[node]).eps
+            gain, most = abs(float(gains.mean())), max(floor, MIN_SPREADS * spread)
+            if gain > most:
+                return gain, most, _begin_of_gain(gains)
+        return own.relative, limit, None
 
     def _rows(self, moved: Moved) -> tuple[LedgerRow, ...]:
         places: dict[Place, list[Node]] = {}
@@ -561,18 +540,17 @@ class _Audit:
             places.setdefault(_place(self._stages, self._forced, node), []).append(node)
         rows, cumulative = [], 0.0
         for (layer, stage), nodes in places.items():
-            found = {node: self._compared(node) for node in nodes}
-            worst, expected = max(found.values(), key=lambda pair: pair[0] / pair[1])
+            found = [self._compared(node) for node in nodes]
+            worst, expected, _ = max(found, key=lambda one: one[0] / one[1])
             tokens, heads = (
                 [moved[by, node] for node in nodes if (by, node) in moved]
                 for by in ("tokens", "heads")
             )
             share, by_head = math.fsum(float(part.sum()) for part in tokens), _summed(heads)
             cumulative += share
-            first, blamed = None, [node for node, (own, limit) in found.items() if own > limit]
+            first, blamed = None, [token for own, limit, token in found if own > limit]
             if accused := self._kind.is_other and bool(blamed):
-                firsts = map(self._first_beyond, blamed)
-                known = [token for token in firsts if token is not None]
+                known = [token for token in blamed if token is not None]
                 first = min(known) if known else self._first_of(layer)
             row = LedgerRow(
                 layer=layer,

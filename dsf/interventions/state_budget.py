@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf.attribution import stack
+from dsf.evaluate import respond
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.table import Table
 from dsf.interventions import edits
@@ -131,13 +132,8 @@ def rounded_run(
 
 def replayed(system: System, errors: Shaped[Tensor, "*batch time state channel"]) -> Response:
     """Return by how much perturbations of the state move the response, exactly."""
-    moved = torch.zeros_like(errors[..., 0, :, :])
-    read, found = dense_of(system.C), []
-    for t in range(system.steps):
-        before = moved
-        moved = _step(system, t, moved) + errors[..., t, :, :]
-        found.append(read[..., t, :, :] @ (before if system.reads_before_update else moved))
-    return torch.stack(found, dim=-3)
+    identity = torch.eye(system.state_size).to(errors).expand(system.steps, -1, -1)
+    return respond(replace(system, B=identity, D=None, initial=None), errors)
 
 
 def states_of(
