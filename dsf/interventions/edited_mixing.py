@@ -20,27 +20,7 @@ from dsf.inspection.choice import chosen_heads
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.softmax.attention import GivenWeights
-from dsf.interventions.edits import (
-    Ablate,
-    Cut,
-    Edit,
-    Forget,
-    MapEdit,
-    MapFrom,
-    Mean,
-    Negative,
-    Protect,
-    Reduce,
-    ResponseEdit,
-    RoundState,
-    Scale,
-    Sink,
-    Source,
-    StateFrom,
-    Tokens,
-    ValueFrom,
-    Window,
-)
+from dsf.interventions import edits as kinds
 from dsf.interventions.state_budget import is_recurrent, rounded, rounded_run
 from dsf.mixers import SoftmaxAttention
 from dsf.systems.coefficient import dense_of
@@ -65,7 +45,7 @@ class EditedMixer:
     sources: Mapping[str, Inspection]
     has_samples: bool = True
 
-    def of(self, source: Source, edit: Edit) -> InspectedLayer:
+    def of(self, source: kinds.Source, edit: kinds.Edit) -> InspectedLayer:
         kind = type(edit).__name__
         if isinstance(source, str):
             if source not in self.sources:
@@ -88,24 +68,24 @@ class EditedMixer:
 
 
 def edited_response(  # noqa: PLR0912 (one for each kind of edit)
-    subject: EditedMixer, edits: Sequence[Edit], plain: Tensor | None = None
+    subject: EditedMixer, edits: Sequence[kinds.Edit], plain: Tensor | None = None
 ) -> Shaped[Tensor, "*batch time output channel"]:
     system, given = subject.mixer.system(), subject.mixer.signal()
     signal = given
     for edit in edits:
-        if isinstance(edit, ValueFrom):
+        if isinstance(edit, kinds.ValueFrom):
             signal = _with_values(subject, edit, signal)
     moving = signal - _constant_signal(subject.mixer)
     recurrent = is_recurrent(system)
-    rows: list[MapEdit | Forget] = []
-    states: list[Forget | StateFrom] = []
+    rows: list[kinds.MapEdit | kinds.Forget] = []
+    states: list[kinds.Forget | kinds.StateFrom] = []
     for edit in edits:
-        if isinstance(edit, MapEdit) or (isinstance(edit, Forget) and not recurrent):
+        if isinstance(edit, kinds.MapEdit) or (isinstance(edit, kinds.Forget) and not recurrent):
             rows.append(edit)
-        elif isinstance(edit, Forget | StateFrom):
+        elif isinstance(edit, kinds.Forget | kinds.StateFrom):
             states.append(edit)
-    reductions = [edit for edit in edits if isinstance(edit, Reduce)]
-    rounds = [edit for edit in edits if isinstance(edit, RoundState)]
+    reductions = [edit for edit in edits if isinstance(edit, kinds.Reduce)]
+    rounds = [edit for edit in edits if isinstance(edit, kinds.RoundState)]
     if bool(rows) + bool(states) + bool(rounds) + len(reductions) > 1:
         raise InspectionError(
             f"intervene: {subject.name} has edits of its state and of its map, or several with a "
@@ -119,7 +99,7 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
         response = respond(system, signal)
     else:
         response = plain
-    protections = [edit for edit in edits if isinstance(edit, Protect)]
+    protections = [edit for edit in edits if isinstance(edit, kinds.Protect)]
     for key, tokens, where in _protected(subject, protections, system, is_exchanged=bool(states)):
         response = response + torch.where(where, _spared(system, signal, key, tokens), 0)
     for edit in reductions:
@@ -128,7 +108,7 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
         changes = [_row_change(subject, edit, system, moving) for edit in rows]
         response = response + _by_rows(system, moving, changes, response)
     for edit in edits:
-        if isinstance(edit, Ablate | Mean):
+        if isinstance(edit, kinds.Ablate | kinds.Mean):
             response = _with_response(subject, edit, response)
     return response
 
@@ -142,7 +122,9 @@ def _constant_signal(mixer: Any) -> Tensor:
     return constant
 
 
-def _chosen(subject: EditedMixer, edit: Edit, shape: Sequence[int]) -> Bool[Tensor, "*batch 1 1 1"]:
+def _chosen(
+    subject: EditedMixer, edit: kinds.Edit, shape: Sequence[int]
+) -> Bool[Tensor, "*batch 1 1 1"]:
     """Which entries of the batch axes an edit changes, with three more axes."""
     chosen, batch = torch.ones(*shape, dtype=torch.bool), subject.mixer.system().batch
     if edit.heads is not None:
@@ -168,7 +150,7 @@ def _chosen(subject: EditedMixer, edit: Edit, shape: Sequence[int]) -> Bool[Tens
     return chosen[(..., None, None, None)]
 
 
-def places(name: str, tokens: Tokens, count: int) -> Tensor:
+def places(name: str, tokens: kinds.Tokens, count: int) -> Tensor:
     """Numbers of tokens (or samples) as a tensor; negative ones count from the end."""
     if tokens is None:
         return torch.arange(count)
@@ -187,7 +169,7 @@ def places(name: str, tokens: Tokens, count: int) -> Tensor:
 # Values and responses
 
 
-def _with_values(subject: EditedMixer, edit: ValueFrom, signal: Tensor) -> Tensor:
+def _with_values(subject: EditedMixer, edit: kinds.ValueFrom, signal: Tensor) -> Tensor:
     other = subject.of(edit.other, edit).mixer.signal()
     steps = signal.shape[-3]
     chosen = places("tokens", edit.tokens, steps)
@@ -214,9 +196,9 @@ def _fits(other: Sequence[int], here: Sequence[int]) -> bool:
     return tuple(other[1:]) == tuple(here[1:]) and tuple(other[:1]) in ((1,), tuple(here[:1]))
 
 
-def _with_response(subject: EditedMixer, edit: ResponseEdit, response: Tensor) -> Tensor:
+def _with_response(subject: EditedMixer, edit: kinds.ResponseEdit, response: Tensor) -> Tensor:
     put = torch.zeros_like(response)
-    if isinstance(edit, Mean):
+    if isinstance(edit, kinds.Mean):
         put = put + response.mean(dim=-3, keepdim=True)
         if edit.over is not None:
             layer = subject.of(edit.over, edit)
@@ -245,7 +227,7 @@ def _stateless(subject: EditedMixer, edit: str, cure: str) -> InspectionError:
 
 
 def _rounded(
-    subject: EditedMixer, edits: Sequence[RoundState], system: Operator, signal: Tensor
+    subject: EditedMixer, edits: Sequence[kinds.RoundState], system: Operator, signal: Tensor
 ) -> Tensor:
     """The response where the state of each head is rounded; others keep theirs."""
     if not is_recurrent(system):
@@ -263,13 +245,16 @@ def _rounded(
 
 
 def _by_segments(
-    subject: EditedMixer, edits: Sequence[Forget | StateFrom], system: Operator, signal: Tensor
+    subject: EditedMixer,
+    edits: Sequence[kinds.Forget | kinds.StateFrom],
+    system: Operator,
+    signal: Tensor,
 ) -> Tensor:
     """The response where the state is exchanged between tokens, one segment after the other."""
-    borders: dict[int, list[Forget | StateFrom]] = {}
+    borders: dict[int, list[kinds.Forget | kinds.StateFrom]] = {}
     for edit in edits:
         (token,) = places("token", edit.token, signal.shape[-3]).tolist()
-        borders.setdefault(token if isinstance(edit, Forget) else token + 1, []).append(edit)
+        borders.setdefault(token if isinstance(edit, kinds.Forget) else token + 1, []).append(edit)
     if not is_recurrent(system):
         cure = "For attention, take over values (ValueFrom) or maps (MapFrom)."
         raise _stateless(subject, "StateFrom", cure)
@@ -293,10 +278,10 @@ def _by_segments(
     return torch.cat(parts, dim=-3)
 
 
-def _exchanged(subject: EditedMixer, edit: Forget | StateFrom, now: Tensor) -> Tensor:
+def _exchanged(subject: EditedMixer, edit: kinds.Forget | kinds.StateFrom, now: Tensor) -> Tensor:
     """A state after an edit: cleared, or that of another run."""
     put = torch.zeros_like(now)
-    if isinstance(edit, StateFrom):
+    if isinstance(edit, kinds.StateFrom):
         layer = subject.of(edit.other, edit)
         there, given = layer.mixer.system(), layer.mixer.signal()
         chosen = edit.token if edit.other_token is None else edit.other_token
@@ -316,7 +301,7 @@ def _exchanged(subject: EditedMixer, edit: Forget | StateFrom, now: Tensor) -> T
 
 
 def _protected(
-    subject: EditedMixer, edits: Sequence[Protect], system: Operator, *, is_exchanged: bool
+    subject: EditedMixer, edits: Sequence[kinds.Protect], system: Operator, *, is_exchanged: bool
 ) -> list[tuple[int, set[int], Tensor]]:
     """Keys, the tokens that spare each of them, and in which entries of the batch axes."""
     if edits and is_exchanged:
@@ -378,7 +363,7 @@ def _from_token(token: int, response: Tensor) -> Tensor:
     return pad(response, (0, 0, 0, 0, token, 0))
 
 
-def _lost(subject: EditedMixer, edit: Reduce, system: Operator, moving: Tensor) -> Tensor:
+def _lost(subject: EditedMixer, edit: kinds.Reduce, system: Operator, moving: Tensor) -> Tensor:
     """What the weaker directions of the Hankel block at a token pass on to later tokens."""
     (token,) = places("token", edit.token, moving.shape[-3]).tolist()
     if token == 0:
@@ -402,7 +387,7 @@ RowChange = tuple[Tensor, Callable[[Block, Tensor], None]]
 
 
 def _row_change(
-    subject: EditedMixer, edit: MapEdit | Forget, system: Operator, moving: Tensor
+    subject: EditedMixer, edit: kinds.MapEdit | kinds.Forget, system: Operator, moving: Tensor
 ) -> RowChange:
     steps, read = system.steps, moving.shape[-3]
     written = torch.arange(steps)
@@ -413,30 +398,30 @@ def _row_change(
             f"intervene: renormalise masks the scores of a softmax, but {subject.name} is a "
             f"{type(subject.mixer).__name__}. Leave it out: the edges are then set to zero."
         )
-    if isinstance(edit, Forget):
+    if isinstance(edit, kinds.Forget):
         (token,) = places("token", edit.token, read).tolist()
         written = written[token:]
         change = scaled(lambda _: (torch.arange(read) >= token).double(), False)
-    elif isinstance(edit, Cut | Scale):
+    elif isinstance(edit, kinds.Cut | kinds.Scale):
         written = places("query", edit.query, steps)
         columns = torch.zeros(read, dtype=torch.bool)
         columns[places("key", edit.key, read)] = True
-        factor = edit.factor if isinstance(edit, Scale) else 0.0
+        factor = edit.factor if isinstance(edit, kinds.Scale) else 0.0
         keep = torch.where(columns, factor, torch.ones(read, dtype=torch.float64))
         change = scaled(lambda _: keep, renormalise)
-    elif isinstance(edit, Window):
+    elif isinstance(edit, kinds.Window):
         width, columns = min(edit.width, steps + read), torch.arange(read)
         change = scaled(
             lambda rows: ((rows[:, None] - columns).abs() < width).double(), renormalise
         )
-    elif isinstance(edit, Sink):
+    elif isinstance(edit, kinds.Sink):
         first = (torch.arange(read) == 0).double()
         kept = first if edit.keep else 1 - first
         own = torch.eye(steps, read, dtype=torch.float64) if edit.keep else None
         change = scaled(
             lambda rows: kept if own is None else (kept + own[rows]).clamp_max(1), renormalise
         )
-    elif isinstance(edit, Negative):
+    elif isinstance(edit, kinds.Negative):
         sign = "max" if edit.keep else "min"
         change = lambda block, _: block.clamp(**{sign: 0})  # noqa: E731
     else:
@@ -444,7 +429,7 @@ def _row_change(
     chosen = _chosen(subject, edit, system.batch).unsqueeze(-1)
 
     samples: slice | Tensor = slice(None)
-    if edit.samples is not None and not isinstance(edit, MapFrom):
+    if edit.samples is not None and not isinstance(edit, kinds.MapFrom):
         # Edits with a sample of their own each are common: the other samples are not touched.
         samples = places("samples", edit.samples, system.batch[0])
 
@@ -481,7 +466,7 @@ def _multiplied(
 
 
 def _taken(
-    subject: EditedMixer, edit: MapFrom, system: Operator
+    subject: EditedMixer, edit: kinds.MapFrom, system: Operator
 ) -> Callable[[Block, Tensor], Block]:
     there = subject.of(edit.other, edit).mixer.system()
 

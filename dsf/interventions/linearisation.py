@@ -19,10 +19,11 @@ from torch.nn.functional import cross_entropy
 from dsf.inspection.model_input import IDS, MASK, model_input
 from dsf.inspection.results.saving import load, save
 from dsf.inspection.results.table import Table
-from dsf.interventions.kept_keys import KeptForm, StateFeatures
-from dsf.interventions.map_harm import (
+from dsf.interventions.kept_keys import (
     IGNORED,
+    KeptForm,
     Maps,
+    StateFeatures,
     anchors_of,
     compared,
     fitted,

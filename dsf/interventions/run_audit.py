@@ -20,27 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from dsf.attribution import targets, two_runs
 from dsf.attribution.stages import Place, Stages
-from dsf.attribution.targets import (
-    Positions,
-    Target,
-    first_two,
-    functional_of,
-    put_out,
-    tokens_shown,
-)
+from dsf.attribution.targets import Positions, Target
 from dsf.attribution.trace import call_of
-from dsf.attribution.two_runs import (
-    Force,
-    Inject,
-    Moved,
-    Node,
-    Own,
-    Recording,
-    Walk,
-    joined,
-    scopes_of,
-)
+from dsf.attribution.two_runs import Node, Walk
 from dsf.inspection import Adapter, InspectionError
 from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarded, in_float64
@@ -269,7 +253,7 @@ class _Audit:
     def __init__(self, given: ModelInput, adapters: Sequence[Adapter], kind: _Kind) -> None:
         self._given, self._adapters, self._kind = given, adapters, kind
         self._model = wide_copy(given.model, adapters).eval().requires_grad_(False)
-        self._scopes = scopes_of(self._model)
+        self._scopes = two_runs.scopes_of(self._model)
         question = Examination(
             inputs=in_float64(given.inputs),
             named=in_float64(given.named),
@@ -284,7 +268,7 @@ class _Audit:
         self._clean.meet = self._stages.meet
         self._stages.note_weights()
         with torch.no_grad():
-            output = put_out(self._called(self._model, self._clean))
+            output = targets.put_out(self._called(self._model, self._clean))
         if output is None:
             raise InspectionError("audit: the model returns no tensor.")
         self._output, self.passes = output, 2
@@ -331,7 +315,7 @@ class _Audit:
             walk.start(stop - start)
             out = _run(model, (), {**part, **cache, "use_cache": True}, walk)
             keep()
-            outputs.append(put_out(out))
+            outputs.append(targets.put_out(out))
             taken = [name for name in CACHES if name in signature(model.forward).parameters]
             found = [out[name] for name in CACHES if isinstance(out, dict) and name in out]
             if not taken or not found:
@@ -343,7 +327,7 @@ class _Audit:
         full = outputs[0]
         if full is None or full.ndim < 3:
             return full
-        return joined(outputs, torch.Size((full.shape[0], steps, *full.shape[2:])))
+        return two_runs.joined(outputs, torch.Size((full.shape[0], steps, *full.shape[2:])))
 
     def _like(self, model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kind, device = dtype_of(model), next((p.device for p in model.parameters()), None)
@@ -357,13 +341,13 @@ class _Audit:
     @torch.inference_mode(False)
     def ledger(self, target: Target | None, against: Target | None, position: Positions) -> Ledger:
         given, output, owns = self._given, self._output, self._forced.owns
-        shown = tokens_shown(given.inputs, given.named)
+        shown = targets.tokens_shown(given.inputs, given.named)
         if target is None:
-            target, against = first_two(output, position, shown)
-        of = functional_of(target, against, position, output, given.tokenizer, shown)
+            target, against = targets.first_two(output, position, shown)
+        of = targets.functional_of(target, against, position, output, given.tokenizer, shown)
         before = float(of.pair(output).sum())
         after = float(of.pair(self._recording.output.to(output)).sum())
-        points, moved = 0, Moved()
+        points, moved = 0, two_runs.Moved()
         largest = max((own.relative for own in owns.values()), default=0.0)
         for points, enough in POINTS[largest > MAX_OWN_OF_ONE_POINT :] if owns else ():
             moved = self._moved(of, points)
@@ -386,8 +370,8 @@ class _Audit:
 
     def _recorded(
         self, model: nn.Module, decode: int = 0, state: int | str | None = None
-    ) -> Recording:
-        found = Recording()
+    ) -> two_runs.Recording:
+        found = two_runs.Recording()
         values: dict[Node, Tensor] = {}
         edited: list[str] = []
 
@@ -429,35 +413,37 @@ class _Audit:
                             found.output = live.changed(plan)
                     keep()
                 else:
-                    found.output = put_out(self._called(model.eval(), walk))
+                    found.output = targets.put_out(self._called(model.eval(), walk))
                     keep()
         finally:
             model.train(training)
         return found
 
-    def _force(self, recording: Recording, only: Collection[Node] | None = None) -> Force:
+    def _force(
+        self, recording: two_runs.Recording, only: Collection[Node] | None = None
+    ) -> two_runs.Force:
         """Run the reference with the values of another run."""
-        force = Force(recording, self._tokens, only)
+        force = two_runs.Force(recording, self._tokens, only)
         with torch.no_grad():
             self._called(self._model, Walk(self._model, self._scopes, force))
         self.passes += 1
         return force
 
     @cached_property
-    def _coarse(self) -> Force:
+    def _coarse(self) -> two_runs.Force:
         """The suspect, forced at the modules around and outside of mixers alone."""
         around = [node for node in self._forced.met if self._stages.is_around(node)]
         return self._force(self._recording, around)
 
     @cached_property
-    def _healthy(self) -> Force:
+    def _healthy(self) -> two_runs.Force:
         """A run of the model itself in the suspect's number type, forced at the same nodes.
 
         Without nodes where the law of number types says what is expected.
         """
         kind, twin = dtype_of(self._kind.module), self._given.model
         if not self._kind.is_other or kind is torch.float64:
-            return Force(Recording(), self._tokens)
+            return two_runs.Force(two_runs.Recording(), self._tokens)
         computed = {
             name: part.dtype
             for name, part in self._kind.module.named_buffers()
@@ -466,17 +452,17 @@ class _Audit:
         kinds = computed | dict.fromkeys(twin.state_dict(), kind)
         return self._force(self._recorded(_in_types(twin, kinds)), self._forced.met)
 
-    def _moved(self, of: Any, points: int) -> Moved:
+    def _moved(self, of: Any, points: int) -> two_runs.Moved:
         """What every own moves, averaged over points of the way between the runs."""
-        found, steps = Moved(), self._tokens
+        found, steps = two_runs.Moved(), self._tokens
         places, weights = np.polynomial.legendre.leggauss(points)
         for at, weight in zip((1 + places) / 2, weights / 2, strict=True):
             with torch.enable_grad():
                 factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
                 heads_of = lambda node: self._widths.get(self._stages.layer_of(node))  # noqa: E731
-                inject = Inject(self._forced.owns, steps, factor, heads_of)
+                inject = two_runs.Inject(self._forced.owns, steps, factor, heads_of)
                 walk = Walk(self._model, self._scopes, inject)
-                out: Any = put_out(self._called(self._model, walk))
+                out: Any = targets.put_out(self._called(self._model, walk))
                 of.pair(out).sum().backward()
             for key, part in inject.moved.items():
                 found[key] = found.get(key, torch.zeros_like(part)) + float(weight) * part
@@ -534,7 +520,7 @@ class _Audit:
                 return gain, most, _begin_of_gain(gains)
         return own.relative, limit, None
 
-    def _rows(self, moved: Moved) -> tuple[LedgerRow, ...]:
+    def _rows(self, moved: two_runs.Moved) -> tuple[LedgerRow, ...]:
         places: dict[Place, list[Node]] = {}
         for node in self._forced.owns:  # in the order in which they ran
             places.setdefault(_place(self._stages, self._forced, node), []).append(node)
@@ -574,9 +560,9 @@ class _Audit:
                 rows[at] = replace(rows[at], own=own.relative, accused=True, first=first)
         return tuple(sorted(rows, key=by_weight))
 
-    def _beyond(self) -> dict[str, Own]:
+    def _beyond(self) -> dict[str, two_runs.Own]:
         """Without a healthy run, what layers as a whole added if it is more than is explained."""
-        found: dict[str, Own] = {}
+        found: dict[str, two_runs.Own] = {}
         if self._kind.is_other:
             return found
         rounding = expected_rounding(dtype_of(self._kind.module), self._tokens)
@@ -629,7 +615,7 @@ def _strongest(shares: Tensor) -> tuple[int, ...]:
     return tuple(order[enough].tolist())
 
 
-def _place(stages: Stages, forced: Force, node: Node) -> Place:
+def _place(stages: Stages, forced: two_runs.Force, node: Node) -> Place:
     """The layer and stage of a node, or of the operations before it that have no partner."""
     missing: list[Node] = []
     waiting, seen = [*stages.sources(node)], set()
@@ -649,7 +635,7 @@ def _place(stages: Stages, forced: Force, node: Node) -> Place:
     return (*states, *places, stages.place(node))[0]
 
 
-def _read(folder: Path, output: Tensor, reference: Walk) -> Recording:
+def _read(folder: Path, output: Tensor, reference: Walk) -> two_runs.Recording:
     """Outputs that another engine wrote, by the names of its modules."""
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
     if not files or not all(file.is_file() for file in files):
@@ -670,6 +656,6 @@ def _read(folder: Path, output: Tensor, reference: Walk) -> Recording:
             f"{found}."
         )
     values[Node("", 0, "out ['logits']")] = logits
-    recording = Recording(output=logits)
+    recording = two_runs.Recording(output=logits)
     recording.add(values, {}, reference)
     return recording

@@ -33,17 +33,9 @@ from dsf.inspection.rebuild import relative_error
 from dsf.inspection.recorded_run import without_logits
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.seen_attentions import CallKey
+from dsf.interventions import edits as kinds
 from dsf.interventions.edited_mixing import places
-from dsf.interventions.edits import (
-    Edit,
-    Forget,
-    MapEdit,
-    MapFrom,
-    Protect,
-    Reduce,
-    StateFrom,
-    ValueFrom,
-)
+from dsf.interventions.edits import Edit
 from dsf.interventions.intervention import (
     LiveModel,
     Planned,
@@ -241,10 +233,10 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 ACTING: Mapping[str, Any] = {
-    "reduction": Reduce,
-    "state": Forget | StateFrom,
-    "protection": Protect,
-    "map": MapEdit,
+    "reduction": kinds.Reduce,
+    "state": kinds.Forget | kinds.StateFrom,
+    "protection": kinds.Protect,
+    "map": kinds.MapEdit,
 }
 """Edits by that of a mixer on which they act, where two kinds in one layer exclude each other."""
 
@@ -254,10 +246,9 @@ def _kind(plan: Plan) -> Kind | None:
     found: list[Any] = []
     for key, planned in plan.items():
         edits = planned.edits
-        acting = [
-            part for part, kinds in ACTING.items() if any(isinstance(e, kinds) for e in edits)
-        ]
-        takes = any(isinstance(edit, MapFrom | ValueFrom | StateFrom) for edit in edits)
+        acting = [part for part, of in ACTING.items() if any(isinstance(e, of) for e in edits)]
+        taking = kinds.MapFrom | kinds.ValueFrom | kinds.StateFrom
+        takes = any(isinstance(edit, taking) for edit in edits)
         if not planned.is_batch or "reduction" in acting or (takes and planned.samples > 1):
             return None
         found.append((key, planned.mixer, *acting))

@@ -145,10 +145,10 @@ def map_scores(model, tokenizer, plan):
     path = KEPT / "map_scores.json"
     if path.exists():
         return json.loads(path.read_text())
-    from dsf.interventions import map_harm
+    from dsf.interventions import kept_keys
 
     ids = tokens(tokenizer, text.read().train, PLAN_AT[0])
-    run = map_harm.recorded(model, ids, ids)
+    run = kept_keys.recorded(model, ids, ids)
     rows = torch.arange(7, TOKENS, 8)
     ahead = torch.arange(TOKENS) > rows.unsqueeze(-1)
     found = {}
@@ -162,11 +162,11 @@ def map_scores(model, tokenizer, plan):
             if form.window is None:
                 found[name] = [0.0, 0.0]
                 continue
-            between = map_harm.is_between(rows, form, TOKENS)
+            between = kept_keys.is_between(rows, form, TOKENS)
             small = scores.masked_fill(between, -torch.inf)
             if form.features:
                 top = scores.amax(dim=-1, keepdim=True)
-                state = map_harm.between_entries(maps, plan.states[name], form, rows, top)
+                state = kept_keys.between_entries(maps, plan.states[name], form, rows, top)
                 small = torch.where(between, state.log() + top, small)
             small = small.softmax(dim=-1)
             found[name] = [

@@ -231,7 +231,7 @@ def test_long_chunks_are_split_without_a_difference(shared, monkeypatch):
 
 def test_blocks_of_rows_make_no_difference(shared, monkeypatch):
     model, ids, plan = shared
-    monkeypatch.setattr("dsf.interventions.map_harm.BLOCK_ENTRIES", 60)
+    monkeypatch.setattr("dsf.interventions.kept_keys.BLOCK_ENTRIES", 60)
     again = dsf.linearise(model, input_ids=ids, bytes=1.0, candidates=FORMS, rounds=0)
     for rows, others in zip(plan.candidates, again.candidates, strict=True):
         for row, other in zip(rows, others, strict=True):
