@@ -332,7 +332,8 @@ def pieces(
         return
     leaves, tree = tree_flatten((args, kwargs))
     at = [next((k for k, part in enumerate(streams) if part is leaf), None) for leaf in leaves]
-    frozen = [None if k is not None else _alias(leaf) for leaf, k in zip(leaves, at, strict=True)]
+    # The numbers of a tensor without the tensor, which is followed as long as anybody has it.
+    frozen = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
     def again(*given: Tensor) -> Any:
         filled = [leaf if k is None else given[k] for leaf, k in zip(frozen, at, strict=True)]
@@ -346,11 +347,6 @@ def pieces(
     for k, each in enumerate(output):
         part, rest = lambda *given, k=k: again(*given)[k], None if still is None else still[k]
         yield each, _linear_part(part, rest), unless_zero(rest)
-
-
-def _alias(leaf: Any) -> Any:
-    """The numbers of a tensor without the tensor, which is followed as long as anybody has it."""
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
 
 
 def secant(

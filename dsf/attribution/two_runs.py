@@ -255,8 +255,13 @@ class Recording:
                 for mine, operation in enumerate(own)
                 if mine not in matched and operation.name in CASTS
             }
-            for cast in extra:
-                _round_source(values, cast, extra)
+            for cast in extra:  # perhaps of what was cast before
+                source = cast
+                while extra.get(source):
+                    source = extra[source][0]
+                before, result = values.get(source), values.get(cast)
+                if before is not None and result is not None and before.numel() == result.numel():
+                    values[source] = before.to(result.dtype).to(before.dtype)
         inside = tuple(f"{path}." for path in unordered)
         for calls, known in ((self.calls, names), (self.wide, uncast)):
             there = ((node, own) for node, own in known.items() if own in values)
@@ -287,18 +292,6 @@ def joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
         if is_rest and sum(part.shape[axis] for part in parts) == size:
             return torch.cat(list(parts), dim=axis)
     return None
-
-
-def _round_source(
-    values: dict[Node, Tensor], cast: Node, extra: Mapping[Node, tuple[Node, ...]]
-) -> None:
-    """Give the node that was cast, perhaps several times, the number type of the cast."""
-    source = cast
-    while extra.get(source):
-        source = extra[source][0]
-    before, result = values.get(source), values.get(cast)
-    if before is not None and result is not None and before.numel() == result.numel():
-        values[source] = before.to(result.dtype).to(before.dtype)
 
 
 def common(one: Sequence[Any], other: Sequence[Any]) -> list[tuple[int, int]]:
@@ -354,17 +347,13 @@ class Own:
         return float(self.change.abs().square().sum().sqrt()) / self.size if self.size else 0.0
 
 
-def token_axis(shape: Sequence[int], tokens: int) -> int | None:
-    """Return the axis that counts tokens, which is none of the first where another one does."""
-    axes = [axis for axis, size in enumerate(shape) if size == tokens]
-    later = [axis for axis in axes if axis]
-    return later[0] if later else axes[0] if axes and len(shape) == 1 else None
-
-
 def by_token(values: Tensor, tokens: int) -> Float[Tensor, " token"]:
-    axis = token_axis(values.shape, tokens)
-    if axis is None:
+    """Sum over all axes but that of tokens, which is none of the first where another one fits."""
+    axes = [axis for axis, size in enumerate(values.shape) if size == tokens]
+    later = [axis for axis in axes if axis]
+    if not later and (not axes or values.ndim > 1):
         return values.sum().reshape(1)
+    axis = later[0] if later else 0
     return values.movedim(axis, 0).reshape(values.shape[axis], -1).sum(dim=1)
 
 

@@ -356,11 +356,7 @@ def _spared(system: Operator, signal: Tensor, key: int, tokens: set[int]) -> Ten
             here = replace(system.cut(first, stop), initial=trace)
             parts.append(respond(here, nothing[..., first:stop, :, :]))
             trace = final_state(here, nothing[..., first:stop, :, :])
-    return _from_token(start, torch.cat(parts, dim=-3) - erased)
-
-
-def _from_token(token: int, response: Tensor) -> Tensor:
-    return pad(response, (0, 0, 0, 0, token, 0))
+    return pad(torch.cat(parts, dim=-3) - erased, (0, 0, 0, 0, start, 0))
 
 
 def _lost(subject: EditedMixer, edit: kinds.Reduce, system: Operator, moving: Tensor) -> Tensor:
@@ -374,7 +370,7 @@ def _lost(subject: EditedMixer, edit: kinds.Reduce, system: Operator, moving: Te
         ..., edit.order :, :
     ]
     passed = weaker @ moving[..., :token, :, :].flatten(-3, -2)
-    lost = _from_token(token, passed.unflatten(-2, (-1, system.output_size)))
+    lost = pad(passed.unflatten(-2, (-1, system.output_size)), (0, 0, 0, 0, token, 0))
     where = _chosen(subject, edit, system.batch)
     return torch.where(where.to(lost.device), lost, 0)
 

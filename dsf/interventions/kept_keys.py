@@ -404,7 +404,8 @@ def compared(
     for rows, scores, signal in maps.blocks():
         top = scores.amax(dim=-1, keepdim=True)
         mass = scores.sub_(top).exp_()
-        sums = [_running(mass), _running(mass * signal)]
+        each = (mass, mass * signal)
+        sums = [pad(one.cumsum(dim=-1, dtype=torch.float64), (1, 0)) for one in each]
         total, whole = sums[0][..., -1], sums[1][..., -1] / sums[0][..., -1]
         for number, form in enumerate(forms):
             if form.window is None:
@@ -427,11 +428,6 @@ def compared(
             changes[number] += by_token.sum() + maps.counted / 2 * by_token.square().sum()
             distances[number] = distances[number].maximum((distance.max() + slack).clamp(max=1))
     return changes, distances
-
-
-def _running(entries: Tensor) -> Tensor:
-    """Sums of the first 0, 1, 2, ... entries of every row."""
-    return pad(entries.cumsum(dim=-1, dtype=torch.float64), (1, 0))
 
 
 def _kept(sums: Tensor, rows: Tensor, form: KeptForm) -> Tensor:

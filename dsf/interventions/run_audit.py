@@ -534,6 +534,8 @@ class _Audit:
             )
             share, by_head = math.fsum(float(part.sum()) for part in tokens), _summed(heads)
             cumulative += share
+            sizes, order = by_head.abs().sort(descending=True)
+            strongest = order[sizes.cumsum(0) - sizes < HEADS_SHARE * sizes.sum()]
             first, blamed = None, [token for own, limit, token in found if own > limit]
             if accused := self._kind.is_other and bool(blamed):
                 known = [token for token in blamed if token is not None]
@@ -548,7 +550,7 @@ class _Audit:
                 first=first,
                 accused=accused,
                 tokens=tuple(_summed(tokens).tolist()),
-                heads=_strongest(by_head),
+                heads=tuple(strongest.tolist()),
                 by_head=tuple(by_head.tolist()),
             )
             rows.append(row)
@@ -606,13 +608,6 @@ def _summed(parts: Sequence[Tensor]) -> Tensor:
     longest = max((len(part) for part in parts), default=0)
     whole = [part for part in parts if len(part) == longest]
     return torch.stack(whole).sum(0) if whole else torch.zeros(0)
-
-
-def _strongest(shares: Tensor) -> tuple[int, ...]:
-    """The heads that carry ``HEADS_SHARE`` of all, the strongest first."""
-    sizes, order = shares.abs().sort(descending=True)
-    enough = sizes.cumsum(0) - sizes < HEADS_SHARE * sizes.sum()
-    return tuple(order[enough].tolist())
 
 
 def _place(stages: Stages, forced: two_runs.Force, node: Node) -> Place:

@@ -75,7 +75,7 @@ def rounded_at_random(states: States, bits: Bits | int, rng: torch.Generator) ->
 
 
 def _step_of(states: States, bits: Bits | int) -> Tensor:
-    step = largest(states) / levels(bits)
+    step = states.abs().amax(dim=(-2, -1)) / levels(bits)
     return step[..., None, None].clamp_min(torch.finfo(states.dtype).tiny)
 
 
@@ -95,10 +95,6 @@ def with_feedback(store: Callable[[States], States]) -> Callable[[States], State
 
 def levels(bits: Bits | int) -> Any:
     return 2.0 ** (bits - 1) - 1
-
-
-def largest(states: States) -> Bits:
-    return states.abs().amax(dim=(-2, -1))
 
 
 def rounded_run(
@@ -132,7 +128,7 @@ def rounded_run(
 
 def replayed(system: System, errors: Shaped[Tensor, "*batch time state channel"]) -> Response:
     """Return by how much perturbations of the state move the response, exactly."""
-    identity = torch.eye(system.state_size).to(errors).expand(system.steps, -1, -1)
+    identity = torch.eye(system.state_size).to(errors).expand(*errors.shape[:-2], -1, -1)
     return respond(replace(system, B=identity, D=None, initial=None), errors)
 
 
@@ -255,7 +251,8 @@ def _magnitudes(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Shaped[Tensor, "*batch time"]:
     """The largest magnitude in the state of every head after every token."""
-    return torch.stack([largest(state) for state in states_of(system, signal)], dim=-1)
+    every = [state.abs().amax(dim=(-2, -1)) for state in states_of(system, signal)]
+    return torch.stack(every, dim=-1)
 
 
 def _step(system: System, t: int, state: Tensor) -> Tensor:
