@@ -254,12 +254,8 @@ class _Audit:
         self._given, self._adapters, self._kind = given, adapters, kind
         self._model = wide_copy(given.model, adapters).eval().requires_grad_(False)
         self._scopes = two_runs.scopes_of(self._model)
-        question = Examination(
-            inputs=in_float64(given.inputs),
-            named=in_float64(given.named),
-            adapters=adapters,
-            checks="none",
-        )
+        inputs, named = in_float64((given.inputs, given.named))
+        question = Examination(inputs=inputs, named=named, adapters=adapters, checks="none")
         self._layers: Sequence[InspectedLayer] = ()
         with suppress(InspectionError):  # without coefficients a mixer is one stage
             self._layers = examine(self._model, question).layers
