@@ -25,15 +25,11 @@ from two running sums over its keys.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot, pad, scaled_dot_product_attention
-
-from dsf.inspection.errors import InspectionError
+from torch import Tensor
+from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 
 ROWS_AT_ONCE = 512
 """Number of queries that read their keys together; bounds the memory of masks."""
@@ -326,67 +322,6 @@ class Maps:
             ahead = torch.arange(steps, device=self.key.device) > rows.unsqueeze(-1)
             scores = (self.query[:, rows] @ self.key.mT).masked_fill_(ahead, -torch.inf)
             yield rows, scores, self.adjoint[:, rows] @ self.value.mT
-
-
-def recorded(
-    model: Any,
-    text: Tensor,
-    labels: Tensor,
-    planned: Mapping[str, Sequence[tuple[KeptForm, StateFeatures | None]]] | None = None,
-) -> dict[str, Maps]:
-    """Run the model on one text, and return what its softmax layers did, by path."""
-    from dsf.interventions.kept_cache import UNREAD, LinearisedLayer, twin
-
-    found: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-
-    def attention(
-        path: str,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        scaling: float | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, None]:
-        if any(options.get(name) is not None for name in UNREAD) or mask is not None:
-            return fallback(module, query, key, value, mask, scaling=scaling, **options)
-        if path in found or not getattr(module, "is_causal", True):
-            raise InspectionError(
-                f"linearise: {path} expected one causal call for a text, got another. Such a layer "
-                "cannot keep a part of its keys."
-            )
-        shared = query.shape[1] // key.shape[1]
-        keys, values = (part.repeat_interleave(shared, dim=1) for part in (key, value))
-        response = scaled_dot_product_attention(query, keys, values, is_causal=True, scale=scaling)
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        if planned is not None and path in planned:
-            under_plan = LinearisedLayer(planned[path]).read(query, key, value, scale)
-            response = (response + under_plan.transpose(1, 2)) / 2
-        gate = torch.zeros_like(response, requires_grad=True)
-        grouped = (query[0] * scale).detach().unflatten(0, (key.shape[1], shared))
-        found[path] = (grouped, key[0].detach(), value[0].detach(), gate)
-        return (response + gate).transpose(1, 2), None
-
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward as fallback
-
-    paths = [name for name, module in model.named_modules() if hasattr(module, "layer_idx")]
-    copied = twin(model, {path: partial(attention, path) for path in paths})
-    with torch.inference_mode(False), torch.enable_grad():
-        logits = copied(input_ids=text[None].clone(), use_cache=False).logits[0]
-        if not found:
-            raise InspectionError(
-                f"linearise: expected softmax attention through transformers' attention interface, "
-                f"got {type(model).__name__} without. For recurrent layers there is "
-                f"dsf.interventions.reduce_states."
-            )
-        loss = cross_entropy(full_precision(logits[:-1]), labels[1:], ignore_index=IGNORED)
-        gradients = torch.autograd.grad(loss, [gate for *_, gate in found.values()])
-    counted = int((labels[1:] != IGNORED).sum())
-    return {
-        path: Maps(query, key, value, gradient[0].unflatten(0, query.shape[:2]), counted)
-        for (path, (query, key, value, _)), gradient in zip(found.items(), gradients, strict=True)
-    }
 
 
 def compared(

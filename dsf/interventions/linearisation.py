@@ -28,7 +28,6 @@ from dsf.interventions.kept_keys import (
     compared,
     fitted,
     full_precision,
-    recorded,
 )
 
 WINDOWS = tuple(2**power for power in range(1, 13))
@@ -249,6 +248,8 @@ def linearise(
         torch.Size([4, 18])
     """
     _check_budget(harm, bytes)
+    from dsf.interventions.kept_cache import recorded
+
     given = model_input(model, inputs, named, where="linearise")
     texts = _texts(given.numbers, given.named)
     longest = max(len(text) for text, _ in texts)

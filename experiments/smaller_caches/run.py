@@ -145,10 +145,10 @@ def map_scores(model, tokenizer, plan):
     path = KEPT / "map_scores.json"
     if path.exists():
         return json.loads(path.read_text())
-    from dsf.interventions import kept_keys
+    from dsf.interventions import kept_cache, kept_keys
 
     ids = tokens(tokenizer, text.read().train, PLAN_AT[0])
-    run = kept_keys.recorded(model, ids, ids)
+    run = kept_cache.recorded(model, ids, ids)
     rows = torch.arange(7, TOKENS, 8)
     ahead = torch.arange(TOKENS) > rows.unsqueeze(-1)
     found = {}
