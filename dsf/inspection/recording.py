@@ -322,7 +322,7 @@ class Leaving(Functions):
         return func(*args, **kwargs)
 
 
-_EMPTY = {
+MADE_EMPTY = {
     torch.ops.aten.empty.memory_format,
     torch.ops.aten.empty_like.default,
     torch.ops.aten.empty_strided.default,
@@ -426,7 +426,7 @@ class Recorder(Operations):
             values = tuple(map(self.value, outs))
             for one, value in zip(outs, values, strict=True):
                 if value.memory >= first and value.memory not in writes.values():
-                    self._made_here(one, is_empty=func in _EMPTY)
+                    self._made_here(one, is_empty=func in MADE_EMPTY)
             makes = tuple(range(first, len(self.recording.numbers)))
             name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
             self._add(func, name, noted, named, values, writes, makes, random)

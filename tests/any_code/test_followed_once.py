@@ -119,7 +119,19 @@ def test_a_deeper_model_needs_no_further_rules(monkeypatch):
     assert counts[0] == counts[1] > 0
 
 
-def test_layers_that_are_silent_as_a_whole_are_not_repeated_one_by_one(monkeypatch):
+class Scaled(Layers):
+    """Layers that are scaled by a number of which nobody knows where it came from."""
+
+    def __init__(self, kind, depth):
+        super().__init__(kind, depth)
+        self.scale = [torch.ones(())]
+
+    def forward(self, x):
+        return super().forward(x) * self.scale[0]
+
+
+@pytest.mark.parametrize(("made", "runs"), [(Layers, 0), (Scaled, 2)])
+def test_a_model_runs_again_only_where_its_run_could_not_be_followed(made, runs, monkeypatch):
     passes, repeated = [], replay.repetition
 
     def counted(invocation, *given, **named):
@@ -129,8 +141,9 @@ def test_layers_that_are_silent_as_a_whole_are_not_repeated_one_by_one(monkeypat
     monkeypatch.setattr(replay, "repetition", counted)
     for depth in (3, 9):
         passes.clear()
-        dsf.inspect(drawn(Layers(modules.Attention, depth)), tokens())
-        assert [type(one) for one in passes] == [Layers, Layers]
+        inspection = dsf.inspect(drawn(made(modules.Attention, depth)), tokens())
+        assert [type(one) for one in passes] == [made] * runs
+        assert all(layer.is_exact for layer in inspection) and not inspection.unsupported
 
 
 def test_memory_is_limited(monkeypatch):

@@ -265,6 +265,37 @@ def test_ids_that_are_computed_with(make):
     assert listed(inspection) & {"Ids", "attn", "sums"}
 
 
+def _by_lists(ids, x):
+    return torch.tensor([[sum(row[: k + 1]) for k in range(len(row))] for row in ids.tolist()])
+
+
+DECIDING = {
+    "mask": lambda ids, x: torch.where((ids.cumsum(1) % 3 == 1)[..., None], x, -x),
+    "filled": lambda ids, x: x.masked_fill((ids.flip(1) > 3)[..., None], 2.0),
+    "number": lambda ids, x: x * (1 + int(ids.sum()) % 5),
+    "branch": lambda ids, x: x if bool(ids.sum() % 2) else -x,
+    "lists": lambda ids, x: x * _by_lists(ids, x)[..., None],
+    "order": lambda ids, x: x * (1 + ids.argsort(1))[..., None],
+    "weight": lambda ids, x: x * (ids.float().softmax(1))[..., None],
+}
+
+
+@pytest.mark.parametrize("way", DECIDING)
+def test_ids_that_decide_about_other_tokens(way):
+    class Ids(Model):
+        def __init__(self):
+            super().__init__(None)
+            self.table = nn.Embedding(20, WIDTH)
+
+        def forward(self, ids):
+            x = self.table(ids)
+            return DECIDING[way](ids, x + self.attn(x))
+
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
+    inspection = inspected(Ids(), ids)
+    assert listed(inspection) & {"Ids", "attn"} or not any(x.is_exact for x in inspection)
+
+
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
 @pytest.mark.parametrize("way", ["encoder", "mean", "last state", "pre-hook"])
 def test_what_tokens_do_around_a_recurrence(way, kind):

@@ -310,6 +310,7 @@ class _Memory:
         layout: of the tensor that ``coordinates`` are of.
         is_decided: whether it holds truth values or whole numbers that numbers of tokens decided,
             such as which of them is the largest.
+        is_open: whether it is not known what its numbers, or ids, were made of.
     """
 
     is_gone: Callable[[], bool]
@@ -317,6 +318,7 @@ class _Memory:
     coordinates: Coordinates | None
     are_numbers: bool
     is_decided: bool = False
+    is_open: bool = False
 
 
 MIN_FORGOTTEN = 256
@@ -349,11 +351,20 @@ class KnownTensors:
         memory = self._memory(tensor)
         return memory is not None and memory.coordinates is not None
 
-    def note(self, tensors: Iterable[Tensor]) -> None:
+    def note(self, tensors: Iterable[Tensor], *, are_open: bool = False) -> None:
         """Tell of tensors that the run made or was given, of which no more may be known."""
         for tensor in tensors:
             if tensor not in self and tensor.numel():
-                self._begin(tensor)
+                self._begin(tensor).is_open = are_open
+
+    def is_open(self, tensor: Tensor) -> bool:
+        """Whether it is not known what a tensor was made of: tokens, weights or constants."""
+        memory = self._memory(tensor)
+        return tensor.numel() > 0 and (memory is None or memory.is_open)
+
+    def leave_open(self, tensor: Tensor, *, is_open: bool) -> None:
+        if (memory := self._memory(tensor)) is not None:
+            memory.is_open = is_open
 
     def _begin(self, tensor: Tensor) -> _Memory:
         memory = _Memory(_watched(tensor), _Layout.of(tensor), None, are_numbers(tensor))

@@ -39,7 +39,7 @@ also by their places, since one token may be sent to one other alone."""
 HALVES = 4
 """The same where tokens meet in further ways than in the attentions that were read, and for a map
 that is probed: these may be others than the token that is replaced."""
-SILENT = "no token moved another in the whole model while the mixers that were read were held"
+SILENT = "no token moves another in the whole model while the mixers that were read are held"
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 
@@ -189,7 +189,9 @@ def judged(
     ]  # a module that is only the softmax of an attention makes its weights, and no more
     draws_of = {one: _draws(own.get(one, ()), one in reading, len(one.calls)) for one in order}
     plain = [one for one in order if _is_plain(one, draws_of[one], one in reading)]
-    found.is_silent = bool(plain) and _are_silent(tracker.run, calls, plain)
+    is_followed = tracker.is_sure and plain == order and not (found.front or found.refused)
+    is_followed &= all(one.invocation is not None for one in mixings)
+    found.is_silent = bool(plain) and _are_silent(tracker.run, calls, plain, is_followed)
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
@@ -277,15 +279,24 @@ def _is_plain(one: Invocation, draws: int, is_read: bool) -> bool:
     return is_read and draws == 0 and len(attentions) == 1
 
 
-def _are_silent(run: Invocation | None, calls: Sequence[Call], plain: Sequence[Invocation]) -> bool:
-    """Whether no token moves another in the model, nor in the output of a ``plain`` pass in it."""
+def _are_silent(
+    run: Invocation | None, calls: Sequence[Call], plain: Sequence[Invocation], is_followed: bool
+) -> bool:
+    """Whether no token moves another in the model, nor in the output of a ``plain`` pass in it.
+
+    Args:
+        is_followed: whether it is known where everything in the run came from, and tokens met
+            nowhere else. If not, the model runs again with other tokens.
+    """
     if run is None or any(call.module is run.module for call in calls):
         return False
     if storage_of(run.module) != run.weights:
         return False
-    found = _while_held(run, Held(calls, (), watched=plain))
-    is_clear = found.mixes is False and not math.isnan(found.elsewhere)
-    return is_clear and are_seen(plain, run)
+    if not is_followed:
+        found = _while_held(run, Held(calls, (), watched=plain))
+        if found.mixes is not False or math.isnan(found.elsewhere):
+            return False
+    return are_seen(plain, run)
 
 
 def _while_held(run: Invocation, held: Held) -> ModuleFinding:

@@ -657,8 +657,11 @@ def _note_spill(
         return
     if before.numel() != seen.shape.numel() or not before.numel():
         return
-    change = (after.double() - before.double()).abs().reshape(seen.shape)
     inside = own(seen, cells)
+    differs = (after != before).reshape(seen.shape)
+    if not bool((differs if inside is None else differs & ~inside).any()):
+        return
+    change = (after.double() - before.double()).abs().reshape(seen.shape)
     far = change if inside is None else change.masked_fill(inside, 0)
     moved_by = sizes_moved(before, after).reshape(seen.shape)
     size = (moved_by if inside is None else moved_by.masked_fill(inside, 0)).max().item()

@@ -88,7 +88,7 @@ def _name_of(func: Any) -> str:
 
 
 @cache
-def _is_view(func: Any) -> bool:
+def is_view(func: Any) -> bool:
     """Whether what an operation returns looks at the memory of its first argument."""
     returns = getattr(getattr(func, "_schema", None), "returns", ())
     aliases = [one.alias_info for one in returns if one.alias_info is not None]
@@ -615,7 +615,7 @@ class Rules:
             how = f"'{done.name.strip('_')}' {Way.JOINS.value}"
             made = together(parts, done.outs[0].shape, how)
             return Followed(made.outputs * len(done.outs), made.meetings)
-        if _is_view(done.func):
+        if is_view(done.func):
             return self._moved(done)
         return self._attention(done) if "scaled_dot_product" in done.name else self._unknown(done)
 

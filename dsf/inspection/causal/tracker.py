@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of
 from dsf.inspection.capture.containers import are_numbers, tensors_in
@@ -29,10 +30,11 @@ from dsf.inspection.causal.rules import (
     Projections,
     Rules,
     is_made_anew,
+    is_view,
     same_places,
     tensors_of,
 )
-from dsf.inspection.recording import Leaving, is_ours, written_places
+from dsf.inspection.recording import MADE_EMPTY, Leaving, is_ours, written_places
 
 
 @dataclass(eq=False)
@@ -60,6 +62,12 @@ def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coor
     return Coordinates(shape, planes)
 
 
+def _is_plain(part: Any) -> bool:
+    """Whether an argument holds no numbers but in tensors: no list of them, no object."""
+    plain = (Tensor, nn.Parameter, bool, str, type(None))
+    return type(part) in (int, float) or all(type(one) in plain for one in tree_leaves(part))
+
+
 class Tracker:
     """Follows coordinates from the inputs of a model through all operations of its run.
 
@@ -68,6 +76,8 @@ class Tracker:
 
     Attributes:
         is_asking: whether a module runs now that is only repeated.
+        is_sure: whether all that the run computed with came from tokens, weights and constants that
+            were followed: no other thread, no compiled code, no object, no computed id had a part.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None) -> None:
@@ -82,6 +92,7 @@ class Tracker:
         self._repeats = True
         self.is_asking = False
         self.run: Invocation | None = None
+        self.is_sure = False
 
     @contextmanager
     def following(
@@ -100,7 +111,8 @@ class Tracker:
         given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
         self.run.autocast = autocast_now()
-        self._known.note((*model.buffers(), *tensors_in((inputs, dict(named)))))
+        self._known.note((*model.parameters(), *model.buffers(), *tensors_in((inputs, dict(named)))))
+        self.is_sure = all(map(_is_plain, (*inputs, *named.values())))
         with self._listening(), Leaving(self._leaves):
             yield
 
@@ -148,7 +160,7 @@ class Tracker:
 
     def begin(self, frame: Any) -> None:
         if not self._paused:
-            self._known.note(tensors_in((frame.args, frame.kwargs)))
+            self._known.note(tensors_in((frame.args, frame.kwargs)), are_open=True)
 
     def pause(self) -> None:
         """Stop following: a module begins that is read as a whole."""
@@ -259,7 +271,24 @@ class Tracker:
             self._follow(done)
         except Exception:  # a rule that does not fit must never end a run
             self._note(done.name, self._lost(done))
-        self._known.note(done.outs)
+        self._doubt(done)
+
+    def _doubt(self, done: Done) -> None:
+        """Note numbers that are made of what was not followed, and memory that holds such."""
+        known, is_empty = self._known, done.func in MADE_EMPTY
+        if is_view(done.func):
+            known.note(done.outs, are_open=True)  # of memory that was not known before
+            return
+        read = [] if is_empty else done.given[done.name in _OVERWRITES :]
+        is_open = any(map(known.is_open, read))
+        known.note(done.outs)
+        for out in done.outs:
+            if are_numbers(out):
+                self.is_sure &= not is_open
+                known.leave_open(out, is_open=is_empty)
+            else:  # ids that were computed, or masks of them
+                is_lost = any(map(known.has, read)) and not known.has(out)
+                known.leave_open(out, is_open=is_empty or is_open or is_lost)
 
     def _lost(self, done: Done) -> list[Meeting]:
         """What a module is asked about where an operation could not be followed."""
@@ -306,6 +335,8 @@ class Tracker:
     def _leaves(self, *tensors: Tensor) -> None:
         """Note numbers that a module takes out of torch, where nothing shows what it does next."""
         known = self._known
+        if self.is_sure and any(known.has(one) or known.is_open(one) for one in tensors):
+            self.is_sure = is_ours()
         found = [c for one in tensors if known.decides(one) and (c := known.of(one)) is not None]
         axes = dict.fromkeys(axis for c in found for axis in c.planes if is_place(axis))
         how = "what it does with numbers that it takes out of torch could not be followed"
@@ -315,12 +346,12 @@ class Tracker:
 
     def _note(self, name: str, meetings: Sequence[Meeting]) -> None:
         where = self.where
-        if not meetings or where.module is None:
+        if not meetings:
             return
-        if any(one.chooses for one in meetings) and is_ours():
-            return
-        frame = where.frame_of(where.module)
-        if frame is None:
+        frame = None if where.module is None else where.frame_of(where.module)
+        is_of_us = any(one.chooses for one in meetings) and is_ours()
+        if where.module is None or frame is None or is_of_us:
+            self.is_sure = False
             return
         try:
             invocation = begun(frame, where)
@@ -340,5 +371,6 @@ class Tracker:
             mixing.invocation = begun(frame, self.where)
 
 
+_OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _WHOLE_NUMBERS = MOVES | {"clone", "copy"}
