@@ -191,7 +191,8 @@ def judged(
     plain = [one for one in order if _is_plain(one, draws_of[one], one in reading)]
     is_followed = tracker.is_sure and plain == order and not (found.front or found.refused)
     is_followed &= all(one.invocation is not None for one in mixings)
-    found.is_silent = bool(plain) and _are_silent(tracker.run, calls, plain, is_followed)
+    if plain or (calls and is_followed):
+        found.is_silent = _are_silent(tracker.run, calls, plain, is_followed)
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first

@@ -111,7 +111,9 @@ class Tracker:
         given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
         self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
         self.run.autocast = autocast_now()
-        self._known.note((*model.parameters(), *model.buffers(), *tensors_in((inputs, dict(named)))))
+        self._known.note(
+            (*model.parameters(), *model.buffers(), *tensors_in((inputs, dict(named))))
+        )
         self.is_sure = all(map(_is_plain, (*inputs, *named.values())))
         with self._listening(), Leaving(self._leaves):
             yield
