@@ -265,7 +265,7 @@ def test_ids_that_are_computed_with(make):
     assert listed(inspection) & {"Ids", "attn", "sums"}
 
 
-def _by_lists(ids, x):
+def _by_lists(ids):
     return torch.tensor([[sum(row[: k + 1]) for k in range(len(row))] for row in ids.tolist()])
 
 
@@ -274,7 +274,7 @@ DECIDING = {
     "filled": lambda ids, x: x.masked_fill((ids.flip(1) > 3)[..., None], 2.0),
     "number": lambda ids, x: x * (1 + int(ids.sum()) % 5),
     "branch": lambda ids, x: x if bool(ids.sum() % 2) else -x,
-    "lists": lambda ids, x: x * _by_lists(ids, x)[..., None],
+    "lists": lambda ids, x: x * _by_lists(ids)[..., None],
     "order": lambda ids, x: x * (1 + ids.argsort(1))[..., None],
     "weight": lambda ids, x: x * (ids.float().softmax(1))[..., None],
 }

@@ -189,10 +189,9 @@ def judged(
     ]  # a module that is only the softmax of an attention makes its weights, and no more
     draws_of = {one: _draws(own.get(one, ()), one in reading, len(one.calls)) for one in order}
     plain = [one for one in order if _is_plain(one, draws_of[one], one in reading)]
-    is_followed = tracker.is_sure and plain == order and not (found.front or found.refused)
-    is_followed &= all(one.invocation is not None for one in mixings)
-    if plain or (calls and is_followed):
-        found.is_silent = _are_silent(tracker.run, calls, plain, is_followed)
+    is_unclear = found.front or found.refused or any(one.invocation is None for one in mixings)
+    is_followed = tracker.is_sure and plain == order and not is_unclear
+    found.is_silent = _are_silent(tracker.run, calls, plain, is_followed)
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
@@ -290,6 +289,8 @@ def _are_silent(
             nowhere else. If not, the model runs again with other tokens.
     """
     if run is None or any(call.module is run.module for call in calls):
+        return False
+    if not (plain or (calls and is_followed)):
         return False
     if storage_of(run.module) != run.weights:
         return False
