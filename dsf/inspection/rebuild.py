@@ -471,7 +471,7 @@ def _least_error(ran: Tensor, again: Tensor) -> float:
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
     """``layer`` with its tensors in ``store``."""
-    copy, shell = once_each(store.copy), layer.shell
+    copy, shell = once_each(store.moved), layer.shell
     mixer = mapped(layer.mixer, copy)
     if isinstance(shell, partial):
         captured, adapter, _, tolerance = shell.args

@@ -1,6 +1,7 @@
 """Memory: told before the run, refused where it is too much, and put on disk where that helps."""
 
 import gc
+import mmap
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 import dsf
 from dsf.evaluate import memory_plan
 from dsf.inspection import InspectionMemoryError, memory_forecast
+from dsf.inspection.capture import containers
 from dsf.inspection.capture.calls import Call, Invocation
 from dsf.inspection.capture.containers import DiskStore
 from dsf.inspection.results.memory import Forecast
@@ -38,7 +40,8 @@ def barely(model, prompt):
     return float(memory_forecast(model, input_ids=prompt, memory=1e12).peak_on_disk)
 
 
-def test_what_lies_on_disk_is_the_same_to_the_last_bit(model, prompt):
+def test_what_lies_on_disk_is_the_same_to_the_last_bit(model, prompt, monkeypatch):
+    monkeypatch.setattr(containers, "LEAST_BYTES", mmap.ALLOCATIONGRANULARITY)
     plain = dsf.inspect(model, input_ids=prompt)
     stored = dsf.inspect(model, input_ids=prompt, memory=barely(model, prompt))
     assert (plain.forecast.uses_disk, stored.forecast.uses_disk) == (False, True)
@@ -133,20 +136,29 @@ def test_the_length_that_is_named_fits(model, prompt):
     assert not memory_forecast(model, input_ids=long[:, : refused.longest], memory=9e8).fits
 
 
-def test_copies_have_the_bits_and_strides_of_what_they_copy():
-    table = torch.arange(24.0).reshape(4, 6)
-    shared = torch.randn(3, dtype=torch.complex128)
+def test_copies_have_the_bits_and_strides_of_what_they_copy(monkeypatch):
+    monkeypatch.setattr(containers, "LEAST_BYTES", mmap.ALLOCATIONGRANULARITY)
     before = set(Path(tempfile.gettempdir()).glob("dsf-*"))
-    store = DiskStore()
-    slices = (table[1:3, ::2], table.T, table[:, 3])
-    odd = torch.randn(5).bfloat16(), torch.empty(0, 3), torch.tensor(7), torch.tensor(True)
-    for part in (*slices, shared, shared.conj(), torch.ones(1, 3).expand(1000, 3), *odd):
-        copy = store.copy(part)
+    store, size = DiskStore(), mmap.ALLOCATIONGRANULARITY
+    table, shared = torch.randn(size, 6), torch.randn(size, dtype=torch.complex128)
+    large = (
+        table[1:-1, ::2],
+        table.T,
+        table[:, 3],
+        shared,
+        shared.conj(),
+        table.bfloat16(),
+        table > 0,
+    )
+    for part in (*large, torch.ones(1, size).expand(1000, size), *map(table.to, (torch.int64,))):
+        copy = store.moved(part)
         assert (copy.dtype, copy.stride()) == (part.dtype, part.stride())
         assert torch.equal(copy, part)
+        assert copy.data_ptr() != part.data_ptr()
         assert copy.data_ptr() % 64 == 0
+    small = torch.empty(0, 3), torch.tensor(7), torch.ones(1, 3).expand(size, 3)
+    assert all(store.moved(part) is part for part in small)
     assert set(Path(tempfile.gettempdir()).glob("dsf-*")) == before
-    assert torch.equal(store.copy(torch.ones(2**26)), torch.ones(2**26))
 
 
 def test_a_device_of_its_own_memory_has_no_disk():
@@ -160,7 +172,7 @@ def test_a_device_of_its_own_memory_has_no_disk():
 def test_a_full_disk_is_an_error_with_a_cure(monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(InspectionMemoryError, match="TMPDIR"):
-        DiskStore().copy(torch.ones(100))
+        DiskStore().moved(torch.ones(2**20))
 
 
 def test_the_limits_of_a_process_count(monkeypatch, tmp_path):

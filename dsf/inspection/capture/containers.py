@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
-from threading import Lock
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeGuard
 from weakref import finalize, ref
@@ -105,53 +104,44 @@ def once_each(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 class DiskStore:
-    """Copies of tensors in a temporary file without a name, which no crash leaves.
+    """Large tensors in a temporary file without a name, which no crash leaves.
 
     The file is mapped into memory: the system writes out what does not fit, and reads it again.
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="dsf-")  # noqa: SIM115  # kept open
+        self._file, self._end = tempfile.TemporaryFile(prefix="dsf-"), 0  # noqa: SIM115  # kept open
         finalize(self, self._file.close)
-        self._content: Any = b""
-        self._at, self._end, self._lock = 0, 0, Lock()
 
-    def copy(self, tensor: Tensor) -> Tensor:
-        """A copy with the same strides, so that sums over it are the same."""
+    def moved(self, tensor: Tensor) -> Tensor:
+        """A copy with the same strides, so that sums over it are the same; a small one itself."""
         plain = tensor.detach().resolve_conj().resolve_neg()
-        is_plain = type(plain) is Tensor and not plain.is_quantized
-        if not is_plain or plain.layout is not torch.strided or not plain.numel():
-            return plain.clone()
+        is_plain = type(plain) is Tensor and plain.layout is torch.strided
+        if not is_plain or plain.is_quantized or not plain.numel():
+            return tensor
         sizes = zip(plain.shape, plain.stride(), strict=True)
         numbers = 1 + sum((size - 1) * stride for size, stride in sizes)
-        content, at = self._room(numbers * plain.dtype.itemsize)
-        # A tensor of its own, and no view of all: how often it is written into is counted alone.
-        flat = torch.frombuffer(content, dtype=plain.dtype, count=numbers, offset=at)
+        size = numbers * plain.dtype.itemsize
+        if size < LEAST_BYTES:
+            return tensor
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if size > free:
+            raise InspectionMemoryError(
+                f"the folder for temporary files, {tempfile.gettempdir()}, has {free / 1e9:.1f} GB "
+                f"left, but the next part of the inspection needs {size / 1e9:.1f} GB. Set TMPDIR "
+                "to a folder with more room, or choose fewer layers (layers=..., on the command "
+                "line --layers)."
+            )
+        begin, self._end = self._end, self._end + -(-size // LEAST_BYTES) * LEAST_BYTES
+        self._file.truncate(self._end)
+        content = mmap.mmap(self._file.fileno(), size, offset=begin)
+        flat = torch.frombuffer(content, dtype=plain.dtype)
         flat.copy_(plain.as_strided((numbers,), (1,)))
         return flat.as_strided(plain.shape, plain.stride())
 
-    def _room(self, size: int) -> tuple[Any, int]:
-        """A part of the file in memory, and where in it so many bytes are free."""
-        with self._lock:
-            if self._at + size > len(self._content):
-                free = shutil.disk_usage(tempfile.gettempdir()).free
-                if size > free:
-                    raise InspectionMemoryError(
-                        f"the folder for temporary files, {tempfile.gettempdir()}, has "
-                        f"{free / 1e9:.1f} GB left, but the next part of the inspection needs "
-                        f"{size / 1e9:.1f} GB. Set TMPDIR to a folder with more room, or choose "
-                        "fewer layers (layers=..., on the command line --layers)."
-                    )
-                begin, self._end = self._end, self._end + -(-size // SEGMENT) * SEGMENT
-                self._file.truncate(self._end)
-                self._content = mmap.mmap(self._file.fileno(), self._end - begin, offset=begin)
-                self._at = 0
-            at, self._at = self._at, self._at + -(-size // ALIGNED) * ALIGNED
-            return self._content, at
 
-
-SEGMENT, ALIGNED = 2**26, 64
-"""Bytes: of the file that are mapped at a time, and between the beginnings of two tensors."""
+LEAST_BYTES = 2**20
+"""Smaller tensors stay in memory: a process may have some 65,000 parts of files mapped."""
 _STORE: ContextVar[DiskStore | None] = ContextVar("store", default=None)
 
 
@@ -168,7 +158,7 @@ def keeping_in(store: DiskStore | None) -> Iterator[None]:
 def kept(tensor: Tensor) -> Tensor:
     """A copy of a tensor, since later code may write into the original."""
     copy, store = tensor.detach().clone(), _STORE.get()
-    return copy if store is None else store.copy(copy)
+    return copy if store is None else store.moved(copy)
 
 
 Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
