@@ -43,9 +43,8 @@ def finished(tmp_path_factory):
 
 
 def test_a_limit_on_the_error_reaches_every_layer(tmp_path):
-    for layerwise in (False, True):
-        with pytest.raises(dsf.jobs.JobError, match="1e-18"):
-            measure(tmp_path / str(layerwise), PROMPTS[2:3], tolerance=1e-18, layerwise=layerwise)
+    with pytest.raises(dsf.jobs.JobError, match="1e-18"):
+        measure(tmp_path / "tight", PROMPTS[2:3], tolerance=1e-18)
     measure(tmp_path / "loose", PROMPTS[2:3], tolerance=0.01)
     assert json.loads((tmp_path / "loose" / "job.json").read_text())["tolerance"] == 0.01
     with pytest.raises(ValueError, match="tolerance"):
@@ -54,10 +53,7 @@ def test_a_limit_on_the_error_reaches_every_layer(tmp_path):
         measure(tmp_path / "other", tolerance=2.0)
 
 
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_a_unit_that_does_not_fit_is_refused_before_the_first_runs(
-    tmp_path, monkeypatch, layerwise
-):
+def test_a_unit_that_does_not_fit_is_refused_before_the_first_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("dsf.inspection.support_table.free_memory", lambda _: 10**8)
 
     def ran(*_, **__):
@@ -65,7 +61,7 @@ def test_a_unit_that_does_not_fit_is_refused_before_the_first_runs(
 
     monkeypatch.setattr(prompts, "work", ran)
     with pytest.raises(InspectionMemoryError, match=r"10 tokens .* 0\.1 GB"):
-        measure(tmp_path, batch=2, layerwise=layerwise)
+        measure(tmp_path, batch=2)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +250,8 @@ def test_the_manifest_says_what_was_measured(finished):
     assert os.path.commonpath([held["model"], str(MODEL)]) == str(MODEL)
 
 
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_chosen_layers_and_heads_are_measured_under_their_own_numbers(
-    finished, tmp_path, layerwise
-):
-    measure(tmp_path, batch=2, layers=slice(1, None), heads=[1], layerwise=layerwise)
+def test_chosen_layers_and_heads_are_measured_under_their_own_numbers(finished, tmp_path):
+    measure(tmp_path, batch=2, layers=slice(1, None), heads=[1])
     every = dsf.jobs.gather(finished)
     last = {record["layer"] for record in every} - {every[0]["layer"]}
     expected = {
@@ -275,7 +268,7 @@ def test_chosen_layers_and_heads_are_measured_under_their_own_numbers(
     manifest = json.loads((tmp_path / "job.json").read_text())
     assert (manifest["layers"], manifest["heads"]) == (["1:"], [1])
     with pytest.raises(ValueError, match="heads"):
-        measure(tmp_path, batch=2, layers=slice(1, None), heads=[0], layerwise=layerwise)
+        measure(tmp_path, batch=2, layers=slice(1, None), heads=[0])
 
 
 def test_weights_in_their_files_are_not_converted(tmp_path):

@@ -41,7 +41,7 @@ from dsf.inspection.adapter import Adapter, Structure, combinations
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.families import shared
-from dsf.inspection.whole.stages import Centre, Chain, Filter, Scale
+from dsf.inspection.whole.stages import Centre, Chain, Filter, Project, Scale
 from dsf.mixers import (
     LRU,
     MLSTM,
@@ -104,9 +104,9 @@ MINIMAX = Adapter(
 
 
 def _read_xlstm(layer: Captured) -> MLSTM:
-    config = layer.module.config
-    query, key, value = (shared.by_head(part, config.num_heads) for part in _projected(layer)[:3])
-    x, cap = layer.arguments["x"], config.gate_soft_cap
+    config, x = layer.module.config, layer.arguments["x"]
+    query, key, value = (shared.by_head(_rows(layer, part)(x), config.num_heads) for part in "qkv")
+    cap = config.gate_soft_cap
     if config.weight_mode == "fused":
         gates = layer.project("ifgate_preact", x).chunk(2, dim=-1)
     else:
@@ -129,14 +129,7 @@ def _read_xlstm(layer: Captured) -> MLSTM:
 
 def _enter_xlstm(layer: Captured) -> Chain:
     """The projection of the values, less the mean over a head, which the later norm subtracts."""
-    config = layer.module.config
-    if config.weight_mode == "fused":
-        keys, values = layer.module.qk_dim, layer.module.v_dim
-        rows = slice(2 * keys, 2 * keys + values)
-        project = shared.some_rows(layer, "qkv_opreact", lambda whole: whole[..., rows])
-    else:
-        project = layer.projection("v")
-    return Chain((project, Centre(config.num_heads)))
+    return Chain((_rows(layer, "v"), Centre(layer.module.config.num_heads)))
 
 
 def _leave_xlstm(layer: Captured, response: Tensor) -> Chain:
@@ -145,17 +138,17 @@ def _leave_xlstm(layer: Captured, response: Tensor) -> Chain:
     inverse = (spread + norm.eps).rsqrt().expand(*spread.shape[:-1], response.shape[-1] // heads)
     factor = layer.weights["multihead_norm.weight"] * inverse.flatten(-2)
     normalise = Scale(factor, layer.weights.get("multihead_norm.bias"))
-    gate = Scale(_projected(layer)[3].sigmoid())
+    gate = Scale(_rows(layer, "o")(layer.arguments["x"]).sigmoid())
     return Chain((Centre(heads), normalise, gate, layer.projection("out_proj")))
 
 
-def _projected(layer: Captured) -> tuple[Tensor, ...]:
-    """Query, key, value and the output gate before its sigmoid."""
-    x = layer.arguments["x"]
+def _rows(layer: Captured, part: str) -> Project:
+    """The projection of queries, keys, values or (``o``) the output gate before its sigmoid."""
     if layer.module.config.weight_mode == "fused":
         keys, values = layer.module.qk_dim, layer.module.v_dim
-        return layer.project("qkv_opreact", x).split([keys, keys, values, values], dim=-1)
-    return tuple(layer.project(name, x) for name in ("q", "k", "v", "ogate_preact"))
+        sizes, place = [keys, keys, values, values], "qkvo".index(part)
+        return shared.some_rows(layer, "qkv_opreact", lambda x: x.split(sizes, dim=-1)[place])
+    return layer.projection("ogate_preact" if part == "o" else part)
 
 
 _XLSTM = Adapter(
