@@ -104,7 +104,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     part: nn.Module | None = None,
     exchange: Exchange | None = None,
     only: Collection[str] | None = None,
-    calls: list[Call] | None = None,
     tracker: Any = None,
     listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
 ) -> list[Call]:
@@ -117,7 +116,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         only: the paths of modules whose calls alone are recorded, and cannot be repeated.
         listener: is given the stack of running modules, for whatever else is to be recorded.
     """
-    calls = [] if calls is None else calls
+    calls: list[Call] = []
     if part is None and interface.models_of_library(model) == [model]:
         check_names(model, named)
     named = without_cache(model, named) if part is None else named
