@@ -189,8 +189,11 @@ def judged(
     ]  # a module that is only the softmax of an attention makes its weights, and no more
     draws_of = {one: _draws(own.get(one, ()), one in reading, len(one.calls)) for one in order}
     plain = [one for one in order if _is_plain(one, draws_of[one], one in reading)]
-    is_unclear = found.front or found.refused or any(one.invocation is None for one in mixings)
-    is_followed = tracker.is_sure and plain == order and not is_unclear
+    is_followed = (
+        tracker.is_sure
+        and plain == order
+        and not (found.front or found.refused or any(one.invocation is None for one in mixings))
+    )
     found.is_silent = _are_silent(tracker.run, calls, plain, is_followed)
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
