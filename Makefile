@@ -24,15 +24,16 @@ export MKL_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export NUMBA_NUM_THREADS := 1
 
-# A name of tests/pretrained/fetch.py whose model can write, such as MODEL=smollm2 (98 MB).
+# A name of tests/pretrained/fetch.py whose model can write, such as MODEL=smollm2 (98 MB), and a text for it.
 MODEL ?=
+TEXT ?= A lighthouse keeper wrote one line in his log every evening: the height of the sea, the direction of the wind, and the names of the ships that passed. When a young sailor asked him which evening had been the most beautiful, the lighthouse keeper did not look it up.
 
 demo: setup  ## a report from models inside the package; MODEL=smollm2 from a real language model
 ifeq ($(MODEL),)
 	$(RUN)/dsf demo
 else
 	$(RUN)/python tests/pretrained/fetch.py $(MODEL)
-	$(RUN)/dsf demo --model "$${DSF_PRETRAINED:-.pretrained}/$(MODEL)" --out dsf-demo-$(MODEL)
+	$(RUN)/dsf inspect "$${DSF_PRETRAINED:-.pretrained}/$(MODEL)" --text "$(TEXT)" --out dsf-demo-$(MODEL)
 endif
 
 test: lint  ## what every change has to pass; ten minutes on two processors

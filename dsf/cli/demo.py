@@ -1,4 +1,4 @@
-"""``dsf demo``: the trained models inside the package, or one language model on a text."""
+"""``dsf demo``: the trained models inside the package, or a page with sliders."""
 
 import json
 import time
@@ -17,26 +17,15 @@ from dsf.cli.early_checks import (
     check_file,
     check_folder,
     check_free,
-    check_model,
     check_no_run,
     check_not_of_another,
 )
-from dsf.cli.heads import MIN_SINK, sinks
 from dsf.cli.inspect_model import layer_facts, show_model, write_results
-from dsf.cli.options import (
-    Inspecting,
-    Loading,
-    Open,
-    Prompt,
-    check_known,
-    exclude_each_other,
-    written_place,
-)
+from dsf.cli.options import Open, check_known, written_place
 from dsf.cli.terminal import progress
 from dsf.properties.names import check_not_foreign
 
 if TYPE_CHECKING:
-    from dsf.cli.run_model import Opened
     from dsf.inspection import Inspection
     from dsf.loading import LoadedModel
 
@@ -48,25 +37,9 @@ SEED = 2024
 SEQUENCES = 256
 TASK = "a repeated key asks for the value that followed it"
 PLAY = "seven lines of Macbeth, a play that the text models never saw"
-PROMPT = "The capital of France is"
-PARAGRAPH = (
-    "A lighthouse keeper wrote one line in his log every evening: the height of the sea, the "
-    "direction of the wind, and the names of the ships that passed. After thirty years the log "
-    "held eleven thousand lines. When a young sailor asked him which evening had been the most "
-    "beautiful, the lighthouse keeper did not look it up. He said that the height of the sea and "
-    "the direction of the wind had never told him that, and that he remembered the names of the "
-    "ships."
-)
-MAX_NEXT_TOKENS = 5
 
 
 def demo(
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A language model to show instead: a folder, a GGUF file, or a hub id owner/name."
-        ),
-    ] = None,
     playground: Annotated[
         str | None,
         typer.Option(
@@ -83,32 +56,24 @@ def demo(
     """Inspect the small models inside the package: on a recall prompt, and on a paragraph of text.
 
     The recall models are checked too. Writes a report, a picture and a run folder with the
-    evidence. Needs no network. With --model it continues a prompt, and inspects that model on a
-    paragraph of text. With --playground it writes a page that shows map, state and response of an
-    architecture token by token, from softmax attention to the delta rule.
+    evidence. Needs no network. With --playground it writes a page that shows map, state and
+    response of an architecture token by token, from softmax attention to the delta rule.
     """
-    exclude_each_other(model=model, playground=playground)
     if playground is not None:
         return _playground(playground, out or Path("playground.html"), opens=open_)
     folder = out or Path("dsf-demo")
-    if model is not None and check_model(model, offline=False).tokenizer is False:
-        raise ValueError(
-            f"--model: expected a model with a tokenizer, got {model}, which has no tokenizer. "
-            "Give another model, or use dsf inspect with --ids."
-        )
-    check_folder(folder, files=REPORT, models=[] if model is None else [model])
+    check_folder(folder, files=REPORT)
     check_no_run(folder)
     check_free(folder)
-    if model is None:
-        check_folder(folder / RUN)
-        check_not_foreign(folder / RUN, f"--out {str(folder / RUN)!r}")
-        check_not_of_another(folder / RUN, SOURCE)
+    check_folder(folder / RUN)
+    check_not_foreign(folder / RUN, f"--out {str(folder / RUN)!r}")
+    check_not_of_another(folder / RUN, SOURCE)
 
-    def work(run: Run) -> Answer:
+    def work(_: Run) -> Answer:
         from dsf.runtime.files import alone_in
 
         with alone_in(folder):
-            answer = of_package(folder) if model is None else _of_model(model, folder, run)
+            answer = of_package(folder)
         page = Path(answer.facts["files"]["report"])
         return replace(answer, page=page if open_ else None)
 
@@ -261,54 +226,6 @@ def _inspect_each(
         model=f"{kind}: {', '.join(names)}",
     )
     return together, spelled, scores
-
-
-# A language model of the user's
-
-
-def _of_model(path: str, out: Path, run: Run) -> Answer:
-    """Continue the prompt and inspect the model on the paragraph."""
-    from dsf.cli.run_model import inspect_opened, open_checkpoint
-
-    begun = time.perf_counter()
-    paragraph, prompt = Prompt(text=PARAGRAPH), Prompt(text=PROMPT)
-    opened = open_checkpoint(path, paragraph, run, Loading(), others=[PROMPT])
-    continued = _continued(opened.on(prompt))
-    inspection = inspect_opened(opened, Inspecting())
-    found = sinks(inspection)
-    resting, heads = sum(some for _, some, _, _ in found), sum(every for _, _, every, _ in found)
-    headline = {
-        f"Next after {PROMPT!r}": ", ".join(f"{token!r} {share:.0%}" for token, share in continued),
-        "Sinks": f"{resting} of {heads} heads put more than {MIN_SINK:.0%} of their weight on the "
-        "first token",
-    }
-    written = write_results(inspection, out, facts=headline)
-    seconds = time.perf_counter() - begun
-
-    def show() -> None:
-        show_model(inspection)
-        _show_facts(headline)
-        print(f"{written['report']} and {written['picture']}, after {seconds:.1f} s")
-
-    facts = {**layer_facts(inspection), "files": written, "seconds": seconds}
-    facts.update(prompt=PROMPT, continued=continued, sinks=found)
-    return Answer(facts=facts, show=show, notes=opened.notes)
-
-
-def _continued(opened: "Opened") -> list[tuple[str, float]]:
-    """The likeliest next tokens of the prompt and their probabilities, likeliest first."""
-    import torch
-
-    model: Any = opened.loaded.model
-    with torch.no_grad():
-        scores = getattr(model(input_ids=opened.ids), "logits", None)
-    if scores is None or scores.shape[:2] != opened.ids.shape:
-        raise ValueError(
-            f"{opened.loaded.identity} predicts no tokens ({type(model).__name__}); pass a "
-            "language model, or use dsf inspect."
-        )
-    found = opened.likeliest(scores[0, -1], MAX_NEXT_TOKENS)
-    return [(each["token"], each["probability"]) for each in found]
 
 
 def _show_facts(facts: Mapping[str, str]) -> None:

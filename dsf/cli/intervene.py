@@ -1,10 +1,9 @@
 """``dsf intervene``: what a model says with some of its token mixing changed.
 
-Edits are typed, ``cut layers=*.3.* heads=2 key=5``, or are in a JSON file. Their names, fields and
-what these hold are read off the dataclasses of ``dsf.edits``, which also check the values.
+Edits are typed, ``cut layers=*.3.* heads=2 key=5``. Their names, fields and what these hold are
+read off the dataclasses of ``dsf.edits``, which also check the values.
 """
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -28,7 +27,6 @@ from dsf.cli.options import (
     Target,
     Top,
     is_empty,
-    read_text,
     real,
     target_in_words,
     whole,
@@ -60,14 +58,6 @@ def intervene(
         list[str] | None,
         typer.Option(
             help='A change, such as "cut layers=*.3.* heads=2 key=5"; may be given several times.'
-        ),
-    ] = None,
-    edits: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="A JSON file with a list of edits, as to_json writes them.",
         ),
     ] = None,
     asked: Asked,
@@ -122,7 +112,7 @@ def intervene(
 
     With --sweep every edit has a run of its own, and the answer lists by how much each moves the
     logit of --target, strongest first. --each makes many edits of one that names several
-    layers, heads or tokens; a list inside the JSON of --edits acts together.
+    layers, heads or tokens.
 
     \b
       --sweep --each layers,heads --edit "ablate layers=0:30 heads=0:9"     270 runs: which head?
@@ -139,27 +129,23 @@ def intervene(
         raise ValueError("--each and --resume are for a sweep: add --sweep, or leave them out.")
     if resume is not None:
         check_file(resume, "--resume", makes_folder=True)
-    runs = [[typed_edit(words)] for words in edit or ()]
-    runs += [] if edits is None else filed_edits(edits, lists=sweep)
-    flat = [one for run in runs for one in run]
-    if not flat:
-        raise ValueError(f"expected an edit, got none. Give --edit {EXAMPLE}, or --edits.")
-    runs = [flat] if not sweep else runs
-    if each is not None:
-        runs = [one for run in runs for one in spread(run, each)]
+    edits = [typed_edit(words) for words in edit or ()]
+    if not edits:
+        raise ValueError(f"expected an edit, got none. Give --edit {EXAMPLE}.")
     other = second.prompt()
-    taken = (getattr(one, field, None) for one in flat for field in ("other", "over"))
+    taken = (getattr(one, field, None) for one in edits for field in ("other", "over"))
     if (OTHER in taken) != (other is not None):
         raise ValueError(
             "--other-text and --other-ids: expected with, and only with, edits that take a map, "
             "values or a state from another run, such as 'state-from layers=3 token=9'."
         )
+    if each is not None:
+        edits = [one for several in edits for one in spread(several, each)]
     facts = check_call(model, prompt, loading)
     facts.check_asked(asked, prompt)
     if other is not None:
         facts.check_input(other)
-    every = [one for run in runs for one in run]
-    for one in every:
+    for one in edits:
         facts.check_choice(one.layer, getattr(one, "heads", None))
         check_places(one, prompt.length, None if other is None else other.length)
 
@@ -170,16 +156,13 @@ def intervene(
         texts += () if other is None else other.texts
         opened = open_checkpoint(model, prompt, run, loading, others=texts)
         at, sources = opened.place(asked.position), {}
-        for one in every:
-            opened.facts.check_choice(one.layer, getattr(one, "heads", None))
-            check_places(one, opened.ids.shape[1], None if other is None else other.length)
         if other is not None:
             options = Inspecting(dtype=loading.dtype)
             sources[OTHER] = inspect_opened(opened.on(other), options)
         where = {"layers": asked.layers, "heads": asked.heads, "sources": sources}
         if sweep and tokens is not None:
-            return _sweep(opened, runs, tokens, at, {"resume": resume, **where}, top)
-        return _intervene(opened, flat, tokens, at, where, top)
+            return _sweep(opened, edits, tokens, at, {"resume": resume, **where}, top)
+        return _intervene(opened, edits, tokens, at, where, top)
 
     return work
 
@@ -248,7 +231,7 @@ def _intervene(
 
 def _sweep(
     opened: "Opened",
-    runs: Sequence[Sequence[Edit]],
+    edits: Sequence[Edit],
     tokens: Target,
     position: int,
     options: dict[str, Any],
@@ -257,7 +240,7 @@ def _sweep(
     from dsf.attribution.targets import measured
     from dsf.interventions import intervene, sweep
 
-    stage(f"running {len(runs)} edits")
+    stage(f"running {len(edits)} edits")
     given: dict[str, Any] = {"input_ids": opened.ids, "tokenizer": opened.loaded.tokenizer}
     logits = intervene(opened.loaded.model, **given).clean.double()
     number = measured(*tokens, position, logits, opened.loaded.tokenizer)
@@ -269,7 +252,7 @@ def _sweep(
 
     found = sweep(
         opened.loaded.model,
-        edits=runs,
+        edits=edits,
         target=tokens[0],
         against=tokens[1],
         position=position,
@@ -286,11 +269,11 @@ def _sweep(
         "clean": _number(clean),
         "runs": [
             {
-                "edits": [edit.to_json() for edit in run],
+                "edits": [edit.to_json()],
                 "effect": _number(effect),
                 "changed": _number(clean + effect),
             }
-            for run, effect in zip(runs, effects, strict=True)
+            for edit, effect in zip(edits, effects, strict=True)
         ],
         "made": len(done),
         "rate": rate,
@@ -298,34 +281,29 @@ def _sweep(
 
     def show() -> None:
         print(f"{name} after token {opened.token(position)}, clean {clean:+.4g}")
-        if (drawn := heat_map(runs, effects)) is not None:
+        if (drawn := heat_map(edits, effects)) is not None:
             down, across, names, others, matrix = drawn
             print(f"{down} downwards, {across} across; 9 is {max(map(abs, effects)):.3g}")
             print_heat_map(names, others, matrix)
         sizes = [math.inf if math.isnan(effect) else abs(effect) for effect in effects]
         rows = [
-            (
-                f"{effects[at]:+.4g}",
-                f"{clean + effects[at]:+.4g}",
-                "; ".join(_worded(edit, opened) for edit in runs[at]),
-            )
-            for at in sorted(range(len(runs)), key=lambda at: -sizes[at])[:top]
+            (f"{effects[at]:+.4g}", f"{clean + effects[at]:+.4g}", _worded(edits[at], opened))
+            for at in sorted(range(len(edits)), key=lambda at: -sizes[at])[:top]
         ]
-        print_table(("effect", "changed", "edits"), rows)
-        earlier = f", {len(runs) - len(done)} of them were in the file"
-        pace = f"{rate:.2g} a second{earlier if len(done) < len(runs) else ''}"
+        print_table(("effect", "changed", "edit"), rows)
+        earlier = f", {len(edits) - len(done)} of them were in the file"
+        pace = f"{rate:.2g} a second{earlier if len(done) < len(edits) else ''}"
         said = pace if done else "all of them were in the file"
-        print(f"{len(runs)} runs, strongest first; {said}")
+        print(f"{len(edits)} runs, strongest first; {said}")
 
     return Answer(facts=facts, show=show, notes=opened.notes)
 
 
 def heat_map(
-    runs: Sequence[Sequence[Edit]], effects: Sequence[float]
+    edits: Sequence[Edit], effects: Sequence[float]
 ) -> tuple[str, str, list[str], list[str], list[list[float]]] | None:
     """Two fields, their values, and the effect of every pair; None unless each is tried once."""
-    edits = [run[0] for run in runs]
-    if any(len(run) > 1 for run in runs) or len({type(edit) for edit in edits}) > 1:
+    if len({type(edit) for edit in edits}) > 1:
         return None
     values = {each.name: [getattr(edit, each.name) for edit in edits] for each in fields(edits[0])}
     several = {name: found for name, found in values.items() if len(set(map(repr, found))) > 1}
@@ -401,36 +379,6 @@ def _value(kind: str, field: str, word: str) -> Any:
     return word
 
 
-def filed_edits(path: Path, *, lists: bool = False) -> list[list[Edit]]:
-    """Read the edits of every run from a JSON file."""
-    where = f"--edits {str(path)!r}"
-    try:
-        records = json.loads(read_text("--edits", path), object_pairs_hook=_once)
-    except RecursionError:
-        raise ValueError(f"{where}: expected a list of edits, got deeper nesting.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: expected JSON, got {error}.") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
-    runs = [run if lists and isinstance(run, list) else [run] for run in _listed(records)]
-    if not isinstance(records, list) or not all(isinstance(e, dict) for run in runs for e in run):
-        raise ValueError(
-            f"{where}: expected a list of edits, such as "
-            '[{"edit": "Cut", "layer": "*.3.*", "key": 5}]; with --sweep also lists of edits that '
-            "act together."
-        )
-    return [[_edit(record, f"{where}, edit {k}") for record in run] for k, run in enumerate(runs)]
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of an edit; JSON would silently keep the last of two."""
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"expected the field {name!r} once, got it twice.")
-    return dict(pairs)
-
-
 def _edit(record: dict[str, Any], where: str) -> Edit:
     """The edit of a record, with the other run named where it needs one."""
     try:
@@ -477,40 +425,34 @@ def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None
         )
 
 
-def spread(run: Sequence[Edit], typed: str) -> list[list[Edit]]:
-    """Return one run for every choice of one layer, head or token of each field in ``typed``.
+def spread(edit: Edit, typed: str) -> list[Edit]:
+    """Return one edit for every choice of one layer, head or token of each field in ``typed``.
 
-    Several edits of one run that have the field choose the same.
-
-    >>> spread([typed_edit("ablate layers=0,1 heads=2")], "layers")
-    [[Ablate(layer=0, heads=[2])], [Ablate(layer=1, heads=[2])]]
+    >>> spread(typed_edit("ablate layers=0,1 heads=2"), "layers")
+    [Ablate(layer=0, heads=[2]), Ablate(layer=1, heads=[2])]
     """
     words = [part.strip() for part in typed.split(",")]
     names = ["layer" if word == "layers" else word for word in words]
     if len(set(names)) < len(names):
         raise ValueError(f"--each: expected every field once, got {typed!r}.")
-    choices = [_choices(run, name) for name in names]
+    choices = [_choices(edit, name) for name in names]
     count = math.prod(sum(map(len, parts)) for parts in choices)
     if count > MAX_RUNS:
         raise ValueError(f"--each: expected at most {MAX_RUNS} runs of one edit, got {count}.")
-
-    def narrowed(edit: Edit, chosen: Sequence[int | str]) -> Edit:
-        named: dict[str, Any] = dict(zip(names, chosen, strict=True))
-        return replace(edit, **{name: named[name] for name in names if _of(edit, name) is not None})
-
-    every = product(*map(chain.from_iterable, choices))
-    return [[narrowed(edit, chosen) for edit in run] for chosen in every]
+    every: Any = product(*map(chain.from_iterable, choices))
+    return [replace(edit, **dict(zip(names, chosen, strict=True))) for chosen in every]
 
 
-def _choices(run: Sequence[Edit], name: str) -> list[Sequence[int | str]]:
-    named = [value for edit in run if (value := _of(edit, name)) is not None]
-    if not named or any(other != named[0] for other in named):
+def _choices(edit: Edit, name: str) -> list[Sequence[int | str]]:
+    kinds = {each.name: each.type for each in fields(edit)}
+    named = getattr(edit, name) if kinds.get(name) in (Chosen, Tokens) else None
+    if named is None:
         raise ValueError(
-            f"--each: expected one {name!r} in the edit {run[0]!r}, got "
-            f"{'several' if named else 'none'}. Name it once, such as {name}=0:4, or leave it out."
+            f"--each: expected {name!r} in the edit {edit!r}, got none. Name it, such as "
+            f"{name}=0:4, or leave it out."
         )
     choices: list[Sequence[int | str]] = []
-    for value in _listed(named[0]):
+    for value in _listed(named):
         if not isinstance(value, slice):
             choices.append([value])
             continue
@@ -522,12 +464,6 @@ def _choices(run: Sequence[Edit], name: str) -> list[Sequence[int | str]]:
             )
         choices.append(range(start, stop, value.step or 1))
     return choices
-
-
-def _of(edit: Edit, name: str) -> Any:
-    """What a field of layers, heads or tokens holds; None where there is none."""
-    kinds = {each.name: each.type for each in fields(edit)}
-    return getattr(edit, name) if kinds.get(name) in (Chosen, Tokens) else None
 
 
 def _listed(value: Any) -> list[Any]:

@@ -9,14 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf.cli.command import Run
-from dsf.cli.early_checks import (
-    ModelFacts,
-    check_length,
-    check_numbers,
-    counts,
-    positions,
-    without_tokenizer,
-)
+from dsf.cli.early_checks import check_length, check_numbers, positions, without_tokenizer
 from dsf.cli.options import Inspecting, Loading, Prompt, check_position, fingerprint
 from dsf.cli.terminal import part, say, stage
 from dsf.evaluate.memory_plan import GB
@@ -39,11 +32,6 @@ class Opened:
     @property
     def notes(self) -> Mapping[str, str]:
         return {"": " ".join(self.loaded.notes)}
-
-    @property
-    def facts(self) -> ModelFacts:
-        model: Any = self.loaded.model
-        return ModelFacts(name=self.loaded.identity, **counts(model.config.to_dict()))
 
     def on(self, prompt: Prompt) -> "Opened":
         loaded = self.loaded
@@ -126,7 +114,6 @@ def inspect_opened(
 ) -> Inspection:
     """As ``inspect_checkpoint``, for a model in memory."""
     loaded, ids = opened.loaded, opened.ids
-    opened.facts.check_choice(options.layers, options.heads)
     memory = None if options.memory is None else options.memory * GB
     needs = memory_forecast(loaded.model, exact=options.exact, memory=memory, input_ids=ids)
     if needs is not None and needs.fits:

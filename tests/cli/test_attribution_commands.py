@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 
 import pytest
@@ -130,10 +129,9 @@ def test_the_edge_that_carries_the_answer_is_cut(run, asked, only_object):
     assert f"effect {effect['effect']:+.4g}" in shown
 
 
-def test_edits_come_from_a_file_and_from_another_run(run, asked, only_object, tmp_path):
-    edits = [{"edit": "MapFrom", "layer": "*.1.self_attn"}]
-    (tmp_path / "edits.json").write_text(json.dumps(edits))
-    model = ("intervene", asked["model"], "--ids", "1 17 2 18 1", "--edits", "edits.json")
+def test_a_map_comes_from_another_run(run, asked, only_object):
+    edit = ("--edit", "map-from layers=*.1.self_attn")
+    model = ("intervene", asked["model"], "--ids", "1 17 2 18 1", *edit)
     same = only_object(run(*model, "--other-ids", "1 17 2 18 1", "--json").stdout)
     assert same["changed"][0] == same["clean"][0] | {
         "probability": pytest.approx(same["clean"][0]["probability"])
@@ -166,18 +164,6 @@ def test_every_head_has_a_run_of_its_own_and_a_file_keeps_them(run, asked, only_
     other = run(*sweep, "--edit", "ablate layers=0:2 heads=1,0", *edit[2:])
     assert other.exit_code == 2
     assert "is of another list of edits. Name another file" in other.stderr
-
-
-def test_lists_in_a_file_of_edits_act_together(run, checkpoint, only_object, tmp_path):
-    cut, ablate = {"edit": "Cut", "layer": 1, "key": 0}, {"edit": "Ablate", "layer": 0}
-    (tmp_path / "edits.json").write_text(json.dumps([cut, [cut, ablate]]))
-    sweep = ("intervene", checkpoint, "--ids", "1 2 3", "--target", 4, "--sweep")
-    found = only_object(run(*sweep, "--edits", "edits.json", "--json").stdout)
-    assert [each["edits"] for each in found["runs"]] == [[cut], [cut, ablate]]
-    assert found["runs"][0]["effect"] != found["runs"][1]["effect"]
-    alone = run("intervene", checkpoint, "--ids", "1 2 3", "--edits", "edits.json")
-    assert alone.exit_code == 2
-    assert "with --sweep also lists of edits that act together" in alone.stderr
 
 
 def test_heads_are_named_with_a_control(run, asked, only_object):
@@ -231,31 +217,6 @@ def test_what_does_not_suit_the_model_is_usage(run, checkpoint, command, given, 
     assert done.stderr.startswith(f"dsf {command}: ")
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    "content", ["{", '{"edit": "Cut"}', '[{"edit": "Snip", "layer": 1}]',
-                '[{"edit": "Cut", "layer": 1, "key": "x"}]',
-                '[{"edit": "Mean", "layer": 1, "over": "x"}]',
-                '[{"edit": "Scale", "layer": 1, "factor": NaN}]', "[" * 100_000, ""],
-)  # fmt: skip
-def test_a_file_that_holds_no_edits_is_refused(run, tmp_path, content):
-    (tmp_path / "edits.json").write_text(content)
-    done = run("intervene", "model", "--ids", "1", "--edits", "edits.json")
-    assert (done.exit_code, done.stderr[:32]) == (2, "dsf intervene: --edits 'edits.js")
-
-
-def test_a_file_of_edits_is_read_as_other_texts_are(run, checkpoint, only_object, tmp_path):
-    file = tmp_path / "edits.json"
-    file.write_bytes(b'\xef\xbb\xbf[{"edit": "Cut", "layer": 0, "key": 1}]')  # as editors save it
-    asked = ("intervene", checkpoint, "--ids", "1 2 3", "--edits", "edits.json")
-    found = only_object(run(*asked, "--json").stdout)
-    assert found["edits"] == [{"edit": "Cut", "layer": 0, "key": 1}]
-    file.write_bytes(b'[{"edit": "Cut", "layer": "\xe9"}]')
-    assert "--edits" in run(*asked).stderr
-    file.unlink()
-    os.mkfifo(file)  # waits for ever where it is opened
-    assert "--edits" in run(*asked).stderr
 
 
 @pytest.mark.parametrize("command", ["attribute", "intervene", "heads", "compare", "state"])

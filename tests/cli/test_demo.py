@@ -5,13 +5,9 @@ import resource
 from pathlib import Path
 
 import pytest
-import torch
 
 from dsf import models
-from dsf.cli.demo import PARAGRAPH, PROMPT
-from dsf.loading import load_model
 from dsf.models import text
-from tests.loading.gguf_writing import small_llama, write_gguf
 
 pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 pytestmark = pytest.mark.slow
@@ -90,45 +86,3 @@ def says_what_to_do_next(told):
     written = re.search(r"(\d+) statements are proved, (\d+) refuted, and (\d+) do not", page)
     proved, refuted, apart = written.groups()
     assert f"{apart} NOT APPLICABLE, {proved} PROVED, {refuted} REFUTED" in told
-
-
-@pytest.fixture
-def writer(tmp_path):
-    """A language model with a tokenizer, in one file."""
-    pytest.importorskip("gguf", reason='needs pip install "dsf-toolkit[gguf]"')
-    return write_gguf(tmp_path / "model.gguf", small_llama())
-
-
-def test_a_language_model_on_a_paragraph(run, only_object, writer):
-    """Told are the likeliest token, and the sinks as the library's own plain attention has them."""
-    done = run("demo", "--model", str(writer), "--out", "shown", "--json")
-    assert done.exit_code == 0, done.output
-    found = only_object(done.stdout)
-    loaded = load_model(writer)
-    loaded.model.set_attn_implementation("eager")
-    prompt, text = (loaded.tokenizer(words)["input_ids"] for words in (PROMPT, PARAGRAPH))
-    with torch.no_grad():
-        scores = loaded.model(torch.tensor([prompt])).logits[0, -1].softmax(-1)
-        weights = loaded.model(torch.tensor([text]), output_attentions=True).attentions
-    token, share = found["continued"][0]
-    assert token == loaded.tokenizer.decode([scores.argmax()])
-    assert share == pytest.approx(scores.max().item(), rel=1e-5)
-    for (_, resting, heads, mean), shown in zip(found["sinks"], weights, strict=True):
-        on_first = shown[0, :, 1:, 0].sum(-1) / shown[0, :, 1:].sum((-1, -2))
-        assert mean == pytest.approx(on_first.mean().item(), rel=1e-5)
-        assert (resting, heads) == (int((on_first > 0.3).sum()), 4)
-
-
-def test_a_language_model_for_a_person(run, writer):
-    done = run("demo", "--model", str(writer), "--out", "shown")
-    assert done.exit_code == 0, done.output
-    assert "Next after 'The capital of France is': " in done.stdout
-    assert "of 8 heads put more than 30% of their weight on the first token" in done.stdout
-    assert "reproduced" in done.stdout
-
-
-def test_a_model_without_a_tokenizer_reads_no_paragraph(run):
-    done = run("demo", "--model", str(models.folder("llama")), "--out", "shown")
-    assert done.exit_code != 0
-    assert "--model" in done.output
-    assert "has no tokenizer" in done.output

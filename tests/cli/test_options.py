@@ -110,9 +110,9 @@ def test_every_edit_can_be_typed():
 
 def test_an_edit_of_several_things_is_one_for_each():
     layers = [0, "*.2.*", slice(4, 8, 2)]
-    runs = spread([edits.Cut(layers, key=3), edits.Ablate(layers)], "layer, key")
-    assert [run[0].layer for run in runs] == [0, "*.2.*", 4, 6]
-    assert all(run[1].layer == run[0].layer and run[0].key == 3 for run in runs)
+    runs = spread(edits.Cut(layers, key=3), "layer, key")
+    assert [run.layer for run in runs] == [0, "*.2.*", 4, 6]
+    assert all(run.key == 3 for run in runs)
 
 
 LOADING = {"--dtype", "--device", "--revision", "--offline"}
@@ -163,11 +163,11 @@ def test_a_position_beyond_the_bytes_of_a_text_is_refused_before_the_tokenizer()
 
 
 def test_a_sweep_over_two_choices_is_a_matrix():
-    runs = spread([edits.Ablate([0, 1], heads=[4, 5, 6])], "layers,heads")
+    runs = spread(edits.Ablate([0, 1], heads=[4, 5, 6]), "layers,heads")
     drawn = heat_map(runs, [1.0, 2.0, 3.0, -1.0, -2.0, -6.0])
     assert drawn == ("layer", "heads", ["0", "1"], ["4", "5", "6"], [[1, 2, 3], [-1, -2, -6]])
     assert heat_map(runs[:-1], [0.0] * 5) is None
-    assert heat_map(spread([edits.Ablate([0, 1])], "layer"), [1.0, 2.0]) is None
+    assert heat_map(spread(edits.Ablate([0, 1]), "layer"), [1.0, 2.0]) is None
 
 
 def test_a_heat_map_has_sign_and_size(capsys):
