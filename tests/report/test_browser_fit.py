@@ -113,7 +113,7 @@ def test_controls_without_room_are_in_a_menu_that_keys_reach(visited, path, view
         if scale.evaluate("(each) => each === document.activeElement"):
             break
     page.keyboard.press("ArrowDown")
-    page.locator(".legend", has_text="percentile").wait_for()
+    page.locator(".legend", has_text="linear").wait_for()
     page.keyboard.press("Escape")
     assert scale.is_hidden()
     assert menu.evaluate("(each) => each === document.activeElement")

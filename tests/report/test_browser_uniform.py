@@ -42,7 +42,7 @@ def blues(thumb):
     return [blue for _, _, blue in thumb.locator("canvas").evaluate(COLOURS)]
 
 
-@pytest.mark.parametrize("curve", ["root", "percentile", "linear", "logarithmic"])
+@pytest.mark.parametrize("curve", ["root", "linear", "logarithmic"])
 def test_a_uniform_map_is_of_one_middle_colour(visited, path, curve):
     page = visited(path)
     thumbs = page.locator(".lines .thumb")

@@ -144,12 +144,10 @@ def test_it_plays_token_by_token_and_stops_at_the_end(page):
 
 
 @pytest.mark.slow
-def test_both_ways_to_a_response_are_printed_and_agree(page):
+def test_both_ways_to_a_response_agree(page):
     for name in PRESETS:
         chosen(page, name)
-        told = page.locator(".arithmetic p b:last-child").all_text_contents()
-        assert told[-1] == told[-2], name
-        assert "less than 1e−12" in page.locator(".facts").text_content()
+        assert "less than 1e−12" in page.locator(".facts").text_content(), name
 
 
 @pytest.mark.slow

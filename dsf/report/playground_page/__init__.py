@@ -16,7 +16,7 @@ from dsf.report.page import filled
 from dsf.report.viewer import file_of, style_of
 from dsf.runtime.files import replace_file
 
-SCRIPTS = ("systems", "python", "formulas", "pictures", "board", "page")
+SCRIPTS = ("systems", "python", "pictures", "board")
 FOLDER = "playground_page"
 HEIGHT = 900
 """Pixels of the frame in a notebook."""

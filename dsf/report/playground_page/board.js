@@ -30,7 +30,6 @@ class Board {
     this.timePlace = make("div", { className: "time" });
     this.spoken = make("p", { className: "readout", role: "status" });
     this.facts = make("dl", { className: "facts" });
-    this.steps = make("div", { className: "arithmetic" });
     this.numbers = make("div", { className: "scroll", tabIndex: 0, role: "region",
       "aria-label": "Map, signal, state and response as a table" });
     this.program = make("pre", { tabIndex: 0, "aria-label": "The same in Python" });
@@ -41,7 +40,7 @@ class Board {
         make("div", { className: "views" },
           make("section", {}, make("h3", {}, "Attention map"), this.mapPlace),
           make("section", {}, make("h3", {}, "Signal, state, response"), this.timePlace)),
-        this.facts, make("section", { className: "token-steps" }, this.steps),
+        this.facts,
         make("details", { className: "table" }, make("summary", {}, "Numbers"), this.saved, this.numbers),
         make("details", { className: "python" }, make("summary", {}, "The same in Python"), this.program)));
   }
@@ -132,7 +131,6 @@ class Board {
     const { found, signal, now } = this, choose = (token) => { this.stop(); this.go(token); };
     this.mapPlace.replaceChildren(drawMap(found.map, this.tokens.text, now, choose));
     this.timePlace.replaceChildren(drawTime(found, signal, this.tokens.text, now, choose));
-    this.steps.replaceChildren(...arithmetic(found, signal, now));
     this.clock.setAttribute("aria-valuetext", `token ${now + 1}, ${this.tokens.text[now]}`);
     this.spoken.textContent = `Token ${now + 1} of ${signal.length}, “${this.tokens.text[now]}”: signal ${number(signal[now], 3)}, `
       + `response ${number(found.response[now], 4)}.`;
@@ -168,3 +166,32 @@ function tableOf({ map, states, response }, signal, tokens) {
   return make("table", {}, make("thead", {}, make("tr", {}, ...["token", "signal", "state", "response"].map((each) => head(each)),
     ...tokens.map((text, j) => head(`key ${j + 1}`)))), make("tbody", {}, ...rows));
 }
+
+function throughMap(map, signal, t) {
+  return signal.reduce((sum, value, j) => sum + (j <= t ? map[t][j] * value : 0), 0);
+}
+
+/** `h_{t−1}` and `γ^{g}` become elements; everything else stays text. */
+function formula(text) {
+  const line = make("span", { className: "formula" });
+  line.append(...pieces(text));
+  return line;
+}
+
+function pieces(text) {
+  const found = text.match(/^(.*?)([_^])\{/);
+  if (!found) return [text];
+  let open = 1, at = found[0].length;
+  for (; open; at += 1) open += text[at] === "{" ? 1 : text[at] === "}" ? -1 : 0;
+  const inside = make(found[2] === "_" ? "sub" : "sup", {}, ...pieces(text.slice(found[0].length, at - 1)));
+  return [found[1], inside, ...pieces(text.slice(at))];
+}
+
+function startPlayground() {
+  const board = new Board(document.getElementById("board"), JSON.parse(document.getElementById("content").textContent));
+  followTheme(() => board.draw());
+  board.draw();
+  document.documentElement.dataset.ready = "true";
+}
+
+startPlayground();

@@ -50,24 +50,12 @@ function strongestWithin(picture, pooled, [row, column]) {
   return best;
 }
 
-/** The map to show first: the one whose queries each read one key, away from the diagonal and the
-    first key, since that is read at a glance. A layer of channels shows all of them together before single ones. */
+/** The map to show first: the one that reads most elsewhere. A layer of channels shows all of them together
+    before single ones. */
 function firstMap(entries) {
   const grouped = new Set(entries.filter(({ map }) => map.together).map(({ layer }) => layer));
-  const merit = ({ small }) => {
-    let sum = 0;
-    for (let row = 3; row < small.rows; row += 1) {
-      let all = 0, most = 0;
-      for (let column = 1; column < row - 1; column += 1) {
-        const square = shareOf(small.code(row, column)) ** 2;
-        all += square;
-        most = Math.max(most, square);
-      }
-      if (all) sum += most ** 2 / all;
-    }
-    return sum;
-  };
-  return entries.filter(({ map, layer }) => !map.share && (map.together || !grouped.has(layer))).reduce((best, entry) => (merit(entry) > merit(best) ? entry : best));
+  const shown = entries.filter(({ map, layer }) => !map.share && (map.together || !grouped.has(layer)));
+  return shown.reduce((best, entry) => (weightElsewhere(entry.small) > weightElsewhere(best.small) ? entry : best));
 }
 
 function aboutMap(map, layer, picture, full, written) {

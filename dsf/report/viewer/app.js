@@ -151,26 +151,21 @@ class Settings {
     return this.hidesDiagonal ? picture.offDiagonal : picture.codes;
   }
 
-  /** The curve of a map. Ranks of weights that hardly differ would show contrast that is not there. */
-  curveOf({ map }) {
-    return this.curve === "percentile" && map.uniform ? "root" : this.curve;
-  }
-
   /** The weight from which on a colour is full: for the square root a robust one, else the largest. */
   endOf(entry) {
     const maps = this.together && !entry.map.difference ? this.peers(entry) : [entry.map];
-    return Math.max(...maps.map((map) => this.fullOf(map, this.curveOf({ map }))));
+    return Math.max(...maps.map((map) => this.fullOf(map)));
   }
 
-  /** The same of one map alone. Of a nearly uniform one no colour is full, as in map_view.py. */
-  fullOf({ bright, uniform, ...map }, curve) {
-    if (curve === "root") return bright;
+  /** The same of one map alone. Of a nearly uniform one no colour is full, as in views.py. */
+  fullOf({ bright, uniform, ...map }) {
+    if (this.curve === "root") return bright;
     const largest = map[this.hidesDiagonal ? "largest_apart" : "scale"];
     const even = uniform ? uniform[0] / largest : 0;
-    return even > 0.5 ? largest / shareAt(0.5 / even, curve) : largest;
+    return even > 0.5 ? largest / shareAt(0.5 / even, this.curve) : largest;
   }
 
-  shadesOf(entry, codes) {
-    return new Shades(this.curveOf(entry), entry.map.scale, this.endOf(entry), codes);
+  shadesOf(entry) {
+    return new Shades(this.curve, entry.map.scale, this.endOf(entry));
   }
 }

@@ -20,7 +20,6 @@ const CURVES = {
   linear: (share) => share,
   root: (share) => Math.sqrt(share),
   logarithmic: (share) => Math.log1p(1000 * share) / Math.log(1001),
-  percentile: (share) => share, // of ranks, which `Shades` forms
 };
 
 /** The share of the scale at which a colour is so far along its ramp. */
@@ -28,7 +27,7 @@ function shareAt(place, curve) {
   return curve === "root" ? place ** 2 : curve === "linear" ? place : (1001 ** place - 1) / 1000;
 }
 
-const CURVE_NAMES = { root: "square root", percentile: "percentile", linear: "linear", logarithmic: "logarithmic" };
+const CURVE_NAMES = { root: "square root", linear: "linear", logarithmic: "logarithmic" };
 
 let theme = "light";
 
@@ -53,37 +52,12 @@ function colourOf(share, curve) {
   return stops[from].map((low, k) => Math.round(low + (stops[from + 1][k] - low) * (place - from)));
 }
 
-/** The colour of every code of a map. `end` is the weight from which on the colour is full, and
-    `codes` are the cells of which ranks are formed where the curve is one of percentiles. */
+/** The colour of every code of a map; `end` is the weight from which on it is full. */
 class Shades {
-  constructor(curve, scale, end, codes) {
+  constructor(curve, scale, end) {
     Object.assign(this, { curve, scale, end });
     this.shares = Float64Array.from({ length: 256 }, (_, code) =>
       (code <= MINUS_INFINITY || !end ? 0 : shareOf(code) * scale / end));
-    if (curve === "percentile") this.rank(codes);
-  }
-
-  /** Replace every share by the share of cells whose magnitude is smaller. */
-  rank(codes) {
-    const counts = new Float64Array(LEVELS + 1);
-    for (const code of codes) if (code > MINUS_INFINITY) counts[Math.abs(code - ZERO)] += 1;
-    counts[0] = 0; // cells that are zero keep the colour of zero
-    const all = counts.reduce((sum, count) => sum + count, 0) || 1;
-    this.below = new Float64Array(LEVELS + 1);
-    for (let level = 1, sum = 0; level <= LEVELS; level += 1) {
-      sum += counts[level];
-      this.below[level] = sum / all;
-    }
-    for (let code = MINUS_INFINITY + 1; code < 256; code += 1) {
-      const level = Math.min(Math.abs(code - ZERO), LEVELS);
-      this.shares[code] = Math.sign(code - ZERO) * this.below[level];
-    }
-  }
-
-  /** The weight that so large a share of the cells does not exceed. */
-  weightAt(share) {
-    const level = this.below.findIndex((below) => below >= share - 1e-9);
-    return (Math.max(level, 0) / LEVELS) ** 2 * this.scale;
   }
 
   of(code) {

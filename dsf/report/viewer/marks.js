@@ -185,18 +185,12 @@ function drawLegend(place, shades, map, apart) {
 }
 
 function legendEnds({ curve, end }, signed, largest) {
-  if (curve === "percentile") return signed ? ["− largest", "0", "+ largest"] : ["0", "half of the cells", "all"];
   const last = `${end < largest ? "≥ " : ""}${signed ? "+" : ""}${number(end, 3)}`;
   if (signed) return [`${end < largest ? "≤ " : ""}−${number(end, 3)}`, "0", last];
   return ["0", number(shareAt(0.5, curve) * end, 3), last];
 }
 
-function legendWords(shades, largest) {
-  const { curve, end } = shades;
-  if (curve === "percentile") {
-    return `coloured by percentile: half of the cells lie below ${number(shades.weightAt(0.5), 2)}, `
-      + `nine tenths below ${number(shades.weightAt(0.9), 2)}, all up to ${number(largest, 3)}`;
-  }
+function legendWords({ curve, end }, largest) {
   const cut = end < largest ? `, full from ${number(end, 3)} on; the largest is ${number(largest, 3)}` : "";
   return `${CURVE_NAMES[curve].replace(" ", "-")} colour scale${cut}`;
 }
@@ -206,7 +200,7 @@ function uniformWords([least, most]) {
   const [low, high] = [number(least, 3), number(most, 3)];
   const where = low === high ? `are ${low}` : `lie between ${low} and ${high}, a ratio of ${(most / least).toFixed(2)}`;
   return `Nearly uniform: off the diagonal and the first key most weights ${where}; `
-    + "colours are paler for it, and percentiles are not drawn.";
+    + "colours are paler for it.";
 }
 
 // Bars above a map for the chosen query and to its right for the chosen key.

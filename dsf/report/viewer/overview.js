@@ -153,9 +153,9 @@ class Overview {
 
   draw() {
     for (const entry of this.entries) {
-      const { small, context } = entry, codes = this.settings.codesOf(small);
+      const { small, context } = entry;
       context.clearRect(0, 0, small.columns, small.rows);
-      paint(context, codes, this.settings.shadesOf(entry, codes).pixels, 0, 0, small.columns, small.rows);
+      paint(context, this.settings.codesOf(small), this.settings.shadesOf(entry).pixels, 0, 0, small.columns, small.rows);
     }
   }
 }

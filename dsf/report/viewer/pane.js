@@ -112,7 +112,7 @@ class Pane {
   draw() {
     if (!this.raster || !this.isPicture || !this.canvases.clientWidth) return;
     const context = this.under.getContext("2d"), { raster, window } = this;
-    this.shades = this.settings.shadesOf(this.entry, raster.codes);
+    this.shades = this.settings.shadesOf(this.entry);
     const available = this.canvases.clientWidth;
     this.layout = fitted(available, this.above, marginOf(context, raster, window, available), raster);
     const { left, top, width, height, right, bottom, density } = this.layout;
