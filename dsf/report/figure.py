@@ -8,7 +8,7 @@ them, mostly of Chinese, Japanese or Korean.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache, partial
 from math import ceil
 from pathlib import Path
@@ -28,7 +28,7 @@ from dsf.report.content import at_a_time, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.layer_content import LayerPicture, layer_picture
 from dsf.report.selection import DECODER, has_texts, input_of_texts, select, why_not_in_order
-from dsf.report.views import MapView, views, without_sample
+from dsf.report.views import MapView, views
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import at_least
@@ -330,37 +330,38 @@ def draw_grid(
     if most is not None:
         at_least(1, "draw_grid", "most", most)
     with within_memory("draw_grid", inspection, whole=False):
-        drawn = inspection.layers
-        rows = list(each_in_parallel(partial(_maps, most=most), drawn, most=at_a_time(drawn)))
-    source = input_of_texts(inspection)
-    usual, decoder = map(_named, (inspection.tokens, inspection.decoder_tokens))
-
-    def named_of(layer: InspectedLayer) -> Mapping[int, Labels | None]:
-        if why_not_in_order(layer):
-            return {}
-        if layer.row_input == DECODER and inspection.decoder_tokens is not None:
-            return decoder
-        return usual if has_texts(layer, layer.row_input, source) else {}
-
-    widest = max(min(len(maps), LONGEST_LINE) for _, of_samples in rows for maps in of_samples)
-    sheet = Sheet(LEFT + widest * (MAP + GAP), GAP / 2, dpi=DPI)
-    for layer, (picture, of_samples) in zip(inspection, rows, strict=True):
-        named = named_of(layer)
-        for maps in of_samples:
-            sample = maps[0].sample
-            words = _name(layer, picture, sample if len(of_samples) > 1 else None)
-            for at in range(0, len(maps), LONGEST_LINE):
-                line = maps[at : at + LONGEST_LINE]
-                _draw_line(sheet, line, words, named.get(sample), begins=at == 0)
+        sheet = sheet_of([inspection], most=most)
     return replace_file(path, sheet.save)
 
 
-def _named(tokens: Sequence[Sequence[str]] | None) -> dict[int, Labels | None]:
-    """The labels of every sample; None where it is too long for them."""
-    return {
-        at: labels_of(sample) if len(sample) <= LABELLED else None
-        for at, sample in enumerate(tokens or ())
-    }
+def sheet_of(inspections: Sequence[Inspection], *, most: int | None, dpi: int = DPI) -> Sheet:
+    drawn = [layer for inspection in inspections for layer in inspection]
+    of_layers = each_in_parallel(partial(_maps, most=most), drawn, most=at_a_time(drawn))
+    rows = list(of_layers)
+    widest = max(min(len(maps), LONGEST_LINE) for _, of_samples in rows for maps in of_samples)
+    sheet = Sheet(LEFT + widest * (MAP + GAP), GAP / 2, dpi=dpi)
+    owners = [inspection for inspection in inspections for _ in inspection]
+    for inspection, layer, (picture, of_samples) in zip(owners, drawn, rows, strict=True):
+        for maps in of_samples:
+            sample = maps[0].sample
+            words = _name(layer, picture, sample if len(of_samples) > 1 else None)
+            labels = _labels(inspection, layer, sample)
+            for at in range(0, len(maps), LONGEST_LINE):
+                line = maps[at : at + LONGEST_LINE]
+                _draw_line(sheet, line, words, labels, begins=at == 0)
+    return sheet
+
+
+def _labels(inspection: Inspection, layer: InspectedLayer, sample: int) -> Labels | None:
+    """The texts of the tokens of a map; None where they are too long, or unknown."""
+    texts = inspection.tokens
+    if layer.row_input == DECODER and inspection.decoder_tokens is not None:
+        texts = inspection.decoder_tokens
+    elif not has_texts(layer, layer.row_input, input_of_texts(inspection)):
+        texts = None
+    if why_not_in_order(layer) or texts is None or len(texts[sample]) > LABELLED:
+        return None
+    return labels_of(texts[sample])
 
 
 def _maps(
@@ -405,7 +406,7 @@ def _draw(
     high, wide = _sides(view)
     reach = view.bright or 1.0
     sheet.draw(shaded(view.weights, view.masked, reach), left, top, wide, high)
-    name = written(without_sample(view.label, view.sample))
+    name = written(view.label.removeprefix(f"sample {view.sample}, "))
     sheet.write(name, left + MAP / 2, top - 0.33, size=TITLE)
     _draw_bar(sheet, view, reach, left, top)
     texts = 0.0
@@ -435,7 +436,7 @@ def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
         middle = (k + 0.5) * MAP / len(texts)
         sheet.write(text, left - 0.03, top + middle, size=size, align="right")
         sheet.write(text, left + middle, top + MAP + 0.03, size=size, align="right", turned=True)
-    return max(inked(text, size, DPI)[0].shape[1] / DPI for text in texts) + 0.03
+    return max(inked(text, size, sheet.dpi)[0].shape[1] / sheet.dpi for text in texts) + 0.03
 
 
 def _name(layer: InspectedLayer, picture: LayerPicture | None, sample: int | None) -> list[str]:

@@ -1,11 +1,10 @@
 """``show``: a result as one offline HTML page, or as a widget in a notebook.
 
-A saved notebook shows thumbnails of all maps (``static_picture``) in place of the widget.
+A saved notebook shows a picture of the maps (``sheet_of``) in place of the widget.
 """
 
 import base64
 import hashlib
-import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache, partial
@@ -14,23 +13,22 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from dsf.attribution import Agreement, Attribution, Paths
+from dsf.inspection import Inspection
 from dsf.inspection.choice import Chosen
 from dsf.interventions import Intervention
 from dsf.properties.decided import verdict_counts
 from dsf.properties.names import IF_NOT
 from dsf.report.content import content, embedded, within_memory
 from dsf.report.escaping import escaped
-from dsf.report.figure import Sheet, broken, shaded, written
+from dsf.report.figure import sheet_of
 from dsf.report.layer_content import explained
 from dsf.report.selection import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, file_of, module_of, script_of, style_of
-from dsf.report.views import FULL_BYTES, MASKED, Progress, decoded, ignored, without_sample
+from dsf.report.views import FULL_BYTES, Progress, ignored
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
 from dsf.runtime.first_use import library
@@ -127,7 +125,9 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
         progress=progress,
     )
     if path is None:
-        return widget(content=contents())
+        made = widget(content=contents())
+        made.inspections = [chosen] if isinstance(chosen, Inspection) else list(chosen)
+        return made
     shown = subjects(chosen, verdicts)
     full = FULL_BYTES if full_resolution is None else full_resolution
     with within_memory("show", chosen, whole=full > 0):
@@ -182,44 +182,7 @@ def fingerprint(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-ACROSS = 8
-SIDE, NAMES, ABOVE = 0.9, 2.4, 0.25  # inches
-SHARE = 0.94  # of the side, so that there is room between neighbours
-NAME, DPI = 30, 100
-
-Thumbnail = tuple[Mapping[str, Any], UInt8[np.ndarray, "rows columns"]]
-
-
-def static_picture(content: Mapping[str, Any]) -> bytes:
-    """A PNG of a viewer's content: at most eight thumbnails for every sample of every layer."""
-    lines: list[tuple[list[str], list[Thumbnail]]] = []
-    for layer in content["layers"]:
-        packed = layer["thumbnails"]
-        codes = np.frombuffer(zlib.decompress(packed["codes"]), np.uint8)
-        pictures = codes.reshape(-1, packed["rows"], packed["columns"])
-        of_sample: dict[int, list[Thumbnail]] = defaultdict(list)
-        for map, picture in zip(layer["maps"], pictures, strict=True):
-            of_sample[map["sample"]].append((map, picture))
-        name = [*broken(layer["name"], NAME), written(layer["family"])]
-        for sample, maps in of_sample.items():
-            named = [f"sample {sample}"] if len(of_sample) > 1 else []
-            lines.append((name + named, maps[:ACROSS]))
-    across = max((len(maps) for _, maps in lines), default=1)
-    pitch, side = SIDE + ABOVE, SHARE * SIDE
-    sheet = Sheet(NAMES + across * SIDE, max(len(lines), 1) * pitch, dpi=DPI)
-    for down, (name, maps) in enumerate(lines):
-        top = down * pitch + ABOVE
-        sheet.write_lines(name, 0.1, top + side / 2, size=8.0, align="left")
-        for at, (map, codes) in enumerate(maps):
-            left = NAMES + at * SIDE
-            weights = decoded(codes, map["scale"])
-            colours = shaded(weights, codes == MASKED, map["bright"] or 1.0)
-            sheet.draw(colours, left, top, side, side)
-            label = written(without_sample(map["label"], map["sample"]))
-            sheet.write(label, left + side / 2, top - 0.07, size=7.0)
-    out = BytesIO()
-    sheet.picture().save(out, "png")
-    return out.getvalue()
+PICTURE_DPI = 80
 
 
 @cache
@@ -235,6 +198,8 @@ def explorer() -> Any:
 
         def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             bundle, facts = super()._repr_mimebundle_(**options)
-            return {**bundle, "image/png": static_picture(self.content)}, facts
+            out = BytesIO()
+            sheet_of(self.inspections, most=6, dpi=PICTURE_DPI).picture().save(out, "png")
+            return {**bundle, "image/png": out.getvalue()}, facts
 
     return Explorer

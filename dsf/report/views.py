@@ -139,11 +139,6 @@ class MapView:
         return Brightness(full * (least / full / EVEN) ** 2, apart, (least, full))
 
 
-def without_sample(label: str, sample: int) -> str:
-    """``head 3`` of ``sample 1, head 3``."""
-    return label.removeprefix(f"sample {sample}, ")
-
-
 Numbers = Float[np.ndarray, "maps rows columns"]
 Pooled = Float[np.ndarray, "maps down across"]
 Mask = Bool[np.ndarray, "masks rows columns"]
@@ -344,13 +339,6 @@ def coded(
     return codes
 
 
-def decoded(codes: UInt8[np.ndarray, "*size"], scale: float) -> Float[np.ndarray, "*size"]:
-    """The weights of codes, to within one level; 0 where masked, ``nan`` where not finite."""
-    levels = (codes.astype(float) - ZERO) / LEVELS
-    weights = np.where(codes <= MINUS_INFINITY, np.nan, levels * np.abs(levels) * scale)
-    return np.where(codes == MASKED, 0, weights)
-
-
 FAST = 1  # of deflate: a tenth more bytes than by default, in a sixth of the time
 SMALL = 6
 STRATEGIES = zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY
@@ -492,10 +480,10 @@ def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
     codes: UInt8[np.ndarray, "maps rows columns"] = np.frombuffer(
         zlib.decompress(small["codes"]), np.uint8
     ).reshape(-1, small["rows"], small["columns"])
-    shares = np.where(codes > MINUS_INFINITY, decoded(codes, 1.0), 0) ** 2
+    squares = np.where(codes > MINUS_INFINITY, ((codes.astype(float) - ZERO) / LEVELS) ** 4, 0)
     away = np.tri(small["rows"], small["columns"], -2, dtype=bool)
     away[:, :1] = False
-    sums: Float[np.ndarray, " maps"] = (shares * away).sum(axis=(1, 2))
+    sums: Float[np.ndarray, " maps"] = (squares * away).sum(axis=(1, 2))
     return sums
 
 

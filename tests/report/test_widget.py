@@ -8,7 +8,6 @@ import pytest
 import dsf
 from dsf.report import page as widget
 from dsf.report.content import content
-from dsf.report.page import static_picture
 from dsf.report.viewer import EXPLORER, file_of
 
 anywidget = pytest.importorskip("anywidget", reason='needs pip install "dsf-toolkit[notebooks]"')
@@ -60,11 +59,12 @@ def test_the_picture_shows_what_the_map_holds(of, softmax):
 
     scores = np.full((6, 6), -1000.0)
     scores[:, 0] = 0
-    pixels = imread(BytesIO(static_picture(content(of([softmax(scores)])))))[..., :3]
+    bundle, _ = dsf.show(of([softmax(scores)]))._repr_mimebundle_()
+    pixels = imread(BytesIO(bundle["image/png"]))[..., :3]
     warm = (pixels[..., 0] > pixels[..., 2] + 0.3).sum(axis=0)
     cool = (pixels[..., 2] > pixels[..., 0] + 0.3).sum()
     columns = np.flatnonzero(warm > 40)
-    assert 8 <= np.ptp(columns) + 1 <= 20  # a sixth of 85 pixels
+    assert 24 <= np.ptp(columns) + 1 <= 30  # a sixth of 160 pixels
     assert cool == 0
 
 
