@@ -8,20 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
 from dsf.cli.heads import MIN_SINK, sinks
-from dsf.cli.options import (
-    Asked,
-    Checkpoint,
-    Loading,
-    Prompt,
-    Target,
-    Top,
-    target_in_words,
-    whole_number,
-    written_place,
-)
 from dsf.cli.terminal import part, print_table, stage
 from dsf.report.escaping import escaped
 
@@ -38,7 +28,7 @@ MIN_RESTING = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Explained(Asked):
+class Explained(shared.Asked):
     target: Annotated[
         str,
         typer.Option(
@@ -55,11 +45,11 @@ class By(StrEnum):
 
 
 def attribute(
-    model: Checkpoint,
+    model: shared.Checkpoint,
     *,
     asked: Explained,
-    prompt: Prompt,
-    top: Top = 10,
+    prompt: shared.Prompt,
+    top: shared.Top = 10,
     by: Annotated[
         By,
         typer.Option(
@@ -76,7 +66,7 @@ def attribute(
     ] = False,
     paths: Annotated[
         int,
-        whole_number(
+        shared.whole_number(
             "Also search for this many of the strongest paths, from a token over edges to the "
             "logit. Takes longer.",
             least=0,
@@ -84,9 +74,9 @@ def attribute(
     ] = 0,
     out: Annotated[
         Path | None,
-        written_place("Write a report that opens on these shares.", metavar="PAGE"),
+        shared.written_place("Write a report that opens on these shares.", metavar="PAGE"),
     ] = None,
-    loading: Loading,
+    loading: shared.Loading,
 ) -> Work:
     """Share the logit of a token among the input tokens, layers and edges of MODEL.
 
@@ -125,7 +115,7 @@ def attribute(
         share = replace(made.attribute(*tokens, position=at), _chosen=chosen)
         strongest = share.paths(paths) if paths else None
         predicted = share.agreement() if agreement else None
-        name = target_in_words(tokens)
+        name = shared.target_in_words(tokens)
         chances = _probabilities(made, tokens, at, opened)
         sink = _sink(made.inspection)
         order = share.tokens[0].abs().argsort(descending=True, stable=True).tolist()
@@ -201,7 +191,7 @@ def attribute(
 
 
 def _probabilities(
-    made: "Stack", tokens: Target, position: int, opened: "Opened"
+    made: "Stack", tokens: shared.Target, position: int, opened: "Opened"
 ) -> dict[str, float]:
     """The probability of every token that was asked about, as the model has it."""
     logits: Any = made.logits
@@ -218,7 +208,9 @@ def _probabilities(
     }
 
 
-def _cuts(cut: list[int], tokens: Target, position: int, opened: "Opened") -> dict[int, float]:
+def _cuts(
+    cut: list[int], tokens: shared.Target, position: int, opened: "Opened"
+) -> dict[int, float]:
     """By how much the logit moves where no layer reads a token, for each that is ``cut``.
 
     Empty where an edit does not suit the model, such as one that mixes no tokens by a map.

@@ -6,37 +6,31 @@ from typing import Annotated, Any
 
 import typer
 
+from dsf.cli import options as shared
 from dsf.cli.command import FAILED, WELL, Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_model
-from dsf.cli.options import (
-    Asked,
-    Checkpoint,
-    Loading,
-    Prompt,
-    exclude_each_other,
-    whole_number,
-    written_place,
-)
 
 ENDINGS = (".json", ".xml", ".txt", ".png", ".svg", ".pdf")
 """Endings of files that a ledger is written to."""
 
 
 def audit(
-    model: Checkpoint,
+    model: shared.Checkpoint,
     *,
-    prompt: Prompt,
+    prompt: shared.Prompt,
     suspect: Annotated[
         str | None,
         typer.Option(help="Another checkpoint with the same parts, such as a quantised copy."),
     ] = None,
     decode: Annotated[
         int | None,
-        whole_number("Run the last N tokens one at a time, with the model's cache.", least=1),
+        shared.whole_number(
+            "Run the last N tokens one at a time, with the model's cache.", least=1
+        ),
     ] = None,
     chunk: Annotated[
         int | None,
-        whole_number("Tokens in a chunk, for mixers that compute in chunks.", least=1),
+        shared.whole_number("Tokens in a chunk, for mixers that compute in chunks.", least=1),
     ] = None,
     state_dtype: Annotated[
         str | None,
@@ -50,12 +44,14 @@ def audit(
             exists=True, help="Outputs of another engine: a folder of safetensors files, or one."
         ),
     ] = None,
-    asked: Asked,
+    asked: shared.Asked,
     out: Annotated[
         Path | None,
-        written_place("Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."),
+        shared.written_place(
+            "Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."
+        ),
     ] = None,
-    loading: Loading,
+    loading: shared.Loading,
 ) -> Work:
     """Name the layer and stage that made a run of MODEL differ from the same model in float64.
 
@@ -70,11 +66,11 @@ def audit(
 
     Example: dsf audit FOLDER --text "The capital of France is" --dtype bfloat16 --decode 3
     """
-    exclude_each_other(suspect=suspect, recorded=recorded)
-    exclude_each_other(state_dtype=state_dtype, decode=decode)
+    shared.exclude_each_other(suspect=suspect, recorded=recorded)
+    shared.exclude_each_other(state_dtype=state_dtype, decode=decode)
     others = {"decode": decode, "chunk": chunk, "dtype": loading.dtype, "state_dtype": state_dtype}
     for option, value in others.items():
-        exclude_each_other(recorded=recorded, **{option: value})
+        shared.exclude_each_other(recorded=recorded, **{option: value})
     if out is not None and out.suffix not in ENDINGS:
         raise ValueError(f"--out: expected a name that ends in {', '.join(ENDINGS)}, got {out}.")
     target, against = asked.tokens(prompt) or (None, None)

@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsf.cli import early_checks as early
 from dsf.cli.check import counted, decide, meanings
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.early_checks import (
-    REPORT,
-    check_file,
-    check_folder,
-    check_free,
-    check_no_run,
-    check_not_of_another,
-)
 from dsf.cli.inspect_model import layer_facts, show_model, write_results
 from dsf.cli.options import Open, check_known, written_place
 from dsf.cli.terminal import progress
@@ -62,12 +55,12 @@ def demo(
     if playground is not None:
         return _playground(playground, out or Path("playground.html"), opens=open_)
     folder = out or Path("dsf-demo")
-    check_folder(folder, files=REPORT)
-    check_no_run(folder)
-    check_free(folder)
-    check_folder(folder / RUN)
+    early.check_folder(folder, files=early.REPORT)
+    early.check_no_run(folder)
+    early.check_free(folder)
+    early.check_folder(folder / RUN)
     check_not_foreign(folder / RUN, f"--out {str(folder / RUN)!r}")
-    check_not_of_another(folder / RUN, SOURCE)
+    early.check_not_of_another(folder / RUN, SOURCE)
 
     def work(_: Run) -> Answer:
         from dsf.runtime.files import alone_in
@@ -84,7 +77,7 @@ def _playground(preset: str, page: Path, *, opens: bool) -> Work:
     presets = files("dsf.report") / "playground_page" / "presets.json"
     known = json.loads(presets.read_text(encoding="utf-8"))["presets"]
     check_known("--playground", [preset], (each["name"] for each in known))
-    check_file(page, "--out", makes_folder=True)
+    early.check_file(page, "--out", makes_folder=True)
 
     def work(_: Run) -> Answer:
         from dsf.report import playground

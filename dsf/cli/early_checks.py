@@ -15,17 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dsf.cli.options import Asked, Loading, Prompt
+from dsf.loading import folder as model_files
 from dsf.loading.errors import LoadError, shown
-from dsf.loading.folder import (
-    ModelFolder,
-    gguf_file,
-    has_tokenizer,
-    holds_model,
-    opened_safetensors,
-    read_settings,
-    snapshot,
-    weight_files,
-)
 from dsf.properties.names import MANIFEST, MAX_MANIFEST_BYTES, UNFINISHED
 from dsf.runtime.files import alone, is_special, read_inside
 
@@ -91,7 +82,7 @@ def check_call(model: str, prompt: Prompt, options: Loading) -> ModelFacts:
     if model.strip():
         prompt.check()
     facts = check_model(model, offline=options.offline, revision=options.revision)
-    if getattr(options, "layerwise", False) and gguf_file(model) is not None:
+    if getattr(options, "layerwise", False) and model_files.gguf_file(model) is not None:
         raise ValueError(f"--layerwise does not load GGUF files such as {model}. Leave it out.")
     facts.check_input(prompt)
     facts.check_choice(getattr(options, "layers", None), getattr(options, "heads", None))
@@ -112,7 +103,7 @@ def check_model(
             f"{model}: a {'folder' if path.is_dir() else 'file'} has no revision {revision!r}. "
             "Leave --revision out."
         )
-    if (file := gguf_file(model)) is not None:
+    if (file := model_files.gguf_file(model)) is not None:
         with file.open("rb") as opened:
             if not file.stat().st_size:
                 raise LoadError(f"{model}: is empty; download it again.")
@@ -122,13 +113,13 @@ def check_model(
                 )
         return ModelFacts(name=model)
     if path.is_dir():
-        folder = ModelFolder(path.resolve())
+        folder = model_files.ModelFolder(path.resolve())
         _check_is_model(folder, model)
-        facts = _facts(folder, model, tokenizer=has_tokenizer(folder))
-        for weights in weight_files(folder) if needs_weights else ():
+        facts = _facts(folder, model, tokenizer=model_files.has_tokenizer(folder))
+        for weights in model_files.weight_files(folder) if needs_weights else ():
             if not weights.stat().st_size:
                 raise LoadError(f"{weights}: is empty; download it again.")
-            with opened_safetensors(weights, "np"):  # checks its header, without torch
+            with model_files.opened_safetensors(weights, "np"):  # checks its header, without torch
                 pass
         return facts
     if path.exists():
@@ -137,8 +128,8 @@ def check_model(
         raise LoadError(f"{model}: is a link that leads nowhere. Remove it, or give the folder.")
     if near := _similar_name(path):
         raise LoadError(f"{shown(model)}: there is no such folder. Did you mean {near}?")
-    place = snapshot(model, revision, offline=offline, settings_only=True)
-    return _facts(ModelFolder(place.resolve()), model, tokenizer=None)
+    place = model_files.snapshot(model, revision, offline=offline, settings_only=True)
+    return _facts(model_files.ModelFolder(place.resolve()), model, tokenizer=None)
 
 
 def check_numbers(numbers: Sequence[int], vocabulary: int | None, model: str) -> None:
@@ -170,7 +161,7 @@ def positions(settings: Mapping[str, Any]) -> int | None:
     return _count(limit) if settings.get("model_type") in TABLE_OF_POSITIONS else None
 
 
-def _check_is_model(folder: ModelFolder, model: str) -> None:
+def _check_is_model(folder: model_files.ModelFolder, model: str) -> None:
     if folder.file("config.json") is not None:
         return
     for name, what in (("manifest.json", "run"), ("job.json", "job")):
@@ -179,8 +170,8 @@ def _check_is_model(folder: ModelFolder, model: str) -> None:
             raise LoadError(f"{model}: is the folder of a {what}, not of a model; {cure}.")
 
 
-def _facts(folder: ModelFolder, model: str, *, tokenizer: bool | None) -> ModelFacts:
-    settings = read_settings(folder, allow_quantized=True).values
+def _facts(folder: model_files.ModelFolder, model: str, *, tokenizer: bool | None) -> ModelFacts:
+    settings = model_files.read_settings(folder, allow_quantized=True).values
     family = settings.get("model_type")
     if not isinstance(family, str):
         raise LoadError(
@@ -251,7 +242,7 @@ def check_folder(
             raise ValueError(
                 f"{where}: is the folder of the model, which is only read. Give another folder."
             )
-    if holds_model(folder):
+    if model_files.holds_model(folder):
         raise ValueError(
             f"{where}: holds the files of a model; nothing is written next to them. Give another "
             "folder."
@@ -292,7 +283,7 @@ def _owner(file: Path) -> str:
         return "a run"
     if (folder / "job.json").exists():
         return "a job"
-    return "a model" if file.suffix == ".gguf" or holds_model(folder) else ""
+    return "a model" if file.suffix == ".gguf" or model_files.holds_model(folder) else ""
 
 
 def _try(place: Path, where: str) -> None:

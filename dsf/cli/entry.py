@@ -11,23 +11,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from dsf.cli import command as base
 from dsf.cli.attribute import attribute
 from dsf.cli.audit import audit
 from dsf.cli.check import check
-from dsf.cli.command import (
-    FAULT,
-    IN_WORDS,
-    INTERRUPTED,
-    LIMIT,
-    USAGE,
-    WELL,
-    Command,
-    callback,
-    complain,
-    print_error,
-    print_json,
-    unwritten,
-)
 from dsf.cli.compare import compare
 from dsf.cli.demo import demo
 from dsf.cli.doctor import doctor
@@ -38,7 +25,7 @@ from dsf.cli.measure import measure
 from dsf.cli.state import state
 from dsf.runtime.distribution import VERSION
 
-COMMANDS: dict[Command, str] = {
+COMMANDS: dict[base.Command, str] = {
     demo: "Eight small models inside the package, or a page with sliders.",
     inspect: "One model on one input: maps and a report.",
     heads: "What every head looks at, by name, with a control.",
@@ -69,7 +56,7 @@ class GivenOnce(TyperCommand):
 app = typer.Typer(
     name="dsf",
     help="Read the token mixers of a trained model as linear time-varying systems.",
-    epilog=f"Exit codes: {'; '.join(f'{code} {words}' for code, words in IN_WORDS.items())}.",
+    epilog=f"Exit codes: {'; '.join(f'{code} {words}' for code, words in base.IN_WORDS.items())}.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -77,7 +64,7 @@ app = typer.Typer(
 )
 for _command, _help in COMMANDS.items():
     _name = _command.__name__
-    app.command(_name, short_help=_help, cls=GivenOnce)(callback(_name, _command))
+    app.command(_name, short_help=_help, cls=GivenOnce)(base.callback(_name, _command))
 
 
 def _show_version(asked: bool) -> bool:
@@ -106,19 +93,19 @@ def main(arguments: list[str] | None = None) -> None:
     _write_every_letter()
     if sys.stdout is None:  # the shell closed it, as with >&-
         closed = ValueError("standard output is closed. Send the answer to a file or to /dev/null.")
-        complain(command, closed, LIMIT, as_json=False)
-        sys.exit(LIMIT)
+        base.complain(command, closed, base.LIMIT, as_json=False)
+        sys.exit(base.LIMIT)
     try:
         os.getcwd()
     except OSError:  # without it, libraries end the process
         gone = ValueError("the folder that this runs in has been removed. Change to another.")
-        complain(command, gone, USAGE, as_json=as_json)
-        sys.exit(USAGE)
+        base.complain(command, gone, base.USAGE, as_json=as_json)
+        sys.exit(base.USAGE)
     code = _code(given, command, as_json=as_json)
     try:
         sys.stdout.flush()
     except OSError as error:
-        code = unwritten(command, error)
+        code = base.unwritten(command, error)
     sys.exit(code)
 
 
@@ -133,27 +120,27 @@ def _write_every_letter() -> None:
 
 def _code(arguments: list[str], command: str, *, as_json: bool) -> int:
     if as_json and not command and "--version" in arguments:
-        print_json(command, WELL, {"version": VERSION})
-        return WELL
+        base.print_json(command, base.WELL, {"version": VERSION})
+        return base.WELL
     parser, stopped = typer.main.get_command(app), _noting_interrupts()
     try:
         code = int(parser(arguments, prog_name="dsf", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+        code = base.INTERRUPTED
     except typer.Exit as exit:  # newer parsers leave in this way when they are interrupted, too
         code = exit.exit_code
     except OSError as error:  # of the help page: commands print their own
-        code = unwritten(command, error)
+        code = base.unwritten(command, error)
     except Exception as error:
         # What is interrupted while it is being imported may fail in any way.
-        code = INTERRUPTED if stopped else _refused(error, command, as_json=as_json)
+        code = base.INTERRUPTED if stopped else _refused(error, command, as_json=as_json)
     if stopped and code == 0:  # a library caught the interrupt and went on
-        code = INTERRUPTED
-    if code == INTERRUPTED:
+        code = base.INTERRUPTED
+    if code == base.INTERRUPTED:
         if stopped:  # whoever presses the keys again would see libraries fail while they close
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         words = "interrupted. Files that were finished are whole and stay."
-        print_error(command, "KeyboardInterrupt", words, INTERRUPTED, as_json=as_json)
+        base.print_error(command, "KeyboardInterrupt", words, base.INTERRUPTED, as_json=as_json)
     return code
 
 
@@ -174,11 +161,11 @@ def _noting_interrupts() -> list[int]:
 def _refused(error: Exception, command: str, *, as_json: bool) -> int:
     """Print the parser's error, or a fault of dsf itself, and return its exit code."""
     if not hasattr(error, "show"):  # the parser's errors have moved between its releases
-        complain(command, error, FAULT, as_json=as_json)
-        return FAULT
+        base.complain(command, error, base.FAULT, as_json=as_json)
+        return base.FAULT
     if as_json or command:
         words = str(getattr(error, "format_message", error.__str__)())
-        print_error(command, type(error).__name__, words, USAGE, as_json=as_json)
+        base.print_error(command, type(error).__name__, words, base.USAGE, as_json=as_json)
     else:
         error.show()
-    return USAGE
+    return base.USAGE

@@ -11,25 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsf.cli import early_checks as early
+from dsf.cli import options as shared
 from dsf.cli.command import FAILED, LIMIT, WELL, Answer, Run, Work
-from dsf.cli.early_checks import (
-    REPORT,
-    check_call,
-    check_folder,
-    check_free,
-    check_model,
-    check_no_run,
-)
 from dsf.cli.heads import named_heads
-from dsf.cli.options import (
-    Checkpoint,
-    Inspecting,
-    Open,
-    Prompt,
-    Tolerance,
-    exclude_each_other,
-    written_place,
-)
 from dsf.cli.terminal import print_table, progress
 from dsf.report.escaping import escaped
 
@@ -43,20 +28,20 @@ MAX_FULL_MIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strict(Inspecting):
+class Strict(shared.Inspecting):
     """The options of an inspection whose subject is the difference itself."""
 
-    tolerance: Tolerance = None
+    tolerance: shared.Tolerance = None
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first layer that is not reproduced.")
     ] = False
 
 
 def inspect(
-    model: Checkpoint,
+    model: shared.Checkpoint,
     *,
-    prompt: Prompt,
-    out: Annotated[Path, written_place("Folder for report.html and maps.png.")] = Path(
+    prompt: shared.Prompt,
+    out: Annotated[Path, shared.written_place("Folder for report.html and maps.png.")] = Path(
         "dsf-report"
     ),
     no_report: Annotated[
@@ -81,22 +66,24 @@ def inspect(
             "their pictures; 32 holds 300 maps of 512 tokens.",
         ),
     ] = 32,
-    open_: Open = False,
+    open_: shared.Open = False,
 ) -> Work:
     """Rebuild every token mixer of MODEL on one input, compare, and write a report.
 
     Give the input as --text, --ids or --file. A layer that is not reproduced is listed with the
     reason, and the exit code is 1. With --dry-run no input is needed.
     """
-    exclude_each_other(open=open_, no_report=no_report)
+    shared.exclude_each_other(open=open_, no_report=no_report)
     if dry_run:
-        check_model(model, offline=options.offline, revision=options.revision, needs_weights=False)
+        early.check_model(
+            model, offline=options.offline, revision=options.revision, needs_weights=False
+        )
         return lambda _: _expected_mixers(model, options)
-    check_call(model, prompt, options)
+    early.check_call(model, prompt, options)
     if not no_report:
-        check_folder(out, files=REPORT, models=[model])
-        check_no_run(out)
-        check_free(out)
+        early.check_folder(out, files=early.REPORT, models=[model])
+        early.check_no_run(out)
+        early.check_free(out)
 
     def work(run: Run) -> Answer:
         from dsf.cli import run_model
@@ -134,7 +121,7 @@ def inspect(
     return work
 
 
-def _expected_mixers(model: str, options: Inspecting) -> Answer:
+def _expected_mixers(model: str, options: shared.Inspecting) -> Answer:
     from dsf.inspection.support_table import EXACT, NO, support
 
     found = support(

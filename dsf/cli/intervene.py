@@ -15,23 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
-from dsf.cli.options import (
-    Asked,
-    Checkpoint,
-    Inspecting,
-    Loading,
-    OtherInput,
-    Prompt,
-    Target,
-    Top,
-    is_empty,
-    real,
-    target_in_words,
-    whole,
-    written_place,
-)
 from dsf.cli.terminal import part, print_heat_map, print_table, stage
 from dsf.inspection.choice import parsed
 from dsf.interventions.edits import KINDS, Chosen, Edit, Reduce, StateFrom, Tokens, from_json
@@ -52,7 +38,7 @@ ONE_ROW = 2
 
 
 def intervene(
-    model: Checkpoint,
+    model: shared.Checkpoint,
     *,
     edit: Annotated[
         list[str] | None,
@@ -60,10 +46,10 @@ def intervene(
             help='A change, such as "cut layers=*.3.* heads=2 key=5"; may be given several times.'
         ),
     ] = None,
-    asked: Asked,
-    prompt: Prompt,
-    second: OtherInput,
-    top: Top = 5,
+    asked: shared.Asked,
+    prompt: shared.Prompt,
+    second: shared.OtherInput,
+    top: shared.Top = 5,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Try every edit in a run of its own.")
     ] = False,
@@ -76,11 +62,11 @@ def intervene(
     ] = None,
     resume: Annotated[
         Path | None,
-        written_place(
+        shared.written_place(
             "With --sweep: a file for finished runs, one a line; continues where it ended."
         ),
     ] = None,
-    loading: Loading,
+    loading: shared.Loading,
 ) -> Work:
     """Run MODEL with edited token mixers, and say what changes in its next token.
 
@@ -157,7 +143,7 @@ def intervene(
         opened = open_checkpoint(model, prompt, run, loading, others=texts)
         at, sources = opened.place(asked.position), {}
         if other is not None:
-            options = Inspecting(dtype=loading.dtype)
+            options = shared.Inspecting(dtype=loading.dtype)
             sources[OTHER] = inspect_opened(opened.on(other), options)
         where = {"layers": asked.layers, "heads": asked.heads, "sources": sources}
         if sweep and tokens is not None:
@@ -170,7 +156,7 @@ def intervene(
 def _intervene(
     opened: "Opened",
     edits: Sequence[Edit],
-    tokens: Target | None,
+    tokens: shared.Target | None,
     position: int,
     where: dict[str, Any],
     top: int,
@@ -194,7 +180,7 @@ def _intervene(
         zeros = result.clean.new_zeros(()).expand_as(result.clean)
         from_zero = replace(result, output=result.clean, clean=zeros)
         before = from_zero.effect(*tokens, position=position).item()
-        name = escaped(target_in_words(tokens))
+        name = escaped(shared.target_in_words(tokens))
         effect = {"target": name, "clean": before, "changed": before + moved, "effect": moved}
 
     def show() -> None:
@@ -232,7 +218,7 @@ def _intervene(
 def _sweep(
     opened: "Opened",
     edits: Sequence[Edit],
-    tokens: Target,
+    tokens: shared.Target,
     position: int,
     options: dict[str, Any],
     top: int,
@@ -261,7 +247,7 @@ def _sweep(
         **options,
     )
     effects, rate = found[:, 0].tolist(), len(done) / max(monotonic() - begun, 1e-9)
-    name = target_in_words(tokens)
+    name = shared.target_in_words(tokens)
     facts = {
         "model": escaped(opened.loaded.identity),
         "position": position,
@@ -373,7 +359,7 @@ def _value(kind: str, field: str, word: str) -> Any:
         return {"yes": True, "true": True, "no": False, "false": False}.get(word.lower(), word)
     if holds.get(field) in (int, float, int | None):
         try:
-            return real(word) if holds[field] is float else whole(word)
+            return shared.real(word) if holds[field] is float else shared.whole(word)
         except ValueError:
             return word
     return word
@@ -387,7 +373,7 @@ def _edit(record: dict[str, Any], where: str) -> Edit:
         raise ValueError(f"{where}: {str(error).removeprefix('edits: ')}") from None
     for each in fields(edit):
         value = getattr(edit, each.name)
-        if any(map(is_empty, _listed(value))):
+        if any(map(shared.is_empty, _listed(value))):
             raise ValueError(
                 f"{where}: {each.name!r} has an empty range. Give an end that is one more than "
                 "the last that is wanted, as in 0:4 for the first four."

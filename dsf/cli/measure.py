@@ -6,30 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsf.cli import early_checks as early
+from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.early_checks import (
-    ModelFacts,
-    check_folder,
-    check_free,
-    check_length,
-    check_model,
-    check_numbers,
-    without_tokenizer,
-)
-from dsf.cli.options import (
-    Checkpoint,
-    Heads,
-    Layers,
-    Layerwise,
-    Loading,
-    Tolerance,
-    check_known,
-    exclude_each_other,
-    read_text,
-    token_ids,
-    whole_number,
-    written_place,
-)
 from dsf.cli.terminal import print_table, progress
 from dsf.inspection.results.quantities import MEASURES
 
@@ -44,7 +23,7 @@ MANIFEST = "job.json"
 
 
 def measure(
-    model: Checkpoint,
+    model: shared.Checkpoint,
     prompts: Annotated[
         Path,
         typer.Argument(
@@ -54,7 +33,7 @@ def measure(
         ),
     ],
     *,
-    out: Annotated[Path, written_place("Folder of this job alone.")] = Path("dsf-job"),
+    out: Annotated[Path, shared.written_place("Folder of this job alone.")] = Path("dsf-job"),
     ids: Annotated[
         bool, typer.Option("--ids", help='Lines are token numbers, such as "1 2 3".')
     ] = False,
@@ -66,19 +45,19 @@ def measure(
         ),
     ] = None,
     batch: Annotated[
-        int, whole_number("Neighbours of one length in one forward pass.", least=1)
+        int, shared.whole_number("Neighbours of one length in one forward pass.", least=1)
     ] = 1,
     workers: Annotated[
-        int, whole_number("Processes of this machine.", least=1, most=MAX_WORKERS)
+        int, shared.whole_number("Processes of this machine.", least=1, most=MAX_WORKERS)
     ] = 1,
     slurm: Annotated[
-        Path | None, written_place("Run as Slurm jobs; the folder for their logs.")
+        Path | None, shared.written_place("Run as Slurm jobs; the folder for their logs.")
     ] = None,
-    layerwise: Layerwise = False,
-    layers: Layers = None,
-    heads: Heads = None,
-    tolerance: Tolerance = None,
-    loading: Loading,
+    layerwise: shared.Layerwise = False,
+    layers: shared.Layers = None,
+    heads: shared.Heads = None,
+    tolerance: shared.Tolerance = None,
+    loading: shared.Loading,
 ) -> Work:
     """Measure every layer and head of MODEL on every line of PROMPTS.
 
@@ -86,28 +65,28 @@ def measure(
     computes on one thread unless --threads gives it more, so that several do not wait for each
     other.
     """
-    check_known("--quantity", quantity or (), MEASURES)
-    exclude_each_other(workers=workers > 1, slurm=slurm)
+    shared.check_known("--quantity", quantity or (), MEASURES)
+    shared.exclude_each_other(workers=workers > 1, slurm=slurm)
     for name in ("dtype", "device"):
-        exclude_each_other(layerwise=layerwise, **{name: getattr(loading, name)})
+        shared.exclude_each_other(layerwise=layerwise, **{name: getattr(loading, name)})
     package = "joblib" if workers > 1 else "submitit" if slurm is not None else ""
     if package and find_spec(package) is None:
         raise ValueError(
             f'this needs {package}, which is not installed: pip install "dsf-toolkit[scale]", or '
             "leave --workers and --slurm out."
         )
-    facts = check_model(model, offline=loading.offline, revision=loading.revision)
+    facts = early.check_model(model, offline=loading.offline, revision=loading.revision)
     lines = _prompts(prompts, facts, by_number=ids)
-    check_folder(out, models=[model])
+    early.check_folder(out, models=[model])
     foreign = [name for name in OWN_NAMES if (out / name).exists()]
     if foreign and not (out / MANIFEST).exists():
         raise ValueError(
             f"--out {str(out)!r}: expected the folder of a job, got {', '.join(foreign)} and no "
             f"{MANIFEST}. Give another folder."
         )
-    check_free(out)
+    early.check_free(out)
     if slurm is not None:
-        check_folder(slurm, option="--slurm")
+        early.check_folder(slurm, option="--slurm")
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import tokenised
@@ -115,7 +94,7 @@ def measure(
         from dsf.loading import read_model_tokenizer
 
         if ids:
-            numbers = [list(token_ids(line)) for line in lines]
+            numbers = [list(shared.token_ids(line)) for line in lines]
         else:
             tokenizer = read_model_tokenizer(
                 model, revision=loading.revision, offline=loading.offline, texts=lines
@@ -149,21 +128,21 @@ def measure(
     return work
 
 
-def _prompts(path: Path, facts: ModelFacts, *, by_number: bool) -> list[str]:
+def _prompts(path: Path, facts: early.ModelFacts, *, by_number: bool) -> list[str]:
     """The lines of a file that hold a prompt, checked against the model."""
     where = f"PROMPTS {str(path)!r}"
-    lines = read_text("PROMPTS", path).splitlines()
+    lines = shared.read_text("PROMPTS", path).splitlines()
     found = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
     if not found:
         raise ValueError(f"{where}: expected one prompt a line, got none.")
     if not by_number and facts.tokenizer is False:
-        reason = without_tokenizer(facts.name).partition(" Give")[0]
+        reason = early.without_tokenizer(facts.name).partition(" Give")[0]
         raise ValueError(f"{reason} Write the numbers of tokens into the file, and add --ids.")
     for number, line in found.items() if by_number else ():
         try:
-            ids = token_ids(line)
-            check_numbers(ids, facts.vocabulary, facts.name)
-            check_length(len(ids), facts.positions, facts.name)
+            ids = shared.token_ids(line)
+            early.check_numbers(ids, facts.vocabulary, facts.name)
+            early.check_length(len(ids), facts.positions, facts.name)
         except (typer.BadParameter, ValueError) as error:
             words = getattr(error, "message", str(error))
             raise ValueError(f"{where}, line {number}: {words}") from None

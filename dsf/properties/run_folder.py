@@ -23,17 +23,7 @@ from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table
 from dsf.loading.folder import check_holds_no_model
-from dsf.properties.decided import (
-    DECIDED,
-    PROPERTIES,
-    UNDECIDED,
-    findings,
-    in_words,
-    part_of,
-    parts_of,
-    square,
-    verdicts,
-)
+from dsf.properties import decided as deciding
 from dsf.properties.names import MANIFEST, MAX_MANIFEST_BYTES, UNFINISHED, check_not_foreign
 from dsf.runtime import files
 
@@ -119,10 +109,10 @@ def _written(
             {"name": layer.name, "family": layer.family, "error": layer.error,
              "formula": layer.formula, "rounding": layer.rounding, "tolerance": layer.tolerance,
              "unit": unit_name(number), "fingerprint": units[number]["fingerprint"],
-             "parts": [in_words(part) for part in parts_of(layer)]}
+             "parts": [deciding.in_words(part) for part in deciding.parts_of(layer)]}
             for number, layer in enumerate(inspection)
         ],
-        "properties": list(PROPERTIES),
+        "properties": list(deciding.PROPERTIES),
         "unsupported": [vars(missed) for missed in inspection.unsupported],
         "members": members,
         "checker": checker_hash(),
@@ -207,8 +197,10 @@ def _unit(
     if unit is None:
         place = folder / name
         weights = layer.map()
-        decided = verdicts(list(findings(layer, folder=place, weights=weights, source=source)))
-        whole = weights if square(layer) else None
+        decided = deciding.verdicts(
+            list(deciding.findings(layer, folder=place, weights=weights, source=source))
+        )
+        whole = weights if deciding.square(layer) else None
         unit = {
             "fingerprint": wanted,
             "metrics": measured((layer,), whole=whole).to_json(),
@@ -254,8 +246,12 @@ def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[s
         unit: dict[str, Any] = stored
         if not files.fits(stated, _sealed(unit)) or unit["fingerprint"] != wanted:
             return None
-        pairs = [(part_of(record), record["property"]) for record in unit["verdicts"]]
-        every = [(in_words(part), name) for part in parts_of(layer) for name in PROPERTIES]
+        pairs = [(deciding.part_of(record), record["property"]) for record in unit["verdicts"]]
+        every = [
+            (deciding.in_words(part), name)
+            for part in deciding.parts_of(layer)
+            for name in deciding.PROPERTIES
+        ]
         shown = all(shown_by(folder / name, record)[1] for record in unit["verdicts"])
     except files.LeadsOutside:
         raise
@@ -273,9 +269,9 @@ def shown_by(place: Path, record: Mapping[str, Any]) -> tuple[checker.Accepted |
     Raises:
         checker.Rejected: if the checker rejects the certificate.
     """
-    if record["verdict"] not in DECIDED:
+    if record["verdict"] not in deciding.DECIDED:
         without = record["identity"] == record["certificate"] == ""
-        return None, without and record["verdict"] in UNDECIDED
+        return None, without and record["verdict"] in deciding.UNDECIDED
     found = checker.examine(checker.inside(place, record["certificate"]))
     bound, observed = found.parameters.get("bound"), found.observed
     stated = {
@@ -290,8 +286,8 @@ def shown_by(place: Path, record: Mapping[str, Any]) -> tuple[checker.Accepted |
     }
     known = {name: found.provenance.get(name) for name in ("layer", "family", "part", "property")}
     same = stated.items() <= record.items()
-    same = same and known.items() <= {**record, "part": part_of(record)}.items()
-    return found, same and PROPERTIES[record["property"]].is_claimed_by(found)
+    same = same and known.items() <= {**record, "part": deciding.part_of(record)}.items()
+    return found, same and deciding.PROPERTIES[record["property"]].is_claimed_by(found)
 
 
 def _fingerprint(layer: InspectedLayer, source: Mapping[str, str]) -> str:
@@ -422,14 +418,14 @@ def _units(folder: Path, manifest: Mapping[str, Any], found: RunCheck) -> None:
     """Whether every property of every head is decided, once, and all tables say the same."""
     tables: dict[str, list[Any]] = {"verdicts": [], "metrics": []}
     used: Counter[str] = Counter()
-    if manifest["properties"] != list(PROPERTIES):
-        found.fault(MANIFEST, f"the properties are not {', '.join(PROPERTIES)}")
+    if manifest["properties"] != list(deciding.PROPERTIES):
+        found.fault(MANIFEST, f"the properties are not {', '.join(deciding.PROPERTIES)}")
     for number, layer in enumerate(manifest["layers"]):
         name = unit_name(number)
         unit = _json(folder, f"{name}/unit.json")
         records = unit["verdicts"]
-        wanted = [(part, one) for part in layer["parts"] for one in PROPERTIES]
-        if [(part_of(record), record["property"]) for record in records] != wanted or any(
+        wanted = [(part, one) for part in layer["parts"] for one in deciding.PROPERTIES]
+        if [(deciding.part_of(record), record["property"]) for record in records] != wanted or any(
             (record["layer"], record["family"]) != (layer["name"], layer["family"])
             for record in records
         ):
@@ -455,7 +451,7 @@ def _decided(place: Path, name: str, records: list[dict[str, Any]], found: RunCh
     """Whether the certificates of a unit prove its records, for one set of numbers in each head."""
     numbers: dict[tuple[str, str], str] = {}
     for record in records:
-        part = part_of(record)
+        part = deciding.part_of(record)
         about = f"{record['layer']}, {part}, {record['property']}"
         try:
             accepted, same = shown_by(place, record)

@@ -28,29 +28,9 @@ from dsf.inspection.whole.affine_layer import group_bounds
 from dsf.measures.erasers import largest_losses
 from dsf.measures.fold import Collected, Reduced
 from dsf.measures.passes import is_streamable, reductions_of
+from dsf.report import selection
+from dsf.report import views as pictures
 from dsf.report.escaping import escaped
-from dsf.report.selection import (
-    SAMPLES,
-    Plan,
-    Selection,
-    Subject,
-    has_channels,
-    input_of_texts,
-    orders_of,
-    remembered,
-    why_not_in_order,
-)
-from dsf.report.views import (
-    MapView,
-    Progress,
-    Strongest,
-    View,
-    coded,
-    packed,
-    picture_of,
-    shrunk,
-    views,
-)
 from dsf.runtime.threads import in_parallel
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import dense_of
@@ -69,7 +49,7 @@ FEWEST = 48
 class LayerPicture:
     """The pictures of one layer, one for each sample."""
 
-    views: list[MapView]
+    views: list[pictures.MapView]
     channels: int
     total: int
     onto: str
@@ -78,12 +58,12 @@ class LayerPicture:
 def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     """How strongly tokens act on each other through all, or the chosen, channels; None of heads."""
     system = layer.system
-    if not has_channels(layer) or isinstance(system, ExplicitMap):
+    if not selection.has_channels(layer) or isinstance(system, ExplicitMap):
         return None
     has_samples = layer.axes[0] == "sample"
     channels = prod(system.batch[int(has_samples) :])
     groups = min(system.steps, side, max(MAX_GROUP_WORK // channels, FEWEST))
-    norms = remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
+    norms = selection.remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
     samples = system.batch[0] if has_samples else 1
     bounds = group_bounds(system.steps, groups)
     parts = system.parts if isinstance(system, SystemSum) else (system,)
@@ -96,7 +76,7 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     label = f"all {channels} {words}" if channels > 1 else "the only channel"
     views = [
         _view(label if samples == 1 else f"sample {k}, {label}", k, each, hidden, bounds)
-        for k, each in enumerate(norms[:SAMPLES].numpy(force=True))
+        for k, each in enumerate(norms[: selection.SAMPLES].numpy(force=True))
     ]
     total = prod(layer.mixer.system().batch[int(has_samples) :])
     return LayerPicture(views, channels, total, layer.contributes_to)
@@ -104,13 +84,13 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
 
 def _view(
     label: str, sample: int, norms: np.ndarray, hidden: Bool[np.ndarray, "_ _"], bounds: list[int]
-) -> MapView:
+) -> pictures.MapView:
     starts, ends = np.array(bounds[:-1]), np.array(bounds[1:]) - 1
-    strongest = Strongest()
+    strongest = pictures.Strongest()
     strongest.add(norms, ends, starts)
     columns = np.zeros(bounds[-1])
     columns[starts] = norms.sum(axis=0)
-    return MapView(
+    return pictures.MapView(
         label=label,
         sample=sample,
         weights=norms,
@@ -137,7 +117,7 @@ class Explained:
     agreement: Agreement | None
     cuts: Mapping[int, float] | None
 
-    def edge_views(self, layer: InspectedLayer, *, side: int) -> list[MapView]:
+    def edge_views(self, layer: InspectedLayer, *, side: int) -> list[pictures.MapView]:
         """What the edges of a layer contribute, over all heads or channels; none without edges."""
         if layer.name not in self.share.total:
             return []
@@ -145,9 +125,9 @@ class Explained:
             sums = self.share.edge_sums(layer.name)
         except (InspectionError, KeyError):
             return []
-        found = sums[:SAMPLES].double().numpy(force=True)
+        found = sums[: selection.SAMPLES].double().numpy(force=True)
         count, written, read = found.shape
-        pooled = View(count, written, read, side)
+        pooled = pictures.View(count, written, read, side)
         later = np.triu(np.ones(found.shape, dtype=bool), 1) & (found == 0)
         pooled.add(found, later, np.arange(written), np.arange(read))
         labels = ["edges"] if count == 1 else [f"sample {k}, edges" for k in range(count)]
@@ -156,18 +136,22 @@ class Explained:
     def content(self) -> dict[str, Any]:
         """Everything but the pictures of edges; the lists of one sample each, of the first four."""
         share = self.share
-        samples = range(min(len(share.value), SAMPLES))
+        samples = range(min(len(share.value), selection.SAMPLES))
         paths = None if self.paths is None else self.paths.to_json()
         for path in paths["paths"] if paths else ():
             for edge in path["edges"]:
                 edge["layer"] = escaped(edge["layer"])
         return {
             "target": escaped(self.target),
-            "value": share.value[:SAMPLES].tolist(),
-            "remainder": share.remainder[:SAMPLES].tolist(),
-            "tokens": share.tokens[:SAMPLES].tolist(),
+            "value": share.value[: selection.SAMPLES].tolist(),
+            "remainder": share.remainder[: selection.SAMPLES].tolist(),
+            "tokens": share.tokens[: selection.SAMPLES].tolist(),
             "layers": [
-                [escaped(name), share.layers[name][:SAMPLES].tolist(), total[:SAMPLES].tolist()]
+                [
+                    escaped(name),
+                    share.layers[name][: selection.SAMPLES].tolist(),
+                    total[: selection.SAMPLES].tolist(),
+                ]
                 for name, total in share.total.items()
                 if name in share.layers
             ],
@@ -258,7 +242,7 @@ class Walk:
         return torch.cat(self._kept, dim=-2) if self._keeps and self._square else None
 
 
-def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
+def quantities_of(drawn: selection.Selection, *, ordered: bool) -> dict[str, Quantity]:
     """What is measured of every drawn map: nothing of too many, ranks of short ones."""
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 > MOST_CELLS:
@@ -268,7 +252,7 @@ def quantities_of(drawn: Selection, *, ordered: bool) -> dict[str, Quantity]:
     return {name: QUANTITIES[name] for name in WORDS if name not in left_out}
 
 
-def unmeasured(drawn: Selection) -> str:
+def unmeasured(drawn: selection.Selection) -> str:
     """What is not measured of the drawn maps, why, and what measures it; empty if all is."""
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 <= MOST_CELLS and steps <= LONGEST_RANKED_IN_A_PAGE:
@@ -286,7 +270,7 @@ def unmeasured(drawn: Selection) -> str:
 
 
 def measures_of(
-    drawn: Selection, walk: Walk, *, finite: bool
+    drawn: selection.Selection, walk: Walk, *, finite: bool
 ) -> list[list[tuple[str, float | None]]]:
     """For every drawn map its measures, as (label, value); None for values that are not finite."""
     wanted = {name: each for name, each in walk.quantities.items() if finite or name != RANK}
@@ -315,7 +299,7 @@ QUARTERS = (1 / 4, 1 / 2, 3 / 4)
 
 
 def states_of(
-    drawn: Selection, walk: Walk, *, finite: bool, disorder: str = ""
+    drawn: selection.Selection, walk: Walk, *, finite: bool, disorder: str = ""
 ) -> list[dict[str, Any]]:
     """For every drawn map its Hankel spectrum, decay and memory, as far as they are defined.
 
@@ -474,19 +458,19 @@ EMPTY_ROWS_LISTED = 64
 
 
 def layer_content(  # each is a part of what is drawn
-    subject: Subject,
+    subject: selection.Subject,
     layer: InspectedLayer,
-    drawn: Selection,
-    planned: Plan,
+    drawn: selection.Selection,
+    planned: selection.Plan,
     *,
     model: int,
     explained: Explained | None = None,
-    progress: Progress,
+    progress: pictures.Progress,
 ) -> dict[str, Any]:
     """Everything about one layer: edges of an attribution, all channels together, pooled maps."""
-    disorder = why_not_in_order(layer)
+    disorder = selection.why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
-    seen = views(drawn, side=planned.side, progress=progress, also=walk.add)
+    seen = pictures.views(drawn, side=planned.side, progress=progress, also=walk.add)
     maps: list[dict[str, Any]] = [{} for _ in seen]
 
     def encode(k: int) -> None:
@@ -499,10 +483,10 @@ def layer_content(  # each is a part of what is drawn
         states_of(drawn, walk, finite=finite, disorder=disorder),
         drawn.places,
     )
-    orders, order_facts = orders_of(
+    orders, order_facts = selection.orders_of(
         layer,
         drawn.places,
-        named=input_of_texts(subject.inspection),
+        named=selection.input_of_texts(subject.inspection),
         decoder=subject.inspection.decoder_tokens is not None,
     )
     for map, numbers, state, place, order in zip(maps, *known, orders, strict=True):
@@ -540,24 +524,26 @@ def layer_content(  # each is a part of what is drawn
     }
 
 
-def bare_maps(seen: list[MapView], *, exact: bool, **kind: Any) -> list[dict[str, Any]]:
+def bare_maps(seen: list[pictures.MapView], *, exact: bool, **kind: Any) -> list[dict[str, Any]]:
     """Return pictures other than a layer's maps in the same form; ``kind`` says what they are."""
     bare = {"measures": [], "state": {}, "verdicts": [], "unmeasured": "", **kind}
     return [{**_map(view, exact=exact), **bare} for view in seen]
 
 
-def thumbnails(seen: list[MapView]) -> dict[str, Any]:
+def thumbnails(seen: list[pictures.MapView]) -> dict[str, Any]:
     codes: list[np.ndarray] = []
     for _, of_one_size in groupby(seen, key=lambda view: view.weights.shape):
         alike = list(of_one_size)
         weights, masked = ([view.weights for view in alike], [view.masked for view in alike])
-        small = zip(*shrunk(np.stack(weights), np.stack(masked), THUMBNAIL), strict=True)
-        codes += [coded(*each, view.scale) for each, view in zip(small, alike, strict=True)]
+        small = zip(*pictures.shrunk(np.stack(weights), np.stack(masked), THUMBNAIL), strict=True)
+        codes += [
+            pictures.coded(*each, view.scale) for each, view in zip(small, alike, strict=True)
+        ]
     rows, columns = codes[0].shape
-    return {"rows": rows, "columns": columns, "codes": packed(np.stack(codes))}
+    return {"rows": rows, "columns": columns, "codes": pictures.packed(np.stack(codes))}
 
 
-def _map(view: MapView, *, exact: bool) -> dict[str, Any]:
+def _map(view: pictures.MapView, *, exact: bool) -> dict[str, Any]:
     order = np.argsort(-np.abs(np.nan_to_num(view.column_sums)), kind="stable")
     full, largest_apart, uniform = view.brightness
     return {
@@ -576,7 +562,7 @@ def _map(view: MapView, *, exact: bool) -> dict[str, Any]:
         "links": [[link.written, link.read, link.weight] for link in view.strongest],
         "columns": [[int(k), _finite(view.column_sums[k])] for k in order[:COLUMNS_LISTED]],
         "row_sums": [_finite(view.row_sums.min()), _finite(view.row_sums.max())],
-        "view": picture_of(view, exact=exact),
+        "view": pictures.picture_of(view, exact=exact),
     }
 
 

@@ -33,7 +33,7 @@ def test_nothing_is_written_when_a_map_cannot_be_made(inspected, tmp_path, monke
     def fail(*_, **__):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("dsf.report.layer_content.views", fail)
+    monkeypatch.setattr("dsf.report.views.views", fail)
     with pytest.raises(MemoryError, match="no room"):
         show(inspection, path)
     assert path.read_text() == "old"

@@ -15,21 +15,13 @@ from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from torch import Tensor
 
-from dsf.report.figure import (
-    LABELLED,
-    MASKED_COLOUR,
-    NOT_FINITE,
-    SHADES,
-    families,
-    labels_of,
-    written,
-)
+from dsf.report import figure as sheet
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
 
 SHEET = Path(__file__).parent / "dsf.mplstyle"
 MOST_LINES = 12
-SIGNED = LinearSegmentedColormap.from_list("signed", SHADES)
+SIGNED = LinearSegmentedColormap.from_list("signed", sheet.SHADES)
 
 
 def style() -> AbstractContextManager[None]:
@@ -412,7 +404,7 @@ def heat_map(  # noqa: PLR0913  # words of the picture
     axes, odd = on(axes), ~np.isfinite(weights)
     hidden = odd if masked is None else odd | masked
     reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
-    axes.set_facecolor(MASKED_COLOUR)
+    axes.set_facecolor(sheet.MASKED_COLOUR)
     image = axes.imshow(
         np.ma.masked_array(weights, hidden),
         cmap=SIGNED,
@@ -421,11 +413,11 @@ def heat_map(  # noqa: PLR0913  # words of the picture
         interpolation="none",  # vector formats keep every cell sharp
     )
     if odd.any():
-        axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([NOT_FINITE]))
+        axes.imshow(np.ma.masked_array(odd, ~odd), cmap=ListedColormap([sheet.NOT_FINITE]))
     axes.set(xticks=[], yticks=[])
-    if tokens is not None and len(tokens) <= LABELLED:
-        texts, size = labels_of(tokens)
-        how: dict[str, Any] = {"fontsize": size, "family": families(), "parse_math": False}
+    if tokens is not None and len(tokens) <= sheet.LABELLED:
+        texts, size = sheet.labels_of(tokens)
+        how: dict[str, Any] = {"fontsize": size, "family": sheet.families(), "parse_math": False}
         axes.set_xticks(range(len(texts)), texts, rotation=90, **how)
         axes.set_yticks(range(len(texts)), texts, **how)
         axes.tick_params(length=0, pad=2)
@@ -433,7 +425,7 @@ def heat_map(  # noqa: PLR0913  # words of the picture
     with style():
         if label is not None:
             axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
-        axes.set_title(written(title), family=families(), parse_math=False)
+        axes.set_title(sheet.written(title), family=sheet.families(), parse_math=False)
         axes.set(xlabel=x, ylabel=y)
     return axes
 
