@@ -1,6 +1,6 @@
 """``dsf attribute``: which tokens, layers and edges made a model give a token its logit."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ import typer
 from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
-from dsf.cli.heads import MIN_SINK, sinks
 from dsf.cli.terminal import part, print_table, stage
 from dsf.report.escaping import escaped
 
@@ -23,19 +22,10 @@ if TYPE_CHECKING:
 
 MAX_CUTS = 10
 """Maximum number of tokens that are cut, each in a run of its own."""
+MIN_SINK = 0.3
+"""Share of a head's weight on the first token, as in dsf.measures.sink_rate."""
 MIN_RESTING = 0.1
 """Share of the attention heads that rest on the first token from which it is called a sink."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explained(shared.Asked):
-    target: Annotated[
-        str,
-        typer.Option(
-            help='The token whose logit is explained: its text, such as " Paris" with its space, '
-            "or with --ids its number."
-        ),
-    ] = field()
 
 
 class By(StrEnum):
@@ -47,7 +37,7 @@ class By(StrEnum):
 def attribute(
     model: shared.Checkpoint,
     *,
-    asked: Explained,
+    asked: shared.Asked,
     prompt: shared.Prompt,
     top: shared.Top = 10,
     by: Annotated[
@@ -94,10 +84,12 @@ def attribute(
     Example: dsf attribute FOLDER --text "The capital of France is" --target " Paris" --against
     " London"
     """
-    tokens = asked.tokens(prompt) or (asked.target, None)
+    tokens = asked.tokens(prompt)
+    if tokens is None:
+        raise ValueError("--target: expected the token whose logit is explained, got none.")
     check_call(model, prompt, loading).check_asked(asked, prompt)
     if out is not None:
-        check_file(out, "--out", makes_folder=True)
+        check_file(out, "--out")
 
     def work(run: Run) -> Answer:
         from dsf.attribution import stack
@@ -238,11 +230,16 @@ def _cuts(
 
 def _sink(inspection: "Inspection") -> str:
     """How many heads rest on the first token, in words; empty where they are few."""
+    from dsf.measures import sink_mass
     from dsf.mixers import SoftmaxAttention
 
-    attention = [layer for layer in inspection if isinstance(layer.mixer, SoftmaxAttention)]
-    found = sinks(replace(inspection, layers=tuple(attention)))
-    resting, heads = sum(some for _, some, _, _ in found), sum(every for _, _, every, _ in found)
+    shares = [
+        share
+        for layer in inspection
+        if isinstance(layer.mixer, SoftmaxAttention)
+        for share in sink_mass(layer.system).flatten().tolist()
+    ]
+    resting, heads = sum(share > MIN_SINK for share in shares), len(shares)
     if not resting or resting < MIN_RESTING * heads:
         return ""
     return f"{resting} of {heads} heads rest on it, with more than {MIN_SINK:.0%} of their weight"

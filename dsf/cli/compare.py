@@ -1,15 +1,14 @@
 """``dsf compare``: two models on one input, layer by layer and head by head."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.early_checks import check_call, check_file
-from dsf.cli.options import Inspecting, OtherInput, Prompt, written_place
+from dsf.cli.early_checks import check_call
+from dsf.cli.options import Inspecting, OtherInput, Prompt
 from dsf.cli.terminal import print_table
 
 if TYPE_CHECKING:
@@ -31,9 +30,6 @@ def compare(
     no_verdicts: Annotated[
         bool, typer.Option("--no-verdicts", help="Leave out the verdicts of dsf check.")
     ] = False,
-    csv: Annotated[
-        Path | None, written_place("Write every record to this file, for a spreadsheet.")
-    ] = None,
     options: Inspecting,
 ) -> Work:
     """Compare two checkpoints, fine-tunes or architectures on one input, or one on two inputs.
@@ -49,18 +45,13 @@ def compare(
     pairs = ((model, prompt), (other, second.prompt() or prompt))
     for path, given in pairs:
         check_call(path, given, options)
-    if csv is not None:
-        check_file(csv, "--csv")
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_checkpoint, notes_of
         from dsf.report.comparison import compare as compare_inspections
-        from dsf.runtime.files import write_over
 
         one, two = (inspect_checkpoint(path, given, run, options) for path, given in pairs)
         table = compare_inspections(one, two, align=align, verdicts=not no_verdicts)
-        if csv is not None:
-            write_over(csv, table.to_csv())
         pairs_matched = [
             {"first": one.name, "second": other.name, "heads": partner and list(partner)}
             for (one, other), partner in zip(table.pairs, table.partners, strict=True)

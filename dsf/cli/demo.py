@@ -3,10 +3,10 @@
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -77,7 +77,7 @@ def _playground(preset: str, page: Path, *, opens: bool) -> Work:
     presets = files("dsf.report") / "playground_page" / "presets.json"
     known = json.loads(presets.read_text(encoding="utf-8"))["presets"]
     check_known("--playground", [preset], (each["name"] for each in known))
-    early.check_file(page, "--out", makes_folder=True)
+    early.check_file(page, "--out")
 
     def work(_: Run) -> Answer:
         from dsf.report import playground
@@ -95,8 +95,7 @@ def _playground(preset: str, page: Path, *, opens: bool) -> Work:
 # The models inside the package
 
 
-@dataclass(frozen=True)
-class Embedded:
+class Embedded(NamedTuple):
     """Embedded models on one input."""
 
     inspection: "Inspection"

@@ -253,12 +253,12 @@ def check_folder(
     _try(above, where)
 
 
-def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
-    """Check that a file can be written."""
+def check_file(file: Path, option: str) -> None:
+    """Check that a file can be written; its folder need not exist yet."""
     where = f"{option} {str(file)!r}"
     if file.is_dir():
         raise ValueError(f"{where}: is a folder. Give the name of a file.")
-    if makes_folder and is_special(file):
+    if is_special(file):
         raise ValueError(f"{where}: is a device or a pipe, and a file is written. Give another.")
     if file.is_symlink() and not file.exists():
         raise ValueError(f"{where}: is a link that leads nowhere. Remove it.")
@@ -268,12 +268,7 @@ def check_file(file: Path, option: str, *, makes_folder: bool = False) -> None:
         )
     if file.exists() and not os.access(file, os.W_OK):
         raise ValueError(f"{where}: is write-protected. Give another name, or unprotect it.")
-    if makes_folder:
-        check_folder(file.parent, option=option)
-        return
-    if not file.parent.is_dir():
-        raise ValueError(f"{where}: there is no folder {str(file.parent)!r}. Make it first.")
-    _try(file.parent, where)
+    check_folder(file.parent, option=option)
 
 
 def _owner(file: Path) -> str:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 NUMBERS = ("value", "net", "control")
 MIN_EXCESS = 0.1
 """Share of the weight above the control from which a head is named."""
-MIN_SINK = 0.3
-"""Share of a head's weight on the first token, as in dsf.measures.sink_rate."""
 
 
 def heads(
@@ -111,18 +109,6 @@ def named_heads(table: "Table") -> list[str]:
         for best in strongest(table)
         if excess(best) >= MIN_EXCESS
     ]
-
-
-def sinks(inspection: "Inspection") -> list[tuple[str, int, int, float]]:
-    """By layer: heads that rest on the first token, all heads, and their mean weight on it."""
-    from dsf.measures import sink_mass
-
-    rows = []
-    for layer in inspection:
-        shares = sink_mass(layer.system).flatten()
-        resting = int((shares > MIN_SINK).sum())
-        rows.append((layer.name, resting, shares.numel(), shares.mean().item()))
-    return rows
 
 
 def _where(row: "Record") -> str:

@@ -4,7 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,16 +26,6 @@ MAX_SCORED_WEIGHTS = 2**22
 MAX_FULL_MIB = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
-class Strict(shared.Inspecting):
-    """The options of an inspection whose subject is the difference itself."""
-
-    tolerance: shared.Tolerance = None
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first layer that is not reproduced.")
-    ] = False
-
-
 def inspect(
     model: shared.Checkpoint,
     *,
@@ -55,7 +44,7 @@ def inspect(
             "loaded and nothing is run.",
         ),
     ] = False,
-    options: Strict,
+    options: shared.Inspecting,
     full_resolution: Annotated[
         int,
         typer.Option(

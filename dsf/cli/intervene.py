@@ -114,7 +114,7 @@ def intervene(
     if not sweep and (each, resume) != (None, None):
         raise ValueError("--each and --resume are for a sweep: add --sweep, or leave them out.")
     if resume is not None:
-        check_file(resume, "--resume", makes_folder=True)
+        check_file(resume, "--resume")
     edits = [typed_edit(words) for words in edit or ()]
     if not edits:
         raise ValueError(f"expected an edit, got none. Give --edit {EXAMPLE}.")

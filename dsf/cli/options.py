@@ -248,8 +248,10 @@ class Inspecting(Loading):
         ),
     ] = None
     layerwise: Layerwise = False
-    tolerance: float | None = None
-    strict: bool = False
+    tolerance: Tolerance = None
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first layer that is not reproduced.")
+    ] = False
 
     def __post_init__(self) -> None:
         for name in ("exact", "dtype", "device"):

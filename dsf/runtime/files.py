@@ -68,15 +68,6 @@ def make_file(path: Path, text: str) -> bool:
     return True
 
 
-def write_over(path: Path, text: str) -> None:
-    """Put text where a path leads: a file in one step, a link such as ``/dev/stdout`` directly."""
-    if path.is_symlink() or is_special(path):
-        with _naming(path):
-            path.write_text(text, encoding="utf-8")
-    else:
-        replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
-
-
 def is_special(path: Path) -> bool:
     """Return whether ``path`` exists and is neither a file nor a folder nor a link."""
     try:

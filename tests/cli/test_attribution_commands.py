@@ -194,7 +194,7 @@ def test_a_model_is_compared_with_itself_and_on_two_inputs(run, checkpoint, only
     assert [pair["heads"] for pair in same["pairs"]] == [[0, 1], [0, 1]]
     distances = [row["first"] for row in same["records"] if row["quantity"] == "map_distance"]
     assert max(distances) == pytest.approx(0, abs=1e-7)
-    other = run(*model, "--other-ids", "4 3 2 1", "--no-verdicts", "--csv", "all.csv")
+    other = run(*model, "--other-ids", "4 3 2 1", "--no-verdicts")
     assert other.exit_code == 0, other.output
     assert "distance of maps" in other.stdout
     assert "0, 0" not in other.stdout

@@ -190,32 +190,20 @@ def test_pipes_and_links_are_no_place_for_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "astray").symlink_to(tmp_path / "nothing")
     with pytest.raises(ValueError, match="pipe"):
-        check_file(tmp_path / "pipe", "--out", makes_folder=True)
-    check_file(tmp_path / "pipe", "--csv")  # is written into, as it is
-    for replaced in (True, False):
-        with pytest.raises(ValueError, match="link"):
-            check_file(tmp_path / "astray", "--out", makes_folder=replaced)
+        check_file(tmp_path / "pipe", "--out")
+    with pytest.raises(ValueError, match="link"):
+        check_file(tmp_path / "astray", "--out")
 
 
 def test_a_protected_file_is_not_replaced(tmp_path, monkeypatch):
     """In a folder that may be written to it could be."""
-    file = tmp_path / "kept.csv"
+    file = tmp_path / "kept.html"
     file.write_text("old")
-    check_file(file, "--csv")
+    check_file(file, "--out")
     monkeypatch.setattr("os.access", lambda *_, **__: False)  # root may write to all
-    with pytest.raises(ValueError, match=r"kept\.csv': is write-protected"):
-        check_file(file, "--csv")
-    check_file(tmp_path / "new.csv", "--csv")
-
-
-def test_a_table_goes_where_a_link_leads(run_alone):
-    """As /dev/stdout, which is a link to a pipe here."""
-    done = run_alone(
-        "-c",
-        "from pathlib import Path; from dsf.runtime.files import write_over\n"
-        "write_over(Path('/dev/stdout'), 'a,b')",
-    )
-    assert (done.stdout, done.stderr) == ("a,b", "")
+    with pytest.raises(ValueError, match=r"kept\.html': is write-protected"):
+        check_file(file, "--out")
+    check_file(tmp_path / "new.html", "--out")
 
 
 HOSTILE = ("[red]x[/red]", ":bomb:", "\x1b[2J", "\u202eabc", "a\nb")
