@@ -359,9 +359,9 @@ def _labels(inspection: Inspection, layer: InspectedLayer, sample: int) -> Label
         texts = inspection.decoder_tokens
     elif not has_texts(layer, layer.row_input, input_of_texts(inspection)):
         texts = None
-    if why_not_in_order(layer) or texts is None or len(texts[sample]) > LABELLED:
-        return None
-    return labels_of(texts[sample])
+    words = texts[sample] if texts is not None and sample < len(texts) else ()
+    is_named = words and len(words) <= LABELLED and not why_not_in_order(layer)
+    return labels_of(words) if is_named else None
 
 
 def _maps(
