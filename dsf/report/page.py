@@ -79,7 +79,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
             without pooling, so that zooming shows single tokens; 32 MiB by default, enough for
             300 maps of 512 tokens, which take a third more in the file. Those with the most weight
             away from the diagonal and the first key come first; 0 keeps none. They have one byte
-            for a weight; up to a quarter of the bytes hold windows of them in float32.
+            for a weight.
         attribution: what ``dsf.attribute`` returned for the same input. The tokens are then shaded
             by their shares, and every layer begins with the shares of its edges.
         target: words for the number that is attributed, such as ``"the logit of Paris"``.

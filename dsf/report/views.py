@@ -5,8 +5,7 @@
 one 8-bit code for each cell, compressed by deflate. Codes 0 to 3 mean masked and non-finite
 weights. The others are symmetric about zero and grow with the square root of the weight, so that
 small weights keep some digits. Maps longer than their picture are kept without pooling as well,
-those with the most weight away from the diagonal and the first key first, and their strongest
-windows in float32, within a number of bytes.
+those with the most weight away from the diagonal and the first key first, within a number of bytes.
 """
 
 import zlib
@@ -71,14 +70,6 @@ EVEN = 0.5
 FEWEST = 10
 
 
-class Brightness(NamedTuple):
-    """How the weights of a map are coloured."""
-
-    full: float  # the weight from which colours are full
-    largest_apart: float  # the largest finite magnitude off the diagonal; of all, if that is 0
-    uniform: tuple[float, float] | None  # where most lie, if within a factor of two
-
-
 @dataclass
 class MapView:
     """One map as it is drawn.
@@ -110,17 +101,18 @@ class MapView:
 
     @property
     def bright(self) -> float:
-        return self.brightness.full
+        return self.brightness[0]
 
     @property
-    def brightness(self) -> Brightness:
+    def brightness(self) -> tuple[float, float]:
         """The weight from which colours are full, so that a few cells do not hide the rest.
 
-        Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
-        which often take most of the weight, do not count. It is at least a sixteenth of the largest
-        of those cells, so that noise stays pale next to a few strong weights. Where 98 in 100 also
-        lie above half of it, the map is nearly uniform, and would be full of colour everywhere; it
-        is then up to four times as large, so that the square root of a uniform map is a half.
+        With it the largest magnitude off the diagonal; of all, if that is 0. Of the cells that are
+        not masked, 98 in 100 lie below it. The diagonal and the first key, which often take most
+        of the weight, do not count. It is at least a sixteenth of the largest of those cells, so
+        that noise stays pale next to a few strong weights. Where 98 in 100 also lie above half of
+        it, the map is nearly uniform, and would be full of colour everywhere; it is then up to four
+        times as large, so that the square root of a uniform map is a half.
         """
         size = np.where(np.isfinite(self.weights), np.abs(self.weights), np.nan)
         if self.row_sums.size == self.column_sums.size:  # queries and keys are the same tokens
@@ -130,13 +122,13 @@ class MapView:
         seen = size[np.isfinite(size) & ~self.masked]
         highest = float(seen.max(initial=0.0))
         if not highest:
-            return Brightness(self.scale, apart, None)
+            return self.scale, apart
         least, full = np.quantile(seen, (1 - BRIGHT, BRIGHT)).tolist()
         full = min(max(full, highest * FAINTEST), self.scale)
         if len(seen) < FEWEST or np.count_nonzero(seen < EVEN * full) > (1 - BRIGHT) * len(seen):
-            return Brightness(full, apart, None)
+            return full, apart
         least = max(least, EVEN * full)
-        return Brightness(full * (least / full / EVEN) ** 2, apart, (least, full))
+        return full * (least / full / EVEN) ** 2, apart
 
 
 Numbers = Float[np.ndarray, "maps rows columns"]
@@ -366,38 +358,6 @@ def _deflated(data: bytes, level: int, strategy: int) -> bytes:
     return deflate.compress(data) + deflate.flush()
 
 
-WINDOW = 64
-"""Queries and keys of a window."""
-
-Weights = Float[np.ndarray, "rows columns"]
-
-
-def exact_windows(weights: Weights, masked: Bool[np.ndarray, "rows columns"], most: int) -> Any:
-    """The windows that fit into ``most`` compressed bytes, those with the most weight first."""
-    chosen: list[tuple[int, int]] = []
-    parts: list[Weights] = []
-    left = most
-    energy = np.where(masked | ~np.isfinite(weights), 0, weights) ** 2
-    energy[:, :1] = 0
-    if energy.shape[0] == energy.shape[1]:
-        np.fill_diagonal(energy, 0)
-    tops, starts = (np.arange(0, length, WINDOW) for length in weights.shape)
-    sums = np.add.reduceat(np.add.reduceat(energy, tops, axis=0), starts, axis=1)
-    for at in np.argsort(-sums, axis=None, kind="stable"):
-        if sums.flat[at] <= 0:
-            break
-        row, column = np.unravel_index(at, sums.shape)
-        top, start = int(tops[row]), int(starts[column])
-        part = weights[top : top + WINDOW, start : start + WINDOW].astype(np.float32)
-        left -= len(packed(part))
-        if left < 0:
-            break
-        chosen.append((top, start))
-        parts.append(part.ravel())
-    numbers = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-    return {"side": WINDOW, "at": chosen, "values": packed(numbers)}
-
-
 FULL_BYTES = 2**25
 """Default bytes of compressed maps without pooling; in a page they take a third more."""
 
@@ -405,9 +365,6 @@ MOST_BYTES = 13 * 2**18
 """The largest size of one of them: that of softmax attention over 4096 tokens."""
 
 LONGEST = 4096
-
-EXACT_SHARE = 4
-"""Up to a quarter of the bytes of maps without pooling hold windows of them exactly."""
 
 
 def add_full_maps(
@@ -426,9 +383,8 @@ def add_full_maps(
     ]
     order = [(at, k) for _, at, k in sorted(found, reverse=True)] if most_bytes > 0 else []
     spent = kept = 0
-    exact = most_bytes // EXACT_SHARE
 
-    def formed(place: tuple[int, int]) -> tuple[MapView, dict[str, Any]]:
+    def formed(place: tuple[int, int]) -> dict[str, Any]:
         at, k = place
         k -= sum(map(_is_added, layers[at]["maps"]))
         layer = drawn[at]
@@ -441,15 +397,11 @@ def add_full_maps(
         )
         longest = max(layer.system.steps, getattr(layer.system, "read_steps", 1))
         (view,) = views(alone, side=longest)
-        return view, _full(view)
+        return _full(view)
 
     with closing(each_in_parallel(formed, order, most=at_a_time)) as pictures:
-        for (at, k), (view, picture) in zip(order, pictures, strict=True):
-            if picture["rows"] == len(view.weights):
-                size = min(len(picture["codes"]) // 2, exact)
-                picture["exact"] = exact_windows(view.weights, view.masked, size)
-                exact -= len(picture["exact"]["values"])
-            spent += len(picture["codes"]) + len(picture.get("exact", {}).get("values", b""))
+        for (at, k), picture in zip(order, pictures, strict=True):
+            spent += len(picture["codes"])
             if spent > most_bytes and kept:
                 break
             layers[at]["maps"][k]["whole"] = picture

@@ -1,6 +1,4 @@
-"""A map whose weights hardly differ looks so, under every colour scale, and the legend says so."""
-
-import re
+"""A map whose weights hardly differ looks so."""
 
 import pytest
 import torch
@@ -42,12 +40,9 @@ def blues(thumb):
     return [blue for _, _, blue in thumb.locator("canvas").evaluate(COLOURS)]
 
 
-@pytest.mark.parametrize("curve", ["root", "linear", "logarithmic"])
-def test_a_uniform_map_is_of_one_middle_colour(visited, path, curve):
+def test_a_uniform_map_is_of_one_middle_colour(visited, path):
     page = visited(path)
     thumbs = page.locator(".lines .thumb")
-    open_menu(page)
-    page.get_by_label("Colour scale").select_option(curve)
     for k in (0, 1):
         found = blues(thumbs.nth(k))
         assert max(found) - min(found) < 30
@@ -55,20 +50,6 @@ def test_a_uniform_map_is_of_one_middle_colour(visited, path, curve):
         assert max(found) < PALEST - 40
     varied = blues(thumbs.nth(2))
     assert max(varied) - min(varied) > 150
-
-
-def test_the_legend_says_so(visited, path):
-    page = visited(path)
-    thumbs = page.locator(".lines .thumb")
-    legend = page.locator(".legend")
-    thumbs.nth(1).click()
-    legend.get_by_text("Nearly uniform").wait_for()
-    said = re.search(r"between (\S+) and (\S+), a ratio of (\S+);", legend.inner_text())
-    assert [*map(float, said.groups())] == pytest.approx([0.0204, 0.0213, 1.04], rel=0.01)
-    thumbs.nth(0).click()
-    legend.get_by_text("most weights are 0.0208;").wait_for()
-    thumbs.nth(2).click()
-    legend.get_by_text("Nearly uniform").wait_for(state="detached")
 
 
 def test_a_common_scale_stays_common(visited, path):

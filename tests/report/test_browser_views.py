@@ -119,32 +119,6 @@ def test_zooming_into_a_long_map_shows_single_tokens(shown, of, softmax):
     assert page.locator(".lines .thumb").count() == 2
 
 
-def test_a_window_of_a_long_map_holds_the_weights_themselves(shown, of, softmax):
-    """In eight bits the weight would differ in its third digit; elsewhere it still does."""
-    rng = torch.Generator().manual_seed(0)
-    scores = torch.randn(420, 420, generator=rng)
-    scores[200:210, 100] += 8
-    inspection = of([softmax(scores)])
-    weights = inspection[0].map()[0]
-    page = shown(inspection, full_resolution=2**16)
-    page.locator(".pane .about", has_text="Kept token by token").wait_for()
-    assert "the window of 64 × 64 tokens with the most weight exactly" in (
-        page.locator(".about").inner_text()
-    )
-    cell = page.locator(".pane canvas").nth(1)
-    told = page.locator(".readout").inner_text()
-    row, column = (int(found) for found in re.findall(r"token (\d+)", told)[:2])
-    assert 192 <= row < 256
-    assert 64 <= column < 128
-    assert f"weight {weights[row, column]:.6g}"[:13] in told
-    assert "≈" not in told
-    for _ in range(7):
-        cell.press("Shift+ArrowDown")
-    told = page.locator(".readout").inner_text()
-    assert f"token {row + 70}" in told
-    assert "weight ≈" in told
-
-
 @pytest.mark.parametrize("kept", [0, 2**20], ids=["pooled", "whole"])
 def test_a_listed_weight_is_as_exact_on_the_map(shown, of, softmax, kept):
     """The largest weights are in the list with all digits, so that the sentence has them too."""

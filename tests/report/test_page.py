@@ -13,7 +13,6 @@ import dsf
 from dsf.inspection.results.table import Table
 from dsf.report import show
 from dsf.report.content import content, embedded
-from dsf.report.views import exact_windows
 
 FAMILIES = (
     dsf.mixers.SoftmaxAttention,
@@ -227,24 +226,6 @@ def test_a_long_map_that_takes_too_much_room_is_pooled_by_halves(softmax, of, re
     np.testing.assert_allclose(np.nan_to_num(weights), expected.numpy(), atol=0.01)
 
 
-@pytest.mark.parametrize("rows", [64, 65, 150])
-def test_exact_windows_hold_the_weights_of_the_map_within_their_bytes(rows, reading):
-    rng = np.random.default_rng(0)
-    weights = rng.standard_normal((rows, 200))
-    weights[:, 0] = 100
-    weights[rows - 8 :, 64:90] *= 9
-    found = exact_windows(weights, weights == 0, 40_000)
-    assert len(found["values"]) <= 40_000
-    numbers = reading.unpacked(found["values"], np.float32, -1)
-    assert 1 <= len(found["at"]) <= -(-rows // 64) * 4
-    for row, column in found["at"]:
-        part = weights[row : row + 64, column : column + 64]
-        np.testing.assert_array_equal(numbers[: part.size].reshape(part.shape), np.float32(part))
-        numbers = numbers[part.size :]
-    assert numbers.size == 0
-    assert found["at"][0] == ((rows - 8) // 64 * 64, 64)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "limit"), [(1024, 1.0), (4096, 5.0)])
 def test_a_long_map_is_there_token_by_token_within_the_size(steps, limit, of, tmp_path, reading):
@@ -301,7 +282,7 @@ def test_the_content_has_this_form(inspected):
         *("inputs", "row_texts", "key_texts"),
     }
     assert set(layer["maps"][0]) == {
-        *("bright", "largest_apart", "uniform", "signed", "unmeasured"),
+        *("bright", "largest_apart", "signed", "unmeasured"),
         *("label", "sample", "scale", "nans", "infinities", "magnitudes", "empty", "empty_total"),
         *("links", "columns", "row_sums", "measures", "state", "verdicts", "view"),
     }

@@ -68,11 +68,7 @@ function aboutMap(map, layer, picture, full, written) {
   if (layer.chosen) parts.push(`Only some of its ${layer.total} maps are drawn: ${layer.chosen}.`);
   if (picture.pooled) parts.push("Pooled: each cell shows the largest of its weights.");
   if (picture.pooled && !map.whole && full) parts.push(full);
-  if (picture.windows) {
-    const { all: { length: count }, side } = picture.windows;
-    parts.push("Kept token by token: zoom to see them. Every weight is stored in eight bits (≈)"
-      + (count ? `, and those of ${count === 1 ? "the window" : `the ${count} windows`} of ${side} × ${side} tokens with the most weight exactly.` : "."));
-  }
+  if (map.whole && !picture.pooled) parts.push("Kept token by token: zoom to see them. Every weight is stored in eight bits (≈).");
   if (layer.ports > 1) parts.push(`Each cell shows the largest of ${layer.ports} input-output pairs.`);
   if (map.magnitudes) parts.push("The weights are complex; their magnitudes are shown.");
   if (map.nans + map.infinities) {
@@ -139,7 +135,7 @@ function differenceOf([a, b], [one, other]) {
   const picture = new Picture(one, codes, exact ? weights : null, scale, { ...a.layer, written: one.written, read: one.read });
   const strongest = strongestCells(picture, weights);
   const map = { label: "A − B", sample: a.map.sample, scale, nans: 0, infinities: 0, signed: true,
-    bright: scale, largest_apart: scale, uniform: null, magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
+    bright: scale, largest_apart: scale, magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
     row_sums: null, measures: [], state: {}, verdicts: [], difference: [nameOf(a), nameOf(b)] };
   return { layer: { ...a.layer, name: `${nameOf(a)} minus ${nameOf(b)}` }, map, index: 0, tokens: a.tokens, decoder: a.decoder, picture };
 }
@@ -152,11 +148,6 @@ function nameOf({ layer, map }) {
 function weightsOf(picture) {
   const weights = Float32Array.from(picture.codes, (code) => shareOf(code) * picture.scale);
   if (picture.values) weights.set(picture.values);
-  for (const { row, column, columns, values } of picture.windows?.all || []) {
-    for (let from = 0, at = row; from < values.length; from += columns, at += 1) {
-      weights.set(values.subarray(from, from + columns), at * picture.columns + column);
-    }
-  }
   picture.codes.forEach((code, at) => {
     if (code <= MINUS_INFINITY) weights[at] = code === MASKED ? 0 : NaN;
   });

@@ -157,12 +157,9 @@ class Settings {
     return Math.max(...maps.map((map) => this.fullOf(map)));
   }
 
-  /** The same of one map alone. Of a nearly uniform one no colour is full, as in views.py. */
-  fullOf({ bright, uniform, ...map }) {
-    if (this.curve === "root") return bright;
-    const largest = map[this.hidesDiagonal ? "largest_apart" : "scale"];
-    const even = uniform ? uniform[0] / largest : 0;
-    return even > 0.5 ? largest / shareAt(0.5 / even, this.curve) : largest;
+  /** The same of one map alone. */
+  fullOf(map) {
+    return this.curve === "root" ? map.bright : map[this.hidesDiagonal ? "largest_apart" : "scale"];
   }
 
   shadesOf(entry) {

@@ -36,7 +36,6 @@ class Picture {
     const codes = await inflate(raw.codes);
     const values = raw.values ? new Float32Array((await inflate(raw.values)).buffer) : null;
     const picture = new Picture(raw, codes, values, scale, layer);
-    if (raw.exact) picture.windows = await exactWindows(raw);
     for (const [query, key, weight] of values ? [] : links) {
       const at = picture.rowOf(query) * raw.columns + picture.columnOf(key);
       if (!picture.largest.has(at)) picture.largest.set(at, weight);
@@ -75,12 +74,9 @@ class Picture {
     return Boolean(this.values) || this.kept(row, column) !== undefined;
   }
 
-  /** The weight of a cell that is kept exactly, by itself or in a window; else nothing. */
+  /** The weight of a cell that is one of the largest, which are kept exactly; else nothing. */
   kept(row, column) {
-    const alone = this.largest.get(row * this.columns + column);
-    if (alone !== undefined) return alone;
-    const found = this.windows?.get(Math.floor(row / this.windows.side), Math.floor(column / this.windows.side));
-    return found?.values[(row - found.row) * found.columns + column - found.column];
+    return this.largest.get(row * this.columns + column);
   }
 
   /** The first and last query of a row of cells. */
@@ -100,18 +96,6 @@ class Picture {
   columnOf(token) {
     return cellOf(token, this.columns, this.read);
   }
-}
-
-/** The windows of a map whose weights are stored in float32, by their place. */
-async function exactWindows({ rows, columns, exact: { side, at, values } }) {
-  const numbers = new Float32Array((await inflate(values)).buffer), found = new Map();
-  let from = 0;
-  for (const [row, column] of at) {
-    const across = Math.min(side, columns - column), count = Math.min(side, rows - row) * across;
-    found.set(`${row / side},${column / side}`, { row, column, columns: across, values: numbers.subarray(from, from + count) });
-    from += count;
-  }
-  return { side, all: [...found.values()], get: (row, column) => found.get(`${row},${column}`) };
 }
 
 /** The first query and the first key of a cell. */

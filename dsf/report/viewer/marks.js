@@ -179,7 +179,6 @@ function drawLegend(place, shades, map, apart) {
     return make("span", {}, sample, text);
   };
   place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades, largest)}`), swatch("masked"));
-  if (map.uniform) place.append(make("span", { className: "even" }, uniformWords(map.uniform)));
   if (apart) place.append(swatch("diagonal, hidden", ramp().left));
   if (map.nans + map.infinities) place.append(swatch(`not finite (${map.nans + map.infinities})`, ramp().none));
 }
@@ -193,14 +192,6 @@ function legendEnds({ curve, end }, signed, largest) {
 function legendWords({ curve, end }, largest) {
   const cut = end < largest ? `, full from ${number(end, 3)} on; the largest is ${number(largest, 3)}` : "";
   return `${CURVE_NAMES[curve].replace(" ", "-")} colour scale${cut}`;
-}
-
-/** That a map has hardly any contrast, which colours must not pretend. */
-function uniformWords([least, most]) {
-  const [low, high] = [number(least, 3), number(most, 3)];
-  const where = low === high ? `are ${low}` : `lie between ${low} and ${high}, a ratio of ${(most / least).toFixed(2)}`;
-  return `Nearly uniform: off the diagonal and the first key most weights ${where}; `
-    + "colours are paler for it.";
 }
 
 // Bars above a map for the chosen query and to its right for the chosen key.

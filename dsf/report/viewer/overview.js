@@ -35,8 +35,7 @@ class Overview {
   /** One line for every layer; what is the same for all of them is said once. */
   lines(layers, open) {
     const names = shortNames(layers.map(({ name }) => name)), onTheLeft = names.every(({ number, rest }) => number && rest.length <= 16);
-    const facts = layers.map(aboutDrawn), common = onTheLeft ? commonFacts(names, facts) : [...new Set(facts)].slice(0, 2);
-    const once = onTheLeft ? common.length > 0 : common.length === 1;
+    const facts = layers.map(aboutDrawn), once = new Set(facts).size === 1;
     const label = !onTheLeft ? 0 : names.some(({ rest }) => rest) ? LONG_LABEL : LABEL;
     this.label = Math.max(this.label || 0, label);
     const columns = columnNames(layers);
@@ -53,7 +52,7 @@ class Overview {
     const group = make("div", { className: `lines ${onTheLeft ? "name-left" : ""} ${columns ? "named" : ""}` }, ...(head ? [head] : []), ...lines);
     group.style.setProperty("--label", `${label}px`);
     group.style.setProperty("--across", acrossOf(layers[0]));
-    return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, common.join("; "))] : []), group];
+    return [...(once ? [make("p", { className: "drawn", title: layers[0].chosen }, facts[0])] : []), group];
   }
 
   /** The thumbnails of a layer; of several samples those of each under its name. */
@@ -207,13 +206,6 @@ function columnNames(layers) {
   const plain = lines.every((line) => line.length === lines[0].length && line.every((label, k) => label === `head ${k}`));
   const { length } = lines[0];
   return plain && length > 4 && length <= 12 ? lines[0].map((_, k) => String(k)) : null;
-}
-
-/** What is said of the layers, once for each kind of name in the margin; nothing where one name has several meanings. */
-function commonFacts(names, facts) {
-  const of = new Map(names.map(({ rest }, k) => [rest, facts[k]]));
-  if (names.some(({ rest }, k) => of.get(rest) !== facts[k])) return [];
-  return new Set(facts).size === 1 ? [facts[0]] : [...of].map(([rest, fact]) => `${rest}: ${fact}`);
 }
 
 /** The class of a layer's mixer, and how many of its maps are drawn. */
