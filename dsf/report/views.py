@@ -374,7 +374,7 @@ def add_full_maps(
     *,
     at_a_time: int = 1,
 ) -> str:
-    """Add ``whole`` to the maps that are kept without pooling; return a sentence on them."""
+    """Replace the views of maps that are kept without pooling; return a sentence on them."""
     found = [
         (merit, at, k)
         for at, layer in enumerate(layers)
@@ -404,7 +404,7 @@ def add_full_maps(
             spent += len(picture["codes"])
             if spent > most_bytes and kept:
                 break
-            layers[at]["maps"][k]["whole"] = picture
+            layers[at]["maps"][k]["view"] = picture
             kept += 1
     if len(found) == kept:
         return ""

@@ -76,7 +76,7 @@ def many_heads():
     dense = np.tril(129 + 1.7 * noise).astype(np.uint8)
     layer = {**data["layers"][0], "written": 4096, "read": 4096}
     whole = {"rows": 4096, "columns": 4096, "codes": packed(dense)}
-    first = {**layer, "maps": [{**layer["maps"][0], "whole": whole}, *layer["maps"][1:]]}
+    first = {**layer, "maps": [{**layer["maps"][0], "view": whole}, *layer["maps"][1:]]}
     data["layers"] = [first, *[layer] * 11]
     return rendered(subjects(inspection), data, title=None, facts={})
 

@@ -220,8 +220,8 @@ def test_a_long_map_that_takes_too_much_room_is_pooled_by_halves(softmax, of, re
     rng = torch.Generator().manual_seed(0)
     inspection = of([softmax(torch.randn(300, 300, generator=rng))])
     map = content(inspection)["layers"][0]["maps"][0]
-    assert map["whole"]["rows"] == 150
-    weights = reading.weights(map["whole"], map["scale"])[0]
+    assert map["view"]["rows"] == 150
+    weights = reading.weights(map["view"], map["scale"])[0]
     expected = inspection[0].map()[0].unfold(0, 2, 2).unfold(1, 2, 2).amax(dim=(-1, -2))
     np.testing.assert_allclose(np.nan_to_num(weights), expected.numpy(), atol=0.01)
 
@@ -235,8 +235,8 @@ def test_a_long_map_is_there_token_by_token_within_the_size(steps, limit, of, tm
     path = show(of([mixer]), tmp_path / "long.html")
     assert path.stat().st_size < limit * 2**20
     map = reading.content(path.read_text(encoding="utf-8"))["layers"][0]["maps"][0]
-    assert (map["whole"]["rows"], map["view"]["rows"]) == (steps, 256)
-    whole, codes = reading.weights(map["whole"], map["scale"])
+    assert map["view"]["rows"] == steps
+    whole, codes = reading.weights(map["view"], map["scale"])
     row, column, weight = map["links"][0]
     assert whole[row, column] == pytest.approx(weight, rel=0.01)
     assert (codes[np.triu_indices(steps, 1)] == 0).all()
@@ -250,7 +250,7 @@ def test_of_512_tokens_every_map_is_kept_token_by_token(of, tmp_path, reading):
     path = show(of([mixer]), tmp_path / "many.html")
     assert path.stat().st_size < heads * 160_000
     (layer,) = reading.content(path.read_text(encoding="utf-8"))["layers"]
-    assert [map["whole"]["rows"] for map in layer["maps"]] == [steps] * heads
+    assert [map["view"]["rows"] for map in layer["maps"]] == [steps] * heads
 
 
 def test_the_content_has_this_form(inspected):

@@ -37,19 +37,6 @@ function firstCell(picture) {
   return most > 0 ? best : [0, 0];
 }
 
-/** Of the cells of a map that a pooled one joined in one cell, that of the largest weight. */
-function strongestWithin(picture, pooled, [row, column]) {
-  const [top, bottom] = pooled.writtenBy(row).map((token) => picture.rowOf(token));
-  const [left, right] = pooled.readBy(column).map((token) => picture.columnOf(token));
-  let best = [top, left];
-  for (let down = top; down <= bottom; down += 1) {
-    for (let across = left; across <= right; across += 1) {
-      if (RANK[picture.code(down, across)] > RANK[picture.code(...best)]) best = [down, across];
-    }
-  }
-  return best;
-}
-
 /** The map to show first: the one that reads most elsewhere. A layer of channels shows all of them together
     before single ones. */
 function firstMap(entries) {
@@ -67,8 +54,8 @@ function aboutMap(map, layer, picture, full, written) {
   if (layer.inputs) parts.push(layer.inputs.map((name, k) => `${k ? "Keys" : "Queries"} are tokens ${name ? `of ${name}` : "of no single input"}.`).join(" "));
   if (layer.chosen) parts.push(`Only some of its ${layer.total} maps are drawn: ${layer.chosen}.`);
   if (picture.pooled) parts.push("Pooled: each cell shows the largest of its weights.");
-  if (picture.pooled && !map.whole && full) parts.push(full);
-  if (map.whole && !picture.pooled) parts.push("Kept token by token: zoom to see them. Every weight is stored in eight bits (≈).");
+  if (picture.pooled && full) parts.push(full);
+  if (!picture.pooled && !picture.values) parts.push("Kept token by token: zoom to see them. Every weight is stored in eight bits (≈).");
   if (layer.ports > 1) parts.push(`Each cell shows the largest of ${layer.ports} input-output pairs.`);
   if (map.magnitudes) parts.push("The weights are complex; their magnitudes are shown.");
   if (map.nans + map.infinities) {
@@ -117,7 +104,7 @@ function aboutTogether({ together, nans, infinities }, layer, picture) {
 
 /** Why two maps cannot be subtracted from each other; empty where they can. */
 function whyNoDifference([a, b], [one, other]) {
-  if (one.rows !== other.rows || one.columns !== other.columns) return "A and B have different numbers of tokens.";
+  if (one.rows !== other.rows || one.columns !== other.columns) return "A and B are kept with different numbers of cells.";
   if (kindOf(a.map) !== kindOf(b.map)) return "A and B show numbers of different kinds.";
   return "";
 }

@@ -23,7 +23,7 @@ class Pane {
     new ResizeObserver(() => this.draw()).observe(this.canvases);
   }
 
-  /** Show a map: first pooled, then without pooling where that is stored. */
+  /** Show a map. */
   open(entry) {
     this.opening = this.load(entry);
     return this.opening;
@@ -31,25 +31,17 @@ class Pane {
 
   async load(entry) {
     this.entry = entry;
-    const { map, layer } = entry;
-    entry.picture ??= await Picture.open(map.view, map, layer);
-    if (this.entry !== entry) return;
-    this.show(entry.full || entry.picture);
-    if (!map.whole || entry.full) return;
-    entry.full = await Picture.open(map.whole, map, layer);
-    if (this.entry === entry) this.show(entry.full);
+    entry.picture ??= await Picture.open(entry.map.view, entry.map, entry.layer);
+    if (this.entry === entry) this.show(entry.picture);
   }
 
   show(picture) {
     const { map, layer } = this.entry;
     const kept = this.picture && this.written.count === layer.written && this.read.count === layer.read;
     const [written, read] = kept ? this.chosenTokens : tokensAt(picture, firstCell(picture));
-    const pooled = kept && this.picture?.pooled && this.entry === this.shownEntry ? this.picture : null;
-    const at = pooled && strongestWithin(picture, pooled, this.cell);
     this.picture = picture;
-    this.shownEntry = this.entry;
     [this.written, this.read] = tokensOfMap(this.entry);
-    this.cell = at || [picture.rowOf(written), picture.columnOf(read)];
+    this.cell = [picture.rowOf(written), picture.columnOf(read)];
     this.heading.textContent = map.difference ? `${map.label}: ${layer.name}` : `${layer.name} · ${map.label}`;
     this.about.textContent = aboutMap(map, layer, picture, this.settings.full, this.written);
     this.over.setAttribute("aria-label", `${this.heading.textContent}. ${this.about.textContent} `

@@ -147,8 +147,7 @@ class Stage {
     const [first, second] = this.panes, on = wanted ?? !this.subtracts;
     if (!second) return;
     if (!second.entry.map.difference) this.before = second.entry;
-    const both = [first.entry, this.before], full = both.every((entry) => entry.full);
-    const pictures = both.map((entry) => (full ? entry.full : entry.picture));
+    const both = [first.entry, this.before], pictures = both.map((entry) => entry.picture);
     const trouble = on ? whyNoDifference(both, pictures) : "";
     this.minus.setAttribute("aria-pressed", String(on && !trouble));
     await second.open(on && !trouble ? differenceOf(both, pictures) : this.before);
