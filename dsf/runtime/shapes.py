@@ -1,7 +1,7 @@
 """Checks of sizes and axes, and the error that names the axis and the sizes when they differ."""
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import inf
 from types import UnionType
 from typing import Any
@@ -101,20 +101,6 @@ def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None
     is_kind = isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
     if not is_kind:
         raise TypeError(f"{owner}: '{name}' must be {words}, but it is {type(value).__name__}.")
-
-
-def are_texts(owner: str, name: str, values: object, count: int) -> None:
-    """Raise unless ``values`` is a list of ``count`` strings."""
-    words = f"a list of texts, one for each of the {count} tokens"
-    of_kind(owner, name, values, Sequence, words)
-    of_kind(owner, name, values, lambda given: not isinstance(given, str), words)
-    for text in values:  # type: ignore[attr-defined]
-        of_kind(owner, name, text, str, f"a list of texts, which {text!r} is none of")
-    if len(values) != count:  # type: ignore[arg-type]
-        raise ShapeError(
-            f"{owner}: '{name}' must have one text for each of the {count} tokens, but it has "
-            f"{len(values)}."  # type: ignore[arg-type]
-        )
 
 
 def _plain(size: Size) -> str:

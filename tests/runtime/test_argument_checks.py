@@ -30,7 +30,7 @@ OTHERS = (
     ),
     *(
         getattr(dsf.report.plot, name)
-        for name in ("heat_maps", "layers_and_heads", "panels", "draw")
+        for name in ("heat_map", "heat_maps", "layers_and_heads", "panels", "draw")
     ),
     dsf.report.plot.report_state,
 )

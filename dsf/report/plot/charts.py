@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dsf.report import figure as sheet
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import agree, are_texts, at_least, of_kind
+from dsf.runtime.shapes import agree, at_least
 
 SHEET = Path(__file__).parent / "dsf.mplstyle"
 MOST_LINES = 12
@@ -357,8 +357,9 @@ def complex_plane(
 Matrix = Float[Tensor, "rows columns"] | Float[np.ndarray, "rows columns"]
 
 
+@checked
 def heat_map(  # noqa: PLR0913  # words of the picture
-    map: Matrix,
+    map: Numbers,
     *,
     title: str = "",
     masked: Bool[np.ndarray, "rows columns"] | None = None,
@@ -389,18 +390,15 @@ def heat_map(  # noqa: PLR0913  # words of the picture
         >>> axes.get_xlabel(), axes.images[0].get_clim()
         ('key', (-1.5, 1.5))
     """
-    of_kind("heat_map", "map", map, Tensor | np.ndarray, "a matrix of torch or NumPy")
     weights = array(map)
     if weights.ndim != 2 or np.iscomplexobj(weights):
         raise ValueError(
             f"heat_map: 'map' must be one real matrix, but it is {weights.dtype} of shape "
             f"{weights.shape}. Pick one map, such as layer.map()[0, 3]."
         )
-    of_kind("heat_map", "axes", axes, Axes | None, "axes of matplotlib")
-    of_kind("heat_map", "title", title, str, "a text")
     if tokens is not None:
         agree("heat_map", "token", rows=weights.shape[0], columns=weights.shape[1])
-        are_texts("heat_map", "tokens", tokens, weights.shape[0])
+        agree("heat_map", "token", texts=len(tokens), rows=weights.shape[0])
     axes, odd = on(axes), ~np.isfinite(weights)
     hidden = odd if masked is None else odd | masked
     reach = float(np.abs(weights[~odd]).max(initial=0.0)) or 1.0
