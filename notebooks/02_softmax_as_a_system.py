@@ -71,7 +71,7 @@ plt.show()
 # %%
 linear = dsf.mixers.LinearAttention(query=attention.query, key=attention.key, value=attention.value)
 ranks = torch.stack([measures.hankel_ranks(map), measures.hankel_ranks(linear.system())])
-plot.rank_profile(ranks, labels=["softmax", "linear attention, 3 features"])
+plot.draw(measures.hankel_ranks, ranks, labels=["softmax", "linear attention, 3 features"])
 plt.show()
 
 assert measures.hankel_ranks(map).max() == 12  # floor(24 / 2)

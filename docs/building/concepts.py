@@ -81,7 +81,9 @@ def memory() -> Figure:
     left, right = plot.panels(1, 2, size=(9, 3.6))
     ranks = torch.stack([measures.hankel_ranks(each)[0] for each in (linear, softmax)])
     labels = ["linear attention", "softmax attention"]
-    plot.rank_profile(ranks, labels=labels, axes=left, title="States that any system needs")
+    plot.draw(
+        measures.hankel_ranks, ranks, labels=labels, axes=left, title="States that any system needs"
+    )
     map = one(dsf.attention_map(softmax))
     orders = list(range(1, 8))
     found = [dsf.evaluate.reduce(map, order=order) for order in orders]

@@ -11,6 +11,7 @@ from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.terminal import print_table, progress
 from dsf.inspection.results.quantities import MEASURES
+from dsf.properties.names import check_not_foreign
 
 if TYPE_CHECKING:
     from dsf.inspection.results.table import Table
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 MAX_WORKERS = 1024
 """More processes than any machine has cores; the system ends what starts far more."""
 MAX_ROWS = 60
-OWN_NAMES = ("units", "summary.csv")
-MANIFEST = "job.json"
 
 
 def measure(
@@ -78,12 +77,7 @@ def measure(
     facts = early.check_model(model, offline=loading.offline, revision=loading.revision)
     lines = _prompts(prompts, facts, by_number=ids)
     early.check_folder(out, models=[model])
-    foreign = [name for name in OWN_NAMES if (out / name).exists()]
-    if foreign and not (out / MANIFEST).exists():
-        raise ValueError(
-            f"--out {str(out)!r}: expected the folder of a job, got {', '.join(foreign)} and no "
-            f"{MANIFEST}. Give another folder."
-        )
+    check_not_foreign(out, f"--out {str(out)!r}", "job", ("units", "summary.csv"), ("job.json",))
     early.check_free(out)
     if slurm is not None:
         early.check_folder(slurm, option="--slurm")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dsf.inspection import InspectedLayer, Unsupported
 from dsf.inspection.choice import Chosen, written
+from dsf.properties.names import check_not_foreign
 from dsf.runtime.files import LeadsOutside, fits, read_inside, seal, write_inside
 
 SCHEMA = 4
@@ -109,12 +110,7 @@ def claim(folder: Path, plan: Plan) -> None:
     try:
         found = _manifest(folder)
     except FileNotFoundError:
-        foreign = [name for name in OWN_NAMES if (folder / name).exists()]
-        if foreign:
-            raise ValueError(
-                f"{folder} has {', '.join(foreign)}, but no {MANIFEST}, so no job wrote them. "
-                "Choose another folder."
-            ) from None
+        check_not_foreign(folder, str(folder), "job", OWN_NAMES, (MANIFEST,))
         text = json.dumps(plan.described, indent=1, sort_keys=True) + "\n"
         write_inside(folder, MANIFEST, text.encode())
         return

@@ -1,5 +1,7 @@
 """The properties that are decided of every layer, and the files of a run; needs no torch."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
@@ -21,15 +23,17 @@ IF_NOT = {
 """What a refutation of each property means; it is a fact about the layer and no failure."""
 
 
-def check_not_foreign(folder: Path, where: str) -> None:
-    """Raise ValueError if the folder has what no run wrote, under the names of a run."""
-    there = [name for name in OWN_NAMES if _is_there(folder / name)]
-    if there and not any(_is_there(folder / name) for name in (MANIFEST, UNFINISHED)):
+def check_not_foreign(
+    folder: Path,
+    where: str,
+    what: str = "run",
+    names: Sequence[str] = OWN_NAMES,
+    manifests: Sequence[str] = (MANIFEST, UNFINISHED),
+) -> None:
+    """Raise ValueError if the folder has what no run, or job, wrote under its names."""
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there and not any(os.path.lexists(folder / name) for name in manifests):
         raise ValueError(
-            f"{where}: has {', '.join(there)}, but no {MANIFEST}, so no run wrote them. Give "
-            "another folder."
+            f"{where}: has {', '.join(there)}, but no {manifests[0]}, so no {what} wrote them. "
+            "Give another folder."
         )
-
-
-def _is_there(path: Path) -> bool:
-    return path.is_symlink() or path.exists()

@@ -18,7 +18,7 @@ from dsf.inspection.results import measurements
 from dsf.interventions import Intervention
 from dsf.loading import token_texts
 from dsf.report.escaping import escaped
-from dsf.report.layer_content import Explained, layer_content
+from dsf.report.layer_content import Explained, check_tokens, layer_content
 from dsf.report.selection import (
     CHANNELS,
     HEADS,
@@ -127,12 +127,7 @@ def intervention_content(
             "'intervention' must be of a model that returns (sample, time, logits), but its "
             f"output has the shape {tuple(clean.shape)}."
         )
-    counts = {layer.system.steps for each in inspections for layer in each}
-    if clean.shape[1] not in counts:
-        raise ValueError(
-            f"'intervention' is of {clean.shape[1]} tokens, but the layers of 'inspection' have "
-            f"{sorted(counts)}. Intervene and inspect on the same input."
-        )
+    check_tokens("intervention", clean.shape[1], inspections)
 
     def logits(clean: torch.Tensor, changed: torch.Tensor) -> list[list[Any]]:
         count = min(LOGITS, clean.numel())

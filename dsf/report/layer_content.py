@@ -183,14 +183,17 @@ def explained(
         raise ValueError(
             "'attribution' is of one model, but 'result' is a list. Pass a single inspection."
         )
-    counts = {layer.system.steps for layer in inspection}
-    tokens = share.tokens.shape[1]
+    check_tokens("attribution", share.tokens.shape[1], [inspection])
+    return Explained(share, target, paths, agreement, cuts)
+
+
+def check_tokens(name: str, tokens: int, inspections: Sequence[Inspection]) -> None:
+    counts = {layer.system.steps for inspection in inspections for layer in inspection}
     if tokens not in counts:
         raise ValueError(
-            f"'attribution' is of {tokens} tokens, but the layers of 'result' have "
-            f"{sorted(counts)}. Attribute and inspect on the same input."
+            f"{name!r} is of {tokens} tokens, but the layers of 'result' have {sorted(counts)}. "
+            "Use the same input for both."
         )
-    return Explained(share, target, paths, agreement, cuts)
 
 
 MOST_CELLS = 2**25

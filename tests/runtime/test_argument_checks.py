@@ -24,10 +24,7 @@ OTHERS = (
     dsf.jobs.processes,
     dsf.jobs.cluster,
     *(getattr(dsf.report.plot, name) for name in ("by_lag", "complex_plane", "curves")),
-    *(
-        getattr(dsf.report.plot, name)
-        for name in ("per_map", "per_token", "rank_profile", "spectrum")
-    ),
+    *(getattr(dsf.report.plot, name) for name in ("per_map", "per_token", "spectrum")),
     *(
         getattr(dsf.report.plot, name)
         for name in ("heat_map", "heat_maps", "layers_and_heads", "panels", "draw")

@@ -9,7 +9,6 @@ from dsf.report.plot.charts import (
     panels,
     per_map,
     per_token,
-    rank_profile,
     spectrum,
     style,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "panels",
     "per_map",
     "per_token",
-    "rank_profile",
     "report_state",
     "spectrum",
     "style",

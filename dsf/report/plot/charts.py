@@ -216,29 +216,6 @@ def spectrum(
 
 
 @checked
-def rank_profile(
-    ranks: Numbers,
-    *,
-    labels: Sequence[str] | None = None,
-    title: str = "",
-    axes: Axes | None = None,
-) -> Axes:
-    """The number of states that a map needs after each token: the ranks of its Hankel blocks.
-
-    Example:
-        >>> import torch
-        >>> axes = rank_profile(torch.tensor([1, 2, 2, 1]), labels=["softmax"])
-        >>> axes.get_xlabel(), axes.get_ylabel()
-        ('after token', 'states needed')
-    """
-    axes = _lines("rank_profile", ranks, labels, axes, drawstyle="steps-mid")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_ylim(bottom=0)
-    keyed(axes, labels)
-    return worded(axes, title=title, x="after token", y="states needed")
-
-
-@checked
 def curves(
     x: Numbers | Sequence[float | int],
     lines: Mapping[str, Any],

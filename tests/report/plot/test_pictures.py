@@ -102,7 +102,7 @@ def test_an_unknown_measure_is_refused():
         plot.draw(torch.sin, torch.ones(3))
 
 
-@pytest.mark.parametrize("picture", [plot.per_token, plot.spectrum, plot.rank_profile])
+@pytest.mark.parametrize("picture", [plot.per_token, plot.spectrum])
 def test_too_many_lines_are_refused(picture):
     words = {"label": "row sum"} if picture is plot.per_token else {}
     with pytest.raises(ValueError, match="13 lines"):
