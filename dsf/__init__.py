@@ -3,57 +3,19 @@
 The public names, listed by hand and found on first use, so that ``import dsf`` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsf.runtime.distribution import VERSION
+from dsf.runtime.first_use import finding
 
+__all__ = [
+    "Adapter", "System", "attention_map", "attentions", "attribute", "audit", "certify", "compare",
+    "edits", "evaluate", "inspect", "intervene", "jobs", "layers", "linearise", "load", "measures",
+    "mixers", "models", "plan_state", "probe", "report", "respond", "show", "stack", "sweep",
+    "systems", "testing",
+]  # fmt: skip
 __version__ = VERSION
-
-_HOME = {
-    "System": "dsf.systems.system",
-    "respond": "dsf.evaluate",
-    "attention_map": "dsf.evaluate",
-    "inspect": "dsf.inspection",
-    "probe": "dsf.inspection",
-    "attentions": "dsf.inspection",
-    "load": "dsf.inspection",
-    "Adapter": "dsf.inspection",
-    "attribute": "dsf.attribution",
-    "stack": "dsf.attribution",
-    "audit": "dsf.interventions",
-    "intervene": "dsf.interventions",
-    "plan_state": "dsf.interventions",
-    "sweep": "dsf.interventions",
-    "linearise": "dsf.interventions",
-    "compare": "dsf.report.comparison",
-    "show": "dsf.report.page",
-}
-_UNLISTED = {"reduce_states": "dsf.interventions"}
-"""Names that are found here as well, and listed by their subpackage alone."""
-_SUBPACKAGES = {
-    "systems": "dsf.systems",
-    "evaluate": "dsf.evaluate",
-    "mixers": "dsf.mixers",
-    "measures": "dsf.measures",
-    "certify": "dsf.certificates",
-    "layers": "dsf.layers",
-    "models": "dsf.models",
-    "edits": "dsf.interventions.edits",
-    "report": "dsf.report",
-    "jobs": "dsf.jobs",
-    "testing": "dsf.testing",
-}
-
-__all__ = [*_HOME, *_SUBPACKAGES]
-
-
-def __getattr__(name: str) -> Any:
-    if home := {**_HOME, **_UNLISTED}.get(name):
-        return getattr(import_module(home), name)
-    if name in _SUBPACKAGES:
-        return import_module(_SUBPACKAGES[name])
-    raise AttributeError(f"module 'dsf' has no attribute '{name}'")
+__getattr__ = finding(__name__)
 
 
 def __dir__() -> list[str]:

@@ -32,14 +32,15 @@ and the :doc:`gallery <../gallery/index>` has a picture of each.
 
 def pages() -> Iterator[tuple[str, str]]:
     """Paths and texts."""
-    parts = {name: import_module(place) for name, place in dsf._SUBPACKAGES.items()}
+    public = {name: getattr(dsf, name) for name in dsf.__all__}
+    parts = {name: it for name, it in public.items() if isinstance(it, ModuleType)}
     parts |= {"inspection": import_module("dsf.inspection")}
     for name, part in tuple(parts.items()):
         inside = {each: getattr(part, each) for each in part.__all__}
         parts |= {f"{name}.{each}": it for each, it in inside.items() if isinstance(it, ModuleType)}
     listed = "\n   ".join(("package", *parts))
     yield "api/index.rst", INDEX.format(pages=listed)
-    names = {name: getattr(dsf, name) for name in dsf._HOME}
+    names = {name: it for name, it in public.items() if not isinstance(it, ModuleType)}
     yield "api/package.rst", PACKAGE + _entries("dsf", names)
     for name, part in parts.items():
         yield f"api/{name}.rst", _subpackage(name, part)
@@ -50,7 +51,7 @@ def _subpackage(name: str, part: ModuleType) -> str:
     sentence = (inspect.getdoc(part) or "").split("\n\n")[0]
     module = part.__name__
     head = f"{title}\n{'=' * len(title)}\n\n.. py:module:: {module}\n\n{sentence}\n\n"
-    named = {each: getattr(part, each) for each in part.__all__ if each not in dsf._HOME}
+    named = {each: getattr(part, each) for each in part.__all__ if each not in dsf.__all__}
     # Tables such as ALL have pages of their own, which show them better than their text.
     public = {
         each: thing for each, thing in named.items() if isinstance(thing, type) or isroutine(thing)

@@ -20,7 +20,7 @@ from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
 from dsf.cli.terminal import part, print_heat_map, print_table, stage
 from dsf.inspection.choice import parsed
-from dsf.interventions.edits import KINDS, Chosen, Edit, Reduce, StateFrom, Tokens, from_json
+from dsf.interventions.edits import KINDS, Chosen, Edit, Tokens, from_json
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def intervene(
         facts.check_input(other)
     for one in edits:
         facts.check_choice(one.layer, getattr(one, "heads", None))
-        check_places(one, prompt.length, None if other is None else other.length)
+        check_places(one, prompt.length)
 
     def work(run: Run) -> Answer:
         from dsf.cli.run_model import inspect_opened, open_checkpoint
@@ -384,31 +384,17 @@ def _edit(record: dict[str, Any], where: str) -> Edit:
     return replace(edit, **named)
 
 
-def check_places(edit: Edit, steps: int | None, steps_there: int | None) -> None:
+def check_places(edit: Edit, steps: int | None) -> None:
     """Check that the tokens of an edit are some of the input; ranges may reach beyond it."""
-    name = type(edit).__name__
-    sizes = [("samples", 1), ("other_token", steps_there)]
-    sizes += [(field, steps) for field in ("query", "key", "token", "tokens", "from_")]
-    if isinstance(edit, StateFrom) and edit.other_token is None:
-        sizes.append(("token", steps_there))
-    for field, size in sizes:
+    for field in ("samples", "tokens", *TOKEN_FIELDS):
+        size = 1 if field == "samples" else steps
         numbers = [each for each in _listed(getattr(edit, field, None)) if isinstance(each, int)]
         wrong = [each for each in numbers if size is not None and not -size <= each < size]
         if size is not None and wrong:
             raise ValueError(
-                f"the edit {name}: {field!r}: expected a number from 0 to {size - 1}, got "
-                f"{wrong[0]}."
+                f"the edit {type(edit).__name__}: {field!r}: expected a number from 0 to "
+                f"{size - 1}, got {wrong[0]}."
             )
-    if steps is not None and isinstance(edit, Reduce) and edit.token % steps == 0:
-        raise ValueError(
-            "the edit Reduce: 'token': expected one after the first, got 0, before which there is "
-            "nothing to remember."
-        )
-    if steps is not None and isinstance(edit, StateFrom) and edit.token % steps == steps - 1:
-        raise ValueError(
-            "the edit StateFrom: 'token': expected one before the last, after which no other token "
-            "reads the state."
-        )
 
 
 def spread(edit: Edit, typed: str) -> list[Edit]:

@@ -17,17 +17,22 @@ def finding(package: str) -> Callable[[str], Any]:
     """Return a ``__getattr__`` that imports what a package imports under ``TYPE_CHECKING``."""
 
     @cache
-    def homes() -> dict[str, str]:
+    def homes() -> dict[str, tuple[str, str]]:
         tree = ast.parse(inspect.getsource(sys.modules[package]))
         imports = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
-        return {name.name: str(each.module) for each in imports for name in each.names}
+        return {
+            name.asname or name.name: (str(each.module), name.name)
+            for each in imports
+            for name in each.names
+        }
 
     def find(name: str) -> Any:
-        if name.startswith("__") or (home := homes().get(name)) is None:
+        if name.startswith("__") or name not in homes():
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        home, own = homes()[name]
         if home == package:
-            return import_module(f"{package}.{name}")
-        return getattr(import_module(home), name)
+            return import_module(f"{package}.{own}")
+        return getattr(import_module(home), own)
 
     return find
 
