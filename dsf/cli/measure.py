@@ -9,7 +9,7 @@ import typer
 from dsf.cli import early_checks as early
 from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
-from dsf.cli.terminal import print_table, progress
+from dsf.cli.terminal import progress
 from dsf.inspection.results.quantities import MEASURES
 from dsf.properties.names import check_not_foreign
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 1024
 """More processes than any machine has cores; the system ends what starts far more."""
-MAX_ROWS = 60
 
 
 def measure(
@@ -144,20 +143,8 @@ def _prompts(path: Path, facts: early.ModelFacts, *, by_number: bool) -> list[st
 
 
 def _show(table: "Table", folder: Path) -> None:
-    heads = ("layer", "head", "quantity", "prompts", "mean", "deviation", "smallest", "largest")
-    rows = [
-        (
-            record["layer"],
-            str(record.get("head", record.get("channel", ""))),
-            record["quantity"],
-            str(record["count"]),
-            *(f"{record[name]:.4g}" for name in heads[4:]),
-        )
-        for record in table[:MAX_ROWS]
-    ]
-    print_table(heads, rows)
+    print(table)
     notes = (f"{record['quantity']} {record['note']}" for record in table if "note" in record)
     for note in dict.fromkeys(notes):
         print(note)
-    left = len(table) - len(rows)
-    print(f"{folder}/summary.csv has all {len(table)} rows" + (f", {left} more" if left else ""))
+    print(f"{folder}/summary.csv has all {len(table)} rows")

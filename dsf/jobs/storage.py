@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +162,9 @@ def units_of(folder: Path) -> list[Unit]:
 
 
 def _grouped(prompts: Sequence[Sequence[int]], batch: int) -> Iterator[Unit]:
-    waiting: list[int] = []
-    for number, prompt in enumerate(prompts):
-        if waiting and (len(waiting) == batch or len(prompts[waiting[0]]) != len(prompt)):
-            yield Unit(tuple(waiting))
-            waiting = []
-        waiting.append(number)
-    if waiting:
-        yield Unit(tuple(waiting))
+    for _, alike in groupby(range(len(prompts)), key=lambda number: len(prompts[number])):
+        numbers = tuple(alike)
+        yield from (Unit(numbers[at : at + batch]) for at in range(0, len(numbers), batch))
 
 
 UNITS = "units"
