@@ -104,7 +104,7 @@ function aboutTogether({ together, nans, infinities }, layer, picture) {
 
 /** Why two maps cannot be subtracted from each other; empty where they can. */
 function whyNoDifference([a, b], [one, other]) {
-  if (one.rows !== other.rows || one.columns !== other.columns) return "A and B are kept with different numbers of cells.";
+  if (one.rows !== other.rows || one.columns !== other.columns) return "A and B have different numbers of tokens or cells.";
   if (kindOf(a.map) !== kindOf(b.map)) return "A and B show numbers of different kinds.";
   return "";
 }
