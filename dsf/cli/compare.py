@@ -1,8 +1,7 @@
 """``dsf compare``: two models on one input, layer by layer and head by head."""
 
-from collections.abc import Iterator
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +12,6 @@ from dsf.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from dsf.report.comparison import Comparison
-
-FIXED = ("layer", "other", "quantity", "first", "second", "difference", "flipped", "other_head")
 
 
 def compare(
@@ -71,6 +68,7 @@ def compare(
 
 
 def _show(table: "Comparison") -> None:
+    from dsf.inspection.results.table import Table
     from dsf.report.comparison import DISTANCE
 
     rows, changed = [], table.flips()
@@ -83,22 +81,16 @@ def _show(table: "Comparison") -> None:
         flips = len(changed.where(layer=one.name, other=other.name))
         rows.append((one.name, other.name, shown, matched, str(flips)))
     print_table(("layer", "compared with", "distance of maps", "heads", "verdicts changed"), rows)
-    print_table(("quantity", "first", "second", "mean difference"), list(_means(table)))
+    apart = (
+        row | {"difference": abs(row["difference"])}
+        for row in table
+        if row.get("difference") is not None
+    )
+    columns = ("first", "second", "difference")
+    means = [
+        (row["quantity"], *(f"{row[name]:.4g}" for name in columns))
+        for row in Table(tuple(apart)).mean()
+    ]
+    print_table(("quantity", "first", "second", "mean difference"), means)
     if changed:
-        flipped = []
-        for row in changed:
-            parts = (f"{name} {value}" for name, value in row.items() if name not in FIXED)
-            where = " ".join([row["layer"], *parts])
-            flipped.append((where, row["quantity"], row["first"], row["second"]))
-        print_table(("where", "property", "first", "second"), flipped)
-
-
-def _means(table: "Comparison") -> Iterator[tuple[str, str, str, str]]:
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for row in table:
-        if row.get("difference") is not None and row["difference"] == row["difference"]:
-            by_name.setdefault(row["quantity"], []).append(row)
-    for name, rows in by_name.items():
-        first, second = (fmean(row[column] for row in rows) for column in ("first", "second"))
-        apart = fmean(abs(row["difference"]) for row in rows)
-        yield name, f"{first:.4g}", f"{second:.4g}", f"{apart:.3g}"
+        print(changed)
