@@ -12,6 +12,7 @@ from typing import Any
 from dsf.jobs.storage import Unit
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.first_use import library
+from dsf.runtime.shapes import at_least
 
 SCALE = '"dsf-toolkit[scale]"'
 
@@ -37,9 +38,7 @@ def processes(workers: int) -> Executor:
         ValueError: if ``workers`` is not positive.
         ImportError: if joblib is not installed.
     """
-    if workers < 1:
-        raise ValueError(f"processes: workers is {workers}, but it must be at least 1.")
-    return joblib_backend("loky", jobs=workers)
+    return joblib_backend("loky", jobs=at_least(1, "processes", "workers", workers))
 
 
 @checked
@@ -91,8 +90,7 @@ def cluster(
         ValueError: if ``units_per_job`` is not positive.
         ImportError: if submitit is not installed.
     """
-    if units_per_job < 1:
-        raise ValueError(f"cluster: units_per_job is {units_per_job}, but it must be at least 1.")
+    at_least(1, "cluster", "units_per_job", units_per_job)
     submitit = library("cluster", "submitit", SCALE)
 
     def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:

@@ -114,5 +114,5 @@ def _content() -> dict[str, Any]:
     return content
 
 
-SHARED = ("codes", "text", "colours", "canvas")
-"""Scripts of the report's viewer: numbers as text, and the colour scale."""
+SHARED = ("codes", "text", "colours", "canvas", "tables")
+"""Scripts of the report's viewer: numbers as text, tables, and the colour scale."""

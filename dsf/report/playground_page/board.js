@@ -158,13 +158,10 @@ function factsOf({ map, states, response }, signal, { name }, tokens, settings) 
 }
 
 function tableOf({ map, states, response }, signal, tokens) {
-  const head = (text, scope = "col") => make("th", { scope }, text);
-  const cell = (value) => make("td", { className: "number" }, number(value, 4));
-  const rows = map.map((row, i) => make("tr", {}, head(`${i + 1} ${tokens[i]}`, "row"), cell(signal[i]),
-    make("td", { className: "number" }, states[i].map((each) => number(each, 4)).join(", ")), cell(response[i]),
-    ...row.map((weight, j) => (j > i ? make("td", { className: "number" }, "–") : cell(weight)))));
-  return make("table", {}, make("thead", {}, make("tr", {}, ...["token", "signal", "state", "response"].map((each) => head(each)),
-    ...tokens.map((text, j) => head(`key ${j + 1}`)))), make("tbody", {}, ...rows));
+  const cell = (value) => number(value, 4);
+  const rows = map.map((row, i) => [`${i + 1} ${tokens[i]}`, cell(signal[i]), states[i].map(cell).join(", "), cell(response[i]),
+    ...row.map((weight, j) => (j > i ? "–" : cell(weight)))]);
+  return table("Map, signal, state and response", ["token", "signal", "state", "response", ...tokens.map((_, j) => `key ${j + 1}`)], rows, 1);
 }
 
 function throughMap(map, signal, t) {

@@ -34,11 +34,7 @@ class App {
     this.overview = new Overview(this.content, this.entries, this.settings, {
       open: (entry) => this.open(entry, true),
     });
-    this.stage = new Stage(this.entries, this.settings, {
-      step: (by) => this.step(by), leave: () => this.leave(), fold: () => this.find(),
-      goTo: (layer, written, read) => this.goTo(layer, written, read),
-      restyle: () => this.restyle(), shown: () => this.overview.press(this.shown),
-    });
+    this.stage = new Stage(this.entries, this.settings, this);
     this.root.replaceChildren(this.overview.root, this.stage.root);
     this.root.hidden = false;
     this.root.style.setProperty("--overview-width", `${this.overview.width}px`);

@@ -1,9 +1,9 @@
 // One large map: heading, description, pixels, and the cell chosen by pointer or keys.
 
 class Pane {
-  /** `ask` has functions for what concerns more than this map: other maps, views, search, tables. */
-  constructor(settings, ask) {
-    Object.assign(this, { settings, ask, fixed: false, cell: [0, 0], view: "map" });
+  /** The `stage` does what concerns more than this map: other maps, views, search, tables. */
+  constructor(settings, stage) {
+    Object.assign(this, { settings, stage, fixed: false, cell: [0, 0], view: "map" });
     this.heading = make("h2", {});
     this.about = make("p", { className: "about" });
     this.under = make("canvas", {});
@@ -17,7 +17,7 @@ class Pane {
     this.statePart = make("div", { className: "state", hidden: true, tabIndex: -1 });
     this.root = make("article", { className: "pane" }, this.heading,
       ...this.pictureParts, this.statePart);
-    this.root.addEventListener("focusin", () => ask.activate());
+    this.root.addEventListener("focusin", () => stage.activate(this));
     followKeys(this);
     followPointer(this);
     new ResizeObserver(() => this.draw()).observe(this.canvases);
@@ -80,7 +80,7 @@ class Pane {
 
   drawShares() {
     drawShares(this.statePart, this.settings.attribution, this.entry.map.sample, this.written,
-      (...edge) => this.ask.goTo(...edge));
+      (...edge) => this.stage.app.goTo(...edge));
   }
 
   /** Draw again after the colours, or what of the map is shown, have changed. */
@@ -156,7 +156,7 @@ class Pane {
     } else {
       this.mark();
     }
-    this.ask.moved(this);
+    this.stage.follow(this);
   }
 
   point(cell) {
@@ -177,7 +177,7 @@ class Pane {
   zoom(factor, around = this.cell) {
     zoomed(this.window, this.raster, factor, around);
     this.draw();
-    this.ask.zoomed(this);
+    this.stage.share(this);
   }
 }
 
@@ -232,12 +232,12 @@ function actOn(event, acts) {
   event.stopPropagation();
 }
 
-/** Keys of a map; those that concern more than this map call functions of `ask`. */
+/** Keys of a map. */
 function followKeys(pane) {
-  const { ask } = pane, move = (down, right) => ({ shiftKey }) => pane.move(down * (shiftKey ? 10 : 1), right * (shiftKey ? 10 : 1));
-  const shared = { n: () => ask.step(1), p: () => ask.step(-1), Escape: () => ask.leave(), v: () => ask.nextView(), c: () => ask.compare(),
-    t: () => ask.table(), o: () => ask.fold(), "/": () => ask.search() };
-  pane.acts = { ...shared, d: () => ask.subtract(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6), "-": () => pane.zoom(1 / 1.6),
+  const { stage } = pane, { app } = stage, move = (down, right) => ({ shiftKey }) => pane.move(down * (shiftKey ? 10 : 1), right * (shiftKey ? 10 : 1));
+  const shared = { n: () => app.step(1), p: () => app.step(-1), Escape: () => app.leave(), v: () => stage.nextView(), c: () => stage.compare(),
+    t: () => stage.table(), o: () => app.find(), "/": () => stage.find() };
+  pane.acts = { ...shared, d: () => stage.subtract(), "+": () => pane.zoom(1.6), "=": () => pane.zoom(1.6), "-": () => pane.zoom(1 / 1.6),
     0: () => pane.zoom(0), Home: () => pane.move(0, -Infinity), End: () => pane.move(0, Infinity), Enter: () => pane.fix(),
     ...Object.fromEntries(Object.entries(ARROWS).map(([key, way]) => [key, move(...way)])) };
   pane.statePart.addEventListener("keydown", (event) => { if (event.target === pane.statePart) actOn(event, shared); });

@@ -4,9 +4,9 @@
 const SIDE_BY_SIDE = 1086, ONE_LINE = 786;
 
 class Stage {
-  /** `entries` are all maps; `ask` has the functions `step(by)`, `leave()`, `restyle()`, `shown()`. */
-  constructor(entries, settings, ask) {
-    Object.assign(this, { entries, settings, ask, panes: [], view: "map" });
+  /** `entries` are all maps of the `app`. */
+  constructor(entries, settings, app) {
+    Object.assign(this, { entries, settings, app, panes: [], view: "map" });
     this.place = make("div", { className: "panes" });
     this.apart = make("p", { className: "apart", role: "status", hidden: true });
     this.numbers = make("div", { className: "numbers" });
@@ -34,12 +34,12 @@ class Stage {
     this.out = button("−", "Zoom out", () => this.active.zoom(1 / 1.6));
     this.zooms = make("span", { className: "group" }, this.out,
       button("+", "Zoom in", () => this.active.zoom(1.6)), button("Fit", "Whole map", () => this.active.zoom(0)));
-    this.overview = button("☰", "Show or hide the overview of all maps", () => this.ask.fold(), { "aria-expanded": "true" });
+    this.overview = button("☰", "Show or hide the overview of all maps", () => this.app.find(), { "aria-expanded": "true" });
     this.overview.append(make("span", { className: "word" }, " Overview"));
     this.toolbar = new Toolbar([this.overview,
-      button("◀", "Previous map", () => this.ask.step(-1)), button("▶", "Next map", () => this.ask.step(1)), this.views],
+      button("◀", "Previous map", () => this.app.step(-1)), button("▶", "Next map", () => this.app.step(1)), this.views],
     [make("span", { className: "group" }, this.both, this.minus), this.zooms, this.search.root,
-      make("span", { className: "group" }, ...scaleChoice(this.settings, () => this.ask.restyle()))]);
+      make("span", { className: "group" }, ...scaleChoice(this.settings, () => this.app.restyle()))]);
     return this.toolbar;
   }
 
@@ -52,20 +52,17 @@ class Stage {
   }
 
   add() {
-    const pane = new Pane(this.settings, {
-      step: (by) => this.ask.step(by), leave: () => this.ask.leave(), compare: () => this.compare(), subtract: () => this.subtract(), goTo: (...edge) => this.ask.goTo(...edge), fold: () => this.ask.fold(),
-      search: () => this.find(), table: () => this.table(), moved: (one) => this.follow(one),
-      zoomed: (one) => this.share(one), activate: () => this.activate(pane),
-      nextView: () => {
-        const names = [...this.views.children].map((each) => each.value);
-        this.turn(names[(names.indexOf(this.view) + 1) % names.length]);
-      },
-    });
+    const pane = new Pane(this.settings, this);
     pane.view = this.view;
     this.panes.push(pane);
     this.active ??= pane;
     this.place.append(pane.root);
     return pane;
+  }
+
+  nextView() {
+    const names = [...this.views.children].map((each) => each.value);
+    this.turn(names[(names.indexOf(this.view) + 1) % names.length]);
   }
 
   async open(entry) {
@@ -80,14 +77,14 @@ class Stage {
     this.apart.hidden = true;
     if (this.settings.together) this.restyle();
     this.refresh();
-    this.ask.shown();
+    this.app.overview.press(this.app.shown);
   }
 
   activate(pane) {
     if (this.active === pane || !pane.picture) return;
     this.active = pane;
     this.refresh();
-    this.ask.shown();
+    this.app.overview.press(this.app.shown);
   }
 
   refresh() {
@@ -124,7 +121,7 @@ class Stage {
       this.apart.hidden = true;
       kept.draw();
       this.refresh();
-      this.ask.shown();
+      this.app.overview.press(this.app.shown);
       if (focus) kept.over.focus({ preventScroll: true });
       return;
     }
@@ -152,7 +149,7 @@ class Stage {
     this.minus.setAttribute("aria-pressed", String(on && !trouble));
     await second.open(on && !trouble ? differenceOf(both, pictures) : this.before);
     this.refresh();
-    this.ask.shown();
+    this.app.overview.press(this.app.shown);
     this.apart.hidden = !trouble;
     this.apart.textContent = `A − B cannot be shown: ${trouble}`;
   }
