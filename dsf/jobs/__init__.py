@@ -1,7 +1,14 @@
 """Measures a model on many prompts, in units that any executor runs and that can be resumed."""
 
-from dsf.jobs.executors import cluster, in_process, joblib_backend, processes
-from dsf.jobs.prompts import JobError, JobMemoryError, measure_prompts
+from dsf.jobs.prompts import (
+    JobError,
+    JobMemoryError,
+    cluster,
+    in_process,
+    joblib_backend,
+    measure_prompts,
+    processes,
+)
 from dsf.jobs.summaries import gather, notes, summary
 
 __all__ = [

@@ -1,8 +1,13 @@
-"""``measure_prompts``: measures every layer of a model on many prompts; ``work`` runs a unit."""
+"""``measure_prompts``: measures every layer of a model on many prompts; ``work`` runs a unit.
 
-from collections.abc import Callable, Sequence
+An executor is a function from ``do`` and units to outcomes, in the order in which they finish: in
+this process, in several, or as jobs of a cluster. The results do not depend on it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,15 +19,109 @@ from dsf.inspection.model_input import number_type
 from dsf.inspection.results.measurements import BY_DEFAULT, LONGEST_FOR_RANKS, QUANTITIES, values
 from dsf.inspection.results.quantities import RANK
 from dsf.inspection.results.table import Table
-from dsf.jobs.executors import Do, Executor, Outcome, in_process
 from dsf.jobs.storage import UNITS, LayerFacts, Plan, Running, Unit, claim, finish, is_kept
 from dsf.jobs.summaries import summary
 from dsf.loading import LoadedModel, LoadError, file_hashes, load_model, load_skeleton
 from dsf.loading.folder import check_holds_no_model
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import alone, remove_drafts, write_inside
+from dsf.runtime.first_use import library
 from dsf.runtime.shapes import at_least
 from dsf.runtime.threads import limited_to
+
+SCALE = '"dsf-toolkit[scale]"'
+
+Outcome = tuple[Unit, str | None]
+"""A unit, and None or the reason why it failed."""
+Do = Callable[[Unit], Outcome]
+
+
+Executor = Callable[[Do, Sequence[Unit]], Iterator[Outcome]]
+"""Calls ``Do`` once on every unit."""
+
+
+def in_process(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
+    """Run one unit after the other in this process."""
+    return map(do, units)
+
+
+@checked
+def processes(workers: int) -> Executor:
+    """Run units in ``workers`` local processes, through joblib; each loads the model once.
+
+    Raises:
+        ValueError: if ``workers`` is not positive.
+        ImportError: if joblib is not installed.
+    """
+    return joblib_backend("loky", jobs=at_least(1, "processes", "workers", workers))
+
+
+@checked
+def joblib_backend(name: str, *, jobs: int = -1, **parameters: Any) -> Executor:
+    """Run units through a backend of joblib, such as ``"dask"`` or ``"ray"``.
+
+    For a cluster without Slurm. The backend's own package, its client and its workers are yours;
+    every worker needs this package, the checkpoint and the folder of the job under the same paths.
+
+        from dask.distributed import Client
+        Client("scheduler:8786")
+        dsf.jobs.measure_prompts(model, prompts, folder, executor=dsf.jobs.joblib_backend("dask"))
+
+    Args:
+        name: of a backend that is known to joblib; Ray's is registered by ``register_ray()``.
+        jobs: how many units run at the same time; -1 for as many as the backend has workers.
+        parameters: for ``joblib.parallel_config``.
+
+    Raises:
+        ImportError: if joblib is not installed.
+    """
+    joblib = library("joblib_backend", "joblib", SCALE)
+
+    def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
+        with joblib.parallel_config(name, n_jobs=jobs, **parameters):
+            try:
+                parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1)
+            except ValueError:  # such as Ray's, which returns all units at the end
+                parallel = joblib.Parallel(batch_size=1)
+            yield from parallel(joblib.delayed(do)(unit) for unit in units)
+
+    return run
+
+
+@checked
+def cluster(
+    folder: str | Path, *, units_per_job: int = 64, cluster: str | None = None, **parameters: Any
+) -> Executor:
+    """Run units as jobs of a Slurm cluster, through submitit; without Slurm as local processes.
+
+    Args:
+        folder: for scripts and logs of submitit, on a disk that all nodes can access.
+        units_per_job: the number of units that one job runs, one after the other.
+        cluster: ``"slurm"``, ``"local"``, or None for Slurm where it is installed.
+        parameters: for ``submitit.AutoExecutor.update_parameters``, such as ``timeout_min=60``,
+            ``slurm_partition="..."``, ``slurm_array_parallelism=100``.
+
+    Raises:
+        ValueError: if ``units_per_job`` is not positive.
+        ImportError: if submitit is not installed.
+    """
+    at_least(1, "cluster", "units_per_job", units_per_job)
+    submitit = library("cluster", "submitit", SCALE)
+
+    def run(do: Do, units: Sequence[Unit]) -> Iterator[Outcome]:
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        executor.update_parameters(**parameters)
+        parts = [units[k : k + units_per_job] for k in range(0, len(units), units_per_job)]
+        jobs = executor.map_array(partial(_one_by_one, do), parts)
+        for job in submitit.helpers.as_completed(jobs):
+            yield from job.result()
+
+    return run
+
+
+def _one_by_one(do: Do, units: Sequence[Unit]) -> list[Outcome]:
+    return [do(unit) for unit in units]
+
 
 OUT_OF_MEMORY = "out of memory"
 
