@@ -23,7 +23,6 @@ from dsf.evaluate import Rows
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, values
-from dsf.inspection.results.quantities import RANK
 from dsf.inspection.whole.affine_layer import group_bounds
 from dsf.measures.erasers import largest_losses
 from dsf.measures.fold import Collected, Reduced
@@ -197,8 +196,7 @@ def check_tokens(name: str, tokens: int, inspections: Sequence[Inspection]) -> N
 
 
 MOST_CELLS = 2**25
-LONGEST_RANKED_IN_A_PAGE = 256
-OF_ORDER = ("mean_distance", "half_life", RANK)
+OF_ORDER = ("mean_distance", "half_life")
 """What has a meaning only where row k and column k are token k."""
 
 WORDS = {
@@ -208,7 +206,6 @@ WORDS = {
     "half_life": "half of the weight is within this lag, tokens",
     "mean_effective_tokens": "effective number of keys per query",
     "absolute_gain": "largest row sum of absolute weights",
-    RANK: "Hankel rank at the middle token",
 }
 
 
@@ -224,7 +221,7 @@ class Walk:
         self._collected: Collected | None = Collected(reductions_of(by_row), cells)
         self._kept: list[Tensor] = []
         decomposed = _work(system, system.batch.numel(), keeps_all=True) <= MOST_WORK
-        self._keeps = _keeps_all(system) and few and (decomposed or RANK in quantities)
+        self._keeps = _keeps_all(system) and few and decomposed
         self._square = getattr(system, "read_steps", system.steps) == system.steps
 
     def add(self, rows: Rows) -> None:
@@ -246,25 +243,18 @@ class Walk:
 
 
 def quantities_of(drawn: selection.Selection, *, ordered: bool) -> dict[str, Quantity]:
-    """What is measured of every drawn map: nothing of too many, ranks of short ones."""
+    """What is measured of every drawn map: nothing of too many."""
     steps, maps = drawn.system.steps, len(drawn.labels)
     if maps * steps**2 > MOST_CELLS:
         return {}
-    left_out = set() if ordered else {*OF_ORDER}
-    left_out |= set() if steps <= LONGEST_RANKED_IN_A_PAGE else {RANK}
-    return {name: QUANTITIES[name] for name in WORDS if name not in left_out}
+    return {name: QUANTITIES[name] for name in WORDS if ordered or name not in OF_ORDER}
 
 
 def unmeasured(drawn: selection.Selection) -> str:
     """What is not measured of the drawn maps, why, and what measures it; empty if all is."""
     steps, maps = drawn.system.steps, len(drawn.labels)
-    if maps * steps**2 <= MOST_CELLS and steps <= LONGEST_RANKED_IN_A_PAGE:
-        return ""
     if maps * steps**2 <= MOST_CELLS:
-        return (
-            f"The Hankel rank is measured in a page up to {LONGEST_RANKED_IN_A_PAGE} tokens, and "
-            f"by inspection.measure('{RANK}') at any length."
-        )
+        return ""
     return (
         f"Not measured in this page: {maps} maps of {steps:,} tokens have {maps * steps**2:,} "
         f"weights, and the page measures up to {MOST_CELLS:,} of a layer. inspection.measure() and "
@@ -272,14 +262,11 @@ def unmeasured(drawn: selection.Selection) -> str:
     )
 
 
-def measures_of(
-    drawn: selection.Selection, walk: Walk, *, finite: bool
-) -> list[list[tuple[str, float | None]]]:
+def measures_of(drawn: selection.Selection, walk: Walk) -> list[list[tuple[str, float | None]]]:
     """For every drawn map its measures, as (label, value); None for values that are not finite."""
-    wanted = {name: each for name, each in walk.quantities.items() if finite or name != RANK}
-    found, _ = values(drawn.system, wanted, passed=walk.passed, whole=walk.weights)
+    found, _ = values(drawn.system, walk.quantities, passed=walk.passed)
     listed: list[list[tuple[str, float | None]]] = [[] for _ in drawn.labels]
-    for name in wanted:
+    for name in walk.quantities:
         numbers = found[name].flatten().tolist() if name in found else [nan]
         for of_map, number in zip(listed, numbers, strict=False):
             is_lost = not isfinite(number) or (name == "half_life" and number == NO_LAG)
@@ -482,7 +469,7 @@ def layer_content(  # each is a part of what is drawn
     in_parallel(encode, range(len(seen)))
     finite = not any(view.nans + view.infinities for view in seen)
     known = (
-        measures_of(drawn, walk, finite=finite),
+        measures_of(drawn, walk),
         states_of(drawn, walk, finite=finite, disorder=disorder),
         drawn.places,
     )

@@ -179,13 +179,6 @@ def test_why_nothing_is_measured_is_said(shown, of):
     numbers.get_by_text("B: A difference of two maps is not measured.").wait_for()
 
 
-def test_a_rank_that_is_left_out_is_said(shown, of, softmax):
-    page = shown(of([softmax(torch.zeros(257, 257))]))
-    told = page.locator(".numbers").inner_text()
-    assert "effective number of keys per query" in told
-    assert "The Hankel rank is measured in a page up to 256 tokens" in told
-
-
 def test_a_measure_without_meaning_is_not_called_infinite(shown, of, softmax):
     """A single token has no later query that could read the first key."""
     page = shown(of([softmax(torch.zeros(1, 1))]))
