@@ -43,7 +43,7 @@ from dsf.interventions.intervention import (
     checked_sources,
     live_model,
 )
-from dsf.runtime.files import alone, make_file
+from dsf.runtime.files import alone, replace_file
 from dsf.runtime.shapes import at_least, of_kind
 
 MAX_TOKENS = {"cpu": 1024}
@@ -281,7 +281,9 @@ class SweepRecord:
         """Make the file, or read what is in it: the effects of the finished runs, by number."""
         known = {name: fingerprint(part) for name, part in facts.items()}
         start = {RECORD_TITLE: RECORD_VERSION, "of": known, "clean": _out(clean.tolist())}
-        if not self.path.exists() and make_file(self.path, json.dumps(start) + "\n"):
+        if not self.path.exists():
+            text = json.dumps(start) + "\n"
+            replace_file(self.path, lambda draft: draft.write_text(text, encoding="utf-8"))
             return {}
         if self.path.stat().st_size > MAX_RECORD_BYTES:
             raise self._refusal(f"has more than {MAX_RECORD_BYTES} bytes")

@@ -49,25 +49,6 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
     return path
 
 
-def make_file(path: Path, text: str) -> bool:
-    """Write a file that is whole from its first moment, unless there is one; return whether it was.
-
-    Only one of several processes that ask at the same time makes it.
-    """
-    draft = replace_file(
-        _draft_beside(path), lambda place: place.write_text(text, encoding="utf-8")
-    )
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a disk without links
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return True
-
-
 def is_special(path: Path) -> bool:
     """Return whether ``path`` exists and is neither a file nor a folder nor a link."""
     try:

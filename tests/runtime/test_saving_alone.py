@@ -11,7 +11,7 @@ import dsf
 from dsf import models
 from dsf.jobs import measure_prompts
 from dsf.properties.run_folder import checked_run
-from dsf.runtime.files import alone, make_file
+from dsf.runtime.files import alone
 
 pytest.importorskip("fcntl", reason="Windows has no such claims")
 HOLD = """
@@ -112,13 +112,6 @@ def test_a_block_that_a_forked_process_leaves_takes_no_file_of_its_own_away(tmp_
     assert os.read(said, 5) == b"there"
     os.close(said)
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_a_file_is_made_once(tmp_path):
-    assert make_file(tmp_path / "a", "one")
-    assert not make_file(tmp_path / "a", "two")
-    assert (tmp_path / "a").read_text() == "one"
-    assert [each.name for each in tmp_path.iterdir()] == ["a"]
 
 
 def test_two_sweeps_do_not_share_a_file(tmp_path):
