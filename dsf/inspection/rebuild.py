@@ -28,7 +28,10 @@ from dsf.inspection.capture.calls import (
     Invocation,
     Through,
     Weights,
+    bound,
+    copied,
     first_numbers,
+    given_to,
 )
 from dsf.inspection.capture.containers import (
     DiskStore,
@@ -63,6 +66,41 @@ from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
 from dsf.inspection.widened import can_be_widened, widened
 from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows, whole_rows
 from dsf.systems.system import System
+
+ROUNDING = 1e-12
+"""What may move by rounding in float64, relative."""
+
+
+def check_tokens_stay_apart(call: Call, takes: str) -> None:
+    """Raise if hooks of a module mix tokens before its ``forward``, which is what a map is of."""
+    invocation = call.invocation
+    if invocation is None or not invocation.is_prepared:
+        return
+    given = in_float64((invocation.args, invocation.kwargs))
+    tokens = bound(call.module.forward, *given).get(takes)
+    if not isinstance(tokens, Tensor) or tokens.ndim < 3 or tokens.shape[1] < 2:
+        return
+    place, new, prepared = tokens.shape[1] // 2, tokens.clone(), []
+    new[:, place] += tokens.abs().mean() + 1
+    twin = double_copy(call.module)  # of which the hooks before its forward run, and nothing else
+    forward = twin.forward
+    twin._forward_hooks.clear()
+    twin.forward = lambda *args, **kwargs: prepared.append(bound(forward, args, kwargs).get(takes))
+    for args, kwargs in (given, mapped(given, lambda part: new if part is tokens else part)):
+        with torch.no_grad(), in_double():
+            twin(*args, **kwargs)
+    before, after = prepared
+    if isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == tokens.shape:
+        moved = (after - before).abs()
+        moved[:, place] = 0
+        if moved.max() <= ROUNDING * before.abs().max():
+            return
+    raise UnreadableError(
+        f"{call.name}: hooks mix tokens before its forward pass is given them, so that the map of "
+        "the module is only a part of what it does to tokens. Inspect the model without these "
+        "hooks, or pass probe=... with the path of the module"
+    )
+
 
 EVERY = 256
 """So many rows are all multiplied out."""
@@ -183,8 +221,19 @@ def _run_again(
     if renew is not None:
         with in_double():
             renew(twin)
-    output, draws = _run(twin, invocation)
-    arguments = in_float64(dict(call.arguments))
+    prepared: dict[str, Any] = {}
+    if invocation.is_prepared:  # hooks of the copy prepare it again, in float64
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            prepared.update(in_float64(copied(given_to(twin, args, kwargs))))
+
+        handle = twin.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        output, draws = _run(twin, invocation)
+    finally:
+        if invocation.is_prepared:
+            handle.remove()
+    arguments = prepared or in_float64(dict(call.arguments))
     return replace(call, arguments=arguments, output=output, draws=draws)
 
 
@@ -504,12 +553,8 @@ def _warn_of_rounding(
 
 def _reference(call: Call, adapter: Adapter, limits: Limits) -> tuple[Call, str, bool]:
     """What a layer is compared with, in words, and whether that ran in float64."""
-    if call.through is Through.MODULE and call.invocation and call.invocation.is_changed:
-        raise UnreadableError(
-            f"{call.name}: hooks change what its forward pass is given, so that its map is not all "
-            "that the module does to what it is called with. Inspect the model without these "
-            "hooks, or have them change the output of what runs before"
-        )
+    if call.through is Through.MODULE:
+        check_tokens_stay_apart(call, adapter.takes)
     if limits.guarded and adapter.renew is None:
         return call, IN_DOUBLE, True
     if call.invocation is not None and not adapter.rewrites_weights:

@@ -53,8 +53,8 @@ class Invocation:
         attributes: the tensors that it left in attributes of its module, by name, copied.
         written: what it wrote into tensors that it was given, by their place among these, copied.
         made: from which tokens the tensors are made that it returned, left, and wrote, in order.
-        is_changed: whether hooks exchanged ``args`` and ``kwargs``, or wrote into them, before
-            ``forward`` was given them.
+        is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
+            was given them.
         is_spoiled: whether the module or a hook had written into them when they were copied, so
             that it cannot be repeated.
     """
@@ -71,7 +71,7 @@ class Invocation:
     attributes: dict[str, Tensor] = field(default_factory=dict)
     written: dict[int, Tensor] = field(default_factory=dict)
     made: list[Any] = field(default_factory=list)
-    is_changed: bool = False
+    is_prepared: bool = False
     is_spoiled: bool = False
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
 
@@ -277,7 +277,7 @@ def recording(
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
     begun: dict[nn.Module, list[tuple[Invocation, list[Tensor], list[int]]]] = {}
 
-    changed: dict[Invocation, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+    prepared: dict[Invocation, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         own_args, own_kwargs = copied((args, kwargs))
@@ -290,7 +290,7 @@ def recording(
         now = tensors_in((args, kwargs))
         same = len(now) == len(given) and all(map(is_, now, given))
         if not same or writes != list(map(times_written, now)):  # hooks exchanged or changed them
-            invocation.is_changed, changed[invocation] = True, copied((args, kwargs))
+            invocation.is_prepared, prepared[invocation] = True, copied((args, kwargs))
         where.begin_whole(module)
 
     def finish(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -301,7 +301,7 @@ def recording(
         if where.tracker is not None:
             invocation.given = [where.tracker.of(part) for part in given]
         as_called = invocation.args, invocation.kwargs
-        arguments = given_to(module, *changed.pop(invocation, as_called))
+        arguments = given_to(module, *prepared.pop(invocation, as_called))
         call = Call(name, module, arguments, copied(output), time=where.tick())
         call.invocation = invocation
         call.seen = where.coordinates(output=call_output(output))
