@@ -284,6 +284,7 @@ class Tracker:
         read = [] if is_empty else done.given[done.name in _OVERWRITES :]
         is_open = any(map(known.is_open, read))
         known.note(done.outs)
+        self.is_sure &= not (is_open and done.name in _NUMBERS_OF_PYTHON)
         for out in done.outs:
             if are_numbers(out):
                 self.is_sure &= not is_open
