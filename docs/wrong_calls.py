@@ -420,7 +420,7 @@ FILES = {
     "far.txt": b"1 2\n3 99\n",
     "fake.gguf": b"nothing of the kind",
     "empty.gguf": b"",
-    "a.jsonl": b'{"dsf_sweep": 1, "of": {}, "edits": 1, "clean": [0.0]}\n',
+    "a.jsonl": b'{"dsf_sweep": 2, "of": {}, "clean": [0.0]}\n',
     "other/config.json": b'{"a": 1}',
     "broken/config.json": b'{"model_type":',
     "list/config.json": b"[]",

@@ -105,3 +105,5 @@ def test_layers_and_heads_limit_where_edits_act(loaded, tmp_path):
     assert effects[0].equal(effects[1])
     with pytest.raises(ValueError, match="layers"):
         dsf.sweep(loaded.model, edits=[every, one], layers=2, heads=[0], **given)
+    with pytest.raises(ValueError, match="layers"):
+        dsf.sweep(loaded.model, edits=[every, one], heads=[0], **given)
