@@ -336,7 +336,10 @@ class Watch:
         if path in self.hidden:
             self.outputs.setdefault(path, []).append(_copied(output))
         if self.held.get(path):
-            output = _copied(self.held[path].pop(0))
+            kept = self.held[path].pop(0)
+            # A gradient that is taken through an output needs the output itself.
+            wrapped = map(is_functorch_wrapped_tensor, tree_flatten(output)[0])
+            output = output if any(wrapped) else _copied(kept)
         first = [one for one in tree_flatten(output)[0] if isinstance(one, Tensor)][:1]
         # Beside its output an attention may put out its weights, where all tokens meet.
         is_around = any(_holds(path, other) for other in self.hidden)
