@@ -136,7 +136,7 @@ def test_what_cannot_be_read_is_refused_with_the_reason(name, make, reason):
         dsf.inspect(packed, **named)
     words = str(told.value)
     assert reason in words
-    assert f"int8 of {__name__}.{make.__name__}" in words
+    assert f"{__name__}.{make.__name__}" in words
     assert "_proj: its weights are packed" in words
     assert "Dequantise the model" in words
 

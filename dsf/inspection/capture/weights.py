@@ -68,18 +68,8 @@ def packed_modules(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def kinds(module: nn.Module) -> str:
-    """The types of its packed weights, in words; empty if there are none."""
-    return ", ".join(sorted({_kind(part) for part in packed_modules(module).values()}))
-
-
-def _kind(module: nn.Module) -> str:
-    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    packed = next((part for part in own if _is_packed(part)), None)
-    if packed is None:
-        return class_path(type(module))
-    kind = str(packed.dtype).removeprefix("torch.")
-    named = type(packed) not in (Tensor, nn.Parameter)
-    return f"{type(packed).__name__ if named else kind} of {class_path(type(module))}"
+    """The classes of its packed modules, in words; empty if there are none."""
+    return ", ".join(sorted({class_path(type(part)) for part in packed_modules(module).values()}))
 
 
 def unpacked(module: nn.Module, path: str) -> nn.Linear:
@@ -187,9 +177,9 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _refused(module: nn.Module, path: str, reason: str) -> UnreadableError:
     return UnreadableError(
-        f"{path or 'the module'}: its weights are packed ({_kind(module)}) and cannot be read "
-        f"through the module itself: {reason}. Dequantise the model before inspecting it (in "
-        "transformers: model.dequantize()), or load it without quantisation."
+        f"{path or 'the module'}: its weights are packed ({class_path(type(module))}) and cannot "
+        f"be read through the module itself: {reason}. Dequantise the model before inspecting it "
+        "(in transformers: model.dequantize()), or load it without quantisation."
     )
 
 
