@@ -100,8 +100,8 @@ TILE = 64
 class Heads:
     """A causal system with one decay a token and one port, its batch arranged as groups of heads.
 
-    The heads of a group share ``read`` and ``write``. ``order`` and ``sizes`` say how the batch
-    axes of the system were permuted; ``before`` is its ``reads_before_update``.
+    The heads of a group share ``read`` and ``write``: they are the last axes of the ``batch``.
+    ``before`` is the system's ``reads_before_update``.
     """
 
     read: Float[Tensor, "group time state"]
@@ -110,8 +110,7 @@ class Heads:
     step: Float[Tensor, "group head time"]
     feedthrough: Float[Tensor, "group head time"]
     before: bool
-    order: tuple[int, ...]
-    sizes: tuple[int, ...]
+    batch: torch.Size
 
     @property
     def steps(self) -> int:
@@ -123,9 +122,7 @@ class Heads:
 
     def in_batch(self, part: Tensor) -> Tensor:
         """``part`` with its axes ``group head`` replaced by the batch axes of the system."""
-        apart = part.reshape((*self.sizes, *part.shape[2:]))
-        back = [self.order.index(axis) for axis in range(len(self.order))]
-        return apart.permute((*back, *range(len(back), apart.ndim)))
+        return part.reshape((*self.batch, *part.shape[2:]))
 
 
 def heads_of(system: Operator) -> Heads | None:
@@ -151,25 +148,20 @@ def heads_of(system: Operator) -> Heads | None:
 def _grouped(
     system: System, read: Tensor, write: Tensor, decay: Tensor, step: Tensor, feedthrough: Tensor
 ) -> Heads:
-    shared = [
-        axis
-        for axis, size in enumerate(system.batch)
-        if size == 1 or read.stride(axis) == write.stride(axis) == 0
-    ]
-    apart = [axis for axis in range(len(system.batch)) if axis not in shared]
-    order = (*apart, *shared)
-    groups = 1
-    for axis in apart:
-        groups *= system.batch[axis]
+    axes = len(system.batch)
+    while axes and (
+        system.batch[axes - 1] == 1 or read.stride(axes - 1) == write.stride(axes - 1) == 0
+    ):
+        axes -= 1
+    groups, shared = system.batch[:axes].numel(), (0,) * (len(system.batch) - axes)
 
     def by_group(vectors: Tensor) -> Tensor:
-        for axis in shared:
-            vectors = vectors.narrow(axis, 0, 1)
-        return vectors.permute(*order, -2, -1).reshape(groups, *vectors.shape[-2:])
+        one = vectors[(slice(None),) * axes + shared]
+        return one.reshape(groups, *vectors.shape[-2:])
 
     def by_head(numbers: Tensor) -> Tensor:
         spread = numbers.expand(*system.batch, system.steps)
-        return spread.permute(*order, -1).reshape(groups, -1, system.steps)
+        return spread.reshape(groups, system.batch[axes:].numel(), system.steps)
 
     return Heads(
         by_group(read),
@@ -178,8 +170,7 @@ def _grouped(
         by_head(step).contiguous(),
         by_head(feedthrough),
         before=system.reads_before_update,
-        order=order,
-        sizes=tuple(system.batch[axis] for axis in order),
+        batch=system.batch,
     )
 
 
@@ -411,19 +402,13 @@ def head_rows(
     heads: Heads, boundaries: list[int], output: RowBuffer
 ) -> Iterator[Float[Tensor, "*batch rows columns"]]:
     writer = _HeadWriter(heads)
-    in_order = heads.order == tuple(range(len(heads.order)))
-    columns, (groups, number) = heads.steps, heads.decay.shape[:2]
+    columns, shape = heads.steps, heads.decay.shape[:2]
     for start, stop in pairwise(boundaries):
-        if in_order:
-            shape = (*heads.sizes, stop - start, columns)
-            buffer, top = output.take(heads.read, shape, first=columns)  # the loops write zeros
-            out = buffer.view(groups, number, -1, columns)
-            writer.write(start, stop, out, top, clean=is_clean(output, buffer))
-            yield buffer[..., top : top + stop - start, :]
-        else:
-            apart = heads.read.new_zeros(groups, number, stop - start, columns)
-            writer.write(start, stop, apart, 0, clean=True)
-            yield heads.in_batch(apart)
+        size = (*heads.batch, stop - start, columns)
+        buffer, top = output.take(heads.read, size, first=columns)  # the loops write zeros
+        out = buffer.view(*shape, -1, columns)
+        writer.write(start, stop, out, top, clean=is_clean(output, buffer))
+        yield buffer[..., top : top + stop - start, :]
 
 
 class _HeadWriter:

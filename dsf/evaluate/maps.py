@@ -1,7 +1,6 @@
 """The attention map of a system as a matrix, selected rows of it, or blocks of rows."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import reduce
 from itertools import pairwise
 from typing import Literal, NamedTuple, overload
@@ -11,7 +10,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import check_operator
-from dsf.evaluate.compiled import RowLoops, compiled, row_loops
+from dsf.evaluate.compiled import RowLoops, row_loops
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
 from dsf.evaluate.loops import ReusedRows, RowBuffer, WholeMap
 from dsf.evaluate.memory_plan import check_room
@@ -20,7 +19,6 @@ from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError, at_least, of_kind
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum, kept_rows, kept_window
 from dsf.systems.system import System
-from dsf.systems.transition import DiagonalPlusLowRank
 
 SIZE = 64
 
@@ -164,8 +162,6 @@ def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterato
 
 
 Selection = slice | int
-MOST_UNIT_WORK = 2**23
-"""Maximum number of products of a state with a decay in a map that is a response to units."""
 
 
 @overload
@@ -245,8 +241,6 @@ def attention_map(
     if loops is not None:
         zeros = torch.zeros(shape, dtype=system.dtype, device=system.device)
         weights = _written(system, first, last, WholeMap(zeros, clean=True), loops)
-    elif last - first == system.steps and (whole := _by_units(system)) is not None:
-        weights = whole
     else:
         weights = torch.cat([rows.weights for rows in blocks_between(system, first, last)], dim=-2)
     if stride == 1:
@@ -268,23 +262,6 @@ def _enclosed(system: Operator, rows: Selection | None, out: Tensor | None) -> E
     chosen = torch.arange(system.steps * system.output_size).unflatten(0, (system.steps, -1))
     chosen = chosen[first:last:stride].flatten()
     return Enclosure(whole.midpoint[..., chosen, :], whole.radius[..., chosen, :])
-
-
-def _by_units(system: Operator) -> Tensor | None:
-    """The whole map of a small delta rule, as the response to units; None for other systems.
-
-    The compiled loop takes as many operations as the windows, without their calls of torch: at 128
-    tokens of 16 states 1.9 against 3.3 ms, and as long as them at ``MOST_UNIT_WORK``.
-    """
-    if not isinstance(system, System) or not isinstance(system.A, DiagonalPlusLowRank):
-        return None
-    work = system.batch.numel() * system.steps**2 * system.state_size
-    if work > MOST_UNIT_WORK or system.runs_backward:
-        return None
-    units = torch.eye(system.steps, dtype=system.dtype, device=system.device).unsqueeze(-2)
-    units = units.expand(*system.batch, *units.shape)
-    answer = compiled(replace(system, initial=None), units)
-    return None if answer is None else answer[0].squeeze(-2)
 
 
 def _written(

@@ -1,4 +1,4 @@
-"""Scans in other orders than that of the tokens: both directions, rows and columns of a grid.
+"""Scans in other orders than that of the tokens, such as both directions.
 
 A sum of systems that each scan the tokens in an order of their own,
 
@@ -7,7 +7,6 @@ A sum of systems that each scan the tokens in an order of their own,
 is exact for any permutation, also where no single recurrence along the tokens has this map.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -21,7 +20,7 @@ from dsf.runtime.shapes import agree
 from dsf.systems import composite
 from dsf.systems.algebra import adjoint, converted, select
 
-__all__ = ["Grid", "scanned"]
+__all__ = ["scanned"]
 
 Order = Int[Tensor, " time"]
 """The token that a scan visits at each of its steps."""
@@ -34,73 +33,6 @@ def in_scan_order(part: Shaped[Tensor, "*axes"], order: Order, axis: int) -> Ten
 
 def in_token_order(part: Shaped[Tensor, "*axes"], order: Order, axis: int) -> Tensor:
     return part.index_select(axis, order.argsort().to(part.device))
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Tokens in ``height`` rows of ``width``, numbered row by row.
-
-    Attributes:
-        apart: positions in the sequence of tokens that are not on the grid, such as a class token.
-
-    Example:
-        >>> grid = Grid(2, 3)
-        >>> grid.by_columns()
-        tensor([0, 3, 1, 4, 2, 5])
-        >>> [order.tolist() for order in grid.crossing()]
-        [[0, 1, 2, 3, 4, 5], [0, 3, 1, 4, 2, 5], [5, 4, 3, 2, 1, 0], [5, 2, 4, 1, 3, 0]]
-    """
-
-    height: int
-    width: int
-    apart: Sequence[int] = ()
-
-    @property
-    def steps(self) -> int:
-        """Number of tokens, those apart from the grid included."""
-        return self.height * self.width + len(self.apart)
-
-    @property
-    def places(self) -> Tensor:
-        """Positions in the sequence of the tokens of the grid, ``height width``."""
-        on_it = [token for token in range(self.steps) if token not in set(self.apart)]
-        return torch.tensor(on_it).reshape(self.height, self.width)
-
-    def by_columns(self) -> Order:
-        """Column by column; tokens apart keep their positions."""
-        visits = torch.arange(self.steps)
-        visits[self.places.flatten()] = self.places.mT.flatten()
-        return visits
-
-    def crossing(self) -> tuple[Order, Order, Order, Order]:
-        """By rows, by columns, and both reversed: the cross scan of VMamba.
-
-        Source: Liu et al. 2024, arXiv:2401.10166.
-        """
-        rows, columns = torch.arange(self.steps), self.by_columns()
-        return rows, columns, rows.flip(0), columns.flip(0)
-
-    def view(
-        self, map: Shaped[Tensor, "*batch written read"]
-    ) -> Shaped[Tensor, "*batch height width height width"]:
-        """A map of the tokens with its query (row) and its key (column) axis as grid axes.
-
-        ``view(map)[..., y, x, :, :]`` are the weights with which the token at row y, column x of
-        the grid reads the tokens of the grid. Tokens apart from the grid are left out.
-
-        Raises:
-            ValueError: if the map does not have as many tokens as the grid.
-        """
-        if map.shape[-2:] != (self.steps, self.steps):
-            raise ValueError(
-                f"Grid.view: a {self.height} x {self.width} grid with {len(self.apart)} tokens "
-                f"apart has maps of {self.steps} x {self.steps}, but this one is "
-                f"{map.shape[-2]} x {map.shape[-1]}."
-            )
-        on_it = self.places.flatten().to(map.device)
-        cut = map.index_select(-2, on_it).index_select(-1, on_it)
-        sizes = (self.height, self.width)
-        return cut.unflatten(-1, sizes).unflatten(-3, sizes)
 
 
 def scanned(*scans: Scan) -> composite.ExplicitMap:

@@ -10,7 +10,7 @@ more pairs of tokens, and larger triangular systems where A_t has a low-rank ter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import pairwise, product
+from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
@@ -30,10 +30,7 @@ from dsf.systems.transition import (
     Kronecker,
     SampledDiagonal,
     ScaledIdentity,
-    Shift,
     Transition,
-    continued,
-    states_before,
 )
 
 Reads = Shaped[Tensor, "*batch rows state"]
@@ -251,21 +248,6 @@ def _columns(write: Tensor) -> Tensor:
     return write.squeeze(-1).mT if write.shape[-1] == 1 else write.movedim(-3, -2).flatten(-2)
 
 
-def delay_panel(A: Shift, write: Tensor, read: Tensor, *, before: bool) -> Panel:
-    """The panel of a delay line, from the states that unit states and unit signals leave."""
-    steps, states, inputs = A.steps, A.state_size, write.shape[-1]
-    drive = torch.diag_embed(write.movedim(-3, -1))  # state input token unit
-    drive = pad(drive.movedim(-2, -4).movedim(-1, -2).flatten(-2), (states, 0))
-    entering = torch.eye(states, dtype=write.dtype, device=write.device)
-    entering = pad(entering, (0, steps * inputs)).expand(*A.batch, -1, -1)
-    seen, leaving = continued(A, drive, entering)
-    if before:
-        seen = states_before(entering, seen)
-    reach, local = (read @ seen).flatten(-3, -2).tensor_split([states], dim=-1)
-    carry = replace(A, places=A.places.sum().unsqueeze(0))
-    return Panel(local=local, reach=reach, write=leaving[..., states:], carry=carry)
-
-
 def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, before: bool) -> Panel:
     """The panel of a diagonal plus low rank, as a diagonal system with a feedback loop.
 
@@ -299,40 +281,6 @@ def feedback_panel(A: DiagonalPlusLowRank, write: Tensor, read: Tensor, *, befor
             left=h_from_z.unsqueeze(-3),
             right=by_h.mT.unsqueeze(-3),
         ),
-    )
-
-
-def coordinate_panel(A: Kronecker, write: Tensor, read: Tensor, *, before: bool) -> Panel:
-    """The panel of states that mix alike on every coordinate.
-
-    A write passes one product of the small matrices until it is read. So the map is a sum over
-    pairs of states, each an entry of that product times the reads of one and the writes of the
-    other.
-    """
-    outputs, inputs, dtype = read.shape[-2], write.shape[-1], write.dtype
-    by_token = (A.steps, A.few)
-    small = A.small.to(exact_dtype(dtype, write.device))
-    unit = torch.eye(A.few, dtype=small.dtype, device=small.device).expand_as(small)
-    alone = System(Dense(small), unit, unit, reads_before_update=before)
-    passed = _token_by_token(alone, unit, unit)
-    seen = passed.local.unflatten(-1, by_token).unflatten(-3, by_token).to(dtype)
-    reached = passed.reach.unflatten(-2, by_token).to(dtype)
-    after = passed.write.unflatten(-1, by_token).to(dtype)
-    reads = read.unflatten(-1, (A.few, A.size))  # time output few coordinate
-    writes = write.unflatten(-2, (A.few, A.size))  # time few coordinate input
-    local = write.new_zeros(())
-    for a, b in product(range(A.few), repeat=2):
-        rows, columns = reads[..., a, :].flatten(-3, -2), writes[..., b, :, :].movedim(-2, -3)
-        weights = (rows @ columns.flatten(-2)).unflatten(-1, (-1, inputs))
-        weights = weights.unflatten(-3, (-1, outputs))
-        local = local + seen[..., a, :, b][..., :, None, :, None] * weights
-    reach = torch.einsum("... t o a n, ... t a b -> ... t o b n", reads, reached)
-    sent = torch.einsum("... s b n i, ... a s b -> ... a n s i", writes, after)
-    return Panel(
-        local=local.flatten(-2).flatten(-3, -2),
-        reach=reach.flatten(-2).flatten(-3, -2),
-        write=sent.flatten(-2).flatten(-3, -2),
-        carry=Kronecker(passed.carry.dense(), A.size),
     )
 
 
@@ -394,10 +342,6 @@ def _panel(part: System) -> Panel:
         panel = diagonal_segment(part.A.decay, [write], [Read(read, before)]).panel()
     elif isinstance(part.A, DiagonalPlusLowRank):
         panel = feedback_panel(part.A, write, read, before=before)
-    elif isinstance(part.A, Kronecker):
-        panel = coordinate_panel(part.A, write, read, before=before)
-    elif isinstance(part.A, Shift) and part.A.moves_by_one:
-        panel = delay_panel(part.A, write, read, before=before)
     else:
         panel = _token_by_token(part, write, read)
     D = dense_of(part.feedthrough)
@@ -476,11 +420,8 @@ def _held(system: System, channels: int, size: int) -> int:
     """Numbers in memory at a time while one window of one sequence is folded."""
     A, states = system.A, system.state_size
     inputs, outputs = size * system.input_size, size * system.output_size
-    if isinstance(A, Dense):  # token by token, in double precision
+    if isinstance(A, Dense | Kronecker):  # token by token, in double precision
         return 2 * (size * states**2 + (states + outputs) * (states + inputs)) + states * channels
-    if isinstance(A, Kronecker):  # one map for each pair of states
-        pairs = (2 + A.few**2) * inputs * outputs
-        return pairs + states * (inputs + outputs + channels)
     fed_back = size * A.left.shape[-1] if isinstance(A, DiagonalPlusLowRank) else 0
     held = (inputs + fed_back) * (outputs + fed_back) + states * (inputs + outputs + 2 * fed_back)
     if not fed_back:

@@ -6,17 +6,17 @@ import pytest
 import torch
 
 import dsf
-from dsf.evaluate.scans import Grid, in_scan_order, in_token_order, scanned
+from dsf.evaluate.scans import in_scan_order, in_token_order, scanned
 from dsf.mixers import SelectiveStateSpace
 from dsf.runtime.shapes import ShapeError
 
 STEPS = 12
-GRID = Grid(3, 4)
 FORWARD = torch.arange(STEPS)
+COLUMNS = FORWARD.view(3, 4).mT.flatten()
 SHUFFLED = torch.randperm(STEPS, generator=torch.Generator().manual_seed(5))
 ORDERS = {
     "both ways": (FORWARD, FORWARD.flip(0)),
-    "across a grid": GRID.crossing(),
+    "across a grid": (FORWARD, COLUMNS, FORWARD.flip(0), COLUMNS.flip(0)),
     "anyhow": (SHUFFLED, SHUFFLED.flip(0)),
 }
 
@@ -127,17 +127,6 @@ def test_fewer_channels_and_another_precision(mixers, orders):
     torch.testing.assert_close(single, map.float(), rtol=1e-4, atol=1e-5)
     turned = dsf.attention_map(dsf.systems.algebra.reverse(together))
     torch.testing.assert_close(turned, map.flip(-1, -2))
-
-
-def test_a_map_on_the_grid():
-    grid = Grid(2, 3, apart=(3,))  # a class token in the middle
-    assert grid.by_columns().tolist() == [0, 4, 1, 3, 5, 2, 6]
-    map = torch.arange(49).reshape(7, 7)
-    view = grid.view(map)
-    assert view.shape == (2, 3, 2, 3)
-    assert view[1, 0, 0, 2] == map[4, 2]
-    with pytest.raises(ValueError, match="7 x 7"):
-        grid.view(map[:6, :6])
 
 
 def test_what_is_no_order_and_what_is_no_map_is_refused():
