@@ -25,7 +25,6 @@ import dsf
 from benchmarks import layers
 from benchmarks.page import DOCS
 from dsf import measures
-from dsf.evaluate.compiled import all_trial_results
 from dsf.mixers import Mixer, SoftmaxAttention
 
 Row = dict[str, Any]
@@ -179,8 +178,6 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"Card: {found['card']}. torch {found['torch']}.",
         "",
-        *(f"- {name}: {state}" for name, state in found["kernels"].items()),
-        "",
         "| case | method | ms | ratio | error |",
         "|---|---|---|---|---|",
     ]
@@ -202,7 +199,6 @@ def main(arguments: list[str] | None = None) -> int:
     card = torch.cuda.get_device_name(device)
     print(f"{card}, torch {torch.__version__}")
     found: dict[str, Any] = {"card": card, "torch": torch.__version__, "rows": []}
-    found["kernels"] = all_trial_results(device)
     for name, build in cases("cuda").items():
         if asked.only in name:
             found["rows"] += rows(name, build())

@@ -2,7 +2,6 @@
 
 from dsf.certificates.boxes import locality
 from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.horizons import HeadHorizon, Horizon, horizon
 from dsf.certificates.injectivity import injective, linear_injective, margin
 from dsf.certificates.maps import (
     StoredLayer,
@@ -15,7 +14,14 @@ from dsf.certificates.maps import (
     window_mass,
     zero_sums,
 )
-from dsf.certificates.transitions import decay, decay_box, nonexpansive
+from dsf.certificates.transitions import (
+    HeadHorizon,
+    Horizon,
+    decay,
+    decay_box,
+    horizon,
+    nonexpansive,
+)
 
 __all__ = [
     "Certificate",

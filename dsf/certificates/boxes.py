@@ -9,8 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.certificates.certificate import Certificate, Verdict
-from dsf.certificates.issuing import Proposal, Where, claim, issued, where_conclusive, written
+from dsf.certificates.certificate import (
+    Certificate,
+    Proposal,
+    Verdict,
+    Where,
+    claim,
+    issued,
+    where_conclusive,
+    written,
+)
 
 MAX_BOXES = 2000
 MAX_CORNER_STEPS = 20

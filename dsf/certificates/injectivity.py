@@ -19,9 +19,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dsf.certificates import checker
-from dsf.certificates.certificate import Certificate, Level, Verdict
-from dsf.certificates.issuing import (
+from dsf.certificates.certificate import (
+    Certificate,
+    Level,
     Proposal,
+    Verdict,
     Where,
     certifiable,
     claim,

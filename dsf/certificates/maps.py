@@ -22,8 +22,9 @@ from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from dsf.certificates import checker
-from dsf.certificates.certificate import Certificate, Level
-from dsf.certificates.issuing import (
+from dsf.certificates.certificate import (
+    Certificate,
+    Level,
     Proposal,
     Where,
     as_float,

@@ -1,12 +1,17 @@
 """Trainable layers: projections around one token mixer, ``(batch, time, model)`` to the same."""
 
-from dsf.layers.attention import LinearAttention, NormalisedAttention, SoftmaxAttention
-from dsf.layers.gated_filters import RGLRU, QuasiLSTM
-from dsf.layers.in_line_attention import InLineAttention, LocalResidual
+from dsf.layers.attention import (
+    InLineAttention,
+    LinearAttention,
+    LocalResidual,
+    NormalisedAttention,
+    SoftmaxAttention,
+    ZeroSumAttention,
+    ZeroSumSoftmaxAttention,
+)
 from dsf.layers.layer import Layer, Memory, as_executed
 from dsf.layers.matrix_memories import DeltaNet, GatedLinearAttention, MetaLinearAttention
-from dsf.layers.state_spaces import Mamba, SelectiveStateSpace, StateSpaceDuality
-from dsf.layers.zero_sum import ZeroSumAttention, ZeroSumSoftmaxAttention
+from dsf.layers.recurrent import RGLRU, Mamba, QuasiLSTM, SelectiveStateSpace, StateSpaceDuality
 
 ALL: tuple[type[Layer], ...] = (
     SoftmaxAttention,

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from dsf import mixers
 from dsf.evaluate import respond
-from dsf.layers.gated_filters import ShortFilter
 from dsf.layers.layer import Layer, Memory, divide, draw_weights, merge, split
+from dsf.layers.recurrent import ShortFilter
 
 RANK = 16
 TEMPERATURE = 16

@@ -39,11 +39,7 @@ WIDTH = 16
 DOUBT = 1e-12
 """The probability with which the random columns may be so bad that a bound from above fails."""
 TOGETHER = 1 << 21
-"""Numbers of matrices that are factorised at once: memory of that size is not asked for anew."""
-NEAR_ONE = 1e6
-"""Matrices are scaled whose largest entry is farther from one than by this factor."""
-POWERS = 2
-"""How often at most the image of random columns is taken where all values may be above."""
+"""Numbers of matrices that are formed at once."""
 SHORTEST = math.sqrt(2) * (DOUBT * math.gamma(WIDTH / 2 + 1)) ** (1 / WIDTH)
 """But for the probability ``DOUBT``, ``WIDTH`` normal numbers have at least this length."""
 
@@ -51,80 +47,51 @@ SHORTEST = math.sqrt(2) * (DOUBT * math.gamma(WIDTH / 2 + 1)) ** (1 / WIDTH)
 def numerical_ranks(
     matrices: Shaped[Tensor, "*batch rows columns"], tolerance: float
 ) -> Int[Tensor, "*batch"]:
-    """How many singular values of each matrix are above ``tolerance`` times the largest.
+    """How many singular values of each matrix are above ``tolerance`` times the largest."""
 
-    Only in double precision: rounding of the factors in single precision hides small values.
-    """
-    batch, size = matrices.shape[:-2], min(matrices.shape[-2:])
+    def rank(matrix: Tensor) -> int:
+        if _is_full(matrix, tolerance):
+            return min(matrix.shape)
+        values = torch.linalg.svdvals(matrix)
+        return int((values > tolerance * values[0]).sum())
+
     flat = matrices.detach().reshape(-1, *matrices.shape[-2:])
-    if size < SMALL or matrices.dtype is not torch.float64:
-        found = [_decomposed(each, tolerance) for each in flat]
-    else:
-        parts = flat.split(together(size))
-        found = [rank for part in parts for rank in _factorised(part, tolerance)]
-    return torch.tensor(found, dtype=torch.int64, device=matrices.device).view(batch)
+    found = torch.tensor(list(each_in_parallel(rank, flat.unbind(0))), dtype=torch.int64)
+    return found.to(matrices.device).view(matrices.shape[:-2])
 
 
 def together(size: int) -> int:
     return max(torch.get_num_threads(), TOGETHER // size**2)
 
 
-def _decomposed(matrix: Tensor, tolerance: float) -> int:
-    values = torch.linalg.svdvals(matrix)
-    return int((values > tolerance * values[0]).sum())
+def _is_full(matrix: Tensor, tolerance: float) -> bool:
+    """Whether all singular values are above, as far as the factors of the matrix show it.
 
-
-def _factorised(matrices: Tensor, tolerance: float) -> list[int]:
-    square, largest = _square(matrices)
-    rng = torch.Generator().manual_seed(0)
-    drawn = torch.randn(square.shape[-1], WIDTH, generator=rng).to(square)
-
-    def rank(number: int) -> int:
-        if _is_full(square[number], float(largest[number]), drawn, tolerance):
-            return square.shape[-1]
-        return _decomposed(matrices[number], tolerance)
-
-    return list(each_in_parallel(rank, range(len(square))))
-
-
-def _is_full(matrix: Tensor, largest: float, drawn: Tensor, tolerance: float) -> bool:
-    """Whether all singular values of a square matrix are above, as far as its factors show it."""
+    Only in double precision: rounding of the factors in single precision hides small values.
+    """
+    if min(matrix.shape) < SMALL or matrix.dtype is not torch.float64:
+        return False
+    if matrix.shape[0] != matrix.shape[1]:
+        tall = matrix if matrix.shape[0] > matrix.shape[1] else matrix.mT
+        matrix = torch.linalg.qr(tall, mode="r").R
+    matrix = matrix / matrix.abs().max()  # so that no power of it leaves the range of numbers
     factors, pivots, failed = torch.linalg.lu_factor_ex(matrix)
-    growth = float(_largest(factors))
+    growth = float(factors.abs().max())
     if bool(failed) or not math.isfinite(growth):
         return False
-    rounded = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * growth / largest
-    # With B the inverse and random columns Ω, |B (BᵀB)ᵠ Ω| is at least |B|²ᵠ⁺¹ times the length of
-    # as many normal numbers as Ω has columns.
-    size, images = float(torch.linalg.matrix_norm(matrix)), drawn
-    for power in range(POWERS):
-        for adjoint in (True, False) if power else (False,):
+    rounded = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * growth
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randn(matrix.shape[-1], WIDTH, generator=rng).to(matrix)
+    # With B the inverse and random columns Ω, |B Ω| is at least |B|, and |B Bᵀ B Ω| at least |B|³,
+    # times the length of as many normal numbers as Ω has columns.
+    size = float(torch.linalg.matrix_norm(matrix)) * (tolerance + rounded)
+    for power, sides in ((1, (False,)), (3, (True, False))):
+        for adjoint in sides:
             images = torch.linalg.lu_solve(factors, pivots, images, adjoint=adjoint)
         length = float(torch.linalg.matrix_norm(images)) / SHORTEST
-        if length ** (1 / (2 * power + 1)) * (tolerance + rounded) * size < 1:
+        if length ** (1 / power) * size < 1:
             return True
     return False
-
-
-def _square(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Square matrices with the same singular values but for a factor, and their largest entries.
-
-    They lie column by column, as the factorisation needs them. Only those of entries so large or so
-    small that powers of them leave the range of numbers are scaled, since that takes a copy.
-    """
-    rows, columns = matrices.shape[-2:]
-    if rows != columns:
-        tall = matrices if rows > columns else matrices.mT
-        matrices = torch.linalg.qr(tall, mode="r").R
-    largest = _largest(matrices)
-    if not bool(((largest > 1 / NEAR_ONE) & (largest < NEAR_ONE)).all()):
-        matrices, largest = matrices / largest[..., None, None], torch.ones_like(largest)
-    return matrices.mT if matrices.is_contiguous() else matrices, largest
-
-
-def _largest(matrices: Tensor) -> Tensor:
-    axes = (-2, -1)
-    return torch.maximum(matrices.amax(dim=axes), -matrices.amin(dim=axes))
 
 
 TOLERANCE = 1e-10

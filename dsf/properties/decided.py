@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dsf import certificates as certify
 from dsf.certificates import Certificate, Level, Verdict
+from dsf.certificates.certificate import INPUT, Destination, Where
 from dsf.certificates.checker import Accepted
-from dsf.certificates.issuing import INPUT, Destination, Where
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.mixers import DeltaNet, GatedDeltaNet, LinearAttention, SoftmaxAttention

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dsf.certificates import checker
-from dsf.certificates.issuing import INPUT
+from dsf.certificates.certificate import INPUT
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import Table

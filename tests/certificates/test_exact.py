@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsf.certificates import injectivity as exact
-from dsf.certificates.issuing import stored
+from dsf.certificates.certificate import stored
 
 matrices = st.integers(1, 5).flatmap(
     lambda width: st.lists(

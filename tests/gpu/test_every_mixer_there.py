@@ -10,7 +10,6 @@ from torch.testing import assert_close
 import dsf
 from dsf import measures
 from dsf.evaluate import compiled as cuda
-from dsf.evaluate.compiled import NAMES, forget_trials, trial_result
 from dsf.systems.composite import ExplicitMap
 from tests.measures.test_every_fold import FOLDS, SIGNED
 from tests.mixers.mixer_fields import draw, tensors
@@ -114,13 +113,3 @@ def test_kernels_in_single_precision(mixer, monkeypatch):
     for name, each in work.items():
         plain = each()
         assert (found[name] - plain).abs().max() <= SINGLE * plain.abs().max(), name
-
-
-def test_every_kernel_passes_its_trial_on_this_card():
-    pytest.importorskip("triton", reason="triton is not installed")
-    from dsf.evaluate.compiled import all_trial_results
-
-    forget_trials()
-    device = torch.device(THERE, torch.cuda.current_device())
-    assert all_trial_results(device) == dict.fromkeys(NAMES, "active")
-    assert trial_result(NAMES[0], device) == "active"

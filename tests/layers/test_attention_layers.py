@@ -5,8 +5,8 @@ import torch
 
 import dsf
 from dsf import layers
+from dsf.layers.attention import rotated
 from dsf.layers.layer import merge, split
-from dsf.layers.zero_sum import rotated
 from dsf.runtime.shapes import ShapeError
 from tests.layers.attention_cases import CASES
 from tests.layers.test_every_layer import EXACT, assert_close, by_its_map, decoded

@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf import layers
-from dsf.layers.gated_filters import ShortFilter
+from dsf.layers.recurrent import ShortFilter
 from dsf.runtime.shapes import ShapeError
 
 REVERSED = partial(layers.QuasiLSTM, transition="reversed")

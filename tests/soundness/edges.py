@@ -17,7 +17,7 @@ import mpmath
 import torch
 
 from dsf.certificates import checker
-from dsf.certificates.issuing import written
+from dsf.certificates.certificate import written
 from tests.soundness import oracle
 from tests.soundness.files import Bent, File, canonical, identity
 

@@ -48,7 +48,7 @@ from dsf.inspection.families.shared import (
     unit_length,
 )
 from dsf.inspection.whole.stages import Chain, Scale, secant
-from dsf.layers.zero_sum import rotated
+from dsf.layers.attention import rotated
 from dsf.mixers import (
     HGRN,
     HGRN2,

@@ -22,6 +22,7 @@ ON = ("", "1", "on", "true", "yes")
 WORTH = 2**20
 
 CUDA = "cuda"
+CAPABILITY = (8, 0)  # of the oldest devices for which the kernels are checked
 NUMBERS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -35,7 +36,10 @@ def why_off_on_cuda() -> str:
     off = _switched_off()
     if off or not _is_installed("triton"):
         return off or "triton is not installed"
-    return "" if torch.cuda.is_available() else "no CUDA device"
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    found = torch.cuda.get_device_capability()
+    return "" if found >= CAPABILITY else f"the device has capability {found}, below {CAPABILITY}"
 
 
 def _switched_off() -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsf.evaluate import compiled as cuda
-from dsf.evaluate.compiled import Draw, compiled
+from dsf.evaluate.compiled import compiled
+from tests.systems.kernels.draws import BATCH, Draw
 
 INTERPRETED = Path(__file__).with_name("test_triton_interpreted.py")
 
@@ -31,4 +31,4 @@ def test_what_is_on_a_processor_meets_no_kernel(monkeypatch):
     monkeypatch.setattr("dsf.evaluate.compiled.answered_on_cuda", lambda *_: 1 / 0)
     draw = Draw(torch.device("cpu"))
     system = draw.system("scalar", states=5, steps=40, before=False)
-    compiled(system, draw.normal(*cuda.BATCH, 40, 1, 1))
+    compiled(system, draw.normal(*BATCH, 40, 1, 1))

@@ -13,6 +13,7 @@ import torch
 
 from dsf.evaluate import compiled as cuda
 from dsf.evaluate.loops import RowBuffer, channels_of
+from tests.systems.kernels import draws
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [
@@ -85,9 +86,9 @@ def fits(launched, generation, folder):
 
 
 def drawn(structure, states, channels, before):
-    draw = cuda.Draw(torch.device("cpu"))
-    system = draw.system(structure, states=states, steps=cuda.LONG, before=before)
-    return system, draw.normal(*cuda.BATCH, cuda.LONG, 1, channels)
+    draw = draws.Draw(torch.device("cpu"))
+    system = draw.system(structure, states=states, steps=draws.LONG, before=before)
+    return system, draw.normal(*draws.BATCH, draws.LONG, 1, channels)
 
 
 def of_a_response(structure, states, channels, before, monkeypatch):
@@ -99,7 +100,7 @@ def of_a_response(structure, states, channels, before, monkeypatch):
 
 def of_a_map(structure, states, before, monkeypatch):
     system, _ = drawn(structure, states, 1, before)
-    borders = cuda.BORDERS[:2]
+    borders = draws.BORDERS[:2]
     return launches(monkeypatch, lambda: list(cuda.rows_on_cuda(system, borders, RowBuffer())))
 
 

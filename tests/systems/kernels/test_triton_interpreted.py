@@ -11,12 +11,12 @@ import torch
 
 import dsf
 from dsf.evaluate import compiled as cuda
-from dsf.evaluate import compiled as trial_results
-from dsf.evaluate.compiled import Draw, stored_parts
+from dsf.evaluate.compiled import stored_parts
 from dsf.evaluate.loops import RowBuffer, channels_of
 from dsf.evaluate.windows import forward_rows
 from dsf.systems import kernels as availability
 from tests.drawn import Drawer
+from tests.systems.kernels.draws import BATCH, Draw
 from tests.systems.kernels.test_same_numbers import (
     DECAYS,
     STRUCTURES,
@@ -29,7 +29,7 @@ HERE = torch.device("cpu")
 
 
 def answered(system, signal):
-    """By the kernel, without its trial."""
+    """By the kernel."""
     channels = channels_of(system, signal)
     if channels is not None:
         return cuda.scanned(channels)
@@ -90,44 +90,14 @@ def test_channels_in_either_order_of_memory():
         assert torch.equal(one, other)
 
 
-@pytest.fixture
-def _as_on_a_card(monkeypatch):
+@pytest.mark.parametrize("structure", ["scalar", "diagonal", "scalar delta", "sampled"])
+def test_what_is_on_a_card_meets_the_kernels(structure, monkeypatch):
     """The interpreter's tensors are taken for a card's."""
-    trial_results.forget_trials()
     monkeypatch.setattr(availability, "CUDA", "cpu")
     monkeypatch.setattr(availability, "why_off_on_cuda", lambda: "")
-    monkeypatch.setattr(cuda, "BATCH", (1, 2))
     monkeypatch.setattr(cuda, "WORTH", 0)
-    yield
-    trial_results.forget_trials()
-
-
-@pytest.mark.usefixtures("_as_on_a_card")
-@pytest.mark.parametrize("structure", ["scalar", "diagonal", "scalar delta", "sampled"])
-def test_the_kernels_pass_their_trials(structure):
     draw = Draw(HERE)
     system = draw.system(structure, states=5, steps=40, before=False)
-    assert cuda.answered_on_cuda(system, draw.normal(*cuda.BATCH, 40, 1, 1)) is not None
+    assert cuda.answered_on_cuda(system, draw.normal(*BATCH, 40, 1, 1)) is not None
     if "delta" not in structure:
         assert cuda.writes_on_cuda(system, stored_parts(system), work=1)
-
-
-@pytest.mark.usefixtures("_as_on_a_card")
-def test_a_wrong_kernel_is_caught(monkeypatch):
-    """At a border: one chunk boundary later than the first, one head, one part in ten thousand."""
-    from dsf.systems.kernels import cuda as memories
-
-    right = memories.recall
-
-    def wrong(*parts, before):
-        response, leaving = right(*parts, before=before)
-        response[-1, 64:] *= 1 + 1e-4
-        return response, leaving
-
-    monkeypatch.setattr(memories, "recall", wrong)
-    draw = Draw(HERE)
-    system = draw.system("scalar", states=5, steps=40, before=False)
-    signal = draw.normal(*cuda.BATCH, 40, 1, 1)
-    with pytest.warns(RuntimeWarning, match="matrix memories"):
-        assert cuda.answered_on_cuda(system, signal) is None
-    assert cuda.answered_on_cuda(system, signal) is None  # and warns no more

@@ -1,15 +1,185 @@
-"""Layers of selective state spaces: the scan S6, Mamba around it, and state-space duality."""
+"""Layers of gates and of selective state spaces, on values after a short causal convolution.
+
+The short causal convolution before many mixers, and layers of gates on what it returns.
+
+Layers of selective state spaces: the scan S6, Mamba around it, and state-space duality.
+"""
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.functional import gelu
 
 from dsf import mixers
-from dsf.layers.gated_filters import ShortFilter
-from dsf.layers.layer import Layer, Memory, divide
+from dsf.layers.layer import Layer, Memory, divide, draw_weights
+
+
+class ShortFilter(nn.Conv1d):
+    """A causal convolution of every channel: ``y_t = Σ_k weight[K-1-k] x_{t-k}``.
+
+    Args:
+        channels: the number of channels, each with its own taps.
+        width: K, the number of taps: the current token and ``width - 1`` before it.
+        bias: whether a trained constant is added for every channel.
+
+    Raises:
+        ValueError: if ``width`` is below 1.
+    """
+
+    def __init__(self, channels: int, width: int, *, bias: bool) -> None:
+        if width < 1:
+            raise ValueError(
+                f"ShortFilter: 'width' must be at least 1, the current token, but it is {width}. "
+                f"Pass None to the layer for no convolution."
+            )
+        super().__init__(channels, channels, width, groups=channels, bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "*batch time channel"], memory: Memory | None = None
+    ) -> Float[Tensor, "*batch time channel"]:
+        """Convolve ``x``, preceded by the ``tail`` in ``memory``, which becomes that of ``x``."""
+        earlier = self.kernel_size[0] - 1
+        tail = None if memory is None else memory.get("tail")
+        if tail is None:
+            tail = x.new_zeros(*x.shape[:-2], earlier, x.shape[-1])
+        seen = torch.cat([tail, x], dim=-2)
+        if memory is not None:
+            memory["tail"] = seen[..., seen.shape[-2] - earlier :, :]
+        return super().forward(seen.mT).mT
+
+
+class GatedFilter(Layer):
+    """Convolved values, twice as wide as the model, with gates, and a GELU output gate.
+
+    Subclasses add their parameters, then call ``reset_parameters``.
+    """
+
+    def __init__(self, model_size: int, *, gates: int, filter_width: int) -> None:
+        super().__init__()
+        divide(type(self).__name__, heads=1, model_size=model_size)
+        width = 2 * model_size
+        self.gate = nn.Linear(model_size, width, bias=False)
+        self.value = nn.Linear(model_size, width, bias=False)
+        self.filter = ShortFilter(width, filter_width, bias=True)
+        self.gates = nn.Linear(width, gates * width)
+        self.out = nn.Linear(width, model_size, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 1 / inputs), biases zero."""
+        for linear in (self.gate, self.value, self.gates, self.out):
+            draw_weights(linear, linear.in_features**-0.5)
+        self.filter.reset_parameters()
+
+    def finish(
+        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
+    ) -> Float[Tensor, "batch time model"]:
+        return self.out(gelu(self.gate(x)) * mixed[..., 0, 0].mT)
+
+
+class QuasiLSTM(GatedFilter):
+    """Convolved values with three gates, twice as wide as the model, and a GELU output gate.
+
+    With ``d = model_size`` and a convolution of 4 taps it has ``18 d^2 + 16 d`` parameters, and one
+    more for the exponent of the reversed transition.
+
+    Args:
+        model_size: d.
+        transition: the decay of the state, with the logit f of the forget gate. ``"sigmoid"``:
+            σ(f). ``"reversed"``: σ(-f)^relu(α) with a trained α, initially 1; the decay of S6 in
+            the form exp(-α softplus(f)).
+        filter_width: taps of the short convolution.
+
+    Raises:
+        ValueError: if ``transition`` is neither ``"sigmoid"`` nor ``"reversed"``.
+
+    Source: Sieber et al. 2024, arXiv:2405.15731.
+    """
+
+    def __init__(
+        self,
+        model_size: int,
+        *,
+        transition: Literal["sigmoid", "reversed"] = "sigmoid",
+        filter_width: int = 4,
+    ) -> None:
+        if transition not in ("sigmoid", "reversed"):
+            raise ValueError(
+                f"QuasiLSTM: 'transition' must be 'sigmoid' or 'reversed', but it is "
+                f"{transition!r}."
+            )
+        super().__init__(model_size, gates=3, filter_width=filter_width)
+        self.exponent = nn.Parameter(torch.ones(())) if transition == "reversed" else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 1 / inputs), biases zero, an exponent of one."""
+        super().reset_parameters()
+        if self.exponent is not None:
+            nn.init.ones_(self.exponent)
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.QuasiLSTM:
+        value = self.filter(self.value(x), memory)
+        forget, write, read = self.gates(value).chunk(3, dim=-1)
+        return mixers.QuasiLSTM(
+            value=value, forget=self._kept(forget), input=write.sigmoid(), output=read.sigmoid()
+        )
+
+    def _kept(self, logit: Tensor) -> Tensor:
+        if self.exponent is None:
+            return logit.sigmoid()
+        return (self.exponent.relu() * functional.logsigmoid(-logit)).exp()
+
+
+SHARPNESS = 8
+
+
+class RGLRU(GatedFilter):
+    """RG-LRU on convolved values, twice as wide as the model, with a GELU output gate.
+
+    The decay is ``exp(-8 softplus(p) σ(x W_r + b_r))``, the input gate ``σ(x W_i + b_i)``, for
+    convolved values x. With ``d = model_size`` and a convolution of 4 taps there are
+    ``14 d^2 + 16 d`` parameters.
+
+    Nothing is added under the root of ``1 - a^2``; the layers this one follows add 1e-6 there.
+
+    Args:
+        model_size: d.
+        filter_width: taps of the short convolution.
+
+    Source: De et al. 2024, arXiv:2402.19427; this parametrisation: Sieber et al. 2024,
+    arXiv:2405.15731.
+    """
+
+    def __init__(self, model_size: int, *, filter_width: int = 4) -> None:
+        super().__init__(model_size, gates=2, filter_width=filter_width)
+        self.rate = nn.Parameter(torch.empty(2 * model_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights from N(0, 1 / inputs), zero biases, decays of 0.9 to 0.999 for a gate of one."""
+        super().reset_parameters()
+        rates = torch.linspace(0.001, 0.1, len(self.rate)).expm1().log()
+        slowest, fastest = -9.0, -4.323
+        share = (rates - rates[0]) / (rates[-1] - rates[0])
+        with torch.no_grad():
+            self.rate.copy_(slowest + share * (fastest - slowest))
+
+    def mixer(
+        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+    ) -> mixers.RGLRU:
+        value = self.filter(self.value(x), memory)
+        decay, write = self.gates(value).sigmoid().chunk(2, dim=-1)
+        return mixers.RGLRU(
+            value=value,
+            decay=(-SHARPNESS * functional.softplus(self.rate) * decay).exp(),
+            input_gate=write,
+        )
 
 
 def step_bias(size: int) -> Float[Tensor, " size"]:
