@@ -1,9 +1,4 @@
-"""Checked statements as data, and how a proposed one is written and returned once it is accepted.
-
-A checked statement as data: claim, verdict, level, bound, observed, witness, method.
-
-Certificates from proposed verdicts: written to a file and returned only once it is accepted.
-"""
+"""Checked statements as data: proposed, written, and returned once the checker accepts them."""
 
 import hashlib
 import math

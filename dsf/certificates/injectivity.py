@@ -1,10 +1,4 @@
-"""Certificates on injectivity: whether different queries get different rows of weights.
-
-- ``independent_rows``, ``null_vector``: exact linear algebra on integers.
-- ``margin``: a lower bound on the smallest singular value of the keys with a column of ones.
-- ``linear_injective``: normalised linear attention is not injective; the witness is two queries.
-- ``injective``: softmax rows are injective exactly when ``[keys, 1]`` has full column rank.
-"""
+"""Certificates on injectivity: whether different queries get different rows of weights."""
 
 from dataclasses import replace
 from fractions import Fraction

@@ -1,9 +1,5 @@
 """Certificates on the weights of a map, stored or formed of stored numbers.
 
-- ``row_sums``, ``zero_sums``, ``nonnegative``, ``causal``, ``window_mass``: rows of one map.
-- ``same_map``: the distance of two maps; ``equivalent`` is the same for two systems, and
-  ``reduction_error`` for a reduced system and the bound it was given.
-
 A system, or a ``StoredLayer`` with its weights and input, means the map that its formula defines
 for the stored numbers, in exact arithmetic: what was rounded while a system was formed, or in the
 run of a model, is not part of it.

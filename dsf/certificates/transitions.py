@@ -1,17 +1,10 @@
 """Certificates on state transitions: steps that do not expand, bounds on decays, and horizons.
 
-Certificates on state transitions: delta steps that do not expand, and bounds on decays.
-
-How many last tokens determine the state, to a relative error, whatever came before them.
-
-The states of two runs that agree on the tokens t - W + 1 ... t differ after token t by
-``Phi(t, t - W)`` times their difference after token t - W, with Phi the product of the W
-transitions between. The horizon is the least W with a norm of at most eps for every t of this run.
-
-The width is found in float64, with a bound on all rounding, and decided by the checker: from sums
-of logarithms of diagonal transitions, from products of others in exact arithmetic. Sequences that
-take more work than the checker allows stay argued; where each step of a delta rule is certified not
-to expand, its decays alone give a horizon, perhaps a longer one, that the checker accepts.
+The horizon is how many last tokens determine the state, to a relative error, whatever came before
+them. The states of two runs that agree on the tokens t - W + 1 ... t differ after token t by the
+product of the W transitions between times their difference after token t - W. The width is found in
+float64, with a bound on all rounding, and decided by the checker: from sums of logarithms of
+diagonal transitions, from products of others in exact arithmetic.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,4 @@
-"""Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support.
-
-- ``compiled``, ``row_loops``: the choice of a loop of :mod:`dsf.evaluate.loops`, or of a kernel.
-- ``scanned``: selective state spaces by the scan of :mod:`dsf.systems.kernels.cuda`.
-- ``recalled``: matrix memories and delta rules by :mod:`dsf.systems.kernels.cuda`.
-"""
+"""Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,16 +1,5 @@
 """Responses and map rows by compiled CPU loops, which take plain arrays.
 
-- ``memory_response``: matrix memories, with one decay a token, one a state, or a delta rule.
-- ``modes_response``: time-invariant complex diagonals that take the real part, such as S4D.
-- ``complex_response``: time-invariant complex states and real signals: S4, S5, the linear
-  recurrent unit. The drive of a block of tokens is one product of matrices, a loop takes the states
-  through the block, and the response is another product.
-- ``channels_of``: the channels of a selective state space (Mamba), each with its own diagonal.
-- ``head_rows``: systems with one scalar decay a token, grouped by equal reads and writes. An entry
-  of their map is ``(read_i . write_j) step_j`` times the decays between, so the products of reads
-  and writes are computed once for all heads that share them.
-- ``diagonal_rows``: systems with a decay for every state, stored or lazily sampled.
-
 The loops write rows of a map into memory of their caller: new for each block, reused, or the map's.
 """
 

@@ -1,9 +1,4 @@
-"""Peak memory of maps, row folds and responses, computed from sizes before they start.
-
-``free_memory`` asks the operating system or the CUDA device. ``check_room`` refuses a tensor and
-``check_plan`` an operation that would take more than half of it. The functions ``..._bytes`` count
-the peak memory of one operation each.
-"""
+"""Peak memory of maps, row folds and responses, computed from sizes before they start."""
 
 import os
 from collections.abc import Iterator

@@ -1,11 +1,4 @@
-"""Layers of attention: softmax, linear, normalised, zero-sum and InLine.
-
-Layers of attention: softmax, linear, and divided by a number from the query's token.
-
-Layers of zero-sum attention: by one logit for every token, in a scan, and by scores of pairs.
-
-The layer of InLine attention, and the convolution on a grid of tokens that it may add.
-"""
+"""Layers of attention: softmax, linear, normalised, zero-sum and InLine."""
 
 from collections.abc import Callable
 from dataclasses import replace

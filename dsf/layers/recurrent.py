@@ -1,9 +1,4 @@
-"""Layers of gates and of selective state spaces, on values after a short causal convolution.
-
-The short causal convolution before many mixers, and layers of gates on what it returns.
-
-Layers of selective state spaces: the scan S6, Mamba around it, and state-space duality.
-"""
+"""Layers of gates and of selective state spaces, on values after a short causal convolution."""
 
 import math
 from typing import Literal

@@ -1,11 +1,6 @@
 """Reductions of a map, written once as folds over blocks of rows.
 
-They take a matrix, a system whose map never fits, or the blocks themselves. Most measures are
-computed from row reductions, one number for every row.
-
-``RowReduction`` defines what is computed of a row. ``Requested`` records which reductions a measure
-needs, and ``Reduced`` holds the results of a pass over a map. ``Collected`` reduces whole rows, for
-any map: by compiled loops or, with gradients, torch.
+They take a matrix, a system whose map never fits, or the blocks themselves.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -2,12 +2,8 @@
 
 The block at token t, ``map[t+1:, :t+1]``, maps the signals up to t to the responses after t. Its
 rank is the number of states that any system with this map needs there, and its singular values do
-not depend on state coordinates.
-
-How many singular values are above a threshold is mostly found without computing them: one
-factorisation M = P L U applies the inverse to many columns cheaply, and the largest singular
-values of the inverse are the reciprocals of the smallest of M. Where all are above, the image of a
-few random columns shows it; elsewhere the singular values are computed.
+not depend on state coordinates. Where all of them are above a threshold, the image of a few random
+columns under the inverse shows it; elsewhere they are computed.
 
 Source: Halko, Martinsson & Tropp 2011, arXiv:0909.4061, for the random columns.
 """

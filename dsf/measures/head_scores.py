@@ -1,10 +1,7 @@
 """What a head looks at: the token before it, earlier copies, what followed them, the first token.
 
-The scores suit maps with negative entries: they are shares of each row's absolute weight, or with
-``net`` its signed part, so that a head that reads the token before it with a negative weight has
-the score 1 and the net score -1. Rows without a candidate (no earlier copy, no token before) and
-rows of zeros are left out; a map without any other row has the score ``nan``, as has one with a
-weight that is ``nan`` in a row that counts.
+The scores are shares of each row's absolute weight, or with ``net`` its signed part. Rows without a
+candidate and rows of zeros are left out; a map without any other row has the score ``nan``.
 
 Source of the names: Elhage et al. 2021, "A mathematical framework for transformer circuits" and
 Olsson et al. 2022, "In-context learning and induction heads", for weights of softmax attention.

@@ -1,12 +1,6 @@
 """Token mixers that are not one causal system: maps given by their rows, and sums of systems.
 
-Rows of attention maps are computed on demand from query-key scores:
-
-- ``PairRows``: the base class, with scores ``scale q_i.k_j`` and lags.
-- ``ExponentialRows``: rows that are a softmax of logits; ``SoftmaxRows`` is softmax attention with
-  optional bias, soft cap, sink and decays.
-- ``cache_system``: a causal map as a system that stores every token in a state, so that its map is
-  the rows of C; ``kept_rows`` finds them again.
+Rows of attention maps are computed on demand from query-key scores.
 """
 
 from abc import abstractmethod

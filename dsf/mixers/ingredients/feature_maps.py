@@ -1,9 +1,4 @@
-"""Feature maps of linear attention, and finite-dimensional approximations of ``exp(q.k)``.
-
-Elementwise maps (``elu_plus_one``, ``relu``, ...) and squares come first; ``Monomials`` is the
-truncated exponential series, with ``series_error`` its error bound; ``random_features`` are
-positive.
-"""
+"""Feature maps of linear attention, and finite-dimensional approximations of ``exp(q.k)``."""
 
 import math
 from collections.abc import Callable

@@ -1,8 +1,4 @@
-"""Building blocks of matrix-valued memories: sums over the past, delta rules, slots.
-
-``accumulator`` and ``total_in_reach`` are for linear attention without decay, ``delta_rule`` for
-the delta-rule family, ``read_from`` and ``slot_system`` for attention to a fixed number of slots.
-"""
+"""Building blocks of matrix-valued memories: sums over the past, delta rules, slots."""
 
 from collections.abc import Callable
 

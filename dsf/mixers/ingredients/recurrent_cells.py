@@ -1,11 +1,4 @@
-"""Building blocks of recurrent networks: activations, cell weights, and per-channel systems.
-
-- ``Activation``, ``TANH``, ``RELU``: a function with its secant and its slope.
-- ``read_cell``: the weights of one layer of a torch LSTM, GRU or RNN.
-- ``with_one``, ``to_states``: the ports and the outputs of a layer along its trajectory.
-- ``channel_systems``, ``running_maximum``, ``before``: helpers for gated recurrences.
-- ``one_state``: whether the parts of a state with a running maximum are complete.
-"""
+"""Building blocks of recurrent networks: activations, cell weights, and per-channel systems."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

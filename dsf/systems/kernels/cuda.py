@@ -1,22 +1,8 @@
-"""CUDA kernels in Triton on plain tensors in single precision.
+"""CUDA kernels in Triton on plain tensors in single precision: maps, memories, selective scans.
 
 Products of decays and states are in double precision; matrix products are in full single precision
-(no TF32). This file imports triton, so it is imported only where it is used.
-
-``write_map``: maps in tiles of 64 x 64 entries. Off the diagonal an entry is a read times the
-decays from the start of its tile, a write times the decays to the end of its tile, and the decays
-of the whole tiles between. All three are running products, so decays of zero or near zero lose no
-accuracy.
-
-``recall``: matrix-valued memories, chunk by chunk, as in :mod:`dsf.systems.kernels.memories`. The
-maps of all chunks are computed at once; then one program for every head and block of columns runs
-over the chunks, with its memory in registers in double precision.
-
-``selective_scan``: the scan of a selective state space (Mamba), with states in registers only.
-
-    h_t = exp(step_t pole) h_{t-1} + step_t write_t u_t        y_t = read_t . h_t + skip u_t
-
-A program processes some channels of one sequence over all tokens.
+(no TF32). All products of decays run forward, so decays of zero or near zero lose no accuracy. This
+file imports triton, so it is imported only where it is used.
 """
 
 from typing import Any, no_type_check

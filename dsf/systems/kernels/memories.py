@@ -1,11 +1,4 @@
-"""Matrix-valued memories on the CPU, chunk by chunk: linear attention and delta rules.
-
-- ``add_product``, ``add_triangle``, ``solve_unit_triangle``: small matrix products and solves.
-- ``scalar_chunks``: chunks with one decay a token, heads one after the other.
-- ``diagonal_chunks``: the same with a decay for every state.
-- ``Memories``, ``recall``: the coefficients as tensors, and the entry that cuts heads over threads
-  and tokens into chunks.
-"""
+"""Matrix-valued memories on the CPU, chunk by chunk: linear attention and delta rules."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any

@@ -1,21 +1,9 @@
 """What compiled loops are made of: exponentials, and SIMD vectors and pointers as types of numba.
 
-- ``chosen``: a conditional value without a branch. Without calls and branches, loops vectorise.
-- ``factor_of`` (single precision), ``power_of_two`` (double precision): 2^x.
-- ``log_of``: the natural logarithm.
-- ``Vector``: the numbers of one SIMD register, with ``+``, ``-``, ``*`` lane by lane, ``total``,
-  ``in_first`` and constructors of constants.
-- ``pointers``: the memory of arrays without their lengths; ``ahead`` moves a pointer, and indices
-  read and write single numbers.
-- ``load``, ``load_double``, ``spread``, ``store``: between memory and vectors; ``store_past`` and
-  ``arrived`` are streaming stores and their fence.
-
 Operations on four numbers or vectors are unrolled: a processor looks only a few dozen instructions
 ahead for independent ones, so the same operation on all four has to come before the next operation.
-
-Rows of maps are written with streaming (non-temporal) stores, which bypass the caches. An ordinary
-store first loads the cache line that it overwrites, which takes as long as writing it; and a map is
-rarely read before it is complete.
+Rows of maps are written with streaming stores, which bypass the caches: an ordinary store first
+loads the cache line that it overwrites, which takes as long as writing it.
 """
 
 import operator

@@ -1,22 +1,14 @@
 """Maps with one scalar decay a token, by tiles: rows, and reductions of rows.
 
-Tokens are cut into tiles. An entry is ``score x reach x gap x factor``, where ``reach`` is the
-product of decays from the row (query) back to the start of its tile, ``gap`` that over the tiles
-between, and ``factor`` that from the column (key) to the end of its tile. Decays are only
-multiplied, in float64, so decays of zero or near zero lose no accuracy.
+An entry is ``score x reach x gap x factor``: ``reach`` is the product of decays from the row
+(query) back to the start of its tile, ``gap`` that over the tiles between, and ``factor`` that from
+the column (key) to the end of its tile. Decays are only multiplied, in float64, so decays of zero
+or near zero lose no accuracy. For reductions the scores of the 64 rows of a tile are contiguous for
+every column, so that the inner loops run over rows; ``parts`` are three planes of them: absolute
+values, those times their logarithms, and absolute values of the negative scores.
 
-For reductions the scores of the 64 rows of a tile are contiguous for every column, so that the
-inner loops run over rows and need no horizontal sums. ``parts`` are three planes of them, flat:
-absolute values, those times their logarithms, and absolute values of the negative scores.
-``statistics`` holds every kind of sum (the constants below) for the rows of every head. In the
-diagonal tile the queries (rows) and the keys (columns) are the same tokens, so the decays differ
-from entry to entry. Rows are truncated: bounds on all tiles before a tile say how many of them are
-needed.
-
-``sum_entries`` reduces rows of any map that are in memory, all in one pass. Extremes are found
-among numbers as integers of the same order. Comparisons of floating-point numbers must not be
-reordered, since one of them may be nan: a loop that keeps the largest is not vectorised, nor is
-anything else in it. With integers all of it is.
+``sum_entries`` reduces rows of any map that are in memory. Extremes are found among integers of the
+same order: comparisons of numbers that may be nan would keep the loop from being vectorised.
 """
 
 import math

@@ -2,13 +2,9 @@
 
     h_t = exp(step_t pole) h_{t-1} + step_t write_t u_t        y_t = read_t . h_t + skip u_t
 
-for many channels with one diagonal each, which share ``write`` and ``read``. Channels are processed
-in blocks, so that the states of a block stay in the cache over time.
-
-In single precision a decay close to one is applied as ``state + (2^x - 1) state``, and the rounding
-error of each update is carried to the next (compensated summation), so that slow states keep their
-digits. ``slow_update`` is for exponents x = log2(decay) from ``FASTEST`` to 0, by the square of the
-factor for half the exponent; ``any_update`` is for all exponents.
+Channels are processed in blocks, so that the states of a block stay in the cache over time. In
+single precision a decay close to one is applied as ``state + (2^x - 1) state``, and the rounding
+error of each update is carried to the next, so that slow states keep their digits.
 """
 
 import numpy as np

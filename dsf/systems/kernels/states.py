@@ -1,17 +1,8 @@
 """Recurrences of states on the CPU, one token after the other, in double precision.
 
-``scan_states``: uncoupled states, each with its own decay at every token.
-
-``modes_response``: a time-invariant complex diagonal with one port, such as S4D, channel by
-channel, with the modes (complex states) of a channel in registers over time:
-
-    g_t = decay g_{t-1} + u_t        y_t = Re(weight . g_t) + skip u_t
-
-``scan_complex``: the states alone, with or without a term of rank one (S4, S5, the linear recurrent
-unit, and S4D where it starts from a state):
-
-    h_t = decay h_{t-1} + left (right . h_{t-1}) + drive_t
-
+``scan_states``: uncoupled states, each with its own decay at every token. ``modes_response``: a
+time-invariant complex diagonal with one port, such as S4D, with the modes of a channel in registers
+over time. ``scan_complex``: complex states alone, with or without a term of rank one (S4, S5, LRU).
 Slowly decaying states would accumulate rounding errors of single precision over many tokens.
 """
 
