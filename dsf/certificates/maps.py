@@ -100,9 +100,13 @@ class StoredLayer:
         return found
 
 
+def _midpoint(map: System | StoredLayer) -> Tensor:
+    return map.map() if isinstance(map, StoredLayer) else attention_map(map, enclosed=True).midpoint
+
+
 def _of_formed(
     name: str,
-    formed: StoredLayer | Mapping[str, System],
+    formed: StoredLayer | System | Mapping[str, System],
     parameters: Mapping[str, Any],
     observed: float,
     witnesses: Sequence[Mapping[str, Any]],
@@ -112,7 +116,7 @@ def _of_formed(
     """The verdict of the enclosed map first; others if the checker refuses it."""
     if isinstance(formed, StoredLayer):
         proposal = Proposal(
-            name=f"{formed.kind}_{name}",
+            name=f"{formed.kind}_{name.removeprefix('system_')}",
             tensors=formed.parts,
             method="every number of the layer enclosed, from its stored weights and its stored "
             "input",
@@ -123,7 +127,8 @@ def _of_formed(
     else:
         tensors: dict[str, Tensor] = {}
         reads = {}
-        for prefix, system in formed.items():
+        systems = {"": formed} if isinstance(formed, System) else formed
+        for prefix, system in systems.items():
             tensors |= {prefix + role: part for role, part in _coefficients(system).items()}
             reads[prefix + "read"] = "before" if system.reads_before_update else "after"
         proposal = Proposal(
@@ -249,20 +254,12 @@ def row_sums(
             f"0, but they are {target} and {tolerance}."
         )
     parameters = {"target": written(target), "tolerance": written(tolerance)}
-    if isinstance(map, System):
-        away = (attention_map(map, enclosed=True).midpoint.sum(dim=-1) - float(target)).abs()
+    if isinstance(map, System | StoredLayer):
+        away = (_midpoint(map).sum(dim=-1) - float(target)).abs()
         row, most = int(away.argmax()), float(away.max())
-        refuted, formed = most > float(tolerance), {"": map}
-        return _of_formed(
-            "system_row_sums", formed, parameters, most, [{"row": row}], refuted, folder
-        )
+        refuted = most > float(tolerance)
+        return _of_formed("system_row_sums", map, parameters, most, [{"row": row}], refuted, folder)
     off: list[Fraction] = []
-    if isinstance(map, StoredLayer):
-        sums = [checker.plus(row) for row in map.enclosed]
-        off = [max(abs(end - Fraction(target)) for end in ends) for ends in sums]
-        row = off.index(max(off))
-        refuted, observed = off[row] > Fraction(tolerance), float(off[row])
-        return _of_formed("row_sums", map, parameters, observed, [{"row": row}], refuted, folder)
     if _finite(map):
         part = stored(map)
         rows = [part.scaled(row) for row in range(part.rows)]
@@ -289,21 +286,14 @@ def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Cer
     its coefficients, or of a stored layer, enclosed from its weights and input. At level real the
     witness is the entry.
     """
-    if isinstance(map, StoredLayer):
-        ends = [
-            (high, i, j) for i, row in enumerate(map.enclosed) for j, (_, high) in enumerate(row)
-        ]
-        high, row, column = min(ends)
+    if isinstance(map, System | StoredLayer):
+        formed = _midpoint(map)
+        if isinstance(map, StoredLayer):  # there are no weights on later tokens
+            formed = formed + torch.full_like(formed, inf).triu(1)
+        smallest = float(formed.min())
+        row, column = divmod(int(formed.argmin()), formed.shape[-1])
         place = {"row": row, "column": column}
-        return _of_formed("nonnegative", map, {}, float(high), [place], high < 0, folder)
-    if isinstance(map, System):
-        enclosed = attention_map(map, enclosed=True)
-        flat, upper = enclosed.midpoint.flatten(), enclosed.upper.flatten()
-        row, column = divmod(int(flat.argmin()), enclosed.midpoint.shape[-1])
-        place, refuted = {"row": row, "column": column}, bool(upper[flat.argmin()] < 0)
-        return _of_formed(
-            "system_nonnegative", {"": map}, {}, float(flat.min()), [place], refuted, folder
-        )
+        return _of_formed("system_nonnegative", map, {}, smallest, [place], smallest < 0, folder)
     certifiable("map", map)
     least = map.resolve_neg().flatten(0, -2).amin(dim=-1)
     worst = int(least.argmin())

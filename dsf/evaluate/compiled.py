@@ -1,36 +1,75 @@
 """Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support."""
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
+from typing import cast
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import loops
-from dsf.evaluate.arguments import Answer, Signal, state_at_start
+from dsf.evaluate.arguments import Answer, Signal
+from dsf.evaluate.stepwise import recurrent
+from dsf.evaluate.windows import forward_rows
+from dsf.systems.algebra import converted
 from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of, tensors_of
 from dsf.systems.kernels import WORTH, applies, applies_on_cuda
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
 
 MOST_STATES = 256  # that fit in the registers of one program
-MOST_TOKENS = 16 * 65_535  # as chunks of 16 tokens are one axis of the launch grid
+TRIED = 150  # tokens of the system at hand on which a kernel is tried
+TOLERANCE = 1e-5
+
+_agrees: dict[tuple[Hashable, ...], bool] = {}
+
+
+def agrees(kind: tuple[Hashable, ...], trial: Callable[[], tuple[Tensor, Tensor]]) -> bool:
+    """Whether a kernel agrees with plain torch in double precision.
+
+    Tried once in a process for every kind that is compiled, so that an untested device, driver or
+    compiler cannot change a result. A kernel that fails is off, and a warning says so.
+    """
+    if kind not in _agrees:
+        try:
+            found, wanted = (part.double().nan_to_num() for part in trial())
+            error = float((found - wanted).abs().max())
+            _agrees[kind] = error <= TOLERANCE * float(wanted.abs().max())
+            why = f"it differs by {error:.0e}"
+        except Exception as fault:  # whatever it is, torch operations are used instead
+            _agrees[kind], why = False, f"{type(fault).__name__}: {fault}"[:300]
+        if not _agrees[kind]:
+            warnings.warn(
+                f"dsf: a kernel of Triton failed its trial and is off in this process; dsf uses "
+                f"torch operations instead, with the same results. Of {kind}: {why}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return _agrees[kind]
 
 
 def answered_on_cuda(system: System, signal: Signal) -> Answer | None:
-    fits = 0 < system.state_size <= MOST_STATES and system.steps <= MOST_TOKENS
+    """The response of a selective state space; other systems have torch's matrix products there."""
+    fits = 0 < system.state_size <= MOST_STATES
     if not fits or signal.numel() * system.state_size < WORTH:
         return None
-    return _scanned(system, signal) or _recalled(system, signal)
-
-
-def _scanned(system: System, signal: Tensor) -> Answer | None:
     channels = loops.channels_of(system, signal)
     if channels is None or not applies_on_cuda(*channels) or not channels.share:
         return None
-    return scanned(channels)
+    few = min(TRIED, system.steps)
+    start = replace(system.cut(0, few), initial=system.initial)
+    given = signal[..., :few, :, :]
+
+    def trial() -> tuple[Tensor, Tensor]:
+        some, exact = loops.channels_of(start, given), converted(start, dtype=torch.float64)
+        return scanned(cast("loops.Channels", some))[0], recurrent(exact, given.double())
+
+    kind = ("selective scan", signal.device, system.state_size)
+    return scanned(channels) if agrees(kind, trial) else None
 
 
 def scanned(channels: loops.Channels) -> Answer:
@@ -59,50 +98,24 @@ def scanned(channels: loops.Channels) -> Answer:
     return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
 
 
-def _recalled(system: System, signal: Tensor) -> Answer | None:
-    parts = loops.bare_arrays(system)
-    if parts is None or isinstance(system.feedthrough, Coefficient):
-        return None
-    tensors = [part for part in parts if part is not None]
-    if not applies_on_cuda(*tensors, system.feedthrough, signal, state_at_start(system, signal)):
-        return None
-    if parts.left is not None and not torch.equal(-parts.left, parts.write):
-        return None
-    return recalled(system, signal)
-
-
-def recalled(system: System, signal: Shaped[Tensor, "*batch time 1 channel"]) -> Answer | None:
-    """The batch axes become one axis of heads for the kernel, and are split again."""
-    from dsf.systems.kernels.cuda import recall
-
-    parts = loops.bare_arrays(system)
-    if parts is None:
-        return None
-
-    def by_head(part: Tensor, own: int) -> Tensor:
-        tail = part.shape[part.ndim - own :]
-        return part.expand(*system.batch, *tail).reshape(-1, *tail)
-
-    scalar, bare = parts.decay.ndim < parts.write.ndim, signal.squeeze(-2)
-    with torch.cuda.device_of(signal):
-        response, leaving = recall(
-            by_head(parts.decay.unsqueeze(-1) if scalar else parts.decay, 2),
-            by_head(parts.gain, 1),
-            by_head(parts.write, 2),
-            by_head(parts.read, 2),
-            None if parts.look is None else by_head(parts.look, 2),
-            by_head(bare, 2),
-            by_head(state_at_start(system, signal), 2),
-            before=system.reads_before_update,
-        )
-    response = response.reshape(bare.shape) + system.feedthrough[..., 0] * bare
-    return response.unsqueeze(-2), leaving.reshape(*system.batch, *leaving.shape[-2:])
-
-
 def writes_on_cuda(system: System, parts: list[Tensor], *, work: int) -> bool:
     """Whether a kernel for CUDA may write the map of a diagonal system of these ``parts``."""
     few = 0 < system.state_size <= MOST_STATES and system.batch.numel() > 0
-    return few and work >= WORTH and applies_on_cuda(*parts)
+    if not few or work < WORTH or not applies_on_cuda(*parts):
+        return False
+    start = replace(system.cut(0, min(TRIED, system.steps)), initial=None)
+    tokens = [0, start.steps]
+
+    def trial() -> tuple[Tensor, Tensor]:
+        exact = converted(start, dtype=torch.float64)
+        (rows,), (wanted,) = (
+            rows_on_cuda(start, tokens, loops.RowBuffer()),
+            forward_rows(exact, tokens),
+        )
+        return rows, wanted
+
+    is_scalar, before = isinstance(system.A, ScaledIdentity), system.reads_before_update
+    return agrees(("maps", system.device, is_scalar, system.state_size, before), trial)
 
 
 def rows_on_cuda(
@@ -120,7 +133,6 @@ def rows_on_cuda(
     write = by_head(dense_of(system.B).squeeze(-1))
     read = by_head(dense_of(system.C).squeeze(-2))
     D = dense_of(system.feedthrough)[..., 0, 0].expand(*system.batch, system.steps)
-    gain = decay.new_ones(1, system.steps).expand(system.batch.numel(), -1)
     products = Borders(decay, before=before)
     for start, stop in pairwise(boundaries):
         shape = (*system.batch, stop - start, system.steps)
@@ -128,7 +140,7 @@ def rows_on_cuda(
         span = (start, stop, top)
         with torch.cuda.device_of(buffer):
             out = loops.flat(buffer)
-            write_map(read, write, decay, gain, products, out, rows=span, before=before)
+            write_map(read, write, decay, products, out, rows=span, before=before)
         rows = buffer[..., top : top + stop - start, :]
         rows.diagonal(start, -2, -1).add_(D[..., start:stop])
         yield rows

@@ -43,29 +43,6 @@ class Enclosure:
     midpoint: Shaped[Tensor, "*batch rows columns"]
     radius: Shaped[Tensor, "*batch rows columns"]
 
-    @property
-    def lower(self) -> Shaped[Tensor, "*batch rows columns"]:
-        """A number below every entry of a real map, or equal to it."""
-        return _down(self._real() - self.radius, self.radius)
-
-    @property
-    def upper(self) -> Shaped[Tensor, "*batch rows columns"]:
-        """A number above every entry of a real map, or equal to it."""
-        return -_down(-self._real() - self.radius, self.radius)
-
-    def _real(self) -> Tensor:
-        if self.midpoint.is_complex():
-            raise ValueError(
-                "Enclosure: a complex map has no lower and no upper numbers. Use its midpoint and "
-                "radius."
-            )
-        return self.midpoint
-
-
-def _down(difference: Tensor, radius: Tensor) -> Tensor:
-    lowered = torch.nextafter(difference, torch.full_like(difference, -torch.inf))
-    return torch.where(radius == 0, difference, lowered)
-
 
 def enclosed_map(system: composite.Operator) -> Enclosure:
     if isinstance(system, composite.SystemSum):

@@ -42,20 +42,6 @@ class DeltaFormerRows(PairRows):
         rows = torch.cat(parts[::-1], dim=-1)
         return torch.nn.functional.pad(rows, (0, self.key.shape[-2] - stop)).unsqueeze(-2)
 
-    def apply(
-        self, signal: Shaped[Tensor, "*batch read 1 channel"]
-    ) -> Shaped[Tensor, "*batch time 1 channel"]:
-        value, steps = signal.squeeze(-2), self.query.shape[-2]
-        new, panels = value[..., :0, :], []
-        for start in range(0, steps, PANEL):
-            stop = min(start + PANEL, steps)
-            earlier, inside = self._taken(start, stop)
-            rest = value[..., start:stop, :] - earlier @ new
-            solved = torch.linalg.solve_triangular(inside, rest, upper=False, unitriangular=True)
-            new = torch.cat([new, solved], dim=-2)
-            panels.append(self._attended(start, stop)[..., :stop] @ new)
-        return torch.cat(panels, dim=-2).unsqueeze(-2)
-
     def _attended(self, start: int, stop: int) -> Tensor:
         """Rows of S."""
         return softmax_in_reach(

@@ -99,13 +99,7 @@ class ElmanRNN(Mixer):
 
     def _linear(self, factor: Tensor, entering: Tensor, initial: Tensor | None) -> System:
         rows = factor.unsqueeze(-1)
-        return to_states(
-            rows * self.recurrent_weight,
-            rows * entering,
-            outputs=factor.shape[-1],
-            initial=initial,
-            runs_backward=self.runs_backward,
-        )
+        return to_states(rows * self.recurrent_weight, rows * entering, self, initial=initial)
 
     def signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
         """``[x_t; 1]``."""

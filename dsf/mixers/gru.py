@@ -116,7 +116,7 @@ class GRU(Mixer):
         entering = self.input_weight[CANDIDATE].expand(*slope.shape, -1)
         A = torch.diag_embed(at.update) + (slope * at.reset).unsqueeze(-1) * recurrent
         B = slope.unsqueeze(-1) * torch.cat([entering, bias.unsqueeze(-1)], dim=-1)
-        return self._to_states(A, B, self.start)
+        return to_states(A, B, self, initial=self.start)
 
     def tangent(self) -> System:
         """The Jacobian along the trajectory: from small changes of the inputs to the states.
@@ -136,11 +136,7 @@ class GRU(Mixer):
             + (by_candidate * through).unsqueeze(-1) * weight[CANDIDATE]
             for weight, through in ((self.recurrent_weight, at.reset), (self.input_weight, 1.0))
         )
-        return self._to_states(torch.diag_embed(at.update) + A, B, None)
-
-    def _to_states(self, A: Tensor, B: Tensor, initial: Tensor | None) -> System:
-        outputs, backward = A.shape[-1], self.runs_backward
-        return to_states(A, B, outputs=outputs, initial=initial, runs_backward=backward)
+        return to_states(torch.diag_embed(at.update) + A, B, self)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "GRU":

@@ -160,11 +160,14 @@ class LSTM(Mixer):
         recalled = slope * self.recurrent_weight[CANDIDATE]
         cell = torch.cat([torch.diag_embed(gates.forget), recalled], dim=-1)
         reading = self._projected(gates.read * tanh_secant(gates.cell))
-        return self._to_outputs(
-            A=torch.cat([cell, reading @ cell], dim=-2),
-            B=torch.cat([slope * affine, reading @ (slope * affine)], dim=-2),
-            initial=self._start_of_both(),
-        )
+        A = torch.cat([cell, reading @ cell], dim=-2)
+        B = torch.cat([slope * affine, reading @ (slope * affine)], dim=-2)
+        initial = None
+        if self.start is not None or self.start_cell is not None:
+            first = -1 if self.runs_backward else 0
+            both = (gates.cell_before, gates.output_before)
+            initial = torch.cat([part[..., first, :] for part in both], dim=-1)
+        return to_states(A, B, self, initial=initial)
 
     def tangent(self) -> System:
         """The Jacobian along the trajectory: from small changes of the inputs to the outputs.
@@ -188,7 +191,7 @@ class LSTM(Mixer):
         ]
         forget = torch.diag_embed(gates.forget)
         first = torch.cat([forget, reading @ forget], dim=-2)
-        return self._to_outputs(torch.cat([first, columns[0]], dim=-1), columns[1], initial=None)
+        return to_states(torch.cat([first, columns[0]], dim=-1), columns[1], self)
 
     def _moved(
         self, weight: Tensor, to_cell: dict[int, Tensor], to_output: Tensor, reading: Tensor
@@ -203,18 +206,6 @@ class LSTM(Mixer):
         if self.projection is None:
             return torch.diag_embed(factor)
         return self.projection * factor.unsqueeze(-2)
-
-    def _start_of_both(self) -> Tensor | None:
-        if self.start is None and self.start_cell is None:
-            return None
-        first = 0 if not self.runs_backward else -1
-        both = (self._gates.cell_before, self._gates.output_before)
-        return torch.cat([part[..., first, :] for part in both], dim=-1)
-
-    def _to_outputs(self, A: Tensor, B: Tensor, initial: Tensor | None) -> System:
-        outputs = self.recurrent_weight.shape[-1]
-        backward = self.runs_backward
-        return to_states(A, B, outputs=outputs, initial=initial, runs_backward=backward)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "LSTM":

@@ -123,8 +123,8 @@ def test_radii_are_not_empty_words():
     moved = dsf.attention_map(system) * (1 + 1e-12)
     assert contains(enclosed, dsf.attention_map(system))
     assert not contains(enclosed, moved)
-    assert (enclosed.lower <= dsf.attention_map(system)).all()
-    assert (enclosed.upper >= dsf.attention_map(system)).all()
+    assert (enclosed.midpoint - enclosed.radius <= dsf.attention_map(system)).all()
+    assert (enclosed.midpoint + enclosed.radius >= dsf.attention_map(system)).all()
     assert (enclosed.radius.triu(1) == 0).all()
 
 

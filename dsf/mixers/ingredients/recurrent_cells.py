@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Inexact
@@ -100,16 +101,15 @@ def with_one(inputs: Float[Tensor, "*batch time input"]) -> Float[Tensor, "*batc
 def to_states(
     A: Float[Tensor, "*batch time state state"],
     B: Float[Tensor, "*batch time state input"],
+    cell: Any,
     *,
-    outputs: int,
-    initial: Float[Tensor, "*batch state"] | None,
-    runs_backward: bool,
+    initial: Float[Tensor, "*batch state"] | None = None,
 ) -> System:
-    """The system whose outputs are its last ``outputs`` states."""
-    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)[-outputs:]
-    C = identity.expand(*A.shape[:-2], -1, -1)
+    """The system whose outputs are its last states, as many as the ``cell`` has outputs."""
+    identity = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    C = identity[-cell.recurrent_weight.shape[-1] :].expand(*A.shape[:-2], -1, -1)
     first = None if initial is None else initial.unsqueeze(-1)
-    return System(Dense(A), B, C, initial=first, runs_backward=runs_backward)
+    return System(Dense(A), B, C, initial=first, runs_backward=cell.runs_backward)
 
 
 def channel_systems(

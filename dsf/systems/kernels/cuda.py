@@ -43,71 +43,23 @@ def vectors(part, t, n, steps, states):
     return tl.load(part + t[:, None] * states + n[None, :], mask=there, other=0.0)
 
 
-def write_pairs(
-    read: Float[Tensor, "head time state"],
-    write: Float[Tensor, "head time state"],
-    decay: Float[Tensor, "head time decays"],
-    gain: Float[Tensor, "head time"],
-    out: Float[Tensor, "head rows columns"],
-    *,
-    chunk: int,
-    before: bool,
-    rows: tuple[int, int, int] | None = None,
-) -> None:
-    """Fill ``out`` with the map of every chunk, or with the tiles along the diagonal of a map.
-
-    ``decay`` has one factor a token, or one for every state. With ``before`` rows read before the
-    update, so their own decay and the diagonal are left out. With ``rows`` (first, last, and the
-    first row of ``out``) ``out`` is a map; otherwise its columns are those of one chunk.
-    """
-    heads, steps, states = len(out), write.shape[1], write.shape[2]
-    first, last, top = rows or (0, steps, 0)
-    begin = first // chunk
-    parts = [laid(part) for part in (read, write, decay, gain)]
-    arrays, far = zip(*parts, strict=True)
-    diagonal = decay.shape[-1] > 1
-    _pairs[(heads, triton.cdiv(last, chunk) - begin)](
-        *arrays,
-        out,
-        *far,
-        out.stride(0),
-        out.stride(1),
-        steps,
-        states,
-        begin,
-        first,
-        last,
-        top,
-        across=chunk if rows else 0,
-        BEFORE=before,
-        DIAGONAL=diagonal,
-        C=chunk,
-        N=power_of_two(states) if diagonal else 32,
-        **LAUNCH,
-    )
-
-
 @triton.jit
 @no_type_check
 def _pairs(
     read,
     write,
     decay,
-    gain,
     out,
     read_far,
     write_far,
     decay_far,
-    gain_far,
     out_far,
-    width,
     steps,
     states,
     begin,
     first,
     last,
     top,
-    across,
     BEFORE: tl.constexpr,
     DIAGONAL: tl.constexpr,
     C: tl.constexpr,
@@ -118,7 +70,7 @@ def _pairs(
     i = tl.arange(0, C)
     t = c * C + i
     inside = (t >= first) & (t < last)
-    place = out + h * out_far + (t - first + top).to(tl.int64) * width + c * across
+    place = out + h * out_far + (t - first + top).to(tl.int64) * steps + c * C
     if DIAGONAL:
         n = tl.arange(0, N)
         is_state = n < states
@@ -134,7 +86,7 @@ def _pairs(
             between = tl.where((i - BEFORE)[:, None] > j, between * after[None, :], 1.0)
             w = tl.load(writes + s * states, mask=is_state, other=0.0)
             products = r * (between.to(tl.float32) * w[None, :])
-            pairs = tl.sum(products, axis=1) * tl.load(gain + h * gain_far + s)
+            pairs = tl.sum(products, axis=1)
             tl.store(place + j, tl.where(i - BEFORE >= j, pairs, 0.0), mask=inside)
     else:
         pairs = tl.zeros((C, C), tl.float32)
@@ -147,8 +99,7 @@ def _pairs(
         a = tl.load(decay + h * decay_far + own, mask=(own >= 0) & (own < steps), other=1.0)
         later = (i - BEFORE)[:, None] > i[None, :]
         between = tl.cumprod(tl.where(later, a.to(tl.float64)[:, None], 1.0), 0)
-        g = tl.load(gain + h * gain_far + t, mask=t < steps, other=0.0)
-        pairs = pairs * (between.to(tl.float32) * g[None, :])
+        pairs = pairs * between.to(tl.float32)
         pairs = tl.where((i - BEFORE)[:, None] >= i[None, :], pairs, 0.0)
         tl.store(place[:, None] + i[None, :], pairs, mask=inside[:, None] & (t < steps)[None, :])
 
@@ -181,7 +132,6 @@ def write_map(
     read: Float[Tensor, "head time state"],
     write: Float[Tensor, "head time state"],
     decay: Float[Tensor, "head time decays"],
-    gain: Float[Tensor, "head time"],
     borders: Borders,
     out: Float[Tensor, "head rows time"],
     *,
@@ -194,11 +144,31 @@ def write_map(
     in single precision; ``out`` is contiguous and must be zero above the diagonal beforehand.
     """
     first, last, top = rows
-    write_pairs(read, write, decay, gain, out, chunk=TILE, before=before, rows=rows)
+    steps, states = write.shape[1:]
     begin, end = first // TILE, triton.cdiv(last, TILE)
+    diagonal = decay.shape[-1] > 1
+    parts = [laid(part) for part in (read, write, decay)]
+    arrays, far = zip(*parts, strict=True)
+    _pairs[(len(out), end - begin)](
+        *arrays,
+        out,
+        *far,
+        out.stride(0),
+        steps,
+        states,
+        begin,
+        first,
+        last,
+        top,
+        BEFORE=before,
+        DIAGONAL=diagonal,
+        C=TILE,
+        N=power_of_two(states) if diagonal else STATES,
+        **LAUNCH,
+    )
     if end < 2:
         return
-    parts = [laid(part) for part in (read, write, gain)]
+    parts = [laid(part) for part in (read, write)]
     arrays, far = zip(*parts, strict=True)
     _far[(len(out), end - begin, end - 1)](
         *arrays,
@@ -208,14 +178,14 @@ def write_map(
         out,
         *far,
         borders.product.shape[1],
-        write.shape[1],
-        write.shape[2],
+        steps,
+        states,
         begin,
         first,
         last,
         top,
         out.stride(0),
-        DIAGONAL=decay.shape[-1] > 1,
+        DIAGONAL=diagonal,
         C=TILE,
         N=STATES,
         **LAUNCH,
@@ -227,14 +197,12 @@ def write_map(
 def _far(
     read,
     write,
-    gain,
     reach,
     sent,
     product,
     out,
     read_far,
     write_far,
-    gain_far,
     tiles,
     steps,
     states,
@@ -270,168 +238,8 @@ def _far(
         behind = tl.load(sent + (shift + s[:, None]) * decays + m[None, :], mask=seen, other=0.0)
         w = vectors(write + h * write_far, s, n, steps, states)
         weights += tl.dot(r, tl.trans(w * behind), input_precision="ieee")
-    weights *= tl.load(gain + h * gain_far + s)[None, :]
     place = out + h * out_far + (t - first + top)[:, None].to(tl.int64) * steps + s[None, :]
     tl.store(place, weights, mask=((t >= first) & (t < last))[:, None])
-
-
-WIDE, NARROW = 32, 16  # tokens of a chunk; 64 would need more shared memory than devices have
-ENTRIES = 4096  # numbers of the memory in the registers of one program
-
-
-def recall(
-    decay: Float[Tensor, "head time decays"],
-    gain: Float[Tensor, "head time"],
-    write: Float[Tensor, "head time state"],
-    read: Float[Tensor, "head time state"],
-    look: Float[Tensor, "head time state"] | None,
-    signal: Float[Tensor, "head time channel"],
-    entering: Float[Tensor, "head state channel"],
-    *,
-    before: bool,
-) -> tuple[Float[Tensor, "head time channel"], Float[Tensor, "head state channel"]]:
-    """The response, and the state after the last token. All parts in single precision."""
-    heads, steps, columns = signal.shape
-    states, decays = write.shape[-1], decay.shape[-1]
-    chunk = WIDE if look is None and decays == 1 else NARROW
-    ones = torch.ones_like(gain[:1]).expand_as(gain)
-    seen = signal.new_empty(heads, steps, chunk)
-    write_pairs(read, write, decay, ones, seen, chunk=chunk, before=before)
-    found = seen
-    if look is not None:
-        found = torch.empty_like(seen)
-        write_pairs(look, write, decay, ones, found, chunk=chunk, before=True)
-    response = torch.empty_like(signal, memory_format=torch.contiguous_format)
-    leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
-    looked = read if look is None else look
-    parts = [laid(part) for part in (decay, gain, write, read, looked, signal, entering)]
-    arrays, far = zip(*parts, strict=True)
-    size = power_of_two(states)
-    wide = min(64, max(16, ENTRIES // size), power_of_two(columns))
-    _run_chunks[(heads, triton.cdiv(columns, wide))](
-        *arrays,
-        seen,
-        found,
-        response,
-        leaving,
-        *far,
-        steps,
-        states,
-        columns,
-        BEFORE=before,
-        DELTA=look is not None,
-        DIAGONAL=decays > 1,
-        C=chunk,
-        N=size,
-        P=wide,
-        **LAUNCH,
-    )
-    return response, leaving
-
-
-@triton.jit
-@no_type_check
-def _products(decay, ahead, steps, states, n, DIAGONAL: tl.constexpr, REVERSE: tl.constexpr):
-    """Running products of the decays at the tokens ``ahead``, with one column or one a state."""
-    if DIAGONAL:
-        known = ((ahead >= 0) & (ahead < steps))[:, None] & (n < states)[None, :]
-        at = tl.where(known, ahead[:, None] * states + n[None, :], 0)
-        a = tl.load(decay + at, mask=known, other=1.0)
-    else:
-        known = ((ahead >= 0) & (ahead < steps))[:, None]
-        a = tl.load(decay + ahead[:, None], mask=known, other=1.0)
-    return tl.cumprod(a.to(tl.float64), 0, reverse=REVERSE)
-
-
-@triton.jit
-@no_type_check
-def _solved(below, entries, i, C: tl.constexpr):
-    """Forward substitution with ``identity + below``, token after token."""
-    for k in range(1, C):
-        row = tl.sum(tl.where(i[:, None] == k, below, 0.0), axis=0)
-        left = tl.sum(row[:, None] * entries, axis=0)
-        entries = tl.where(i[:, None] == k, entries - left[None, :], entries)
-    return entries
-
-
-@triton.jit
-@no_type_check
-def _run_chunks(
-    decay,
-    gain,
-    write,
-    read,
-    look,
-    signal,
-    entering,
-    seen,
-    found,
-    response,
-    leaving,
-    decay_far,
-    gain_far,
-    write_far,
-    read_far,
-    look_far,
-    signal_far,
-    entering_far,
-    steps,
-    states,
-    columns,
-    BEFORE: tl.constexpr,
-    DELTA: tl.constexpr,
-    DIAGONAL: tl.constexpr,
-    C: tl.constexpr,
-    N: tl.constexpr,
-    P: tl.constexpr,
-):
-    h = tl.program_id(0).to(tl.int64)
-    p = tl.program_id(1) * P + tl.arange(0, P)
-    i, n = tl.arange(0, C), tl.arange(0, N)
-    is_cell = (n < states)[:, None] & (p < columns)[None, :]
-    cell = n[:, None] * columns + p[None, :]
-    held = tl.load(entering + h * entering_far + cell, mask=is_cell, other=0.0).to(tl.float64)
-    factors = decay + h * decay_far
-    for start in range(0, steps, C):
-        t = start + i
-        stop = tl.minimum(start + C, steps)
-        is_row = (t < steps)[:, None]
-        has_column, place = is_row & (p < columns)[None, :], t[:, None] * columns + p[None, :]
-        rounded = held.to(tl.float32)
-        w = vectors(write + h * write_far, t, n, steps, states)
-        r = vectors(read + h * read_far, t, n, steps, states)
-        u = vectors(signal + h * signal_far, t, p, steps, columns)
-        entries = u * tl.load(gain + h * gain_far + t, mask=t < steps, other=0.0)[:, None]
-        # -1 for the first token: the product starts inside the chunk
-        earlier = tl.where(i > 0, t - 1, -1)
-        if BEFORE:
-            upto = _products(factors, earlier, steps, states, n, DIAGONAL, False)
-        else:
-            upto = _products(factors, t, steps, states, n, DIAGONAL, False)
-        pair = (h * steps + t[:, None]) * C + i[None, :]
-        is_pair = is_row & (t < steps)[None, :]
-        if DELTA:
-            lo = vectors(look + h * look_far, t, n, steps, states)
-            until = _products(factors, earlier, steps, states, n, DIAGONAL, False)
-            lo = (lo * until).to(tl.float32)
-            entries -= tl.dot(lo, rounded, input_precision="ieee")
-            below = tl.load(found + pair, mask=is_pair, other=0.0)
-            entries = _solved(below, entries, i, C)
-        own = tl.load(seen + pair, mask=is_pair, other=0.0)
-        y = tl.dot((r * upto).to(tl.float32), rounded, input_precision="ieee")
-        y += tl.dot(own, entries, input_precision="ieee")
-        tl.store(response + h * steps * columns + place, y, mask=has_column)
-        later = tl.where(t + 1 < stop, t + 1, -1)
-        rest = _products(factors, later, steps, states, n, DIAGONAL, True)
-        change = tl.dot(tl.trans((w * rest).to(tl.float32)), entries, input_precision="ieee")
-        whole = tl.where(i[:, None] == 0, rest, 0.0)
-        if DIAGONAL:
-            known = n < states
-            least = tl.load(factors + start * states + n, mask=known, other=1.0).to(tl.float64)
-        else:
-            least = tl.load(factors + start).to(tl.float64)
-        held = (tl.sum(whole, axis=0) * least)[:, None] * held + change
-    tl.store(leaving + h * states * columns + cell, held.to(tl.float32), mask=is_cell)
 
 
 CHANNELS = 16

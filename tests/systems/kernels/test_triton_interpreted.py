@@ -4,7 +4,6 @@ Collected only where Triton interprets: test_triton.py starts a process for that
 """
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ from tests.drawn import Drawer
 from tests.systems.kernels.draws import BATCH, Draw
 from tests.systems.kernels.test_same_numbers import (
     DECAYS,
-    STRUCTURES,
     drawn,
     error,
     without_kernels,
@@ -28,32 +26,15 @@ from tests.systems.kernels.test_same_numbers import (
 HERE = torch.device("cpu")
 
 
-def answered(system, signal):
-    """By the kernel."""
-    channels = channels_of(system, signal)
-    if channels is not None:
-        return cuda.scanned(channels)
-    return cuda.recalled(system, signal)
-
-
-@pytest.mark.parametrize(
-    ("structure", "before"),
-    # No kernel reads channels before their update, or removes in a direction of its own.
-    [
-        (structure, before)
-        for structure, before in product(STRUCTURES, (False, True))
-        if (structure, before) != ("selective", True) and not structure.endswith("removal")
-    ],
-)
 @pytest.mark.parametrize("steps", [1, 65])
-def test_responses(structure, before, steps, monkeypatch):
+def test_responses(steps, monkeypatch):
     drawer = Drawer(1, dtype=torch.float32)
-    system, signal = drawn(structure, DECAYS["resets"], drawer, steps=steps)
+    system, signal = drawn("selective", DECAYS["resets"], drawer, steps=steps)
     signal = signal[..., :20]
     held = drawer.tensor(*system.batch, system.state_size, signal.shape[-1])
-    system = replace(system, initial=held, reads_before_update=before)
+    system = replace(system, initial=held)
     exact = dsf.systems.algebra.converted(system, dtype=torch.float64)
-    response, state = answered(system, signal)
+    response, state = cuda.scanned(channels_of(system, signal))
     wanted = without_kernels(monkeypatch, lambda: dsf.respond(exact, signal.double()))
     left = without_kernels(monkeypatch, lambda: dsf.evaluate.final_state(exact, signal.double()))
     assert error(response.double(), wanted) < 1e-6
@@ -90,14 +71,16 @@ def test_channels_in_either_order_of_memory():
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("structure", ["scalar", "diagonal", "scalar delta", "sampled"])
+@pytest.mark.parametrize("structure", ["scalar", "diagonal", "sampled"])
 def test_what_is_on_a_card_meets_the_kernels(structure, monkeypatch):
     """The interpreter's tensors are taken for a card's."""
     monkeypatch.setattr(availability, "CUDA", "cpu")
     monkeypatch.setattr(availability, "why_off_on_cuda", lambda: "")
     monkeypatch.setattr(cuda, "WORTH", 0)
+    monkeypatch.setattr(cuda, "_agrees", {})
     draw = Draw(HERE)
     system = draw.system(structure, states=5, steps=40, before=False)
-    assert cuda.answered_on_cuda(system, draw.normal(*BATCH, 40, 1, 1)) is not None
-    if "delta" not in structure:
-        assert cuda.writes_on_cuda(system, stored_parts(system), work=1)
+    answer = cuda.answered_on_cuda(system, draw.normal(*BATCH, 40, 1, 1))
+    assert (answer is None) == (structure != "sampled")
+    assert cuda.writes_on_cuda(system, stored_parts(system), work=1)
+    assert all(cuda._agrees.values())
