@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from typing import cast
 
 import torch
@@ -14,9 +14,8 @@ from torch import Tensor
 from dsf.evaluate import loops
 from dsf.evaluate.arguments import Answer, Signal
 from dsf.evaluate.stepwise import recurrent
-from dsf.evaluate.windows import forward_rows
 from dsf.systems.algebra import converted
-from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of, tensors_of
+from dsf.systems.coefficient import Coefficient, SampledWrite, tensors_of
 from dsf.systems.kernels import WORTH, applies, applies_on_cuda
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
@@ -98,54 +97,6 @@ def scanned(channels: loops.Channels) -> Answer:
     return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
 
 
-def writes_on_cuda(system: System, parts: list[Tensor], *, work: int) -> bool:
-    """Whether a kernel for CUDA may write the map of a diagonal system of these ``parts``."""
-    few = 0 < system.state_size <= MOST_STATES and system.batch.numel() > 0
-    if not few or work < WORTH or not applies_on_cuda(*parts):
-        return False
-    start = replace(system.cut(0, min(TRIED, system.steps)), initial=None)
-    tokens = [0, start.steps]
-
-    def trial() -> tuple[Tensor, Tensor]:
-        exact = converted(start, dtype=torch.float64)
-        (rows,), (wanted,) = (
-            rows_on_cuda(start, tokens, loops.RowBuffer()),
-            forward_rows(exact, tokens),
-        )
-        return rows, wanted
-
-    is_scalar, before = isinstance(system.A, ScaledIdentity), system.reads_before_update
-    return agrees(("maps", system.device, is_scalar, system.state_size, before), trial)
-
-
-def rows_on_cuda(
-    system: System, boundaries: list[int], output: loops.RowBuffer
-) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
-    """The rows between consecutive boundaries, written into the memory that ``output`` provides."""
-    from dsf.systems.kernels.cuda import Borders, write_map
-
-    def by_head(part: Tensor) -> Tensor:
-        return part.expand(*system.batch, *part.shape[-2:]).reshape(-1, *part.shape[-2:])
-
-    A, before = system.A, system.reads_before_update
-    decays = A.decay.unsqueeze(-1) if isinstance(A, ScaledIdentity) else A.decays()
-    decay = by_head(decays).contiguous()
-    write = by_head(dense_of(system.B).squeeze(-1))
-    read = by_head(dense_of(system.C).squeeze(-2))
-    D = dense_of(system.feedthrough)[..., 0, 0].expand(*system.batch, system.steps)
-    products = Borders(decay, before=before)
-    for start, stop in pairwise(boundaries):
-        shape = (*system.batch, stop - start, system.steps)
-        buffer, top = output.take(write, shape, first=start)
-        span = (start, stop, top)
-        with torch.cuda.device_of(buffer):
-            out = loops.flat(buffer)
-            write_map(read, write, decay, products, out, rows=span, before=before)
-        rows = buffer[..., top : top + stop - start, :]
-        rows.diagonal(start, -2, -1).add_(D[..., start:stop])
-        yield rows
-
-
 RowLoops = Callable[[list[int], loops.RowBuffer], Iterator[Shaped[Tensor, "*batch rows columns"]]]
 """From the boundaries of windows of tokens, and memory, to the rows of each window."""
 
@@ -188,7 +139,7 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
 
 
 def row_loops(system: System, last: int) -> RowLoops | None:
-    """The compiled loops or kernels of the rows before token ``last``; None where none applies."""
+    """The compiled loops of the rows before token ``last``; None where none applies."""
     parts = stored_parts(system)
     if parts is None:
         return None
@@ -196,8 +147,6 @@ def row_loops(system: System, last: int) -> RowLoops | None:
     if heads is None and not loops.is_diagonal(system):
         return None
     work = system.batch.numel() * last * last * system.state_size // 2
-    if system.device.type != "cpu":
-        return partial(rows_on_cuda, system) if writes_on_cuda(system, parts, work=work) else None
     if not applies(*parts, work=work):
         return None
     if heads is None:

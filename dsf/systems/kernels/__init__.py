@@ -83,7 +83,7 @@ def applies(*parts: Tensor, work: int) -> bool:
 
 
 def applies_on_cuda(*parts: Tensor) -> bool:
-    """The same for the Triton kernels, which take single precision on one CUDA device."""
+    """The same for the Triton kernel, which takes single precision on one CUDA device."""
     if any(part.device.type != CUDA or part.dtype != torch.float32 for part in parts):
         return False
     if torch.compiler.is_compiling() or why_off_on_cuda():

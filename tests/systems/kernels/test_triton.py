@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsf.evaluate.compiled import compiled
-from tests.systems.kernels.draws import BATCH, Draw
+from dsf.mixers import SelectiveStateSpace
 
 INTERPRETED = Path(__file__).with_name("test_triton_interpreted.py")
 
@@ -29,6 +29,5 @@ def test_in_the_interpreter():
 
 def test_what_is_on_a_processor_meets_no_kernel(monkeypatch):
     monkeypatch.setattr("dsf.evaluate.compiled.answered_on_cuda", lambda *_: 1 / 0)
-    draw = Draw(torch.device("cpu"))
-    system = draw.system("scalar", states=5, steps=40, before=False)
-    compiled(system, draw.normal(*BATCH, 40, 1, 1))
+    mixer = SelectiveStateSpace.draw(torch.Generator().manual_seed(0), steps=9)
+    compiled(mixer.system(), mixer.signal())

@@ -1,4 +1,4 @@
-"""Every kernel becomes machine code for two generations of cards, and fits them; none is needed.
+"""The kernel becomes machine code for two generations of cards, and fits them; none is needed.
 
 What is compiled is what the joining code asks for: its launches are recorded, not run.
 """
@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from dsf.evaluate import compiled as cuda
-from dsf.evaluate.loops import RowBuffer, channels_of
-from tests.systems.kernels import draws
+from dsf.evaluate.loops import channels_of
+from tests.drawn import Drawer
+from tests.systems.kernels.test_same_numbers import coefficients
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = [
@@ -82,29 +83,14 @@ def fits(launched, generation, folder):
     assert spilled <= SPILL
 
 
-def drawn(structure, states, channels, before):
-    draw = draws.Draw(torch.device("cpu"))
-    system = draw.system(structure, states=states, steps=draws.LONG, before=before)
-    return system, draw.normal(*draws.BATCH, draws.LONG, 1, channels)
-
-
-def of_a_response(structure, states, channels, before, monkeypatch):
-    system, signal = drawn(structure, states, channels, before)
-    return launches(monkeypatch, lambda: cuda.scanned(channels_of(system, signal)))
-
-
-def of_a_map(structure, states, before, monkeypatch):
-    system, _ = drawn(structure, states, 1, before)
-    borders = draws.BORDERS[:2]
-    return launches(monkeypatch, lambda: list(cuda.rows_on_cuda(system, borders, RowBuffer())))
-
-
-@pytest.mark.parametrize("structure", ["scalar", "diagonal", "sampled"])
 @pytest.mark.parametrize(("generation", "states"), [(90, 16), (80, 256)])
-def test_maps_and_scans_fit(structure, states, generation, monkeypatch, tmp_path):
-    launched = of_a_map(structure, states, states == 16, monkeypatch)
-    assert len(launched) == 2
-    if structure == "sampled":
-        launched += of_a_response(structure, states, 1, False, monkeypatch)
-    for each in launched:
-        fits(each, generation, tmp_path)
+def test_the_scan_fits(states, generation, monkeypatch, tmp_path):
+    drawer = Drawer(1, dtype=torch.float32)
+
+    def decay(*size):
+        return drawer.real(*size, low=0.1, high=1.0)
+
+    system = coefficients("selective", decay, drawer, steps=9, states=states)
+    channels = channels_of(system, drawer.tensor(3, 9, 1, 1))
+    (launched,) = launches(monkeypatch, lambda: cuda.scanned(channels))
+    fits(launched, generation, tmp_path)
