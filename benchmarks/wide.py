@@ -16,7 +16,7 @@ SEEN = 1024  # columns whose error is looked at
 
 
 def wide(tokens: int, *, columns: int = 24_576) -> list[Row]:
-    from dsf.systems.kernels.states import scan_states
+    from dsf.systems.kernels.recurrences import scan_states
 
     decay, drive = torch.rand(tokens, columns, generator=RNG), normal(tokens, columns)
     states, running = torch.zeros_like(drive), torch.zeros(columns, dtype=torch.float64)

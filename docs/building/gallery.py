@@ -12,7 +12,7 @@ import dsf
 from docs.building.pictures import overview, tile
 from docs.building.words import cell, markdown, paragraphs
 from dsf.mixers.base import Mixer, axes_of
-from dsf.mixers.ingredients.recurrent_cells import Activation
+from dsf.mixers.ingredients.recurrences import Activation
 from dsf.systems import transition
 from dsf.systems.coefficient import dense_of
 

@@ -209,11 +209,6 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
     Written to the folder of ``where``, or to a temporary one that is deleted afterwards. What is
     UNKNOWN has no evidence and therefore no file. If a tensor has NaN or infinite entries, or more
     bytes than the checker reads, the verdict is UNKNOWN.
-
-    Raises:
-        CheckerRefused: if the checker rejects the file.
-        TypeError: if a tensor is not a real floating one.
-        ValueError: if a tensor is empty.
     """
     for role, part in proposal.tensors.items():
         certifiable(role, part)
@@ -273,12 +268,7 @@ def _write_evidence(folder: Path, name: str, data: bytes) -> None:
 
 
 def certifiable(role: str, part: Tensor) -> None:
-    """Raise unless a certificate can speak about the tensor.
-
-    Raises:
-        TypeError: if it is not a real floating tensor of 16 bits or more.
-        ValueError: if it is empty, or a map without the two axes of one.
-    """
+    """Raise unless a certificate can speak about the tensor."""
     if not isinstance(part, Tensor):
         raise TypeError(
             f"certify: '{role}' must be a torch tensor, such as layer.map(), but it is "

@@ -147,11 +147,7 @@ def _of_formed(
 
 
 def _coefficients(system: System) -> dict[str, Tensor]:
-    """The coefficients as the format has them; complex states as pairs of real ones.
-
-    Raises:
-        ValueError: if the format cannot hold the system; names what it has, and the cure.
-    """
+    """The coefficients as the format has them; complex states as pairs of real ones."""
     is_cached = kept_rows(system) is not None
     is_complex = system.dtype.is_complex and not system.takes_real_part
     cures = (
@@ -191,11 +187,7 @@ def _coefficients(system: System) -> dict[str, Tensor]:
 
 
 def stored_transitions(A: Transition, *, paired: bool) -> dict[str, Tensor]:
-    """Transitions as the format has them.
-
-    Args:
-        paired: write complex states as pairs of real ones, which keeps all singular values.
-    """
+    """Transitions as the format has them."""
     steps = A.steps
     left = right = torch.zeros(steps, A.state_size, 1, dtype=A.dtype)
     if isinstance(A, DiagonalPlusLowRank):

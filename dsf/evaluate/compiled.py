@@ -88,12 +88,9 @@ def scanned(channels: loops.Channels) -> Answer:
             channels.pole.reshape(batch, *channels.pole.shape[-2:]),
             write,
             read,
-            channels.skip.reshape(batch, -1),
             channels.entering.reshape(batch, *channels.entering.shape[-2:]),
         )
-    response = response.view(signal.shape)
-    if not channels.has_fixed_skip:
-        response = response + channels.feedthrough * signal
+    response = response.reshape(signal.shape) + channels.feedthrough * signal
     return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
 
 
@@ -115,7 +112,7 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
     work = signal.numel() * system.state_size
     if channels is None or not applies(*channels, work=work) or not channels.share:
         return None
-    from dsf.systems.kernels.selective import selective_scan
+    from dsf.systems.kernels.recurrences import selective_scan
 
     memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].mT
     step, signal, skip = channels.step, channels.signal, channels.skip

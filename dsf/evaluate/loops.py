@@ -196,7 +196,7 @@ def complex_response(system: System, signal: Signal) -> Answer | None:
     span = max(1, BLOCK // (share * size))
 
     def follow(first: int) -> None:
-        from dsf.systems.kernels.states import scan_complex
+        from dsf.systems.kernels.recurrences import scan_complex
 
         some = slice(first, first + share)
         entries = torch.arange(len(given))[some] // columns
@@ -323,7 +323,7 @@ def modes_response(system: System, signal: Signal, *, out: Tensor | None = None)
         return None
     if varying(system) is not None:
         return None
-    from dsf.systems.kernels.states import modes_response
+    from dsf.systems.kernels.recurrences import modes_response
 
     columns = signal.squeeze(-2).mT
     flat = columns.reshape(-1, system.steps)

@@ -16,11 +16,7 @@ from dsf.systems.system import System
 
 
 def divide(owner: str, *, heads: int, **sizes: int) -> None:
-    """Raise unless every size is a positive multiple of ``heads``.
-
-    Raises:
-        ShapeError: naming ``owner``, the size and the number of heads.
-    """
+    """Raise unless every size is a positive multiple of ``heads``."""
     if heads < 1:
         raise ShapeError(f"{owner}: needs at least 1 head, but heads is {heads}.")
     for name, size in sizes.items():
@@ -46,11 +42,7 @@ def merge(
 
 
 class QueryKeyValue(nn.Module):
-    """The projections of attention: one for query and key, one for value, split into heads.
-
-    ``(2 key_size + model_size) (model_size + 1)`` parameters; ``key_size`` is ``model_size`` when
-    absent. Errors name ``owner``, a layer.
-    """
+    """The projections of attention: one for query and key, one for value, split into heads."""
 
     def __init__(self, owner: str, model_size: int, key_size: int | None, *, heads: int) -> None:
         super().__init__()

@@ -14,16 +14,7 @@ from dsf.layers.layer import Layer, Memory, divide, draw_weights
 
 
 class ShortFilter(nn.Conv1d):
-    """A causal convolution of every channel: ``y_t = Σ_k weight[K-1-k] x_{t-k}``.
-
-    Args:
-        channels: the number of channels, each with its own taps.
-        width: K, the number of taps: the current token and ``width - 1`` before it.
-        bias: whether a trained constant is added for every channel.
-
-    Raises:
-        ValueError: if ``width`` is below 1.
-    """
+    """A causal convolution of every channel: ``y_t = Σ_k weight[K-1-k] x_{t-k}``."""
 
     def __init__(self, channels: int, width: int, *, bias: bool) -> None:
         if width < 1:
@@ -184,11 +175,7 @@ def step_bias(size: int) -> Float[Tensor, " size"]:
 
 
 class Selection(nn.Module):
-    """Step, write and read vectors from the values, with a pole and a skip for every channel.
-
-    With d channels, n states each and a step of rank ``r = ceil(d / 16)`` there are
-    ``2 d r + 3 d n + 2 d`` parameters.
-    """
+    """Step, write and read vectors from the values, with a pole and a skip for every channel."""
 
     def __init__(self, channels: int, states: int) -> None:
         super().__init__()

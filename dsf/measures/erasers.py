@@ -82,14 +82,6 @@ def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
     """Return what every token between ``key`` and ``query`` erased of the key, in their order.
 
     Takes time and memory in proportion to the tokens between.
-
-    Args:
-        system: without batch axes: one head, see ``dsf.systems.algebra.select``.
-        query, key: tokens counted from 0. A system that runs backward erases from later keys.
-
-    Raises:
-        IndexError: if there is no such token.
-        ValueError: if the query does not read the key, or the system has batch axes.
     """
     check_operator("erasers", system)
     if system.batch:
@@ -291,13 +283,6 @@ def spared_pairs(
 
     Summed over all batch axes but the first. Linear: the inner product of ``adjoint`` with the
     change of the response. Exact for one pair at a time; the effects of several do not add up.
-
-    Args:
-        signal: the input of the system.
-        adjoint: the gradient of the number at the response.
-
-    Returns:
-        The parts by decay and by overwriting, zero where the key does not come before the token.
     """
     ordered, steps = forward_form(system), system.steps
     if system.runs_backward:

@@ -33,10 +33,6 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
 
     A block may reuse the memory of the one before, so it must not be stored, unless ``overwrites``
     is False. Numbers of 16 and 8 bits are widened to float32, in which sums of their squares fit.
-
-    Raises:
-        TypeError: if the weights are integers or booleans, or it is not a map.
-        ValueError: if the map has no rows or no columns.
     """
     source, rows = widened(map_or_system), None
     if isinstance(source, Tensor) and source.ndim >= 2:

@@ -185,12 +185,7 @@ class ChannelMixer(Mixer):
 
 
 def check_axes(mixer: Mixer) -> None:
-    """Compare the sizes of all tensor fields of ``mixer``, axis by axis.
-
-    Raises:
-        ShapeError: names the class, the axis and the fields that differ.
-        TypeError: if a field that must be a tensor is not.
-    """
+    """Compare the sizes of all tensor fields of ``mixer``, axis by axis."""
     owner = type(mixer).__name__
     seen: dict[str, dict[str, int | tuple[int, ...]]] = {}
     devices: dict[str, str] = {}

@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
-from dsf.mixers.ingredients.state_spaces import Discretisation, zero_order_hold
+from dsf.mixers.ingredients.recurrences import Discretisation, zero_order_hold
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
@@ -23,7 +23,7 @@ class DiagonalStateSpace(Mixer):
         write, read: b and c; the other half of the spectrum enters as the factor 2.
         step: time per token, above zero.
         feedthrough: d.
-        discretise: a rule of :mod:`dsf.mixers.ingredients.state_spaces`.
+        discretise: a rule of :mod:`dsf.mixers.ingredients.recurrences`.
     """
 
     value: Float[Tensor, "*batch time channel"]

@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
-from dsf.mixers.ingredients.recurrent_cells import (
+from dsf.mixers.ingredients.recurrences import (
     RELU,
     TANH,
     Activation,

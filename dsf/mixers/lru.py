@@ -11,7 +11,7 @@ from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal
-from dsf.mixers.ingredients.state_spaces import port_system
+from dsf.mixers.ingredients.recurrences import port_system
 from dsf.systems.system import System
 
 

@@ -16,12 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
-from dsf.mixers.ingredients.recurrent_cells import (
-    channel_systems,
-    read_cell,
-    tanh_secant,
-    to_states,
-)
+from dsf.mixers.ingredients.recurrences import channel_systems, read_cell, tanh_secant, to_states
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal

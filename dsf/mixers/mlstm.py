@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import KeyedMixer, laws, mixer, normal
-from dsf.mixers.ingredients.recurrent_cells import before, one_state, running_maximum
+from dsf.mixers.ingredients.recurrences import before, one_state, running_maximum
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity, continued
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import ChannelMixer, between, laws, mixer
-from dsf.mixers.ingredients.recurrent_cells import channel_systems
+from dsf.mixers.ingredients.recurrences import channel_systems
 from dsf.systems.system import System
 
 

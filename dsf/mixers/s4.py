@@ -12,7 +12,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
-from dsf.mixers.ingredients.state_spaces import Discretisation, bilinear, bilinear_low_rank
+from dsf.mixers.ingredients.recurrences import Discretisation, bilinear, bilinear_low_rank
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 

@@ -9,7 +9,7 @@ from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
-from dsf.mixers.ingredients.state_spaces import port_system, zero_order_hold
+from dsf.mixers.ingredients.recurrences import port_system, zero_order_hold
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 

@@ -399,9 +399,6 @@ def doubling(A: Transition, drive: States, entering: State | None = None) -> Sol
 
     After the pass with a given lag, ``state[t]`` is the state that the last ``2 * lag`` tokens
     alone would leave, and ``jump[t]`` is the product of their transitions.
-
-    Returns:
-        All states, and the last one.
     """
     state, lag = with_initial_state(A, drive, entering), 1
     # In double precision, so that its products are not rounded again in every pass.
@@ -443,7 +440,7 @@ def uncoupled_states(
 
 def _compiled(decay: Tensor, drive: Tensor, running: Tensor, at_rest: bool) -> Solution:
     """Time is the first axis in memory, so that the numbers of a token are contiguous."""
-    from dsf.systems.kernels.states import scan_states
+    from dsf.systems.kernels.recurrences import scan_states
 
     parts = [part.movedim(-3, 0).contiguous() for part in (decay, drive)]
     states = torch.empty_like(parts[1])

@@ -131,7 +131,7 @@ def test_the_first_decay_meets_nothing(parts):
 
 def test_the_compiled_scan_by_threads(monkeypatch):
     """Entries in several pieces, the last one smaller, in single precision."""
-    diagonal_scan = pytest.importorskip("dsf.systems.kernels.states")
+    diagonal_scan = pytest.importorskip("dsf.systems.kernels.recurrences")
     monkeypatch.setattr(diagonal_scan, "FEWEST", 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     rng = torch.Generator().manual_seed(0)

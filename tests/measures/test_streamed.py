@@ -137,7 +137,7 @@ def test_progress_is_told():
 
 def test_long_work_is_announced_before_it_starts(monkeypatch, caplog):
     """One head of three never forgets; the others would not be worth a word."""
-    monkeypatch.setattr("dsf.measures.head_pass.LONG", 3e-4)
+    monkeypatch.setattr("dsf.measures.passes.LONG", 3e-4)
 
     def said(rates, error):
         caplog.clear()

@@ -7,7 +7,7 @@ import torch
 
 import dsf
 from dsf.mixers import GRU, LSTM, ElmanRNN
-from dsf.mixers.ingredients.recurrent_cells import RELU, TANH, with_one
+from dsf.mixers.ingredients.recurrences import RELU, TANH, with_one
 from dsf.runtime.shapes import ShapeError
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}

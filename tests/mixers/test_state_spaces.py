@@ -8,7 +8,7 @@ import torch
 import dsf
 from dsf import mixers
 from dsf.mixers.ingredients import bilinear, zero_order_hold
-from dsf.mixers.ingredients.state_spaces import bilinear_low_rank
+from dsf.mixers.ingredients.recurrences import bilinear_low_rank
 from dsf.runtime.shapes import ShapeError
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}

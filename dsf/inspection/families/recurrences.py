@@ -53,7 +53,7 @@ from dsf.mixers import (
     Retention,
     ShortConvolution,
 )
-from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
+from dsf.mixers.ingredients.recurrences import bilinear, zero_order_hold
 
 
 def read_minimax(layer: Captured) -> Retention:

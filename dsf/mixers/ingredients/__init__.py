@@ -14,7 +14,7 @@ from dsf.mixers.ingredients.feature_maps import (
     softplus,
     squares,
 )
-from dsf.mixers.ingredients.state_spaces import bilinear, zero_order_hold
+from dsf.mixers.ingredients.recurrences import bilinear, zero_order_hold
 
 __all__ = [
     "Monomials",

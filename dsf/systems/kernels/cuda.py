@@ -11,20 +11,8 @@ from typing import no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
-
-
-def laid(part: Shaped[Tensor, "head ..."]) -> tuple[Tensor, int]:
-    """``part`` contiguous after its first axis, and the distance from head to head.
-
-    A part that all heads share is stored once: the distance is then zero.
-    """
-    if part.stride(0) == 0 or len(part) == 1:
-        return part[:1].contiguous(), 0
-    part = part.contiguous()
-    return part, part.stride(0)
-
 
 CHANNELS = 16
 
@@ -35,30 +23,18 @@ def selective_scan(
     pole: Float[Tensor, "sequence channel state"],
     write: Float[Tensor, "sequence time state"],
     read: Float[Tensor, "sequence time state"],
-    skip: Float[Tensor, "sequence channel"],
     entering: Float[Tensor, "sequence channel state"],
 ) -> tuple[Float[Tensor, "sequence channel time"], Float[Tensor, "sequence channel state"]]:
-    """The response, and the state after the last token. All parts in single precision.
-
-    ``step`` and ``value`` may have any memory layout, and the response has that of ``value``; with
-    contiguous channels memory accesses are coalesced.
-    """
+    """The response without feedthrough, and the state after the last token."""
     sequences, channels, steps = value.shape
     states = pole.shape[-1]
-    response = torch.empty_like(value)
-    leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
-    parts = [laid(part) for part in (pole, write, read, skip, entering)]
-    arrays, far = zip(*parts, strict=True)
+    parts = (step.mT, value.mT, pole, write, read, entering)
+    arrays = [part.contiguous() for part in parts]
+    response, leaving = torch.empty_like(arrays[1]), torch.empty_like(arrays[-1])
     _scan[(sequences, triton.cdiv(channels, CHANNELS))](
-        step,
-        value,
-        response,
         *arrays,
+        response,
         leaving,
-        *step.stride(),
-        *value.stride(),
-        *response.stride(),
-        *far,
         channels,
         steps,
         states,
@@ -68,7 +44,7 @@ def selective_scan(
         num_stages=1,
         enable_fp_fusion=True,
     )
-    return response, leaving
+    return response.mT, leaving
 
 
 @triton.jit
@@ -85,27 +61,12 @@ def _decay(x):
 def _scan(
     step,
     value,
-    response,
     pole,
     write,
     read,
-    skip,
     entering,
+    response,
     leaving,
-    step_far,
-    step_channel,
-    step_time,
-    value_far,
-    value_channel,
-    value_time,
-    response_far,
-    response_channel,
-    response_time,
-    pole_far,
-    write_far,
-    read_far,
-    skip_far,
-    entering_far,
     channels,
     steps,
     states,
@@ -117,25 +78,19 @@ def _scan(
     n = tl.arange(0, N)
     is_channel, is_state = d < channels, n < states
     both = is_channel[:, None] & is_state[None, :]
-    at = d[:, None] * states + n[None, :]
-    poles = tl.load(pole + b * pole_far + at, mask=both, other=0.0)
-    held = tl.load(entering + b * entering_far + at, mask=both, other=0.0).to(tl.float64)
-    passed = tl.load(skip + b * skip_far + d, mask=is_channel, other=0.0)
-    wide = d.to(tl.int64)
-    sizes = step + b * step_far + wide * step_channel
-    values = value + b * value_far + wide * value_channel
-    responses = response + b * response_far + wide * response_channel
-    writes, reads = write + b * write_far + n, read + b * read_far + n
-    for t in range(steps):
-        size = tl.load(sizes, mask=is_channel, other=0.0)
-        u = tl.load(values, mask=is_channel, other=0.0)
-        w = tl.load(writes + t * states, mask=is_state, other=0.0)
-        r = tl.load(reads + t * states, mask=is_state, other=0.0)
+    at = b * channels * states + d[:, None] * states + n[None, :]
+    poles = tl.load(pole + at, mask=both, other=0.0)
+    held = tl.load(entering + at, mask=both, other=0.0).to(tl.float64)
+    line, port = b * steps * channels + d, b * steps * states + n
+    for _ in range(steps):
+        size = tl.load(step + line, mask=is_channel, other=0.0)
+        u = tl.load(value + line, mask=is_channel, other=0.0)
+        w = tl.load(write + port, mask=is_state, other=0.0)
+        r = tl.load(read + port, mask=is_state, other=0.0)
         drive = (size * u)[:, None] * w[None, :]
         held = _decay(size[:, None] * poles) * held + drive
-        y = tl.sum(held.to(tl.float32) * r[None, :], axis=1) + passed * u
-        tl.store(responses, y, mask=is_channel)
-        sizes += step_time
-        values += value_time
-        responses += response_time
-    tl.store(leaving + b * channels * states + at, held.to(tl.float32), mask=both)
+        y = tl.sum(held.to(tl.float32) * r[None, :], axis=1)
+        tl.store(response + line, y, mask=is_channel)
+        line += channels
+        port += states
+    tl.store(leaving + at, held.to(tl.float32), mask=both)

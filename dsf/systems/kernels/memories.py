@@ -128,11 +128,7 @@ def scalar_chunks(
 
 @kernel()
 def _buffers(states, like):
-    """Buffers of ``TILE`` columns.
-
-    Memory, its rounded copy, chunk inputs, responses, updates, and what the memory returned where
-    it was looked up.
-    """
+    """Buffers of ``TILE`` columns."""
     return (
         np.zeros(states * TILE),
         np.zeros(states * TILE, like.dtype),

@@ -90,11 +90,7 @@ def hold(held, at, decay, step):
 def write_rows(
     score, decay, step, feedthrough, factor, product, tile, first, before, memory, place, top
 ):
-    """Write rows from token ``first`` on, all in ``tile``, for every head.
-
-    ``score`` is reads times writes for these rows and all columns up to the last of them. Rows are
-    written to those of ``place`` from ``top`` on.
-    """
+    """Write rows from token ``first`` on, all in ``tile``, for every head."""
     scores, factors = pointers(score), pointers(factor)
     scratch, target = pointers(memory), pointers(place)
     (rows, stop), (heads, steps), start = score.shape, decay.shape, tile * TILE
@@ -176,10 +172,7 @@ def sum_tiles(parts, first, factors, heads, spans, decays, asked, statistics):
 
 @kernel()
 def _sum_tile(parts, plane, at, factor, logs, column, sums):
-    """For every row: sums of absolute values, negative ones, those times log, and times lag.
-
-    The lag is that from the column to the end of the tile.
-    """
+    """For every row: sums of absolute values, negative ones, those times log, and times lag."""
     if plane < 0 or at < 0 or column < 0:
         return
     number = factor.dtype.type
@@ -322,11 +315,7 @@ LANES = 16  # rows that are processed together, as a fixed count for the compile
 
 @kernel()
 def sum_own_tile(parts, coefficients, before, widths, peaks, found):
-    """Add the rows of one diagonal tile to ``statistics``; fill the decays from its start.
-
-    ``reach`` and ``log_reach`` are the decays from the start of the tile up to every row, and their
-    logarithms. ``parts`` and ``statistics`` are as in :mod:`dsf.systems.kernels.scalar_tiles`.
-    """
+    """Add the rows of one diagonal tile to ``statistics``; fill the decays from its start."""
     decay, step, log_decay, log_step, feedthrough = coefficients
     statistics, reach, log_reach = found
     heads, rows = decay.shape

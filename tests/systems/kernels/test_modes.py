@@ -8,7 +8,7 @@ import torch
 import dsf
 from dsf.mixers import DiagonalStateSpace
 from dsf.systems import kernels as availability
-from dsf.systems.kernels import states as modes
+from dsf.systems.kernels import recurrences as modes
 from tests.drawn import Drawer
 
 

@@ -28,7 +28,7 @@ def shortest(work, turns=1):
 @pytest.mark.usefixtures("one_thread")
 def test_the_scan_takes_exponentials_by_the_vector():
     """One after the other they take two to four times as long."""
-    from dsf.systems.kernels.selective import selective_scan
+    from dsf.systems.kernels.recurrences import selective_scan
 
     steps, channels, states = 4096, 256, 16  # the checks of these tests take a millisecond
     drawer = Drawer(2, dtype=torch.float32)

@@ -199,7 +199,7 @@ def test_no_inner_loop_calls_an_exponential():
 
 def test_time_comes_first_where_channels_lie_side_by_side(monkeypatch):
     """No copy between a layer and the loop; cutting time out of its middle costs ten times more."""
-    from dsf.systems.kernels import selective as loops
+    from dsf.systems.kernels import recurrences as loops
 
     mixer, given = selective(70, channels=64), {}
 

@@ -38,16 +38,6 @@ def test_responses(steps, monkeypatch):
     assert error(state.double(), left) < 1e-6
 
 
-def test_channels_in_either_order_of_memory():
-    system, signal = drawn("selective", DECAYS["ordinary"], Drawer(3, dtype=torch.float32), steps=9)
-    by_channel = channels_of(system, signal)
-    by_time = by_channel._replace(
-        step=by_channel.step.mT.contiguous().mT, signal=by_channel.signal.mT.contiguous().mT
-    )
-    for one, other in zip(cuda.scanned(by_channel), cuda.scanned(by_time), strict=True):
-        assert torch.equal(one, other)
-
-
 @pytest.mark.parametrize("structure", ["scaled_identity", "selective"])
 def test_what_is_on_a_card_meets_the_kernel(structure, monkeypatch):
     """The interpreter's tensors are taken for a card's."""
