@@ -21,6 +21,7 @@ from dsf.systems.transition import (
     Dense,
     Diagonal,
     DiagonalPlusLowRank,
+    SampledDiagonal,
     Transition,
     solved,
 )
@@ -383,11 +384,14 @@ def same_sequence(owner: str, systems: Sequence[System]) -> None:
 def block_diagonal(parts: Sequence[Transition]) -> Transition:
     """The block-diagonal transition of the stacked states.
 
-    Diagonals stay diagonal; if some are diagonal plus low rank, the ranks add up; every other
-    structure becomes dense.
+    Diagonals stay diagonal, and stay lazily sampled when all have the same step sizes; if some are
+    diagonal plus low rank, the ranks add up; every other structure becomes dense.
     """
     if len(parts) == 1:
         return parts[0]
+    sampled = [part for part in parts if isinstance(part, SampledDiagonal)]
+    if len(sampled) == len(parts) and all(_same(part.step, sampled[0].step) for part in sampled):
+        return SampledDiagonal(sampled[0].step, torch.cat([part.pole for part in sampled], dim=-1))
     diagonals = [part.diagonal() for part in parts]
     known = [decay for decay in diagonals if decay is not None]
     if len(known) == len(parts):
@@ -421,3 +425,7 @@ def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
         padded.append(pad(part, (before, after)))
         before += part.shape[-1]
     return torch.cat(padded, dim=-2)
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    return left is right or (left.shape == right.shape and torch.equal(left, right))
