@@ -1,7 +1,10 @@
 """Which axis carries tokens, samples and heads is asked of the run, never told from sizes."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
 import dsf
 from tests.any_code import modules
@@ -298,3 +301,15 @@ def test_samples_of_queries_come_in_order_where_keys_are_made_of_merged_ones():
     layer = dsf.inspect(model, **given)["decoder.layers.0.encoder_attn"]
     assert layer.axes == ("sample", "head")
     torch.testing.assert_close(layer.map().float(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["norm first", "convolution first"])
+@pytest.mark.parametrize("norm", [partial(nn.GroupNorm, 2), nn.InstanceNorm1d])
+def test_norms_of_images_do_not_take_places_for_channels(norm, is_first):
+    filters = [nn.Conv1d(4, 4, 3, padding=1, bias=False)]
+    norms = [norm(4) for _ in range(3)]
+    model = nn.Sequential(*norms, *filters) if is_first else nn.Sequential(*filters, *norms)
+    (layer,) = found = dsf.inspect(drawn(model), tokens(2, 4, 8))
+    assert (layer.name, layer.is_exact) == ("3" if is_first else "0", True)
+    assert all("a norm over tokens" in part.reason for part in found.unsupported)
+    assert len(found.unsupported) == 3

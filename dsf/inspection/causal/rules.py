@@ -760,19 +760,23 @@ class Rules:
 
     def _normalised(self, done: Done) -> Followed:
         given, ndim = done.first, done.outs[0].ndim
+        channels: Sequence[int] = ()  # where norms over images have them, the rest are places
         if done.name in _BATCH_NORMS:  # with stored statistics every element by itself
             if not next((one for one in done.args if isinstance(one, bool)), True):
                 return self._kept(done)
             dims = [dim for dim in range(ndim) if dim != 1]
         elif done.name == "native_group_norm":
-            dims = list(range(1, ndim))
+            dims, channels = list(range(1, ndim)), [1]
         else:
-            dims = list(range(ndim - len(done.args[1]), ndim))
+            dims = channels = list(range(ndim - len(done.args[1]), ndim))
         if given is None:
             return done.returns(None)
         meetings = {}
         for axis, plane in given.planes.items():
-            if reduced(plane, dims)[1] and not self._projections.are_channels(axis, in_norm=True):
+            if reduced(plane, dims)[1] and not (
+                any(varies(plane, dim) for dim in channels)
+                and self._projections.are_channels(axis, in_norm=True)
+            ):
                 meetings[axis] = Meeting(axis, words="a norm over tokens")
             elif is_place(axis) and any(has_many_and_one(plane, dim) for dim in dims):
                 meetings[axis] = Meeting(axis, words=MANY_AND_ONE)
