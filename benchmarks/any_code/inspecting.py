@@ -84,7 +84,7 @@ def _word(record: dict[str, Any]) -> str:
 
 
 def _claim(layer: Any, paths: dict[str, nn.Module]) -> Claim | None:
-    values, weights = layer.signal.squeeze(-2), layer.map()
+    values, weights = layer.signal.flatten(-3, -2), layer.map()
     return Claim(
         name=layer.name,
         path=_path(layer.name, paths),

@@ -50,7 +50,8 @@ the latter is asked: `layer.map()` begins behind it, `layer.whole` in front of i
 *Is a mixer missing?* The responses of all maps that were called exact are held as they were, and so
 are the outputs of all modules that dsf lists. Two tokens that are replaced in turn must then never
 move the same number, whatever enters or leaves a module of the model, up to the place where
-the model pools its tokens or makes fewer of them.
+the model pools its tokens or makes fewer of them. Where a model has stages of fewer
+and fewer tokens, those of every stage are replaced.
 """
 
 
