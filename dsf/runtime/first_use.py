@@ -30,9 +30,8 @@ def finding(package: str) -> Callable[[str], Any]:
         if name.startswith("__") or name not in homes():
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         home, own = homes()[name]
-        if home == package:
-            return import_module(f"{package}.{own}")
-        return getattr(import_module(home), own)
+        found = None if home == package else getattr(import_module(home), own, None)
+        return import_module(f"{home}.{own}") if found is None else found
 
     return find
 
