@@ -79,9 +79,12 @@ def _anchors(path: str, thing: object) -> str:
     *packages, name = path.split(".")
     above = [".".join(packages[:depth]) for depth in range(1, len(packages))]
     parts = [each for each in vars(thing) if each[0] != "_"] if isinstance(thing, type) else []
+    if name in dsf.__all__:
+        home = thing.__module__.split(".")
+        above += [".".join(home[:depth]) for depth in range(2, len(home) + 1)]
     ids = [
         f"{other}.{each}"
-        for other in (*above, *([dsf._HOME[name]] if name in dsf._HOME else []))
+        for other in above
         for each in (name, *(f"{name}.{part}" for part in parts))
     ]
     return ".. raw:: html\n\n   " + "".join(f'<span id="{each}"></span>' for each in ids) + "\n"
