@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Through, let_go
+from dsf.inspection.capture.calls import Call, Invocation, Through, let_go
 from dsf.inspection.capture.containers import DiskStore, keeping_in, lent
 from dsf.inspection.capture.isolation import isolated, uncompiled
-from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import described, dtype_of, environment, in_double, in_float64
 from dsf.inspection.capture.weights import check_runnable, double_copy
 from dsf.inspection.causal.findings import (
@@ -35,7 +34,7 @@ from dsf.inspection.errors import (
     UnreadableError,
 )
 from dsf.inspection.families.registry import Known, candidates, known_modules
-from dsf.inspection.further_mixers import Further, Noting, asked_for, probed, tried
+from dsf.inspection.further_mixers import Further, probe_all, tried
 from dsf.inspection.model_input import Spell, decoder_texts, with_decoder_tokens
 from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
@@ -107,11 +106,13 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         watched = {path: model.get_submodule(path) for path in known}
         asks = question.checks != "none" and store is None and _can_be_asked(model)
         possible = _outside(candidates(model, known), asked) if store is None else {}
-        noting = Noting({path: model.get_submodule(path) for path in (*possible, *asked)})
+        kept = [model.get_submodule(path) for path in (*possible, *asked)]
+        passes: list[Invocation] = []
 
         def recorded(tracker: Tracker | None) -> list[Call]:
             with keeping_in(store):
-                return run(model, watched, inputs, named, tracker=tracker, listener=noting)
+                how: dict[str, Any] = {"tracker": tracker, "kept": kept, "passes": passes}
+                return run(model, watched, inputs, named, **how)
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
         calls, tracker, unfollowed = _followed(
@@ -120,8 +121,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             asks=asks,
             tokens=question.token_axis,
         )
-        further = asked_for(model, noting.where, asked)
-        further.add(tried(model, noting.where, possible, limits))
+        further = tried(passes, model, asked, possible, limits)
         if further.calls:  # of modules that are read as a whole instead of what ran in them
             outside = (call for call in calls if not further.covers(call.time))
             calls = sorted([*outside, *further.calls], key=attrgetter("time"))
@@ -139,7 +139,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             store=store,
             at_a_time=MOST if expected is None else expected.at_a_time,
         )
-        made = _made(model, rebuilding, calls, known, noting.where)
+        made = _made(model, rebuilding, calls, known, tracker)
         missed = [part for _, part in made.refused]
         missed += _unread(model, calls, set(known), found, further)
         if rest is not None and (rest.mixes or rest.is_lost or not missed):
@@ -165,7 +165,11 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
 
 
 def _made(
-    model: nn.Module, rebuilding: "_Rebuilding", calls: list[Call], known: Known, where: ModuleStack
+    model: nn.Module,
+    rebuilding: "_Rebuilding",
+    calls: list[Call],
+    known: Known,
+    tracker: Tracker | None,
 ) -> "_Rebuilt":
     """The layers of calls; of modules that are probed instead of attentions in them, these."""
     made, found, further = rebuilding.of(calls, known), rebuilding.asked, rebuilding.further
@@ -174,13 +178,14 @@ def _made(
         for call, part in made.refused
         if part.formula is None and call.through is not Through.MODULE and call not in found.refused
     ]
-    if rebuilding.question.probe != AUTO or not instead_of:
+    if rebuilding.question.probe != AUTO or not instead_of or tracker is None:
         return made
+    before = len(further.calls)
     with as_it_ran(model):
-        more = probed(found.modules, where, rebuilding.limits, instead_of=instead_of)
-    further.add(more)
-    known |= more.known
-    instead = replace(rebuilding, store=None).of(more.calls, known)
+        limits, where = rebuilding.limits, tracker.where
+        probe_all(found.modules, where, limits, further, instead_of=instead_of)
+    known |= further.known
+    instead = replace(rebuilding, store=None).of(further.calls[before:], known)
     kept = [pair for pair in made.refused if not further.replaces(pair[0])]
     layers = sorted([*made.layers, *instead.layers], key=lambda pair: pair[0])
     return _Rebuilt(layers, [*kept, *instead.refused])
@@ -281,7 +286,7 @@ def _asked(
         known = {call.module for call in calls if call.through is Through.MODULE}
         known |= {call.module for call in found.refused}
         asked = [one for one in found.modules if one.module not in known]
-        further.add(probed(asked, tracker.where, limits))
+        probe_all(asked, tracker.where, limits, further)
     kept = [one for one in calls if not further.replaces(one)]
     further_ones = (one for one in further.calls if one not in kept)
     calls = sorted([*kept, *further_ones], key=attrgetter("time"))

@@ -6,8 +6,7 @@ Modules that mix tokens and fit no family are probed with unit values, within a 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter, Structure
-from dsf.inspection.capture.calls import Call, Invocation, Through, begun, bound
+from dsf.inspection.capture.calls import Call, Invocation, Through, bound
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_float64
@@ -57,31 +56,6 @@ LEAST = 0.5
 """A map that was not asked for is offered where it explains this share of what its module moves."""
 
 
-class Noting:
-    """Keeps what modules are called with and return in a run, and its stack of modules."""
-
-    def __init__(self, modules: Mapping[str, nn.Module]):
-        self._modules = modules
-        self.where = ModuleStack(nn.Module(), set())
-
-    @contextmanager
-    def __call__(self, where: ModuleStack) -> Iterator[None]:
-        self.where = where
-
-        def begin(module: nn.Module, _: object) -> None:
-            frame = where.frame_of(module)
-            is_asking = where.tracker is not None and where.tracker.is_asking
-            if frame is not None and not is_asking and not where.is_claimed():
-                begun(frame, where)
-
-        handles = [part.register_forward_pre_hook(begin) for part in self._modules.values()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
 @dataclass(eq=False)
 class Further:
     """What became of modules that were tried or probed.
@@ -102,16 +76,8 @@ class Further:
     failed: dict[str, str] = field(default_factory=dict)
     on_probed: set[Call] = field(default_factory=set)
 
-    def add(self, other: "Further") -> None:
-        self.known |= other.known
-        self.calls += other.calls
-        self.layers |= other.layers
-        self.shares |= other.shares
-        self.on_probed |= other.on_probed
-        self.failed |= {
-            path: f"{self.failed[path]}. {words}" if path in self.failed else words
-            for path, words in other.failed.items()
-        }
+    def fail(self, path: str, words: str) -> None:
+        self.failed[path] = f"{self.failed[path]}. {words}" if path in self.failed else words
 
     def reason(self, path: str, finding: ModuleFinding) -> str:
         """Why a module is listed in which tokens meet; empty if it is not."""
@@ -141,33 +107,33 @@ class Further:
         return any(one is not None and one.began <= time < one.ended for one in spans)
 
 
-def asked_for(model: nn.Module, where: ModuleStack, probes: Mapping[str, Adapter]) -> Further:
+def tried(
+    passes: Sequence[Invocation],
+    model: nn.Module,
+    probes: Mapping[str, Adapter],
+    possible: Candidates,
+    limits: Limits,
+) -> Further:
+    """Take the modules that are to be probed, and try others as families that they may be of."""
+
+    def calls_at(path: str) -> list[Call]:
+        module = model.get_submodule(path)
+        return [call_of(path, one) for one in passes if one.module is module and one.ended]
+
     found = Further()
     for path, adapter in probes.items():
-        if calls := _calls(model, where, path):
+        if calls := calls_at(path):
             found.known[path] = adapter, FAMILY
             found.calls += calls
-    return found
-
-
-def _calls(model: nn.Module, where: ModuleStack, path: str) -> list[Call]:
-    module = model.get_submodule(path)
-    runs = (one for one in where.invocations if one.module is module and one.ended)
-    return [call_of(path, one) for one in runs]
-
-
-def tried(model: nn.Module, where: ModuleStack, possible: Candidates, limits: Limits) -> Further:
-    """Try every module that ran as each of the families that it may be one of."""
-    found = Further()
     of_class: dict[type, tuple[str, int]] = {}
     for path, structures in possible.items():
-        calls = _calls(model, where, path)
+        calls = calls_at(path)
         if not calls or found.covers(calls[0].time - 1):
             continue
         kind = type(calls[0].module)
         fitting = _fitting(calls[0], structures, limits, of_class.get(kind))
         if isinstance(fitting, str):
-            found.failed[path] = f"It was {fitting}"
+            found.fail(path, f"It was {fitting}")
             continue
         adapter, family, layer, of_class[kind] = fitting
         found.known[path] = adapter, family
@@ -223,19 +189,20 @@ def _fitting(
     )
 
 
-def probed(
+def probe_all(
     findings: Sequence[ModuleFinding],
     where: ModuleStack,
     limits: Limits,
+    found: Further,
     *,
     instead_of: Sequence[Call] = (),
-) -> Further:
+) -> None:
     """Probe the modules that mix tokens and were not read, or only in part, within the budget.
 
     Where maps of a module were read that are not all of it, one that is probed takes their place if
     it is.
     """
-    found, budget = Further(), Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
+    budget = Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
     ports: dict[type, Ports] = {}
     refused: dict[type, list[str]] = {}
     for one in findings:
@@ -244,33 +211,43 @@ def probed(
         path, alike = where.name_of(one.module), refused.setdefault(type(one.module), [])
         inside = max(len(held.calls) for _, held in one.runs)
         if inside > (MOST_INSIDE if path else 0) and not one.is_read:
-            found.failed[path] = (
+            found.fail(
+                path,
                 f"It was not probed unasked, since {inside} token mixers that were read run in it; "
-                "pass probe=(path,) to probe it"
+                "pass probe=(path,) to probe it",
             )
             continue
         if len(alike) > 1:
             if not one.is_read:
                 both = f"'{alike[0]}' and '{alike[1]}'"
-                found.failed[path] = f"It was not probed, since {both} of its class could not be"
+                found.fail(path, f"It was not probed, since {both} of its class could not be")
             continue
-        here, failed, budget.is_short = Further(), "", False
+        made, failed, budget.is_short = list[_Probed](), "", False
         for invocation, held in one.runs:
             call = call_of(path, invocation)
             worth = partial(share_of_probed, invocation, held)
             prober = Prober(Probe(), budget, ports, worth=worth)
             least = ALL if one.is_read else LEAST
             try:
-                _probe(call, held, prober, limits, here, least=least)
+                made.append(_probe(call, held, prober, limits, least=least))
             except InspectionError as error:
                 failed = f"It was probed, but {str(error).rstrip('.')}"
         if failed and not budget.is_short:
             alike.append(path)
-        if not (one.is_read and failed):
-            found.add(here)
-            if failed:
-                found.failed[path] = failed
-    return found
+        if one.is_read and failed:
+            continue
+        for call, adapter, layer, share, behind in made:
+            found.known[call.name] = adapter, FAMILY
+            found.calls.append(call)
+            found.layers[call] = layer
+            found.on_probed |= behind
+            found.shares |= {call: share, **dict.fromkeys(behind, 1.0)}
+        if failed:
+            found.fail(path, failed)
+
+
+_Probed = tuple[Call, Adapter, InspectedLayer, float, set[Call]]
+"""A call, how it was read, its layer and share, and the attentions that work on its response."""
 
 
 def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
@@ -283,9 +260,7 @@ def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
     return one.is_listed and one.mixes is not None and Through.INTERFACE not in free
 
 
-def _probe(
-    call: Call, held: Held, prober: Prober, limits: Limits, found: Further, *, least: float
-) -> None:
+def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: float) -> _Probed:
     adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
     (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
     driven, run = prober.driven, call.invocation
@@ -301,12 +276,7 @@ def _probe(
     if not driven.has_own_rows:
         rows = torch.full((*layer.system.batch, layer.system.steps), -1)
         layer = replace(layer, row_order=rows)
-    behind = _behind(run, held, driven)
-    found.known[call.name] = adapter, FAMILY
-    found.calls.append(call)
-    found.layers[call] = layer
-    found.on_probed |= behind
-    found.shares |= {call: share, **dict.fromkeys(behind, 1.0)}
+    return call, adapter, layer, share, _behind(run, held, driven)
 
 
 def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:

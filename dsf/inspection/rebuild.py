@@ -312,20 +312,12 @@ def rebuild(
     call: Call, adapter: Adapter, family: str, limits: Limits
 ) -> Iterator[tuple[str, Build]]:
     """The layers of a captured call: the name of each, and what rebuilds and compares it alone."""
-    for comparison in _comparisons(call, adapter, family, limits):
-        yield comparison.captured.name, comparison.layer
-
-
-def _comparisons(
-    call: Call, adapter: Adapter, family: str, limits: Limits, *, repeats: bool = True
-) -> "list[LayerComparison]":
-    """What is compared of a call; unless its module ``repeats``, the run with itself."""
     with _explained(call, family):
-        reference, compared_with, sharp = (
-            _reference(call, adapter, limits)
-            if repeats
-            else (call, _itself(call, "its module draws random numbers"), False)
-        )
+        reference, compared_with, sharp = _reference(call, adapter, limits)
+        is_random = reference.draws and _is_random(call, adapter, reference)
+        if is_random:
+            words = _itself(call, "its module draws random numbers")
+            reference, compared_with, sharp = call, words, False
         tolerance = limits.tolerance
         if tolerance is None:
             of_run = TOLERANCE.get(call.first_output.dtype, 1e-5)
@@ -340,23 +332,18 @@ def _comparisons(
     ran, around = None if call.invocation is None else first_numbers(call.invocation.output), None
     if ran is not None and reference.around is not None:
         around = in_float64(ran), in_float64(reference.around)
+    for layer, output in zip(layers, outputs, strict=True):
+        compared = call, adapter, layer, output, compared_with, tolerance, around, is_random
+        yield layer.name, LayerComparison(*compared).layer
 
-    def again(number: int, *, repeats: bool = True) -> LayerComparison:
-        return _comparisons(call, adapter, family, limits, repeats=repeats)[number]
 
-    return [
-        LayerComparison(
-            call,
-            adapter,
-            layer,
-            output,
-            compared_with,
-            tolerance,
-            around=around,
-            drawn=partial(again, number) if reference.draws else None,
-        )
-        for number, (layer, output) in enumerate(zip(layers, outputs, strict=True))
-    ]
+def _is_random(call: Call, adapter: Adapter, one: Call) -> bool:
+    """Whether a module in float64 returns other numbers when it runs once more."""
+    other = reference_call(call, adapter)
+    pairs = [(one.first_output, other.first_output)]
+    if one.around is not None and other.around is not None:
+        pairs.append((one.around, other.around))
+    return not all(torch.equal(*pair) for pair in pairs)
 
 
 @contextmanager
@@ -395,8 +382,7 @@ class LayerComparison:
         captured: what the adapter reads, of the run that the layer is compared with.
         around: what the module of an attention returned as a whole, in the run and again; None for
             other layers.
-        drawn: where the module drew random numbers when it ran again: the same with others, or
-            without its running again.
+        is_random: whether the module returns other numbers in every pass.
     """
 
     call: Call
@@ -406,29 +392,21 @@ class LayerComparison:
     compared_with: str
     tolerance: float
     around: tuple[Tensor, Tensor] | None = None
-    drawn: "Callable[..., LayerComparison] | None" = None
+    is_random: bool = False
 
     def layer(self) -> InspectedLayer:
         try:
             with _explained(self.call, self.captured.family):
                 found = self._compared()
         except ReconstructionError as error:
-            if error.formula > 0 and self.drawn is not None and self._is_random(self.drawn()):
+            if error.formula > 0 and self.is_random:
                 raise UnreadableError(DRAWS) from error
             raise
         dtype = self.call.first_output.dtype
         expected = expected_rounding(dtype, found.system.steps)
         if found.rounding > expected:
-            if self.drawn is not None and self._is_random(self.drawn()):
-                return self.drawn(repeats=False).layer()
             _warn_of_rounding(self.captured, found.rounding, expected, dtype)
         return found
-
-    def _is_random(self, other: "LayerComparison") -> bool:
-        pairs = [(self.captured.output, other.captured.output)]
-        if self.around is not None and other.around is not None:
-            pairs.append((self.around[1], other.around[1]))
-        return not all(torch.equal(one, again) for one, again in pairs)
 
     def _compared(self) -> InspectedLayer:
         layer, adapter = self.captured, self.adapter

@@ -4,8 +4,8 @@ Runs a model once and records the calls of its token mixers and attention functi
 """
 
 import inspect as signatures
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection.capture.calls import Call, Exchange, recording
+from dsf.inspection.capture.calls import Call, Exchange, Invocation, begun, recording
 from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import described, dtype_of, guarded
@@ -105,7 +105,8 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     exchange: Exchange | None = None,
     only: Collection[str] | None = None,
     tracker: Any = None,
-    listener: Callable[[ModuleStack], AbstractContextManager[None]] | None = None,
+    kept: Collection[nn.Module] = (),
+    passes: list[Invocation] | None = None,
 ) -> list[Call]:
     """Run ``model`` once and record every call of a token mixer.
 
@@ -114,7 +115,8 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         part: the only module that is called, as the model would call it.
         exchange: what a recorded call is to return instead; None to leave it.
         only: the paths of modules whose calls alone are recorded, and cannot be repeated.
-        listener: is given the stack of running modules, for whatever else is to be recorded.
+        kept: modules whose forward passes are kept whether a mixer runs in them or not.
+        passes: receives the forward passes that are kept.
     """
     calls: list[Call] = []
     if part is None and interface.models_of_library(model) == [model]:
@@ -130,18 +132,29 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         looks_around=only is None,
         only=only,
     )
+    if passes is not None:
+        passes.clear()
+        where.invocations = passes
     where.keeps_outputs = where.keeps_passes  # that are compared with those of a pass in float64
     recorded = {path: module for path, module in watched.items() if where.records(path)}
+
+    def keep(module: nn.Module, _: Any) -> None:
+        frame, is_asking = where.frame_of(module), tracker is not None and tracker.is_asking
+        if frame is not None and not is_asking and not where.is_claimed():
+            begun(frame, where)
+
     with (
         recording_softmax(where, calls),
         interface.recording_attention(model, where, calls),
         recording(recorded, calls, where),
-        nullcontext() if listener is None else listener(where),
+        ExitStack() as hooks,
         as_it_ran(model),
         nullcontext()
         if tracker is None
         else tracker.following(where, part or model, inputs, named),
     ):
+        for one in kept:
+            hooks.callback(one.register_forward_pre_hook(keep).remove)
         try:
             output = (model if part is None else part)(*inputs, **named)
             if tracker is not None:

@@ -133,8 +133,6 @@ class ModuleStack:
         only: the paths of the modules whose calls are recorded; None for all.
 
     Attributes:
-        instead: the same from a call that is not computed yet, of which only the values are known;
-            None where every attention is computed.
         expects: in a pass that is repeated, whether a product in this stack, with these weights and
             this response, was an attention in the run; None in the run itself.
     """
@@ -167,7 +165,6 @@ class ModuleStack:
         self._claimed = set(claimed)
         self._piece = at_work()
         self.exchange = exchange
-        self.instead: Callable[[Any], Tensor | None] | None = None
 
     def tick(self) -> int:
         """The time of an event of the run, later than all before."""

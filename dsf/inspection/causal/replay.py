@@ -591,7 +591,6 @@ def _holding(
         keeps_passes=False,
         looks_around=False,
     )
-    where.instead = exchange  # an attention whose output is replaced is not computed
     implementation = next((c.implementation for c in attentions if c.implementation), "")
     calls: list[Call] = []
     with ExitStack() as stack:

@@ -103,20 +103,12 @@ class _Recorder:
         # releases, are not recorded.
         where, path = self._where, self._where.name_of(module)
         where.claim(path)
-        run, heard, causal = partial(attention, module, *tensors, **options), options, False
+        heard, causal = options, False
         if name == FUSED:
             asked, used = options.get("is_causal"), signature(attention).parameters
             causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
             heard = {each: part for each, part in options.items() if each in used}
-            if where.instead is not None:  # what replaces it is not computed
-                query, _, value = tensors[:3]
-                call = Call(path, module, {"value": value}, None, Through.INTERFACE)
-                instead = where.instead(call)
-                if instead is None or query is None or value is None:
-                    return run()
-                samples, heads, steps, _ = query.shape
-                return instead.to(query).reshape(samples, steps, heads, value.shape[-1]), None
-        output = run()
+        output = attention(module, *tensors, **options)
         if not where.records(where.name_of(module)):
             return output
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
