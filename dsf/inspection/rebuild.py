@@ -59,7 +59,7 @@ from dsf.inspection.errors import (
     memory_ran_out,
 )
 from dsf.inspection.results.layers import InspectedLayer
-from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
+from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
@@ -239,12 +239,7 @@ def _run_again(
 
 def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Call:
     calls: list[Call] = []
-    unnormalised = {one.product for one in invocation.calls if UNNORMALISED in one.arguments}
-
-    def expects(where: ModuleStack, _weights: Tensor, _response: Tensor) -> bool:
-        return where.module is twin and where.products in unnormalised
-
-    where = ModuleStack(twin, claimed=set(), expects=expects, keeps_passes=False)
+    where = ModuleStack(twin, claimed=set(), keeps_passes=False)
     with (
         recording_softmax(where, calls),
         recording_attention(twin, where, calls, call.implementation),

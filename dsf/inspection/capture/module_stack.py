@@ -76,7 +76,6 @@ class Frame:
     Attributes:
         callbacks: what to call once the module has returned, each with the number of linear maps
             that had run when it was added.
-        products: how many stacks of matrices were multiplied in it, outside of other modules.
         writes: how often every tensor that it was called with had been written into then.
         attributes: the tensors in attributes of the module then, where a run is followed.
         is_whole: whether the module is read as a whole and its operations are not followed.
@@ -89,7 +88,6 @@ class Frame:
     began: int = 0
     projected: list[Projected] = field(default_factory=list)
     callbacks: list[tuple[int, AfterCall]] = field(default_factory=list)
-    products: int = 0
     writes: list[int] = field(default_factory=list)
     attributes: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
@@ -133,17 +131,14 @@ class ModuleStack:
         only: the paths of the modules whose calls are recorded; None for all.
 
     Attributes:
-        expects: in a pass that is repeated, whether a product in this stack, with these weights and
-            this response, was an attention in the run; None in the run itself.
     """
 
-    def __init__(  # noqa: PLR0913 (what is listened to, and what is kept of it)
+    def __init__(
         self,
         model: nn.Module,
         claimed: set[str],
         exchange: Callable[[Any], Tensor | None] | None = None,
         tracker: Any = None,
-        expects: "Callable[[ModuleStack, Tensor, Tensor], bool] | None" = None,
         *,
         keeps_passes: bool = True,
         looks_around: bool = True,
@@ -152,7 +147,6 @@ class ModuleStack:
         self.tracker = tracker
         self.listener: Any = None  # to calls of torch, outside of modules that are read as a whole
         self.keeps_outputs = tracker is not None
-        self.expects = expects
         self.invocations: list[Any] = []
         self.last_call = 0
         self.keeps_passes, self._looks_around = keeps_passes, looks_around
@@ -181,15 +175,6 @@ class ModuleStack:
         """From which tokens the tensors in a value are made; None for each that is not followed."""
         tensors = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
         return [None if self.tracker is None else self.tracker.of(tensor) for tensor in tensors]
-
-    def are_weights(self, product: Any) -> bool:
-        """Whether the left factor of a product of stacks of matrices holds weights of tokens."""
-        # Only a run that is followed can tell; a pass that is repeated does as the run did.
-        if self.expects is not None:
-            return self.expects(self, product.left, product.output)
-        return self.tracker is not None and bool(
-            self.tracker.are_weights(product.left, product.right)
-        )
 
     def has_read_in(self, frame: Frame) -> bool:
         if self.last_call > frame.began or not self._watched:
@@ -233,17 +218,6 @@ class ModuleStack:
 
     def frame_of(self, module: nn.Module) -> Frame | None:
         return next((one for one in reversed(self._running) if one.module is module), None)
-
-    def count_product(self) -> None:
-        frame = None if self.module is None else self.frame_of(self.module)
-        if frame is not None:
-            frame.products += 1
-
-    @property
-    def products(self) -> int:
-        """How many products the innermost module has computed itself, this call of it."""
-        frame = None if self.module is None else self.frame_of(self.module)
-        return 0 if frame is None else frame.products
 
     def is_running(self, module: nn.Module | None) -> bool:
         return any(frame.module is module for frame in self._running)

@@ -29,7 +29,7 @@ from dsf.inspection.capture.isolation import replaced as exchanged_in
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small, varies
-from dsf.inspection.softmax.follower import UNNORMALISED, recording_softmax
+from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.widened import can_be_widened, wide, widened
 
@@ -39,8 +39,6 @@ Replacement = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 SEED, DRAWS, ROUNDING = 0, 16, 16
 DRAWN = 8
 """How many draws of half of the tokens are by chance; those after them go by their places."""
-UNIT = 1e-2
-"""How far the sum of a row of a softmax may be from one, in half precision, too."""
 
 
 class UnclearError(Exception):
@@ -534,18 +532,6 @@ def _holding(
     attentions = [call for call in held.calls if call.through is not Through.MODULE]
     waiting = list(attentions)
 
-    def expects(where: ModuleStack, weights: Tensor, response: Tensor) -> bool:
-        kept = waiting[0] if waiting else None
-        if kept is None or kept.through is not Through.FOLLOWED:
-            return False
-        if kept.first_output.shape != response.flatten(0, -3).shape:
-            return False
-        if (kept.module, kept.product) != (where.module, where.products):
-            return False
-        # Torch's compiled functions are seen when they run first, and not when they run again.
-        sums_to_one = bool(((weights.sum(dim=-1) - 1).abs() < UNIT).all())
-        return sums_to_one or UNNORMALISED in kept.arguments
-
     def exchange(call: Call) -> Tensor | None:
         if not waiting or waiting[0].module is not call.module:
             return None  # such as an attention inside of a module that is held as a whole
@@ -587,7 +573,6 @@ def _holding(
         module,
         claimed={name for name, part in module.named_modules() if name and part in whole},
         exchange=exchange,
-        expects=expects,
         keeps_passes=False,
         looks_around=False,
     )

@@ -149,7 +149,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """The weights that a softmax makes of scores, or scores that are used as they are.
+    """The weights that a softmax makes of scores.
 
     ``written`` is torch's version counter of ``output``, which a later change in place raises.
     """
@@ -159,7 +159,6 @@ class Normalised:
     output: Tensor
     scores: Scores
     written: int | None
-    is_softmax: bool = True
 
 
 def changed(
@@ -239,8 +238,6 @@ def _bias(
 
 STARTS = {*PRODUCTS, "softmax"}
 """Names of the functions with which a softmax attention begins or continues."""
-UNNORMALISED = "unnormalised"
-"""The argument of a recorded call whose weights no softmax made."""
 
 
 def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
@@ -352,11 +349,8 @@ class SoftmaxListener(Functions):
 
     def _multiplied(self, made: Product, output: Tensor) -> Tensor:
         """Record a product; its result, or what the attention is to return instead."""
-        self._where.count_product()
         for each in (made, made.transposed):
             weights = self._find(each.sources[0])
-            if not isinstance(weights, Normalised) and self._where.are_weights(each):
-                weights = self._as_weights(weights, each)
             if isinstance(weights, Normalised):
                 return self._recorded(weights, each, output)
         running = self._where.is_running  # the tensors of modules that have returned are forgotten
@@ -369,15 +363,6 @@ class SoftmaxListener(Functions):
         self._unused.append(scores)
         self._follow(output, scores)
         return output
-
-    def _as_weights(self, scores: Scores | None, made: Product) -> Normalised:
-        """What values are multiplied with as it is: sigmoid, squares, decays."""
-        used, module = made.sources[0], self._where.module
-        if scores is None:
-            scores = Scores(module, made, torch.ones((), dtype=torch.float64))
-        self._unused = [one for one in self._unused if one.module is not scores.module]
-        scores = replace(scores, plain=False)
-        return Normalised(module, used, used, scores, times_written(used), is_softmax=False)
 
     def _normalised(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         given = args[0] if args else kwargs["input"]
@@ -421,8 +406,6 @@ class SoftmaxListener(Functions):
         leading = made.output.shape[:-2]
         value = made.right.expand(*leading, *made.right.shape[-2:]).flatten(0, -3)
         arguments = explained(weights, made) | {"value": kept(value)}
-        if not weights.is_softmax:
-            arguments[UNNORMALISED] = True
         mixed = kept(made.output)
         call = Call(
             self._where.name_of(module),
@@ -431,7 +414,6 @@ class SoftmaxListener(Functions):
             mixed.flatten(0, -3),
             Through.FOLLOWED,
             weights_by=weights.module,
-            product=self._where.products,
         )
         query = weights.scores.product.left
         seen = {"query": query, "value": made.right, "output": made.output}
