@@ -289,7 +289,7 @@ def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:
     try:
         values = {call: value_of(recording, call.arguments["value"]) for call in held.free}
         holding = kept_in(recording, invocation, replace(held, free=frozenset()), ())
-        found = recording.replay([*holding, *driven.with_response(other)], values.values())
+        found = recording.replay([*holding, driven.with_response(other)], values.values())
     except (UnclearError, UnreadableError):
         return set()
     return {
@@ -350,7 +350,7 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
         """The response of the recorded values, with what other tokens add past them."""
         return torch.where(own.to(now.device), now, response + other_rest - rest)
 
-    left = moved_with([*new, *driven.with_response(kept)])
+    left = moved_with([*new, driven.with_response(kept)])
     if draw and not every.difference.any():  # all that they move is themselves
         return math.nan
     return min(share_of(every, left), 1 - spilled)

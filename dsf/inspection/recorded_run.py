@@ -101,7 +101,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     *,
-    part: nn.Module | None = None,
     exchange: Exchange | None = None,
     only: Collection[str] | None = None,
     tracker: Any = None,
@@ -112,16 +111,15 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
 
     Args:
         watched: modules whose calls are recorded; so are attentions, fused and written out.
-        part: the only module that is called, as the model would call it.
         exchange: what a recorded call is to return instead; None to leave it.
         only: the paths of modules whose calls alone are recorded, and cannot be repeated.
         kept: modules whose forward passes are kept whether a mixer runs in them or not.
         passes: receives the forward passes that are kept.
     """
     calls: list[Call] = []
-    if part is None and interface.models_of_library(model) == [model]:
+    if interface.models_of_library(model) == [model]:
         check_names(model, named)
-    named = without_cache(model, named) if part is None else named
+    named = without_cache(model, named)
     inputs, named = lent(inputs), lent(named)
     where = ModuleStack(
         model,
@@ -149,19 +147,17 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         recording(recorded, calls, where),
         ExitStack() as hooks,
         as_it_ran(model),
-        nullcontext()
-        if tracker is None
-        else tracker.following(where, part or model, inputs, named),
+        nullcontext() if tracker is None else tracker.following(where, model, inputs, named),
     ):
         for one in kept:
             hooks.callback(one.register_forward_pre_hook(keep).remove)
         try:
-            output = (model if part is None else part)(*inputs, **named)
+            output = model(*inputs, **named)
             if tracker is not None:
                 tracker.finish(output)
         except Exception as error:
             if is_out_of_memory(error):
-                raise memory_ran_out(f"{described(part or model)}: its run", error) from error
+                raise memory_ran_out(f"{described(model)}: its run", error) from error
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(
                 f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
@@ -170,13 +166,12 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
                 for name, part in given.items()
             )
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")
-            cure = "" if part is not None else hint(model, inputs, named)
-            cure = cure or (
+            cure = hint(model, inputs, named) or (
                 "Try to call the model itself with the same inputs; inspect passes them on "
                 f"unchanged.{_wants_a_card(model)}"
             )
             raise InspectionError(
-                f"{described(part or model)} could not be run on its inputs "
+                f"{described(model)} could not be run on its inputs "
                 f"({listed or 'none were given'}): {reason}. {cure}"
             ) from error
     return calls

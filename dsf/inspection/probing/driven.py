@@ -229,31 +229,31 @@ def owner_of(module: nn.Module, port: Port) -> tuple[Any, str]:
     )
 
 
-def passing(recording: Recording, port: Port) -> dict[Value, frozenset[int]]:
-    """The tensors that pass a port of a submodule or function, first to last."""
-    # Each with the operations that read it but are not part of the call whose argument it is.
-    found: dict[Value, frozenset[int]] = {}
-    for call in recording.calls:
-        if call.name != port.name:
-            continue
-        if port.argument is None:
-            found |= dict.fromkeys(values_in(call.output)[:1], frozenset())
-            continue
-        named = signatures.signature(call.function).bind_partial(*call.args, **call.kwargs)
-        given = named.arguments.get(port.argument)
-        if not isinstance(given, Value):
-            raise InspectionError(
-                f"Port '{port.where}': '{port.name}' was not given a tensor '{port.argument}'. "
-                f"Name one that it was given: {', '.join(named.arguments) or 'there is none'}."
-            )
-        inside = range(call.began, call.ended)
-        found[given] = frozenset(one for one in recording.readers(given) if one not in inside)
-    if not found:
+def passing(recording: Recording, port: Port) -> tuple[Value, frozenset[int]]:
+    """The tensor that passes a port of a submodule or function.
+
+    With the operations that read it but are not part of the call whose argument it is.
+    """
+    calls = [call for call in recording.calls if call.name == port.name]
+    if len(calls) != 1:
+        times = f"{len(calls)} tensors" if calls else "no tensor"
         raise InspectionError(
-            f"Port '{port.where}': no tensor passed it in this call. Name a submodule or function "
-            "that the module calls."
+            f"Port '{port.where}': {times} passed it in this call. Name a submodule or function "
+            "that the module calls once."
         )
-    return found
+    (call,) = calls
+    if port.argument is None:
+        (output, *_) = values_in(call.output)
+        return output, frozenset()
+    named = signatures.signature(call.function).bind_partial(*call.args, **call.kwargs)
+    given = named.arguments.get(port.argument)
+    if not isinstance(given, Value):
+        raise InspectionError(
+            f"Port '{port.where}': '{port.name}' was not given a tensor '{port.argument}'. "
+            f"Name one that it was given: {', '.join(named.arguments) or 'there is none'}."
+        )
+    inside = range(call.began, call.ended)
+    return given, frozenset(one for one in recording.readers(given) if one not in inside)
 
 
 def viewed(value: Value, port: Port) -> Layout:
@@ -283,8 +283,8 @@ class Ports:
         layouts: of these tensors, where not the run shows them.
     """
 
-    values: tuple[Value, ...]
-    responses: tuple[Value, ...]
+    value: Value
+    response: Value
     kept: frozenset[int] = frozenset()
     names: tuple[str, str] = ("", "")
     layouts: Mapping[Value, Layout] = field(default_factory=dict)
@@ -294,26 +294,21 @@ class Driven:
     """The function from values to response between two places of a recorded call."""
 
     def __init__(self, call: FollowedCall, ports: Ports):
-        def seats(values: Sequence[Value]) -> dict[Value, Layout]:
-            found = {one: ports.layouts.get(one) or call.layout(one) for one in values}
-            known = {one: layout for one, layout in found.items() if layout is not None}
-            if len(known) < len(found):
-                raise UnreadableError("its values or its response have no tokens")
-            return known
-
+        value, response = (
+            ports.layouts.get(one) or call.layout(one) for one in (ports.value, ports.response)
+        )
+        if value is None or response is None:
+            raise UnreadableError("its values or its response have no tokens")
         self.recording, self.ports, self.passes = call.recording, ports, 0
-        self._values, self._responses = seats(ports.values), seats(ports.responses)
-        self.value = next(iter(self._values.values()))
-        self.response = next(iter(self._responses.values()))
+        self.value, self.response = value, response
 
     def original(self) -> tuple[Tensor, Tensor, Tensor]:
         self.passes += 1
-        output = self.recording.tensor(self.recording.first_output)
-        values, response = (
-            torch.cat([layout.arranged(self.recording.tensor(one)) for one, layout in part], dim=2)
-            for part in (self._values.items(), self._responses.items())
+        values, response, output = map(
+            self.recording.tensor,
+            (self.ports.value, self.ports.response, self.recording.first_output),
         )
-        return values, response, output
+        return self.value.arranged(values), self.response.arranged(response), output
 
     def __call__(self, values: Arranged) -> Float[Tensor, "sample written output"]:
         self.passes += 1
@@ -321,22 +316,23 @@ class Driven:
 
     def response_to(self, exchanged: Exchanges, values: Exchange) -> Arranged:
         """The response where other tensors of the call are exchanged, too."""
-        new = _laid_out(self._values, values, self.recording, self.ports.kept)
-        found = self.recording.replay([*exchanged, *new], self._responses)
-        return self._arranged(self._responses, found)
+        new = _exchanged(self.ports.value, self.value, values, self.ports.kept)
+        found = self.recording.replay([*exchanged, new], [self.ports.response])
+        return self.response.arranged(found[self.ports.response])
 
     def values_in(self, exchanged: Exchanges) -> Arranged:
         """The values where other tensors of the call are exchanged."""
-        return self._arranged(self._values, self.recording.replay(exchanged, self._values))
+        found = self.recording.replay(exchanged, [self.ports.value])
+        return self.value.arranged(found[self.ports.value])
 
-    def with_response(self, response: Exchange) -> Exchanges:
+    def with_response(self, response: Exchange) -> Exchanged:
         """What puts another response, made from its own, in its place."""
-        return _laid_out(self._responses, response, self.recording)
+        return _exchanged(self.ports.response, self.response, response)
 
     def output(self, response: Arranged) -> Tensor:
         """The module's output when its response is replaced by the given one."""
         wanted = self.recording.first_output
-        return self.recording.replay(self.with_response(lambda _: response), [wanted])[wanted]
+        return self.recording.replay([self.with_response(lambda _: response)], [wanted])[wanted]
 
     @property
     def operations(self) -> int:
@@ -375,31 +371,9 @@ class Driven:
                 found.append(axis)
         return found
 
-    @staticmethod
-    def _arranged(seats: Mapping[Value, Layout], found: Mapping[Value, Tensor]) -> Arranged:
-        return torch.cat([layout.arranged(found[one]) for one, layout in seats.items()], dim=2)
 
-
-def _laid_out(
-    seats: Mapping[Value, Layout],
-    new: Exchange,
-    recording: Recording,
-    kept: frozenset[int] = frozenset(),
-) -> list[Exchanged]:
-    """For each of several tensors what puts its channels of other numbers into it."""
-    widths = [layout.sizes[2] for layout in seats.values()]
-    starts = [sum(widths[:k]) for k in range(len(widths))]
-
-    def exchange(value: Value, start: int) -> Exchange:
-        layout = seats[value]
-
-        def laid_out(old: Tensor) -> Tensor:
-            own = {one: recording.tensor(one) for one in seats} | {value: old}
-            whole = torch.cat([seats[one].arranged(own[one]) for one in seats], dim=2)
-            part = new(whole)[..., start : start + layout.sizes[2]]
-            return layout.laid_out(part, old)
-
-        return laid_out
-
-    pairs = zip(seats, starts, strict=True)
-    return [Exchanged(value, exchange(value, start), kept) for value, start in pairs]
+def _exchanged(
+    value: Value, layout: Layout, new: Exchange, kept: frozenset[int] = frozenset()
+) -> Exchanged:
+    """What puts other numbers, made from its own, into a tensor."""
+    return Exchanged(value, lambda old: layout.laid_out(new(layout.arranged(old)), old), kept)

@@ -168,30 +168,27 @@ class Found:
 
 def named(call: FollowedCall, value: Port, response: Port) -> Ports:
     """The places that two ports name, with the axes that the run showed, or these ports say."""
-    kept = values_at(call, value)
-    values, responses = tuple(kept), tuple(values_at(call, response))
+    (start, kept), (end, _) = value_at(call, value), value_at(call, response)
     names = value.where, response.where or "the output"
-    enters, leaves = call.layout(values[0]), call.layout(responses[0])
-    are_whole = value.view is response.view is as_it_is and len(values) == len(responses) == 1
+    enters, leaves = call.layout(start), call.layout(end)
+    are_whole = value.view is response.view is as_it_is
     if are_whole and enters is not None and leaves is not None and enters.fits(leaves):
-        return Ports(values, responses, kept[values[0]], names)
-    views = {one: viewed(one, value) for one in values}
-    views |= {one: viewed(one, response) for one in responses}
-    return Ports(values, responses, frozenset().union(*kept.values()), names, views)
+        return Ports(start, end, kept, names)
+    return Ports(start, end, kept, names, {start: viewed(start, value), end: viewed(end, response)})
 
 
-def values_at(call: FollowedCall, port: Port) -> dict[Value, frozenset[int]]:
-    """The tensors that pass a port, as for ``passing``."""
+def value_at(call: FollowedCall, port: Port) -> tuple[Value, frozenset[int]]:
+    """The tensor that passes a port, as for ``passing``."""
     if port.name:
         return passing(call.recording, port)
     if port.argument is None:
-        return {call.recording.first_output: frozenset()}
+        return call.recording.first_output, frozenset()
     if port.argument not in call.names:
         raise InspectionError(
             f"Port '{port.where}': the module was not given a tensor '{port.argument}'. Name one "
             f"that it was given: {', '.join(filter(None, call.names)) or 'there is none'}."
         )
-    return {call.recording.given[call.names.index(port.argument)]: frozenset()}
+    return call.recording.given[call.names.index(port.argument)], frozenset()
 
 
 class PortSearch:
@@ -205,8 +202,8 @@ class PortSearch:
         self._read_at[output] = math.inf
         self._put_out = self._recording.making(output)
         if response is not None:
-            wanted = {one.region for one in values_at(call, response)}
-            self._read_at = {one: at for one, at in self._read_at.items() if one.region in wanted}
+            wanted = value_at(call, response)[0].region
+            self._read_at = {one: at for one, at in self._read_at.items() if one.region == wanted}
         self._bent: dict[str, float] = {}
 
     def best(
@@ -431,7 +428,7 @@ class PortSearch:
                 cost, is_apart = steps, True
             names = self._worded(trial.value), self._worded_place(one)
             layouts = {} if self._call.layout(one) is place else {one: place}
-            ports = Ports((trial.value,), (one,), trial.kept, names, layouts)
+            ports = Ports(trial.value, one, trial.kept, names, layouts)
             found.append(Found(ports, cost, is_apart, bounded))
         in_order = sorted(found, key=lambda one: (one.cost, -self._time(one)))
         latest, best = -1.0, []
@@ -442,7 +439,7 @@ class PortSearch:
         return best
 
     def _time(self, found: Found) -> float:
-        return self._read_at[found.ports.responses[0]]
+        return self._read_at[found.ports.response]
 
     def _worded(self, value: Value) -> str:
         for call in self._recording.calls:
