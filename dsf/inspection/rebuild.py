@@ -51,6 +51,7 @@ from dsf.inspection.capture.precision import (
     in_float64,
 )
 from dsf.inspection.capture.weights import double_copy, kinds
+from dsf.inspection.causal.replay import can_be_widened, widened
 from dsf.inspection.errors import (
     InspectionError,
     ReconstructionError,
@@ -63,7 +64,6 @@ from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
 from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
-from dsf.inspection.widened import can_be_widened, widened
 from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows, whole_rows
 from dsf.systems.system import System
 

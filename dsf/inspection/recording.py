@@ -307,16 +307,13 @@ HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
 
 
 class Leaving(Functions):
-    """Tells of numbers that are handed over, which is not an operation; of calls before that."""
+    """Tells of numbers that are handed over, which is not an operation."""
 
-    def __init__(
-        self, note: Callable[[Tensor], None], ahead: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self._note, self._ahead = note, ahead
+        self._note = note
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._ahead()
         if func in HANDED_OVER:
             self._note(args[0])
         return func(*args, **kwargs)
@@ -344,7 +341,6 @@ class Recorder(Operations):
         super().__init__()
         self.recording = Recording()
         self.running: list[str] = []
-        self.place = ""  # of the code that called torch last
         self._known = known
         self._version: dict[Any, int] = {}
         self._own: set[int] = set()  # memory that was made in the call
@@ -390,10 +386,6 @@ class Recorder(Operations):
         self.recording.numbers[number] = memory
         return number
 
-    def called(self) -> None:
-        """Note which line of code calls torch."""
-        self.place = _caller()
-
     def leaves(self, tensor: Tensor) -> None:
         """Note a tensor whose numbers code past torch is given, and may write over."""
         if is_ours():
@@ -407,6 +399,7 @@ class Recorder(Operations):
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         noted, named = self.values((args, kwargs))
+        name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
         with _unseen():
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
             for number, one in written.items():
@@ -428,7 +421,6 @@ class Recorder(Operations):
                 if value.memory >= first and value.memory not in writes.values():
                     self._made_here(one, is_empty=func in MADE_EMPTY)
             makes = tuple(range(first, len(self.recording.numbers)))
-            name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
             self._add(func, name, noted, named, values, writes, makes, random)
         return out
 
@@ -470,9 +462,9 @@ class Recorder(Operations):
             )
         reads = tuple(values_in((args, dict(kwargs))))
         self.recording.made_at |= dict.fromkeys(makes, len(operations))
-        path, place = self.running[-1] if self.running else "", self.place
+        path = self.running[-1] if self.running else ""
         operations.append(
-            Operation(func, name, args, kwargs, reads, outs, writes, makes, place, path, random)
+            Operation(func, name, args, kwargs, reads, outs, writes, makes, _caller(), path, random)
         )
 
     @contextmanager
@@ -539,7 +531,7 @@ def recorded(
     recording, given = recorder.recording, _tensors((args, kwargs))
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
-        with Leaving(recorder.leaves, recorder.called), recorder:  # before all other modes
+        with Leaving(recorder.leaves), recorder:  # before all other modes
             output = module(*args, **kwargs)
         recording.output, recording.left = recorder.values((output, given))
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}

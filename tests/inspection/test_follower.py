@@ -105,8 +105,8 @@ def thinned(query, key, value):
     return weights @ value, weights
 
 
-EXPLAINED = [matrices, contracted, turned, stacked, scaled_by_head, in_place]
-GIVEN = [capped, with_positions, talking_heads, with_a_sink, thinned]
+EXPLAINED = [matrices, contracted, turned, stacked, in_place]
+GIVEN = [scaled_by_head, capped, with_positions, talking_heads, with_a_sink, thinned]
 
 
 def named(attend):

@@ -97,14 +97,6 @@ def test_attention_across_two_sequences():
     torch.testing.assert_close(layer.map(), expected, rtol=0, atol=1e-12)
 
 
-class Packed(nn.Module):
-    """Attention that is given queries, keys and values in one tensor."""
-
-    def forward(self, qkv):
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        return ((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2)
-
-
 class Fading(nn.Module):
     """A decay for every head, by a matrix that could be that of a projection."""
 
@@ -112,18 +104,6 @@ class Fading(nn.Module):
         ages = torch.arange(x.shape[2])[:, None] - torch.arange(x.shape[2])
         rates = torch.linspace(0.5, 0.9, x.shape[1], dtype=x.dtype)
         return (rates[:, None, None] ** ages.clamp(min=0)).tril() @ x
-
-
-@pytest.mark.parametrize("sizes", [(2, 5, 3, 4), (4, 4, 4, 4)])
-def test_one_tensor_that_holds_all(sizes):
-    samples, steps, heads, width = sizes
-    torch.manual_seed(steps)
-    qkv = torch.randn(samples, steps, 3, heads, width)
-    layer = dsf.probe(Packed(), qkv)
-    q, k, _ = (part.transpose(1, 2) for part in qkv.double().unbind(2))
-    assert layer.axes == ("sample", "head")
-    expected = (q @ k.mT / 2).softmax(-1)
-    torch.testing.assert_close(layer.map(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sizes", [(2, 3, 5, 4), (4, 4, 4, 4)])

@@ -26,6 +26,7 @@ from dsf.inspection.causal.replay import (
 from dsf.inspection.causal.roles import SLOT, NoTokensError, maps_of
 from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import TokenMixing, Tracker
+from dsf.inspection.errors import UnreadableError
 from dsf.inspection.results.table import Table
 
 CHOICES, NUMBERS = 2, 6
@@ -479,6 +480,8 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
         call.maps = maps_of(query, value, batch, mixed_axes)
     except NoTokensError as error:
         found.refused[call] = str(error)
+    except UnreadableError as error:  # which is probed instead
+        call.refused = str(error)
 
 
 def part_reason(finding: ModuleFinding, share: float) -> str:

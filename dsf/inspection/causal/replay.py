@@ -7,14 +7,14 @@ another token of the module's output moves, the module has a second path by whic
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from dsf.evaluate.memory_plan import is_out_of_memory
+from dsf.evaluate.memory_plan import free_memory, is_out_of_memory
 from dsf.inspection.capture.calls import Call, Invocation, Through
 from dsf.inspection.capture.containers import (
     are_numbers,
@@ -28,10 +28,12 @@ from dsf.inspection.capture.containers import (
 from dsf.inspection.capture.isolation import replaced as exchanged_in
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.precision import in_double, in_float64
+from dsf.inspection.capture.weights import packed_modules
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small, varies
 from dsf.inspection.softmax.follower import recording_softmax
-from dsf.inspection.softmax.interface import recording_attention
-from dsf.inspection.widened import can_be_widened, wide, widened
+from dsf.inspection.softmax.interface import plain_experts, recording_attention
+from dsf.runtime.number_types import has_double
 
 Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""
@@ -171,9 +173,44 @@ def moved(
         return found
     with widened(invocation.module):
         try:
-            return asked(wide(invocation), from_a_pass=True)
+            args, kwargs = in_float64((invocation.args, invocation.kwargs))
+            return asked(replace(invocation, args=args, kwargs=kwargs), from_a_pass=True)
         except UnclearError:  # its code runs in its own number type alone
             return found
+
+
+MAX_WIDENED = 0.5
+"""The share of the free memory that the weights in float64 may take."""
+
+
+def can_be_widened(module: nn.Module) -> bool:
+    """Whether all weights of a module are plain numbers, and fit into memory in float64."""
+    parts = _narrow(module)
+    if not all(has_double(part.device) and not part.is_meta for part in parts):
+        return False
+    wide = sum(part.numel() for part in parts) * torch.float64.itemsize
+    there = free_memory(parts[0].device) if parts else None
+    return not packed_modules(module) and (there is None or wide <= MAX_WIDENED * there)
+
+
+@contextmanager
+def widened(module: nn.Module) -> Iterator[None]:
+    """Inside, ``module`` computes in float64, whatever it asks for."""
+    before = [(part, part.data) for part in _narrow(module)]
+    try:
+        for part, data in before:
+            part.data = in_float64(data)
+        with in_double(), plain_experts(module):
+            yield
+    finally:
+        for part, data in before:
+            part.data = data
+
+
+def _narrow(module: nn.Module) -> list[Tensor]:
+    parts = (*module.parameters(), *module.buffers())
+    narrow = (part for part in parts if part.is_floating_point())
+    return [part for part in narrow if part.dtype is not torch.float64]
 
 
 def moved_between(
@@ -445,28 +482,15 @@ def repetition(
                 )
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"it cannot be repeated ({reason})") from error
-    given = tensors_in((args, kwargs))
+    given, put_out = tensors_in((args, kwargs)), tensors_in(output)
+    if invocation.output is not None and len(put_out) != len(tensors_in(invocation.output)):
+        raise UnclearError("it returns other tensors when a token is replaced")
     found.outputs = [
-        *_in_place_of(invocation.output, output),
+        *put_out,
         *(vars(invocation.module).get(name) for name in invocation.attributes),
         *(given[k] if k < len(given) else None for k in invocation.written),
     ]
     return found
-
-
-def _in_place_of(recorded: Any, now: Any) -> list[Tensor | None]:
-    """The tensors of an output in the places of those of a recorded one; all if none is."""
-    if recorded is None:
-        return [*tensors_in(now)]
-    if isinstance(recorded, Tensor):
-        return [now if isinstance(now, Tensor) else None]
-    before, after = tensors_in(recorded), tensors_in(now)
-    if len(before) == len(after):
-        return [*after]
-    if type(recorded) in (tuple, list) and type(now) is type(recorded):
-        pairs = zip(recorded, (*now, *[None] * len(recorded)), strict=False)
-        return [one for pair in pairs for one in _in_place_of(*pair)]
-    return [*after, *[None] * len(before)][: len(before)]
 
 
 def with_other_tokens(

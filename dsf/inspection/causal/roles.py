@@ -18,7 +18,6 @@ from dsf.inspection.causal.coordinates import (
 from dsf.inspection.errors import UnreadableError
 
 TOKEN, SLOT, PADDED = "token", "slot", "token or padding"
-Turned = tuple[int, int, int]
 
 
 class NoTokensError(Exception):
@@ -37,9 +36,6 @@ class Maps:
             column`` in the order of the axes; -1 for none. None where they are numbered in order.
         row_input, column_input: the input of the model whose tokens rows and columns are; empty
             where they are not those of a single one.
-        turned: where every recorded map belongs to one query and its rows to heads, how many
-            queries there are, maps of each behind these, and heads; then rows of these maps are
-            queries. None elsewhere.
     """
 
     axes: tuple[str, ...]
@@ -50,11 +46,10 @@ class Maps:
     column_tokens: Tensor | None = None
     row_input: str = ""
     column_input: str = ""
-    turned: Turned | None = None
 
     @property
     def is_usual(self) -> bool:
-        return self.order is None and len(self.axes) == 2 and self.turned is None
+        return self.order is None and len(self.axes) == 2
 
     def tokens(self) -> tuple[Tensor | None, Tensor | None]:
         """The token of every row and of every column, in the axes of the maps."""
@@ -64,56 +59,32 @@ class Maps:
         )
         return rows, columns
 
-    def arranged(
-        self, part: Tensor, batch: Size, kept: int = 2, *, has_rows: bool = False
-    ) -> Tensor:
+    def arranged(self, part: Tensor, batch: Size, kept: int = 2) -> Tensor:
         """A recorded part of the attention with its maps in the order of the axes."""
         each = part.shape[part.ndim - kept :]  # one map without an axis for it, if no batch
         flat = part.expand(*batch, *each).flatten(0, len(batch) - 1) if batch else part[None]
-        if self.turned is not None:
-            flat = _turned(flat, self.turned) if has_rows else _shared(flat, self.turned)
         chosen = flat if self.order is None else flat[self.order.to(flat.device)]
         return chosen.unflatten(0, self.sizes)
 
     def restored(self, part: Tensor) -> Tensor:
         """A response ``*axes time channel`` with its maps in the order of the record."""
         flat = part.flatten(0, len(self.sizes) - 1)
-        found = flat if self.order is None else flat[self.order.argsort().to(flat.device)]
-        return found if self.turned is None else _turned(found, self.turned[::-1])
+        return flat if self.order is None else flat[self.order.argsort().to(flat.device)]
 
 
-def _turned(flat: Tensor, counts: Turned) -> Tensor:
-    """Maps ``(sample first other) second ...`` as ``(sample second other) first ...``."""
-    return flat.unflatten(0, (-1, *counts[:2])).transpose(1, 3).flatten(0, 2)
-
-
-def _shared(flat: Tensor, counts: Turned) -> Tensor:
-    """What all queries of a sample share, once for each of its heads."""
-    queries, others, heads = counts
-    each = flat.unflatten(0, (-1, queries, others))
-    if not torch.equal(each, each[:, :1].expand_as(each)):
-        raise UnreadableError(
-            "every query has keys or values of its own, and heads stand in the rows of its map, so "
-            "that no map has queries in its rows"
-        )
-    return each[:, :1].expand(-1, heads, *each.shape[2:]).flatten(0, 2)
-
-
-def _turning(
+def _has_heads_in_rows(
     rows: dict[InputAxis, Tensor], columns: dict[InputAxis, Tensor], batch: Size
-) -> Turned | None:
-    """How many queries, others and heads there are where heads stand in the rows of maps."""
-    heads = next((line.shape[-1] for line in rows.values()), 1)
-    if heads == 1 or any(varies(line, -1) for line in rows.values()):
-        return None
+) -> bool:
+    """Whether every map belongs to one query, and all queries have the same keys."""
+    if any(line.shape[-1] == 1 or varies(line, -1) for line in rows.values()):
+        return False
     tokens = [axis for axis, line in columns.items() if axis in rows and varies(line, -1)]
-    for place, queries in enumerate(batch):
-        if not any(varies(rows[axis].unflatten(0, batch), place) for axis in tokens):
-            continue
-        alike = (line.unflatten(0, batch) for line in columns.values())
-        if bool((rows[tokens[0]] >= 0).all()) and not any(varies(line, place) for line in alike):
-            return queries, batch[place + 1 :].numel(), heads
-    return None
+
+    def vary(lines: Iterable[Tensor], place: int) -> bool:
+        return any(varies(line.unflatten(0, batch), place) for line in lines)
+
+    queries = [rows[axis] for axis in tokens]
+    return any(vary(queries, k) and not vary(columns.values(), k) for k in range(len(batch)))
 
 
 def maps_of(
@@ -142,11 +113,8 @@ def maps_of(
     count = batch.numel()
     columns = {axis: _of_maps(value, axis, batch, -2) for axis in value.positions}
     rows = {axis: _of_maps(query, axis, batch, -2) for axis in query.positions} if query else {}
-    turned = _turning(rows, columns, batch)
-    if turned is not None:
-        rows = {axis: _turned(line, turned) for axis, line in rows.items()}
-        columns = {axis: _shared(line, turned) for axis, line in columns.items()}
-        count = count // turned[0] * turned[-1]
+    if _has_heads_in_rows(rows, columns, batch):
+        raise UnreadableError("the rows of its maps are heads, and each map belongs to one query")
     mixed = {axis for axis in mixed_axes if axis.source.channels is not axis} | set(along)
     apart = _samples((*columns, *rows), mixed)
     # Samples are in the order of the inputs, not in that of positions that were made of them.
@@ -194,7 +162,6 @@ def maps_of(
         column_tokens,
         row_input,
         column_input,
-        turned,
     )
 
 

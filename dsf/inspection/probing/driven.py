@@ -20,7 +20,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsf.inspection.causal.coordinates import InputAxis
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.layouts import Arranged, FollowedCall, Layout
 from dsf.inspection.recording import Exchanged, Recording, Value, values_in
@@ -348,28 +347,6 @@ class Driven:
     def has_slots(self) -> bool:
         """Whether the values are of slots, which weights made of many tokens each."""
         return all(axis.source.kind == "slots" for axis in self.value.token_axes)
-
-    def unmixed(self, rounding: float) -> list[InputAxis]:
-        """The last axes of inputs, if they count as tokens and nothing is mixed along them."""
-        # Products of queries and keys sum over such an axis, and no projection showed that it holds
-        # channels.
-        value, axes = self.value, self.value.token_axes
-        if not self.has_own_rows or len(axes) < 2:
-            return []
-        values, plain, _ = self.original()
-        found = []
-        for place, axis in enumerate(axes):
-            siblings = (one for one in (*axes, *value.sample_axes) if one.source is axis.source)
-            is_last = axis.number == max(one.number for one in siblings)
-            if not is_last or axis.source.kind != "input" or axis.source.channels is not None:
-                continue
-            first = value.tokens[:, place] == 0
-            alone = values.clone()
-            alone[:, first] += random_values(values, seed=0)[:, first]
-            change = (self(alone) - plain)[:, ~first].abs().max()
-            if bool(change <= rounding * plain.abs().max()):
-                found.append(axis)
-        return found
 
 
 def _exchanged(

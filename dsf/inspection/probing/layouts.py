@@ -247,8 +247,6 @@ class FollowedCall:
             they are or lie in their names.
         rounding: what counts as rounding in it, relative.
         along: the axes along which the module mixes, and those that these were made from.
-        with_heads: axes of inputs of which only the first without tokens counts samples, the
-            others heads.
     """
 
     recording: Recording
@@ -256,7 +254,6 @@ class FollowedCall:
     names: list[str]
     rounding: float
     along: frozenset[InputAxis]
-    with_heads: frozenset[InputAxis] = frozenset()
     _found: dict[Value, Layout | None] = field(init=False, default_factory=dict)
 
     def coordinates(self, value: Value) -> Coordinates | None:
@@ -274,5 +271,5 @@ class FollowedCall:
 
     def _layout(self, value: Value) -> Layout | None:
         if value not in self._found:
-            self._found[value] = layout_of(self.coordinates(value), self.along, self.with_heads)
+            self._found[value] = layout_of(self.coordinates(value), self.along)
         return self._found[value]

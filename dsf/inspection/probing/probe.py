@@ -6,7 +6,7 @@ responses are the columns of its exact map.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Shaped
@@ -206,15 +206,6 @@ class Prober:
         finally:
             self._budget.spent += call.recording.replays - start
         driven = Driven(call, found.ports)
-        if self._worth is None and not call.with_heads:
-            axes = driven.unmixed(call.rounding)
-            for axis in axes:
-                axis.source.channels = axis
-            if axes:
-                again, sources = followed(layer), {axis.source for axis in axes}
-                known = (axis for made in again.made_of if made for axis in made.planes)
-                own = frozenset(axis for axis in known if axis.source in sources)
-                return self._found(layer, replace(again, with_heads=own), response)
         samples, tokens, channels = driven.value.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
         self._budget.check(found.cost, driven.operations, samples * tokens * tokens * maps)

@@ -160,7 +160,7 @@ def _read(called: Route, layer: Captured) -> SoftmaxAttention | GivenWeights:
     arranged = partial(_arranged, layer, batch)
     if given.weights is not None or given.query is None or given.key is None:
         weights = torch.as_tensor(given.weights)
-        return GivenWeights(weights=arranged(weights, has_rows=True), value=arranged(given.value))
+        return GivenWeights(weights=arranged(weights), value=arranged(given.value))
     query = given.query.expand(*batch, *given.query.shape[-2:])
     key, value = (_repeated(part, batch) for part in (given.key, given.value))
     bias, sink = given.bias, given.sink
@@ -168,10 +168,10 @@ def _read(called: Route, layer: Captured) -> SoftmaxAttention | GivenWeights:
         sink = in_float64(sink).reshape(-1, 1, 1).expand(*batch, 1, 1)
         sink = arranged(sink)[..., 0, 0]
     found = attention(
-        arranged(query, has_rows=True),
+        arranged(query),
         arranged(key),
         arranged(value),
-        None if bias is None else arranged(bias, has_rows=True),
+        None if bias is None else arranged(bias),
         scale=query.shape[-1] ** -0.5 if given.scale is None else float(given.scale),
         causal=given.is_causal and query.shape[-2] == key.shape[-2],
     )
@@ -185,14 +185,14 @@ def _repeated(part: Tensor, batch: Size) -> Tensor:
     return part.expand(*batch, *part.shape[-2:])
 
 
-def _arranged(layer: Captured, batch: Size, part: Tensor, *, has_rows: bool = False) -> Tensor:
+def _arranged(layer: Captured, batch: Size, part: Tensor) -> Tensor:
     """A part in the axes of samples and heads, as the run showed them; else as they are usual."""
     maps = layer.maps
     if len(batch) == 2 and (maps is None or (maps.is_usual and tuple(batch) == maps.sizes)):
         return part
     part = part.expand(*batch, *part.shape[-2:])
     if maps is not None:
-        return maps.arranged(part, batch, has_rows=has_rows)
+        return maps.arranged(part, batch)
     return part.reshape(-1, 1, *part.shape[-2:]) if len(batch) < 2 else part.flatten(0, -4)
 
 

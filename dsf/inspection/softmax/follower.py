@@ -29,7 +29,7 @@ from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copi
 from dsf.inspection.capture.containers import kept, tensors_in, times_written
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
-from dsf.inspection.capture.precision import home, in_float64
+from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.softmax.attention import AttentionCall, adapter_of, as_bias, attention
@@ -133,7 +133,7 @@ class Scores:
 
     module: nn.Module | None
     product: Product
-    factor: Tensor
+    factor: float
     plain: bool = True
     laid_out: bool = True
 
@@ -161,35 +161,17 @@ class Normalised:
     written: int | None
 
 
-def changed(
-    scores: Scores | Normalised, name: str, given: list[Any], output: Tensor
-) -> Scores | Normalised:
-    """The scores, or the weights, after the torch function ``name`` made ``output`` from them."""
+def changed(scores: Scores | Normalised, name: str, given: list[Any]) -> Scores | Normalised:
+    """The scores, or the weights, after the torch function ``name`` was given them."""
     if isinstance(scores, Normalised) or name in ADDS or name in KEEPS:
         return scores
     if name in MULTIPLIES or name in DIVIDES:
         others = [part for part in given if isinstance(part, Tensor | int | float)][:2]
-        other = next((part for part in others[::-1] if not _has_columns(part)), None)
-        if other is not None and _has_columns(others[0]) != _has_columns(others[-1]):
-            factor = _of_heads(other, output) if isinstance(other, Tensor) else float(other)
-            times = factor if name in MULTIPLIES else 1 / factor
+        factors = [float(x) for x in others if not isinstance(x, Tensor) or x.numel() == 1]
+        if len(factors) == 1:
+            times = factors[0] if name in MULTIPLIES else 1 / factors[0]
             return replace(scores, factor=scores.factor * times)
     return replace(scores, plain=False)
-
-
-def _has_columns(part: Any) -> bool:
-    """Whether a factor may differ between the entries of one map."""
-    if not isinstance(part, Tensor) or part.numel() == 1:
-        return False
-    return part.shape[-2:] != (1, 1)
-
-
-def _of_heads(factor: Tensor, output: Tensor) -> Tensor:
-    """A factor as one number, or as one for every map, ``map 1 1``."""
-    factor = in_float64(factor)
-    if factor.numel() == 1:
-        return factor.reshape(())
-    return factor.expand(*output.shape[:-2], 1, 1).flatten(0, -3)
 
 
 def explained(weights: Normalised, made: Product) -> dict[str, Any]:
@@ -204,11 +186,7 @@ def explained(weights: Normalised, made: Product) -> dict[str, Any]:
     leading = scores.product.output.shape[:-2]
     left, right = scores.product.left.detach(), scores.product.right.detach().mT
     query, key = (part.expand(*leading, *part.shape[-2:]).flatten(0, -3) for part in (left, right))
-    scale = 1.0
-    if scores.factor.numel() == 1:
-        scale = scores.factor.item()
-    else:
-        query = in_float64(query) * scores.factor
+    scale = scores.factor
     products = scale * in_float64(query) @ in_float64(key).mT
     bias = _bias(products, query, key, scale, weights.given)
     return {"query": kept(query), "key": kept(key), "scale": scale, "bias": bias}
@@ -358,8 +336,7 @@ class SoftmaxListener(Functions):
         self._followed = {
             key: entry for key, entry in self._followed.items() if running(entry[1].module)
         }
-        one = torch.ones((), dtype=torch.float64, device=home(output.device))
-        scores = Scores(self._where.module, made, made.factor * one)
+        scores = Scores(self._where.module, made, made.factor)
         self._unused.append(scores)
         self._follow(output, scores)
         return output
@@ -386,7 +363,7 @@ class SoftmaxListener(Functions):
             source = self._find(part)
             if source is not None:
                 if output.numel() == part.numel() or output.shape[:-1] == part.shape[:-1]:
-                    passed = changed(source, name, given, output)
+                    passed = changed(source, name, given)
                     if isinstance(passed, Scores) and output.shape != part.shape:
                         passed = replace(passed, laid_out=False)
                     self._follow(output, passed)
