@@ -18,24 +18,10 @@ from dsf.inspection.capture.calls import Call, Invocation, Through, bound
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates
 from dsf.inspection.causal.findings import HALVES, ModuleFinding, part_reason, unread_reason
-from dsf.inspection.causal.replay import (
-    ROUNDING,
-    SEED,
-    Cell,
-    Held,
-    Moved,
-    UnclearError,
-    cells_drawn,
-    moved,
-    moved_between,
-    ordinary,
-    outputs_held,
-    puts_out_tokens,
-    share_of,
-    with_other_tokens,
-)
+from dsf.inspection.causal.replay import Cell, Held, Moved, UnclearError
 from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
@@ -318,7 +304,7 @@ def share_of_probed(invocation: Invocation, held: Held, driven: Driven) -> float
 
 def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: int) -> float:
     recording = driven.recording
-    cells = cells_drawn(invocation, draw)
+    cells = replay.cells_drawn(invocation, draw)
     outputs = outputs_of(recording, invocation)
     there = [one for one in outputs if one is not None]
     recorded = [None if one is None else recording.tensor(one) for one in outputs]
@@ -327,13 +313,13 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
         now = recording.replay(exchanged, there)
         after = [None if one is None else now[one] for one in outputs]
         of_tokens = draw > 0  # what a single token moves beyond them counts
-        return moved_between(invocation, cells, recorded, after, of_tokens=of_tokens)
+        return replay.moved_between(invocation, cells, recorded, after, of_tokens=of_tokens)
 
     new = other_tokens(recording, cells, draw)
     new = [*new, *kept_in(recording, invocation, held, cells)]
     every = moved_with(new)
     if recording.leaving(recording.given):  # what the program makes of these is held in a replay
-        real = moved(invocation, held, draw=draw, of_tokens=draw > 0).difference.to(
+        real = replay.moved(invocation, held, draw=draw, of_tokens=draw > 0).difference.to(
             every.difference
         )
         if not (real - every.difference).norm() <= LEAST_ALIKE * real.norm():
@@ -343,7 +329,7 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     other_rest = driven.response_to(new, torch.zeros_like)
     spilled = _elsewhere(values, driven.values_in(new), driven.value.own(cells))
     own = driven.response.own(cells).unsqueeze(-1)
-    if not puts_out_tokens(invocation, cells):
+    if not replay.puts_out_tokens(invocation, cells):
         own = torch.zeros_like(own)
 
     def kept(now: Tensor) -> Tensor:
@@ -353,7 +339,7 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     left = moved_with([*new, driven.with_response(kept)])
     if draw and not every.difference.any():  # all that they move is themselves
         return math.nan
-    return min(share_of(every, left), 1 - spilled)
+    return min(replay.share_of(every, left), 1 - spilled)
 
 
 LEAST_ALIKE = 1e-2
@@ -362,11 +348,11 @@ LEAST_ALIKE = 1e-2
 
 def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exchanges:
     """What puts other numbers in the place of tokens of what a module was given."""
-    rng = torch.Generator().manual_seed(SEED + 1 + draw)
+    rng = torch.Generator().manual_seed(replay.SEED + 1 + draw)
     found: list[Exchanged] = []
     for value in dict.fromkeys(recording.given):
         given = recording.tensor(value)
-        new = with_other_tokens(given, recording.seen[value], cells, rng, ordinary)
+        new = replay.with_other_tokens(given, recording.seen[value], cells, rng, replay.ordinary)
         if new is not None:
             found.append(_instead(value, new))
     if not found:
@@ -393,7 +379,7 @@ def kept_in(
     """What keeps the outputs of held mixers as they were, but for the replaced tokens."""
     paths = {module: path for path, module in invocation.module.named_modules()}
     found: list[Exchanged] = []
-    for module, several in outputs_held(held, invocation).items():
+    for module, several in replay.outputs_held(held, invocation).items():
         calls = [call for call in recording.calls if call.name == paths.get(module)]
         for call, (_, made, _) in zip(calls, several, strict=False):
             for value, seen in zip(values_in(call.output), made, strict=False):
@@ -433,5 +419,5 @@ def _elsewhere(before: Tensor, after: Tensor, own: Tensor) -> float:
     """How much of a change lies at other tokens, 0 to 1; what is rounding counts for nothing."""
     change = after.double() - before.double()
     far = change.masked_fill(own.unsqueeze(-1).to(change.device), 0)
-    limit = ROUNDING * torch.finfo(after.dtype).eps * before.abs().max()
+    limit = replay.ROUNDING * torch.finfo(after.dtype).eps * before.abs().max()
     return (far.norm() / change.norm()).item() if bool(far.abs().max() > limit) else 0.0

@@ -9,20 +9,9 @@ from typing import Any
 from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
+from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source, all_before, is_place
-from dsf.inspection.causal.replay import (
-    DRAWN,
-    Held,
-    NoNumbersError,
-    NotFollowedError,
-    UnclearError,
-    are_seen,
-    cells_of,
-    moved,
-    repetition,
-    separating,
-    share_of,
-)
+from dsf.inspection.causal.replay import Held, NoNumbersError, NotFollowedError, UnclearError, moved
 from dsf.inspection.causal.roles import SLOT, NoTokensError, maps_of
 from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import TokenMixing, Tracker
@@ -34,7 +23,7 @@ CHOICES, NUMBERS = 2, 6
 
 The second is for numbers that leave torch, since a branch of a program may depend on their sign.
 """
-SENDERS = DRAWN
+SENDERS = replay.DRAWN
 """The same where one token's numbers join another's: of all tokens only the first may be sent. Then
 also by their places, since one token may be sent to one other alone."""
 HALVES = 4
@@ -302,7 +291,7 @@ def _are_silent(
         found = _while_held(run, Held(calls, (), watched=plain))
         if found.mixes is not False or math.isnan(found.elsewhere):
             return False
-    return are_seen(plain, run)
+    return replay.are_seen(plain, run)
 
 
 def _while_held(run: Invocation, held: Held) -> ModuleFinding:
@@ -342,7 +331,7 @@ def _judged(
         rest = moved(invocation, held)
         if is_read and math.isnan(rest.elsewhere):
             return replace(asked, note="its output is not finite", is_finite=False)
-        draws += separating(invocation) if draws == SENDERS else 0
+        draws += replay.separating(invocation) if draws == SENDERS else 0
         while not rest.mixes and draw < draws:  # one token may decide nothing
             draw += 1
             rest = moved(invocation, held, draw=draw)
@@ -352,7 +341,7 @@ def _judged(
             rest = replace(rest, spilled=again.spilled)
         if rest.mixes and is_read:
             every = moved(invocation, None, draw=draw)
-            share = min(share_of(every, rest), 1 - rest.spilled)
+            share = min(replay.share_of(every, rest), 1 - rest.spilled)
         parts = [c for c in invocation.calls if c.through is not Through.MODULE]
         if 1 < len(parts) <= APART and not rest.mixes:
             parts = parts if not _in_series(invocation, parts, held) else []
@@ -380,7 +369,10 @@ def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> boo
     others = [call for call in held.calls if call not in parts]
     for before, after in pairwise(parts):
         one = Held(held.calls, held.invocations, frozenset(parts), frozenset({before}))
-        if after not in repetition(invocation, (), replace(one, calls=[*others, *parts])).changed:
+        if (
+            after
+            not in replay.repetition(invocation, (), replace(one, calls=[*others, *parts])).changed
+        ):
             return False
     return True
 
@@ -393,7 +385,7 @@ def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call])
     if run is None or not any(one.has_slots for one in found.modules):
         return
     try:
-        changed = repetition(run, cells_of(run), Held(calls, ())).changed
+        changed = replay.repetition(run, replay.cells_of(run), Held(calls, ())).changed
     except UnclearError:
         return
     open_ones = {call.module for call in reading if call in changed}

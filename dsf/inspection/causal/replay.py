@@ -15,16 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import free_memory, is_out_of_memory
+from dsf.inspection.capture import containers
 from dsf.inspection.capture.calls import Call, Invocation, Through
-from dsf.inspection.capture.containers import (
-    are_numbers,
-    is_cache,
-    is_holder,
-    mapped,
-    own_caches,
-    tensors_in,
-    with_tensors,
-)
 from dsf.inspection.capture.isolation import replaced as exchanged_in
 from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
@@ -229,12 +221,14 @@ def moved_between(
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
         for old, new, made in zip(before, after, invocation.made, strict=False):
             is_first = not of_model and not sizes
-            if not are_numbers(old) or (made is not None and made.columns):  # such as a map
+            if not containers.are_numbers(old) or (
+                made is not None and made.columns
+            ):  # such as a map
                 continue
             if not is_first and not of_model and made is not None and _is_of_pairs(made):
                 continue  # the weights of a cross attention, between tokens of two inputs
-            if not are_numbers(new) or old.shape != new.shape:
-                if is_first or (are_numbers(new) and own(made, cells) is not None):
+            if not containers.are_numbers(new) or old.shape != new.shape:
+                if is_first or (containers.are_numbers(new) and own(made, cells) is not None):
                     raise UnclearError("its output has another size when a token is replaced")
                 continue
             size, inside = sizes_moved(old, new), own(made, cells)
@@ -329,7 +323,7 @@ def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) ->
 
 
 def _tensors(invocation: Invocation) -> list[Tensor]:
-    return tensors_in((invocation.args, invocation.kwargs))
+    return containers.tensors_in((invocation.args, invocation.kwargs))
 
 
 def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
@@ -420,7 +414,7 @@ def _of_none(made: Coordinates) -> Tensor:
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     """Whether some of the first numbers that a module returns belong to replaced tokens alone."""
     pairs = zip(invocation.outputs, invocation.made, strict=False)
-    made = next((made for part, made in pairs if are_numbers(part)), None)
+    made = next((made for part, made in pairs if containers.are_numbers(part)), None)
     inside = own(made, cells)
     return inside is not None and bool(inside.any())
 
@@ -452,7 +446,7 @@ def repetition(
     def exchanged(part: Any) -> Any:
         nonlocal replaced
         if not isinstance(part, Tensor):
-            return own_caches(part, exchanged)
+            return containers.own_caches(part, exchanged)
         if id(part) not in copies:
             new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement or ordinary)
             replaced |= new is not None
@@ -482,8 +476,10 @@ def repetition(
                 )
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"it cannot be repeated ({reason})") from error
-    given, put_out = tensors_in((args, kwargs)), tensors_in(output)
-    if invocation.output is not None and len(put_out) != len(tensors_in(invocation.output)):
+    given, put_out = containers.tensors_in((args, kwargs)), containers.tensors_in(output)
+    if invocation.output is not None and len(put_out) != len(
+        containers.tensors_in(invocation.output)
+    ):
         raise UnclearError("it returns other tensors when a token is replaced")
     found.outputs = [
         *put_out,
@@ -520,7 +516,7 @@ def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
 def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     """What replaces a token: numbers as large as those of the tensor; another id for an id."""
     count = int(inside.sum())
-    if not are_numbers(part):
+    if not containers.are_numbers(part):
         there = part[inside]
         others = part[~inside]
         different = others[others != there.flatten()[0]] if others.numel() else others
@@ -639,7 +635,7 @@ def are_seen(passes: Sequence[Invocation], run: Invocation) -> bool:
 
     def is_seen(one: Invocation) -> bool:
         pairs = zip(one.outputs, one.made, strict=False)
-        numbers = [pair for pair in pairs if are_numbers(pair[0])]
+        numbers = [pair for pair in pairs if containers.are_numbers(pair[0])]
         noted = [(part, made) for part, made in numbers if made is None or not made.columns]
         is_finite = all(bool(part.isfinite().all()) for part, _ in numbers)
         return is_finite and bool(noted) and all(_is_noted(*pair, cells) for pair in noted)
@@ -708,7 +704,7 @@ def _comparing(
         one = next(waiting, None)
         if one is None:
             return
-        now = tensors_in(named if last else (args, named))
+        now = containers.tensors_in(named if last else (args, named))
         then, seen = (one.outputs, one.made) if last else (_tensors(one), one.given)
         if not cells:
             found.given[one, last] = now
@@ -727,19 +723,21 @@ def _not_run(plain: Callable[..., Any], several: Sequence[HeldOutput]) -> Callab
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         recorded, _, one = next(waiting, (None, (), None))
-        now, before = tensors_in((args, kwargs)), [] if one is None else _tensors(one)
+        now, before = containers.tensors_in((args, kwargs)), [] if one is None else _tensors(one)
         same = [part.shape for part in now] == [part.shape for part in before]
         if recorded is None or one is None or one.written or one.attributes or not same:
             return plain(*args, **kwargs)
-        if any(map(is_cache, (*args, *kwargs.values()))):  # others read what it writes there
+        if any(
+            map(containers.is_cache, (*args, *kwargs.values()))
+        ):  # others read what it writes there
             return plain(*args, **kwargs)
         kinds = {old.dtype: new.dtype for old, new in zip(before, now, strict=True)}
 
         def other(part: Tensor) -> Tensor:
-            new = -part.flip(-1) if are_numbers(part) and part.ndim else part
+            new = -part.flip(-1) if containers.are_numbers(part) and part.ndim else part
             return new.to(kinds.get(part.dtype, part.dtype))
 
-        return mapped(recorded, other)
+        return containers.mapped(recorded, other)
 
     return forward
 
@@ -751,12 +749,12 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
         recorded, seen, _ = next(waiting, (None, (), None))
         if recorded is None:
             return output
-        olds = tensors_in(recorded)
+        olds = containers.tensors_in(recorded)
         pairs = iter([*zip(olds, [*seen, *[None] * len(olds)], strict=False)])
 
         def kept(part: Any) -> Any:
             if not isinstance(part, Tensor):
-                return with_tensors(part, kept) if is_holder(part) else part
+                return containers.with_tensors(part, kept) if containers.is_holder(part) else part
             old, made = next(pairs, (None, None))
             if old is None or old.shape != part.shape:
                 return part

@@ -13,6 +13,7 @@ from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of
 from dsf.inspection.capture.containers import are_numbers, tensors_in
 from dsf.inspection.capture.modes import Heard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
+from dsf.inspection.causal import rules
 from dsf.inspection.causal.coordinates import (
     Coordinates,
     InputAxis,
@@ -23,17 +24,7 @@ from dsf.inspection.causal.coordinates import (
     varies,
 )
 from dsf.inspection.causal.replay import cells_of, repetition
-from dsf.inspection.causal.rules import (
-    MOVES,
-    Done,
-    Meeting,
-    Projections,
-    Rules,
-    is_made_anew,
-    is_view,
-    same_places,
-    tensors_of,
-)
+from dsf.inspection.causal.rules import Done, Meeting
 from dsf.inspection.recording import MADE_EMPTY, Leaving, is_ours, written_places
 
 
@@ -84,8 +75,8 @@ class Tracker:
         self._mode: Heard | None = None
         self.where = ModuleStack(nn.Module(), set())
         self._known = KnownTensors()
-        self.projections = Projections(settled, tokens)
-        self.rules = Rules(self._known, self.projections)
+        self.projections = rules.Projections(settled, tokens)
+        self.rules = rules.Rules(self._known, self.projections)
         self.mixings: list[TokenMixing] = []
         self._waiting: list[tuple[Any, TokenMixing]] = []
         self._paused = 0
@@ -184,7 +175,9 @@ class Tracker:
         self._known.note(tensors_in(output))
         for part in tensors_in(output):
             if part.is_floating_point():
-                self._known.know(part, None if like is None else same_places(like, part.shape))
+                self._known.know(
+                    part, None if like is None else rules.same_places(like, part.shape)
+                )
         if like is not None and isinstance(frame.module, nn.RNNBase):
             for state in tensors_in(output)[1:]:
                 self._known.know(state, state_left(frame.module, like, state.shape))
@@ -217,7 +210,7 @@ class Tracker:
         name = type(frame.module).__name__
         self.mixings.append(TokenMixing(frame.module, name, meeting, where.tick(), invocation))
         for part in lost:
-            like = next((m for c in given if (m := same_places(c, part.shape))), None)
+            like = next((m for c in given if (m := rules.same_places(c, part.shape))), None)
             self._known.know(part, like)
 
     def _is_constant(self, invocation: Any) -> bool:
@@ -263,7 +256,7 @@ class Tracker:
     def _doubt(self, done: Done) -> None:
         """Note numbers that are made of what was not followed, and memory that holds such."""
         known, is_empty = self._known, done.func in MADE_EMPTY
-        if is_view(done.func):
+        if rules.is_view(done.func):
             known.note(done.outs, are_open=True)  # of memory that was not known before
             return
         read = [] if is_empty else done.given[done.name in _OVERWRITES :]
@@ -280,7 +273,7 @@ class Tracker:
 
     def _lost(self, done: Done) -> list[Meeting]:
         """What a module is asked about where an operation could not be followed."""
-        parts = [c for each in tensors_of(done.args) if (c := self.of(each)) is not None]
+        parts = [c for each in rules.tensors_of(done.args) if (c := self.of(each)) is not None]
         axes = dict.fromkeys(axis for c in parts for axis in c.positions)
         how = f"'{done.name}' could not be followed"
         return [Meeting(axis, words=how, is_known=False) for axis in axes][:1]
@@ -313,7 +306,7 @@ class Tracker:
         if chosen or not numbers:
             meetings = tuple(replace(one, chooses=True) for one in meetings)
         if numbers:
-            is_new = name == "embedding" or is_made_anew(name) or not numbers[0].numel()
+            is_new = name == "embedding" or rules.is_made_anew(name) or not numbers[0].numel()
             if not (meetings or is_new or any(one and one.planes for one in followed.outputs)):
                 meetings = tuple(self._lost(done))  # a rule forgot them: it is asked of the module
             self._note(name, meetings)
@@ -361,4 +354,4 @@ class Tracker:
 
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
-_WHOLE_NUMBERS = MOVES | {"clone", "copy"}
+_WHOLE_NUMBERS = rules.MOVES | {"clone", "copy"}

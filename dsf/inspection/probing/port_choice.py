@@ -32,21 +32,16 @@ from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.causal.coordinates import Coordinates, all_before, is_place, numbered
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.probing import driven
 from dsf.inspection.probing.driven import (
-    PAIRED,
-    ROUNDING,
     Driven,
+    FollowedCall,
+    Layout,
     Port,
     Ports,
-    as_called,
-    as_it_is,
-    head_width,
-    owner_of,
-    passing,
-    random_values,
-    viewed,
+    layout_of,
+    rows_beside,
 )
-from dsf.inspection.probing.layouts import FollowedCall, Layout, layout_of, rows_beside
 from dsf.inspection.recording import Exchanged, Recording, Value, recorded, values_in
 from dsf.inspection.results.layers import ALL
 
@@ -55,7 +50,7 @@ ROUNDINGS = 256
 
 
 def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
-    args, kwargs = as_called(layer.module, dict(layer.arguments))
+    args, kwargs = driven.as_called(layer.module, dict(layer.arguments))
     inside = {
         id(tensor): (name, next(made, None))
         for name, part in layer.arguments.items()
@@ -85,7 +80,7 @@ def _followed(
     known: Sequence[tuple[str, Coordinates | None]],
     ports: Sequence[Port],
     guard: Callable[[], AbstractContextManager[Any]],
-    rounding: float = ROUNDING,
+    rounding: float = driven.ROUNDING,
 ) -> FollowedCall:
     tensors = [leaf for leaf in tree_flatten(given)[0] if isinstance(leaf, Tensor)]
     made_of = [
@@ -93,7 +88,7 @@ def _followed(
         for place, (tensor, (_, made)) in enumerate(zip(tensors, known, strict=True))
     ]
     inner = dict(module.named_modules())
-    functions = {one.name: owner_of(module, one) for one in ports if one.name not in inner}
+    functions = {one.name: driven.owner_of(module, one) for one in ports if one.name not in inner}
     tracker, where = Tracker(), ModuleStack(module, set())
     with guard(), where.followed(), tracker.following_on(where, tensors, made_of):
         recording = recorded(module, *given, functions=functions, known=tracker.of)
@@ -171,16 +166,22 @@ def named(call: FollowedCall, value: Port, response: Port) -> Ports:
     (start, kept), (end, _) = value_at(call, value), value_at(call, response)
     names = value.where, response.where or "the output"
     enters, leaves = call.layout(start), call.layout(end)
-    are_whole = value.view is response.view is as_it_is
+    are_whole = value.view is response.view is driven.as_it_is
     if are_whole and enters is not None and leaves is not None and enters.fits(leaves):
         return Ports(start, end, kept, names)
-    return Ports(start, end, kept, names, {start: viewed(start, value), end: viewed(end, response)})
+    return Ports(
+        start,
+        end,
+        kept,
+        names,
+        {start: driven.viewed(start, value), end: driven.viewed(end, response)},
+    )
 
 
 def value_at(call: FollowedCall, port: Port) -> tuple[Value, frozenset[int]]:
     """The tensor that passes a port, as for ``passing``."""
     if port.name:
-        return passing(call.recording, port)
+        return driven.passing(call.recording, port)
     if port.argument is None:
         return call.recording.first_output, frozenset()
     if port.argument not in call.names:
@@ -366,15 +367,21 @@ class PortSearch:
         """The pairs with a tensor that is exchanged but in ``kept`` places."""
         # None if the module is affine from it to none of the places where tokens of it mix.
         trial = _Exchanged(self._recording, value, layout, kept)
-        values, step = trial.values, random_values(trial.values, seed=0)
-        one, other = trial.moved(values + step, later), trial.moved(values - PAIRED * step, later)
+        values, step = trial.values, driven.random_values(trial.values, seed=0)
+        one, other = (
+            trial.moved(values + step, later),
+            trial.moved(values - driven.PAIRED * step, later),
+        )
         affine, moved = {}, []
         for response, place in later.items():
             size = one[response].abs().max()
             if not size > self._limit(response, place):
                 continue
             moved.append(response)
-            bent = ((other[response] + PAIRED * one[response]).abs().max() / (PAIRED * size)).item()
+            bent = (
+                (other[response] + driven.PAIRED * one[response]).abs().max()
+                / (driven.PAIRED * size)
+            ).item()
             if bent <= self._rounding:
                 affine[response] = place
             else:
@@ -387,7 +394,7 @@ class PortSearch:
 
     def _mixing(self, trial: "_Exchanged", places: Places, tokens: Iterable[int]) -> Places:
         """The places where others move when one of some tokens is exchanged."""
-        step = random_values(trial.values, seed=0)
+        step = driven.random_values(trial.values, seed=0)
         found: Places = {}
         for token in tokens:
             alone = trial.values
@@ -409,7 +416,7 @@ class PortSearch:
         """The places by the passes that the map from the values to them takes."""
         # Of equal ones the last; of dearer ones those that lie behind all cheaper ones.
         values, (_, steps, channels) = trial.values, trial.layout.sizes
-        same = random_values(values[..., :1], seed=3).expand_as(values)
+        same = driven.random_values(values[..., :1], seed=3).expand_as(values)
         alike = trial.moved(values + same, places)
         single = values.clone()
         single[..., 0] += same[..., 0]
@@ -420,7 +427,7 @@ class PortSearch:
             cost, is_apart = steps * channels, False
             if place.sizes[2] % channels == 0 and channels > 1:
                 limit = self._limit(one, place)
-                width = head_width(alike[one], channels, limit)
+                width = driven.head_width(alike[one], channels, limit)
                 others = alone[one].abs()[..., place.sizes[2] // channels :]
                 is_apart = width > 1 or not bool((others > limit).any())
                 cost = math.ceil(steps / width) if is_apart else cost

@@ -19,6 +19,7 @@ from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.driven import (
     MOST_PASSES,
     Driven,
+    FollowedCall,
     Linear,
     Port,
     Ports,
@@ -27,7 +28,6 @@ from dsf.inspection.probing.driven import (
     read_off,
     superposition,
 )
-from dsf.inspection.probing.layouts import FollowedCall
 from dsf.inspection.probing.port_choice import PortSearch, followed, named, value_among
 from dsf.inspection.softmax.attention import GivenWeights
 
