@@ -870,8 +870,9 @@ class Rules:
         first, value, shape = done.first, self._known.of(done.args[2]), done.outs[0].shape
         if first is not None:
             made = first.moved(lambda p: p[..., :1].expand(shape), shape)
-            along = [axis for axis, plane in first.planes.items() if varies(plane, -2)]
-            return done.returns(made, [Meeting(axis, Way.ATTENTION) for axis in along])
+            both = (first, value) if value is not None else (first,)
+            along = (axis for c in both for axis, plane in c.planes.items() if varies(plane, -2))
+            return done.returns(made, [Meeting(x, Way.ATTENTION) for x in dict.fromkeys(along)])
         if value is None:
             return self._unknown(done)
         planes, meetings = {}, []
