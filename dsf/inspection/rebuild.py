@@ -242,7 +242,7 @@ def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Ca
     where = ModuleStack(twin, claimed=set(), keeps_passes=False)
     with (
         recording_softmax(where, calls),
-        recording_attention(twin, where, calls, call.implementation),
+        recording_attention(twin, where, calls),
     ):
         returned, draws = _run(twin, invocation)
     place = invocation.calls.index(call)

@@ -117,7 +117,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         passes: receives the forward passes that are kept.
     """
     calls: list[Call] = []
-    if interface.models_of_library(model) == [model]:
+    if interface.is_of_library(model):
         check_names(model, named)
     named = without_cache(model, named)
     inputs, named = lent(inputs), lent(named)
@@ -193,7 +193,7 @@ def _wants_a_card(model: nn.Module) -> str:
 def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     """``named`` with ``use_cache=False`` for models of the library."""
     # Several of them compute wrong outputs when they continue a cache.
-    if interface.models_of_library(model) != [model]:
+    if not interface.is_of_library(model):
         return named
     takes = "use_cache" in signatures.signature(model.forward).parameters
     if takes or hasattr(getattr(model, "config", None), "use_cache"):
@@ -205,7 +205,7 @@ def without_loss(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     """``named`` without ``labels``, where a model of the library computes a loss from them."""
     # A loss joins all tokens behind the last token mixer and hides the logits. A model that makes
     # the tokens of its decoder of its labels needs them until these are made.
-    if named.get("labels") is None or interface.models_of_library(model) != [model]:
+    if named.get("labels") is None or not interface.is_of_library(model):
         return named
     begins = (named.get(f"decoder_{what}") for what in ("input_ids", "inputs_embeds"))
     if getattr(model.config, "is_encoder_decoder", False) and all(one is None for one in begins):
@@ -221,7 +221,7 @@ def without_logits(
     # model's forward pass, and whose logits may be the largest tensor of it. With labels, as where
     # they are measured, all are needed. A model whose inner part gets the number as well, as that
     # of gemma4, leaves out other tokens of its last layers, too: it is called as it is.
-    if interface.models_of_library(model) != [model]:
+    if not interface.is_of_library(model):
         return named
     signature = signatures.signature(model.forward)
     if KEEP not in signature.parameters or named.get("labels") is not None:

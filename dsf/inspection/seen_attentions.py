@@ -156,7 +156,7 @@ def following(
 
 def _is_of_interface(model: nn.Module, known: Known) -> bool:
     """Whether the attention of a library model is recorded without listening to calls of torch."""
-    if interface.models_of_library(model) != [model]:
+    if not interface.is_of_library(model):
         return False
     if getattr(model, "_supports_attention_backend", True):
         return True

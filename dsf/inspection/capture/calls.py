@@ -114,7 +114,6 @@ class Call:
     """One call of one token mixer: bound arguments and output, as the model had them.
 
     Attributes:
-        implementation: under which name the model library calls its attention, where it does.
         seen: from which tokens its queries, values and output are made, where that was followed.
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
         further: from which tokens its further outputs are made, in order.
@@ -133,7 +132,6 @@ class Call:
     through: Through = Through.MODULE
     surroundings: Surroundings | None = None
     invocation: Invocation | None = None
-    implementation: str = ""
     time: int = 0
     seen: dict[str, Any] = field(default_factory=dict)
     made_of: dict[str, list[Any]] = field(default_factory=dict)
@@ -245,8 +243,6 @@ def add_call(
     call.seen = where.coordinates(**seen)
     frame = where.frame_of(call.module) if where.keeps_passes else None
     call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it
-    config = getattr(call.module, "config", None)
-    call.implementation = getattr(config, "_attn_implementation_internal", None) or ""
     call.time = where.last_call = where.tick()
     if call.invocation is not None:
         call.invocation.calls.append(call)

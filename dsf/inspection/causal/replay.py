@@ -596,11 +596,10 @@ def _holding(
         keeps_passes=False,
         looks_around=False,
     )
-    implementation = next((c.implementation for c in attentions if c.implementation), "")
     calls: list[Call] = []
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
-        stack.enter_context(recording_attention(module, where, calls, implementation))
+        stack.enter_context(recording_attention(module, where, calls))
         _hook(stack, invocation, cells, held, found)
         yield
 

@@ -28,33 +28,23 @@ ATTENTION, EXPERTS = "_attn_implementation_internal", "_experts_implementation_i
 Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
-def models_of_library(model: nn.Module) -> list[Any]:
-    """The outermost modules of ``model`` that are models of transformers."""
+def is_of_library(model: nn.Module) -> bool:
+    """Whether a module is a model of transformers."""
     files = (cls.__module__ for cls in type(model).__mro__)
-    if hasattr(model, "set_attn_implementation") and any(f.startswith(LIBRARY) for f in files):
-        return [model]
-    return [found for child in model.children() for found in models_of_library(child)]
+    return hasattr(model, "set_attn_implementation") and any(f.startswith(LIBRARY) for f in files)
 
 
 @contextmanager
-def recording_attention(
-    model: nn.Module, where: ModuleStack, calls: list[Call], implementation: str = ""
-) -> Iterator[None]:
-    """Append every attention call of a library model to ``calls`` inside the ``with`` block.
-
-    Args:
-        implementation: that which a part of a library model had, which runs alone now.
-    """
-    hosts = [model] if implementation else models_of_library(model)
-    if not hosts:
+def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call]) -> Iterator[None]:
+    """Append every attention call of models of the library, or of parts of one, to ``calls``."""
+    configs = _configs(model)
+    if not configs:
         yield
         return
     with _handed_out(_Recorder(where, calls)), ExitStack() as settings:
-        for host in hosts:
-            asks = getattr(host, "_can_set_attn_implementation", None)
-            for config in _configs(host) if implementation or asks is None or asks() else ():
-                if implementation or getattr(config, ATTENTION) not in HEARD:
-                    settings.enter_context(replaced(config, ATTENTION, implementation or EAGER))
+        for config in configs:
+            if getattr(config, ATTENTION) not in HEARD:
+                settings.enter_context(replaced(config, ATTENTION, EAGER))
         yield
 
 
