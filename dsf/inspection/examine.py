@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -116,10 +115,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
 
         question.progress("running the model, asking what mixes tokens", 0, 1)
         calls, tracker, unfollowed = _followed(
-            recorded,
-            partial(_runs_alone, model, inputs, named),
-            asks=asks,
-            tokens=question.token_axis,
+            recorded, (model, inputs, named), asks=asks, tokens=question.token_axis
         )
         further = tried(passes, model, asked, possible, limits)
         if further.calls:  # of modules that are read as a whole instead of what ran in them
@@ -208,7 +204,7 @@ def wide_copy(model: nn.Module, adapters: Sequence[Adapter] = ()) -> nn.Module:
 
 def _followed(
     recorded: Callable[[Tracker | None], list[Call]],
-    runs_alone: Callable[[], bool],
+    given: tuple[nn.Module, tuple[Any, ...], dict[str, Any]],
     *,
     asks: bool,
     tokens: int | None = None,
@@ -233,9 +229,12 @@ def _followed(
         reason = f"{type(cause).__name__}: {cause}".partition("\n")[0].rstrip(". ")
         try:
             calls = recorded(None)  # what the model itself raises is raised once more
-        except InspectionError:
-            if not runs_alone():
-                raise
+        except InspectionError as plain:
+            model, inputs, named = given
+            try:
+                model(*lent(inputs), **lent(named))
+            except Exception:
+                raise plain from plain.__cause__
             raise InspectionError(
                 f"inspect: the model runs on its inputs, but not while its operations are recorded "
                 f"({reason}), as with nested tensors. Give it padded tensors, or parts of it alone."
@@ -253,14 +252,6 @@ def _followed(
             f"sum over axis {low} as often as over axis {high}. Pass tokens={low} or tokens={high}."
         )
     return calls, tracker, ""
-
-
-def _runs_alone(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    try:
-        model(*lent(inputs), **lent(named))
-    except Exception:
-        return False
-    return True
 
 
 def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:

@@ -4,7 +4,8 @@ A ``Value`` is a tensor at one time: a view of one version of some memory. An op
 in place makes a new version, so that the program is functional: views are not operations.
 ``Recording.replay`` computes values with other numbers in the place of some, and runs nothing but
 the operations between. Numbers that leave torch (``item``, ``tolist``, NumPy) are noted: what the
-program made of them stays as it was in a replay, see ``Recording.leaving``.
+program made of them, and what it wrote into tensors past torch, is not known to a replay: see
+``Recording.leaving``.
 """
 
 import sys
@@ -344,23 +345,15 @@ class Recorder(Operations):
         self._known = known
         self._version: dict[Any, int] = {}
         self._own: set[int] = set()  # memory that was made in the call
-        self._shared: dict[int, UntypedStorage] = {}  # of what code past torch may write into
         self._kept_alive: list[Any] = []
 
     def value(self, tensor: Tensor) -> Value:
         storage = memory_of(tensor)
         if storage is None:
-            number = self._number(id(tensor), tensor)
-            found = Value(number, tensor.dtype, tensor.shape)
+            found = Value(self._number(id(tensor), tensor), tensor.dtype, tensor.shape)
         else:
-            key = _key(storage)
-            number = self._number(key, storage)
-            if key in self._shared and not _same_bytes(self._shared[key], storage):
-                self.recording.numbers[number] = self._shared[key]
-                number = self._new_version(key, storage)
-                self._shared[key] = storage.clone()
             found = Value(
-                number,
+                self._number(_key(storage), storage),
                 tensor.dtype,
                 tensor.shape,
                 tensor.stride(),
@@ -387,15 +380,10 @@ class Recorder(Operations):
         return number
 
     def leaves(self, tensor: Tensor) -> None:
-        """Note a tensor whose numbers code past torch is given, and may write over."""
-        if is_ours():
-            return
-        with _unseen():
-            value = self.value(tensor)
-            self._add(None, "numbers that leave torch", [value], {}, ())
-            if isinstance(self.recording.numbers[value.memory], UntypedStorage):
-                storage = tensor.untyped_storage()
-                self._shared.setdefault(_key(storage), storage.clone())
+        """Note a tensor whose numbers code past torch is given."""
+        if not is_ours():
+            with _unseen():
+                self._add(None, "numbers that leave torch", [self.value(tensor)], {}, ())
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         noted, named = self.values((args, kwargs))
@@ -418,8 +406,9 @@ class Recorder(Operations):
             outs = _tensors(out)
             values = tuple(map(self.value, outs))
             for one, value in zip(outs, values, strict=True):
-                if value.memory >= first and value.memory not in writes.values():
-                    self._made_here(one, is_empty=func in MADE_EMPTY)
+                made = value.memory >= first and value.memory not in writes.values()
+                if made and (storage := memory_of(one)) is not None:
+                    self._own.add(_key(storage))
             makes = tuple(range(first, len(self.recording.numbers)))
             self._add(func, name, noted, named, values, writes, makes, random)
         return out
@@ -431,17 +420,7 @@ class Recorder(Operations):
         number = self._new_version(key, storage)
         if key not in self._own:  # such as that of a weight, which is restored after the call
             self.recording.numbers[number] = storage.clone()
-        if key in self._shared:
-            self._shared[key] = storage.clone()
         return number
-
-    def _made_here(self, tensor: Tensor, *, is_empty: bool) -> None:
-        storage = memory_of(tensor)
-        if storage is None:
-            return
-        self._own.add(_key(storage))
-        if is_empty:  # a kernel may write into it
-            self._shared[_key(storage)] = storage.clone()
 
     def _add(  # noqa: PLR0913, PLR0917 (the fields of an operation)
         self,
@@ -541,13 +520,6 @@ def recorded(
 
 def _key(storage: UntypedStorage) -> int:
     return storage.data_ptr() or storage._cdata
-
-
-def _same_bytes(one: UntypedStorage, other: UntypedStorage) -> bool:
-    first, second = (
-        torch.empty(0, dtype=torch.uint8, device=part.device).set_(part) for part in (one, other)
-    )
-    return torch.equal(first, second)
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:

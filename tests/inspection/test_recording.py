@@ -164,8 +164,9 @@ def test_numbers_that_leave_torch_are_told_of(function):
     recording = recorded(module, (x,), {})
     (given,), output = recording.given, recording.first_output
     assert recording.leaving([given])
-    found = recording.replay([Exchanged(given, lambda old: old)], [output])[output]
-    torch.testing.assert_close(found, module(x), rtol=0, atol=0)
+    if function is not by_written_array:  # what is written past torch is not replayed
+        found = recording.replay([Exchanged(given, lambda old: old)], [output])[output]
+        torch.testing.assert_close(found, module(x), rtol=0, atol=0)
 
 
 def test_what_has_another_shape_for_other_numbers_is_refused():
