@@ -145,7 +145,6 @@ class ModuleStack:
         only: Collection[str] | None = None,
     ):
         self.tracker = tracker
-        self.listener: Any = None  # to calls of torch, outside of modules that are read as a whole
         self.keeps_outputs = tracker is not None
         self.invocations: list[Any] = []
         self.last_call = 0
@@ -285,8 +284,8 @@ class ModuleStack:
         """Follow no operation of a module that is read as a whole: its hooks have run."""
         if self._running and self._running[-1].module is module:
             self._running[-1].is_whole = True
-            for each in filter(None, (self.tracker, self.listener)):
-                each.pause()
+            if self.tracker is not None:
+                self.tracker.pause()
 
     def _note_arguments(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         if self._running and self._running[-1].module is module:
@@ -307,8 +306,6 @@ class ModuleStack:
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()
-        if self.listener is not None and frame.is_whole:
-            self.listener.resume()
         if self.tracker is not None and frame.is_whole:
             self.tracker.resume(frame, output)
         elif self.tracker is not None and module in self._names:

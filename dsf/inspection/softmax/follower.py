@@ -21,7 +21,6 @@ from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Size, Tensor, nn
 from torch.nn import functional
-from torch.overrides import _get_current_function_mode
 from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.adapter import Adapter
@@ -261,12 +260,8 @@ def _heads(mixed: Tensor, tokens: Size) -> int | None:
 @contextmanager
 def recording_softmax(where: ModuleStack, calls: list[Call]) -> Iterator[None]:
     """Append to ``calls`` every attention, fused or written out, of modules that none claims."""
-    where.listener = SoftmaxListener(where, calls)
-    try:
-        with where.followed(), where.listener:
-            yield
-    finally:
-        where.listener = None  # which knows this stack
+    with where.followed(), SoftmaxListener(where, calls):
+        yield
 
 
 class SoftmaxListener(Functions):
@@ -278,17 +273,6 @@ class SoftmaxListener(Functions):
         # The tensors are kept alive, so that no other tensor gets the same id.
         self._followed: dict[int, tuple[Tensor, Scores | Normalised]] = {}
         self._unused: list[Scores] = []
-        self._paused: list[bool] = []
-
-    def pause(self) -> None:
-        """Stop listening, unless a later mode of the model lies above this one."""
-        self._paused.append(_get_current_function_mode() is self)
-        if self._paused[-1]:
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-
-    def resume(self) -> None:
-        if self._paused.pop():
-            self.__enter__()  # type: ignore[no-untyped-call]
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is functional.multi_head_attention_forward and not self._where.is_claimed():
