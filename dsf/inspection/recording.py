@@ -308,13 +308,16 @@ HANDED_OVER |= {Tensor.data_ptr, Tensor.untyped_storage}
 
 
 class Leaving(Functions):
-    """Tells of numbers that are handed over, which is not an operation."""
+    """Tells of numbers that are handed over, which is not an operation; of calls before that."""
 
-    def __init__(self, note: Callable[[Tensor], None]) -> None:
+    def __init__(
+        self, note: Callable[[Tensor], None], ahead: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
-        self._note = note
+        self._note, self._ahead = note, ahead
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._ahead()
         if func in HANDED_OVER:
             self._note(args[0])
         return func(*args, **kwargs)
@@ -342,6 +345,7 @@ class Recorder(Operations):
         super().__init__()
         self.recording = Recording()
         self.running: list[str] = []
+        self.place = ""  # of the code that called torch last
         self._known = known
         self._version: dict[Any, int] = {}
         self._own: set[int] = set()  # memory that was made in the call
@@ -378,6 +382,10 @@ class Recorder(Operations):
         self._kept_alive.append(memory)  # so that no other memory is taken for it
         self.recording.numbers[number] = memory
         return number
+
+    def called(self) -> None:
+        """Note which line of code calls torch."""
+        self.place = _caller()
 
     def leaves(self, tensor: Tensor) -> None:
         """Note a tensor whose numbers code past torch is given."""
@@ -441,9 +449,9 @@ class Recorder(Operations):
             )
         reads = tuple(values_in((args, dict(kwargs))))
         self.recording.made_at |= dict.fromkeys(makes, len(operations))
-        path = self.running[-1] if self.running else ""
+        path, place = self.running[-1] if self.running else "", self.place
         operations.append(
-            Operation(func, name, args, kwargs, reads, outs, writes, makes, _caller(), path, random)
+            Operation(func, name, args, kwargs, reads, outs, writes, makes, place, path, random)
         )
 
     @contextmanager
@@ -510,7 +518,7 @@ def recorded(
     recording, given = recorder.recording, _tensors((args, kwargs))
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
-        with Leaving(recorder.leaves), recorder:  # before all other modes
+        with Leaving(recorder.leaves, recorder.called), recorder:  # before all other modes
             output = module(*args, **kwargs)
         recording.output, recording.left = recorder.values((output, given))
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}

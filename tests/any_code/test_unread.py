@@ -282,3 +282,21 @@ def test_what_mixes_the_places_of_a_stage_is_read_or_listed():
     inspection = dsf.inspect(pyramid, torch.randn(2, 3, 32, 32))
     read = {layer.name for layer in inspection if layer.is_exact}
     assert {"1.0", "2.0", "3.0"} <= read | {one.name for one in inspection.unsupported}
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda scores: scores[..., :1],
+        lambda scores: scores.sum(dim=-1, keepdim=True),
+        lambda scores: scores.logsumexp(dim=-1, keepdim=True),
+    ],
+    ids=["one key", "sum", "normaliser"],
+)
+def test_numbers_made_of_scores_are_no_map(of):
+    class Weighed(modules.Attention):
+        def forward(self, x):
+            q, k, v = self.parts(x)
+            return self.o(modules.merged(of(q @ k.mT).tanh() * v))
+
+    assert listed(Beside(Weighed()), tokens())

@@ -94,6 +94,11 @@ class Coordinates:
     def positions(self) -> list[InputAxis]:
         return list(filter(is_place, self.planes))
 
+    @property
+    def is_map(self) -> bool:
+        """Whether elements differ by their keys; what is made of all keys, or of one, is no map."""
+        return any(varies(plane, k) for plane in self.columns.values() for k in range(plane.ndim))
+
     def moved(self, move: Move, shape: Size) -> "Coordinates":
         """Those of a tensor that ``move`` makes by moving elements."""
         planes = {axis: move(plane) for axis, plane in self.planes.items()}
