@@ -595,7 +595,7 @@ class Driven:
     @property
     def operations(self) -> int:
         """How many operations run in a replay from the values to the response."""
-        return self.recording.length(self._values, self._responses)
+        return self.recording.length([self.ports.value], [self.ports.response])
 
     @property
     def has_own_rows(self) -> bool:
