@@ -239,7 +239,8 @@ def _run_again(
 
 def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Call:
     calls: list[Call] = []
-    where = ModuleStack(twin, claimed=set(), keeps_passes=False)
+    attends = {(twin, one.product) for one in invocation.calls}
+    where = ModuleStack(twin, claimed=set(), keeps_passes=False, attends=attends)
     with (
         recording_softmax(where, calls),
         recording_attention(twin, where, calls),

@@ -121,6 +121,8 @@ class Call:
         tokens: the token of every step and sample, where a run was followed.
         maps: which of its maps belongs to which sample and head, where the run showed that it is
             not the usual order.
+        product: which of the products of its module's forward pass made the response, from 1, and
+            negative if its factors are turned; 0 where none of them did.
         refused: why the calls of its module are not sequences, where joining them showed that.
         around: where an attention ran again in float64, what its whole module returned then.
     """
@@ -140,6 +142,7 @@ class Call:
     tokens: Tensor | None = None
     maps: Any = None
     weights_by: nn.Module | None = None
+    product: int = 0
     refused: str = ""
     draws: bool = False
     around: Tensor | None = None

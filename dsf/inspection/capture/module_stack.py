@@ -78,6 +78,7 @@ class Frame:
             that had run when it was added.
         writes: how often every tensor that it was called with had been written into then.
         attributes: the tensors in attributes of the module then, where a run is followed.
+        products: how many stacks of matrices were multiplied in it, outside of other modules.
         is_whole: whether the module is read as a whole and its operations are not followed.
     """
 
@@ -92,6 +93,7 @@ class Frame:
     attributes: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
     is_whole: bool = False
+    products: int = 0
 
     @property
     def is_spoiled(self) -> bool:
@@ -129,11 +131,12 @@ class ModuleStack:
         keeps_passes: whether a forward pass with an attention in it is kept, with copies of what
             its module was called with, so that it can be repeated.
         only: the paths of the modules whose calls are recorded; None for all.
+        attends: in a pass that is repeated, which products of which modules were attentions.
 
     Attributes:
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what is listened to, and what is kept of it)
         self,
         model: nn.Module,
         claimed: set[str],
@@ -143,13 +146,14 @@ class ModuleStack:
         keeps_passes: bool = True,
         looks_around: bool = True,
         only: Collection[str] | None = None,
+        attends: Collection[tuple[nn.Module, int]] = (),
     ):
         self.tracker = tracker
         self.keeps_outputs = tracker is not None
         self.invocations: list[Any] = []
         self.last_call = 0
         self.keeps_passes, self._looks_around = keeps_passes, looks_around
-        self._only = only
+        self._only, self._attends = only, attends
         self.time = 0  # of the latest event of the run
         self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
@@ -174,6 +178,21 @@ class ModuleStack:
         """From which tokens the tensors in a value are made; None for each that is not followed."""
         tensors = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
         return [None if self.tracker is None else self.tracker.of(tensor) for tensor in tensors]
+
+    def are_weights(self, product: Any, place: int) -> bool:
+        """Whether the left factor of a product of stacks of matrices holds weights of tokens."""
+        # Only a run that is followed can tell; a pass that is repeated does as the run did.
+        if self.tracker is None:
+            return (self.module, place) in self._attends
+        return bool(self.tracker.are_weights(product.left, product.right))
+
+    def count_product(self) -> int:
+        """How many products the innermost module has computed itself, this call of it."""
+        frame = None if self.module is None else self.frame_of(self.module)
+        if frame is None:
+            return 0
+        frame.products += 1
+        return frame.products
 
     def has_read_in(self, frame: Frame) -> bool:
         if self.last_call > frame.began or not self._watched:

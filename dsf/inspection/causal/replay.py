@@ -595,6 +595,7 @@ def _holding(
         exchange=exchange,
         keeps_passes=False,
         looks_around=False,
+        attends={(call.module, call.product) for call in attentions if call.product},
     )
     calls: list[Call] = []
     with ExitStack() as stack:

@@ -235,6 +235,21 @@ class Tracker:
             for one, other in pairs
         )
 
+    def are_weights(self, left: Tensor, right: Tensor) -> bool:
+        """Whether ``left`` weighs the tokens of ``right``, whatever made these weights."""
+        # That is so where its rows are tokens, and its columns the tokens of the other factor: as a
+        # product of queries and keys has them, whatever was done to it since.
+        weights, value = self.of(left), self.of(right)
+        if weights is None or value is None:
+            return False
+        rows = [axis for axis, p in weights.planes.items() if is_place(axis) and varies(p, -2)]
+        read = [axis for axis, p in value.planes.items() if is_place(axis) and varies(p, -2)]
+        return any(varies(weights.columns.get(axis), -1) for axis in read if axis in rows) or any(
+            varies(weights.planes.get(axis), -1) and row.source is not axis.source
+            for axis in read
+            for row in rows
+        )
+
     def _axes_of(self, tensor: Tensor) -> set[InputAxis]:
         """The axes that a tensor comes from, also those that its positions were made from."""
         found = self.of(tensor)

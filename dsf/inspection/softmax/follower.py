@@ -148,7 +148,7 @@ class Scores:
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """The weights that a softmax makes of scores.
+    """The weights that a softmax makes of scores, or scores that are used as they are.
 
     ``written`` is torch's version counter of ``output``, which a later change in place raises.
     """
@@ -311,10 +311,13 @@ class SoftmaxListener(Functions):
 
     def _multiplied(self, made: Product, output: Tensor) -> Tensor:
         """Record a product; its result, or what the attention is to return instead."""
-        for each in (made, made.transposed):
+        number = self._where.count_product()
+        for place, each in ((number, made), (-number, made.transposed)):
             weights = self._find(each.sources[0])
+            if not isinstance(weights, Normalised) and self._where.are_weights(each, place):
+                weights = self._as_weights(weights, each)
             if isinstance(weights, Normalised):
-                return self._recorded(weights, each, output)
+                return self._recorded(weights, each, output, place)
         running = self._where.is_running  # the tensors of modules that have returned are forgotten
         self._unused = [one for one in self._unused if running(one.module)]
         self._followed = {
@@ -324,6 +327,13 @@ class SoftmaxListener(Functions):
         self._unused.append(scores)
         self._follow(output, scores)
         return output
+
+    def _as_weights(self, scores: Scores | None, made: Product) -> Normalised:
+        """What values are multiplied with as it is: sigmoid, squares, decays."""
+        used, module = made.sources[0], self._where.module
+        scores = Scores(module, made, 1.0) if scores is None else scores
+        self._unused = [one for one in self._unused if one.module is not scores.module]
+        return Normalised(module, used, used, replace(scores, plain=False), times_written(used))
 
     def _normalised(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         given = args[0] if args else kwargs["input"]
@@ -360,7 +370,7 @@ class SoftmaxListener(Functions):
         entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
         return None if entry is None else entry[1]
 
-    def _recorded(self, weights: Normalised, made: Product, output: Tensor) -> Tensor:
+    def _recorded(self, weights: Normalised, made: Product, output: Tensor, place: int) -> Tensor:
         module = self._where.module
         if module is None or not self._where.records(self._where.name_of(module)):
             return output
@@ -375,6 +385,7 @@ class SoftmaxListener(Functions):
             mixed.flatten(0, -3),
             Through.FOLLOWED,
             weights_by=weights.module,
+            product=place,
         )
         query = weights.scores.product.left
         seen = {"query": query, "value": made.right, "output": made.output}
