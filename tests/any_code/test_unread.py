@@ -297,6 +297,6 @@ def test_numbers_made_of_scores_are_no_map(of):
     class Weighed(modules.Attention):
         def forward(self, x):
             q, k, v = self.parts(x)
-            return self.o(modules.merged(of(q @ k.mT).tanh() * v))
+            return modules.merged(of(q @ k.mT).tanh() * v)
 
     assert listed(Beside(Weighed()), tokens())
