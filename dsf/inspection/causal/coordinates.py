@@ -96,8 +96,12 @@ class Coordinates:
 
     @property
     def is_map(self) -> bool:
-        """Whether elements differ by their keys; what is made of all keys, or of one, is no map."""
-        return any(varies(plane, k) for plane in self.columns.values() for k in range(plane.ndim))
+        """Whether the key changes along an axis on which its query does not."""
+        return any(
+            varies(plane, k) and not varies(self.planes.get(axis), k)
+            for axis, plane in self.columns.items()
+            for k in range(plane.ndim)
+        )
 
     def moved(self, move: Move, shape: Size) -> "Coordinates":
         """Those of a tensor that ``move`` makes by moving elements."""

@@ -222,7 +222,7 @@ def moved_between(
         for old, new, made in zip(before, after, invocation.made, strict=False):
             is_first = not of_model and not sizes
             if not containers.are_numbers(old) or (
-                made is not None and made.is_map
+                made is not None and made.columns
             ):  # such as a map
                 continue
             if not is_first and not of_model and made is not None and _is_of_pairs(made):
@@ -636,7 +636,7 @@ def are_seen(passes: Sequence[Invocation], run: Invocation) -> bool:
     def is_seen(one: Invocation) -> bool:
         pairs = zip(one.outputs, one.made, strict=False)
         numbers = [pair for pair in pairs if containers.are_numbers(pair[0])]
-        noted = [(part, made) for part, made in numbers if made is None or not made.is_map]
+        noted = [(part, made) for part, made in numbers if made is None or not made.columns]
         is_finite = all(bool(part.isfinite().all()) for part, _ in numbers)
         return is_finite and bool(noted) and all(_is_noted(*pair, cells) for pair in noted)
 
@@ -711,7 +711,7 @@ def _comparing(
         parts = zip(found.before((one, last), then), now, seen, strict=False)
         with torch._C.DisableTorchFunction():  # no function of the module itself
             for before, after, made in parts:
-                if not (last and made is not None and made.is_map):  # such as a map
+                if not (last and made is not None and made.columns):  # such as a map
                     _note_spill(before, after, made, cells, found.spills)
 
     return hook

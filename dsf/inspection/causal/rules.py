@@ -582,7 +582,7 @@ class Rules:
         # The same as before where the same operation was done on the same coordinates: those that
         # are equal are one object, so that every layer after the first finds what that one did.
         if not all(map(are_numbers, (*done.given, *done.outs))):  # as an index, which names places
-            return self._by_rule(done)
+            return _without_lost_keys(self._by_rule(done))
         given, asked = done.made_of, self._projections.asked
         key = done.kind, given, self._projections.known
         before: tuple[Followed, list[InputAxis]] | None = self._before.of(key)
@@ -591,7 +591,7 @@ class Rules:
                 self._projections.are_channels(axis)
             return before[0]
         start = len(asked)
-        made = self._by_rule(done)
+        made = _without_lost_keys(self._by_rule(done))
         same = (
             next((one for one in given if one and out and one.equals(out)), out)
             for out in made.outputs
@@ -917,6 +917,21 @@ class Rules:
         window = SlidingWindow(name, sizes, stride, padding, dilation)
         made = window.follow(first, shape, self._projections.are_channels)
         return done.returns(made.outputs[0], made.meetings)
+
+
+def _without_lost_keys(made: Followed) -> Followed:
+    """What is made of scores of one key, or of all keys together, are numbers of the query."""
+    outputs, meetings = [], [*made.meetings]
+    for one in made.outputs:
+        is_lost = one is not None and bool(one.columns) and not one.is_map
+        if one is None or not is_lost:
+            outputs.append(one)
+            continue
+        words = "numbers made of scores are taken for tokens"
+        axes = (axis for axis in one.columns if axis.size > 1)
+        meetings += [Meeting(axis, Way.JOINS, words) for axis in axes]
+        outputs.append(Coordinates(one.shape, one.planes))
+    return Followed(tuple(outputs), tuple(meetings))
 
 
 def _indices(done: Done) -> list[tuple[Tensor, int]]:
