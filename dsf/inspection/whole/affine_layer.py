@@ -20,6 +20,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.evaluate import attention_map, final_state, respond, step
 from dsf.evaluate.maps import Selection, span
@@ -367,7 +368,8 @@ class Contributions:
                 tokens = torch.tensor(rows, device=vectors.device)
                 vectors = self.leave.at(tokens).linear(whole)
             found.append(torch.linalg.vector_norm(vectors, dim=-1).movedim(0, -1))
-        return torch.cat(found, dim=1)
+        columns = max(norms.shape[-1] for norms in found)
+        return torch.cat([pad(norms, (0, columns - norms.shape[-1])) for norms in found], dim=1)
 
 
 def group_bounds(steps: int, most: int) -> list[int]:
@@ -380,22 +382,24 @@ def _by_group(
     system: System, signal: Tensor, bounds: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """The same for groups of tokens, whose states are carried along the sequence side by side."""
-    # Before a group its column is zero. The tokens of the group write into that column alone, and
-    # take all others along.
-    groups, channels = len(bounds) - 1, signal.shape[-1]
+    # Only the groups so far have columns. The tokens of a group write into the last alone, and take
+    # all others along.
+    channels = signal.shape[-1]
     dtype = torch.promote_types(system.dtype, signal.dtype)
-    size = (*system.batch, system.state_size, groups, channels)
+    size = (*system.batch, system.state_size, 0, channels)
     states = torch.zeros(size, dtype=dtype, device=system.device)
     for group, (start, stop) in enumerate(pairwise(bounds)):
+        new = states.new_zeros(*system.batch, system.state_size, channels)
         if stop - start > 1:
             few = system.window(start, stop - 1)
-            states = _carried(few.A, states.flatten(-2)).unflatten(-1, (groups, channels))
-            states[..., group, :] = final_state(few, signal[..., start : stop - 1, :, :])
-        own = signal.new_zeros(*system.batch, signal.shape[-2], groups, channels)
+            states = _carried(few.A, states.flatten(-2)).unflatten(-1, (group, channels))
+            new = final_state(few, signal[..., start : stop - 1, :, :]).to(dtype)
+        states = torch.cat([states, new.unsqueeze(-2)], dim=-2)
+        own = signal.new_zeros(*system.batch, signal.shape[-2], group + 1, channels)
         own[..., group, :] = signal[..., stop - 1, :, :]
         row, after = step(system, stop - 1, states.flatten(-2), own.flatten(-2))
-        states = after.to(dtype).unflatten(-1, (groups, channels))
-        yield [stop - 1], row.unflatten(-1, (groups, channels)).unsqueeze(-4)
+        states = after.to(dtype).unflatten(-1, (group + 1, channels))
+        yield [stop - 1], row.unflatten(-1, (group + 1, channels)).unsqueeze(-4)
 
 
 def _carried(A: Transition, states: Tensor) -> Tensor:
