@@ -55,6 +55,23 @@ def _stage(name: str, where: str, inputs: Any = GRID, axes: Any = (2, 3), **sett
     return Model("timm", name, built(where, **settings), inputs, axes=axes)
 
 
+def _videos() -> nn.Module:
+    """A multiscale transformer of videos that pools keys and values, not tokens."""
+    where = "torchvision.models.video.mvit"
+    setting = get(f"{where}:MSBlockConfig")(2, 16, 16, [3, 3, 3], [3, 3, 3], [1, 1, 1], [1, 2, 2])
+    model: nn.Module = get(f"{where}:MViT")(
+        spatial_size=(32, 32),
+        temporal_size=4,
+        block_setting=[setting, setting],
+        residual_pool=False,
+        residual_with_cls_embed=True,
+        rel_pos_embed=False,
+        proj_after_attn=False,
+        num_classes=5,
+    )
+    return model
+
+
 class Points(nn.Module):
     """The decoder of masks with points of a fixed image."""
 
@@ -469,5 +486,50 @@ MODELS = (
         ),
         GRID,
         axes=(2, 3),
+    ),
+    Model(
+        "torchvision",
+        "SwinTransformer",
+        built(
+            "torchvision.models.swin_transformer:SwinTransformer",
+            [4, 4],
+            16,
+            [2, 1],
+            [2, 4],
+            [4, 4],
+            stochastic_depth_prob=0.0,
+            num_classes=5,
+        ),
+        given(numbers(2, 3, 32, 32)),
+        source="features.0",
+        axes=(1, 2),
+        ends=("norm",),
+        further=(("features.2", (1, 2)),),
+    ),
+    Model(
+        "torchvision",
+        "SwinTransformer3d",
+        built(
+            "torchvision.models.video.swin_transformer:SwinTransformer3d",
+            [2, 4, 4],
+            16,
+            [2],
+            [2],
+            [2, 4, 4],
+            stochastic_depth_prob=0.0,
+            num_classes=5,
+        ),
+        given(numbers(1, 3, 8, 32, 32)),
+        source="patch_embed",
+        axes=(1, 2, 3),
+        ends=("norm",),
+    ),
+    Model(
+        "torchvision",
+        "MViT of videos",
+        _videos,
+        given(numbers(1, 3, 4, 32, 32)),
+        source="pos_encoding",
+        ends=("norm",),
     ),
 )
