@@ -338,7 +338,8 @@ class Watch:
         if self.held.get(path):
             kept = self.held[path].pop(0)
             # A gradient that is taken through an output needs the output itself.
-            wrapped = map(is_functorch_wrapped_tensor, tree_flatten(output)[0])
+            parts = [one for one in tree_flatten(output)[0] if isinstance(one, Tensor)]
+            wrapped = map(is_functorch_wrapped_tensor, parts)
             output = output if any(wrapped) else _copied(kept)
         first = [one for one in tree_flatten(output)[0] if isinstance(one, Tensor)][:1]
         # Beside its output an attention may put out its weights, where all tokens meet.
