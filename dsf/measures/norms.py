@@ -15,6 +15,7 @@ from dsf.measures import fold
 from dsf.measures.fold import MapOrSystem
 from dsf.measures.passes import Measured, reduced
 from dsf.runtime.argument_checks import checked
+from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import a_seed, at_least
 from dsf.systems.algebra import adjoint
 from dsf.systems.coefficient import dense_of
@@ -218,10 +219,11 @@ def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
     def pairs(part: Tensor, axis: int) -> Tensor:
         return part.index_select(axis, one) * part.index_select(axis, other)
 
-    total = state = torch.zeros((), dtype=torch.float64, device=system.device)
+    exact = exact_dtype(system.dtype, system.device)
+    total = state = torch.zeros((), dtype=exact, device=system.device)
     state = state.expand(*system.batch, len(one), 1)
     for start in range(0, system.steps, TOKENS):
-        few = system.window(start, min(start + TOKENS, system.steps), dtype=torch.float64)
+        few = system.window(start, min(start + TOKENS, system.steps), dtype=exact)
         write, read = dense_of(few.B), dense_of(few.C)
         decay = pairs(few.A.decays(), -1).unsqueeze(-1)
         left, leaving = uncoupled_states(decay, pairs(write, -2).sum(-1, keepdim=True), state)
