@@ -19,6 +19,7 @@ nats the weight of j falls when the key s enters the normaliser.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -258,19 +259,33 @@ def largest_losses(
     size: Callable[[Tensor], Float[Tensor, "*batch key"]] | None = None,
 ) -> list[Loss]:
     """The largest losses of one query over the batch, by the ``size`` of changes or their norms."""
-    found: list[Loss] = []
-    for token, decay, overwriting in query_losses(system, query=query):
-        total = decay + overwriting
+    every = losses_by_map(system, query=query, count=count, size=size)
+    return sorted((loss for one in every for loss in one), key=lambda one: -one.size)[:count]
+
+
+def losses_by_map(
+    system: System,
+    *,
+    query: int,
+    count: int,
+    size: Callable[[Tensor], Float[Tensor, "*batch key"]] | None = None,
+) -> list[list[Loss]]:
+    """The same for every map of the batch by itself, in order."""
+    found: list[list[Loss]] = [[] for _ in range(system.batch.numel())]
+    for token, *parts in query_losses(system, query=query):
+        total = parts[0] + parts[1]
         sizes = torch.linalg.vector_norm(total, dim=(-3, -1)) if size is None else size(total)
-        best = sizes.flatten().topk(min(count, sizes.numel()))
-        least = found[-1].size if len(found) == count else 0.0
-        for value, number in zip(best.values.tolist(), best.indices, strict=True):
-            if value <= least:
-                break
-            *entry, key = (int(each) for each in torch.unravel_index(number, sizes.shape))
-            parts = [part[tuple(entry)][:, key] for part in (decay, overwriting)]
-            found.append(Loss(value, tuple(entry), token, key, parts[0], parts[1]))
-        found = sorted(found, key=lambda loss: -loss.size)[:count]
+        best = sizes.reshape(len(found), -1).topk(min(count, sizes.shape[-1]))
+        entries = product(*map(range, sizes.shape[:-1]))
+        each = zip(entries, found, best.values.tolist(), best.indices.tolist(), strict=True)
+        for entry, largest, values, keys in each:
+            for value, key in zip(values, keys, strict=True):
+                if value <= (largest[-1].size if len(largest) == count else 0.0):
+                    break
+                decay, overwriting = (part[entry][:, key] for part in parts)
+                largest.append(Loss(value, entry, token, key, decay, overwriting))
+                largest.sort(key=lambda one: -one.size)
+                del largest[count:]
     return found
 
 

@@ -24,7 +24,7 @@ from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, values
 from dsf.inspection.whole.affine_layer import group_bounds
-from dsf.measures.erasers import largest_losses
+from dsf.measures.erasers import losses_by_map
 from dsf.measures.fold import Collected, Reduced
 from dsf.measures.passes import is_streamable, reductions_of
 from dsf.report import selection
@@ -382,20 +382,17 @@ def _add_decay(found: list[dict[str, Any]], system: System) -> None:
 
 def _erased(system: System) -> list[list[list[int | float | None]]]:
     """For every map what the last token reads least of: key, eraser, decay and overwriting."""
-    last, found = system.steps - 1, []
-    for index in product(*map(range, system.batch)):
-        losses = largest_losses(select(system, index), query=last, count=ERASERS_LISTED)
-        found.append(
+    return [
+        [
             [
-                [
-                    one.key,
-                    one.token,
-                    *_short(torch.cat([one.decay, one.overwriting])[:, 0].numpy(force=True)),
-                ]
-                for one in losses
+                one.key,
+                one.token,
+                *_short(torch.cat([one.decay, one.overwriting])[:, 0].numpy(force=True)),
             ]
-        )
-    return found
+            for one in losses
+        ]
+        for losses in losses_by_map(system, query=system.steps - 1, count=ERASERS_LISTED)
+    ]
 
 
 def _traces(system: System) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import torch
 
 import dsf
 from dsf import measures, mixers
-from dsf.measures.erasers import erasers, largest_losses, query_losses
+from dsf.measures.erasers import erasers, largest_losses, losses_by_map, query_losses
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import ExplicitMap, SystemSum
@@ -158,6 +158,17 @@ def test_the_largest_losses_are_those_of_all(mixer):
         for loss in found:
             both = (loss.decay + loss.overwriting).abs().square().sum().sqrt()
             assert both.item() == pytest.approx(loss.size)
+        for losses in losses_by_map(part, query=5, count=3):
+            alone = [one for one in every_loss(part) if losses and one[1] == losses[0].entry]
+            largest = sorted((size for size, _ in alone if size), reverse=True)[:3]
+            assert [loss.size for loss in losses] == pytest.approx(largest)
+
+
+def every_loss(part):
+    for _, decay, overwriting in query_losses(part, query=5):
+        sizes = torch.linalg.vector_norm(decay + overwriting, dim=(-3, -1))
+        for entry in np.ndindex(*sizes.shape[:-1]):
+            yield from ((size, entry) for size in sizes[entry].tolist())
 
 
 PLANTED = ("DeltaNet", "GatedDeltaNet", "RWKV7")
