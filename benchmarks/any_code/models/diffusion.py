@@ -398,8 +398,7 @@ MODELS = (
         "Oobleck",
         "AutoencoderOobleck",
         given(numbers(1, 2, 32)),
-        "encoder.conv1",
-        ("encoder.block.0.conv1", (2,)),
+        "encoder.block.0.conv1",  # before these tokens there is a front end of convolutions
         axes=(2,),
         ends=("decoder*",),
         encoder_hidden_size=8,
