@@ -59,7 +59,7 @@ class Tape(TorchDispatchMode):
         args, kwargs = tree_unflatten(leaves, tree)
         out = func(*args, **kwargs)
         if number in self.held:
-            out = self._with(out, self.held[number])
+            out = self._with(out, self.held[number], is_in_place=func._schema.is_mutable)
         parts, _ = tree_flatten(out)
         output = {k: p.detach().clone() for k, p in enumerate(parts) if self._wanted(number, p)}
         if given or output:
@@ -72,10 +72,13 @@ class Tape(TorchDispatchMode):
         return number in self.watched or part.numel() in self.sizes
 
     @staticmethod
-    def _with(out: Any, held: Mapping[int, Tensor]) -> Any:
+    def _with(out: Any, held: Mapping[int, Tensor], *, is_in_place: bool) -> Any:
         leaves, tree = tree_flatten(out)
         for place, tensor in held.items():
-            leaves[place] = _laid_out_like(leaves[place], tensor)
+            if is_in_place:  # code goes on with the tensor that was written into
+                leaves[place].copy_(tensor.reshape(leaves[place].shape))
+            else:
+                leaves[place] = _laid_out_like(leaves[place], tensor)
         return tree_unflatten(leaves, tree)
 
 

@@ -558,6 +558,11 @@ def layer_names(call: Call, adapter: Adapter, family: str) -> list[str]:
 
 def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captured]:
     """What the adapter is given: one captured call for every layer in ``call``."""
+    around, maps = call.surroundings, call.maps
+    if around is not None and maps is not None:
+        # Its stages have the samples of the module; of these, some may be heads of the maps.
+        fits = maps.is_usual and maps.sizes[0] == around.given.shape[0]
+        around = around if fits else None
     whole = Captured(
         name=call.name,
         family=family,
@@ -565,8 +570,8 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         weights=Weights(call.module, copied=adapter.rewrites_weights),
         arguments=in_float64(dict(call.arguments)),
         output=in_float64(call.first_output),
-        surroundings=call.surroundings if call.maps is None or call.maps.is_usual else None,
-        maps=call.maps,
+        surroundings=around,
+        maps=maps,
         made_of=call.made_of,
     )
     return adapter.split(whole)

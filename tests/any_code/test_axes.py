@@ -42,6 +42,27 @@ def test_every_layout_has_the_same_maps(kind, is_fused):
     agree(layer, module.weights(x))
 
 
+class Variates(nn.Module):
+    """Patches of every variate of a series, its variates in the axis of the samples (PatchTST)."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.embed, self.inner = nn.Linear(3, WIDTH), inner
+
+    def forward(self, x):
+        x = self.embed(x.mT.unflatten(-1, (-1, 3)))
+        return self.inner(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+@pytest.mark.parametrize("kind", [modules.Attention, modules.ByInterface])
+@pytest.mark.parametrize("variates", [1, 2])
+def test_variates_in_the_axis_of_the_samples_are_heads(kind, variates):
+    module, x = Variates(kind()).double(), tokens(SIZE, 18, variates).double()
+    layer = read(module, x)
+    inside = module.embed(x.mT.unflatten(-1, (-1, 3))).flatten(0, 1)
+    agree(layer, module.inner.weights(inside).view(layer.map().shape))
+
+
 @pytest.mark.parametrize("steps", [6, SIZE, WIDTH])
 def test_heads_may_come_behind_tokens_in_what_a_module_puts_out(steps):
     module, x = modules.InnerHeadsLast(), tokens(SIZE, steps, WIDTH)

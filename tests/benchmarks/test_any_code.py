@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.any_code.models.entry import Model, given
 from benchmarks.any_code.oracle import Claim, Subject, judged
 from benchmarks.any_code.page import page
-from benchmarks.any_code.tape import places
+from benchmarks.any_code.tape import Tape, places
 
 WIDTH, TOKENS = 8, 6
 
@@ -67,6 +67,14 @@ def claim(subject):
 def test_a_right_map_and_a_listed_convolution_are_accepted(subject, claim):
     found = judged(subject, [claim], ["local"])
     assert (found.right, found.wrong, found.missed) == (["attention"], {}, [])
+
+
+def test_a_response_that_is_added_in_place_can_be_held():
+    x, sent = torch.ones(3), torch.ones(3)
+    with Tape(watched={1}, held={1: {0: torch.zeros(3)}}):
+        y = x * 2
+        y += sent
+    assert torch.equal(y, torch.zeros(3))
 
 
 def test_a_mixer_that_is_not_named_is_missed(subject, claim):

@@ -1,6 +1,16 @@
 """The models of the list, by what they were made for."""
 
-from benchmarks.any_code.models import audio, diffusion, language, pyramids, recurrent, sets, vision
+from benchmarks.any_code.models import (
+    audio,
+    diffusion,
+    language,
+    library,
+    pyramids,
+    recurrent,
+    senses,
+    sets,
+    vision,
+)
 
 MODELS = (
     *language.MODELS,
@@ -10,4 +20,6 @@ MODELS = (
     *pyramids.MODELS,
     *diffusion.MODELS,
     *audio.MODELS,
+    *library.MODELS,
+    *senses.MODELS,
 )
