@@ -230,6 +230,7 @@ MODELS = (
         ),
         given(numbers(2, 3, 32, 32)),
         "stages.0.patch_embeddings",
+        ends=("stages.1.patch_embeddings",),
     ),
     _seen(
         "SAM, points in an image",

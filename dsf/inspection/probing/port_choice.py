@@ -83,9 +83,12 @@ def _followed(
     rounding: float = driven.ROUNDING,
 ) -> FollowedCall:
     tensors = [leaf for leaf in tree_flatten(given)[0] if isinstance(leaf, Tensor)]
+    pairs = list(zip(tensors, [made for _, made in known], strict=True))
+    # A mask that the model makes of nothing has no tokens, unless nothing else has.
+    has_tokens = any(made is not None and one.is_floating_point() for one, made in pairs)
     made_of = [
-        made or numbered(tensor, f"input {place}")
-        for place, (tensor, (_, made)) in enumerate(zip(tensors, known, strict=True))
+        made if made is not None or has_tokens else numbered(tensor, f"input {place}")
+        for place, (tensor, made) in enumerate(pairs)
     ]
     inner = dict(module.named_modules())
     functions = {one.name: driven.owner_of(module, one) for one in ports if one.name not in inner}
