@@ -263,15 +263,48 @@ def test_weights_are_returned_whose_scores_were_written_into(way):
 class AlsoSummed(Attention):
     """Attention that also returns sums over tokens, in the memory of its scores."""
 
+    def __init__(self, place):
+        super().__init__(is_fused=False)
+        self.place = place
+
     def forward(self, x):
         q, k, v = self.parts(x)
         scores, steps = q @ k.mT * q.shape[-1] ** -0.5, x.shape[1]
         other = scores[:, 0].clone()
-        other[:, torch.arange(steps)] = x.cumsum(dim=1)[..., :steps]
+        other[:, self.place] = x.cumsum(dim=1)[:, self.place, :steps]
         return self.o(merged(scores.softmax(dim=-1) @ v)), other
 
 
-def test_what_is_written_over_scores_is_no_map():
-    module = drawn(AlsoSummed(is_fused=False))
-    assert tokens().shape[1] <= WIDTH
+@pytest.mark.parametrize("place", [torch.arange(WIDTH), slice(2, 5)], ids=["index", "slice"])
+def test_what_is_written_over_scores_is_no_map(place):
+    module = drawn(AlsoSummed(place))
+    assert tokens().shape[1] == WIDTH
     assert dsf.inspect(module, tokens(), probe=()).unsupported
+
+
+class WeightsGathered(Attention):
+    """Attention of two halves that also returns its weights, written into zeros one by one."""
+
+    def __init__(self, way):
+        super().__init__(is_fused=False)
+        self.way = way
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        steps = x.shape[1]
+        weights, mixed = q.new_zeros(*q.shape[:3], steps), []
+        for rows in torch.arange(steps).chunk(2):
+            some = (q[:, :, rows] @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+            mixed.append(some @ v)
+            if self.way == "slice":
+                weights[:, :, rows[0] : rows[-1] + 1] = some
+            else:
+                weights[:, :, rows] = some
+        return self.o(merged(torch.cat(mixed, dim=2))), weights
+
+
+@pytest.mark.parametrize("way", ["slice", "index"])
+def test_weights_are_returned_that_were_written_into_zeros(way):
+    inspection = dsf.inspect(drawn(WeightsGathered(way)), tokens())
+    assert not inspection.unsupported
+    assert inspection[0].is_exact

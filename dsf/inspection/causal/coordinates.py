@@ -428,20 +428,30 @@ class KnownTensors:
         memory.is_decided |= is_decided
         before = memory.coordinates or Coordinates(Size(()), {})
         after = found or Coordinates(Size(()), {})
-        base, flats = memory.layout, {}
-        for axis in dict.fromkeys((*before.planes, *after.planes)):
-            nothing = torch.full((), NONE, device=tensor.device)
-            flat = base.flat(before.planes.get(axis, nothing), first, last, unit)
-            there = layout.within(flat, first, unit)
-            there.copy_(after.planes.get(axis, nothing).unsqueeze(-1))
-            flats[axis] = flat
-        if base.is_dense and base.bounds == (first, last):
-            planes = {a: base.within(flat, first, unit)[..., 0] for a, flat in flats.items()}
-            memory.coordinates = Coordinates(base.shape, planes, before.columns)
+        base = memory.layout
+        is_dense = base.is_dense and base.bounds == (first, last)
+
+        def written(old: Planes, new: Planes) -> Planes:
+            """The planes of the memory, with others in the place of the tensor."""
+            found = {}
+            for axis in dict.fromkeys((*old, *new)):
+                nothing = torch.full((), NONE, device=tensor.device)
+                flat = base.flat(old.get(axis, nothing), first, last, unit)
+                there = layout.within(flat, first, unit)
+                there.copy_(new.get(axis, nothing).unsqueeze(-1))
+                found[axis] = base.within(flat, first, unit)[..., 0] if is_dense else flat
+            return found
+
+        planes = written(before.planes, after.planes)
+        # Scores that tokens are written over, or that are written over tokens, are none any more.
+        are_scores = all(one.columns or not one.planes for one in (before, after))
+        columns = written(before.columns, after.columns) if are_scores else {}
+        if is_dense:
+            memory.coordinates = Coordinates(base.shape, planes, columns)
             return
         shape = Size(((last - first) // unit,))
         memory.layout = _Layout(shape, (1,), first // unit, unit)
-        memory.coordinates = Coordinates(shape, flats)
+        memory.coordinates = Coordinates(shape, planes, columns)
 
 
 def _watched(tensor: Tensor) -> Callable[[], bool]:

@@ -738,10 +738,17 @@ class Rules:
         part = tuple(map(slice, fits))
         written = None if found is None else found.moved(lambda p: p[part], nowhere)
         meetings += self._chosen(done, left, written)
-        # Scores stay those of their keys where constants are written into them; tokens that are
-        # written there are no scores.
-        columns = {} if into is None or found is not None or adds else into.columns
-        columns = {axis: run(plane, nothing) for axis, plane in columns.items()}
+        # Scores stay those of their keys where constants or scores are written into them, and where
+        # they are written into constants; tokens that are written there are no scores.
+        there = [one for one in (into, found) if one is not None and one.planes]
+        are_scores = not adds and all(one.columns for one in there)
+        keys = dict.fromkeys(axis for one in there for axis in one.columns) if are_scores else {}
+        columns = {}
+        for axis in keys:
+            base, new = (
+                nothing if one is None else one.columns.get(axis, nothing) for one in (into, found)
+            )
+            columns[axis] = run(base, new)
         columns = {axis: plane for axis, plane in columns.items() if bool((plane != NONE).any())}
         return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
 
