@@ -296,6 +296,31 @@ def test_ids_that_decide_about_other_tokens(way):
     assert listed(inspection) & {"Ids", "attn"} or not any(x.is_exact for x in inspection)
 
 
+@pytest.mark.parametrize(
+    "hashed",
+    [
+        lambda ids: (ids * 31 + 1) % 20,
+        lambda ids: (ids ^ 5).clamp(max=19),
+        lambda ids: 19 - ids // 2,
+    ],
+    ids=["remainder", "bits", "quotient"],
+)
+def test_ids_that_are_hashed_one_by_one_stay_those_of_their_tokens(hashed):
+    class Hashed(Model):
+        def __init__(self):
+            super().__init__(None)
+            self.table, self.other = nn.Embedding(20, WIDTH), nn.Embedding(20, WIDTH)
+
+        def forward(self, ids):
+            x = self.table(ids) + self.other(hashed(ids))
+            return x + self.attn(x)
+
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
+    inspection = inspected(Hashed(), ids)
+    assert not listed(inspection)
+    assert inspection[0].is_exact
+
+
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
 @pytest.mark.parametrize("way", ["encoder", "mean", "last state", "pre-hook"])
 def test_what_tokens_do_around_a_recurrence(way, kind):

@@ -210,9 +210,7 @@ MODELS = (
     _text("FNet", "FNet", **BERT, ends=("pooler",)),
     _text("Nystromformer", "Nystromformer", **BERT, num_landmarks=4, segment_means_seq_len=TOKENS),
     _text("YOSO", "Yoso", **BERT),
-    _text(
-        "XLNet", "XLNet", vocab_size=WORDS, d_model=32, n_layer=2, n_head=4, d_inner=64
-    ),
+    _text("XLNet", "XLNet", vocab_size=WORDS, d_model=32, n_layer=2, n_head=4, d_inner=64),
     _text("DeBERTa", "Deberta", **BERT, relative_attention=True, pos_att_type=["c2p", "p2c"]),
     _text(
         "DeBERTa-v2, with a convolution",

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.any_code.models.entry import TOKENS, WORDS, Model, get, given, ids, numbers
+from benchmarks.any_code.models.entry import TOKENS, WORDS, Model, given, ids, numbers
 from benchmarks.any_code.models.library import BERT, LAYERS, TWO_STACKS, made
 
 IMAGE, WAVE = numbers(2, 3, 32, 32), numbers(2, 400)
@@ -83,6 +83,7 @@ def _mask2former() -> nn.Module:
         dim_feedforward=32,
         num_queries=5,
     )
+
 
 def _of_part(name: str, part: str, **settings: Any) -> nn.Module:
     """A module of a model."""
@@ -175,7 +176,10 @@ MODELS = (
     _seen(
         "DETR",
         lambda: made(
-            "Detr", **TWO_STACKS, num_queries=5, backbone_config={**STAGES, "out_features": ["stage4"]}
+            "Detr",
+            **TWO_STACKS,
+            num_queries=5,
+            backbone_config={**STAGES, "out_features": ["stage4"]},
         ),
         given(numbers(2, 3, 96, 96)),
         "input_projection",
@@ -286,8 +290,11 @@ MODELS = (
             speech_decoder_postnet_units=16,
             speaker_embedding_dim=16,
         ),
-        given(input_ids=ids(), decoder_input_values=numbers(2, 9, 8), speaker_embeddings=numbers(2, 16)),
+        given(
+            input_ids=ids(),
+            decoder_input_values=numbers(2, 9, 8),
+            speaker_embeddings=numbers(2, 16),
+        ),
         None,
     ),
 )
-

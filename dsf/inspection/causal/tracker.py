@@ -313,7 +313,8 @@ class Tracker:
         followed = self.rules.followed(done)
         for tensor, found in zip(outs, followed.outputs, strict=False):
             is_number = are_numbers(tensor)
-            exact = is_number or bool(given) or name in _WHOLE_NUMBERS
+            is_id = tensor.dtype is not torch.bool and name.strip("_") in _ARITHMETIC
+            exact = is_number or bool(given) or name in _WHOLE_NUMBERS or is_id
             is_decided = bool(given) and (not is_number or len(chosen) == len(given))
             if writes or (found is not None and exact):
                 known.know(tensor, found if exact else None, is_decided=is_decided)
@@ -325,7 +326,7 @@ class Tracker:
             if not (meetings or is_new or any(one and one.planes for one in followed.outputs)):
                 meetings = tuple(self._lost(done))  # a rule forgot them: it is asked of the module
             self._note(name, meetings)
-        elif given:
+        elif given or name.strip("_") in _ARITHMETIC:
             self._note(name, meetings)
 
     def _leaves(self, *tensors: Tensor) -> None:
@@ -370,3 +371,9 @@ class Tracker:
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _WHOLE_NUMBERS = rules.MOVES | {"clone", "copy"}
+_ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod"}
+_ARITHMETIC |= {"neg", "abs"}
+_ARITHMETIC |= {"clamp", "clamp_min", "clamp_max", "minimum", "maximum", "to_copy", "where"}
+_ARITHMETIC |= {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"}
+_ARITHMETIC |= {"and", "or", "xor", "lshift", "rshift"}
+"""Operations on whole numbers that make ids of ids, as where these are hashed."""
