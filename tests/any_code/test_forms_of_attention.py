@@ -308,3 +308,49 @@ def test_weights_are_returned_that_were_written_into_zeros(way):
     inspection = dsf.inspect(drawn(WeightsGathered(way)), tokens())
     assert not inspection.unsupported
     assert inspection[0].is_exact
+
+
+class PointsInValues(Attention):
+    """Attention whose values are points, with an axis of their own, added to usual ones."""
+
+    def forward(self, x):
+        q, k, v = (part.flatten(0, 1) for part in self.parts(x))
+        weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+        points = torch.einsum("mij,mjdc->midc", weights, v.unflatten(-1, (2, -1)) ** 2)
+        mixed = torch.einsum("mij,mjd->mid", weights, v) + points.flatten(2)
+        return self.o(merged(mixed.unflatten(0, (x.shape[0], -1))))
+
+
+def test_values_with_further_axes_are_read_or_listed():
+    inspection = dsf.inspect(drawn(PointsInValues()), tokens(2, 6, WIDTH))
+    assert inspection.unsupported or inspection[0].is_exact
+
+
+class InBands(Attention):
+    """Rows in two blocks, with a mask of pairs in five axes."""
+
+    def forward(self, x, mask):
+        (q, k, v), mixed = self.parts(x), []
+        for number, rows in enumerate(torch.arange(x.shape[1]).chunk(2)):
+            scores = q[:, :, rows] @ k.mT * q.shape[-1] ** -0.5
+            scores = scores + (1 - mask[:, :, number]) * -1e4
+            mixed.append(scores.softmax(dim=-1) @ v)
+        return merged(torch.cat(mixed, dim=2))
+
+
+class Banded(nn.Module):
+    """A model that makes the mask of its attention of nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = InBands(is_fused=False), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        samples, steps = x.shape[:2]
+        return self.last(self.inner(x, torch.ones(samples, 1, 2, steps // 2, steps)))
+
+
+def test_a_mask_that_a_model_makes_of_nothing_has_no_tokens():
+    inspection = dsf.inspect(drawn(Banded()), tokens(2, 6, WIDTH))
+    assert not inspection.unsupported
+    assert inspection[0].is_exact

@@ -3,11 +3,14 @@
 from benchmarks.any_code.models import (
     audio,
     diffusion,
+    graphs,
     language,
     library,
+    molecules,
     pyramids,
     recurrent,
     senses,
+    sequences,
     sets,
     vision,
 )
@@ -20,6 +23,9 @@ MODELS = (
     *pyramids.MODELS,
     *diffusion.MODELS,
     *audio.MODELS,
+    *graphs.MODELS,
     *library.MODELS,
+    *molecules.MODELS,
     *senses.MODELS,
+    *sequences.MODELS,
 )

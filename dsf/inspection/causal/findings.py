@@ -12,7 +12,7 @@ from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
 from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source, all_before, is_place
 from dsf.inspection.causal.replay import Held, NoNumbersError, NotFollowedError, UnclearError, moved
-from dsf.inspection.causal.roles import SLOT, NoTokensError, maps_of
+from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
 from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import TokenMixing, Tracker
 from dsf.inspection.errors import UnreadableError
@@ -466,7 +466,8 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
     batch = query.shape[:-2]
     if call.through is Through.FOLLOWED and output is not None:
         batch = output.shape[:-2]
-    if len(query.shape) - 2 > len(batch):  # the scores had further axes, which were merged since
+    # The scores may have had further axes, which were merged since.
+    if len(query.shape) - 2 > len(batch) or not has_maps_of(query, batch):
         query = None
     try:
         call.maps = maps_of(query, value, batch, mixed_axes)

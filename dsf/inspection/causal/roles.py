@@ -101,6 +101,8 @@ def maps_of(
     """
     if value is None or not value.positions:
         return None
+    if not has_maps_of(value, batch):
+        raise NoTokensError("its samples and heads are not found in the axes of its values")
     across = [axis for axis in value.positions if varies(value.planes[axis], -1)]
     along = [axis for axis in value.positions if varies(value.planes[axis], -2)]
     tokens = [axis for axis in across if axis not in along]
@@ -162,6 +164,17 @@ def maps_of(
         column_tokens,
         row_input,
         column_input,
+    )
+
+
+def has_maps_of(given: Coordinates, batch: Size) -> bool:
+    """Whether the axes before those of a map can be those of samples and heads, or of groups."""
+    before = given.shape[:-2]
+    if len(before) == 1 < len(batch) and before.numel() == batch.numel():
+        return True
+    return all(
+        size % max(own, 1) == 0
+        for own, size in zip(reversed(before), reversed(batch), strict=False)
     )
 
 
