@@ -207,6 +207,10 @@ def _located(subject: Subject, claims: Sequence[Claim], found: Judgement) -> Ite
     with _frames(subject.model, tape) as frames:
         subject.run(tape)
     for claim in claims:
+        axes = zip(claim.map.shape[:-2], claim.values.shape[:-2], strict=False)
+        if any(a != b and 1 not in (a, b) for a, b in axes):  # channels that mix are no heads
+            found.unseen.append(claim.name)
+            continue
         inside = [
             operation
             for operation in tape.operations
