@@ -11,14 +11,13 @@ from torch import Tensor
 
 from dsf.evaluate import Rows, respond
 from dsf.evaluate.arguments import norm
+from dsf.evaluate.compiled import stored_parts
 from dsf.measures import fold
 from dsf.measures.fold import MapOrSystem
 from dsf.measures.passes import Measured, reduced
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import a_seed, at_least
 from dsf.systems.algebra import adjoint
-from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import (
     ExplicitMap,
     Operator,
@@ -27,8 +26,8 @@ from dsf.systems.composite import (
     kept_rows,
     response_dtype,
 )
+from dsf.systems.kernels import applies
 from dsf.systems.system import System
-from dsf.systems.transition import states_before, uncoupled_states
 
 STEPS = 40
 STARTS = 2  # random signals from which a basis is built
@@ -184,9 +183,9 @@ TOKENS = 32
 def off_diagonal_energy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The sum of squared magnitudes of all weights between different tokens. At least 0.
 
-    For a causal system with a real diagonal transition and few states it is computed without a map,
-    in time x state² steps, from the energy that unit signals leave in the state: the recurrence
-    whose decays are the products of two decays.
+    For a causal system with a real diagonal transition and fewer states than tokens a compiled loop
+    computes it without a map, in time x state² steps, from the energy that unit signals leave in
+    the state: the recurrence whose decays are the products of two decays.
 
     >>> off_diagonal_energy(torch.tensor([[5.0, 0.0], [3.0, 1.0]]))
     tensor(9.)
@@ -201,37 +200,29 @@ def _between_tokens(rows: Rows) -> Tensor:
 
 
 def _has_few_states(source: MapOrSystem) -> TypeGuard[System]:
-    if not isinstance(source, System) or kept_rows(source) is not None:
+    if not isinstance(source, System) or (parts := stored_parts(source)) is None:
         return False
-    is_forward = not (source.runs_backward or source.takes_real_part or source.dtype.is_complex)
-    few = source.state_size * (source.state_size + 1) // 2 <= source.steps
-    return is_forward and few and source.A.cut(0, 1).diagonal() is not None
+    work = source.steps * source.batch.numel() * source.state_size**2
+    return (
+        not (source.runs_backward or source.takes_real_part or source.dtype.is_complex)
+        and 0 < source.state_size <= source.steps
+        and applies(*parts, work=work)
+    )
 
 
 def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
-    """What the energy in the state, ``B_j B_jᴴ`` of all earlier tokens, leaves in each response.
+    """What the energy in the state, ``B_j B_jᴴ`` of all earlier tokens, leaves in each response."""
+    from dsf.systems.kernels.recurrences import add_energies
 
-    Of this symmetric matrix each pair of states is followed once.
-    """
-    one, other = torch.triu_indices(system.state_size, system.state_size, device=system.device)
-    counts = torch.where(one == other, 1, 2)
-
-    def pairs(part: Tensor, axis: int) -> Tensor:
-        return part.index_select(axis, one) * part.index_select(axis, other)
-
-    exact = exact_dtype(system.dtype, system.device)
-    total = state = torch.zeros((), dtype=exact, device=system.device)
-    state = state.expand(*system.batch, len(one), 1)
+    size, N = system.batch, system.state_size
+    gram = torch.zeros(*size, N, N, dtype=torch.float64)
+    found = torch.zeros(size, dtype=torch.float64)
     for start in range(0, system.steps, TOKENS):
-        few = system.window(start, min(start + TOKENS, system.steps), dtype=exact)
-        write, read = dense_of(few.B), dense_of(few.C)
-        decay = pairs(few.A.decays(), -1).unsqueeze(-1)
-        left, leaving = uncoupled_states(decay, pairs(write, -2).sum(-1, keepdim=True), state)
-        earlier = states_before(state, left)
-        kept = earlier if system.reads_before_update else decay * earlier
-        total = total + (counts * pairs(read, -1).sum(dim=-2) * kept.squeeze(-1)).sum(dim=(-2, -1))
-        state = leaving
-    return total.to(system.dtype)
+        few = system.window(start, min(start + TOKENS, system.steps))
+        decay = few.A @ torch.ones(*size, few.steps, N, 1, dtype=system.dtype)
+        write, read = (torch.as_tensor(part).to(system.dtype) for part in (few.B, few.C))
+        add_energies(decay, write, read, into=(gram, found), before=few.reads_before_update)
+    return found.to(system.dtype)
 
 
 @checked
