@@ -626,3 +626,28 @@ def test_slots_of_slots_are_few():
             return self.out(x)
 
     assert answered(inspected(Deep(), X))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("sizes", [(24,), (8, 8)])
+def test_convolutions_behind_the_first_are_asked_before_tokens_are_made(depth, sizes):
+    kind = {1: nn.Conv1d, 2: nn.Conv2d}[len(sizes)]
+
+    class Stack(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = kind(1, WIDTH, 3, padding=1)
+            self.further = nn.ModuleList(kind(WIDTH, WIDTH, 3, padding=1) for _ in range(depth))
+            self.patches, self.attn = kind(WIDTH, WIDTH, 4, stride=4), Attention()
+
+        def forward(self, x):
+            x = self.first(x)
+            for one in self.further:
+                x = x + torch.tanh(one(x))
+            x = self.patches(x).flatten(2).mT
+            return x + self.attn(x)
+
+    inspection = inspected(Stack(), drawn(2, 1, *sizes))
+    found = {layer.name for layer in inspection} | listed(inspection)
+    assert {f"further.{k}" for k in range(depth)} <= found
+    assert "first" not in found

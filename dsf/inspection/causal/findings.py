@@ -429,9 +429,9 @@ def _relevant(
     run: Invocation | None,
 ) -> list[TokenMixing]:
     """Without those of channels, and without the front end that makes tokens of finer ones."""
-    # A front end are convolutions over an input, and norms over what becomes one token, up to those
-    # that make its first tokens, where the places of the input do not come back in what the model
-    # returns. What else mixes these places before tokens are made of them, such as a norm, a
+    # A front end are the first convolution over an input, and norms over what becomes one token, up
+    # to what makes its first tokens, where the places of the input do not come back in what the
+    # model returns. What else mixes these places before tokens are made of them, such as a norm, a
     # recurrence or an attention, does so for all tokens; and so does what mixes tokens of which
     # coarser ones are made.
     remade = {one.meeting.axis for one in mixings if one.meeting.way is Way.REMAKES}
@@ -443,6 +443,10 @@ def _relevant(
                 read.update(seen.planes)
     front = remade - read - {axis for made in put_out for axis in made.planes}
     slots = _slots_of(calls)
+    entries: dict[Source, nn.Module] = {}
+    for one in mixings:
+        if one.meeting.way is Way.NEIGHBOURS and one.meeting.axis in front:
+            entries.setdefault(one.meeting.axis.source, one.module)
 
     def sources_of(parts: Sequence[Coordinates | None]) -> set[Source]:
         return {axis.source for part in parts if part is not None for axis in part.planes}
@@ -452,7 +456,8 @@ def _relevant(
             run = one.invocation
             return run is None or not slots & sources_of(run.made) - sources_of(run.given)
         is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
-        return is_first and one.meeting.way in (Way.NEIGHBOURS, Way.GROUPS)
+        is_entry = entries.get(one.meeting.axis.source) is one.module
+        return is_first and (one.meeting.way is Way.GROUPS or is_entry)
 
     return [one for one in mixings if is_place(one.meeting.axis) and not is_front(one)]
 
