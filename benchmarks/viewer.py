@@ -213,9 +213,8 @@ LIMITS = """## Limits of the file
 Pictures of all maps share about 9.6 million cells of one byte, before compression, and at most
 256 x 256 for each; thumbnails have 48 x 48. Maps without pooling take at most 32 MiB compressed
 (`full_resolution=`), and one of them is kept in any case, up to 3.25 MiB. They have one byte for
-a weight, which is marked with ≈ and right to 0.8 % of the map's largest weight. Up to a quarter
-of their bytes hold windows of 64 x 64 tokens in float32, those with the most weight away from the
-diagonal and the first key: there, and for the largest weights in list and map, numbers are exact.
+a weight, which is marked with ≈ and right to 0.8 % of the map's largest weight; the largest weights
+in list and map are exact.
 Of a layer whose channels have a map each, a page shows all channels together and 8 single ones.
 
 Rows and columns are named as the tokens that they are, also in windows. Texts mark the tokens
