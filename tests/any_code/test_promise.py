@@ -11,6 +11,9 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 import dsf
+from dsf.inspection.capture.calls import Invocation
+from dsf.inspection.causal.coordinates import NONE, Coordinates, numbered
+from dsf.inspection.causal.replay import cells_of
 from dsf.inspection.errors import InspectionError
 
 WIDTH, TOKENS = 8, 6
@@ -651,3 +654,15 @@ def test_convolutions_behind_the_first_are_asked_before_tokens_are_made(depth, s
     found = {layer.name for layer in inspection} | listed(inspection)
     assert {f"further.{k}" for k in range(depth)} <= found
     assert "first" not in found
+
+
+def test_a_token_is_found_among_places_that_are_mostly_padding():
+    x = torch.zeros(1, 5000, WIDTH)
+    whole = numbered(x, "x")
+    planes = {axis: plane.clone() for axis, plane in whole.planes.items()}
+    for plane in planes.values():
+        plane[:, 3:] = NONE
+    asked = Invocation(nn.Identity(), (x,), {}, [], given=[Coordinates(x.shape, planes)])
+    (cell,) = cells_of(asked)
+    assert {axis.number for axis in cell} == {axis.number for axis in whole.positions}
+    assert all(0 <= index < 3 for axis, index in cell.items() if axis.number == 1)

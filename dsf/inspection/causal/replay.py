@@ -339,7 +339,15 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
             best = cell
             if inside and len(cell) == len(axes):
                 break
-    return best
+    if best or not axes:
+        return best
+    planes = {
+        axis: small(given.planes[axis]) for axis in axes
+    }  # as in windows that are mostly padding
+    places = sum((plane >= 0).long() for plane in planes.values())
+    place = places.flatten().argmax()
+    found = {a: int(p.expand(places.shape).flatten()[place]) for a, p in planes.items()}
+    return {axis: index for axis, index in found.items() if index >= 0}
 
 
 def _widened(cell: Cell, draw: int) -> Cell:
