@@ -666,3 +666,29 @@ def test_a_token_is_found_among_places_that_are_mostly_padding():
     (cell,) = cells_of(asked)
     assert {axis.number for axis in cell} == {axis.number for axis in whole.positions}
     assert all(0 <= index < 3 for axis, index in cell.items() if axis.number == 1)
+
+
+BESIDE = {
+    "one product": lambda q, k, w: torch.einsum("bid,bjd,bjw->biw", q, k, w),
+    "two products": lambda q, k, w: (q @ k.mT) @ w,
+    "a state": lambda q, k, w: q @ (k.mT @ w),
+    "the largest score": lambda q, k, w: (q @ k.mT).amax(-1, keepdim=True) + w,
+    "the sum of scores": lambda q, k, w: (q @ k.mT).sum(-1, keepdim=True) + w,
+}
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize("way", BESIDE)
+def test_a_second_product_beside_an_attention_is_not_taken_for_its_own(way, is_fused):
+    class Two(Attention):
+        def forward(self, x):
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            if is_fused:
+                parts = (part[:, None] for part in (q, k, v))
+                mixed = functional.scaled_dot_product_attention(*parts)[:, 0]
+            else:
+                mixed = (q @ k.mT / 3).softmax(-1) @ v
+            return mixed + BESIDE[way](q, k, torch.tanh(v)) / 50
+
+    inspection = inspected(Model(lambda _, x: x, attention=Two()), X)
+    assert "attn" in listed(inspection)

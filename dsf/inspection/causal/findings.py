@@ -182,6 +182,7 @@ def judged(
     is_followed = (
         tracker.is_sure
         and plain == order
+        and all(_is_one_attention(own.get(one, ())) for one in plain)
         and not (found.front or found.refused or any(one.invocation is None for one in mixings))
     )
     found.is_silent = _are_silent(tracker.run, calls, plain, is_followed)
@@ -270,6 +271,12 @@ def _is_plain(one: Invocation, draws: int, is_read: bool) -> bool:
     """Whether nothing but one attention that was read was seen to mix tokens in a pass."""
     attentions = [call for call in one.calls if call.through is not Through.MODULE]
     return is_read and draws == 0 and len(attentions) == 1
+
+
+def _is_one_attention(mixings: Sequence[TokenMixing]) -> bool:
+    """Whether all that was seen in a pass are the operations of a single attention."""
+    ways = sorted(one.meeting.way.name for one in mixings)
+    return ways in ([Way.ATTENTION.name], [Way.SOFTMAX.name, Way.SUMS.name])
 
 
 def _are_silent(

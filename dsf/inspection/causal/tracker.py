@@ -181,6 +181,8 @@ class Tracker:
         if like is not None and isinstance(frame.module, nn.RNNBase):
             for state in tensors_in(output)[1:]:
                 self._known.know(state, state_left(frame.module, like, state.shape))
+        for part in tensors_in(output):
+            self._known.leave_open(part, is_open=not self._known.has(part))
 
     def check_output(self, frame: Any, output: Any) -> None:
         """Note a module that returns numbers of which it is not known what they are made of."""
@@ -264,9 +266,11 @@ class Tracker:
         done = Done(func, args, kwargs, out)
         try:
             self._follow(done)
+            self._doubt(done)
         except Exception:  # a rule that does not fit must never end a run
+            self.is_sure = False
             self._note(done.name, self._lost(done))
-        self._doubt(done)
+            self._known.note(done.outs)
 
     def _doubt(self, done: Done) -> None:
         """Note numbers that are made of what was not followed, and memory that holds such."""
