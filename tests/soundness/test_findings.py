@@ -199,7 +199,7 @@ def test_the_energy_of_two_maps_is_checked(energy, tmp_path):
 
 
 def test_what_is_not_checked_is_printed_as_such(tmp_path, capsys):
-    where = certify.issuing.Destination(tmp_path, {"model": "a name"})
+    where = certify.certificate.Destination(tmp_path, {"model": "a name"})
     certify.nonnegative(EYE, folder=where)
     (path,) = (tmp_path / "certificates").iterdir()
     assert checker.main([str(path)]) == 0
