@@ -36,7 +36,7 @@ def leader(place):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and kills process groups")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_killed_five_times_it_ends_with_the_same_bytes(tmp_path):
-    _loaded(str(MODEL), Running())
+    _loaded(str(MODEL), Running(), mapped=False)
     started = time.monotonic()
     job(tmp_path / "whole")
     whole = time.monotonic() - started
