@@ -151,9 +151,9 @@ def test_nothing_that_was_edited_is_believed(attention, made, run, edit, fits):
 
 def test_a_received_run_is_decided_anew_and_ones_own_is_kept(attention, run, tmp_path, monkeypatch):
     decided = []
-    real = dsf.properties.run_folder.findings
+    real = dsf.properties.decided.findings
     monkeypatch.setattr(
-        "dsf.properties.run_folder.findings",
+        "dsf.properties.decided.findings",
         lambda *given, **named: decided.append(1) or real(*given, **named),
     )
     first = checked_run(attention, run)
