@@ -425,7 +425,9 @@ def _look_for_missed(
     whole = [one for one in located if one.claim.is_exact]
     alone = {claim.path for claim in claims} - {one.claim.path for one in whole}
     frozen = {*listed, *alone}
-    hidden = frozen | {claim.path for claim in claims}
+    paths = [path for path, _ in subject.model.named_modules()]
+    sorts = {path for path in paths if any(fnmatch(path, one) for one in subject.entry.sorts)}
+    hidden = frozen | sorts | {claim.path for claim in claims}
     numbers = {number for one in located for number in (one.site[0], one.end[0])}
     tape = Tape(watched=numbers)
     clean = Watch(tape, hidden, subject.entry.ends, subject.entry.source)

@@ -31,6 +31,13 @@ Spell = Callable[[Tensor], Sequence[Sequence[str]]]
 """The texts of token numbers, sample by sample."""
 
 
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether a model can be called with an argument of this name."""
+    parameters = signature(model.forward).parameters
+    others = (each.kind is Parameter.VAR_KEYWORD for each in parameters.values())
+    return name in parameters or any(others)
+
+
 class _FoundError(Exception):
     """Ends a run of the model before its decoder begins."""
 
@@ -46,7 +53,11 @@ def with_decoder_tokens(
     given = dict(named)
     config = getattr(model, "config", None)
     is_pair = getattr(config, "is_encoder_decoder", False) is True and hasattr(model, "get_decoder")
-    if not is_pair or len(inputs) > 1 or any(given.get(name) is not None for name in INSTEAD):
+    if (
+        not (is_pair and takes(model, NAME))
+        or len(inputs) > 1
+        or any(given.get(name) is not None for name in INSTEAD)
+    ):
         return given
     decoder = model.get_decoder()
     found: list[Tensor] = []

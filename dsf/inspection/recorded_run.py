@@ -19,6 +19,7 @@ from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import described, dtype_of, guarded
 from dsf.inspection.errors import InspectionError, memory_ran_out
+from dsf.inspection.model_input import takes
 from dsf.inspection.softmax import interface
 from dsf.inspection.softmax.follower import recording_softmax
 
@@ -59,7 +60,10 @@ def hint(model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) ->
         given = any(named.get(other) is not None for other in ("inputs_embeds", "encoder_outputs"))
         return "" if given else "It reads numbers of tokens: pass input_ids=torch.tensor([[1, 2]])."
     numbers = named.get(NUMBERS, inputs[0] if inputs else None)
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    try:
+        embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:  # a model without a table of embeddings
+        embedding = None
     wrong = _wrong(numbers, getattr(embedding, "num_embeddings", None))
     return f"input_ids {wrong}." if wrong else ""
 
@@ -195,8 +199,9 @@ def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     # Several of them compute wrong outputs when they continue a cache.
     if not interface.is_of_library(model):
         return named
-    takes = "use_cache" in signatures.signature(model.forward).parameters
-    if takes or hasattr(getattr(model, "config", None), "use_cache"):
+    is_known = "use_cache" in signatures.signature(model.forward).parameters
+    is_known |= hasattr(getattr(model, "config", None), "use_cache")
+    if is_known and takes(model, "use_cache"):
         return {"use_cache": False, **named}
     return named
 

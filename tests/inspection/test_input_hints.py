@@ -81,3 +81,37 @@ def test_a_misspelt_argument_is_not_ignored(model, name, meant):
 
 def test_what_the_model_may_know_is_passed_on(model):
     assert len(dsf.inspect(model, input_ids=IDS, output_attentions=True, nonsense=1)) == 2
+
+
+def test_a_model_without_a_table_of_embeddings_says_its_own_error(model, monkeypatch):
+    def unknown():
+        raise NotImplementedError("not of this model")
+
+    monkeypatch.setattr(model, "get_input_embeddings", unknown)
+    with pytest.raises(InspectionError, match="index out of range"):
+        dsf.inspect(model, input_ids=IDS + 10**6)
+
+
+def test_a_model_is_called_with_arguments_that_it_takes():
+    from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
+
+    class Series(PreTrainedModel):
+        config_class = T5Config
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.inner = T5ForConditionalGeneration(config)
+
+        def get_decoder(self):
+            return self.inner.decoder
+
+        def forward(self, context):
+            numbers = self.inner.shared(context.long())
+            hidden = self.inner.encoder(inputs_embeds=numbers)[0]
+            begin = torch.zeros(len(context), 1, dtype=torch.long)
+            return self.inner.decoder(input_ids=begin, encoder_hidden_states=hidden)[0]
+
+    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+    model = Series(T5Config(vocab_size=20, decoder_start_token_id=0, **sizes)).eval()
+    inspection = dsf.inspect(model, torch.tensor([[1, 2, 3, 4]]))
+    assert any("encoder" in layer.name for layer in inspection)

@@ -29,6 +29,8 @@ class Model:
         further: paths of the modules that make fewer tokens of these, in running order, as between
             the stages of a pyramid, each with its axes. They are sources of their own, and the
             tokens of one source end at the next.
+        sorts: patterns of paths of modules that sort their tokens by what these are, such as by
+            expert: only what they return is looked at.
     """
 
     package: str
@@ -40,6 +42,7 @@ class Model:
     axes: tuple[int, ...] = (1,)
     sample: int | None = 0
     ends: Sequence[str] = field(default=())
+    sorts: Sequence[str] = field(default=("*.experts",))
     further: Sequence[tuple[str, tuple[int, ...]]] = field(default=())
 
     @property
