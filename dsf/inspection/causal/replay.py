@@ -345,8 +345,8 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
         axis: small(given.planes[axis]) for axis in axes
     }  # as in windows that are mostly padding
     places = torch.stack(torch.broadcast_tensors(*(p >= 0 for p in planes.values()))).sum(dim=0)
-    place = places.flatten().argmax()
-    found = {a: int(p.expand(places.shape).flatten()[place]) for a, p in planes.items()}
+    likely = places.flatten().argmax()
+    found = {a: int(p.expand(places.shape).flatten()[likely]) for a, p in planes.items()}
     return {axis: index for axis, index in found.items() if index >= 0}
 
 
