@@ -341,9 +341,8 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
                 break
     if best or not axes:
         return best
-    planes = {
-        axis: small(given.planes[axis]) for axis in axes
-    }  # as in windows that are mostly padding
+    # In a window that is mostly padding none may have been drawn.
+    planes = {axis: small(given.planes[axis]) for axis in axes}
     places = torch.stack(torch.broadcast_tensors(*(p >= 0 for p in planes.values()))).sum(dim=0)
     likely = places.flatten().argmax()
     found = {a: int(p.expand(places.shape).flatten()[likely]) for a, p in planes.items()}
