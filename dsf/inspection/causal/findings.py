@@ -376,10 +376,8 @@ def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> boo
     others = [call for call in held.calls if call not in parts]
     for before, after in pairwise(parts):
         one = Held(held.calls, held.invocations, frozenset(parts), frozenset({before}))
-        if (
-            after
-            not in replay.repetition(invocation, (), replace(one, calls=[*others, *parts])).changed
-        ):
+        again = replay.repetition(invocation, (), replace(one, calls=[*others, *parts]))
+        if after not in again.changed:
             return False
     return True
 

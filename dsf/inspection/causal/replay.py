@@ -221,9 +221,8 @@ def moved_between(
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
         for old, new, made in zip(before, after, invocation.made, strict=False):
             is_first = not of_model and not sizes
-            if not containers.are_numbers(old) or (
-                made is not None and made.columns
-            ):  # such as a map
+            is_map = made is not None and bool(made.columns)
+            if is_map or not containers.are_numbers(old):
                 continue
             if not is_first and not of_model and made is not None and _is_of_pairs(made):
                 continue  # the weights of a cross attention, between tokens of two inputs
@@ -484,9 +483,8 @@ def repetition(
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"it cannot be repeated ({reason})") from error
     given, put_out = containers.tensors_in((args, kwargs)), containers.tensors_in(output)
-    if invocation.output is not None and len(put_out) != len(
-        containers.tensors_in(invocation.output)
-    ):
+    before = containers.tensors_in(invocation.output)
+    if invocation.output is not None and len(put_out) != len(before):
         raise UnclearError("it returns other tensors when a token is replaced")
     found.outputs = [
         *put_out,
@@ -734,9 +732,8 @@ def _not_run(plain: Callable[..., Any], several: Sequence[HeldOutput]) -> Callab
         same = [part.shape for part in now] == [part.shape for part in before]
         if recorded is None or one is None or one.written or one.attributes or not same:
             return plain(*args, **kwargs)
-        if any(
-            map(containers.is_cache, (*args, *kwargs.values()))
-        ):  # others read what it writes there
+        # Others read what it writes into a cache.
+        if any(map(containers.is_cache, (*args, *kwargs.values()))):
             return plain(*args, **kwargs)
         kinds = {old.dtype: new.dtype for old, new in zip(before, now, strict=True)}
 

@@ -175,9 +175,8 @@ class Tracker:
         self._known.note(tensors_in(output))
         for part in tensors_in(output):
             if part.is_floating_point():
-                self._known.know(
-                    part, None if like is None else rules.same_places(like, part.shape)
-                )
+                found = None if like is None else rules.same_places(like, part.shape)
+                self._known.know(part, found)
         if like is not None and isinstance(frame.module, nn.RNNBase):
             for state in tensors_in(output)[1:]:
                 self._known.know(state, state_left(frame.module, like, state.shape))
