@@ -15,6 +15,7 @@ from dsf.cli.terminal import part, say, stage
 from dsf.evaluate.memory_plan import GB
 from dsf.inspection import Inspection, inspect, memory_forecast
 from dsf.loading import LoadedModel, load_model, token_texts
+from dsf.loading.building import input_embeddings
 from dsf.report.escaping import escaped
 
 SEED = 0
@@ -165,7 +166,7 @@ def follow(what: str, done: int, every: int) -> None:
 def _token_numbers(
     prompt: Prompt, model: Any, tokenizer: Any | None, identity: str
 ) -> Int[Tensor, "1 time"]:
-    vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    vocabulary = getattr(input_embeddings(model), "num_embeddings", None)
     if prompt.ids is not None:
         ids = list(prompt.ids)
     elif prompt.repeat is not None:

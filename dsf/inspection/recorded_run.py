@@ -54,17 +54,15 @@ def check_names(model: nn.Module, named: Iterable[str]) -> None:
 
 def hint(model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> str:
     """A sentence with the cure; empty where the numbers are not to blame."""
+    from dsf.loading.building import input_embeddings
+
     if getattr(model, "main_input_name", None) != NUMBERS:
         return ""
     if not inputs and named.get(NUMBERS) is None:
         given = any(named.get(other) is not None for other in ("inputs_embeds", "encoder_outputs"))
         return "" if given else "It reads numbers of tokens: pass input_ids=torch.tensor([[1, 2]])."
     numbers = named.get(NUMBERS, inputs[0] if inputs else None)
-    try:
-        embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    except NotImplementedError:  # a model without a table of embeddings
-        embedding = None
-    wrong = _wrong(numbers, getattr(embedding, "num_embeddings", None))
+    wrong = _wrong(numbers, getattr(input_embeddings(model), "num_embeddings", None))
     return f"input_ids {wrong}." if wrong else ""
 
 

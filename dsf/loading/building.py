@@ -218,13 +218,18 @@ def _ends_alike(name: str, other: str) -> bool:
     return f".{name}".endswith(f".{other}") or f".{other}".endswith(f".{name}")
 
 
+def input_embeddings(model: Any) -> nn.Module | None:
+    """The table of embeddings of a model of the library; None where it has none."""
+    try:
+        found: nn.Module | None = getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:
+        return None
+    return found
+
+
 def _shared(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
     """Input embeddings that no file has and that are the output's, in words."""
-    get = getattr(model, "get_input_embeddings", None)
-    try:
-        table = getattr(get() if get is not None else None, "weight", None)
-    except NotImplementedError:  # a model without a table of embeddings
-        return []
+    table = getattr(input_embeddings(model), "weight", None)
     same = [name for name, each in model.named_parameters(remove_duplicate=False) if each is table]
     there = [name for name in same if any(_ends_alike(name, other) for other in weights)]
     if len(same) < 2 or not there or same[0] in there:
