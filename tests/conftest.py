@@ -91,6 +91,13 @@ def one_thread():
 
 
 @pytest.fixture
+def threads(request):
+    """Number of threads that torch has in a test, by ``parametrize(..., indirect=True)``."""
+    with dsf.runtime.threads.limited_to(request.param):
+        yield request.param
+
+
+@pytest.fixture
 def mixer(mixer_class):
     """A random instance of every architecture, nine tokens long."""
     return mixer_class.draw(torch.Generator().manual_seed(0), steps=9)

@@ -178,11 +178,10 @@ def test_gradients_and_other_kinds_take_the_plain_path():
         assert row_loops(other, other.steps) is None
 
 
-@pytest.mark.parametrize("threads", [1, 2, 8])
-def test_pieces_of_a_batch_cover_it_once(threads, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2, 8], indirect=True)
+def test_pieces_of_a_batch_cover_it_once(threads):
     from dsf.evaluate.loops import pieces_of
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     system = Drawer(8).system("diagonal", batch=(2, 5), steps=3, states=6)
     spans = [(piece.span.start, piece.span.stop) for piece in pieces_of(system, at_once=True)]
     assert [spans[0][0], spans[-1][1]] == [0, 10]

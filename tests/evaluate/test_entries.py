@@ -129,11 +129,12 @@ def test_the_first_decay_meets_nothing(parts):
     assert torch.equal(*pulled, *expected)
 
 
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [2], indirect=True)
 def test_the_compiled_scan_by_threads(monkeypatch):
     """Entries in several pieces, the last one smaller, in single precision."""
     diagonal_scan = pytest.importorskip("dsf.systems.kernels.recurrences")
     monkeypatch.setattr(diagonal_scan, "FEWEST", 2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     rng = torch.Generator().manual_seed(0)
     decay, drive, states = torch.randn(3, 6, 5, generator=rng)
     entering = torch.randn(5, dtype=torch.float64, generator=rng)

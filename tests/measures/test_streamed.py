@@ -161,10 +161,10 @@ def test_what_cannot_be_streamed():
         measures.streamed(map, measures.row_norms, error=0.5)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("batch", [(), (5,), (2, 5), (2, 1, 3)])
-def test_maps_of_scores_are_measured_together_as_they_are_alone(batch, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_maps_of_scores_are_measured_together_as_they_are_alone(batch, monkeypatch):
     monkeypatch.setattr("dsf.measures.hankel.together", lambda _: 2)
     rng = torch.Generator().manual_seed(4)
     query, key, value = torch.randn(3, *batch, 70, 4, generator=rng, dtype=torch.float64)

@@ -71,11 +71,11 @@ def error(ours, expected):
     return ((ours - expected).norm() / expected.norm()).item()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("rank_one", [False, True])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 5e-7), (torch.float64, 1e-14)])
-def test_the_loop_is_the_recurrence(answers, dtype, limit, rank_one, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_the_loop_is_the_recurrence(answers, dtype, limit, rank_one):
     drawer = Drawer(3, dtype=dtype)
     for columns, inputs in ((1, 3), (4, 1)):
         system = system_of(drawer, rank_one=rank_one, inputs=inputs)

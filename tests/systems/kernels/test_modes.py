@@ -54,10 +54,10 @@ def exact(system, signal):
     return torch.stack(found, dim=-1)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-7), (torch.float64, 1e-14)])
-def test_the_loop_is_the_recurrence(rung, dtype, error, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+def test_the_loop_is_the_recurrence(rung, dtype, error):
     mixer = layer(dtype)
     system, signal = mixer.system(), mixer.signal()
     response = dsf.respond(system, signal)
