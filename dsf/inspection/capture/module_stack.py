@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import _disable_current_modes
@@ -80,6 +81,7 @@ class Frame:
         attributes: the tensors in attributes of the module then, where a run is followed.
         products: how many stacks of matrices were multiplied in it, outside of other modules.
         is_whole: whether the module is read as a whole and its operations are not followed.
+        is_vectorised: whether it is called inside of a vectorising transform.
     """
 
     module: nn.Module
@@ -93,6 +95,7 @@ class Frame:
     attributes: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
     is_whole: bool = False
+    is_vectorised: bool = False
     products: int = 0
 
     @property
@@ -202,7 +205,9 @@ class ModuleStack:
 
     @property
     def module(self) -> nn.Module | None:
-        running = (frame.module for frame in reversed(self._running))
+        """The innermost module of the model that runs, outside of vectorising transforms."""
+        # A module that is called inside of one cannot be called again as it was.
+        running = (one.module for one in reversed(self._running) if not one.is_vectorised)
         return next((module for module in running if module in self._names), None)
 
     def name_of(self, module: nn.Module) -> str:
@@ -311,6 +316,7 @@ class ModuleStack:
             frame = self._running[-1]
             frame.args, frame.kwargs = self._as_called(args), self._as_called(kwargs)
             frame.writes = _writes(frame.args, frame.kwargs)
+            frame.is_vectorised = any(map(is_functorch_wrapped_tensor, tensors_in((args, kwargs))))
             if self.tracker is not None:
                 self.tracker.begin(self._running[-1])
 

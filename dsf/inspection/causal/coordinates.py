@@ -31,6 +31,8 @@ class Source:
     Attributes:
         channels: the axis of its channels, which projections sum over; None until one has.
         normed: the axes that norms and convolutions took for that of channels.
+        transformed: the axes that were transformed behind padding: of all places as many as they
+            have tokens are taken afterwards.
         before: the axes that the positions were made from.
         kind: ``input``; ``ids`` for integers that are not an image, which have no channels; or
             what the new positions are.
@@ -40,6 +42,7 @@ class Source:
     channels: "InputAxis | None" = None
     summed: dict["InputAxis", int] = field(default_factory=dict)
     normed: set["InputAxis"] = field(default_factory=set)
+    transformed: set["InputAxis"] = field(default_factory=set)
     rank: int = 0
     before: frozenset["InputAxis"] = frozenset()
     kind: str = "input"

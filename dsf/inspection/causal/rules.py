@@ -659,7 +659,10 @@ class Rules:
                 out = done.func(given if several else given[0], *rest, **done.kwargs)
                 parts = tensors_of(out if isinstance(out, tuple | list) else (out,))
                 for one, part in zip(made, parts, strict=True):
-                    getattr(one, which)[axis] = compact(part - above if above else part)
+                    plane = part - above if above else part
+                    if done.name == "index_select" and axis in axis.source.transformed:
+                        plane = _in_order(plane, axis, done.args[1])
+                    getattr(one, which)[axis] = compact(plane)
         return Followed(made, self._chosen(done, made[0]))
 
     def _deciding(self, done: Done) -> Iterator[tuple[InputAxis, Tensor]]:
@@ -806,7 +809,8 @@ class Rules:
             if any(dim in changed for dim in along):
                 dim = next(dim for dim in along if dim in changed)
                 index = counted(shape, dim, plane.device)
-                planes[axis] = torch.where(index < axis.size, index, NONE)
+                planes[axis] = torch.where(index < axis.size, index, MANY)
+                axis.source.transformed.add(axis)
                 continue
             short = plane
             for dim in changed:
@@ -965,6 +969,12 @@ def _named(done: Done, plane: Tensor) -> Tensor:
     dim, index = done.args[1:3]
     named = torch.gather if done.name.startswith("scatter") else torch.index_select
     return named(plane, dim, index)
+
+
+def _in_order(plane: Tensor, axis: InputAxis, dim: int) -> Tensor:
+    """As many places of a transform as it was given tokens, wherever they lie, are these tokens."""
+    is_new = plane.shape[dim] == axis.size and bool((plane == MANY).any())
+    return counted(plane.shape, dim, plane.device) if is_new else plane
 
 
 def _added(

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import cached_property
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -446,7 +447,16 @@ class PortSearch:
             if self._time(each) > latest:
                 latest = self._time(each)
                 best.append(each)
-        return best
+        # What is put out besides may be made of an earlier place alone.
+        whole = (one for one in in_order if one.ports.response.memory in self._before_all)
+        return list(dict.fromkeys([*best, *islice(whole, 1)]))
+
+    @cached_property
+    def _before_all(self) -> set[int]:
+        """The versions of memory that several outputs are all made of."""
+        outputs = [one for one in values_in(self._recording.output) if one.dtype.is_floating_point]
+        made_of = map(self._recording.making, outputs if len(outputs) > 1 else ())
+        return set.intersection(*made_of) if len(outputs) > 1 else set()
 
     def _time(self, found: Found) -> float:
         return self._read_at[found.ports.response]
