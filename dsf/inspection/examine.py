@@ -225,8 +225,7 @@ def _followed(
     except InspectionMemoryError:
         raise
     except InspectionError as error:
-        cause = error.__cause__ or error
-        reason = f"{type(cause).__name__}: {cause}".partition("\n")[0].rstrip(". ")
+        reason = _in_words(error.__cause__ or error)
         try:
             calls = recorded(None)  # what the model itself raises is raised once more
         except InspectionError as plain:
@@ -252,6 +251,10 @@ def _followed(
             f"sum over axis {low} as often as over axis {high}. Pass tokens={low} or tokens={high}."
         )
     return calls, tracker, ""
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
 
 
 def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
@@ -475,7 +478,12 @@ def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]
             of_library = (home[2] for home in homes if home[:2] == ["transformers", "models"])
             adapter, family = SOFTMAX[through], next(of_library, "softmax")
         shown = name or kind.__name__
-        for k, call in enumerate(adapter.join(several)):
+        try:
+            joined = adapter.join(several)
+        except Exception as error:  # such as another signature than that of the class it is for
+            joined = several[:1]
+            joined[0].refused = f"its calls are not those of its family ({_in_words(error)})"
+        for k, call in enumerate(joined):
             call.name = f"{shown} (call {k + 1})" if k > 0 else shown
             found.append((call, adapter, family))
     return sorted(found, key=lambda entry: entry[0].time)

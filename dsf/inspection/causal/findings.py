@@ -182,6 +182,8 @@ def judged(
     is_followed = (
         tracker.is_sure
         and plain == order
+        # A map explains the output of the module that it was read in, not all that this one leaves.
+        and not any(is_read_at(one.time) for one in tracker.mixings)
         and all(_is_one_attention(own.get(one, ())) for one in plain)
         and not (found.front or found.refused or any(one.invocation is None for one in mixings))
     )

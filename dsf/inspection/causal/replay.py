@@ -5,14 +5,14 @@ another token of the module's output moves, the module has a second path by whic
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from dsf.evaluate.memory_plan import free_memory, is_out_of_memory
 from dsf.inspection.capture import containers
@@ -603,10 +603,11 @@ def _holding(
         attends={(call.module, call.product) for call in attentions if call.product},
     )
     calls: list[Call] = []
+    idle = {part for part in whole if _leaves_nothing(part)}
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
         stack.enter_context(recording_attention(module, where, calls))
-        _hook(stack, invocation, cells, held, found)
+        _hook(stack, invocation, cells, held, found, idle)
         yield
 
 
@@ -616,6 +617,7 @@ def _hook(
     cells: Sequence[Cell],
     held: Held,
     found: Repetition,
+    idle: Collection[nn.Module],
 ) -> None:
     """Have modules put out what they did, and what others move in them or in their output noted."""
     attentions = {call.module for call in held.calls if call.through is not Through.MODULE}
@@ -624,7 +626,7 @@ def _hook(
         compare = _comparing([one for *_, one in several], cells, found)
         stack.callback(child.register_forward_hook(_keeping(several, cells)).remove)
         stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
-        if child not in inner and attentions.isdisjoint(child.modules()):
+        if child in idle and child not in inner and attentions.isdisjoint(child.modules()):
             forward = _not_run(child.forward, several)
             stack.enter_context(exchanged_in(child, "forward", forward))
     for child in dict.fromkeys(one.module for one in held.watched):
@@ -679,18 +681,26 @@ def _note_spill(
 
 
 HeldOutput = tuple[Any, Sequence[Coordinates | None], Invocation | None]
-"""What a forward pass of a held module returned, of which tokens, and the pass itself."""
+"""What a forward pass of a held module returned, of which tokens, and the pass itself.
+
+Only as many of the tensors are held as it is said of which tokens they are, if of none.
+"""
+STATES = ((nn.LSTM, 3), (nn.RNNBase, 2), (nn.LSTMCell, 2))
+"""How many of the tensors that a recurrence of torch returns its map explains: its states, too."""
 
 
 def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, list[HeldOutput]]:
     """By module what its forward passes returned in the run, in running order."""
+    # Of a mixer that was read, only what its map explains is held: tokens meet in the others.
     found: dict[nn.Module, list[HeldOutput]] = {}
     for call in held.calls:
         if call.through is Through.MODULE:
-            made = [call.seen.get("output"), *call.further]
+            count = next((each for kind, each in STATES if isinstance(call.module, kind)), 1)
+            made = [call.seen.get("output"), *call.further, *[None] * count][:count]
             found.setdefault(call.module, []).append((call.output, made, call.invocation))
     for inner in held.invocations:
-        found.setdefault(inner.module, []).append((inner.output, inner.made, inner))
+        made = [*inner.made, *[None] * len(inner.outputs)]
+        found.setdefault(inner.module, []).append((inner.output, made, inner))
     found.pop(invocation.module, None)
     return found
 
@@ -727,13 +737,16 @@ def _not_run(plain: Callable[..., Any], several: Sequence[HeldOutput]) -> Callab
     waiting = iter(several)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        recorded, _, one = next(waiting, (None, (), None))
+        recorded, seen, one = next(waiting, (None, (), None))
         now, before = containers.tensors_in((args, kwargs)), [] if one is None else _tensors(one)
         same = [part.shape for part in now] == [part.shape for part in before]
         if recorded is None or one is None or one.written or one.attributes or not same:
             return plain(*args, **kwargs)
-        # Others read what it writes into a cache.
-        if any(map(containers.is_cache, (*args, *kwargs.values()))):
+        # Others read what it writes into a cache, or returns besides what is held.
+        is_tensor = [isinstance(leaf, Tensor | None) for leaf in tree_leaves(recorded)]
+        if any(map(containers.is_cache, (*args, *kwargs.values()))) or not all(is_tensor):
+            return plain(*args, **kwargs)
+        if len(containers.tensors_in(recorded)) > len(seen):
             return plain(*args, **kwargs)
         kinds = {old.dtype: new.dtype for old, new in zip(before, now, strict=True)}
 
@@ -746,6 +759,16 @@ def _not_run(plain: Callable[..., Any], several: Sequence[HeldOutput]) -> Callab
     return forward
 
 
+LIBRARIES = {"torch", "transformers", "fla"}
+
+
+def _leaves_nothing(module: nn.Module) -> bool:
+    """Whether a module is known to leave nothing where others look at it, but what it returns."""
+    inner = [part for part in module.modules() if part is not module]
+    hooks = [one for part in inner for one in (part._forward_hooks, part._forward_pre_hooks)]
+    return type(module).__module__.partition(".")[0] in LIBRARIES and not any(hooks)
+
+
 def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[..., Any]:
     waiting = iter(several)
 
@@ -754,7 +777,7 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
         if recorded is None:
             return output
         olds = containers.tensors_in(recorded)
-        pairs = iter([*zip(olds, [*seen, *[None] * len(olds)], strict=False)])
+        pairs = zip(olds, seen, strict=False)
 
         def kept(part: Any) -> Any:
             if not isinstance(part, Tensor):

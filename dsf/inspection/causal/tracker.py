@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dsf.inspection.capture.calls import Invocation, begun, copied, storage_of
+from dsf.inspection.capture.calls import Invocation, begun, copied, given_to, storage_of
 from dsf.inspection.capture.containers import are_numbers, tensors_in
 from dsf.inspection.capture.modes import Heard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal import rules
 from dsf.inspection.causal.coordinates import (
+    MANY,
     Coordinates,
     InputAxis,
     KnownTensors,
@@ -50,6 +51,39 @@ def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coor
         if not varies(plane, -1):
             lines = [plane.select(time, end)[..., :1] for end in ends]
             planes[axis] = torch.stack(lines * (shape[0] // len(ends))).expand(shape)
+    return Coordinates(shape, planes)
+
+
+def scores_left(
+    module: nn.MultiheadAttention, query: Coordinates, key: Coordinates, shape: torch.Size
+) -> Coordinates | None:
+    """The coordinates of the weights that an attention of torch returns: of rows and columns."""
+
+    def line(part: Coordinates) -> Coordinates:
+        is_turned = len(part.shape) == 3 and not module.batch_first
+        planes = {}
+        for axis, plane in part.planes.items():
+            if not varies(plane, -1):
+                rows = (plane.transpose(0, 1) if is_turned else plane)[..., :1]
+                planes[axis] = rows.unsqueeze(-3) if rows.ndim < len(shape) else rows
+        return Coordinates(shape, planes)
+
+    keys = line(key).moved(lambda plane: plane.mT, shape)
+    return rules.product(line(query), keys, shape, lambda _: True).outputs[0]
+
+
+def of_all(like: Coordinates, shape: torch.Size) -> Coordinates:
+    """The coordinates of what is made of all tokens of another tensor, each sample apart."""
+    planes = {}
+    for axis in like.positions:
+        plane = like.planes[axis]
+        first = plane[(slice(None), *[slice(0, 1)] * (plane.ndim - 1))]
+        is_sample = plane.ndim > 2 and shape[:1] == plane.shape[:1]
+        if is_sample and torch.equal(first.expand_as(plane), plane):
+            planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        else:
+            one = MANY if axis.size > 1 else 0.0
+            planes[axis] = torch.full((), one, device=plane.device).expand(shape)
     return Coordinates(shape, planes)
 
 
@@ -172,16 +206,23 @@ class Tracker:
             for axis, plane in like.planes.items():
                 if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
                     self.projections.are_channels(axis)
-        self._known.note(tensors_in(output))
-        for part in tensors_in(output):
-            if part.is_floating_point():
-                found = None if like is None else rules.same_places(like, part.shape)
-                self._known.know(part, found)
-        if like is not None and isinstance(frame.module, nn.RNNBase):
-            for state in tensors_in(output)[1:]:
-                self._known.know(state, state_left(frame.module, like, state.shape))
-        for part in tensors_in(output):
-            self._known.leave_open(part, is_open=not self._known.has(part))
+        module, outputs = frame.module, tensors_in(output)
+        self._known.note(outputs)
+        for k, part in enumerate(outputs):
+            found, is_open = None, k > 0 and not isinstance(module, nn.RNNBase | nn.RNNCellBase)
+            if like is not None and are_numbers(part):
+                found = rules.same_places(like, part.shape) or of_all(like, part.shape)
+                if k > 0 and isinstance(module, nn.RNNBase):
+                    found = state_left(module, like, part.shape)
+                elif k > 0 and isinstance(module, nn.MultiheadAttention):
+                    named = given_to(module, frame.args, frame.kwargs)
+                    query, key = self.of(named["query"]), self.of(named["key"])
+                    is_open = query is None or key is None
+                    if query is not None and key is not None:
+                        found = scores_left(module, query, key, part.shape)
+            self._known.know(part, found)
+            # What else it returns no map explains, whatever tokens it seems to be of.
+            self._known.leave_open(part, is_open=is_open or not self._known.has(part))
 
     def check_output(self, frame: Any, output: Any) -> None:
         """Note a module that returns numbers of which it is not known what they are made of."""
