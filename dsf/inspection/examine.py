@@ -14,6 +14,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through, let_go
 from dsf.inspection.capture.containers import DiskStore, keeping_in, lent
 from dsf.inspection.capture.isolation import isolated, uncompiled
+from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.precision import described, dtype_of, environment, in_double, in_float64
 from dsf.inspection.capture.weights import check_runnable, double_copy
 from dsf.inspection.causal.findings import (
@@ -100,13 +101,13 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
     if expected is not None:
         expected.check(title)
         store = DiskStore() if expected.uses_disk else None
+    watched = {path: model.get_submodule(path) for path in known}
+    asks = question.checks != "none" and store is None and _can_be_asked(model)
+    possible = _outside(candidates(model, known), asked) if store is None else {}
+    kept = [model.get_submodule(path) for path in (*possible, *asked)]
+    passes: list[Invocation] = []
     with isolated(model):
         named = without_loss(model, with_decoder_tokens(model, inputs, named))
-        watched = {path: model.get_submodule(path) for path in known}
-        asks = question.checks != "none" and store is None and _can_be_asked(model)
-        possible = _outside(candidates(model, known), asked) if store is None else {}
-        kept = [model.get_submodule(path) for path in (*possible, *asked)]
-        passes: list[Invocation] = []
 
         def recorded(tracker: Tracker | None) -> list[Call]:
             with keeping_in(store):
@@ -395,11 +396,12 @@ class _Rebuilding:
             range(len(found)),
             most=self.at_a_time,
         )
-        for number in range(len(found)):
-            self.question.progress("layer", number, len(found))
-            one = next(done)
-            made.layers.extend(one.layers)
-            made.refused.extend(one.refused)
+        with at_rest():
+            for number in range(len(found)):
+                self.question.progress("layer", number, len(found))
+                one = next(done)
+                made.layers.extend(one.layers)
+                made.refused.extend(one.refused)
         return made
 
     def _of_call(

@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dsf.inspection.capture.containers import memory_of
 from dsf.inspection.capture.isolation import isolated, replaced
-from dsf.inspection.capture.modes import Functions, Operations
+from dsf.inspection.capture.modes import Functions, Operations, unheard
 from dsf.inspection.errors import UnreadableError
 
 MAX_OPERATIONS = 200_000
@@ -220,7 +219,7 @@ class Recording:
                 there = one.value.within(now[memory])
                 there.copy_(one.new(there.clone()))
 
-        with torch.no_grad(), _unseen():
+        with torch.no_grad(), unheard():
             for memory in waiting:
                 if memory not in self.made_at:
                     exchange(memory)
@@ -332,12 +331,6 @@ MADE_EMPTY = {
 }
 
 
-@contextmanager
-def _unseen() -> Iterator[None]:
-    with torch._C.DisableTorchFunction(), _disable_current_modes():
-        yield
-
-
 class Recorder(Operations):
     """Notes the operations that run while it is active."""
 
@@ -371,7 +364,7 @@ class Recorder(Operations):
 
     def values(self, part: Any) -> Any:
         """Arguments or outputs with values in the places of tensors."""
-        with _unseen():
+        with unheard():
             return tree_map_only(Tensor, self.value, part)
 
     def _number(self, key: Any, memory: Memory) -> int:
@@ -390,13 +383,13 @@ class Recorder(Operations):
     def leaves(self, tensor: Tensor) -> None:
         """Note a tensor whose numbers code past torch is given."""
         if not is_ours():
-            with _unseen():
+            with unheard():
                 self._add(None, "numbers that leave torch", [self.value(tensor)], {}, ())
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         noted, named = self.values((args, kwargs))
         name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
-        with _unseen():
+        with unheard():
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
             for number, one in written.items():
                 if (storage := memory_of(one)) is None:
@@ -408,7 +401,7 @@ class Recorder(Operations):
             draws = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
             random = torch.get_rng_state() if draws else None
         out = func(*args, **kwargs)
-        with _unseen():
+        with unheard():
             first = len(self.recording.numbers)
             writes = {number: self._rewritten(one) for number, one in written.items()}
             outs = _tensors(out)

@@ -24,6 +24,7 @@ from dsf.inspection.capture.containers import (
     tensors_in,
     times_written,
 )
+from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings, attributes_of
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import made_weight, made_weights, packed_modules, unpacked
@@ -220,7 +221,8 @@ def given_to(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def copied(value: Any, known: Copies | None = None) -> Any:
     """``value`` with every tensor copied once, since later code may write into the original."""
     # What all layers are given, such as a mask, has its copy among those that are known.
-    return mapped(value, partial(copied_once, known={} if known is None else known))
+    with unheard():
+        return mapped(value, partial(copied_once, known={} if known is None else known))
 
 
 def begun(frame: Frame, where: ModuleStack) -> Invocation:

@@ -78,7 +78,7 @@ class _Contents:
 
     def _note(self, part: Any) -> list[Any]:
         """Note what a container holds now; the parts that may be containers themselves."""
-        if id(part) in self._seen or isinstance(part, (*PLAIN, nn.Module)):
+        if type(part) in PLAIN or id(part) in self._seen or isinstance(part, (*PLAIN, nn.Module)):
             return []
         self._seen.add(id(part))
         if isinstance(part, Tensor):

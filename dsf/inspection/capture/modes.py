@@ -1,10 +1,12 @@
 """What hears the calls of torch: of functions ahead of them, of ATen operations after them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+import torch
+from torch.overrides import TorchFunctionMode, _len_torch_function_stack, _pop_mode, _push_mode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
 class Functions(TorchFunctionMode):
@@ -17,6 +19,29 @@ class Functions(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return self.hears(func, args, kwargs or {})
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, nothing hears what is called."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
+
+
+@contextmanager
+def at_rest() -> Iterator[None]:
+    """Inside, where no code of a model runs, those rest that hear functions now."""
+    modes: list[Any] = [_pop_mode() for _ in range(_len_torch_function_stack())]
+    others = [mode for mode in modes if not isinstance(mode, Functions)]  # as a default device
+    try:
+        for mode in reversed(others):
+            _push_mode(mode)
+        yield
+    finally:
+        for _ in others:
+            _pop_mode()
+        for mode in reversed(modes):
+            _push_mode(mode)
 
 
 class Operations(TorchDispatchMode):

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
 from dsf.inspection.capture.containers import (
@@ -27,6 +26,7 @@ from dsf.inspection.capture.containers import (
     tensors_in,
     times_written,
 )
+from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import is_packed
 from dsf.runtime.threads import at_work
@@ -233,7 +233,7 @@ class ModuleStack:
 
         def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
             alone = len(frame.callbacks) == 1
-            with torch._C.DisableTorchFunction(), _disable_current_modes():  # nobody follows this
+            with unheard():
                 found = surroundings(frame, ran, value, mixed, given, output) if alone else None
             call.surroundings = found
 
@@ -294,7 +294,8 @@ class ModuleStack:
 
         def alone(*given: Any) -> None:
             if at_work() is self._piece:
-                hook(*given)
+                with torch._C.DisableTorchFunction():  # no function of the model
+                    hook(*given)
 
         return alone
 

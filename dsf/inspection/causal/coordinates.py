@@ -8,7 +8,8 @@ query, and in ``columns`` that of their key.
 """
 
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -340,20 +341,31 @@ class KnownTensors:
     """The coordinates of the tensors of a run, while their memory is alive.
 
     Views share the coordinates of the memory that they look at, so a write into one is seen in all.
-
-    Attributes:
-        is_looking: whether coordinates are moved right now, which is not a step of a run.
     """
 
     def __init__(self) -> None:
         self._memories: dict[int, _Memory] = {}
         self._forgets_at = MIN_FORGOTTEN
         self._views = Remembered()
-        self.is_looking = False
+        self._at_hand: dict[int, _Memory | None] | None = None
+
+    @contextmanager
+    def during_a_step(self) -> Iterator[None]:
+        """Inside, all tensors that are asked about stay alive, and each is looked up once."""
+        self._at_hand = {}
+        try:
+            yield
+        finally:
+            self._at_hand = None
 
     def _memory(self, tensor: Tensor) -> _Memory | None:
+        if self._at_hand is not None and id(tensor) in self._at_hand:
+            return self._at_hand[id(tensor)]
         found = self._memories.get(memory_key(tensor))
-        return None if found is None or found.is_gone() else found
+        found = None if found is None or found.is_gone() else found
+        if self._at_hand is not None:
+            self._at_hand[id(tensor)] = found
+        return found
 
     def __contains__(self, tensor: Tensor) -> bool:
         return self._memory(tensor) is not None
@@ -381,10 +393,17 @@ class KnownTensors:
     def _begin(self, tensor: Tensor) -> _Memory:
         memory = _Memory(_watched(tensor), _Layout.of(tensor), None, are_numbers(tensor))
         self._memories[memory_key(tensor)] = memory
+        if self._at_hand is not None:  # others of them may be views of this memory
+            self._at_hand = {id(tensor): memory}
         if len(self._memories) > self._forgets_at:
             alive = {key: one for key, one in self._memories.items() if not one.is_gone()}
             self._memories, self._forgets_at = alive, max(MIN_FORGOTTEN, 2 * len(alive))
         return memory
+
+    def axes_of(self, tensor: Tensor) -> Iterable[InputAxis]:
+        """The axes that something in the memory of a tensor comes from."""
+        memory = self._memory(tensor)
+        return () if memory is None or memory.coordinates is None else memory.coordinates.planes
 
     def of(self, tensor: Any) -> Coordinates | None:
         memory = self._memory(tensor) if isinstance(tensor, Tensor) else None
@@ -396,11 +415,8 @@ class KnownTensors:
         key = held, memory.layout, layout
         found: Coordinates | None = self._views.of(key)
         if found is None:
-            was_looking, self.is_looking = self.is_looking, True
-            try:
+            with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():  # no step of a run
                 found = held.moved(lambda plane: _seen(plane, memory.layout, layout), layout.shape)
-            finally:
-                self.is_looking = was_looking
             self._views.add(key, found, (held, found))
         return found
 
@@ -408,7 +424,7 @@ class KnownTensors:
         """Whether a tensor holds numbers of tokens, or what was decided by such numbers."""
         # Ids and masks that the model is given do not: they say which tokens there are.
         if are_numbers(tensor):
-            return self.of(tensor) is not None
+            return self.has(tensor)
         return self.is_decided(tensor)
 
     def is_decided(self, tensor: Tensor) -> bool:
@@ -423,8 +439,9 @@ class KnownTensors:
             if found is None or not tensor.numel():
                 return
             memory = self._begin(tensor)
-        unit, first, last = _both(memory.layout, layout)
-        if layout == memory.layout or (layout.is_dense and layout.bounds == (first, last)):
+        is_all = layout == memory.layout
+        unit, first, last = (0, 0, 0) if is_all else _both(memory.layout, layout)
+        if is_all or (layout.is_dense and layout.bounds == (first, last)):
             memory.layout, memory.coordinates = layout, found
             memory.are_numbers, memory.is_decided = are_numbers(tensor), is_decided
             return

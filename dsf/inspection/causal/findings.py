@@ -3,16 +3,18 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
+from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source, all_before, is_place
 from dsf.inspection.causal.replay import Held, NoNumbersError, NotFollowedError, UnclearError, moved
-from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
+from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, has_maps_of, maps_of
 from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import TokenMixing, Tracker
 from dsf.inspection.errors import UnreadableError
@@ -163,8 +165,10 @@ def judged(
     found.front = tuple(dict.fromkeys(where.name_of(one) or type(one).__name__ for one in before))
     certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
     mixed_axes = {meeting.axis for meeting in certain}
-    for call in calls:
-        _arrange(call, mixed_axes, found)
+    arranged = cache(partial(maps_of, mixed_axes=mixed_axes))  # the same in equal layers
+    with at_rest():
+        for call in calls:
+            _arrange(call, arranged, found)
     own: dict[Invocation, list[TokenMixing]] = {}
     for one in mixings:
         if one.invocation is not None:
@@ -469,7 +473,7 @@ def _relevant(
     return [one for one in mixings if is_place(one.meeting.axis) and not is_front(one)]
 
 
-def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
+def _arrange(call: Call, arranged: Callable[..., Maps | None], found: Findings) -> None:
     if call.through not in (Through.FUSED, Through.INTERFACE, Through.FOLLOWED):
         return
     query, value, output = (call.seen.get(name) for name in ("query", "value", "output"))
@@ -482,7 +486,7 @@ def _arrange(call: Call, mixed_axes: set[InputAxis], found: Findings) -> None:
     if len(query.shape) - 2 > len(batch) or not has_maps_of(query, batch):
         query = None
     try:
-        call.maps = maps_of(query, value, batch, mixed_axes)
+        call.maps = arranged(query, value, batch)
     except NoTokensError as error:
         found.refused[call] = str(error)
     except UnreadableError as error:  # which is probed instead

@@ -121,7 +121,7 @@ def _plain(part: Any) -> Hashable:
         return part.shape, part.dtype
     if isinstance(part, tuple | list):
         return tuple(map(_plain, part))
-    return part if isinstance(part, Hashable) else id(part)
+    return id(part) if type(part).__hash__ is None else part
 
 
 class Done:

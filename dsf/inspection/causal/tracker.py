@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.capture.calls import Invocation, begun, copied, given_to, storage_of
 from dsf.inspection.capture.containers import are_numbers, tensors_in
-from dsf.inspection.capture.modes import Heard
+from dsf.inspection.capture.modes import Heard, unheard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal import rules
 from dsf.inspection.causal.coordinates import (
@@ -128,17 +128,18 @@ class Tracker:
         named: Mapping[str, Any],
     ) -> Iterator[None]:
         self.where = where
-        args, kwargs = copied(inputs), copied(dict(named))
-        for k, part in enumerate(inputs):
-            self._number(part, f"input {k}")
-        for name, part in named.items():
-            self._number(part, name)
-        given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
-        self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
-        self.run.autocast = autocast_now()
-        self._known.note(
-            (*model.parameters(), *model.buffers(), *tensors_in((inputs, dict(named))))
-        )
+        with unheard():
+            args, kwargs = copied(inputs), copied(dict(named))
+            for k, part in enumerate(inputs):
+                self._number(part, f"input {k}")
+            for name, part in named.items():
+                self._number(part, name)
+            given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
+            self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
+            self.run.autocast = autocast_now()
+            self._known.note(
+                (*model.parameters(), *model.buffers(), *tensors_in((inputs, dict(named))))
+            )
         self.is_sure = all(map(_is_plain, (*inputs, *named.values())))
         with self._listening(), Leaving(self._leaves):
             yield
@@ -227,17 +228,19 @@ class Tracker:
     def check_output(self, frame: Any, output: Any) -> None:
         """Note a module that returns numbers of which it is not known what they are made of."""
         # It may compute them past torch, or from its weights alone; a repeated pass will show it.
-        given = [c for part in tensors_in((frame.args, frame.kwargs)) if (c := self.of(part))]
-        axes = {axis for c in given for axis in c.planes if is_place(axis)}
+        given = tensors_in((frame.args, frame.kwargs))
+        axes = {axis for part in given for axis in self._known.axes_of(part) if is_place(axis)}
         where = self.where
         if not axes or self._paused:
             return
+        # While all is known that there is, what is of no token is of weights and constants alone.
         lost = [
             part
             for part in tensors_in(output)
             if are_numbers(part)
             and not axes & self._axes_of(part)
             and not isinstance(part, nn.Parameter)
+            and not (self.is_sure and not self._known.is_open(part) and not self._known.has(part))
         ]
         if not lost or where.has_read_in(frame):
             return
@@ -252,7 +255,8 @@ class Tracker:
         name = type(frame.module).__name__
         self.mixings.append(TokenMixing(frame.module, name, meeting, where.tick(), invocation))
         for part in lost:
-            like = next((m for c in given if (m := rules.same_places(c, part.shape))), None)
+            whole = (c for one in given if (c := self.of(one)) is not None)
+            like = next((m for c in whole if (m := rules.same_places(c, part.shape))), None)
             self._known.know(part, like)
 
     def _is_constant(self, invocation: Any) -> bool:
@@ -294,23 +298,21 @@ class Tracker:
 
     def _axes_of(self, tensor: Tensor) -> set[InputAxis]:
         """The axes that a tensor comes from, also those that its positions were made from."""
-        found = self.of(tensor)
-        axes = () if found is None else found.planes
+        axes = self._known.axes_of(tensor)
         return {each for axis in axes for each in (axis, *all_before(axis))}
 
     # --- the run
 
     def _after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        if self._known.is_looking:
-            return
         done = Done(func, args, kwargs, out)
-        try:
-            self._follow(done)
-            self._doubt(done)
-        except Exception:  # a rule that does not fit must never end a run
-            self.is_sure = False
-            self._note(done.name, self._lost(done))
-            self._known.note(done.outs)
+        with self._known.during_a_step():
+            try:
+                self._follow(done)
+                self._doubt(done)
+            except Exception:  # a rule that does not fit must never end a run
+                self.is_sure = False
+                self._note(done.name, self._lost(done))
+                self._known.note(done.outs)
 
     def _doubt(self, done: Done) -> None:
         """Note numbers that are made of what was not followed, and memory that holds such."""

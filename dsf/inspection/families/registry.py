@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
 from torch import nn
 
@@ -68,12 +69,15 @@ STRUCTURES: tuple[Structure, ...] = (
 
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:
     """By its path every module that no adapter names, with the families that it may be one of."""
-    found = {}
+    found, of_shapes = {}, dict[Any, tuple[Structure, ...]]()
     for path, module in model.named_modules():
         if not any(path == other or not other or path.startswith(f"{other}.") for other in known):
             held = shapes_of(module)
-            if fitting := tuple(one for one in STRUCTURES if one.sizes(held) is not None):
-                found[path] = fitting
+            key = tuple(held.items())  # the same in equal layers
+            if key not in of_shapes:
+                of_shapes[key] = tuple(one for one in STRUCTURES if one.sizes(held) is not None)
+            if of_shapes[key]:
+                found[path] = of_shapes[key]
     return found
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dsf.inspection.capture.calls import Call, Through, add_call, copied
 from dsf.inspection.capture.containers import times_written
 from dsf.inspection.capture.isolation import replaced
+from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.softmax.attention import as_bias
 
@@ -103,19 +104,21 @@ class _Recorder:
             return output
         given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
         arguments: dict[str, Any] = {"scaling": None, **given, **heard}
-        for part in ("query", "key", "value"):
-            arguments[part] = copied(arguments[part])
-        mask = arguments.get("attention_mask")
-        arguments["is_causal"] = causal and mask is None and arguments["query"].shape[-2] > 1
-        if mask is not None:
-            key = id(mask), times_written(mask)
-            if key not in self._biases:  # with the mask, so that no other tensor gets the same id
-                self._biases[key] = mask, as_bias(mask)
-            arguments["attention_mask"] = self._biases[key][1]
-        call = Call(path, module, arguments, copied(output[0]), Through.INTERFACE)
+        with unheard():
+            for part in ("query", "key", "value"):
+                arguments[part] = copied(arguments[part])
+            mask = arguments.get("attention_mask")
+            arguments["is_causal"] = causal and mask is None and arguments["query"].shape[-2] > 1
+            if mask is not None:
+                key = id(mask), times_written(mask)
+                if key not in self._biases:  # with the mask, so that no other one gets the same id
+                    self._biases[key] = mask, as_bias(mask)
+                arguments["attention_mask"] = self._biases[key][1]
+            call = Call(path, module, arguments, copied(output[0]), Through.INTERFACE)
+            mixed = output[0].flatten(-2)
         seen = {"query": tensors[0], "value": tensors[2], "output": output[0]}
         put_out = add_call(self._calls, call, where, output, seen)
-        where.pass_surroundings(call, output[0].flatten(-2))
+        where.pass_surroundings(call, mixed)
         return put_out
 
 
