@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -280,6 +281,16 @@ class _Layout(NamedTuple):
         first, last = self.bounds
         return self.shape.numel() * self.size >= last - first
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether every place of its memory is one element."""
+        sizes = sorted(
+            (step, count) for step, count in zip(self.stride, self.shape, strict=True) if count > 1
+        )
+        return all(
+            step == prod(count for _, count in sizes[:k]) for k, (step, _) in enumerate(sizes)
+        )
+
     def within(self, flat: Tensor, first: int, unit: int) -> Tensor:
         """The tensor in memory of units from a byte on, with an axis for those of an element."""
         each = self.size // unit
@@ -295,8 +306,36 @@ class _Layout(NamedTuple):
 
 def _seen(plane: Tensor, base: _Layout, view: _Layout) -> Tensor:
     """The plane of a view, from that of the tensor that it is a view of."""
+    if (line := _along_one_axis(plane, base, view)) is not None:
+        return line
     unit, first, last = _both(base, view)
     return compact(view.within(base.flat(plane, first, last, unit), first, unit)[..., 0])
+
+
+def _along_one_axis(plane: Tensor, base: _Layout, view: _Layout) -> Tensor | None:
+    """The plane of a view, where one axis of both decides at most; None where more do."""
+    short = small(plane)
+    axes = [k for k, size in enumerate(short.shape) if size > 1]
+    if len(axes) > 1 or base.size != view.size or not base.is_packed:
+        return None
+    if short.numel() == 1:
+        return short.reshape(()).expand(view.shape)
+    # An index along this axis is the place in memory over ``step``, modulo ``count``.
+    step, count = base.stride[axes[0]], base.shape[axes[0]]
+    begin = view.offset - base.offset
+    steps = {
+        k: one for k, one in enumerate(view.stride) if view.shape[k] > 1 and one % (step * count)
+    }
+    along = [k for k, one in steps.items() if one >= step]
+    inside = sum((view.shape[k] - 1) * one for k, one in steps.items() if one < step)
+    if len(along) != 1 or begin % step + inside >= step or steps[along[0]] % step:
+        return None
+    (k,) = along
+    first, jump, size = begin // step, steps[k] // step, view.shape[k]
+    line = short.flatten()
+    if (first, jump, size) != (0, 1, count):
+        line = line[(first + jump * torch.arange(size, device=line.device)) % count]
+    return line.reshape(-1, *(1,) * (len(view.shape) - 1 - k)).expand(view.shape)
 
 
 def _both(one: _Layout, other: _Layout) -> tuple[int, int, int]:
@@ -326,12 +365,16 @@ class _Memory:
         is_open: whether it is not known what its numbers, or ids, were made of.
     """
 
-    is_gone: Callable[[], bool]
+    alive: "weakref.ref[Tensor] | StorageWeakRef"
     layout: _Layout
     coordinates: Coordinates | None
     are_numbers: bool
     is_decided: bool = False
     is_open: bool = False
+
+    def is_gone(self) -> bool:
+        alive = self.alive
+        return alive() is None if isinstance(alive, weakref.ref) else bool(alive.expired())
 
 
 MIN_FORGOTTEN = 256
@@ -359,13 +402,15 @@ class KnownTensors:
             self._at_hand = None
 
     def _memory(self, tensor: Tensor) -> _Memory | None:
-        if self._at_hand is not None and id(tensor) in self._at_hand:
-            return self._at_hand[id(tensor)]
+        if self._at_hand is None:
+            return self._found(tensor)
+        if id(tensor) not in self._at_hand:
+            self._at_hand[id(tensor)] = self._found(tensor)
+        return self._at_hand[id(tensor)]
+
+    def _found(self, tensor: Tensor) -> _Memory | None:
         found = self._memories.get(memory_key(tensor))
-        found = None if found is None or found.is_gone() else found
-        if self._at_hand is not None:
-            self._at_hand[id(tensor)] = found
-        return found
+        return None if found is None or found.is_gone() else found
 
     def __contains__(self, tensor: Tensor) -> bool:
         return self._memory(tensor) is not None
@@ -391,8 +436,11 @@ class KnownTensors:
             memory.is_open = is_open
 
     def _begin(self, tensor: Tensor) -> _Memory:
-        memory = _Memory(_watched(tensor), _Layout.of(tensor), None, are_numbers(tensor))
-        self._memories[memory_key(tensor)] = memory
+        storage = memory_of(tensor)
+        alive: Any = weakref.ref(tensor) if storage is None else StorageWeakRef(storage)
+        key = id(tensor) if storage is None else int(storage._cdata)
+        memory = _Memory(alive, _Layout.of(tensor), None, are_numbers(tensor))
+        self._memories[key] = memory
         if self._at_hand is not None:  # others of them may be views of this memory
             self._at_hand = {id(tensor): memory}
         if len(self._memories) > self._forgets_at:
@@ -415,7 +463,10 @@ class KnownTensors:
         key = held, memory.layout, layout
         found: Coordinates | None = self._views.of(key)
         if found is None:
-            with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():  # no step of a run
+            with (
+                torch._C.DisableTorchFunction(),
+                torch._C._DisableTorchDispatch(),
+            ):  # no step of a run
                 found = held.moved(lambda plane: _seen(plane, memory.layout, layout), layout.shape)
             self._views.add(key, found, (held, found))
         return found
@@ -472,13 +523,3 @@ class KnownTensors:
         shape = Size(((last - first) // unit,))
         memory.layout = _Layout(shape, (1,), first // unit, unit)
         memory.coordinates = Coordinates(shape, planes, columns)
-
-
-def _watched(tensor: Tensor) -> Callable[[], bool]:
-    """Whether the memory of a tensor was freed since, asked later."""
-    storage = memory_of(tensor)
-    if storage is not None:
-        gone: Callable[[], bool] = StorageWeakRef(storage).expired
-        return gone
-    alive = weakref.ref(tensor)
-    return lambda: alive() is None

@@ -14,7 +14,7 @@ from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source, all_before, is_place
 from dsf.inspection.causal.replay import Held, NoNumbersError, NotFollowedError, UnclearError, moved
-from dsf.inspection.causal.roles import SLOT, Maps, NoTokensError, has_maps_of, maps_of
+from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
 from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import TokenMixing, Tracker
 from dsf.inspection.errors import UnreadableError
@@ -164,11 +164,7 @@ def judged(
     before = [one.module for one in seen if one not in kept and is_place(one.meeting.axis)]
     found.front = tuple(dict.fromkeys(where.name_of(one) or type(one).__name__ for one in before))
     certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
-    mixed_axes = {meeting.axis for meeting in certain}
-    arranged = cache(partial(maps_of, mixed_axes=mixed_axes))  # the same in equal layers
-    with at_rest():
-        for call in calls:
-            _arrange(call, arranged, found)
+    _arrange(calls, {meeting.axis for meeting in certain}, found)
     own: dict[Invocation, list[TokenMixing]] = {}
     for one in mixings:
         if one.invocation is not None:
@@ -473,24 +469,25 @@ def _relevant(
     return [one for one in mixings if is_place(one.meeting.axis) and not is_front(one)]
 
 
-def _arrange(call: Call, arranged: Callable[..., Maps | None], found: Findings) -> None:
-    if call.through not in (Through.FUSED, Through.INTERFACE, Through.FOLLOWED):
-        return
-    query, value, output = (call.seen.get(name) for name in ("query", "value", "output"))
-    if value is None or query is None:
-        return
-    batch = query.shape[:-2]
-    if call.through is Through.FOLLOWED and output is not None:
-        batch = output.shape[:-2]
-    # The scores may have had further axes, which were merged since.
-    if len(query.shape) - 2 > len(batch) or not has_maps_of(query, batch):
-        query = None
-    try:
-        call.maps = arranged(query, value, batch)
-    except NoTokensError as error:
-        found.refused[call] = str(error)
-    except UnreadableError as error:  # which is probed instead
-        call.refused = str(error)
+@at_rest()
+def _arrange(calls: Sequence[Call], mixed_axes: set[InputAxis], found: Findings) -> None:
+    arranged = cache(partial(maps_of, mixed_axes=mixed_axes))  # the same in equal layers
+    for call in calls:
+        query, value, output = (call.seen.get(name) for name in ("query", "value", "output"))
+        if call.through is Through.MODULE or value is None or query is None:
+            continue
+        batch = query.shape[:-2]
+        if call.through is Through.FOLLOWED and output is not None:
+            batch = output.shape[:-2]
+        # The scores may have had further axes, which were merged since.
+        if len(query.shape) - 2 > len(batch) or not has_maps_of(query, batch):
+            query = None
+        try:
+            call.maps = arranged(query, value, batch)
+        except NoTokensError as error:
+            found.refused[call] = str(error)
+        except UnreadableError as error:  # which is probed instead
+            call.refused = str(error)
 
 
 def part_reason(finding: ModuleFinding, share: float) -> str:

@@ -9,7 +9,7 @@ along an axis.
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import torch
@@ -98,6 +98,11 @@ def is_view(func: Any) -> bool:
 
 
 @cache
+def is_view_in_place(func: Any) -> bool:
+    return torch.Tag.inplace_view in getattr(func, "tags", ())
+
+
+@cache
 def _is_pointwise(func: Any) -> bool:
     packet = getattr(torch.ops.aten, _name_of(func), None)
     overloads = packet.overloads() if packet is not None else ()
@@ -140,7 +145,6 @@ class Done:
         self.made_of: tuple[Coordinates | None, ...] = ()
         self.first: Coordinates | None = None
 
-    @cached_property
     def kind(self) -> Hashable:
         """What it does, but for numbers: its function, shapes of tensors and other arguments."""
         return self.func, *map(_plain, self.args), *map(_plain, self.kwargs.items())
@@ -584,7 +588,7 @@ class Rules:
         if not all(map(are_numbers, (*done.given, *done.outs))):  # as an index, which names places
             return _without_lost_keys(self._by_rule(done))
         given, asked = done.made_of, self._projections.asked
-        key = done.kind, given, self._projections.known
+        key = done.kind(), given, self._projections.known
         before: tuple[Followed, list[InputAxis]] | None = self._before.of(key)
         if before is not None:
             for axis in before[1]:

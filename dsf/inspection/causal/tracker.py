@@ -304,6 +304,8 @@ class Tracker:
     # --- the run
 
     def _after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        if isinstance(out, Tensor) and rules.is_view(func) and out in self._known:
+            return
         done = Done(func, args, kwargs, out)
         with self._known.during_a_step():
             try:
@@ -341,9 +343,7 @@ class Tracker:
 
     def _follow(self, done: Done) -> None:
         name, func, outs, known = done.name, done.func, done.outs, self._known
-        if torch.Tag.inplace_view in getattr(func, "tags", ()):
-            return
-        if not any(map(known.has, done.given)):
+        if not any(map(known.has, done.given)) or rules.is_view_in_place(func):
             return
         writes = bool(written_places(func))
         if not outs:
@@ -353,7 +353,8 @@ class Tracker:
         if not writes and all(one in known for one in outs):  # views of what is known
             return
         done.made_of = tuple(map(known.of, done.given))
-        done.first = known.of(done.args[0])
+        is_first = bool(done.given) and done.args[0] is done.given[0]
+        done.first = done.made_of[0] if is_first else known.of(done.args[0])
         given = [one for one in done.given if known.decides(one)]
         chosen = [one for one in given if known.is_decided(one)]
         followed = self.rules.followed(done)
