@@ -65,39 +65,36 @@ class _Contents:
     def __init__(self, model: nn.Module):
         self.tensors: list[Tensor] = []
         self._before: list[tuple[Any, Any]] = []
-        self._seen: set[int] = set()
         waiting: list[Any] = []
         for module in model.modules():
             inside = vars(module)
-            if isinstance(module, torch.jit.ScriptModule):
-                waiting += inside.values()
-            else:
-                waiting += self._note(inside)
+            waiting += inside.values()
+            if not isinstance(module, torch.jit.ScriptModule):
+                self._before.append((inside, dict(inside)))
+        seen = {id(part) for part, _ in self._before}
         while waiting and len(self._before) < MAX_HELD:
-            waiting += self._note(waiting.pop())
-
-    def _note(self, part: Any) -> list[Any]:
-        """Note what a container holds now; the parts that may be containers themselves."""
-        if type(part) in PLAIN or id(part) in self._seen or isinstance(part, (*PLAIN, nn.Module)):
-            return []
-        self._seen.add(id(part))
-        if isinstance(part, Tensor):
-            self.tensors.append(part)
-            return []
-        if isinstance(part, list | set | deque | bytearray):
-            self._before.append((part, copy.copy(part)))
-            return [] if isinstance(part, bytearray) else [*part]
-        if isinstance(part, dict):
-            self._before.append((part, dict(part)))
-            return [*part.values()]
-        if isinstance(part, tuple):
-            return [*part]
-        inside = getattr(part, "__dict__", None)
-        return [inside] if isinstance(inside, dict) else []
+            part = waiting.pop()
+            if type(part) in PLAIN or id(part) in seen or isinstance(part, (*PLAIN, nn.Module)):
+                continue
+            seen.add(id(part))
+            if isinstance(part, Tensor):
+                self.tensors.append(part)
+            elif isinstance(part, dict):
+                self._before.append((part, dict(part)))
+                waiting += part.values()
+            elif isinstance(part, list | set | deque | bytearray):
+                self._before.append((part, copy.copy(part)))
+                waiting += () if isinstance(part, bytearray) else part
+            elif isinstance(part, tuple):
+                waiting += part
+            elif isinstance(inside := getattr(part, "__dict__", None), dict):
+                waiting.append(inside)
 
     def restore(self) -> None:
         """Put back what was in every container."""
         for part, before in self._before:
+            if not part and not before:
+                continue
             if isinstance(part, dict | set):
                 now, then = list(part), list(before)
                 if isinstance(part, dict):
