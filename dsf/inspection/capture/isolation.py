@@ -87,8 +87,8 @@ class _Contents:
                 waiting += () if isinstance(part, bytearray) else part
             elif isinstance(part, tuple):
                 waiting += part
-            elif isinstance(inside := getattr(part, "__dict__", None), dict):
-                waiting.append(inside)
+            elif isinstance(own := getattr(part, "__dict__", None), dict):
+                waiting.append(own)
 
     def restore(self) -> None:
         """Put back what was in every container."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode, _len_torch_function_stack, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 
@@ -31,7 +31,7 @@ def unheard() -> Iterator[None]:
 @contextmanager
 def at_rest() -> Iterator[None]:
     """Inside, where no code of a model runs, those rest that hear functions now."""
-    modes: list[Any] = [_pop_mode() for _ in range(_len_torch_function_stack())]
+    modes: list[Any] = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
     others = [mode for mode in modes if not isinstance(mode, Functions)]  # as a default device
     try:
         for mode in reversed(others):
