@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.evaluate.arguments import Answer, Response, Signal, state_at_start
 from dsf.evaluate.invariant import first_token, varying
@@ -163,7 +164,7 @@ def _grouped(
     )
 
 
-BLOCK = 2**17
+BLOCK = 2**19
 """Numbers of a block: drives, or states, of some tokens and sequences, which stay in the cache."""
 
 SPAN = 128
@@ -185,39 +186,42 @@ def complex_response(system: System, signal: Signal) -> Answer | None:
     start = state_at_start(system, signal)
     if not applies(*parts, *ports, start, signal, work=signal.numel() * system.state_size):
         return None
+    from dsf.systems.kernels.recurrences import scan_complex
+    from dsf.systems.kernels.registers import WIDE
+
     batch, columns = signal.shape[:-3], signal.shape[-1]
     given = signal.real.movedim(-1, -3).flatten(0, -3)  # sequence time input
-    state = start.mT.flatten(0, -2).to(torch.complex128, copy=True).contiguous()
-    coefficients = [part.to(state).expand(*batch, -1).flatten(0, -2) for part in parts]
+    wide = system.state_size + -system.state_size % WIDE
+
+    def split(part: Tensor) -> Tensor:
+        """Real and imaginary parts of as many states as the loop takes at once."""
+        return pad(torch.stack((part.real, part.imag), dim=-2), (0, wide - part.shape[-1]))
+
+    state = split(start.mT.flatten(0, -2)).double()
+    table = [split(part.expand(*batch, -1).flatten(0, -2)).double() for part in parts]
     B, C, D = (part.expand(*batch, *part.shape[-2:]).flatten(0, -3) for part in ports)
     response = given.new_empty(*given.shape[:2], system.output_size)
-    size = 2 * system.state_size
+    size = 2 * wide
     share = min(max(1, BLOCK // (SPAN * size)), -(-len(given) // torch.get_num_threads()))
     span = max(1, BLOCK // (share * size))
 
     def follow(first: int) -> None:
-        from dsf.systems.kernels.recurrences import scan_complex
-
         some = slice(first, first + share)
         entries = torch.arange(len(given))[some] // columns
-        mine = [part[entries].contiguous().numpy() for part in coefficients]
-        decay, left, right = mine if len(mine) > 1 else (*mine, *[mine[0][:, :0]] * 2)
-        drives, reads = (
-            torch.view_as_real(part[entries].resolve_conj()).flatten(-2)
-            for part in (B.mT, C.conj())
-        )
+        mine = torch.cat([part[entries] for part in table], dim=-2).numpy()
+        drives, reads = (split(part[entries]).flatten(-2) for part in (B.mT, C.conj()))
+        reads, passed, moved = reads.mT, D[entries].real.mT, state[some].numpy()
         for begin in range(0, system.steps, span):
             block = given[some, begin : begin + span]
             drive = block * drives if drives.shape[1] == 1 else block @ drives
-            states = torch.view_as_complex(drive.unflatten(-1, (-1, 2))).numpy()
-            before = system.reads_before_update
-            scan_complex(decay, left, right, state[some].numpy(), states, before)
-            through = block @ D[entries].real.mT
-            torch.baddbmm(through, drive, reads.mT, out=response[some, begin : begin + span])
+            scan_complex(mine, moved, drive.numpy(), system.reads_before_update)
+            out = response[some, begin : begin + span]
+            torch.baddbmm(block @ passed, drive, reads, out=out)
 
     in_parallel(follow, range(0, len(given), share))
     found = response.unflatten(0, (*batch, columns)).movedim(-3, -1)
-    return found, state.to(signal.dtype).unflatten(0, (*batch, columns)).mT
+    reached = torch.complex(*state[..., : system.state_size].unbind(-2)).to(signal.dtype)
+    return found, reached.unflatten(0, (*batch, columns)).mT
 
 
 # With fewer columns the loops would leave most SIMD lanes unused.

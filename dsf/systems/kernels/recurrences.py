@@ -32,6 +32,7 @@ from dsf.systems.kernels.registers import (
     lanes,
     later,
     load,
+    load_double,
     loaded,
     nothing,
     numbers,
@@ -215,36 +216,42 @@ def _channels(first, last, table, skip, signal, response):
                 response[channel, start + t] = row[t]
 
 
-@kernel(reorders=True)
-def scan_complex(decay, left, right, state, drive, before):
-    """Take the states ``sequence state`` through some tokens; they replace the drive.
+@kernel()
+def scan_complex(table, state, drive, before):
+    """Take the states ``sequence part state`` through some tokens; they replace the drive.
 
-    ``drive`` is ``sequence time state``, ``left`` and ``right`` are empty without a term of rank
-    one. With ``before`` the states before every token are written instead of those after it.
+    Parts are real and imaginary ones, whose numbers are multiples of ``WIDE``; ``drive`` is
+    ``sequence time state`` with all real parts ahead. The table has the parts of the decays, then
+    those of what is written and of what is read by a term of rank one, if there is one. With
+    ``before`` the states before every token are written instead of those after it.
     """
-    coupled = right.shape[1] > 0
+    count, coupled = state.shape[2], table.shape[1] > 2
     for e in range(len(drive)):
-        held, kept = state[e], decay[e]
-        seen = 0j
-        for n in range(right.shape[1]):
-            seen += right[e, n] * held[n]
+        known, held = pointers(table[e]), pointers(state[e])
+        left, right = ahead(known, 2 * count), ahead(known, 4 * count)
+        seen, across = 0.0, 0.0
+        for n in range(count if coupled else 0):
+            seen += right[n] * held[n] - right[count + n] * held[count + n]
+            across += right[n] * held[count + n] + right[count + n] * held[n]
         for t in range(drive.shape[1]):
-            row, real, imaginary = drive[e, t], 0.0, 0.0
-            if coupled:
-                for n in range(len(held)):
-                    old = held[n]
-                    new = kept[n] * old + (left[e, n] * seen + row[n])
-                    held[n] = new
-                    row[n] = old if before else new
-                    read = right[e, n] * new
-                    real += read.real
-                    imaginary += read.imag
-                seen = complex(real, imaginary)
-            else:
-                for n in range(len(held)):
-                    old = held[n]
-                    held[n] = kept[n] * old + row[n]
-                    row[n] = old if before else held[n]
+            row, real, imaginary = pointers(drive[e, t]), nothing(held), nothing(held)
+            for n in range(0, count, WIDE):
+                m = count + n
+                a, b, shrink, turn = load(held, n), load(held, m), load(known, n), load(known, m)
+                x = shrink * a - turn * b + load_double(row, n)
+                y = shrink * b + turn * a + load_double(row, m)
+                if coupled:
+                    push, cross = load(left, n), load(left, m)
+                    look, beside = load(right, n), load(right, m)
+                    x = x + (push * seen - cross * across)
+                    y = y + (push * across + cross * seen)
+                    real = real + (look * x - beside * y)
+                    imaginary = imaginary + (look * y + beside * x)
+                store(held, n, x)
+                store(held, m, y)
+                store(row, n, a if before else x)
+                store(row, m, b if before else y)
+            seen, across = total(real), total(imaginary)
 
 
 @intrinsic
