@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.causal.coordinates import InputAxis, Source
+from dsf.inspection.causal.coordinates import numbered
 from dsf.inspection.causal.replay import DRAWN, _widened
 from tests.any_code import modules
 from tests.any_code.modules import WIDTH, drawn, tokens
@@ -107,10 +107,10 @@ def test_a_token_that_is_sent_to_one_other_alone_is_found(kind, pair):
 
 @pytest.mark.parametrize("sizes", [(11,), (2, 7), (4, 4), (1, 1), (3, 2, 5)])
 def test_any_two_tokens_are_separated_by_some_draw(sizes):
-    source = Source("input", "x")
-    cell = {InputAxis(source, number, size): 0 for number, size in enumerate(sizes)}
+    given = numbered(torch.zeros(sizes), "x")
+    cell = dict.fromkeys(given.planes, 0)
     draws = 2 * sum((size - 1).bit_length() for size in sizes)
-    halves = [_widened(cell, DRAWN + 1 + number) for number in range(draws)]
+    halves = [_widened(cell, given, DRAWN + 1 + number) for number in range(draws)]
     replaced = [set(product(*(half.tolist() for half in one.values()))) for one in halves]
     for one, other in permutations(product(*map(range, sizes)), 2):
         assert any(one in places and other not in places for places in replaced)

@@ -34,7 +34,7 @@ def _diffusers(
         axes,
         sample,
         ends,
-        further,
+        further=further,
     )
 
 

@@ -466,7 +466,13 @@ def _relevant(
         is_entry = entries.get(one.meeting.axis.source) is one.module
         return is_first and (one.meeting.way is Way.GROUPS or is_entry)
 
-    return [one for one in mixings if is_place(one.meeting.axis) and not is_front(one)]
+    def kept() -> list[TokenMixing]:
+        return [one for one in mixings if is_place(one.meeting.axis) and not is_front(one)]
+
+    # Tokens along which more mixes were tokens from the start.
+    mixed = {one.meeting.axis.source for one in kept() if one.meeting.is_known}
+    front = {axis for axis in front if axis.source not in mixed}
+    return kept()
 
 
 @at_rest()

@@ -22,7 +22,14 @@ from dsf.inspection.capture.isolation import same_numbers
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.capture.weights import packed_modules
-from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis, small, varies
+from dsf.inspection.causal.coordinates import (
+    NONE,
+    Coordinates,
+    InputAxis,
+    all_before,
+    small,
+    varies,
+)
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.runtime.number_types import has_double
@@ -75,6 +82,7 @@ class Moved:
         difference: the change of all outputs at other tokens, in one row; zero at the replaced.
         spilled: how much of what moves in the values and inputs of the mixers that are held lies at
             other tokens, 0 to 1: tokens met before they came there.
+        has_hidden: as in ``Repetition``.
     """
 
     elsewhere: float
@@ -82,6 +90,7 @@ class Moved:
     difference: Tensor
     spilled: float = 0.0
     largest_spill: float = 0.0
+    has_hidden: bool = False
 
     @property
     def mixes(self) -> bool:
@@ -102,14 +111,19 @@ class Repetition:
         outputs: what it returned, left in attributes and wrote into what it was given, in the
             places of those of the run; None for each that it does not return now.
         given: what held mixers were given, where no token was replaced.
+        has_hidden: whether groups moved there that are made of tokens of one of several sequences,
+            so that it is not seen what moves them.
+        beside: tokens of further sequences, whose groups are none of those that were replaced.
     """
 
     like: "Repetition | None" = None
     outputs: list[Tensor | None] = field(default_factory=list)
     spills: list[Spill] = field(default_factory=list)
+    has_hidden: bool = False
     changed: list[Call] = field(default_factory=list)
     given: dict[Any, Any] = field(default_factory=dict)
     has_drawn: bool = False
+    beside: Sequence[Cell] = ()
 
     def before(self, one: Any, recorded: Any) -> Any:
         """What a held mixer was given when no token was replaced."""
@@ -140,14 +154,30 @@ def moved(
     def asked(one: Invocation, *, from_a_pass: bool = False) -> Moved:
         """The answer in one number type, relative to the run or to a pass with all tokens."""
         cells = cells_drawn(one, draw, of_model=of_model)
+        found = compared(one, cells, from_a_pass=from_a_pass)
+        for cell in cells if found.has_hidden else ():
+            if not found.mixes:
+                beside = [other for other in cells if other is not cell]
+                found = compared(one, [cell], beside, from_a_pass=from_a_pass)
+        return found
+
+    def compared(
+        one: Invocation,
+        cells: Sequence[Cell],
+        beside: Sequence[Cell] = (),
+        *,
+        from_a_pass: bool,
+    ) -> Moved:
+        how: dict[str, Any] = {"draw": draw, "beside": beside}
         like = repetition(one, (), held, draw=draw) if from_a_pass else None
-        after = repetition(one, cells, held, draw=draw, like=like)
+        after = repetition(one, cells, held, like=like, **how)
         if after.has_drawn and like is None:  # the run drew other ones
             like = repetition(one, (), held, draw=draw)
-            after = repetition(one, cells, held, draw=draw, like=like)
+            after = repetition(one, cells, held, like=like, **how)
         before = one.outputs if like is None else like.outputs
         of = {"of_tokens": of_tokens, "of_model": of_model}
-        return moved_between(one, cells, before, after.outputs, after.spills, **of)
+        rest = moved_between(one, cells, before, after.outputs, after.spills, **of)
+        return replace(rest, has_hidden=after.has_hidden)
 
     try:
         found = asked(invocation)
@@ -292,8 +322,13 @@ def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
 
 def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
     """The replaced token of each of the sequences that a module is given."""
+    return [cell for cell, _ in _cells_in(invocation)]
+
+
+def _cells_in(invocation: Invocation) -> list[tuple[dict[InputAxis, int], Coordinates]]:
+    """These cells, each with the coordinates of a tensor that holds it."""
     rng = torch.Generator().manual_seed(SEED)
-    found: dict[frozenset[InputAxis], dict[InputAxis, int]] = {}
+    found: dict[frozenset[InputAxis], tuple[dict[InputAxis, int], Coordinates]] = {}
     pairs = list(zip(_tensors(invocation), invocation.given, strict=True))
     numbers = [pair for pair in pairs if pair[0].is_floating_point() and pair[1] is not None]
     for tensor, given in numbers or pairs:  # whole numbers are ids only where nothing else is given
@@ -303,7 +338,7 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
         if axes and axes not in found:
             cell = _drawn(given, rng)
             if cell:
-                found[frozenset(cell)] = cell
+                found[frozenset(cell)] = cell, given
     whole = [axes for axes in found if not any(axes < other for other in found)]
     if not whole:
         raise NotFollowedError("nothing that it is given comes from single tokens of the input")
@@ -311,14 +346,14 @@ def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
 
 
 def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) -> Sequence[Cell]:
-    cells = cells_of(invocation)
+    cells = _cells_in(invocation)
     if of_model:
-        embedded = [cell for cell in cells if all(axis.source.is_embedded for axis in cell)]
+        embedded = [one for one in cells if all(axis.source.is_embedded for axis in one[0])]
         given = zip(_tensors(invocation), invocation.given, strict=True)
         has_numbers = any(one.is_floating_point() and made is not None for one, made in given)
         cells = cells if has_numbers or not embedded else embedded
-        cells = [cell for cell in cells if len(cell) > 1] or cells
-    return [_widened(cell, draw) for cell in cells] if draw else cells
+        cells = [one for one in cells if len(one[0]) > 1] or cells
+    return [_widened(*one, draw) if draw else one[0] for one in cells]
 
 
 def _tensors(invocation: Invocation) -> list[Tensor]:
@@ -348,22 +383,43 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
     return {axis: index for axis, index in found.items() if index >= 0}
 
 
-def _widened(cell: Cell, draw: int) -> Cell:
+def _widened(cell: Cell, given: Coordinates, draw: int) -> Cell:
     """Half of the places along every axis instead of one; the same ones in ids and their mask."""
-    if draw > DRAWN:
-        return _separated(cell, draw - DRAWN - 1)
+    # Only places that the tensor has, together with those along the axes before, as a sequence of
+    # every second token has every second place.
+    there = _places(given, list(cell))
+    halves = _halves(cell, there, draw) if draw <= DRAWN else _separated(cell, draw - DRAWN - 1)
+    found: dict[InputAxis, Tensor] = {}
+    for number, axis in enumerate(cell):
+        present = there[number].unique()
+        chosen = present[torch.isin(present, halves[axis.number, axis.size].to(present))]
+        found[axis] = chosen if len(chosen) else present
+        there = there[:, torch.isin(there[number], found[axis])]
+    return found
+
+
+def _places(given: Coordinates, axes: Sequence[InputAxis]) -> Tensor:
+    """The places along some axes of all elements that have one along each, ``axis place``."""
+    planes = torch.broadcast_tensors(*(small(given.planes[axis]) for axis in axes))
+    lines = torch.stack(planes).flatten(1)
+    return lines[:, (lines >= 0).all(dim=0)]
+
+
+def _halves(cell: Cell, there: Tensor, draw: int) -> dict[tuple[int, int], Tensor]:
     sizes = dict.fromkeys((axis.number, axis.size) for axis in cell)
+    lines = {(axis.number, axis.size): line for axis, line in zip(cell, there, strict=True)}
     longest = max(sizes, key=lambda each: each[1])
     often, seldom = (
         torch.Generator().manual_seed(SEED + k) for k in ((draw + 1) // 2, (draw + 3) // 4)
     )
     halves: dict[tuple[int, int], Tensor] = {}
     for each in sizes:
-        rng, size = often if each == longest else seldom, each[1]
-        order, half = torch.randperm(size, generator=rng), (size + 1) // 2
+        order = torch.randperm(each[1], generator=often if each == longest else seldom)
+        order = order[torch.isin(order, lines[each].to(order))]
+        size, half = len(order), (len(order) + 1) // 2
         is_second = draw % 2 == 0 if each == longest else draw % 4 in (3, 0)
         halves[each] = order[half:] if is_second and size > 1 else order[:half]
-    return {axis: halves[axis.number, axis.size] for axis in cell}
+    return halves
 
 
 def separating(invocation: Invocation) -> int:
@@ -377,15 +433,14 @@ def _digits(cell: Cell) -> list[tuple[tuple[int, int], int]]:
     return [(each, digit) for each in sizes for digit in range((each[1] - 1).bit_length())]
 
 
-def _separated(cell: Cell, number: int) -> Cell:
+def _separated(cell: Cell, number: int) -> dict[tuple[int, int], Tensor]:
     """The places with a 0, or a 1, at one binary digit along one axis; all along the others."""
     digits = _digits(cell)
     turned, digit = digits[number // 2 % len(digits)] if digits else ((-1, 0), 0)
-    found: dict[InputAxis, Tensor] = {}
-    for axis in cell:
-        places = torch.arange(axis.size)
-        is_in = (places >> digit) & 1 == number % 2
-        found[axis] = places[is_in] if (axis.number, axis.size) == turned else places
+    found = {(axis.number, axis.size): torch.arange(axis.size) for axis in cell}
+    if turned in found:
+        places = found[turned]
+        found[turned] = places[(places >> digit) & 1 == number % 2]
     return found
 
 
@@ -417,6 +472,19 @@ def _of_none(made: Coordinates) -> Tensor:
     return found.expand(made.shape)
 
 
+def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
+    """Which elements belong to what was made of the tokens of cells, and to no single token."""
+    found = torch.zeros((), dtype=torch.bool)
+    for cell in cells:
+        is_single = torch.tensor(all(axis in made.planes for axis in cell))
+        for axis in cell if is_single else ():
+            is_single = is_single & (small(made.planes[axis]) >= 0)
+        for axis in made.positions:
+            if not all_before(axis).isdisjoint(cell):
+                found = found | ((small(made.planes[axis]) >= 0) & ~is_single)
+    return found.expand(made.shape)
+
+
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     """Whether some of the first numbers that a module returns belong to replaced tokens alone."""
     pairs = zip(invocation.outputs, invocation.made, strict=False)
@@ -433,11 +501,13 @@ def repetition(
     draw: int = 0,
     like: Repetition | None = None,
     replacement: Replacement | None = None,
+    beside: Sequence[Cell] = (),
 ) -> Repetition:
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
         like: an earlier repetition that it is compared with, in the place of the run.
+        beside: tokens of other sequences, whose groups are none of the ``cells``.
         replacement: what replaces them; by default ordinary numbers, and the numbers of other
             tokens where the module refuses these, such as ids in a tensor of floats.
     """
@@ -463,7 +533,7 @@ def repetition(
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    found = Repetition(like)
+    found = Repetition(like, beside=beside)
     try:
         with ExitStack() as stack:
             stack.enter_context(_holding(invocation, cells, held, rng, found))
@@ -478,7 +548,13 @@ def repetition(
         if cells and replacement is None:
             with suppress(UnclearError):
                 return repetition(
-                    invocation, cells, held, draw=draw, like=like, replacement=_of_other_tokens
+                    invocation,
+                    cells,
+                    held,
+                    draw=draw,
+                    like=like,
+                    replacement=_of_other_tokens,
+                    beside=beside,
                 )
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"it cannot be repeated ({reason})") from error
@@ -582,7 +658,7 @@ def _holding(
         if not cells:
             found.given[kept] = after
         before = found.before(kept, before)
-        _note_spill(before, after, kept.seen.get("value"), cells, found.spills)
+        _note_spill(before, after, kept.seen.get("value"), cells, found)
         recorded = kept.first_output
         dtype = after.dtype if isinstance(after, Tensor) else recorded.dtype
         seen, new = kept.seen.get("output"), recorded.to(dtype, copy=True)
@@ -657,7 +733,7 @@ def _is_noted(part: Tensor, made: Coordinates | None, cells: Sequence[Cell]) -> 
 
 
 def _note_spill(
-    before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], spills: list[Spill]
+    before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], found: Repetition
 ) -> None:
     """Add how much of the change of a tensor lies at other tokens than the replaced ones."""
     if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or seen is None:
@@ -669,15 +745,17 @@ def _note_spill(
     if before.numel() != seen.shape.numel() or not before.numel():
         return
     inside = own(seen, cells)
+    made = _of_made(seen, cells)
+    inside = made if inside is None else made | (inside & ~_of_made(seen, found.beside))
     differs = (after != before).reshape(seen.shape)
-    if not bool((differs if inside is None else differs & ~inside).any()):
+    found.has_hidden |= len(cells) > 1 and bool((differs & made).any())
+    if not bool((differs & ~inside).any()):
         return
     change = (after.double() - before.double()).abs().reshape(seen.shape)
-    far = change if inside is None else change.masked_fill(inside, 0)
-    moved_by = sizes_moved(before, after).reshape(seen.shape)
-    size = (moved_by if inside is None else moved_by.masked_fill(inside, 0)).max().item()
+    far = change.masked_fill(inside, 0)
+    size = sizes_moved(before, after).reshape(seen.shape).masked_fill(inside, 0).max().item()
     if size > ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps:
-        spills.append((size, (far.norm() / change.norm()).item()))
+        found.spills.append((size, (far.norm() / change.norm()).item()))
 
 
 HeldOutput = tuple[Any, Sequence[Coordinates | None], Invocation | None]
@@ -727,7 +805,7 @@ def _comparing(
         with torch._C.DisableTorchFunction():  # no function of the module itself
             for before, after, made in parts:
                 if not (last and made is not None and made.columns):  # such as a map
-                    _note_spill(before, after, made, cells, found.spills)
+                    _note_spill(before, after, made, cells, found)
 
     return hook
 
