@@ -259,9 +259,12 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
             f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )
     layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
+    rows, columns = driven.tokens()
+    batch = layer.system.batch
     if not driven.has_own_rows:
-        rows = torch.full((*layer.system.batch, layer.system.steps), -1)
-        layer = replace(layer, row_order=rows)
+        layer = replace(layer, row_order=rows.expand(*batch, -1))
+    if bool((columns.diff() != 1).any()):
+        layer = replace(layer, column_order=columns.expand(*batch, -1))
     return call, adapter, layer, share, _behind(run, held, driven)
 
 

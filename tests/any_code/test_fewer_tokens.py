@@ -127,3 +127,123 @@ def test_a_norm_over_the_same_tokens_is_listed_with_the_first_convolution():
     found = in_sound(nn.GELU(), nn.Conv1d(4, 4, 3, padding=1), nn.LayerNorm(12))
     told = {layer.name for layer in found} | {one.name for one in found.unsupported}
     assert {"fine.0", "fine.2", "fine.3"} <= told
+
+
+class Convolved(nn.Module):
+    """A convolution that returns fewer tokens than it is given."""
+
+    def __init__(self, dilation=1):
+        super().__init__()
+        self.conv = nn.Conv1d(CHANNELS, CHANNELS, 3, dilation=dilation)
+
+    def forward(self, x):
+        return self.conv(x.mT).mT
+
+    def map(self, reads):
+        """``output input time read`` by formula, in float64."""
+        weight, step = self.conv.weight.detach().double(), self.conv.dilation[0]
+        found = weight.new_zeros(CHANNELS, CHANNELS, reads - 2 * step, reads)
+        for row in range(reads - 2 * step):
+            found[:, :, row, row : row + 3 * step : step] = weight
+        return found
+
+
+class Reflected(Convolved):
+    """The same of tokens that are reflected at both ends."""
+
+    def forward(self, x):
+        return self.conv(nn.functional.pad(x.mT, (1, 1), mode="reflect")).mT
+
+
+class BentBeside(Convolved):
+    """A convolution that is no module, and a mean of all tokens that is bent."""
+
+    def forward(self, x):
+        y = nn.functional.conv1d(x.mT, self.conv.weight).mT
+        return y + x.mean(dim=1, keepdim=True).relu()
+
+
+class Placed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_convolution_without_padding_is_read_from_more_tokens_to_fewer(dilation):
+    module = drawn(Placed(Convolved(dilation)))
+    (layer,) = found = dsf.inspect(module, tokens(2, 7, CHANNELS))
+    assert layer.is_exact
+    assert not found.unsupported
+    torch.testing.assert_close(layer.map()[0].double(), module.inner.map(7))
+    assert layer.row_order[0, 0, 0].tolist() == list(range(dilation, 7 - dilation))
+
+
+def test_a_reflected_token_has_two_columns():
+    module = drawn(Placed(Reflected()))
+    (layer,) = found = dsf.inspect(module, tokens(2, 5, CHANNELS))
+    assert layer.is_exact
+    assert not found.unsupported
+    torch.testing.assert_close(layer.map()[0].double(), module.inner.map(7))
+    assert layer.row_order[0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert layer.column_order[0, 0, 0].tolist() == [1, 0, 1, 2, 3, 4, 3]
+
+
+def test_a_bent_mean_beside_a_convolution_without_padding_is_found():
+    found = dsf.inspect(drawn(Placed(BentBeside())), tokens(2, 7, CHANNELS))
+    assert found.unsupported or not found[0].is_exact
+
+
+class Learnt(nn.Module):
+    """Learnt queries that attend to each other, then to the tokens."""
+
+    def __init__(self, kind=Attention):
+        super().__init__()
+        self.queries = nn.Parameter(torch.zeros(1, 3, CHANNELS))
+        self.among = kind(width=CHANNELS, heads=2)
+        self.reading = nn.MultiheadAttention(CHANNELS, 2, batch_first=True)
+
+    def made(self, x):
+        return self.queries.expand(len(x), -1, -1)
+
+    def forward(self, x):
+        queries = self.made(x)
+        self.among.tokens = x
+        queries = queries + self.among(queries)
+        return self.reading(queries, x, x)[0]
+
+
+class Summed(Learnt):
+    """The same queries with a sum of all tokens, which leaves torch."""
+
+    def made(self, x):
+        return super().made(x) + torch.tensor(x.sum(dim=1).tolist())[:, None]
+
+
+class Pooling(Attention):
+    """An attention that adds the mean of tokens that it has from elsewhere."""
+
+    def forward(self, x):
+        return super().forward(x) + self.tokens.mean(dim=1, keepdim=True)
+
+
+def of_learnt(module):
+    return dsf.inspect(drawn(module), tokens(2, 6, CHANNELS))
+
+
+def test_learnt_queries_hold_no_token_that_their_attention_could_mix():
+    module = Learnt()
+    found = of_learnt(module)
+    assert not found.unsupported
+    wanted = module.among.weights(module.queries.expand(2, -1, -1))
+    torch.testing.assert_close(found["among"].map().double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:among:dsf.inspection.RoundingWarning")
+@pytest.mark.parametrize("module", [Summed(), Learnt(Pooling)], ids=["summed", "pooling"])
+def test_learnt_queries_that_get_tokens_on_a_hidden_way_are_told(module):
+    found = of_learnt(module)
+    assert "among" in {one.name for one in found.unsupported}

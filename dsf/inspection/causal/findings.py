@@ -217,7 +217,7 @@ def judged(
         results[invocation] = _judged(unknown, others, draws_of[invocation], found)
         if results[invocation].mixes is False and not is_read:
             apart.add(invocation)
-    by_module = _by_module(results)
+    by_module = _by_module(_with_constants(results, tracker.run, calls))
     began = {one.module: one.began for one in reversed(order)}
     found.modules = sorted(by_module.values(), key=lambda one: began[one.module])
     if not by_module and not calls and not tracker.mixings and (run := tracker.run) is not None:
@@ -227,6 +227,30 @@ def judged(
         whole = _judged(unknown, (), CHOICES, found)
         found.modules = [whole] if whole.mixes else []
     return found
+
+
+CONSTANT = "nothing in it changes when tokens of the model are replaced"
+
+
+def _with_constants(
+    results: Mapping[Invocation, ModuleFinding], run: Invocation | None, calls: Sequence[Call]
+) -> dict[Invocation, ModuleFinding]:
+    """The findings, also of attentions over learnt queries, where no token reaches their values."""
+    lost = [one for one, found in results.items() if found.is_lost and found.is_read]
+    lost = [x for x in lost if not (results[x].how or any(x.made)) and len(x.calls) == 1]
+    if run is None or not lost or storage_of(run.module) != run.weights:
+        return dict(results)
+    watched = Held(calls, (), free=frozenset(calls))
+    changed: set[Call] = set()
+    try:
+        for draw in (1, 2):  # every token is replaced in one of both
+            cells = replay.cells_drawn(run, draw, of_model=True)
+            changed.update(replay.repetition(run, cells, watched, draw=draw).changed)
+    except UnclearError:
+        return dict(results)
+    constant = [one for one in lost if changed.isdisjoint(one.calls)]
+    known: dict[str, Any] = {"mixes": False, "share": 1.0, "attentions": 1, "note": CONSTANT}
+    return {**results, **{one: replace(results[one], **known) for one in constant}}
 
 
 def _by_module(
@@ -359,7 +383,8 @@ def _judged(
     except NoNumbersError as error:
         return replace(asked, how=(), note=str(error))
     except UnclearError as error:
-        return replace(asked, note=str(error))
+        is_lost = isinstance(error, NotFollowedError)
+        return replace(asked, note=str(error), is_lost=is_lost)
     return replace(
         asked,
         mixes=rest.mixes,

@@ -11,6 +11,7 @@ another: what is not made of the values is held, since a replay computes only wh
 """
 
 import inspect as signatures
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +72,13 @@ class Layout:
             (_common(mine, self.tokens, others), _common(others, other.tokens, mine)),
         )
         return all(torch.equal(one, another) for one, another in pairs)
+
+    def rows_of(self, column: int, columns: "Layout") -> Tensor:
+        """Which tokens are that of a column of values, along the axes that both have."""
+        axes = [axis for axis in self.token_axes if axis in columns.token_axes]
+        mine = _common(self.token_axes, self.tokens, axes)
+        there = _common(columns.token_axes, columns.tokens, self.token_axes)[column]
+        return (mine == there).all(dim=1) & bool(axes)
 
     def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
         """Which tokens of which samples, ``sample time``, belong to one of some cells."""
@@ -141,7 +149,19 @@ def layout_of(
         and bool((planes[axis].flatten()[chosen] >= 0).all())
     )
     made = _laid_out(found.shape, planes, chosen, samples, tokens)
+    if made is None:  # as where tokens at the ends come twice, reflected
+        places = _places(found.shape, [planes[axis] for axis in tokens])
+        made = _laid_out(found.shape, planes, chosen, samples, tokens, places)
     return None if made is None or len(made.tokens) < 2 else made
+
+
+def _places(shape: torch.Size, planes: Sequence[Tensor]) -> Tensor:
+    """The number of the place of every element along all axes along which its token changes."""
+    sizes = [
+        size if any(coordinates.varies(plane, dim) for plane in planes) else 1
+        for dim, size in enumerate(shape)
+    ]
+    return torch.arange(math.prod(sizes), device=planes[0].device).reshape(sizes).expand(shape)
 
 
 def _channels_unseen(axes: Iterable[InputAxis], along: frozenset[InputAxis]) -> set[InputAxis]:
@@ -201,11 +221,15 @@ def _laid_out(
     chosen: Tensor,
     samples: tuple[InputAxis, ...],
     tokens: tuple[InputAxis, ...],
+    places: Tensor | None = None,
 ) -> Layout | None:
     """The layout of some elements; None where there are none, or more in one place than another."""
     if not len(chosen):
         return None
-    time, at_time = _numbered([planes[axis] for axis in tokens], tokens, chosen)
+    time, at_time = _numbered([planes[axis] for axis in tokens], tokens, chosen, places)
+    lines = [planes[axis].flatten()[chosen] for axis in tokens]
+    if any(bool((line != at_time[time, k]).any()) for k, line in enumerate(lines)):
+        return None
     sample, at_sample = _numbered([planes[axis] for axis in samples], samples, chosen)
     cells = sample * len(at_time) + time
     counts = torch.bincount(cells, minlength=len(at_sample) * len(at_time))
@@ -234,13 +258,18 @@ def _sorted(axes: Iterable[InputAxis]) -> list[InputAxis]:
 
 
 def _numbered(
-    planes: Sequence[Tensor], axes: Sequence[InputAxis], chosen: Tensor
+    planes: Sequence[Tensor],
+    axes: Sequence[InputAxis],
+    chosen: Tensor,
+    by: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """For every chosen element the number of its group, and the place of every group."""
     keys, lines = torch.zeros_like(chosen), chosen.new_zeros(len(planes), len(chosen))
     for line, plane, axis in zip(lines, planes, axes, strict=True):
         line.copy_(plane.flatten()[chosen])
         keys = keys * axis.size + line
+    if by is not None:
+        keys = by.flatten()[chosen]
     groups, numbers = torch.unique(keys, return_inverse=True)
     member = torch.empty_like(groups).scatter_(0, numbers, torch.arange(len(chosen)).to(groups))
     return numbers, lines[:, member].T
@@ -601,6 +630,15 @@ class Driven:
     def has_own_rows(self) -> bool:
         """Whether row i of the map is the token of column i."""
         return self.value.fits(self.response)
+
+    def tokens(self) -> tuple[Int[Tensor, " time"], Int[Tensor, " read"]]:
+        """The number of the token of every row and column; -1 for a row that is of none of them."""
+        rows, columns = self.response, self.value
+        numbers = columns.tokens.unique(dim=0, return_inverse=True)[1]
+        found = torch.full((len(rows.tokens),), -1)
+        for column, number in enumerate(numbers.tolist()):
+            found[rows.rows_of(column, columns)] = number
+        return found, numbers
 
     @property
     def has_slots(self) -> bool:

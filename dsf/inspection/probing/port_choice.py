@@ -319,11 +319,8 @@ class PortSearch:
                 place = rows_beside(self._call.coordinates(one), layout)
                 fits = True
             else:
-                fits = (
-                    not set(place.token_axes) & set(layout.token_axes)
-                    and place.sample_axes == layout.sample_axes
-                    and torch.equal(place.samples, layout.samples)
-                )
+                is_alike = place.sample_axes == layout.sample_axes and not place.fits(layout)
+                fits = is_alike and torch.equal(place.samples, layout.samples)
             if fits and place is not None:
                 found[one] = place
         return found
@@ -404,8 +401,7 @@ class PortSearch:
             alone = trial.values
             alone[:, token] += step[:, token]
             for one, elsewhere in trial.moved(alone, places).items():
-                if places[one].fits(trial.layout):
-                    elsewhere[:, token] = 0
+                elsewhere[:, places[one].rows_of(token, trial.layout)] = 0
                 if bool((elsewhere.abs() > self._limit(one, places[one])).any()):
                     found[one] = places[one]
             if len(found) == len(places):
