@@ -247,3 +247,28 @@ def test_learnt_queries_hold_no_token_that_their_attention_could_mix():
 def test_learnt_queries_that_get_tokens_on_a_hidden_way_are_told(module):
     found = of_learnt(module)
     assert "among" in {one.name for one in found.unsupported}
+
+
+class PooledKeys(nn.Module):
+    """Attention whose keys are of every two tokens, and whose queries are of neighbours."""
+
+    def __init__(self):
+        super().__init__()
+        self.pairs = nn.Conv1d(CHANNELS, CHANNELS, 2, stride=2)
+        self.local = nn.Conv1d(CHANNELS, CHANNELS, 3, padding=1)
+
+    def forward(self, x):
+        pairs = self.pairs(x.mT).mT[:, None]
+        queries = self.local(x.mT).mT[:, None]
+        return nn.functional.scaled_dot_product_attention(queries, pairs, pairs)[:, 0]
+
+
+def test_rows_of_one_convolution_are_not_taken_for_those_of_another():
+    found = dsf.inspect(drawn(PooledKeys()), tokens(1, 6, CHANNELS))
+    assert not found.unsupported
+    assert {layer.name: layer.map().shape[-2:] for layer in found} == {
+        "pairs": (3, 6),
+        "local": (6, 6),
+        "PooledKeys": (6, 3),
+    }
+    assert all(layer.is_exact for layer in found)

@@ -192,7 +192,7 @@ class Prober:
     def _found(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
         """The function between the places that a search finds."""
         before = self._known.get(type(layer.module))
-        if before is not None:
+        if before is not None and not before.layouts:  # which are of the tensors of that module
             try:
                 driven = Driven(call, before)
                 values, _, _ = driven.original()
