@@ -339,7 +339,7 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
         """The response of the recorded values, with what other tokens add past them."""
         return torch.where(own.to(now.device), now, response + other_rest - rest)
 
-    left = moved_with([*new, driven.with_response(kept)])
+    left = moved_with([*new, driven.with_response(kept), *driven.besides(new)])
     if draw and not every.difference.any():  # all that they move is themselves
         return math.nan
     return min(replay.share_of(every, left), 1 - spilled)

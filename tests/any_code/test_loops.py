@@ -1,9 +1,11 @@
 """Recurrences and long filters that no adapter knows, each against a loop in float64."""
 
+import pytest
 import torch
 from torch import nn
 
 import dsf
+from dsf.inspection import InspectionError
 from tests.any_code.modules import SIZE, WIDTH, Beside, drawn, tokens
 
 
@@ -118,3 +120,199 @@ def test_a_state_that_is_returned_too_is_explained_by_the_states():
     with torch.no_grad():
         states, _ = model.inner.double().states(x.double())
     torch.testing.assert_close(response.double(), states, atol=1e-5, rtol=1e-5)
+
+
+STEPS, CHANNELS = 5, 4
+
+
+class Cell(nn.Module):
+    """A recurrence by a loop: its candidates, and gates that also see the states before."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.recall = (
+            nn.Linear(CHANNELS, 4 * CHANNELS),
+            nn.Linear(CHANNELS, 4 * CHANNELS),
+        )
+        self.values, self.gates = [], []
+        self.given = None
+
+    def order(self):
+        return range(STEPS)
+
+    def forward(self, x):
+        outputs, states = [None] * STEPS, (torch.zeros_like(x[:, 0]),) * 2
+        self.gates = [] if self.given is None else self.gates
+        for step in range(STEPS):
+            outputs[step], states = self.step(x, step, states)
+        return torch.stack(outputs, dim=1)
+
+    def held(self, step, made):
+        """Gates, which are those of an earlier run where values are given."""
+        if self.given is None:
+            self.gates.append(made)
+            return made
+        return self.gates[step]
+
+    def candidate(self, step, made):
+        return made.tanh() if self.given is None else self.given[:, step]
+
+    def expected(self, x):
+        """The responses to single values while the gates are held."""
+        with torch.no_grad():
+            self(x)
+            columns = []
+            for step in range(STEPS):
+                self.given = torch.zeros_like(x)
+                self.given[:, step] = 1
+                columns.append(self(x).mT)
+            self.given = None
+        return torch.stack(columns, dim=-1)
+
+
+class LongShort(Cell):
+    def step(self, x, step, states):
+        h, c = states
+        write, keep, new, read = (self.enter(x[:, step]) + self.recall(h)).chunk(4, dim=-1)
+        write, keep, read, _ = self.held(step, (write.sigmoid(), keep.sigmoid(), read.sigmoid(), c))
+        c = keep * c + write * self.candidate(step, new)
+        if self.given is None:
+            h = read * torch.tanh(c)
+            self.gates[-1] = write, keep, read, torch.tanh(c) / c
+        else:
+            h = read * c * self.gates[step][-1]
+        return h, (h, c)
+
+
+class Gated(Cell):
+    """A gated unit that resets the state before it is projected."""
+
+    def step(self, x, step, states):
+        h, _ = states
+        keep, reset, new, _ = self.enter(x[:, step]).chunk(4, dim=-1)
+        weights = self.recall.weight.chunk(4)
+        keep = (keep + h @ weights[0].mT).sigmoid()
+        new = new + ((reset + h @ weights[1].mT).sigmoid() * h) @ weights[2].mT
+        (keep,) = self.held(step, (keep,))
+        h = self.joined(step, keep, states, self.candidate(step, new))
+        return h, (h, states[0])
+
+    def joined(self, _step, keep, states, new):
+        return keep * states[0] + (1 - keep) * new
+
+
+class ResetBehind(Gated):
+    """The same, with the reset behind the projection."""
+
+    def step(self, x, step, states):
+        h, _ = states
+        keep, reset, new, _ = self.enter(x[:, step]).chunk(4, dim=-1)
+        recalled = self.recall(h).chunk(4, dim=-1)
+        new = new + (reset + recalled[1]).sigmoid() * recalled[2]
+        (keep,) = self.held(step, ((keep + recalled[0]).sigmoid(),))
+        h = torch.lerp(self.candidate(step, new), h, keep)
+        return h, (h, h)
+
+
+class TwoBack(Gated):
+    """The state of two steps before is added."""
+
+    def joined(self, _step, keep, states, new):
+        return keep * states[0] + 0.3 * states[1] + (1 - keep) * new
+
+
+@pytest.mark.sampled(count=3)
+@pytest.mark.parametrize("kind", [LongShort, Gated, ResetBehind, TwoBack])
+def test_the_map_of_a_loop_is_that_of_its_candidates_with_gates_held(kind):
+    model, x = drawn(kind().double()), tokens(2, STEPS, CHANNELS).double()
+    inspection = dsf.inspect(model, x)
+    (layer,) = inspection
+    assert layer.is_exact
+    assert inspection.unsupported == ()
+    torch.testing.assert_close(layer.map(), model.expected(x), atol=1e-9, rtol=1e-9)
+
+
+class Leaks(Gated):
+    """What a gate makes of the last candidate is added to the output."""
+
+    def forward(self, x):
+        self.last = torch.zeros_like(x[:, 0])
+        return super().forward(x)
+
+    def step(self, x, step, states):
+        h, states = super().step(x, step, states)
+        return h + self.last, states
+
+    def candidate(self, _step, made):
+        self.last = (2 * self.last + made.tanh()).sigmoid()
+        return made.tanh()
+
+
+class ShiftedValues(Gated):
+    """The candidate is also made of the token before."""
+
+    def candidate(self, step, made):
+        return (made + self.x[:, max(step - 1, 0)]).tanh()
+
+    def step(self, x, step, states):
+        self.x = x
+        return super().step(x, step, states)
+
+
+class ShiftedToken(Gated):
+    """The token before is added to the output, and not to the state."""
+
+    def step(self, x, step, states):
+        h, states = super().step(x, step, states)
+        return h + x[:, max(step - 1, 0)], states
+
+
+class Kept(Gated):
+    """A second state of gated tokens, which is no response, makes later candidates."""
+
+    def step(self, x, step, states):
+        h, other = states
+        keep, new, *_ = (self.enter(x[:, step]) + self.recall(h)).chunk(4, dim=-1)
+        keep = keep.sigmoid()
+        h = keep * h + (1 - keep) * (new + other).tanh()
+        return h, (h, x[:, step] * keep)
+
+
+@pytest.mark.sampled(count=2)
+@pytest.mark.parametrize("kind", [Leaks, ShiftedValues, ShiftedToken, Kept])
+def test_a_loop_in_which_tokens_meet_in_a_further_way_is_not_read(kind):
+    model, x = drawn(kind().double()), tokens(2, STEPS, CHANNELS).double()
+    try:
+        inspection = dsf.inspect(model, x)
+    except InspectionError:
+        return
+    assert not any(layer.is_exact for layer in inspection)
+
+
+class Plain(Cell):
+    """The state itself is the candidate, as in an Elman network: tanh(a) is (tanh(a) / a) a."""
+
+    def step(self, x, step, states):
+        a = (self.enter(x[:, step]) + self.recall(states[0])).chunk(4, dim=-1)[0]
+        self.gates.append((a.tanh() / a).detach())
+        return a.tanh(), (a.tanh(), a)
+
+    def expected(self, x):
+        """From what a step is given to the states, with the secants held."""
+        self(x)
+        recalled, found = self.recall.weight.detach()[:CHANNELS], []
+        for start in range(STEPS):
+            state, rows = torch.zeros(len(x), CHANNELS, 4 * CHANNELS).double(), []
+            for step, secant in enumerate(self.gates):
+                entering = torch.eye(CHANNELS, 4 * CHANNELS).double() * (step == start)
+                state = secant[..., None] * (recalled @ state + entering)
+                rows.append(state)
+            found.append(torch.stack(rows, dim=-1))
+        return torch.stack(found, dim=-1)
+
+
+def test_a_loop_without_gates_is_read_as_an_elman_network_is():
+    model, x = drawn(Plain().double()), tokens(2, STEPS, CHANNELS).double()
+    (layer,) = dsf.inspect(model, x)
+    assert layer.is_exact
+    torch.testing.assert_close(layer.map(), model.expected(x), atol=1e-9, rtol=1e-9)

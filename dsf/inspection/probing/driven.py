@@ -306,6 +306,17 @@ class FollowedCall:
         """The layout of a value; None unless each of its elements belongs to one token."""
         return self._layout(value) if value.shape.numel() >= self._least else None
 
+    def tokens(self, value: Value) -> tuple[int, ...] | None:
+        """The tokens along all axes that a part of a sequence is of; None where it is of many."""
+        found, tokens = self.coordinates(value), []
+        for axis, plane in found.planes.items() if found is not None else ():
+            if axis in self.along:
+                each = coordinates.small(plane).unique().tolist()
+                if coordinates.MANY in each:
+                    return None
+                tokens += map(int, each)
+        return tuple(tokens)
+
     def _layout(self, value: Value) -> Layout | None:
         if value not in self._found:
             self._found[value] = layout_of(self.coordinates(value), self.along)
@@ -562,12 +573,30 @@ Exchanges = Sequence[Exchanged]
 
 
 @dataclass(frozen=True, eq=False)
+class Loop:
+    """Values that a loop makes step by step.
+
+    Attributes:
+        parts: the values of every step, which lie in one tensor of ``linear`` as well.
+        linear: the program from that tensor to what is linear in it while factors are held.
+        before: what the response is put together from: what is linear in the values of each step.
+        besides: further outputs that are linear in the values.
+    """
+
+    parts: tuple[Value, ...]
+    linear: Recording
+    before: tuple[Value, ...]
+    besides: tuple[Value, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Ports:
     """Where the values of a module enter and where its response leaves.
 
     Attributes:
         kept: operations that are given the original values all the same.
         layouts: of these tensors, where not the run shows them.
+        loop: where the values are those of its steps.
     """
 
     value: Value
@@ -575,6 +604,7 @@ class Ports:
     kept: frozenset[int] = frozenset()
     names: tuple[str, str] = ("", "")
     layouts: Mapping[Value, Layout] = field(default_factory=dict)
+    loop: Loop | None = None
 
 
 class Driven:
@@ -587,12 +617,13 @@ class Driven:
         if value is None or response is None:
             raise UnreadableError("its values or its response have no tokens")
         self.recording, self.ports, self.passes = call.recording, ports, 0
+        self.linear = call.recording if ports.loop is None else ports.loop.linear
         self.value, self.response = value, response
 
     def original(self) -> tuple[Tensor, Tensor, Tensor]:
         self.passes += 1
         values, response, output = map(
-            self.recording.tensor,
+            self.linear.tensor,
             (self.ports.value, self.ports.response, self.recording.first_output),
         )
         return self.value.arranged(values), self.response.arranged(response), output
@@ -604,13 +635,28 @@ class Driven:
     def response_to(self, exchanged: Exchanges, values: Exchange) -> Arranged:
         """The response where other tensors of the call are exchanged, too."""
         new = _exchanged(self.ports.value, self.value, values, self.ports.kept)
-        found = self.recording.replay([*exchanged, new], [self.ports.response])
+        found = self.linear.replay([*exchanged, new], [self.ports.response])
         return self.response.arranged(found[self.ports.response])
 
     def values_in(self, exchanged: Exchanges) -> Arranged:
         """The values where other tensors of the call are exchanged."""
+        if (loop := self.ports.loop) is not None:  # what steps are given by responses is no path
+            now = {one: self.recording.tensor(one) for one in loop.before}
+            held = [Exchanged(one, lambda _, kept=kept: kept) for one, kept in now.items()]
+            parts = self.recording.replay([*exchanged, *held], loop.parts)
+            return self.value.arranged(torch.stack([parts[one] for one in loop.parts]))
         found = self.recording.replay(exchanged, [self.ports.value])
         return self.value.arranged(found[self.ports.value])
+
+    def besides(self, exchanged: Exchanges) -> list[Exchanged]:
+        """What keeps further outputs that are linear in the values, but for what others add."""
+        wanted = self.ports.loop.besides if self.ports.loop is not None else ()
+        if not wanted:
+            return []
+        nothing = _exchanged(self.ports.value, self.value, torch.zeros_like)
+        rest, other = (self.linear.replay([*each, nothing], wanted) for each in ([], exchanged))
+        now = {one: self.recording.tensor(one) + other[one] - rest[one] for one in wanted}
+        return [Exchanged(one, lambda _, new=new: new) for one, new in now.items()]
 
     def with_response(self, response: Exchange) -> Exchanged:
         """What puts another response, made from its own, in its place."""
@@ -624,7 +670,7 @@ class Driven:
     @property
     def operations(self) -> int:
         """How many operations run in a replay from the values to the response."""
-        return self.recording.length([self.ports.value], [self.ports.response])
+        return self.linear.length([self.ports.value], [self.ports.response])
 
     @property
     def has_own_rows(self) -> bool:

@@ -281,6 +281,14 @@ class PortSearch:
         rank = bool(other), not is_one_sided
         return rank, replace(best.ports, layouts={given: columns, **places})
 
+    def linear_places(
+        self, value: Value, layout: Layout, is_linear: Callable[[Value], bool]
+    ) -> list[Found]:
+        """The pairs of one tensor with places that are known to be linear in it."""
+        later = self._places(value, layout, has_own_rows=True)
+        later = {one: place for one, place in later.items() if is_linear(one)}
+        return (self._pairs(value, layout, frozenset(), later) if later else None) or []
+
     def _all_tried(self, *, has_own_rows: bool) -> Iterator[list[Found]]:
         """The pairs from every tensor, to places with its tokens or with other rows."""
         start = self._recording.replays

@@ -16,6 +16,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.probing import cells
 from dsf.inspection.probing.driven import (
     MOST_PASSES,
     Driven,
@@ -28,7 +29,14 @@ from dsf.inspection.probing.driven import (
     read_off,
     superposition,
 )
-from dsf.inspection.probing.port_choice import PortSearch, followed, named, value_among
+from dsf.inspection.probing.port_choice import (
+    Found,
+    PortSearch,
+    followed,
+    named,
+    value_among,
+)
+from dsf.inspection.results.layers import ALL
 from dsf.inspection.softmax.attention import GivenWeights
 
 
@@ -202,15 +210,30 @@ class Prober:
                 pass
         start = call.recording.replays
         try:
-            found = PortSearch(call, response).best(self._worth, most=self._budget.each)
+            found = self._searched(call, response)
         finally:
             self._budget.spent += call.recording.replays - start
         driven = Driven(call, found.ports)
         samples, tokens, channels = driven.value.sizes
         maps = found.cost // tokens * channels if not found.is_apart else channels
         self._budget.check(found.cost, driven.operations, samples * tokens * tokens * maps)
-        self._known[type(layer.module)] = found.ports
+        if found.ports.loop is None:
+            self._known[type(layer.module)] = found.ports
         return driven
+
+    def _searched(self, call: FollowedCall, response: Port | None) -> Found:
+        """The pair that explains most; that of the steps of a loop where no other explains all."""
+        worth = self._worth if response is None else None
+        try:
+            found = PortSearch(call, response).best(self._worth, most=self._budget.each)
+        except UnreadableError:
+            steps = None if worth is None else cells.found_in(call, worth)
+            if steps is None:
+                raise
+            return steps
+        if worth is None or worth(Driven(call, found.ports)) >= ALL:
+            return found
+        return cells.found_in(call, worth) or found
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
@@ -257,8 +280,9 @@ def _label(driven: Driven, linear: Linear, rounding: float) -> str:
         what = "causal up to rounding" if ahead <= rounding else "reads later tokens"
         causal = f", {what} ({ahead:.0e})" if ahead != 0 else ", causal"
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
+    held = "" if driven.ports.loop is None else ", while nonlinear factors such as gates are held"
     return (
         f"probed from {driven.ports.names[0]} to {driven.ports.names[1]} in "
         f"{driven.passes} passes: linear (superposition error {linear.superposition:.0e}){causal}"
-        f"{affine}"
+        f"{affine}{held}"
     )
