@@ -316,3 +316,58 @@ def test_a_loop_without_gates_is_read_as_an_elman_network_is():
     (layer,) = dsf.inspect(model, x)
     assert layer.is_exact
     torch.testing.assert_close(layer.map(), model.expected(x), atol=1e-9, rtol=1e-9)
+
+
+class OneToken(nn.Module):
+    """A gated cell of one token."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Linear(CHANNELS, 2 * CHANNELS)
+        self.recall = nn.Linear(CHANNELS, 2 * CHANNELS)
+
+    def parts(self, x, h):
+        keep, new = (self.enter(x) + self.recall(h)).chunk(2, dim=-1)
+        return keep.sigmoid(), new.tanh()
+
+    def forward(self, x, h):
+        keep, new = self.parts(x, h)
+        return keep * h + (1 - keep) * new
+
+
+class Calls(nn.Module):
+    """Calls its cell token by token."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = OneToken()
+
+    def forward(self, x):
+        h, outputs = torch.zeros_like(x[:, 0]), []
+        for each in x.unbind(1):
+            h = self.cell(each, h)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1)
+
+    def expected(self, x):
+        keeps, h = [], torch.zeros_like(x[:, 0])
+        for each in x.unbind(1):
+            keeps.append(self.cell.parts(each, h)[0])
+            h = self.cell(each, h)
+        found = x.new_zeros(len(x), CHANNELS, STEPS, STEPS)
+        for i in range(STEPS):
+            for j in range(i + 1):
+                found[:, :, i, j] = 1 - keeps[j]
+                for k in range(j + 1, i + 1):
+                    found[:, :, i, j] *= keeps[k]
+        return found.detach()
+
+
+def test_tokens_meet_in_the_loop_that_calls_a_cell_token_by_token():
+    model, x = drawn(nn.Sequential(Calls()).double()), tokens(2, STEPS, CHANNELS).double()
+    inspection = dsf.inspect(model, x)
+    (layer,) = inspection
+    assert layer.name == "0"
+    assert layer.is_exact
+    assert inspection.unsupported == ()
+    torch.testing.assert_close(layer.map(), model[0].expected(x), atol=1e-9, rtol=1e-9)

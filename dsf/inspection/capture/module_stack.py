@@ -82,6 +82,8 @@ class Frame:
         products: how many stacks of matrices were multiplied in it, outside of other modules.
         is_whole: whether the module is read as a whole and its operations are not followed.
         is_vectorised: whether it is called inside of a vectorising transform.
+        called: the modules that it has called.
+        is_repeated: whether the module around it had called it before.
     """
 
     module: nn.Module
@@ -96,6 +98,8 @@ class Frame:
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
     is_whole: bool = False
     is_vectorised: bool = False
+    called: set[nn.Module] = field(default_factory=set)
+    is_repeated: bool = False
     products: int = 0
 
     @property
@@ -242,6 +246,11 @@ class ModuleStack:
     def frame_of(self, module: nn.Module) -> Frame | None:
         return next((one for one in reversed(self._running) if one.module is module), None)
 
+    def around(self, frame: Frame) -> list[Frame]:
+        """The frame and those of modules of the model around it, the innermost first."""
+        outer = self._running[: self._running.index(frame) + 1]
+        return [one for one in reversed(outer) if one.module in self._names]
+
     def is_running(self, module: nn.Module | None) -> bool:
         return any(frame.module is module for frame in self._running)
 
@@ -300,7 +309,9 @@ class ModuleStack:
         return alone
 
     def _enter(self, module: nn.Module, _: Any) -> None:
-        self._running.append(Frame(module, began=self.tick()))
+        called = self._running[-1].called if self._running else set[nn.Module]()
+        self._running.append(Frame(module, began=self.tick(), is_repeated=module in called))
+        called.add(module)
         if self.tracker is not None:
             self._running[-1].attributes = attributes_of(module)
             self._running[-1].autocast = autocast_now()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,10 +23,11 @@ from dsf.inspection.causal.coordinates import (
     all_before,
     is_place,
     numbered,
+    small,
     varies,
 )
 from dsf.inspection.causal.replay import cells_of, repetition
-from dsf.inspection.causal.rules import Done, Meeting
+from dsf.inspection.causal.rules import Done, Meeting, Way
 from dsf.inspection.recording import MADE_EMPTY, Leaving, is_ours, written_places
 
 
@@ -397,15 +399,33 @@ class Tracker:
         if where.module is None or frame is None or is_of_us:
             self.is_sure = False
             return
-        try:
-            invocation = begun(frame, where)
-        except RuntimeError:  # inside of a vectorising transform nothing can be copied
-            invocation = None
         for meeting in meetings:
-            mixing = TokenMixing(where.module, name, meeting, where.tick(), invocation)
+            around = self._around_steps(frame, meeting)
+            try:
+                invocation = begun(around, where)
+            except RuntimeError:  # inside of a vectorising transform nothing can be copied
+                invocation = None
+            mixing = TokenMixing(around.module, name, meeting, where.tick(), invocation)
             self.mixings.append(mixing)
             if invocation is None:
-                self._waiting.append((frame, mixing))
+                self._waiting.append((around, mixing))
+
+    def _around_steps(self, frame: Frame, meeting: Meeting) -> Frame:
+        """The frame in which tokens meet: that around a cell, which is called token by token."""
+        outer = self.where.around(frame)
+        if meeting.way not in _OF_CELLS or not any(one.is_repeated for one in outer):
+            return frame
+
+        def has_several(part: Tensor) -> bool:
+            found = self.of(part)
+            plane = None if found is None else found.planes.get(meeting.axis)
+            return plane is not None and (small(plane).numel() > 1 or bool((plane == MANY).any()))
+
+        for inner, caller in pairwise(outer):
+            if any(map(has_several, tensors_in((inner.args, inner.kwargs)))):
+                break
+            frame = caller if inner.is_repeated else frame
+        return frame
 
     def settle(self, frame: Any) -> None:
         """Copy what a module was called with, where that could not be done while it ran."""
@@ -415,6 +435,7 @@ class Tracker:
             mixing.invocation = begun(frame, self.where)
 
 
+_OF_CELLS = {Way.JOINS, Way.FIXED, Way.OTHER}
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
 _NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _WHOLE_NUMBERS = rules.MOVES | {"clone", "copy"}
