@@ -26,7 +26,7 @@ from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
-from dsf.inspection.probing.driven import Driven, Exchanges, Ports
+from dsf.inspection.probing.driven import Driven, Exchanges, Ports, instead
 from dsf.inspection.probing.port_choice import ROUNDINGS
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
 from dsf.inspection.rebuild import Limits, rebuild
@@ -357,14 +357,10 @@ def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exch
         given = recording.tensor(value)
         new = replay.with_other_tokens(given, recording.seen[value], cells, rng, replay.ordinary)
         if new is not None:
-            found.append(_instead(value, new))
+            found.append(instead(value, new))
     if not found:
         raise UnclearError("none of its tokens could be replaced")
     return found
-
-
-def _instead(value: Value, new: Tensor) -> Exchanged:
-    return Exchanged(value, lambda _: new)
 
 
 def outputs_of(recording: Recording, invocation: Invocation) -> list[Value | None]:
@@ -399,7 +395,7 @@ def _keeping(
 ) -> Exchanged:
     inside = own_elements(seen, cells)
     if inside is None or inside.numel() != value.shape.numel():
-        return _instead(value, recording.tensor(value))
+        return instead(value, recording.tensor(value))
     is_own = inside.reshape(value.shape)
     return Exchanged(
         value, lambda now: torch.where(is_own.to(now.device), now, recording.tensor(value))

@@ -23,6 +23,8 @@ from dsf.inspection.probing.port_choice import Found, PortSearch
 from dsf.inspection.recording import Operation, Recording, Value, values_in
 from dsf.inspection.results.layers import ALL
 
+MAX_FOLLOWED = 300_000
+"""The most operations that are followed from values, those from all possible ones together."""
 MOST_TRIED = 4
 """Of so many pairs of places it is asked how much of what a token moves they explain."""
 
@@ -122,7 +124,9 @@ def _made_by(one: Operation, func: Callable[..., Tensor], *args: object) -> Oper
 
 def found_in(call: FollowedCall, worth: Callable[[Driven], float]) -> Found | None:
     """The ports over the steps of a loop whose map explains all of what a token moves."""
-    programs = [(name, parts, _program(call, parts)) for name, parts in _values(call)]
+    most = MAX_FOLLOWED // len(call.recording.operations)
+    values = islice(_values(call), most)
+    programs = [(name, parts, _program(call, parts)) for name, parts in values]
     programs.sort(key=lambda one: one[-1].secants)
     pairs = (pair for one in programs for pair in _pairs(call, *one))
     shares = ((one, worth(Driven(call, one.ports))) for one in islice(pairs, MOST_TRIED))

@@ -308,7 +308,7 @@ class FollowedCall:
 
     def tokens(self, value: Value) -> tuple[int, ...] | None:
         """The tokens along all axes that a part of a sequence is of; None where it is of many."""
-        found, tokens = self.coordinates(value), []
+        found, tokens = self.coordinates(value), list[int]()
         for axis, plane in found.planes.items() if found is not None else ():
             if axis in self.along:
                 each = coordinates.small(plane).unique().tolist()
@@ -642,7 +642,7 @@ class Driven:
         """The values where other tensors of the call are exchanged."""
         if (loop := self.ports.loop) is not None:  # what steps are given by responses is no path
             now = {one: self.recording.tensor(one) for one in loop.before}
-            held = [Exchanged(one, lambda _, kept=kept: kept) for one, kept in now.items()]
+            held = [instead(one, kept) for one, kept in now.items()]
             parts = self.recording.replay([*exchanged, *held], loop.parts)
             return self.value.arranged(torch.stack([parts[one] for one in loop.parts]))
         found = self.recording.replay(exchanged, [self.ports.value])
@@ -656,7 +656,7 @@ class Driven:
         nothing = _exchanged(self.ports.value, self.value, torch.zeros_like)
         rest, other = (self.linear.replay([*each, nothing], wanted) for each in ([], exchanged))
         now = {one: self.recording.tensor(one) + other[one] - rest[one] for one in wanted}
-        return [Exchanged(one, lambda _, new=new: new) for one, new in now.items()]
+        return [instead(one, new) for one, new in now.items()]
 
     def with_response(self, response: Exchange) -> Exchanged:
         """What puts another response, made from its own, in its place."""
@@ -690,6 +690,11 @@ class Driven:
     def has_slots(self) -> bool:
         """Whether the values are of slots, which weights made of many tokens each."""
         return all(axis.source.kind == "slots" for axis in self.value.token_axes)
+
+
+def instead(value: Value, numbers: Tensor) -> Exchanged:
+    """What puts numbers in the place of a tensor."""
+    return Exchanged(value, lambda _: numbers)
 
 
 def _exchanged(
