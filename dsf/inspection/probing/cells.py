@@ -135,9 +135,9 @@ def found_in(call: FollowedCall, worth: Callable[[Driven], float]) -> Found | No
 
 def _values(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:
     """What operations of loops put out in every step; then that of all tokens before a loop."""
-    loops = list(_loops(call))
-    yield from loops
-    for one in call.recording.operations if loops else ():
+    steps = list(loops(call))
+    yield from steps
+    for one in call.recording.operations if steps else ():
         if _is_whole(one) and call.layout(one.outs[0]) is not None:
             yield f"what '{one.name}' returns in {one.place}", one.outs
 
@@ -148,7 +148,7 @@ def _is_whole(one: Operation) -> bool:
     return are_one and one.outs[0].dtype.is_floating_point
 
 
-def _loops(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:
+def loops(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:
     """What an operation of a loop puts out in every step, the earliest first."""
     made: dict[tuple[str, ...], list[Value]] = {}
     for one in call.recording.operations:

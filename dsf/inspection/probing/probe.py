@@ -231,9 +231,10 @@ class Prober:
             if steps is None:
                 raise
             return steps
-        if worth is None or worth(Driven(call, found.ports)) >= ALL:
+        if worth is None or not any(cells.loops(call)):
             return found
-        return cells.found_in(call, worth) or found
+        is_all = worth(Driven(call, found.ports)) >= ALL
+        return found if is_all else cells.found_in(call, worth) or found
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
