@@ -22,8 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.inspection.capture.containers import tensors_in, times_written
 from dsf.inspection.capture.modes import Functions
-from dsf.inspection.whole.affine_layer import transposed
-from dsf.inspection.whole.stages import Project, Scale
+from dsf.inspection.whole.stages import Project, Scale, transposed
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,8 +38,7 @@ from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Record, Table
-from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.stages import as_tokens, as_values
+from dsf.inspection.whole.stages import WholeMixer, as_tokens, as_values
 from dsf.measures.erasers import spared_pairs
 from dsf.runtime.argument_checks import is_index
 from dsf.runtime.shapes import at_least, of_kind

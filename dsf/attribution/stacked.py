@@ -31,12 +31,11 @@ from dsf.inspection.capture.precision import guarded, in_float64
 from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.examine import Examination, examine, wide_copy
-from dsf.inspection.model_input import model_input
+from dsf.inspection.model_input import model_input, without_cache
 from dsf.inspection.rebuild import relative_error
-from dsf.inspection.recorded_run import without_cache
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.interface import plain_experts, recording_attention
-from dsf.inspection.whole.affine_layer import single_tokens
+from dsf.inspection.whole.stages import single_tokens
 from dsf.runtime.argument_checks import checked, is_index
 from dsf.runtime.shapes import of_kind
 

@@ -24,7 +24,7 @@ from dsf.inspection.capture.calls import copied, first_numbers
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.results.layers import InspectedLayer
-from dsf.inspection.whole.affine_layer import AffineLayer
+from dsf.inspection.whole.stages import AffineLayer
 
 Layers = tuple[InspectedLayer, ...]
 

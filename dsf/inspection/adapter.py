@@ -17,8 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from dsf.certificates import StoredLayer
 from dsf.inspection.capture.calls import Call, Captured
-from dsf.inspection.whole.affine_layer import AffineLayer
-from dsf.inspection.whole.stages import Chain, as_tokens
+from dsf.inspection.whole.stages import AffineLayer, Chain, as_tokens
 from dsf.mixers import Mixer
 
 Parts = Iterable[Captured]

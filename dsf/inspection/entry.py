@@ -17,16 +17,8 @@ from dsf.inspection.capture.calls import bound
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
-from dsf.inspection.errors import (
-    InspectionError,
-    ReconstructionError,
-)
-from dsf.inspection.examine import (
-    Examination,
-    Progress,
-    examine,
-    silent,
-)
+from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.examine import Examination, Progress, examine, silent
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.model_input import is_tokenizer, model_input
 from dsf.inspection.probing.driven import Port
@@ -117,6 +109,8 @@ def inspect(
     if is_tokenizer(tokens) and named.get("tokenizer") is None:
         tokens, named = None, {**named, "tokenizer": tokens}
     token_axis, tokens = (tokens, None) if isinstance(tokens, int) else (None, tokens)
+    if checks not in ("all", "none"):
+        raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
     found = model_input(model, inputs, named, where="inspect")
     if tokens is not None:
         _check_texts(tokens, found.numbers)
@@ -141,7 +135,7 @@ def inspect(
         name=found.identity,
         adapters=adapters,
         probe=probe,
-        checks=known_checks(checks),
+        checks=checks,
         progress=progress,
     )
     inspection = examine(found.model, question)
@@ -239,12 +233,6 @@ def probe(
         probe={"": Probe(value=value, response=response)},
     )
     return examine(module, question)[0]
-
-
-def known_checks(checks: str) -> str:
-    if checks not in ("all", "none"):
-        raise ValueError(f"checks: must be 'all' or 'none', but it is {checks!r}.")
-    return checks
 
 
 def _not_negative(name: str, value: float | None, example: str) -> float | None:

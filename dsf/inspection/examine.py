@@ -1,7 +1,7 @@
 """Runs a model once, rebuilds every token mixer and compares it with the captured output."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -33,12 +33,19 @@ from dsf.inspection.errors import (
     ReconstructionError,
     UnreadableError,
 )
-from dsf.inspection.families.registry import Known, candidates, known_modules
+from dsf.inspection.families.registry import Known, candidates, is_within, known_modules
 from dsf.inspection.further_mixers import Further, probe_all, tried
-from dsf.inspection.model_input import Spell, decoder_texts, with_decoder_tokens
+from dsf.inspection.model_input import (
+    Spell,
+    as_it_ran,
+    decoder_texts,
+    run,
+    with_decoder_tokens,
+    without_logits,
+    without_loss,
+)
 from dsf.inspection.probing.probe import Probe, probes
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
-from dsf.inspection.recorded_run import as_it_ran, run, without_logits, without_loss
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, follower
 from dsf.inspection.support_table import THE_MODEL, forecast, not_read
@@ -146,14 +153,15 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         _let_go(calls, tracker)
     layers = tuple(layer for _, layer in made.layers)
     if not layers:
-        wrong = not_reproduced(part for _, part in made.refused)
-        raise wrong or NothingCapturedError(_nothing(title, missed, found))
-    tokens = question.tokens
+        refused = [part for _, part in made.refused]
+        if wrong := [part.formula for part in refused if part.formula is not None]:
+            raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
+        raise NothingCapturedError(_nothing(title, missed, found))
     return Inspection(
         layers=layers,
         unsupported=tuple(missed),
         model=title,
-        tokens=None if tokens is None else tuple(tuple(sample) for sample in tokens),
+        tokens=None if question.tokens is None else tuple(map(tuple, question.tokens)),
         environment=environment(model),
         forecast=expected,
         checks=found.table,
@@ -266,10 +274,7 @@ def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
 
 
 def _asked(
-    tracker: Tracker | None,
-    calls: list[Call],
-    further: Further,
-    limits: Limits | None,
+    tracker: Tracker | None, calls: list[Call], further: Further, limits: Limits | None
 ) -> tuple[list[Call], Findings]:
     """The calls with those that were probed, and what a run that was followed says of them all."""
     if tracker is None:
@@ -306,13 +311,11 @@ def _can_be_asked(model: nn.Module) -> bool:
     return len(devices) < 2 and all(map(has_double, devices))
 
 
-def _within(root: str, path: str) -> bool:
-    return not root or path == root or path.startswith(f"{root}.")
-
-
 def _outside(known: dict[str, Each], roots: Collection[str]) -> dict[str, Each]:
     return {
-        path: each for path, each in known.items() if not any(_within(root, path) for root in roots)
+        path: each
+        for path, each in known.items()
+        if not any(is_within(root, path) for root in roots)
     }
 
 
@@ -363,14 +366,6 @@ class _Rebuilt:
             if strict:
                 raise
             self.refuse(call, name, str(error).rstrip("."), error.formula)
-
-
-def not_reproduced(parts: Iterable[Unsupported]) -> ReconstructionError | None:
-    """The error for layers that were rebuilt and came out wrong; None where none did."""
-    several = list(parts)
-    wrong = [part.formula for part in several if part.formula is not None]
-    words = "; ".join(part.reason for part in several)
-    return ReconstructionError(words, max(wrong)) if wrong else None
 
 
 @dataclass(frozen=True)

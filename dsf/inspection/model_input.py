@@ -3,12 +3,14 @@
 Every public function that takes a model reads its arguments here. What an encoder-decoder model
 makes for its decoder itself (BART shifts the tokens of the encoder, or ``labels``, by one place)
 becomes an input of its own, since maps of the decoder would bear the texts of the encoder's tokens.
+``run`` calls the model once and records the calls of its token mixers and attention functions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
@@ -18,9 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from dsf.inspection.capture.containers import mapped
+from dsf import loading
+from dsf.evaluate.memory_plan import is_out_of_memory
+from dsf.inspection.capture.calls import Call, Exchange, Invocation, begun, recording
+from dsf.inspection.capture.containers import lent, mapped
 from dsf.inspection.capture.isolation import uncompiled
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.capture.module_stack import ModuleStack
+from dsf.inspection.capture.precision import described, dtype_of, guarded
+from dsf.inspection.errors import InspectionError, memory_ran_out
+from dsf.inspection.softmax import interface
+from dsf.inspection.softmax.follower import recording_softmax
+from dsf.loading.building import input_embeddings
 
 NAME = "decoder_input_ids"
 INSTEAD = (NAME, "decoder_inputs_embeds", "encoder_outputs", "past_key_values")
@@ -128,7 +138,7 @@ class ModelInput:
     @property
     def numbers(self) -> Any:
         """The numbers of the tokens, if that is what the model is called with."""
-        return _numbers(self.inputs, self.named)
+        return numbers_in(self.inputs, self.named)
 
     @property
     def spell(self) -> Spell | None:
@@ -141,14 +151,12 @@ class ModelInput:
         return {"on loading": " ".join(self.notes)} if self.notes else {}
 
 
-def _numbers(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+def numbers_in(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
     return named.get(IDS, inputs[0] if inputs else None)
 
 
 def _spelt(tokenizer: Any, numbers: Tensor) -> list[list[str]]:
-    from dsf.loading import token_texts
-
-    return [token_texts(tokenizer, row) for row in numbers.tolist()]
+    return [loading.token_texts(tokenizer, row) for row in numbers.tolist()]
 
 
 def model_input(
@@ -180,9 +188,7 @@ def model_input(
         if device is not None or dtype is not None:
             model = deepcopy(model).to(device=device, dtype=dtype)
     else:
-        from dsf.loading import load_model
-
-        loaded = load_model(
+        loaded = loading.load_model(
             model, revision=options.get("revision"), dtype=dtype, texts=_texts(text, messages)
         )
         model = loaded.model if device is None else loaded.model.to(device)
@@ -201,7 +207,7 @@ def model_input(
         inputs, named = mapped((inputs, named), lambda part: part.to(device))
     if options.get("generate"):
         inputs, named = (), _generated(model, inputs, named, options["generate"], where)
-    numbers, tokens = _numbers(inputs, named), None
+    numbers, tokens = numbers_in(inputs, named), None
     if tokenizer is not None and isinstance(numbers, Tensor) and not numbers.is_floating_point():
         is_inside = bool(((numbers >= 0) & (numbers < len(tokenizer))).all())
         tokens = _spelt(tokenizer, numbers) if is_inside and numbers.ndim == 2 else None
@@ -243,7 +249,14 @@ def _first_place(
     has_ids = not isinstance(model, nn.Module) or getattr(model, "main_input_name", None) == IDS
     if text is None and inputs and _is_text(inputs[0]) and (has_tokenizer or has_ids):
         text, inputs = inputs[0], inputs[1:]
-    elif inputs and isinstance(inputs[0], Mapping) and _takes(model, inputs[0]):
+    elif (
+        inputs
+        and isinstance(inputs[0], Mapping)
+        and (
+            not isinstance(model, nn.Module)
+            or all(isinstance(name, str) and takes(model, name) for name in inputs[0])
+        )
+    ):
         doubled = sorted(inputs[0].keys() & named.keys())
         if doubled:
             raise InspectionError(
@@ -256,16 +269,6 @@ def _first_place(
             f"{where}: 'text' expected a text that is not empty, or several, got {text!r}."
         )
     return text, inputs, named
-
-
-def _takes(model: Any, mapping: Mapping[Any, Any]) -> bool:
-    """Whether the model's forward pass takes the entries of ``mapping`` as named arguments."""
-    if not isinstance(model, nn.Module):
-        return True
-    parameters = signature(model.forward).parameters
-    if any(each.kind is Parameter.VAR_KEYWORD for each in parameters.values()):
-        return all(isinstance(name, str) for name in mapping)
-    return bool(mapping) and all(name in parameters for name in mapping)
 
 
 def _check_sources(text: Any, messages: Any, inputs: Any, named: Any, where: str) -> None:
@@ -335,7 +338,7 @@ def _generated(
         raise InspectionError(
             f"{where}: 'generate' expected a number of tokens above zero, got {count!r}."
         )
-    ids = _numbers(inputs, named)
+    ids = numbers_in(inputs, named)
     if not callable(getattr(model, "generate", None)) or not isinstance(ids, Tensor):
         raise InspectionError(
             f"{where}: 'generate' needs a model with a method generate and token numbers, and "
@@ -353,3 +356,216 @@ def _generated(
         )
     longer = {MASK: torch.ones_like(whole)} if MASK in named else {}
     return {**named, IDS: whole, **longer}
+
+
+OURS = {
+    **dict.fromkeys(("against", "position", "target"), "dsf.attribute, dsf.sweep and dsf.audit"),
+    "blocks": "dsf.stack",
+    "together": "dsf.sweep",
+    **dict.fromkeys(("clean", "edits", "sources"), "dsf.intervene and dsf.sweep"),
+    **dict.fromkeys(("exact", "memory", "probe", "checks"), "dsf.inspect"),
+    **dict.fromkeys(("heads", "layers"), "dsf.inspect, dsf.attribute, dsf.intervene and dsf.sweep"),
+    **dict.fromkeys(("progress", "strict", "tolerance", "tokens"), "dsf.inspect"),
+    **dict.fromkeys(("adapters", "text"), "all functions that take a model"),
+    "resume": "dsf.sweep",
+}
+"""By an argument of ours the functions that have it."""
+AS_GOOD_AS = 0.85
+
+
+def check_names(model: nn.Module, named: Iterable[str]) -> None:
+    """Whether no input of a model of the library is a misspelt argument of ours."""
+    # Its forward pass takes every name and ignores what it does not know.
+    parameters = signature(model.forward).parameters
+    for name in named:
+        near = [] if name in parameters else get_close_matches(name, OURS, n=1, cutoff=AS_GOOD_AS)
+        if near:
+            raise InspectionError(
+                f"{name}: no input of {type(model).__name__} is called so, which would ignore it "
+                f"without a word. Did you mean '{near[0]}', an argument of {OURS[near[0]]}?"
+            )
+
+
+def hint(model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> str:
+    """A sentence with the cure; empty where the numbers are not to blame."""
+    if getattr(model, "main_input_name", None) != IDS:
+        return ""
+    if not inputs and named.get(IDS) is None:
+        given = any(named.get(other) is not None for other in ("inputs_embeds", "encoder_outputs"))
+        return "" if given else "It reads numbers of tokens: pass input_ids=torch.tensor([[1, 2]])."
+    known = getattr(input_embeddings(model), "num_embeddings", None)
+    wrong = _wrong(numbers_in(inputs, named), known)
+    return f"input_ids {wrong}." if wrong else ""
+
+
+def _wrong(numbers: Any, known: int | None) -> str:
+    """What is wrong with numbers of tokens, of which the model may know so many."""
+    if not isinstance(numbers, Tensor):
+        return (
+            f"must be a tensor, such as torch.tensor([[1, 2]]), but it is {type(numbers).__name__}"
+        )
+    if numbers.is_floating_point():
+        return "must be whole numbers, but they are fractions: convert them with .long()"
+    if numbers.ndim != 2:
+        cure = ": input_ids[None] is one sample" if numbers.ndim == 1 else ""
+        return f"must have the axes (sample, time), but the shape is {tuple(numbers.shape)}{cure}"
+    if not numbers.numel():
+        return f"must have one token at least, but the shape is {tuple(numbers.shape)}"
+    if known is not None:
+        for extreme in (numbers.min().item(), numbers.max().item()):
+            if not 0 <= extreme < known:
+                return f"must be numbers from 0 to {known - 1}, but there is {extreme}"
+    return ""
+
+
+KEEP = "logits_to_keep"
+
+
+@contextmanager
+def as_it_ran(model: nn.Module) -> Iterator[None]:
+    """Inside, modules that are repeated compute as they did in the run of the model."""
+    wide = dtype_of(model) is torch.float64
+    with guarded(model), interface.plain_experts(model) if wide else nullcontext():
+        yield
+
+
+def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
+    model: nn.Module,
+    watched: Mapping[str, nn.Module],
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    *,
+    exchange: Exchange | None = None,
+    only: Collection[str] | None = None,
+    tracker: Any = None,
+    kept: Collection[nn.Module] = (),
+    passes: list[Invocation] | None = None,
+) -> list[Call]:
+    """Run ``model`` once and record every call of a token mixer.
+
+    Args:
+        watched: modules whose calls are recorded; so are attentions, fused and written out.
+        exchange: what a recorded call is to return instead; None to leave it.
+        only: the paths of modules whose calls alone are recorded, and cannot be repeated.
+        kept: modules whose forward passes are kept whether a mixer runs in them or not.
+        passes: receives the forward passes that are kept.
+    """
+    calls: list[Call] = []
+    if interface.is_of_library(model):
+        check_names(model, named)
+    named = without_cache(model, named)
+    inputs, named = lent(inputs), lent(named)
+    where = ModuleStack(
+        model,
+        claimed=set(watched),
+        exchange=exchange,
+        tracker=tracker,
+        keeps_passes=only is None,
+        looks_around=only is None,
+        only=only,
+    )
+    if passes is not None:
+        passes.clear()
+        where.invocations = passes
+    where.keeps_outputs = where.keeps_passes  # that are compared with those of a pass in float64
+    recorded = {path: module for path, module in watched.items() if where.records(path)}
+
+    def keep(module: nn.Module, _: Any) -> None:
+        frame, is_asking = where.frame_of(module), tracker is not None and tracker.is_asking
+        if frame is not None and not is_asking and not where.is_claimed():
+            begun(frame, where)
+
+    with (
+        recording_softmax(where, calls),
+        interface.recording_attention(model, where, calls),
+        recording(recorded, calls, where),
+        ExitStack() as hooks,
+        as_it_ran(model),
+        nullcontext() if tracker is None else tracker.following(where, model, inputs, named),
+    ):
+        for one in kept:
+            hooks.callback(one.register_forward_pre_hook(keep).remove)
+        try:
+            output = model(*inputs, **named)
+            if tracker is not None:
+                tracker.finish(output)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise memory_ran_out(f"{described(model)}: its run", error) from error
+            given = {f"input {k}": part for k, part in enumerate(inputs)} | named
+            listed = ", ".join(
+                f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
+                if isinstance(part, Tensor)
+                else f"{name} {type(part).__name__}"
+                for name, part in given.items()
+            )
+            reason = f"{type(error).__name__}: {error}".rstrip(". \n")
+            cure = hint(model, inputs, named) or (
+                "Try to call the model itself with the same inputs; inspect passes them on "
+                f"unchanged.{_wants_a_card(model)}"
+            )
+            raise InspectionError(
+                f"{described(model)} could not be run on its inputs "
+                f"({listed or 'none were given'}): {reason}. {cure}"
+            ) from error
+    return calls
+
+
+def _wants_a_card(model: nn.Module) -> str:
+    """What is likely to be the cause where modules of flash-linear-attention have no card."""
+    if torch.accelerator.is_available():
+        return ""
+    of_fla = any(type(part).__module__.partition(".")[0] == "fla" for part in model.modules())
+    return (
+        " Its modules are those of flash-linear-attention, whose Triton kernels need a card, and "
+        "this machine has none that torch can use: run it where there is one."
+        if of_fla
+        else ""
+    )
+
+
+def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+    """``named`` with ``use_cache=False`` for models of the library."""
+    # Several of them compute wrong outputs when they continue a cache.
+    if not interface.is_of_library(model):
+        return named
+    is_known = hasattr(getattr(model, "config", None), "use_cache")
+    is_known |= "use_cache" in signature(model.forward).parameters
+    if is_known and takes(model, "use_cache"):
+        return {"use_cache": False, **named}
+    return named
+
+
+def without_loss(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
+    """``named`` without ``labels``, where a model of the library computes a loss from them."""
+    # A loss joins all tokens behind the last token mixer and hides the logits. A model that makes
+    # the tokens of its decoder of its labels needs them until these are made.
+    if named.get("labels") is None or not interface.is_of_library(model):
+        return named
+    begins = (named.get(f"decoder_{what}") for what in ("input_ids", "inputs_embeds"))
+    if getattr(model.config, "is_encoder_decoder", False) and all(one is None for one in begins):
+        return named  # whose decoder is given nothing else to begin with
+    return {name: value for name, value in named.items() if name != "labels"}
+
+
+def without_logits(
+    model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> dict[str, Any]:
+    """``named``, where a model of the library computes logits of the last token only."""
+    # No token mixer comes after the language head, which takes a fifth to a third of a small
+    # model's forward pass, and whose logits may be the largest tensor of it. With labels, as where
+    # they are measured, all are needed. A model whose inner part gets the number as well, as that
+    # of gemma4, leaves out other tokens of its last layers, too: it is called as it is.
+    if not interface.is_of_library(model):
+        return named
+    parameters = signature(model.forward).parameters
+    if KEEP not in parameters or named.get("labels") is not None:
+        return named
+    inner: list[Any] = [part for part in model.modules() if hasattr(part, "get_output_embeddings")]
+    is_passed_on = any(
+        KEEP in signature(part.forward).parameters
+        for part in inner
+        if part is not model and part.get_output_embeddings() is None
+    )
+    is_positional = list(parameters).index(KEEP) < len(inputs)
+    return named if is_positional or is_passed_on else {KEEP: 1, **named}

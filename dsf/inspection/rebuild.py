@@ -33,13 +33,7 @@ from dsf.inspection.capture.calls import (
     first_numbers,
     given_to,
 )
-from dsf.inspection.capture.containers import (
-    DiskStore,
-    Fingerprint,
-    is_cache,
-    mapped,
-    once_each,
-)
+from dsf.inspection.capture.containers import DiskStore, Fingerprint, is_cache, mapped, once_each
 from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import (
@@ -62,8 +56,14 @@ from dsf.inspection.errors import (
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.softmax.interface import recording_attention
-from dsf.inspection.whole.affine_layer import AffineLayer, WholeMixer
-from dsf.inspection.whole.stages import Chain, as_tokens, as_values, width_of
+from dsf.inspection.whole.stages import (
+    AffineLayer,
+    Chain,
+    WholeMixer,
+    as_tokens,
+    as_values,
+    width_of,
+)
 from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows, whole_rows
 from dsf.systems.system import System
 
@@ -117,14 +117,6 @@ def response_by_rows(
     """
     if _scored_rows(system) is None:
         return respond(system, signal)
-    values, found = signal.squeeze(-2), None
-    if system.steps > EVERY:
-        if whole or not leaves_out(system):
-            found = respond(system, signal)
-        else:
-            dtype = torch.promote_types(system.dtype, signal.dtype)
-            shape = (*system.batch, system.steps, 1, signal.shape[-1])
-            found = torch.full(shape, math.nan, dtype=dtype, device=signal.device)
     spans = [*sampled_rows(system.steps)]
     of_map = whole_rows(system)  # what windows have in common is asked of the system once
     if of_map is not None:
@@ -133,11 +125,16 @@ def response_by_rows(
         blocks = (blocks_between(system, *span, size=PANEL) for span in spans)
         windows = [block.weights for several in blocks for block in several]
     rows = torch.cat(windows, dim=-2)
-    dtype = torch.promote_types(rows.dtype, values.dtype)
-    mixed = (rows.to(dtype) @ values.to(dtype)).unsqueeze(-2)
-    if found is not None:
-        found[..., compared_tokens(system.steps), :, :] = mixed
-    return mixed if found is None else found
+    dtype = torch.promote_types(rows.dtype, signal.dtype)
+    mixed = (rows.to(dtype) @ signal.squeeze(-2).to(dtype)).unsqueeze(-2)
+    if system.steps <= EVERY:
+        return mixed
+    if whole or not leaves_out(system):
+        found = respond(system, signal)
+    else:
+        found = mixed.new_full((*system.batch, system.steps, 1, signal.shape[-1]), math.nan)
+    found[..., compared_tokens(system.steps), :, :] = mixed
+    return found
 
 
 def leaves_out(system: Operator) -> bool:
@@ -212,10 +209,7 @@ def _refused(what: str, *passed: type[Exception]) -> Iterator[None]:
 
 
 def _run_again(
-    call: Call,
-    invocation: Invocation,
-    twin: nn.Module,
-    renew: Callable[[Any], None] | None,
+    call: Call, invocation: Invocation, twin: nn.Module, renew: Callable[[Any], None] | None
 ) -> Call:
     """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
     if renew is not None:
@@ -241,10 +235,7 @@ def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Ca
     calls: list[Call] = []
     attends = {(twin, one.product) for one in invocation.calls}
     where = ModuleStack(twin, claimed=set(), keeps_passes=False, attends=attends)
-    with (
-        recording_softmax(where, calls),
-        recording_attention(twin, where, calls),
-    ):
+    with recording_softmax(where, calls), recording_attention(twin, where, calls):
         returned, draws = _run(twin, invocation)
     place = invocation.calls.index(call)
     again = [one for one in calls if one.module is twin and one.through is call.through]
@@ -374,11 +365,8 @@ def _explained(call: Call, family: str) -> Iterator[None]:
 class LayerComparison:
     """One layer of a captured call, and what it is held against.
 
-    Attributes:
-        captured: what the adapter reads, of the run that the layer is compared with.
-        around: what the module of an attention returned as a whole, in the run and again; None for
-            other layers.
-        is_random: whether the module returns other numbers in every pass.
+    ``captured`` is what the adapter reads, of the run that the layer is compared with; ``around``
+    what the module of an attention returned as a whole, in the run and again.
     """
 
     call: Call
@@ -453,7 +441,9 @@ class LayerComparison:
             if layer.arguments.get("heads") is not None:
                 hidden = self.adapter.overlooked(layer)
             if hidden is None or hidden.shape != ran.shape[:-1]:
-                return max(error, _least_error(ran, again))
+                # It is not known at which tokens there are numbers of the layer; some has them.
+                apart, size = (ran - again).abs().amax(dim=-1), again.abs().amax(dim=-1)
+                return max(error, float((apart / torch.where(size > 0, size, 1)).min()))
             ran = torch.where(hidden.unsqueeze(-1), again, ran)
         return max(error, relative_error(ran, again))
 
@@ -481,15 +471,6 @@ class LayerComparison:
         mixed = response_by_rows(system, signal)
         behind = relative_error(adapter.finished(layer, mixer, mixed), layer.output)
         return max(behind, error_around(layer, adapter, mixer, mixed))
-
-
-def _least_error(ran: Tensor, again: Tensor) -> float:
-    """The relative difference of that token at which it is least.
-
-    Where it is not known at which tokens there are numbers of the layer, some token has them.
-    """
-    apart, size = (ran - again).abs().amax(dim=-1), again.abs().amax(dim=-1)
-    return float((apart / torch.where(size > 0, size, 1)).min())
 
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
@@ -713,12 +694,7 @@ def _not_finite(layer: Captured) -> str:
     )
 
 
-def _worded(
-    layer: Captured,
-    error: float,
-    tolerance: float,
-    compared_with: str = IN_DOUBLE,
-) -> str:
+def _worded(layer: Captured, error: float, tolerance: float, compared_with: str = IN_DOUBLE) -> str:
     if not math.isfinite(largest(layer.output)):
         return _not_finite(layer)
     if any(map(is_cache, layer.arguments.values())):

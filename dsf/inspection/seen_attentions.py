@@ -28,7 +28,7 @@ from dsf.inspection.entry import inspect
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
-from dsf.inspection.model_input import IDS, MASK
+from dsf.inspection.model_input import MASK, numbers_in
 from dsf.inspection.rebuild import captured_layers
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax import interface
@@ -79,10 +79,6 @@ class Followed:
         """Of every mixer one call on the sequence, after so many calls of the model."""
         for several in self.calls.values():
             yield joined(several[:calls])
-
-    @property
-    def numbers(self) -> Any:
-        return self.named.get(IDS, self.inputs[0] if self.inputs else None)
 
     def is_continued_by(self, named: Mapping[str, Any]) -> bool:
         """Whether a call with these arguments continues a cache of this sequence."""
@@ -173,7 +169,7 @@ def _followed(
 ) -> Any:
     """Call the model once, and add what its mixers were given to the sequence."""
     counts, calls = Counter[tuple[Through, str]](), list[Call]()
-    ids = named.get(IDS, inputs[0] if inputs else None)
+    ids = numbers_in(inputs, named)
     if isinstance(ids, Tensor) and ids.ndim == 2 and not ids.is_floating_point():
         sequence.ids = ids if sequence.ids is None else torch.cat([sequence.ids, ids], dim=1)
     sequence.steps.append(ids.shape[1] if isinstance(ids, Tensor) and ids.ndim > 1 else 0)

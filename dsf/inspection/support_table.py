@@ -17,11 +17,12 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from dsf import loading
 from dsf.evaluate.memory_plan import free_memory, left_of_address_space
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import class_path, dtype_of
 from dsf.inspection.choice import Chosen, chosen_layers
-from dsf.inspection.families.registry import Known, candidates, known_modules
+from dsf.inspection.families.registry import Known, candidates, is_within, known_modules
 from dsf.inspection.results.layers import Unsupported
 from dsf.inspection.results.memory import Forecast
 
@@ -37,9 +38,7 @@ def not_read(model: nn.Module, called: set[str], read: set[str]) -> list[Unsuppo
     """Modules named like token mixers, outside of those that were read, with the reason."""
     found: list[Unsupported] = []
     for path, module in model.named_modules():
-        around = (
-            called & {path} or _inside(path, called) or any(_inside(one, (path,)) for one in called)
-        )
+        around = any(is_within(path, one) or is_within(one, path) for one in called)
         if around or _inside(path, (other.name for other in found)):
             continue
         kind = class_path(type(module))
@@ -144,9 +143,7 @@ def support(
              how="adapter 'lstm'"),)
     """
     if not isinstance(model, nn.Module):
-        from dsf.loading import load_skeleton
-
-        model = load_skeleton(model, revision=revision, offline=offline)
+        model = loading.load_skeleton(model, revision=revision, offline=offline)
     found = tuple(_found(model, adapters))
     chosen = chosen_layers([each.name for each in found], layers, order=AS_DEFINED)
     return tuple(each for each in found if each.name in chosen)

@@ -25,8 +25,7 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
-from dsf.inspection.whole.affine_layer import WholeMixer
-from dsf.inspection.whole.stages import Project, Scale
+from dsf.inspection.whole.stages import Project, Scale, WholeMixer
 from dsf.interventions.fewer_keys import (
     Calls,
     best_keys,

@@ -32,9 +32,8 @@ from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
-from dsf.inspection.model_input import model_input
+from dsf.inspection.model_input import model_input, run
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
-from dsf.inspection.recorded_run import run
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Table

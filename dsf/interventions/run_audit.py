@@ -30,8 +30,7 @@ from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarded, in_float64
 from dsf.inspection.choice import Chosen
 from dsf.inspection.examine import Examination, examine, wide_copy
-from dsf.inspection.model_input import IDS, MASK, ModelInput, model_input
-from dsf.inspection.recorded_run import without_cache
+from dsf.inspection.model_input import IDS, MASK, ModelInput, model_input, without_cache
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.interface import plain_experts
 from dsf.interventions.edits import RoundState

@@ -28,9 +28,8 @@ from dsf.attribution.targets import Positions, Target, measured, tokens_shown
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.choice import Chosen, written
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
-from dsf.inspection.model_input import model_input
+from dsf.inspection.model_input import model_input, without_logits
 from dsf.inspection.rebuild import relative_error
-from dsf.inspection.recorded_run import without_logits
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.seen_attentions import CallKey
 from dsf.interventions import edits as kinds

@@ -23,7 +23,7 @@ from dsf.evaluate import Rows
 from dsf.inspection import InspectedLayer, Inspection
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.measurements import QUANTITIES, Quantity, values
-from dsf.inspection.whole.affine_layer import group_bounds
+from dsf.inspection.whole.stages import group_bounds
 from dsf.measures.erasers import losses_by_map
 from dsf.measures.fold import Collected, Reduced
 from dsf.measures.passes import is_streamable, reductions_of

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import dsf
+from dsf.inspection.model_input import without_logits
 from dsf.inspection.rebuild import relative_error
-from dsf.inspection.recorded_run import without_logits
 
 transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 IDS = torch.tensor([[1, 2, 3, 4, 5]])

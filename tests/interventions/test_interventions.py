@@ -10,7 +10,7 @@ import dsf
 from dsf import edits
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families.registry import known_modules
-from dsf.inspection.recorded_run import run
+from dsf.inspection.model_input import run
 from dsf.models import NAMES, folder, recall
 from tests.inspection.families import tiny_models
 

@@ -283,32 +283,24 @@ ADAPTERS = (
 )
 
 
-def _settings_joined(module: Any, sizes: Sizes) -> Iterator[Settings]:
+def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
     """Heads of a module that was written elsewhere, and how it makes keys of unit length."""
-    keys, rest = divmod(sizes["mixed"] - sizes["values"], 2)
+    keys, rest = sizes.get("keys", 0), 0
+    if not keys:  # of one projection for queries, keys and values
+        keys, rest = divmod(sizes["mixed"] - sizes["values"], 2)
     if rest or keys <= 0:
         return
     heads = key_heads(module, sizes["heads"], keys)
-    for count, epsilon in product(heads, (shared.UNIT_EPSILON, 0.0)):
-        yield {
-            "num_k_heads": count,
-            "num_v_heads": sizes["heads"],
-            "head_k_dim": keys // count,
-            "key_dim": keys,
-            "value_dim": sizes["values"],
-            "unit_epsilon": epsilon,
-        }
-
-
-def _settings_apart(module: Any, sizes: Sizes) -> Iterator[Settings]:
-    heads = key_heads(module, sizes["heads"], sizes["keys"])
     negative = getattr(module, "allow_neg_eigval", None)
     doubled = (False, True) if negative is None else (bool(negative),)
     for count, twice, epsilon in product(heads, doubled, (shared.UNIT_EPSILON, 0.0)):
         yield {
             "num_heads": count,
+            "num_k_heads": count,
             "num_v_heads": sizes["heads"],
-            "head_k_dim": sizes["keys"] // count,
+            "head_k_dim": keys // count,
+            "key_dim": keys,
+            "value_dim": sizes["values"],
             "use_gate": hasattr(module, "g_proj"),
             "allow_neg_eigval": twice,
             "unit_epsilon": epsilon,
@@ -329,7 +321,7 @@ STRUCTURES = (
             "norm.weight": "width",
             "out_proj.weight": "model values",
         },
-        settings=_settings_joined,
+        settings=_settings,
     ),
     Structure(
         title="a gated delta rule",
@@ -345,6 +337,6 @@ STRUCTURES = (
             "o_norm.weight": "width",
             "o_proj.weight": "model values",
         },
-        settings=_settings_apart,
+        settings=_settings,
     ),
 )

@@ -388,12 +388,7 @@ def _finish(_layer: Captured, mixed: Tensor) -> Tensor:
 
 
 def _adapter(read: Any, **others: Any) -> Adapter:
-    return Adapter(
-        families={},
-        read=read,
-        takes="x",
-        **{"finish": _finish, **others},
-    )
+    return Adapter(families={}, read=read, takes="x", **{"finish": _finish, **others})
 
 
 def _inside(names: Iterable[str], *places: str) -> dict[str, tuple[str, ...]]:

@@ -67,11 +67,15 @@ STRUCTURES: tuple[Structure, ...] = (
 )
 
 
+def is_within(root: str, path: str) -> bool:
+    return not root or path == root or path.startswith(f"{root}.")
+
+
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:
     """By its path every module that no adapter names, with the families that it may be one of."""
     found, of_shapes = {}, dict[Any, tuple[Structure, ...]]()
     for path, module in model.named_modules():
-        if not any(path == other or not other or path.startswith(f"{other}.") for other in known):
+        if not any(is_within(other, path) for other in known):
             held = shapes_of(module)
             key = tuple(held.items())  # the same in equal layers
             if key not in of_shapes:

@@ -20,16 +20,14 @@ flash-linear-attention 0.6.0, ``fla/layers/{rwkv6,rwkv7}.py``.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import group_norm, normalize
 
-from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
+from dsf.inspection.adapter import Adapter, Structure
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import UnreadableError
@@ -215,11 +213,6 @@ ADAPTERS = (
 )
 
 
-def _settings7(module: Any, _sizes: Sizes) -> Iterator[Settings]:
-    for blends in (True, False) if hasattr(module, "v0") else (False,):
-        yield {"blends_values": blends}
-
-
 STRUCTURES = (
     Structure(
         title="RWKV-4",
@@ -275,7 +268,11 @@ STRUCTURES = (
             **{f"{part}_proj.weight": "model model" for part in "rkvo"},
             "ln_x.weight": "model",
         },
-        settings=_settings7,
+        settings=lambda module, _: (
+            {"blends_values": blends}
+            for blends in (True, False)
+            if hasattr(module, "v0") or not blends
+        ),
         called={
             "r_proj": ("receptance",),
             "k_proj": ("key",),

@@ -21,8 +21,7 @@ from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.causal.coordinates import MANY, NONE, Coordinates, is_place, reduced, varies
-from dsf.inspection.whole.affine_layer import AffineLayer
-from dsf.inspection.whole.stages import Tokens
+from dsf.inspection.whole.stages import AffineLayer, Tokens
 from dsf.mixers import GRU, LSTM, ElmanRNN
 from dsf.systems.system import System
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -18,16 +18,15 @@ from dsf.evaluate.maps import Selection
 from dsf.evaluate.memory_plan import check_room, naming_out_of_memory
 from dsf.inspection.capture.containers import Fingerprint
 from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.results import measurements
 from dsf.inspection.results.memory import Forecast
 from dsf.inspection.results.saving import Returns, save
-from dsf.inspection.results.table import Table
-from dsf.inspection.whole.affine_layer import AffineLayer, Contributions, WholeMixer
+from dsf.inspection.results.table import Table, inspection_table
+from dsf.inspection.whole.stages import AffineLayer, Contributions, WholeMixer
+from dsf.measures.erasers import Eraser
 from dsf.mixers import Mixer
 from dsf.systems.algebra import select
 from dsf.systems.composite import Operator
-
-if TYPE_CHECKING:
-    from dsf.measures.erasers import Eraser
 
 ALL = 0.999
 """A share above this counts as all."""
@@ -251,7 +250,7 @@ class InspectedLayer:
 
     def erasers(
         self, *, query: int, key: int, head: int = 0, sample: int = 0
-    ) -> "tuple[Eraser, ...]":
+    ) -> tuple[Eraser, ...]:
         """Return what every token between ``key`` and ``query`` erased of the key, in their order.
 
         Records with ``token, decay, overwriting, total``. The totals sum to the map's entry less
@@ -268,9 +267,7 @@ class InspectedLayer:
             IndexError: if there is no such token, head or sample.
             ValueError: if the query does not read the key.
         """
-        from dsf.inspection.results.measurements import erasers_of
-
-        return erasers_of(self, query=query, key=key, head=head, sample=sample)
+        return measurements.erasers_of(self, query=query, key=key, head=head, sample=sample)
 
     @property
     def contributes_to(self) -> str:
@@ -443,11 +440,9 @@ class Inspection(Sequence[InspectedLayer]):
         Raises:
             ValueError: for a name that is none.
         """
-        from dsf.inspection.results.measurements import chosen, measured
+        return measurements.measured(self.layers, measurements.chosen(quantities))
 
-        return measured(self.layers, chosen(quantities))
-
-    def heads(self, tokens: Int[Tensor, "sample time"] | None = None) -> "Table":
+    def heads(self, tokens: Int[Tensor, "sample time"] | None = None) -> Table:
         """What every head (or channel) looks at: scores by name, next to those of chance.
 
         ``previous_token``, ``first_token``, ``self_token``, ``duplicate_token`` and ``induction``
@@ -463,11 +458,10 @@ class Inspection(Sequence[InspectedLayer]):
         Raises:
             InspectionError: without numbers, if the inspection has no texts of tokens.
         """
-        from dsf.inspection.results.measurements import scored_heads, text_numbers
+        tokens = measurements.text_numbers(self.tokens) if tokens is None else tokens
+        return measurements.scored_heads(self.layers, tokens)
 
-        return scored_heads(self.layers, text_numbers(self.tokens) if tokens is None else tokens)
-
-    def erasers(self, *, query: int = -1, count: int = 20) -> "Table":
+    def erasers(self, *, query: int = -1, count: int = 20) -> Table:
         """Return the strongest losses of one query: which token erased which, in any layer.
 
         One record for each loss, the largest first: ``layer``, the batch axes such as ``head``,
@@ -479,9 +473,7 @@ class Inspection(Sequence[InspectedLayer]):
             IndexError: if there is no such token.
             ValueError: if ``count`` is below 1.
         """
-        from dsf.inspection.results.measurements import strongest_erasers
-
-        return strongest_erasers(self.layers, query=query, count=count)
+        return measurements.strongest_erasers(self.layers, query=query, count=count)
 
     def __repr__(self) -> str:
         path = PurePath(self.model)
@@ -497,6 +489,4 @@ class Inspection(Sequence[InspectedLayer]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from dsf.inspection.results.table import inspection_table
-
         return inspection_table(self)

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dsf
-from dsf.inspection.whole import affine_layer as contribution_norms
+from dsf.inspection.whole import stages as contribution_norms
 from dsf.inspection.whole.stages import as_tokens
 from tests.inspection.families.tiny_models import FAMILIES, build, inputs, skip_a_known_defect
 
