@@ -21,6 +21,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu, softplus
 
@@ -54,7 +55,7 @@ NORMS = (
 
 
 def _read_mamba(layer: Captured) -> SelectiveStateSpace:
-    weights, x = layer.weights, _x_and_z(layer, _projected_both(layer))[0]
+    weights, x = layer.weights, _projected_half(layer, 0)
     x = masked(layer, x) if _is_old(layer) else x
     x = masked(layer, activation(layer)(convolution(layer, "conv1d")(x)))
     # The library takes up a state of earlier tokens for a single token only.
@@ -115,13 +116,14 @@ def _enter_mamba(layer: Captured) -> Chain:
 
 def _leave_mamba(layer: Captured, _: Tensor) -> Chain:
     gate = activation(layer) if _is_old(layer) else silu
-    z = _x_and_z(layer, _projected_both(layer))[1]
-    return Chain((Scale(gate(z)), layer.projection("out_proj")))
+    return Chain((Scale(gate(_projected_half(layer, 1))), layer.projection("out_proj")))
 
 
-def _projected_both(layer: Captured) -> Tensor:
+def _projected_half(layer: Captured, number: int) -> Tensor:
+    """x, the first, of which the mixer is read, or z, which gates its response."""
     x = layer.arguments["hidden_states"]
-    return layer.project("in_proj", x if _is_old(layer) else masked(layer, x))
+    rows = some_rows(layer, "in_proj", lambda both: _x_and_z(layer, both)[number])
+    return rows(x if _is_old(layer) else masked(layer, x))
 
 
 def _is_old(layer: Captured) -> bool:
@@ -175,7 +177,7 @@ STEPS_ALONE = "mamba2_selective_state_update"
 
 def _read_mamba2(layer: Captured) -> StateSpaceDuality:
     module = layer.module
-    _, mixed, step, _ = _projected(layer)
+    mixed, step, _ = _projected(layer, slice(1, None))
     mixed = masked(layer, activation(layer)(convolution(layer, "conv1d")(mixed)))
     width, shared = _width(layer), module.n_groups * module.ssm_state_size
     x, write, read_out = mixed.split([width, shared, shared], dim=-1)
@@ -205,20 +207,24 @@ def _enter_mamba2(layer: Captured) -> Chain:
 
 
 def _leave_mamba2(layer: Captured, response: Tensor) -> Chain:
-    factor = _gate_over_norm(layer, response, _projected(layer)[0])
+    factor = _gate_over_norm(layer, response, _projected(layer, slice(1))[0])
     return Chain((Scale(factor), layer.projection("out_proj")))
 
 
-def _projected(layer: Captured) -> Sequence[Tensor]:
-    """z, the input of the convolution, step size and levels before their softplus."""
+def _projected(layer: Captured, some: slice) -> Sequence[Tensor]:
+    """Some of z, the input of the convolution, step size and levels before their softplus."""
     module, sizes = layer.module, _sizes(layer)
+
+    def pick(rows: Tensor) -> Tensor:
+        return torch.cat(rows.split(sizes, dim=-1)[some], dim=-1)
+
     x = hidden(layer) if sizes[-1] else masked(layer, layer.arguments["hidden_states"])
     if (factor := getattr(module, "ssm_in_multiplier", 1.0)) != 1.0:
         x = x * factor
-    projected = layer.project("in_proj", x)
+    projected = some_rows(layer, "in_proj", pick)(x)
     if "mup_vector" in layer.weights:
-        projected = projected * layer.weights["mup_vector"]
-    return projected.split(sizes, dim=-1)
+        projected = projected * pick(layer.weights["mup_vector"])
+    return projected.split(sizes[some], dim=-1)
 
 
 def _sizes(layer: Captured) -> list[int]:
@@ -310,7 +316,7 @@ MAMBA2 = Adapter(
 
 def _read_log_linear(layer: Captured) -> LogLinearAttention:
     module, weights = layer.module, layer.weights
-    _, mixed, raw, levels = _projected(layer)
+    mixed, raw, levels = _projected(layer, slice(1, None))
     mixed = masked(layer, silu(convolution(layer, "conv1d")(masked(layer, mixed))))
     shared = module.n_groups * module.ssm_state_size
     x, write, query = mixed.split([module.intermediate_size, shared, shared], dim=-1)
