@@ -34,6 +34,7 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
+from dsf.inspection.recording import written_places
 
 
 class Way(Enum):
@@ -142,6 +143,9 @@ class Done:
         self.name = _name_of(func)
         self.given = tensors_of((*args, *kwargs.values()) if kwargs else args)
         self.outs = tensors_of(out if isinstance(out, tuple | list) else (out,))
+        if not self.outs:  # of some operations only arguments are results
+            places = written_places(func)
+            self.outs = tensors_of([args[k] if k < len(args) else kwargs[x] for k, x in places])
         self.made_of: tuple[Coordinates | None, ...] = ()
         self.first: Coordinates | None = None
 
@@ -609,11 +613,19 @@ class Rules:
     def _by_rule(self, done: Done) -> Followed:
         rule = _RULES.get(done.name)
         if rule is not None:
-            return rule(self, done)
-        if is_made_anew(done.name):
-            return Followed((None,))
-        if _is_pointwise(done.func):
-            parts = [one for one in map(self._known.of, done.given) if one is not None]
+            made = rule(self, done)
+            # Rules of one tensor say nothing of weights or statistics that are made of tokens.
+            others = done.given[1:] if rule in _OF_ONE else []
+            axes = {axis for one in others if (c := self._known.of(one)) for axis in c.planes}
+            words = f"'{done.name}' with weights that are made of tokens"
+            further = tuple(Meeting(axis, words=words, is_known=False) for axis in axes)
+            return Followed(made.outputs, made.meetings + further)
+        is_new = is_made_anew(done.name)
+        if is_new or _is_pointwise(done.func):
+            # What is overwritten has no part in it, but what it is filled with or drawn by has.
+            given = done.given[len(written_places(done.func)) :] if is_new else done.given
+            given = [] if is_new and done.name not in _MADE_ANEW else given
+            parts = [one for one in map(self._known.of, given) if one is not None]
             if not parts:
                 return Followed((None,) * len(done.outs))
             how = f"'{done.name.strip('_')}' {Way.JOINS.value}"
@@ -627,11 +639,15 @@ class Rules:
         """An operation without a rule is taken for one that mixes what it is given."""
         parts = [c for one in tensors_of(done.args) if (c := self._known.of(one)) is not None]
         same = next((c for c in parts if c.shape == done.outs[0].shape), None)
+        found: dict[InputAxis, list[Tensor]] = {}
+        for part in parts:
+            for axis, plane in part.planes.items():
+                found.setdefault(axis, []).extend(plane.aminmax())
+        words = f"'{done.name}', which is not known"
         meetings = [
-            Meeting(axis, words=f"'{done.name}', which is not known", is_known=False)
-            for part in parts
-            for axis, plane in part.planes.items()
-            if plane.max() > plane.min()
+            Meeting(axis, words=words, is_known=False)
+            for axis, ends in found.items()
+            if max(ends) > min(ends)
         ]
         return done.returns(same, meetings)
 
@@ -642,7 +658,10 @@ class Rules:
         # Also views of memory that is not seen, as of tensors that wrap others.
         first, rest = done.args[0], done.args[1:]
         several = isinstance(first, tuple | list)
-        pairs = [(one, self._known.of(one)) for one in (first if several else (first,))]
+        is_placed = done.name in _PLACED  # the second in places of the first
+        rest = rest[is_placed:]
+        parts = first if several else done.args[: 1 + is_placed]
+        pairs = [(one, self._known.of(one)) for one in parts]
         found = [c for _, c in pairs if c is not None]
         if not found:  # what an index takes out of a table that comes from no input
             shape = done.outs[0].shape
@@ -660,7 +679,7 @@ class Rules:
                     else (getattr(c, which)[axis] + above).contiguous()
                     for one, c in pairs
                 ]
-                out = done.func(given if several else given[0], *rest, **done.kwargs)
+                out = done.func(*([given] if several else given), *rest, **done.kwargs)
                 parts = tensors_of(out if isinstance(out, tuple | list) else (out,))
                 for one, part in zip(made, parts, strict=True):
                     plane = part - above if above else part
@@ -1003,6 +1022,8 @@ MOVES = {"cat", "stack", "flip", "roll", "repeat", "index_select", "gather", "in
 MOVES |= {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "rot90", "tile"}
 MOVES |= {"repeat_interleave", "im2col", "constant_pad_nd"}
 MOVES |= {f"{kind}_pad{k}d" for kind in ("reflection", "replication") for k in (1, 2, 3)}
+_PLACED = {"select_scatter", "slice_scatter", "diagonal_scatter"}
+MOVES |= _PLACED
 _PADDED = {"im2col", "constant_pad_nd"}
 """What puts zeros between the elements that it moves."""
 _KEEPS = {"clone", "_to_copy", "contiguous", "native_dropout", "dropout", "tril", "triu"}
@@ -1046,3 +1067,6 @@ _RULES: dict[str, Callable[[Rules, Done], Followed]] = {
     "convolution": Rules._convolved,
 }
 """How each operation is followed: functions, since bound methods would keep a run alive."""
+
+_OF_ONE = {Rules._kept, Rules._normalised, Rules._convolved}
+"""The rules that look at the first tensor alone."""

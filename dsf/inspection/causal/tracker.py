@@ -331,7 +331,9 @@ class Tracker:
         for out in done.outs:
             if are_numbers(out):
                 self.is_sure &= not is_open
-                known.leave_open(out, is_open=is_empty)
+                is_lost = any(map(known.has, read)) and not known.has(out)
+                is_lost &= not rules.is_made_anew(done.name)
+                known.leave_open(out, is_open=is_empty or is_lost)
             else:  # ids that were computed, or masks of them
                 is_lost = any(map(known.has, read)) and not known.has(out)
                 known.leave_open(out, is_open=is_empty or is_open or is_lost)
