@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from benchmarks.any_code.models.entry import Model
-from benchmarks.any_code.tape import Operation, Places, Tape, places
+from benchmarks.any_code.tape import NORMS, Operation, Places, Tape, places
 
 COLUMNS = 3
 """Columns of every map that are compared."""
@@ -203,6 +203,8 @@ def _located(subject: Subject, claims: Sequence[Claim], found: Judgement) -> Ite
     for claim in claims:
         sizes |= {claim.values.numel() // k for k in range(1, 9)}
         sizes.add(claim.map.shape[:-1].numel() * claim.values.shape[-1])
+        if "input" in claim.axes:
+            sizes.add(claim.values.numel() // claim.values.shape[claim.axes.index("output")])
     tape = Tape(sizes=sizes)
     with _frames(subject.model, tape) as frames:
         subject.run(tape)
@@ -239,6 +241,8 @@ def _candidates(claim: Claim, operations: Sequence[Operation]) -> list[Located]:
             if part.numel() == response.numel() and (there := places(response, part)):
                 fits[operation.number, place] = there
     found = []
+    if all(one.name in NORMS for one in operations if one.number not in views):
+        found += [one for each in operations if (one := _of_norm(claim, each)) is not None]
     for is_made in (False, True):
         for operation in reversed(operations):
             parts = operation.output if is_made else operation.given
@@ -253,6 +257,22 @@ def _candidates(claim: Claim, operations: Sequence[Operation]) -> list[Located]:
     for count in (2, 3):
         found += [replace(one, beside=tuple(others)) for one, *others in combinations(uses, count)]
     return found
+
+
+def _of_norm(claim: Claim, operation: Operation) -> Located | None:
+    """A fused norm that is all of a module: its response lies where its values do."""
+    # It has a constant besides, and is given other values with the deviation that it had.
+    raw = operation.given.get(0)
+    if raw is None or operation.name not in NORMS or not (there := places(claim.values, raw)):
+        return None
+    response = there
+    if "input" in claim.axes:  # of every output what all inputs move
+        axis, shape = claim.axes.index("output"), claim.values.shape
+        response = Places(
+            *(part.view(shape).select(axis, 0).flatten() for part in (there.index, there.sure))
+        )
+    key = operation.number, 0
+    return Located(claim, key, False, raw, there, key, response)
 
 
 def _off(subject: Subject, one: Located, *, columns: int) -> str:
@@ -271,7 +291,10 @@ def _off(subject: Subject, one: Located, *, columns: int) -> str:
         at = one.values.index[chosen]
         raw[at] = drawn[at]
         change = torch.where(one.values.sure, raw[one.values.index], 0.0).view(claim.values.shape)
-        expected = (claim.map.double() @ change.to(claim.map.double().dtype)).flatten()
+        expected = claim.map.double() @ change.to(claim.map.double().dtype)
+        if one.response.index.numel() < expected.numel():
+            expected = expected.sum(dim=claim.axes.index("input"))
+        expected = expected.flatten()
         given = (one.raw.flatten().double() + raw).to(one.raw.dtype)
         new = {one.site: given.view(one.raw.shape)}
         for other in one.beside:

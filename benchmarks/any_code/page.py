@@ -41,6 +41,10 @@ one token in one head is replaced, and what that changes in the response is comp
 of the map, for three columns of every map drawn by chance. The column *compared* counts the maps
 for which this was possible; where values or response are not a tensor of the run (inside of torch's
 own LSTM, or of a recurrence that is written in another form) there is nothing to replace.
+A map may be one *given its factors*: a norm is linear in its input while its deviation is held, as
+attention is in its values while its weights are. The judge replaces the values where the factor is
+not made of them; a fused norm it computes by its own formula in double precision, (x - mean of x)
+over the deviation that x had before.
 
 *Are the columns tokens?* Tokens of the model's first sample are replaced one after the other, with
 everything before held. No two of them may move values of one column, and none those of several

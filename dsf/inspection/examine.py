@@ -282,9 +282,7 @@ def _asked(
     found = judged(tracker, calls, further.covers)
     settle_slots(found, tracker.run, calls)
     if limits is not None:
-        # Of an attention that was refused it is known that its maps are none of tokens.
         known = {call.module for call in calls if call.through is Through.MODULE}
-        known |= {call.module for call in found.refused}
         asked = [one for one in found.modules if one.module not in known]
         probe_all(asked, tracker.where, limits, further)
     kept = [one for one in calls if not further.replaces(one)]

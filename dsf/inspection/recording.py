@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, nn
+from torch._decomp import get_decompositions
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dsf.inspection.capture.containers import memory_of
@@ -188,7 +189,7 @@ class Recording:
 
     def making(self, value: Value) -> set[int]:
         """The versions of memory that a value is made of, with its own."""
-        needed = self._needed_for(frozenset((value.memory,)))
+        needed = self.needed_for(frozenset((value.memory,)))
         read = {read.memory for number in needed for read in self.operations[number].reads}
         return {value.memory, *read}
 
@@ -223,25 +224,34 @@ class Recording:
             for memory in waiting:
                 if memory not in self.made_at:
                     exchange(memory)
-            for number in self._needed_for(frozenset(value.memory for value in wanted)):
+            for number in self.needed_for(frozenset(value.memory for value in wanted)):
                 operation = self.operations[number]
                 old_ones = {at: old for at, (users, old) in before.items() if number in users}
                 there = {**now, **old_ones} if old_ones else now
                 if any(read.memory in there for read in operation.reads):
-                    now |= self._run(operation, there)
+                    now |= self.run(operation, there)
                 for memory in operation.makes:
                     exchange(memory)
             memories = ((v, now.get(v.memory, self.numbers[v.memory])) for v in wanted)
             return {value: value.within(memory).clone() for value, memory in memories}
 
+    def held(self, values: Iterable[Value], exchanged: Sequence[Exchanged] = ()) -> list[Exchanged]:
+        """What keeps values at their numbers, which are other ones where others are exchanged."""
+        values = list(values)
+        if exchanged and values:
+            numbers = self.replay(exchanged, values)
+        else:
+            numbers = {value: self.tensor(value) for value in values}
+        return [Exchanged(value, partial(_instead, now)) for value, now in numbers.items()]
+
     def length(self, exchanged: Iterable[Value], wanted: Iterable[Value]) -> int:
         """How many operations a replay runs."""
         made = self.made_of(exchanged)
-        needed = self._needed_for(frozenset(value.memory for value in wanted))
+        needed = self.needed_for(frozenset(value.memory for value in wanted))
         reads = (self.operations[number].reads for number in needed)
         return sum(any(read.memory in made for read in each) for each in reads)
 
-    def _needed_for(self, memories: frozenset[int]) -> list[int]:
+    def needed_for(self, memories: frozenset[int]) -> list[int]:
         """The operations that some versions of memory are made by, in running order."""
         if memories not in self._needed:
             needed, found = set(memories), []
@@ -253,7 +263,7 @@ class Recording:
             self._needed[memories] = found[::-1]
         return self._needed[memories]
 
-    def _run(self, operation: Operation, now: Mapping[int, Memory]) -> dict[int, Memory]:
+    def run(self, operation: Operation, now: Mapping[int, Memory]) -> dict[int, Memory]:
         """The versions of memory that an operation makes of others."""
 
         own = {at: now.get(at, self.numbers[at]).clone() for at in operation.writes}
@@ -322,6 +332,29 @@ class Leaving(Functions):
         return func(*args, **kwargs)
 
 
+BATCH_NORM = torch.ops.aten.native_batch_norm.default
+NORMS = get_decompositions(
+    [
+        torch.ops.aten.native_group_norm.default,
+        torch.ops.aten.native_layer_norm.default,
+        torch.ops.aten._fused_rms_norm.default,
+        BATCH_NORM,
+    ]
+)
+"""Fused norms as several operations, which are recorded: a deviation is a value of its own.
+
+Of batch norms those over the numbers that they are given, as in an instance norm.
+"""
+
+
+def _instead(now: Tensor, _before: Tensor) -> Tensor:
+    return now
+
+
+def _copies(*parts: Tensor) -> tuple[Tensor, ...]:
+    return tuple(part.clone() for part in parts)
+
+
 MADE_EMPTY = {
     torch.ops.aten.empty.memory_format,
     torch.ops.aten.empty_like.default,
@@ -388,6 +421,11 @@ class Recorder(Operations):
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         noted, named = self.values((args, kwargs))
+        ran = func
+        if func in NORMS and (func is not BATCH_NORM or args[3] is None):
+            with unheard(), self:  # not seen by what follows tokens, which knows the norm itself
+                noted, named = self.values(NORMS[func](*args, **kwargs)), {}
+            ran = _copies
         name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
         with unheard():
             written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
@@ -411,7 +449,7 @@ class Recorder(Operations):
                 if made and (storage := memory_of(one)) is not None:
                     self._own.add(_key(storage))
             makes = tuple(range(first, len(self.recording.numbers)))
-            self._add(func, name, noted, named, values, writes, makes, random)
+            self._add(ran, name, noted, named, values, writes, makes, random)
         return out
 
     def _rewritten(self, tensor: Tensor) -> int:

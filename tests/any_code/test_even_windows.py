@@ -76,9 +76,9 @@ def test_the_positions_of_wav2vec2_are_read():
     )
     model = transformers.Wav2Vec2Model(config).eval()
     inspection = dsf.inspect(model, torch.randn(2, 160))
-    (norm,) = inspection.unsupported  # over all frames, before tokens are made of them
-    assert norm.name == "feature_extractor.conv_layers.0.layer_norm"
-    convolution, attention = inspection
+    assert inspection.unsupported == ()
+    norm, convolution, attention = inspection
+    assert norm.name == "feature_extractor.conv_layers.0.layer_norm"  # over all frames
     assert (convolution.name, attention.family) == ("encoder.pos_conv_embed.conv", "wav2vec2")
     weight = model.encoder.pos_conv_embed.conv.weight.double()
     for written, read in ((0, 0), (3, 1), (9, 9)):

@@ -165,6 +165,7 @@ def judged(
     found.front = tuple(dict.fromkeys(where.name_of(one) or type(one).__name__ for one in before))
     certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
     _arrange(calls, {meeting.axis for meeting in certain}, found)
+    calls = [call for call in calls if call not in found.refused]
     own: dict[Invocation, list[TokenMixing]] = {}
     for one in mixings:
         if one.invocation is not None:

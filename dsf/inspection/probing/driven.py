@@ -375,10 +375,11 @@ def read_off(
     control = random_values(like, seed=2)
     expected = part(control)
     for width in _widths(part, like, expected, rounding):
-        weights = _by_units(part, like, width) if width else _by_impulses(part, like)
-        apart = (applied(weights, control, width) - expected).abs().max()
-        if apart <= rounding * expected.abs().max():
-            return Linear(weights, width, rest, bent)
+        for groups in [1] if width else _group_counts(part, like, rounding):
+            found = _by_units(part, like, width) if width else _by_impulses(part, like, groups)
+            apart = (applied(found, control, width) - expected).abs().max()
+            if apart <= rounding * expected.abs().max():
+                return Linear(found, width, rest, bent)
     raise UnreadableError("its response is not the sum of its responses to single values")
 
 
@@ -433,22 +434,47 @@ def _by_units(part: Function, like: Tensor, width: int) -> Float[Tensor, "sample
     return torch.cat(columns, dim=-1)
 
 
-def _by_impulses(part: Function, like: Tensor) -> Float[Tensor, "sample output input time read"]:
-    _, steps, channels = like.shape
-    if steps * channels > MOST_PASSES:
+def _group_counts(part: Function, like: Tensor, rounding: float) -> list[int]:
+    single = torch.zeros_like(like)
+    single[..., 0] = random_values(like[..., 0], seed=3)
+    alone = part(single)
+    return list(dict.fromkeys((groups_of(alone, like.shape[-1], rounding * alone.abs().max()), 1)))
+
+
+def groups_of(alone: Tensor, channels: int, limit: Tensor) -> int:
+    """How many groups of channels keep to themselves, by what the first channel alone moves."""
+    moved = (alone.abs() > limit).flatten(0, 1).any(dim=0).nonzero()
+    reach, outputs = int(moved.max()) + 1 if len(moved) else 1, alone.shape[-1]
+    return max(
+        count
+        for count in range(1, channels + 1)
+        if channels % count == outputs % count == 0 and outputs // count >= reach
+    )
+
+
+def _by_impulses(
+    part: Function, like: Tensor, groups: int
+) -> Float[Tensor, "sample output input time read"]:
+    samples, steps, channels = like.shape
+    passes = steps * channels // groups
+    if passes > MOST_PASSES:
         raise UnreadableError(
-            f"its channels mix, so that {steps * channels} forward passes would be needed, but at "
+            f"its channels mix, so that {passes} forward passes would be needed, but at "
             f"most {MOST_PASSES} are made: name the projection of the values and the module behind "
             "the mixer (value=..., response=...)"
         )
-    responses = []
-    for channel in range(channels):
+    found: list[Tensor] = []
+    for channel in range(channels // groups):
         for token in range(steps):
-            values = torch.zeros_like(like)
-            values[:, token, channel] = 1
-            responses.append(part(values))
-    stacked = torch.stack(responses).unflatten(0, (channels, steps))
-    return stacked.permute(2, 4, 0, 3, 1)
+            values = torch.zeros_like(like).unflatten(-1, (groups, -1))
+            values[:, token, :, channel] = 1
+            found.append(part(values.flatten(-2)).unflatten(-1, (groups, -1)))
+    each = torch.stack(found).unflatten(0, (channels // groups, steps))
+    # "input read sample time group output", of which every group is a block of the whole.
+    weights = each.new_zeros(samples, groups, each.shape[-1], groups, len(each), steps, steps)
+    own = torch.arange(groups)
+    weights[:, own, :, own] = each.permute(4, 2, 5, 0, 3, 1)
+    return weights.flatten(3, 4).flatten(1, 2)
 
 
 WHERE = re.compile(r"(?P<name>[\w.]*)(\((?P<argument>\w+)\))?")
@@ -597,6 +623,7 @@ class Ports:
         kept: operations that are given the original values all the same.
         layouts: of these tensors, where not the run shows them.
         loop: where the values are those of its steps.
+        factors: values made of these that only multiply what is linear in them, which are held.
     """
 
     value: Value
@@ -605,6 +632,7 @@ class Ports:
     names: tuple[str, str] = ("", "")
     layouts: Mapping[Value, Layout] = field(default_factory=dict)
     loop: Loop | None = None
+    factors: Mapping[Value, str] = field(default_factory=dict)
 
 
 class Driven:
@@ -635,7 +663,8 @@ class Driven:
     def response_to(self, exchanged: Exchanges, values: Exchange) -> Arranged:
         """The response where other tensors of the call are exchanged, too."""
         new = _exchanged(self.ports.value, self.value, values, self.ports.kept)
-        found = self.linear.replay([*exchanged, new], [self.ports.response])
+        held = self.recording.held(self.ports.factors, exchanged)
+        found = self.linear.replay([*exchanged, new, *held], [self.ports.response])
         return self.response.arranged(found[self.ports.response])
 
     def values_in(self, exchanged: Exchanges) -> Arranged:

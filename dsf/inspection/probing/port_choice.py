@@ -13,11 +13,12 @@ for several channels. Neither holds of queries, nor of the input of a linear lay
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ from dsf.inspection.probing.driven import (
     layout_of,
     rows_beside,
 )
+from dsf.inspection.probing.factors import factors_of
 from dsf.inspection.recording import Exchanged, Recording, Value, recorded, values_in
 from dsf.inspection.results.layers import ALL
 
@@ -141,6 +143,8 @@ SEARCH_PASSES = 256
 """The most passes that a search takes."""
 MOST_WEIGHED = 16
 """Of so many pairs it is asked how much of what a token moves they explain."""
+MOST_APART = 4
+"""The same of pairs between which every token is mapped to itself."""
 MOST_GROUPS = 8
 """A tensor that is read by more pieces of code than this is only exchanged in all of them."""
 Places = dict[Value, Layout]
@@ -160,9 +164,11 @@ class Found:
     is_bounded: bool
 
     @property
-    def rank(self) -> tuple[bool, bool, bool, int]:
+    def rank(self) -> tuple[bool, bool, bool, bool, int]:
         """Smaller is better; of equals the first that was found wins."""
-        return not self.is_apart, self.is_bounded, bool(self.ports.kept), self.cost
+        ports = self.ports
+        is_held = bool(ports.factors)
+        return is_held, not self.is_apart, self.is_bounded, bool(ports.kept), self.cost
 
 
 def named(call: FollowedCall, value: Port, response: Port) -> Ports:
@@ -210,6 +216,7 @@ class PortSearch:
             wanted = value_at(call, response)[0].region
             self._read_at = {one: at for one, at in self._read_at.items() if one.region == wanted}
         self._bent: dict[str, float] = {}
+        self._has_mixing = True  # between the places
 
     def best(
         self, worth: Callable[[Driven], float] | None = None, *, most: int = sys.maxsize
@@ -237,11 +244,18 @@ class PortSearch:
             best = next(filter(is_all, good), None)
             if best is not None:
                 return best
-        if not found:
-            raise UnreadableError(self._unfound())
         in_order = sorted(found, key=lambda one: (one.cost > most, one.rank))
         whole = next((one for one in in_order if is_all(one)), None)
         known = {one: share for one, share in shares.items() if not math.isnan(share)}
+        if whole is None and worth is not None:
+            # Tokens may meet in factors of a map of each to itself, as in attention over channels.
+            shares.clear()
+            self._has_mixing = False
+            more = chain.from_iterable(self._all_tried(has_own_rows=True))
+            latest = sorted(more, key=lambda one: (one.cost > most, -self._time(one), one.rank))
+            whole = next((one for one in latest[:MOST_APART] if is_all(one)), None)
+        if whole is None and not found:
+            raise UnreadableError(self._unfound())
         return whole or max(in_order, key=lambda one: known.get(one, -1.0))
 
     def direct(self, given: Value) -> tuple[tuple[bool, bool], Ports] | None:
@@ -292,8 +306,9 @@ class PortSearch:
     def _all_tried(self, *, has_own_rows: bool) -> Iterator[list[Found]]:
         """The pairs from every tensor, to places with its tokens or with other rows."""
         start = self._recording.replays
+        most = SEARCH_PASSES if self._has_mixing else SEARCH_PASSES // MOST_APART
         for value, layout in self._values():
-            if self._recording.replays - start > SEARCH_PASSES:
+            if self._recording.replays - start > most:
                 return
             try:
                 places = self._places(value, layout, has_own_rows=has_own_rows)
@@ -337,9 +352,15 @@ class PortSearch:
         """Pairs from one tensor, exchanged everywhere, then only in some places."""
         if not later:
             return
+
+        def end(pairs: list[Found]) -> float:
+            return max((self._time(one) for one in pairs), default=-math.inf)
+
         whole = self._pairs(value, layout, frozenset(), later)
         if whole is not None:
             yield whole
+        if end(whole or []) < max(self._read_at[one] for one in later):
+            yield self._given_factors(value, layout, later)
         groups = list(self._groups(value))
         if not 1 < len(groups) <= MOST_GROUPS:
             return
@@ -347,9 +368,6 @@ class PortSearch:
         def exchanged(chosen: list[list[int]]) -> list[Found]:
             kept = frozenset(use for group in groups if group not in chosen for use in group)
             return self._pairs(value, layout, kept, later) or []
-
-        def end(pairs: list[Found]) -> float:
-            return max((self._time(one) for one in pairs), default=-math.inf)
 
         # The place up to which one of them is affine alone is not given up for further ones.
         alone = [(exchanged([group]), group) for group in groups]
@@ -361,6 +379,17 @@ class PortSearch:
                 best, chosen = wider, [*chosen, group]
         yield best
 
+    def _given_factors(self, value: Value, layout: Layout, later: Places) -> list[Found]:
+        """Pairs up to places that are linear in a value where its factors are held."""
+        trial = _Exchanged(self._recording, value, layout, frozenset())
+        changed = [
+            layout.laid_out(trial.values + size * trial.step, self._recording.tensor(value))
+            for size in (1, -driven.PAIRED)
+        ]
+        factors = factors_of(self._recording, value, changed, later, self._rounding)
+        held = {one: self._worded(one) for one in factors}
+        return (self._pairs(value, layout, frozenset(), later, held) if held else None) or []
+
     def _groups(self, value: Value) -> Iterator[list[int]]:
         """The operations that read a tensor, together where one line of code reads it often."""
         by_line: dict[tuple[str, str, str], list[int]] = {}
@@ -371,12 +400,17 @@ class PortSearch:
         yield from by_line.values()
 
     def _pairs(
-        self, value: Value, layout: Layout, kept: frozenset[int], later: Places
+        self,
+        value: Value,
+        layout: Layout,
+        kept: frozenset[int],
+        later: Places,
+        factors: Mapping[Value, str] = MappingProxyType({}),
     ) -> list[Found] | None:
         """The pairs with a tensor that is exchanged but in ``kept`` places."""
         # None if the module is affine from it to none of the places where tokens of it mix.
-        trial = _Exchanged(self._recording, value, layout, kept)
-        values, step = trial.values, driven.random_values(trial.values, seed=0)
+        trial = _Exchanged(self._recording, value, layout, kept, factors)
+        values, step = trial.values, trial.step
         one, other = (
             trial.moved(values + step, later),
             trial.moved(values - driven.PAIRED * step, later),
@@ -397,13 +431,14 @@ class PortSearch:
                 self._bent[f"{self._worded(value)} to {self._worded_place(response)}"] = bent
         if not affine:
             return None if moved else []
-        steps = layout.sizes[1]
-        mixing = self._mixing(trial, affine, dict.fromkeys((0, steps // 2, steps - 1)))
+        ends = dict.fromkeys((0, layout.sizes[1] // 2, layout.sizes[1] - 1))
+        keeps = factors or not self._has_mixing  # each token may be mapped to itself
+        mixing = affine if keeps else self._mixing(trial, affine, ends)
         return self._ranked(trial, mixing) if mixing else None
 
     def _mixing(self, trial: "_Exchanged", places: Places, tokens: Iterable[int]) -> Places:
         """The places where others move when one of some tokens is exchanged."""
-        step = driven.random_values(trial.values, seed=0)
+        step = trial.step
         found: Places = {}
         for token in tokens:
             alone = trial.values
@@ -438,12 +473,13 @@ class PortSearch:
                 width = driven.head_width(alike[one], channels, limit)
                 others = alone[one].abs()[..., place.sizes[2] // channels :]
                 is_apart = width > 1 or not bool((others > limit).any())
-                cost = math.ceil(steps / width) if is_apart else cost
+                count = driven.groups_of(alone[one], channels, limit)
+                cost = math.ceil(steps / width) if is_apart else cost // count
             elif place.sizes[2] == channels == 1:
                 cost, is_apart = steps, True
             names = self._worded(trial.value), self._worded_place(one)
             layouts = {} if self._call.layout(one) is place else {one: place}
-            ports = Ports(trial.value, one, trial.kept, names, layouts)
+            ports = Ports(trial.value, one, trial.kept, names, layouts, factors=trial.factors)
             found.append(Found(ports, cost, is_apart, bounded))
         in_order = sorted(found, key=lambda one: (one.cost, -self._time(one)))
         latest, best = -1.0, []
@@ -503,21 +539,26 @@ class PortSearch:
 
 @dataclass(frozen=True, eq=False)
 class _Exchanged:
-    """A tensor that is exchanged but in ``kept`` places."""
+    """A tensor that is exchanged but in ``kept`` places, while factors are held."""
 
     recording: Recording
     value: Value
     layout: Layout
     kept: frozenset[int]
+    factors: Mapping[Value, str] = field(default_factory=dict)
 
     @property
     def values(self) -> Tensor:
         return self.layout.arranged(self.recording.tensor(self.value))
 
+    @property
+    def step(self) -> Tensor:
+        return driven.random_values(self.values, seed=0)
+
     def moved(self, values: Tensor, places: Places) -> dict[Value, Tensor]:
         """By how much the numbers in some places change with the values."""
         new = Exchanged(self.value, lambda old: self.layout.laid_out(values, old), self.kept)
-        found = self.recording.replay([new], places)
+        found = self.recording.replay([new, *self.recording.held(self.factors)], places)
         return {
             one: place.arranged(found[one]) - place.arranged(self.recording.tensor(one))
             for one, place in places.items()

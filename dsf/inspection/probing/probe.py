@@ -215,7 +215,7 @@ class Prober:
             self._budget.spent += call.recording.replays - start
         driven = Driven(call, found.ports)
         samples, tokens, channels = driven.value.sizes
-        maps = found.cost // tokens * channels if not found.is_apart else channels
+        maps = channels * (1 if found.is_apart else driven.response.sizes[2])
         self._budget.check(found.cost, driven.operations, samples * tokens * tokens * maps)
         if found.ports.loop is None:
             self._known[type(layer.module)] = found.ports
@@ -281,9 +281,17 @@ def _label(driven: Driven, linear: Linear, rounding: float) -> str:
         what = "causal up to rounding" if ahead <= rounding else "reads later tokens"
         causal = f", {what} ({ahead:.0e})" if ahead != 0 else ", causal"
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
-    held = "" if driven.ports.loop is None else ", while nonlinear factors such as gates are held"
+    operations = driven.recording.operations
+    others = (operations[number] for number in sorted(driven.ports.kept))
+    held = [
+        *driven.ports.factors.values(),
+        *(f"what '{one.name}' is given in {one.place}" for one in others),
+    ]
+    if driven.ports.loop is not None:
+        held.append("nonlinear factors such as gates")
+    given = f", while held: {' and '.join(dict.fromkeys(held))}" if held else ""
     return (
         f"probed from {driven.ports.names[0]} to {driven.ports.names[1]} in "
         f"{driven.passes} passes: linear (superposition error {linear.superposition:.0e}){causal}"
-        f"{affine}{held}"
+        f"{affine}{given}"
     )
