@@ -1,12 +1,14 @@
 """The playground: its numbers are the library's, for every architecture and wherever sliders stand.
 
-The page computes in its own script. The oracle is the library: the program that the page shows is
-run, and its map, states and response are compared with those of the page.
+The page computes in its own script. The oracle is the library: the same mixer is made of the tokens
+and settings that the page saves, and its map, states and response are compared with the page's.
 """
 
 import json
+import math
 import random
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -45,15 +47,107 @@ def numbers(page):
     return json.loads(unquote(link.partition(",")[2]))
 
 
-def library(program):
-    names = {}
-    exec(program, names)
-    system, response = names["system"], names["response"]
-    states = names["states"].reshape(system.steps, system.state_size)
+def number64(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def complex128(value):
+    return torch.tensor(value, dtype=torch.complex128)
+
+
+def exact(s):
+    return dsf.mixers.SoftmaxAttention(**s.attending, scale=1.0)
+
+
+def oscillation(s):
+    return dsf.mixers.DiagonalStateSpace(
+        value=s.value,
+        pole=complex128([complex(-s.A, 2)]),
+        write=complex128([s.B]),
+        read=complex128([s.C]),
+        step=number64(s.step),
+        feedthrough=number64(s.D),
+    )
+
+
+def recurrent_unit(s):
+    return dsf.mixers.LRU(
+        value=s.value,
+        log_radius=torch.log(-torch.log(number64([s.decay]))),
+        log_phase=torch.log(number64([s.A])),
+        write=complex128([[s.B]]),
+        read=complex128([[s.C]]),
+        feedthrough=number64([s.D]),
+    )
+
+
+def selective(s):
+    return dsf.mixers.SelectiveStateSpace(
+        value=s.value,
+        step=s.step * s.gate[:, :1],
+        pole=-s.A * number64([[1, 2]]),
+        write=s.attending["key"],
+        read=s.attending["query"],
+        feedthrough=number64([s.D]),
+    )
+
+
+def zero_sum(s):
+    return dsf.mixers.ZeroSumAttention(
+        **s.attending,
+        logit=s.attending["key"].sum(dim=-1),
+        first_order=0.5 * s.C * s.full,
+        higher_order=s.C * s.full,
+    )
+
+
+def gated_delta_rule(s):
+    decay = math.log(s.decay) * s.gate[:, 0]
+    return dsf.mixers.GatedDeltaNet(**s.attending, rate=s.rate * s.full, log_decay=decay)
+
+
+MIXERS = {
+    "softmax_attention": exact,
+    "taylor": lambda s: exact(s).expansion(order=s.order),
+    "linear_attention": lambda s: dsf.mixers.LinearAttention(**s.attending),
+    "in_line_attention": lambda s: dsf.mixers.InLineAttention(**s.attending),
+    "zero_sum_attention": zero_sum,
+    "retention": lambda s: dsf.mixers.Retention(**s.attending, decay=number64(s.decay)),
+    "gated_linear_attention": lambda s: dsf.mixers.GatedLinearAttention(
+        **s.attending, log_decay=math.log(s.decay) * s.gate
+    ),
+    "diagonal_state_space": oscillation,
+    "lru": recurrent_unit,
+    "selective_state_space": selective,
+    "delta_net": lambda s: dsf.mixers.DeltaNet(**s.attending, rate=s.rate * s.full),
+    "gated_delta_net": gated_delta_rule,
+}
+
+
+def library(shown):
+    value, settings = number64(shown["signal"])[:, None], {"B": 1, "C": 1, **shown["settings"]}
+    if shown["preset"] == "system":
+        one, diagonal = torch.ones_like(value), dsf.systems.transition.Diagonal
+        write, read = settings["B"] * one, settings["C"] * one
+        system = dsf.System.from_write_and_read(
+            diagonal(settings["A"] * one), write, read, feedthrough=settings["D"] * one[:, 0]
+        )
+        signal = value.unsqueeze(-2)
+    else:
+        query, key, gate = (number64(shown["tokens"][name]) for name in ("query", "key", "gate"))
+        attending = {"query": settings["C"] * query, "key": settings["B"] * key, "value": value}
+        full = torch.ones_like(value[:, 0])
+        given = SimpleNamespace(value=value, attending=attending, gate=gate, full=full, **settings)
+        mixer = MIXERS[shown["preset"]](given)
+        system, signal = mixer.system(), mixer.signal()
+    states = system.states(signal).reshape(system.steps, system.state_size)
     if states.is_complex():
         states = torch.view_as_real(states).flatten(-2)
-    map = names["map"].reshape(system.steps, system.steps)
-    return {"map": map, "states": states, "response": response.flatten()}
+    return {
+        "map": dsf.attention_map(system).reshape(system.steps, system.steps),
+        "states": states,
+        "response": dsf.respond(system, signal).flatten(),
+    }
 
 
 def close(ours, theirs):
@@ -64,8 +158,7 @@ def close(ours, theirs):
 
 def shown_and_computed(page):
     shown = numbers(page)
-    program = page.locator(".python pre").text_content()
-    for what, theirs in library(program).items():
+    for what, theirs in library(shown).items():
         close(torch.tensor(shown[what], dtype=torch.float64).reshape(theirs.shape), theirs)
     return shown
 

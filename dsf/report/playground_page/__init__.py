@@ -1,7 +1,7 @@
 """``playground``: one page with sliders for A, B, C and D, from softmax to the delta rule.
 
-The page computes everything itself, offline: a program that it also shows makes the same numbers
-with the mixers of this library. ``presets.json`` names the architectures, their sliders and limits.
+The page computes everything itself, offline. ``presets.json`` names the architectures, their
+sliders and limits.
 """
 
 import json
@@ -16,7 +16,7 @@ from dsf.report.page import filled
 from dsf.report.viewer import file_of, style_of
 from dsf.runtime.files import replace_file
 
-SCRIPTS = ("systems", "python", "pictures", "board")
+SCRIPTS = ("systems", "pictures", "board")
 FOLDER = "playground_page"
 HEIGHT = 900
 """Pixels of the frame in a notebook."""

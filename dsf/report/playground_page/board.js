@@ -32,7 +32,6 @@ class Board {
     this.facts = make("dl", { className: "facts" });
     this.numbers = make("div", { className: "scroll", tabIndex: 0, role: "region",
       "aria-label": "Map, signal, state and response as a table" });
-    this.program = make("pre", { tabIndex: 0, "aria-label": "The same in Python" });
     this.saved = make("a", { download: "playground.json" }, "Save these numbers as JSON");
     place.replaceChildren(
       make("div", { className: "choosing" }, this.presetButtons()),
@@ -41,8 +40,7 @@ class Board {
           make("section", {}, make("h3", {}, "Attention map"), this.mapPlace),
           make("section", {}, make("h3", {}, "Signal, state, response"), this.timePlace)),
         this.facts,
-        make("details", { className: "table" }, make("summary", {}, "Numbers"), this.saved, this.numbers),
-        make("details", { className: "python" }, make("summary", {}, "The same in Python"), this.program)));
+        make("details", { className: "table" }, make("summary", {}, "Numbers"), this.saved, this.numbers)));
   }
 
   presetButtons() {
@@ -121,7 +119,6 @@ class Board {
     this.facts.replaceChildren(...factsOf(this.found, signal, this.chosen, this.tokens, this.settings).map(([name, value]) =>
       make("div", {}, make("dt", {}, name), make("dd", {}, value))));
     this.numbers.replaceChildren(tableOf(this.found, signal, this.tokens.text));
-    this.program.textContent = pythonOf(this.chosen.name, this.tokens, this.settings, signal);
     const all = { preset: this.chosen.name, settings: this.settings, tokens: this.tokens, signal, map, states, response };
     this.saved.href = `data:application/json,${encodeURIComponent(JSON.stringify(all))}`;
     this.draw();
