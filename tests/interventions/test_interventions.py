@@ -262,13 +262,3 @@ def test_an_effect_on_a_number_that_is_not_linear_is_that_of_the_function(linear
     assert result.effect(divergence).abs().min() > 0
     with pytest.raises(ValueError, match="one number for each"):
         result.effect(lambda output: output[0])
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_an_effect_has_the_size_of_its_rounding(dtype):
-    """Oracle: the difference of two logits, whose last digits are half of eps each."""
-    model, ids = model_of("llama", dtype), prompt()
-    result = dsf.intervene(model, input_ids=ids, edits=edits.Ablate(0, heads=[0]))
-    logits = result.clean.double()[:, -1]
-    expected = (logits[:, 7].abs() + logits[:, 9].abs()) * torch.finfo(dtype).eps / 2
-    torch.testing.assert_close(result.rounding(7, against=9), expected)
