@@ -19,19 +19,10 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from dsf import inspection
 from dsf.certificates import Certificate, Level, Verdict
 from dsf.evaluate import attention_map, chunkwise, convolution, recurrent, respond, row_blocks, scan
 from dsf.evaluate.invariant import varying
-from dsf.inspection import (
-    Adapter,
-    InspectedLayer,
-    Inspection,
-    InspectionError,
-    Probe,
-    ReconstructionError,
-    RoundingWarning,
-    inspect,
-)
 from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.examine import Examination, examine
 from dsf.inspection.families.registry import known_modules
@@ -380,10 +371,10 @@ def assert_layer_exact(
     *inputs: Any,
     tolerance: float | None = None,
     rounding: float | None = None,
-    adapters: Sequence[Adapter] = (),
-    probe: Mapping[str, Probe] | Sequence[str] = (),
+    adapters: Sequence[inspection.Adapter] = (),
+    probe: Mapping[str, inspection.Probe] | Sequence[str] = (),
     **named: Any,
-) -> Inspection:
+) -> inspection.Inspection:
     """Assert that every token mixer of ``module`` computes what its formula says.
 
     Args:
@@ -410,14 +401,16 @@ def assert_layer_exact(
     """
     options: dict[str, Any] = {"tolerance": tolerance, "adapters": adapters, "probe": probe}
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RoundingWarning)
+        warnings.simplefilter("always", inspection.RoundingWarning)
         try:
-            found = inspect(module, *inputs, **options, **named)
-        except ReconstructionError as error:
+            found = inspection.inspect(module, *inputs, **options, **named)
+        except inspection.ReconstructionError as error:
             raise AssertionError(str(error)) from error
     faults = [f"{missed.name}: {missed.reason}" for missed in found.unsupported]
     if rounding is None:
-        faults += [str(each.message) for each in caught if each.category is RoundingWarning]
+        faults += [
+            str(each.message) for each in caught if each.category is inspection.RoundingWarning
+        ]
     else:
         faults += [
             f"{layer.name}: the run differs by {layer.rounding:.1e} relative from its module in "
@@ -485,7 +478,7 @@ class ModelUnderTest:
         label: how it differs from the model and call as given, for a witness.
     """
 
-    adapter: Adapter
+    adapter: inspection.Adapter
     model: nn.Module
     inputs: tuple[Any, ...]
     named: Mapping[str, Any]
@@ -503,18 +496,18 @@ class ModelUnderTest:
         """The number of tokens of the call."""
         sizes = [part.shape[self.time] for part in self._tensors() if part.ndim > self.time]
         if not sizes:
-            raise InspectionError(
+            raise inspection.InspectionError(
                 f"check_adapter: none of the inputs has an axis {self.time} that counts tokens. "
                 "Pass the inputs of the model, and time=... if tokens are on another axis."
             )
         return sizes[0]
 
     @cached_property
-    def exact_layers(self) -> list[InspectedLayer]:
+    def exact_layers(self) -> list[inspection.InspectedLayer]:
         """The layers of the adapter's modules in float64, of any error."""
         return self.layers(exact=True)
 
-    def layers(self, *, exact: bool) -> list[InspectedLayer]:
+    def layers(self, *, exact: bool) -> list[inspection.InspectedLayer]:
         """The layers of the adapter's modules, of any error."""
         question = Examination(
             inputs=self.inputs,
@@ -581,7 +574,7 @@ Figure = Callable[[ModelUnderTest], float]
 
 @checked
 def check_adapter(
-    adapter: Adapter,
+    adapter: inspection.Adapter,
     model: nn.Module,
     *inputs: Any,
     time: int = 1,
@@ -608,7 +601,7 @@ def check_adapter(
     """
     given = ModelUnderTest(adapter, model, inputs, named, time)
     if not given.families:
-        raise InspectionError(
+        raise inspection.InspectionError(
             f"check_adapter: {type(model).__name__} holds no module of the adapter's classes, "
             f"{', '.join(adapter.families) or 'none'}. A class path is "
             "f'{Class.__module__}.{Class.__qualname__}'."
@@ -647,10 +640,10 @@ def _error(subject: ModelUnderTest, *, exact: bool = False) -> float:
     return max(layer.error for layer in _read(subject, exact=exact))
 
 
-def _read(subject: ModelUnderTest, *, exact: bool) -> list[InspectedLayer]:
+def _read(subject: ModelUnderTest, *, exact: bool) -> list[inspection.InspectedLayer]:
     layers = subject.exact_layers if exact else subject.layers(exact=False)
     if not layers:
-        raise InspectionError("the adapter gave no layer for its modules")
+        raise inspection.InspectionError("the adapter gave no layer for its modules")
     return layers
 
 

@@ -9,16 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.certificates.certificate import (
-    Certificate,
-    Proposal,
-    Verdict,
-    Where,
-    claim,
-    issued,
-    where_conclusive,
-    written,
-)
+from dsf.certificates import certificate
 
 MAX_BOXES = 2000
 MAX_CORNER_STEPS = 20
@@ -27,7 +18,7 @@ MAX_EXPONENT = 700.0  # the largest exponent that a float takes, rounded down
 DYADIC = 1 << 40
 
 
-@claim
+@certificate.claim
 def locality(
     key: Float[Tensor, "tokens key"],
     box: tuple[Float[Tensor, " key"], Float[Tensor, " key"]],
@@ -36,8 +27,8 @@ def locality(
     share: float,
     scale: float | None = None,
     boxes: int = MAX_BOXES,
-    folder: Where = None,
-) -> Certificate:
+    folder: certificate.Where = None,
+) -> certificate.Certificate:
     """Certify that at least ``share`` of the softmax row lies on the keys ``window[0]`` to
     ``window[1] - 1`` for every query of a box.
 
@@ -77,21 +68,21 @@ def locality(
     token = torch.arange(len(key))
     inside = (token >= start) & (token < stop)
     search = _Search(factor * key.double(), inside, log((1 - share) / share))
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="locality",
         tensors={"key": key, "lower": lower, "upper": upper},
         method="tangent of log-sum-exp on a split tree",
         parameters={
             "box": [float(lower.min()), float(upper.max())],
             "window": list(window),
-            "share": written(share),
-            "scale": written(factor),
+            "share": certificate.written(share),
+            "scale": certificate.written(factor),
         },
         bound=share,
         limits={"boxes": boxes},
     )
     if not bool(key.isfinite().all()):
-        return issued(proposal, folder)
+        return certificate.issued(proposal, folder)
     worst, query = search.attack(lower, upper)
     tree = None
     if worst <= search.goal:
@@ -101,11 +92,11 @@ def locality(
     found: dict[str, Any] = {"observed": 1 / (1 + exp(min(worst, MAX_EXPONENT)))}
     if worst > search.goal:
         witness = {"query": query.tolist()}
-        found |= {"verdict": Verdict.REFUTED, "witness": witness, "limits": {}}
+        found |= {"verdict": certificate.Verdict.REFUTED, "witness": witness, "limits": {}}
     elif tree is not None:
-        found |= {"verdict": Verdict.PROVED, "evidence": {"tree": tree}, "limits": {}}
+        found |= {"verdict": certificate.Verdict.PROVED, "evidence": {"tree": tree}, "limits": {}}
     undecided = replace(proposal, observed=found["observed"])
-    return where_conclusive([replace(proposal, **found)], undecided, folder)
+    return certificate.where_conclusive([replace(proposal, **found)], undecided, folder)
 
 
 @dataclass
@@ -174,7 +165,10 @@ class _Search:
                 return None, centre
             # within rounding of the goal the checker decides, by intervals
             if bound <= self.goal and (bound < self.goal - 1e-9 or bool((low == high).all())):
-                node.update(p=[written(p) for p in share], log_p=[written(x) for x in logs])
+                node.update(
+                    p=[certificate.written(p) for p in share],
+                    log_p=[certificate.written(x) for x in logs],
+                )
                 continue
             axis = self._axis(low, high)
             middle = (low[axis] + high[axis]) / 2

@@ -12,19 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dsf.certificates import checker
-from dsf.certificates.certificate import (
-    Certificate,
-    Level,
-    Proposal,
-    Verdict,
-    Where,
-    certifiable,
-    claim,
-    issued,
-    stored,
-    where_conclusive,
-)
+from dsf.certificates import certificate, checker
 
 PRIME = (1 << 31) - 1
 """Products of two residues fit into 64 bits."""
@@ -120,13 +108,13 @@ MAX_NULL_BITS = 13_000  # bits of an integer that a certificate can hold
 DIRECTIONS = 1 << 40  # the unit of the entries of a direction that was found in float64
 
 
-@claim
+@certificate.claim
 def margin(
     key: Float[Tensor, "tokens key"],
     *,
     first_row: int | None = None,
-    folder: Where = None,
-) -> Certificate:
+    folder: certificate.Where = None,
+) -> certificate.Certificate:
     """Certify a lower bound on the smallest singular value of ``[keys, 1]`` up to ``first_row``.
 
     The rank alone is not conclusive, because rounding makes almost every matrix full rank:
@@ -140,10 +128,10 @@ def margin(
         ValueError: if ``first_row`` lies outside the tokens or leaves fewer rows than columns.
     """
     row = len(key) - 1 if first_row is None else first_row
-    return issued(_margin(key, row), folder)
+    return certificate.issued(_margin(key, row), folder)
 
 
-def _margin(key: Tensor, row: int) -> Proposal:
+def _margin(key: Tensor, row: int) -> certificate.Proposal:
     """The claim with the first shift that leaves a factor and a positive bound, or UNKNOWN."""
     tokens, width = key.shape
     if not width <= row < tokens:
@@ -156,7 +144,7 @@ def _margin(key: Tensor, row: int) -> Proposal:
     chosen = _spanning(whole) if finite else [0]
     matrix = whole[chosen]
     observed = float(torch.linalg.svdvals(whole)[-1]) if finite else None
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="margin",
         tensors={"key": key},
         method="Cholesky factor of the shifted Gram matrix, exact residual",
@@ -181,7 +169,7 @@ def _margin(key: Tensor, row: int) -> Proposal:
         if left > 0:
             return replace(
                 proposal,
-                verdict=Verdict.PROVED,
+                verdict=certificate.Verdict.PROVED,
                 tensors={"key": key, "factor": factor},
                 evidence={"rows": chosen, "shift": shift},
                 parameters={"first_row": row, "bound": left**0.5},
@@ -202,14 +190,14 @@ def _spanning(matrix: Tensor) -> list[int]:
     return sorted({*spread, *pivots[:columns].tolist()})
 
 
-@claim
+@certificate.claim
 def linear_injective(
     key: Float[Tensor, "tokens key"],
     *,
     feature_map: str,
     row: int | None = None,
-    folder: Where = None,
-) -> Certificate:
+    folder: certificate.Where = None,
+) -> certificate.Certificate:
     """Refute that normalised linear attention gives different queries different rows.
 
     A row depends on the features of its query only up to a positive factor, so two queries with
@@ -227,7 +215,7 @@ def linear_injective(
     Raises:
         ValueError: for a feature map without a known collision, or a row outside the keys.
     """
-    certifiable("key", key)
+    certificate.certifiable("key", key)
     known = ("identity", "relu", "elu_plus_one")
     if feature_map not in known:
         raise ValueError(
@@ -240,7 +228,7 @@ def linear_injective(
         raise ValueError(
             f"linear_injective: 'row' must lie between 0 and {key.shape[0] - 1}, but it is {row}."
         )
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="linear_injective",
         tensors={"key": key},
         method="two queries with proportional features",
@@ -248,14 +236,14 @@ def linear_injective(
         limits={"tried": "unit vectors and the sum of the keys"},
     )
     if not bool(key.isfinite().all()):
-        return issued(proposal, folder)
+        return certificate.issued(proposal, folder)
     query = _query(key[: chosen + 1], feature_map)
     if query is None:
-        return issued(proposal, folder)
+        return certificate.issued(proposal, folder)
     other = [2 * part + 1 if feature_map == "elu_plus_one" else 2 * part for part in query]
     witness = {"row": chosen, "query": query, "other": other}
-    refuted = replace(proposal, verdict=Verdict.REFUTED, witness=witness, limits={})
-    return issued(refuted, folder)
+    refuted = replace(proposal, verdict=certificate.Verdict.REFUTED, witness=witness, limits={})
+    return certificate.issued(refuted, folder)
 
 
 def _query(key: Tensor, feature_map: str) -> list[Fraction] | None:
@@ -263,7 +251,7 @@ def _query(key: Tensor, feature_map: str) -> list[Fraction] | None:
     width = key.shape[-1]
     if feature_map == "elu_plus_one":
         return [Fraction(1, 2)] * width
-    part = stored(key)
+    part = certificate.stored(key)
     rows = [part.row(token) for token in range(part.rows)]
     if feature_map == "relu":
         rows = [[max(part, Fraction(0)) for part in row] for row in rows]
@@ -274,17 +262,17 @@ def _query(key: Tensor, feature_map: str) -> list[Fraction] | None:
     return [Fraction(int(k == lead)) for k in range(width)]
 
 
-@claim
+@certificate.claim
 def injective(
     key: Float[Tensor, "tokens key"],
     *,
     first_row: int | None = None,
     sink: bool = False,
     shown: Bool[Tensor, "rows tokens"] | None = None,
-    level: Level = Level.DATA,
+    level: certificate.Level = certificate.Level.DATA,
     uncertainty: float = 0.0,
-    folder: Where = None,
-) -> Certificate:
+    folder: certificate.Where = None,
+) -> certificate.Certificate:
     """Certify that from ``first_row`` on different queries get different softmax rows.
 
     Row i over the keys 0 ... i is injective in its query exactly when ``[keys, 1]`` has full column
@@ -313,17 +301,17 @@ def injective(
             another level, or ``level`` is ``Level.FLOAT``: large queries saturate a floating-point
             softmax, so two of them give the same row.
     """
-    certifiable("key", key)
-    if level is Level.FLOAT:
+    certificate.certifiable("key", key)
+    if level is certificate.Level.FLOAT:
         raise ValueError(
             "injective: 'level' cannot be FLOAT, since a floating-point softmax saturates and "
             "gives two large queries the same row. Use Level.DATA or Level.REAL."
         )
     if shown is not None:
-        if level is not Level.DATA or first_row is not None:
+        if level is not certificate.Level.DATA or first_row is not None:
             raise ValueError("injective: 'shown' is decided row by row, at Level.DATA only.")
         return _masked(key, shown, sink, folder)
-    if level is Level.REAL:
+    if level is certificate.Level.REAL:
         if not uncertainty >= 0:
             raise ValueError(
                 f"injective: 'uncertainty' must be at least 0, but it is {uncertainty}."
@@ -336,22 +324,24 @@ def injective(
         raise ValueError(
             f"injective: 'first_row' must lie between 0 and {tokens - 1}, but it is {first_row}."
         )
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="injective",
         tensors={"key": key},
         method="rows of full rank, or an exact null vector",
         parameters={"first_row": row, "sink": sink},
     )
     if not bool(key.isfinite().all()):
-        return issued(proposal, folder)
-    part, extra = stored(key), () if sink else (1,)
+        return certificate.issued(proposal, folder)
+    part, extra = certificate.stored(key), () if sink else (1,)
     if row + 1 < needed and needed > MAX_NAMED_COLUMNS:
-        return issued(_refuted(proposal, row, []), folder)
+        return certificate.issued(_refuted(proposal, row, []), folder)
     rows = [part.scaled(token, extra)[0] for token in range(row + 1)]
-    return where_conclusive([_by_rank(proposal, rows, row, sink)], proposal, folder)
+    return certificate.where_conclusive([_by_rank(proposal, rows, row, sink)], proposal, folder)
 
 
-def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificate:
+def _masked(
+    key: Tensor, shown: Tensor, sink: bool, folder: certificate.Where
+) -> certificate.Certificate:
     """One set of independent keys for every row that shows enough; sets serve many rows."""
     needed = key.shape[-1] + (not sink)
     if shown.shape[-1] != len(key) or not bool((shown.sum(dim=-1) >= needed).any()):
@@ -359,15 +349,15 @@ def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificat
             f"injective: 'shown' must have a column for each of the {len(key)} keys, and a row "
             f"with at least {needed} of them, but its shape is {tuple(shown.shape)}."
         )
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="injective_masked",
         tensors={"key": key, "mask": shown.to(torch.float16)},
         method="keys of full rank for every row, or an exact null vector",
         parameters={"least": needed, "sink": sink},
     )
     if not bool(key.isfinite().all()):
-        return issued(proposal, folder)
-    part, extra = stored(key), () if sink else (1,)
+        return certificate.issued(proposal, folder)
+    part, extra = certificate.stored(key), () if sink else (1,)
     rows = [part.scaled(token, extra)[0] for token in range(part.rows)]
     sets: list[list[int]] = []
     chosen = []
@@ -383,20 +373,22 @@ def _masked(key: Tensor, shown: Tensor, sink: bool, folder: Where) -> Certificat
                 null = null_vector([rows[place] for place in seen])
                 if null is None or max(map(int.bit_length, null)) > MAX_NULL_BITS:
                     limits = {"row": f"no verdict on the keys of row {number}"}
-                    return issued(replace(proposal, limits=limits), folder)
+                    return certificate.issued(replace(proposal, limits=limits), folder)
                 refuted = _refuted(proposal, number, [*null, 0] if sink else null)
-                return where_conclusive([refuted], proposal, folder)
+                return certificate.where_conclusive([refuted], proposal, folder)
             sets.append(sorted(latest[place] for place in found))
             if not checker.is_affordable(len(sets) * needed**3, checker.BITS_OF_PRIMES):
                 limits = {"rows": "the rows show too many different sets of keys"}
-                return issued(replace(proposal, limits=limits), folder)
+                return certificate.issued(replace(proposal, limits=limits), folder)
         chosen.append(len(sets) - 1)
     evidence = {"sets": sets, "chosen": chosen}
-    proved = replace(proposal, verdict=Verdict.PROVED, evidence=evidence)
-    return where_conclusive([proved], proposal, folder)
+    proved = replace(proposal, verdict=certificate.Verdict.PROVED, evidence=evidence)
+    return certificate.where_conclusive([proved], proposal, folder)
 
 
-def _by_rank(proposal: Proposal, rows: list[list[int]], row: int, sink: bool) -> Proposal:
+def _by_rank(
+    proposal: certificate.Proposal, rows: list[list[int]], row: int, sink: bool
+) -> certificate.Proposal:
     """Rows of full rank or a null vector; modulo a second prime if the first one misleads."""
     needed = len(rows[0])
     chosen = independent_rows(rows, needed)
@@ -414,11 +406,11 @@ def _by_rank(proposal: Proposal, rows: list[list[int]], row: int, sink: bool) ->
 
 
 def _within_uncertainty(
-    key: Tensor, first_row: int | None, sink: bool, uncertainty: float, where: Where
-) -> Certificate:
+    key: Tensor, first_row: int | None, sink: bool, uncertainty: float, where: certificate.Where
+) -> certificate.Certificate:
     """The claim for every key matrix near the stored one, from the factor of a margin."""
     row = key.shape[-1] if first_row is None else first_row
-    undecided = Proposal(
+    undecided = certificate.Proposal(
         name="injective_within",
         tensors={"key": key},
         method="certified smallest singular value of [keys, 1]",
@@ -429,35 +421,35 @@ def _within_uncertainty(
     )
     if sink:
         reason = {"margin": "with a sink no margin is certified"}
-        return issued(replace(undecided, limits=reason), where)
+        return certificate.issued(replace(undecided, limits=reason), where)
     row = min(row, len(key) - 1)
     undecided = replace(undecided, parameters={"first_row": row, "distance": uncertainty})
     if not bool(key.isfinite().all()):
-        return issued(undecided, where)
+        return certificate.issued(undecided, where)
     if row < key.shape[-1]:
-        return issued(_refuted(undecided, row, []), where)
+        return certificate.issued(_refuted(undecided, row, []), where)
     found = _margin(key, row)
     if found.bound is None or not found.bound > uncertainty:
         null = _blind_direction(key[: row + 1], uncertainty)
         if null is not None:
             refuted = _refuted(undecided, row, null)
-            return issued(replace(refuted, observed=found.observed), where)
+            return certificate.issued(replace(refuted, observed=found.observed), where)
         small = {"margin": "the certified margin is too small"}
-        return issued(replace(undecided, observed=found.observed, limits=small), where)
+        return certificate.issued(replace(undecided, observed=found.observed, limits=small), where)
     decided = replace(
         undecided,
-        verdict=Verdict.PROVED,
+        verdict=certificate.Verdict.PROVED,
         tensors=found.tensors,
         evidence=found.evidence,
         bound=found.bound,
         observed=found.observed,
     )
-    return issued(decided, where)
+    return certificate.issued(decided, where)
 
 
 def _blind_direction(key: Tensor, distance: float) -> list[int] | None:
     """Integers (v, c) with |K v + c| at most the distance times |v|, exactly; None if not found."""
-    part = stored(key)
+    part = certificate.stored(key)
     rows = [part.scaled(token, (1,))[0] for token in range(part.rows)]
     centred = key.double() - key.double().mean(dim=0)
     direction = torch.linalg.svd(centred).Vh[-1]
@@ -473,10 +465,10 @@ def _blind_direction(key: Tensor, distance: float) -> list[int] | None:
     return exact if exact is not None and any(exact[:-1]) else None
 
 
-def _proved(proposal: Proposal, rows: list[int]) -> Proposal:
-    return replace(proposal, verdict=Verdict.PROVED, evidence={"rows": sorted(rows)})
+def _proved(proposal: certificate.Proposal, rows: list[int]) -> certificate.Proposal:
+    return replace(proposal, verdict=certificate.Verdict.PROVED, evidence={"rows": sorted(rows)})
 
 
-def _refuted(proposal: Proposal, row: int, null: list[int]) -> Proposal:
+def _refuted(proposal: certificate.Proposal, row: int, null: list[int]) -> certificate.Proposal:
     witness = {"row": row, "null": null}
-    return replace(proposal, verdict=Verdict.REFUTED, witness=witness)
+    return replace(proposal, verdict=certificate.Verdict.REFUTED, witness=witness)

@@ -17,23 +17,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.certificates import checker
-from dsf.certificates.certificate import (
-    Certificate,
-    CheckerRefused,
-    Level,
-    Proposal,
-    Verdict,
-    Where,
-    as_float,
-    certifiable,
-    claim,
-    issued,
-    settled,
-    stored,
-    where_conclusive,
-    written,
-)
+from dsf.certificates import certificate, checker
 from dsf.certificates.maps import stored_transitions
 from dsf.evaluate import respond
 from dsf.evaluate.arguments import forward_form
@@ -45,14 +29,14 @@ from dsf.systems.composite import Operator, kept_rows
 from dsf.systems.system import System
 
 
-@claim
+@certificate.claim
 def nonexpansive(
     key: Float[Tensor, "time key"],
     rate: Float[Tensor, " time"],
     log_decay: Float[Tensor, " time"] | None = None,
     *,
-    folder: Where = None,
-) -> Certificate:
+    folder: certificate.Where = None,
+) -> certificate.Certificate:
     """Certify that no transition ``exp(g) (I - b k kᵀ)`` of a delta rule expands.
 
     Without ``log_decay`` the transitions are ``I - b k kᵀ``, and the condition is
@@ -74,29 +58,29 @@ def nonexpansive(
             f"nonexpansive: needs one log decay for every key, but the shapes are "
             f"{tuple(log_decay.shape)} and {tuple(rate.shape)}."
         )
-    certifiable("key", key)
-    certifiable("rate", rate)
+    certificate.certifiable("key", key)
+    certificate.certifiable("rate", rate)
     steps = rate.double() * key.double().square().sum(dim=-1)
     gains = (1 - steps).abs()
     if key.shape[-1] > 1:
         gains = gains.clamp(min=1.0)
     finite = bool(key.isfinite().all()) and bool(rate.isfinite().all())
-    part, rates = stored(key), stored(rate).row(0) if finite else []
+    part, rates = certificate.stored(key), certificate.stored(rate).row(0) if finite else []
     if finite and not bool(steps.isfinite().all()):  # squares beyond a float
         exact = [checker.step_gain(part, rates, token) for token in range(len(rate))]
-        gains = torch.tensor([as_float(each) for each in exact], dtype=torch.float64)
+        gains = torch.tensor([certificate.as_float(each) for each in exact], dtype=torch.float64)
     logs = torch.zeros_like(steps) if log_decay is None else log_decay.double()
     gains = gains * logs.exp()
     worst = int(gains.nan_to_num(0.0).argmax())
     tensors = {"key": key, "rate": rate}
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="nonexpansive" if log_decay is None else "nonexpansive_decayed",
         tensors=tensors if log_decay is None else {**tensors, "log_decay": log_decay},
         method="exact products of every token, enclosed decays",
         observed=float(gains[worst]),
     )
     if not all(bool(part.isfinite().all()) for part in proposal.tensors.values()):
-        return issued(proposal, folder)
+        return certificate.issued(proposal, folder)
 
     def expands(token: int) -> bool:
         gain = checker.step_gain(part, rates, token)
@@ -104,17 +88,17 @@ def nonexpansive(
 
     broken = next(filter(expands, [worst, *range(len(rate))]), None)
     witness = None if broken is None else {"token": broken}
-    return where_conclusive([settled(proposal, witness)], proposal, folder)
+    return certificate.where_conclusive([certificate.settled(proposal, witness)], proposal, folder)
 
 
-@claim
+@certificate.claim
 def decay(
     log_decay: Float[Tensor, "*batch time"],
     *,
     width: int,
     most: float,
-    folder: Where = None,
-) -> Certificate:
+    folder: certificate.Where = None,
+) -> certificate.Certificate:
     """Certify that the decay over any ``width`` tokens in a row is at most ``most``.
 
     The logarithms are summed exactly, and one exponential is enclosed in an interval. Minus
@@ -129,8 +113,8 @@ def decay(
             f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be finite "
             f"and above 0, but they are {width} and {most}."
         )
-    certifiable("log_decay", log_decay)
-    part = stored(log_decay)
+    certificate.certifiable("log_decay", log_decay)
+    part = certificate.stored(log_decay)
     windows = (checker.largest_window(part.log_decays(row), width) for row in range(part.rows))
     found = [(*window, row) for row, window in enumerate(windows) if window is not None]
     witness, largest = None, 0.0
@@ -143,17 +127,17 @@ def decay(
             largest = inf
         if checker.exp_below(exact) > Fraction(most):
             witness = {"batch": [int(axis) for axis in place[:-1]], "token": token}
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="decay",
         tensors={"log_decay": log_decay},
         method="exact sums, one enclosed exponential",
-        parameters={"width": width, "most": written(most)},
+        parameters={"width": width, "most": certificate.written(most)},
         observed=largest,
     )
-    return where_conclusive([settled(proposal, witness)], proposal, folder)
+    return certificate.where_conclusive([certificate.settled(proposal, witness)], proposal, folder)
 
 
-@claim
+@certificate.claim
 def decay_box(
     weight: Float[Tensor, " input"],
     bias: Float[Tensor, ""],
@@ -162,8 +146,8 @@ def decay_box(
     *,
     width: int,
     most: float,
-    folder: Where = None,
-) -> Certificate:
+    folder: certificate.Where = None,
+) -> certificate.Certificate:
     """Certify a decay for every input of a box: ``exp(-rate softplus(weight.x + bias))``, the
     selective decay of Mamba with ``rate = exp(A_log)``, over ``width`` tokens is at most ``most``.
 
@@ -185,7 +169,7 @@ def decay_box(
     corner = torch.where(weight > 0, lower, upper).double()
     least = weight.double() @ corner + bias
     largest = float(torch.exp(-float(width) * rate * torch.nn.functional.softplus(least)))
-    proposal = Proposal(
+    proposal = certificate.Proposal(
         name="decay_box",
         tensors={
             "weight": weight,
@@ -198,14 +182,14 @@ def decay_box(
         parameters={
             "box": [float(lower.min()), float(upper.max())],
             "width": width,
-            "most": written(most),
+            "most": certificate.written(most),
         },
         observed=largest,
     )
     if not all(bool(t.isfinite().all()) for t in proposal.tensors.values()):
-        return issued(proposal, folder)
+        return certificate.issued(proposal, folder)
     witness = {"input": corner.tolist()} if largest > most else None
-    return where_conclusive([settled(proposal, witness)], proposal, folder)
+    return certificate.where_conclusive([certificate.settled(proposal, witness)], proposal, folder)
 
 
 MAX_WIDTH = 4096
@@ -230,14 +214,16 @@ class HeadHorizon:
     index: tuple[int, ...]
     width: int | None
     checked: int | None
-    certificates: tuple[Certificate, ...]
+    certificates: tuple[certificate.Certificate, ...]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> certificate.Verdict:
         """PROVED where the checker accepted ``width`` itself, else ARGUED or UNKNOWN."""
         if self.width is None:
-            return Verdict.UNKNOWN
-        return Verdict.PROVED if self.checked == self.width else Verdict.ARGUED
+            return certificate.Verdict.UNKNOWN
+        return (
+            certificate.Verdict.PROVED if self.checked == self.width else certificate.Verdict.ARGUED
+        )
 
 
 @dataclass(frozen=True)
@@ -259,9 +245,13 @@ class Horizon:
         return None if None in widths else max(width for width in widths if width is not None)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> certificate.Verdict:
         """The weakest of all heads."""
-        order = (Verdict.UNKNOWN, Verdict.ARGUED, Verdict.PROVED)
+        order = (
+            certificate.Verdict.UNKNOWN,
+            certificate.Verdict.ARGUED,
+            certificate.Verdict.PROVED,
+        )
         return min((head.verdict for head in self.heads), key=order.index)
 
     def replay(
@@ -302,7 +292,7 @@ def horizon(
     eps: float,
     *,
     longest: int = MAX_WIDTH,
-    folder: Where = None,
+    folder: certificate.Where = None,
 ) -> Horizon:
     """Certify how many last tokens determine the state after every token to relative ``eps``.
 
@@ -353,7 +343,7 @@ def _of_entry(
     index: tuple[int, ...],
     eps: float,
     longest: int,
-    folder: Where,
+    folder: certificate.Where,
 ) -> HeadHorizon:
     longest = min(longest, system.steps - 1)
     if kept_rows(system) is not None or longest < 1:
@@ -366,24 +356,24 @@ def _of_entry(
         logs = _above(own.abs()).log()
         return _of_decays(_above(logs).mT.contiguous(), index, eps, longest, folder)
     width = _by_products(A, eps, longest)
-    argued: tuple[Certificate, ...] = ()
+    argued: tuple[certificate.Certificate, ...] = ()
     if width is not None:
-        proposal = Proposal(
+        proposal = certificate.Proposal(
             name="product_norm",
-            verdict=Verdict.PROVED,
+            verdict=certificate.Verdict.PROVED,
             tensors=stored_transitions(A, paired=A.dtype.is_complex),
             method="products in exact arithmetic, from the stored coefficients",
-            parameters={"width": width, "most": written(eps)},
+            parameters={"width": width, "most": certificate.written(eps)},
         )
         try:
-            return HeadHorizon(index, width, width, (issued(proposal, folder),))
-        except CheckerRefused as refusal:
+            return HeadHorizon(index, width, width, (certificate.issued(proposal, folder),))
+        except certificate.CheckerRefused as refusal:
             reason = str(refusal)
         argued = (
-            Certificate(
+            certificate.Certificate(
                 claim=f"the product of any {width} transitions has a norm of at most {eps}",
-                verdict=Verdict.ARGUED,
-                level=Level.DATA,
+                verdict=certificate.Verdict.ARGUED,
+                level=certificate.Level.DATA,
                 method="products in float64, with a bound on all rounding",
                 bound=eps,
                 limits={"checker": reason},
@@ -392,7 +382,7 @@ def _of_entry(
     if type(mixer) is GatedDeltaNet and not system.runs_backward:
         steps = nonexpansive(mixer.key[index], mixer.rate[index], folder=folder)
         alone = _of_decays(mixer.log_decay[index][None, 1:], index, eps, longest, folder)
-        if steps.verdict is Verdict.PROVED and alone.checked is not None:
+        if steps.verdict is certificate.Verdict.PROVED and alone.checked is not None:
             known = alone.checked if width is None else width
             return HeadHorizon(index, known, alone.checked, (steps, *alone.certificates, *argued))
     if width is None:
@@ -412,7 +402,7 @@ def _of_decays(
     index: tuple[int, ...],
     eps: float,
     longest: int,
-    folder: Where,
+    folder: certificate.Where,
 ) -> HeadHorizon:
     """By sums of logarithms: the least width for which all windows of all states are small."""
     width = _least_window(logs, eps, longest)
@@ -421,7 +411,7 @@ def _of_decays(
     for wider in (width, width + 1):  # where the enclosure of an exponential is not conclusive
         if wider <= logs.shape[-1]:
             found = decay(logs, width=wider, most=eps, folder=folder)
-            if found.verdict is Verdict.PROVED:
+            if found.verdict is certificate.Verdict.PROVED:
                 return HeadHorizon(index, wider, wider, (found,))
     return HeadHorizon(index, width, None, (found,))
 
@@ -482,10 +472,10 @@ def _by_products(A: Any, eps: float, longest: int) -> int | None:
 
 
 def _open(index: tuple[int, ...], eps: float, reason: str) -> HeadHorizon:
-    unknown = Certificate(
+    unknown = certificate.Certificate(
         claim=f"the last tokens determine the state to relative {eps}",
-        verdict=Verdict.UNKNOWN,
-        level=Level.DATA,
+        verdict=certificate.Verdict.UNKNOWN,
+        level=certificate.Level.DATA,
         method="products of transitions",
         limits={"kept": reason},
     )

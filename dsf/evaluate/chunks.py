@@ -32,14 +32,7 @@ from dsf.evaluate.memory_plan import check_plan, respond_bytes
 from dsf.evaluate.stepwise import advance, applied, recurrent
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import ShapeError, at_least, of_kind
-from dsf.systems.composite import (
-    ExplicitMap,
-    Operator,
-    SystemSum,
-    kept_response,
-    kept_rows,
-    mixed_by,
-)
+from dsf.systems import composite
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity, Shift, continued, doubling, states_before
 
@@ -245,7 +238,7 @@ SMALLER = (
 
 
 def respond(
-    system: Operator,
+    system: composite.Operator,
     signal: Shaped[Tensor, "*batch time input channel"],
     *,
     method: Method | str | None = None,
@@ -308,25 +301,25 @@ def respond(
 
 
 def _respond(
-    system: Operator, signal: Tensor, method: Method | None, out: Tensor | None = None
+    system: composite.Operator, signal: Tensor, method: Method | None, out: Tensor | None = None
 ) -> Tensor:
-    if isinstance(system, SystemSum):
+    if isinstance(system, composite.SystemSum):
         return reduce(torch.add, [_respond(part, signal, method) for part in system])
-    if isinstance(system, ExplicitMap):
+    if isinstance(system, composite.ExplicitMap):
         if method is not None:
             raise ValueError(
                 "respond: this mixer is an explicit map without a recurrent state, so no method "
                 "applies to it. Leave 'method' out."
             )
-        return mixed_by(system.rows, signal)
+        return composite.mixed_by(system.rows, signal)
     if method is None and system.initial is None and not system.takes_real_part:
-        rows = kept_rows(system)
+        rows = composite.kept_rows(system)
         if rows is not None:
-            return kept_response(system, rows, signal)
+            return composite.kept_response(system, rows, signal)
     return (method or partial(by_default, out=out))(system, signal)
 
 
-def _can_hold(out: Tensor, system: Operator, signal: Tensor) -> None:
+def _can_hold(out: Tensor, system: composite.Operator, signal: Tensor) -> None:
     """Raise before the work where ``out`` can hold no response, or one of its sources."""
     of_kind("respond", "out", out, Tensor, "a torch tensor, such as an earlier response")
     if out.layout is not torch.strided or 0 in out.stride() or (out.requires_grad and out.is_leaf):

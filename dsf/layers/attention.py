@@ -10,23 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, layer_norm, unfold
 
 from dsf import mixers
-from dsf.layers.layer import (
-    Layer,
-    Memory,
-    QueryKeyValue,
-    advanced,
-    divide,
-    merge,
-    read_from_cache,
-    split,
-    tokens_so_far,
-)
+from dsf.layers import layer
 from dsf.mixers.ingredients.feature_maps import FeatureMap, elu_plus_one, exp, identity
 from dsf.mixers.ingredients.matrix_memories import total_in_reach
 from dsf.runtime.shapes import ShapeError, agree
 
 
-class SoftmaxAttention(Layer):
+class SoftmaxAttention(layer.Layer):
     """Scaled dot-product attention between linear projections.
 
     With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters, of
@@ -59,20 +49,20 @@ class SoftmaxAttention(Layer):
     ) -> None:
         super().__init__()
         self.causal = causal
-        self.project = QueryKeyValue("SoftmaxAttention", model_size, key_size, heads=heads)
+        self.project = layer.QueryKeyValue("SoftmaxAttention", model_size, key_size, heads=heads)
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
     ) -> mixers.SoftmaxAttention:
         query, key, value = self.project(x)
         return mixers.SoftmaxAttention(query=query, key=key, value=value, causal=self.causal)
 
-    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        return read_from_cache(mixer, memory)
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
+        return layer.read_from_cache(mixer, memory)
 
 
-class LinearAttention(Layer):
+class LinearAttention(layer.Layer):
     """Linear attention between linear projections, with rows divided by their sum.
 
     With ``d = model_size`` and ``n = key_size`` it has ``2 d^2 + 2 d n + 2 d + 2 n`` parameters.
@@ -111,11 +101,11 @@ class LinearAttention(Layer):
     ) -> None:
         super().__init__()
         self.feature_map, self.normalised, self.causal = feature_map, normalised, causal
-        self.project = QueryKeyValue("LinearAttention", model_size, key_size, heads=heads)
+        self.project = layer.QueryKeyValue("LinearAttention", model_size, key_size, heads=heads)
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
     ) -> mixers.LinearAttention:
         query, key, value = self.project(x)
         return mixers.LinearAttention(
@@ -127,7 +117,7 @@ class LinearAttention(Layer):
             causal=self.causal,
         )
 
-    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
         mixer = cast("mixers.LinearAttention", mixer)
         if not self.normalised:
             return super().mix_token(mixer, memory)
@@ -136,7 +126,7 @@ class LinearAttention(Layer):
         return mixed[..., :-1] / mixed[..., -1:]
 
 
-class NormalisedAttention(Layer):
+class NormalisedAttention(layer.Layer):
     """Linear attention whose rows are divided by a number computed from the query's token.
 
     With ``d = model_size``, ``n = key_size`` and h heads it has
@@ -166,12 +156,12 @@ class NormalisedAttention(Layer):
     ) -> None:
         super().__init__()
         self.normaliser = normaliser
-        self.project = QueryKeyValue("NormalisedAttention", model_size, key_size, heads=heads)
+        self.project = layer.QueryKeyValue("NormalisedAttention", model_size, key_size, heads=heads)
         self.divisor = nn.Linear(model_size, heads)
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
     ) -> mixers.NormalisedAttention:
         query, key, value = self.project(x)
         divisor = self.normaliser(self.divisor(x)).mT
@@ -200,14 +190,14 @@ def rotated(
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
-class NormedHeads(Layer):
+class NormedHeads(layer.Layer):
     """A layer that normalises every head (LayerNorm without weights) before its projection."""
 
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
         normed = layer_norm(mixed, mixed.shape[-1:])
-        return self.out(merge(normed))
+        return self.out(layer.merge(normed))
 
 
 class ZeroSumAttention(NormedHeads):
@@ -261,7 +251,7 @@ class ZeroSumAttention(NormedHeads):
     ) -> None:
         super().__init__()
         key_size = model_size if key_size is None else key_size
-        divide("ZeroSumAttention", heads=heads, model_size=model_size, key_size=key_size)
+        layer.divide("ZeroSumAttention", heads=heads, model_size=model_size, key_size=key_size)
         if angle and rotary and key_size // heads % 2:
             raise ShapeError(
                 f"ZeroSumAttention: rotary positions turn pairs, but a head's key width is "
@@ -280,13 +270,13 @@ class ZeroSumAttention(NormedHeads):
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
     ) -> mixers.ZeroSumAttention:
-        count = tokens_so_far(x, memory)
+        count = layer.tokens_so_far(x, memory)
         first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
         query, key = self._directions(x, count) if self.angle else (None, None)
         return mixers.ZeroSumAttention(
-            value=split(self.value(x), self.heads),
+            value=layer.split(self.value(x), self.heads),
             logit=self._logits(x, count, memory),
             first_order=first.sigmoid(),
             higher_order=higher.sigmoid(),
@@ -296,18 +286,18 @@ class ZeroSumAttention(NormedHeads):
             causal=self.causal,
         )
 
-    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
         mixer = cast("mixers.ZeroSumAttention", mixer)
-        return advanced(mixer.following(memory), mixer.signal(), memory)
+        return layer.advanced(mixer.following(memory), mixer.signal(), memory)
 
     def _directions(self, x: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        query, key = split(self.query(x), self.heads), split(self.key(x), self.heads)
+        query, key = layer.split(self.query(x), self.heads), layer.split(self.key(x), self.heads)
         if not self.rotary:
             return query, key
         return rotated(query, count - 1), rotated(key, count - 1)
 
-    def _logits(self, x: Tensor, count: Tensor, memory: Memory | None) -> Tensor:
-        u = split(self.logit(x), self.heads).to(count)
+    def _logits(self, x: Tensor, count: Tensor, memory: layer.Memory | None) -> Tensor:
+        u = layer.split(self.logit(x), self.heads).to(count)
         total = total_in_reach(u, causal=self.causal)
         if not self.causal:
             count = count[-1:]
@@ -354,12 +344,14 @@ class ZeroSumSoftmaxAttention(NormedHeads):
     ) -> None:
         super().__init__()
         self.zero_order, self.causal = zero_order, causal
-        self.project = QueryKeyValue("ZeroSumSoftmaxAttention", model_size, key_size, heads=heads)
+        self.project = layer.QueryKeyValue(
+            "ZeroSumSoftmaxAttention", model_size, key_size, heads=heads
+        )
         self.orders = nn.Linear(model_size, 3 * heads)
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
     ) -> mixers.ZeroSumSoftmaxAttention:
         query, key, value = self.project(x)
         first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
@@ -373,8 +365,8 @@ class ZeroSumSoftmaxAttention(NormedHeads):
             causal=self.causal,
         )
 
-    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
-        return read_from_cache(mixer, memory)
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
+        return layer.read_from_cache(mixer, memory)
 
 
 TAPS = 9
@@ -412,8 +404,8 @@ class LocalResidual(nn.Module):
         self, model_size: int, *, heads: int, grid: tuple[int, int], class_token: bool = False
     ) -> None:
         super().__init__()
-        divide("LocalResidual", heads=heads, model_size=model_size)
-        divide("LocalResidual", heads=1, rows=grid[0], columns=grid[1])
+        layer.divide("LocalResidual", heads=heads, model_size=model_size)
+        layer.divide("LocalResidual", heads=1, rows=grid[0], columns=grid[1])
         self.grid, self.outside = grid, int(class_token)
         self.inner = nn.Conv1d(model_size, model_size, 1, groups=heads)
         self.outer = nn.Conv1d(model_size, TAPS * model_size, 1, groups=heads)
@@ -465,7 +457,7 @@ class LocalResidual(nn.Module):
         agree("LocalResidual", "time", grid=rows * columns + self.outside, x=x.shape[-2])
 
 
-class InLineAttention(Layer):
+class InLineAttention(layer.Layer):
     """Linear attention minus the mean score plus a uniform weight, injective in the query.
 
     Scores are ``φ(q_i).φ(k_j) / (n_i sqrt(width))`` with the number n_i of unmasked tokens and the
@@ -520,17 +512,17 @@ class InLineAttention(Layer):
                 "have one. Set causal=False or leave out residual."
             )
         self.feature_map, self.scaled, self.causal = feature_map, scaled, causal
-        self.project = QueryKeyValue("InLineAttention", model_size, key_size, heads=heads)
+        self.project = layer.QueryKeyValue("InLineAttention", model_size, key_size, heads=heads)
         self.residual = residual
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
+        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
     ) -> mixers.InLineAttention:
         query, key, value = self.project(x)
         read = self.feature_map(query)
         if self.scaled:
-            count = tokens_so_far(x, memory)
+            count = layer.tokens_so_far(x, memory)
             reach = count if self.causal else count[-1:]
             read = read / (query.shape[-1] ** 0.5 * reach.unsqueeze(-1))
         return mixers.InLineAttention(
@@ -544,12 +536,12 @@ class InLineAttention(Layer):
     def finish(
         self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
     ) -> Float[Tensor, "batch time model"]:
-        merged = merge(mixed)
+        merged = layer.merge(mixed)
         if self.residual is not None:
             merged = merged + self.residual(x, self.project.value(x))
         return self.out(merged)
 
-    def mix_token(self, mixer: mixers.Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
         mixer = cast("mixers.InLineAttention", mixer)
         value = torch.cat([mixer.value, torch.ones_like(mixer.value[..., :1])], dim=-1)
         super().mix_token(replace(mixer, value=value), memory)

@@ -3,7 +3,6 @@
 Exact, or with a stated error bound: truncated where a bound on all earlier columns is small enough.
 """
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -39,11 +38,6 @@ def limit(error: float, steps: int) -> tuple[float, float]:
 
 MOST_TILES = 16  # tiles of a chunk of columns: its 64 x 1024 scores fit the cache
 
-ENTRY = 0.6e-9  # seconds for one entry of one map, all measures together
-LONG = 60.0  # seconds of work from which a warning is logged
-
-logger = logging.getLogger(__name__)
-
 
 def of_heads(
     heads: Heads,
@@ -64,8 +58,6 @@ def of_heads(
     left, visited = torch.zeros(groups, number, dtype=torch.float64), 0
     for group in range(groups):
         fold = _HeadFold(heads, group, list(index), limit(error, steps))
-        if group == 0:
-            _warn_if_long(fold.far_back(), steps, groups)
         for tile in range(heads.tiles):
             rows = slice(tile * TILE, min(steps, (tile + 1) * TILE))
             statistics, missed, seen = fold.tile(tile, rows)
@@ -82,19 +74,6 @@ def of_heads(
     found = {each: heads.in_batch(part) for each, part in numbers.items()}
     in_reach = groups * number * steps * (steps + 1) / 2
     return Reduced(found, error, heads.in_batch(left), visited / in_reach)
-
-
-def _warn_if_long(far_back: np.ndarray, steps: int, groups: int) -> None:
-    """Log a warning with the estimated time and the reason if the pass will take long."""
-    entries = groups * steps * float(np.minimum(far_back, steps / 2).sum())
-    if entries * ENTRY < LONG:
-        return
-    whole = int((far_back >= steps - TILE).sum())
-    logger.warning(
-        f"measures: about {entries * ENTRY:.0f} s of work, {entries:.0e} entries. For {whole} of "
-        f"{len(far_back)} heads all columns back to the first token are needed: for them the work "
-        f"grows with the square of the {steps} tokens. A larger 'error' or fewer tokens take less."
-    )
 
 
 class _HeadFold:
@@ -144,16 +123,6 @@ class _HeadFold:
             active = self._unfinished(active, rows, state, MOST_TILES)
         visited += number * count * (count + 1) // 2
         return state.statistics.reshape(number, -1, TILE)[..., :count], state.left, visited
-
-    def far_back(self) -> np.ndarray:
-        """Estimate for every head of how many columns before the last tile of rows are needed."""
-        number, tiles = self.product.shape
-        rows = slice((tiles - 1) * TILE, self.decay.shape[1])
-        state = _State(number, tiles - 1, len(self.widths))
-        read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, tiles * TILE - rows.stop))
-        self._own(read, rows, state)
-        self._unfinished(np.arange(number), rows, state, tiles)
-        return TILE * (tiles - 1 - state.firsts)
 
     def _unfinished(
         self, active: np.ndarray, rows: slice, state: "_State", most: int

@@ -16,14 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
-from dsf.mixers.ingredients.recurrences import (
-    RELU,
-    TANH,
-    Activation,
-    read_cell,
-    to_states,
-    with_one,
-)
+from dsf.mixers.ingredients import recurrences
 from dsf.systems.system import System
 
 
@@ -44,7 +37,7 @@ class ElmanRNN(Mixer):
     input_bias: Float[Tensor, " channel"]
     recurrent_bias: Float[Tensor, " channel"]
     start: Float[Tensor, "*batch channel"] | None = None
-    activation: Activation = TANH
+    activation: recurrences.Activation = recurrences.TANH
     runs_backward: bool = False
 
     @classmethod
@@ -58,12 +51,12 @@ class ElmanRNN(Mixer):
         reverse: bool = False,
     ) -> "ElmanRNN":
         """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case."""
-        weights = read_cell(module, torch.nn.RNN, layer=layer, reverse=reverse)
+        weights = recurrences.read_cell(module, torch.nn.RNN, layer=layer, reverse=reverse)
         return cls(
             inputs=inputs,
             **{name: part[0] for name, part in weights.items()},
             start=initial,
-            activation=TANH if module.nonlinearity == "tanh" else RELU,
+            activation=recurrences.TANH if module.nonlinearity == "tanh" else recurrences.RELU,
             runs_backward=reverse,
         )
 
@@ -99,11 +92,13 @@ class ElmanRNN(Mixer):
 
     def _linear(self, factor: Tensor, entering: Tensor, initial: Tensor | None) -> System:
         rows = factor.unsqueeze(-1)
-        return to_states(rows * self.recurrent_weight, rows * entering, self, initial=initial)
+        return recurrences.to_states(
+            rows * self.recurrent_weight, rows * entering, self, initial=initial
+        )
 
     def signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
         """``[x_t; 1]``."""
-        return with_one(self.inputs)
+        return recurrences.with_one(self.inputs)
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "ElmanRNN":

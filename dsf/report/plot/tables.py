@@ -14,19 +14,7 @@ from dsf.inspection.results import measurements
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.results.measurements import measured
 from dsf.inspection.results.table import KINDS, NUMBERS, Table
-from dsf.report.plot.charts import (
-    by_lag,
-    complex_plane,
-    heat_map,
-    keyed,
-    on,
-    panels,
-    per_map,
-    per_token,
-    spectrum,
-    style,
-    worded,
-)
+from dsf.report.plot import charts
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 
@@ -77,14 +65,14 @@ def layers_and_heads(
     layers = tuple(dict.fromkeys(row["layer"] for row in chosen))
     mean = Table(tuple(row for row in chosen if across in row)).mean(by=("layer", across))
     heads = tuple(dict.fromkeys(row[across] for row in mean))
-    axes = on(axes)
+    axes = charts.on(axes)
     found = np.full((len(layers), len(heads)), math.nan)
     for row in mean:
         number = next(row[name] for name in NUMBERS if name in row)
         found[layers.index(row["layer"]), heads.index(row[across])] = number
     finite = found[np.isfinite(found)]
     scale = Normalize(finite.min(), finite.max()) if finite.size else Normalize(0, 1)
-    with style():
+    with charts.style():
         image = axes.imshow(found, aspect="auto", cmap="viridis", norm=scale)
         axes.figure.colorbar(image, ax=axes, label=quantity, shrink=0.8)
         if len(layers) <= MOST_NAMES:
@@ -92,7 +80,7 @@ def layers_and_heads(
         if len(heads) <= MOST_NAMES:
             axes.set_xticks(range(len(heads)), heads)
     axes.grid(visible=False)
-    return worded(axes, title=title or quantity, x=across, y="")
+    return charts.worded(axes, title=title or quantity, x=across, y="")
 
 
 @checked
@@ -152,19 +140,21 @@ def architectures(
             )
     across = min(columns, len(quantities))
     down = -(-len(quantities) // across)
-    places = panels(down, across, size=(WIDTH * across + 0.6, HEIGHT * down + 0.4))
+    places = charts.panels(down, across, size=(WIDTH * across + 0.6, HEIGHT * down + 0.4))
     for place in places[len(quantities) :]:
         place.set_axis_off()
     for axes, quantity in zip(places, quantities, strict=False):
         for number, (name, table) in enumerate(tables.items()):
             _line(axes, table.where(quantity=quantity), name, f"C{number}")
-        worded(axes, title="", x="depth", y=quantity)
+        charts.worded(axes, title="", x="depth", y=quantity)
     if len(places) > len(quantities):
         lines, names = places[0].get_legend_handles_labels()
-        with style():
+        with charts.style():
             places[len(quantities)].legend(lines, names, loc="upper left")
     else:
-        keyed(places[across - 1], list(tables))  # at the last of the row, where it needs room
+        charts.keyed(
+            places[across - 1], list(tables)
+        )  # at the last of the row, where it needs room
     return places[: len(quantities)]
 
 
@@ -190,7 +180,7 @@ def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
 
 
 Picture = Callable[..., Axes]
-WORDED = (per_token, per_map)
+WORDED = (charts.per_token, charts.per_map)
 
 
 @dataclass(frozen=True)
@@ -218,74 +208,78 @@ class Quantity:
 
 
 def _key_rank(found: Any, **options: Any) -> Axes:
-    return per_map(found.rank, target=found.full, **options)
+    return charts.per_map(found.rank, target=found.full, **options)
 
 
 def _gramian(gramian: Any, **options: Any) -> Axes:
-    return heat_map(gramian, label="energy", x="state", y="state", **options)
+    return charts.heat_map(gramian, label="energy", x="state", y="state", **options)
 
 
 QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
-    measures.absolute_gain: Quantity("gain, largest to largest", per_map),
-    measures.colliding_query: Quantity("colliding query", per_token, x="coordinate"),
-    measures.column_norms: Quantity("column norm", per_token, x="key"),
-    measures.column_sums: Quantity("column sum", per_token, x="key"),
-    measures.confusions: Quantity("confused queries", per_map, unit="pairs"),
+    measures.absolute_gain: Quantity("gain, largest to largest", charts.per_map),
+    measures.colliding_query: Quantity("colliding query", charts.per_token, x="coordinate"),
+    measures.column_norms: Quantity("column norm", charts.per_token, x="key"),
+    measures.column_sums: Quantity("column sum", charts.per_token, x="key"),
+    measures.confusions: Quantity("confused queries", charts.per_map, unit="pairs"),
     measures.controllability_gramians: Quantity("controllability", _gramian),
-    measures.convexity_defect: Quantity("distance from a convex row", per_token),
-    measures.distance_ratios: Quantity("distance of rows / distance of queries", per_map),
-    measures.effective_rank: Quantity("effective rank", per_map),
-    measures.effective_tokens: Quantity("effective number of keys", per_token, unit="tokens"),
-    measures.energy_gain: Quantity("gain, energy to energy", per_map),
-    measures.forgetting: Quantity("share of a write left", per_token, x="lag, one of those asked"),
-    measures.interference: Quantity("lost to other tokens", per_token),
-    measures.overwritten: Quantity("overwritten by later tokens", per_token),
-    measures.erased_by: Quantity("energy erased of all before", per_token),
-    measures.occupancy: Quantity("share of the states in use", per_token),
-    measures.retained: Quantity("share that can be read", per_token),
-    measures.state_norm: Quantity("norm of the state", per_token),
-    measures.half_life: Quantity("half-life", per_map, unit="tokens"),
-    measures.hankel_ranks: Quantity("states needed", per_token, x="after token"),
-    measures.hankel_singular_values: Quantity("Hankel singular value", spectrum),
-    measures.jacobian_rank: Quantity("rank of the Jacobian", per_token, x="query"),
-    measures.key_rank: Quantity("rank of [K, 1]", _key_rank),
-    measures.largest_ahead: Quantity("largest weight ahead", per_map),
-    measures.largest_difference: Quantity("largest difference", per_map),
-    measures.lyapunov_exponents: Quantity(
-        "Lyapunov exponent", per_token, unit="nats per token", x="direction", target=0.0
+    measures.convexity_defect: Quantity("distance from a convex row", charts.per_token),
+    measures.distance_ratios: Quantity("distance of rows / distance of queries", charts.per_map),
+    measures.effective_rank: Quantity("effective rank", charts.per_map),
+    measures.effective_tokens: Quantity(
+        "effective number of keys", charts.per_token, unit="tokens"
     ),
-    measures.map_distance: Quantity("distance, relative", per_map),
-    measures.mass_by_lag: Quantity("mean |weight|", by_lag),
-    measures.mean_distance: Quantity("mean distance", per_token, unit="tokens"),
-    measures.memory_horizon: Quantity("memory horizon", per_map, unit="tokens"),
-    measures.negative_entries: Quantity("share of negative entries", per_map),
-    measures.negative_mass: Quantity("negative mass", per_map),
-    measures.negative_share: Quantity("negative share", per_map),
-    measures.neighbourhood_mass: Quantity("mass on the neighbourhood", per_token),
+    measures.energy_gain: Quantity("gain, energy to energy", charts.per_map),
+    measures.forgetting: Quantity(
+        "share of a write left", charts.per_token, x="lag, one of those asked"
+    ),
+    measures.interference: Quantity("lost to other tokens", charts.per_token),
+    measures.overwritten: Quantity("overwritten by later tokens", charts.per_token),
+    measures.erased_by: Quantity("energy erased of all before", charts.per_token),
+    measures.occupancy: Quantity("share of the states in use", charts.per_token),
+    measures.retained: Quantity("share that can be read", charts.per_token),
+    measures.state_norm: Quantity("norm of the state", charts.per_token),
+    measures.half_life: Quantity("half-life", charts.per_map, unit="tokens"),
+    measures.hankel_ranks: Quantity("states needed", charts.per_token, x="after token"),
+    measures.hankel_singular_values: Quantity("Hankel singular value", charts.spectrum),
+    measures.jacobian_rank: Quantity("rank of the Jacobian", charts.per_token, x="query"),
+    measures.key_rank: Quantity("rank of [K, 1]", _key_rank),
+    measures.largest_ahead: Quantity("largest weight ahead", charts.per_map),
+    measures.largest_difference: Quantity("largest difference", charts.per_map),
+    measures.lyapunov_exponents: Quantity(
+        "Lyapunov exponent", charts.per_token, unit="nats per token", x="direction", target=0.0
+    ),
+    measures.map_distance: Quantity("distance, relative", charts.per_map),
+    measures.mass_by_lag: Quantity("mean |weight|", charts.by_lag),
+    measures.mean_distance: Quantity("mean distance", charts.per_token, unit="tokens"),
+    measures.memory_horizon: Quantity("memory horizon", charts.per_map, unit="tokens"),
+    measures.negative_entries: Quantity("share of negative entries", charts.per_map),
+    measures.negative_mass: Quantity("negative mass", charts.per_map),
+    measures.negative_share: Quantity("negative share", charts.per_map),
+    measures.neighbourhood_mass: Quantity("mass on the neighbourhood", charts.per_token),
     measures.observability_gramians: Quantity("observability", _gramian),
-    measures.product_norms: Quantity("norm of A_t ... A_1", per_token),
-    measures.row_entropy: Quantity("row entropy", per_token, unit="nats"),
-    measures.row_norms: Quantity("row norm", per_token),
-    measures.row_sum_spread: Quantity("spread of row sums", per_map),
-    measures.row_sums: Quantity("row sum", per_token, target=1.0),
-    measures.off_diagonal_energy: Quantity("energy off the diagonal", per_map),
-    measures.previous_token: Quantity("weight on the token before", per_map),
-    measures.duplicate_token: Quantity("weight on earlier copies", per_map),
-    measures.induction: Quantity("weight on what followed earlier copies", per_map),
-    measures.first_token: Quantity("weight on the first token", per_map),
-    measures.self_token: Quantity("weight on the token itself", per_map),
-    measures.needle: Quantity("weight of one token on another", per_map),
-    measures.copying: Quantity("copying", per_map),
-    measures.sink_mass: Quantity("mass on the sink", per_map),
-    measures.sink_rate: Quantity("share of maps with a sink", per_map),
-    measures.smallest_entry: Quantity("smallest entry", per_map),
-    measures.states_needed: Quantity("states needed", per_map, unit="states"),
-    measures.transition_eigenvalues: Quantity("eigenvalues of A_t", complex_plane),
-    measures.uniform_neighbourhood: Quantity("uniform neighbourhood mass", per_map),
-    measures.uniform_share: Quantity("uniform share of the energy", per_token),
-    measures.uniformity_gap: Quantity("distance from uniform", per_token),
-    measures.window_mass: Quantity("mass on the window", per_token),
-    measures.window_sums: Quantity("signed sum on the window", per_token),
+    measures.product_norms: Quantity("norm of A_t ... A_1", charts.per_token),
+    measures.row_entropy: Quantity("row entropy", charts.per_token, unit="nats"),
+    measures.row_norms: Quantity("row norm", charts.per_token),
+    measures.row_sum_spread: Quantity("spread of row sums", charts.per_map),
+    measures.row_sums: Quantity("row sum", charts.per_token, target=1.0),
+    measures.off_diagonal_energy: Quantity("energy off the diagonal", charts.per_map),
+    measures.previous_token: Quantity("weight on the token before", charts.per_map),
+    measures.duplicate_token: Quantity("weight on earlier copies", charts.per_map),
+    measures.induction: Quantity("weight on what followed earlier copies", charts.per_map),
+    measures.first_token: Quantity("weight on the first token", charts.per_map),
+    measures.self_token: Quantity("weight on the token itself", charts.per_map),
+    measures.needle: Quantity("weight of one token on another", charts.per_map),
+    measures.copying: Quantity("copying", charts.per_map),
+    measures.sink_mass: Quantity("mass on the sink", charts.per_map),
+    measures.sink_rate: Quantity("share of maps with a sink", charts.per_map),
+    measures.smallest_entry: Quantity("smallest entry", charts.per_map),
+    measures.states_needed: Quantity("states needed", charts.per_map, unit="states"),
+    measures.transition_eigenvalues: Quantity("eigenvalues of A_t", charts.complex_plane),
+    measures.uniform_neighbourhood: Quantity("uniform neighbourhood mass", charts.per_map),
+    measures.uniform_share: Quantity("uniform share of the energy", charts.per_token),
+    measures.uniformity_gap: Quantity("distance from uniform", charts.per_token),
+    measures.window_mass: Quantity("mass on the window", charts.per_token),
+    measures.window_sums: Quantity("signed sum on the window", charts.per_token),
 }
 """The entry of every measure in ``dsf.measures``."""
 
@@ -327,6 +321,6 @@ def draw(
         words["x"] = quantity.x
     if quantity.target is not None:
         words["target"] = quantity.target
-    if quantity.picture in (spectrum, _gramian):
+    if quantity.picture in (charts.spectrum, _gramian):
         words["title"] = quantity.label
     return quantity.picture(numbers, axes=axes, **{**words, **options})
