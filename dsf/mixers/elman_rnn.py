@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
+from dsf.mixers.base import mixer
 from dsf.mixers.ingredients import recurrences
 from dsf.systems.system import System
 
 
 @mixer
-class ElmanRNN(Mixer):
+class ElmanRNN(recurrences.Cell):
     """One layer and direction, quasi-linear along its own trajectory.
 
     Attributes:
@@ -31,34 +31,14 @@ class ElmanRNN(Mixer):
         runs_backward: from the last token to the first.
     """
 
-    inputs: Float[Tensor, "*batch time input"]
     input_weight: Float[Tensor, "channel input"]
     recurrent_weight: Float[Tensor, "channel channel"]
     input_bias: Float[Tensor, " channel"]
     recurrent_bias: Float[Tensor, " channel"]
     start: Float[Tensor, "*batch channel"] | None = None
     activation: recurrences.Activation = recurrences.TANH
-    runs_backward: bool = False
 
-    @classmethod
-    def from_module(
-        cls,
-        module: torch.nn.RNN,
-        inputs: Float[Tensor, "*batch time input"],
-        initial: Float[Tensor, "*batch channel"] | None = None,
-        *,
-        layer: int = 0,
-        reverse: bool = False,
-    ) -> "ElmanRNN":
-        """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case."""
-        weights = recurrences.read_cell(module, torch.nn.RNN, layer=layer, reverse=reverse)
-        return cls(
-            inputs=inputs,
-            **{name: part[0] for name, part in weights.items()},
-            start=initial,
-            activation=recurrences.TANH if module.nonlinearity == "tanh" else recurrences.RELU,
-            runs_backward=reverse,
-        )
+    kind = torch.nn.RNN
 
     @cached_property
     def _activated(self) -> Tensor:
@@ -99,8 +79,3 @@ class ElmanRNN(Mixer):
     def signal(self) -> Shaped[Tensor, "*batch time ports 1"]:
         """``[x_t; 1]``."""
         return recurrences.with_one(self.inputs)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "ElmanRNN":
-        module = with_drawn_weights(rng, torch.nn.RNN(3, 4, dtype=torch.float64, device="meta"))
-        return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))

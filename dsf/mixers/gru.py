@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
-from dsf.mixers.ingredients.recurrences import channel_systems, read_cell, tanh_secant, to_states
+from dsf.mixers.base import mixer
+from dsf.mixers.ingredients.recurrences import Cell, channel_systems, tanh_secant, to_states
 from dsf.systems.system import System
 
 RESET, UPDATE, CANDIDATE = 0, 1, 2
@@ -33,7 +33,7 @@ class Token(NamedTuple):
 
 
 @mixer
-class GRU(Mixer):
+class GRU(Cell):
     """One layer and direction, quasi-linear along its own trajectory.
 
     :meth:`system` and :meth:`signal` are the first form: a system for every channel, system batch
@@ -46,27 +46,13 @@ class GRU(Mixer):
         runs_backward: from the last token to the first.
     """
 
-    inputs: Float[Tensor, "*batch time input"]
     input_weight: Float[Tensor, "3 channel input"]
     recurrent_weight: Float[Tensor, "3 channel channel"]
     input_bias: Float[Tensor, "3 channel"]
     recurrent_bias: Float[Tensor, "3 channel"]
     start: Float[Tensor, "*batch channel"] | None = None
-    runs_backward: bool = False
 
-    @classmethod
-    def from_module(
-        cls,
-        module: torch.nn.GRU,
-        inputs: Float[Tensor, "*batch time input"],
-        initial: Float[Tensor, "*batch channel"] | None = None,
-        *,
-        layer: int = 0,
-        reverse: bool = False,
-    ) -> "GRU":
-        """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case."""
-        weights = read_cell(module, torch.nn.GRU, layer=layer, reverse=reverse)
-        return cls(inputs=inputs, **weights, start=initial, runs_backward=reverse)
+    kind = torch.nn.GRU
 
     @cached_property
     def _trajectory(self) -> Token:
@@ -132,8 +118,3 @@ class GRU(Mixer):
             for weight, through in ((self.recurrent_weight, at.reset), (self.input_weight, 1.0))
         )
         return to_states(torch.diag_embed(at.update) + A, B, self)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "GRU":
-        module = with_drawn_weights(rng, torch.nn.GRU(3, 4, dtype=torch.float64, device="meta"))
-        return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))

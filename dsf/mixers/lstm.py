@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
-from dsf.mixers.ingredients.recurrences import channel_systems, read_cell, tanh_secant, to_states
+from dsf.mixers.base import mixer, normal, with_drawn_weights
+from dsf.mixers.ingredients.recurrences import Cell, channel_systems, tanh_secant, to_states
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
@@ -37,7 +37,7 @@ class Gates(NamedTuple):
 
 
 @mixer
-class LSTM(Mixer):
+class LSTM(Cell):
     """One layer and direction, quasi-linear along its own trajectory.
 
     :meth:`system` and :meth:`signal` are the first form, which mixes the candidates tanh(a_t).
@@ -54,7 +54,6 @@ class LSTM(Mixer):
         runs_backward: from the last token to the first.
     """
 
-    inputs: Float[Tensor, "*batch time input"]
     input_weight: Float[Tensor, "4 channel input"]
     recurrent_weight: Float[Tensor, "4 channel output"]
     input_bias: Float[Tensor, "4 channel"]
@@ -62,37 +61,14 @@ class LSTM(Mixer):
     projection: Float[Tensor, "output channel"] | None = None
     start: Float[Tensor, "*batch output"] | None = None
     start_cell: Float[Tensor, "*batch channel"] | None = None
-    runs_backward: bool = False
+
+    kind = torch.nn.LSTM
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection is None:
             _, channels, outputs = self.recurrent_weight.shape
             agree("LSTM (no projection)", "channel", output=outputs, input_weight=channels)
-
-    @classmethod
-    def from_module(
-        cls,
-        module: torch.nn.LSTM,
-        inputs: Float[Tensor, "*batch time input"],
-        initial: tuple[Float[Tensor, "*batch output"], Float[Tensor, "*batch channel"]]
-        | None = None,
-        *,
-        layer: int = 0,
-        reverse: bool = False,
-    ) -> "LSTM":
-        """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case.
-
-        ``initial`` is ``(h_0, c_0)`` of that layer and direction.
-        """
-        start, start_cell = (None, None) if initial is None else initial
-        return cls(
-            inputs=inputs,
-            start=start,
-            start_cell=start_cell,
-            runs_backward=reverse,
-            **read_cell(module, torch.nn.LSTM, layer=layer, reverse=reverse),
-        )
 
     @cached_property
     def _gates(self) -> Gates:

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Inexact, Shaped
 from torch import Tensor
 
+from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
 from dsf.runtime.shapes import ShapeError, agree, has_axes
 from dsf.systems.system import System
 from dsf.systems.transition import Dense, Diagonal, ScaledIdentity
 
 SMALL = 1e-3
+Kind = TypeVar("Kind", bound="Cell")
 
 
 @dataclass(frozen=True)
@@ -53,40 +55,71 @@ TANH = Activation(value=torch.tanh, secant=tanh_secant, slope=tanh_slope)
 RELU = Activation(value=torch.relu, secant=positive, slope=positive)
 
 
-def read_cell(
-    module: torch.nn.Module, kind: type[torch.nn.RNNBase], *, layer: int, reverse: bool
-) -> dict[str, Tensor]:
-    """The weights of ``layer``; with ``reverse``, of the direction from last token to first.
+@mixer
+class Cell(Mixer):
+    """One layer and direction of a recurrent module of torch, quasi-linear along its trajectory."""
 
-    By field of the mixer, the gates as the first axis in torch's order; absent biases are zero.
-    """
-    name = kind.__name__
-    if not isinstance(module, kind):
-        raise TypeError(
-            f"{name}.from_module: 'module' must be a torch.nn.{name}, "
-            f"but it is {type(module).__name__}."
-        )
-    if not 0 <= layer < module.num_layers:
-        raise ValueError(
-            f"{name}: there is no layer {layer}; the module has {module.num_layers} layers, "
-            f"counted from 0."
-        )
-    if reverse and not module.bidirectional:
-        raise ValueError(f"{name}: this module has one direction; leave 'reverse' out.")
-    suffix = f"l{layer}{'_reverse' if reverse else ''}"
-    named = {"input_weight": "weight_ih", "recurrent_weight": "weight_hh"}
-    if module.bias:
-        named |= {"input_bias": "bias_ih", "recurrent_bias": "bias_hh"}
-    found = {
-        name: getattr(module, f"{part}_{suffix}").unflatten(0, (-1, module.hidden_size))
-        for name, part in named.items()
-    }
-    if not module.bias:
-        zero = torch.zeros_like(found["input_weight"][..., 0])
-        found |= {"input_bias": zero, "recurrent_bias": zero}
-    if module.proj_size:
-        found["projection"] = getattr(module, f"weight_hr_{suffix}")
-    return found
+    inputs: Float[Tensor, "*batch time input"]
+    runs_backward: bool = False
+
+    kind: ClassVar[Any]  # the class of the module
+
+    @classmethod
+    def from_module(
+        cls: type[Kind],
+        module: Any,
+        inputs: Float[Tensor, "*batch time input"],
+        initial: Any = None,
+        *,
+        layer: int = 0,
+        reverse: bool = False,
+    ) -> Kind:
+        """One layer of ``module`` on the ``inputs`` of that layer, batch first in any case.
+
+        Args:
+            module: a ``torch.nn.RNN``, ``GRU`` or ``LSTM``; absent biases are zero.
+            inputs: what enters that layer.
+            initial: h_0 of that layer and direction, for an LSTM ``(h_0, c_0)``.
+            layer: which layer, counted from 0.
+            reverse: the direction from the last token to the first.
+        """
+        name = cls.kind.__name__
+        if not isinstance(module, cls.kind):
+            raise TypeError(
+                f"{name}.from_module: 'module' must be a torch.nn.{name}, "
+                f"but it is {type(module).__name__}."
+            )
+        if not 0 <= layer < module.num_layers:
+            raise ValueError(
+                f"{name}: there is no layer {layer}; the module has {module.num_layers} layers, "
+                f"counted from 0."
+            )
+        if reverse and not module.bidirectional:
+            raise ValueError(f"{name}: this module has one direction; leave 'reverse' out.")
+        suffix = f"l{layer}{'_reverse' if reverse else ''}"
+        named = {"input_weight": "weight_ih", "recurrent_weight": "weight_hh"}
+        if module.bias:
+            named |= {"input_bias": "bias_ih", "recurrent_bias": "bias_hh"}
+        found: dict[str, Any] = {  # gates first, in torch's order
+            name: getattr(module, f"{part}_{suffix}").unflatten(0, (-1, module.hidden_size))
+            for name, part in named.items()
+        }
+        if not module.bias:
+            zero = torch.zeros_like(found["input_weight"][..., 0])
+            found |= {"input_bias": zero, "recurrent_bias": zero}
+        if isinstance(module, torch.nn.RNN):  # which has no gates
+            found = {name: part[0] for name, part in found.items()}
+            found["activation"] = TANH if module.nonlinearity == "tanh" else RELU
+        if module.proj_size:
+            found["projection"] = getattr(module, f"weight_hr_{suffix}")
+        starts = initial if isinstance(initial, tuple | list) else (initial,)
+        found |= dict(zip(("start", "start_cell"), starts, strict=False))
+        return cls(inputs=inputs, runs_backward=reverse, **found)
+
+    @classmethod
+    def draw(cls: type[Kind], rng: torch.Generator, *, steps: int) -> Kind:
+        module = with_drawn_weights(rng, cls.kind(3, 4, dtype=torch.float64, device="meta"))
+        return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))
 
 
 def with_one(inputs: Float[Tensor, "*batch time input"]) -> Float[Tensor, "*batch time ports 1"]:
