@@ -135,21 +135,6 @@ def test_progress_is_told():
     assert told == [(64, 130), (128, 130), (130, 130)]
 
 
-def test_long_work_is_announced_before_it_starts(monkeypatch, caplog):
-    """One head of three never forgets; the others would not be worth a word."""
-    monkeypatch.setattr("dsf.measures.passes.LONG", 3e-4)
-
-    def said(rates, error):
-        caplog.clear()
-        measures.streamed(heads(rates, steps=1000), measures.row_norms, error=error)
-        return caplog.text
-
-    assert said([1.0, 1.0, 1.0], 1e-3) == ""
-    warning = said([1.0, 1.0, 0.0], 1e-3)
-    assert "For 1 of 3 heads all columns back to the first token are needed" in warning
-    assert "3 of 3 heads" in said([0.1, 0.1, 0.1], 0.0)
-
-
 @pytest.mark.usefixtures("our_own_errors")
 def test_what_cannot_be_streamed():
     map = torch.eye(3)

@@ -96,7 +96,6 @@ def select(system: Kind, index: Any) -> Kind:
         >>> dsf.systems.algebra.select(system, 5)
         System(3 tokens, 1 states, 1 in, 1 out; A: Diagonal; float32 on cpu)
     """
-    index = _without_ellipsis(index, len(system.batch))
     batch = _selected(index, system)
     if isinstance(system, SystemSum):
         return replace(system, parts=tuple(select(part, index) for part in system))
@@ -134,22 +133,6 @@ def _is_index(part: Any) -> bool:
     if isinstance(part, Sequence) and not isinstance(part, str | bytes):
         return all(map(_is_index, part))
     return isinstance(part, slice | int | np.integer) and not isinstance(part, bool)
-
-
-def _without_ellipsis(index: Any, axes: int) -> Any:
-    """Expand an ellipsis to batch axes, so that it cannot include the time axis."""
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(part is None for part in parts):
-        raise IndexError("select: an index of None would add an axis; take entries only.")
-    if not any(part is Ellipsis for part in parts):
-        return index
-    position = next(k for k, part in enumerate(parts) if part is Ellipsis)
-    named = sum(
-        part.ndim if isinstance(part, Tensor) and part.dtype == torch.bool else 1
-        for part in parts
-        if part is not Ellipsis
-    )
-    return (*parts[:position], *[slice(None)] * (axes - named), *parts[position + 1 :])
 
 
 @checked

@@ -54,7 +54,7 @@ def test_lazy_parts_are_cut(system):
     assert_close(dsf.attention_map(back), map[..., 2:, 2:])
 
 
-INDICES = [1, -1, slice(0, 2), (2, 1), (slice(None), 0), (..., 1), (1, ...), torch.tensor([2, 0])]
+INDICES = [1, -1, slice(0, 2), (2, 1), (slice(None), 0), torch.tensor([2, 0])]
 
 
 @pytest.mark.parametrize("index", INDICES, ids=str)
@@ -98,7 +98,7 @@ def test_selection_stays_among_the_batch_axes():
         select(system, 3)
     with pytest.raises(IndexError):
         select(system, (0, 0))
-    with pytest.raises(IndexError, match="axis"):
+    with pytest.raises(TypeError, match="None"):
         select(system, None)
 
 
