@@ -6,6 +6,7 @@ from torch import nn
 
 import dsf
 from dsf.inspection import InspectionError
+from dsf.inspection.probing.driven import read_off
 from tests.any_code.modules import drawn
 
 SIZE, WIDTH = 6, 4
@@ -186,3 +187,13 @@ class Adding(nn.Module):
 def test_a_deviation_that_is_returned_is_listed():
     model, x = drawn(Adding()), torch.randn(2, SIZE, WIDTH)
     assert dsf.inspect(model, x).unsupported
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channels_that_mix_are_read_off_with_other_rows(groups):
+    size = WIDTH // groups
+    own = torch.block_diag(*torch.ones(groups, size, size, dtype=torch.float64))
+    weights = torch.randn(2, WIDTH, WIDTH, 3, SIZE, dtype=torch.float64) * own[..., None, None]
+    values = torch.randn(2, SIZE, WIDTH, dtype=torch.float64)
+    found = read_off(lambda x: torch.einsum("soitr,sri->sto", weights, x), values)
+    torch.testing.assert_close(found.weights, weights)

@@ -455,7 +455,7 @@ def groups_of(alone: Tensor, channels: int, limit: Tensor) -> int:
 def _by_impulses(
     part: Function, like: Tensor, groups: int
 ) -> Float[Tensor, "sample output input time read"]:
-    samples, steps, channels = like.shape
+    _, steps, channels = like.shape
     passes = steps * channels // groups
     if passes > MOST_PASSES:
         raise UnreadableError(
@@ -471,7 +471,8 @@ def _by_impulses(
             found.append(part(values.flatten(-2)).unflatten(-1, (groups, -1)))
     each = torch.stack(found).unflatten(0, (channels // groups, steps))
     # "input read sample time group output", of which every group is a block of the whole.
-    weights = each.new_zeros(samples, groups, each.shape[-1], groups, len(each), steps, steps)
+    samples, rows, _, outputs = each.shape[2:]
+    weights = each.new_zeros(samples, groups, outputs, groups, len(each), rows, steps)
     own = torch.arange(groups)
     weights[:, own, :, own] = each.permute(4, 2, 5, 0, 3, 1)
     return weights.flatten(3, 4).flatten(1, 2)
