@@ -216,6 +216,9 @@ def probe_all(
             least = ALL if one.is_read else LEAST
             try:
                 made.append(_probe(call, held, prober, limits, least=least))
+                driven = prober.driven
+                if one.is_read and not one.mixes and driven is not None and driven.ports.factors:
+                    raise UnreadableError("an attention in it was read, which says more")
             except InspectionError as error:
                 failed = f"It was probed, but {str(error).rstrip('.')}"
         if failed and not budget.is_short:
