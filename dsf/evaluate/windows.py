@@ -352,13 +352,22 @@ def _on_diagonal(
 # its cache.
 TOGETHER, TOGETHER_ON_DEVICES = 1 << 20, 1 << 25
 SMALLEST, USUAL, LARGE, LARGEST = 16, 32, 64, 256
+MANY_PAIRS = 256
+"""Pairs of an input and an output from which on their number decides about windows."""
 STEPPED = 2**17  # numbers in the states of all tokens of a window that is stepped through
 
 
 def window_size(system: System, channels: int) -> int:
-    """Tokens of a window, 64 or 32: at most 1.4 times as slow as the best of five, measured."""
+    """Tokens of a window, 64 or 32: at most 1.4 times as slow as the best of five, measured.
+
+    Fewer between many ports, so that a map between all of them is no more work than the states.
+    """
     is_large = min(system.state_size, channels) >= LARGE
-    return LARGE if is_large or system.device.type != "cpu" else USUAL
+    usual = LARGE if is_large or system.device.type != "cpu" else USUAL
+    ports, pairs = system.input_size + system.output_size, system.input_size * system.output_size
+    if pairs < MANY_PAIRS:
+        return usual
+    return min(usual, max(2, 1 << (system.state_size * ports // pairs).bit_length()))
 
 
 def stepped_size(system: System, channels: int) -> int:

@@ -48,6 +48,12 @@ def test_published_sizes(structure, size, channels):
     assert window_size(of_size(structure, *size), channels) in (32, 64)
 
 
+def test_between_many_ports_windows_are_short():
+    """Of 512 ports and 256 states a map of 32 tokens would be a hundred times the work."""
+    decay, ports = torch.ones(()).expand(8, 256), torch.ones(()).expand(8, 256, 512)
+    assert window_size(dsf.System(A=Diagonal(decay), B=ports, C=ports.mT), 1) <= 4
+
+
 def test_states_that_are_stepped_through_stay_in_the_cache():
     """At most 2^17 numbers at a time, but 16 tokens at least."""
     sizes = [stepped_size(of_size("diagonal", heads, 4096, 16), 1) for heads in (16, 128, 4096)]
