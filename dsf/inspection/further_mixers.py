@@ -261,6 +261,10 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
         raise UnreadableError(
             f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )
+    if share >= ALL:  # of all outputs with tokens was asked
+        has_tokens = [made is not None and bool(made.positions) for made in run.made]
+        call.explained = max(1, [*has_tokens, False].index(False))
+        call.further = list(run.made[1:])
     layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
     rows, columns = driven.tokens()
     batch = layer.system.batch

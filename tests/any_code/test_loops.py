@@ -107,7 +107,8 @@ class First(nn.Module):
         self.inner = WithState()
 
     def forward(self, x):
-        return self.inner(x)[0]
+        states, last = self.inner(x)
+        return states, last
 
 
 def test_a_state_that_is_returned_too_is_explained_by_the_states():

@@ -773,7 +773,8 @@ def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, list[Hel
     found: dict[nn.Module, list[HeldOutput]] = {}
     for call in held.calls:
         if call.through is Through.MODULE:
-            count = next((each for kind, each in STATES if isinstance(call.module, kind)), 1)
+            states = (each for kind, each in STATES if isinstance(call.module, kind))
+            count = next(states, call.explained)
             made = [call.seen.get("output"), *call.further, *[None] * count][:count]
             found.setdefault(call.module, []).append((call.output, made, call.invocation))
     for inner in held.invocations:
