@@ -33,7 +33,7 @@ from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
-from dsf.inspection.model_input import model_input, run
+from dsf.inspection.model_input import model_input, numbers_in, run
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
@@ -452,7 +452,7 @@ def _exchange(
 ) -> Exchange:
     """Check the edits on the first call, and return how they change this one and later ones."""
     given = sequence.inputs, sequence.named
-    ids = sequence.numbers
+    ids = numbers_in(*given)
     steps = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim > 1 else 0
     present = [_present(edit, steps) if steps else edit for edit in wanted]
     original = {id(now): edit for now, edit in zip(present, wanted, strict=True)}
