@@ -598,11 +598,13 @@ def is_ours() -> bool:
 
 
 def _caller() -> str:
-    """``file:line`` of the innermost code outside of these folders, of modes and of this file."""
+    """``file:line`` of the innermost code of a module outside of these folders; else "torch"."""
     frame: Any = sys._getframe(1)
-    while frame is not None:
+    while frame is not None:  # in a thread of the module the inspection is not on the stack
+        if (frame.f_code.co_filename, frame.f_code.co_name) == (__file__, recorded.__name__):
+            break
         path, is_mode = frame.f_code.co_filename, frame.f_code.co_name in MODES
         if path != __file__ and not is_mode and not any(part in path for part in PASSED_THROUGH):
             return f"{path.rpartition('/')[2]}:{frame.f_lineno}"
         frame = frame.f_back
-    return ""
+    return "torch"
