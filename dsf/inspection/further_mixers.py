@@ -261,10 +261,8 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
         raise UnreadableError(
             f"the map from {value} to {response} explains only {share:.0%} of what a token moves"
         )
-    if share >= ALL:  # of all outputs with tokens was asked
-        has_tokens = [made is not None and bool(made.positions) for made in run.made]
-        call.explained = max(1, [*has_tokens, False].index(False))
-        call.further = list(run.made[1:])
+    if share >= ALL:
+        call.explained, call.further = _explained(run, held, driven), list(run.made[1:])
     layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
     rows, columns = driven.tokens()
     batch = layer.system.batch
@@ -273,6 +271,29 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
     if bool((columns.diff() != 1).any()):
         layer = replace(layer, column_order=columns.expand(*batch, -1))
     return call, adapter, layer, share, _behind(run, held, driven)
+
+
+def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:
+    """How many of its outputs a module makes of the response alone, from the first."""
+    recording, loop = driven.recording, driven.ports.loop
+    _, response, _ = driven.original()
+    further = outputs_of(recording, invocation)[1:]
+    kept = {one for one in further if one is not None}
+    try:
+        for draw in range(1, HALVES + 1):
+            cells = replay.cells_drawn(invocation, draw)
+            others = other_tokens(recording, cells, draw)
+            new = [*others, *kept_in(recording, invocation, held, cells)]
+            now = recording.replay([*new, driven.with_response(lambda _: response)], kept)
+            kept = {
+                one
+                for one in kept
+                if torch.equal(now[one], recording.tensor(one))
+                or (loop is not None and one in loop.besides)
+            }
+    except (UnclearError, UnreadableError):
+        return 1
+    return 1 + [*(one in kept for one in further), False].index(False)
 
 
 def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:
