@@ -97,6 +97,33 @@ def test_what_was_sent_to_all_is_not_taken_for_them(place):
     ]
 
 
+class WithWords(nn.Module):
+    """Attention among some tokens, and what words of a second sequence do to them."""
+
+    def __init__(self, effect):
+        super().__init__()
+        self.inner, self.effect = modules.Attention(), effect
+
+    def forward(self, x, words):
+        return self.effect(x + self.inner(x), words)
+
+
+ONE_WORD = {
+    "added": lambda x, words: x + words[:, :1],
+    "a gate": lambda x, words: x * words[:, -1:].sigmoid(),
+    "chosen": lambda x, words: x - words.index_select(1, torch.tensor([3])),
+}
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("effect", [*ONE_WORD, "each"])
+def test_a_word_that_is_sent_to_tokens_of_another_sequence_is_found(effect, samples):
+    model = drawn(WithWords(ONE_WORD.get(effect, lambda x, words: x + words[:, : x.shape[1]])))
+    x, words = tokens(samples, 7, WIDTH), tokens(samples, TOKENS, WIDTH)
+    names = {one.name for one in dsf.inspect(model, {"x": x, "words": words}).unsupported}
+    assert names == ({"WithWords"} if effect in ONE_WORD else set())
+
+
 @pytest.mark.parametrize("pair", [(0, 3), (1, 8), (10, 0), (4, 5)], ids=str)
 @pytest.mark.parametrize("kind", [ToOne, ToOneByMatrix], ids=lambda kind: kind.__name__)
 def test_a_token_that_is_sent_to_one_other_alone_is_found(kind, pair):

@@ -176,6 +176,19 @@ def varies(plane: Tensor | None, dim: int) -> bool:
     return plane is not None and reduced(plane, [dim])[1]
 
 
+def is_sent(planes: Planes, axis: InputAxis) -> bool:
+    """Whether one token out of several along an axis belongs to several tokens of other inputs."""
+    one = small(planes[axis])
+    if axis.size == 1 or one.numel() > 1 or bool((one < 0).any()) or not is_place(axis):
+        return False
+    own, others = set[int](), set[int]()
+    for each, plane in planes.items():
+        is_other = each.source is not axis.source and not all_before(each) and is_place(each)
+        wide = (k for k, size in enumerate(small(plane).shape) if size > 1)
+        (others if is_other else own).update(wide)
+    return bool(others - own)
+
+
 IN_ORDER = 2
 """The rank of a plane whose indices never fall; of one whose indices never rise it is 1."""
 

@@ -27,6 +27,7 @@ from dsf.inspection.causal.coordinates import (
     Coordinates,
     InputAxis,
     all_before,
+    is_sent,
     small,
     varies,
 )
@@ -452,7 +453,7 @@ def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
     for cell in cells:
         if not all(axis in made.planes for axis in cell):
             continue
-        inside = torch.ones((), dtype=torch.bool)
+        inside = torch.tensor(not any(is_sent(made.planes, axis) for axis in cell))
         for axis, index in cell.items():
             plane = small(made.planes[axis])
             inside = inside & (

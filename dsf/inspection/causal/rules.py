@@ -29,6 +29,7 @@ from dsf.inspection.causal.coordinates import (
     compact,
     counted,
     is_place,
+    is_sent,
     merged,
     reduced,
     small,
@@ -249,6 +250,8 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             planes[axis] = found.plane.expand(shape)
     for axis in [axis for axis in planes if axis.source.before]:
         _meet_before(axis, parts, planes, meetings, how)
+    for axis in [axis for axis in planes if is_sent(planes, axis)]:
+        meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
     return Followed((Coordinates(shape, planes, columns),), tuple(meetings.values()))
 
 
