@@ -244,7 +244,9 @@ def found(model, given):
     # RWKV-4's feed-forward layers shift tokens, which only a run shows.
     assert all("feed_forward" in each.name for each in layers.unsupported)
     return {
-        (layer.name.partition(" (call")[0], type(layer.mixer).__name__, "yes") for layer in layers
+        (layer.name.partition(" (call")[0], type(layer.mixer).__name__, "yes")
+        for layer in layers
+        if not layer.is_part
     }
 
 

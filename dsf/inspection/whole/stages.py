@@ -80,21 +80,28 @@ class Scale:
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """A causal convolution of every channel along the tokens.
+    """A convolution of every channel along the tokens.
 
     Attributes:
+        ahead: how many tokens after the current one the last tap multiplies; 0 if it is causal.
         earlier: the inputs of the tokens before the first, the latest last; zero when absent.
     """
 
     kernel: Float[Tensor, "width taps"]
     bias: Float[Tensor, " width"] | None = None
+    ahead: int = 0
     earlier: Float[Tensor, "sample before width"] | None = None
 
     def linear(self, x: Tokens) -> Tokens:
-        steps, taps = x.shape[-2], self.kernel.mT.flip(0)  # rows are quicker than columns
-        filtered = x * taps[0]
-        for lag in range(min(len(taps), steps) - 1, 0, -1):
-            filtered[..., lag:, :].addcmul_(x[..., : steps - lag, :], taps[lag])
+        steps, taps = x.shape[-2], self.kernel.mT.contiguous()  # rows are quicker than columns
+        by_lag = {len(taps) - 1 - place - self.ahead: tap for place, tap in enumerate(taps)}
+        now = by_lag.pop(0, None)
+        filtered = torch.zeros_like(x) if now is None else x * now
+        for lag, tap in by_lag.items():
+            if 0 < lag < steps:
+                filtered[..., lag:, :].addcmul_(x[..., : steps - lag, :], tap)
+            elif 0 < -lag < steps:
+                filtered[..., : steps + lag, :].addcmul_(x[..., -lag:, :], tap)
         return filtered
 
     def adjoint(self, cotangent: Tokens) -> Tokens:
