@@ -746,8 +746,8 @@ def _note_spill(
     if before.numel() != seen.shape.numel() or not before.numel():
         return
     inside = own(seen, cells)
-    made = _of_made(seen, cells)
-    inside = made if inside is None else made | (inside & ~_of_made(seen, found.beside))
+    made, beside = (_of_made(seen, each).to(before.device) for each in (cells, found.beside))
+    inside = made if inside is None else made | (inside.to(before.device) & ~beside)
     differs = (after != before).reshape(seen.shape)
     found.has_hidden |= len(cells) > 1 and bool((differs & made).any())
     if not bool((differs & ~inside).any()):
