@@ -360,7 +360,7 @@ STEPPED = 2**17  # numbers in the states of all tokens of a window that is stepp
 def window_size(system: System, channels: int) -> int:
     """Tokens of a window, 64 or 32: at most 1.4 times as slow as the best of five, measured.
 
-    Fewer between many ports, so that a map between all of them is no more work than the states.
+    Fewer between many ports, so that a map between all of them takes no more work than the states.
     """
     is_large = min(system.state_size, channels) >= LARGE
     usual = LARGE if is_large or system.device.type != "cpu" else USUAL

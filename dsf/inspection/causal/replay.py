@@ -114,7 +114,7 @@ class Repetition:
         given: what held mixers were given, where no token was replaced.
         has_hidden: whether groups moved there that are made of tokens of one of several sequences,
             so that it is not seen what moves them.
-        beside: tokens of further sequences, whose groups are none of those that were replaced.
+        apart: tokens of further sequences, whose groups are none of those that were replaced.
     """
 
     like: "Repetition | None" = None
@@ -124,7 +124,7 @@ class Repetition:
     changed: list[Call] = field(default_factory=list)
     given: dict[Any, Any] = field(default_factory=dict)
     has_drawn: bool = False
-    beside: Sequence[Cell] = ()
+    apart: Sequence[Cell] = ()
 
     def before(self, one: Any, recorded: Any) -> Any:
         """What a held mixer was given when no token was replaced."""
@@ -158,18 +158,18 @@ def moved(
         found = compared(one, cells, from_a_pass=from_a_pass)
         for cell in cells if found.has_hidden else ():
             if not found.mixes:
-                beside = [other for other in cells if other is not cell]
-                found = compared(one, [cell], beside, from_a_pass=from_a_pass)
+                apart = [other for other in cells if other is not cell]
+                found = compared(one, [cell], apart, from_a_pass=from_a_pass)
         return found
 
     def compared(
         one: Invocation,
         cells: Sequence[Cell],
-        beside: Sequence[Cell] = (),
+        apart: Sequence[Cell] = (),
         *,
         from_a_pass: bool,
     ) -> Moved:
-        how: dict[str, Any] = {"draw": draw, "beside": beside}
+        how: dict[str, Any] = {"draw": draw, "apart": apart}
         like = repetition(one, (), held, draw=draw) if from_a_pass else None
         after = repetition(one, cells, held, like=like, **how)
         if after.has_drawn and like is None:  # the run drew other ones
@@ -502,13 +502,13 @@ def repetition(
     draw: int = 0,
     like: Repetition | None = None,
     replacement: Replacement | None = None,
-    beside: Sequence[Cell] = (),
+    apart: Sequence[Cell] = (),
 ) -> Repetition:
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
         like: an earlier repetition that it is compared with, in the place of the run.
-        beside: tokens of other sequences, whose groups are none of the ``cells``.
+        apart: tokens of other sequences, whose groups are none of the ``cells``.
         replacement: what replaces them; by default ordinary numbers, and the numbers of other
             tokens where the module refuses these, such as ids in a tensor of floats.
     """
@@ -534,7 +534,7 @@ def repetition(
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    found = Repetition(like, beside=beside)
+    found = Repetition(like, apart=apart)
     try:
         with ExitStack() as stack:
             stack.enter_context(_holding(invocation, cells, held, rng, found))
@@ -555,7 +555,7 @@ def repetition(
                     draw=draw,
                     like=like,
                     replacement=_of_other_tokens,
-                    beside=beside,
+                    apart=apart,
                 )
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"it cannot be repeated ({reason})") from error
@@ -746,8 +746,8 @@ def _note_spill(
     if before.numel() != seen.shape.numel() or not before.numel():
         return
     inside = own(seen, cells)
-    made, beside = (_of_made(seen, each).to(before.device) for each in (cells, found.beside))
-    inside = made if inside is None else made | (inside.to(before.device) & ~beside)
+    made, apart = (_of_made(seen, each).to(before.device) for each in (cells, found.apart))
+    inside = made if inside is None else made | (inside.to(before.device) & ~apart)
     differs = (after != before).reshape(seen.shape)
     found.has_hidden |= len(cells) > 1 and bool((differs & made).any())
     if not bool((differs & ~inside).any()):

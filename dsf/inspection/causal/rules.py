@@ -944,7 +944,7 @@ class Rules:
         places, name = len(shape) - 2, done.name.partition("_with")[0].strip("_")
         if first is None or len(first.shape) != len(shape) or f"{places}d" not in name:
             return self._unknown(done)
-        options: list[Sequence[int]] = [[1], [2], [0], [1]]  # a position that is no other's
+        options: list[Sequence[int]] = [[1], [2], [0], [1]]  # a position of its own
         if "pool" in name and "adaptive" not in name:
             options = [args[1], args[1], [0], [1]]
             for k in range(2, min(len(args), 5)):

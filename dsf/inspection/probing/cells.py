@@ -1,11 +1,11 @@
 """Recurrences that are written as a loop over steps: their values are the candidates of all steps.
 
-What one operation of the loop puts out in every step is taken for the values of a mixer, one token
+What one operation of the loop returns in every step is taken for the values of a mixer, one token
 a step. Gates are made of earlier states, and these of the values; like queries and decays they are
 held, as in the LSTM and the GRU that dsf knows: a nonlinear function of what is made of the values
 is a factor, which keeps its numbers, and tanh(c) is (tanh(c) / c) c. A place to which a factor is
-added, instead of multiplied, is no response. What a step is given from earlier ones goes through
-their responses alone, which is asked of the program itself.
+added, instead of multiplied, cannot be a response. What a step is given from earlier ones goes
+through their responses alone, which is asked of the program itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -134,7 +134,7 @@ def found_in(call: FollowedCall, worth: Callable[[Driven], float]) -> Found | No
 
 
 def _values(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:
-    """What operations of loops put out in every step; then that of all tokens before a loop."""
+    """What operations of loops return in every step; then that of all tokens before a loop."""
     steps = list(loops(call))
     yield from steps
     for one in call.recording.operations if steps else ():
@@ -143,13 +143,13 @@ def _values(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:
 
 
 def _is_whole(one: Operation) -> bool:
-    """Whether an operation puts out one new tensor of numbers."""
+    """Whether an operation returns one new tensor of numbers."""
     are_one = len(one.outs) == 1 and one.makes == (one.outs[0].memory,) and not one.writes
     return are_one and one.outs[0].dtype.is_floating_point
 
 
 def loops(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:
-    """What an operation of a loop puts out in every step, the earliest first."""
+    """What an operation of a loop returns in every step, the earliest first."""
     made: dict[tuple[str, ...], list[Value]] = {}
     for one in call.recording.operations:
         if _is_whole(one) and call.coordinates(one.outs[0]) is not None:

@@ -670,7 +670,7 @@ class Driven:
 
     def values_in(self, exchanged: Exchanges) -> Arranged:
         """The values where other tensors of the call are exchanged."""
-        if (loop := self.ports.loop) is not None:  # what steps are given by responses is no path
+        if (loop := self.ports.loop) is not None:  # responses that steps read are not a path
             now = {one: self.recording.tensor(one) for one in loop.before}
             held = [instead(one, kept) for one, kept in now.items()]
             parts = self.recording.replay([*exchanged, *held], loop.parts)

@@ -487,7 +487,7 @@ class PortSearch:
             if self._time(each) > latest:
                 latest = self._time(each)
                 best.append(each)
-        # What is put out besides may be made of an earlier place alone.
+        # What is returned besides may be made of an earlier place alone.
         whole = (one for one in in_order if one.ports.response.memory in self._before_all)
         return list(dict.fromkeys([*best, *islice(whole, 1)]))
 
