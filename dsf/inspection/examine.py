@@ -284,7 +284,7 @@ def _asked(
     if limits is not None:
         known = {call.module for call in calls if call.through is Through.MODULE}
         asked = [one for one in found.modules if one.module not in known]
-        probe_all(asked, tracker.where, limits, further)
+        probe_all(asked, tracker.where, limits, further, is_known=bool(known))
     kept = [one for one in calls if not further.replaces(one)]
     further_ones = (one for one in further.calls if one not in kept)
     calls = sorted([*kept, *further_ones], key=attrgetter("time"))

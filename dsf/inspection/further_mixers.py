@@ -182,11 +182,15 @@ def probe_all(
     found: Further,
     *,
     instead_of: Sequence[Call] = (),
+    is_known: bool = False,
 ) -> None:
     """Probe the modules that mix tokens and were not read, or only in part, within the budget.
 
     Where maps of a module were read that are not all of it, one that is probed takes their place if
     it is.
+
+    Args:
+        is_known: whether a family of the model is known, whose layers no map of a part joins.
     """
     budget = Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
     ports: dict[type, Ports] = {}
@@ -213,7 +217,7 @@ def probe_all(
             call = call_of(path, invocation)
             worth = partial(share_of_probed, invocation, held)
             prober = Prober(Probe(), budget, ports, worth=worth)
-            least = ALL if one.is_read else LEAST
+            least = ALL if one.is_read or is_known else LEAST
             try:
                 made.append(_probe(call, held, prober, limits, least=least))
                 driven = prober.driven

@@ -244,9 +244,7 @@ def found(model, given):
     # RWKV-4's feed-forward layers shift tokens, which only a run shows.
     assert all("feed_forward" in each.name for each in layers.unsupported)
     return {
-        (layer.name.partition(" (call")[0], type(layer.mixer).__name__, "yes")
-        for layer in layers
-        if not layer.is_part
+        (layer.name.partition(" (call")[0], type(layer.mixer).__name__, "yes") for layer in layers
     }
 
 
