@@ -343,7 +343,10 @@ class PortSearch:
                 fits = True
             else:
                 is_alike = place.sample_axes == layout.sample_axes and not place.fits(layout)
-                fits = is_alike and torch.equal(place.samples, layout.samples)
+                # Rows without one of the axes are sums over it, of tokens or of channels.
+                has_axes = len(place.token_axes) >= len(layout.token_axes)
+                has_axes |= not set(place.token_axes) & set(layout.token_axes)
+                fits = is_alike and has_axes and torch.equal(place.samples, layout.samples)
             if fits and place is not None:
                 found[one] = place
         return found
