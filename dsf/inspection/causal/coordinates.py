@@ -177,15 +177,20 @@ def varies(plane: Tensor | None, dim: int) -> bool:
 
 
 def is_sent(planes: Planes, axis: InputAxis) -> bool:
-    """Whether one token out of several along an axis belongs to several tokens of other inputs."""
+    """Whether one token out of several along an axis belongs to several tokens of other inputs.
+
+    Their first axes count samples, which may share a token.
+    """
     one = small(planes[axis])
     if axis.size == 1 or one.numel() > 1 or bool((one < 0).any()) or not is_place(axis):
         return False
     own, others = set[int](), set[int]()
     for each, plane in planes.items():
-        is_other = each.source is not axis.source and not all_before(each) and is_place(each)
-        wide = (k for k, size in enumerate(small(plane).shape) if size > 1)
-        (others if is_other else own).update(wide)
+        wide = {k for k, size in enumerate(small(plane).shape) if size > 1}
+        if each.source is axis.source or all_before(each):
+            own |= wide
+        elif each.number > 0 and is_place(each):
+            others |= wide
     return bool(others - own)
 
 

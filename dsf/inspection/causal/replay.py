@@ -27,7 +27,6 @@ from dsf.inspection.causal.coordinates import (
     Coordinates,
     InputAxis,
     all_before,
-    is_sent,
     small,
     varies,
 )
@@ -453,7 +452,7 @@ def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
     for cell in cells:
         if not all(axis in made.planes for axis in cell):
             continue
-        inside = torch.tensor(not any(is_sent(made.planes, axis) for axis in cell))
+        inside = torch.ones((), dtype=torch.bool)
         for axis, index in cell.items():
             plane = small(made.planes[axis])
             inside = inside & (

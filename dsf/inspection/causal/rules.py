@@ -250,8 +250,9 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             planes[axis] = found.plane.expand(shape)
     for axis in [axis for axis in planes if axis.source.before]:
         _meet_before(axis, parts, planes, meetings, how)
-    for axis in [axis for axis in planes if is_sent(planes, axis)]:
+    for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
+        del planes[axis]
     return Followed((Coordinates(shape, planes, columns),), tuple(meetings.values()))
 
 
