@@ -26,11 +26,11 @@ from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.families.registry import Known
-from dsf.inspection.probing.driven import Driven, Exchanges, Ports, instead
+from dsf.inspection.probing.driven import Driven, Exchanges, Ports
 from dsf.inspection.probing.port_choice import ROUNDINGS
 from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
 from dsf.inspection.rebuild import Limits, rebuild
-from dsf.inspection.recording import Exchanged, Recording, Value, values_in
+from dsf.inspection.recording import Exchanged, Recording, Value, instead, values_in
 from dsf.inspection.results.layers import ALL, InspectedLayer
 
 Candidates = Mapping[str, tuple[Structure, ...]]
@@ -280,9 +280,11 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
 def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:
     """How many of its outputs a module makes of the response alone, from the first."""
     recording, loop = driven.recording, driven.ports.loop
-    _, response, _ = driven.original()
     further = outputs_of(recording, invocation)[1:]
     kept = {one for one in further if one is not None}
+    if not kept:
+        return 1
+    _, response, _ = driven.original()
     try:
         for draw in range(1, HALVES + 1):
             cells = replay.cells_drawn(invocation, draw)

@@ -242,7 +242,7 @@ class Recording:
             numbers = self.replay(exchanged, values)
         else:
             numbers = {value: self.tensor(value) for value in values}
-        return [Exchanged(value, partial(_instead, now)) for value, now in numbers.items()]
+        return [instead(value, now) for value, now in numbers.items()]
 
     def length(self, exchanged: Iterable[Value], wanted: Iterable[Value]) -> int:
         """How many operations a replay runs."""
@@ -347,8 +347,9 @@ Of batch norms those over the numbers that they are given, as in an instance nor
 """
 
 
-def _instead(now: Tensor, _before: Tensor) -> Tensor:
-    return now
+def instead(value: Value, numbers: Tensor) -> Exchanged:
+    """What puts numbers in the place of a tensor."""
+    return Exchanged(value, lambda _: numbers)
 
 
 def _copies(*parts: Tensor) -> tuple[Tensor, ...]:

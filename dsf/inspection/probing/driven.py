@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from dsf.inspection.causal import coordinates
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis
 from dsf.inspection.errors import InspectionError, UnreadableError
-from dsf.inspection.recording import Exchanged, Recording, Value, values_in
+from dsf.inspection.recording import Exchanged, Recording, Value, instead, values_in
 
 Arranged = Float[Tensor, "sample time channel"]
 
@@ -671,8 +671,7 @@ class Driven:
     def values_in(self, exchanged: Exchanges) -> Arranged:
         """The values where other tensors of the call are exchanged."""
         if (loop := self.ports.loop) is not None:  # responses that steps read are not a path
-            now = {one: self.recording.tensor(one) for one in loop.before}
-            held = [instead(one, kept) for one, kept in now.items()]
+            held = self.recording.held(loop.before)
             parts = self.recording.replay([*exchanged, *held], loop.parts)
             return self.value.arranged(torch.stack([parts[one] for one in loop.parts]))
         found = self.recording.replay(exchanged, [self.ports.value])
@@ -720,11 +719,6 @@ class Driven:
     def has_slots(self) -> bool:
         """Whether the values are of slots, which weights made of many tokens each."""
         return all(axis.source.kind == "slots" for axis in self.value.token_axes)
-
-
-def instead(value: Value, numbers: Tensor) -> Exchanged:
-    """What puts numbers in the place of a tensor."""
-    return Exchanged(value, lambda _: numbers)
 
 
 def _exchanged(
