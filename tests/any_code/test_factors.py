@@ -6,7 +6,9 @@ from torch import nn
 
 import dsf
 from dsf.inspection import InspectionError
-from dsf.inspection.probing.driven import read_off
+from dsf.inspection.probing.driven import PAIRED, read_off
+from dsf.inspection.probing.factors import factors_of
+from dsf.inspection.recording import recorded
 from tests.any_code.modules import drawn
 
 SIZE, WIDTH = 6, 4
@@ -197,3 +199,22 @@ def test_channels_that_mix_are_read_off_with_other_rows(groups):
     values = torch.randn(2, SIZE, WIDTH, dtype=torch.float64)
     found = read_off(lambda x: torch.einsum("soitr,sri->sto", weights, x), values)
     torch.testing.assert_close(found.weights, weights)
+
+
+class WithDeviation(nn.Module):
+    def __init__(self, effect):
+        super().__init__()
+        self.effect = effect
+
+    def forward(self, x):
+        return self.effect(x, x.std(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(("effect", "is_factor"), [(torch.div, True), (torch.add, False)])
+def test_only_what_multiplies_is_a_factor(effect, is_factor):
+    x = torch.randn(2, SIZE, WIDTH, dtype=torch.float64)
+    recording = recorded(WithDeviation(effect), (x,), {})
+    step = torch.randn_like(x)
+    changed = x + step, x - PAIRED * step
+    wanted = [recording.first_output]
+    assert bool(factors_of(recording, recording.given[0], changed, wanted, 1e-12)) == is_factor
