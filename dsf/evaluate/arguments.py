@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.runtime.shapes import ShapeError, agree, has_axes
+from dsf.runtime.shapes import ShapeError, agree, has_axes, of_kind
 from dsf.systems.composite import ExplicitMap, Operator, SystemSum
 from dsf.systems.system import System, time_reversed
 
@@ -54,10 +54,7 @@ def with_checked_arguments(
 def check_signal(system: Operator, signal: Tensor) -> None:
     """Raise unless ``signal`` can drive ``system``."""
     check_operator("respond", system)
-    if not isinstance(signal, Tensor):
-        raise TypeError(
-            f"respond: 'signal' must be a torch tensor, but it is {type(signal).__name__}."
-        )
+    of_kind("respond", "signal", signal, Tensor, "a torch tensor")
     if signal.layout is not torch.strided:
         raise ValueError(
             f"respond: 'signal' must be a dense tensor, but its layout is {signal.layout}. Convert "
@@ -81,11 +78,8 @@ def check_signal(system: Operator, signal: Tensor) -> None:
 
 def check_operator(owner: str, given: object) -> None:
     """Raise unless ``given`` is a system, a sum of systems or an explicit map."""
-    if not isinstance(given, Operator):
-        raise TypeError(
-            f"{owner}: needs a System, a SystemSum or an ExplicitMap, but it got "
-            f"{type(given).__name__}. A mixer gives its system: mixer.system()."
-        )
+    words = "a System (a mixer gives one: mixer.system()), a SystemSum or an ExplicitMap"
+    of_kind(owner, "system", given, Operator, words)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

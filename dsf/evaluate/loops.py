@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from dsf.evaluate.arguments import Answer, Response, Signal, state_at_start
 from dsf.evaluate.invariant import first_token, varying
-from dsf.runtime.threads import in_parallel
+from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
@@ -445,9 +445,7 @@ class _HeadWriter:
             scratch = scratch_of(scores.numpy(), heads.tiles)
             write_rows(scores.numpy(), *arrays, tile, first, heads.before, scratch, target, top)
 
-        shares = min(torch.get_num_threads(), out.shape[0])
-        boundaries = [out.shape[0] * k // shares for k in range(shares + 1)]
-        in_parallel(share, [slice(*span) for span in pairwise(boundaries)])
+        in_parallel(share, shares(out.shape[0]))
 
 
 def is_diagonal(system: System) -> bool:
@@ -474,13 +472,11 @@ def diagonal_rows(
 def pieces_of(system: System, *, at_once: bool) -> list["Piece"]:
     """The batch split along its last axis into one piece for every thread."""
     size = system.batch[-1] if system.batch else 1
-    shares = min(torch.get_num_threads(), size)
-    boundaries = [size * k // shares for k in range(shares + 1)]
     found = []
     for number, index in enumerate(product(*(range(axis) for axis in system.batch[:-1]))):
-        for first, last in pairwise(boundaries):
-            some = (*index, slice(first, last)) if system.batch else (None,)
-            found.append(Piece(system, some, number * size + first, at_once=at_once))
+        for part in shares(size):
+            some = (*index, part) if system.batch else (None,)
+            found.append(Piece(system, some, number * size + part.start, at_once=at_once))
     return found
 
 

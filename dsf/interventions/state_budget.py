@@ -7,7 +7,7 @@ is one block, with one scale for each token: its largest magnitude over ``2^(bit
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -115,7 +115,8 @@ def rounded_run(
     responses, errors = [], []
     for t in range(system.steps):
         before = state
-        exact = _step(system, t, state) + drive[..., t, :, :]
+        carried = (system.A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3)
+        exact = carried + drive[..., t, :, :]
         state = store(exact)
         errors.append(state - exact)
         seen = before if system.reads_before_update else state
@@ -130,17 +131,6 @@ def replayed(system: System, errors: Shaped[Tensor, "*batch time state channel"]
     """Return by how much perturbations of the state move the response, exactly."""
     identity = torch.eye(system.state_size).to(errors).expand(*errors.shape[:-2], -1, -1)
     return respond(replace(system, B=identity, D=None, initial=None), errors)
-
-
-def states_of(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Iterator[States]:
-    """Yield the exact state after every token."""
-    drive = dense_of(system.B) @ signal
-    state = torch.zeros_like(drive[..., 0, :, :]) if system.initial is None else system.initial
-    for t in range(system.steps):
-        state = _step(system, t, state) + drive[..., t, :, :]
-        yield state
 
 
 def forecast(
@@ -166,7 +156,7 @@ def forecast(
     identity = torch.eye(system.state_size, dtype=signal.dtype)
     read, found = dense_of(system.C), []
     error = last = covariance = torch.zeros_like(identity)
-    for t, state in enumerate(states_of(system, signal)):
+    for t, state in enumerate(system.states(signal).unbind(-3)):
         noise = _noise(state, bits, at_random=at_random, feedback=feedback)
         before, a, added = error, _dense(system, t), torch.diag_embed(noise.sum(dim=-1))
         covariance = a @ covariance @ a.mT
@@ -251,12 +241,7 @@ def _magnitudes(
     system: System, signal: Shaped[Tensor, "*batch time input channel"]
 ) -> Shaped[Tensor, "*batch time"]:
     """The largest magnitude in the state of every head after every token."""
-    every = [state.abs().amax(dim=(-2, -1)) for state in states_of(system, signal)]
-    return torch.stack(every, dim=-1)
-
-
-def _step(system: System, t: int, state: Tensor) -> Tensor:
-    return (system.A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3)
+    return system.states(signal).abs().amax(dim=(-2, -1))
 
 
 def _dense(system: System, t: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from scipy.stats import linregress
 from torch import Tensor
 
 from dsf import measures
@@ -136,7 +137,8 @@ def _state_of(
     used = measures.occupancy(system, positions=positions).reshape(-1, len(positions))
     norms = measures.state_norm(system, signal).reshape(-1, system.steps)
     mean = norms.log().mean(dim=0).exp()
-    growth = _exponent(mean)
+    later = torch.arange(1, system.steps + 1)[system.steps // 2 :]
+    growth = float(linregress(later.double().log(), mean[later - 1].log().cpu()).slope)
     return LayerState(
         name=name,
         family=layer.family,
@@ -161,15 +163,6 @@ def _state_of(
 
 def _by_age(shares: Tensor) -> Tensor:
     return shares.reshape(-1, shares.shape[-1]).mean(dim=0).flip(0)
-
-
-def _exponent(norms: Tensor) -> float:
-    """The slope of log norm over log length by least squares, over the second half."""
-    length = torch.arange(1, len(norms) + 1, dtype=norms.dtype, device=norms.device)
-    half = slice(len(norms) // 2, None)
-    x, y = length[half].log(), norms[half].log()
-    x, y = x - x.mean(), y - y.mean()
-    return ((x * y).sum() / x.square().sum()).item()
 
 
 def _loss(kept: Tensor, overwritten: Tensor, taken: Tensor) -> str:

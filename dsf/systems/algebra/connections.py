@@ -6,6 +6,7 @@ The structure of A_t is preserved where that is possible.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -15,7 +16,7 @@ from torch.nn.functional import pad
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError, agree
 from dsf.systems.coefficient import dense_of, on_parts
-from dsf.systems.composite import SystemSum
+from dsf.systems.composite import SystemSum, parts_of
 from dsf.systems.system import System, time_reversed
 from dsf.systems.transition import (
     Dense,
@@ -254,7 +255,7 @@ def parallel(*systems: System | SystemSum) -> System | SystemSum:
         >>> dsf.attention_map(both, rows=-1)
         tensor([[0.3125, 0.7500, 2.0000]])
     """
-    parts = [part for system in systems for part in _parts(system)]
+    parts: list[Any] = [part for system in systems for part in parts_of(system)]
     if not parts:
         raise ValueError("parallel: needs at least one system, but there is none.")
     same_sequence("parallel", parts)
@@ -308,10 +309,6 @@ def direct_sum(*systems: System) -> System | SystemSum:
     if not placed:
         raise ValueError("direct_sum: needs at least one system, but there is none.")
     return parallel(*placed)
-
-
-def _parts(system: System | SystemSum) -> Sequence[System]:
-    return system.parts if isinstance(system, SystemSum) else (system,)
 
 
 def _add_up(parts: Sequence[System]) -> bool:
