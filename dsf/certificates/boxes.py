@@ -12,7 +12,6 @@ from torch import Tensor
 from dsf.certificates import certificate
 
 MAX_BOXES = 2000
-MAX_CORNER_STEPS = 20
 MAX_CLIMBS = 60
 MAX_EXPONENT = 700.0  # the largest exponent that a float takes, rounded down
 DYADIC = 1 << 40
@@ -32,11 +31,10 @@ def locality(
     """Certify that at least ``share`` of the softmax row lies on the keys ``window[0]`` to
     ``window[1] - 1`` for every query of a box.
 
-    Branch and bound: first sign-gradient steps search the corners of the box for a counterexample,
-    and projected gradient steps its inside; then boxes are bounded by the tangent of log-sum-exp
-    and split along the coordinate with most influence. The checker evaluates every leaf again in
-    interval arithmetic. ``bound`` is the share, ``observed`` the smallest share found. UNKNOWN if
-    ``boxes`` boxes are not enough.
+    Branch and bound: first projected gradient steps search the box for a counterexample; then boxes
+    are bounded by the tangent of log-sum-exp and split along the coordinate with most influence.
+    The checker evaluates every leaf again in interval arithmetic. ``bound`` is the share,
+    ``observed`` the smallest share found. UNKNOWN if ``boxes`` boxes are not enough.
 
     Args:
         key: the keys that the row reads.
@@ -113,12 +111,10 @@ class _Search:
         return scores[..., ~self.inside].logsumexp(-1) - scores[..., self.inside].logsumexp(-1)
 
     def attack(self, lower: Tensor, upper: Tensor) -> tuple[float, Tensor]:
-        """The query with the largest odds that is found at corners and inside the box."""
-        corner, inner = self._corners(lower, upper), self._inside(lower, upper)
-        return max(corner, inner, key=lambda found: found[0])
+        """The query with the largest odds that projected gradient steps from a few points find.
 
-    def _inside(self, lower: Tensor, upper: Tensor) -> tuple[float, Tensor]:
-        """Projected gradient steps from a few points, with steps that shrink where they fail."""
+        Steps shrink where they fail.
+        """
         shares = torch.tensor([0.5, 0.25, 0.75, 0.05, 0.95], dtype=lower.dtype)
         query = lower + shares.unsqueeze(-1) * (upper - lower)
         odds, step = self.odds(query), torch.ones(len(query), 1, dtype=query.dtype)
@@ -134,20 +130,6 @@ class _Search:
             odds = torch.maximum(there, odds)
         best = int(odds.argmax())
         return float(self.odds(query[best])), query[best]
-
-    def _corners(self, lower: Tensor, upper: Tensor) -> tuple[float, Tensor]:
-        """The query with the largest odds that sign-gradient steps from corner to corner find."""
-        query = (lower + upper) / 2
-        worst, best = float(self.odds(query)), query
-        for _ in range(MAX_CORNER_STEPS):
-            moving = query.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.odds(moving), moving)
-            query = torch.where(gradient > 0, upper, lower)
-            odds = float(self.odds(query))
-            if odds <= worst:
-                break
-            worst, best = odds, query
-        return worst, best
 
     def tree(
         self, lower: Tensor, upper: Tensor, boxes: int
