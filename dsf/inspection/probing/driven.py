@@ -14,9 +14,9 @@ import inspect as signatures
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -347,13 +347,17 @@ class Linear:
     superposition: float
 
 
-def superposition(function: Function, like: Float[Tensor, "sample read input"]) -> float:
-    """The relative error of superposition: 0 if ``function`` is affine, nan if it is not finite."""
-    one, other = random_values(like, seed=0), random_values(like, seed=1)
+def without_rest(function: Function, like: Arranged) -> tuple[Function, Tensor]:
+    """A function less its response to zero values, and that response."""
     rest = function(torch.zeros_like(like))
-    first, second = function(one) - rest, function(other) - rest
-    both = function(2 * one - 3 * other) - rest
-    scaled = function(50 * one) - rest
+    return lambda values: function(values) - rest, rest
+
+
+def superposition(part: Function, like: Float[Tensor, "sample read input"]) -> float:
+    """The relative error of superposition: 0 if ``part`` is linear, nan if it is not finite."""
+    one, other = random_values(like, seed=0), random_values(like, seed=1)
+    first, second = part(one), part(other)
+    both, scaled = part(2 * one - 3 * other), part(50 * one)
     size = first.abs().max() + second.abs().max()
     if size == 0:
         return 0.0
@@ -362,25 +366,57 @@ def superposition(function: Function, like: Float[Tensor, "sample read input"]) 
 
 
 def read_off(
-    function: Function, like: Float[Tensor, "sample read input"], *, rounding: float = ROUNDING
+    function: Function,
+    like: Float[Tensor, "sample read input"],
+    *,
+    rounding: float = ROUNDING,
+    allow: Callable[[int, int], None] = lambda _passes, _numbers: None,
 ) -> Linear:
-    bent = superposition(function, like)
+    """The map of a function that is affine in its values.
+
+    Args:
+        allow: called with the passes that a way to measure the map takes and the numbers that the
+            map holds, before that way is taken; it raises an error if they are too many.
+    """
+    part, rest = without_rest(function, like)
+    bent = superposition(part, like)
     if not bent <= rounding:
         raise UnreadableError(f"it is not linear in its values: superposition error {bent:.1e}")
-    rest = function(torch.zeros_like(like))
-
-    def part(values: Tensor) -> Tensor:
-        return function(values) - rest
-
     control = random_values(like, seed=2)
     expected = part(control)
-    for width in _widths(part, like, expected, rounding):
-        for groups in [1] if width else _group_counts(part, like, rounding):
-            found = _by_units(part, like, width) if width else _by_impulses(part, like, groups)
-            apart = (applied(found, control, width) - expected).abs().max()
-            if apart <= rounding * expected.abs().max():
-                return Linear(found, width, rest, bent)
+    samples, rows, outputs = expected.shape
+    for width, passes, measured in _ways(part, like, outputs, rounding):
+        maps = outputs // width if width else outputs * like.shape[-1]
+        allow(passes, samples * maps * rows * like.shape[1])
+        found = measured()
+        apart = (applied(found, control, width) - expected).abs().max()
+        if apart <= rounding * expected.abs().max():
+            return Linear(found, width, rest, bent)
     raise UnreadableError("its response is not the sum of its responses to single values")
+
+
+Way = tuple[int, int, Callable[[], Tensor]]
+"""The width of the heads of a map, the passes that measuring it takes, and what measures it."""
+
+
+def _ways(part: Function, like: Tensor, outputs: int, rounding: float) -> Iterator[Way]:
+    """Ways to measure a map, the likeliest first."""
+    steps, channels = like.shape[1:]
+    same, single = random_values(like[..., :1], seed=3), torch.zeros_like(like)
+    single[..., :1] = same
+    alike, alone = part(same.expand_as(like).contiguous()), part(single)
+    limit = rounding * max(alike.abs().max(), alone.abs().max())
+    width = head_width(alike, alone, channels, limit)
+    for each in dict.fromkeys((width, 1)) if width else ():
+        yield each, math.ceil(steps / each), partial(_by_units, part, like, each)
+    count = groups_of(alone, channels, limit)
+    if outputs == channels and channels > 2 * count:
+        other = part(single.roll(1, dims=-1))
+        if bool((other - alone)[..., 2 : channels // count].abs().max() <= limit):
+            yield 0, 2 * steps, partial(_by_sums, part, like, count)
+    for groups in dict.fromkeys((count, 1)):
+        passes = steps * channels // groups
+        yield 0, passes, partial(_by_impulses, part, like, groups)
 
 
 def applied(weights: Tensor, values: Tensor, width: int) -> Float[Tensor, "sample time output"]:
@@ -402,24 +438,24 @@ def random_values(like: Tensor, *, seed: int) -> Tensor:
     return size * torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
 
 
-def _widths(part: Function, like: Tensor, expected: Tensor, rounding: float) -> list[int]:
-    """Candidate head widths, the likeliest first: a head maps equal channels to equal responses."""
-    channels = like.shape[-1]
-    if expected.shape[-1] % channels:
-        return [0]
-    alike = part(random_values(like[..., :1], seed=3).expand_as(like).contiguous())
-    width = head_width(alike, channels, rounding * alike.abs().max())
-    return [width, 1, 0] if width > 1 else [1, 0]
+def head_width(alike: Tensor, alone: Tensor, channels: int, limit: Tensor) -> int:
+    """The width of heads whose channels share a map and keep to themselves; 0 if channels mix.
 
-
-def head_width(alike: Tensor, channels: int, limit: Tensor) -> int:
-    """The width of heads whose channels answer alike to equal values."""
-    for width in range(channels, 1, -1):
-        if channels % width == 0:
-            heads = alike.unflatten(-1, (-1, width))
-            if bool((heads - heads[..., :1]).abs().max() <= limit):
-                return width
-    return 1
+    Args:
+        alike: the response to equal values in all channels.
+        alone: the response to values in the first channel alone.
+    """
+    copies = alone.shape[-1] // channels
+    for width in range(channels, 0, -1):
+        if channels % width or alone.shape[-1] % channels:
+            continue
+        heads, of_first = (each.unflatten(-1, (-1, width)) for each in (alike, alone))
+        others = of_first.index_fill(-1, of_first.new_zeros(1, dtype=torch.long), 0)
+        further = of_first[..., copies:, 0]
+        moved = (heads - heads[..., :1], others, further)
+        if all(not bool((each.abs() > limit).any()) for each in moved):
+            return width
+    return 0
 
 
 def _by_units(part: Function, like: Tensor, width: int) -> Float[Tensor, "sample head time read"]:
@@ -432,13 +468,6 @@ def _by_units(part: Function, like: Tensor, width: int) -> Float[Tensor, "sample
         response = part(values.flatten(2)).unflatten(-1, (-1, width))
         columns.append(response[..., : len(driven)].transpose(1, 2))
     return torch.cat(columns, dim=-1)
-
-
-def _group_counts(part: Function, like: Tensor, rounding: float) -> list[int]:
-    single = torch.zeros_like(like)
-    single[..., 0] = random_values(like[..., 0], seed=3)
-    alone = part(single)
-    return list(dict.fromkeys((groups_of(alone, like.shape[-1], rounding * alone.abs().max()), 1)))
 
 
 def groups_of(alone: Tensor, channels: int, limit: Tensor) -> int:
@@ -455,14 +484,8 @@ def groups_of(alone: Tensor, channels: int, limit: Tensor) -> int:
 def _by_impulses(
     part: Function, like: Tensor, groups: int
 ) -> Float[Tensor, "sample output input time read"]:
+    """Each value alone, of all groups of channels at a time."""
     _, steps, channels = like.shape
-    passes = steps * channels // groups
-    if passes > MOST_PASSES:
-        raise UnreadableError(
-            f"its channels mix, so that {passes} forward passes would be needed, but at "
-            f"most {MOST_PASSES} are made: name the projection of the values and the module behind "
-            "the mixer (value=..., response=...)"
-        )
     found: list[Tensor] = []
     for channel in range(channels // groups):
         for token in range(steps):
@@ -470,11 +493,38 @@ def _by_impulses(
             values[:, token, :, channel] = 1
             found.append(part(values.flatten(-2)).unflatten(-1, (groups, -1)))
     each = torch.stack(found).unflatten(0, (channels // groups, steps))
-    # "input read sample time group output", of which every group is a block of the whole.
-    samples, rows, _, outputs = each.shape[2:]
-    weights = each.new_zeros(samples, groups, outputs, groups, len(each), rows, steps)
+    # "input read sample time group output"
+    return _of_groups(each.permute(4, 2, 5, 0, 3, 1))
+
+
+def _by_sums(
+    part: Function, like: Tensor, groups: int
+) -> Float[Tensor, "sample output input time read"]:
+    """As by impulses, where a channel reads all others of its group alike, as one of means does."""
+    size = like.shape[-1] // groups
+    responses = []
+    for token in range(like.shape[1]):
+        first, every = torch.zeros_like(like), torch.zeros_like(like)
+        first[:, token, ::size] = every[:, token] = 1
+        responses.append(torch.stack([part(first), part(every)]))
+    one, all_of_group = torch.stack(responses, dim=-1).unflatten(-2, (groups, size))
+    # "sample time group output read"; what the first channel reads of itself is also its own part.
+    others = one.clone()
+    others[:, :, :, 0] = (all_of_group - one)[:, :, :, 0] / (size - 1)
+    own = all_of_group - size * others
+    blocks = others.permute(2, 0, 3, 1, 4).unsqueeze(3).repeat(1, 1, 1, size, 1, 1)
+    blocks.diagonal(dim1=2, dim2=3).add_(own.permute(2, 0, 1, 4, 3))
+    return _of_groups(blocks)
+
+
+def _of_groups(
+    blocks: Float[Tensor, "group sample output input time read"],
+) -> Float[Tensor, "sample outputs inputs time read"]:
+    """A map whose groups of channels keep to themselves; every one is a block of the whole."""
+    groups, samples, outputs, inputs, rows, steps = blocks.shape
+    weights = blocks.new_zeros(samples, groups, outputs, groups, inputs, rows, steps)
     own = torch.arange(groups)
-    weights[:, own, :, own] = each.permute(4, 2, 5, 0, 3, 1)
+    weights[:, own, :, own] = blocks
     return weights.flatten(3, 4).flatten(1, 2)
 
 

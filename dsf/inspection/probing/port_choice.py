@@ -473,9 +473,8 @@ class PortSearch:
             cost, is_apart = steps * channels, False
             if place.sizes[2] % channels == 0 and channels > 1:
                 limit = self._limit(one, place)
-                width = driven.head_width(alike[one], channels, limit)
-                others = alone[one].abs()[..., place.sizes[2] // channels :]
-                is_apart = width > 1 or not bool((others > limit).any())
+                width = driven.head_width(alike[one], alone[one], channels, limit)
+                is_apart = width > 0
                 count = driven.groups_of(alone[one], channels, limit)
                 cost = math.ceil(steps / width) if is_apart else cost // count
             elif place.sizes[2] == channels == 1:

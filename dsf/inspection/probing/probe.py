@@ -7,6 +7,7 @@ responses are the columns of its exact map.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Shaped
@@ -28,6 +29,7 @@ from dsf.inspection.probing.driven import (
     by_head,
     read_off,
     superposition,
+    without_rest,
 )
 from dsf.inspection.probing.port_choice import (
     Found,
@@ -49,8 +51,8 @@ class StoredMap(GivenWeights):
 
 
 FAMILY = "probed"
-FEW_OPERATIONS = 4
-"""A replay of fewer operations, such as of one convolution, counts as a part of a pass."""
+FEW_OPERATIONS, MANY_OPERATIONS = 4, 256
+"""A replay of fewer operations counts as a part of a pass, one of more as several passes."""
 AXES = {0: ("sample", "output", "input"), 1: ("sample", "channel")}
 
 
@@ -91,7 +93,7 @@ class Budget:
     stored: int = 0
     is_short: bool = False
 
-    def check(self, passes: int, operations: int, size: int) -> None:
+    def check(self, operations: int, passes: int, size: int) -> None:
         """Raise an error if passes of so many operations, or a map of a size, are too much."""
         self.is_short = True
         cost = passes * share_of_pass(operations)
@@ -112,12 +114,12 @@ class Budget:
                 f"its map would hold {size} numbers, more than the {self.numbers} that are "
                 "measured unasked; pass probe=(path,) to measure it, or a shorter input"
             )
-        self.is_short, self.stored = False, self.stored + size
+        self.is_short = False
 
 
 def share_of_pass(operations: int) -> float:
     """How much of a forward pass a replay of so many operations counts as."""
-    return min(operations / FEW_OPERATIONS, 1.0)
+    return max(min(operations / FEW_OPERATIONS, 1.0), operations / MANY_OPERATIONS)
 
 
 class Prober:
@@ -145,9 +147,13 @@ class Prober:
     def read(self, layer: Captured) -> StoredMap:
         self.driven, rounding = self._chosen(layer)
         values, _, _ = self.driven.original()
-        self._linear = read_off(self.driven, values, rounding=rounding)
-        share = share_of_pass(self.driven.operations)
-        self._budget.spent += self.driven.passes * share
+        operations = self.driven.operations
+        allow = partial(self._budget.check, operations)
+        try:
+            self._linear = read_off(self.driven, values, rounding=rounding, allow=allow)
+        finally:
+            self._budget.spent += self.driven.passes * share_of_pass(operations)
+        self._budget.stored += self._linear.weights.numel()
         if self._probe.value is not None and not _mixes(self.driven, self._linear, rounding):
             value, response = self.driven.ports.names
             raise UnreadableError(
@@ -204,7 +210,7 @@ class Prober:
             try:
                 driven = Driven(call, before)
                 values, _, _ = driven.original()
-                if superposition(driven, values) <= call.rounding:
+                if superposition(without_rest(driven, values)[0], values) <= call.rounding:
                     return driven
             except Exception:  # noqa: S110  # other operations than in the module before
                 pass
@@ -213,13 +219,9 @@ class Prober:
             found = self._searched(call, response)
         finally:
             self._budget.spent += call.recording.replays - start
-        driven = Driven(call, found.ports)
-        samples, tokens, channels = driven.value.sizes
-        maps = channels * (1 if found.is_apart else driven.response.sizes[2])
-        self._budget.check(found.cost, driven.operations, samples * tokens * tokens * maps)
         if found.ports.loop is None:
             self._known[type(layer.module)] = found.ports
-        return driven
+        return Driven(call, found.ports)
 
     def _searched(self, call: FollowedCall, response: Port | None) -> Found:
         """The pair that explains most; that of the steps of a loop where no other explains all."""
