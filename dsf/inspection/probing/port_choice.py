@@ -139,8 +139,8 @@ def _is_plain(found: Coordinates | None) -> bool:
     )
 
 
-SEARCH_PASSES = 256
-"""The most passes that a search takes."""
+SEARCH_PASSES, SEARCH_OPERATIONS = 256, 2**16
+"""The most passes that a search takes, and the most operations that these run."""
 MOST_WEIGHED = 16
 """Of so many pairs it is asked how much of what a token moves they explain."""
 MOST_APART = 4
@@ -306,7 +306,8 @@ class PortSearch:
     def _all_tried(self, *, has_own_rows: bool) -> Iterator[list[Found]]:
         """The pairs from every tensor, to places with its tokens or with other rows."""
         start = self._recording.replays
-        most = SEARCH_PASSES if self._has_mixing else SEARCH_PASSES // MOST_APART
+        most = min(SEARCH_PASSES, SEARCH_OPERATIONS // max(len(self._recording.operations), 1))
+        most = most if self._has_mixing else most // MOST_APART
         for value, layout in self._values():
             if self._recording.replays - start > most:
                 return

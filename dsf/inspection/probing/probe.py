@@ -97,17 +97,17 @@ class Budget:
         """Raise an error if passes of so many operations, or a map of a size, are too much."""
         self.is_short = True
         cost = passes * share_of_pass(operations)
+        counted = f"{passes} forward passes of it, which count as {cost:.0f} by their operations"
         if cost > self.each:
             raise UnreadableError(
-                f"its map would take {passes} forward passes of it, more than the {self.each} that "
-                "are made unasked; pass probe=(path,) to make them, or name ports between which "
-                "channels do not mix"
+                f"its map would take {counted}, more than the {self.each} that are made unasked; "
+                "pass probe=(path,) to make them, or name ports between which channels do not mix"
             )
         if self.spent + cost > self.together:
             raise UnreadableError(
-                f"its map would take {passes} forward passes of it, but of the {self.together} "
-                f"that are made unasked for all modules together {self.spent:.0f} are spent; pass "
-                "probe=(path,) to make them"
+                f"its map would take {counted}, but of the {self.together} that are made unasked "
+                f"for all modules together {self.spent:.0f} are spent; pass probe=(path,) to make "
+                "them"
             )
         if size > self.numbers or self.stored + size > 2 * self.numbers:
             raise UnreadableError(
@@ -218,7 +218,8 @@ class Prober:
         try:
             found = self._searched(call, response)
         finally:
-            self._budget.spent += call.recording.replays - start
+            share = share_of_pass(len(call.recording.operations))
+            self._budget.spent += (call.recording.replays - start) * share
         if found.ports.loop is None:
             self._known[type(layer.module)] = found.ports
         return Driven(call, found.ports)

@@ -1,0 +1,167 @@
+"""What measuring a map takes is known before it is measured, and is at most what may be spent."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from dsf.inspection import InspectionError, further_mixers
+from dsf.inspection.errors import UnreadableError
+from dsf.inspection.probing import port_choice
+from dsf.inspection.probing.driven import read_off
+from dsf.inspection.probing.probe import MANY_OPERATIONS, Budget
+from dsf.inspection.recording import Recording
+from tests.any_code.modules import Attention, drawn, tokens
+
+SAMPLES, CHANNELS = 2, 8
+OVERHEAD = 9
+"""Passes that find the form of a map: the original, zeros, four for superposition, three more."""
+
+
+class OverTime(nn.Module):
+    """A norm over tokens before an attention."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+        self.attention = Attention(width=CHANNELS, heads=2)
+
+    def forward(self, x):
+        is_whole = isinstance(self.norm, nn.LayerNorm)
+        return self.attention(self.norm(x) if is_whole else self.norm(x.mT).mT)
+
+
+NORMS = {
+    "one group": lambda _: nn.GroupNorm(1, CHANNELS),
+    "two groups": lambda _: nn.GroupNorm(2, CHANNELS),
+    "groups of two": lambda _: nn.GroupNorm(4, CHANNELS),
+    "all tokens": lambda steps: nn.LayerNorm((steps, CHANNELS)),
+}
+
+
+def normed(name, steps):
+    return drawn(OverTime(NORMS[name](steps))), tokens(SAMPLES, steps, CHANNELS)
+
+
+def of_held(norm, x):
+    """The map of a norm, with the deviation held: ``sample output input time read``."""
+    steps, x = x.shape[1], x.double()
+    groups = getattr(norm, "num_groups", 1)
+    size = CHANNELS // groups
+    parts = x.unflatten(-1, (groups, size))
+    deviation = (parts.var((1, 3), correction=0) + norm.eps).sqrt().repeat_interleave(size, dim=-1)
+    weight = norm.weight.detach().double().expand(steps, -1)
+    alike = torch.block_diag(*torch.ones(groups, size, size, dtype=torch.float64))
+    own = torch.eye(CHANNELS, dtype=torch.float64)
+    apart = own[..., None, None] * torch.eye(steps, dtype=torch.float64)
+    centred = apart - alike[..., None, None] / (size * steps)
+    return centred * (weight.mT[:, None, :, None] / deviation[:, :, None, None, None])
+
+
+@pytest.mark.parametrize("steps", [CHANNELS, 5])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_whose_channels_read_others_alike_takes_two_passes_a_token(name, steps):
+    model, x = normed(name, steps)
+    inspection = dsf.inspect(model, x)
+    layer = inspection["norm"]
+    assert layer.is_exact
+    assert inspection.unsupported == ()
+    torch.testing.assert_close(layer.map(), of_held(model.norm, x), atol=1e-9, rtol=1e-9)
+    passes = int(re.search(r"in (\d+) passes", layer.mixer.label)[1])
+    assert passes <= OVERHEAD + 1 + 2 * steps
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """The number of replays so far, in a list of one."""
+    count, replay = [0], Recording.replay
+
+    def counted(*args):
+        count[0] += 1
+        return replay(*args)
+
+    monkeypatch.setattr(Recording, "replay", counted)
+    return count
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_over_the_budget_is_listed_before_it_is_measured(name, monkeypatch, replays):
+    steps = 64
+    monkeypatch.setattr(further_mixers, "EACH", 2 * steps - 1)
+    model, x = normed(name, steps)
+    inspection = dsf.inspect(model, x)
+    (listed,) = inspection.unsupported
+    assert listed.name == "norm"
+    assert f"{2 * steps} forward passes" in listed.reason
+    assert replays[0] < 2 * steps
+
+
+def mixing(kind):
+    """A map between channels that answer alike to equal values, though they mix."""
+    if kind == "alike":
+        return torch.ones(CHANNELS, CHANNELS)
+    shift = torch.eye(CHANNELS).roll(1, dims=0)
+    return shift if kind == "shifted" else shift + 2 * shift @ shift
+
+
+PASSES = {"alike": 2, "shifted": CHANNELS, "blended": CHANNELS}
+
+
+@pytest.mark.parametrize("kind", PASSES)
+def test_channels_that_answer_alike_but_mix_have_their_price(kind):
+    steps, calls, asked = 5, [], []
+    weights = mixing(kind).double()
+    over_time = torch.rand(steps, steps, dtype=torch.float64)
+
+    def function(x):
+        calls.append(x)
+        return torch.einsum("oi,tr,sri->sto", weights, over_time, x)
+
+    values = torch.randn(SAMPLES, steps, CHANNELS, dtype=torch.float64)
+    found = read_off(function, values, allow=lambda *price: asked.append(price))
+    expected = torch.einsum("oi,tr->oitr", weights, over_time).expand(SAMPLES, -1, -1, -1, -1)
+    torch.testing.assert_close(found.weights, expected)
+    assert asked[-1] == (PASSES[kind] * steps, found.weights.numel())
+    assert len(calls) <= OVERHEAD + sum(passes for passes, _ in asked)
+    calls.clear()
+
+    def refuse(*_):
+        raise UnreadableError("too much")
+
+    with pytest.raises(UnreadableError):
+        read_off(function, values, allow=refuse)
+    assert len(calls) <= OVERHEAD
+
+
+def test_a_pass_of_many_operations_counts_as_several():
+    budget = Budget(each=100)
+    budget.check(MANY_OPERATIONS, 100, 1)
+    with pytest.raises(UnreadableError, match="101"):
+        budget.check(MANY_OPERATIONS, 101, 1)
+    with pytest.raises(UnreadableError, match="102"):
+        budget.check(2 * MANY_OPERATIONS, 51, 1)
+
+
+class Loop(nn.Module):
+    """A loop that is linear in none of its values."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.recall = nn.Linear(CHANNELS, CHANNELS), nn.Linear(CHANNELS, CHANNELS)
+
+    def forward(self, x):
+        state, found = torch.zeros_like(x[:, 0]), []
+        for each in x.unbind(1):
+            state = (self.enter(each) + self.recall(state) + state.square().sum()).cos()
+            found.append(state)
+        return torch.stack(found, dim=1)
+
+
+def test_a_search_in_a_long_program_takes_few_replays(monkeypatch, replays):
+    monkeypatch.setattr(port_choice, "SEARCH_OPERATIONS", 20)
+    model, x = drawn(Loop()).double(), tokens(SAMPLES, 3, CHANNELS).double()
+    with pytest.raises(InspectionError):
+        dsf.inspect(model, x)
+    assert replays[0] < 100  # of more than 300
