@@ -8,12 +8,14 @@ from torch import nn
 
 import dsf
 from dsf.inspection import InspectionError, further_mixers
-from dsf.inspection.errors import UnreadableError
+from dsf.inspection.errors import NothingCapturedError, UnreadableError
 from dsf.inspection.probing import port_choice
 from dsf.inspection.probing.driven import read_off
 from dsf.inspection.probing.probe import MANY_OPERATIONS, Budget
 from dsf.inspection.recording import Recording
+from tests.any_code import test_loops
 from tests.any_code.modules import Attention, drawn, tokens
+from tests.any_code.test_loops import STEPS, Gated
 
 SAMPLES, CHANNELS = 2, 8
 OVERHEAD = 9
@@ -165,3 +167,10 @@ def test_a_search_in_a_long_program_takes_few_replays(monkeypatch, replays):
     with pytest.raises(InspectionError):
         dsf.inspect(model, x)
     assert replays[0] < 100  # of more than 300
+
+
+def test_a_loop_over_the_budget_is_listed_with_its_price(monkeypatch):
+    monkeypatch.setattr(further_mixers, "EACH", STEPS - 1)
+    x = tokens(SAMPLES, STEPS, test_loops.CHANNELS).double()
+    with pytest.raises(NothingCapturedError, match=f"would take {STEPS} forward passes"):
+        dsf.inspect(drawn(Gated().double()), x)

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from dsf.inspection.causal import rules
 from dsf.inspection.causal.coordinates import Coordinates
-from dsf.inspection.probing.driven import Driven, FollowedCall, Loop
+from dsf.inspection.probing.driven import FollowedCall, Loop
 from dsf.inspection.probing.port_choice import Found, PortSearch
 from dsf.inspection.recording import Operation, Recording, Value, values_in
-from dsf.inspection.results.layers import ALL
 
 MAX_FOLLOWED = 300_000
 """The most operations that are followed from values, those from all possible ones together."""
@@ -122,15 +121,13 @@ def _made_by(one: Operation, func: Callable[..., Tensor], *args: object) -> Oper
     return replace(one, func=func, args=args, kwargs={}, reads=reads, writes={})
 
 
-def found_in(call: FollowedCall, worth: Callable[[Driven], float]) -> Found | None:
-    """The ports over the steps of a loop whose map explains all of what a token moves."""
+def pairs_in(call: FollowedCall) -> Iterator[Found]:
+    """The ports over the steps of a loop that may be those of a mixer, the likeliest first."""
     most = MAX_FOLLOWED // len(call.recording.operations)
     values = islice(_values(call), most)
     programs = [(name, parts, _program(call, parts)) for name, parts in values]
     programs.sort(key=lambda one: one[-1].secants)
-    pairs = (pair for one in programs for pair in _pairs(call, *one))
-    shares = ((one, worth(Driven(call, one.ports))) for one in islice(pairs, MOST_TRIED))
-    return next((one for one, share in shares if share >= ALL), None)
+    yield from islice((pair for one in programs for pair in _pairs(call, *one)), MOST_TRIED)
 
 
 def _values(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:

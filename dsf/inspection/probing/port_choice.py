@@ -143,6 +143,8 @@ SEARCH_PASSES, SEARCH_OPERATIONS = 256, 2**16
 """The most passes that a search takes, and the most operations that these run."""
 MOST_WEIGHED = 16
 """Of so many pairs it is asked how much of what a token moves they explain."""
+REPLAYS = 8
+"""Of a whole program, about as many are run to see how much one pair explains."""
 MOST_APART = 4
 """The same of pairs between which every token is mapped to itself."""
 MOST_GROUPS = 8
@@ -229,11 +231,13 @@ class PortSearch:
         """
         found: list[Found] = []
         shares: dict[Found, float] = {}
+        length = max(len(self._recording.operations), 1)
+        weighed = min(MOST_WEIGHED, SEARCH_OPERATIONS // (REPLAYS * length))
 
         def is_all(one: Found) -> bool:
             if worth is None:
                 return True
-            if one not in shares and len(shares) < MOST_WEIGHED:
+            if one not in shares and len(shares) < weighed:
                 shares[one] = worth(Driven(self._call, one.ports))
             return shares.get(one, math.nan) >= ALL
 

@@ -93,12 +93,16 @@ class Budget:
     stored: int = 0
     is_short: bool = False
 
+    def exceeds(self, operations: int, passes: int) -> bool:
+        """Whether passes of so many operations are more than one map may take."""
+        return passes * share_of_pass(operations) > self.each
+
     def check(self, operations: int, passes: int, size: int) -> None:
         """Raise an error if passes of so many operations, or a map of a size, are too much."""
         self.is_short = True
         cost = passes * share_of_pass(operations)
         counted = f"{passes} forward passes of it, which count as {cost:.0f} by their operations"
-        if cost > self.each:
+        if self.exceeds(operations, passes):
             raise UnreadableError(
                 f"its map would take {counted}, more than the {self.each} that are made unasked; "
                 "pass probe=(path,) to make them, or name ports between which channels do not mix"
@@ -230,14 +234,26 @@ class Prober:
         try:
             found = PortSearch(call, response).best(self._worth, most=self._budget.each)
         except UnreadableError:
-            steps = None if worth is None else cells.found_in(call, worth)
+            steps = None if worth is None else self._of_steps(call, worth)
             if steps is None:
                 raise
             return steps
         if worth is None or not any(cells.loops(call)):
             return found
         is_all = worth(Driven(call, found.ports)) >= ALL
-        return found if is_all else cells.found_in(call, worth) or found
+        return found if is_all else self._of_steps(call, worth, found) or found
+
+    def _of_steps(
+        self, call: FollowedCall, worth: Callable[[Driven], float], found: Found | None = None
+    ) -> Found | None:
+        """The pair of the steps of a loop that explains all; else what was found or is too dear."""
+        for one in cells.pairs_in(call):
+            driven = Driven(call, one.ports)
+            if self._budget.exceeds(driven.operations, one.cost):
+                found = found or one
+            elif worth(driven) >= ALL:
+                return one
+        return found
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
