@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Size, Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dsf.certificates import StoredLayer
 from dsf.inspection.capture.calls import Call, Captured
+from dsf.inspection.capture.weights import is_within
 from dsf.inspection.whole.stages import AffineLayer, Chain, as_tokens
 from dsf.mixers import Mixer
 
@@ -111,6 +112,7 @@ class Adapter:
         return self.leave(layer, response)(response)
 
 
+Part = TypeVar("Part")
 Sizes = Mapping[str, int]
 Settings = Mapping[str, Any]
 TOKENS = 3
@@ -165,8 +167,9 @@ class Structure:
     def sizes(self, held: Shapes) -> Sizes | None:
         """The sizes of the axes in a module; None where it is not made like this."""
         shapes: list[tuple[str, int]] = []
+        renamed = self._renamed(held)
         for name, axes in self.parameters.items():
-            words, shape = axes.split(), next(self._shapes(name, held), None)
+            words, shape = axes.split(), renamed.get(name)
             least = len(words) - axes.endswith("?")
             if shape is None or not least <= len(shape) <= len(words):
                 return None
@@ -182,23 +185,35 @@ class Structure:
         fits = all(_evaluated(word, known) == size for word, size in shapes)
         return known if fits else None
 
-    def _shapes(self, name: str, held: Shapes) -> Iterator[Size]:
-        """The shape of a parameter, under the name that the adapter looks up or another one."""
-        if name in held:
-            yield held[name]
-        for path, others in self.called.items():
-            if _is_in(path, name):
-                there = (other + name.removeprefix(path) for other in others)
-                yield from (held[each] for each in there if each in held)
+    def _renamed(self, parts: Mapping[str, Part]) -> Mapping[str, Part]:
+        """What belongs to parameters, under the names that the adapter looks up, too."""
+        named = {
+            path + name.removeprefix(other): parts[name]
+            for path, others in self.called.items()
+            for other in reversed(others)
+            for name in parts
+            if is_within(other, name)
+        }
+        return {**named, **parts} if named else parts
 
     def readings(self, module: nn.Module) -> Iterator[Adapter]:
         """The adapters by which a module is tried, the likeliest first."""
         sizes = self.sizes(shapes_of(module))
         for settings in () if sizes is None else self.settings(module, sizes):
-            split = partial(
-                _as_one_of, takes=self.adapter.takes, settings=settings, called=self.called
-            )
-            yield replace(self.adapter, split=split)
+            yield replace(self.adapter, split=partial(self._as_one_of, settings))
+
+    def _as_one_of(self, settings: Settings, layer: Captured) -> Parts:
+        """The call with the names of its input, settings and weights that the adapter knows."""
+        module = copy.copy(layer.module)
+        module.__dict__ = {**vars(layer.module), **settings}
+        takes, arguments = self.adapter.takes, dict(layer.arguments)
+        if takes not in arguments:
+            for name, part in layer.arguments.items():
+                if isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point():
+                    arguments = {takes: arguments.pop(name), **arguments}
+                    break
+        weights = self._renamed(layer.weights)
+        return (replace(layer, module=module, arguments=arguments, weights=weights),)
 
 
 def _evaluated(word: str, known: Sizes) -> int:
@@ -206,38 +221,10 @@ def _evaluated(word: str, known: Sizes) -> int:
     return sum(prod(int(x) if x.isdecimal() else known[x] for x in term) for term in terms)
 
 
-def _is_in(path: str, name: str) -> bool:
-    return name == path or name.startswith(f"{path}.")
-
-
-def _as_one_of(
-    layer: Captured, *, takes: str, settings: Settings, called: Mapping[str, tuple[str, ...]]
-) -> Parts:
-    """The call as the adapter of the family knows it: its names of the input and of settings."""
-    module = copy.copy(layer.module)
-    module.__dict__ = {**vars(layer.module), **settings}
-    arguments = dict(layer.arguments)
-    if takes not in arguments:
-        for name, part in layer.arguments.items():
-            if isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point():
-                arguments = {takes: arguments.pop(name), **arguments}
-                break
-    weights = layer.weights
-    if called:  # under the names that the adapter looks up, too
-        named = {
-            path + name.removeprefix(other): part
-            for name, part in weights.items()
-            for path, others in called.items()
-            for other in others
-            if _is_in(other, name)
-        }
-        weights = {**named, **weights}
-    return (layer.replaced(module=module, arguments=arguments, weights=weights),)
-
-
-def key_heads(module: nn.Module, heads: int, keys: int) -> list[int]:
-    """How many heads of keys a delta rule may have: as a setting says, else every number."""
-    named = [getattr(module, name, None) for name in ("num_k_heads", "num_heads", "n_heads")]
-    said = [each for each in named if isinstance(each, int)]
-    found = [*said, heads, *range(1, heads)]
-    return [each for each in dict.fromkeys(found) if each > 0 and heads % each == 0 == keys % each]
+def groups_of(
+    module: nn.Module, names: Iterable[str], heads: int, width: int, *, likely: int
+) -> list[int]:
+    """In how many groups heads and a width may fall: as settings say first, then the likely one."""
+    named = (getattr(module, name, None) for name in names)
+    found = [*(each for each in named if isinstance(each, int)), likely, *range(1, heads + 1)]
+    return [each for each in dict.fromkeys(found) if each > 0 and heads % each == 0 == width % each]

@@ -16,7 +16,7 @@ from dsf.inspection.capture.containers import DiskStore, keeping_in, lent
 from dsf.inspection.capture.isolation import isolated, uncompiled
 from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.precision import described, dtype_of, environment, in_double, in_float64
-from dsf.inspection.capture.weights import check_runnable, double_copy
+from dsf.inspection.capture.weights import check_runnable, double_copy, is_within
 from dsf.inspection.causal.findings import (
     Findings,
     ModuleFinding,
@@ -33,7 +33,7 @@ from dsf.inspection.errors import (
     ReconstructionError,
     UnreadableError,
 )
-from dsf.inspection.families.registry import Known, candidates, is_within, known_modules
+from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, probe_all, tried
 from dsf.inspection.model_input import (
     Spell,

@@ -467,7 +467,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     if passes is not None:
         passes.clear()
         where.invocations = passes
-    where.keeps_outputs = where.keeps_passes  # that are compared with those of a pass in float64
     recorded = {path: module for path, module in watched.items() if where.records(path)}
 
     def keep(module: nn.Module, _: Any) -> None:

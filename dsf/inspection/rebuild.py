@@ -58,7 +58,6 @@ from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.whole.stages import (
     AffineLayer,
-    Chain,
     WholeMixer,
     as_tokens,
     as_values,
@@ -74,7 +73,7 @@ ROUNDING = 1e-12
 def check_tokens_stay_apart(call: Call, takes: str) -> None:
     """Raise if hooks of a module mix tokens before its ``forward``, which is what a map is of."""
     invocation = call.invocation
-    if invocation is None or not invocation.is_prepared:
+    if invocation is None or invocation.prepared is None:
         return
     given = in_float64((invocation.args, invocation.kwargs))
     tokens = bound(call.module.forward, *given).get(takes)
@@ -215,20 +214,17 @@ def _run_again(
     if renew is not None:
         with in_double():
             renew(twin)
-    prepared: dict[str, Any] = {}
-    if invocation.is_prepared:  # hooks of the copy prepare it again, in float64
+    arguments: dict[str, Any] = {}
 
-        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            prepared.update(in_float64(copied(given_to(twin, args, kwargs))))
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments.update(copied(given_to(twin, args, kwargs)))
 
-        handle = twin.register_forward_pre_hook(note, with_kwargs=True)
+    handle = twin.register_forward_pre_hook(note, with_kwargs=True)  # behind those of the module
     try:
         output, draws = _run(twin, invocation)
     finally:
-        if invocation.is_prepared:
-            handle.remove()
-    arguments = prepared or in_float64(dict(call.arguments))
-    return replace(call, arguments=arguments, output=output, draws=draws)
+        handle.remove()
+    return replace(call, arguments=in_float64(arguments), output=output, draws=draws)
 
 
 def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Call:
@@ -480,7 +476,7 @@ def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
     if isinstance(shell, partial):
         captured, adapter, _, tolerance = shell.args
         parts = {name: getattr(captured, name) for name in ("arguments", "output", "surroundings")}
-        captured = captured.replaced(**mapped(parts, copy))
+        captured = replace(captured, **mapped(parts, copy))
         shell = partial(whole_layer, captured, adapter, mixer, tolerance)
     fingerprint = Fingerprint(mixer)
     return replace(layer, mixer=mixer, shell=shell, fingerprint=fingerprint, is_on_disk=True)
@@ -575,7 +571,7 @@ def whole_and_error(layer: Captured, adapter: Adapter, mixer: Any) -> tuple[Affi
     response = as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
     whole = _with_stages(layer, adapter, mixer, response)
     entered, value = whole.enter(whole.given), mixer.value
-    has_values = entered.shape[-1] == width_of(value) and whole.starts_from_rest
+    has_values = entered.shape[-1] == width_of(value)
     if has_values and relative_error(as_values(entered, value), value) <= SAME_VALUES:
         rebuilt = whole.leave(response)  # of the mixer's own values, as a rule
     else:
@@ -595,23 +591,17 @@ def _knows_stages(adapter: Adapter, mixer: Any) -> bool:
 def _with_stages(layer: Captured, adapter: Adapter, mixer: Any, response: Tensor) -> WholeMixer:
     """The mixer with its stages, some of which are frozen at its ``response``."""
     assert adapter.enter is not None and adapter.leave is not None  # noqa: S101, PT018
-    enter, leave = adapter.enter(layer), adapter.leave(layer, response)
-    around = layer.surroundings
+    enter, leave_of, around = adapter.enter(layer), adapter.leave, layer.surroundings
     given = layer.arguments[adapter.takes] if around is None else in_float64(around.given)
     return WholeMixer(
         given=given,
         enter=enter,
         mixer=mixer,
-        leave=leave,
+        leave=leave_of(layer, response),
         output=_put_out(layer),
         is_all=around is None or around.is_all,
-        leaving=partial(_left, adapter.leave, layer),
+        leaving=lambda other: leave_of(layer, other)(other),  # some factors are made of it
     )
-
-
-def _left(leave: Callable[[Captured, Tensor], Chain], layer: Captured, response: Tensor) -> Tensor:
-    """The output of a layer for another response, which some factors of its stages are made of."""
-    return leave(layer, response)(response)
 
 
 def _put_out(layer: Captured) -> Tensor:
@@ -635,28 +625,20 @@ def error_around(
     around = layer.surroundings
     if around is None or not _knows_stages(adapter, mixer):
         return 0.0
-    assert adapter.enter is not None and adapter.leave is not None  # noqa: S101, PT018
-    given, value, output = around.given, mixer.value, around.output
-    other, enter = adapter.overlooked(layer), adapter.enter(layer)
-    some = mixed if tokens is None else mixed.index_select(-3, tokens)
-    response = as_tokens(some, value)
-    leave = adapter.leave(layer, response)
-    if tokens is not None and leave.keeps_tokens_apart and enter.keeps_tokens_apart:
+    whole, other = _with_stages(layer, adapter, mixer, mixed), adapter.overlooked(layer)
+    given, enter, value = whole.given, whole.enter, mixer.value
+    leave, output = whole.leave, _put_out(layer)
+    if tokens is not None:
         if mixed.shape[-3] == given.shape[-2]:
             enter, given, value = enter.at(tokens), given[..., tokens, :], value[..., tokens, :]
         leave, output = leave.at(tokens), output[..., tokens, :]
+        mixed = mixed.index_select(-3, tokens)
         other = None if other is None else other[..., tokens]
-    elif tokens is not None:
-        response = as_tokens(mixed, value)
-        leave = adapter.leave(layer, response)
-    output = in_float64(output)
-    entered, rebuilt = as_values(enter(in_float64(given)), value), leave(response)
+    entered, rebuilt = as_values(enter(given), value), leave(as_tokens(mixed, value))
     if rebuilt.shape != output.shape:
         return math.inf
     if other is not None:
         rebuilt = torch.where(other.unsqueeze(-1), output, rebuilt)
-    if tokens is not None:
-        rebuilt = torch.where(rebuilt.isnan(), output, rebuilt)
     return max(relative_error(entered, value), relative_error(rebuilt, output))
 
 

@@ -21,8 +21,9 @@ from dsf import loading
 from dsf.evaluate.memory_plan import free_memory, left_of_address_space
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.precision import class_path, dtype_of
+from dsf.inspection.capture.weights import is_within
 from dsf.inspection.choice import Chosen, chosen_layers
-from dsf.inspection.families.registry import Known, candidates, is_within, known_modules
+from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.results.layers import Unsupported
 from dsf.inspection.results.memory import Forecast
 

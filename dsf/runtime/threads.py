@@ -12,10 +12,11 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar, copy_context
 from functools import cache
 from itertools import pairwise
+from threading import Lock
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +32,26 @@ _AT_WORK: ContextVar[object] = ContextVar("at_work", default=None)
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+
+
+class WhileAny:
+    """A change of the whole process that lasts while any thread is in a ``with`` block of it."""
+
+    def __init__(self, change: Callable[[], AbstractContextManager[None]]):
+        self._change, self._made = change, ExitStack()
+        self._lock, self._blocks = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._blocks == 0:
+                self._made.enter_context(self._change())
+            self._blocks += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks == 0:
+                self._made.close()
 
 
 @contextmanager

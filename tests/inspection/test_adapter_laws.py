@@ -94,7 +94,7 @@ def test_a_right_adapter_keeps_every_law(call):
 
 
 def without_mask(layer):
-    return read(layer.replaced(arguments={"x": layer.arguments["x"]}))
+    return read(replace(layer, arguments={"x": layer.arguments["x"]}))
 
 
 def one_head(layer):

@@ -7,9 +7,9 @@ to read: the same in float64, with ``Weights`` that convert a parameter when it 
 import inspect as signatures
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from operator import is_
 from typing import Any
 
@@ -27,7 +27,13 @@ from dsf.inspection.capture.containers import (
 from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings, attributes_of
 from dsf.inspection.capture.precision import in_float64
-from dsf.inspection.capture.weights import made_weight, made_weights, packed_modules, unpacked
+from dsf.inspection.capture.weights import (
+    is_within,
+    made_weight,
+    made_weights,
+    packed_modules,
+    unpacked,
+)
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.whole.stages import Project
 
@@ -54,8 +60,8 @@ class Invocation:
         attributes: the tensors that it left in attributes of its module, by name, copied.
         written: what it wrote into tensors that it was given, by their place among these, copied.
         made: from which tokens the tensors are made that it returned, left, and wrote, in order.
-        is_prepared: whether hooks exchanged or changed ``args`` and ``kwargs`` before ``forward``
-            was given them.
+        prepared: what hooks made of ``args`` and ``kwargs`` before ``forward`` was given them; None
+            where they left these as they were.
         is_spoiled: whether the module or a hook had written into them when they were copied, so
             that it cannot be repeated.
     """
@@ -72,13 +78,13 @@ class Invocation:
     attributes: dict[str, Tensor] = field(default_factory=dict)
     written: dict[int, Tensor] = field(default_factory=dict)
     made: list[Any] = field(default_factory=list)
-    is_prepared: bool = False
+    prepared: tuple[tuple[Any, ...], dict[str, Any]] | None = None
     is_spoiled: bool = False
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
         self.ended = where.tick()
-        self.output = copied(output) if where.keeps_outputs else None
+        self.output = copied(output)
         if where.tracker is None:
             return
         attributes: dict[str, Tensor] = {}
@@ -277,8 +283,6 @@ def recording(
     """Append every call of one of ``modules`` to ``calls`` inside the ``with`` block."""
     begun: dict[nn.Module, list[tuple[Invocation, list[Tensor], list[int]]]] = {}
 
-    prepared: dict[Invocation, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         own_args, own_kwargs = copied((args, kwargs))
         invocation, given = Invocation(module, own_args, own_kwargs, []), tensors_in((args, kwargs))
@@ -290,7 +294,7 @@ def recording(
         now = tensors_in((args, kwargs))
         same = len(now) == len(given) and all(map(is_, now, given))
         if not same or writes != list(map(times_written, now)):  # hooks exchanged or changed them
-            invocation.is_prepared, prepared[invocation] = True, copied((args, kwargs))
+            invocation.prepared = copied((args, kwargs))
         where.begin_whole(module)
 
     def finish(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
@@ -300,8 +304,7 @@ def recording(
         originals = given_to(module, args, kwargs)
         if where.tracker is not None:
             invocation.given = [where.tracker.of(part) for part in given]
-        as_called = invocation.args, invocation.kwargs
-        arguments = given_to(module, *prepared.pop(invocation, as_called))
+        arguments = given_to(module, *(invocation.prepared or (invocation.args, invocation.kwargs)))
         call = Call(name, module, arguments, copied(output), time=where.tick())
         call.invocation = invocation
         call.seen = where.coordinates(output=call_output(output))
@@ -360,10 +363,6 @@ class Captured:
         """The projection ``name`` as a stage."""
         return Project(self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
-    def replaced(self, **changes: Any) -> "Captured":
-        """A copy with some fields replaced."""
-        return replace(self, **changes)
-
 
 class Weights(Mapping[str, Tensor]):
     """Parameters and buffers of a module by name, converted to float64 when they are looked up.
@@ -375,46 +374,47 @@ class Weights(Mapping[str, Tensor]):
     """
 
     def __init__(self, module: nn.Module, *, copied: bool = False):
-        self._module, self._packed = module, packed_modules(module)
-        self._unpacked: dict[str, nn.Linear] = {}
-        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        self._parts = {
-            name: part.clone() if copied else part
-            for name, part in named.items()
-            if not any(not path or name.startswith(f"{path}.") for path in self._packed)
-        }
-        self._versions = {name: times_written(part) for name, part in self._parts.items()}
-        self._made = made_weights(module)
+        packed = packed_modules(module)
+        self._module, self._known = module, dict[str, Callable[[], Tensor]]()
+        for name, part in (*module.named_parameters(), *module.named_buffers()):
+            if not any(is_within(path, name) for path in packed):
+                own = part.clone() if copied else part
+                self._known[name] = partial(_unwritten, name, own, times_written(own))
+        for name, made in made_weights(module).items():
+            self._known[name] = partial(made_weight, *made)
+        for path, linear in packed.items():
+            written_out = cache(partial(unpacked, linear, path))
+            has_bias = getattr(linear, "bias", linear) is not None
+            for kind in ("weight", "bias") if has_bias else ("weight",):
+                name = f"{path}.{kind}" if path else kind
+                self._known[name] = partial(_part_of, written_out, kind)
 
     def __getitem__(self, name: str) -> Tensor:
-        if name in self._made:
-            return made_weight(*self._made[name])
-        path, _, kind = name.rpartition(".")
-        found: Any = self._parts.get(name)
-        if path in self._packed and kind in ("weight", "bias"):
-            if path not in self._unpacked:
-                self._unpacked[path] = unpacked(self._packed[path], path)
-            found = getattr(self._unpacked[path], kind)
-        elif found is None:  # such as the weight of a pruned module, no parameter
-            owner = dict(self._module.named_modules(remove_duplicate=False)).get(path)
-            found = None if owner is None else vars(owner).get(kind)
-        elif times_written(found) != self._versions[name]:
-            raise InspectionError(
-                f"the weight '{name}' was written into after the model was inspected, so it is no "
-                "longer that of the run. Inspect the model again."
-            )
+        if name in self._known:
+            return in_float64(self._known[name]())
+        path, _, kind = name.rpartition(".")  # such as the weight of a pruned module, no parameter
+        owner = dict(self._module.named_modules(remove_duplicate=False)).get(path)
+        found = None if owner is None else vars(owner).get(kind)
         if not isinstance(found, Tensor):
             raise KeyError(name)
         return in_float64(found)
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._parts
-        yield from self._made
-        for path, module in self._packed.items():
-            start = f"{path}." if path else ""
-            yield f"{start}weight"
-            if getattr(module, "bias", module) is not None:
-                yield f"{start}bias"
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(self._known)
+
+
+def _part_of(made: Callable[[], nn.Module], kind: str) -> Tensor:
+    part: Tensor = getattr(made(), kind)
+    return part
+
+
+def _unwritten(name: str, part: Tensor, writes: int) -> Tensor:
+    if times_written(part) != writes:
+        raise InspectionError(
+            f"the weight '{name}' was written into after the model was inspected, so it is no "
+            "longer that of the run. Inspect the model again."
+        )
+    return part

@@ -251,21 +251,12 @@ PLAIN = (*PLAIN, FunctionType, MethodType, ModuleType, BuiltinFunctionType)
 """What is not a container of tensors, whatever it refers to."""
 
 
-def _has_parts(part: Any) -> bool:
-    """Whether a value is an object of its own, such as a dataclass or a batch of a graph."""
-    if (
-        isinstance(part, (*PLAIN, nn.Module, Tensor, PackedSequence, tuple, list))
-        or type(part) is dict
-    ):
-        return False
-    return hasattr(part, "__dict__") or any(
-        getattr(cls, "__slots__", ()) for cls in type(part).__mro__
-    )
-
-
 def is_holder(value: Any) -> bool:
-    """Whether a value is an object that is not a cache, with tensors in it."""
-    return _has_parts(value) and not is_cache(value) and bool(tensors_held(value))
+    """Whether a value is an object of its own with tensors in it, such as a batch of a graph."""
+    others = (*PLAIN, nn.Module, Tensor, PackedSequence, tuple, list)
+    if isinstance(value, others) or type(value) is dict or is_cache(value):
+        return False
+    return bool(tensors_held(value))
 
 
 def with_tensors(holder: Any, each: Callable[[Tensor], Tensor]) -> Any:

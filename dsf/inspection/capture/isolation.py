@@ -93,18 +93,15 @@ class _Contents:
     def restore(self) -> None:
         """Put back what was in every container."""
         for part, before in self._before:
-            if not part and not before:
-                continue
-            if isinstance(part, dict | set):
-                now, then = list(part), list(before)
-                if isinstance(part, dict):
-                    now, then = [*now, *part.values()], [*then, *before.values()]
-                if len(now) != len(then) or any(map(is_not, now, then)):
-                    part.clear()
-                    part.update(before)
-            elif len(part) != len(before) or any(map(is_not, part, before)):
+            now, then = _entries(part), _entries(before)
+            if len(now) != len(then) or any(map(is_not, now, then)):
                 part.clear()
-                part.extend(before)
+                add = part.update if isinstance(part, dict | set) else part.extend
+                add(before)
+
+
+def _entries(part: Any) -> list[Any]:
+    return [*part, *(part.values() if isinstance(part, dict) else ())]
 
 
 @contextmanager

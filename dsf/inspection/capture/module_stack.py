@@ -139,8 +139,6 @@ class ModuleStack:
             its module was called with, so that it can be repeated.
         only: the paths of the modules whose calls are recorded; None for all.
         attends: in a pass that is repeated, which products of which modules were attentions.
-
-    Attributes:
     """
 
     def __init__(  # noqa: PLR0913 (what is listened to, and what is kept of it)
@@ -156,7 +154,6 @@ class ModuleStack:
         attends: Collection[tuple[nn.Module, int]] = (),
     ):
         self.tracker = tracker
-        self.keeps_outputs = tracker is not None
         self.invocations: list[Any] = []
         self.last_call = 0
         self.keeps_passes, self._looks_around = keeps_passes, looks_around

@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
-from threading import Lock
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from dsf.inspection.capture.containers import mapped, once_each
 from dsf.inspection.capture.modes import Functions
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.number_types import has_double
+from dsf.runtime.threads import WhileAny
 
 TOLERANCE = {
     torch.float64: 1e-5,  # outside CastGuard, a float64 model may round to float32 inside
@@ -70,30 +70,17 @@ def guarded(model: nn.Module) -> AbstractContextManager[None]:
     return in_double() if dtype_of(model) is torch.float64 else nullcontext()
 
 
-class _Doubled:
-    """How many ``with`` blocks, of all threads, run in float64 now, and the dtype before them.
-
-    The default dtype is one for all threads, so it stays until the last of them is left.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._blocks, self._before = Lock(), 0, torch.get_default_dtype()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._blocks == 0:
-                self._before = torch.get_default_dtype()
-                torch.set_default_dtype(torch.float64)
-            self._blocks += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._blocks -= 1
-            if self._blocks == 0:
-                torch.set_default_dtype(self._before)
+@contextmanager
+def _double_by_default() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
-_DOUBLED = _Doubled()
+_DOUBLED = WhileAny(_double_by_default)  # the default dtype is one for all threads
 
 
 @contextmanager

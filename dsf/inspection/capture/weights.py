@@ -57,12 +57,15 @@ def _is_packed(part: Tensor) -> bool:
     return in_bytes and isinstance(part, nn.Parameter)
 
 
+def is_within(root: str, path: str) -> bool:
+    return not root or path == root or path.startswith(f"{root}.")
+
+
 def packed_modules(module: nn.Module) -> dict[str, nn.Module]:
     """The packed modules in ``module`` by their paths, itself included; none inside another."""
     found: dict[str, nn.Module] = {}
     for path, part in module.named_modules():
-        inside = any(not root or path.startswith(f"{root}.") for root in found)
-        if not inside and is_packed(part):
+        if is_packed(part) and not any(is_within(root, path) for root in found):
             found[path] = part
     return found
 

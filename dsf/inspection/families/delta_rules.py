@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import elu, softplus
 
 from dsf.certificates import StoredLayer
-from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure, key_heads
+from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure, groups_of
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import shared
@@ -290,7 +290,8 @@ def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
         keys, rest = divmod(sizes["mixed"] - sizes["values"], 2)
     if rest or keys <= 0:
         return
-    heads = key_heads(module, sizes["heads"], keys)
+    names = "num_k_heads", "num_heads", "n_heads"
+    heads = groups_of(module, names, sizes["heads"], keys, likely=sizes["heads"])
     negative = getattr(module, "allow_neg_eigval", None)
     doubled = (False, True) if negative is None else (bool(negative),)
     for count, twice, epsilon in product(heads, doubled, (shared.UNIT_EPSILON, 0.0)):

@@ -9,6 +9,7 @@ from torch import nn
 
 from dsf.inspection.adapter import Adapter, Structure, shapes_of
 from dsf.inspection.capture.precision import class_path
+from dsf.inspection.capture.weights import is_within
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.families import (
     delta_rules,
@@ -65,10 +66,6 @@ STRUCTURES: tuple[Structure, ...] = (
     *delta_rules.STRUCTURES,
     *rwkv.STRUCTURES,
 )
-
-
-def is_within(root: str, path: str) -> bool:
-    return not root or path == root or path.startswith(f"{root}.")
 
 
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:

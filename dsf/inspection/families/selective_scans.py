@@ -18,6 +18,7 @@ Source: transformers; flash-linear-attention 0.6.0, ``fla/layers/log_linear_mamb
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import inf
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, silu, softplus
 
 from dsf.certificates import StoredLayer
-from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure
+from dsf.inspection.adapter import Adapter, Settings, Sizes, Structure, groups_of
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.families.shared import (
     TOLERANCE,
@@ -179,8 +180,8 @@ def _read_mamba2(layer: Captured) -> StateSpaceDuality:
     module = layer.module
     mixed, step, _ = _projected(layer, slice(1, None))
     mixed = masked(layer, activation(layer)(convolution(layer, "conv1d")(mixed)))
-    width, shared = _width(layer), module.n_groups * module.ssm_state_size
-    x, write, read_out = mixed.split([width, shared, shared], dim=-1)
+    shared = module.n_groups * module.ssm_state_size
+    x, write, read_out = mixed.tensor_split([-2 * shared, -shared], dim=-1)
     low, high = _limits(layer)
     step = softplus(step + layer.weights["dt_bias"]).clamp(low, high)
     return StateSpaceDuality(
@@ -195,13 +196,13 @@ def _read_mamba2(layer: Captured) -> StateSpaceDuality:
 
 
 def _enter_mamba2(layer: Captured) -> Chain:
-    x, width = layer.arguments["hidden_states"], _width(layer)
-    gate, mask = _sizes(layer)[0], masking(layer, x)
-    rows = some_rows(layer, "in_proj", lambda rows: rows[..., gate : gate + width])
+    x, (width, *_, levels) = layer.arguments["hidden_states"], _sizes(layer)
+    mask, values = masking(layer, x), slice(width, 2 * width)
+    rows = some_rows(layer, "in_proj", lambda rows: rows[..., values])
     tuned = layer.weights.get("mup_vector")
-    after = () if tuned is None else (Scale(tuned.flatten()[gate : gate + width]),)
+    after = () if tuned is None else (Scale(tuned.flatten()[values]),)
     factor = Scale(x.new_tensor(getattr(layer.module, "ssm_in_multiplier", 1.0)))
-    again = mask if _sizes(layer)[-1] else ()  # of a bias of ``in_proj``
+    again = mask if levels else ()  # of a bias of ``in_proj``
     linear = (*mask, factor, rows, *after, *again, convolution(layer, "conv1d", slice(width)))
     return activated(linear, activation(layer), x, mask)
 
@@ -228,15 +229,10 @@ def _projected(layer: Captured, some: slice) -> Sequence[Tensor]:
 
 
 def _sizes(layer: Captured) -> list[int]:
-    heads, mixed = layer.module.num_heads, layer.weights["conv1d.weight"].shape[0]
-    levels = heads * getattr(layer.module, "num_lambda_dims", 0)  # of log-linear Mamba-2
-    z = layer.weights["in_proj.weight"].shape[0] - mixed - heads - levels
-    return [z, mixed, heads, levels]
-
-
-def _width(layer: Captured) -> int:
-    shared = layer.module.n_groups * layer.module.ssm_state_size
-    return layer.weights["conv1d.weight"].shape[0] - 2 * shared
+    module, mixed = layer.module, layer.weights["conv1d.weight"].shape[0]
+    levels = module.num_heads * getattr(module, "num_lambda_dims", 0)  # of log-linear Mamba-2
+    width = mixed - 2 * module.n_groups * module.ssm_state_size
+    return [width, mixed, module.num_heads, levels]
 
 
 def _limits(layer: Captured) -> tuple[float, float]:
@@ -319,7 +315,7 @@ def _read_log_linear(layer: Captured) -> LogLinearAttention:
     mixed, raw, levels = _projected(layer, slice(1, None))
     mixed = masked(layer, silu(convolution(layer, "conv1d")(masked(layer, mixed))))
     shared = module.n_groups * module.ssm_state_size
-    x, write, query = mixed.split([module.intermediate_size, shared, shared], dim=-1)
+    x, write, query = mixed.tensor_split([-2 * shared, -shared], dim=-1)
     step = softplus(raw + weights["dt_bias"]).mT
     key, query = (
         shared_by(by_head(part, module.n_groups), module.num_heads) for part in (write, query)
@@ -358,20 +354,16 @@ def _settings(module: Any, sizes: Sizes) -> Iterator[Settings]:
     shared, rest = divmod(sizes["mixed"] - sizes["inner"], 2)
     if rest or shared <= 0 or sizes["inner"] % sizes["heads"]:
         return
-    named = [getattr(module, name, None) for name in ("ngroups", "n_groups", "num_groups")]
-    groups = [each for each in named if isinstance(each, int)] or [1]
-    groups += [each for each in range(1, shared + 1) if shared % each == 0]
-    for each in dict.fromkeys(groups):
-        if sizes["heads"] % each or shared % each:
-            continue
-        for first in (False, True):
-            yield {
-                "num_heads": sizes["heads"],
-                "n_groups": each,
-                "ssm_state_size": shared // each,
-                "time_step_limit": getattr(module, "dt_limit", (0.0, inf)),
-                "norm_before_gate": first,
-            }
+    names = "ngroups", "n_groups", "num_groups"
+    groups = groups_of(module, names, sizes["heads"], shared, likely=1)
+    for each, first in product(groups, (False, True)):
+        yield {
+            "num_heads": sizes["heads"],
+            "n_groups": each,
+            "ssm_state_size": shared // each,
+            "time_step_limit": getattr(module, "dt_limit", (0.0, inf)),
+            "norm_before_gate": first,
+        }
 
 
 STRUCTURES = (

@@ -72,7 +72,8 @@ def split(whole: Captured) -> Iterator[Captured]:
                 states = tuple(part.contiguous() for part in starts)
                 outputs = alone(inputs, states if len(states) == 2 else next(iter(states), None))[0]
             for k, output in enumerate(outputs.chunk(directions, dim=-1)):
-                yield whole.replaced(
+                yield replace(
+                    whole,
                     name=whole.name + _label(module, layer, k, suffix),
                     module=alone,
                     arguments={

@@ -126,8 +126,7 @@ def measured(
                 indices(found[name]), found[name].flatten().tolist(), strict=True
             ):
                 place = dict(zip(layer.axes, layer.place(index), strict=False))
-                value = number if isinstance(number, int) else float(number)
-                records.append({**owner, **place, "quantity": name, "value": value})
+                records.append({**owner, **place, "quantity": name, "value": number})
     return Table(tuple(records))
 
 

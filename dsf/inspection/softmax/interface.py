@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from inspect import signature
-from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from dsf.inspection.capture.isolation import replaced
 from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.softmax.attention import as_bias
+from dsf.runtime.threads import WhileAny
 
 EAGER, FUSED = "eager", "sdpa"
 HEARD = {EAGER, FUSED, None}
@@ -42,7 +42,9 @@ def recording_attention(model: nn.Module, where: ModuleStack, calls: list[Call])
     if not configs:
         yield
         return
-    with _handed_out(_Recorder(where, calls)), ExitStack() as settings:
+    token = _RECORDER.set(_Recorder(where, calls))
+    with _HANDED_OUT, ExitStack() as settings:
+        settings.callback(_RECORDER.reset, token)
         for config in configs:
             if getattr(config, ATTENTION) not in HEARD:
                 settings.enter_context(replaced(config, ATTENTION, EAGER))
@@ -124,33 +126,23 @@ class _Recorder:
 
 _RECORDER: ContextVar[_Recorder] = ContextVar("recorder")
 """Each piece of work that is done side by side with others has its own."""
-_RECORDING: list[_Recorder] = []
-"""Those of all pieces of work; the interface is as it was while there is none."""
 HANDS_OUT = ("get_interface", "__getitem__")
 """Methods of the interface by which modules ask for attention; older files use the second."""
-_REPLACED, _LOCK = ExitStack(), Lock()
 
 
 @contextmanager
-def _handed_out(recorder: _Recorder) -> Iterator[None]:
-    """Have the interface hand out attention with this recorder around it."""
+def _recorders_around() -> Iterator[None]:
+    """Have the interface hand out attention with the recorder of the piece of work around it."""
     from transformers import AttentionInterface
 
-    with _LOCK:
-        if not _RECORDING:
-            for name in HANDS_OUT:
-                made = _recorded(getattr(AttentionInterface, name))
-                _REPLACED.enter_context(replaced(AttentionInterface, name, made))
-        _RECORDING.append(recorder)
-    token = _RECORDER.set(recorder)
-    try:
+    with ExitStack() as methods:
+        for name in HANDS_OUT:
+            made = _recorded(getattr(AttentionInterface, name))
+            methods.enter_context(replaced(AttentionInterface, name, made))
         yield
-    finally:
-        _RECORDER.reset(token)
-        with _LOCK:
-            _RECORDING.remove(recorder)
-            if not _RECORDING:
-                _REPLACED.close()
+
+
+_HANDED_OUT = WhileAny(_recorders_around)
 
 
 def _recorded(hand_out: Callable[..., Attention]) -> Callable[..., Attention]:

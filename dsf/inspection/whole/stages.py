@@ -30,7 +30,7 @@ from dsf.evaluate import attention_map, final_state, respond, step
 from dsf.evaluate.maps import Selection, span
 from dsf.evaluate.memory_plan import block_bytes, check_room
 from dsf.inspection.errors import InspectionError, UnreadableError
-from dsf.systems.composite import PANEL, Operator, SystemSum, at_rest, whole_rows
+from dsf.systems.composite import PANEL, Operator, at_rest, whole_rows
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, ScaledIdentity, Transition
 
@@ -343,11 +343,6 @@ class WholeMixer(AffineLayer):
         for stage in self.leave.before_projection():
             weights = _factor(stage, weights, steps)[..., written, None] * weights
         return weights
-
-    @property
-    def starts_from_rest(self) -> bool:
-        parts = self._system if isinstance(self._system, SystemSum) else (self._system,)
-        return all(part.initial is None for part in parts)
 
     def adjoint(
         self, cotangent: Float[Tensor, "sample written output"]
