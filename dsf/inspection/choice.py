@@ -1,5 +1,6 @@
 """Which layers and heads of a model are looked at: numbers, names, patterns and slices."""
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -8,8 +9,8 @@ from dsf.inspection.errors import InspectionError
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 SHOWN = 6
-MOST_DIGITS = 40
-"""Of a number that is typed; Python reads no longer ones than a few thousand."""
+INTEGER = re.compile(r"-?[0-9]{1,40}")
+"""A number that is typed; Python reads no longer ones than a few thousand digits."""
 
 
 def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> set[str]:
@@ -78,10 +79,10 @@ def parsed(text: str) -> list[int | str | slice]:
     found: list[int | str | slice] = []
     for word in filter(None, (part.strip() for part in text.split(","))):
         bounds = word.split(":")
-        if len(bounds) in (2, 3) and all(_is_number(part) or not part for part in bounds):
+        if len(bounds) in (2, 3) and all(not part or INTEGER.fullmatch(part) for part in bounds):
             found.append(slice(*(int(part) if part else None for part in bounds)))
         else:
-            found.append(int(word) if _is_number(word) else word)
+            found.append(int(word) if INTEGER.fullmatch(word) else word)
     return found
 
 
@@ -111,8 +112,3 @@ def _numbers(count: int, wanted: int | slice) -> list[int]:
     if isinstance(wanted, slice):
         return list(range(count)[wanted])
     return [wanted % count] if -count <= wanted < count else []
-
-
-def _is_number(word: str) -> bool:
-    plain = word.removeprefix("-")
-    return plain.isascii() and plain.isdecimal() and len(plain) <= MOST_DIGITS

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from dsf.evaluate import attention_map
 from dsf.inspection.adapter import Adapter
@@ -248,9 +249,7 @@ def _joined_attention(calls: Sequence[Call]) -> dict[str, Any]:
             mask = torch.zeros(1, 1, n, keys, dtype=torch.float64, device=device)
             mask = causal_bias((n, keys), device) if one["is_causal"] and n > 1 else mask
         mask = mask[..., :keys].expand(-1, -1, n, -1)
-        row = mask.new_full((*mask.shape[:-1], total), -torch.inf)
-        row[..., end - keys : end] = mask
-        rows.append(row)
+        rows.append(pad(mask, (end - keys, total - end), value=-torch.inf))
     samples, heads = (max(row.shape[axis] for row in rows) for axis in (0, 1))
     whole = torch.cat([row.expand(samples, heads, -1, -1) for row in rows], dim=-2)
     return {**found, "attention_mask": whole, "is_causal": False}

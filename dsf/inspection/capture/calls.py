@@ -230,7 +230,7 @@ def copied(value: Any, known: Copies | None = None) -> Any:
     """``value`` with every tensor copied once, since later code may write into the original."""
     # What all layers are given, such as a mask, has its copy among those that are known.
     with unheard():
-        return mapped(value, partial(copied_once, known={} if known is None else known))
+        return mapped(value, partial(copied_once, known=Copies() if known is None else known))
 
 
 def begun(frame: Frame, where: ModuleStack) -> Invocation:
@@ -241,9 +241,7 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
         made = Invocation(module, args, kwargs, storage_of(module), began=frame.began)
         made.autocast = frame.autocast
         made.is_spoiled = frame.is_spoiled
-        if where.tracker is not None:
-            given = tensors_in((frame.args, frame.kwargs))
-            made.given = [where.tracker.of(part) for part in given]
+        made.given = list(map(where.of, tensors_in((frame.args, frame.kwargs))))
         where.invocations.append(made)
         frame.invocation = made
     return frame.invocation
@@ -253,7 +251,7 @@ def add_call(
     calls: list[Call], call: Call, where: ModuleStack, output: Any, seen: Mapping[str, Any]
 ) -> Any:
     """Append a mixer that ran inside of the module of ``call``; return what it is to return."""
-    call.seen = where.coordinates(**seen)
+    call.seen = {name: where.of(part) for name, part in seen.items()}
     frame = where.frame_of(call.module) if where.keeps_passes else None
     call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it
     call.time = where.last_call = where.tick()
@@ -302,12 +300,11 @@ def recording(
         now = enumerate(map(times_written, given))
         invocation.written = copied({k: given[k] for k, count in now if count != writes[k]})
         originals = given_to(module, args, kwargs)
-        if where.tracker is not None:
-            invocation.given = [where.tracker.of(part) for part in given]
+        invocation.given = list(map(where.of, given))
         arguments = given_to(module, *(invocation.prepared or (invocation.args, invocation.kwargs)))
         call = Call(name, module, arguments, copied(output), time=where.tick())
         call.invocation = invocation
-        call.seen = where.coordinates(output=call_output(output))
+        call.seen = {"output": where.of(call_output(output))}
         call.further = where.made_of(output)[1:]
         call.made_of = {name: where.made_of(part) for name, part in originals.items()}
         invocation.calls.append(call)

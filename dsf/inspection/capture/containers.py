@@ -14,11 +14,12 @@ from contextvars import ContextVar
 from dataclasses import fields
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeGuard
-from weakref import finalize, ref
+from weakref import finalize
 
 import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
 from dsf.mixers import Mixer
@@ -161,20 +162,17 @@ def kept(tensor: Tensor) -> Tensor:
     return copy if store is None else store.moved(copy)
 
 
-Copies = dict[int, tuple[Callable[[], Any], int, Tensor]]
-"""By the identity of a tensor: a reference to it, how often it was written into, and its copy."""
+Copies = WeakTensorKeyDictionary
+"""By tensor, while it lives, how often it was written into, and its copy then."""
 
 
-def copied_once(tensor: Tensor, known: Copies) -> Tensor:
+def copied_once(tensor: Tensor, known: Copies, copy: Callable[[Tensor], Tensor] = kept) -> Tensor:
     """A copy of a tensor; the one in ``known`` if nothing was written into the tensor since."""
-    original, writes, copy = known.get(id(tensor), (lambda: None, -1, tensor))
-    if original() is tensor and writes == times_written(tensor):
-        return copy
-    copy = kept(tensor)
-    for gone in [at for at, (original, *_) in known.items() if original() is None]:
-        del known[gone]
-    known[id(tensor)] = ref(tensor), times_written(tensor), copy
-    return copy
+    writes, made = known.get(tensor, (-1, tensor))
+    if writes != times_written(tensor):
+        made = copy(tensor)
+        known[tensor] = times_written(tensor), made
+    return made
 
 
 NAME = "Cache"

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.capture.containers import (
+    Copies,
     copied_once,
     kept,
     own_caches,
@@ -162,7 +163,7 @@ class ModuleStack:
         self._watched = set(claimed)
         self._names = {module: name for name, module in model.named_modules()}
         self._running: list[Frame] = []
-        self.copies: dict[int, Any] = {}
+        self.copies = Copies()
         self._claimed = set(claimed)
         self._piece = at_work()
         self.exchange = exchange
@@ -172,16 +173,13 @@ class ModuleStack:
         self.time += 1
         return self.time
 
-    def coordinates(self, **tensors: Any) -> dict[str, Any]:
-        """From which tokens tensors are made, by name; empty where nothing is followed."""
-        if self.tracker is None:
-            return {}
-        return {name: self.tracker.of(tensor) for name, tensor in tensors.items()}
+    def of(self, tensor: Any) -> Any:
+        """From which tokens a tensor is made; None where that is not followed."""
+        return None if self.tracker is None else self.tracker.of(tensor)
 
     def made_of(self, value: Any) -> list[Any]:
-        """From which tokens the tensors in a value are made; None for each that is not followed."""
-        tensors = [leaf for leaf in tree_flatten(value)[0] if isinstance(leaf, Tensor)]
-        return [None if self.tracker is None else self.tracker.of(tensor) for tensor in tensors]
+        """The same of all tensors in a value."""
+        return [self.of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
     def are_weights(self, product: Any, place: int) -> bool:
         """Whether the left factor of a product of stacks of matrices holds weights of tokens."""
@@ -456,22 +454,22 @@ def _columns(
     """For every column of ``wanted`` the index of an equal one of ``among``; None if not all."""
     if wanted.dtype != among.dtype or wanted.is_complex():
         return None
-    numbers, order = among[-1].sort(stable=True)
-    places = torch.searchsorted(numbers, wanted[-1].contiguous()).clamp(max=len(numbers) - 1)
-    first = order[places]  # the first column that ends in the same number
-    if not torch.equal(among[-1, first], wanted[-1]):
-        return None
-    if torch.equal(among[:, first], wanted):  # one comparison, unless last numbers coincide
-        return first
-    found = []
-    for k in range(wanted.shape[1]):
-        ending = (among[-1] == wanted[-1, k]).nonzero().flatten().tolist()
-        same = (p for p in ending if torch.equal(among[:, p], wanted[:, k]))
-        place = next(same, None)
-        if place is None:
-            return None
-        found.append(place)
-    return torch.tensor(found, device=wanted.device)
+    numbers, order = _hashed(among).sort(stable=True)
+    places = torch.searchsorted(numbers, _hashed(wanted)).clamp(max=len(numbers) - 1)
+    first = order[places]
+    return first if torch.equal(among[:, first], wanted) else None
+
+
+def _hashed(columns: Float[Tensor, "tokens width"]) -> Int[Tensor, " width"]:
+    """A number for every column, the same for equal ones: of the bits in some of its rows."""
+    some = columns[:: -(-len(columns) // HASHED_ROWS)].contiguous()
+    bits = some.view(WHOLE_NUMBERS[some.element_size()])
+    odd = 2 * torch.arange(len(bits), device=bits.device) + 1
+    return (bits * odd.square().unsqueeze(1)).sum(dim=0)
+
+
+HASHED_ROWS = 16
+WHOLE_NUMBERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from math import prod
 from typing import Any
 
 import torch
@@ -169,7 +168,7 @@ def values(
 
 def indices(values: Tensor) -> list[tuple[int, ...]]:
     """Every index of a tensor, the last axis fastest; one empty index for a scalar."""
-    return list(product(*(range(size) for size in values.shape)))
+    return list(product(*map(range, values.shape)))
 
 
 ORDERS = 4
@@ -326,14 +325,13 @@ def _entry(layer: Layer, head: int, sample: int) -> tuple[int, ...]:
             f"erasers: expected 'head' to be one of the {len(heads)} of {layer.name}, from "
             f"{heads[0]} to {heads[-1]}, got {head}."
         )
-    samples = prod(leading)
-    if not -samples <= sample < samples:
+    entries = list(product(*map(range, leading)))
+    if not -len(entries) <= sample < len(entries):
         raise IndexError(
-            f"erasers: expected 'sample' from 0 to {samples - 1}, got {sample}. Choose one of them."
+            f"erasers: expected 'sample' from 0 to {len(entries) - 1}, got {sample}. Choose one of "
+            "them."
         )
-    numbers = torch.arange(samples).reshape(leading)
-    before = (numbers == sample % samples).nonzero()[0].tolist()
-    return (*before, heads.index(head)) if has_heads else tuple(before)
+    return (*entries[sample], heads.index(head)) if has_heads else entries[sample]
 
 
 def _place(layer: Layer, name: str, token: int, order: Sequence[int]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Through, add_call, copied
-from dsf.inspection.capture.containers import times_written
+from dsf.inspection.capture.containers import Copies, copied_once
 from dsf.inspection.capture.isolation import replaced
 from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.module_stack import ModuleStack
@@ -79,8 +79,7 @@ class _Recorder:
     """Runs the library's attention and records its calls; equal masks are converted once."""
 
     def __init__(self, where: ModuleStack, calls: list[Call]):
-        self._where, self._calls = where, calls
-        self._biases: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._where, self._calls, self._biases = where, calls, Copies()
 
     def attend(
         self,
@@ -112,10 +111,7 @@ class _Recorder:
             mask = arguments.get("attention_mask")
             arguments["is_causal"] = causal and mask is None and arguments["query"].shape[-2] > 1
             if mask is not None:
-                key = id(mask), times_written(mask)
-                if key not in self._biases:  # with the mask, so that no other one gets the same id
-                    self._biases[key] = mask, as_bias(mask)
-                arguments["attention_mask"] = self._biases[key][1]
+                arguments["attention_mask"] = copied_once(mask, self._biases, as_bias)
             call = Call(path, module, arguments, copied(output[0]), Through.INTERFACE)
             mixed = output[0].flatten(-2)
         seen = {"query": tensors[0], "value": tensors[2], "output": output[0]}

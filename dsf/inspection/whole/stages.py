@@ -312,7 +312,6 @@ class WholeMixer(AffineLayer):
 
     @cached_property
     def remainder(self) -> Float[Tensor, "sample written output"]:
-        """The part of the output that does not depend on the input; it comes from biases."""
         value = as_values(self.enter(torch.zeros_like(self.given)), self.mixer.value)
         response = respond(self._system, replace(self.mixer, value=value).signal())
         return self.leave(as_tokens(response, self.mixer.value))
