@@ -14,7 +14,7 @@ import transformers
 import dsf
 from dsf.inspection import InspectionError
 from dsf.inspection.capture.precision import guarded
-from dsf.inspection.softmax.interface import plain_experts
+from dsf.inspection.softmax.attention import plain_experts
 from dsf.loading import load_model
 from dsf.models import folder
 from dsf.testing import redraw

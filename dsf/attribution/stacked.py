@@ -34,7 +34,7 @@ from dsf.inspection.examine import Examination, examine, wide_copy
 from dsf.inspection.model_input import model_input, without_cache
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
-from dsf.inspection.softmax.interface import plain_experts, recording_attention
+from dsf.inspection.softmax.attention import plain_experts, recording_attention
 from dsf.inspection.whole.stages import single_tokens
 from dsf.runtime.argument_checks import checked, is_index
 from dsf.runtime.shapes import of_kind

@@ -28,7 +28,7 @@ from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import described, dtype_of, guarded
 from dsf.inspection.errors import InspectionError, memory_ran_out
-from dsf.inspection.softmax import interface
+from dsf.inspection.softmax.attention import is_of_library, plain_experts, recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.loading.building import input_embeddings
 
@@ -425,7 +425,7 @@ KEEP = "logits_to_keep"
 def as_it_ran(model: nn.Module) -> Iterator[None]:
     """Inside, modules that are repeated compute as they did in the run of the model."""
     wide = dtype_of(model) is torch.float64
-    with guarded(model), interface.plain_experts(model) if wide else nullcontext():
+    with guarded(model), plain_experts(model) if wide else nullcontext():
         yield
 
 
@@ -451,7 +451,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         passes: receives the forward passes that are kept.
     """
     calls: list[Call] = []
-    if interface.is_of_library(model):
+    if is_of_library(model):
         check_names(model, named)
     named = without_cache(model, named)
     inputs, named = lent(inputs), lent(named)
@@ -476,7 +476,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
 
     with (
         recording_softmax(where, calls),
-        interface.recording_attention(model, where, calls),
+        recording_attention(model, where, calls),
         recording(recorded, calls, where),
         ExitStack() as hooks,
         as_it_ran(model),
@@ -526,7 +526,7 @@ def _wants_a_card(model: nn.Module) -> str:
 def without_cache(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     """``named`` with ``use_cache=False`` for models of the library."""
     # Several of them compute wrong outputs when they continue a cache.
-    if not interface.is_of_library(model):
+    if not is_of_library(model):
         return named
     is_known = hasattr(getattr(model, "config", None), "use_cache")
     is_known |= "use_cache" in signature(model.forward).parameters
@@ -539,7 +539,7 @@ def without_loss(model: nn.Module, named: dict[str, Any]) -> dict[str, Any]:
     """``named`` without ``labels``, where a model of the library computes a loss from them."""
     # A loss joins all tokens behind the last token mixer and hides the logits. A model that makes
     # the tokens of its decoder of its labels needs them until these are made.
-    if named.get("labels") is None or not interface.is_of_library(model):
+    if named.get("labels") is None or not is_of_library(model):
         return named
     begins = (named.get(f"decoder_{what}") for what in ("input_ids", "inputs_embeds"))
     if getattr(model.config, "is_encoder_decoder", False) and all(one is None for one in begins):
@@ -555,7 +555,7 @@ def without_logits(
     # model's forward pass, and whose logits may be the largest tensor of it. With labels, as where
     # they are measured, all are needed. A model whose inner part gets the number as well, as that
     # of gemma4, leaves out other tokens of its last layers, too: it is called as it is.
-    if not interface.is_of_library(model):
+    if not is_of_library(model):
         return named
     parameters = signature(model.forward).parameters
     if KEEP not in parameters or named.get("labels") is not None:

@@ -54,8 +54,8 @@ from dsf.inspection.errors import (
     memory_ran_out,
 )
 from dsf.inspection.results.layers import InspectedLayer
+from dsf.inspection.softmax.attention import recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
-from dsf.inspection.softmax.interface import recording_attention
 from dsf.inspection.whole.stages import (
     AffineLayer,
     WholeMixer,

@@ -32,8 +32,7 @@ from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.model_input import MASK, numbers_in
 from dsf.inspection.rebuild import captured_layers
 from dsf.inspection.results.layers import Inspection
-from dsf.inspection.softmax import interface
-from dsf.inspection.softmax.attention import causal_bias
+from dsf.inspection.softmax.attention import causal_bias, is_of_library, recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.support_table import asks_the_interface
 
@@ -153,7 +152,7 @@ def following(
 
 def _is_of_interface(model: nn.Module, known: Known) -> bool:
     """Whether the attention of a library model is recorded without listening to calls of torch."""
-    if not interface.is_of_library(model):
+    if not is_of_library(model):
         return False
     if getattr(model, "_supports_attention_backend", True):
         return True
@@ -190,7 +189,7 @@ def _followed(
     watched = {path: sequence.model.get_submodule(path) for path in sequence.known}
     with (
         recording_softmax(where, calls) if listens else nullcontext(),
-        interface.recording_attention(sequence.model, where, calls),
+        recording_attention(sequence.model, where, calls),
         recording(watched, calls, where),
     ):
         output = original(*inputs, **named)

@@ -32,7 +32,7 @@ from dsf.inspection.choice import Chosen
 from dsf.inspection.examine import Examination, examine, wide_copy
 from dsf.inspection.model_input import IDS, MASK, ModelInput, model_input, without_cache
 from dsf.inspection.results.layers import InspectedLayer
-from dsf.inspection.softmax.interface import plain_experts
+from dsf.inspection.softmax.attention import plain_experts
 from dsf.interventions.edits import RoundState
 from dsf.interventions.intervention import live_model
 from dsf.interventions.ledger import Ledger, LedgerRow, by_weight

@@ -30,8 +30,8 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
+from dsf.inspection.softmax.attention import plain_experts, recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
-from dsf.inspection.softmax.interface import plain_experts, recording_attention
 from dsf.runtime.number_types import has_double
 
 Cell = Mapping[InputAxis, int | Tensor]
