@@ -5,6 +5,8 @@ the first: at token t, P_t sums up the signals from the last token to t, and Q_t
 the tokens before t. Results with an axis of tokens are in the order of the tokens all the same.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
@@ -14,6 +16,8 @@ from dsf.runtime.argument_checks import checked
 from dsf.systems.system import System
 
 Gram = Shaped[Tensor, "*batch state state"]
+TOKENS = 64
+"""Number of tokens whose decays are written out at a time."""
 
 
 @checked
@@ -112,6 +116,13 @@ def product_norms(system: System) -> Shaped[Tensor, "*batch time"]:
 
 def _norms(system: System) -> Tensor:
     ordered, norms = forward_form(system), []
+    if _is_diagonal(ordered):
+        kept = torch.ones((), dtype=system.dtype, device=system.device)
+        for decays in _decays(ordered):
+            products = kept * decays.cumprod(dim=-2)
+            finite, kept = products.isfinite().all(dim=-1), products[..., -1:, :]
+            norms.append(torch.where(finite, products.abs().amax(dim=-1), torch.nan))
+        return torch.cat(norms, dim=-1)
     size = (*system.batch, system.state_size, system.state_size)
     product = torch.eye(size[-1], dtype=system.dtype, device=system.device).expand(size)
     for t in range(system.steps):
@@ -120,6 +131,17 @@ def _norms(system: System) -> Tensor:
         found = torch.linalg.matrix_norm(product.where(finite[..., None, None], 0), ord=2)
         norms.append(torch.where(finite, found, torch.nan))
     return torch.stack(norms, dim=-1)
+
+
+def _is_diagonal(system: System) -> bool:
+    return system.A.cut(0, 1).window(0, 1).diagonal() is not None
+
+
+def _decays(ordered: System) -> Iterator[Shaped[Tensor, "*batch time state"]]:
+    """The diagonals of the transitions, for some tokens at a time."""
+    for start in range(0, ordered.steps, TOKENS):
+        part = ordered.A.cut(start, min(start + TOKENS, ordered.steps)).to(dtype=ordered.dtype)
+        yield part.window(0, part.steps).decays()
 
 
 @checked
@@ -152,6 +174,9 @@ def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
     does not change them.
     """
     ordered = forward_form(system)
+    if _is_diagonal(ordered):
+        logs = (decays.abs().log().sum(dim=-2) for decays in _decays(ordered))
+        return (sum(logs) / system.steps).sort(dim=-1, descending=True).values
     identity = torch.eye(system.state_size, dtype=system.dtype, device=system.device)
     frame = identity.expand(*system.batch, system.state_size, system.state_size)
     grown = torch.zeros(*system.batch, system.state_size, device=system.device)

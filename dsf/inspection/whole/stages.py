@@ -26,13 +26,13 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from dsf.evaluate import attention_map, final_state, respond, step
+from dsf.evaluate import attention_map, final_state, respond
 from dsf.evaluate.maps import Selection, span
 from dsf.evaluate.memory_plan import block_bytes, check_room
+from dsf.evaluate.stepwise import applied
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.systems.composite import PANEL, Operator, at_rest, whole_rows
 from dsf.systems.system import System
-from dsf.systems.transition import Diagonal, ScaledIdentity, Transition
 
 Tokens = Float[Tensor, "*batch time _"]
 
@@ -533,7 +533,8 @@ class Contributions:
                     whole = vectors.new_zeros(*vectors.shape[:-1], self.total * self._width)
                     whole[..., place] = vectors
                 tokens = torch.tensor(rows, device=vectors.device)
-                vectors = self.leave.at(tokens).linear(whole)
+                # A product of strided rows takes ten times as long.
+                vectors = self.leave.at(tokens).linear(whole.contiguous())
             found.append(torch.linalg.vector_norm(vectors, dim=-1).movedim(0, -1))
         columns = max(norms.shape[-1] for norms in found)
         return torch.cat([pad(norms, (0, columns - norms.shape[-1])) for norms in found], dim=1)
@@ -549,32 +550,31 @@ def _by_group(
     system: System, signal: Tensor, bounds: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """The same for groups of tokens, whose states are carried along the sequence side by side."""
-    # Only the groups so far have columns. The tokens of a group write into the last alone, and take
-    # all others along.
-    channels = signal.shape[-1]
-    dtype = torch.promote_types(system.dtype, signal.dtype)
-    size = (*system.batch, system.state_size, 0, channels)
-    states = torch.zeros(size, dtype=dtype, device=system.device)
+    dtype, channels = torch.promote_types(system.dtype, signal.dtype), signal.shape[-1]
+    size = (*system.batch, system.state_size, len(bounds) - 1, channels)
+    states, signal = torch.zeros(size, dtype=dtype, device=system.device), signal.to(dtype)
     for group, (start, stop) in enumerate(pairwise(bounds)):
-        new = states.new_zeros(*system.batch, system.state_size, channels)
-        if stop - start > 1:
-            few = system.window(start, stop - 1)
-            states = _carried(few.A, states.flatten(-2)).unflatten(-1, (group, channels))
-            new = final_state(few, signal[..., start : stop - 1, :, :]).to(dtype)
-        states = torch.cat([states, new.unsqueeze(-2)], dim=-2)
-        own = signal.new_zeros(*system.batch, signal.shape[-2], group + 1, channels)
-        own[..., group, :] = signal[..., stop - 1, :, :]
-        row, after = step(system, stop - 1, states.flatten(-2), own.flatten(-2))
-        states = after.to(dtype).unflatten(-1, (group + 1, channels))
-        yield [stop - 1], row.unflatten(-1, (group + 1, channels)).unsqueeze(-4)
+        last, so_far = system.window(stop - 1, stop, dtype=dtype), states[..., : group + 1, :]
+        read_at = stop - 1 if system.reads_before_update else stop
+        _take(system, signal, start, read_at, so_far)
+        row = (last.C.squeeze(-3) @ so_far.flatten(-2)).unflatten(-1, so_far.shape[-2:])
+        own = signal[..., stop - 1 : stop, :, :]
+        row[..., group, :] += applied(last.feedthrough, own).squeeze(-3)
+        _take(system, signal, read_at, stop, so_far)
+        row = row.real if system.takes_real_part else row
+        yield [stop - 1], row.unsqueeze(-4)
 
 
-def _carried(A: Transition, states: Tensor) -> Tensor:
-    """States taken through all tokens of a window."""
-    if isinstance(A, Diagonal):
-        return A.decay.prod(dim=-2).unsqueeze(-1) * states
-    if isinstance(A, ScaledIdentity):
-        return A.decay.prod(dim=-1)[..., None, None] * states
-    for token in range(A.steps):
-        states = (A.window(token, token + 1) @ states.unsqueeze(-3)).squeeze(-3)
-    return states
+def _take(system: System, signal: Tensor, start: int, stop: int, states: Tensor) -> None:
+    """Take states through some tokens in place; what these write is added to the last column."""
+    if start == stop:
+        return
+    few = system.window(start, stop)
+    if (decays := few.A.diagonal()) is not None:
+        states *= decays.prod(dim=-2)[..., None, None]
+    else:
+        carried = states.flatten(-2)
+        for token in range(few.steps):
+            carried = (few.A.window(token, token + 1) @ carried.unsqueeze(-3)).squeeze(-3)
+        states.copy_(carried.unflatten(-1, states.shape[-2:]))
+    states[..., -1, :] += final_state(few, signal[..., start:stop, :, :])
