@@ -27,6 +27,7 @@ from jaxtyping import Float, Inexact, Shaped
 from torch import Tensor
 
 from dsf.evaluate.arguments import check_operator, check_signal, forward_form
+from dsf.evaluate.maps import row_blocks
 from dsf.measures.stability import gram_after, gram_before, pulled_back, seen_at
 from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint as transpose
@@ -241,14 +242,26 @@ def query_losses(system: System, *, query: int) -> Iterator[tuple[int, Tensor, T
     """
     ordered = forward_form(system)
     last = system.steps - 1 - query if system.runs_backward else query
-    read = dense_of(ordered.window(last, last + 1).C).squeeze(-3).to(ordered.dtype)
-    last -= int(system.reads_before_update)
-    ports = ordered.input_size
-    for token, move, before, after in _passing(ordered, last + 1, ordered.dtype):
-        decay, other = _shares(read, move, before, after)
-        if system.takes_real_part:
-            decay, other = decay.real, other.real
-        yield token, decay.unflatten(-1, (-1, ports)), other.unflatten(-1, (-1, ports))
+    read = dense_of(ordered.window(last, last + 1).C).to(ordered.dtype)
+    stop = last if system.reads_before_update else last + 1
+    if stop == 0:
+        return
+    few = ordered.cut(0, stop, dtype=ordered.dtype)
+    moves, (outputs, ports) = few.A.window(0, few.steps), (few.output_size, few.input_size)
+    # Rows that read the traces before a token, and of these what the token changes.
+    decayed = read * (moves.decays().unsqueeze(-2) - 1)
+    reads = [decayed]
+    if moves.diagonal() is None:
+        taken = read.mT.expand(*few.batch, few.steps, -1, -1)
+        reads.append((moves.transposed() @ taken).mT - read - decayed)
+    systems = (replace(few, C=part, D=None, reads_before_update=True) for part in reads)
+    for blocks in zip(*(row_blocks(each, size=SPAN) for each in systems), strict=True):
+        written = blocks[0].written[::outputs].tolist()
+        rows = [each.weights.unflatten(-2, (-1, outputs)).unbind(-3) for each in blocks]
+        for token, *parts in zip(written, *rows, strict=True):
+            found = [part[..., : token * ports].unflatten(-1, (-1, ports)) for part in parts]
+            if token:
+                yield token, found[0], found[1] if found[1:] else torch.zeros_like(found[0])
 
 
 def largest_losses(

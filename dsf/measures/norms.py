@@ -219,7 +219,7 @@ def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
     found = torch.zeros(size, dtype=torch.float64)
     for start in range(0, system.steps, TOKENS):
         few = system.window(start, min(start + TOKENS, system.steps))
-        decay = few.A @ torch.ones(*size, few.steps, N, 1, dtype=system.dtype)
+        decay = few.A.decays().to(system.dtype).unsqueeze(-1)
         write, read = (torch.as_tensor(part).to(system.dtype) for part in (few.B, few.C))
         add_energies(decay, write, read, into=(gram, found), before=few.reads_before_update)
     return found.to(system.dtype)
