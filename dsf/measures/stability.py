@@ -175,8 +175,8 @@ def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
     """
     ordered = forward_form(system)
     if _is_diagonal(ordered):
-        logs = (decays.abs().log().sum(dim=-2) for decays in _decays(ordered))
-        return (sum(logs) / system.steps).sort(dim=-1, descending=True).values
+        logs = torch.stack([decays.abs().log().sum(dim=-2) for decays in _decays(ordered)])
+        return (logs.sum(dim=0) / system.steps).sort(dim=-1, descending=True).values
     identity = torch.eye(system.state_size, dtype=system.dtype, device=system.device)
     frame = identity.expand(*system.batch, system.state_size, system.state_size)
     grown = torch.zeros(*system.batch, system.state_size, device=system.device)

@@ -557,7 +557,8 @@ def _by_group(
         last, so_far = system.window(stop - 1, stop, dtype=dtype), states[..., : group + 1, :]
         read_at = stop - 1 if system.reads_before_update else stop
         _take(system, signal, start, read_at, so_far)
-        row = (last.C.squeeze(-3) @ so_far.flatten(-2)).unflatten(-1, so_far.shape[-2:])
+        row = applied(last.C, so_far.flatten(-2).unsqueeze(-3)).squeeze(-3)
+        row = row.unflatten(-1, so_far.shape[-2:])
         own = signal[..., stop - 1 : stop, :, :]
         row[..., group, :] += applied(last.feedthrough, own).squeeze(-3)
         _take(system, signal, read_at, stop, so_far)
