@@ -209,13 +209,7 @@ def overwritten(
         tensor([[1., 0.]])
     """
     _, alone = _readable("overwritten", system, at, noise)
-    plain = with_conjugates(system) if system.takes_real_part else system
-    last = at % system.steps
-    last = system.steps - 1 - last if system.runs_backward else last
-    share = overwriting_shares(forward_form(plain), last)
-    share = torch.nn.functional.pad(share, (0, system.steps - last - 1))
-    lost = torch.where(share > 0, 1 - alone, 0)  # tokens after ``at`` have lost nothing
-    return lost * (share.flip(-1) if system.runs_backward else share)
+    return (1 - alone) * _by_token(system, overwriting_shares(*_in_order(system, at)))
 
 
 @checked
@@ -253,9 +247,7 @@ def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor
             f"{owner}: at={at}, but the {system.steps} tokens are numbered from 0 to "
             f"{system.steps - 1}."
         )
-    plain = with_conjugates(system) if system.takes_real_part else system
-    ordered, last = forward_form(plain), at % system.steps
-    last = system.steps - 1 - last if system.runs_backward else last
+    ordered, last = _in_order(system, at)
     ports = ordered.input_size
     left = _units(fold(ordered, 0, last + 1).write)  # *batch state (token port)
     gram = left @ left.mH
@@ -267,11 +259,19 @@ def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor
     own = left.unflatten(-1, (-1, ports)).movedim(-2, -3)  # *batch token state port
     single = torch.linalg.svdvals(own).square()
     alone = (single / (single + floor.unsqueeze(-1))).sum(dim=-1) / ports
-    rest = system.steps - last - 1
-    found = [torch.nn.functional.pad(part, (0, rest)) for part in (together, alone)]
-    if system.runs_backward:
-        found = [part.flip(-1) for part in found]
-    return found[0], found[1]
+    return _by_token(system, together), _by_token(system, alone)
+
+
+def _in_order(system: System, at: int) -> tuple[System, int]:
+    """A system in the order of its recurrence, with all of its states; and the token ``at``."""
+    plain = with_conjugates(system) if system.takes_real_part else system
+    return forward_form(plain), (-1 - at if system.runs_backward else at) % system.steps
+
+
+def _by_token(system: System, shares: Tensor) -> Shaped[Tensor, "*batch time"]:
+    """Shares of the first tokens of the recurrence, and 0 for the later ones, token by token."""
+    shares = torch.nn.functional.pad(shares, (0, system.steps - shares.shape[-1]))
+    return shares.flip(-1) if system.runs_backward else shares
 
 
 @checked

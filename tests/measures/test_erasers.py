@@ -326,6 +326,16 @@ def test_overwritten_is_the_share_of_a_loop(mixer, last):
             assert found[j].item() == pytest.approx(share * gone[j].item(), abs=1e-8)
 
 
+@pytest.mark.parametrize("at", [-1, 4])
+def test_what_a_state_keeps_of_tokens_is_mirrored_where_it_runs_backward(at):
+    system = mixers.DeltaNet.draw(torch.Generator().manual_seed(0), steps=9).system()
+    back = dsf.systems.algebra.reverse(system)
+    for measure in (measures.retained, measures.interference, measures.overwritten):
+        forward = measure(system, at=at)
+        assert forward.any()
+        torch.testing.assert_close(measure(back, at=-1 - at).flip(-1), forward)
+
+
 def test_wrong_calls_are_refused():
     system = Drawer(0).system("dense", steps=4)
     with pytest.raises(IndexError, match="query"):
