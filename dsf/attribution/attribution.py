@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from dsf.attribution.affine_steps import Functional, adjoints, paired
 from dsf.attribution.shares import (
@@ -154,9 +154,7 @@ class Attribution(Shares):
                 rows.append(self._of(name).heads(*self._ends(name, by)))
             except (KeyError, InspectionError):
                 rows.append(self.value.new_zeros(len(self.value), 0))
-        heads = max(row.shape[1] for row in rows)
-        filled = [pad(row, (0, heads - row.shape[1]), value=math.nan) for row in rows]
-        return torch.stack(filled, dim=1)
+        return pad_sequence([row.mT for row in rows], padding_value=math.nan).permute(2, 1, 0)
 
     def adjoint(self, layer: str | int, by: By = "gradient") -> Tensor:
         """Return the derivative of the number by the response of a layer's mixer.

@@ -178,10 +178,8 @@ def _hardware(threads: str) -> Iterator[Finding]:
     free = free_memory(torch.device("cpu"))
     if free is None:
         yield Finding("free memory", "unknown", "optional")
-    elif free < MIN_MEMORY_BYTES:
-        yield Finding("free memory", _gigabytes(free), "missing", "close other programs")
     else:
-        yield Finding("free memory", _gigabytes(free))
+        yield _room("free memory", free, MIN_MEMORY_BYTES, "close other programs")
 
 
 def _kernels_on_cuda() -> Iterator[Finding]:
@@ -197,10 +195,7 @@ def _place(out: Path) -> Iterator[Finding]:
     folder = out.absolute()
     place = next(each for each in (folder, *folder.parents) if each.is_dir())
     free = shutil.disk_usage(place).free
-    if free < MIN_DISK_BYTES:
-        yield Finding("free disk", _gigabytes(free), "missing", "make room, or use --out")
-    else:
-        yield Finding("free disk", _gigabytes(free))
+    yield _room("free disk", free, MIN_DISK_BYTES, "make room, or use --out")
     try:
         with tempfile.TemporaryFile(dir=place):
             yield Finding("write access", str(place.resolve()))
@@ -222,5 +217,6 @@ def _browser() -> Finding:
     return Finding("browser", "none, and no display", "optional", cure)
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _room(what: str, free: int, least: int, cure: str) -> Finding:
+    found = f"{free / 1e9:.1f} GB"
+    return Finding(what, found, "missing", cure) if free < least else Finding(what, found)

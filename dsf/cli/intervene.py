@@ -225,6 +225,7 @@ def _sweep(
 ) -> Answer:
     from dsf.attribution.targets import measured
     from dsf.interventions import intervene, sweep
+    from dsf.interventions.sweeps import in_json
 
     stage(f"running {len(edits)} edits")
     given: dict[str, Any] = {"input_ids": opened.ids, "tokenizer": opened.loaded.tokenizer}
@@ -252,12 +253,12 @@ def _sweep(
         "model": escaped(opened.loaded.identity),
         "position": position,
         "target": escaped(name),
-        "clean": _number(clean),
+        "clean": in_json(clean),
         "runs": [
             {
                 "edits": [edit.to_json()],
-                "effect": _number(effect),
-                "changed": _number(clean + effect),
+                "effect": in_json(effect),
+                "changed": in_json(clean + effect),
             }
             for edit, effect in zip(edits, effects, strict=True)
         ],
@@ -311,11 +312,6 @@ def _worded(edit: Edit, opened: "Opened") -> str:
         if isinstance(value := getattr(edit, name, None), int)
     ]
     return f"{edit!r}{' ' * bool(places)}{', '.join(places)}"
-
-
-def _number(value: float) -> float | str:
-    """JSON has no number for what is not finite."""
-    return value if math.isfinite(value) else str(value)
 
 
 # Edits as a person types them

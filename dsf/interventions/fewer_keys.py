@@ -9,7 +9,7 @@ is fitted to the original outputs by least squares, layer after layer.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -28,24 +28,33 @@ MIXED = "in_proj_qkv"
 
 
 @dataclass(frozen=True, eq=False)
-class KeyChannels:
-    """The key channels of one layer: the rows of parameters that make them, and what they give.
+class KeyRows:
+    """The rows of parameters that make the key channels of one layer.
 
     Attributes:
         rows: for every parameter that makes channels the numbers of its rows, for queries or keys.
         setting: name of the number of channels in the model's configuration; None where values
             have as many, so that dropped channels stay as zeros.
         output: name of the projection behind the mixer.
+    """
+
+    rows: Mapping[str, Tensor]
+    setting: str | None
+    output: str
+    heads: int
+
+
+@dataclass(frozen=True, eq=False)
+class KeyChannels(KeyRows):
+    """The key channels of one layer, and what they give.
+
+    Attributes:
         energies: for every value head and channel the sums over data of the squares of its reads,
             and of the squares of its row of the state.
         keys: rows of keys on the data, scaled by the same weights.
     """
 
     layer: str
-    rows: tuple[tuple[str, Tensor], ...]
-    setting: str | None
-    output: str
-    heads: int
     energies: Float[Tensor, "2 value_head channel"]
     keys: Float[Tensor, "head sample channel"]
 
@@ -63,15 +72,6 @@ def best_keys(channels: KeyChannels, states: int) -> Int[Tensor, "head kept"]:
     """Return the channels of each key head with the largest energies of reads times states."""
     score = channels.energies.prod(dim=0).unflatten(0, (channels.heads, -1)).sum(dim=1)
     return score.topk(states, dim=-1).indices.sort(dim=-1).values
-
-
-class KeyRows(NamedTuple):
-    """Rows of channels by parameter, and what ``KeyChannels`` says of them."""
-
-    rows: dict[str, Tensor]
-    setting: str | None
-    output: str
-    heads: int
 
 
 def key_layers(model: nn.Module) -> dict[str, KeyRows]:
@@ -103,7 +103,7 @@ def _rows(module: nn.Module) -> KeyRows | None:
         found = KeyRows(rows | {"conv1d.weight": both}, None, "o_proj", own.num_heads)
     else:
         return None
-    return found._replace(rows={name: found.rows[name] for name in found.rows if name in names})
+    return replace(found, rows={name: found.rows[name] for name in found.rows if name in names})
 
 
 def _queries_and_keys(heads: int, count: int) -> Int[Tensor, "both_heads channel"]:
@@ -119,7 +119,7 @@ def key_channels(
     for inputs, named in calls:
         inspection = inspect(model, *inputs, adapters=adapters, checks="none", **named)
         layers = {layer.name: layer for layer in inspection}
-        for path, (rows, setting, output, heads) in paths.items():
+        for path, rows in paths.items():
             if path not in layers:
                 raise InspectionError(
                     f"reduce_states: {path} expected to be read as one mixer, got none. See "
@@ -131,8 +131,8 @@ def key_channels(
             energies = torch.stack([reads, states.double().square().sum(dim=(0, 2, 4))])
             mixer: Any = layers[path].mixer
             key = (mixer.write if hasattr(mixer, "write") else mixer.key).double().transpose(0, 1)
-            key = key.flatten(1, 2).unflatten(0, (heads, -1))[:, 0]
-            new = KeyChannels(path, tuple(rows.items()), setting, output, heads, energies, key)
+            key = key.flatten(1, 2).unflatten(0, (rows.heads, -1))[:, 0]
+            new = KeyChannels(**vars(rows), layer=path, energies=energies, keys=key)
             if path in found:
                 earlier = found[path]
                 keys = torch.cat([earlier.keys, key], dim=1)
@@ -148,7 +148,7 @@ def fewer_key_weights(
 ) -> dict[str, Tensor]:
     weights = {name: each.detach().clone() for name, each in model.state_dict().items()}
     for path, layer in channels.items():
-        for name, rows in layer.rows:
+        for name, rows in layer.rows.items():
             heads = layer.heads
             dropped = torch.ones_like(rows, dtype=torch.bool)
             # rows of queries and of keys follow each other

@@ -314,14 +314,17 @@ class Maps:
         query, key, value, adjoint, counted = vars(self).values()
         return Maps(query[group], key[group], value[group], adjoint[group], counted)
 
+    def scores(self, rows: Tensor) -> Float[Tensor, "head row column"]:
+        """Scores of some rows; minus infinity for later keys."""
+        ahead = torch.arange(self.key.shape[-2], device=self.key.device) > rows.unsqueeze(-1)
+        return (self.query[:, rows] @ self.key.mT).masked_fill_(ahead, -torch.inf)
+
     def blocks(self) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Blocks of rows: their positions, their scores, and the derivative along each entry."""
         steps = self.key.shape[-2]
         size = max(1, BLOCK_ENTRIES // (steps * len(self.query)))
         for rows in torch.arange(steps, device=self.key.device).split(size):
-            ahead = torch.arange(steps, device=self.key.device) > rows.unsqueeze(-1)
-            scores = (self.query[:, rows] @ self.key.mT).masked_fill_(ahead, -torch.inf)
-            yield rows, scores, self.adjoint[:, rows] @ self.value.mT
+            yield rows, self.scores(rows), self.adjoint[:, rows] @ self.value.mT
 
 
 def compared(
@@ -423,10 +426,7 @@ def fitted(
         for one in maps:
             rows = torch.linspace(0, len(one.key) - 1, min(FIT_ROWS, len(one.key))).long()
             rows = rows.to(anchors.device)
-            scores = one.query[:, rows] @ one.key.mT
-            scores = scores.masked_fill(
-                torch.arange(len(one.key), device=rows.device) > rows.unsqueeze(-1), -torch.inf
-            )
+            scores = one.scores(rows)
             top = scores.amax(dim=-1, keepdim=True)
             mass = (scores - top).double().exp()
             total = mass.sum(dim=-1, keepdim=True)

@@ -369,21 +369,18 @@ def _measured(
     counts = dict.fromkeys(form.features for form in forms if form.features)
     anchors = {count: anchors_of(maps, count) for count in counts}
     features = {form: fitted(form, maps, anchors[form.features]) for form in forms if form.features}
-    changes = torch.zeros(len(forms), len(maps), dtype=torch.float64)
-    distances = torch.zeros(len(forms), dtype=torch.float64)
-    for number, one in enumerate(maps):
-        change, distance = compared(one, forms, features)
-        changes[:, number] = change.cpu()
-        distances = distances.maximum(distance.cpu())
+    found = zip(*(compared(one, forms, features) for one in maps), strict=True)
+    changes, distances = (torch.stack(parts) for parts in found)
+    predicted, apart = changes.abs().mean(dim=0).tolist(), distances.amax(dim=0).tolist()
     rows = []
-    for number, form in enumerate(forms):
+    for form, change, distance in zip(forms, predicted, apart, strict=True):
         row = PlanRow(
             layer=path,
             head=group,
             form=str(form),
-            predicted=changes[number].abs().mean().item(),
+            predicted=change,
             bytes=form.bytes(longest, key.shape[-1], maps[0].value.shape[-1], key.element_size()),
-            distance=distances[number].item(),
+            distance=distance,
             heads=tuple(range(group * heads, (group + 1) * heads)),
         )
         rows.append(row)

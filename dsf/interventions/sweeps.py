@@ -279,7 +279,8 @@ class SweepRecord:
     ) -> dict[int, list[float]]:
         """Make the file, or read what is in it: the effects of the finished runs, by number."""
         known = {name: fingerprint(part) for name, part in facts.items()}
-        start = {RECORD_TITLE: RECORD_VERSION, "of": known, "clean": _out(clean.tolist())}
+        here = list(map(in_json, clean.tolist()))
+        start = {RECORD_TITLE: RECORD_VERSION, "of": known, "clean": here}
         if not self.path.exists():
             text = json.dumps(start) + "\n"
             replace_file(self.path, lambda draft: draft.write_text(text, encoding="utf-8"))
@@ -301,7 +302,7 @@ class SweepRecord:
         if before.shape != clean.shape or ((before - clean).abs() > rounding).any():
             raise self._refusal(
                 f"was begun with a number of {first['clean']} without edits, where the model now "
-                f"has {_out(clean.tolist())}, so something else about it is not the same"
+                f"has {here}, so something else about it is not the same"
             )
         try:
             runs = {line["run"]: [float(each) for each in line["effect"]] for line in lines}
@@ -315,7 +316,7 @@ class SweepRecord:
         return runs
 
     def add(self, number: int, effect: Sequence[float]) -> None:
-        record = {"run": number, "edits": self.edits[number], "effect": _out(effect)}
+        record = {"run": number, "edits": self.edits[number], "effect": list(map(in_json, effect))}
         with self.path.open("ab") as file:
             file.write(f"{json.dumps(record)}\n".encode())
             file.flush()
@@ -346,6 +347,6 @@ def fingerprint(part: Any) -> str:
     return digest.hexdigest()
 
 
-def _out(numbers: Sequence[float]) -> list[float | str]:
-    """Numbers as JSON has them; text for those that it does not have."""
-    return [number if math.isfinite(number) else str(number) for number in numbers]
+def in_json(number: float) -> float | str:
+    """A number as JSON has it; text where it has none."""
+    return number if math.isfinite(number) else str(number)

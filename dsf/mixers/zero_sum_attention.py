@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer, normal, uniform
+from dsf.mixers.base import Mixer, between, laws, mixer, normal, spread
 from dsf.mixers.ingredients.matrix_memories import accumulator
 from dsf.systems.composite import SystemSum
 from dsf.systems.system import System
@@ -45,6 +45,16 @@ class ZeroSumAttention(Mixer):
     key: Float[Tensor, "*batch time key"] | None = None
     zero_order: Float[Tensor, "*batch time"] | None = None
     causal: bool = True
+
+    drawn = laws(
+        logit=spread,
+        first_order=between(0.2, 0.9),
+        higher_order=between(0.2, 0.9),
+        query=normal,
+        key=normal,
+        zero_order=normal,
+    )
+    drawn_sizes = laws(key=(3,))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,18 +124,6 @@ class ZeroSumAttention(Mixer):
         else:
             unit = torch.nn.functional.normalize(direction, dim=-1)
         return (factors.unsqueeze(-1) * unit.unsqueeze(-2)).flatten(-2)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "ZeroSumAttention":
-        return cls(
-            query=normal(rng, 2, steps, 3),
-            key=normal(rng, 2, steps, 3),
-            value=normal(rng, 2, steps, 3),
-            logit=2 * normal(rng, 2, steps),
-            first_order=uniform(rng, 2, steps, low=0.2, high=0.9),
-            higher_order=uniform(rng, 2, steps, low=0.2, high=0.9),
-            zero_order=normal(rng, 2, steps),
-        )
 
 
 def _going_on(part: Tensor, name: str, sums: dict[str, Tensor]) -> Tensor:

@@ -7,19 +7,19 @@ words. They are run by classes of transformers, which
 ``pip install "dsf-toolkit[hf]"`` installs.
 """
 
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from dsf.runtime.first_use import finding
+
+if TYPE_CHECKING:  # which need torch
+    from dsf.models import recall, text
 
 __all__ = ["LONG_NAMES", "NAMES", "TEXT_NAMES", "folder", "recall", "text"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in ("recall", "text"):  # which need torch
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return import_module(f"{__name__}.{name}")
-
+__getattr__ = finding(__name__)
 
 NAMES = ("llama", "mamba", "mamba2", "qwen3_next")
 """The models that recall."""

@@ -27,7 +27,7 @@ from dsf.report.escaping import escaped
 from dsf.report.figure import sheet_of
 from dsf.report.layer_content import explained
 from dsf.report.selection import Decided, Shown, Subject, narrowed, subjects
-from dsf.report.viewer import EXPLORER, file_of, module_of, script_of, style_of
+from dsf.report.viewer import EXPLORER, code_of, file_of, module_of, script_of, style_of
 from dsf.report.views import FULL_BYTES, Progress, ignored
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
@@ -139,7 +139,7 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
 def rendered(
     shown: list[Subject], data: Mapping[str, Any], *, title: str | None, facts: Mapping[str, str]
 ) -> str:
-    script, style = script_of(*EXPLORER, "page"), style_of("explorer", "page")
+    script, style = script_of(code_of(*EXPLORER, "page")), style_of("explorer", "page")
     names = " and ".join(subject.name for subject in shown)
     layers = [layer for subject in shown for layer in subject.inspection]
     return filled(

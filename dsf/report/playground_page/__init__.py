@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dsf.report.page import filled
-from dsf.report.viewer import file_of, style_of
+from dsf.report.viewer import code_of, file_of, script_of, style_of
 from dsf.runtime.files import replace_file
 
+SHARED = ("codes", "text", "colours", "canvas", "tables")
+"""Scripts of the report's viewer: numbers as text, tables, and the colour scale."""
 SCRIPTS = ("systems", "pictures", "board")
 FOLDER = "playground_page"
 HEIGHT = 900
@@ -39,9 +41,7 @@ class Playground:
         """The page as one self-contained text, which needs no network."""
         start = {"preset": self.preset, "settings": dict(self.settings)}
         data = {**_content(), "start": start}
-        ours = [file_of(f"{name}.js", FOLDER) for name in SCRIPTS]
-        joined = "\n".join([*(file_of(f"{name}.js") for name in SHARED), *ours])
-        script = f'(() => {{\n"use strict";\n{joined}\n}})();\n'
+        script = script_of(f"{code_of(*SHARED)}\n{code_of(*SCRIPTS, folder=FOLDER)}")
         style = f"{style_of('explorer', 'page')}\n{file_of('playground.css', FOLDER)}"
         return filled(file_of("page.html.j2", FOLDER), script, style, data)
 
@@ -112,7 +112,3 @@ def _listed(names: Mapping[str, Any]) -> str:
 def _content() -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file_of("presets.json", FOLDER))
     return content
-
-
-SHARED = ("codes", "text", "colours", "canvas", "tables")
-"""Scripts of the report's viewer: numbers as text, tables, and the colour scale."""

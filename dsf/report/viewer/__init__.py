@@ -10,15 +10,15 @@ EXPLORER = (
 )  # fmt: skip
 
 
-def script_of(*names: str) -> str:
+def script_of(code: str) -> str:
     """A script for a page, in strict mode and without global names."""
-    return f'(() => {{\n"use strict";\n{_joined(names)}\n}})();\n'
+    return f'(() => {{\n"use strict";\n{code}\n}})();\n'
 
 
 def module_of(*names: str, sheet: str) -> str:
     """A module for a notebook; its style sheet is the constant ``SHEET``."""
     quoted = sheet.replace("\\", "\\\\").replace("`", "\\`").replace("${", "\\${")
-    return f"const SHEET = `{quoted}`;\n{_joined(names)}\n"
+    return f"const SHEET = `{quoted}`;\n{code_of(*names)}\n"
 
 
 def style_of(*names: str) -> str:
@@ -30,5 +30,5 @@ def file_of(name: str, folder: str = "viewer") -> str:
     return (files("dsf.report") / folder / name).read_text(encoding="utf-8")
 
 
-def _joined(names: tuple[str, ...]) -> str:
-    return "\n".join(file_of(f"{name}.js") for name in names)
+def code_of(*names: str, folder: str = "viewer") -> str:
+    return "\n".join(file_of(f"{name}.js", folder) for name in names)

@@ -77,17 +77,16 @@ class Stage {
     this.apart.hidden = true;
     if (this.settings.together) this.restyle();
     this.refresh();
-    this.app.overview.press(this.app.shown);
   }
 
   activate(pane) {
     if (this.active === pane || !pane.picture) return;
     this.active = pane;
     this.refresh();
-    this.app.overview.press(this.app.shown);
   }
 
   refresh() {
+    this.app.overview.press(this.app.shown);
     if (this.panes.some((pane) => !pane.picture)) return;
     for (const [k, pane] of this.panes.entries()) {
       pane.root.classList.toggle("active", this.panes.length > 1 && pane === this.active);
@@ -121,7 +120,6 @@ class Stage {
       this.apart.hidden = true;
       kept.draw();
       this.refresh();
-      this.app.overview.press(this.app.shown);
       if (focus) kept.over.focus({ preventScroll: true });
       return;
     }
@@ -149,7 +147,6 @@ class Stage {
     this.minus.setAttribute("aria-pressed", String(on && !trouble));
     await second.open(on && !trouble ? differenceOf(both, pictures) : this.before);
     this.refresh();
-    this.app.overview.press(this.app.shown);
     this.apart.hidden = !trouble;
     this.apart.textContent = `A − B cannot be shown: ${trouble}`;
   }
