@@ -7,7 +7,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.runtime.shapes import ShapeError, agree, has_axes, of_kind
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum
+from dsf.systems.composite import ExplicitMap, Operator, parts_of
 from dsf.systems.system import System, time_reversed
 
 Signal = Shaped[Tensor, "*batch time input channel"]
@@ -70,7 +70,7 @@ def check_signal(system: Operator, signal: Tensor) -> None:
             f"respond: the system is on {system.device}, but 'signal' is on {signal.device}. Move "
             f"one of them first."
         )
-    for part in system if isinstance(system, SystemSum) else (system,):
+    for part in parts_of(system):
         if part.initial is not None:
             channels = part.initial.shape[-1]
             agree("respond", "channel", initial=channels, signal=signal.shape[-1])

@@ -38,7 +38,7 @@ from dsf.interventions.fewer_keys import (
 )
 from dsf.runtime.argument_checks import checked
 from dsf.systems.coefficient import SampledWrite
-from dsf.systems.composite import ExplicitMap, SystemSum
+from dsf.systems.composite import ExplicitMap, parts_of
 from dsf.systems.system import System
 from dsf.systems.transition import SampledDiagonal
 
@@ -442,8 +442,7 @@ def _scans(layer: InspectedLayer) -> tuple[tuple[Any, Order], ...]:
     system: Any = layer.system
     if isinstance(system, ExplicitMap) and isinstance(system.rows, ScannedRows):
         return system.rows.scans
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    return tuple((part, torch.arange(part.steps)) for part in parts)
+    return tuple((part, torch.arange(part.steps)) for part in parts_of(system))
 
 
 def _places(

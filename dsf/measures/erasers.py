@@ -33,7 +33,7 @@ from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint as transpose
 from dsf.systems.algebra import with_conjugates
 from dsf.systems.coefficient import dense_of
-from dsf.systems.composite import ExplicitMap, Operator, RowSource, SystemSum, kept_rows
+from dsf.systems.composite import ExplicitMap, Operator, RowSource, SystemSum, kept_rows, parts_of
 from dsf.systems.system import System
 from dsf.systems.transition import Transition
 
@@ -107,8 +107,8 @@ def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
     if rows is not None:
         return _moved_on(rows, query, key)
     found: dict[int, Eraser] = {}
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    reading = [part for part in parts if isinstance(part, System) and _reads(part, query, key)]
+    every = (part for part in parts_of(system) if isinstance(part, System))
+    reading = [part for part in every if _reads(part, query, key)]
     if not reading:
         raise ValueError(
             f"erasers: expected a 'query' that reads the 'key', got query {query} and key {key}. "

@@ -33,7 +33,7 @@ from dsf.report.escaping import escaped
 from dsf.runtime.threads import in_parallel
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import dense_of
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum, kept_rows
+from dsf.systems.composite import ExplicitMap, Operator, kept_rows, parts_of
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 
@@ -65,8 +65,7 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     norms = selection.remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
     samples = system.batch[0] if has_samples else 1
     bounds = group_bounds(system.steps, groups)
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
-    ways = {bool(getattr(part, "runs_backward", False)) for part in parts}
+    ways = {getattr(part, "runs_backward", False) for part in parts_of(system)}
     hidden = np.zeros((groups, groups), dtype=bool)  # zero for all coefficients
     if len(ways) == 1:
         later = np.triu(np.ones((groups, groups), dtype=bool), 1)
@@ -333,14 +332,13 @@ def _unmeasured_state(
     system: Operator, maps: int, *, finite: bool, disorder: str, keeps_all: bool
 ) -> str:
     """The first reason that applies; empty if the state can be measured."""
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
     what = "maps" if keeps_all else f"maps of {getattr(system, 'state_size', 0)} states each"
     reasons = {
         "since a weight is not finite": not finite,
         "since there is a single token": system.steps < 2,
         f"since {disorder}": bool(disorder),
         "since the layer also reads later tokens": any(
-            getattr(part, "runs_backward", False) for part in parts
+            getattr(part, "runs_backward", False) for part in parts_of(system)
         ),
         f"since {system.steps:,} tokens are more than the {LONGEST} up to which a page does so": (
             system.steps > LONGEST

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from dsf.evaluate import Rows, row_blocks
 from dsf.report.selection import Selection, part_of
 from dsf.runtime.threads import each_in_parallel
-from dsf.systems.composite import ExplicitMap, Operator, SoftmaxRows, SystemSum
+from dsf.systems.composite import ExplicitMap, Operator, SoftmaxRows, parts_of
 
 KEPT = 12
 
@@ -257,8 +257,7 @@ def masked(operator: Operator, rows: Rows) -> Mask:
     hidden = torch.zeros(rows.weights.shape[-2:], dtype=torch.bool, device=read.device)
     ways = {False} if isinstance(source, SoftmaxRows) and source.causal else set()
     if not isinstance(operator, ExplicitMap):
-        parts = operator if isinstance(operator, SystemSum) else (operator,)
-        directions = {part.runs_backward for part in parts}
+        directions = {getattr(part, "runs_backward", False) for part in parts_of(operator)}
         ways |= directions if len(directions) == 1 else set()
     for backward in ways:
         hidden = hidden | (read < token if backward else read > token)

@@ -20,7 +20,7 @@ from dsf.runtime.files import replace_file
 from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import TokenSlots
-from dsf.systems.composite import SystemSum
+from dsf.systems.composite import parts_of
 from dsf.systems.system import System, time_reversed
 
 POSITIONS = 8
@@ -102,8 +102,7 @@ def _plain(value: Any) -> Any:
 
 def _recurrent_parts(layer: InspectedLayer) -> Iterator[tuple[str, System]]:
     """The system of a layer, or those of its sum, as far as they carry a state of fixed size."""
-    system = layer.system
-    parts = system.parts if isinstance(system, SystemSum) else (system,)
+    parts = parts_of(layer.system)
     for number, part in enumerate(parts, start=1):
         if isinstance(part, System) and not isinstance(part.B, TokenSlots) and part.steps > 2:
             yield layer.name if len(parts) == 1 else f"{layer.name} (scan {number})", part
