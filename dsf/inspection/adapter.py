@@ -25,7 +25,6 @@ Parts = Iterable[Captured]
 
 
 def one_layer(layer: Captured) -> Parts:
-    """A call that holds one layer."""
     return (layer,)
 
 

@@ -88,8 +88,8 @@ def parsed(text: str) -> list[int | str | slice]:
 
 def _several(name: str, wanted: Any) -> Iterable[int | str | slice]:
     wanted = wanted.tolist() if hasattr(wanted, "tolist") else wanted  # of NumPy or torch
-    several = tuple(wanted) if isinstance(wanted, Sequence | set | range) else (wanted,)
-    several = (wanted,) if isinstance(wanted, str) else several
+    is_one = isinstance(wanted, str) or not isinstance(wanted, Sequence | set | range)
+    several = [wanted] if is_one else wanted
     several = tuple(each.item() if hasattr(each, "item") else each for each in several)
     odd = [x for x in several if isinstance(x, bool) or not isinstance(x, int | str | slice)]
     if odd or not several:

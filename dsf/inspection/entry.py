@@ -298,12 +298,8 @@ def stored_layer(
     def remember(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         seen.append(bound(module.forward, args, named))
 
-    hook = module.register_forward_pre_hook(remember, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            model(*inputs, **named)
-    finally:
-        hook.remove()
+    with module.register_forward_pre_hook(remember, with_kwargs=True), torch.no_grad():
+        model(*inputs, **named)
     found = inspect(model, *inputs, layers=name, checks="none", **named)[name]
     known, hidden = known_modules(model), seen[0].get("hidden_states")
     if not isinstance(hidden, Tensor) or hidden.ndim != 3 or hidden.shape[0] != 1:

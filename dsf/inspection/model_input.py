@@ -80,13 +80,13 @@ def with_decoder_tokens(
 
     if not isinstance(decoder, nn.Module):
         return given
-    handle = decoder.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        # the run itself raises what is wrong
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), suppress(Exception):
-            model(*inputs, **given)
-    finally:
-        handle.remove()
+    with (
+        decoder.register_forward_pre_hook(note, with_kwargs=True),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+        suppress(Exception),  # the run itself raises what is wrong
+    ):
+        model(*inputs, **given)
     return {**given, NAME: found[0]} if found else given
 
 
@@ -483,7 +483,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         nullcontext() if tracker is None else tracker.following(where, model, inputs, named),
     ):
         for one in kept:
-            hooks.callback(one.register_forward_pre_hook(keep).remove)
+            hooks.enter_context(one.register_forward_pre_hook(keep))
         try:
             output = model(*inputs, **named)
             if tracker is not None:

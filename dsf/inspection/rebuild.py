@@ -219,11 +219,8 @@ def _run_again(
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments.update(copied(given_to(twin, args, kwargs)))
 
-    handle = twin.register_forward_pre_hook(note, with_kwargs=True)  # behind those of the module
-    try:
+    with twin.register_forward_pre_hook(note, with_kwargs=True):  # behind those of the module
         output, draws = _run(twin, invocation)
-    finally:
-        handle.remove()
     return replace(call, arguments=in_float64(arguments), output=output, draws=draws)
 
 

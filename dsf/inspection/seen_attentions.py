@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from dsf.evaluate import attention_map
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through, call_output, recording
-from dsf.inspection.capture.containers import is_cache, tensors_held
+from dsf.inspection.capture.containers import Computed, is_cache, tensors_held
 from dsf.inspection.capture.isolation import replaced, uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import reading_in
@@ -72,7 +72,10 @@ class Followed:
         """The maps after so many calls, or their ``last`` rows, in running order."""
         key = len(self.steps) if calls is None else calls, last
         if key not in self._maps:
-            self._maps[key] = _Maps(sequences(list(self.joined(calls)), self.known), last)
+            layers = sequences(list(self.joined(calls)), self.known)
+            self._maps[key] = Computed(
+                {each[0].name: cache(partial(_map_of, *each, last=last)) for each in layers}
+            )
         return self._maps[key]
 
     def joined(self, calls: int | None = None) -> Iterator[Call]:
@@ -281,28 +284,6 @@ FIELD, CROSS = "attentions", "cross_attentions"
 ENCODER, DECODER = "encoder_attentions", "decoder_attentions"
 
 
-class _Maps(Mapping[str, Tensor]):
-    """The maps of layers, or their ``last`` rows, each computed when it is first looked up."""
-
-    def __init__(self, layers: Sequence[tuple[Call, Adapter, str]], last: int | None):
-        self._layers, self._last = {layer[0].name: layer for layer in layers}, last
-        self._found: dict[str, Tensor] = {}
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._found:
-            self._found[name] = _map_of(*self._layers[name], self._last)
-        return self._found[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __repr__(self) -> str:
-        return f"maps of {', '.join(self._layers)}"
-
-
 class StepAttentions(Sequence[Tensor]):
     """The rows of the new tokens of one call, the latest, computed when they are looked at."""
 
@@ -364,7 +345,7 @@ class SeenAttentions:
         return self._latest[0]
 
 
-def _map_of(call: Call, adapter: Adapter, family: str, last: int | None) -> Tensor:
+def _map_of(call: Call, adapter: Adapter, family: str, *, last: int | None) -> Tensor:
     """The map of one call, or its ``last`` rows, in the number type of the module's output."""
     dtype = call_output(call.output).dtype
     narrow = torch.float64 if dtype is torch.float64 else torch.float32

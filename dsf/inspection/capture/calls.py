@@ -18,6 +18,7 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from dsf.inspection.capture.containers import (
+    Computed,
     Copies,
     copied_once,
     mapped,
@@ -314,13 +315,9 @@ def recording(
     with ExitStack() as hooks:
         for name, module in modules.items():
             ahead, behind = module.register_forward_pre_hook, module.register_forward_hook
-            handles = [
-                ahead(begin, prepend=True, with_kwargs=True),
-                ahead(prepare, with_kwargs=True),
-                behind(partial(finish, name), with_kwargs=True),
-            ]
-            for handle in handles:
-                hooks.callback(handle.remove)
+            hooks.enter_context(ahead(begin, prepend=True, with_kwargs=True))
+            hooks.enter_context(ahead(prepare, with_kwargs=True))
+            hooks.enter_context(behind(partial(finish, name), with_kwargs=True))
         yield
 
 
@@ -361,7 +358,7 @@ class Captured:
         return Project(self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
 
-class Weights(Mapping[str, Tensor]):
+class Weights(Computed):
     """Parameters and buffers of a module by name, converted to float64 when they are looked up.
 
     They are not copied unless ``copied`` is set, so that a model need not fit into memory twice.
@@ -372,35 +369,31 @@ class Weights(Mapping[str, Tensor]):
 
     def __init__(self, module: nn.Module, *, copied: bool = False):
         packed = packed_modules(module)
-        self._module, self._known = module, dict[str, Callable[[], Tensor]]()
+        makers: dict[str, Callable[[], Tensor]] = {}
         for name, part in (*module.named_parameters(), *module.named_buffers()):
             if not any(is_within(path, name) for path in packed):
                 own = part.clone() if copied else part
-                self._known[name] = partial(_unwritten, name, own, times_written(own))
+                makers[name] = partial(_unwritten, name, own, times_written(own))
         for name, made in made_weights(module).items():
-            self._known[name] = partial(made_weight, *made)
+            makers[name] = partial(made_weight, *made)
         for path, linear in packed.items():
             written_out = cache(partial(unpacked, linear, path))
             has_bias = getattr(linear, "bias", linear) is not None
             for kind in ("weight", "bias") if has_bias else ("weight",):
                 name = f"{path}.{kind}" if path else kind
-                self._known[name] = partial(_part_of, written_out, kind)
+                makers[name] = partial(_part_of, written_out, kind)
+        super().__init__(makers)
+        self._module = module
 
     def __getitem__(self, name: str) -> Tensor:
-        if name in self._known:
-            return in_float64(self._known[name]())
+        if name in self._makers:
+            return in_float64(super().__getitem__(name))
         path, _, kind = name.rpartition(".")  # such as the weight of a pruned module, no parameter
         owner = dict(self._module.named_modules(remove_duplicate=False)).get(path)
         found = None if owner is None else vars(owner).get(kind)
         if not isinstance(found, Tensor):
             raise KeyError(name)
         return in_float64(found)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
 
 
 def _part_of(made: Callable[[], nn.Module], kind: str) -> Tensor:

@@ -104,6 +104,25 @@ def once_each(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return acted
 
 
+class Computed(Mapping[str, Tensor]):
+    """Tensors by name, each computed when it is looked up."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Tensor]]):
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self)})"
+
+
 class DiskStore:
     """Large tensors in a temporary file without a name, which no crash leaves.
 

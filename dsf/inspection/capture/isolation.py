@@ -91,7 +91,6 @@ class _Contents:
                 waiting.append(own)
 
     def restore(self) -> None:
-        """Put back what was in every container."""
         for part, before in self._before:
             now, then = _entries(part), _entries(before)
             if len(now) != len(then) or any(map(is_not, now, then)):

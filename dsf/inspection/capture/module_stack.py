@@ -6,7 +6,7 @@ output gate and the output projection.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -221,7 +221,6 @@ class ModuleStack:
         self._claimed.add(name)
 
     def is_claimed(self) -> bool:
-        """Whether one of the running modules is claimed."""
         return any(self._names.get(frame.module) in self._claimed for frame in self._running)
 
     def pass_surroundings(self, call: Any, mixed: Tensor) -> None:
@@ -238,16 +237,13 @@ class ModuleStack:
 
         self.after_call(call.module, find)
 
-    def frame_of(self, module: nn.Module) -> Frame | None:
+    def frame_of(self, module: nn.Module | None) -> Frame | None:
         return next((one for one in reversed(self._running) if one.module is module), None)
 
     def around(self, frame: Frame) -> list[Frame]:
         """The frame and those of modules of the model around it, the innermost first."""
         outer = self._running[: self._running.index(frame) + 1]
         return [one for one in reversed(outer) if one.module in self._names]
-
-    def is_running(self, module: nn.Module | None) -> bool:
-        return any(frame.module is module for frame in self._running)
 
     def after_call(self, module: nn.Module, callback: AfterCall) -> None:
         """Once ``module`` has returned, call ``callback``."""
@@ -270,28 +266,22 @@ class ModuleStack:
             if module not in self._names or not _takes_hooks(module):
                 leave(module, given, output)
 
-        handles = [
-            register_module_forward_pre_hook(enter),
-            register_module_forward_hook(elsewhere, always_call=True),
-        ]
-        if self._looks_around:
-            handles.append(register_module_forward_hook(project))
         notes_arguments = self.keeps_passes or self.tracker is not None
-        # A hook for all modules does not get keywords, and runs before those of single modules.
-        # What hooks of others make of arguments and output is part of the module: it is called
-        # before the first of them, and left after the last.
-        for module in filter(_takes_hooks, self._names):
-            handles.append(module.register_forward_hook(leave, always_call=True))
-            if notes_arguments:
-                handles.append(
-                    module.register_forward_pre_hook(note, prepend=True, with_kwargs=True)
-                )
-        try:
+        with ExitStack() as stack:
+            hook = stack.enter_context
+            hook(register_module_forward_pre_hook(enter))
+            hook(register_module_forward_hook(elsewhere, always_call=True))
+            if self._looks_around:
+                hook(register_module_forward_hook(project))
+            # A hook for all modules does not get keywords, and runs before those of single modules.
+            # What hooks of others make of arguments and output is part of the module: it is called
+            # before the first of them, and left after the last.
+            for module in filter(_takes_hooks, self._names):
+                hook(module.register_forward_hook(leave, always_call=True))
+                if notes_arguments:
+                    hook(module.register_forward_pre_hook(note, prepend=True, with_kwargs=True))
+            stack.callback(self._running.clear)
             yield
-        finally:
-            self._running.clear()
-            for handle in handles:
-                handle.remove()
 
     def _of_this_piece(self, hook: Callable[..., None]) -> Callable[..., None]:
         """The hook for modules that run for this piece of work alone."""

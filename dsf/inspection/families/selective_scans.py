@@ -49,11 +49,6 @@ from dsf.inspection.families.shared import (
 from dsf.inspection.whole.stages import Chain, Scale, Stage
 from dsf.mixers import LogLinearAttention, SelectiveStateSpace, StateSpaceDuality
 
-NORMS = (
-    ("dt_layernorm", "b_layernorm", "c_layernorm"),
-    ("dt_layernorm", "B_layernorm", "C_layernorm"),
-)
-
 
 def _read_mamba(layer: Captured) -> SelectiveStateSpace:
     weights, x = layer.weights, _projected_half(layer, 0)
@@ -98,7 +93,8 @@ def _normalised(layer: Captured, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...
     weights, module = layer.weights, layer.module
     if layer.family == "falcon_mamba":
         return tuple(rms_norm(part, part.shape[-1:], eps=module.rms_eps) for part in parts)
-    for norms in NORMS:
+    for write, read_out in ("bc", "BC"):
+        norms = "dt_layernorm", f"{write}_layernorm", f"{read_out}_layernorm"
         if all(f"{norm}.weight" in weights for norm in norms):
             epsilons = (epsilon_of(getattr(module, norm)) for norm in norms)
             return tuple(

@@ -60,7 +60,6 @@ class Product:
 
     @property
     def transposed(self) -> "Product":
-        """The transposed product, ``rightᵀ leftᵀ``."""
         sources, places = self.sources[::-1], self.places[::-1]
         return Product(self.right.mT, self.left.mT, sources, self.output.mT, self.factor, places)
 
@@ -318,7 +317,7 @@ class SoftmaxListener(Functions):
                 weights = self._as_weights(weights, each)
             if isinstance(weights, Normalised):
                 return self._recorded(weights, each, output, place)
-        running = self._where.is_running  # the tensors of modules that have returned are forgotten
+        running = self._where.frame_of  # the tensors of modules that have returned are forgotten
         self._unused = [one for one in self._unused if running(one.module)]
         self._followed = {
             key: entry for key, entry in self._followed.items() if running(entry[1].module)
