@@ -371,12 +371,9 @@ def _run(
     model: nn.Module, inputs: Any, named: Any, known: Known, **asked: Any
 ) -> tuple[list[Call], Tensor]:
     results: list[Any] = []
-    handle = model.register_forward_hook(lambda _, __, output: results.append(output))
     watched = {path: model.get_submodule(path) for path in known}
-    try:
+    with model.register_forward_hook(lambda _, __, output: results.append(output)):
         calls = run(model, watched, inputs, named, **asked)
-    finally:
-        handle.remove()
     output = put_out(results[-1])
     if output is None:
         raise InspectionError(

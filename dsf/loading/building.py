@@ -291,11 +291,8 @@ def _counted(most: int, where: str) -> Iterator[None]:
                 "weights are for; use the config.json that belongs to these weights."
             )
 
-    hook = register_module_module_registration_hook(one_more)
-    try:
+    with register_module_module_registration_hook(one_more):
         yield
-    finally:
-        hook.remove()
 
 
 @contextmanager
