@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from threading import Lock
 from typing import Any
 
@@ -33,7 +33,7 @@ from dsf.inspection.capture.calls import (
     first_numbers,
     given_to,
 )
-from dsf.inspection.capture.containers import DiskStore, Fingerprint, is_cache, mapped, once_each
+from dsf.inspection.capture.containers import DiskStore, Fingerprint, is_cache, mapped
 from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import (
@@ -468,7 +468,7 @@ class LayerComparison:
 
 def on_disk(layer: InspectedLayer, store: DiskStore) -> InspectedLayer:
     """``layer`` with its tensors in ``store``."""
-    copy, shell = once_each(store.moved), layer.shell
+    copy, shell = cache(store.moved), layer.shell  # what is one in several places stays one
     mixer = mapped(layer.mixer, copy)
     if isinstance(shell, partial):
         captured, adapter, _, tolerance = shell.args

@@ -92,18 +92,6 @@ def memory_key(tensor: Tensor) -> int:
     return id(tensor) if storage is None else int(storage._cdata)
 
 
-def once_each(act: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function that does its work once for an object, which is one in several places."""
-    known: dict[int, Any] = {}
-
-    def acted(part: Any) -> Any:
-        if id(part) not in known:
-            known[id(part)] = act(part)
-        return known[id(part)]
-
-    return acted
-
-
 class Computed(Mapping[str, Tensor]):
     """Tensors by name, each computed when it is looked up."""
 

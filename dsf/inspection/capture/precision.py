@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsf.inspection.capture.containers import mapped, once_each
+from dsf.inspection.capture.containers import mapped
 from dsf.inspection.capture.modes import Functions
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.number_types import has_double
@@ -113,7 +113,7 @@ def in_float64(value: Any) -> Any:
     # Also in tuples, lists, dictionaries, caches and packed sequences; everything else as it is.
     # From a device without float64 to the processor. What is one tensor in several places stays
     # one.
-    @once_each
+    @cache
     def converted(part: Tensor) -> Tensor:
         near = part.detach().to(home(part.device))
         return near.to(_READS_IN.get()) if near.is_floating_point() else near

@@ -269,8 +269,7 @@ class SoftmaxListener(Functions):
     def __init__(self, where: ModuleStack, calls: list[Call]):
         super().__init__()
         self._where, self._calls = where, calls
-        # The tensors are kept alive, so that no other tensor gets the same id.
-        self._followed: dict[int, tuple[Tensor, Scores | Normalised]] = {}
+        self._followed: dict[Tensor, Scores | Normalised] = {}
         self._unused: list[Scores] = []
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -319,12 +318,11 @@ class SoftmaxListener(Functions):
                 return self._recorded(weights, each, output, place)
         running = self._where.frame_of  # the tensors of modules that have returned are forgotten
         self._unused = [one for one in self._unused if running(one.module)]
-        self._followed = {
-            key: entry for key, entry in self._followed.items() if running(entry[1].module)
-        }
+        followed = self._followed.items()
+        self._followed = {tensor: what for tensor, what in followed if running(what.module)}
         scores = Scores(self._where.module, made, made.factor)
         self._unused.append(scores)
-        self._follow(output, scores)
+        self._followed[output] = scores
         return output
 
     def _as_weights(self, scores: Scores | None, made: Product) -> Normalised:
@@ -349,7 +347,8 @@ class SoftmaxListener(Functions):
         # The scores may be more than one product of queries and keys.
         is_one = len(rivals) <= 1 and output.shape[along] == scores.product.output.shape[-1]
         scores, written = scores if is_one else replace(scores, plain=False), times_written(output)
-        self._follow(output, Normalised(self._where.module, given, output, scores, written))
+        module = self._where.module
+        self._followed[output] = Normalised(module, given, output, scores, written)
 
     def _passed_on(self, name: str, given: list[Any], output: Tensor) -> None:
         for part in given:
@@ -359,15 +358,11 @@ class SoftmaxListener(Functions):
                     passed = changed(source, name, given)
                     if isinstance(passed, Scores) and output.shape != part.shape:
                         passed = replace(passed, laid_out=False)
-                    self._follow(output, passed)
+                    self._followed[output] = passed
                 return
 
-    def _follow(self, tensor: Tensor, what: Scores | Normalised) -> None:
-        self._followed[id(tensor)] = tensor, what
-
     def _find(self, part: Any) -> Scores | Normalised | None:
-        entry = self._followed.get(id(part)) if isinstance(part, Tensor) else None
-        return None if entry is None else entry[1]
+        return self._followed.get(part) if isinstance(part, Tensor) else None
 
     def _recorded(self, weights: Normalised, made: Product, output: Tensor, place: int) -> Tensor:
         module = self._where.module
