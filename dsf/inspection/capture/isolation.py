@@ -129,12 +129,11 @@ class _WeightBackup(Functions):
 
     def __init__(self, parts: Sequence[Tensor]):
         super().__init__()
-        self._parts = {id(part): part for part in parts}
-        self._versions = {key: times_written(part) for key, part in self._parts.items()}
-        self._stored: dict[int, list[int]] = {}
-        for key, part in self._parts.items():
-            self._stored.setdefault(memory_key(part), []).append(key)
-        self._before: dict[int, Tensor] = {}
+        self._versions = {part: times_written(part) for part in parts}
+        self._stored: dict[int, list[Tensor]] = {}
+        for part in self._versions:
+            self._stored.setdefault(memory_key(part), []).append(part)
+        self._before: dict[Tensor, Tensor] = {}
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _writes(getattr(func, "__name__", "")) or kwargs.get("inplace") or "out" in kwargs:
@@ -146,17 +145,17 @@ class _WeightBackup(Functions):
 
     def _keep(self, written: Tensor) -> None:
         with torch._C.DisableTorchFunction():
-            keys = [id(written)] if id(written) in self._parts else []
-            for key in keys or self._stored.get(memory_key(written), []):
-                if key not in self._before:
-                    self._before[key] = self._parts[key].detach().clone()
+            is_one = written in self._versions
+            for part in [written] if is_one else self._stored.get(memory_key(written), []):
+                if part not in self._before:
+                    self._before[part] = part.detach().clone()
 
     def restore(self) -> int:
         """Put back what was written over; how many parts were written into in another way."""
-        changed = [k for k, part in self._parts.items() if times_written(part) != self._versions[k]]
-        for key, before in self._before.items():
-            self._parts[key].copy_(before)
-        return sum(key not in self._before for key in changed)
+        changed = [part for part, n in self._versions.items() if times_written(part) != n]
+        for part, before in self._before.items():
+            part.copy_(before)
+        return sum(part not in self._before for part in changed)
 
 
 @cache
