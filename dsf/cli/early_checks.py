@@ -98,38 +98,29 @@ def check_model(
     if revision is not None and not revision.strip():
         raise LoadError("--revision is empty. Give a branch, tag or commit, or leave it out.")
     path = Path(model)
-    if path.exists() and revision is not None:
-        raise LoadError(
-            f"{model}: a {'folder' if path.is_dir() else 'file'} has no revision {revision!r}. "
-            "Leave --revision out."
-        )
-    if (file := model_files.gguf_file(model)) is not None:
-        with file.open("rb") as opened:
-            if not file.stat().st_size:
-                raise LoadError(f"{model}: is empty; download it again.")
-            if opened.read(len(GGUF)) != GGUF:
-                raise LoadError(
-                    f"{model}: is not a GGUF file: it does not begin with these letters."
-                )
-        return ModelFacts(name=model)
-    if path.is_dir():
-        folder = model_files.ModelFolder(path.resolve())
-        _check_is_model(folder, model)
-        facts = _facts(folder, model, tokenizer=model_files.has_tokenizer(folder))
-        for weights in model_files.weight_files(folder) if needs_weights else ():
-            if not weights.stat().st_size:
-                raise LoadError(f"{weights}: is empty; download it again.")
-            with model_files.opened_safetensors(weights, "np"):  # checks its header, without torch
-                pass
-        return facts
-    if path.exists():
-        raise LoadError(f"{model}: is a file, where the folder around it is expected; give that.")
-    if path.is_symlink():
+    if path.is_symlink() and not path.exists():
         raise LoadError(f"{model}: is a link that leads nowhere. Remove it, or give the folder.")
-    if near := _similar_name(path):
+    if not path.exists() and (near := _similar_name(path)):
         raise LoadError(f"{shown(model)}: there is no such folder. Did you mean {near}?")
-    place = model_files.snapshot(model, revision, offline=offline, settings_only=True)
-    return _facts(model_files.ModelFolder(place.resolve()), model, tokenizer=None)
+    place = model_files.located(model, revision, offline=offline, settings_only=True)
+    if isinstance(place, Path):
+        with place.open("rb") as opened:
+            begin = opened.read(len(GGUF))
+        if not begin:
+            raise LoadError(f"{model}: is empty; download it again.")
+        if begin != GGUF:
+            raise LoadError(f"{model}: is not a GGUF file: it does not begin with these letters.")
+        return ModelFacts(name=model)
+    if not path.is_dir():
+        return _facts(place, model, tokenizer=None)
+    _check_is_model(place, model)
+    facts = _facts(place, model, tokenizer=model_files.has_tokenizer(place))
+    for weights in model_files.weight_files(place) if needs_weights else ():
+        if not weights.stat().st_size:
+            raise LoadError(f"{weights}: is empty; download it again.")
+        with model_files.opened_safetensors(weights, "np"):  # checks its header, without torch
+            pass
+    return facts
 
 
 def check_numbers(numbers: Sequence[int], vocabulary: int | None, model: str) -> None:

@@ -214,6 +214,27 @@ def gguf_file(path_or_id: str | Path) -> Path | None:
     return folder.file(names[0]) if names else None
 
 
+def located(
+    path_or_id: str | Path,
+    revision: str | None,
+    *,
+    offline: bool | None,
+    settings_only: bool = False,
+) -> Path | ModelFolder:
+    """Return a GGUF file, or the folder of a model, downloaded where a hub id was passed."""
+    file, given = gguf_file(path_or_id), Path(path_or_id)
+    if file is None and given.is_file():
+        raise LoadError(f"{given}: is a file, where the folder around it is expected; give that.")
+    if revision is not None and (file is not None or given.is_dir()):
+        what = "folder" if file is None else "file"
+        raise LoadError(f"{given}: a {what} has no revision {revision!r}. Leave the revision out.")
+    if file is None and not given.is_dir():
+        given = snapshot(
+            str(path_or_id), revision, offline=bool(offline), settings_only=settings_only
+        )
+    return ModelFolder(given.resolve()) if file is None else file
+
+
 _ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 
 

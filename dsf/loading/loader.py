@@ -11,7 +11,7 @@ from torch import nn
 
 from dsf.loading.building import blueprint, build, fingerprint, read_weights, skeleton
 from dsf.loading.errors import LoadError, listed
-from dsf.loading.folder import ModelFolder, gguf_file, read_settings, snapshot, weight_files
+from dsf.loading.folder import ModelFolder, located, read_settings, weight_files
 from dsf.loading.gguf_files import gguf_blueprint, read_gguf, read_gguf_weights
 from dsf.loading.tokenizer import folder_tokenizer, gguf_tokenizer
 
@@ -72,7 +72,7 @@ def load_model(
     Raises:
         LoadError: a file was refused, is missing, or disagrees with another one.
     """
-    place = _located(path_or_id, revision, offline)
+    place = located(path_or_id, revision, offline=offline)
     if isinstance(place, Path):
         if mapped:
             raise LoadError(
@@ -118,7 +118,7 @@ def file_hashes(
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
-    place = _located(path_or_id, revision, offline)
+    place = located(path_or_id, revision, offline=offline)
     if isinstance(place, Path):
         return read_gguf(place).header_hash, fingerprint([place])
     files = weight_files(place)
@@ -140,7 +140,7 @@ def read_model_tokenizer(
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
-    place = _located(path_or_id, revision, offline)
+    place = located(path_or_id, revision, offline=offline)
     if isinstance(place, Path):
         with gguf_tokenizer(read_gguf(place), texts) as opened:
             return opened()
@@ -161,26 +161,11 @@ def load_skeleton(
     Raises:
         LoadError: as ``load_model``, for problems that are found before the weights are read.
     """
-    place = _located(path_or_id, revision, offline, settings_only=True)
+    place = located(path_or_id, revision, offline=offline, settings_only=True)
     if isinstance(place, Path):
         return skeleton(gguf_blueprint(read_gguf(place))[0], str(place))
     where = f"{place.path / 'config.json'}"
     return skeleton(blueprint(read_settings(place, allow_quantized=True).values, where), where)
-
-
-def _located(
-    path_or_id: str | Path, revision: str | None, offline: bool | None, **wanted: bool
-) -> Path | ModelFolder:
-    """The GGUF file, or the folder of a model, downloaded from the hub where an id was passed."""
-    file, given = gguf_file(path_or_id), Path(path_or_id)
-    if file is None and given.is_file():
-        raise LoadError(f"{given}: a file, where the folder around it is expected; pass that.")
-    if revision is not None and (file is not None or given.is_dir()):
-        what = "folder" if file is None else "file"
-        raise LoadError(f"{given}: a {what} has no revision {revision!r}; pass revision=None.")
-    if file is None and not given.is_dir():
-        given = snapshot(str(path_or_id), revision, offline=bool(offline), **wanted)
-    return ModelFolder(given.resolve()) if file is None else file
 
 
 def _hash_of_settings(folder: ModelFolder) -> str:
