@@ -46,7 +46,8 @@ def doctor(
         raise ValueError(f"--out {str(out)!r}: is a file, and a folder is expected.")
 
     def work(run: Run) -> Answer:
-        found = findings(out, run.threads)
+        hardware, place = _hardware(run.threads), _place(out)
+        found = [*_packages(), *_import_name(), *hardware, *place, _browser()]
         missing = sum(each.verdict == "missing" for each in found)
         warnings = sum(each.verdict == "warning" for each in found)
 
@@ -71,16 +72,6 @@ class Finding:
     found: str
     verdict: Status = "ok"
     cure: str = ""
-
-
-def findings(out: Path, threads: str) -> list[Finding]:
-    return [
-        *_packages(),
-        *_import_name(),
-        *_hardware(threads),
-        *_place(out),
-        _browser(),
-    ]
 
 
 def _packages() -> Iterator[Finding]:
@@ -168,26 +159,20 @@ def _hardware(threads: str) -> Iterator[Finding]:
     import torch
 
     from dsf.evaluate.memory_plan import free_memory
-    from dsf.systems.kernels import found, why_off
+    from dsf.systems.kernels import found, why_off, why_off_on_cuda
 
     cuda = torch.cuda.is_available()
     yield Finding("device", torch.cuda.get_device_name() if cuda else "cpu")
     yield Finding("threads", threads)
     yield Finding("kernels", found(), "optional" if why_off() else "ok")
-    yield from _kernels_on_cuda()
+    why = why_off_on_cuda()
+    on_cuda = f"off: {why}" if why else "active"
+    yield Finding("kernels for cuda", on_cuda, "optional" if why else "ok")
     free = free_memory(torch.device("cpu"))
     if free is None:
         yield Finding("free memory", "unknown", "optional")
     else:
         yield _room("free memory", free, MIN_MEMORY_BYTES, "close other programs")
-
-
-def _kernels_on_cuda() -> Iterator[Finding]:
-    from dsf.systems.kernels import why_off_on_cuda
-
-    why = why_off_on_cuda()
-    found = f"off: {why}" if why else "active"
-    yield Finding("kernels for cuda", found, "optional" if why else "ok")
 
 
 def _place(out: Path) -> Iterator[Finding]:

@@ -241,7 +241,14 @@ def check_folder(
     for name in files:
         if (folder / name).is_dir():
             raise ValueError(f"{where}: {name} in it is a folder. Give another folder.")
-    _try(above, where)
+    try:  # a file without a name, which is gone at once
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{where}: nothing can be written to {str(above)!r}: {error.strerror}. Give another "
+            "folder."
+        ) from None
 
 
 def check_file(file: Path, option: str) -> None:
@@ -270,18 +277,6 @@ def _owner(file: Path) -> str:
     if (folder / "job.json").exists():
         return "a job"
     return "a model" if file.suffix == ".gguf" or model_files.holds_model(folder) else ""
-
-
-def _try(place: Path, where: str) -> None:
-    """Make a file without a name there, which is gone at once."""
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"{where}: nothing can be written to {str(place)!r}: {error.strerror}. Give another "
-            "folder."
-        ) from None
 
 
 def check_free(folder: Path) -> None:

@@ -161,6 +161,7 @@ def _intervene(
     where: dict[str, Any],
     top: int,
 ) -> Answer:
+    from dsf.attribution.targets import measured
     from dsf.interventions import intervene as run_edited
 
     loaded = opened.loaded
@@ -170,18 +171,16 @@ def _intervene(
             f"{loaded.identity}: expected logits, got a tensor of the sizes "
             f"{tuple(result.clean.shape)}. Use dsf.intervene in Python."
         )
-    result = replace(result, tokenizer=loaded.tokenizer)
     is_class = result.clean.ndim == ONE_ROW
     rows = [each[0] if is_class else each[0, position] for each in (result.clean, result.output)]
     clean, changed = (opened.likeliest(row, top, named=not is_class) for row in rows)
     effect: dict[str, Any] | None = None
     if tokens is not None:
-        moved = result.effect(*tokens, position=position).item()
-        zeros = result.clean.new_zeros(()).expand_as(result.clean)
-        from_zero = replace(result, output=result.clean, clean=zeros)
-        before = from_zero.effect(*tokens, position=position).item()
+        runs = result.clean.double(), result.output.double()
+        number = measured(*tokens, position, runs[0], loaded.tokenizer)
+        before, after = (number(each).item() for each in runs)
         name = escaped(shared.target_in_words(tokens))
-        effect = {"target": name, "clean": before, "changed": before + moved, "effect": moved}
+        effect = {"target": name, "clean": before, "changed": after, "effect": after - before}
 
     def show() -> None:
         for edit in result.edits:

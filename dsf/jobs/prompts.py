@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dsf.evaluate.memory_plan import is_out_of_memory
-from dsf.inspection import InspectedLayer, inspect, memory_forecast
+from dsf.inspection import inspect, memory_forecast
 from dsf.inspection.choice import Chosen
 from dsf.inspection.model_input import number_type
 from dsf.inspection.results.measurements import BY_DEFAULT, LONGEST_FOR_RANKS, QUANTITIES, values
@@ -153,17 +152,15 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
         heads=plan.heads,
         strict=True,
     )
-    measured = [_measured(layer, plan) for layer in found]
-    finish(folder, unit, measured, list(found.unsupported), loaded.notes)
-
-
-def _measured(layer: InspectedLayer, plan: Plan) -> tuple[LayerFacts, dict[str, Tensor]]:
     quantities = {
         name: (BY_DEFAULT if name in plan.left_out else QUANTITIES)[name]
         for name in plan.quantities
     }
-    found, unmeasured = values(layer.system, quantities)
-    return LayerFacts.of(layer, unmeasured), found
+    measured = []
+    for layer in found:
+        numbers, unmeasured = values(layer.system, quantities)
+        measured.append((LayerFacts.of(layer, unmeasured), numbers))
+    finish(folder, unit, measured, list(found.unsupported), loaded.notes)
 
 
 @lru_cache(maxsize=1)

@@ -35,7 +35,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> Path:
     if is_special(path):
         raise ValueError(f"{path} is a device or a pipe, and a file is written. Give another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft_beside(path)
+    draft = path.with_name(f".dsf-{secrets.token_hex(16)}.draft{path.suffix}")
     try:
         with _naming(path):
             draft.touch(exist_ok=False)
@@ -158,11 +158,6 @@ def _place(folder: Path, name: str, *, make: bool = False) -> Path:
                     "used. Remove it, or choose another folder."
                 )
     return path
-
-
-def _draft_beside(path: Path) -> Path:
-    """Return a file name that cannot exist yet and cannot be guessed."""
-    return path.with_name(f".dsf-{secrets.token_hex(16)}.draft{path.suffix}")
 
 
 @contextmanager
