@@ -1,11 +1,10 @@
 """The list of all adapters that read a module by hooks, and which adapter reads which module."""
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import entry_points
-from typing import Any
 
-from torch import nn
+from torch import Size, nn
 
 from dsf.inspection.adapter import Adapter, Structure, shapes_of
 from dsf.inspection.capture.precision import class_path
@@ -70,16 +69,20 @@ STRUCTURES: tuple[Structure, ...] = (
 
 def candidates(model: nn.Module, known: Known) -> dict[str, tuple[Structure, ...]]:
     """By its path every module that no adapter names, with the families that it may be one of."""
-    found, of_shapes = {}, dict[Any, tuple[Structure, ...]]()
+    found = {}
     for path, module in model.named_modules():
         if not any(is_within(other, path) for other in known):
-            held = shapes_of(module)
-            key = tuple(held.items())  # the same in equal layers
-            if key not in of_shapes:
-                of_shapes[key] = tuple(one for one in STRUCTURES if one.sizes(held) is not None)
-            if of_shapes[key]:
-                found[path] = of_shapes[key]
+            fitting = _fitting(tuple(shapes_of(module).items()))  # the same in equal layers
+            if fitting:
+                found[path] = fitting
     return found
+
+
+@lru_cache(maxsize=1024)
+def _fitting(shapes: tuple[tuple[str, Size], ...]) -> tuple[Structure, ...]:
+    """The families of which a module with parameters of these names and shapes may be one."""
+    held = dict(shapes)
+    return tuple(one for one in STRUCTURES if one.sizes(held) is not None)
 
 
 def known_modules(model: nn.Module, given: Sequence[Adapter] = ()) -> Known:
