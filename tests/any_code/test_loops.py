@@ -249,6 +249,14 @@ class Leaks(Gated):
         return made.tanh()
 
 
+class Chosen(Leaks):
+    """What a gate makes of the last candidate takes the place of the last outputs."""
+
+    def step(self, x, step, states):
+        h, states = Gated.step(self, x, step, states)
+        return torch.where(torch.tensor(step < STEPS - 2), h, self.last), states
+
+
 class ShiftedValues(Gated):
     """The candidate is also made of the token before."""
 
@@ -280,7 +288,7 @@ class Kept(Gated):
 
 
 @pytest.mark.sampled(count=2)
-@pytest.mark.parametrize("kind", [Leaks, ShiftedValues, ShiftedToken, Kept])
+@pytest.mark.parametrize("kind", [Leaks, Chosen, ShiftedValues, ShiftedToken, Kept])
 def test_a_loop_in_which_tokens_meet_in_a_further_way_is_not_read(kind):
     model, x = drawn(kind().double()), tokens(2, STEPS, CHANNELS).double()
     try:
