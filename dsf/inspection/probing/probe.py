@@ -101,7 +101,9 @@ class Budget:
         """Raise an error if passes of so many operations, or a map of a size, are too much."""
         self.is_short = True
         cost = passes * share_of_pass(operations)
-        counted = f"{passes} forward passes of it, which count as {cost:.0f} by their operations"
+        counted = f"{passes} forward passes of it"
+        if cost != passes:
+            counted += f", which count as {cost:.0f} by their operations"
         if self.exceeds(operations, passes):
             raise UnreadableError(
                 f"its map would take {counted}, more than the {self.each} that are made unasked; "
