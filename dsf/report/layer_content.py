@@ -530,13 +530,11 @@ def thumbnails(seen: list[pictures.MapView]) -> dict[str, Any]:
 
 def _map(view: pictures.MapView, *, exact: bool) -> dict[str, Any]:
     order = np.argsort(-np.abs(np.nan_to_num(view.column_sums)), kind="stable")
-    full, largest_apart = view.brightness
     return {
         "label": view.label,
         "sample": view.sample,
         "scale": view.scale,
-        "bright": full,
-        "largest_apart": largest_apart,
+        "bright": view.bright,
         "signed": view.signed,
         "nans": view.nans,
         "infinities": view.infinities,

@@ -101,34 +101,28 @@ class MapView:
 
     @property
     def bright(self) -> float:
-        return self.brightness[0]
-
-    @property
-    def brightness(self) -> tuple[float, float]:
         """The weight from which colours are full, so that a few cells do not hide the rest.
 
-        With it the largest magnitude off the diagonal; of all, if that is 0. Of the cells that are
-        not masked, 98 in 100 lie below it. The diagonal and the first key, which often take most
-        of the weight, do not count. It is at least a sixteenth of the largest of those cells, so
-        that noise stays pale next to a few strong weights. Where 98 in 100 also lie above half of
-        it, the map is nearly uniform, and would be full of colour everywhere; it is then up to four
-        times as large, so that the square root of a uniform map is a half.
+        Of the cells that are not masked, 98 in 100 lie below it. The diagonal and the first key,
+        which often take most of the weight, do not count. It is at least a sixteenth of the largest
+        of those cells, so that noise stays pale next to a few strong weights. Where 98 in 100 also
+        lie above half of it, the map is nearly uniform, and would be full of colour everywhere; it
+        is then up to four times as large, so that the square root of a uniform map is a half.
         """
         size = np.where(np.isfinite(self.weights), np.abs(self.weights), np.nan)
         if self.row_sums.size == self.column_sums.size:  # queries and keys are the same tokens
             np.fill_diagonal(size, np.nan)
-        apart = float(np.nanmax(size, initial=0.0)) or self.scale
         size[:, :1] = np.nan
         seen = size[np.isfinite(size) & ~self.masked]
         highest = float(seen.max(initial=0.0))
         if not highest:
-            return self.scale, apart
+            return self.scale
         least, full = np.quantile(seen, (1 - BRIGHT, BRIGHT)).tolist()
         full = min(max(full, highest * FAINTEST), self.scale)
         if len(seen) < FEWEST or np.count_nonzero(seen < EVEN * full) > (1 - BRIGHT) * len(seen):
-            return full, apart
+            return full
         least = max(least, EVEN * full)
-        return full * (least / full / EVEN) ** 2, apart
+        return full * (least / full / EVEN) ** 2
 
 
 Numbers = Float[np.ndarray, "maps rows columns"]

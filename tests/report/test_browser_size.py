@@ -1,6 +1,5 @@
 """The page at real size in a real browser: the map is large, its colours show what it does."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -80,24 +79,6 @@ def test_beside_a_sink_the_other_weights_are_seen_and_linear_is_one_choice_away(
     page.get_by_label("Colour scale").select_option("linear")
     page.locator(".legend", has_text="linear").wait_for()
     assert robust > 5 * under.evaluate(WARM)
-
-
-def test_the_diagonal_can_be_hidden(visited, of, softmax, tmp_path):
-    scores = torch.full((40, 40), -9.0).fill_diagonal_(0)
-    page = visited(show(of([softmax(scores)]), tmp_path / "r.html"))
-    open_menu(page)
-    page.get_by_label("Colour scale").select_option("linear")
-    under = page.locator(".canvases canvas").first
-    before = under.evaluate(WARM)
-    assert "1" in page.locator(".legend .ramp").inner_text().split()
-    page.get_by_label("hide diagonal").check()
-    largest = float(np.exp(-9) / (1 + np.exp(-9)))
-    assert f"{largest:.3g}"[:5] in page.locator(".legend .ramp").inner_text()
-    assert under.evaluate(WARM) > 5 * before
-    page.locator(".pane canvas").nth(1).press("Home")
-    open_menu(page)
-    page.get_by_label("hide diagonal").uncheck()
-    assert under.evaluate(WARM) == before
 
 
 def test_a_map_without_negative_weights_has_a_scale_from_zero(page):

@@ -186,21 +186,6 @@ def test_a_measure_without_meaning_is_not_called_infinite(shown, of, softmax):
     assert row.locator("td").last.inner_text() == "not defined"
 
 
-def test_a_hidden_diagonal_is_named_and_does_not_count(shown, of, softmax):
-    """Each query gives 0.9 to itself; without that the largest weight is a tenth."""
-    scores = torch.where(torch.eye(40, dtype=torch.bool), math.log(9), -1000.0)
-    scores[torch.arange(5, 40), torch.arange(35)] = 0
-    page = shown(of([softmax(scores)]))
-    open_menu(page)
-    page.get_by_label("Colour scale").select_option("linear")
-    legend = page.locator(".legend")
-    assert "diagonal, hidden" not in legend.inner_text()
-    page.get_by_label("hide diagonal").check()
-    legend.get_by_text("diagonal, hidden").wait_for()
-    assert page.locator(".ramp span").last.inner_text() == "0.100"
-    assert "the largest is" not in legend.inner_text()
-
-
 def test_the_first_key_counts_in_the_scale_of_a_difference(shown, of, softmax):
     """A reads the first key alone, B itself and a fifth of the second key: A − B is 1, and −0.2."""
     first, itself = torch.full((2, 12, 12), -1000.0)
@@ -213,7 +198,5 @@ def test_the_first_key_counts_in_the_scale_of_a_difference(shown, of, softmax):
     page.locator(".pane h2", has_text="A − B: ").wait_for()
     open_menu(page)
     page.get_by_label("Colour scale").select_option("linear")
-    page.get_by_label("hide diagonal").check()
     ramp = page.locator(".pane").nth(1).locator(".ramp span")
-    page.locator(".legend", has_text="diagonal, hidden").last.wait_for()
     assert ramp.all_inner_texts() == ["−1", "0", "+1"]

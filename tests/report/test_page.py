@@ -282,7 +282,7 @@ def test_the_content_has_this_form(inspected):
         *("inputs", "row_texts", "key_texts"),
     }
     assert set(layer["maps"][0]) == {
-        *("bright", "largest_apart", "signed", "unmeasured"),
+        *("bright", "signed", "unmeasured"),
         *("label", "sample", "scale", "nans", "infinities", "magnitudes", "empty", "empty_total"),
         *("links", "columns", "row_sums", "measures", "state", "verdicts", "view"),
     }

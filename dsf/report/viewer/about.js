@@ -122,7 +122,7 @@ function differenceOf([a, b], [one, other]) {
   const picture = new Picture(one, codes, exact ? weights : null, scale, { ...a.layer, written: one.written, read: one.read });
   const strongest = strongestCells(picture, weights);
   const map = { label: "A − B", sample: a.map.sample, scale, nans: 0, infinities: 0, signed: true,
-    bright: scale, largest_apart: scale, magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
+    bright: scale, magnitudes: false, empty: [], empty_total: 0, links: strongest, columns: [],
     row_sums: null, measures: [], state: {}, verdicts: [], difference: [nameOf(a), nameOf(b)] };
   return { layer: { ...a.layer, name: `${nameOf(a)} minus ${nameOf(b)}` }, map, index: 0, tokens: a.tokens, decoder: a.decoder, picture };
 }

@@ -134,28 +134,18 @@ class App {
   }
 }
 
-// How maps are coloured, all of them alike: the curve, one scale for several, the diagonal shown or not.
+// How maps are coloured, all of them alike: the curve, and one scale for several.
 
 class Settings {
   /** `peers(entry)` are the maps that share a scale with one where a common scale is chosen. */
   constructor({ full, attribution, intervention }, peers) {
-    Object.assign(this, { full, attribution, intervention, peers, curve: "root", together: false, hidesDiagonal: false, sought: "" });
-  }
-
-  /** The codes of a map, with its diagonal left out where that is chosen. */
-  codesOf(picture) {
-    return this.hidesDiagonal ? picture.offDiagonal : picture.codes;
+    Object.assign(this, { full, attribution, intervention, peers, curve: "root", together: false, sought: "" });
   }
 
   /** The weight from which on a colour is full: for the square root a robust one, else the largest. */
   endOf(entry) {
     const maps = this.together && !entry.map.difference ? this.peers(entry) : [entry.map];
-    return Math.max(...maps.map((map) => this.fullOf(map)));
-  }
-
-  /** The same of one map alone. */
-  fullOf(map) {
-    return this.curve === "root" ? map.bright : map[this.hidesDiagonal ? "largest_apart" : "scale"];
+    return Math.max(...maps.map((map) => (this.curve === "root" ? map.bright : map.scale)));
   }
 
   shadesOf(entry) {

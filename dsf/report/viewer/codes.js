@@ -1,18 +1,16 @@
 // Decodes maps: one 8-bit code for each cell, as written by dsf/report/views.py.
 
 const MASKED = 0, NAN = 1, PLUS_INFINITY = 2, MINUS_INFINITY = 3, ZERO = 129, LEVELS = 125;
-const LEFT_OUT = 255; // of a cell on the diagonal while that is hidden; no weight has this code
 
 /** The weight of a code as a share of the scale, -1 to 1. */
 function shareOf(code) {
-  if (code === LEFT_OUT) return 0;
   const level = (code - ZERO) / LEVELS;
   return level * Math.abs(level);
 }
 
 /** The order when several cells share a pixel: not finite first, then by magnitude, masked last. */
 const RANK = Uint8Array.from({ length: 256 }, (_, code) =>
-  code === MASKED ? 0 : code === LEFT_OUT ? 1 : code <= MINUS_INFINITY ? 255 : 2 + Math.abs(code - ZERO));
+  code === MASKED ? 0 : code <= MINUS_INFINITY ? 255 : 2 + Math.abs(code - ZERO));
 
 /** Decompress bytes, which a page has as base64 and a widget as bytes. */
 async function inflate(packed) {
@@ -46,14 +44,6 @@ class Picture {
   /** Whether query and key of every cell on the diagonal are one token. */
   get square() {
     return this.sameTokens && this.rows === this.columns;
-  }
-
-  /** The codes with those on the diagonal left out, where queries and keys are the same tokens. */
-  get offDiagonal() {
-    if (!this.square) return this.codes;
-    this.besides ??= this.codes.map((code, at) => (
-      at % (this.columns + 1) === 0 && code !== MASKED ? LEFT_OUT : code));
-    return this.besides;
   }
 
   get pooled() {

@@ -6,13 +6,13 @@ const RAMPS = {
     cool: [[246, 245, 241], [196, 219, 236], [125, 174, 213], [56, 121, 181], [16, 62, 120]],
     warm: [[246, 245, 241], [251, 214, 184], [244, 157, 107], [214, 84, 48], [131, 24, 22]],
     none: [150, 190, 0], ink: "#1b1e24", quiet: "#595e68", hatch: "#d3cec3",
-    left: [228, 226, 219], raised: "#ffffff", line: "#b9b3a6", found: "#8a5cd1", accent: "#0b5c7a", plus: "#c2482a", minus: "#2f6fae",
+    raised: "#ffffff", line: "#b9b3a6", found: "#8a5cd1", accent: "#0b5c7a", plus: "#c2482a", minus: "#2f6fae",
   },
   dark: {
     cool: [[33, 38, 46], [35, 72, 112], [47, 117, 181], [104, 176, 231], [205, 234, 255]],
     warm: [[33, 38, 46], [99, 52, 33], [186, 84, 40], [246, 148, 82], [255, 226, 188]],
     none: [190, 230, 40], ink: "#e8e6e1", quiet: "#a3a8b2", hatch: "#343b45",
-    left: [48, 54, 63], raised: "#181c22", line: "#4a525e", found: "#c3a2ff", accent: "#7cc7e8", plus: "#f08a4b", minus: "#6fb3ea",
+    raised: "#181c22", line: "#4a525e", found: "#c3a2ff", accent: "#7cc7e8", plus: "#f08a4b", minus: "#6fb3ea",
   },
 };
 
@@ -68,7 +68,6 @@ class Shades {
   get pixels() {
     const bytes = new Uint8ClampedArray(4 * 256);
     for (let code = 1; code < 256; code += 1) bytes.set([...this.of(code), 255], 4 * code);
-    bytes.set([...ramp().left, 255], 4 * LEFT_OUT);
     return new Uint32Array(bytes.buffer);
   }
 }

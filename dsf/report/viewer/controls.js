@@ -14,7 +14,7 @@ function choices(label, names, choose) {
   return group;
 }
 
-/** A choice of the colour scale, and switches; `changed()` after every change. */
+/** A choice of the colour scale, and whether maps share it; `changed()` after every change. */
 function scaleChoice(settings, changed) {
   const curve = make("select", { "aria-label": "Colour scale" }, ...Object.entries(CURVE_NAMES).map(([value, text]) =>
     make("option", { value }, text)));
@@ -23,15 +23,12 @@ function scaleChoice(settings, changed) {
     settings.curve = curve.value;
     changed();
   });
-  const toggle = (name, text) => {
-    const box = make("input", { type: "checkbox" });
-    box.addEventListener("change", () => {
-      settings[name] = box.checked;
-      changed();
-    });
-    return make("label", {}, box, text);
-  };
-  return [curve, toggle("together", "same scale"), toggle("hidesDiagonal", "hide diagonal")];
+  const together = make("input", { type: "checkbox" });
+  together.addEventListener("change", () => {
+    settings.together = together.checked;
+    changed();
+  });
+  return [curve, make("label", {}, together, "same scale")];
 }
 
 const HELP = [["← ↑ → ↓", "move the cell"], ["n p", "next, previous map"], ["v", "next view"],

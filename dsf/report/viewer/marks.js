@@ -97,7 +97,7 @@ function drawCells(context, { left, top, width, height }, window, raster, shades
   for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, raster.rows); row += 1) {
     for (let column = Math.floor(window.column); column < Math.min(window.column + window.columns, raster.columns); column += 1) {
       const code = raster.codes[row * raster.columns + column];
-      if (code <= MINUS_INFINITY || code === LEFT_OUT) continue;
+      if (code <= MINUS_INFINITY) continue;
       const about = raster.picture.isExact(row, column) ? "" : "≈";
       const text = `${about}${number(raster.picture.weight(row, column), 2)}`, half = context.measureText(text).width / 2;
       const x = (column + 0.5 - window.column) * wide, y = (row + 0.5 - window.row) * high;
@@ -159,18 +159,16 @@ function triangle(context, x, y, dx, dy) {
   context.fill();
 }
 
-/** The colour scale in numbers and words. Maps without negative weights have one end.
-    `apart` is whether the diagonal is left out. */
-function drawLegend(place, shades, map, apart) {
+/** The colour scale in numbers and words. Maps without negative weights have one end. */
+function drawLegend(place, shades, map) {
   const bar = make("canvas", { width: 251, height: 1, "aria-hidden": "true" });
   const context = bar.getContext("2d"), { together } = map, signed = map.signed && !together;
-  const largest = apart ? map.largest_apart : shades.scale;
   for (let k = 0; k < 251; k += 1) {
     context.fillStyle = css(colourOf(signed ? (k - 125) / 125 : k / 250, shades.curve));
     context.fillRect(k, 0, 1, 1);
   }
   const ramps = make("div", { className: "ramp" }, bar,
-    ...legendEnds(shades, signed, largest).map((end) => make("span", {}, end)));
+    ...legendEnds(shades, signed).map((end) => make("span", {}, end)));
   const what = map.share ? `share of ${map.share.target}` : together ? `length of a contribution, in the unit of ${together.onto}`
     : "weight, without unit";
   const swatch = (text, colour) => {
@@ -178,18 +176,17 @@ function drawLegend(place, shades, map, apart) {
     if (colour) sample.style.backgroundColor = css(colour);
     return make("span", {}, sample, text);
   };
-  place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades, largest)}`), swatch("masked"));
-  if (apart) place.append(swatch("diagonal, hidden", ramp().left));
+  place.replaceChildren(ramps, make("span", {}, `${what}; ${legendWords(shades)}`), swatch("masked"));
   if (map.nans + map.infinities) place.append(swatch(`not finite (${map.nans + map.infinities})`, ramp().none));
 }
 
-function legendEnds({ curve, end }, signed, largest) {
+function legendEnds({ curve, end, scale: largest }, signed) {
   const last = `${end < largest ? "≥ " : ""}${signed ? "+" : ""}${number(end, 3)}`;
   if (signed) return [`${end < largest ? "≤ " : ""}−${number(end, 3)}`, "0", last];
   return ["0", number(shareAt(0.5, curve) * end, 3), last];
 }
 
-function legendWords({ curve, end }, largest) {
+function legendWords({ curve, end, scale: largest }) {
   const cut = end < largest ? `, full from ${number(end, 3)} on; the largest is ${number(largest, 3)}` : "";
   return `${CURVE_NAMES[curve].replace(" ", "-")} colour scale${cut}`;
 }

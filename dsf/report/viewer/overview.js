@@ -154,7 +154,7 @@ class Overview {
     for (const entry of this.entries) {
       const { small, context } = entry;
       context.clearRect(0, 0, small.columns, small.rows);
-      paint(context, this.settings.codesOf(small), this.settings.shadesOf(entry).pixels, 0, 0, small.columns, small.rows);
+      paint(context, small.codes, this.settings.shadesOf(entry).pixels, 0, 0, small.columns, small.rows);
     }
   }
 }

@@ -60,7 +60,7 @@ class Pane {
     if (!this.picture) return;
     const before = this.raster, held = [this.over, this.statePart].includes(this.root.getRootNode().activeElement);
     const { picture, written, read } = this, { rows, columns } = picture;
-    this.raster = { picture, written, read, rows, columns, codes: this.settings.codesOf(picture) };
+    this.raster = { picture, written, read, rows, columns, codes: picture.codes };
     const same = before && before.rows === rows && before.columns === columns;
     if (!same) this.window = { row: 0, column: 0, rows, columns };
     for (const part of this.pictureParts) part.hidden = !this.isPicture;
@@ -120,7 +120,7 @@ class Pane {
     context.scale(density, density);
     drawCells(context, this.layout, window, raster, this.shades);
     drawLabels(context, this.layout, window, raster);
-    drawLegend(this.legend, this.shades, this.entry.map, this.settings.hidesDiagonal && this.picture.square);
+    drawLegend(this.legend, this.shades, this.entry.map);
     this.over.style.touchAction = this.isWhole ? "pan-y" : "none";
     this.mark();
   }
