@@ -160,7 +160,7 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     for layer in found:
         numbers, unmeasured = values(layer.system, quantities)
         measured.append((LayerFacts.of(layer, unmeasured), numbers))
-    finish(folder, unit, measured, list(found.unsupported), loaded.notes)
+    finish(folder, unit, measured, loaded.notes)
 
 
 @lru_cache(maxsize=1)

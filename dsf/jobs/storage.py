@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dsf.inspection import InspectedLayer, Unsupported
+from dsf.inspection import InspectedLayer
 from dsf.inspection.choice import Chosen, written
 from dsf.properties.names import check_not_foreign
 from dsf.runtime.files import LeadsOutside, fits, read_inside, seal, write_inside
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST = "job.json"
 OWN_NAMES = ("units", "summary.csv")
 MAX_MANIFEST_BYTES = 64 << 20
@@ -178,7 +178,6 @@ class LayerFacts:
 
     Attributes:
         name, family, axes: those of the inspected layer; the first axis counts the prompts.
-        error, formula, rounding, tolerance: as of an inspected layer, the largest over the prompts.
         unmeasured: for each quantity that is not defined here, the reason.
         heads: which heads, or channels, the last axis counts; None for all.
     """
@@ -186,17 +185,12 @@ class LayerFacts:
     name: str
     family: str
     axes: tuple[str, ...]
-    error: float
-    formula: float
-    rounding: float
-    tolerance: float
     unmeasured: Mapping[str, str]
     heads: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, layer: InspectedLayer, unmeasured: Mapping[str, str]) -> "LayerFacts":
-        names = [field.name for field in fields(cls) if field.name != "unmeasured"]
-        return cls(**{name: getattr(layer, name) for name in names}, unmeasured=unmeasured)
+        return cls(layer.name, layer.family, layer.axes, unmeasured, layer.heads)
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
         """Where an entry of the axes after the first sits in the whole layer: its head."""
@@ -222,7 +216,6 @@ def finish(
     folder: Path,
     unit: Unit,
     layers: Sequence[tuple[LayerFacts, Mapping[str, Tensor]]],
-    unsupported: Sequence[Unsupported] = (),
     notes: Sequence[str] = (),
 ) -> None:
     """Write what a unit found; ``notes`` say what was ignored when the checkpoint was loaded."""
@@ -233,7 +226,6 @@ def finish(
     }
     record: dict[str, Any] = {
         "layers": [asdict(facts) for facts, _ in layers],
-        "unsupported": [asdict(each) for each in unsupported],
         "notes": list(notes),
     }
     record["seal"] = seal(_sealed(folder, unit, record, tensors))
@@ -295,10 +287,8 @@ def read_notes(folder: Path, unit: Unit) -> tuple[str, ...]:
 
 def _facts(read: dict[str, Any]) -> LayerFacts:
     texts = (read["name"], read["family"], *read["axes"], *read["unmeasured"].values())
-    numbers = [read[name] for name in ("error", "formula", "rounding", "tolerance")]
     heads = None if read["heads"] is None else tuple(read["heads"])
     is_plain = all(isinstance(text, str) for text in texts)
-    is_plain = is_plain and all(isinstance(number, int | float) for number in numbers)
     if not is_plain or not all(type(head) is int and head >= 0 for head in heads or ()):
-        raise TypeError("a name is not a text, or an error or a head is not a number")
+        raise TypeError("a name is not a text, or a head is not a number")
     return LayerFacts(**read | {"axes": tuple(read["axes"]), "heads": heads})

@@ -33,7 +33,7 @@ from dsf.report.selection import (
 from dsf.report.views import BLOCK_BYTES, FULL_BYTES, LONGEST, Progress, add_full_maps, ignored
 from dsf.runtime.threads import each_in_parallel
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def content(

@@ -123,7 +123,7 @@ def test_moments_by_hand_and_without_what_is_nan():
 
     moments = _Moments(torch.zeros(1, dtype=torch.float64))
     moments.add(torch.tensor([[1.0], [math.nan], [2.0], [6.0]], dtype=torch.float64))
-    facts = storage.LayerFacts("l", "f", ("sample", "head"), 0.0, 0.0, 0.0, 1.0, {}, heads=(4,))
+    facts = storage.LayerFacts("l", "f", ("sample", "head"), {}, heads=(4,))
     (row,) = moments.records(("l", "f", "q"), facts)
     assert row["head"] == 4
     assert (row["count"], row["mean"], row["smallest"], row["largest"]) == (3, 3, 1, 6)

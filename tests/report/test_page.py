@@ -258,26 +258,12 @@ def test_the_content_has_this_form(inspected):
     layer = data["layers"][0]
     added = {"full", "attribution", "intervention"}
     assert set(data) == {"schema_version", "models", "layers", *added}
-    assert data["schema_version"] == 3
+    assert data["schema_version"] == 4
     (model,) = data["models"]
     assert model.pop("tokens") == [list("abcdefghi")]
     assert model == {"name": "drawn/model", "decoder_tokens": None}
     assert set(layer) == {
-        *(
-            "name",
-            "family",
-            "mixer",
-            "model",
-            "error",
-            "formula",
-            "rounding",
-            "tolerance",
-            "written",
-            "read",
-            "ports",
-            "share",
-            "columns",
-        ),
+        *("name", "family", "mixer", "model", "written", "read", "ports", "columns"),
         *("total", "chosen", "thumbnails", "maps", "orders", "same_tokens", "disorder"),
         *("inputs", "row_texts", "key_texts"),
     }
