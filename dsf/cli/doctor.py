@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 
 from dsf.cli.command import LIMIT, WELL, Answer, Run, Work
 from dsf.cli.options import written_place
-from dsf.cli.terminal import for_pictures, has_display, print_table
+from dsf.cli.terminal import has_display, print_table
 from dsf.runtime.distribution import NAME, VERSION
 
 IMPORTED_AS = "dsf"
@@ -191,15 +191,12 @@ def _place(out: Path) -> Iterator[Finding]:
 
 def _browser() -> Finding:
     cure = "open report.html on another machine"
-    if has_display():
-        try:
-            return Finding("browser", webbrowser.get().name)
-        except (webbrowser.Error, AttributeError):
-            return Finding("browser", "none", "optional", cure)
-    if drawing := for_pictures():
-        words = f"{drawing}, for pictures; there is no display to show report.html on"
-        return Finding("browser", words, cure=cure)
-    return Finding("browser", "none, and no display", "optional", cure)
+    if not has_display():
+        return Finding("browser", "no display to show report.html on", "optional", cure)
+    try:
+        return Finding("browser", webbrowser.get().name)
+    except (webbrowser.Error, AttributeError):
+        return Finding("browser", "none", "optional", cure)
 
 
 def _room(what: str, free: int, least: int, cure: str) -> Finding:

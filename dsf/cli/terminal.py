@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from shutil import which
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -181,8 +180,6 @@ def say(line: str) -> None:
 
 
 IN_A_TERMINAL = ("www-browser", "links", "elinks", "lynx", "w3m")
-WITHOUT_A_WINDOW = ("chromium", "chromium-browser", "google-chrome", "chrome")
-"""Browsers that draw a page without a display: tests and documentation take pictures with them."""
 
 
 def open_page(path: Path) -> dict[str, str | bool]:
@@ -228,8 +225,3 @@ def has_display() -> bool:
     if sys.platform in ("win32", "darwin"):
         return True
     return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def for_pictures() -> str:
-    """The path of a browser that draws pages without a display; empty where there is none."""
-    return next((path for name in WITHOUT_A_WINDOW if (path := which(name))), "")
