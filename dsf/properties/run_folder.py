@@ -153,24 +153,16 @@ def source_of(inspection: Inspection) -> dict[str, str]:
 def _earlier(folder: Path) -> dict[str, str]:
     """The members that the manifest of an earlier run in the folder lists."""
     try:
-        manifest = json.loads(files.read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES))
+        raw = files.read_inside(folder, MANIFEST, MAX_MANIFEST_BYTES)
+        members: dict[str, str] = _manifest(raw)["members"]
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, files.LeadsOutside):
-            raise
+    except checker.Rejected as error:
         raise ValueError(
-            f"{folder / MANIFEST} is not the manifest of a run: {checker.shown(str(error))}. "
-            "Choose another folder."
+            f"{folder / MANIFEST}: expected the manifest of a run, got one that is "
+            f"{checker.shown(str(error))}. Choose another folder."
         ) from None
-    schema = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    members = manifest.get("members") if isinstance(manifest, dict) else None
-    if schema != SCHEMA or not isinstance(members, dict):
-        raise ValueError(
-            f"{folder} holds a run of schema {checker.shown(str(schema))}, but this release "
-            f"writes schema {SCHEMA}. Choose another folder."
-        )
-    return {name: digest for name, digest in members.items() if isinstance(digest, str)}
+    return members
 
 
 def _has(folder: Path, name: str, is_ours: Callable[[bytes, str], bool], known: str) -> bool:
@@ -377,14 +369,15 @@ def _manifest(raw: bytes) -> dict[str, Any]:
         canonical = text_of(manifest).encode() == raw
     except (ValueError, RecursionError) as error:
         raise checker.Rejected(f"not readable: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA:
+    schema = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
         raise checker.Rejected(
-            f"not of schema {SCHEMA}; runs of earlier releases have to be made anew"
+            f"of schema {schema}, not {SCHEMA}; runs of other releases have to be made anew"
         )
     members = manifest.get("members")
     fine = isinstance(members, dict) and all(isinstance(each, str) for each in members.values())
     if not canonical or not fine:
-        raise checker.Rejected("its text is not the one that was written")
+        raise checker.Rejected("edited: its text is not the one that was written")
     return manifest
 
 

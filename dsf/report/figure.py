@@ -123,7 +123,6 @@ POINTS = 72  # of an inch
 LEADING = 1.2  # from one line to the next, in sizes of the font
 HALF = 0.36  # share of the font size, from the middle of letters down to their baseline
 PACKED = 3  # level of deflate: a tenth more bytes than by default, in half of the time
-PIXELS = ("png", "jpg", "jpeg", "tif", "tiff", "webp")
 BEFORE = {"left": 0.0, "center": 0.5, "right": 1.0}
 
 
@@ -177,11 +176,8 @@ class Sheet:
 
     def save(self, path: Path) -> None:
         """Write the sheet; the ending of ``path`` selects the format."""
-        if path.suffix[1:].lower() in PIXELS:
-            picture = self.picture()
-            if path.suffix.lower() != ".png":
-                picture = picture.convert("RGB")
-            picture.save(path, dpi=(self.dpi, self.dpi), compress_level=PACKED)
+        if path.suffix.lower() == ".png":
+            self.picture().save(path, dpi=(self.dpi, self.dpi), compress_level=PACKED)
         else:
             self.figure().savefig(path, dpi=self.dpi)
 

@@ -32,22 +32,19 @@ Judge = Callable[[str, str, Any], Any]
 WORDS = {
     "System": "a System such as layer.system",
     "ExplicitMap": "an ExplicitMap",
-    "SystemSum": "a SystemSum",
     "Inspection": "an inspection such as dsf.inspect gives",
     "InspectedLayer": "a layer of an inspection such as inspection[0]",
     "Table": "a table such as inspection.measure() gives",
     "Module": "a torch module",
     "Tensor": "a torch tensor",
-    "StoredLayer": "a StoredLayer",
     "Generator": "a generator such as torch.Generator()",
     "Path": "a path",
     "dtype": "a number type such as torch.float32",
     "device": "a torch device",
-    "slice": "a slice",
     "Adapter": "an adapter (dsf.Adapter)",
     "Axes": "axes of matplotlib",
 }
-"""Words for a class in an error; ``""`` for one that only the library itself passes on."""
+"""Words for a class in an error, where they are not ``a`` and its name."""
 NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int": "whole numbers"}
 LONG = 60  # characters of a value in an error
 
