@@ -20,7 +20,7 @@ from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates
-from dsf.inspection.causal.findings import HALVES, ModuleFinding, part_reason, unread_reason
+from dsf.inspection.causal.findings import ModuleFinding, part_reason, unread_reason
 from dsf.inspection.causal.replay import Cell, Held, Moved, UnclearError
 from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
@@ -286,7 +286,7 @@ def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:
         return 1
     _, response, _ = driven.original()
     try:
-        for draw in range(1, HALVES + 1):
+        for draw in replay.draws(invocation):
             cells = replay.cells_drawn(invocation, draw)
             others = other_tokens(recording, cells, draw)
             new = [*others, *kept_in(recording, invocation, held, cells)]
@@ -331,11 +331,10 @@ def share_of_probed(invocation: Invocation, held: Held, driven: Driven) -> float
         except (UnclearError, UnreadableError):
             return math.nan
 
-    share, draw = of_draw(0), 0
-    while share >= ALL and draw < HALVES:  # that of many tokens, which may meet elsewhere
-        draw += 1
-        of_many = of_draw(draw)
-        share = share if math.isnan(of_many) else min(share, of_many)
+    share = of_draw(0)
+    for draw in replay.draws(invocation):  # that of many tokens, which may meet elsewhere
+        if share >= ALL and not math.isnan(of_many := of_draw(draw)):
+            share = min(share, of_many)
     return share
 
 
@@ -349,18 +348,18 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     def moved_with(exchanged: Exchanges) -> Moved:
         now = recording.replay(exchanged, there)
         after = [None if one is None else now[one] for one in outputs]
-        of_tokens = draw > 0  # what a single token moves beyond them counts
+        of_tokens = draw != 0  # what a single token moves beyond them counts
         return replay.moved_between(invocation, cells, recorded, after, of_tokens=of_tokens)
 
     new = other_tokens(recording, cells, draw)
     new = [*new, *kept_in(recording, invocation, held, cells)]
     every = moved_with(new)
     if recording.leaving(recording.given):  # what the program makes of these is held in a replay
-        real = replay.moved(invocation, held, draw=draw, of_tokens=draw > 0).difference.to(
+        real = replay.moved(invocation, held, draw=draw, of_tokens=draw != 0).difference.to(
             every.difference
         )
-        if not (real - every.difference).norm() <= LEAST_ALIKE * real.norm():
-            return math.nan
+        if not (gap := (real - every.difference).norm()) <= LEAST_ALIKE * real.norm():
+            return 0.0 if draw and gap.isfinite() else math.nan
     values, response, _ = driven.original()
     rest = driven.response_to([], torch.zeros_like)
     other_rest = driven.response_to(new, torch.zeros_like)
@@ -385,11 +384,11 @@ LEAST_ALIKE = 1e-2
 
 def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exchanges:
     """What puts other numbers in the place of tokens of what a module was given."""
-    rng = torch.Generator().manual_seed(replay.SEED + 1 + draw)
+    rng = torch.Generator().manual_seed(replay.SEED + 1 + abs(draw))
     found: list[Exchanged] = []
     for value in dict.fromkeys(recording.given):
-        given = recording.tensor(value)
-        new = replay.with_other_tokens(given, recording.seen[value], cells, rng, replay.ordinary)
+        given, how = recording.tensor(value), replay.large if draw < 0 else replay.ordinary
+        new = replay.with_other_tokens(given, recording.seen[value], cells, rng, how)
         if new is not None:
             found.append(instead(value, new))
     if not found:

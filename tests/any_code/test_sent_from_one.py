@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.capture.calls import Invocation
 from dsf.inspection.causal.coordinates import numbered
-from dsf.inspection.causal.replay import DRAWN, _widened
+from dsf.inspection.causal.replay import cells_drawn, separating
 from tests.any_code import modules
 from tests.any_code.modules import WIDTH, drawn, tokens
 
@@ -127,17 +128,18 @@ def test_a_word_that_is_sent_to_tokens_of_another_sequence_is_found(effect, samp
 @pytest.mark.parametrize("pair", [(0, 3), (1, 8), (10, 0), (4, 5)], ids=str)
 @pytest.mark.parametrize("kind", [ToOne, ToOneByMatrix], ids=lambda kind: kind.__name__)
 def test_a_token_that_is_sent_to_one_other_alone_is_found(kind, pair):
-    """Tokens 0 and 3, and 1 and 8 of eleven, lie in the same half of every draw by chance."""
     found = dsf.inspect(drawn(kind(*pair)), tokens(1, TOKENS, WIDTH), probe=())
     assert found[0].is_part
 
 
 @pytest.mark.parametrize("sizes", [(11,), (2, 7), (4, 4), (1, 1), (3, 2, 5)])
 def test_any_two_tokens_are_separated_by_some_draw(sizes):
-    given = numbered(torch.zeros(sizes), "x")
-    cell = dict.fromkeys(given.planes, 0)
-    draws = 2 * sum((size - 1).bit_length() for size in sizes)
-    halves = [_widened(cell, given, DRAWN + 1 + number) for number in range(draws)]
-    replaced = [set(product(*(half.tolist() for half in one.values()))) for one in halves]
+    x = torch.zeros(*sizes, 3)
+    asked = Invocation(nn.Identity(), (x,), {}, [], given=[numbered(x, "x")])
+    for axis in asked.given[0].planes:
+        if axis.number == len(sizes):
+            axis.source.channels = axis
+    draws = [cells_drawn(asked, 1 + number) for number in range(separating(asked))]
+    replaced = [set(product(*(half.tolist() for half in cell.values()))) for (cell,) in draws]
     for one, other in permutations(product(*map(range, sizes)), 2):
         assert any(one in places and other not in places for places in replaced)

@@ -51,6 +51,11 @@ class Source:
     is_embedded: bool = False
     slots: dict[Hashable, "InputAxis"] = field(default_factory=dict)
 
+    @property
+    def has_one_place(self) -> bool:
+        """Whether one of its axes alone counts places: tokens, or samples, but not both."""
+        return self.rank == 1 + (self.kind == "input")
+
 
 @dataclass(frozen=True, eq=False)
 class InputAxis:
@@ -179,7 +184,7 @@ def varies(plane: Tensor | None, dim: int) -> bool:
 def is_sent(planes: Planes, axis: InputAxis) -> bool:
     """Whether one token out of several along an axis belongs to several tokens of other inputs.
 
-    Their first axes count samples, which may share a token.
+    Their first axes count samples, which may share a token, unless they have no further places.
     """
     one = small(planes[axis])
     if axis.size == 1 or one.numel() > 1 or bool((one < 0).any()) or not is_place(axis):
@@ -189,7 +194,7 @@ def is_sent(planes: Planes, axis: InputAxis) -> bool:
         wide = {k for k, size in enumerate(small(plane).shape) if size > 1}
         if each.source is axis.source or all_before(each):
             own |= wide
-        elif each.number > 0 and is_place(each):
+        elif is_place(each) and (each.number > 0 or each.source.has_one_place):
             others |= wide
     return bool(others - own)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import pairwise
@@ -10,27 +11,17 @@ from typing import Any
 from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
-from dsf.inspection.capture.modes import at_rest
+from dsf.inspection.capture.containers import memory_key, tensors_in
+from dsf.inspection.capture.modes import Heard, at_rest
 from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source, all_before, is_place
 from dsf.inspection.causal.replay import Held, NoNumbersError, NotFollowedError, UnclearError, moved
 from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
 from dsf.inspection.causal.rules import Way
-from dsf.inspection.causal.tracker import TokenMixing, Tracker
+from dsf.inspection.causal.tracker import Kept, TokenMixing, Tracker
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.results.table import Table
 
-CHOICES, NUMBERS = 2, 6
-"""How often half of the tokens are replaced to see whether they decide about the others.
-
-The second is for numbers that leave torch, since a branch of a program may depend on their sign.
-"""
-SENDERS = replay.DRAWN
-"""The same where one token's numbers join another's: of all tokens only the first may be sent. Then
-also by their places, since one token may be sent to one other alone."""
-HALVES = 4
-"""The same where tokens meet in further ways than in the attentions that were read, and for a map
-that is probed: these may be others than the token that is replaced."""
 SILENT = "no token moves another in the whole model while the mixers that were read are held"
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
@@ -89,6 +80,7 @@ class Findings:
         front: names of modules in which tokens meet that are made into fewer ones before any mixer
             is read.
         is_silent: whether no token moves another while all mixers that were read are held.
+        unknown: numbers of the run of which it is not known what they were made of.
     """
 
     modules: list[ModuleFinding] = field(default_factory=list)
@@ -98,6 +90,7 @@ class Findings:
     is_silent: bool = False
     channels: dict[str, int] = field(default_factory=dict)
     front: tuple[str, ...] = ()
+    unknown: "Sequence[Kept]" = ()
 
     def rest_of(
         self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
@@ -111,7 +104,7 @@ class Findings:
             words = "it writes into its own weights while it runs"
             return None if is_whole else _of_model(run, note=words)
         held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
-        found = _while_held(run, held)
+        found = _while_held(run, held, self.unknown)
         return None if found.mixes is False else found
 
     @property
@@ -154,7 +147,7 @@ def judged(
     tracker: Tracker, calls: Sequence[Call], is_read_at: Callable[[int], bool] = lambda _: False
 ) -> Findings:
     """Judge a run that ``tracker`` followed; the model is still in evaluation mode."""
-    found, where = Findings(asked=True), tracker.where
+    found, where = Findings(asked=True, unknown=tracker.unknown), tracker.where
     given = tracker.run.given if tracker.run is not None else []
     sources = dict.fromkeys(axis.source for one in given if one for axis in one.planes)
     found.channels = {one.name: one.channels.number for one in sources if one.channels}
@@ -170,7 +163,7 @@ def judged(
     for one in mixings:
         if one.invocation is not None:
             own.setdefault(one.invocation, []).append(one)
-    attentions = [call for call in calls if call.through is not Through.MODULE]
+    attentions = list(filter(_is_attention, calls))
     reading = {call.invocation for call in attentions if call.invocation is not None}
     only = {call.weights_by for call in attentions if _is_leaf(call.weights_by)}
     order = [
@@ -178,8 +171,8 @@ def judged(
         for one in where.invocations
         if one in reading or (one in own and one.module not in only)
     ]  # a module that is only the softmax of an attention makes its weights, and no more
-    draws_of = {one: _draws(own.get(one, ()), one in reading, len(one.calls)) for one in order}
-    plain = [one for one in order if _is_plain(one, draws_of[one], one in reading)]
+    plain = [one for one in order if not _is_open(own.get(one, ()), one in reading, len(one.calls))]
+    plain = [one for one in plain if sum(map(_is_attention, one.calls)) == 1]
     is_followed = (
         tracker.is_sure
         and plain == order
@@ -188,7 +181,9 @@ def judged(
         and all(_is_one_attention(own.get(one, ())) for one in plain)
         and not (found.front or found.refused or any(one.invocation is None for one in mixings))
     )
-    found.is_silent = _are_silent(tracker.run, calls, plain, is_followed)
+    found.is_silent = _are_silent(
+        tracker.run, calls, plain, None if is_followed else tracker.unknown
+    )
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
     for invocation in sorted(order, key=lambda one: one.ended or math.inf):  # inner ones first
@@ -203,9 +198,9 @@ def judged(
             and invocation.began < one.began
             and one.ended < invocation.ended
         ]
-        is_read = invocation in reading
+        is_read, mine = invocation in reading, own.get(invocation, ())
+        is_open = _is_open(mine, is_read, len(invocation.calls))
         held = Held(inside, () if is_read else others)
-        mine = own.get(invocation, ())
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
         unknown = ModuleFinding(
             invocation.module, name, None, how, is_read=is_read, runs=((invocation, held),)
@@ -215,7 +210,7 @@ def judged(
             slots = any(map(_reads_slots, invocation.calls))
             results[invocation] = replace(whole, has_slots=slots)
             continue
-        results[invocation] = _judged(unknown, others, draws_of[invocation], found)
+        results[invocation] = _judged(unknown, others, found, is_open=is_open)
         if results[invocation].mixes is False and not is_read:
             apart.add(invocation)
     by_module = _by_module(_with_constants(results, tracker.run, calls))
@@ -225,7 +220,7 @@ def judged(
         # the model itself, if a replaced token moves others although none was seen to meet another
         name, how = type(run.module).__name__, ("in an operation that was not followed",)
         unknown = ModuleFinding(run.module, name, None, how, runs=((run, Held((), ())),))
-        whole = _judged(unknown, (), CHOICES, found)
+        whole = _judged(unknown, (), found, is_open=True)
         found.modules = [whole] if whole.mixes else []
     return found
 
@@ -269,21 +264,12 @@ def _by_module(
     return seen
 
 
-def _draws(mixings: Sequence[TokenMixing], is_read: bool, attentions: int) -> int:
-    """How often many tokens are replaced where a single one moves no other."""
+def _is_open(mixings: Sequence[TokenMixing], is_read: bool, attentions: int) -> bool:
+    """Whether tokens may also meet where a single token that is replaced moves no other."""
     meetings = [one.meeting for one in mixings]
-    choices = [one for one in meetings if one.chooses]
-    if choices:
-        return CHOICES if all(one.is_known for one in choices) else NUMBERS
-    others = {Way.JOINS, Way.FIXED}
-    remaining = [one for one in meetings if not is_read or one.way in others]
-    sends = any(one.is_known for one in remaining)
     sums = sum(one.way is Way.SUMS for one in meetings)  # one in every attention that is not fused
-    if sends or (is_read and sums > attentions):
-        return SENDERS
     of_attention = {Way.SUMS, Way.SOFTMAX, Way.ATTENTION}
-    further = any(one.way not in of_attention for one in meetings)
-    return HALVES if is_read and further else 0
+    return not is_read or sums > attentions or any(one.way not in of_attention for one in meetings)
 
 
 def _is_leaf(module: nn.Module | None) -> bool:
@@ -294,10 +280,8 @@ def _is_leaf(module: nn.Module | None) -> bool:
     return all(next(part, None) is None for part in parts)
 
 
-def _is_plain(one: Invocation, draws: int, is_read: bool) -> bool:
-    """Whether nothing but one attention that was read was seen to mix tokens in a pass."""
-    attentions = [call for call in one.calls if call.through is not Through.MODULE]
-    return is_read and draws == 0 and len(attentions) == 1
+def _is_attention(call: Call) -> bool:
+    return call.through is not Through.MODULE
 
 
 def _is_one_attention(mixings: Sequence[TokenMixing]) -> bool:
@@ -307,40 +291,52 @@ def _is_one_attention(mixings: Sequence[TokenMixing]) -> bool:
 
 
 def _are_silent(
-    run: Invocation | None, calls: Sequence[Call], plain: Sequence[Invocation], is_followed: bool
+    run: Invocation | None,
+    calls: Sequence[Call],
+    plain: Sequence[Invocation],
+    unknown: Sequence[Kept] | None,
 ) -> bool:
     """Whether no token moves another in the model, nor in the output of a ``plain`` pass in it.
 
     Args:
-        is_followed: whether it is known where everything in the run came from, and tokens met
+        unknown: None where it is known where everything in the run came from, and that tokens met
             nowhere else. If not, the model runs again with other tokens.
     """
     if run is None or any(call.module is run.module for call in calls):
         return False
-    if not (plain or (calls and is_followed)):
+    if not (plain or (calls and unknown is None)):
         return False
     if storage_of(run.module) != run.weights:
         return False
-    if not is_followed:
-        found = _while_held(run, Held(calls, (), watched=plain))
+    if unknown is not None:
+        found = _while_held(run, Held(calls, (), watched=plain), unknown)
         if found.mixes is not False or math.isnan(found.elsewhere):
             return False
     return replay.are_seen(plain, run)
 
 
-def _while_held(run: Invocation, held: Held) -> ModuleFinding:
+def _while_held(run: Invocation, held: Held, unknown: Sequence[Kept]) -> ModuleFinding:
     """What a model does to tokens while mixers put out what they did in its run."""
-    # Whatever then moves at other tokens went by a way that nobody saw.
-    sizes = []
+    # Whatever then moves at other tokens went by a way that nobody saw. Every token is replaced in
+    # one of the first two draws: numbers of unknown origin that stay the same are constants.
+    sizes, draws, read = list[float](), [1, 2], set[int]()
+
+    def note(_func: Any, args: Any, kwargs: Any, _out: Any) -> None:
+        read.update(map(memory_key, tensors_in((args, kwargs))))
+
     try:
-        for draw in (1, 2):  # every token is replaced in one of both
-            rest = moved(run, held, draw=draw, of_model=True)
+        while draws:
+            draw = draws.pop(0)
+            with Heard(note) if unknown else nullcontext():
+                rest = moved(run, held, draw=draw, of_model=True)
             sizes.append(max(rest.elsewhere, rest.spilled))
             if rest.mixes:
                 return _of_model(run, mixes=True, elsewhere=sizes[-1])
+            if draw == 2 and not all(one.is_constant(read) for one in unknown):
+                draws = [*range(3, 3 + replay.separating(run))]
     except UnclearError as error:
         return _of_model(run, note=str(error), is_lost=isinstance(error, NotFollowedError))
-    return _of_model(run, mixes=False, elsewhere=sum(sizes))
+    return _of_model(run, mixes=False, elsewhere=max(sizes))
 
 
 def _of_model(run: Invocation, *, mixes: bool | None = None, **known: Any) -> ModuleFinding:
@@ -349,15 +345,15 @@ def _of_model(run: Invocation, *, mixes: bool | None = None, **known: Any) -> Mo
 
 
 def _judged(
-    asked: ModuleFinding, others: Sequence[Invocation], draws: int, found: Findings
+    asked: ModuleFinding, others: Sequence[Invocation], found: Findings, *, is_open: bool
 ) -> ModuleFinding:
     """A forward pass that is repeated with other tokens, to see which others move.
 
     Args:
         asked: what is known of it, its one run with what keeps its output meanwhile.
         others: other passes in it in which tokens met, which keep their output if need be.
-        draws: how often many tokens are replaced where a single one moves no other.
         found: receives what each of several attentions moves.
+        is_open: whether more is asked where a single token moves no other.
     """
     ((invocation, held),) = asked.runs
     is_read, share, draw = asked.is_read, 1.0, 0
@@ -365,10 +361,11 @@ def _judged(
         rest = moved(invocation, held)
         if is_read and math.isnan(rest.elsewhere):
             return replace(asked, note="its output is not finite", is_finite=False)
-        draws += replay.separating(invocation) if draws == SENDERS else 0
-        while not rest.mixes and draw < draws:  # one token may decide nothing
-            draw += 1
-            rest = moved(invocation, held, draw=draw)
+        draws = replay.draws(invocation) if is_open else []
+        while draws and not rest.mixes:  # one token may decide nothing, or be sent nowhere
+            draw = draws.pop(0)
+            with suppress(UnclearError) if draw < 0 else nullcontext():  # refused for their size
+                rest = moved(invocation, held, draw=draw)
         if is_read and others and rest.spilled:
             # perhaps by another mixer, reported separately
             again = moved(invocation, Held(held.calls, others), draw=draw)
@@ -376,7 +373,7 @@ def _judged(
         if rest.mixes and is_read:
             every = moved(invocation, None, draw=draw)
             share = min(replay.share_of(every, rest), 1 - rest.spilled)
-        parts = [c for c in invocation.calls if c.through is not Through.MODULE]
+        parts = list(filter(_is_attention, invocation.calls))
         if 1 < len(parts) <= APART and not rest.mixes:
             parts = parts if not _in_series(invocation, parts, held) else []
         if len(parts) > 1:

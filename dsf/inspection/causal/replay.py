@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -38,8 +39,9 @@ Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""
 Replacement = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 SEED, DRAWS, ROUNDING = 0, 16, 16
-DRAWN = 8
-"""How many draws of half of the tokens are by chance; those after them go by their places."""
+LARGE = 1e8
+"""How many times larger than the tokens are what replaces them where a number may be too small to
+decide anything, as in ``if x.max() > limit``; less in types whose fourth powers overflow."""
 
 
 class UnclearError(Exception):
@@ -144,21 +146,20 @@ def moved(
         of_tokens: leave out what belongs to no token, as beyond the end of a sequence, where
             something does.
         of_model: replace tokens of sequences alone, and leave out outputs without tokens.
-        draw: which tokens are replaced, and by what. That of draw 0 is a single one; in others they
-            are half of all along every axis, for what one seldom changes, such as which of them is
-            the largest. Draws after the first eight separate any two tokens, see ``separating``.
-            Draws 1 and 2 together replace all along the longest axis, and draws 1 to 4
-            all along the others, too.
+        draw: which tokens are replaced, and by what. That of draw 0 is a single one, that of others
+            one half of them all, see ``cells_drawn``; negative ones are the same halves, but with
+            numbers that are much larger.
     """
 
     def asked(one: Invocation, *, from_a_pass: bool = False) -> Moved:
         """The answer in one number type, relative to the run or to a pass with all tokens."""
         cells = cells_drawn(one, draw, of_model=of_model)
         found = compared(one, cells, from_a_pass=from_a_pass)
-        for cell in cells if found.has_hidden else ():
+        for axes in dict.fromkeys(map(frozenset, cells)) if found.has_hidden else ():
             if not found.mixes:
-                apart = [other for other in cells if other is not cell]
-                found = compared(one, [cell], apart, from_a_pass=from_a_pass)
+                mine = [cell for cell in cells if cell.keys() == axes]
+                apart = [cell for cell in cells if cell.keys() != axes]
+                found = compared(one, mine, apart, from_a_pass=from_a_pass)
         return found
 
     def compared(
@@ -169,6 +170,7 @@ def moved(
         from_a_pass: bool,
     ) -> Moved:
         how: dict[str, Any] = {"draw": draw, "apart": apart}
+        how |= {"replacement": large} if draw < 0 else {}
         like = repetition(one, (), held, draw=draw) if from_a_pass else None
         after = repetition(one, cells, held, like=like, **how)
         if after.has_drawn and like is None:  # the run drew other ones
@@ -184,7 +186,7 @@ def moved(
     except UnclearError:
         raise
     except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or _is_fault(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"its tensors cannot be compared ({reason})") from error
@@ -199,6 +201,15 @@ def moved(
             return asked(replace(invocation, args=args, kwargs=kwargs), from_a_pass=True)
         except UnclearError:  # its code runs in its own number type alone
             return found
+
+
+def _is_fault(error: Exception) -> bool:
+    """Whether the inspection raised an error itself: neither torch did nor the code of a model."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    is_here = where is not None and "/dsf/inspection/" in where.tb_frame.f_code.co_filename
+    return is_here and not isinstance(error, RuntimeError)
 
 
 MAX_WIDENED = 0.5
@@ -346,6 +357,13 @@ def _cells_in(invocation: Invocation) -> list[tuple[dict[InputAxis, int], Coordi
 
 
 def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) -> Sequence[Cell]:
+    """The tokens that are replaced in a draw: a single one of every sequence in draw 0.
+
+    Of each draw it is one half of the tokens of sequences of the same sizes, by one binary digit of
+    their places along one axis: of any two tokens some draw up to ``separating`` replaces one
+    without the other. ``of_model``, draws 1 and 2, which come before these, replace one half of all
+    sequences each.
+    """
     cells = _cells_in(invocation)
     if of_model:
         embedded = [one for one in cells if all(axis.source.is_embedded for axis in one[0])]
@@ -353,7 +371,23 @@ def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) ->
         has_numbers = any(one.is_floating_point() and made is not None for one, made in given)
         cells = cells if has_numbers or not embedded else embedded
         cells = [one for one in cells if len(one[0]) > 1] or cells
-    return [_widened(*one, draw) if draw else one[0] for one in cells]
+    if not draw:
+        return [cell for cell, _ in cells]
+    number, is_second = divmod(abs(draw) - 1, 2)
+    if of_model and not number:
+        return [each for one in cells for each in _squares(*one, is_second)]
+    number -= of_model
+    digits = _digits([cell for cell, _ in cells]) or [((), (-1, 0), 0)]
+    sizes, turned, digit = digits[number % len(digits)]
+    found = []
+    for cell, given in cells:
+        if _sizes(cell) == sizes or not sizes:
+            halves = {each: torch.arange(each[1]) for each in _sizes(cell)}
+            if turned in halves:
+                places = halves[turned]
+                halves[turned] = places[(places >> digit) & 1 == is_second]
+            found.append(_within(cell, given, halves))
+    return found
 
 
 def _tensors(invocation: Invocation) -> list[Tensor]:
@@ -383,12 +417,13 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
     return {axis: index for axis, index in found.items() if index >= 0}
 
 
-def _widened(cell: Cell, given: Coordinates, draw: int) -> Cell:
-    """Half of the places along every axis instead of one; the same ones in ids and their mask."""
+def _within(
+    cell: Cell, given: Coordinates, halves: Mapping[tuple[int, int], Tensor]
+) -> dict[InputAxis, Tensor]:
+    """Some of the places along every axis instead of one; the same ones in ids and their mask."""
     # Only places that the tensor has, together with those along the axes before, as a sequence of
     # every second token has every second place.
     there = _places(given, list(cell))
-    halves = _halves(cell, there, draw) if draw <= DRAWN else _separated(cell, draw - DRAWN - 1)
     found: dict[InputAxis, Tensor] = {}
     for number, axis in enumerate(cell):
         present = there[number].unique()
@@ -405,43 +440,57 @@ def _places(given: Coordinates, axes: Sequence[InputAxis]) -> Tensor:
     return lines[:, (lines >= 0).all(dim=0)]
 
 
-def _halves(cell: Cell, there: Tensor, draw: int) -> dict[tuple[int, int], Tensor]:
-    sizes = dict.fromkeys((axis.number, axis.size) for axis in cell)
-    lines = {(axis.number, axis.size): line for axis, line in zip(cell, there, strict=True)}
-    longest = max(sizes, key=lambda each: each[1])
-    often, seldom = (
-        torch.Generator().manual_seed(SEED + k) for k in ((draw + 1) // 2, (draw + 3) // 4)
-    )
-    halves: dict[tuple[int, int], Tensor] = {}
-    for each in sizes:
-        order = torch.randperm(each[1], generator=often if each == longest else seldom)
-        order = order[torch.isin(order, lines[each].to(order))]
-        size, half = len(order), (len(order) + 1) // 2
-        is_second = draw % 2 == 0 if each == longest else draw % 4 in (3, 0)
-        halves[each] = order[half:] if is_second and size > 1 else order[:half]
-    return halves
+def _squares(cell: Cell, given: Coordinates, is_second: int) -> list[dict[InputAxis, Tensor]]:
+    """The squares of one colour, where the places along every axis are halved by chance."""
+    # Whatever moves from sample to sample, or within one alone, is between two colours as well.
+    rng = torch.Generator().manual_seed(SEED + 1)
+    there, halves = _places(given, list(cell)), []
+    for line in there:
+        present = line.unique()
+        order = present[torch.randperm(len(present), generator=rng).to(present.device)]
+        half = (len(order) + 1) // 2
+        halves.append((order[:half], order[half:]))
+    colours = (sides for sides in product((0, 1), repeat=len(cell)) if sum(sides) % 2 == is_second)
+    found = [
+        dict(zip(cell, (pair[side] for pair, side in zip(halves, sides, strict=True)), strict=True))
+        for sides in colours
+    ]
+    return [one for one in found if all(map(len, one.values()))] or [
+        dict(zip(cell, (line.unique() for line in there), strict=True))
+    ]
+
+
+def _sizes(cell: Cell) -> tuple[tuple[int, int], ...]:
+    return tuple(dict.fromkeys((axis.number, axis.size) for axis in cell))
 
 
 def separating(invocation: Invocation) -> int:
-    """How many draws after the first ``DRAWN`` replace of any two tokens one without the other."""
-    return 2 * max(len(_digits(cell)) for cell in cells_of(invocation))
+    """How many draws replace of any two tokens of a sequence one without the other."""
+    return 2 * len(_digits(cells_of(invocation)))
 
 
-def _digits(cell: Cell) -> list[tuple[tuple[int, int], int]]:
-    """The binary digits of the places along every axis; two tokens differ in one of them."""
-    sizes = dict.fromkeys((axis.number, axis.size) for axis in cell)
-    return [(each, digit) for each in sizes for digit in range((each[1] - 1).bit_length())]
+LARGE_DRAWS = 4
+"""How often some of the tokens are replaced by large numbers, for what these alone decide."""
 
 
-def _separated(cell: Cell, number: int) -> dict[tuple[int, int], Tensor]:
-    """The places with a 0, or a 1, at one binary digit along one axis; all along the others."""
-    digits = _digits(cell)
-    turned, digit = digits[number // 2 % len(digits)] if digits else ((-1, 0), 0)
-    found = {(axis.number, axis.size): torch.arange(axis.size) for axis in cell}
-    if turned in found:
-        places = found[turned]
-        found[turned] = places[(places >> digit) & 1 == number % 2]
-    return found
+def draws(invocation: Invocation) -> list[int]:
+    """The draws by which it is asked whether any token moves another."""
+    return [*range(1, 1 + separating(invocation)), *range(-1, -1 - LARGE_DRAWS, -1)]
+
+
+def _digits(
+    cells: Sequence[Cell],
+) -> list[tuple[tuple[tuple[int, int], ...], tuple[int, int], int]]:
+    """The binary digits of the places along every axis; two tokens differ in one of them.
+
+    Sequences of the same sizes share them. The axis with most places comes first.
+    """
+    return [
+        (sizes, each, digit)
+        for sizes in dict.fromkeys(map(_sizes, cells))
+        for each in sorted(sizes, key=lambda each: -each[1])
+        for digit in range((each[1] - 1).bit_length())
+    ]
 
 
 def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
@@ -513,7 +562,7 @@ def repetition(
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
-    rng = torch.Generator().manual_seed(SEED + 1 + draw)
+    rng = torch.Generator().manual_seed(SEED + 1 + abs(draw))
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
 
@@ -543,7 +592,7 @@ def repetition(
             output = invocation.module(*args, **kwargs)
             found.has_drawn = has_drawn()
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or _is_fault(error):
             raise
         if cells and replacement is None:
             with suppress(UnclearError):
@@ -609,6 +658,14 @@ def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     size = real.square().mean().sqrt().clamp(min=1e-3)
     drawn = torch.randn(count, generator=rng, dtype=torch.float64).to(size.dtype).to(part.device)
     return (size * drawn).to(part.dtype)
+
+
+def large(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
+    """What replaces a token: numbers that are much larger than those of the tensor."""
+    numbers = ordinary(part, inside, rng)
+    if not containers.are_numbers(part):
+        return numbers
+    return numbers * min(LARGE, torch.finfo(part.dtype).max ** 0.25)
 
 
 def _of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
@@ -748,7 +805,8 @@ def _note_spill(
     made, apart = (_of_made(seen, each).to(before.device) for each in (cells, found.apart))
     inside = made if inside is None else made | (inside.to(before.device) & ~apart)
     differs = (after != before).reshape(seen.shape)
-    found.has_hidden |= len(cells) > 1 and bool((differs & made).any())
+    are_several = len({*map(frozenset, cells)}) > 1
+    found.has_hidden |= are_several and bool((differs & made).any())
     if not bool((differs & ~inside).any()):
         return
     change = (after.double() - before.double()).abs().reshape(seen.shape)

@@ -109,7 +109,7 @@ def _is_pointwise(func: Any) -> bool:
     packet = getattr(torch.ops.aten, _name_of(func), None)
     overloads = packet.overloads() if packet is not None else ()
     tags = {*getattr(func, "tags", ())}.union(*(getattr(packet, one).tags for one in overloads))
-    return torch.Tag.pointwise in tags or _name_of(func) in ("addcmul", "addcdiv", "lerp")
+    return torch.Tag.pointwise in tags or _name_of(func) in _UNTAGGED
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor]:
@@ -723,7 +723,9 @@ class Rules:
         return done.returns(first if first and first.shape == done.outs[0].shape else None)
 
     def _embedded(self, done: Done) -> Followed:
-        ids, shape = self._known.of(done.args[1]), done.outs[0].shape
+        table, ids, shape = *map(self._known.of, done.args[:2]), done.outs[0].shape
+        if table is not None:  # tokens that are looked up
+            return self._moved(done) if ids is None else self._unknown(done)
         if ids is None:
             return Followed((None,))
         for axis in ids.planes:
@@ -1033,6 +1035,9 @@ _PADDED = {"im2col", "constant_pad_nd"}
 _KEEPS = {"clone", "_to_copy", "contiguous", "native_dropout", "dropout", "tril", "triu"}
 _KEEPS |= {"lift_fresh", "resolve_conj", "resolve_neg", "conj", "real", "imag", "nan_to_num"}
 _KEEPS |= {"_native_batch_norm_legit_no_training", "_batch_norm_no_update"}
+_UNTAGGED = {"addcmul", "addcdiv", "lerp", "hardswish", "log_sigmoid_forward", "floor_divide"}
+_UNTAGGED |= {"_prelu_kernel", "rrelu_with_noise", "dequantize"}
+"""What works on elements one by one, without torch's tag that says so."""
 _MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
 _BATCH_NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
 _BATCH_NORMS |= {"_batch_norm_with_update", "_batch_norm_with_update_functional"}

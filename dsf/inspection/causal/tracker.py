@@ -1,6 +1,6 @@
 """``Tracker``: follows, operation by operation, from which tokens every tensor of a run is made."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.capture.calls import Invocation, begun, copied, given_to, storage_of
-from dsf.inspection.capture.containers import are_numbers, tensors_in
+from dsf.inspection.capture.containers import are_numbers, memory_key, memory_of, tensors_in
 from dsf.inspection.capture.modes import Heard, unheard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
 from dsf.inspection.causal import rules
@@ -26,7 +26,7 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
-from dsf.inspection.causal.replay import cells_of, repetition
+from dsf.inspection.causal.replay import cells_drawn, repetition
 from dsf.inspection.causal.rules import Done, Meeting, Way
 from dsf.inspection.recording import MADE_EMPTY, Leaving, is_ours, written_places
 
@@ -40,6 +40,26 @@ class TokenMixing:
     meeting: Meeting
     time: int
     invocation: Any
+
+
+class Kept:
+    """A tensor that a run read, with all bytes that its memory held then."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._bytes = tensor, self._now(tensor)
+
+    @staticmethod
+    def _now(tensor: Tensor) -> Tensor | None:
+        storage = memory_of(tensor)
+        if storage is None:
+            return None
+        return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).clone()
+
+    def is_constant(self, read: Collection[int]) -> bool:
+        """Whether runs that read memory with these keys have read it again, and left it alone."""
+        now = self._now(self._tensor)
+        is_same = now is not None and self._bytes is not None and torch.equal(now, self._bytes)
+        return is_same and memory_key(self._tensor) in read
 
 
 def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coordinates | None:
@@ -95,6 +115,13 @@ def _is_plain(part: Any) -> bool:
     return type(part) in (int, float) or all(type(one) in plain for one in tree_leaves(part))
 
 
+def _has_chosen_size(done: Done) -> bool:
+    """Whether numbers decide how many elements an operation returns, which any code can count."""
+    if torch.Tag.dynamic_output_shape not in getattr(done.func, "tags", ()):
+        return False
+    return done.name != "index" or any(one.dtype is torch.bool for one in done.given[1:])
+
+
 class Tracker:
     """Follows coordinates from the inputs of a model through all operations of its run.
 
@@ -120,6 +147,7 @@ class Tracker:
         self.is_asking = False
         self.run: Invocation | None = None
         self.is_sure = False
+        self._unknown: dict[int, Kept] = {}
 
     @contextmanager
     def following(
@@ -145,6 +173,11 @@ class Tracker:
         self.is_sure = all(map(_is_plain, (*inputs, *named.values())))
         with self._listening(), Leaving(self._leaves):
             yield
+
+    @property
+    def unknown(self) -> list[Kept]:
+        """The tensors that had a part in numbers, and of which this is not known."""
+        return [*self._unknown.values()]
 
     def finish(self, output: Any) -> None:
         if self.run is not None:
@@ -268,13 +301,14 @@ class Tracker:
             with torch._C.DisableTorchFunction():
                 # Both passes are repeated, since casts inside of them are not guarded here.
                 before = repetition(invocation, (), None).outputs
-                again = repetition(invocation, cells_of(invocation), None).outputs
+                drawn = (cells_drawn(invocation, draw) for draw in (1, 2))  # all tokens together
+                after = [repetition(invocation, cells, None).outputs for cells in drawn]
         except Exception:  # as inside of torch.vmap, where nothing is repeated
             return False
         finally:
             self.is_asking = False
             self._go_on()
-        pairs = zip(before, again, strict=True)
+        pairs = (pair for again in after for pair in zip(before, again, strict=True))
         return all(
             one is not None
             and other is not None
@@ -327,16 +361,24 @@ class Tracker:
         read = [] if is_empty else done.given[done.name in _OVERWRITES :]
         is_open = any(map(known.is_open, read))
         known.note(done.outs)
-        self.is_sure &= not (is_open and done.name in _NUMBERS_OF_PYTHON)
+        self.is_sure &= not (is_open and not done.outs)
+        if is_open and any(map(are_numbers, done.outs)):
+            self.is_sure = False
+            with unheard():
+                self._keep(filter(known.is_open, read))
         for out in done.outs:
             if are_numbers(out):
-                self.is_sure &= not is_open
                 is_lost = any(map(known.has, read)) and not known.has(out)
                 is_lost &= not rules.is_made_anew(done.name)
                 known.leave_open(out, is_open=is_empty or is_lost)
             else:  # ids that were computed, or masks of them
                 is_lost = any(map(known.has, read)) and not known.has(out)
                 known.leave_open(out, is_open=is_empty or is_open or is_lost)
+
+    def _keep(self, tensors: Iterable[Tensor]) -> None:
+        for one in tensors:
+            if (key := memory_key(one)) not in self._unknown:
+                self._unknown[key] = Kept(one)
 
     def _lost(self, done: Done) -> list[Meeting]:
         """What a module is asked about where an operation could not be followed."""
@@ -350,9 +392,9 @@ class Tracker:
         if not any(map(known.has, done.given)) or rules.is_view_in_place(func):
             return
         writes = bool(written_places(func))
+        if not outs or _has_chosen_size(done):
+            self._leaves(*done.given)
         if not outs:
-            if name in _NUMBERS_OF_PYTHON:
-                self._leaves(*done.given)
             return
         if not writes and all(one in known for one in outs):  # views of what is known
             return
@@ -383,8 +425,11 @@ class Tracker:
     def _leaves(self, *tensors: Tensor) -> None:
         """Note numbers that a module takes out of torch, where nothing shows what it does next."""
         known = self._known
-        if self.is_sure and any(known.has(one) or known.is_open(one) for one in tensors):
-            self.is_sure = is_ours()
+        left = [one for one in tensors if known.has(one) or known.is_open(one)]
+        if left and not is_ours():
+            self.is_sure = False
+            with unheard():  # of whole numbers, nothing but what a module does itself is asked
+                self._keep(filter(are_numbers, left))
         found = [c for one in tensors if known.decides(one) and (c := known.of(one)) is not None]
         axes = dict.fromkeys(axis for c in found for axis in c.planes if is_place(axis))
         how = "what it does with numbers that it takes out of torch could not be followed"
@@ -439,7 +484,6 @@ class Tracker:
 
 _OF_CELLS = {Way.JOINS, Way.FIXED, Way.OTHER}
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
-_NUMBERS_OF_PYTHON = {"_local_scalar_dense", "equal"}
 _WHOLE_NUMBERS = rules.MOVES | {"clone", "copy"}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod"}
 _ARITHMETIC |= {"neg", "abs"}

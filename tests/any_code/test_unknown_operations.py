@@ -1,0 +1,316 @@
+"""Operations that nobody knows, between single tokens, single samples, or on rare conditions."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from dsf.inspection.causal import replay
+from dsf.inspection.errors import NothingCapturedError
+from tests.any_code.modules import Attention, drawn, tokens
+
+WIDTH, TOKENS = 16, 6
+
+
+class OfArrays(torch.autograd.Function):
+    """One token added to another, in a function that torch does not see inside of."""
+
+    @staticmethod
+    def forward(_, x, pair):
+        (sample, one), (other_sample, other) = pair
+        numbers = x.detach().numpy().copy()
+        numbers[other_sample, other] += np.tanh(numbers[sample, one])
+        return torch.from_numpy(numbers)
+
+
+def by_array(x, pair):
+    return OfArrays.apply(x, pair)
+
+
+def by_memory(x, pair):
+    (sample, one), (other_sample, other) = pair
+    y = x.clone()
+    numbers = y.detach().numpy()
+    numbers[other_sample, other] += numbers[sample, one]
+    return y
+
+
+def by_putting(x, pair):
+    places = [(sample * TOKENS + one) * WIDTH + torch.arange(WIDTH) for sample, one in pair]
+    return x.clone().put_(places[1], x.flatten()[places[0]], accumulate=True)
+
+
+def by_view(x, pair):
+    (sample, one), (other_sample, other) = pair
+    y, first = x.clone(), (other_sample * TOKENS + other) * WIDTH
+    y.view(-1)[first : first + WIDTH] += x[sample, one]
+    return y
+
+
+def by_number(x, pair):
+    y = x.clone()
+    y[pair[1]] += x[pair[0]][0].item()
+    return y
+
+
+def by_whole_numbers(x, pair):
+    whole = (x * 100).long()
+    whole[pair[1]] += whole[pair[0]]
+    return whole / 100
+
+
+def by_thread(x, pair):
+    made = []
+
+    def run():
+        y = torch.zeros_like(x)
+        y[pair[1]] = x[pair[0]]
+        made.append(y)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return x + made[0]
+
+
+class Applied(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Behind(nn.Module):
+    """An attention, and something else in a module of its own or in that of the attention."""
+
+    def __init__(self, function, where, **options):
+        super().__init__()
+        self.attention, self.function = Attention(**options), function
+        if where == "inside":
+            self.attention = Further(function, **options)
+        self.other = Applied(function if where == "module" else nn.Identity())
+        self.is_around = where == "around"
+
+    def forward(self, x):
+        x = x + self.attention(x)
+        return x + (self.function(x) if self.is_around else self.other(x))
+
+
+class Further(Attention):
+    def __init__(self, function, **options):
+        super().__init__(**options)
+        self.further = function
+
+    def forward(self, x):
+        return super().forward(x) + self.further(x)
+
+
+NAMES = {"module": "other", "inside": "attention", "around": "Behind"}
+
+
+def listed(function, where, samples=2, **options):
+    model = drawn(Behind(function, where, **options))
+    found = dsf.inspect(model, tokens(samples, TOKENS, WIDTH), probe=())
+    return {one.name for one in found.unsupported}
+
+
+WAYS = [by_array, by_memory, by_putting, by_view, by_number, by_whole_numbers, by_thread]
+PAIRS = [
+    *(((0, 2), (0, 5)), ((1, 2), (1, 5)), ((1, 4), (1, 3)), ((0, 0), (0, 1)), ((1, 5), (1, 0))),
+    *(((0, 1), (1, 1)), ((1, 5), (0, 0)), ((0, 3), (1, 2))),
+]
+
+
+@pytest.mark.sampled(count=12)
+@pytest.mark.parametrize("where", NAMES)
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_one_token_that_is_sent_to_another_of_one_sample_is_listed(way, pair, where):
+    names = {NAMES[where], "Behind"} if way is by_thread else {NAMES[where]}
+    assert names & listed(lambda x: way(x, pair), where)
+
+
+LIMIT = 100
+
+
+def if_largest(x):
+    return x + x.flip(1) if x.max() > LIMIT else x
+
+
+def if_any(x):
+    return x + x.flip(1) if (x.abs() > LIMIT).any() else x
+
+
+def if_least(x):
+    return x * 2 if x.min().item() < -LIMIT else x
+
+
+def where_largest(x):
+    return torch.where(x.max() > LIMIT, x + x.flip(1), x)
+
+
+def if_much_larger(x):
+    return x * 2 if x[0, 2, 0] > x[0, 4, 0] + LIMIT else x
+
+
+def if_close(x):
+    return x * 2 if torch.allclose(x, x.flip(1), atol=LIMIT) else x
+
+
+def above(x):
+    return x + (x.mean(1, keepdim=True) - LIMIT).relu()
+
+
+def by_largest_number(x):
+    return x * 2 if x.detach().numpy().max() > LIMIT else x
+
+
+RARE = [if_largest, if_any, if_least, where_largest, if_much_larger, if_close, above]
+RARE += [by_largest_number]
+
+
+@pytest.mark.sampled(count=6)
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize("where", NAMES)
+@pytest.mark.parametrize("way", RARE)
+def test_a_rare_condition_on_other_tokens_is_listed(way, where, is_fused):
+    assert NAMES[where] in listed(way, where, is_fused=is_fused)
+
+
+class Weighs(nn.Module):
+    """A sum over tokens that is probed, and something else."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.function = function
+
+    def forward(self, x):
+        return self.o(self.q(x) @ (self.k(x).mT @ self.v(x)) / WIDTH + self.function(x))
+
+
+@pytest.mark.sampled(count=9)
+@pytest.mark.parametrize("pair", PAIRS[:7], ids=str)
+@pytest.mark.parametrize("way", [by_array, by_putting, by_view, by_number])
+def test_one_token_that_is_sent_to_another_is_no_part_of_a_probed_map(way, pair):
+    model = drawn(Weighs(lambda x: way(x, pair)))
+    assert not any(layer.is_exact for layer in readings(model))
+
+
+@pytest.mark.parametrize("way", [if_largest, where_largest, above])
+def test_what_a_rare_condition_does_is_no_part_of_a_probed_map(way):
+    assert not any(layer.is_exact for layer in readings(drawn(Weighs(way))))
+
+
+def readings(model):
+    try:
+        return list(dsf.inspect(model, tokens(2, TOKENS, WIDTH)))
+    except NothingCapturedError:
+        return []
+
+
+def by_count(x):
+    return x * len((x[..., 0] > 0).nonzero())
+
+
+def by_chosen_rows(x):
+    return x * x[x[..., 0] > 0].shape[0]
+
+
+def by_selected(x):
+    return x * x.masked_select(x > 0.5).numel()
+
+
+def by_kinds(x):
+    return x * torch.unique(x[..., 0].round()).numel()
+
+
+@pytest.mark.parametrize("where", NAMES)
+@pytest.mark.parametrize("way", [by_count, by_chosen_rows, by_selected, by_kinds])
+def test_a_number_of_elements_that_tokens_decide_is_listed(way, where):
+    assert NAMES[where] in listed(way, where)
+
+
+def own_array(x):
+    return torch.from_numpy(np.tanh(x.detach().numpy()))
+
+
+def own_expert(x):
+    chosen, y = x[..., :3].argmax(-1), torch.zeros_like(x)
+    for k in range(3):
+        if (chosen == k).any():
+            y[chosen == k] = (k + 1) * x[chosen == k].tanh()
+    return y
+
+
+def own_in_order(x):
+    rows = x.flatten(0, 1)
+    chosen = rows[:, :3].argmax(-1)
+    order = chosen.argsort()
+    sizes = torch.bincount(chosen, minlength=3).tolist()
+    parts = [k * part.tanh() for k, part in enumerate(rows[order].split(sizes))]
+    return torch.empty_like(rows).index_copy(0, order, torch.cat(parts)).view_as(x)
+
+
+def kept_finite(x):
+    return x.clamp(-LIMIT, LIMIT) if torch.isinf(x).any() else x
+
+
+@pytest.mark.parametrize("where", NAMES)
+@pytest.mark.parametrize("way", [own_array, own_expert, own_in_order, kept_finite])
+def test_what_is_unknown_but_keeps_tokens_apart_is_not_listed(way, where):
+    assert not listed(way, where)
+
+
+def test_tokens_in_a_table_are_followed_to_where_they_are_looked_up():
+    order = torch.arange(TOKENS).roll(1)
+    names = listed(lambda x: x + nn.functional.embedding(order, x[0]), "around")
+    assert names == {"Behind"}
+
+
+@pytest.mark.parametrize("shape", [(TOKENS, WIDTH), (2, TOKENS, WIDTH)], ids=["plain", "samples"])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_token_that_is_sent_to_a_sequence_with_or_without_samples(samples, shape):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.of_other = Attention(), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x, other):
+            return x + self.attention(x), self.of_other(other) + x[0, 3]
+
+    model = drawn(Two())
+    found = dsf.inspect(model, tokens(samples, 7, WIDTH), tokens(*shape), probe=())
+    assert {one.name for one in found.unsupported} == {"Two"}
+
+
+@pytest.mark.parametrize("fault", [NameError, AttributeError, TypeError])
+@pytest.mark.parametrize("name", ["moved_between", "_note_spill", "with_other_tokens"])
+def test_a_fault_of_the_inspection_is_not_taken_for_one_of_the_model(name, fault, monkeypatch):
+    def wrong(*_given, **_named):
+        raise fault("ours")
+
+    monkeypatch.setattr(replay, name, wrong)
+    wrong.__code__ = wrong.__code__.replace(co_filename=replay.__file__)
+    with pytest.raises(fault, match="ours"):
+        listed(lambda x: x + x.flip(1), "inside")
+
+
+@pytest.mark.parametrize("fault", [NameError, KeyError, RuntimeError, TypeError])
+def test_a_fault_of_the_model_where_it_runs_again_is_listed(fault):
+    runs = []
+
+    def once(x):
+        runs.append(1)
+        if len(runs) > 1:
+            raise fault("theirs")
+        return x + x.flip(1)
+
+    found = dsf.inspect(drawn(Behind(once, "inside")), tokens(2, TOKENS, WIDTH), probe=())
+    assert {one.name for one in found.unsupported} == {"attention"}
+    assert "theirs" in found.unsupported[0].reason
