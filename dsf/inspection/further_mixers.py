@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter, Structure
 from dsf.inspection.capture.calls import Call, Invocation, Through, bound
-from dsf.inspection.capture.containers import tensors_in
+from dsf.inspection.capture.containers import are_numbers, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.causal import replay
@@ -355,10 +355,11 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     new = [*new, *kept_in(recording, invocation, held, cells)]
     every = moved_with(new)
     if recording.leaving(recording.given):  # what the program makes of these is held in a replay
+        first = next(filter(are_numbers, invocation.outputs))
         real = replay.moved(invocation, held, draw=draw, of_tokens=draw != 0).difference.to(
             every.difference
         )
-        if not (gap := (real - every.difference).norm()) <= LEAST_ALIKE * real.norm():
+        if not (gap := (real - every.difference).norm()) <= _rounding(first) * real.norm():
             return 0.0 if draw and gap.isfinite() else math.nan
     values, response, _ = driven.original()
     rest = driven.response_to([], torch.zeros_like)
@@ -373,7 +374,7 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
         return torch.where(own.to(now.device), now, response + other_rest - rest)
 
     left = moved_with([*new, driven.with_response(kept), *driven.besides(new)])
-    if draw and not every.difference.any():  # all that they move is themselves
+    if draw and not every.mixes:  # all that they move is themselves
         return math.nan
     return min(replay.share_of(every, left), 1 - spilled)
 
@@ -382,12 +383,17 @@ LEAST_ALIKE = 1e-2
 """How far a replay may be from the module itself, whose numbers are rounded to its number type."""
 
 
+def _rounding(numbers: Tensor) -> float:
+    """The same for numbers of the run."""
+    return min(ROUNDINGS * torch.finfo(numbers.dtype).eps, LEAST_ALIKE)
+
+
 def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exchanges:
     """What puts other numbers in the place of tokens of what a module was given."""
     rng = torch.Generator().manual_seed(replay.SEED + 1 + abs(draw))
     found: list[Exchanged] = []
     for value in dict.fromkeys(recording.given):
-        given, how = recording.tensor(value), replay.large if draw < 0 else replay.ordinary
+        given, how = recording.tensor(value), replay.replacing(draw)
         new = replay.with_other_tokens(given, recording.seen[value], cells, rng, how)
         if new is not None:
             found.append(instead(value, new))
@@ -438,7 +444,7 @@ def _keeping(
 def value_of(recording: Recording, numbers: Tensor) -> Value:
     """The first value of a recording that holds some numbers of the run, up to rounding."""
     wanted = in_float64(numbers).flatten()
-    limit = min(ROUNDINGS * torch.finfo(numbers.dtype).eps, LEAST_ALIKE) * wanted.abs().max()
+    limit = _rounding(numbers) * wanted.abs().max()
     for value in recording.seen:
         if value.dtype.is_floating_point and value.shape.numel() == wanted.numel():
             found = recording.tensor(value).flatten().to(wanted)

@@ -39,9 +39,10 @@ Cell = Mapping[InputAxis, int | Tensor]
 """A token: its index along every axis; or several, by all their indices along each."""
 Replacement = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 SEED, DRAWS, ROUNDING = 0, 16, 16
-LARGE = 1e8
-"""How many times larger than the tokens are what replaces them where a number may be too small to
-decide anything, as in ``if x.max() > limit``; less in types whose fourth powers overflow."""
+LARGE, LARGE_DRAWS = 1e8, 4
+"""How many times larger than the tokens at most are what replaces them where a number may be too
+small to decide anything, as in ``if x.max() > limit``; less in types whose fourth powers overflow.
+In as many draws, each with larger ones than the last."""
 
 
 class UnclearError(Exception):
@@ -170,7 +171,7 @@ def moved(
         from_a_pass: bool,
     ) -> Moved:
         how: dict[str, Any] = {"draw": draw, "apart": apart}
-        how |= {"replacement": large} if draw < 0 else {}
+        how |= {"replacement": replacing(draw)} if draw < 0 else {}
         like = repetition(one, (), held, draw=draw) if from_a_pass else None
         after = repetition(one, cells, held, like=like, **how)
         if after.has_drawn and like is None:  # the run drew other ones
@@ -469,10 +470,6 @@ def separating(invocation: Invocation) -> int:
     return 2 * len(_digits(cells_of(invocation)))
 
 
-LARGE_DRAWS = 4
-"""How often some of the tokens are replaced by large numbers, for what these alone decide."""
-
-
 def draws(invocation: Invocation) -> list[int]:
     """The draws by which it is asked whether any token moves another."""
     return [*range(1, 1 + separating(invocation)), *range(-1, -1 - LARGE_DRAWS, -1)]
@@ -660,12 +657,18 @@ def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     return (size * drawn).to(part.dtype)
 
 
-def large(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
-    """What replaces a token: numbers that are much larger than those of the tensor."""
-    numbers = ordinary(part, inside, rng)
-    if not containers.are_numbers(part):
-        return numbers
-    return numbers * min(LARGE, torch.finfo(part.dtype).max ** 0.25)
+def replacing(draw: int) -> Replacement:
+    """What replaces tokens in a draw: large numbers in negative ones."""
+    if draw >= 0:
+        return ordinary
+
+    def large(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
+        numbers = ordinary(part, inside, rng)
+        if not containers.are_numbers(part):
+            return numbers
+        return numbers * min(LARGE ** (-draw / LARGE_DRAWS), torch.finfo(part.dtype).max ** 0.25)
+
+    return large
 
 
 def _of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
