@@ -194,7 +194,7 @@ class Weighs(nn.Module):
         return self.o(self.q(x) @ (self.k(x).mT @ self.v(x)) / WIDTH + self.function(x))
 
 
-@pytest.mark.sampled(count=9)
+@pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("pair", PAIRS[:7], ids=str)
 @pytest.mark.parametrize("way", [by_array, by_putting, by_view, by_number])
 def test_one_token_that_is_sent_to_another_is_no_part_of_a_probed_map(way, pair):
@@ -230,6 +230,7 @@ def by_kinds(x):
     return x * torch.unique(x[..., 0].round()).numel()
 
 
+@pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("where", NAMES)
 @pytest.mark.parametrize("way", [by_count, by_chosen_rows, by_selected, by_kinds])
 def test_a_number_of_elements_that_tokens_decide_is_listed(way, where):
@@ -261,6 +262,7 @@ def kept_finite(x):
     return x.clamp(-LIMIT, LIMIT) if torch.isinf(x).any() else x
 
 
+@pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("where", NAMES)
 @pytest.mark.parametrize("way", [own_array, own_expert, own_in_order, kept_finite])
 def test_what_is_unknown_but_keeps_tokens_apart_is_not_listed(way, where):

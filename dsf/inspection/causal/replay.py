@@ -368,8 +368,8 @@ def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) ->
     cells = _cells_in(invocation)
     if of_model:
         embedded = [one for one in cells if all(axis.source.is_embedded for axis in one[0])]
-        given = zip(_tensors(invocation), invocation.given, strict=True)
-        has_numbers = any(one.is_floating_point() and made is not None for one, made in given)
+        pairs = zip(_tensors(invocation), invocation.given, strict=True)
+        has_numbers = any(one.is_floating_point() and made is not None for one, made in pairs)
         cells = cells if has_numbers or not embedded else embedded
         cells = [one for one in cells if len(one[0]) > 1] or cells
     if not draw:
