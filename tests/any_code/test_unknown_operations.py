@@ -202,7 +202,12 @@ def test_one_token_that_is_sent_to_another_is_no_part_of_a_probed_map(way, pair)
     assert not any(layer.is_exact for layer in readings(model))
 
 
-@pytest.mark.parametrize("way", [if_largest, where_largest, above])
+OPEN = pytest.mark.xfail(
+    reason="what a probed map moves hides it where tokens are large", strict=True
+)
+
+
+@pytest.mark.parametrize("way", [if_largest, where_largest, pytest.param(above, marks=OPEN)])
 def test_what_a_rare_condition_does_is_no_part_of_a_probed_map(way):
     assert not any(layer.is_exact for layer in readings(drawn(Weighs(way))))
 
