@@ -421,3 +421,38 @@ def test_cheap_maps_are_measured_though_others_of_their_class_are_too_large(monk
     weight = model.last.weight.detach().double()[..., lag.clamp(0, 2)]
     expected = torch.where((lag >= 0) & (lag <= 2), weight, 0.0)
     torch.testing.assert_close(layer.map()[0], expected)
+
+
+def by_exponentials(keys, values, lower):
+    weights = keys.exp()
+    return (lower @ (weights * values)) / (lower @ weights)
+
+
+def by_running_sums(keys, values, _lower):
+    weights = keys.exp()
+    return (weights * values).cumsum(1) / weights.cumsum(1)
+
+
+def by_cosh(keys, values, lower):
+    return (lower @ (keys.cosh() * values)) / (lower @ keys.cosh())
+
+
+class Exponentials(nn.Module):
+    """Values weighed by functions of keys that overflow where a token is large."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.keys, self.values, self.leave = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.form = form
+
+    def forward(self, x):
+        lower = LOWER[: x.shape[1], : x.shape[1]].to(x)
+        return self.leave(self.form(self.keys(x), self.values(x), lower))
+
+
+@pytest.mark.parametrize("form", [by_exponentials, by_running_sums, by_cosh])
+def test_tokens_so_large_that_keys_overflow_say_nothing(form):
+    found = dsf.inspect(drawn(Exponentials(form)), tokens(2, WIDTH, WIDTH))
+    assert len(found) == 1
+    assert found[0].is_exact
+    assert not found.unsupported

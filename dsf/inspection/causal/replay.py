@@ -936,7 +936,10 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
 
 
 def share_of(everything: Moved, rest: Moved) -> float:
-    """How much of ``everything`` that a token moves does not remain as ``rest``, 0 to 1."""
+    """How much of ``everything`` that a token moves does not remain as ``rest``, 0 to 1.
+
+    nan where a number is not finite, as where large tokens overflow in an exponential.
+    """
     explained = (everything.difference - rest.difference).norm().item()
     left = rest.difference.norm().item()
-    return explained / (explained + left) if explained + left > 0 else 0.0
+    return explained / (explained + left) if explained + left != 0 else 0.0
