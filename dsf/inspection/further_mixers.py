@@ -215,7 +215,7 @@ def probe_all(
         made, failed, budget.is_short = list[_Probed](), "", False
         for invocation, held in one.runs:
             call = call_of(path, invocation)
-            worth = partial(share_of_probed, invocation, held)
+            worth = partial(share_of_probed, invocation, held, most=FIRST_DRAWS)
             prober = Prober(Probe(), budget, ports, worth=worth)
             least = ALL if one.is_read or is_known else LEAST
             try:
@@ -322,7 +322,13 @@ def _behind(invocation: Invocation, held: Held, driven: Driven) -> set[Call]:
     }
 
 
-def share_of_probed(invocation: Invocation, held: Held, driven: Driven) -> float:
+FIRST_DRAWS = 4
+"""How often many tokens are replaced where it is only chosen what is probed, as in ``draws``."""
+
+
+def share_of_probed(
+    invocation: Invocation, held: Held, driven: Driven, *, most: int | None = None
+) -> float:
     """How much of what a token moves a map that is probed explains; nan if that is unclear."""
 
     def of_draw(draw: int) -> float:
@@ -332,7 +338,7 @@ def share_of_probed(invocation: Invocation, held: Held, driven: Driven) -> float
             return math.nan
 
     share = of_draw(0)
-    for draw in replay.draws(invocation):  # that of many tokens, which may meet elsewhere
+    for draw in replay.draws(invocation)[:most]:  # of many tokens, which may meet elsewhere
         if share >= ALL and not math.isnan(of_many := of_draw(draw)):
             share = min(share, of_many)
     return share
