@@ -233,16 +233,20 @@ class Tracker:
 
     def resume(self, frame: Frame, output: Any) -> None:
         """Go on: that module has returned, and returned its tokens in the order it was given."""
-        given = frame.args, frame.kwargs
         self._paused -= 1
         if self._paused == 0:
             self._go_on()
+        self._returned(frame.module, (frame.args, frame.kwargs), output)
+
+    @unheard()
+    def _returned(self, module: nn.Module, given: Any, output: Any) -> None:
+        """Note the tokens of what a module returned that is read as a whole."""
         like = next((c for part in tensors_in(given) if (c := self.of(part)) is not None), None)
         if like is not None:
             for axis, plane in like.planes.items():
                 if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
                     self.projections.are_channels(axis)
-        module, outputs = frame.module, tensors_in(output)
+        outputs = tensors_in(output)
         self._known.note(outputs)
         for k, part in enumerate(outputs):
             found, is_open = None, k > 0 and not isinstance(module, nn.RNNBase | nn.RNNCellBase)
@@ -251,7 +255,7 @@ class Tracker:
                 if k > 0 and isinstance(module, nn.RNNBase):
                     found = state_left(module, like, part.shape)
                 elif k > 0 and isinstance(module, nn.MultiheadAttention):
-                    named = given_to(module, frame.args, frame.kwargs)
+                    named = given_to(module, *given)
                     query, key = self.of(named["query"]), self.of(named["key"])
                     is_open = query is None or key is None
                     if query is not None and key is not None:
@@ -317,6 +321,7 @@ class Tracker:
             for one, other in pairs
         )
 
+    @unheard()
     def are_weights(self, left: Tensor, right: Tensor) -> bool:
         """Whether ``left`` weighs the tokens of ``right``, whatever made these weights."""
         # That is so where its rows are tokens, and its columns the tokens of the other factor: as a

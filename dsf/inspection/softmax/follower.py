@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Through, add_call, copied
 from dsf.inspection.capture.containers import kept, tensors_in, times_written
-from dsf.inspection.capture.modes import Functions
+from dsf.inspection.capture.modes import Functions, unheard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, surroundings
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import double_copy
@@ -172,6 +172,7 @@ def changed(scores: Scores | Normalised, name: str, given: list[Any]) -> Scores 
     return replace(scores, plain=False)
 
 
+@unheard()
 def explained(weights: Normalised, made: Product) -> dict[str, Any]:
     """Query, key, scale and bias that reproduce the weights in ``made``, or those weights."""
     # Tensors have one leading axis for all maps, map time width.
@@ -220,6 +221,7 @@ def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
     """Once the module of ``call`` has returned, record the number of heads and its surroundings."""
     # heads is None where the attention makes only a part of the module's output.
 
+    @unheard()
     def record(frame: Frame, ran: int, given: Any, output: Any) -> None:
         put_out = next(iter(tensors_in(output)), None)
         behind = [one.given.shape[-1] for one in frame.projected[ran:]]
