@@ -274,7 +274,11 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
         layer = replace(layer, row_order=rows.expand(*batch, -1))
     if bool((columns.diff() != 1).any()):
         layer = replace(layer, column_order=columns.expand(*batch, -1))
-    return call, adapter, layer, share, _behind(run, held, driven)
+    behind = _behind(run, held, driven)
+    is_of_tokens = not (driven.has_own_rows or bool((rows < 0).any()))
+    for one in () if is_of_tokens else behind:  # its keys are rows of the map
+        one.maps = one.maps and replace(one.maps, columns=SLOT, column_tokens=None)
+    return call, adapter, layer, share, behind
 
 
 def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:

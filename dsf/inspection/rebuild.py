@@ -58,6 +58,7 @@ from dsf.inspection.softmax.attention import recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.inspection.whole.stages import (
     AffineLayer,
+    Chain,
     WholeMixer,
     as_tokens,
     as_values,
@@ -588,17 +589,22 @@ def _knows_stages(adapter: Adapter, mixer: Any) -> bool:
 def _with_stages(layer: Captured, adapter: Adapter, mixer: Any, response: Tensor) -> WholeMixer:
     """The mixer with its stages, some of which are frozen at its ``response``."""
     assert adapter.enter is not None and adapter.leave is not None  # noqa: S101, PT018
-    enter, leave_of, around = adapter.enter(layer), adapter.leave, layer.surroundings
+    enter, around = adapter.enter(layer), layer.surroundings
     given = layer.arguments[adapter.takes] if around is None else in_float64(around.given)
     return WholeMixer(
         given=given,
         enter=enter,
         mixer=mixer,
-        leave=leave_of(layer, response),
+        leave=adapter.leave(layer, response),
         output=_put_out(layer),
         is_all=around is None or around.is_all,
-        leaving=lambda other: leave_of(layer, other)(other),  # some factors are made of it
+        leaving=partial(_left, adapter.leave, layer),
     )
+
+
+def _left(leave: Callable[[Captured, Tensor], Chain], layer: Captured, response: Tensor) -> Tensor:
+    """The output of a layer for another response, which some factors of its stages are made of."""
+    return leave(layer, response)(response)
 
 
 def _put_out(layer: Captured) -> Tensor:

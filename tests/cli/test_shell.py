@@ -96,7 +96,7 @@ def test_an_interrupt_has_a_code_of_its_own(run_alone):
     script = (
         "import dsf.cli.doctor as doctor, dsf.cli\n"
         "def stop(*_): raise KeyboardInterrupt\n"
-        "doctor.findings = stop\n"
+        "doctor._packages = stop\n"
         "dsf.cli.main(['doctor'])"
     )
     done = run_alone("-c", script)

@@ -95,7 +95,7 @@ def test_a_fault_of_ours_has_a_code_of_its_own(place):
     script = (
         "import dsf.cli.doctor as doctor, dsf.cli\n"
         "def fail(*_): raise ZeroDivisionError('by nothing')\n"
-        "doctor.findings = fail\n"
+        "doctor._packages = fail\n"
         "dsf.cli.main(['doctor'])"
     )
     done = alone(place, "-c", script)

@@ -261,5 +261,5 @@ def test_without_its_induction_heads_it_does_not_know_what_follows(loaded, repea
 def test_joined_maps_differ_as_the_queries_and_keys_of_the_two_runs_do(loaded, monkeypatch):
     ids = torch.tensor([loaded.tokenizer.encode("The capital of France is")])
     ours, defined = differences(loaded.model, ids, monkeypatch)
-    assert max(defined) > 1e-6  # so that no map can agree to 1e-6
+    assert max(defined) > 3e-7  # so that no map can agree to that on any processor
     assert all(one < other + ROUNDING for one, other in zip(ours, defined, strict=True))

@@ -115,7 +115,7 @@ class Budget:
                 f"for all modules together {self.spent:.0f} are spent; pass probe=(path,) to make "
                 "them"
             )
-        if size > self.numbers or self.stored + size > 2 * self.numbers:
+        if size > self.numbers or self.stored + size > 4 * self.numbers:
             raise UnreadableError(
                 f"its map would hold {size} numbers, more than the {self.numbers} that are "
                 "measured unasked; pass probe=(path,) to measure it, or a shorter input"
