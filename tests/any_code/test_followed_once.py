@@ -7,8 +7,9 @@ from torch.nn.functional import layer_norm
 
 import dsf
 from dsf.inspection import examine
+from dsf.inspection.capture.modes import Heard
 from dsf.inspection.causal import coordinates as remembered
-from dsf.inspection.causal import replay, rules
+from dsf.inspection.causal import replay, rules, tracker
 from dsf.inspection.causal.coordinates import numbered
 from tests.any_code import modules
 from tests.any_code.modules import WIDTH, drawn, tokens
@@ -145,6 +146,30 @@ def test_a_model_runs_again_only_where_its_run_could_not_be_followed(made, runs,
         assert [type(one) for one in passes] == [made] * runs
         assert all(layer.is_exact for layer in inspection)
         assert not inspection.unsupported
+
+
+class Talking(modules.Attention):
+    """Weights that are mixed over heads behind the softmax, so that no softmax made them."""
+
+    def mix(self, q, k, v):
+        weights = (q @ k.mT).softmax(dim=-1)
+        return torch.einsum("shij,hg->sgij", weights, torch.eye(weights.shape[1]).cos()) @ v
+
+
+def test_what_is_asked_of_a_run_is_no_part_of_it(monkeypatch):
+    heard, asked, are_weights = [], [], tracker.Tracker.are_weights
+
+    def listened(*given):
+        with Heard(lambda func, *_: heard.append(func)):
+            asked.append(are_weights(*given))
+        return asked[-1]
+
+    monkeypatch.setattr(tracker.Tracker, "are_weights", listened)
+    inspection = dsf.inspect(drawn(Layers(Talking, 2)), tokens())
+    assert len(inspection) == 2
+    assert all(layer.is_exact for layer in inspection)
+    assert asked
+    assert not heard
 
 
 def test_memory_is_limited(monkeypatch):

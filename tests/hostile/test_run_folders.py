@@ -220,9 +220,13 @@ def test_members_that_lead_outside_remove_nothing(attention, run):
     manifest = json.loads((run / "manifest.json").read_text())
     for name in ("../outside/a.txt", str(outside / "a.txt"), "linked/a.txt", "units/../../outside"):
         manifest["members"][name] = digest
-    manifest["members"]["number"] = 3
     (run / "manifest.json").write_text(text_of(manifest))
     checked_run(attention, run)
+    assert (outside / "a.txt").read_text() == "theirs"
+    manifest["members"]["number"] = 3
+    (run / "manifest.json").write_text(text_of(manifest))
+    with pytest.raises(ValueError, match="expected the manifest of a run"):
+        checked_run(attention, run)
     assert (outside / "a.txt").read_text() == "theirs"
 
 
