@@ -22,6 +22,8 @@ from dsf.inspection.causal.tracker import Kept, TokenMixing, Tracker
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.results.table import Table
 
+FEW_DRAWS = 4
+"""Further draws where whole numbers leave torch, as many models only look whether a mask is full."""
 SILENT = "no token moves another in the whole model while the mixers that were read are held"
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
@@ -332,8 +334,11 @@ def _while_held(run: Invocation, held: Held, unknown: Sequence[Kept]) -> ModuleF
             sizes.append(max(rest.elsewhere, rest.spilled))
             if rest.mixes:
                 return _of_model(run, mixes=True, elsewhere=sizes[-1])
-            if draw == 2 and not all(one.is_constant(read) for one in unknown):
-                draws = [*range(3, 3 + replay.separating(run))]
+            lost = [one for one in unknown if not one.is_constant(read)] if draw == 2 else []
+            if lost:
+                count = replay.separating(run)
+                most = FEW_DRAWS if all(one.is_whole for one in lost) else count
+                draws = [*range(3, 3 + min(count, most))]
     except UnclearError as error:
         return _of_model(run, note=str(error), is_lost=isinstance(error, NotFollowedError))
     return _of_model(run, mixes=False, elsewhere=max(sizes))

@@ -47,6 +47,7 @@ class Kept:
 
     def __init__(self, tensor: Tensor) -> None:
         self._tensor, self._bytes = tensor, self._now(tensor)
+        self.is_whole = not are_numbers(tensor)
 
     @staticmethod
     def _now(tensor: Tensor) -> Tensor | None:
@@ -366,8 +367,7 @@ class Tracker:
         read = [] if is_empty else done.given[done.name in _OVERWRITES :]
         is_open = any(map(known.is_open, read))
         known.note(done.outs)
-        self.is_sure &= not (is_open and not done.outs)
-        if is_open and any(map(are_numbers, done.outs)):
+        if is_open and (not done.outs or any(map(are_numbers, done.outs))):
             self.is_sure = False
             with unheard():
                 self._keep(filter(known.is_open, read))
@@ -433,8 +433,8 @@ class Tracker:
         left = [one for one in tensors if known.has(one) or known.is_open(one)]
         if left and not is_ours():
             self.is_sure = False
-            with unheard():  # of whole numbers, nothing but what a module does itself is asked
-                self._keep(filter(are_numbers, left))
+            with unheard():
+                self._keep(left)
         found = [c for one in tensors if known.decides(one) and (c := known.of(one)) is not None]
         axes = dict.fromkeys(axis for c in found for axis in c.planes if is_place(axis))
         how = "what it does with numbers that it takes out of torch could not be followed"
