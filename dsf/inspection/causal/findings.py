@@ -23,7 +23,7 @@ from dsf.inspection.errors import UnreadableError
 from dsf.inspection.results.table import Table
 
 FEW_DRAWS = 4
-"""Further draws where whole numbers leave torch, as many models only look whether a mask is full."""
+"""Further draws where whole numbers leave torch: many models only look whether a mask is full."""
 SILENT = "no token moves another in the whole model while the mixers that were read are held"
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
