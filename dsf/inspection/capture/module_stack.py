@@ -459,7 +459,7 @@ def _hashed(columns: Float[Tensor, "tokens width"]) -> Int[Tensor, " width"]:
 
 
 HASHED_ROWS = 16
-WHOLE_NUMBERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def is_linear(module: nn.Module) -> bool:

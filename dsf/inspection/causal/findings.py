@@ -92,7 +92,7 @@ class Findings:
     is_silent: bool = False
     channels: dict[str, int] = field(default_factory=dict)
     front: tuple[str, ...] = ()
-    unknown: "Sequence[Kept]" = ()
+    unknown: Sequence[Kept] = ()
 
     def rest_of(
         self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
@@ -173,8 +173,8 @@ def judged(
         for one in where.invocations
         if one in reading or (one in own and one.module not in only)
     ]  # a module that is only the softmax of an attention makes its weights, and no more
-    plain = [one for one in order if not _is_open(own.get(one, ()), one in reading, len(one.calls))]
-    plain = [one for one in plain if sum(map(_is_attention, one.calls)) == 1]
+    is_open = {one: _is_open(own.get(one, ()), one in reading, len(one.calls)) for one in order}
+    plain = [one for one in order if not is_open[one] and sum(map(_is_attention, one.calls)) == 1]
     is_followed = (
         tracker.is_sure
         and plain == order
@@ -201,7 +201,6 @@ def judged(
             and one.ended < invocation.ended
         ]
         is_read, mine = invocation in reading, own.get(invocation, ())
-        is_open = _is_open(mine, is_read, len(invocation.calls))
         held = Held(inside, () if is_read else others)
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
         unknown = ModuleFinding(
@@ -212,7 +211,7 @@ def judged(
             slots = any(map(_reads_slots, invocation.calls))
             results[invocation] = replace(whole, has_slots=slots)
             continue
-        results[invocation] = _judged(unknown, others, found, is_open=is_open)
+        results[invocation] = _judged(unknown, others, found, is_open=is_open[invocation])
         if results[invocation].mixes is False and not is_read:
             apart.add(invocation)
     by_module = _by_module(_with_constants(results, tracker.run, calls))

@@ -646,7 +646,7 @@ def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
 
 
 FEW = 64
-"""So many numbers are drawn on the processor and sent to another device; all others are of them."""
+"""Most numbers that are drawn on the processor and sent to a device; the rest is made of them."""
 
 
 def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:

@@ -177,7 +177,7 @@ class Tracker:
 
     @property
     def unknown(self) -> list[Kept]:
-        """The tensors that had a part in numbers, and of which this is not known."""
+        """The tensors of unknown origin that numbers of the run were made of."""
         return [*self._unknown.values()]
 
     def finish(self, output: Any) -> None:

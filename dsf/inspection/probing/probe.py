@@ -51,6 +51,8 @@ class StoredMap(GivenWeights):
 
 
 FAMILY = "probed"
+MAPS_TOGETHER = 4
+"""All maps that are measured unasked may hold so many times the numbers that one may."""
 FEW_OPERATIONS, MANY_OPERATIONS = 4, 256
 """A replay of fewer operations counts as a part of a pass, one of more as several passes."""
 AXES = {0: ("sample", "output", "input"), 1: ("sample", "channel")}
@@ -115,10 +117,16 @@ class Budget:
                 f"for all modules together {self.spent:.0f} are spent; pass probe=(path,) to make "
                 "them"
             )
-        if size > self.numbers or self.stored + size > 4 * self.numbers:
+        if size > self.numbers:
             raise UnreadableError(
                 f"its map would hold {size} numbers, more than the {self.numbers} that are "
                 "measured unasked; pass probe=(path,) to measure it, or a shorter input"
+            )
+        if self.stored + size > MAPS_TOGETHER * self.numbers:
+            raise UnreadableError(
+                f"its map would hold {size} numbers, but of the {MAPS_TOGETHER * self.numbers} "
+                f"that are measured unasked for all modules together {self.stored} are held; pass "
+                "probe=(path,) to measure it, or a shorter input"
             )
         self.is_short = False
 
