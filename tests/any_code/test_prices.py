@@ -179,7 +179,7 @@ def test_a_loop_over_the_budget_is_listed_with_its_price(monkeypatch):
 def test_maps_of_all_modules_together_are_limited_and_said_so():
     budget = Budget(each=9, together=9, numbers=10, stored=35)
     budget.check(1, 1, 5)
-    with pytest.raises(UnreadableError, match="of the 40 .* all modules together 35 are held"):
+    with pytest.raises(UnreadableError, match=r"of the 40 .* all modules together 35 are held"):
         budget.check(1, 1, 6)
     with pytest.raises(UnreadableError, match="hold 11 numbers, more than the 10"):
         budget.check(1, 1, 11)

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from inspect import isfunction, signature
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -181,6 +180,7 @@ def _line(axes: Axes, table: Table, name: str, colour: str) -> None:
 
 
 Picture = Callable[..., Axes]
+WORDED = (charts.per_token, charts.per_map)
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,14 @@ class Quantity:
         label: the label of the axis.
         picture: the function that draws them.
         unit: the unit of the numbers; empty for a ratio.
-        x: the axis that a line of them runs along.
+        x: the axis that the numbers run along, if that is not the query.
         target: a reference value.
     """
 
     label: str
     picture: Picture
     unit: str = ""
-    x: str = "token"
+    x: str | None = None
     target: float | int | None = None
 
     @property
@@ -215,46 +215,71 @@ def _gramian(gramian: Any, **options: Any) -> Axes:
     return charts.heat_map(gramian, label="energy", x="state", y="state", **options)
 
 
-AXES = {"columns": "key", "key": "coordinate", "lags": "lag, one of those asked",
-        "positions": "after token", "queries": "query", "state": "direction"}  # fmt: skip
-"""Words for the last axis of a result that does not run along the queries."""
-SPECIAL: Mapping[Callable[..., Any], Mapping[str, Any]] = {
-    measures.confusions: {"unit": "pairs"},
-    measures.controllability_gramians: {"picture": _gramian},
-    measures.distance_ratios: {"picture": charts.per_map},
-    measures.effective_tokens: {"unit": "tokens"},
-    measures.half_life: {"unit": "tokens"},
-    measures.hankel_singular_values: {"picture": charts.spectrum},
-    measures.key_rank: {"picture": _key_rank},
-    measures.lyapunov_exponents: {"unit": "nats per token", "target": 0.0},
-    measures.mass_by_lag: {"picture": charts.by_lag},
-    measures.mean_distance: {"unit": "tokens"},
-    measures.memory_horizon: {"unit": "tokens"},
-    measures.observability_gramians: {"picture": _gramian},
-    measures.row_entropy: {"unit": "nats"},
-    measures.row_sums: {"target": 1.0},
-    measures.states_needed: {"unit": "states"},
-    measures.transition_eigenvalues: {"picture": charts.complex_plane},
-}
-"""What neither the name of a measure nor the axes of its result say."""
-
-
-def _quantity(measure: Callable[..., Any]) -> Quantity:
-    """A line over the last axis of the result, or a bar for every map where it has none."""
-    axes = getattr(signature(measure).return_annotation, "dim_str", "").replace("*batch", "")
-    last = axes.split()[-1:]
-    usual = Quantity(
-        label=measure.__name__.replace("_", " "),
-        picture=charts.per_token if last else charts.per_map,
-        x=AXES.get("".join(last), "token"),
-    )
-    return replace(usual, **SPECIAL.get(measure, {}))
-
-
 QUANTITIES: Mapping[Callable[..., Any], Quantity] = {
-    measure: _quantity(measure)
-    for name in measures.__all__
-    if isfunction(measure := getattr(measures, name)) and name != "streamed"
+    measures.absolute_gain: Quantity("gain, largest to largest", charts.per_map),
+    measures.colliding_query: Quantity("colliding query", charts.per_token, x="coordinate"),
+    measures.column_norms: Quantity("column norm", charts.per_token, x="key"),
+    measures.column_sums: Quantity("column sum", charts.per_token, x="key"),
+    measures.confusions: Quantity("confused queries", charts.per_map, unit="pairs"),
+    measures.controllability_gramians: Quantity("controllability", _gramian),
+    measures.convexity_defect: Quantity("distance from a convex row", charts.per_token),
+    measures.distance_ratios: Quantity("distance of rows / distance of queries", charts.per_map),
+    measures.effective_rank: Quantity("effective rank", charts.per_map),
+    measures.effective_tokens: Quantity(
+        "effective number of keys", charts.per_token, unit="tokens"
+    ),
+    measures.energy_gain: Quantity("gain, energy to energy", charts.per_map),
+    measures.forgetting: Quantity(
+        "share of a write left", charts.per_token, x="lag, one of those asked"
+    ),
+    measures.interference: Quantity("lost to other tokens", charts.per_token),
+    measures.overwritten: Quantity("overwritten by later tokens", charts.per_token),
+    measures.erased_by: Quantity("energy erased of all before", charts.per_token),
+    measures.occupancy: Quantity("share of the states in use", charts.per_token),
+    measures.retained: Quantity("share that can be read", charts.per_token),
+    measures.state_norm: Quantity("norm of the state", charts.per_token),
+    measures.half_life: Quantity("half-life", charts.per_map, unit="tokens"),
+    measures.hankel_ranks: Quantity("states needed", charts.per_token, x="after token"),
+    measures.hankel_singular_values: Quantity("Hankel singular value", charts.spectrum),
+    measures.jacobian_rank: Quantity("rank of the Jacobian", charts.per_token, x="query"),
+    measures.key_rank: Quantity("rank of [K, 1]", _key_rank),
+    measures.largest_ahead: Quantity("largest weight ahead", charts.per_map),
+    measures.largest_difference: Quantity("largest difference", charts.per_map),
+    measures.lyapunov_exponents: Quantity(
+        "Lyapunov exponent", charts.per_token, unit="nats per token", x="direction", target=0.0
+    ),
+    measures.map_distance: Quantity("distance, relative", charts.per_map),
+    measures.mass_by_lag: Quantity("mean |weight|", charts.by_lag),
+    measures.mean_distance: Quantity("mean distance", charts.per_token, unit="tokens"),
+    measures.memory_horizon: Quantity("memory horizon", charts.per_map, unit="tokens"),
+    measures.negative_entries: Quantity("share of negative entries", charts.per_map),
+    measures.negative_mass: Quantity("negative mass", charts.per_map),
+    measures.negative_share: Quantity("negative share", charts.per_map),
+    measures.neighbourhood_mass: Quantity("mass on the neighbourhood", charts.per_token),
+    measures.observability_gramians: Quantity("observability", _gramian),
+    measures.product_norms: Quantity("norm of A_t ... A_1", charts.per_token),
+    measures.row_entropy: Quantity("row entropy", charts.per_token, unit="nats"),
+    measures.row_norms: Quantity("row norm", charts.per_token),
+    measures.row_sum_spread: Quantity("spread of row sums", charts.per_map),
+    measures.row_sums: Quantity("row sum", charts.per_token, target=1.0),
+    measures.off_diagonal_energy: Quantity("energy off the diagonal", charts.per_map),
+    measures.previous_token: Quantity("weight on the token before", charts.per_map),
+    measures.duplicate_token: Quantity("weight on earlier copies", charts.per_map),
+    measures.induction: Quantity("weight on what followed earlier copies", charts.per_map),
+    measures.first_token: Quantity("weight on the first token", charts.per_map),
+    measures.self_token: Quantity("weight on the token itself", charts.per_map),
+    measures.needle: Quantity("weight of one token on another", charts.per_map),
+    measures.copying: Quantity("copying", charts.per_map),
+    measures.sink_mass: Quantity("mass on the sink", charts.per_map),
+    measures.sink_rate: Quantity("share of maps with a sink", charts.per_map),
+    measures.smallest_entry: Quantity("smallest entry", charts.per_map),
+    measures.states_needed: Quantity("states needed", charts.per_map, unit="states"),
+    measures.transition_eigenvalues: Quantity("eigenvalues of A_t", charts.complex_plane),
+    measures.uniform_neighbourhood: Quantity("uniform neighbourhood mass", charts.per_map),
+    measures.uniform_share: Quantity("uniform share of the energy", charts.per_token),
+    measures.uniformity_gap: Quantity("distance from uniform", charts.per_token),
+    measures.window_mass: Quantity("mass on the window", charts.per_token),
+    measures.window_sums: Quantity("signed sum on the window", charts.per_token),
 }
 """The entry of every measure in ``dsf.measures``."""
 
@@ -290,9 +315,9 @@ def draw(
             f"of your own with per_token, per_map, curves or heat_map."
         )
     words: dict[str, Any] = {}
-    if quantity.picture in (charts.per_token, charts.per_map, _key_rank):
+    if quantity.picture in (*WORDED, _key_rank):
         words["label"] = quantity.named
-    if quantity.picture is charts.per_token:
+    if quantity.x is not None:
         words["x"] = quantity.x
     if quantity.target is not None:
         words["target"] = quantity.target
