@@ -1,7 +1,8 @@
 """The four models inside the package as a whole: inspected, phase by phase.
 
 ``dsf`` runs the model, rebuilds every mixer in double precision and compares it with the layer;
-beside it the plain run of the library, and what maps and measures take on top.
+with checks it also asks which modules mix tokens. Beside it the plain run of the library, and what
+maps and measures take on top.
 """
 
 from typing import Any
@@ -31,7 +32,8 @@ def _inspected(name: str, tokens: int) -> list[Row]:
             return model(input_ids=prompt)
 
     phases = {
-        "dsf": lambda: dsf.inspect(model, input_ids=prompt),
+        "dsf": lambda: dsf.inspect(model, input_ids=prompt, checks="none"),
+        "dsf, with checks": lambda: dsf.inspect(model, input_ids=prompt),
         "library, the run alone": run,
         "dsf, maps": lambda: [layer.map() for layer in inspection],
         "dsf, measures": inspection.measure,

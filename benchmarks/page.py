@@ -82,8 +82,9 @@ GROUPS = (
         ("Inspection of",),
         "Inspection of whole models",
         "The models inside the package: *dsf* runs a model, rebuilds every layer in double "
-        "precision and compares it with the layer's own output. The other lines are the plain run "
-        "of the model library, and the additional time for all maps, or for all measures.",
+        "precision and compares it with the layer's own output. The other lines are the same with "
+        "the run asked about tokens (`checks`), the plain run of the model library, and the "
+        "additional time for all maps, or for all measures.",
         alike=False,
     ),
     Group(
@@ -115,8 +116,9 @@ HEAD = """# Benchmarks
 
 This page compares the speed of dsf with other libraries and with the limits of the machine. It is
 written by `make bench`; nothing in it is typed by hand. The benchmarks run in one process with one
-thread and time the methods in turns. Times are medians of processor seconds; what takes more than a
-second is timed once.
+thread and time the methods in turns. Times are medians of processor seconds; what takes less
+than half a second is done once more right before it is timed, what takes more than a second is
+timed once.
 
 - *Ratio* is the time of a method divided by the time of dsf, so it is above one where dsf is
   faster. For *limit* it is the share of the machine's limit that dsf reaches. The limit is what no

@@ -30,7 +30,15 @@ from dsf.report.selection import (
     select,
     subjects,
 )
-from dsf.report.views import BLOCK_BYTES, FULL_BYTES, LONGEST, Progress, add_full_maps, ignored
+from dsf.report.views import (
+    AT_ONCE,
+    BLOCK_BYTES,
+    FULL_BYTES,
+    LONGEST,
+    Progress,
+    add_full_maps,
+    ignored,
+)
 from dsf.runtime.threads import each_in_parallel
 
 SCHEMA_VERSION = 4
@@ -70,6 +78,7 @@ def content(
             selection,
             planned,
             model=all_.index(subject),
+            whole=full_resolution > 0,
             explained=explained,
             progress=part,
         )
@@ -169,6 +178,8 @@ def report_bytes(*, steps: int, maps: int, samples: int, width: int, whole: bool
     row = drawn * steps * DOUBLE
     block = OF_BLOCK * max(min(BLOCK_BYTES, row * steps), row)
     kept = OF_WHOLE * DOUBLE * steps**2 if whole and steps <= LONGEST else 0
+    if kept and drawn * steps**2 <= AT_ONCE:
+        block += 2 * row * steps  # maps and masks, and what is encoded of them
     text = OF_TEXT * FULL_BYTES if kept and steps > LARGEST_VIEW else 0
     response = OF_RESPONSE * DOUBLE * samples * steps * width
     together = TOGETHER if maps > HEADS else 0

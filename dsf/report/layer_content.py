@@ -449,17 +449,25 @@ def layer_content(  # each is a part of what is drawn
     planned: selection.Plan,
     *,
     model: int,
+    whole: bool,
     explained: Explained | None = None,
     progress: pictures.Progress,
 ) -> dict[str, Any]:
-    """Everything about one layer: edges of an attribution, all channels together, pooled maps."""
+    """Everything about one layer: edges of an attribution, all channels together, pooled maps.
+
+    With ``whole`` also the maps without pooling, where they can be formed at the same time.
+    """
     disorder = selection.why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
-    seen = pictures.views(drawn, side=planned.side, progress=progress, also=walk.add)
+    side = pictures.first_side(drawn, planned.side) if whole else planned.side
+    formed = pictures.views(drawn, side=side, progress=progress, also=walk.add)
+    seen = [pictures.smaller(view, planned.side) for view in formed]
     maps: list[dict[str, Any]] = [{} for _ in seen]
 
     def encode(k: int) -> None:
         maps[k].update(_map(seen[k], exact=planned.exact))
+        if seen[k] is not formed[k]:
+            maps[k][pictures.WHOLE] = pictures.whole_picture(formed[k])
 
     in_parallel(encode, range(len(seen)))
     finite = not any(view.nans + view.infinities for view in seen)

@@ -276,6 +276,17 @@ def ignored(_share: float) -> None:
     """A ``Progress`` that does nothing."""
 
 
+AT_ONCE = 2**24
+"""The largest number of weights of a layer's drawn maps that are formed once, without pooling."""
+
+
+def first_side(drawn: Selection, side: int) -> int:
+    """The cells along a side with which maps are formed: all where they fit into memory."""
+    written, read = drawn.system.steps, getattr(drawn.system, "read_steps", drawn.system.steps)
+    fits = max(written, read) <= LONGEST and len(drawn.labels) * written * read <= AT_ONCE
+    return max(side, written, read) if fits else side
+
+
 def views(
     drawn: Selection,
     *,
@@ -359,6 +370,9 @@ MOST_BYTES = 13 * 2**18
 
 LONGEST = 4096
 
+WHOLE = "whole"
+"""The entry of a map with its picture without pooling, until it is known which of these are kept."""
+
 
 def add_full_maps(
     layers: Sequence[dict[str, Any]],
@@ -379,6 +393,8 @@ def add_full_maps(
 
     def formed(place: tuple[int, int]) -> dict[str, Any]:
         at, k = place
+        if (picture := layers[at]["maps"][k].get(WHOLE)) is not None:
+            return dict(picture)
         k -= sum(map(_is_added, layers[at]["maps"]))
         layer = drawn[at]
         alone = replace(
@@ -390,7 +406,7 @@ def add_full_maps(
         )
         longest = max(layer.system.steps, getattr(layer.system, "read_steps", 1))
         (view,) = views(alone, side=longest)
-        return _full(view)
+        return whole_picture(view)
 
     with closing(each_in_parallel(formed, order, most=at_a_time)) as pictures:
         for (at, k), picture in zip(order, pictures, strict=True):
@@ -399,6 +415,9 @@ def add_full_maps(
                 break
             layers[at]["maps"][k]["view"] = picture
             kept += 1
+    for layer in layers:
+        for map in layer["maps"]:
+            map.pop(WHOLE, None)
     if len(found) == kept:
         return ""
     return (
@@ -432,7 +451,7 @@ def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
     return sums
 
 
-def _full(view: MapView) -> dict[str, Any]:
+def whole_picture(view: MapView) -> dict[str, Any]:
     """One map, pooled only as far as its size requires."""
     weights, masked = view.weights, view.masked
     longest = max(weights.shape)
@@ -456,6 +475,14 @@ def picture_of(view: MapView, *, exact: bool, level: int = FAST) -> dict[str, An
     if exact:
         picture["values"] = packed(view.weights.astype(np.float32))
     return picture
+
+
+def smaller(view: MapView, side: int) -> MapView:
+    """A view pooled to at most ``side`` cells along a side."""
+    if max(view.weights.shape) <= side:
+        return view
+    weights, masked = shrunk(view.weights[None], view.masked[None], side)
+    return replace(view, weights=weights[0], masked=masked[0])
 
 
 def shrunk(
