@@ -61,7 +61,7 @@ def content(
     all_ = subjects(shown, verdicts)
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
     selections = [selection for *_, selection in drawn]
-    planned = plan(selections)
+    planned = plan(selections, whole=full_resolution > 0)
     layers, most = [], at_a_time([layer for _, layer, _ in drawn])
     alone = most == 1 or torch.get_num_threads() == 1
 
@@ -78,7 +78,6 @@ def content(
             selection,
             planned,
             model=all_.index(subject),
-            whole=full_resolution > 0,
             explained=explained,
             progress=part,
         )

@@ -449,17 +449,13 @@ def layer_content(  # each is a part of what is drawn
     planned: selection.Plan,
     *,
     model: int,
-    whole: bool,
     explained: Explained | None = None,
     progress: pictures.Progress,
 ) -> dict[str, Any]:
-    """Everything about one layer: edges of an attribution, all channels together, pooled maps.
-
-    With ``whole`` also the maps without pooling, where they can be formed at the same time.
-    """
+    """Everything about one layer: edges of an attribution, all channels together, pooled maps."""
     disorder = selection.why_not_in_order(layer)
     walk = Walk(drawn.system, quantities_of(drawn, ordered=not disorder))
-    side = pictures.first_side(drawn, planned.side) if whole else planned.side
+    side = pictures.first_side(drawn, planned.side) if planned.whole else planned.side
     formed = pictures.views(drawn, side=side, progress=progress, also=walk.add)
     seen = [pictures.smaller(view, planned.side) for view in formed]
     maps: list[dict[str, Any]] = [{} for _ in seen]

@@ -206,13 +206,14 @@ LARGEST_VIEW, SMALLEST_VIEW, STEP = 256, 48, 16
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of the pictures in the file."""
+    """The sizes of the pictures in the file, and whether it may keep maps without pooling."""
 
     side: int
     exact: bool
+    whole: bool = False
 
 
-def plan(drawn: Sequence[Selection]) -> Plan:
+def plan(drawn: Sequence[Selection], *, whole: bool) -> Plan:
     """Share the limits on the number of cells among the maps of all layers."""
     sizes = [max(each.system.steps, getattr(each.system, "read_steps", 1)) for each in drawn]
     cells = sum(len(layer.labels) * size**2 for layer, size in zip(drawn, sizes, strict=True))
@@ -221,7 +222,8 @@ def plan(drawn: Sequence[Selection]) -> Plan:
     if cells <= EXACT_CELLS and longest <= LARGEST_VIEW:
         return Plan(side=longest, exact=True)
     side = isqrt(VIEW_CELLS // max(maps, 1)) // STEP * STEP
-    return Plan(side=min(max(side, SMALLEST_VIEW), LARGEST_VIEW), exact=False)
+    side = min(max(side, SMALLEST_VIEW), LARGEST_VIEW)
+    return Plan(side=side, exact=False, whole=whole)
 
 
 DECODER = "decoder_input_ids"

@@ -371,7 +371,7 @@ MOST_BYTES = 13 * 2**18
 LONGEST = 4096
 
 WHOLE = "whole"
-"""The entry of a map with its picture without pooling, until it is known which of these are kept."""
+"""The entry of a map with its picture without pooling, until it is known which are kept."""
 
 
 def add_full_maps(
