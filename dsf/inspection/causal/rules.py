@@ -6,7 +6,7 @@ mixes whatever it is given. ``Meeting`` states that an operation made one elemen
 along an axis.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -226,6 +226,22 @@ class Projections:
                 self.known += 1
         return source.channels is axis
 
+    def are_coordinates(self, axis: InputAxis, scored: Collection[InputAxis]) -> bool:
+        """Whether scores sum over features along an axis, such as the coordinates of positions.
+
+        Args:
+            scored: the axes along which these scores have several queries and several keys.
+        """
+        # Only where the channels of some queries are known: it may be a sum over tokens as well.
+        source: Source = axis.source
+        is_last = axis.number == source.rank - 1 and any(x.source is source for x in scored)
+        is_said = is_last and self._tokens is not None and self._tokens % source.rank == axis.number
+        is_known = any(is_place(each) and each.source.channels for each in scored)
+        if source.channels is None and is_last and is_known and not is_said:
+            source.channels = axis
+            self.known += 1
+        return source.channels is axis
+
 
 # --- elements one by one
 
@@ -340,6 +356,7 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
     right: Coordinates | None,
     shape: Size,
     are_channels: Callable[[InputAxis], bool],
+    are_coordinates: Callable[[InputAxis, Collection[InputAxis]], bool] = lambda *_: False,
 ) -> Followed:
     """A matrix product ``*batch time inner`` by ``*batch inner read``."""
     rows = left.planes if left is not None else {}
@@ -380,6 +397,7 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
     device = next((plane.device for plane in (*rows.values(), *reads.values())), None)
     grouped = groups_of(left, shape) if left is not None and right is None else {}
     made_of = {axis for new in grouped for axis in new.source.before}
+    scored = _scored(left, reads, -1)
     for axis in dict.fromkeys((*rows, *reads)):
         if axis in made_of:
             meet(axis, Way.REMAKES, "a projection makes new tokens of disjoint groups")
@@ -390,7 +408,7 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         row, many_rows = reduced(one, [-1]) if one is not None else (None, False)
         read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
         if many_rows and many_reads:  # sums over both: a product of channels, or a pool
-            if is_place(axis):
+            if is_place(axis) and not are_coordinates(axis, scored):
                 planes[axis] = torch.full((), MANY, device=device)
                 meet(axis, Way.SUMS)
         elif many_rows and one is not None:
@@ -405,6 +423,13 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
     for dim, axes in slots.items():
         planes |= slots_of(axes, dim, shape, device)
     return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
+
+
+def _scored(queries: Coordinates | None, keys: Planes, dim: int) -> list[InputAxis]:
+    """The axes along which scores have several queries and, by ``dim``, several keys."""
+    # The rows of weights are no queries: what is summed over then are keys.
+    rows = {} if queries is None or queries.columns else queries.planes
+    return [axis for axis in rows if varies(rows[axis], -2) and varies(keys.get(axis), dim)]
 
 
 def groups_of(given: Coordinates, shape: Size) -> Planes:
@@ -897,7 +922,8 @@ class Rules:
                 right = right.moved(lambda p: p.unsqueeze(-1), args[1].unsqueeze(-1).shape)
         elif done.name == "linear" and right is not None:
             right = right.moved(lambda p: p.mT, args[1].mT.shape)
-        made = product(left, right, Size(sizes), self._projections.are_channels)
+        asked = self._projections
+        made = product(left, right, Size(sizes), asked.are_channels, asked.are_coordinates)
         found = made.outputs[0]
         if found is not None and len(sizes) > len(shape):
             found = found.moved(lambda p: p.reshape(shape), shape)
@@ -911,6 +937,10 @@ class Rules:
         if first is not None:
             made = first.moved(lambda p: p[..., :1].expand(shape), shape)
             both = (first, value) if value is not None else (first,)
+            key = self._known.of(done.args[1])
+            scored = _scored(first, key.planes if key is not None else {}, -2)
+            for axis in (x for x, plane in first.planes.items() if varies(plane, -1)):
+                self._projections.are_coordinates(axis, scored)
             along = (axis for c in both for axis, plane in c.planes.items() if varies(plane, -2))
             return done.returns(made, [Meeting(x, Way.ATTENTION) for x in dict.fromkeys(along)])
         if value is None:
