@@ -300,3 +300,41 @@ def test_numbers_made_of_scores_are_no_map(of):
             return modules.merged(of(q @ k.mT).tanh() * v)
 
     assert listed(Beside(Weighed()), tokens())
+
+
+class OfStatistics(nn.Module):
+    """A norm whose statistics are those of its tokens, written into its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(modules.WIDTH)
+
+    def forward(self, x):
+        self.norm.running_mean.copy_(x.mean(dim=(0, 1)))
+        return x + self.norm(x.mT).mT
+
+
+class Leaves(nn.Module):
+    """A linear layer whose hook leaves numbers that are added to all tokens behind it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.inner, self.left = nn.Linear(modules.WIDTH, modules.WIDTH), []
+        self.inner.register_forward_hook(lambda *given: self.left.append(way(given[-1])))
+
+    def forward(self, x):
+        return self.inner(x) + torch.tensor(self.left.pop()).mean(dim=1, keepdim=True)
+
+
+OUTSIDE = {
+    "statistics": OfStatistics,
+    "array": lambda: Leaves(lambda y: y.numpy()),
+    "numbers": lambda: Leaves(lambda y: y.tolist()),
+}
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_what_tokens_leave_outside_of_modules_is_found_without_a_mixer(kind):
+    model = drawn(OUTSIDE[kind]())
+    with pytest.raises(NothingCapturedError, match=rf"{type(model).__name__} \("):
+        dsf.inspect(model, tokens(2, 6, modules.WIDTH), probe=())

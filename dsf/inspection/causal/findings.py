@@ -217,13 +217,19 @@ def judged(
     by_module = _by_module(_with_constants(results, tracker.run, calls))
     began = {one.module: one.began for one in reversed(order)}
     found.modules = sorted(by_module.values(), key=lambda one: began[one.module])
-    if not by_module and not calls and not tracker.mixings and (run := tracker.run) is not None:
-        # the model itself, if a replaced token moves others although none was seen to meet another
-        name, how = type(run.module).__name__, ("in an operation that was not followed",)
-        unknown = ModuleFinding(run.module, name, None, how, runs=((run, Held((), ())),))
-        whole = _judged(unknown, (), found, is_open=True)
-        found.modules = [whole] if whole.mixes else []
+    is_nothing = not (calls or found.refused or found.front)
+    is_nothing &= not any(one.is_listed for one in found.modules)
+    if is_nothing and (run := tracker.run) is not None and run.module not in by_module:
+        found.modules += _of_unseen(run)
     return found
+
+
+def _of_unseen(run: Invocation) -> list[ModuleFinding]:
+    """The model itself, if a replaced token moves others although none was seen to move another."""
+    name, how = type(run.module).__name__, ("in an operation that was not followed",)
+    unknown = ModuleFinding(run.module, name, None, how, runs=((run, Held((), ())),))
+    whole = _judged(unknown, (), Findings(), is_open=True)
+    return [whole] if whole.mixes else []
 
 
 CONSTANT = "nothing in it changes when tokens of the model are replaced"
