@@ -182,21 +182,29 @@ def varies(plane: Tensor | None, dim: int) -> bool:
 
 
 def is_sent(planes: Planes, axis: InputAxis) -> bool:
-    """Whether one token out of several along an axis belongs to several tokens of other inputs.
+    """Whether one token out of several along an axis, or all, reach several of other inputs.
 
     Their first axes count samples, which may share a token, unless they have no further places.
     """
     one = small(planes[axis])
-    if axis.size == 1 or one.numel() > 1 or bool((one < 0).any()) or not is_place(axis):
+    if axis.size == 1 or not is_place(axis) or not one.numel():
         return False
-    own, others = set[int](), set[int]()
+    if float(one.amax()) == NONE or bool((one != one.amax()).any()):
+        return False
+    own, others = list[Tensor](), list[Tensor]()
     for each, plane in planes.items():
-        wide = {k for k, size in enumerate(small(plane).shape) if size > 1}
+        if each is axis:
+            continue
         if each.source is axis.source or all_before(each):
-            own |= wide
+            own.append(small(plane))
         elif is_place(each) and (each.number > 0 or each.source.has_one_place):
-            others |= wide
-    return bool(others - own)
+            others.append(small(plane))
+    if not any(plane.numel() > 1 for plane in others):
+        return False
+    # Places that share all indices of its own input have different ones of another.
+    lines = torch.stack(torch.broadcast_tensors(one, *own, *others)).flatten(1)
+    mine = lines[: 1 + len(own)].unique(dim=1)
+    return lines.unique(dim=1).shape[1] > mine.shape[1]
 
 
 IN_ORDER = 2

@@ -420,6 +420,11 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         else:
             planes[axis] = read if row is None else row  # type: ignore[assignment]
     planes = {axis: plane.expand(shape) for axis, plane in planes.items()} | grouped
+    met = {one.axis for one in meetings}
+    for axis in [axis for axis in planes if is_sent(planes, axis)]:
+        if axis not in met:
+            meet(axis, Way.JOINS, "a product joins different tokens")
+        del planes[axis]
     for dim, axes in slots.items():
         planes |= slots_of(axes, dim, shape, device)
     return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
@@ -472,6 +477,12 @@ def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
         return False
     many, single = (short == MANY).any(dim), (short >= 0).any(dim)
     return bool((many & single).any())
+
+
+def is_made_of_many(plane: Tensor, dim: int) -> bool:
+    """Whether some places along an axis, but not all, hold what is made of many tokens."""
+    many = small(plane) == MANY
+    return bool((many.any(dim) & ~many.all(dim)).any())
 
 
 def slots_of(
@@ -942,7 +953,11 @@ class Rules:
             for axis in (x for x, plane in first.planes.items() if varies(plane, -1)):
                 self._projections.are_coordinates(axis, scored)
             along = (axis for c in both for axis, plane in c.planes.items() if varies(plane, -2))
-            return done.returns(made, [Meeting(x, Way.ATTENTION) for x in dict.fromkeys(along)])
+            meetings = [Meeting(x, Way.ATTENTION) for x in dict.fromkeys(along)]
+            read = value.planes if value is not None else {}
+            made_of_many = (x for x in read if is_place(x) and is_made_of_many(read[x], -2))
+            meetings += [Meeting(x, words=MANY_AND_ONE) for x in made_of_many]
+            return done.returns(made, meetings)
         if value is None:
             return self._unknown(done)
         planes, meetings = {}, []

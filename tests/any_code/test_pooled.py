@@ -1,0 +1,87 @@
+"""What is made of all tokens of one input reaches the tokens of another, beside attentions."""
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from tests.any_code.modules import WIDTH, Attention, drawn, tokens
+
+
+class Two(nn.Module):
+    """Attentions over two inputs, of which the first is pooled and meets tokens of the second."""
+
+    def __init__(self, pool, meet):
+        super().__init__()
+        self.one, self.other = Attention(), Attention()
+        self.leave, self.both = nn.Linear(WIDTH, WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.pool, self.meet = pool, meet
+
+    def forward(self, x, y):
+        return self.meet(self, self.other(y), self.leave(self.pool(self.one(x)))[:, None])
+
+
+def as_key(model, y, pooled):
+    return model.other(torch.cat([y, pooled], dim=1))[:, :-1]
+
+
+POOLS = {
+    "mean": lambda x: x.mean(dim=1),
+    "largest": lambda x: x.amax(dim=1),
+    "first": lambda x: x[:, 0],
+}
+MEETS = {
+    "added": lambda _, y, pooled: y + pooled,
+    "gate": lambda _, y, pooled: y * pooled.sigmoid(),
+    "weights": lambda _, y, pooled: y @ (pooled.mT @ pooled),
+    "channels": lambda model, y, pooled: model.both(torch.cat([y, pooled.expand_as(y)], dim=-1)),
+    "key": as_key,
+}
+
+
+def listed(model, steps):
+    names = dsf.inspect(
+        drawn(model), tokens(2, 6, WIDTH), tokens(2, steps, WIDTH, seed=2), probe=()
+    )
+    return [one.name for one in names.unsupported]
+
+
+@pytest.mark.sampled(count=6)
+@pytest.mark.parametrize("steps", [6, 5])
+@pytest.mark.parametrize("meet", MEETS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_is_pooled_and_meets_tokens_of_another_input_is_listed(pool, meet, steps):
+    if (pool, meet) == ("first", "key"):
+        pytest.skip("a single token is a column of the map")
+    assert listed(Two(POOLS[pool], MEETS[meet]), steps)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_what_is_pooled_and_meets_no_token_is_not_listed(pool):
+    assert not listed(Two(POOLS[pool], lambda _, y, pooled: (y, pooled)), 5)
+    assert not listed(Two(POOLS[pool], lambda _, y, pooled: y.mean(dim=1) + pooled[:, 0]), 5)
+
+
+class Crossed(nn.Module):
+    """Tokens of one input read all of another, in a way that is no softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = Attention(), Attention()
+
+    def forward(self, x, y):
+        q, (k, v) = self.other.q(self.other(y)), (self.one.k(self.one(x)), self.one.v(x))
+        return y + q @ (k.mT @ v) / WIDTH
+
+
+class Softly(Crossed):
+    """The same in a softmax, whose map is read."""
+
+    def forward(self, x, y):
+        x, y = self.one(x), self.other(y)
+        return y + (self.other.q(y) @ self.one.k(x).mT).softmax(dim=-1) @ self.one.v(x)
+
+
+def test_a_sum_over_tokens_of_another_input_is_listed():
+    assert listed(Crossed(), 5) == ["Crossed"]
+    assert not listed(Softly(), 5)
