@@ -85,3 +85,55 @@ class Softly(Crossed):
 def test_a_sum_over_tokens_of_another_input_is_listed():
     assert listed(Crossed(), 5) == ["Crossed"]
     assert not listed(Softly(), 5)
+
+
+class Given(nn.Module):
+    """A module that is read as a whole, given what is made of all tokens beside single ones."""
+
+    def __init__(self, part, run):
+        super().__init__()
+        self.part, self.into, self.run = part(), nn.Linear(WIDTH, WIDTH), run
+
+    def forward(self, x):
+        return self.run(self.part, self.into(x))
+
+
+def attention():
+    return nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+
+def recurrence():
+    return nn.GRU(WIDTH, WIDTH, batch_first=True)
+
+
+def mean(x):
+    return x.mean(dim=1, keepdim=True)
+
+
+def by_latents(part, x):
+    few = part(mean(x) * 0 + torch.ones(len(x), 3, WIDTH), x, x)[0]
+    return part(x, *2 * [torch.cat([x, few], dim=1)])[0]
+
+
+AS_A_WHOLE = {
+    "a key": (attention, lambda part, x: part(x, *2 * [torch.cat([x, x.amax(1, True)], 1)])[0]),
+    "all keys": (attention, lambda part, x: part(x, mean(x), mean(x))[0]),
+    "a first token": (recurrence, lambda part, x: part(torch.cat([mean(x), x], 1))[0][:, 1:]),
+    "memory of a decoder": (
+        lambda: nn.TransformerDecoderLayer(WIDTH, 2, 16, batch_first=True),
+        lambda part, x: part(x, mean(x)),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", AS_A_WHOLE)
+def test_what_is_pooled_and_given_to_a_module_that_is_read_as_a_whole_is_listed(way):
+    inspection = dsf.inspect(drawn(Given(*AS_A_WHOLE[way])), tokens(2, 6, WIDTH))
+    assert [one.name for one in inspection.unsupported] == ["Given"]
+    assert "a place that was not seen" in inspection.unsupported[0].reason
+
+
+@pytest.mark.parametrize("run", [by_latents, lambda part, x: part(x, x, x)[0]])
+def test_what_maps_alone_make_of_all_tokens_is_not_listed(run):
+    inspection = dsf.inspect(drawn(Given(attention, run)), tokens(2, 6, WIDTH))
+    assert not inspection.unsupported

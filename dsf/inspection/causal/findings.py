@@ -177,6 +177,7 @@ def judged(
     plain = [one for one in order if not is_open[one] and sum(map(_is_attention, one.calls)) == 1]
     is_followed = (
         tracker.is_sure
+        and not tracker.gives_many
         and plain == order
         # A map explains the output of the module that it was read in, not all that this one leaves.
         and not any(is_read_at(one.time) for one in tracker.mixings)

@@ -133,6 +133,7 @@ class Tracker:
         is_asking: whether a module runs now that is only repeated.
         is_sure: whether all that the run computed with came from tokens, weights and constants that
             were followed: no other thread, no compiled code, no object, no computed id had a part.
+        gives_many: whether a module that is read as a whole was given what is made of many tokens.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None) -> None:
@@ -148,6 +149,7 @@ class Tracker:
         self.is_asking = False
         self.run: Invocation | None = None
         self.is_sure = False
+        self.gives_many = False
         self._unknown: dict[int, Kept] = {}
 
     @contextmanager
@@ -242,7 +244,10 @@ class Tracker:
     @unheard()
     def _returned(self, module: nn.Module, given: Any, output: Any) -> None:
         """Note the tokens of what a module returned that is read as a whole."""
-        like = next((c for part in tensors_in(given) if (c := self.of(part)) is not None), None)
+        made = [c for part in tensors_in(given) if (c := self.of(part)) is not None]
+        planes = (plane for one in made for axis, plane in one.planes.items() if is_place(axis))
+        self.gives_many |= any(bool((small(plane) == MANY).any()) for plane in planes)
+        like = made[0] if made else None
         if like is not None:
             for axis, plane in like.planes.items():
                 if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
