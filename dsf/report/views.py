@@ -415,9 +415,8 @@ def add_full_maps(
                 break
             layers[at]["maps"][k]["view"] = picture
             kept += 1
-    for layer in layers:
-        for map in layer["maps"]:
-            map.pop(WHOLE, None)
+    for one in (each for layer in layers for each in layer["maps"]):
+        one.pop(WHOLE, None)
     if len(found) == kept:
         return ""
     return (

@@ -9,6 +9,8 @@ from dsf import measures
 from dsf.inspection.rebuild import EVERY, ROWS, WINDOWS
 from dsf.properties.run_folder import checked_run
 from dsf.report import show
+from dsf.report import views as pictures
+from dsf.report.content import content
 from dsf.report.layer_content import Walk, quantities_of
 from dsf.report.selection import select
 from dsf.report.views import views
@@ -18,12 +20,16 @@ from dsf.systems.composite import SoftmaxRows
 LAYERS, HEADS, TOKENS = 3, 4, 130
 
 
+def inspected(tokens):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_layer=LAYERS, n_head=HEADS, n_embd=32, n_positions=tokens)
+    ids = torch.randint(0, 64, (1, tokens), generator=torch.Generator().manual_seed(1))
+    return dsf.inspect(GPT2LMHeadModel(config).eval(), input_ids=ids)
+
+
 @pytest.fixture(scope="module")
 def inspection():
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=64, n_layer=LAYERS, n_head=HEADS, n_embd=32, n_positions=TOKENS)
-    tokens = torch.randint(0, 64, (1, TOKENS), generator=torch.Generator().manual_seed(1))
-    return dsf.inspect(GPT2LMHeadModel(config).eval(), input_ids=tokens)
+    return inspected(TOKENS)
 
 
 class Formed:
@@ -54,6 +60,17 @@ def test_each_question_forms_every_row_once(inspection, tmp_path, monkeypatch, l
     assert formed.since() == 1
     show(inspection, tmp_path / "report.html")
     assert formed.since() == 1
+
+
+@pytest.mark.parametrize("most_bytes", [2**25, 2**14, 0])
+def test_pooled_and_whole_maps_are_drawn_of_the_same_rows(monkeypatch, most_bytes):
+    """Where not all maps of a layer fit into memory, those that are kept whole are formed again."""
+    long, formed = inspected(2 * TOKENS), Formed(monkeypatch)
+    once = content(long, full_resolution=most_bytes)
+    assert formed.since() == 2  # twice the tokens
+    monkeypatch.setattr(pictures, "AT_ONCE", 0)
+    assert content(long, full_resolution=most_bytes) == once
+    assert (formed.since() > 2) == (most_bytes > 0)
 
 
 def test_maps_that_a_page_keeps_whole_are_not_overwritten(inspection, monkeypatch):
