@@ -18,6 +18,7 @@ from dsf.measures.passes import Measured, reduced
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_seed, at_least
 from dsf.systems.algebra import adjoint
+from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import (
     ExplicitMap,
     Operator,
@@ -205,6 +206,7 @@ def _has_few_states(source: MapOrSystem) -> TypeGuard[System]:
     work = source.steps * source.batch.numel() * source.state_size**2
     return (
         not (source.runs_backward or source.takes_real_part or source.dtype.is_complex)
+        and source.input_size == source.output_size == 1
         and 0 < source.state_size <= source.steps
         and applies(*parts, work=work)
     )
@@ -219,8 +221,7 @@ def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
     found = torch.zeros(size, dtype=torch.float64)
     for start in range(0, system.steps, TOKENS):
         few = system.window(start, min(start + TOKENS, system.steps))
-        decay = few.A.decays().to(system.dtype).unsqueeze(-1)
-        write, read = (torch.as_tensor(part).to(system.dtype) for part in (few.B, few.C))
+        decay, write, read = few.A.decays(), dense_of(few.B)[..., 0], dense_of(few.C)[..., 0, :]
         add_energies(decay, write, read, into=(gram, found), before=few.reads_before_update)
     return found.to(system.dtype)
 

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from dsf.evaluate import attention_map, final_state, respond
+from dsf.evaluate import attention_map, respond
 from dsf.evaluate.maps import Selection, span
 from dsf.evaluate.memory_plan import block_bytes, check_room
 from dsf.evaluate.stepwise import applied
@@ -568,14 +568,18 @@ def _by_group(
 
 def _take(system: System, signal: Tensor, start: int, stop: int, states: Tensor) -> None:
     """Take states through some tokens in place; what these write is added to the last column."""
-    if start == stop:
-        return
-    few = system.window(start, stop)
-    if (decays := few.A.diagonal()) is not None:
-        states *= decays.prod(dim=-2)[..., None, None]
-    else:
-        carried = states.flatten(-2)
-        for token in range(few.steps):
-            carried = (few.A.window(token, token + 1) @ carried.unsqueeze(-3)).squeeze(-3)
-        states.copy_(carried.unflatten(-1, states.shape[-2:]))
-    states[..., -1, :] += final_state(few, signal[..., start:stop, :, :])
+    for first in range(start, stop, TOGETHER):
+        few = system.window(first, min(first + TOGETHER, stop))
+        drives = applied(few.B, signal[..., first : first + few.steps, :, :]).unbind(dim=-3)
+        if (decays := few.A.diagonal()) is not None:
+            # A column lies scattered in memory, where products in place take twice as long.
+            last = states[..., -1, :].clone(memory_format=torch.contiguous_format)
+            for decay, drive in zip(decays.unsqueeze(-1).unbind(dim=-3), drives, strict=True):
+                last.mul_(decay).add_(drive)
+            states *= decays.prod(dim=-2)[..., None, None]
+            states[..., -1, :] = last
+            continue
+        for token, drive in enumerate(drives):
+            carried = few.A.window(token, token + 1) @ states.flatten(-2).unsqueeze(-3)
+            states.copy_(carried.squeeze(-3).unflatten(-1, states.shape[-2:]))
+            states[..., -1, :] += drive

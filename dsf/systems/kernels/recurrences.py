@@ -94,26 +94,30 @@ MODES = 4 * WIDE  # modes in registers
 MODE_TOKENS = 512  # tokens processed with one group of modes before the next group
 
 
+ABREAST = 16  # entries whose energies are carried along together, side by side in registers
+
+
 def add_energies(
-    decays: Float[Tensor, "*batch time state 1"],
-    writes: Float[Tensor, "*batch times state input"],
-    reads: Float[Tensor, "*batch times output state"],
+    decays: Float[Tensor, "*batch time state"],
+    writes: Float[Tensor, "*batch times state"],
+    reads: Float[Tensor, "*batch times state"],
     *,
     into: tuple[Float[Tensor, "*batch state state"], Float[Tensor, "*batch"]],
     before: bool,
 ) -> None:
-    """Carry ``P <- decay P decay + B Bᵀ`` along the tokens and add up the traces of ``C P Cᵀ``.
+    """Carry ``P <- decay P decay + b bᵀ`` along the tokens and add up the numbers ``cᵀ P c``.
 
     Args:
-        writes, reads: with one token where they are the same for all.
-        into: ``P``, and the sums, in double precision, of what earlier tokens have left.
+        writes, reads: b and c of every token, or of one where they are the same for all.
+        into: P, of which the lower triangle is used, and the sums, in double precision, of what
+            earlier tokens have left.
         before: states are read before they decay.
     """
     gram, found = into
 
     def as_rows(part: Tensor) -> np.ndarray:
-        whole = part.detach().expand(*found.shape, *part.shape[-3:])
-        return whole.reshape(-1, *part.shape[-3:]).double().contiguous().numpy()
+        whole = part.detach().expand(*found.shape, *part.shape[-2:])
+        return whole.reshape(-1, *part.shape[-2:]).double().contiguous().numpy()
 
     arrays = [as_rows(part) for part in (decays, writes, reads)]
     arrays += [gram.view(-1, *gram.shape[-2:]).numpy(), found.view(-1).numpy()]
@@ -122,37 +126,30 @@ def add_energies(
 
 @kernel(reorders=True)
 def _add(decays, writes, reads, gram, found, before):
-    entries, steps, states, _ = decays.shape
-    for e in range(entries):
-        energies, total = gram[e], 0.0
+    entries, steps, states = decays.shape
+    energies, total = np.zeros((states, states, ABREAST)), np.zeros(ABREAST)
+    decay = np.zeros((states, ABREAST))
+    write, read = np.zeros_like(decay), np.zeros_like(decay)
+    for first in range(0, entries, ABREAST):
+        some = slice(first, first + ABREAST)
+        few = len(found[some])
+        energies[:, :, :few] = gram[some].transpose((1, 2, 0))
+        total[:] = 0.0
         for t in range(steps):
-            write = writes[e, min(t, writes.shape[1] - 1)]
-            read = reads[e, min(t, reads.shape[1] - 1)]
-            if before:
-                total += _seen(read, energies)
-            decay = decays[e, t, :, 0]
+            decay[:, :few] = decays[some, t].T
+            write[:, :few] = writes[some, min(t, writes.shape[1] - 1)].T
+            read[:, :few] = reads[some, min(t, reads.shape[1] - 1)].T
             for i in range(states):
-                for j in range(states):
-                    energies[i, j] *= decay[i] * decay[j]
-            if not before:
-                total += _seen(read, energies)
-            for m in range(write.shape[1]):
-                for i in range(states):
-                    for j in range(states):
-                        energies[i, j] += write[i, m] * write[j, m]
-        found[e] += total
-
-
-@kernel(reorders=True, inlined=True)
-def _seen(read, energies):
-    total = 0.0
-    for p in range(read.shape[0]):
-        for i in range(read.shape[1]):
-            row = 0.0
-            for j in range(read.shape[1]):
-                row += energies[i, j] * read[p, j]
-            total += read[p, i] * row
-    return total
+                for j in range(i + 1):
+                    times = 1.0 if i == j else 2.0
+                    for c in range(ABREAST):
+                        kept = energies[i, j, c]
+                        faded = kept * (decay[i, c] * decay[j, c])
+                        seen = kept if before else faded
+                        total[c] += times * (read[i, c] * read[j, c]) * seen
+                        energies[i, j, c] = faded + write[i, c] * write[j, c]
+        found[some] += total[:few]
+        gram[some] = energies[:, :, :few].transpose((2, 0, 1))
 
 
 def modes_response(

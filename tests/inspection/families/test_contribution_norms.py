@@ -46,6 +46,8 @@ def test_of_every_family(family):
     grouped = torch.stack([driven(layer, range(*span)) for span in bounds], dim=2)
     expected = torch.linalg.vector_norm(grouped, dim=-1)[:, ends]
     torch.testing.assert_close(layer.contribution_norms(groups=4), expected, **close)
+    whole = torch.linalg.vector_norm(driven(layer, range(9)), dim=-1)[:, -1:, None]
+    torch.testing.assert_close(layer.contribution_norms(groups=1), whole, **close)
 
 
 def test_some_rows(of_channels):
@@ -62,6 +64,7 @@ def test_a_few_rows_at_a_time(family, monkeypatch):
     layer = first_layer(family)
     expected = layer.contribution_norms(), layer.contribution_norms(groups=4)
     monkeypatch.setattr(contribution_norms, "ROOM", 2**18)
+    monkeypatch.setattr(contribution_norms, "TOGETHER", 2)  # tokens of a group at a time
     found = layer.contribution_norms(), layer.contribution_norms(groups=4)
     torch.testing.assert_close(found, expected)
 
