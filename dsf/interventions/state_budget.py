@@ -315,7 +315,12 @@ class StatePlan:
         Raises:
             ValueError: if the smallest number of bits does not fit.
         """
-        rows = [_with_bits(row, CHOICES[0]) for row in self.rows]
+        # Of numbers of bits that take as many bytes only the largest counts.
+        sizes = [
+            [*{each.bytes: each for each in (_with_bits(row, bits) for bits in CHOICES)}.values()]
+            for row in self.rows
+        ]
+        rows = [choices.pop(0) for choices in sizes]
         left = bytes - sum(row.bytes for row in rows)
         if left < 0:
             raise ValueError(
@@ -326,9 +331,8 @@ class StatePlan:
 
         def wait(at: int) -> None:
             """By how much the next number of bits lowers the forecast for each byte."""
-            row, more = rows[at], [bits for bits in CHOICES if bits > rows[at].bits]
-            if more:
-                larger = _with_bits(row, more[0])
+            if sizes[at]:
+                row, larger = rows[at], sizes[at].pop(0)
                 gain = (row.forecast - larger.forecast) / (larger.bytes - row.bytes)
                 heapq.heappush(waiting, (-gain, at, larger))
 

@@ -143,15 +143,18 @@ def test_no_error_exceeds_its_bound():
     assert bool((bound(system, signal, bits + 5) < bound(system, signal, bits)).all())
 
 
-def test_a_plan_is_the_best_of_all_choices():
-    rows = tuple(StateRow("a", head, 8, 16, 0, noise) for head, noise in enumerate((1.0, 100.0)))
+@pytest.mark.parametrize(("entries", "bytes"), [(8, 14), (1, 7), (2, 7), (3, 7)])
+def test_a_plan_is_the_best_of_all_choices(entries, bytes):
+    """Also of states of few numbers, of which several numbers of bits take as many bytes."""
+    noises = enumerate((1.0, 100.0))
+    rows = tuple(StateRow("a", head, entries, 16, 0, noise) for head, noise in noises)
     plan = StatePlan(rows).uniform(16)
-    found = plan.within(14)
+    found = plan.within(bytes)
     every = [
         (first.forecast + second.forecast)
         for b, c in ((b, c) for b in CHOICES for c in CHOICES)
         for first, second in [(plan.uniform(b).rows[0], plan.uniform(c).rows[1])]
-        if first.bytes + second.bytes <= 14
+        if first.bytes + second.bytes <= bytes
     ]
     assert found.forecast**2 == pytest.approx(min(every))
     assert found.rows[1].bits > found.rows[0].bits
@@ -177,5 +180,9 @@ def test_a_model_runs_with_the_planned_states():
     llama = load_model(dsf.models.folder("llama")).model
     with pytest.raises(dsf.inspection.InspectionError, match="'model'"):
         dsf.plan_state(llama, input_ids=ids, bytes=10**6)
+    for bits in ("nope", "load", "complex64"):
+        with pytest.raises(ValueError, match="'bits'"):
+            dsf.edits.RoundState(0, bits=bits)
+    assert dsf.edits.RoundState(0, bits="int8") == dsf.edits.RoundState(0, bits=8)
     with pytest.raises(dsf.inspection.InspectionError, match="RoundState"):
         dsf.intervene(llama, input_ids=ids, edits=dsf.edits.RoundState(0, bits=4))
