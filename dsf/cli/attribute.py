@@ -155,7 +155,7 @@ def attribute(
             "sink": sink,
             "value": share.value[0].item(),
             "tokens": [
-                {"position": at, "token": escaped(name), "share": each, "cut": cuts.get(at)}
+                {"position": at, "token": name, "share": each, "cut": cuts.get(at)}
                 for at, (name, each) in enumerate(
                     zip(opened.names[0], share.tokens[0].tolist(), strict=True)
                 )
@@ -190,7 +190,7 @@ def _probabilities(
     row = logits[0, position] if logits.ndim > 2 else logits[0]
     chances, tokenizer = row.double().softmax(dim=-1), opened.loaded.tokenizer
     return {
-        escaped(str(token)): chances[
+        str(token): chances[
             token
             if isinstance(token, int) or tokenizer is None
             else tokenizer.encode(token, add_special_tokens=False)[0]

@@ -57,7 +57,7 @@ def intervene(
         str | None,
         typer.Option(
             help="With --sweep: one run for each layer, head or token that these fields name, such "
-            "as layers,heads or read."
+            "as layers,heads or key."
         ),
     ] = None,
     resume: Annotated[
@@ -83,7 +83,9 @@ def intervene(
       ablate layers=3 heads=0,2            the response of these heads is zero
       mean layers=3                        or its mean over the tokens; over=other: there
       forget layers=3 token=9              nothing passes from before token 9
+      protect layers=3 key=5 from=9        token 9 erases nothing of what token 5 left
       reduce layers=3 token=9 order=4      at most 4 numbers pass
+      round-state layers=3 bits=4          the state is rounded after every token
       map-from layers=3                    the map of the run on --other-text
       value-from layers=3 tokens=5         its values
       state-from layers=3 token=9          its state
@@ -352,7 +354,7 @@ def _value(kind: str, field: str, word: str) -> Any:
         return several[0] if holds[field] == Tokens and len(several) == 1 else several or word
     if holds.get(field) is bool:
         return {"yes": True, "true": True, "no": False, "false": False}.get(word.lower(), word)
-    if holds.get(field) in (int, float, int | None):
+    if holds.get(field) in (int, float, int | None, int | str):
         try:
             return shared.real(word) if holds[field] is float else shared.whole(word)
         except ValueError:

@@ -16,7 +16,6 @@ from dsf.evaluate.memory_plan import GB
 from dsf.inspection import Inspection, inspect, memory_forecast
 from dsf.loading import LoadedModel, load_model, token_texts
 from dsf.loading.building import input_embeddings
-from dsf.report.escaping import escaped
 
 SEED = 0
 """Of the tokens that --random-repeat draws."""
@@ -52,7 +51,7 @@ class Opened:
         named = named and tokenizer is not None
         names = token_texts(tokenizer, numbers) if named else list(map(str, numbers))
         return [
-            {"token": escaped(name), "id": number, "probability": share}
+            {"token": name, "id": number, "probability": share}
             for name, number, share in zip(names, numbers, shares.tolist(), strict=True)
         ]
 

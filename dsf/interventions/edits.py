@@ -215,8 +215,8 @@ class Reduce(Edit):
 class RoundState(Edit):
     """The state is rounded after every token to numbers of ``bits`` bits.
 
-    All numbers of one head share a scale, their largest magnitude. The name of a number type, such
-    as ``"bfloat16"``, rounds to numbers of that type instead.
+    All numbers of one head share a scale, their largest magnitude; ``"int8"`` is 8 bits. The name
+    of a floating type, such as ``"bfloat16"``, rounds to numbers of that type instead.
     """
 
     bits: int | str = field(kw_only=True)
@@ -351,10 +351,24 @@ def _flag(owner: str, name: str, value: Any) -> Any:
     return value
 
 
-def _bits(owner: str, name: str, value: Any) -> int | str:
-    return value if isinstance(value, str) else at_least(2, owner, name, value)
+def state_type(owner: str, name: str, value: Any) -> int | str:
+    """To what states are rounded: a number of bits, for ``"int8"`` 8, or a floating type's name."""
+    if not isinstance(value, str):
+        return at_least(2, owner, name, value)
+    if value not in (*INTEGERS, *FLOATING):
+        raise ValueError(
+            f"{owner}: '{name}' must be a number of bits from 2, or one of "
+            f"{', '.join((*INTEGERS, *FLOATING))}, but it is {value!r}."
+        )
+    return INTEGERS.get(value, value)
 
 
+INTEGERS = {f"int{bits}": bits for bits in (2, 3, 4, 5, 6, 7, 8, 16)}
+"""Numbers of bits of states with a scale, by the names of their number types."""
+FLOATING = (
+    "bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
+    "float8_e5m2fnuz",
+)  # fmt: skip
 _tokens = partial(_several, kinds="whole numbers, a slice or a range")
 _chosen = partial(_several, kinds="numbers, names or slices", texts=True)
 PLAIN: Mapping[str, Callable[[str, str, Any], Any]] = {
@@ -364,7 +378,7 @@ PLAIN: Mapping[str, Callable[[str, str, Any], Any]] = {
     **dict.fromkeys(("token", "from_", "Protect.key"), _whole),
     "width": partial(at_least, 1),  # it counts tokens, the own one included
     "order": partial(at_least, 0),
-    "bits": _bits,
+    "bits": state_type,
     **dict.fromkeys(("other_token", "until"), _whole_or_none),
     "factor": _factor,
     **dict.fromkeys(("renormalise", "keep"), _flag),

@@ -33,7 +33,7 @@ from dsf.inspection.examine import Examination, examine, wide_copy
 from dsf.inspection.model_input import IDS, MASK, ModelInput, model_input, without_cache
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.attention import plain_experts
-from dsf.interventions.edits import RoundState
+from dsf.interventions.edits import RoundState, state_type
 from dsf.interventions.intervention import live_model
 from dsf.interventions.ledger import Ledger, LedgerRow, by_weight
 from dsf.interventions.state_budget import is_recurrent
@@ -165,18 +165,12 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
                 "audit: 'state_dtype' expected no 'decode', since states are rounded after every "
                 "token in both. Leave one out."
             )
-        stored: int | str | None = STORED.get(str(state_dtype))
-        if stored is None:
-            stored = str(_number_type("state_dtype", state_dtype)).removeprefix("torch.")
+        stored = state_type("audit", "state_dtype", str(state_dtype).removeprefix("torch."))
         about = f"{kind.about}, states in {stored}" + " bits" * isinstance(stored, int)
         kind = replace(kind, about=about, state=stored, is_other=True)
     found = _Audit(given, adapters, kind).ledger(target, against, position)
     found = found if layers is None else found.of_layers(layers)
     return found if heads is None else found.of_heads(heads)
-
-
-STORED: dict[str, int] = {f"int{bits}": bits for bits in (2, 3, 4, 5, 6, 7, 8, 16)}
-"""Numbers of bits of states with a scale, by the names of their number types."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -227,6 +227,49 @@ def test_help_reads_like_a_guide(run, command):
         assert word in shown
 
 
+def test_the_help_lists_every_edit_and_what_each_takes_is_typed(run):
+    from dsf.cli.intervene import typed_edit
+    from dsf.interventions import edits
+
+    shown = run("intervene", "--help").output
+    typed = {line.split()[0] for line in shown.splitlines() if " layers=" in line}
+    plain = {word.replace("-", "") for word in typed}
+    assert plain >= {kind.lower() for kind in edits.KINDS}
+    for kind in (edits.RoundState(0, bits=4), edits.Window(0, width=4), edits.Reduce(0, 4, 4),
+                 edits.Protect(0, key=4, from_=4, until=4), edits.StateFrom(0, 4)):  # fmt: skip
+        record = kind.to_json()
+        words = " ".join(f"{name}={value}" for name, value in record.items() if name != "edit")
+        read = typed_edit(f"{record['edit']} {words}").to_json()
+        assert {name: read[name] for name in record} == {**record, "layer": [0]}
+
+
+@pytest.mark.parametrize("bits", ["4", "int8", "bfloat16"])
+def test_states_are_rounded_as_typed(run, bits):
+    edit = ("--edit", f"round-state layers=0 bits={bits}", "--json")
+    done = run("intervene", models.folder("mamba2"), "--ids", "1 2 3", *edit)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("words", ["round-state layers=0 bits=nope", "round-state layers=0 bits=1"])
+def test_a_type_of_states_that_is_not_known_is_refused_early(run, words):
+    done = run("intervene", models.folder("mamba2"), "--ids", "1 2 3", "--edit", words)
+    assert (done.exit_code, "'bits' must be" in done.stderr) == (2, True), done.output
+
+
+@pytest.mark.parametrize(
+    "words", [("attribute", "--target", "\n"), ("intervene", "--edit", "ablate layers=1 heads=2")]
+)
+def test_a_token_of_a_line_feed_is_shown_as_python_writes_it(run, only_object, words):
+    pytest.importorskip("transformers")
+    call = (words[0], models.folder("text_llama"), "--text", "And all our", *words[1:])
+    shown = run(*call).stdout
+    assert r"'\n'" in shown
+    assert r"\\n" not in shown
+    found = only_object(run(*call, "--json").stdout)
+    tokens = found.get("probabilities") or {row["token"] for row in found["clean"]}
+    assert "\n" in tokens
+
+
 def test_a_target_that_breaks_the_tokenizer_is_tried_by_the_child(run, tmp_path):
     """A target, and another prompt, are read by the child process as the prompt is."""
     folder = shutil.copytree(models.folder("text_llama"), tmp_path / "model")
