@@ -461,13 +461,13 @@ def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> di
     ]
     if wanted is not None and wanted not in lists:
         raise InspectionError(
-            f"stack: blocks='{wanted}' is not a list of modules with token mixers. Name one of: "
+            f"blocks='{wanted}' is not a list of modules with token mixers. Name one of: "
             f"{', '.join(map(repr, lists)) or 'none; this model has no such list'}."
         )
     if wanted is None and len(outer) != 1:
         raise InspectionError(
-            f"stack: needs one list of blocks with token mixers in them, but the model has "
-            f"{', '.join(map(repr, outer)) or 'none'}. Name one: stack(model, ..., blocks='...')."
+            "'blocks' expected the name of one list of blocks, since the model has "
+            f"{', '.join(map(repr, outer)) or 'none'} with token mixers in them. Name one."
         )
     chosen = outer[0] if wanted is None else wanted
     front = f"{chosen}." if chosen else ""

@@ -52,19 +52,19 @@ def functional_of(
     if logits.ndim < MIN_LOGIT_AXES or (logits.ndim > PLACED_AXES and not callable(target)):
         axes = "'sample class' or 'sample time class'"
         raise ValueError(
-            f"attribute: what the model returns has the sizes {tuple(logits.shape)}, but logits "
+            f"what the model returns has the sizes {tuple(logits.shape)}, but logits "
             f"have the axes {axes}. " + _CURES[logits.ndim < MIN_LOGIT_AXES]
         )
     if callable(target):
         if against is not None:
             raise ValueError(
-                "attribute: 'against' goes with a token, but 'target' is a function. Let the "
+                "'against' goes with a token, but 'target' is a function. Let the "
                 "function itself return the difference."
             )
         return _of_function(target, logits)
     if target is None:
         raise TypeError(
-            "attribute: 'target' is None, but something has to be attributed: a token's number or "
+            "'target' is None, but something has to be attributed: a token's number or "
             "text, or a function of the logits."
         )
     places = _places(logits, position, shown)
@@ -76,7 +76,7 @@ def functional_of(
             if bool((taken := weights[places_of] != 0).any()):
                 sample = int(taken.nonzero()[0])
                 raise ValueError(
-                    f"attribute: 'target' and 'against' are both the token {int(ids[sample])} in "
+                    f"'target' and 'against' are both the token {int(ids[sample])} in "
                     f"sample {sample}, and a logit less itself is 0. Give another token as "
                     "'against'."
                 )
@@ -133,7 +133,7 @@ def _check_one_for_each(value: Any, samples: int) -> None:
     if not isinstance(value, Tensor) or value.numel() != samples:
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
-            f"attribute: a target function must return one number for each of the {samples} "
+            f"a target function must return one number for each of the {samples} "
             f"samples, but it returned {found}."
         )
 
@@ -147,14 +147,12 @@ def along(
     width = stream.shape[2:]
     if vector.shape not in (width, (stream.shape[0], *width)):
         raise ValueError(
-            f"attribute: a vector over a stream must have the shape {tuple(width)}, or "
+            f"a vector over a stream must have the shape {tuple(width)}, or "
             f"{(stream.shape[0], *width)} with one vector for each sample, but it has "
             f"{tuple(vector.shape)}."
         )
     if vector.is_complex() or not bool(vector.isfinite().all()):
-        raise ValueError(
-            "attribute: a vector over a stream must be real and finite, but it is not."
-        )
+        raise ValueError("a vector over a stream must be real and finite, but it is not.")
     weights = vector.to(stream).expand(stream.shape[0], *width)
     return _at(_places(stream, position, shown), weights, stream)
 
@@ -182,7 +180,7 @@ def _places(
     several = list(given) if isinstance(given, Sequence) else [given]
     odd = [one for one in several if isinstance(one, bool) or not hasattr(one, "__index__")]
     if odd:
-        raise TypeError(f"attribute: position={position!r}, but it is a whole number.")
+        raise TypeError(f"position={position!r}, but it is a whole number.")
     several = _for_each("position", several, len(logits))
     if logits.ndim == 2:  # one row of classes for every sample
         return [0] * len(logits)
@@ -195,12 +193,12 @@ def _places(
         place = one + stop if one < 0 else one
         if not 0 <= place < steps:
             raise IndexError(
-                f"attribute: position={one}, but there are {steps} positions; give one from 0 to "
+                f"position={one}, but there are {steps} positions; give one from 0 to "
                 f"{steps - 1}, or from -{stop} to -1 counted from the end."
             )
         if tokens and place not in tokens:
             raise ValueError(
-                f"attribute: position={one} of sample {sample} is padding. Give one from "
+                f"position={one} of sample {sample} is padding. Give one from "
                 f"{tokens[0]} to {tokens[-1]}, or one for each sample: position=[...]."
             )
         found.append(place)
@@ -210,8 +208,7 @@ def _places(
 def _for_each(name: str, several: list[Any], samples: int) -> list[Any]:
     if len(several) not in (1, samples):
         raise ValueError(
-            f"attribute: {name!r} expected one, or one for each of the {samples} samples, got "
-            f"{len(several)}."
+            f"{name!r} expected one, or one for each of the {samples} samples, got {len(several)}."
         )
     return several * samples if len(several) == 1 else several
 
@@ -228,10 +225,10 @@ def _of_function(
         if value.requires_grad:
             (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
     if functional is None:
-        raise ValueError("attribute: the target function does not depend on the logits.")
+        raise ValueError("'target' does not depend on the logits.")
     if not bool(functional.isfinite().all()):
         raise ValueError(
-            "attribute: the target function has a slope in the logits that is not finite, so its "
+            "the target function has a slope in the logits that is not finite, so its "
             "value is not a sum of shares."
         )
     for tried in (logits, logits.flip(-1).square() + 1):
@@ -239,7 +236,7 @@ def _of_function(
         scale = paired(functional, tried, absolute=True).clamp_min(1e-300)
         if bool(((function(tried).reshape(-1) - expected).abs() > LINEAR_TOL * scale).any()):
             raise ValueError(
-                "attribute: the target function is not linear in the logits (it may not take a "
+                "the target function is not linear in the logits (it may not take a "
                 "softmax or a logarithm, or add a constant), so shares cannot sum to it. Use "
                 "a logit or a difference of logits."
             )
@@ -259,7 +256,7 @@ def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, "
     wrong = [number for number in ids if not 0 <= number < size]
     if wrong:
         raise ValueError(
-            f"attribute: the token {wrong[0]} is none of the {size} that the model has logits for."
+            f"the token {wrong[0]} is none of the {size} that the model has logits for."
         )
     return torch.tensor(ids, device=logits.device)
 
@@ -267,28 +264,28 @@ def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, "
 def _id(token: Any, tokenizer: Any | None) -> int:
     if isinstance(token, bool) or not isinstance(token, int | str):
         raise TypeError(
-            f"attribute: a target is a token's number or text, a function of the logits, or (with "
+            f"a target is a token's number or text, a function of the logits, or (with "
             f"'stream') a vector, but it is {type(token).__name__}."
         )
     if isinstance(token, int):
         return token
     if tokenizer is None:
         raise ValueError(
-            f"attribute: the target {token!r} is a text, but there is no tokenizer to read it. "
+            f"the target {token!r} is a text, but there is no tokenizer to read it. "
             "Give the token's number, pass tokenizer=..., or a folder that has a tokenizer."
         )
     found = tokenizer.encode(token, add_special_tokens=False)
     if len(found) != 1:
         pieces = [tokenizer.decode([each]) for each in found]
         raise ValueError(
-            f"attribute: {token!r} is {len(found)} tokens ({', '.join(map(repr, pieces))}), but a "
+            f"{token!r} is {len(found)} tokens ({', '.join(map(repr, pieces))}), but a "
             "target is one. Many words start with a space: ' Paris' is another token than 'Paris'."
         )
     number: int = found[0]
     unknown = getattr(tokenizer, "unk_token", None)
     if number == getattr(tokenizer, "unk_token_id", None) and token != unknown:
         raise ValueError(
-            f"attribute: the model knows no token {token!r}: it becomes {unknown!r}, "
+            f"the model knows no token {token!r}: it becomes {unknown!r}, "
             "as of every text that it does not know. Give a token that it knows."
         )
     return number

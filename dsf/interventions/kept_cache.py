@@ -283,9 +283,10 @@ def recorded(
         logits = copied(input_ids=text[None].clone(), use_cache=False).logits[0]
         if not found:
             raise InspectionError(
-                f"linearise: expected softmax attention through transformers' attention interface, "
-                f"got {type(model).__name__} without. For recurrent layers there is "
-                f"dsf.interventions.reduce_states."
+                "linearise: 'model' expected softmax attention through transformers' attention "
+                "interface, without windows, soft caps and position biases of its own, got "
+                f"{type(model).__name__}, which has none. For recurrent layers there is "
+                "dsf.interventions.reduce_states."
             )
         loss = cross_entropy(full_precision(logits[:-1]), labels[1:], ignore_index=IGNORED)
         gradients = torch.autograd.grad(loss, [gate for *_, gate in found.values()])

@@ -290,6 +290,11 @@ class _Audit:
             raise ValueError(
                 f"audit: 'decode' expected 1 to {steps - 1} of the {steps} tokens, got {last}."
             )
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            raise InspectionError(
+                f"audit: 'decode' expected a model of one sequence, got {type(model).__name__}, "
+                "which has an encoder and a decoder. Leave it out."
+            )
         inputs, named = self._like(model)
         if inputs:
             named = {IDS: inputs[0], **named}

@@ -321,6 +321,17 @@ def test_wrong_options_are_refused(options, name):
         dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], **options)
 
 
+def test_a_model_of_two_sequences_is_not_decoded():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=32, decoder_start_token_id=0, **sizes)
+    model, ids = transformers.T5ForConditionalGeneration(config).eval(), torch.arange(3, 9)[None]
+    with pytest.raises(dsf.inspection.InspectionError, match="'decode'"):
+        dsf.audit(model, input_ids=ids, decoder_input_ids=ids[:, :4], decode=2)
+    with pytest.raises(dsf.inspection.InspectionError, match="'blocks' expected"):
+        dsf.attribute(model, input_ids=ids, decoder_input_ids=ids[:, :4])
+
+
 def test_a_model_without_chunks_or_states_has_none_to_change():
     for options in ({"chunk": 4}, {"state_dtype": "bfloat16"}):
         with pytest.raises(dsf.inspection.InspectionError, match=f"'{next(iter(options))}'"):
