@@ -160,7 +160,8 @@ def places(name: str, tokens: kinds.Tokens, count: int) -> Tensor:
     wrong = [each for each in several if not -count <= each < count]
     if wrong:
         raise InspectionError(
-            f"intervene: {name}={wrong[0]} is none of the {count}, which are numbered from 0 to "
+            f"intervene: {name}={wrong[0]} is none of the {count} "
+            f"{'samples' if name == 'samples' else 'tokens'}, which are numbered from 0 to "
             f"{count - 1}."
         )
     return torch.tensor([each % count for each in several], dtype=torch.long)

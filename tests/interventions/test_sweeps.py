@@ -180,7 +180,7 @@ def test_a_wrong_edit_is_refused_before_the_first_changed_run(runs):
     for wrong, words in (
         (edits.Ablate(0, heads=[9]), r"9 is none of the 2 of model"),
         (edits.Ablate(7), "layers: 7 is none of the 2 layers"),
-        ([right, edits.Forget(1, 99)], "token=99 is none of the 16"),
+        ([right, edits.Forget(1, 99)], "token=99 is none of the 16 tokens"),
         (edits.MapFrom(1, "there"), "refers to the run 'there'"),
     ):
         with pytest.raises(InspectionError, match=f"number 1 of the edits, .*{words}"):
