@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from dsf.attribution.affine_steps import Step, leading_to, replayed
 from dsf.attribution.attribution import Attribution, shares_of
 from dsf.attribution.shares import Decomposition
-from dsf.attribution.targets import Positions, Target, along, first_two, functional_of, tokens_shown
+from dsf.attribution.targets import (
+    Positions,
+    Target,
+    along,
+    functional_of,
+    or_predicted,
+    tokens_shown,
+)
 from dsf.attribution.trace import MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.adapter import Adapter
@@ -126,9 +133,7 @@ class Stack:
                     "number, or load the model with its head."
                 )
             stop, shown, number = self.trace.output, self.logits, None
-            if target is None:
-                target, runner_up = first_two(shown, position, self.shown)
-                against = runner_up if against is None else against
+            target, against = or_predicted(target, against, shown, position, self.shown)
             functional = functional_of(target, against, position, shown, self.tokenizer, self.shown)
         else:
             of_kind("attribute", "stream", stream, is_index, "a whole number")

@@ -88,16 +88,22 @@ def functional_of(
     )
 
 
-def first_two(
-    logits: Float[Tensor, "*axes"], position: Positions, shown: Bool[Tensor, "sample time"] | None
-) -> tuple[list[int], list[int]]:
-    """Return the predicted token of every sample, and its runner-up."""
+def or_predicted(
+    target: Target | None,
+    against: Target | None,
+    logits: Float[Tensor, "*axes"],
+    position: Positions,
+    shown: Bool[Tensor, "sample time"] | None,
+) -> tuple[Target, Target | None]:
+    """Return both, or without a target the predicted token of every sample and its runner-up."""
+    if target is not None:
+        return target, against
     rows = logits
     if logits.ndim >= PLACED_AXES:
         samples = torch.arange(len(logits), device=logits.device)
         rows = logits[samples, torch.tensor(_places(logits, position, shown), device=logits.device)]
-    best = rows.topk(2, dim=-1).indices
-    return best[:, 0].tolist(), best[:, 1].tolist()
+    predicted, runner_up = rows.topk(2, dim=-1).indices.unbind(-1)
+    return predicted.tolist(), runner_up.tolist() if against is None else against
 
 
 def measured(

@@ -336,8 +336,7 @@ class _Audit:
     def ledger(self, target: Target | None, against: Target | None, position: Positions) -> Ledger:
         given, output, owns = self._given, self._output, self._forced.owns
         shown = targets.tokens_shown(given.inputs, given.named)
-        if target is None:
-            target, against = targets.first_two(output, position, shown)
+        target, against = targets.or_predicted(target, against, output, position, shown)
         of = targets.functional_of(target, against, position, output, given.tokenizer, shown)
         before = float(of.pair(output).sum())
         after = float(of.pair(self._recording.output.to(output)).sum())

@@ -321,6 +321,16 @@ def test_wrong_options_are_refused(options, name):
         dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], **options)
 
 
+def test_the_predicted_token_is_compared_with_the_one_that_is_named():
+    given = {"input_ids": torch.arange(1, 6)[None], "dtype": "bfloat16"}
+    model = model_of("llama")
+    with torch.no_grad():
+        logits = model(given["input_ids"]).logits[0, -1]
+    best, last = int(logits.argmax()), int(logits.argmin())
+    ledger = dsf.audit(model, **given, against=last)
+    assert ledger.reference == pytest.approx(float(logits[best] - logits[last]), rel=1e-4)
+
+
 def test_a_model_of_two_sequences_is_not_decoded():
     transformers = pytest.importorskip("transformers")
     sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
