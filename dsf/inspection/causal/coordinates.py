@@ -32,6 +32,7 @@ class Source:
 
     Attributes:
         channels: the axis of its channels, which projections sum over; None until one has.
+        summed: by axis the weights that sum over it.
         normed: the axes that norms and convolutions took for that of channels.
         transformed: the axes that were transformed behind padding: of all places as many as they
             have tokens are taken afterwards.
@@ -42,7 +43,7 @@ class Source:
 
     name: str
     channels: "InputAxis | None" = None
-    summed: dict["InputAxis", int] = field(default_factory=dict)
+    summed: dict["InputAxis", set[tuple[int, ...]]] = field(default_factory=dict)
     normed: set["InputAxis"] = field(default_factory=set)
     transformed: set["InputAxis"] = field(default_factory=set)
     rank: int = 0

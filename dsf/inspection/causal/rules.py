@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 
-from dsf.inspection.capture.containers import are_numbers
+from dsf.inspection.capture.containers import are_numbers, memory_key
 from dsf.inspection.causal.coordinates import (
     MANY,
     NONE,
@@ -165,7 +165,8 @@ class Done:
 class Projections:
     """Decides which axis of a source holds channels: that over which projections sum first.
 
-    If it turns out that more of them sum over another one, the run has to be followed again.
+    If it turns out that more weights sum over another one, the run has to be followed again. What
+    a projection made of the channels of a last axis holds features, which are channels as well.
 
     Args:
         settled: the number of the axis of channels by the name of the source, where that is known.
@@ -173,11 +174,13 @@ class Projections:
     Attributes:
         asked: the axes about which it was asked so far, in order.
         known: of how many sources it is decided which axis holds channels.
+        weights: of the operation that asks: those of a loop count once.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None):
         self._settled, self._tokens = settled or {}, tokens
         self._sources: dict[Source, None] = {}
+        self.weights: tuple[int, ...] = ()
         self.asked: list[InputAxis] = []
         self.known = 0
 
@@ -187,7 +190,7 @@ class Projections:
         found = {}
         for source in self._sources:
             first, votes = source.channels, source.summed
-            ranks = {axis: (axis in source.normed, votes[axis]) for axis in votes}
+            ranks = {axis: (axis in source.normed, len(votes[axis])) for axis in votes}
             most = max(ranks, key=lambda axis: ranks[axis])
             if first is not None and ranks[most] > ranks.get(first, (first in source.normed, 0)):
                 found[source.name] = most.number
@@ -205,7 +208,7 @@ class Projections:
             if first.number == rank - 1 or first in source.normed:
                 continue
             for axis in votes:
-                if axis is not first and axis.number > 0 and votes[axis] == votes[first]:
+                if axis is not first and axis.number > 0 and len(votes[axis]) == len(votes[first]):
                     low, high = sorted((first.number, axis.number))
                     return source.name, low, high
         return None
@@ -213,7 +216,7 @@ class Projections:
     def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
         source: Source = axis.source
         self.asked.append(axis)
-        source.summed[axis] = source.summed.get(axis, 0) + 1
+        source.summed.setdefault(axis, set()).add(self.weights)
         if in_norm:
             source.normed.add(axis)
         self._sources[source] = None
@@ -225,6 +228,12 @@ class Projections:
                 source.channels = axis
                 self.known += 1
         return source.channels is axis
+
+    def sum_features(self, given: Coordinates) -> None:
+        """Note a projection over what no axis of a source varies along: features of its tokens."""
+        for source in dict.fromkeys(axis.source for axis in given.positions):
+            if source.channels is not None and source.channels.number == source.rank - 1:
+                self.are_channels(source.channels)
 
     def are_coordinates(self, axis: InputAxis, scored: Collection[InputAxis]) -> bool:
         """Whether scores sum over features along an axis, such as the coordinates of positions.
@@ -379,9 +388,15 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
             meet(axis, words="a projection sums channels of different tokens")
         elif other is not None:
             planes[axis] = torch.full((), MANY, device=device)
-        elif not are_channels(axis):
+        elif are_beside(axis, lost, dim) or not are_channels(axis):
             slots.setdefault(dim, []).append(axis)
             meet(axis, Way.FIXED)
+
+    def are_beside(axis: InputAxis, lost: Tensor, dim: int) -> bool:
+        """Whether features of several tokens lie side by side, as of one and of a state."""
+        own = axis.source.channels
+        planes = rows if dim == -1 else reads
+        return has_many_and_one(lost, dim) or (own is not axis and varies(planes.get(own), dim))
 
     def outer(axis: InputAxis, row: Tensor, read: Tensor) -> None:
         """An axis of both factors over which the product does not sum."""
@@ -632,6 +647,9 @@ class Rules:
         if not all(map(are_numbers, (*done.given, *done.outs))):  # as an index, which names places
             return _without_lost_keys(self._by_rule(done))
         given, asked = done.made_of, self._projections.asked
+        self._projections.weights = tuple(
+            memory_key(part) for part, known in zip(done.given, given, strict=False) if not known
+        )
         key = done.kind(), given, self._projections.known
         before: tuple[Followed, list[InputAxis]] | None = self._before.of(key)
         if before is not None:
@@ -847,6 +865,9 @@ class Rules:
         if given is None:
             return done.returns(None)
         meetings = {}
+        lines = given.planes.values()
+        if len(channels) > 1 and not all(any(varies(x, dim) for x in lines) for dim in channels):
+            channels = []  # but the features of each token, which no axis varies along
         for axis, plane in given.planes.items():
             if reduced(plane, dims)[1] and not (
                 any(varies(plane, dim) for dim in channels)
@@ -910,7 +931,7 @@ class Rules:
         made = summed(given, dims, len(shape) == len(given.shape), shape)
         for axis, plane in given.planes.items():
             if reduced(plane, [dim % plane.ndim for dim in dims])[1]:
-                axis.source.summed.setdefault(axis, 0)
+                axis.source.summed.setdefault(axis, set())
                 if not is_place(axis):
                     made.planes.pop(axis, None)
                     made.columns.pop(axis, None)
@@ -934,6 +955,9 @@ class Rules:
         elif done.name == "linear" and right is not None:
             right = right.moved(lambda p: p.mT, args[1].mT.shape)
         asked = self._projections
+        is_weighed = left is not None and right is None
+        if is_weighed and not any(varies(plane, -1) for plane in left.planes.values()):
+            asked.sum_features(left)
         made = product(left, right, Size(sizes), asked.are_channels, asked.are_coordinates)
         found = made.outputs[0]
         if found is not None and len(sizes) > len(shape):

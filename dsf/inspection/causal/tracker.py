@@ -249,6 +249,7 @@ class Tracker:
         self.gives_many |= any(bool((small(plane) == MANY).any()) for plane in planes)
         like = made[0] if made else None
         if like is not None:
+            self.projections.weights = (id(module),)
             for axis, plane in like.planes.items():
                 if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
                     self.projections.are_channels(axis)
