@@ -336,3 +336,79 @@ def test_norms_of_images_do_not_take_places_for_channels(norm, is_first):
     assert [layer.name for layer in found] == ["0", "1", "2", "3"]
     assert all(layer.is_exact for layer in found)
     assert found.unsupported == ()
+
+
+class Between(nn.Module):
+    """A mixer of tokens between two projections of features; tokens are as many as these."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.inp, self.mixer, self.out = nn.Linear(8, 8), mixer, nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.out(self.mixer(self.inp(x)))
+
+
+class LowRank(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.base, self.down, self.up = nn.Linear(8, 8), nn.Linear(8, 2), nn.Linear(2, 8)
+
+    def forward(self, x):
+        return (self.base(x.mT) + self.up(self.down(x.mT))).mT
+
+
+class FixedPoint(nn.Module):
+    """One layer, called again and again (DEQ)."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, x):
+        found = x
+        for _ in range(5):
+            found = torch.tanh(self.mix(found.mT).mT + x)
+        return found
+
+
+class Recalls(nn.Module):
+    """A cell that projects a token and its state side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.new = nn.Linear(16, 8), nn.Linear(16, 8)
+
+    def forward(self, x):
+        state, found = torch.zeros_like(x[:, 0]), []
+        for token in x.unbind(1):
+            both = torch.cat([token, state], dim=-1)
+            state = torch.lerp(state, self.new(both).tanh(), self.gate(both).sigmoid())
+            found.append(state)
+        return torch.stack(found, dim=1)
+
+
+class Positions(nn.Module):
+    """Learned weights of pairs of places, exponentials of keys (AFT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.key, self.value = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.pairs = nn.Parameter(torch.zeros(8, 8))
+
+    def forward(self, x):
+        keys, pairs = self.key(x).exp(), self.pairs.exp()
+        return (pairs @ (keys * self.value(x))) / (pairs @ keys)
+
+
+class Normed(nn.Module):
+    def forward(self, x):
+        return nn.functional.layer_norm(x, x.shape[1:])
+
+
+@pytest.mark.parametrize("kind", [LowRank, FixedPoint, Recalls, Positions, Normed])
+def test_more_sums_over_tokens_than_over_features_make_no_features_of_tokens(kind):
+    inspection = dsf.inspect(drawn(Between(kind())), tokens(8, 8, 8))
+    names = [*(one.name for one in inspection), *(one.name for one in inspection.unsupported)]
+    assert any(name.startswith("mixer") for name in names)
+    assert not any(name.startswith(("inp", "out")) for name in names)

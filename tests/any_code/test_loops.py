@@ -380,3 +380,55 @@ def test_tokens_meet_in_the_loop_that_calls_a_cell_token_by_token():
     assert layer.is_exact
     assert inspection.unsupported == ()
     torch.testing.assert_close(layer.map(), model[0].expected(x), atol=1e-9, rtol=1e-9)
+
+
+ORDERS = {
+    "backwards": [5, 4, 3, 2, 1, 0],
+    "even before odd": [0, 2, 4, 1, 3, 5],
+    "from the middle": [3, 2, 4, 1, 5, 0],
+}
+
+
+class Ordered(nn.Module):
+    """A gated sum that goes through the tokens in an order of its own, each laid in its place."""
+
+    def __init__(self, order, *, into):
+        super().__init__()
+        self.order, self.into = order, into
+        self.gate, self.value = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        gates, values = self.gate(x).sigmoid(), self.value(x)
+        state, found = torch.zeros_like(x[:, 0]), [None] * len(self.order)
+        memory = torch.zeros_like(x)
+        for k in self.order:
+            state = gates[:, k] * state + values[:, k]
+            found[k] = memory[:, k] = state
+        return memory if self.into == "memory" else torch.stack(found, dim=1)
+
+    def expected(self, x):
+        gates, steps = self.gate(x).sigmoid().double(), len(self.order)
+        found = torch.zeros(len(x), WIDTH, steps, steps, dtype=torch.float64)
+        for n, i in enumerate(self.order):
+            for m, j in enumerate(self.order[: n + 1]):
+                found[..., i, j] = gates[:, self.order[m + 1 : n + 1]].prod(dim=1)
+        return found
+
+
+@pytest.mark.parametrize("into", ["list", "memory"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_loop_in_another_order_has_its_rows_in_place(order, into):
+    model, x = drawn(Beside(Ordered(ORDERS[order], into=into))), tokens(2, 6, WIDTH)
+    inspection = dsf.inspect(model, x)
+    assert not inspection.unsupported
+    (layer,) = (one for one in inspection if one.name == "other")
+    assert layer.is_exact
+    for each in (layer.row_tokens, layer.column_tokens):
+        assert torch.equal(each, torch.arange(6).expand_as(each))
+    with torch.no_grad():
+        seen = []
+        with_hook = model.other.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        model(x)
+        with_hook.remove()
+        expected = model.other.expected(seen[0])
+    torch.testing.assert_close(layer.map(), expected, atol=1e-5, rtol=0)

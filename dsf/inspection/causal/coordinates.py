@@ -95,11 +95,14 @@ class Coordinates:
     Attributes:
         planes: by axis the index, ``NONE`` or ``MANY``.
         columns: for scores, by axis the index of the key.
+        met: the axes along which a token met others, as in the state of a loop: its index is that
+            of one of them.
     """
 
     shape: Size
     planes: Planes
     columns: Planes = field(default_factory=dict)
+    met: frozenset[InputAxis] = frozenset()
 
     @property
     def positions(self) -> list[InputAxis]:
@@ -118,7 +121,7 @@ class Coordinates:
         """Those of a tensor that ``move`` makes by moving elements."""
         planes = {axis: move(plane) for axis, plane in self.planes.items()}
         columns = {axis: move(plane) for axis, plane in self.columns.items()}
-        return Coordinates(shape, planes, columns)
+        return Coordinates(shape, planes, columns, self.met)
 
     def expanded(self, shape: Size) -> "Coordinates":
         """Those of a tensor of a larger shape to which this one is broadcast."""
@@ -126,10 +129,14 @@ class Coordinates:
 
     def equals(self, other: "Coordinates") -> bool:
         pairs = (self.planes, other.planes), (self.columns, other.columns)
-        return self.shape == other.shape and all(
-            [*mine] == [*theirs]
-            and all(torch.equal(small(mine[axis]), small(theirs[axis])) for axis in mine)
-            for mine, theirs in pairs
+        return (
+            self.shape == other.shape
+            and self.met == other.met
+            and all(
+                [*mine] == [*theirs]
+                and all(torch.equal(small(mine[axis]), small(theirs[axis])) for axis in mine)
+                for mine, theirs in pairs
+            )
         )
 
 
@@ -222,6 +229,23 @@ def _order(plane: Tensor) -> int:
     return (1 if all(bool((step <= 0).all()) for step in steps) else 0) + gaps
 
 
+def set_in_place(plane: Tensor, axis: InputAxis) -> Tensor:
+    """The plane of tokens that met others, laid in a line: each has the number of its place.
+
+    The plane as it is where its line is not full, or no index is there twice.
+    """
+    # The state of a loop that goes backwards, or in an order of its own, meets the tokens in that
+    # order; the place in which it lays what it made of a token is that of the token.
+    dims = [dim for dim, size in enumerate(plane.shape) if size == axis.size and varies(plane, dim)]
+    if len(dims) != 1 or not bool((plane >= 0).all()):
+        return plane
+    line = plane.movedim(dims[0], 0).flatten(1)
+    is_line = bool((line == line[:, :1]).all())
+    if not is_line or line[:, 0].unique().numel() == axis.size:
+        return plane
+    return counted(plane.shape, dims[0], plane.device)
+
+
 class Merged(NamedTuple):
     """Two planes of one axis combined."""
 
@@ -230,11 +254,22 @@ class Merged(NamedTuple):
     spread: bool  # whether an index meets what is made of many
     weighed: bool = False  # whether a score meets its key, which is not its query
 
+    @property
+    def is_of_one(self) -> bool:
+        """Whether several tokens met in what has the index of one of them."""
+        return self.meet and self.plane.numel() == 1
 
-def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
+
+def merged(
+    one: Tensor,
+    other: Tensor,
+    columns: Tensor | None = None,
+    have_met: tuple[bool, bool] = (False, False),
+) -> Merged:
     """Two planes of tensors that are added or multiplied element by element.
 
     Args:
+        have_met: whether tokens have met in each of them before, as in the state of a loop.
         columns: where one of them holds scores, the indices of their keys; an index that equals
             that of the key does not conflict.
     """
@@ -246,6 +281,11 @@ def merged(one: Tensor, other: Tensor, columns: Tensor | None = None) -> Merged:
         keys = both & ((small(columns) == other) | (small(columns) == one))
         both, weighed = both & ~keys, bool(keys.any())
     partly = ((one >= 0) & (other == MANY)) | ((one == MANY) & (other >= 0))
+    if both.any():
+        one, other = small(compact(one)), small(compact(other))
+        if one.numel() == other.numel() == 1 and have_met[0] != have_met[1]:
+            # A token that comes to the state of a loop, in whatever order.
+            return Merged(other if have_met[0] else one, meet=True, spread=False)
     # Of two tokens that one stays whose sequence is complete and in order; a look into the past
     # keeps the later one, which is the token itself. One token that is sent to all is none of them.
     plane = torch.maximum(one, other)
@@ -549,6 +589,8 @@ class KnownTensors:
         # Scores that tokens are written over, or that are written over tokens, are none any more.
         are_scores = all(one.columns or not one.planes for one in (before, after))
         columns = written(before.columns, after.columns) if are_scores else {}
+        for axis in after.met & planes.keys():
+            planes[axis] = set_in_place(planes[axis], axis)
         if is_dense:
             memory.coordinates = Coordinates(base.shape, planes, columns)
             return

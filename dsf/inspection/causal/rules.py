@@ -32,6 +32,7 @@ from dsf.inspection.causal.coordinates import (
     is_sent,
     merged,
     reduced,
+    set_in_place,
     small,
     varies,
 )
@@ -260,6 +261,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
+    met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
             spread = plane.expand(shape)
@@ -269,16 +271,21 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if axis not in planes:
                 planes[axis] = plane.expand(shape)
                 continue
-            found = merged(planes[axis], plane.expand(shape), columns.get(axis))
+            have_met = axis in met, axis in part.met
+            found = merged(planes[axis], plane.expand(shape), columns.get(axis), have_met)
             if found.meet or found.spread or found.weighed:
                 meetings[axis] = Meeting(axis, Way.JOINS, how)
             planes[axis] = found.plane.expand(shape)
+            met |= {axis} if found.is_of_one else set()
+        met |= part.met
     for axis in [axis for axis in planes if axis.source.before]:
         _meet_before(axis, parts, planes, meetings, how)
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
-    return Followed((Coordinates(shape, planes, columns),), tuple(meetings.values()))
+    return Followed(
+        (Coordinates(shape, planes, columns, frozenset(met)),), tuple(meetings.values())
+    )
 
 
 def _meet_before(
@@ -442,7 +449,8 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         del planes[axis]
     for dim, axes in slots.items():
         planes |= slots_of(axes, dim, shape, device)
-    return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
+    before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
+    return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
 
 
 def _scored(queries: Coordinates | None, keys: Planes, dim: int) -> list[InputAxis]:
@@ -728,7 +736,8 @@ class Rules:
             return done.returns(of_index, self._chosen(done))
         above = int(done.name in _PADDED)  # zero, which no index is then
         rest = rest[:1] if done.name == "constant_pad_nd" else rest
-        made = tuple(Coordinates(out.shape, {}) for out in done.outs)
+        met = frozenset[InputAxis]().union(*(one.met for one in found))
+        made = tuple(Coordinates(out.shape, {}, met=met) for out in done.outs)
         for which in ("planes", "columns"):
             for axis in dict.fromkeys(axis for c in found for axis in getattr(c, which)):
                 given = [
@@ -743,6 +752,8 @@ class Rules:
                     plane = part - above if above else part
                     if done.name == "index_select" and axis in axis.source.transformed:
                         plane = _in_order(plane, axis, done.args[1])
+                    is_line = several and axis in met and which == "planes"
+                    plane = set_in_place(plane, axis) if is_line else plane
                     getattr(one, which)[axis] = compact(plane)
         return Followed(made, self._chosen(done, made[0]))
 
