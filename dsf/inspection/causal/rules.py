@@ -231,7 +231,9 @@ class Projections:
         return source.channels is axis
 
     def sum_features(self, given: Coordinates) -> None:
-        """Note a projection over what no axis of a source varies along: features of its tokens."""
+        """Note weights over a last axis along which no index varies: features of its tokens."""
+        if any(varies(plane, -1) for plane in given.planes.values()):
+            return
         for source in dict.fromkeys(axis.source for axis in given.positions):
             if source.channels is not None and source.channels.number == source.rank - 1:
                 self.are_channels(source.channels)
@@ -276,16 +278,16 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet or found.spread or found.weighed:
                 meetings[axis] = Meeting(axis, Way.JOINS, how)
             planes[axis] = found.plane.expand(shape)
-            met |= {axis} if found.is_of_one else set()
+            if found.is_of_one:
+                met.add(axis)
         met |= part.met
     for axis in [axis for axis in planes if axis.source.before]:
         _meet_before(axis, parts, planes, meetings, how)
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
-    return Followed(
-        (Coordinates(shape, planes, columns, frozenset(met)),), tuple(meetings.values())
-    )
+    made = Coordinates(shape, planes, columns, frozenset(met))
+    return Followed((made,), tuple(meetings.values()))
 
 
 def _meet_before(
@@ -403,7 +405,8 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         """Whether features of several tokens lie side by side, as of one and of a state."""
         own = axis.source.channels
         planes = rows if dim == -1 else reads
-        return has_many_and_one(lost, dim) or (own is not axis and varies(planes.get(own), dim))
+        is_further = own is not None and own is not axis and varies(planes.get(own), dim)
+        return has_many_and_one(lost, dim) or is_further
 
     def outer(axis: InputAxis, row: Tensor, read: Tensor) -> None:
         """An axis of both factors over which the product does not sum."""
@@ -966,8 +969,7 @@ class Rules:
         elif done.name == "linear" and right is not None:
             right = right.moved(lambda p: p.mT, args[1].mT.shape)
         asked = self._projections
-        is_weighed = left is not None and right is None
-        if is_weighed and not any(varies(plane, -1) for plane in left.planes.values()):
+        if left is not None and right is None:
             asked.sum_features(left)
         made = product(left, right, Size(sizes), asked.are_channels, asked.are_coordinates)
         found = made.outputs[0]
