@@ -1,7 +1,9 @@
 """A model is left as it was found, also when the run fails."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import dsf
 from dsf.inspection import InspectionError
+from dsf.inspection.capture.isolation import isolated, same_numbers
 from tests.inspection.families import tiny_models
 from tests.inspection.softmax_models import TOKENS, VOCABULARY, build, inputs
 
@@ -43,6 +46,7 @@ def surroundings():
     return {
         "grad": torch.is_grad_enabled(),
         "random": torch.get_rng_state(),
+        "random numbers of NumPy": [np.random.get_state()[1].tolist(), np.random.get_state()[2:]],
         "default type": torch.get_default_dtype(),
         "attention functions": set(AttentionInterface._global_mapping),
         "attention interface": AttentionInterface.get_interface,
@@ -145,6 +149,75 @@ def test_what_a_forward_pass_writes_is_undone(fail):
     assert_same(around, surroundings())
     assert not hasattr(model, "cache")
     assert model.longest.shape == (3,)
+
+
+class Slots:
+    __slots__ = ("count", "mean")
+
+    def __init__(self):
+        self.count, self.mean = 0, torch.zeros(8)
+
+
+class Forgetful(nn.Module):
+    """Keeps what it counts where a module has no parameters: of each kind once."""
+
+    total = torch.zeros(8)
+    history = []  # noqa: RUF012  # of the class, on purpose
+    runs = 0
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.counts, self.rng = np.zeros(3), np.random.default_rng(0)
+        self.legacy, self.python = np.random.RandomState(0), random.Random(0)
+        self.generator = torch.Generator().manual_seed(0)
+        self.slots = Slots()
+
+    def forward(self, x):
+        self.counts[1] += 1
+        drawn = self.rng.normal() + self.legacy.rand() + self.python.random()
+        drawn += float(torch.rand((), generator=self.generator)) + random.random()
+        drawn += np.random.rand()
+        self.slots.count += 1
+        self.slots.mean = self.slots.mean + x[0, 0]
+        Forgetful.total += x[0, 0]
+        Forgetful.history.append(x)
+        Forgetful.runs += 1
+        Forgetful.last = x
+        self.attention.out_proj.weight.data = self.attention.out_proj.weight.data * 2
+        return self.attention(x, x, x)[0] + 0 * drawn
+
+    def kept(self):
+        return {
+            "numbers": [self.counts.tolist(), self.slots.count, len(self.history), self.runs],
+            "tensors": [self.slots.mean, self.total.clone(), self.generator.get_state()],
+            "random": [str(self.rng.bit_generator.state), self.python.getstate()],
+            "legacy": self.legacy.get_state()[2],
+            "weights": {name: part.clone() for name, part in self.state_dict().items()},
+            "memory": [part.data_ptr() for part in self.parameters()],
+            "class": sorted(vars(Forgetful)),
+        }
+
+
+def test_what_is_kept_in_arrays_generators_slots_and_classes_is_as_it_was():
+    model = Forgetful().eval()
+    before, around = model.kept(), surroundings()
+    dsf.inspect(model, torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)))
+    assert_same(before, model.kept())
+    assert_same(around, surroundings())
+
+
+def test_random_numbers_of_python_go_on_as_before():
+    """Alone: checks of types during the tests draw from the same generator."""
+    model, before = nn.Linear(2, 2), random.getstate()
+    with isolated(model):
+        random.random()
+        with same_numbers(model) as has_drawn:
+            assert not has_drawn()
+            first = np.random.rand()
+            assert has_drawn()
+        assert np.random.rand() == first
+    assert random.getstate() == before
 
 
 @pytest.mark.parametrize("around", [torch.no_grad, torch.enable_grad, torch.inference_mode])

@@ -245,10 +245,16 @@ def _held(part: Any, seen: set[int]) -> list[Tensor | nn.Module]:
     elif isinstance(part, tuple | list):
         inside = list(part)
     else:
-        slots = (name for cls in type(part).__mro__ for name in getattr(cls, "__slots__", ()))
-        inside = [getattr(part, name, None) for name in slots if name != "__weakref__"]
+        inside = [getattr(part, name, None) for name in slots_of(part)]
         inside += getattr(part, "__dict__", {}).values()
     return [each for one in inside for each in _held(one, seen)]
+
+
+def slots_of(part: Any) -> list[str]:
+    """The attributes of an object that its classes name in ``__slots__``."""
+    named = (getattr(cls, "__slots__", ()) for cls in type(part).__mro__)
+    names = [name for some in named for name in ((some,) if isinstance(some, str) else some)]
+    return [name for name in names if name not in ("__weakref__", "__dict__")]
 
 
 PLAIN: tuple[type, ...] = (str, bytes, int, float, type(None), type, torch.dtype, torch.device)

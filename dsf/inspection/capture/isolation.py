@@ -1,18 +1,26 @@
 """Runs a model and restores its modes, attributes, buffers, weights and the random state."""
 
 import copy
+import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from operator import is_not
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsf.inspection.capture.containers import PLAIN, memory_key, tensors_in, times_written
+from dsf.inspection.capture.containers import (
+    PLAIN,
+    memory_key,
+    slots_of,
+    tensors_in,
+    times_written,
+)
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.errors import InspectionError
 
@@ -25,7 +33,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
     buffers and into weights; an InspectionError says where that cannot be undone.
     """
     with (
-        torch.random.fork_rng(devices=_gpus(model)),
+        _same_numbers_later(model),
         torch.inference_mode(False),
         torch.no_grad(),
         _restored(model),
@@ -58,49 +66,94 @@ FLEX_SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 MAX_HELD = 100_000
 """Most containers in attributes of a model that are restored."""
 
+GENERATORS: tuple[type[Any], ...] = (torch.Generator, np.random.RandomState)
+
 
 class _Contents:
-    """What a model's attributes are, and the lists, dictionaries, sets and objects in them hold."""
+    """What a model, its classes and the containers and objects in their attributes hold."""
 
     def __init__(self, model: nn.Module):
         self.tensors: list[Tensor] = []
-        self._before: list[tuple[Any, Any]] = []
-        waiting: list[Any] = []
-        for module in model.modules():
-            inside = vars(module)
-            waiting += inside.values()
-            if not isinstance(module, torch.jit.ScriptModule):
-                self._before.append((inside, dict(inside)))
-        seen = {id(part) for part, _ in self._before}
-        while waiting and len(self._before) < MAX_HELD:
-            part = waiting.pop()
-            if type(part) in PLAIN or id(part) in seen or isinstance(part, (*PLAIN, nn.Module)):
-                continue
-            seen.add(id(part))
-            if isinstance(part, Tensor):
-                self.tensors.append(part)
-            elif isinstance(part, dict):
-                self._before.append((part, dict(part)))
-                waiting += part.values()
-            elif isinstance(part, list | set | deque | bytearray):
-                self._before.append((part, copy.copy(part)))
-                waiting += () if isinstance(part, bytearray) else part
-            elif isinstance(part, tuple):
-                waiting += part
-            elif isinstance(own := getattr(part, "__dict__", None), dict):
-                waiting.append(own)
+        self._undo: list[Callable[[], None]] = []
+        self._seen: set[int] = set()
+        self._waiting: list[Any] = []
+        modules = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
+        for module in modules:
+            self._add(vars(module))
+        for cls in {cls for module in modules for cls in _own_classes(type(module))}:
+            before = dict(vars(cls))
+            self._undo.append(partial(_reset, cls, before))
+            self._waiting += before.values()
+        while self._waiting and len(self._undo) < MAX_HELD:
+            self._add(self._waiting.pop())
+
+    def _add(self, part: Any) -> None:
+        if type(part) in PLAIN or id(part) in self._seen or isinstance(part, (*PLAIN, nn.Module)):
+            return
+        self._seen.add(id(part))
+        if isinstance(part, Tensor):
+            self.tensors.append(part)
+        elif isinstance(part, dict | list | set | deque | bytearray):
+            self._undo.append(partial(_refill, part, copy.copy(part)))
+            self._waiting += _entries(part)
+        elif isinstance(part, tuple):
+            self._waiting += part
+        elif type(part) is np.ndarray:
+            if part.flags.writeable:
+                self._undo.append(partial(np.copyto, part, part.copy()))
+        elif isinstance(part, random.Random):
+            self._undo.append(partial(part.setstate, part.getstate()))
+        elif isinstance(part, np.random.Generator):
+            bits = part.bit_generator
+            self._undo.append(partial(setattr, bits, "state", bits.state))
+        elif isinstance(part, GENERATORS):
+            self._undo.append(partial(part.set_state, part.get_state()))
+        else:
+            self._add_object(part)
+
+    def _add_object(self, part: Any) -> None:
+        if isinstance(own := getattr(part, "__dict__", None), dict):
+            self._waiting.append(own)
+        held = {name: getattr(part, name) for name in slots_of(part) if hasattr(part, name)}
+        if held:
+            self._undo.append(partial(_reset_slots, part, held))
+            self._waiting += held.values()
 
     def restore(self) -> None:
-        for part, before in self._before:
-            now, then = _entries(part), _entries(before)
-            if len(now) != len(then) or any(map(is_not, now, then)):
-                part.clear()
-                add = part.update if isinstance(part, dict | set) else part.extend
-                add(before)
+        for undo in self._undo:
+            undo()
+
+
+def _own_classes(cls: type) -> list[type]:
+    """A class of a model and those that it inherits from, up to torch's."""
+    return [each for each in cls.__mro__ if not each.__module__.startswith(("torch.", "builtins"))]
+
+
+def _refill(part: Any, before: Any) -> None:
+    now, then = _entries(part), _entries(before)
+    if len(now) != len(then) or any(map(is_not, now, then)):
+        part.clear()
+        add = part.update if isinstance(part, dict | set) else part.extend
+        add(before)
 
 
 def _entries(part: Any) -> list[Any]:
     return [*part, *(part.values() if isinstance(part, dict) else ())]
+
+
+def _reset(cls: type, before: dict[str, Any]) -> None:
+    """Have the attributes of a class as they were."""
+    for name, value in {**vars(cls)}.items():
+        if name not in before:
+            delattr(cls, name)
+        elif value is not before[name]:
+            setattr(cls, name, before[name])
+
+
+def _reset_slots(part: Any, before: dict[str, Any]) -> None:
+    for name, value in before.items():
+        if getattr(part, name, None) is not value:
+            object.__setattr__(part, name, value)
 
 
 @contextmanager
@@ -130,6 +183,7 @@ class _WeightBackup(Functions):
     def __init__(self, parts: Sequence[Tensor]):
         super().__init__()
         self._versions = {part: times_written(part) for part in parts}
+        self._places = {part: (_place(part), part.detach()) for part in self._versions}
         self._stored: dict[int, list[Tensor]] = {}
         for part in self._versions:
             self._stored.setdefault(memory_key(part), []).append(part)
@@ -153,9 +207,19 @@ class _WeightBackup(Functions):
     def restore(self) -> int:
         """Put back what was written over; how many parts were written into in another way."""
         changed = [part for part, n in self._versions.items() if times_written(part) != n]
+        for part, (place, found) in self._places.items():
+            if _place(part) != place:  # it was given other memory, or another shape
+                part.data = found
         for part, before in self._before.items():
             part.copy_(before)
         return sum(part not in self._before for part in changed)
+
+
+def _place(part: Tensor) -> tuple[Any, ...]:
+    """Where in memory a tensor lies, and in which shape."""
+    is_strided = part.layout is torch.strided
+    strides = (part.stride(), part.storage_offset()) if is_strided else ()
+    return memory_key(part), part.shape, *strides
 
 
 @cache
@@ -178,17 +242,31 @@ def _is_compiled(module: nn.Module) -> bool:
 
 
 @contextmanager
+def _same_numbers_later(model: nn.Module) -> Iterator[None]:
+    """After the ``with`` block, the random numbers follow that would have followed before it."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=_gpus(model)):
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+
+
+@contextmanager
 def same_numbers(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Let a pass draw the numbers that the next one draws, too; yield whether any were drawn."""
-    with torch.random.fork_rng(devices=_gpus(model)):
+    with _same_numbers_later(model):
         before = random_state(model)
-        yield lambda: not torch.equal(before, random_state(model))
+        yield lambda: before != random_state(model)
 
 
-def random_state(model: nn.Module) -> Tensor:
-    """The states of the generators that a model draws from, in one row."""
-    states = [torch.cuda.get_rng_state(each) for each in sorted(_gpus(model), key=str)]
-    return torch.cat([torch.get_rng_state(), *states])
+def random_state(model: nn.Module) -> tuple[Any, ...]:
+    """The states of the generators that a model draws from; not Python's, as checks of types do."""
+    of_gpus = [torch.cuda.get_rng_state(each) for each in sorted(_gpus(model), key=str)]
+    of_torch = [state.numpy().tobytes() for state in (torch.get_rng_state(), *of_gpus)]
+    of_numpy: Any = np.random.get_state()
+    return *of_torch, of_numpy[1].tobytes(), of_numpy[2:]
 
 
 def _gpus(model: nn.Module) -> list[torch.device]:
