@@ -171,6 +171,7 @@ def model_input(
     messages = options.pop("messages", None)
     _check_sources(text, messages, inputs, named, where)
     device, dtype = options.get("device"), number_type(options.get("dtype"), where)
+    _check_device(device, where)
     identity: str | None = None
     notes: tuple[str, ...] = ()
     tokenizer: Any = options.get("tokenizer")
@@ -194,6 +195,7 @@ def model_input(
         model = loaded.model if device is None else loaded.model.to(device)
         identity, notes = loaded.identity, loaded.notes
         tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
+    _check_names(model, named, where)
     if text is not None or messages is not None:
         word = "text" if messages is None else "messages"
         if tokenizer is None:
@@ -225,6 +227,17 @@ def model_input(
         identity=identity,
         notes=notes,
     )
+
+
+def _check_device(device: Any, where: str) -> None:
+    try:
+        torch.empty(0, device=device)  # None is that of torch
+    except Exception as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InspectionError(
+            f"{where}: 'device' expected a device of this machine, such as 'cpu', got {device!r} "
+            f"({reason})."
+        ) from error
 
 
 def is_tokenizer(value: Any) -> bool:
@@ -373,16 +386,19 @@ OURS = {
 AS_GOOD_AS = 0.85
 
 
-def check_names(model: nn.Module, named: Iterable[str]) -> None:
+def _check_names(model: nn.Module, named: Iterable[str], where: str) -> None:
     """Whether no input of a model of the library is a misspelt argument of ours."""
+    if not is_of_library(model):
+        return
     # Its forward pass takes every name and ignores what it does not know.
     parameters = signature(model.forward).parameters
     for name in named:
         near = [] if name in parameters else get_close_matches(name, OURS, n=1, cutoff=AS_GOOD_AS)
         if near:
             raise InspectionError(
-                f"{name}: no input of {type(model).__name__} is called so, which would ignore it "
-                f"without a word. Did you mean '{near[0]}', an argument of {OURS[near[0]]}?"
+                f"{where}: no input of {type(model).__name__} is called '{name}', and it would "
+                f"ignore it without a word. Did you mean '{near[0]}', an argument of "
+                f"{OURS[near[0]]}?"
             )
 
 
@@ -451,8 +467,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         passes: receives the forward passes that are kept.
     """
     calls: list[Call] = []
-    if is_of_library(model):
-        check_names(model, named)
     named = without_cache(model, named)
     inputs, named = lent(inputs), lent(named)
     where = ModuleStack(

@@ -89,6 +89,7 @@ WRONG = {
     "dtype": [((TEXT,), {"dtype": "flot"}), ((TEXT,), {"dtype": 3})],
     "messages": [((), {"messages": [{"role": "user", "content": "x"}]})],
     "revision": [((TEXT,), {"revision": "main"})],
+    "device": [((TEXT,), {"device": "tpu"}), ((TEXT,), {"device": 3.5})],
     "generate": [((TEXT,), {"generate": 0.5}), (([TEXT, SHORT],), {"generate": 2})],
     "input_ids": [((TEXT,), {"input_ids": torch.ones(1, 2, dtype=torch.long)})],
 }
@@ -100,6 +101,15 @@ def test_a_wrong_option_is_named(name):
     for args, named in WRONG[name]:
         with pytest.raises(InspectionError, match=f"'{name}'"):
             dsf.inspect(one.model, *args, **{"tokenizer": one.tokenizer, **named})
+
+
+@pytest.mark.parametrize("function", [dsf.inspect, dsf.attribute, dsf.intervene, dsf.audit])
+def test_a_misspelt_name_is_named_before_the_model_runs(function, monkeypatch):
+    """Models of the library take every name and ignore what they do not know."""
+    one = load_model(folder("text_llama"))
+    monkeypatch.setattr(type(one.model), "__call__", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(InspectionError, match=r"^\w+: .*'txt'.*'text'"):
+        function(one.model, TEXT, tokenizer=one.tokenizer, txt=SHORT)
 
 
 def test_two_texts_are_one_too_many():

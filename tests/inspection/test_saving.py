@@ -102,5 +102,6 @@ def test_only_results_of_this_package_are_read(prompt, tmp_path):
         file.write_text(json.dumps({**tree, "result": {**tree["result"], "class": kind}}))
         with pytest.raises(InspectionError, match="load"):
             dsf.load(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        dsf.load(tmp_path / "nothing")
+    for place in (tmp_path / "nothing", folder("llama")):  # no folder, and that of a model
+        with pytest.raises(FileNotFoundError, match=r"^load: .*no saved result.*save"):
+            dsf.load(place)

@@ -86,6 +86,11 @@ def load(folder: str | Path, names: tuple[str, str] = (TREE, NUMBERS)) -> Any:
         True
     """
     place = Path(folder)
+    if not (place / names[0]).is_file():
+        raise FileNotFoundError(
+            f"load: {place} holds no saved result, which inspection.save(folder) writes. A model "
+            "is opened by dsf.inspect(folder, text)."
+        )
     tree = json.loads((place / names[0]).read_text(encoding="utf-8"))
     if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise InspectionError(
