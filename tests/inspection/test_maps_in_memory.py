@@ -80,7 +80,9 @@ from dsf.inspection import Inspection
 import dsf.report.content
 from dsf.report import draw_grid
 layer = mamba_layer(channels=64, tokens=2048)
-mamba_layer(channels=64, tokens=256).map()  # loads and compiles what is needed
+small = Inspection((mamba_layer(channels=64, tokens=256),), model="one")
+dsf.show(small, sys.argv[1])  # loads and compiles what is needed
+small[0].map()
 for room in (memory_plan, dsf.report.content):
     room.free_memory = lambda _: None
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
