@@ -577,6 +577,52 @@ def test_a_vectorised_call_refuses_no_model():
     assert [layer.name for layer in inspection] == ["rnn[layer 0]"]
 
 
+def of_heads(q, k, v):
+    return functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+
+def of_samples(q, k, v):
+    return torch.vmap(of_heads)(*(part.unsqueeze(1) for part in (q, k, v))).squeeze(1)
+
+
+def of_written_samples(q, k, v):
+    def one(q, k, v):
+        return (q @ k.mT).softmax(-1) @ v
+
+    return torch.vmap(one)(*(part.unsqueeze(1) for part in (q, k, v))).squeeze(1)
+
+
+def of_queries(q, k, v):
+    def one(q):
+        return ((q[:, None] @ k.mT).softmax(-1) @ v)[:, 0]
+
+    return torch.vmap(one, in_dims=1, out_dims=1)(q)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("mix", [of_samples, of_written_samples, of_queries])
+def test_a_vectorised_attention_is_read_and_hides_no_other(mix):
+    class Vectorised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+        def forward(self, x):
+            return mix(*(part(x) for part in self.parts))
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = Attention(), Vectorised()
+
+        def forward(self, x):
+            x = x + self.first(x)
+            return x + self.second(x)
+
+    inspection = inspected(Both(), X)
+    assert [layer.name for layer in inspection if layer.is_exact] == ["first", "second"]
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_nested_tensors_are_refused_with_the_reason():
     class Nested(nn.Module):

@@ -163,3 +163,42 @@ def test_attention_that_is_looked_up_by_its_name_is_recorded(monkeypatch):
         maps += seen.maps.values()
         monkeypatch.setattr(modeling_llama, "ALL_ATTENTION_FUNCTIONS", LookedUp())
     torch.testing.assert_close(*maps)
+
+
+def by_place(attend, module, query, key, value):
+    return attend(module, query, key, value, None, scaling=0.5)
+
+
+def by_name(attend, module, query, key, value):
+    return attend(module, query=query, key=key, value=value, attention_mask=None, scaling=0.5)
+
+
+def mask_by_name(attend, module, query, key, value):
+    return attend(module, query, key, value, attention_mask=None, scaling=0.5)
+
+
+def module_by_name(attend, module, query, key, value):
+    return attend(
+        module=module, value=value, key=key, query=query, attention_mask=None, scaling=0.5
+    )
+
+
+@pytest.mark.parametrize("call", [by_place, by_name, mask_by_name, module_by_name])
+def test_what_attention_is_given_may_be_named(call):
+    class Attends(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = transformers.LlamaConfig(attn_implementation="sdpa")
+            self.parts = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x):
+            attend = transformers.AttentionInterface()["sdpa"]
+            made = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in self.parts)
+            return call(attend, self, *made)[0].flatten(-2)
+
+    torch.manual_seed(0)
+    model, x = Attends().double(), torch.randn(2, TOKENS, 8).double()
+    (layer,) = dsf.inspect(model, x)
+    query, key = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in model.parts[:2])
+    wanted = (0.5 * query @ key.mT).masked_fill(torch.ones(TOKENS, TOKENS).triu(1) > 0, -torch.inf)
+    torch.testing.assert_close(layer.map(), wanted.softmax(-1))

@@ -372,8 +372,8 @@ class _Recorder:
         self,
         attention: Attention,
         name: str,
-        module: nn.Module,
         /,
+        module: nn.Module,
         *tensors: Tensor | None,
         **options: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -390,7 +390,8 @@ class _Recorder:
         output = attention(module, *tensors, **options)
         if not where.records(where.name_of(module)):
             return output
-        given = dict(zip(("query", "key", "value", "attention_mask"), tensors, strict=False))
+        given = dict(zip(TENSORS, tensors, strict=False))
+        given |= {each: options[each] for each in TENSORS if each in options}
         arguments: dict[str, Any] = {"scaling": None, **given, **heard}
         with unheard():
             for part in ("query", "key", "value"):
@@ -401,10 +402,14 @@ class _Recorder:
                 arguments["attention_mask"] = copied_once(mask, self._biases, as_bias)
             call = Call(path, module, arguments, copied(output[0]), Through.INTERFACE)
             mixed = output[0].flatten(-2)
-        seen = {"query": tensors[0], "value": tensors[2], "output": output[0]}
+        seen = {"query": given["query"], "value": given["value"], "output": output[0]}
         put_out = add_call(self._calls, call, where, output, seen)
         where.pass_surroundings(call, mixed)
         return put_out
+
+
+TENSORS = ("query", "key", "value", "attention_mask")
+"""What attention is given behind its module, in this order or by these names."""
 
 
 _RECORDER: ContextVar[_Recorder] = ContextVar("recorder")

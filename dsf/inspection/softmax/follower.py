@@ -20,6 +20,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Shaped
 from torch import Size, Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
@@ -279,7 +280,9 @@ class SoftmaxListener(Functions):
             with self:
                 return _opened(func)(*args, **kwargs)
         output = func(*args, **kwargs)
-        if self._where.is_claimed():
+        # What a vectorising transform holds is nothing outside of it: no call could be kept.
+        is_vectorised = isinstance(output, Tensor) and is_functorch_wrapped_tensor(output)
+        if is_vectorised or self._where.is_claimed():
             return output
         if func is functional.scaled_dot_product_attention:
             output = self._fused(args, kwargs, output)
