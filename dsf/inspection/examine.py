@@ -8,7 +8,8 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Invocation, Through, let_go
@@ -142,6 +143,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             further,
             store=store,
             at_a_time=MOST if expected is None else expected.at_a_time,
+            padding=_padding(named),
         )
         made = _made(model, rebuilding, calls, known, tracker)
         missed = [part for _, part in made.refused]
@@ -374,6 +376,7 @@ class _Rebuilding:
     further: Further
     store: DiskStore | None = None
     at_a_time: int = MOST
+    padding: Tensor | None = None
 
     def of(self, calls: list[Call], known: Known) -> _Rebuilt:
         made, found = _Rebuilt(), sequences(calls, known)
@@ -427,9 +430,29 @@ class _Rebuilding:
             count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
             layer = replace(layer, heads=chosen_heads(layer.name, count, heads))
         layer = replace(layer, share=self.further.shares.get(call, layer.share))
+        if self.padding is not None and _is_map_of(layer, self.padding):
+            layer = replace(layer, padding=self.padding)
         is_rebuilt = call not in self.further.layers
         layer = on_disk(layer, self.store) if self.store is not None and is_rebuilt else layer
         made.layers.append((call.time, layer))
+
+
+def _padding(named: Mapping[str, Any]) -> Bool[Tensor, "sample time"] | None:
+    """Which tokens a mask of padding hides; None where it hides none, or there are two texts."""
+    mask = named.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask.all()):
+        return None
+    has_decoder = any(name.startswith("decoder_") for name in named)
+    return None if has_decoder else (mask == 0).cpu()
+
+
+def _is_map_of(layer: InspectedLayer, padding: Bool[Tensor, "sample time"]) -> bool:
+    """Whether a layer has a map of the tokens of every sample, in their order."""
+    system, (samples, steps) = layer.system, padding.shape
+    in_order = layer.row_order is None and layer.column_order is None
+    has_samples = layer.axes[:1] == ("sample",) and system.batch[0] == samples
+    reads = getattr(system, "read_steps", system.steps)
+    return in_order and has_samples and system.steps == steps == reads
 
 
 def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:

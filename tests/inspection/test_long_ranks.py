@@ -56,7 +56,7 @@ def test_up_to_the_limit_nothing_is_left_out():
 class Recurrent:
     """A layer whose ranks follow from its states, one way or the other."""
 
-    name, family, axes = "recurrent", "none", ("head",)
+    name, family, axes, padding = "recurrent", "none", ("head",), None
 
     def __init__(self, system):
         self.system = system

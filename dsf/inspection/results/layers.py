@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any, overload
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate import attention_map
@@ -74,6 +74,8 @@ class InspectedLayer:
         row_input, column_input: the input of the model whose tokens these are, such as
             ``input_ids``; empty where that is not known.
         checks: what the run was asked about this layer, and what it answered.
+        padding: which tokens the ``attention_mask`` of the run hides, ``sample time``, on the
+            processor; None for none. ``measure`` and ``heads`` leave them out.
     """
 
     name: str
@@ -96,6 +98,7 @@ class InspectedLayer:
     row_input: str = ""
     column_input: str = ""
     checks: Table = field(default_factory=lambda: Table(()))
+    padding: Bool[Tensor, "sample time"] | None = None
 
     def __post_init__(self) -> None:
         if math.isnan(self.formula):  # nothing ran a second time
@@ -431,6 +434,8 @@ class Inspection(Sequence[InspectedLayer]):
 
     def measure(self, *quantities: str) -> Table:
         """Quantities of every map: one record for each layer, batch index and quantity.
+
+        Of a text that was padded in a batch they are those of the text alone.
 
         Args:
             quantities: their names, such as ``"mean_distance"``; all by default. Of maps of more

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dsf import measures
@@ -26,7 +26,7 @@ from dsf.runtime.shapes import at_least
 from dsf.runtime.threads import MOST, each_in_parallel
 from dsf.systems.algebra import select
 from dsf.systems.coefficient import TokenSlots
-from dsf.systems.composite import Operator, SystemSum
+from dsf.systems.composite import Operator, SystemSum, at_rest
 from dsf.systems.system import System
 
 Layer = Any
@@ -110,7 +110,7 @@ def measured(
     records: list[Record] = []
     several = list(layers)
     done = each_in_parallel(
-        lambda layer: values(layer.system, quantities, whole=whole),
+        lambda layer: _values_of(layer, quantities, whole),
         several,
         most=at_a_time(several, lambda layer: map_bytes(layer.system)),
     )
@@ -127,6 +127,38 @@ def measured(
                 place = dict(zip(layer.axes, layer.place(index), strict=False))
                 records.append({**owner, **place, "quantity": name, "value": number})
     return Table(tuple(records))
+
+
+def _values_of(
+    layer: Layer, quantities: Mapping[str, Quantity], whole: Tensor | None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if layer.padding is None:
+        return values(layer.system, quantities, whole=whole)
+    alone = [values(one, quantities) for _, one in _without_padding(layer.system, layer.padding)]
+    unmeasured = {name: note for _, notes in alone for name, note in notes.items()}
+    measured_ones = (name for name in quantities if name not in unmeasured)
+    found = {name: torch.cat([one[name] for one, _ in alone]) for name in measured_ones}
+    return found, unmeasured
+
+
+def _without_padding(
+    system: Operator, padding: Bool[Tensor, "sample time"]
+) -> Iterator[tuple[Int[Tensor, " kept"], Any]]:
+    """Of every sample the tokens that are kept, and its map among these: that of the text alone."""
+    for sample, hidden in enumerate(padding):
+        one, kept = select(system, (slice(sample, sample + 1),)), (~hidden).nonzero().flatten()
+        if not len(kept):  # nothing is left to be measured
+            yield torch.arange(len(hidden)), one
+            continue
+        first, last = int(kept[0]), int(kept[-1]) + 1
+        if isinstance(one, System) and len(kept) == last - first:
+            yield kept, at_rest(one.cut(first, last))
+            continue
+        rows, columns = (
+            (kept[:, None] * ports + torch.arange(ports)).flatten()
+            for ports in (one.output_size, one.input_size)
+        )
+        yield kept, attention_map(one)[..., rows[:, None], columns]
 
 
 def at_a_time(layers: Iterable[Layer], needed: Callable[[Layer], int]) -> int:
@@ -218,7 +250,9 @@ def text_numbers(tokens: tuple[tuple[str, ...], ...] | None) -> Int[Tensor, "sam
 
 
 def _padding(layers: Sequence[Layer], tokens: Tensor) -> Tensor | None:
-    """The tokens that no token may read in any layer with a mask, ``sample time``; or None."""
+    """The tokens that a mask hides from all tokens, ``sample time``; None if there are none."""
+    if known := [layer.padding for layer in layers if layer.padding is not None]:
+        return known[0] if known[0].shape == tokens.shape else None
     biases = (getattr(getattr(layer, "mixer", None), "bias", None) for layer in layers)
     hidden = [
         (bias == -math.inf).all(dim=-2).all(dim=1).expand(len(bias), -1)
@@ -238,16 +272,14 @@ def _of_layer(layer: Layer, tokens: Tensor, padding: Tensor | None) -> Iterator[
     if note is not None:
         yield {"layer": layer.name, "note": note}
         return
+    even = _even(system, steps)
     if padding is None:
-        scores = _scores(system, tokens, _even(system, steps))
-    else:  # every sample without its padding, as it would be scored alone
-        even, maps = _even(system, steps), attention_map(system)
-        alone = []
-        for sample, row in enumerate(tokens):
-            kept = (~padding[sample]).nonzero().flatten()
-            square = (..., kept[:, None], kept)
-            ids = row[kept.to(row.device)].unsqueeze(0)
-            alone.append(_scores(maps[sample : sample + 1][square], ids, even[square]))
+        scores = _scores(system, tokens, even)
+    else:
+        alone = [
+            _scores(one, row[kept.to(row.device)].unsqueeze(0), even[kept[:, None], kept])
+            for row, (kept, one) in zip(tokens, _without_padding(system, padding), strict=True)
+        ]
         scores = {
             name: tuple(map(torch.cat, zip(*(one[name] for one in alone), strict=True)))
             for name in alone[0]
