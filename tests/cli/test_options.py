@@ -104,7 +104,7 @@ def test_every_edit_can_be_typed():
     values = {float: "1", int: "2", bool: "no"}
     for name, kind in edits.KINDS.items():
         needed = [each for each in edits.fields(kind) if each.default is edits.MISSING]
-        fields = " ".join(f"{each.name}={values.get(each.type, '1')}" for each in needed)
+        fields = " ".join(f"{each.name}={values.get(each.type, '2')}" for each in needed)
         assert type(typed_edit(f"{name} {fields}")) is kind
 
 
