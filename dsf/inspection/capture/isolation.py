@@ -142,8 +142,10 @@ def _entries(part: Any) -> list[Any]:
 
 
 def _reset(cls: type, before: dict[str, Any]) -> None:
-    """Have the attributes of a class as they were."""
+    """Have the attributes of a class as they were, but for those that Python makes by itself."""
     for name, value in {**vars(cls)}.items():
+        if name.startswith("__"):
+            continue
         if name not in before:
             delattr(cls, name)
         elif value is not before[name]:
