@@ -27,7 +27,6 @@ from dsf.attribution.targets import (
     along,
     functional_of,
     or_predicted,
-    tokens_shown,
 )
 from dsf.attribution.trace import MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
@@ -38,7 +37,7 @@ from dsf.inspection.capture.precision import guarded, in_float64
 from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.examine import Examination, examine, wide_copy
-from dsf.inspection.model_input import model_input, without_cache
+from dsf.inspection.model_input import model_input, tokens_shown, without_cache
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.softmax.attention import plain_experts, recording_attention

@@ -170,14 +170,6 @@ def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
     return Functional(placed, result.shape, (slice(None), slice(first, last + 1)))
 
 
-def tokens_shown(
-    inputs: Sequence[Any], named: Mapping[str, Any]
-) -> Bool[Tensor, "sample time"] | None:
-    masks = (part.get("attention_mask") for part in (named, *inputs) if isinstance(part, Mapping))
-    mask = next((each for each in masks if isinstance(each, Tensor) and each.ndim == 2), None)
-    return None if mask is None else mask != 0
-
-
 def _places(
     logits: Tensor, position: Positions, shown: Bool[Tensor, "sample time"] | None
 ) -> list[int]:

@@ -41,6 +41,7 @@ from dsf.inspection.model_input import (
     as_it_ran,
     decoder_texts,
     run,
+    tokens_shown,
     with_decoder_tokens,
     without_logits,
     without_loss,
@@ -143,7 +144,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
             further,
             store=store,
             at_a_time=MOST if expected is None else expected.at_a_time,
-            padding=_padding(named),
+            padding=_padding(inputs, named),
         )
         made = _made(model, rebuilding, calls, known, tracker)
         missed = [part for _, part in made.refused]
@@ -437,13 +438,11 @@ class _Rebuilding:
         made.layers.append((call.time, layer))
 
 
-def _padding(named: Mapping[str, Any]) -> Bool[Tensor, "sample time"] | None:
-    """Which tokens a mask of padding hides; None where it hides none, or there are two texts."""
-    mask = named.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2 or bool(mask.all()):
-        return None
+def _padding(inputs: Sequence[Any], named: Mapping[str, Any]) -> Bool[Tensor, "sample time"] | None:
+    """Which tokens a mask hides; None where it hides none, or there are two texts."""
+    shown = tokens_shown(inputs, named)
     has_decoder = any(name.startswith("decoder_") for name in named)
-    return None if has_decoder else (mask == 0).cpu()
+    return None if shown is None or has_decoder or bool(shown.all()) else ~shown.cpu()
 
 
 def _is_map_of(layer: InspectedLayer, padding: Bool[Tensor, "sample time"]) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -432,6 +433,15 @@ def _wrong(numbers: Any, known: int | None) -> str:
             if not 0 <= extreme < known:
                 return f"must be numbers from 0 to {known - 1}, but there is {extreme}"
     return ""
+
+
+def tokens_shown(
+    inputs: Sequence[Any], named: Mapping[str, Any]
+) -> Bool[Tensor, "sample time"] | None:
+    """Which tokens a mask of padding shows; None without a mask of samples and tokens."""
+    masks = (part.get(MASK) for part in (named, *inputs) if isinstance(part, Mapping))
+    mask = next((each for each in masks if isinstance(each, Tensor) and each.ndim == 2), None)
+    return None if mask is None else mask != 0
 
 
 KEEP = "logits_to_keep"

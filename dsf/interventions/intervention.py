@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dsf.attribution.targets import Positions, Target, measured, put_out, tokens_shown
+from dsf.attribution.targets import Positions, Target, measured, put_out
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Through
@@ -32,7 +32,7 @@ from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
-from dsf.inspection.model_input import model_input, run
+from dsf.inspection.model_input import model_input, run, tokens_shown
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save

@@ -30,7 +30,14 @@ from dsf.inspection.capture.containers import lent
 from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarded, in_float64
 from dsf.inspection.choice import Chosen
 from dsf.inspection.examine import Examination, examine, wide_copy
-from dsf.inspection.model_input import IDS, MASK, ModelInput, model_input, without_cache
+from dsf.inspection.model_input import (
+    IDS,
+    MASK,
+    ModelInput,
+    model_input,
+    tokens_shown,
+    without_cache,
+)
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.attention import plain_experts
 from dsf.interventions.edits import RoundState, state_type
@@ -335,7 +342,7 @@ class _Audit:
     @torch.inference_mode(False)
     def ledger(self, target: Target | None, against: Target | None, position: Positions) -> Ledger:
         given, output, owns = self._given, self._output, self._forced.owns
-        shown = targets.tokens_shown(given.inputs, given.named)
+        shown = tokens_shown(given.inputs, given.named)
         target, against = targets.or_predicted(target, against, output, position, shown)
         of = targets.functional_of(target, against, position, output, given.tokenizer, shown)
         before = float(of.pair(output).sum())

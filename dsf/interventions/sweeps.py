@@ -24,11 +24,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from dsf.attribution.targets import Positions, Target, measured, tokens_shown
+from dsf.attribution.targets import Positions, Target, measured
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.choice import Chosen, written
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
-from dsf.inspection.model_input import model_input, without_logits
+from dsf.inspection.model_input import model_input, tokens_shown, without_logits
 from dsf.inspection.rebuild import relative_error
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.seen_attentions import CallKey

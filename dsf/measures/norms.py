@@ -184,9 +184,9 @@ TOKENS = 32
 def off_diagonal_energy(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """The sum of squared magnitudes of all weights between different tokens. At least 0.
 
-    For a causal system with a real diagonal transition and fewer states than tokens a compiled loop
-    computes it without a map, in time x state² steps, from the energy that unit signals leave in
-    the state: the recurrence whose decays are the products of two decays.
+    For a causal system of one port with a real diagonal transition and fewer states than tokens a
+    compiled loop computes it without a map, in time x state² steps, from the energy that unit
+    signals leave in the state: the recurrence whose decays are the products of two decays.
 
     >>> off_diagonal_energy(torch.tensor([[5.0, 0.0], [3.0, 1.0]]))
     tensor(9.)

@@ -30,7 +30,8 @@ def isolated(model: nn.Module) -> Iterator[None]:
     """Run the ``with`` block in evaluation mode, without gradients or compiled code.
 
     Afterwards the model is restored, whatever a pass wrote into attributes and what they hold, into
-    buffers and into weights; an InspectionError says where that cannot be undone.
+    those of its classes, into buffers and into weights; an InspectionError says where that cannot
+    be undone. So are the random numbers of torch, NumPy and Python.
     """
     with (
         _same_numbers_later(model),
@@ -77,10 +78,12 @@ class _Contents:
         self._undo: list[Callable[[], None]] = []
         self._seen: set[int] = set()
         self._waiting: list[Any] = []
-        modules = [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]
-        for module in modules:
-            self._add(vars(module))
-        for cls in {cls for module in modules for cls in _own_classes(type(module))}:
+        for module in model.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # torch holds its attributes
+                self._waiting += vars(module).values()
+            else:
+                self._add(vars(module))
+        for cls in {cls for module in model.modules() for cls in _own_classes(type(module))}:
             before = dict(vars(cls))
             self._undo.append(partial(_reset, cls, before))
             self._waiting += before.values()
