@@ -7,25 +7,13 @@ from typing import TYPE_CHECKING
 
 from dsf.runtime.first_use import finding
 
-__all__ = [
-    "LoadError",
-    "LoadedModel",
-    "file_hashes",
-    "load_model",
-    "load_skeleton",
-    "read_model_tokenizer",
-    "token_texts",
-]
-
 __getattr__ = finding(__name__)
 
 if TYPE_CHECKING:
-    from dsf.loading.errors import LoadError
-    from dsf.loading.loader import (
-        LoadedModel,
-        file_hashes,
-        load_model,
-        load_skeleton,
-        read_model_tokenizer,
-    )
-    from dsf.loading.tokenizer_child import token_texts
+    from dsf.loading.errors import LoadError as LoadError
+    from dsf.loading.loader import LoadedModel as LoadedModel
+    from dsf.loading.loader import file_hashes as file_hashes
+    from dsf.loading.loader import load_model as load_model
+    from dsf.loading.loader import load_skeleton as load_skeleton
+    from dsf.loading.loader import read_model_tokenizer as read_model_tokenizer
+    from dsf.loading.tokenizer_child import token_texts as token_texts

@@ -1,134 +1,62 @@
 """Measures: numbers that describe a map or a system, one file for each question."""
 
-from dsf.measures.erasers import erased_by
-from dsf.measures.hankel import hankel_ranks, hankel_singular_values, states_needed
-from dsf.measures.head_scores import (
-    copying,
-    duplicate_token,
-    first_token,
-    induction,
-    needle,
-    previous_token,
-    self_token,
-)
-from dsf.measures.injectivity import (
-    colliding_query,
-    confusions,
-    distance_ratios,
-    jacobian_rank,
-    key_rank,
-)
-from dsf.measures.locality import (
-    effective_rank,
-    effective_tokens,
-    half_life,
-    mass_by_lag,
-    mean_distance,
-    neighbourhood_mass,
-    row_entropy,
-    sink_mass,
-    sink_rate,
-    uniform_neighbourhood,
-    uniform_share,
-    uniformity_gap,
-    window_mass,
-    window_sums,
-)
-from dsf.measures.norms import (
-    absolute_gain,
-    column_norms,
-    column_sums,
-    convexity_defect,
-    energy_gain,
-    largest_ahead,
-    largest_difference,
-    map_distance,
-    negative_entries,
-    negative_mass,
-    negative_share,
-    off_diagonal_energy,
-    row_norms,
-    row_sum_spread,
-    row_sums,
-    smallest_entry,
-)
-from dsf.measures.passes import Streamed, streamed
-from dsf.measures.stability import (
-    controllability_gramians,
-    lyapunov_exponents,
-    memory_horizon,
-    observability_gramians,
-    product_norms,
-    transition_eigenvalues,
-)
-from dsf.measures.state_use import (
-    forgetting,
-    interference,
-    occupancy,
-    overwritten,
-    retained,
-    state_norm,
-)
-
-__all__ = [
-    "Streamed",
-    "absolute_gain",
-    "colliding_query",
-    "column_norms",
-    "column_sums",
-    "confusions",
-    "controllability_gramians",
-    "convexity_defect",
-    "copying",
-    "distance_ratios",
-    "duplicate_token",
-    "effective_rank",
-    "effective_tokens",
-    "energy_gain",
-    "erased_by",
-    "first_token",
-    "forgetting",
-    "half_life",
-    "hankel_ranks",
-    "hankel_singular_values",
-    "induction",
-    "interference",
-    "jacobian_rank",
-    "key_rank",
-    "largest_ahead",
-    "largest_difference",
-    "lyapunov_exponents",
-    "map_distance",
-    "mass_by_lag",
-    "mean_distance",
-    "memory_horizon",
-    "needle",
-    "negative_entries",
-    "negative_mass",
-    "negative_share",
-    "neighbourhood_mass",
-    "observability_gramians",
-    "occupancy",
-    "off_diagonal_energy",
-    "overwritten",
-    "previous_token",
-    "product_norms",
-    "retained",
-    "row_entropy",
-    "row_norms",
-    "row_sum_spread",
-    "row_sums",
-    "self_token",
-    "sink_mass",
-    "sink_rate",
-    "smallest_entry",
-    "state_norm",
-    "states_needed",
-    "streamed",
-    "transition_eigenvalues",
-    "uniform_neighbourhood",
-    "uniform_share",
-    "uniformity_gap",
-    "window_mass",
-    "window_sums",
-]
+from dsf.measures.erasers import erased_by as erased_by
+from dsf.measures.hankel import hankel_ranks as hankel_ranks
+from dsf.measures.hankel import hankel_singular_values as hankel_singular_values
+from dsf.measures.hankel import states_needed as states_needed
+from dsf.measures.head_scores import copying as copying
+from dsf.measures.head_scores import duplicate_token as duplicate_token
+from dsf.measures.head_scores import first_token as first_token
+from dsf.measures.head_scores import induction as induction
+from dsf.measures.head_scores import needle as needle
+from dsf.measures.head_scores import previous_token as previous_token
+from dsf.measures.head_scores import self_token as self_token
+from dsf.measures.injectivity import colliding_query as colliding_query
+from dsf.measures.injectivity import confusions as confusions
+from dsf.measures.injectivity import distance_ratios as distance_ratios
+from dsf.measures.injectivity import jacobian_rank as jacobian_rank
+from dsf.measures.injectivity import key_rank as key_rank
+from dsf.measures.locality import effective_rank as effective_rank
+from dsf.measures.locality import effective_tokens as effective_tokens
+from dsf.measures.locality import half_life as half_life
+from dsf.measures.locality import mass_by_lag as mass_by_lag
+from dsf.measures.locality import mean_distance as mean_distance
+from dsf.measures.locality import neighbourhood_mass as neighbourhood_mass
+from dsf.measures.locality import row_entropy as row_entropy
+from dsf.measures.locality import sink_mass as sink_mass
+from dsf.measures.locality import sink_rate as sink_rate
+from dsf.measures.locality import uniform_neighbourhood as uniform_neighbourhood
+from dsf.measures.locality import uniform_share as uniform_share
+from dsf.measures.locality import uniformity_gap as uniformity_gap
+from dsf.measures.locality import window_mass as window_mass
+from dsf.measures.locality import window_sums as window_sums
+from dsf.measures.norms import absolute_gain as absolute_gain
+from dsf.measures.norms import column_norms as column_norms
+from dsf.measures.norms import column_sums as column_sums
+from dsf.measures.norms import convexity_defect as convexity_defect
+from dsf.measures.norms import energy_gain as energy_gain
+from dsf.measures.norms import largest_ahead as largest_ahead
+from dsf.measures.norms import largest_difference as largest_difference
+from dsf.measures.norms import map_distance as map_distance
+from dsf.measures.norms import negative_entries as negative_entries
+from dsf.measures.norms import negative_mass as negative_mass
+from dsf.measures.norms import negative_share as negative_share
+from dsf.measures.norms import off_diagonal_energy as off_diagonal_energy
+from dsf.measures.norms import row_norms as row_norms
+from dsf.measures.norms import row_sum_spread as row_sum_spread
+from dsf.measures.norms import row_sums as row_sums
+from dsf.measures.norms import smallest_entry as smallest_entry
+from dsf.measures.passes import Streamed as Streamed
+from dsf.measures.passes import streamed as streamed
+from dsf.measures.stability import controllability_gramians as controllability_gramians
+from dsf.measures.stability import lyapunov_exponents as lyapunov_exponents
+from dsf.measures.stability import memory_horizon as memory_horizon
+from dsf.measures.stability import observability_gramians as observability_gramians
+from dsf.measures.stability import product_norms as product_norms
+from dsf.measures.stability import transition_eigenvalues as transition_eigenvalues
+from dsf.measures.state_use import forgetting as forgetting
+from dsf.measures.state_use import interference as interference
+from dsf.measures.state_use import occupancy as occupancy
+from dsf.measures.state_use import overwritten as overwritten
+from dsf.measures.state_use import retained as retained
+from dsf.measures.state_use import state_norm as state_norm

@@ -1,7 +1,9 @@
-"""Public names of a package that are imported on first use, so that its light files stay light.
+"""Public names of packages: each is written once, and some are imported on first use.
 
-The command line checks what a person typed before anything heavy is imported; what it needs for
-that is in files of packages whose other files import torch.
+The public names of a package are what its ``__init__`` imports as themselves (``from .. import name
+as name``), which is how type checkers read it, too. The command line checks what a person typed
+before anything heavy is imported; what it needs for that is in files of packages whose other files
+import torch. ``finding`` keeps these files light.
 """
 
 import ast
@@ -10,21 +12,30 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any
+
+
+@cache
+def _imports(package: str) -> list[tuple[str, ast.alias]]:
+    """The names that a package imports, each with its home."""
+    tree = ast.parse(inspect.getsource(sys.modules[package]))
+    imports = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
+    return [(str(each.module), name) for each in imports for name in each.names]
+
+
+def public_names(module: ModuleType) -> list[str]:
+    """Return the names that a module offers: its ``__all__``, else what it imports as itself."""
+    listed: list[str] | None = getattr(module, "__all__", None)
+    found = (name for _, name in _imports(module.__name__) if name.asname == name.name)
+    return sorted(name.name for name in found) if listed is None else listed
 
 
 def finding(package: str) -> Callable[[str], Any]:
     """Return a ``__getattr__`` that imports what a package imports under ``TYPE_CHECKING``."""
 
-    @cache
     def homes() -> dict[str, tuple[str, str]]:
-        tree = ast.parse(inspect.getsource(sys.modules[package]))
-        imports = [each for each in ast.walk(tree) if isinstance(each, ast.ImportFrom)]
-        return {
-            name.asname or name.name: (str(each.module), name.name)
-            for each in imports
-            for name in each.names
-        }
+        return {one.asname or one.name: (home, one.name) for home, one in _imports(package)}
 
     def find(name: str) -> Any:
         if name.startswith("__") or name not in homes():

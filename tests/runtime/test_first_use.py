@@ -2,6 +2,8 @@
 
 import pytest
 
+from dsf.runtime.first_use import public_names
+
 
 def test_a_module_of_another_package_is_imported_when_it_is_asked_for(tmp_path, monkeypatch):
     for name in ("first_use_inner", "first_use_outer"):
@@ -20,3 +22,11 @@ def test_a_module_of_another_package_is_imported_when_it_is_asked_for(tmp_path, 
     assert (first_use_outer.other.Y, first_use_outer.X) == (2, 1)
     with pytest.raises(AttributeError, match="nothing"):
         _ = first_use_outer.nothing
+
+
+def test_a_package_offers_what_it_imports_as_itself_and_a_module_what_it_lists():
+    from dsf import certificates, interventions, testing
+
+    assert {"causal", "Verdict"} <= set(public_names(certificates))
+    assert "finding" not in public_names(interventions)
+    assert public_names(testing) == testing.__all__

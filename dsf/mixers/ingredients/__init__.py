@@ -1,34 +1,16 @@
 """Mathematics that several mixers share: feature maps, discretisation, softmax rows, memories."""
 
-from dsf.mixers.ingredients.feature_maps import (
-    Monomials,
-    elu_plus_one,
-    exp,
-    identity,
-    leaky_relu,
-    monomials,
-    random_features,
-    relu,
-    second_order,
-    series_error,
-    softplus,
-    squares,
-)
-from dsf.mixers.ingredients.recurrences import bilinear, zero_order_hold
-
-__all__ = [
-    "Monomials",
-    "bilinear",
-    "elu_plus_one",
-    "exp",
-    "identity",
-    "leaky_relu",
-    "monomials",
-    "random_features",
-    "relu",
-    "second_order",
-    "series_error",
-    "softplus",
-    "squares",
-    "zero_order_hold",
-]
+from dsf.mixers.ingredients.feature_maps import Monomials as Monomials
+from dsf.mixers.ingredients.feature_maps import elu_plus_one as elu_plus_one
+from dsf.mixers.ingredients.feature_maps import exp as exp
+from dsf.mixers.ingredients.feature_maps import identity as identity
+from dsf.mixers.ingredients.feature_maps import leaky_relu as leaky_relu
+from dsf.mixers.ingredients.feature_maps import monomials as monomials
+from dsf.mixers.ingredients.feature_maps import random_features as random_features
+from dsf.mixers.ingredients.feature_maps import relu as relu
+from dsf.mixers.ingredients.feature_maps import second_order as second_order
+from dsf.mixers.ingredients.feature_maps import series_error as series_error
+from dsf.mixers.ingredients.feature_maps import softplus as softplus
+from dsf.mixers.ingredients.feature_maps import squares as squares
+from dsf.mixers.ingredients.recurrences import bilinear as bilinear
+from dsf.mixers.ingredients.recurrences import zero_order_hold as zero_order_hold
