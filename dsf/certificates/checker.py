@@ -523,11 +523,7 @@ def injective(case: Case) -> str:
     width = key.columns if sink else key.columns + 1
     extra = () if sink else (1,)
     if case.verdict == "REFUTED":
-        row = place(case.witness["row"], key.rows, "row")
-        if row < first:
-            raise Rejected("the witness lies outside the rows of the claim")
-        null = several(case.witness["null"], whole)
-        return _unseen(key, range(row + 1), null, sink) if null else _too_few(row, width)
+        return _blind(case, first, width, sink=sink)
     rows = increasing(case.evidence["rows"], first + 1)
     if len(rows) != width:
         raise Rejected(f"{width} different rows are needed")
@@ -581,22 +577,37 @@ def _shown(mask: Tensor, row: int) -> set[int]:
     return {index for index, value in enumerate(values) if value}
 
 
-def _unseen(key: Tensor, seen: Collection[int], null: list[int], sink: bool) -> str:
-    """Refuted by a direction of the query along which no score of the keys moves."""
-    if len(null) != key.columns + 1 or not any(null[:-1]) or (sink and null[-1]):
-        raise Rejected("the witness is not a direction of the query")
-    affordable(len(seen) * len(null), 64 + max(map(int.bit_length, null)))
-    for index in seen:
-        ints, unit = key.scaled(index)
-        if sum(map(int.__mul__, ints, null)) + null[-1] * unit != 0:
-            raise Rejected(f"the witness moves the score of key {index}")
+def _blind(case: Case, first: int, width: int, *, sink: bool = False, distance: Any = 0) -> str:
+    """Refuted in a row from ``first`` on, by fewer keys than columns or by a direction."""
+    key = case.subject["key"]
+    row = place(case.witness["row"], key.rows, "row")
+    null = several(case.witness["null"], whole)
+    if row < first:
+        raise Rejected("the witness lies outside the rows of the claim")
+    if null:
+        return _unseen(key, range(row + 1), null, sink, distance)
+    # Fewer equations than unknowns have a solution other than zero.
+    if row + 1 >= width:
+        raise Rejected(f"{row + 1} keys are not fewer than the {width} columns")
     return "REFUTED"
 
 
-def _too_few(row: int, columns: int) -> str:
-    """Fewer equations than unknowns have a solution other than zero; no witness is needed."""
-    if row + 1 >= columns:
-        raise Rejected(f"{row + 1} keys are not fewer than the {columns} columns")
+def _unseen(
+    key: Tensor, seen: Collection[int], null: list[int], sink: bool, distance: Any = 0
+) -> str:
+    """Refuted by a direction (v, c) of the query along which no score of the keys moves.
+
+    Or scores move so little that keys within the distance do not see it: |K v + c| <= distance |v|.
+    """
+    if len(null) != key.columns + 1 or not any(null[:-1]) or (sink and null[-1]):
+        raise Rejected("the witness is not a direction of the query")
+    affordable(len(seen) * len(null), 64 + max(map(int.bit_length, null)))
+    moved = Fraction(0)
+    for index in seen:
+        ints, unit = key.scaled(index)
+        moved += Fraction(sum(map(int.__mul__, ints, null)) + null[-1] * unit, unit) ** 2
+    if moved > distance**2 * sum(part * part for part in null[:-1]):
+        raise Rejected("the witness moves the scores of keys by more than the claim allows")
     return "REFUTED"
 
 
@@ -692,21 +703,9 @@ def injective_within(case: Case) -> str:
     key = case.subject["key"]
     _rank(key, 2, "key")
     first = place(case.parameters["first_row"], key.rows, "first_row")
-    row = place(case.witness["row"], key.rows, "row")
-    null = several(case.witness["null"], whole)
-    if row < first or distance < 0:
-        raise Rejected("the witness lies outside the claim")
-    if not null:
-        return _too_few(row, key.columns + 1)
-    if len(null) != key.columns + 1 or not any(null[:-1]):
-        raise Rejected("the witness is not a direction of the query")
-    moved = Fraction(0)
-    for index in range(row + 1):
-        ints, unit = key.scaled(index)
-        moved += Fraction(sum(map(int.__mul__, ints, null)) + null[-1] * unit, unit) ** 2
-    if moved > distance**2 * sum(part * part for part in null[:-1]):
-        raise Rejected("the witness moves the scores by more than the distance allows")
-    return "REFUTED"
+    if distance < 0:
+        raise Rejected("the distance is below zero")
+    return _blind(case, first, key.columns + 1, distance=distance)
 
 
 def _residual(case: Case, bound: Fraction) -> tuple[Fraction, Fraction]:
@@ -937,34 +936,6 @@ def reading(value: Any) -> str:
     if value not in ("before", "after"):
         raise Rejected("a state is read before or after its update")
     return str(value)
-
-
-def system_nonnegative(case: Case) -> str:
-    """No weight of the map of a stored system is below zero."""
-    rows, columns, found = _system(case, "", case.parameters["read"])
-    if case.verdict == "PROVED":
-        return "PROVED" if all(value >= 0 for value, _ in found.values()) else "REFUTED"
-    row = place(case.witness["row"], rows, "row")
-    column = place(case.witness["column"], columns, "column")
-    return "REFUTED" if found.get((row, column), (0, 0))[0] < 0 else "PROVED"
-
-
-def system_row_sums(case: Case) -> str:
-    """Every row of the map of a stored system sums to ``target`` within ``tolerance``."""
-    rows, columns, found = _system(case, "", case.parameters["read"])
-    target, tolerance = case.parameters["target"], case.parameters["tolerance"]
-    if tolerance < 0:
-        raise Rejected("the tolerance is below zero")
-
-    def off(row: int) -> bool:
-        parts = [found[row, column] for column in range(columns) if (row, column) in found]
-        low = max((power for _, power in parts), default=0)
-        total = sum(value << (low - power) for value, power in parts)
-        return abs(Fraction(total, 1 << low) - target) > tolerance
-
-    if case.verdict == "REFUTED":
-        return "REFUTED" if off(place(case.witness["row"], rows, "row")) else "PROVED"
-    return "REFUTED" if any(off(row) for row in range(rows)) else "PROVED"
 
 
 def same_system(case: Case) -> str:
@@ -1555,26 +1526,40 @@ def unit_length(parts: Vector, epsilon: Interval) -> Vector:
 
 
 Kind = Callable[[dict[str, Tensor]], list[Vector]]
+Form = Callable[[Case], list[Vector]]
+"""From a case to the rows of the map that it speaks of, every weight enclosed."""
 
 
-def layer_nonnegative(kind: Kind, case: Case) -> str:
-    """No weight of the map of a layer is below zero."""
-    rows = kind(case.subject)
+def of_system(case: Case) -> list[Vector]:
+    """The map of a stored system, in exact numbers."""
+    rows, columns, found = _system(case, "", case.parameters["read"])
+    entries = {at: Fraction(value, 1 << power) for at, (value, power) in found.items()}
+    zero = Fraction(0)
+    return [points(entries.get((row, k), zero) for k in range(columns)) for row in range(rows)]
+
+
+def of_layer(kind: Kind, case: Case) -> list[Vector]:
+    return kind(case.subject)
+
+
+def formed_nonnegative(form: Form, case: Case) -> str:
+    """No weight of the map of a system or a layer is below zero."""
+    rows = form(case)
     if case.verdict == "REFUTED":
-        row = place(case.witness["row"], len(rows), "row")
-        if rows[row][place(case.witness["column"], row + 1, "column")][1] >= 0:
+        row = rows[place(case.witness["row"], len(rows), "row")]
+        if row[place(case.witness["column"], len(row), "column")][1] >= 0:
             raise Rejected("the weight is not shown to be below zero")
     elif any(low < 0 for row in rows for low, _ in row):
         raise Rejected("a weight is not shown to be at least zero")
     return case.verdict
 
 
-def layer_row_sums(kind: Kind, case: Case) -> str:
-    """Every row of the map of a layer sums to ``target`` within ``tolerance``."""
+def formed_row_sums(form: Form, case: Case) -> str:
+    """Every row of the map of a system or a layer sums to ``target`` within ``tolerance``."""
     target, tolerance = case.parameters["target"], case.parameters["tolerance"]
     if tolerance < 0:
         raise Rejected("the tolerance is below zero")
-    sums = [plus(row) for row in kind(case.subject)]
+    sums = [plus(row) for row in form(case)]
     if case.verdict == "REFUTED":
         low, high = sums[place(case.witness["row"], len(sums), "row")]
         if low <= target + tolerance and high >= target - tolerance:
@@ -1718,14 +1703,14 @@ CLAIMS = {
         level="real",
     ),
     "system_nonnegative": Claim(
-        system_nonnegative, SYSTEM, {"read": reading}, (), ("column", "row"),
+        partial(formed_nonnegative, of_system), SYSTEM, {"read": reading}, (), ("column", "row"),
         "in exact arithmetic, no weight of the map of the stored system, read {read} its update, is"
         " below zero",
         level="real",
     ),
     "system_row_sums": Claim(
-        system_row_sums, SYSTEM, {"read": reading, "target": parameter, "tolerance": parameter}, (),
-        ("row",),
+        partial(formed_row_sums, of_system), SYSTEM,
+        {"read": reading, "target": parameter, "tolerance": parameter}, (), ("row",),
         "in exact arithmetic, every row of the map of the stored system, read {read} its update,"
         " sums to {target} within {tolerance}",
         level="real",
@@ -1743,12 +1728,12 @@ CLAIMS = {
 LAYER = "in exact arithmetic, with the stored weights and the stored input, "
 for _kind, (_form, _roles, _words) in LAYERS.items():
     CLAIMS[f"{_kind}_nonnegative"] = Claim(
-        partial(layer_nonnegative, _form), _roles, {}, (), ("column", "row"),
+        partial(formed_nonnegative, partial(of_layer, _form)), _roles, {}, (), ("column", "row"),
         f"{LAYER}no weight of the map of {_words} is below zero", level="real",
     )  # fmt: skip
     CLAIMS[f"{_kind}_row_sums"] = Claim(
-        partial(layer_row_sums, _form), _roles, {"target": parameter, "tolerance": parameter},
-        (), ("row",),
+        partial(formed_row_sums, partial(of_layer, _form)), _roles,
+        {"target": parameter, "tolerance": parameter}, (), ("row",),
         f"{LAYER}every row of the map of {_words} sums to {{target}} within {{tolerance}}",
         level="real",
     )  # fmt: skip

@@ -202,17 +202,17 @@ CASES = {
     "negative weights of a system passed over": (
         lambda f: certify.nonnegative(TURNED, folder=f),
         verdict("PROVED"),
-        "states PROVED, but",
+        "not shown to be at least zero",
     ),
     "an entry of a system that is not negative": (
         lambda f: certify.nonnegative(SYSTEM, folder=f),
         refuted(row=1, column=0),
-        "states REFUTED, but",
+        "not shown to be below zero",
     ),
     "a smaller tolerance for the rows of a system": (
         lambda f: certify.row_sums(SYSTEM, target=1.5, tolerance=0.5, folder=f),
         stated(tolerance=(0.25).hex()),
-        "states PROVED, but",
+        "a row is not shown to keep the claim",
     ),
     "two systems that differ more": (
         lambda f: certify.equivalent(
