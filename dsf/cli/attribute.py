@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
@@ -42,17 +40,11 @@ def attribute(
     top: shared.Top = 10,
     by: Annotated[
         By,
-        typer.Option(
-            help="How edges are counted: with all factors held (these sum to the logit), along "
-            "residual connections alone, or by gradient: what is lost without them, to first order."
-        ),
+        "How edges are counted: with all factors held (these sum to the logit), along "
+        "residual connections alone, or by gradient: what is lost without them, to first order.",
     ] = By.held,
     agreement: Annotated[
-        bool,
-        typer.Option(
-            "--agreement",
-            help="Also cut some edges, and say how well their shares predicted what was lost.",
-        ),
+        bool, "Also cut some edges, and say how well their shares predicted what was lost."
     ] = False,
     paths: Annotated[
         int,
@@ -64,7 +56,7 @@ def attribute(
     ] = 0,
     out: Annotated[
         Path | None,
-        shared.written_place("Write a report that opens on these shares.", metavar="PAGE"),
+        shared.typed_by(shared.place, "Write a report that opens on these shares.", metavar="PAGE"),
     ] = None,
     loading: shared.Loading,
 ) -> Work:

@@ -20,8 +20,7 @@ def audit(
     *,
     prompt: shared.Prompt,
     suspect: Annotated[
-        str | None,
-        typer.Option(help="Another checkpoint with the same parts, such as a quantised copy."),
+        str | None, "Another checkpoint with the same parts, such as a quantised copy."
     ] = None,
     decode: Annotated[
         int | None,
@@ -35,9 +34,7 @@ def audit(
     ] = None,
     state_dtype: Annotated[
         str | None,
-        typer.Option(
-            help="Round recurrent states to this type after every token: bfloat16, float16, int8..."
-        ),
+        "Round recurrent states to this type after every token: bfloat16, float16, int8...",
     ] = None,
     recorded: Annotated[
         Path | None,
@@ -47,10 +44,7 @@ def audit(
     ] = None,
     asked: shared.Asked,
     out: Annotated[
-        Path | None,
-        shared.written_place(
-            "Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."
-        ),
+        Path | None, "Write the ledger: .json, .xml (JUnit), .txt, or a figure .png, .svg, .pdf."
     ] = None,
     loading: shared.Loading,
 ) -> Work:

@@ -10,7 +10,7 @@ import typer
 
 from dsf.cli.command import FAILED, LIMIT, WELL, Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_folder, check_free, check_not_of_another, is_run
-from dsf.cli.options import Inspecting, Prompt, check_known, fingerprint, written_place
+from dsf.cli.options import Inspecting, Prompt, check_known, fingerprint
 from dsf.cli.terminal import print_table, progress
 from dsf.properties.names import IF_NOT, MANIFEST, check_not_foreign
 from dsf.report.escaping import escaped
@@ -29,14 +29,11 @@ def check(
     ],
     *,
     prompt: Prompt,
-    out: Annotated[Path, written_place("Folder of the run.")] = FOLDER,
+    out: Annotated[Path, "Folder of the run."] = FOLDER,
     require: Annotated[
-        list[str] | None,
-        typer.Option(help="A property that must hold; exit code 1 if refuted or never decided."),
+        list[str] | None, "A property that must hold; exit code 1 if refuted or never decided."
     ] = None,
-    root: Annotated[
-        str | None, typer.Option(help="The root hash that the checked run must have.")
-    ] = None,
+    root: Annotated[str | None, "The root hash that the checked run must have."] = None,
     options: Inspecting,
 ) -> Work:
     """Decide every property of every layer of MODEL on one input: PROVED, REFUTED or UNKNOWN.

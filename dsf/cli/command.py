@@ -1,8 +1,9 @@
 """What all commands share: options, threads, one answer, one exit code, errors in words.
 
 A command is a function of its options. It looks at everything that can be known without a model and
-returns the work; only then is anything heavy imported. A parameter that is a dataclass stands for
-one option for each of its annotated fields, so that commands share options by sharing dataclasses.
+returns the work; only then is anything heavy imported. A parameter is annotated with its type and
+its help text. One that is a dataclass stands for one option for each of its annotated fields, so
+that commands share options by sharing dataclasses.
 """
 
 import errno
@@ -23,6 +24,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from dsf.cli.options import option_of
 from dsf.cli.terminal import UnwrittenError, open_page, watching
 from dsf.report.escaping import escaped
 
@@ -219,14 +221,22 @@ def callback(name: str, command: Command) -> Callable[..., None]:
 def _options(parameter: Parameter) -> Iterator[Parameter]:
     kind = parameter.annotation
     if not is_dataclass(kind):
-        yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
+        yield _option(parameter.name, kind, parameter.default)
         return
     hints = get_type_hints(kind, include_extras=True)
     for each in fields(kind):
-        hint = hints[each.name]
-        if get_origin(hint) is Annotated and hasattr(get_args(hint)[1], "param_decls"):
+        if get_origin(hints[each.name]) is Annotated:
             default = Parameter.empty if each.default is MISSING else each.default
-            yield Parameter(each.name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+            yield _option(each.name, hints[each.name], default)
+
+
+def _option(name: str, hint: Any, default: Any) -> Parameter:
+    """A parameter as typer takes it, from its type and its help text or its option."""
+    kind, said = get_args(hint)[:2]
+    option = option_of(name, kind, said) if isinstance(said, str) else said
+    return Parameter(
+        name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option]
+    )
 
 
 def _run(name: str, checked: Callable[[], Work], common: Common) -> None:

@@ -20,13 +20,8 @@ def compare(
     *,
     prompt: Prompt,
     second: OtherInput,
-    align: Annotated[
-        bool,
-        typer.Option("--align", help="Match the heads of a pair of layers by their maps."),
-    ] = False,
-    no_verdicts: Annotated[
-        bool, typer.Option("--no-verdicts", help="Leave out the verdicts of dsf check.")
-    ] = False,
+    align: Annotated[bool, "Match the heads of a pair of layers by their maps."] = False,
+    no_verdicts: Annotated[bool, "Leave out the verdicts of dsf check."] = False,
     options: Inspecting,
 ) -> Work:
     """Compare two checkpoints, fine-tunes or architectures on one input, or one on two inputs.

@@ -14,7 +14,7 @@ from dsf.cli import early_checks as early
 from dsf.cli.check import counted, decide, meanings
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.inspect_model import layer_facts, show_model, write_results
-from dsf.cli.options import Open, check_known, written_place
+from dsf.cli.options import Open, check_known
 from dsf.cli.terminal import progress
 from dsf.properties.names import check_not_foreign
 
@@ -41,9 +41,7 @@ def demo(
             "it opens with this architecture, such as softmax_attention or delta_net.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, written_place("Folder for what is written; with --playground the page.")
-    ] = None,
+    out: Annotated[Path | None, "Folder for what is written; with --playground the page."] = None,
     open_: Open = False,
 ) -> Work:
     """Inspect the small models inside the package: on a recall prompt, and on a paragraph of text.

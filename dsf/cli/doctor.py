@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from dsf.cli.command import LIMIT, WELL, Answer, Run, Work
-from dsf.cli.options import written_place
 from dsf.cli.terminal import has_display, print_table
 from dsf.runtime.distribution import NAME, VERSION
 
@@ -34,7 +33,7 @@ Status = Literal["ok", "optional", "warning", "missing"]
 
 
 def doctor(
-    out: Annotated[Path, written_place("Folder that reports would go to.")] = Path(),
+    out: Annotated[Path, "Folder that reports would go to."] = Path(),
 ) -> Work:
     """Check versions, device, memory, disk, the extras, and other packages that are called dsf.
 

@@ -30,19 +30,12 @@ def inspect(
     model: shared.Checkpoint,
     *,
     prompt: shared.Prompt,
-    out: Annotated[Path, shared.written_place("Folder for report.html and maps.png.")] = Path(
-        "dsf-report"
-    ),
-    no_report: Annotated[
-        bool, typer.Option("--no-report", help="Rebuild and compare, and write no files.")
-    ] = False,
+    out: Annotated[Path, "Folder for report.html and maps.png."] = Path("dsf-report"),
+    no_report: Annotated[bool, "Rebuild and compare, and write no files."] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run",
-            help="List what each mixer would be read as, by the settings alone: no weights are "
-            "loaded and nothing is run.",
-        ),
+        "List what each mixer would be read as, by the settings alone: no weights are "
+        "loaded and nothing is run.",
     ] = False,
     options: shared.Inspecting,
     full_resolution: Annotated[

@@ -13,8 +13,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
@@ -42,29 +40,20 @@ def intervene(
     *,
     edit: Annotated[
         list[str] | None,
-        typer.Option(
-            help='A change, such as "cut layers=*.3.* heads=2 key=5"; may be given several times.'
-        ),
+        'A change, such as "cut layers=*.3.* heads=2 key=5"; may be given several times.',
     ] = None,
     asked: shared.Asked,
     prompt: shared.Prompt,
     second: shared.OtherInput,
     top: shared.Top = 5,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Try every edit in a run of its own.")
-    ] = False,
+    sweep: Annotated[bool, "Try every edit in a run of its own."] = False,
     each: Annotated[
         str | None,
-        typer.Option(
-            help="With --sweep: one run for each layer, head or token that these fields name, such "
-            "as layers,heads or key."
-        ),
+        "With --sweep: one run for each layer, head or token that these fields name, such "
+        "as layers,heads or key.",
     ] = None,
     resume: Annotated[
-        Path | None,
-        shared.written_place(
-            "With --sweep: a file for finished runs, one a line; continues where it ended."
-        ),
+        Path | None, "With --sweep: a file for finished runs, one a line; continues where it ended."
     ] = None,
     loading: shared.Loading,
 ) -> Work:

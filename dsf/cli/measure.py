@@ -31,16 +31,12 @@ def measure(
         ),
     ],
     *,
-    out: Annotated[Path, shared.written_place("Folder of this job alone.")] = Path("dsf-job"),
-    ids: Annotated[
-        bool, typer.Option("--ids", help='Lines are token numbers, such as "1 2 3".')
-    ] = False,
+    out: Annotated[Path, "Folder of this job alone."] = Path("dsf-job"),
+    ids: Annotated[bool, 'Lines are token numbers, such as "1 2 3".'] = False,
     quantity: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What to measure; again for more. All by default, but for middle_hankel_rank of "
-            "maps of more than 1,024 tokens."
-        ),
+        "What to measure; again for more. All by default, but for middle_hankel_rank of "
+        "maps of more than 1,024 tokens.",
     ] = None,
     batch: Annotated[
         int, shared.whole_number("Neighbours of one length in one forward pass.", least=1)
@@ -48,9 +44,7 @@ def measure(
     workers: Annotated[
         int, shared.whole_number("Processes of this machine.", least=1, most=MAX_WORKERS)
     ] = 1,
-    slurm: Annotated[
-        Path | None, shared.written_place("Run as Slurm jobs; the folder for their logs.")
-    ] = None,
+    slurm: Annotated[Path | None, "Run as Slurm jobs; the folder for their logs."] = None,
     layerwise: shared.Layerwise = False,
     layers: shared.Layers = None,
     heads: shared.Heads = None,

@@ -9,7 +9,7 @@ from functools import cached_property
 from hashlib import sha256
 from math import inf, nan
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -186,15 +186,22 @@ def typed_by(parser: Callable[[str], Any], help: str, *, metavar: str = "TEXT") 
     return typer.Option(help=help, parser=parse, metavar=metavar)
 
 
-def written_place(help: str, *, metavar: str = "PATH") -> Any:
-    return typed_by(place, help, metavar=metavar)
+def option_of(name: str, kind: Any, help: str) -> Any:
+    """The option of a parameter that has a help text: its type says how it is read."""
+    kinds = {kind, *get_args(kind)}
+    if Path in kinds:
+        return typed_by(place, help, metavar="PATH")
+    if TokenIds in kinds:
+        return typed_by(token_ids, help)
+    flags = [f"--{name.replace('_', '-')}"] if kind is bool else []  # and none that denies it
+    return typer.Option(*flags, help=help)
 
 
 Checkpoint = Annotated[
     str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
 ]
 Top = Annotated[int, whole_number("How many rows of each table are shown.", least=1)]
-Exact = Annotated[bool, typer.Option("--exact", help="Run the model in float64.")]
+Exact = Annotated[bool, "Run the model in float64."]
 Open = Annotated[bool, typer.Option("--open", help="Show the page in a browser.")]
 Layers = Annotated[
     Choice | None,
@@ -204,28 +211,20 @@ Heads = Annotated[
     Choice | None,
     typed_by(head_choice, 'Which heads, or channels, of each layer: "2" or "0:4".'),
 ]
-Ids = Annotated[
-    TokenIds | None, typed_by(token_ids, 'Token numbers, such as "1 2 3"; for any model.')
-]
+Ids = Annotated[TokenIds | None, 'Token numbers, such as "1 2 3"; for any model.']
 Tolerance = Annotated[
     float | None,
     real_number("Largest difference of a rebuilt layer from its module in float64.", below=1.0),
 ]
-Layerwise = Annotated[
-    bool,
-    typer.Option(
-        "--layerwise", help="Leave the weights in their files: for models that do not fit."
-    ),
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Make no network connection.")]
+Layerwise = Annotated[bool, "Leave the weights in their files: for models that do not fit."]
+Revision = Annotated[str | None, "Branch, tag or commit of a hub model."]
+Offline = Annotated[bool, "Make no network connection."]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loading:
     dtype: Annotated[
-        NumberType | None,
-        typer.Option(help="Number type of the weights; by default the one they were saved in."),
+        NumberType | None, "Number type of the weights; by default the one they were saved in."
     ] = None
     revision: Revision = None
     offline: Offline = False
@@ -249,9 +248,7 @@ class Inspecting(Loading):
     ] = None
     layerwise: Layerwise = False
     tolerance: Tolerance = None
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first layer that is not reproduced.")
-    ] = False
+    strict: Annotated[bool, "Stop at the first layer that is not reproduced."] = False
 
     def __post_init__(self) -> None:
         for name in ("exact", "dtype", "device"):
@@ -262,7 +259,7 @@ class Inspecting(Loading):
 class Prompt:
     """The input of a model: a text, token numbers, a file of text, or a random sequence."""
 
-    text: Annotated[str | None, typer.Option(help="Text for the model's own tokenizer.")] = None
+    text: Annotated[str | None, "Text for the model's own tokenizer."] = None
     ids: Ids = None
     file: Annotated[
         Path | None,
@@ -324,10 +321,8 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherInput:
-    other_text: Annotated[str | None, typer.Option(help="The text of a second run.")] = None
-    other_ids: Annotated[
-        TokenIds | None, typed_by(token_ids, "The token numbers of a second run.")
-    ] = None
+    other_text: Annotated[str | None, "The text of a second run."] = None
+    other_ids: Annotated[TokenIds | None, "The token numbers of a second run."] = None
 
     def prompt(self) -> Prompt | None:
         given = Prompt(text=self.other_text, ids=self.other_ids)
@@ -350,14 +345,10 @@ class Asked:
 
     target: Annotated[
         str | None,
-        typer.Option(
-            help='A token whose logit is asked about: its text, such as " Paris" with its space, '
-            "or with --ids its number."
-        ),
+        'A token whose logit is asked about: its text, such as " Paris" with its space, '
+        "or with --ids its number.",
     ] = None
-    against: Annotated[
-        str | None, typer.Option(help="A second token, whose logit is subtracted.")
-    ] = None
+    against: Annotated[str | None, "A second token, whose logit is subtracted."] = None
     position: Annotated[
         int, whole_number("At which token the logits are read, from 0; -1 is the last one.")
     ] = -1

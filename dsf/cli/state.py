@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_folder, check_free
-from dsf.cli.options import Checkpoint, Inspecting, Prompt, whole_number, written_place
+from dsf.cli.options import Checkpoint, Inspecting, Prompt, place, typed_by, whole_number
 from dsf.cli.terminal import print_table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def state(
     ] = 32,
     out: Annotated[
         Path | None,
-        written_place("Write one figure for each layer into this folder.", metavar="FOLDER"),
+        typed_by(place, "Write one figure for each layer into this folder.", metavar="FOLDER"),
     ] = None,
     options: Inspecting,
 ) -> Work:
