@@ -32,25 +32,21 @@ class Functional:
     A logit belongs to one token: the weights may be those of some ``places``, zero elsewhere.
     """
 
-    weights: Shaped[Tensor, "*axes"]
+    weights: Tensor
     shape: torch.Size
     places: tuple[slice, ...] = ()
 
-    def dense(self) -> Shaped[Tensor, "*axes"]:
+    def dense(self) -> Tensor:
         """Its numbers at all places."""
         full = self.weights.new_zeros(self.shape)
         full[self.places] = self.weights
         return full
 
-    def pair(
-        self, result: Shaped[Tensor, "*axes"], *, absolute: bool = False
-    ) -> Float[Tensor, " sample"]:
+    def pair(self, result: Tensor, *, absolute: bool = False) -> Float[Tensor, " sample"]:
         return paired(self.weights, result.expand(self.shape)[self.places], absolute=absolute)
 
 
-def paired(
-    weights: Shaped[Tensor, "*axes"], result: Shaped[Tensor, "*axes"], *, absolute: bool = False
-) -> Float[Tensor, " sample"]:
+def paired(weights: Tensor, result: Tensor, *, absolute: bool = False) -> Float[Tensor, " sample"]:
     """The inner product of each sample, or the sum of the absolute values of its terms."""
     terms = weights * result
     return (terms.abs() if absolute else terms).flatten(1).sum(dim=1)
@@ -348,9 +344,7 @@ def pieces(
         yield each, _linear_part(part, rest), unless_zero(rest)
 
 
-def secant(
-    value: Shaped[Tensor, "*axes"], given: Shaped[Tensor, "*axes"]
-) -> Callable[[Tensor], Tensor]:
+def secant(value: Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
     """Multiplication by ``value / given``, elementwise; both must be zero in the same places."""
     return Scale(torch.where(given == 0, 0, value / torch.where(given == 0, 1, given)))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from dsf.certificates import certificate, checker
 from dsf.certificates.maps import stored_transitions
 from dsf.evaluate import respond
-from dsf.evaluate.arguments import forward_form
+from dsf.evaluate.arguments import Signal, forward_form
 from dsf.mixers import GatedDeltaNet
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
@@ -255,7 +255,7 @@ class Horizon:
         return min((head.verdict for head in self.heads), key=order.index)
 
     def replay(
-        self, system: System, signal: Shaped[Tensor, "*batch time input channel"], start: int
+        self, system: System, signal: Signal, start: int
     ) -> Shaped[Tensor, "*batch later output channel"]:
         """Return the response from token ``start`` on, run from ``width`` tokens before it.
 

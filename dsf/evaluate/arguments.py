@@ -12,6 +12,7 @@ from dsf.systems.system import System, time_reversed
 
 Signal = Shaped[Tensor, "*batch time input channel"]
 Response = Shaped[Tensor, "*batch time output channel"]
+Weights = Shaped[Tensor, "*batch rows columns"]
 State = Shaped[Tensor, "*batch state channel"]
 Answer = tuple[Response, State]
 """The response of a forward system, and its final state."""

@@ -239,7 +239,7 @@ SMALLER = (
 
 def respond(
     system: composite.Operator,
-    signal: Shaped[Tensor, "*batch time input channel"],
+    signal: Signal,
     *,
     method: Method | str | None = None,
     out: Shaped[Tensor, "*batch written output channel"] | None = None,

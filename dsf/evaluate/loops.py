@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.arguments import Answer, Response, Signal, state_at_start
+from dsf.evaluate.arguments import Answer, Response, Signal, Weights, state_at_start
 from dsf.evaluate.invariant import first_token, varying
 from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
@@ -56,7 +56,7 @@ class ReusedRows(RowBuffer):
 class WholeMap(RowBuffer):
     """The rows of one matrix, one block after the other."""
 
-    def __init__(self, matrix: Shaped[Tensor, "*batch rows columns"], *, clean: bool) -> None:
+    def __init__(self, matrix: Weights, *, clean: bool) -> None:
         self.matrix, self.clean, self.filled = matrix, clean, 0
 
     def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
@@ -68,7 +68,7 @@ class WholeMap(RowBuffer):
             self.matrix[..., top : self.filled, first:].zero_()
         return self.matrix, top
 
-    def settle(self, top: int, weights: Shaped[Tensor, "*batch rows columns"]) -> None:
+    def settle(self, top: int, weights: Weights) -> None:
         rows = self.matrix[..., top : top + weights.shape[-2], :]
         if rows.data_ptr() != weights.data_ptr():
             rows.copy_(weights)
@@ -79,7 +79,7 @@ def is_clean(output: RowBuffer, buffer: Tensor) -> bool:
     return isinstance(output, WholeMap) and output.clean and buffer is output.matrix
 
 
-def flat(buffer: Shaped[Tensor, "*batch rows columns"]) -> Shaped[Tensor, "entry rows columns"]:
+def flat(buffer: Weights) -> Shaped[Tensor, "entry rows columns"]:
     return buffer.view(-1, *buffer.shape[-2:]) if buffer.ndim > 2 else buffer.unsqueeze(0)
 
 
@@ -455,9 +455,7 @@ def is_diagonal(system: System) -> bool:
     return known and one_port and not (system.runs_backward or system.dtype.is_complex)
 
 
-def diagonal_rows(
-    system: System, boundaries: list[int], output: RowBuffer
-) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+def diagonal_rows(system: System, boundaries: list[int], output: RowBuffer) -> Iterator[Weights]:
     pieces = pieces_of(system, at_once=len(boundaries) == 2)
     like, columns = torch.empty(0, dtype=system.dtype), system.steps
     for start, stop in pairwise(boundaries):

@@ -6,10 +6,10 @@ from itertools import pairwise
 from typing import Literal, NamedTuple, overload
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 from torch import Tensor
 
-from dsf.evaluate.arguments import check_operator
+from dsf.evaluate.arguments import Weights, check_operator
 from dsf.evaluate.compiled import RowLoops, row_loops
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
 from dsf.evaluate.loops import ReusedRows, RowBuffer, WholeMap
@@ -26,7 +26,7 @@ SIZE = 64
 class Rows(NamedTuple):
     """Some rows of a map, with all columns."""
 
-    weights: Shaped[Tensor, "*batch rows columns"]
+    weights: Weights
     written: Int[Tensor, " rows"]  # the query (row) token of each row
     read: Int[Tensor, " columns"]  # the key (column) token of each column
 
@@ -169,9 +169,9 @@ def attention_map(
     system: Operator,
     rows: Selection | None = None,
     *,
-    out: Shaped[Tensor, "*batch rows columns"] | None = None,
+    out: Weights | None = None,
     enclosed: Literal[False] = False,
-) -> Shaped[Tensor, "*batch rows columns"]: ...
+) -> Weights: ...
 
 
 @overload
@@ -184,9 +184,9 @@ def attention_map(
     system: Operator,
     rows: Selection | None = None,
     *,
-    out: Shaped[Tensor, "*batch rows columns"] | None = None,
+    out: Weights | None = None,
     enclosed: bool = False,
-) -> Shaped[Tensor, "*batch rows columns"] | Enclosure:
+) -> Weights | Enclosure:
     """The matrix that ``system`` applies to its tokens: query i (row) reads key j (column).
 
     For i > j the entry is ``C_i A_i ... A_{j+1} B_j``, on the diagonal ``C_i B_i + D_i``. With

@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.arguments import State, forward_form, working_dtype
+from dsf.evaluate.arguments import State, Weights, forward_form, working_dtype
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.coefficient import cast, delay, dense_of, on_parts
 from dsf.systems.system import System
@@ -52,7 +52,7 @@ class Panel:
             double precision, as the products of many windows are multiplied.
     """
 
-    local: Shaped[Tensor, "*batch rows columns"]
+    local: Weights
     reach: Reads
     write: Shaped[Tensor, "*batch state columns"]
     carry: Transition
@@ -340,7 +340,7 @@ def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
 
 def _on_diagonal(
     feedthrough: Shaped[Tensor, "*batch time output input"],
-) -> Shaped[Tensor, "*batch rows columns"]:
+) -> Weights:
     steps, outputs, inputs = feedthrough.shape[-3:]
     blocks = torch.diag_embed(feedthrough.movedim(-3, -1))
     return blocks.permute(*range(blocks.ndim - 4), -2, -4, -1, -3).reshape(
@@ -402,9 +402,7 @@ def _held(system: System, channels: int, size: int) -> int:
     return 2 * held + states * (channels + 4 * fed_back)
 
 
-def forward_rows(
-    system: System, boundaries: list[int]
-) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+def forward_rows(system: System, boundaries: list[int]) -> Iterator[Weights]:
     """The rows between consecutive boundaries.
 
     The state as a function of all earlier inputs is carried along, with a column for each input.
@@ -422,9 +420,7 @@ def forward_rows(
             past = torch.cat([panel.carried(past), panel.write], dim=-1)
 
 
-def backward_rows(
-    system: System, boundaries: list[int]
-) -> Iterator[Shaped[Tensor, "*batch rows columns"]]:
+def backward_rows(system: System, boundaries: list[int]) -> Iterator[Weights]:
     """The same for a system that runs backward.
 
     Its first row reads its last token, so all windows after the first boundary are folded first and

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dsf.attribution import stack
 from dsf.evaluate import respond
+from dsf.evaluate.arguments import Response, Signal, State
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.table import Table
 from dsf.interventions import edits
@@ -26,6 +27,7 @@ from dsf.runtime.shapes import at_least
 from dsf.systems.coefficient import TokenSlots, dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
+from dsf.systems.transition import States
 
 CHOICES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 """Numbers of bits that a plan chooses from."""
@@ -36,8 +38,6 @@ PROBES = 8
 ROUNDING = 1 + 1e-9
 """Factor on a bound that covers the rounding of the bound itself."""
 
-States = Shaped[Tensor, "*batch state channel"]
-Response = Shaped[Tensor, "*batch time output channel"]
 Bits = Float[Tensor, "*batch"]
 
 
@@ -50,7 +50,7 @@ def is_recurrent(system: Operator) -> TypeGuard[System]:
     )
 
 
-def rounded(states: States, bits: Bits | int | str) -> States:
+def rounded(states: State, bits: Bits | int | str) -> State:
     """Round states to the nearest number that ``bits`` hold, with one scale for each head.
 
     Args:
@@ -62,7 +62,7 @@ def rounded(states: States, bits: Bits | int | str) -> States:
     return torch.round(states / step) * step
 
 
-def rounded_at_random(states: States, bits: Bits | int, rng: torch.Generator) -> States:
+def rounded_at_random(states: State, bits: Bits | int, rng: torch.Generator) -> State:
     """Round states to one of both neighbours, the more likely the nearer, so that the mean stays.
 
     Args:
@@ -74,16 +74,16 @@ def rounded_at_random(states: States, bits: Bits | int, rng: torch.Generator) ->
     return torch.floor(states / step + drawn) * step
 
 
-def _step_of(states: States, bits: Bits | int) -> Tensor:
+def _step_of(states: State, bits: Bits | int) -> Tensor:
     step = states.abs().amax(dim=(-2, -1)) / levels(bits)
     return step[..., None, None].clamp_min(torch.finfo(states.dtype).tiny)
 
 
-def with_feedback(store: Callable[[States], States]) -> Callable[[States], States]:
+def with_feedback(store: Callable[[State], State]) -> Callable[[State], State]:
     """Return a rounding that adds what it took from one token's state to that of the next."""
-    left: States | None = None
+    left: State | None = None
 
-    def stored(states: States) -> States:
+    def stored(states: State) -> State:
         nonlocal left
         wanted = states if left is None else states + left
         kept = store(wanted)
@@ -99,11 +99,9 @@ def levels(bits: Bits | int) -> Any:
 
 def rounded_run(
     system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    store: Callable[[States], States],
-) -> tuple[
-    Shaped[Tensor, "*batch time output channel"], Shaped[Tensor, "*batch time state channel"]
-]:
+    signal: Signal,
+    store: Callable[[State], State],
+) -> tuple[Response, States]:
     """Return the response with states that are rounded at every token, and the roundings e_t.
 
     Args:
@@ -127,7 +125,7 @@ def rounded_run(
     return response, torch.stack(errors, dim=-3)
 
 
-def replayed(system: System, errors: Shaped[Tensor, "*batch time state channel"]) -> Response:
+def replayed(system: System, errors: States) -> Response:
     """Return by how much perturbations of the state move the response, exactly."""
     identity = torch.eye(system.state_size).to(errors).expand(*errors.shape[:-2], -1, -1)
     return respond(replace(system, B=identity, D=None, initial=None), errors)
@@ -135,7 +133,7 @@ def replayed(system: System, errors: Shaped[Tensor, "*batch time state channel"]
 
 def forecast(
     system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
+    signal: Signal,
     bits: Bits,
     *,
     at_random: bool = False,
@@ -170,7 +168,7 @@ def forecast(
     return torch.stack(found, dim=-1)
 
 
-def _noise(states: States, bits: Bits | int, *, at_random: bool, feedback: bool) -> States:
+def _noise(states: State, bits: Bits | int, *, at_random: bool, feedback: bool) -> State:
     """The variance of the rounding of every entry.
 
     What is fed back makes all roundings of a step equally likely.
@@ -184,9 +182,7 @@ def _noise(states: States, bits: Bits | int, *, at_random: bool, feedback: bool)
     return step.square() * torch.minimum(part, 1 - part).square()
 
 
-def bound(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"], bits: Bits
-) -> Shaped[Tensor, "*batch time"]:
+def bound(system: System, signal: Signal, bits: Bits) -> Shaped[Tensor, "*batch time"]:
     """Bound the error of every entry of the response at every token.
 
     Both a bound of every entry of the state, through ``|A_t|``, and one of the norm of a column,
@@ -216,8 +212,8 @@ def bound(
 
 def noise_weight(
     system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    adjoint: Shaped[Tensor, "*batch time output channel"],
+    signal: Signal,
+    adjoint: Response,
 ) -> Bits:
     """Return the variance of ``<adjoint, response>`` where every step is the state's magnitude.
 
@@ -237,9 +233,7 @@ def noise_weight(
     return total
 
 
-def _magnitudes(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"]
-) -> Shaped[Tensor, "*batch time"]:
+def _magnitudes(system: System, signal: Signal) -> Shaped[Tensor, "*batch time"]:
     """The largest magnitude in the state of every head after every token."""
     return system.states(signal).abs().amax(dim=(-2, -1))
 

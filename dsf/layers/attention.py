@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, layer_norm, unfold
 
@@ -52,13 +52,11 @@ class SoftmaxAttention(layer.Layer):
         self.project = layer.QueryKeyValue("SoftmaxAttention", model_size, key_size, heads=heads)
         self.out = nn.Linear(model_size, model_size)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
-    ) -> mixers.SoftmaxAttention:
+    def mixer(self, x: layer.Tokens, memory: layer.Memory | None = None) -> mixers.SoftmaxAttention:
         query, key, value = self.project(x)
         return mixers.SoftmaxAttention(query=query, key=key, value=value, causal=self.causal)
 
-    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Tensor:
         return layer.read_from_cache(mixer, memory)
 
 
@@ -104,9 +102,7 @@ class LinearAttention(layer.Layer):
         self.project = layer.QueryKeyValue("LinearAttention", model_size, key_size, heads=heads)
         self.out = nn.Linear(model_size, model_size)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
-    ) -> mixers.LinearAttention:
+    def mixer(self, x: layer.Tokens, memory: layer.Memory | None = None) -> mixers.LinearAttention:
         query, key, value = self.project(x)
         return mixers.LinearAttention(
             query=query,
@@ -117,7 +113,7 @@ class LinearAttention(layer.Layer):
             causal=self.causal,
         )
 
-    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Tensor:
         mixer = cast("mixers.LinearAttention", mixer)
         if not self.normalised:
             return super().mix_token(mixer, memory)
@@ -161,7 +157,7 @@ class NormalisedAttention(layer.Layer):
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
+        self, x: layer.Tokens, memory: layer.Memory | None = None
     ) -> mixers.NormalisedAttention:
         query, key, value = self.project(x)
         divisor = self.normaliser(self.divisor(x)).mT
@@ -193,9 +189,7 @@ def rotated(
 class NormedHeads(layer.Layer):
     """A layer that normalises every head (LayerNorm without weights) before its projection."""
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: layer.Tokens, mixed: Tensor) -> layer.Tokens:
         normed = layer_norm(mixed, mixed.shape[-1:])
         return self.out(layer.merge(normed))
 
@@ -269,9 +263,7 @@ class ZeroSumAttention(NormedHeads):
         self.log_weight = nn.Parameter(torch.zeros(heads))
         self.out = nn.Linear(model_size, model_size)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
-    ) -> mixers.ZeroSumAttention:
+    def mixer(self, x: layer.Tokens, memory: layer.Memory | None = None) -> mixers.ZeroSumAttention:
         count = layer.tokens_so_far(x, memory)
         first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
         query, key = self._directions(x, count) if self.angle else (None, None)
@@ -286,7 +278,7 @@ class ZeroSumAttention(NormedHeads):
             causal=self.causal,
         )
 
-    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Tensor:
         mixer = cast("mixers.ZeroSumAttention", mixer)
         return layer.advanced(mixer.following(memory), mixer.signal(), memory)
 
@@ -351,7 +343,7 @@ class ZeroSumSoftmaxAttention(NormedHeads):
         self.out = nn.Linear(model_size, model_size)
 
     def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
+        self, x: layer.Tokens, memory: layer.Memory | None = None
     ) -> mixers.ZeroSumSoftmaxAttention:
         query, key, value = self.project(x)
         first, higher, zero = self.orders(x).mT.chunk(3, dim=-2)
@@ -365,7 +357,7 @@ class ZeroSumSoftmaxAttention(NormedHeads):
             causal=self.causal,
         )
 
-    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Tensor:
         return layer.read_from_cache(mixer, memory)
 
 
@@ -410,16 +402,12 @@ class LocalResidual(nn.Module):
         self.inner = nn.Conv1d(model_size, model_size, 1, groups=heads)
         self.outer = nn.Conv1d(model_size, TAPS * model_size, 1, groups=heads)
 
-    def filters(
-        self, x: Float[Tensor, "batch time model"]
-    ) -> Float[Tensor, "batch model rows columns"]:
+    def filters(self, x: layer.Tokens) -> Float[Tensor, "batch model rows columns"]:
         """A 3 x 3 filter for every sequence and channel; entry (1, 1) is the token's own weight."""
         mean = x.mean(dim=-2).unsqueeze(-1)
         return self.outer(gelu(self.inner(mean))).unflatten(-2, (-1, 3, 3)).squeeze(-1)
 
-    def forward(
-        self, x: Float[Tensor, "batch time model"], value: Float[Tensor, "batch time model"]
-    ) -> Float[Tensor, "batch time model"]:
+    def forward(self, x: layer.Tokens, value: layer.Tokens) -> layer.Tokens:
         """The term for every token, from the layer's input and its values.
 
         Raises:
@@ -434,9 +422,7 @@ class LocalResidual(nn.Module):
         added = added.unflatten(1, (batch, channels)).squeeze(0).flatten(-2).mT
         return torch.cat([torch.zeros_like(value[..., : self.outside, :]), added], dim=-2)
 
-    def local_map(
-        self, x: Float[Tensor, "batch time model"]
-    ) -> Float[Tensor, "batch model time time"]:
+    def local_map(self, x: layer.Tokens) -> Float[Tensor, "batch model time time"]:
         """The filters as a map for every channel: rows are queries, columns are keys.
 
         It is to be added to the map of the mixer. Away from the edge, rows sum to the sum of the
@@ -516,9 +502,7 @@ class InLineAttention(layer.Layer):
         self.residual = residual
         self.out = nn.Linear(model_size, model_size)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: layer.Memory | None = None
-    ) -> mixers.InLineAttention:
+    def mixer(self, x: layer.Tokens, memory: layer.Memory | None = None) -> mixers.InLineAttention:
         query, key, value = self.project(x)
         read = self.feature_map(query)
         if self.scaled:
@@ -533,15 +517,13 @@ class InLineAttention(layer.Layer):
             causal=self.causal,
         )
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: layer.Tokens, mixed: Tensor) -> layer.Tokens:
         merged = layer.merge(mixed)
         if self.residual is not None:
             merged = merged + self.residual(x, self.project.value(x))
         return self.out(merged)
 
-    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: mixers.Mixer, memory: layer.Memory) -> Tensor:
         mixer = cast("mixers.InLineAttention", mixer)
         value = torch.cat([mixer.value, torch.ones_like(mixer.value[..., :1])], dim=-1)
         super().mix_token(replace(mixer, value=value), memory)

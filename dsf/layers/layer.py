@@ -10,9 +10,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from dsf.evaluate import final_state, respond
+from dsf.evaluate.arguments import Response, Signal
 from dsf.mixers.base import Mixer
 from dsf.runtime.shapes import ShapeError, agree, has_axes
 from dsf.systems.system import System
+
+Tokens = Float[Tensor, "batch time model"]
+"""What a layer takes and returns."""
 
 
 def divide(owner: str, *, heads: int, **sizes: int) -> None:
@@ -27,9 +31,7 @@ def divide(owner: str, *, heads: int, **sizes: int) -> None:
             )
 
 
-def split(
-    x: Float[Tensor, "batch time model"], heads: int
-) -> Float[Tensor, "batch head time width"]:
+def split(x: Tokens, heads: int) -> Float[Tensor, "batch head time width"]:
     """``x``, ``batch time (head width)``, split into heads, ``batch head time width``."""
     return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
@@ -53,7 +55,7 @@ class QueryKeyValue(nn.Module):
         self.value = nn.Linear(model_size, model_size)
 
     def forward(
-        self, x: Float[Tensor, "batch time model"]
+        self, x: Tokens
     ) -> tuple[
         Float[Tensor, "batch head time key"],
         Float[Tensor, "batch head time key"],
@@ -98,7 +100,7 @@ class Layer(nn.Module, ABC):
     causal: bool = True
 
     @abstractmethod
-    def mixer(self, x: Float[Tensor, "batch time model"], memory: Memory | None = None) -> Mixer:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> Mixer:
         """The mixer with the coefficients for the input ``x``.
 
         Args:
@@ -106,16 +108,14 @@ class Layer(nn.Module, ABC):
             memory: when decoding, what is kept of earlier tokens; it is updated in place.
         """
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: Tokens, mixed: Tensor) -> Tokens:
         """The layer's output from its input and the response of its mixer.
 
         Here the heads are merged and projected; layers with norms or gates define their own.
         """
         return self.out(merge(mixed))
 
-    def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time model"]:
+    def forward(self, x: Tokens) -> Tokens:
         """Apply the layer to a whole sequence, from a state of zero.
 
         Raises:
@@ -150,7 +150,7 @@ class Layer(nn.Module, ABC):
         mixed = self.mix_token(self.mixer(x, memory), memory)
         return self.finish(x, mixed.to(x.dtype)).squeeze(-2), memory
 
-    def mix_token(self, mixer: Mixer, memory: Memory) -> Shaped[Tensor, "..."]:
+    def mix_token(self, mixer: Mixer, memory: Memory) -> Tensor:
         """The mixer's response to one token; overridden if coefficients depend on earlier ones."""
         return advanced(cast("System", mixer.system()), mixer.signal(), memory)
 
@@ -160,9 +160,7 @@ class Layer(nn.Module, ABC):
         agree(owner, "model", layer=self.out.out_features, x=x.shape[-1])
 
 
-def advanced(
-    system: System, signal: Shaped[Tensor, "*batch time input channel"], memory: Memory
-) -> Shaped[Tensor, "*batch time output channel"]:
+def advanced(system: System, signal: Signal, memory: Memory) -> Response:
     """The response from the ``state`` in ``memory``, which is replaced by the final state."""
     if "state" in memory:
         system = replace(system, initial=memory["state"])
@@ -170,9 +168,7 @@ def advanced(
     return respond(system, signal)
 
 
-def tokens_so_far(
-    x: Float[Tensor, "batch time model"], memory: Memory | None
-) -> Float[Tensor, " time"]:
+def tokens_so_far(x: Tokens, memory: Memory | None) -> Float[Tensor, " time"]:
     """The number of tokens up to each one, itself included: 1, 2, ...
 
     When decoding, the count continues from ``memory``. It has at least single precision, since half
@@ -186,7 +182,7 @@ def tokens_so_far(
     return count
 
 
-def read_from_cache(mixer: Any, memory: Memory) -> Shaped[Tensor, "..."]:
+def read_from_cache(mixer: Any, memory: Memory) -> Tensor:
     """The response of softmax to one token, whose key and value are appended to ``memory``."""
     for name in ("key", "value"):
         new = getattr(mixer, name)

@@ -3,13 +3,13 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dsf import mixers
 from dsf.evaluate import respond
-from dsf.layers.layer import Layer, Memory, divide, draw_weights, merge, split
+from dsf.layers.layer import Layer, Memory, Tokens, divide, draw_weights, merge, split
 from dsf.layers.recurrent import ShortFilter
 
 RANK = 16
@@ -46,9 +46,7 @@ class GatedLinearAttention(Layer):
         self.gate = nn.Linear(model_size, model_size)
         self.out = nn.Linear(model_size, model_size, bias=False)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> mixers.GatedLinearAttention:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> mixers.GatedLinearAttention:
         query, key, value = self.projections(x).split(self.sizes, dim=-1)
         log_decay = functional.logsigmoid(self.decay(self.decay_low(x))) / TEMPERATURE
         return mixers.GatedLinearAttention(
@@ -58,9 +56,7 @@ class GatedLinearAttention(Layer):
             log_decay=split(log_decay, self.heads),
         )
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: Tokens, mixed: Tensor) -> Tokens:
         normal = functional.layer_norm(mixed, mixed.shape[-1:])
         return self.out(merge(normal) * functional.silu(self.gate(x)))
 
@@ -145,18 +141,14 @@ class MetaLinearAttention(Layer):
         if self.augmentation is not None:
             nn.init.zeros_(self.augmentation)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> Coefficients:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> Coefficients:
         return self._coefficients(self._filtered(x, memory))
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: Tokens, mixed: Tensor) -> Tokens:
         filtered = self._filtered(x)
         return self._finished(filtered, self._coefficients(filtered), mixed)
 
-    def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time model"]:
+    def forward(self, x: Tokens) -> Tokens:
         """Apply the layer to a whole sequence, from a state of zero; every projection runs once."""
         self._fits(x, "batch time model")
         filtered = self._filtered(x)
@@ -202,7 +194,7 @@ class MetaLinearAttention(Layer):
         return self.out(merge(normal) * functional.silu(self.gate(filtered)))
 
 
-def at_least_single(part: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+def at_least_single(part: Tensor) -> Tensor:
     """At least single precision: in half precision the key, one minus a decay near one, is lost."""
     return part.to(torch.promote_types(part.dtype, torch.float32))
 
@@ -219,7 +211,7 @@ class FixedLogit(nn.Module):
         with torch.no_grad():
             self.logit.copy_(torch.linspace(-8, 8, len(self.logit)))
 
-    def forward(self, x: Float[Tensor, "batch time model"]) -> Float[Tensor, "batch time key"]:
+    def forward(self, x: Tokens) -> Float[Tensor, "batch time key"]:
         """``logit``, repeated for every token of ``x``."""
         return self.logit.expand(*x.shape[:-1], -1)
 
@@ -265,9 +257,7 @@ class DeltaNet(Layer):
         self.rate = nn.Linear(model_size, heads, bias=False)
         self.out = nn.Linear(model_size, model_size, bias=False)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> mixers.DeltaNet:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> mixers.DeltaNet:
         projected = self.projections(x)
         if self.filter is not None:
             projected = self.filter(projected, memory)
@@ -279,8 +269,6 @@ class DeltaNet(Layer):
             rate=self.rate(x).sigmoid().mT,
         )
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: Tokens, mixed: Tensor) -> Tokens:
         normal = functional.rms_norm(mixed, mixed.shape[-1:], eps=1e-5)
         return self.out(merge(normal))

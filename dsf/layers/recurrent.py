@@ -4,13 +4,13 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import gelu
 
 from dsf import mixers
-from dsf.layers.layer import Layer, Memory, divide, draw_weights
+from dsf.layers.layer import Layer, Memory, Tokens, divide, draw_weights
 
 
 class ShortFilter(nn.Conv1d):
@@ -60,9 +60,7 @@ class GatedFilter(Layer):
             draw_weights(linear, linear.in_features**-0.5)
         self.filter.reset_parameters()
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: Tokens, mixed: Tensor) -> Tokens:
         return self.out(gelu(self.gate(x)) * mixed[..., 0, 0].mT)
 
 
@@ -107,9 +105,7 @@ class QuasiLSTM(GatedFilter):
         if self.exponent is not None:
             nn.init.ones_(self.exponent)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> mixers.QuasiLSTM:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> mixers.QuasiLSTM:
         value = self.filter(self.value(x), memory)
         forget, write, read = self.gates(value).chunk(3, dim=-1)
         return mixers.QuasiLSTM(
@@ -156,9 +152,7 @@ class RGLRU(GatedFilter):
         with torch.no_grad():
             self.rate.copy_(slowest + share * (fastest - slowest))
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> mixers.RGLRU:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> mixers.RGLRU:
         value = self.filter(self.value(x), memory)
         decay, write = self.gates(value).sigmoid().chunk(2, dim=-1)
         return mixers.RGLRU(
@@ -212,9 +206,7 @@ class Selection(nn.Module):
 class ChannelLayer(Layer):
     """A layer whose mixer is a system for every channel, with an output projection."""
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: Tokens, mixed: Tensor) -> Tokens:
         return self.out(mixed[..., 0, 0].mT)
 
 
@@ -241,9 +233,7 @@ class SelectiveStateSpace(ChannelLayer):
         self.selection = Selection(model_size, state_size)
         self.out = nn.Linear(model_size, model_size, bias=False)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> mixers.SelectiveStateSpace:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> mixers.SelectiveStateSpace:
         return self.selection(x)
 
 
@@ -274,14 +264,10 @@ class Mamba(Layer):
         self.selection = Selection(model_size, state_size)
         self.out = nn.Linear(model_size, model_size, bias=False)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> mixers.SelectiveStateSpace:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> mixers.SelectiveStateSpace:
         return self.selection(functional.silu(self.filter(self.value(x), memory)))
 
-    def finish(
-        self, x: Float[Tensor, "batch time model"], mixed: Shaped[Tensor, "..."]
-    ) -> Float[Tensor, "batch time model"]:
+    def finish(self, x: Tokens, mixed: Tensor) -> Tokens:
         return self.out(mixed[..., 0, 0].mT * functional.silu(self.gate(x)))
 
 
@@ -332,9 +318,7 @@ class StateSpaceDuality(ChannelLayer):
             self.log_rate.fill_(0.0)
             self.feedthrough.fill_(1.0)
 
-    def mixer(
-        self, x: Float[Tensor, "batch time model"], memory: Memory | None = None
-    ) -> mixers.StateSpaceDuality:
+    def mixer(self, x: Tokens, memory: Memory | None = None) -> mixers.StateSpaceDuality:
         step, write, read = self.coefficients(x).split(self.sizes, dim=-1)
         return mixers.StateSpaceDuality(
             value=x.mT.unsqueeze(-1),

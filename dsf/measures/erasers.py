@@ -23,10 +23,10 @@ from itertools import product
 from typing import Literal, NamedTuple, cast
 
 import torch
-from jaxtyping import Float, Inexact, Shaped
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from dsf.evaluate.arguments import check_operator, check_signal, forward_form
+from dsf.evaluate.arguments import Response, Signal, check_operator, check_signal, forward_form
 from dsf.evaluate.maps import row_blocks
 from dsf.measures.stability import gram_after, gram_before, pulled_back, seen_at
 from dsf.runtime.argument_checks import checked
@@ -304,8 +304,8 @@ def losses_by_map(
 
 def spared_pairs(
     system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-    adjoint: Shaped[Tensor, "*batch time output channel"],
+    signal: Signal,
+    adjoint: Response,
 ) -> tuple[Float[Tensor, "first token key"], Float[Tensor, "first token key"]]:
     """Return what a number would gain had one token spared the trace of one key, for all pairs.
 
@@ -343,7 +343,7 @@ def spared_pairs(
 @checked
 def erased_by(
     system: System,
-    signal: Shaped[Tensor, "*batch time input channel"] | None = None,
+    signal: Signal | None = None,
     *,
     part: Part = "total",
 ) -> Float[Tensor, "*batch time"]:

@@ -18,11 +18,12 @@ from dsf.measures.fold import MapOrSystem, a_token, per_row, real
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError
 
+Scores = Shaped[Tensor, "*batch"]
 Candidates = Callable[[Rows], Bool[Tensor, "*sample rows columns"]]
 
 
 @checked
-def previous_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
+def previous_token(map_or_system: MapOrSystem, *, net: bool = False) -> Scores:
     """Share of the weight on the token just before, from 0 to 1; from -1 to 1 with ``net``.
 
     >>> previous_token(torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 3, 1]]))
@@ -32,7 +33,7 @@ def previous_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[T
 
 
 @checked
-def first_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
+def first_token(map_or_system: MapOrSystem, *, net: bool = False) -> Scores:
     """Share of the weight that later tokens put on the first, 0 to 1; -1 to 1 with ``net``."""
     return _mean_share(
         "first_token", map_or_system, lambda rows: (rows.read == 0) & (rows.lag > 0), net
@@ -40,7 +41,7 @@ def first_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tens
 
 
 @checked
-def self_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tensor, "*batch"]:
+def self_token(map_or_system: MapOrSystem, *, net: bool = False) -> Scores:
     """Share of the weight that every token puts on itself, 0 to 1; -1 to 1 with ``net``."""
     return _mean_share("self_token", map_or_system, lambda rows: rows.lag == 0, net)
 
@@ -48,7 +49,7 @@ def self_token(map_or_system: MapOrSystem, *, net: bool = False) -> Shaped[Tenso
 @checked
 def duplicate_token(
     map_or_system: MapOrSystem, tokens: Int[Tensor, "*sample time"], *, net: bool = False
-) -> Shaped[Tensor, "*batch"]:
+) -> Scores:
     """Share of the weight on earlier copies of the same token, 0 to 1; -1 to 1 with ``net``.
 
     Args:
@@ -70,7 +71,7 @@ def duplicate_token(
 @checked
 def induction(
     map_or_system: MapOrSystem, tokens: Int[Tensor, "*sample time"], *, net: bool = False
-) -> Shaped[Tensor, "*batch"]:
+) -> Scores:
     """Share of the weight on tokens that follow an earlier copy of the token, 0 to 1.
 
     With ``net`` -1 to 1. A head with this score predicts that what followed before follows again.
@@ -92,9 +93,7 @@ def induction(
 
 
 @checked
-def needle(
-    map_or_system: MapOrSystem, *, query: int, key: int, net: bool = False
-) -> Shaped[Tensor, "*batch"]:
+def needle(map_or_system: MapOrSystem, *, query: int, key: int, net: bool = False) -> Scores:
     """Share of the weight of token ``query`` that it puts on token ``key``, 0 to 1.
 
     On a device, from which nothing is fetched, it is NaN where the map has no such tokens.
@@ -120,9 +119,7 @@ def needle(
 
 
 @checked
-def copying(
-    map_or_system: MapOrSystem, effects: Shaped[Tensor, "*sample read"]
-) -> Shaped[Tensor, "*batch"]:
+def copying(map_or_system: MapOrSystem, effects: Shaped[Tensor, "*sample read"]) -> Scores:
     """Whether reading a token raises the logit of that token: from -1 (lowers it) to 1 (raises it).
 
     The sum of ``map[i, j] effects[j]`` over the sum of its absolute values: a negative weight on a

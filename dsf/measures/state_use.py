@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import fold
-from dsf.evaluate.arguments import check_signal, forward_form
+from dsf.evaluate.arguments import Signal, check_signal, forward_form
 from dsf.measures.erasers import overwriting_shares
 from dsf.measures.fold import Map
 from dsf.measures.hankel import hankel_singular_values
@@ -25,6 +25,7 @@ from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import Operator, kept_rows
 from dsf.systems.system import System
 
+Shares = Shaped[Tensor, "*batch time"]
 NOISE = 2.0**-8
 """The size of rounding in bfloat16, relative."""
 FOLLOWED = 32
@@ -152,9 +153,7 @@ def _sizes(system: System, followed: Sequence[int]) -> list[Shaped[Tensor, "*bat
 
 
 @checked
-def retained(
-    system: System, *, at: int = -1, noise: float = NOISE
-) -> Shaped[Tensor, "*batch time"]:
+def retained(system: System, *, at: int = -1, noise: float = NOISE) -> Shares:
     r"""Share of each token's signal that can be read off the state after the token ``at``.
 
     The state is :math:`h = \sum_s W_s u_s` with :math:`W_s = A_{at} \cdots A_{s+1} B_s`. Of
@@ -186,9 +185,7 @@ def retained(
 
 
 @checked
-def overwritten(
-    system: System, *, at: int = -1, noise: float = NOISE
-) -> Shaped[Tensor, "*batch time"]:
+def overwritten(system: System, *, at: int = -1, noise: float = NOISE) -> Shares:
     """Share of each token's signal that is lost since later tokens removed it from the state.
 
     Of what could not be read off the state after the token ``at`` even if this token alone had
@@ -213,9 +210,7 @@ def overwritten(
 
 
 @checked
-def interference(
-    system: System, *, at: int = -1, noise: float = NOISE
-) -> Shaped[Tensor, "*batch time"]:
+def interference(system: System, *, at: int = -1, noise: float = NOISE) -> Shares:
     """Share of each token's signal that is lost to other tokens in the same state.
 
     What could be read off the state after the token ``at`` if this token alone had written, less
@@ -268,7 +263,7 @@ def _in_order(system: System, at: int) -> tuple[System, int]:
     return forward_form(plain), (-1 - at if system.runs_backward else at) % system.steps
 
 
-def _by_token(system: System, shares: Tensor) -> Shaped[Tensor, "*batch time"]:
+def _by_token(system: System, shares: Tensor) -> Shares:
     """Shares of the first tokens of the recurrence, and 0 for the later ones, token by token."""
     shares = torch.nn.functional.pad(shares, (0, system.steps - shares.shape[-1]))
     return shares.flip(-1) if system.runs_backward else shares
@@ -277,8 +272,8 @@ def _by_token(system: System, shares: Tensor) -> Shaped[Tensor, "*batch time"]:
 @checked
 def state_norm(
     system: System,
-    signal: Shaped[Tensor, "*batch time input channel"],
-) -> Shaped[Tensor, "*batch time"]:
+    signal: Signal,
+) -> Shares:
     """The norm of the state after each token, over its states and channels.
 
     Computed a few tokens at a time, so that the states of all tokens need not fit in memory.

@@ -16,9 +16,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 
-def delay(
-    part: Shaped[Tensor, "..."], lag: int, *, axis: int, fill: float = 0.0
-) -> Shaped[Tensor, "..."]:
+def delay(part: Tensor, lag: int, *, axis: int, fill: float = 0.0) -> Tensor:
     """``part`` shifted ``lag`` tokens later along ``axis``, with ``fill`` in front; same length."""
     steps = part.shape[axis]
     lag = min(lag, steps)
@@ -30,29 +28,27 @@ def delay(
     return on_stored(part, moved, keep=axis)
 
 
-def flip(part: Shaped[Tensor, "..."], *, axis: int) -> Shaped[Tensor, "..."]:
+def flip(part: Tensor, *, axis: int) -> Tensor:
     if part.stride(axis) == 0:
         return part
     return on_stored(part, lambda stored: stored.flip(axis), keep=axis)
 
 
-def cut(part: Shaped[Tensor, "..."], start: int, stop: int, *, axis: int) -> Shaped[Tensor, "..."]:
+def cut(part: Tensor, start: int, stop: int, *, axis: int) -> Tensor:
     """The tokens ``start`` to ``stop - 1`` of ``part``, without a copy."""
     if start == 0 and stop == part.shape[axis]:
         return part
     return part.narrow(axis, start, stop - start)
 
 
-def is_constant(part: Shaped[Tensor, "..."], *, axis: int) -> bool:
+def is_constant(part: Tensor, *, axis: int) -> bool:
     if part.shape[axis] <= 1 or part.stride(axis) == 0:
         return True
     first = part.narrow(axis, 0, 1)
     return bool((part == first).all())
 
 
-def on_stored(
-    part: Shaped[Tensor, "..."], act: Callable[[Tensor], Tensor], *, keep: int | None = None
-) -> Shaped[Tensor, "..."]:
+def on_stored(part: Tensor, act: Callable[[Tensor], Tensor], *, keep: int | None = None) -> Tensor:
     """``act`` applied to the numbers as stored, and the result broadcast over axes of stride 0.
 
     ``act`` must treat all entries along an axis alike, except along the axis ``keep``.

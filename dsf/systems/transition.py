@@ -411,9 +411,7 @@ def doubling(A: Transition, drive: States, entering: State | None = None) -> Sol
     return state, state[..., -1, :, :]
 
 
-def uncoupled_states(
-    decay: Shaped[Tensor, "..."], drive: States, entering: State | None = None
-) -> Solution:
+def uncoupled_states(decay: Tensor, drive: States, entering: State | None = None) -> Solution:
     """Solve ``h_t = decay_t h_{t-1} + drive_t``, one token after the other.
 
     ``decay`` is broadcast to the axes of ``drive`` and may have a higher precision. The states have
