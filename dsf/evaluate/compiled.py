@@ -115,7 +115,8 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
     from dsf.systems.kernels.recurrences import selective_scan
 
     memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].mT
-    step, signal, skip = channels.step, channels.signal, channels.skip
+    step, signal = channels.step, channels.signal
+    skip, is_fixed = loops.fixed_skip(channels.feedthrough)
     response = loops.output_memory(signal.mT.shape, signal, memory)
     leaving = torch.empty_like(channels.entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, signal.shape[:-2])):
@@ -130,7 +131,7 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
             into=(response[one], leaving[one]),
         )
     response = response.mT
-    if not channels.has_fixed_skip:
+    if not is_fixed:
         response = response + channels.feedthrough * signal
     return response[..., None, None], leaving.unsqueeze(-1)
 

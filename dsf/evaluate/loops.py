@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from dsf.evaluate.arguments import Answer, Response, Signal, Weights, state_at_start
 from dsf.evaluate.invariant import first_token, varying
 from dsf.runtime.threads import in_parallel, shares
-from dsf.systems.coefficient import Coefficient, SampledWrite, dense_of
+from dsf.systems.coefficient import Coefficient, SampledWrite
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
@@ -28,15 +28,12 @@ from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagona
 class RowBuffer:
     """Memory for blocks of rows of a causal map, from first row to last: new for every block."""
 
-    def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
+    def take(self, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int, bool]:
         """A contiguous buffer with the batch and columns of ``shape``, and its first free row.
 
-        In the rows of the block, the columns from ``first`` on are zero; the caller has to write
-        those before.
+        And whether it is zero wherever it has not been written.
         """
-        buffer = like.new_empty(shape)
-        buffer[..., first:].zero_()
-        return buffer, 0
+        return like.new_empty(shape), 0, False
 
 
 class ReusedRows(RowBuffer):
@@ -45,12 +42,11 @@ class ReusedRows(RowBuffer):
     def __init__(self) -> None:
         self.buffer: Tensor | None = None
 
-    def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
+    def take(self, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int, bool]:
         buffer = self.buffer
         if buffer is None or buffer.dtype != like.dtype or buffer.shape[-2] < shape[-2]:
             buffer = self.buffer = like.new_empty(shape)
-        buffer[..., first:].zero_()
-        return buffer, 0
+        return buffer, 0, False
 
 
 class WholeMap(RowBuffer):
@@ -59,14 +55,12 @@ class WholeMap(RowBuffer):
     def __init__(self, matrix: Weights, *, clean: bool) -> None:
         self.matrix, self.clean, self.filled = matrix, clean, 0
 
-    def take(self, like: Tensor, shape: tuple[int, ...], *, first: int) -> tuple[Tensor, int]:
+    def take(self, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int, bool]:
         """The matrix itself where type and strides fit, else new memory: ``settle`` copies it."""
         top, self.filled = self.filled, self.filled + shape[-2]
         if self.matrix.dtype != like.dtype or not self.matrix.is_contiguous():
-            return super().take(like, shape, first=first)
-        if not self.clean:
-            self.matrix[..., top : self.filled, first:].zero_()
-        return self.matrix, top
+            return super().take(like, shape)
+        return self.matrix, top, self.clean
 
     def settle(self, top: int, weights: Weights) -> None:
         rows = self.matrix[..., top : top + weights.shape[-2], :]
@@ -74,13 +68,37 @@ class WholeMap(RowBuffer):
             rows.copy_(weights)
 
 
-def is_clean(output: RowBuffer, buffer: Tensor) -> bool:
-    """Whether a buffer from ``output`` is zero wherever it has not been written."""
-    return isinstance(output, WholeMap) and output.clean and buffer is output.matrix
+class Ports(NamedTuple):
+    """``B_t = gain_t write_t``, ``C_t = read_t`` and D_t of a system with one port on each side."""
+
+    gain: Shaped[Tensor, "*batch time"]
+    write: Shaped[Tensor, "*batch time state"]
+    read: Shaped[Tensor, "*batch time state"]
+    feedthrough: Shaped[Tensor, "*batch time"]
 
 
-def flat(buffer: Weights) -> Shaped[Tensor, "entry rows columns"]:
-    return buffer.view(-1, *buffer.shape[-2:]) if buffer.ndim > 2 else buffer.unsqueeze(0)
+def ports_of(system: System) -> Ports | None:
+    """The ports, without a copy; None where a system has others or computes them."""
+    B, C, D = system.B, system.C, system.feedthrough
+    if system.input_size * system.output_size != 1:
+        return None
+    if isinstance(C, Coefficient) or isinstance(D, Coefficient):
+        return None
+    read, through = C.squeeze(-2), D[..., 0, 0]
+    if isinstance(B, SampledWrite):
+        return Ports(B.step, B.write, read, through)
+    if isinstance(B, Coefficient):
+        return None
+    return Ports(B.new_ones(()).expand(B.shape[:-2]), B.squeeze(-1), read, through)
+
+
+def fixed_skip(
+    feedthrough: Shaped[Tensor, "*batch time"],
+) -> tuple[Shaped[Tensor, "*batch"], bool]:
+    """The feedthrough of all tokens, and True; zeros and False where it changes with time."""
+    first = feedthrough[..., 0]
+    is_fixed = feedthrough.stride(-1) == 0 or feedthrough.shape[-1] == 1
+    return (first if is_fixed else torch.zeros_like(first)), is_fixed
 
 
 TILE = 64
@@ -118,26 +136,12 @@ class Heads:
 def heads_of(system: Operator) -> Heads | None:
     if not isinstance(system, System) or not isinstance(system.A, ScaledIdentity):
         return None
-    if system.runs_backward or system.input_size != 1 or system.output_size != 1:
+    ports, decay = ports_of(system), system.A.decay
+    if ports is None or system.runs_backward or system.state_size == 0:
         return None
-    if system.dtype.is_complex or isinstance(system.C, Coefficient) or system.state_size == 0:
+    if system.dtype.is_complex or len({part.dtype for part in (*ports, decay)}) > 1:
         return None
-    if isinstance(system.B, SampledWrite):
-        write, step = system.B.write, system.B.step
-    elif isinstance(system.B, Tensor):
-        write, step = system.B.squeeze(-1), torch.ones_like(system.A.decay[..., :1])
-    else:
-        return None
-    read, feedthrough = system.C.squeeze(-2), dense_of(system.feedthrough)[..., 0, 0]
-    parts = (read, write, system.A.decay, step, feedthrough)
-    if len({part.dtype for part in parts}) > 1:
-        return None
-    return _grouped(system, *parts)
-
-
-def _grouped(
-    system: System, read: Tensor, write: Tensor, decay: Tensor, step: Tensor, feedthrough: Tensor
-) -> Heads:
+    gain, write, read, through = ports
     axes = len(system.batch)
     while axes and (
         system.batch[axes - 1] == 1 or read.stride(axes - 1) == write.stride(axes - 1) == 0
@@ -157,8 +161,8 @@ def _grouped(
         by_group(read),
         by_group(write),
         by_head(decay).contiguous(),
-        by_head(step).contiguous(),
-        by_head(feedthrough),
+        by_head(gain).contiguous(),
+        by_head(through),
         before=system.reads_before_update,
         batch=system.batch,
     )
@@ -228,55 +232,46 @@ def complex_response(system: System, signal: Signal) -> Answer | None:
 FEW_COLUMNS = 16
 
 
-class BareArrays(NamedTuple):
-    """The coefficients of a system with one input and one output, as tensors.
-
-    ``B_t = gain_t write_t`` and ``C_t = read_t``. For a delta rule, ``left_t look_tᵀ`` is the
-    low-rank term of A_t: the memory is read at ``look`` before it is overwritten. What the loops
-    are given has no ``left`` where that is ``-write``.
-    """
-
-    decay: Tensor
-    gain: Tensor
-    write: Tensor
-    read: Tensor
-    look: Tensor | None = None
-    left: Tensor | None = None
-
-
 def memory_response(system: System, signal: Tensor, *, out: Tensor | None = None) -> Answer | None:
-    if signal.shape[-1] < FEW_COLUMNS:
+    """The same of real systems whose channels share a diagonal, or one of rank one more.
+
+    Of a delta rule ``left_t look_tᵀ`` is the low-rank term of A_t: the memory is read at ``look``
+    before it is overwritten. The loops are given no ``left`` where that is ``-write``.
+    """
+    ports, A = ports_of(system), system.A
+    if ports is None or signal.shape[-1] < FEW_COLUMNS or not system.batch:
         return None
-    parts, entering = bare_arrays(system), state_at_start(system, signal)
-    D = system.feedthrough
-    if parts is None or isinstance(D, Coefficient) or not system.batch:
+    low: list[Tensor] = []
+    if isinstance(A, DiagonalPlusLowRank) and A.left.shape[-1] == 1:
+        decay = A.decay[..., 0] if A.decay.stride(-1) == 0 else A.decay
+        low = [A.right.squeeze(-1), A.left.squeeze(-1)]
+    elif isinstance(A, ScaledIdentity | Diagonal):
+        decay = A.decay
+    else:
         return None
-    work = signal.numel() * system.state_size
-    tensors = [part for part in parts if part is not None]
-    if not applies(*tensors, D, signal, entering, work=work):
+    entering, work = state_at_start(system, signal), signal.numel() * system.state_size
+    if not applies(decay, *ports, *low, signal, entering, work=work):
         return None
-    if parts.left is not None:
-        if torch.equal(-parts.left, parts.write):
-            parts = parts._replace(left=None)
-        elif parts.decay.ndim < parts.write.ndim:  # one decay a token
-            parts = parts._replace(decay=parts.decay.unsqueeze(-1).expand_as(parts.write))
+    if low and torch.equal(-low[1], ports.write):
+        del low[1]
+    elif low and decay.ndim < ports.write.ndim:  # one decay a token
+        decay = decay.unsqueeze(-1).expand_as(ports.write)
     from dsf.systems.kernels.memories import Memories, recall
 
-    bare, D, before = signal.squeeze(-2), D[..., 0, 0], system.reads_before_update
+    bare, before = signal.squeeze(-2), system.reads_before_update
     response = output_memory(bare.shape, bare, None if out is None else out.squeeze(-2))
-    fixed = D.stride(-1) == 0 or D.shape[-1] == 1
-    skip = D[..., 0] if fixed else torch.zeros_like(D[..., 0])
+    skip, is_fixed = fixed_skip(ports.feedthrough)
     leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, bare.shape[:-3])):
-        write, read = parts.write[one], parts.read[one]
-        if parts.look is None and write.stride(0) == read.stride(0) == 0:
+        write, read = ports.write[one], ports.read[one]
+        if not low and write.stride(0) == read.stride(0) == 0:
             write, read = write[:1], read[:1]
-        look = write[:0] if parts.look is None else parts.look[one]
-        left = write[:0] if parts.left is None else parts.left[one]
-        memories = Memories(parts.decay[one], parts.gain[one], write, read, look, left, bare[one])
+        look = low[0][one] if low else write[:0]
+        left = low[1][one] if len(low) > 1 else write[:0]
+        memories = Memories(decay[one], ports.gain[one], write, read, look, left, bare[one])
         leaving[one] = recall(memories, skip[one], entering[one], response[one], before=before)
-    if not fixed:
-        response += D.unsqueeze(-1) * bare
+    if not is_fixed:
+        response += ports.feedthrough.unsqueeze(-1) * bare
     return response.unsqueeze(-2), leaving
 
 
@@ -286,28 +281,6 @@ def output_memory(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Ten
         return like.new_empty(shape)
     alike = memory.dtype == like.dtype and memory.device == like.device
     return memory.detach() if alike else like.new_empty(shape)
-
-
-def bare_arrays(system: System) -> BareArrays | None:
-    """The coefficients of a system that the loops and kernels support; None for other systems."""
-    A, B, C = system.A, system.B, system.C
-    if isinstance(C, Coefficient) or system.input_size * system.output_size != 1:
-        return None
-    read = C.squeeze(-2)
-    if isinstance(A, (ScaledIdentity, Diagonal)):
-        if isinstance(B, SampledWrite):
-            return BareArrays(A.decay, B.step, B.write, read)
-        if isinstance(B, Tensor):
-            return BareArrays(A.decay, _ones(B), B.squeeze(-1), read)
-    if isinstance(A, DiagonalPlusLowRank) and A.left.shape[-1] == 1 and isinstance(B, Tensor):
-        decay = A.decay[..., 0] if A.decay.stride(-1) == 0 else A.decay
-        look, left = A.right.squeeze(-1), A.left.squeeze(-1)
-        return BareArrays(decay, _ones(B), B.squeeze(-1), read, look, left)
-    return None
-
-
-def _ones(B: Tensor) -> Tensor:
-    return B.new_ones(()).expand(B.shape[:-2])
 
 
 def modes_response(system: System, signal: Signal, *, out: Tensor | None = None) -> Response | None:
@@ -360,26 +333,17 @@ class Channels(NamedTuple):
         together = _is_shared(self.write, -3) and _is_shared(self.read, -3)
         return together and _is_same(self.step, self.gain)
 
-    @property
-    def has_fixed_skip(self) -> bool:
-        return self.feedthrough.stride(-1) == 0 or self.feedthrough.shape[-1] == 1
-
-    @property
-    def skip(self) -> Shaped[Tensor, "*batch"]:
-        first = self.feedthrough[..., 0]
-        return first if self.has_fixed_skip else torch.zeros_like(first)
-
 
 def channels_of(system: System, signal: Signal) -> Channels | None:
-    A, B, C, D = system.A, system.B, system.C, system.feedthrough
-    if not (isinstance(A, SampledDiagonal) and isinstance(B, SampledWrite)):
+    ports, A = ports_of(system), system.A
+    if not (isinstance(A, SampledDiagonal) and isinstance(system.B, SampledWrite)):
         return None
-    if isinstance(C, Coefficient) or isinstance(D, Coefficient) or system.reads_before_update:
+    if ports is None or system.reads_before_update:
         return None
-    if not system.batch or signal.shape[-1] != 1 or C.shape[-2] != 1:
+    if not system.batch or signal.shape[-1] != 1:
         return None
     values, start = signal[..., 0, 0], state_at_start(system, signal)[..., 0]
-    return Channels(A.step, A.pole, B.step, B.write, C.squeeze(-2), D[..., 0, 0], values, start)
+    return Channels(A.step, A.pole, *ports, values, start)
 
 
 def _is_shared(part: Tensor, axis: int) -> bool:
@@ -397,10 +361,8 @@ def head_rows(
     writer = _HeadWriter(heads)
     columns, shape = heads.steps, heads.decay.shape[:2]
     for start, stop in pairwise(boundaries):
-        size = (*heads.batch, stop - start, columns)
-        buffer, top = output.take(heads.read, size, first=columns)  # the loops write zeros
-        out = buffer.view(*shape, -1, columns)
-        writer.write(start, stop, out, top, clean=is_clean(output, buffer))
+        buffer, top, clean = output.take(heads.read, (*heads.batch, stop - start, columns))
+        writer.write(start, stop, buffer.view(*shape, -1, columns), top, clean=clean)
         yield buffer[..., top : top + stop - start, :]
 
 
@@ -459,10 +421,9 @@ def diagonal_rows(system: System, boundaries: list[int], output: RowBuffer) -> I
     pieces = pieces_of(system, at_once=len(boundaries) == 2)
     like, columns = torch.empty(0, dtype=system.dtype), system.steps
     for start, stop in pairwise(boundaries):
-        shape = (*system.batch, stop - start, columns)
-        buffer, top = output.take(like, shape, first=columns)  # the loops write zeros themselves
-        clean = is_clean(output, buffer)
-        fill = partial(Piece.fill, start=start, stop=stop, out=flat(buffer), top=top, clean=clean)
+        buffer, top, clean = output.take(like, (*system.batch, stop - start, columns))
+        out = buffer.view(-1, *buffer.shape[-2:])
+        fill = partial(Piece.fill, start=start, stop=stop, out=out, top=top, clean=clean)
         in_parallel(fill, pieces)
         yield buffer[..., top : top + stop - start, :]
 
@@ -484,17 +445,11 @@ class Piece:
     def __init__(self, system: System, some: tuple[Any, ...], first: int, *, at_once: bool) -> None:
         from dsf.systems.kernels.diagonal_rows import LINE, TILE, Given, Kept
 
-        A, B, one = system.A, system.B, torch.ones((), dtype=system.dtype)
-        gain = step = one.expand(*system.batch, system.steps)
+        A, (gain, write, read, through) = system.A, cast("Ports", ports_of(system))
         if isinstance(A, SampledDiagonal):
             decay, step = A.pole.unsqueeze(-2), A.step
         else:
-            decay = cast("Diagonal", A).decay
-        if isinstance(B, SampledWrite):
-            write, gain = B.write, B.step
-        else:
-            write = dense_of(B).squeeze(-1)
-        read, through = dense_of(system.C).squeeze(-2), dense_of(system.feedthrough)[..., 0, 0]
+            decay, step = cast("Diagonal", A).decay, gain.new_ones(()).expand(gain.shape)
         parts = (part[some] for part in (decay, step, write.mT, gain, read, through))
         stored = ((part[:1] if part.stride(0) == 0 else part) for part in parts)
         arrays = [part.detach().contiguous().numpy() for part in stored]
