@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, between, laws, mixer
-from dsf.systems.composite import PANEL, PairRows, cache_system, scale_or_default, softmax_in_reach
+from dsf.systems.composite import PANEL, PairRows, cache_system, softmax_in_reach
 from dsf.systems.system import System
 
 
@@ -77,12 +77,4 @@ class DeltaFormer(Mixer):
     drawn = laws(rate=between(0.2, 0.9), scale=0.7)
 
     def system(self) -> System:
-        return cache_system(
-            DeltaFormerRows(
-                self.query,
-                self.key,
-                scale=scale_or_default(self.scale, self.query),
-                removal=self.removal,
-                rate=self.rate,
-            )
-        )
+        return cache_system(DeltaFormerRows.of(self))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import KeyedMixer, laws, minus, mixer, spread
-from dsf.systems.composite import SoftmaxRows, cache_system, scale_or_default
+from dsf.systems.composite import SoftmaxRows, cache_system
 from dsf.systems.system import System
 
 
@@ -30,7 +30,4 @@ class ForgettingAttention(KeyedMixer):
     drawn = laws(query=spread, log_decay=minus(0.02, 0.8), scale=0.7)
 
     def system(self) -> System:
-        scale = scale_or_default(self.scale, self.query)
-        return cache_system(
-            SoftmaxRows(self.query, self.key, scale=scale, causal=True, log_decay=self.log_decay)
-        )
+        return cache_system(SoftmaxRows.of(self, causal=True))

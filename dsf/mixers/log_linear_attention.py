@@ -87,13 +87,4 @@ class LogLinearAttention(KeyedMixer):
             )
 
     def system(self) -> System:
-        return cache_system(
-            LogLinearRows(
-                self.query,
-                self.key,
-                scale=1.0,
-                log_decay=self.log_decay,
-                level_scale=self.level_scale,
-                feedthrough=self.feedthrough,
-            )
-        )
+        return cache_system(LogLinearRows.of(self, scale=1.0))

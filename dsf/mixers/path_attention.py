@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import KeyedMixer, between, directions, laws, minus, mixer, spread
-from dsf.systems.composite import PANEL, ExponentialRows, cache_system, faded, scale_or_default
+from dsf.systems.composite import PANEL, ExponentialRows, cache_system, faded
 from dsf.systems.system import System
 
 
@@ -80,13 +80,4 @@ class PathAttention(KeyedMixer):
     )
 
     def system(self) -> System:
-        return cache_system(
-            PathRows(
-                self.query,
-                self.key,
-                scale=scale_or_default(self.scale, self.query),
-                direction=self.direction,
-                rate=self.rate,
-                log_decay=self.log_decay,
-            )
-        )
+        return cache_system(PathRows.of(self))

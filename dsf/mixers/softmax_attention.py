@@ -17,7 +17,7 @@ from dsf.mixers.base import Mixer, laws, mixer, normal, spread
 from dsf.mixers.ingredients.feature_maps import Monomials
 from dsf.mixers.linear_attention import LinearAttention
 from dsf.runtime.shapes import agree
-from dsf.systems.composite import ExplicitMap, Operator, SoftmaxRows, cache_system, scale_or_default
+from dsf.systems.composite import ExplicitMap, Operator, SoftmaxRows, cache_system
 
 
 @mixer
@@ -59,23 +59,9 @@ class SoftmaxAttention(Mixer):
     def _steps(self) -> int:
         return self.query.shape[-2]
 
-    @property
-    def _factor(self) -> float:
-        return scale_or_default(self.scale, self.query)
-
     def system(self) -> Operator:
-        rows = SoftmaxRows(
-            self.query,
-            self.key,
-            scale=self._factor,
-            causal=self.causal,
-            bias=self.bias,
-            softcap=self.softcap,
-            sink=self.sink,
-        )
-        if not self.causal:
-            return ExplicitMap(rows)
-        return cache_system(rows)
+        rows = SoftmaxRows.of(self)
+        return cache_system(rows) if self.causal else ExplicitMap(rows)
 
     def expansion(self, order: int) -> LinearAttention:
         """The same attention with the exponential series truncated at ``order``: a finite state.
@@ -112,7 +98,7 @@ class SoftmaxAttention(Mixer):
                 f"SoftmaxAttention.expansion: expands attention within one sequence, but "
                 f"{self._steps} tokens read {self.key.shape[-2]}."
             )
-        scale = self._factor
+        scale = SoftmaxRows.of(self).scale
         return LinearAttention(
             query=self.query * math.copysign(abs(scale) ** 0.5, scale),
             key=self.key * abs(scale) ** 0.5,

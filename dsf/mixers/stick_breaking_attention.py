@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from dsf.mixers.base import KeyedMixer, laws, mixer
-from dsf.systems.composite import PairRows, cache_system, scale_or_default
+from dsf.systems.composite import PairRows, cache_system
 from dsf.systems.system import System
 
 
@@ -52,6 +52,4 @@ class StickBreakingAttention(KeyedMixer):
     drawn = laws(scale=0.7, reads_itself=True)
 
     def system(self) -> System:
-        scale = scale_or_default(self.scale, self.query)
-        rows = StickBreakingRows(self.query, self.key, scale, reads_itself=self.reads_itself)
-        return cache_system(rows)
+        return cache_system(StickBreakingRows.of(self))

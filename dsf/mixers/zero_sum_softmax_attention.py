@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsf.mixers.base import Mixer, between, laws, mixer, normal, spread
 from dsf.runtime.shapes import agree
-from dsf.systems.composite import ExplicitMap, Operator, PairRows, cache_system, scale_or_default
+from dsf.systems.composite import ExplicitMap, Operator, PairRows, cache_system
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,6 @@ class ZeroSumSoftmaxAttention(Mixer):
 
     def system(self) -> Operator:
         zero = torch.zeros_like(self.first_order) if self.zero_order is None else self.zero_order
-        rows = ZeroSumRows(
-            query=self.query,
-            key=self.key,
-            orders=torch.stack([zero, self.first_order, self.higher_order], dim=-1),
-            scale=scale_or_default(self.scale, self.query),
-            causal=self.causal,
-        )
+        orders = torch.stack([zero, self.first_order, self.higher_order], dim=-1)
+        rows = ZeroSumRows.of(self, orders=orders)
         return cache_system(rows) if self.causal else ExplicitMap(rows)

@@ -5,9 +5,9 @@ Rows of attention maps are computed on demand from query-key scores.
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -200,6 +200,7 @@ def response_dtype(system: Operator) -> torch.dtype:
 
 
 Logits = Float[Tensor, "*batch rows keys"]
+Pairs = TypeVar("Pairs", bound="PairRows")
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,18 @@ class PairRows(RowSource):
     query: Float[Tensor, "*batch time key"]
     key: Float[Tensor, "*batch read key"]
     scale: float
+
+    @classmethod
+    def of(cls: type[Pairs], mixer: Any, **others: Any) -> Pairs:
+        """The rows whose fields are those of a mixer with the same names, or ``others``.
+
+        A scale that is absent is ``key ** -0.5``.
+        """
+        names = [field.name for field in fields(cls) if hasattr(mixer, field.name)]
+        parts = {name: getattr(mixer, name) for name in names} | others
+        if parts["scale"] is None:
+            parts["scale"] = mixer.query.shape[-1] ** -0.5
+        return cls(**parts)
 
     @property
     def shape(self) -> torch.Size:
@@ -270,10 +283,6 @@ class ExponentialRows(PairRows):
         missing = self.shape[-1] - weights.shape[-1]
         later = weights.new_zeros(()).expand(*weights.shape[:-1], missing)
         return torch.cat([weights, later], dim=-1).unsqueeze(-2)
-
-
-def scale_or_default(scale: float | None, query: Float[Tensor, "*batch time key"]) -> float:
-    return query.shape[-1] ** -0.5 if scale is None else scale
 
 
 def softmax_in_reach(scores: Logits) -> Logits:
