@@ -83,6 +83,21 @@ def check_operator(owner: str, given: object) -> None:
     of_kind(owner, "system", given, Operator, words)
 
 
+def check_finite(owner: str, name: str, *parts: Tensor) -> None:
+    """Raise ValueError if a number is NaN or infinite."""
+    if not all(bool(part.isfinite().all()) for part in parts):
+        raise ValueError(f"{owner}: '{name}' holds numbers that are NaN or infinite.")
+
+
+def check_forward(owner: str, system: System) -> None:
+    """Raise ValueError if the system runs backward."""
+    if system.runs_backward:
+        raise ValueError(
+            f"{owner}: needs a causal system, but this one runs backward. Reverse it first: "
+            "dsf.systems.algebra.reverse(system)."
+        )
+
+
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The number type to compute in: half precision is too coarse for running sums."""
     return torch.float32 if dtype in HALVES else dtype

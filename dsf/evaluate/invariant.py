@@ -7,7 +7,7 @@ from torch import Tensor
 from dsf.evaluate.arguments import Answer, forward_form, state_at_start
 from dsf.evaluate.windows import Panel
 from dsf.runtime.number_types import exact_dtype
-from dsf.systems.coefficient import along_time, cut_of, dense_of, is_constant
+from dsf.systems.coefficient import along_time, cut_of, delay, dense_of, is_constant
 from dsf.systems.system import System
 from dsf.systems.transition import Transition, continued, states_before
 
@@ -39,11 +39,15 @@ def lags(system: System) -> Shaped[Tensor, "*batch time output input"]:
         sent, D = torch.cat([sent.real, sent.imag], dim=-2), torch.view_as_real(D + 0j)[..., 0]
     ports = (system.output_size, system.input_size)
     pairs = (reads @ sent).unflatten(-1, (-1, ports[1])).unflatten(-3, (-1, ports[0]))
-    response = pairs.movedim(-2, -4).flatten(-4, -3)[..., : system.steps, :, :]
-    if system.reads_before_update:
-        response = torch.cat([torch.zeros_like(response[..., :1, :, :]), response], dim=-3)
-    first = response[..., :1, :, :] + D.unsqueeze(-3)
-    return torch.cat([first, response[..., 1 : system.steps, :, :]], dim=-3)
+    seen = pairs.movedim(-2, -4).flatten(-4, -3)[..., : system.steps, :, :]
+    return _by_lag(seen, D, before=system.reads_before_update)
+
+
+def _by_lag(seen: Tensor, D: Tensor, *, before: bool) -> Tensor:
+    """The impulse response from ``C A^r B`` and D; ``before`` delays what is read by a token."""
+    if before:
+        seen = delay(seen, 1, axis=-3)
+    return torch.cat([seen[..., :1, :, :] + D.unsqueeze(-3), seen[..., 1:, :, :]], dim=-3)
 
 
 def first_token(system: System, dtype: torch.dtype) -> tuple[Transition, Tensor, Tensor, Tensor]:
@@ -104,10 +108,8 @@ def _window(system: System, size: int, dtype: torch.dtype) -> Panel:
     sent = _doubled(A, B, size)[0].unflatten(-1, (size, -1))
     seen = _doubled(A.transposed(), C.mT, size + 1)[0].mT.unflatten(-2, (size + 1, -1))
     at_once = seen[..., :-1, :, :] @ B.unsqueeze(-3)
-    if system.reads_before_update:
-        at_once = torch.cat([torch.zeros_like(D).unsqueeze(-3), at_once[..., :-1, :, :]], dim=-3)
-    first = at_once[..., :1, :, :] + D.unsqueeze(-3)
-    by_lag = torch.cat([first, at_once[..., 1:, :, :], torch.zeros_like(first)], dim=-3)
+    by_lag = _by_lag(at_once, D, before=system.reads_before_update)
+    by_lag = torch.cat([by_lag, torch.zeros_like(by_lag[..., :1, :, :])], dim=-3)
     tokens = torch.arange(size, device=D.device)
     lag = tokens[:, None] - tokens
     local = by_lag[..., lag.where(lag >= 0, size), :, :]  # ... row column output input

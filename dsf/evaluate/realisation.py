@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
 
-from dsf.evaluate.arguments import norm
+from dsf.evaluate.arguments import check_finite, check_forward, norm
 from dsf.evaluate.enclosure import enclosed_rows, has_enclosure
 from dsf.evaluate.maps import attention_map, row_blocks
 from dsf.evaluate.windows import fold
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import at_least
+from dsf.runtime.shapes import a_share, at_least
 from dsf.systems.algebra import with_conjugates
 from dsf.systems.composite import ExplicitMap, kept_rows
 from dsf.systems.system import System
@@ -190,11 +190,7 @@ def realise(map: Inexact[Tensor, "*batch time time"], *, tolerance: float = TOLE
     >>> system.state_size
     1
     """
-    if not 0 <= tolerance < 1:
-        raise ValueError(
-            f"realise: 'tolerance' must be a share of the norm of the map, from 0 to below 1, but "
-            f"it is {tolerance}."
-        )
+    a_share("realise", "tolerance", tolerance)
     _realisable(map)
     cut = Cut(tolerance * norm(map, (-2, -1)), None)
     return assembled(list(through_map(map, cut)), "realise")
@@ -226,8 +222,8 @@ def reduce(
         raise ValueError("reduce: give either 'order' or 'tolerance', and only one of them.")
     if order is not None:
         at_least(1, "reduce", "order", order)
-    if tolerance is not None and not 0 <= tolerance < 1:
-        raise ValueError(f"reduce: 'tolerance' must lie in [0, 1), but it is {tolerance}.")
+    if tolerance is not None:
+        a_share("reduce", "tolerance", tolerance)
     if isinstance(map_or_system, ExplicitMap) or (
         isinstance(map_or_system, System) and kept_rows(map_or_system) is not None
     ):
@@ -238,11 +234,7 @@ def reduce(
     if isinstance(map_or_system, Tensor):
         _realisable(map_or_system)
     else:
-        if map_or_system.runs_backward:
-            raise ValueError(
-                "reduce: needs a causal system, but this one runs backward. "
-                "Reverse it first: dsf.systems.algebra.reverse(system)."
-            )
+        check_forward("reduce", map_or_system)
         if map_or_system.takes_real_part:
             map_or_system = with_conjugates(map_or_system)
     size = _joined(norm(rows.weights, (-2, -1)) for rows in row_blocks(map_or_system))
@@ -371,8 +363,7 @@ def _realisable(map: Tensor) -> None:
             f"realise: needs square maps, but the shape is {tuple(map.shape)}. Pass the whole map, "
             f"not a block of its rows."
         )
-    if not bool(map.isfinite().all()):
-        raise ValueError("realise: the map holds numbers that are NaN or infinite.")
+    check_finite("realise", "map", map)
     ahead = torch.nonzero(map.triu(1))
     if len(ahead):
         raise ValueError(

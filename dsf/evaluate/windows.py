@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.arguments import State, Weights, forward_form, working_dtype
+from dsf.evaluate.arguments import State, Weights, check_forward, forward_form, working_dtype
 from dsf.runtime.number_types import exact_dtype
 from dsf.systems.coefficient import cast, delay, dense_of, on_parts
 from dsf.systems.system import System
@@ -256,11 +256,7 @@ def fold(system: System, start: int, stop: int, *, dtype: torch.dtype | None = N
     Raises:
         ValueError: if the system runs backward, or the tokens are outside the sequence.
     """
-    if system.runs_backward:
-        raise ValueError(
-            "fold: needs a system that runs forward, but this one runs backward. "
-            "Reverse it first: dsf.systems.algebra.reverse(system)."
-        )
+    check_forward("fold", system)
     return _panel(_written_out(system, start, stop, dtype or working_dtype(system.dtype)))
 
 

@@ -98,7 +98,7 @@ def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
             f"{system.steps} queries and {columns} keys. Cross attention erases nothing."
         )
     query, key = (
-        _token("erasers", name, token, system.steps)
+        numbered("erasers", name, token, system.steps)
         for name, token in (("query", query), ("key", key))
     )
     rows = None  # of a mixer that keeps every token: attention
@@ -131,7 +131,8 @@ def _reads(part: System, query: int, key: int) -> bool:
     return lag > 0 or (lag == 0 and not part.reads_before_update)
 
 
-def _token(owner: str, name: str, token: int, steps: int) -> int:
+def numbered(owner: str, name: str, token: int, steps: int) -> int:
+    """The number of a token from 0 on; a negative one counts from the end."""
     if not -steps <= token < steps:
         raise IndexError(
             f"{owner}: expected '{name}' from 0 to {steps - 1}, got {token}. Choose one of the "

@@ -18,6 +18,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from dsf.evaluate import attention_map
+from dsf.evaluate.arguments import check_finite, check_forward
 from dsf.evaluate.realisation import GATHERED, WINDOW, observed, triangular
 from dsf.evaluate.windows import fold
 from dsf.measures.fold import Map, blocks, frobenius, widened
@@ -121,11 +122,7 @@ def hankel_singular_values(
         padded = [torch.nn.functional.pad(each, (0, width - each.shape[-1])) for each in lists]
         return torch.stack(padded, dim=-2)
     system = cast("System", map_or_system)
-    if system.runs_backward:
-        raise ValueError(
-            "hankel_singular_values: needs a causal system, but this one runs backward. "
-            "Reverse it first: dsf.systems.algebra.reverse(system)."
-        )
+    check_forward("hankel_singular_values", system)
     plain = with_conjugates(system) if system.takes_real_part else system
     ordered = sorted(set(chosen))
     reached = dict(zip(ordered, _reached(plain, ordered), strict=True))
@@ -191,11 +188,7 @@ def _blocks(map_or_system: Map | Operator, positions: list[int]) -> list[Tensor]
         outputs, inputs = map_or_system.output_size, map_or_system.input_size
         rows = attention_map(map_or_system, slice(start, None))
     blocks = [rows[..., (t + 1 - start) * outputs :, : (t + 1) * inputs] for t in positions]
-    if not all(bool(block.isfinite().all()) for block in blocks):
-        raise ValueError(
-            "hankel_singular_values: 'map_or_system' holds numbers that are NaN or infinite, so it "
-            "has no singular values."
-        )
+    check_finite("hankel_singular_values", "map_or_system", *blocks)
     return blocks
 
 
@@ -241,8 +234,7 @@ def states_needed(map_or_system: Map | Operator, *, error: float) -> Int[Tensor,
     """
     error = above_zero("states_needed", "error", error)
     size = frobenius(rows.weights for rows in blocks(map_or_system))
-    if not bool(size.isfinite().all()):
-        raise ValueError("states_needed: 'map_or_system' holds numbers that are NaN or infinite.")
+    check_finite("states_needed", "map_or_system", size)
     # relative to the map before they are squared, so that no square leaves the range
     unit = torch.where(size > 0, size, 1)[..., None, None]
     energy = (hankel_singular_values(map_or_system) / unit).square().sum(dim=-2)

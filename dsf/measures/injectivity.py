@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dsf.evaluate.arguments import check_finite
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import a_share, above_zero
 
@@ -182,6 +183,5 @@ def _distances(rows: Tensor) -> Tensor:
 
 def _finite(owner: str, name: str, value: Tensor) -> Tensor:
     """``value`` in at least 32 bits."""
-    if not bool(value.isfinite().all()):
-        raise ValueError(f"{owner}: '{name}' holds numbers that are NaN or infinite.")
+    check_finite(owner, name, value)
     return value.float() if value.dtype.itemsize < SINGLE else value

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from dsf.evaluate import Rows
-from dsf.evaluate.arguments import norm
+from dsf.evaluate.arguments import check_finite, check_forward, norm
 from dsf.evaluate.windows import fold
 from dsf.measures import fold as folds
 from dsf.measures.passes import Measured, reduced
@@ -49,8 +49,7 @@ def window_sums(system: System, *, width: int) -> Shaped[Tensor, "*batch rows"]:
         ValueError: if ``width`` is below 1, or the system runs backward.
     """
     width = _at_least_one("window_sums", width)
-    if system.runs_backward:
-        raise ValueError("window_sums: needs a causal system, but this one runs backward.")
+    check_forward("window_sums", system)
     boundaries = [*range(0, system.steps, BLOCK), system.steps]
     return torch.cat([_band(system, *span, width) for span in pairwise(boundaries)], dim=-1)
 
@@ -271,11 +270,7 @@ def effective_rank(map_or_system: folds.MapOrSystem) -> Shaped[Tensor, "*batch"]
     """
     parts = [rows.weights for rows in folds.blocks(map_or_system, overwrites=False)]
     weights = torch.cat(parts, dim=-2)
-    if not bool(weights.isfinite().all()):
-        raise ValueError(
-            "effective_rank: 'map_or_system' holds numbers that are NaN or infinite, so it has no "
-            "singular values."
-        )
+    check_finite("effective_rank", "map_or_system", weights)
     values = torch.linalg.svdvals(weights)
     share = values / values.sum(dim=-1, keepdim=True)
     # zero where a share is zero, in value and in gradient

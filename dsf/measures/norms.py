@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import Rows, respond
-from dsf.evaluate.arguments import norm
+from dsf.evaluate.arguments import check_finite, norm
 from dsf.evaluate.compiled import stored_parts
 from dsf.measures import fold
 from dsf.measures.fold import MapOrSystem
@@ -96,11 +96,7 @@ def energy_gain(
 
 
 def _spectral(weights: Tensor) -> Tensor:
-    if not bool(weights.isfinite().all()):
-        raise ValueError(
-            "energy_gain: 'map_or_system' holds numbers that are NaN or infinite, so it has no "
-            "gain."
-        )
+    check_finite("energy_gain", "map_or_system", weights)
     return torch.linalg.matrix_norm(weights, ord=2)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dsf.evaluate import fold
 from dsf.evaluate.arguments import Signal, check_signal, forward_form
-from dsf.measures.erasers import overwriting_shares
+from dsf.measures.erasers import numbered, overwriting_shares
 from dsf.measures.fold import Map
 from dsf.measures.hankel import hankel_singular_values
 from dsf.runtime.argument_checks import checked
@@ -237,12 +237,7 @@ def interference(system: System, *, at: int = -1, noise: float = NOISE) -> Share
 def _readable(owner: str, system: System, at: int, noise: float) -> tuple[Tensor, Tensor]:
     """What is readable of each token: among all tokens, and if it alone had written."""
     noise = above_zero(owner, "noise", noise)
-    if not -system.steps <= at < system.steps:
-        raise IndexError(
-            f"{owner}: at={at}, but the {system.steps} tokens are numbered from 0 to "
-            f"{system.steps - 1}."
-        )
-    ordered, last = _in_order(system, at)
+    ordered, last = _in_order(system, numbered(owner, "at", at, system.steps))
     ports = ordered.input_size
     left = _units(fold(ordered, 0, last + 1).write)  # *batch state (token port)
     gram = left @ left.mH

@@ -208,7 +208,7 @@ def test_wrong_arguments_are_refused_in_words():
     for measure in (measures.retained, measures.interference):
         with pytest.raises(ValueError, match="'noise'"):
             measure(system, noise=0.0)
-        with pytest.raises(IndexError, match="at=9"):
+        with pytest.raises(IndexError, match="'at' from 0 to 8, got 9"):
             measure(system, at=9)
     with pytest.raises(ShapeError, match="time"):
         measures.state_norm(system, torch.ones(8, 1, 1))
