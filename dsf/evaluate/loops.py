@@ -243,19 +243,14 @@ def memory_response(system: System, signal: Tensor, *, out: Tensor | None = None
         return None
     low: list[Tensor] = []
     if isinstance(A, DiagonalPlusLowRank) and A.left.shape[-1] == 1:
-        decay = A.decay[..., 0] if A.decay.stride(-1) == 0 else A.decay
         low = [A.right.squeeze(-1), A.left.squeeze(-1)]
-    elif isinstance(A, ScaledIdentity | Diagonal):
-        decay = A.decay
-    else:
+    elif not isinstance(A, ScaledIdentity | Diagonal):
         return None
     entering, work = state_at_start(system, signal), signal.numel() * system.state_size
-    if not applies(decay, *ports, *low, signal, entering, work=work):
+    if not applies(A.decay, *ports, *low, signal, entering, work=work):
         return None
     if low and torch.equal(-low[1], ports.write):
         del low[1]
-    elif low and decay.ndim < ports.write.ndim:  # one decay a token
-        decay = decay.unsqueeze(-1).expand_as(ports.write)
     from dsf.systems.kernels.memories import Memories, recall
 
     bare, before = signal.squeeze(-2), system.reads_before_update
@@ -268,7 +263,7 @@ def memory_response(system: System, signal: Tensor, *, out: Tensor | None = None
             write, read = write[:1], read[:1]
         look = low[0][one] if low else write[:0]
         left = low[1][one] if len(low) > 1 else write[:0]
-        memories = Memories(decay[one], ports.gain[one], write, read, look, left, bare[one])
+        memories = Memories(A.decay[one], ports.gain[one], write, read, look, left, bare[one])
         leaving[one] = recall(memories, skip[one], entering[one], response[one], before=before)
     if not is_fixed:
         response += ports.feedthrough.unsqueeze(-1) * bare

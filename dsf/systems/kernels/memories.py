@@ -91,19 +91,15 @@ CHUNK = 32
 
 
 @kernel()
-def scalar_chunks(
-    decay, gain, skip, read, look, send, seen, held, signal, memory, response, before, begin
-):
+def scalar_chunks(decay, gain, skip, read, send, seen, signal, memory, response, before, begin):
     """The chunks from token ``begin`` on, with one decay a token, heads one after the other.
 
-    ``seen`` and ``held`` are the products of reads and of look-up vectors with writes for every
-    pair of tokens of a chunk, and ``send`` holds the writes of every chunk. Arrays that heads share
-    are stored once. Without a delta rule ``look`` and ``held`` are empty.
+    ``seen`` are the products of reads with writes for every pair of tokens of a chunk, and ``send``
+    holds the writes of every chunk. Arrays that heads share are stored once.
     """
     heads, _, columns = signal.shape
-    states, delta = memory.shape[1], len(held) > 0
-    own, below = np.zeros(CHUNK * CHUNK, signal.dtype), np.zeros(CHUNK * CHUNK, signal.dtype)
-    scales, carry = np.zeros((3, CHUNK), signal.dtype), np.zeros(states)
+    states, own = memory.shape[1], np.zeros(CHUNK * CHUNK, signal.dtype)
+    scales, carry = np.zeros((2, CHUNK), signal.dtype), np.zeros(states)
     room = _buffers(states, signal)
     for h in range(heads):
         g = h if len(send) > 1 else 0
@@ -111,16 +107,12 @@ def scalar_chunks(
             _load_memory(memory[h], first, room[0], room[1])
             for c in range(send.shape[1]):
                 start = begin + c * CHUNK
-                carry[:] = _gaps(
-                    decay[h], start, seen[g, c], held, g, c, before, own, below, scales
-                )
+                carry[:] = _gaps(decay[h], start, seen[g, c], before, own, scales)
                 rows = slice(start, start + CHUNK)
                 _load(signal[h], start, first, gain[h], room[2])
-                if delta:
-                    _look_up(look[g, rows].ravel(), below, scales[1], states, room)
                 _answer(read[g, rows].ravel(), own, scales[0], states, room)
                 _store(signal[h], start, first, skip[h], room[3], response[h])
-                _scale(room[2], scales[2])
+                _scale(room[2], scales[1])
                 room[4][:] = 0
                 _update(send[g, c].ravel(), carry, states, room)
             _store_memory(memory[h], first, room[0])
@@ -140,22 +132,22 @@ def _buffers(states, like):
 
 
 @kernel()
-def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
-    """Multiply pairs by the decays between them, and compute three decays of every token.
+def _gaps(decay, start, seen, before, own, scales):
+    """Multiply pairs by the decays between them, and compute two decays of every token.
 
-    ``scales`` are the decays from the start of the chunk to the read, from the start to before the
-    token, and from the token to the end. Returns the product of all decays of the chunk.
+    ``scales`` are the decays from the start of the chunk to the read, and from the token to the
+    end. Returns the product of all decays of the chunk.
     """
     own[:] = 0
     running = 1.0
     for i in range(CHUNK):
-        scales[1, i] = running
+        earlier = running
         running *= decay[start + i]
-        scales[0, i] = scales[1, i] if before else running
+        scales[0, i] = earlier if before else running
     carry = running
     running = 1.0
     for i in range(CHUNK - 1, -1, -1):
-        scales[2, i] = running
+        scales[1, i] = running
         running *= decay[start + i]
     for j in range(CHUNK):
         running = 1.0
@@ -165,8 +157,6 @@ def _gaps(decay, start, seen, held, g, c, before, own, below, scales):
             earlier = running
             running *= decay[start + i]
             own[i * CHUNK + j] = seen[i, j] * (earlier if before else running)
-            if len(held):
-                below[i * CHUNK + j] = -held[g, c, i, j] * earlier
     return carry
 
 
@@ -183,14 +173,12 @@ def _load(signal, start, first, gain, entries):
 
 
 @kernel()
-def _look_up(look, below, scale, states, room):
+def _look_up(look, below, states, room):
     """Subtract what the memory returns at ``look``, from earlier chunks and from this one."""
     _, memory, entries, answers, _, _ = room
     answers[:] = 0
     add_product(look, memory, CHUNK, states, answers)
-    for i in range(CHUNK):
-        for j in range(TILE):
-            entries[i * TILE + j] -= scale[i] * answers[i * TILE + j]
+    entries -= answers
     solve_unit_triangle(below, CHUNK, entries)
 
 
@@ -279,7 +267,7 @@ def diagonal_chunks(decay, gain, skip, read, look, write, left, signal, memory, 
                 room = rooms[b]
                 _load(signal[h], start, b * TILE, gain[h], room[2])
                 if delta:
-                    _look_up(folded[1], pairs[1], ones, states, room)
+                    _look_up(folded[1], pairs[1], states, room)
                 if apart:
                     _return(folded[1], pairs[1], between[1], states, room)
                 _answer(folded[0], pairs[0], ones, states, room)
@@ -360,12 +348,12 @@ class Memories:
     """Coefficients of many heads; ``write`` and ``read`` may be stored once for all of them.
 
     Attributes:
-        decay: one factor a token, or one for every state.
+        decay: one factor a token, or one for every state; the latter with ``look``.
         gain: factor on the signal.
         look: for a delta rule the vectors at which the memory is read before it is overwritten;
             otherwise a tensor without heads.
         left: the vectors at which what was read there is added; a tensor without heads where that
-            is ``-write``. With a decay for every state only.
+            is ``-write``.
     """
 
     decay: Float[Tensor, "head time"] | Float[Tensor, "head time state"]
@@ -443,16 +431,15 @@ def _chunks(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, befor
 def _segments(parts: Memories, skip: Tensor, held: Tensor, response: Tensor, before: bool) -> None:
     """Products of reads and writes for some tokens, then the chunks of these tokens."""
     ends = [part.numpy() for part in (parts.signal, held, response)]
-    decay, gain, skips, read, look = (
-        part.numpy() for part in (parts.decay, parts.gain, skip, parts.read, parts.look)
+    decay, gain, skips, read = (
+        part.numpy() for part in (parts.decay, parts.gain, skip, parts.read)
     )
     for begin in range(0, parts.signal.shape[1], SEGMENT):
         span = slice(begin, begin + SEGMENT)
         send = _by_chunk(parts.write[:, span])
         seen = _by_chunk(parts.read[:, span]) @ send.mT
-        found = _by_chunk(parts.look[:, span]) @ send[: len(look)].mT
-        prepared = (part.numpy() for part in (send, seen, found))
-        scalar_chunks(decay, gain, skips, read, look, *prepared, *ends, before, begin)
+        prepared = (part.numpy() for part in (send, seen))
+        scalar_chunks(decay, gain, skips, read, *prepared, *ends, before, begin)
 
 
 def _by_chunk(part: Tensor) -> Tensor:
