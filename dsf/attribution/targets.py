@@ -19,6 +19,8 @@ from dsf.inspection.recording import Leaving
 
 Target = int | str | Sequence[int] | Sequence[str] | Tensor | Callable[[Tensor], Tensor]
 Positions = int | Sequence[int] | Tensor
+Shown = Bool[Tensor, "sample time"] | None
+"""The tokens of the input that are not padding; None for all."""
 PLACED_AXES = 3
 """Number of axes of logits, or of a stream, with tokens on the second."""
 MIN_LOGIT_AXES = 2
@@ -44,9 +46,9 @@ def functional_of(
     target: Target,
     against: Target | None,
     position: Positions,
-    logits: Float[Tensor, "*axes"],
+    logits: Tensor,
     tokenizer: Any | None,
-    shown: Bool[Tensor, "sample time"] | None = None,
+    shown: Shown = None,
 ) -> Functional:
     """The functional of ``target``, minus that of ``against``, at a position of ``logits``."""
     if logits.ndim < MIN_LOGIT_AXES or (logits.ndim > PLACED_AXES and not callable(target)):
@@ -89,11 +91,7 @@ def functional_of(
 
 
 def or_predicted(
-    target: Target | None,
-    against: Target | None,
-    logits: Float[Tensor, "*axes"],
-    position: Positions,
-    shown: Bool[Tensor, "sample time"] | None,
+    target: Target | None, against: Target | None, logits: Tensor, position: Positions, shown: Shown
 ) -> tuple[Target, Target | None]:
     """Return both, or without a target the predicted token of every sample and its runner-up."""
     if target is not None:
@@ -110,9 +108,9 @@ def measured(
     target: Target,
     against: Target | None,
     position: Positions,
-    logits: Float[Tensor, "*axes"],
+    logits: Tensor,
     tokenizer: Any | None,
-    shown: Bool[Tensor, "sample time"] | None = None,
+    shown: Shown = None,
 ) -> Callable[[Tensor], Float[Tensor, " sample"]]:
     """Return the number of interest as a function of logits, which need not be linear."""
     if not callable(target) or against is not None:
@@ -145,10 +143,10 @@ def _check_one_for_each(value: Any, samples: int) -> None:
 
 
 def along(
-    vector: Float[Tensor, "*axes"],
+    vector: Tensor,
     stream: Float[Tensor, "sample time *width"],
     position: Positions,
-    shown: Bool[Tensor, "sample time"] | None = None,
+    shown: Shown = None,
 ) -> Functional:
     width = stream.shape[2:]
     if vector.shape not in (width, (stream.shape[0], *width)):
@@ -170,9 +168,7 @@ def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
     return Functional(placed, result.shape, (slice(None), slice(first, last + 1)))
 
 
-def _places(
-    logits: Tensor, position: Positions, shown: Bool[Tensor, "sample time"] | None
-) -> list[int]:
+def _places(logits: Tensor, position: Positions, shown: Shown) -> list[int]:
     """One position for every sample, counted from the first token."""
     given = position.tolist() if hasattr(position, "tolist") else position
     several = list(given) if isinstance(given, Sequence) else [given]
@@ -211,9 +207,7 @@ def _for_each(name: str, several: list[Any], samples: int) -> list[Any]:
     return several * samples if len(several) == 1 else several
 
 
-def _of_function(
-    function: Callable[[Tensor], Tensor], logits: Float[Tensor, "*axes"]
-) -> Functional:
+def _of_function(function: Callable[[Tensor], Tensor], logits: Tensor) -> Functional:
     """The gradient of ``function``, which is tried to be linear and to treat samples separately."""
     with torch.inference_mode(False), torch.enable_grad():
         given = logits.detach().clone().requires_grad_()

@@ -32,9 +32,7 @@ _LINE = re.compile(r"""([\w.-]+)(?:\[[^]]*\])?(?:>=([\d.]+))?[^;]*(?:;.*extra ==
 Status = Literal["ok", "optional", "warning", "missing"]
 
 
-def doctor(
-    out: Annotated[Path, "Folder that reports would go to."] = Path(),
-) -> Work:
+def doctor(out: Annotated[Path, "Folder that reports would go to."] = Path()) -> Work:
     """Check versions, device, memory, disk, the extras, and other packages that are called dsf.
 
     Exit code 0 if dsf can work here, else 3.

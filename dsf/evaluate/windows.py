@@ -334,9 +334,7 @@ def _token_by_token(system: System, write: Tensor, read: Tensor) -> Panel:
     return Panel(local=local, reach=reach, write=sent, carry=Dense(carry.unsqueeze(-3)))
 
 
-def _on_diagonal(
-    feedthrough: Shaped[Tensor, "*batch time output input"],
-) -> Weights:
+def _on_diagonal(feedthrough: Shaped[Tensor, "*batch time output input"]) -> Weights:
     steps, outputs, inputs = feedthrough.shape[-3:]
     blocks = torch.diag_embed(feedthrough.movedim(-3, -1))
     return blocks.permute(*range(blocks.ndim - 4), -2, -4, -1, -3).reshape(

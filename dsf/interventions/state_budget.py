@@ -98,9 +98,7 @@ def levels(bits: Bits | int) -> Any:
 
 
 def rounded_run(
-    system: System,
-    signal: Signal,
-    store: Callable[[State], State],
+    system: System, signal: Signal, store: Callable[[State], State]
 ) -> tuple[Response, States]:
     """Return the response with states that are rounded at every token, and the roundings e_t.
 
@@ -132,12 +130,7 @@ def replayed(system: System, errors: States) -> Response:
 
 
 def forecast(
-    system: System,
-    signal: Signal,
-    bits: Bits,
-    *,
-    at_random: bool = False,
-    feedback: bool = False,
+    system: System, signal: Signal, bits: Bits, *, at_random: bool = False, feedback: bool = False
 ) -> Shaped[Tensor, "*batch time"]:
     """Forecast the variance of the response's error at every token, without a rounded run.
 
@@ -210,11 +203,7 @@ def bound(system: System, signal: Signal, bits: Bits) -> Shaped[Tensor, "*batch 
     return torch.stack(found, dim=-1)
 
 
-def noise_weight(
-    system: System,
-    signal: Signal,
-    adjoint: Response,
-) -> Bits:
+def noise_weight(system: System, signal: Signal, adjoint: Response) -> Bits:
     """Return the variance of ``<adjoint, response>`` where every step is the state's magnitude.
 
     Divided by the squared number of levels it is the forecast for any number of bits: with few of

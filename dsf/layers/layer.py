@@ -36,9 +36,7 @@ def split(x: Tokens, heads: int) -> Float[Tensor, "batch head time width"]:
     return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
 
-def merge(
-    mixed: Shaped[Tensor, "batch head time 1 width"],
-) -> Shaped[Tensor, "batch time model"]:
+def merge(mixed: Shaped[Tensor, "batch head time 1 width"]) -> Shaped[Tensor, "batch time model"]:
     """The response of a mixer with heads, with the channels of all heads in one axis."""
     return mixed.squeeze(-2).transpose(-2, -3).flatten(-2)
 

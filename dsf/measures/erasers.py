@@ -304,9 +304,7 @@ def losses_by_map(
 
 
 def spared_pairs(
-    system: System,
-    signal: Signal,
-    adjoint: Response,
+    system: System, signal: Signal, adjoint: Response
 ) -> tuple[Float[Tensor, "first token key"], Float[Tensor, "first token key"]]:
     """Return what a number would gain had one token spared the trace of one key, for all pairs.
 
@@ -343,10 +341,7 @@ def spared_pairs(
 
 @checked
 def erased_by(
-    system: System,
-    signal: Signal | None = None,
-    *,
-    part: Part = "total",
+    system: System, signal: Signal | None = None, *, part: Part = "total"
 ) -> Float[Tensor, "*batch time"]:
     r"""Energy that each token erases of all that was written before it.
 

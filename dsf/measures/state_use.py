@@ -36,9 +36,7 @@ TOGETHER = 64
 
 @checked
 def occupancy(
-    map_or_system: Map | Operator,
-    *,
-    positions: Sequence[int] | None = None,
+    map_or_system: Map | Operator, *, positions: Sequence[int] | None = None
 ) -> Shaped[Tensor, "*batch positions"]:
     r"""Share of the available states that carry something on, between 0 and 1.
 
@@ -79,9 +77,7 @@ def _available(map_or_system: Map | Operator, token: int) -> int:
 
 @checked
 def forgetting(
-    system: System,
-    *,
-    lags: Sequence[int] | None = None,
+    system: System, *, lags: Sequence[int] | None = None
 ) -> Shaped[Tensor, "*batch lags"]:
     r"""Share of a unit write that is left in the state some tokens later, at least 0.
 
@@ -265,10 +261,7 @@ def _by_token(system: System, shares: Tensor) -> Shares:
 
 
 @checked
-def state_norm(
-    system: System,
-    signal: Signal,
-) -> Shares:
+def state_norm(system: System, signal: Signal) -> Shares:
     """The norm of the state after each token, over its states and channels.
 
     Computed a few tokens at a time, so that the states of all tokens need not fit in memory.

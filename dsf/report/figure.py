@@ -294,12 +294,7 @@ NAMED, TITLE, ENDS = 8.0, 9.0, 7.5  # points
 
 
 @checked
-def draw_grid(
-    inspection: Inspection,
-    path: str | Path,
-    *,
-    most: int | None = 6,
-) -> Path:
+def draw_grid(inspection: Inspection, path: str | Path, *, most: int | None = 6) -> Path:
     """Write a picture with the maps of every layer, fit for a paper, each sample on its own lines.
 
     Rows are queries and columns are keys. The colours follow the square root of the weight, each

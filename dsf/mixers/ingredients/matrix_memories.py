@@ -16,13 +16,10 @@ from dsf.systems.transition import (
     recurrence,
 )
 
+Vectors = Shaped[Tensor, "*batch time state"]
 
-def accumulator(
-    write: Shaped[Tensor, "*batch time state"],
-    read: Shaped[Tensor, "*batch time state"],
-    *,
-    causal: bool,
-) -> System | SystemSum:
+
+def accumulator(write: Vectors, read: Vectors, *, causal: bool) -> System | SystemSum:
     """Weights ``read_i.write_j``: for j <= i if ``causal``, for all pairs otherwise.
 
     All pairs are the sum of a forward system and one that runs backward and reads before the
@@ -38,9 +35,7 @@ def accumulator(
     return SystemSum((forward, backward))
 
 
-def total_in_reach(
-    part: Shaped[Tensor, "*batch time state"], *, causal: bool
-) -> Shaped[Tensor, "*batch time state"]:
+def total_in_reach(part: Vectors, *, causal: bool) -> Vectors:
     """The sum over the keys that a query reads: the past and itself, or the whole sequence."""
     if causal:
         return part.cumsum(dim=-2)
@@ -69,10 +64,7 @@ Reading = Callable[[Tensor, int, int], Tensor]
 
 
 def read_from(
-    A: Transition,
-    write: Float[Tensor, "*batch time state"],
-    kept: Float[Tensor, "*batch time key"],
-    read: Reading,
+    A: Transition, write: Vectors, kept: Float[Tensor, "*batch time key"], read: Reading
 ) -> Float[Tensor, "*batch time read"]:
     """``read`` applied to ``S_t = A_t S_{t-1} + write_t kept_tᵀ``, a few tokens at a time.
 

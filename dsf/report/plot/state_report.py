@@ -108,12 +108,7 @@ def _recurrent_parts(layer: InspectedLayer) -> Iterator[tuple[str, System]]:
             yield layer.name if len(parts) == 1 else f"{layer.name} (scan {number})", part
 
 
-def _state_of(
-    name: str,
-    layer: InspectedLayer,
-    system: System,
-    maps: int,
-) -> LayerState:
+def _state_of(name: str, layer: InspectedLayer, system: System, maps: int) -> LayerState:
     count = system.batch.numel()
     chosen = torch.tensor([k * count // min(maps, count) for k in range(min(maps, count))])
     index = torch.unravel_index(chosen, tuple(system.batch)) if system.batch else ()
