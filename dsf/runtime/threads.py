@@ -192,8 +192,11 @@ def at_work() -> object:
     return _AT_WORK.get()
 
 
-def shares(count: int) -> list[slice]:
-    """Divide ``count`` pieces into nearly equal slices, one for every thread."""
-    parts = min(torch.get_num_threads(), count)
+def shares(count: int, *, fewest: int = 1) -> list[slice]:
+    """Divide ``count`` pieces into nearly equal slices, one for every thread.
+
+    With few pieces, slices of about ``fewest`` for fewer threads.
+    """
+    parts = min(torch.get_num_threads(), -(-count // fewest))
     bounds = [k * count // parts for k in range(parts + 1)] if parts else []
     return [slice(*each) for each in pairwise(bounds)]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.runtime.threads import in_parallel
+from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.kernels.compiling import kernel
 from dsf.systems.kernels.registers import (
     ahead,
@@ -394,15 +394,13 @@ def recall(
     found = torch.empty_like(parts.signal) if spare else response
     held = pad(memory.double(), (0, 0, 0, missing)).clone(memory_format=torch.contiguous_format)
     parts = parts.each(lambda part: part.detach().contiguous())
-    heads, workers = len(held), torch.get_num_threads()
-    share = -(-heads // workers)
+    heads = len(held)
 
-    def run(first: int) -> None:
-        some = slice(first, first + share)
+    def run(some: slice) -> None:
         ours = parts.each(lambda part: part if len(part) != heads else part[some])
         _chunks(ours, skip[some].contiguous(), held[some], found[some], before)
 
-    in_parallel(run, range(0, heads, share))
+    in_parallel(run, shares(heads))
     if spare:
         response.copy_(found[:, :steps])
     return held[:, :states].to(memory.dtype)

@@ -64,14 +64,11 @@ def scan_states(
     is zero, and the first decay is not applied.
     """
     arrays = [part.detach().numpy() for part in (decays, drives, *into)]
-    entries = drives.shape[-1]
-    share = max(FEWEST, -(-entries // torch.get_num_threads()))
 
-    def run(first: int) -> None:
-        last = min(first + share, entries)
-        _scan(*arrays[:3], arrays[3][first:last], first, at_rest)
+    def run(some: slice) -> None:
+        _scan(*arrays[:3], arrays[3][some], some.start, at_rest)
 
-    in_parallel(run, range(0, entries, share))
+    in_parallel(run, shares(drives.shape[-1], fewest=FEWEST))
 
 
 @kernel()
@@ -165,13 +162,7 @@ def modes_response(
     parts = [pad(part, (0, more)) for each in (decay, weight) for part in (each.real, each.imag)]
     table = torch.stack(parts, dim=-2).double()
     arrays = [part.detach().numpy() for part in (table, skip.double(), signal.contiguous(), into)]
-    channels = len(signal)
-    share = max(1, -(-channels // torch.get_num_threads()))
-
-    def run(first: int) -> None:
-        _channels(first, min(first + share, channels), *arrays)
-
-    in_parallel(run, range(0, channels, share))
+    in_parallel(lambda some: _channels(some.start, some.stop, *arrays), shares(len(signal)))
 
 
 _sum_less_product = each(lambda a, b, c: c - a * b)
