@@ -25,6 +25,7 @@ from dsf.attribution.shares import (
     Agreement,
     By,
     Decomposition,
+    Edges,
     Paths,
     SavedAttribution,
     Shares,
@@ -124,9 +125,7 @@ class Attribution(Shares):
         """
         return self._of(layer).edges(*self._ends(layer, by))
 
-    def edge_sums(
-        self, layer: str | int, by: By = "held", heads: Chosen = None
-    ) -> Float[Tensor, "sample written read"]:
+    def edge_sums(self, layer: str | int, by: By = "held", heads: Chosen = None) -> Edges:
         """Return the sum of the edges over all heads or channels, a few rows at a time.
 
         Args:
@@ -476,9 +475,7 @@ class MixerShares:
         return _weighted(whole.mixing_map(), moved, values)
 
     @torch.inference_mode(False)
-    def edge_sums(
-        self, moved: Tensor, values: Tensor, heads: Chosen = None
-    ) -> Float[Tensor, "sample written read"]:
+    def edge_sums(self, moved: Tensor, values: Tensor, heads: Chosen = None) -> Edges:
         whole = self.whole()
         maps, written, read = whole.map_shape
         taken = chosen_heads(self.mixer.name, maps[1] if len(maps) > 1 else 1, heads)

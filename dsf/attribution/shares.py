@@ -26,6 +26,7 @@ from dsf.runtime.shapes import at_least
 
 By = Literal["held", "direct", "gradient"]
 """How edges and heads are counted, see ``Attribution``."""
+Edges = Float[Tensor, "sample query key"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +98,7 @@ class SavedAttribution(Shares):
     by_head: dict[str, Float[Tensor, "sample layer head"]] = field(default_factory=dict)
     sums: dict[str, dict[str, Float[Tensor, "sample query key"]]] = field(default_factory=dict)
 
-    def edge_sums(self, layer: str | int, by: By = "held") -> Float[Tensor, "sample query key"]:
+    def edge_sums(self, layer: str | int, by: By = "held") -> Edges:
         """Return the edges of a layer, summed over all heads or channels.
 
         Raises:

@@ -42,6 +42,7 @@ SPAN = 64
 MAX_SUM = 1 + 1e-6
 """Largest sum of a row that counts as shares of attention."""
 Part = Literal["total", "decay", "overwriting"]
+Size = Callable[[Tensor], Float[Tensor, "*batch key"]]
 
 
 @dataclass(frozen=True)
@@ -266,11 +267,7 @@ def query_losses(system: System, *, query: int) -> Iterator[tuple[int, Tensor, T
 
 
 def largest_losses(
-    system: System,
-    *,
-    query: int,
-    count: int,
-    size: Callable[[Tensor], Float[Tensor, "*batch key"]] | None = None,
+    system: System, *, query: int, count: int, size: Size | None = None
 ) -> list[Loss]:
     """The largest losses of one query over the batch, by the ``size`` of changes or their norms."""
     every = losses_by_map(system, query=query, count=count, size=size)
@@ -278,11 +275,7 @@ def largest_losses(
 
 
 def losses_by_map(
-    system: System,
-    *,
-    query: int,
-    count: int,
-    size: Callable[[Tensor], Float[Tensor, "*batch key"]] | None = None,
+    system: System, *, query: int, count: int, size: Size | None = None
 ) -> list[list[Loss]]:
     """The same for every map of the batch by itself, in order."""
     found: list[list[Loss]] = [[] for _ in range(system.batch.numel())]

@@ -24,6 +24,8 @@ from dsf.runtime.threads import each_in_parallel
 from dsf.systems.composite import ExplicitMap, Operator, SoftmaxRows, parts_of
 
 KEPT = 12
+Written = Int[np.ndarray, " rows"]
+Read = Int[np.ndarray, " columns"]
 
 
 class Link(NamedTuple):
@@ -40,12 +42,7 @@ class Strongest:
     def __init__(self) -> None:
         self.links: list[Link] = []
 
-    def add(
-        self,
-        weights: Float[np.ndarray, "rows columns"],
-        written: Int[np.ndarray, " rows"],
-        read: Int[np.ndarray, " columns"],
-    ) -> None:
+    def add(self, weights: Float[np.ndarray, "rows columns"], written: Written, read: Read) -> None:
         size = np.abs(weights).ravel()
         floor = abs(self.links[-1].weight) if len(self.links) == KEPT else 0.0
         places = np.flatnonzero(size > floor)  # NaN is not
@@ -188,13 +185,7 @@ class View:
         self._nans, self._infinities = np.zeros((2, maps), dtype=int)
         self._strongest = [Strongest() for _ in range(maps)]
 
-    def add(
-        self,
-        weights: Numbers,
-        masked: Mask,
-        written: Int[np.ndarray, " rows"],
-        read: Int[np.ndarray, " columns"],
-    ) -> None:
+    def add(self, weights: Numbers, masked: Mask, written: Written, read: Read) -> None:
         """Add the rows of the next tokens; several rows or columns may belong to one token."""
         cells = np.searchsorted(self.rows, written, side="right") - 1
         firsts = np.flatnonzero(np.diff(cells, prepend=-1))
