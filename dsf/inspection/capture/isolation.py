@@ -1,6 +1,5 @@
 """Runs a model and restores its modes, attributes, buffers, weights and the random state."""
 
-import copy
 import random
 import sys
 from collections import deque
@@ -68,6 +67,9 @@ MAX_HELD = 100_000
 """Most containers in attributes of a model that are restored."""
 
 GENERATORS: tuple[type[Any], ...] = (torch.Generator, np.random.RandomState)
+CONTAINERS = (dict, list, set, deque, bytearray)
+LEFT = (*PLAIN, nn.Module)
+"""What holds nothing to restore, and modules, whose attributes are looked at by themselves."""
 
 
 class _Contents:
@@ -76,6 +78,7 @@ class _Contents:
     def __init__(self, model: nn.Module):
         self.tensors: list[Tensor] = []
         self._undo: list[Callable[[], None]] = []
+        self._empty: list[Any] = []  # most containers of a module: dictionaries of hooks
         self._seen: set[int] = set()
         self._waiting: list[Any] = []
         for module in model.modules():
@@ -91,14 +94,18 @@ class _Contents:
             self._add(self._waiting.pop())
 
     def _add(self, part: Any) -> None:
-        if type(part) in PLAIN or id(part) in self._seen or isinstance(part, (*PLAIN, nn.Module)):
+        if id(part) in self._seen or isinstance(part, LEFT):
             return
         self._seen.add(id(part))
         if isinstance(part, Tensor):
             self.tensors.append(part)
-        elif isinstance(part, dict | list | set | deque | bytearray):
-            self._undo.append(partial(_refill, part, copy.copy(part)))
-            self._waiting += _entries(part)
+        elif isinstance(part, CONTAINERS):
+            if not part:
+                self._empty.append(part)
+                return
+            entries = _entries(part)
+            self._undo.append(partial(_refill, part, entries))
+            self._waiting += [one for one in entries if type(one) not in PLAIN]
         elif isinstance(part, tuple):
             self._waiting += part
         elif type(part) is np.ndarray:
@@ -125,6 +132,9 @@ class _Contents:
     def restore(self) -> None:
         for undo in self._undo:
             undo()
+        for part in self._empty:
+            if part:
+                part.clear()
 
 
 def _own_classes(cls: type) -> list[type]:
@@ -132,11 +142,16 @@ def _own_classes(cls: type) -> list[type]:
     return [each for each in cls.__mro__ if not each.__module__.startswith(("torch.", "builtins"))]
 
 
-def _refill(part: Any, before: Any) -> None:
-    now, then = _entries(part), _entries(before)
-    if len(now) != len(then) or any(map(is_not, now, then)):
-        part.clear()
-        add = part.update if isinstance(part, dict | set) else part.extend
+def _refill(part: Any, before: list[Any]) -> None:
+    now = _entries(part)
+    if len(now) == len(before) and not any(map(is_not, now, before)):
+        return
+    part.clear()
+    if isinstance(part, dict):
+        half = len(before) // 2
+        part.update(dict(zip(before[:half], before[half:], strict=True)))
+    else:
+        add = part.update if isinstance(part, set) else part.extend
         add(before)
 
 
