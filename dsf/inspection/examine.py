@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -52,6 +52,7 @@ from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupporte
 from dsf.inspection.softmax import attention, follower
 from dsf.inspection.support_table import THE_MODEL, forecast, not_read
 from dsf.runtime.number_types import has_double
+from dsf.runtime.reused_memory import REUSED_MEMORY
 from dsf.runtime.threads import MOST, each_in_parallel
 
 AUTO = "auto"
@@ -115,7 +116,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
     possible = _outside(candidates(model, known), asked) if store is None else {}
     kept = [model.get_submodule(path) for path in (*possible, *asked)]
     passes: list[Invocation] = []
-    with isolated(model):
+    with isolated(model), REUSED_MEMORY if store is None else nullcontext():
         named = without_loss(model, with_decoder_tokens(model, inputs, named))
 
         def recorded(tracker: Tracker | None) -> list[Call]:
