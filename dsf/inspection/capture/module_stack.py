@@ -447,7 +447,10 @@ def _columns(
     numbers, order = _hashed(among).sort(stable=True)
     places = torch.searchsorted(numbers, _hashed(wanted)).clamp(max=len(numbers) - 1)
     first = order[places]
-    return first if torch.equal(among[:, first], wanted) else None
+    begin, side_by_side = int(first[0]), torch.arange(len(first), device=first.device)
+    is_block = torch.equal(first - begin, side_by_side)  # as most are: a view, not a copy
+    found = among[:, begin : begin + len(first)] if is_block else among[:, first]
+    return first if torch.equal(found, wanted) else None
 
 
 def _hashed(columns: Float[Tensor, "tokens width"]) -> Int[Tensor, " width"]:
