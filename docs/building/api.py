@@ -7,7 +7,6 @@ from inspect import isroutine
 from types import ModuleType
 
 import dsf
-from dsf.runtime.first_use import public_names
 
 PACKAGE = """dsf
 ===
@@ -37,7 +36,7 @@ def pages() -> Iterator[tuple[str, str]]:
     parts = {name: it for name, it in public.items() if isinstance(it, ModuleType)}
     parts |= {"inspection": import_module("dsf.inspection")}
     for name, part in tuple(parts.items()):
-        inside = {each: getattr(part, each) for each in public_names(part)}
+        inside = {each: getattr(part, each) for each in part.__all__}
         parts |= {f"{name}.{each}": it for each, it in inside.items() if isinstance(it, ModuleType)}
     listed = "\n   ".join(("package", *parts))
     yield "api/index.rst", INDEX.format(pages=listed)
@@ -52,7 +51,7 @@ def _subpackage(name: str, part: ModuleType) -> str:
     sentence = (inspect.getdoc(part) or "").split("\n\n")[0]
     module = part.__name__
     head = f"{title}\n{'=' * len(title)}\n\n.. py:module:: {module}\n\n{sentence}\n\n"
-    named = {each: getattr(part, each) for each in public_names(part) if each not in dsf.__all__}
+    named = {each: getattr(part, each) for each in part.__all__ if each not in dsf.__all__}
     # Tables such as ALL have pages of their own, which show them better than their text.
     public = {
         each: thing for each, thing in named.items() if isinstance(thing, type) or isroutine(thing)

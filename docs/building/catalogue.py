@@ -8,7 +8,6 @@ from itertools import groupby
 from docs.building.words import cell, linked
 from dsf import measures
 from dsf.report.plot import QUANTITIES
-from dsf.runtime.first_use import public_names
 
 HEAD = """# Measures
 
@@ -27,7 +26,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def _groups() -> Iterator[str]:
-    found = [getattr(measures, name) for name in public_names(measures)]
+    found = [getattr(measures, name) for name in measures.__all__]
     functions = sorted(filter(inspect.isfunction, found), key=lambda each: each.__module__)
     for module, group in groupby(functions, key=lambda each: each.__module__):
         question = (inspect.getdoc(import_module(module)) or "").split("\n\n")[0]

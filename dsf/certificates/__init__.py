@@ -22,3 +22,6 @@ from dsf.certificates.transitions import decay as decay
 from dsf.certificates.transitions import decay_box as decay_box
 from dsf.certificates.transitions import horizon as horizon
 from dsf.certificates.transitions import nonexpansive as nonexpansive
+from dsf.runtime.first_use import public_names
+
+__all__ = public_names(__name__)

@@ -19,3 +19,6 @@ from dsf.evaluate.stepwise import recurrent as recurrent
 from dsf.evaluate.stepwise import step as step
 from dsf.evaluate.windows import Panel as Panel
 from dsf.evaluate.windows import fold as fold
+from dsf.runtime.first_use import public_names
+
+__all__ = public_names(__name__)

@@ -10,3 +10,6 @@ from dsf.jobs.prompts import processes as processes
 from dsf.jobs.summaries import gather as gather
 from dsf.jobs.summaries import notes as notes
 from dsf.jobs.summaries import summary as summary
+from dsf.runtime.first_use import public_names
+
+__all__ = public_names(__name__)

@@ -18,6 +18,7 @@ from dsf.layers.matrix_memories import MetaLinearAttention as MetaLinearAttentio
 from dsf.layers.recurrent import Mamba as Mamba
 from dsf.layers.recurrent import QuasiLSTM as QuasiLSTM
 from dsf.layers.recurrent import RGLRU as RGLRU
+from dsf.runtime.first_use import public_names
 
 ALL: tuple[type[Layer], ...] = tuple(
     each
@@ -25,3 +26,5 @@ ALL: tuple[type[Layer], ...] = tuple(
     if isinstance(each, type) and issubclass(each, Layer) and each is not Layer
 )
 """Every layer, in this order."""
+
+__all__ = ["ALL", *public_names(__name__)]

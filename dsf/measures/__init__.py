@@ -60,3 +60,6 @@ from dsf.measures.state_use import occupancy as occupancy
 from dsf.measures.state_use import overwritten as overwritten
 from dsf.measures.state_use import retained as retained
 from dsf.measures.state_use import state_norm as state_norm
+from dsf.runtime.first_use import public_names
+
+__all__ = public_names(__name__)

@@ -52,8 +52,11 @@ from dsf.mixers.min_lstm import MinLSTM as MinLSTM
 from dsf.mixers.lstm import LSTM as LSTM
 from dsf.mixers.gru import GRU as GRU
 from dsf.mixers.elman_rnn import ElmanRNN as ElmanRNN
+from dsf.runtime.first_use import public_names
 
 ALL: tuple[type[Mixer], ...] = tuple(
     each for each in globals().values() if isinstance(each, type) and each is not Mixer
 )
 """Every mixer, in this order."""
+
+__all__ = ["ALL", *public_names(__name__)]

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 
@@ -24,11 +23,9 @@ def _imports(package: str) -> list[tuple[str, ast.alias]]:
     return [(str(each.module), name) for each in imports for name in each.names]
 
 
-def public_names(module: ModuleType) -> list[str]:
-    """Return the names that a module offers: its ``__all__``, else what it imports as itself."""
-    listed: list[str] | None = getattr(module, "__all__", None)
-    found = (name for _, name in _imports(module.__name__) if name.asname == name.name)
-    return sorted(name.name for name in found) if listed is None else listed
+def public_names(package: str) -> list[str]:
+    """Return the names that a package imports as themselves, for its ``__all__``."""
+    return sorted(one.name for _, one in _imports(package) if one.asname == one.name)
 
 
 def finding(package: str) -> Callable[[str], Any]:
@@ -38,6 +35,8 @@ def finding(package: str) -> Callable[[str], Any]:
         return {one.asname or one.name: (home, one.name) for home, one in _imports(package)}
 
     def find(name: str) -> Any:
+        if name == "__all__":
+            return public_names(package)
         if name.startswith("__") or name not in homes():
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
         home, own = homes()[name]

@@ -8,7 +8,6 @@ import torch
 import dsf
 from dsf import certify, measures
 from dsf.certificates import Verdict
-from dsf.runtime.first_use import public_names
 from tests.devices.conftest import mixer_there, moved
 from tests.devices.emulated import KIND, SINGLE_ONLY, traffic
 from tests.measures.test_every_fold import FOLDS, SIGNED, named
@@ -66,7 +65,7 @@ NO_MAP = {"Streamed", "streamed", "uniform_neighbourhood"}  # the first two are 
 
 def test_every_measure_is_here():
     folds = {named(measure) for measure in FOLDS + SIGNED}
-    assert set(public_names(measures)) == folds | set(OF_SYSTEMS) | set(OF_KEYS) | NO_MAP
+    assert set(measures.__all__) == folds | set(OF_SYSTEMS) | set(OF_KEYS) | NO_MAP
 
 
 def numbers(found):

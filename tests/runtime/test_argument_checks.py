@@ -12,7 +12,6 @@ from torch import Tensor
 
 import dsf
 from dsf.runtime.argument_checks import checked, kinds_checked
-from dsf.runtime.first_use import public_names
 from dsf.runtime.shapes import ShapeError
 
 pytestmark = pytest.mark.usefixtures("our_own_errors")
@@ -43,7 +42,7 @@ UNSAID = {
 def public() -> Iterable[tuple[str, Callable[..., Any], str]]:
     """Every argument of every function of these packages."""
     for package in (dsf.measures, dsf.systems.algebra, dsf.report.exchange, dsf.certify):
-        for name in public_names(package):
+        for name in package.__all__:
             function = getattr(package, name)
             if inspect.isfunction(function):
                 for argument in inspect.signature(function).parameters:

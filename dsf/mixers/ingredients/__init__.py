@@ -14,3 +14,6 @@ from dsf.mixers.ingredients.feature_maps import softplus as softplus
 from dsf.mixers.ingredients.feature_maps import squares as squares
 from dsf.mixers.ingredients.recurrences import bilinear as bilinear
 from dsf.mixers.ingredients.recurrences import zero_order_hold as zero_order_hold
+from dsf.runtime.first_use import public_names
+
+__all__ = public_names(__name__)

@@ -17,3 +17,6 @@ from dsf.report.plot.tables import Quantity as Quantity
 from dsf.report.plot.tables import architectures as architectures
 from dsf.report.plot.tables import draw as draw
 from dsf.report.plot.tables import layers_and_heads as layers_and_heads
+from dsf.runtime.first_use import public_names
+
+__all__ = public_names(__name__)

@@ -9,10 +9,9 @@ from matplotlib.colors import to_rgb
 import dsf
 from dsf import measures
 from dsf.report import plot
-from dsf.runtime.first_use import public_names
 
 # One pass for several measures is no measure.
-NAMES = [name for name in public_names(measures) if name.lower() != "streamed"]
+NAMES = [name for name in measures.__all__ if name.lower() != "streamed"]
 # Measures that take more than a map or a system, on something small.
 OTHERS = {
     "largest_difference": lambda m, _: measures.largest_difference(m, m.mT),
