@@ -438,7 +438,8 @@ class Piece:
     """Some systems of a batch, and the matrices of the tiles so far, which later rows need."""
 
     def __init__(self, system: System, some: tuple[Any, ...], first: int, *, at_once: bool) -> None:
-        from dsf.systems.kernels.diagonal_rows import LINE, TILE, Given, Kept
+        from dsf.systems.kernels.diagonal_rows import TILE, Given, Kept
+        from dsf.systems.kernels.registers import LINE
 
         A, (gain, write, read, through) = system.A, cast("Ports", ports_of(system))
         if isinstance(A, SampledDiagonal):

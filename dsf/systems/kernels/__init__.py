@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["applies", "applies_on_cuda", "found", "why_off", "why_off_on_cuda"]
-
 SWITCH = "DSF_KERNELS"
 OFF = ("0", "off", "false", "no")
 ON = ("", "1", "on", "true", "yes")

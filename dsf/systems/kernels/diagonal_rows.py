@@ -12,7 +12,6 @@ import numpy as np
 
 from dsf.systems.kernels.compiling import kernel
 from dsf.systems.kernels.registers import (
-    LINE,
     WIDE,
     ahead,
     arrived,
@@ -27,8 +26,6 @@ from dsf.systems.kernels.registers import (
     store,
     stream,
 )
-
-__all__ = ["LINE", "TILE", "Given", "Kept", "fill"]
 
 TILE, NEAR, FOURS = 64, 16, 4
 BITS = float(np.log2(np.e))
