@@ -45,19 +45,8 @@ def nonexpansive(
     The witness is the token with the largest one, which is ``observed``.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ShapeError: if the shapes do not fit.
     """
-    if key.ndim != 2 or rate.shape != key.shape[:1]:
-        raise ValueError(
-            f"nonexpansive: needs keys with the axes 'time key' and one rate for every key, but "
-            f"the shapes are {tuple(key.shape)} and {tuple(rate.shape)}. Decide one map of a batch "
-            f"at a time."
-        )
-    if log_decay is not None and log_decay.shape != rate.shape:
-        raise ValueError(
-            f"nonexpansive: needs one log decay for every key, but the shapes are "
-            f"{tuple(log_decay.shape)} and {tuple(rate.shape)}."
-        )
     certificate.certifiable("key", key)
     certificate.certifiable("rate", rate)
     steps = rate.double() * key.double().square().sum(dim=-1)

@@ -11,6 +11,7 @@ from dsf import mixers
 from dsf.evaluate import respond
 from dsf.layers.layer import Layer, Memory, Tokens, divide, draw_weights, merge, split
 from dsf.layers.recurrent import ShortFilter
+from dsf.runtime.argument_checks import checked
 
 RANK = 16
 TEMPERATURE = 16
@@ -92,6 +93,7 @@ class MetaLinearAttention(Layer):
     Source: Chou et al. 2024, arXiv:2411.10741.
     """
 
+    @checked
     def __init__(
         self,
         model_size: int,
@@ -106,11 +108,6 @@ class MetaLinearAttention(Layer):
         super().__init__()
         keys = model_size // 2 if key_size is None else key_size
         divide("MetaLinearAttention", heads=heads, model_size=model_size, key_size=keys)
-        if augmentation not in ("sigmoid", "linear", None):
-            raise ValueError(
-                f"MetaLinearAttention: 'augmentation' must be 'sigmoid', 'linear' or None, but it "
-                f"is {augmentation!r}."
-            )
         if augmentation == "linear" and with_key:
             raise ValueError(
                 "MetaLinearAttention: a linear augmentation is part of the map of decay and query, "

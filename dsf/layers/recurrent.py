@@ -11,6 +11,7 @@ from torch.nn.functional import gelu
 
 from dsf import mixers
 from dsf.layers.layer import Layer, Memory, Tokens, divide, draw_weights
+from dsf.runtime.argument_checks import checked
 
 
 class ShortFilter(nn.Conv1d):
@@ -83,6 +84,7 @@ class QuasiLSTM(GatedFilter):
     Source: Sieber et al. 2024, arXiv:2405.15731.
     """
 
+    @checked
     def __init__(
         self,
         model_size: int,
@@ -90,11 +92,6 @@ class QuasiLSTM(GatedFilter):
         transition: Literal["sigmoid", "reversed"] = "sigmoid",
         filter_width: int = 4,
     ) -> None:
-        if transition not in ("sigmoid", "reversed"):
-            raise ValueError(
-                f"QuasiLSTM: 'transition' must be 'sigmoid' or 'reversed', but it is "
-                f"{transition!r}."
-            )
         super().__init__(model_size, gates=3, filter_width=filter_width)
         self.exponent = nn.Parameter(torch.ones(())) if transition == "reversed" else None
         self.reset_parameters()

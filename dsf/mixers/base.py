@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.runtime.shapes import ShapeError, agree, has_axes, named_sizes, of_kind
+from dsf.runtime.argument_checks import sizes_agree
+from dsf.runtime.shapes import ShapeError, has_axes, of_kind
 from dsf.systems.composite import Operator
 
 GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
@@ -179,15 +180,16 @@ class KeyedMixer(Mixer):
 class ChannelMixer(Mixer):
     """A mixer with a system for every channel of ``value``. System batch: ``*batch channel``."""
 
+    value: Float[Tensor, "*batch time channel"]
+
     def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
-        value: Tensor = vars(self)["value"]
-        return value.mT[..., None, None]
+        return self.value.mT[..., None, None]
 
 
 def check_axes(mixer: Mixer) -> None:
     """Compare the sizes of all tensor fields of ``mixer``, axis by axis."""
     owner = type(mixer).__name__
-    seen: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    tensors: list[tuple[str, str, Tensor]] = []
     devices: dict[str, str] = {}
     for field in fields(mixer):
         axes = axes_of(field.type)
@@ -200,11 +202,9 @@ def check_axes(mixer: Mixer) -> None:
                 f"but it is {type(part).__name__}."
             )
         has_axes(owner, field.name, tuple(part.shape), axes)
-        for axis, label, size in named_sizes(field.name, axes, tuple(part.shape)):
-            seen.setdefault(axis, {})[label] = size
+        tensors.append((field.name, axes, part))
         devices[field.name] = str(part.device)
-    for axis, parts in seen.items():
-        agree(owner, axis, **parts)
+    sizes_agree(owner, tensors)
     if len(set(devices.values())) > 1:
         listed = ", ".join(f"{name} is on {device}" for name, device in devices.items())
         raise ShapeError(f"{owner}: every part must be on the same device, but {listed}.")

@@ -22,7 +22,6 @@ class HGRN(ChannelMixer):
         decay: a_t, a factor per token in 0 ... 1.
     """
 
-    value: Float[Tensor, "*batch time channel"]
     decay: Float[Tensor, "*batch time channel"]
 
     drawn = laws(decay=between(0.4, 0.98))

@@ -23,7 +23,6 @@ class MinGRU(ChannelMixer):
         update: z, the value of the update gate in 0 ... 1 (not its logit): the factor on h̃.
     """
 
-    value: Float[Tensor, "*batch time channel"]
     update: Float[Tensor, "*batch time channel"]
 
     drawn = laws(update=between(0.05, 0.6))

@@ -24,7 +24,6 @@ class MinLSTM(ChannelMixer):
         normalised: divide them by their sum; otherwise they apply as they are.
     """
 
-    value: Float[Tensor, "*batch time channel"]
     forget: Float[Tensor, "*batch time channel"]
     input: Float[Tensor, "*batch time channel"]
     normalised: bool = True

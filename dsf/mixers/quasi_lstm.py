@@ -23,7 +23,6 @@ class QuasiLSTM(ChannelMixer):
         forget, input, output: the values of the gates, usually in 0 ... 1, not their logits.
     """
 
-    value: Float[Tensor, "*batch time channel"]
     forget: Float[Tensor, "*batch time channel"]
     input: Float[Tensor, "*batch time channel"]
     output: Float[Tensor, "*batch time channel"]

@@ -27,7 +27,6 @@ class RGLRU(ChannelMixer):
         reset: whether the state is erased before the token.
     """
 
-    value: Float[Tensor, "*batch time channel"]
     decay: Float[Tensor, "*batch time channel"]
     input_gate: Float[Tensor, "*batch time channel"]
     reset: Bool[Tensor, "*batch time"] | None = None

@@ -31,7 +31,6 @@ class RWKV4(ChannelMixer):
     """
 
     key: Float[Tensor, "*batch time channel"]
-    value: Float[Tensor, "*batch time channel"]
     log_decay: Float[Tensor, " channel"]
     bonus: Float[Tensor, " channel"]
     start: Float[Tensor, "*batch channel"] | None = None

@@ -31,7 +31,6 @@ class SelectiveStateSpace(ChannelMixer):
         initial: the state before the first token; zero when absent.
     """
 
-    value: Float[Tensor, "*batch time channel"]
     step: Float[Tensor, "*batch time channel"]
     pole: Float[Tensor, "*leading channel state"]
     write: Float[Tensor, "*batch time state"]

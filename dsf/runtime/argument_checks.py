@@ -67,7 +67,7 @@ def checked(function: Callable[P, Result], *, compares_sizes: bool = True) -> Ca
     Traceback (most recent call last):
     TypeError: window: 'width' must be a whole number, but it is 'a'.
     """
-    owner = function.__qualname__.rpartition("<locals>.")[-1]
+    owner = function.__qualname__.rpartition("<locals>.")[-1].removesuffix(".__init__")
 
     @wraps(function)
     def with_checks(*args: P.args, **kwargs: P.kwargs) -> Result:
@@ -85,7 +85,7 @@ def checked(function: Callable[P, Result], *, compares_sizes: bool = True) -> Ca
                 bound.arguments[argument.name] = plain if argument.many else plain[0]
                 tensors += [found for each in values for found in argument.with_axes(each)]
         if compares_sizes and len(tensors) > 1:
-            _agree(owner, tensors)
+            sizes_agree(owner, tensors)
         return function(*bound.args, **bound.kwargs)
 
     return with_checks
@@ -129,7 +129,8 @@ def _plan(function: Callable[..., Any]) -> tuple[Signature, tuple[_Argument, ...
     return call, tuple(found)
 
 
-def _agree(owner: str, tensors: list[tuple[str, str, Tensor]]) -> None:
+def sizes_agree(owner: str, tensors: list[tuple[str, str, Tensor]]) -> None:
+    """Raise unless axes of one name have one size in all tensors, each with its name and axes."""
     seen: dict[str, dict[str, Size]] = {}
     for name, axes, value in tensors:
         for axis, label, size in named_sizes(name, axes, tuple(value.shape)):
