@@ -161,7 +161,11 @@ def test_a_filter_goes_on_from_its_tail(width):
         (partial(layers.SelectiveStateSpace, 8, state_size=0), ShapeError, "state_size"),
         (partial(layers.StateSpaceDuality, 0), ShapeError, "model_size"),
         (partial(layers.Mamba, 8, filter_width=0), ValueError, "'width'"),
-        (partial(layers.QuasiLSTM, 8, transition="tanh"), ValueError, "'transition' must be one of 'sigmoid', 'reversed'"),
+        (
+            partial(layers.QuasiLSTM, 8, transition="tanh"),
+            ValueError,
+            "one of 'sigmoid', 'reversed'",
+        ),
         (partial(layers.RGLRU, 0), ShapeError, "model_size"),
         (
             partial(layers.MetaLinearAttention, 8, augmentation="exp"),
