@@ -83,6 +83,19 @@ def check_operator(owner: str, given: object) -> None:
     of_kind(owner, "system", given, Operator, words)
 
 
+def check_out(
+    owner: str, out: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raise unless a result of this shape, type and device can be written into ``out``."""
+    of_kind(owner, "out", out, Tensor, "a torch tensor, such as an earlier result")
+    if (tuple(out.shape), out.dtype, out.device) != (shape, dtype, device):
+        raise ShapeError(
+            f"{owner}: 'out' must have the shape {shape}, the type {dtype} and be on {device}, but "
+            f"it has {tuple(out.shape)}, {out.dtype} and is on {out.device}. Make it with "
+            f"torch.empty({shape}, dtype={dtype}, device={str(device)!r})."
+        )
+
+
 def check_finite(owner: str, name: str, *parts: Tensor) -> None:
     """Raise ValueError if a number is NaN or infinite."""
     if not all(bool(part.isfinite().all()) for part in parts):

@@ -21,6 +21,7 @@ from dsf.evaluate.arguments import (
     Response,
     Signal,
     State,
+    check_out,
     check_signal,
     state_at_start,
     with_checked_arguments,
@@ -31,7 +32,7 @@ from dsf.evaluate.loops import modes_response
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
 from dsf.evaluate.stepwise import advance, applied, recurrent
 from dsf.runtime.number_types import exact_dtype
-from dsf.runtime.shapes import ShapeError, at_least, of_kind
+from dsf.runtime.shapes import at_least
 from dsf.systems import composite
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity, Shift, continued, doubling, states_before
@@ -292,11 +293,6 @@ def respond(
     response = _respond(system, signal, method, out)
     if out is None:
         return response
-    if response.dtype != out.dtype:
-        raise ShapeError(
-            f"respond: 'out' must have the type {response.dtype}, but it has {out.dtype}. Pass an "
-            f"earlier response of the same type."
-        )
     return out if response.data_ptr() == out.data_ptr() else out.copy_(response)
 
 
@@ -321,18 +317,13 @@ def _respond(
 
 def _can_hold(out: Tensor, system: composite.Operator, signal: Tensor) -> None:
     """Raise before the work where ``out`` can hold no response, or one of its sources."""
-    of_kind("respond", "out", out, Tensor, "a torch tensor, such as an earlier response")
+    dtype = torch.promote_types(composite.response_dtype(system), signal.dtype)
+    shape = (*system.batch, system.steps, system.output_size, signal.shape[-1])
+    check_out("respond", out, shape, dtype, system.device)
     if out.layout is not torch.strided or 0 in out.stride() or (out.requires_grad and out.is_leaf):
         raise ValueError(
             "respond: 'out' must be a dense tensor with memory of its own for every entry, and no "
             "parameter that is trained, such as an earlier response."
-        )
-    shape = (*system.batch, system.steps, system.output_size, signal.shape[-1])
-    if (tuple(out.shape), out.device) != (shape, system.device):
-        raise ShapeError(
-            f"respond: 'out' must have the shape {shape} and be on {system.device}, but it has the "
-            f"shape {tuple(out.shape)} and is on {out.device}. Pass an earlier response of the "
-            f"same sizes."
         )
     if out.is_meta or not out.numel():
         return

@@ -9,15 +9,22 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dsf.evaluate.arguments import Weights, check_operator
+from dsf.evaluate.arguments import Weights, check_operator, check_out
 from dsf.evaluate.compiled import RowLoops, row_loops
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
 from dsf.evaluate.loops import ReusedRows, RowBuffer, WholeMap
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.windows import backward_rows, forward_rows
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import ShapeError, at_least, of_kind
-from dsf.systems.composite import ExplicitMap, Operator, SystemSum, kept_rows, kept_window
+from dsf.runtime.shapes import at_least, of_kind
+from dsf.systems.composite import (
+    ExplicitMap,
+    Operator,
+    SystemSum,
+    kept_rows,
+    kept_window,
+    response_dtype,
+)
 from dsf.systems.system import System
 
 SIZE = 64
@@ -233,8 +240,12 @@ def attention_map(
     shape = (*system.batch, (last - first) * outputs, columns)
     loops = row_loops(system, last) if isinstance(system, System) else None
     if out is not None:
-        of_kind("attention_map", "out", out, Tensor, "a torch tensor, such as an earlier map")
-        _fits(out, shape if stride == 1 else None, system)
+        if stride != 1:
+            raise ValueError(
+                "attention_map: 'out' takes consecutive rows, but the given range skips some. "
+                "Leave out 'out', or select rows afterwards."
+            )
+        check_out("attention_map", out, shape, response_dtype(system), system.device)
         _written(system, first, last, WholeMap(out.detach(), clean=False), loops)
         return out
     check_room("attention_map", shape, system.dtype, system.device)
@@ -276,23 +287,6 @@ def _written(
         output.settle(filled, weights)
         filled += weights.shape[-2]
     return output.matrix
-
-
-def _fits(out: Tensor, shape: tuple[int, ...] | None, system: Operator) -> None:
-    if shape is None:
-        raise ValueError(
-            "attention_map: 'out' takes consecutive rows, but the given range skips some. Leave "
-            "out 'out', or select rows afterwards."
-        )
-    real = getattr(system, "takes_real_part", False)
-    dtype = system.dtype.to_real() if real else system.dtype
-    expected, got = (shape, dtype, system.device), (tuple(out.shape), out.dtype, out.device)
-    if expected != got:
-        raise ShapeError(
-            f"attention_map: 'out' must have the shape {expected[0]}, the type {expected[1]} and "
-            f"be on {expected[2]}, but it has {got[0]}, {got[1]} and is on {got[2]}. Make it with "
-            f"torch.empty({expected[0]}, dtype={expected[1]}, device={str(expected[2])!r})."
-        )
 
 
 def span(rows: Selection | None, steps: int, owner: str = "attention_map") -> tuple[int, int, int]:
