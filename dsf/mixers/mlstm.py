@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import KeyedMixer, laws, mixer, normal
-from dsf.mixers.ingredients.recurrences import before, one_state, running_maximum
+from dsf.mixers.ingredients.recurrences import one_state, running_maximum
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity, continued
 
@@ -47,13 +47,10 @@ class MLSTM(KeyedMixer):
 
     def system(self) -> System:
         log_decay = torch.nn.functional.logsigmoid(self.forget_gate)
-        peak: Tensor | float = 0.0 if self.start_peak is None else self.start_peak
-        largest = running_maximum(
-            log_decay.unsqueeze(-1),
-            self.input_gate.unsqueeze(-1),
-            start=peak.unsqueeze(-1) if isinstance(peak, Tensor) else peak,
-        ).squeeze(-1)
-        decay = (log_decay + before(largest, axis=-1, start=peak) - largest).exp()
+        start = 0.0 if self.start_peak is None else self.start_peak.unsqueeze(-1)
+        gates = log_decay.unsqueeze(-1), self.input_gate.unsqueeze(-1)
+        earlier, largest = (each.squeeze(-1) for each in running_maximum(*gates, start=start))
+        decay = (log_decay + earlier - largest).exp()
         write = (self.input_gate - largest).exp().unsqueeze(-1) * self.key
         A = ScaledIdentity(decay, self.key.shape[-1])
         first = None if self.start_total is None else self.start_total.unsqueeze(-1)

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsf.mixers.base import ChannelMixer, laws, minus, mixer, spread
-from dsf.mixers.ingredients.recurrences import before, one_state, running_maximum
+from dsf.mixers.ingredients.recurrences import one_state, running_maximum
 from dsf.systems.system import System
-from dsf.systems.transition import ScaledIdentity, continued
+from dsf.systems.transition import ScaledIdentity, continued, states_before
 
 
 @mixer
@@ -44,21 +44,22 @@ class RWKV4(ChannelMixer):
         one_state("RWKV4", self.start, self.start_total, self.start_peak)
 
     def system(self) -> System:
-        peak_before: Tensor | float = -torch.inf if self.start_peak is None else self.start_peak
-        largest = running_maximum(self.log_decay.expand_as(self.key), self.key, start=peak_before)
-        earlier = before(largest, axis=-2, start=peak_before)
+        start = -torch.inf if self.start_peak is None else self.start_peak
+        fading = self.log_decay.expand_as(self.key)
+        earlier, largest = running_maximum(fading, self.key, start=start)
         decay = (earlier + self.log_decay - largest).exp()
         write = (self.key - largest).exp()
-        first = None if self.start_total is None else self.start_total[..., None, None]
-        total = continued(ScaledIdentity(decay.mT, 1), write.mT[..., None, None], first)[0]
-        total_before: Tensor | float = 0.0 if self.start_total is None else self.start_total
+        drive, A = write.mT[..., None, None], ScaledIdentity(decay.mT, 1)
+        first = torch.zeros_like(drive[..., 0, :, :])
+        if self.start_total is not None:
+            first = self.start_total[..., None, None]
+        total = states_before(first, continued(A, drive, first)[0])[..., 0, 0].mT
         boosted = self.key + self.bonus
         peak = torch.maximum(earlier, boosted)
         past, own = (earlier - peak).exp(), (boosted - peak).exp()
-        normaliser = past * before(total[..., 0, 0].mT, axis=-2, start=total_before) + own
+        normaliser = past * total + own
         B, C, D = (
             part.mT[..., None, None] for part in (write, past / normaliser, own / normaliser)
         )
         initial = None if self.start is None else self.start[..., None, None]
-        A = ScaledIdentity(decay.mT, 1)
         return System(A, B, C, D, initial=initial, reads_before_update=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dsf.runtime.argument_checks import kinds_checked
 from dsf.runtime.shapes import ShapeError, agree, at_least, has_axes
 from dsf.systems.coefficient import Matrices, cut_of, dense_of, flipped
-from dsf.systems.transition import Transition
+from dsf.systems.transition import Transition, continued
 
 Kind = TypeVar("Kind", bound="System")
 SPAN = 64
@@ -225,11 +225,9 @@ class System:
             wide = dtype if dtype.is_complex != self.dtype.is_complex else None
             part = self.window(start, min(start + SPAN, self.steps), dtype=wide)
             drive = dense_of(part.B).to(dtype) @ signal[..., start : start + SPAN, :, :].to(dtype)
-            for token in range(part.steps):
-                carried = part.A.window(token, token + 1) @ state.unsqueeze(-3)
-                state = (carried.to(dtype) + drive[..., token : token + 1, :, :]).squeeze(-3)
-                if start + token in wanted:
-                    kept[start + token] = state
+            states, state = continued(part.A, drive, state)
+            for token in set(wanted).intersection(range(start, start + part.steps)):
+                kept[token] = states[..., token - start, :, :].clone()
         return torch.stack([kept[token] for token in wanted], dim=-3)
 
     def _tokens(self, at: Sequence[int] | slice | int | None) -> list[int]:

@@ -13,7 +13,7 @@ from dsf.systems.transition import (
     DiagonalPlusLowRank,
     ScaledIdentity,
     Transition,
-    recurrence,
+    continued,
 )
 
 Vectors = Shaped[Tensor, "*batch time state"]
@@ -71,15 +71,12 @@ def read_from(
     ``read(memories, start, stop)`` gets the memories of the tokens ``start`` to ``stop - 1``, of
     shape ``*batch time state key``. They are stored for all tokens only if gradients are needed.
     """
-    found, entering = [], torch.zeros_like(write[..., :1, :, None] * kept[..., :1, None, :])
+    found, entering = [], None
     for start in range(0, A.steps, PANEL):
         stop = min(start + PANEL, A.steps)
         new = write[..., start:stop, :, None] * kept[..., start:stop, None, :]
-        carried = A.window(start, start + 1) @ entering
-        drive = torch.cat([new[..., :1, :, :] + carried, new[..., 1:, :, :]], dim=-3)
-        memories = recurrence(A.window(start, stop), drive)
+        memories, entering = continued(A.window(start, stop), new, entering)
         found.append(read(memories, start, stop))
-        entering = memories[..., -1:, :, :]
     return torch.cat(found, dim=-2)
 
 

@@ -168,23 +168,16 @@ def running_maximum(
     logit: Float[Tensor, "*batch time width"],
     *,
     start: float | Float[Tensor, "*batch width"],
-) -> Float[Tensor, "*batch time width"]:
-    """``m_t = max(m_{t-1} + log_decay_t, logit_t)`` from ``m_0 = start``.
+) -> tuple[Float[Tensor, "*batch time width"], Float[Tensor, "*batch time width"]]:
+    """``m_t = max(m_{t-1} + log_decay_t, logit_t)`` from ``m_0 = start``: m before and at a token.
 
     Computed one token after the other: by cumulative sums it would lose digits with every token.
     """
-    largest, found = torch.zeros_like(logit[..., 0, :]) + start, []
+    peaks = [torch.zeros_like(logit[..., 0, :]) + start]
     for fade, new in zip(log_decay.unbind(-2), logit.unbind(-2), strict=True):
-        largest = torch.maximum(largest + fade, new)
-        found.append(largest)
-    return torch.stack(found, dim=-2)
-
-
-def before(part: Tensor, *, axis: int, start: float | Tensor) -> Tensor:
-    """``part`` delayed by one token along ``axis``, with ``start`` at the first token."""
-    start = start.unsqueeze(axis) if isinstance(start, Tensor) else start
-    first = torch.zeros_like(part.narrow(axis, 0, 1)) + start
-    return torch.cat([first, part.narrow(axis, 0, part.shape[axis] - 1)], dim=axis)
+        peaks.append(torch.maximum(peaks[-1] + fade, new))
+    found = torch.stack(peaks, dim=-2)
+    return found[..., :-1, :], found[..., 1:, :]
 
 
 def one_state(owner: str, *parts: Tensor | None) -> None:
