@@ -76,29 +76,22 @@ def _solved(matrix: list[list[int]], target: list[int]) -> tuple[list[int], int]
     """Solve ``matrix x = d target`` for integers x and d; the matrix is invertible.
 
     By python-flint where it is installed (the extra ``proof``), which is faster for wide matrices,
-    else by elimination without fractions (Bareiss 1968), whose divisions leave no remainder.
+    else by sympy.
     """
     size = len(target)
-    if size and find_spec("flint") is not None:
+    if find_spec("flint") is not None:
         from flint import fmpz_mat
 
         left = fmpz_mat(size, size, [value for row in matrix for value in row])
         found = left.solve(fmpz_mat(size, 1, target)).numer_denom()
         return [int(part) for part in found[0].entries()], int(found[1])
-    rows = [[*row, value] for row, value in zip(matrix, target, strict=True)]
-    last = 1
-    for column in range(size):
-        pivot = next(k for k in range(column, size) if rows[k][column])
-        rows[column], rows[pivot] = rows[pivot], rows[column]
-        lead = rows[column]
-        for k, row in enumerate(rows):
-            if k != column:
-                factor = row[column]
-                rows[k] = [
-                    (lead[column] * a - factor * b) // last for a, b in zip(row, lead, strict=True)
-                ]
-        last = lead[column]
-    return [row[-1] for row in rows], last
+    from sympy import ZZ
+    from sympy.polys.matrices import DomainMatrix
+
+    columns = DomainMatrix([[ZZ(value)] for value in target], (size, 1), ZZ)
+    square = DomainMatrix([list(map(ZZ, row)) for row in matrix], (size, size), ZZ)
+    numerators, denominator = square.solve_den(columns)
+    return [int(part) for part in numerators.to_list_flat()], int(denominator)
 
 
 MIN_ROWS = 512
