@@ -15,16 +15,21 @@ from dsf.systems.kernels.registers import (
     WIDE,
     ahead,
     arrived,
+    each,
     in_first,
     lanes,
     load,
     load_double,
+    loaded,
     nothing,
     pointers,
     power_of_two,
+    product_and_sum,
     spread,
+    spreads,
     store,
     stream,
+    weighted_sum,
 )
 
 TILE, NEAR, FOURS = 64, 16, 4
@@ -100,30 +105,19 @@ def multiply(left, l0, width, states, right, r0, rows, columns, out, o0, pitch):
     lane = lanes(out)
     for i in range(0, rows, 4):
         for j in range(0, columns, 2 * lane):
-            n0 = l0 + i * width
-            n1, n2, n3 = n0 + width, n0 + 2 * width, n0 + 3 * width
-            r = r0 + j
-            a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = nothing(out)
+            at, r, o, zero = l0 + i * width, r0 + j, o0 + i * pitch + j, nothing(out)
+            here = there = (zero, zero, zero, zero)
             for n in range(states):
-                a, b = load(right, r), load(right, r + lane)
+                factors, a, b = spreads(left, at + n, width), load(right, r), load(right, r + lane)
+                here = product_and_sum(factors, (a, a, a, a), here)
+                there = product_and_sum(factors, (b, b, b, b), there)
                 r += TILE
-                each = spread(left, n0 + n)
-                a0, b0 = a0 + each * a, b0 + each * b
-                each = spread(left, n1 + n)
-                a1, b1 = a1 + each * a, b1 + each * b
-                each = spread(left, n2 + n)
-                a2, b2 = a2 + each * a, b2 + each * b
-                each = spread(left, n3 + n)
-                a3, b3 = a3 + each * a, b3 + each * b
-            o = o0 + i * pitch + j
-            store(out, o, a0)
-            store(out, o + lane, b0)
-            store(out, o + pitch, a1)
-            store(out, o + pitch + lane, b1)
-            store(out, o + 2 * pitch, a2)
-            store(out, o + 2 * pitch + lane, b2)
-            store(out, o + 3 * pitch, a3)
-            store(out, o + 3 * pitch + lane, b3)
+            for k in range(4):
+                store(out, o + k * pitch, here[k])
+                store(out, o + k * pitch + lane, there[k])
+
+
+_faded = each(lambda count, decay, part: in_first(count, decay * part, part))
 
 
 @kernel()
@@ -136,27 +130,18 @@ def nearest(sent, decay, read, width, states, first, before, local):
     for j in range(0, NEAR, lane):
         for n in range(0, states, 4):
             at = n * TILE + first + j
-            h0, h1 = load(sent, at), load(sent, at + TILE)
-            h2, h3 = load(sent, at + 2 * TILE), load(sent, at + 3 * TILE)
+            held = loaded(sent, at, TILE)
             for i in range(NEAR + before):
                 last = i - before
                 d, older = max(first + last, 0) * width + n, last - j
-                h0 = in_first(older, h0 * spread(decay, d), h0)
-                h1 = in_first(older, h1 * spread(decay, d + 1), h1)
-                h2 = in_first(older, h2 * spread(decay, d + 2), h2)
-                h3 = in_first(older, h3 * spread(decay, d + 3), h3)
+                held = _faded((older, older, older, older), spreads(decay, d, 1), held)
                 if i < NEAR:
                     r, o = (first + i) * width + n, (first + i) * TILE + first + j
                     seen = load(local, o) if n else nothing(local)
-                    seen = seen + spread(read, r) * h0
-                    seen = seen + spread(read, r + 1) * h1
-                    seen = seen + spread(read, r + 2) * h2
-                    seen = seen + spread(read, r + 3) * h3
+                    seen = seen + weighted_sum(spreads(read, r, 1), held)
                     store(local, o, in_first(older + 1, seen, nothing(local)))
-            store(sent, at, h0)
-            store(sent, at + TILE, h1)
-            store(sent, at + 2 * TILE, h2)
-            store(sent, at + 3 * TILE, h3)
+            for k in range(4):
+                store(sent, at + k * TILE, held[k])
 
 
 @kernel()

@@ -44,6 +44,7 @@ from dsf.systems.kernels.registers import (
     spreads,
     store,
     total,
+    weighted_sum,
 )
 
 # Fewest entries for a thread: fewer contiguous numbers a token are read too slowly.
@@ -309,12 +310,6 @@ def _store_rows(cell, at, parts):
         store(cell, n * ROW + at, parts[n])
 
 
-@kernel(inlined=True)
-def _weighted_sum(weights, states):
-    first = weights[0] * states[0] + weights[1] * states[1]
-    return first + (weights[2] * states[2] + weights[3] * states[3])
-
-
 @kernel()
 def slow_update(cell, tile, count, write, read, states, table, width):
     """Update four states of a block of channels over ``count`` tokens.
@@ -331,7 +326,7 @@ def slow_update(cell, tile, count, write, read, states, table, width):
             step, drive = load(line, STEP), load(line, DRIVE)
             half = product(pole, (step, step, step, step))
             old, lost = _slow(half, old, lost, spreads(w, 0, 1), (drive, drive, drive, drive))
-            store(line, SUM, load(line, SUM) + _weighted_sum(spreads(r, 0, 1), old))
+            store(line, SUM, load(line, SUM) + weighted_sum(spreads(r, 0, 1), old))
             prefetched(asked)
             line, asked = ahead(line, LINE), ahead(asked, width)
             w, r = ahead(w, states), ahead(r, states)
@@ -349,7 +344,7 @@ def any_update(cell, tile, count, write, read, states, _table, _width):
             x = product(numbers(cell, POLE + d, ROW), (step, step, step, step))
             old, lost = numbers(cell, STATE + d, ROW), numbers(cell, LOST + d, ROW)
             new, lost = _any(x, old, lost, w, (drive, drive, drive, drive))
-            tile[SUM + d] += _weighted_sum(r, new)
+            tile[SUM + d] += weighted_sum(r, new)
             for n in range(GROUP):
                 cell[n * ROW + STATE + d] = new[n]
                 cell[n * ROW + LOST + d] = lost[n]

@@ -407,6 +407,13 @@ numbers = _fourfold(kernel(inlined=True)(lambda pointer, at: pointer[at]))
 product, product_and_sum = each(lambda a, b: a * b), each(lambda a, b, c: a * b + c)
 
 
+@kernel(inlined=True)
+def weighted_sum(weights, parts):
+    """The sum of four products."""
+    first = weights[0] * parts[0] + weights[1] * parts[1]
+    return first + (weights[2] * parts[2] + weights[3] * parts[3])
+
+
 LINE = 64  # bytes of a cache line
 
 
