@@ -325,7 +325,7 @@ class Channels(NamedTuple):
     @property
     def share(self) -> bool:
         """Whether all channels share write and read, and each uses one step for decay and input."""
-        together = _is_shared(self.write, -3) and _is_shared(self.read, -3)
+        together = _is_shared(self.write) and _is_shared(self.read)
         return together and _is_same(self.step, self.gain)
 
 
@@ -341,8 +341,8 @@ def channels_of(system: System, signal: Signal) -> Channels | None:
     return Channels(A.step, A.pole, *ports, values, start)
 
 
-def _is_shared(part: Tensor, axis: int) -> bool:
-    return part.shape[axis] == 1 or part.stride(axis) == 0
+def _is_shared(part: Tensor) -> bool:
+    return part.shape[-3] == 1 or part.stride(-3) == 0
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:

@@ -211,8 +211,7 @@ def negative(measure: str) -> RowReduction:
     return RowReduction("negative", lambda rows: -real(rows, measure).clamp(max=0).sum(dim=-1))
 
 
-def lowest(measure: str) -> RowReduction:
-    return RowReduction("lowest", lambda rows: real(rows, measure).amin(dim=-1))
+LOWEST = RowReduction("lowest", lambda rows: real(rows, "smallest_entry").amin(dim=-1))
 
 
 def near(width: int) -> RowReduction:

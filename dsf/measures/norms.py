@@ -16,7 +16,7 @@ from dsf.measures import fold
 from dsf.measures.fold import MapOrSystem
 from dsf.measures.passes import Measured, reduced
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import a_seed, at_least
+from dsf.runtime.shapes import at_least
 from dsf.systems.algebra import adjoint
 from dsf.systems.coefficient import dense_of
 from dsf.systems.composite import (
@@ -85,7 +85,8 @@ def energy_gain(
     tensor(4.)
     """
     at_least(1, "energy_gain", "steps", steps)
-    seed = a_seed("energy_gain", seed)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"energy_gain: 'seed' must have at most 64 bits, but it is {seed}.")
     source = fold.widened(map_or_system)
     if isinstance(source, SystemSum) or (isinstance(source, System) and kept_rows(source) is None):
         smaller = source.steps * min(source.input_size, source.output_size)
@@ -344,7 +345,7 @@ def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(-0.2500)
     """
-    (entry,) = reduced(map_or_system, fold.lowest("smallest_entry"), measure="smallest_entry")
+    (entry,) = reduced(map_or_system, fold.LOWEST, measure="smallest_entry")
     return entry.amin(dim=-1)
 
 

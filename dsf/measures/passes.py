@@ -111,7 +111,7 @@ class _HeadFold:
         read = torch.nn.functional.pad(self.read[rows], (0, 0, 0, TILE - count))
         self._own(read, rows, state)
         factors = self.factor.numpy(), self.logs.numpy(), self.product
-        active, visited = self._unfinished(np.arange(number), rows, state, MOST_TILES), 0
+        active, visited = self._unfinished(np.arange(number), rows, state), 0
         while len(active):
             last = int(state.stops[active].max())
             first = max(last - MOST_TILES, int(state.firsts[active].min()))
@@ -120,18 +120,16 @@ class _HeadFold:
             asked = (rows.start, self.widths, self.peaks)
             tiles = sum_tiles(parts, first, factors, active, spans, decays, asked, state.statistics)
             visited += tiles * count * TILE
-            active = self._unfinished(active, rows, state, MOST_TILES)
+            active = self._unfinished(active, rows, state)
         visited += number * count * (count + 1) // 2
         return state.statistics.reshape(number, -1, TILE)[..., :count], state.left, visited
 
-    def _unfinished(
-        self, active: np.ndarray, rows: slice, state: "_State", most: int
-    ) -> np.ndarray:
+    def _unfinished(self, active: np.ndarray, rows: slice, state: "_State") -> np.ndarray:
         """The heads for which earlier tiles cannot be left out yet."""
         from dsf.systems.kernels.scalar_tiles import still_open
 
         earlier = self.product, self.mass, self.lagged
-        spans, limits = (rows.start, state.stops, most), self.limit
+        spans, limits = (rows.start, state.stops, MOST_TILES), self.limit
         found = state.statistics, active, state.firsts, state.left
         sizes, reach, gap = self.sizes[rows], state.reach, state.gap
         count = still_open(sizes, reach, gap, earlier, spans, limits, found)

@@ -86,16 +86,6 @@ def above_zero(owner: str, name: str, value: float) -> float:
     return float(value)
 
 
-def a_seed(owner: str, value: int) -> int:
-    """Return ``value`` if a generator of torch accepts it as a seed."""
-    value = operator.index(value)
-    if not -(2**63) <= value < 2**64:
-        raise ValueError(
-            f"{owner}: 'seed' must be a whole number of at most 64 bits, but it is {value}."
-        )
-    return value
-
-
 def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None:
     """Raise unless ``value`` is of a class or union, or passes a function, as ``words`` say."""
     is_kind = isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
