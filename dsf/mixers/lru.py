@@ -7,16 +7,16 @@ Source: Orvieto et al. 2023, arXiv:2303.06349.
 """
 
 import torch
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal
-from dsf.mixers.ingredients.recurrences import port_system
+from dsf.mixers.base import between, complex_normal, laws, mixer, normal
+from dsf.mixers.ingredients.recurrences import PortMixer
 from dsf.systems.system import System
 
 
 @mixer
-class LRU(Mixer):
+class LRU(PortMixer):
     """A system with one port for every input and every output channel.
 
     Attributes:
@@ -25,12 +25,8 @@ class LRU(Mixer):
         feedthrough: D, a factor for every channel or a matrix ``output input``.
     """
 
-    value: Float[Tensor, "*batch time input"]
     log_radius: Float[Tensor, " state"]
     log_phase: Float[Tensor, " state"]
-    write: Complex[Tensor, "state input"]
-    read: Complex[Tensor, "output state"]
-    feedthrough: Float[Tensor, "*ports"] | None = None
 
     drawn = laws(
         log_radius=between(-3.0, -0.5),
@@ -44,7 +40,4 @@ class LRU(Mixer):
         fading = self.log_radius.exp()
         decay = torch.polar((-fading).exp(), self.log_phase.exp())
         write = (-torch.expm1(-2 * fading)).sqrt().unsqueeze(-1) * self.write
-        return port_system("LRU", self.value, decay, write, self.read, self.feedthrough)
-
-    def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
-        return self.value.unsqueeze(-1)
+        return self.sampled(decay, write)

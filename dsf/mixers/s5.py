@@ -5,17 +5,17 @@ r"""S5: one time-invariant diagonal state space that reads and writes all channe
 Source: Smith, Warrington & Linderman 2022, arXiv:2208.04933.
 """
 
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Complex, Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
-from dsf.mixers.ingredients.recurrences import port_system, zero_order_hold
+from dsf.mixers.base import between, complex_normal, laws, mixer, normal, poles
+from dsf.mixers.ingredients.recurrences import PortMixer, zero_order_hold
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
 
 
 @mixer
-class S5(Mixer):
+class S5(PortMixer):
     """A system with one port for every input and every output channel.
 
     Attributes:
@@ -25,12 +25,8 @@ class S5(Mixer):
         feedthrough: D, a factor for every channel or a matrix ``output input``.
     """
 
-    value: Float[Tensor, "*batch time input"]
     pole: Complex[Tensor, " state"]
-    write: Complex[Tensor, "state input"]
-    read: Complex[Tensor, "output state"]
     step: Float[Tensor, "*one_or_state"]
-    feedthrough: Float[Tensor, "*ports"] | None = None
 
     drawn = laws(
         pole=poles,
@@ -48,8 +44,4 @@ class S5(Mixer):
 
     def system(self) -> System:
         decay, gain = zero_order_hold(self.pole, self.step)
-        write = gain.unsqueeze(-1) * self.write
-        return port_system("S5", self.value, decay, write, self.read, self.feedthrough)
-
-    def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
-        return self.value.unsqueeze(-1)
+        return self.sampled(decay, gain.unsqueeze(-1) * self.write)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from jaxtyping import Float, Inexact, Shaped
+from jaxtyping import Complex, Float, Inexact, Shaped
 from torch import Tensor
 
 from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
@@ -243,33 +243,37 @@ def bilinear_low_rank(
     return 2 * inverse - 1, 2 * loop * moved, seen, driven
 
 
-def port_system(
-    owner: str,
-    value: Shaped[Tensor, "*batch time input"],
-    decay: Inexact[Tensor, " state"],
-    write: Inexact[Tensor, "state input"],
-    read: Inexact[Tensor, "output state"],
-    feedthrough: Shaped[Tensor, "*ports"] | None,
-) -> System:
-    """A time-invariant system with a port for every input and output; its real part is taken.
+@mixer
+class PortMixer(Mixer):
+    """A time-invariant system with one port for every input and every output channel."""
 
-    ``feedthrough`` is D, ``output input``, or the diagonal of D.
-    """
-    *batch, steps, inputs = value.shape
-    outputs, states = read.shape
-    D = feedthrough
-    if D is not None:
-        if D.ndim == 1:
-            agree(owner, "channel", feedthrough=D.shape[0], output=outputs, input=inputs)
-            D = torch.diag_embed(D)
-        has_axes(owner, "feedthrough", tuple(D.shape), "output input")
-        agree(owner, "output", feedthrough=D.shape[0], read=outputs)
-        agree(owner, "input", feedthrough=D.shape[1], write=inputs)
-        D = D.expand(*batch, steps, outputs, inputs)
-    return System(
-        A=Diagonal(decay.expand(*batch, steps, states)),
-        B=write.expand(*batch, steps, states, inputs),
-        C=read.expand(*batch, steps, outputs, states),
-        D=D,
-        takes_real_part=True,
-    )
+    value: Float[Tensor, "*batch time input"]
+    write: Complex[Tensor, "state input"]
+    read: Complex[Tensor, "output state"]
+    feedthrough: Float[Tensor, "*ports"] | None = None
+
+    def sampled(
+        self, decay: Inexact[Tensor, " state"], write: Inexact[Tensor, "state input"]
+    ) -> System:
+        """The system with these coefficients at every token; its real part is taken."""
+        owner, D = type(self).__name__, self.feedthrough
+        *batch, steps, inputs = self.value.shape
+        outputs, states = self.read.shape
+        if D is not None:
+            if D.ndim == 1:
+                agree(owner, "channel", feedthrough=D.shape[0], output=outputs, input=inputs)
+                D = torch.diag_embed(D)
+            has_axes(owner, "feedthrough", tuple(D.shape), "output input")
+            agree(owner, "output", feedthrough=D.shape[0], read=outputs)
+            agree(owner, "input", feedthrough=D.shape[1], write=inputs)
+            D = D.expand(*batch, steps, outputs, inputs)
+        return System(
+            A=Diagonal(decay.expand(*batch, steps, states)),
+            B=write.expand(*batch, steps, states, inputs),
+            C=self.read.expand(*batch, steps, outputs, states),
+            D=D,
+            takes_real_part=True,
+        )
+
+    def signal(self) -> Shaped[Tensor, "*batch time input 1"]:
+        return self.value.unsqueeze(-1)
