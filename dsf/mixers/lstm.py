@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import mixer, normal, with_drawn_weights
+from dsf.mixers.base import mixer
 from dsf.mixers.ingredients.recurrences import Cell, channel_systems, tanh_secant, to_states
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
@@ -177,9 +177,3 @@ class LSTM(Cell):
         if self.projection is None:
             return torch.diag_embed(factor)
         return self.projection * factor.unsqueeze(-2)
-
-    @classmethod
-    def draw(cls, rng: torch.Generator, *, steps: int) -> "LSTM":
-        module = with_drawn_weights(rng, torch.nn.LSTM(3, 4, dtype=torch.float64, device="meta"))
-        initial = (normal(rng, 2, 4), normal(rng, 2, 4))
-        return cls.from_module(module, normal(rng, 2, steps, 3), initial)

@@ -1,7 +1,7 @@
 """Building blocks of recurrent networks and of discretised state spaces."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -119,7 +119,9 @@ class Cell(Mixer):
     @classmethod
     def draw(cls: type[Kind], rng: torch.Generator, *, steps: int) -> Kind:
         module = with_drawn_weights(rng, cls.kind(3, 4, dtype=torch.float64, device="meta"))
-        return cls.from_module(module, normal(rng, 2, steps, 3), normal(rng, 2, 4))
+        inputs, names = normal(rng, 2, steps, 3), {field.name for field in fields(cls)}
+        starts = [normal(rng, 2, 4) for name in ("start", "start_cell") if name in names]
+        return cls.from_module(module, inputs, starts)
 
 
 def with_one(inputs: Float[Tensor, "*batch time input"]) -> Float[Tensor, "*batch time ports 1"]:
