@@ -7,6 +7,7 @@ float64, with a bound on all rounding, and decided by the checker: from sums of 
 diagonal transitions, from products of others in exact arithmetic.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
@@ -424,15 +425,13 @@ def _least_window(logs: Tensor, eps: float, longest: int) -> int | None:
             whole = whole[..., :-size] + whole[..., size:]
             size *= 2
 
+    def is_small(width: int) -> bool:
+        return bool(largest(width) <= bound)
+
+    widths = range(1, longest + 1)
     if bool((logs <= 0).all()):  # no window is larger than one inside it
-        low, high = 0, longest
-        if largest(longest) > bound:
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if largest(middle) <= bound else (middle, high)
-        return high
-    return next((width for width in range(1, longest + 1) if largest(width) <= bound), None)
+        widths = widths[bisect_left(widths, True, key=is_small) :]
+    return next(filter(is_small, widths), None)
 
 
 def _by_products(A: Any, eps: float, longest: int) -> int | None:
