@@ -16,7 +16,6 @@ from dsf.runtime.shapes import ShapeError, has_axes, of_kind
 from dsf.systems.composite import Operator
 
 GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
-Module = TypeVar("Module", bound=torch.nn.Module)
 Law = Callable[..., Tensor]
 """A function of a generator and the sizes of the axes."""
 
@@ -66,7 +65,7 @@ def spread(rng: torch.Generator, *size: int) -> Tensor:
 
 def directions(rng: torch.Generator, *size: int) -> Tensor:
     """Random vectors of length one along the last axis."""
-    return unit(normal(rng, *size))
+    return torch.nn.functional.normalize(normal(rng, *size), dim=-1)
 
 
 def complex_normal(rng: torch.Generator, *size: int) -> Tensor:
@@ -79,19 +78,6 @@ def poles(rng: torch.Generator, *size: int) -> Tensor:
     return torch.complex(
         uniform(rng, *size, low=-1.5, high=-0.1), uniform(rng, *size, low=-3.0, high=3.0)
     )
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """Vectors of length one along the last axis."""
-    return vectors / vectors.norm(dim=-1, keepdim=True)
-
-
-def with_drawn_weights(rng: torch.Generator, module: Module) -> Module:
-    """A module that was made on the meta device, with random parameters without gradients."""
-    module = module.to_empty(device="cpu").requires_grad_(False)
-    for weight in module.parameters():
-        weight.copy_(0.6 * normal(rng, *weight.shape))
-    return module
 
 
 Kind = TypeVar("Kind", bound="Mixer")

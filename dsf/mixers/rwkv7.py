@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import KeyedMixer, mixer, normal, uniform, unit
+from dsf.mixers.base import KeyedMixer, directions, mixer, normal, uniform
 from dsf.systems.system import System
 from dsf.systems.transition import DiagonalPlusLowRank
 
@@ -40,7 +40,7 @@ class RWKV7(KeyedMixer):
 
     @classmethod
     def draw(cls, rng: torch.Generator, *, steps: int) -> "RWKV7":
-        direction = unit(normal(rng, 2, steps, 4))
+        direction = directions(rng, 2, steps, 4)
         return cls(
             query=normal(rng, 2, steps, 4),
             key=normal(rng, 2, steps, 4),

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Complex, Float, Inexact, Shaped
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, mixer, normal, with_drawn_weights
+from dsf.mixers.base import Mixer, mixer, normal
 from dsf.runtime.shapes import ShapeError, agree, has_axes
 from dsf.systems.system import System
 from dsf.systems.transition import Dense, Diagonal, ScaledIdentity
@@ -118,7 +118,9 @@ class Cell(Mixer):
 
     @classmethod
     def draw(cls: type[Kind], rng: torch.Generator, *, steps: int) -> Kind:
-        module = with_drawn_weights(rng, cls.kind(3, 4, dtype=torch.float64, device="meta"))
+        module = cls.kind(3, 4, dtype=torch.float64, device="meta").to_empty(device="cpu")
+        for weight in module.requires_grad_(False).parameters():
+            weight.copy_(0.6 * normal(rng, *weight.shape))
         inputs, names = normal(rng, 2, steps, 3), {field.name for field in fields(cls)}
         starts = [normal(rng, 2, 4) for name in ("start", "start_cell") if name in names]
         return cls.from_module(module, inputs, starts)
