@@ -15,7 +15,7 @@ from dsf.evaluate import loops
 from dsf.evaluate.arguments import Answer, Signal
 from dsf.evaluate.stepwise import recurrent
 from dsf.systems.algebra import converted
-from dsf.systems.coefficient import Coefficient, SampledWrite, tensors_of
+from dsf.systems.coefficient import tensors_of
 from dsf.systems.kernels import WORTH, applies, applies_on_cuda
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
@@ -139,26 +139,20 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
 def row_loops(system: System, last: int) -> RowLoops | None:
     """The compiled loops of the rows before token ``last``; None where none applies."""
     parts = stored_parts(system)
-    if parts is None:
+    work = system.batch.numel() * last * last * system.state_size // 2
+    if parts is None or not applies(*parts, work=work):
         return None
     heads = loops.heads_of(system)
-    if heads is None and not loops.is_diagonal(system):
-        return None
-    work = system.batch.numel() * last * last * system.state_size // 2
-    if not applies(*parts, work=work):
-        return None
     if heads is None:
         return partial(loops.diagonal_rows, system)
     return partial(loops.head_rows, heads)
 
 
 def stored_parts(system: System) -> list[Tensor] | None:
-    """All tensors of a system with a diagonal A; None for other systems."""
-    if not isinstance(system.A, Diagonal | SampledDiagonal | ScaledIdentity):
+    """All tensors of a real forward system with one port a side and a diagonal A; else None."""
+    A, ports = system.A, loops.ports_of(system)
+    if ports is None or not isinstance(A, Diagonal | SampledDiagonal | ScaledIdentity):
         return None
-    parts = tensors_of(system.A)
-    for part in (system.B, system.C, system.feedthrough):
-        if isinstance(part, Coefficient) and not isinstance(part, SampledWrite):
-            return None
-        parts += [part] if isinstance(part, Tensor) else tensors_of(part)
-    return parts
+    if system.runs_backward or system.dtype.is_complex or system.state_size == 0:
+        return None
+    return [*ports, *tensors_of(A)]

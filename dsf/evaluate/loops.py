@@ -405,13 +405,6 @@ class _HeadWriter:
         in_parallel(share, shares(out.shape[0]))
 
 
-def is_diagonal(system: System) -> bool:
-    """Whether the loops support this system: causal, real, one port, stored or sampled diagonal."""
-    one_port = system.input_size == system.output_size == 1
-    known = isinstance(system.A, Diagonal | SampledDiagonal) and system.state_size > 0
-    return known and one_port and not (system.runs_backward or system.dtype.is_complex)
-
-
 def diagonal_rows(system: System, boundaries: list[int], output: RowBuffer) -> Iterator[Weights]:
     pieces = pieces_of(system, at_once=len(boundaries) == 2)
     like, columns = torch.empty(0, dtype=system.dtype), system.steps

@@ -201,12 +201,7 @@ def _has_few_states(source: MapOrSystem) -> TypeGuard[System]:
     if not isinstance(source, System) or (parts := stored_parts(source)) is None:
         return False
     work = source.steps * source.batch.numel() * source.state_size**2
-    return (
-        not (source.runs_backward or source.takes_real_part or source.dtype.is_complex)
-        and source.input_size == source.output_size == 1
-        and 0 < source.state_size <= source.steps
-        and applies(*parts, work=work)
-    )
+    return source.state_size <= source.steps and applies(*parts, work=work)
 
 
 def _from_gramians(system: System) -> Shaped[Tensor, "*batch"]:
