@@ -176,7 +176,7 @@ PLANTED = ("DeltaNet", "GatedDeltaNet", "RWKV7")
 
 def planted(name, rng, *, steps=40, size=16):
     """A mixer in which one later token writes to the key of an earlier one at full rate."""
-    key = mixers.base.unit(torch.randn(1, steps, size, generator=rng, dtype=torch.float64))
+    key = mixers.base.directions(rng, 1, steps, size)
     written, eraser = 3, int(torch.randint(8, steps - 4, (), generator=rng))
     key[:, eraser] = key[:, written]
     rate = 0.2 + 0.3 * torch.rand(1, steps, generator=rng, dtype=torch.float64)
