@@ -109,10 +109,10 @@ def test_zero_is_lowest_where_something_is_ahead():
 
 
 def _lowest(rows):
-    from dsf.measures.fold import lowest
+    from dsf.measures.fold import LOWEST
     from dsf.measures.passes import reduced
 
-    return reduced(rows, lowest("smallest_entry"), measure="smallest_entry")[0]
+    return reduced(rows, LOWEST, measure="smallest_entry")[0]
 
 
 def test_nan_stays_where_it_is():
