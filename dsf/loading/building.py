@@ -96,10 +96,8 @@ def blueprint(values: dict[str, Any], where: str) -> Blueprint:
 def _config(kind: Any, values: dict[str, Any], where: str) -> Any:
     # A copy, since a configuration may change what it is given.
     settings = copy.deepcopy({k: v for k, v in values.items() if k != "model_type"})
-    try:
+    with guarded(where, "{}; correct the file."):
         config = kind(**settings)
-    except Exception as error:  # a configuration class may raise anything on untrusted values
-        raise LoadError(f"{where}: {reason(error)}; correct the file.") from None
     if not _attention(config) <= _SAFE_ATTENTION:
         raise LoadError(
             f"{where}: a setting selects an attention kernel by name; remove that setting."
@@ -147,21 +145,18 @@ def build(
     """
     empty = _checked_skeleton(plan, weights, where)
     _check_names(empty, plan.model.base_model_prefix, weights, where)
-    with undisturbed():
-        try:
-            model, found = plan.model.from_pretrained(
-                None,
-                config=plan.config,
-                state_dict=weights,
-                dtype="auto" if dtype is None else dtype,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-        except Exception as error:  # the model library may raise anything on untrusted tensors
-            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
+    with guarded(where, _NOT_BUILT):
+        model, found = plan.model.from_pretrained(
+            None,
+            config=plan.config,
+            state_dict=weights,
+            dtype="auto" if dtype is None else dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
     _check_complete(plan, found, where)
     unused = sorted(found["unexpected_keys"])
     _check_unused(model, plan.config, {name: weights.get(name, _NONE) for name in unused}, where)
@@ -265,13 +260,8 @@ def _checked_skeleton(plan: Blueprint, weights: dict[str, Tensor], where: str) -
 
 def skeleton(plan: Blueprint, where: str, *, most_modules: int = _MAX_MODULES) -> nn.Module:
     """Return the modules of a model on the meta device, without weights, in evaluation mode."""
-    with undisturbed(), torch.device("meta"), _counted(most_modules, where):
-        try:
-            model: nn.Module = plan.model(plan.config)
-        except LoadError:
-            raise
-        except Exception as error:  # a model class may raise anything on untrusted settings
-            raise LoadError(f"{where}: the model cannot be built ({reason(error)}).") from None
+    with guarded(where, _NOT_BUILT), torch.device("meta"), _counted(most_modules, where):
+        model: nn.Module = plan.model(plan.config)
     return model.eval()
 
 
@@ -310,6 +300,21 @@ def undisturbed() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+_NOT_BUILT = "the model cannot be built ({})."
+
+
+@contextmanager
+def guarded(where: object, words: str) -> Iterator[None]:
+    """Silence the model library, and word its errors: it may raise anything on untrusted files."""
+    with undisturbed():
+        try:
+            yield
+        except LoadError:
+            raise
+        except Exception as error:
+            raise LoadError(f"{where}: {words.format(reason(error))}") from None
 
 
 _COMPUTED = {"inv_freq", "original_inv_freq", "masked_bias", "position_ids", "version"}

@@ -6,14 +6,12 @@ with the size of the file, and replaces their reader: the model library maps nam
 its own, and ``gguf`` expands the weights.
 """
 
-import contextlib
 import functools
 import hashlib
 import math
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsf.loading.building import Blueprint, blueprint, skeleton, undisturbed
+from dsf.loading.building import Blueprint, blueprint, guarded, skeleton
 from dsf.loading.errors import (
     LoadError,
     gguf_converter,
@@ -40,6 +38,7 @@ _MAX_ITEMS = 4_000_000  # in all lists together: vocabularies have some 300,000 
 _MAX_NAME_BYTES = 65_535
 _MAX_AXES = 4
 MAX_JOINED_ROWS = 64
+_NOT_READ = "cannot be read ({}); download it again."
 _STRING, _ARRAY = 8, 9
 _TYPES = {
     0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4",
@@ -87,7 +86,10 @@ class GgufFile:
     def parsed(self) -> dict[str, Any]:
         """What the model library makes of the settings."""
         converter = gguf_converter()
-        with _guarded(self.path), patch.object(gguf_library(), "GGUFReader", lambda _path: self):
+        with (
+            guarded(self.path, _NOT_READ),
+            patch.object(gguf_library(), "GGUFReader", lambda _: self),
+        ):
             parsed: dict[str, Any] = converter.load_gguf_checkpoint(str(self.path))
         return parsed
 
@@ -285,7 +287,7 @@ def read_gguf_weights(file: GgufFile, plan: Blueprint) -> dict[str, Tensor]:
     model = skeleton(plan, str(file.path))
     # The mapping asks for the same table of names again for every module.
     table = functools.cache(library.get_tensor_name_map)
-    with _guarded(file.path), patch.object(library, "get_tensor_name_map", table):
+    with guarded(file.path, _NOT_READ), patch.object(library, "get_tensor_name_map", table):
         architecture = file.fields["general.architecture"].parts[0].decode()
         kind = converter.TENSOR_PROCESSORS.get(architecture, converter.TensorProcessor)
         processor = kind(config=parsed["config"])
@@ -318,18 +320,6 @@ def read_gguf_weights(file: GgufFile, plan: Blueprint) -> dict[str, Tensor]:
             "converted; load the folder that the file was made from."
         )
     return weights
-
-
-@contextlib.contextmanager
-def _guarded(path: Path) -> Iterator[None]:
-    """Silence the model library, which may raise anything on untrusted files, and name the file."""
-    with undisturbed():
-        try:
-            yield
-        except Exception as error:
-            raise LoadError(
-                f"{path}: cannot be read ({reason(error)}); download it again."
-            ) from None
 
 
 def _is_finite(value: Any) -> bool:
