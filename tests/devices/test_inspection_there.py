@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import dsf
-from tests.devices.emulated import SINGLE_ONLY, traffic
+from tests.devices.emulated import KIND, SINGLE_ONLY, traffic
 from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
 
@@ -89,6 +89,45 @@ def test_every_family(name, there):
     # So is GPT-OSS, which subtracts the largest score of a row.
     if not single(there) and not inspection.unsupported and name != "gpt_oss":
         assert max(seen.sent + seen.fetched, default=0) <= FEW_BYTES
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda ids: ids.view(-1, ids.shape[-1]),
+        lambda ids: ids[:, 1:],
+        lambda ids: ids.mT.contiguous().mT,
+    ],
+    ids=["view", "slice", "transpose"],
+)
+@pytest.mark.usefixtures("one_thread")
+def test_views_of_ids(view):
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix = nn.Embedding(11, 8), OwnAttention()
+
+        def forward(self, ids):
+            return self.mix(self.embed(view(ids)))
+
+    there = torch.device(KIND, 0)
+    torch.manual_seed(0)
+    ids = torch.arange(14).reshape(2, 7) % 11
+    inspection = dsf.inspect(Viewing().to(there), ids.to(there))
+    assert not inspection.unsupported
+    assert inspection[0].is_exact
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_checks_of_wide_recurrences_send_few_bytes():
+    there = torch.device(KIND, 0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 256), nn.RNN(256, 4, batch_first=True)).to(there)
+    given = torch.randn(2, 7, 8).to(there)
+    with traffic() as seen:
+        inspection = dsf.inspect(model, given)
+    assert not inspection.unsupported
+    assert max(seen.sent + seen.fetched, default=0) <= FEW_BYTES
 
 
 def single(there):

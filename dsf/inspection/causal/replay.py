@@ -524,7 +524,10 @@ def _of_none(made: Coordinates) -> Tensor:
 
 
 def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
-    """Which elements belong to what was made of the tokens of cells, and to no single token."""
+    """Which elements belong to what was made of the tokens of cells, and to no single token.
+
+    To broadcast: what is sent to a device is no larger than need be.
+    """
     found = torch.zeros((), dtype=torch.bool)
     for cell in cells:
         is_single = torch.tensor(all(axis in made.planes for axis in cell))
@@ -533,7 +536,7 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
         for axis in made.positions:
             if not all_before(axis).isdisjoint(cell):
                 found = found | ((small(made.planes[axis]) >= 0) & ~is_single)
-    return found.expand(made.shape)
+    return found
 
 
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:

@@ -418,7 +418,9 @@ class Tracker:
         for tensor, found in zip(outs, followed.outputs, strict=False):
             is_number = are_numbers(tensor)
             is_id = tensor.dtype is not torch.bool and name.strip("_") in _ARITHMETIC
-            exact = is_number or bool(given) or name in _WHOLE_NUMBERS or is_id
+            # A view that is not known yet is one of a tensor without memory of its own.
+            is_moved = name in _WHOLE_NUMBERS or rules.is_view(func)
+            exact = is_number or bool(given) or is_moved or is_id
             is_decided = bool(given) and (not is_number or len(chosen) == len(given))
             if writes or (found is not None and exact):
                 known.know(tensor, found if exact else None, is_decided=is_decided)
