@@ -31,6 +31,21 @@ class InspectionMemoryError(MemoryError):
     """An inspection takes more memory than there is."""
 
 
+def is_fault(error: BaseException) -> bool:
+    """Whether the inspection raised an error itself: neither torch did nor the code of a model.
+
+    Such an error is raised as it is, and never the reason why something could not be read.
+    """
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    if where is None or not isinstance(error, NameError | AttributeError | TypeError):
+        return False  # as of tensors in forms that nobody thought of, which are listed
+    code = where.tb_frame.f_code
+    # A function that is heard was called by a model: its arguments are not ours.
+    return "/dsf/inspection/" in code.co_filename and code.co_name != "hears"
+
+
 def memory_ran_out(what: str, error: BaseException) -> InspectionMemoryError:
     """The error for ``error``, which a machine raised when its memory ran out."""
     reason = str(error).partition("\n")[0].rstrip(". ")

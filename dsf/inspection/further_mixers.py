@@ -24,7 +24,7 @@ from dsf.inspection.causal.findings import ModuleFinding, part_reason, unread_re
 from dsf.inspection.causal.replay import Cell, Held, Moved, UnclearError
 from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
-from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
+from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError, is_fault
 from dsf.inspection.families.registry import Known
 from dsf.inspection.probing.driven import Driven, Exchanges, Ports
 from dsf.inspection.probing.port_choice import ROUNDINGS
@@ -162,7 +162,8 @@ def _fitting(
             off[structure.title] = min(before, error.formula) if error.formula >= 0 else before
             cause = error.__cause__ or error
             kind = f"{type(cause).__name__}: " if error.__cause__ else ""
-            words.setdefault(structure.title, f"{kind}{cause}".rstrip(". \n"))
+            said = "its parts are others" if is_fault(cause) else f"{kind}{cause}"
+            words.setdefault(structure.title, said.rstrip(". \n"))
         except InspectionError as error:
             words.setdefault(structure.title, str(error).rstrip("."))
         else:

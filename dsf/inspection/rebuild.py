@@ -51,8 +51,10 @@ from dsf.inspection.errors import (
     ReconstructionError,
     RoundingWarning,
     UnreadableError,
+    is_fault,
     memory_ran_out,
 )
+from dsf.inspection.probing.probe import FAMILY as PROBED
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.softmax.attention import recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
@@ -202,7 +204,7 @@ def _refused(what: str, *passed: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, passed) or is_out_of_memory(error):
+        if isinstance(error, passed) or is_out_of_memory(error) or is_fault(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise NoReferenceError(f"{what} ({reason})") from error
@@ -338,6 +340,11 @@ def _explained(call: Call, family: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise memory_ran_out(f"{call.name}: rebuilding it", error) from error
         reason = f"{type(error).__name__}: {error}".rstrip(".")
+        if family == PROBED:
+            if is_fault(error):
+                raise
+            words = f"its code fails where it is run alone or with other numbers ({reason})"
+            raise UnreadableError(words) from error
         where = f"{call.name} ({described(call.module)}): reading it as '{family}'"
         name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
         path, _, kind = name.rpartition(".")
@@ -348,9 +355,10 @@ def _explained(call: Call, family: str) -> Iterator[None]:
                 "no such weight. Where it wraps the projection (as adapters of low rank do), merge "
                 "the two into one projection and inspect that."
             ) from error
+        with_error = "" if is_fault(error) else f" with {reason}"
         raise ReconstructionError(
-            f"{where} failed with {reason}. Its weights or arguments are not those of this "
-            "family: either the module was altered, or this release of its library stores them "
+            f"{where} failed{with_error}. Its weights or arguments are not those of this family: "
+            "either the module was altered, or this release of its library stores them "
             "differently. Try another release, or report it."
         ) from error
 

@@ -21,7 +21,7 @@ from torch import Tensor, UntypedStorage, nn
 from torch._decomp import get_decompositions
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from dsf.inspection.capture.containers import memory_of
+from dsf.inspection.capture.containers import memory_of, tensors_in
 from dsf.inspection.capture.isolation import isolated, replaced
 from dsf.inspection.capture.modes import Functions, Operations, unheard
 from dsf.inspection.errors import UnreadableError
@@ -56,6 +56,11 @@ class Value:
         found = empty.set_(memory, self.offset, self.shape, self.stride)
         found = torch._conj(found) if self.is_conjugated else found
         return torch._neg_view(found) if self.is_negated else found
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether several of its elements are one number in memory, as in what was expanded."""
+        return any(a == 0 < b - 1 for a, b in zip(self.stride, self.shape, strict=False))
 
     @cached_property
     def region(self) -> tuple[Any, ...]:
@@ -490,16 +495,16 @@ class Recorder(Operations):
     def noting(self, module: nn.Module, functions: Mapping[str, tuple[Any, str]]) -> Iterator[None]:
         """Note the calls of submodules, and of functions as for ``recorded``."""
         started: list[Passed] = []
+        recording = self.recording
 
         def begin(name: str, function: Any, args: Any, kwargs: Any) -> None:
             args, kwargs = self.values((args, kwargs))
-            began = len(self.recording.operations)
-            started.append(Passed(name, function, args, kwargs, began))
-            self.recording.calls.append(started[-1])
+            started.append(Passed(name, function, args, kwargs, len(recording.operations)))
+            recording.calls.append(started[-1])
 
         def end(output: Any) -> None:
             call = started.pop()
-            call.output, call.ended = self.values(output), len(self.recording.operations)
+            call.output, call.ended = self.values(tensors_in(output)), len(recording.operations)
 
         def enter(name: str, inner: nn.Module, args: Any, kwargs: Any) -> None:
             begin(name, inner.forward, args, kwargs)
@@ -547,12 +552,12 @@ def recorded(
         known: what is known of a tensor, noted when it is first seen.
     """
     recorder = Recorder(known)
-    recording, given = recorder.recording, _tensors((args, kwargs))
+    recording, given = recorder.recording, tensors_in((args, kwargs))
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
         with Leaving(recorder.leaves, recorder.called), recorder:  # before all other modes
             output = module(*args, **kwargs)
-        recording.output, recording.left = recorder.values((output, given))
+        recording.output, recording.left = recorder.values((tensors_in(output), given))
         tensors = {name: one for name, one in vars(module).items() if isinstance(one, Tensor)}
         recording.attributes = recorder.values(tensors)
     return recording

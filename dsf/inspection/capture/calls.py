@@ -24,6 +24,7 @@ from dsf.inspection.capture.containers import (
     mapped,
     tensors_in,
     times_written,
+    with_each,
 )
 from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings, attributes_of
@@ -35,7 +36,7 @@ from dsf.inspection.capture.weights import (
     packed_modules,
     unpacked,
 )
-from dsf.inspection.errors import InspectionError, ReconstructionError
+from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.inspection.whole.stages import Project
 
 Exchange = Callable[["Call"], Tensor | None]
@@ -174,11 +175,12 @@ def let_go(calls: Iterable[Call]) -> None:
             call.invocation = None
 
 
-def call_output(output: Any) -> Any:
+def call_output(output: Any) -> Tensor:
     """The output tensor of a module; the first of several."""
-    while isinstance(output, tuple | list):
-        output = output[0]
-    return output
+    found = tensors_in(output)
+    if not found:
+        raise UnreadableError("it returns no tensor")
+    return found[0]
 
 
 def first_numbers(value: Any) -> Tensor | None:
@@ -265,14 +267,14 @@ def add_call(
 def exchanged(call: Call, output: Any, exchange: Exchange | None) -> Any:
     """``output``, where its tensor, or the first of several, is what ``exchange`` says."""
     new = None if exchange is None else exchange(call)
-    return output if new is None else _with_first(output, new)
-
-
-def _with_first(output: Any, new: Tensor) -> Any:
-    if isinstance(output, Tensor):
-        return new.to(output).reshape(output.shape)
-    first, *others = output
-    return type(output)((_with_first(first, new), *others))
+    if new is None:
+        return output
+    first = call_output(output)
+    fitting = new.to(first).reshape(first.shape)
+    made = with_each(output, lambda part: fitting if part is first else part)
+    if call_output(made) is not fitting:
+        raise InspectionError(f"{call.name}: what it returns cannot be copied with another tensor.")
+    return made
 
 
 @contextmanager
@@ -305,8 +307,8 @@ def recording(
         arguments = given_to(module, *(invocation.prepared or (invocation.args, invocation.kwargs)))
         call = Call(name, module, arguments, copied(output), time=where.tick())
         call.invocation = invocation
-        call.seen = {"output": where.of(call_output(output))}
-        call.further = where.made_of(output)[1:]
+        made = where.made_of(output)
+        call.seen, call.further = {"output": made[0] if made else None}, made[1:]
         call.made_of = {name: where.made_of(part) for name, part in originals.items()}
         invocation.calls.append(call)
         calls.append(call)

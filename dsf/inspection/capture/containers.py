@@ -19,6 +19,7 @@ from weakref import finalize
 import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from dsf.inspection.errors import InspectionError, InspectionMemoryError
@@ -263,9 +264,12 @@ PLAIN = (*PLAIN, FunctionType, MethodType, ModuleType, BuiltinFunctionType)
 
 
 def is_holder(value: Any) -> bool:
-    """Whether a value is an object of its own with tensors in it, such as a batch of a graph."""
-    others = (*PLAIN, nn.Module, Tensor, PackedSequence, tuple, list)
-    if isinstance(value, others) or type(value) is dict or is_cache(value):
+    """Whether a value is an object of its own with tensors in it, such as a batch of a graph.
+
+    So is what derives from a tuple, list or dictionary, such as the output of a model library.
+    """
+    others = (*PLAIN, nn.Module, Tensor, PackedSequence)
+    if isinstance(value, others) or type(value) in (tuple, list, dict) or is_cache(value):
         return False
     return bool(tensors_held(value))
 
@@ -303,6 +307,19 @@ def mapped(
     if is_cache(value):
         return _deeply(value, inside or each, {})
     return with_tensors(value, inside or each) if is_holder(value) else value
+
+
+def with_each(value: Any, each: Callable[[Tensor], Tensor]) -> Any:
+    """``value`` with ``each`` of its tensors, in the order of ``tensors_in``; caches stay."""
+
+    def one(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return each(part)
+        if isinstance(part, PackedSequence):
+            return part._replace(data=each(part.data))
+        return with_tensors(part, each) if is_holder(part) else part
+
+    return tree_map(one, value, is_leaf=lambda part: isinstance(part, PackedSequence))
 
 
 def own_caches(value: Any, each: Callable[[Tensor], Tensor]) -> Any:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.capture.containers import (
     Copies,
@@ -179,7 +178,7 @@ class ModuleStack:
 
     def made_of(self, value: Any) -> list[Any]:
         """The same of all tensors in a value."""
-        return [self.of(leaf) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        return list(map(self.of, tensors_in(value)))
 
     def are_weights(self, product: Any, place: int) -> bool:
         """Whether the left factor of a product of stacks of matrices holds weights of tokens."""

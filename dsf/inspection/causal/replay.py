@@ -31,6 +31,7 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
+from dsf.inspection.errors import is_fault
 from dsf.inspection.softmax.attention import plain_experts, recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.runtime.number_types import has_double
@@ -187,7 +188,7 @@ def moved(
     except UnclearError:
         raise
     except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
-        if is_out_of_memory(error) or _is_fault(error):
+        if is_out_of_memory(error) or is_fault(error):
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
         raise UnclearError(f"its tensors cannot be compared ({reason})") from error
@@ -202,18 +203,6 @@ def moved(
             return asked(replace(invocation, args=args, kwargs=kwargs), from_a_pass=True)
         except UnclearError:  # its code runs in its own number type alone
             return found
-
-
-def _is_fault(error: Exception) -> bool:
-    """Whether the inspection raised an error itself: neither torch did nor the code of a model."""
-    where = error.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    if where is None or not isinstance(error, NameError | AttributeError | TypeError):
-        return False  # as of tensors in forms that nobody thought of, which are listed
-    code = where.tb_frame.f_code
-    # A function that is heard was called by a model: its arguments are not ours.
-    return "/dsf/inspection/" in code.co_filename and code.co_name != "hears"
 
 
 MAX_WIDENED = 0.5
@@ -597,7 +586,7 @@ def repetition(
             output = invocation.module(*args, **kwargs)
             found.has_drawn = has_drawn()
     except Exception as error:
-        if is_out_of_memory(error) or _is_fault(error):
+        if is_out_of_memory(error) or is_fault(error):
             raise
         if cells and replacement is None:
             with suppress(UnclearError):
@@ -935,18 +924,15 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
         olds = containers.tensors_in(recorded)
         pairs = zip(olds, seen, strict=False)
 
-        def kept(part: Any) -> Any:
-            if not isinstance(part, Tensor):
-                return containers.with_tensors(part, kept) if containers.is_holder(part) else part
+        def kept(part: Tensor) -> Tensor:
             old, made = next(pairs, (None, None))
             if old is None or old.shape != part.shape:
                 return part
             inside, old = own(made, cells), old.to(part.dtype)
             return old.clone() if inside is None else torch.where(inside, part, old)
 
-        leaves, tree = tree_flatten(output)
         with torch._C.DisableTorchFunction():  # no function of the module itself
-            return tree_unflatten([kept(leaf) for leaf in leaves], tree)
+            return containers.with_each(output, kept)
 
     return hook
 

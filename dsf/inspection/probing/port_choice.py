@@ -16,24 +16,23 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Captured
-from dsf.inspection.capture.containers import tensors_in
+from dsf.inspection.capture.containers import mapped, tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.causal.coordinates import Coordinates, all_before, is_place, numbered
 from dsf.inspection.causal.tracker import Tracker
-from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.errors import InspectionError, UnreadableError, is_fault
 from dsf.inspection.probing import driven
 from dsf.inspection.probing.driven import (
     Driven,
@@ -60,19 +59,22 @@ def followed(layer: Captured, ports: Sequence[Port] = ()) -> FollowedCall:
         for made in (iter(layer.made_of.get(name, ())),)
         for tensor in tensors_in(part)
     }
-    leaves, tree = tree_flatten((args, kwargs))
-    known = [inside.get(id(leaf), ("", None)) for leaf in leaves if isinstance(leaf, Tensor)]
+    given = args, kwargs
+    known = [inside.get(id(part), ("", None)) for part in tensors_in(given)]
     try:
-        return _followed(double_copy(layer.module), (args, kwargs), known, ports, in_double)
+        return _followed(double_copy(layer.module), given, known, ports, in_double)
     except InspectionError:
         raise
     except Exception as error:  # whatever the code of a module does in float64
         if is_out_of_memory(error):
             raise
     kind = dtype_of(layer.module)
-    wide = {id(x): x for x in leaves if isinstance(x, Tensor) and x.dtype is torch.float64}
-    cast = {at: tensor.to(kind) for at, tensor in wide.items()}  # one in two places stays one
-    given = tree_unflatten([cast.get(id(leaf), leaf) for leaf in leaves], tree)
+
+    @cache  # one in two places stays one
+    def cast(part: Tensor) -> Tensor:
+        return part.to(kind) if part.dtype is torch.float64 else part
+
+    given = mapped(given, cast)
     rounding = ROUNDINGS * torch.finfo(kind).eps
     return _followed(layer.module, given, known, ports, nullcontext, rounding)
 
@@ -85,7 +87,7 @@ def _followed(
     guard: Callable[[], AbstractContextManager[Any]],
     rounding: float = driven.ROUNDING,
 ) -> FollowedCall:
-    tensors = [leaf for leaf in tree_flatten(given)[0] if isinstance(leaf, Tensor)]
+    tensors = tensors_in(given)
     pairs = list(zip(tensors, [made for _, made in known], strict=True))
     # A mask that the model makes of nothing has no tokens, unless nothing else has.
     has_tokens = any(made is not None and one.is_floating_point() for one, made in pairs)
@@ -319,7 +321,7 @@ class PortSearch:
                 places = self._places(value, layout, has_own_rows=has_own_rows)
                 yield from self._tried(value, layout, places)
             except Exception as error:  # operations may refuse other numbers
-                if is_out_of_memory(error):
+                if is_out_of_memory(error) or is_fault(error):
                     raise
 
     def _values(self) -> Iterator[tuple[Value, Layout]]:
@@ -327,9 +329,8 @@ class PortSearch:
         seen: set[Any] = set()
         made = (one.outs for one in self._recording.operations if not one.writes)
         for value in chain(self._recording.given, chain.from_iterable(made)):
-            is_spread = any(a == 0 < b - 1 for a, b in zip(value.stride, value.shape, strict=False))
             layout = self._call.layout(value)
-            if layout is not None and not is_spread and value.region not in seen:
+            if layout is not None and not value.is_spread and value.region not in seen:
                 seen.add(value.region)
                 yield value, layout
 
@@ -583,6 +584,8 @@ def _read(recording: Recording) -> dict[Value, float]:
     for number, operation in enumerate(recording.operations):
         for value in operation.reads if operation.makes else ():
             if value.memory in operation.writes or not value.dtype.is_floating_point:
+                continue
+            if value.is_spread:  # whose elements are no places of their own
                 continue
             if value.region not in seen:
                 seen.add(value.region)
