@@ -189,8 +189,8 @@ def probe(
     inputs. Only the values are replaced, by unit values, in ceil(T / head width) forward passes
     where the channels of a head share a map. It is checked that the module is linear from the
     values to the response; the label of the mixer states the superposition error, whether a token
-    reads later tokens (or does so by rounding alone, as behind a Fourier transform), and the number
-    of forward passes.
+    reads later tokens (or does so by rounding alone, as behind a Fourier transform), the number of
+    forward passes, and what is held: factors made of the values, and orders and choices of tokens.
 
     Args:
         module: one mixer to run alone. For a mixer inside a model, pass its path instead:

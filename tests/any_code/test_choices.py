@@ -224,3 +224,27 @@ def test_values_that_are_weighed_one_by_one_are_found():
     inspection = dsf.inspect(drawn(Beside(WeighedOneByOne())), tokens(2, STEPS, WIDTH))
     told = {layer.name for layer in inspection} | {one.name for one in inspection.unsupported}
     assert "other" in told
+
+
+class Hashed(nn.Module):
+    """Sums in an order that the tokens decide, as where they are sorted by a hash."""
+
+    def __init__(self):
+        super().__init__()
+        self.value, self.key = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+
+    def forward(self, x):
+        order = self.key(x).argsort(1).expand_as(x)
+        sums = self.value(x).gather(1, order).cumsum(1)
+        return torch.zeros_like(sums).scatter(1, order, sums)
+
+
+class Ranked(nn.Module):
+    def forward(self, x):
+        return x * x.argsort(1).argsort(1).to(x)
+
+
+@pytest.mark.parametrize("kind", [Hashed, Ranked])
+def test_a_probed_map_says_which_choices_are_those_of_the_run(kind):
+    layer = dsf.probe(drawn(kind()), tokens(2, STEPS, WIDTH))
+    assert "'sort' orders tokens" in layer.mixer.label

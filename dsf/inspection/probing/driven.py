@@ -285,6 +285,7 @@ class FollowedCall:
             they are or lie in their names.
         rounding: what counts as rounding in it, relative.
         along: the axes along which the module mixes, and those that these were made from.
+        choices: how its tokens order or choose one another, in words: no replay does so again.
     """
 
     recording: Recording
@@ -292,6 +293,7 @@ class FollowedCall:
     names: list[str]
     rounding: float
     along: frozenset[InputAxis]
+    choices: tuple[str, ...] = ()
     _found: dict[Value, Layout | None] = field(init=False, default_factory=dict)
 
     def coordinates(self, value: Value) -> Coordinates | None:
@@ -697,6 +699,7 @@ class Driven:
         if value is None or response is None:
             raise UnreadableError("its values or its response have no tokens")
         self.recording, self.ports, self.passes = call.recording, ports, 0
+        self.choices = call.choices
         self.linear = call.recording if ports.loop is None else ports.loop.linear
         self.value, self.response = value, response
 

@@ -105,7 +105,8 @@ def _followed(
     met = sure or frozenset(one.axis for one in meetings)
     along = met | frozenset(before for axis in met for before in all_before(axis))
     names = [name for name, _ in known]
-    return FollowedCall(recording, made_of, names, rounding, along)
+    choices = tuple(dict.fromkeys(one.how for one in meetings if one.is_known and one.chooses))
+    return FollowedCall(recording, made_of, names, rounding, along, choices)
 
 
 FEWEST_AXES = 3
