@@ -413,3 +413,46 @@ def test_more_sums_over_tokens_than_over_features_make_no_features_of_tokens(kin
         dsf.inspect(drawn(Between(kind())), tokens(8, 8, 8), probe=())
     assert "inp (" not in str(told.value)
     assert "out (" not in str(told.value)
+
+
+class OfWholeNumbers(nn.Module):
+    """Attention over tokens with a whole number for every feature."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.embed, self.inner = way, nn.Embedding(5, 3), modules.Attention()
+        self.enter = nn.Linear(4 * 3 if way == "embedded" else 4, WIDTH)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2) if self.way == "embedded" else x.float()
+        return self.inner(self.enter(x))
+
+
+def whole_numbers(*shape):
+    return torch.randint(5, shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_whole_numbers_that_weights_sum_over_are_features(dtype):
+    module, x = drawn(OfWholeNumbers("cast")), whole_numbers(SIZE, 6, 4).to(dtype)
+    agree(read(module, x), module.inner.weights(module.enter(x.float())))
+
+
+def test_ids_are_features_where_it_is_said_which_axis_holds_tokens():
+    module, x = drawn(OfWholeNumbers("embedded")), whole_numbers(SIZE, 6, 4)
+    (layer,) = dsf.inspect(module, x, tokens=1)
+    agree(layer, module.inner.weights(module.enter(module.embed(x).flatten(2))))
+
+
+def test_words_of_several_sentences_are_tokens():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.mix = nn.Embedding(5, WIDTH), nn.Linear(6, 6)
+
+        def forward(self, x):
+            return self.mix(self.embed(x).mT).mT
+
+    module = Words()
+    layer = read(module, whole_numbers(SIZE, 4, 6))
+    assert layer.map().shape[-2:] == (6, 6)

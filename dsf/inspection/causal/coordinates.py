@@ -37,8 +37,8 @@ class Source:
         transformed: the axes that were transformed behind padding: of all places as many as they
             have tokens are taken afterwards.
         before: the axes that the positions were made from.
-        kind: ``input``; ``ids`` for integers that are not an image, which have no channels; or
-            what the new positions are.
+        kind: ``input``; ``ids`` for integers that are not an image, nor features that weights sum
+            over, which have no channels; or what the new positions are.
     """
 
     name: str

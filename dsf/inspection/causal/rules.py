@@ -17,6 +17,7 @@ from torch import Size, Tensor
 
 from dsf.inspection.capture.containers import are_numbers, memory_key
 from dsf.inspection.causal.coordinates import (
+    IMAGE_AXES,
     MANY,
     NONE,
     Coordinates,
@@ -223,6 +224,9 @@ class Projections:
         self._sources[source] = None
         if self._tokens is not None and source.rank and self._tokens % source.rank == axis.number:
             return False
+        are_ids = source.is_embedded and self._tokens is None  # of words in sentences, say
+        if source.kind == "ids" and source.rank >= IMAGE_AXES and not are_ids:
+            source.kind = "input"  # whole numbers that weights sum over are features
         if source.channels is None and source.kind == "input":
             settled = self._settled.get(source.name, axis.number)
             if settled == axis.number:
