@@ -31,6 +31,11 @@ class InspectionMemoryError(MemoryError):
     """An inspection takes more memory than there is."""
 
 
+def in_words(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says, without a full stop."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+
+
 def is_fault(error: BaseException) -> bool:
     """Whether the inspection raised an error itself: neither torch did nor the code of a model.
 

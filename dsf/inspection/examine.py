@@ -33,6 +33,8 @@ from dsf.inspection.errors import (
     NothingCapturedError,
     ReconstructionError,
     UnreadableError,
+    in_words,
+    is_fault,
 )
 from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, probe_all, tried
@@ -238,7 +240,7 @@ def _followed(
     except InspectionMemoryError:
         raise
     except InspectionError as error:
-        reason = _in_words(error.__cause__ or error)
+        reason = in_words(error.__cause__ or error)
         try:
             calls = recorded(None)  # what the model itself raises is raised once more
         except InspectionError as plain:
@@ -264,10 +266,6 @@ def _followed(
             f"sum over axis {low} as often as over axis {high}. Pass tokens={low} or tokens={high}."
         )
     return calls, tracker, ""
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
 
 
 def _let_go(calls: Sequence[Call], tracker: Tracker | None) -> None:
@@ -500,7 +498,8 @@ def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]
             joined = adapter.join(several)
         except Exception as error:  # such as another signature than that of the class it is for
             joined = several[:1]
-            joined[0].refused = f"its calls are not those of its family ({_in_words(error)})"
+            how = "" if is_fault(error) else f" ({in_words(error)})"
+            joined[0].refused = f"its calls are not those of its family{how}"
         for k, call in enumerate(joined):
             call.name = f"{shown} (call {k + 1})" if k > 0 else shown
             found.append((call, adapter, family))

@@ -51,6 +51,7 @@ from dsf.inspection.errors import (
     ReconstructionError,
     RoundingWarning,
     UnreadableError,
+    in_words,
     is_fault,
     memory_ran_out,
 )
@@ -206,8 +207,7 @@ def _refused(what: str, *passed: type[Exception]) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, passed) or is_out_of_memory(error) or is_fault(error):
             raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-        raise NoReferenceError(f"{what} ({reason})") from error
+        raise NoReferenceError(f"{what} ({in_words(error)})") from error
 
 
 def _run_again(
@@ -339,12 +339,12 @@ def _explained(call: Call, family: str) -> Iterator[None]:
     except Exception as error:  # whatever the code of a module raises, its asserts too
         if is_out_of_memory(error):
             raise memory_ran_out(f"{call.name}: rebuilding it", error) from error
-        reason = f"{type(error).__name__}: {error}".rstrip(".")
         if family == PROBED:
             if is_fault(error):
                 raise
-            words = f"its code fails where it is run alone or with other numbers ({reason})"
-            raise UnreadableError(words) from error
+            raise UnreadableError(
+                f"its code fails where it is run alone or with other numbers ({in_words(error)})"
+            ) from error
         where = f"{call.name} ({described(call.module)}): reading it as '{family}'"
         name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""
         path, _, kind = name.rpartition(".")
@@ -355,7 +355,7 @@ def _explained(call: Call, family: str) -> Iterator[None]:
                 "no such weight. Where it wraps the projection (as adapters of low rank do), merge "
                 "the two into one projection and inspect that."
             ) from error
-        with_error = "" if is_fault(error) else f" with {reason}"
+        with_error = "" if is_fault(error) else f" with {in_words(error)}"
         raise ReconstructionError(
             f"{where} failed{with_error}. Its weights or arguments are not those of this family: "
             "either the module was altered, or this release of its library stores them "

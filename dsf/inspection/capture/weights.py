@@ -21,6 +21,7 @@ from dsf.inspection.errors import (
     NonFiniteWeightsError,
     NothingCapturedError,
     UnreadableError,
+    in_words,
 )
 
 # Activations in 8 bits leave a hundredth; a transposed or scaled weight leaves more than a tenth.
@@ -83,8 +84,7 @@ def unpacked(module: nn.Module, path: str) -> nn.Linear:
     except UnreadableError:
         raise
     except Exception as error:  # whatever the code of a package for quantised weights raises
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-        raise _refused(module, path, reason) from error
+        raise _refused(module, path, in_words(error)) from error
 
 
 def _unpacked(module: Any, path: str) -> nn.Linear:

@@ -31,7 +31,7 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
-from dsf.inspection.errors import is_fault
+from dsf.inspection.errors import in_words, is_fault
 from dsf.inspection.softmax.attention import plain_experts, recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.runtime.number_types import has_double
@@ -190,8 +190,7 @@ def moved(
     except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
         if is_out_of_memory(error) or is_fault(error):
             raise
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-        raise UnclearError(f"its tensors cannot be compared ({reason})") from error
+        raise UnclearError(f"its tensors cannot be compared ({in_words(error)})") from error
     # Where it moved, or hardly anything did, the number type has no part in the answer. NaN is
     # clear as well: what is not finite in one type is not asked about in another.
     is_clear = found.mixes or not max(found.elsewhere, found.largest_spill) > 0
@@ -599,8 +598,7 @@ def repetition(
                     replacement=_of_other_tokens,
                     apart=apart,
                 )
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
-        raise UnclearError(f"it cannot be repeated ({reason})") from error
+        raise UnclearError(f"it cannot be repeated ({in_words(error)})") from error
     given, put_out = containers.tensors_in((args, kwargs)), containers.tensors_in(output)
     before = containers.tensors_in(invocation.output)
     if invocation.output is not None and len(put_out) != len(before):
