@@ -514,7 +514,7 @@ def _of_none(made: Coordinates) -> Tensor:
 def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
     """Which elements belong to what was made of the tokens of cells, and to no single token.
 
-    To broadcast: what is sent to a device is no larger than need be.
+    To broadcast, so that little is sent to a device.
     """
     found = torch.zeros((), dtype=torch.bool)
     for cell in cells:

@@ -586,7 +586,7 @@ def _read(recording: Recording) -> dict[Value, float]:
         for value in operation.reads if operation.makes else ():
             if value.memory in operation.writes or not value.dtype.is_floating_point:
                 continue
-            if value.is_spread:  # whose elements are no places of their own
+            if value.is_spread:  # several of its elements are one number
                 continue
             if value.region not in seen:
                 seen.add(value.region)
