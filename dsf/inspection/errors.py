@@ -32,15 +32,16 @@ class InspectionMemoryError(MemoryError):
 
 
 def in_words(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says, without a full stop."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+    """The kind of an error and the first line of what it says, without a full stop.
+
+    A mistake of the inspection is called one: it says nothing of the model.
+    """
+    said = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(". ")
+    return f"a mistake of dsf itself, please report it: {said}" if is_fault(error) else said
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether the inspection raised an error itself: neither torch did nor the code of a model.
-
-    Such an error is raised as it is, and never the reason why something could not be read.
-    """
+    """Whether the inspection raised an error itself: neither torch did nor the code of a model."""
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
         where = where.tb_next

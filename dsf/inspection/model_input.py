@@ -28,7 +28,7 @@ from dsf.inspection.capture.containers import lent, mapped
 from dsf.inspection.capture.isolation import uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import described, dtype_of, guarded
-from dsf.inspection.errors import InspectionError, is_fault, memory_ran_out
+from dsf.inspection.errors import InspectionError, memory_ran_out
 from dsf.inspection.softmax.attention import is_of_library, plain_experts, recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.loading.building import input_embeddings
@@ -515,8 +515,6 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
         except Exception as error:
             if is_out_of_memory(error):
                 raise memory_ran_out(f"{described(model)}: its run", error) from error
-            if is_fault(error):
-                raise
             given = {f"input {k}": part for k, part in enumerate(inputs)} | named
             listed = ", ".join(
                 f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"

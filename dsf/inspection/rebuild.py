@@ -205,7 +205,7 @@ def _refused(what: str, *passed: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error, passed) or is_out_of_memory(error) or is_fault(error):
+        if isinstance(error, passed) or is_out_of_memory(error):
             raise
         raise NoReferenceError(f"{what} ({in_words(error)})") from error
 
@@ -340,10 +340,8 @@ def _explained(call: Call, family: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise memory_ran_out(f"{call.name}: rebuilding it", error) from error
         if family == PROBED:
-            if is_fault(error):
-                raise
             raise UnreadableError(
-                f"its code fails where it is run alone or with other numbers ({in_words(error)})"
+                f"it cannot be run alone or with other numbers ({in_words(error)})"
             ) from error
         where = f"{call.name} ({described(call.module)}): reading it as '{family}'"
         name = str(error.args[0]) if isinstance(error, KeyError) and error.args else ""

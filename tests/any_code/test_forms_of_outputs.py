@@ -107,6 +107,11 @@ def test_the_module_itself(form, expected):
     torch.testing.assert_close(layer.map(), expected, rtol=0, atol=1e-12)
 
 
+class First(nn.Module):
+    def forward(self, output):
+        return output[0]
+
+
 CALL = Call("mixer", nn.Identity(), {}, None)
 
 
@@ -136,18 +141,25 @@ def planted(*_, **__):
     space["read"]()
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(Prober, "read"), (Prober, "finish"), (PortSearch, "_places")]
-)
-def test_no_mistake_of_ours_is_a_reason(kind, name, monkeypatch):
-    monkeypatch.setattr(kind, name, planted)
-    with pytest.raises(AttributeError, match="shape"):
+@pytest.mark.parametrize("name", ["read", "finish"])
+def test_a_mistake_of_ours_is_called_one_and_loses_no_other_layer(name, monkeypatch):
+    monkeypatch.setattr(Prober, name, planted)
+    model = nn.Sequential(nn.LSTM(MODEL, MODEL, batch_first=True), First(), drawn(Model()))
+    inspection = dsf.inspect(model, tokens())
+    assert inspection[0].is_exact
+    (refused,) = inspection.unsupported
+    assert "a mistake of dsf itself, please report it: AttributeError" in refused.reason
+
+
+def test_a_mistake_where_ports_are_chosen_is_loud(monkeypatch):
+    monkeypatch.setattr(PortSearch, "_places", planted)
+    with pytest.raises(InspectionError, match="mixer"):
         dsf.inspect(drawn(Model()), tokens())
 
 
 def test_a_mistake_while_a_run_is_followed(monkeypatch):
     monkeypatch.setattr(ModuleStack, "_note_arguments", planted)
-    with pytest.raises(AttributeError, match="shape"):
+    with pytest.raises(InspectionError, match="a mistake of dsf itself, please report it"):
         dsf.inspect(drawn(Model()), tokens())
 
 

@@ -32,7 +32,7 @@ from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
 from dsf.inspection.causal.coordinates import Coordinates, all_before, is_place, numbered
 from dsf.inspection.causal.tracker import Tracker
-from dsf.inspection.errors import InspectionError, UnreadableError, is_fault
+from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing import driven
 from dsf.inspection.probing.driven import (
     Driven,
@@ -322,7 +322,7 @@ class PortSearch:
                 places = self._places(value, layout, has_own_rows=has_own_rows)
                 yield from self._tried(value, layout, places)
             except Exception as error:  # operations may refuse other numbers
-                if is_out_of_memory(error) or is_fault(error):
+                if is_out_of_memory(error):
                     raise
 
     def _values(self) -> Iterator[tuple[Value, Layout]]:
