@@ -218,7 +218,8 @@ def probe_all(
             call = call_of(path, invocation)
             worth = partial(share_of_probed, invocation, held, most=FIRST_DRAWS)
             prober = Prober(Probe(), budget, ports, worth=worth)
-            least = ALL if one.is_read or is_known else LEAST
+            # No part of what has mixers inside that were read, such as a model of the library.
+            least = ALL if one.is_read or is_known or inside else LEAST
             try:
                 made.append(_probe(call, held, prober, limits, least=least))
                 driven = prober.driven
