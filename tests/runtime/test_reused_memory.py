@@ -8,7 +8,7 @@ import torch
 from dsf.runtime import reused_memory
 from dsf.runtime.reused_memory import REUSED_MEMORY
 
-LARGE = 2**24
+LARGE = 2**26
 """Elements of a block that glibc never keeps by itself."""
 BYTES = 4 * LARGE
 
