@@ -78,7 +78,6 @@ class _Contents:
     def __init__(self, model: nn.Module):
         self.tensors: list[Tensor] = []
         self._undo: list[Callable[[], None]] = []
-        self._empty: list[Any] = []  # most containers of a module: dictionaries of hooks
         self._seen: set[int] = set()
         self._waiting: list[Any] = []
         for module in model.modules():
@@ -100,9 +99,6 @@ class _Contents:
         if isinstance(part, Tensor):
             self.tensors.append(part)
         elif isinstance(part, CONTAINERS):
-            if not part:
-                self._empty.append(part)
-                return
             entries = _entries(part)
             self._undo.append(partial(_refill, part, entries))
             self._waiting += [one for one in entries if type(one) not in PLAIN]
@@ -132,9 +128,6 @@ class _Contents:
     def restore(self) -> None:
         for undo in self._undo:
             undo()
-        for part in self._empty:
-            if part:
-                part.clear()
 
 
 def _own_classes(cls: type) -> list[type]:
