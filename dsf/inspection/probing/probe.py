@@ -320,7 +320,7 @@ def _label(driven: Driven, linear: Linear, rounding: float) -> str:
         held.append("nonlinear factors such as gates")
     given = f", while held: {' and '.join(dict.fromkeys(held))}" if held else ""
     if driven.choices:
-        given += f"; in it {' and '.join(driven.choices)}, as in this run"
+        given += f"; {' and '.join(driven.choices)}, as in this run"
     return (
         f"probed from {driven.ports.names[0]} to {driven.ports.names[1]} in "
         f"{driven.passes} passes: linear (superposition error {linear.superposition:.0e}){causal}"
