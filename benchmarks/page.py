@@ -130,8 +130,8 @@ timed once.
 - *Error* is relative to double precision, or to the pass that skips nothing.
 
 Seconds differ from machine to machine, so compare ratios. `make bench BENCH=--gate` fails if the
-ratios of a case fall, in the median, more than a quarter below those on this page. [](accuracy.md)
-has the errors in single precision for decays that are slow, very fast, or zero.
+ratios of a case fall, in the median, more than a quarter below those on this page, in three runs.
+[](accuracy.md) has the errors in single precision for decays that are slow, very fast, or zero.
 
 ![Time of other methods divided by the time of dsf](images/ratios.png)
 
