@@ -15,7 +15,7 @@ from dsf.evaluate import loops
 from dsf.evaluate.arguments import Answer, Signal
 from dsf.evaluate.stepwise import recurrent
 from dsf.systems.algebra import converted
-from dsf.systems.coefficient import tensors_of
+from dsf.systems.coefficient import stored_in
 from dsf.systems.kernels import WORTH, applies, applies_on_cuda
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
@@ -155,4 +155,4 @@ def stored_parts(system: System) -> list[Tensor] | None:
         return None
     if system.runs_backward or system.dtype.is_complex or system.state_size == 0:
         return None
-    return [*ports, *tensors_of(A)]
+    return [*ports, *stored_in(A)]

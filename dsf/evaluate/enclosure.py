@@ -54,7 +54,7 @@ def enclosed_map(system: composite.Operator) -> Enclosure:
 
 def enclosed_rows(system: System | composite.ExplicitMap) -> Iterator[tuple[Tensor, Tensor]]:
     """Midpoints and radii of the rows of each token, from the first to the last, all columns."""
-    rows = system.rows if isinstance(system, composite.ExplicitMap) else composite.kept_rows(system)
+    rows = composite.kept_rows(system)
     if rows is not None:
         yield from _of_rows(system, rows)
     elif isinstance(system, System) and system.runs_backward:
@@ -65,7 +65,7 @@ def enclosed_rows(system: System | composite.ExplicitMap) -> Iterator[tuple[Tens
 
 
 def has_enclosure(system: System | composite.ExplicitMap) -> bool:
-    rows = system.rows if isinstance(system, composite.ExplicitMap) else composite.kept_rows(system)
+    rows = composite.kept_rows(system)
     return rows is None or isinstance(rows, composite.StoredRows | composite.SoftmaxRows)
 
 

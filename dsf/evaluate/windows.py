@@ -67,13 +67,12 @@ class Panel:
 
 
 def _moved(carry: Transition, state: Tensor) -> Tensor:
-    exact = torch.promote_types(carry.dtype, state.dtype)
+    dtype = state.dtype
     if carry.diagonal() is None:
-        carry = carry.to(dtype=exact)
-        moved = (carry @ state.to(exact).unsqueeze(-3)).squeeze(-3)
-    else:
-        moved = (carry @ state.unsqueeze(-3)).squeeze(-3)
-    return moved.to(state.dtype.to_complex() if moved.is_complex() else state.dtype)
+        exact = torch.promote_types(carry.dtype, dtype)
+        carry, state = carry.to(dtype=exact), state.to(exact)
+    moved = (carry @ state.unsqueeze(-3)).squeeze(-3)
+    return moved.to(dtype.to_complex() if moved.is_complex() else dtype)
 
 
 def cut(system: System, start: int, stop: int, *, dtype: torch.dtype) -> System:

@@ -33,7 +33,7 @@ from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint as transpose
 from dsf.systems.algebra import with_conjugates
 from dsf.systems.coefficient import dense_of
-from dsf.systems.composite import ExplicitMap, Operator, RowSource, SystemSum, kept_rows, parts_of
+from dsf.systems.composite import Operator, RowSource, kept_rows, parts_of
 from dsf.systems.system import System
 from dsf.systems.transition import Transition
 
@@ -102,10 +102,8 @@ def erasers(system: Operator, *, query: int, key: int) -> tuple[Eraser, ...]:
         numbered("erasers", name, token, system.steps)
         for name, token in (("query", query), ("key", key))
     )
-    rows = None  # of a mixer that keeps every token: attention
-    if not isinstance(system, SystemSum):
-        rows = system.rows if isinstance(system, ExplicitMap) else kept_rows(system)
-    if rows is not None:
+    rows = kept_rows(system)
+    if rows is not None:  # a mixer that keeps every token: attention
         return _moved_on(rows, query, key)
     found: dict[int, Eraser] = {}
     every = (part for part in parts_of(system) if isinstance(part, System))

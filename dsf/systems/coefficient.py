@@ -63,22 +63,23 @@ def on_stored(part: Tensor, act: Callable[[Tensor], Tensor], *, keep: int | None
 
 Stored = TypeVar("Stored")
 Kept = TypeVar("Kept", bound="Parts")
+Moved = TypeVar("Moved", bound="Tensor | Parts")
 
 
 class Parts:
-    """Tensors of one number type on one device, such as the fields of a dataclass."""
+    """A dataclass of tensors, or of such dataclasses, of one number type on one device."""
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """The number type to which all tensors promote; integers beside others are places."""
-        parts = tensors_of(self)
-        numbers = [part for part in parts if part.is_floating_point() or part.is_complex()]
-        return reduce(torch.promote_types, (part.dtype for part in numbers or parts))
+        kinds = [part.dtype for part in stored_in(self)]
+        numbers = [kind for kind in kinds if kind.is_floating_point or kind.is_complex]
+        return reduce(torch.promote_types, numbers or kinds)
 
     @cached_property
     def device(self) -> torch.device:
         """The device that they are stored on."""
-        return tensors_of(self)[0].device
+        return stored_in(self)[0].device
 
     def to(
         self: Kept, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -96,6 +97,8 @@ class Parts:
             part = getattr(self, field.name)
             if isinstance(part, Tensor) and _axes(field.type).startswith("*batch"):
                 changed[field.name] = part[index]
+            elif isinstance(part, Parts):
+                changed[field.name] = part.picked(index, batch)
             elif isinstance(part, torch.Size):
                 changed[field.name] = batch
         taken = replace(self, **changed)  # type: ignore[type-var]
@@ -107,12 +110,12 @@ class Parts:
         return taken
 
 
-def on_parts(stored: Stored, act: Callable[[Tensor], Tensor]) -> Stored:
-    """``stored`` with ``act`` applied to each of its tensors."""
+def on_parts(stored: Stored, act: Callable[[Any], Any]) -> Stored:
+    """``stored`` with ``act`` applied to each of its tensors, or to what holds such."""
     changed = {
         field.name: act(getattr(stored, field.name))
         for field in _fields(stored)
-        if isinstance(getattr(stored, field.name), Tensor)
+        if isinstance(getattr(stored, field.name), Tensor | Parts)
     }
     return replace(stored, **changed)  # type: ignore[type-var]
 
@@ -131,26 +134,28 @@ def time_axes(kind: type) -> dict[str, int]:
     return {name: axes.index("time") - len(axes) for name, axes in names.items() if "time" in axes}
 
 
-def tensors_of(stored: object) -> list[Tensor]:
+def stored_in(stored: object) -> list[Any]:
     parts = (getattr(stored, field.name) for field in _fields(stored))
-    return [part for part in parts if isinstance(part, Tensor)]
+    return [part for part in parts if isinstance(part, Tensor | Parts)]
 
 
 def cast(
-    part: Tensor, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-) -> Tensor:
+    part: Moved, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Moved:
     """A tensor moved to a device and converted to a number type; integers and booleans keep theirs.
 
     For a real ``dtype`` a complex tensor becomes complex of that precision: imaginary parts are
-    never dropped.
+    never dropped. Lazy values are computed in the new type, not rounded to it afterwards.
     """
+    if isinstance(part, Parts):
+        return part.to(dtype=dtype, device=device)
     if dtype is None or not (part.is_floating_point() or part.is_complex()):
         dtype = part.dtype
     elif part.is_complex():
         dtype = dtype.to_complex()
     if part.dtype == dtype and device is None:
         return part
-    return on_stored(part, lambda stored: stored.to(dtype=dtype, device=device))
+    return on_stored(part, lambda stored: stored.to(dtype=dtype, device=device))  # type: ignore[return-value]
 
 
 def _fields(stored: object) -> tuple[Field[Any], ...]:
@@ -217,14 +222,9 @@ Matrices = Tensor | Coefficient
 
 
 def cut_of(part: Matrices, start: int, stop: int, dtype: torch.dtype | None = None) -> Matrices:
-    """The matrices of the tokens ``start`` to ``stop - 1`` in the type ``dtype``.
-
-    Lazy where the coefficient supports it; lazily sampled values are then computed in that type,
-    not rounded to it afterwards.
-    """
+    """The matrices of the tokens ``start`` to ``stop - 1``, lazy where that is supported."""
     if isinstance(part, Coefficient):
-        few = part.cut(start, stop)
-        return few.to(dtype=dtype) if isinstance(few, Coefficient) else cast(few, dtype=dtype)
+        return cast(part.cut(start, stop), dtype=dtype)
     return cast(cut(part, start, stop, axis=-3), dtype=dtype)
 
 

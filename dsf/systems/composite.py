@@ -231,14 +231,6 @@ class PairRows(RowSource):
         return torch.Size([*self.query.shape[:-1], 1, self.key.shape[-2]])
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.query.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.query.device
-
-    @property
     def is_causal(self) -> bool:
         return True
 
@@ -383,25 +375,26 @@ def cache_system(rows: RowSource) -> System:
     )
 
 
-def kept_rows(system: System) -> RowSource | None:
-    """The rows of C if the system is an attention cache without decay, else None."""
-    if not (isinstance(system.B, TokenSlots) and isinstance(system.C, RowSource)):
+def kept_rows(system: Operator) -> RowSource | None:
+    """The rows of an explicit map, or of C if the system is an attention cache without decay."""
+    if isinstance(system, ExplicitMap):
+        return system.rows
+    if not isinstance(system, System) or not isinstance(system.B, TokenSlots):
         return None
     if not isinstance(system.A, ScaledIdentity) or isinstance(system.feedthrough, Coefficient):
         return None
     tokens = torch.arange(system.steps, device=system.device)
     in_order = system.B.slots == system.steps and torch.equal(system.B.tokens, tokens)
-    return system.C if in_order and bool((system.A.decay == 1).all()) else None
+    keeps = in_order and bool((system.A.decay == 1).all())
+    return system.C if keeps and isinstance(system.C, RowSource) else None
 
 
 def whole_rows(system: Operator) -> RowSource | None:
     """The row source whose rows are exactly the rows of the map; None where there is none."""
-    if isinstance(system, ExplicitMap):
-        return system.rows
-    if not isinstance(system, System):
-        return None
     rows = kept_rows(system)
-    if rows is None or not _reads_only_stored_tokens(system, rows) or _feeds_through(system):
+    if rows is None or not isinstance(system, System):
+        return rows
+    if not _reads_only_stored_tokens(system, rows) or _feeds_through(system):
         return None
     return rows
 

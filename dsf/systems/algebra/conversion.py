@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,20 +59,11 @@ def converted(
             system,
             parts=tuple(converted(part, dtype=dtype, device=device) for part in system),
         )
+    moved = partial(cast, dtype=dtype, device=device)
     if isinstance(system, ExplicitMap):
-        return replace(system, rows=system.rows.to(dtype=dtype, device=device))
-
-    def moved(part: Matrices) -> Matrices:
-        if isinstance(part, Coefficient):
-            return part.to(dtype=dtype, device=device)
-        return cast(part, dtype=dtype, device=device)
-
-    start = system.initial
-    return system.with_ports(
-        moved,
-        A=system.A.to(dtype=dtype, device=device),
-        initial=None if start is None else cast(start, dtype=dtype, device=device),
-    )
+        return replace(system, rows=moved(system.rows))
+    start = None if system.initial is None else moved(system.initial)
+    return system.with_ports(moved, A=moved(system.A), initial=start)
 
 
 @checked
@@ -229,14 +221,6 @@ class Transposed(Coefficient):
         *leading, rows, columns = self.of.shape
         return torch.Size([*leading, columns, rows])
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.of.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.of.device
-
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
         transposed = self.of.window(start, stop).mT
         return transposed.conj() if self.conjugated else transposed
@@ -249,11 +233,3 @@ class Transposed(Coefficient):
         if isinstance(part, Coefficient):
             return replace(self, of=part)
         return self.window(start, stop)
-
-    def to(
-        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> "Transposed":
-        return replace(self, of=self.of.to(dtype=dtype, device=device))
-
-    def picked(self, index: Any, batch: torch.Size) -> "Transposed":
-        return replace(self, of=self.of.picked(index, batch))
