@@ -168,7 +168,9 @@ class MetaLinearAttention(Layer):
 
     def _coefficients(self, filtered: Tensor) -> Coefficients:
         query, value = (split(part(filtered), self.heads) for part in (self.query, self.value))
-        logit = at_least_single(self.decay(filtered))
+        logit = self.decay(filtered)
+        # In half precision the key, one minus a decay near one, would be lost.
+        logit = logit.to(torch.promote_types(logit.dtype, torch.float32))
         log_decay = split(functional.logsigmoid(logit) / TEMPERATURE, self.heads)
         if self.key is not None:
             key = split(self.key(filtered), self.heads)
@@ -189,11 +191,6 @@ class MetaLinearAttention(Layer):
             mixed = mixed + (own * mixer.value).sigmoid().unsqueeze(-2)
         normal = functional.layer_norm(mixed, mixed.shape[-1:]).to(filtered.dtype)
         return self.out(merge(normal) * functional.silu(self.gate(filtered)))
-
-
-def at_least_single(part: Tensor) -> Tensor:
-    """At least single precision: in half precision the key, one minus a decay near one, is lost."""
-    return part.to(torch.promote_types(part.dtype, torch.float32))
 
 
 class FixedLogit(nn.Module):

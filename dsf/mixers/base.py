@@ -8,7 +8,7 @@ from types import MappingProxyType, UnionType
 from typing import Any, ClassVar, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 from dsf.runtime.argument_checks import sizes_agree
@@ -138,13 +138,16 @@ class Mixer(ABC):
     def draw(cls: type[Kind], rng: torch.Generator, *, steps: int) -> Kind:
         """A random instance in float64 with every part non-zero, for laws and examples.
 
-        Tensors without a default are normal unless :attr:`drawn` has another law.
+        Tensors without a default are normal, or have normal parts where they are complex, unless
+        :attr:`drawn` has another law.
         """
         levels = ((steps - 1).bit_length() + 1,)
         sizes = {**SIZES, "time": (steps,), "read": (steps,), "level": levels, **cls.drawn_sizes}
         parts = {}
         for field in fields(cls):
-            part = cls.drawn.get(field.name, normal if field.default is MISSING else None)
+            is_complex = getattr(field.type, "dtype", None) is Complex
+            usual = complex_normal if is_complex else normal
+            part = cls.drawn.get(field.name, usual if field.default is MISSING else None)
             if callable(part):
                 axes = (axes_of(field.type) or "").split()
                 part = part(rng, *(size for axis in axes for size in sizes.get(axis, (3,))))
@@ -180,7 +183,7 @@ def check_axes(mixer: Mixer) -> None:
     for field in fields(mixer):
         axes = axes_of(field.type)
         part = getattr(mixer, field.name)
-        if axes is None or (part is None and _may_be_absent(field.type)):
+        if axes is None or (part is None and type(None) in get_args(field.type)):
             continue
         if not isinstance(part, Tensor):
             raise TypeError(
@@ -202,7 +205,3 @@ def axes_of(annotation: Any) -> str | None:
         found = [axes_of(member) for member in get_args(annotation)]
         return next((axes for axes in found if axes is not None), None)
     return getattr(annotation, "dim_str", None)
-
-
-def _may_be_absent(annotation: Any) -> bool:
-    return type(None) in get_args(annotation)

@@ -8,7 +8,7 @@ Source: Gu et al. 2022, arXiv:2206.11893.
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, between, complex_normal, laws, mixer, normal, poles
+from dsf.mixers.base import Mixer, between, laws, mixer, normal, poles
 from dsf.mixers.ingredients.recurrences import Discretisation, zero_order_hold
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
@@ -34,13 +34,7 @@ class DiagonalStateSpace(Mixer):
     feedthrough: Float[Tensor, "*batch"] | None = None
     discretise: Discretisation = zero_order_hold
 
-    drawn = laws(
-        pole=poles,
-        write=complex_normal,
-        read=complex_normal,
-        step=between(0.1, 0.7),
-        feedthrough=normal,
-    )
+    drawn = laws(pole=poles, step=between(0.1, 0.7), feedthrough=normal)
 
     def system(self) -> System:
         steps = self.value.shape[-2]

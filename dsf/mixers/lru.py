@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.mixers.base import between, complex_normal, laws, mixer, normal
+from dsf.mixers.base import between, laws, mixer, normal
 from dsf.mixers.ingredients.recurrences import PortMixer
 from dsf.systems.system import System
 
@@ -28,13 +28,7 @@ class LRU(PortMixer):
     log_radius: Float[Tensor, " state"]
     log_phase: Float[Tensor, " state"]
 
-    drawn = laws(
-        log_radius=between(-3.0, -0.5),
-        log_phase=between(-2.0, 1.0),
-        write=complex_normal,
-        read=complex_normal,
-        feedthrough=normal,
-    )
+    drawn = laws(log_radius=between(-3.0, -0.5), log_phase=between(-2.0, 1.0), feedthrough=normal)
 
     def system(self) -> System:
         fading = self.log_radius.exp()

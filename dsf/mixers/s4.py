@@ -49,8 +49,6 @@ class S4(Mixer):
         pole=poles,
         low_rank_left=lambda rng, *size: -0.5 * complex_normal(rng, *size),
         low_rank_right=lambda rng, *size: 0.5 * complex_normal(rng, *size),
-        write=complex_normal,
-        read=complex_normal,
         step=between(0.1, 0.5),
         feedthrough=normal,
     )

@@ -8,7 +8,7 @@ Source: Smith, Warrington & Linderman 2022, arXiv:2208.04933.
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from dsf.mixers.base import between, complex_normal, laws, mixer, normal, poles
+from dsf.mixers.base import between, laws, mixer, normal, poles
 from dsf.mixers.ingredients.recurrences import PortMixer, zero_order_hold
 from dsf.runtime.shapes import agree
 from dsf.systems.system import System
@@ -28,13 +28,7 @@ class S5(PortMixer):
     pole: Complex[Tensor, " state"]
     step: Float[Tensor, "*one_or_state"]
 
-    drawn = laws(
-        pole=poles,
-        write=complex_normal,
-        read=complex_normal,
-        step=between(0.1, 0.7),
-        feedthrough=normal,
-    )
+    drawn = laws(pole=poles, step=between(0.1, 0.7), feedthrough=normal)
     drawn_sizes = laws(**{"output": (2,), "*ports": (2, 3)})
 
     def __post_init__(self) -> None:
