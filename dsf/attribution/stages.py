@@ -4,7 +4,7 @@ The stages inside a mixer are found by their numbers: an operation whose result 
 the inspected mixer is where that coefficient is made, and what leads there is named after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
@@ -69,7 +69,7 @@ class Stages:
 
     def meet(self, node: Node, value: Tensor) -> None:
         """Note what a node is made of: coefficients, response, ``rotary``, ``convolution``."""
-        mixer = self._mixer_of(node.path)
+        mixer = _innermost(node.path, self._wanted)
         marks = set[str]().union(*(self._marked.get(each, ()) for each in self._inside(node)))
         is_own = value.numel() > 1 and (node.path != mixer or not node.port.startswith("in"))
         if mixer is not None and is_own and bool((own := signature_of(value)).isfinite().all()):
@@ -90,20 +90,16 @@ class Stages:
             path, _, last = name.rpartition(".")
             self.meet(Node(path, 0, f"weight {last}"), part)
 
-    def _mixer_of(self, path: str) -> str | None:
-        known = [each for each in self._wanted if path == each or path.startswith(f"{each}.")]
-        return max(known, key=len, default=None)
-
     def is_around(self, node: Node) -> bool:
         """Whether a node is outside of a mixer: a port of it, or of a module elsewhere."""
         if node.port.startswith("op"):
             return False
-        mixer = self._mixer_of(node.path)
+        mixer = _innermost(node.path, self._wanted)
         return mixer is None or mixer == node.path
 
     def layer_of(self, node: Node) -> str:
         """Return the layer to which the own of a node belongs where mixers are not looked into."""
-        mixer = self._mixer_of(node.path)
+        mixer = _innermost(node.path, self._wanted)
         return self.place(node)[0] if mixer is None else mixer
 
     def before(self, node: Node) -> set[Node]:
@@ -138,7 +134,7 @@ class Stages:
 
     def place(self, node: Node) -> Place:
         if node not in self._places:
-            mixer = self._mixer_of(node.path)
+            mixer = _innermost(node.path, self._wanted)
             producer = None if node.port.startswith("op") else self._walk.producers.get(node)
             if producer is not None and producer != node and not producer.port.startswith("in"):
                 self._places[node] = self.place(producer)
@@ -188,12 +184,7 @@ class Stages:
         module = self._modules[node.path]
         if node.path in self._blocks:
             return node.path, "addition"
-        block = max(
-            (each for each in self._blocks if node.path.startswith(f"{each}.")),
-            key=len,
-            default=None,
-        )
-        layer = node.path
+        block, layer = _innermost(node.path, self._blocks), node.path
         if block is not None:
             child = node.path.removeprefix(f"{block}.").partition(".")[0]
             layer = f"{block}.{child}"
@@ -207,6 +198,12 @@ class Stages:
         if block is not None:
             return layer, "feed-forward"
         return layer, "head" if isinstance(module, nn.Linear) else "model"
+
+
+def _innermost(path: str, paths: Collection[str]) -> str | None:
+    """The longest of some paths that is this one or leads to it."""
+    around = [each for each in paths if path == each or path.startswith(f"{each}.")]
+    return max(around, key=len, default=None)
 
 
 def _is_norm(module: nn.Module) -> bool:

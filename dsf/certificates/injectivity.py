@@ -460,5 +460,4 @@ def _proved(proposal: certificate.Proposal, rows: list[int]) -> certificate.Prop
 
 
 def _refuted(proposal: certificate.Proposal, row: int, null: list[int]) -> certificate.Proposal:
-    witness = {"row": row, "null": null}
-    return replace(proposal, verdict=certificate.Verdict.REFUTED, witness=witness)
+    return certificate.settled(proposal, {"row": row, "null": null})

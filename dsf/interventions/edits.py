@@ -73,7 +73,7 @@ class Edit:
     def __post_init__(self) -> None:
         for each in fields(self):
             owner = type(self).__name__
-            plain = PLAIN.get(f"{owner}.{each.name}", PLAIN.get(each.name))
+            plain = PLAIN.get(each.name, PLAIN.get(each.type))
             if plain is not None:
                 value = plain(owner, each.name, getattr(self, each.name))
                 object.__setattr__(self, each.name, value)
@@ -369,18 +369,15 @@ FLOATING = (
     "bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
     "float8_e5m2fnuz",
 )  # fmt: skip
-_tokens = partial(_several, kinds="whole numbers, a slice or a range")
-_chosen = partial(_several, kinds="numbers, names or slices", texts=True)
-PLAIN: Mapping[str, Callable[[str, str, Any], Any]] = {
-    "layer": _chosen,
-    "heads": _chosen,
-    **dict.fromkeys(("samples", "query", "key", "tokens"), _tokens),
-    **dict.fromkeys(("token", "from_", "Protect.key"), _whole),
+PLAIN: Mapping[Any, Callable[[str, str, Any], Any]] = {
+    Chosen: partial(_several, kinds="numbers, names or slices", texts=True),
+    Tokens: partial(_several, kinds="whole numbers, a slice or a range"),
+    int: _whole,
+    int | None: _whole_or_none,
+    float: _factor,
+    bool: _flag,
     "width": partial(at_least, 1),  # it counts tokens, the own one included
     "order": partial(at_least, 0),
     "bits": state_type,
-    **dict.fromkeys(("other_token", "until"), _whole_or_none),
-    "factor": _factor,
-    **dict.fromkeys(("renormalise", "keep"), _flag),
 }
-"""What makes plain data of a field, by its name or by its class and name; refuses other values."""
+"""What makes plain data of a field, by its name or its type; refuses other values."""

@@ -414,8 +414,8 @@ def fitted(
     form: KeptForm, maps: Sequence[Maps], anchors: Float[Tensor, "feature key"]
 ) -> StateFeatures:
     """The features of a state with these anchors: scales, which are positive, by least squares."""
-    best: tuple[float, StateFeatures] | None = None
-    for decay in DECAYS:
+
+    def with_decay(decay: float) -> tuple[float, StateFeatures]:
         plain = StateFeatures(
             anchors.unsqueeze(0),
             torch.zeros(1, form.features).to(anchors),
@@ -438,11 +438,10 @@ def fitted(
             target += true.square().sum().item()
         scale = (own / square.clamp_min(1e-300)).clamp(1e-6, 1e6)
         error = target - (2 * scale * own - scale.square() * square).sum().item()
-        if best is None or error < best[0]:
-            log_scale = scale.log().unsqueeze(0).to(anchors)
-            best = (error, StateFeatures(plain.anchors, log_scale, plain.log_decay))
-    assert best is not None  # noqa: S101 (DECAYS is not empty)
-    return best[1]
+        log_scale = scale.log().unsqueeze(0).to(anchors)
+        return error, StateFeatures(plain.anchors, log_scale, plain.log_decay)
+
+    return min(map(with_decay, DECAYS), key=lambda found: found[0])[1]
 
 
 def full_precision(logits: Tensor) -> Tensor:

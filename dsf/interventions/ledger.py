@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -199,13 +199,8 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain data."""
-        plain = {each.name: getattr(self, each.name) for each in fields(self)}
-        rows = [
-            asdict(row)
-            | {each: list(getattr(row, each)) for each in ("tokens", "heads", "by_head")}
-            for row in self.rows
-        ]
-        facts = {"healthy": self.is_healthy, "residual": self.residual, "rows": rows}
+        plain = json.loads(json.dumps(asdict(self)))  # with lists in place of tuples
+        facts = {"healthy": self.is_healthy, "residual": self.residual}
         return {"sentence": self.sentence, **plain, **facts}
 
     def to_pandas(self) -> Any:
