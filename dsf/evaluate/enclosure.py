@@ -248,20 +248,18 @@ def _of_rows(
     system: System | composite.ExplicitMap, rows: composite.RowSource
 ) -> Iterator[tuple[Tensor, Tensor]]:
     alone = composite.whole_rows(system) is not None
+    if not isinstance(rows, composite.StoredRows | composite.SoftmaxRows):
+        raise ValueError(
+            f"attention_map: no enclosure is known for rows of the kind {type(rows).__name__}. "
+            f"Use the map without enclosed=True."
+        )
     rows = rows.to(dtype=torch.float64, device="cpu")
     for start in range(0, system.steps, WINDOW):
         stop = min(start + WINDOW, system.steps)
-        if isinstance(rows, composite.StoredRows):
-            weights = rows.window(start, stop).squeeze(-2)
-            radius = torch.zeros_like(weights.abs())
-        elif isinstance(rows, composite.SoftmaxRows):
-            weights = rows.window(start, stop).squeeze(-2)
+        weights = rows.window(start, stop).squeeze(-2)
+        radius = torch.zeros_like(weights.abs())
+        if isinstance(rows, composite.SoftmaxRows):
             radius = _softmax_radius(rows, weights, start, stop)
-        else:
-            raise ValueError(
-                f"attention_map: no enclosure is known for rows of the kind {type(rows).__name__}. "
-                f"Use the map without enclosed=True."
-            )
         if isinstance(system, System) and not alone:
             weights = composite.kept_window(system, rows, start, stop).to(torch.float64)
             radius = (radius + 2 * UNIT * weights.abs()) * UP

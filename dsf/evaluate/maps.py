@@ -109,15 +109,17 @@ def blocks_between(
             several[0]._replace(weights=reduce(torch.add, [rows.weights for rows in several]))
             for several in parts
         )
+    reads = getattr(system, "read_steps", system.steps)
+    read = torch.arange(reads, device=system.device).repeat_interleave(system.input_size)
+    windows = _windows(system, boundaries, output or RowBuffer())
+    return _with_tokens(windows, boundaries, system.output_size, read)
+
+
+def _windows(
+    system: System | ExplicitMap, boundaries: list[int], output: RowBuffer
+) -> Iterator[Tensor]:
     if isinstance(system, ExplicitMap):
-        windows = (system.rows.window(*span).squeeze(-2) for span in pairwise(boundaries))
-        return _with_tokens(windows, boundaries, system, system.read_steps)
-    return _with_tokens(
-        _windows(system, boundaries, output or RowBuffer()), boundaries, system, system.steps
-    )
-
-
-def _windows(system: System, boundaries: list[int], output: RowBuffer) -> Iterator[Tensor]:
+        return (system.rows.window(*span).squeeze(-2) for span in pairwise(boundaries))
     rows = kept_rows(system)
     loops = row_loops(system, boundaries[-1]) if rows is None else None
     if loops is not None:
@@ -131,12 +133,11 @@ def _windows(system: System, boundaries: list[int], output: RowBuffer) -> Iterat
 
 
 def _with_tokens(
-    windows: Iterator[Tensor], boundaries: list[int], system: Operator, reads: int
+    windows: Iterator[Tensor], boundaries: list[int], outputs: int, read: Tensor
 ) -> Iterator[Rows]:
-    read = torch.arange(reads, device=system.device).repeat_interleave(system.input_size)
     for weights, span in zip(windows, pairwise(boundaries), strict=True):
-        written = torch.arange(*span, device=system.device)
-        yield Rows(weights, written.repeat_interleave(system.output_size), read)
+        written = torch.arange(*span, device=read.device)
+        yield Rows(weights, written.repeat_interleave(outputs), read)
 
 
 def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterator[Rows]:
@@ -155,17 +156,10 @@ def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterato
             f"dsf.evaluate.row_blocks(map, outputs=..., inputs=...). Pass a part of a map as "
             f"dsf.evaluate.Rows, which names its query and key tokens."
         )
-    token = torch.arange(tokens, device=weights.device)
-    read = token.repeat_interleave(inputs)
-    spans = pairwise([*range(0, tokens, size), tokens])
-    return (
-        Rows(
-            weights[..., first * outputs : last * outputs, :],
-            token[first:last].repeat_interleave(outputs),
-            read,
-        )
-        for first, last in spans
-    )
+    read = torch.arange(tokens, device=weights.device).repeat_interleave(inputs)
+    boundaries = [*range(0, tokens, size), tokens]
+    windows = (weights[..., a * outputs : b * outputs, :] for a, b in pairwise(boundaries))
+    return _with_tokens(windows, boundaries, outputs, read)
 
 
 Selection = slice | int

@@ -104,9 +104,8 @@ def confusions(
                 f"confusions: '{name}' must be a distance, finite and at least 0, but it is "
                 f"{given}."
             )
-    weights, query = (
-        _finite("confusions", *each) for each in (("weights", weights), ("query", query))
-    )
+    weights = _finite("confusions", "weights", weights)
+    query = _finite("confusions", "query", query)
     limit: float | Tensor = float(weights_within)
     if relative:
         limit = limit * (weights - weights.mean(dim=0)).norm(dim=-1).square().mean().sqrt()
@@ -124,9 +123,8 @@ def distance_ratios(
     If the smallest is zero, the map gives two different queries the same row. Pairs of equal
     queries are left out.
     """
-    weights, query = (
-        _finite("distance_ratios", *each) for each in (("weights", weights), ("query", query))
-    )
+    weights = _finite("distance_ratios", "weights", weights)
+    query = _finite("distance_ratios", "query", query)
     apart = torch.pdist(query)
     if not bool(apart.isfinite().all()):
         raise ValueError(
