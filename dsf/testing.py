@@ -29,6 +29,7 @@ from dsf.inspection.families.registry import known_modules
 from dsf.inspection.rebuild import relative_error, whole_and_error
 from dsf.mixers.base import axes_of
 from dsf.runtime.argument_checks import checked
+from dsf.systems.coefficient import cast
 from dsf.systems.composite import ExplicitMap
 from dsf.systems.system import System
 
@@ -109,12 +110,8 @@ def floating(mixer: Any) -> dict[str, Tensor]:
 
 def as_type(mixer: Any, dtype: torch.dtype) -> Any:
     """The mixer in another precision; complex parts stay complex."""
-    parts = floating(mixer)
-    changed = {
-        name: part.to(dtype.to_complex() if part.is_complex() else dtype)
-        for name, part in parts.items()
-    }
-    return replace(mixer, **changed)
+    parts = floating(mixer).items()
+    return replace(mixer, **{name: cast(part, dtype=dtype) for name, part in parts})
 
 
 USUAL, SHORT = 9, 3

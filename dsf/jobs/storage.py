@@ -26,6 +26,8 @@ from dsf.runtime.files import LeadsOutside, fits, read_inside, seal, write_insid
 
 SCHEMA = 5
 MANIFEST = "job.json"
+AS_THEY_ARE = ("model", "weights", "configuration", "batch", "layerwise", "tolerance")
+"""Parts of a plan that its manifest has unchanged."""
 OWN_NAMES = ("units", "summary.csv")
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_UNIT_PROMPTS = 1 << 16
@@ -89,15 +91,10 @@ class Plan:
         prompts = json.dumps(self.prompts, separators=(",", ":"))
         return {
             "schema_version": SCHEMA,
-            "model": self.model,
-            "weights": self.weights,
-            "configuration": self.configuration,
+            **{name: getattr(self, name) for name in AS_THEY_ARE},
             "prompts": len(self.prompts),
             "prompts_hash": sha256(prompts.encode()).hexdigest(),
             "quantities": list(self.quantities),
-            "batch": self.batch,
-            "layerwise": self.layerwise,
-            "tolerance": self.tolerance,
             "layers": written(self.layers),
             "heads": written(self.heads),
             "units": [unit.name for unit in self.units],

@@ -131,7 +131,7 @@ def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
     )
     try:
         text = path.read_bytes().decode("utf-8")
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise too_deep from None
     except ValueError as error:
@@ -143,16 +143,17 @@ def read_object(path: Path, *, most_bytes: int) -> dict[str, Any]:
     level: list[Any] = [value]
     for _ in range(_MAX_DEPTH):
         tables = (each.values() if isinstance(each, dict) else each for each in level)
-        children = list(chain.from_iterable(tables))
-        if odd := [each for each in children if isinstance(each, float) and not isfinite(each)]:
-            raise LoadError(
-                f"{path}: not acceptable JSON ({odd[0]} is not a finite number); save the file "
-                "again."
-            )
-        level = [each for each in children if isinstance(each, dict | list)]
+        level = [each for each in chain.from_iterable(tables) if isinstance(each, dict | list)]
     if level:
         raise too_deep
     return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{number} is not a finite number")
+    return number
 
 
 @contextmanager
