@@ -267,14 +267,9 @@ class Paths(Sequence[Path]):
 
     def to_json(self) -> dict[str, Any]:
         """Numbers, strings and lists."""
-        return {
-            "total": self.total,
-            "covered": self.covered,
-            "continued": self.continued,
-            "is_settled": self.is_settled,
-            "sample": self.sample,
-            "paths": [path.to_json() for path in self.found],
-        }
+        names = ("total", "covered", "continued", "is_settled", "sample")
+        facts = {name: getattr(self, name) for name in names}
+        return {**facts, "paths": [path.to_json() for path in self.found]}
 
     def __repr__(self) -> str:
         return f"Paths({len(self)} with {self.covered:.4g} of {self.total:.4g})"

@@ -262,12 +262,11 @@ class Stack:
     @cached_property
     def error(self) -> float:
         """The largest relative error of a stream that is rebuilt from the stream before it."""
-        errors = []
-        for (first, last), (given, stream) in zip(
-            pairwise(self.trace.states), pairwise(self.hidden), strict=True
-        ):
-            errors.append(relative_error(self._rebuilt(first, given, last), stream))
-        return max(errors)
+        steps = zip(pairwise(self.trace.states), pairwise(self.hidden), strict=True)
+        return max(
+            relative_error(self._rebuilt(first, given, last), stream)
+            for (first, last), (given, stream) in steps
+        )
 
     def _parts(self, start: int, stop: int) -> Iterator[Tensor]:
         """Contributions of a few tokens at a time, ``read sample written *width``."""

@@ -83,11 +83,9 @@ def functional_of(
                     "'against'."
                 )
             weights[places_of] += sign
-    return (
-        Functional(weights, weights.shape)
-        if logits.ndim < PLACED_AXES
-        else _at(places, weights, logits)
-    )
+    if logits.ndim < PLACED_AXES:
+        return Functional(weights, weights.shape)
+    return _at(places, weights, logits)
 
 
 def or_predicted(

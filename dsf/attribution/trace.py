@@ -337,12 +337,9 @@ class Trace:
             for name, module in self._model.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):
                     continue
-                before = module.register_forward_pre_hook(
-                    partial(self._before, name), with_kwargs=True
-                )
-                after = module.register_forward_hook(partial(self._after, name), with_kwargs=True)
-                hooks.callback(before.remove)
-                hooks.callback(after.remove)
+                before, after = partial(self._before, name), partial(self._after, name)
+                hooks.enter_context(module.register_forward_pre_hook(before, with_kwargs=True))
+                hooks.enter_context(module.register_forward_hook(after, with_kwargs=True))
             hooks.enter_context(self._follower)
             hooks.callback(self._follower.forget)
             yield

@@ -148,8 +148,8 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
             raise ValueError(f"audit: 'suspect' expected a module or 'decode', got {suspect!r}.")
         suspect, decode = None, 1 if decode is None else decode
     about = "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
-    module, number_type = given.model, _number_type("dtype", dtype)
-    module = module if suspect is None else suspect
+    module = given.model if suspect is None else suspect
+    number_type = _number_type("dtype", dtype)
     if number_type is not None:
         about += f", {number_type}".replace("torch.", "")
         module = _in_types(module, dict.fromkeys(module.state_dict(), number_type))
