@@ -150,11 +150,8 @@ def _distances(
     one: InspectedLayer, other: InspectedLayer, partner: Sequence[int] | None
 ) -> Iterator[Record]:
     ours, theirs = one.system, other.system
-    reads = [getattr(each, "read_steps", each.steps) for each in (ours, theirs)]
-    sizes = [
-        (each.batch, each.steps, read, each.input_size, each.output_size)
-        for each, read in zip((ours, theirs), reads, strict=True)
-    ]
+    names = ("batch", "steps", "read_steps", "input_size", "output_size")
+    sizes = [[getattr(each, name, each.steps) for name in names] for each in (ours, theirs)]
     if sizes[0] != sizes[1]:
         note = "the maps have different sizes"
         yield _record(one, other, (), None) | {"quantity": DISTANCE, "note": note}

@@ -135,14 +135,17 @@ class Cells(NamedTuple):
 
 
 class Words(NamedTuple):
-    """One line of text; ``y`` is the middle of its letters, or ``x`` where it is turned."""
+    """One line of text, whose end ``align`` is at ``x``, or at ``y`` if it is turned upwards.
+
+    The other of the two is the middle of its letters.
+    """
 
     text: str
     x: float
     y: float
     size: float
-    align: str
-    turned: bool
+    align: str = "center"
+    turned: bool = False
 
 
 class Sheet:
@@ -151,28 +154,12 @@ class Sheet:
         self.cells: list[Cells] = []
         self.words: list[Words] = []
 
-    def draw(self, colours: Colours, left: float, top: float, wide: float, high: float) -> None:
-        self.cells.append(Cells(colours, left, top, wide, high))
-
-    def write(
-        self,
-        text: str,
-        x: float,
-        y: float,
-        *,
-        size: float,
-        align: str = "center",
-        turned: bool = False,
-    ) -> None:
-        """Add a line whose end ``align`` is at ``x``, or at ``y`` if it is turned upwards."""
-        self.words.append(Words(text, x, y, size, align, turned))
-
     def write_lines(self, lines: list[str], x: float, y: float, *, size: float, align: str) -> None:
         """Add lines of text, ``y`` in the middle of all."""
         apart = LEADING * size / POINTS
         first = y - apart * (len(lines) - 1) / 2
         for k, line in enumerate(lines):
-            self.write(line, x, first + k * apart, size=size, align=align)
+            self.words.append(Words(line, x, first + k * apart, size, align))
 
     def save(self, path: Path) -> None:
         """Write the sheet; the ending of ``path`` selects the format."""
@@ -396,28 +383,31 @@ def _draw(
     """One map with its name, axes and colour bar, and where it ends; ``outer`` begins a line."""
     high, wide = _sides(view)
     reach = view.bright or 1.0
-    sheet.draw(shaded(view.weights, view.masked, reach), left, top, wide, high)
+    sheet.cells.append(Cells(shaded(view.weights, view.masked, reach), left, top, wide, high))
     name = written(view.label.removeprefix(f"sample {view.sample}, "))
-    sheet.write(name, left + MAP / 2, top - 0.33, size=TITLE)
+    sheet.words.append(Words(name, left + MAP / 2, top - 0.33, TITLE))
     _draw_bar(sheet, view, reach, left, top)
     texts = 0.0
     if labels is not None and (len(labels[0]),) * 2 == view.weights.shape:
         texts = _name_cells(sheet, labels, left, top)
     end = top + high + texts + 0.12
-    sheet.write("key →", left + wide / 2, end, size=NAMED)
+    sheet.words.append(Words("key →", left + wide / 2, end, NAMED))
     if outer:
-        sheet.write("← query", left - texts - 0.12, top + high / 2, size=NAMED, turned=True)
+        query = Words("← query", left - texts - 0.12, top + high / 2, NAMED, turned=True)
+        sheet.words.append(query)
     return end
 
 
 def _draw_bar(sheet: Sheet, view: MapView, reach: float, left: float, top: float) -> None:
     start, share = (0.28, 0.42) if view.signed else (0.16, 0.56)
     bar, wide = left + start * MAP, share * MAP
-    sheet.draw(ramp(signed=view.signed), bar, top - 0.13, wide, 0.07)
+    sheet.cells.append(Cells(ramp(signed=view.signed), bar, top - 0.13, wide, 0.07))
     cut = "≥ " if view.scale > reach else ""
     least = f"−{reach:.2g}" if view.signed else "0"
-    sheet.write(least, bar - 0.045, top - 0.095, size=ENDS, align="right")
-    sheet.write(f"{cut}{reach:.2g}", bar + wide + 0.045, top - 0.095, size=ENDS, align="left")
+    sheet.words += [
+        Words(least, bar - 0.045, top - 0.095, ENDS, "right"),
+        Words(f"{cut}{reach:.2g}", bar + wide + 0.045, top - 0.095, ENDS, "left"),
+    ]
 
 
 def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
@@ -425,8 +415,10 @@ def _name_cells(sheet: Sheet, labels: Labels, left: float, top: float) -> float:
     texts, size = labels
     for k, text in enumerate(texts):
         middle = (k + 0.5) * MAP / len(texts)
-        sheet.write(text, left - 0.03, top + middle, size=size, align="right")
-        sheet.write(text, left + middle, top + MAP + 0.03, size=size, align="right", turned=True)
+        sheet.words += [
+            Words(text, left - 0.03, top + middle, size, "right"),
+            Words(text, left + middle, top + MAP + 0.03, size, "right", turned=True),
+        ]
     return max(inked(text, size, sheet.dpi)[0].shape[1] / sheet.dpi for text in texts) + 0.03
 
 

@@ -84,8 +84,6 @@ def _view(
     label: str, sample: int, norms: np.ndarray, hidden: Bool[np.ndarray, "_ _"], bounds: list[int]
 ) -> pictures.MapView:
     starts, ends = np.array(bounds[:-1]), np.array(bounds[1:]) - 1
-    strongest = pictures.Strongest()
-    strongest.add(norms, ends, starts)
     columns = np.zeros(bounds[-1])
     columns[starts] = norms.sum(axis=0)
     return pictures.MapView(
@@ -93,7 +91,7 @@ def _view(
         sample=sample,
         weights=norms,
         masked=hidden,
-        strongest=strongest.links,
+        strongest=pictures.strongest([], norms, ends, starts),
         column_sums=columns,
         row_sums=norms.sum(axis=1),
         empty_rows=[last for last, row in zip(ends.tolist(), norms, strict=True) if not row.any()],
@@ -243,8 +241,7 @@ class Walk:
 
 def quantities_of(drawn: selection.Selection, *, ordered: bool) -> dict[str, Quantity]:
     """What is measured of every drawn map: nothing of too many."""
-    steps, maps = drawn.system.steps, len(drawn.labels)
-    if maps * steps**2 > MOST_CELLS:
+    if unmeasured(drawn):
         return {}
     return {name: QUANTITIES[name] for name in WORDS if ordered or name not in OF_ORDER}
 

@@ -36,29 +36,25 @@ class Link(NamedTuple):
     weight: float
 
 
-class Strongest:
-    """The largest finite weights of one map, by magnitude; of equal ones those of first tokens."""
-
-    def __init__(self) -> None:
-        self.links: list[Link] = []
-
-    def add(self, weights: Float[np.ndarray, "rows columns"], written: Written, read: Read) -> None:
-        size = np.abs(weights).ravel()
-        floor = abs(self.links[-1].weight) if len(self.links) == KEPT else 0.0
-        places = np.flatnonzero(size > floor)  # NaN is not
-        places = places[np.isfinite(size[places])]
-        if len(places) > KEPT:
-            found = size[places]
-            enough = found >= np.partition(found, -KEPT)[-KEPT]  # of equal ones the first are kept
-            places = places[enough][np.argsort(-found[enough], kind="stable")[:KEPT]]
-        rows, columns = np.unravel_index(places, weights.shape)
-        links = [
-            Link(int(written[row]), int(read[column]), float(weights[row, column]))
-            for row, column in zip(rows, columns, strict=True)
-        ]
-        self.links = sorted(
-            self.links + links, key=lambda link: (-abs(link.weight), link.written, link.read)
-        )[:KEPT]
+def strongest(
+    known: list[Link], weights: Float[np.ndarray, "rows columns"], written: Written, read: Read
+) -> list[Link]:
+    """The largest finite weights of some rows and ``known`` ones; of equal ones the first."""
+    size = np.abs(weights).ravel()
+    floor = abs(known[-1].weight) if len(known) == KEPT else 0.0
+    places = np.flatnonzero(size > floor)  # NaN is not
+    places = places[np.isfinite(size[places])]
+    if len(places) > KEPT:
+        found = size[places]
+        enough = found >= np.partition(found, -KEPT)[-KEPT]  # of equal ones the first are kept
+        places = places[enough][np.argsort(-found[enough], kind="stable")[:KEPT]]
+    rows, columns = np.unravel_index(places, weights.shape)
+    links = [
+        Link(int(written[row]), int(read[column]), float(weights[row, column]))
+        for row, column in zip(rows, columns, strict=True)
+    ]
+    order = sorted(known + links, key=lambda link: (-abs(link.weight), link.written, link.read))
+    return order[:KEPT]
 
 
 BRIGHT = 0.98
@@ -183,17 +179,17 @@ class View:
         self._filled = np.zeros((maps, written), dtype=bool)
         self._signed = np.zeros(maps, dtype=bool)
         self._nans, self._infinities = np.zeros((2, maps), dtype=int)
-        self._strongest = [Strongest() for _ in range(maps)]
+        self._strongest: list[list[Link]] = [[] for _ in range(maps)]
 
     def add(self, weights: Numbers, masked: Mask, written: Written, read: Read) -> None:
         """Add the rows of the next tokens; several rows or columns may belong to one token."""
         cells = np.searchsorted(self.rows, written, side="right") - 1
         firsts = np.flatnonzero(np.diff(cells, prepend=-1))
         starts, into = np.searchsorted(read, self.columns), slice(cells[0], cells[-1] + 1)
-        strongest = pooled(weights, firsts, starts)
+        cells_of_rows = pooled(weights, firsts, starts)
         begun = self.weights[:, cells[0]].copy()  # by the last rows that were added
-        self.weights[:, into] = strongest
-        self.weights[:, cells[0]] = stronger(begun, strongest[:, 0])
+        self.weights[:, into] = cells_of_rows
+        self.weights[:, cells[0]] = stronger(begun, cells_of_rows[:, 0])
         self.masked[:, into] &= all_masked(masked, firsts, starts)
         count = int(written[-1] - written[0]) + 1
         tokens = slice(written[0], written[0] + count)
@@ -206,8 +202,8 @@ class View:
         if not np.isfinite(columns).all():
             self._nans += np.isnan(weights).sum(axis=(1, 2))
             self._infinities += np.isinf(weights).sum(axis=(1, 2))
-        for map, links in zip(weights, self._strongest, strict=True):
-            links.add(map, written, read)
+        pairs = zip(self._strongest, weights, strict=True)
+        self._strongest = [strongest(*pair, written, read) for pair in pairs]
 
     def maps(
         self, labels: Sequence[str], samples: Sequence[int], *, complex_: bool = False
@@ -218,7 +214,7 @@ class View:
                 sample=samples[k],
                 weights=self.weights[k],
                 masked=self.masked[k],
-                strongest=self._strongest[k].links,
+                strongest=self._strongest[k],
                 column_sums=self._column_sums[k],
                 row_sums=self._row_sums[k],
                 empty_rows=np.flatnonzero(~self._filled[k]).tolist(),
@@ -443,16 +439,11 @@ def _merits(layer: Mapping[str, Any]) -> Float[np.ndarray, " maps"]:
 
 def whole_picture(view: MapView) -> dict[str, Any]:
     """One map, pooled only as far as its size requires."""
-    weights, masked = view.weights, view.masked
-    longest = max(weights.shape)
     while True:
-        picture = picture_of(
-            replace(view, weights=weights, masked=masked), exact=False, level=SMALL
-        )
+        picture = picture_of(view, exact=False, level=SMALL)
         if len(picture["codes"]) <= MOST_BYTES:
             return picture
-        longest //= 2
-        weights, masked = (each[0] for each in shrunk(weights[None], masked[None], longest))
+        view = smaller(view, max(view.weights.shape) // 2)
 
 
 def picture_of(view: MapView, *, exact: bool, level: int = FAST) -> dict[str, Any]:

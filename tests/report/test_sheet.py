@@ -16,7 +16,9 @@ from dsf.report.figure import (
     MASKED_COLOUR,
     NOT_FINITE,
     ODD,
+    Cells,
     Sheet,
+    Words,
     broken,
     palette,
     shaded,
@@ -29,12 +31,15 @@ def sheet():
     """Cells and texts of every kind."""
     found = Sheet(3.0, 2.0, dpi=80)
     rng = np.random.default_rng(0)
-    found.draw(rng.integers(53, 254, (8, 8)).astype(np.uint8), 1.0, 0.5, 1.0, 1.0)
-    found.write("head 3", 1.5, 0.3, size=9.0)
-    found.write("← query", 0.85, 1.0, size=8.0, turned=True)
-    found.write("token", 1.5, 1.55, size=7.0, align="right", turned=True)
-    found.write("right", 0.8, 0.5, size=10.0, align="right")
-    found.write("left", 2.1, 0.7, size=10.0, align="left")
+    cells = rng.integers(53, 254, (8, 8)).astype(np.uint8)
+    found.cells.append(Cells(cells, 1.0, 0.5, 1.0, 1.0))
+    found.words += [
+        Words("head 3", 1.5, 0.3, size=9.0),
+        Words("← query", 0.85, 1.0, size=8.0, turned=True),
+        Words("token", 1.5, 1.55, size=7.0, align="right", turned=True),
+        Words("right", 0.8, 0.5, size=10.0, align="right"),
+        Words("left", 2.1, 0.7, size=10.0, align="left"),
+    ]
     found.write_lines(["model.layers.0", "$x^2$"], 0.1, 1.7, size=8.0, align="left")
     return found
 
@@ -129,8 +134,8 @@ def test_many_maps_take_less_than_a_second():
     large, cells = Sheet(17.0, 30.0, dpi=160), np.zeros((256, 256), dtype=np.uint8)
     for k in range(72):
         left, top = 2.0 + k % 6 * 2.4, k // 6 * 2.4
-        large.draw(cells, left, top, 2.0, 2.0)
+        large.cells.append(Cells(cells, left, top, 2.0, 2.0))
         for text in (f"head {k}", "key →", "0", f"≥ {k / 7:.2g}"):
-            large.write(text, left, top, size=9.0)
+            large.words.append(Words(text, left, top, size=9.0))
     large.picture().save(BytesIO(), "png", compress_level=3)
     assert time.process_time() - begun < 1.0

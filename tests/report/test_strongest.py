@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dsf.report.views import KEPT, Strongest
+from dsf.report.views import KEPT, strongest
 
 
 def sorted_out(weights):
@@ -21,8 +21,8 @@ def test_it_is_the_start_of_all_weights_sorted(kind, block):
         weights[3:] = weights[:, 3:] = 0
     if kind == "odd":
         weights[4, 2], weights[9, 9], weights[0, 0] = np.nan, np.inf, -np.inf
-    found = Strongest()
+    found = []
     for start in range(0, 20, block):
         rows = np.arange(start, min(start + block, 20))
-        found.add(weights[rows], rows, np.arange(15))
-    assert [(each.written, each.read, each.weight) for each in found.links] == sorted_out(weights)
+        found = strongest(found, weights[rows], rows, np.arange(15))
+    assert [(each.written, each.read, each.weight) for each in found] == sorted_out(weights)

@@ -6,8 +6,8 @@ function largest(rows) {
   return Math.max(1e-12, ...rows.flat().map(Math.abs).filter(Number.isFinite));
 }
 
-function fillOf(value, scale) {
-  return css(Number.isFinite(value) ? colourOf(value / scale, "root") : ramp().none);
+function shadeOf(value, scale) {
+  return Number.isFinite(value) ? colourOf(value / scale, "root") : ramp().none;
 }
 
 /** The attention map up to the chosen token; later rows are still to come. */
@@ -15,12 +15,11 @@ function drawMap(map, tokens, now, choose) {
   const count = map.length, scale = largest(map), size = MARGIN + count * CELL;
   const cells = map.flatMap((row, i) => row.map((weight, j) => {
     const [x, y] = [MARGIN + j * CELL, MARGIN + i * CELL];
-    const known = j <= i && i <= now;
+    const known = j <= i && i <= now, shade = shadeOf(weight, scale);
     const cell = shape("g", {}, shape("rect", { x, y, width: CELL, height: CELL, class: j > i ? "masked" : known ? "cell" : "cell blank",
-      ...(known ? { fill: fillOf(weight, scale) } : {}) }));
+      ...(known ? { fill: css(shade) } : {}) }));
     if (known) {
-      const colour = Number.isFinite(weight) ? colourOf(weight / scale, "root") : ramp().none;
-      cell.append(shape("text", { x: x + CELL / 2, y: y + CELL / 2 + 4, class: "weight", fill: inkOn(colour) },
+      cell.append(shape("text", { x: x + CELL / 2, y: y + CELL / 2 + 4, class: "weight", fill: inkOn(shade) },
         Number.isFinite(weight) ? short(weight) : "!"));
     }
     cell.addEventListener("click", () => choose(i));
@@ -64,7 +63,7 @@ function drawTime({ states, response }, signal, tokens, now, choose) {
   const responseTop = stateTop + size * slot + 30, bottom = responseTop + high + 6;
   const scale = largest(states);
   const heat = states.flatMap((state, k) => state.map((value, n) => shape("rect", { x: MARGIN + k * CELL, width: CELL,
-    y: stateTop + n * slot, height: slot, class: k <= now ? "cell" : "cell blank", ...(k <= now ? { fill: fillOf(value, scale) } : {}) })));
+    y: stateTop + n * slot, height: slot, class: k <= now ? "cell" : "cell blank", ...(k <= now ? { fill: css(shadeOf(value, scale)) } : {}) })));
   const over = signal.map((_, k) => {
     const band = shape("rect", { x: MARGIN + k * CELL, y: 4, width: CELL, height: bottom - 4,
       class: k === now ? "here" : "touch" });

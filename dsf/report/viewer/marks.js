@@ -197,8 +197,10 @@ const SPACE = 5;
 
 function drawProfiles(context, layout, window, { codes, rows, columns }, cell) {
   const { left, top, width, height, right } = layout;
-  const across = strongest(window.column, window.columns, width, columns, (column) => codes[cell[0] * columns + column]);
-  const down = strongest(window.row, window.rows, height, rows, (row) => codes[row * columns + cell[1]]);
+  const row = codes.subarray(cell[0] * columns, (cell[0] + 1) * columns);
+  const column = Uint8Array.from({ length: rows }, (_, at) => codes[at * columns + cell[1]]);
+  const across = strongest(row, window.column, window.columns, width);
+  const down = strongest(column, window.row, window.rows, height);
   bars(context, across, top - SPACE, (at, from, to, colour) => {
     context.fillStyle = colour;
     context.fillRect(left + at, top - SPACE - to, 1, Math.max(to - from, 0.5));
@@ -210,15 +212,10 @@ function drawProfiles(context, layout, window, { codes, rows, columns }, cell) {
 }
 
 /** For every pixel the largest weight of the cells under it, as a share of the scale. */
-function strongest(start, length, pixels, cells, codeAt) {
-  const { first, last } = spans(start, length, pixels, cells);
-  return Float64Array.from({ length: pixels }, (_, at) => {
-    let best = codeAt(first[at]);
-    for (let cell = first[at] + 1; cell <= last[at]; cell += 1) {
-      if (RANK[codeAt(cell)] > RANK[best]) best = codeAt(cell);
-    }
-    return best <= MINUS_INFINITY ? 0 : shareOf(best);
-  });
+function strongest(codes, start, length, pixels) {
+  const line = { codes, rows: 1, columns: codes.length };
+  const seen = sampled(line, { row: 0, rows: 1, column: start, columns: length }, pixels, 1);
+  return Float64Array.from(seen, (code) => (code <= MINUS_INFINITY ? 0 : shareOf(code)));
 }
 
 /** Bars from a line at zero, placed so that both signs fit. */

@@ -67,7 +67,7 @@ class Pane {
     this.statePart.hidden = this.isPicture;
     this.heading.hidden = view === "shares" || view === "edits";
     if (view === "state") drawState(this.statePart, this.entry);
-    else if (view === "shares") this.drawShares();
+    else if (view === "shares") drawShares(this.statePart, this.settings.attribution, this.entry.map.sample, this.written, (...edge) => this.stage.app.goTo(...edge));
     else if (view === "edits") drawEdits(this.statePart, this.settings.intervention, this.entry.map.sample, this.written);
     else this.draw();
     if (held) (this.isPicture ? this.over : this.statePart).focus({ preventScroll: true });
@@ -76,16 +76,6 @@ class Pane {
   /** Whether the view shows cells; the others are text, tables and charts. */
   get isPicture() {
     return !["state", "shares", "edits"].includes(this.view);
-  }
-
-  drawShares() {
-    drawShares(this.statePart, this.settings.attribution, this.entry.map.sample, this.written,
-      (...edge) => this.stage.app.goTo(...edge));
-  }
-
-  /** Draw again after the colours, or what of the map is shown, have changed. */
-  restyle() {
-    this.turn(this.view);
   }
 
   /** How much of the window lies above the map while its frame begins at the upper edge.

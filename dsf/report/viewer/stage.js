@@ -198,8 +198,9 @@ class Stage {
     if (this.details.open) this.details.querySelector("summary").focus();
   }
 
+  /** Draw again after the colours, or what of the map is shown, have changed. */
   restyle() {
-    for (const pane of this.panes) pane.restyle();
+    for (const pane of this.panes) pane.turn(pane.view);
   }
 }
 
