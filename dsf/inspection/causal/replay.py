@@ -31,7 +31,7 @@ from dsf.inspection.causal.coordinates import (
     small,
     varies,
 )
-from dsf.inspection.errors import in_words, is_fault
+from dsf.inspection.errors import in_words
 from dsf.inspection.softmax.attention import plain_experts, recording_attention
 from dsf.inspection.softmax.follower import recording_softmax
 from dsf.runtime.number_types import has_double
@@ -188,7 +188,7 @@ def moved(
     except UnclearError:
         raise
     except Exception as error:  # nested tensors have no places, those of torch.vmap no numbers
-        if is_out_of_memory(error) or is_fault(error):
+        if is_out_of_memory(error):
             raise
         raise UnclearError(f"its tensors cannot be compared ({in_words(error)})") from error
     # Where it moved, or hardly anything did, the number type has no part in the answer. NaN is
@@ -585,7 +585,7 @@ def repetition(
             output = invocation.module(*args, **kwargs)
             found.has_drawn = has_drawn()
     except Exception as error:
-        if is_out_of_memory(error) or is_fault(error):
+        if is_out_of_memory(error):
             raise
         if cells and replacement is None:
             with suppress(UnclearError):
