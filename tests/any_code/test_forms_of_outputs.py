@@ -17,7 +17,6 @@ from dsf.inspection import rebuild
 from dsf.inspection.capture.calls import Call, exchanged
 from dsf.inspection.capture.containers import tensors_in
 from dsf.inspection.capture.module_stack import ModuleStack
-from dsf.inspection.causal import replay
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.probing.port_choice import PortSearch
 from dsf.inspection.probing.probe import Prober
@@ -150,16 +149,6 @@ def test_a_mistake_of_ours_is_called_one_and_loses_no_other_layer(name, monkeypa
     assert inspection[0].is_exact
     (refused,) = inspection.unsupported
     assert "a mistake of dsf itself, please report it: AttributeError" in refused.reason
-
-
-@pytest.mark.parametrize("name", ["moved_between", "with_other_tokens"])
-def test_a_mistake_of_ours_where_a_module_is_repeated_loses_no_other_layer(name, monkeypatch):
-    monkeypatch.setattr(replay, name, planted)
-    model = nn.Sequential(nn.LSTM(MODEL, MODEL, batch_first=True), First(), drawn(Model()))
-    inspection = dsf.inspect(model, tokens())
-    assert inspection[0].is_exact
-    assert all("a mistake of dsf itself" in one.reason for one in inspection.unsupported)
-    assert inspection.unsupported
 
 
 def test_a_mistake_where_ports_are_chosen_is_loud(monkeypatch):
