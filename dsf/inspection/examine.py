@@ -25,6 +25,7 @@ from dsf.inspection.causal.findings import (
     settle_slots,
     silent_reason,
 )
+from dsf.inspection.causal.roles import PADDED, SLOT
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import (
@@ -475,7 +476,8 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLay
     if bool((tokens == torch.arange(steps, device=tokens.device)).all()):
         return layer
     order = tokens.reshape(batch[0], *[1] * (len(batch) - 1), steps).expand(*batch, steps)
-    kinds = "token or padding" if bool((tokens < 0).any()) else layer.columns
+    kinds = PADDED if bool((tokens < 0).any()) else layer.columns
+    kinds = SLOT if bool((tokens < 0).all()) else kinds
     return replace(layer, row_order=order, column_order=order, columns=kinds)
 
 

@@ -249,6 +249,7 @@ def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
         return None
     time = 1 if not is_cell and module.batch_first and len(shape) == 3 else 0
     number: Tensor | None = None
+    whole: Tensor | None = None
     axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
     for axis in filter(is_place, axes):
         if any(varies(made.planes.get(axis), -1) for made in given):
@@ -264,6 +265,8 @@ def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
             before = torch.zeros_like(whole) if number is None else number
             is_one = (whole >= 0) & (before >= 0)
             number = torch.where(is_one, before * axis.size + whole, NONE)
+    if number is None and whole is not None and whole.shape[-1] > 1:  # of all tokens at every step
+        number = torch.full_like(whole, NONE)
     return None if number is None else number.long()
 
 
