@@ -272,3 +272,41 @@ def test_rows_of_one_convolution_are_not_taken_for_those_of_another():
         "PooledKeys": (6, 3),
     }
     assert all(layer.is_exact for layer in found)
+
+
+class OfJoints(nn.Module):
+    """A graph over joints in its own code, then a mixer over time that is read, as in ST-GCN."""
+
+    def __init__(self, over_time):
+        super().__init__()
+        self.inp, self.over_time = nn.Linear(3, CHANNELS), over_time
+        self.graph = nn.Parameter(torch.zeros(5, 5))
+
+    def forward(self, x):
+        x = self.inp(x)
+        y = torch.einsum("btvc,vw->bwtc", x, self.graph).flatten(0, 1)
+        y = self.over_time(y)
+        y = y[0] if isinstance(y, tuple) else y
+        return x + y.unflatten(0, (-1, 5)).transpose(1, 2)
+
+
+class OverTime(nn.Conv1d):
+    def forward(self, x):
+        return super().forward(x.mT).mT
+
+
+@pytest.mark.parametrize(
+    "over_time",
+    [
+        lambda: nn.GRU(CHANNELS, CHANNELS, batch_first=True),
+        lambda: OverTime(CHANNELS, CHANNELS, 3, padding=1),
+        lambda: Attention(width=CHANNELS, heads=2),
+    ],
+    ids=["recurrence", "convolution", "attention"],
+)
+def test_a_graph_before_a_mixer_over_time_is_not_hidden_by_it(over_time):
+    x = torch.randn(2, 6, 5, 3, generator=torch.Generator().manual_seed(1))
+    found = dsf.inspect(drawn(OfJoints(over_time())), x)
+    names = {layer.name for layer in found} | {one.name for one in found.unsupported}
+    assert "OfJoints" in names
+    assert any(name.startswith("over_time") for name in names)

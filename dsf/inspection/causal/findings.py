@@ -212,7 +212,10 @@ def judged(
             slots = any(map(_reads_slots, invocation.calls))
             results[invocation] = replace(whole, has_slots=slots)
             continue
-        results[invocation] = _judged(unknown, others, found, is_open=is_open[invocation])
+        makes_slots = not is_read and any(one.meeting.way is Way.FIXED for one in mine)
+        results[invocation] = _judged(
+            unknown, others, found, is_open=is_open[invocation], makes_slots=makes_slots
+        )
         if results[invocation].mixes is False and not is_read:
             apart.add(invocation)
     by_module = _by_module(_with_constants(results, tracker.run, calls))
@@ -356,7 +359,12 @@ def _of_model(run: Invocation, *, mixes: bool | None = None, **known: Any) -> Mo
 
 
 def _judged(
-    asked: ModuleFinding, others: Sequence[Invocation], found: Findings, *, is_open: bool
+    asked: ModuleFinding,
+    others: Sequence[Invocation],
+    found: Findings,
+    *,
+    is_open: bool,
+    makes_slots: bool = False,
 ) -> ModuleFinding:
     """A forward pass that is repeated with other tokens, to see which others move.
 
@@ -365,6 +373,8 @@ def _judged(
         others: other passes in it in which tokens met, which keep their output if need be.
         found: receives what each of several attentions moves.
         is_open: whether more is asked where a single token moves no other.
+        makes_slots: whether weights of its own sum over tokens, which meet in what other mixers
+            in it are given, though these keep what they return.
     """
     ((invocation, held),) = asked.runs
     is_read, share, draw = asked.is_read, 1.0, 0
@@ -372,7 +382,8 @@ def _judged(
         rest = moved(invocation, held)
         if is_read and math.isnan(rest.elsewhere):
             return replace(asked, note="its output is not finite", is_finite=False)
-        draws = replay.draws(invocation) if is_open else []
+        in_slots = rest.in_slots if makes_slots else 0.0
+        draws = replay.draws(invocation) if is_open and not in_slots else []
         while draws and not rest.mixes:  # one token may decide nothing, or be sent nowhere
             draw = draws.pop(0)
             with suppress(UnclearError) if draw < 0 else nullcontext():  # refused for their size
@@ -396,9 +407,9 @@ def _judged(
         return replace(asked, note=str(error), is_lost=is_lost)
     return replace(
         asked,
-        mixes=rest.mixes,
+        mixes=rest.mixes or in_slots > 0,
         share=share if is_read else math.nan,
-        elsewhere=max(rest.elsewhere, rest.spilled),
+        elsewhere=max(rest.elsewhere, rest.spilled, in_slots),
         attentions=len(parts),
         has_slots=any(map(_reads_slots, invocation.calls)),
     )

@@ -87,6 +87,7 @@ class Moved:
         spilled: how much of what moves in the values and inputs of the mixers that are held lies at
             other tokens, 0 to 1: tokens met before they came there.
         has_hidden: as in ``Repetition``.
+        in_slots: how far what is made of several tokens moved where held mixers are given it.
     """
 
     elsewhere: float
@@ -95,6 +96,7 @@ class Moved:
     spilled: float = 0.0
     largest_spill: float = 0.0
     has_hidden: bool = False
+    in_slots: float = 0.0
 
     @property
     def mixes(self) -> bool:
@@ -117,6 +119,7 @@ class Repetition:
         given: what held mixers were given, where no token was replaced.
         has_hidden: whether groups moved there that are made of tokens of one of several sequences,
             so that it is not seen what moves them.
+        in_slots: the largest change in the slots that held mixers are given.
         apart: tokens of further sequences, whose groups are none of those that were replaced.
     """
 
@@ -124,6 +127,7 @@ class Repetition:
     outputs: list[Tensor | None] = field(default_factory=list)
     spills: list[Spill] = field(default_factory=list)
     has_hidden: bool = False
+    in_slots: float = 0.0
     changed: list[Call] = field(default_factory=list)
     given: dict[Any, Any] = field(default_factory=dict)
     has_drawn: bool = False
@@ -181,7 +185,7 @@ def moved(
         before = one.outputs if like is None else like.outputs
         of = {"of_tokens": of_tokens, "of_model": of_model}
         rest = moved_between(one, cells, before, after.outputs, after.spills, **of)
-        return replace(rest, has_hidden=after.has_hidden)
+        return replace(rest, has_hidden=after.has_hidden, in_slots=after.in_slots)
 
     try:
         found = asked(invocation)
@@ -335,8 +339,7 @@ def _cells_in(invocation: Invocation) -> list[tuple[dict[InputAxis, int], Coordi
     rng = torch.Generator().manual_seed(SEED)
     found: dict[frozenset[InputAxis], tuple[dict[InputAxis, int], Coordinates]] = {}
     pairs = list(zip(_tensors(invocation), invocation.given, strict=True))
-    numbers = [pair for pair in pairs if pair[0].is_floating_point() and pair[1] is not None]
-    for tensor, given in numbers or pairs:  # whole numbers are ids only where nothing else is given
+    for tensor, given in _with_tokens(pairs):
         if given is None or not tensor.numel():
             continue
         axes = frozenset(given.positions)
@@ -350,6 +353,32 @@ def _cells_in(invocation: Invocation) -> list[tuple[dict[InputAxis, int], Coordi
     return [found[axes] for axes in whole]
 
 
+Pair = tuple[Tensor, Coordinates | None]
+"""A tensor that a module is given, and what it is made of."""
+
+
+def _with_tokens(pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """The tensors in which tokens are replaced: numbers, and whole numbers that are their ids."""
+    known = [(tensor, given) for tensor, given in pairs if given is not None]
+    numbers = [one for one in known if one[0].is_floating_point()]
+    firsts = {tensor.shape[:1] for tensor, _ in numbers}
+    # Besides features of each sample alone are ids of its tokens; edges have other first axes.
+    are_features = len(firsts) == 1 and all(len(given.positions) < 2 for _, given in numbers)
+
+    def are_ids(tensor: Tensor, given: Coordinates) -> bool:
+        is_beside = are_features and tensor.ndim > 1 and tensor.shape[:1] in firsts
+        return is_beside or _are_embedded(given.planes)
+
+    if not numbers:  # whole numbers are ids where nothing else is given
+        return pairs
+    return [one for one in known if one[0].is_floating_point() or are_ids(*one)]
+
+
+def _are_embedded(axes: Collection[InputAxis]) -> bool:
+    """Whether all places along some axes, if any, are ids that were looked up."""
+    return bool(axes) and all(axis.source.is_embedded for axis in axes)
+
+
 def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) -> Sequence[Cell]:
     """The tokens that are replaced in a draw: a single one of every sequence in draw 0.
 
@@ -360,7 +389,7 @@ def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) ->
     """
     cells = _cells_in(invocation)
     if of_model:
-        embedded = [one for one in cells if all(axis.source.is_embedded for axis in one[0])]
+        embedded = [one for one in cells if _are_embedded(one[0])]
         pairs = zip(_tensors(invocation), invocation.given, strict=True)
         has_numbers = any(one.is_floating_point() and made is not None for one, made in pairs)
         cells = cells if has_numbers or not embedded else embedded
@@ -801,11 +830,16 @@ def _note_spill(
     """Add how much of the change of a tensor lies at other tokens than the replaced ones."""
     if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or seen is None:
         return
-    if not _is_whole(seen, cells):  # slots and groups, whose making is asked about by itself
-        return
     if not before.is_floating_point() or before.shape != after.shape:
         return
     if before.numel() != seen.shape.numel() or not before.numel():
+        return
+    limit = ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps
+    if not _is_whole(seen, cells):  # slots and groups, whose making is asked about by itself
+        slots = (axis for axis in seen.positions if axis.source.kind == "slots")
+        if any(not all_before(axis).isdisjoint(cell) for axis in slots for cell in cells):
+            size = sizes_moved(before, after).max().item()
+            found.in_slots = max(found.in_slots, size if size > limit else 0.0)
         return
     inside = own(seen, cells)
     made, apart = (_of_made(seen, each).to(before.device) for each in (cells, found.apart))
@@ -818,7 +852,7 @@ def _note_spill(
     change = (after.double() - before.double()).abs().reshape(seen.shape)
     far = change.masked_fill(inside, 0)
     size = sizes_moved(before, after).reshape(seen.shape).masked_fill(inside, 0).max().item()
-    if size > ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps:
+    if size > limit:
         found.spills.append((size, (far.norm() / change.norm()).item()))
 
 
