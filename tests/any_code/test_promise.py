@@ -398,6 +398,35 @@ def test_a_cell_has_the_tokens_of_its_calls(kind, order):
     assert layer.column_tokens.reshape(-1, TOKENS)[0].tolist() == order
 
 
+STEPS_OF_ALL = {
+    "slots": lambda state, x: (state @ x.mT).softmax(1) @ x,
+    "messages": lambda _state, x: x.mT.softmax(-1) @ x,
+    "pooled": lambda _state, x: x.mean(1, keepdim=True).expand(-1, WIDTH, -1),
+}
+
+
+@pytest.mark.parametrize("kind", [nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("given", STEPS_OF_ALL)
+def test_a_cell_that_is_given_all_tokens_at_every_step_has_none_of_its_own(kind, given):
+    class Refined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.cell = nn.Linear(WIDTH, WIDTH), kind(WIDTH, WIDTH)
+            self.first = nn.Parameter(torch.randn(WIDTH, WIDTH))
+
+        def forward(self, x):
+            x, state = self.inp(x), self.first.expand(len(x), -1, -1)
+            for _ in range(3):
+                made = STEPS_OF_ALL[given](state, x).flatten(0, 1)
+                state = self.cell(made, state.flatten(0, 1)).unflatten(0, (len(x), -1))
+            return (x @ state.mT).softmax(-1) @ state
+
+    (layer,) = (one for one in inspected(Refined(), X) if one.name == "cell")
+    assert layer.columns == "slot"
+    assert bool((layer.row_tokens < 0).all())
+    assert bool((layer.column_tokens < 0).all())
+
+
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
 def test_a_recurrence_backwards_has_its_tokens(kind):
     class Backwards(nn.Module):
@@ -522,6 +551,113 @@ def test_a_norm_before_patches(way):
             return x + self.attn(x)
 
     assert "Patches" in listed(inspected(Patches(), drawn(2, 24, 3)))
+
+
+class Fused(Attention):
+    def forward(self, x):
+        return functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+
+@pytest.mark.parametrize("mixer", [Attention, Fused, nn.MultiheadAttention, nn.GRU])
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_norm_before_patches_of_one_variate_with_a_head_over_all(mixer, step):
+    class PatchTST(nn.Module):
+        def __init__(self):
+            super().__init__()
+            further = {nn.GRU: (WIDTH,), nn.MultiheadAttention: (2,)}.get(mixer)
+            self.patch = nn.Linear(4, WIDTH)
+            self.mixer = mixer(WIDTH, *further, batch_first=True) if further else mixer()
+            self.head = nn.Linear((24 // step) * WIDTH, 5)
+
+        def forward(self, x):
+            mean, std = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+            x = functional.pad(((x - mean) / std).mT, (0, step), mode="replicate")
+            x = self.patch(x.unfold(-1, 4, step)[..., : 24 // step, :]).flatten(0, 1)
+            y = self.mixer(x, x, x) if mixer is nn.MultiheadAttention else self.mixer(x)
+            y = y[0] if isinstance(y, tuple) else y
+            return self.head(y.flatten(1)).unflatten(0, (-1, 3)).mT * std + mean
+
+    assert "PatchTST" in listed(inspected(PatchTST(), drawn(2, 24, 3)))
+
+
+def _frames(x, way):
+    if way == "stft":
+        return torch.stft(x, 8, 4, window=torch.hann_window(8), return_complex=True).mT
+    return torch.fft.rfft(x.unfold(-1, 8, 4 if way == "overlapping" else 8))
+
+
+@pytest.mark.parametrize("way", ["overlapping", "disjoint", "stft"])
+def test_what_mixes_the_frames_of_a_sound(way):
+    class Sound(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mel, self.sums = nn.Linear(5, WIDTH), Sums()
+
+        def forward(self, x):
+            return self.sums(self.mel(_frames(x, way).abs()))
+
+    inspection = inspected(Sound(), drawn(2, 40))
+    (layer,) = (one for one in inspection if one.name == "sums")
+    assert layer.map().shape[-1] == len(_frames(drawn(40), way))
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_mask_of_the_spectrogram_of_a_sound_is_not_silent(samples):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mask = nn.Linear(5, 5)
+
+        def forward(self, x):
+            found = _frames(x, "stft")
+            found = found * self.mask(found.abs()).sigmoid()
+            return torch.istft(found.mT, 8, 4, window=torch.hann_window(8), length=x.shape[-1])
+
+    assert "Masked" in answered(inspected(Masked(), drawn(samples, 32)))
+
+
+class Scalars(nn.Module):
+    """A convolution over numbers that get features one by one, and a head over all of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.feature, self.head = nn.Linear(1, WIDTH), nn.Linear(TOKENS * WIDTH, 5)
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(self.feature(x.flatten().view(-1, TOKENS, 1)).mT)
+        return self.head(torch.tanh(y).flatten(1)).unflatten(0, (*x.shape[: x.ndim - 1],))
+
+
+@pytest.mark.parametrize("shape", [(2, TOKENS), (1, TOKENS), (2, 3, TOKENS)])
+def test_numbers_that_get_features_are_none(shape):
+    assert {"conv", "head"} <= answered(inspected(Scalars(), drawn(*shape)))
+
+
+LOOKED_UP = {
+    "embedding": lambda table, ids: functional.embedding(ids, table),
+    "index": lambda table, ids: table[ids],
+    "scaled": lambda table, ids: ids[..., None] / 20 * table[0],
+}
+
+
+@pytest.mark.parametrize("features", [(2, 3), (2,)])
+@pytest.mark.parametrize("way", LOOKED_UP)
+def test_ids_beside_features_of_their_sample(way, features):
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.own = nn.Embedding(20, WIDTH), nn.Linear(3, WIDTH)
+            self.attn = Attention()
+
+        def forward(self, ids, given):
+            given = given if given.ndim > 1 else given[:, None].expand(-1, 3)
+            x = LOOKED_UP[way](self.table.weight, ids) + self.own(given)[:, None]
+            x = x + self.attn(x)
+            return x + torch.tanh(x.cumsum(1)) * x
+
+    ids = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
+    assert "Conditional" in listed(inspected(Conditional(), ids, drawn(*features)))
 
 
 def test_the_model_is_as_it_was():

@@ -34,6 +34,8 @@ class Source:
         channels: the axis of its channels, which projections sum over; None until one has.
         summed: by axis the weights that sum over it.
         normed: the axes that norms and convolutions took for that of channels.
+        places: the axes that are none of channels, as no weights had summed over them when single
+            numbers along them got features, or when an attention or a recurrence mixed along them.
         transformed: the axes that were transformed behind padding: of all places as many as they
             have tokens are taken afterwards.
         before: the axes that the positions were made from.
@@ -45,6 +47,7 @@ class Source:
     channels: "InputAxis | None" = None
     summed: dict["InputAxis", set[tuple[int, ...]]] = field(default_factory=dict)
     normed: set["InputAxis"] = field(default_factory=set)
+    places: set["InputAxis"] = field(default_factory=set)
     transformed: set["InputAxis"] = field(default_factory=set)
     rank: int = 0
     before: frozenset["InputAxis"] = frozenset()

@@ -6,7 +6,7 @@ mixes whatever it is given. ``Meeting`` states that an operation made one elemen
 along an axis.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -218,6 +218,8 @@ class Projections:
     def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
         source: Source = axis.source
         self.asked.append(axis)
+        if axis in source.places:
+            return False
         source.summed.setdefault(axis, set()).add(self.weights)
         if in_norm:
             source.normed.add(axis)
@@ -234,10 +236,20 @@ class Projections:
                 self.known += 1
         return source.channels is axis
 
+    def are_places(self, axes: Iterable[InputAxis]) -> None:
+        """Note axes that hold tokens: a later sum over them, as by a head, is not of features."""
+        for axis in axes:
+            source: Source = axis.source
+            if axis not in source.places and not source.summed.get(axis):
+                source.places.add(axis)
+                self.known += 1
+
     def sum_features(self, given: Coordinates) -> None:
         """Note weights over a last axis along which no index varies: features of its tokens."""
         if any(varies(plane, -1) for plane in given.planes.values()):
             return
+        if given.shape[-1] == 1:
+            self.are_places(axis for axis, p in given.planes.items() if small(p).numel() > 1)
         for source in dict.fromkeys(axis.source for axis in given.positions):
             if source.channels is not None and source.channels.number == source.rank - 1:
                 self.are_channels(source.channels)
@@ -861,11 +873,13 @@ class Rules:
     def _along(self, done: Done) -> Followed:
         """A softmax or a running total, which let elements along an axis meet."""
         given, words = done.first, f"'{done.name}' over tokens"
-        way = Way.SOFTMAX if done.name in _SOFTMAXES else Way.OTHER
+        way, dim = Way.SOFTMAX if done.name in _SOFTMAXES else Way.OTHER, done.args[1]
+        if given is not None and way is Way.SOFTMAX:
+            self._projections.are_places(x for x, p in given.columns.items() if varies(p, dim))
         meetings = [
             Meeting(axis, way, "" if way is Way.SOFTMAX else words)
             for axis, plane in (given.planes.items() if given is not None else ())
-            if varies(plane, done.args[1] % max(plane.ndim, 1))
+            if varies(plane, dim % max(plane.ndim, 1))
         ]
         return Followed((given,) * len(done.outs), tuple(meetings))
 
@@ -904,13 +918,20 @@ class Rules:
         given, dims, shape = done.first, done.args[1], done.outs[0].shape
         if given is None:
             return Followed((None,))
-        planes, meetings = {}, []
+        planes, meetings, remade = {}, [], dict[tuple[int, ...], list[InputAxis]]()
         for axis, plane in given.planes.items():
             along = [dim % len(shape) for dim in dims if varies(plane, dim)]
             changed = [k for k in range(len(shape)) if plane.shape[k] != shape[k]]
+            frames = [k for k in range(len(shape)) if k not in along and varies(plane, k)]
+            is_resized = any(dim in changed for dim in along)
             if along:
-                meetings.append(Meeting(axis, words="a Fourier transform over tokens"))
-            if any(dim in changed for dim in along):
+                # Windows that overlap are not yet tokens, as in the spectrogram of a sound.
+                way = Way.REMAKES if is_resized and frames and _overlap(plane) else Way.OTHER
+                meetings.append(Meeting(axis, way, "a Fourier transform over tokens"))
+            if is_resized and frames:  # each with frequencies of its own
+                remade.setdefault(tuple(frames), []).append(axis)
+                continue
+            if is_resized:
                 dim = next(dim for dim in along if dim in changed)
                 index = counted(shape, dim, plane.device)
                 planes[axis] = torch.where(index < axis.size, index, MANY)
@@ -920,6 +941,9 @@ class Rules:
             for dim in changed:
                 short = short.narrow(dim, 0, 1)
             planes[axis] = short.expand(shape)
+        for ahead, axes in remade.items():
+            device = given.planes[axes[0]].device
+            planes |= new_positions(axes, ahead, shape, "a Fourier transform", device)
         return Followed((Coordinates(shape, planes),), tuple(meetings))
 
     def _sorted(self, done: Done) -> Followed:
@@ -993,6 +1017,7 @@ class Rules:
             scored = _scored(first, key.planes if key is not None else {}, -2)
             for axis in (x for x, plane in first.planes.items() if varies(plane, -1)):
                 self._projections.are_coordinates(axis, scored)
+            self._projections.are_places(scored)
             along = (axis for c in both for axis, plane in c.planes.items() if varies(plane, -2))
             meetings = [Meeting(x, Way.ATTENTION) for x in dict.fromkeys(along)]
             read = value.planes if value is not None else {}
@@ -1084,6 +1109,12 @@ def _named(done: Done, plane: Tensor) -> Tensor:
     dim, index = done.args[1:3]
     named = torch.gather if done.name.startswith("scatter") else torch.index_select
     return named(plane, dim, index)
+
+
+def _overlap(plane: Tensor) -> bool:
+    """Whether an index is in several places."""
+    there = small(plane)[small(plane) >= 0]
+    return len(there.unique()) < len(there)
 
 
 def _in_order(plane: Tensor, axis: InputAxis, dim: int) -> Tensor:

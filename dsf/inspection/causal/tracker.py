@@ -250,8 +250,10 @@ class Tracker:
         like = made[0] if made else None
         if like is not None:
             self.projections.weights = (id(module),)
-            for axis, plane in like.planes.items():
-                if len(like.shape) > 1 and varies(plane, -1) and axis.source.kind == "input":
+            features = [axis for axis, plane in like.planes.items() if varies(plane, -1)]
+            self.projections.are_places(like.planes.keys() - {*features})
+            for axis in features if len(like.shape) > 1 else ():
+                if axis.source.kind == "input":
                     self.projections.are_channels(axis)
         outputs = tensors_in(output)
         self._known.note(outputs)
