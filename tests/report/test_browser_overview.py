@@ -63,8 +63,8 @@ def test_maps_that_read_elsewhere_are_named_first(visited, many):
     expected = [f"layer {layer} head {head}" for head in order for layer in (0, 1)]
     assert links.all_inner_texts()[:4] == expected
     links.nth(3).click()
-    opened = page.locator(".thumb[aria-pressed=true]").first.get_attribute("aria-label")
-    assert opened.endswith(f"head {order[1]}")
+    opened = page.locator(f".thumb[aria-pressed=true][aria-label$='head {order[1]}']")
+    opened.first.wait_for()  # which is marked once its map is unpacked
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])

@@ -330,6 +330,9 @@ def _while_held(run: Invocation, held: Held, unknown: Sequence[Kept]) -> ModuleF
     """What a model does to tokens while mixers put out what they did in its run."""
     # Whatever then moves at other tokens went by a way that nobody saw. Every token is replaced in
     # one of the first two draws: numbers of unknown origin that stay the same are constants.
+    if unknown and (axis := replay.lost_axis(run)) is not None:
+        words = f"it is not known which tokens of {axis.source.name} its output is of"
+        return _of_model(run, note=words, is_lost=True)
     sizes, draws, read = list[float](), [1, 2], set[int]()
 
     def note(_func: Any, args: Any, kwargs: Any, _out: Any) -> None:

@@ -51,7 +51,7 @@ class UnclearError(Exception):
 
 
 class NotFollowedError(UnclearError):
-    """Nothing that a module is given comes from tokens that could be followed."""
+    """It could not be followed which tokens a module is given, or which it puts out."""
 
 
 class NoNumbersError(UnclearError):
@@ -269,7 +269,7 @@ def moved_between(
                 continue
             size, inside = sizes_moved(old, new), own(made, cells)
             if made is None and bool(size.any()):
-                raise UnclearError("it is not known where the tokens are in its output")
+                raise NotFollowedError("it is not known where the tokens are in its output")
             if not is_first and (inside is None or not bool(inside.any())):
                 continue  # of all tokens together, such as a state
             kept = torch.zeros_like(old, dtype=torch.bool) if inside is None else inside
@@ -562,6 +562,23 @@ def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
     made = next((made for part, made in pairs if containers.are_numbers(part)), None)
     inside = own(made, cells)
     return inside is not None and bool(inside.any())
+
+
+def lost_axis(run: Invocation) -> InputAxis | None:
+    """An axis of tokens as long as one of an output along which it is not known which they are."""
+    axes = [axis for given in run.given if given is not None for axis in given.positions]
+    for part, made in zip(run.outputs, run.made, strict=False):
+        if made is None or made.columns or not containers.are_numbers(part):
+            continue
+        open_ones = {
+            size
+            for k, size in enumerate(made.shape)
+            if size > 1 and not any(varies(plane, k) for plane in made.planes.values())
+        }
+        lost = (axis for axis in axes if axis not in made.planes and axis.size in open_ones)
+        if (axis := next(lost, None)) is not None:
+            return axis
+    return None
 
 
 def repetition(

@@ -748,11 +748,8 @@ class Rules:
         parts = first if several else done.args[: 1 + is_placed]
         pairs = [(one, self._known.of(one)) for one in parts]
         found = [c for _, c in pairs if c is not None]
-        if not found:  # what an index takes out of a table that comes from no input
-            shape = done.outs[0].shape
-            chosen = {axis: plane.expand(shape) for axis, plane in self._deciding(done)}
-            of_index = Coordinates(shape, chosen) if chosen else None
-            return done.returns(of_index, self._chosen(done))
+        if not found:
+            return self._looked_up(done)
         above = int(done.name in _PADDED)  # zero, which no index is then
         rest = rest[:1] if done.name == "constant_pad_nd" else rest
         met = frozenset[InputAxis]().union(*(one.met for one in found))
@@ -776,12 +773,18 @@ class Rules:
                     getattr(one, which)[axis] = compact(plane)
         return Followed(made, self._chosen(done, made[0]))
 
-    def _deciding(self, done: Done) -> Iterator[tuple[InputAxis, Tensor]]:
-        """The planes of the tokens that decide which elements an operation takes or writes into."""
+    def _deciding(self, done: Done, *, by_ids: bool = False) -> Iterator[tuple[InputAxis, Tensor]]:
+        """The planes of the tokens that decide which elements an operation takes or writes into.
+
+        Of those, too, whose ids name these ``by_ids``.
+        """
         # Each is laid out as the elements that it names.
         for index, behind in _indices(done):
-            by = self._known.of(index) if self._known.decides(index) else None
+            decides = self._known.decides(index)
+            are_named = decides or (by_ids and index.dtype is not torch.bool)
+            by = self._known.of(index) if are_named else None
             for axis, plane in (by.planes if by is not None else {}).items():
+                axis.source.is_embedded |= not decides
                 named = plane[index] if index.dtype is torch.bool else plane
                 yield axis, named.reshape(*named.shape, *(1,) * behind)
 
@@ -807,20 +810,30 @@ class Rules:
         return done.returns(first if first and first.shape == done.outs[0].shape else None)
 
     def _embedded(self, done: Done) -> Followed:
-        table, ids, shape = *map(self._known.of, done.args[:2]), done.outs[0].shape
-        if table is not None:  # tokens that are looked up
-            return self._moved(done) if ids is None else self._unknown(done)
-        if ids is None:
-            return Followed((None,))
-        for axis in ids.planes:
-            axis.source.is_embedded = True
-        return Followed((ids.moved(lambda p: p.unsqueeze(-1).expand(shape), shape),))
+        if self._known.of(done.args[0]) is None:
+            return self._looked_up(done)
+        has_ids = self._known.of(done.args[1]) is not None  # of tokens that are looked up
+        return self._unknown(done) if has_ids else self._moved(done)
+
+    def _looked_up(self, done: Done) -> Followed:
+        """What ids, or tokens that decide, name in a table or in zeros of no input."""
+        shape, meetings, parts = done.outs[0].shape, [*self._chosen(done)], list[Coordinates]()
+        for axis, plane in self._deciding(done, by_ids=True):
+            along = [done.args[1]] if done.name.startswith("scatter") else []
+            line, several = reduced(plane, along)
+            if several and is_place(axis):
+                meetings.append(Meeting(axis, words=f"'{done.name}' counts tokens"))
+            parts.append(Coordinates(shape, {axis: line.expand(shape)}))
+        made = together(parts, shape, f"'{done.name}' {Way.JOINS.value}")
+        return done.returns(made.outputs[0] if parts else None, [*meetings, *made.meetings])
 
     def _scattered(self, done: Done) -> Followed:
         """Numbers written to places that an index names, or added up there."""
         args, place = done.args, 2 if "index_put" in done.name else 3
         source = args[place] if isinstance(args[place], Tensor) else None
         into, found = self._known.of(args[0]), self._known.of(source)
+        if into is found is None and done.name.startswith("scatter"):  # as in one-hot vectors
+            return self._looked_up(done)
         adds = bool(done.argument(3, False)) if place == 2 else done.name in _SUMMING
         adds = adds or "reduce" in done.kwargs
 
@@ -1088,8 +1101,8 @@ def _without_lost_keys(made: Followed) -> Followed:
 def _indices(done: Done) -> list[tuple[Tensor, int]]:
     """The tensors that name places in an operation, and how many axes lie behind these places."""
     args, name = done.args, done.name
-    if name == "take":
-        return [(args[1], 0)]
+    if name in ("take", "embedding"):
+        return [(args[1], int(name == "embedding"))]
     if name in ("gather", "scatter", "scatter_add", "scatter_reduce"):
         return [(args[2], 0)]
     if name.startswith("index_") and name != "index_put":

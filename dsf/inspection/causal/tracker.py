@@ -422,7 +422,7 @@ class Tracker:
             is_id = tensor.dtype is not torch.bool and name.strip("_") in _ARITHMETIC
             # A view that is not known yet is one of a tensor without memory of its own.
             is_moved = name in _WHOLE_NUMBERS or rules.is_view(func)
-            exact = is_number or bool(given) or is_moved or is_id
+            exact = is_number or bool(given) or is_moved or is_id or self._is_one_hot(done)
             is_decided = bool(given) and (not is_number or len(chosen) == len(given))
             if writes or (found is not None and exact):
                 known.know(tensor, found if exact else None, is_decided=is_decided)
@@ -436,6 +436,12 @@ class Tracker:
             self._note(name, meetings)
         elif given or name.strip("_") in _ARITHMETIC:
             self._note(name, meetings)
+
+    def _is_one_hot(self, done: Done) -> bool:
+        """Whether ids are compared with all ids that there are."""
+        ids = [one for one in done.given if self._known.has(one)]
+        is_each = done.name == "eq" and len(ids) < len(done.given)
+        return is_each and ids[0].numel() < done.outs[0].numel()
 
     def _leaves(self, *tensors: Tensor) -> None:
         """Note numbers that a module takes out of torch, where nothing shows what it does next."""
@@ -499,7 +505,7 @@ class Tracker:
 
 _OF_CELLS = {Way.JOINS, Way.FIXED, Way.OTHER}
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
-_WHOLE_NUMBERS = rules.MOVES | {"clone", "copy"}
+_WHOLE_NUMBERS = rules.MOVES | {"clone", "copy", "scatter"}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod"}
 _ARITHMETIC |= {"neg", "abs"}
 _ARITHMETIC |= {"clamp", "clamp_min", "clamp_max", "minimum", "maximum", "to_copy", "where"}
