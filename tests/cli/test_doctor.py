@@ -154,6 +154,7 @@ def test_nobody_else_is_noticed_where_there_is_nobody(ask, site, tmp_path):
     assert names(done) == []
 
 
+@pytest.mark.sampled("name")
 @pytest.mark.parametrize("name", ["dsf", "data-science"])
 @pytest.mark.parametrize("metadata", [{}, {"top_level_txt": "dsf\n"}])
 def test_a_distribution_that_is_imported_by_that_name_is_noticed(ask, site, name, metadata):
@@ -163,6 +164,7 @@ def test_a_distribution_that_is_imported_by_that_name_is_noticed(ask, site, name
     assert names(done) == [(f"{name} 0.0.38 in {site / 'dsf'}", "warning")]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["dsf/__init__.py", "dsf.py"])
 def test_what_lies_in_the_working_folder_is_noticed(ask, tmp_path, name):
     (tmp_path / "dsf").mkdir()

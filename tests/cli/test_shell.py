@@ -234,6 +234,7 @@ def test_a_narrow_terminal_loses_nothing(width, capsys, monkeypatch):
     assert "because it is so" in shown
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("lines", [0, 1])
 def test_who_stops_reading_before_the_table_is_told_no_failure(checkpoint, tmp_path, lines):
     """rich ends a process whose table nobody reads with 1, which says that a layer is wrong."""

@@ -70,7 +70,7 @@ def inspected(name, there):
 SOFTMAX = ("llama", "gpt2", "gpt_oss", "t5")
 
 
-@pytest.mark.sampled("name")
+@pytest.mark.sampled(count=20)
 @pytest.mark.parametrize("name", [*tiny_models.FAMILIES, *SOFTMAX, *OF_TORCH])
 @pytest.mark.usefixtures("one_thread")  # what is unclear by rounding is drawn again in float64
 def test_every_family(name, there):

@@ -163,6 +163,7 @@ def test_a_layer_that_hardly_mixes_proves_little(call):
 
 
 @pytest.mark.skipif(is_older_than("5.16"), reason="older releases name their functions otherwise")
+@pytest.mark.sampled(count=8)
 @pytest.mark.parametrize("family", OURS)
 def test_ours_keep_them_too(family):
     model = build(family)

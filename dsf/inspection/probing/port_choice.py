@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.containers import mapped, tensors_in
+from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
@@ -409,6 +410,7 @@ class PortSearch:
             by_line.setdefault(line, []).append(number)
         yield from by_line.values()
 
+    @at_rest()
     def _pairs(
         self,
         value: Value,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
+from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing import cells
@@ -164,7 +165,8 @@ class Prober:
         operations = self.driven.operations
         allow = partial(self._budget.check, operations)
         try:
-            self._linear = read_off(self.driven, values, rounding=rounding, allow=allow)
+            with at_rest():
+                self._linear = read_off(self.driven, values, rounding=rounding, allow=allow)
         finally:
             self._budget.spent += self.driven.passes * share_of_pass(operations)
         self._budget.stored += self._linear.weights.numel()
