@@ -565,8 +565,9 @@ def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
 
 
 def lost_axis(run: Invocation) -> InputAxis | None:
-    """An axis of tokens as long as one of an output along which it is not known which they are."""
-    axes = [axis for given in run.given if given is not None for axis in given.positions]
+    """An axis of ids that nothing looked up, as long as one of an output that is of no token."""
+    places = (axis for given in run.given if given is not None for axis in given.positions)
+    axes = [one for one in places if one.source.kind == "ids" and one.number > 0]
     for part, made in zip(run.outputs, run.made, strict=False):
         if made is None or made.columns or not containers.are_numbers(part):
             continue
@@ -575,7 +576,7 @@ def lost_axis(run: Invocation) -> InputAxis | None:
             for k, size in enumerate(made.shape)
             if size > 1 and not any(varies(plane, k) for plane in made.planes.values())
         }
-        lost = (axis for axis in axes if axis not in made.planes and axis.size in open_ones)
+        lost = (one for one in axes if one.size in open_ones and not one.source.is_embedded)
         if (axis := next(lost, None)) is not None:
             return axis
     return None

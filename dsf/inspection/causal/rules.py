@@ -817,25 +817,22 @@ class Rules:
 
     def _looked_up(self, done: Done) -> Followed:
         """What ids, or tokens that decide, name in a table or in zeros of no input."""
-        shape, meetings, parts = done.outs[0].shape, [*self._chosen(done)], list[Coordinates]()
+        shape, meetings, parts = done.outs[0].shape, self._chosen(done), list[Coordinates]()
         for axis, plane in self._deciding(done, by_ids=True):
-            along = [done.args[1]] if done.name.startswith("scatter") else []
-            line, several = reduced(plane, along)
-            if several and is_place(axis):
-                meetings.append(Meeting(axis, words=f"'{done.name}' counts tokens"))
-            parts.append(Coordinates(shape, {axis: line.expand(shape)}))
+            parts.append(Coordinates(shape, {axis: plane.expand(shape)}))
         made = together(parts, shape, f"'{done.name}' {Way.JOINS.value}")
-        return done.returns(made.outputs[0] if parts else None, [*meetings, *made.meetings])
+        return done.returns(made.outputs[0] if parts else None, (*meetings, *made.meetings))
 
     def _scattered(self, done: Done) -> Followed:
         """Numbers written to places that an index names, or added up there."""
         args, place = done.args, 2 if "index_put" in done.name else 3
         source = args[place] if isinstance(args[place], Tensor) else None
         into, found = self._known.of(args[0]), self._known.of(source)
-        if into is found is None and done.name.startswith("scatter"):  # as in one-hot vectors
-            return self._looked_up(done)
         adds = bool(done.argument(3, False)) if place == 2 else done.name in _SUMMING
         adds = adds or "reduce" in done.kwargs
+        is_alone = done.name == "scatter" and not adds and args[2].shape[args[1]] == 1
+        if is_alone and into is found is None:  # as where one-hot vectors are made
+            return self._looked_up(done)
 
         def run(base: Tensor, new: Tensor) -> Tensor:
             """What the operation makes of a plane, and of one that is written into it."""
