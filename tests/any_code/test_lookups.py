@@ -127,6 +127,17 @@ def test_what_the_code_around_it_mixes_is_listed(look_up, further):
     assert [one.name for one in found.unsupported] == ["Reader"]
 
 
+def by_lists(model, _, ids):
+    totals = [[sum(row[: k + 1]) for k in range(TOKENS)] for row in ids.tolist()]
+    return model.table[torch.tensor(totals) % WORDS]
+
+
+@pytest.mark.parametrize("look_up", LOOK_UPS)
+def test_what_is_done_to_ids_past_torch_is_listed_beside_features(look_up):
+    found = inspected(look_up, by_lists, FEATURES)
+    assert [one.name for one in found.unsupported] == ["Reader"]
+
+
 @pytest.mark.parametrize("more", [pairs, hashed, counted, summed, sorted_ids])
 def test_a_look_up_by_several_tokens_mixes_them(more):
     assert [one.name for one in inspected(_rows, more).unsupported] == ["Reader"]
