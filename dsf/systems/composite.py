@@ -381,12 +381,13 @@ def kept_rows(system: Operator) -> RowSource | None:
         return system.rows
     if not isinstance(system, System) or not isinstance(system.B, TokenSlots):
         return None
+    if not isinstance(system.C, RowSource):
+        return None
     if not isinstance(system.A, ScaledIdentity) or isinstance(system.feedthrough, Coefficient):
         return None
     tokens = torch.arange(system.steps, device=system.device)
     in_order = system.B.slots == system.steps and torch.equal(system.B.tokens, tokens)
-    keeps = in_order and bool((system.A.decay == 1).all())
-    return system.C if keeps and isinstance(system.C, RowSource) else None
+    return system.C if in_order and bool((system.A.decay == 1).all()) else None
 
 
 def whole_rows(system: Operator) -> RowSource | None:

@@ -780,11 +780,9 @@ class Rules:
         """
         # Each is laid out as the elements that it names.
         for index, behind in _indices(done):
-            decides = self._known.decides(index)
-            are_named = decides or (by_ids and index.dtype is not torch.bool)
-            by = self._known.of(index) if are_named else None
+            are_ids = by_ids and index.dtype is not torch.bool
+            by = self._known.of(index) if are_ids or self._known.decides(index) else None
             for axis, plane in (by.planes if by is not None else {}).items():
-                axis.source.is_embedded |= not decides
                 named = plane[index] if index.dtype is torch.bool else plane
                 yield axis, named.reshape(*named.shape, *(1,) * behind)
 
@@ -819,6 +817,7 @@ class Rules:
         """What ids, or tokens that decide, name in a table or in zeros of no input."""
         shape, meetings, parts = done.outs[0].shape, self._chosen(done), list[Coordinates]()
         for axis, plane in self._deciding(done, by_ids=True):
+            axis.source.is_embedded = True
             parts.append(Coordinates(shape, {axis: plane.expand(shape)}))
         made = together(parts, shape, f"'{done.name}' {Way.JOINS.value}")
         return done.returns(made.outputs[0] if parts else None, (*meetings, *made.meetings))
@@ -932,14 +931,14 @@ class Rules:
         for axis, plane in given.planes.items():
             along = [dim % len(shape) for dim in dims if varies(plane, dim)]
             changed = [k for k in range(len(shape)) if plane.shape[k] != shape[k]]
-            frames = [k for k in range(len(shape)) if k not in along and varies(plane, k)]
+            frames = tuple(k for k in range(len(shape)) if k not in along and varies(plane, k))
             is_resized = any(dim in changed for dim in along)
             if along:
                 # Windows that overlap are not yet tokens, as in the spectrogram of a sound.
                 way = Way.REMAKES if is_resized and frames and _overlap(plane) else Way.OTHER
                 meetings.append(Meeting(axis, way, "a Fourier transform over tokens"))
             if is_resized and frames:  # each with frequencies of its own
-                remade.setdefault(tuple(frames), []).append(axis)
+                remade.setdefault(frames, []).append(axis)
                 continue
             if is_resized:
                 dim = next(dim for dim in along if dim in changed)
@@ -951,9 +950,9 @@ class Rules:
             for dim in changed:
                 short = short.narrow(dim, 0, 1)
             planes[axis] = short.expand(shape)
-        for ahead, axes in remade.items():
+        for frames, axes in remade.items():
             device = given.planes[axes[0]].device
-            planes |= new_positions(axes, ahead, shape, "a Fourier transform", device)
+            planes |= new_positions(axes, frames, shape, "a Fourier transform", device)
         return Followed((Coordinates(shape, planes),), tuple(meetings))
 
     def _sorted(self, done: Done) -> Followed:
@@ -1123,7 +1122,8 @@ def _named(done: Done, plane: Tensor) -> Tensor:
 
 def _overlap(plane: Tensor) -> bool:
     """Whether an index is in several places."""
-    there = small(plane)[small(plane) >= 0]
+    short = small(plane)
+    there = short[short >= 0]
     return len(there.unique()) < len(there)
 
 

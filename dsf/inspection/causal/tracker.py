@@ -439,9 +439,10 @@ class Tracker:
 
     def _is_one_hot(self, done: Done) -> bool:
         """Whether ids are compared with all ids that there are."""
+        if done.name != "eq":
+            return False
         ids = [one for one in done.given if self._known.has(one)]
-        is_each = done.name == "eq" and len(ids) < len(done.given)
-        return is_each and ids[0].numel() < done.outs[0].numel()
+        return len(ids) < len(done.given) and ids[0].numel() < done.outs[0].numel()
 
     def _leaves(self, *tensors: Tensor) -> None:
         """Note numbers that a module takes out of torch, where nothing shows what it does next."""
