@@ -85,6 +85,9 @@ PATHS = {
     "weight of a norm": lambda _s, x: functional.layer_norm(x, (WIDTH,), weight=scale(x)),
     "statistics": lambda _s, x: functional.batch_norm(x.mT, scale(x), x.var((0, 1))).mT,
     "statistics in a buffer": assigned,
+    "gated by later tokens": lambda _s, x: functional.glu(
+        torch.cat([x, x.roll(1, 1)], dim=1), dim=1
+    ),
     "kernel": lambda _s, x: (
         functional.conv1d(x.mT, scale(x).expand(WIDTH, WIDTH)[..., None] * 1).mT
     ),
@@ -113,4 +116,53 @@ def test_what_keeps_tokens_apart_is_not_listed():
 
     inspection = inspected(path)
     assert [layer.is_exact for layer in inspection] == [True]
+    assert not inspection.unsupported
+
+
+APART = {
+    "gated": lambda x: functional.glu(torch.cat([x, -x], dim=-1), dim=-1),
+    "gated channels": lambda x: functional.glu(torch.cat([x, -x], dim=-1).mT, dim=1).mT,
+    "diagonal": lambda x: torch.diag_embed(x).sum(-1),
+    "repeated by a resize": lambda x: functional.interpolate(
+        x.mT, scale_factor=2, mode="nearest-exact"
+    ).mT[:, ::2],
+}
+
+
+class Before(nn.Module):
+    """An attention over what an operation makes of features."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.inp, self.attn, self.path = nn.Linear(WIDTH, WIDTH), Fused(), path
+
+    def forward(self, x):
+        x = self.path(self.inp(x))
+        return x + self.attn(x)
+
+
+@pytest.mark.parametrize("name", APART)
+def test_operations_on_single_tokens_before_an_attention(name):
+    torch.manual_seed(0)
+    inspection = dsf.inspect(Before(APART[name]).eval(), torch.randn(2, TOKENS, WIDTH))
+    assert [layer.is_exact for layer in inspection] == [True]
+    assert not inspection.unsupported
+
+
+class GatedFilter(nn.Module):
+    """A gated unit before a filter over time, as in the convolutions of a Conformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.widen, self.out = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.filter = nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+
+    def forward(self, x):
+        return self.out(self.filter(functional.glu(self.widen(x), dim=-1).mT).mT)
+
+
+def test_the_filter_behind_a_gated_unit_is_what_is_read():
+    torch.manual_seed(0)
+    inspection = dsf.inspect(GatedFilter().eval(), torch.randn(2, TOKENS, WIDTH))
+    assert [(layer.name, layer.is_exact) for layer in inspection] == [("filter", True)]
     assert not inspection.unsupported

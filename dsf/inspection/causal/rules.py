@@ -969,6 +969,15 @@ class Rules:
         ]
         return Followed((made, order.expanded(places.shape)), tuple(meetings))
 
+    def _gated(self, done: Done) -> Followed:
+        """A gated linear unit: the second half of an axis gates the first."""
+        given, shape, dim = done.first, done.outs[0].shape, done.argument(1, -1)
+        if given is None:
+            return done.returns(None)
+        gated = given.moved(lambda plane: plane.chunk(2, dim)[0], shape)
+        gate = given.moved(lambda plane: plane.chunk(2, dim)[1], shape)
+        return together([gated, gate], shape, f"'glu' {Way.JOINS.value}")
+
     # axes that are summed over
 
     def _reduced(self, done: Done) -> Followed:
@@ -1153,11 +1162,11 @@ def is_made_anew(name: str) -> bool:
 
 MOVES = {"cat", "stack", "flip", "roll", "repeat", "index_select", "gather", "index", "take"}
 MOVES |= {"pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "rot90", "tile"}
-MOVES |= {"repeat_interleave", "im2col", "constant_pad_nd"}
+MOVES |= {"repeat_interleave", "im2col", "constant_pad_nd", "diag_embed"}
 MOVES |= {f"{kind}_pad{k}d" for kind in ("reflection", "replication") for k in (1, 2, 3)}
 _PLACED = {"select_scatter", "slice_scatter", "diagonal_scatter"}
 MOVES |= _PLACED
-_PADDED = {"im2col", "constant_pad_nd"}
+_PADDED = {"im2col", "constant_pad_nd", "diag_embed"}
 """What puts zeros between the elements that it moves."""
 _KEEPS = {"clone", "_to_copy", "contiguous", "native_dropout", "dropout", "tril", "triu"}
 _KEEPS |= {"lift_fresh", "resolve_conj", "resolve_neg", "conj", "real", "imag", "nan_to_num"}
@@ -1175,6 +1184,7 @@ _TRANSFORMS = {"_fft_c2c", "_fft_r2c", "_fft_c2r"}
 _RUNNING = {"cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"}
 _SOFTMAXES = {"_softmax", "_safe_softmax", "_log_softmax", "softmax", "log_softmax"}
 _RESIZES = {f"upsample_{kind}{k}d" for kind in ("linear", "bilinear", "nearest") for k in (1, 2)}
+_RESIZES |= {f"_upsample_nearest_exact{k}d" for k in (1, 2, 3)} | {"upsample_nearest3d"}
 _RESIZES |= {"upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bicubic2d_aa"}
 _SCATTERS = {"index_put", "_index_put_impl", "_unsafe_index_put", "index_copy", "index_add"}
 _SCATTERS |= {"scatter", "scatter_add", "scatter_reduce", "index_fill"}
@@ -1198,6 +1208,7 @@ _RULES: dict[str, Callable[[Rules, Done], Followed]] = {
     **dict.fromkeys(_NORMS | _BATCH_NORMS, Rules._normalised),
     "copy": Rules._copied,
     "embedding": Rules._embedded,
+    "glu": Rules._gated,
     "sort": Rules._sorted,
     "topk": Rules._sorted,
     "convolution": Rules._convolved,
