@@ -202,3 +202,38 @@ def test_what_attention_is_given_may_be_named(call):
     query, key = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in model.parts[:2])
     wanted = (0.5 * query @ key.mT).masked_fill(torch.ones(TOKENS, TOKENS).triu(1) > 0, -torch.inf)
     torch.testing.assert_close(layer.map(), wanted.softmax(-1))
+
+
+def further_scores(module, query, key, value, attention_mask, scaling, further=None, **_):
+    """Plain attention with scores of its own for a column that is no token."""
+    scores = query @ key.mT * scaling
+    scores = scores if further is None else torch.cat([scores, further], dim=-1)
+    weights = scores.softmax(dim=-1)[..., : key.shape[-2]]
+    return (weights @ value).transpose(1, 2), weights
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_attention_of_a_file_that_takes_more_is_read_by_its_operations(is_given):
+    class Attends(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = transformers.LlamaConfig(attn_implementation="eager")
+            self.parts = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(3))
+            self.weights = None
+
+        def forward(self, x):
+            attend = transformers.AttentionInterface().get_interface("eager", further_scores)
+            made = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in self.parts)
+            more = x.unflatten(-1, (2, 4)).transpose(1, 2).sum(-1, keepdim=True)
+            mixed, self.weights = attend(
+                self, *made, None, scaling=0.5, further=more if is_given else None
+            )
+            return mixed.flatten(-2)
+
+    torch.manual_seed(0)
+    model, x = Attends().double(), torch.randn(2, TOKENS, 8).double()
+    inspection = dsf.inspect(model, x)
+    assert [layer.is_exact for layer in inspection] == [True]
+    assert not inspection.unsupported
+    model(x)
+    torch.testing.assert_close(inspection[0].map(), model.weights, rtol=0, atol=1e-13)

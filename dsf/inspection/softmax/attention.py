@@ -381,10 +381,13 @@ class _Recorder:
         # the module is causal. Options that fused attention ignores, such as a soft cap in some
         # releases, are not recorded.
         where, path = self._where, self._where.name_of(module)
+        used = signature(attention).parameters
+        if any(options.get(each) is not None for each in used.keys() - READ):
+            return attention(module, *tensors, **options)  # which is read by its operations
         where.claim(path)
         heard, causal = options, False
         if name == FUSED:
-            asked, used = options.get("is_causal"), signature(attention).parameters
+            asked = options.get("is_causal")
             causal = bool(getattr(module, "is_causal", True) if asked is None else asked)
             heard = {each: part for each, part in options.items() if each in used}
         output = attention(module, *tensors, **options)
@@ -410,6 +413,9 @@ class _Recorder:
 
 TENSORS = ("query", "key", "value", "attention_mask")
 """What attention is given behind its module, in this order or by these names."""
+READ = {*TENSORS, "module", "scaling", "dropout", "is_causal", "sliding_window"}
+READ |= {"softcap", "s_aux", "position_bias"}
+"""What a recorded call is read with; a function that takes more computes something else."""
 
 
 _RECORDER: ContextVar[_Recorder] = ContextVar("recorder")
