@@ -119,6 +119,46 @@ def test_an_attention_over_what_is_looked_up_is_exact(look_up, further):
     assert found[0].columns == "token"
 
 
+def _filled(ids, where):
+    return ids.masked_fill(where, 0)
+
+
+def _put(ids, where):
+    ids = ids.clone()
+    ids[where] = 0
+    return ids
+
+
+def _put_at_places(ids, where):
+    ids = ids.clone()
+    ids[where.nonzero(as_tuple=True)] = torch.tensor(1)
+    return ids
+
+
+def _halved(ids, where):
+    ids = ids.clone()
+    ids[where] //= 2
+    return ids
+
+
+WRITES = [_filled, _put, _put_at_places, _halved]
+"""Ids in whose place others are looked up, as in models of texts and images."""
+
+
+@pytest.mark.parametrize("further", [(), (FEATURES,)], ids=["alone", "beside features"])
+@pytest.mark.parametrize("write", WRITES)
+def test_ids_that_are_exchanged_where_they_are_special(write, further):
+    found = inspected(lambda table, ids: table[write(ids, ids > 4)], nothing, *further)
+    assert [(layer.name, layer.is_exact) for layer in found] == [("attention", True)]
+    assert found.unsupported == ()
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_ids_that_are_exchanged_because_of_those_before(write):
+    found = inspected(lambda table, ids: table[write(ids, before(ids) > 4)], nothing)
+    assert "Reader" in {one.name for one in found.unsupported}
+
+
 @pytest.mark.parametrize("further", [(), (FEATURES,)], ids=["alone", "beside features"])
 @pytest.mark.parametrize("look_up", LOOK_UPS)
 def test_what_the_code_around_it_mixes_is_listed(look_up, further):

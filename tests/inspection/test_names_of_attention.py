@@ -204,7 +204,7 @@ def test_what_attention_is_given_may_be_named(call):
     torch.testing.assert_close(layer.map(), wanted.softmax(-1))
 
 
-def further_scores(module, query, key, value, attention_mask, scaling, further=None, **_):
+def further_scores(_module, query, key, value, _mask, scaling, further=None, **_):
     """Plain attention with scores of its own for a column that is no token."""
     scores = query @ key.mT * scaling
     scores = scores if further is None else torch.cat([scores, further], dim=-1)

@@ -844,14 +844,16 @@ class Rules:
             return done.func(base, *args[1:place], new, *args[place + 1 :])
 
         planes, meetings, nothing = {}, [], torch.full((), NONE, device=args[0].device)
+        # Ids that are written over by constants keep their places.
+        stays = source is None if adds else found is None and not are_numbers(done.outs[0])
         for axis in dict.fromkeys(axis for one in (into, found) if one for axis in one.planes):
             base, new = (
                 nothing if one is None else one.planes.get(axis, nothing) for one in (into, found)
             )
-            if not adds:
-                planes[axis] = run(base, new)
-            elif source is None:
+            if stays:
                 planes[axis] = base
+            elif not adds:
+                planes[axis] = run(base, new)
             else:
                 planes[axis], several = _added(base, new, run)
                 if several and is_place(axis):

@@ -506,7 +506,7 @@ class Tracker:
 
 _OF_CELLS = {Way.JOINS, Way.FIXED, Way.OTHER}
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
-_WHOLE_NUMBERS = rules.MOVES | {"clone", "copy", "scatter"}
+_WHOLE_NUMBERS = rules.MOVES | {"clone", "copy", "scatter", "index_put", "masked_fill"}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod"}
 _ARITHMETIC |= {"neg", "abs"}
 _ARITHMETIC |= {"clamp", "clamp_min", "clamp_max", "minimum", "maximum", "to_copy", "where"}
