@@ -248,3 +248,70 @@ class Ranked(nn.Module):
 def test_a_probed_map_says_which_choices_are_those_of_the_run(kind):
     layer = dsf.probe(drawn(kind()), tokens(2, STEPS, WIDTH))
     assert "'sort' orders tokens" in layer.mixer.label
+
+
+EXPERTS, CHOSEN = 3, 2
+
+
+class Router(nn.Module):
+    """Tokens in the order of their experts, how many each expert has, and their gates."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = nn.Linear(WIDTH, EXPERTS, bias=False)
+
+    def forward(self, x):
+        best, chosen = self.scores(x).topk(CHOSEN, dim=1)
+        counts = torch.zeros(len(x), EXPERTS).scatter(1, chosen, 1).long().sum(0).tolist()
+        order = chosen.flatten().sort(0).indices
+        return order // CHOSEN, best.softmax(dim=1).flatten()[order], counts
+
+
+class SortedExperts(nn.Module):
+    """A mixture of experts on tokens that a router sorts by expert; some may leave tokens out."""
+
+    def __init__(self, most=None):
+        super().__init__()
+        self.router, self.most = Router(), most
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(EXPERTS))
+
+    def forward(self, x):
+        flat = x.reshape(-1, WIDTH)
+        place, gate, counts = self.router(flat)
+        parts = zip(self.experts, flat[place].split(counts), strict=True)
+        made = torch.cat([self.kept(expert(part)) for expert, part in parts]) * gate[:, None]
+        return torch.zeros_like(flat).index_add(0, place, made).view_as(x)
+
+    def kept(self, made):
+        return made if self.most is None else torch.cat([made[: self.most], 0 * made[self.most :]])
+
+
+class Blocks(nn.Module):
+    def __init__(self, *experts):
+        super().__init__()
+        self.attentions = nn.ModuleList(Attention() for _ in experts)
+        self.experts = nn.ModuleList(experts)
+
+    def forward(self, x):
+        for attention, experts in zip(self.attentions, self.experts, strict=True):
+            x = x + attention(x)
+            x = x + experts(x)
+        return x
+
+
+def test_a_router_whose_tokens_come_back_in_their_places_is_not_listed():
+    model = drawn(Blocks(SortedExperts(), SortedExperts()))
+    inspection = dsf.inspect(model, tokens(2, STEPS, WIDTH))
+    assert [layer.name for layer in inspection] == ["attentions.0", "attentions.1"]
+    assert all(layer.is_exact for layer in inspection)
+    assert not inspection.unsupported
+    answers = {row["module"]: row["answer"] for row in inspection.checks}
+    assert answers["experts.0.router"] == "keeps tokens apart"
+
+
+def test_experts_that_leave_tokens_out_are_listed():
+    model = drawn(Blocks(SortedExperts(), SortedExperts(most=2)))
+    inspection = dsf.inspect(model, tokens(2, STEPS, WIDTH))
+    listed = {one.name for one in inspection.unsupported}
+    assert "experts.1" in listed
+    assert not {"experts.0", "experts.0.router"} & listed

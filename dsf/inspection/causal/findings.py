@@ -202,20 +202,23 @@ def judged(
             and one.ended < invocation.ended
         ]
         is_read, mine = invocation in reading, own.get(invocation, ())
-        held = Held(inside, () if is_read else others)
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
-        unknown = ModuleFinding(
-            invocation.module, name, None, how, is_read=is_read, runs=((invocation, held),)
-        )
+        asked = ModuleFinding(invocation.module, name, None, how, is_read=is_read)
         if found.is_silent and invocation in plain:
-            whole = replace(unknown, mixes=False, share=1.0, note=SILENT, attentions=1)
-            slots = any(map(_reads_slots, invocation.calls))
-            results[invocation] = replace(whole, has_slots=slots)
+            results[invocation] = _is_silent(asked, invocation, inside)
             continue
-        makes_slots = not is_read and any(one.meeting.way is Way.FIXED for one in mine)
-        results[invocation] = _judged(
-            unknown, others, found, is_open=is_open[invocation], makes_slots=makes_slots
+        ask = partial(
+            _judged,
+            asked,
+            invocation,
+            inside,
+            found=found,
+            is_open=is_open[invocation],
+            makes_slots=not is_read and any(one.meeting.way is Way.FIXED for one in mine),
         )
+        results[invocation], in_place = _with_sorting(ask, others, own)
+        results |= {one: replace(results[one], mixes=False, note=SORTED) for one in in_place}
+        apart.update(in_place)
         if results[invocation].mixes is False and not is_read:
             apart.add(invocation)
     by_module = _by_module(_with_constants(results, tracker.run, calls))
@@ -228,11 +231,49 @@ def judged(
     return found
 
 
+def _is_silent(
+    asked: ModuleFinding, invocation: Invocation, inside: Sequence[Call]
+) -> ModuleFinding:
+    known: dict[str, Any] = {"mixes": False, "share": 1.0, "attentions": 1, "note": SILENT}
+    slots = any(map(_reads_slots, invocation.calls))
+    return replace(asked, runs=((invocation, Held(inside, ())),), has_slots=slots, **known)
+
+
+SORTED = "it sorts tokens, and a module around it returns each in its place"
+
+
+def _with_sorting(
+    ask: Callable[[Sequence[Invocation]], ModuleFinding],
+    others: Sequence[Invocation],
+    own: Mapping[Invocation, Sequence[TokenMixing]],
+) -> tuple[ModuleFinding, list[Invocation]]:
+    """What is found of a module, and passes in it that sort tokens which it returns in place.
+
+    Args:
+        ask: finds it, while other passes in it keep their output.
+    """
+    # What a router returned of a token stands elsewhere where it sorts others, so that it is not
+    # kept at first.
+    sorting = [one for one in others if _only_sorts(own[one])]
+    found = ask([one for one in others if one not in sorting])
+    if found.mixes is False or not sorting:
+        return found, sorting
+    return ask(others), []
+
+
+def _only_sorts(mixings: Sequence[TokenMixing]) -> bool:
+    """Whether tokens only choose one another, as where a router sorts them by their expert."""
+    meetings = [one.meeting for one in mixings]
+    is_choice = any(one.chooses for one in meetings)
+    return is_choice and all(one.chooses or not one.is_known for one in meetings)
+
+
 def _of_unseen(run: Invocation) -> list[ModuleFinding]:
     """The model itself, if a replaced token moves others although none was seen to move another."""
     name, how = type(run.module).__name__, ("in an operation that was not followed",)
-    unknown = ModuleFinding(run.module, name, None, how, runs=((run, Held((), ())),))
-    whole = _judged(unknown, (), Findings(), is_open=True)
+    whole = _judged(
+        ModuleFinding(run.module, name, None, how), run, (), (), Findings(), is_open=True
+    )
     return [whole] if whole.mixes else []
 
 
@@ -363,6 +404,8 @@ def _of_model(run: Invocation, *, mixes: bool | None = None, **known: Any) -> Mo
 
 def _judged(
     asked: ModuleFinding,
+    invocation: Invocation,
+    inside: Sequence[Call],
     others: Sequence[Invocation],
     found: Findings,
     *,
@@ -372,14 +415,16 @@ def _judged(
     """A forward pass that is repeated with other tokens, to see which others move.
 
     Args:
-        asked: what is known of it, its one run with what keeps its output meanwhile.
+        asked: what is known of its module.
+        inside: the mixers in it that are read, which keep their output meanwhile.
         others: other passes in it in which tokens met, which keep their output if need be.
         found: receives what each of several attentions moves.
         is_open: whether more is asked where a single token moves no other.
         makes_slots: whether weights of its own sum over tokens, which meet in what other mixers
             in it are given, though these keep what they return.
     """
-    ((invocation, held),) = asked.runs
+    held = Held(inside, () if asked.is_read else others)
+    asked = replace(asked, runs=((invocation, held),))
     is_read, share, draw = asked.is_read, 1.0, 0
     try:
         rest = moved(invocation, held)

@@ -818,7 +818,7 @@ class Rules:
         shape, meetings, parts = done.outs[0].shape, self._chosen(done), list[Coordinates]()
         for axis, plane in self._deciding(done, by_ids=True):
             axis.source.is_embedded = True
-            parts.append(Coordinates(shape, {axis: plane.expand(shape)}))
+            parts.append(Coordinates(shape, {axis: small(plane).expand(shape)}))
         made = together(parts, shape, f"'{done.name}' {Way.JOINS.value}")
         return done.returns(made.outputs[0] if parts else None, (*meetings, *made.meetings))
 
@@ -829,8 +829,7 @@ class Rules:
         into, found = self._known.of(args[0]), self._known.of(source)
         adds = bool(done.argument(3, False)) if place == 2 else done.name in _SUMMING
         adds = adds or "reduce" in done.kwargs
-        is_alone = done.name == "scatter" and not adds and args[2].shape[args[1]] == 1
-        if is_alone and into is found is None:  # as where one-hot vectors are made
+        if done.name == "scatter" and not adds and into is found is None:  # as of one-hot vectors
             return self._looked_up(done)
 
         def run(base: Tensor, new: Tensor) -> Tensor:
