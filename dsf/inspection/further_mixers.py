@@ -272,9 +272,10 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
     layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
     rows, columns = driven.tokens()
     batch = layer.system.batch
-    if not driven.has_own_rows:
+    is_in_order = torch.equal(columns, torch.arange(len(columns)))
+    if not (driven.has_own_rows and is_in_order):
         layer = replace(layer, row_order=rows.expand(*batch, -1))
-    if bool((columns.diff() != 1).any()):
+    if not is_in_order:
         layer = replace(layer, column_order=columns.expand(*batch, -1))
     behind = _behind(run, held, driven)
     is_of_tokens = not (driven.has_own_rows or bool((rows < 0).any()))

@@ -242,6 +242,34 @@ def test_learnt_queries_hold_no_token_that_their_attention_could_mix():
     torch.testing.assert_close(found["among"].map().double(), wanted, rtol=1e-4, atol=1e-5)
 
 
+class Unmerged(nn.Module):
+    """Attention that returns ``sample token head channel``."""
+
+    def forward(self, q, k, v):
+        return ((q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1) @ v).transpose(1, 2)
+
+
+class Inner(Attention):
+    """Attention whose heads another module mixes and it merges."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.inner = Unmerged()
+
+    def forward(self, x):
+        return self.o(self.inner(*self.parts(x)).flatten(2))
+
+
+def test_attention_over_learnt_queries_is_read_where_it_leaves_heads_apart():
+    module = Learnt(Inner)
+    found = of_learnt(module)
+    assert not found.unsupported
+    wanted = module.among.weights(module.queries.expand(2, -1, -1))
+    layer = found["among.inner"]
+    torch.testing.assert_close(layer.map().double(), wanted, rtol=1e-4, atol=1e-5)
+    assert layer.is_exact
+
+
 @pytest.mark.filterwarnings("ignore:among:dsf.inspection.RoundingWarning")
 @pytest.mark.parametrize("module", [Summed(), Learnt(Pooling)], ids=["summed", "pooling"])
 def test_learnt_queries_that_get_tokens_on_a_hidden_way_are_told(module):

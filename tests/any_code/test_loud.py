@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection import NothingCapturedError
 
 SIZE = 6
 
@@ -41,6 +42,30 @@ class Before(nn.Module):
         return self.known(mixed)[0]
 
 
+class Chosen(nn.Module):
+    """Two tokens of each head keep their values, all others get the mean: ``sample token head``."""
+
+    def forward(self, x):
+        found = x.mean(2, keepdim=True).expand_as(x).clone()
+        samples, heads = torch.arange(len(x))[:, None, None], torch.arange(2)[None, :, None]
+        best = x.norm(dim=-1).topk(2, dim=2).indices
+        found[samples, heads, best] = x[samples, heads, best]
+        return found.transpose(1, 2).contiguous()
+
+
+class Viewing(nn.Module):
+    """Views what another module put side by side in memory, and sums over tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.inner = nn.Linear(3, 2 * SIZE), Chosen()
+
+    def forward(self, x):
+        x = self.embed(x)
+        found = self.inner(x.unflatten(-1, (2, -1)).transpose(1, 2))
+        return x + found.view(*x.shape).tanh().cumsum(1)
+
+
 def drawn(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
@@ -59,6 +84,13 @@ def test_an_assert_of_a_module_is_a_reason_and_ends_nothing():
         (missed,) = inspection.unsupported
         assert missed.name == "first"
         assert "AssertionError: it ran before" in missed.reason
+
+
+def test_what_a_held_module_returns_can_be_viewed_as_in_the_run():
+    with pytest.raises(NothingCapturedError) as raised:
+        dsf.inspect(Viewing(), drawn(2, SIZE, 3), probe=())
+    assert "a replaced token moves others" in str(raised.value)
+    assert "cannot be repeated" not in str(raised.value)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")

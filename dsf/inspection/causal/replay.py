@@ -978,8 +978,11 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
             old, made = next(pairs, (None, None))
             if old is None or old.shape != part.shape:
                 return part
-            inside, old = own(made, cells), old.to(part.dtype)
-            return old.clone() if inside is None else torch.where(inside, part, old)
+            inside, new = (
+                own(made, cells),
+                part.detach().clone(),
+            )  # in its strides, for a view of it
+            return new.copy_(old if inside is None else torch.where(inside, part, old))
 
         with torch._C.DisableTorchFunction():  # no function of the module itself
             return containers.with_each(output, kept)

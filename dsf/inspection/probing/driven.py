@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dsf.inspection.causal import coordinates
-from dsf.inspection.causal.coordinates import Coordinates, InputAxis
+from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.recording import Exchanged, Recording, Value, instead, values_in
 
@@ -38,7 +38,7 @@ class Layout:
 
     Attributes:
         order: the elements sorted by sample, then token; what is left is channels. Elements that
-            belong to no token, such as padding, are left out.
+            belong to no token, such as padding that the module adds, are left out.
         samples, tokens: the place of each of them along these axes, ``number axis``.
     """
 
@@ -112,6 +112,8 @@ def layout_of(
     found: Coordinates | None,
     along: frozenset[InputAxis],
     with_heads: frozenset[InputAxis] = frozenset(),
+    *,
+    has_others: bool = False,
 ) -> Layout | None:
     """The layout of a tensor; None unless each of its elements belongs to one token.
 
@@ -119,6 +121,8 @@ def layout_of(
         along: the axes of the inputs that count tokens; further axes of places count samples, but
             for one that holds channels.
         with_heads: axes of which only the first without tokens counts samples, the others heads.
+        has_others: whether a place of no token, such as that of a class token, may hold what was
+            made of tokens before, so that it is a row or a column as well.
     """
     if found is None or not found.shape.numel():
         return None
@@ -138,6 +142,10 @@ def layout_of(
         if bool((planes[axis] == coordinates.MANY).any()):
             return None
         is_token = is_token & (planes[axis] >= 0)
+    if has_others:
+        planes = {
+            axis: plane if axis in tokens else _filled(plane) for axis, plane in planes.items()
+        }
     chosen = is_token.expand(found.shape).flatten().nonzero().flatten()
     heads = sorted((axis for axis in with_heads - along), key=lambda axis: axis.number)[1:]
     unseen = _channels_unseen(planes, along) | set(heads)
@@ -149,11 +157,63 @@ def layout_of(
         and coordinates.is_place(axis)
         and bool((planes[axis].flatten()[chosen] >= 0).all())
     )
+    if has_others and not bool(is_token.all()):
+        made = _with_others(found.shape, planes, chosen, samples, tokens)
+        if made is not None:
+            return made
     made = _laid_out(found.shape, planes, chosen, samples, tokens)
     if made is None:  # as where tokens at the ends come twice, reflected
         places = _places(found.shape, [planes[axis] for axis in tokens])
         made = _laid_out(found.shape, planes, chosen, samples, tokens, places)
     return None if made is None or len(made.tokens) < 2 else made
+
+
+def _filled(plane: Tensor) -> Tensor:
+    """A plane of one axis of a tensor, also where elements are of no index."""
+    for dim in range(plane.ndim):
+        line = plane.amax(dim=[k for k in range(plane.ndim) if k != dim], keepdim=True)
+        if bool((line >= 0).all()) and bool(((plane == NONE) | (plane == line)).all()):
+            return line.expand(plane.shape)
+    return plane
+
+
+def _with_others(
+    shape: torch.Size,
+    planes: coordinates.Planes,
+    chosen: Tensor,
+    samples: tuple[InputAxis, ...],
+    tokens: tuple[InputAxis, ...],
+) -> Layout | None:
+    """The layout of a tensor of which some places belong to no token; None if they are unclear."""
+    every = torch.arange(shape.numel(), device=chosen.device)
+    lines = [planes[axis].flatten() for axis in samples]
+    if any(bool((line < 0).any()) for line in lines):
+        return None
+    sample, _ = _numbered(lines, samples, every)
+    time, _ = _numbered([planes[axis] for axis in tokens], tokens, chosen)
+    group = torch.full_like(every, -1)
+    group[chosen] = time
+    counts = torch.bincount(sample)
+    if bool((counts != counts[0]).any()):
+        return None
+    order = sample.argsort(stable=True)
+    each = group[order].unflatten(0, (len(counts), -1))
+    if bool((each != each[:1]).any()):
+        return None
+    line = each[0]
+    # Places are as large as those of tokens. They lie in blocks, as the elements of one token do.
+    own, others = (line == line.max()).nonzero().flatten(), (line < 0).nonzero().flatten()
+    apart = (own.diff() != 1).nonzero().flatten()
+    block = int(apart[0]) + 1 if len(apart) else len(own)
+    if len(others) % len(own):
+        return None
+    places = line.clone()
+    count = len(others) // len(own)
+    places[others] = int(line.max()) + 1 + torch.arange(len(others)).to(line) // block % count
+    firsts = torch.stack([(places == one).nonzero()[0, 0] for one in places.unique()])
+    in_order = torch.empty_like(every)
+    in_order[order] = firsts[places].repeat(len(counts))
+    return _laid_out(shape, planes, every, samples, tokens, in_order)
 
 
 def _places(shape: torch.Size, planes: Sequence[Tensor]) -> Tensor:
@@ -301,6 +361,21 @@ class FollowedCall:
         return found if value.dtype.is_floating_point else None
 
     @cached_property
+    def has_others(self) -> bool:
+        """Whether it is given places of no token, beside those of tokens, that are no padding."""
+        return any(map(self._holds_others, self.recording.given))
+
+    def _holds_others(self, value: Value) -> bool:
+        found = self.coordinates(value)
+        tokens = [found.planes[axis] for axis in self.along & {*found.planes}] if found else []
+        for plane in tokens:
+            others = plane == NONE
+            if bool(others.any()) and bool((plane >= 0).any()):
+                # Zeros are padding, others learnt: attentions before may have sent tokens to them.
+                return bool((self.recording.tensor(value)[others] != 0).any())
+        return False
+
+    @cached_property
     def _least(self) -> int:
         given = map(self._layout, self.recording.given)
         return min((one.sizes[0] * one.sizes[1] for one in given if one), default=0)
@@ -322,7 +397,8 @@ class FollowedCall:
 
     def _layout(self, value: Value) -> Layout | None:
         if value not in self._found:
-            self._found[value] = layout_of(self.coordinates(value), self.along)
+            found = self.coordinates(value)
+            self._found[value] = layout_of(found, self.along, has_others=self.has_others)
         return self._found[value]
 
 
@@ -761,9 +837,11 @@ class Driven:
         return self.value.fits(self.response)
 
     def tokens(self) -> tuple[Int[Tensor, " time"], Int[Tensor, " read"]]:
-        """The number of the token of every row and column; -1 for a row that is of none of them."""
+        """The number of the token of every row and column; -1 for one that is of none of them."""
         rows, columns = self.response, self.value
-        numbers = columns.tokens.unique(dim=0, return_inverse=True)[1]
+        known = (columns.tokens >= 0).all(dim=1)
+        numbers = torch.full((len(columns.tokens),), -1)
+        numbers[known] = columns.tokens[known].unique(dim=0, return_inverse=True)[1]
         found = torch.full((len(rows.tokens),), -1)
         for column, number in enumerate(numbers.tolist()):
             found[rows.rows_of(column, columns)] = number

@@ -238,7 +238,7 @@ def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
 
 def heads_of(mixed: Tensor, output: Tensor, behind: Sequence[int] = ()) -> int | None:
     """The number of heads; None where the attention makes only a part of the module's output."""
-    if output.shape == mixed.shape and mixed.ndim > STACK:
+    if mixed.ndim > STACK and output.shape in (mixed.shape, mixed.transpose(-2, -3).shape):
         return mixed.shape[-3]
     for axis in (-1, 1):
         width = output.shape[axis]

@@ -1,0 +1,99 @@
+"""Places of no token, such as class tokens: behind an attention they hold what tokens sent there."""
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from tests.any_code.modules import Attention, drawn
+
+WIDTH, TOKENS, OUT = 8, 6, 5
+LEARNT = [(1, 0), (0, 1), (2, 1)]
+
+
+class Registers(nn.Module):
+    """Tokens between learnt ones, an attention, and what ``mix`` does to all of them."""
+
+    def __init__(self, mix, before, behind):
+        super().__init__()
+        self.embed, self.attention = nn.Linear(3, WIDTH), Attention(width=WIDTH, heads=2)
+        self.before = nn.Parameter(torch.empty(before, WIDTH))
+        self.behind = nn.Parameter(torch.empty(behind, WIDTH))
+        self.mix = mix(before + TOKENS + behind)
+
+    def forward(self, x):
+        learnt = (each.expand(len(x), -1, -1) for each in (self.before, self.behind))
+        before, behind = learnt
+        h = torch.cat([before, self.embed(x), behind], dim=1)
+        return self.mix(h + self.attention(h))
+
+
+class Along(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, h):
+        return self.inner(h.mT).mT
+
+
+class Flat(nn.Module):
+    """A head over all places; their channels lie side by side, or their places do."""
+
+    def __init__(self, places, *, swapped):
+        super().__init__()
+        self.swapped, self.inner = swapped, nn.Linear(places * WIDTH, OUT)
+
+    def forward(self, h):
+        return self.inner((h.mT if self.swapped else h).flatten(1))
+
+
+def linear(places):
+    return Along(nn.Linear(places, places))
+
+
+def convolution(_):
+    return Along(nn.Conv1d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH))
+
+
+def inspected(mix, before, behind):
+    model = drawn(Registers(mix, before, behind))
+    x = torch.randn(2, TOKENS, 3, generator=torch.Generator().manual_seed(1))
+    found = dsf.inspect(model, x)
+    assert [layer.name for layer in found] == ["attention", "mix.inner"]
+    assert found[1].is_exact
+    assert found.unsupported == ()
+    numbers = torch.tensor([*[-1] * before, *range(TOKENS), *[-1] * behind])
+    assert (found[1].column_tokens == numbers).all()
+    return model.mix.inner, found[1], numbers
+
+
+@pytest.mark.parametrize(("before", "behind"), LEARNT)
+def test_weights_over_places_read_class_tokens_too(before, behind):
+    inner, layer, numbers = inspected(linear, before, behind)
+    torch.testing.assert_close(layer.map()[0, 0].float(), inner.weight)
+    assert (layer.row_tokens == numbers).all() or (layer.row_tokens == -1).all()
+
+
+@pytest.mark.parametrize(("before", "behind"), LEARNT)
+def test_a_convolution_sends_tokens_to_class_tokens_and_back(before, behind):
+    inner, layer, numbers = inspected(convolution, before, behind)
+    places = before + TOKENS + behind
+    for channel in range(WIDTH):
+        below, own, above = inner.weight[channel, 0]
+        lines = ((below, -1), (own, 0), (above, 1))
+        expected = sum(w * torch.ones(places - abs(k)).diag(k) for w, k in lines)
+        torch.testing.assert_close(layer.map()[0, channel].float(), expected)
+    assert (layer.row_tokens == numbers).all()
+
+
+@pytest.mark.parametrize(("before", "behind"), LEARNT)
+@pytest.mark.parametrize("swapped", [True, False])
+def test_a_head_over_all_places_reads_class_tokens_too(before, behind, swapped):
+    inner, layer, _ = inspected(lambda places: Flat(places, swapped=swapped), before, behind)
+    shape = (WIDTH, -1) if swapped else (-1, WIDTH)
+    weight = inner.weight.unflatten(1, shape)
+    weight = weight if swapped else weight.mT  # "output channel place"
+    found = layer.map()[0]
+    assert found.shape[-1] == weight.shape[-1]
+    torch.testing.assert_close(found[0].permute(1, 0, 2).float(), weight)
