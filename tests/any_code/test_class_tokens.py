@@ -1,4 +1,4 @@
-"""Places of no token, such as class tokens: behind an attention they hold what tokens sent there."""
+"""Places of no token, such as class tokens, which hold what an attention sent there."""
 
 import pytest
 import torch

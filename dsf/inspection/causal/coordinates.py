@@ -41,6 +41,7 @@ class Source:
         before: the axes that the positions were made from.
         kind: ``input``; ``ids`` for integers that are not an image, nor features that weights sum
             over, which have no channels; or what the new positions are.
+        tables: by axis of ids what single places along it alone were looked up in, and these.
     """
 
     name: str
@@ -53,7 +54,13 @@ class Source:
     before: frozenset["InputAxis"] = frozenset()
     kind: str = "input"
     is_embedded: bool = False
+    tables: dict["InputAxis", dict[Hashable, set[int]]] = field(default_factory=dict)
     slots: dict[Hashable, "InputAxis"] = field(default_factory=dict)
+
+    def has_fields(self, axis: "InputAxis") -> bool:
+        """Whether every place along an axis is looked up in a table of its own, as features are."""
+        tables = self.tables.get(axis, {}).values()
+        return len(set().union(*tables)) > 1 and all(len(places) == 1 for places in tables)
 
     @property
     def has_one_place(self) -> bool:

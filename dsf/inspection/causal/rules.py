@@ -227,6 +227,7 @@ class Projections:
         if self._tokens is not None and source.rank and self._tokens % source.rank == axis.number:
             return False
         are_ids = source.is_embedded and self._tokens is None  # of words in sentences, say
+        are_ids = are_ids and not source.has_fields(axis)
         if source.kind == "ids" and source.rank >= IMAGE_AXES and not are_ids:
             source.kind = "input"  # whole numbers that weights sum over are features
         if source.channels is None and source.kind == "input":
@@ -715,10 +716,17 @@ class Rules:
                 return Followed((None,) * len(done.outs))
             how = f"'{done.name.strip('_')}' {Way.JOINS.value}"
             made = together(parts, done.outs[0].shape, how)
+            for meeting in made.meetings:
+                self._sum_fields(meeting.axis)
             return Followed(made.outputs * len(done.outs), made.meetings)
         if is_view(done.func):
             return self._moved(done)
         return self._attention(done) if "scaled_dot_product" in done.name else self._unknown(done)
+
+    def _sum_fields(self, axis: InputAxis) -> None:
+        """Take an axis for that of channels where what is added up was looked up field by field."""
+        if axis.source.has_fields(axis):
+            self._projections.are_channels(axis)
 
     def _unknown(self, done: Done) -> Followed:
         """An operation without a rule is taken for one that mixes what it is given."""
@@ -818,6 +826,10 @@ class Rules:
         shape, meetings, parts = done.outs[0].shape, self._chosen(done), list[Coordinates]()
         for axis, plane in self._deciding(done, by_ids=True):
             axis.source.is_embedded = True
+            place, last = plane.aminmax()
+            if place == last and place >= 0:
+                tables = axis.source.tables.setdefault(axis, {})
+                tables.setdefault(memory_key(done.args[0]), set()).add(int(place))
             parts.append(Coordinates(shape, {axis: small(plane).expand(shape)}))
         made = together(parts, shape, f"'{done.name}' {Way.JOINS.value}")
         return done.returns(made.outputs[0] if parts else None, (*meetings, *made.meetings))
@@ -993,6 +1005,7 @@ class Rules:
         for axis, plane in given.planes.items():
             if reduced(plane, [dim % plane.ndim for dim in dims])[1]:
                 axis.source.summed.setdefault(axis, set())
+                self._sum_fields(axis)
                 if not is_place(axis):
                     made.planes.pop(axis, None)
                     made.columns.pop(axis, None)
