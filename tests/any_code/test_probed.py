@@ -456,3 +456,54 @@ def test_tokens_so_large_that_keys_overflow_say_nothing(form):
     assert len(found) == 1
     assert found[0].is_exact
     assert not found.unsupported
+
+
+def past_torch(x):
+    return torch.tensor(x.tolist(), dtype=x.dtype)
+
+
+def as_it_is(x):
+    return x
+
+
+class Summing(nn.Module):
+    """Running sums beside an attention, which is given what tokens of a bent mean add."""
+
+    def __init__(self, passed):
+        super().__init__()
+        self.passed, self.inner = passed, modules.Attention(width=SIZE * 2, heads=2)
+
+    def forward(self, x):
+        return x.cumsum(1) + self.inner(x + self.passed(x.tanh().mean(1, keepdim=True)))
+
+
+@pytest.mark.parametrize("passed", [as_it_is, past_torch])
+def test_what_reaches_an_attention_inside_of_a_probed_module_is_no_silence(passed):
+    model = nn.Sequential(nn.Linear(3, SIZE * 2), Summing(passed), nn.Linear(SIZE * 2, 3))
+    found = dsf.inspect(drawn(model), tokens(2, 7, 3))
+    assert [layer.name for layer in found] == ["1.inner", "1"]
+    assert [one.name for one in found.unsupported] == ["Sequential"]
+
+
+class Unmerged(nn.Module):
+    """Attention whose heads and tokens change places."""
+
+    def forward(self, q, k, v):
+        return (q @ k.mT).softmax(dim=-1) @ v
+
+
+class Swapped(modules.Attention):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.inner = Unmerged()
+
+    def forward(self, x):
+        return x + self.o(self.inner(*self.parts(x)).reshape(x.shape))
+
+
+def test_attention_inside_of_a_probed_module_keeps_its_response_where_both_are_held():
+    model = nn.Sequential(nn.Linear(3, 8), Swapped(width=8, heads=2), nn.Linear(8, 3))
+    found = dsf.inspect(drawn(model), tokens(2, 7, 3))
+    assert found.unsupported == ()
+    assert {layer.name for layer in found} == {"1.inner", "1.o", "1"}
+    assert all(layer.is_exact for layer in found)

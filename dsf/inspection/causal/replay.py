@@ -780,9 +780,15 @@ def _holding(
         return new
 
     whole = {call.module for call in held.calls if call.through is Through.MODULE}
+    attending = {call.module for call in attentions}  # heard inside of a module that was probed
+    claimed = {
+        name
+        for name, part in module.named_modules()
+        if name and part in whole and attending.isdisjoint(part.modules())
+    }
     where = ModuleStack(
         module,
-        claimed={name for name, part in module.named_modules() if name and part in whole},
+        claimed=claimed,
         exchange=exchange,
         keeps_passes=False,
         looks_around=False,
