@@ -48,6 +48,17 @@ class Flat(nn.Module):
         return self.inner((h.mT if self.swapped else h).flatten(1))
 
 
+class Ends(nn.Module):
+    """A mean of neighbours, with the places at the ends taken twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.AvgPool1d(3, stride=1)
+
+    def forward(self, h):
+        return self.inner(torch.cat([h[:, :1], h, h[:, -1:]], dim=1).mT).mT
+
+
 def linear(places):
     return Along(nn.Linear(places, places))
 
@@ -63,21 +74,27 @@ def inspected(mix, before, behind):
     assert [layer.name for layer in found] == ["attention", "mix.inner"]
     assert found[1].is_exact
     assert found.unsupported == ()
-    numbers = torch.tensor([*[-1] * before, *range(TOKENS), *[-1] * behind])
-    assert (found[1].column_tokens == numbers).all()
-    return model.mix.inner, found[1], numbers
+    return model.mix.inner, found[1]
+
+
+def numbers_of(before, behind):
+    return torch.tensor([*[-1] * before, *range(TOKENS), *[-1] * behind])
 
 
 @pytest.mark.parametrize(("before", "behind"), LEARNT)
 def test_weights_over_places_read_class_tokens_too(before, behind):
-    inner, layer, numbers = inspected(linear, before, behind)
+    inner, layer = inspected(linear, before, behind)
+    numbers = numbers_of(before, behind)
+    assert (layer.column_tokens == numbers).all()
     torch.testing.assert_close(layer.map()[0, 0].float(), inner.weight)
     assert (layer.row_tokens == numbers).all() or (layer.row_tokens == -1).all()
 
 
 @pytest.mark.parametrize(("before", "behind"), LEARNT)
 def test_a_convolution_sends_tokens_to_class_tokens_and_back(before, behind):
-    inner, layer, numbers = inspected(convolution, before, behind)
+    inner, layer = inspected(convolution, before, behind)
+    numbers = numbers_of(before, behind)
+    assert (layer.column_tokens == numbers).all()
     places = before + TOKENS + behind
     for channel in range(WIDTH):
         below, own, above = inner.weight[channel, 0]
@@ -88,9 +105,20 @@ def test_a_convolution_sends_tokens_to_class_tokens_and_back(before, behind):
 
 
 @pytest.mark.parametrize(("before", "behind"), LEARNT)
+def test_places_that_are_taken_twice_are_columns_each(before, behind):
+    _, layer = inspected(lambda _: Ends(), before, behind)
+    numbers = numbers_of(before, behind)
+    expected = torch.ones(len(numbers), len(numbers) + 2).triu().tril(2) / 3
+    torch.testing.assert_close(layer.map()[0, 0].float(), expected)
+    ends = numbers[:1], numbers, numbers[-1:]
+    assert (layer.column_tokens == torch.cat(ends)).all()
+
+
+@pytest.mark.parametrize(("before", "behind"), LEARNT)
 @pytest.mark.parametrize("swapped", [True, False])
 def test_a_head_over_all_places_reads_class_tokens_too(before, behind, swapped):
-    inner, layer, _ = inspected(lambda places: Flat(places, swapped=swapped), before, behind)
+    inner, layer = inspected(lambda places: Flat(places, swapped=swapped), before, behind)
+    assert (layer.column_tokens == numbers_of(before, behind)).all()
     shape = (WIDTH, -1) if swapped else (-1, WIDTH)
     weight = inner.weight.unflatten(1, shape)
     weight = weight if swapped else weight.mT  # "output channel place"

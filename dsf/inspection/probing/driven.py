@@ -187,12 +187,22 @@ def _with_others(
     """The layout of a tensor of which some places belong to no token; None if they are unclear."""
     every = torch.arange(shape.numel(), device=chosen.device)
     lines = [planes[axis].flatten() for axis in samples]
-    if any(bool((line < 0).any()) for line in lines):
+    if not len(chosen) or any(bool((line < 0).any()) for line in lines):
         return None
     sample, _ = _numbered(lines, samples, every)
     time, _ = _numbered([planes[axis] for axis in tokens], tokens, chosen)
     group = torch.full_like(every, -1)
     group[chosen] = time
+    by_dims = _places(shape, [planes[axis] for axis in tokens])
+    for places in (_in_blocks(group, sample), by_dims):
+        made = None if places is None else _laid_out(shape, planes, every, samples, tokens, places)
+        if made is not None:
+            return made
+    return None
+
+
+def _in_blocks(group: Tensor, sample: Tensor) -> Tensor | None:
+    """The place of every element: that of its token, or one as large; None if they do not fit."""
     counts = torch.bincount(sample)
     if bool((counts != counts[0]).any()):
         return None
@@ -200,20 +210,20 @@ def _with_others(
     each = group[order].unflatten(0, (len(counts), -1))
     if bool((each != each[:1]).any()):
         return None
-    line = each[0]
-    # Places are as large as those of tokens. They lie in blocks, as the elements of one token do.
-    own, others = (line == line.max()).nonzero().flatten(), (line < 0).nonzero().flatten()
-    apart = (own.diff() != 1).nonzero().flatten()
-    block = int(apart[0]) + 1 if len(apart) else len(own)
+    # Elements of one token lie in blocks, side by side or apart; those of other places do as well.
+    places = each[0].clone()
+    own, others = (places == places.max()).nonzero().flatten(), (places < 0).nonzero().flatten()
     if len(others) % len(own):
         return None
-    places = line.clone()
+    apart = (own.diff() != 1).nonzero().flatten()
+    block = int(apart[0]) + 1 if len(apart) else len(own)
     count = len(others) // len(own)
-    places[others] = int(line.max()) + 1 + torch.arange(len(others)).to(line) // block % count
+    further = torch.arange(len(others)).to(places) // block % count
+    places[others] = 1 + int(places.max()) + further
     firsts = torch.stack([(places == one).nonzero()[0, 0] for one in places.unique()])
-    in_order = torch.empty_like(every)
-    in_order[order] = firsts[places].repeat(len(counts))
-    return _laid_out(shape, planes, every, samples, tokens, in_order)
+    found = torch.empty_like(group)
+    found[order] = firsts[places].repeat(len(counts))
+    return found
 
 
 def _places(shape: torch.Size, planes: Sequence[Tensor]) -> Tensor:
