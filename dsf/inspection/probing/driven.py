@@ -372,7 +372,7 @@ class FollowedCall:
 
     @cached_property
     def has_others(self) -> bool:
-        """Whether it is given places of no token, beside those of tokens, that are no padding."""
+        """Whether it is given places of no token, such as class tokens, and others of tokens."""
         return any(map(self._holds_others, self.recording.given))
 
     def _holds_others(self, value: Value) -> bool:
