@@ -21,7 +21,7 @@ from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.causal import replay
 from dsf.inspection.causal.coordinates import Coordinates
 from dsf.inspection.causal.findings import ModuleFinding, part_reason, unread_reason
-from dsf.inspection.causal.replay import Cell, Held, Moved, UnclearError
+from dsf.inspection.causal.replay import Cell, Held, Moved, Repetition, UnclearError
 from dsf.inspection.causal.replay import own as own_elements
 from dsf.inspection.causal.roles import SLOT, TOKEN
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError, is_fault
@@ -360,7 +360,7 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
 
     def moved_with(exchanged: Exchanges) -> Moved:
         now = recording.replay(exchanged, there)
-        after = [None if one is None else now[one] for one in outputs]
+        after = Repetition(outputs=[None if one is None else now[one] for one in outputs])
         of_tokens = draw != 0  # what a single token moves beyond them counts
         return replay.moved_between(invocation, cells, recorded, after, of_tokens=of_tokens)
 

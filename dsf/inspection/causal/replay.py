@@ -183,9 +183,7 @@ def moved(
             like = repetition(one, (), held, draw=draw)
             after = repetition(one, cells, held, like=like, **how)
         before = one.outputs if like is None else like.outputs
-        of = {"of_tokens": of_tokens, "of_model": of_model}
-        rest = moved_between(one, cells, before, after.outputs, after.spills, **of)
-        return replace(rest, has_hidden=after.has_hidden, in_slots=after.in_slots)
+        return moved_between(one, cells, before, after, of_tokens=of_tokens, of_model=of_model)
 
     try:
         found = asked(invocation)
@@ -246,8 +244,7 @@ def moved_between(
     invocation: Invocation,
     cells: Sequence[Cell],
     before: Sequence[Tensor | None],
-    after: Sequence[Tensor | None],
-    spills: Sequence[Spill] = (),
+    after: Repetition,
     *,
     of_tokens: bool = False,
     of_model: bool = False,
@@ -255,8 +252,9 @@ def moved_between(
     # Of the first output that holds numbers, and of all others that hold tokens, the change at
     # other tokens than the replaced ones: the largest, relative to the scale of its entry, and all.
     sizes, differences, dtypes = list[float](), list[Tensor](), list[torch.dtype]()
+    has_hidden = after.has_hidden
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
-        for old, new, made in zip(before, after, invocation.made, strict=False):
+        for old, new, made in zip(before, after.outputs, invocation.made, strict=False):
             is_first = not of_model and not sizes
             is_map = made is not None and bool(made.columns)
             if is_map or not containers.are_numbers(old):
@@ -270,9 +268,12 @@ def moved_between(
             size, inside = sizes_moved(old, new), own(made, cells)
             if made is None and bool(size.any()):
                 raise NotFollowedError("it is not known where the tokens are in its output")
-            if not is_first and (inside is None or not bool(inside.any())):
-                continue  # of all tokens together, such as a state
             kept = torch.zeros_like(old, dtype=torch.bool) if inside is None else inside
+            if of_model and made is not None:
+                kept, is_hidden = _with_groups(kept, size != 0, made, cells, after.apart)
+                has_hidden |= is_hidden
+            if not is_first and not bool(kept.any()):
+                continue  # of all tokens together, such as a state
             if of_tokens and made is not None:
                 kept = kept | _of_none(made).to(kept.device)
             exact = torch.promote_types(old.dtype, torch.float64)
@@ -286,9 +287,15 @@ def moved_between(
         raise NoNumbersError("it returns no numbers, so that tokens only choose what others see")
     elsewhere = math.nan if any(map(math.isnan, sizes)) else max(sizes)
     limit = ENTRY_ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
-    spilled = max((share for size, share in spills if size > limit), default=0.0)
-    largest_spill = max((size for size, _ in spills), default=0.0)
-    return Moved(elsewhere, limit, torch.cat(differences), spilled, largest_spill)
+    return Moved(
+        elsewhere,
+        limit,
+        difference=torch.cat(differences),
+        spilled=max((share for size, share in after.spills if size > limit), default=0.0),
+        largest_spill=max((size for size, _ in after.spills), default=0.0),
+        has_hidden=has_hidden,
+        in_slots=after.in_slots,
+    )
 
 
 def _is_of_pairs(made: Coordinates) -> bool:
@@ -554,6 +561,19 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
             if not all_before(axis).isdisjoint(cell):
                 found = found | ((small(made.planes[axis]) >= 0) & ~is_single)
     return found
+
+
+def _with_groups(
+    inside: Tensor, differs: Tensor, made: Coordinates, cells: Sequence[Cell], apart: Sequence[Cell]
+) -> tuple[Tensor, bool]:
+    """Which elements belong to replaced tokens or to what was made of them, and what is hidden.
+
+    Where tokens of several sequences are replaced, it is not seen which of them moves such groups.
+    """
+    groups, others = (_of_made(made, each).to(inside.device) for each in (cells, apart))
+    are_several = len({*map(frozenset, cells)}) > 1
+    is_hidden = are_several and bool((differs & groups.to(differs.device)).any())
+    return groups | (inside & ~others), is_hidden
 
 
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
@@ -865,12 +885,10 @@ def _note_spill(
             size = sizes_moved(before, after).max().item()
             found.in_slots = max(found.in_slots, size if size > limit else 0.0)
         return
-    inside = own(seen, cells)
-    made, apart = (_of_made(seen, each).to(before.device) for each in (cells, found.apart))
-    inside = made if inside is None else made | (inside.to(before.device) & ~apart)
-    differs = (after != before).reshape(seen.shape)
-    are_several = len({*map(frozenset, cells)}) > 1
-    found.has_hidden |= are_several and bool((differs & made).any())
+    differs, inside = (after != before).reshape(seen.shape), own(seen, cells)
+    kept = torch.zeros((), dtype=torch.bool) if inside is None else inside
+    inside, is_hidden = _with_groups(kept.to(before.device), differs, seen, cells, found.apart)
+    found.has_hidden |= is_hidden
     if not bool((differs & ~inside).any()):
         return
     change = (after.double() - before.double()).abs().reshape(seen.shape)

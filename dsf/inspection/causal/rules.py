@@ -836,7 +836,7 @@ class Rules:
 
     def _scattered(self, done: Done) -> Followed:
         """Numbers written to places that an index names, or added up there."""
-        args, place = done.args, 2 if "index_put" in done.name else 3
+        args, place = done.args, 2 if _is_by_mask_or_indices(done) else 3
         source = args[place] if isinstance(args[place], Tensor) else None
         into, found = self._known.of(args[0]), self._known.of(source)
         adds = bool(done.argument(3, False)) if place == 2 else done.name in _SUMMING
@@ -1124,6 +1124,8 @@ def _indices(done: Done) -> list[tuple[Tensor, int]]:
         return [(args[1], int(name == "embedding"))]
     if name in ("gather", "scatter", "scatter_add", "scatter_reduce"):
         return [(args[2], 0)]
+    if name == "masked_scatter":
+        return [(args[1], 0)]
     if name.startswith("index_") and name != "index_put":
         return [(args[2], args[0].ndim - args[1] % args[0].ndim - 1)]
     if name != "index" and "index_put" not in name:
@@ -1134,8 +1136,14 @@ def _indices(done: Done) -> list[tuple[Tensor, int]]:
     return [(given[k], args[0].ndim - named[0] - covered) for k in named]
 
 
+def _is_by_mask_or_indices(done: Done) -> bool:
+    return "index_put" in done.name or done.name == "masked_scatter"
+
+
 def _named(done: Done, plane: Tensor) -> Tensor:
     """What lies in the places that an index names."""
+    if done.name == "masked_scatter":
+        return plane.masked_select(done.args[1])
     if "index_put" in done.name:
         return torch.ops.aten.index(plane, list(done.args[1]))
     dim, index = done.args[1:3]
@@ -1201,7 +1209,7 @@ _RESIZES = {f"upsample_{kind}{k}d" for kind in ("linear", "bilinear", "nearest")
 _RESIZES |= {f"_upsample_nearest_exact{k}d" for k in (1, 2, 3)} | {"upsample_nearest3d"}
 _RESIZES |= {"upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bicubic2d_aa"}
 _SCATTERS = {"index_put", "_index_put_impl", "_unsafe_index_put", "index_copy", "index_add"}
-_SCATTERS |= {"scatter", "scatter_add", "scatter_reduce", "index_fill"}
+_SCATTERS |= {"scatter", "scatter_add", "scatter_reduce", "index_fill", "masked_scatter"}
 _SUMMING = {"index_add", "scatter_add", "scatter_reduce"}
 _POOLS = {f"{kind}_pool{k}d" for kind in ("avg", "max") for k in (1, 2, 3)}
 _POOLS |= {f"_adaptive_avg_pool{k}d" for k in (2, 3)} | {"max_pool2d_with_indices"}

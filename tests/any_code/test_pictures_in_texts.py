@@ -1,0 +1,90 @@
+"""Models that read the patches of an image among the ids of a text."""
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from tests.any_code.modules import Attention, drawn
+
+WORDS, WIDTH, PATCHES, PLACE = 23, 16, 4, 3
+IDS = torch.randint(4, WORDS, (2, 9), generator=torch.Generator().manual_seed(0))
+IDS[:, 1 : 1 + PATCHES] = PLACE
+IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def checked(there, patches):
+    if int(there.sum()) != patches.shape[0] * patches.shape[1]:
+        raise ValueError("there must be one place in the text for every patch")
+
+
+def written(text, patches, there):
+    checked(there, patches)
+    return text.masked_scatter(there[..., None].expand_as(text), patches)
+
+
+def put(text, patches, there):
+    text = text.clone()
+    text[there] = patches.flatten(0, 1)
+    return text
+
+
+def joined(text, patches, _there):
+    return torch.cat([text[:, :1], patches, text[:, 1 + PATCHES :]], dim=1)
+
+
+class Reader(nn.Module):
+    """An attention over a text with patches in it, and what else it does to both."""
+
+    def __init__(self, form, more=None):
+        super().__init__()
+        self.words, self.patches = nn.Embedding(WORDS, WIDTH), nn.Conv2d(3, WIDTH, 4, 4)
+        self.tower, self.attention = Attention(), Attention()
+        self.form, self.more = form, more
+
+    def forward(self, ids, images):
+        patches = self.patches(images).flatten(2).mT
+        patches = patches + self.tower(patches)
+        x = self.form(self.words(ids), patches, ids == PLACE)
+        x = x + self.attention(x)
+        return x if self.more is None else self.more(x)
+
+
+FORMS = [written, put, joined]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_both_attentions_are_all_that_mixes(form):
+    inspection = dsf.inspect(drawn(Reader(form)), IDS, IMAGES)
+    assert [layer.name for layer in inspection] == ["tower", "attention"]
+    assert all(layer.is_exact for layer in inspection)
+    assert not inspection.unsupported
+
+
+PICTURE, REST = slice(1, 1 + PATCHES), slice(1 + PATCHES, None)
+
+
+def words_in_patches(x):
+    return torch.cat([x[:, :1], x[:, PICTURE] + x[:, REST].mean(1, True), x[:, REST]], dim=1)
+
+
+def patches_in_words(x):
+    return torch.cat([x[:, :1], x[:, PICTURE], x[:, REST] + x[:, PICTURE].mean(1, True)], dim=1)
+
+
+def patches_turned(x):
+    return torch.cat([x[:, :1], x[:, PICTURE] + x[:, PICTURE].flip(1), x[:, REST]], dim=1)
+
+
+def patches_past_torch(x):
+    turned = torch.from_numpy(x[:, PICTURE].detach().numpy()[:, ::-1].copy())
+    return torch.cat([x[:, :1], x[:, PICTURE] + turned, x[:, REST]], dim=1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "more", [words_in_patches, patches_in_words, patches_turned, patches_past_torch]
+)
+def test_what_else_mixes_words_or_patches_is_listed(form, more):
+    inspection = dsf.inspect(drawn(Reader(form, more)), IDS, IMAGES)
+    assert "Reader" in {one.name for one in inspection.unsupported}
