@@ -28,7 +28,7 @@ from dsf.inspection.errors import InspectionError, ReconstructionError, Unreadab
 from dsf.inspection.families.registry import Known
 from dsf.inspection.probing.driven import Driven, Exchanges, Ports
 from dsf.inspection.probing.port_choice import ROUNDINGS
-from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober
+from dsf.inspection.probing.probe import FAMILY, Budget, Probe, Prober, Program
 from dsf.inspection.rebuild import Limits, rebuild
 from dsf.inspection.recording import Exchanged, Recording, Value, instead, values_in
 from dsf.inspection.results.layers import ALL, InspectedLayer
@@ -194,7 +194,7 @@ def probe_all(
         is_known: whether a family of the model is known, whose layers no map of a part joins.
     """
     budget = Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
-    ports: dict[type, Ports] = {}
+    ports: dict[Program, Ports] = {}
     refused: dict[type, list[str]] = {}
     for one in findings:
         if not _is_probed(one, instead_of):
@@ -380,6 +380,9 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     spilled = _elsewhere(values, driven.values_in(new), driven.value.own(cells))
     own = driven.response.own(cells).unsqueeze(-1)
     if not replay.puts_out_tokens(invocation, cells):
+        moved = driven(driven.values_in(new))
+        if draw == 0 and not _elsewhere(response, moved, own.squeeze(-1)):
+            return 0.0  # a map of each token to itself, behind which they meet
         own = torch.zeros_like(own)
 
     def kept(now: Tensor) -> Tensor:

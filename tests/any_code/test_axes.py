@@ -456,3 +456,23 @@ def test_words_of_several_sentences_are_tokens():
     module = Words()
     layer = read(module, whole_numbers(SIZE, 4, 6))
     assert layer.map().shape[-2:] == (6, 6)
+
+
+class Ahead(nn.Module):
+    """Every token and the next one, in which the last is there twice, before an attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.inp, self.inner = nn.Linear(WIDTH, WIDTH), modules.Attention()
+
+    def forward(self, x):
+        x = self.inp(x)
+        return self.inner(x + torch.cat([x[:, 1:], x[:, -1:]], dim=1))
+
+
+def test_a_look_at_the_next_token_keeps_the_numbers_of_the_tokens():
+    layer = dsf.inspect(drawn(Ahead()), tokens())["inner"]
+    assert layer.is_exact
+    places = torch.arange(WIDTH).expand(SIZE, SIZE, -1)
+    torch.testing.assert_close(layer.row_tokens, places)
+    torch.testing.assert_close(layer.column_tokens, places)

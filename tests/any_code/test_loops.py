@@ -21,7 +21,7 @@ class Correlated(nn.Module):
         spectrum = torch.fft.rfft(x, n=length, dim=1)
         kernel = torch.fft.rfft(self.kernel, n=length).conj()
         found = torch.fft.irfft(spectrum * kernel[:, None], length, dim=1).roll(-1, dims=1)
-        return found.index_select(1, torch.arange(WIDTH, length))
+        return found.index_select(-2, torch.arange(WIDTH, length))
 
     def expected(self):
         lag = torch.arange(WIDTH)[:, None] - torch.arange(WIDTH)

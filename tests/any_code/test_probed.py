@@ -507,3 +507,22 @@ def test_attention_inside_of_a_probed_module_keeps_its_response_where_both_are_h
     assert found.unsupported == ()
     assert {layer.name for layer in found} == {"1.inner", "1.o", "1"}
     assert all(layer.is_exact for layer in found)
+
+
+def test_ports_of_another_program_are_not_taken_over():
+    """Two layers of one class; what the second makes last has another number in its program."""
+
+    class Sum(nn.Module):
+        def __init__(self, *, is_bounded):
+            super().__init__()
+            self.factors, self.is_bounded = nn.Parameter(torch.zeros(WIDTH)), is_bounded
+
+        def forward(self, x):
+            factors = self.factors.tanh() if self.is_bounded else self.factors
+            return (x * factors.exp()).cumsum(1)
+
+    model = nn.Sequential(Sum(is_bounded=False), nn.Tanh(), Sum(is_bounded=True))
+    inspection = dsf.inspect(drawn(model), tokens())
+    assert [layer.name for layer in inspection] == ["0", "2"]
+    assert all(layer.is_exact for layer in inspection)
+    assert inspection.unsupported == ()

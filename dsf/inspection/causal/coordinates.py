@@ -36,8 +36,8 @@ class Source:
         normed: the axes that norms and convolutions took for that of channels.
         places: the axes that are none of channels, as no weights had summed over them when single
             numbers along them got features, or when an attention or a recurrence mixed along them.
-        transformed: the axes that were transformed behind padding: of all places as many as they
-            have tokens are taken afterwards.
+        transformed: by axis the tokens that were given to Fourier transforms of another length, in
+            the order in which they lay.
         before: the axes that the positions were made from.
         kind: ``input``; ``ids`` for integers that are not an image, nor features that weights sum
             over, which have no channels; or what the new positions are.
@@ -49,7 +49,7 @@ class Source:
     summed: dict["InputAxis", set[tuple[int, ...]]] = field(default_factory=dict)
     normed: set["InputAxis"] = field(default_factory=set)
     places: set["InputAxis"] = field(default_factory=set)
-    transformed: set["InputAxis"] = field(default_factory=set)
+    transformed: dict["InputAxis", list[Tensor]] = field(default_factory=dict)
     rank: int = 0
     before: frozenset["InputAxis"] = frozenset()
     kind: str = "input"
@@ -225,8 +225,11 @@ def is_sent(planes: Planes, axis: InputAxis) -> bool:
     return lines.unique(dim=1).shape[1] > mine.shape[1]
 
 
-IN_ORDER = 2
-"""The rank of a plane whose indices never fall; of one whose indices never rise it is 1."""
+IN_ORDER, EACH_ONCE = 2, 1
+"""The rank of a plane whose indices never fall, and more where each is there once.
+
+Of one whose indices never rise it is 1.
+"""
 
 
 def _order(plane: Tensor) -> int:
@@ -235,7 +238,8 @@ def _order(plane: Tensor) -> int:
     steps = [short.diff(dim=k) for k in range(short.ndim) if short.shape[k] > 1]
     gaps = -IN_ORDER if bool((short < 0).any()) else 0
     if all(bool((step >= 0).all()) for step in steps):
-        return IN_ORDER + gaps
+        is_each_once = all(bool((step > 0).all()) for step in steps)
+        return IN_ORDER + EACH_ONCE * is_each_once + gaps
     return (1 if all(bool((step <= 0).all()) for step in steps) else 0) + gaps
 
 

@@ -954,10 +954,7 @@ class Rules:
                 remade.setdefault(frames, []).append(axis)
                 continue
             if is_resized:
-                dim = next(dim for dim in along if dim in changed)
-                index = counted(shape, dim, plane.device)
-                planes[axis] = torch.where(index < axis.size, index, MANY)
-                axis.source.transformed.add(axis)
+                planes[axis] = _resized(plane, axis, along, shape)
                 continue
             short = plane
             for dim in changed:
@@ -1158,10 +1155,38 @@ def _overlap(plane: Tensor) -> bool:
     return len(there.unique()) < len(there)
 
 
+def _resized(plane: Tensor, axis: InputAxis, dims: Sequence[int], shape: Size) -> Tensor:
+    """The plane of a transform to another length; one back has the tokens of that forth."""
+    given = small(plane)
+    own = given.reshape([given.shape[dim] for dim in dims])
+    lines = axis.source.transformed.setdefault(axis, [])
+    line = next((one for one in lines if _begin_alike(one, own)), own)
+    lines += [line] if line is own else []
+    made = torch.full([shape[dim] for dim in dims], MANY, device=plane.device)
+    both = tuple(slice(min(sizes)) for sizes in zip(made.shape, line.shape, strict=True))
+    made[both] = line[both].where(line[both] >= 0, MANY)
+    return made.reshape([shape[k] if k in dims else 1 for k in range(len(shape))]).expand(shape)
+
+
+def _begin_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether the known tokens of two lines are the same as far as both go, of which the first."""
+    if one.ndim != other.ndim:
+        return False
+    both = tuple(slice(min(sizes)) for sizes in zip(one.shape, other.shape, strict=True))
+    are_known = (one[both] >= 0) & (other[both] >= 0)
+    return bool(are_known.any() and (one[both] == other[both])[are_known].all())
+
+
 def _in_order(plane: Tensor, axis: InputAxis, dim: int) -> Tensor:
     """As many places of a transform as it was given tokens, wherever they lie, are these tokens."""
-    is_new = plane.shape[dim] == axis.size and bool((plane == MANY).any())
-    return counted(plane.shape, dim, plane.device) if is_new else plane
+    lines = axis.source.transformed[axis]
+    tokens = lines[0][lines[0] >= 0]
+    is_new = plane.shape[dim] == len(tokens) and bool((plane == MANY).any())
+    if not is_new or len(lines) > 1:
+        return plane
+    sizes = [1] * plane.ndim
+    sizes[dim] = len(tokens)
+    return tokens.reshape(sizes).expand(plane.shape)
 
 
 def _added(

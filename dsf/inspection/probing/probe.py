@@ -39,6 +39,7 @@ from dsf.inspection.probing.port_choice import (
     named,
     value_among,
 )
+from dsf.inspection.recording import Value
 from dsf.inspection.results.layers import ALL
 from dsf.inspection.softmax.attention import GivenWeights
 
@@ -51,6 +52,8 @@ class StoredMap(GivenWeights):
     label: str = ""
 
 
+Program = tuple[tuple[str, tuple[Value, ...]], ...]
+"""The operations of a call, each with what it makes."""
 FAMILY = "probed"
 MAPS_TOGETHER = 4
 """All maps that are measured unasked may hold so many times the numbers that one may."""
@@ -141,7 +144,7 @@ class Prober:
     """The ``read`` and ``finish`` of a probe; ``finish`` belongs to the call that was read last.
 
     Args:
-        known: by the class of a module the ports that were found in one before, tried first.
+        known: by the program of a module the ports that were found in one before, tried first.
         worth: how much of what a token moves in the module the map of a function explains; of the
             functions that are found one that explains all comes first.
     """
@@ -150,13 +153,13 @@ class Prober:
         self,
         probe: Probe,
         budget: Budget | None = None,
-        known: dict[type, Ports] | None = None,
+        known: dict[Program, Ports] | None = None,
         *,
         worth: Callable[[Driven], float] | None = None,
     ):
         self._probe, self._worth = probe, worth
         self._budget = Budget() if budget is None else budget
-        self._known: dict[type, Ports] = {} if known is None else known
+        self._known: dict[Program, Ports] = {} if known is None else known
         self.driven: Driven | None = None
 
     def read(self, layer: Captured) -> StoredMap:
@@ -212,23 +215,25 @@ class Prober:
         direct = value_among(call, fewest=2) if is_alone else None
         if direct is None:
             try:
-                return self._found(layer, call, response), call.rounding
+                return self._found(call, response), call.rounding
             except UnreadableError:
                 direct = value_among(call) if is_alone else None
                 if direct is None:
                     raise
         return Driven(call, direct), call.rounding
 
-    def _found(self, layer: Captured, call: FollowedCall, response: Port | None) -> Driven:
+    def _found(self, call: FollowedCall, response: Port | None) -> Driven:
         """The function between the places that a search finds."""
-        before = self._known.get(type(layer.module))
+        # The places of ports are numbered within one program.
+        program: Program = tuple((one.name, one.outs) for one in call.recording.operations)
+        before = self._known.get(program)
         if before is not None and not before.layouts:  # which are of the tensors of that module
             try:
                 driven = Driven(call, before)
                 values, _, _ = driven.original()
                 if superposition(without_rest(driven, values)[0], values) <= call.rounding:
                     return driven
-            except Exception:  # noqa: S110  # other operations than in the module before
+            except Exception:  # noqa: S110  # operations may refuse other numbers
                 pass
         start = call.recording.replays
         try:
@@ -237,7 +242,7 @@ class Prober:
             share = share_of_pass(len(call.recording.operations))
             self._budget.spent += (call.recording.replays - start) * share
         if found.ports.loop is None:
-            self._known[type(layer.module)] = found.ports
+            self._known[program] = found.ports
         return Driven(call, found.ports)
 
     def _searched(self, call: FollowedCall, response: Port | None) -> Found:
