@@ -884,3 +884,32 @@ def test_a_second_product_beside_an_attention_is_not_taken_for_its_own(way, is_f
 
     inspection = inspected(Model(lambda _, x: x, attention=Two()), X)
     assert "attn" in listed(inspection)
+
+
+SPOILED = {
+    "everywhere": lambda y: y + torch.nan,
+    "in a token": lambda y: torch.cat([y[:, :1] + torch.nan, y[:, 1:]], 1),
+    "in a sample": lambda y: torch.cat([y[:1] + torch.nan, y[1:]]),
+    "in a channel": lambda y: torch.cat([y[..., :1] + torch.nan, y[..., 1:]], -1),
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+@pytest.mark.parametrize("is_of_model", [False, True])
+def test_nan_hides_no_mixing_of_tokens(spoiled, is_of_model):
+    class Spoiled(Sums):
+        def forward(self, x):
+            return SPOILED[spoiled](super().forward(x))
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attn, self.sums = Attention(), Spoiled()
+
+        def forward(self, x):
+            x = self.attn(x)
+            return SPOILED[spoiled](x.cumsum(1).tanh()) if is_of_model else self.sums(x)
+
+    inspection = inspected(Both(), X)
+    assert inspection["attn"].is_exact
+    assert [part.name for part in inspection.unsupported] == ["Both" if is_of_model else "sums"]

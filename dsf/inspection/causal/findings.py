@@ -25,6 +25,7 @@ from dsf.inspection.results.table import Table
 FEW_DRAWS = 4
 """Further draws where whole numbers leave torch: many models only look whether a mask is full."""
 SILENT = "no token moves another in the whole model while the mixers that were read are held"
+NOT_FINITE = "its output is not finite (NaN)"
 APART = 4
 """Of more attentions in one forward pass than this, shares are not measured one by one."""
 
@@ -362,7 +363,7 @@ def _are_silent(
         return False
     if unknown is not None:
         found = _while_held(run, Held(calls, (), watched=plain), unknown)
-        if found.mixes is not False or math.isnan(found.elsewhere):
+        if found.mixes is not False:
             return False
     return replay.are_seen(plain, run)
 
@@ -394,6 +395,8 @@ def _while_held(run: Invocation, held: Held, unknown: Sequence[Kept]) -> ModuleF
                 draws = [*range(3, 3 + min(count, most))]
     except UnclearError as error:
         return _of_model(run, note=str(error), is_lost=isinstance(error, NotFollowedError))
+    if any(map(math.isnan, sizes)):
+        return _of_model(run, note=NOT_FINITE)
     return _of_model(run, mixes=False, elsewhere=max(sizes))
 
 
@@ -428,14 +431,14 @@ def _judged(
     is_read, share, draw = asked.is_read, 1.0, 0
     try:
         rest = moved(invocation, held)
-        if is_read and math.isnan(rest.elsewhere):
-            return replace(asked, note="its output is not finite", is_finite=False)
         in_slots = rest.in_slots if makes_slots else 0.0
         draws = replay.draws(invocation) if is_open and not in_slots else []
         while draws and not rest.mixes:  # one token may decide nothing, or be sent nowhere
             draw = draws.pop(0)
             with suppress(UnclearError) if draw < 0 else nullcontext():  # refused for their size
                 rest = moved(invocation, held, draw=draw)
+        if math.isnan(rest.elsewhere) and not rest.mixes:
+            return replace(asked, note=NOT_FINITE, is_finite=False)
         if is_read and others and rest.spilled:
             # perhaps by another mixer, reported separately
             again = moved(invocation, Held(held.calls, others), draw=draw)
@@ -628,7 +631,7 @@ def _open_reason(finding: ModuleFinding, how: str) -> str:
 
 def unread_reason(finding: ModuleFinding, *, is_tried: bool = False) -> str:
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
-    if not finding.is_finite:
+    if finding.is_read and not finding.is_finite:
         return (
             "its output is not finite (NaN or infinite), though its maps are, so that it is "
             "not known whether they are all of it. Look for an overflow of the number type"

@@ -251,7 +251,7 @@ def moved_between(
 ) -> Moved:
     # Of the first output that holds numbers, and of all others that hold tokens, the change at
     # other tokens than the replaced ones: the largest, relative to the scale of its entry, and all.
-    sizes, differences, dtypes = list[float](), list[Tensor](), list[torch.dtype]()
+    sizes, differences, dtypes = list[Tensor](), list[Tensor](), list[torch.dtype]()
     has_hidden = after.has_hidden
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
         for old, new, made in zip(before, after.outputs, invocation.made, strict=False):
@@ -278,15 +278,18 @@ def moved_between(
                 kept = kept | _of_none(made).to(kept.device)
             exact = torch.promote_types(old.dtype, torch.float64)
             change = torch.where(size == 0, 0, new.to(exact) - old.to(exact)).masked_fill(kept, 0)
-            sizes.append(size.masked_fill(kept, 0).max().item() if size.numel() else 0.0)
+            sizes.append(size.masked_fill(kept, 0).flatten())
             differences.append(change.flatten())
             dtypes.append(old.dtype)
     if not sizes and of_model:  # no output has tokens
-        sizes, differences, dtypes = [0.0], [torch.zeros(0)], [torch.float32]
+        sizes, differences, dtypes = [torch.zeros(1)], [torch.zeros(0)], [torch.float32]
     if not sizes:
         raise NoNumbersError("it returns no numbers, so that tokens only choose what others see")
-    elsewhere = math.nan if any(map(math.isnan, sizes)) else max(sizes)
     limit = ENTRY_ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes)
+    known = [size[~size.isnan()] for size in sizes]
+    elsewhere = max((size.max().item() for size in known if size.numel()), default=0.0)
+    if elsewhere <= limit and any(bool(size.isnan().any()) for size in sizes):
+        elsewhere = math.nan  # of what is not finite it is not known whether it moved
     return Moved(
         elsewhere,
         limit,
