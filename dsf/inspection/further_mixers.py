@@ -383,6 +383,7 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
         moved = driven(driven.values_in(new))
         if draw == 0 and not _elsewhere(response, moved, own.squeeze(-1)):
             return 0.0  # a map of each token to itself, behind which they meet
+        spilled = max(spilled, _behind_response(recording, invocation, held, driven))
         own = torch.zeros_like(own)
 
     def kept(now: Tensor) -> Tensor:
@@ -393,6 +394,23 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     if draw and not every.mixes:  # all that they move is themselves
         return math.nan
     return min(replay.share_of(every, left), 1 - spilled)
+
+
+def _behind_response(
+    recording: Recording, invocation: Invocation, held: Held, driven: Driven
+) -> float:
+    """How much of what a row of the response moves lies in other rows of the output, 0 to 1."""
+    # New tokens, as of patches, may meet behind a map that makes them of those of the input.
+    rows, output = driven.put_out, recording.first_output
+    if rows is None or not set(rows.token_axes) & set(driven.response.token_axes):
+        return 0.0
+    _, response, before = driven.original()
+    row, kept = response.shape[1] // 2, kept_in(recording, invocation, held, ())
+    new = response.clone()
+    new[:, row] += response.square().mean().sqrt()
+    after = recording.replay([*kept, driven.with_response(lambda _: new)], [output])[output]
+    own = rows.rows_of(row, driven.response).expand(rows.sizes[:2])
+    return _elsewhere(rows.arranged(before), rows.arranged(after), own)
 
 
 LEAST_ALIKE = 1e-2

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection import NothingCapturedError
 from tests.any_code.modules import Attention, drawn, tokens
 
 WORDS, SIDE, CHANNELS = 3, 2, 4
@@ -338,3 +339,23 @@ def test_a_graph_before_a_mixer_over_time_is_not_hidden_by_it(over_time):
     names = {layer.name for layer in found} | {one.name for one in found.unsupported}
     assert "OfJoints" in names
     assert any(name.startswith("over_time") for name in names)
+
+
+@pytest.mark.parametrize("kind", ["convolution", "unfolded"])
+def test_new_tokens_that_meet_in_the_module_that_makes_them_are_listed(kind):
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.filter, self.project = nn.Conv1d(3, 9, 4, stride=4), nn.Linear(12, 9)
+            self.inp, self.out = nn.Linear(9, 9), nn.Linear(9, 5)
+
+        def forward(self, x):
+            x = (
+                self.filter(x).mT
+                if kind == "convolution"
+                else self.project(x.unfold(-1, 4, 4).transpose(1, 2).flatten(2))
+            )
+            return self.out(self.inp(x).tanh().cumsum(1))
+
+    with pytest.raises(NothingCapturedError, match=r"Patches.*mixes tokens"):
+        dsf.inspect(drawn(Patches()), tokens(2, 3, 20))

@@ -788,6 +788,7 @@ class Driven:
         self.choices = call.choices
         self.linear = call.recording if ports.loop is None else ports.loop.linear
         self.value, self.response = value, response
+        self.put_out = call.layout(call.recording.first_output)
 
     def original(self) -> tuple[Tensor, Tensor, Tensor]:
         self.passes += 1
