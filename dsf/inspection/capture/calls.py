@@ -66,6 +66,7 @@ class Invocation:
             where they left these as they were.
         is_spoiled: whether the module or a hook had written into them when they were copied, so
             that it cannot be repeated.
+        refuses: whether it could only be repeated with numbers of other tokens in place of some.
     """
 
     module: nn.Module
@@ -82,6 +83,7 @@ class Invocation:
     made: list[Any] = field(default_factory=list)
     prepared: tuple[tuple[Any, ...], dict[str, Any]] | None = None
     is_spoiled: bool = False
+    refuses: bool = False
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:

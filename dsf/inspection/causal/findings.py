@@ -84,6 +84,7 @@ class Findings:
             is read.
         is_silent: whether no token moves another while all mixers that were read are held.
         unknown: numbers of the run of which it is not known what they were made of.
+        all_of_it: calls while which are held no token moves another in the model; None if unknown.
     """
 
     modules: list[ModuleFinding] = field(default_factory=list)
@@ -94,6 +95,7 @@ class Findings:
     channels: dict[str, int] = field(default_factory=dict)
     front: tuple[str, ...] = ()
     unknown: Sequence[Kept] = ()
+    all_of_it: frozenset[Call] | None = None
 
     def rest_of(
         self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
@@ -106,6 +108,8 @@ class Findings:
             is_whole = all(call.through is Through.MODULE for call in calls)
             words = "it writes into its own weights while it runs"
             return None if is_whole else _of_model(run, note=words)
+        if not listed and self.all_of_it == frozenset(calls):
+            return None
         held = Held(calls, [invocation for one in listed for invocation, _ in one.runs])
         found = _while_held(run, held, self.unknown)
         return None if found.mixes is False else found
@@ -186,7 +190,7 @@ def judged(
         and not (found.front or found.refused or any(one.invocation is None for one in mixings))
     )
     found.is_silent = _are_silent(
-        tracker.run, calls, plain, None if is_followed else tracker.unknown
+        found, tracker.run, calls, plain, None if is_followed else tracker.unknown
     )
     results: dict[Invocation, ModuleFinding] = {}
     apart: set[Invocation] = set()  # of these what they pass on is not held: it is of single tokens
@@ -344,6 +348,7 @@ def _is_one_attention(mixings: Sequence[TokenMixing]) -> bool:
 
 
 def _are_silent(
+    found: Findings,
     run: Invocation | None,
     calls: Sequence[Call],
     plain: Sequence[Invocation],
@@ -352,6 +357,7 @@ def _are_silent(
     """Whether no token moves another in the model, nor in the output of a ``plain`` pass in it.
 
     Args:
+        found: receives these calls, if they are all that moves tokens.
         unknown: None where it is known where everything in the run came from, and that tokens met
             nowhere else. If not, the model runs again with other tokens.
     """
@@ -362,9 +368,10 @@ def _are_silent(
     if storage_of(run.module) != run.weights:
         return False
     if unknown is not None:
-        found = _while_held(run, Held(calls, (), watched=plain), unknown)
-        if found.mixes is not False:
+        whole = _while_held(run, Held(calls, (), watched=plain), unknown)
+        if whole.mixes is not False:
             return False
+        found.all_of_it = frozenset(calls)
     return replay.are_seen(plain, run)
 
 

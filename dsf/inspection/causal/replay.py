@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -160,30 +161,30 @@ def moved(
     def asked(one: Invocation, *, from_a_pass: bool = False) -> Moved:
         """The answer in one number type, relative to the run or to a pass with all tokens."""
         cells = cells_drawn(one, draw, of_model=of_model)
-        found = compared(one, cells, from_a_pass=from_a_pass)
-        for axes in dict.fromkeys(map(frozenset, cells)) if found.has_hidden else ():
-            if not found.mixes:
-                mine = [cell for cell in cells if cell.keys() == axes]
-                apart = [cell for cell in cells if cell.keys() != axes]
-                found = compared(one, mine, apart, from_a_pass=from_a_pass)
-        return found
+        plain = cache(partial(repetition, one, (), held, draw=draw))
 
-    def compared(
-        one: Invocation,
-        cells: Sequence[Cell],
-        apart: Sequence[Cell] = (),
-        *,
-        from_a_pass: bool,
-    ) -> Moved:
-        how: dict[str, Any] = {"draw": draw, "apart": apart}
-        how |= {"replacement": replacing(draw)} if draw < 0 else {}
-        like = repetition(one, (), held, draw=draw) if from_a_pass else None
-        after = repetition(one, cells, held, like=like, **how)
-        if after.has_drawn and like is None:  # the run drew other ones
-            like = repetition(one, (), held, draw=draw)
-            after = repetition(one, cells, held, like=like, **how)
-        before = one.outputs if like is None else like.outputs
-        return moved_between(one, cells, before, after, of_tokens=of_tokens, of_model=of_model)
+        def compared(replaced: Sequence[Cell], apart: Sequence[Cell] = ()) -> Moved:
+            how: dict[str, Any] = {"draw": draw, "apart": apart}
+            how |= {"replacement": replacing(draw)} if draw < 0 else {}
+            like = plain() if from_a_pass else None
+            after = repetition(one, replaced, held, like=like, **how)
+            if after.has_drawn and like is None:  # the run drew other ones
+                like = plain()
+                after = repetition(one, replaced, held, like=like, **how)
+            before = one.outputs if like is None else like.outputs
+            of = {"of_tokens": of_tokens, "of_model": of_model}
+            return moved_between(one, replaced, before, after, **of)
+
+        # Where an output holds groups of tokens of one sequence, each is replaced by itself.
+        sequences = dict.fromkeys(map(frozenset, cells))
+        has_groups = of_model and len(sequences) > 1 and _have_groups(one.made, cells)
+        found = None if has_groups else compared(cells)
+        for axes in sequences if found is None or found.has_hidden else ():
+            if found is None or not found.mixes:
+                mine = [cell for cell in cells if cell.keys() == axes]
+                found = compared(mine, [cell for cell in cells if cell.keys() != axes])
+        assert found is not None  # noqa: S101  # there is a sequence where there are groups
+        return found
 
     try:
         found = asked(invocation)
@@ -566,6 +567,10 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
     return found
 
 
+def _have_groups(outputs: Sequence[Coordinates | None], cells: Sequence[Cell]) -> bool:
+    return any(made is not None and bool(_of_made(made, cells).any()) for made in outputs)
+
+
 def _with_groups(
     inside: Tensor, differs: Tensor, made: Coordinates, cells: Sequence[Cell], apart: Sequence[Cell]
 ) -> tuple[Tensor, bool]:
@@ -626,6 +631,7 @@ def repetition(
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
     rng = torch.Generator().manual_seed(SEED + 1 + abs(draw))
+    usual = _of_other_tokens if invocation.refuses else ordinary
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
     replaced = False
 
@@ -636,7 +642,7 @@ def repetition(
         if not isinstance(part, Tensor):
             return containers.own_caches(part, exchanged)
         if id(part) not in copies:
-            new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement or ordinary)
+            new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement or usual)
             replaced |= new is not None
             copies[id(part)] = part.detach().clone() if new is None else new
         return copies[id(part)]
@@ -657,17 +663,11 @@ def repetition(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        if cells and replacement is None:
+        if cells and replacement is None and not invocation.refuses:
+            invocation.refuses = True
             with suppress(UnclearError):
-                return repetition(
-                    invocation,
-                    cells,
-                    held,
-                    draw=draw,
-                    like=like,
-                    replacement=_of_other_tokens,
-                    apart=apart,
-                )
+                return repetition(invocation, cells, held, draw=draw, like=like, apart=apart)
+            invocation.refuses = False
         raise UnclearError(f"it cannot be repeated ({in_words(error)})") from error
     given, put_out = containers.tensors_in((args, kwargs)), containers.tensors_in(output)
     before = containers.tensors_in(invocation.output)

@@ -316,19 +316,19 @@ class Tracker:
                 before = repetition(invocation, (), None).outputs
                 drawn = (cells_drawn(invocation, draw) for draw in (1, 2))  # all tokens together
                 after = [repetition(invocation, cells, None).outputs for cells in drawn]
+                pairs = (pair for again in after for pair in zip(before, again, strict=True))
+                return all(
+                    one is not None
+                    and other is not None
+                    and one.shape == other.shape
+                    and torch.allclose(other, one, rtol=1e-5)
+                    for one, other in pairs
+                )
         except Exception:  # as inside of torch.vmap, where nothing is repeated
             return False
         finally:
             self.is_asking = False
             self._go_on()
-        pairs = (pair for again in after for pair in zip(before, again, strict=True))
-        return all(
-            one is not None
-            and other is not None
-            and one.shape == other.shape
-            and torch.allclose(other, one, rtol=1e-5)
-            for one, other in pairs
-        )
 
     @unheard()
     def are_weights(self, left: Tensor, right: Tensor) -> bool:
