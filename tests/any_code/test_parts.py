@@ -196,3 +196,45 @@ class Swallowed(nn.Module):
 def test_what_mixes_before_a_mixer_that_was_read_is_listed():
     inspection = dsf.inspect(drawn(Swallowed()), tokens())
     assert [missed.name for missed in inspection.unsupported] == ["Swallowed"]
+
+
+class Pieces(modules.Attention):
+    """One attention for every piece of the sequence, as for images that are laid in one line."""
+
+    def __init__(self, sizes, *, reads_all=False, further=None, **options):
+        super().__init__(**options)
+        self.sizes, self.reads_all, self.further = sizes, reads_all, further
+
+    def forward(self, x):
+        made = list(self.parts(x))
+        q, k, v = (part.split(self.sizes, dim=2) for part in made)
+        if self.reads_all:
+            k, v = ([part] * len(self.sizes) for part in made[1:])
+        mixed = torch.cat([self.mix(*each) for each in zip(q, k, v, strict=True)], dim=2)
+        y = self.o(modules.merged(mixed))
+        return y if self.further is None else y + self.further(y)
+
+    def weights_of(self, x, piece):
+        q, k, _ = (part.double() for part in self.parts(x))
+        inside = slice(sum(self.sizes[:piece]), sum(self.sizes[: piece + 1]))
+        k = k if self.reads_all else k[:, :, inside]
+        return (q[:, :, inside] @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
+
+
+@pytest.mark.parametrize("sizes", [(2, 4), (1, 1, 2, 1, 1)])
+@pytest.mark.parametrize("reads_all", [False, True])
+def test_attentions_that_return_tokens_of_their_own_are_no_parts(sizes, reads_all):
+    module = drawn(Pieces(sizes, reads_all=reads_all))
+    x = tokens(2, sum(sizes), WIDTH)
+    inspection = dsf.inspect(module, x)
+    assert [layer.is_exact for layer in inspection] == [True] * len(sizes)
+    assert not inspection.unsupported
+    for piece, layer in enumerate(inspection):
+        torch.testing.assert_close(layer.map(), module.weights_of(x, piece), atol=1e-6, rtol=0)
+
+
+def test_what_else_mixes_their_tokens_is_listed():
+    module = drawn(Pieces((2, 4), further=lambda y: y.flip(1)))
+    inspection = dsf.inspect(module, tokens(2, 6, WIDTH), probe=())
+    assert not any(layer.is_exact for layer in inspection)
+    assert {one.name for one in inspection.unsupported} == {"Pieces"}

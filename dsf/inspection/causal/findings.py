@@ -5,16 +5,24 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
+import torch
 from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
 from dsf.inspection.capture.containers import memory_key, tensors_in
 from dsf.inspection.capture.modes import Heard, at_rest
 from dsf.inspection.causal import replay
-from dsf.inspection.causal.coordinates import Coordinates, InputAxis, Source, all_before, is_place
+from dsf.inspection.causal.coordinates import (
+    Coordinates,
+    InputAxis,
+    Source,
+    all_before,
+    is_place,
+    small,
+)
 from dsf.inspection.causal.replay import Held, NoNumbersError, NotFollowedError, UnclearError, moved
 from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
 from dsf.inspection.causal.rules import Way
@@ -454,6 +462,7 @@ def _judged(
             every = moved(invocation, None, draw=draw)
             share = min(replay.share_of(every, rest), 1 - rest.spilled)
         parts = list(filter(_is_attention, invocation.calls))
+        parts = [] if not rest.mixes and _have_own_tokens(parts) else parts
         if 1 < len(parts) <= APART and not rest.mixes:
             parts = parts if not _in_series(invocation, parts, held) else []
         if len(parts) > 1:
@@ -475,6 +484,24 @@ def _judged(
 
 def _reads_slots(call: Call) -> bool:
     return call.maps is not None and call.maps.columns == SLOT
+
+
+def _have_own_tokens(parts: Sequence[Call]) -> bool:
+    """Whether each of several attentions returns tokens of its own, as of one image each."""
+    outputs = [call.seen.get("output") for call in parts]
+    return len(parts) > 1 and all(
+        one is not None and other is not None and _are_apart(one, other)
+        for one, other in combinations(outputs, 2)
+    )
+
+
+def _are_apart(one: Coordinates, other: Coordinates) -> bool:
+    shared = (axis for axis in one.positions if axis in other.planes)
+    pairs = ((small(one.planes[axis]), small(other.planes[axis])) for axis in shared)
+    return any(
+        bool((mine >= 0).all() & (theirs >= 0).all() & ~torch.isin(mine, theirs).any())
+        for mine, theirs in pairs
+    )
 
 
 def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> bool:
