@@ -381,7 +381,8 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     own = driven.response.own(cells).unsqueeze(-1)
     if not replay.puts_out_tokens(invocation, cells):
         moved = driven(driven.values_in(new))
-        if draw == 0 and not _elsewhere(response, moved, own.squeeze(-1)):
+        of_tokens = {*driven.value.token_axes} & {*driven.response.token_axes}
+        if draw == 0 and of_tokens and not _elsewhere(response, moved, own.squeeze(-1)):
             return 0.0  # a map of each token to itself, behind which they meet
         spilled = max(spilled, _behind_response(recording, invocation, held, driven))
         own = torch.zeros_like(own)

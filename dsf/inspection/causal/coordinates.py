@@ -213,7 +213,7 @@ def is_sent(planes: Planes, axis: InputAxis) -> bool:
     for each, plane in planes.items():
         if each is axis:
             continue
-        if each.source is axis.source or all_before(each):
+        if axis.source in {one.source for one in (each, *all_before(each))}:
             own.append(small(plane))
         elif is_place(each) and (each.number > 0 or each.source.has_one_place):
             others.append(small(plane))
