@@ -210,10 +210,12 @@ def is_sent(planes: Planes, axis: InputAxis) -> bool:
     if float(one.amax()) == NONE or bool((one != one.amax()).any()):
         return False
     own, others = list[Tensor](), list[Tensor]()
+    is_many = bool((one == MANY).any())  # which may be said of what a module returned besides
     for each, plane in planes.items():
         if each is axis:
             continue
-        if axis.source in {one.source for one in (each, *all_before(each))}:
+        before = all_before(each)
+        if (is_many and before) or axis.source in {x.source for x in (each, *before)}:
             own.append(small(plane))
         elif is_place(each) and (each.number > 0 or each.source.has_one_place):
             others.append(small(plane))
