@@ -210,7 +210,8 @@ def is_sent(planes: Planes, axis: InputAxis) -> bool:
     if float(one.amax()) == NONE or bool((one != one.amax()).any()):
         return False
     own, others = list[Tensor](), list[Tensor]()
-    is_many = bool((one == MANY).any())  # which may be said of what a module returned besides
+    # Of all tokens is also said to be what else a module returns, such as a constant.
+    is_many = bool((one == MANY).any())
     for each, plane in planes.items():
         if each is axis:
             continue

@@ -218,7 +218,7 @@ def judged(
         how = tuple(dict.fromkeys(one.meeting.how for one in mine))
         asked = ModuleFinding(invocation.module, name, None, how, is_read=is_read)
         if found.is_silent and invocation in plain:
-            results[invocation] = _is_silent(asked, invocation, inside)
+            results[invocation] = _of_silent(asked, invocation, inside)
             continue
         ask = partial(
             _judged,
@@ -244,9 +244,10 @@ def judged(
     return found
 
 
-def _is_silent(
+def _of_silent(
     asked: ModuleFinding, invocation: Invocation, inside: Sequence[Call]
 ) -> ModuleFinding:
+    """A pass in whose output no token moves another while the mixers in it are held."""
     known: dict[str, Any] = {"mixes": False, "share": 1.0, "attentions": 1, "note": SILENT}
     slots = any(map(_reads_slots, invocation.calls))
     return replace(asked, runs=((invocation, Held(inside, ())),), has_slots=slots, **known)

@@ -1005,10 +1005,8 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
             old, made = next(pairs, (None, None))
             if old is None or old.shape != part.shape:
                 return part
-            inside, new = (
-                own(made, cells),
-                part.detach().clone(),
-            )  # in its strides, for a view of it
+            inside = own(made, cells)
+            new = part.detach().clone()  # in its strides, since other code may view it
             return new.copy_(old if inside is None else torch.where(inside, part, old))
 
         with torch._C.DisableTorchFunction():  # no function of the module itself
