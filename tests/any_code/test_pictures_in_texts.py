@@ -1,5 +1,7 @@
 """Models that read the patches of an image among the ids of a text."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -79,6 +81,20 @@ def patches_turned(x):
 def patches_past_torch(x):
     turned = torch.from_numpy(x[:, PICTURE].detach().numpy()[:, ::-1].copy())
     return torch.cat([x[:, :1], x[:, PICTURE] + turned, x[:, REST]], dim=1)
+
+
+def patches_in_words_unseen(x):
+    made = []
+    thread = threading.Thread(target=lambda: made.append(patches_in_words(x)))
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_moves_words_where_nothing_listens_is_listed(form):
+    inspection = dsf.inspect(drawn(Reader(form, patches_in_words_unseen)), IDS, IMAGES)
+    assert "Reader" in {one.name for one in inspection.unsupported}
 
 
 @pytest.mark.parametrize("form", FORMS)
