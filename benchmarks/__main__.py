@@ -10,22 +10,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 
 import torch
 
-from benchmarks import (
-    evaluation,
-    fixed,
-    further_loops,
-    lens,
-    maps,
-    models,
-    page,
-    real_shapes,
-    row_statistics,
-    wide,
-)
+from benchmarks import page
+from benchmarks.cases import CASES, in_its_process
 from benchmarks.growth import growth
 from benchmarks.limits import figures
 from benchmarks.peers import versions
@@ -34,33 +23,6 @@ from benchmarks.record import Row, missing, shortfalls
 RECORD = page.DOCS / "benchmarks.json"
 RUNS = 3
 """So often a case runs at most before the gate says that it falls short of the record."""
-CASES: dict[str, Callable[[], list[Row]]] = {
-    # First, while this process holds little: beside one that holds much, fresh memory comes slower.
-    "TransformerLens": lens.rows,
-    "Mamba, 1024": lambda: evaluation.selective(1024),
-    "Mamba, 4096": lambda: evaluation.selective(4096),
-    "Mamba-2, 4096": lambda: evaluation.dual(4096),
-    "Mamba-2, 16384": lambda: evaluation.dual(16384),
-    "gated delta rule, 2048": lambda: evaluation.gated_delta(2048),
-    "gated delta rule, 8192": lambda: evaluation.gated_delta(8192),
-    "gated linear attention": lambda: evaluation.gated_linear(2048),
-    "RWKV-7": lambda: further_loops.rwkv7(2048) + further_loops.rwkv7(8192),
-    "S4": lambda: further_loops.s4(2048) + further_loops.s4(8192),
-    "S5": lambda: further_loops.s5(2048) + further_loops.s5(8192),
-    "LRU": lambda: further_loops.lru(2048) + further_loops.lru(8192),
-    "time-invariant": lambda: fixed.invariant(16384),
-    "wide scan, 1024": lambda: wide.wide(1024),
-    "wide scan, 4096": lambda: wide.wide(4096),
-    "maps of Mamba": maps.selective_maps,
-    "maps of Mamba-2": maps.duality_maps,
-    "statistics": row_statistics.at_4096,
-    "statistics of softmax": lambda: row_statistics.softmax(4096),
-    "long statistics": lambda: [
-        row_statistics.long(tokens) for tokens in (16_384, 102_400, 1_024_000)
-    ],
-    "inspection": models.inspected,
-    "real shapes": real_shapes.rows,
-}
 
 
 def rows(names: list[str]) -> list[Row]:
@@ -68,7 +30,7 @@ def rows(names: list[str]) -> list[Row]:
     found: list[Row] = []
     for name in names:
         begun = time.monotonic()
-        made = CASES[name]()
+        made = in_its_process(name)
         for row in made:
             print(told(row))
         found += made

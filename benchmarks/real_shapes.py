@@ -100,12 +100,8 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - begun, result
 
 
-def rows(tokens: int = 512) -> list[Row]:
-    """All shapes at one length: the inspection, what comes after it, and ways of the library."""
-    return [each for shape in SHAPES for each in _rows(shape, tokens)]
-
-
-def _rows(shape: str, tokens: int) -> list[Row]:
+def rows(shape: str, tokens: int = 512) -> list[Row]:
+    """One shape: the inspection, what comes after it, and ways of the library."""
     model = model_of(shape)
     ids = torch.randint(0, 1000, (1, tokens), generator=torch.Generator().manual_seed(0))
     inspection = dsf.inspect(model, input_ids=ids, checks="none")

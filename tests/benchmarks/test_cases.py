@@ -36,7 +36,7 @@ CASES = {
     "wide": lambda: wide.wide(64, columns=64),
     "softmax": lambda: row_statistics.softmax(64, heads=2, width=8),
     "models": lambda: models.inspected(tokens=24),
-    "real shapes": lambda: real_shapes._rows("small", 24),
+    "real shapes": lambda: real_shapes.rows("small", 24),
 }
 SMALL = {"vocab_size": 30000, "n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 70}
 

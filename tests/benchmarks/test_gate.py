@@ -19,6 +19,12 @@ def row(method, ratio, *, case="scan", error=1e-7):
 RECORD = [row("dsf", 1.0), row("library", 8.0), row("limit", 0.6), row("dsf, convolution", 1.5)]
 
 
+@pytest.fixture(autouse=True)
+def cases_made_here(monkeypatch):
+    """Made-up cases have no process of their own."""
+    monkeypatch.setattr(bench, "in_its_process", lambda name: bench.CASES[name]())
+
+
 def test_a_quarter_less_passes_and_more_does_not():
     assert shortfalls([row("dsf", 1.0), row("library", 6.0), row("limit", 0.45)], RECORD) == {}
     (one,) = shortfalls([row("dsf", 1.0), row("library", 5.6), row("limit", 0.42)], RECORD)["scan"]
