@@ -175,15 +175,12 @@ def moved(
             of = {"of_tokens": of_tokens, "of_model": of_model}
             return moved_between(one, replaced, before, after, **of)
 
-        # Where an output holds groups of tokens of one sequence, each is replaced by itself.
-        sequences = dict.fromkeys(map(frozenset, cells))
-        has_groups = of_model and len(sequences) > 1 and _have_groups(one.made, cells)
-        found = None if has_groups else compared(cells)
-        for axes in sequences if found is None or found.has_hidden else ():
-            if found is None or not found.mixes:
+        found = compared(cells)
+        # Where groups of tokens of one sequence moved, each sequence is replaced by itself.
+        for axes in dict.fromkeys(map(frozenset, cells)) if found.has_hidden else ():
+            if not found.mixes:
                 mine = [cell for cell in cells if cell.keys() == axes]
                 found = compared(mine, [cell for cell in cells if cell.keys() != axes])
-        assert found is not None  # noqa: S101  # there is a sequence where there are groups
         return found
 
     try:
@@ -565,10 +562,6 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
             if not all_before(axis).isdisjoint(cell):
                 found = found | ((small(made.planes[axis]) >= 0) & ~is_single)
     return found
-
-
-def _have_groups(outputs: Sequence[Coordinates | None], cells: Sequence[Cell]) -> bool:
-    return any(made is not None and bool(_of_made(made, cells).any()) for made in outputs)
 
 
 def _with_groups(
