@@ -203,7 +203,8 @@ def check_mixer(
 
     every: Cases = [(steps, {}) for steps in lengths]
     makes = [*every, (USUAL, {}), (SHORT, {})]
-    first = judge("making", "it makes a system and a signal that fit", 0.0, _making, makes)
+    sentence = "it makes a system and a signal that fit"
+    first = judge("making", sentence, 0.0, lambda mixer: 0.0 * _answer(mixer).numel(), makes)
     if first.verdict is Verdict.REFUTED:
         return (first,)
     runs = [(steps, {"evaluator": name}) for steps in lengths for name in EVALUATORS]
@@ -260,10 +261,6 @@ def _name_of_mixer(given: Any) -> str:
         )
     owner: Any = given if is_class else type(given)
     return str(owner.__name__)
-
-
-def _making(mixer: Any) -> float:
-    return 0.0 * _answer(mixer).numel()
 
 
 def _evaluated(mixer: Any, evaluator: str) -> float:

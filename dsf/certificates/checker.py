@@ -24,7 +24,7 @@ from functools import partial
 from itertools import pairwise
 from math import gcd, isfinite, isqrt, prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 FORMAT, FORMAT_VERSION = "dsf-certificate", 2
 MAX_CERTIFICATE_BYTES = 16 << 20
@@ -192,10 +192,18 @@ def is_affordable(operations: int, bits: int) -> bool:
     return operations * bits <= MAX_WORK_BITS
 
 
-def whole(value: Any) -> int:
-    if type(value) is not int:
-        raise Rejected(f"{shown(repr(value))} is not an integer")
+Value = TypeVar("Value")
+
+
+def typed(value: Any, kind: type[Value], refusal: str) -> Value:
+    if type(value) is not kind:
+        raise Rejected(f"{shown(repr(value))} is {refusal}")
     return value
+
+
+whole = partial(typed, kind=int, refusal="not an integer")
+flag = partial(typed, kind=bool, refusal="neither true nor false")
+word = partial(typed, kind=str, refusal="not a string")
 
 
 def positive(value: Any) -> int:
@@ -203,18 +211,6 @@ def positive(value: Any) -> int:
     if whole(value) < 1:
         raise Rejected(f"{value} is not above 0")
     return int(value)
-
-
-def flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise Rejected(f"{shown(repr(value))} is neither true nor false")
-    return value
-
-
-def word(value: Any) -> str:
-    if type(value) is not str:
-        raise Rejected(f"{shown(repr(value))} is not a string")
-    return value
 
 
 def place(value: Any, size: int, what: str) -> int:
@@ -226,9 +222,7 @@ def place(value: Any, size: int, what: str) -> int:
 
 def several(value: Any, read: Callable[[Any], Any]) -> list[Any]:
     """A list, each part read by ``read``."""
-    if type(value) is not list:
-        raise Rejected(f"{shown(repr(value))} is not a list")
-    return [read(part) for part in value]
+    return [read(part) for part in typed(value, list, "not a list")]
 
 
 def pair(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, Any]]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.runtime.shapes import ShapeError, agree, has_axes, of_kind
+from dsf.runtime.shapes import ShapeError, agree, has_axes, of_kind, on_one_device
 from dsf.systems.composite import ExplicitMap, Operator, parts_of
 from dsf.systems.system import System, time_reversed
 
@@ -66,11 +66,7 @@ def check_signal(system: Operator, signal: Tensor) -> None:
     agree("respond", "time", system=reads, signal=signal.shape[-3])
     agree("respond", "input", system=system.input_size, signal=signal.shape[-2])
     agree("respond", "batch", system=tuple(system.batch), signal=tuple(signal.shape[:-3]))
-    if signal.device != system.device:
-        raise ShapeError(
-            f"respond: the system is on {system.device}, but 'signal' is on {signal.device}. Move "
-            f"one of them first."
-        )
+    on_one_device("respond", system=system.device, signal=signal.device)
     for part in parts_of(system):
         if part.initial is not None:
             channels = part.initial.shape[-1]

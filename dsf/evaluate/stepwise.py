@@ -21,7 +21,7 @@ from dsf.evaluate.arguments import (
 )
 from dsf.evaluate.windows import cut
 from dsf.runtime.argument_checks import kinds_checked
-from dsf.runtime.shapes import ShapeError, agree
+from dsf.runtime.shapes import agree, on_one_device
 from dsf.systems.coefficient import Coefficient, Matrices
 from dsf.systems.system import System
 from dsf.systems.transition import Transition, continued, states_before
@@ -119,12 +119,7 @@ def step(
     agree("step", "state", system=system.state_size, state=state.shape[-2])
     agree("step", "input", system=system.input_size, signal=signal.shape[-2])
     agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
-    for name, part in (("state", state), ("signal", signal)):
-        if part.device != system.device:
-            raise ShapeError(
-                f"step: the system is on {system.device}, but '{name}' is on {part.device}. Move "
-                f"one of them first."
-            )
+    on_one_device("step", system=system.device, state=state.device, signal=signal.device)
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(
         cut(system, token, token + 1, dtype=working_dtype(dtype)),

@@ -346,11 +346,6 @@ def _factor(owner: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def _flag(owner: str, name: str, value: Any) -> Any:
-    of_kind(owner, name, value, bool, "True or False")
-    return value
-
-
 def state_type(owner: str, name: str, value: Any) -> int | str:
     """To what states are rounded: a number of bits, for ``"int8"`` 8, or a floating type's name."""
     if not isinstance(value, str):
@@ -375,7 +370,7 @@ PLAIN: Mapping[Any, Callable[[str, str, Any], Any]] = {
     int: _whole,
     int | None: _whole_or_none,
     float: _factor,
-    bool: _flag,
+    bool: partial(of_kind, kind=bool, words="True or False"),
     "width": partial(at_least, 1),  # it counts tokens, the own one included
     "order": partial(at_least, 0),
     "bits": state_type,

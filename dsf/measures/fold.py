@@ -155,15 +155,10 @@ def _surprise(rows: Rows) -> Tensor:
     return (weight * torch.where(weight > 0, weight, 1).log()).sum(dim=-1)
 
 
-def _distance(rows: Rows) -> Tensor:
-    weight = rows.weights.abs()
-    return (weight * rows.lag.abs().to(weight.dtype)).sum(dim=-1)
-
-
 MASS = RowReduction("mass", lambda rows: rows.weights.norm(p=1, dim=-1))
 NORM = RowReduction("norm", lambda rows: norm(rows.weights))  # the l2 norm
 SURPRISE = RowReduction("surprise", _surprise)  # sum of |w| log |w|
-DISTANCE = RowReduction("distance", _distance)  # sum of |w| times the lag in tokens
+DISTANCE = RowReduction("distance", lambda rows: (rows.weights.abs() * rows.lag.abs()).sum(dim=-1))
 LARGEST = RowReduction("largest", lambda rows: rows.weights.abs().amax(dim=-1))
 SUM = RowReduction("sum", lambda rows: rows.weights.sum(dim=-1))
 AHEAD = RowReduction("ahead", lambda rows: rows.weights.abs().where(rows.lag < 0, 0).amax(dim=-1))

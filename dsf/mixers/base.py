@@ -8,11 +8,11 @@ from types import MappingProxyType, UnionType
 from typing import Any, ClassVar, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 import torch
-from jaxtyping import Complex, Float, Shaped
+from jaxtyping import Complex, Float, Inexact, Shaped
 from torch import Tensor
 
 from dsf.runtime.argument_checks import sizes_agree
-from dsf.runtime.shapes import ShapeError, has_axes, of_kind
+from dsf.runtime.shapes import has_axes, of_kind, on_one_device
 from dsf.systems.composite import Operator
 
 GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
@@ -166,6 +166,15 @@ class KeyedMixer(Mixer):
 
 
 @mixer
+class ComplexKeyedMixer(Mixer):
+    """A mixer of values by queries and keys that may be complex."""
+
+    query: Inexact[Tensor, "*batch time key"]
+    key: Inexact[Tensor, "*batch time key"]
+    value: Inexact[Tensor, "*batch time channel"]
+
+
+@mixer
 class ChannelMixer(Mixer):
     """A mixer with a system for every channel of ``value``. System batch: ``*batch channel``."""
 
@@ -179,7 +188,6 @@ def check_axes(mixer: Mixer) -> None:
     """Compare the sizes of all tensor fields of ``mixer``, axis by axis."""
     owner = type(mixer).__name__
     tensors: list[tuple[str, str, Tensor]] = []
-    devices: dict[str, str] = {}
     for field in fields(mixer):
         axes = axes_of(field.type)
         part = getattr(mixer, field.name)
@@ -192,11 +200,8 @@ def check_axes(mixer: Mixer) -> None:
             )
         has_axes(owner, field.name, tuple(part.shape), axes)
         tensors.append((field.name, axes, part))
-        devices[field.name] = str(part.device)
     sizes_agree(owner, tensors)
-    if len(set(devices.values())) > 1:
-        listed = ", ".join(f"{name} is on {device}" for name, device in devices.items())
-        raise ShapeError(f"{owner}: every part must be on the same device, but {listed}.")
+    on_one_device(owner, **{name: part.device for name, _, part in tensors})
 
 
 def axes_of(annotation: Any) -> str | None:

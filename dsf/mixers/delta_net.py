@@ -9,18 +9,15 @@ import torch
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, between, directions, laws, mixer
+from dsf.mixers.base import ComplexKeyedMixer, between, directions, laws, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
 @mixer
-class DeltaNet(Mixer):
+class DeltaNet(ComplexKeyedMixer):
     """Linear attention with the delta rule."""
 
-    query: Inexact[Tensor, "*batch time key"]
-    key: Inexact[Tensor, "*batch time key"]
-    value: Inexact[Tensor, "*batch time channel"]
     rate: Inexact[Tensor, "*batch time"]
 
     drawn = laws(key=directions, rate=between(0.2, 1.8))

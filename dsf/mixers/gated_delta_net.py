@@ -8,13 +8,13 @@ Source: Yang et al. 2024, arXiv:2412.06464. With g_t = 0 it is DeltaNet.
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, between, directions, laws, minus, mixer
+from dsf.mixers.base import ComplexKeyedMixer, between, directions, laws, minus, mixer
 from dsf.mixers.ingredients.matrix_memories import delta_rule
 from dsf.systems.system import System
 
 
 @mixer
-class GatedDeltaNet(Mixer):
+class GatedDeltaNet(ComplexKeyedMixer):
     """The delta rule with one decay for every token.
 
     Attributes:
@@ -23,9 +23,6 @@ class GatedDeltaNet(Mixer):
         initial: the state before the first token; zero when absent.
     """
 
-    query: Inexact[Tensor, "*batch time key"]
-    key: Inexact[Tensor, "*batch time key"]
-    value: Inexact[Tensor, "*batch time channel"]
     rate: Inexact[Tensor, "*batch time"]
     log_decay: Inexact[Tensor, "*batch time"]
     initial: Inexact[Tensor, "*batch key channel"] | None = None

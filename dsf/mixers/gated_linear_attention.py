@@ -8,22 +8,19 @@ Source: Yang et al. 2023, arXiv:2312.06635.
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, laws, minus, mixer
+from dsf.mixers.base import ComplexKeyedMixer, laws, minus, mixer
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal
 
 
 @mixer
-class GatedLinearAttention(Mixer):
+class GatedLinearAttention(ComplexKeyedMixer):
     """Linear attention with a decay for every key coordinate.
 
     Attributes:
         log_decay: g_t, nats per token, at most 0 for a decay that does not grow.
     """
 
-    query: Inexact[Tensor, "*batch time key"]
-    key: Inexact[Tensor, "*batch time key"]
-    value: Inexact[Tensor, "*batch time channel"]
     log_decay: Inexact[Tensor, "*batch time key"]
 
     drawn = laws(log_decay=minus(0.02, 0.8))

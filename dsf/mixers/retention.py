@@ -10,13 +10,13 @@ from dataclasses import replace
 from jaxtyping import Inexact
 from torch import Tensor
 
-from dsf.mixers.base import Mixer, between, laws, mixer
+from dsf.mixers.base import ComplexKeyedMixer, between, laws, mixer
 from dsf.systems.system import System
 from dsf.systems.transition import ScaledIdentity
 
 
 @mixer
-class Retention(Mixer):
+class Retention(ComplexKeyedMixer):
     """Attention with a constant decay.
 
     Attributes:
@@ -25,9 +25,6 @@ class Retention(Mixer):
         initial: the state before the first token; zero when absent.
     """
 
-    query: Inexact[Tensor, "*batch time key"]
-    key: Inexact[Tensor, "*batch time key"]
-    value: Inexact[Tensor, "*batch time channel"]
     decay: Inexact[Tensor, "*batch"]
     initial: Inexact[Tensor, "*batch key channel"] | None = None
 

@@ -104,10 +104,7 @@ def content(
 
 def embedded(value: Mapping[str, Any]) -> str:
     """JSON that is safe inside a script element: pure ASCII, without ``<``, ``>`` and ``&``."""
-
-    def in_text(data: bytes) -> str:
-        return base64.b64encode(data).decode("ascii")
-
+    in_text = lambda data: base64.b64encode(data).decode("ascii")  # noqa: E731
     text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=in_text)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")

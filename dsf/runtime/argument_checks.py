@@ -225,7 +225,16 @@ def _literal(inner: tuple[Any, ...]) -> Rule:
 def _tuple(inner: tuple[Any, ...]) -> Rule | None:
     if not inner or inner[-1] is Ellipsis:
         return _sequence(inner)
-    return _fixed([rule_of(each) for each in inner])
+    known = [rule for rule in map(rule_of, inner) if rule is not None]
+    if len(known) < len(inner):
+        return None
+    said = f"{len(known)} values: {', '.join(rule.words for rule in known)}"
+
+    def judge(owner: str, name: str, values: Any) -> Any:
+        pairs = enumerate(zip(known, values, strict=True))
+        return tuple(rule.check(owner, f"{name}[{k}]", value) for k, (rule, value) in pairs)
+
+    return Rule(said, lambda value: _is_sequence(value) and len(value) == len(known), judge)
 
 
 def _iterable(inner: tuple[Any, ...]) -> Rule:
@@ -307,19 +316,6 @@ def _sequence(inner: tuple[Any, ...]) -> Rule:
         return values if same else plain
 
     return Rule(said, _is_sequence, judge)
-
-
-def _fixed(rules: list[Rule | None]) -> Rule | None:
-    known = [rule for rule in rules if rule is not None]
-    if len(known) < len(rules):
-        return None
-    said = f"{len(known)} values: {', '.join(rule.words for rule in known)}"
-
-    def judge(owner: str, name: str, values: Any) -> Any:
-        pairs = enumerate(zip(known, values, strict=True))
-        return tuple(rule.check(owner, f"{name}[{k}]", value) for k, (rule, value) in pairs)
-
-    return Rule(said, lambda value: _is_sequence(value) and len(value) == len(known), judge)
 
 
 _GENERIC: dict[Any, Callable[[tuple[Any, ...]], Rule | None]] = {

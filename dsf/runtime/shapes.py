@@ -20,6 +20,13 @@ def agree(owner: str, axis: str, **sizes: Size) -> None:
         raise ShapeError(f"{owner}: every part must have the same '{axis}' size, but {said}.")
 
 
+def on_one_device(owner: str, **devices: object) -> None:
+    """Raise unless every named part is on the same device."""
+    if len(set(devices.values())) > 1:
+        listed = ", ".join(f"{name} is on {device}" for name, device in devices.items())
+        raise ShapeError(f"{owner}: every part must be on the same device, but {listed}.")
+
+
 def has_axes(owner: str, part: str, shape: tuple[int, ...], axes: str) -> None:
     """Raise ShapeError unless ``shape`` has as many axes as ``axes`` names.
 
@@ -86,11 +93,12 @@ def above_zero(owner: str, name: str, value: float) -> float:
     return float(value)
 
 
-def of_kind(owner: str, name: str, value: object, kind: Any, words: str) -> None:
-    """Raise unless ``value`` is of a class or union, or passes a function, as ``words`` say."""
+def of_kind(owner: str, name: str, value: Any, kind: Any, words: str) -> Any:
+    """Return ``value`` if it is of a class or union, or passes a function, as ``words`` say."""
     is_kind = isinstance(value, kind) if isinstance(kind, type | UnionType) else kind(value)
     if not is_kind:
         raise TypeError(f"{owner}: '{name}' must be {words}, but it is {type(value).__name__}.")
+    return value
 
 
 def _plain(size: Size) -> str:

@@ -113,7 +113,8 @@ def each_in_parallel(
             return work(piece)
 
     pool = ThreadPoolExecutor(workers, initializer=_take, initargs=(every // workers,))
-    is_set = _has_set_threads()
+    with ThreadPoolExecutor(1) as alone:
+        is_set = alone.submit(_differs).result()
     waiting: deque[Future[Result]] = deque()
     try:
         for piece in pieces:
@@ -163,13 +164,8 @@ def _openmp() -> Any | None:
     return None
 
 
-def _has_set_threads() -> bool:
-    """Return whether torch's number of threads was set, so that MKL does not follow OpenMP."""
-    with ThreadPoolExecutor(1) as alone:
-        return alone.submit(_differs).result()
-
-
 def _differs() -> bool:
+    """Return whether torch's number of threads was set, so that MKL does not follow OpenMP."""
     library = _openmp() if torch.get_num_threads() > 1 else None
     if library is not None:
         library.omp_set_num_threads(1)

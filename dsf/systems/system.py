@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.runtime.argument_checks import kinds_checked
-from dsf.runtime.shapes import ShapeError, agree, at_least, has_axes
+from dsf.runtime.shapes import ShapeError, agree, at_least, has_axes, on_one_device
 from dsf.systems.coefficient import Matrices, cut_of, dense_of, flipped
 from dsf.systems.transition import Transition, continued
 
@@ -291,13 +291,9 @@ class System:
             has_axes("System", "initial", self.initial.shape, "*batch state channel")
             agree("System", "batch", A=tuple(self.batch), initial=self.initial.shape[:-2])
             agree("System", "state", A=self.state_size, initial=self.initial.shape[-2])
-        for name in ("B", "C", "D", "initial"):
-            part = getattr(self, name)
-            if part is not None and part.device != self.A.device:
-                raise ShapeError(
-                    f"System: A is on {self.A.device} but {name} is on {part.device}; "
-                    f"move them to one device first."
-                )
+        parts = {name: getattr(self, name) for name in KINDS}
+        given = {name: part.device for name, part in parts.items() if part is not None}
+        on_one_device("System", **given)
         if self.steps == 0:
             raise ShapeError("System: needs at least one token, but the time axis has none.")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.runtime.argument_checks import checked
-from dsf.runtime.shapes import ShapeError, agree
+from dsf.runtime.shapes import ShapeError, agree, on_one_device
 from dsf.systems.coefficient import dense_of, on_parts
 from dsf.systems.composite import SystemSum, parts_of
 from dsf.systems.system import System, time_reversed
@@ -373,9 +373,7 @@ def same_sequence(owner: str, systems: Sequence[System]) -> None:
     batches = [tuple(system.batch) for system in systems]
     agree(owner, "batch", **dict(zip(names, batches, strict=True)))
     agree(owner, "time", **dict(zip(names, [each.steps for each in systems], strict=True)))
-    devices = {str(system.device) for system in systems}
-    if len(devices) > 1:
-        raise ShapeError(f"{owner}: all systems must be on one device, but they are on {devices}.")
+    on_one_device(owner, **dict(zip(names, [each.device for each in systems], strict=True)))
 
 
 def block_diagonal(parts: Sequence[Transition]) -> Transition:
