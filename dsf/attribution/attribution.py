@@ -259,13 +259,12 @@ class Attribution(Shares):
             if parts is None:
                 continue
             decay, overwriting = (part[sample] for part in parts)
-            gains = (decay + overwriting).flatten()
-            erased = int((gains != 0).sum())  # a token erases earlier ones only
-            for at in gains.abs().topk(min(count, erased)).indices.tolist():
-                token, key = divmod(at, decay.shape[1])
-                record = {"layer": name, "key": key, "token": token, "share": gains[at].item()}
+            for edge in largest_edges([(name, decay + overwriting)], count):
+                token, key, share = edge["query"], edge["key"], edge["share"]
                 split = {"decay": decay[token, key], "overwriting": overwriting[token, key]}
-                found.append({**record, **{part: value.item() for part, value in split.items()}})
+                record = {"layer": name, "key": key, "token": token, "share": share}
+                if share:  # a token erases earlier ones only
+                    found.append(record | {part: value.item() for part, value in split.items()})
         found.sort(key=lambda record: -abs(record["share"]))
         return Table((*found[:count], *without))
 
