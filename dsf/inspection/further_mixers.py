@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dsf.inspection.adapter import Adapter, Structure
 from dsf.inspection.capture.calls import Call, Invocation, Through, bound
 from dsf.inspection.capture.containers import are_numbers, tensors_in
+from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.causal import replay
@@ -337,10 +338,15 @@ def share_of_probed(
     invocation: Invocation, held: Held, driven: Driven, *, most: int | None = None
 ) -> float:
     """How much of what a token moves a map that is probed explains; nan if that is unclear."""
+    # What the program makes of numbers that leave torch is held in a replay.
+    moved = replay.moved if driven.recording.leaving(driven.recording.given) else None
 
     def of_draw(draw: int) -> float:
         try:
-            return _share_in_replays(invocation, held, driven, draw)
+            of_tokens = draw != 0  # what a single token moves beyond them counts
+            real = moved and moved(invocation, held, draw=draw, of_tokens=of_tokens)
+            with at_rest():
+                return _share_in_replays(invocation, held, driven, draw, real)
         except (UnclearError, UnreadableError):
             return math.nan
 
@@ -351,7 +357,9 @@ def share_of_probed(
     return share
 
 
-def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: int) -> float:
+def _share_in_replays(
+    invocation: Invocation, held: Held, driven: Driven, draw: int, real: Moved | None
+) -> float:
     recording = driven.recording
     cells = replay.cells_drawn(invocation, draw)
     outputs = outputs_of(recording, invocation)
@@ -361,18 +369,15 @@ def _share_in_replays(invocation: Invocation, held: Held, driven: Driven, draw: 
     def moved_with(exchanged: Exchanges) -> Moved:
         now = recording.replay(exchanged, there)
         after = Repetition(outputs=[None if one is None else now[one] for one in outputs])
-        of_tokens = draw != 0  # what a single token moves beyond them counts
-        return replay.moved_between(invocation, cells, recorded, after, of_tokens=of_tokens)
+        return replay.moved_between(invocation, cells, recorded, after, of_tokens=draw != 0)
 
     new = other_tokens(recording, cells, draw)
     new = [*new, *kept_in(recording, invocation, held, cells)]
     every = moved_with(new)
-    if recording.leaving(recording.given):  # what the program makes of these is held in a replay
+    if real is not None:
         first = next(filter(are_numbers, invocation.outputs))
-        real = replay.moved(invocation, held, draw=draw, of_tokens=draw != 0).difference.to(
-            every.difference
-        )
-        if not (gap := (real - every.difference).norm()) <= _rounding(first) * real.norm():
+        changed = real.difference.to(every.difference)
+        if not (gap := (changed - every.difference).norm()) <= _rounding(first) * changed.norm():
             return 0.0 if draw and gap.isfinite() else math.nan
     values, response, _ = driven.original()
     rest = driven.response_to([], torch.zeros_like)

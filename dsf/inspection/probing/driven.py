@@ -27,6 +27,14 @@ from torch import Tensor, nn
 from dsf.inspection.causal import coordinates
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis
 from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.probing.single_tokens import (
+    EXACT,
+    FEW,
+    Function,
+    Responses,
+    quick_responses,
+    responses_one_by_one,
+)
 from dsf.inspection.recording import Exchanged, Recording, Value, instead, values_in
 
 Arranged = Float[Tensor, "sample time channel"]
@@ -76,10 +84,12 @@ class Layout:
 
     def rows_of(self, column: int, columns: "Layout") -> Tensor:
         """Which tokens are that of a column of values, along the axes that both have."""
-        axes = [axis for axis in self.token_axes if axis in columns.token_axes]
-        mine = _common(self.token_axes, self.tokens, axes)
-        there = _common(columns.token_axes, columns.tokens, self.token_axes)[column]
-        return (mine == there).all(dim=1) & bool(axes)
+        mine, there = self.beside(columns), columns.beside(self)[column]
+        return (mine == there).all(dim=1) & bool(len(there))
+
+    def beside(self, other: "Layout") -> Int[Tensor, "time common"]:
+        """The places of the tokens along the axes that both have."""
+        return _common(self.token_axes, self.tokens, other.token_axes)
 
     def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
         """Which tokens of which samples, ``sample time``, belong to one of some cells."""
@@ -412,7 +422,6 @@ class FollowedCall:
         return self._found[value]
 
 
-Function = Callable[[Tensor], Tensor]
 ROUNDING = 1e-9
 """The largest relative difference taken for rounding; a smaller nonlinearity is not detected."""
 MOST_PASSES = 20_000
@@ -474,18 +483,30 @@ def read_off(
     control = random_values(like, seed=2)
     expected = part(control)
     samples, rows, outputs = expected.shape
-    for width, passes, measured in _ways(part, like, outputs, rounding):
-        maps = outputs // width if width else outputs * like.shape[-1]
-        allow(passes, samples * maps * rows * like.shape[1])
-        found = measured()
-        apart = (applied(found, control, width) - expected).abs().max()
-        if apart <= rounding * expected.abs().max():
-            return Linear(found, width, rest, bent)
+    for way in _ways(part, like, outputs, rounding):
+        maps = outputs // way.width if way.width else outputs * like.shape[-1]
+        allow(way.passes, samples * maps * rows * like.shape[1])
+        found = way.measured()
+        apart = (applied(found, control, way.width) - expected).abs().max()
+        if apart <= way.rounding * expected.abs().max():
+            return Linear(found, way.width, rest, bent)
     raise UnreadableError("its response is not the sum of its responses to single values")
 
 
-Way = tuple[int, int, Callable[[], Tensor]]
-"""The width of the heads of a map, the passes that measuring it takes, and what measures it."""
+@dataclass(frozen=True)
+class Way:
+    """A way to measure a map.
+
+    Attributes:
+        width: of the heads of the map.
+        passes: how many it takes.
+        rounding: the largest relative difference to other responses that is taken for rounding.
+    """
+
+    width: int
+    passes: int
+    measured: Callable[[], Tensor]
+    rounding: float
 
 
 def _ways(part: Function, like: Tensor, outputs: int, rounding: float) -> Iterator[Way]:
@@ -496,16 +517,26 @@ def _ways(part: Function, like: Tensor, outputs: int, rounding: float) -> Iterat
     alike, alone = part(same.expand_as(like).contiguous()), part(single)
     limit = rounding * max(alike.abs().max(), alone.abs().max())
     width = head_width(alike, alone, channels, limit)
+    most = math.ceil(steps / max(width, 1))
+    is_exact = most > FEW and rounding <= ROUNDING
+    quick = quick_responses(part, like, most=most) if is_exact else None
+    one_by_one = partial(responses_one_by_one, part, like)
     for each in dict.fromkeys((width, 1)) if width else ():
-        yield each, math.ceil(steps / each), partial(_by_units, part, like, each)
+        if quick is not None:
+            yield Way(each, quick.passes, partial(_by_heads, quick.responses, like, each), EXACT)
+        yield Way(each, math.ceil(steps / each), partial(_by_units, part, like, each), rounding)
     count = groups_of(alone, channels, limit)
+    grouped = list[tuple[int, Callable[..., Tensor], int]]()
     if outputs == channels and channels > 2 * count:
         other = part(single.roll(1, dims=-1))
         if bool((other - alone)[..., 2 : channels // count].abs().max() <= limit):
-            yield 0, 2 * steps, partial(_by_sums, part, like, count)
-    for groups in dict.fromkeys((count, 1)):
-        passes = steps * channels // groups
-        yield 0, passes, partial(_by_impulses, part, like, groups)
+            grouped.append((2, _by_sums, count))
+    grouped += [(channels // each, _by_impulses, each) for each in dict.fromkeys((count, 1))]
+    for drives, measured, groups in grouped:
+        if quick is not None:
+            taking = partial(measured, quick.responses, like, groups)
+            yield Way(0, drives * quick.passes, taking, EXACT)
+        yield Way(0, drives * steps, partial(measured, one_by_one, like, groups), rounding)
 
 
 def applied(weights: Tensor, values: Tensor, width: int) -> Float[Tensor, "sample time output"]:
@@ -570,33 +601,36 @@ def groups_of(alone: Tensor, channels: int, limit: Tensor) -> int:
     )
 
 
+def _by_heads(
+    responses: Responses, like: Tensor, width: int
+) -> Float[Tensor, "sample head time read"]:
+    """Each token alone, in all channels: those of a head respond alike."""
+    found = responses(like.new_ones(like.shape[-1]))
+    return found[..., ::width].permute(1, 3, 2, 0)
+
+
 def _by_impulses(
-    part: Function, like: Tensor, groups: int
+    responses: Responses, like: Tensor, groups: int
 ) -> Float[Tensor, "sample output input time read"]:
     """Each value alone, of all groups of channels at a time."""
-    _, steps, channels = like.shape
-    found: list[Tensor] = []
-    for channel in range(channels // groups):
-        for token in range(steps):
-            values = torch.zeros_like(like).unflatten(-1, (groups, -1))
-            values[:, token, :, channel] = 1
-            found.append(part(values.flatten(-2)).unflatten(-1, (groups, -1)))
-    each = torch.stack(found).unflatten(0, (channels // groups, steps))
+    size = like.shape[-1] // groups
+    found = [responses(one.repeat(groups)) for one in torch.eye(size).to(like)]
+    each = torch.stack(found).unflatten(-1, (groups, -1))
     # "input read sample time group output"
     return _of_groups(each.permute(4, 2, 5, 0, 3, 1))
 
 
 def _by_sums(
-    part: Function, like: Tensor, groups: int
+    responses: Responses, like: Tensor, groups: int
 ) -> Float[Tensor, "sample output input time read"]:
     """As by impulses, where a channel reads all others of its group alike, as one of means does."""
     size = like.shape[-1] // groups
-    responses = []
-    for token in range(like.shape[1]):
-        first, every = torch.zeros_like(like), torch.zeros_like(like)
-        first[:, token, ::size] = every[:, token] = 1
-        responses.append(torch.stack([part(first), part(every)]))
-    one, all_of_group = torch.stack(responses, dim=-1).unflatten(-2, (groups, size))
+    first = like.new_zeros(like.shape[-1])
+    first[::size] = 1
+    both = [
+        responses(each).unflatten(-1, (groups, size)) for each in (first, torch.ones_like(first))
+    ]
+    one, all_of_group = (each.permute(1, 2, 3, 4, 0) for each in both)
     # "sample time group output read"; what the first channel reads of itself is also its own part.
     others = one.clone()
     others[:, :, :, 0] = (all_of_group - one)[:, :, :, 0] / (size - 1)
@@ -853,10 +887,12 @@ class Driven:
         known = (columns.tokens >= 0).all(dim=1)
         numbers = torch.full((len(columns.tokens),), -1)
         numbers[known] = columns.tokens[known].unique(dim=0, return_inverse=True)[1]
-        found = torch.full((len(rows.tokens),), -1)
-        for column, number in enumerate(numbers.tolist()):
-            found[rows.rows_of(column, columns)] = number
-        return found, numbers
+        mine, there = rows.beside(columns), columns.beside(rows)
+        places = torch.cat([there, mine]).unique(dim=0, return_inverse=True)[1]
+        by_place = torch.full((len(places),), -1)
+        if there.shape[1]:
+            by_place[places[: len(there)]] = numbers
+        return by_place[places[len(there) :]], numbers
 
     @property
     def has_slots(self) -> bool:
