@@ -295,7 +295,7 @@ def test_a_map_above_the_budget_is_listed_with_what_it_takes():
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()
-            self.filter = nn.Conv1d(100, 100, 3, padding=1)
+            self.filter = nn.Conv1d(100, 100, 49, padding=24)
 
         def forward(self, x):
             return self.filter(x)

@@ -85,7 +85,7 @@ class Layout:
     def rows_of(self, column: int, columns: "Layout") -> Tensor:
         """Which tokens are that of a column of values, along the axes that both have."""
         mine, there = self.beside(columns), columns.beside(self)[column]
-        return (mine == there).all(dim=1) & bool(len(there))
+        return (mine == there).all(dim=1) & bool(there.numel())
 
     def beside(self, other: "Layout") -> Int[Tensor, "time common"]:
         """The places of the tokens along the axes that both have."""
@@ -888,10 +888,11 @@ class Driven:
         numbers = torch.full((len(columns.tokens),), -1)
         numbers[known] = columns.tokens[known].unique(dim=0, return_inverse=True)[1]
         mine, there = rows.beside(columns), columns.beside(rows)
+        if not there.shape[1]:
+            return torch.full((len(mine),), -1), numbers
         places = torch.cat([there, mine]).unique(dim=0, return_inverse=True)[1]
         by_place = torch.full((len(places),), -1)
-        if there.shape[1]:
-            by_place[places[: len(there)]] = numbers
+        by_place[places[: len(there)]] = numbers
         return by_place[places[len(there) :]], numbers
 
     @property
