@@ -4,7 +4,8 @@ Where the channels of a head share one map and do not mix, one pass measures as 
 head has channels, each token in a channel of its own: ceil(T / width) passes. Several consecutive
 heads may read the values of one. Where every channel has its own map it takes T passes, and where
 channels mix, one pass for every token and channel, or two for every token where each channel reads
-all others of its group alike, as a mean over channels does.
+all others of its group alike, as a mean over channels does. ``single_tokens`` saves most of these
+passes where tokens move only few rows, or all rows alike.
 
 ``Driven`` is the function from the values at one place of a recorded call to the response at
 another: what is not made of the values is held, since a replay computes only what lies between.
