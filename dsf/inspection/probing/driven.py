@@ -521,10 +521,11 @@ def _ways(part: Function, like: Tensor, outputs: int, rounding: float) -> Iterat
     most = math.ceil(steps / max(width, 1))
     is_exact = most > FEW and rounding <= ROUNDING
     quick = quick_responses(part, like, most=most) if is_exact else None
-    one_by_one = partial(responses_one_by_one, part, like)
     for each in dict.fromkeys((width, 1)) if width else ():
         if quick is not None:
-            yield Way(each, quick.passes, partial(_by_heads, quick.responses, like, each), EXACT)
+            yield Way(
+                each, quick.passes, partial(_by_heads, quick.responses, part, like, each), EXACT
+            )
         yield Way(each, math.ceil(steps / each), partial(_by_units, part, like, each), rounding)
     count = groups_of(alone, channels, limit)
     grouped = list[tuple[int, Callable[..., Tensor], int]]()
@@ -535,9 +536,11 @@ def _ways(part: Function, like: Tensor, outputs: int, rounding: float) -> Iterat
     grouped += [(channels // each, _by_impulses, each) for each in dict.fromkeys((count, 1))]
     for drives, measured, groups in grouped:
         if quick is not None:
-            taking = partial(measured, quick.responses, like, groups)
+            taking = partial(measured, quick.responses, part, like, groups)
             yield Way(0, drives * quick.passes, taking, EXACT)
-        yield Way(0, drives * steps, partial(measured, one_by_one, like, groups), rounding)
+        yield Way(
+            0, drives * steps, partial(measured, responses_one_by_one, part, like, groups), rounding
+        )
 
 
 def applied(weights: Tensor, values: Tensor, width: int) -> Float[Tensor, "sample time output"]:
@@ -603,34 +606,33 @@ def groups_of(alone: Tensor, channels: int, limit: Tensor) -> int:
 
 
 def _by_heads(
-    responses: Responses, like: Tensor, width: int
+    responses: Responses, part: Function, like: Tensor, width: int
 ) -> Float[Tensor, "sample head time read"]:
-    """Each token alone, in all channels: those of a head respond alike."""
-    found = responses(like.new_ones(like.shape[-1]))
-    return found[..., ::width].permute(1, 3, 2, 0)
+    """Each token alone, in all channels: of those of a head, which respond alike, the first."""
+    drive = like.new_ones(like.shape[-1])
+    return responses(lambda values: part(values)[..., ::width], like, drive).permute(1, 3, 2, 0)
 
 
 def _by_impulses(
-    responses: Responses, like: Tensor, groups: int
+    responses: Responses, part: Function, like: Tensor, groups: int
 ) -> Float[Tensor, "sample output input time read"]:
     """Each value alone, of all groups of channels at a time."""
     size = like.shape[-1] // groups
-    found = [responses(one.repeat(groups)) for one in torch.eye(size).to(like)]
+    found = [responses(part, like, one.repeat(groups)) for one in torch.eye(size).to(like)]
     each = torch.stack(found).unflatten(-1, (groups, -1))
     # "input read sample time group output"
     return _of_groups(each.permute(4, 2, 5, 0, 3, 1))
 
 
 def _by_sums(
-    responses: Responses, like: Tensor, groups: int
+    responses: Responses, part: Function, like: Tensor, groups: int
 ) -> Float[Tensor, "sample output input time read"]:
     """As by impulses, where a channel reads all others of its group alike, as one of means does."""
     size = like.shape[-1] // groups
     first = like.new_zeros(like.shape[-1])
     first[::size] = 1
-    both = [
-        responses(each).unflatten(-1, (groups, size)) for each in (first, torch.ones_like(first))
-    ]
+    drives = first, torch.ones_like(first)
+    both = (responses(part, like, each).unflatten(-1, (groups, size)) for each in drives)
     one, all_of_group = (each.permute(1, 2, 3, 4, 0) for each in both)
     # "sample time group output read"; what the first channel reads of itself is also its own part.
     others = one.clone()

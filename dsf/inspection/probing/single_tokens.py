@@ -16,8 +16,9 @@ from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
 Drive = Float[Tensor, " channel"]
-Responses = Callable[[Drive], Float[Tensor, "read sample time output"]]
-"""The responses to one token after the other, each with the same numbers in its channels."""
+Responses = Callable[[Function, Tensor, Drive], Float[Tensor, "read sample time output"]]
+"""The responses of a function of values like some others to one token after the other, each with
+the same numbers in its channels."""
 FEW = 16
 """So many passes are made one by one: finding a quicker way would take as many."""
 TRIED = 8
@@ -63,13 +64,13 @@ def quick_responses(
     limit = EXACT * max(each.abs().max() for each in (first, *inner))
     is_alike = all((first - each)[:, others].abs().max() <= limit for each in inner)
     if is_alike and bool(first[:, others].any()):
-        return Quick(3, partial(_of_alike, part, like))
+        return Quick(3, _of_alike)
     moved = max(int((each.abs() > limit).any(dim=-1).sum(dim=-1).max()) for each in inner)
     least = max(1, math.ceil(moved * steps / rows))
     for spacing in range(least, min(least + most // TRIED, 1 + most // 4)):
         classes = (torch.arange(token % spacing, steps, spacing) for token in asked[1:])
-        if all(_told_apart(part, like, tokens, drive)[1] <= limit for tokens in classes):
-            return Quick(2 * spacing, partial(_of_far_apart, part, like, spacing))
+        if all(_told_apart(part, like, tokens, drive)[2] <= limit for tokens in classes):
+            return Quick(2 * spacing, partial(_of_far_apart, spacing))
     return None
 
 
@@ -94,21 +95,26 @@ def _of_alike(part: Function, like: Tensor, drive: Drive) -> Tensor:
     return found
 
 
-def _of_far_apart(part: Function, like: Tensor, spacing: int, drive: Drive) -> Tensor:
+def _of_far_apart(spacing: int, part: Function, like: Tensor, drive: Drive) -> Tensor:
     """The responses where tokens at this distance move other rows, two passes for all of them."""
     steps = torch.arange(like.shape[1])
     classes = [steps[first::spacing] for first in range(spacing)]
-    responses = [_told_apart(part, like, tokens, drive)[0] for tokens in classes]
+    responses = []
+    for tokens in classes:
+        plain, which, _ = _told_apart(part, like, tokens, drive)
+        each = plain.new_zeros(len(tokens), *plain.shape)
+        each.scatter_(0, which[None, :, :, None].expand(1, *plain.shape), plain[None])
+        responses.append(each)
     return torch.cat(responses)[torch.cat(classes).argsort()]
 
 
 def _told_apart(
     part: Function, like: Tensor, tokens: Int[Tensor, " some"], drive: Drive
-) -> tuple[Float[Tensor, "some sample time output"], Tensor]:
-    """The responses to each of some tokens that are driven together, and how far they are off.
+) -> tuple[Float[Tensor, "sample time output"], Int[Tensor, "sample time"], Tensor]:
+    """The response to some tokens that are driven together, and which of them moved each row.
 
-    Driven once more, each with a number of its own, a row tells by its change which token moved it;
-    what is left where several moved it is the second.
+    Driven once more, each with a number of its own, a row tells that by how much it changes. The
+    third is the largest number that is left, as where several move one row.
     """
     rng = torch.Generator().manual_seed(5)
     order = torch.randperm(len(tokens), generator=rng)
@@ -120,7 +126,5 @@ def _told_apart(
     size = plain.gather(-1, strongest)
     ratio = numbered.gather(-1, strongest) / torch.where(size == 0, 1, size)
     which = (ratio - numbers).abs().argmin(dim=-1)
-    off = (numbered - numbers[which].unsqueeze(-1) * plain).abs().max()
-    each = plain.new_zeros(len(tokens), *plain.shape)
-    each.scatter_(0, which[None, :, :, None].expand(1, *plain.shape), plain[None])
-    return each, off
+    left = numbered - numbers[which].unsqueeze(-1) * plain
+    return plain, which, left.abs().max()
