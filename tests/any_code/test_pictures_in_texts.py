@@ -107,21 +107,48 @@ def test_what_else_mixes_words_or_patches_is_listed(form, more):
 
 
 class Scored(nn.Module):
-    """Patches of an image, and what the last word of a text has to say of each."""
+    """Patches of an image, and what a word of a text, or all of them, has to say of each."""
 
-    def __init__(self, join):
+    def __init__(self, choose, join):
         super().__init__()
         self.words, self.patches = nn.Embedding(WORDS, WIDTH), nn.Conv2d(3, WIDTH, 4, 4)
         self.tower, self.attention = Attention(), Attention()
-        self.join = join
+        self.choose, self.join = choose, join
 
     def forward(self, ids, images):
         patches, x = self.patches(images).flatten(2).mT, self.words(ids)
         patches, x = patches + self.tower(patches), x + self.attention(x)
-        return self.join(patches, x[:, -1:])
+        return self.join(patches, self.choose(x, ids))
 
 
-@pytest.mark.parametrize("join", [torch.add, lambda patches, text: patches @ text.mT])
-def test_a_word_that_is_sent_to_every_patch_is_listed(join):
-    inspection = dsf.inspect(drawn(Scored(join)), IDS, IMAGES)
+CHOICES = {
+    "last": lambda x, _: x[:, -1:],
+    "largest id": lambda x, ids: x[torch.arange(len(x)), ids.argmax(-1), None],
+    "gathered": lambda x, ids: x.gather(1, ids.argmax(-1)[:, None, None].expand(-1, 1, WIDTH)),
+    "mean": lambda x, _: x.mean(1, True),
+    "some": lambda x, ids: (x * (ids > 9)[..., None]).sum(1, True) / (ids > 9).sum(),
+}
+SENT = {
+    "added": torch.add,
+    "scores": lambda patches, text: patches @ text.mT,
+    "gate": lambda patches, text: patches * text.sigmoid(),
+    "norm": lambda patches, text: norm_of(torch.cat([patches, text.expand_as(patches)], -1)),
+}
+
+
+def norm_of(x):
+    return nn.functional.layer_norm(x, x.shape[-1:])
+
+
+@pytest.mark.sampled(count=5)
+@pytest.mark.parametrize("join", SENT)
+@pytest.mark.parametrize("choose", CHOICES)
+def test_words_that_are_sent_to_every_patch_are_listed(choose, join):
+    inspection = dsf.inspect(drawn(Scored(CHOICES[choose], SENT[join])), IDS, IMAGES)
     assert "Scored" in {one.name for one in inspection.unsupported}
+
+
+@pytest.mark.parametrize("choose", CHOICES)
+def test_scores_of_pooled_images_and_texts_are_not_listed(choose):
+    model = Scored(CHOICES[choose], lambda patches, text: (patches.mean(1) * text[:, 0]).sum(-1))
+    assert not dsf.inspect(drawn(model), IDS, IMAGES).unsupported

@@ -59,6 +59,7 @@ def test_what_is_pooled_and_meets_tokens_of_another_input_is_listed(pool, meet, 
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_is_pooled_and_meets_no_token_is_not_listed(pool):
     assert not listed(Two(POOLS[pool], lambda _, y, pooled: (y, pooled)), 5)
+    assert not listed(Two(POOLS[pool], lambda _, y, pooled: (y, pooled.square().mean())), 5)
     assert not listed(Two(POOLS[pool], lambda _, y, pooled: y.mean(dim=1) + pooled[:, 0]), 5)
 
 

@@ -23,7 +23,14 @@ from dsf.inspection.causal.coordinates import (
     is_place,
     small,
 )
-from dsf.inspection.causal.replay import Held, NoNumbersError, NotFollowedError, UnclearError, moved
+from dsf.inspection.causal.replay import (
+    Cell,
+    Held,
+    NoNumbersError,
+    NotFollowedError,
+    UnclearError,
+    moved,
+)
 from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
 from dsf.inspection.causal.rules import Way
 from dsf.inspection.causal.tracker import Kept, TokenMixing, Tracker
@@ -191,6 +198,7 @@ def judged(
     is_followed = (
         tracker.is_sure
         and not tracker.gives_many
+        and not _has_several_sequences(tracker.run)
         and plain == order
         # A map explains the output of the module that it was read in, not all that this one leaves.
         and not any(is_read_at(one.time) for one in tracker.mixings)
@@ -242,6 +250,27 @@ def judged(
     if is_nothing and (run := tracker.run) is not None and run.module not in by_module:
         found.modules += _of_unseen(run)
     return found
+
+
+def _has_several_sequences(run: Invocation | None) -> bool:
+    """Whether tokens of one input may reach those of another, as a pooled text every patch."""
+    try:
+        cells = [] if run is None else replay.cells_drawn(run, 0, of_model=True)
+    except UnclearError:
+        return False
+    outputs = [] if run is None else [made for made in run.made if made is not None]
+    return not all(_are_of_same(cells[0], one, outputs) for one in cells[1:])
+
+
+def _are_of_same(one: Cell, other: Cell, outputs: Sequence[Coordinates]) -> bool:
+    """Whether outputs are of the same places of two sequences, as of ids and their types."""
+    pairs = list(zip(one, other, strict=False))
+    return len(one) == len(other) and all(
+        mine.size == theirs.size
+        and torch.equal(*(made.planes.get(axis, torch.zeros(0)) for axis in (mine, theirs)))
+        for mine, theirs in pairs
+        for made in outputs
+    )
 
 
 def _of_silent(

@@ -28,6 +28,7 @@ from dsf.inspection.causal.coordinates import (
     NONE,
     Coordinates,
     InputAxis,
+    Source,
     all_before,
     small,
     varies,
@@ -119,9 +120,8 @@ class Repetition:
             places of those of the run; None for each that it does not return now.
         given: what held mixers were given, where no token was replaced.
         has_hidden: whether groups moved there that are made of tokens of one of several sequences,
-            so that it is not seen what moves them.
+            or tokens that several share, so that it is not seen what moves them.
         in_slots: the largest change in the slots that held mixers are given.
-        apart: tokens of further sequences, whose groups are none of those that were replaced.
     """
 
     like: "Repetition | None" = None
@@ -132,7 +132,6 @@ class Repetition:
     changed: list[Call] = field(default_factory=list)
     given: dict[Any, Any] = field(default_factory=dict)
     has_drawn: bool = False
-    apart: Sequence[Cell] = ()
 
     def before(self, one: Any, recorded: Any) -> Any:
         """What a held mixer was given when no token was replaced."""
@@ -163,8 +162,8 @@ def moved(
         cells = cells_drawn(one, draw, of_model=of_model)
         plain = cache(partial(repetition, one, (), held, draw=draw))
 
-        def compared(replaced: Sequence[Cell], apart: Sequence[Cell] = ()) -> Moved:
-            how: dict[str, Any] = {"draw": draw, "apart": apart}
+        def compared(replaced: Sequence[Cell]) -> Moved:
+            how: dict[str, Any] = {"draw": draw}
             how |= {"replacement": replacing(draw)} if draw < 0 else {}
             like = plain() if from_a_pass else None
             after = repetition(one, replaced, held, like=like, **how)
@@ -175,12 +174,13 @@ def moved(
             of = {"of_tokens": of_tokens, "of_model": of_model}
             return moved_between(one, replaced, before, after, **of)
 
-        found = compared(cells)
-        # Where groups of tokens of one sequence moved, each sequence is replaced by itself.
-        for axes in dict.fromkeys(map(frozenset, cells)) if found.has_hidden else ():
-            if not found.mixes:
-                mine = [cell for cell in cells if cell.keys() == axes]
-                found = compared(mine, [cell for cell in cells if cell.keys() != axes])
+        found, sequences = compared(cells), dict.fromkeys(map(frozenset, cells))
+        # What moved groups, or what several sequences share, is seen of one sequence alone.
+        is_open = of_model if found.mixes else found.has_hidden
+        for axes in sequences if is_open and len(sequences) > 1 else ():
+            found = compared([cell for cell in cells if cell.keys() == axes])
+            if found.mixes:
+                break
         return found
 
     try:
@@ -268,9 +268,9 @@ def moved_between(
                 raise NotFollowedError("it is not known where the tokens are in its output")
             kept = torch.zeros_like(old, dtype=torch.bool) if inside is None else inside
             if of_model and made is not None:
-                kept, is_hidden = _with_groups(kept, size != 0, made, cells, after.apart)
+                kept, is_hidden = _with_groups(size != 0, made, cells)
                 has_hidden |= is_hidden
-            if not is_first and not bool(kept.any()):
+            if not (is_first or bool(kept.any()) or (of_model and _has_tokens(made))):
                 continue  # of all tokens together, such as a state
             if of_tokens and made is not None:
                 kept = kept | _of_none(made).to(kept.device)
@@ -297,6 +297,17 @@ def moved_between(
         has_hidden=has_hidden,
         in_slots=after.in_slots,
     )
+
+
+def _has_tokens(made: Coordinates | None) -> bool:
+    """Whether samples of a tensor have several places of tokens, also of some not replaced."""
+    if made is None or not made.positions or not made.shape.numel():
+        return False
+    planes = torch.broadcast_tensors(*(small(made.planes[axis]) for axis in made.positions))
+    lines = torch.stack(planes).reshape(len(planes), -1).unique(dim=1)
+    others = [axis.number > 0 or axis.source.has_one_place for axis in made.positions]
+    samples = lines.masked_fill(torch.tensor(others, device=lines.device)[:, None], 0)
+    return lines.shape[1] > samples.unique(dim=1).shape[1]
 
 
 def _is_of_pairs(made: Coordinates) -> bool:
@@ -401,7 +412,7 @@ def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) ->
         pairs = zip(_tensors(invocation), invocation.given, strict=True)
         has_numbers = any(one.is_floating_point() and made is not None for one, made in pairs)
         cells = cells if has_numbers or not embedded else embedded
-        cells = [one for one in cells if len(one[0]) > 1] or cells
+        cells = [one for one in cells if _is_sequence(one[0])] or cells
     if not draw:
         return [cell for cell, _ in cells]
     number, is_second = divmod(abs(draw) - 1, 2)
@@ -419,6 +430,11 @@ def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) ->
                 halves[turned] = places[(places >> digit) & 1 == is_second]
             found.append(_within(cell, given, halves))
     return found
+
+
+def _is_sequence(axes: Collection[InputAxis]) -> bool:
+    """Whether samples have several tokens along some axes."""
+    return len(axes) > 1 and any(axis.number > 0 and axis.size > 1 for axis in axes)
 
 
 def _tensors(invocation: Invocation) -> list[Tensor]:
@@ -564,17 +580,56 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
     return found
 
 
-def _with_groups(
-    inside: Tensor, differs: Tensor, made: Coordinates, cells: Sequence[Cell], apart: Sequence[Cell]
-) -> tuple[Tensor, bool]:
-    """Which elements belong to replaced tokens or to what was made of them, and what is hidden.
+def _with_groups(differs: Tensor, made: Coordinates, cells: Sequence[Cell]) -> tuple[Tensor, bool]:
+    """Which elements belong to replaced tokens alone, or to what was made of them.
 
-    Where tokens of several sequences are replaced, it is not seen which of them moves such groups.
+    And whether some are hidden: where tokens of several sequences are replaced, it is not seen
+    which of them moves such groups, or what tokens of several sequences share.
     """
-    groups, others = (_of_made(made, each).to(inside.device) for each in (cells, apart))
-    are_several = len({*map(frozenset, cells)}) > 1
-    is_hidden = are_several and bool((differs & groups.to(differs.device)).any())
-    return groups | (inside & ~others), is_hidden
+    hidden = _of_made(made, cells).expand(made.shape).to(differs.device)
+    kept, several = hidden, dict.fromkeys(map(frozenset, cells))
+    for axes in several:
+        mine = [cell for cell in cells if cell.keys() == axes]
+        if (owned := own(made, mine)) is not None:
+            owned = owned.to(differs.device)
+            shared = _sent(made, owned, mine[0])
+            hidden = hidden | shared
+            kept = kept | (owned & ~shared)
+    return kept, len(several) > 1 and bool((differs & hidden).any())
+
+
+def _sent(made: Coordinates, inside: Tensor, cell: Cell) -> Tensor:
+    """Which of the elements of replaced tokens belong to several tokens of another sequence each.
+
+    Of other sequences the first axis counts samples, which may share a token, and the last one
+    features where nothing says what does.
+    """
+
+    def is_of_tokens(axis: InputAxis) -> bool:
+        source = axis.source
+        is_first = axis.number == 0 and not source.has_one_place
+        are_features = source.channels is None and source.kind == "input"
+        return not (is_first or (are_features and axis.number == source.rank - 1))
+
+    found = torch.zeros_like(inside)
+    others: dict[Source, list[InputAxis]] = {}
+    for axis in made.positions:
+        if axis not in cell and all_before(axis).isdisjoint(cell) and is_of_tokens(axis):
+            others.setdefault(axis.source, []).append(axis)
+    for axes in others.values() if inside.ndim and bool(inside.any()) else ():
+        planes = [small(made.planes[axis]).to(inside.device) for axis in (*cell, *axes)]
+        is_own, *lines = torch.broadcast_tensors(small(inside), *planes)
+        mine, theirs = torch.stack(lines).split([len(cell), len(axes)])
+        there = is_own & (theirs >= 0).all(dim=0)
+        if bool(there.any()):
+            which, other = (
+                x[:, there].unique(dim=1, return_inverse=True)[1] for x in (mine, theirs)
+            )
+            pairs = torch.stack([which, other]).unique(dim=1)
+            is_sent = torch.zeros_like(there)
+            is_sent[there] = (pairs[0].bincount() > 1)[which]
+            found = found | is_sent
+    return found
 
 
 def puts_out_tokens(invocation: Invocation, cells: Sequence[Cell]) -> bool:
@@ -611,13 +666,11 @@ def repetition(
     draw: int = 0,
     like: Repetition | None = None,
     replacement: Replacement | None = None,
-    apart: Sequence[Cell] = (),
 ) -> Repetition:
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
         like: an earlier repetition that it is compared with, in the place of the run.
-        apart: tokens of other sequences, whose groups are none of the ``cells``.
         replacement: what replaces them; by default ordinary numbers, and the numbers of other
             tokens where the module refuses these, such as ids in a tensor of floats.
     """
@@ -644,7 +697,7 @@ def repetition(
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
     if cells and not replaced:
         raise UnclearError("none of its tokens could be replaced")
-    found = Repetition(like, apart=apart)
+    found = Repetition(like)
     try:
         with ExitStack() as stack:
             stack.enter_context(_holding(invocation, cells, held, rng, found))
@@ -659,7 +712,7 @@ def repetition(
         if cells and replacement is None and not invocation.refuses:
             invocation.refuses = True
             with suppress(UnclearError):
-                return repetition(invocation, cells, held, draw=draw, like=like, apart=apart)
+                return repetition(invocation, cells, held, draw=draw, like=like)
             invocation.refuses = False
         raise UnclearError(f"it cannot be repeated ({in_words(error)})") from error
     given, put_out = containers.tensors_in((args, kwargs)), containers.tensors_in(output)
@@ -881,9 +934,8 @@ def _note_spill(
             size = sizes_moved(before, after).max().item()
             found.in_slots = max(found.in_slots, size if size > limit else 0.0)
         return
-    differs, inside = (after != before).reshape(seen.shape), own(seen, cells)
-    kept = torch.zeros((), dtype=torch.bool) if inside is None else inside
-    inside, is_hidden = _with_groups(kept.to(before.device), differs, seen, cells, found.apart)
+    differs = (after != before).reshape(seen.shape)
+    inside, is_hidden = _with_groups(differs, seen, cells)
     found.has_hidden |= is_hidden
     if not bool((differs & ~inside).any()):
         return

@@ -30,7 +30,6 @@ from dsf.inspection.causal.coordinates import (
     compact,
     counted,
     is_place,
-    is_sent,
     merged,
     reduced,
     set_in_place,
@@ -300,9 +299,6 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
         met |= part.met
     for axis in [axis for axis in planes if axis.source.before]:
         _meet_before(axis, parts, planes, meetings, how)
-    for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
-        meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
-        del planes[axis]
     made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
 
@@ -462,11 +458,6 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         else:
             planes[axis] = read if row is None else row  # type: ignore[assignment]
     planes = {axis: plane.expand(shape) for axis, plane in planes.items()} | grouped
-    met = {one.axis for one in meetings}
-    for axis in [axis for axis in planes if is_sent(planes, axis)]:
-        if axis not in met:
-            meet(axis, Way.JOINS, "a product joins different tokens")
-        del planes[axis]
     for dim, axes in slots.items():
         planes |= slots_of(axes, dim, shape, device)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
