@@ -125,3 +125,51 @@ def test_a_head_over_all_places_reads_class_tokens_too(before, behind, swapped):
     found = layer.map()[0]
     assert found.shape[-1] == weight.shape[-1]
     torch.testing.assert_close(found[0].permute(1, 0, 2).float(), weight)
+
+
+class Windows(nn.Module):
+    """A convolution over tokens, some zeros around them, and padding of its own."""
+
+    def __init__(self, before, behind, padding):
+        super().__init__()
+        self.embed, self.sizes = nn.Linear(3, WIDTH), (0, 0, before, behind)
+        self.over = nn.Conv1d(WIDTH, WIDTH, 3, padding=padding, groups=WIDTH, bias=False)
+
+    def forward(self, x):
+        return self.over(nn.functional.pad(self.embed(x), self.sizes).mT).mT
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "padding"), [(0, 2, "same"), (2, 0, "same"), (1, 1, 1)]
+)
+def test_places_beyond_the_tokens_are_rows_where_these_move_them(before, behind, padding):
+    model = drawn(Windows(before, behind, padding))
+    x = torch.randn(2, TOKENS, 3, generator=torch.Generator().manual_seed(0))
+    found = dsf.inspect(model, x)
+    (layer,) = found
+    assert layer.is_exact
+    assert not found.unsupported
+    values = nn.functional.pad(model.embed(x), model.sizes)
+    moved = torch.einsum("bctr,brc->btc", layer.map().float(), values)
+    torch.testing.assert_close(moved, model(x))
+
+
+class Sums(nn.Module):
+    def forward(self, x):
+        return x.cumsum(dim=1)
+
+
+def test_zeros_beyond_the_tokens_that_none_moves_are_no_rows():
+    model = drawn(Windows(2, 0, 0))
+    model.over = Turned(Sums())
+    (layer,) = dsf.inspect(model, torch.randn(2, TOKENS, 3))
+    assert layer.map().shape[-2:] == (TOKENS, TOKENS)
+
+
+class Turned(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x.mT).mT

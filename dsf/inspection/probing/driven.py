@@ -383,18 +383,38 @@ class FollowedCall:
 
     @cached_property
     def has_others(self) -> bool:
-        """Whether it is given places of no token, such as class tokens, and others of tokens."""
-        return any(map(self._holds_others, self.recording.given))
+        """Whether places of no token have a part in it, such as class tokens, beside tokens."""
+        # Zeros are padding, others learnt: attentions before may have sent tokens to them. Where
+        # as many places of none come back, as of a window that keeps the length, they are used.
+        held = ((one, self._others(one)) for one in self.recording.given)
+        given = [(one, others) for one, others in held if others is not None]
+        if any(bool((self.recording.tensor(one)[others] != 0).any()) for one, others in given):
+            return True
+        others = self._others(self.recording.first_output)
+        if others is None or others.double().mean() not in [x.double().mean() for _, x in given]:
+            return False
+        return self._moves(others)
 
-    def _holds_others(self, value: Value) -> bool:
+    def _others(self, value: Value) -> Tensor | None:
+        """Which elements of a value are of no token, where others are; None if there are none."""
         found = self.coordinates(value)
-        tokens = [found.planes[axis] for axis in self.along & {*found.planes}] if found else []
-        for plane in tokens:
-            others = plane == NONE
-            if bool(others.any()) and bool((plane >= 0).any()):
-                # Zeros are padding, others learnt: attentions before may have sent tokens to them.
-                return bool((self.recording.tensor(value)[others] != 0).any())
-        return False
+        planes = found.planes if found is not None else {}
+        for axis in self.along & {*planes}:
+            plane = planes[axis]
+            if bool((plane == NONE).any()) and bool((plane >= 0).any()):
+                return plane == NONE
+        return None
+
+    def _moves(self, part: Tensor) -> bool:
+        """Whether tokens that it is given move a part of its first output."""
+        recording, output, new = self.recording, self.recording.first_output, []
+        for one in filter(self.coordinates, recording.given):
+            now, kept = recording.tensor(one), self._others(one)
+            kept = torch.zeros((), dtype=torch.bool) if kept is None else kept
+            other = now + now.square().mean().sqrt() * now.cos()
+            new.append(instead(one, torch.where(kept.to(now.device), now, other)))
+        after = recording.replay(new, [output])[output]
+        return bool((after != recording.tensor(output))[part].any())
 
     @cached_property
     def _least(self) -> int:
