@@ -359,3 +359,50 @@ def test_new_tokens_that_meet_in_the_module_that_makes_them_are_listed(kind):
 
     with pytest.raises(NothingCapturedError, match=r"Patches.*mixes tokens"):
         dsf.inspect(drawn(Patches()), tokens(2, 3, 20))
+
+
+class RunningSum(nn.Module):
+    """Along the places of a grid ``sample channel *place``, in their order."""
+
+    def forward(self, x):
+        return x.flatten(2).tanh().cumsum(-1).unflatten(2, x.shape[2:])
+
+
+class Shuffled(nn.Module):
+    """A mixer of groups of pixels that a shuffle laid into channels, which a convolution joins."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.inp, self.down = nn.Conv2d(6, 6, 1), nn.Conv2d(24, 14, size, padding=size // 2)
+        self.sums, self.up = RunningSum(), nn.Conv2d(14, 24, 1)
+
+    def forward(self, x):
+        x = nn.functional.pixel_unshuffle(self.inp(x), 2)
+        return nn.functional.pixel_shuffle(self.up(self.sums(self.down(x))), 2)
+
+
+class Shifted(nn.Module):
+    """Half of the channels are those of the token before, then a filter of one place."""
+
+    def __init__(self):
+        super().__init__()
+        self.inp, self.down, self.sums = nn.Linear(6, 6), nn.Conv1d(6, 9, 1), RunningSum()
+
+    def forward(self, x):
+        x = self.inp(x)
+        before = nn.functional.pad(x[:, :-1, :3], (0, 0, 1, 0))
+        return self.sums(self.down(torch.cat([before, x[..., 3:]], dim=-1).mT))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [(Shuffled(1), (6, 4, 8)), (Shuffled(3), (6, 4, 8)), (Shifted(), (8, 6))],
+    ids=["shuffle", "shuffle and window", "shift"],
+)
+def test_what_mixes_behind_tokens_that_were_laid_into_channels_is_found(model, shape):
+    found = dsf.inspect(drawn(model), tokens(2, *shape))
+    read = {layer.name: layer for layer in found}
+    assert {*read, *(one.name for one in found.unsupported)} == {"down", "sums"}
+    if "sums" in read:
+        lower = torch.ones(8, 8, dtype=torch.float64).tril()
+        torch.testing.assert_close(read["sums"].map()[0, 0], lower)

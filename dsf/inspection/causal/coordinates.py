@@ -199,6 +199,35 @@ def varies(plane: Tensor | None, dim: int) -> bool:
     return plane is not None and reduced(plane, [dim])[1]
 
 
+def is_sent(planes: Planes, axis: InputAxis) -> bool:
+    """Whether one token out of several along an axis, or all, reach several of other inputs.
+
+    Their first axes count samples, which may share a token, unless they have no further places.
+    """
+    one = small(planes[axis])
+    if axis.size == 1 or not is_place(axis) or not one.numel():
+        return False
+    if float(one.amax()) == NONE or bool((one != one.amax()).any()):
+        return False
+    own, others = list[Tensor](), list[Tensor]()
+    # Of all tokens is also said to be what else a module returns, such as a constant.
+    is_many = bool((one == MANY).any())
+    for each, plane in planes.items():
+        if each is axis:
+            continue
+        before = all_before(each)
+        if (is_many and before) or axis.source in {x.source for x in (each, *before)}:
+            own.append(small(plane))
+        elif is_place(each) and (each.number > 0 or each.source.has_one_place):
+            others.append(small(plane))
+    if not any(plane.numel() > 1 for plane in others):
+        return False
+    # Places that share all indices of its own input have different ones of another.
+    lines = torch.stack(torch.broadcast_tensors(one, *own, *others)).flatten(1)
+    mine = lines[: 1 + len(own)].unique(dim=1)
+    return lines.unique(dim=1).shape[1] > mine.shape[1]
+
+
 IN_ORDER, EACH_ONCE = 2, 1
 """The rank of a plane whose indices never fall, and more where each is there once.
 

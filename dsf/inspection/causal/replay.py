@@ -586,20 +586,20 @@ def _with_groups(differs: Tensor, made: Coordinates, cells: Sequence[Cell]) -> t
     And whether some are hidden: where tokens of several sequences are replaced, it is not seen
     which of them moves such groups, or what tokens of several sequences share.
     """
-    hidden = _of_made(made, cells).expand(made.shape).to(differs.device)
-    kept, several = hidden, dict.fromkeys(map(frozenset, cells))
+    kept = hidden = torch.zeros_like(differs)
+    several = dict.fromkeys(map(frozenset, cells))
     for axes in several:
         mine = [cell for cell in cells if cell.keys() == axes]
-        if (owned := own(made, mine)) is not None:
-            owned = owned.to(differs.device)
-            shared = _sent(made, owned, mine[0])
-            hidden = hidden | shared
-            kept = kept | (owned & ~shared)
+        owned, groups = own(made, mine), _of_made(made, mine).expand(made.shape)
+        inside = groups if owned is None else groups | owned.to(groups.device)
+        shared = _sent(made, inside, mine[0])
+        kept = kept | (inside & ~shared).to(differs.device)
+        hidden = hidden | (groups | shared).to(differs.device)
     return kept, len(several) > 1 and bool((differs & hidden).any())
 
 
 def _sent(made: Coordinates, inside: Tensor, cell: Cell) -> Tensor:
-    """Which of the elements of replaced tokens belong to several tokens of another sequence each.
+    """Which elements of replaced tokens, or groups, several tokens of another sequence share.
 
     Of other sequences the first axis counts samples, which may share a token, and the last one
     features where nothing says what does.
@@ -611,15 +611,17 @@ def _sent(made: Coordinates, inside: Tensor, cell: Cell) -> Tensor:
         are_features = source.channels is None and source.kind == "input"
         return not (is_first or (are_features and axis.number == source.rank - 1))
 
-    found = torch.zeros_like(inside)
+    found, own_axes = torch.zeros_like(inside), list[InputAxis]()
     others: dict[Source, list[InputAxis]] = {}
     for axis in made.positions:
-        if axis not in cell and all_before(axis).isdisjoint(cell) and is_of_tokens(axis):
+        if axis in cell or not all_before(axis).isdisjoint(cell):
+            own_axes.append(axis)
+        elif is_of_tokens(axis):
             others.setdefault(axis.source, []).append(axis)
     for axes in others.values() if inside.ndim and bool(inside.any()) else ():
-        planes = [small(made.planes[axis]).to(inside.device) for axis in (*cell, *axes)]
+        planes = [small(made.planes[axis]).to(inside.device) for axis in (*own_axes, *axes)]
         is_own, *lines = torch.broadcast_tensors(small(inside), *planes)
-        mine, theirs = torch.stack(lines).split([len(cell), len(axes)])
+        mine, theirs = torch.stack(lines).split([len(own_axes), len(axes)])
         there = is_own & (theirs >= 0).all(dim=0)
         if bool(there.any()):
             which, other = (

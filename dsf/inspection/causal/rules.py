@@ -30,6 +30,7 @@ from dsf.inspection.causal.coordinates import (
     compact,
     counted,
     is_place,
+    is_sent,
     merged,
     reduced,
     set_in_place,
@@ -299,6 +300,9 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
         met |= part.met
     for axis in [axis for axis in planes if axis.source.before]:
         _meet_before(axis, parts, planes, meetings, how)
+    for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
+        meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
+        del planes[axis]
     made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
 
@@ -458,6 +462,11 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         else:
             planes[axis] = read if row is None else row  # type: ignore[assignment]
     planes = {axis: plane.expand(shape) for axis, plane in planes.items()} | grouped
+    met = {one.axis for one in meetings}
+    for axis in [axis for axis in planes if is_sent(planes, axis)]:
+        if axis not in met:
+            meet(axis, Way.JOINS, "a product joins different tokens")
+        del planes[axis]
     for dim, axes in slots.items():
         planes |= slots_of(axes, dim, shape, device)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
@@ -576,7 +585,9 @@ class SlidingWindow:
                 if found is None:
                     words = f"'{self.name}' sums over tokens as channels"
                     meetings.append(Meeting(axis, words=words))
-                    planes |= slots_of([axis], 1, shape, plane.device)
+                    # A shuffle or a shift lays tokens into channels, but others stay places.
+                    for dim in [k for k in behind if varies(plane, k)] or [1]:
+                        planes |= slots_of([axis], dim, shape, plane.device)
                     continue
                 first = found
             places = [k for k in behind if varies(plane, k)]

@@ -383,7 +383,7 @@ class FollowedCall:
 
     @cached_property
     def has_others(self) -> bool:
-        """Whether places of no token have a part in it, such as class tokens, beside tokens."""
+        """Whether places of no token, such as class tokens, have a part in it as tokens have."""
         # Zeros are padding, others learnt: attentions before may have sent tokens to them. Where
         # as many places of none come back, as of a window that keeps the length, they are used.
         held = ((one, self._others(one)) for one in self.recording.given)
