@@ -127,7 +127,7 @@ def _state(entry: Model) -> str:
 
 def _measured(entry: Model) -> dict[str, Any]:
     """The record of one model, out of a process that is ended where it takes too long."""
-    result = KEPT / "result.json"
+    result = _file(entry).with_suffix(".made")  # its own: another run may measure other models
     result.unlink(missing_ok=True)
     child = FORKED.Process(target=_write, args=(entry, result))
     child.start()
