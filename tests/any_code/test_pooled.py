@@ -138,3 +138,31 @@ def test_what_is_pooled_and_given_to_a_module_that_is_read_as_a_whole_is_listed(
 def test_what_maps_alone_make_of_all_tokens_is_not_listed(run):
     inspection = dsf.inspect(drawn(Given(attention, run)), tokens(2, 6, WIDTH))
     assert not inspection.unsupported
+
+
+class OverTime(nn.Module):
+    """A series less its mean over its standard deviation, and both of these."""
+
+    def forward(self, x):
+        centre, scale = x.mean(dim=-1, keepdim=True), x.std(dim=-1, keepdim=True)
+        return (x - centre) / scale, centre, scale
+
+
+class Forecast(nn.Module):
+    """Attention over patches of a series, and further times in its own scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.enter = OverTime(), nn.Linear(4, WIDTH)
+        self.attention, self.leave = Attention(), nn.Linear(WIDTH, 3)
+
+    def forward(self, x):
+        x, centre, scale = self.norm(x)
+        pooled = self.attention(self.enter(x.unfold(-1, 4, 4))).mean(dim=1)
+        return self.leave(pooled) * scale + centre
+
+
+def test_a_pooled_output_in_the_scale_of_a_series_is_not_listed():
+    found = dsf.inspect(drawn(Forecast()), tokens(2, 24, 1)[..., 0])
+    assert [layer.name for layer in found] == ["norm", "attention"]
+    assert not found.unsupported

@@ -305,7 +305,11 @@ def _has_tokens(made: Coordinates | None) -> bool:
         return False
     planes = torch.broadcast_tensors(*(small(made.planes[axis]) for axis in made.positions))
     lines = torch.stack(planes).reshape(len(planes), -1).unique(dim=1)
-    others = [axis.number > 0 or axis.source.has_one_place for axis in made.positions]
+    further = {axis.source for axis in made.positions if axis.number > 0}
+    others = [
+        axis.number > 0 or (axis.source.has_one_place and axis.source not in further)
+        for axis in made.positions
+    ]
     samples = lines.masked_fill(torch.tensor(others, device=lines.device)[:, None], 0)
     return lines.shape[1] > samples.unique(dim=1).shape[1]
 

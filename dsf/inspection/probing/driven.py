@@ -85,10 +85,10 @@ class Layout:
 
     def rows_of(self, column: int, columns: "Layout") -> Tensor:
         """Which tokens are that of a column of values, along the axes that both have."""
-        mine, there = self.beside(columns), columns.beside(self)[column]
+        mine, there = self.shared_with(columns), columns.shared_with(self)[column]
         return (mine == there).all(dim=1) & bool(there.numel())
 
-    def beside(self, other: "Layout") -> Int[Tensor, "time common"]:
+    def shared_with(self, other: "Layout") -> Int[Tensor, "time common"]:
         """The places of the tokens along the axes that both have."""
         return _common(self.token_axes, self.tokens, other.token_axes)
 
@@ -910,7 +910,7 @@ class Driven:
         known = (columns.tokens >= 0).all(dim=1)
         numbers = torch.full((len(columns.tokens),), -1)
         numbers[known] = columns.tokens[known].unique(dim=0, return_inverse=True)[1]
-        mine, there = rows.beside(columns), columns.beside(rows)
+        mine, there = rows.shared_with(columns), columns.shared_with(rows)
         if not there.shape[1]:
             return torch.full((len(mine),), -1), numbers
         places = torch.cat([there, mine]).unique(dim=0, return_inverse=True)[1]
