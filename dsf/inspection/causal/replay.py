@@ -21,6 +21,7 @@ from dsf.inspection.capture import containers
 from dsf.inspection.capture.calls import Call, Invocation, Through
 from dsf.inspection.capture.isolation import replaced as exchanged_in
 from dsf.inspection.capture.isolation import same_numbers
+from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import in_double, in_float64
 from dsf.inspection.capture.weights import packed_modules
@@ -584,21 +585,22 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
     return found
 
 
+@unheard()
 def _with_groups(differs: Tensor, made: Coordinates, cells: Sequence[Cell]) -> tuple[Tensor, bool]:
     """Which elements belong to replaced tokens alone, or to what was made of them.
 
     And whether some are hidden: where tokens of several sequences are replaced, it is not seen
     which of them moves such groups, or what tokens of several sequences share.
     """
-    kept = hidden = torch.zeros_like(differs)
+    kept = hidden = torch.zeros((), dtype=torch.bool)
     several = dict.fromkeys(map(frozenset, cells))
     for axes in several:
         mine = [cell for cell in cells if cell.keys() == axes]
-        owned, groups = own(made, mine), _of_made(made, mine).expand(made.shape)
-        inside = groups if owned is None else groups | owned.to(groups.device)
+        owned, groups = own(made, mine), _of_made(made, mine)
+        inside = groups if owned is None else groups | small(owned)
         shared = _sent(made, inside, mine[0])
-        kept = kept | (inside & ~shared).to(differs.device)
-        hidden = hidden | (groups | shared).to(differs.device)
+        kept, hidden = kept | (inside & ~shared), hidden | groups | shared
+    kept, hidden = (each.expand(made.shape).to(differs.device) for each in (kept, hidden))
     return kept, len(several) > 1 and bool((differs & hidden).any())
 
 
@@ -624,17 +626,25 @@ def _sent(made: Coordinates, inside: Tensor, cell: Cell) -> Tensor:
             others.setdefault(axis.source, []).append(axis)
     for axes in others.values() if inside.ndim and bool(inside.any()) else ():
         planes = [small(made.planes[axis]).to(inside.device) for axis in (*own_axes, *axes)]
-        is_own, *lines = torch.broadcast_tensors(small(inside), *planes)
+        is_own, *lines = torch.broadcast_tensors(inside, *planes)
         mine, theirs = torch.stack(lines).split([len(own_axes), len(axes)])
         there = is_own & (theirs >= 0).all(dim=0)
-        if bool(there.any()):
-            which, other = (
-                x[:, there].unique(dim=1, return_inverse=True)[1] for x in (mine, theirs)
-            )
-            pairs = torch.stack([which, other]).unique(dim=1)
-            is_sent = torch.zeros_like(there)
-            is_sent[there] = (pairs[0].bincount() > 1)[which]
-            found = found | is_sent
+        if not bool(there.any()):
+            continue
+        which, other = _numbered(mine[:, there]), _numbered(theirs[:, there])
+        pairs = (which * there.numel() + other).unique() // there.numel()
+        is_sent = torch.zeros_like(there)
+        is_sent[there] = (pairs.bincount() > 1)[which]
+        found = found | is_sent
+    return found
+
+
+def _numbered(lines: Tensor) -> Tensor:
+    """A number for each column, the same for equal ones, from 0."""
+    found = torch.zeros(lines.shape[1], dtype=torch.long, device=lines.device)
+    for line in lines.long():
+        each = line - line.min()
+        found = (found * (each.max() + 1) + each).unique(return_inverse=True)[1]
     return found
 
 
