@@ -166,3 +166,19 @@ def test_a_pooled_output_in_the_scale_of_a_series_is_not_listed():
     found = dsf.inspect(drawn(Forecast()), tokens(2, 24, 1)[..., 0])
     assert [layer.name for layer in found] == ["norm", "attention"]
     assert not found.unsupported
+
+
+class OfVariates(Forecast):
+    """The same of several series side by side, which returns their means as well."""
+
+    def forward(self, x):
+        x, centre, scale = self.norm(x.mT)
+        patches = self.enter(x.unfold(-1, 4, 4))
+        mixed = self.attention(patches.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return mixed, centre, scale
+
+
+def test_means_that_are_returned_for_every_series_are_not_listed():
+    found = dsf.inspect(drawn(OfVariates()), tokens(2, 24, 3))
+    assert [layer.name for layer in found] == ["norm", "attention"]
+    assert not found.unsupported

@@ -271,7 +271,7 @@ def moved_between(
             if of_model and made is not None:
                 kept, is_hidden = _with_groups(size != 0, made, cells)
                 has_hidden |= is_hidden
-            if not (is_first or bool(kept.any()) or (of_model and _has_tokens(made))):
+            if not (is_first or bool(kept.any()) or (of_model and _has_tokens(made, cells))):
                 continue  # of all tokens together, such as a state
             if of_tokens and made is not None:
                 kept = kept | _of_none(made).to(kept.device)
@@ -300,19 +300,22 @@ def moved_between(
     )
 
 
-def _has_tokens(made: Coordinates | None) -> bool:
-    """Whether samples of a tensor have several places of tokens, also of some not replaced."""
+def _has_tokens(made: Coordinates | None, cells: Sequence[Cell]) -> bool:
+    """Whether samples of a tensor have several tokens of sequences of which none was replaced."""
     if made is None or not made.positions or not made.shape.numel():
         return False
+    replaced = {axis for cell in cells for axis in cell}
+    sources = {axis.source for axis in replaced}
     planes = torch.broadcast_tensors(*(small(made.planes[axis]) for axis in made.positions))
     lines = torch.stack(planes).reshape(len(planes), -1).unique(dim=1)
-    further = {axis.source for axis in made.positions if axis.number > 0}
-    others = [
-        axis.number > 0 or (axis.source.has_one_place and axis.source not in further)
+    are_tokens = [
+        (axis.number > 0 or axis.source.has_one_place)
+        and axis.source not in sources
+        and all_before(axis).isdisjoint(replaced)
         for axis in made.positions
     ]
-    samples = lines.masked_fill(torch.tensor(others, device=lines.device)[:, None], 0)
-    return lines.shape[1] > samples.unique(dim=1).shape[1]
+    others = lines.masked_fill(torch.tensor(are_tokens, device=lines.device)[:, None], 0)
+    return lines.shape[1] > others.unique(dim=1).shape[1]
 
 
 def _is_of_pairs(made: Coordinates) -> bool:
