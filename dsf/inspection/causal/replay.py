@@ -603,7 +603,7 @@ def _with_groups(differs: Tensor, made: Coordinates, cells: Sequence[Cell]) -> t
         inside = groups if owned is None else groups | small(owned)
         shared = _sent(made, inside, mine[0])
         kept, hidden = kept | (inside & ~shared), hidden | groups | shared
-    kept, hidden = (each.expand(made.shape).to(differs.device) for each in (kept, hidden))
+    kept, hidden = (each.to(differs.device).expand(made.shape) for each in (kept, hidden))
     return kept, len(several) > 1 and bool((differs & hidden).any())
 
 
