@@ -307,7 +307,7 @@ def _has_tokens(made: Coordinates | None, cells: Sequence[Cell]) -> bool:
     replaced = {axis for cell in cells for axis in cell}
     sources = {axis.source for axis in replaced}
     planes = torch.broadcast_tensors(*(small(made.planes[axis]) for axis in made.positions))
-    lines = torch.stack(planes).reshape(len(planes), -1).unique(dim=1)
+    lines = torch.stack(planes).reshape(len(planes), -1)
     are_tokens = [
         (axis.number > 0 or axis.source.has_one_place)
         and axis.source not in sources
@@ -315,7 +315,7 @@ def _has_tokens(made: Coordinates | None, cells: Sequence[Cell]) -> bool:
         for axis in made.positions
     ]
     others = lines.masked_fill(torch.tensor(are_tokens, device=lines.device)[:, None], 0)
-    return lines.shape[1] > others.unique(dim=1).shape[1]
+    return bool(_numbered(lines).max() > _numbered(others).max())
 
 
 def _is_of_pairs(made: Coordinates) -> bool:
@@ -491,7 +491,7 @@ def _within(
 def _places(given: Coordinates, axes: Sequence[InputAxis]) -> Tensor:
     """The places along some axes of all elements that have one along each, ``axis place``."""
     planes = torch.broadcast_tensors(*(small(given.planes[axis]) for axis in axes))
-    lines = torch.stack(planes).flatten(1)
+    lines = torch.stack(planes).reshape(len(planes), -1)
     return lines[:, (lines >= 0).all(dim=0)]
 
 

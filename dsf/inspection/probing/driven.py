@@ -519,8 +519,9 @@ class Way:
     """A way to measure a map.
 
     Attributes:
-        width: of the heads of the map.
+        width: of the heads of the map; 0 where channels mix.
         passes: how many it takes.
+        measured: what makes them, and returns the map.
         rounding: the largest relative difference to other responses that is taken for rounding.
     """
 
