@@ -115,9 +115,9 @@ GROUPS = (
 HEAD = """# Benchmarks
 
 This page compares the speed of dsf with other libraries and with the limits of the machine. It is
-written by `make bench`; nothing in it is typed by hand. The benchmarks run in one process with one
-thread and time the methods in turns. Times are medians of processor seconds; what takes less
-than half a second is done once more right before it is timed, what takes more than a second is
+written by `make bench`; nothing in it is typed by hand. Every case runs in a process of its own,
+with one thread, and times the methods in turns. Times are medians of processor seconds; what takes
+less than half a second is done once more right before it is timed, what takes more than a second is
 timed once.
 
 - *Ratio* is the time of a method divided by the time of dsf, so it is above one where dsf is
