@@ -42,6 +42,7 @@ class Source:
         kind: ``input``; ``ids`` for integers that are not an image, nor features that weights sum
             over, which have no channels; or what the new positions are.
         tables: by axis of ids what single places along it alone were looked up in, and these.
+        size: how many elements of an input each of its samples has.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Source:
     places: set["InputAxis"] = field(default_factory=set)
     transformed: dict["InputAxis", list[Tensor]] = field(default_factory=dict)
     rank: int = 0
+    size: int = 0
     before: frozenset["InputAxis"] = frozenset()
     kind: str = "input"
     is_embedded: bool = False
@@ -61,6 +63,10 @@ class Source:
         """Whether every place along an axis is looked up in a table of its own, as features are."""
         tables = self.tables.get(axis, {}).values()
         return len(set().union(*tables)) > 1 and all(len(places) == 1 for places in tables)
+
+    def is_line(self, axis: "InputAxis") -> bool:
+        """Whether an input has numbers along one axis alone, for every sample."""
+        return self.kind == "input" and axis.number > 0 and axis.size == self.size
 
     @property
     def has_one_place(self) -> bool:
@@ -156,7 +162,8 @@ def numbered(tensor: Tensor, name: str) -> Coordinates:
     else:
         fewest = IMAGE_AXES if tensor.dtype is torch.uint8 else IMAGE_AXES + 1
         kind = "input" if tensor.ndim >= fewest else "ids"
-    source, shape = Source(name, kind=kind, rank=tensor.ndim), tensor.shape
+    shape = tensor.shape
+    source = Source(name, kind=kind, rank=tensor.ndim, size=shape[1:].numel())
     planes = {
         InputAxis(source, number, size): counted(shape, number, tensor.device)
         for number, size in enumerate(shape)

@@ -49,11 +49,14 @@ class Way(Enum):
     ATTENTION = "attention"
     JOINS = "joins different tokens"
     NEIGHBOURS = "sums over neighbouring tokens"
+    RUNS = "runs over tokens in their order"
     GROUPS = "a norm over disjoint groups of tokens"
     REMAKES = "makes new tokens of groups"
     OTHER = "other"
 
 
+IN_ORDER = {Way.JOINS, Way.NEIGHBOURS, Way.RUNS}
+"""Ways in which elements meet because of their places, as those of a sequence do."""
 MANY_AND_ONE = "what is made of many tokens meets single ones"
 
 
@@ -245,6 +248,11 @@ class Projections:
                 source.places.add(axis)
                 self.known += 1
 
+    def meet(self, meetings: Iterable[Meeting]) -> None:
+        """Note lines of numbers that met in their order before weights summed over them."""
+        axes = (one.axis for one in meetings if one.way in IN_ORDER)
+        self.are_places(axis for axis in axes if axis.source.is_line(axis))
+
     def sum_features(self, given: Coordinates) -> None:
         """Note weights over a last axis along which no index varies: features of its tokens."""
         if any(varies(plane, -1) for plane in given.planes.values()):
@@ -293,7 +301,8 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             have_met = axis in met, axis in part.met
             found = merged(planes[axis], plane.expand(shape), columns.get(axis), have_met)
             if found.meet or found.spread or found.weighed:
-                meetings[axis] = Meeting(axis, Way.JOINS, how)
+                way = Way.JOINS if found.meet else Way.OTHER
+                meetings[axis] = Meeting(axis, way, how)
             planes[axis] = found.plane.expand(shape)
             if found.is_of_one:
                 met.add(axis)
@@ -411,7 +420,7 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
             meet(axis, Way.SUMS)
         elif reduced(lost, [-3 - dim])[1]:
             planes[axis] = small(lost).amax(dim=dim, keepdim=True)
-            meet(axis, words="a projection sums channels of different tokens")
+            meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
             planes[axis] = torch.full((), MANY, device=device)
         elif are_beside(axis, lost, dim) or not are_channels(axis):
@@ -688,6 +697,7 @@ class Rules:
             return before[0]
         start = len(asked)
         made = _without_lost_keys(self._by_rule(done))
+        self._projections.meet(made.meetings)
         same = (
             next((one for one in given if one and out and one.equals(out)), out)
             for out in made.outputs
@@ -897,7 +907,7 @@ class Rules:
     def _along(self, done: Done) -> Followed:
         """A softmax or a running total, which let elements along an axis meet."""
         given, words = done.first, f"'{done.name}' over tokens"
-        way, dim = Way.SOFTMAX if done.name in _SOFTMAXES else Way.OTHER, done.args[1]
+        way, dim = Way.SOFTMAX if done.name in _SOFTMAXES else Way.RUNS, done.args[1]
         if given is not None and way is Way.SOFTMAX:
             self._projections.are_places(x for x, p in given.columns.items() if varies(p, dim))
         meetings = [
@@ -950,7 +960,7 @@ class Rules:
             is_resized = any(dim in changed for dim in along)
             if along:
                 # Windows that overlap are not yet tokens, as in the spectrogram of a sound.
-                way = Way.REMAKES if is_resized and frames and _overlap(plane) else Way.OTHER
+                way = Way.REMAKES if is_resized and frames and _overlap(plane) else Way.RUNS
                 meetings.append(Meeting(axis, way, "a Fourier transform over tokens"))
             if is_resized and frames:  # each with frequencies of its own
                 remade.setdefault(frames, []).append(axis)
@@ -1086,7 +1096,11 @@ class Rules:
     def _pooled(self, done: Done) -> Followed:
         """A pool, or positions that are made anew by interpolation."""
         first, args, shape = done.first, done.args, done.outs[0].shape
-        places, name = len(shape) - 2, done.name.partition("_with")[0].strip("_")
+        name = done.name.partition("_with")[0].strip("_")
+        is_single = f"{len(shape) - 1}d" in name  # one sample, without an axis of samples
+        if is_single and first is not None:
+            first, shape = first.moved(lambda p: p[None], Size((1, *first.shape))), Size((1, *shape))
+        places = len(shape) - 2
         if first is None or len(first.shape) != len(shape) or f"{places}d" not in name:
             return self._unknown(done)
         options: list[Sequence[int]] = [[1], [2], [0], [1]]  # a position of its own
@@ -1098,7 +1112,10 @@ class Rules:
         sizes, stride, padding, dilation = ((list(one) * places)[:places] for one in options)
         window = SlidingWindow(name, sizes, stride, padding, dilation)
         made = window.follow(first, shape, self._projections.are_channels)
-        return done.returns(made.outputs[0], made.meetings)
+        found = made.outputs[0]
+        if is_single and found is not None:
+            found = found.moved(lambda p: p[0], shape[1:])
+        return done.returns(found, made.meetings)
 
 
 def _without_lost_keys(made: Followed) -> Followed:
