@@ -1099,7 +1099,8 @@ class Rules:
         name = done.name.partition("_with")[0].strip("_")
         is_single = f"{len(shape) - 1}d" in name  # one sample, without an axis of samples
         if is_single and first is not None:
-            first, shape = first.moved(lambda p: p[None], Size((1, *first.shape))), Size((1, *shape))
+            first = first.moved(lambda p: p[None], Size((1, *first.shape)))
+            shape = Size((1, *shape))
         places = len(shape) - 2
         if first is None or len(first.shape) != len(shape) or f"{places}d" not in name:
             return self._unknown(done)
