@@ -58,6 +58,19 @@ def test_numbers_that_met_in_their_order_are_tokens(way, shape):
     assert {"Headed", "head"} <= found
 
 
+@pytest.mark.parametrize("shape", LINES)
+def test_numbers_that_get_features_by_a_convolution_are_tokens(shape):
+    class Featured(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.feature, self.mix = nn.Conv1d(1, 4, 1), nn.Linear(STEPS, STEPS)
+
+        def forward(self, x):
+            return self.mix(torch.tanh(self.feature(x.flatten(1)[:, None])))
+
+    assert "mix" in answered(inspected(Featured(), drawn(*shape)))
+
+
 def _normed(x):
     return (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True)
 

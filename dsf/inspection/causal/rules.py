@@ -1081,6 +1081,8 @@ class Rules:
         stride, padding, dilation = ((list(step) * places)[:places] for step in steps)
         if done.first is None or given.ndim != len(shape) or given.ndim < 3:
             return self._unknown(done)
+        if given.shape[1] == 1:  # single numbers that get features
+            self._projections.are_places(x for x in done.first.planes if x.source.is_line(x))
         window = SlidingWindow(
             "convolution",
             weight.shape[2:],
