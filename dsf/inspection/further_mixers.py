@@ -338,8 +338,9 @@ def share_of_probed(
     invocation: Invocation, held: Held, driven: Driven, *, most: int | None = None
 ) -> float:
     """How much of what a token moves a map that is probed explains; nan if that is unclear."""
-    # What the program makes of numbers that leave torch is held in a replay.
-    moved = replay.moved if driven.recording.leaving(driven.recording.given) else None
+    # What the program makes of numbers that leave torch is held in a replay, as is what it takes
+    # from elsewhere.
+    moved = None if driven.recording.is_all else replay.moved
 
     def of_draw(draw: int) -> float:
         try:

@@ -4,8 +4,8 @@ A ``Value`` is a tensor at one time: a view of one version of some memory. An op
 in place makes a new version, so that the program is functional: views are not operations.
 ``Recording.replay`` computes values with other numbers in the place of some, and runs nothing but
 the operations between. Numbers that leave torch (``item``, ``tolist``, NumPy) are noted: what the
-program made of them, and what it wrote into tensors past torch, is not known to a replay: see
-``Recording.leaving``.
+program made of them, and what it wrote into tensors past torch, is not known to a replay, nor what
+another thread computed, or code that torch does not hear: see ``Recording.is_all``.
 """
 
 import sys
@@ -148,6 +148,7 @@ class Recording:
     """The program of one call.
 
     Attributes:
+        own: the memories of weights, and of tensors in attributes of modules.
         left: those of ``given``, as they were afterwards.
         attributes: the tensors in attributes of the module afterwards.
         seen: what was known of a tensor when it was first seen, by its value.
@@ -155,6 +156,7 @@ class Recording:
 
     operations: list[Operation] = field(default_factory=list)
     given: list[Value] = field(default_factory=list)
+    own: set[int] = field(default_factory=set)
     output: Any = None
     left: list[Value] = field(default_factory=list)
     attributes: dict[str, Value] = field(default_factory=dict)
@@ -198,11 +200,25 @@ class Recording:
         read = {read.memory for number in needed for read in self.operations[number].reads}
         return {value.memory, *read}
 
-    def leaving(self, values: Iterable[Value]) -> list[Operation]:
-        """The operations by which numbers that are made of some values leave torch."""
-        made = self.made_of(values)
-        leaving = (one for one in self.operations if not one.outs and not one.writes)
-        return [one for one in leaving if any(read.memory in made for read in one.reads)]
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing that the call computed hangs on numbers that a replay does not compute.
+
+        Those that leave torch, and those of tensors that were neither given nor made in the call.
+        """
+        made = self.made_of(self.given)
+        known = {*self.made_at, *self.own, *(value.memory for value in self.given)}
+        for operation in self.operations:
+            if operation.name == "lift_fresh":  # what the code writes as numbers
+                known.update(read.memory for read in operation.reads)
+            leaves = not operation.outs and not operation.writes
+            if leaves and any(read.memory in made for read in operation.reads):
+                return False
+            if any(read.memory not in known for read in operation.reads):
+                return False
+            if any(isinstance(part, UntypedStorage) for part in operation.args):  # as of a copy
+                return False
+        return True
 
     def replay(
         self, exchanged: Iterable[Exchanged], wanted: Iterable[Value]
@@ -373,9 +389,12 @@ MADE_EMPTY = {
 class Recorder(Operations):
     """Notes the operations that run while it is active."""
 
-    def __init__(self, known: Callable[[Tensor], Any] = lambda _: None) -> None:
+    def __init__(
+        self, known: Callable[[Tensor], Any] = lambda _: None, own: Iterable[Tensor] = ()
+    ) -> None:
         super().__init__()
         self.recording = Recording()
+        self._of_module = {_key(storage) for one in own if (storage := memory_of(one)) is not None}
         self.running: list[str] = []
         self.place = ""  # of the code that called torch last
         self._known = known
@@ -410,7 +429,10 @@ class Recorder(Operations):
         return self._version[key] if key in self._version else self._new_version(key, memory)
 
     def _new_version(self, key: Any, memory: Memory) -> int:
-        number = self._version[key] = len(self.recording.numbers)
+        number = len(self.recording.numbers)
+        if key in self._of_module and key not in self._version:
+            self.recording.own.add(number)
+        self._version[key] = number
         self._kept_alive.append(memory)  # so that no other memory is taken for it
         self.recording.numbers[number] = memory
         return number
@@ -455,6 +477,8 @@ class Recorder(Operations):
                 if made and (storage := memory_of(one)) is not None:
                     self._own.add(_key(storage))
             makes = tuple(range(first, len(self.recording.numbers)))
+            if chosen := size_chosen_by(func, _tensors((args, kwargs))):
+                self._add(None, "a number of elements", self.values(chosen), {}, ())
             self._add(ran, name, noted, named, values, writes, makes, random)
         return out
 
@@ -551,7 +575,9 @@ def recorded(
             attribute it is, and its name there.
         known: what is known of a tensor, noted when it is first seen.
     """
-    recorder = Recorder(known)
+    attributes = (one for part in module.modules() for one in vars(part).values())
+    own = (*module.parameters(), *module.buffers(), *_tensors([*attributes]))
+    recorder = Recorder(known, own)
     recording, given = recorder.recording, tensors_in((args, kwargs))
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
@@ -580,6 +606,14 @@ def written_places(func: Any) -> tuple[tuple[int, str], ...]:
     return tuple(
         (k, one.name) for k, one in arguments if one.alias_info and one.alias_info.is_write
     )
+
+
+def size_chosen_by(func: Any, given: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors that decide how many elements an operation returns, which any code can count."""
+    if torch.Tag.dynamic_output_shape not in getattr(func, "tags", ()):
+        return []
+    masks = [one for one in given if one.dtype is torch.bool]
+    return masks if masks or func is torch.ops.aten.index.Tensor else list(given)
 
 
 PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")

@@ -1,5 +1,6 @@
 """Operations that nobody knows, between single tokens, single samples, or on rare conditions."""
 
+import copy
 import threading
 
 import numpy as np
@@ -74,6 +75,12 @@ def by_thread(x, pair):
     thread.start()
     thread.join()
     return x + made[0]
+
+
+def by_copy(x, pair):
+    y = copy.deepcopy(x.detach())
+    y[pair[1]] += x[pair[0]]
+    return y
 
 
 class Applied(nn.Module):
@@ -182,6 +189,37 @@ def test_a_rare_condition_on_other_tokens_is_listed(way, where, is_fused):
     assert NAMES[where] in listed(way, where, is_fused=is_fused)
 
 
+@pytest.mark.parametrize(("token", "sample"), [(1, 0), (4, 1)])
+def test_the_sign_of_one_token_that_decides_is_listed(token, sample):
+    found = listed(lambda x: x * 2 if x[sample, token, 0] > 0 else x, "inside", is_fused=False)
+    assert found == {"attention"}
+
+
+def test_an_attention_that_only_much_larger_tokens_pass_by_is_not_exact():
+    model = drawn(Behind(if_much_larger, "inside", is_fused=False))
+    found = dsf.inspect(model, tokens(2, TOKENS, WIDTH), probe=())
+    assert [layer.is_exact for layer in found] == [False]
+
+
+def test_a_module_that_runs_on_a_thread_is_unknown():
+    class Elsewhere(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Attention()
+
+        def forward(self, x):
+            made = []
+            thread = threading.Thread(target=lambda: made.append(self.inner(x)))
+            thread.start()
+            thread.join()
+            return x + made[0]
+
+    model = nn.Sequential(Attention(), drawn(Elsewhere()))
+    found = dsf.inspect(drawn(model), tokens(2, TOKENS, WIDTH), probe=())
+    assert [(layer.name, layer.is_exact) for layer in found] == [("0", True)]
+    assert "Sequential" in {one.name for one in found.unsupported}
+
+
 class Weighs(nn.Module):
     """A sum over tokens that is probed, and something else."""
 
@@ -196,7 +234,7 @@ class Weighs(nn.Module):
 
 @pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("pair", PAIRS[:7], ids=str)
-@pytest.mark.parametrize("way", [by_array, by_putting, by_view, by_number])
+@pytest.mark.parametrize("way", [*WAYS, by_copy])
 def test_one_token_that_is_sent_to_another_is_no_part_of_a_probed_map(way, pair):
     model = drawn(Weighs(lambda x: way(x, pair)))
     assert not any(layer.is_exact for layer in readings(model))
@@ -235,9 +273,17 @@ def by_kinds(x):
     return x * torch.unique(x[..., 0].round()).numel()
 
 
+COUNTS = [by_count, by_chosen_rows, by_selected, by_kinds]
+
+
+@pytest.mark.parametrize("way", COUNTS)
+def test_a_number_of_elements_that_tokens_decide_is_no_part_of_a_probed_map(way):
+    assert not any(layer.is_exact for layer in readings(drawn(Weighs(way))))
+
+
 @pytest.mark.sampled(count=4)
 @pytest.mark.parametrize("where", NAMES)
-@pytest.mark.parametrize("way", [by_count, by_chosen_rows, by_selected, by_kinds])
+@pytest.mark.parametrize("way", COUNTS)
 def test_a_number_of_elements_that_tokens_decide_is_listed(way, where):
     assert NAMES[where] in listed(way, where)
 

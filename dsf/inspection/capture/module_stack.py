@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -164,8 +165,13 @@ class ModuleStack:
         self._running: list[Frame] = []
         self.copies = Copies()
         self._claimed = set(claimed)
-        self._piece = at_work()
+        self._piece = self._now()
         self.exchange = exchange
+
+    @staticmethod
+    def _now() -> tuple[object, int]:
+        """The piece of work that is done now, and on which thread."""
+        return at_work(), get_ident()
 
     def tick(self) -> int:
         """The time of an event of the run, later than all before."""
@@ -255,8 +261,8 @@ class ModuleStack:
     @contextmanager
     def followed(self) -> Iterator[None]:
         """Keep track of the running modules inside the ``with`` block."""
-        # Not of those that run for other pieces of work, on other threads.
-        self._piece = at_work()
+        # Not of those that run on other threads: for other pieces of work, or as a module has them.
+        self._piece = self._now()
         enter, leave = self._of_this_piece(self._enter), self._of_this_piece(self._leave)
         note = self._of_this_piece(self._note_arguments)
         project = self._of_this_piece(self._note_projection)
@@ -286,7 +292,7 @@ class ModuleStack:
         """The hook for modules that run for this piece of work alone."""
 
         def alone(*given: Any) -> None:
-            if at_work() is self._piece:
+            if self._now() == self._piece:
                 with torch._C.DisableTorchFunction():  # no function of the model
                     hook(*given)
 

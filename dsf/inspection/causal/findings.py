@@ -491,6 +491,7 @@ def _judged(
         if rest.mixes and is_read:
             every = moved(invocation, None, draw=draw)
             share = min(replay.share_of(every, rest), 1 - rest.spilled)
+            share = share if draw >= 0 else math.nan  # of much larger tokens it says nothing
         parts = list(filter(_is_attention, invocation.calls))
         parts = [] if not rest.mixes and _have_own_tokens(parts) else parts
         if 1 < len(parts) <= APART and not rest.mixes:

@@ -796,7 +796,7 @@ def ordinary(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def replacing(draw: int) -> Replacement:
-    """What replaces tokens in a draw: large numbers in negative ones."""
+    """What replaces tokens in a draw: large numbers in negative ones, of the other sign."""
     if draw >= 0:
         return ordinary
 
@@ -804,7 +804,7 @@ def replacing(draw: int) -> Replacement:
         numbers = ordinary(part, inside, rng)
         if not containers.are_numbers(part):
             return numbers
-        return numbers * min(LARGE ** (-draw / LARGE_DRAWS), torch.finfo(part.dtype).max ** 0.25)
+        return -numbers * min(LARGE ** (-draw / LARGE_DRAWS), torch.finfo(part.dtype).max ** 0.25)
 
     return large
 

@@ -28,7 +28,13 @@ from dsf.inspection.causal.coordinates import (
 )
 from dsf.inspection.causal.replay import cells_drawn, repetition
 from dsf.inspection.causal.rules import Done, Meeting, Way
-from dsf.inspection.recording import MADE_EMPTY, Leaving, is_ours, written_places
+from dsf.inspection.recording import (
+    MADE_EMPTY,
+    Leaving,
+    is_ours,
+    size_chosen_by,
+    written_places,
+)
 
 
 @dataclass(eq=False)
@@ -114,13 +120,6 @@ def _is_plain(part: Any) -> bool:
     """Whether an argument holds no numbers but in tensors: no list of them, no object."""
     plain = (Tensor, nn.Parameter, bool, str, type(None))
     return type(part) in (int, float) or all(type(one) in plain for one in tree_leaves(part))
-
-
-def _has_chosen_size(done: Done) -> bool:
-    """Whether numbers decide how many elements an operation returns, which any code can count."""
-    if torch.Tag.dynamic_output_shape not in getattr(done.func, "tags", ()):
-        return False
-    return done.name != "index" or any(one.dtype is torch.bool for one in done.given[1:])
 
 
 class Tracker:
@@ -405,8 +404,8 @@ class Tracker:
         if not any(map(known.has, done.given)) or rules.is_view_in_place(func):
             return
         writes = bool(written_places(func))
-        if not outs or _has_chosen_size(done):
-            self._leaves(*done.given)
+        if leaving := size_chosen_by(func, done.given) if outs else done.given:
+            self._leaves(*leaving)
         if not outs:
             return
         if not writes and all(one in known for one in outs):  # views of what is known
