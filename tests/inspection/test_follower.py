@@ -211,6 +211,14 @@ def test_what_is_no_attention_is_neither_read_nor_listed(x):
     assert inspection.unsupported == ()
 
 
+@pytest.mark.parametrize("attend", EXPLAINED, ids=named)
+def test_scores_of_any_size_hide_no_key(attend, x):
+    (layer,) = dsf.inspect(module(attend), 3e2 * x)
+    with guarded(made := module(attend)):
+        made(3e2 * x)
+    torch.testing.assert_close(layer.map(), kept[0], rtol=0, atol=1e-8)
+
+
 def test_a_query_that_sees_no_key_is_taken_over(x):
     """Hidden by the smallest number, it reads all keys alike."""
 

@@ -201,7 +201,7 @@ def _bias(
 ) -> Tensor | None:
     """What was added to the scaled products before softmax; None where that is only rounding."""
     # In half precision it is always kept, because there rounding is as large as some biases.
-    bias = as_bias(given.detach().reshape(products.shape)) - products
+    bias = as_bias(in_float64(given.detach()).reshape(products.shape) - products)
     if not bool((bias != 0).any()):
         return None
     shown = bias > -torch.inf
