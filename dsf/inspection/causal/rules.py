@@ -570,8 +570,7 @@ class SlidingWindow:
     padding: Sequence[int]
     dilation: Sequence[int]
     is_transposed: bool = False
-    is_depthwise: bool = True
-    groups: int = 1
+    groups: int = 0  # of channels; as many as these for a pool
 
     def follow(
         self, given: Coordinates, shape: Size, are_channels: Callable[[InputAxis], bool]
@@ -582,23 +581,22 @@ class SlidingWindow:
         remade: dict[InputAxis, int] = {}
         behind = range(2, len(shape))
         keeps_places = not self.is_transposed and all(step == 1 for step in self.stride)
+        channels = given.shape[1]
+        groups = self.groups or channels
         for axis, plane in given.planes.items():
-            first = plane if plane.shape[1] == shape[1] else plane.narrow(1, 0, 1)
-            if not self.is_depthwise and has_many_and_one(plane, 1):
+            if groups < channels and has_many_and_one(plane, 1):
                 meetings.append(Meeting(axis, words=MANY_AND_ONE))
             if varies(plane, 1) and are_channels(axis):
                 axis.source.normed.add(axis)
                 continue
-            if not self.is_depthwise:
-                found = _by_group(plane, self.groups, shape[1])
-                if found is None:
-                    words = f"'{self.name}' sums over tokens as channels"
-                    meetings.append(Meeting(axis, words=words))
-                    # A shuffle or a shift lays tokens into channels, but others stay places.
-                    for dim in [k for k in behind if varies(plane, k)] or [1]:
-                        planes |= slots_of([axis], dim, shape, plane.device)
-                    continue
-                first = found
+            first = _by_group(plane, groups, shape[1])
+            if first is None:
+                words = f"'{self.name}' sums over tokens as channels"
+                meetings.append(Meeting(axis, words=words))
+                # A shuffle or a shift lays tokens into channels, but others stay places.
+                for dim in [k for k in behind if varies(plane, k)] or [1]:
+                    planes |= slots_of([axis], dim, shape, plane.device)
+                continue
             places = [k for k in behind if varies(plane, k)]
             wide = [k for k in places if self.sizes[k - 2] > 1]
             if not places:  # also where padding is, which has no index
@@ -630,7 +628,7 @@ class SlidingWindow:
             behind = [0] * (2 * (plane.ndim - dim - 1))
             pads = [*behind, -shift, shape[dim] - plane.shape[dim] + shift]
             plane = torch.constant_pad_nd(plane, pads, NONE)
-        return plane.expand(shape)
+        return compact(plane.expand(shape))
 
     def _tap(self, plane: Tensor, dim: int) -> int:
         """By how much the token of an output is shifted from its index: its own tap."""
@@ -659,14 +657,13 @@ class SlidingWindow:
 def _by_group(plane: Tensor, groups: int, outputs: int) -> Tensor | None:
     """The plane of a convolution in groups; None where a group holds several tokens."""
     # Every output reads the channels of its own group.
-    if not varies(plane, 1):
+    if small(plane).shape[1] == 1:
         return plane.narrow(1, 0, 1)
     grouped = plane.unflatten(1, (groups, -1))
     line, several = reduced(grouped, [2])
     if several:
         return None
-    line = line.expand(*grouped.shape[:2], 1, *grouped.shape[3:])
-    return line.repeat_interleave(outputs // groups, dim=2).flatten(1, 2)
+    return line.expand(*grouped.shape[:2], outputs // groups, *grouped.shape[3:]).flatten(1, 2)
 
 
 # --- the rule of each operation
@@ -1090,7 +1087,6 @@ class Rules:
             padding,
             dilation,
             is_transposed=is_transposed,
-            is_depthwise=groups == given.shape[1],
             groups=groups,
         )
         return window.follow(done.first, shape, self._projections.are_channels)
@@ -1179,7 +1175,7 @@ def _overlap(plane: Tensor) -> bool:
 
 def _resized(plane: Tensor, axis: InputAxis, dims: Sequence[int], shape: Size) -> Tensor:
     """The plane of a transform to another length; one back has the tokens of that forth."""
-    given = small(plane)
+    given = small(compact(plane))
     own = given.reshape([given.shape[dim] for dim in dims])
     lines = axis.source.transformed.setdefault(axis, [])
     line = next((one for one in lines if _begin_alike(one, own)), own)
