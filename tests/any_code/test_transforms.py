@@ -1,5 +1,7 @@
 """Fourier transforms keep the order of the tokens that they are given, and hide no convolution."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -88,17 +90,87 @@ def test_a_transform_keeps_the_order_of_its_tokens(kind, order):
     torch.testing.assert_close(layer.map()[0], columns.permute(2, 1, 0)[:, place][:, :, place])
 
 
-@pytest.mark.parametrize("first", [TOKENS, TOKENS - 2])
-def test_an_identity_before_a_transform_is_no_map(first):
-    """The last rows of a convolution are those of no token; what enters it is no response."""
+class Late(Padded):
+    """The rows of a convolution from one place on, of which those behind all tokens are of none."""
 
-    class Late(Padded):
-        def forward(self, x):
-            product = torch.fft.fft(pad(x.mT, (0, TOKENS))) * torch.fft.fft(self.kernel, 2 * TOKENS)
-            return torch.fft.ifft(product).real[..., first : first + TOKENS].mT
+    def __init__(self, first):
+        super().__init__()
+        self.first = first
 
+    def forward(self, x):
+        product = torch.fft.fft(pad(x.mT, (0, TOKENS))) * torch.fft.fft(self.kernel, 2 * TOKENS)
+        return torch.fft.ifft(product).real[..., self.first : self.first + TOKENS].mT
+
+
+def behind_attention(first):
     attention = Attention(width=WIDTH, heads=2)
-    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), attention, Late())
-    inspection = dsf.inspect(drawn(model), tokens(2, TOKENS, WIDTH))
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), attention, Late(first))
+    return dsf.inspect(drawn(model), tokens(2, TOKENS, WIDTH)), model[2].kernel.double()
+
+
+def test_rows_of_no_token_are_numbers_of_their_sample():
+    inspection, kernel = behind_attention(TOKENS)
+    assert [layer.name for layer in inspection if layer.is_exact] == ["1", "2"]
+    lags = TOKENS + PLACES[:, None] - PLACES
+    filters = kernel.detach()[:, lags.clamp(max=TOKENS - 1)] * (lags < TOKENS)
+    by_row = torch.diag_embed(filters.movedim(0, -1)).movedim(1, -1)  # row output input token
+    found = inspection["2"].map().squeeze(-2)
+    torch.testing.assert_close(found, by_row.flatten(0, 1).expand_as(found))
+
+
+@pytest.mark.parametrize("first", [TOKENS - 1, TOKENS - 2])
+def test_an_identity_before_a_transform_is_no_map(first):
+    """Where some of the rows are those of no token, what enters it is no response."""
+    inspection, _ = behind_attention(first)
     assert [layer.name for layer in inspection if layer.is_exact] == ["1"]
     assert "2" in {part.name for part in inspection.unsupported}
+
+
+class Modes(nn.Module):
+    """A filter of few frequencies, turned and laid into zeros (FNO)."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+        self.weights = nn.Parameter(torch.zeros(WIDTH, WIDTH, *[2] * len(dims), 2))
+
+    def turned(self, x):
+        return torch.fft.fftshift(x, dim=self.dims[:-1]) if len(self.dims) > 1 else x
+
+    def forward(self, x):
+        found = self.turned(torch.fft.rfftn(x, dim=self.dims))
+        places = (..., *[slice(1, 3)] * (len(self.dims) - 1), slice(2))
+        made, weights = torch.zeros_like(found), torch.view_as_complex(self.weights)
+        made[places] = torch.einsum("si...,io...->so...", found[places], weights)
+        sizes = [x.shape[dim] for dim in self.dims]
+        return torch.fft.irfftn(self.turned(made), s=sizes, dim=self.dims)
+
+
+class Operator(nn.Module):
+    """Such a filter of numbers on a grid, whose places come first among their features."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.inp = nn.Conv1d(2, WIDTH, 1) if len(dims) == 1 else nn.Conv2d(2, WIDTH, 1)
+        self.filter, self.out = Modes(dims), nn.Linear(WIDTH, 2)
+
+    def forward(self, x):
+        grid = torch.linspace(0, 1, x.shape[-1]).expand(x.shape)
+        x = self.filter(self.inp(torch.cat([grid, x], dim=1)))
+        return self.out(torch.tanh(x).movedim(1, -1))
+
+
+@pytest.mark.parametrize("sizes", [(TOKENS,), (4, 4), (4, 6)])
+def test_few_frequencies_among_zeros_are_read(sizes):
+    model = drawn(Operator(tuple(range(-len(sizes), 0))))
+    inspection = dsf.inspect(model, tokens(2, 1, *sizes))
+    assert inspection.unsupported == ()
+    (layer,) = inspection
+    assert layer.name == "filter"
+    assert layer.is_exact
+    count = math.prod(sizes)
+    units = torch.eye(count, dtype=torch.float64).view(count, 1, 1, *sizes)
+    units = units * torch.eye(WIDTH, dtype=torch.float64).view(WIDTH, WIDTH, *[1] * len(sizes))
+    with torch.no_grad():
+        found = model.filter.double()(units.flatten(0, 1)).reshape(count, WIDTH, WIDTH, count)
+    torch.testing.assert_close(layer.map()[0], found.permute(2, 1, 3, 0))

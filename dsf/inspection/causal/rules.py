@@ -952,23 +952,20 @@ class Rules:
         planes, meetings, remade = {}, [], dict[tuple[int, ...], list[InputAxis]]()
         for axis, plane in given.planes.items():
             along = [dim % len(shape) for dim in dims if varies(plane, dim)]
-            changed = [k for k in range(len(shape)) if plane.shape[k] != shape[k]]
             frames = tuple(k for k in range(len(shape)) if k not in along and varies(plane, k))
-            is_resized = any(dim in changed for dim in along)
+            is_resized = any(plane.shape[dim] != shape[dim] for dim in along)
             if along:
                 # Windows that overlap are not yet tokens, as in the spectrogram of a sound.
                 way = Way.REMAKES if is_resized and frames and _overlap(plane) else Way.RUNS
                 meetings.append(Meeting(axis, way, "a Fourier transform over tokens"))
-            if is_resized and frames:  # each with frequencies of its own
+            if not along:  # also where zeros were
+                planes[axis] = reduced(plane, [dim % len(shape) for dim in dims])[0].expand(shape)
+            elif not frames:
+                planes[axis] = _in_places(plane, axis, along, shape)
+            elif is_resized:  # each with frequencies of its own
                 remade.setdefault(frames, []).append(axis)
-                continue
-            if is_resized:
-                planes[axis] = _resized(plane, axis, along, shape)
-                continue
-            short = plane
-            for dim in changed:
-                short = short.narrow(dim, 0, 1)
-            planes[axis] = short.expand(shape)
+            else:
+                planes[axis] = plane
         for frames, axes in remade.items():
             device = given.planes[axes[0]].device
             planes |= new_positions(axes, frames, shape, "a Fourier transform", device)
@@ -1173,16 +1170,18 @@ def _overlap(plane: Tensor) -> bool:
     return len(there.unique()) < len(there)
 
 
-def _resized(plane: Tensor, axis: InputAxis, dims: Sequence[int], shape: Size) -> Tensor:
-    """The plane of a transform to another length; one back has the tokens of that forth."""
-    given = small(compact(plane))
-    own = given.reshape([given.shape[dim] for dim in dims])
+def _in_places(plane: Tensor, axis: InputAxis, dims: Sequence[int], shape: Size) -> Tensor:
+    """The plane of a transform along some axes; one back has the tokens of that forth."""
+    line, _ = reduced(plane, [k for k in range(plane.ndim) if k not in dims])
+    own = line.reshape([line.shape[dim] for dim in dims])
     lines = axis.source.transformed.setdefault(axis, [])
     line = next((one for one in lines if _begin_alike(one, own)), own)
     lines += [line] if line is own else []
     made = torch.full([shape[dim] for dim in dims], MANY, device=plane.device)
+    if own.shape == made.shape:  # zeros that were laid around tokens stay places of none
+        made = torch.full_like(own, NONE)
     both = tuple(slice(min(sizes)) for sizes in zip(made.shape, line.shape, strict=True))
-    made[both] = line[both].where(line[both] >= 0, MANY)
+    made[both] = line[both].where(line[both] >= 0, made[both])
     return made.reshape([shape[k] if k in dims else 1 for k in range(len(shape))]).expand(shape)
 
 
