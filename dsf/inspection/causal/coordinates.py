@@ -8,7 +8,7 @@ query, and in ``columns`` that of their key.
 """
 
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -183,6 +183,32 @@ def small(plane: Tensor) -> Tensor:
         if stride == 0 and size > 1:
             plane = plane.narrow(axis, 0, 1)
     return plane
+
+
+def token_numbers(lines: Mapping[InputAxis, Tensor]) -> Tensor | None:
+    """The number of every token over its indices along some axes, -1 where one is missing.
+
+    Axes of a further input count only where they tell tokens apart, as those of pairs of tokens do:
+    the types of tokens, or their positions, say nothing new. None without axes.
+    """
+    number: Tensor | None = None
+    sources = [*dict.fromkeys(axis.source for axis in lines)]
+    for axis in sorted(lines, key=lambda axis: (sources.index(axis.source), axis.number)):
+        line = lines[axis]
+        if number is None:
+            number = line
+        elif axis.source is sources[0] or _are_told_apart(number, line):
+            number = torch.where((line < 0) | (number < 0), NONE, number * axis.size + line)
+    return number
+
+
+def _are_told_apart(number: Tensor, line: Tensor) -> bool:
+    """Whether there are tokens of one number with several places along a further axis."""
+    if torch.equal(number, line):
+        return False
+    both = (number >= 0) & (line >= 0)
+    pairs = torch.stack([number[both], line[both]])
+    return pairs.unique(dim=1).shape[1] > number[both].unique().numel()
 
 
 def reduced(plane: Tensor, dims: Sequence[int]) -> tuple[Tensor, bool]:

@@ -13,6 +13,7 @@ from dsf.inspection.causal.coordinates import (
     InputAxis,
     all_before,
     reduced,
+    token_numbers,
     varies,
 )
 from dsf.inspection.errors import UnreadableError
@@ -139,6 +140,7 @@ def maps_of(
     names = ("sample", "window", "head") if many > 1 else ("sample", "head")
     counts = len(set(samples)), many, next(iter(places.values()))
     shape = counts if many > 1 else counts[::2]
+    along = sorted(along or _of_one_key(columns), key=lambda axis: axis not in rows)
     kind, column_tokens = _tokens(columns, along, order)
     is_apart = not any(axis in rows for axis in along)
     if is_apart and any(all_before(axis) & rows.keys() for axis in along):
@@ -225,13 +227,26 @@ def _is_one_sequence(rows: Tensor | None, columns: Tensor | None) -> bool:
     return bool((rows[0][rows[0] >= 0].diff() > 0).all())
 
 
-def _is_one_token(axes: Collection[InputAxis]) -> bool:
-    """Whether every sample of the input has a single place, which no index tells from others."""
+def _without_samples(axes: Collection[InputAxis]) -> Collection[InputAxis]:
+    """All but the first axis of every source, if there are others."""
     first: dict[object, InputAxis] = {}
     for axis in sorted(axes, key=lambda axis: axis.number):
         first.setdefault(axis.source, axis)
-    others = [axis for axis in axes if axis is not first[axis.source]] or axes
-    return all(axis.size == 1 for axis in others)
+    return [axis for axis in axes if axis is not first[axis.source]] or axes
+
+
+def _is_one_token(axes: Collection[InputAxis]) -> bool:
+    """Whether every sample of the input has a single place, which no index tells from others."""
+    return all(axis.size == 1 for axis in _without_samples(axes))
+
+
+def _of_one_key(lines: dict[InputAxis, Tensor]) -> list[InputAxis]:
+    """The axes that say which token the key is, where every map has a single one."""
+    if any(line.shape[-1] > 1 or bool((line < 0).any()) for line in lines.values()):
+        return []
+    found = [axis for axis in _without_samples(lines) if not axis.source.before]
+    # Those along which the maps lie, such as frames, number no keys, unless no other axis does.
+    return [axis for axis in found if not varies(lines[axis], 0)] or found
 
 
 def _tokens(
@@ -241,15 +256,8 @@ def _tokens(
     if not along:
         made = any(bool((line == MANY).any()) for line in lines.values())
         return (SLOT if made or (lines and not _is_one_token(lines)) else TOKEN), None
-    number: Tensor | None = None
-    for axis in sorted(along, key=lambda axis: axis.number):
-        line = lines[axis]
-        line = line[torch.tensor(order, device=line.device)]
-        number = (
-            line
-            if number is None
-            else torch.where((line < 0) | (number < 0), -1, number * axis.size + line)
-        )
+    places = torch.tensor(order, device=lines[along[0]].device)
+    number = token_numbers({axis: lines[axis][places] for axis in along})
     assert number is not None  # noqa: S101
     kind = TOKEN
     if bool((number < 0).any()):

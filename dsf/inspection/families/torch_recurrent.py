@@ -20,7 +20,16 @@ from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation
 from dsf.inspection.capture.precision import home, in_float64
-from dsf.inspection.causal.coordinates import MANY, NONE, Coordinates, is_place, reduced, varies
+from dsf.inspection.causal.coordinates import (
+    MANY,
+    NONE,
+    Coordinates,
+    InputAxis,
+    is_place,
+    reduced,
+    token_numbers,
+    varies,
+)
 from dsf.inspection.whole.stages import AffineLayer, Tokens
 from dsf.mixers import GRU, LSTM, ElmanRNN
 from dsf.systems.system import System
@@ -248,7 +257,7 @@ def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
     if (not is_cell and len(shape) < 2) or any(made.shape != shape for made in given):
         return None
     time = 1 if not is_cell and module.batch_first and len(shape) == 3 else 0
-    number: Tensor | None = None
+    found: dict[InputAxis, Tensor] = {}
     whole: Tensor | None = None
     axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
     for axis in filter(is_place, axes):
@@ -262,12 +271,11 @@ def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
             whole = torch.cat([line.movedim(time, -1) for line in lines], dim=-1)
         whole = whole.reshape(-1, whole.shape[-1])
         if varies(whole, -1):
-            before = torch.zeros_like(whole) if number is None else number
-            is_one = (whole >= 0) & (before >= 0)
-            number = torch.where(is_one, before * axis.size + whole, NONE)
+            found[axis] = whole
+    number = token_numbers(found)
     if number is None and whole is not None and whole.shape[-1] > 1:  # of all tokens at every step
         number = torch.full_like(whole, NONE)
-    return None if number is None else number.long()
+    return None if number is None else number.clamp(min=NONE).long()
 
 
 def _continues(call: Call, last: Call) -> bool:

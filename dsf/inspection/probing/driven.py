@@ -907,17 +907,18 @@ class Driven:
 
     def tokens(self) -> tuple[Int[Tensor, " time"], Int[Tensor, " read"]]:
         """The number of the token of every row and column; -1 for one that is of none of them."""
-        rows, columns = self.response, self.value
-        known = (columns.tokens >= 0).all(dim=1)
-        numbers = torch.full((len(columns.tokens),), -1)
-        numbers[known] = columns.tokens[known].unique(dim=0, return_inverse=True)[1]
-        mine, there = rows.shared_with(columns), columns.shared_with(rows)
-        if not there.shape[1]:
-            return torch.full((len(mine),), -1), numbers
-        places = torch.cat([there, mine]).unique(dim=0, return_inverse=True)[1]
-        by_place = torch.full((len(places),), -1)
-        by_place[places[: len(there)]] = numbers
-        return by_place[places[len(there) :]], numbers
+        rows, columns = (
+            dict(zip(one.token_axes, one.tokens.float().unbind(1), strict=True))
+            for one in (self.response, self.value)
+        )
+        numbers = coordinates.token_numbers(columns)
+        assert numbers is not None  # noqa: S101
+        shared = {axis: line for axis, line in columns.items() if axis in rows}
+        by_shared = coordinates.token_numbers(shared)
+        number = coordinates.token_numbers({axis: rows[axis] for axis in shared})
+        if number is None or by_shared is None or not torch.equal(by_shared, numbers):
+            number = torch.full((len(self.response.tokens),), NONE)
+        return number.clamp(min=NONE).long(), numbers.clamp(min=NONE).long()
 
     @property
     def has_slots(self) -> bool:

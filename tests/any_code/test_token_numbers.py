@@ -1,0 +1,102 @@
+"""The numbers of the tokens that the rows and columns of a map belong to."""
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from tests.any_code.modules import SIZE, WIDTH, Attention, drawn, tokens
+
+TOKENS, FURTHER, SAMPLES = 6, 4, 2
+
+
+class Reading(Attention):
+    """Attention from some places to others."""
+
+    def forward(self, x, memory):
+        q, k, v = self.q(x), self.k(memory), self.v(memory)
+        return (q @ k.mT / SIZE).softmax(dim=-1) @ v
+
+
+class Sentence(nn.Module):
+    """Words with their types, and what a function of them and further words makes of both."""
+
+    def __init__(self, inner, behind):
+        super().__init__()
+        self.words, self.types, self.others = (nn.Embedding(9, WIDTH) for _ in range(3))
+        self.inner, self.behind = inner, behind
+
+    def forward(self, words, types, others):
+        x = self.words(words) + self.types(types)
+        return self.behind(self.inner, x, self.others(others))
+
+
+def layer_of(inner, behind):
+    rng = torch.Generator().manual_seed(0)
+    given = [torch.randint(9, (SAMPLES, count), generator=rng) for count in (TOKENS, TOKENS)]
+    others = torch.randint(9, (SAMPLES, FURTHER), generator=rng)
+    (layer,) = dsf.inspect(drawn(Sentence(inner, behind)), *given, others)
+    assert layer.is_exact
+    return layer
+
+
+def numbers(places):
+    """The token of every place, which is the same in all maps."""
+    assert bool((places == places.reshape(-1, places.shape[-1])[0]).all())
+    return places.reshape(-1, places.shape[-1])[0].tolist()
+
+
+SOME, ONE = slice(2, 5), slice(3, 4)
+WORDS, OTHERS = [*range(TOKENS)], [*range(FURTHER)]
+READ = {
+    "by other words": (lambda inner, x, y: inner(y, x), OTHERS, WORDS),
+    "by some of them": (lambda inner, x, _: inner(x[:, SOME], x), [2, 3, 4], WORDS),
+    "one of them": (lambda inner, x, _: x + inner(x, x[:, ONE]), WORDS, [3]),
+    "one by other words": (lambda inner, x, y: y + inner(y, x[:, ONE]), OTHERS, [3]),
+    "behind other words": (
+        lambda inner, x, y: x + inner(x, torch.cat([y, x], dim=1)),
+        WORDS,
+        [-1] * FURTHER + WORDS,
+    ),
+}
+
+
+@pytest.mark.parametrize("behind", READ)
+def test_words_with_types_have_the_numbers_of_the_words(behind):
+    function, rows, columns = READ[behind]
+    layer = layer_of(Reading(), function)
+    assert numbers(layer.row_tokens) == rows
+    assert numbers(layer.column_tokens) == columns
+    assert layer.columns == ("token or padding" if -1 in columns else "token")
+
+
+def test_a_recurrence_over_words_with_types_has_the_numbers_of_the_words():
+    layer = layer_of(nn.GRU(WIDTH, WIDTH, batch_first=True), lambda inner, x, _: inner(x)[0])
+    assert layer.row_order is None
+    assert layer.column_order is None
+
+
+class Shift(nn.Module):
+    """Every token gets one that lies some places before it, or behind."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.project, self.by = nn.Linear(WIDTH, WIDTH), by
+
+    def forward(self, x):
+        moved, by = torch.zeros_like(x), self.by
+        if by > 0:
+            moved[:, by:] = x[:, :-by]
+        else:
+            moved[:, :by] = x[:, -by:]
+        return x + self.project(moved)
+
+
+@pytest.mark.parametrize("by", [1, 2, -2])
+def test_rows_and_columns_of_a_shift_have_the_numbers_of_their_tokens(by):
+    (layer,) = dsf.inspect(drawn(nn.Sequential(Shift(by))), tokens(SAMPLES, TOKENS, WIDTH))
+    assert layer.is_exact
+    row, column = layer.map()[0, 0].nonzero().unbind(1)
+    rows, columns = numbers(layer.row_tokens), numbers(layer.column_tokens)
+    pairs = {(rows[i], columns[j]) for i, j in zip(row.tolist(), column.tolist(), strict=True)}
+    assert pairs == {(k, k - by) for k in range(max(by, 0), TOKENS + min(by, 0))}
