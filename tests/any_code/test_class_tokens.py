@@ -173,3 +173,38 @@ class Turned(nn.Module):
 
     def forward(self, x):
         return self.inner(x.mT).mT
+
+
+class OverFrames(nn.Module):
+    """A causal convolution over the frames of several points, then a sum over these points."""
+
+    def __init__(self, points, taps):
+        super().__init__()
+        self.embed, self.taps = nn.Linear(3, WIDTH), taps
+        self.over = nn.Conv2d(WIDTH, WIDTH, (1, taps), groups=WIDTH, bias=False)
+        self.among = Among(points)
+
+    def forward(self, x):
+        before = nn.functional.pad(self.embed(x).permute(0, 3, 1, 2), (self.taps - 1, 0))
+        return self.among(self.over(before))
+
+
+class Among(nn.Module):
+    def __init__(self, points):
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(points, points))
+
+    def forward(self, x):
+        return torch.einsum("nm,bcmt->bcnt", self.weights, x.tanh())
+
+
+@pytest.mark.parametrize("taps", [2, 3])
+def test_frames_behind_padding_belong_to_their_points(taps):
+    points, model = 4, drawn(OverFrames(4, taps))
+    found = dsf.inspect(model, torch.randn(2, points, TOKENS, 3))
+    assert [layer.name for layer in found] == ["over", "among"]
+    assert all(layer.is_exact for layer in found)
+    assert not found.unsupported
+    expected, mixing = model.among.weights.detach(), found[1].map().float()
+    torch.testing.assert_close(mixing, expected.expand_as(mixing), atol=1e-6, rtol=0)
+    assert mixing.shape[0] == 2 * TOKENS

@@ -599,6 +599,9 @@ class SlidingWindow:
                 continue
             places = [k for k in behind if varies(plane, k)]
             wide = [k for k in places if self.sizes[k - 2] > 1]
+            # Zeros around tokens belong to none, but what a window makes of both is in their line.
+            blank = [k for k in behind if self.sizes[k - 2] > 1 and k not in places]
+            first = reduced(first, blank)[0].expand(first.shape) if blank else first
             if not places:  # also where padding is, which has no index
                 planes[axis] = small(first).amax(dim=list(behind), keepdim=True).expand(shape)
             elif keeps_places:
