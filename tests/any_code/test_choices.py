@@ -315,3 +315,33 @@ def test_experts_that_leave_tokens_out_are_listed():
     listed = {one.name for one in inspection.unsupported}
     assert "experts.1" in listed
     assert not {"experts.0", "experts.0.router"} & listed
+
+
+class Patches(nn.Module):
+    """Words that are joined to patches where one stands out, as many as there are such words.
+
+    With other words there are other patches, so that no attention among them can be held.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.score = nn.Embedding(20, WIDTH), nn.Linear(WIDTH, 1)
+        self.inner = Attention()
+
+    def forward(self, words):
+        x = self.embed(words)
+        scores = self.score(x)[..., 0]
+        place = (scores > scores.mean()).long().cumsum(1)
+        sums = torch.zeros(len(x), int(place.max()) + 1, WIDTH)
+        sums = sums.scatter_add(1, place[..., None].expand_as(x), x)
+        sums = sums + self.inner(sums)
+        return x + sums.gather(1, place[..., None].expand_as(x))
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("seed", range(2))
+def test_words_that_choose_how_many_patches_they_make_are_listed(samples, seed):
+    rng = torch.Generator().manual_seed(seed)
+    words = torch.randint(20, (samples, STEPS + 5), generator=rng)
+    inspection = dsf.inspect(drawn(Patches()), words)
+    assert "Patches" in {one.name for one in inspection.unsupported}

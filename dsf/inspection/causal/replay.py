@@ -811,9 +811,14 @@ def replacing(draw: int) -> Replacement:
 
 def _of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tensor:
     """What replaces a token: the numbers of another one, each in its own channel."""
-    rows = part.flatten(0, -2) if part.ndim > 1 else part
-    shift = 1 + int(torch.randint(max(len(rows) - 1, 1), (1,), generator=rng))
-    return rows.roll(shift, dims=0).reshape(part.shape)[inside]
+    if part.shape[:-1].numel() > 1:
+        rows = part.flatten(0, -2)
+        shift = 1 + int(torch.randint(len(rows) - 1, (1,), generator=rng))
+        return rows.roll(shift, dims=0).reshape(part.shape)[inside]
+    # Of one sentence, the words that are there once: others may hold the places of a picture.
+    words, which, counts = part.unique(return_inverse=True, return_counts=True)
+    others = words[counts == 1].roll(1)
+    return words.masked_scatter(counts == 1, others)[which][inside]
 
 
 @contextmanager
