@@ -182,3 +182,34 @@ def test_means_that_are_returned_for_every_series_are_not_listed():
     found = dsf.inspect(drawn(OfVariates()), tokens(2, 24, 3))
     assert [layer.name for layer in found] == ["norm", "attention"]
     assert not found.unsupported
+
+
+GROUPS = {
+    "means": lambda _, x: x.unflatten(1, (-1, 2)).mean(dim=2),
+    "largest": lambda _, x: nn.functional.max_pool1d(x.mT, 2).mT,
+    "windows": lambda model, x: model.over(x.mT).mT,
+    "side by side": lambda model, x: model.both(x.unflatten(1, (-1, 2)).flatten(2)),
+}
+
+
+class Coarse(nn.Module):
+    """Attention among groups of tokens, of which each token gets that of its own group."""
+
+    def __init__(self, pool, *, is_added):
+        super().__init__()
+        self.enter, self.both = nn.Linear(WIDTH, WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.over, self.inner = nn.Conv1d(WIDTH, WIDTH, 2, 2), Attention()
+        self.pool, self.is_added = pool, is_added
+
+    def forward(self, x):
+        x = self.enter(x)
+        coarse = self.inner(self.pool(self, x))
+        return x + coarse.repeat_interleave(2, dim=1) if self.is_added else coarse
+
+
+@pytest.mark.parametrize("pool", GROUPS)
+def test_an_attention_among_groups_that_come_back_to_their_tokens_is_not_all(pool):
+    found = dsf.inspect(drawn(Coarse(GROUPS[pool], is_added=True)), tokens(2, 6, WIDTH), probe=())
+    assert "Coarse" in {one.name for one in found.unsupported}
+    alone = dsf.inspect(drawn(Coarse(GROUPS[pool], is_added=False)), tokens(2, 6, WIDTH), probe=())
+    assert not alone.unsupported

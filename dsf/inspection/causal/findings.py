@@ -235,7 +235,7 @@ def judged(
             inside,
             found=found,
             is_open=is_open[invocation],
-            makes_slots=not is_read and any(one.meeting.way is Way.FIXED for one in mine),
+            makes_slots=not is_read and any(one.meeting.way in _OF_SLOTS for one in mine),
         )
         results[invocation], in_place = _with_sorting(ask, others, own)
         results |= {one: replace(results[one], mixes=False, note=SORTED) for one in in_place}
@@ -282,6 +282,8 @@ def _of_silent(
     return replace(asked, runs=((invocation, Held(inside, ())),), has_slots=slots, **known)
 
 
+_OF_SLOTS = {Way.FIXED, Way.RETURNS}
+"""How tokens meet in what other mixers are given, or get what these return of many tokens."""
 SORTED = "it sorts tokens, and a module around it returns each in its place"
 
 

@@ -952,15 +952,20 @@ def _note_spill(
     if before.numel() != seen.shape.numel() or not before.numel():
         return
     limit = ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps
+    made_of = frozenset[InputAxis]().union(*map(all_before, seen.positions))
     if not _is_whole(seen, cells):  # slots and groups, whose making is asked about by itself
-        slots = (axis for axis in seen.positions if axis.source.kind == "slots")
-        if any(not all_before(axis).isdisjoint(cell) for axis in slots for cell in cells):
+        if any(not made_of.isdisjoint(cell) for cell in cells):
             size = sizes_moved(before, after).max().item()
             found.in_slots = max(found.in_slots, size if size > limit else 0.0)
         return
     differs = (after != before).reshape(seen.shape)
     inside, is_hidden = _with_groups(differs, seen, cells)
     found.has_hidden |= is_hidden
+    owned = own(seen, cells) if made_of else None
+    of_many = None if owned is None else differs & inside & ~owned
+    if of_many is not None and bool(of_many.any()):
+        size = sizes_moved(before, after).reshape(seen.shape)[of_many].max().item()
+        found.in_slots = max(found.in_slots, size if size > limit else 0.0)
     if not bool((differs & ~inside).any()):
         return
     change = (after.double() - before.double()).abs().reshape(seen.shape)

@@ -52,6 +52,7 @@ class Way(Enum):
     RUNS = "runs over tokens in their order"
     GROUPS = "a norm over disjoint groups of tokens"
     REMAKES = "makes new tokens of groups"
+    RETURNS = "tokens meet groups that were made of them"
     OTHER = "other"
 
 
@@ -301,7 +302,8 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             have_met = axis in met, axis in part.met
             found = merged(planes[axis], plane.expand(shape), columns.get(axis), have_met)
             if found.meet or found.spread or found.weighed:
-                way = Way.JOINS if found.meet else Way.OTHER
+                way = Way.RETURNS if found.spread else Way.OTHER
+                way = Way.JOINS if found.meet else way
                 meetings[axis] = Meeting(axis, way, how)
             planes[axis] = found.plane.expand(shape)
             if found.is_of_one:
@@ -330,9 +332,8 @@ def _meet_before(
     others = [part for part in parts if axis not in part.planes]
     met = [each for part in others for each in part.planes if each in before - here]
     if axis.source.kind != "slots":
-        words = "tokens meet groups that were made of them"
         for each in met:
-            meetings.setdefault(each, Meeting(each, words=words))
+            meetings.setdefault(each, Meeting(each, Way.RETURNS))
     elif met:
         if not bool((small(planes[axis]) == small(planes[met[0]])).all()):
             meetings[met[0]] = Meeting(met[0], Way.JOINS, how)
