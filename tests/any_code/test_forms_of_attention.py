@@ -354,3 +354,35 @@ def test_a_mask_that_a_model_makes_of_nothing_has_no_tokens():
     inspection = dsf.inspect(drawn(Banded()), tokens(2, 6, WIDTH))
     assert not inspection.unsupported
     assert inspection[0].is_exact
+
+
+class Tied(Attention):
+    """The rows of an alignment share one map, of the scores of all of them."""
+
+    def weights(self, x):
+        q, k = (one(x).unflatten(-1, (SIZE, -1)) for one in (self.q, self.k))
+        return (torch.einsum("brihd,brjhd->bhij", q, k) / WIDTH).softmax(dim=-1)
+
+    def forward(self, x):
+        v = self.v(x).unflatten(-1, (SIZE, -1))
+        return self.o(torch.einsum("bhij,brjhd->brihd", self.weights(x), v).flatten(3))
+
+
+class TiedByMatrix(Tied):
+    """The same by a matrix product."""
+
+    def forward(self, x):
+        v = self.v(x).unflatten(-1, (SIZE, -1)).transpose(2, 3)
+        return self.o((self.weights(x)[:, None] @ v).transpose(2, 3).flatten(3))
+
+
+@pytest.mark.parametrize("form", [Tied, TiedByMatrix])
+@pytest.mark.parametrize("rows", [1, 3, SIZE])
+def test_rows_of_an_alignment_may_share_one_map(form, rows):
+    module, x = drawn(form()), tokens(2, rows, 5, WIDTH)
+    inspection = dsf.inspect(nn.Sequential(module), x)
+    (layer,) = inspection
+    assert layer.is_exact
+    assert not inspection.unsupported
+    expected = module.weights(x).double().repeat_interleave(rows, dim=0)
+    torch.testing.assert_close(layer.map().flatten(0, -4), expected, atol=1e-6, rtol=0)

@@ -177,7 +177,8 @@ def changed(scores: Scores | Normalised, name: str, given: list[Any]) -> Scores 
 def explained(weights: Normalised, made: Product) -> dict[str, Any]:
     """Query, key, scale and bias that reproduce the weights in ``made``, or those weights."""
     # Tensors have one leading axis for all maps, map time width.
-    used, scores = made.left.detach().flatten(0, -3), weights.scores
+    each, scores = made.left.detach(), weights.scores  # one map for several values, perhaps
+    used = each.expand(*made.output.shape[:-2], *each.shape[-2:]).flatten(0, -3)
     output = weights.output.detach()
     is_whole = output.numel() == used.numel() and times_written(output) == weights.written
     is_used = is_whole and torch.equal(used, output.reshape(used.shape).to(used.dtype))
