@@ -458,6 +458,7 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLay
     """A layer with what the run was asked about it, and the tokens of its rows and columns."""
     maps, share = call.maps, math.nan if call.besides else found.share_of(call)
     layer = replace(layer, share=share, checks=found.records(call, layer.name))
+    layer = replace(layer, columns=call.columns or layer.columns)
     if maps is not None:
         rows, columns = maps.tokens()
         return replace(

@@ -122,6 +122,7 @@ class Repetition:
         given: what held mixers were given, where no token was replaced.
         has_hidden: whether groups moved there that are made of tokens of one of several sequences,
             or tokens that several share, so that it is not seen what moves them.
+        is_lost: whether numbers moved there of which it is not known which tokens they are of.
         in_slots: the largest change in the slots that held mixers are given.
     """
 
@@ -129,6 +130,7 @@ class Repetition:
     outputs: list[Tensor | None] = field(default_factory=list)
     spills: list[Spill] = field(default_factory=list)
     has_hidden: bool = False
+    is_lost: bool = False
     in_slots: float = 0.0
     changed: list[Call] = field(default_factory=list)
     given: dict[Any, Any] = field(default_factory=dict)
@@ -173,7 +175,10 @@ def moved(
                 after = repetition(one, replaced, held, like=like, **how)
             before = one.outputs if like is None else like.outputs
             of = {"of_tokens": of_tokens, "of_model": of_model}
-            return moved_between(one, replaced, before, after, **of)
+            found = moved_between(one, replaced, before, after, **of)
+            if after.is_lost and not found.mixes:
+                raise NotFollowedError("it is not known which tokens a mixer in it is given")
+            return found
 
         found, sequences = compared(cells), dict.fromkeys(map(frozenset, cells))
         # What moved groups, or what several sequences share, is seen of one sequence alone.
@@ -945,13 +950,16 @@ def _note_spill(
     before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], found: Repetition
 ) -> None:
     """Add how much of the change of a tensor lies at other tokens than the replaced ones."""
-    if not (isinstance(before, Tensor) and isinstance(after, Tensor)) or seen is None:
+    if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
         return
-    if not before.is_floating_point() or before.shape != after.shape:
-        return
-    if before.numel() != seen.shape.numel() or not before.numel():
+    if not before.is_floating_point() or before.shape != after.shape or not before.numel():
         return
     limit = ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps
+    if seen is None:
+        found.is_lost |= bool(cells) and sizes_moved(before, after).max().item() > limit
+        return
+    if before.numel() != seen.shape.numel():
+        return
     made_of = frozenset[InputAxis]().union(*map(all_before, seen.positions))
     if not _is_whole(seen, cells):  # slots and groups, whose making is asked about by itself
         if any(not made_of.isdisjoint(cell) for cell in cells):
