@@ -7,6 +7,7 @@ Modules that mix tokens and fit no family are probed with unit values, within a 
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -258,8 +259,10 @@ def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
 
 def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: float) -> _Probed:
     adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
-    (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
-    driven, run = prober.driven, call.invocation
+    run = call.invocation
+    with nullcontext() if run is None else run.as_it_began():
+        (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
+    driven = prober.driven
     share = math.nan if driven is None or run is None else share_of_probed(run, held, driven)
     if driven is None or run is None or math.isnan(share):
         raise UnreadableError("it is not known which share of a token's effect its map explains")

@@ -189,13 +189,16 @@ def reference_call(call: Call, adapter: Adapter) -> Call:
         raise NoReferenceError("what its module was called with was written into while it ran")
     again = _run_again if call.through is Through.MODULE else _attended
     try:
-        with _refused("its module cannot be copied", InspectionError):  # as one that holds a lock
+        with (
+            _refused("its module cannot be copied", InspectionError),  # as one that holds a lock
+            call.invocation.as_it_began(),
+        ):
             twin = double_copy(call.module)
         return again(call, call.invocation, twin, adapter.renew)
     except NoReferenceError:  # such as a forward pass that knows its module by a closure
         if adapter.renew is not None or not can_be_widened(call.module):
             raise
-        with _ONE_AT_A_TIME, widened(call.module):
+        with _ONE_AT_A_TIME, widened(call.module), call.invocation.as_it_began():
             return again(call, call.invocation, call.module, None)
 
 

@@ -6,7 +6,7 @@ to read: the same in float64, with ``Weights`` that convert a parameter when it 
 
 import inspect as signatures
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, partial
@@ -27,7 +27,13 @@ from dsf.inspection.capture.containers import (
     with_each,
 )
 from dsf.inspection.capture.modes import unheard
-from dsf.inspection.capture.module_stack import Frame, ModuleStack, Surroundings, attributes_of
+from dsf.inspection.capture.module_stack import (
+    Frame,
+    History,
+    ModuleStack,
+    Surroundings,
+    attributes_of,
+)
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import (
     is_within,
@@ -66,6 +72,7 @@ class Invocation:
             where they left these as they were.
         is_spoiled: whether the module or a hook had written into them when they were copied, so
             that it cannot be repeated.
+        history: what modules had in attributes and buffers when it began.
         refuses: whether it could only be repeated with numbers of other tokens in place of some.
     """
 
@@ -85,6 +92,12 @@ class Invocation:
     is_spoiled: bool = False
     refuses: bool = False
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
+    history: History | None = None
+
+    def as_it_began(self) -> AbstractContextManager[None]:
+        """Inside, its module is as it was when the forward pass began, where a run is over."""
+        history = self.history
+        return nullcontext() if history is None else history.set_back(self.module, self.began)
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
         self.ended = where.tick()
@@ -246,7 +259,7 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
         module = frame.module
         args, kwargs = copied(frame.args, where.copies), copied(frame.kwargs, where.copies)
         made = Invocation(module, args, kwargs, storage_of(module), began=frame.began)
-        made.autocast = frame.autocast
+        made.autocast, made.history = frame.autocast, where.history
         made.is_spoiled = frame.is_spoiled
         made.given = list(map(where.of, tensors_in((frame.args, frame.kwargs))))
         where.invocations.append(made)

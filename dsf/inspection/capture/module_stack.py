@@ -5,11 +5,13 @@ of linear maps. ``surroundings`` compares numbers to find the projection that ma
 output gate and the output projection.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from operator import is_
 from threading import get_ident
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -126,6 +128,73 @@ def attributes_of(module: nn.Module) -> dict[str, tuple[Tensor, int]]:
     return {name: (part, times_written(part)) for name, part in plain.items()}
 
 
+_GONE = object()
+
+
+class History:
+    """What modules had in their plain attributes and buffers at any time of a run.
+
+    Such as a cache, a counter of calls, or what a first call leaves there for the next ones.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.is_over = False
+        self._now = {module: _kept_in(module) for module in modules}
+        self._changes: list[tuple[int, nn.Module, str, Any]] = []  # with what was there before
+
+    def look(self, module: nn.Module, time: int) -> None:
+        """Note what has changed in a module by this time of the run."""
+        before, now = self._now.get(module), _kept_in(module)
+        if before is None or (
+            len(before) == len(now) and all(map(is_, before.values(), now.values()))
+        ):
+            return
+        changed = {
+            name: before.get(name, _GONE)
+            for name in {**before, **now}
+            if before.get(name, _GONE) is not now.get(name, _GONE)
+            and not isinstance(now.get(name, before.get(name)), FunctionType | MethodType | partial)
+        }
+        # A flag alone is left: what it stands for stays, such as hooks that a first call adds.
+        if not all(isinstance(now.get(name), bool) for name in changed):
+            self._changes += [(time, module, *one) for one in changed.items()]
+        self._now[module] = now
+
+    def finish(self, time: int) -> None:
+        for module in self._now:
+            self.look(module, time)
+        self.is_over = True
+
+    @contextmanager
+    def set_back(self, module: nn.Module, time: int) -> Iterator[None]:
+        """Inside, a module and those in it have what they had at a time of the run that is over."""
+        inside = {*module.modules()} if self.is_over and self._changes else set()
+        changed = {(one, name) for _, one, name, _ in self._changes if one in inside}
+        now = {(one, name): _kept_in(one).get(name, _GONE) for one, name in changed}
+        then = {(one, name): self._now[one].get(name, _GONE) for one, name in changed}
+        for at, one, name, before in reversed(self._changes):
+            if at >= time and one in inside:
+                then[one, name] = before
+        _put(then)
+        try:
+            yield
+        finally:
+            _put(now)
+
+
+def _put(attributes: Mapping[tuple[nn.Module, str], Any]) -> None:
+    for (module, name), value in attributes.items():
+        place = module._buffers if name in module._buffers else vars(module)
+        if value is _GONE:
+            place.pop(name, None)
+        else:
+            place[name] = value
+
+
+def _kept_in(module: nn.Module) -> dict[str, Any]:
+    return {**vars(module), **module._buffers}
+
+
 def _writes(*given: Any) -> list[int]:
     return list(map(times_written, tensors_in(given)))
 
@@ -167,6 +236,8 @@ class ModuleStack:
         self._claimed = set(claimed)
         self._piece = self._now()
         self.exchange = exchange
+        kept = filter(_takes_hooks, self._names) if keeps_passes else ()
+        self.history = History(kept)
 
     @staticmethod
     def _now() -> tuple[object, int]:
@@ -287,6 +358,7 @@ class ModuleStack:
                     hook(module.register_forward_pre_hook(note, prepend=True, with_kwargs=True))
             stack.callback(self._running.clear)
             yield
+            self.history.finish(self.time)
 
     def _of_this_piece(self, hook: Callable[..., None]) -> Callable[..., None]:
         """The hook for modules that run for this piece of work alone."""
@@ -299,6 +371,7 @@ class ModuleStack:
         return alone
 
     def _enter(self, module: nn.Module, _: Any) -> None:
+        self.history.look(module, self.time)
         called = self._running[-1].called if self._running else set[nn.Module]()
         self._running.append(Frame(module, began=self.tick(), is_repeated=module in called))
         called.add(module)
@@ -333,6 +406,7 @@ class ModuleStack:
         if not self._running or self._running[-1].module is not module:
             return
         frame = self._running.pop()
+        self.history.look(module, self.time)
         if self.tracker is not None and frame.is_whole:
             self.tracker.resume(frame, output)
         elif self.tracker is not None and module in self._names:

@@ -723,12 +723,13 @@ def repetition(
         raise UnclearError("none of its tokens could be replaced")
     found = Repetition(like)
     try:
-        with ExitStack() as stack:
+        with invocation.as_it_began(), ExitStack() as stack:
             stack.enter_context(_holding(invocation, cells, held, rng, found))
             has_drawn = stack.enter_context(same_numbers(invocation.module))
             for device, dtype in invocation.autocast:
                 stack.enter_context(torch.autocast(device, dtype))
             output = invocation.module(*args, **kwargs)
+            left = {**vars(invocation.module)}
             found.has_drawn = has_drawn()
     except Exception as error:
         if is_out_of_memory(error):
@@ -745,7 +746,7 @@ def repetition(
         raise UnclearError("it returns other tensors when a token is replaced")
     found.outputs = [
         *put_out,
-        *(vars(invocation.module).get(name) for name in invocation.attributes),
+        *map(left.get, invocation.attributes),
         *(given[k] if k < len(given) else None for k in invocation.written),
     ]
     return found

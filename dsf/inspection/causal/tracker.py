@@ -168,7 +168,7 @@ class Tracker:
                 self._number(part, name)
             given = [self.of(part) for part in tensors_in((inputs, dict(named)))]
             self.run = Invocation(model, args, kwargs, storage_of(model), given=given)
-            self.run.autocast = autocast_now()
+            self.run.autocast, self.run.history = autocast_now(), where.history
             self._known.note(
                 (*model.parameters(), *model.buffers(), *tensors_in((inputs, dict(named))))
             )

@@ -1,0 +1,199 @@
+"""Modules that keep something between their calls, as a cache or a counter: of one run."""
+
+import pytest
+import torch
+from torch import nn
+
+import dsf
+from tests.any_code.modules import drawn, tokens
+
+WIDTH, TOKENS, SAMPLES = 8, 6, 2
+
+
+class Caching(nn.Module):
+    """A causal attention over the keys and values of all calls so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x):
+        keys, values = self.kept(self.k(x), self.v(x))
+        first = keys.shape[1] - x.shape[1]
+        ahead = torch.ones(x.shape[1], keys.shape[1], dtype=torch.bool).triu(1 + first)
+        scores = (self.q(x) @ keys.mT / 3).masked_fill(ahead, -torch.inf)
+        return scores.softmax(-1) @ values
+
+    def kept(self, keys, values):
+        raise NotImplementedError
+
+    def weights(self, x):
+        with torch.no_grad():
+            scores = self.q(x).double() @ self.k(x).double().mT / 3
+        ahead = torch.ones(TOKENS, TOKENS, dtype=torch.bool).triu(1)
+        return scores.masked_fill(ahead, -torch.inf).softmax(-1)
+
+
+class Joined(Caching):
+    past = None
+
+    def kept(self, keys, values):
+        if self.past is not None:
+            old_keys, old_values = self.past
+            keys, values = torch.cat([old_keys, keys], 1), torch.cat([old_values, values], 1)
+        self.past = keys, values
+        return self.past
+
+
+class Written(Caching):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(SAMPLES, 9 * TOKENS, WIDTH))
+        self.register_buffer("values", torch.zeros(SAMPLES, 9 * TOKENS, WIDTH))
+        self.count = 0
+
+    def kept(self, keys, values):
+        begin, self.count = self.count, self.count + keys.shape[1]
+        self.keys[:, begin : self.count] = keys
+        self.values[:, begin : self.count] = values
+        return self.keys[:, : self.count], self.values[:, : self.count]
+
+
+class Segments(Caching):
+    """The keys and values of the call before, in buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(SAMPLES, 0, WIDTH))
+        self.register_buffer("values", torch.zeros(SAMPLES, 0, WIDTH))
+
+    def kept(self, keys, values):
+        both = torch.cat([self.keys, keys], 1), torch.cat([self.values, values], 1)
+        self.keys, self.values = keys, values
+        return both
+
+
+class Scaled(nn.Module):
+    """Its mean is that of all tokens of its first call."""
+
+    mean = None
+
+    def forward(self, x):
+        if self.mean is None:
+            self.mean = x.mean((0, 1)).tanh()
+        return x * self.mean
+
+
+class Counted(nn.Module):
+    """Adds all tokens in every second call."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.calls = first
+
+    def forward(self, x):
+        self.calls += 1
+        return x + x.sum(1, keepdim=True).tanh() if self.calls % 2 else x.tanh()
+
+
+class Shifted(nn.Module):
+    """Adds the last token of the call before."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("last", torch.zeros(SAMPLES, 1, WIDTH))
+
+    def forward(self, x):
+        last, self.last = self.last, x[:, -1:]
+        return x + last
+
+
+class Flagged(nn.Module):
+    """Adds a hook in its first call, as libraries do that collect outputs."""
+
+    is_ready = False
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.seen = nn.Linear(WIDTH, WIDTH), []
+
+    def collect(self, _module, _args, output):
+        assert not self.seen, "the hook was added twice"
+        self.seen.append(output)
+
+    def forward(self, x):
+        if not self.is_ready:
+            self.part.register_forward_hook(self.collect)
+            self.is_ready = True
+        self.part(x)
+        return self.seen.pop()
+
+
+class Wrapped(nn.Module):
+    """Exchanges the forward pass of its part for the time of a call."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        seen, plain = [], self.part.forward
+        self.part.forward = lambda x: seen.append(plain(x))
+        self.part(x)
+        self.part.forward = plain
+        return seen.pop()
+
+
+class Around(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.enter, self.inner, self.leave = nn.Linear(WIDTH, WIDTH), inner, nn.Linear(WIDTH, WIDTH)
+        self.attention = Fresh()
+
+    def forward(self, x):
+        x = self.enter(x)
+        x = x + self.attention(x)
+        return self.leave(x + self.inner(x))
+
+
+class Fresh(Caching):
+    def kept(self, keys, values):
+        return keys, values
+
+
+def inspected(inner):
+    return dsf.inspect(drawn(Around(inner)), tokens(SAMPLES, TOKENS, WIDTH), probe=())
+
+
+@pytest.mark.parametrize("kind", [Joined, Written, Segments])
+def test_the_map_of_an_attention_with_a_cache_of_its_own_is_that_of_the_run(kind):
+    model, given = drawn(Around(kind())), []
+    with model.inner.register_forward_hook(lambda _module, args, _output: given.append(*args)):
+        layers = dsf.inspect(model, tokens(SAMPLES, TOKENS, WIDTH))
+    assert [(layer.name, layer.is_exact) for layer in layers] == [
+        ("attention", True),
+        ("inner", True),
+    ]
+    assert layers.unsupported == ()
+    assert layers["inner"].rounding < 1e-5
+    torch.testing.assert_close(
+        layers["inner"].map()[:, 0], model.inner.weights(given[0]), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("inner", [Scaled(), Counted(0)])
+def test_what_only_the_first_call_does_is_listed(inner):
+    assert {one.name for one in inspected(inner).unsupported} == {"inner"}
+
+
+def test_what_only_the_first_call_does_is_probed():
+    found = dsf.inspect(drawn(Around(Scaled())), tokens(SAMPLES, TOKENS, WIDTH))
+    assert [layer.name for layer in found if layer.is_exact] == ["attention", "inner"]
+    assert found.unsupported == ()
+
+
+@pytest.mark.parametrize("inner", [Counted(1), Shifted(), Flagged(), Wrapped()])
+def test_what_only_later_calls_do_is_not_listed(inner):
+    found = inspected(inner)
+    assert [layer.name for layer in found] == ["attention"]
+    assert found.unsupported == ()
