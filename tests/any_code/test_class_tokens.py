@@ -5,6 +5,9 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.causal.coordinates import NONE, Coordinates, numbered
+from dsf.inspection.probing.driven import FollowedCall
+from dsf.inspection.recording import recorded
 from tests.any_code.modules import Attention, drawn
 
 WIDTH, TOKENS, OUT = 8, 6, 5
@@ -208,3 +211,20 @@ def test_frames_behind_padding_belong_to_their_points(taps):
     expected, mixing = model.among.weights.detach(), found[1].map().float()
     torch.testing.assert_close(mixing, expected.expand_as(mixing), atol=1e-6, rtol=0)
     assert mixing.shape[0] == 2 * TOKENS
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_place_of_no_token_is_one_of_no_input(is_first):
+    """Tokens and their groups lie side by side, with zeros around both."""
+    tokens, groups = (numbered(torch.zeros(4), name) for name in ("tokens", "groups"))
+    lines = [torch.tensor([NONE, 0, 1, 2, 3, NONE]), torch.full((6,), NONE)]
+    planes = {}
+    for each, parts in ((tokens, lines), (groups, lines[::-1])):
+        planes[next(iter(each.planes))] = torch.stack(parts, dim=-1)
+    planes = planes if is_first else dict(reversed(planes.items()))
+    found = Coordinates(torch.Size([6, 2]), planes)
+    given = (torch.zeros(6, 2),)
+    recording = recorded(nn.Tanh(), given, {}, functions={}, known=lambda _: found)
+    call = FollowedCall(recording, [found], ["x"], 0.0, frozenset(planes))
+    others = call._others(recording.given[0])
+    assert others.tolist() == [[True] * 2, *[[False] * 2] * 4, [True] * 2]

@@ -276,7 +276,8 @@ class Tracker:
         """Note a module that returns numbers of which it is not known what they are made of."""
         # It may compute them past torch, or from its weights alone; a repeated pass will show it.
         given = tensors_in((frame.args, frame.kwargs))
-        axes = {axis for part in given for axis in self._known.axes_of(part) if is_place(axis)}
+        axes = dict.fromkeys(axis for part in given for axis in self._known.axes_of(part))
+        axes = {axis: None for axis in axes if is_place(axis)}
         where = self.where
         if not axes or self._paused:
             return
@@ -285,7 +286,7 @@ class Tracker:
             part
             for part in tensors_in(output)
             if are_numbers(part)
-            and not axes & self._axes_of(part)
+            and not axes.keys() & self._axes_of(part)
             and not isinstance(part, nn.Parameter)
             and not (self.is_sure and not self._known.is_open(part) and not self._known.has(part))
         ]

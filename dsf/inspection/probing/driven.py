@@ -398,12 +398,13 @@ class FollowedCall:
     def _others(self, value: Value) -> Tensor | None:
         """Which elements of a value are of no token, where others are; None if there are none."""
         found = self.coordinates(value)
-        planes = found.planes if found is not None else {}
-        for axis in self.along & {*planes}:
-            plane = planes[axis]
-            if bool((plane == NONE).any()) and bool((plane >= 0).any()):
-                return plane == NONE
-        return None
+        of_none: dict[coordinates.Source, Tensor] = {}  # of none of a source, then of none at all
+        for axis, plane in found.planes.items() if found is not None else ():
+            if axis in self.along:
+                before = of_none.get(axis.source, torch.zeros((), dtype=torch.bool))
+                of_none[axis.source] = before | (plane == NONE)
+        others = torch.stack([*of_none.values()]).all(dim=0) if of_none else torch.zeros(0)
+        return others if bool(others.any()) and not bool(others.all()) else None
 
     def _moves(self, part: Tensor) -> bool:
         """Whether tokens that it is given move a part of its first output."""
