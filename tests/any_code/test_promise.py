@@ -886,6 +886,29 @@ def test_a_second_product_beside_an_attention_is_not_taken_for_its_own(way, is_f
     assert "attn" in listed(inspection)
 
 
+GATES = {
+    "a gate": lambda v: v * v.softmax(1),
+    "a sharp gate": lambda v: v * (9 * v).softmax(1),
+    "logarithms": lambda v: v.log_softmax(1),
+}
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize("way", GATES)
+def test_a_softmax_over_tokens_beside_an_attention_is_not_taken_for_its_own(way, is_fused):
+    class Two(Attention):
+        def forward(self, x):
+            q, k, v = self.q(x), self.k(x), self.v(x)
+            if is_fused:
+                parts = (part[:, None] for part in (q, k, v))
+                return functional.scaled_dot_product_attention(*parts)[:, 0] + GATES[way](v)
+            return (q @ k.mT / 3).softmax(-1) @ v + GATES[way](v)
+
+    inspection = inspected(Model(lambda _, x: x, attention=Two()), X, probe=())
+    assert "attn" in listed(inspection)
+    assert not any(layer.is_exact for layer in inspection)
+
+
 SPOILED = {
     "everywhere": lambda y: y + torch.nan,
     "in a token": lambda y: torch.cat([y[:, :1] + torch.nan, y[:, 1:]], 1),

@@ -193,7 +193,7 @@ def judged(
         for one in where.invocations
         if one in reading or (one in own and one.module not in only)
     ]  # a module that is only the softmax of an attention makes its weights, and no more
-    is_open = {one: _is_open(own.get(one, ()), one in reading, len(one.calls)) for one in order}
+    is_open = {one: _is_open(own.get(one, ()), one in reading, one.calls) for one in order}
     plain = [one for one in order if not is_open[one] and sum(map(_is_attention, one.calls)) == 1]
     is_followed = (
         tracker.is_sure
@@ -361,12 +361,20 @@ def _by_module(
     return seen
 
 
-def _is_open(mixings: Sequence[TokenMixing], is_read: bool, attentions: int) -> bool:
+def _is_open(mixings: Sequence[TokenMixing], is_read: bool, calls: Sequence[Call]) -> bool:
     """Whether tokens may also meet where a single token that is replaced moves no other."""
     meetings = [one.meeting for one in mixings]
     sums = sum(one.way is Way.SUMS for one in meetings)  # one in every attention that is not fused
+    softmaxes = [one.axis for one in meetings if one.way is Way.SOFTMAX]
+    if not is_read or sums > len(calls) or len(softmaxes) > sums:
+        return True
+    # That of scores is over keys alone: none of the tokens that the queries are of meet in it.
+    queries = [call.seen.get("query") for call in calls]
+    own = [set[InputAxis]() if query is None else {*query.planes} for query in queries]
+    if any(axis in set.intersection(*own) for axis in softmaxes):
+        return True
     of_attention = {Way.SUMS, Way.SOFTMAX, Way.ATTENTION}
-    return not is_read or sums > attentions or any(one.way not in of_attention for one in meetings)
+    return any(one.way not in of_attention for one in meetings)
 
 
 def _is_leaf(module: nn.Module | None) -> bool:
