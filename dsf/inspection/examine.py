@@ -25,7 +25,7 @@ from dsf.inspection.causal.findings import (
     settle_slots,
     silent_reason,
 )
-from dsf.inspection.causal.roles import PADDED, SLOT
+from dsf.inspection.causal.roles import PADDED, SLOT, is_one_sequence, tokens_along
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import (
@@ -420,13 +420,13 @@ class _Rebuilding:
             for name, build in rebuild(call, adapter, family, self.limits):
                 if wanted is None or name in wanted:
                     with made.refusing(call, name, strict=strict):
-                        self._add(made, call, build())
+                        self._add(made, call, build(), takes=adapter.takes)
         if not made.refused:
             call.let_go()
         return made
 
-    def _add(self, made: _Rebuilt, call: Call, layer: InspectedLayer) -> None:
-        layer, heads = _checked(layer, call, self.asked), self.question.heads
+    def _add(self, made: _Rebuilt, call: Call, layer: InspectedLayer, *, takes: str = "") -> None:
+        layer, heads = _checked(layer, call, self.asked, takes), self.question.heads
         if heads is not None:
             count = layer.system.batch[-1] if len(layer.system.batch) > 1 else 1
             layer = replace(layer, heads=chosen_heads(layer.name, count, heads))
@@ -454,11 +454,14 @@ def _is_map_of(layer: InspectedLayer, padding: Bool[Tensor, "sample time"]) -> b
     return in_order and has_samples and system.steps == steps == reads
 
 
-def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLayer:
-    """A layer with what the run was asked about it, and the tokens of its rows and columns."""
+def _checked(layer: InspectedLayer, call: Call, found: Findings, takes: str) -> InspectedLayer:
+    """A layer with what the run was asked about it, and the tokens of its rows and columns.
+
+    Args:
+        takes: the argument of its module that holds its values; empty where it has its tokens.
+    """
     maps, share = call.maps, math.nan if call.besides else found.share_of(call)
     layer = replace(layer, share=share, checks=found.records(call, layer.name))
-    layer = replace(layer, columns=call.columns or layer.columns)
     if maps is not None:
         rows, columns = maps.tokens()
         return replace(
@@ -469,17 +472,52 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings) -> InspectedLay
             row_input=maps.row_input,
             column_input=maps.column_input,
         )
-    if call.tokens is None:
+    if not found.asked or not (takes or call.tokens is not None):
         return layer
-    tokens, batch, steps = call.tokens, layer.system.batch, layer.system.steps
-    if not batch or tokens.shape != (batch[0], steps):
-        return layer
-    if bool((tokens == torch.arange(steps, device=tokens.device)).all()):
-        return layer
-    order = tokens.reshape(batch[0], *[1] * (len(batch) - 1), steps).expand(*batch, steps)
-    kinds = PADDED if bool((tokens < 0).any()) else layer.columns
-    kinds = SLOT if bool((tokens < 0).all()) else kinds
-    return replace(layer, row_order=order, column_order=order, columns=kinds)
+    return _with_tokens(layer, call, takes)
+
+
+def _with_tokens(layer: InspectedLayer, call: Call, takes: str) -> InspectedLayer:
+    """A layer with the tokens that its module was given; -1 where it is not known which."""
+    batch, steps = layer.system.batch, layer.system.steps
+    reads = getattr(layer.system, "read_steps", steps)
+    rows, columns = call.tokens, call.tokens
+    if call.through is not Through.MODULE:
+        rows = _of_none(steps) if call.seen.get("query") is None else None
+        columns = _of_none(reads) if call.seen.get("value") is None else None
+    elif rows is None:
+        columns = _tokens_given(call, takes, reads)
+        rows = _tokens_given(call, "query", steps) if "query" in call.made_of else columns
+        if rows is not None and bool((rows >= 0).any()) and is_one_sequence(rows, columns):
+            return layer
+
+    def laid_out(tokens: Tensor | None, count: int) -> Tensor | None:
+        if tokens is None or not batch or tokens.shape not in ((1, count), (batch[0], count)):
+            return None
+        if bool((tokens == torch.arange(count, device=tokens.device)).all()):
+            return None
+        tokens = tokens.reshape(len(tokens), *[1] * (len(batch) - 1), count)
+        return tokens.expand(*batch, count)
+
+    rows, columns = laid_out(rows, steps), laid_out(columns, reads)
+    kinds = layer.columns
+    if columns is not None and bool((columns < 0).any()):
+        kinds = SLOT if bool((columns < 0).all()) else PADDED
+    return replace(layer, row_order=rows, column_order=columns, columns=kinds)
+
+
+def _of_none(count: int) -> Tensor:
+    return torch.full((1, count), -1)
+
+
+def _tokens_given(call: Call, name: str, count: int) -> Tensor | None:
+    """The tokens of an argument of a module; None where it has not said which that is."""
+    if not (made := call.made_of.get(name)):
+        return None
+    if made[0] is None:
+        return _of_none(count)
+    is_first = len(made[0].shape) < 3 or not getattr(call.module, "batch_first", True)
+    return tokens_along(made[:1], 0 if is_first else 1)
 
 
 def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:

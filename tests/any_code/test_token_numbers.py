@@ -100,3 +100,78 @@ def test_rows_and_columns_of_a_shift_have_the_numbers_of_their_tokens(by):
     rows, columns = numbers(layer.row_tokens), numbers(layer.column_tokens)
     pairs = {(rows[i], columns[j]) for i, j in zip(row.tolist(), column.tolist(), strict=True)}
     assert pairs == {(k, k - by) for k in range(max(by, 0), TOKENS + min(by, 0))}
+
+
+BACKWARDS = [*reversed(range(TOKENS))]
+SCANNED = [0, 3, 1, 4, 2, 5]
+
+
+class Ordered(nn.Module):
+    """A mixer of a library on tokens in another order."""
+
+    def __init__(self, mixer, order):
+        super().__init__()
+        self.mixer, self.out = mixer, nn.Linear(WIDTH, WIDTH)
+        self.order = torch.tensor(order)
+
+    def forward(self, x):
+        y = self.mixer(x[:, self.order])
+        return self.out(y[0] if isinstance(y, tuple) else y)[:, self.order.argsort()]
+
+
+class OfItself(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(WIDTH, 2, **options)
+
+    def forward(self, x):
+        if self.attn.batch_first:
+            return self.attn(x, x, x)[0]
+        return self.attn(*[x.transpose(0, 1)] * 3)[0].transpose(0, 1)
+
+
+def _mamba():
+    mamba = pytest.importorskip("transformers.models.mamba.modeling_mamba")
+    config = mamba.MambaConfig(hidden_size=WIDTH, state_size=2, num_hidden_layers=1, vocab_size=2)
+    return mamba.MambaMixer(config, 0)
+
+
+LIBRARY = {
+    "attention": lambda: OfItself(batch_first=True),
+    "attention, time first": OfItself,
+    "mamba": _mamba,
+    "gru": lambda: nn.GRU(WIDTH, WIDTH, batch_first=True),
+}
+
+
+@pytest.mark.parametrize("order", [BACKWARDS, SCANNED], ids=["backwards", "scanned"])
+@pytest.mark.parametrize("mixer", LIBRARY)
+def test_tokens_of_a_library_module_have_their_numbers(mixer, order):
+    model = drawn(Ordered(LIBRARY[mixer](), order))
+    (layer,) = dsf.inspect(model, tokens(SAMPLES, TOKENS, WIDTH))
+    assert numbers(layer.row_tokens) == order
+    assert numbers(layer.column_tokens) == order
+
+
+@pytest.mark.parametrize("is_library", [True, False])
+def test_rows_and_columns_that_are_learnt_have_no_tokens(is_library):
+    class Pooled(nn.Module):
+        def __init__(self, has_queries):
+            super().__init__()
+            self.learnt = nn.Parameter(torch.zeros(FURTHER, WIDTH))
+            self.attn = nn.MultiheadAttention(WIDTH, 1, batch_first=True)
+            self.has_queries = has_queries
+
+        def forward(self, x):
+            learnt = self.learnt.expand(len(x), -1, -1)
+            q, k = (learnt, x) if self.has_queries else (x, learnt)
+            if is_library:
+                return self.attn(q, k, k)[0]
+            return (q @ k.mT).softmax(dim=-1) @ k
+
+    for has_queries in (True, False):
+        (layer,) = dsf.inspect(drawn(Pooled(has_queries)), tokens(SAMPLES, TOKENS, WIDTH))
+        learnt, read = [-1] * FURTHER, WORDS
+        expected = (learnt, read) if has_queries else (read, learnt)
+        assert (numbers(layer.row_tokens), numbers(layer.column_tokens)) == expected
+        assert layer.columns == ("token" if has_queries else "slot")

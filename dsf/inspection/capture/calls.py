@@ -142,7 +142,6 @@ class Call:
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
         further: from which tokens its further outputs are made, in order.
         explained: how many of the tensors that it returns its map explains.
-        columns: what its columns are where ``maps`` does not say it; empty for tokens.
         besides: why its map is not all that its module does to tokens, where that is known at once.
         tokens: the token of every step and sample, where a run was followed.
         maps: which of its maps belongs to which sample and head, where the run showed that it is
@@ -165,7 +164,6 @@ class Call:
     made_of: dict[str, list[Any]] = field(default_factory=dict)
     further: list[Any] = field(default_factory=list)
     explained: int = 1
-    columns: str = ""
     besides: str = ""
     tokens: Tensor | None = None
     maps: Any = None

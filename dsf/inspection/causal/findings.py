@@ -524,7 +524,9 @@ def _judged(
 
 
 def _reads_slots(call: Call) -> bool:
-    return (call.columns if call.maps is None else call.maps.columns) == SLOT
+    if call.maps is None:  # learnt ones, or nobody knows of which tokens
+        return call.through is not Through.MODULE and call.seen.get("value") is None
+    return bool(call.maps.columns == SLOT)
 
 
 def _have_own_tokens(parts: Sequence[Call]) -> bool:
@@ -651,11 +653,7 @@ def _arrange(calls: Sequence[Call], mixed_axes: set[InputAxis], found: Findings)
     arranged = cache(partial(maps_of, mixed_axes=mixed_axes))  # the same in equal layers
     for call in calls:
         query, value, output = (call.seen.get(name) for name in ("query", "value", "output"))
-        if call.through is Through.MODULE:
-            continue
-        if value is None:  # learnt ones, or nobody knows of which tokens
-            call.columns = SLOT
-        if value is None or query is None:
+        if call.through is Through.MODULE or value is None or query is None:
             continue
         batch = query.shape[:-2]
         if call.through is Through.FOLLOWED and output is not None:

@@ -9,9 +9,11 @@ from torch import Size, Tensor
 
 from dsf.inspection.causal.coordinates import (
     MANY,
+    NONE,
     Coordinates,
     InputAxis,
     all_before,
+    is_place,
     reduced,
     token_numbers,
     varies,
@@ -146,7 +148,7 @@ def maps_of(
     if is_apart and any(all_before(axis) & rows.keys() for axis in along):
         kind, column_tokens = SLOT, None
     _, row_tokens = _tokens(rows, [axis for axis in along if axis in rows], order)
-    if _is_one_sequence(row_tokens, column_tokens):
+    if is_one_sequence(row_tokens, column_tokens):
         kind, row_tokens, column_tokens = TOKEN, None, None
     # Queries may depend on further inputs, such as the positions of the same tokens.
     from_rows, from_columns = (
@@ -218,7 +220,40 @@ def _samples(axes: Iterable[InputAxis], mixed: set[InputAxis]) -> set[InputAxis]
     return found | {axis for axis in more if axis.source.channels is not axis}
 
 
-def _is_one_sequence(rows: Tensor | None, columns: Tensor | None) -> bool:
+def tokens_along(given: Sequence[Coordinates], time: int | None) -> Tensor | None:
+    """The token of every step, ``sample time``; -1 where it is none or not a single one.
+
+    None where the parts differ in shape, or nothing tells their steps apart.
+
+    Args:
+        given: what the parts of a sequence are made of, one behind the other along the axis
+            ``time``, or single steps if that is None.
+    """
+    shape = given[0].shape
+    if len(shape) < 1 + (time is not None) or any(made.shape != shape for made in given):
+        return None
+    found: dict[InputAxis, Tensor] = {}
+    whole: Tensor | None = None
+    axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
+    for axis in filter(is_place, axes):
+        if any(varies(made.planes.get(axis), -1) for made in given):
+            continue  # channels of single tokens
+        planes = [made.planes.get(axis, torch.tensor(NONE).expand(shape)) for made in given]
+        lines = [reduced(plane, [-1])[0][..., 0].expand(shape[:-1]) for plane in planes]
+        if time is None:
+            whole = torch.stack(lines, dim=-1)
+        else:
+            whole = torch.cat([line.movedim(time, -1) for line in lines], dim=-1)
+        whole = whole.reshape(-1, whole.shape[-1])
+        if varies(whole, -1):
+            found[axis] = whole
+    number = token_numbers(found)
+    if number is None and whole is not None and whole.shape[-1] > 1:  # of all tokens at every step
+        number = torch.full_like(whole, NONE)
+    return None if number is None else number.clamp(min=NONE).long()
+
+
+def is_one_sequence(rows: Tensor | None, columns: Tensor | None) -> bool:
     """Whether rows and columns are the same tokens in their order, between others of the model."""
     if rows is None or columns is None or not torch.equal(rows, columns):
         return False

@@ -20,16 +20,8 @@ from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation
 from dsf.inspection.capture.precision import home, in_float64
-from dsf.inspection.causal.coordinates import (
-    MANY,
-    NONE,
-    Coordinates,
-    InputAxis,
-    is_place,
-    reduced,
-    token_numbers,
-    varies,
-)
+from dsf.inspection.causal.coordinates import MANY, Coordinates, is_place, varies
+from dsf.inspection.causal.roles import tokens_along
 from dsf.inspection.whole.stages import AffineLayer, Tokens
 from dsf.mixers import GRU, LSTM, ElmanRNN
 from dsf.systems.system import System
@@ -253,29 +245,9 @@ def _is_one_of_many(state: Coordinates) -> bool:
 def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
     """The token of every step, ``sample time``; -1 where it is none or not a single one."""
     module, shape = first.module, given[0].shape
-    is_cell = _is_cell(module)
-    if (not is_cell and len(shape) < 2) or any(made.shape != shape for made in given):
-        return None
-    time = 1 if not is_cell and module.batch_first and len(shape) == 3 else 0
-    found: dict[InputAxis, Tensor] = {}
-    whole: Tensor | None = None
-    axes = sorted(dict.fromkeys(a for made in given for a in made.planes), key=lambda a: a.number)
-    for axis in filter(is_place, axes):
-        if any(varies(made.planes.get(axis), -1) for made in given):
-            continue  # channels of single tokens
-        planes = [made.planes.get(axis, torch.tensor(NONE).expand(shape)) for made in given]
-        lines = [reduced(plane, [-1])[0][..., 0].expand(shape[:-1]) for plane in planes]
-        if is_cell:
-            whole = torch.stack(lines, dim=-1)
-        else:
-            whole = torch.cat([line.movedim(time, -1) for line in lines], dim=-1)
-        whole = whole.reshape(-1, whole.shape[-1])
-        if varies(whole, -1):
-            found[axis] = whole
-    number = token_numbers(found)
-    if number is None and whole is not None and whole.shape[-1] > 1:  # of all tokens at every step
-        number = torch.full_like(whole, NONE)
-    return None if number is None else number.clamp(min=NONE).long()
+    if _is_cell(module):
+        return tokens_along(given, None)
+    return tokens_along(given, 1 if module.batch_first and len(shape) == 3 else 0)
 
 
 def _continues(call: Call, last: Call) -> bool:
