@@ -1,10 +1,14 @@
 """Modules that keep something between their calls, as a cache or a counter: of one run."""
 
+from concurrent.futures import ThreadPoolExecutor
+from time import sleep
+
 import pytest
 import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.capture.module_stack import History
 from tests.any_code.modules import drawn, tokens
 
 WIDTH, TOKENS, SAMPLES = 8, 6, 2
@@ -197,3 +201,23 @@ def test_what_only_later_calls_do_is_not_listed(inner):
     found = inspected(inner)
     assert [layer.name for layer in found] == ["attention"]
     assert found.unsupported == ()
+
+
+def test_threads_set_one_module_back_one_after_the_other():
+    module = nn.Linear(1, 1)
+    module.count = 0
+    history = History([module])
+    for time in (1, 2):
+        module.count = time
+        history.look(module, time)
+    history.finish(3)
+
+    def counted(time):
+        with history.set_back(module, time):
+            before = module.count
+            sleep(0.05)
+            return before, module.count
+
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(counted, (1, 2, 3))] == [(0, 0), (1, 1), (2, 2)]
+    assert module.count == 2

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from operator import is_
-from threading import get_ident
+from threading import RLock, get_ident
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -138,7 +138,7 @@ class History:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.is_over = False
+        self.is_over, self._lock = False, RLock()
         self._now = {module: _kept_in(module) for module in modules}
         self._changes: list[tuple[int, nn.Module, str, Any]] = []  # with what was there before
 
@@ -170,16 +170,20 @@ class History:
         """Inside, a module and those in it have what they had at a time of the run that is over."""
         inside = {*module.modules()} if self.is_over and self._changes else set()
         changed = {(one, name) for _, one, name, _ in self._changes if one in inside}
-        now = {(one, name): _kept_in(one).get(name, _GONE) for one, name in changed}
-        then = {(one, name): self._now[one].get(name, _GONE) for one, name in changed}
-        for at, one, name, before in reversed(self._changes):
-            if at >= time and one in inside:
-                then[one, name] = before
-        _put(then)
-        try:
+        if not changed:
             yield
-        finally:
-            _put(now)
+            return
+        with self._lock:  # others may set back the same modules, on another thread
+            now = {(one, name): _kept_in(one).get(name, _GONE) for one, name in changed}
+            then = {(one, name): self._now[one].get(name, _GONE) for one, name in changed}
+            for at, one, name, before in reversed(self._changes):
+                if at >= time and one in inside:
+                    then[one, name] = before
+            _put(then)
+            try:
+                yield
+            finally:
+                _put(now)
 
 
 def _put(attributes: Mapping[tuple[nn.Module, str], Any]) -> None:
