@@ -67,7 +67,8 @@ class InspectedLayer:
         share: how much of what a replaced token moves at other tokens of the module's output is due
             to this map: 1 for all of it, less for a part, nan where the run was not asked.
         columns: what a column of the map is: ``token``; ``slot`` where each is made of several
-            tokens; ``token or padding``.
+            tokens, or of none, as learnt ones are, or it is not known of which; ``token or
+            padding``.
         row_order, column_order: the token of the model that every row and column belongs to,
             ``*batch rows`` and ``*batch columns``, with -1 for none; None where row i and column i
             belong to token i. ``row_tokens`` and ``column_tokens`` have them in any case.
