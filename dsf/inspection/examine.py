@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Invocation, Through, let_go
+from dsf.inspection.capture.calls import Call, Invocation, Through, let_go, time_axis
 from dsf.inspection.capture.containers import DiskStore, keeping_in, lent
 from dsf.inspection.capture.isolation import isolated, uncompiled
 from dsf.inspection.capture.modes import at_rest
@@ -458,7 +458,8 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings, takes: str) -> 
     """A layer with what the run was asked about it, and the tokens of its rows and columns.
 
     Args:
-        takes: the argument of its module that holds its values; empty where it has its tokens.
+        takes: the argument of its module that holds its values; empty for a layer that was probed,
+            which has them.
     """
     maps, share = call.maps, math.nan if call.besides else found.share_of(call)
     layer = replace(layer, share=share, checks=found.records(call, layer.name))
@@ -472,9 +473,7 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings, takes: str) -> 
             row_input=maps.row_input,
             column_input=maps.column_input,
         )
-    if not found.asked or not (takes or call.tokens is not None):
-        return layer
-    return _with_tokens(layer, call, takes)
+    return _with_tokens(layer, call, takes) if found.asked and takes else layer
 
 
 def _with_tokens(layer: InspectedLayer, call: Call, takes: str) -> InspectedLayer:
@@ -516,8 +515,7 @@ def _tokens_given(call: Call, name: str, count: int) -> Tensor | None:
         return None
     if made[0] is None:
         return _of_none(count)
-    is_first = len(made[0].shape) < 3 or not getattr(call.module, "batch_first", True)
-    return tokens_along(made[:1], 0 if is_first else 1)
+    return tokens_along(made[:1], time_axis(call.module, len(made[0].shape)))
 
 
 def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]]:

@@ -200,7 +200,7 @@ class Recording:
         read = {read.memory for number in needed for read in self.operations[number].reads}
         return {value.memory, *read}
 
-    @property
+    @cached_property
     def is_all(self) -> bool:
         """Whether nothing that the call computed hangs on numbers that a replay does not compute.
 
@@ -477,7 +477,7 @@ class Recorder(Operations):
                 if made and (storage := memory_of(one)) is not None:
                     self._own.add(_key(storage))
             makes = tuple(range(first, len(self.recording.numbers)))
-            if chosen := size_chosen_by(func, _tensors((args, kwargs))):
+            if chosen := size_chosen_by(func, (args, kwargs)):
                 self._add(None, "a number of elements", self.values(chosen), {}, ())
             self._add(ran, name, noted, named, values, writes, makes, random)
         return out
@@ -608,12 +608,13 @@ def written_places(func: Any) -> tuple[tuple[int, str], ...]:
     )
 
 
-def size_chosen_by(func: Any, given: Sequence[Tensor]) -> list[Tensor]:
+def size_chosen_by(func: Any, given: Any) -> list[Tensor]:
     """The tensors that decide how many elements an operation returns, which any code can count."""
     if torch.Tag.dynamic_output_shape not in getattr(func, "tags", ()):
         return []
-    masks = [one for one in given if one.dtype is torch.bool]
-    return masks if masks or func is torch.ops.aten.index.Tensor else list(given)
+    tensors = _tensors(given)
+    masks = [one for one in tensors if one.dtype is torch.bool]
+    return masks if masks or func is torch.ops.aten.index.Tensor else tensors
 
 
 PASSED_THROUGH = ("/torch/", "/einops/", "/jaxtyping/")

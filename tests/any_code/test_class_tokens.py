@@ -164,18 +164,9 @@ class Sums(nn.Module):
 
 def test_zeros_beyond_the_tokens_that_none_moves_are_no_rows():
     model = drawn(Windows(2, 0, 0))
-    model.over = Turned(Sums())
+    model.over = Along(Sums())
     (layer,) = dsf.inspect(model, torch.randn(2, TOKENS, 3))
     assert layer.map().shape[-2:] == (TOKENS, TOKENS)
-
-
-class Turned(nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        return self.inner(x.mT).mT
 
 
 class OverFrames(nn.Module):

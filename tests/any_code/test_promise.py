@@ -869,20 +869,28 @@ BESIDE = {
 }
 
 
+class Beside(Attention):
+    """An attention, and what is made of its queries, keys and values beside it."""
+
+    def __init__(self, beside, *, is_fused):
+        super().__init__()
+        self.beside, self.is_fused = beside, is_fused
+
+    def forward(self, x):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.is_fused:
+            parts = (part[:, None] for part in (q, k, v))
+            mixed = functional.scaled_dot_product_attention(*parts)[:, 0]
+        else:
+            mixed = (q @ k.mT / 3).softmax(-1) @ v
+        return mixed + self.beside(q, k, v)
+
+
 @pytest.mark.parametrize("is_fused", [True, False])
 @pytest.mark.parametrize("way", BESIDE)
 def test_a_second_product_beside_an_attention_is_not_taken_for_its_own(way, is_fused):
-    class Two(Attention):
-        def forward(self, x):
-            q, k, v = self.q(x), self.k(x), self.v(x)
-            if is_fused:
-                parts = (part[:, None] for part in (q, k, v))
-                mixed = functional.scaled_dot_product_attention(*parts)[:, 0]
-            else:
-                mixed = (q @ k.mT / 3).softmax(-1) @ v
-            return mixed + BESIDE[way](q, k, torch.tanh(v)) / 50
-
-    inspection = inspected(Model(lambda _, x: x, attention=Two()), X)
+    attention = Beside(lambda q, k, v: BESIDE[way](q, k, torch.tanh(v)) / 50, is_fused=is_fused)
+    inspection = inspected(Model(lambda _, x: x, attention=attention), X)
     assert "attn" in listed(inspection)
 
 
@@ -896,15 +904,8 @@ GATES = {
 @pytest.mark.parametrize("is_fused", [True, False])
 @pytest.mark.parametrize("way", GATES)
 def test_a_softmax_over_tokens_beside_an_attention_is_not_taken_for_its_own(way, is_fused):
-    class Two(Attention):
-        def forward(self, x):
-            q, k, v = self.q(x), self.k(x), self.v(x)
-            if is_fused:
-                parts = (part[:, None] for part in (q, k, v))
-                return functional.scaled_dot_product_attention(*parts)[:, 0] + GATES[way](v)
-            return (q @ k.mT / 3).softmax(-1) @ v + GATES[way](v)
-
-    inspection = inspected(Model(lambda _, x: x, attention=Two()), X, probe=())
+    attention = Beside(lambda *parts: GATES[way](parts[-1]), is_fused=is_fused)
+    inspection = inspected(Model(lambda _, x: x, attention=attention), X, probe=())
     assert "attn" in listed(inspection)
     assert not any(layer.is_exact for layer in inspection)
 

@@ -190,6 +190,11 @@ def let_go(calls: Iterable[Call]) -> None:
             call.invocation = None
 
 
+def time_axis(module: nn.Module, ndim: int) -> int:
+    """The axis of time in what a module is given with so many axes: behind that of samples."""
+    return 1 if ndim > 2 and getattr(module, "batch_first", True) else 0
+
+
 def call_output(output: Any) -> Tensor:
     """The output tensor of a module; the first of several."""
     found = tensors_in(output)

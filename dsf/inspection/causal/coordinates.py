@@ -88,6 +88,11 @@ def is_place(axis: InputAxis) -> bool:
     return axis.source.channels is not axis
 
 
+def counts_samples(axis: InputAxis) -> bool:
+    """Whether an axis is the first of a source that has further places."""
+    return axis.number == 0 and not axis.source.has_one_place
+
+
 def all_before(axis: InputAxis) -> set[InputAxis]:
     """The axes that the positions along an axis were made from, directly or through others."""
     found: set[InputAxis] = set()
@@ -251,7 +256,7 @@ def is_sent(planes: Planes, axis: InputAxis) -> bool:
         before = all_before(each)
         if (is_many and before) or axis.source in {x.source for x in (each, *before)}:
             own.append(small(plane))
-        elif is_place(each) and (each.number > 0 or each.source.has_one_place):
+        elif is_place(each) and not counts_samples(each):
             others.append(small(plane))
     if not any(plane.numel() > 1 for plane in others):
         return False

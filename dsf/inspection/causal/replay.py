@@ -31,6 +31,7 @@ from dsf.inspection.causal.coordinates import (
     InputAxis,
     Source,
     all_before,
+    counts_samples,
     small,
     varies,
 )
@@ -314,7 +315,7 @@ def _has_tokens(made: Coordinates | None, cells: Sequence[Cell]) -> bool:
     planes = torch.broadcast_tensors(*(small(made.planes[axis]) for axis in made.positions))
     lines = torch.stack(planes).reshape(len(planes), -1)
     are_tokens = [
-        (axis.number > 0 or axis.source.has_one_place)
+        not counts_samples(axis)
         and axis.source not in sources
         and all_before(axis).isdisjoint(replaced)
         for axis in made.positions
@@ -621,9 +622,8 @@ def _sent(made: Coordinates, inside: Tensor, cell: Cell) -> Tensor:
 
     def is_of_tokens(axis: InputAxis) -> bool:
         source = axis.source
-        is_first = axis.number == 0 and not source.has_one_place
         are_features = source.channels is None and source.kind == "input"
-        return not (is_first or (are_features and axis.number == source.rank - 1))
+        return not (counts_samples(axis) or (are_features and axis.number == source.rank - 1))
 
     found, own_axes = torch.zeros_like(inside), list[InputAxis]()
     others: dict[Source, list[InputAxis]] = {}

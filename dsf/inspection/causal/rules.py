@@ -950,12 +950,13 @@ class Rules:
 
     def _transformed(self, done: Done) -> Followed:
         """A Fourier transform; the place of a frequency is called by the token in its place."""
-        given, dims, shape = done.first, done.args[1], done.outs[0].shape
+        given, shape = done.first, done.outs[0].shape
         if given is None:
             return Followed((None,))
+        dims = [dim % len(shape) for dim in done.args[1]]
         planes, meetings, remade = {}, [], dict[tuple[int, ...], list[InputAxis]]()
         for axis, plane in given.planes.items():
-            along = [dim % len(shape) for dim in dims if varies(plane, dim)]
+            along = [dim for dim in dims if varies(plane, dim)]
             frames = tuple(k for k in range(len(shape)) if k not in along and varies(plane, k))
             is_resized = any(plane.shape[dim] != shape[dim] for dim in along)
             if along:
@@ -963,7 +964,7 @@ class Rules:
                 way = Way.REMAKES if is_resized and frames and _overlap(plane) else Way.RUNS
                 meetings.append(Meeting(axis, way, "a Fourier transform over tokens"))
             if not along:  # also where zeros were
-                planes[axis] = reduced(plane, [dim % len(shape) for dim in dims])[0].expand(shape)
+                planes[axis] = reduced(plane, dims)[0].expand(shape)
             elif not frames:
                 planes[axis] = _in_places(plane, axis, along, shape)
             elif is_resized:  # each with frequencies of its own
@@ -1181,9 +1182,9 @@ def _in_places(plane: Tensor, axis: InputAxis, dims: Sequence[int], shape: Size)
     lines = axis.source.transformed.setdefault(axis, [])
     line = next((one for one in lines if _begin_alike(one, own)), own)
     lines += [line] if line is own else []
-    made = torch.full([shape[dim] for dim in dims], MANY, device=plane.device)
-    if own.shape == made.shape:  # zeros that were laid around tokens stay places of none
-        made = torch.full_like(own, NONE)
+    length = Size(shape[dim] for dim in dims)
+    # Zeros that were laid around tokens stay places of none, but others are of all of them.
+    made = torch.full(length, NONE if own.shape == length else MANY, device=plane.device)
     both = tuple(slice(min(sizes)) for sizes in zip(made.shape, line.shape, strict=True))
     made[both] = line[both].where(line[both] >= 0, made[both])
     return made.reshape([shape[k] if k in dims else 1 for k in range(len(shape))]).expand(shape)

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dsf.inspection.capture.calls import Invocation, begun, copied, given_to, storage_of
+from dsf.inspection.capture.calls import (
+    Invocation,
+    begun,
+    copied,
+    given_to,
+    storage_of,
+    time_axis,
+)
 from dsf.inspection.capture.containers import are_numbers, memory_key, memory_of, tensors_in
 from dsf.inspection.capture.modes import Heard, unheard
 from dsf.inspection.capture.module_stack import Frame, ModuleStack, autocast_now
@@ -73,7 +80,7 @@ def state_left(module: nn.RNNBase, like: Coordinates, shape: torch.Size) -> Coor
     """The coordinates of the state that a recurrence of torch leaves: those of its last token."""
     if len(like.shape) != len(shape):  # packed sequences
         return None
-    time = 1 if module.batch_first and len(shape) == 3 else 0
+    time = time_axis(module, len(shape))
     ends = (-1, 0) if module.bidirectional else (-1,)
     planes = {}
     for axis, plane in like.planes.items():
@@ -276,8 +283,8 @@ class Tracker:
         """Note a module that returns numbers of which it is not known what they are made of."""
         # It may compute them past torch, or from its weights alone; a repeated pass will show it.
         given = tensors_in((frame.args, frame.kwargs))
-        axes = dict.fromkeys(axis for part in given for axis in self._known.axes_of(part))
-        axes = {axis: None for axis in axes if is_place(axis)}
+        known = (axis for part in given for axis in self._known.axes_of(part))
+        axes = dict.fromkeys(filter(is_place, known))
         where = self.where
         if not axes or self._paused:
             return

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Captured, Invocation
+from dsf.inspection.capture.calls import Call, Captured, Invocation, time_axis
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.causal.coordinates import MANY, Coordinates, is_place, varies
 from dsf.inspection.causal.roles import tokens_along
@@ -229,7 +229,8 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
     if any(is_place(axis) and varies(plane, -1) for axis, plane in lines):
         call.refused = TURNED
         return call
-    call.tokens = _tokens_of(first, given)
+    time = None if _is_cell(first.module) else time_axis(first.module, len(given[0].shape))
+    call.tokens = tokens_along(given, time)
     return call
 
 
@@ -240,14 +241,6 @@ def _is_one_of_many(state: Coordinates) -> bool:
         if is_place(axis) and axis.size > 1 and (is_one or bool((plane == MANY).any())):
             return True
     return False
-
-
-def _tokens_of(first: Call, given: Sequence[Coordinates]) -> Tensor | None:
-    """The token of every step, ``sample time``; -1 where it is none or not a single one."""
-    module, shape = first.module, given[0].shape
-    if _is_cell(module):
-        return tokens_along(given, None)
-    return tokens_along(given, 1 if module.batch_first and len(shape) == 3 else 0)
 
 
 def _continues(call: Call, last: Call) -> bool:
@@ -275,7 +268,7 @@ def _joined(sequence: list[Call]) -> Call:
         return Call(first.name, first.module, arguments, torch.stack(outputs), time=first.time)
     if len(sequence) == 1:
         return first
-    time = 1 if first.module.batch_first and inputs[0].ndim == 3 else 0
+    time = time_axis(first.module, inputs[0].ndim)
     whole, output = torch.cat(inputs, dim=time), torch.cat(outputs, dim=time)
     weights = [] if first.invocation is None else first.invocation.weights
     invocation = Invocation(first.module, (whole, first.arguments.get("hx")), {}, weights)
