@@ -263,8 +263,8 @@ def _followed(
         _let_go(calls, tracker)
         name, low, high = tied
         raise InspectionError(
-            f"inspect: it is not known which axis of {name} holds tokens: weights of the model "
-            f"sum over axis {low} as often as over axis {high}. Pass tokens={low} or tokens={high}."
+            f"inspect: it is not known which axis of {name} holds tokens: weights and norms of the "
+            f"model sum over axis {low} and over axis {high}. Pass tokens={low} or tokens={high}."
         )
     return calls, tracker, ""
 

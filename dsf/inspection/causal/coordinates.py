@@ -32,7 +32,7 @@ class Source:
 
     Attributes:
         channels: the axis of its channels, which projections sum over; None until one has.
-        summed: by axis the weights that sum over it.
+        summed: the axes that weights sum over, in the order in which they did.
         normed: the axes that norms and convolutions took for that of channels.
         places: the axes that are none of channels, as no weights had summed over them when single
             numbers along them got features, or when an attention or a recurrence mixed along them.
@@ -41,14 +41,15 @@ class Source:
         before: the axes that the positions were made from.
         kind: ``input``; ``ids`` for integers that are not an image, nor features that weights sum
             over, which have no channels; or what the new positions are.
-        tables: by axis of ids what single places along it alone were looked up in, and these.
+        tables: by axis the tables that single places along it alone were looked up in, or the
+            weights that made features of single numbers along it, and these places.
         size: how many elements of an input each of its samples has.
     """
 
     name: str
     channels: "InputAxis | None" = None
-    summed: dict["InputAxis", set[tuple[int, ...]]] = field(default_factory=dict)
-    normed: set["InputAxis"] = field(default_factory=set)
+    summed: dict["InputAxis", None] = field(default_factory=dict)
+    normed: dict["InputAxis", None] = field(default_factory=dict)
     places: set["InputAxis"] = field(default_factory=set)
     transformed: dict["InputAxis", list[Tensor]] = field(default_factory=dict)
     rank: int = 0

@@ -171,8 +171,8 @@ class Done:
 class Projections:
     """Decides which axis of a source holds channels: that over which projections sum first.
 
-    If it turns out that more weights sum over another one, the run has to be followed again. What
-    a projection made of the channels of a last axis holds features, which are channels as well.
+    Where norms and convolutions also take another one for that of channels, the run has to be
+    followed again.
 
     Args:
         settled: the number of the axis of channels by the name of the source, where that is known.
@@ -180,43 +180,31 @@ class Projections:
     Attributes:
         asked: the axes about which it was asked so far, in order.
         known: of how many sources it is decided which axis holds channels.
-        weights: of the operation that asks: those of a loop count once.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None):
         self._settled, self._tokens = settled or {}, tokens
         self._sources: dict[Source, None] = {}
-        self.weights: tuple[int, ...] = ()
         self.asked: list[InputAxis] = []
         self.known = 0
 
     def disputed(self) -> dict[str, int]:
-        """By source the axis that more projections sum over than that which came first."""
-        # What norms take for channels outvotes what projections sum over.
-        found = {}
-        for source in self._sources:
-            first, votes = source.channels, source.summed
-            ranks = {axis: (axis in source.normed, len(votes[axis])) for axis in votes}
-            most = max(ranks, key=lambda axis: ranks[axis])
-            if first is not None and ranks[most] > ranks.get(first, (first in source.normed, 0)):
-                found[source.name] = most.number
-        return found
+        """By source the axis of its channels, where another was asked about first."""
+        found = ((source, _may_hold_channels(source)) for source in self._sources)
+        return {
+            source.name: axes[0].number
+            for source, axes in found
+            if source.channels is not None and axes != [source.channels] and len(axes) == 1
+        }
 
     def tied(self) -> tuple[str, int, int] | None:
-        """An input of which two axes are summed over alike, and these; None if there is none."""
-        # By custom channels lie last, in a convolution second: summing over them first is not a
-        # tie.
+        """An input of which two axes may hold channels, and these; None if there is none."""
         for source in self._sources:
-            first, votes, rank = source.channels, source.summed, source.rank
+            axes, rank = _may_hold_channels(source), source.rank
             is_said = self._tokens is not None and rank > 1 and self._tokens % rank > 0
-            if first is None or is_said or source.name in self._settled:
-                continue
-            if first.number == rank - 1 or first in source.normed:
-                continue
-            for axis in votes:
-                if axis is not first and axis.number > 0 and len(votes[axis]) == len(votes[first]):
-                    low, high = sorted((first.number, axis.number))
-                    return source.name, low, high
+            if source.channels is not None and len(axes) > 1 and not is_said:
+                low, high = sorted(axis.number for axis in axes[:2])
+                return source.name, low, high
         return None
 
     def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
@@ -224,9 +212,7 @@ class Projections:
         self.asked.append(axis)
         if axis in source.places:
             return False
-        source.summed.setdefault(axis, set()).add(self.weights)
-        if in_norm:
-            source.normed.add(axis)
+        (source.normed if in_norm else source.summed)[axis] = None
         self._sources[source] = None
         if self._tokens is not None and source.rank and self._tokens % source.rank == axis.number:
             return False
@@ -245,24 +231,36 @@ class Projections:
         """Note axes that hold tokens: a later sum over them, as by a head, is not of features."""
         for axis in axes:
             source: Source = axis.source
-            if axis not in source.places and not source.summed.get(axis):
+            if axis not in source.places | source.summed.keys() | source.normed.keys():
                 source.places.add(axis)
                 self.known += 1
 
     def meet(self, meetings: Iterable[Meeting]) -> None:
-        """Note lines of numbers that met in their order before weights summed over them."""
-        axes = (one.axis for one in meetings if one.way in IN_ORDER)
-        self.are_places(axis for axis in axes if axis.source.is_line(axis))
+        """Note what met in its order before weights summed over it.
 
-    def sum_features(self, given: Coordinates) -> None:
-        """Note weights over a last axis along which no index varies: features of its tokens."""
-        if any(varies(plane, -1) for plane in given.planes.values()):
+        Of an input with several axes only what a window slid along alone: an image has two.
+        """
+        axes = [one.axis for one in meetings if one.way in IN_ORDER]
+        self.are_places(axis for axis in axes if axis.source.is_line(axis))
+        self.slide_along(one.axis for one in meetings if one.way is Way.NEIGHBOURS)
+
+    def slide_along(self, axes: Iterable[InputAxis]) -> None:
+        """Note the axis of a source along which a window slides, and along no other of it."""
+        along = [*axes]
+        sources = [axis.source for axis in along]
+        self.are_places(axis for axis in along if sources.count(axis.source) == 1)
+
+    def make_features(self, given: Coordinates, weights: Tensor) -> None:
+        """Note axes without channels of which single numbers get features from the same weights."""
+        if given.shape[-1] > 1:
             return
-        if given.shape[-1] == 1:
-            self.are_places(axis for axis, p in given.planes.items() if small(p).numel() > 1)
-        for source in dict.fromkeys(axis.source for axis in given.positions):
-            if source.channels is not None and source.channels.number == source.rank - 1:
-                self.are_channels(source.channels)
+        key = memory_key(weights)
+        for axis, plane in given.planes.items():
+            if axis.source.channels is not None:
+                continue
+            made = axis.source.tables.setdefault(axis, {}).setdefault(key, set())
+            made.update(small(plane).unique().int().tolist())
+            self.are_places([axis] if len(made) > 1 else [])
 
     def are_coordinates(self, axis: InputAxis, scored: Collection[InputAxis]) -> bool:
         """Whether scores sum over features along an axis, such as the coordinates of positions.
@@ -279,6 +277,20 @@ class Projections:
             source.channels = axis
             self.known += 1
         return source.channels is axis
+
+
+def _may_hold_channels(source: Source) -> list[InputAxis]:
+    """The axes that weights and norms take for that of channels: one, if they do not disagree."""
+    summed, normed = [*source.summed], [*source.normed]
+    if both := [axis for axis in summed if axis in source.normed]:
+        return both[:1]
+    if not summed:
+        return normed[-1:]
+    first, *others = summed
+    others = [axis for axis in (*others, *normed) if axis.number > 0]
+    # By custom channels lie last, in a convolution second: summing over them first is no tie.
+    is_last = first.number == source.rank - 1
+    return [first] if is_last and not normed else [first, *others]
 
 
 # --- elements one by one
@@ -588,7 +600,7 @@ class SlidingWindow:
             if groups < channels and has_many_and_one(plane, 1):
                 meetings.append(Meeting(axis, words=MANY_AND_ONE))
             if varies(plane, 1) and are_channels(axis):
-                axis.source.normed.add(axis)
+                axis.source.normed[axis] = None
                 continue
             first = _by_group(plane, groups, shape[1])
             if first is None:
@@ -687,9 +699,6 @@ class Rules:
         if not all(map(are_numbers, (*done.given, *done.outs))):  # as an index, which names places
             return _without_lost_keys(self._by_rule(done))
         given, asked = done.made_of, self._projections.asked
-        self._projections.weights = tuple(
-            memory_key(part) for part, known in zip(done.given, given, strict=False) if not known
-        )
         key = done.kind(), given, self._projections.known
         before: tuple[Followed, list[InputAxis]] | None = self._before.of(key)
         if before is not None:
@@ -727,6 +736,7 @@ class Rules:
             parts = [one for one in map(self._known.of, given) if one is not None]
             if not parts:
                 return Followed((None,) * len(done.outs))
+            self._make_features(done)
             how = f"'{done.name.strip('_')}' {Way.JOINS.value}"
             made = together(parts, done.outs[0].shape, how)
             for meeting in made.meetings:
@@ -735,6 +745,14 @@ class Rules:
         if is_view(done.func):
             return self._moved(done)
         return self._attention(done) if "scaled_dot_product" in done.name else self._unknown(done)
+
+    def _make_features(self, done: Done) -> None:
+        """Note single numbers to which a vector of weights is applied, as by a product."""
+        known = {id(one): made for one in done.given if (made := self._known.of(one)) is not None}
+        for one in done.given:
+            if id(one) not in known and one.ndim and one.shape[-1] > 1:
+                for made in known.values():
+                    self._projections.make_features(made, one)
 
     def _sum_fields(self, axis: InputAxis) -> None:
         """Take an axis for that of channels where what is added up was looked up field by field."""
@@ -1012,7 +1030,6 @@ class Rules:
         made = summed(given, dims, len(shape) == len(given.shape), shape)
         for axis, plane in given.planes.items():
             if reduced(plane, [dim % plane.ndim for dim in dims])[1]:
-                axis.source.summed.setdefault(axis, set())
                 self._sum_fields(axis)
                 if not is_place(axis):
                     made.planes.pop(axis, None)
@@ -1038,7 +1055,7 @@ class Rules:
             right = right.moved(lambda p: p.mT, args[1].mT.shape)
         asked = self._projections
         if left is not None and right is None:
-            asked.sum_features(left)
+            asked.make_features(left, args[1])
         made = product(left, right, Size(sizes), asked.are_channels, asked.are_coordinates)
         found = made.outputs[0]
         if found is not None and len(sizes) > len(shape):
@@ -1081,7 +1098,9 @@ class Rules:
         if done.first is None or given.ndim != len(shape) or given.ndim < 3:
             return self._unknown(done)
         if given.shape[1] == 1:  # single numbers that get features
-            self._projections.are_places(x for x in done.first.planes if x.source.is_line(x))
+            planes = done.first.planes.items()
+            places = range(2, given.ndim)
+            self._projections.slide_along(x for x, p in planes if any(varies(p, k) for k in places))
         window = SlidingWindow(
             "convolution",
             weight.shape[2:],

@@ -255,7 +255,6 @@ class Tracker:
         self.gives_many |= any(bool((small(plane) == MANY).any()) for plane in planes)
         like = made[0] if made else None
         if like is not None:
-            self.projections.weights = (id(module),)
             features = [axis for axis, plane in like.planes.items() if varies(plane, -1)]
             self.projections.are_places(like.planes.keys() - {*features})
             for axis in features if len(like.shape) > 1 else ():
