@@ -84,6 +84,21 @@ def test_the_answer_decides_what_mixes(axis, mixing):
     assert {layer.system.steps for layer in inspection} == {X.shape[axis]}
 
 
+NORMS = {
+    "before": lambda: [nn.LayerNorm(VARIABLES), OverTime()],
+    "behind": lambda: [OverTime(), nn.LayerNorm(VARIABLES)],
+    "of another axis": lambda: [over_variables(), NormOverTime(), OverTime()],
+}
+
+
+@pytest.mark.parametrize("way", NORMS)
+def test_norms_of_the_last_axis_or_weights_over_it_say_that_it_holds_features(way):
+    parts = NORMS[way]()
+    mixing = {str(k) for k, one in enumerate(parts) if isinstance(one, NormOverTime)}
+    mixing |= {f"{k}.linear" for k, one in enumerate(parts) if isinstance(one, OverTime)}
+    assert answered(inspected(nn.Sequential(*parts), X)) == mixing
+
+
 def test_a_norm_over_time_and_variables_says_nothing():
     model = nn.Sequential(nn.LayerNorm((STEPS, VARIABLES)), over_variables(), Attention(VARIABLES))
     assert answered(inspected(model, X)) == {"0", "2.mix"}

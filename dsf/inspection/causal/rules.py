@@ -212,7 +212,10 @@ class Projections:
         self.asked.append(axis)
         if axis in source.places:
             return False
-        (source.normed if in_norm else source.summed)[axis] = None
+        if not in_norm:
+            source.summed[axis] = None
+        elif source.channels in (None, axis) or axis.number == source.rank - 1:
+            source.normed[axis] = None  # but no norm of what is known to have channels elsewhere
         self._sources[source] = None
         if self._tokens is not None and source.rank and self._tokens % source.rank == axis.number:
             return False
@@ -284,11 +287,12 @@ def _may_hold_channels(source: Source) -> list[InputAxis]:
     summed, normed = [*source.summed], [*source.normed]
     if both := [axis for axis in summed if axis in source.normed]:
         return both[:1]
-    if not summed:
-        return normed[-1:]
+    # By custom channels lie last, in a convolution second: summing over them first is no tie.
+    last = [axis for axis in normed if axis.number == source.rank - 1]
+    if last or not summed:
+        return last or normed[-1:]
     first, *others = summed
     others = [axis for axis in (*others, *normed) if axis.number > 0]
-    # By custom channels lie last, in a convolution second: summing over them first is no tie.
     is_last = first.number == source.rank - 1
     return [first] if is_last and not normed else [first, *others]
 
