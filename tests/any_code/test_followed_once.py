@@ -71,7 +71,7 @@ def followed(model, x, monkeypatch):
         [described(part) for part in (*one.given, *one.made)] for one in tracker.where.invocations
     ]
     sums = [
-        sorted((axis.number, len(sums)) for axis, sums in axis.source.summed.items())
+        [[each.number for each in axes] for axes in (axis.source.summed, axis.source.normed)]
         for one in tracker.run.given
         for axis in one.planes
     ]

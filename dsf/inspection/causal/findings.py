@@ -6,10 +6,11 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import combinations, pairwise
+from math import prod
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
 from dsf.inspection.capture.containers import memory_key, tensors_in
@@ -20,6 +21,7 @@ from dsf.inspection.causal.coordinates import (
     InputAxis,
     Source,
     all_before,
+    compact,
     is_place,
     small,
 )
@@ -282,7 +284,7 @@ def _of_silent(
     return replace(asked, runs=((invocation, Held(inside, ())),), has_slots=slots, **known)
 
 
-_OF_SLOTS = {Way.FIXED, Way.RETURNS}
+_OF_SLOTS = {Way.FIXED, Way.RETURNS, Way.REMAKES}
 """How tokens meet in what other mixers are given, or get what these return of many tokens."""
 SORTED = "it sorts tokens, and a module around it returns each in its place"
 
@@ -603,6 +605,27 @@ def _slots_of(calls: Sequence[Call]) -> set[Source]:
     return found
 
 
+def _made_again(seen: Sequence[Coordinates]) -> set[InputAxis]:
+    """The axes of which a tensor has at least as many new positions as there are along them."""
+    found: set[InputAxis] = set()
+    for one in dict.fromkeys(seen):
+        for source in {axis.source for axis in one.planes if axis.source.before}:
+            own, others = list[Tensor](), list[Tensor]()
+            for axis in one.positions:
+                line = small(compact(one.planes[axis]))
+                (own if axis.source is source else others).append(line)
+            if not own:
+                continue
+            lines = torch.stack(torch.broadcast_tensors(*own, *others)).flatten(1)
+            lines = lines[:, (lines[: len(own)] >= 0).all(dim=0)]
+            places = lines.shape[1] / max(lines[len(own) :].unique(dim=1).shape[1], 1)
+            before = [each for axis in source.before for each in (axis, *all_before(axis))]
+            for each in {axis.source for axis in before}:
+                axes = {axis for axis in before if axis.source is each and is_place(axis)}
+                found |= axes if places >= prod(axis.size for axis in axes) else set()
+    return found
+
+
 def _relevant(
     mixings: Sequence[TokenMixing],
     calls: Sequence[Call],
@@ -616,12 +639,12 @@ def _relevant(
     # coarser ones are made.
     remade = {one.meeting.axis for one in mixings if one.meeting.way is Way.REMAKES}
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
-    read: set[InputAxis] = set()
-    for call in calls:
-        for seen in call.seen.values():
-            if seen is not None:
-                read.update(seen.planes)
+    given = [seen for call in calls for seen in call.seen.values() if seen is not None]
+    read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
+    # Of as many tokens again nothing says what they were made of, unless those come back beside.
+    again = remade & _made_again([*given, *put_out])
+    again -= {one.meeting.axis for one in mixings if one.meeting.way is Way.RETURNS}
     slots = _slots_of(calls)
     entries: dict[Source, nn.Module] = {}
     for one in mixings:
@@ -632,6 +655,8 @@ def _relevant(
         return {axis.source for part in parts if part is not None for axis in part.planes}
 
     def is_front(one: TokenMixing) -> bool:
+        if one.meeting.axis in again:
+            return False
         if one.meeting.way is Way.REMAKES:
             run = one.invocation
             return run is None or not slots & sources_of(run.made) - sources_of(run.given)

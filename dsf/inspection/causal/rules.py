@@ -50,13 +50,14 @@ class Way(Enum):
     JOINS = "joins different tokens"
     NEIGHBOURS = "sums over neighbouring tokens"
     RUNS = "runs over tokens in their order"
+    SPECTRUM = "a Fourier transform over tokens"
     GROUPS = "a norm over disjoint groups of tokens"
     REMAKES = "makes new tokens of groups"
     RETURNS = "tokens meet groups that were made of them"
     OTHER = "other"
 
 
-IN_ORDER = {Way.JOINS, Way.NEIGHBOURS, Way.RUNS}
+IN_ORDER = {Way.JOINS, Way.NEIGHBOURS, Way.RUNS, Way.SPECTRUM}
 """Ways in which elements meet because of their places, as those of a sequence do."""
 MANY_AND_ONE = "what is made of many tokens meets single ones"
 
@@ -178,14 +179,12 @@ class Projections:
         settled: the number of the axis of channels by the name of the source, where that is known.
 
     Attributes:
-        asked: the axes about which it was asked so far, in order.
         known: of how many sources it is decided which axis holds channels.
     """
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None):
         self._settled, self._tokens = settled or {}, tokens
         self._sources: dict[Source, None] = {}
-        self.asked: list[InputAxis] = []
         self.known = 0
 
     def disputed(self) -> dict[str, int]:
@@ -209,7 +208,6 @@ class Projections:
 
     def are_channels(self, axis: InputAxis, *, in_norm: bool = False) -> bool:
         source: Source = axis.source
-        self.asked.append(axis)
         if axis in source.places:
             return False
         if not in_norm:
@@ -241,11 +239,12 @@ class Projections:
     def meet(self, meetings: Iterable[Meeting]) -> None:
         """Note what met in its order before weights summed over it.
 
-        Of an input with several axes only what a window slid along alone: an image has two.
+        Of an input with several axes only what a window slid along alone, since an image has two,
+        or what was summed up in order.
         """
         axes = [one.axis for one in meetings if one.way in IN_ORDER]
         self.are_places(axis for axis in axes if axis.source.is_line(axis))
-        self.slide_along(one.axis for one in meetings if one.way is Way.NEIGHBOURS)
+        self.slide_along(one.axis for one in meetings if one.way in (Way.NEIGHBOURS, Way.RUNS))
 
     def slide_along(self, axes: Iterable[InputAxis]) -> None:
         """Note the axis of a source along which a window slides, and along no other of it."""
@@ -376,12 +375,15 @@ def same_places(like: Coordinates, shape: Size) -> Coordinates | None:
 # --- axes reduced
 
 
-def summed(given: Coordinates, dims: Sequence[int], keepdim: bool, shape: Size) -> Coordinates:
-    """A tensor whose axes ``dims`` are reduced to one number each; no meeting yet."""
+def summed(
+    given: Coordinates, dims: Sequence[int], keepdim: bool, shape: Size
+) -> tuple[Coordinates, tuple[Meeting, ...]]:
+    """A tensor whose axes ``dims`` are reduced to one number each."""
+    # A meeting of all tokens is left to what does something with the one number.
     dims = [dim % max(len(given.shape), 1) for dim in dims]
     pooled = [axis for axis, plane in given.planes.items() if reduced(plane, dims)[1]]
     left = [k for k in range(len(given.shape)) if k not in dims]
-    still = [k for k in left if any(varies(given.planes[axis], k) for axis in pooled)]
+    kept = left if not keepdim else list(range(len(shape)))
 
     def fold(plane: Tensor) -> Tensor:
         plane, _ = reduced(plane, dims)
@@ -391,14 +393,41 @@ def summed(given: Coordinates, dims: Sequence[int], keepdim: bool, shape: Size) 
         return plane.expand(shape)
 
     made = given.moved(fold, shape)
-    if not still or not any(map(is_place, pooled)):
-        return made
-    kept = left if not keepdim else list(range(len(shape)))
-    planes = {axis: plane for axis, plane in made.planes.items() if axis not in pooled}
-    device = given.planes[pooled[0]].device
-    dims = [kept.index(k) for k in still]
-    planes |= new_positions(pooled, dims, shape, "groups of tokens", device)
-    return Coordinates(shape, planes, made.columns)
+    planes, meetings = dict(made.planes), list[Meeting]()
+    for axis in pooled:
+        if is_place(axis) and (own := _around_each(given.planes[axis], axis, dims)) is not None:
+            planes[axis] = fold(own)
+            meetings.append(Meeting(axis, Way.NEIGHBOURS))
+    met = {one.axis for one in meetings}
+    pooled = [axis for axis in pooled if axis not in met]
+    still = [k for k in left if any(_are_of_each(given.planes[axis], k) for axis in pooled)]
+    for axis in () if still else filter(is_place, pooled):
+        if any(varies(given.planes[axis], k) for k in left):
+            meetings.append(Meeting(axis, words="different features sum different tokens"))
+    if still and any(map(is_place, pooled)):
+        planes = {axis: plane for axis, plane in planes.items() if axis not in pooled}
+        device = given.planes[pooled[0]].device
+        places = [kept.index(k) for k in still]
+        words = "a sum makes new tokens of groups"
+        meetings += [Meeting(axis, Way.REMAKES, words) for axis in filter(is_place, pooled)]
+        planes |= new_positions(pooled, places, shape, "groups of tokens", device)
+    return Coordinates(shape, planes, made.columns), tuple(meetings)
+
+
+def _are_of_each(plane: Tensor, dim: int) -> bool:
+    """Whether every place along an axis has tokens of its own, as groups have and features not."""
+    places = small(plane).movedim(dim, 0).flatten(1)
+    return 1 < len(places) == len(places.unique(dim=0))
+
+
+def _around_each(plane: Tensor, axis: InputAxis, dims: Sequence[int]) -> Tensor | None:
+    """The tokens around each of which there is a group along ``dims``; None if there are others."""
+    along = [k for k in range(plane.ndim) if k not in dims and varies(plane, k)]
+    if len(along) != 1 or plane.shape[along[0]] != axis.size:
+        return None
+    own = counted(plane.shape, along[0], plane.device)
+    is_there = (small(plane) == small(own)).float().amax(dim=[*dims])
+    return own if bool(is_there.all()) else None
 
 
 def new_positions(
@@ -629,6 +658,8 @@ class SlidingWindow:
             else:
                 remade[axis] = places[0]
                 overlap = any(self.sizes[k - 2] > self.stride[k - 2] for k in places)
+                if self.is_transposed and not overlap:  # each is made of one
+                    continue
                 kind = "overlapping" if overlap else "disjoint"
                 words = f"'{self.name}' makes new tokens of {kind} groups"
                 meetings.append(Meeting(axis, Way.REMAKES, words))
@@ -701,17 +732,13 @@ class Rules:
         # The same as before where the same operation was done on the same coordinates: those that
         # are equal are one object, so that every layer after the first finds what that one did.
         if not all(map(are_numbers, (*done.given, *done.outs))):  # as an index, which names places
-            return _without_lost_keys(self._by_rule(done))
-        given, asked = done.made_of, self._projections.asked
+            return self._by_rule(done)
+        given = done.made_of
         key = done.kind(), given, self._projections.known
-        before: tuple[Followed, list[InputAxis]] | None = self._before.of(key)
+        before: Followed | None = self._before.of(key)
         if before is not None:
-            for axis in before[1]:
-                self._projections.are_channels(axis)
-            return before[0]
-        start = len(asked)
-        made = _without_lost_keys(self._by_rule(done))
-        self._projections.meet(made.meetings)
+            return before
+        made = self._by_rule(done)
         same = (
             next((one for one in given if one and out and one.equals(out)), out)
             for out in made.outputs
@@ -719,10 +746,15 @@ class Rules:
         found = Followed(tuple(same), made.meetings)
         axes = {axis for one in given if one is not None for axis in one.planes}
         if all(axes >= one.planes.keys() for one in found.outputs if one is not None):
-            self._before.add(key, (found, asked[start:]), (*given, *found.outputs))
+            self._before.add(key, found, (*given, *found.outputs))
         return found
 
     def _by_rule(self, done: Done) -> Followed:
+        made = _without_lost_keys(self._made(done))
+        self._projections.meet(made.meetings)
+        return made
+
+    def _made(self, done: Done) -> Followed:
         rule = _RULES.get(done.name)
         if rule is not None:
             made = rule(self, done)
@@ -983,8 +1015,9 @@ class Rules:
             is_resized = any(plane.shape[dim] != shape[dim] for dim in along)
             if along:
                 # Windows that overlap are not yet tokens, as in the spectrogram of a sound.
-                way = Way.REMAKES if is_resized and frames and _overlap(plane) else Way.RUNS
-                meetings.append(Meeting(axis, way, "a Fourier transform over tokens"))
+                is_new = is_resized and frames and _overlap(plane)
+                way = Way.REMAKES if is_new else Way.SPECTRUM
+                meetings.append(Meeting(axis, way, Way.SPECTRUM.value))
             if not along:  # also where zeros were
                 planes[axis] = reduced(plane, dims)[0].expand(shape)
             elif not frames:
@@ -1004,7 +1037,7 @@ class Rules:
         values, places = done.outs
         dim = done.argument(2 if done.name == "topk" else 1, -1)
         made = done.first.moved(lambda p: p.gather(dim, places), values.shape)
-        order = summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
+        order, _ = summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
         meetings = [
             Meeting(axis, words=f"'{done.name}' orders tokens", chooses=True)
             for axis, plane in done.first.planes.items()
@@ -1031,14 +1064,14 @@ class Rules:
         dims = [dims] if isinstance(dims, int) else dims
         if not isinstance(dims, list | tuple) or not dims:
             dims = list(range(len(given.shape)))
-        made = summed(given, dims, len(shape) == len(given.shape), shape)
+        made, meetings = summed(given, dims, len(shape) == len(given.shape), shape)
         for axis, plane in given.planes.items():
             if reduced(plane, [dim % plane.ndim for dim in dims])[1]:
                 self._sum_fields(axis)
                 if not is_place(axis):
                     made.planes.pop(axis, None)
                     made.columns.pop(axis, None)
-        return Followed((made,) * len(done.outs))
+        return Followed((made,) * len(done.outs), meetings)
 
     def _product(self, done: Done) -> Followed:
         args, shape = done.args, done.outs[0].shape
@@ -1128,13 +1161,15 @@ class Rules:
         if first is None or len(first.shape) != len(shape) or f"{places}d" not in name:
             return self._unknown(done)
         options: list[Sequence[int]] = [[1], [2], [0], [1]]  # a position of its own
-        if "pool" in name and "adaptive" not in name:
+        if is_resized := done.name in _RESIZES:
+            options = [[1 if "nearest" in name else 2], [1], [0], [1]]
+        elif "adaptive" not in name:
             options = [args[1], args[1], [0], [1]]
             for k in range(2, min(len(args), 5)):
                 if isinstance(args[k], list | tuple) and args[k]:
                     options[k - 1] = args[k]
         sizes, stride, padding, dilation = ((list(one) * places)[:places] for one in options)
-        window = SlidingWindow(name, sizes, stride, padding, dilation)
+        window = SlidingWindow(name, sizes, stride, padding, dilation, is_transposed=is_resized)
         made = window.follow(first, shape, self._projections.are_channels)
         found = made.outputs[0]
         if is_single and found is not None:

@@ -1,0 +1,118 @@
+"""Sums over groups of tokens: a group around each is a mixer, however its code makes the windows.
+
+Groups that become fewer tokens are what a front end makes; channels that hold other tokens than
+their neighbours are no groups.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.any_code.test_promise import answered, drawn, inspected
+
+STEPS, WIDTH = 12, 8
+TAPS = torch.tensor([0.2, 0.5, -0.3])
+X = drawn(2, STEPS, WIDTH)
+
+
+def _padded(x, left, right):
+    return functional.pad(x, (0, 0, left, right))
+
+
+def _strided(x):
+    x = _padded(x, 2, 0).contiguous()
+    samples, step, one = x.stride()
+    return x.as_strided((len(x), STEPS, 3, WIDTH), (samples, step, step, one))
+
+
+NEIGHBOURS = (torch.arange(STEPS)[:, None] + torch.tensor([0, 5, 7])) % STEPS
+AROUND_EACH = {
+    "unfolded, weighted": lambda x: (_padded(x, 1, 1).unfold(1, 3, 1) * TAPS).sum(-1),
+    "unfolded, past alone": lambda x: _padded(x, 2, 0).unfold(1, 3, 1).mean(-1),
+    "unfolded, future alone": lambda x: _padded(x, 0, 2).unfold(1, 3, 1).amax(-1),
+    "as strided": lambda x: _strided(x).sum(2),
+    "stacked shifts": lambda x: torch.stack([x, x.roll(1, 1), x.roll(2, 1)], 2).mean(2),
+    "neighbours of each": lambda x: x[:, NEIGHBOURS].mean(2),
+    "most of neighbours": lambda x: x[:, NEIGHBOURS].amax(2),
+}
+
+
+class Between(nn.Module):
+    """Something between two projections, and a mixer that is read."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.before, self.inner = nn.Linear(WIDTH, WIDTH), Inner(inner)
+        self.mix = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.inner(self.before(x))
+        return self.mix(x, x, x, need_weights=False)[0]
+
+
+class Inner(nn.Module):
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def forward(self, x):
+        return self.run(x)
+
+
+@pytest.mark.parametrize("way", AROUND_EACH)
+def test_sums_over_a_group_around_each_token_are_read_or_listed(way):
+    inspection = inspected(Between(AROUND_EACH[way]), X)
+    assert answered(inspection) == {"inner", "mix"}
+    assert inspection["mix"].system.steps == STEPS
+
+
+@pytest.mark.parametrize("way", ["unfolded, weighted", "as strided", "neighbours of each"])
+def test_what_is_linear_has_the_map_of_its_windows(way):
+    model = Between(AROUND_EACH[way])
+    layer = inspected(model, X)["inner"]
+    bases = torch.eye(STEPS)[None, :, :, None].expand(-1, -1, -1, WIDTH)
+    columns = [model.inner(basis)[0, :, 0] for basis in bases.unbind(2)]
+    expected = torch.stack(columns, dim=1)
+    torch.testing.assert_close(layer.map().float(), expected.expand_as(layer.map()))
+
+
+def test_channels_that_hold_other_tokens_are_no_groups():
+    class Pooled(nn.Module):
+        """The mean of tokens, of which half of the channels were shifted by one."""
+
+        def __init__(self):
+            super().__init__()
+            self.weigh = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            half = WIDTH // 2
+            x = torch.cat([x[..., :half], _padded(x, 1, 0)[:, :-1, half:]], dim=-1)
+            return x * torch.sigmoid(self.weigh(x.mean(1, keepdim=True)))
+
+    inspection = inspected(Between(Pooled()), X)
+    assert {"inner.run"} <= answered(inspection)
+    assert "inner.run.weigh" not in {layer.name for layer in inspection}
+
+
+HALVES = {
+    "pooled and repeated": lambda x: functional.avg_pool1d(x.mT, 2).repeat_interleave(2, -1).mT,
+    "pooled and interpolated": lambda x: (
+        functional.interpolate(functional.avg_pool1d(x.mT, 2), size=STEPS).mT
+    ),
+    "strided and transposed": lambda x: (
+        functional.conv_transpose1d(
+            functional.conv1d(x.mT, torch.ones(1, 1, 2).expand(WIDTH, 1, 2), None, 2, 0, 1, WIDTH),
+            torch.ones(1, 1, 2).expand(WIDTH, 1, 2),
+            None,
+            2,
+            groups=WIDTH,
+        ).mT
+    ),
+    "means of pairs, repeated": lambda x: x.unflatten(1, (-1, 2)).mean(2).repeat_interleave(2, 1),
+}
+
+
+@pytest.mark.parametrize("way", HALVES)
+def test_tokens_that_are_as_many_again_were_mixed(way):
+    assert {"inner", "mix"} <= answered(inspected(Between(HALVES[way]), X))
