@@ -784,11 +784,13 @@ class Rules:
 
     def _make_features(self, done: Done) -> None:
         """Note single numbers to which a vector of weights is applied, as by a product."""
+        # Not those of a line: a few numbers beside a model's tokens are embedded that way, too.
         known = {id(one): made for one in done.given if (made := self._known.of(one)) is not None}
         for one in done.given:
             if id(one) not in known and one.ndim and one.shape[-1] > 1:
                 for made in known.values():
-                    self._projections.make_features(made, one)
+                    if not any(axis.source.is_line(axis) for axis in made.planes):
+                        self._projections.make_features(made, one)
 
     def _sum_fields(self, axis: InputAxis) -> None:
         """Take an axis for that of channels where what is added up was looked up field by field."""
