@@ -239,6 +239,9 @@ class Recording:
                     before[memory] = one.kept, old
                 now[memory] = old.clone()
                 there = one.value.within(now[memory])
+                sizes = zip(there.shape, there.stride(), strict=True)
+                if any(size > 1 and not step for size, step in sizes):
+                    raise UnreadableError("its code repeats numbers in one place of memory")
                 there.copy_(one.new(there.clone()))
 
         with torch.no_grad(), unheard():

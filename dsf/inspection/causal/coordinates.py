@@ -41,6 +41,7 @@ class Source:
         before: the axes that the positions were made from.
         kind: ``input``; ``ids`` for integers that are not an image, nor features that weights sum
             over, which have no channels; or what the new positions are.
+        coarser: by axis the new positions of which it is known what they were made of along it.
         tables: by axis the tables that single places along it alone were looked up in, or the
             weights that made features of single numbers along it, and these places.
         size: how many elements of an input each of its samples has.
@@ -59,6 +60,7 @@ class Source:
     is_embedded: bool = False
     tables: dict["InputAxis", dict[Hashable, set[int]]] = field(default_factory=dict)
     slots: dict[Hashable, "InputAxis"] = field(default_factory=dict)
+    coarser: dict["InputAxis", list["InputAxis"]] = field(default_factory=dict)
 
     def has_fields(self, axis: "InputAxis") -> bool:
         """Whether every place along an axis is looked up in a table of its own, as features are."""
@@ -77,11 +79,48 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class InputAxis:
-    """One axis of a source."""
+    """One axis of a source.
+
+    Attributes:
+        windows: of new positions, by axis the first and the last place along it that each is made
+            of, and all in between; empty where that is not known.
+    """
 
     source: Source
     number: int
     size: int
+    windows: dict["InputAxis", tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def index_in(self, cell: Mapping["InputAxis", int | Tensor]) -> int | Tensor | None:
+        """The place of a cell, or the positions that are made of any of its places, if known."""
+        if self in cell:
+            return cell[self]
+        found = None
+        for axis, (first, last) in self.windows.items():
+            if (index := axis.index_in(cell)) is None:
+                return None
+            places = torch.as_tensor(index).reshape(-1).to(first).sort().values
+            following = places[torch.searchsorted(places, first).clamp(max=len(places) - 1)]
+            inside = (first <= following) & (following <= last)
+            found = inside if found is None else found & inside
+        return None if found is None else found.nonzero().flatten()
+
+    def inside(self) -> set["InputAxis"]:
+        """The axes of places of which it is known what is made of them."""
+        return set(self.windows).union(*(axis.inside() for axis in self.windows))
+
+    def blocks(self) -> Tensor:
+        """By place a number that it shares with those of which the coarsest positions are made."""
+        every = torch.arange(self.size)
+        for made in self.source.coarser.get(self, ()):
+            if self not in made.windows:
+                continue
+            starts = made.windows[self][0].unique().to(every)
+            numbers = torch.searchsorted(starts, torch.arange(self.size), right=True)
+            if len(made.windows) == 1 and len(starts) == made.size:
+                numbers = made.blocks()[(numbers - 1).clamp(min=0)]
+            every = min(every, numbers, key=lambda one: len(one.unique()))
+        return every
 
 
 def is_place(axis: InputAxis) -> bool:
@@ -470,6 +509,21 @@ def _both(one: _Layout, other: _Layout) -> tuple[int, int, int]:
     """The bytes of a unit of two layouts, and the first and last byte that they lie in."""
     starts, ends = zip(one.bounds, other.bounds, strict=True)
     return min(one.size, other.size), min(starts), max(ends)
+
+
+def windows_along(plane: Tensor, dim: int) -> tuple[Tensor, Tensor] | None:
+    """The first and the last index in every place along an axis, over all others."""
+    short = small(plane)
+    return windows_of(short.movedim(dim, 0).flatten(1))
+
+
+def windows_of(lines: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The first and the last index in every row; None if a row leaves some between them out."""
+    known = lines >= 0
+    first, last = lines.where(known, torch.inf).amin(1), lines.amax(1)
+    ordered = lines.where(known, first[:, None]).sort(1).values
+    is_whole = bool(known.any(1).all()) and bool((ordered.diff(dim=1) <= 1).all())
+    return (first, last) if is_whole and bool((lines != MANY).all()) else None
 
 
 def compact(plane: Tensor) -> Tensor:

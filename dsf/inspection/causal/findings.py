@@ -237,7 +237,8 @@ def judged(
             inside,
             found=found,
             is_open=is_open[invocation],
-            makes_slots=not is_read and any(one.meeting.way in _OF_SLOTS for one in mine),
+            makes_slots=any(one.meeting.way in _OF_SLOTS for one in mine)
+            and not any(map(_reads_slots, invocation.calls)),
         )
         results[invocation], in_place = _with_sorting(ask, others, own)
         results |= {one: replace(results[one], mixes=False, note=SORTED) for one in in_place}
@@ -642,10 +643,15 @@ def _relevant(
     given = [seen for call in calls for seen in call.seen.values() if seen is not None]
     read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
-    # Of as many tokens again nothing says what they were made of, unless those come back beside.
+    # Where tokens are as many again and do not come back beside, or groups are read beside them, to
+    # make groups was to mix them.
     again = remade & _made_again([*given, *put_out])
     again -= {one.meeting.axis for one in mixings if one.meeting.way is Way.RETURNS}
     slots = _slots_of(calls)
+    for axis in remade:
+        for made in axis.source.coarser.get(axis, ()):
+            if axis in again or made.source in slots:
+                made.windows.clear()
     entries: dict[Source, nn.Module] = {}
     for one in mixings:
         if one.meeting.way is Way.NEIGHBOURS and one.meeting.axis in front:

@@ -506,11 +506,14 @@ def _squares(cell: Cell, given: Coordinates, is_second: int) -> list[dict[InputA
     # Whatever moves from sample to sample, or within one alone, is between two colours as well.
     rng = torch.Generator().manual_seed(SEED + 1)
     there, halves = _places(given, list(cell)), []
-    for line in there:
+    for axis, line in zip(cell, there, strict=True):
         present = line.unique()
-        order = present[torch.randperm(len(present), generator=rng).to(present.device)]
-        half = (len(order) + 1) // 2
-        halves.append((order[:half], order[half:]))
+        blocks = axis.blocks().to(present.device)[present.long()]
+        _, which = blocks.unique(return_inverse=True)
+        count = int(which.max()) + 1
+        order = torch.randperm(count, generator=rng).to(present.device)
+        is_first = torch.isin(which, order[: (count + 1) // 2])
+        halves.append((present[is_first], present[~is_first]))
     colours = (sides for sides in product((0, 1), repeat=len(cell)) if sum(sides) % 2 == is_second)
     found = [
         dict(zip(cell, (pair[side] for pair, side in zip(halves, sides, strict=True)), strict=True))
@@ -550,13 +553,24 @@ def _digits(
     ]
 
 
+def in_axes(cell: Cell, made: Coordinates) -> Cell | None:
+    """A cell in the axes of a tensor, also in positions made of its places; None if it has none."""
+    found, left = dict[InputAxis, int | Tensor](), set(cell)
+    for axis in made.positions:
+        if (index := axis.index_in(cell)) is not None:
+            found[axis] = index
+            left -= {axis, *axis.inside()}
+    return None if left else found
+
+
 def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
     """Which elements of a tensor belong to a replaced token; None if it has none."""
     if made is None:
         return None
     found = None
-    for cell in cells:
-        if not all(axis in made.planes for axis in cell):
+    for each in cells:
+        cell = in_axes(each, made)
+        if cell is None:
             continue
         inside = torch.ones((), dtype=torch.bool)
         for axis, index in cell.items():
@@ -589,7 +603,7 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
         for axis in cell if is_single else ():
             is_single = is_single & (small(made.planes[axis]) >= 0)
         for axis in made.positions:
-            if not all_before(axis).isdisjoint(cell):
+            if not all_before(axis).isdisjoint(cell) and axis.index_in(cell) is None:
                 found = found | ((small(made.planes[axis]) >= 0) & ~is_single)
     return found
 
@@ -773,7 +787,7 @@ SINGLE = 4
 
 
 def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
-    return any(all(axis in given.planes for axis in cell) for cell in cells)
+    return any(in_axes(cell, given) is not None for cell in cells)
 
 
 FEW = 64

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ from dsf.inspection.causal.coordinates import (
     set_in_place,
     small,
     varies,
+    windows_along,
+    windows_of,
 )
 from dsf.inspection.recording import written_places
 
@@ -407,10 +410,15 @@ def summed(
     if still and any(map(is_place, pooled)):
         planes = {axis: plane for axis, plane in planes.items() if axis not in pooled}
         device = given.planes[pooled[0]].device
-        places = [kept.index(k) for k in still]
+        pools = [axis for axis in pooled if is_place(axis)]
         words = "a sum makes new tokens of groups"
-        meetings += [Meeting(axis, Way.REMAKES, words) for axis in filter(is_place, pooled)]
-        planes |= new_positions(pooled, places, shape, "groups of tokens", device)
+        meetings += [Meeting(axis, Way.REMAKES, words) for axis in pools]
+        windows: dict[int, Windows] = {kept.index(k): {} for k in still}
+        if len(still) == 1:
+            of_each = {axis: windows_along(given.planes[axis], still[0]) for axis in pools}
+            known = {axis: one for axis, one in of_each.items() if one is not None}
+            windows[kept.index(still[0])] = known if len(known) == len(pools) else {}
+        planes |= new_positions(pooled, windows, shape, "groups of tokens", device)
     return Coordinates(shape, planes, made.columns), tuple(meetings)
 
 
@@ -430,12 +438,29 @@ def _around_each(plane: Tensor, axis: InputAxis, dims: Sequence[int]) -> Tensor 
     return own if bool(is_there.all()) else None
 
 
+Windows = dict[InputAxis, tuple[Tensor, Tensor]]
+
+
 def new_positions(
-    before: Sequence[InputAxis], dims: Sequence[int], shape: Size, name: str, device: torch.device
+    before: Sequence[InputAxis],
+    dims: Mapping[int, Windows],
+    shape: Size,
+    name: str,
+    device: torch.device,
 ) -> Planes:
+    """Positions along some axes, each with what is known of the places they are made of."""
     source = Source(name, before=frozenset(before), kind="made")
-    dims = sorted(set(dims))
-    return {InputAxis(source, dim, shape[dim]): counted(shape, dim, device) for dim in dims}
+    return {
+        new_axis(source, dim, shape[dim], windows): counted(shape, dim, device)
+        for dim, windows in sorted(dims.items())
+    }
+
+
+def new_axis(source: Source, number: int, size: int, windows: Windows) -> InputAxis:
+    made = InputAxis(source, number, size, windows)
+    for axis in windows:
+        axis.source.coarser.setdefault(axis, []).append(made)
+    return made
 
 
 # --- products summed over an axis
@@ -560,10 +585,18 @@ def groups_of(given: Coordinates, shape: Size) -> Planes:
     pairs = torch.stack([both.flatten(), rows.flatten()], dim=1).unique(dim=0)
     if len(pairs) != len(both.unique()):
         return {}
-    first = token.amin(dim=1).unique(return_inverse=True)[1].float()
+    number = token.amin(dim=1).unique(return_inverse=True)[1]
     source = Source("a projection", before=frozenset(axes), kind="made")
-    axis = InputAxis(source, len(shape) - 2, int(first.max()) + 1)
-    return {axis: first.reshape(*shape[:-1], 1).expand(shape)}
+    size = int(number.max()) + 1
+    windows = {}
+    for axis in axes:
+        found = windows_of(places[axis].expand(given.shape).flatten(0, -2))
+        if found is not None:
+            first, last = (torch.zeros(size).to(each).index_copy(0, number, each) for each in found)
+            windows[axis] = first, last
+    windows = windows if len(windows) == len(axes) else {}
+    axis = new_axis(source, len(shape) - 2, size, windows)
+    return {axis: number.float().reshape(*shape[:-1], 1).expand(shape)}
 
 
 def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
@@ -617,6 +650,7 @@ class SlidingWindow:
     dilation: Sequence[int]
     is_transposed: bool = False
     groups: int = 0  # of channels; as many as these for a pool
+    is_known: bool = True  # or an output may be made of more than its sizes say
 
     def follow(
         self, given: Coordinates, shape: Size, are_channels: Callable[[InputAxis], bool]
@@ -665,8 +699,29 @@ class SlidingWindow:
                 meetings.append(Meeting(axis, Way.REMAKES, words))
         if remade:
             device = next(iter(given.planes.values())).device
-            planes |= new_positions([*remade], [*remade.values()], shape, self.name, device)
+            dims: dict[int, Windows] = {}
+            for axis, dim in remade.items():
+                windows = dims.setdefault(dim, {})
+                of_each = self._windows(given.planes[axis], dim, shape[dim])
+                windows |= {} if of_each is None else {axis: of_each}
+            planes |= new_positions([*remade], dims, shape, self.name, device)
         return Followed((Coordinates(shape, planes),), tuple(meetings))
+
+    def _windows(self, plane: Tensor, dim: int, count: int) -> tuple[Tensor, Tensor] | None:
+        """The first and the last token in the window of each output; None if it is not known."""
+        line = small(plane).flatten()
+        if not self.is_known or len(line) != plane.shape[dim]:
+            return None
+        k = dim - 2
+        taps = torch.arange(self.sizes[k], device=line.device) * self.dilation[k]
+        outputs = torch.arange(count, device=line.device)[:, None]
+        if self.is_transposed:
+            steps = outputs + self.padding[k] - taps
+            places = torch.where(steps % self.stride[k] == 0, steps // self.stride[k], -1)
+        else:
+            places = outputs * self.stride[k] - self.padding[k] + taps
+        inside = (places >= 0) & (places < len(line))
+        return windows_of(line[places.clamp(0, len(line) - 1)].where(inside, NONE))
 
     def _shifted(self, plane: Tensor, wide: Sequence[int], shape: Size) -> Tensor:
         """The plane of an output whose indices are those of the input plus that of its own tap."""
@@ -752,7 +807,8 @@ class Rules:
     def _by_rule(self, done: Done) -> Followed:
         made = _without_lost_keys(self._made(done))
         self._projections.meet(made.meetings)
-        return made
+        sent = sent_to_all(done.made_of, made.outputs[0]) if made.outputs else ()
+        return Followed(made.outputs, (*made.meetings, *sent))
 
     def _made(self, done: Done) -> Followed:
         rule = _RULES.get(done.name)
@@ -1030,7 +1086,8 @@ class Rules:
                 planes[axis] = plane
         for frames, axes in remade.items():
             device = given.planes[axes[0]].device
-            planes |= new_positions(axes, frames, shape, "a Fourier transform", device)
+            dims_of: dict[int, Windows] = {dim: {} for dim in frames}
+            planes |= new_positions(axes, dims_of, shape, "a Fourier transform", device)
         return Followed((Coordinates(shape, planes),), tuple(meetings))
 
     def _sorted(self, done: Done) -> Followed:
@@ -1171,12 +1228,44 @@ class Rules:
                 if isinstance(args[k], list | tuple) and args[k]:
                     options[k - 1] = args[k]
         sizes, stride, padding, dilation = ((list(one) * places)[:places] for one in options)
-        window = SlidingWindow(name, sizes, stride, padding, dilation, is_transposed=is_resized)
+        is_known = not is_resized and "adaptive" not in name
+        window = SlidingWindow(
+            name,
+            sizes,
+            stride,
+            padding,
+            dilation,
+            is_transposed=is_resized,
+            is_known=is_known,
+        )
         made = window.follow(first, shape, self._projections.are_channels)
         found = made.outputs[0]
         if is_single and found is not None:
             found = found.moved(lambda p: p[0], shape[1:])
         return done.returns(found, made.meetings)
+
+
+def sent_to_all(
+    parts: Sequence[Coordinates | None], made: Coordinates | None
+) -> tuple[Meeting, ...]:
+    """What is made of all tokens along an axis and gets as many places, each of no other token."""
+    if made is None:
+        return ()
+    pooled = [x for x in made.positions if bool((small(made.planes[x]) == MANY).all())]
+    sizes = [prod(x.size for x in pooled if x.source is axis.source) for axis in pooled]
+    before = [one.shape[::-1] for one in parts if one is not None]
+    found = []
+    for axis, whole in zip(pooled, sizes, strict=True):
+        new = (
+            -1 - dim
+            for dim, size in enumerate(made.shape[::-1])
+            if size > 1 and size in (axis.size, whole)
+            if all(dim >= len(one) or one[dim] == 1 for one in before)
+        )
+        if any(not any(varies(plane, dim) for plane in made.planes.values()) for dim in new):
+            words = "what is made of all tokens is sent to as many places"
+            found.append(Meeting(axis, Way.RETURNS, words))
+    return tuple(found)
 
 
 def _without_lost_keys(made: Followed) -> Followed:
