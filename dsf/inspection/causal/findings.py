@@ -497,6 +497,10 @@ def _judged(
                 rest = moved(invocation, held, draw=draw)
         if math.isnan(rest.elsewhere) and not rest.mixes:
             return replace(asked, note=NOT_FINITE, is_finite=False)
+        for slots in replay.slots_held(invocation, held) if is_open and not rest.mixes else ():
+            again = moved(invocation, held, slots=slots, of_model=True)
+            if again.mixes:
+                return replace(asked, mixes=True, elsewhere=max(again.elsewhere, again.spilled))
         if is_read and others and rest.spilled:
             # perhaps by another mixer, reported separately
             again = moved(invocation, Held(held.calls, others), draw=draw)
@@ -610,17 +614,18 @@ def _made_again(seen: Sequence[Coordinates]) -> set[InputAxis]:
     """The axes of which a tensor has at least as many new positions as there are along them."""
     found: set[InputAxis] = set()
     for one in dict.fromkeys(seen):
-        for source in {axis.source for axis in one.planes if axis.source.before}:
+        for source in {axis.source for axis in one.positions if axis.source.before}:
+            before = set(source.before).union(*map(all_before, source.before))
             own, others = list[Tensor](), list[Tensor]()
             for axis in one.positions:
                 line = small(compact(one.planes[axis]))
-                (own if axis.source is source else others).append(line)
-            if not own:
-                continue
+                if axis.source is source:
+                    own.append(line)
+                elif axis not in before:
+                    others.append(line)
             lines = torch.stack(torch.broadcast_tensors(*own, *others)).flatten(1)
             lines = lines[:, (lines[: len(own)] >= 0).all(dim=0)]
             places = lines.shape[1] / max(lines[len(own) :].unique(dim=1).shape[1], 1)
-            before = [each for axis in source.before for each in (axis, *all_before(axis))]
             for each in {axis.source for axis in before}:
                 axes = {axis for axis in before if axis.source is each and is_place(axis)}
                 found |= axes if places >= prod(axis.size for axis in axes) else set()
@@ -643,15 +648,16 @@ def _relevant(
     given = [seen for call in calls for seen in call.seen.values() if seen is not None]
     read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
-    # Where tokens are as many again and do not come back beside, or groups are read beside them, to
-    # make groups was to mix them.
+    # Where tokens are as many again, groups of them come back beside them, or are read there, to
+    # make groups was to mix them: in the first case nothing else says so.
+    returned = {one.meeting.axis for one in mixings if one.meeting.way is Way.RETURNS}
     again = remade & _made_again([*given, *put_out])
-    again -= {one.meeting.axis for one in mixings if one.meeting.way is Way.RETURNS}
     slots = _slots_of(calls)
     for axis in remade:
         for made in axis.source.coarser.get(axis, ()):
-            if axis in again or made.source in slots:
+            if axis in again | returned or made.source in slots:
                 made.windows.clear()
+    again -= returned
     entries: dict[Source, nn.Module] = {}
     for one in mixings:
         if one.meeting.way is Way.NEIGHBOURS and one.meeting.axis in front:

@@ -147,12 +147,15 @@ def moved(
     held: Held | None,
     *,
     draw: int = 0,
+    slots: Sequence[Cell] = (),
     of_tokens: bool = False,
     of_model: bool = False,
 ) -> Moved:
     """Repeat a forward pass with one token replaced.
 
     Args:
+        slots: cells of new positions that held mixers put out, see ``slots_held``, which are
+            replaced instead of tokens.
         of_tokens: leave out what belongs to no token, as beyond the end of a sequence, where
             something does.
         of_model: replace tokens of sequences alone, and leave out outputs without tokens.
@@ -163,11 +166,11 @@ def moved(
 
     def asked(one: Invocation, *, from_a_pass: bool = False) -> Moved:
         """The answer in one number type, relative to the run or to a pass with all tokens."""
-        cells = cells_drawn(one, draw, of_model=of_model)
+        cells = slots or cells_drawn(one, draw, of_model=of_model)
         plain = cache(partial(repetition, one, (), held, draw=draw))
 
         def compared(replaced: Sequence[Cell]) -> Moved:
-            how: dict[str, Any] = {"draw": draw}
+            how: dict[str, Any] = {"draw": draw, "of_slots": bool(slots)}
             how |= {"replacement": replacing(draw)} if draw < 0 else {}
             like = plain() if from_a_pass else None
             after = repetition(one, replaced, held, like=like, **how)
@@ -175,7 +178,7 @@ def moved(
                 like = plain()
                 after = repetition(one, replaced, held, like=like, **how)
             before = one.outputs if like is None else like.outputs
-            of = {"of_tokens": of_tokens, "of_model": of_model}
+            of = {"of_tokens": of_tokens, "of_model": of_model, "of_slots": bool(slots)}
             found = moved_between(one, replaced, before, after, **of)
             if after.is_lost and not found.mixes:
                 raise NotFollowedError("it is not known which tokens a mixer in it is given")
@@ -253,6 +256,7 @@ def moved_between(
     *,
     of_tokens: bool = False,
     of_model: bool = False,
+    of_slots: bool = False,
 ) -> Moved:
     # Of the first output that holds numbers, and of all others that hold tokens, the change at
     # other tokens than the replaced ones: the largest, relative to the scale of its entry, and all.
@@ -277,8 +281,9 @@ def moved_between(
             if of_model and made is not None:
                 kept, is_hidden = _with_groups(size != 0, made, cells)
                 has_hidden |= is_hidden
-            if not (is_first or bool(kept.any()) or (of_model and _has_tokens(made, cells))):
-                continue  # of all tokens together, such as a state
+            has_others = of_model and not of_slots and _has_tokens(made, cells)
+            if not (is_first or bool(kept.any()) or has_others):
+                continue  # of all tokens together, such as a state, or what slots are added to
             if of_tokens and made is not None:
                 kept = kept | _of_none(made).to(kept.device)
             exact = torch.promote_types(old.dtype, torch.float64)
@@ -702,12 +707,14 @@ def repetition(
     held: Held | None,
     *,
     draw: int = 0,
+    of_slots: bool = False,
     like: Repetition | None = None,
     replacement: Replacement | None = None,
 ) -> Repetition:
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
+        of_slots: whether the cells are of what held mixers put out, and none of its input.
         like: an earlier repetition that it is compared with, in the place of the run.
         replacement: what replaces them; by default ordinary numbers, and the numbers of other
             tokens where the module refuses these, such as ids in a tensor of floats.
@@ -733,12 +740,13 @@ def repetition(
 
     leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
-    if cells and not replaced:
+    if cells and not (replaced or of_slots):
         raise UnclearError("none of its tokens could be replaced")
     found = Repetition(like)
     try:
         with invocation.as_it_began(), ExitStack() as stack:
-            stack.enter_context(_holding(invocation, cells, held, rng, found))
+            slots = rng if of_slots else None
+            stack.enter_context(_holding(invocation, cells, held, rng, found, slots))
             has_drawn = stack.enter_context(same_numbers(invocation.module))
             for device, dtype in invocation.autocast:
                 stack.enter_context(torch.autocast(device, dtype))
@@ -751,7 +759,7 @@ def repetition(
         if cells and replacement is None and not invocation.refuses:
             invocation.refuses = True
             with suppress(UnclearError):
-                return repetition(invocation, cells, held, draw=draw, like=like)
+                return repetition(invocation, cells, held, draw=draw, of_slots=of_slots, like=like)
             invocation.refuses = False
         raise UnclearError(f"it cannot be repeated ({in_words(error)})") from error
     given, put_out = containers.tensors_in((args, kwargs)), containers.tensors_in(output)
@@ -848,6 +856,7 @@ def _holding(
     held: Held | None,
     rng: torch.Generator,
     found: Repetition,
+    slots: torch.Generator | None,
 ) -> Iterator[None]:
     if held is None:
         yield
@@ -912,7 +921,7 @@ def _holding(
     with ExitStack() as stack:
         stack.enter_context(recording_softmax(where, calls))
         stack.enter_context(recording_attention(module, where, calls))
-        _hook(stack, invocation, cells, held, found, idle)
+        _hook(stack, invocation, cells, held, found, idle, slots)
         yield
 
 
@@ -923,13 +932,14 @@ def _hook(
     held: Held,
     found: Repetition,
     idle: Collection[nn.Module],
+    slots: torch.Generator | None,
 ) -> None:
     """Have modules put out what they did, and what others move in them or in their output noted."""
     attentions = {call.module for call in held.calls if call.through is not Through.MODULE}
     inner = {one.module for one in held.invocations}
     for child, several in outputs_held(held, invocation).items():
         compare = _comparing([one for *_, one in several], cells, found)
-        stack.callback(child.register_forward_hook(_keeping(several, cells)).remove)
+        stack.callback(child.register_forward_hook(_keeping(several, cells, slots)).remove)
         stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
         if child in idle and child not in inner and attentions.isdisjoint(child.modules()):
             forward = _not_run(child.forward, several)
@@ -1005,6 +1015,34 @@ Only as many of the tensors are held as it is said of which tokens they are, if 
 """
 STATES = ((nn.LSTM, 3), (nn.RNNBase, 2), (nn.LSTMCell, 2))
 """How many of the tensors that a recurrence of torch returns its map explains: its states, too."""
+
+
+def slots_held(invocation: Invocation, held: Held) -> list[list[Cell]]:
+    """Draws of new positions that held mixers in a pass put out, of which no token is replaced.
+
+    Of any two that one mixer made, some draw replaces one without the other.
+    """
+    known = {axis for one in invocation.given if one is not None for axis in one.planes}
+    made = [
+        one
+        for runs in outputs_held(held, invocation).values()
+        for _, many, _ in runs
+        for one in many
+    ]
+    made += [call.seen.get("output") for call in held.calls]
+    places = {
+        axis: torch.arange(axis.size)
+        for one in made
+        for axis in (() if one is None else one.positions)
+        if axis.source.before and not (axis in known or axis.windows)
+    }
+
+    def half(digit: int, side: int) -> list[Cell]:
+        halves = {axis: line[(line >> digit) & 1 == side] for axis, line in places.items()}
+        return [{axis: line} for axis, line in halves.items() if len(line)]
+
+    digits = max(((axis.size - 1).bit_length() for axis in places), default=0)
+    return [half(digit, side) for digit in range(digits) for side in (0, 1)]
 
 
 def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, list[HeldOutput]]:
@@ -1088,7 +1126,14 @@ def _leaves_nothing(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] in LIBRARIES and not any(hooks)
 
 
-def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[..., Any]:
+def _keeping(
+    several: Sequence[HeldOutput], cells: Sequence[Cell], slots: torch.Generator | None
+) -> Callable[..., Any]:
+    """A hook by which passes put out what they did, but for replaced tokens.
+
+    Args:
+        slots: draws what replaces cells that are not of their input.
+    """
     waiting = iter(several)
 
     def hook(_module: nn.Module, _given: Any, output: Any) -> Any:
@@ -1104,7 +1149,10 @@ def _keeping(several: Sequence[HeldOutput], cells: Sequence[Cell]) -> Callable[.
                 return part
             inside = own(made, cells)
             new = part.detach().clone()  # in its strides, since other code may view it
-            return new.copy_(old if inside is None else torch.where(inside, part, old))
+            new.copy_(old if inside is None else torch.where(inside, part, old))
+            if slots is not None and inside is not None and containers.are_numbers(new):
+                new[inside] = ordinary(new, inside, slots)
+            return new
 
         with torch._C.DisableTorchFunction():  # no function of the module itself
             return containers.with_each(output, kept)
