@@ -105,23 +105,6 @@ class InputAxis:
             found = inside if found is None else found & inside
         return None if found is None else found.nonzero().flatten()
 
-    def inside(self) -> set["InputAxis"]:
-        """The axes of places of which it is known what is made of them."""
-        return set(self.windows).union(*(axis.inside() for axis in self.windows))
-
-    def blocks(self) -> Tensor:
-        """By place a number that it shares with those of which the coarsest positions are made."""
-        every = torch.arange(self.size)
-        for made in self.source.coarser.get(self, ()):
-            if self not in made.windows:
-                continue
-            starts = made.windows[self][0].unique().to(every)
-            numbers = torch.searchsorted(starts, torch.arange(self.size), right=True)
-            if len(made.windows) == 1 and len(starts) == made.size:
-                numbers = made.blocks()[(numbers - 1).clamp(min=0)]
-            every = min(every, numbers, key=lambda one: len(one.unique()))
-        return every
-
 
 def is_place(axis: InputAxis) -> bool:
     """Whether an axis counts places, such as tokens and samples, and not channels."""

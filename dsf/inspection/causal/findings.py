@@ -34,7 +34,7 @@ from dsf.inspection.causal.replay import (
     moved,
 )
 from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
-from dsf.inspection.causal.rules import Way
+from dsf.inspection.causal.rules import Meeting, Way
 from dsf.inspection.causal.tracker import Kept, TokenMixing, Tracker
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.results.table import Table
@@ -237,8 +237,7 @@ def judged(
             inside,
             found=found,
             is_open=is_open[invocation],
-            makes_slots=any(one.meeting.way in _OF_SLOTS for one in mine)
-            and not any(map(_reads_slots, invocation.calls)),
+            met=[one.meeting for one in mine],
         )
         results[invocation], in_place = _with_sorting(ask, others, own)
         results |= {one: replace(results[one], mixes=False, note=SORTED) for one in in_place}
@@ -471,7 +470,7 @@ def _judged(
     found: Findings,
     *,
     is_open: bool,
-    makes_slots: bool = False,
+    met: Sequence[Meeting] = (),
 ) -> ModuleFinding:
     """A forward pass that is repeated with other tokens, to see which others move.
 
@@ -481,20 +480,24 @@ def _judged(
         others: other passes in it in which tokens met, which keep their output if need be.
         found: receives what each of several attentions moves.
         is_open: whether more is asked where a single token moves no other.
-        makes_slots: whether weights of its own sum over tokens, which meet in what other mixers
-            in it are given, though these keep what they return.
+        met: what met in it. Weights of its own may sum over tokens, which then meet in what other
+            mixers in it are given, though these keep what they return.
     """
     held = Held(inside, () if asked.is_read else others)
+    makes_slots = any(one.way in _OF_SLOTS for one in met)
+    makes_slots &= not any(map(_reads_slots, invocation.calls))
+    # Positions that are made of others, as patches of pixels, are replaced with these.
+    ask = partial(moved, invocation, with_made=any(one.axis.windows for one in met))
     asked = replace(asked, runs=((invocation, held),))
     is_read, share, draw = asked.is_read, 1.0, 0
     try:
-        rest = moved(invocation, held)
+        rest = ask(held)
         in_slots = rest.in_slots if makes_slots else 0.0
         draws = replay.draws(invocation) if is_open and not in_slots else []
         while draws and not rest.mixes:  # one token may decide nothing, or be sent nowhere
             draw = draws.pop(0)
             with suppress(UnclearError) if draw < 0 else nullcontext():  # refused for their size
-                rest = moved(invocation, held, draw=draw)
+                rest = ask(held, draw=draw)
         if math.isnan(rest.elsewhere) and not rest.mixes:
             return replace(asked, note=NOT_FINITE, is_finite=False)
         for slots in replay.slots_held(invocation, held) if is_open and not rest.mixes else ():
@@ -503,10 +506,10 @@ def _judged(
                 return replace(asked, mixes=True, elsewhere=max(again.elsewhere, again.spilled))
         if is_read and others and rest.spilled:
             # perhaps by another mixer, reported separately
-            again = moved(invocation, Held(held.calls, others), draw=draw)
+            again = ask(Held(held.calls, others), draw=draw)
             rest = replace(rest, spilled=again.spilled)
         if rest.mixes and is_read:
-            every = moved(invocation, None, draw=draw)
+            every = ask(None, draw=draw)
             share = min(replay.share_of(every, rest), 1 - rest.spilled)
             share = share if draw >= 0 else math.nan  # of much larger tokens it says nothing
         parts = list(filter(_is_attention, invocation.calls))

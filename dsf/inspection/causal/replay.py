@@ -148,6 +148,7 @@ def moved(
     *,
     draw: int = 0,
     slots: Sequence[Cell] = (),
+    with_made: bool = False,
     of_tokens: bool = False,
     of_model: bool = False,
 ) -> Moved:
@@ -156,6 +157,7 @@ def moved(
     Args:
         slots: cells of new positions that held mixers put out, see ``slots_held``, which are
             replaced instead of tokens.
+        with_made: whether new positions that are made of replaced tokens count as these.
         of_tokens: leave out what belongs to no token, as beyond the end of a sequence, where
             something does.
         of_model: replace tokens of sequences alone, and leave out outputs without tokens.
@@ -167,6 +169,7 @@ def moved(
     def asked(one: Invocation, *, from_a_pass: bool = False) -> Moved:
         """The answer in one number type, relative to the run or to a pass with all tokens."""
         cells = slots or cells_drawn(one, draw, of_model=of_model)
+        cells = [*cells, *made_of(cells)] if with_made else cells
         plain = cache(partial(repetition, one, (), held, draw=draw))
 
         def compared(replaced: Sequence[Cell]) -> Moved:
@@ -511,14 +514,11 @@ def _squares(cell: Cell, given: Coordinates, is_second: int) -> list[dict[InputA
     # Whatever moves from sample to sample, or within one alone, is between two colours as well.
     rng = torch.Generator().manual_seed(SEED + 1)
     there, halves = _places(given, list(cell)), []
-    for axis, line in zip(cell, there, strict=True):
+    for line in there:
         present = line.unique()
-        blocks = axis.blocks().to(present.device)[present.long()]
-        _, which = blocks.unique(return_inverse=True)
-        count = int(which.max()) + 1
-        order = torch.randperm(count, generator=rng).to(present.device)
-        is_first = torch.isin(which, order[: (count + 1) // 2])
-        halves.append((present[is_first], present[~is_first]))
+        order = present[torch.randperm(len(present), generator=rng).to(present.device)]
+        half = (len(order) + 1) // 2
+        halves.append((order[:half], order[half:]))
     colours = (sides for sides in product((0, 1), repeat=len(cell)) if sum(sides) % 2 == is_second)
     found = [
         dict(zip(cell, (pair[side] for pair, side in zip(halves, sides, strict=True)), strict=True))
@@ -558,14 +558,22 @@ def _digits(
     ]
 
 
-def in_axes(cell: Cell, made: Coordinates) -> Cell | None:
-    """A cell in the axes of a tensor, also in positions made of its places; None if it has none."""
-    found, left = dict[InputAxis, int | Tensor](), set(cell)
-    for axis in made.positions:
-        if (index := axis.index_in(cell)) is not None:
-            found[axis] = index
-            left -= {axis, *axis.inside()}
-    return None if left else found
+def made_of(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of new positions that are made of those of cells, where it is known which are."""
+    found, waiting = list[Cell](), list(cells)
+    while waiting:
+        cell = waiting.pop()
+        sources: dict[Source, dict[InputAxis, int | Tensor]] = {}
+        for axis in cell:
+            for made in axis.source.coarser.get(axis, ()):
+                if (index := made.index_in(cell)) is not None:
+                    sources.setdefault(made.source, {})[made] = index
+        for several in sources.values():
+            inside = set[InputAxis]().union(*(axis.windows for axis in several))
+            new = {axis: index for axis, index in cell.items() if axis not in inside} | several
+            found.append(new)
+            waiting.append(new)
+    return found
 
 
 def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
@@ -573,9 +581,8 @@ def own(made: Coordinates | None, cells: Sequence[Cell]) -> Tensor | None:
     if made is None:
         return None
     found = None
-    for each in cells:
-        cell = in_axes(each, made)
-        if cell is None:
+    for cell in cells:
+        if not all(axis in made.planes for axis in cell):
             continue
         inside = torch.ones((), dtype=torch.bool)
         for axis, index in cell.items():
@@ -603,12 +610,13 @@ def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
     To broadcast, so that little is sent to a device.
     """
     found = torch.zeros((), dtype=torch.bool)
+    known = {axis for cell in cells for axis in cell}
     for cell in cells:
         is_single = torch.tensor(all(axis in made.planes for axis in cell))
         for axis in cell if is_single else ():
             is_single = is_single & (small(made.planes[axis]) >= 0)
         for axis in made.positions:
-            if not all_before(axis).isdisjoint(cell) and axis.index_in(cell) is None:
+            if not all_before(axis).isdisjoint(cell) and axis not in known:
                 found = found | ((small(made.planes[axis]) >= 0) & ~is_single)
     return found
 
@@ -795,7 +803,7 @@ SINGLE = 4
 
 
 def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
-    return any(in_axes(cell, given) is not None for cell in cells)
+    return any(all(axis in given.planes for axis in cell) for cell in cells)
 
 
 FEW = 64

@@ -95,10 +95,8 @@ class Layout:
     def own(self, cells: Sequence[Mapping[InputAxis, int | Tensor]]) -> Tensor:
         """Which tokens of which samples, ``sample time``, belong to one of some cells."""
         found = torch.zeros(self.sizes[:2], dtype=torch.bool)
-        for each in cells:
-            axes = (*self.sample_axes, *self.token_axes)
-            cell = {axis: x for axis in axes if (x := axis.index_in(each)) is not None}
-            if cell.keys().isdisjoint(self.token_axes):
+        for cell in cells:
+            if not any(axis in cell for axis in self.token_axes):
                 continue
             rows = _are_in(self.samples, self.sample_axes, cell)
             found |= rows[:, None] & _are_in(self.tokens, self.token_axes, cell)
