@@ -169,10 +169,10 @@ def moved(
     def asked(one: Invocation, *, from_a_pass: bool = False) -> Moved:
         """The answer in one number type, relative to the run or to a pass with all tokens."""
         cells = slots or cells_drawn(one, draw, of_model=of_model)
-        cells = [*cells, *made_of(cells)] if with_made else cells
         plain = cache(partial(repetition, one, (), held, draw=draw))
 
-        def compared(replaced: Sequence[Cell]) -> Moved:
+        def compared(chosen: Sequence[Cell]) -> Moved:
+            replaced = [*chosen, *made_of(chosen)] if with_made else chosen
             how: dict[str, Any] = {"draw": draw, "of_slots": bool(slots)}
             how |= {"replacement": replacing(draw)} if draw < 0 else {}
             like = plain() if from_a_pass else None
@@ -561,6 +561,7 @@ def _digits(
 def made_of(cells: Sequence[Cell]) -> list[Cell]:
     """The cells of new positions that are made of those of cells, where it is known which are."""
     found, waiting = list[Cell](), list(cells)
+    seen: set[frozenset[InputAxis]] = set()
     while waiting:
         cell = waiting.pop()
         sources: dict[Source, dict[InputAxis, int | Tensor]] = {}
@@ -571,8 +572,10 @@ def made_of(cells: Sequence[Cell]) -> list[Cell]:
         for several in sources.values():
             inside = set[InputAxis]().union(*(axis.windows for axis in several))
             new = {axis: index for axis, index in cell.items() if axis not in inside} | several
-            found.append(new)
-            waiting.append(new)
+            if frozenset(new) not in seen:  # by several ways
+                seen.add(frozenset(new))
+                found.append(new)
+                waiting.append(new)
     return found
 
 

@@ -692,7 +692,7 @@ class SlidingWindow:
             else:
                 remade[axis] = places[0]
                 overlap = any(self.sizes[k - 2] > self.stride[k - 2] for k in places)
-                if self.is_transposed and not overlap:  # each is made of one
+                if not (overlap if self.is_transposed else wide):  # each is made of one
                     continue
                 kind = "overlapping" if overlap else "disjoint"
                 words = f"'{self.name}' makes new tokens of {kind} groups"
