@@ -277,8 +277,6 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
     rows, columns = driven.tokens()
     batch = layer.system.batch
     is_in_order = torch.equal(columns, torch.arange(len(columns)))
-    if driven.has_own_rows:  # perhaps between others of the model
-        is_in_order = bool((columns >= 0).all()) and bool((columns.diff() > 0).all())
     if not (driven.has_own_rows and is_in_order):
         layer = replace(layer, row_order=rows.expand(*batch, -1))
     if not is_in_order:

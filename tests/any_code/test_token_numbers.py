@@ -175,3 +175,70 @@ def test_rows_and_columns_that_are_learnt_have_no_tokens(is_library):
         expected = (learnt, read) if has_queries else (read, learnt)
         assert (numbers(layer.row_tokens), numbers(layer.column_tokens)) == expected
         assert layer.columns == ("token" if has_queries else "slot")
+
+
+KEPT = {
+    "from the second on": (slice(1, 4), [1, 2, 3]),
+    "every second one": (slice(None, None, 2), [0, 2, 4]),
+    "some, as an index": ([0, 1, 3, 5], [0, 1, 3, 5]),
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("mixer", [*LIBRARY, "own attention", "convolution"])
+def test_some_tokens_in_their_order_keep_their_numbers(mixer, kept):
+    class Some(nn.Module):
+        def __init__(self):
+            super().__init__()
+            others = {"own attention": Attention, "convolution": Filter}
+            self.embed, self.mixer = nn.Linear(WIDTH, WIDTH), (LIBRARY | others)[mixer]()
+
+        def forward(self, x):
+            return self.mixer(self.embed(x)[:, KEPT[kept][0]])
+
+    (layer,) = dsf.inspect(drawn(Some()), tokens(SAMPLES, TOKENS, WIDTH))
+    assert layer.is_exact
+    assert numbers(layer.row_tokens) == numbers(layer.column_tokens) == KEPT[kept][1]
+
+
+class Filter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, x):
+        return self.inner(x.mT).mT
+
+
+class Behind(nn.Module):
+    """A recurrence of torch on what came back from NumPy, in another order."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.inner = nn.GRUCell(WIDTH, WIDTH) if kind == "cell" else nn.LSTM(WIDTH, WIDTH)
+
+    def forward(self, x):
+        x = torch.from_numpy(x.numpy()[:, ::-1].copy()).transpose(0, 1)
+        if self.kind == "whole":
+            return self.inner(x)[0]
+        if self.kind == "steps":
+            state, found = None, []
+            for token in x.split(1):
+                output, state = self.inner(token, state)
+                found.append(output)
+            return torch.cat(found)
+        state, found = torch.zeros_like(x[0]), []
+        for token in x:
+            state = self.inner(token, state)
+            found.append(state)
+        return torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", ["whole", "steps", "cell"])
+def test_steps_of_unknown_tokens_have_no_numbers(kind):
+    found = dsf.inspect(drawn(Behind(kind)), tokens(SAMPLES, TOKENS, WIDTH))
+    assert found.unsupported
+    for layer in found:
+        assert layer.columns == "slot"
+        assert numbers(layer.row_tokens) == numbers(layer.column_tokens) == [-1] * TOKENS

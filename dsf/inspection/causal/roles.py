@@ -254,12 +254,13 @@ def tokens_along(given: Sequence[Coordinates], time: int | None) -> Tensor | Non
 
 
 def is_one_sequence(rows: Tensor | None, columns: Tensor | None) -> bool:
-    """Whether rows and columns are the same tokens in their order, between others of the model."""
+    """Whether rows and columns are all tokens in their order, between places of none."""
     if rows is None or columns is None or not torch.equal(rows, columns):
         return False
     if bool((rows < -1).any()) or bool((rows != rows[:1]).any()):
         return False
-    return bool((rows[0][rows[0] >= 0].diff() > 0).all())
+    tokens = rows[0][rows[0] >= 0]
+    return bool((tokens == torch.arange(len(tokens), device=tokens.device)).all())
 
 
 def _without_samples(axes: Collection[InputAxis]) -> Collection[InputAxis]:

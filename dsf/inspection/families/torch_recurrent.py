@@ -223,14 +223,19 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
     if any(map(_is_one_of_many, states)):
         call.besides = BEGINS
     given = [made for one in sequence for made in one.made_of.get("input", [])[:1]]
-    if len(given) != len(sequence) or any(made is None or not made.planes for made in given):
+    whole = call.arguments["input"]
+    if len(given) != len(sequence) or not isinstance(whole, Tensor):
         return call
-    lines = [(axis, p) for made in given if len(made.shape) > 1 for axis, p in made.planes.items()]
+    time = None if _is_cell(first.module) else time_axis(first.module, whole.ndim)
+    known = [made for made in given if made is not None and made.planes]
+    if len(known) < len(given):
+        call.tokens = torch.full((1, whole.shape[time or 0]), -1)
+        return call
+    lines = [(axis, p) for made in known if len(made.shape) > 1 for axis, p in made.planes.items()]
     if any(is_place(axis) and varies(plane, -1) for axis, plane in lines):
         call.refused = TURNED
         return call
-    time = None if _is_cell(first.module) else time_axis(first.module, len(given[0].shape))
-    call.tokens = tokens_along(given, time)
+    call.tokens = tokens_along(known, time)
     return call
 
 
