@@ -370,3 +370,34 @@ def test_a_fault_of_the_model_where_it_runs_again_is_listed(fault):
     found = dsf.inspect(drawn(Behind(once, "inside")), tokens(2, TOKENS, WIDTH), probe=())
     assert {one.name for one in found.unsupported} == {"attention"}
     assert "theirs" in found.unsupported[0].reason
+
+
+def by_solving(x):
+    matrix = torch.full((x.shape[1], x.shape[1]), 0.3, dtype=x.dtype).tril()
+    return torch.linalg.solve_triangular(matrix + torch.eye(len(matrix)).to(x), x, upper=False)
+
+
+def by_sampling(x):
+    places = torch.linspace(-0.7, 0.7, x.shape[1]).to(x)
+    grid = torch.stack([torch.zeros_like(places), places], dim=-1).expand(len(x), -1, -1)
+    return nn.functional.grid_sample(x.mT[..., None], grid[:, :, None], align_corners=True)[
+        ..., 0
+    ].mT
+
+
+@pytest.mark.parametrize("samples", [2, TOKENS])
+@pytest.mark.parametrize("mix", [by_solving, by_sampling])
+def test_an_unknown_operation_keeps_samples_apart(mix, samples):
+    class Unknown(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value, self.out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            return self.out(mix(self.value(x)))
+
+    (layer,) = dsf.inspect(drawn(Unknown()), tokens(samples, TOKENS, WIDTH))
+    expected = mix(torch.eye(TOKENS).double().expand(samples, -1, -1))
+    assert layer.is_exact
+    torch.testing.assert_close(layer.map()[:, 0], expected)
+    assert layer.row_tokens.unique().tolist() == [*range(TOKENS)]

@@ -31,7 +31,13 @@ from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
-from dsf.inspection.causal.coordinates import Coordinates, all_before, is_place, numbered
+from dsf.inspection.causal.coordinates import (
+    Coordinates,
+    all_before,
+    counts_samples,
+    is_place,
+    numbered,
+)
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing import driven
@@ -103,7 +109,9 @@ def _followed(
         recording = recorded(module, *given, functions=functions, known=tracker.of)
     meetings = [one.meeting for one in tracker.mixings if is_place(one.meeting.axis)]
     sure = frozenset(one.axis for one in meetings if one.is_known and not one.chooses)
-    met = sure or frozenset(one.axis for one in meetings)
+    maybe = frozenset(one.axis for one in meetings)
+    # What is not known is taken to keep samples apart, unless nothing else tells tokens apart.
+    met = sure or frozenset(axis for axis in maybe if not counts_samples(axis)) or maybe
     along = met | frozenset(before for axis in met for before in all_before(axis))
     names = [name for name, _ in known]
     choices = tuple(dict.fromkeys(one.how for one in meetings if one.is_known and one.chooses))
