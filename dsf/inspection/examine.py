@@ -567,9 +567,10 @@ def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:
             "in no operation did two of them meet."
         )
         if taken:
+            instead = dict.fromkeys(f"tokens={axis}" for axis in found.channels.values())
             seen += (
                 f" Projections sum over {', '.join(taken)}, so that channels are counted there; if "
-                "it is tokens, dsf.probe measures the map."
+                f"it is tokens, pass {' or '.join(instead)}."
             )
     else:
         asked = ", ".join(f"{one.name} ({one.result})" for one in found.modules)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dsf
-from dsf.inspection.errors import NothingCapturedError
+from dsf.inspection.errors import InspectionError, NothingCapturedError
 from tests.any_code import modules
 from tests.any_code.modules import SIZE, WIDTH, drawn, tokens
 
@@ -476,3 +476,94 @@ def test_a_look_at_the_next_token_keeps_the_numbers_of_the_tokens():
     places = torch.arange(WIDTH).expand(SIZE, SIZE, -1)
     torch.testing.assert_close(layer.row_tokens, places)
     torch.testing.assert_close(layer.column_tokens, places)
+
+
+class Series(nn.Module):
+    """One convolution for the series of all variables, then weights over time."""
+
+    def __init__(self, is_last, features=4):
+        super().__init__()
+        self.over, self.is_last = nn.Conv1d(1, features, 3, padding=1), is_last
+        self.head = nn.Linear(8 * features, 5)
+
+    def forward(self, x):
+        x = x if self.is_last else x.mT
+        made = self.over(x.flatten(0, 1).unsqueeze(1)).tanh().flatten(1)
+        made = self.head(made).unflatten(0, x.shape[:2])
+        return made if self.is_last else made.mT
+
+
+@pytest.mark.parametrize("variables", [3, 8])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_time_that_a_shared_convolution_runs_over_is_not_features(is_last, variables):
+    x = tokens(2, variables, 8) if is_last else tokens(2, 8, variables)
+    found = dsf.inspect(drawn(Series(is_last)), x)
+    assert [layer.name for layer in found] == ["over", "head"]
+    assert all(layer.column_tokens.unique().tolist() == [*range(8)] for layer in found)
+    assert all(layer.is_exact for layer in found)
+    assert found.unsupported == ()
+
+
+class Sounds(nn.Module):
+    """A convolution over frequencies and time, whose frequencies become features of time."""
+
+    def __init__(self, mixer, channels):
+        super().__init__()
+        self.over, self.embed = nn.Conv2d(channels, 4, 3, padding=1), nn.Linear(4 * 5, WIDTH)
+        self.mixer = mixer()
+
+    def forward(self, x):
+        x = self.over(x).tanh().permute(0, 3, 1, 2).flatten(2)
+        made = self.mixer(x if isinstance(self.mixer, nn.GRU) else self.embed(x))
+        return made[0] if isinstance(made, tuple) else made
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    "mixer",
+    [modules.Attention, modules.ByInterface, partial(nn.GRU, 20, WIDTH, batch_first=True)],
+)
+def test_frequencies_that_weights_sum_up_are_features_of_time(mixer, channels):
+    model, x = drawn(Sounds(mixer, channels)), tokens(2, channels, 5, 7)
+    found = dsf.inspect(model, x)
+    (layer,) = (one for one in found if one.name.startswith("mixer"))
+    assert layer.is_exact
+    assert layer.map().shape[-2:] == (7, 7)
+    assert layer.row_tokens.unique().tolist() == [*range(7)]
+    places = 5 * 7 if channels > 1 else 7
+    assert found["over"].map().shape[-2:] == (places, places)
+
+
+class Flat(nn.Module):
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.head = before, nn.Linear(30, 4)
+
+    def forward(self, x):
+        return self.head(self.before(x).flatten(1))
+
+
+@pytest.mark.parametrize("before", [nn.Identity(), nn.Tanh(), nn.Softplus()])
+def test_which_axis_holds_tokens_is_asked_where_weights_sum_over_both_at_once(before):
+    model, x = drawn(Flat(before)), tokens(2, 5, 6)
+    with pytest.raises(InspectionError, match="Pass tokens=1 or tokens=2"):
+        dsf.inspect(model, x)
+    assert dsf.inspect(model, x, tokens=1)["head"].map().shape[-1] == 5
+    assert dsf.inspect(model, x, tokens=2)["head"].map().shape[-1] == 6
+
+
+@pytest.mark.parametrize("count", [6, 8])
+def test_a_norm_over_groups_of_tokens_makes_no_features_of_them(count):
+    norm = nn.GroupNorm(2, count)
+    found = _told(drawn(nn.Sequential(nn.Linear(6, 6), norm, nn.Linear(6, 6))), tokens(2, count, 6))
+    assert found == {"1"}
+    with pytest.raises(InspectionError, match="Pass tokens=1 or tokens=2"):
+        dsf.inspect(drawn(nn.Sequential(norm, nn.Linear(6, 6))), tokens(2, count, 6))
+
+
+def _told(model, x):
+    try:
+        found = dsf.inspect(model, x)
+    except NothingCapturedError as error:
+        return {name for name in "012" if f" {name} (" in str(error)}
+    return {one.name for one in (*found, *found.unsupported)}

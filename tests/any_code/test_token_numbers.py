@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.errors import NothingCapturedError
 from tests.any_code.modules import SIZE, WIDTH, Attention, drawn, tokens
 
 TOKENS, FURTHER, SAMPLES = 6, 4, 2
@@ -242,3 +243,66 @@ def test_steps_of_unknown_tokens_have_no_numbers(kind):
     for layer in found:
         assert layer.columns == "slot"
         assert numbers(layer.row_tokens) == numbers(layer.column_tokens) == [-1] * TOKENS
+
+
+def beside(x, one, other):
+    """What a token and another one hold, as messages are made of."""
+    return torch.cat([x[:, one], x[:, other]], dim=-1)
+
+
+FIRST, SECOND = torch.cartesian_prod(torch.arange(TOKENS), torch.arange(TOKENS)).unbind(1)
+SOURCE, TARGET = torch.tensor([[0, 0, 1, 2, 3, 3, 5], [2, 4, 0, 1, 5, 1, 2]])
+
+
+class Messages(nn.Module):
+    """What weights make of two tokens each, and a sum over the first or the second of them."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.message = kind, nn.Linear(2 * WIDTH, WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        if self.kind == "edges":
+            made = self.message(beside(x, SOURCE, TARGET)).tanh()
+            return x + self.out(torch.zeros_like(x).index_add(1, TARGET, made))
+        if self.kind == "differences":
+            made = (self.out(x)[:, :, None] - x[:, None]).tanh()
+            return x + self.out(made.sum(2) + made.sum(1).roll(1, dims=1))
+        made = self.message(beside(x, FIRST, SECOND)).tanh().unflatten(1, (TOKENS, TOKENS))
+        return x + self.out(made.sum(1 if self.kind == "by the second" else 2))
+
+
+@pytest.mark.parametrize("kind", ["edges", "differences", "by the first", "by the second"])
+def test_pairs_of_tokens_have_the_number_of_neither(kind):
+    model = nn.Sequential(Messages(kind), Attention())
+    found = dsf.inspect(drawn(model), tokens(SAMPLES, TOKENS, WIDTH))
+    for layer in found:
+        rows, columns = layer.row_tokens.unique().tolist(), layer.column_tokens.unique().tolist()
+        assert rows in ([-1], WORDS)
+        assert columns == WORDS
+    assert "0" in {one.name.partition(".")[0] for one in (*found[:-1], *found.unsupported)}
+
+
+class ByValue(nn.Module):
+    """Tokens in an order of its own in every channel, and weights of their features."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.features = kind, nn.Linear(WIDTH, WIDTH)
+        self.weights = nn.Parameter(torch.empty(TOKENS, WIDTH))
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        x = self.features(x)
+        if self.kind == "weighed":
+            return self.out((x.sort(dim=1).values * self.weights).sum(1))
+        largest = x.topk(3, dim=1).values
+        return self.out(largest.mean(1) if self.kind == "mean of largest" else largest)
+
+
+@pytest.mark.parametrize("kind", ["weighed", "mean of largest", "largest"])
+def test_features_of_sorted_tokens_are_no_tokens(kind):
+    with pytest.raises(NothingCapturedError, match=r"ByValue.* mixes tokens") as told:
+        dsf.inspect(drawn(ByValue(kind)), tokens(SAMPLES, TOKENS, WIDTH))
+    assert "out (" not in str(told.value)

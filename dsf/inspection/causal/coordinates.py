@@ -289,6 +289,31 @@ def is_sent(planes: Planes, axis: InputAxis) -> bool:
     return lines.unique(dim=1).shape[1] > mine.shape[1]
 
 
+def pair_of(one: Planes, other: Planes, axis: InputAxis) -> tuple[Tensor, Tensor] | None:
+    """The planes of pairs of tokens, that which changes along an earlier dimension first."""
+    # Those are pairs of which each lies along a dimension where nothing of the other changes.
+    free = [
+        [
+            dim
+            for dim in range(mine[axis].ndim)
+            if varies(mine[axis], dim) and not any(varies(plane, dim) for plane in theirs.values())
+        ]
+        for mine, theirs in ((one, other), (other, one))
+    ]
+    if not all(free):
+        return None
+    return (one[axis], other[axis]) if free[0] < free[1] else (other[axis], one[axis])
+
+
+def are_each_once(planes: Planes, axis: InputAxis) -> bool:
+    """Whether no token along an axis has several places, each sample and other axis apart."""
+    others = [plane for each, plane in planes.items() if each is not axis and is_place(each)]
+    parts = [small(compact(plane)) for plane in (planes[axis], *others)]
+    lines = torch.stack(torch.broadcast_tensors(*parts)).flatten(1)
+    lines = lines[:, lines[0] >= 0]
+    return lines.unique(dim=1).shape[1] == lines.shape[1]
+
+
 IN_ORDER, EACH_ONCE = 2, 1
 """The rank of a plane whose indices never fall, and more where each is there once.
 

@@ -28,14 +28,18 @@ from dsf.inspection.causal.coordinates import (
     Remembered,
     Source,
     all_before,
+    are_each_once,
     compact,
     counted,
+    counts_samples,
     is_place,
     is_sent,
     merged,
+    pair_of,
     reduced,
     set_in_place,
     small,
+    token_numbers,
     varies,
     windows_along,
     windows_of,
@@ -312,18 +316,23 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
         for axis, plane in part.columns.items():
             spread = plane.expand(shape)
             columns[axis] = torch.maximum(columns[axis], spread) if axis in columns else spread
-    for part in parts:
+    for part in (one.expanded(shape) for one in parts):
+        before = {**planes}
         for axis, plane in part.planes.items():
             if axis not in planes:
-                planes[axis] = plane.expand(shape)
+                planes[axis] = plane
                 continue
             have_met = axis in met, axis in part.met
-            found = merged(planes[axis], plane.expand(shape), columns.get(axis), have_met)
+            found = merged(planes[axis], plane, columns.get(axis), have_met)
             if found.meet or found.spread or found.weighed:
                 way = Way.RETURNS if found.spread else Way.OTHER
                 way = Way.JOINS if found.meet else way
                 meetings[axis] = Meeting(axis, way, how)
             planes[axis] = found.plane.expand(shape)
+            if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
+                planes[axis], columns[axis] = pair
+            elif found.meet and not are_each_once(before | part.planes | planes, axis):
+                planes[axis] = torch.full((), MANY, device=plane.device).expand(shape)
             if found.is_of_one:
                 met.add(axis)
         met |= part.met
@@ -478,7 +487,7 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
     reads = right.planes if right is not None else {}
     planes: Planes = {}
     columns: Planes = {}
-    slots: dict[int, list[InputAxis]] = {}
+    slots: dict[int, Planes] = {}
     meetings: list[Meeting] = []
 
     def meet(axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
@@ -490,20 +499,15 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
             planes[axis] = kept
             meet(axis, Way.SUMS)
         elif reduced(lost, [-3 - dim])[1]:
-            planes[axis] = small(lost).amax(dim=dim, keepdim=True)
+            both = _side_by_side(axis, rows if dim == -1 else reads, dim)
+            planes[axis] = both.planes[axis]
+            columns.update({axis: line.expand(shape) for axis, line in both.columns.items()})
             meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
             planes[axis] = torch.full((), MANY, device=device)
-        elif are_beside(axis, lost, dim) or not are_channels(axis):
-            slots.setdefault(dim, []).append(axis)
+        elif has_many_and_one(lost, dim) or not are_channels(axis):
+            slots.setdefault(dim, {})[axis] = lost
             meet(axis, Way.FIXED)
-
-    def are_beside(axis: InputAxis, lost: Tensor, dim: int) -> bool:
-        """Whether features of several tokens lie side by side, as of one and of a state."""
-        own = axis.source.channels
-        planes = rows if dim == -1 else reads
-        is_further = own is not None and own is not axis and varies(planes.get(own), dim)
-        return has_many_and_one(lost, dim) or is_further
 
     def outer(axis: InputAxis, row: Tensor, read: Tensor) -> None:
         """An axis of both factors over which the product does not sum."""
@@ -547,10 +551,32 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         if axis not in met:
             meet(axis, Way.JOINS, "a product joins different tokens")
         del planes[axis]
-    for dim, axes in slots.items():
-        planes |= slots_of(axes, dim, shape, device)
+    for dim, lines in slots.items():
+        planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
     return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
+
+
+def _made_by_weights(
+    lines: Planes, dim: int, shape: Size, device: torch.device | None, kept: Iterable[InputAxis]
+) -> Planes:
+    """What weights make of tokens along some axes: new positions, or features of those kept."""
+    number = token_numbers(lines)
+    are_others = any(is_place(x) and not counts_samples(x) and x.size > 1 for x in kept)
+    if are_others and number is not None and _overlap(compact(number)):  # all features of a token
+        return {axis: torch.full((), MANY, device=device).expand(shape) for axis in lines}
+    return slots_of([*lines], dim, shape, device)
+
+
+def _side_by_side(axis: InputAxis, planes: Planes, dim: int) -> Coordinates:
+    """What a sum over features of several tokens is made of, as of a token and the one before."""
+    shape = planes[axis].narrow(dim, 0, 1).shape
+    others = {each: reduced(plane, [dim])[0].expand(shape) for each, plane in planes.items()}
+    lines = small(planes[axis]).movedim(dim, 0).unique(dim=0)
+    parts = [Coordinates(shape, others | {axis: x.unsqueeze(dim).expand(shape)}) for x in lines]
+    (made,) = together(parts, shape, "").outputs
+    assert made is not None  # noqa: S101
+    return made
 
 
 def _scored(queries: Coordinates | None, keys: Planes, dim: int) -> list[InputAxis]:
@@ -1096,6 +1122,11 @@ class Rules:
         values, places = done.outs
         dim = done.argument(2 if done.name == "topk" else 1, -1)
         made = done.first.moved(lambda p: p.gather(dim, places), values.shape)
+        lines = [plane for axis, plane in done.first.planes.items() if is_place(axis)]
+        features = [k for k in range(values.ndim) if not any(varies(x, k) for x in lines)]
+        for axis, plane in made.planes.items():
+            if any(varies(plane, k) for k in features):  # of which each has an order of its own
+                made.planes[axis] = torch.full((), MANY, device=plane.device).expand(values.shape)
         order, _ = summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
         meetings = [
             Meeting(axis, words=f"'{done.name}' orders tokens", chooses=True)

@@ -231,11 +231,11 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
     if len(known) < len(given):
         call.tokens = torch.full((1, whole.shape[time or 0]), -1)
         return call
-    lines = [(axis, p) for made in known if len(made.shape) > 1 for axis, p in made.planes.items()]
-    if any(is_place(axis) and varies(plane, -1) for axis, plane in lines):
-        call.refused = TURNED
-        return call
     call.tokens = tokens_along(known, time)
+    lines = [(axis, p) for made in known if len(made.shape) > 1 for axis, p in made.planes.items()]
+    are_tokens = call.tokens is not None and bool((call.tokens >= 0).any())
+    if not are_tokens and any(is_place(axis) and varies(p, -1) for axis, p in lines):
+        call.refused = TURNED
     return call
 
 

@@ -31,13 +31,8 @@ from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import dtype_of, in_double
 from dsf.inspection.capture.weights import double_copy
-from dsf.inspection.causal.coordinates import (
-    Coordinates,
-    all_before,
-    counts_samples,
-    is_place,
-    numbered,
-)
+from dsf.inspection.causal import coordinates
+from dsf.inspection.causal.coordinates import Coordinates, all_before, is_place, numbered
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing import driven
@@ -111,7 +106,7 @@ def _followed(
     sure = frozenset(one.axis for one in meetings if one.is_known and not one.chooses)
     maybe = frozenset(one.axis for one in meetings)
     # What is not known is taken to keep samples apart, unless nothing else tells tokens apart.
-    met = sure or frozenset(axis for axis in maybe if not counts_samples(axis)) or maybe
+    met = sure or frozenset(axis for axis in maybe if not coordinates.counts_samples(axis)) or maybe
     along = met | frozenset(before for axis in met for before in all_before(axis))
     names = [name for name, _ in known]
     choices = tuple(dict.fromkeys(one.how for one in meetings if one.is_known and one.chooses))
