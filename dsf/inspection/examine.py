@@ -119,7 +119,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
     possible = _outside(candidates(model, known), asked) if store is None else {}
     kept = [model.get_submodule(path) for path in (*possible, *asked)]
     passes: list[Invocation] = []
-    with isolated(model), REUSED_MEMORY if store is None else nullcontext():
+    with isolated(model) as changes, REUSED_MEMORY if store is None else nullcontext():
         named = without_loss(model, with_decoder_tokens(model, inputs, named))
 
         def recorded(tracker: Tracker | None) -> list[Call]:
@@ -131,6 +131,8 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         calls, tracker, unfollowed = _followed(
             recorded, (model, inputs, named), asks=asks, tokens=question.token_axis
         )
+        if tracker is not None:
+            tracker.where.history.in_place = changes()
         further = tried(passes, model, asked, possible, limits)
         if further.calls:  # of modules that are read as a whole instead of what ran in them
             outside = (call for call in calls if not further.covers(call.time))

@@ -73,6 +73,8 @@ class Invocation:
         is_spoiled: whether the module or a hook had written into them when they were copied, so
             that it cannot be repeated.
         history: what modules had in attributes and buffers when it began.
+        starts_anew: whether it is as it was where all that the run changed in place is as before;
+            None where that was not tried.
         refuses: whether it could only be repeated with numbers of other tokens in place of some.
     """
 
@@ -93,11 +95,13 @@ class Invocation:
     refuses: bool = False
     autocast: tuple[tuple[str, torch.dtype], ...] = ()
     history: History | None = None
+    starts_anew: bool | None = None
 
     def as_it_began(self) -> AbstractContextManager[None]:
         """Inside, its module is as it was when the forward pass began, where a run is over."""
-        history = self.history
-        return nullcontext() if history is None else history.set_back(self.module, self.began)
+        if self.history is None:
+            return nullcontext()
+        return self.history.set_back(self.module, self.began, anew=bool(self.starts_anew))
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
         self.ended = where.tick()

@@ -258,8 +258,10 @@ def slots_of(part: Any) -> list[str]:
     return [name for name in names if name not in ("__weakref__", "__dict__")]
 
 
-PLAIN: tuple[type, ...] = (str, bytes, int, float, type(None), type, torch.dtype, torch.device)
-PLAIN = (*PLAIN, FunctionType, MethodType, ModuleType, BuiltinFunctionType)
+NOTHING: tuple[type, ...] = (str, bytes, int, float, type(None), torch.dtype, torch.device)
+NOTHING = (*NOTHING, ModuleType, BuiltinFunctionType)
+"""What holds nothing of a model."""
+PLAIN = (*NOTHING, type, FunctionType, MethodType)
 """What is not a container of tensors, whatever it refers to."""
 
 

@@ -3,10 +3,11 @@
 import random
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from operator import is_not
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dsf.inspection.capture.containers import (
-    PLAIN,
+    NOTHING,
     memory_key,
     slots_of,
     tensors_in,
@@ -23,20 +24,25 @@ from dsf.inspection.capture.containers import (
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.errors import InspectionError
 
+Changes = list[tuple[Any, Any]]
+"""What was changed in place, each with what it held before."""
+
 
 @contextmanager
-def isolated(model: nn.Module) -> Iterator[None]:
+def isolated(model: nn.Module) -> Iterator[Callable[[], Changes]]:
     """Run the ``with`` block in evaluation mode, without gradients or compiled code.
 
     Afterwards the model is restored, whatever a pass wrote into attributes and what they hold, into
-    those of its classes, into buffers and into weights; an InspectionError says where that cannot
-    be undone. So are the random numbers of torch, NumPy and Python.
+    its classes, functions and hooks and what these keep, into buffers, weights and their gradients;
+    an InspectionError says where that cannot be undone. So are the random numbers of torch, NumPy
+    and Python, and the default number type. Yields what says what was changed until now.
     """
+    dtype = torch.get_default_dtype()
     with (
         _same_numbers_later(model),
         torch.inference_mode(False),
         torch.no_grad(),
-        _restored(model),
+        _restored(model) as changes,
         ExitStack() as compiled,
     ):
         flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
@@ -44,8 +50,9 @@ def isolated(model: nn.Module) -> Iterator[None]:
             compiled.enter_context(replaced(flex, FLEX_SWITCH, True))
         if "torch._dynamo" in sys.modules or any(map(_is_compiled, model.modules())):
             compiled.enter_context(torch.compiler.set_stance("force_eager"))
+        compiled.callback(torch.set_default_dtype, dtype)
         model.eval()
-        yield
+        yield changes
 
 
 @contextmanager
@@ -63,131 +70,201 @@ def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
 
 
 FLEX_SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
-MAX_HELD = 100_000
-"""Most containers in attributes of a model that are restored."""
+MOST = 200_000
+"""Most containers and objects in attributes of a model that are restored."""
 
 GENERATORS: tuple[type[Any], ...] = (torch.Generator, np.random.RandomState)
 CONTAINERS = (dict, list, set, deque, bytearray)
-LEFT = (*PLAIN, nn.Module)
-"""What holds nothing to restore, and modules, whose attributes are looked at by themselves."""
+GLOBALS = (*CONTAINERS, Tensor, np.ndarray, int, float, type(None))
+"""What a name of a Python module stands for where its functions may keep something."""
+OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}
+"""Packages whose classes and functions keep nothing for a model."""
+LINKS: Mapping[type, tuple[str, ...]] = {
+    FunctionType: ("__closure__",),
+    MethodType: ("__self__", "__func__"),
+    partial: ("func", "args", "keywords"),
+    **dict.fromkeys((staticmethod, classmethod), ("__func__",)),
+    property: ("fget",),
+}
+"""What functions hold."""
+OF_TORCH = vars(nn.Module()).keys()
+HOOKS = {name for name in OF_TORCH if name.endswith("hooks")}
 
 
 class _Contents:
-    """What a model, its classes and the containers and objects in their attributes hold."""
+    """What a model, its classes, functions, containers and objects in its attributes hold.
+
+    What its hooks hold is not restored: somebody may watch the run by them.
+    """
 
     def __init__(self, model: nn.Module):
         self.tensors: list[Tensor] = []
+        self._held: list[tuple[Any, Any]] = []
         self._undo: list[Callable[[], None]] = []
         self._seen: set[int] = set()
-        self._waiting: list[Any] = []
-        for module in model.modules():
-            if isinstance(module, torch.jit.ScriptModule):  # torch holds its attributes
-                self._waiting += vars(module).values()
-            else:
-                self._add(vars(module))
-        for cls in {cls for module in model.modules() for cls in _own_classes(type(module))}:
-            before = dict(vars(cls))
-            self._undo.append(partial(_reset, cls, before))
-            self._waiting += before.values()
-        while self._waiting and len(self._undo) < MAX_HELD:
-            self._add(self._waiting.pop())
+        self._of_modules: set[int] = set()
+        self._hooks: dict[int, list[Any]] = {}
+        self._add([*model.modules()])
+        self._restored = len(self._held)
+        self._add([hook for hooks in self._hooks.values() for hook in hooks])
 
-    def _add(self, part: Any) -> None:
-        if id(part) in self._seen or isinstance(part, LEFT):
-            return
-        self._seen.add(id(part))
-        if isinstance(part, Tensor):
+    def _add(self, waiting: list[Any]) -> None:
+        for part in waiting:  # which grows meanwhile
+            if id(part) not in self._seen and len(self._seen) < MOST:
+                self._seen.add(id(part))
+                inside = self._inside(part)
+                waiting += [] if id(part) in self._hooks else inside
+
+    def _inside(self, part: Any) -> list[Any]:
+        """What hangs on something that the model holds, whose contents are kept."""
+        is_tensor = isinstance(part, Tensor)
+        held = () if is_tensor else _look(part)
+        if isinstance(part, CONTAINERS) or len(held):
+            self._held.append((part, held))
+        if isinstance(held, np.ndarray):
+            return []
+        inside = [*part] if isinstance(part, tuple) else _entries(held)
+        inside += [getattr(part, name) for name in LINKS.get(type(part), ())]
+        own = getattr(part, "__dict__", None)
+        if isinstance(part, torch.jit.ScriptModule):  # torch holds its attributes
+            inside += vars(part).values()
+        elif isinstance(own, dict) and (own or is_tensor or _is_own(type(part))):
+            inside += own, type(part)
+        if isinstance(part, type):
+            inside += part.__mro__[1:]
+        elif isinstance(part, nn.Module):
+            self._of_modules |= {id(own), *(id(own[name]) for name in OF_TORCH & own.keys())}
+            self._hooks |= {id(own[name]): [*own[name].values()] for name in HOOKS & own.keys()}
+        elif is_tensor:
             self.tensors.append(part)
-        elif isinstance(part, CONTAINERS):
-            entries = _entries(part)
-            self._undo.append(partial(_refill, part, entries))
-            self._waiting += [one for one in entries if type(one) not in PLAIN]
-        elif isinstance(part, tuple):
-            self._waiting += part
-        elif type(part) is np.ndarray:
-            if part.flags.writeable:
-                self._undo.append(partial(np.copyto, part, part.copy()))
         elif isinstance(part, random.Random):
             self._undo.append(partial(part.setstate, part.getstate()))
         elif isinstance(part, np.random.Generator):
             bits = part.bit_generator
             self._undo.append(partial(setattr, bits, "state", bits.state))
-        elif isinstance(part, GENERATORS):
+        elif type(part) in GENERATORS:
             self._undo.append(partial(part.set_state, part.get_state()))
-        else:
-            self._add_object(part)
+        return [one for one in inside if not isinstance(one, NOTHING)]
 
-    def _add_object(self, part: Any) -> None:
-        if isinstance(own := getattr(part, "__dict__", None), dict):
-            self._waiting.append(own)
-        held = {name: getattr(part, name) for name in slots_of(part) if hasattr(part, name)}
-        if held:
-            self._undo.append(partial(_reset_slots, part, held))
-            self._waiting += held.values()
+    def changed(self) -> Changes:
+        """What holds something else now, with what it held; not that of modules themselves."""
+        pairs = (pair for pair in self._held if id(pair[0]) not in self._of_modules)
+        return [(part, before) for part, before in pairs if _differs(_look(part), before)]
 
     def restore(self) -> None:
         for undo in self._undo:
             undo()
+        for part, before in self._held[: self._restored]:
+            _put(part, before)
 
 
-def _own_classes(cls: type) -> list[type]:
-    """A class of a model and those that it inherits from, up to torch's."""
-    return [each for each in cls.__mro__ if not each.__module__.startswith(("torch.", "builtins"))]
-
-
-def _refill(part: Any, before: list[Any]) -> None:
-    now = _entries(part)
-    if len(now) == len(before) and not any(map(is_not, now, before)):
-        return
-    part.clear()
-    if isinstance(part, dict):
-        half = len(before) // 2
-        part.update(dict(zip(before[:half], before[half:], strict=True)))
-    else:
-        add = part.update if isinstance(part, set) else part.extend
-        add(before)
+def _is_own(part: Any) -> bool:
+    """Whether a class or function is one of a model, or of code that it calls."""
+    return part.__module__ is not None and part.__module__.partition(".")[0] not in OTHERS
 
 
 def _entries(part: Any) -> list[Any]:
     return [*part, *(part.values() if isinstance(part, dict) else ())]
 
 
-def _reset(cls: type, before: dict[str, Any]) -> None:
-    """Have the attributes of a class as they were, but for those that Python makes by itself."""
-    for name, value in {**vars(cls)}.items():
-        if name.startswith("__"):
-            continue
-        if name not in before:
-            delattr(cls, name)
-        elif value is not before[name]:
-            setattr(cls, name, before[name])
+def _differs(now: Any, before: Any) -> bool:
+    if isinstance(before, np.ndarray):
+        return not np.array_equal(now, before)
+    if isinstance(before, Tensor):
+        return not torch.equal(now, before)
+    entries = _entries(now), _entries(before)
+    return len(entries[0]) != len(entries[1]) or any(map(is_not, *entries))
 
 
-def _reset_slots(part: Any, before: dict[str, Any]) -> None:
-    for name, value in before.items():
-        if getattr(part, name, None) is not value:
-            object.__setattr__(part, name, value)
+def _look(part: Any) -> Any:
+    """What something holds that a pass may change in it."""
+    if isinstance(part, Tensor):
+        return part.detach().clone()
+    if isinstance(part, CONTAINERS):
+        return dict(zip(part, part.values(), strict=True)) if isinstance(part, dict) else [*part]
+    if type(part) is np.ndarray:
+        return part.copy() if part.flags.writeable else ()
+    if isinstance(part, type):
+        names = vars(part) if _is_own(part) else {}  # but for those that Python makes by itself
+        return {name: value for name, value in names.items() if not name.startswith("__")}
+    if isinstance(part, FunctionType):
+        known = part.__globals__ if _is_own(part) else {}
+        found = {name: known[name] for name in part.__code__.co_names if name in known}
+        return {
+            name: value
+            for name, value in found.items()
+            if isinstance(value, GLOBALS)
+            or (isinstance(value, type | FunctionType) and value.__module__ == part.__module__)
+        }
+    names = ["cell_contents"] if isinstance(part, CellType) else slots_of(part)
+    return {name: getattr(part, name) for name in names if hasattr(part, name)}
+
+
+def _put(part: Any, before: Any) -> None:
+    """Have something hold what it held, as ``_look`` saw it."""
+    now = _look(part)
+    if not _differs(now, before):
+        return
+    if isinstance(part, np.ndarray):
+        np.copyto(part, before)
+    elif isinstance(part, Tensor):
+        part.data.copy_(before)  # which does not count as written into
+    elif isinstance(part, CONTAINERS):
+        part.clear()
+        add = part.extend if isinstance(part, list | deque | bytearray) else part.update
+        add(before)
+    elif isinstance(part, FunctionType):
+        part.__globals__.update(before)
+    else:
+        change = partial(type.__setattr__ if isinstance(part, type) else object.__setattr__, part)
+        for name in now.keys() - before.keys():
+            delattr(part, name)
+        for name in before:
+            if now.get(name) is not before[name]:
+                change(name, before[name])
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def _restored(model: nn.Module) -> Iterator[Callable[[], Changes]]:
     scripted = [part for part in model.modules() if isinstance(part, torch.jit.ScriptModule)]
     modes = [part.training for part in scripted]
     contents = _Contents(model)
-    backup = _WeightBackup([*model.parameters(), *model.buffers(), *contents.tensors])
+    parts = dict.fromkeys((*model.parameters(), *model.buffers(), *contents.tensors))
+    backup = _WeightBackup([*parts])
+    leaves = [(part, part.requires_grad, part.grad) for part in parts if part.is_leaf]
+    for part, _, gradient in leaves:  # a pass may add to it
+        if gradient is not None:
+            part.grad = None
     try:
         with backup:
-            yield
+            yield lambda: [*contents.changed(), *backup.before.items()]
     finally:
         contents.restore()
         for part, training in zip(scripted, modes, strict=True):
             part.train(training)
         lost = backup.restore()
+        for part, is_trained, gradient in leaves:
+            if part.requires_grad is not is_trained:
+                part.requires_grad_(is_trained)
+            part.grad = gradient
     if lost:
         raise InspectionError(
             f"{type(model).__name__}: its forward pass wrote into {lost} of its weights or buffers "
             "past torch's functions, so that they could not be restored. Load the model again."
         )
+
+
+@contextmanager
+def undone(changes: Changes) -> Iterator[None]:
+    """Inside the ``with`` block, what was changed holds what it held before."""
+    now = [(part, _look(part)) for part, _ in changes]
+    for pair in changes:
+        _put(*pair)
+    try:
+        yield
+    finally:
+        for pair in now:
+            _put(*pair)
 
 
 class _WeightBackup(Functions):
@@ -200,32 +277,35 @@ class _WeightBackup(Functions):
         self._stored: dict[int, list[Tensor]] = {}
         for part in self._versions:
             self._stored.setdefault(memory_key(part), []).append(part)
-        self._before: dict[Tensor, Tensor] = {}
+        self.before: dict[Tensor, Tensor] = {}
 
     def hears(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _writes(getattr(func, "__name__", "")) or kwargs.get("inplace") or "out" in kwargs:
+        name = getattr(func, "__name__", "")
+        if _writes(name) or kwargs.get("inplace") or "out" in kwargs:
             first = args[0] if args else None
-            written = (first, kwargs.get("out"), kwargs.get("input"), kwargs.get("self"))
-            for part in tensors_in(written):
-                self._keep(part)
+            written: Any = (first, kwargs.get("out"), kwargs.get("input"), kwargs.get("self"))
+        else:
+            written = (args, kwargs) if name in _UNTOLD else ()
+        for part in tensors_in(written):
+            self._keep(part)
         return func(*args, **kwargs)
 
     def _keep(self, written: Tensor) -> None:
         with torch._C.DisableTorchFunction():
             is_one = written in self._versions
             for part in [written] if is_one else self._stored.get(memory_key(written), []):
-                if part not in self._before:
-                    self._before[part] = part.detach().clone()
+                if part not in self.before:
+                    self.before[part] = part.detach().clone()
 
     def restore(self) -> int:
         """Put back what was written over; how many parts were written into in another way."""
-        changed = [part for part, n in self._versions.items() if times_written(part) != n]
-        for part, (place, found) in self._places.items():
-            if _place(part) != place:  # it was given other memory, or another shape
-                part.data = found
-        for part, before in self._before.items():
+        moved = {part for part, (place, _) in self._places.items() if _place(part) != place}
+        changed = {part for part, n in self._versions.items() if times_written(part) != n}
+        for part in moved:  # it was given other memory, or another shape
+            part.data = self._places[part][1]
+        for part, before in self.before.items():
             part.copy_(before)
-        return sum(part not in self._before for part in changed)
+        return len(changed - moved - self.before.keys())
 
 
 def _place(part: Tensor) -> tuple[Any, ...]:
@@ -242,6 +322,8 @@ def _writes(name: str) -> bool:
     return name.endswith("_")
 
 
+_UNTOLD = {"batch_norm", "instance_norm", "numpy", "__array__", "__dlpack__", "untyped_storage"}
+"""Functions that write into statistics, or give memory away, whatever they are called."""
 NOT_IN_PLACE = {"__index__", "__int__", "__init__", "__invert__", "__iter__", "__instancecheck__"}
 
 

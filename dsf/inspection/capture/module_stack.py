@@ -29,6 +29,7 @@ from dsf.inspection.capture.containers import (
     tensors_in,
     times_written,
 )
+from dsf.inspection.capture.isolation import Changes, undone
 from dsf.inspection.capture.modes import unheard
 from dsf.inspection.capture.precision import in_float64
 from dsf.inspection.capture.weights import is_packed
@@ -135,10 +136,13 @@ class History:
     """What modules had in their plain attributes and buffers at any time of a run.
 
     Such as a cache, a counter of calls, or what a first call leaves there for the next ones.
+
+    Attributes:
+        in_place: what the run changed besides, in place, of which no time is known.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.is_over, self._lock = False, RLock()
+        self.is_over, self._lock, self.in_place = False, RLock(), Changes()
         self._now = {module: _kept_in(module) for module in modules}
         self._changes: list[tuple[int, nn.Module, str, Any]] = []  # with what was there before
 
@@ -166,14 +170,19 @@ class History:
         self.is_over = True
 
     @contextmanager
-    def set_back(self, module: nn.Module, time: int) -> Iterator[None]:
-        """Inside, a module and those in it have what they had at a time of the run that is over."""
+    def set_back(self, module: nn.Module, time: int, *, anew: bool = False) -> Iterator[None]:
+        """Inside, a module and those in it have what they had at a time of the run that is over.
+
+        Args:
+            anew: whether all else is as it was before the run.
+        """
+        in_place = self.in_place if anew else []
         inside = {*module.modules()} if self.is_over and self._changes else set()
         changed = {(one, name) for _, one, name, _ in self._changes if one in inside}
-        if not changed:
+        if not (changed or in_place):
             yield
             return
-        with self._lock:  # others may set back the same modules, on another thread
+        with self._lock, undone(in_place):  # others may set back the same modules, on another thread
             now = {(one, name): _kept_in(one).get(name, _GONE) for one, name in changed}
             then = {(one, name): self._now[one].get(name, _GONE) for one, name in changed}
             for at, one, name, before in reversed(self._changes):

@@ -341,7 +341,7 @@ def _is_of_pairs(made: Coordinates) -> bool:
     return bool(last) and bool(others - last)
 
 
-ENTRY_ROUNDING = 64
+EPS, ENTRY_ROUNDING = torch.finfo(torch.float32).eps, 64
 """Most rounding of a number, in steps of its type, relative to ordinary numbers of its tensor."""
 LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e6, 2**12
 """A number larger than so many times what nearly all others exceed says nothing about these."""
@@ -732,6 +732,7 @@ def repetition(
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
+    _try_anew(invocation)
     rng = torch.Generator().manual_seed(SEED + 1 + abs(draw))
     usual = _of_other_tokens if invocation.refuses else ordinary
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
@@ -783,6 +784,26 @@ def repetition(
         *(given[k] if k < len(given) else None for k in invocation.written),
     ]
     return found
+
+
+def _try_anew(invocation: Invocation) -> None:
+    """See whether a pass is as it was where all that the run changed in place is as before."""
+    # What it kept in a list or a buffer at first may otherwise be kept from the run.
+    history = invocation.history
+    if invocation.starts_anew is not None or history is None or not history.is_over:
+        return
+    invocation.starts_anew = bool(history.in_place)
+    try:
+        again = repetition(invocation, (), None).outputs if history.in_place else []
+    except UnclearError:
+        again = []
+    pairs = zip(invocation.outputs, again, strict=False)
+    invocation.starts_anew = bool(again) and all(
+        new is not None
+        and old.shape == new.shape
+        and bool((sizes_moved(old, new) <= ENTRY_ROUNDING * EPS).all())
+        for old, new in pairs
+    )
 
 
 def with_other_tokens(
