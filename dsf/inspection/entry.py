@@ -15,6 +15,7 @@ from dsf.certificates import StoredLayer
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import bound
 from dsf.inspection.capture.containers import tensors_in
+from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.choice import Chosen
 from dsf.inspection.errors import InspectionError, ReconstructionError
@@ -298,7 +299,7 @@ def stored_layer(
     def remember(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         seen.append(bound(module.forward, args, named))
 
-    with module.register_forward_pre_hook(remember, with_kwargs=True), torch.no_grad():
+    with isolated(model), module.register_forward_pre_hook(remember, with_kwargs=True):
         model(*inputs, **named)
     found = inspect(model, *inputs, layers=name, checks="none", **named)[name]
     known, hidden = known_modules(model), seen[0].get("hidden_states")

@@ -5,7 +5,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
+from threading import RLock
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool
@@ -98,6 +100,9 @@ class Examination:
     progress: Progress = silent
 
 
+_IN_USE: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+
+
 def examine(model: nn.Module, question: Examination) -> Inspection:
     model = uncompiled(model)
     check_runnable(model)
@@ -119,7 +124,8 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
     possible = _outside(candidates(model, known), asked) if store is None else {}
     kept = [model.get_submodule(path) for path in (*possible, *asked)]
     passes: list[Invocation] = []
-    with isolated(model) as changes, REUSED_MEMORY if store is None else nullcontext():
+    alone = _IN_USE.setdefault(model, RLock())  # until it is as it was, for other threads
+    with alone, isolated(model) as changes, REUSED_MEMORY if store is None else nullcontext():
         named = without_loss(model, with_decoder_tokens(model, inputs, named))
 
         def recorded(tracker: Tracker | None) -> list[Call]:
@@ -160,14 +166,10 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
         if unfollowed:
             missed.append(Unsupported(type(model).__name__, described(model), unfollowed))
         _let_go(calls, tracker)
-    layers = tuple(layer for _, layer in made.layers)
-    if not layers:
-        refused = [part for _, part in made.refused]
-        if wrong := [part.formula for part in refused if part.formula is not None]:
-            raise ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
-        raise NothingCapturedError(_nothing(title, missed, found))
+    if not made.layers:
+        raise _of_nothing(title, made, missed, found)
     return Inspection(
-        layers=layers,
+        layers=tuple(layer for _, layer in made.layers),
         unsupported=tuple(missed),
         model=title,
         tokens=None if question.tokens is None else tuple(map(tuple, question.tokens)),
@@ -547,7 +549,13 @@ def sequences(calls: list[Call], known: Known) -> list[tuple[Call, Adapter, str]
     return sorted(found, key=lambda entry: entry[0].time)
 
 
-def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:
+def _of_nothing(
+    title: str, made: _Rebuilt, missed: Sequence[Unsupported], found: Findings
+) -> InspectionError:
+    """Why no layer was read: none was reproduced, or none was found."""
+    refused = [part for _, part in made.refused]
+    if wrong := [part.formula for part in refused if part.formula is not None]:
+        return ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
     listed = "; ".join(f"{part.name} ({part.kind}): {part.reason}" for part in missed)
     if listed:
         seen = f"Modules that look like token mixers but could not be read: {listed}."
@@ -580,4 +588,4 @@ def _nothing(title: str, missed: Sequence[Unsupported], found: Findings) -> str:
             "No module of it mixes tokens: where tokens may meet, one of them was replaced, and no "
             f"other moved: {asked}."
         )
-    return f"{title}: no token mixer could be read. {seen}"
+    return NothingCapturedError(f"{title}: no token mixer could be read. {seen}")

@@ -25,7 +25,7 @@ from dsf import loading
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.capture.calls import Call, Exchange, Invocation, begun, recording
 from dsf.inspection.capture.containers import lent, mapped
-from dsf.inspection.capture.isolation import uncompiled
+from dsf.inspection.capture.isolation import isolated, uncompiled
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import described, dtype_of, guarded
 from dsf.inspection.errors import InspectionError, memory_ran_out
@@ -364,7 +364,7 @@ def _generated(
             f"{where}: 'generate' expected texts of one length, got padded ones. Pass one text at "
             "a time."
         )
-    with torch.no_grad():
+    with isolated(model):
         whole = model.generate(
             ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False
         )
@@ -525,7 +525,7 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
             reason = f"{type(error).__name__}: {error}".rstrip(". \n")
             cure = hint(model, inputs, named) or (
                 "Try to call the model itself with the same inputs; inspect passes them on "
-                f"unchanged.{_wants_a_card(model)}"
+                f"unchanged, and runs it under torch.no_grad().{_wants_a_card(model)}"
             )
             raise InspectionError(
                 f"{described(model)} could not be run on its inputs "

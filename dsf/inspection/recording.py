@@ -204,13 +204,16 @@ class Recording:
     def is_all(self) -> bool:
         """Whether nothing that the call computed hangs on numbers that a replay does not compute.
 
-        Those that leave torch, and those of tensors that were neither given nor made in the call.
+        Those that leave torch, those of tensors that were neither given nor made in the call, and
+        what operations of others may keep between them.
         """
         made = self.made_of(self.given)
         known = {*self.made_at, *self.own, *(value.memory for value in self.given)}
         for operation in self.operations:
             if operation.name == "lift_fresh":  # what the code writes as numbers
                 known.update(read.memory for read in operation.reads)
+            if getattr(operation.func, "namespace", "aten") != "aten":
+                return False
             leaves = not operation.outs and not operation.writes
             if leaves and any(read.memory in made for read in operation.reads):
                 return False

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from dsf.inspection.capture.isolation import restored
 from dsf.inspection.model_input import IDS, MASK, model_input
 from dsf.inspection.results.saving import load, save
 from dsf.inspection.results.table import Table
@@ -298,15 +299,13 @@ def linearise(
 
 def _loss(model: Any, texts: Sequence[tuple[Tensor, Tensor]]) -> float:
     losses = []
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with restored(model), torch.no_grad():
+        model.eval()
         for text, labels in texts:
             logits = model(input_ids=text.unsqueeze(0), use_cache=False).logits[0, :-1]
             losses.append(
                 cross_entropy(full_precision(logits), labels[1:], ignore_index=IGNORED).item()
             )
-    model.train(was_training)
     return sum(losses) / len(losses)
 
 

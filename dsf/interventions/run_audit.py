@@ -27,6 +27,7 @@ from dsf.attribution.trace import call_of
 from dsf.attribution.two_runs import Node, Walk
 from dsf.inspection import Adapter, InspectionError
 from dsf.inspection.capture.containers import lent
+from dsf.inspection.capture.isolation import restored
 from dsf.inspection.capture.precision import dtype_of, expected_rounding, guarded, in_float64
 from dsf.inspection.choice import Chosen
 from dsf.inspection.examine import Examination, examine, wide_copy
@@ -388,35 +389,30 @@ class _Audit:
             found.add(dict(values), walk.operations, self._clean)
             values.clear()
 
-        training = model.training
-        try:
-            with torch.no_grad():
-                if decode:
-                    found.output = self._decoded(model.eval(), decode, walk, keep)
-                    self.passes -= decode  # together they are one run
-                elif state is not None:
-                    edited += [
-                        each.name for each in self._layers if is_recurrent(each.mixer.system())
-                    ]
-                    if not edited:
-                        raise InspectionError(
-                            "audit: 'state_dtype' expected a model with recurrent states, got "
-                            f"{type(self._model).__name__}, which has none. Use 'dtype'."
-                        )
-                    edits = [RoundState(name, bits=state) for name in edited]
-                    inputs, named = self._like(model.eval())
-                    given = model, inputs, without_cache(model, named)
-                    with live_model(*given, self._adapters) as live:
-                        (plan,) = live.plans([edits], {})
-                        walk.start(self._tokens)
-                        with walk.watching():
-                            found.output = live.changed(plan)
-                    keep()
-                else:
-                    found.output = targets.put_out(self._called(model.eval(), walk))
-                    keep()
-        finally:
-            model.train(training)
+        with restored(model), torch.no_grad():
+            model.eval()
+            if decode:
+                found.output = self._decoded(model, decode, walk, keep)
+                self.passes -= decode  # together they are one run
+                return found
+            if state is None:
+                found.output = targets.put_out(self._called(model, walk))
+            else:
+                edited += [each.name for each in self._layers if is_recurrent(each.mixer.system())]
+                if not edited:
+                    raise InspectionError(
+                        "audit: 'state_dtype' expected a model with recurrent states, got "
+                        f"{type(self._model).__name__}, which has none. Use 'dtype'."
+                    )
+                edits = [RoundState(name, bits=state) for name in edited]
+                inputs, named = self._like(model)
+                given = model, inputs, without_cache(model, named)
+                with live_model(*given, self._adapters) as live:
+                    (plan,) = live.plans([edits], {})
+                    walk.start(self._tokens)
+                    with walk.watching():
+                        found.output = live.changed(plan)
+            keep()
         return found
 
     def _force(

@@ -2,7 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from time import sleep
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -194,6 +196,113 @@ def test_what_only_the_first_call_does_is_probed():
     found = dsf.inspect(drawn(Around(Scaled())), tokens(SAMPLES, TOKENS, WIDTH))
     assert [layer.name for layer in found if layer.is_exact] == ["attention", "inner"]
     assert found.unsupported == ()
+
+
+class Shelf:
+    mean = None
+
+
+SHELF = {}
+
+
+def _closure():
+    kept = None
+
+    def mean(new=None):
+        nonlocal kept
+        kept = kept if new is None else new
+        return kept
+
+    return mean
+
+
+KEPT = {
+    "dictionary": (lambda s: s.named.get(0), lambda s, mean: s.named.update({0: mean})),
+    "list": (lambda s: next(iter(s.listed), None), lambda s, mean: s.listed.append(mean)),
+    "object": (lambda s: s.held.mean, lambda s, mean: setattr(s.held, "mean", mean)),
+    "own class": (lambda s: s.shared, lambda s, mean: setattr(type(s), "shared", mean)),
+    "other class": (lambda _: Shelf.mean, lambda _, mean: setattr(Shelf, "mean", mean)),
+    "closure": (lambda s: s.closure(), lambda s, mean: s.closure(mean)),
+    "global": (lambda _: SHELF.get(0), lambda _, mean: SHELF.update({0: mean})),
+    "array": (lambda s: _written(s.array), lambda s, mean: np.copyto(s.array, mean.numpy())),
+    "buffer": (lambda s: _written(s.buffer), lambda s, mean: s.buffer.copy_(mean)),
+    "plain tensor": (lambda s: _written(s.plain), lambda s, mean: s.plain.copy_(mean)),
+    "data of a weight": (lambda s: _written(s.weight), lambda s, mean: s.weight.data.copy_(mean)),
+}
+
+
+def _written(part):
+    return torch.as_tensor(part) if part.any() else None
+
+
+class ScaledInPlace(nn.Module):
+    """Its mean is that of all tokens of its first call, kept in one of many ways."""
+
+    shared = None
+
+    def __init__(self, get, put):
+        super().__init__()
+        self.get, self.put, self.closure = get, put, _closure()
+        self.named, self.listed, self.held = {}, [], SimpleNamespace(mean=None)
+        self.array, self.plain = np.zeros(WIDTH, np.float32), torch.zeros(WIDTH)
+        self.register_buffer("buffer", torch.zeros(WIDTH))
+        self.weight = nn.Parameter(torch.zeros(WIDTH))
+
+    def forward(self, x):
+        if self.get(self) is None:
+            self.put(self, x.mean((0, 1)).tanh())
+        return x * self.get(self)
+
+
+def _unwritten(inner):
+    model = drawn(Around(inner))
+    with torch.no_grad():
+        inner.weight.zero_()
+    return model
+
+
+@pytest.mark.parametrize("way", KEPT)
+def test_what_a_first_call_keeps_in_place_is_listed(way):
+    model = _unwritten(ScaledInPlace(*KEPT[way]))
+    found = dsf.inspect(model, tokens(SAMPLES, TOKENS, WIDTH), probe=())
+    assert {one.name for one in found.unsupported} == {"inner"}
+    assert model.inner.get(model.inner) is None
+
+
+@pytest.mark.parametrize("way", ["dictionary", "buffer", "data of a weight"])
+def test_what_a_first_call_keeps_in_place_is_probed(way):
+    model = _unwritten(ScaledInPlace(*KEPT[way]))
+    found = dsf.inspect(model, tokens(SAMPLES, TOKENS, WIDTH))
+    assert found.unsupported == ()
+    assert found["inner"].is_exact
+
+
+class CountedInPlace(nn.Module):
+    """Adds all tokens in its first call alone."""
+
+    def __init__(self, counter, count):
+        super().__init__()
+        self.counter, self.count = counter, count
+
+    def forward(self, x):
+        return x + x.sum(1, keepdim=True).tanh() if self.count(self.counter) == 1 else x.tanh()
+
+
+@pytest.mark.parametrize(
+    ("counter", "count"),
+    [
+        (torch.zeros(()), lambda counter: counter.add_(1)),
+        (np.zeros(1), lambda counter: np.add(counter, 1, out=counter)),
+        ([], lambda counter: counter.append(0) or len(counter)),
+    ],
+    ids=["tensor", "array", "list"],
+)
+def test_what_counts_its_calls_in_place_is_read_as_it_was_called(counter, count):
+    inner = CountedInPlace(counter, count)
+    assert "'add' joins" in inspected(inner).unsupported[0].reason
+    found = dsf.inspect(drawn(Around(inner)), tokens(SAMPLES, TOKENS, WIDTH))
+    assert found.unsupported == ()
+    assert found["inner"].is_exact
 
 
 @pytest.mark.parametrize("inner", [Counted(1), Shifted(), Flagged(), Wrapped()])

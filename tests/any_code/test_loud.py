@@ -1,5 +1,7 @@
 """Errors of foreign modules become reasons; stepwise recurrences are one sequence."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -24,11 +26,10 @@ class Once(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.runs = []
+        self.runs = itertools.count()  # which nobody can set back
 
     def forward(self, x):
-        assert not self.runs, "it ran before"
-        self.runs.append(x)
+        assert not next(self.runs), "it ran before"
         return x.cumsum(dim=1)
 
 

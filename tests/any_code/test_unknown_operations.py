@@ -1,6 +1,7 @@
 """Operations that nobody knows, between single tokens, single samples, or on rare conditions."""
 
 import copy
+import itertools
 import threading
 
 import numpy as np
@@ -357,13 +358,67 @@ def test_a_fault_of_the_inspection_is_called_one_and_ends_nothing(name, fault, m
     assert said in found.unsupported[0].reason
 
 
+OPERATIONS = torch.library.Library("dsf_any_code", "DEF")
+LEFT = {}
+
+
+def _leave(x):
+    LEFT["mean"] = x.mean(1, keepdim=True)
+    return x * 1.0
+
+
+OPERATIONS.define("leave(Tensor x) -> Tensor")
+OPERATIONS.define("take(Tensor x) -> Tensor")
+OPERATIONS.define("attend(Tensor q, Tensor k, Tensor v) -> Tensor")
+OPERATIONS.impl("leave", _leave, "CompositeExplicitAutograd")
+OPERATIONS.impl("take", lambda x: x + LEFT["mean"], "CompositeExplicitAutograd")
+OPERATIONS.impl("attend", lambda q, k, v: (q @ k.mT).softmax(-1) @ v, "CompositeExplicitAutograd")
+
+
+class OfOperations(nn.Module):
+    """An attention, between whose operations a mean of its queries goes past torch."""
+
+    def __init__(self, attend, *, leaves=True):
+        super().__init__()
+        self.attend, self.leaves = attend, leaves
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if not self.leaves:
+            return self.attend(q, k, v)
+        torch.ops.dsf_any_code.leave(q)
+        return torch.ops.dsf_any_code.take(self.attend(q, k, v))
+
+
+@pytest.mark.parametrize(
+    "attend",
+    [
+        torch.ops.dsf_any_code.attend,
+        lambda q, k, v: (q @ k.mT).softmax(-1) @ v,
+        lambda q, k, v: q @ (k.mT @ v) / TOKENS,
+    ],
+    ids=["operation", "softmax", "linear"],
+)
+def test_what_operations_of_others_keep_between_them_is_in_no_map(attend):
+    model = drawn(nn.Sequential(Attention(), OfOperations(attend)))
+    found = dsf.inspect(model, tokens(2, TOKENS, WIDTH))
+    assert {one.name for one in found.unsupported} == {"1"}
+    assert not any(layer.is_exact for layer in found if layer.name == "1")
+
+
+def test_operations_of_others_that_keep_nothing_are_probed():
+    attend = torch.ops.dsf_any_code.attend
+    layer = dsf.probe(drawn(OfOperations(attend, leaves=False)), tokens(2, TOKENS, WIDTH))
+    assert layer.is_exact
+
+
 @pytest.mark.parametrize("fault", [NameError, KeyError, RuntimeError, TypeError])
 def test_a_fault_of_the_model_where_it_runs_again_is_listed(fault):
-    runs = []
+    runs = itertools.count()  # which nobody can set back
 
     def once(x):
-        runs.append(1)
-        if len(runs) > 1:
+        if next(runs):
             raise fault("theirs")
         return x + x.flip(1)
 

@@ -2,17 +2,20 @@
 
 import copy
 import random
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 import dsf
-from dsf.inspection import InspectionError
+from dsf.inspection import InspectionError, stored_layer
 from dsf.inspection.capture.isolation import isolated, same_numbers
+from dsf.models import folder
 from tests.inspection.families import tiny_models
 from tests.inspection.softmax_models import TOKENS, VOCABULARY, build, inputs
 
@@ -204,6 +207,162 @@ def test_what_is_kept_in_arrays_generators_slots_and_classes_is_as_it_was():
     before, around = model.kept(), surroundings()
     dsf.inspect(model, torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)))
     assert_same(before, model.kept())
+    assert_same(around, surroundings())
+
+
+TALLY = {"runs": 0}
+RUNS = 0
+
+
+class Helper:
+    """No module, with a class that counts, too."""
+
+    runs = 0
+
+    def __init__(self):
+        self.last = None
+
+    def count(self, x):
+        Helper.runs += 1
+        self.last = x
+
+
+def _counting():
+    runs = 0
+
+    def count():
+        nonlocal runs
+        runs += 1
+        return runs
+
+    return count
+
+
+def _count_in_globals():
+    global RUNS  # noqa: PLW0603  # on purpose
+    RUNS += 1
+    TALLY["runs"] += 1
+
+
+class Hider(nn.Module):
+    """Writes where neither its attributes nor names of torch functions show it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("variance", torch.ones(8))
+        self.register_buffer("array", torch.zeros(8))
+        self.register_buffer("bytes", torch.zeros(8))
+        hidden = nn.Linear(8, 8)
+        hidden.register_buffer("seen", torch.zeros(8))
+        self.hidden, self.count, helper = [hidden], _counting(), Helper()
+        self.helper, self.method = helper, partial(helper.count)
+        self.opened, self.exchanged = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.of_globals = _count_in_globals
+
+    def forward(self, x):
+        flat = x.flatten(0, 1)
+        nn.functional.batch_norm(flat, self.mean, self.variance, training=True)
+        nn.functional.instance_norm(x.mT, self.mean, self.variance)
+        self.array.numpy()[0] += 1
+        self.bytes.untyped_storage().fill_(1)
+        self.hidden[0].seen += 1
+        self.hidden[0].weight.mul_(2)
+        self.hidden[0].calls = self.count()
+        self.method(x)
+        self.of_globals()
+        self.exchanged.weight.set_(torch.zeros(8, 8))
+        self.opened.weight.calls = 1
+        for part in self.opened.parameters():
+            part.requires_grad_(False)
+        torch.set_default_dtype(torch.float64)
+        with torch.enable_grad():
+            self.attention(x, x, x)[0].sum().backward()
+        torch.set_default_dtype(torch.float32)
+        x.add_(1)
+        return self.attention(x, x, x)[0]
+
+    def kept(self):
+        (hidden,) = self.hidden
+        return {
+            "numbers": [TALLY["runs"], RUNS, Helper.runs, self.helper.last, self.count()],
+            "attributes": [sorted(vars(hidden)), sorted(vars(self.opened.weight))],
+            "tensors": [self.mean.clone(), self.variance.clone(), hidden.seen.clone()],
+            "memory": [self.array.clone(), self.bytes.clone(), hidden.weight.detach().clone()],
+            "exchanged": self.exchanged.weight.data_ptr(),
+        }
+
+
+def test_what_is_kept_in_functions_hidden_modules_and_globals_is_as_it_was():
+    model = trained(Hider())
+    x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    given, gradients = x.clone(), [part.grad for part in model.parameters()]
+    kept, before, around = model.kept(), state(model), surroundings()
+    dsf.inspect(model, x)
+    kept["numbers"][-1] += 1  # by looking
+    assert_same(kept, model.kept())
+    assert_same(before, state(model))
+    assert_same(around, surroundings())
+    assert torch.equal(x, given)
+    assert all(part.grad is own for part, own in zip(model.parameters(), gradients, strict=True))
+
+
+class Flat(nn.Module):
+    """Writes into memory that its weights are parts of."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.flat = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(256)
+        self.attention.in_proj_weight.data = self.flat[:192].view(24, 8)
+        self.attention.out_proj.weight.data = self.flat[192:].view(8, 8)
+
+    def forward(self, x):
+        self.flat.mul_(1.1)
+        return self.attention(x, x, x)[0]
+
+
+def test_weights_that_are_parts_of_one_memory_are_as_they_were():
+    model = trained(Flat())
+    before, flat = state(model), model.flat.clone()
+    dsf.inspect(model, torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)))
+    assert_same(before, state(model))
+    assert torch.equal(model.flat, flat)
+
+
+def test_weights_of_inference_mode_are_as_they_were():
+    with torch.inference_mode():
+        model = nn.MultiheadAttention(8, 2, batch_first=True)
+    before = state(model)
+    x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    assert dsf.inspect(model, x, x, x)[0].is_exact
+    assert_same(before, state(model))
+
+
+def test_one_model_is_inspected_on_several_threads():
+    model = trained(Scribbler())
+    before = state(model)
+    x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    with ThreadPoolExecutor(3) as pool:
+        found = [*pool.map(lambda _: dsf.inspect(model, x)[0].map(), range(6))]
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert_same(before, state(model))
+
+
+@pytest.mark.parametrize("asked", ["stored layer", "generated tokens", "audit"])
+def test_a_model_is_as_it_was_after_whatever_runs_it(asked):
+    model = AutoModelForCausalLM.from_pretrained(folder("llama"))
+    model.register_buffer("count", torch.zeros(1))
+    model.register_forward_pre_hook(lambda module, _: module.count.add_(1) and None)
+    model.train().model.layers[0].eval()
+    before, around, ids = state(model), surroundings(), torch.arange(6)[None]
+    if asked == "stored layer":
+        stored_layer(model, "model.layers.0.self_attn", input_ids=ids)
+    elif asked == "audit":
+        dsf.audit(model, input_ids=ids)
+    else:
+        dsf.inspect(model, input_ids=ids, generate=2)
+    assert_same(before, state(model))
     assert_same(around, surroundings())
 
 

@@ -164,9 +164,15 @@ def keeping_in(store: DiskStore | None) -> Iterator[None]:
         _STORE.reset(before)
 
 
+def own_copy(tensor: Tensor) -> Tensor:
+    """A copy of a tensor by which a model may differentiate where it may by that one."""
+    copy = tensor.detach().clone()
+    return copy.requires_grad_() if tensor.requires_grad else copy
+
+
 def kept(tensor: Tensor) -> Tensor:
     """A copy of a tensor, since later code may write into the original."""
-    copy, store = tensor.detach().clone(), _STORE.get()
+    copy, store = own_copy(tensor), _STORE.get()
     return copy if store is None else store.moved(copy)
 
 
@@ -187,17 +193,15 @@ NAME = "Cache"
 
 
 def lent(given: Any) -> Any:
-    """Inputs of a model as a run may have them, which writes into caches and lists of states."""
-    # Tensors that are inputs themselves stay those of the caller; of all others one copy is made.
-    parts = given if isinstance(given, dict) else dict(enumerate(given))
-    known = {id(part): part for part in parts.values() if isinstance(part, Tensor)}
+    """Inputs of a model as a run may have them, which writes into them: one copy of each tensor."""
+    parts, known = given if isinstance(given, dict) else dict(enumerate(given)), dict[int, Any]()
     made = {name: _lent(part, known) for name, part in parts.items()}
     return made if isinstance(given, dict) else tuple(made.values())
 
 
 def _lent(part: Any, known: dict[int, Any]) -> Any:
     try:
-        return _deeply(part, lambda one: one.detach().clone(), known)
+        return _deeply(part, own_copy, known)
     except Exception as error:
         if not any(isinstance(one, Tensor) for one in _held(part, set())):
             return part

@@ -42,7 +42,7 @@ def isolated(model: nn.Module) -> Iterator[Callable[[], Changes]]:
         _same_numbers_later(model),
         torch.inference_mode(False),
         torch.no_grad(),
-        _restored(model) as changes,
+        restored(model) as changes,
         ExitStack() as compiled,
     ):
         flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
@@ -125,7 +125,7 @@ class _Contents:
             return []
         inside = [*part] if isinstance(part, tuple) else _entries(held)
         inside += [getattr(part, name) for name in LINKS.get(type(part), ())]
-        own = getattr(part, "__dict__", None)
+        own: Any = getattr(part, "__dict__", None)
         if isinstance(part, torch.jit.ScriptModule):  # torch holds its attributes
             inside += vars(part).values()
         elif isinstance(own, dict) and (own or is_tensor or _is_own(type(part))):
@@ -185,8 +185,8 @@ def _look(part: Any) -> Any:
     if type(part) is np.ndarray:
         return part.copy() if part.flags.writeable else ()
     if isinstance(part, type):
-        names = vars(part) if _is_own(part) else {}  # but for those that Python makes by itself
-        return {name: value for name, value in names.items() if not name.startswith("__")}
+        every = vars(part) if _is_own(part) else {}  # but for those that Python makes by itself
+        return {name: value for name, value in every.items() if not name.startswith("__")}
     if isinstance(part, FunctionType):
         known = part.__globals__ if _is_own(part) else {}
         found = {name: known[name] for name in part.__code__.co_names if name in known}
@@ -225,16 +225,17 @@ def _put(part: Any, before: Any) -> None:
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[Callable[[], Changes]]:
+def restored(model: nn.Module) -> Iterator[Callable[[], Changes]]:
+    """Have a model as it was after the ``with`` block, its modes included."""
     scripted = [part for part in model.modules() if isinstance(part, torch.jit.ScriptModule)]
     modes = [part.training for part in scripted]
     contents = _Contents(model)
     parts = dict.fromkeys((*model.parameters(), *model.buffers(), *contents.tensors))
     backup = _WeightBackup([*parts])
     leaves = [(part, part.requires_grad, part.grad) for part in parts if part.is_leaf]
-    for part, _, gradient in leaves:  # a pass may add to it
+    for leaf, _, gradient in leaves:  # a pass may add to it
         if gradient is not None:
-            part.grad = None
+            leaf.grad = None
     try:
         with backup:
             yield lambda: [*contents.changed(), *backup.before.items()]
@@ -243,10 +244,10 @@ def _restored(model: nn.Module) -> Iterator[Callable[[], Changes]]:
         for part, training in zip(scripted, modes, strict=True):
             part.train(training)
         lost = backup.restore()
-        for part, is_trained, gradient in leaves:
-            if part.requires_grad is not is_trained:
-                part.requires_grad_(is_trained)
-            part.grad = gradient
+        for leaf, is_trained, gradient in leaves:
+            if leaf.requires_grad is not is_trained:
+                leaf.requires_grad = is_trained
+            leaf.grad = gradient
     if lost:
         raise InspectionError(
             f"{type(model).__name__}: its forward pass wrote into {lost} of its weights or buffers "
@@ -258,7 +259,7 @@ def _restored(model: nn.Module) -> Iterator[Callable[[], Changes]]:
 def undone(changes: Changes) -> Iterator[None]:
     """Inside the ``with`` block, what was changed holds what it held before."""
     now = [(part, _look(part)) for part, _ in changes]
-    for pair in changes:
+    for pair in reversed(changes):
         _put(*pair)
     try:
         yield
@@ -303,8 +304,9 @@ class _WeightBackup(Functions):
         changed = {part for part, n in self._versions.items() if times_written(part) != n}
         for part in moved:  # it was given other memory, or another shape
             part.data = self._places[part][1]
-        for part, before in self.before.items():
-            part.copy_(before)
+        for part, before in reversed(self.before.items()):  # they may share memory
+            with torch.inference_mode() if part.is_inference() else torch.no_grad():
+                part.copy_(before)
         return len(changed - moved - self.before.keys())
 
 

@@ -747,7 +747,7 @@ def repetition(
         if id(part) not in copies:
             new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement or usual)
             replaced |= new is not None
-            copies[id(part)] = part.detach().clone() if new is None else new
+            copies[id(part)] = containers.own_copy(part) if new is None else new
         return copies[id(part)]
 
     leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
@@ -819,7 +819,7 @@ def with_other_tokens(
         return None
     copy = part.detach().clone()
     copy[inside] = replacement(part, inside, rng)
-    return copy
+    return copy.requires_grad_(part.requires_grad)
 
 
 SINGLE = 4

@@ -65,7 +65,7 @@ class Kept:
     @staticmethod
     def _now(tensor: Tensor) -> Tensor | None:
         storage = memory_of(tensor)
-        if storage is None:
+        if storage is None or tensor.is_meta:
             return None
         return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).clone()
 
