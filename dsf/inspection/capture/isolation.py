@@ -77,7 +77,7 @@ GENERATORS: tuple[type[Any], ...] = (torch.Generator, np.random.RandomState)
 CONTAINERS = (dict, list, set, deque, bytearray)
 GLOBALS = (*CONTAINERS, Tensor, np.ndarray, int, float, type(None))
 """What a name of a Python module stands for where its functions may keep something."""
-OTHERS = {*sys.stdlib_module_names, "torch", "numpy"}
+OTHERS = {*sys.stdlib_module_names, "torch", "numpy", "transformers"}
 """Packages whose classes and functions keep nothing for a model."""
 LINKS: Mapping[type, tuple[str, ...]] = {
     FunctionType: ("__closure__",),
