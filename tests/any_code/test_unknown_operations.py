@@ -3,6 +3,7 @@
 import copy
 import itertools
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -411,6 +412,66 @@ def test_operations_of_others_that_keep_nothing_are_probed():
     attend = torch.ops.dsf_any_code.attend
     layer = dsf.probe(drawn(OfOperations(attend, leaves=False)), tokens(2, TOKENS, WIDTH))
     assert layer.is_exact
+
+
+def of_sums(x):
+    return x.cumsum(1).tanh()
+
+
+class Forces(nn.Module):
+    """Differentiates an energy of all pairs by what it is given, as a force field does."""
+
+    def __init__(self):
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, places):
+        with torch.enable_grad():
+            apart = (places[:, :, None] - places[:, None] + 1e-6).norm(dim=-1, keepdim=True)
+            return -torch.autograd.grad(self.energy(apart).sum(), places)[0]
+
+
+class Within(nn.Module):
+    def __init__(self, enter):
+        super().__init__()
+        self.enter, self.forces, self.attention = enter, Forces(), Attention()
+
+    def forward(self, given):
+        places = self.enter(given)
+        return self.attention(self.forces(places).repeat_interleave(WIDTH // 3 + 1, -1)[..., :16])
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "enter"),
+    [
+        (lambda x: x, lambda x: x),
+        (lambda x: [x], lambda given: given[0]),
+        (lambda x: types.SimpleNamespace(places=x), lambda given: given.places),
+    ],
+    ids=["tensor", "list", "object"],
+)
+def test_a_model_may_differentiate_by_what_it_is_given(wrapped, enter):
+    given = wrapped(tokens(2, TOKENS, 3).requires_grad_())
+    found = dsf.inspect(drawn(Within(enter)), given, probe=())
+    (missed,) = (one for one in found.unsupported if one.name == "forces")
+    assert "it mixes tokens" in missed.reason
+    assert "cannot be repeated" not in missed.reason
+
+
+@pytest.mark.parametrize(("function", "names"), [(of_sums, {"1"}), (torch.tanh, set())])
+def test_derivatives_along_a_direction_are_followed(function, names):
+    class Along(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            one = torch.ones_like(x)
+            return torch.func.jvp(lambda x: function(self.inner(x)), (x,), (one,))[1]
+
+    model = drawn(nn.Sequential(Attention(), Along()))
+    found = dsf.inspect(model, tokens(2, TOKENS, WIDTH), probe=())
+    assert {one.name for one in found.unsupported} == names
 
 
 @pytest.mark.parametrize("fault", [NameError, KeyError, RuntimeError, TypeError])

@@ -165,8 +165,9 @@ def keeping_in(store: DiskStore | None) -> Iterator[None]:
 
 
 def own_copy(tensor: Tensor) -> Tensor:
-    """A copy of a tensor by which a model may differentiate where it may by that one."""
+    """A copy of a tensor with its attributes, by which a model may differentiate as by that one."""
     copy = tensor.detach().clone()
+    vars(copy).update(vars(tensor))
     return copy.requires_grad_() if tensor.requires_grad else copy
 
 

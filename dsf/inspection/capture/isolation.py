@@ -232,7 +232,7 @@ def restored(model: nn.Module) -> Iterator[Callable[[], Changes]]:
     contents = _Contents(model)
     parts = dict.fromkeys((*model.parameters(), *model.buffers(), *contents.tensors))
     backup = _WeightBackup([*parts])
-    leaves = [(part, part.requires_grad, part.grad) for part in parts if part.is_leaf]
+    leaves = [(part, part.requires_grad, part.grad) for part in model.parameters()]
     for leaf, _, gradient in leaves:  # a pass may add to it
         if gradient is not None:
             leaf.grad = None
