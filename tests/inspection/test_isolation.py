@@ -2,12 +2,14 @@
 
 import copy
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -276,10 +278,8 @@ class Hider(nn.Module):
         self.opened.weight.calls = 1
         for part in self.opened.parameters():
             part.requires_grad_(False)
-        torch.set_default_dtype(torch.float64)
         with torch.enable_grad():
             self.attention(x, x, x)[0].sum().backward()
-        torch.set_default_dtype(torch.float32)
         x.add_(1)
         return self.attention(x, x, x)[0]
 
@@ -328,6 +328,55 @@ def test_weights_that_are_parts_of_one_memory_are_as_they_were():
     dsf.inspect(model, torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0)))
     assert_same(before, state(model))
     assert torch.equal(model.flat, flat)
+
+
+class Merged(nn.Linear):
+    """Adds an adapter to its weight in evaluation mode."""
+
+    def __init__(self):
+        super().__init__(8, 8)
+        self.low, self.is_merged, self.runs = nn.Parameter(torch.randn(8, 2)), False, []
+
+    def train(self, mode=True):  # as torch has it
+        super().train(mode)
+        if self.is_merged is mode:
+            self.weight.data += (-1 if mode else 1) * self.low @ self.low.T
+            self.is_merged = not mode
+        return self
+
+    def forward(self, x):
+        self.runs.append(1)
+        own = super().forward(x)
+        return own if self.is_merged else own + x @ self.low @ self.low.T
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_adapters_that_are_merged_meanwhile_are_apart_afterwards(mode):
+    model = nn.Sequential(Merged(), nn.GRU(8, 8, batch_first=True)).train(mode)
+    before = state(model)
+    x = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    assert dsf.inspect(model, x)[0].is_exact
+    assert_same(before, state(model))
+    assert (model[0].is_merged, model[0].runs) == (not mode, [])
+
+
+def test_models_are_compiled_again_after_two_threads_that_overlap():
+    first, second = threading.Event(), threading.Event()
+
+    def begin():
+        with isolated(nn.Linear(1, 1)):
+            first.set()
+            second.wait()
+
+    thread = threading.Thread(target=begin)
+    before = torch._dynamo.eval_frame._stance
+    thread.start()
+    first.wait()
+    with isolated(nn.Linear(1, 1)):
+        second.set()
+        thread.join()
+        assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    assert torch._dynamo.eval_frame._stance == before
 
 
 def test_weights_of_inference_mode_are_as_they_were():

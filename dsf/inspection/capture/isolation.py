@@ -23,6 +23,7 @@ from dsf.inspection.capture.containers import (
 )
 from dsf.inspection.capture.modes import Functions
 from dsf.inspection.errors import InspectionError
+from dsf.runtime.threads import WhileAny
 
 Changes = list[tuple[Any, Any]]
 """What was changed in place, each with what it held before."""
@@ -33,26 +34,34 @@ def isolated(model: nn.Module) -> Iterator[Callable[[], Changes]]:
     """Run the ``with`` block in evaluation mode, without gradients or compiled code.
 
     Afterwards the model is restored, whatever a pass wrote into attributes and what they hold, into
-    its classes, functions and hooks and what these keep, into buffers, weights and their gradients;
-    an InspectionError says where that cannot be undone. So are the random numbers of torch, NumPy
-    and Python, and the default number type. Yields what says what was changed until now.
+    its classes and functions and what these keep, into buffers, weights and their gradients; an
+    InspectionError says where that cannot be undone. So are the random numbers of torch, NumPy and
+    Python. Yields a function that says what has been changed in evaluation mode until now.
     """
-    dtype = torch.get_default_dtype()
     with (
         _same_numbers_later(model),
         torch.inference_mode(False),
         torch.no_grad(),
         restored(model) as changes,
-        ExitStack() as compiled,
+        _UNCOMPILED,
     ):
+        model.eval()
+        early = {id(part) for part, _ in changes()}  # such as weights that are merged now
+        yield lambda: [pair for pair in changes() if id(pair[0]) not in early]
+
+
+@contextmanager
+def _without_compiler() -> Iterator[None]:
+    with ExitStack() as stack:
         flex: Any = sys.modules.get("torch.nn.attention.flex_attention")
         if hasattr(flex, FLEX_SWITCH):  # its compiler fails where functions are followed
-            compiled.enter_context(replaced(flex, FLEX_SWITCH, True))
-        if "torch._dynamo" in sys.modules or any(map(_is_compiled, model.modules())):
-            compiled.enter_context(torch.compiler.set_stance("force_eager"))
-        compiled.callback(torch.set_default_dtype, dtype)
-        model.eval()
-        yield changes
+            stack.enter_context(replaced(flex, FLEX_SWITCH, True))
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+_UNCOMPILED = WhileAny(_without_compiler)  # there is one compiler for all threads
 
 
 @contextmanager
@@ -73,7 +82,7 @@ FLEX_SWITCH = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
 MOST = 200_000
 """Most containers and objects in attributes of a model that are restored."""
 
-GENERATORS: tuple[type[Any], ...] = (torch.Generator, np.random.RandomState)
+GENERATORS = (torch.Generator, np.random.RandomState, random.Random)
 CONTAINERS = (dict, list, set, deque, bytearray)
 GLOBALS = (*CONTAINERS, Tensor, np.ndarray, int, float, type(None))
 """What a name of a Python module stands for where its functions may keep something."""
@@ -85,8 +94,9 @@ LINKS: Mapping[type, tuple[str, ...]] = {
     partial: ("func", "args", "keywords"),
     **dict.fromkeys((staticmethod, classmethod), ("__func__",)),
     property: ("fget",),
+    np.random.Generator: ("bit_generator",),
 }
-"""What functions hold."""
+"""What functions hold, and what a generator draws from."""
 OF_TORCH = vars(nn.Module()).keys()
 HOOKS = {name for name in OF_TORCH if name.endswith("hooks")}
 
@@ -100,7 +110,6 @@ class _Contents:
     def __init__(self, model: nn.Module):
         self.tensors: list[Tensor] = []
         self._held: list[tuple[Any, Any]] = []
-        self._undo: list[Callable[[], None]] = []
         self._seen: set[int] = set()
         self._of_modules: set[int] = set()
         self._hooks: dict[int, list[Any]] = {}
@@ -137,13 +146,6 @@ class _Contents:
             self._hooks |= {id(own[name]): [*own[name].values()] for name in HOOKS & own.keys()}
         elif is_tensor:
             self.tensors.append(part)
-        elif isinstance(part, random.Random):
-            self._undo.append(partial(part.setstate, part.getstate()))
-        elif isinstance(part, np.random.Generator):
-            bits = part.bit_generator
-            self._undo.append(partial(setattr, bits, "state", bits.state))
-        elif type(part) in GENERATORS:
-            self._undo.append(partial(part.set_state, part.get_state()))
         return [one for one in inside if not isinstance(one, NOTHING)]
 
     def changed(self) -> Changes:
@@ -152,8 +154,6 @@ class _Contents:
         return [(part, before) for part, before in pairs if _differs(_look(part), before)]
 
     def restore(self) -> None:
-        for undo in self._undo:
-            undo()
         for part, before in self._held[: self._restored]:
             _put(part, before)
 
@@ -169,7 +169,7 @@ def _entries(part: Any) -> list[Any]:
 
 def _differs(now: Any, before: Any) -> bool:
     if isinstance(before, np.ndarray):
-        return not np.array_equal(now, before)
+        return bool(now.tobytes() != before.tobytes())
     if isinstance(before, Tensor):
         return not torch.equal(now, before)
     entries = _entries(now), _entries(before)
@@ -184,6 +184,20 @@ def _look(part: Any) -> Any:
         return dict(zip(part, part.values(), strict=True)) if isinstance(part, dict) else [*part]
     if type(part) is np.ndarray:
         return part.copy() if part.flags.writeable else ()
+    if isinstance(part, GENERATORS):
+        return [_methods(part)[0]()]
+    return _named_in(part)
+
+
+def _methods(part: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """What returns the state of a generator of random numbers, and what sets it."""
+    if isinstance(part, random.Random):
+        return part.getstate, part.setstate
+    return part.get_state, part.set_state
+
+
+def _named_in(part: Any) -> dict[str, Any]:
+    """What a class, a function or an object has in names, but for those in ``__dict__``."""
     if isinstance(part, type):
         every = vars(part) if _is_own(part) else {}  # but for those that Python makes by itself
         return {name: value for name, value in every.items() if not name.startswith("__")}
@@ -196,7 +210,8 @@ def _look(part: Any) -> Any:
             if isinstance(value, GLOBALS)
             or (isinstance(value, type | FunctionType) and value.__module__ == part.__module__)
         }
-    names = ["cell_contents"] if isinstance(part, CellType) else slots_of(part)
+    settable = ((CellType, "cell_contents"), (np.random.BitGenerator, "state"))
+    names = [name for kind, name in settable if isinstance(part, kind)] or slots_of(part)
     return {name: getattr(part, name) for name in names if hasattr(part, name)}
 
 
@@ -215,6 +230,8 @@ def _put(part: Any, before: Any) -> None:
         add(before)
     elif isinstance(part, FunctionType):
         part.__globals__.update(before)
+    elif isinstance(part, GENERATORS):
+        _methods(part)[1](*before)
     else:
         change = partial(type.__setattr__ if isinstance(part, type) else object.__setattr__, part)
         for name in now.keys() - before.keys():
@@ -332,10 +349,6 @@ NOT_IN_PLACE = {"__index__", "__int__", "__init__", "__invert__", "__iter__", "_
 def uncompiled(model: nn.Module) -> nn.Module:
     """Return the module that ``torch.compile`` wrapped, or ``model`` if it wrapped none."""
     return getattr(model, "_orig_mod", model)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 @contextmanager

@@ -341,7 +341,7 @@ def _is_of_pairs(made: Coordinates) -> bool:
     return bool(last) and bool(others - last)
 
 
-EPS, ENTRY_ROUNDING = torch.finfo(torch.float32).eps, 64
+ENTRY_ROUNDING = 64
 """Most rounding of a number, in steps of its type, relative to ordinary numbers of its tensor."""
 LEAST_QUANTILE, OUTLIERS, MAX_SAMPLED = 0.01, 1e6, 2**12
 """A number larger than so many times what nearly all others exceed says nothing about these."""
@@ -793,17 +793,13 @@ def _try_anew(invocation: Invocation) -> None:
     if invocation.starts_anew is not None or history is None or not history.is_over:
         return
     invocation.starts_anew = bool(history.in_place)
-    try:
-        again = repetition(invocation, (), None).outputs if history.in_place else []
-    except UnclearError:
-        again = []
-    pairs = zip(invocation.outputs, again, strict=False)
-    invocation.starts_anew = bool(again) and all(
-        new is not None
-        and old.shape == new.shape
-        and bool((sizes_moved(old, new) <= ENTRY_ROUNDING * EPS).all())
-        for old, new in pairs
-    )
+    if history.in_place:
+        try:
+            again = repetition(invocation, (), None)
+            before = invocation.outputs
+            invocation.starts_anew = not moved_between(invocation, (), before, again).mixes
+        except UnclearError:
+            invocation.starts_anew = False
 
 
 def with_other_tokens(
