@@ -104,7 +104,7 @@ HOOKS = {name for name in OF_TORCH if name.endswith("hooks")}
 class _Contents:
     """What a model, its classes, functions, containers and objects in its attributes hold.
 
-    What its hooks hold is not restored: somebody may watch the run by them.
+    What its hooks hold, and names outside of classes, is not restored: a run may be watched there.
     """
 
     def __init__(self, model: nn.Module):
@@ -112,10 +112,13 @@ class _Contents:
         self._held: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
         self._of_modules: set[int] = set()
-        self._hooks: dict[int, list[Any]] = {}
+        self._hooks: set[int] = set()
+        self._later: list[Any] = []
+        self._restored = 0
         self._add([*model.modules()])
         self._restored = len(self._held)
-        self._add([hook for hooks in self._hooks.values() for hook in hooks])
+        self._seen -= {*map(id, self._later)}
+        self._add(self._later)
 
     def _add(self, waiting: list[Any]) -> None:
         for part in waiting:  # which grows meanwhile
@@ -127,7 +130,8 @@ class _Contents:
     def _inside(self, part: Any) -> list[Any]:
         """What hangs on something that the model holds, whose contents are kept."""
         is_tensor = isinstance(part, Tensor)
-        held = () if is_tensor else _look(part)
+        is_later = isinstance(part, FunctionType) and not self._restored
+        held = () if is_tensor or is_later else _look(part)
         if isinstance(part, CONTAINERS) or len(held):
             self._held.append((part, held))
         if isinstance(held, np.ndarray):
@@ -143,9 +147,13 @@ class _Contents:
             inside += part.__mro__[1:]
         elif isinstance(part, nn.Module):
             self._of_modules |= {id(own), *(id(own[name]) for name in OF_TORCH & own.keys())}
-            self._hooks |= {id(own[name]): [*own[name].values()] for name in HOOKS & own.keys()}
+            hooks = [own[name] for name in HOOKS & own.keys()]
+            self._hooks.update(map(id, hooks))
+            self._later += [hook for each in hooks for hook in each.values()]
         elif is_tensor:
             self.tensors.append(part)
+        elif is_later:
+            self._later.append(part)
         return [one for one in inside if not isinstance(one, NOTHING)]
 
     def changed(self) -> Changes:
