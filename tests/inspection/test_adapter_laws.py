@@ -1,5 +1,6 @@
 """``check_adapter`` accepts adapters that are right and names what is wrong with the others."""
 
+import ctypes
 import pickle
 from dataclasses import replace
 
@@ -115,8 +116,8 @@ def decays_twice_in_long_runs(layer):
 
 def scribbles(layer):
     layer.module.calls = getattr(layer.module, "calls", 0) + 1
-    with torch.no_grad():
-        layer.module.out_proj.weight.grad = torch.ones_like(layer.module.out_proj.weight)
+    lowest = ctypes.c_uint8.from_address(layer.module.out_proj.weight.data_ptr())
+    lowest.value ^= 1  # past torch, so that nobody can undo it
     return read(layer)
 
 
