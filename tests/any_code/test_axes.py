@@ -444,6 +444,33 @@ def test_ids_are_features_where_it_is_said_which_axis_holds_tokens():
     agree(layer, module.inner.weights(module.enter(module.embed(x).flatten(2))))
 
 
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda weights, x: weights @ x,
+        lambda weights, x: weights.tril() @ x,
+        lambda weights, x: torch.baddbmm(x, weights, x) - x,
+        lambda weights, x: torch.stack([each @ one for each, one in zip(weights, x, strict=True)]),
+    ],
+    ids=["product", "causal", "with a sum", "sample by sample"],
+)
+def test_weights_alone_sum_over_tokens_where_that_is_said(mix):
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.along = nn.Parameter(torch.zeros(SIZE, WIDTH, WIDTH))
+
+        def forward(self, x):
+            return mix(self.along, x)
+
+    module, x = drawn(Fixed()), tokens(SIZE, WIDTH, 6)
+    with pytest.raises(NothingCapturedError, match=r"pass tokens=\.\.\."):
+        dsf.inspect(module, x)
+    (layer,) = dsf.inspect(module, x, tokens=1)
+    expected = mix(module.along.detach(), torch.eye(WIDTH).expand(SIZE, -1, -1))
+    agree(layer, expected[:, None].double())
+
+
 def test_words_of_several_sentences_are_tokens():
     class Words(nn.Module):
         def __init__(self):

@@ -223,6 +223,7 @@ class Projections:
             source.normed[axis] = None  # but no norm of what is known to have channels elsewhere
         self._sources[source] = None
         if self._tokens is not None and source.rank and self._tokens % source.rank == axis.number:
+            source.places.add(axis)  # also for who follows on
             return False
         are_ids = source.is_embedded and self._tokens is None  # of words in sentences, say
         are_ids = are_ids and not source.has_fields(axis)
