@@ -1,6 +1,7 @@
 """Operations that nobody knows, between single tokens, single samples, or on rare conditions."""
 
 import copy
+import ctypes
 import itertools
 import threading
 import types
@@ -412,6 +413,37 @@ def test_operations_of_others_that_keep_nothing_are_probed():
     attend = torch.ops.dsf_any_code.attend
     layer = dsf.probe(drawn(OfOperations(attend, leaves=False)), tokens(2, TOKENS, WIDTH))
     assert layer.is_exact
+
+
+def _by_pointer(x):
+    """Sums over tokens in code that is given the places of the numbers alone."""
+    found = torch.empty(x.shape)
+    whole = ctypes.c_float * x.numel()
+    given, made = (whole.from_address(one.data_ptr()) for one in (x.contiguous(), found))
+    numbers = np.frombuffer(given, dtype=np.float32).reshape(x.shape)
+    np.frombuffer(made, dtype=np.float32).reshape(x.shape)[...] = numbers.cumsum(1)
+    return found
+
+
+def _by_object(x):
+    return [copy.copy(one).tolist() for one in x]
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        _by_pointer,
+        lambda x: torch.tensor(_by_object(x)).cumsum(1),
+        lambda x: by_thread(x, ((0, 1), (0, 3))) - x,
+    ],
+    ids=["pointer", "lists", "thread"],
+)
+def test_a_model_of_which_nothing_was_followed_is_never_said_to_keep_tokens_apart(way):
+    with pytest.raises(
+        NothingCapturedError, match=r"looks? like token mixers|mixes tokens \("
+    ) as no:
+        dsf.inspect(Applied(way), tokens(2, TOKENS, WIDTH), probe=())
+    assert "No module of it mixes tokens" not in str(no.value)
 
 
 def of_sums(x):

@@ -321,7 +321,9 @@ def _of_unseen(run: Invocation) -> list[ModuleFinding]:
     whole = _judged(
         ModuleFinding(run.module, name, None, how), run, (), (), Findings(), is_open=True
     )
-    return [whole] if whole.mixes else []
+    if whole.mixes is None and whole.how:
+        whole = replace(whole, how=("perhaps, in code that was not followed",))
+    return [whole] if whole.is_listed else []
 
 
 CONSTANT = "nothing in it changes when tokens of the model are replaced"
