@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.inspection.capture.modes import unheard
 from dsf.inspection.causal import replay
 from dsf.inspection.errors import NothingCapturedError
 from tests.any_code.modules import Attention, drawn, tokens
@@ -413,6 +414,40 @@ def test_operations_of_others_that_keep_nothing_are_probed():
     attend = torch.ops.dsf_any_code.attend
     layer = dsf.probe(drawn(OfOperations(attend, leaves=False)), tokens(2, TOKENS, WIDTH))
     assert layer.is_exact
+
+
+@unheard()
+def _sums_into(made, x):
+    """As an extension in C++ writes into memory that torch filled for it."""
+    made.numpy()[...] = np.cumsum(x.numpy(), axis=1)
+
+
+@pytest.mark.parametrize("where", NAMES)
+@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "own softmax"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: torch.zeros(x.shape),
+        torch.ones_like,
+        lambda x: x.new_full(x.shape, 2.0),
+        torch.empty_like,
+    ],
+    ids=["zeros", "ones", "full", "empty"],
+)
+def test_what_native_code_writes_into_filled_memory_is_listed(make, is_fused, where):
+    def native(x):
+        made = make(x)
+        _sums_into(made, x)
+        return made
+
+    assert listed(native, where, is_fused=is_fused) & {NAMES[where], "Behind"}
+
+
+def test_memory_that_stays_as_it_was_filled_is_a_constant():
+    def of_constants(x):
+        return x * torch.ones_like(x) + torch.zeros(x.shape[1:]) + torch.full((1,), 3.0)
+
+    assert not listed(of_constants, "module")
 
 
 def _by_pointer(x):

@@ -19,6 +19,7 @@ from torch import Size, Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from dsf.inspection.capture.containers import are_numbers, memory_key, memory_of
+from dsf.inspection.capture.modes import unheard
 
 IMAGE_AXES = 3
 """Least axes of bytes that are an image; of wider whole numbers, which may be ids, one more."""
@@ -553,6 +554,7 @@ class _Memory:
         is_decided: whether it holds truth values or whole numbers that numbers of tokens decided,
             such as which of them is the largest.
         is_open: whether it is not known what its numbers, or ids, were made of.
+        filled: the number that it was filled with last, if nothing but that was done to it.
     """
 
     alive: "weakref.ref[Tensor] | StorageWeakRef"
@@ -561,6 +563,7 @@ class _Memory:
     are_numbers: bool
     is_decided: bool = False
     is_open: bool = False
+    filled: Tensor | None = None
 
     def is_gone(self) -> bool:
         alive = self.alive
@@ -619,11 +622,17 @@ class KnownTensors:
     def is_open(self, tensor: Tensor) -> bool:
         """Whether it is not known what a tensor was made of: tokens, weights or constants."""
         memory = self._memory(tensor)
+        if memory is not None and memory.filled is not None:  # unless native code wrote into it
+            with unheard():
+                memory.is_open |= not torch.equal(tensor, memory.filled.expand_as(tensor))
         return tensor.numel() > 0 and (memory is None or memory.is_open)
 
-    def leave_open(self, tensor: Tensor, *, is_open: bool) -> None:
+    def leave_open(self, tensor: Tensor, *, is_open: bool, is_filled: bool = False) -> None:
         if (memory := self._memory(tensor)) is not None:
-            memory.is_open = is_open
+            memory.is_open, memory.filled = is_open, None
+            if is_filled and tensor.numel():
+                with unheard():
+                    memory.filled = tensor.flatten()[0].clone()
 
     def _begin(self, tensor: Tensor) -> _Memory:
         storage = memory_of(tensor)

@@ -391,7 +391,8 @@ class Tracker:
             if are_numbers(out):
                 is_lost = any(map(known.has, read)) and not known.has(out)
                 is_lost &= not rules.is_made_anew(done.name)
-                known.leave_open(out, is_open=is_empty or is_lost)
+                is_filled = done.name.removeprefix("new_").removesuffix("_like") in _FILLED
+                known.leave_open(out, is_open=is_empty or is_lost, is_filled=is_filled)
             else:  # ids that were computed, or masks of them
                 is_lost = any(map(known.has, read)) and not known.has(out)
                 known.leave_open(out, is_open=is_empty or is_open or is_lost)
@@ -514,6 +515,7 @@ class Tracker:
 
 _OF_CELLS = {Way.JOINS, Way.FIXED, Way.RUNS, Way.SPECTRUM, Way.RETURNS, Way.OTHER}
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
+_FILLED = {"zeros", "ones", "full"}
 _WHOLE_NUMBERS = rules.MOVES | {"clone", "copy", "scatter", "index_put", "masked_fill"}
 _ARITHMETIC = {"add", "sub", "rsub", "mul", "div", "floor_divide", "remainder", "fmod"}
 _ARITHMETIC |= {"neg", "abs"}
