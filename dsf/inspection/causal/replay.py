@@ -155,7 +155,7 @@ def moved(
     """Repeat a forward pass with one token replaced.
 
     Args:
-        slots: cells of new positions that held mixers put out, see ``slots_held``, which are
+        slots: cells of new positions that held mixers return, see ``slots_held``, which are
             replaced instead of tokens.
         with_made: whether new positions that are made of replaced tokens count as these.
         of_tokens: leave out what belongs to no token, as beyond the end of a sequence, where
@@ -725,7 +725,7 @@ def repetition(
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
-        of_slots: whether the cells are of what held mixers put out, and none of its input.
+        of_slots: whether the cells are of what held mixers return, and none of its input.
         like: an earlier repetition that it is compared with, in the place of the run.
         replacement: what replaces them; by default ordinary numbers, and the numbers of other
             tokens where the module refuses these, such as ids in a tensor of floats.
@@ -1046,7 +1046,7 @@ STATES = ((nn.LSTM, 3), (nn.RNNBase, 2), (nn.LSTMCell, 2))
 
 
 def slots_held(invocation: Invocation, held: Held) -> list[list[Cell]]:
-    """Draws of new positions that held mixers in a pass put out, of which no token is replaced.
+    """Draws of new positions that held mixers in a pass return, of which no token is replaced.
 
     Of any two that one mixer made, some draw replaces one without the other.
     """
@@ -1157,7 +1157,7 @@ def _leaves_nothing(module: nn.Module) -> bool:
 def _keeping(
     several: Sequence[HeldOutput], cells: Sequence[Cell], slots: torch.Generator | None
 ) -> Callable[..., Any]:
-    """A hook by which passes put out what they did, but for replaced tokens.
+    """A hook by which passes return what they did, but for replaced tokens.
 
     Args:
         slots: draws what replaces cells that are not of their input.

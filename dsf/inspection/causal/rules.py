@@ -294,7 +294,7 @@ def _may_hold_channels(source: Source) -> list[InputAxis]:
     summed, normed = [*source.summed], [*source.normed]
     if both := [axis for axis in summed if axis in source.normed]:
         return both[:1]
-    # By custom channels lie last, in a convolution second: summing over them first is no tie.
+    # By custom channels lie last, in a convolution second: so summing over them first decides.
     last = [axis for axis in normed if axis.number == source.rank - 1]
     if last or not summed:
         return last or normed[-1:]
