@@ -464,7 +464,7 @@ def test_weights_alone_sum_over_tokens_where_that_is_said(mix):
             return mix(self.along, x)
 
     module, x = drawn(Fixed()), tokens(SIZE, WIDTH, 6)
-    with pytest.raises(NothingCapturedError, match=r"pass tokens=\.\.\."):
+    with pytest.raises(NothingCapturedError, match="pass tokens="):
         dsf.inspect(module, x)
     (layer,) = dsf.inspect(module, x, tokens=1)
     expected = mix(module.along.detach(), torch.eye(WIDTH).expand(SIZE, -1, -1))

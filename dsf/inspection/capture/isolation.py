@@ -330,6 +330,8 @@ class _WeightBackup(Functions):
         for part in moved:  # it was given other memory, or another shape
             part.data = self._places[part][1]
         for part, before in reversed(self.before.items()):  # they may share memory
+            if torch.equal(part, before):  # which would count as written into
+                continue
             with torch.inference_mode() if part.is_inference() else torch.no_grad():
                 part.copy_(before)
         return len(changed - moved - self.before.keys())
