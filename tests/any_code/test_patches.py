@@ -62,6 +62,17 @@ def test_what_mixes_patches_where_they_are_made_is_listed(way, is_before, make, 
     assert "Patches" in listed(inspected(Patches(way, make, is_before=is_before), image))
 
 
+@pytest.mark.parametrize("make", [by_convolution, by_projection])
+def test_what_mixes_the_queries_of_patches_alone_is_listed(make):
+    class Queries(Patches):
+        def forward(self, image):
+            x = self.make(self, image)
+            return x + self.mix(self.way(x), x, x, need_weights=False)[0]
+
+    image = drawn(2, 3, 3 * SIDE, 4 * SIDE)
+    assert "Queries" in listed(inspected(Queries("total", make, is_before=True), image))
+
+
 def test_an_attention_among_patches_is_all_of_it():
     class Plain(Patches):
         def forward(self, image):

@@ -607,13 +607,15 @@ def _of_none(made: Coordinates) -> Tensor:
     return found.expand(made.shape)
 
 
-def _of_made(made: Coordinates, cells: Sequence[Cell]) -> Tensor:
+def _of_made(made: Coordinates, cells: Sequence[Cell], known: Collection[InputAxis]) -> Tensor:
     """Which elements belong to what was made of the tokens of cells, and to no single token.
 
     To broadcast, so that little is sent to a device.
+
+    Args:
+        known: axes of which some cell says which places are made of them.
     """
     found = torch.zeros((), dtype=torch.bool)
-    known = {axis for cell in cells for axis in cell}
     for cell in cells:
         is_single = torch.tensor(all(axis in made.planes for axis in cell))
         for axis in cell if is_single else ():
@@ -633,9 +635,10 @@ def _with_groups(differs: Tensor, made: Coordinates, cells: Sequence[Cell]) -> t
     """
     kept = hidden = torch.zeros((), dtype=torch.bool)
     several = dict.fromkeys(map(frozenset, cells))
+    known = frozenset[InputAxis]().union(*several)
     for axes in several:
         mine = [cell for cell in cells if cell.keys() == axes]
-        owned, groups = own(made, mine), _of_made(made, mine)
+        owned, groups = own(made, mine), _of_made(made, mine, known)
         inside = groups if owned is None else groups | small(owned)
         shared = _sent(made, inside, mine[0])
         kept, hidden = kept | (inside & ~shared), hidden | groups | shared
