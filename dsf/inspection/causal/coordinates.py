@@ -520,12 +520,6 @@ def _both(one: _Layout, other: _Layout) -> tuple[int, int, int]:
     return min(one.size, other.size), min(starts), max(ends)
 
 
-def windows_along(plane: Tensor, dim: int) -> tuple[Tensor, Tensor] | None:
-    """The first and the last index in every place along an axis, over all others."""
-    short = small(plane)
-    return windows_of(short.movedim(dim, 0).flatten(1))
-
-
 def windows_of(lines: Tensor) -> tuple[Tensor, Tensor] | None:
     """The first and the last index in every row; None if a row leaves some between them out."""
     known = lines >= 0

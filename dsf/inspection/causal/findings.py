@@ -1,7 +1,7 @@
 """Judges after a run which modules mix tokens, and whether the maps read there are all of it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -615,7 +615,9 @@ def _slots_of(calls: Sequence[Call]) -> set[Source]:
     return found
 
 
-def _made_again(seen: Sequence[Coordinates], put_out: Sequence[Coordinates]) -> set[InputAxis]:
+def _made_again(
+    seen: Sequence[Coordinates], put_out: Sequence[Coordinates], read: Collection[InputAxis]
+) -> set[InputAxis]:
     """The axes of which a tensor has at least as many new positions as there are along them.
 
     Args:
@@ -623,7 +625,6 @@ def _made_again(seen: Sequence[Coordinates], put_out: Sequence[Coordinates]) -> 
             patch do: of what no mixer reads these count once.
     """
     found: set[InputAxis] = set()
-    read = {axis for one in seen for axis in one.planes}
     for one in dict.fromkeys((*seen, *put_out)):
         for source in {axis.source for axis in one.positions if axis.source.before}:
             before = set(source.before).union(*map(all_before, source.before))
@@ -636,7 +637,7 @@ def _made_again(seen: Sequence[Coordinates], put_out: Sequence[Coordinates]) -> 
                     others.append(line)
             lines = torch.stack(torch.broadcast_tensors(*own, *others)).flatten(1)
             lines = lines[:, (lines[: len(own)] >= 0).all(dim=0)]
-            lines = lines if one in seen or read & before else lines.unique(dim=1)
+            lines = lines if one in seen or not before.isdisjoint(read) else lines.unique(dim=1)
             places = lines.shape[1] / max(lines[len(own) :].unique(dim=1).shape[1], 1)
             for each in {axis.source for axis in before}:
                 axes = {axis for axis in before if axis.source is each and is_place(axis)}
@@ -663,7 +664,7 @@ def _relevant(
     # Where tokens are as many again, groups of them come back beside them, or are read there, to
     # make groups was to mix them: in the first case nothing else says so.
     returned = {one.meeting.axis for one in mixings if one.meeting.way is Way.RETURNS}
-    again = remade & _made_again(given, put_out)
+    again = remade & _made_again(given, put_out, read)
     slots = _slots_of(calls)
     for axis in remade:
         for made in axis.source.coarser.get(axis, ()):

@@ -41,7 +41,6 @@ from dsf.inspection.causal.coordinates import (
     small,
     token_numbers,
     varies,
-    windows_along,
     windows_of,
 )
 from dsf.inspection.recording import written_places
@@ -425,7 +424,8 @@ def summed(
         meetings += [Meeting(axis, Way.REMAKES, words) for axis in pools]
         windows: dict[int, Windows] = {kept.index(k): {} for k in still}
         if len(still) == 1:
-            of_each = {axis: windows_along(given.planes[axis], still[0]) for axis in pools}
+            lines = {axis: small(given.planes[axis]).movedim(still[0], 0) for axis in pools}
+            of_each = {axis: windows_of(line.flatten(1)) for axis, line in lines.items()}
             known = {axis: one for axis, one in of_each.items() if one is not None}
             windows[kept.index(still[0])] = known if len(known) == len(pools) else {}
         planes |= new_positions(pooled, windows, shape, "groups of tokens", device)
@@ -868,12 +868,12 @@ class Rules:
     def _make_features(self, done: Done) -> None:
         """Note single numbers to which a vector of weights is applied, as by a product."""
         # Not those of a line: a few numbers beside a model's tokens are embedded that way, too.
-        known = {id(one): made for one in done.given if (made := self._known.of(one)) is not None}
-        for one in done.given:
-            if id(one) not in known and one.ndim and one.shape[-1] > 1:
-                for made in known.values():
-                    if not any(axis.source.is_line(axis) for axis in made.planes):
-                        self._projections.make_features(made, one)
+        pairs = [*zip(done.given, done.made_of, strict=True)]
+        for weights, made in pairs:
+            if made is None and weights.ndim and weights.shape[-1] > 1:
+                for _, known in pairs:
+                    if known and not any(axis.source.is_line(axis) for axis in known.planes):
+                        self._projections.make_features(known, weights)
 
     def _sum_fields(self, axis: InputAxis) -> None:
         """Take an axis for that of channels where what is added up was looked up field by field."""

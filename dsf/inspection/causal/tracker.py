@@ -360,11 +360,11 @@ class Tracker:
     # --- the run
 
     def _after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        done = Done(func, args, kwargs, out)
         if isinstance(out, Tensor) and rules.is_view(func) and out in self._known:
-            if done.name == "expand":
-                self._note(done.name, rules.sent_to_all([self.of(args[0])], self.of(out)))
+            if func is torch.ops.aten.expand.default:
+                self._note("expand", rules.sent_to_all([self.of(args[0])], self.of(out)))
             return
+        done = Done(func, args, kwargs, out)
         with self._known.during_a_step():
             try:
                 self._follow(done)
