@@ -73,6 +73,25 @@ def test_what_mixes_the_queries_of_patches_alone_is_listed(make):
     assert "Queries" in listed(inspected(Queries("total", make, is_before=True), image))
 
 
+@pytest.mark.parametrize(
+    ("size", "step", "padding"), [(4, 4, 0), (6, 4, 1), (3, 2, 1), (5, 3, 0), (2, 4, 0)]
+)
+def test_patches_that_share_pixels_are_all_that_a_pixel_moves(size, step, padding):
+    class Nothing(Patches):
+        """What is summed up over the patches counts for nothing."""
+
+        def forward(self, image):
+            x = self.filter(image).flatten(2).mT
+            x = x + 0 * x.cumsum(1)
+            return x + self.mix(x, x, x, need_weights=False)[0]
+
+    model = Nothing("total", by_convolution, is_before=True)
+    model.filter = nn.Conv2d(3, WIDTH, size, step, padding)
+    inspection = inspected(model, drawn(2, 3, 12, 16))
+    assert [layer.name for layer in inspection] == ["mix"]
+    assert not inspection.unsupported
+
+
 def test_an_attention_among_patches_is_all_of_it():
     class Plain(Patches):
         def forward(self, image):
