@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help='such as "timm: *"')
     parser.add_argument("--again", action="store_true", help="keep nothing of an earlier run")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # whoever is forked would wait for threads that it does not have
     chosen = [one for one in MODELS if _is_chosen(one, options.patterns)]
     if options.again:
         shutil.rmtree(KEPT, ignore_errors=True)
@@ -146,7 +147,6 @@ def _write(entry: Model, result: Path) -> None:
     """In a process of its own: measure one model under the limit of memory."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     with redirect_stdout(io.StringIO()):
         try:
             record = outcome(entry)
