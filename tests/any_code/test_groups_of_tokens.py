@@ -116,3 +116,15 @@ HALVES = {
 @pytest.mark.parametrize("way", HALVES)
 def test_tokens_that_are_as_many_again_were_mixed(way):
     assert {"inner", "mix"} <= answered(inspected(Between(HALVES[way]), X))
+
+
+UNBATCHED = {
+    "means of pairs, repeated": lambda x: x.unflatten(0, (-1, 2)).mean(1).repeat_interleave(2, 0),
+    "chosen again": lambda x: x.unflatten(0, (-1, 2)).mean(1)[torch.arange(STEPS) // 2],
+    "pooled and repeated": lambda x: functional.avg_pool1d(x.mT, 2).repeat_interleave(2, -1).mT,
+}
+
+
+@pytest.mark.parametrize("way", UNBATCHED)
+def test_tokens_of_one_sequence_without_a_sample_axis_were_mixed(way):
+    assert {"inner", "mix"} <= answered(inspected(Between(UNBATCHED[way]), X[0]))

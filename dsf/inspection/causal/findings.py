@@ -628,7 +628,7 @@ def _made_again(
     for one in dict.fromkeys((*seen, *put_out)):
         for source in {axis.source for axis in one.positions if axis.source.before}:
             before = set(source.before).union(*map(all_before, source.before))
-            own, others = list[Tensor](), list[Tensor]()
+            own, others = list[Tensor](), [torch.zeros(1, dtype=torch.int32)]  # if no other, one
             for axis in one.positions:
                 line = small(compact(one.planes[axis]))
                 if axis.source is source:
