@@ -128,3 +128,34 @@ UNBATCHED = {
 @pytest.mark.parametrize("way", UNBATCHED)
 def test_tokens_of_one_sequence_without_a_sample_axis_were_mixed(way):
     assert {"inner", "mix"} <= answered(inspected(Between(UNBATCHED[way]), X[0]))
+
+
+def _ends_repeated(x):
+    return torch.cat([x[:, :1], x[:, :-1]], 1) + torch.cat([x[:, 1:], x[:, -1:]], 1)
+
+
+UNKNOWN_PLACES = {
+    "sums of neighbours, ends repeated": _ends_repeated,
+    "sums of a sequence twice": lambda x: (
+        torch.cat([x, x.flip(1)], 1) + torch.cat([x.roll(1, 1), x], 1)
+    ),
+    "sorted in every channel": lambda x: x.sort(1).values,
+    "largest in every channel": lambda x: x.topk(3, 1).values,
+    "products of neighbours, twice": lambda x: (
+        torch.cat([x, x], 1) * torch.cat([x.roll(2, 1), x.roll(1, 1)], 1)
+    ),
+}
+MIX_PLACES = {
+    "convolution": lambda x: functional.avg_pool1d(x.mT, 3, 1, 1).mT,
+    "sums": lambda x: x.cumsum(1),
+    "without the mean": lambda x: x - x.mean(1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("mix", MIX_PLACES)
+@pytest.mark.parametrize("way", UNKNOWN_PLACES)
+def test_places_that_are_made_of_unknown_tokens_are_mixed_again(way, mix):
+    inner = nn.Sequential(
+        Inner(UNKNOWN_PLACES[way]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix])
+    )
+    assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))

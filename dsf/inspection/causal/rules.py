@@ -311,6 +311,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
+    unknown: Planes = {}
     met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
@@ -332,7 +333,8 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
-                planes[axis] = torch.full((), MANY, device=plane.device).expand(shape)
+                along = [dim for dim in range(len(shape)) if varies(found.plane, dim)]
+                unknown |= places_made_of(axis, along, shape, plane.device)
             if found.is_of_one:
                 met.add(axis)
         met |= part.met
@@ -341,7 +343,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
-    made = Coordinates(shape, planes, columns, frozenset(met))
+    made = Coordinates(shape, planes | unknown, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
 
 
@@ -661,6 +663,16 @@ def slots_of(
         source = Source("slots", before=roots, kind="slots")
         known[roots, dim, shape[dim]] = InputAxis(source, dim, shape[dim])
     return {known[roots, dim, shape[dim]]: counted(shape, dim, device)}
+
+
+def places_made_of(
+    axis: InputAxis, along: Sequence[int], shape: Size, device: torch.device | None
+) -> Planes:
+    """Places of which each is made of tokens along ``axis`` that are not known."""
+    planes: Planes = {axis: torch.full((), MANY, device=device).expand(shape)}
+    for dim in along:
+        planes |= slots_of([axis], dim, shape, device)
+    return planes
 
 
 # --- convolutions
@@ -1125,9 +1137,9 @@ class Rules:
         made = done.first.moved(lambda p: p.gather(dim, places), values.shape)
         lines = [plane for axis, plane in done.first.planes.items() if is_place(axis)]
         features = [k for k in range(values.ndim) if not any(varies(x, k) for x in lines)]
-        for axis, plane in made.planes.items():
+        for axis, plane in [*made.planes.items()]:
             if any(varies(plane, k) for k in features):  # of which each has an order of its own
-                made.planes[axis] = torch.full((), MANY, device=plane.device).expand(values.shape)
+                made.planes.update(places_made_of(axis, [dim], values.shape, plane.device))
         order, _ = summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
         meetings = [
             Meeting(axis, words=f"'{done.name}' orders tokens", chooses=True)
