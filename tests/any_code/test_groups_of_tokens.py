@@ -159,3 +159,40 @@ def test_places_that_are_made_of_unknown_tokens_are_mixed_again(way, mix):
         Inner(UNKNOWN_PLACES[way]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix])
     )
     assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
+
+
+ONE, OTHER = torch.triu_indices(STEPS, STEPS)
+
+
+class Edges(nn.Module):
+    """Features of two tokens each, together through weights, as messages of a graph are."""
+
+    def __init__(self, lands):
+        super().__init__()
+        self.weigh, self.lands = nn.Linear(2 * WIDTH, WIDTH), lands
+
+    def forward(self, x):
+        edges = torch.tanh(self.weigh(torch.cat([x[:, ONE], x[:, OTHER]], dim=-1)))
+        return self.lands(edges)
+
+
+LANDS = {
+    "as they are": lambda edges: edges,
+    "some of them": lambda edges: edges[:, ::3],
+    "added up at one end": lambda edges: torch.zeros(2, STEPS, WIDTH).index_add(1, ONE, edges),
+    "scattered to one end": lambda edges: torch.zeros(2, STEPS, WIDTH).scatter_add(
+        1, ONE[None, :, None].expand_as(edges), edges
+    ),
+    "put at one end": lambda edges: torch.zeros(2, STEPS, WIDTH).index_put(
+        (torch.arange(2)[:, None], ONE[None]), edges, accumulate=True
+    ),
+}
+
+
+@pytest.mark.parametrize("mix", MIX_PLACES)
+@pytest.mark.parametrize("lands", LANDS)
+def test_edges_of_two_tokens_are_mixed_again(lands, mix):
+    inner = nn.Sequential(Edges(LANDS[lands]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+    found = answered(inspected(Between(inner), X))
+    assert {"inner.run.2", "mix"} <= found
+    assert found & {"inner.run.0", "inner.run.0.weigh"}

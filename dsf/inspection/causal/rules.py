@@ -502,8 +502,12 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
             planes[axis] = kept
             meet(axis, Way.SUMS)
         elif reduced(lost, [-3 - dim])[1]:
-            both = _side_by_side(axis, rows if dim == -1 else reads, dim)
-            planes[axis] = both.planes[axis]
+            operand = rows if dim == -1 else reads
+            both = _side_by_side(axis, operand, dim)
+            made = {
+                each: p for each, p in both.planes.items() if each not in operand or each is axis
+            }
+            planes.update({each: plane.expand(shape) for each, plane in made.items()})
             columns.update({axis: line.expand(shape) for axis, line in both.columns.items()})
             meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
@@ -567,7 +571,10 @@ def _made_by_weights(
     number = token_numbers(lines)
     are_others = any(is_place(x) and not counts_samples(x) and x.size > 1 for x in kept)
     if are_others and number is not None and _overlap(compact(number)):  # all features of a token
-        return {axis: torch.full((), MANY, device=device).expand(shape) for axis in lines}
+        along = [k for k in range(len(shape)) if any(varies(x, k) for x in lines.values())]
+        along.remove(dim % len(shape))
+        made = (places_made_of(axis, along, shape, device) for axis in lines)
+        return {axis: plane for planes in made for axis, plane in planes.items()}
     return slots_of([*lines], dim, shape, device)
 
 
@@ -1018,7 +1025,11 @@ class Rules:
                 return base.scatter_add(args[1], args[2], new)
             return done.func(base, *args[1:place], new, *args[place + 1 :])
 
-        planes, meetings, nothing = {}, [], torch.full((), NONE, device=args[0].device)
+        planes, meetings = {}, []
+        unknown: Planes = {}
+        shape, nothing = done.outs[0].shape, torch.full((), NONE, device=args[0].device)
+        by_index = place == 2 and isinstance(args[1], Sequence)
+        along = [k for k, x in enumerate(args[1]) if x is not None] if by_index else [args[1]]
         # Ids that are written over by constants keep their places.
         stays = source is None if adds else found is None and not are_numbers(done.outs[0])
         for axis in dict.fromkeys(axis for one in (into, found) if one for axis in one.planes):
@@ -1034,7 +1045,8 @@ class Rules:
                 if several and is_place(axis):
                     words = f"'{done.name}' sums what lands in one place"
                     meetings.append(Meeting(axis, words=words))
-        shape, nowhere = done.outs[0].shape, Size(())  # only their planes are asked for
+                    unknown |= places_made_of(axis, along, shape, base.device)
+        nowhere = Size(())  # only their planes are asked for
         left = None if into is None else into.moved(lambda p: _named(done, p), nowhere)
         fits = args[2].shape if done.name.startswith("scatter") else ()
         part = tuple(map(slice, fits))
@@ -1052,7 +1064,7 @@ class Rules:
             )
             columns[axis] = run(base, new)
         columns = {axis: plane for axis, plane in columns.items() if bool((plane != NONE).any())}
-        return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
+        return Followed((Coordinates(shape, planes | unknown, columns),), tuple(meetings))
 
     # axes that stay, along which tokens meet
 
