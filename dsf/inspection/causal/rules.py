@@ -558,6 +558,10 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         if axis not in met:
             meet(axis, Way.JOINS, "a product joins different tokens")
         del planes[axis]
+    for part, dim in ((left, -1), (right, -2)) if left is None or right is None else ():
+        for axis, plane in part.columns.items() if part is not None else ():
+            if not varies(plane, dim):  # features of pairs
+                columns[axis] = reduced(plane, [dim])[0].expand(shape)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
@@ -851,7 +855,7 @@ class Rules:
         return found
 
     def _by_rule(self, done: Done) -> Followed:
-        made = _without_lost_keys(self._made(done))
+        made = _without_lost_keys(done.made_of, self._made(done))
         self._projections.meet(made.meetings)
         sent = sent_to_all(done.made_of, made.outputs[0]) if made.outputs else ()
         return Followed(made.outputs, (*made.meetings, *sent))
@@ -1324,19 +1328,19 @@ def sent_to_all(
     return tuple(found)
 
 
-def _without_lost_keys(made: Followed) -> Followed:
+def _without_lost_keys(given: Sequence[Coordinates | None], made: Followed) -> Followed:
     """What is made of scores of one key, or of all keys together, are numbers of the query."""
-    outputs, meetings = [], [*made.meetings]
-    for one in made.outputs:
-        is_lost = one is not None and bool(one.columns) and not one.is_map
-        if one is None or not is_lost:
-            outputs.append(one)
-            continue
-        words = "numbers made of scores are taken for tokens"
-        axes = (axis for axis in one.columns if axis.size > 1)
-        meetings += [Meeting(axis, Way.JOINS, words) for axis in axes]
-        outputs.append(Coordinates(one.shape, one.planes))
-    return Followed(tuple(outputs), tuple(meetings))
+    outputs = [
+        Coordinates(one.shape, one.planes) if one and one.columns and not one.is_map else one
+        for one in made.outputs
+    ]
+    known = {axis for one in outputs if one for axis in one.columns}
+    known |= {one.axis for one in made.meetings}
+    before = (axis for one in (*given, *made.outputs) if one for axis in one.columns)
+    lost = (axis for axis in dict.fromkeys(before) if axis.size > 1 and axis not in known)
+    words = "numbers made of scores are taken for tokens"
+    further = tuple(Meeting(axis, Way.JOINS, words) for axis in lost)
+    return Followed(tuple(outputs), made.meetings + further)
 
 
 def _indices(done: Done) -> list[tuple[Tensor, int]]:

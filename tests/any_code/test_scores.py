@@ -1,0 +1,73 @@
+"""Scores of queries and keys that become features of the query: its number is made of all keys."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tests.any_code.test_promise import answered, drawn, inspected
+
+STEPS, WIDTH = 6, 8
+X = drawn(2, STEPS, WIDTH)
+TABLE, GATE, TAPS = drawn(STEPS, WIDTH), drawn(STEPS, 1), drawn(1, 1, 3)
+BOTH = drawn(WIDTH + STEPS, WIDTH)
+
+
+def _scores(x):
+    return x @ x.mT
+
+
+def _convolved(x):
+    lines = functional.conv1d(_scores(x).flatten(0, 1)[:, None], TAPS, padding=1)
+    return x * lines.flatten(1).mean(-1).unflatten(0, (-1, STEPS))[..., None]
+
+
+MADE_OF_SCORES = {
+    "weights times a table": lambda x: _scores(x).softmax(-1) @ TABLE,
+    "scores times a table": lambda x: _scores(x) @ TABLE,
+    "a table for each query": lambda x: torch.einsum(
+        "nts,tsc->ntc", _scores(x).softmax(-1), TABLE.expand(STEPS, -1, -1)
+    ),
+    "a gate": lambda x: x * torch.sigmoid(_scores(x) @ GATE),
+    "scores beside features": lambda x: torch.cat([x, _scores(x)], -1) @ BOTH,
+    "normalised scores": lambda x: functional.layer_norm(_scores(x), (STEPS,)) @ TABLE,
+    "convolved scores": _convolved,
+    "the largest": lambda x: x * _scores(x).amax(-1, keepdim=True),
+    "their spread": lambda x: x * _scores(x).std(-1, keepdim=True),
+    "density": lambda x: x * torch.exp(-torch.cdist(x, x)).mean(-1, keepdim=True),
+}
+
+
+class Before(nn.Module):
+    """Scores become features in one module, before an attention that is read."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run, self.before = run, nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return self.run(self.before(x))
+
+
+@pytest.mark.parametrize("way", MADE_OF_SCORES)
+def test_features_that_are_made_of_all_keys_are_listed(way):
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Before(MADE_OF_SCORES[way])
+            self.mix = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+        def forward(self, x):
+            x = self.inner(x)
+            return self.mix(x, x, x, need_weights=False)[0]
+
+    assert answered(inspected(Whole(), X)) == {"inner", "mix"}
+
+
+def test_the_score_of_a_token_with_itself_is_its_own():
+    whole = nn.Sequential(
+        Before(lambda x: x * _scores(x).diagonal(dim1=1, dim2=2)[..., None]),
+        nn.Linear(WIDTH, WIDTH),
+        nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True),
+    )
+    assert answered(inspected(whole, X)) == {"2.self_attn"}
